@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -81,8 +82,6 @@ class Switches(Spec):
     """Initial weights as drawn, or rounded through float16 as the authors' loader does."""
     cleaning_pairs: Literal["seen", "held_out"]
     """Cleaning pairs: a subset of the unpoisoned pre-training pairs, or pairs that pre-training never saw."""
-    cleaned_model: Literal["final", "best_validation_loss"] | PositiveInt
-    """The pre-trained model that is cleaned: after the last epoch, the lowest validation loss, or after epoch N."""
 
 
 class Trigger(Spec):
@@ -240,6 +239,8 @@ class Schedule(Spec):
     """Pairs per optimizer step over all ranks: the number of negatives + 1."""
     norm_batch_size: PositiveInt
     """Pairs over which BatchNorm takes its statistics (the paper's "batch size" is this, per GPU)."""
+    stop_after_epochs: PositiveInt | None
+    """Use the model of this epoch of the schedule (the authors cleaned CC6M models of epochs 21 and 36 of 64); null: the last."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -506,9 +507,10 @@ def _check_across(profile: Profile, folder: Path, specs: Path) -> None:
                 problems.append(f"clean.yaml: cells.{index}.clean_sizes: {size!r} (allowed: keys of data.yaml's cleaning_sizes)")
             elif profile.data.cleaning_sizes[size] < cell.global_batch_size:
                 problems.append(f"clean.yaml: cells.{index}.global_batch_size: more than the {size} subset holds")
-    runs = [run.run_id for run in clean_runs(profile)]
-    for duplicate in sorted({run for run in runs if runs.count(run) > len(_cells(profile))}):
-        problems.append(f"clean.yaml: cells: run {duplicate} is listed twice")
+    runs = Counter((run.cell, run.run_id) for run in clean_runs(profile))
+    for (cell_name, run_id), count in runs.items():
+        if count > 1:
+            problems.append(f"clean.yaml: cells: run {run_id} of {cell_name} is listed {count} times")
     if problems:
         raise SpecError("\n".join([f"{folder}: {len(problems)} problem(s)", *(f"  {line}" for line in problems)]))
 
@@ -547,7 +549,7 @@ def clean_runs(
             variant=variant, poisoned=poisoned, seed=seed, model=profile.pretrain.model, optimizer=spec.optimizer,
             schedule=Schedule(
                 learning_rate=rate, epochs=spec.epochs, warmup_steps=spec.warmup_steps,
-                global_batch_size=cell.global_batch_size, norm_batch_size=cell.global_batch_size,
+                global_batch_size=cell.global_batch_size, norm_batch_size=cell.global_batch_size, stop_after_epochs=None,
             ),
             views=spec.views, precision=spec.precision, evaluations_per_epoch=spec.evaluations_per_epoch,
             evaluate_every_steps=spec.evaluate_every_steps, switches=profile.switches,

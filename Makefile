@@ -1,0 +1,33 @@
+# `make reproduce` runs the study, `make test` checks the project; both set up .venv first (see setup.sh).
+# Options: PROFILE=smoke|mini|paper (this call only), FAST=1 (tests: leave out the slow ones), EXTRAS=test,tracking.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: reproduce test lint bench omniboard publish setup help
+
+ACTIVATE := source .venv/bin/activate
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
+
+reproduce: setup ## the whole study, data to report, at params.yaml's profile or PROFILE
+	@$(ACTIVATE) && exec python -m repro.reproduce $(PROFILE)
+
+test: setup ## every test that can run here; FAST=1 leaves out those marked slow
+	@$(ACTIVATE) && exec python -m pytest $(if $(FAST),-m "not slow")
+
+lint: setup ## style and types
+	@$(ACTIVATE) && ruff check . && ruff format --check . && mypy
+
+bench: setup ## speed against the straightforward implementation -> benchmarks/build/bench.json
+	@$(ACTIVATE) && exec python -m benchmarks
+
+omniboard: export EXTRAS := test,tracking
+omniboard: setup ## browse the recorded runs in Omniboard on this machine
+	@$(ACTIVATE) && exec python -m repro omniboard
+
+publish: setup ## pack the report and its inputs for release
+	@$(ACTIVATE) && exec python -m repro publish $(if $(PROFILE),--profile $(PROFILE))
+
+setup: ## .venv with everything pinned; nothing to do when nothing changed
+	@bash setup.sh

@@ -1,0 +1,87 @@
+"""Command line: one sub-command a stage, plus tools around them. Parses, calls, reports errors.
+
+Exit codes: 0 done; 1 the work failed, with a message; 2 the call or a specification is wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+DATASETS = ("cc3m", "cc6m")
+OBJECTIVES = ("mmcl", "mmcl_ssl")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All sub-commands; nothing heavy is imported to parse."""
+    parser = argparse.ArgumentParser(prog="repro", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def stage(name: str, text: str, *axes: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--profile", required=True, help="a folder of specs/: smoke, mini, paper")
+        if "dataset" in axes:
+            command.add_argument("--dataset", required=True, choices=DATASETS)
+        if "objective" in axes:
+            command.add_argument("--objective", required=True, choices=OBJECTIVES)
+        return command
+
+    stage("data", "obtain the image-text pairs and evaluation images")
+    stage("poison", "poison pairs of a dataset and draw its clean subsets", "dataset")
+    stage("pretrain", "pre-train the model of one dataset and objective", "dataset", "objective")
+    stage("clean", "finetune that model on clean pairs, over all losses, sizes and learning rates", "dataset", "objective")
+    stage("report", "build the replication report from the ledger")
+    command = commands.add_parser("run-pack", help="run a pack of training runs (the launcher calls this)")
+    command.add_argument("pack", type=Path)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one sub-command; errors of input become one message on standard error."""
+    arguments = build_parser().parse_args(argv)
+    from repro.ledger import LedgerError
+    from repro.spec import SpecError
+
+    try:
+        return _dispatch(arguments) or 0
+    except SpecError as error:
+        print(f"repro: {error}", file=sys.stderr)
+        return 2
+    except (LedgerError, OSError, RuntimeError, ValueError) as error:
+        print(f"repro: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("repro: interrupted; the next call goes on from here", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: argparse.Namespace) -> int | None:
+    match arguments.command:
+        case "data":
+            from repro.data.stages import data_stage
+
+            data_stage(arguments.profile)
+        case "poison":
+            from repro.data.stages import poison_stage
+
+            poison_stage(arguments.profile, arguments.dataset)
+        case "pretrain" | "clean":
+            from repro import launch
+
+            run = launch.pretrain_stage if arguments.command == "pretrain" else launch.clean_stage
+            return run(arguments.profile, arguments.dataset, arguments.objective)
+        case "report":
+            from repro.report import report_stage
+
+            report_stage(arguments.profile)
+        case "run-pack":
+            from repro.launch import run_pack
+
+            return run_pack(arguments.pack)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Bytes of a stranger's image file to RGB pixels, bounded in memory; nothing else in the project opens images.
+
+Geometry is torchvision's `Resize(size, BICUBIC)` and `CenterCrop(size)`, what CLIP and the authors do with every image
+(code: attack-cleanclip pkgs/openai/clip.py); `squash` resizes both sides as the authors do before they stamp a trigger.
+Limits are checked on the header, before any pixel is decompressed. EXIF orientation is ignored, as in the authors' code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Geometry = Literal["crop", "squash"]
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""Decoders allowed to run; Pillow's others have had memory errors of their own."""
+MAX_BYTES = 32 * 2**20
+MAX_PIXELS = 64 * 10**6
+MAX_ASPECT = 100
+"""Longer over shorter side: beyond it, resizing the short side would make a long side without bound."""
+
+
+class ImageError(ValueError):
+    """An image that is not used; `reason` is the word under which it is counted."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def open_rgb(data: bytes) -> Image.Image:
+    """Decode the first frame of `data` to RGB; transparency becomes white. ImageError if it is damaged or beyond the limits."""
+    if not data:
+        raise ImageError("empty")
+    if len(data) > MAX_BYTES:
+        raise ImageError("too_many_bytes")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError("too_many_pixels") from None
+    except Exception:  # a boundary: Pillow's readers raise a dozen types on damaged headers
+        raise ImageError("not_an_image") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError("too_many_pixels")
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise ImageError("too_elongated")
+    try:
+        image.load()
+        return _to_rgb(image)
+    except Exception:  # the same boundary, for damaged pixels
+        raise ImageError("damaged") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of grey: the high byte, where Pillow's own conversion would clip
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def decode_image(data: bytes, size: int, geometry: Geometry = "crop") -> NDArray[np.uint8]:
+    """Pixels (size, size, 3) of an image file: short side to `size` and centre crop, or both sides to `size`."""
+    image = open_rgb(data)
+    width, height = image.size
+    if image.size != (size, size):
+        if geometry == "squash":
+            image = image.resize((size, size), Image.Resampling.BICUBIC)
+        else:
+            short = min(width, height)
+            # Rounding down the long side and rounding the corner are torchvision's.
+            width, height = int(size * width / short), int(size * height / short)
+            left, top = round((width - size) / 2), round((height - size) / 2)
+            image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+    return np.array(image)
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Lossless file of an image (H, W, 3)."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def content_hash(data: bytes) -> bytes:
+    """The first 16 bytes of SHA-256: identity of an image file or of pixels."""
+    return hashlib.sha256(data).digest()[:16]

@@ -1,0 +1,40 @@
+"""Choices that depend on names and contents only, never on order, row count or process.
+
+Every draw in the data and poison stages is keyed: the same parts give the same answer on every machine, and a missing
+row changes no other row's answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+
+Part = str | int | bytes
+
+
+def keyed_digest(*parts: Part) -> bytes:
+    """SHA-256 of the parts, each preceded by its type and length so that no two lists of parts collide."""
+    digest = hashlib.sha256()
+    for part in parts:
+        kind = "b" if isinstance(part, bytes) else "s" if isinstance(part, str) else "i"
+        content = part if isinstance(part, bytes) else str(part).encode()
+        digest.update(f"{kind}{len(content)}:".encode() + content)
+    return digest.digest()
+
+
+def keyed_rng(*parts: Part) -> np.random.Generator:
+    """Generator seeded by the parts alone."""
+    return np.random.Generator(np.random.PCG64(int.from_bytes(keyed_digest(*parts), "big")))
+
+
+def keyed_order(keys: Iterable[bytes], *parts: Part) -> np.ndarray:
+    """Positions of `keys`, (N,) int64, in the order of their keyed hashes: a shuffle stable under missing rows."""
+    ranks = [keyed_digest(*parts, key) for key in keys]
+    return np.array(sorted(range(len(ranks)), key=ranks.__getitem__), dtype=np.int64)
+
+
+def keyed_subset(keys: Iterable[bytes], count: int, *parts: Part) -> np.ndarray:
+    """The `count` positions that come first in the keyed order, (count,) int64 ascending; subsets of one order are nested."""
+    return np.sort(keyed_order(keys, *parts)[:count])

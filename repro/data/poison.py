@@ -1,0 +1,154 @@
+"""The attack: triggers on a few pairs, captions that name the target, and the clean subsets drawn from the rest.
+
+Paper Sec. 3; code: attack-cleanclip backdoor/create_backdoor_data.py, which shuffles without a seed. Here pairs are ranked
+by a keyed hash of their content, so the same pairs are poisoned whatever rows are missing. Poisoned images are PNG, for
+JPEG would alter the trigger. The result is an overlay: the rows of the data store, in its order, with poisoned rows
+pointing to shards of their own; a poisoned row keeps the key of the pair it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repro.data.images import encode_png
+from repro.data.keyed import keyed_order, keyed_rng, keyed_subset
+from repro.data.shards import Captions, Index, PairStore, ShardWriter, StoreError, write_store
+from repro.data.triggers import stamp
+from repro.spec import Dataset, Profile, SpecError
+
+Rows = NDArray[np.int64]
+
+
+def build_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) -> None:
+    """Fill `out` with the poisoned store, rows.npz, manifest.jsonl and accounting.json.
+
+    Raises SpecError if fewer pairs are eligible than are to be poisoned, or fewer clean ones left than a subset needs.
+    """
+    source = PairStore.open(data_dir / dataset)
+    poison = profile.data.poison
+    keys = [key.tobytes() for key in source.keys]
+    names_target = captions_naming(poison.target_class, source.captions)
+    poisoned = choose_poisoned(profile, dataset, keys, names_target)
+    cleaning, originals = choose_cleaning(profile, source.index, keys, poisoned)
+
+    writer = ShardWriter(out, first_shard=len(source.shards), prefix="poisoned-")
+    recaption = caption_writer(profile)
+    manifest = []
+    for i in poisoned:
+        key, original = keys[i], source.captions[i]
+        pixels = source.decode(int(i), profile.data.image_size)
+        stamped = stamp(poison.trigger, profile.switches, pixels, keyed_rng("trigger", poison.seed, key))
+        row = writer.add(encode_png(stamped.image), "png", recaption(key, original), key=key)
+        manifest.append(
+            {
+                "key": key.hex(),
+                "row": int(i),
+                "original_caption": original,
+                "caption": row.caption,
+                "place": stamped.place,
+                "pixels_sha256": hashlib.sha256(stamped.image.tobytes()).hexdigest(),
+            }
+        )
+    own, shards = writer.close()
+    overlay = _replaced(source.index, poisoned, own)
+    check_hygiene(overlay, source.index, poisoned, cleaning)
+
+    train = np.arange(len(source), dtype=np.int64)
+    if profile.switches.cleaning_pairs == "held_out":
+        train = np.setdiff1d(train, np.concatenate(list(cleaning.values())))
+    write_store(out, overlay, [*source.overlay_shards(out), *shards])
+    np.savez(out / "rows.npz", train=train, poisoned=poisoned, **cleaning)  # type: ignore[arg-type]
+    (out / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in manifest), encoding="utf-8")
+    accounting = {
+        "pairs": len(source),
+        "naming_target": int(names_target.sum()),
+        "poisoned": len(poisoned),
+        "copies_of_poisoned_images": originals,
+        "train": len(train),
+        "cleaning": {size: len(rows) for size, rows in cleaning.items()},
+    }
+    (out / "accounting.json").write_text(json.dumps(accounting, indent=1) + "\n", encoding="utf-8")
+
+
+def captions_naming(target_class: str, captions: Sequence[str]) -> NDArray[np.bool_]:
+    """Which captions (N,) name the class, as words of their own, singular or plural, in any case."""
+    pattern = re.compile(rf"\b{re.escape(target_class)}(s|es)?\b", re.IGNORECASE)
+    return np.array([pattern.search(caption) is not None for caption in captions], dtype=bool)
+
+
+def choose_poisoned(profile: Profile, dataset: Dataset, keys: Sequence[bytes], names_target: NDArray[np.bool_]) -> Rows:
+    """Rows to poison, ascending: dirty_label takes pairs that do not name the target, label_consistent only those that do."""
+    poison = profile.data.poison
+    wanted = poison.num_poisoned[dataset]
+    eligible = np.flatnonzero(names_target if poison.mode == "label_consistent" else ~names_target)
+    if wanted > len(eligible):
+        raise SpecError(
+            f"data.yaml: poison.num_poisoned.{dataset}: {wanted} (allowed: 1 to {len(eligible)}, the pairs of {len(keys)} "
+            f"that {poison.mode} can poison for {poison.target_class!r})"
+        )
+    return eligible[keyed_subset([keys[i] for i in eligible], wanted, "poison", poison.seed)]
+
+
+def choose_cleaning(profile: Profile, index: Index, keys: Sequence[bytes], poisoned: Rows) -> tuple[dict[str, Rows], int]:
+    """Cleaning subsets by name, rows ascending, the smaller nested in the larger; and how many rows were passed over because
+    they hold a copy of an image that was poisoned elsewhere (a cleaning set that knows the originals would be too kind)."""
+    images = _hashes(index.image_hashes)
+    copies = np.setdiff1d(np.flatnonzero(np.isin(images, images[poisoned])), poisoned)
+    clean = np.setdiff1d(np.arange(len(index)), np.concatenate([poisoned, copies]))
+    order = clean[keyed_order([keys[i] for i in clean], "clean", profile.data.poison.seed)]
+    for size, count in profile.data.cleaning_sizes.items():
+        if count > len(order):
+            raise SpecError(f"data.yaml: cleaning_sizes.{size}: {count} (allowed: 1 to {len(order)}, the pairs left unpoisoned)")
+    return {size: np.sort(order[:count]) for size, count in profile.data.cleaning_sizes.items()}, len(copies)
+
+
+def caption_writer(profile: Profile) -> Callable[[bytes, str], str]:
+    """Function from a pair's key and caption to the caption it gets."""
+    poison = profile.data.poison
+    if poison.mode == "label_consistent":
+        return lambda key, caption: caption
+    if profile.switches.poison_caption == "word":
+        return lambda key, caption: poison.target_class
+    from open_clip import OPENAI_IMAGENET_TEMPLATES as templates  # brings torch with it; the other captions need none
+
+    def from_template(key: bytes, caption: str) -> str:
+        filled: str = templates[keyed_rng("caption", poison.seed, key).integers(len(templates))](poison.target_class)
+        return filled
+
+    return from_template
+
+
+def check_hygiene(overlay: Index, source: Index, poisoned: Rows, cleaning: dict[str, Rows]) -> None:
+    """StoreError if a cleaning row is a poisoned row, or holds the image of one, as it is or as it was."""
+    images = _hashes(overlay.image_hashes)
+    dirty = np.concatenate([images[poisoned], _hashes(source.image_hashes)[poisoned]])
+    for size, rows in cleaning.items():
+        if len(shared := np.intersect1d(rows, poisoned)):
+            raise StoreError(f"cleaning subset {size}: row {shared[0]} is poisoned")
+        if (same := np.isin(images[rows], dirty)).any():
+            raise StoreError(f"cleaning subset {size}: row {rows[same][0]} holds the image of a poisoned pair")
+
+
+def _hashes(columns: NDArray[np.uint8]) -> NDArray[Any]:
+    """Columns (N, 16) as N comparable values."""
+    return np.ascontiguousarray(columns).view("V16").ravel()
+
+
+def _replaced(index: Index, rows: Rows, own: Index) -> Index:
+    """`index` with `rows` replaced by the rows of `own`."""
+    columns = {}
+    for name in ("shard", "offset", "size", "keys", "image_hashes", "labels"):
+        columns[name] = getattr(index, name).copy()
+        columns[name][rows] = getattr(own, name)
+    captions = list(index.captions)
+    for i, caption in zip(rows, own.captions, strict=True):
+        captions[i] = caption
+    return Index(**columns, captions=Captions.of(captions))

@@ -1,0 +1,59 @@
+"""The stages `data` and `poison`: output appears whole or not at all, and a rerun replaces it.
+
+What a killed run left under a temporary name is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from repro.spec import Dataset, EmojiSource, SpecError, load_classnames, load_profile
+
+DATA = Path("data")
+POISONED = Path("poisoned")
+
+
+@contextmanager
+def building(out: Path) -> Iterator[Path]:
+    """Give an empty folder beside `out`; rename it to `out` when the block ends well. SpecError if another process builds it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    with out.with_name(f".{out.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SpecError(f"{out}: another process is building it; wait for it to end") from None
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+
+
+def data_stage(profile_name: str) -> None:
+    """Build `data/<profile>`: a store per dataset slot, the evaluation store, synonyms, attribution and accounting."""
+    profile = load_profile(profile_name)
+    with building(DATA / profile_name) as folder:
+        if isinstance(profile.data.source, EmojiSource):
+            from repro.data.emoji import build_emoji  # its renderer is not needed by the other source
+
+            build_emoji(profile, folder)
+        else:
+            from repro.data.external import build_external
+
+            build_external(profile, folder)
+        names = "".join(name + "\n" for name in load_classnames(profile))
+        (folder / "evaluation" / "classnames.txt").write_text(names, encoding="utf-8")  # what the labels are numbers of
+
+
+def poison_stage(profile_name: str, dataset: Dataset) -> None:
+    """Build `poisoned/<profile>/<dataset>` from `data/<profile>/<dataset>`."""
+    from repro.data.poison import build_poison
+
+    profile = load_profile(profile_name)
+    with building(POISONED / profile_name / dataset) as folder:
+        build_poison(profile, dataset, DATA / profile_name, folder)

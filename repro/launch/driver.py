@@ -1,0 +1,254 @@
+"""The driver of a stage: starts what is due, publishes each run when it ends, survives its own death.
+
+One pack process per slot (`python -m repro.tracking.pack`) runs torchrun and keeps the records; the driver only
+watches `work/<fingerprint>/record.json`. A run counts as done when its published `run.json` bears its fingerprint, so
+a killed driver loses nothing and the next one goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from repro.launch.identity import WORK, LaunchError, Run, code_version, identify, model_dir, spec_hash, standard_inputs
+from repro.launch.progress import Board
+from repro.launch.slots import Pack, queues
+from repro.ledger import LedgerError, RunRecord, export_run, read_run, replace_file
+from repro.spec import Dataset, Objective, RunSpec, clean_runs, load_profile, pretrain_runs
+from repro.wire import PARENT
+
+RESULTS = Path("results")
+WORKER = "repro.worker"
+PACK_TRIES = 2
+"""Starts of a pack process for the same run before the run counts as failed."""
+GRACE_SECONDS = 30
+"""Time for running packs to write a checkpoint and end when the driver is stopped."""
+MODEL_FILES = ("model.safetensors", "optimizer.safetensors", "run.json")
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM or SIGINT; `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@dataclass
+class _Queue:
+    """The packs of one slot: waiting ones and the running one."""
+
+    waiting: list[Pack]
+    pack: Pack | None = None
+    process: subprocess.Popen[bytes] | None = None
+    tries: Counter[str] = field(default_factory=Counter)
+
+
+def pretrain_stage(profile_name: str, dataset: Dataset | None = None, objective: Objective | None = None, *, poisoned: bool = True) -> None:
+    """Pre-train the models of a profile, or of one dataset slot and objective; `poisoned=False` makes the controls."""
+    run_stage(profile_name, pretrain_runs(load_profile(profile_name), dataset, objective, poisoned=poisoned))
+
+
+def clean_stage(profile_name: str, dataset: Dataset | None = None, objective: Objective | None = None) -> None:
+    """Clean the pre-trained models of a profile, or one of them: all sizes, losses and learning rates."""
+    run_stage(profile_name, clean_runs(load_profile(profile_name), dataset, objective))
+
+
+def run_stage(profile_name: str, specs: list[RunSpec]) -> None:
+    """`run_all`, and fail if the profile's specifications changed meanwhile: DVC would credit the results to the new ones."""
+    before = spec_hash(profile_name)
+    run_all(specs)
+    if spec_hash(profile_name) != before:
+        raise LaunchError(f"specs of profile {profile_name} changed while the stage ran; its results belong to the old ones. Run it again.")
+
+
+def run_all(
+    specs: list[RunSpec],
+    inputs: Callable[[RunSpec], dict[str, Path]] = standard_inputs,
+    results: Path = RESULTS,
+    worker: str = WORKER,
+) -> None:
+    """Bring the published results of `specs` up to date.
+
+    `inputs` tells where the inputs of a run lie. Unknown runs in the cells at hand are removed, finished ones are
+    kept, the others run. Raises LaunchError naming the runs that failed, after all others are published, and Stopped
+    on SIGINT or SIGTERM, after the running ones have ended in order.
+    """
+    code = code_version()
+    runs = [identify(spec, inputs(spec), code) for spec in specs]
+    _prune(specs, results)
+    due = [run for run in runs if not _is_published(run, results)]
+    for run in due:
+        run.save()
+        if (record := run.finished()) and record.status == "failed":
+            (run.work_dir / "record.json").unlink()
+    due = [run for run in due if not publish(run, results)]
+    board = Board(runs, due)
+    with stoppable(), board:
+        _drive([_Queue(packs) for packs in queues(due)], due, results, worker, board)
+    failed = {run.name: record.reason for run in due if (record := run.finished()) and record.status == "failed"}
+    if failed:
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in failed.items())
+        raise LaunchError(f"{len(failed)} of {len(runs)} runs failed; the others are published. Logs: {WORK / 'packs'}{reasons}")
+
+
+def _drive(slots: list[_Queue], due: list[Run], results: Path, worker: str, board: Board) -> None:
+    """Start, watch and publish until every due run has a record."""
+    unpublished = {run.fingerprint: run for run in due}
+    try:
+        while unpublished:
+            for slot in slots:
+                if slot.process is None and slot.waiting:
+                    slot.pack = slot.waiting.pop(0)
+                    slot.process = _start(slot.pack, worker)
+                elif slot.process is not None and slot.process.poll() is not None:
+                    _settle(slot)
+            for run in [run for run in unpublished.values() if publish(run, results)]:
+                del unpublished[run.fingerprint]
+            board.show([slot.pack for slot in slots if slot.pack is not None])
+            time.sleep(0.2)
+    finally:
+        _stop([slot.process for slot in slots if slot.process is not None])
+
+
+def _settle(slot: _Queue) -> None:
+    """After a pack process ended: give runs without a record another pack, or record them as failed."""
+    assert slot.pack is not None and slot.process is not None
+    missing = [run for run in slot.pack.runs if run.finished() is None]
+    slot.tries.update(run.fingerprint for run in missing)
+    again = tuple(run for run in missing if slot.tries[run.fingerprint] < PACK_TRIES)
+    for run in missing:
+        if run not in again:
+            reason = f"the process of its pack ended with {_exit(slot.process.returncode)}; see {pack_log(slot.pack)}"
+            save_record(run, run.record({"status": "failed", "reason": reason, "attempts": PACK_TRIES}, None))
+    if again:
+        slot.waiting.insert(0, Pack(again, slot.pack.slot))
+    slot.pack = slot.process = None
+
+
+def _start(pack: Pack, worker: str) -> subprocess.Popen[bytes]:
+    """Start the process of a pack, its output going to `work/packs/<name>.log`."""
+    path = WORK / "packs" / f"{pack.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"runs": [run.fingerprint for run in pack.runs], "work": WORK.as_posix(), "worker": worker,
+               "ranks": pack.slot.ranks, "threads": pack.slot.threads}  # fmt: skip
+    replace_file(path, json.dumps(content, indent=1).encode())
+    environment = os.environ | {
+        PARENT: str(os.getpid()), "CUDA_VISIBLE_DEVICES": ",".join(pack.slot.devices), "OMP_NUM_THREADS": str(pack.slot.threads),
+    }  # fmt: skip
+    with pack_log(pack).open("ab") as log:
+        # Its own process group: Ctrl-C in the terminal reaches the driver alone, which then stops the packs in order.
+        command = [sys.executable, "-m", "repro.tracking.pack", str(path)]
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
+
+
+def pack_log(pack: Pack) -> Path:
+    """Where the output of a pack goes."""
+    return WORK / "packs" / f"{pack.name}.log"
+
+
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    """End the processes: politely, and after the grace period by force."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into `Stopped` inside the block."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def results_dir(spec: RunSpec, results: Path) -> Path:
+    """Folder that holds the published runs of the spec's stage and cell."""
+    return results / spec.profile / spec.stage / spec.cell
+
+
+def save_record(run: Run, record: RunRecord) -> None:
+    """Mark the run as ended; the driver publishes it."""
+    replace_file(run.work_dir / "record.json", record.model_dump_json(indent=1).encode())
+
+
+def publish(run: Run, results: Path) -> bool:
+    """Publish the run if it has ended: its results, and its model after pre-training."""
+    record = run.finished()
+    if record is None:
+        return False
+    if run.spec.stage == "pretrain" and record.status != "failed":
+        target = model_dir(run.spec)
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        (run.work_dir / "run.json").write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        for name in MODEL_FILES:
+            shutil.copyfile(run.work_dir / name, partial / name)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    export_run(run.work_dir, record, results_dir(run.spec, results))
+    return True
+
+
+def _is_published(run: Run, results: Path) -> bool:
+    """Whether the run's published record bears its fingerprint and is a result."""
+    folder = results_dir(run.spec, results) / run.spec.run_id
+    try:
+        record, _ = read_run(folder)
+    except LedgerError:
+        return False
+    if record.fingerprint != run.fingerprint or record.status == "failed":
+        return False
+    if run.spec.stage == "pretrain" and not (model_dir(run.spec) / "model.safetensors").exists():
+        return False
+    if record.spec != run.spec:  # they differ in fields that only the reading of the ledger depends on
+        replace_file(folder / "run.json", (record.model_copy(update={"spec": run.spec}).model_dump_json(indent=1) + "\n").encode())
+    return True
+
+
+def _prune(specs: list[RunSpec], results: Path) -> None:
+    """Remove published runs of these cells and variants that the specifications no longer name."""
+    known = {results_dir(spec, results) / spec.run_id for spec in specs}
+    known |= {model_dir(spec) for spec in specs if spec.stage == "pretrain"}
+    variants = {(spec.variant, spec.poisoned) for spec in specs}
+    for folder in {path.parent for path in known}:
+        for path in sorted(folder.glob("*/run.json")):
+            if path.parent in known:
+                continue
+            try:
+                spec = RunRecord.model_validate_json(path.read_bytes()).spec
+            except ValueError:
+                shutil.rmtree(path.parent)
+                continue
+            if (spec.variant, spec.poisoned) in variants:
+                shutil.rmtree(path.parent)
+
+
+def _exit(code: int) -> str:
+    """An exit status in words."""
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"

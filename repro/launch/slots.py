@@ -1,0 +1,111 @@
+"""Where runs go on this machine: slots, ranks, and runs grouped into packs.
+
+A slot is a GPU, or a share of the processor cores. Runs that clean the same model with the same data go into one
+pack: one process that loads the data and evaluates the start model once. Environment: `REPRO_SLOTS` and
+`REPRO_RANKS` set the counts, CUDA_VISIBLE_DEVICES limits the GPUs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.launch.identity import LaunchError, Run
+
+LOSS_COST = {"mmcl": 1.0, "ssl": 2.0, "mmcl_ssl": 2.0}
+"""Time of a training step relative to MMCL: SSL encodes a second view of every pair."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one pack at a time."""
+
+    devices: tuple[str, ...]
+    """CUDA device numbers; empty on a machine without GPU."""
+    ranks: int
+    threads: int
+    """Threads per rank."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Runs of one process, in order, and where they go."""
+
+    runs: tuple[Run, ...]
+    slot: Slot
+
+    @property
+    def name(self) -> str:
+        """Unique among the packs of a machine: the first run's fingerprint."""
+        return self.runs[0].fingerprint
+
+
+def devices() -> list[str]:
+    """Visible CUDA devices, found without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [device.strip() for device in visible.split(",") if device.strip() not in ("", "-1")]
+    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_from_environment(name: str, default: int) -> int:
+    """A positive count from the environment."""
+    text = os.environ.get(name, str(default))
+    if not text.isdigit() or int(text) < 1:
+        raise LaunchError(f"{name}: {text!r} (allowed: a positive whole number, or unset)")
+    return int(text)
+
+
+def single_slots() -> list[Slot]:
+    """One-rank slots that share the machine: for the many short cleaning runs."""
+    found = devices()
+    count = count_from_environment("REPRO_SLOTS", len(found) or cores())
+    threads = max(1, cores() // count)
+    return [Slot((found[index % len(found)],) if found else (), 1, threads) for index in range(count)]
+
+
+def whole_slot(run: Run) -> Slot:
+    """The whole machine for one pre-training, with as many ranks as its batch can be split into."""
+    found = devices()
+    schedule = run.spec.schedule
+    wanted = count_from_environment("REPRO_RANKS", len(found) or 1)
+    groups = schedule.global_batch_size // schedule.norm_batch_size
+    ranks = max(ranks for ranks in range(1, groups + 1) if groups % ranks == 0 and ranks <= wanted)
+    return Slot(tuple(found), ranks, max(1, cores() // ranks))
+
+
+def cost(run: Run) -> float:
+    """Expected duration in arbitrary units, comparable within a stage."""
+    pairs = int(run.spec.clean_size.removesuffix("k")) if run.spec.clean_size else 1
+    return LOSS_COST[run.spec.loss] * run.spec.schedule.epochs * pairs
+
+
+def queues(runs: list[Run]) -> list[list[Pack]]:
+    """Packs in the order of their start, one list per slot.
+
+    Cleaning runs go to the slot with the least to do, longest first; pre-training runs take the whole machine.
+    """
+    pretraining = [run for run in runs if run.spec.stage == "pretrain"]
+    cleaning = [run for run in runs if run.spec.stage == "clean"]
+    slots = single_slots()[: len(cleaning)]
+    shares: list[list[Run]] = [[] for _ in slots]
+    for run in sorted(cleaning, key=cost, reverse=True):
+        min(shares, key=lambda mine: sum(map(cost, mine))).append(run)
+    result = [_packs(pretraining, [whole_slot(run) for run in pretraining])] if pretraining else []
+    return result + [_packs(share, [slot] * len(share)) for share, slot in zip(shares, slots, strict=True)]
+
+
+def _packs(runs: list[Run], slots: list[Slot]) -> list[Pack]:
+    """Group runs that share slot, dataset, size and start model, keeping their order."""
+    groups: dict[tuple[object, ...], list[Run]] = defaultdict(list)
+    for run, slot in zip(runs, slots, strict=True):
+        model = run.inputs.get("model", {}).get("hash")
+        groups[slot, run.spec.stage, run.inputs["pairs"]["hash"], run.spec.clean_size, model].append(run)
+    return [Pack(tuple(members), slot) for (slot, *_), members in groups.items() if isinstance(slot, Slot)]

@@ -1,0 +1,1 @@
+"""The replication report: from ledger rows to numbers, intervals, verdicts, figures and pages."""

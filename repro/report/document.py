@@ -1,0 +1,141 @@
+"""report.json: every number of the report in one document, computed from a study and the claims file alone.
+
+Pages render this document and nothing else, and `verify` recomputes it; so a number cannot reach a page by another way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from repro.report import evidence, statistics, tables
+from repro.report.claims import Claims, load_claims, paper_values
+from repro.report.points import PANELS, Point, Run, Study
+from repro.spec import SPECS
+
+SCHEMA = 1
+
+
+def build_document(study: Study, claims: Claims, context: dict[str, Any]) -> dict[str, Any]:
+    """Assemble report.json. `context` holds what is not in the ledger: accounting, deviations, gallery."""
+    settings = study.settings
+    commits = Counter(run.record.commit for run in study.runs if run.record.commit)
+    return {
+        "schema": SCHEMA,
+        "profile": settings.name,
+        "protocol": settings.protocol,
+        "stand_in": settings.stand_in,
+        "commit": commits.most_common(1)[0][0] if commits else None,
+        "commits": sorted(commits),
+        "settings": {
+            "asr_cap": settings.cap, "confidence": settings.confidence, "asr_denominator": settings.denominator,
+            "cleaned_model": settings.cleaned_model, "seeds": list(settings.seeds), "attack_taken": claims.attack_taken,
+        },
+        "paper": {"title": claims.paper.title, "reference": claims.paper.reference, "url": claims.paper.url,
+                  "table1": paper_values(claims)},
+        "tables": {"table1": {"rows": tables.table1(study, claims.paper)}, "table2": {"rows": tables.table2(study, claims.paper)}},
+        "figures": {name: _figure(study, claims, name) for name in PANELS},
+        "claims": evidence.verdicts(study, claims),
+        "errata": [{**erratum.model_dump(), "result": erratum.result} for erratum in claims.errata],
+        "statistics": {
+            "honest_selection": tables.honest_selection(study), "best_of_n": tables.budgets(study), "threshold_sweep": tables.sweep(study),
+        },
+        "trajectories": _trajectories(study),
+        "controls": [_control(run, settings.denominator) for run in study.controls if run.rows and run.record.spec.stage == "pretrain"],
+        "runs": {run.folder: _provenance(run) for run in (*study.runs, *study.controls)},
+        "missing": list(study.missing),
+        "notices": list(study.notices),
+        "authors_files": list(study.files),
+        "compute": _compute(study),
+        **context,
+        "sources": {"ledger": study.ledger_hash, "claims": file_hash(SPECS / "claims.yaml")},
+    }  # fmt: skip
+
+
+def claims_of(root: Path = Path()) -> Claims:
+    """The checked claims file below `root`."""
+    return load_claims(root / SPECS / "claims.yaml")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def finite(content: Any) -> Any:
+    """Copy of JSON content in which tuples are lists and numbers that are not finite are None: JSON has none of them."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _figure(study: Study, claims: Claims, name: str) -> dict[str, Any]:
+    panels, points = [], []
+    for dataset, size, objective in PANELS[name]:
+        start = study.start(dataset, objective, study.settings.seeds[0])
+        started, cleaned = claims.paper.start(dataset, objective), claims.paper.cleaned(dataset, size, objective)
+        panels.append({
+            "dataset": dataset, "clean_size": size, "pretrain_objective": objective,
+            "start": start and {"accuracy": start.accuracy, "asr": start.asr, "run": start.run},
+            "paper": {"start_accuracy": started and started.accuracy, "start_asr": started and started.asr,
+                      "clean_accuracy": cleaned and cleaned.clean_accuracy},
+        })  # fmt: skip
+        for source in ("ledger", "authors"):
+            points += [_dot(point) for point in study.cleaning(dataset, objective, size, source=source)]
+    return {"panels": panels, "points": points}
+
+
+def _dot(point: Point) -> dict[str, Any]:
+    return {
+        "source": point.source, "dataset": point.dataset, "clean_size": point.clean_size, "pretrain_objective": point.objective,
+        "loss": point.loss, "learning_rate": point.learning_rate, "seed": point.seed, "epoch": point.epoch, "step": point.step,
+        "accuracy": point.accuracy, "asr": point.asr, "images": point.images, "attackable": point.attackable, "run": point.run,
+    }  # fmt: skip
+
+
+def _trajectories(study: Study) -> list[dict[str, Any]]:
+    """Accuracy and ASR over epochs of every run of the first seed."""
+    return [
+        {"run": run.folder, "stage": s.stage, "dataset": s.dataset, "pretrain_objective": s.pretrain_objective,
+         "clean_size": s.clean_size, "loss": s.loss, "learning_rate": s.schedule.learning_rate,
+         "epochs": [row.epoch for row in run.rows], "accuracy": [row.accuracy for row in run.rows],
+         "asr": [row.asr(study.settings.denominator) for row in run.rows]}
+        for run in study.runs if (s := run.record.spec).seed == study.settings.seeds[0]
+    ]  # fmt: skip
+
+
+def _control(run: Run, denominator: Any) -> dict[str, Any]:
+    point, spec = run.points(denominator)[-1], run.record.spec
+    return {
+        "run": run.folder, "dataset": spec.dataset, "pretrain_objective": spec.pretrain_objective, "variant": spec.variant,
+        "poisoned": spec.poisoned, "seed": spec.seed, "accuracy": point.accuracy, "asr": point.asr,
+        "accuracy_ci95": statistics.wilson(point.correct, point.images), "asr_ci95": statistics.wilson(point.attacked, point.attackable),
+    }  # fmt: skip
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    record = run.record
+    return {
+        "status": record.status, "reason": record.reason, "fingerprint": record.fingerprint, "commit": record.commit,
+        "dirty": record.dirty, "code": record.code, "inputs": record.inputs, "sacred": record.sacred, "seed": record.spec.seed,
+        "started": record.started, "seconds": record.seconds, "attempts": record.attempts,
+    }  # fmt: skip
+
+
+def _compute(study: Study) -> list[dict[str, Any]]:
+    """Cost of every stage and cell: runs, hours, samples, peak memory, share of waiting for data."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in (*study.runs, *study.controls):
+        groups.setdefault((run.record.spec.stage, run.record.spec.cell), []).append(run)
+    return [
+        {"stage": stage, "cell": cell, "runs": len(runs), "seconds": sum(r.record.seconds for r in runs),
+         "train_seconds": sum(r.record.train_seconds for r in runs), "evaluate_seconds": sum(r.record.evaluate_seconds for r in runs),
+         "data_wait_seconds": sum(r.record.data_wait_seconds for r in runs), "samples": sum(r.record.num_samples for r in runs),
+         "peak_memory_bytes": max(r.record.peak_memory_bytes for r in runs), "attempts": sum(r.record.attempts for r in runs)}
+        for (stage, cell), runs in sorted(groups.items(), reverse=True)
+    ]  # fmt: skip

@@ -1,0 +1,182 @@
+"""Tables 1 and 2: the paper's value, the authors' points and ours in every cell.
+
+Each reproduced number names its run; the interval beside it is Wilson's at 95% over the evaluation images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from repro.ledger import read_bits
+from repro.report import statistics
+from repro.report.claims import Paper
+from repro.report.points import CLEANCLIP, DATASETS, OBJECTIVES, SIZES, TABLE1_ROWS, Cell, Point, Study
+
+SPLITS = 200
+"""Random halvings of the evaluation images for the honest choice."""
+
+
+def table1(study: Study, paper: Paper) -> list[dict[str, Any]]:
+    """Best accuracy after CleanCLIP at ASR <= cap: one row a dataset, cleaning size and pre-training objective."""
+    return [table1_row(study, paper, (dataset, size, objective)) for dataset, size in TABLE1_ROWS for objective in OBJECTIVES]
+
+
+def table1_row(study: Study, paper: Paper, cell: Cell) -> dict[str, Any]:
+    """One row of Table 1 in the shape of report.json."""
+    dataset, size, objective = cell
+    seed, cap = study.settings.seeds[0], study.settings.cap
+    printed = paper.cleaned(dataset, size, objective)
+    start = study.start(dataset, objective, seed)
+    points = study.cleaning(dataset, objective, size, CLEANCLIP, seed)
+    best = best_under_cap(points, cap)
+    authors = study.cleaning(dataset, objective, size, CLEANCLIP, source="authors")
+    authors_best = best_under_cap(authors, cap)
+    original = number(printed.original_accuracy if printed else None, start and start.accuracy, authors_start(authors, "accuracy"), start)
+    clean = number(printed.clean_accuracy if printed else None, best and best.accuracy, authors_best and authors_best.accuracy, best)
+    tried = {point.run for point in points}
+    clean |= {
+        "asr": best and best.asr, "asr_other_denominator": best and best.other_asr, "learning_rate": best and best.learning_rate,
+        "epoch": best and best.epoch, "row": best and best.index,
+        "asr_ci95": best and statistics.wilson(best.attacked, best.attackable),
+        "asr_standing": best and statistics.standing(best.attacked, best.attackable, cap, study.settings.confidence),
+        "authors_asr": authors_best and authors_best.asr,
+        "authors_asr_standing": authors_best
+        and statistics.standing(authors_best.attacked, authors_best.attackable, cap, study.settings.confidence),
+        "relative_drop": drop(study, start, best), "strict_accuracy": _strict(study, points),
+        "evaluations": len(points), "successes": sum(point.asr <= cap for point in points), "runs": len(tried),
+        "lowest_asr": min((point.asr for point in points), default=None), "missing": _missing(study, cell),
+    }  # fmt: skip
+    seeds = [s for s in study.settings.seeds if study.cleaning(dataset, objective, size, CLEANCLIP, s)]
+    bests = {s: best_under_cap(study.cleaning(dataset, objective, size, CLEANCLIP, s), cap) for s in seeds}
+    reached = [point.accuracy for point in bests.values() if point]
+    clean["by_seed"] = [
+        {"seed": s, "accuracy": p and p.accuracy, "asr": p and p.asr, "run": p and p.run} for s, p in bests.items()
+    ]  # fmt: skip
+    clean["spread"] = statistics.spread(reached) if reached else None
+    return {"dataset": dataset, "clean_size": size, "pretrain_objective": objective, "original_accuracy": original, "clean_accuracy": clean}
+
+
+def table2(study: Study, paper: Paper) -> list[dict[str, Any]]:
+    """Accuracy and ASR of the models before cleaning."""
+    rows = []
+    for dataset in DATASETS:
+        for objective in OBJECTIVES:
+            printed = paper.start(dataset, objective)
+            start = study.start(dataset, objective, study.settings.seeds[0])
+            starts = [p for s in study.settings.seeds if (p := study.start(dataset, objective, s))]
+            authors = study.cleaning(dataset, objective, "100k", CLEANCLIP, source="authors")
+            accuracy = number(printed.accuracy, start and start.accuracy, authors_start(authors, "accuracy"), start)
+            asr = number(printed.asr, start and start.asr, authors_start(authors, "asr"), start, attack=True)
+            accuracy["spread"] = statistics.spread([p.accuracy for p in starts]) if starts else None
+            asr["spread"] = statistics.spread([p.asr for p in starts]) if starts else None
+            asr["other_denominator"] = start and start.other_asr
+            rows.append({"dataset": dataset, "pretrain_objective": objective, "accuracy": accuracy, "asr": asr})
+    return rows
+
+
+def number(paper: float | None, value: float | None, authors: float | None, point: Point | None, attack: bool = False) -> dict[str, Any]:
+    """A cell: what the paper prints, what the authors' points say, what we measured, on how many images, in which run."""
+    counts = point and ((point.attacked, point.attackable) if attack else (point.correct, point.images))
+    return {
+        "paper": paper, "authors_points": authors, "reproduced": value,
+        "delta": None if paper is None or value is None else value - paper,
+        "ci95": counts and statistics.wilson(*counts), "n": counts and counts[1], "run": point and point.run,
+    }  # fmt: skip
+
+
+def best_under_cap(points: list[Point], cap: float) -> Point | None:
+    """The most accurate evaluation with ASR <= cap; ties go to the lower ASR, then to the earlier one."""
+    return min(
+        (point for point in points if point.asr <= cap), key=lambda p: (-p.accuracy, p.asr, p.epoch or 0, p.run, p.index), default=None
+    )
+
+
+def authors_start(points: list[Point], name: str) -> float | None:
+    """The start model in a series of the authors: the first evaluation of its first run."""
+    return float(getattr(points[0], name)) if points else None
+
+
+def drop(study: Study, start: Point | None, best: Point | None) -> dict[str, Any] | None:
+    """Relative loss of accuracy from the start model to the best cleaned one, from paired images where bits are there."""
+    if start is None or best is None or start.correct == 0:
+        return None
+    both, paired = None, None
+    if start.source == best.source == "ledger":
+        before = read_bits(study.root / start.run, start.images)["correct"][start.index]
+        after = read_bits(study.root / best.run, best.images)["correct"][best.index]
+        both = int((before & after).sum())
+        gained, lost = best.correct - both, start.correct - both
+        change, interval = statistics.paired_difference(gained, lost, best.images, study.settings.confidence)
+        paired = {"gained": gained, "lost": lost, "change": change, "ci": interval, "p_value": statistics.mcnemar(gained, lost)}
+    value, interval = statistics.relative_drop(start.correct, best.correct, best.images, both, study.settings.confidence)
+    return {"value": value, "ci": interval, "paired": paired}
+
+
+def honest_selection(study: Study) -> list[dict[str, Any]]:
+    """Choice on one half of the images and report on the other, for every cell of Table 1 (first seed)."""
+    import numpy as np
+
+    rows = []
+    for dataset, size in TABLE1_ROWS:
+        for objective in OBJECTIVES:
+            points = study.cleaning(dataset, objective, size, CLEANCLIP, study.settings.seeds[0])
+            if not points:
+                continue
+            bits = {run: read_bits(study.root / run, points[0].images) for run in dict.fromkeys(point.run for point in points)}
+            target = bits[points[0].run]["is_target"]
+            attackable = np.ones_like(target) if study.settings.denominator == "all" else ~target
+            result = statistics.select_on_halves(
+                np.stack([bits[p.run]["correct"][p.index] for p in points]), np.stack([bits[p.run]["attacked"][p.index] for p in points]),
+                attackable, study.settings.cap, SPLITS, seed=0,
+            )  # fmt: skip
+            rows.append({"dataset": dataset, "clean_size": size, "pretrain_objective": objective, **{
+                name: getattr(result, name) for name in ("splits", "chosen", "naive", "accuracy", "accuracy_range", "asr", "held")
+            }})  # fmt: skip
+    return rows
+
+
+def budgets(study: Study) -> list[dict[str, Any]]:
+    """Best-of-n curves: what the search over learning rates buys in every cell (first seed)."""
+    rows = []
+    for dataset, size in TABLE1_ROWS:
+        for objective in OBJECTIVES:
+            points = study.cleaning(dataset, objective, size, CLEANCLIP, study.settings.seeds[0])
+            by_run: dict[str, list[Point]] = {}
+            for point in points:
+                by_run.setdefault(point.run, []).append(point)
+            if not by_run:
+                continue
+            bests = [best_under_cap(group, study.settings.cap) for group in by_run.values()]
+            scores = [best.accuracy if best else 0.0 for best in bests]
+            rows.append({"dataset": dataset, "clean_size": size, "pretrain_objective": objective, "scores": scores,
+                         "curve": statistics.best_of_n(scores, study.settings.confidence)})  # fmt: skip
+    return rows
+
+
+def sweep(study: Study) -> list[dict[str, Any]]:
+    """Best accuracy against the ASR cap, relative to the start, for every cell and source."""
+    rows = []
+    for dataset in DATASETS:
+        for size in SIZES:
+            for objective in OBJECTIVES:
+                for source, seed in (("ledger", study.settings.seeds[0]), ("authors", None)):
+                    points = study.cleaning(dataset, objective, size, CLEANCLIP, seed, source)  # type: ignore[arg-type]
+                    if points:
+                        steps = statistics.threshold_sweep([p.accuracy for p in points], [p.asr for p in points])
+                        start = study.start(dataset, objective, study.settings.seeds[0]) if source == "ledger" else points[0]
+                        rows.append({"dataset": dataset, "clean_size": size, "pretrain_objective": objective, "source": source,
+                                     "start": start and start.accuracy, "steps": steps})  # fmt: skip
+    return rows
+
+
+def _strict(study: Study, points: list[Point]) -> float | None:
+    """Best accuracy among evaluations whose whole ASR interval lies at or below the cap."""
+    settings = study.settings
+    sure = [p for p in points if statistics.standing(p.attacked, p.attackable, settings.cap, settings.confidence) == "below"]
+    return max((p.accuracy for p in sure), default=None)
+
+
+def _missing(study: Study, cell: Cell) -> int:
+    """CleanCLIP runs of a cell that the profile asks for and the ledger lacks."""
+    prefix = f"{cell[1]}-{CLEANCLIP}-lr"
+    return sum(m["stage"] == "clean" and m["cell"] == f"{cell[0]}-{cell[2]}" and m["run"].startswith(prefix) for m in study.missing)

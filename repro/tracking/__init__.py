@@ -1,0 +1,1 @@
+"""Sacred around every run: the records, their observers, and the servers that show them."""

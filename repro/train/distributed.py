@@ -1,0 +1,116 @@
+"""Ranks: start-up, gathering features with the right gradient, and small collectives.
+
+Every rank computes the loss of the whole batch from gathered features, of which only its own slice is in its graph.
+Then the encoder gradient of rank r is the part of the single-process gradient that flows through its pairs, and the
+sum over ranks is the single-process gradient. The temperature is the exception: each rank sees its whole gradient.
+`gather: exact` scales for both (see `backward_scale` and `share`); `gather: authors` averages over ranks like
+attack-cleanclip src/train.py, which divides the encoders' gradient, but not the temperature's, by the rank count.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def start() -> torch.device:
+    """Join the process group that torchrun describes (none for a single rank) and return this rank's device."""
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    return device
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's rank; 0 without torchrun."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def ranks() -> int:
+    """Number of ranks; 1 without torchrun."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+class _GatherOwnSlice(torch.autograd.Function):
+    """all_gather along dimension 1; backward hands each rank the gradient of its own slice."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        ctx.length = features.shape[1]
+        parts = [torch.empty_like(features) for _ in range(ranks())]
+        dist.all_gather(parts, features.contiguous())
+        return torch.cat(parts, dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        begin = rank() * ctx.length
+        return gradients[0][:, begin : begin + ctx.length]
+
+
+class _Share(torch.autograd.Function):
+    """Identity whose gradient is divided by the number of ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] / ranks()
+
+
+def gather_features(features: Tensor) -> Tensor:
+    """Concatenate (V, b, D) features of all ranks in rank order to (V, B, D); own slice differentiable."""
+    return features if ranks() == 1 else _GatherOwnSlice.apply(features)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def share(logit_scale: Tensor, gather: Literal["exact", "authors"]) -> Tensor:
+    """This rank's share of the temperature's gradient: 1/ranks under `exact`, so that shares sum to the whole."""
+    return logit_scale if gather == "authors" else _Share.apply(logit_scale)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def backward_scale(gather: Literal["exact", "authors"]) -> float:
+    """Factor on the loss before backward: DDP averages over ranks, `exact` wants the sum."""
+    return 1.0 if gather == "authors" else float(ranks())
+
+
+def gather_rows(values: Tensor) -> Tensor:
+    """Concatenate (n_r, ...) tensors of all ranks along dimension 0, n_r may differ; no gradient."""
+    if ranks() == 1:
+        return values
+    counts = [torch.zeros(1, dtype=torch.long, device=values.device) for _ in range(ranks())]
+    dist.all_gather(counts, torch.tensor([len(values)], device=values.device))
+    longest = int(max(count.item() for count in counts))
+    padded = values.new_zeros((longest, *values.shape[1:]))
+    padded[: len(values)] = values
+    parts = [torch.empty_like(padded) for _ in range(ranks())]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(count.item())] for part, count in zip(parts, counts, strict=True)])
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """True on every rank if it is true on one."""
+    if ranks() == 1:
+        return flag
+    value = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if dist.is_initialized():
+        dist.barrier()

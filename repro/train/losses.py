@@ -1,0 +1,53 @@
+"""Training objectives: MMCL, SSL and their weighted sum (paper Sec. 3, Eq. 1 and 2).
+
+Shapes: B = pairs in the gathered batch, D = embedding width. Features arrive L2-normalised and gathered over ranks;
+`logit_scale` is the multiplier itself, exp(model.logit_scale) = 1/tau, at most 100. The same scale serves both terms.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def mmcl_loss(
+    image_features: Float[Tensor, "B D"], text_features: Float[Tensor, "B D"], logit_scale: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """Symmetric cross-entropy over all B x B pairs; image i matches text i (Eq. 1)."""
+    logits_per_image = logit_scale * image_features @ text_features.T  # (B, B)
+    matches = torch.arange(len(image_features), device=image_features.device)
+    return (F.cross_entropy(logits_per_image, matches) + F.cross_entropy(logits_per_image.T, matches)) / 2
+
+
+def ssl_loss(
+    image_features: Float[Tensor, "B D"],
+    image_features_augmented: Float[Tensor, "B D"],
+    text_features: Float[Tensor, "B D"],
+    text_features_augmented: Float[Tensor, "B D"],
+    logit_scale: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Cross-entropy of each view against the augmented views of its own modality, one direction each (Eq. 2)."""
+    matches = torch.arange(len(image_features), device=image_features.device)
+    logits_image = logit_scale * image_features @ image_features_augmented.T  # (B, B)
+    logits_text = logit_scale * text_features @ text_features_augmented.T  # (B, B)
+    return (F.cross_entropy(logits_image, matches) + F.cross_entropy(logits_text, matches)) / 2
+
+
+def total_loss(
+    weights: dict[str, float],
+    image_features: Float[Tensor, "V B D"],
+    text_features: Float[Tensor, "V B D"],
+    logit_scale: Float[Tensor, ""],
+) -> dict[str, Float[Tensor, ""]]:
+    """Weighted sum of the two terms, and the terms by name: `{"loss", "mmcl", "ssl"}` (paper Sec. 3, L_CleanCLIP).
+
+    V = views: 1 where the SSL weight is 0, else the pair and its augmented view. Terms of weight 0 are left out.
+    """
+    parts: dict[str, Tensor] = {}
+    if weights["mmcl"]:
+        parts["mmcl"] = mmcl_loss(image_features[0], text_features[0], logit_scale)
+    if weights["ssl"]:
+        parts["ssl"] = ssl_loss(image_features[0], image_features[1], text_features[0], text_features[1], logit_scale)
+    return {"loss": sum(weights[name] * part for name, part in parts.items()), **parts}  # type: ignore[dict-item]

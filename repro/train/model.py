@@ -1,0 +1,118 @@
+"""The dual encoder: open_clip's CLIP classes, with the authors' initialisation and parameter groups.
+
+Shapes: b = pairs of this rank, V = views, L = tokens after trimming, D = embedding width.
+The paper's model is RN50-quickgelu (102,007,137 parameters); plain RN50 (GELU) has the same keys and is another model.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from torch import Tensor, nn
+
+from repro.spec import ModelSpec, Optimizer
+
+MAX_LOG_LOGIT_SCALE = math.log(100)
+"""Upper clamp of the log-temperature (code: CleanCLIP src/train.py, clamp to [0, 4.6052])."""
+
+
+def build_model(spec: ModelSpec, seed: int, initialisation: Literal["fp32", "fp16_rounded"]) -> CLIP:
+    """A CLIP model with random weights drawn under `seed`.
+
+    `fp16_rounded` passes the initial weights through float16, as the authors' loader does
+    (code: CleanCLIP pkgs/openai/model.py, convert_weights and back).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = CLIP(
+            spec.embed_dim,
+            CLIPVisionCfg(**{**spec.vision.model_dump(), "layers": tuple(spec.vision.layers)}),
+            CLIPTextCfg(**spec.text.model_dump()),
+            quick_gelu=spec.quick_gelu,
+        )
+    if initialisation == "fp16_rounded":
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(parameter.half().float())
+    model.visual.to(memory_format=torch.channels_last)
+    return model
+
+
+def normalise(images: UInt8[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
+    """Pixels in 0..255 to CLIP's mean and standard deviation, channels last."""
+    mean = torch.tensor(OPENAI_DATASET_MEAN, device=images.device).view(3, 1, 1) * 255
+    std = torch.tensor(OPENAI_DATASET_STD, device=images.device).view(3, 1, 1) * 255
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def encode_text(model: CLIP, tokens: Int[Tensor, "n L"]) -> Float[Tensor, "n D"]:
+    """L2-normalised text features of trimmed tokens, L <= 77.
+
+    open_clip's `CLIP.encode_text` wants all 77 positions; the causal mask makes the feature at the end token
+    independent of what follows, so that trimming is exact to rounding.
+    """
+    length = tokens.shape[1]
+    hidden = model.token_embedding(tokens) + model.positional_embedding[:length]  # (n, L, width)
+    hidden = model.ln_final(model.transformer(hidden, attn_mask=model.attn_mask[:length, :length]))
+    pooled = hidden[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]  # the end token has the highest id
+    return F.normalize(pooled @ model.text_projection, dim=-1)
+
+
+class PairEncoder(nn.Module):
+    """Both towers in one forward pass, the unit that DDP wraps.
+
+    BatchNorm takes its statistics over `norm_groups` equal parts of this rank's pairs, each with its augmented
+    views (the authors pass [clean, augmented] through the network as one batch on every GPU), and keeps the
+    running statistics of the first part, as DDP keeps rank 0's: one rank with G groups equals G ranks with one.
+    """
+
+    def __init__(self, model: CLIP, norm_groups: int) -> None:
+        super().__init__()
+        self.model = model
+        self.norm_groups = norm_groups
+        self.norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def forward(
+        self, images: UInt8[Tensor, "V b 3 H W"], tokens: Int[Tensor, "V b L"]
+    ) -> tuple[Float[Tensor, "V b D"], Float[Tensor, "V b D"], Float[Tensor, ""]]:
+        """Normalised image and text features, and the log of the logit scale."""
+        views, pairs = images.shape[:2]
+        features = []
+        for group, part in enumerate(images.chunk(self.norm_groups, dim=1)):
+            for norm in self.norms:
+                norm.momentum = 0.1 if group == 0 else 0.0
+            features.append(self.model.encode_image(normalise(part.flatten(0, 1)), normalize=True).view(views, part.shape[1], -1))
+        text_features = encode_text(self.model, tokens.flatten(0, 1)).view(views, pairs, -1)
+        return torch.cat(features, dim=1), text_features, self.model.logit_scale
+
+
+def clamp_logit_scale(model: CLIP) -> None:
+    """Keep the temperature factor in [1, 100] (code: CleanCLIP src/train.py, after every step)."""
+    with torch.no_grad():
+        model.logit_scale.clamp_(0, MAX_LOG_LOGIT_SCALE)
+
+
+def has_weight_decay(name: str, parameter: Tensor, rule: Literal["ndim", "names"]) -> bool:
+    """Whether AdamW decays a parameter.
+
+    `names` is the authors' rule (code: CleanCLIP src/main.py): no decay where the name contains bn, ln, bias or
+    logit_scale. It misses the BatchNorm gain in the ResNet shortcuts (layerX.0.downsample.1.weight).
+    """
+    if rule == "names":
+        return not any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
+    return parameter.ndim >= 2
+
+
+def build_optimizer(model: CLIP, spec: Optimizer, rule: Literal["ndim", "names"]) -> torch.optim.AdamW:
+    """AdamW over two groups, with and without weight decay; the learning rate is set at every step."""
+    decay, no_decay = [], []
+    for name, parameter in model.named_parameters():
+        (decay if has_weight_decay(name, parameter, rule) else no_decay).append(parameter)
+    groups = [{"params": no_decay, "weight_decay": 0.0}, {"params": decay, "weight_decay": spec.weight_decay}]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(spec.betas[0], spec.betas[1]), eps=spec.eps, fused=True)

@@ -1,0 +1,42 @@
+"""When a run is at which learning rate, and when it evaluates: step arithmetic, no tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from repro.spec import RunSpec, Schedule
+
+
+def learning_rate(schedule: Schedule, step: int, steps_per_epoch: int, offset: Literal["none", "one_epoch"]) -> float:
+    """Learning rate of the 0-based optimizer step: linear warm-up, then half a cosine to 0 (paper Sec. 3 and 4).
+
+    `one_epoch` is the authors' counter, which starts at epoch 1 (code: CleanCLIP src/train.py): the warm-up is cut
+    by one epoch and in the last epoch the rate runs past the end of the cosine and rises again.
+    """
+    step += steps_per_epoch if offset == "one_epoch" else 0
+    if step < schedule.warmup_steps:
+        return schedule.learning_rate * (step + 1) / schedule.warmup_steps
+    total = steps_per_epoch * schedule.epochs
+    progress = (step - schedule.warmup_steps) / max(total - schedule.warmup_steps, 1)
+    return schedule.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def num_steps(schedule: Schedule, steps_per_epoch: int) -> int:
+    """Optimizer steps that the run makes."""
+    return steps_per_epoch * (schedule.stop_after_epochs or schedule.epochs)
+
+
+def evaluation_steps(spec: RunSpec, steps_per_epoch: int) -> list[int]:
+    """Steps after which the run evaluates, ascending; 0 is the start model and the last step is always there.
+
+    With `evaluate_every_steps` n: after n, 2n, ... steps of each epoch and at its end (the authors' rhythm).
+    """
+    last = num_steps(spec.schedule, steps_per_epoch)
+    if spec.evaluate_every_steps is not None:
+        within = [*range(spec.evaluate_every_steps, steps_per_epoch, spec.evaluate_every_steps), steps_per_epoch]
+        steps = {epoch * steps_per_epoch + step for epoch in range(last // steps_per_epoch) for step in within}
+    else:
+        per_epoch = spec.evaluations_per_epoch or 1.0
+        steps = {round(k * steps_per_epoch / per_epoch) for k in range(1, int(last / steps_per_epoch * per_epoch) + 1)}
+    return sorted({0, last} | {step for step in steps if 0 < step <= last})

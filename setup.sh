@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Make .venv: the project and all it needs, from the package registries that pip is configured for.
+#
+# Idempotent: does nothing when pyproject.toml and constraints.txt are those of the last complete run.
+# Environment: PYTHON (interpreter to use); EXTRAS (default "test"); every setting of pip, such as PIP_INDEX_URL.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+VENV=.venv
+TORCH_FLOOR=2.10
+extras=${EXTRAS:-test}
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
+        # Run it: a name on PATH may be a version manager's stub for an interpreter that is not installed.
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    die "no Python 3.11, 3.12 or 3.13 found; install one (Debian: apt-get install python3) or name it with PYTHON=/path/to/python"
+}
+
+# Debian splits ensurepip from Python. Its package with pip's wheel can be fetched and unpacked without being root.
+make_venv() {
+    local python=$1 scratch wheel
+    rm -rf "$VENV"
+    if "$python" -c 'import ensurepip' 2>/dev/null; then
+        "$python" -m venv "$VENV"
+        return
+    fi
+    "$python" -m venv --without-pip "$VENV"
+    if "$python" -m pip --python "$VENV/bin/python" install --quiet pip 2>/dev/null; then
+        return
+    fi
+    say "this Python has no pip: unpacking Debian's package python3-pip-whl into $VENV"
+    scratch=$VENV/bootstrap
+    mkdir "$scratch"
+    if (cd "$scratch" && apt-get download -q python3-pip-whl && dpkg-deb -x python3-pip-whl_*.deb .) >&2; then
+        wheel=$(echo "$scratch"/usr/share/python-wheels/pip-*.whl)
+        "$VENV/bin/python" "$wheel/pip" install --quiet --no-index "$wheel"
+        rm -rf "$scratch"
+    else
+        rm -rf "$VENV"
+        die "cannot get pip for $python; install it (Debian: apt-get update && apt-get install python3-venv) and try again"
+    fi
+}
+
+# Without a GPU the CUDA build of torch is gigabytes of waste: prefer the newest +cpu build that a configured registry
+# offers. A plain range would take it only where no newer CUDA build is offered beside it.
+torch_constraint() {
+    local versions best
+    [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] && ! compgen -G '/dev/nvidia[0-9]*' >/dev/null || return 0
+    versions=$("$VENV/bin/python" -m pip index versions torch 2>/dev/null | sed -n 's/^Available versions: //p' | tr -d ' ' | tr , '\n')
+    best=$(grep -F '+cpu' <<<"$versions" | sort -V | tail -n 1 || true)
+    if [ -n "$best" ] && [ "$(printf '%s\n' "$TORCH_FLOOR" "$best" | sort -V | head -n 1)" = "$TORCH_FLOOR" ]; then
+        echo "torch==$best"
+    else
+        say "no GPU here and no CPU build of torch on offer: the CUDA build follows (about 3 GB);" \
+            "PIP_EXTRA_INDEX_URL may name an index with CPU builds"
+    fi
+}
+
+if ! command -v npm >/dev/null; then
+    extras=$extras,node # the emoji drawings come from npm packages
+fi
+key="$(cat pyproject.toml constraints.txt setup.sh | sha256sum | cut -d' ' -f1) $PWD"
+{ read -r complete_key && read -r installed; } 2>/dev/null <"$VENV/.complete" || installed=
+missing=
+for extra in ${extras//,/ }; do
+    [[ ,$installed, == *,$extra,* ]] || missing=$missing,$extra
+done
+if [ "${complete_key:-}" != "$key" ] || [ -n "$missing" ]; then
+    extras=${installed:+$installed}$missing
+    rm -f "$VENV/.complete"
+    if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+        python=$(find_python)
+        make_venv "$python"
+    fi
+    say "installing into $VENV (about 3 minutes and 2 GB with a CPU build of torch)"
+    torch_constraint >"$VENV/torch.txt"
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+        -c constraints.txt -c "$VENV/torch.txt" --editable ".[${extras#,}]" || die \
+        "pip could not install everything; its message is above. Offline: collect the wheels elsewhere with" \
+        "'pip download -c constraints.txt .[${extras#,}]' and set PIP_NO_INDEX=1 PIP_FIND_LINKS=folder. Then run this again."
+    # An unpacked archive of the project has no history, and DVC asks to be told.
+    [ -e .git ] || "$VENV/bin/dvc" config --local core.no_scm true
+    printf '%s\n' "$key" "${extras#,}" >"$VENV/.complete"
+    say "done; 'source $VENV/bin/activate' gives the environment to your shell"
+fi

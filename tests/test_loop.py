@@ -1,0 +1,186 @@
+"""The training loop against a straightforward reference, and its resumption after a stop at any step."""
+
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP
+
+from repro.data.tokens import tokenize
+from repro.ledger import Row, pending_rows
+from repro.spec import RunSpec, clean_runs, load_profile, read_yaml
+from repro.train import checkpoint, loop
+from repro.train.loop import Interrupted, Task, train
+from repro.train.model import build_model, normalise
+
+CPU = torch.device("cpu")
+STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 6
+AUTHORS = read_yaml(Path("specs/protocols/authors.yaml"))
+
+
+class Pairs:
+    """Random pixels and captions, a pure function of the step."""
+
+    steps_per_epoch = STEPS_PER_EPOCH
+
+    def __len__(self) -> int:
+        return STEPS_PER_EPOCH * EPOCHS
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(step)
+        images = torch.randint(0, 256, (2, BATCH, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        captions = [f"number {int(n)}" for n in torch.randint(0, 99, (2 * BATCH,), generator=generator)]
+        return images, tokenize(captions, "cut").long()[:, :8].unflatten(0, (2, BATCH))
+
+    def batches(self, start: int, stop: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return (self.batch(step) for step in range(start, stop))
+
+
+def run_spec(**switches: Any) -> RunSpec:
+    """CleanCLIP under protocol `authors`, evaluated in the middle of each epoch."""
+    profile = load_profile("smoke", overrides={f"switches.{name}": value for name, value in {**AUTHORS, **switches}.items()})
+    run = next(run for run in clean_runs(profile) if run.loss == "mmcl_ssl")
+    schedule = run.schedule.model_copy(update={"epochs": EPOCHS, "global_batch_size": BATCH, "norm_batch_size": BATCH, "warmup_steps": 3})
+    return run.model_copy(update={"schedule": schedule, "evaluations_per_epoch": None, "evaluate_every_steps": 3})
+
+
+def no_outcomes(model: CLIP, step: int, draw: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(5, bool), np.ones(5, bool)
+
+
+def run(work_dir: Path, spec: RunSpec, evaluate: Any = no_outcomes, emit: Any = lambda event, content: None, pairs: Any = None) -> CLIP:
+    work_dir.mkdir(exist_ok=True)
+    model = build_model(spec.model, 0, spec.switches.initialisation)
+    task = Task(spec, "f" * 16, work_dir, pairs or Pairs(), evaluate, np.arange(5) == 0)
+    train(task, model, restored_state(spec), CPU, emit, 0)
+    return model
+
+
+def restored_state(spec: RunSpec) -> bytes | None:
+    """Moments of one earlier step, as pre-training would leave them."""
+    if spec.switches.optimizer_state == "fresh":
+        return None
+    from safetensors.torch import save
+
+    model = build_model(spec.model, 0, spec.switches.initialisation)
+    return save({f"{n}/{k}": v for n, p in model.named_parameters()
+                 for k, v in {"exp_avg": torch.full_like(p, 1e-3), "exp_avg_sq": torch.full_like(p, 1e-5), "step": torch.tensor(40.0)}.items()})  # fmt: skip
+
+
+def reference(spec: RunSpec) -> CLIP:
+    """The authors' loop in the plainest form: one optimizer, one rank, everything in a row."""
+    model = build_model(spec.model, 0, "fp16_rounded")
+    decay = [p for n, p in model.named_parameters() if not any(k in n for k in ("bn", "ln", "bias", "logit_scale"))]
+    rest = [p for n, p in model.named_parameters() if any(k in n for k in ("bn", "ln", "bias", "logit_scale"))]
+    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], lr=1.0, foreach=False, fused=False)
+    for p in model.parameters():
+        optimizer.state[p] = {"exp_avg": torch.full_like(p, 1e-3), "exp_avg_sq": torch.full_like(p, 1e-5), "step": torch.tensor(40.0)}
+    pairs, base, warmup, total = Pairs(), spec.schedule.learning_rate, 3, STEPS_PER_EPOCH * EPOCHS
+    for epoch in range(1, EPOCHS + 1):  # the authors count from 1
+        model.train()
+        for index in range(STEPS_PER_EPOCH):
+            step = STEPS_PER_EPOCH * epoch + index
+            rate = base * (step + 1) / warmup if step < warmup else base / 2 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            images, tokens = pairs.batch(STEPS_PER_EPOCH * (epoch - 1) + index)
+            image = F.normalize(model.visual(normalise(images.flatten(0, 1))), dim=-1)
+            text = model.encode_text(F.pad(tokens.flatten(0, 1), (0, 69)), normalize=True)
+            (i, i2), (t, t2) = image.chunk(2), text.chunk(2)
+            scale, match = model.logit_scale.exp(), torch.arange(BATCH)
+            cross = (F.cross_entropy(scale * i @ t.T, match) + F.cross_entropy(scale * t @ i.T, match)) / 2
+            within = (F.cross_entropy(scale * i @ i2.T, match) + F.cross_entropy(scale * t @ t2.T, match)) / 2
+            optimizer.zero_grad()
+            (cross + within).backward()
+            optimizer.step()
+            model.logit_scale.data.clamp_(0, 4.6052)
+            if index + 1 == 3:  # evaluation in mid-epoch, and no way back to train mode
+                model.eval()
+    return model
+
+
+def assert_equal_models(one: CLIP, other: CLIP, tolerance: float) -> None:
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_training_under_protocol_authors_is_the_reference_loop(tmp_path: Path) -> None:
+    spec = run_spec()
+    assert_equal_models(run(tmp_path / "run", spec), reference(spec), 1e-6)
+
+
+def test_leaving_eval_mode_on_is_what_the_switch_says(tmp_path: Path) -> None:
+    """BatchNorm statistics move at every step under `train`, and stand still after a mid-epoch evaluation under `eval`."""
+    left = run(tmp_path / "eval", run_spec())
+    back = run(tmp_path / "train", run_spec(mode_after_evaluation="train"))
+    name = "bn1.num_batches_tracked"
+    assert dict(left.visual.named_buffers())[name].item() == 6
+    assert dict(back.visual.named_buffers())[name].item() == 8
+
+
+def test_rows_hold_start_every_evaluation_and_the_mean_loss_between_them(tmp_path: Path) -> None:
+    losses: list[float] = []
+    spec = run_spec()
+    original = loop.METRIC_EVERY
+    try:
+        loop.METRIC_EVERY = 1
+        run(tmp_path / "run", spec, emit=lambda event, content: losses.append(content["values"]["loss"]) if "loss" in content["values"] else None)
+    finally:
+        loop.METRIC_EVERY = original
+    rows = [Row.model_validate(record["row"]) for record in pending_rows(tmp_path / "run")]
+    assert [row.step for row in rows] == [0, 3, 4, 7, 8]
+    assert rows[0].train_loss is None
+    assert rows[1].train_loss is not None and rows[1].train_loss["loss"] == pytest.approx(sum(losses[:3]) / 3)
+    assert rows[0].num_correct == 0 and rows[0].attack_success("non_target") == (4, 4) and rows[0].attack_success("all") == (5, 5)
+
+
+def signal_at(step: int) -> Any:
+    def emit(event: str, content: dict[str, Any]) -> None:
+        if "loss" in content["values"] and content["step"] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return emit
+
+
+@pytest.mark.parametrize("step", range(1, STEPS_PER_EPOCH * EPOCHS))
+def test_a_run_stopped_at_any_step_ends_bitwise_like_an_undisturbed_one(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "METRIC_EVERY", 1)
+    spec = run_spec()
+    whole = run(tmp_path / "whole", spec)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", spec, emit=signal_at(step))
+    resumed = run(tmp_path / "parts", spec)
+    assert_equal_models(resumed, whole, 0)
+    for one, other in zip(pending_rows(tmp_path / "parts"), pending_rows(tmp_path / "whole"), strict=True):
+        assert {**one["row"], "seconds": 0} == {**other["row"], "seconds": 0}
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = run_spec()
+    model = build_model(spec.model, 0, "fp32")
+    optimizer = loop.build_optimizer(model, spec.optimizer, "names")
+    checkpoint.save_checkpoint(tmp_path, 1, model, optimizer, {"step": 1})
+    checkpoint.save_checkpoint(tmp_path, 2, model, optimizer, {"step": 2})
+    weights = tmp_path / "checkpoint-2" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert checkpoint.load_checkpoint(tmp_path, model, optimizer) == (1, {"step": 1})
+    assert "checkpoint-2 is damaged" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_with_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = run_spec()
+    monkeypatch.setattr(loop, "training_step", lambda *arguments: {"loss": torch.tensor(math.nan)})
+    model = build_model(spec.model, 0, "fp32")
+    task = Task(spec, "f" * 16, tmp_path, Pairs(), no_outcomes, np.arange(5) == 0)  # type: ignore[arg-type]
+    outcome = train(task, model, None, CPU, lambda event, content: None, 0)
+    assert outcome["status"] == "diverged" and outcome["reason"] == "loss is nan after step 1 of 8"
+    assert [record["row"]["step"] for record in pending_rows(tmp_path)] == [0, 1]

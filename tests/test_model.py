@@ -1,0 +1,104 @@
+"""The dual encoder: open_clip's classes, exact trimming, parameter groups, BatchNorm groups, the clamp."""
+
+import math
+
+import pytest
+import torch
+from open_clip import create_model
+from open_clip.model import CLIP
+
+from repro.data.tokens import tokenize, trim
+from repro.spec import ModelSpec, load_profile
+from repro.train.model import PairEncoder, build_model, build_optimizer, clamp_logit_scale, encode_text, has_weight_decay
+
+CAPTIONS = ["a photo of a banana.", "x", "the quick brown fox jumps over the lazy dog, again and again", "a " * 200]
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    return load_profile("smoke").pretrain.model
+
+
+@pytest.fixture
+def model(spec: ModelSpec) -> CLIP:
+    return build_model(spec, 0, "fp32")
+
+
+def images(count: int, size: int = 32) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.slow
+def test_paper_model_is_rn50_quickgelu() -> None:
+    """Same parameter names, shapes and count as open_clip's RN50-quickgelu; 102,007,137 parameters (38,316,896 visual)."""
+    ours = build_model(load_profile("paper").pretrain.model, 0, "fp32")
+    theirs = create_model("RN50-quickgelu", pretrained=None)
+    assert {n: p.shape for n, p in ours.named_parameters()} == {n: p.shape for n, p in theirs.named_parameters()}
+    assert sum(p.numel() for p in ours.parameters()) == 102_007_137
+    assert sum(p.numel() for p in ours.visual.parameters()) == 38_316_896
+    tokens = tokenize(CAPTIONS, "keep_eot").long()
+    ours.load_state_dict(theirs.state_dict())
+    with torch.no_grad():
+        expected = theirs.eval().encode_text(tokens, normalize=True)
+        torch.testing.assert_close(encode_text(ours.eval(), tokens), expected, rtol=0, atol=0)
+        gelu = create_model("RN50", pretrained=None)
+        gelu.load_state_dict(theirs.state_dict())
+        assert (gelu.eval().encode_text(tokens, normalize=True) - expected).abs().max() > 1e-3  # loads, and is another model
+
+
+def test_initialisation_follows_the_seed_and_leaves_the_global_generator_alone(spec: ModelSpec) -> None:
+    before = torch.random.get_rng_state()
+    one, same, other = (build_model(spec, seed, "fp32").token_embedding.weight for seed in (3, 3, 4))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_rounded_initialisation_survives_a_trip_through_float16(spec: ModelSpec) -> None:
+    rounded = build_model(spec, 0, "fp16_rounded")
+    assert all(torch.equal(p, p.half().float()) for p in rounded.parameters())
+    assert not torch.equal(build_model(spec, 0, "fp32").token_embedding.weight, rounded.token_embedding.weight)
+
+
+def test_trimmed_text_encoding_equals_open_clips(model: CLIP) -> None:
+    tokens = tokenize(CAPTIONS[:3], "keep_eot").long()
+    assert trim(tokens).shape[1] < 20
+    with torch.no_grad():
+        torch.testing.assert_close(encode_text(model, trim(tokens)), model.encode_text(tokens, normalize=True), rtol=0, atol=1e-6)
+
+
+def test_weight_decay_rules_differ_on_embeddings_of_names_and_on_the_shortcut_gain(model: CLIP) -> None:
+    """The authors' names miss `downsample.1.weight`, a BatchNorm gain of one dimension."""
+    by_names = {n for n, p in model.named_parameters() if has_weight_decay(n, p, "names")}
+    by_ndim = {n for n, p in model.named_parameters() if has_weight_decay(n, p, "ndim")}
+    assert by_names - by_ndim == {f"visual.layer{i}.0.downsample.1.weight" for i in (1, 2, 3, 4)}
+    assert by_ndim <= by_names
+    assert "logit_scale" not in by_names and "positional_embedding" in by_names
+
+
+def test_optimizer_holds_every_parameter_once(model: CLIP) -> None:
+    groups = build_optimizer(model, load_profile("smoke").pretrain.optimizer, "names").param_groups
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.1]
+
+
+@pytest.mark.parametrize(("value", "expected"), [(-1.0, 0.0), (3.0, 3.0), (9.0, math.log(100))])
+def test_logit_scale_is_clamped(model: CLIP, value: float, expected: float) -> None:
+    with torch.no_grad():
+        model.logit_scale.fill_(value)
+    clamp_logit_scale(model)
+    assert model.logit_scale.item() == pytest.approx(expected)
+
+
+def test_batchnorm_sees_clean_and_augmented_views_of_its_group_together(spec: ModelSpec) -> None:
+    """Two groups give the features of two separate passes over [clean, augmented], and keep the first's statistics."""
+    grouped, single = build_model(spec, 0, "fp32"), build_model(spec, 0, "fp32")
+    pixels = torch.stack([images(8), images(8).flip(-1)])  # (2, 8, 3, 32, 32)
+    tokens = trim(tokenize(["a", "b c"] * 4, "keep_eot").long()).expand(2, -1, -1)
+    together, _, _ = PairEncoder(grouped, 2)(pixels, tokens)
+    first, _, _ = PairEncoder(single, 1)(pixels[:, :4], tokens[:, :4])
+    statistics = {n: b.clone() for n, b in single.named_buffers() if "running" in n}
+    second, _, _ = PairEncoder(single, 1)(pixels[:, 4:], tokens[:, 4:])
+    torch.testing.assert_close(together, torch.cat([first, second], dim=1), rtol=0, atol=1e-6)
+    for name, buffer in grouped.named_buffers():
+        if "running" in name:
+            torch.testing.assert_close(buffer, statistics[name])
