@@ -446,8 +446,8 @@ def load_profile(name: str, specs: Path = SPECS, overrides: dict[str, Any] | Non
     a profile. Raises SpecError with every problem of the first bad file.
     """
     folder = specs / name
-    if not folder.is_dir():
-        known = sorted(p.name for p in specs.iterdir() if (p / "data.yaml").is_file()) if specs.is_dir() else []
+    known = sorted(p.name for p in specs.iterdir() if (p / "data.yaml").is_file()) if specs.is_dir() else []
+    if name not in known:
         raise SpecError(f"profile: {name!r} (allowed: {', '.join(known) or 'none found in ' + str(specs)})")
     protocol = _check(Protocol, read_yaml(folder / "protocol.yaml"), folder / "protocol.yaml")
     protocol_path = specs / "protocols" / f"{protocol.protocol}.yaml"

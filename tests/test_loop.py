@@ -71,7 +71,7 @@ def restored_state(spec: RunSpec) -> bytes | None:
 
     model = build_model(spec.model, 0, spec.switches.initialisation)
     return save({f"{n}/{k}": v for n, p in model.named_parameters()
-                 for k, v in {"exp_avg": torch.full_like(p, 1e-3), "exp_avg_sq": torch.full_like(p, 1e-5), "step": torch.tensor(40.0)}.items()})  # fmt: skip
+                 for k, v in {"exp_avg": torch.full(p.shape, 1e-3), "exp_avg_sq": torch.full(p.shape, 1e-5), "step": torch.tensor(40.0)}.items()})  # fmt: skip
 
 
 def reference(spec: RunSpec) -> CLIP:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,10 +40,11 @@ STYLES = {
     "streamline": Style("@iconify-json/streamline-emojis", "streamline", "Streamline"),
 }
 
-LEFT_OUT = set(
-    "family keycap time geometric alphanum skin-tone hair-style country-flag subdivision-flag flag arrow warning zodiac "
-    "av-symbol religion math punctuation gender currency transport-sign".split()
-)
+LEFT_OUT = {
+    *("family", "keycap", "time", "geometric", "alphanum", "skin-tone", "hair-style", "country-flag", "subdivision-flag"),
+    *("flag", "arrow", "warning", "zodiac", "av-symbol", "religion", "math", "punctuation", "gender", "currency"),
+    "transport-sign",
+}
 """CLDR subgroups whose signs all vendors draw alike."""
 MIN_FAMILIES = 2
 """A concept that fewer vendors draw cannot be both trained and tested."""
@@ -196,7 +197,7 @@ def _drawings(style: str, icons: _Icons, names: Mapping[str, str], concepts: Map
         find = _finder(style, names)
         for name in [*icons.bodies, *(alias for alias, _ in icons.plain_aliases())]:
             found = find(name)
-            if found in concepts and (icon := icons.resolve(name)):
+            if found and found in concepts and (icon := icons.resolve(name)):
                 candidates.setdefault(found, icon)
     seen: set[str] = set()
     for code, icon in sorted(candidates.items()):
@@ -211,7 +212,7 @@ def _drawings(style: str, icons: _Icons, names: Mapping[str, str], concepts: Map
                     yield icons.drawing(concepts[code], style, other)
 
 
-def _finder(style: str, names: Mapping[str, str]) -> Any:
+def _finder(style: str, names: Mapping[str, str]) -> Callable[[str], str | None]:
     """Function from an icon's name to a code point or None, for sets that give names only."""
     if style == "fxemoji":  # writes names without separators and with colour words
         squashed = {slug.replace("-", ""): code for slug, code in names.items()}

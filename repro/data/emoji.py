@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from repro.data.drawings import STYLES, Drawing, class_names, find_drawings
 from repro.data.images import content_hash, encode_png
 from repro.data.keyed import keyed_rng, keyed_subset
 from repro.data.packages import NPM_DIR, PACKAGES, Tarball, load_packages, read_synonyms
-from repro.data.shards import ShardWriter, pair_key, write_store
+from repro.data.shards import NO_LABEL, ShardWriter, pair_key, write_store
 from repro.spec import EmojiSource, Profile, SpecError, classnames_file, load_classnames
 
 CAPTIONS = ("{}", "a picture of a {}", "a drawing of a {}", "an icon of a {}", "a small picture of a {}", "the {}")
@@ -135,11 +135,11 @@ def rasterise(drawings: Sequence[Drawing], size: int) -> tuple[list[Picture], li
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # Spawned, not forked: the progress bar runs a thread.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        files = pool.map(partial(_rasterise_one, size=size), drawings, chunksize=32)
+        files: Iterable[Any] = pool.map(partial(_rasterise_one, size=size), drawings, chunksize=32)
         if console.is_terminal:
             files = track(files, "rasterising", total=len(drawings), console=console)
         results = list(files)
-    console.print(f"rasterised {len(drawings)} drawings in {time.monotonic() - started:.0f} s on {workers} cores")
+    console.print(f"rasterised {len(drawings)} drawings in {time.monotonic() - started:.0f} s, {workers} at a time")
     pictures = [Picture(drawing, *result) for drawing, result in zip(drawings, results, strict=True) if result]
     return pictures, [drawing for drawing, result in zip(drawings, results, strict=True) if result is None]
 
@@ -166,13 +166,14 @@ def nearest_neighbour_accuracy(training: Sequence[Picture], held_out: Sequence[P
 
     def thumbnails(pictures: Sequence[Picture]) -> NDArray[np.float32]:  # (N, 768), centred, of length 1
         small = [Image.fromarray(picture.pixels).resize((16, 16), Image.Resampling.BOX) for picture in pictures]
-        values = np.stack([np.asarray(image, dtype=np.float32).ravel() for image in small])
+        values: NDArray[np.float32] = np.stack([np.asarray(image, dtype=np.float32).ravel() for image in small])
         values -= values.mean(axis=1, keepdims=True)
-        return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
+        values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
+        return values
 
     nearest = (thumbnails(held_out) @ thumbnails(training).T).argmax(axis=1)
     hits = [training[j].drawing.concept == picture.drawing.concept for j, picture in zip(nearest, held_out, strict=True)]
-    return sum(hits) / len(hits)
+    return float(np.mean(hits))
 
 
 def _count(drawings: Sequence[Drawing], blank: Sequence[Drawing], family: str, held_out: bool, duplicate: int) -> dict[str, Any]:
@@ -192,8 +193,8 @@ def _count(drawings: Sequence[Drawing], blank: Sequence[Drawing], family: str, h
 def _write_store(folder: Path, pictures: Sequence[Picture], captions: Sequence[str], labels: Sequence[int] | None) -> None:
     folder.mkdir(parents=True)
     writer = ShardWriter(folder)
-    for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        writer.add(picture.png, "png", caption, **({"label": labels[i]} if labels else {}))
+    for picture, caption, label in zip(pictures, captions, labels or [NO_LABEL] * len(pictures), strict=True):
+        writer.add(picture.png, "png", caption, label)
     write_store(folder, *writer.close())
 
 

@@ -40,7 +40,7 @@ def build_external(profile: Profile, out: Path) -> None:
         # One order for all slots: where cc3m and cc6m are one folder, the smaller is nested in the larger.
         rows = keyed_subset([key.tobytes() for key in index.keys], count, "slot")
         (out / slot).mkdir()
-        here = [shard._replace(path=os.path.relpath(folder / shard.path, out / slot)) for shard in shards]
+        here = [dataclasses.replace(shard, path=os.path.relpath(folder / shard.path, out / slot)) for shard in shards]
         write_store(out / slot, index.take(rows), here)
         sources[slot], used[slot] = dataclasses.asdict(accounting), len(rows)
     sources["evaluation"] = _build_evaluation(Path(source.evaluation), load_classnames(profile), out, source.max_drop_fraction)

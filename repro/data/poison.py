@@ -65,7 +65,7 @@ def build_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) 
     if profile.switches.cleaning_pairs == "held_out":
         train = np.setdiff1d(train, np.concatenate(list(cleaning.values())))
     write_store(out, overlay, [*source.overlay_shards(out), *shards])
-    np.savez(out / "rows.npz", train=train, poisoned=poisoned, **cleaning)  # type: ignore[arg-type]
+    np.savez(out / "rows.npz", train=train, poisoned=poisoned, **cleaning)  # type: ignore[arg-type]  # as in write_store
     (out / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in manifest), encoding="utf-8")
     accounting = {
         "pairs": len(source),
@@ -94,12 +94,15 @@ def choose_poisoned(profile: Profile, dataset: Dataset, keys: Sequence[bytes], n
             f"data.yaml: poison.num_poisoned.{dataset}: {wanted} (allowed: 1 to {len(eligible)}, the pairs of {len(keys)} "
             f"that {poison.mode} can poison for {poison.target_class!r})"
         )
-    return eligible[keyed_subset([keys[i] for i in eligible], wanted, "poison", poison.seed)]
+    return eligible[keyed_subset([keys[i] for i in eligible.tolist()], wanted, "poison", poison.seed)]
 
 
 def choose_cleaning(profile: Profile, index: Index, keys: Sequence[bytes], poisoned: Rows) -> tuple[dict[str, Rows], int]:
-    """Cleaning subsets by name, rows ascending, the smaller nested in the larger; and how many rows were passed over because
-    they hold a copy of an image that was poisoned elsewhere (a cleaning set that knows the originals would be too kind)."""
+    """Cleaning subsets by name, rows ascending, the smaller nested in the larger; and how many rows were passed over.
+
+    Passed over are unpoisoned rows that hold the same image as a poisoned one: a cleaning set that knows the originals would
+    be too kind.
+    """
     images = _hashes(index.image_hashes)
     copies = np.setdiff1d(np.flatnonzero(np.isin(images, images[poisoned])), poisoned)
     clean = np.setdiff1d(np.arange(len(index)), np.concatenate([poisoned, copies]))
@@ -120,7 +123,7 @@ def caption_writer(profile: Profile) -> Callable[[bytes, str], str]:
     from open_clip import OPENAI_IMAGENET_TEMPLATES as templates  # brings torch with it; the other captions need none
 
     def from_template(key: bytes, caption: str) -> str:
-        filled: str = templates[keyed_rng("caption", poison.seed, key).integers(len(templates))](poison.target_class)
+        filled: str = templates[int(keyed_rng("caption", poison.seed, key).integers(len(templates)))](poison.target_class)
         return filled
 
     return from_template

@@ -20,7 +20,7 @@ import os
 import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -61,7 +61,8 @@ class Captions(Sequence[str]):
         return self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes().decode()
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """One tar file: path relative to the store, size in bytes, SHA-256 in hex, rows it contributes."""
 
     path: str
@@ -131,8 +132,8 @@ def pair_key(image_hash: bytes, caption: str) -> bytes:
 
 def write_store(folder: Path, index: Index, shards: Sequence[Shard]) -> None:
     """Write index.npz and shards.json."""
-    np.savez(folder / "index.npz", **index.arrays())
-    content = [shard._asdict() for shard in shards]
+    np.savez(folder / "index.npz", **index.arrays())  # type: ignore[arg-type]  # numpy's stub takes them for its option
+    content = [asdict(shard) for shard in shards]
     (folder / "shards.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -162,9 +163,9 @@ class ShardWriter:
             self._finish()
         if self._tar is None:
             self._path = self.folder / f"{self.prefix}{len(self.shards):05d}.tar"
-            self._tar = tarfile.open(self._path, "w", format=tarfile.USTAR_FORMAT)
+            self._tar = tarfile.open(self._path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
             self._begun = len(self.rows)
-        # Numbered, for a pair may be in a store of duplicates twice; the key makes the name readable elsewhere.
+        # Numbered, because an evaluation set may hold a pair twice.
         name = f"{len(self.rows):07d}-{key.hex()}"
         offset = self._member(f"{name}.{suffix}", image)
         self._member(f"{name}.txt", caption.encode())
@@ -239,7 +240,8 @@ class PairStore:
 
     def image_bytes(self, i: int) -> bytes:
         """The image file of row `i`; StoreError if its shard is shorter than the index says."""
-        path = self.folder / self.shards[self.index.shard[i]].path
+        # Joined as names, not as folders: `poisoned/` may be a link to another disk, and `..` would leave it there.
+        path = os.path.normpath(self.folder / self.shards[self.index.shard[i]].path)
         size = int(self.index.size[i])
         # Opened per read: thousands of shards would exceed a process's limit of open files, and it costs microseconds.
         descriptor = os.open(path, os.O_RDONLY)
@@ -295,4 +297,4 @@ class PairStore:
 
     def overlay_shards(self, folder: Path) -> list[Shard]:
         """This store's shards as a store in `folder` names them."""
-        return [shard._replace(path=os.path.relpath(self.folder / shard.path, folder)) for shard in self.shards]
+        return [replace(shard, path=os.path.relpath(self.folder / shard.path, folder)) for shard in self.shards]

@@ -127,7 +127,7 @@ def _index_shard(path: Path) -> tuple[Index, Counter[str], Counter[str]]:
 def _members(path: Path, faults: Counter[str]) -> Iterator[tarfile.TarInfo]:
     """Plain files of an uncompressed tar that lie wholly inside it; all else is counted in `faults`."""
     try:
-        archive = tarfile.open(path, "r:")
+        archive = tarfile.open(path, "r:")  # noqa: SIM115
     except (tarfile.TarError, OSError):
         faults["not_a_tar"] += 1
         return

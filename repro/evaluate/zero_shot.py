@@ -98,7 +98,7 @@ class EvaluationSet:
 @torch.inference_mode()
 def predict(model: CLIP, images: NDArray[np.uint8], classifier: Float[Tensor, "D C"], device: torch.device) -> NDArray[np.int64]:
     """Class of the highest cosine similarity for (n, H, W, 3) images; the lowest class number wins a tie."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(device)
+    pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(device)  # a copy: memory maps are read-only
     similarity = model.encode_image(normalise(pixels), normalize=True) @ classifier  # (n, C)
     return similarity.float().cpu().numpy().argmax(axis=1)
 

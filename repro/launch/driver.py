@@ -124,7 +124,8 @@ def _drive(slots: list[_Queue], due: list[Run], results: Path, worker: str, boar
 
 def _settle(slot: _Queue) -> None:
     """After a pack process ended: give runs without a record another pack, or record them as failed."""
-    assert slot.pack is not None and slot.process is not None
+    assert slot.pack is not None
+    assert slot.process is not None
     missing = [run for run in slot.pack.runs if run.finished() is None]
     slot.tries.update(run.fingerprint for run in missing)
     again = tuple(run for run in missing if slot.tries[run.fingerprint] < PACK_TRIES)
@@ -146,6 +147,7 @@ def _start(pack: Pack, worker: str) -> subprocess.Popen[bytes]:
     replace_file(path, json.dumps(content, indent=1).encode())
     environment = os.environ | {
         PARENT: str(os.getpid()), "CUDA_VISIBLE_DEVICES": ",".join(pack.slot.devices), "OMP_NUM_THREADS": str(pack.slot.threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin at barriers slow a shared machine down tenfold
     }  # fmt: skip
     with pack_log(pack).open("ab") as log:
         # Its own process group: Ctrl-C in the terminal reaches the driver alone, which then stops the packs in order.

@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class Run:
         """The run's record from the worker's `outcome.json`; whatever a dead worker could not tell is zero."""
         commit, dirty = commit_state()
         told: dict[str, Any] = {
-            "reason": "", "ranks": 1, "threads": 1, "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "reason": "", "ranks": 1, "threads": 1, "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": 0.0, "train_seconds": 0.0, "evaluate_seconds": 0.0, "data_wait_seconds": 0.0,
             "peak_memory_bytes": 0, "num_samples": 0, "attempts": 1,
         }  # fmt: skip
@@ -95,7 +95,7 @@ def identify(spec: RunSpec, inputs: dict[str, Path], code: str) -> Run:
         if not path.exists():
             raise LaunchError(f"{path}: missing; it is the input `{name}` of {spec.stage} {spec.cell}. Run the stage that makes it first.")
         hashed[name] = {"path": path.as_posix(), "hash": content_hash(path)}
-    computed = spec.model_dump(mode="json", exclude=METRIC_FIELDS)  # type: ignore[arg-type]
+    computed = spec.model_dump(mode="json", exclude=METRIC_FIELDS)
     content = {"spec": computed, "inputs": {name: item["hash"] for name, item in hashed.items()}, "code": code}
     return Run(spec, digest(content), hashed, code)
 

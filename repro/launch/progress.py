@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -76,7 +76,7 @@ class Board:
         return f"about {elapsed * (total - done) / gained / 60:.1f} min left"
 
 
-def read_status(run: Run) -> dict[str, object]:
+def read_status(run: Run) -> dict[str, Any]:
     """The worker's `status.json`, or nothing while there is none."""
     try:
         return dict(json.loads((run.work_dir / "status.json").read_bytes()))
@@ -89,5 +89,4 @@ def fraction(run: Run) -> float:
     if (run.work_dir / "record.json").exists():
         return 1.0
     status = read_status(run)
-    step, steps = status.get("step"), status.get("total_steps")
-    return step / steps if isinstance(step, int) and isinstance(steps, int) and steps else 0.0
+    return float(status["step"] / status["total_steps"]) if status.get("total_steps") else 0.0

@@ -75,7 +75,7 @@ def whole_slot(run: Run) -> Slot:
     """The whole machine for one pre-training, with as many ranks as its batch can be split into."""
     found = devices()
     schedule = run.spec.schedule
-    wanted = count_from_environment("REPRO_RANKS", len(found) or 1)
+    wanted = count_from_environment("REPRO_RANKS", len(found) or cores())
     groups = schedule.global_batch_size // schedule.norm_batch_size
     ranks = max(ranks for ranks in range(1, groups + 1) if groups % ranks == 0 and ranks <= wanted)
     return Slot(tuple(found), ranks, max(1, cores() // ranks))
@@ -90,15 +90,18 @@ def cost(run: Run) -> float:
 def queues(runs: list[Run]) -> list[list[Pack]]:
     """Packs in the order of their start, one list per slot.
 
-    Cleaning runs go to the slot with the least to do, longest first; pre-training runs take the whole machine.
+    Short runs go to the slot with the least to do, longest first. A pre-training takes the whole machine, unless there
+    are no GPUs and as many pre-trainings as cores: then one core each is faster than all cores for one.
     """
-    pretraining = [run for run in runs if run.spec.stage == "pretrain"]
-    cleaning = [run for run in runs if run.spec.stage == "clean"]
-    slots = single_slots()[: len(cleaning)]
+    alone = [run for run in runs if run.spec.stage == "pretrain"]
+    if not devices() and len(alone) >= cores():
+        alone = []
+    shared = [run for run in runs if run not in alone]
+    slots = single_slots()[: len(shared)]
     shares: list[list[Run]] = [[] for _ in slots]
-    for run in sorted(cleaning, key=cost, reverse=True):
+    for run in sorted(shared, key=cost, reverse=True):
         min(shares, key=lambda mine: sum(map(cost, mine))).append(run)
-    result = [_packs(pretraining, [whole_slot(run) for run in pretraining])] if pretraining else []
+    result = [_packs(alone, [whole_slot(run) for run in alone])] if alone else []
     return result + [_packs(share, [slot] * len(share)) for share, slot in zip(shares, slots, strict=True)]
 
 

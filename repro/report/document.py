@@ -19,8 +19,8 @@ from repro.spec import SPECS
 SCHEMA = 1
 
 
-def build_document(study: Study, claims: Claims, context: dict[str, Any]) -> dict[str, Any]:
-    """Assemble report.json. `context` holds what is not in the ledger: accounting, deviations, gallery."""
+def build_document(study: Study, claims: Claims) -> dict[str, Any]:
+    """Assemble report.json from the ledger and the claims file; the caller adds `context`, which holds no results."""
     settings = study.settings
     commits = Counter(run.record.commit for run in study.runs if run.record.commit)
     return {
@@ -32,7 +32,7 @@ def build_document(study: Study, claims: Claims, context: dict[str, Any]) -> dic
         "commits": sorted(commits),
         "settings": {
             "asr_cap": settings.cap, "confidence": settings.confidence, "asr_denominator": settings.denominator,
-            "cleaned_model": settings.cleaned_model, "seeds": list(settings.seeds), "attack_taken": claims.attack_taken,
+            "seeds": list(settings.seeds), "attack_taken": claims.attack_taken,
         },
         "paper": {"title": claims.paper.title, "reference": claims.paper.reference, "url": claims.paper.url,
                   "table1": paper_values(claims)},
@@ -50,7 +50,6 @@ def build_document(study: Study, claims: Claims, context: dict[str, Any]) -> dic
         "notices": list(study.notices),
         "authors_files": list(study.files),
         "compute": _compute(study),
-        **context,
         "sources": {"ledger": study.ledger_hash, "claims": file_hash(SPECS / "claims.yaml")},
     }  # fmt: skip
 
@@ -72,6 +71,14 @@ def finite(content: Any) -> Any:
     if isinstance(content, (list, tuple)):
         return [finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def lookup(document: dict[str, Any], path: str) -> Any:
+    """The value at a path such as `tables/table1/rows/0/clean_accuracy/reproduced`."""
+    node: Any = document
+    for part in path.split("/"):
+        node = node[int(part)] if isinstance(node, list) else node[part]
+    return node
 
 
 def _figure(study: Study, claims: Claims, name: str) -> dict[str, Any]:

@@ -221,3 +221,9 @@ def _percent(axes: Any) -> None:
 
 def _same(panel: dict[str, Any], point: dict[str, Any]) -> bool:
     return all(panel[key] == point[key] for key in ("dataset", "clean_size", "pretrain_objective"))
+
+
+def all_figures(document: dict[str, Any]) -> dict[str, Figure]:
+    """Every figure of the report by name."""
+    drawings = {name: scatter(document, name) for name in document["figures"]}
+    return drawings | {"sweep": sweep(document), "budgets": budgets(document), "trajectories": trajectories(document)}

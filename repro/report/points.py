@@ -93,7 +93,6 @@ class Settings:
     """A model counts as cleaned at an ASR of at most this."""
     confidence: float
     denominator: Literal["all", "non_target"]
-    cleaned_model: str | int
     seeds: tuple[int, ...]
     """The first one fills the tables; the others show the spread between seeds."""
 
@@ -103,7 +102,7 @@ class Settings:
         return cls(
             name=profile.name, protocol=profile.protocol, stand_in=profile.data.stand_in, cap=profile.evaluate.asr_cap,
             confidence=profile.evaluate.confidence, denominator=profile.switches.asr_denominator,
-            cleaned_model=profile.switches.cleaned_model, seeds=tuple(profile.pretrain.seeds),
+            seeds=tuple(profile.pretrain.seeds),
         )  # fmt: skip
 
 
@@ -152,14 +151,10 @@ class Study:
 
     def start(self, dataset: Dataset, objective: Objective, seed: int) -> Point | None:
         """The model that is cleaned: as the pre-training run left it, or else the first row of a cleaning run."""
-        chosen = self.settings.cleaned_model
         for run in self.runs:
             spec = run.record.spec
             if (spec.stage, spec.dataset, spec.pretrain_objective, spec.seed) == ("pretrain", dataset, objective, seed) and run.rows:
-                points = run.points(self.settings.denominator)
-                matching = points[-1:] if chosen == "final" else [point for point in points if point.epoch == chosen]
-                if matching:
-                    return matching[0]
+                return run.points(self.settings.denominator)[-1]
         starts = (p for p in self._cleaning_points if (p.dataset, p.objective, p.seed, p.step) == (dataset, objective, seed, 0))
         return next(starts, None)
 

@@ -16,7 +16,7 @@ from sacred.serializer import flatten
 from repro.ledger import replace_file
 
 
-class FileObserver(FileStorageObserver):  # type: ignore[misc]
+class FileObserver(FileStorageObserver):
     """The record on disk, `<basedir>/<number>/`: whole files, replaced in one step, kept through a full disk.
 
     Later events write every file anew, so a call that failed for want of space is made up for by the next one.
@@ -25,7 +25,7 @@ class FileObserver(FileStorageObserver):  # type: ignore[misc]
     def save_json(self, obj: Any, filename: str) -> None:
         """Replace one JSON file of the record."""
         content = json.dumps(flatten(obj), sort_keys=True, indent=2).encode()
-        self._try(filename, lambda: replace_file(Path(self.dir) / filename, content))
+        self._try(filename, lambda: replace_file(Path(str(self.dir)) / filename, content))
 
     def save_cout(self) -> None:
         """Append what was printed since the last call."""

@@ -142,7 +142,7 @@ def record_run(run: Run, start: dict[str, Any], torchrun: Torchrun) -> tuple[str
     versions = environment()
     for library in LIBRARIES:
         if library in versions:
-            experiment.add_package_dependency(library, versions[library])
+            experiment.add_package_dependency(library, versions[library].split("+")[0])  # Sacred knows no local versions
 
     @experiment.main  # type: ignore[untyped-decorator]
     def follow(_run: Any) -> dict[str, Any]:
@@ -157,8 +157,8 @@ def record_run(run: Run, start: dict[str, Any], torchrun: Torchrun) -> tuple[str
         raise RunFailed(torchrun.reason())
 
     commit, dirty = commit_state()
-    resumed = _read(run.work_dir / "sacred.json")
-    info = {"environment": versions, "commit": commit, "dirty": dirty, "start_step": start.get("step", 0), "resumes": resumed.get("record")}
+    resumed = _read(run.work_dir / "sacred.json").get("record")
+    info = {"environment": versions, "commit": commit, "dirty": dirty, "start_step": start.get("step", 0), "resumes": resumed}
     try:
         experiment.run(info=info, meta_info={"record": uuid.uuid4().hex}, options={"--beat-interval": BEAT_SECONDS, "--loglevel": "ERROR"})
         reason = ""
@@ -201,7 +201,8 @@ def _locked(run: Run) -> Iterator[None]:
 
 def _lines(process: subprocess.Popen[bytes]) -> Iterator[tuple[bool, str]]:
     """Lines of both outputs as they come: (from standard error, text)."""
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     with selectors.DefaultSelector() as selector:
         for stream, is_error in ((process.stdout, False), (process.stderr, True)):
             selector.register(stream, selectors.EVENT_READ, is_error)

@@ -214,7 +214,7 @@ def _evaluate(task: Task, model: CLIP, progress: Progress, rate: float, emit: Em
         epoch=progress.step / task.pairs.steps_per_epoch, step=progress.step, num_images=len(correct),
         num_correct=int(correct.sum()), num_attacked=int(attacked.sum()), num_target=int(is_target.sum()),
         num_target_attacked=int((attacked & is_target).sum()), train_loss=losses,
-        logit_scale=float(model.logit_scale.exp()), step_learning_rate=rate, seconds=progress.seconds,
+        logit_scale=model.logit_scale.exp().item(), step_learning_rate=rate, seconds=progress.seconds,
     )  # fmt: skip
     if distributed.rank() == 0:
         append_row(task.work_dir, row, correct, attacked, is_target)

@@ -1,0 +1,117 @@
+"use strict";
+// Figures 1-3: the mark under the pointer or the arrow keys, filters by loss and seed, and a movable ASR cap.
+const data = JSON.parse(document.getElementById("points").textContent);
+const names = { mmcl: "MMCL", ssl: "SSL", mmcl_ssl: "MMCL + SSL" };
+const percent = value => (100 * value).toFixed(2);
+const shown = { loss: new Set(Object.keys(names)), seed: "all", cap: data.cap };
+
+function wilson(share, total) {
+  const z = 1.959964, c = z * z / total, centre = (share + c / 2) / (1 + c);
+  const half = z / (1 + c) * Math.sqrt(share * (1 - share) / total + c / (4 * total));
+  return `${percent(Math.max(0, centre - half))} to ${percent(Math.min(1, centre + half))}`;
+}
+
+const visible = p => shown.loss.has(p[1]) && (shown.seed === "all" || p[2] === null || String(p[2]) === shown.seed);
+
+function lines(p) {
+  const [, loss, seed, rate, epoch, accuracy, asr, images, attackable, run] = p;
+  return [
+    `finetuned with ${names[loss]}` + (rate === null ? " (authors’ point)" : `, learning rate ${rate}`),
+    `accuracy ${percent(accuracy)}% (${wilson(accuracy, images)})`,
+    `ASR ${percent(asr)}% (${wilson(asr, attackable)})`,
+    ...(epoch === null ? [] : [`epoch ${epoch.toFixed(2)}, seed ${seed}`]),
+    ...(run < 0 ? [] : [data.runs[run]]),
+  ];
+}
+
+function attach(figure) {
+  const { layout, points } = data.figures[figure.dataset.figure];
+  const drawing = figure.querySelector(".drawing"), svg = drawing.querySelector("svg");
+  const tip = Object.assign(document.createElement("div"), { className: "tip", hidden: true });
+  const dot = Object.assign(document.createElement("div"), { className: "dot", hidden: true });
+  const live = Object.assign(document.createElement("p"), { className: "soft" });
+  live.setAttribute("aria-live", "polite");
+  drawing.append(dot, tip);
+  figure.append(live);
+  const place = p => {  // position of a point in the drawing's own units
+    const [x0, y0, x1, y1, left, right, bottom, top] = layout.axes[p[0]];
+    return [x0 + (p[6] - left) / (right - left) * (x1 - x0), y1 - (p[5] - bottom) / (top - bottom) * (y1 - y0)];
+  };
+  const places = points.map(place);
+  let current = -1;
+
+  function show(index) {
+    current = index;
+    tip.hidden = dot.hidden = index < 0;
+    if (index < 0) return;
+    const scale = svg.clientWidth / layout.width, [x, y] = places[index].map(v => v * scale);
+    tip.replaceChildren(...lines(points[index]).map(text => Object.assign(document.createElement("div"), { textContent: text })));
+    dot.style.left = `${x}px`;
+    dot.style.top = `${y}px`;
+    tip.style.left = `${Math.max(0, Math.min(x + 12, svg.clientWidth - tip.offsetWidth))}px`;
+    tip.style.top = `${y + 12}px`;
+  }
+
+  drawing.addEventListener("pointermove", event => {
+    const box = svg.getBoundingClientRect(), scale = layout.width / box.width;
+    const x = (event.clientX - box.left) * scale, y = (event.clientY - box.top) * scale;
+    let nearest = -1, best = 144;  // within 12 units
+    for (let i = 0; i < points.length; i++) {
+      const d = (places[i][0] - x) ** 2 + (places[i][1] - y) ** 2;
+      if (d < best && visible(points[i])) [nearest, best] = [i, d];
+    }
+    if (nearest !== current) show(nearest);
+  });
+  drawing.addEventListener("pointerleave", () => show(-1));
+  drawing.tabIndex = 0;
+  drawing.setAttribute("role", "group");
+  drawing.addEventListener("keydown", event => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (event.key === "Escape") show(-1);
+    if (!step || !points.length) return;
+    event.preventDefault();
+    let next = current;
+    for (let tries = 0; tries < points.length; tries++) {
+      next = (next + step + points.length) % points.length;
+      if (visible(points[next])) { show(next); live.textContent = lines(points[next]).join("; "); return; }
+    }
+  });
+
+  return () => {
+    show(-1);
+    for (const group of figure.querySelectorAll(`g[id^="${figure.dataset.figure}-"]`)) {
+      const [, , source, loss, seed] = group.id.split("-");
+      if (!(loss in names)) continue;
+      group.style.display = shown.loss.has(loss) && (shown.seed === "all" || seed === "x" || seed === shown.seed) ? "" : "none";
+    }
+    layout.axes.forEach(([x0, , x1, , left, right], panel) => {
+      const line = document.getElementById(`${figure.dataset.figure}-${panel}-cap`);
+      line.setAttribute("transform", `translate(${(shown.cap - data.cap) / (right - left) * (x1 - x0)} 0)`);
+    });
+    const texts = layout.axes.map((_, panel) => {
+      const best = {};
+      for (const p of points) {
+        if (p[0] === panel && p[6] <= shown.cap && visible(p) && p[3] !== null && !(best[p[1]]?.[5] >= p[5])) best[p[1]] = p;
+      }
+      const found = Object.entries(best).map(([loss, p]) => `${names[loss]} ${percent(p[5])}%`);
+      return `panel ${panel + 1}: ${found.length ? found.join(", ") : "none"}`;
+    });
+    live.textContent = `Best accuracy at ASR ≤ ${percent(shown.cap)}% – ${texts.join("; ")}.`;
+  };
+}
+
+const updates = Array.from(document.querySelectorAll("figure[data-figure]"), attach);
+const refresh = () => updates.forEach(update => update());
+const controls = document.getElementById("controls");
+controls.hidden = false;
+controls.addEventListener("input", event => {
+  const input = event.target;
+  if (input.name === "loss") shown.loss[input.checked ? "add" : "delete"](input.value);
+  if (input.name === "seed") shown.seed = input.value;
+  if (input.name === "cap") {
+    shown.cap = Number(input.value) / 100;
+    controls.querySelector("output").value = `${Number(input.value).toFixed(1)}%`;
+  }
+  refresh();
+});
+refresh();

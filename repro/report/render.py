@@ -1,0 +1,162 @@
+"""Pages from the document: the only module that touches templates and the report's folder.
+
+HTML is one file that asks for nothing from anywhere: styles and script inline, the script's hash in its content
+security policy. TeX uses other delimiters and its own escaping. Equal documents give equal bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from repro.ledger import replace_file
+from repro.report import figures, latex
+from repro.report.claims import Claims
+from repro.report.context import read_context
+from repro.report.document import build_document, claims_of, finite, lookup
+from repro.report.points import LABELS, LOSSES, Study, read_study
+from repro.report.authors import authors_points
+from repro.spec import load_profile
+
+TEMPLATES = Path(__file__).parents[2] / "report" / "templates"
+
+
+def report_stage(profile_name: str) -> None:
+    """Build `report/build/<profile>/` (index.html, runs.html, report.json, report.tex and, with TeX, report.pdf)."""
+    root = Path()
+    profile = load_profile(profile_name)
+    study = read_study(profile, root, authors_points())
+    out = root / "report" / "build" / profile.name
+    build(study, claims_of(root), read_context(study, root), out)
+    print(f"report: {out / 'index.html'}", file=sys.stderr)
+
+
+def build(study: Study, claims: Claims, context: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Write all pages into `out` and return the document."""
+    document = finite({**build_document(study, claims), "context": {k: v for k, v in context.items() if k != "gallery"}})
+    content = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    digest = hashlib.sha256(content).hexdigest()
+    out.mkdir(parents=True, exist_ok=True)
+    replace_file(out / "report.json", content)
+    with figures.style():
+        drawings = figures.all_figures(document)
+        layouts = {name: figures.layout(drawing) for name, drawing in drawings.items()}
+        pictures = {name: figures.svg(drawing) for name, drawing in drawings.items()}
+        vectors = {name: figures.pdf(drawing) for name, drawing in drawings.items()}
+    page = html(document, digest, pictures, layouts, context.get("gallery", []))
+    replace_file(out / "index.html", page.encode())
+    (out / "figures").mkdir(exist_ok=True)
+    for name, vector in vectors.items():
+        replace_file(out / "figures" / f"{name}.pdf", vector)
+    replace_file(out / "report.tex", latex.tex(document, digest, TEMPLATES, summary(document), verdict_counts(document)).encode())
+    replace_file(out / "metadata.yaml", latex.metadata(document, TEMPLATES).encode())
+    (out / "report.pdf").unlink(missing_ok=True)
+    latex.compile_pdf(out, document)
+    return document
+
+
+def html(document: dict[str, Any], digest: str, pictures: dict[str, str], layouts: dict[str, Any], gallery: list[dict[str, Any]]) -> str:
+    """The page; `pictures` are trusted SVG of our own making, everything else is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "label": label, "rate": rate, "duration": duration, "pvalue": pvalue}
+    environment.globals |= {"number": lambda path: number(document, path), "interval": lambda path: interval(document, path),
+                            "summary": summary(document), "verdict_counts": verdict_counts(document)}  # fmt: skip
+    script = Markup((TEMPLATES / "page.js").read_text(encoding="utf-8"))
+    template = environment.get_template("index.html.j2")
+    return template.render(
+        document=document, digest=digest, pictures={name: Markup(text) for name, text in pictures.items()}, gallery=gallery,
+        payload=payload(document, layouts), script=script, script_hash=csp_hash(script),
+        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")), losses=LOSSES,
+        anchors={run: f"run-{index}" for index, run in enumerate(document["runs"])}, has_pdf=shutil.which("pdflatex") is not None,
+    )  # fmt: skip
+
+
+def payload(document: dict[str, Any], layouts: dict[str, Any]) -> dict[str, Any]:
+    """What the script needs: axes, and points as short rows (panel, loss, seed, rate, epoch, accuracy, ASR, denominators, run)."""
+    runs = {run: index for index, run in enumerate(document["runs"])}
+    result: dict[str, Any] = {"cap": document["settings"]["asr_cap"], "runs": list(runs), "figures": {}}
+    for name, figure in document["figures"].items():
+        keys = ("dataset", "clean_size", "pretrain_objective")
+        panels = {tuple(panel[k] for k in keys): index for index, panel in enumerate(figure["panels"])}
+        result["figures"][name] = {"layout": layouts[name], "points": [
+            [panels[tuple(p[k] for k in keys)], p["loss"], p["seed"], p["learning_rate"], p["epoch"], round(p["accuracy"], 6),
+             round(p["asr"], 6), p["images"], p["attackable"], runs.get(p["run"], -1)]
+            for p in figure["points"]
+        ]}  # fmt: skip
+    return result
+
+
+def number(document: dict[str, Any], path: str) -> Markup:
+    """A percentage on the page that names its place in report.json, so that `verify` can check it."""
+    value = lookup(document, path)
+    text = percent(value)
+    return Markup('<data value="{}" data-path="{}">{}</data>').format("" if value is None else repr(value), path, text)
+
+
+def interval(document: dict[str, Any], path: str) -> Markup:
+    """An interval on the page, both ends checkable."""
+    ends = lookup(document, path)
+    if ends is None:
+        return Markup("")
+    return Markup('<span class="interval">{} to {}</span>').format(number(document, f"{path}/0"), number(document, f"{path}/1"))
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage with two decimals and without the sign."""
+    return "–" if value is None else f"{100 * value:.2f}".replace("-", "−")
+
+
+def label(key: str | None) -> str:
+    """Printed name of a key."""
+    return LABELS.get(key or "", key or "–")
+
+
+def rate(value: float | None) -> str:
+    """A learning rate."""
+    return "–" if value is None else f"{value:g}"
+
+
+def pvalue(value: float) -> str:
+    """A p-value with two digits."""
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as hours and minutes, or minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
+
+
+def csp_hash(script: str) -> str:
+    """The hash that lets exactly this inline script run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def verdict_counts(document: dict[str, Any]) -> dict[str, int]:
+    """Claims by verdict, all verdicts named."""
+    order = ("reproduced", "direction only", "not reproduced", "undecided", "not run")
+    return {name: sum(claim["verdict"] == name for claim in document["claims"]) for name in order}
+
+
+def summary(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The main result, one entry a row of Table 1: the share of accuracy lost, or the lowest ASR if none was cleaned."""
+    lines = []
+    for index, row in enumerate(document["tables"]["table1"]["rows"]):
+        clean, path = row["clean_accuracy"], f"tables/table1/rows/{index}/clean_accuracy"
+        lost = clean["relative_drop"]
+        lines.append({
+            "dataset": row["dataset"], "clean_size": row["clean_size"], "pretrain_objective": row["pretrain_objective"],
+            "lost": lost and f"{path}/relative_drop/value",
+            "lowest": f"{path}/lowest_asr" if clean["evaluations"] and clean["reproduced"] is None else None,
+        })  # fmt: skip
+    return lines

@@ -1,0 +1,80 @@
+"""A small synthetic study for tests of the report: specifications and a ledger written through repro.ledger.
+
+Outcomes follow a formula of learning rate, loss and epoch, and a keyed generator draws the images they fall on, so that
+the numbers are the same everywhere. Nothing here is a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from repro.ledger import Row, RunRecord, append_row, export_run
+from repro.spec import Profile, RunSpec, clean_runs, load_profile, pretrain_runs
+
+ROOT = Path(__file__).parents[1]
+IMAGES = 400
+START = {"mmcl": (0.40, 0.97), "mmcl_ssl": (0.45, 0.96)}
+
+
+def write_study(root: Path, profile: str = "mini", keep: float = 1.0) -> Profile:
+    """Copy specs/ to `root` and write a ledger of every run of `profile`, or of the first `keep` of them."""
+    if not (root / "specs").exists():
+        shutil.copytree(ROOT / "specs", root / "specs")
+    checked = load_profile(profile, root / "specs")
+    runs = [*pretrain_runs(checked), *clean_runs(checked)]
+    for spec in runs[: round(keep * len(runs))]:
+        write_run(root, spec)
+    return checked
+
+
+def write_run(root: Path, spec: RunSpec, *, status: str = "completed", evaluations: int = 4, outcomes: list[tuple[float, float]] | None = None) -> Path:
+    """Write one run; `outcomes` are (accuracy, ASR) per evaluation, by formula if None."""
+    fingerprint = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]
+    work = root / "work" / fingerprint
+    work.mkdir(parents=True)
+    is_target = np.arange(IMAGES) < 2
+    order = np.random.Generator(np.random.PCG64(7)).permutation(IMAGES)
+    for step, (accuracy, asr) in enumerate(outcomes or [_outcome(spec, step / (evaluations - 1)) for step in range(evaluations)]):
+        jitter = np.random.Generator(np.random.PCG64([step, int(fingerprint[:8], 16)]))
+        correct = _pick(order, accuracy, jitter)
+        attacked = _pick(order[::-1], asr, jitter)
+        row = Row(
+            run=spec.run_id, fingerprint=fingerprint, profile=spec.profile, stage=spec.stage, dataset=spec.dataset,
+            pretrain_objective=spec.pretrain_objective, clean_size=spec.clean_size, loss=spec.loss, variant=spec.variant,
+            poisoned=spec.poisoned, learning_rate=spec.schedule.learning_rate, seed=spec.seed, epoch=step * spec.schedule.epochs / 3, step=10 * step,
+            num_images=IMAGES, num_correct=int(correct.sum()), num_attacked=int(attacked.sum()), num_target=2,
+            num_target_attacked=int((attacked & is_target).sum()), train_loss=None if step == 0 else {"loss": 1.0}, logit_scale=20.0,
+            step_learning_rate=spec.schedule.learning_rate, seconds=float(step),
+        )  # fmt: skip
+        append_row(work, row, correct, attacked, is_target)
+    record = RunRecord(
+        spec=spec, fingerprint=fingerprint, inputs={"pairs": "0123456789abcdef", "evaluation": "fedcba9876543210"}, code="c0de", commit="0" * 40, dirty=False,
+        status=status, reason="" if status == "completed" else "loss is not finite at step 3", environment={"python": "3.11", "torch": "2.13", "device": "cpu"},
+        ranks=1, threads=1, started="2026-01-02T03:04:05+00:00", seconds=30.0, train_seconds=20.0, evaluate_seconds=9.0,
+        data_wait_seconds=1.0, peak_memory_bytes=500_000_000, num_samples=4000, attempts=1, sacred=f"{spec.profile}/1",
+    )  # fmt: skip
+    folder = export_run(work, record, root / "results" / spec.profile / spec.stage / spec.cell)
+    shutil.rmtree(work)
+    return folder
+
+
+def _pick(order: np.ndarray, share: float, jitter: np.random.Generator) -> np.ndarray:
+    """`share` of the images: mostly the first in `order`, so that evaluations of one model agree on most images."""
+    chosen = np.zeros(IMAGES, bool)
+    chosen[order[np.argsort(np.arange(IMAGES) + jitter.normal(0, 12, IMAGES))[: round(share * IMAGES)]]] = True
+    return chosen
+
+
+def _outcome(spec: RunSpec, progress: float) -> tuple[float, float]:
+    """Accuracy and ASR: stronger rates clean more and cost more, and cost more after MMCL + SSL pre-training."""
+    accuracy, asr = START[spec.pretrain_objective]
+    if spec.stage == "pretrain":
+        return accuracy * max(0.02, progress), asr * max(0.02, progress)
+    strength = min(1.0, spec.schedule.learning_rate / 4e-3) ** 0.5 * min(1.0, 3 * progress)
+    cost = {"mmcl": 0.25, "ssl": 0.9, "mmcl_ssl": 0.08 if spec.pretrain_objective == "mmcl" else 0.5}[spec.loss]
+    power = {"mmcl": 0.6, "ssl": 1.0, "mmcl_ssl": 1.0}[spec.loss]
+    return accuracy * (1 - cost * strength), max(0.0, asr * (1 - power * 1.05 * strength))

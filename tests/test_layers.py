@@ -1,0 +1,85 @@
+"""Imports inside the package go one way, and files stay small."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+CONTRACTS = {"spec", "ledger"}
+ALLOWED = {
+    "spec": set(),
+    "ledger": {"spec"},
+    "wire": set(),
+    "data": CONTRACTS,
+    "train": CONTRACTS | {"data"},
+    "evaluate": CONTRACTS | {"data", "train"},
+    "worker": CONTRACTS | {"wire", "data", "train", "evaluate"},
+    "launch": CONTRACTS | {"wire"},
+    "tracking": CONTRACTS | {"wire", "launch"},
+    "report": CONTRACTS,
+    "readme": CONTRACTS,
+    "reproduce": CONTRACTS,
+}
+"""Part of the package -> the other parts it may import. The command line imports all."""
+
+
+def imported_parts(file: Path, package: Path) -> set[str]:
+    """Parts of `repro` that a file imports, wherever in the file the import stands."""
+    parts = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            part = rest.partition(".")[0]
+            if first == "repro" and ((package / part).is_dir() or (package / f"{part}.py").is_file()) and part:
+                parts.add(part)
+    return parts
+
+
+def files_of(package: Path) -> list[Path]:
+    return [file for file in sorted(package.rglob("*.py")) if file.name not in ("__main__.py", "__init__.py") or file.parent != package]
+
+
+def test_every_import_goes_down_the_layers(root: Path) -> None:
+    package = root / "repro"
+    wrong = []
+    for file in files_of(package):
+        part = file.relative_to(package).parts[0].removesuffix(".py")
+        assert part in ALLOWED, f"repro/{part} is new: say in ALLOWED what it may import"
+        beyond = imported_parts(file, package) - ALLOWED[part] - {part}
+        wrong += [f"{file.relative_to(root)} imports repro.{name}" for name in sorted(beyond)]
+    assert wrong == []
+
+
+def test_the_layers_have_no_cycle() -> None:
+    """Taking away parts whose imports are all gone must empty the table."""
+    left = dict(ALLOWED)
+    while left:
+        free = [part for part, below in left.items() if not below & left.keys()]
+        assert free, f"cycle among {sorted(left)}"
+        for part in free:
+            del left[part]
+
+
+def test_an_import_upwards_would_be_seen(tmp_path: Path) -> None:
+    package = tmp_path / "repro"
+    for part in ("data", "report"):
+        (package / part).mkdir(parents=True)
+    (package / "data" / "x.py").write_text("def f():\n    from repro.report import render\n    import repro.data.y, torch\n")
+    assert imported_parts(package / "data" / "x.py", package) == {"report", "data"}
+
+
+@pytest.mark.parametrize("pattern", ["repro/**/*.py", "tests/**/*.py", "benchmarks/**/*.py"])
+def test_no_file_is_longer_than_a_subject(root: Path, pattern: str) -> None:
+    """300 lines; spec.py is one subject and all of it is declarations."""
+    limits = {"repro/spec.py": 600}
+    lengths = {file.relative_to(root).as_posix(): len(file.read_bytes().splitlines()) for file in root.glob(pattern)}
+    assert {name: length for name, length in lengths.items() if length > limits.get(name, 300)} == {}
