@@ -33,6 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
     stage("pretrain", "pre-train the model of one dataset and objective", "dataset", "objective")
     stage("clean", "finetune that model on clean pairs, over all losses, sizes and learning rates", "dataset", "objective")
     stage("report", "build the replication report from the ledger")
+    command = commands.add_parser("study", help="run a study of specs/studies and print its table")
+    command.add_argument("name")
+    command.add_argument("--table", type=Path, help="Markdown file whose generated block gets the table")
     command = commands.add_parser("run-pack", help="run a pack of training runs (the launcher calls this)")
     command.add_argument("pack", type=Path)
     return parser
@@ -52,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (LedgerError, OSError, RuntimeError, ValueError) as error:
         print(f"repro: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("repro: interrupted; the next call goes on from here", file=sys.stderr)
-        return 130
+        return 128 + getattr(error, "number", 2)
 
 
 def _dispatch(arguments: argparse.Namespace) -> int | None:
@@ -71,15 +74,23 @@ def _dispatch(arguments: argparse.Namespace) -> int | None:
             from repro import launch
 
             run = launch.pretrain_stage if arguments.command == "pretrain" else launch.clean_stage
-            return run(arguments.profile, arguments.dataset, arguments.objective)
+            run(arguments.profile, arguments.dataset, arguments.objective)
         case "report":
             from repro.report import report_stage
 
             report_stage(arguments.profile)
-        case "run-pack":
-            from repro.launch import run_pack
+        case "study":
+            from repro.study import run_study, table
+            from repro.readme import fill
 
-            return run_pack(arguments.pack)
+            run_study(arguments.name)
+            print(table(arguments.name))
+            if arguments.table:
+                fill(arguments.table, arguments.name, table(arguments.name))
+        case "run-pack":
+            from repro.tracking.pack import run_pack
+
+            run_pack(arguments.pack)
     return None
 
 

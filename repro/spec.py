@@ -401,7 +401,7 @@ def read_yaml(path: Path) -> Any:
         raise SpecError(f"{path}: not valid YAML: {error}") from None
 
 
-def _check(model: type[T], content: Any, path: Path) -> T:
+def check(model: type[T], content: Any, path: Path) -> T:
     """Validate `content` as `model`; all problems at once, each with field, value and what is allowed."""
     try:
         return model.model_validate(content)
@@ -449,7 +449,7 @@ def load_profile(name: str, specs: Path = SPECS, overrides: dict[str, Any] | Non
     known = sorted(p.name for p in specs.iterdir() if (p / "data.yaml").is_file()) if specs.is_dir() else []
     if name not in known:
         raise SpecError(f"profile: {name!r} (allowed: {', '.join(known) or 'none found in ' + str(specs)})")
-    protocol = _check(Protocol, read_yaml(folder / "protocol.yaml"), folder / "protocol.yaml")
+    protocol = check(Protocol, read_yaml(folder / "protocol.yaml"), folder / "protocol.yaml")
     protocol_path = specs / "protocols" / f"{protocol.protocol}.yaml"
     switches = _merge(read_yaml(protocol_path), protocol.overrides, folder / "protocol.yaml")
     parts: dict[str, tuple[type[Spec], Any, Path]] = {"switches": (Switches, switches, protocol_path)}
@@ -461,7 +461,7 @@ def load_profile(name: str, specs: Path = SPECS, overrides: dict[str, Any] | Non
             raise SpecError(f"override {dotted!r} (allowed: {', '.join(parts)} followed by a field)")
         model, content, path = parts[part]
         parts[part] = (model, _merge(content, {rest: value}, path), path)
-    checked = {part: _check(*arguments) for part, arguments in parts.items()}
+    checked = {part: check(*arguments) for part, arguments in parts.items()}
     profile = Profile.model_construct(name=name, protocol=protocol.protocol, **checked)
     _check_across(profile, folder, specs)
     return profile

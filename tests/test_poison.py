@@ -30,8 +30,8 @@ def profile(**overrides) -> Profile:
         "data.poison.num_poisoned": {"cc3m": 6, "cc6m": 6},
         "data.cleaning_sizes": {"100k": 8, "200k": 16},
         "clean.cells": [
-            dict(datasets=["cc3m"], pretrain_objectives=["mmcl"], clean_sizes=["100k"], losses=["mmcl"])
-            | dict(learning_rates=[1e-4], global_batch_size=4)
+            {"datasets": ["cc3m"], "pretrain_objectives": ["mmcl"], "clean_sizes": ["100k"], "losses": ["mmcl"]}
+            | {"learning_rates": [1e-4], "global_batch_size": 4}
         ],
         "switches.poison_caption": "word",
     }
@@ -229,7 +229,7 @@ def test_a_stage_that_fails_leaves_the_previous_output_and_the_next_run_starts_c
     out = tmp_path / "mini"
     with building(out) as folder:
         (folder / "result").write_text("first")
-    with pytest.raises(KeyboardInterrupt), building(out) as folder:
+    with pytest.raises(KeyboardInterrupt), building(out) as folder:  # noqa: PT012
         (folder / "half").write_text("second")
         raise KeyboardInterrupt
     assert [path.name for path in out.iterdir()] == ["result"]

@@ -146,11 +146,12 @@ class Tarball:
         return json.loads(self.read(member))
 
 
-def load_packages(packages: Sequence[Package] = tuple(PACKAGES.values()), cache: Path = NPM_DIR) -> dict[str, Tarball]:
-    """Tarballs by package name: from `REPRO_NPM_DIR` if set, else from `cache`, which npm fills with what is missing.
+def load_packages(cache: Path = NPM_DIR) -> dict[str, Tarball]:
+    """Tarballs of `PACKAGES` by name: from `REPRO_NPM_DIR` if set, else from `cache`, which npm fills with what is missing.
 
     Raises PackageError if one is missing or differs from its pin.
     """
+    packages = list(PACKAGES.values())
     supplied = os.environ.get("REPRO_NPM_DIR")
     folder = Path(supplied) if supplied else cache
     if not supplied:

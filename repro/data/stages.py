@@ -36,8 +36,17 @@ def building(out: Path) -> Iterator[Path]:
 
 def data_stage(profile_name: str) -> None:
     """Build `data/<profile>`: a store per dataset slot, the evaluation store, synonyms, attribution and accounting."""
-    profile = load_profile(profile_name)
-    with building(DATA / profile_name) as folder:
+    make_data(load_profile(profile_name), DATA / profile_name)
+
+
+def poison_stage(profile_name: str, dataset: Dataset) -> None:
+    """Build `poisoned/<profile>/<dataset>` from `data/<profile>/<dataset>`."""
+    make_poison(load_profile(profile_name), dataset, DATA / profile_name, POISONED / profile_name / dataset)
+
+
+def make_data(profile: Profile, out: Path) -> None:
+    """Build the data of a profile in `out`, which appears when complete."""
+    with building(out) as folder:
         if isinstance(profile.data.source, EmojiSource):
             from repro.data.emoji import build_emoji  # its renderer is not needed by the other source
 
@@ -50,10 +59,9 @@ def data_stage(profile_name: str) -> None:
         (folder / "evaluation" / "classnames.txt").write_text(names, encoding="utf-8")  # what the labels are numbers of
 
 
-def poison_stage(profile_name: str, dataset: Dataset) -> None:
-    """Build `poisoned/<profile>/<dataset>` from `data/<profile>/<dataset>`."""
-    from repro.data.poison import build_poison
+def make_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) -> None:
+    """Poison one dataset of the data in `data_dir`; `out` appears when complete."""
+    from repro.data.poison import build_poison  # its templates come with torch
 
-    profile = load_profile(profile_name)
-    with building(POISONED / profile_name / dataset) as folder:
-        build_poison(profile, dataset, DATA / profile_name, folder)
+    with building(out) as folder:
+        build_poison(profile, dataset, data_dir, folder)

@@ -1,6 +1,6 @@
 """The driver of a stage: starts what is due, publishes each run when it ends, survives its own death.
 
-One pack process per slot (`python -m repro.tracking.pack`) runs torchrun and keeps the records; the driver only
+One pack process per slot (`python -m repro run-pack`) runs torchrun and keeps the records; the driver only
 watches `work/<fingerprint>/record.json`. A run counts as done when its published `run.json` bears its fingerprint, so
 a killed driver loses nothing and the next one goes on.
 """
@@ -70,7 +70,7 @@ def run_stage(profile_name: str, specs: list[RunSpec]) -> None:
     before = spec_hash(profile_name)
     run_all(specs)
     if spec_hash(profile_name) != before:
-        raise LaunchError(f"specs of profile {profile_name} changed while the stage ran; its results belong to the old ones. Run it again.")
+        raise LaunchError(f"specs of {profile_name} changed while the stage ran; its results belong to the old ones: run it again")
 
 
 def run_all(
@@ -140,7 +140,7 @@ def _settle(slot: _Queue) -> None:
 
 def _start(pack: Pack, worker: str) -> subprocess.Popen[bytes]:
     """Start the process of a pack, its output going to `work/packs/<name>.log`."""
-    path = WORK / "packs" / f"{pack.name}.json"
+    path = WORK / "packs" / f"{pack.name}.{os.getpid()}.json"  # another driver may start the same runs
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"runs": [run.fingerprint for run in pack.runs], "work": WORK.as_posix(), "worker": worker,
                "ranks": pack.slot.ranks, "threads": pack.slot.threads}  # fmt: skip
@@ -151,7 +151,7 @@ def _start(pack: Pack, worker: str) -> subprocess.Popen[bytes]:
     }  # fmt: skip
     with pack_log(pack).open("ab") as log:
         # Its own process group: Ctrl-C in the terminal reaches the driver alone, which then stops the packs in order.
-        command = [sys.executable, "-m", "repro.tracking.pack", str(path)]
+        command = [sys.executable, "-m", "repro", "run-pack", str(path)]
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
 
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import repro
 from repro.ledger import RunRecord, replace_file
-from repro.spec import SPECS, RunSpec, classnames_file, digest
+from repro.spec import SPECS, RunSpec, digest
 
 WORK = Path("work")
-CODE = ("spec.py", "data", "train", "evaluate")
+CODE = ("spec.py", "worker.py", "data", "train", "evaluate")
 """The parts of the package that determine results."""
 METRIC_FIELDS = {"evaluate": {"asr_cap", "confidence"}, "switches": {"asr_denominator"}}
 """Fields of a RunSpec that only the reading of the ledger depends on: changing them retrains nothing."""
@@ -93,7 +93,7 @@ def identify(spec: RunSpec, inputs: dict[str, Path], code: str) -> Run:
     hashed = {}
     for name, path in sorted(inputs.items()):
         if not path.exists():
-            raise LaunchError(f"{path}: missing; it is the input `{name}` of {spec.stage} {spec.cell}. Run the stage that makes it first.")
+            raise LaunchError(f"{path}: missing (input `{name}` of {spec.stage} {spec.cell}); run the stage that makes it first")
         hashed[name] = {"path": path.as_posix(), "hash": content_hash(path)}
     computed = spec.model_dump(mode="json", exclude=METRIC_FIELDS)
     content = {"spec": computed, "inputs": {name: item["hash"] for name, item in hashed.items()}, "code": code}
@@ -108,7 +108,6 @@ def standard_inputs(spec: RunSpec) -> dict[str, Path]:
         "pairs": pairs,
         "evaluation": data / "evaluation",
         "synonyms": data / "synonyms.json",
-        "classnames": classnames_file(spec.evaluate.classnames),
     }
     if spec.stage == "clean":
         inputs["model"] = model_dir(spec)
@@ -116,9 +115,13 @@ def standard_inputs(spec: RunSpec) -> dict[str, Path]:
 
 
 def model_dir(spec: RunSpec) -> Path:
-    """Folder of the pre-trained model that this run makes or cleans: `models/<profile>/<cell>/seed<k>`."""
+    """Folder of the pre-trained model that this run makes or cleans: `models/<profile>/<cell>/seed<k>`.
+
+    Models of studies lie apart, in `models/studies/`, for the main ones are an output of the graph.
+    """
     parts = [spec.variant] * bool(spec.variant) + ["control"] * (not spec.poisoned)
-    return Path("models") / spec.profile / spec.cell / "-".join([*parts, f"seed{spec.seed}"])
+    root = Path("models/studies" if parts else "models")
+    return root / spec.profile / spec.cell / "-".join([*parts, f"seed{spec.seed}"])
 
 
 def content_hash(path: Path) -> str:

@@ -1,5 +1,7 @@
 """The replication report: from ledger rows to numbers, intervals, verdicts, figures and pages."""
 
 from repro.report.render import report_stage
+from repro.report.replay import replay
+from repro.report.verify import verify
 
-__all__ = ["report_stage"]
+__all__ = ["replay", "report_stage", "verify"]

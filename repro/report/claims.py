@@ -19,7 +19,7 @@ Metric = Literal[
     "start_accuracy", "start_asr", "accuracy_gain", "cleaned_accuracy", "relative_drop", "drop_difference", "kept_asr",
     "lowest_asr", "late_drop", "none",
 ]  # fmt: skip
-SEVERITY: tuple[Verdict, ...] = ("not reproduced", "not run", "undecided", "direction only", "reproduced")
+SEVERITY: tuple[Verdict, ...] = ("not reproduced", "undecided", "direction only", "reproduced")
 """Of several cells, the first verdict in this order is the claim's."""
 
 
@@ -217,8 +217,10 @@ def judge(expect: Bound, direction: Bound | None, interval: Interval, capped: bo
 
 
 def combine(verdicts: list[Verdict]) -> Verdict:
-    """Of a claim that has to hold in every cell."""
-    return next((verdict for verdict in SEVERITY if verdict in verdicts), "not run")
+    """Of a claim that has to hold in every cell: one cell refutes it, and a cell not run leaves it undecided."""
+    if all(verdict == "not run" for verdict in verdicts):
+        return "not run"
+    return next(verdict for verdict in SEVERITY if verdict in ["undecided" if v == "not run" else v for v in verdicts])
 
 
 def agree(verdicts: list[Verdict]) -> Verdict:

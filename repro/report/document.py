@@ -36,7 +36,8 @@ def build_document(study: Study, claims: Claims) -> dict[str, Any]:
         },
         "paper": {"title": claims.paper.title, "reference": claims.paper.reference, "url": claims.paper.url,
                   "table1": paper_values(claims)},
-        "tables": {"table1": {"rows": tables.table1(study, claims.paper)}, "table2": {"rows": tables.table2(study, claims.paper)}},
+        "tables": {"table1": {"rows": tables.table1(study, claims.paper)}, "table2": {"rows": tables.table2(study, claims.paper)},
+                   "by_loss": {"rows": tables.by_loss(study)}},
         "figures": {name: _figure(study, claims, name) for name in PANELS},
         "claims": evidence.verdicts(study, claims),
         "errata": [{**erratum.model_dump(), "result": erratum.result} for erratum in claims.errata],
@@ -50,7 +51,7 @@ def build_document(study: Study, claims: Claims) -> dict[str, Any]:
         "notices": list(study.notices),
         "authors_files": list(study.files),
         "compute": _compute(study),
-        "sources": {"ledger": study.ledger_hash, "claims": file_hash(SPECS / "claims.yaml")},
+        "sources": {"ledger": _ledger_hash(study), "claims": file_hash(SPECS / "claims.yaml")},
     }  # fmt: skip
 
 
@@ -79,6 +80,12 @@ def lookup(document: dict[str, Any], path: str) -> Any:
     for part in path.split("/"):
         node = node[int(part)] if isinstance(node, list) else node[part]
     return node
+
+
+def _ledger_hash(study: Study) -> str:
+    """SHA-256 over names and hashes of all runs that the report is built from."""
+    lines = sorted(f"{run.folder} {run.sha256}\n" for run in (*study.runs, *study.controls))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _figure(study: Study, claims: Claims, name: str) -> dict[str, Any]:
@@ -128,7 +135,7 @@ def _control(run: Run, denominator: Any) -> dict[str, Any]:
 def _provenance(run: Run) -> dict[str, Any]:
     record = run.record
     return {
-        "status": record.status, "reason": record.reason, "fingerprint": record.fingerprint, "commit": record.commit,
+        "sha256": run.sha256, "status": record.status, "reason": record.reason, "fingerprint": record.fingerprint, "commit": record.commit,
         "dirty": record.dirty, "code": record.code, "inputs": record.inputs, "sacred": record.sacred, "seed": record.spec.seed,
         "started": record.started, "seconds": record.seconds, "attempts": record.attempts,
     }  # fmt: skip

@@ -136,6 +136,7 @@ def budgets(document: dict[str, Any]) -> Figure:
         ax.set_title(f"Pre-trained with {LABELS[objective]}", fontsize=8)
         if ax.get_legend_handles_labels()[0]:
             ax.legend(frameon=False, fontsize=7)
+        ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
     drawing.supxlabel("Learning rates tried", fontsize=9)
     drawing.supylabel("Best accuracy at the cap (%)", fontsize=9)
@@ -170,8 +171,12 @@ def trajectories(document: dict[str, Any], loss: str = "mmcl_ssl") -> Figure:
 
 
 def layout(drawing: Figure) -> dict[str, Any]:
-    """Where the axes lie, for the page's script: size of the drawing in points, and per axes its box and data limits."""
-    drawing.canvas.draw()
+    """Where the axes lie, for the page's script: size of the drawing in points, and per axes its box and data limits.
+
+    Settles the layout: what is saved afterwards has the axes where this says.
+    """
+    drawing.draw_without_rendering()
+    drawing.set_layout_engine("none")
     width, height = (float(v) * 72 for v in drawing.get_size_inches())
     return {
         "width": width, "height": height,

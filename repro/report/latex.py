@@ -56,6 +56,7 @@ def compile_pdf(out: Path, document: dict[str, Any]) -> None:
 
     Dates inside the PDF are those of the last run, so that the same report compiles to the same bytes.
     """
+    (out / "report.pdf").unlink(missing_ok=True)
     program = shutil.which("pdflatex")
     if program is None:
         print("report: no pdflatex found, so report.tex is not compiled (Debian: texlive-latex-recommended, "

@@ -114,6 +114,8 @@ class Run:
     """Path below the repository, with forward slashes."""
     record: RunRecord
     rows: tuple[Row, ...]
+    sha256: str
+    """Over the three files of the run."""
 
     def points(self, denominator: Literal["all", "non_target"]) -> list[Point]:
         """Its evaluations in order."""
@@ -136,7 +138,6 @@ class Study:
     authors: tuple[Point, ...] = ()
     files: tuple[dict[str, Any], ...] = ()
     """The authors' files that were read: `name`, `sha256`, `points`, `verified`."""
-    ledger_hash: str = ""
     root: Path = field(default=Path(), compare=False)
 
     def cleaning(self, dataset: Dataset, objective: Objective, size: CleanSize, loss: Loss | None = None, seed: int | None = None,
@@ -179,7 +180,7 @@ def read_study(profile: Profile, root: Path = Path(), authors: tuple[tuple[Point
         check_unique(rows)
         spec = record.spec
         key = (spec.stage, spec.cell, spec.run_id)
-        run = Run(folder.relative_to(root).as_posix(), record, tuple(rows))
+        run = Run(folder.relative_to(root).as_posix(), record, tuple(rows), run_hash(folder))
         if folder.relative_to(results).parts != key:
             notices.append(f"{run.folder} holds the record of {'/'.join(key)} and is left out")
         elif spec.variant or not spec.poisoned:
@@ -199,17 +200,16 @@ def read_study(profile: Profile, root: Path = Path(), authors: tuple[tuple[Point
     ]
     return Study(
         settings=Settings.of(profile), runs=tuple(runs.values()), controls=tuple(controls), missing=tuple(missing),
-        notices=tuple(notices), authors=authors[0], files=authors[1], ledger_hash=ledger_hash(results), root=root,
+        notices=tuple(notices), authors=authors[0], files=authors[1], root=root,
     )  # fmt: skip
 
 
-def ledger_hash(results: Path) -> str:
-    """SHA-256 over names and contents of all files of a ledger."""
+def run_hash(folder: Path) -> str:
+    """SHA-256 over the hashes of a run's files, a missing one counted as empty."""
     total = hashlib.sha256()
-    for path in sorted(results.rglob("*")):
-        if path.is_file() and path.name in ("run.json", "rows.jsonl", "bits.npz"):
-            name = path.relative_to(results).as_posix()
-            total.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for name in ("run.json", "rows.jsonl", "bits.npz"):
+        path = folder / name
+        total.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
     return total.hexdigest()
 
 

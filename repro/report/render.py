@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ from repro.report.authors import authors_points
 from repro.spec import load_profile
 
 TEMPLATES = Path(__file__).parents[2] / "report" / "templates"
+LINKS = ("report.json", "report.tex", "report.pdf", "runs.html", "metadata.yaml")
+"""Files that a page links to if they lie beside it."""
 
 
 def report_stage(profile_name: str) -> None:
@@ -39,9 +40,10 @@ def report_stage(profile_name: str) -> None:
     print(f"report: {out / 'index.html'}", file=sys.stderr)
 
 
-def build(study: Study, claims: Claims, context: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Write all pages into `out` and return the document."""
-    document = finite({**build_document(study, claims), "context": {k: v for k, v in context.items() if k != "gallery"}})
+def build(study: Study, claims: Claims, context: dict[str, Any], out: Path, *, latex_too: bool = True) -> dict[str, Any]:
+    """Write the pages into `out` and return the document; LaTeX and PDF only where asked for."""
+    shown = {key: value for key, value in context.items() if key != "gallery"}
+    document = finite({**build_document(study, claims), "context": shown})
     content = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     digest = hashlib.sha256(content).hexdigest()
     out.mkdir(parents=True, exist_ok=True)
@@ -50,21 +52,23 @@ def build(study: Study, claims: Claims, context: dict[str, Any], out: Path) -> d
         drawings = figures.all_figures(document)
         layouts = {name: figures.layout(drawing) for name, drawing in drawings.items()}
         pictures = {name: figures.svg(drawing) for name, drawing in drawings.items()}
-        vectors = {name: figures.pdf(drawing) for name, drawing in drawings.items()}
-    page = html(document, digest, pictures, layouts, context.get("gallery", []))
+        if latex_too:
+            (out / "figures").mkdir(exist_ok=True)
+            for name, drawing in drawings.items():
+                replace_file(out / "figures" / f"{name}.pdf", figures.pdf(drawing))
+    if latex_too:
+        replace_file(out / "report.tex", latex.tex(document, digest, TEMPLATES, summary(document), verdict_counts(document)).encode())
+        replace_file(out / "metadata.yaml", latex.metadata(document, TEMPLATES).encode())
+        latex.compile_pdf(out, document)
+    page = html(document, digest, pictures, layouts, context["gallery"], links=[n for n in LINKS if (out / n).is_file()])
     replace_file(out / "index.html", page.encode())
-    (out / "figures").mkdir(exist_ok=True)
-    for name, vector in vectors.items():
-        replace_file(out / "figures" / f"{name}.pdf", vector)
-    replace_file(out / "report.tex", latex.tex(document, digest, TEMPLATES, summary(document), verdict_counts(document)).encode())
-    replace_file(out / "metadata.yaml", latex.metadata(document, TEMPLATES).encode())
-    (out / "report.pdf").unlink(missing_ok=True)
-    latex.compile_pdf(out, document)
     return document
 
 
-def html(document: dict[str, Any], digest: str, pictures: dict[str, str], layouts: dict[str, Any], gallery: list[dict[str, Any]]) -> str:
-    """The page; `pictures` are trusted SVG of our own making, everything else is escaped."""
+def html(
+    document: dict[str, Any], digest: str, pictures: dict[str, str], layouts: dict[str, Any], gallery: list[dict[str, Any]], links: list[str]
+) -> str:
+    """The page; `pictures` are trusted SVG of our own making, everything else is escaped. `links`: files beside it."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -77,7 +81,7 @@ def html(document: dict[str, Any], digest: str, pictures: dict[str, str], layout
         document=document, digest=digest, pictures={name: Markup(text) for name, text in pictures.items()}, gallery=gallery,
         payload=payload(document, layouts), script=script, script_hash=csp_hash(script),
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")), losses=LOSSES,
-        anchors={run: f"run-{index}" for index, run in enumerate(document["runs"])}, has_pdf=shutil.which("pdflatex") is not None,
+        anchors={run: f"run-{index}" for index, run in enumerate(document["runs"])}, links=links,
     )  # fmt: skip
 
 
@@ -143,20 +147,23 @@ def csp_hash(script: str) -> str:
 
 
 def verdict_counts(document: dict[str, Any]) -> dict[str, int]:
-    """Claims by verdict, all verdicts named."""
+    """Claims by verdict, all verdicts named; those on the authors' points if there are no runs of our own."""
     order = ("reproduced", "direction only", "not reproduced", "undecided", "not run")
-    return {name: sum(claim["verdict"] == name for claim in document["claims"]) for name in order}
+    return {name: sum(claim["verdict" if document["runs"] else "authors_verdict"] == name for claim in document["claims"]) for name in order}
 
 
 def summary(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """The main result, one entry a row of Table 1: the share of accuracy lost, or the lowest ASR if none was cleaned."""
-    lines = []
+    """The main result, one entry a row of Table 1: the share of accuracy lost, or the lowest ASR if none was cleaned.
+
+    Without runs of our own, the share by the authors' points.
+    """
+    lines, replayed = [], not document["runs"]
     for index, row in enumerate(document["tables"]["table1"]["rows"]):
         clean, path = row["clean_accuracy"], f"tables/table1/rows/{index}/clean_accuracy"
         lost = clean["relative_drop"]
         lines.append({
             "dataset": row["dataset"], "clean_size": row["clean_size"], "pretrain_objective": row["pretrain_objective"],
-            "lost": lost and f"{path}/relative_drop/value",
+            "lost": f"{path}/relative_drop/value" if lost else f"{path}/authors_drop/value" if replayed and clean["authors_drop"] else None,
             "lowest": f"{path}/lowest_asr" if clean["evaluations"] and clean["reproduced"] is None else None,
         })  # fmt: skip
     return lines

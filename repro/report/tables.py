@@ -10,7 +10,7 @@ from typing import Any
 from repro.ledger import read_bits
 from repro.report import statistics
 from repro.report.claims import Paper
-from repro.report.points import CLEANCLIP, DATASETS, OBJECTIVES, SIZES, TABLE1_ROWS, Cell, Point, Study
+from repro.report.points import CLEANCLIP, DATASETS, LOSSES, OBJECTIVES, SIZES, TABLE1_ROWS, Cell, Point, Study
 
 SPLITS = 200
 """Random halvings of the evaluation images for the honest choice."""
@@ -39,7 +39,7 @@ def table1_row(study: Study, paper: Paper, cell: Cell) -> dict[str, Any]:
         "epoch": best and best.epoch, "row": best and best.index,
         "asr_ci95": best and statistics.wilson(best.attacked, best.attackable),
         "asr_standing": best and statistics.standing(best.attacked, best.attackable, cap, study.settings.confidence),
-        "authors_asr": authors_best and authors_best.asr,
+        "authors_asr": authors_best and authors_best.asr, "authors_drop": drop(study, authors[0] if authors else None, authors_best),
         "authors_asr_standing": authors_best
         and statistics.standing(authors_best.attacked, authors_best.attackable, cap, study.settings.confidence),
         "relative_drop": drop(study, start, best), "strict_accuracy": _strict(study, points),
@@ -71,6 +71,22 @@ def table2(study: Study, paper: Paper) -> list[dict[str, Any]]:
             asr["spread"] = statistics.spread([p.asr for p in starts]) if starts else None
             asr["other_denominator"] = start and start.other_asr
             rows.append({"dataset": dataset, "pretrain_objective": objective, "accuracy": accuracy, "asr": asr})
+    return rows
+
+
+def by_loss(study: Study) -> list[dict[str, Any]]:
+    """Best accuracy at the cap for each finetuning loss alone: what CleanCLIP is compared with."""
+    rows = []
+    for dataset, size in TABLE1_ROWS:
+        for objective in OBJECTIVES:
+            for loss in LOSSES:
+                ours = study.cleaning(dataset, objective, size, loss, study.settings.seeds[0])
+                authors = study.cleaning(dataset, objective, size, loss, source="authors")
+                best, authors_best = best_under_cap(ours, study.settings.cap), best_under_cap(authors, study.settings.cap)
+                cell = number(None, best and best.accuracy, authors_best and authors_best.accuracy, best)
+                cell |= {"asr": best and best.asr, "authors_asr": authors_best and authors_best.asr,
+                         "evaluations": len(ours), "authors_evaluations": len(authors)}  # fmt: skip
+                rows.append({"dataset": dataset, "clean_size": size, "pretrain_objective": objective, "loss": loss, "clean_accuracy": cell})
     return rows
 
 

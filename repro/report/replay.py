@@ -1,0 +1,30 @@
+"""`python -m repro replay DIR --out OUT`: the paper's tables and figures from the authors' published points, no GPU.
+
+The document has the shape of the main report's, with `authors_points` filled and `reproduced` empty.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from repro.report.authors import authors_points
+from repro.report.document import claims_of
+from repro.report.points import Settings, Study
+from repro.report.render import build
+
+NAME = "replay"
+SETTINGS = Settings(name=NAME, protocol="authors", stand_in="", cap=0.05, confidence=0.95, denominator="non_target", seeds=(0,))
+"""Cap of the paper (Table 1); denominator of the authors' code (src/evaluate.py)."""
+CONTEXT: dict[str, Any] = {"switches": [], "accounting": {}, "attribution": None, "environments": [], "gallery": []}
+
+
+def replay(folder: Path, out: Path) -> dict[str, Any]:
+    """Build OUT/report.json and OUT/index.html from the result files in `folder`; returns the document."""
+    return build(replay_study(folder), claims_of(), CONTEXT, out, latex_too=False)
+
+
+def replay_study(folder: Path | None) -> Study:
+    """A study that consists of the authors' points alone; of the folder that REPRO_AUTHORS_DIR names if None."""
+    points, files = authors_points(folder)
+    return Study(settings=SETTINGS, authors=points, files=files)

@@ -1,0 +1,135 @@
+"""Studies: a profile varied in named ways, over several seeds, with results apart from the main graph's.
+
+`specs/studies/<name>.yaml` says what is varied; `run_study` makes the data each variant needs, runs its trainings
+through the launcher, and writes the rows to `results/studies/<name>/`. Variants share data where they do not change it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from repro.launch import run_all
+from repro.launch.identity import standard_inputs
+from repro.ledger import Row, read_results
+from repro.spec import SPECS, Dataset, Name, Objective, Profile, RunSpec, Spec, check, clean_runs, digest, load_profile, pretrain_runs, read_yaml
+
+
+class Variant(Spec):
+    """One way to change the profile."""
+
+    overrides: dict[str, Any]
+    """Dotted path (`data.poison.trigger.patch_size`) to value; empty for the profile as it is."""
+    poisoned: bool
+    """False trains on the unpoisoned pairs: the control."""
+    why: str
+    """What the variant is there to show."""
+
+
+class Study(Spec):
+    """specs/studies/<name>.yaml."""
+
+    question: str
+    profile: Name
+    stages: Annotated[list[Literal["pretrain", "clean"]], Field(min_length=1)]
+    datasets: Annotated[list[Dataset], Field(min_length=1)]
+    pretrain_objectives: Annotated[list[Objective], Field(min_length=1)]
+    seeds: Annotated[list[int], Field(min_length=1)]
+    variants: Annotated[dict[Name, Variant], Field(min_length=1)]
+
+
+def load_study(name: str, specs: Path = SPECS) -> Study:
+    """Read and check a study; SpecError names every problem."""
+    path = specs / "studies" / f"{name}.yaml"
+    return check(Study, read_yaml(path), path)
+
+
+def varied(study: Study, variant: Variant) -> Profile:
+    """The study's profile with the variant's overrides and the study's seeds."""
+    return load_profile(study.profile, overrides={"pretrain.seeds": study.seeds, **variant.overrides})
+
+
+def results_of(name: str) -> Path:
+    """Folder of the study's rows."""
+    return Path("results") / "studies" / name
+
+
+def run_study(name: str) -> None:
+    """Bring the results of a study up to date; what is finished is not run again."""
+    study = load_study(name)
+    profiles = {label: varied(study, variant) for label, variant in study.variants.items()}
+    folders = {label: _data_folders(study, profile) for label, profile in profiles.items()}
+
+    def inputs(spec: RunSpec) -> dict[str, Path]:
+        data, poisoned = folders[spec.variant]
+        found = standard_inputs(spec)
+        found["pairs"] = poisoned / spec.dataset if spec.poisoned else data / spec.dataset
+        return found | {"evaluation": data / "evaluation", "synonyms": data / "synonyms.json"}
+
+    for stage in study.stages:
+        expand = pretrain_runs if stage == "pretrain" else clean_runs
+        runs = [
+            run
+            for label, profile in profiles.items()
+            for run in expand(profile, variant=label, poisoned=study.variants[label].poisoned)
+            if run.dataset in study.datasets and run.pretrain_objective in study.pretrain_objectives
+        ]
+        run_all(runs, inputs, results=results_of(name))
+
+
+def _data_folders(study: Study, profile: Profile) -> tuple[Path, Path]:
+    """Folders of data and poisoned pairs for a variant, made if they are not the profile's own and not there yet."""
+    from repro.data.stages import DATA, POISONED, make_data, make_poison  # the renderer is not needed to read a study
+
+    base = load_profile(study.profile)
+    data, poisoned = DATA / base.name, POISONED / base.name
+    if _data_key(profile) != _data_key(base):
+        data = DATA / "studies" / _data_key(profile)
+    if not data.exists():
+        make_data(profile, data)
+    if _poison_key(profile) != _poison_key(base):
+        poisoned = POISONED / "studies" / _poison_key(profile)
+    for dataset in study.datasets:
+        if not (poisoned / dataset).exists():
+            make_poison(profile, dataset, data, poisoned / dataset)
+    return data, poisoned
+
+
+def _data_key(profile: Profile) -> str:
+    content = profile.data.model_dump(mode="json", exclude={"poison", "cleaning_sizes"})
+    return digest([content, profile.data.poison.target_class, profile.evaluate.model_dump(mode="json", include={"classnames", "templates"})])
+
+
+def _poison_key(profile: Profile) -> str:
+    return digest([_data_key(profile), profile.data.model_dump(mode="json"), profile.switches.model_dump(mode="json")])
+
+
+def table(name: str) -> str:
+    """The study's outcome as Markdown: for each variant and model, accuracy and ASR at the end of pre-training, by seed."""
+    study = load_study(name)
+    ends: dict[tuple[str, str], dict[int, tuple[Row, float]]] = defaultdict(dict)
+    for _, record, rows in read_results(results_of(name)):
+        if record.spec.stage == "pretrain" and rows:
+            ends[record.spec.variant, record.spec.cell][record.spec.seed] = rows[-1], record.train_seconds
+    lines = [
+        "| variant | changed | model | seeds | zero-shot top-1 % | ASR % | lowest ASR % | seconds | why |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for label, variant in study.variants.items():
+        changed = ", ".join(f"`{path}: {value}`" for path, value in variant.overrides.items()) or ("-" if variant.poisoned else "no poison")
+        for (of, cell), runs in sorted(ends.items()):
+            if of != label:
+                continue
+            rows = [runs[seed][0] for seed in sorted(runs)]
+            rates = [row.asr("non_target") for row in rows]
+            accuracy, attack = (" / ".join(f"{100 * value:.1f}" for value in values) for values in ([row.accuracy for row in rows], rates))
+            seconds = statistics.mean(runs[seed][1] for seed in runs)
+            seeds = ", ".join(map(str, sorted(runs)))
+            lines.append(
+                f"| {label} | {changed} | {cell} | {seeds} | {accuracy} | {attack} | {100 * min(rates):.1f} | {seconds:.0f} | {variant.why} |"
+            )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,43 @@
+"""`python -m repro tracking ...` and `python -m repro omniboard`: what they call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from repro.tracking import mirror, server
+from repro.tracking.mirror import TrackingError
+
+ACTIONS = ("up", "down", "status", "backfill", "reap", "dump", "restore")
+
+
+def tracking(action: str, file: Path | None = None, port: int = server.PORT) -> None:
+    """One action on the tracking server: the one of MONGO_URL, else the embedded one."""
+    if action in ("dump", "restore") and file is None:
+        raise TrackingError(f"{action}: name a file")
+    if action == "up":
+        print(f"tracking server: {server.up(port)}")
+    elif action == "down":
+        print("stopped" if server.down() else "no embedded server runs")
+    elif action == "reap":
+        dead = mirror.reap()
+        print("\n".join(f"{folder}: its process is gone, marked DEAD" for folder in dead) or "no killed runs")
+    elif action == "status":
+        print(f"embedded server: {server.running() or 'not running'}")
+        url = mirror.mongo_url() or server.running()
+        if url:
+            print(f"runs on the server: {mirror.connect(url).runs.count_documents({})}")
+        print(f"records on disk: {len(list(mirror.records()))}")
+    else:
+        url = mirror.mongo_url() or server.running()
+        if url is None:
+            raise TrackingError("no tracking server: set MONGO_URL, or start the embedded one by `python -m repro tracking up`")
+        database = mirror.connect(url)
+        if action == "backfill":
+            mirror.reap()
+            print(f"{mirror.backfill(database)} records are on the server")
+        elif action == "dump":
+            assert file is not None
+            print(f"{server.dump(database, file)} documents in {file}")
+        elif action == "restore":
+            assert file is not None
+            print(f"{server.restore(database, file)} documents restored")

@@ -1,0 +1,278 @@
+"""The launcher: what is due runs once, what is done stays, and no death loses a finished run.
+
+Whole launches use tests/stub_worker.py under the real pack process, torchrun and Sacred.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from repro.launch import LaunchError, driver, identity, slots
+from repro.launch.driver import run_all
+from repro.ledger import read_run
+from repro.spec import Profile, RunSpec, clean_runs, load_profile, pretrain_runs
+
+Launch = Callable[..., None]
+
+
+@pytest.fixture
+def profile(root: Path) -> Profile:
+    rates = {"clean.cells": [{"datasets": ["cc3m"], "pretrain_objectives": ["mmcl"], "clean_sizes": ["100k"], "losses": ["mmcl"],
+                              "learning_rates": [1e-3, 1e-4, 1e-5], "global_batch_size": 8}]}  # fmt: skip
+    return load_profile("smoke", root / "specs", rates)
+
+
+@pytest.fixture
+def launch(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
+    """`run_all` with the stub worker in an empty repository with two slots; keyword arguments are behaviours by run id."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{root}:{root / 'tests'}")
+    monkeypatch.setenv("REPRO_SLOTS", "2")
+    monkeypatch.delenv("MONGO_URL", raising=False)
+    Path("pairs").write_text("pairs")
+    Path("behaviour.json").write_text("{}")
+
+    def run(specs: list[RunSpec], behaviour: dict[str, str] | None = None, worker: str = "stub_worker") -> None:
+        Path("behaviour.json").write_text(json.dumps(behaviour or {}))
+        run_all(specs, stub_inputs, worker=worker)
+
+    return run
+
+
+def stub_inputs(spec: RunSpec) -> dict[str, Path]:
+    return {"pairs": Path("pairs")}
+
+
+def started() -> list[str]:
+    """Run ids in the order of their starts since the last call."""
+    path = Path("starts.txt")
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return lines
+
+
+def published(specs: list[RunSpec]) -> dict[str, str]:
+    """Status of every published run of the first spec's cell."""
+    folder = driver.results_dir(specs[0], Path("results"))
+    return {path.parent.name: read_run(path.parent)[0].status for path in sorted(folder.glob("*/run.json"))}
+
+
+def test_runs_are_published_and_recorded_once(profile: Profile, launch: Launch) -> None:
+    specs = clean_runs(profile)
+    launch(specs)
+    ids = sorted(spec.run_id for spec in specs)
+    assert sorted(started()) == ids
+    assert published(specs) == dict.fromkeys(ids, "completed")
+    record, rows = read_run(driver.results_dir(specs[0], Path("results")) / specs[0].run_id)
+    assert [row.step for row in rows] == [2, 3]
+    assert record.seconds == 1.5 and record.sacred is not None
+    sacred = Path("sacred") / record.sacred
+    assert json.loads((sacred / "config.json").read_bytes())["fingerprint"] == record.fingerprint
+    assert json.loads((sacred / "metrics.json").read_bytes())["loss"]["values"] == [1 / 2, 1 / 3]
+    assert json.loads((sacred / "run.json").read_bytes())["status"] == "COMPLETED"
+    assert f"hello from {specs[0].run_id}" in (sacred / "cout.txt").read_text()
+    launch(specs)
+    assert started() == []
+
+
+def test_only_a_changed_learning_rate_runs_again(profile: Profile, launch: Launch) -> None:
+    specs = clean_runs(profile)
+    launch(specs)
+    started()
+    schedule = specs[0].schedule.model_copy(update={"learning_rate": 2e-3})
+    changed = [specs[0].model_copy(update={"schedule": schedule}), *specs[1:]]
+    launch(changed)
+    assert started() == [changed[0].run_id]
+    assert sorted(published(specs)) == sorted(spec.run_id for spec in changed)
+
+
+def test_a_threshold_of_the_report_retrains_nothing(profile: Profile, launch: Launch) -> None:
+    specs = clean_runs(profile)
+    launch(specs)
+    started()
+    launch([spec.model_copy(update={"evaluate": spec.evaluate.model_copy(update={"asr_cap": 0.07})}) for spec in specs])
+    assert started() == []
+    assert read_run(driver.results_dir(specs[0], Path("results")) / specs[0].run_id)[0].spec.evaluate.asr_cap == 0.07
+
+
+def test_a_worker_that_dies_once_costs_one_try(profile: Profile, launch: Launch) -> None:
+    specs = clean_runs(profile)
+    launch(specs, {specs[0].run_id: "die once"})
+    assert sorted(started()) == sorted([specs[0].run_id, *(spec.run_id for spec in specs)])
+    assert set(published(specs).values()) == {"completed"}
+    records = [json.loads(path.read_bytes()) for path in sorted(Path("sacred/smoke").glob("*/run.json"))]
+    assert sorted(record["status"] for record in records) == ["COMPLETED"] * 3 + ["FAILED"]
+    failed = next(path.parent for path in Path("sacred/smoke").glob("*/run.json") if json.loads(path.read_bytes())["status"] == "FAILED")
+    record, _ = read_run(driver.results_dir(specs[0], Path("results")) / specs[0].run_id)
+    again = Path("sacred") / str(record.sacred)
+    assert json.loads((again / "info.json").read_bytes())["resumes"] == f"smoke/{failed.name}"
+    assert json.loads((again / "metrics.json").read_bytes())["loss"]["steps"] == [1, 2, 3], "points before the death are kept"
+
+
+def test_a_run_that_fails_twice_is_named_and_the_others_go_on(profile: Profile, launch: Launch) -> None:
+    specs = clean_runs(profile)
+    with pytest.raises(LaunchError, match=f"1 of 3 runs failed.*\n.*{specs[1].run_id}: RuntimeError: no such luck"):
+        launch(specs, {specs[1].run_id: "raise"})
+    assert published(specs) == {spec.run_id: "failed" if spec is specs[1] else "completed" for spec in specs}
+    started()
+    launch(specs)
+    assert started() == [specs[1].run_id]
+    assert set(published(specs).values()) == {"completed"}
+
+
+def test_a_worker_that_cannot_start_fails_all_runs_with_its_reason(profile: Profile, launch: Launch) -> None:
+    with pytest.raises(LaunchError, match=r"3 of 3 runs failed(.|\n)*status 1"):
+        launch(clean_runs(profile), worker="no_such_worker")
+
+
+def test_a_pretrained_model_is_published_with_its_record(profile: Profile, launch: Launch) -> None:
+    specs = pretrain_runs(profile, "cc3m", "mmcl")[:1]
+    launch(specs)
+    folder = Path("models/smoke/cc3m-mmcl") / f"seed{specs[0].seed}"
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert json.loads((folder / "run.json").read_bytes())["status"] == "completed"
+    (folder / "model.safetensors").unlink()
+    started()
+    launch(specs)
+    assert (folder / "model.safetensors").exists() and started() == [], "published again from the work folder"
+
+
+def start_driver(specs: list[RunSpec], behaviour: dict[str, str]) -> subprocess.Popen[str]:
+    """`run_all` in a process of its own."""
+    Path("behaviour.json").write_text(json.dumps(behaviour))
+    Path("specs.json").write_text(json.dumps([spec.model_dump(mode="json") for spec in specs]))
+    code = """
+import json, sys
+from pathlib import Path
+from repro.launch.driver import run_all, Stopped
+from repro.spec import RunSpec
+specs = [RunSpec.model_validate(item) for item in json.loads(Path("specs.json").read_bytes())]
+try:
+    run_all(specs, lambda spec: {"pairs": Path("pairs")}, worker="stub_worker")
+except Stopped as stopped:
+    sys.exit(128 + stopped.number)
+"""
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def processes() -> list[str]:
+    """Command lines of living processes that work in this folder."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(folder / "cwd") == os.getcwd() and int(folder.name) != os.getpid():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_driver_leaves_no_process_and_the_next_goes_on(profile: Profile, launch: Launch, number: signal.Signals) -> None:
+    specs = clean_runs(profile)
+    process = start_driver(specs, {specs[1].run_id: "wait"})
+    wait_for(lambda: set(published(specs)) >= {specs[0].run_id, specs[2].run_id} and specs[1].run_id in Path("starts.txt").read_text())
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    wait_for(lambda: processes() == [])
+    statuses = sorted(json.loads(path.read_bytes())["status"] for path in Path("sacred/smoke").glob("*/run.json"))
+    assert statuses == ["COMPLETED", "COMPLETED", "RUNNING" if number == signal.SIGKILL else "INTERRUPTED"]
+    started()
+    launch(specs)
+    assert started() == [specs[1].run_id]
+
+
+@pytest.mark.faults
+def test_two_drivers_run_nothing_twice(profile: Profile, launch: Launch) -> None:
+    specs = clean_runs(profile)
+    both = [start_driver(specs, {specs[1].run_id: "wait"}) for _ in range(2)]
+    wait_for(lambda: "another process works on it" in "".join(path.read_text() for path in Path("work/packs").glob("*.log")))
+    Path("go").touch()
+    assert [process.communicate(timeout=120) and process.returncode for process in both] == [0, 0]
+    assert sorted(started()) == sorted(spec.run_id for spec in specs)
+
+
+def test_specs_that_change_during_a_stage_fail_it(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = Path("specs/smoke/clean.yaml")
+    spec.parent.mkdir(parents=True)
+    spec.write_text("epochs: 1")
+    monkeypatch.setattr(driver, "run_all", lambda specs: spec.write_text("epochs: 2"))
+    with pytest.raises(LaunchError, match="specs of smoke changed"):
+        driver.run_stage("smoke", [])
+
+
+def test_a_missing_input_is_named(profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LaunchError, match=r"poisoned/smoke/cc3m: missing \(input `pairs`"):
+        identity.identify(clean_runs(profile)[0], {"pairs": Path("poisoned/smoke/cc3m")}, "code")
+
+
+def test_comments_docstrings_and_layout_do_not_change_the_code_version() -> None:
+    import ast
+
+    old = ast.parse("def f(x):\n    return x + 1\n")
+    new = ast.parse('def f(x):\n    """Add one."""\n    # really\n    return (x\n            + 1)\n')
+    assert identity.syntax(old.body) == identity.syntax(new.body)
+    assert identity.syntax(old.body) != identity.syntax(ast.parse("def f(x):\n    return x + 2\n").body)
+
+
+def test_a_folder_hash_sees_names_and_contents_but_not_accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Path("store")
+    store.mkdir()
+    (store / "a.tar").write_bytes(b"1")
+    first = identity.content_hash(store)
+    (store / "run.json").write_text("seconds: 3")
+    assert identity.content_hash(store) == first
+    (store / "a.tar").rename(store / "b.tar")
+    renamed = identity.content_hash(store)
+    (store / "b.tar").write_bytes(b"22")
+    assert len({first, renamed, identity.content_hash(store)}) == 3
+
+
+def make_runs(specs: list[RunSpec]) -> list[identity.Run]:
+    return [identity.Run(spec, f"{index:04}", {"pairs": {"path": "pairs", "hash": "p"}}, "code") for index, spec in enumerate(specs)]
+
+
+def test_slots_get_equal_shares_longest_first(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two SSL runs cost 2, two MMCL runs 1: each of two slots gets one of both."""
+    monkeypatch.setenv("REPRO_SLOTS", "2")
+    spec = clean_runs(profile)[0]
+    runs = make_runs([spec.model_copy(update={"loss": loss}) for loss in ("mmcl", "ssl", "mmcl", "ssl")])
+    shares = [[run.spec.loss for pack in queue for run in pack.runs] for queue in slots.queues(runs)]
+    assert shares == [["ssl", "mmcl"], ["ssl", "mmcl"]]
+    assert [len(queue) for queue in slots.queues(runs)] == [1, 1], "one pack where start model and data are the same"
+
+
+def test_ranks_divide_the_batch_groups_and_fit_the_devices(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six groups of BatchNorm on four devices: three ranks."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    spec = pretrain_runs(profile)[0]
+    schedule = spec.schedule.model_copy(update={"global_batch_size": 48, "norm_batch_size": 8})
+    slot = slots.whole_slot(make_runs([spec.model_copy(update={"schedule": schedule})])[0])
+    assert (slot.ranks, slot.devices) == (3, ("0", "1", "2", "3"))
+
+
+def test_a_wrong_slot_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRO_SLOTS", "many")
+    with pytest.raises(LaunchError, match="REPRO_SLOTS: 'many'"):
+        slots.single_slots()

@@ -1,0 +1,208 @@
+"""dvc.yaml: the stages, what they depend on, and - with the real DVC and a stub for the stages - what an edit reruns."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from repro import reproduce
+from repro.spec import SpecError
+
+STUB = """#!/bin/sh
+# python -m repro STAGE --profile P [--dataset D] [--objective O]: makes the outputs of the stage and notes the call.
+echo "$3 $5 $7 $9" >> ran.log
+out() { for path; do mkdir -p "$path" && echo "$3" > "$path/file"; done; }
+case $3 in
+    data) out data/$5/cc3m data/$5/cc6m data/$5/evaluation; for f in synonyms attribution accounting; do echo 1 > data/$5/$f.json; done ;;
+    poison) out poisoned/$5/$7 ;;
+    pretrain) out models/$5/$7-$9 results/$5/pretrain/$7-$9 ;;
+    clean) out results/$5/clean/$7-$9 ;;
+    report) out report/build/$5 ;;
+esac
+"""
+CELLS = [f"{dataset} {objective}" for dataset in ("cc3m", "cc6m") for objective in ("mmcl", "mmcl_ssl")]
+
+
+@pytest.fixture(scope="module")
+def graph(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The stages of dvc.yaml."""
+    content = YAML(typ="safe", pure=True).load((request.config.rootpath / "dvc.yaml").read_text(encoding="utf-8"))
+    return dict(content["stages"])
+
+
+def test_the_stages_are_the_study_in_order(graph: dict[str, Any]) -> None:
+    assert list(graph) == ["data", "poison", "pretrain", "clean", "report"]
+    assert all(stage["cmd"].startswith(f"python -m repro {name} --profile ${{item.profile}}") for name, stage in graph.items())
+
+
+def test_axes_are_strings_and_the_profile_is_one_of_them(graph: dict[str, Any]) -> None:
+    """Other values are rendered into names (1.0e-6 becomes 1e-06), and stages of two profiles must not share a name."""
+    for stage in graph.values():
+        assert stage["matrix"]["profile"] == ["${profile}"]
+        assert all(isinstance(value, str) for axis in stage["matrix"].values() for value in axis)
+
+
+def test_every_output_lies_in_a_folder_of_its_profile(graph: dict[str, Any]) -> None:
+    for stage in graph.values():
+        outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]]
+        assert all("/${item.profile}" in out for out in outs)
+
+
+def test_training_stages_keep_their_outputs(graph: dict[str, Any]) -> None:
+    for name in ("pretrain", "clean"):
+        assert all(isinstance(out, dict) and list(out.values()) == [{"persist": True}] for out in graph[name]["outs"])
+
+
+def test_dependencies_cover_the_code_that_makes_the_numbers(graph: dict[str, Any]) -> None:
+    for name in ("data", "poison"):
+        assert {"repro/spec.py", "repro/data"} <= set(graph[name]["deps"])
+    for name in ("pretrain", "clean"):
+        assert {"repro/spec.py", "repro/data", "repro/train", "repro/evaluate"} <= set(graph[name]["deps"])
+    assert {"repro/spec.py", "repro/ledger.py", "repro/report", "report/templates", "specs/claims.yaml"} <= set(graph["report"]["deps"])
+
+
+def test_only_the_report_reads_results(graph: dict[str, Any]) -> None:
+    readers = {name for name, stage in graph.items() if any(dep.startswith("results/") for dep in stage["deps"])}
+    assert readers == {"report"}
+
+
+def test_where_runs_go_is_no_part_of_the_graph(graph: dict[str, Any]) -> None:
+    text = str([{key: value for key, value in stage.items() if key != "desc"} for stage in graph.values()]).lower()
+    assert not any(word in text for word in ("slurm", "slots", "partition", "cuda", "nproc"))
+
+
+@pytest.fixture
+def project(root: Path, tmp_path: Path) -> Path:
+    """A checkout with the real graph, specs and package, where `python` is the stub."""
+    for name in ("specs", "repro", "report/templates", ".dvc/config", ".dvc/.gitignore"):
+        source, target = root / name, tmp_path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__")) if source.is_dir() else shutil.copy(source, target)
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(root / name, tmp_path / name)
+    stub = tmp_path / "bin" / "python"
+    stub.parent.mkdir()
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    return tmp_path
+
+
+def environment(project: Path) -> dict[str, str]:
+    return os.environ | {"PATH": f"{project}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+
+
+def repro(project: Path, *command: str) -> list[str]:
+    """Run the pipeline; what the stub was called for."""
+    log = project / "ran.log"
+    log.unlink(missing_ok=True)
+    subprocess.run(command or ("dvc", "repro"), cwd=project, env=environment(project), check=True, capture_output=True, timeout=300)
+    return [line.rstrip() for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.slow
+def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
+    smoke = project / "specs" / "smoke"
+    (project / "params.yaml").write_text("profile: smoke\n")
+    cells = [f"smoke {cell}" for cell in CELLS]
+    everything = ["data smoke", "poison smoke cc3m", "poison smoke cc6m", "report smoke"]
+    everything += [f"{stage} {cell}" for stage in ("pretrain", "clean") for cell in cells]
+    assert sorted(repro(project)) == sorted(everything)
+    status = subprocess.run(["git", "status", "--porcelain", "-uall"], cwd=project, check=True, capture_output=True, text=True).stdout
+    generated = ("data/", "poisoned/", "models/", "results/", "report/build/", ".dvc/cache/")
+    assert not [line for line in status.splitlines() if line[3:].startswith(generated)]
+
+    started = time.monotonic()
+    assert repro(project) == []
+    assert time.monotonic() - started < 15  # seconds; 2 on an idle core, the bound allows for a busy one
+
+    (project / "params.yaml").write_text("profile: mini\n")
+    assert len(repro(project)) == len(everything)
+    (project / "params.yaml").write_text("profile: smoke\n")
+    assert repro(project) == []  # both profiles keep their entries in dvc.lock
+
+    replace(smoke / "clean.yaml", "learning_rates: [3.0e-4, 1.0e-3]", "learning_rates: [3.0e-4, 2.0e-3]")
+    assert repro(project) == [*(f"clean {cell}" for cell in cells), "report smoke"]
+
+    replace(smoke / "pretrain.yaml", "mmcl_ssl: {learning_rate: 1.0e-3", "mmcl_ssl: {learning_rate: 2.0e-3")
+    changed = [f"{stage} smoke {cell}" for stage in ("pretrain",) for cell in CELLS if cell.endswith("ssl")]
+    assert repro(project) == [*changed, "report smoke"]  # the stub's model is the same as before, so cleaning stays
+
+    template = next(path for path in sorted((project / "report" / "templates").rglob("*")) if path.is_file())
+    template.write_text(template.read_text() + "\n")
+    assert repro(project) == ["report smoke"]
+
+    (smoke / "clean.yaml").write_text("# a comment\n" + (smoke / "clean.yaml").read_text())
+    assert repro(project) == ["report smoke"]  # it quotes the specs' comments
+
+
+@pytest.mark.slow
+def test_a_profile_for_one_call_leaves_params_as_they_were(project: Path) -> None:
+    before = (project / "params.yaml").read_bytes()
+    ran = repro(project, sys.executable, "-m", "repro.reproduce", "smoke")
+    assert ran[0] == "data smoke" and ran[-1] == "report smoke"
+    assert (project / "params.yaml").read_bytes() == before
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    reproduce.PARAMS.write_text("profile: paper  # mine\n")
+    return tmp_path
+
+
+def test_params_come_back_after_an_error(here: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), reproduce.profile_set("smoke"):
+        assert reproduce.PARAMS.read_text() == "profile: smoke\n"
+        raise KeyboardInterrupt
+    assert reproduce.PARAMS.read_text() == "profile: paper  # mine\n"
+
+
+def test_params_come_back_with_the_next_call_after_a_kill(here: Path) -> None:
+    code = "import os, repro.reproduce as r\nwith r.profile_set('smoke'): os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(Path(reproduce.__file__).parents[1])})
+    assert killed.returncode == -signal.SIGKILL
+    assert reproduce.PARAMS.read_text() == "profile: smoke\n"
+    with reproduce.profile_set(None):
+        assert reproduce.PARAMS.read_text() == "profile: paper  # mine\n"
+
+
+def test_two_calls_in_one_folder_do_not_mix(here: Path) -> None:
+    with reproduce.profile_set("smoke"), pytest.raises(SpecError, match="held by another `make reproduce`"), reproduce.profile_set("mini"):
+        pass
+    assert reproduce.PARAMS.read_text() == "profile: paper  # mine\n"
+
+
+def test_a_termination_reaches_the_pipeline(here: Path) -> None:
+    """The wrapper passes SIGTERM on and waits, so that runs save their work before params.yaml changes back."""
+    script = "trap 'sleep 0.3; echo saved > saved; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+    code = f"import sys, repro.reproduce as r; sys.exit(r.run(['bash', '-c', {script!r}]))"
+    path = os.environ | {"PYTHONPATH": str(Path(reproduce.__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", code], env=path, stdout=subprocess.PIPE) as wrapper:
+        assert wrapper.stdout is not None and wrapper.stdout.readline() == b"ready\n"
+        wrapper.send_signal(signal.SIGTERM)
+        assert wrapper.wait(timeout=30) == 0
+    assert (here / "saved").exists()
+
+
+def test_an_unknown_profile_is_refused_before_anything_changes(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(root)
+    before = (root / "params.yaml").read_bytes()
+    assert reproduce.main(["tiny"]) == 2
+    assert capsys.readouterr().err == "profile: 'tiny' (allowed: mini, paper, smoke)\n"
+    assert (root / "params.yaml").read_bytes() == before
