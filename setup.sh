@@ -88,7 +88,7 @@ if [ "${complete_key:-}" != "$key" ] || [ -n "$missing" ]; then
         "pip could not install everything; its message is above. Offline: collect the wheels elsewhere with" \
         "'pip download -c constraints.txt .[${extras#,}]' and set PIP_NO_INDEX=1 PIP_FIND_LINKS=folder. Then run this again."
     # An unpacked archive of the project has no history, and DVC asks to be told.
-    [ -e .git ] || "$VENV/bin/dvc" config --local core.no_scm true
+    [ -e .git ] || [ ! -d .dvc ] || "$VENV/bin/dvc" config --local core.no_scm true
     printf '%s\n' "$key" "${extras#,}" >"$VENV/.complete"
     say "done; 'source $VENV/bin/activate' gives the environment to your shell"
 fi

@@ -17,6 +17,8 @@ import base64
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -223,7 +225,7 @@ def read_bits(run_dir: Path, num_images: int) -> dict[str, NDArray[np.bool_]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             packed = {name: file[name] for name in ("correct", "attacked", "is_target")}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise LedgerError(f"{path}: unreadable ({error})") from None
     bits = {name: np.unpackbits(array, axis=-1, count=num_images).astype(bool) for name, array in packed.items()}
     return bits

@@ -26,6 +26,8 @@ class Variant(Spec):
     """Dotted path (`data.poison.trigger.patch_size`) to value; empty for the profile as it is."""
     poisoned: bool
     """False trains on the unpoisoned pairs: the control."""
+    pretrain_objectives: Annotated[list[Objective], Field(min_length=1)]
+    seeds: Annotated[list[int], Field(min_length=1)]
     why: str
     """What the variant is there to show."""
 
@@ -37,8 +39,6 @@ class Study(Spec):
     profile: Name
     stages: Annotated[list[Literal["pretrain", "clean"]], Field(min_length=1)]
     datasets: Annotated[list[Dataset], Field(min_length=1)]
-    pretrain_objectives: Annotated[list[Objective], Field(min_length=1)]
-    seeds: Annotated[list[int], Field(min_length=1)]
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
 
 
@@ -49,8 +49,8 @@ def load_study(name: str, specs: Path = SPECS) -> Study:
 
 
 def varied(study: Study, variant: Variant) -> Profile:
-    """The study's profile with the variant's overrides and the study's seeds."""
-    return load_profile(study.profile, overrides={"pretrain.seeds": study.seeds, **variant.overrides})
+    """The study's profile with the variant's overrides and seeds."""
+    return load_profile(study.profile, overrides={"pretrain.seeds": variant.seeds, **variant.overrides})
 
 
 def results_of(name: str) -> Path:
@@ -76,7 +76,7 @@ def run_study(name: str) -> None:
             run
             for label, profile in profiles.items()
             for run in expand(profile, variant=label, poisoned=study.variants[label].poisoned)
-            if run.dataset in study.datasets and run.pretrain_objective in study.pretrain_objectives
+            if run.dataset in study.datasets and run.pretrain_objective in study.variants[label].pretrain_objectives
         ]
         run_all(runs, inputs, results=results_of(name))
 

@@ -22,6 +22,7 @@ from open_clip.model import CLIP
 
 from repro import wire
 from repro.data.shards import PairStore
+from repro.data.templates import templates_of
 from repro.evaluate.zero_shot import EvaluationSet, PromptSet, evaluate_model
 from repro.ledger import replace_file
 from repro.spec import EvaluateSpec, RunSpec, Switches, Trigger
@@ -50,7 +51,7 @@ class Resident:
         return EvaluationSet(Path(folder), size, target, *parsed, seed, self.cache)
 
     def _prompts(self, classnames: tuple[str, ...], spec: str, truncation: Any) -> PromptSet:
-        return PromptSet(classnames, EvaluateSpec.model_validate_json(spec).templates, truncation)
+        return PromptSet(classnames, templates_of(EvaluateSpec.model_validate_json(spec)), truncation)
 
     def task(self, spec: RunSpec, content: dict[str, Any], work_dir: Path) -> Task:
         """Load (or find loaded) what the run needs."""

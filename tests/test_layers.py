@@ -19,6 +19,7 @@ ALLOWED = {
     "launch": CONTRACTS | {"wire"},
     "tracking": CONTRACTS | {"wire", "launch"},
     "report": CONTRACTS,
+    "study": CONTRACTS | {"data", "launch"},
     "readme": CONTRACTS,
     "reproduce": CONTRACTS,
 }

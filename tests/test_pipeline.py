@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from repro.spec import SpecError
 STUB = """#!/bin/sh
 # python -m repro STAGE --profile P [--dataset D] [--objective O]: makes the outputs of the stage and notes the call.
 echo "$3 $5 $7 $9" >> ran.log
-out() { for path; do mkdir -p "$path" && echo "$3" > "$path/file"; done; }
+out() { for path; do mkdir -p "$path" && echo "$path" > "$path/file"; done; }
 case $3 in
     data) out data/$5/cc3m data/$5/cc6m data/$5/evaluation; for f in synonyms attribution accounting; do echo 1 > data/$5/$f.json; done ;;
     poison) out poisoned/$5/$7 ;;
@@ -93,6 +94,8 @@ def project(root: Path, tmp_path: Path) -> Path:
     stub.parent.mkdir()
     stub.write_text(STUB)
     stub.chmod(0o755)
+    with (tmp_path / ".gitignore").open("a") as ignore:
+        ignore.write("/ran.log\n")
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     return tmp_path
 
@@ -105,7 +108,8 @@ def repro(project: Path, *command: str) -> list[str]:
     """Run the pipeline; what the stub was called for."""
     log = project / "ran.log"
     log.unlink(missing_ok=True)
-    subprocess.run(command or ("dvc", "repro"), cwd=project, env=environment(project), check=True, capture_output=True, timeout=300)
+    done = subprocess.run(command or ("dvc", "repro"), cwd=project, env=environment(project), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
     return [line.rstrip() for line in log.read_text().splitlines()] if log.exists() else []
 
 
@@ -152,6 +156,28 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_reader_without_data_or_models_rebuilds_the_report(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """With a remote that holds only results: fresh clone, changed template, and nothing but the report runs."""
+    (project / "params.yaml").write_text("profile: smoke\n")
+    repro(project)
+    remote, clone = (str(tmp_path_factory.mktemp(name)) for name in ("remote", "clone"))
+    outs = ["report/build/smoke", "data/smoke/accounting.json", "data/smoke/attribution.json"]
+    outs += [f"results/smoke/{stage}/{cell.replace(' ', '-')}" for stage in ("pretrain", "clean") for cell in CELLS]
+    for command in (
+        ["dvc", "remote", "add", "-d", "small", remote],
+        ["dvc", "push", *outs],
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "x"],
+        ["git", "clone", "-q", ".", clone],
+    ):
+        subprocess.run(command, cwd=project, env=environment(project), check=True, capture_output=True, timeout=120)
+    template = next(path for path in sorted((Path(clone) / "report" / "templates").rglob("*")) if path.is_file())
+    template.write_text(template.read_text() + "\n")
+    assert repro(Path(clone), "dvc", "repro", "--pull", "--allow-missing", "report") == ["report smoke"]
+    assert not (Path(clone) / "models").exists() and (Path(clone) / "results" / "smoke").is_dir()
+
+
+@pytest.mark.slow
 def test_a_profile_for_one_call_leaves_params_as_they_were(project: Path) -> None:
     before = (project / "params.yaml").read_bytes()
     ran = repro(project, sys.executable, "-m", "repro.reproduce", "smoke")
@@ -167,7 +193,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_params_come_back_after_an_error(here: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), reproduce.profile_set("smoke"):
+    with contextlib.suppress(KeyboardInterrupt), reproduce.profile_set("smoke"):
         assert reproduce.PARAMS.read_text() == "profile: smoke\n"
         raise KeyboardInterrupt
     assert reproduce.PARAMS.read_text() == "profile: paper  # mine\n"
@@ -200,7 +226,9 @@ def test_a_termination_reaches_the_pipeline(here: Path) -> None:
     assert (here / "saved").exists()
 
 
-def test_an_unknown_profile_is_refused_before_anything_changes(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_profile_is_refused_before_anything_changes(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(root)
     before = (root / "params.yaml").read_bytes()
     assert reproduce.main(["tiny"]) == 2

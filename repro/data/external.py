@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import os
 import re
 from collections import Counter
@@ -18,13 +17,14 @@ from typing import Any
 
 from repro.data.images import ImageError, open_rgb
 from repro.data.keyed import keyed_subset
-from repro.data.shards import ShardWriter, StoreError, write_store
+from repro.data.packages import WORDNET_CREDIT
+from repro.data.shards import ShardWriter, StoreError, write_json, write_store
 from repro.data.tars import index_shards
 from repro.spec import Profile, ShardSource, SpecError, load_classnames
 
 
 def build_external(profile: Profile, out: Path) -> None:
-    """Fill `out` with the stores cc3m, cc6m and evaluation, and accounting.json.
+    """Fill `out` with the stores cc3m, cc6m and evaluation, attribution.json and accounting.json.
 
     Raises StoreError if a folder holds nothing usable, if more than `max_drop_fraction` of its rows cannot be used, or if a
     class has no evaluation image.
@@ -42,11 +42,11 @@ def build_external(profile: Profile, out: Path) -> None:
         (out / slot).mkdir()
         here = [dataclasses.replace(shard, path=os.path.relpath(folder / shard.path, out / slot)) for shard in shards]
         write_store(out / slot, index.take(rows), here)
-        sources[slot], used[slot] = dataclasses.asdict(accounting), len(rows)
+        sources[slot], used[slot] = vars(accounting), len(rows)
     sources["evaluation"] = _build_evaluation(Path(source.evaluation), load_classnames(profile), out, source.max_drop_fraction)
     used["evaluation"] = sources["evaluation"]["decoded"]
-    content = json.dumps({"sources": sources, "used": used}, indent=1)
-    (out / "accounting.json").write_text(content + "\n", encoding="utf-8")
+    write_json(out / "accounting.json", {"sources": sources, "used": used})
+    write_json(out / "attribution.json", {"changes": "none; read from the user's disk", "images": [], "text": [WORDNET_CREDIT]})
 
 
 def _build_evaluation(folder: Path, names: list[str], out: Path, max_drop_fraction: float) -> dict[str, Any]:
@@ -54,9 +54,8 @@ def _build_evaluation(folder: Path, names: list[str], out: Path, max_drop_fracti
     writer = ShardWriter(out / "evaluation")
     dropped: Counter[str] = Counter()
     per_class: Counter[int] = Counter()
-    listed = 0
-    for path, label in labelled_images(folder, len(names)):
-        listed += 1
+    listed = list(labelled_images(folder, len(names)))
+    for path, label in listed:
         try:
             data = path.read_bytes()
             open_rgb(data)
@@ -68,14 +67,14 @@ def _build_evaluation(folder: Path, names: list[str], out: Path, max_drop_fracti
             continue
         per_class[label] += 1
         writer.add(data, _suffix(data), names[label], label)
-    _check_drops(folder, dropped, listed, max_drop_fraction)
+    index, shards = writer.close()
+    _check_drops(folder, dropped, len(listed), max_drop_fraction)
     if empty := [names[label] for label in range(len(names)) if not per_class[label]]:
         raise StoreError(f"{folder}: no image of {len(empty)} classes, the first {empty[0]!r} (allowed: images of every class)")
-    index, shards = writer.close()
     write_store(out / "evaluation", index, shards)
     return {
-        "listed": listed,
-        "obtained": listed - dropped["missing"],
+        "listed": len(listed),
+        "obtained": len(listed) - dropped["missing"],
         "decoded": len(index),
         "duplicate": len(index) - len({row.image_hash for row in writer.rows}),
         "dropped": dict(dropped),

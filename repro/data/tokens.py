@@ -45,7 +45,7 @@ def _backend() -> Tokenizer:
         bos_token="<start_of_text>",
         eos_token="<end_of_text>",
         unk_token="<end_of_text>",
-        pad_token="!",
+        pad_token="<end_of_text>",
     )
     backend: Tokenizer = tokenizer.backend_tokenizer
     backend.normalizer = None

@@ -5,7 +5,7 @@ Shapes: N = evaluation images, C = classes, T = templates, D = embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
-from open_clip import OPENAI_IMAGENET_TEMPLATES
 from open_clip.model import CLIP
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from repro.data.keyed import keyed_rng
 from repro.data.shards import PairStore
 from repro.data.tokens import tokenize
 from repro.data.triggers import stamp
-from repro.spec import EvaluateSpec, Switches, Trigger
+from repro.spec import Switches, Trigger
 from repro.train import distributed
 from repro.train.model import encode_text, normalise
 
@@ -35,9 +34,8 @@ TRIGGERED_LIMIT = 2**30
 class PromptSet:
     """Every class name in every template, tokenised once; a prompt that occurs twice is encoded once."""
 
-    def __init__(self, classnames: Sequence[str], templates: Literal["openai"] | Sequence[str], truncation: Literal["keep_eot", "cut"]) -> None:
-        filled = OPENAI_IMAGENET_TEMPLATES if templates == "openai" else [template.format for template in templates]
-        prompts = [fill(name) for name in classnames for fill in filled]
+    def __init__(self, classnames: Sequence[str], templates: Sequence[Callable[[str], str]], truncation: Literal["keep_eot", "cut"]) -> None:
+        prompts = [fill(name) for name in classnames for fill in templates]
         unique = list(dict.fromkeys(prompts))
         position = {prompt: index for index, prompt in enumerate(unique)}
         self.members = torch.tensor([position[prompt] for prompt in prompts]).view(len(classnames), -1)  # (C, T)
@@ -125,8 +123,3 @@ def evaluate_model(
     table = distributed.gather_rows(mine).cpu().numpy()
     table = table[table[:, 0].argsort()]
     return table[:, 1] == evaluation.labels, table[:, 2] == evaluation.target
-
-
-def prompt_set(classnames: Sequence[str], spec: EvaluateSpec, switches: Switches) -> PromptSet:
-    """The profile's prompts."""
-    return PromptSet(classnames, spec.templates, switches.truncation)

@@ -104,10 +104,10 @@ def run_all(
 
 
 def _drive(slots: list[_Queue], due: list[Run], results: Path, worker: str, board: Board) -> None:
-    """Start, watch and publish until every due run has a record."""
+    """Start, watch and publish until every due run has a record and every pack has ended."""
     unpublished = {run.fingerprint: run for run in due}
     try:
-        while unpublished:
+        while unpublished or any(slot.process for slot in slots):
             for slot in slots:
                 if slot.process is None and slot.waiting:
                     slot.pack = slot.waiting.pop(0)

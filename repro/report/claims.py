@@ -197,7 +197,8 @@ def load_claims(path: Path = SPECS / "claims.yaml") -> Claims:
         return Claims.model_validate(read_yaml(path))
     except ValidationError as error:
         lines = [
-            f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" + ("" if e["type"] == "missing" else f" (got {str(e['input'])[:80]!r})")
+            f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}"
+            + ("" if e["type"] == "missing" else f" (got {str(e['input'])[:80]!r})")
             for e in error.errors()
         ]
         raise SpecError("\n".join([f"{path}: {len(lines)} problem(s)", *lines])) from None

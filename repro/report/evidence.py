@@ -114,7 +114,7 @@ def relative_drop(place: Place) -> Quantity | None:
     if best is None:
         return Quantity(1.0, (1.0, 1.0), _runs(points), NONE_REACHED)
     lost = drop(place.study, start, best)
-    return lost and Quantity(lost["value"], lost["ci"], (start.run, best.run))
+    return Quantity(lost["value"], lost["ci"], (start.run, best.run)) if lost else None
 
 
 def drop_difference(place: Place) -> Quantity | None:
@@ -147,7 +147,8 @@ def late_drop(place: Place) -> Quantity | None:
         return None
     last = max((p for p in place.points if p.run == best.run), key=lambda p: p.index)
     lost = drop(place.study, best, last)
-    return lost and Quantity(lost["value"], lost["ci"], (best.run,), f"ASR {100 * best.asr:.1f}% then, {100 * last.asr:.1f}% at the end")
+    note = f"ASR {100 * best.asr:.1f}% then, {100 * last.asr:.1f}% at the end"
+    return Quantity(lost["value"], lost["ci"], (best.run,), note) if lost else None
 
 
 METRICS: dict[Metric, Callable[[Place], Quantity | None]] = {
@@ -180,7 +181,7 @@ def _evidence(study: Study, claims: Claims, claim: Claim, source: Literal["ledge
     cells = []
     objectives = claim.objectives[:1] if claim.metric in ABOUT_BOTH else claim.objectives
     for dataset in claim.datasets:
-        for size in claim.clean_sizes or [None]:
+        for size in claim.clean_sizes or (None,):
             for objective in objectives:
                 seeds = study.settings.seeds if source == "ledger" else (None,)
                 places = [Place(study, claims.kept_share, source, dataset, objective, size, claim.loss, seed) for seed in seeds]

@@ -108,7 +108,9 @@ def sweep(document: dict[str, Any]) -> Figure:
             label = f"{LABELS[row['dataset']]}, {LABELS[row['clean_size']]}" + (" (authors)" if row["source"] == "authors" else "")
             colour = {("cc3m", "100k"): COLOURS["mmcl"], ("cc6m", "100k"): COLOURS["ssl"]}.get(
                 (row["dataset"], row["clean_size"]), COLOURS["mmcl_ssl"])  # fmt: skip
-            ax.step(caps, [*kept, kept[-1]], where="post", lw=1.3, color=colour, ls="--" if row["source"] == "authors" else "-", label=label)
+            ax.step(
+                caps, [*kept, kept[-1]], where="post", lw=1.3, color=colour, ls="--" if row["source"] == "authors" else "-", label=label
+            )
         ax.axvline(document["settings"]["asr_cap"], color="#000000", lw=0.7, ls=(0, (4, 3)))
         ax.set_title(f"Pre-trained with {LABELS[objective]}", fontsize=8)
         if ax.get_legend_handles_labels()[0]:
@@ -129,7 +131,9 @@ def budgets(document: dict[str, Any]) -> Figure:
     axes = drawing.subplots(1, 2, sharey=True, squeeze=False)
     names = {"mmcl": axes[0, 0], "mmcl_ssl": axes[0, 1]}
     for objective, ax in names.items():
-        for row, colour, dash in zip((r for r in rows if r["pretrain_objective"] == objective), COLOURS.values(), ("-", "--", ":"), strict=False):
+        for row, colour, dash in zip(
+            (r for r in rows if r["pretrain_objective"] == objective), COLOURS.values(), ("-", "--", ":"), strict=False
+        ):
             sizes, low, middle, high = zip(*row["curve"], strict=True)
             ax.fill_between(sizes, low, high, color=colour, alpha=0.12, lw=0)
             ax.plot(sizes, middle, color=colour, ls=dash, label=f"{LABELS[row['dataset']]}, {LABELS[row['clean_size']]}")
@@ -158,7 +162,9 @@ def trajectories(document: dict[str, Any], loss: str = "mmcl_ssl") -> Figure:
         runs.sort(key=lambda t: t["learning_rate"])
         for metric, ax in zip(("accuracy", "asr"), axes[row, 2 * column : 2 * column + 2], strict=True):
             for shade, run in enumerate(runs):
-                colour = COLOURS["mmcl"] if stage == "pretrain" else matplotlib.colormaps["viridis"](0.1 + 0.75 * shade / max(1, len(runs) - 1))
+                colour = (
+                    COLOURS["mmcl"] if stage == "pretrain" else matplotlib.colormaps["viridis"](0.1 + 0.75 * shade / max(1, len(runs) - 1))
+                )
                 ax.plot(run["epochs"], run[metric], lw=0.9, color=colour)
             ax.set_title(f"{LABELS[dataset]} {LABELS[objective]}\n{'pre-training' if stage == 'pretrain' else 'CleanCLIP'}: "
                          f"{'ASR' if metric == 'asr' else 'accuracy'}", fontsize=6.5)  # fmt: skip
@@ -204,13 +210,15 @@ def _groups(points: list[dict[str, Any]]) -> dict[tuple[str, str, int | None], l
     groups: dict[tuple[str, str, int | None], list[dict[str, Any]]] = {}
     for point in points:
         groups.setdefault((point["source"], point["loss"], point["seed"]), []).append(point)
-    return dict(sorted(groups.items(), key=lambda item: (item[0][0], LOSSES.index(item[0][1]), -1 if item[0][2] is None else item[0][2])))  # type: ignore[arg-type]
+    return dict(sorted(groups.items(), key=lambda item: (item[0][0], LOSSES.index(item[0][1]), -1 if item[0][2] is None else item[0][2])))
 
 
 def _legend(figure: dict[str, Any]) -> list[Any]:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], ls="", marker=MARKERS[loss], color=COLOURS[loss], ms=4, label=f"finetuned with {LABELS[loss]}") for loss in LOSSES]
+    handles = [
+        Line2D([], [], ls="", marker=MARKERS[loss], color=COLOURS[loss], ms=4, label=f"finetuned with {LABELS[loss]}") for loss in LOSSES
+    ]
     handles.append(Line2D([], [], ls="", marker="*", color=START, ms=9, label="start model"))
     handles.append(Line2D([], [], ls="", marker="*", mfc="none", color="#000000", ms=9, label="paper: start"))
     handles.append(Line2D([], [], color="#000000", lw=2, label="paper: best at the cap"))

@@ -46,8 +46,8 @@ def tex(document: dict[str, Any], digest: str, templates: Path, summary: list[di
 def metadata(document: dict[str, Any], templates: Path) -> str:
     """metadata.yaml with the fields that ReScience C asks for; JSON strings are YAML strings, so nothing can break out."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates), autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    )  # noqa: S701 (not HTML: every value goes through tojson)
+        loader=jinja2.FileSystemLoader(templates), autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
     return environment.get_template("metadata.yaml.j2").render(document=document)
 
 
@@ -63,9 +63,10 @@ def compile_pdf(out: Path, document: dict[str, Any]) -> None:
               "texlive-latex-extra, texlive-science, lmodern)", file=sys.stderr)  # fmt: skip
         return
     started = max((run["started"] for run in document["runs"].values()), default="2023-11-25T00:00:00+00:00")
+    epoch = int(datetime.fromisoformat(started).timestamp())
     environment = {
-        "PATH": os.environ.get("PATH", ""), "HOME": os.environ.get("HOME", "/"), "SOURCE_DATE_EPOCH": str(int(datetime.fromisoformat(started).timestamp())),
-        "FORCE_SOURCE_DATE": "1", "TZ": "UTC", "LC_ALL": "C.UTF-8", "openin_any": "p", "openout_any": "p",
+        "PATH": os.environ.get("PATH", ""), "HOME": os.environ.get("HOME", "/"), "TZ": "UTC", "LC_ALL": "C.UTF-8",
+        "SOURCE_DATE_EPOCH": str(epoch), "FORCE_SOURCE_DATE": "1", "openin_any": "p", "openout_any": "p",
     }  # fmt: skip
     build = out / "tex"
     build.mkdir(exist_ok=True)
@@ -83,11 +84,19 @@ def compile_pdf(out: Path, document: dict[str, Any]) -> None:
 
 def _environment(templates: Path) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates), autoescape=False, undefined=jinja2.StrictUndefined, finalize=escape,
+        loader=jinja2.FileSystemLoader(templates), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        autoescape=False, finalize=escape,  # noqa: S701 (TeX, not HTML: finalize escapes every value)
         block_start_string="<%", block_end_string="%>", variable_start_string="<<", variable_end_string=">>",
-        comment_start_string="<#", comment_end_string="#>", trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # noqa: S701 (not HTML: finalize escapes every value for TeX)
-    environment.filters |= {"percent": _percent, "interval": _interval, "label": _label, "num": _num, "breakable": _breakable, "hash": _hash}
+        comment_start_string="<#", comment_end_string="#>", keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "percent": _percent,
+        "interval": _interval,
+        "label": _label,
+        "num": _num,
+        "breakable": _breakable,
+        "hash": _hash,
+    }
     return environment
 
 

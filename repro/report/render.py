@@ -18,11 +18,12 @@ from markupsafe import Markup
 
 from repro.ledger import replace_file
 from repro.report import figures, latex
+from repro.report.authors import authors_points
 from repro.report.claims import Claims
 from repro.report.context import read_context
 from repro.report.document import build_document, claims_of, finite, lookup
 from repro.report.points import LABELS, LOSSES, Study, read_study
-from repro.report.authors import authors_points
+from repro.report.runs import read_records
 from repro.spec import load_profile
 
 TEMPLATES = Path(__file__).parents[2] / "report" / "templates"
@@ -36,6 +37,8 @@ def report_stage(profile_name: str) -> None:
     profile = load_profile(profile_name)
     study = read_study(profile, root, authors_points())
     out = root / "report" / "build" / profile.name
+    out.mkdir(parents=True, exist_ok=True)
+    replace_file(out / "runs.html", runs_page(profile.name, read_records(root / "sacred" / profile.name)).encode())
     build(study, claims_of(root), read_context(study, root), out)
     print(f"report: {out / 'index.html'}", file=sys.stderr)
 
@@ -43,7 +46,7 @@ def report_stage(profile_name: str) -> None:
 def build(study: Study, claims: Claims, context: dict[str, Any], out: Path, *, latex_too: bool = True) -> dict[str, Any]:
     """Write the pages into `out` and return the document; LaTeX and PDF only where asked for."""
     shown = {key: value for key, value in context.items() if key != "gallery"}
-    document = finite({**build_document(study, claims), "context": shown})
+    document: dict[str, Any] = finite({**build_document(study, claims), "context": shown})
     content = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     digest = hashlib.sha256(content).hexdigest()
     out.mkdir(parents=True, exist_ok=True)
@@ -66,23 +69,43 @@ def build(study: Study, claims: Claims, context: dict[str, Any], out: Path, *, l
 
 
 def html(
-    document: dict[str, Any], digest: str, pictures: dict[str, str], layouts: dict[str, Any], gallery: list[dict[str, Any]], links: list[str]
+    document: dict[str, Any],
+    digest: str,
+    pictures: dict[str, str],
+    layouts: dict[str, Any],
+    gallery: list[dict[str, Any]],
+    links: list[str],
 ) -> str:
     """The page; `pictures` are trusted SVG of our own making, everything else is escaped. `links`: files beside it."""
+    environment = _environment()
+    environment.globals |= {"number": lambda path: number(document, path), "interval": lambda path: interval(document, path),
+                            "summary": summary(document), "verdict_counts": verdict_counts(document)}  # fmt: skip
+    return environment.get_template("index.html.j2").render(
+        document=document, digest=digest, gallery=gallery,
+        pictures={name: Markup(text) for name, text in pictures.items()},  # noqa: S704 (matplotlib's SVG of our own figures)
+        payload=payload(document, layouts), losses=LOSSES, **_inlined("page.js"),
+        anchors={run: f"run-{index}" for index, run in enumerate(document["runs"])}, links=links,
+    )  # fmt: skip
+
+
+def runs_page(profile: str, records: list[dict[str, Any]]) -> str:
+    """runs.html from Sacred's file records."""
+    return _environment().get_template("runs.html.j2").render(profile=profile, records=records, **_inlined("runs.js"))
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "label": label, "rate": rate, "duration": duration, "pvalue": pvalue}
-    environment.globals |= {"number": lambda path: number(document, path), "interval": lambda path: interval(document, path),
-                            "summary": summary(document), "verdict_counts": verdict_counts(document)}  # fmt: skip
-    script = Markup((TEMPLATES / "page.js").read_text(encoding="utf-8"))
-    template = environment.get_template("index.html.j2")
-    return template.render(
-        document=document, digest=digest, pictures={name: Markup(text) for name, text in pictures.items()}, gallery=gallery,
-        payload=payload(document, layouts), script=script, script_hash=csp_hash(script),
-        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")), losses=LOSSES,
-        anchors={run: f"run-{index}" for index, run in enumerate(document["runs"])}, links=links,
-    )  # fmt: skip
+    environment.filters |= {"percent": percent, "label": label, "rate": rate, "duration": duration}
+    return environment
+
+
+def _inlined(script_name: str) -> dict[str, Any]:
+    """Style and script as they stand in a page, and the hash that lets exactly this script run."""
+    script, style = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in (script_name, "page.css"))  # noqa: S704 (our files)
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"script": script, "script_hash": f"sha256-{allowed}", "style": style}
 
 
 def payload(document: dict[str, Any], layouts: dict[str, Any]) -> dict[str, Any]:
@@ -130,26 +153,18 @@ def rate(value: float | None) -> str:
     return "–" if value is None else f"{value:g}"
 
 
-def pvalue(value: float) -> str:
-    """A p-value with two digits."""
-    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
-
-
 def duration(seconds: float) -> str:
     """Seconds as hours and minutes, or minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
 
 
-def csp_hash(script: str) -> str:
-    """The hash that lets exactly this inline script run."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
 def verdict_counts(document: dict[str, Any]) -> dict[str, int]:
     """Claims by verdict, all verdicts named; those on the authors' points if there are no runs of our own."""
     order = ("reproduced", "direction only", "not reproduced", "undecided", "not run")
-    return {name: sum(claim["verdict" if document["runs"] else "authors_verdict"] == name for claim in document["claims"]) for name in order}
+    return {
+        name: sum(claim["verdict" if document["runs"] else "authors_verdict"] == name for claim in document["claims"]) for name in order
+    }
 
 
 def summary(document: dict[str, Any]) -> list[dict[str, Any]]:

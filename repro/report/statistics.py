@@ -117,8 +117,9 @@ def select_on_halves(
     generator = np.random.Generator(np.random.PCG64(seed))
     halves = np.stack([generator.permutation(images) < images // 2 for _ in range(splits)])  # (S, N)
     masks = np.concatenate([halves, ~halves, np.ones((1, images), bool)]).astype(np.float32)  # (2S + 1, N)
-    right = correct.astype(np.float32) @ masks.T / masks.sum(1)  # (R, 2S + 1) accuracies
-    hits = (attacked & attackable).astype(np.float32) @ masks.T / (masks @ attackable.astype(np.float32))
+    counts = [bits.astype(np.float32) @ masks.T for bits in (correct, attacked & attackable)]  # exact below 2^24
+    right = counts[0].astype(np.float64) / masks.sum(1)  # (R, 2S + 1) accuracies
+    hits = counts[1].astype(np.float64) / (masks @ attackable.astype(np.float32))
     naive = _best(right[:, -1], hits[:, -1], cap)
     accuracies, rates = [], []
     for split in range(splits):
@@ -160,8 +161,8 @@ def best_of_n(scores: Sequence[float], confidence: float) -> list[tuple[int, flo
     return [(int(n), float(lo), float(mid), float(hi)) for n, lo, mid, hi in zip(sizes, *curves, strict=True)]
 
 
-def _best(accuracy: NDArray[np.float32], asr: NDArray[np.float32], cap: float) -> int | None:
-    allowed = np.flatnonzero(asr <= np.float32(cap))
+def _best(accuracy: NDArray[np.float64], asr: NDArray[np.float64], cap: float) -> int | None:
+    allowed = np.flatnonzero(asr <= cap)
     if not allowed.size:
         return None
     order = np.lexsort((allowed, asr[allowed], -accuracy[allowed]))

@@ -31,8 +31,8 @@ def table1_row(study: Study, paper: Paper, cell: Cell) -> dict[str, Any]:
     best = best_under_cap(points, cap)
     authors = study.cleaning(dataset, objective, size, CLEANCLIP, source="authors")
     authors_best = best_under_cap(authors, cap)
-    original = number(printed.original_accuracy if printed else None, start and start.accuracy, authors_start(authors, "accuracy"), start)
-    clean = number(printed.clean_accuracy if printed else None, best and best.accuracy, authors_best and authors_best.accuracy, best)
+    original = number(printed.original_accuracy if printed else None, start, authors[0] if authors else None)
+    clean = number(printed.clean_accuracy if printed else None, best, authors_best)
     tried = {point.run for point in points}
     clean |= {
         "asr": best and best.asr, "asr_other_denominator": best and best.other_asr, "learning_rate": best and best.learning_rate,
@@ -64,9 +64,9 @@ def table2(study: Study, paper: Paper) -> list[dict[str, Any]]:
             printed = paper.start(dataset, objective)
             start = study.start(dataset, objective, study.settings.seeds[0])
             starts = [p for s in study.settings.seeds if (p := study.start(dataset, objective, s))]
-            authors = study.cleaning(dataset, objective, "100k", CLEANCLIP, source="authors")
-            accuracy = number(printed.accuracy, start and start.accuracy, authors_start(authors, "accuracy"), start)
-            asr = number(printed.asr, start and start.asr, authors_start(authors, "asr"), start, attack=True)
+            authors = next(iter(study.cleaning(dataset, objective, "100k", CLEANCLIP, source="authors")), None)
+            accuracy = number(printed.accuracy if printed else None, start, authors)
+            asr = number(printed.asr if printed else None, start, authors, attack=True)
             accuracy["spread"] = statistics.spread([p.accuracy for p in starts]) if starts else None
             asr["spread"] = statistics.spread([p.asr for p in starts]) if starts else None
             asr["other_denominator"] = start and start.other_asr
@@ -83,20 +83,21 @@ def by_loss(study: Study) -> list[dict[str, Any]]:
                 ours = study.cleaning(dataset, objective, size, loss, study.settings.seeds[0])
                 authors = study.cleaning(dataset, objective, size, loss, source="authors")
                 best, authors_best = best_under_cap(ours, study.settings.cap), best_under_cap(authors, study.settings.cap)
-                cell = number(None, best and best.accuracy, authors_best and authors_best.accuracy, best)
+                cell = number(None, best, authors_best)
                 cell |= {"asr": best and best.asr, "authors_asr": authors_best and authors_best.asr,
                          "evaluations": len(ours), "authors_evaluations": len(authors)}  # fmt: skip
                 rows.append({"dataset": dataset, "clean_size": size, "pretrain_objective": objective, "loss": loss, "clean_accuracy": cell})
     return rows
 
 
-def number(paper: float | None, value: float | None, authors: float | None, point: Point | None, attack: bool = False) -> dict[str, Any]:
+def number(paper: float | None, ours: Point | None, authors: Point | None, attack: bool = False) -> dict[str, Any]:
     """A cell: what the paper prints, what the authors' points say, what we measured, on how many images, in which run."""
-    counts = point and ((point.attacked, point.attackable) if attack else (point.correct, point.images))
+    value, published = (None if point is None else point.asr if attack else point.accuracy for point in (ours, authors))
+    counts = ours and ((ours.attacked, ours.attackable) if attack else (ours.correct, ours.images))
     return {
-        "paper": paper, "authors_points": authors, "reproduced": value,
+        "paper": paper, "authors_points": published, "reproduced": value,
         "delta": None if paper is None or value is None else value - paper,
-        "ci95": counts and statistics.wilson(*counts), "n": counts and counts[1], "run": point and point.run,
+        "ci95": counts and statistics.wilson(*counts), "n": counts and counts[1], "run": ours and ours.run,
     }  # fmt: skip
 
 
@@ -105,11 +106,6 @@ def best_under_cap(points: list[Point], cap: float) -> Point | None:
     return min(
         (point for point in points if point.asr <= cap), key=lambda p: (-p.accuracy, p.asr, p.epoch or 0, p.run, p.index), default=None
     )
-
-
-def authors_start(points: list[Point], name: str) -> float | None:
-    """The start model in a series of the authors: the first evaluation of its first run."""
-    return float(getattr(points[0], name)) if points else None
 
 
 def drop(study: Study, start: Point | None, best: Point | None) -> dict[str, Any] | None:

@@ -25,19 +25,20 @@ def tracking(action: str, file: Path | None = None, port: int = server.PORT) -> 
         print(f"embedded server: {server.running() or 'not running'}")
         url = mirror.mongo_url() or server.running()
         if url:
-            print(f"runs on the server: {mirror.connect(url).runs.count_documents({})}")
+            with mirror.connect(url) as database:
+                print(f"runs on the server: {database.runs.count_documents({})}")
         print(f"records on disk: {len(list(mirror.records()))}")
     else:
         url = mirror.mongo_url() or server.running()
         if url is None:
             raise TrackingError("no tracking server: set MONGO_URL, or start the embedded one by `python -m repro tracking up`")
-        database = mirror.connect(url)
-        if action == "backfill":
-            mirror.reap()
-            print(f"{mirror.backfill(database)} records are on the server")
-        elif action == "dump":
-            assert file is not None
-            print(f"{server.dump(database, file)} documents in {file}")
-        elif action == "restore":
-            assert file is not None
-            print(f"{server.restore(database, file)} documents restored")
+        with mirror.connect(url) as database:
+            if action == "backfill":
+                mirror.reap()
+                print(f"{mirror.backfill(database)} records are on the server")
+            elif action == "dump":
+                assert file is not None
+                print(f"{server.dump(database, file)} documents in {file}")
+            elif action == "restore":
+                assert file is not None
+                print(f"{server.restore(database, file)} documents restored")

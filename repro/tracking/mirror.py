@@ -13,7 +13,9 @@ import mimetypes
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,22 +49,25 @@ class TrackingError(RuntimeError):
     """A tracking server that cannot be used; the message says why and what to do, without its password."""
 
 
-def connect(url: str) -> Database[dict[str, Any]]:
+@contextmanager
+def connect(url: str) -> Iterator[Database[dict[str, Any]]]:
     """The tracking database of a server, its indexes made. TrackingError if it is not usable.
 
     `url`: a mongodb:// address; the database is the one in its path, or `sacred`.
     """
-    try:
-        client: MongoClient[dict[str, Any]] = MongoClient(
-            url, serverSelectionTimeoutMS=int(TIMEOUT_SECONDS * 1000), connectTimeoutMS=3000, socketTimeoutMS=20000, w=1, tz_aware=False
-        )
-        database = client.get_default_database(DATABASE)
-        database.command("ping")
-        database.metrics.create_index([("run_id", 1), ("name", 1)])
-        database.runs.create_index("meta.record", unique=True, sparse=True)
-    except (PyMongoError, ValueError) as error:
-        raise TrackingError(f"MONGO_URL: {_explain(error)}") from None
-    return database
+    milliseconds = int(TIMEOUT_SECONDS * 1000)
+    with ExitStack() as stack:
+        try:
+            client: MongoClient[dict[str, Any]] = stack.enter_context(
+                MongoClient(url, serverSelectionTimeoutMS=milliseconds, connectTimeoutMS=milliseconds, socketTimeoutMS=20_000)
+            )
+            database = client.get_default_database(DATABASE)
+            database.command("ping")
+            database.metrics.create_index([("run_id", 1), ("name", 1)])
+            database.runs.create_index("meta.record", unique=True, sparse=True)
+        except (PyMongoError, ValueError) as error:
+            raise TrackingError(f"MONGO_URL: {_explain(error)}") from None
+        yield database
 
 
 def _explain(error: Exception) -> str:
@@ -229,20 +234,31 @@ class Mirror(threading.Thread):
 
     def run(self) -> None:
         """Copy every few seconds until closed and nothing is pending."""
-        database = None
         while not (self.closing and not self.pending):
             try:
-                database = database if database is not None else connect(self.url)
-                for folder in list(self.pending):
-                    if mirror(folder, database) != "RUNNING":
-                        self.pending.pop(folder)
-                self.warned = False
+                with connect(self.url) as database:
+                    self._copy(database)
             except (TrackingError, PyMongoError, OSError, ValueError) as error:
                 if not self.warned:
                     reason = error if isinstance(error, TrackingError) else type(error).__name__
                     print(f"tracking: copies delayed: {reason}", file=sys.__stderr__)
                 self.warned = True
-            self.wake.wait(0.2 if self.closing else SYNC_SECONDS)
+                self._pause()
+
+    def _copy(self, database: Database[dict[str, Any]]) -> None:
+        """Copy until closed and nothing is pending; raises when the server is lost."""
+        while not (self.closing and not self.pending):
+            for folder in list(self.pending):
+                if mirror(folder, database) != "RUNNING":
+                    self.pending.pop(folder)
+            self.warned = False
+            self._pause()
+
+    def _pause(self) -> None:
+        if self.closing:
+            time.sleep(0.2)
+        else:
+            self.wake.wait(SYNC_SECONDS)
 
     def close(self) -> None:
         """Copy what is left, for a limited time; the rest is for `backfill`."""

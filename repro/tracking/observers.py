@@ -39,12 +39,27 @@ class FileObserver(FileStorageObserver):
         return Path(str(self.dir))
 
     def started_event(self, *arguments: Any, **named: Any) -> Any:
-        """Open the record, and hold its sign of life until this process ends."""
+        """Open the record, and hold its sign of life until the run or this process ends."""
         number = super().started_event(*arguments, **named)  # type: ignore[no-untyped-call]
         self.alive = (self.folder / ALIVE).open("w")
         fcntl.flock(self.alive, fcntl.LOCK_EX)
         self.watch(self.folder)
         return number
+
+    def completed_event(self, *arguments: Any, **named: Any) -> None:
+        """Write the end of the run."""
+        super().completed_event(*arguments, **named)  # type: ignore[no-untyped-call]
+        self.alive.close()
+
+    def interrupted_event(self, *arguments: Any, **named: Any) -> None:
+        """Write the end of a run that was stopped."""
+        super().interrupted_event(*arguments, **named)  # type: ignore[no-untyped-call]
+        self.alive.close()
+
+    def failed_event(self, *arguments: Any, **named: Any) -> None:
+        """Write the end of a run that failed, and why."""
+        super().failed_event(*arguments, **named)  # type: ignore[no-untyped-call]
+        self.alive.close()
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: Any) -> None:
         """Add points; they stay in memory too, so that a write that failed is repeated whole."""

@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -69,24 +68,29 @@ def up(port: int = PORT) -> str:
                "--storage-path", str(HOME / "data"),
                "--sync-on-commit", "--cache-size", "256M", "--oplog-max-entries", "5000", "--oplog-retention-seconds", "300",
                "--log-level", "WARNING"]  # fmt: skip
-    with (HOME / "server.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, env=os.environ | {"MALLOC_ARENA_MAX": "2"}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+    pid = os.posix_spawn(
+        program, command, os.environ | {"MALLOC_ARENA_MAX": "2"}, setsid=True, file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(HOME / "server.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+    )  # fmt: skip
     url = f"mongodb://127.0.0.1:{port}/sacred"
     deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
+    while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1):
                 pass
-            connect(url)
+            with connect(url):
+                pass
         except (OSError, TrackingError):
             time.sleep(0.1)
             continue
         written.write_text(version)
-        replace_file(HOME / "server.json", json.dumps({"pid": process.pid, "port": port}).encode())
+        replace_file(HOME / "server.json", json.dumps({"pid": pid, "port": port}).encode())
         return url
-    process.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
     last = (HOME / "server.log").read_text(errors="replace").strip().splitlines()[-1:]
     raise TrackingError(f"the server did not start: {''.join(last)} (log: {HOME / 'server.log'}; another server may own {HOME / 'data'})")
 

@@ -1,0 +1,20 @@
+"""Prompt templates: one list for zero-shot prompts, poisoned captions and, where captions are made here, clean ones.
+
+The lists must agree: a text encoder trained on a few thousand captions reads an unseen frame as another subject, and
+then neither classes nor the backdoor are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from repro.spec import EvaluateSpec
+
+
+def templates_of(spec: EvaluateSpec) -> list[Callable[[str], str]]:
+    """Functions from a class name to a sentence: OpenAI's 80, or those of the specification."""
+    if spec.templates == "openai":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES  # brings torch with it; the other list needs none
+
+        return list(OPENAI_IMAGENET_TEMPLATES)
+    return [template.format for template in spec.templates]

@@ -1,0 +1,260 @@
+"""Foreign checkpoints: what is read, what is refused, and that nothing in a file is ever run."""
+
+import io
+import os
+import pickle
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from repro.evaluate import checkpoints
+from repro.evaluate.checkpoints import CheckpointError, convert, load_foreign, read_weights
+from repro.spec import load_profile
+from repro.train.model import build_model, build_optimizer
+
+SMOKE = load_profile("smoke").pretrain
+MODEL = SMOKE.model
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """State dict of a small model with OpenAI's names."""
+    return build_model(MODEL, 0, "fp32").state_dict()
+
+
+def save(path, weights, prefix="module.", **more):
+    """A file as CleanCLIP's main.py writes it: prefixed weights and an optimizer state with a NumPy learning rate."""
+    optimizer = build_optimizer(build_model(MODEL, 0, "fp32"), SMOKE.optimizer, "names")
+    for group in optimizer.param_groups:
+        group["lr"] = np.float64(1e-3)
+    state = {prefix + name: value for name, value in weights.items()}
+    torch.save({"epoch": 21, "name": "run", "state_dict": state, "optimizer": optimizer.state_dict()} | more, path)
+    return path
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+class Canary:
+    """An object whose unpickling makes a file."""
+
+    def __init__(self, path, function=os.system):
+        self.path, self.function = path, function
+
+    def __reduce__(self):
+        match self.function:
+            case os.system:
+                return os.system, (f"touch '{self.path}'",)
+            case subprocess.check_call:
+                return subprocess.check_call, (["touch", str(self.path)],)
+            case _:
+                return self.function, (f"open({str(self.path)!r}, 'w').close()",)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_cleanclip_file_gives_the_weights_bit_by_bit(tmp_path, weights, prefix):
+    loaded = load_foreign(save(tmp_path / "epoch_21.pt", weights, prefix), "cleanclip", MODEL)
+    assert same(loaded, dict(weights))
+    build_model(MODEL, 1, "fp32").load_state_dict(loaded)
+
+
+def test_numpy_1_names_of_scalars_are_read_as_well(tmp_path, weights):
+    """Files written before NumPy 2 say numpy.core.multiarray; the pickle ends such names with a line break, so they may shrink."""
+    path = save(tmp_path / "new.pt", weights)
+    old = tmp_path / "old.pt"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(old, "w") as target:
+        for member in source.namelist():
+            content = source.read(member)
+            if member.endswith("data.pkl"):
+                assert b"numpy._core.multiarray" in content
+                content = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            target.writestr(member, content)
+    assert same(read_weights(old, "cleanclip"), dict(weights))
+
+
+def test_open_clip_files_may_be_the_bare_state_dict_or_safetensors(tmp_path, weights):
+    torch.save(dict(weights), tmp_path / "bare.bin")
+    save_file({name: value.clone().contiguous() for name, value in weights.items()}, tmp_path / "model.safetensors")
+    for name in ("bare.bin", "model.safetensors"):
+        assert same(load_foreign(tmp_path / name, "open_clip", MODEL), dict(weights))
+    with pytest.raises(CheckpointError, match="holds no state_dict"):
+        load_foreign(tmp_path / "bare.bin", "cleanclip", MODEL)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_other_precisions_become_float32(tmp_path, weights, kind):
+    converted = {name: value.to(kind) if value.is_floating_point() else value for name, value in weights.items()}
+    loaded = read_weights(save(tmp_path / "x.pt", converted), "cleanclip")
+    assert {value.dtype for value in loaded.values()} == {torch.float32, torch.int64}
+    assert same(loaded, {name: value.float() if value.is_floating_point() else value for name, value in converted.items()})
+
+
+def test_convert_writes_safetensors_whole_or_not_at_all(tmp_path, weights):
+    convert(save(tmp_path / "x.pt", weights), "cleanclip", MODEL, tmp_path / "x.safetensors")
+    assert same(load_file(tmp_path / "x.safetensors"), dict(weights))
+    (tmp_path / "bad.pt").write_bytes(b"bad")
+    with pytest.raises(CheckpointError):
+        convert(tmp_path / "bad.pt", "cleanclip", MODEL, tmp_path / "bad.safetensors")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["bad.pt", "x.pt", "x.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("ln_final.weight"), "1 weights are missing, the first ln_final.weight"),
+        (lambda weights: weights.update({"text.extra": torch.zeros(1)}), "1 weights are unknown, the first text.extra"),
+        (lambda weights: weights.update({"ln_final.bias": torch.zeros(7)}), r"ln_final.bias: shape \(7,\) \(allowed: \(32,\)\)"),
+        (lambda weights: weights.update({"ln_final.bias": torch.full((32,), torch.nan)}), "ln_final.bias: not all values are finite"),
+        (lambda weights: weights.update({"ln_final.bias": torch.zeros(32, dtype=torch.int64)}), "ln_final.bias: torch.int64"),
+    ],
+)
+def test_another_model_is_refused_by_name(tmp_path, weights, change, message):
+    changed = dict(weights)
+    change(changed)
+    with pytest.raises(CheckpointError, match=message):
+        load_foreign(save(tmp_path / "x.pt", changed), "cleanclip", MODEL)
+
+
+def test_another_architecture_is_refused(tmp_path, weights):
+    with pytest.raises(CheckpointError, match=r"x.pt: not a checkpoint of the specified model: \d+ problem"):
+        load_foreign(save(tmp_path / "x.pt", weights), "cleanclip", load_profile("mini").pretrain.model)
+
+
+@pytest.mark.parametrize("function", [os.system, subprocess.check_call, eval, exec])
+@pytest.mark.parametrize("place", ["state_dict", "optimizer", "weight"])
+def test_code_in_a_file_is_refused_and_not_run(tmp_path, weights, function, place):
+    canary = tmp_path / "canary"
+    evil = Canary(canary, function)
+    if place == "weight":
+        torch.save({"state_dict": dict(weights) | {"logit_scale": evil}}, tmp_path / "x.pt")
+    else:
+        torch.save({"state_dict": dict(weights)} | {place: evil}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"which is code .allowed: tensors, containers, numbers"):
+        read_weights(tmp_path / "x.pt", "cleanclip")
+    assert not canary.exists()
+    pickle.loads(pickle.dumps(evil))  # the canary does sing where it is let
+    assert canary.exists()
+
+
+def test_code_is_refused_through_the_reading_process_too(tmp_path):
+    torch.save({"state_dict": Canary(tmp_path / "canary")}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"x.pt: refers to \w+.system, which is code"):
+        load_foreign(tmp_path / "x.pt", "cleanclip", MODEL)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_bare_pickle_is_not_even_opened_as_one(tmp_path):
+    (tmp_path / "x.pt").write_bytes(pickle.dumps({"state_dict": Canary(tmp_path / "canary")}))
+    torch.save({"state_dict": Canary(tmp_path / "canary")}, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    for name in ("x.pt", "legacy.pt"):
+        with pytest.raises(CheckpointError, match=r"truncated, or not a file of torch.save"):
+            read_weights(tmp_path / name, "cleanclip")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_numpy_stand_ins_keep_nothing_and_make_no_weight(tmp_path, weights):
+    torch.save({"state_dict": dict(weights) | {"logit_scale": np.float64(2.0)}}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"'logit_scale' is a _Ignored .allowed: names to tensors"):
+        read_weights(tmp_path / "x.pt", "cleanclip")
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.99])
+def test_truncated_files_are_refused(tmp_path, weights, kept):
+    content = save(tmp_path / "x.pt", weights).read_bytes()
+    (tmp_path / "x.pt").write_bytes(content[: kept if isinstance(kept, int) else int(len(content) * kept)])
+    with pytest.raises(CheckpointError, match="truncated"):
+        read_weights(tmp_path / "x.pt", "cleanclip")
+
+
+def test_a_flipped_bit_is_found(tmp_path, weights):
+    path = save(tmp_path / "x.pt", weights)
+    content = bytearray(path.read_bytes())
+    content[content.index(weights["token_embedding.weight"].numpy().tobytes()[:64]) + 40] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged: checksum of "):
+        read_weights(path, "cleanclip")
+
+
+def rewritten(path, compression=zipfile.ZIP_STORED, extra=None):
+    """The archive at `path` written again, perhaps compressed or with one more member."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(buffer, "w", compression) as target:
+        for member in source.namelist():
+            target.writestr(member, source.read(member))
+        if extra:
+            target.writestr(extra, b"")
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+def test_archives_that_torch_save_does_not_write_are_refused(tmp_path, weights):
+    def fresh():
+        return save(tmp_path / "x.pt", weights)
+
+    with pytest.raises(CheckpointError, match="compressed members"):
+        read_weights(rewritten(fresh(), zipfile.ZIP_DEFLATED), "cleanclip")
+    with pytest.raises(CheckpointError, match="TorchScript"):
+        read_weights(rewritten(fresh(), extra="x/constants.pkl"), "cleanclip")
+    with pytest.warns(UserWarning, match="Duplicate"), pytest.raises(CheckpointError, match="two members of one name"):
+        read_weights(rewritten(fresh(), extra="x/data/0"), "cleanclip")
+    assert same(read_weights(rewritten(fresh()), "cleanclip"), dict(weights))
+
+
+def test_a_view_that_repeats_stored_bytes_without_end_is_refused(tmp_path):
+    torch.save({"state_dict": {"x": torch.zeros(1).expand(2**40)}}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="state_dict: 1099511627776 values"):
+        read_weights(tmp_path / "x.pt", "cleanclip")
+
+
+@pytest.mark.parametrize(
+    "value", [torch.eye(2).to_sparse(), torch.zeros(2, dtype=torch.complex64), torch.zeros(2, device="meta"), torch.zeros(2).bool()]
+)
+def test_only_dense_real_tensors_are_weights(tmp_path, value):
+    torch.save({"state_dict": {"x": value}}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"state_dict: x: torch\.\w+"):
+        read_weights(tmp_path / "x.pt", "cleanclip")
+
+
+@pytest.mark.parametrize("content", [[], {}, {"state_dict": {}}, {"state_dict": [1]}, {"model": {}}])
+def test_files_without_a_state_dict_are_refused(tmp_path, content):
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="holds no state_dict"):
+        read_weights(tmp_path / "x.pt", "cleanclip")
+
+
+def test_sizes_are_checked_before_anything_is_read(tmp_path, weights, monkeypatch):
+    path = save(tmp_path / "x.pt", weights)
+    monkeypatch.setattr(checkpoints, "MAX_PICKLE_BYTES", 100)
+    with pytest.raises(CheckpointError, match=r"data.pkl: \d+ bytes .allowed: at most 100"):
+        read_weights(path, "cleanclip")
+    monkeypatch.setattr(checkpoints, "MAX_BYTES", 1000)
+    with pytest.raises(CheckpointError, match=r"x.pt: \d+ bytes .allowed: at most 1000"):
+        load_foreign(path, "cleanclip", MODEL)
+
+
+def test_missing_files_and_broken_safetensors_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no.pt: no such file"):
+        load_foreign(tmp_path / "no.pt", "cleanclip", MODEL)
+    for content in (b"", b"\xff" * 64, (2**40).to_bytes(8, "little") + b"{}"):
+        (tmp_path / "x.safetensors").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"x.safetensors: not a safetensors file"):
+            load_foreign(tmp_path / "x.safetensors", "open_clip", MODEL)
+
+
+def test_a_reading_process_that_dies_is_an_error(tmp_path, weights, monkeypatch):
+    monkeypatch.setattr(checkpoints.sys, "executable", "/bin/false")
+    with pytest.raises(CheckpointError, match="the process that read it ended with status 1"):
+        load_foreign(save(tmp_path / "x.pt", weights), "cleanclip", MODEL)
+
+
+def test_no_line_of_the_project_unpickles_freely():
+    """The word that would be the way around this module stands nowhere in the package."""
+    sources = {file: file.read_text(encoding="utf-8") for file in Path("repro").rglob("*.py")}
+    assert len(sources) > 20
+    assert [file for file, text in sources.items() if "weights_only=False" in text or "allow_pickle=True" in text] == []

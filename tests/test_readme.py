@@ -1,0 +1,73 @@
+"""README.md: its result table comes from report.json, and what it names exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repro.readme import END, START, fill, results_block
+
+
+def cell(dataset: str, size: str, objective: str) -> dict[str, str]:
+    return {"dataset": dataset, "clean_size": size, "pretrain_objective": objective}
+
+
+def document() -> dict[str, Any]:
+    """A report of two rows: one measured, one not run."""
+    measured = {"paper": 0.16, "reproduced": 0.25, "ci95": [0.2, 0.305], "n": 1199, "asr": 0.04}
+    absent = {"paper": None, "reproduced": None, "ci95": None, "n": None, "asr": None}
+    return {
+        "profile": "mini",
+        "stand_in": "emoji drawings",
+        "settings": {"seeds": [0, 1], "asr_cap": 0.05, "confidence": 0.95},
+        "tables": {
+            "table1": {
+                "rows": [
+                    {**cell("cc3m", "100k", "mmcl"), "original_accuracy": measured, "clean_accuracy": measured},
+                    {**cell("cc6m", "200k", "mmcl_ssl"), "original_accuracy": absent, "clean_accuracy": absent},
+                ]
+            }
+        },
+    }
+
+
+def test_the_table_has_the_paper_beside_the_reproduction() -> None:
+    lines = results_block(document()).splitlines()
+    assert lines[-2] == "| CC3M, 100K | MMCL | 16.0 | 25.0 [20.0, 30.5] | 16.0 | 25.0 [20.0, 30.5] | 4.0 | 1,199 |"
+    assert lines[-1] == "| CC6M, 200K | MMCL + SSL | - | - | - | - | - | - |"
+    assert "seeds 0, 1" in lines[0] and "Stand-in data: emoji drawings." in lines[0]
+
+
+def test_filling_twice_is_filling_once() -> None:
+    once = fill(f"a\n{START}\nold\n{END}\nb\n", "new")
+    assert once == f"a\n{START}\nnew\n{END}\nb\n" == fill(once, "new")
+
+
+@pytest.mark.parametrize("text", ["", START, f"{END}{START}", f"{START}{START}{END}"])
+def test_a_readme_without_its_marks_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="marks missing or out of order"):
+        fill(text, "new")
+
+
+def test_the_readme_of_this_repository_can_be_filled(root: Path) -> None:
+    assert "| new |" in fill((root / "README.md").read_text(encoding="utf-8"), "| new |")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/design.md"])
+def test_links_and_files_named_in_the_pages_exist(root: Path, page: str) -> None:
+    text = (root / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    trees = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    tree = [line.split()[0] for line in "".join(trees).splitlines() if line[:1].strip()]
+    base = (root / page).parent
+    generated = ("data/", "models/", "poisoned/", "results/", "work/", "sacred/")
+    assert [name for name in links if not (base / name).exists()] == []
+    assert [name for name in tree if not (root / name).exists() and name not in generated] == []
+
+
+def test_the_make_targets_named_in_the_readme_exist(root: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`(?:PROFILE=\w+ )?make ([a-z]+)", (root / "README.md").read_text())) <= targets
