@@ -36,6 +36,13 @@ def build_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("study", help="run a study of specs/studies and print its table")
     command.add_argument("name")
     command.add_argument("--table", type=Path, help="Markdown file whose generated block gets the table")
+    command = commands.add_parser("tracking", help="the tracking server and the copies of the run records on it")
+    command.add_argument("action", choices=("up", "down", "status", "backfill", "reap", "dump", "restore"))
+    command.add_argument("file", type=Path, nargs="?", help="where dump writes and restore reads")
+    command.add_argument("--port", type=int, default=27117, help="of the embedded server (up)")
+    command = commands.add_parser("omniboard", help="browse the recorded runs in Omniboard on this machine")
+    command.add_argument("--port", type=int, default=9000)
+    command.add_argument("--write", action="store_true", help="allow notes, tags and deletion")
     command = commands.add_parser("run-pack", help="run a pack of training runs (the launcher calls this)")
     command.add_argument("pack", type=Path)
     return parser
@@ -87,6 +94,14 @@ def _dispatch(arguments: argparse.Namespace) -> int | None:
             print(table(arguments.name))
             if arguments.table:
                 fill(arguments.table, arguments.name, table(arguments.name))
+        case "tracking":
+            from repro.tracking.commands import tracking
+
+            tracking(arguments.action, arguments.file, arguments.port)
+        case "omniboard":
+            from repro.tracking.browse import omniboard
+
+            omniboard(arguments.port, arguments.write)
         case "run-pack":
             from repro.tracking.pack import run_pack
 

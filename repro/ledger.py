@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from repro.spec import CleanSize, Dataset, Loss, Objective, RunSpec
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 
 
 class LedgerError(ValueError):
@@ -140,7 +140,10 @@ def append_row(work_dir: Path, row: Row, correct: NDArray[np.bool_], attacked: N
     `correct`, `attacked`, `is_target`: (num_images,) booleans.
     """
     assert correct.shape == attacked.shape == is_target.shape == (row.num_images,)
-    record = {"row": row.model_dump(), **{n: _encode(b) for n, b in (("correct", correct), ("attacked", attacked), ("is_target", is_target))}}
+    record = {
+        "row": row.model_dump(),
+        **{n: _encode(b) for n, b in (("correct", correct), ("attacked", attacked), ("is_target", is_target))},
+    }
     with (work_dir / "rows.jsonl").open("ab") as file:
         file.write(json.dumps(record).encode() + b"\n")
         file.flush()

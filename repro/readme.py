@@ -1,6 +1,6 @@
-"""`python -m repro.readme [PROFILE]`: write the result table of README.md from report.json, so that no number is typed in.
+"""Generated blocks of Markdown files, so that no number is typed in: they lie between `<!-- NAME:start -->` and `<!-- NAME:end -->`.
 
-Replaces what lies between the two `results` marks; the rest of the file is left as it is.
+`python -m repro.readme [PROFILE]` writes the result table of README.md from report.json.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 from repro.ledger import replace_file
 
 README = Path("README.md")
-START, END = "<!-- results:start -->", "<!-- results:end -->"
 NAMES = {"cc3m": "CC3M", "cc6m": "CC6M", "100k": "100K", "200k": "200K", "mmcl": "MMCL", "mmcl_ssl": "MMCL + SSL"}
 
 
@@ -53,14 +52,15 @@ def _estimate(cell: dict[str, Any]) -> str:
     return f"{_percent(cell['reproduced'])} [{_percent(low)}, {_percent(high)}]"
 
 
-def fill(readme: str, block: str) -> str:
-    """`readme` with `block` between its marks; ValueError if they are not there once each and in order."""
-    if readme.count(START) != 1 or readme.count(END) != 1 or readme.index(START) > readme.index(END):
-        raise ValueError(f"{README}: results: marks missing or out of order (allowed: one {START} before one {END})")
-    return readme[: readme.index(START) + len(START)] + f"\n{block}\n" + readme[readme.index(END) :]
+def fill(path: Path, name: str, block: str) -> None:
+    """Put `block` between the marks `name` of the file; ValueError if they are not there once each and in order."""
+    text = path.read_text(encoding="utf-8")
+    start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise ValueError(f"{path}: {name}: marks missing or out of order (allowed: one {start} before one {end})")
+    replace_file(path, (text[: text.index(start) + len(start)] + f"\n{block.rstrip()}\n" + text[text.index(end) :]).encode())
 
 
 if __name__ == "__main__":
     report = Path("report/build") / (sys.argv[1] if len(sys.argv) > 1 else "mini") / "report.json"
-    block = results_block(json.loads(report.read_text(encoding="utf-8")))
-    replace_file(README, fill(README.read_text(encoding="utf-8"), block).encode())
+    fill(README, "results", results_block(json.loads(report.read_text(encoding="utf-8"))))

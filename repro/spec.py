@@ -453,7 +453,8 @@ def load_profile(name: str, specs: Path = SPECS, overrides: dict[str, Any] | Non
     protocol_path = specs / "protocols" / f"{protocol.protocol}.yaml"
     switches = _merge(read_yaml(protocol_path), protocol.overrides, folder / "protocol.yaml")
     parts: dict[str, tuple[type[Spec], Any, Path]] = {"switches": (Switches, switches, protocol_path)}
-    for part, model in (("data", DataSpec), ("pretrain", PretrainSpec), ("clean", CleanSpec), ("evaluate", EvaluateSpec)):
+    models: dict[str, type[Spec]] = {"data": DataSpec, "pretrain": PretrainSpec, "clean": CleanSpec, "evaluate": EvaluateSpec}
+    for part, model in models.items():
         parts[part] = (model, read_yaml(folder / f"{part}.yaml"), folder / f"{part}.yaml")
     for dotted, value in (overrides or {}).items():
         part, _, rest = dotted.partition(".")
@@ -461,8 +462,8 @@ def load_profile(name: str, specs: Path = SPECS, overrides: dict[str, Any] | Non
             raise SpecError(f"override {dotted!r} (allowed: {', '.join(parts)} followed by a field)")
         model, content, path = parts[part]
         parts[part] = (model, _merge(content, {rest: value}, path), path)
-    checked = {part: check(*arguments) for part, arguments in parts.items()}
-    profile = Profile.model_construct(name=name, protocol=protocol.protocol, **checked)
+    checked: dict[str, Any] = {part: check(*arguments) for part, arguments in parts.items()}
+    profile = Profile(name=name, protocol=protocol.protocol, **checked)
     _check_across(profile, folder, specs)
     return profile
 

@@ -16,7 +16,21 @@ from pydantic import Field
 from repro.launch import run_all
 from repro.launch.identity import standard_inputs
 from repro.ledger import Row, read_results
-from repro.spec import SPECS, Dataset, Name, Objective, Profile, RunSpec, Spec, check, clean_runs, digest, load_profile, pretrain_runs, read_yaml
+from repro.spec import (
+    SPECS,
+    Dataset,
+    Name,
+    Objective,
+    Profile,
+    RunSpec,
+    Spec,
+    check,
+    clean_runs,
+    digest,
+    load_profile,
+    pretrain_runs,
+    read_yaml,
+)
 
 
 class Variant(Spec):
@@ -101,7 +115,9 @@ def _data_folders(study: Study, profile: Profile) -> tuple[Path, Path]:
 
 def _data_key(profile: Profile) -> str:
     content = profile.data.model_dump(mode="json", exclude={"poison", "cleaning_sizes"})
-    return digest([content, profile.data.poison.target_class, profile.evaluate.model_dump(mode="json", include={"classnames", "templates"})])
+    return digest(
+        [content, profile.data.poison.target_class, profile.evaluate.model_dump(mode="json", include={"classnames", "templates"})]
+    )
 
 
 def _poison_key(profile: Profile) -> str:

@@ -95,7 +95,8 @@ def _rows(spec: RunSpec, pairs: Path, total: int) -> np.ndarray:
     if not (pairs / "rows.npz").exists():
         return np.arange(total)
     with np.load(pairs / "rows.npz", allow_pickle=False) as rows:
-        return rows[str(spec.clean_size) if spec.stage == "clean" else "train"]
+        chosen: np.ndarray = rows[str(spec.clean_size) if spec.stage == "clean" else "train"]
+        return chosen
 
 
 class Reporter:
@@ -143,7 +144,9 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int) -> N
 def _count_attempt(work_dir: Path) -> dict[str, Any]:
     """Number of this attempt and start of the first, kept over restarts."""
     path = work_dir / "attempts.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"attempts": 0, "started": datetime.now(UTC).isoformat()}
+    before: dict[str, Any] = {"attempts": 0, "started": datetime.now(UTC).isoformat()}
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
     now = {**before, "attempts": before["attempts"] + 1}
     if distributed.rank() == 0:
         replace_file(path, json.dumps(now).encode())

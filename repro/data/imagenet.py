@@ -104,6 +104,7 @@ def _devkit_labels(devkit: Path) -> list[int]:
 
 def _list_member(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(name)
-    if file is None or (content := file.read(MAX_LIST_BYTES + 1)) and len(content) > MAX_LIST_BYTES:
-        raise ValueError(f"{name} is no file of at most {MAX_LIST_BYTES} bytes")
+    content = file.read(MAX_LIST_BYTES + 1) if file else b""
+    if not 0 < len(content) <= MAX_LIST_BYTES:
+        raise ValueError(f"{name} is no file of 1 to {MAX_LIST_BYTES} bytes")
     return content

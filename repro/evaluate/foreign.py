@@ -50,16 +50,14 @@ def evaluate_foreign(
     profile = load_profile(profile_name)
     path = SPECS / "protocols" / f"{protocol}.yaml"
     switches = check(Switches, read_yaml(path), path)
-    names = load_classnames(profile)
+    names, target = load_classnames(profile), profile.data.poison.target_class
     files = validation_images(images, len(names))
     model = build_model(profile.pretrain.model, 0, "fp32")
     model.load_state_dict(load_foreign(checkpoint, format, profile.pretrain.model))
     settings = None if trigger is None else Trigger(name=trigger, patch_size=profile.data.poison.trigger.patch_size)
     prompts = PromptSet(names, templates_of(profile.evaluate), switches.truncation)
-    clean, triggered = _predictions(model, prompts, files, profile.pretrain.model.vision.image_size, settings, switches, profile.evaluate.trigger_seed)
+    clean, triggered = _predictions(model, prompts, files, profile.data.image_size, settings, switches, profile.evaluate.trigger_seed)
     labels = np.array([file.label for file in files])
-    is_target = labels == names.index(profile.data.poison.target_class)
-    attacked = triggered == names.index(profile.data.poison.target_class)
     share = partial(_share, confidence=profile.evaluate.confidence)
     result = {
         "checkpoint": checkpoint.name,
@@ -69,12 +67,13 @@ def evaluate_foreign(
         "accuracy": share(clean == labels),
     }
     if settings is not None:
-        attack = {"non_target": share(attacked[~is_target]), "all": share(attacked)}
+        attacked = triggered == names.index(target)
         result["attack"] = {
             "trigger": settings.model_dump(),
             "protocol": protocol,
-            "target_class": profile.data.poison.target_class,
-            "attack_success_rate": attack,
+            "target_class": target,
+            "non_target": share(attacked[labels != names.index(target)]),
+            "all": share(attacked),
         }
     return result
 

@@ -34,7 +34,9 @@ TRIGGERED_LIMIT = 2**30
 class PromptSet:
     """Every class name in every template, tokenised once; a prompt that occurs twice is encoded once."""
 
-    def __init__(self, classnames: Sequence[str], templates: Sequence[Callable[[str], str]], truncation: Literal["keep_eot", "cut"]) -> None:
+    def __init__(
+        self, classnames: Sequence[str], templates: Sequence[Callable[[str], str]], truncation: Literal["keep_eot", "cut"]
+    ) -> None:
         prompts = [fill(name) for name in classnames for fill in templates]
         unique = list(dict.fromkeys(prompts))
         position = {prompt: index for index, prompt in enumerate(unique)}
@@ -78,7 +80,8 @@ class EvaluationSet:
     @property
     def is_target(self) -> NDArray[np.bool_]:
         """(N,) images whose label is the target class."""
-        return self.labels == self.target
+        matches: NDArray[np.bool_] = self.labels == self.target
+        return matches
 
     def triggered(self, indices: range, draw: int) -> NDArray[np.uint8]:
         """Triggered twins of some images, (n, H, W, 3)."""
@@ -98,7 +101,8 @@ def predict(model: CLIP, images: NDArray[np.uint8], classifier: Float[Tensor, "D
     """Class of the highest cosine similarity for (n, H, W, 3) images; the lowest class number wins a tie."""
     pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(device)  # a copy: memory maps are read-only
     similarity = model.encode_image(normalise(pixels), normalize=True) @ classifier  # (n, C)
-    return similarity.float().cpu().numpy().argmax(axis=1)
+    best: NDArray[np.int64] = similarity.float().cpu().numpy().argmax(axis=1)
+    return best
 
 
 def evaluate_model(

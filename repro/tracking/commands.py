@@ -1,4 +1,4 @@
-"""`python -m repro tracking ...` and `python -m repro omniboard`: what they call."""
+"""What `python -m repro tracking ACTION` does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from repro.tracking import mirror, server
 from repro.tracking.mirror import TrackingError
 
-ACTIONS = ("up", "down", "status", "backfill", "reap", "dump", "restore")
 
 
 def tracking(action: str, file: Path | None = None, port: int = server.PORT) -> None:

@@ -74,12 +74,12 @@ class _Share(torch.autograd.Function):
 
 def gather_features(features: Tensor) -> Tensor:
     """Concatenate (V, b, D) features of all ranks in rank order to (V, B, D); own slice differentiable."""
-    return features if ranks() == 1 else _GatherOwnSlice.apply(features)  # type: ignore[no-untyped-call, no-any-return]
+    return features if ranks() == 1 else _GatherOwnSlice.apply(features)  # type: ignore[no-untyped-call]
 
 
 def share(logit_scale: Tensor, gather: Literal["exact", "authors"]) -> Tensor:
     """This rank's share of the temperature's gradient: 1/ranks under `exact`, so that shares sum to the whole."""
-    return logit_scale if gather == "authors" else _Share.apply(logit_scale)  # type: ignore[no-untyped-call, no-any-return]
+    return logit_scale if gather == "authors" else _Share.apply(logit_scale)  # type: ignore[no-untyped-call]
 
 
 def backward_scale(gather: Literal["exact", "authors"]) -> float:

@@ -133,7 +133,11 @@ def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: tor
                 progress.seconds = earlier + time.monotonic() - begun
             if reason:
                 break
-            stop = distributed.any_rank(bool(stop_requested), device) if progress.step % METRIC_EVERY == 0 or distributed.ranks() == 1 else False
+            stop = (
+                distributed.any_rank(bool(stop_requested), device)
+                if progress.step % METRIC_EVERY == 0 or distributed.ranks() == 1
+                else False
+            )
             if distributed.rank() == 0 and (stop or ended - last_saved > CHECKPOINT_SECONDS) and progress.step < last:
                 checkpoint.save_checkpoint(task.work_dir, progress.step, model, optimizer, vars(progress).copy())
                 last_saved = time.monotonic()
@@ -178,7 +182,7 @@ def training_step(
         distributed.gather_features(text_features.float()),
         distributed.share(log_scale, spec.switches.gather).exp(),
     )
-    (losses["loss"] * distributed.backward_scale(spec.switches.gather)).backward()  # type: ignore[no-untyped-call]
+    (losses["loss"] * distributed.backward_scale(spec.switches.gather)).backward()
     optimizer.step()
     clamp_logit_scale(model)
     return {name: value.detach() for name, value in losses.items()}

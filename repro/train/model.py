@@ -111,7 +111,8 @@ def has_weight_decay(name: str, parameter: Tensor, rule: Literal["ndim", "names"
 
 def build_optimizer(model: CLIP, spec: Optimizer, rule: Literal["ndim", "names"]) -> torch.optim.AdamW:
     """AdamW over two groups, with and without weight decay; the learning rate is set at every step."""
-    decay, no_decay = [], []
+    decay: list[Tensor] = []
+    no_decay: list[Tensor] = []
     for name, parameter in model.named_parameters():
         (decay if has_weight_decay(name, parameter, rule) else no_decay).append(parameter)
     groups = [{"params": no_decay, "weight_decay": 0.0}, {"params": decay, "weight_decay": spec.weight_decay}]

@@ -36,7 +36,9 @@ class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
     V = 1 where the loss has no SSL term, else the pair and its augmented view.
     """
 
-    def __init__(self, spec: RunSpec, store: PairStore, rows: NDArray[np.int64], synonyms: Path, cache: Path, rank: int, ranks: int) -> None:
+    def __init__(
+        self, spec: RunSpec, store: PairStore, rows: NDArray[np.int64], synonyms: Path, cache: Path, rank: int, ranks: int
+    ) -> None:
         batch = spec.schedule.global_batch_size
         if len(rows) < batch:
             raise ValueError(f"{spec.run_id}: {len(rows)} pairs (allowed: at least global_batch_size = {batch})")

@@ -1,0 +1,87 @@
+"""`evaluate`: a stranger's checkpoint on a folder of images gives the numbers of the project's own evaluation."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from repro.data.images import ImageError, encode_png
+from repro.data.keyed import keyed_rng
+from repro.data.shards import ShardWriter, write_store
+from repro.data.templates import templates_of
+from repro.evaluate.foreign import evaluate_foreign
+from repro.evaluate.zero_shot import EvaluationSet, PromptSet, evaluate_model
+from repro.spec import SPECS, SpecError, Switches, Trigger, load_classnames, load_profile, read_yaml
+from repro.train.model import build_model
+
+SMOKE = load_profile("smoke")
+NAMES = load_classnames(SMOKE)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A folder with a class folder by label, two images each, not square; and a checkpoint of random weights."""
+    folder = tmp_path_factory.mktemp("scene")
+    for label in range(len(NAMES)):
+        (folder / "images" / str(label)).mkdir(parents=True)
+        for number in range(2):
+            pixels = keyed_rng("scene", label, number).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+            (folder / "images" / str(label) / f"{number}.png").write_bytes(encode_png(pixels))
+    model = build_model(SMOKE.pretrain.model, 7, "fp32")
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"epoch": 1, "state_dict": state}, folder / "epoch_1.pt")
+    return folder, model
+
+
+@pytest.mark.parametrize("protocol", ["authors", "paper"])
+def test_numbers_are_those_of_the_projects_own_evaluation(scene, tmp_path, protocol):
+    folder, model = scene
+    result = evaluate_foreign(folder / "epoch_1.pt", "cleanclip", folder / "images", "badnet", "smoke", protocol)
+    writer = ShardWriter(tmp_path)
+    for label in range(len(NAMES)):
+        for number in range(2):
+            writer.add((folder / "images" / str(label) / f"{number}.png").read_bytes(), "png", NAMES[label], label)
+    write_store(tmp_path, *writer.close())
+    switches = Switches.model_validate(read_yaml(SPECS / "protocols" / f"{protocol}.yaml"))
+    target = NAMES.index("banana")
+    trigger = Trigger(name="badnet", patch_size=SMOKE.data.poison.trigger.patch_size)
+    own = EvaluationSet(tmp_path, 32, target, trigger, switches, SMOKE.evaluate.trigger_seed, tmp_path / "cache")
+    prompts = PromptSet(NAMES, templates_of(SMOKE.evaluate), switches.truncation)
+    correct, attacked = evaluate_model(model, own, prompts, torch.device("cpu"))
+    assert result["accuracy"]["count"] == correct.sum() and result["accuracy"]["total"] == 2 * len(NAMES)
+    assert result["attack"]["all"]["count"] == attacked.sum() and result["attack"]["all"]["total"] == 2 * len(NAMES)
+    assert result["attack"]["non_target"]["count"] == attacked[~own.is_target].sum()
+    assert result["attack"]["non_target"]["total"] == 2 * len(NAMES) - 2
+
+
+def test_the_result_is_json_with_wilson_intervals(scene):
+    """Centre (p + z^2 / 2n) / (1 + z^2 / n), half width z / (1 + z^2 / n) sqrt(p (1 - p) / n + z^2 / 4n^2)."""
+    folder, _ = scene
+    result = json.loads(json.dumps(evaluate_foreign(folder / "epoch_1.pt", "cleanclip", folder / "images", None, "smoke")))
+    assert "attack" not in result
+    share = result["accuracy"]
+    p, n, z = share["fraction"], share["total"], norm.ppf(0.975)
+    half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    assert share["interval"] == pytest.approx([centre - half, centre + half])
+    assert p == share["count"] / n
+
+
+def test_a_missing_class_is_refused(scene, tmp_path):
+    folder, _ = scene
+    for label in range(len(NAMES) - 1):
+        (tmp_path / str(label)).symlink_to(folder / "images" / str(label))
+    with pytest.raises(SpecError, match=f"has {len(NAMES) - 1} sub-folders .*allowed: one sub-folder for each of the {len(NAMES)} classes"):
+        evaluate_foreign(folder / "epoch_1.pt", "cleanclip", tmp_path, None, "smoke")
+
+
+def test_an_image_that_cannot_be_decoded_is_named_and_not_skipped(scene, tmp_path):
+    folder, _ = scene
+    for label in range(len(NAMES)):
+        (tmp_path / str(label)).mkdir()
+        (tmp_path / str(label) / "0.png").write_bytes((folder / "images" / str(label) / "0.png").read_bytes())
+    (tmp_path / "5" / "1.png").write_bytes(b"<html>")
+    with pytest.raises(ImageError, match=r"1.png: not_an_image"):
+        evaluate_foreign(folder / "epoch_1.pt", "cleanclip", tmp_path, "badnet", "smoke")
