@@ -87,8 +87,8 @@ def _dispatch(arguments: argparse.Namespace) -> int | None:
 
             report_stage(arguments.profile)
         case "study":
-            from repro.study import run_study, table
             from repro.readme import fill
+            from repro.study import run_study, table
 
             run_study(arguments.name)
             print(table(arguments.name))

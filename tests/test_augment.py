@@ -37,7 +37,7 @@ def torchvision_augment(image, draw, monkeypatch):
     return augmented
 
 
-@pytest.mark.parametrize("size", [32, 64, 224])
+@pytest.mark.parametrize("size", [32, 64, pytest.param(224, marks=pytest.mark.slow)])
 def test_batch_equals_torchvision_image_by_image(size, monkeypatch):
     """Every sub-policy with both operations on, in all four combinations of signs, and 28 ordinary draws."""
     signs = [(False, False), (False, True), (True, False), (True, True)]

@@ -56,6 +56,15 @@ def test_numbers_are_those_of_the_projects_own_evaluation(scene, tmp_path, proto
     assert result["attack"]["non_target"]["total"] == 2 * len(NAMES) - 2
 
 
+def test_the_converted_file_gives_the_same_numbers(scene, tmp_path):
+    folder, _ = scene
+    converted = tmp_path / "m.safetensors"
+    first = evaluate_foreign(folder / "epoch_1.pt", "cleanclip", folder / "images", "badnet", "smoke", safetensors=converted)
+    second = evaluate_foreign(converted, "open_clip", folder / "images", "badnet", "smoke")
+    assert (first["accuracy"], first["attack"]) == (second["accuracy"], second["attack"])
+    assert first["sha256"] != second["sha256"]
+
+
 def test_the_result_is_json_with_wilson_intervals(scene):
     """Centre (p + z^2 / 2n) / (1 + z^2 / n), half width z / (1 + z^2 / n) sqrt(p (1 - p) / n + z^2 / 4n^2)."""
     folder, _ = scene

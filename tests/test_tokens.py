@@ -67,6 +67,7 @@ def corpus():
     yield from random_unicode(25_000, keyed_rng("unicode"))
 
 
+@pytest.mark.slow
 def test_more_than_100_000_strings_give_open_clips_numbers():
     strings = list(dict.fromkeys(corpus()))
     assert len(strings) > 100_000

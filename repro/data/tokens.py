@@ -39,14 +39,9 @@ def _reference() -> SimpleTokenizer:
 def _backend() -> Tokenizer:
     """The byte-pair encoder alone: it takes one split word at a time."""
     reference = _reference()
-    tokenizer = CLIPTokenizer(
-        vocab=reference.encoder,
-        merges=list(reference.bpe_ranks),
-        bos_token="<start_of_text>",
-        eos_token="<end_of_text>",
-        unk_token="<end_of_text>",
-        pad_token="<end_of_text>",
-    )
+    # Every special token must be one of the two: another's text, found in a caption, would become that token.
+    special = {"bos_token": "<start_of_text>"} | dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<end_of_text>")
+    tokenizer = CLIPTokenizer(vocab=reference.encoder, merges=list(reference.bpe_ranks), **special)
     backend: Tokenizer = tokenizer.backend_tokenizer
     backend.normalizer = None
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -73,12 +73,13 @@ def load_foreign(path: Path, format: Format, spec: ModelSpec) -> dict[str, Tenso
     return weights
 
 
-def convert(path: Path, format: Format, spec: ModelSpec, target: Path) -> None:
-    """Write the weights of a foreign checkpoint to the safetensors file `target`; errors as in `load_foreign`."""
+def convert(path: Path, format: Format, spec: ModelSpec, target: Path) -> dict[str, Tensor]:
+    """`load_foreign`, and the weights written to the safetensors file `target`, which appears when complete."""
     weights = load_foreign(path, format, spec)
     partial = target.with_name(f".{target.name}.partial")
     save_file(weights, partial, metadata={"format": "pt"})
     partial.replace(target)
+    return weights
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from repro.data.keyed import keyed_rng
 from repro.data.shards import hash_file
 from repro.data.templates import templates_of
 from repro.data.triggers import stamp
-from repro.evaluate.checkpoints import Format, load_foreign
+from repro.evaluate.checkpoints import Format, convert, load_foreign
 from repro.evaluate.zero_shot import IMAGE_BATCH, PromptSet, predict
 from repro.spec import SPECS, Switches, Trigger, check, load_classnames, load_profile, read_yaml
 from repro.train.model import build_model
@@ -40,10 +40,12 @@ def evaluate_foreign(
     trigger: Literal["badnet", "blended", "sig", "wanet", "yellow"] | None,
     profile_name: str = "paper",
     protocol: Literal["authors", "paper"] = "authors",
+    safetensors: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate `checkpoint` on the validation images at `images`; the result is ready for JSON.
 
-    The profile gives model, class names, templates, target class and patch size; the protocol gives the switches. Raises
+    The profile gives model, class names, templates, target class and patch size; the protocol gives the switches; the
+    weights are left in the file `safetensors`, if one is named, for readers that need not trust a pickle. Raises
     CheckpointError for a file that is not of the model, SpecError for images that are not the whole task, ImageError for
     one that cannot be decoded.
     """
@@ -52,8 +54,9 @@ def evaluate_foreign(
     switches = check(Switches, read_yaml(path), path)
     names, target = load_classnames(profile), profile.data.poison.target_class
     files = validation_images(images, len(names))
-    model = build_model(profile.pretrain.model, 0, "fp32")
-    model.load_state_dict(load_foreign(checkpoint, format, profile.pretrain.model))
+    spec = profile.pretrain.model
+    model = build_model(spec, 0, "fp32")
+    model.load_state_dict(convert(checkpoint, format, spec, safetensors) if safetensors else load_foreign(checkpoint, format, spec))
     settings = None if trigger is None else Trigger(name=trigger, patch_size=profile.data.poison.trigger.patch_size)
     prompts = PromptSet(names, templates_of(profile.evaluate), switches.truncation)
     clean, triggered = _predictions(model, prompts, files, profile.data.image_size, settings, switches, profile.evaluate.trigger_seed)

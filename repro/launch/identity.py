@@ -155,9 +155,25 @@ def content_hash(path: Path) -> str:
 
 def code_version() -> str:
     """Hash of the code that determines results; comments, docstrings and formatting do not count."""
-    package = Path(repro.__file__).parent
-    files = sorted(file for part in CODE for file in ([package / part] if part.endswith(".py") else (package / part).rglob("*.py")))
-    return digest([[file.relative_to(package).as_posix(), syntax(ast.parse(file.read_bytes()))] for file in files])
+    root = Path(repro.__file__).parent.parent
+    trees: dict[str, ast.AST] = {}
+    todo = [ENTRY]
+    while todo:
+        module = todo.pop()
+        path = root / (module.replace(".", "/") + ".py")
+        if module not in trees and path.is_file():
+            trees[module] = ast.parse(path.read_bytes())
+            todo += _imports(trees[module])
+    return digest([[module, syntax(tree)] for module, tree in sorted(trees.items())])
+
+
+def _imports(tree: ast.AST) -> list[str]:
+    """Modules of the package that a module imports, `from repro import x` as `repro.x`."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "repro":
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
 
 
 def syntax(node: Any) -> Any:

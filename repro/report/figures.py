@@ -8,6 +8,7 @@ the axes lie, so that it can find the mark under the pointer.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -191,12 +192,13 @@ def layout(drawing: Figure) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def svg(drawing: Figure) -> str:
-    """The drawing as an inline SVG element; black follows the page's text colour."""
+def svg(drawing: Figure, name: str) -> str:
+    """The drawing as an inline SVG element; black follows the page's text colour, and no id occurs in another drawing."""
     buffer = io.StringIO()
     drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :].replace("#000000", "currentColor")
+    text = re.sub(rf'( id="|url\(#|href="#)(?!{name}-)', rf"\g<1>{name}.", text[text.index("<svg") :])
+    return text.replace("#000000", "currentColor")
 
 
 def pdf(drawing: Figure) -> bytes:

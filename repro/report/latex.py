@@ -123,7 +123,7 @@ def _breakable(text: str) -> Tex:
 
 def _hash(text: str) -> Tex:
     """A long hash that may be broken every eight characters."""
-    return Tex(r"\\allowbreak{}".join(escape(text[i : i + 8]) for i in range(0, len(text), 8)))
+    return Tex(r"\allowbreak{}".join(escape(text[i : i + 8]) for i in range(0, len(text), 8)))
 
 
 def _accented(character: str) -> str:

@@ -54,7 +54,7 @@ def build(study: Study, claims: Claims, context: dict[str, Any], out: Path, *, l
     with figures.style():
         drawings = figures.all_figures(document)
         layouts = {name: figures.layout(drawing) for name, drawing in drawings.items()}
-        pictures = {name: figures.svg(drawing) for name, drawing in drawings.items()}
+        pictures = {name: figures.svg(drawing, name) for name, drawing in drawings.items()}
         if latex_too:
             (out / "figures").mkdir(exist_ok=True)
             for name, drawing in drawings.items():

@@ -62,10 +62,8 @@ def relative_drop(start: int, end: int, total: int, both: int | None, confidence
     if start == 0:
         raise ValueError("relative_drop: no image was right at the start (allowed: at least one)")
     first, last = start + 0.5, end + 0.5
-    if both is None:
-        variance = 1 / first - 1 / total + 1 / last - 1 / total
-    else:
-        variance = (first + last - 2 * (both + 0.5)) / (first * last)
+    independent = 1 / first - 1 / total + 1 / last - 1 / total
+    variance = independent if both is None else (first + last - 2 * (both + 0.5)) / (first * last)
     ratio = math.log(last / first)
     half = _quantile(confidence) * math.sqrt(max(0.0, variance))
     return 1 - end / start, (1 - math.exp(ratio + half), 1 - math.exp(ratio - half))

@@ -55,7 +55,9 @@ def differences(report: Any, ledger: Any, place: str = "") -> list[str]:
             for line in differences(*pair, f"{place}[{_name(pair[1], index)}]")
         ]  # fmt: skip
     numbers = [isinstance(v, (int, float)) and not isinstance(v, bool) for v in (report, ledger)]
-    same = math.isclose(report, ledger, rel_tol=TOLERANCE, abs_tol=1e-12) if all(numbers) else report == ledger
+    same = (
+        math.isclose(report, ledger, rel_tol=TOLERANCE, abs_tol=1e-12) if all(numbers) else (type(report), report) == (type(ledger), ledger)
+    )
     return [] if same else [f"{place}: {_short(report)} in the report, {_short(ledger)} from the ledger"]
 
 

@@ -39,13 +39,13 @@ def program(name: str) -> str:
 
 def install() -> Path:
     """Install Omniboard as locked into work/omniboard unless it is there; returns its start file."""
-    lock = hashlib.sha256(b"".join((ASSETS / name).read_bytes() for name in ("package.json", "package-lock.json"))).hexdigest()
+    HOME.mkdir(parents=True, exist_ok=True)
+    for file in ASSETS.iterdir():  # the preload too: it looks for its modules where it lies
+        shutil.copyfile(file, HOME / file.name)
+    lock = hashlib.sha256((HOME / "package.json").read_bytes() + (HOME / "package-lock.json").read_bytes()).hexdigest()
     start = HOME / "node_modules" / "omniboard" / "dist" / "start.js"
     if start.exists() and (HOME / "installed").exists() and (HOME / "installed").read_text() == lock:
         return start
-    HOME.mkdir(parents=True, exist_ok=True)
-    for name in ("package.json", "package-lock.json"):
-        shutil.copyfile(ASSETS / name, HOME / name)
     print("installing Omniboard (about a minute, once)", flush=True)
     command = [program("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     done = subprocess.run(command, cwd=HOME, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -85,22 +85,24 @@ def omniboard(port: int = PORT, write: bool = False) -> None:
     environment = os.environ | {"MONGO_URI": address, "PORT": str(port), "OMNI_WRITE": "1" if write else ""}
     while True:
         with (HOME / "omniboard.log").open("ab") as log:
-            command = [program("node"), "--require", str(ASSETS / "hardened.cjs"), str(start)]
+            command = [program("node"), "--require", str((HOME / "hardened.cjs").resolve()), str(start)]
             process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            _supervise(process, port)
+            answered = _supervise(process, port)
         finally:
             process.kill()
             process.wait()
+        if not answered:
+            raise TrackingError(f"Omniboard did not start; see {HOME / 'omniboard.log'}")
         print(f"Omniboard ended or does not answer; starting it anew (log: {HOME / 'omniboard.log'})", flush=True)
 
 
-def _supervise(process: subprocess.Popen[bytes], port: int) -> None:
-    """Return when the process has ended or does not answer any more; say once where it is."""
+def _supervise(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Return when the process has ended or does not answer any more: whether it ever did. Says once where it is."""
     announced, missed = False, 0
     while process.poll() is None and missed < MISSED_PROBES:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/databases", timeout=PROBE_SECONDS) as answer:  # noqa: S310
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/databases", timeout=PROBE_SECONDS) as answer:
                 answer.read()
             missed = 0
             if not announced:
@@ -109,3 +111,4 @@ def _supervise(process: subprocess.Popen[bytes], port: int) -> None:
         except (OSError, urllib.error.URLError):
             missed += 1
         time.sleep(PROBE_SECONDS if announced else 1.0)
+    return announced

@@ -8,7 +8,6 @@ from repro.tracking import mirror, server
 from repro.tracking.mirror import TrackingError
 
 
-
 def tracking(action: str, file: Path | None = None, port: int = server.PORT) -> None:
     """One action on the tracking server: the one of MONGO_URL, else the embedded one."""
     if action in ("dump", "restore") and file is None:

@@ -116,9 +116,7 @@ def run_pack(path: Path) -> None:
                 save_record(run, run.record({"status": "failed", "reason": reason, "attempts": TRIES}, None))
 
 
-def _launch(
-    path: Path, pack: dict[str, Any], runs: dict[str, Run], failures: Counter[str], mirror: Mirror | None
-) -> tuple[int, str]:
+def _launch(path: Path, pack: dict[str, Any], runs: dict[str, Run], failures: Counter[str], mirror: Mirror | None) -> tuple[int, str]:
     """One torchrun over the runs; returns how many started and why it ended."""
     for run in runs.values():
         if _outcome(run).get("status") == "failed":
