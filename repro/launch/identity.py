@@ -23,8 +23,8 @@ from repro.ledger import RunRecord, replace_file
 from repro.spec import SPECS, RunSpec, digest
 
 WORK = Path("work")
-CODE = ("spec.py", "worker.py", "data", "train", "evaluate")
-"""The parts of the package that determine results."""
+ENTRY = "repro.worker"
+"""The module whose code, with all it imports of the package, determines results; how inputs were made shows in their hashes."""
 METRIC_FIELDS = {"evaluate": {"asr_cap", "confidence"}, "switches": {"asr_denominator"}}
 """Fields of a RunSpec that only the reading of the ledger depends on: changing them retrains nothing."""
 ACCOUNTS = {"run.json", "accounting.json"}

@@ -56,11 +56,22 @@ def install() -> Path:
     return start
 
 
+def add_default_columns() -> None:
+    """Put the script with the default columns into Omniboard's page, which keeps them in the visitor's browser alone."""
+    build = HOME / "node_modules" / "omniboard" / "web" / "build"
+    shutil.copyfile(ASSETS / "columns.js", build / "static" / "columns.js")
+    page, script = (build / "index.html").read_text(encoding="utf-8"), '<script src="/static/columns.js"></script>'
+    if script not in page:
+        (build / "index.html").write_text(page.replace("<head>", f"<head>{script}", 1), encoding="utf-8")
+
+
 def add_columns(database: Database[dict[str, Any]]) -> None:
     """Make sure that Omniboard shows accuracy, ASR and outcome beside the configuration."""
     for name, metric in METRIC_COLUMNS.items():
         column = {"name": name, "metric_name": metric, "extrema": "last"}
         database["omniboard.metric.columns"].update_one({"name": name}, {"$setOnInsert": column}, upsert=True)
+    for name, value in SETTINGS.items():  # else the page tries to write them, which read-only mode refuses
+        database["omniboard.settings"].update_one({"name": name}, {"$setOnInsert": {"name": name, "value": value}}, upsert=True)
     for name, path in CUSTOM_COLUMNS.items():
         column = {"name": name, "config_path": path}
         database["omniboard.custom.columns"].update_one({"name": name}, {"$setOnInsert": column}, upsert=True)
@@ -69,6 +80,7 @@ def add_columns(database: Database[dict[str, Any]]) -> None:
 def omniboard(port: int = PORT, write: bool = False) -> None:
     """Serve Omniboard on http://127.0.0.1:<port>/ until interrupted; `write` allows notes, tags and deletion."""
     start = install()
+    add_default_columns()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
