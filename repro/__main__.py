@@ -43,6 +43,19 @@ def build_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("omniboard", help="browse the recorded runs in Omniboard on this machine")
     command.add_argument("--port", type=int, default=9000)
     command.add_argument("--write", action="store_true", help="allow notes, tags and deletion")
+    command = commands.add_parser("evaluate", help="zero-shot accuracy and attack success of a foreign checkpoint, as JSON")
+    command.add_argument("--checkpoint", type=Path, required=True)
+    command.add_argument("--format", choices=("cleanclip", "open_clip"), required=True)
+    command.add_argument("--images", type=Path, required=True, help="ImageNet validation: class folders, labels.csv or the official tar")
+    command.add_argument("--trigger", choices=("badnet", "blended", "sig", "wanet", "yellow"))
+    command.add_argument("--profile", default="paper", help="whose model, prompts and image size to use")
+    command.add_argument("--protocol", choices=("authors", "paper"), default="authors", help="whose trigger and geometry to use")
+    command.add_argument("--safetensors", type=Path, help="also leave the converted weights here")
+    command = commands.add_parser("replay", help="rebuild the report from the authors' published result files")
+    command.add_argument("folder", type=Path)
+    command.add_argument("--out", type=Path, required=True)
+    command = commands.add_parser("verify", help="recompute every number of a report from the ledger")
+    command.add_argument("report", type=Path, nargs="?", default=Path("report/build/mini/report.json"))
     command = commands.add_parser("run-pack", help="run a pack of training runs (the launcher calls this)")
     command.add_argument("pack", type=Path)
     return parser
@@ -102,6 +115,26 @@ def _dispatch(arguments: argparse.Namespace) -> int | None:
             from repro.tracking.browse import omniboard
 
             omniboard(arguments.port, arguments.write)
+        case "evaluate":
+            import json
+
+            from repro.evaluate.foreign import evaluate_foreign
+
+            outcome = evaluate_foreign(
+                arguments.checkpoint, arguments.format, arguments.images, arguments.trigger,
+                arguments.profile, arguments.protocol, arguments.safetensors,
+            )  # fmt: skip
+            print(json.dumps(outcome, indent=1))
+        case "replay":
+            from repro.report import replay
+
+            replay(arguments.folder, arguments.out)
+        case "verify":
+            from repro.report import verify
+
+            differences = verify(arguments.report)
+            print("\n".join(differences) or f"{arguments.report}: every number follows from the ledger")
+            return int(bool(differences))
         case "run-pack":
             from repro.tracking.pack import run_pack
 

@@ -20,7 +20,7 @@ from repro.report.document import build_document, claims_of, finite, lookup
 from repro.report.points import read_study
 from repro.report.render import percent
 from repro.report.replay import NAME, replay_study
-from repro.spec import load_profile
+from repro.spec import SpecError, load_profile
 
 TOLERANCE = 1e-9
 """Relative; libraries may differ in the last digits."""
@@ -73,7 +73,7 @@ def _numbers(document: dict[str, Any]) -> list[str]:
                 return ["authors_files: set REPRO_AUTHORS_DIR to the folder that was overlaid; nothing was checked without it"]
             study = read_study(load_profile(document["profile"]), Path(), (points, files))
         expected = json.loads(json.dumps(finite(build_document(study, claims_of()))))
-    except LedgerError as error:
+    except (LedgerError, SpecError) as error:
         return [f"ledger: {error}"]
     except KeyError as error:
         return [f"report.json: {error} is missing"]

@@ -27,6 +27,7 @@ MISSED_PROBES = 20
 """Unanswered probes in a row after which Omniboard is started anew."""
 METRIC_COLUMNS = {"accuracy": "zero_shot_top1", "ASR": "attack_success_rate", "epoch": "epoch"}
 CUSTOM_COLUMNS = {"outcome": "result.status"}
+SETTINGS = {"timezone": "UTC", "auto_refresh_interval": 30, "initial_fetch_size": 200, "row_height": 40}
 
 
 def program(name: str) -> str:
