@@ -210,6 +210,17 @@ def test_two_drivers_run_nothing_twice(profile: Profile, launch: Launch) -> None
     assert sorted(started()) == sorted(spec.run_id for spec in specs)
 
 
+@pytest.mark.slow
+def test_no_secret_of_the_tracking_server_reaches_a_file(profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a server that does not answer, where error messages are richest."""
+    monkeypatch.setenv("MONGO_URL", "mongodb://someone:pl4nted@127.0.0.1:1/sacred")
+    specs = clean_runs(profile)[:1]
+    launch(specs)
+    assert set(published(specs).values()) == {"completed"}
+    assert [path for path in Path().rglob("*") if path.is_file() and b"pl4nted" in path.read_bytes()] == []
+    assert "does not answer" in next(Path("work/packs").glob("*.log")).read_text()
+
+
 def test_specs_that_change_during_a_stage_fail_it(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     spec = Path("specs/smoke/clean.yaml")

@@ -110,6 +110,6 @@ def test_a_browser_shows_the_runs_in_the_columns_of_the_study(port: int, tmp_pat
     page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     text = re.sub(r"<[^>]+>", "\n", page)
     assert "3 experiments" in text
-    for label in ("Dataset", "Learning rate", "Seed", "Accuracy", "ASR", "Outcome"):
+    for label in ("Dataset", "Cleaning Loss", "Learning Rate", "Seed", "Accuracy", "ASR", "Outcome"):
         assert f"\n{label}\n" in text, label
     assert text.count("COMPLETED") >= 3 and "cc3m" in text

@@ -19,7 +19,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium installed")]
 
 HOVER = """
-const figure = document.querySelector("figure[data-figure]"), drawing = figure.querySelector(".drawing"), svg = drawing.querySelector("svg");
+const figure = document.querySelector("figure[data-figure]"), drawing = figure.querySelector(".drawing");
 const mark = figure.querySelector("g[id='figure1-0-ledger-mmcl_ssl-0'] use").getBoundingClientRect();
 const at = {clientX: mark.x + mark.width / 2, clientY: mark.y + mark.height / 2, bubbles: true};
 drawing.dispatchEvent(new PointerEvent("pointermove", at));
@@ -40,7 +40,8 @@ slider.value = "50";
 slider.dispatchEvent(new Event("input", {bubbles: true}));
 const moved = live.textContent;
 drawing.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight", bubbles: true}));
-document.title = "RESULT" + JSON.stringify({hovered, milliseconds, filtered, afterFilter, shown: group.style.display, before, moved, keyed: live.textContent});
+const result = {hovered, milliseconds, filtered, afterFilter, shown: group.style.display, before, moved, keyed: live.textContent};
+document.title = "RESULT" + JSON.stringify(result);
 """
 
 

@@ -88,10 +88,11 @@ function attach(figure) {
       const line = document.getElementById(`${figure.dataset.figure}-${panel}-cap`);
       line.setAttribute("transform", `translate(${(shown.cap - data.cap) / (right - left) * (x1 - x0)} 0)`);
     });
+    const own = points.some(p => p[3] !== null);  // the authors' points count only where there are no others
     const texts = layout.axes.map((_, panel) => {
       const best = {};
       for (const p of points) {
-        if (p[0] === panel && p[6] <= shown.cap && visible(p) && p[3] !== null && !(best[p[1]]?.[5] >= p[5])) best[p[1]] = p;
+        if (p[0] === panel && p[6] <= shown.cap && visible(p) && own === (p[3] !== null) && !(best[p[1]]?.[5] >= p[5])) best[p[1]] = p;
       }
       const found = Object.entries(best).map(([loss, p]) => `${names[loss]} ${percent(p[5])}%`);
       return `panel ${panel + 1}: ${found.length ? found.join(", ") : "none"}`;

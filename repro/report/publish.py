@@ -23,6 +23,7 @@ PROFILES = (
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0",
 )
 """RO-Crate profiles that the crate conforms to."""
+BIOSCHEMAS = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 DVC = "#dvc"
 WORKFLOW = "dvc.yaml"
 
@@ -67,14 +68,15 @@ def describe(project: dict[str, Any], document: dict[str, Any]) -> dict[str, Any
 
 def citation(subject: dict[str, Any]) -> str:
     """CITATION.cff 1.2; values are JSON strings, which are YAML strings."""
-    lines = ["cff-version: 1.2.0", "message: Please cite this replication and the paper.", "type: software", f"title: {_quoted(subject['title'])}",
-             f"abstract: {_quoted(subject['description'])}", f"version: {_quoted(subject['version'])}", f"license: {subject['license']}",
+    paper = subject["paper"]
+    lines = ["cff-version: 1.2.0", "message: Please cite this replication and the paper.", "type: software",
+             f"title: {_quoted(subject['title'])}", f"abstract: {_quoted(subject['description'])}", f"version: {_quoted(subject['version'])}", f"license: {subject['license']}",
              "authors:", *(f"  - name: {_quoted(name)}" for name in subject["authors"]),
              "keywords:", *(f"  - {_quoted(word)}" for word in subject["keywords"])]  # fmt: skip
     if subject["date"]:
         lines.append(f"date-released: {_quoted(subject['date'])}")
-    lines += ["references:", "  - type: article", f"    title: {_quoted(subject['paper']['title'])}", f"    url: {_quoted(subject['paper']['url'])}",
-              "    authors:", f"      - name: {_quoted(subject['paper']['reference'].split('. BUGS')[0])}"]  # fmt: skip
+    lines += ["references:", "  - type: article", f"    title: {_quoted(paper['title'])}", f"    url: {_quoted(paper['url'])}",
+              "    authors:", f"      - name: {_quoted(paper['reference'].split('. BUGS')[0])}"]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -111,9 +113,10 @@ def crate(subject: dict[str, Any], document: dict[str, Any], files: list[str]) -
         **({"startTime": subject["started"], "endTime": subject["ended"]} if subject["started"] else {}),
     }  # fmt: skip
     workflow = {
-        "@id": WORKFLOW, "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"], "name": "data -> poison -> pretrain -> clean -> report",
+        "@id": WORKFLOW, "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
+        "name": "data -> poison -> pretrain -> clean -> report",
         "programmingLanguage": {"@id": DVC}, "author": _ids(a["@id"] for a in authors), "license": {"@id": licence},
-        "version": subject["commit"] or subject["version"],
+        "conformsTo": {"@id": BIOSCHEMAS}, "version": subject["commit"] or subject["version"],
     }  # fmt: skip
     return {"@context": ["https://w3id.org/ro/crate/1.1/context", "https://w3id.org/ro/terms/workflow-run/context"], "@graph": [
         {"@id": "ro-crate-metadata.json", "@type": "CreativeWork", "about": {"@id": "./"},
@@ -128,7 +131,8 @@ def crate(subject: dict[str, Any], document: dict[str, Any], files: list[str]) -
         {"@id": "https://dvc.org", "@type": "WebSite", "name": "DVC"},
         {"@id": licence, "@type": "CreativeWork", "name": subject["license"], "identifier": licence},
         {"@id": subject["paper"]["url"], "@type": "ScholarlyArticle", "name": subject["paper"]["title"]},
-        *({"@id": name, "@type": "File", "name": name, "encodingFormat": _format(name)} for name in files if name != WORKFLOW),
+        *({"@id": name, "@type": "File", "name": name, "encodingFormat": _format(name),
+           **({"about": {"@id": "./"}} if name == "README.md" else {})} for name in files if name != WORKFLOW),
     ]}  # fmt: skip
 
 
@@ -141,8 +145,10 @@ def _ids(names: Any) -> list[dict[str, str]]:
 
 
 def _format(name: str) -> str:
-    known = {"html": "text/html", "json": "application/json", "jsonl": "application/jsonl", "pdf": "application/pdf", "tex": "application/x-tex",
-             "yaml": "application/yaml", "npz": "application/zip", "toml": "application/toml", "md": "text/markdown"}  # fmt: skip
+    known = {
+        "html": "text/html", "json": "application/json", "jsonl": "application/jsonl", "pdf": "application/pdf", "tex": "application/x-tex",
+        "yaml": "application/yaml", "npz": "application/zip", "toml": "application/toml", "md": "text/markdown",
+    }  # fmt: skip
     return known.get(name.rsplit(".", 1)[-1], "text/plain")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from pymongo.database import Database
 
+from repro.launch.driver import stoppable
 from repro.tracking import mirror, server
 from repro.tracking.mirror import TrackingError
 
@@ -25,8 +26,13 @@ PORT = 9000
 PROBE_SECONDS = 5.0
 MISSED_PROBES = 20
 """Unanswered probes in a row after which Omniboard is started anew."""
-METRIC_COLUMNS = {"accuracy": "zero_shot_top1", "ASR": "attack_success_rate", "epoch": "epoch"}
-CUSTOM_COLUMNS = {"outcome": "result.status"}
+METRIC_COLUMNS = {"accuracy": "zero_shot_top1", "ASR": "attack_success_rate"}
+CUSTOM_COLUMNS = {
+    "profile": "config.profile", "stage": "config.stage", "dataset": "config.dataset", "objective": "config.pretrain_objective",
+    "clean_size": "config.clean_size", "cleaning_loss": "config.loss", "learning_rate": "config.learning_rate", "seed": "config.seed",
+    "variant": "config.variant", "outcome": "result.status",
+}  # fmt: skip
+"""Column to path in the run; omniboard/columns.js puts them in order."""
 SETTINGS = {"timezone": "UTC", "auto_refresh_interval": 30, "initial_fetch_size": 200, "row_height": 40}
 
 
@@ -96,18 +102,19 @@ def omniboard(port: int = PORT, write: bool = False) -> None:
         # Omniboard takes the database from the address alone, and the address from the environment: arguments are public.
         address = url if database.name in url.rsplit("/", 1)[-1] else f"{url.rstrip('/')}/{database.name}"
     environment = os.environ | {"MONGO_URI": address, "PORT": str(port), "OMNI_WRITE": "1" if write else ""}
-    while True:
-        with (HOME / "omniboard.log").open("ab") as log:
-            command = [program("node"), "--require", str((HOME / "hardened.cjs").resolve()), str(start)]
-            process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            answered = _supervise(process, port)
-        finally:
-            process.kill()
-            process.wait()
-        if not answered:
-            raise TrackingError(f"Omniboard did not start; see {HOME / 'omniboard.log'}")
-        print(f"Omniboard ended or does not answer; starting it anew (log: {HOME / 'omniboard.log'})", flush=True)
+    with stoppable():
+        while True:
+            with (HOME / "omniboard.log").open("ab") as log:
+                command = [program("node"), "--require", str((HOME / "hardened.cjs").resolve()), str(start)]
+                process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            try:
+                answered = _supervise(process, port)
+            finally:
+                process.kill()
+                process.wait()
+            if not answered:
+                raise TrackingError(f"Omniboard did not start; see {HOME / 'omniboard.log'}")
+            print(f"Omniboard ended or does not answer; starting it anew (log: {HOME / 'omniboard.log'})", flush=True)
 
 
 def _supervise(process: subprocess.Popen[bytes], port: int) -> bool:

@@ -34,7 +34,7 @@ DATABASE = "sacred"
 SYNC_SECONDS = 3.0
 TIMEOUT_SECONDS = 3.0
 """Wait for a server that does not answer; training does not wait with it."""
-FLUSH_SECONDS = 20.0
+FLUSH_SECONDS = 10.0
 """Time that the end of a pack may spend on the last copies."""
 MAX_OUTPUT = 1_000_000
 """Characters of captured output in a copy, beginning and end; the file record has all."""

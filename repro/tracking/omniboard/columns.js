@@ -2,23 +2,22 @@
 (() => {
   const key = 'default|RunsTable|1';
   if (localStorage.getItem(key)) return;
-  const config = {
-    profile: 'Profile', stage: 'Stage', dataset: 'Dataset', pretrain_objective: 'Pre-training', clean_size: 'Clean pairs',
-    loss: 'Loss', learning_rate: 'Learning rate', seed: 'Seed', variant: 'Variant',
+  const custom = {
+    profile: 'config.profile', stage: 'config.stage', dataset: 'config.dataset', objective: 'config.pretrain_objective',
+    clean_size: 'config.clean_size', cleaning_loss: 'config.loss', learning_rate: 'config.learning_rate', seed: 'config.seed',
+    variant: 'config.variant', outcome: 'result.status',
   };
-  const columns = [
-    ['_id', 'Id', 60],
-    ...Object.entries(config).map(([name, label]) => [`c_${name}`, label, 120]),
-    ['accuracy', 'Accuracy', 110], ['ASR', 'ASR', 110], ['epoch', 'Epoch', 80],
-    ['status', 'Status', 130], ['outcome', 'Outcome', 110], ['duration', 'Duration', 100], ['start_time', 'Start Time', 170],
-    ['notes', 'Notes', 200], ['tags', 'Tags', 200],
+  const order = [
+    '_id', 'profile', 'stage', 'dataset', 'objective', 'clean_size', 'cleaning_loss', 'learning_rate', 'seed', 'accuracy', 'ASR',
+    'outcome', 'status', 'duration', 'start_time', 'variant', 'notes', 'tags',
   ];
-  const names = Object.fromEntries(Object.keys(config).map((name) => [`c_${name}`, `config.${name}`]));
+  const widths = { _id: 60, start_time: 170, notes: 200, tags: 200 };
+  const label = (name) => name.replace(/^_/, '').replace(/_/g, ' ').replace(/\b[a-z]/g, (letter) => letter.toUpperCase());
   localStorage.setItem(key, JSON.stringify({
-    columnOrder: columns.map(([value]) => value),
-    columnWidths: Object.fromEntries(columns.map(([value, , width]) => [value, width])),
-    dropdownOptions: columns.map(([value, label]) => ({ label, value, selected: true })),
-    columnNameMap: { ...names, outcome: 'result.status', tags: 'omniboard.tags', notes: 'omniboard.notes' },
-    metricAndCustomColumns: [['accuracy'], ['ASR'], ['epoch'], ['outcome', 'result.status']].map(([name, value]) => ({ name, value: value || name })),
+    columnOrder: order,
+    columnWidths: Object.fromEntries(order.map((name) => [name, widths[name] || 110])),
+    dropdownOptions: order.map((name) => ({ label: label(name), value: name, selected: true })),
+    columnNameMap: { ...custom, tags: 'omniboard.tags', notes: 'omniboard.notes' },
+    metricAndCustomColumns: ['accuracy', 'ASR', ...Object.keys(custom)].map((name) => ({ name, value: custom[name] || name })),
   }));
 })();

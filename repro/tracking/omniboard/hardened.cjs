@@ -21,6 +21,10 @@ net.Server.prototype.listen = function (port, ...rest) {
   return listen.call(this, port, ...(isPort ? [listenHost] : []), ...rest);
 };
 
+// End with the process that started it, however that one ended.
+const parent = process.ppid;
+setInterval(() => process.ppid === parent || process.exit(0), 1000).unref();
+
 // No cross-origin permission, no product name.
 const setHeader = http.ServerResponse.prototype.setHeader;
 http.ServerResponse.prototype.setHeader = function (name, value) {
