@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ledger_fixture import IMAGES, START, write_run, write_specs, write_study
 
@@ -288,18 +289,26 @@ def test_escaping_leaves_no_tex_command_alive():
     assert escape("a\x00b\u202e\U0001f34c") == "a b??"
 
 
-def test_gallery_shows_the_poison_stages_pictures_and_refuses_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_gallery_shows_pairs_of_the_store_and_refuses_shards_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A store of one poisoned PNG and one clean JPEG in one shard, by the layout of repro/data/shards.py."""
     profile = write_specs(tmp_path)
-    folder = tmp_path / "poisoned/mini/cc3m/gallery"
-    folder.mkdir(parents=True)
-    (folder / "0.png").write_bytes(b"\x89PNG")
-    entry = {"file": "0.png", "kind": "poisoned", "caption": "a photo of a banana", "original_caption": "<b>dog</b>"}
-    (folder / "gallery.json").write_text(json.dumps([entry]))
+    store = tmp_path / "poisoned/mini/cc3m"
+    store.mkdir(parents=True)
+    (store / "0.tar").write_bytes(b"....\x89PNG\xff\xd8JPG")
+    captions = [b"a photo of a banana", b"a cat"]
+    np.savez(
+        store / "index.npz", shard=np.zeros(2, np.int32), offset=np.array([4, 8]), size=np.array([4, 5]),
+        caption_bytes=np.frombuffer(b"".join(captions), np.uint8), caption_offsets=np.array([0, 19, 24]),
+    )  # fmt: skip
+    np.savez(store / "rows.npz", poisoned=np.array([0]), **{"100k": np.array([1])})
+    (store / "manifest.jsonl").write_text(json.dumps({"row": 0, "original_caption": "<b>dog</b>"}) + "\n")
+    (store / "shards.json").write_text(json.dumps([{"path": "0.tar"}]))
     _, page = build_at(tmp_path, profile, monkeypatch)
     assert "data:image/png;base64,iVBORw==" in page
-    assert "&lt;b&gt;dog&lt;/b&gt;" in page
-    (folder / "gallery.json").write_text(json.dumps([entry | {"file": "../../../../specs/claims.yaml"}]))
-    with pytest.raises(LedgerError, match=r"gallery\.json: file: .*claims\.yaml"):
+    assert "data:image/jpeg;base64,/9hKUEc=" in page
+    assert "was “&lt;b&gt;dog&lt;/b&gt;”" in page
+    (store / "shards.json").write_text(json.dumps([{"path": "../../../../outside.tar"}]))
+    with pytest.raises(LedgerError, match=r"shards\.json: path: .*outside\.tar"):
         build_at(tmp_path, profile, monkeypatch)
 
 

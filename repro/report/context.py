@@ -15,8 +15,10 @@ from repro.ledger import LedgerError
 from repro.report.points import DATASETS, Study
 from repro.spec import Switches, read_yaml
 
-MAX_IMAGES = 16
-"""Example pairs shown per dataset slot."""
+EXAMPLES = 4
+"""Poisoned and clean pairs shown per dataset slot."""
+MEDIA = {b"\x89PNG": "png", b"\xff\xd8": "jpeg"}
+"""Leading bytes of the image formats in a store, besides WebP."""
 
 
 def read_context(study: Study, root: Path) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def read_context(study: Study, root: Path) -> dict[str, Any]:
             if (content := _read_json(path)) is not None
         },
         "attribution": _read_json(root / "data" / name / "attribution.json"),
-        "gallery": [item for dataset in DATASETS for item in _gallery(poisoned / dataset / "gallery", dataset)],
+        "gallery": [item for dataset in DATASETS for item in _gallery(poisoned / dataset, dataset, root)],
         "environments": _environments(study),
     }  # fmt: skip
 
@@ -49,16 +51,34 @@ def _switches(name: str, protocol: str, specs: Path) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _gallery(folder: Path, dataset: str) -> list[dict[str, Any]]:
-    """Example pairs of the poison stage: `gallery.json` lists `file`, `kind`, `caption` and what else is known of each."""
+def _gallery(store: Path, dataset: str, root: Path) -> list[dict[str, Any]]:
+    """The first poisoned and the first clean pairs of a poisoned store, image bytes as they lie in its shards."""
+    import numpy as np
+
+    if not (store / "index.npz").is_file():
+        return []
+    shards = _read_json(store / "shards.json")
+    originals = {
+        entry["row"]: entry["original_caption"]
+        for entry in map(json.loads, (store / "manifest.jsonl").read_text(encoding="utf-8").splitlines())
+    }
     items = []
-    for entry in (_read_json(folder / "gallery.json") or [])[:MAX_IMAGES]:
-        path = folder / Path(entry["file"]).name
-        kind = {".png": "png", ".jpg": "jpeg", ".webp": "webp"}.get(path.suffix)
-        if kind is None or not path.is_file():
-            raise LedgerError(f"{folder / 'gallery.json'}: file: {entry['file']!r} (allowed: a png, jpg or webp file beside it)")
-        data = base64.b64encode(path.read_bytes()).decode()
-        items.append({**entry, "dataset": dataset, "image": f"data:image/{kind};base64,{data}"})
+    with np.load(store / "index.npz", allow_pickle=False) as index, np.load(store / "rows.npz", allow_pickle=False) as rows:
+        chosen = [("poisoned", int(row)) for row in rows["poisoned"][:EXAMPLES]] + [("clean", int(row)) for row in rows["100k"][:EXAMPLES]]
+        starts = index["caption_offsets"]
+        captions = index["caption_bytes"].tobytes()
+        for kind, row in chosen:
+            shard = (store / shards[index["shard"][row]]["path"]).resolve()
+            if not shard.is_relative_to(root.resolve()):
+                raise LedgerError(f"{store / 'shards.json'}: path: {shard} (allowed: a shard inside the repository)")
+            with shard.open("rb") as file:
+                file.seek(int(index["offset"][row]))
+                image = file.read(int(index["size"][row]))
+            media = next((media for magic, media in MEDIA.items() if image.startswith(magic)), "webp")
+            items.append({
+                "dataset": dataset, "kind": kind, "caption": captions[starts[row] : starts[row + 1]].decode(),
+                "original_caption": originals.get(row), "image": f"data:image/{media};base64,{base64.b64encode(image).decode()}",
+            })  # fmt: skip
     return items
 
 

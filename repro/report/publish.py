@@ -70,7 +70,8 @@ def citation(subject: dict[str, Any]) -> str:
     """CITATION.cff 1.2; values are JSON strings, which are YAML strings."""
     paper = subject["paper"]
     lines = ["cff-version: 1.2.0", "message: Please cite this replication and the paper.", "type: software",
-             f"title: {_quoted(subject['title'])}", f"abstract: {_quoted(subject['description'])}", f"version: {_quoted(subject['version'])}", f"license: {subject['license']}",
+             f"title: {_quoted(subject['title'])}", f"abstract: {_quoted(subject['description'])}",
+             f"version: {_quoted(subject['version'])}", f"license: {subject['license']}",
              "authors:", *(f"  - name: {_quoted(name)}" for name in subject["authors"]),
              "keywords:", *(f"  - {_quoted(word)}" for word in subject["keywords"])]  # fmt: skip
     if subject["date"]:
