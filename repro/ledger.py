@@ -236,7 +236,7 @@ def read_bits(run_dir: Path, num_images: int) -> dict[str, NDArray[np.bool_]]:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old or the new content, never a part (fsync, then rename)."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:
         file.write(content)
         file.flush()

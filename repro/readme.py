@@ -1,16 +1,19 @@
 """Generated blocks of Markdown files, so that no number is typed in: they lie between `<!-- NAME:start -->` and `<!-- NAME:end -->`.
 
-`python -m repro.readme [PROFILE]` writes the result table of README.md from report.json.
+`python -m repro.readme [PROFILE]` writes the result table of README.md from report.json, and the table of switches of
+specs/README.md from the protocol files.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from repro.ledger import replace_file
+from repro.spec import SPECS, Switches
 
 README = Path("README.md")
 NAMES = {"cc3m": "CC3M", "cc6m": "CC6M", "100k": "100K", "200k": "200K", "mmcl": "MMCL", "mmcl_ssl": "MMCL + SSL"}
@@ -35,6 +38,22 @@ def results_block(document: dict[str, Any]) -> str:
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def switches_block(specs: Path = SPECS) -> str:
+    """Every switch with both protocols' values and the source of each, as the protocol files have them."""
+    columns = [_sourced(specs / "protocols" / f"{name}.yaml") for name in ("paper", "authors")]
+    lines = ["| switch | protocol `paper` | its source | protocol `authors` | its source |", "|---|---|---|---|---|"]
+    for name in Switches.model_fields:
+        cells = [cell for column in columns for cell in (f"`{column[name][0]}`", column[name][1].replace("|", "\\|"))]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _sourced(path: Path) -> dict[str, tuple[str, str]]:
+    """Value and provenance comment of each field of a flat YAML file."""
+    found = re.findall(r"^(\w+): +(\S+) +# (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: (value, source) for name, value, source in found}
 
 
 def _sentence(stand_in: str) -> str:
@@ -64,3 +83,4 @@ def fill(path: Path, name: str, block: str) -> None:
 if __name__ == "__main__":
     report = Path("report/build") / (sys.argv[1] if len(sys.argv) > 1 else "mini") / "report.json"
     fill(README, "results", results_block(json.loads(report.read_text(encoding="utf-8"))))
+    fill(SPECS / "README.md", "switches", switches_block())

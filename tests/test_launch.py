@@ -18,6 +18,7 @@ import pytest
 
 from repro.launch import LaunchError, driver, identity, slots
 from repro.launch.driver import run_all
+from repro.launch.publication import results_dir
 from repro.ledger import read_run
 from repro.spec import Profile, RunSpec, clean_runs, load_profile, pretrain_runs
 
@@ -62,7 +63,7 @@ def started() -> list[str]:
 
 def published(specs: list[RunSpec]) -> dict[str, str]:
     """Status of every published run of the first spec's cell."""
-    folder = driver.results_dir(specs[0], Path("results"))
+    folder = results_dir(specs[0], Path("results"))
     return {path.parent.name: read_run(path.parent)[0].status for path in sorted(folder.glob("*/run.json"))}
 
 
@@ -72,7 +73,7 @@ def test_runs_are_published_and_recorded_once(profile: Profile, launch: Launch) 
     ids = sorted(spec.run_id for spec in specs)
     assert sorted(started()) == ids
     assert published(specs) == dict.fromkeys(ids, "completed")
-    record, rows = read_run(driver.results_dir(specs[0], Path("results")) / specs[0].run_id)
+    record, rows = read_run(results_dir(specs[0], Path("results")) / specs[0].run_id)
     assert [row.step for row in rows] == [2, 3]
     assert record.seconds == 1.5 and record.sacred is not None
     sacred = Path("sacred") / record.sacred
@@ -101,7 +102,7 @@ def test_a_threshold_of_the_report_retrains_nothing(profile: Profile, launch: La
     started()
     launch([spec.model_copy(update={"evaluate": spec.evaluate.model_copy(update={"asr_cap": 0.07})}) for spec in specs])
     assert started() == []
-    assert read_run(driver.results_dir(specs[0], Path("results")) / specs[0].run_id)[0].spec.evaluate.asr_cap == 0.07
+    assert read_run(results_dir(specs[0], Path("results")) / specs[0].run_id)[0].spec.evaluate.asr_cap == 0.07
 
 
 def test_a_worker_that_dies_once_costs_one_try(profile: Profile, launch: Launch) -> None:
@@ -112,7 +113,7 @@ def test_a_worker_that_dies_once_costs_one_try(profile: Profile, launch: Launch)
     records = [json.loads(path.read_bytes()) for path in sorted(Path("sacred/smoke").glob("*/run.json"))]
     assert sorted(record["status"] for record in records) == ["COMPLETED"] * 3 + ["FAILED"]
     failed = next(path.parent for path in Path("sacred/smoke").glob("*/run.json") if json.loads(path.read_bytes())["status"] == "FAILED")
-    record, _ = read_run(driver.results_dir(specs[0], Path("results")) / specs[0].run_id)
+    record, _ = read_run(results_dir(specs[0], Path("results")) / specs[0].run_id)
     again = Path("sacred") / str(record.sacred)
     assert json.loads((again / "info.json").read_bytes())["resumes"] == f"smoke/{failed.name}"
     assert json.loads((again / "metrics.json").read_bytes())["loss"]["steps"] == [1, 2, 3], "points before the death are kept"
@@ -155,6 +156,8 @@ import json, sys
 from pathlib import Path
 from repro.launch.driver import run_all, Stopped
 from repro.spec import RunSpec
+from repro.wire import die_with_parent
+die_with_parent()
 specs = [RunSpec.model_validate(item) for item in json.loads(Path("specs.json").read_bytes())]
 try:
     run_all(specs, lambda spec: {"pairs": Path("pairs")}, worker="stub_worker")

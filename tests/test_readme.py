@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from repro.readme import fill, results_block
+from repro.readme import fill, results_block, switches_block
+from repro.spec import Switches
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 
@@ -55,7 +56,7 @@ def test_filling_twice_is_filling_once(tmp_path: Path) -> None:
 def test_a_page_without_its_marks_is_refused(text: str, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(text)
-    with pytest.raises(ValueError, match="page.md: results: marks missing or out of order"):
+    with pytest.raises(ValueError, match=r"page\.md: results: marks missing or out of order"):
         fill(page, "results", "new")
     assert page.read_text() == text
 
@@ -66,6 +67,11 @@ def test_the_pages_of_this_repository_can_be_filled(root: Path, page: str, name:
     copy.write_text((root / page).read_text(encoding="utf-8"), encoding="utf-8")
     fill(copy, name, "| new |")
     assert "| new |" in copy.read_text(encoding="utf-8")
+
+
+def test_the_table_of_switches_is_that_of_the_protocol_files(root: Path) -> None:
+    assert switches_block(root / "specs") in (root / "specs/README.md").read_text(encoding="utf-8")
+    assert len(switches_block(root / "specs").splitlines()) == 2 + len(Switches.model_fields)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/design.md"])

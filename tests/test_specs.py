@@ -65,15 +65,19 @@ def test_every_profile_loads_under_both_protocols(specs: Path, profile: str, pro
 
 
 def test_every_number_of_a_shipped_spec_tells_where_it_comes_from(root: Path) -> None:
-    """A line with a number carries a provenance note, or its block's head does, or the file's first lines do."""
-    note = re.compile(r"#.*(paper|code|assumed)", re.DOTALL)
+    """A line with a number carries a provenance note, or its block does, at the head or on a line of its own."""
+    note = re.compile(r"#.*(paper|code|assumed|study)", re.DOTALL)
     silent = []
-    for file in sorted((root / "specs").glob("*/*.yaml")):
+    files = [file for folder in ("smoke", "mini", "paper", "protocols") for file in sorted((root / "specs" / folder).glob("*.yaml"))]
+    for file in files:
         covered: list[int] = []  # indents of the open blocks whose head carries a note
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-            body = line.split("#")[0]
+            body = re.sub(r'"[^"]*"|[12]00k', "", line.split("#")[0])  # text and names of sizes are no numbers
             indent = len(body) - len(body.lstrip())
             if not body.strip():
+                indent = len(line) - len(line.lstrip())
+                if indent and note.search(line):
+                    covered.append(indent - 1)  # a note on a line of its own is for the rest of its block
                 continue
             covered = [level for level in covered if level < indent]
             has_note = bool(note.search(line))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,10 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from repro.launch.identity import WORK, LaunchError, Run, code_version, identify, model_dir, spec_hash, standard_inputs
+from repro.launch.identity import WORK, LaunchError, Run, code_version, identify, spec_hash, standard_inputs
 from repro.launch.progress import Board
+from repro.launch.publication import is_published, prune, publish, save_record
 from repro.launch.slots import Pack, queues
-from repro.ledger import LedgerError, RunRecord, export_run, read_run, replace_file
+from repro.ledger import replace_file
 from repro.spec import Dataset, Objective, RunSpec, clean_runs, load_profile, pretrain_runs
 from repro.wire import PARENT
 
@@ -34,7 +34,6 @@ PACK_TRIES = 2
 """Starts of a pack process for the same run before the run counts as failed."""
 GRACE_SECONDS = 30
 """Time for running packs to write a checkpoint and end when the driver is stopped."""
-MODEL_FILES = ("model.safetensors", "optimizer.safetensors", "run.json")
 
 
 class Stopped(KeyboardInterrupt):
@@ -87,8 +86,8 @@ def run_all(
     """
     code = code_version()
     runs = [identify(spec, inputs(spec), code) for spec in specs]
-    _prune(specs, results)
-    due = [run for run in runs if not _is_published(run, results)]
+    prune(specs, results)
+    due = [run for run in runs if not is_published(run, results)]
     for run in due:
         run.save()
         if (record := run.finished()) and record.status == "failed":
@@ -96,11 +95,24 @@ def run_all(
     due = [run for run in due if not publish(run, results)]
     board = Board(runs, due)
     with stoppable(), board:
-        _drive([_Queue(packs) for packs in queues(due)], due, results, worker, board)
+        if launcher() == "slurm":
+            from repro.launch import slurm
+
+            slurm.drive(due, results, worker, board)
+        else:
+            _drive([_Queue(packs) for packs in queues(due)], due, results, worker, board)
     failed = {run.name: record.reason for run in due if (record := run.finished()) and record.status == "failed"}
     if failed:
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in failed.items())
         raise LaunchError(f"{len(failed)} of {len(runs)} runs failed; the others are published. Logs: {WORK / 'packs'}{reasons}")
+
+
+def launcher() -> str:
+    """Where runs go: `local` or `slurm`, by REPRO_LAUNCHER."""
+    name = os.environ.get("REPRO_LAUNCHER", "local")
+    if name not in ("local", "slurm"):
+        raise LaunchError(f"REPRO_LAUNCHER: {name!r} (allowed: local, slurm)")
+    return name
 
 
 def _drive(slots: list[_Queue], due: list[Run], results: Path, worker: str, board: Board) -> None:
@@ -141,10 +153,7 @@ def _settle(slot: _Queue) -> None:
 def _start(pack: Pack, worker: str) -> subprocess.Popen[bytes]:
     """Start the process of a pack, its output going to `work/packs/<name>.log`."""
     path = WORK / "packs" / f"{pack.name}.{os.getpid()}.json"  # another driver may start the same runs
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"runs": [run.fingerprint for run in pack.runs], "work": WORK.as_posix(), "worker": worker,
-               "ranks": pack.slot.ranks, "threads": pack.slot.threads}  # fmt: skip
-    replace_file(path, json.dumps(content, indent=1).encode())
+    write_pack(pack, path, worker)
     environment = os.environ | {
         PARENT: str(os.getpid()), "CUDA_VISIBLE_DEVICES": ",".join(pack.slot.devices), "OMP_NUM_THREADS": str(pack.slot.threads),
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin at barriers slow a shared machine down tenfold
@@ -153,6 +162,14 @@ def _start(pack: Pack, worker: str) -> subprocess.Popen[bytes]:
         # Its own process group: Ctrl-C in the terminal reaches the driver alone, which then stops the packs in order.
         command = [sys.executable, "-m", "repro", "run-pack", str(path)]
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
+
+
+def write_pack(pack: Pack, path: Path, worker: str) -> None:
+    """Write what `python -m repro run-pack` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"runs": [run.fingerprint for run in pack.runs], "work": WORK.as_posix(), "worker": worker,
+               "ranks": pack.slot.ranks, "threads": pack.slot.threads}  # fmt: skip
+    replace_file(path, json.dumps(content, indent=1).encode())
 
 
 def pack_log(pack: Pack) -> Path:
@@ -186,69 +203,6 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def results_dir(spec: RunSpec, results: Path) -> Path:
-    """Folder that holds the published runs of the spec's stage and cell."""
-    return results / spec.profile / spec.stage / spec.cell
-
-
-def save_record(run: Run, record: RunRecord) -> None:
-    """Mark the run as ended; the driver publishes it."""
-    replace_file(run.work_dir / "record.json", record.model_dump_json(indent=1).encode())
-
-
-def publish(run: Run, results: Path) -> bool:
-    """Publish the run if it has ended: its results, and its model after pre-training."""
-    record = run.finished()
-    if record is None:
-        return False
-    if run.spec.stage == "pretrain" and record.status != "failed":
-        target = model_dir(run.spec)
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        (run.work_dir / "run.json").write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        for name in MODEL_FILES:
-            shutil.copyfile(run.work_dir / name, partial / name)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-    export_run(run.work_dir, record, results_dir(run.spec, results))
-    return True
-
-
-def _is_published(run: Run, results: Path) -> bool:
-    """Whether the run's published record bears its fingerprint and is a result."""
-    folder = results_dir(run.spec, results) / run.spec.run_id
-    try:
-        record, _ = read_run(folder)
-    except LedgerError:
-        return False
-    if record.fingerprint != run.fingerprint or record.status == "failed":
-        return False
-    if run.spec.stage == "pretrain" and not (model_dir(run.spec) / "model.safetensors").exists():
-        return False
-    if record.spec != run.spec:  # they differ in fields that only the reading of the ledger depends on
-        replace_file(folder / "run.json", (record.model_copy(update={"spec": run.spec}).model_dump_json(indent=1) + "\n").encode())
-    return True
-
-
-def _prune(specs: list[RunSpec], results: Path) -> None:
-    """Remove published runs of these cells and variants that the specifications no longer name."""
-    known = {results_dir(spec, results) / spec.run_id for spec in specs}
-    known |= {model_dir(spec) for spec in specs if spec.stage == "pretrain"}
-    variants = {(spec.variant, spec.poisoned) for spec in specs}
-    for folder in {path.parent for path in known}:
-        for path in sorted(folder.glob("*/run.json")):
-            if path.parent in known:
-                continue
-            try:
-                spec = RunRecord.model_validate_json(path.read_bytes()).spec
-            except ValueError:
-                shutil.rmtree(path.parent)
-                continue
-            if (spec.variant, spec.poisoned) in variants:
-                shutil.rmtree(path.parent)
 
 
 def _exit(code: int) -> str:

@@ -61,7 +61,7 @@ def scatter(document: dict[str, Any], name: str) -> Figure:
                *(p["paper"]["start_accuracy"] or 0 for p in panels)])  # fmt: skip
     axes[0, 0].set(xlim=(-0.04, 1.04), ylim=(-0.05 * top, 1.12 * top))
     _percent(axes)
-    drawing.supxlabel("Attack success rate (%)", fontsize=9)
+    drawing.supxlabel("Attack success rate (%)" + (", reproduced on stand-in data" if document["stand_in"] else ""), fontsize=9)
     drawing.supylabel("Zero-shot top-1 accuracy (%)", fontsize=9)
     drawing.legend(handles=_legend(figure), loc="outside upper center", ncols=4, frameon=False, fontsize=8, handletextpad=0.3)
     return drawing

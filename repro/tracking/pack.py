@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import repro
-from repro.launch.driver import save_record, stoppable
+from repro.launch.driver import stoppable
 from repro.launch.identity import LIBRARIES, Run, commit_state, content_hash, environment, model_dir
+from repro.launch.publication import save_record
 from repro.ledger import replace_file
 from repro.tracking.mirror import RECORDS, Mirror, mongo_url
 from repro.tracking.observers import FileObserver
@@ -97,6 +98,8 @@ def run_pack(path: Path) -> None:
     """Run the pack in `path` to a record for every run; see `repro.launch.driver` for the file. Ends with its parent."""
     die_with_parent()
     pack = json.loads(path.read_bytes())
+    if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # the node's share, which the submitting machine could not know
+        pack["threads"] = max(1, int(cpus) // pack["ranks"])
     runs = [Run.load(fingerprint) for fingerprint in pack["runs"]]
     url = mongo_url()
     mirror = Mirror(url) if url else None
