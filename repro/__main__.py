@@ -56,6 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True)
     command = commands.add_parser("verify", help="recompute every number of a report from the ledger")
     command.add_argument("report", type=Path, nargs="?", default=Path("report/build/mini/report.json"))
+    command = commands.add_parser("publish", help="build the folder to upload: report, ledger, metadata")
+    command.add_argument("--profile", default="mini")
     command = commands.add_parser("run-pack", help="run a pack of training runs (the launcher calls this)")
     command.add_argument("pack", type=Path)
     return parser
@@ -135,6 +137,10 @@ def _dispatch(arguments: argparse.Namespace) -> int | None:
             differences = verify(arguments.report)
             print("\n".join(differences) or f"{arguments.report}: every number follows from the ledger")
             return int(bool(differences))
+        case "publish":
+            from repro.report import publish
+
+            print(publish(arguments.profile))
         case "run-pack":
             from repro.tracking.pack import run_pack
 
