@@ -9,10 +9,16 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from repro.ledger import Row, RunRecord, append_row, export_run
+from repro.report.context import read_context
+from repro.report.document import claims_of
+from repro.report.points import read_study
+from repro.report.render import build
 from repro.spec import Profile, RunSpec, clean_runs, load_profile, pretrain_runs
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +75,22 @@ def write_run(root: Path, spec: RunSpec, outcomes: list[tuple[float, float]], *,
     folder = export_run(work, record, root / "results" / spec.profile / spec.stage / spec.cell)
     shutil.rmtree(work)
     return folder
+
+
+def build_at(root: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch, *, latex_too: bool = False) -> tuple[dict[str, Any], str]:
+    """Document and page of the ledger at `root`."""
+    monkeypatch.chdir(root)
+    study = read_study(profile, Path())
+    document = build(study, claims_of(), read_context(study, Path()), Path("out"), latex_too=latex_too)
+    return document, Path("out/index.html").read_text()
+
+
+def row_of(document: dict[str, Any], dataset: str, size: str, objective: str) -> dict[str, Any]:
+    (row,) = [
+        r for r in document["tables"]["table1"]["rows"]
+        if (r["dataset"], r["clean_size"], r["pretrain_objective"]) == (dataset, size, objective)
+    ]  # fmt: skip
+    return row
 
 
 def _pick(order: np.ndarray, share: float, jitter: np.random.Generator) -> np.ndarray:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.proportion import proportion_confint
@@ -14,6 +14,7 @@ from statsmodels.stats.proportion import proportion_confint
 from repro.report import statistics as s
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.9, 0.95, 0.99]))
 def test_wilson_equals_statsmodels_and_stays_in_bounds(counts: tuple[int, int], confidence: float):
     successes, total = counts
@@ -43,6 +44,7 @@ def test_the_papers_first_cell_straddles_the_cap():
     assert s.standing(3000, 49950, 0.05, 0.95) == "above"
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_mcnemar_equals_statsmodels(gained: int, lost: int):
     expected = reference_mcnemar([[0, gained], [lost, 0]], exact=True).pvalue if gained + lost else 1.0

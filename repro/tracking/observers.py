@@ -87,7 +87,7 @@ class FileObserver(FileStorageObserver):
         try:
             action()
         except OSError as error:
-            print(f"tracking: {self.folder / what} not written: {error.strerror}", file=sys.stderr)
+            print(f"tracking: {self.folder / what} not written: {error.strerror} ({error.filename})", file=sys.stderr)
 
 
 def is_alive(folder: Path) -> bool:
