@@ -23,7 +23,7 @@ from types import FrameType
 from repro.launch.identity import WORK, LaunchError, Run, code_version, identify, spec_hash, standard_inputs
 from repro.launch.progress import Board
 from repro.launch.publication import is_published, prune, publish, save_record
-from repro.launch.slots import Pack, queues
+from repro.launch.slots import Pack, devices, queues
 from repro.ledger import replace_file
 from repro.spec import Dataset, Objective, RunSpec, clean_runs, load_profile, pretrain_runs
 from repro.wire import PARENT
@@ -55,8 +55,15 @@ class _Queue:
 
 
 def pretrain_stage(profile_name: str, dataset: Dataset | None = None, objective: Objective | None = None, *, poisoned: bool = True) -> None:
-    """Pre-train the models of a profile, or of one dataset slot and objective; `poisoned=False` makes the controls."""
-    run_stage(profile_name, pretrain_runs(load_profile(profile_name), dataset, objective, poisoned=poisoned))
+    """Pre-train the models of a profile, or of one dataset slot and objective; `poisoned=False` makes the controls.
+
+    DVC runs stages one after another. Where the models can be trained side by side, on cores or in a cluster, the first
+    stage therefore trains those of the other stages too, as far as their data is there; these then find them done.
+    """
+    profile = load_profile(profile_name)
+    side_by_side = launcher() == "slurm" or not devices()
+    ahead = pretrain_runs(profile, poisoned=poisoned) if side_by_side else []
+    run_stage(profile_name, pretrain_runs(profile, dataset, objective, poisoned=poisoned), ahead)
 
 
 def clean_stage(profile_name: str, dataset: Dataset | None = None, objective: Objective | None = None) -> None:
@@ -64,10 +71,10 @@ def clean_stage(profile_name: str, dataset: Dataset | None = None, objective: Ob
     run_stage(profile_name, clean_runs(load_profile(profile_name), dataset, objective))
 
 
-def run_stage(profile_name: str, specs: list[RunSpec]) -> None:
+def run_stage(profile_name: str, specs: list[RunSpec], ahead: list[RunSpec] | None = None) -> None:
     """`run_all`, and fail if the profile's specifications changed meanwhile: DVC would credit the results to the new ones."""
     before = spec_hash(profile_name)
-    run_all(specs)
+    run_all(specs, ahead=ahead or [])
     if spec_hash(profile_name) != before:
         raise LaunchError(f"specs of {profile_name} changed while the stage ran; its results belong to the old ones: run it again")
 
@@ -77,10 +84,11 @@ def run_all(
     inputs: Callable[[RunSpec], dict[str, Path]] = standard_inputs,
     results: Path = RESULTS,
     worker: str = WORKER,
+    ahead: list[RunSpec] | None = None,
 ) -> None:
-    """Bring the published results of `specs` up to date.
+    """Bring the published results of `specs` up to date, and those of `ahead` if there is anything to do.
 
-    `inputs` tells where the inputs of a run lie. Unknown runs in the cells at hand are removed, finished ones are
+    `inputs` tells where the inputs of a run lie; runs of `ahead` without inputs wait for their own stage. Unknown runs in the cells at hand are removed, finished ones are
     kept, the others run. Raises LaunchError naming the runs that failed, after all others are published, and Stopped
     on SIGINT or SIGTERM, after the running ones have ended in order.
     """
@@ -88,12 +96,15 @@ def run_all(
     runs = [identify(spec, inputs(spec), code) for spec in specs]
     prune(specs, results)
     due = [run for run in runs if not is_published(run, results)]
+    if due:
+        others = [spec for spec in ahead or [] if spec not in specs and all(path.exists() for path in inputs(spec).values())]
+        due += [run for run in (identify(spec, inputs(spec), code) for spec in others) if not is_published(run, results)]
     for run in due:
         run.save()
         if (record := run.finished()) and record.status == "failed":
             (run.work_dir / "record.json").unlink()
     due = [run for run in due if not publish(run, results)]
-    board = Board(runs, due)
+    board = Board([*runs, *(run for run in due if run not in runs)], due)
     with stoppable(), board:
         if launcher() == "slurm":
             from repro.launch import slurm

@@ -83,7 +83,7 @@ def whole_slot(run: Run) -> Slot:
 
 def cost(run: Run) -> float:
     """Expected duration in arbitrary units, comparable within a stage."""
-    pairs = int(run.spec.clean_size.removesuffix("k")) if run.spec.clean_size else 1
+    pairs = int((run.spec.clean_size or run.spec.dataset).strip("ckm"))  # the names of sizes and slots are their sizes
     return LOSS_COST[run.spec.loss] * run.spec.schedule.epochs * pairs
 
 
