@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: reproduce test lint bench omniboard publish setup help
+.PHONY: reproduce test lint omniboard publish setup help
 
 ACTIVATE := source .venv/bin/activate
 
@@ -18,9 +18,6 @@ test: setup ## every test that can run here; FAST=1 leaves out those marked slow
 
 lint: setup ## style and types
 	@$(ACTIVATE) && ruff check . && ruff format --check . && mypy
-
-bench: setup ## speed against the straightforward implementation -> benchmarks/build/bench.json
-	@$(ACTIVATE) && exec python -m benchmarks
 
 omniboard: export EXTRAS := test,tracking
 omniboard: setup ## browse the recorded runs in Omniboard on this machine

@@ -145,7 +145,6 @@ def table(name: str) -> str:
             accuracy, attack = (" / ".join(f"{100 * value:.1f}" for value in values) for values in ([row.accuracy for row in rows], rates))
             seconds = statistics.mean(runs[seed][1] for seed in runs)
             seeds = ", ".join(map(str, sorted(runs)))
-            lines.append(
-                f"| {label} | {changed} | {cell} | {seeds} | {accuracy} | {attack} | {100 * min(rates):.1f} | {seconds:.0f} | {variant.why} |"
-            )
+            cells = [label, changed, cell, seeds, accuracy, attack, f"{100 * min(rates):.1f}", f"{seconds:.0f}", variant.why]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

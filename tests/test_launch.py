@@ -229,7 +229,7 @@ def test_specs_that_change_during_a_stage_fail_it(root: Path, tmp_path: Path, mo
     spec = Path("specs/smoke/clean.yaml")
     spec.parent.mkdir(parents=True)
     spec.write_text("epochs: 1")
-    monkeypatch.setattr(driver, "run_all", lambda specs: spec.write_text("epochs: 2"))
+    monkeypatch.setattr(driver, "run_all", lambda specs, ahead: spec.write_text("epochs: 2"))
     with pytest.raises(LaunchError, match="specs of smoke changed"):
         driver.run_stage("smoke", [])
 

@@ -70,8 +70,11 @@ def restored_state(spec: RunSpec) -> bytes | None:
     from safetensors.torch import save
 
     model = build_model(spec.model, 0, spec.switches.initialisation)
-    return save({f"{n}/{k}": v for n, p in model.named_parameters()
-                 for k, v in {"exp_avg": torch.full(p.shape, 1e-3), "exp_avg_sq": torch.full(p.shape, 1e-5), "step": torch.tensor(40.0)}.items()})  # fmt: skip
+    state = {}
+    for name, parameter in model.named_parameters():
+        moments = {"exp_avg": torch.full(parameter.shape, 1e-3), "exp_avg_sq": torch.full(parameter.shape, 1e-5)}
+        state |= {f"{name}/{key}": value for key, value in {**moments, "step": torch.tensor(40.0)}.items()}
+    return save(state)
 
 
 def reference(spec: RunSpec) -> CLIP:

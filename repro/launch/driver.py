@@ -88,9 +88,9 @@ def run_all(
 ) -> None:
     """Bring the published results of `specs` up to date, and those of `ahead` if there is anything to do.
 
-    `inputs` tells where the inputs of a run lie; runs of `ahead` without inputs wait for their own stage. Unknown runs in the cells at hand are removed, finished ones are
-    kept, the others run. Raises LaunchError naming the runs that failed, after all others are published, and Stopped
-    on SIGINT or SIGTERM, after the running ones have ended in order.
+    `inputs` tells where the inputs of a run lie; runs of `ahead` without inputs wait for their own stage. Unknown runs in
+    the cells at hand are removed, finished ones are kept, the others run. Raises LaunchError naming the runs that failed,
+    after all others are published, and Stopped on SIGINT or SIGTERM, after the running ones have ended in order.
     """
     code = code_version()
     runs = [identify(spec, inputs(spec), code) for spec in specs]
