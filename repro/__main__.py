@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the work failed, with a message; 2 the call or a specifica
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,12 @@ def build_parser() -> argparse.ArgumentParser:
         return command
 
     stage("data", "obtain the image-text pairs and evaluation images")
+    command = commands.add_parser("fetch", help="download CC3M or CC12M from a URL list or a mirror; calling again goes on")
+    command.add_argument("collection", choices=("cc3m", "cc12m"))
+    command.add_argument("--list", type=Path, help="the published tsv; without it, the mirror in specs/mirrors.yaml")
+    command.add_argument("--profile", default="paper", help="whose folder and image size to use")
+    command.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="each with 64 connections")
+    command.add_argument("--allow-network", action="append", default=[], metavar="CIDR", help="private network that may be asked too")
     stage("poison", "poison pairs of a dataset and draw its clean subsets", "dataset")
     stage("pretrain", "pre-train the model of one dataset and objective", "dataset", "objective")
     stage("clean", "finetune that model on clean pairs, over all losses, sizes and learning rates", "dataset", "objective")
@@ -88,6 +95,10 @@ def _dispatch(arguments: argparse.Namespace) -> int | None:
             from repro.data.stages import data_stage
 
             data_stage(arguments.profile)
+        case "fetch":
+            from repro.data.fetch import fetch
+
+            print(fetch(arguments.collection, arguments.list, arguments.profile, arguments.processes, arguments.allow_network))
         case "poison":
             from repro.data.stages import poison_stage
 

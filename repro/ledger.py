@@ -30,6 +30,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from repro.spec import CleanSize, Dataset, Loss, Objective, RunSpec
 
 SCHEMA: Literal[1] = 1
+SAMPLES = 8
+"""Evaluation images whose predicted classes a row names, for the report's gallery."""
+NPZ_ERRORS = (OSError, ValueError, KeyError, EOFError, MemoryError, SyntaxError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises for an npz file that is missing or has changed bytes."""
+
+
+IDENTITY = ("profile", "stage", "dataset", "pretrain_objective", "clean_size", "loss", "variant", "poisoned", "seed")
+"""Fields that a row shares with its run's spec."""
 
 
 class LedgerError(ValueError):
@@ -68,6 +76,10 @@ class Row(BaseModel):
     """Evaluation images of the target class."""
     num_target_attacked: int = Field(ge=0)
     """Of `num_attacked`, those of the target class; subtract both for the non-target ASR."""
+    sample_classes: list[int]
+    """Predicted class numbers of the images that `sample_images` picks."""
+    sample_classes_triggered: list[int]
+    """The same for their triggered twins."""
     train_loss: dict[str, float] | None
     """Mean loss parts (`loss`, `mmcl`, `ssl`) since the previous evaluation; None at the start; NaN if it diverged."""
     logit_scale: float
@@ -129,9 +141,24 @@ class RunRecord(BaseModel):
     peak_memory_bytes: int
     num_samples: int
     """Training pairs processed (views not counted)."""
+    model_step: int
+    """Step of the model that the run hands on: the last, unless the validation loss picked an earlier one."""
     attempts: int
     sacred: str | None
     """Folder name of the Sacred file record, e.g. `smoke/12`."""
+
+
+def sample_images(num_images: int) -> list[int]:
+    """Evaluation images spread evenly over the set, at most SAMPLES."""
+    return sorted({i * num_images // SAMPLES for i in range(SAMPLES)})
+
+
+def identity_of(spec: RunSpec, fingerprint: str) -> dict[str, Any]:
+    """The columns of a row that follow from its run."""
+    return {
+        "run": spec.run_id, "fingerprint": fingerprint, "learning_rate": spec.schedule.learning_rate,
+        **{name: getattr(spec, name) for name in IDENTITY},
+    }  # fmt: skip
 
 
 def append_row(work_dir: Path, row: Row, correct: NDArray[np.bool_], attacked: NDArray[np.bool_], is_target: NDArray[np.bool_]) -> None:
@@ -209,7 +236,7 @@ def read_run(run_dir: Path) -> tuple[RunRecord, list[Row]]:
             row = Row.model_validate_json(line)
         except ValidationError as error:
             raise LedgerError(f"{path}:{number}: {_first(error)}") from None
-        _check_row(row, record, f"{path}:{number}")
+        check_row(row, record, f"{path}:{number}")
         rows.append(row)
     return record, rows
 
@@ -228,8 +255,14 @@ def read_bits(run_dir: Path, num_images: int) -> dict[str, NDArray[np.bool_]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             packed = {name: file[name] for name in ("correct", "attacked", "is_target")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except NPZ_ERRORS as error:
         raise LedgerError(f"{path}: unreadable ({error})") from None
+    shapes = {name: array.shape[:-1] for name, array in packed.items() if array.ndim}
+    if shapes.keys() != packed.keys() or len(shapes["correct"]) != 1 or shapes["correct"] != shapes["attacked"] or shapes["is_target"]:
+        raise LedgerError(f"{path}: arrays do not fit each other")
+    for name, array in packed.items():
+        if array.dtype != np.uint8 or array.shape[-1] != -(-num_images // 8):
+            raise LedgerError(f"{path}: {name}: {array.shape[-1]} {array.dtype} a row (allowed: {-(-num_images // 8)} uint8)")
     bits = {name: np.unpackbits(array, axis=-1, count=num_images).astype(bool) for name, array in packed.items()}
     return bits
 
@@ -244,13 +277,13 @@ def replace_file(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def _check_row(row: Row, record: RunRecord, where: str) -> None:
+def check_row(row: Row, record: RunRecord, where: str) -> None:
+    """LedgerError if the row is not the run's, or counts more than there is."""
     spec = record.spec
     if row.fingerprint != record.fingerprint or row.run != spec.run_id:
         raise LedgerError(f"{where}: belongs to run {row.run} ({row.fingerprint}), not to {spec.run_id} ({record.fingerprint})")
-    limits = (("num_correct", row.num_images), ("num_attacked", row.num_images), ("num_target", row.num_images),
-              ("num_target_attacked", min(row.num_target, row.num_attacked)))  # fmt: skip
-    for name, limit in limits:
+    limits = dict.fromkeys(("num_correct", "num_attacked", "num_target"), row.num_images)
+    for name, limit in {**limits, "num_target_attacked": min(row.num_target, row.num_attacked)}.items():
         if getattr(row, name) > limit:
             raise LedgerError(f"{where}: {name}: {getattr(row, name)} (allowed: 0 to {limit})")
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from repro.ledger import replace_file
-from repro.spec import SPECS, Switches
+from repro.profile import SPECS
+from repro.spec import Switches
 
 README = Path("README.md")
 NAMES = {"cc3m": "CC3M", "cc6m": "CC6M", "100k": "100K", "200k": "200K", "mmcl": "MMCL", "mmcl_ssl": "MMCL + SSL"}

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import FrameType
 
 from repro.ledger import replace_file
-from repro.spec import SpecError, load_profile
+from repro.profile import load_profile
+from repro.spec import SpecError
 
 PARAMS = Path("params.yaml")
 SAVED = Path(".dvc/tmp/params.yaml.saved")

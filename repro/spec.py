@@ -1,23 +1,12 @@
-"""What the study is: typed specifications, read from YAML here and nowhere else.
-
-A profile is a folder of `specs/` with four files (data, pretrain, clean, evaluate) on top of a protocol
-file, which settles every detail in which the paper and the authors' code differ. `load_profile` checks all
-of them before anything runs and reports every problem of a file at once; `pretrain_runs` and `clean_runs`
-expand a profile into `RunSpec`s, one per training run, complete enough for a worker that sees nothing else.
-"""
+"""What the study is: the schema of the files in `specs/`, and of the runs that repro/profile.py makes of them."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-from collections import Counter
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
 Dataset = Literal["cc3m", "cc6m"]
 Objective = Literal["mmcl", "mmcl_ssl"]
@@ -27,6 +16,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")]
 Rate = Annotated[FiniteFloat, Field(gt=0, lt=1e3)]
 Weight = Annotated[FiniteFloat, Field(ge=0)]
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
+ModelAge = PositiveInt | Literal["last", "best_validation_loss"]
+"""Which epoch's model pre-training hands to cleaning: this one, the last of the schedule, or the one of the lowest validation loss."""
 
 LOSS_WEIGHTS: dict[str, dict[str, float]] = {
     "mmcl": {"mmcl": 1.0, "ssl": 0.0},
@@ -126,8 +117,13 @@ class ShardSource(Spec):
     kind: Literal["webdataset"]
     pairs: dict[Dataset, str]
     """Folder of tar shards per dataset slot, relative to the repository."""
+    selection: dict[Dataset, Literal["keyed", "first"]]
+    """Which usable pairs a slot takes when there are more than num_pairs: those first in a keyed order of their contents,
+    or the first of the list they were downloaded from."""
     evaluation: str
-    """ImageNet validation: class folders, flat folder with labels.csv, or the official tar; relative path."""
+    """ImageNet validation, relative path: class folders, flat folder with labels.csv, the official tar, parquet or webdataset."""
+    images_per_class: PositiveInt
+    """Evaluation images that every class must have, no more and no fewer: ImageNet-1K validation has 50 (50,000 in all)."""
     max_drop_fraction: Fraction
     """Share of undecodable rows above which the stage stops."""
 
@@ -145,6 +141,8 @@ class DataSpec(Spec):
     poison: Poison
     cleaning_sizes: dict[CleanSize, PositiveInt]
     """Pairs in each cleaning subset."""
+    num_validation: NonNegativeInt
+    """Unpoisoned pairs kept from pre-training for the validation loss (`model_age: best_validation_loss`)."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -223,7 +221,7 @@ class Optimizer(Spec):
 class Views(Spec):
     """Augmentation of the base image view; the SSL view comes on top of it."""
 
-    shift_pixels: Annotated[int, Field(ge=0)]
+    shift_pixels: NonNegativeInt
     """Whole-pixel random shift in both directions, edge-padded; 0 is off (as in the paper)."""
     flip: bool
     """Random horizontal flip."""
@@ -234,13 +232,11 @@ class Schedule(Spec):
 
     learning_rate: Rate
     epochs: PositiveInt
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: NonNegativeInt
     global_batch_size: Annotated[int, Field(ge=2)]
     """Pairs per optimizer step over all ranks: the number of negatives + 1."""
     norm_batch_size: PositiveInt
     """Pairs over which BatchNorm takes its statistics (the paper's "batch size" is this, per GPU)."""
-    stop_after_epochs: PositiveInt | None
-    """Use the model of this epoch of the schedule (the authors cleaned CC6M models of epochs 21 and 36 of 64); null: the last."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -257,8 +253,12 @@ class PretrainSpec(Spec):
     model: ModelSpec
     optimizer: Optimizer
     objectives: dict[Objective, Schedule]
+    model_age: dict[Dataset, dict[Objective, ModelAge]]
+    """Training stops at a given epoch, though the schedule is the full one (the authors cleaned CC6M models of epochs 21 and 36 of 64)."""
     views: Views
     precision: Literal["fp32", "tf32", "bf16"]
+    compile: bool
+    """Pass the towers through torch.compile: faster on GPUs, equal to rounding."""
     seeds: Annotated[list[int], Field(min_length=1)]
     evaluate_every_epochs: PositiveInt
     """Zero-shot accuracy and ASR during pre-training, every so many epochs and at the end."""
@@ -275,18 +275,38 @@ class CleanCell(Spec):
     global_batch_size: Annotated[int, Field(ge=2)]
 
 
+class Mitigation(Spec):
+    """What cleaning does besides finetuning on clean pairs, or in spite of them; all off in the paper's workshop version."""
+
+    ssl_weight: Weight
+    """Factor on the SSL term where the cleaning loss has one (paper Sec. 3: 1)."""
+    shrink: Fraction
+    """Factor on the start model's weights (shrink and perturb, Ash and Adams 2020, arXiv 1910.08475); 1 is off."""
+    perturb: Weight
+    """Standard deviation of the noise added to the start model's weights; 0 is off."""
+    clusters: NonNegativeInt
+    """Centroids of the deep-clustering term (see repro/train/clustering.py); 0 is off."""
+    cluster_weight: Weight
+    """Factor on the deep-clustering term."""
+    poisons_left: NonNegativeInt
+    """Poisoned pairs left among the cleaning pairs, in addition to them."""
+
+
 class CleanSpec(Spec):
     """specs/<profile>/clean.yaml: finetuning of every pre-trained model."""
 
     optimizer: Optimizer
+    mitigation: Mitigation
     epochs: PositiveInt
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: NonNegativeInt
     evaluations_per_epoch: PositiveInt | None
     """Evaluations at equal distances in every epoch; null where evaluate_every_steps is given."""
     evaluate_every_steps: PositiveInt | None
     """Evaluations every so many steps of an epoch and at its end (the authors' rhythm)."""
     views: Views
     precision: Literal["fp32", "tf32", "bf16"]
+    compile: bool
+    """As in pre-training."""
     cells: Annotated[list[CleanCell], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -349,8 +369,13 @@ class RunSpec(Spec):
     model: ModelSpec
     optimizer: Optimizer
     schedule: Schedule
+    model_age: ModelAge
+    """`last` in cleaning."""
+    mitigation: Mitigation | None
+    """None in pre-training."""
     views: Views
     precision: Literal["fp32", "tf32", "bf16"]
+    compile: bool
     evaluations_per_epoch: FiniteFloat | None
     """Below 1 in pre-training: one evaluation every 1/x epochs."""
     evaluate_every_steps: PositiveInt | None
@@ -376,195 +401,15 @@ class RunSpec(Spec):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """Weights of the loss terms, `{"mmcl": ..., "ssl": ...}`."""
-        return LOSS_WEIGHTS[self.loss]
-
-
-SPECS = Path("specs")
-T = TypeVar("T", bound=Spec)
-
-
-def read_yaml(path: Path) -> Any:
-    """Parse a YAML file without tags, without duplicate keys and without anchors; SpecError says what is wrong."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SpecError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    yaml = YAML(typ="safe", pure=True)
-    try:
-        if any(event.anchor for event in yaml.parse(text) if getattr(event, "anchor", None)):
-            raise SpecError(f"{path}: anchors and aliases are not allowed")
-        return yaml.load(text)
-    except YAMLError as error:
-        raise SpecError(f"{path}: not valid YAML: {error}") from None
-
-
-def check(model: type[T], content: Any, path: Path) -> T:
-    """Validate `content` as `model`; all problems at once, each with field, value and what is allowed."""
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            if item["type"] == "value_error":
-                prefix = ".".join(map(str, item["loc"]))
-                lines += [f"{prefix + '.' if prefix else ''}{line}" for line in str(item["ctx"]["error"]).split("\n")]
-                continue
-            value = "" if item["type"] == "missing" else f" (got {item['input']!r})"
-            lines.append(f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}{value}")
-        raise SpecError("\n".join([f"{path}: {len(lines)} problem(s)", *(f"  {line}" for line in lines)])) from None
-
-
-class Protocol(Spec):
-    """specs/<profile>/protocol.yaml: the named protocol and the switches in which this profile departs from it."""
-
-    protocol: Literal["paper", "authors"]
-    overrides: dict[str, Any]
-    """Switch name to value; every entry is a deviation that the report lists."""
-
-
-def _merge(content: Any, overrides: dict[str, Any], path: Path) -> Any:
-    """Return `content` with dotted-path overrides applied; a path that names no field is a SpecError."""
-    content = json.loads(json.dumps(content))
-    for dotted, value in overrides.items():
-        *parents, last = dotted.split(".")
-        node = content
-        for key in parents:
-            node = node.get(key) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or last not in node:
-            raise SpecError(f"{path}: {dotted}: no such field to override")
-        node[last] = value
-    return content
-
-
-def load_profile(name: str, specs: Path = SPECS, overrides: dict[str, Any] | None = None) -> Profile:
-    """Read and check the profile `specs/<name>`.
-
-    `overrides` maps dotted paths (`data.poison.num_poisoned.cc6m`, `switches.gather`) to values: how studies vary
-    a profile. Raises SpecError with every problem of the first bad file.
-    """
-    folder = specs / name
-    known = sorted(p.name for p in specs.iterdir() if (p / "data.yaml").is_file()) if specs.is_dir() else []
-    if name not in known:
-        raise SpecError(f"profile: {name!r} (allowed: {', '.join(known) or 'none found in ' + str(specs)})")
-    protocol = check(Protocol, read_yaml(folder / "protocol.yaml"), folder / "protocol.yaml")
-    protocol_path = specs / "protocols" / f"{protocol.protocol}.yaml"
-    switches = _merge(read_yaml(protocol_path), protocol.overrides, folder / "protocol.yaml")
-    parts: dict[str, tuple[type[Spec], Any, Path]] = {"switches": (Switches, switches, protocol_path)}
-    models: dict[str, type[Spec]] = {"data": DataSpec, "pretrain": PretrainSpec, "clean": CleanSpec, "evaluate": EvaluateSpec}
-    for part, model in models.items():
-        parts[part] = (model, read_yaml(folder / f"{part}.yaml"), folder / f"{part}.yaml")
-    for dotted, value in (overrides or {}).items():
-        part, _, rest = dotted.partition(".")
-        if part not in parts or not rest:
-            raise SpecError(f"override {dotted!r} (allowed: {', '.join(parts)} followed by a field)")
-        model, content, path = parts[part]
-        parts[part] = (model, _merge(content, {rest: value}, path), path)
-    checked: dict[str, Any] = {part: check(*arguments) for part, arguments in parts.items()}
-    profile = Profile(name=name, protocol=protocol.protocol, **checked)
-    _check_across(profile, folder, specs)
-    return profile
-
-
-def classnames_file(classnames: str, specs: Path = SPECS) -> Path:
-    """The list of class names, one a line in label order."""
-    return specs / "classnames" / f"{classnames}.txt"
-
-
-def load_classnames(profile: Profile, specs: Path = SPECS) -> list[str]:
-    """Class names of the profile's zero-shot task in label order; the target class is always among them."""
-    names = classnames_file(profile.evaluate.classnames, specs).read_text(encoding="utf-8").splitlines()
-    source = profile.data.source
-    if isinstance(source, EmojiSource):
-        target = profile.data.poison.target_class
-        kept = names[: source.num_concepts]
-        names = kept if target in kept or target not in names else [*kept[:-1], target]
-    return names
-
-
-def _check_across(profile: Profile, folder: Path, specs: Path) -> None:
-    """Checks that need more than one file of the profile."""
-    problems = []
-    names = load_classnames(profile, specs)
-    target = profile.data.poison.target_class
-    if names.count(target) != 1:
-        problems.append(
-            f"data.yaml: poison.target_class: {target!r} names {names.count(target)} classes "
-            f"(allowed: one of the {len(names)} names in {classnames_file(profile.evaluate.classnames, specs)})"
-        )
-    if profile.pretrain.model.vision.image_size != profile.data.image_size:
-        problems.append(
-            f"pretrain.yaml: model.vision.image_size: {profile.pretrain.model.vision.image_size} "
-            f"(allowed: data.yaml's image_size = {profile.data.image_size})"
-        )
-    for index, cell in enumerate(profile.clean.cells):
-        for objective in cell.pretrain_objectives:
-            if objective not in profile.pretrain.objectives:
-                problems.append(f"clean.yaml: cells.{index}.pretrain_objectives: {objective!r} is not pre-trained")
-        for size in cell.clean_sizes:
-            if size not in profile.data.cleaning_sizes:
-                problems.append(f"clean.yaml: cells.{index}.clean_sizes: {size!r} (allowed: keys of data.yaml's cleaning_sizes)")
-            elif profile.data.cleaning_sizes[size] < cell.global_batch_size:
-                problems.append(f"clean.yaml: cells.{index}.global_batch_size: more than the {size} subset holds")
-    runs = Counter((run.cell, run.run_id) for run in clean_runs(profile))
-    for (cell_name, run_id), count in runs.items():
-        if count > 1:
-            problems.append(f"clean.yaml: cells: run {run_id} of {cell_name} is listed {count} times")
-    if problems:
-        raise SpecError("\n".join([f"{folder}: {len(problems)} problem(s)", *(f"  {line}" for line in problems)]))
-
-
-def _cells(profile: Profile) -> list[tuple[Dataset, Objective]]:
-    return list(itertools.product(profile.data.num_pairs, profile.pretrain.objectives))
-
-
-def pretrain_runs(
-    profile: Profile, dataset: Dataset | None = None, objective: Objective | None = None, *, variant: str = "", poisoned: bool = True
-) -> list[RunSpec]:
-    """Pre-training runs of the profile, or of one dataset slot and objective; one per seed."""
-    spec = profile.pretrain
-    return [
-        RunSpec(
-            profile=profile.name, stage="pretrain", dataset=slot, pretrain_objective=goal, clean_size=None, loss=goal,
-            variant=variant, poisoned=poisoned, seed=seed, model=spec.model, optimizer=spec.optimizer,
-            schedule=spec.objectives[goal], views=spec.views, precision=spec.precision,
-            evaluations_per_epoch=1 / spec.evaluate_every_epochs, evaluate_every_steps=None, switches=profile.switches,
-            trigger=profile.data.poison.trigger, target_class=profile.data.poison.target_class, evaluate=profile.evaluate,
-        )
-        for slot, goal in _cells(profile)
-        for seed in spec.seeds
-        if dataset in (None, slot) and objective in (None, goal)
-    ]  # fmt: skip
-
-
-def clean_runs(
-    profile: Profile, dataset: Dataset | None = None, objective: Objective | None = None, *, variant: str = "", poisoned: bool = True
-) -> list[RunSpec]:
-    """Cleaning runs of the profile, or of one pre-trained model; ordered so that runs of one size stay together."""
-    spec = profile.clean
-    return [
-        RunSpec(
-            profile=profile.name, stage="clean", dataset=slot, pretrain_objective=goal, clean_size=size, loss=loss,
-            variant=variant, poisoned=poisoned, seed=seed, model=profile.pretrain.model, optimizer=spec.optimizer,
-            schedule=Schedule(
-                learning_rate=rate, epochs=spec.epochs, warmup_steps=spec.warmup_steps,
-                global_batch_size=cell.global_batch_size, norm_batch_size=cell.global_batch_size, stop_after_epochs=None,
-            ),
-            views=spec.views, precision=spec.precision, evaluations_per_epoch=spec.evaluations_per_epoch,
-            evaluate_every_steps=spec.evaluate_every_steps, switches=profile.switches,
-            trigger=profile.data.poison.trigger, target_class=profile.data.poison.target_class, evaluate=profile.evaluate,
-        )
-        for slot, goal in _cells(profile)
-        for cell in spec.cells
-        if slot in cell.datasets and goal in cell.pretrain_objectives
-        for size in cell.clean_sizes
-        for seed in profile.pretrain.seeds
-        for loss in cell.losses
-        for rate in cell.learning_rates
-        if dataset in (None, slot) and objective in (None, goal)
-    ]  # fmt: skip
+        """Weights of the loss terms, `{"mmcl": ..., "ssl": ..., "clusters": ...}`."""
+        weights = LOSS_WEIGHTS[self.loss]
+        if self.mitigation is None:
+            return weights | {"clusters": 0.0}
+        return {
+            "mmcl": weights["mmcl"],
+            "ssl": weights["ssl"] * self.mitigation.ssl_weight,
+            "clusters": self.mitigation.cluster_weight if self.mitigation.clusters else 0.0,
+        }
 
 
 def digest(content: Any) -> str:

@@ -1,36 +1,30 @@
 """Studies: a profile varied in named ways, over several seeds, with results apart from the main graph's.
 
 `specs/studies/<name>.yaml` says what is varied; `run_study` makes the data each variant needs, runs its trainings
-through the launcher, and writes the rows to `results/studies/<name>/`. Variants share data where they do not change it.
+through the launcher, and keeps the results in `results/studies/<name>.jsonl.gz`. Variants share data, and where they say so
+pre-trained models, that they do not change.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from repro.archive import read_archive, write_archive
 from repro.launch import run_all
-from repro.launch.identity import standard_inputs
-from repro.ledger import Row, read_results
-from repro.spec import (
-    SPECS,
-    Dataset,
-    Name,
-    Objective,
-    Profile,
-    RunSpec,
-    Spec,
-    check,
-    clean_runs,
-    digest,
-    load_profile,
-    pretrain_runs,
-    read_yaml,
-)
+from repro.launch.identity import WORK, model_dir, standard_inputs
+from repro.launch.publication import results_dir
+from repro.ledger import Row, read_run
+from repro.profile import SPECS, check, clean_runs, load_profile, pretrain_runs, read_yaml
+from repro.spec import CleanSize, Dataset, Loss, Name, Objective, Profile, RunSpec, Spec, SpecError, digest
+
+POISON_SWITCHES = {"poison_caption", "trigger_centre", "trigger_overflow", "cleaning_pairs"}
+"""Switches that the poison stage depends on."""
 
 
 class Variant(Spec):
@@ -38,6 +32,8 @@ class Variant(Spec):
 
     overrides: dict[str, Any]
     """Dotted path (`data.poison.trigger.patch_size`) to value; empty for the profile as it is."""
+    models: Name | None
+    """Variant, of this study or another, whose pre-trained models are cleaned; null: the variant trains its own."""
     poisoned: bool
     """False trains on the unpoisoned pairs: the control."""
     pretrain_objectives: Annotated[list[Objective], Field(min_length=1)]
@@ -53,6 +49,9 @@ class Study(Spec):
     profile: Name
     stages: Annotated[list[Literal["pretrain", "clean"]], Field(min_length=1)]
     datasets: Annotated[list[Dataset], Field(min_length=1)]
+    clean_sizes: list[CleanSize]
+    losses: list[Loss]
+    """Which part of the profile's cleaning sweep the study makes; both empty where it does not clean."""
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
 
 
@@ -67,32 +66,71 @@ def varied(study: Study, variant: Variant) -> Profile:
     return load_profile(study.profile, overrides={"pretrain.seeds": variant.seeds, **variant.overrides})
 
 
-def results_of(name: str) -> Path:
-    """Folder of the study's rows."""
-    return Path("results") / "studies" / name
+def archive_of(name: str) -> Path:
+    """The file of the study's results, which git keeps."""
+    return Path("results") / "studies" / f"{name}.jsonl.gz"
+
+
+def study_names(specs: Path = SPECS) -> list[str]:
+    """All studies there are."""
+    return sorted(path.stem for path in (specs / "studies").glob("*.yaml"))
+
+
+def owner(variant: str) -> str:
+    """The study that trains the models of a variant; SpecError unless exactly one does."""
+    found = [name for name in study_names() if (own := load_study(name).variants.get(variant)) is not None and own.models is None]
+    if len(found) != 1:
+        raise SpecError(
+            f"specs/studies: models of variant {variant!r} are trained by {', '.join(found) or 'no study'} (allowed: one study)"
+        )
+    return found[0]
 
 
 def run_study(name: str) -> None:
     """Bring the results of a study up to date; what is finished is not run again."""
     study = load_study(name)
-    profiles = {label: varied(study, variant) for label, variant in study.variants.items()}
+    for of in {owner(variant.models): None for variant in study.variants.values() if variant.models is not None}:
+        if of != name:
+            lent = {variant.models for variant in study.variants.values()}
+            _run(of, load_study(of), ["pretrain"], lent)
+    runs = _run(name, study, study.stages, study.variants.keys())
+    results = _results_of(name)
+    write_archive(archive_of(name), (read_run(results_dir(run, results) / run.run_id) for run in runs))
+
+
+def _run(name: str, study: Study, stages: list[Literal["pretrain", "clean"]], labels: Collection[str | None]) -> list[RunSpec]:
+    """Run some stages of some variants of a study; returns the runs that are now published below `work/studies`."""
+    profiles = {label: varied(study, variant) for label, variant in study.variants.items() if label in labels}
     folders = {label: _data_folders(study, profile) for label, profile in profiles.items()}
 
     def inputs(spec: RunSpec) -> dict[str, Path]:
         data, poisoned = folders[spec.variant]
         found = standard_inputs(spec)
-        found["pairs"] = poisoned / spec.dataset if spec.poisoned else data / spec.dataset
+        found["pairs"] = poisoned / spec.dataset if spec.poisoned or spec.stage == "clean" else data / spec.dataset
+        if "model" in found:
+            models = study.variants[spec.variant].models or spec.variant
+            found["model"] = model_dir(spec.model_copy(update={"variant": models}))
         return found | {"evaluation": data / "evaluation", "synonyms": data / "synonyms.json"}
 
-    for stage in study.stages:
+    every: list[RunSpec] = []
+    for stage in stages:
         expand = pretrain_runs if stage == "pretrain" else clean_runs
         runs = [
             run
             for label, profile in profiles.items()
+            if stage == "clean" or study.variants[label].models is None
             for run in expand(profile, variant=label, poisoned=study.variants[label].poisoned)
-            if run.dataset in study.datasets and run.pretrain_objective in study.variants[label].pretrain_objectives
+            if run.dataset in study.datasets
+            and run.pretrain_objective in study.variants[label].pretrain_objectives
+            and (stage == "pretrain" or (run.clean_size in study.clean_sizes and run.loss in study.losses))
         ]
-        run_all(runs, inputs, results=results_of(name))
+        run_all(runs, inputs, results=_results_of(name))
+        every += runs
+    return every
+
+
+def _results_of(name: str) -> Path:
+    return WORK / "studies" / name
 
 
 def _data_folders(study: Study, profile: Profile) -> tuple[Path, Path]:
@@ -121,14 +159,15 @@ def _data_key(profile: Profile) -> str:
 
 
 def _poison_key(profile: Profile) -> str:
-    return digest([_data_key(profile), profile.data.model_dump(mode="json"), profile.switches.model_dump(mode="json")])
+    switches = profile.switches.model_dump(mode="json", include=POISON_SWITCHES)
+    return digest([_data_key(profile), profile.data.model_dump(mode="json"), switches])
 
 
 def table(name: str) -> str:
     """The study's outcome as Markdown: for each variant and model, accuracy and ASR at the end of pre-training, by seed."""
     study = load_study(name)
     ends: dict[tuple[str, str], dict[int, tuple[Row, float]]] = defaultdict(dict)
-    for _, record, rows in read_results(results_of(name)):
+    for record, rows in read_archive(archive_of(name)):
         if record.spec.stage == "pretrain" and rows:
             ends[record.spec.variant, record.spec.cell][record.spec.seed] = rows[-1], record.train_seconds
     lines = [

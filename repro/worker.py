@@ -18,19 +18,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from open_clip.model import CLIP
 
 from repro import wire
+from repro.data.keyed import keyed_subset
 from repro.data.shards import PairStore
 from repro.data.templates import templates_of
-from repro.evaluate.zero_shot import EvaluationSet, PromptSet, evaluate_model
+from repro.evaluate.zero_shot import EvaluationSet, Outcome, PromptSet, evaluate_model
 from repro.ledger import replace_file
 from repro.spec import EvaluateSpec, RunSpec, Switches, Trigger
 from repro.train import checkpoint, distributed
-from repro.train.loop import Bits, Task, train
-from repro.train.model import build_model
+from repro.train.loop import Task, train
+from repro.train.model import build_model, shrink_and_perturb
 from repro.train.pairs import TrainingPairs
 
+Rows = NDArray[np.int64]
 STATUS_SECONDS = 1.0
 """Least time between two writes of status.json."""
 
@@ -41,8 +44,8 @@ class Resident:
     def __init__(self, cache: Path, device: torch.device) -> None:
         self.cache, self.device = cache, device
         self.store = lru_cache(maxsize=2)(PairStore.open)
-        self.start_bits: dict[tuple[str, str], Bits] = {}
-        """Outcomes of start models by model hash and evaluation hash."""
+        self.starts: dict[tuple[str, str, str], Outcome] = {}
+        """Outcomes of start models by the hashes of the model and the evaluation set, and what was done to the model."""
         self.evaluation = lru_cache(maxsize=1)(self._evaluation)
         self.prompts = lru_cache(maxsize=1)(self._prompts)
 
@@ -56,11 +59,14 @@ class Resident:
     def task(self, spec: RunSpec, content: dict[str, Any], work_dir: Path) -> Task:
         """Load (or find loaded) what the run needs."""
         inputs = content["inputs"]
-        store = self.store(Path(inputs["pairs"]["path"]))
+        folder, synonyms = Path(inputs["pairs"]["path"]), Path(inputs["synonyms"]["path"])
+        store = self.store(folder)
         pairs = TrainingPairs(
-            spec, store, _rows(spec, Path(inputs["pairs"]["path"]), len(store)), Path(inputs["synonyms"]["path"]), self.cache,
-            distributed.rank(), distributed.ranks(),
+            spec, store, _rows(spec, folder, store), synonyms, self.cache, distributed.rank(), distributed.ranks()
         )  # fmt: skip
+        validation = None
+        if spec.model_age == "best_validation_loss":
+            validation = TrainingPairs(spec, store, _read_rows(folder, "validation"), synonyms, self.cache, 0, 1)
         names = tuple((Path(inputs["evaluation"]["path"]) / "classnames.txt").read_text(encoding="utf-8").splitlines())
         evaluation = self.evaluation(
             inputs["evaluation"]["path"], spec.model.vision.image_size, names.index(spec.target_class),
@@ -68,35 +74,45 @@ class Resident:
         )  # fmt: skip
         prompts = self.prompts(names, spec.evaluate.model_dump_json(), spec.switches.truncation)
 
-        def evaluate(model: CLIP, step: int, draw: int) -> Bits:
-            if step or "model" not in inputs:
+        def evaluate(model: CLIP, step: int, draw: int) -> Outcome:
+            if step or spec.mitigation is None:
                 return evaluate_model(model, evaluation, prompts, self.device, draw)
-            key = (inputs["model"]["hash"], inputs["evaluation"]["hash"])
-            if key not in self.start_bits:
-                self.start_bits[key] = evaluate_model(model, evaluation, prompts, self.device, draw)
-            return self.start_bits[key]
+            start = f"{spec.mitigation.shrink} {spec.mitigation.perturb} {spec.seed}"
+            key = (inputs["model"]["hash"], inputs["evaluation"]["hash"], start)
+            if key not in self.starts:
+                self.starts[key] = evaluate_model(model, evaluation, prompts, self.device, draw)
+            return self.starts[key]
 
-        return Task(spec, content["fingerprint"], work_dir, pairs, evaluate, evaluation.is_target)
+        return Task(spec, content["fingerprint"], work_dir, pairs, evaluate, evaluation.is_target, validation)
 
     def start_model(self, spec: RunSpec, inputs: dict[str, Any]) -> tuple[CLIP, bytes | None]:
         """The model to train, and the optimizer state that goes with it where the switch restores it."""
         model = build_model(spec.model, spec.seed, spec.switches.initialisation)
         restored = None
-        if spec.stage == "clean":
+        if spec.mitigation is not None:
             folder = Path(inputs["model"]["path"])
             checkpoint.load_model(model, folder / "model.safetensors")
+            shrink_and_perturb(model, spec.mitigation, spec.seed)
             if spec.switches.optimizer_state == "restored":
                 restored = (folder / "optimizer.safetensors").read_bytes()
         return model.to(self.device), restored
 
 
-def _rows(spec: RunSpec, pairs: Path, total: int) -> np.ndarray:
-    """Row numbers of the store that the run trains on; the control has all rows of an unpoisoned store."""
-    if not (pairs / "rows.npz").exists():
-        return np.arange(total)
-    with np.load(pairs / "rows.npz", allow_pickle=False) as rows:
-        chosen: np.ndarray = rows[str(spec.clean_size) if spec.stage == "clean" else "train"]
-        return chosen
+def _rows(spec: RunSpec, folder: Path, store: PairStore) -> Rows:
+    """Row numbers of the store that the run trains on; the control is pre-trained on all rows of an unpoisoned store."""
+    if not (folder / "rows.npz").exists():
+        return np.arange(len(store))
+    if spec.mitigation is None:
+        return _read_rows(folder, "train")
+    clean, poisoned = _read_rows(folder, str(spec.clean_size)), _read_rows(folder, "poisoned")
+    left = keyed_subset([store.keys[row].tobytes() for row in poisoned], spec.mitigation.poisons_left, "poisons left", spec.seed)
+    return np.union1d(clean, poisoned[left])
+
+
+def _read_rows(folder: Path, name: str) -> Rows:
+    with np.load(folder / "rows.npz", allow_pickle=False) as file:
+        rows: Rows = file[name]
+        return rows
 
 
 class Reporter:
@@ -161,6 +177,7 @@ def main(pack_path: str) -> None:
     torch.set_num_threads(pack["threads"])
     device = distributed.start()
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a tenth of a small model's step, for memory that nothing reads
     work = Path(pack["work"])
     resident = Resident(work / "cache", device)
     workers = int(os.environ.get("REPRO_LOADER_WORKERS", "0"))

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repro.ledger import Row, RunRecord, append_row, export_run
+from repro.ledger import Row, RunRecord, append_row, export_run, sample_images
+from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.context import read_context
 from repro.report.document import claims_of
 from repro.report.points import read_study
 from repro.report.render import build
-from repro.spec import Profile, RunSpec, clean_runs, load_profile, pretrain_runs
+from repro.spec import Profile, RunSpec
 
 ROOT = Path(__file__).parents[1]
 IMAGES = 400
@@ -61,7 +62,8 @@ def write_run(root: Path, spec: RunSpec, outcomes: list[tuple[float, float]], *,
             poisoned=spec.poisoned, learning_rate=spec.schedule.learning_rate, seed=spec.seed,
             epoch=step * spec.schedule.epochs / 3, step=10 * step,
             num_images=IMAGES, num_correct=int(correct.sum()), num_attacked=int(attacked.sum()), num_target=2,
-            num_target_attacked=int((attacked & is_target).sum()), train_loss=None if step == 0 else {"loss": 1.0}, logit_scale=20.0,
+            num_target_attacked=int((attacked & is_target).sum()), sample_classes=[0] * len(sample_images(IMAGES)),
+            sample_classes_triggered=[1] * len(sample_images(IMAGES)), train_loss=None if step == 0 else {"loss": 1.0}, logit_scale=20.0,
             step_learning_rate=spec.schedule.learning_rate, seconds=float(step),
         )  # fmt: skip
         append_row(work, row, correct, attacked, is_target)
@@ -70,7 +72,7 @@ def write_run(root: Path, spec: RunSpec, outcomes: list[tuple[float, float]], *,
         commit="0" * 40, dirty=False, status=status, reason="" if status == "completed" else "loss is not finite at step 3",
         environment={"python": "3.11", "torch": "2.13", "device": "cpu"}, ranks=1, threads=1, started="2026-01-02T03:04:05+00:00",
         seconds=30.0, train_seconds=20.0, evaluate_seconds=9.0, data_wait_seconds=1.0, peak_memory_bytes=500_000_000,
-        num_samples=4000, attempts=1, sacred=f"{spec.profile}/1",
+        num_samples=4000, model_step=10 * (len(outcomes) - 1), attempts=1, sacred=f"{spec.profile}/1",
     )  # fmt: skip
     folder = export_run(work, record, root / "results" / spec.profile / spec.stage / spec.cell)
     shutil.rmtree(work)

@@ -1,6 +1,7 @@
-"""A worker without a model, for tests of the launcher: `behaviour.json` in the working folder tells run ids what to do.
+"""A worker without a model, for tests of the launcher: `behaviour.json` in the working folder tells run ids or cells what to do.
 
-`die`: kill itself whenever it runs; `die once`; `raise`; `wait`: until a file `go` exists; anything else: three steps.
+`die`: kill itself whenever it runs; `die once`; `raise`; `wait`: until a file `go` exists; `name node`: say where it runs;
+anything else: three steps.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from repro.wire import die_with_parent, emit
 def run_one(fingerprint: str) -> None:
     work = Path("work") / fingerprint
     spec = RunSpec.model_validate(json.loads((work / "spec.json").read_bytes())["spec"])
-    behaviour = json.loads(Path("behaviour.json").read_bytes()).get(spec.run_id, "")
+    behaviours = json.loads(Path("behaviour.json").read_bytes())
+    behaviour = behaviours.get(spec.run_id, behaviours.get(spec.cell, ""))
+    if behaviour == "name node":
+        with Path("nodes.txt").open("a") as file:
+            file.write(f"{os.environ['SLURMD_NODENAME']}\n")
+    if os.environ.get("RANK", "0") != "0":
+        return
     with Path("starts.txt").open("a") as file:
         file.write(f"{spec.run_id}\n")
     emit("start", fingerprint)
@@ -51,8 +58,8 @@ def write_row(work: Path, spec: RunSpec, fingerprint: str, step: int) -> None:
         run=spec.run_id, fingerprint=fingerprint, profile=spec.profile, stage=spec.stage, dataset=spec.dataset,
         pretrain_objective=spec.pretrain_objective, clean_size=spec.clean_size, loss=spec.loss, variant=spec.variant,
         poisoned=spec.poisoned, learning_rate=spec.schedule.learning_rate, seed=spec.seed, epoch=step / 2, step=step, num_images=4,
-        num_correct=1, num_attacked=1, num_target=1, num_target_attacked=1, train_loss=None, logit_scale=14.0,
-        step_learning_rate=0.0, seconds=1.0,
+        num_correct=1, num_attacked=1, num_target=1, num_target_attacked=1, sample_classes=[], sample_classes_triggered=[],
+        train_loss=None, logit_scale=14.0, step_learning_rate=0.0, seconds=1.0,
     )  # fmt: skip
     append_row(work, row, correct, correct, correct)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from repro.evaluate import checkpoints
 from repro.evaluate.checkpoints import CheckpointError, convert, load_foreign, read_weights
-from repro.spec import load_profile
+from repro.profile import load_profile
 from repro.train.model import build_model, build_optimizer
 
 SMOKE = load_profile("smoke").pretrain
@@ -87,6 +87,7 @@ def test_open_clip_files_may_be_the_bare_state_dict_or_safetensors(tmp_path, wei
         load_foreign(tmp_path / "bare.bin", "cleanclip", MODEL)
 
 
+@pytest.mark.faults(16)
 @pytest.mark.parametrize("kind", [torch.float16, torch.float64])
 def test_other_precisions_become_float32(tmp_path, weights, kind):
     converted = {name: value.to(kind) if value.is_floating_point() else value for name, value in weights.items()}
@@ -95,6 +96,7 @@ def test_other_precisions_become_float32(tmp_path, weights, kind):
     assert same(loaded, {name: value.float() if value.is_floating_point() else value for name, value in converted.items()})
 
 
+@pytest.mark.faults(16)
 def test_convert_writes_safetensors_whole_or_not_at_all(tmp_path, weights):
     convert(save(tmp_path / "x.pt", weights), "cleanclip", MODEL, tmp_path / "x.safetensors")
     assert same(load_file(tmp_path / "x.safetensors"), dict(weights))
@@ -104,6 +106,7 @@ def test_convert_writes_safetensors_whole_or_not_at_all(tmp_path, weights):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bad.pt", "x.pt", "x.safetensors"]
 
 
+@pytest.mark.faults(16)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -121,11 +124,13 @@ def test_another_model_is_refused_by_name(tmp_path, weights, change, message):
         load_foreign(save(tmp_path / "x.pt", changed), "cleanclip", MODEL)
 
 
+@pytest.mark.faults(16)
 def test_another_architecture_is_refused(tmp_path, weights):
     with pytest.raises(CheckpointError, match=r"x.pt: not a checkpoint of the specified model: \d+ problem"):
         load_foreign(save(tmp_path / "x.pt", weights), "cleanclip", load_profile("mini").pretrain.model)
 
 
+@pytest.mark.faults(16)
 @pytest.mark.parametrize("function", [os.system, subprocess.check_call, eval, exec])
 @pytest.mark.parametrize("place", ["state_dict", "optimizer", "weight"])
 def test_code_in_a_file_is_refused_and_not_run(tmp_path, weights, function, place):
@@ -142,6 +147,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, weights, function, plac
     assert canary.exists()
 
 
+@pytest.mark.faults(16)
 def test_code_is_refused_through_the_reading_process_too(tmp_path):
     torch.save({"state_dict": Canary(tmp_path / "canary")}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=r"x.pt: refers to \w+.system, which is code"):
@@ -149,6 +155,7 @@ def test_code_is_refused_through_the_reading_process_too(tmp_path):
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.faults(16)
 def test_a_bare_pickle_is_not_even_opened_as_one(tmp_path):
     (tmp_path / "x.pt").write_bytes(pickle.dumps({"state_dict": Canary(tmp_path / "canary")}))
     torch.save({"state_dict": Canary(tmp_path / "canary")}, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
@@ -158,12 +165,14 @@ def test_a_bare_pickle_is_not_even_opened_as_one(tmp_path):
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.faults(16)
 def test_numpy_stand_ins_keep_nothing_and_make_no_weight(tmp_path, weights):
     torch.save({"state_dict": dict(weights) | {"logit_scale": np.float64(2.0)}}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=r"'logit_scale' is a _Ignored .allowed: names to tensors"):
         read_weights(tmp_path / "x.pt", "cleanclip")
 
 
+@pytest.mark.faults(16)
 @pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.99])
 def test_truncated_files_are_refused(tmp_path, weights, kept):
     content = save(tmp_path / "x.pt", weights).read_bytes()
@@ -172,6 +181,7 @@ def test_truncated_files_are_refused(tmp_path, weights, kept):
         read_weights(tmp_path / "x.pt", "cleanclip")
 
 
+@pytest.mark.faults(16)
 def test_a_flipped_bit_is_found(tmp_path, weights):
     path = save(tmp_path / "x.pt", weights)
     content = bytearray(path.read_bytes())
@@ -193,6 +203,7 @@ def rewritten(path, compression=zipfile.ZIP_STORED, extra=None):
     return path
 
 
+@pytest.mark.faults(16)
 def test_archives_that_torch_save_does_not_write_are_refused(tmp_path, weights):
     def fresh():
         return save(tmp_path / "x.pt", weights)
@@ -206,12 +217,14 @@ def test_archives_that_torch_save_does_not_write_are_refused(tmp_path, weights):
     assert same(read_weights(rewritten(fresh()), "cleanclip"), dict(weights))
 
 
+@pytest.mark.faults(16)
 def test_a_view_that_repeats_stored_bytes_without_end_is_refused(tmp_path):
     torch.save({"state_dict": {"x": torch.zeros(1).expand(2**40)}}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="state_dict: 1099511627776 values"):
         read_weights(tmp_path / "x.pt", "cleanclip")
 
 
+@pytest.mark.faults(16)
 @pytest.mark.parametrize(
     "value", [torch.eye(2).to_sparse(), torch.zeros(2, dtype=torch.complex64), torch.zeros(2, device="meta"), torch.zeros(2).bool()]
 )
@@ -221,6 +234,7 @@ def test_only_dense_real_tensors_are_weights(tmp_path, value):
         read_weights(tmp_path / "x.pt", "cleanclip")
 
 
+@pytest.mark.faults(16)
 @pytest.mark.parametrize("content", [[], {}, {"state_dict": {}}, {"state_dict": [1]}, {"model": {}}])
 def test_files_without_a_state_dict_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "x.pt")
@@ -228,6 +242,7 @@ def test_files_without_a_state_dict_are_refused(tmp_path, content):
         read_weights(tmp_path / "x.pt", "cleanclip")
 
 
+@pytest.mark.faults(16)
 def test_sizes_are_checked_before_anything_is_read(tmp_path, weights, monkeypatch):
     path = save(tmp_path / "x.pt", weights)
     monkeypatch.setattr(checkpoints, "MAX_PICKLE_BYTES", 100)
@@ -238,6 +253,7 @@ def test_sizes_are_checked_before_anything_is_read(tmp_path, weights, monkeypatc
         load_foreign(path, "cleanclip", MODEL)
 
 
+@pytest.mark.faults(16)
 def test_missing_files_and_broken_safetensors_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"no.pt: no such file"):
         load_foreign(tmp_path / "no.pt", "cleanclip", MODEL)
@@ -247,6 +263,7 @@ def test_missing_files_and_broken_safetensors_are_named(tmp_path):
             load_foreign(tmp_path / "x.safetensors", "open_clip", MODEL)
 
 
+@pytest.mark.faults(16)
 def test_a_reading_process_that_dies_is_an_error(tmp_path, weights, monkeypatch):
     monkeypatch.setattr(checkpoints.sys, "executable", "/bin/false")
     with pytest.raises(CheckpointError, match="the process that read it ended with status 1"):

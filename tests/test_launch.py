@@ -20,7 +20,8 @@ from repro.launch import LaunchError, driver, identity, slots
 from repro.launch.driver import run_all
 from repro.launch.publication import results_dir
 from repro.ledger import read_run
-from repro.spec import Profile, RunSpec, clean_runs, load_profile, pretrain_runs
+from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.spec import Profile, RunSpec
 
 Launch = Callable[..., None]
 
@@ -85,6 +86,7 @@ def test_runs_are_published_and_recorded_once(profile: Profile, launch: Launch) 
     assert started() == []
 
 
+@pytest.mark.faults(5)
 def test_only_a_changed_learning_rate_runs_again(profile: Profile, launch: Launch) -> None:
     specs = clean_runs(profile)
     launch(specs)
@@ -105,6 +107,7 @@ def test_a_threshold_of_the_report_retrains_nothing(profile: Profile, launch: La
     assert read_run(results_dir(specs[0], Path("results")) / specs[0].run_id)[0].spec.evaluate.asr_cap == 0.07
 
 
+@pytest.mark.faults(1)
 def test_a_worker_that_dies_once_costs_one_try(profile: Profile, launch: Launch) -> None:
     specs = clean_runs(profile)
     launch(specs, {specs[0].run_id: "die once"})
@@ -119,6 +122,7 @@ def test_a_worker_that_dies_once_costs_one_try(profile: Profile, launch: Launch)
     assert json.loads((again / "metrics.json").read_bytes())["loss"]["steps"] == [1, 2, 3], "points before the death are kept"
 
 
+@pytest.mark.faults(8)
 def test_a_run_that_fails_twice_is_named_and_the_others_go_on(profile: Profile, launch: Launch) -> None:
     specs = clean_runs(profile)
     with pytest.raises(LaunchError, match=f"1 of 3 runs failed.*\n.*{specs[1].run_id}: RuntimeError: no such luck"):
@@ -130,6 +134,7 @@ def test_a_run_that_fails_twice_is_named_and_the_others_go_on(profile: Profile, 
     assert set(published(specs).values()) == {"completed"}
 
 
+@pytest.mark.faults(8)
 def test_a_worker_that_cannot_start_fails_all_runs_with_its_reason(profile: Profile, launch: Launch) -> None:
     with pytest.raises(LaunchError, match=r"3 of 3 runs failed(.|\n)*status 1"):
         launch(clean_runs(profile), worker="no_such_worker")
@@ -186,7 +191,7 @@ def processes() -> list[str]:
     return found
 
 
-@pytest.mark.faults
+@pytest.mark.faults(1)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_driver_leaves_no_process_and_the_next_goes_on(profile: Profile, launch: Launch, number: signal.Signals) -> None:
     specs = clean_runs(profile)
@@ -203,7 +208,7 @@ def test_a_stopped_driver_leaves_no_process_and_the_next_goes_on(profile: Profil
     assert started() == [specs[1].run_id]
 
 
-@pytest.mark.faults
+@pytest.mark.faults(6)
 def test_two_drivers_run_nothing_twice(profile: Profile, launch: Launch) -> None:
     specs = clean_runs(profile)
     both = [start_driver(specs, {specs[1].run_id: "wait"}) for _ in range(2)]
@@ -213,6 +218,7 @@ def test_two_drivers_run_nothing_twice(profile: Profile, launch: Launch) -> None
     assert sorted(started()) == sorted(spec.run_id for spec in specs)
 
 
+@pytest.mark.faults(18, 24)
 @pytest.mark.slow
 def test_no_secret_of_the_tracking_server_reaches_a_file(profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a server that does not answer, where error messages are richest."""
@@ -224,6 +230,7 @@ def test_no_secret_of_the_tracking_server_reaches_a_file(profile: Profile, launc
     assert "does not answer" in next(Path("work/packs").glob("*.log")).read_text()
 
 
+@pytest.mark.faults(5)
 def test_specs_that_change_during_a_stage_fail_it(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     spec = Path("specs/smoke/clean.yaml")
@@ -234,6 +241,7 @@ def test_specs_that_change_during_a_stage_fail_it(root: Path, tmp_path: Path, mo
         driver.run_stage("smoke", [])
 
 
+@pytest.mark.faults(5)
 def test_a_missing_input_is_named(profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LaunchError, match=r"poisoned/smoke/cc3m: missing \(input `pairs`"):
@@ -249,6 +257,7 @@ def test_comments_docstrings_and_layout_do_not_change_the_code_version() -> None
     assert identity.syntax(old.body) != identity.syntax(ast.parse("def f(x):\n    return x + 2\n").body)
 
 
+@pytest.mark.faults(5)
 def test_a_folder_hash_sees_names_and_contents_but_not_accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = Path("store")

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ import torch.nn.functional as F
 from open_clip.model import CLIP
 
 from repro.data.tokens import tokenize
+from repro.evaluate.zero_shot import Outcome
 from repro.ledger import Row, pending_rows
-from repro.spec import RunSpec, clean_runs, load_profile, read_yaml
+from repro.profile import clean_runs, load_profile, read_yaml
+from repro.spec import RunSpec
 from repro.train import checkpoint, loop
 from repro.train.loop import Interrupted, Task, train
 from repro.train.model import build_model, normalise
@@ -29,6 +32,7 @@ class Pairs:
     """Random pixels and captions, a pure function of the step."""
 
     steps_per_epoch = STEPS_PER_EPOCH
+    rows = np.arange(STEPS_PER_EPOCH * BATCH)
 
     def __len__(self) -> int:
         return STEPS_PER_EPOCH * EPOCHS
@@ -51,14 +55,21 @@ def run_spec(**switches: Any) -> RunSpec:
     return run.model_copy(update={"schedule": schedule, "evaluations_per_epoch": None, "evaluate_every_steps": 3})
 
 
-def no_outcomes(model: CLIP, step: int, draw: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros(5, bool), np.ones(5, bool)
+def no_outcomes(model: CLIP, step: int, draw: int) -> Outcome:
+    return Outcome(np.zeros(5, bool), np.ones(5, bool), np.arange(5), np.ones(5, np.int64))
 
 
-def run(work_dir: Path, spec: RunSpec, evaluate: Any = no_outcomes, emit: Any = lambda event, content: None, pairs: Any = None) -> CLIP:
+def run(
+    work_dir: Path,
+    spec: RunSpec,
+    evaluate: Any = no_outcomes,
+    emit: Any = lambda event, content: None,
+    pairs: Any = None,
+    validation: Any = None,
+) -> CLIP:
     work_dir.mkdir(exist_ok=True)
     model = build_model(spec.model, 0, spec.switches.initialisation)
-    task = Task(spec, "f" * 16, work_dir, pairs or Pairs(), evaluate, np.arange(5) == 0)
+    task = Task(spec, "f" * 16, work_dir, pairs or Pairs(), evaluate, np.arange(5) == 0, validation)
     train(task, model, restored_state(spec), CPU, emit, 0)
     return model
 
@@ -158,6 +169,7 @@ def signal_at(step: int) -> Any:
     return emit
 
 
+@pytest.mark.faults(1)
 @pytest.mark.parametrize("step", range(1, STEPS_PER_EPOCH * EPOCHS))
 def test_a_run_stopped_at_any_step_ends_bitwise_like_an_undisturbed_one(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "METRIC_EVERY", 1)
@@ -171,12 +183,14 @@ def test_a_run_stopped_at_any_step_ends_bitwise_like_an_undisturbed_one(step: in
         assert {**one["row"], "seconds": 0} == {**other["row"], "seconds": 0}
 
 
+@pytest.mark.faults(2)
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = run_spec()
     model = build_model(spec.model, 0, "fp32")
     optimizer = loop.build_optimizer(model, spec.optimizer, "names")
-    checkpoint.save_checkpoint(tmp_path, 1, model, optimizer, {"step": 1})
-    checkpoint.save_checkpoint(tmp_path, 2, model, optimizer, {"step": 2})
+    with checkpoint.Saver(tmp_path) as saver:
+        saver.save(1, model, optimizer, {"step": 1})
+        saver.save(2, model, optimizer, {"step": 2})
     weights = tmp_path / "checkpoint-2" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -185,11 +199,96 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
     assert "checkpoint-2 is damaged" in capsys.readouterr().out
 
 
+@pytest.mark.faults(7)
 def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_with_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = run_spec()
     monkeypatch.setattr(loop, "training_step", lambda *arguments: {"loss": torch.tensor(math.nan)})
     model = build_model(spec.model, 0, "fp32")
-    task = Task(spec, "f" * 16, tmp_path, Pairs(), no_outcomes, np.arange(5) == 0)  # type: ignore[arg-type]
+    task = Task(spec, "f" * 16, tmp_path, Pairs(), no_outcomes, np.arange(5) == 0, None)  # type: ignore[arg-type]
     outcome = train(task, model, None, CPU, lambda event, content: None, 0)
     assert outcome["status"] == "diverged" and outcome["reason"] == "loss is nan after step 1 of 8"
     assert [record["row"]["step"] for record in pending_rows(tmp_path)] == [0, 1]
+
+
+def test_the_model_of_the_lowest_validation_loss_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of epochs 1 and 2 with losses 0.5 and 0.7 the first is kept, with its optimizer state; with 0.7 and 0.5 the second."""
+    spec = run_spec(optimizer_state="fresh").model_copy(
+        update={"stage": "pretrain", "model_age": "best_validation_loss", "mitigation": None, "clean_size": None}
+    )
+    for losses, best in (([0.5, 0.7], 1), ([0.7, 0.5], 2), ([0.5, math.nan], 1)):
+        folder = tmp_path / str(losses)
+        asked = iter(losses)
+        monkeypatch.setattr(loop, "validation_loss", lambda model, pairs, asked=asked: next(asked))
+        states = []
+        monkeypatch.setattr(
+            loop, "_save_model", lambda work_dir, model, optimizer, states=states: states.append(model.state_dict()["logit_scale"].item())
+        )
+        folder.mkdir()
+        task = Task(spec, "f" * 16, folder, Pairs(), no_outcomes, np.arange(5) == 0, Pairs())  # type: ignore[arg-type]
+        outcome = train(task, build_model(spec.model, 0, "fp32"), None, CPU, lambda event, content: None, 0)
+        assert outcome["model_step"] == best * STEPS_PER_EPOCH
+        assert len(states) == best  # saved at every improvement, and not at the end
+        steps = [record["row"]["step"] for record in pending_rows(folder)]
+        assert best * STEPS_PER_EPOCH in steps  # the model that is handed on has been evaluated
+
+
+def test_validation_loss_is_the_mean_of_equation_one_over_batches() -> None:
+    spec = run_spec()
+    model = build_model(spec.model, 0, "fp32").train()
+    images, tokens = Pairs().batch(0)
+    pairs = SimpleNamespace(plain_batches=lambda: iter([(images[:1], tokens[:1]), (images[1:], tokens[1:])]))
+    got = loop.validation_loss(model, pairs)  # type: ignore[arg-type]
+    model.eval()
+    expected = []
+    for view in (0, 1):
+        image = F.normalize(model.visual(normalise(images[view])), dim=-1)
+        text = model.encode_text(F.pad(tokens[view], (0, 69)), normalize=True)
+        logits = model.logit_scale.exp() * image @ text.T
+        match = torch.arange(BATCH)
+        expected.append(((F.cross_entropy(logits, match) + F.cross_entropy(logits.T, match)) / 2).item())
+    assert got == pytest.approx(sum(expected) / 2, rel=1e-5)
+
+
+class Clustered(Pairs):
+    """Pairs whose images are of two kinds, dark and bright, by the parity of their position."""
+
+    def pixels(self, rows: np.ndarray) -> torch.Tensor:
+        bright = torch.from_numpy(rows % 2)[:, None, None, None]
+        noise = torch.randint(0, 20, (len(rows), 3, 32, 32), generator=torch.Generator().manual_seed(int(rows[0])))
+        return (noise + 200 * bright).to(torch.uint8)
+
+    def positions(self, step: int) -> np.ndarray:
+        begin = step % STEPS_PER_EPOCH * BATCH
+        return self.rows[begin : begin + BATCH]
+
+
+def clustered_spec() -> RunSpec:
+    spec = run_spec(optimizer_state="fresh")
+    assert spec.mitigation is not None
+    return spec.model_copy(update={"mitigation": spec.mitigation.model_copy(update={"clusters": 2, "cluster_weight": 5.0})})
+
+
+def test_deep_clustering_finds_the_kinds_of_images_and_trains_a_head_on_them(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    seen: list[dict[str, float]] = []
+    model = run(tmp_path / "run", clustered_spec(), emit=lambda event, content: seen.append(content["values"]), pairs=Clustered())
+    labels = model.clusters.labels
+    assert len(set(labels[::2].tolist())) == 1 and set((labels[::2] + labels[1::2]).tolist()) == {1}
+    rows = [Row.model_validate(record["row"]) for record in pending_rows(tmp_path / "run")]
+    for row in rows[1:]:
+        assert row.train_loss is not None
+        assert row.train_loss["loss"] == pytest.approx(
+            row.train_loss["mmcl"] + row.train_loss["ssl"] + 5 * row.train_loss["clusters"], rel=1e-5
+        )
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_a_clustered_run_resumes_bitwise(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The labels and the head of the epoch come back from the checkpoint; they are not made anew in mid-epoch."""
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(loop, "METRIC_EVERY", 1)
+    spec = clustered_spec()
+    whole = run(tmp_path / "whole", spec, pairs=Clustered())
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", spec, emit=signal_at(step), pairs=Clustered())
+    assert_equal_models(run(tmp_path / "parts", spec, pairs=Clustered()), whole, 0)

@@ -8,7 +8,8 @@ from open_clip import create_model
 from open_clip.model import CLIP
 
 from repro.data.tokens import tokenize, trim
-from repro.spec import ModelSpec, load_profile
+from repro.profile import load_profile
+from repro.spec import ModelSpec
 from repro.train.model import PairEncoder, build_model, build_optimizer, clamp_logit_scale, encode_text, has_weight_decay
 
 CAPTIONS = ["a photo of a banana.", "x", "the quick brown fox jumps over the lazy dog, again and again", "a " * 200]
@@ -40,7 +41,7 @@ def test_paper_model_is_rn50_quickgelu() -> None:
     ours.load_state_dict(theirs.state_dict())
     with torch.no_grad():
         expected = theirs.eval().encode_text(tokens, normalize=True)
-        torch.testing.assert_close(encode_text(ours.eval(), tokens), expected, rtol=0, atol=0)
+        torch.testing.assert_close(encode_text(ours.eval(), tokens), expected, rtol=0, atol=1e-6)
         gelu = create_model("RN50", pretrained=None)
         gelu.load_state_dict(theirs.state_dict())
         assert (gelu.eval().encode_text(tokens, normalize=True) - expected).abs().max() > 1e-3  # loads, and is another model
@@ -81,6 +82,7 @@ def test_optimizer_holds_every_parameter_once(model: CLIP) -> None:
     assert [group["weight_decay"] for group in groups] == [0.0, 0.1]
 
 
+@pytest.mark.faults(7)
 @pytest.mark.parametrize(("value", "expected"), [(-1.0, 0.0), (3.0, 3.0), (9.0, math.log(100))])
 def test_logit_scale_is_clamped(model: CLIP, value: float, expected: float) -> None:
     with torch.no_grad():

@@ -76,6 +76,7 @@ def test_every_record_is_listed_with_its_configuration(port: int) -> None:
     assert not [name for name in headers if name.startswith("access-control-")]
 
 
+@pytest.mark.faults(30)
 @pytest.mark.parametrize(
     ("method", "headers", "expected"),
     [
@@ -90,13 +91,14 @@ def test_foreign_and_writing_requests_are_refused(port: int, method: str, header
     assert ask(port, "/sacred/api/v1/Runs/1", method, **headers)[0] == expected
 
 
-@pytest.mark.faults
+@pytest.mark.faults(30)
 def test_a_bad_file_id_does_not_end_it(port: int) -> None:
     for path in ("files/preview/zzz", "files/download/000000000000000000000000/x", "files/000000000000000000000000"):
         ask(port, f"/sacred/api/v1/{path}")
     assert ask(port, "/sacred/api/v1/Runs/1")[0] == 200
 
 
+@pytest.mark.faults(22)
 def test_it_listens_on_loopback_alone(port: int) -> None:
     lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
     assert [fields[1] for fields in lines if fields[3] == "0A" and fields[1].endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]

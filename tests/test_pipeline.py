@@ -199,6 +199,7 @@ def test_params_come_back_after_an_error(here: Path) -> None:
     assert reproduce.PARAMS.read_text() == "profile: paper  # mine\n"
 
 
+@pytest.mark.faults(1)
 def test_params_come_back_with_the_next_call_after_a_kill(here: Path) -> None:
     code = "import os, repro.reproduce as r\nwith r.profile_set('smoke'): os.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(Path(reproduce.__file__).parents[1])})
@@ -208,12 +209,14 @@ def test_params_come_back_with_the_next_call_after_a_kill(here: Path) -> None:
         assert reproduce.PARAMS.read_text() == "profile: paper  # mine\n"
 
 
+@pytest.mark.faults(6)
 def test_two_calls_in_one_folder_do_not_mix(here: Path) -> None:
     with reproduce.profile_set("smoke"), pytest.raises(SpecError, match="held by another `make reproduce`"), reproduce.profile_set("mini"):
         pass
     assert reproduce.PARAMS.read_text() == "profile: paper  # mine\n"
 
 
+@pytest.mark.faults(1)
 def test_a_termination_reaches_the_pipeline(here: Path) -> None:
     """The wrapper passes SIGTERM on and waits, so that runs save their work before params.yaml changes back."""
     script = "trap 'sleep 0.3; echo saved > saved; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
@@ -226,6 +229,7 @@ def test_a_termination_reaches_the_pipeline(here: Path) -> None:
     assert (here / "saved").exists()
 
 
+@pytest.mark.faults(17)
 def test_an_unknown_profile_is_refused_before_anything_changes(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

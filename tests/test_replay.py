@@ -70,6 +70,7 @@ def test_verdicts_on_the_authors_points_stand_beside_ours(root: Path, tmp_path: 
     assert verdicts["drop-17-cc3m"] == ("not run", "direction only")
 
 
+@pytest.mark.faults(27)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -89,6 +90,7 @@ def test_a_result_file_that_is_not_as_published_is_refused(tmp_path: Path, chang
         authors_points(write(tmp_path, content))
 
 
+@pytest.mark.faults(27)
 def test_a_folder_without_the_files_is_refused_by_name(tmp_path: Path):
     with pytest.raises(LedgerError, match=r"looked for cleaning_plot_data_CC3M_pretrained_1500\.json"):
         authors_points(tmp_path)

@@ -10,11 +10,12 @@ import pytest
 from ledger_fixture import build_at, row_of, write_run, write_specs
 
 from repro.ledger import LedgerError
+from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report import render
 from repro.report.latex import escape
-from repro.spec import clean_runs, load_profile, pretrain_runs
 
 
+@pytest.mark.faults(20)
 def test_an_empty_ledger_gives_a_report_that_says_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     profile = write_specs(tmp_path)
     document, page = build_at(tmp_path, profile, monkeypatch)
@@ -24,6 +25,7 @@ def test_an_empty_ledger_gives_a_report_that_says_not_run(tmp_path: Path, monkey
     assert "not run" in page
 
 
+@pytest.mark.faults(8, 20)
 def test_missing_failed_extra_and_outdated_runs_are_named_and_never_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     profile = write_specs(tmp_path)
     for spec in pretrain_runs(profile):
@@ -47,6 +49,7 @@ def test_missing_failed_extra_and_outdated_runs_are_named_and_never_counted(tmp_
     assert f"{len(document['missing'])} run(s) are missing" in page
 
 
+@pytest.mark.faults(20)
 def test_none_reached_the_cap_is_said_and_counts_as_a_total_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     profile = write_specs(tmp_path)
     for spec in [*pretrain_runs(profile), *clean_runs(profile, "cc3m")]:
@@ -60,6 +63,7 @@ def test_none_reached_the_cap_is_said_and_counts_as_a_total_loss(tmp_path: Path,
     assert claim["verdict"] == "not reproduced"
 
 
+@pytest.mark.faults(7, 20)
 @pytest.mark.parametrize("asr", [0.0, 1.0])
 def test_asr_of_exactly_zero_and_one_and_models_that_know_nothing_render(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asr: float):
     profile = write_specs(tmp_path)
@@ -70,6 +74,7 @@ def test_asr_of_exactly_zero_and_one_and_models_that_know_nothing_render(tmp_pat
     assert row_of(document, "cc3m", "100k", "mmcl")["clean_accuracy"]["relative_drop"] is None
 
 
+@pytest.mark.faults(20)
 def test_ties_go_to_the_lower_asr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     profile = write_specs(tmp_path)
     for spec in pretrain_runs(profile):
@@ -80,6 +85,7 @@ def test_ties_go_to_the_lower_asr(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert row_of(document, "cc3m", "100k", "mmcl")["clean_accuracy"]["asr"] == 0.02
 
 
+@pytest.mark.faults(20)
 def test_several_seeds_show_their_spread_and_must_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_specs(tmp_path)
     profile = load_profile("mini", tmp_path / "specs", {"pretrain.seeds": [0, 1]})
@@ -107,6 +113,7 @@ def test_a_control_is_shown_beside_the_tables_and_not_in_them(tmp_path: Path, mo
     assert document["tables"]["table2"]["rows"][0]["accuracy"]["reproduced"] is None
 
 
+@pytest.mark.faults(20)
 def test_contradicting_rows_of_one_step_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     profile = write_specs(tmp_path)
     folder = write_run(tmp_path, pretrain_runs(profile)[0], [(0.1, 0.1), (0.4, 0.97)])
@@ -117,6 +124,7 @@ def test_contradicting_rows_of_one_step_are_refused(tmp_path: Path, monkeypatch:
         build_at(tmp_path, profile, monkeypatch)
 
 
+@pytest.mark.faults(11, 20)
 def test_malicious_text_is_inert_on_both_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     attack = "</script><script>alert(1)</script>\\input{/etc/passwd}"
     profile = write_specs(tmp_path)
@@ -131,11 +139,13 @@ def test_malicious_text_is_inert_on_both_pages(tmp_path: Path, monkeypatch: pyte
     assert "\\input{" not in source
 
 
+@pytest.mark.faults(11)
 def test_escaping_leaves_no_tex_command_alive():
     assert escape("\\input{x}$%&#_^~") == (r"\textbackslash{}input\{x\}\$\%\&\#\_\textasciicircum{}\textasciitilde{}")
     assert escape("a\x00b\u202e\U0001f34c") == "a b??"
 
 
+@pytest.mark.faults(9, 20)
 def test_gallery_shows_pairs_of_the_store_and_refuses_shards_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A store of one poisoned PNG and one clean JPEG in one shard, by the layout of repro/data/shards.py."""
     profile = write_specs(tmp_path)
@@ -159,6 +169,7 @@ def test_gallery_shows_pairs_of_the_store_and_refuses_shards_elsewhere(tmp_path:
         build_at(tmp_path, profile, monkeypatch)
 
 
+@pytest.mark.faults(20)
 def test_sacred_records_are_browsed_and_a_broken_one_is_named(tmp_path: Path):
     good, broken = tmp_path / "2", tmp_path / "10"
     for folder in (good, broken):

@@ -74,6 +74,7 @@ def run_script(page: Path, script: str, *options: str) -> Any:
     return json.loads(html.unescape(title[1]))
 
 
+@pytest.mark.faults(22)
 @pytest.mark.parametrize("name", ["index.html", "runs.html"])
 def test_the_page_loads_without_a_word_on_the_console(page: Path, name: str):
     """A blocked script or style, or a request to anywhere, would be reported there."""

@@ -6,7 +6,8 @@ import pytest
 import torch
 from open_clip_train.scheduler import cosine_lr
 
-from repro.spec import RunSpec, Schedule, clean_runs, load_profile
+from repro.profile import clean_runs, load_profile
+from repro.spec import RunSpec, Schedule
 from repro.train.schedule import evaluation_steps, learning_rate, num_steps
 
 
@@ -17,7 +18,6 @@ def schedule(**changes: float | int | None) -> Schedule:
         "warmup_steps": 50,
         "global_batch_size": 64,
         "norm_batch_size": 64,
-        "stop_after_epochs": None,
     }
     return Schedule.model_validate({**values, **changes})
 
@@ -57,8 +57,9 @@ def test_authors_offset_in_pretraining_starts_at_the_fraction_of_the_warm_up_tha
 
 
 def test_steps_of_a_truncated_schedule_keep_the_full_cosine() -> None:
-    spec = schedule(epochs=64, warmup_steps=0, stop_after_epochs=21)
-    assert num_steps(spec, 100) == 2100
+    spec = schedule(epochs=64, warmup_steps=0)
+    assert num_steps(run(schedule=spec, model_age=21), 100) == 2100
+    assert num_steps(run(schedule=spec, model_age="best_validation_loss"), 100) == 6400
     assert learning_rate(spec, 2100, 100, "none") / 1e-3 == pytest.approx((1 + math.cos(math.pi * 21 / 64)) / 2)
 
 

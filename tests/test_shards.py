@@ -106,6 +106,7 @@ def test_decoded_pixels_are_cached_apart_by_size_geometry_and_content(tmp_path):
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 4
 
 
+@pytest.mark.faults(1)
 def test_a_killed_cache_build_is_begun_anew(tmp_path):
     store = make_store(tmp_path / "store")
     store.decoded(8, tmp_path / "cache")
@@ -115,6 +116,7 @@ def test_a_killed_cache_build_is_begun_anew(tmp_path):
     assert np.array_equal(store.decoded(8, tmp_path / "cache")[3], pixels(3))
 
 
+@pytest.mark.faults(4)
 def test_an_overlay_reads_the_shards_of_another_store_even_through_a_link(tmp_path):
     """`poisoned` is a link to another disk: `..` of the overlay's shard paths must not be followed from there."""
     store = make_store(tmp_path / "data" / "mini")
@@ -127,11 +129,13 @@ def test_an_overlay_reads_the_shards_of_another_store_even_through_a_link(tmp_pa
     assert np.array_equal(PairStore.open(out).decode(1, 8), pixels(1))
 
 
+@pytest.mark.faults(9)
 def test_a_missing_store_says_how_to_make_it(tmp_path):
     with pytest.raises(StoreError, match=r"shards.json: no such file; make the store with `python -m repro data`"):
         PairStore.open(tmp_path)
 
 
+@pytest.mark.faults(9)
 def test_a_shard_cut_short_is_named_with_its_row(tmp_path):
     store = make_store(tmp_path / "store")
     path = tmp_path / "store" / "00000.tar"
@@ -140,6 +144,7 @@ def test_a_shard_cut_short_is_named_with_its_row(tmp_path):
         store.image_bytes(3)
 
 
+@pytest.mark.faults(9)
 def test_a_shard_changed_after_indexing_is_named_with_its_row(tmp_path):
     store = make_store(tmp_path / "store")
     path = tmp_path / "store" / "00000.tar"
@@ -148,6 +153,7 @@ def test_a_shard_changed_after_indexing_is_named_with_its_row(tmp_path):
         store.decode(2, 8)
 
 
+@pytest.mark.faults(33)
 def test_an_index_with_pickled_objects_is_refused(tmp_path):
     make_store(tmp_path / "store")
     np.savez(tmp_path / "store" / "index.npz", caption_bytes=np.array([{"a": 1}], dtype=object))
@@ -155,6 +161,7 @@ def test_an_index_with_pickled_objects_is_refused(tmp_path):
         PairStore.open(tmp_path / "store")
 
 
+@pytest.mark.faults(9)
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [("labels", np.zeros(3, np.int64), "unequal length"), ("shard", np.full(4, 5, np.int32), "shard number 5")],

@@ -111,6 +111,7 @@ def test_a_changed_template_rebuilds_the_report_alone(checkout: Path) -> None:
     assert run_records(checkout) == before
 
 
+@pytest.mark.faults(1, 4)
 def test_a_graph_killed_in_the_middle_goes_on_to_the_same_ledger(checkout: Path) -> None:
     """SIGKILL to everything during the cleaning of one model, then `dvc repro`: rows equal but for wall time."""
 

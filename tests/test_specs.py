@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro.spec import SpecError, clean_runs, load_classnames, load_profile, pretrain_runs, read_yaml
+from repro.profile import clean_runs, load_classnames, load_profile, pretrain_runs, read_yaml
+from repro.spec import SpecError
 
 Edit = Callable[..., Path]
 
@@ -88,6 +89,7 @@ def test_every_number_of_a_shipped_spec_tells_where_it_comes_from(root: Path) ->
     assert silent == []
 
 
+@pytest.mark.faults(12, 17)
 @pytest.mark.parametrize(
     ("file", "fields", "expected"),
     [
@@ -137,6 +139,7 @@ def test_a_bad_field_is_refused_with_its_value_and_what_is_allowed(
     assert f"{file}.yaml" in text or "protocols/" in text  # a wrong switch belongs to the protocol's table
 
 
+@pytest.mark.faults(17)
 def test_all_problems_of_a_file_come_at_once(specs: Path, edit: Edit) -> None:
     path = edit("evaluate", {"asr_cap": 2.0, "confidence": 0.5, "trigger_seed": ..., "classnames": "coco", "margin": 1})
     lines = message(specs).splitlines()
@@ -144,11 +147,13 @@ def test_all_problems_of_a_file_come_at_once(specs: Path, edit: Edit) -> None:
     assert {line.split(":")[0].strip() for line in lines[1:]} == {"asr_cap", "confidence", "trigger_seed", "classnames", "margin"}
 
 
+@pytest.mark.faults(12, 17)
 def test_all_impossible_values_of_a_file_come_at_once(specs: Path, edit: Edit) -> None:
     edit("data", {"poison.trigger.patch_size": 40, "poison.num_poisoned.cc3m": 999, "cleaning_sizes.100k": 5000})
     assert len(message(specs).splitlines()) == 1 + 3
 
 
+@pytest.mark.faults(17)
 @pytest.mark.parametrize("number", [".nan", ".inf", "-.inf", "1e-3x", "0.0", "'0.001'", "null", "[1.0e-3]"])
 def test_a_learning_rate_is_a_finite_positive_number(specs: Path, number: str) -> None:
     path = specs / "smoke" / "clean.yaml"
@@ -156,6 +161,7 @@ def test_a_learning_rate_is_a_finite_positive_number(specs: Path, number: str) -
     assert f"{path}: 2 problem(s)\n  cells.0.learning_rates.0: " in message(specs)
 
 
+@pytest.mark.faults(17, 33)
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -179,11 +185,13 @@ def test_yaml_that_does_more_than_hold_values_is_refused(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.faults(17)
 def test_a_file_that_is_no_text_is_refused(specs: Path) -> None:
     (specs / "smoke" / "data.yaml").write_bytes(b"a: \xff\xfe")
     assert message(specs).endswith("data.yaml: not UTF-8 (invalid start byte at byte 3)")
 
 
+@pytest.mark.faults(17)
 @pytest.mark.parametrize("content", ["", "[]", "3", "null", "text"])
 def test_a_file_that_is_no_table_is_refused(specs: Path, content: str) -> None:
     for file in ("data", "protocol"):
@@ -191,11 +199,13 @@ def test_a_file_that_is_no_table_is_refused(specs: Path, content: str) -> None:
         assert message(specs).startswith(f"{specs}/smoke/")
 
 
+@pytest.mark.faults(17)
 def test_a_missing_file_is_named(specs: Path) -> None:
     (specs / "smoke" / "clean.yaml").unlink()
     assert message(specs) == f"{specs}/smoke/clean.yaml: no such file"
 
 
+@pytest.mark.faults(17)
 @pytest.mark.parametrize("profile", ["", ".", "tiny", "../specs/mini", "mini/../smoke", "/etc", "protocols", "smoke\n"])
 def test_a_profile_is_a_folder_of_specs_and_nothing_else(specs: Path, profile: str) -> None:
     assert message(specs, profile) == f"profile: {profile!r} (allowed: mini, paper, smoke)"
@@ -214,6 +224,7 @@ def test_an_override_is_checked_like_a_file(root: Path) -> None:
     assert load_profile("smoke", root / "specs", {"pretrain.seeds": [3, 4]}).pretrain.seeds == [3, 4]
 
 
+@pytest.mark.faults(17)
 @given(text=st.text(max_size=200))
 def test_any_text_is_read_or_refused_but_never_crashes(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"

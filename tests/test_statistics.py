@@ -109,6 +109,7 @@ def test_honest_selection_shrinks_what_chance_chose():
     assert result.held == 1.0
 
 
+@pytest.mark.faults(14)
 def test_honest_selection_leaves_the_target_class_out_of_the_denominator():
     """One image of four is of the target class and attacked: ASR 0 without it, 25% with it."""
     correct, attacked = np.ones((1, 4), bool), np.array([[True, False, False, False]])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 from ledger_fixture import write_run
 
 from repro import study
-from repro.spec import SpecError, pretrain_runs
+from repro.archive import read_archive, write_archive
+from repro.ledger import LedgerError, read_results
+from repro.profile import load_profile, pretrain_runs
+from repro.spec import SpecError
 
 STUDIES = sorted(path.stem for path in Path(__file__).resolve().parents[1].glob("specs/studies/*.yaml"))
 
@@ -46,8 +50,51 @@ def test_the_table_gives_every_seed_and_the_lowest_rate(tmp_path: Path, monkeypa
     runs = pretrain_runs(study.varied(loaded, variant), "cc6m", "mmcl", variant="default")
     for run, outcome in zip(runs, [(0.25, 0.75), (0.5, 1.0)], strict=True):
         write_run(tmp_path, run, [(0.0, 0.0), outcome])
-    monkeypatch.setattr(study, "results_of", lambda name: tmp_path / "results")
+    archive = tmp_path / "settings.jsonl.gz"
+    write_archive(archive, ((record, rows) for _, record, rows in read_results(tmp_path / "results")))
+    monkeypatch.setattr(study, "archive_of", lambda name: archive)
     line = next(line for line in study.table("settings").splitlines() if line.startswith("| default"))
     assert "| cc6m-mmcl | 0, 1 | 25.0 / 50.0 |" in line
     rates = [float(text) for text in line.split("|")[6].split("/")]
     assert rates[0] == pytest.approx(75, abs=1.5) and rates[1] == 100 and line.split("|")[7].strip() == f"{min(rates):.1f}"
+
+
+def test_an_archive_gives_back_every_run_and_row_and_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
+    runs = pretrain_runs(load_profile("smoke"), "cc3m")
+    for run in runs:
+        write_run(tmp_path, run, [(0.0, 0.0), (0.5, 1.0)])
+    written = [(record, rows) for _, record, rows in read_results(tmp_path / "results")]
+    write_archive(tmp_path / "one.jsonl.gz", written)
+    write_archive(tmp_path / "two.jsonl.gz", reversed(written))
+    assert sorted(r.spec.cell for r, _ in read_archive(tmp_path / "one.jsonl.gz")) == ["cc3m-mmcl", "cc3m-mmcl_ssl"]
+    assert all(item in written for item in read_archive(tmp_path / "one.jsonl.gz"))
+    assert (tmp_path / "one.jsonl.gz").read_bytes() == (tmp_path / "two.jsonl.gz").read_bytes()
+
+
+def test_a_damaged_archive_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"run": {}, "rows": []}\n'))
+    with pytest.raises(LedgerError, match=r"x\.jsonl\.gz:1: "):
+        read_archive(path)
+    path.write_bytes(b"no gzip")
+    with pytest.raises(LedgerError, match=r"x\.jsonl\.gz: unreadable"):
+        read_archive(path)
+
+
+def test_models_of_a_variant_are_trained_by_one_study() -> None:
+    assert study.owner("default") == "settings"
+    with pytest.raises(SpecError, match="trained by no study"):
+        study.owner("nobody")
+
+
+def test_every_lent_variant_is_of_the_same_kind_and_covers_the_borrowers_seeds() -> None:
+    """A variant that cleans another's models asks for seeds, data sets and poisoning that the owner has."""
+    for name in STUDIES:
+        borrower = study.load_study(name)
+        for label, variant in borrower.variants.items():
+            if variant.models is not None:
+                lender = study.load_study(study.owner(variant.models))
+                lent = lender.variants[variant.models]
+                assert lent.poisoned == variant.poisoned, (name, label)
+                assert set(variant.seeds) <= set(lent.seeds) and set(borrower.datasets) <= set(lender.datasets), (name, label)
+                assert set(variant.pretrain_objectives) <= set(lent.pretrain_objectives), (name, label)

@@ -7,30 +7,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ledger_fixture import write_study
 
-from repro.report import report_stage, verify
+from repro.report import verify
 from repro.report.verify import differences
 
 REPORT = Path("report/build/mini/report.json")
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("original")
-    write_study(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        patch.delenv("REPRO_AUTHORS_DIR", raising=False)
-        report_stage("mini")
-    return root
-
-
 @pytest.fixture
-def study(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def study(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of a built study as working folder."""
     root = tmp_path / "study"
-    shutil.copytree(original, root)
+    shutil.copytree(built, root)
     monkeypatch.chdir(root)
     return root
 
@@ -39,6 +27,7 @@ def test_an_untouched_report_agrees_with_its_ledger(study: Path):
     assert verify(REPORT) == []
 
 
+@pytest.mark.faults(21)
 def test_one_changed_count_of_the_ledger_names_the_cell(study: Path):
     run = json.loads(REPORT.read_bytes())["tables"]["table2"]["rows"][0]["accuracy"]["run"]
     path = study / run / "rows.jsonl"
@@ -50,6 +39,7 @@ def test_one_changed_count_of_the_ledger_names_the_cell(study: Path):
     assert any(line.startswith("tables.table2.rows[cc3m mmcl].accuracy.reproduced: 0.4 in the report, 0.3975 ") for line in found)
 
 
+@pytest.mark.faults(21)
 @pytest.mark.parametrize("name", ["rows.jsonl", "bits.npz", "run.json"])
 def test_any_changed_byte_of_a_run_is_found(study: Path, name: str):
     path = study / "results/mini/pretrain/cc3m-mmcl/seed0" / name
@@ -61,6 +51,7 @@ def test_any_changed_byte_of_a_run_is_found(study: Path, name: str):
     assert any("cc3m-mmcl/seed0" in line for line in found)
 
 
+@pytest.mark.faults(21)
 def test_a_number_edited_on_the_page_is_named(study: Path):
     page = REPORT.with_name("index.html")
     text = page.read_text()
@@ -70,6 +61,7 @@ def test_a_number_edited_on_the_page_is_named(study: Path):
     assert verify(REPORT) == ["index.html: tables/table2/rows/0/accuracy/reproduced: 41.00 on the page, 40.00 in report.json"]
 
 
+@pytest.mark.faults(21)
 def test_a_number_edited_in_the_report_is_named_and_the_pages_no_longer_belong_to_it(study: Path):
     document = json.loads(REPORT.read_bytes())
     document["tables"]["table1"]["rows"][3]["clean_accuracy"]["reproduced"] = 0.99
@@ -80,11 +72,13 @@ def test_a_number_edited_in_the_report_is_named_and_the_pages_no_longer_belong_t
     assert "report.tex: built from another report.json" in found
 
 
+@pytest.mark.faults(21)
 def test_a_vanished_run_is_named(study: Path):
     shutil.rmtree("results/mini/clean/cc3m-mmcl")
     assert any("cc3m-mmcl" in line for line in verify(REPORT))
 
 
+@pytest.mark.faults(21)
 def test_a_file_that_is_no_report_is_refused(tmp_path: Path):
     (tmp_path / "report.json").write_text("{")
     assert "not JSON" in verify(tmp_path / "report.json")[0]

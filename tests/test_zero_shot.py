@@ -9,7 +9,7 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES
 
 from repro.evaluate import zero_shot
 from repro.evaluate.zero_shot import PromptSet, evaluate_model, predict
-from repro.spec import load_profile
+from repro.profile import load_profile
 from repro.train.model import build_model
 
 CPU = torch.device("cpu")
@@ -50,6 +50,7 @@ class Grey:
         return images
 
 
+@pytest.mark.faults(14)
 @pytest.mark.parametrize("batch", [1, 2, 3, 256])
 def test_accuracy_and_attacks_are_exact_for_any_batch_size(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six images: four right, one wrong, one tie (class 0 wins); two flipped by the trigger, a banana is banana anyway."""
@@ -58,12 +59,14 @@ def test_accuracy_and_attacks_are_exact_for_any_batch_size(batch: int, monkeypat
     evaluation = Grey(grey=[1, 2, 3, 4, 1, 0], labels=[0, 1, 2, 3, 2, 0], flipped=[0, 2])
     prompts = SimpleNamespace(classifier=lambda model, device: torch.eye(4))
     model = Oracle()
-    correct, attacked = evaluate_model(model, evaluation, prompts, CPU)  # type: ignore[arg-type]
+    correct, attacked, classes, triggered = evaluate_model(model, evaluation, prompts, CPU)  # type: ignore[arg-type]
     assert correct.tolist() == [True, True, True, True, False, True]
     assert attacked.tolist() == [True, True, True, False, False, False]
+    assert classes.tolist() == [0, 1, 2, 3, 0, 0] and triggered.tolist() == [1, 1, 1, 3, 0, 0]
     assert model.training  # back in the mode it was in
 
 
+@pytest.mark.faults(14)
 def test_ties_go_to_the_lowest_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zero_shot, "normalise", lambda pixels: pixels.float())
     assert predict(Oracle(), np.zeros((3, 4, 4, 3), np.uint8), torch.eye(4), CPU).tolist() == [0, 0, 0]  # type: ignore[arg-type]

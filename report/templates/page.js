@@ -1,17 +1,16 @@
 "use strict";
-// Figures 1-3: the mark under the pointer or the arrow keys, filters by loss and seed, and a movable ASR cap.
+// Figures 1-3: the mark under the pointer or the arrow keys, filters by loss, size and seed, and a movable ASR cap.
 const data = JSON.parse(document.getElementById("points").textContent);
 const names = { mmcl: "MMCL", ssl: "SSL", mmcl_ssl: "MMCL + SSL" };
 const percent = value => (100 * value).toFixed(2);
-const shown = { loss: new Set(Object.keys(names)), seed: "all", cap: data.cap };
+const sizes = new Set(Object.values(data.figures).flatMap(figure => figure.sizes));
+const shown = { loss: new Set(Object.keys(names)), size: sizes, seed: "all", cap: data.cap };
 
 function wilson(share, total) {
-  const z = 1.959964, c = z * z / total, centre = (share + c / 2) / (1 + c);
+  const z = data.z, c = z * z / total, centre = (share + c / 2) / (1 + c);
   const half = z / (1 + c) * Math.sqrt(share * (1 - share) / total + c / (4 * total));
   return `${percent(Math.max(0, centre - half))} to ${percent(Math.min(1, centre + half))}`;
 }
-
-const visible = p => shown.loss.has(p[1]) && (shown.seed === "all" || p[2] === null || String(p[2]) === shown.seed);
 
 function lines(p) {
   const [, loss, seed, rate, epoch, accuracy, asr, images, attackable, run] = p;
@@ -25,24 +24,25 @@ function lines(p) {
 }
 
 function attach(figure) {
-  const { layout, points } = data.figures[figure.dataset.figure];
+  const name = figure.dataset.figure, { layout, points, sizes: panels } = data.figures[name];
+  const visible = p => shown.loss.has(p[1]) && shown.size.has(panels[p[0]]) && (shown.seed === "all" || p[2] === null || String(p[2]) === shown.seed);
   const drawing = figure.querySelector(".drawing"), svg = drawing.querySelector("svg");
   const tip = Object.assign(document.createElement("div"), { className: "tip", hidden: true });
   const dot = Object.assign(document.createElement("div"), { className: "dot", hidden: true });
-  const live = Object.assign(document.createElement("p"), { className: "soft" });
+  const live = Object.assign(document.createElement("p"), { className: "live" });
   live.setAttribute("aria-live", "polite");
   drawing.append(dot, tip);
   figure.append(live);
-  const place = p => {  // position of a point in the drawing's own units
+  const places = points.map(p => {  // in the drawing's own units
     const [x0, y0, x1, y1, left, right, bottom, top] = layout.axes[p[0]];
     return [x0 + (p[6] - left) / (right - left) * (x1 - x0), y1 - (p[5] - bottom) / (top - bottom) * (y1 - y0)];
-  };
-  const places = points.map(place);
+  });
   let current = -1;
 
   function show(index) {
     current = index;
     tip.hidden = dot.hidden = index < 0;
+    drawing.style.cursor = index >= 0 && points[index][9] >= 0 ? "pointer" : "";
     if (index < 0) return;
     const scale = svg.clientWidth / layout.width, [x, y] = places[index].map(v => v * scale);
     tip.replaceChildren(...lines(points[index]).map(text => Object.assign(document.createElement("div"), { textContent: text })));
@@ -50,6 +50,10 @@ function attach(figure) {
     dot.style.top = `${y}px`;
     tip.style.left = `${Math.max(0, Math.min(x + 12, svg.clientWidth - tip.offsetWidth))}px`;
     tip.style.top = `${y + 12}px`;
+  }
+
+  function follow() {
+    if (current >= 0 && points[current][9] >= 0) location.hash = `run-${points[current][9]}`;
   }
 
   drawing.addEventListener("pointermove", event => {
@@ -63,11 +67,12 @@ function attach(figure) {
     if (nearest !== current) show(nearest);
   });
   drawing.addEventListener("pointerleave", () => show(-1));
+  drawing.addEventListener("click", follow);
   drawing.tabIndex = 0;
-  drawing.setAttribute("role", "group");
   drawing.addEventListener("keydown", event => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (event.key === "Escape") show(-1);
+    if (event.key === "Enter") follow();
     if (!step || !points.length) return;
     event.preventDefault();
     let next = current;
@@ -79,13 +84,14 @@ function attach(figure) {
 
   return () => {
     show(-1);
-    for (const group of figure.querySelectorAll(`g[id^="${figure.dataset.figure}-"]`)) {
-      const [, , source, loss, seed] = group.id.split("-");
+    for (const group of figure.querySelectorAll(`g[id^="${name}-"]`)) {
+      const [, panel, , loss, seed] = group.id.split("-");
       if (!(loss in names)) continue;
-      group.style.display = shown.loss.has(loss) && (shown.seed === "all" || seed === "x" || seed === shown.seed) ? "" : "none";
+      const on = shown.loss.has(loss) && shown.size.has(panels[panel]) && (shown.seed === "all" || seed === "x" || seed === shown.seed);
+      group.style.display = on ? "" : "none";
     }
     layout.axes.forEach(([x0, , x1, , left, right], panel) => {
-      const line = document.getElementById(`${figure.dataset.figure}-${panel}-cap`);
+      const line = document.getElementById(`${name}-${panel}-cap`);
       line.setAttribute("transform", `translate(${(shown.cap - data.cap) / (right - left) * (x1 - x0)} 0)`);
     });
     const own = points.some(p => p[3] !== null);  // the authors' points count only where there are no others
@@ -97,7 +103,7 @@ function attach(figure) {
       const found = Object.entries(best).map(([loss, p]) => `${names[loss]} ${percent(p[5])}%`);
       return `panel ${panel + 1}: ${found.length ? found.join(", ") : "none"}`;
     });
-    live.textContent = `Best accuracy at ASR ≤ ${percent(shown.cap)}% – ${texts.join("; ")}.`;
+    live.textContent = `Best accuracy at ASR ≤ ${percent(shown.cap)}%: ${texts.join("; ")}.`;
   };
 }
 
@@ -107,7 +113,7 @@ const controls = document.getElementById("controls");
 controls.hidden = false;
 controls.addEventListener("input", event => {
   const input = event.target;
-  if (input.name === "loss") shown.loss[input.checked ? "add" : "delete"](input.value);
+  if (input.name === "loss" || input.name === "size") shown[input.name][input.checked ? "add" : "delete"](input.value);
   if (input.name === "seed") shown.seed = input.value;
   if (input.name === "cap") {
     shown.cap = Number(input.value) / 100;
@@ -115,4 +121,12 @@ controls.addEventListener("input", event => {
   }
   refresh();
 });
+const reveal = () => {  // what a link points to may lie in a closed part
+  const target = location.hash && document.getElementById(location.hash.slice(1));
+  if (!target) return;
+  for (let node = target; node; node = node.parentElement) if (node instanceof HTMLDetailsElement) node.open = true;
+  target.scrollIntoView();
+};
+addEventListener("hashchange", reveal);
 refresh();
+reveal();

@@ -31,7 +31,8 @@ from repro.data.keyed import keyed_rng, keyed_subset
 from repro.data.packages import NPM_DIR, PACKAGES, WORDNET_CREDIT, Tarball, load_packages
 from repro.data.shards import NO_LABEL, ShardWriter, pair_key, write_json, write_store
 from repro.data.templates import templates_of
-from repro.spec import EmojiSource, Profile, SpecError, classnames_file, load_classnames
+from repro.profile import classnames_file, load_classnames
+from repro.spec import EmojiSource, Profile, SpecError
 
 BLANK = 1.0
 """Mean distance from white, of 255, below which a drawing shows nothing."""

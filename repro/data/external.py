@@ -1,63 +1,95 @@
 """The data set of the paper from the user's disk: pairs in webdataset shards, ImageNet-1K validation as zero-shot task.
 
 Pairs stay where they are, the stores of the slots are overlays over the user's shards; evaluation images are copied into
-shards of our own, since they come as 50,000 loose files.
+shards of our own, whatever form they come in. Every row is accounted for in accounting.json:
+listed = not_obtained + dropped + duplicate + surplus + used, the first three of them by reason or by number.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import json
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from repro.data.imagenet import is_official, validation_images
 from repro.data.images import ImageError, open_rgb
 from repro.data.keyed import keyed_subset
 from repro.data.packages import WORDNET_CREDIT
 from repro.data.shards import ShardWriter, StoreError, write_json, write_store
-from repro.data.tars import index_shards
-from repro.spec import Profile, ShardSource, SpecError, load_classnames
+from repro.data.tars import Accounting, ShardIndex, index_shards
+from repro.profile import load_classnames
+from repro.spec import Profile, ShardSource
 
 
 def build_external(profile: Profile, out: Path) -> None:
     """Fill `out` with the stores cc3m, cc6m and evaluation, attribution.json and accounting.json.
 
     Raises StoreError if a folder holds nothing usable, if more than `max_drop_fraction` of its rows cannot be used, or if a
-    class has no evaluation image.
+    class has not `images_per_class` evaluation images.
     """
     source = profile.data.source
     assert isinstance(source, ShardSource)
-    sources: dict[str, Any] = {}
-    used: dict[str, int] = {}
+    sources: dict[str, Any] = {"evaluation": _build_evaluation(source, load_classnames(profile), out)}
     for slot, count in profile.data.num_pairs.items():
         folder = Path(source.pairs[slot])
-        index, shards, accounting = index_shards(folder)
-        _check_drops(folder, accounting.dropped, accounting.listed, source.max_drop_fraction)
-        # One order for all slots: where cc3m and cc6m are one folder, the smaller is nested in the larger.
-        rows = keyed_subset([key.tobytes() for key in index.keys], count, "slot")
+        index = index_shards(folder)
+        _check_drops(folder, index.accounting.dropped, index.accounting.listed, source.max_drop_fraction)
+        rows = select(index, count, source.selection[slot])
         (out / slot).mkdir()
-        here = [dataclasses.replace(shard, path=os.path.relpath(folder / shard.path, out / slot)) for shard in shards]
+        here = [dataclasses.replace(shard, path=os.path.relpath(folder / shard.path, out / slot)) for shard in index.shards]
         write_store(out / slot, index.take(rows), here)
-        sources[slot], used[slot] = vars(accounting), len(rows)
-    sources["evaluation"] = _build_evaluation(Path(source.evaluation), load_classnames(profile), out, source.max_drop_fraction)
-    used["evaluation"] = sources["evaluation"]["decoded"]
+        sources[slot] = row_accounting(folder, index.accounting, len(rows))
+    used = {name: account["used"] for name, account in sources.items()}
     write_json(out / "accounting.json", {"sources": sources, "used": used})
     write_json(out / "attribution.json", {"changes": "none; read from the user's disk", "images": [], "text": [WORDNET_CREDIT]})
 
 
-def _build_evaluation(folder: Path, names: list[str], out: Path, max_drop_fraction: float) -> dict[str, Any]:
+def select(index: ShardIndex, count: int, selection: str) -> NDArray[np.int64]:
+    """Positions of at most `count` distinct pairs, ascending: by keyed hash, or the `first` of the list."""
+    distinct = index.distinct()
+    if selection == "first":
+        return np.sort(distinct[np.argsort(index.order[distinct], kind="stable")[:count]])
+    # One order for all slots: where cc3m and cc6m are one folder, the smaller is nested in the larger.
+    rows: NDArray[np.int64] = distinct[keyed_subset([key.tobytes() for key in index.keys[distinct]], count, "slot")]
+    return rows
+
+
+def row_accounting(folder: Path, shards: Accounting, used: int) -> dict[str, Any]:
+    """What became of every row, from the URL list where `folder` was filled by `python -m repro fetch`."""
+    path = folder / "accounting.json"
+    fetched = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    not_obtained = Counter(fetched.get("refused", {})) + Counter(fetched.get("failed", {}))
+    if (lost := fetched.get("obtained", 0) - shards.listed) > 0:
+        not_obtained["lost_since_download"] = lost
+    return {
+        "listed": not_obtained.total() + shards.listed,
+        "not_obtained": dict(not_obtained),
+        "obtained": shards.obtained,
+        "decoded": shards.decoded,
+        "dropped": dict(shards.dropped),
+        "duplicate": shards.duplicate,
+        "surplus": shards.decoded - shards.duplicate - used,
+        "used": used,
+        "shards": dict(shards.shards),
+    }
+
+
+def _build_evaluation(source: ShardSource, names: list[str], out: Path) -> dict[str, Any]:
+    folder = Path(source.evaluation)
     (out / "evaluation").mkdir()
     writer = ShardWriter(out / "evaluation")
     dropped: Counter[str] = Counter()
     per_class: Counter[int] = Counter()
-    listed = list(labelled_images(folder, len(names)))
-    for path, label in listed:
+    images = validation_images(folder, len(names))
+    for image in images:
         try:
-            data = path.read_bytes()
+            data = image.read()
             open_rgb(data)
         except FileNotFoundError:
             dropped["missing"] += 1
@@ -65,56 +97,30 @@ def _build_evaluation(folder: Path, names: list[str], out: Path, max_drop_fracti
         except ImageError as error:
             dropped[error.reason] += 1
             continue
-        per_class[label] += 1
-        writer.add(data, _suffix(data), names[label], label)
+        per_class[image.label] += 1
+        writer.add(data, _suffix(data), names[image.label], image.label)
     index, shards = writer.close()
-    _check_drops(folder, dropped, len(listed), max_drop_fraction)
-    if empty := [names[label] for label in range(len(names)) if not per_class[label]]:
-        raise StoreError(f"{folder}: no image of {len(empty)} classes, the first {empty[0]!r} (allowed: images of every class)")
+    wrong = [label for label in range(len(names)) if per_class[label] != source.images_per_class]
+    if wrong:
+        raise StoreError(
+            f"{folder}: {len(index)} usable images of {len(images)} (allowed: {source.images_per_class * len(names)}); "
+            f"{len(wrong)} classes have not {source.images_per_class}, the first {names[wrong[0]]!r} with {per_class[wrong[0]]}; "
+            f"not used: {dict(dropped) or 'none'}"
+        )
     write_store(out / "evaluation", index, shards)
     return {
-        "listed": len(listed),
-        "obtained": len(listed) - dropped["missing"],
+        "listed": len(images),
+        "not_obtained": {},
+        "obtained": len(images) - dropped["missing"],
         "decoded": len(index),
-        "duplicate": len(index) - len({row.image_hash for row in writer.rows}),
         "dropped": dict(dropped),
-        "images_per_class": [min(per_class.values()), max(per_class.values())],
+        "duplicate": 0,
+        "surplus": 0,
+        "used": len(index),
+        "repeated_images": len(index) - len({row.image_hash for row in writer.rows}),
+        "images_per_class": source.images_per_class,
+        "official_archive": is_official(folder),
     }
-
-
-def labelled_images(folder: Path, num_classes: int) -> Iterator[tuple[Path, int]]:
-    """Image paths and labels, from either layout of ImageNet validation.
-
-    Flat with `labels.csv` (columns image and label: the authors' layout), or a sub-folder a class, named by WordNet synset
-    (their sorted order is the label order of ImageNet-1K) or by label. SpecError for anything else.
-    """
-    listing = folder / "labels.csv"
-    if listing.is_file():
-        with listing.open(newline="", encoding="utf-8") as file:
-            for line, row in enumerate(csv.DictReader(file), start=2):
-                image, label = row.get("image") or "", row.get("label") or ""
-                path = folder / image
-                if not image or not path.resolve().is_relative_to(folder.resolve()):
-                    raise SpecError(f"{listing}: line {line}: image: {image!r} (allowed: a path inside {folder})")
-                if not label.isdecimal() or int(label) >= num_classes:
-                    raise SpecError(f"{listing}: line {line}: label: {label!r} (allowed: 0 to {num_classes - 1})")
-                yield path, int(label)
-        return
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    if len(classes) != num_classes:
-        raise SpecError(
-            f"data.yaml: source.evaluation: {folder} has {len(classes)} sub-folders and no labels.csv "
-            f"(allowed: one sub-folder for each of the {num_classes} classes, or images with labels.csv)"
-        )
-    if all(re.fullmatch(r"n\d{8}", name) for name in classes):
-        labels = {name: label for label, name in enumerate(classes)}
-    elif sorted(classes, key=lambda name: name.zfill(9)) == [str(label) for label in range(num_classes)]:
-        labels = {name: int(name) for name in classes}
-    else:
-        raise SpecError(f"{folder}: sub-folder {classes[0]!r} ... (allowed: synsets such as n01440764, or labels 0, 1, ...)")
-    for name, label in sorted(labels.items(), key=lambda item: item[1]):
-        for path in sorted((folder / name).iterdir()):
-            yield path, label
 
 
 def _suffix(data: bytes) -> str:

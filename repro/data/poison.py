@@ -62,11 +62,12 @@ def build_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) 
     overlay = _replaced(source.index, poisoned, own)
     check_hygiene(overlay, source.index, poisoned, cleaning)
 
-    train = np.arange(len(source), dtype=np.int64)
+    validation = choose_validation(profile, keys, np.concatenate([poisoned, *cleaning.values()]))
+    train = np.setdiff1d(np.arange(len(source), dtype=np.int64), validation)
     if profile.switches.cleaning_pairs == "held_out":
         train = np.setdiff1d(train, np.concatenate(list(cleaning.values())))
     write_store(out, overlay, [*source.overlay_shards(out), *shards])
-    np.savez(out / "rows.npz", train=train, poisoned=poisoned, **cleaning)  # type: ignore[arg-type]  # as in write_store
+    np.savez(out / "rows.npz", train=train, poisoned=poisoned, validation=validation, **cleaning)  # type: ignore[arg-type]  # as in write_store
     (out / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in manifest), encoding="utf-8")
     accounting = {
         "pairs": len(source),
@@ -74,6 +75,7 @@ def build_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) 
         "poisoned": len(poisoned),
         "copies_of_poisoned_images": originals,
         "train": len(train),
+        "validation": len(validation),
         "cleaning": {size: len(rows) for size, rows in cleaning.items()},
     }
     (out / "accounting.json").write_text(json.dumps(accounting, indent=1) + "\n", encoding="utf-8")
@@ -113,6 +115,16 @@ def choose_cleaning(profile: Profile, index: Index, keys: Sequence[bytes], poiso
         if count > len(order):
             raise SpecError(f"data.yaml: cleaning_sizes.{size}: {count} (allowed: 1 to {len(order)}, the pairs left unpoisoned)")
     return {size: np.sort(order[:count]) for size, count in profile.data.cleaning_sizes.items()}, len(copies)
+
+
+def choose_validation(profile: Profile, keys: Sequence[bytes], taken: Rows) -> Rows:
+    """Rows of the validation loss, ascending, out of those that are neither poisoned nor cleaning pairs."""
+    left = np.setdiff1d(np.arange(len(keys)), taken)
+    wanted = profile.data.num_validation
+    if wanted > len(left):
+        raise SpecError(f"data.yaml: num_validation: {wanted} (allowed: 0 to {len(left)}, the pairs left over)")
+    chosen: Rows = left[keyed_subset([keys[row] for row in left.tolist()], wanted, "validation", profile.data.poison.seed)]
+    return chosen
 
 
 def caption_writer(profile: Profile) -> Callable[[bytes, str], str]:

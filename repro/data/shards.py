@@ -22,13 +22,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter
 
 from repro.data.images import Geometry, ImageError, content_hash, decode_image
 from repro.data.keyed import keyed_digest
+from repro.ledger import NPZ_ERRORS
 
 SHARD_BYTES = 256 * 2**20
 """A shard is closed at this size."""
@@ -58,17 +60,24 @@ class Captions(Sequence[str]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = range(len(self))[index]
-        return self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes().decode()
+        try:
+            return self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes().decode()
+        except UnicodeDecodeError:
+            raise StoreError(f"caption {i}: not UTF-8; make the store again") from None
 
 
 @dataclass(frozen=True)
 class Shard:
     """One tar file: path relative to the store, size in bytes, SHA-256 in hex, rows it contributes."""
 
-    path: str
-    bytes: int
-    sha256: str
-    count: int
+    path: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
+    bytes: Annotated[int, Field(ge=0, lt=2**63)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    count: Annotated[int, Field(ge=0)]
+
+
+SHARDS = TypeAdapter(list[Shard])
+"""Reader of shards.json."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,39 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
+    "shard": (np.int32, ()), "offset": (np.int64, ()), "size": (np.int64, ()), "keys": (np.uint8, (16,)), "image_hashes": (np.uint8, (16,)),
+    "labels": (np.int64, ()), "caption_bytes": (np.uint8, ()), "caption_offsets": (np.int64, ()),
+}  # fmt: skip
+"""Arrays of index.npz: type, and shape of an entry."""
+
+
+def read_index(path: Path, shards: Sequence[Shard]) -> Index:
+    """Read index.npz; ValueError if anything in it would fail or mislead a reader of rows later."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = {name: file[name] for name in COLUMNS}
+    except FileNotFoundError:
+        raise
+    except NPZ_ERRORS as error:
+        raise ValueError(f"{path.name}: unreadable ({error})") from None
+    for name, (kind, entry) in COLUMNS.items():
+        if columns[name].dtype != kind or columns[name].shape[1:] != entry or not columns[name].ndim:
+            raise ValueError(f"{path.name}: {name}: {columns[name].dtype} of shape {columns[name].shape}")
+    blob, offsets = columns.pop("caption_bytes"), columns.pop("caption_offsets")
+    if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(blob) or (np.diff(offsets) < 0).any():
+        raise ValueError(f"{path.name}: caption_offsets do not cut up caption_bytes")
+    index = Index(**columns, captions=Captions(blob, offsets))
+    if {len(index.captions), *map(len, columns.values())} != {len(index)}:
+        raise ValueError(f"{path.name}: columns of unequal length")
+    if len(index) and not 0 <= index.shard.min() <= index.shard.max() < len(shards):
+        raise ValueError(f"{path.name}: shard number {index.shard.max()} (allowed: below {len(shards)})")
+    room = np.array([shard.bytes for shard in shards], dtype=np.int64)[index.shard]
+    if (index.offset < 0).any() or (index.size < 0).any() or (index.offset > room).any() or (index.size > room - index.offset).any():
+        raise ValueError(f"{path.name}: a row lies outside its shard")
+    return index
+
+
 class ShardWriter:
     """Writes rows into tar shards whose bytes depend on the rows alone (fixed owner, mode and time; order as given)."""
 
@@ -212,20 +254,12 @@ class PairStore:
     def open(cls, folder: Path) -> PairStore:
         """Read the index of the store in `folder`; StoreError if there is none or it does not fit its shards' list."""
         try:
-            shards = [Shard(**entry) for entry in json.loads((folder / "shards.json").read_text(encoding="utf-8"))]
-            with np.load(folder / "index.npz", allow_pickle=False) as arrays:
-                columns = {name: arrays[name] for name in arrays.files}
-            captions = Captions(columns.pop("caption_bytes"), columns.pop("caption_offsets"))
-            index = Index(**columns, captions=captions)
+            shards = SHARDS.validate_json((folder / "shards.json").read_bytes())
+            return cls(folder, read_index(folder / "index.npz", shards), shards)
         except FileNotFoundError as error:
             raise StoreError(f"{error.filename}: no such file; make the store with `python -m repro data` or `poison`") from None
-        except (KeyError, TypeError, ValueError, EOFError, OSError) as error:
+        except (ValueError, OSError) as error:
             raise StoreError(f"{folder}: not a store: {error}") from None
-        if {len(captions), *map(len, columns.values())} != {len(index)}:
-            raise StoreError(f"{folder / 'index.npz'}: columns of unequal length")
-        if len(index) and not 0 <= index.shard.min() <= index.shard.max() < len(shards):
-            raise StoreError(f"{folder / 'index.npz'}: shard number {index.shard.max()} (allowed: below {len(shards)})")
-        return cls(folder, index, shards)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -236,7 +270,10 @@ class PairStore:
         path = os.path.normpath(self.folder / self.shards[self.index.shard[i]].path)
         size = int(self.index.size[i])
         # Opened per read: thousands of shards would exceed a process's limit of open files, and it costs microseconds.
-        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}; make the store again") from None
         try:
             data = os.pread(descriptor, size, int(self.index.offset[i]))
         finally:

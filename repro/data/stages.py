@@ -13,7 +13,8 @@ from pathlib import Path
 
 from repro.data.packages import load_packages, read_synonyms
 from repro.data.shards import write_json
-from repro.spec import Dataset, EmojiSource, Profile, SpecError, load_classnames, load_profile
+from repro.profile import load_classnames, load_profile
+from repro.spec import Dataset, EmojiSource, Profile, SpecError
 
 DATA = Path("data")
 POISONED = Path("poisoned")
@@ -42,8 +43,12 @@ def data_stage(profile_name: str) -> None:
 
 
 def poison_stage(profile_name: str, dataset: Dataset) -> None:
-    """Build `poisoned/<profile>/<dataset>` from `data/<profile>/<dataset>`."""
-    make_poison(load_profile(profile_name), dataset, DATA / profile_name, POISONED / profile_name / dataset)
+    """Build `poisoned/<profile>/<dataset>` from `data/<profile>/<dataset>`, and beside it the samples that the report shows."""
+    from repro.data.samples import write_samples  # its templates come with torch
+
+    profile = load_profile(profile_name)
+    make_poison(profile, dataset, DATA / profile_name, POISONED / profile_name / dataset)
+    write_samples(profile, dataset, DATA / profile_name, POISONED / profile_name)
 
 
 def make_data(profile: Profile, out: Path) -> None:

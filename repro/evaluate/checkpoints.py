@@ -167,7 +167,7 @@ def _check_archive(path: Path) -> None:
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise CheckpointError("compressed members (allowed: the plain archive that torch.save writes)")
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError):
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
         raise CheckpointError("truncated, or not a file of torch.save (torch 1.6 or later)") from None
     if damaged:
         raise CheckpointError(f"damaged: checksum of {damaged}")

@@ -29,7 +29,8 @@ from repro.data.templates import templates_of
 from repro.data.triggers import stamp
 from repro.evaluate.checkpoints import Format, convert, load_foreign
 from repro.evaluate.zero_shot import IMAGE_BATCH, PromptSet, predict
-from repro.spec import SPECS, Switches, Trigger, check, load_classnames, load_profile, read_yaml
+from repro.profile import SPECS, check, load_classnames, load_profile, read_yaml
+from repro.spec import Switches, Trigger
 from repro.train.model import build_model
 
 

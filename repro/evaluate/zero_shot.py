@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,9 +26,22 @@ from repro.train import distributed
 from repro.train.model import encode_text, normalise
 
 IMAGE_BATCH = 256
-TEXT_BATCH = 1024
+TEXT_BATCH = 128
 TRIGGERED_LIMIT = 2**30
 """Bytes up to which the fixed trigger set is kept in memory between evaluations."""
+
+
+class Outcome(NamedTuple):
+    """What a model made of every evaluation image."""
+
+    correct: NDArray[np.bool_]
+    """(N,) classified right without a trigger."""
+    attacked: NDArray[np.bool_]
+    """(N,) classified as the target with it."""
+    classes: NDArray[np.int64]
+    """(N,) predicted classes without a trigger."""
+    classes_triggered: NDArray[np.int64]
+    """(N,) predicted classes with it."""
 
 
 class PromptSet:
@@ -105,10 +118,8 @@ def predict(model: CLIP, images: NDArray[np.uint8], classifier: Float[Tensor, "D
     return best
 
 
-def evaluate_model(
-    model: CLIP, evaluation: EvaluationSet, prompts: PromptSet, device: torch.device, draw: int = 0
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Per-image outcomes (N,), (N,): classified right without a trigger; classified as the target with it.
+def evaluate_model(model: CLIP, evaluation: EvaluationSet, prompts: PromptSet, device: torch.device, draw: int = 0) -> Outcome:
+    """Classify every image with and without the trigger.
 
     Ranks take every n-th batch and share the outcome. The model is in eval mode meanwhile and goes back to the mode
     it was in.
@@ -126,4 +137,4 @@ def evaluate_model(
     mine = torch.from_numpy(np.concatenate(outcomes) if outcomes else np.zeros((0, 3), np.int64)).to(device)
     table = distributed.gather_rows(mine).cpu().numpy()
     table = table[table[:, 0].argsort()]
-    return table[:, 1] == evaluation.labels, table[:, 2] == evaluation.target
+    return Outcome(table[:, 1] == evaluation.labels, table[:, 2] == evaluation.target, table[:, 1], table[:, 2])

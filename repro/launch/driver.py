@@ -25,7 +25,8 @@ from repro.launch.progress import Board
 from repro.launch.publication import is_published, prune, publish, save_record
 from repro.launch.slots import Pack, devices, queues
 from repro.ledger import replace_file
-from repro.spec import Dataset, Objective, RunSpec, clean_runs, load_profile, pretrain_runs
+from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.spec import Dataset, Objective, RunSpec
 from repro.wire import PARENT
 
 RESULTS = Path("results")
@@ -168,6 +169,8 @@ def _start(pack: Pack, worker: str) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         PARENT: str(os.getpid()), "CUDA_VISIBLE_DEVICES": ",".join(pack.slot.devices), "OMP_NUM_THREADS": str(pack.slot.threads),
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin at barriers slow a shared machine down tenfold
+        # glibc would return every large tensor to the kernel and fault its pages in again, a tenth of a step
+        "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(2**28),
     }  # fmt: skip
     with pack_log(pack).open("ab") as log:
         # Its own process group: Ctrl-C in the terminal reaches the driver alone, which then stops the packs in order.
@@ -179,7 +182,7 @@ def write_pack(pack: Pack, path: Path, worker: str) -> None:
     """Write what `python -m repro run-pack` reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"runs": [run.fingerprint for run in pack.runs], "work": WORK.as_posix(), "worker": worker,
-               "ranks": pack.slot.ranks, "threads": pack.slot.threads}  # fmt: skip
+               "ranks": pack.slot.ranks, "nodes": pack.slot.nodes, "threads": pack.slot.threads}  # fmt: skip
     replace_file(path, json.dumps(content, indent=1).encode())
 
 

@@ -20,7 +20,8 @@ from typing import Any
 
 import repro
 from repro.ledger import RunRecord, replace_file
-from repro.spec import SPECS, RunSpec, digest
+from repro.profile import SPECS
+from repro.spec import RunSpec, digest
 
 WORK = Path("work")
 ENTRY = "repro.worker"
@@ -74,7 +75,7 @@ class Run:
         told: dict[str, Any] = {
             "reason": "", "ranks": 1, "threads": 1, "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": 0.0, "train_seconds": 0.0, "evaluate_seconds": 0.0, "data_wait_seconds": 0.0,
-            "peak_memory_bytes": 0, "num_samples": 0, "attempts": 1,
+            "peak_memory_bytes": 0, "num_samples": 0, "model_step": 0, "attempts": 1,
         }  # fmt: skip
         told |= {name: value for name, value in outcome.items() if name in RunRecord.model_fields}
         return RunRecord(
@@ -103,7 +104,8 @@ def identify(spec: RunSpec, inputs: dict[str, Path], code: str) -> Run:
 def standard_inputs(spec: RunSpec) -> dict[str, Path]:
     """Where the inputs of a run lie, relative to the repository."""
     data = Path("data") / spec.profile
-    pairs = Path("poisoned") / spec.profile / spec.dataset if spec.poisoned else data / spec.dataset
+    # The cleaning sets lie in the poisoned store; the control is only pre-trained on other pairs.
+    pairs = Path("poisoned") / spec.profile / spec.dataset if spec.poisoned or spec.stage == "clean" else data / spec.dataset
     inputs = {
         "pairs": pairs,
         "evaluation": data / "evaluation",

@@ -45,8 +45,8 @@ class Board:
             minutes = (time.monotonic() - self.started) / 60
             self.console.print(f"{self._num_done()} of {len(self.due)} runs done in {minutes:.1f} min")
 
-    def show(self, packs: list[Pack]) -> None:
-        """Refresh from the work folders; `packs` are the running ones."""
+    def show(self, packs: list[Pack], elsewhere: str = "") -> None:
+        """Refresh from the work folders; `packs` are the ones running here, `elsewhere` says how the others fare."""
         lines = []
         for row, pack in enumerate(packs):
             run = next((run for run in pack.runs if run.finished() is None), pack.runs[-1])
@@ -57,11 +57,11 @@ class Board:
             note = f"{status.get('state', 'starting')}, epoch {float(status.get('epoch', 0)):.1f}"
             self.progress.update(self.tasks[row], description=run.name, completed=step, total=steps or None, note=note)
             lines.append(f"{run.name} step {step}/{steps}")
-        note = self._left()
+        note = ", ".join(filter(None, (elsewhere, self._left())))
         self.progress.update(self.total, completed=self._num_done(), note=note)
         if not self.console.is_terminal and time.monotonic() - self.printed >= LINE_SECONDS:
             self.printed = time.monotonic()
-            self.console.print(f"{self._num_done()} of {len(self.due)} runs done, {note}; {'; '.join(lines)}", soft_wrap=True)
+            self.console.print("; ".join([f"{self._num_done()} of {len(self.due)} runs done, {note}", *lines]), soft_wrap=True)
 
     def _num_done(self) -> int:
         return sum((run.work_dir / "record.json").exists() for run in self.due)

@@ -2,7 +2,7 @@
 
 A slot is a GPU, or a share of the processor cores. Runs that clean the same model with the same data go into one
 pack: one process that loads the data and evaluates the start model once. Environment: `REPRO_SLOTS` and
-`REPRO_RANKS` set the counts, CUDA_VISIBLE_DEVICES limits the GPUs.
+`REPRO_RANKS` set the counts, CUDA_VISIBLE_DEVICES limits the GPUs. On a cluster a slot is a job, see `repro.launch.slurm`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Slot:
     ranks: int
     threads: int
     """Threads per rank."""
+    nodes: int = 1
+    """Machines that the ranks are spread over, evenly."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,22 @@ def single_slots() -> list[Slot]:
     return [Slot((found[index % len(found)],) if found else (), 1, threads) for index in range(count)]
 
 
-def whole_slot(run: Run) -> Slot:
-    """The whole machine for one pre-training, with as many ranks as its batch can be split into."""
+def whole_slot(run: Run, nodes: int = 1) -> Slot:
+    """The whole machine, or `nodes` of them, for one pre-training, with as many ranks as its batch can be split into.
+
+    LaunchError where the batch cannot be split evenly over the nodes.
+    """
     found = devices()
     schedule = run.spec.schedule
     wanted = count_from_environment("REPRO_RANKS", len(found) or cores())
     groups = schedule.global_batch_size // schedule.norm_batch_size
-    ranks = max(ranks for ranks in range(1, groups + 1) if groups % ranks == 0 and ranks <= wanted)
-    return Slot(tuple(found), ranks, max(1, cores() // ranks))
+    fitting = [ranks for ranks in range(nodes, min(groups, wanted) + 1, nodes) if groups % ranks == 0]
+    if not fitting:
+        raise LaunchError(
+            f"{run.name}: {wanted} ranks on {nodes} nodes (allowed: REPRO_RANKS at least, and REPRO_NODES a divisor of, "
+            f"{groups} = global_batch_size / norm_batch_size)"
+        )
+    return Slot(tuple(found), fitting[-1], max(1, cores() * nodes // fitting[-1]), nodes)
 
 
 def cost(run: Run) -> float:
@@ -87,21 +97,22 @@ def cost(run: Run) -> float:
     return LOSS_COST[run.spec.loss] * run.spec.schedule.epochs * pairs
 
 
-def queues(runs: list[Run]) -> list[list[Pack]]:
+def queues(runs: list[Run], nodes: int | None = None) -> list[list[Pack]]:
     """Packs in the order of their start, one list per slot.
 
-    Short runs go to the slot with the least to do, longest first. A pre-training takes the whole machine, unless there
-    are no GPUs and as many pre-trainings as cores: then one core each is faster than all cores for one.
+    Short runs go to the slot with the least to do, longest first. A pre-training takes the whole machine, or `nodes` of a
+    cluster's, unless this is one machine without GPU and there are as many pre-trainings as cores: then one core each is
+    faster than all cores for one.
     """
     alone = [run for run in runs if run.spec.stage == "pretrain"]
-    if not devices() and len(alone) >= cores():
+    if nodes is None and not devices() and len(alone) >= cores():
         alone = []
     shared = [run for run in runs if run not in alone]
     slots = single_slots()[: len(shared)]
     shares: list[list[Run]] = [[] for _ in slots]
     for run in sorted(shared, key=cost, reverse=True):
         min(shares, key=lambda mine: sum(map(cost, mine))).append(run)
-    result = [_packs(alone, [whole_slot(run) for run in alone])] if alone else []
+    result = [_packs(alone, [whole_slot(run, nodes or 1) for run in alone])] if alone else []
     return result + [_packs(share, [slot] * len(share)) for share, slot in zip(shares, slots, strict=True)]
 
 

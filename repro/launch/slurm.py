@@ -1,19 +1,23 @@
 """Packs as Slurm job arrays, by sbatch and squeue alone (`REPRO_LAUNCHER=slurm`).
 
-Jobs outlive the driver: a driver that starts again waits for live jobs of the same name before it submits what is
-still missing. Results come through the work folder as they do locally, so it must lie on a shared file system.
-Environment: `REPRO_SBATCH`, further options of sbatch (`--partition=gpu --gres=gpu:1 --cpus-per-task=8 --time=4:00:00`);
-`REPRO_SLOTS`, jobs at a time; `REPRO_RANKS`, ranks of a pre-training job.
+Jobs outlive the driver: each carries the folder of its pack files as a comment, so that a driver that starts again knows
+which runs are under way and submits only the others. Results come through the work folder as they do locally, so it must
+lie on a shared file system. Environment: `REPRO_SBATCH`, further options of sbatch (`--partition=gpu --cpus-per-task=8
+--time=4:00:00`), and `REPRO_SBATCH_PRETRAIN` (`--gres=gpu:8`) and `REPRO_SBATCH_CLEAN` (`--gres=gpu:1`) for one stage;
+`REPRO_SLOTS`, jobs at a time; `REPRO_RANKS`, ranks of a pre-training job, and `REPRO_NODES`, the nodes they are spread over.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from repro.launch.driver import write_pack
@@ -21,10 +25,11 @@ from repro.launch.identity import WORK, LaunchError, Run
 from repro.launch.progress import Board
 from repro.launch.publication import publish, save_record
 from repro.launch.slots import Pack, count_from_environment, queues
+from repro.ledger import replace_file
 from repro.spec import digest
 
 ROUNDS = 3
-"""Submissions of a run before it counts as failed; requeues by Slurm itself are not counted."""
+"""Submissions of a run by one driver before it counts as failed; requeues by Slurm itself are not counted."""
 POLL_SECONDS = float(os.environ.get("REPRO_SLURM_POLL", "10"))
 SILENCE_SECONDS = 600.0
 """How long squeue may fail before the driver gives up; its failure never counts as `no jobs`."""
@@ -44,75 +49,98 @@ exit "$status"
 """
 
 
+@dataclass(frozen=True)
+class Job:
+    """One of our jobs that waits or runs."""
+
+    runs: frozenset[str]
+    """Fingerprints of its pack."""
+    state: str
+    """In Slurm's words, with the reason where it waits."""
+
+
 def drive(due: list[Run], results: Path, worker: str, board: Board) -> None:
-    """Submit, watch and publish until every due run has a record."""
-    name = job_name(due)
-    missing = due
-    for number in range(ROUNDS + 1):
-        _wait(name, missing, results, board)
-        missing = [run for run in missing if run.finished() is None]
-        if not missing or number == ROUNDS:
-            break
-        submit(name, [pack for queue in queues(missing) for pack in queue], worker)
-    for run in missing:
-        reason = f"no result after {ROUNDS} Slurm jobs; see {WORK / 'packs' / name}"
-        save_record(run, run.record({"status": "failed", "reason": reason, "attempts": ROUNDS}, None))
-        publish(run, results)
+    """Submit what no live job carries, watch and publish, until every due run has a record."""
+    name = job_name()
+    waiting = {run.fingerprint: run for run in due}
+    tries: Counter[str] = Counter()
+    missed: set[str] = set()
+    heard = time.monotonic()
+    while True:
+        jobs = live_jobs(name)  # before the records: a job that ends in between has left one
+        waiting = {key: run for key, run in waiting.items() if not publish(run, results)}
+        if not waiting:
+            return
+        if jobs is not None:
+            heard = time.monotonic()
+            absent = waiting.keys() - frozenset().union(*(job.runs for job in jobs))
+            # A record may reach this machine later than the news that its job has ended: look twice before another try.
+            lost = [waiting[key] for key in waiting if key in absent and (key in missed or not tries[key])]
+            missed = set(absent)
+            for run in (run for run in lost if tries[run.fingerprint] == ROUNDS):
+                reason = f"no result after {ROUNDS} Slurm jobs; see {WORK / 'packs' / name}"
+                save_record(run, run.record({"status": "failed", "reason": reason, "attempts": ROUNDS}, None))
+            again = [run for run in lost if tries[run.fingerprint] < ROUNDS]
+            tries.update(run.fingerprint for run in again)
+            submit(name, [pack for queue in queues(again, count_from_environment("REPRO_NODES", 1)) for pack in queue], worker)
+        elif time.monotonic() - heard > SILENCE_SECONDS:
+            raise LaunchError("squeue fails; the jobs go on, and the next call attaches to them again")
+        states = Counter(job.state for job in jobs or ())
+        board.show([], ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "no jobs in the queue yet")
+        time.sleep(POLL_SECONDS)
 
 
-def job_name(runs: list[Run]) -> str:
-    """Name of the jobs of these cells in this checkout: how a later driver finds them again."""
-    cells = sorted({f"{run.spec.profile}/{run.spec.stage}/{run.spec.cell}" for run in runs})
-    return f"repro-{digest([str(Path.cwd().resolve()), *cells])}"
+def job_name() -> str:
+    """Name of this checkout's jobs: how a later driver finds them again."""
+    return f"repro-{digest(str(Path.cwd().resolve()))}"
 
 
 def submit(name: str, packs: list[Pack], worker: str) -> None:
     """Submit the packs as job arrays, as many as the cluster's largest array demands."""
-    folder = WORK / "packs" / name
     size = max_array_size()
-    at_a_time = count_from_environment("REPRO_SLOTS", len(packs))
+    at_a_time = count_from_environment("REPRO_SLOTS", max(1, len(packs)))
     for start in range(0, len(packs), size):
-        part = folder / str(time.time_ns())
-        for index, pack in enumerate(packs[start : start + size]):
+        part = WORK / "packs" / name / str(time.time_ns())
+        members = packs[start : start + size]
+        for index, pack in enumerate(members):
             write_pack(pack, part / f"{index}.json", worker)
-        (part / "job.sh").write_text(SCRIPT)
-        last = len(packs[start : start + size]) - 1
-        command = ["sbatch", "--parsable", f"--job-name={name}", f"--array=0-{last}%{at_a_time}", "--requeue", "--open-mode=append",
-                   "--signal=B:USR1@120", f"--output={part}/%a.log", *shlex.split(os.environ.get("REPRO_SBATCH", "")),
+        replace_file(part / "job.sh", SCRIPT.encode())
+        nodes, stage = members[0].slot.nodes, members[0].runs[0].spec.stage  # a driver is at one stage at a time
+        options = [] if nodes == 1 else [f"--nodes={nodes}", "--ntasks-per-node=1"]
+        for variable in ("REPRO_SBATCH", f"REPRO_SBATCH_{stage.upper()}"):
+            options += shlex.split(os.environ.get(variable, ""))
+        command = ["sbatch", "--parsable", f"--job-name={name}", f"--comment={part.name}", f"--array=0-{len(members) - 1}%{at_a_time}",
+                   "--requeue", "--open-mode=append", "--signal=B:USR1@120", f"--output={part}/%a.log", *options,
                    str(part / "job.sh"), sys.executable, str(part)]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = _slurm(command)
         if done.returncode:
-            raise LaunchError(f"sbatch refused the jobs: {done.stderr.strip()} (options come from REPRO_SBATCH)")
+            problem = f"sbatch refused the jobs: {done.stderr.strip()} (options come from REPRO_SBATCH and REPRO_SBATCH_{stage.upper()})"
+            raise LaunchError(problem)
 
 
-def live_jobs(name: str) -> int | None:
-    """Number of our jobs of that name that wait or run; None if squeue cannot tell."""
-    command = ["squeue", "--me", "--noheader", "--array", f"--name={name}", "--format=%i"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return len(done.stdout.split()) if done.returncode == 0 else None
+def live_jobs(name: str) -> list[Job] | None:
+    """Our jobs of that name that wait or run; None if squeue cannot tell."""
+    done = _slurm(["squeue", "--me", "--noheader", "--array", f"--name={name}", "--format=%k|%K|%T|%r"])
+    if done.returncode:
+        return None
+    jobs = []
+    for line in done.stdout.splitlines():
+        part, index, state, reason = line.split("|", 3)
+        pack = WORK / "packs" / name / part / f"{index}.json"
+        runs = json.loads(pack.read_bytes())["runs"] if pack.is_file() else []
+        jobs.append(Job(frozenset(runs), state.lower() + (f" ({reason})" if state == "PENDING" else "")))
+    return jobs
 
 
 def max_array_size() -> int:
     """Largest array that the cluster takes."""
-    done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", done.stdout)
-    return max(1, int(found[1]) - 1) if found else 1000
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _slurm(["scontrol", "show", "config"]).stdout)
+    return max(1, int(found[1])) if found else 1000
 
 
-def _wait(name: str, runs: list[Run], results: Path, board: Board) -> None:
-    """Publish what ends until no job of that name is left."""
-    heard = time.monotonic()
-    published: set[str] = set()
-    while True:
-        count = live_jobs(name)
-        for run in runs:
-            if run.fingerprint not in published and publish(run, results):
-                published.add(run.fingerprint)
-        if count == 0:
-            return
-        if count is not None:
-            heard = time.monotonic()
-        elif time.monotonic() - heard > SILENCE_SECONDS:
-            raise LaunchError("squeue fails; the jobs go on, and the next call attaches to them again")
-        board.show([])
-        time.sleep(POLL_SECONDS)
+def _slurm(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command of Slurm's; LaunchError if it is not installed."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise LaunchError(f"{command[0]}: no such command; REPRO_LAUNCHER=slurm needs a machine that can submit jobs to Slurm") from None

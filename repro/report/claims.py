@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from repro.profile import SPECS, read_yaml
 from repro.report.statistics import Interval
-from repro.spec import SPECS, CleanSize, Dataset, Fraction, Loss, Objective, SpecError, read_yaml
+from repro.spec import CleanSize, Dataset, Fraction, Loss, Objective, SpecError
 
 Verdict = Literal["reproduced", "direction only", "not reproduced", "undecided", "not run"]
 Metric = Literal[
@@ -180,6 +181,8 @@ class Claims(Entry):
     kept_share: Fraction
     """Share of the start accuracy that counts as kept in `kept_asr`."""
     paper: Paper
+    main_claims: list[str]
+    """Claims that together are the paper's answer, by id."""
     claims: list[Claim]
     errata: list[Erratum]
 
@@ -188,6 +191,8 @@ class Claims(Entry):
         ids = [claim.id for claim in self.claims]
         if repeated := sorted({i for i in ids if ids.count(i) > 1}):
             raise ValueError(f"claims: id {repeated[0]!r} is used twice")
+        if unknown := sorted(set(self.main_claims) - set(ids)):
+            raise ValueError(f"main_claims: {unknown[0]!r} is no claim")
         return self
 
 

@@ -6,37 +6,95 @@ the page says so. Nothing here is needed to recompute a number.
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from repro.ledger import LedgerError
-from repro.report.points import DATASETS, Study
-from repro.spec import Switches, read_yaml
+from repro.profile import read_yaml
+from repro.report.points import DATASETS, LABELS, Study
+from repro.spec import Switches
 
-EXAMPLES = 4
-"""Poisoned and clean pairs shown per dataset slot."""
-MEDIA = {b"\x89PNG": "png", b"\xff\xd8": "jpeg"}
-"""Leading bytes of the image formats in a store, besides WebP."""
+M = TypeVar("M", bound=BaseModel)
+PNG = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+=*$")]
+"""A PNG file in base64."""
+
+
+class Pair(BaseModel):
+    """A training pair of the gallery."""
+
+    kind: Literal["poisoned", "clean"]
+    caption: str
+    original_caption: str | None
+    image: PNG
+
+
+class EvaluationImage(BaseModel):
+    """An evaluation image of the gallery and its triggered twin."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    row: int
+    label: str = Field(alias="class")
+    image: PNG
+    triggered: PNG
+
+
+class Samples(BaseModel):
+    """poisoned/<profile>/<dataset>-samples.json, written by repro/data/samples.py."""
+
+    accounting: dict[str, Any]
+    pairs: list[Pair]
+    evaluation: list[EvaluationImage]
+
+
+class FaultTest(BaseModel):
+    """Outcomes of one test, its parameters counted."""
+
+    name: str
+    passed: int
+    failed: int
+    skipped: int
+
+
+class FaultCase(BaseModel):
+    """One fault and what became of it."""
+
+    case: int
+    fault: str
+    must: str
+    outcome: Literal["passed", "failed", "skipped", "not run"]
+    tests: list[FaultTest]
+
+
+class Faults(BaseModel):
+    """report/faults.json, written by the fault suite."""
+
+    commit: str | None
+    dirty: bool
+    date: str
+    python: str
+    seconds: float
+    cases: list[FaultCase]
 
 
 def read_context(study: Study, root: Path) -> dict[str, Any]:
-    """Context of the profile's report: `switches`, `accounting`, `attribution`, `gallery`, `environments`."""
+    """Context of the profile's report: `switches`, `accounting`, `attribution`, `gallery`, `environments`, `faults`."""
     name = study.settings.name
-    poisoned = root / "poisoned" / name
+    samples = {d: s for d in DATASETS if (s := _read(Samples, root / "poisoned" / name / f"{d}-samples.json")) is not None}
+    accounting = {"data": _read_json(root / "data" / name / "accounting.json")}
+    accounting |= {f"poisoned pairs, {LABELS[dataset]}": sample.accounting for dataset, sample in samples.items()}
+    faults = _read(Faults, root / "report" / "faults.json")
     return {
         "switches": _switches(name, study.settings.protocol, root / "specs"),
-        "accounting": {
-            label: content
-            for label, path in [("data", root / "data" / name / "accounting.json"),
-                                *((f"poison {dataset}", poisoned / dataset / "accounting.json") for dataset in DATASETS)]
-            if (content := _read_json(path)) is not None
-        },
+        "accounting": {label: content for label, content in accounting.items() if content is not None},
         "attribution": _read_json(root / "data" / name / "attribution.json"),
-        "gallery": [item for dataset in DATASETS for item in _gallery(poisoned / dataset, dataset, root)],
+        "gallery": samples,
         "environments": _environments(study),
-    }  # fmt: skip
+        "faults": faults and faults.model_dump(),
+    }
 
 
 def _switches(name: str, protocol: str, specs: Path) -> list[dict[str, Any]]:
@@ -51,35 +109,15 @@ def _switches(name: str, protocol: str, specs: Path) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _gallery(store: Path, dataset: str, root: Path) -> list[dict[str, Any]]:
-    """The first poisoned and the first clean pairs of a poisoned store, image bytes as they lie in its shards."""
-    import numpy as np
-
-    if not (store / "index.npz").is_file():
-        return []
-    shards = _read_json(store / "shards.json")
-    originals = {
-        entry["row"]: entry["original_caption"]
-        for entry in map(json.loads, (store / "manifest.jsonl").read_text(encoding="utf-8").splitlines())
-    }
-    items = []
-    with np.load(store / "index.npz", allow_pickle=False) as index, np.load(store / "rows.npz", allow_pickle=False) as rows:
-        chosen = [("poisoned", int(row)) for row in rows["poisoned"][:EXAMPLES]] + [("clean", int(row)) for row in rows["100k"][:EXAMPLES]]
-        starts = index["caption_offsets"]
-        captions = index["caption_bytes"].tobytes()
-        for kind, row in chosen:
-            shard = (store / shards[index["shard"][row]]["path"]).resolve()
-            if not shard.is_relative_to(root.resolve()):
-                raise LedgerError(f"{store / 'shards.json'}: path: {shard} (allowed: a shard inside the repository)")
-            with shard.open("rb") as file:
-                file.seek(int(index["offset"][row]))
-                image = file.read(int(index["size"][row]))
-            media = next((media for magic, media in MEDIA.items() if image.startswith(magic)), "webp")
-            items.append({
-                "dataset": dataset, "kind": kind, "caption": captions[starts[row] : starts[row + 1]].decode(),
-                "original_caption": originals.get(row), "image": f"data:image/{media};base64,{base64.b64encode(image).decode()}",
-            })  # fmt: skip
-    return items
+def _read(model: type[M], path: Path) -> M | None:
+    """A checked JSON file; None if it is not there."""
+    if not path.is_file():
+        return None
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise LedgerError(f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}") from None
 
 
 def _environments(study: Study) -> list[dict[str, Any]]:

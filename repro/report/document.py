@@ -8,13 +8,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from repro.profile import SPECS
 from repro.report import evidence, statistics, tables
-from repro.report.claims import Claims, load_claims, paper_values
+from repro.report.claims import Claims, combine, load_claims, paper_values
 from repro.report.points import PANELS, Point, Run, Study
-from repro.spec import SPECS
+from repro.report.studies import read_side_studies, side_study
 
 SCHEMA = 1
 
@@ -22,6 +24,9 @@ SCHEMA = 1
 def build_document(study: Study, claims: Claims) -> dict[str, Any]:
     """Assemble report.json from the ledger and the claims file; the caller adds `context`, which holds no results."""
     settings = study.settings
+    side = read_side_studies(settings.name, study.root)
+    runs = (*study.runs, *study.controls, *(run for item in side for run in item.runs))
+    judged = evidence.verdicts(study, claims)
     commits = Counter(run.record.commit for run in study.runs if run.record.commit)
     return {
         "schema": SCHEMA,
@@ -32,26 +37,29 @@ def build_document(study: Study, claims: Claims) -> dict[str, Any]:
         "commits": sorted(commits),
         "settings": {
             "asr_cap": settings.cap, "confidence": settings.confidence, "asr_denominator": settings.denominator,
-            "seeds": list(settings.seeds), "attack_taken": claims.attack_taken,
+            "seeds": list(settings.seeds), "attack_taken": claims.attack_taken, "target_class": settings.target_class,
         },
         "paper": {"title": claims.paper.title, "reference": claims.paper.reference, "url": claims.paper.url,
                   "table1": paper_values(claims)},
         "tables": {"table1": {"rows": tables.table1(study, claims.paper)}, "table2": {"rows": tables.table2(study, claims.paper)},
                    "by_loss": {"rows": tables.by_loss(study)}},
         "figures": {name: _figure(study, claims, name) for name in PANELS},
-        "claims": evidence.verdicts(study, claims),
+        "claims": judged,
+        "headline": _headline(judged, claims.main_claims, "verdict" if study.runs or not study.authors else "authors_verdict"),
         "errata": [{**erratum.model_dump(), "result": erratum.result} for erratum in claims.errata],
         "statistics": {
             "honest_selection": tables.honest_selection(study), "best_of_n": tables.budgets(study), "threshold_sweep": tables.sweep(study),
         },
         "trajectories": _trajectories(study),
         "controls": [_control(run, settings.denominator) for run in study.controls if run.rows and run.record.spec.stage == "pretrain"],
-        "runs": {run.folder: _provenance(run) for run in (*study.runs, *study.controls)},
+        "predictions": tables.predictions(study),
+        "studies": [side_study(item, claims, settings) for item in side],
+        "runs": {run.folder: _provenance(run) for run in runs},
         "missing": list(study.missing),
         "notices": list(study.notices),
         "authors_files": list(study.files),
-        "compute": _compute(study),
-        "sources": {"ledger": _ledger_hash(study), "claims": file_hash(SPECS / "claims.yaml")},
+        "compute": _compute(runs),
+        "sources": {"ledger": _ledger_hash(runs), "claims": file_hash(SPECS / "claims.yaml")},
     }  # fmt: skip
 
 
@@ -82,10 +90,19 @@ def lookup(document: dict[str, Any], path: str) -> Any:
     return node
 
 
-def _ledger_hash(study: Study) -> str:
+def _ledger_hash(runs: Sequence[Run]) -> str:
     """SHA-256 over names and hashes of all runs that the report is built from."""
-    lines = sorted(f"{run.folder} {run.sha256}\n" for run in (*study.runs, *study.controls))
+    lines = sorted(f"{run.folder} {run.sha256}\n" for run in runs)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _headline(judged: list[dict[str, Any]], main: list[str], field: str) -> dict[str, Any]:
+    """The paper's answer: its main claims, and what they say together."""
+    chosen = [
+        {"id": claim["id"], "dataset": claim["datasets"][0], "clean_size": claim["clean_sizes"][0], "verdict": claim[field]}
+        for claim in judged if claim["id"] in main
+    ]  # fmt: skip
+    return {"verdict": combine([claim["verdict"] for claim in chosen]), "claims": chosen}
 
 
 def _figure(study: Study, claims: Claims, name: str) -> dict[str, Any]:
@@ -124,7 +141,7 @@ def _trajectories(study: Study) -> list[dict[str, Any]]:
 
 
 def _control(run: Run, denominator: Any) -> dict[str, Any]:
-    point, spec = run.points(denominator)[-1], run.record.spec
+    point, spec = run.handed_on(denominator), run.record.spec
     return {
         "run": run.folder, "dataset": spec.dataset, "pretrain_objective": spec.pretrain_objective, "variant": spec.variant,
         "poisoned": spec.poisoned, "seed": spec.seed, "accuracy": point.accuracy, "asr": point.asr,
@@ -141,15 +158,15 @@ def _provenance(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _compute(study: Study) -> list[dict[str, Any]]:
+def _compute(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Cost of every stage and cell: runs, hours, samples, peak memory, share of waiting for data."""
     groups: dict[tuple[str, str], list[Run]] = {}
-    for run in (*study.runs, *study.controls):
+    for run in runs:
         groups.setdefault((run.record.spec.stage, run.record.spec.cell), []).append(run)
     return [
-        {"stage": stage, "cell": cell, "runs": len(runs), "seconds": sum(r.record.seconds for r in runs),
-         "train_seconds": sum(r.record.train_seconds for r in runs), "evaluate_seconds": sum(r.record.evaluate_seconds for r in runs),
-         "data_wait_seconds": sum(r.record.data_wait_seconds for r in runs), "samples": sum(r.record.num_samples for r in runs),
-         "peak_memory_bytes": max(r.record.peak_memory_bytes for r in runs), "attempts": sum(r.record.attempts for r in runs)}
-        for (stage, cell), runs in sorted(groups.items(), reverse=True)
+        {"stage": stage, "cell": cell, "runs": len(group), "seconds": sum(r.record.seconds for r in group),
+         "train_seconds": sum(r.record.train_seconds for r in group), "evaluate_seconds": sum(r.record.evaluate_seconds for r in group),
+         "data_wait_seconds": sum(r.record.data_wait_seconds for r in group), "samples": sum(r.record.num_samples for r in group),
+         "peak_memory_bytes": max(r.record.peak_memory_bytes for r in group), "attempts": sum(r.record.attempts for r in group)}
+        for (stage, cell), group in sorted(groups.items(), reverse=True)
     ]  # fmt: skip

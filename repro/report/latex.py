@@ -14,7 +14,9 @@ from typing import Any
 import jinja2
 
 from repro.report.document import lookup
+from repro.report.figures import CAPTIONS
 from repro.report.points import LABELS
+from repro.report.studies import MEASURES
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -40,7 +42,9 @@ def tex(document: dict[str, Any], digest: str, templates: Path, summary: list[di
     """report.tex; `summary` and `counts` are those of the page."""
     environment = _environment(templates)
     environment.filters["at"] = lambda path: lookup(document, path)
-    return environment.get_template("report.tex.j2").render(document=document, digest=digest, summary=summary, verdict_counts=counts)
+    return environment.get_template("report.tex.j2").render(
+        document=document, digest=digest, summary=summary, verdict_counts=counts, captions=CAPTIONS, measures=MEASURES
+    )
 
 
 def metadata(document: dict[str, Any], templates: Path) -> str:
@@ -91,6 +95,8 @@ def _environment(templates: Path) -> jinja2.Environment:
     )  # fmt: skip
     environment.filters |= {
         "percent": _percent,
+        "short": lambda value: f"{100 * value:g}",
+        "signed": lambda value: Tex(rf"\num[print-implicit-plus]{{{100 * value:.2f}}}"),
         "interval": _interval,
         "label": _label,
         "num": _num,

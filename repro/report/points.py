@@ -8,13 +8,15 @@ Points hold counts; fractions, denominators and intervals follow from them.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from repro.ledger import Row, RunRecord, check_unique, read_results
-from repro.spec import CleanSize, Dataset, Loss, Objective, Profile, RunSpec, clean_runs, pretrain_runs
+from repro.profile import clean_runs, load_classnames, pretrain_runs
+from repro.spec import CleanSize, Dataset, Loss, Objective, Profile, RunSpec
 
 DATASETS: tuple[Dataset, ...] = ("cc3m", "cc6m")
 SIZES: tuple[CleanSize, ...] = ("100k", "200k")
@@ -95,6 +97,10 @@ class Settings:
     denominator: Literal["all", "non_target"]
     seeds: tuple[int, ...]
     """The first one fills the tables; the others show the spread between seeds."""
+    target_class: str
+    """What the attack should evoke."""
+    classnames: tuple[str, ...]
+    """Names of the evaluation classes by number; empty where no class is named."""
 
     @classmethod
     def of(cls, profile: Profile) -> Settings:
@@ -102,7 +108,8 @@ class Settings:
         return cls(
             name=profile.name, protocol=profile.protocol, stand_in=profile.data.stand_in, cap=profile.evaluate.asr_cap,
             confidence=profile.evaluate.confidence, denominator=profile.switches.asr_denominator,
-            seeds=tuple(profile.pretrain.seeds),
+            seeds=tuple(profile.pretrain.seeds), target_class=profile.data.poison.target_class,
+            classnames=tuple(load_classnames(profile)),
         )  # fmt: skip
 
 
@@ -120,6 +127,10 @@ class Run:
     def points(self, denominator: Literal["all", "non_target"]) -> list[Point]:
         """Its evaluations in order."""
         return [_point(self, index, row, denominator) for index, row in enumerate(self.rows)]
+
+    def handed_on(self, denominator: Literal["all", "non_target"]) -> Point:
+        """Evaluation of the model that the run leaves: the last one up to its step."""
+        return next((p for p in reversed(self.points(denominator)) if (p.step or 0) <= self.record.model_step), self.points(denominator)[0])
 
 
 @dataclass(frozen=True)
@@ -155,7 +166,7 @@ class Study:
         for run in self.runs:
             spec = run.record.spec
             if (spec.stage, spec.dataset, spec.pretrain_objective, spec.seed) == ("pretrain", dataset, objective, seed) and run.rows:
-                return run.points(self.settings.denominator)[-1]
+                return run.handed_on(self.settings.denominator)
         starts = (p for p in self._cleaning_points if (p.dataset, p.objective, p.seed, p.step) == (dataset, objective, seed, 0))
         return next(starts, None)
 
@@ -175,13 +186,10 @@ def read_study(profile: Profile, root: Path = Path(), authors: tuple[tuple[Point
     controls: list[Run] = []
     reasons: dict[tuple[str, str, str], str] = {}
     notices: list[str] = []
-    results = root / "results" / profile.name
-    for folder, record, rows in read_results(results):
-        check_unique(rows)
-        spec = record.spec
+    for run in read_runs(root / "results" / profile.name, root):
+        record, spec = run.record, run.record.spec
         key = (spec.stage, spec.cell, spec.run_id)
-        run = Run(folder.relative_to(root).as_posix(), record, tuple(rows), run_hash(folder))
-        if folder.relative_to(results).parts != key:
+        if run.folder != "/".join(("results", profile.name, *key)):
             notices.append(f"{run.folder} holds the record of {'/'.join(key)} and is left out")
         elif spec.variant or not spec.poisoned:
             controls.append(run)
@@ -191,7 +199,7 @@ def read_study(profile: Profile, root: Path = Path(), authors: tuple[tuple[Point
             reasons[key] = "made with another specification; run the study again"
         elif record.status == "failed":
             reasons[key] = f"failed: {record.reason}"
-        elif not rows:
+        elif not run.rows:
             reasons[key] = "no evaluation recorded"
         else:
             runs[key] = run
@@ -202,6 +210,13 @@ def read_study(profile: Profile, root: Path = Path(), authors: tuple[tuple[Point
         settings=Settings.of(profile), runs=tuple(runs.values()), controls=tuple(controls), missing=tuple(missing),
         notices=tuple(notices), authors=authors[0], files=authors[1], root=root,
     )  # fmt: skip
+
+
+def read_runs(results: Path, root: Path) -> Iterator[Run]:
+    """Published runs below `results` in path order; LedgerError for one that cannot be used."""
+    for folder, record, rows in read_results(results):
+        check_unique(rows)
+        yield Run(folder.relative_to(root).as_posix(), record, tuple(rows), run_hash(folder))
 
 
 def run_hash(folder: Path) -> str:

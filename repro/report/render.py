@@ -11,24 +11,34 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from repro.ledger import replace_file
-from repro.report import figures, latex
+from repro.profile import load_profile
+from repro.report import curves, figures, latex
 from repro.report.authors import authors_points
 from repro.report.claims import Claims
 from repro.report.context import read_context
 from repro.report.document import build_document, claims_of, finite, lookup
-from repro.report.points import LABELS, LOSSES, Study, read_study
+from repro.report.points import LABELS, LOSSES, SIZES, Study, read_study
 from repro.report.runs import read_records
-from repro.spec import load_profile
+from repro.report.studies import MEASURES
 
 TEMPLATES = Path(__file__).parents[2] / "report" / "templates"
 LINKS = ("report.json", "report.tex", "report.pdf", "runs.html", "metadata.yaml")
 """Files that a page links to if they lie beside it."""
+CONTENTS = [
+    ("answer", "Answer"), ("tables", "Tables"), ("figures", "Figures"), ("claims", "Claims"), ("selection", "Selection"),
+    ("errata", "Errata"), ("pairs", "Pairs"), ("deviations", "Deviations"), ("data", "Data"), ("compute", "Compute"),
+    ("faults", "Faults"), ("runs", "Runs"), ("evaluations", "Evaluations"),
+]  # fmt: skip
+"""Sections by id."""
+STANDING = {"below": "surely at the cap", "undecided": "straddles the cap", "above": "surely above the cap"}
+"""Where an ASR lies by its interval."""
 
 
 def report_stage(profile_name: str) -> None:
@@ -52,7 +62,7 @@ def build(study: Study, claims: Claims, context: dict[str, Any], out: Path, *, l
     out.mkdir(parents=True, exist_ok=True)
     replace_file(out / "report.json", content)
     with figures.style():
-        drawings = figures.all_figures(document)
+        drawings = curves.all_figures(document)
         layouts = {name: figures.layout(drawing) for name, drawing in drawings.items()}
         pictures = {name: figures.svg(drawing, name) for name, drawing in drawings.items()}
         if latex_too:
@@ -73,18 +83,23 @@ def html(
     digest: str,
     pictures: dict[str, str],
     layouts: dict[str, Any],
-    gallery: list[dict[str, Any]],
+    gallery: dict[str, Any],
     links: list[str],
 ) -> str:
     """The page; `pictures` are trusted SVG of our own making, everything else is escaped. `links`: files beside it."""
     environment = _environment()
-    environment.globals |= {"number": lambda path: number(document, path), "interval": lambda path: interval(document, path),
-                            "summary": summary(document), "verdict_counts": verdict_counts(document)}  # fmt: skip
+    environment.globals |= {"number": lambda path, signed=False: number(document, path, signed),
+                            "interval": lambda path: interval(document, path)}  # fmt: skip
+    studies = [("studies", "Studies")] if document["studies"] else []
     return environment.get_template("index.html.j2").render(
-        document=document, digest=digest, gallery=gallery,
+        document=document, digest=digest, gallery=gallery, contents=[*CONTENTS[:5], *studies, *CONTENTS[5:]],
+        images={image.row: image for samples in gallery.values() for image in samples.evaluation},
         pictures={name: Markup(text) for name, text in pictures.items()},  # noqa: S704 (matplotlib's SVG of our own figures)
-        payload=payload(document, layouts), losses=LOSSES, **_inlined("page.js"),
-        anchors={run: f"run-{index}" for index, run in enumerate(document["runs"])}, links=links,
+        payload=payload(document, layouts), losses=LOSSES, sizes=SIZES, measures=MEASURES, standing=STANDING, links=links,
+        figure_texts=list(figures.CAPTIONS.items()), anchors={run: f"run-{index}" for index, run in enumerate(document["runs"])},
+        summary=summary(document), verdict_counts=verdict_counts(document), stand_in=document["stand_in"],
+        has_authors=bool(document["authors_files"]), replayed=not document["runs"] and bool(document["authors_files"]),
+        cap=document["settings"]["asr_cap"], **_inlined("page.js"),
     )  # fmt: skip
 
 
@@ -97,7 +112,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "label": label, "rate": rate, "duration": duration}
+    environment.filters |= {"percent": percent, "short": short, "label": label, "rate": rate, "duration": duration}
     return environment
 
 
@@ -111,11 +126,14 @@ def _inlined(script_name: str) -> dict[str, Any]:
 def payload(document: dict[str, Any], layouts: dict[str, Any]) -> dict[str, Any]:
     """What the script needs: axes, and points as short rows (panel, loss, seed, rate, epoch, accuracy, ASR, denominators, run)."""
     runs = {run: index for index, run in enumerate(document["runs"])}
-    result: dict[str, Any] = {"cap": document["settings"]["asr_cap"], "runs": list(runs), "figures": {}}
+    settings = document["settings"]
+    result: dict[str, Any] = {
+        "cap": settings["asr_cap"], "z": NormalDist().inv_cdf(0.5 + settings["confidence"] / 2), "runs": list(runs), "figures": {},
+    }  # fmt: skip
     for name, figure in document["figures"].items():
         keys = ("dataset", "clean_size", "pretrain_objective")
         panels = {tuple(panel[k] for k in keys): index for index, panel in enumerate(figure["panels"])}
-        result["figures"][name] = {"layout": layouts[name], "points": [
+        result["figures"][name] = {"layout": layouts[name], "sizes": [p["clean_size"] for p in figure["panels"]], "points": [
             [panels[tuple(p[k] for k in keys)], p["loss"], p["seed"], p["learning_rate"], p["epoch"], round(p["accuracy"], 6),
              round(p["asr"], 6), p["images"], p["attackable"], runs.get(p["run"], -1)]
             for p in figure["points"]
@@ -123,10 +141,10 @@ def payload(document: dict[str, Any], layouts: dict[str, Any]) -> dict[str, Any]
     return result
 
 
-def number(document: dict[str, Any], path: str) -> Markup:
+def number(document: dict[str, Any], path: str, signed: bool = False) -> Markup:
     """A percentage on the page that names its place in report.json, so that `verify` can check it."""
     value = lookup(document, path)
-    text = percent(value)
+    text = ("+" if signed and value is not None and value > 0 else "") + percent(value)
     return Markup('<data value="{}" data-path="{}">{}</data>').format("" if value is None else repr(value), path, text)
 
 
@@ -141,6 +159,11 @@ def interval(document: dict[str, Any], path: str) -> Markup:
 def percent(value: float | None) -> str:
     """A fraction as a percentage with two decimals and without the sign."""
     return "–" if value is None else f"{100 * value:.2f}".replace("-", "−")
+
+
+def short(value: float) -> str:
+    """A fraction as a percentage with the digits it needs: for caps and margins."""
+    return f"{100 * value:g}"
 
 
 def label(key: str | None) -> str:
@@ -175,10 +198,10 @@ def summary(document: dict[str, Any]) -> list[dict[str, Any]]:
     lines, replayed = [], not document["runs"]
     for index, row in enumerate(document["tables"]["table1"]["rows"]):
         clean, path = row["clean_accuracy"], f"tables/table1/rows/{index}/clean_accuracy"
-        lost = clean["relative_drop"]
+        source = "relative_drop" if clean["relative_drop"] else "authors_drop" if replayed and clean["authors_drop"] else None
         lines.append({
             "dataset": row["dataset"], "clean_size": row["clean_size"], "pretrain_objective": row["pretrain_objective"],
-            "lost": f"{path}/relative_drop/value" if lost else f"{path}/authors_drop/value" if replayed and clean["authors_drop"] else None,
+            "lost": source and f"{path}/{source}/value", "ci": source and f"{path}/{source}/ci",
             "lowest": f"{path}/lowest_asr" if clean["evaluations"] and clean["reproduced"] is None else None,
         })  # fmt: skip
     return lines

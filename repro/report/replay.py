@@ -14,9 +14,12 @@ from repro.report.points import Settings, Study
 from repro.report.render import build
 
 NAME = "replay"
-SETTINGS = Settings(name=NAME, protocol="authors", stand_in="", cap=0.05, confidence=0.95, denominator="non_target", seeds=(0,))
+SETTINGS = Settings(
+    name=NAME, protocol="authors", stand_in="", cap=0.05, confidence=0.95, denominator="non_target", seeds=(0,), target_class="banana",
+    classnames=(),
+)  # fmt: skip
 """Cap of the paper (Table 1); denominator of the authors' code (src/evaluate.py)."""
-CONTEXT: dict[str, Any] = {"switches": [], "accounting": {}, "attribution": None, "environments": [], "gallery": []}
+CONTEXT: dict[str, Any] = {"switches": [], "accounting": {}, "attribution": None, "environments": [], "gallery": {}, "faults": None}
 
 
 def replay(folder: Path, out: Path) -> dict[str, Any]:

@@ -84,6 +84,16 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def student(values: Sequence[float], confidence: float) -> Interval | None:
+    """Interval of the mean of a few independent values, as those of seeds (Student 1908); None for fewer than two."""
+    from scipy.special import stdtrit
+
+    if len(values) < 2:
+        return None
+    half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Best accuracy at ASR <= cap, chosen on one half of the images and measured on the other, over many splits."""
@@ -114,22 +124,28 @@ def select_on_halves(
     images = correct.shape[1]
     generator = np.random.Generator(np.random.PCG64(seed))
     halves = np.stack([generator.permutation(images) < images // 2 for _ in range(splits)])  # (S, N)
-    masks = np.concatenate([halves, ~halves, np.ones((1, images), bool)]).astype(np.float32)  # (2S + 1, N)
-    counts = [bits.astype(np.float32) @ masks.T for bits in (correct, attacked & attackable)]  # exact below 2^24
-    right = counts[0].astype(np.float64) / masks.sum(1)  # (R, 2S + 1) accuracies
-    hits = counts[1].astype(np.float64) / (masks @ attackable.astype(np.float32))
-    naive = _best(right[:, -1], hits[:, -1], cap)
+    masks = np.concatenate([halves, np.ones((1, images), bool)]).astype(np.float32).T  # (N, S + 1), the last one for all images
+
+    def count(bits: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return (bits.astype(np.float32) @ masks).astype(np.float64)  # (..., S + 1), exact below 2^24
+
+    sizes, bases, hits = count(np.ones(images, bool)), count(attackable), count(attacked & attackable)
+    able = np.flatnonzero((hits / bases <= cap).any(1))  # only these can be chosen, so only their accuracy is counted
+    hits, right = hits[able], count(correct[able])
+    accuracy, asr = right / sizes, hits / bases
+    best = _best(accuracy[:, -1], asr[:, -1], cap)
+    naive = None if best is None else float(accuracy[best, -1])
     accuracies, rates = [], []
     for split in range(splits):
-        row = _best(right[:, split], hits[:, split], cap)
+        row = _best(accuracy[:, split], asr[:, split], cap)
         if row is not None:
-            accuracies.append(float(right[row, splits + split]))
-            rates.append(float(hits[row, splits + split]))
+            accuracies.append(float((right[row, -1] - right[row, split]) / (sizes[-1] - sizes[split])))
+            rates.append(float((hits[row, -1] - hits[row, split]) / (bases[-1] - bases[split])))
     if not accuracies:
-        return Selection(splits, 0, None if naive is None else float(right[naive, -1]), None, None, None, None)
+        return Selection(splits, 0, naive, None, None, None, None)
     low, high = np.quantile(accuracies, [0.025, 0.975])
     return Selection(
-        splits=splits, chosen=len(accuracies), naive=None if naive is None else float(right[naive, -1]), accuracy=fmean(accuracies),
+        splits=splits, chosen=len(accuracies), naive=naive, accuracy=fmean(accuracies),
         accuracy_range=(float(low), float(high)), asr=fmean(rates), held=sum(rate <= cap for rate in rates) / len(rates),
     )  # fmt: skip
 

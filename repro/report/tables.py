@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from repro.ledger import read_bits
+from repro.ledger import LedgerError, read_bits, sample_images
 from repro.report import statistics
 from repro.report.claims import Paper
 from repro.report.points import CLEANCLIP, DATASETS, LOSSES, OBJECTIVES, SIZES, TABLE1_ROWS, Cell, Point, Study
@@ -163,6 +163,39 @@ def budgets(study: Study) -> list[dict[str, Any]]:
             rows.append({"dataset": dataset, "clean_size": size, "pretrain_objective": objective, "scores": scores,
                          "curve": statistics.best_of_n(scores, study.settings.confidence)})  # fmt: skip
     return rows
+
+
+def predictions(study: Study) -> dict[str, Any]:
+    """Outcomes of a few evaluation images, clean and triggered, for every model before and after CleanCLIP (first seed).
+
+    `images` are those of the gallery (repro/data/samples.py), spread evenly over the evaluation set.
+    """
+    models: list[tuple[str, Point]] = []
+    for dataset in DATASETS:
+        for objective in OBJECTIVES:
+            seed = study.settings.seeds[0]
+            best = best_under_cap(study.cleaning(dataset, objective, SIZES[0], CLEANCLIP, seed), study.settings.cap)
+            for state, point in (("poisoned", study.start(dataset, objective, seed)), ("cleaned", best)):
+                if point is not None:
+                    models.append((state, point))
+    images = sample_images(models[0][1].images) if models else []
+    rows = {run.folder: run.rows for run in study.runs}
+    return {"images": images, "models": [
+        {"dataset": point.dataset, "pretrain_objective": point.objective, "state": state, "run": point.run, "row": point.index,
+         "correct": [bool(bits["correct"][point.index][image]) for image in images],
+         "attacked": [bool(bits["attacked"][point.index][image]) for image in images],
+         "classes": _named(study, rows[point.run][point.index].sample_classes),
+         "classes_triggered": _named(study, rows[point.run][point.index].sample_classes_triggered)}
+        for state, point in models for bits in [read_bits(study.root / point.run, models[0][1].images)]
+    ]}  # fmt: skip
+
+
+def _named(study: Study, classes: list[int]) -> list[str]:
+    """Names of predicted classes, none where the row names none; LedgerError for a number that the profile has no class of."""
+    names = study.settings.classnames
+    if unknown := [number for number in classes if not 0 <= number < len(names)]:
+        raise LedgerError(f"sample_classes: {unknown[0]} (allowed: 0 to {len(names) - 1}, the profile's classes)")
+    return [names[number] for number in classes]
 
 
 def sweep(study: Study) -> list[dict[str, Any]]:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from repro.ledger import LedgerError
+from repro.profile import load_profile
 from repro.report.authors import authors_points
 from repro.report.document import build_document, claims_of, finite, lookup
 from repro.report.points import read_study
 from repro.report.render import percent
 from repro.report.replay import NAME, replay_study
-from repro.spec import SpecError, load_profile
+from repro.spec import SpecError
 
 TOLERANCE = 1e-9
 """Relative; libraries may differ in the last digits."""
@@ -94,7 +95,7 @@ def _pages(folder: Path, document: dict[str, Any], digest: str) -> list[str]:
             except (KeyError, IndexError, ValueError, TypeError):
                 lines.append(f"index.html: {place}: shown, but not in report.json")
                 continue
-            if text != percent(expected) or value != ("" if expected is None else repr(expected)):
+            if text.removeprefix("+") != percent(expected) or value != ("" if expected is None else repr(expected)):
                 lines.append(f"index.html: {place}: {text} on the page, {percent(expected)} in report.json")
     for name, pattern in (("report.tex", rb"report\.json, SHA-256 ([0-9a-f]{64})"), ("report.pdf", rb"report\.json sha256 ([0-9a-f]{64})")):
         if (folder / name).is_file():

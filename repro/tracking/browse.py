@@ -5,24 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
-import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 from pymongo.database import Database
+from pymongo.errors import PyMongoError
 
 from repro.launch.driver import stoppable
 from repro.tracking import mirror, server
-from repro.tracking.mirror import TrackingError
+from repro.tracking.database import TrackingError, connect, mongo_url, with_database
+from repro.tracking.process import LOOPBACK, answers_in_time, program, require_free
 
 ASSETS = Path(__file__).parent / "omniboard"
 HOME = Path("work/omniboard")
 PORT = 9000
+NODE = "pip install '.[node]', or install Node.js 18 or later"
+START_SECONDS = 60.0
 PROBE_SECONDS = 5.0
 MISSED_PROBES = 20
 """Unanswered probes in a row after which Omniboard is started anew."""
@@ -36,14 +37,6 @@ CUSTOM_COLUMNS = {
 SETTINGS = {"timezone": "UTC", "auto_refresh_interval": 30, "initial_fetch_size": 200, "row_height": 40}
 
 
-def program(name: str) -> str:
-    """Path of node or npm, also where they came from PyPI into this environment."""
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if found is None:
-        raise TrackingError(f"{name} is not installed: pip install '.[node]', or install Node.js 18 or later")
-    return found
-
-
 def install() -> Path:
     """Install Omniboard as locked into work/omniboard unless it is there; returns its start file."""
     HOME.mkdir(parents=True, exist_ok=True)
@@ -54,7 +47,7 @@ def install() -> Path:
     if start.exists() and (HOME / "installed").exists() and (HOME / "installed").read_text() == lock:
         return start
     print("installing Omniboard (about a minute, once)", flush=True)
-    command = [program("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    command = [program("npm", NODE), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     done = subprocess.run(command, cwd=HOME, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         raise TrackingError(f"npm could not install Omniboard: {done.stderr.strip()[-500:]}")
@@ -88,47 +81,55 @@ def omniboard(port: int = PORT, write: bool = False) -> None:
     """Serve Omniboard on http://127.0.0.1:<port>/ until interrupted; `write` allows notes, tags and deletion."""
     start = install()
     add_default_columns()
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise TrackingError(f"port {port} on 127.0.0.1: {error.strerror}; choose another with --port") from None
-    url = mirror.mongo_url() or server.up()
-    mirror.reap()
-    with mirror.connect(url) as database:
-        print(f"{mirror.backfill(database)} records on the server", flush=True)
+    require_free(port)
+    named = mongo_url()
+    url = named or server.up()
+    with connect(url) as database, stoppable():
+        copies: dict[Path, object] = {}
+        _refresh(database, copies)
         add_columns(database)
-        # Omniboard takes the database from the address alone, and the address from the environment: arguments are public.
-        address = url if database.name in url.rsplit("/", 1)[-1] else f"{url.rstrip('/')}/{database.name}"
-    environment = os.environ | {"MONGO_URI": address, "PORT": str(port), "OMNI_WRITE": "1" if write else ""}
-    with stoppable():
+        # Omniboard takes its database from the address, and the address from the environment: arguments are public.
+        environment = os.environ | {"MONGO_URI": with_database(url), "PORT": str(port), "OMNI_WRITE": "1" if write else ""}
         while True:
             with (HOME / "omniboard.log").open("ab") as log:
-                command = [program("node"), "--require", str((HOME / "hardened.cjs").resolve()), str(start)]
+                command = [program("node", NODE), "--require", str((HOME / "hardened.cjs").resolve()), str(start)]
                 process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             try:
-                answered = _supervise(process, port)
+                if not answers_in_time(lambda: _answers(port), lambda p=process: p.poll() is None, START_SECONDS):  # type: ignore[misc]
+                    raise TrackingError(f"Omniboard did not start; see {HOME / 'omniboard.log'}")
+                print(f"Omniboard: http://{LOOPBACK}:{port}/sacred (Ctrl-C ends it)", flush=True)
+                missed = 0
+                while process.poll() is None and missed < MISSED_PROBES:
+                    time.sleep(PROBE_SECONDS)
+                    missed = 0 if _answers(port) else missed + 1
+                    if named is None and server.running() is None:
+                        print("the tracking server has ended; starting it anew", flush=True)
+                        server.up(int(url.rsplit(":", 1)[1].split("/")[0]))
+                    _refresh(database, copies)
             finally:
                 process.kill()
                 process.wait()
-            if not answered:
-                raise TrackingError(f"Omniboard did not start; see {HOME / 'omniboard.log'}")
             print(f"Omniboard ended or does not answer; starting it anew (log: {HOME / 'omniboard.log'})", flush=True)
 
 
-def _supervise(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Return when the process has ended or does not answer any more: whether it ever did. Says once where it is."""
-    announced, missed = False, 0
-    while process.poll() is None and missed < MISSED_PROBES:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/databases", timeout=PROBE_SECONDS) as answer:
-                answer.read()
-            missed = 0
-            if not announced:
-                print(f"Omniboard: http://127.0.0.1:{port}/sacred (Ctrl-C ends it)", flush=True)
-            announced = True
-        except (OSError, urllib.error.URLError):
-            missed += 1
-        time.sleep(PROBE_SECONDS if announced else 1.0)
-    return announced
+def _refresh(database: Database[dict[str, Any]], copies: dict[Path, object]) -> None:
+    """Bring the server up to date with the records on disk; at the first call say how many there are."""
+    before = bool(copies)
+    try:
+        lines = [f"{folder}: its process is gone, marked DEAD" for folder in mirror.reap()]
+        lines += mirror.backfill(database, done=copies)
+    except (PyMongoError, OSError) as error:
+        lines = [f"copies delayed: {type(error).__name__}"]
+    if not before:
+        lines.append(f"{len(copies)} records on the server")
+    for line in lines:
+        print(line, flush=True)
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/api/v1/databases", timeout=PROBE_SECONDS) as answer:
+            answer.read()
+    except OSError:
+        return False
+    return True

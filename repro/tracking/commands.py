@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from pathlib import Path
 
+from pymongo.errors import PyMongoError
+
 from repro.tracking import mirror, server
-from repro.tracking.mirror import TrackingError
+from repro.tracking.database import TrackingError, connect, mongo_url
 
 
 def tracking(action: str, file: Path | None = None, port: int = server.PORT) -> None:
     """One action on the tracking server: the one of MONGO_URL, else the embedded one."""
-    if action in ("dump", "restore") and file is None:
-        raise TrackingError(f"{action}: name a file")
     if action == "up":
         print(f"tracking server: {server.up(port)}")
     elif action == "down":
@@ -20,23 +22,52 @@ def tracking(action: str, file: Path | None = None, port: int = server.PORT) -> 
         dead = mirror.reap()
         print("\n".join(f"{folder}: its process is gone, marked DEAD" for folder in dead) or "no killed runs")
     elif action == "status":
-        print(f"embedded server: {server.running() or 'not running'}")
-        url = mirror.mongo_url() or server.running()
-        if url:
-            with mirror.connect(url) as database:
-                print(f"runs on the server: {database.runs.count_documents({})}")
-        print(f"records on disk: {len(list(mirror.records()))}")
+        _status()
     else:
-        url = mirror.mongo_url() or server.running()
-        if url is None:
-            raise TrackingError("no tracking server: set MONGO_URL, or start the embedded one by `python -m repro tracking up`")
-        with mirror.connect(url) as database:
+        _with_server(action, file)
+
+
+def _with_server(action: str, file: Path | None) -> None:
+    """Actions that need a server that runs."""
+    url = mongo_url() or server.running()
+    if url is None:
+        raise TrackingError("no tracking server: set MONGO_URL, or start the embedded one by `python -m repro tracking up`")
+    if action != "backfill" and file is None:
+        raise TrackingError(f"{action}: name a file")
+    try:
+        with connect(url) as database:
             if action == "backfill":
                 mirror.reap()
-                print(f"{mirror.backfill(database)} records are on the server")
-            elif action == "dump":
-                assert file is not None
+                problems = mirror.backfill(database)
+                print("\n".join([*problems, f"{len(list(mirror.records())) - len(problems)} records are on the server"]))
+            elif file is not None and action == "dump":
                 print(f"{server.dump(database, file)} documents in {file}")
-            elif action == "restore":
-                assert file is not None
+            elif file is not None:
                 print(f"{server.restore(database, file)} documents restored")
+    except PyMongoError as error:
+        raise TrackingError(f"{action}: the server was lost ({type(error).__name__}); run it again") from None
+
+
+def _status() -> None:
+    """Servers, records, and what tracking cost the runs."""
+    print(f"embedded server: {server.running() or 'not running'}")
+    if url := mongo_url() or server.running():
+        with connect(url) as database:
+            print(f"runs on the server: {database.runs.count_documents({})}")
+    print(f"records on disk: {len(list(mirror.records()))}")
+    for profile, shares in overhead().items():
+        total = sum(spent for spent, _ in shares) / sum(seconds for _, seconds in shares)
+        worst = max(spent / seconds for spent, seconds in shares)
+        print(f"tracking took {total:.2%} of one core during {len(shares)} runs of {profile}; at most {worst:.2%}")
+
+
+def overhead(root: Path = mirror.RECORDS) -> dict[str, list[tuple[float, float]]]:
+    """By profile: processor seconds that tracking took for each run, and the run's wall seconds."""
+    found = defaultdict(list)
+    for folder in mirror.records(root):
+        try:
+            run, info = (json.loads((folder / f"{name}.json").read_bytes()) for name in ("run", "info"))
+            found[folder.parent.name].append((float(info["tracking_seconds"]), float(run["result"]["seconds"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # it goes on, failed, or its worker told nothing
+    return dict(found)

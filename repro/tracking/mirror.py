@@ -10,31 +10,30 @@ from __future__ import annotations
 import hashlib
 import json
 import mimetypes
-import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import gridfs
 from bson import ObjectId
-from pymongo import DESCENDING, MongoClient
+from bson.errors import BSONError
+from pymongo import DESCENDING
 from pymongo.database import Database
-from pymongo.errors import ConfigurationError, DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from repro.ledger import replace_file
+from repro.tracking.database import TrackingError, connect
 from repro.tracking.observers import is_alive
 
 RECORDS = Path("sacred")
-DATABASE = "sacred"
 SYNC_SECONDS = 3.0
-TIMEOUT_SECONDS = 3.0
-"""Wait for a server that does not answer; training does not wait with it."""
-FLUSH_SECONDS = 10.0
+PATIENCE = 200
+"""Between two rounds of copying lies at least this multiple of the time that the last one took."""
+FLUSH_SECONDS = 8.0
 """Time that the end of a pack may spend on the last copies."""
 MAX_OUTPUT = 1_000_000
 """Characters of captured output in a copy, beginning and end; the file record has all."""
@@ -43,42 +42,10 @@ MAX_POINTS = 20_000
 MAX_ARTIFACT = 64 << 20
 """Bytes of an artifact in a copy; larger ones stay in the file record."""
 TIMES = ("start_time", "stop_time", "heartbeat")
-
-
-class TrackingError(RuntimeError):
-    """A tracking server that cannot be used; the message says why and what to do, without its password."""
-
-
-@contextmanager
-def connect(url: str) -> Iterator[Database[dict[str, Any]]]:
-    """The tracking database of a server, its indexes made. TrackingError if it is not usable.
-
-    `url`: a mongodb:// address; the database is the one in its path, or `sacred`.
-    """
-    milliseconds = int(TIMEOUT_SECONDS * 1000)
-    with ExitStack() as stack:
-        try:
-            client: MongoClient[dict[str, Any]] = stack.enter_context(
-                MongoClient(url, serverSelectionTimeoutMS=milliseconds, connectTimeoutMS=milliseconds, socketTimeoutMS=20_000)
-            )
-            database = client.get_default_database(DATABASE)
-            database.command("ping")
-            database.metrics.create_index([("run_id", 1), ("name", 1)])
-            database.runs.create_index("meta.record", unique=True, sparse=True)
-        except (PyMongoError, ValueError) as error:
-            raise TrackingError(f"MONGO_URL: {_explain(error)}") from None
-        yield database
-
-
-def _explain(error: Exception) -> str:
-    """Why a server cannot be used, without repeating its address."""
-    if isinstance(error, OperationFailure) and error.code in (13, 18):
-        return "the server refuses the user name or password (check both, and authSource)"
-    if isinstance(error, ConfigurationError) and "wire version" in str(error):
-        return "the server's version is not supported by this pymongo (use MongoDB 4.2 or later)"
-    if isinstance(error, (ConfigurationError, ValueError)):
-        return "not a valid address (allowed: mongodb://USER:PASSWORD@HOST:PORT/DATABASE?authSource=admin)"
-    return f"the server does not answer ({type(error).__name__}); records are kept on disk, `python -m repro tracking backfill` copies them"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, OverflowError, BSONError)
+"""What a broken record raises; it stops no other."""
+BY_EPOCH = {"accuracy": "zero_shot_top1", "ASR": "attack_success_rate"}
+"""Metrics that a copy has a second time, over epochs instead of steps, for the charts."""
 
 
 def records(root: Path = RECORDS) -> Iterator[Path]:
@@ -88,20 +55,30 @@ def records(root: Path = RECORDS) -> Iterator[Path]:
 
 
 def mirror(folder: Path, database: Database[dict[str, Any]]) -> str:
-    """Bring the copy of one file record up to date; returns the record's status. Raises PyMongoError, and keeps what is there."""
+    """Bring the copy of one file record up to date; returns the record's status.
+
+    Raises PyMongoError if the server is lost, with what is there kept, and one of `UNREADABLE` for a broken record.
+    """
     run, config, info = (_read(folder / name) for name in ("run.json", "config.json", "info.json"))
-    key = str((run.get("meta") or {}).get("record") or f"{folder.parent.name}-{folder.name}-{run['start_time']}")
+    meta = run.get("meta") or {}
+    key = str(meta.get("record") or f"{folder.parent.name}-{folder.name}-{run['start_time']}")
     files = gridfs.GridFS(database)
     entry: dict[str, Any] = run | {
-        "format": "MongoObserver-0.7.0", "config": config, "meta": (run.get("meta") or {}) | {"record": key, "folder": folder.as_posix()},
+        "format": "MongoObserver-0.7.0", "config": config, "meta": meta | {"record": key, "folder": folder.as_posix()},
         "captured_out": _capped(folder / "cout.txt"), "resources": [list(item) for item in run.get("resources", [])],
     }  # fmt: skip
     for name in TIMES:
         if entry.get(name):
             entry[name] = datetime.fromisoformat(entry[name])
-    entry["experiment"] = run["experiment"] | {"sources": list(_sources(folder, run, files))}
     number = _claim(database, key, entry)
-    entry["artifacts"] = list(_artifacts(folder, run, key, number, files))
+    entry["experiment"] = run["experiment"] | {"sources": _sources(folder, run, database, files)}
+    entry["artifacts"], lost = _artifacts(folder, run, key, number, files)
+    if lost:
+        info["lost"] = sorted({*info.get("lost", []), *lost})
+    if trace := run.get("fail_trace"):
+        info["reason"] = str(trace[-1]).strip()
+    if "resumes" in meta and (found := database.runs.find_one({"meta.record": meta["resumes"]}, {"_id": 1})):
+        info["resumes_id"] = found["_id"]
     entry["info"] = info | {"metrics": _metrics(folder, key, number, database)}
     database.runs.update_one({"_id": number}, {"$set": entry})
     return str(run["status"])
@@ -121,27 +98,31 @@ def _claim(database: Database[dict[str, Any]], key: str, entry: dict[str, Any]) 
         return number
 
 
-def _sources(folder: Path, run: dict[str, Any], files: gridfs.GridFS) -> Iterator[list[Any]]:
-    """Source files, stored once per content however many runs share them."""
-    for name, stored in run["experiment"].get("sources", []):
-        path = folder.parent / stored
-        if path.is_file():
-            content = path.read_bytes()
-            yield [name, _store(files, _identity("source", name, hashlib.sha256(content).hexdigest()), content, filename=name)]
+def _sources(folder: Path, run: dict[str, Any], database: Database[dict[str, Any]], files: gridfs.GridFS) -> list[list[Any]]:
+    """Source files, stored once per content however many runs share them: the name of a stored file has its hash."""
+    wanted = {_identity("source", name, stored): (name, folder.parent / stored) for name, stored in run["experiment"].get("sources", [])}
+    there = {item["_id"] for item in database["fs.files"].find({"_id": {"$in": list(wanted)}}, {"_id": 1})}
+    for identity, (name, path) in wanted.items():
+        if identity not in there and path.is_file():
+            _store(files, identity, path.read_bytes(), filename=name)
+            there.add(identity)
+    return [[name, identity] for identity, (name, _) in wanted.items() if identity in there]
 
 
-def _artifacts(folder: Path, run: dict[str, Any], key: str, number: int, files: gridfs.GridFS) -> Iterator[dict[str, Any]]:
-    """Artifacts that are there; one that is missing or too large stops nothing."""
+def _artifacts(folder: Path, run: dict[str, Any], key: str, number: int, files: gridfs.GridFS) -> tuple[list[dict[str, Any]], list[str]]:
+    """Copies of the artifacts, and the names of those that are missing or too large, which stop nothing."""
+    copied, lost = [], []
     for name in run.get("artifacts", []):
         path = folder / name
         if not path.is_file() or path.stat().st_size > MAX_ARTIFACT:
-            print(f"tracking: artifact {path} is missing or larger than {MAX_ARTIFACT} bytes; not copied", file=sys.stderr)
+            lost.append(f"{name} (missing or larger than {MAX_ARTIFACT} bytes)")
             continue
         content = path.read_bytes()
         identity = _identity("artifact", key, name, hashlib.sha256(content).hexdigest())
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
         stored = _store(files, identity, content, filename=f"artifact://runs/{number}/{name}", contentType=kind)
-        yield {"name": name, "file_id": stored}
+        copied.append({"name": name, "file_id": stored})
+    return copied, lost
 
 
 def _store(files: gridfs.GridFS, identity: ObjectId, content: bytes, **metadata: str) -> ObjectId:
@@ -159,12 +140,12 @@ def _store(files: gridfs.GridFS, identity: ObjectId, content: bytes, **metadata:
 def _metrics(folder: Path, key: str, number: int, database: Database[dict[str, Any]]) -> list[dict[str, str]]:
     """Replace the copies of metrics that have grown; returns Omniboard's references."""
     path = folder / "metrics.json"
+    lengths = {item["_id"]: item["length"] for item in database.metrics.find({"run_id": number}, {"length": 1})}
     found = []
-    for name, series in (_read(path) if path.exists() else {}).items():
+    for name, series in _over_epochs(_read(path) if path.exists() else {}).items():
         identity = _identity("metric", key, name)
         length = len(series["values"])
-        stored = database.metrics.find_one({"_id": identity}, {"length": 1})
-        if stored is None or stored["length"] != length:
+        if lengths.get(identity) != length:
             stride = -(-length // MAX_POINTS)
             picked = sorted({*range(0, length, stride), length - 1}) if length else []
             document = {
@@ -175,6 +156,16 @@ def _metrics(folder: Path, key: str, number: int, database: Database[dict[str, A
             database.metrics.replace_one({"_id": identity}, document, upsert=True)
         found.append({"name": name, "id": str(identity)})
     return found
+
+
+def _over_epochs(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics, and those of `BY_EPOCH` again with epochs in the place of steps."""
+    epochs = dict(zip(metrics["epoch"]["steps"], metrics["epoch"]["values"], strict=True)) if "epoch" in metrics else {}
+    again = {}
+    for name, original in BY_EPOCH.items():
+        if epochs and original in metrics:
+            again[name] = metrics[original] | {"steps": [epochs[step] for step in metrics[original]["steps"]]}
+    return metrics | again
 
 
 def _identity(*parts: str) -> ObjectId:
@@ -192,12 +183,23 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_bytes())) if path.exists() else {}
 
 
-def backfill(database: Database[dict[str, Any]], root: Path = RECORDS) -> int:
-    """Copy every file record; returns how many there are."""
-    folders = list(records(root))
-    for folder in folders:
-        mirror(folder, database)
-    return len(folders)
+def backfill(database: Database[dict[str, Any]], root: Path = RECORDS, done: dict[Path, object] | None = None) -> list[str]:
+    """Copy every file record; returns the problems of those that cannot be read. Raises PyMongoError if the server is lost.
+
+    `done`: what this function has copied before, by the state of the record's files; filled here, and not copied again.
+    """
+    problems = []
+    for folder in records(root):
+        state = [(path.stat().st_mtime_ns, path.stat().st_size) for path in (folder / "run.json", folder / "metrics.json") if path.exists()]
+        if done is not None and done.get(folder) == state:
+            continue
+        try:
+            mirror(folder, database)
+        except UNREADABLE as error:
+            problems.append(f"{folder}: cannot be read ({type(error).__name__}: {error})")
+        if done is not None:
+            done[folder] = state
+    return problems
 
 
 def reap(root: Path = RECORDS) -> list[Path]:
@@ -207,8 +209,11 @@ def reap(root: Path = RECORDS) -> list[Path]:
     """
     dead = []
     for folder in records(root):
-        run = _read(folder / "run.json")
-        if run["status"] == "RUNNING" and not is_alive(folder):
+        try:
+            run = _read(folder / "run.json")
+        except UNREADABLE:
+            continue
+        if run.get("status") == "RUNNING" and not is_alive(folder):
             run |= {"status": "DEAD", "fail_trace": ["the process that kept this record was killed\n"]}
             run["stop_time"] = run.get("heartbeat") or run["start_time"]
             replace_file(folder / "run.json", json.dumps(run, indent=2, sort_keys=True).encode())
@@ -238,7 +243,7 @@ class Mirror(threading.Thread):
             try:
                 with connect(self.url) as database:
                     self._copy(database)
-            except (TrackingError, PyMongoError, OSError, ValueError) as error:
+            except (TrackingError, PyMongoError) as error:
                 if not self.warned:
                     reason = error if isinstance(error, TrackingError) else type(error).__name__
                     print(f"tracking: copies delayed: {reason}", file=sys.__stderr__)
@@ -248,17 +253,23 @@ class Mirror(threading.Thread):
     def _copy(self, database: Database[dict[str, Any]]) -> None:
         """Copy until closed and nothing is pending; raises when the server is lost."""
         while not (self.closing and not self.pending):
+            begin = time.monotonic()
             for folder in list(self.pending):
-                if mirror(folder, database) != "RUNNING":
+                try:
+                    ended = mirror(folder, database) != "RUNNING"
+                except UNREADABLE as error:
+                    print(f"tracking: {folder} cannot be copied: {type(error).__name__}: {error}", file=sys.__stderr__)
+                    ended = True
+                if ended:
                     self.pending.pop(folder)
             self.warned = False
-            self._pause()
+            self._pause(PATIENCE * (time.monotonic() - begin))
 
-    def _pause(self) -> None:
+    def _pause(self, seconds: float = 0.0) -> None:
         if self.closing:
             time.sleep(0.2)
         else:
-            self.wake.wait(SYNC_SECONDS)
+            self.wake.wait(max(SYNC_SECONDS, seconds))
 
     def close(self) -> None:
         """Copy what is left, for a limited time; the rest is for `backfill`."""
@@ -267,10 +278,3 @@ class Mirror(threading.Thread):
         self.join(FLUSH_SECONDS)
         if self.pending:
             print(f"tracking: {len(self.pending)} records not copied; `python -m repro tracking backfill` does it later", file=sys.stderr)
-
-
-def mongo_url() -> str | None:
-    """Address of the tracking server: MONGO_URL, or the content of the file that MONGO_URL_FILE names."""
-    if path := os.environ.get("MONGO_URL_FILE"):
-        return Path(path).read_text(encoding="utf-8").strip()
-    return os.environ.get("MONGO_URL") or None

@@ -8,135 +8,150 @@ carry the data across.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
-import shutil
 import signal
-import socket
-import sys
 import time
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import bson
+from bson import CodecOptions
+from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 
 from repro.ledger import replace_file
-from repro.tracking.mirror import TrackingError, connect
+from repro.tracking.database import TrackingError, connect
+from repro.tracking.process import LOOPBACK, answers_in_time, program, require_free
 
 HOME = Path("work/tracking")
 PORT = 27117
 START_SECONDS = 30.0
+STOP_SECONDS = 15.0
 PROGRAM = "secantusd-py"
 BATCH = 100
+RAW = CodecOptions(document_class=RawBSONDocument)
+"""Documents as the bytes they are: nothing is lost in a conversion."""
 
 
 def running() -> str | None:
     """Address of the embedded server if it runs."""
+    state = _state()
+    return f"mongodb://{LOOPBACK}:{state['port']}/sacred" if state else None
+
+
+def _state() -> dict[str, int] | None:
+    """Process and port of this folder's server while it lives."""
     try:
         state = json.loads((HOME / "server.json").read_bytes())
-        command = Path(f"/proc/{state['pid']}/cmdline").read_bytes()
+        command = Path(f"/proc/{state['pid']}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError):
         return None
-    return f"mongodb://127.0.0.1:{state['port']}/sacred" if PROGRAM.encode() in command else None
+    return dict(state) if str((HOME / "data").resolve()).encode() in command else None
 
 
 def up(port: int = PORT) -> str:
     """Start the server, or find it running; returns its address once it answers."""
-    if url := running():
-        return url
-    program = shutil.which(PROGRAM, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if program is None:
-        raise TrackingError(f"{PROGRAM} is not installed: pip install '.[tracking]' (or name a MongoDB server with MONGO_URL)")
-    version = importlib.metadata.version("secantusdb")
+    path = program(PROGRAM, "pip install '.[tracking]' (or name a MongoDB server with MONGO_URL)")
     HOME.mkdir(parents=True, exist_ok=True)
-    written = HOME / "version"
+    if HOME.stat().st_uid != os.getuid():
+        raise TrackingError(f"{HOME} belongs to user number {HOME.stat().st_uid}: move it away, or name a server with MONGO_URL")
+    HOME.chmod(0o700)  # the server knows no users here, so its files are for this one alone
+    with (HOME / "lock").open("w") as lock:  # two calls at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return running() or _start(path, port)
+
+
+def _start(path: str, port: int) -> str:
+    version, written = importlib.metadata.version("secantusdb"), HOME / "version"
     if written.exists() and written.read_text() != version:
         raise TrackingError(
             f"{HOME} was written by SecantusDB {written.read_text()}, installed is {version}: with the old version run "
-            f"`python -m repro tracking dump FILE`, move {HOME} away, then `up` and `restore FILE` with the new one"
+            f"`python -m repro tracking dump FILE`, move {HOME} away, then `up` and `restore FILE` with the new one "
+            "(or move it away alone: `backfill` brings back all but notes and tags)"
         )
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise TrackingError(f"port {port} on 127.0.0.1: {error.strerror}; choose another with --port") from None
+    require_free(port)
     (HOME / "server.toml").write_text("")  # an explicit file, so that none in the working folder or home is read
-    command = [program, "--config", str(HOME / "server.toml"), "--host", "127.0.0.1", "--port", str(port),
-               "--storage-path", str(HOME / "data"),
+    command = [path, "--config", str(HOME / "server.toml"), "--host", LOOPBACK, "--port", str(port),
+               "--storage-path", str((HOME / "data").resolve()),
                "--sync-on-commit", "--cache-size", "256M", "--oplog-max-entries", "5000", "--oplog-retention-seconds", "300",
                "--log-level", "WARNING"]  # fmt: skip
     pid = os.posix_spawn(
-        program, command, os.environ | {"MALLOC_ARENA_MAX": "2"}, setsid=True, file_actions=[
+        path, command, os.environ | {"MALLOC_ARENA_MAX": "2"}, setsid=True, file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(HOME / "server.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
     )  # fmt: skip
-    url = f"mongodb://127.0.0.1:{port}/sacred"
-    deadline = time.monotonic() + START_SECONDS
-    while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1):
-                pass
-            with connect(url):
-                pass
-        except (OSError, TrackingError):
-            time.sleep(0.1)
-            continue
+    url = f"mongodb://{LOOPBACK}:{port}/sacred"
+    if answers_in_time(lambda: _answers(url), lambda: os.waitpid(pid, os.WNOHANG) == (0, 0), START_SECONDS):
         written.write_text(version)
         replace_file(HOME / "server.json", json.dumps({"pid": pid, "port": port}).encode())
         return url
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    last = (HOME / "server.log").read_text(errors="replace").strip().splitlines()[-1:]
-    raise TrackingError(f"the server did not start: {''.join(last)} (log: {HOME / 'server.log'}; another server may own {HOME / 'data'})")
+    log = (HOME / "server.log").read_text(errors="replace").strip()
+    if "busy" in log.splitlines()[-1]:
+        raise TrackingError(f"another server has {HOME / 'data'} open: stop that one first, a folder has one owner")
+    raise TrackingError(f"the server did not start: {log.splitlines()[-1]} (log: {HOME / 'server.log'})")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with connect(url):
+            return True
+    except TrackingError:
+        return False
 
 
 def down() -> bool:
     """Stop the server; False if none ran."""
-    if running() is None:
+    state = _state()
+    if state is None:
         return False
-    pid = json.loads((HOME / "server.json").read_bytes())["pid"]
-    os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + START_SECONDS
-    while running() and time.monotonic() < deadline:
+    os.kill(state["pid"], signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    while running():
+        if time.monotonic() > deadline:
+            os.kill(state["pid"], signal.SIGKILL)  # every acknowledged write is on disk already
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)  # a child of this very process would stay as a zombie
+            os.waitpid(state["pid"], os.WNOHANG)  # a child of this very process would stay as a zombie
         time.sleep(0.05)
     (HOME / "server.json").unlink()
     return True
 
 
 def dump(database: Database[dict[str, Any]], path: Path) -> int:
-    """Write every document as raw BSON: per collection a header `{"collection", "count"}`, then the documents."""
+    """Write every document of the database, one after another, as BSON `{"collection": name, "document": document}`."""
     total = 0
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
         for name in sorted(database.list_collection_names()):
-            documents = list(database[name].find())
-            file.write(bson.encode({"collection": name, "count": len(documents)}))
-            for document in documents:
-                file.write(bson.encode(document))
-            total += len(documents)
+            for document in database.get_collection(name, codec_options=RAW).find():
+                file.write(bson.encode({"collection": name, "document": document}))
+                total += 1
     partial.replace(path)
     return total
 
 
 def restore(database: Database[dict[str, Any]], path: Path) -> int:
-    """Load a dump into an empty database; indexes are made by `connect` and by GridFS."""
-    if database.runs.find_one() is not None:
-        raise TrackingError(f"database {database.name} already holds runs: restore into an empty one")
+    """Load a dump into an empty database; indexes are made by `connect` and here."""
+    if any(database[name].find_one() for name in database.list_collection_names()):
+        raise TrackingError(f"database {database.name} is not empty: restore into a new one")
     total = 0
-    with path.open("rb") as file:
-        stream = bson.decode_file_iter(file)
-        for header in stream:
-            for start in range(0, header["count"], BATCH):
-                batch = [next(stream) for _ in range(start, min(start + BATCH, header["count"]))]
-                database[header["collection"]].insert_many(batch)
-                total += len(batch)
+    try:
+        with path.open("rb") as file:
+            for name, group in groupby(bson.decode_file_iter(file, RAW), key=lambda item: str(item["collection"])):
+                collection = database.get_collection(name, codec_options=RAW)
+                while batch := [item["document"] for item in islice(group, BATCH)]:
+                    collection.insert_many(batch)
+                    total += len(batch)
+    except (BSONError, KeyError) as error:
+        raise TrackingError(f"{path}: not a dump, or torn, after {total} documents ({error})") from None
     database["fs.chunks"].create_index([("files_id", 1), ("n", 1)], unique=True)
     database["fs.files"].create_index([("filename", 1), ("uploadDate", 1)])
     return total

@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from open_clip.model import CLIP
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from repro.ledger import replace_file
+from repro.spec import digest
+
+Tensors = dict[str, torch.Tensor]
 KEEP = 2
 """Checkpoints kept per run."""
 
 
-def model_tensors(model: CLIP) -> dict[str, torch.Tensor]:
-    """The model's weights and BatchNorm statistics, contiguous on the CPU."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+def model_tensors(model: CLIP) -> Tensors:
+    """Copies of the model's weights and BatchNorm statistics, contiguous on the CPU."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
 
 
 def load_model(model: CLIP, path: Path) -> None:
@@ -33,7 +38,7 @@ def load_model(model: CLIP, path: Path) -> None:
     model.load_state_dict(load(path.read_bytes()))
 
 
-def optimizer_tensors(model: CLIP, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def optimizer_tensors(model: CLIP, optimizer: torch.optim.Optimizer) -> Tensors:
     """AdamW's state by parameter name: `<name>/exp_avg`, `<name>/exp_avg_sq`, `<name>/step`."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {
@@ -54,27 +59,55 @@ def load_optimizer(model: CLIP, optimizer: torch.optim.Optimizer, content: bytes
         optimizer.state[parameter][kind] = like.copy_(value)
 
 
-def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> str:
-    """Write a safetensors file durably under a temporary name and rename it; returns its SHA-256."""
+def save_tensors(path: Path, tensors: Tensors) -> str:
+    """Write a safetensors file durably and whole; returns its SHA-256."""
     content = save(tensors)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    replace_file(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
-def save_checkpoint(work_dir: Path, step: int, model: CLIP, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+class Saver:
+    """Writes checkpoints while training goes on, one at a time; the copies of the tensors are made at the call.
+
+    A write that failed (a full disk) raises at the next call or at the end of the block.
+    """
+
+    def __init__(self, work_dir: Path) -> None:
+        self.work_dir = work_dir
+        self.pool = ThreadPoolExecutor(1)
+        self.pending: Future[None] | None = None
+
+    def save(self, step: int, model: CLIP, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Begin to write `checkpoint-<step>`, after the one before is done."""
+        self.wait()
+        tensors = model_tensors(model), optimizer_tensors(model, optimizer)
+        self.pending = self.pool.submit(write_checkpoint, self.work_dir, step, *tensors, state)
+
+    def wait(self) -> None:
+        """Until the checkpoint that is being written is on the disk."""
+        if self.pending is not None:
+            self.pending.result()
+            self.pending = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.wait()
+        finally:
+            self.pool.shutdown()
+
+
+def write_checkpoint(work_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -> None:
     """Write `checkpoint-<step>` and drop all but the newest KEEP."""
     partial = work_dir / ".checkpoint.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    meta = {"step": step, "state": state}
-    meta["model"] = save_tensors(partial / "model.safetensors", model_tensors(model))
-    meta["optimizer"] = save_tensors(partial / "optimizer.safetensors", optimizer_tensors(model, optimizer))
-    (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    meta: dict[str, Any] = {"step": step, "state": state}
+    meta["model"] = save_tensors(partial / "model.safetensors", model)
+    meta["optimizer"] = save_tensors(partial / "optimizer.safetensors", optimizer)
+    (partial / "meta.json").write_text(json.dumps({**meta, "meta": digest(meta)}), encoding="utf-8")
     target = work_dir / f"checkpoint-{step}"
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
@@ -87,6 +120,8 @@ def load_checkpoint(work_dir: Path, model: CLIP, optimizer: torch.optim.Optimize
     for folder in reversed(_checkpoints(work_dir)):
         try:
             meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            if digest({name: value for name, value in meta.items() if name != "meta"}) != meta["meta"] or meta["step"] != _step(folder):
+                raise ValueError("meta.json does not have its own hash")
             files = {name: (folder / f"{name}.safetensors").read_bytes() for name in ("model", "optimizer")}
             for name, content in files.items():
                 if hashlib.sha256(content).hexdigest() != meta[name]:
@@ -94,13 +129,18 @@ def load_checkpoint(work_dir: Path, model: CLIP, optimizer: torch.optim.Optimize
             model.load_state_dict(load(files["model"]))
             load_optimizer(model, optimizer, files["optimizer"])
             return int(meta["step"]), meta["state"]
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             print(f"warning: {folder} is damaged and passed over: {error}", flush=True)
     return None
 
 
 def _checkpoints(work_dir: Path) -> list[Path]:
-    return sorted(work_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    found = (path for path in work_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal())
+    return sorted(found, key=_step)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("checkpoint-"))
 
 
 def remove_checkpoints(work_dir: Path) -> None:

@@ -1,7 +1,7 @@
 """One training run, from start model to last evaluation; the same loop pre-trains and cleans.
 
 Read `train` top to bottom: resume, then for each step batch, learning rate, forward, loss, backward, clamp; evaluate
-where the schedule says so. All randomness is keyed by (seed, step), so a run that was killed ends bitwise like one
+where the schedule says so; hand on the model. All randomness is keyed by (seed, step), so a run that was killed ends bitwise like one
 that was not.
 """
 
@@ -23,20 +23,22 @@ from numpy.typing import NDArray
 from open_clip.model import CLIP
 from torch.nn.parallel import DistributedDataParallel
 
-from repro.ledger import Row, append_row, rewind_rows
+from repro.evaluate.zero_shot import Outcome
+from repro.ledger import Row, append_row, identity_of, rewind_rows, sample_images
 from repro.spec import RunSpec
 from repro.train import checkpoint, distributed
+from repro.train.clustering import attach
 from repro.train.losses import total_loss
 from repro.train.model import PairEncoder, build_optimizer, clamp_logit_scale
 from repro.train.pairs import TrainingPairs
 from repro.train.schedule import evaluation_steps, learning_rate, num_steps
+from repro.train.validation import validation_loss
 
 CHECKPOINT_SECONDS = 30.0
 """Wall time between checkpoints: the most that a kill costs."""
 METRIC_EVERY = 10
 """Steps between loss points in the tracking record."""
 
-Bits = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 Emit = Callable[[str, dict[str, Any]], None]
 
 
@@ -53,6 +55,9 @@ class Progress:
     """Sums of loss parts since the last evaluation."""
     counted: int = 0
     evaluations: int = 0
+    best_loss: float = math.inf
+    """Lowest validation loss so far, where it picks the model."""
+    best_step: int = 0
     training: bool = True
     """Mode of the model: False between a mid-epoch evaluation and the epoch's end under `mode_after_evaluation: eval`."""
     seconds: float = 0.0
@@ -69,10 +74,12 @@ class Task:
     fingerprint: str
     work_dir: Path
     pairs: TrainingPairs
-    evaluate: Callable[[CLIP, int, int], Bits]
-    """(model, step, draw) to per-image outcomes (N,), (N,): classified right; triggered and classified as the target."""
+    evaluate: Callable[[CLIP, int, int], Outcome]
+    """(model, step, draw) to what the model makes of the N evaluation images."""
     is_target: NDArray[np.bool_]
     """(N,) evaluation images of the target class."""
+    validation: TrainingPairs | None
+    """Pairs of the validation loss, where it picks the model."""
 
 
 def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: torch.device, emit: Emit, workers: int) -> dict[str, Any]:
@@ -82,6 +89,7 @@ def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: tor
     the newest checkpoint. Raises Interrupted after a checkpoint when a signal asks to stop.
     """
     spec, pairs = task.spec, task.pairs
+    clusters = attach(model, spec, len(pairs.rows))
     optimizer = build_optimizer(model, spec.optimizer, spec.switches.weight_decay_rule)
     if restored_optimizer is not None:
         checkpoint.load_optimizer(model, optimizer, restored_optimizer)
@@ -94,7 +102,9 @@ def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: tor
     encoder: torch.nn.Module = PairEncoder(model, groups)
     if distributed.ranks() > 1:
         encoder = DistributedDataParallel(encoder, broadcast_buffers=True)
-    last = num_steps(spec.schedule, pairs.steps_per_epoch)
+    if spec.compile:
+        encoder = torch.compile(encoder)  # type: ignore[assignment]
+    last = num_steps(spec, pairs.steps_per_epoch)
     evaluate_at = set(evaluation_steps(spec, pairs.steps_per_epoch))
     reason = ""
     begun = last_saved = time.monotonic()
@@ -102,7 +112,7 @@ def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: tor
     if found is None:
         _evaluate(task, model, progress, 0.0, emit)
     model.train(progress.training)
-    with _stop_requests() as stop_requested:
+    with _stop_requests() as stop_requested, checkpoint.Saver(task.work_dir) as saver:
         batches = pairs.batches(progress.step, last, workers)
         while progress.step < last:
             waited = time.monotonic()
@@ -111,8 +121,11 @@ def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: tor
             if progress.step % pairs.steps_per_epoch == 0:
                 progress.training = True
                 model.train()
+                if clusters is not None:
+                    clusters.renew(model, pairs, optimizer, spec.seed + progress.step)
             rate = learning_rate(spec.schedule, progress.step, pairs.steps_per_epoch, spec.switches.schedule_offset)
-            losses = training_step(encoder, model, optimizer, images, tokens, spec, rate)
+            members = torch.from_numpy(pairs.positions(progress.step)).to(device) if clusters is not None else None
+            losses = training_step(encoder, model, optimizer, images, tokens, spec, rate, members)
             progress.step += 1
             progress.counted += 1
             values = {name: float(value) for name, value in losses.items()}
@@ -131,6 +144,8 @@ def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: tor
                 progress.training = spec.switches.mode_after_evaluation == "train" or progress.step % pairs.steps_per_epoch == 0
                 model.train(progress.training)
                 progress.seconds = earlier + time.monotonic() - begun
+            if task.validation is not None and progress.step % pairs.steps_per_epoch == 0:
+                _keep_best(task, task.validation, model, optimizer, progress, emit)
             if reason:
                 break
             stop = (
@@ -139,14 +154,13 @@ def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: tor
                 else False
             )
             if distributed.rank() == 0 and (stop or ended - last_saved > CHECKPOINT_SECONDS) and progress.step < last:
-                checkpoint.save_checkpoint(task.work_dir, progress.step, model, optimizer, vars(progress).copy())
+                saver.save(progress.step, model, optimizer, vars(progress).copy())
                 last_saved = time.monotonic()
             if stop:
                 distributed.barrier()
                 raise Interrupted(128 + signal.SIGTERM)
-    if spec.stage == "pretrain" and distributed.rank() == 0:
-        checkpoint.save_tensors(task.work_dir / "model.safetensors", checkpoint.model_tensors(model))
-        checkpoint.save_tensors(task.work_dir / "optimizer.safetensors", checkpoint.optimizer_tensors(model, optimizer))
+    if spec.stage == "pretrain" and distributed.rank() == 0 and not progress.best_step:
+        _save_model(task.work_dir, model, optimizer)
     return {
         "status": "diverged" if reason else "completed",
         "reason": reason,
@@ -158,6 +172,7 @@ def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: tor
         "data_wait_seconds": progress.data_wait_seconds,
         "peak_memory_bytes": _peak_memory(device),
         "num_samples": progress.step * spec.schedule.global_batch_size,
+        "model_step": progress.best_step or progress.step,
     }
 
 
@@ -169,18 +184,25 @@ def training_step(
     tokens: torch.Tensor,
     spec: RunSpec,
     rate: float,
+    members: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
-    """One optimizer step on this rank's (V, b, ...) part of the global batch; returns the global batch's loss parts."""
+    """One optimizer step on this rank's (V, b, ...) part of the global batch; returns the global batch's loss parts.
+
+    `members` (B,) are the batch's positions among the run's pairs, for the deep-clustering term.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     with _precision(spec, images.device):
         image_features, text_features, log_scale = encoder(images, tokens)
+    gathered = distributed.gather_features(image_features.float())
+    clusters = model.clusters.loss(gathered[0], members, spec.switches.gather) if members is not None else None
     losses = total_loss(
         spec.loss_weights,
-        distributed.gather_features(image_features.float()),
+        gathered,
         distributed.gather_features(text_features.float()),
         distributed.share(log_scale, spec.switches.gather).exp(),
+        clusters,
     )
     (losses["loss"] * distributed.backward_scale(spec.switches.gather)).backward()
     optimizer.step()
@@ -202,28 +224,44 @@ def pairs_per_rank(spec: RunSpec) -> int:
 def _evaluate(task: Task, model: CLIP, progress: Progress, rate: float, emit: Emit) -> None:
     started = time.monotonic()
     draw = progress.evaluations if task.spec.switches.evaluation_triggers == "redrawn" else 0
-    correct, attacked = task.evaluate(model, progress.step, draw)
+    outcome = task.evaluate(model, progress.step, draw)
     progress.evaluations += 1
     took = time.monotonic() - started
     progress.evaluate_seconds += took
     progress.seconds += took
     losses = {name: total / progress.counted for name, total in progress.sums.items()} if progress.counted else None
     progress.sums, progress.counted = {}, 0
-    is_target = task.is_target
+    correct, attacked, is_target = outcome.correct, outcome.attacked, task.is_target
+    samples = sample_images(len(correct))
     row = Row(
-        run=task.spec.run_id, fingerprint=task.fingerprint, profile=task.spec.profile, stage=task.spec.stage,
-        dataset=task.spec.dataset, pretrain_objective=task.spec.pretrain_objective, clean_size=task.spec.clean_size,
-        loss=task.spec.loss, variant=task.spec.variant, poisoned=task.spec.poisoned,
-        learning_rate=task.spec.schedule.learning_rate, seed=task.spec.seed,
+        **identity_of(task.spec, task.fingerprint),
         epoch=progress.step / task.pairs.steps_per_epoch, step=progress.step, num_images=len(correct),
         num_correct=int(correct.sum()), num_attacked=int(attacked.sum()), num_target=int(is_target.sum()),
-        num_target_attacked=int((attacked & is_target).sum()), train_loss=losses,
+        num_target_attacked=int((attacked & is_target).sum()), sample_classes=outcome.classes[samples].tolist(),
+        sample_classes_triggered=outcome.classes_triggered[samples].tolist(), train_loss=losses,
         logit_scale=model.logit_scale.exp().item(), step_learning_rate=rate, seconds=progress.seconds,
     )  # fmt: skip
     if distributed.rank() == 0:
         append_row(task.work_dir, row, correct, attacked, is_target)
     asr = row.asr(task.spec.switches.asr_denominator)
     emit("metrics", {"step": row.step, "epoch": row.epoch, "values": {"zero_shot_top1": row.accuracy, "attack_success_rate": asr}})
+
+
+def _keep_best(
+    task: Task, validation: TrainingPairs, model: CLIP, optimizer: torch.optim.Optimizer, progress: Progress, emit: Emit
+) -> None:
+    """Save the model if its validation loss is the lowest so far (the authors keep the best epoch of CC3M)."""
+    loss = validation_loss(model, validation)
+    emit("metrics", {"step": progress.step, "epoch": progress.step / task.pairs.steps_per_epoch, "values": {"validation_loss": loss}})
+    if loss < progress.best_loss:
+        progress.best_loss, progress.best_step = loss, progress.step
+        if distributed.rank() == 0:
+            _save_model(task.work_dir, model, optimizer)
+
+
+def _save_model(work_dir: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> None:
+    checkpoint.save_tensors(work_dir / "model.safetensors", checkpoint.model_tensors(model))
+    checkpoint.save_tensors(work_dir / "optimizer.safetensors", checkpoint.optimizer_tensors(model, optimizer))
 
 
 def _precision(spec: RunSpec, device: torch.device) -> contextlib.AbstractContextManager[Any]:

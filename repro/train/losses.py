@@ -40,12 +40,14 @@ def total_loss(
     image_features: Float[Tensor, "V B D"],
     text_features: Float[Tensor, "V B D"],
     logit_scale: Float[Tensor, ""],
+    clusters: Float[Tensor, ""] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Weighted sum of the two terms, and the terms by name: `{"loss", "mmcl", "ssl"}` (paper Sec. 3, L_CleanCLIP).
+    """Weighted sum of the terms, and the terms by name: `{"loss", "mmcl", "ssl", "clusters"}` (paper Sec. 3, L_CleanCLIP).
 
     V = views: 1 where the SSL weight is 0, else the pair and its augmented view. Terms of weight 0 are left out.
+    `clusters` is the deep-clustering term where there is one (see repro/train/clustering.py).
     """
-    parts: dict[str, Tensor] = {}
+    parts: dict[str, Tensor] = {} if clusters is None else {"clusters": clusters}
     if weights["mmcl"]:
         parts["mmcl"] = mmcl_loss(image_features[0], text_features[0], logit_scale)
     if weights["ssl"]:

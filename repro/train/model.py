@@ -16,7 +16,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 
-from repro.spec import ModelSpec, Optimizer
+from repro.spec import Mitigation, ModelSpec, Optimizer
 
 MAX_LOG_LOGIT_SCALE = math.log(100)
 """Upper clamp of the log-temperature (code: CleanCLIP src/train.py, clamp to [0, 4.6052])."""
@@ -44,6 +44,16 @@ def build_model(spec: ModelSpec, seed: int, initialisation: Literal["fp32", "fp1
     return model
 
 
+@torch.no_grad()
+def shrink_and_perturb(model: CLIP, mitigation: Mitigation, seed: int) -> None:
+    """Scale the weights by `shrink` and add normal noise of deviation `perturb` (Ash and Adams 2020); BatchNorm statistics stay."""
+    if (mitigation.shrink, mitigation.perturb) == (1.0, 0.0):
+        return
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.mul_(mitigation.shrink).add_(torch.randn(parameter.shape, generator=generator) * mitigation.perturb)
+
+
 def normalise(images: UInt8[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
     """Pixels in 0..255 to CLIP's mean and standard deviation, channels last."""
     mean = torch.tensor(OPENAI_DATASET_MEAN, device=images.device).view(3, 1, 1) * 255
@@ -54,14 +64,22 @@ def normalise(images: UInt8[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
 def encode_text(model: CLIP, tokens: Int[Tensor, "n L"]) -> Float[Tensor, "n D"]:
     """L2-normalised text features of trimmed tokens, L <= 77.
 
-    open_clip's `CLIP.encode_text` wants all 77 positions; the causal mask makes the feature at the end token
-    independent of what follows, so that trimming is exact to rounding.
+    open_clip's `CLIP.encode_text` wants all 77 positions; the causal mask makes the feature at the end token independent
+    of what follows, so that trimming is exact to rounding. So is the last block for the end token alone: nothing reads its
+    other positions.
     """
-    length = tokens.shape[1]
+    length, rows = tokens.shape[1], torch.arange(len(tokens), device=tokens.device)
+    end = tokens.argmax(dim=-1)  # the end token has the highest id
     hidden = model.token_embedding(tokens) + model.positional_embedding[:length]  # (n, L, width)
-    hidden = model.ln_final(model.transformer(hidden, attn_mask=model.attn_mask[:length, :length]))
-    pooled = hidden[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]  # the end token has the highest id
-    return F.normalize(pooled @ model.text_projection, dim=-1)
+    *blocks, last = model.transformer.resblocks
+    for block in blocks:
+        hidden = block(hidden, attn_mask=model.attn_mask[:length, :length])
+    known = last.ln_1(hidden)
+    later = torch.arange(length, device=tokens.device) > end[:, None]  # (n, L)
+    attention, _ = last.attn(known[rows, end][:, None], known, known, key_padding_mask=later, need_weights=False)
+    pooled = hidden[rows, end] + attention[:, 0]  # (n, width)
+    pooled = pooled + last.mlp(last.ln_2(pooled))
+    return F.normalize(model.ln_final(pooled) @ model.text_projection, dim=-1)
 
 
 class PairEncoder(nn.Module):

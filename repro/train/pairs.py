@@ -67,16 +67,28 @@ class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
         )  # fmt: skip
         return iter(loader)
 
+    def plain_batches(self) -> Iterator[tuple[UInt8[Tensor, "1 b 3 H W"], Int[Tensor, "1 b L"]]]:
+        """All pairs once, in the order of `rows`, as they are stored; an incomplete last batch is dropped."""
+        batch = self.spec.schedule.global_batch_size
+        for begin in range(0, self.steps_per_epoch * batch, batch):
+            positions = slice(begin, begin + batch)
+            yield self.pixels(self.rows[positions])[None], trim(self.tokens[positions].long())[None]
+
+    def positions(self, step: int) -> NDArray[np.int64]:
+        """Positions in `rows` of the global batch of a step, (B,); the incomplete last batch of an epoch is dropped."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        batch = self.spec.schedule.global_batch_size
+        return keyed_rng("order", self.spec.seed, epoch).permutation(len(self.rows))[index * batch : (index + 1) * batch]
+
     def __len__(self) -> int:
         return self.steps_per_epoch * self.spec.schedule.epochs
 
     def __getitem__(self, step: int) -> tuple[UInt8[Tensor, "V b 3 H W"], Int[Tensor, "V b L"]]:
         batch = self.spec.schedule.global_batch_size
-        epoch, index = divmod(step, self.steps_per_epoch)
-        order = self._order(epoch)[index * batch : (index + 1) * batch]  # (B,) positions in rows
+        order = self.positions(step)
         mine = slice(self.rank * batch // self.ranks, (self.rank + 1) * batch // self.ranks)
         rng = keyed_rng("views", self.spec.seed, step)
-        pixels = self._pixels(self.rows[order[mine]])
+        pixels = self.pixels(self.rows[order[mine]])
         images = [shift_and_flip(pixels, self.spec.views, rng, batch, mine)]
         tokens = [self.tokens[order[mine]]]
         if self.views == 2:
@@ -85,11 +97,8 @@ class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
             tokens.append(self._text_views(order[mine], step))
         return torch.stack(images), trim(torch.cat(tokens).long()).unflatten(0, (self.views, -1))
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        """Shuffled positions of an epoch, the incomplete last batch dropped."""
-        return keyed_rng("order", self.spec.seed, epoch).permutation(len(self.rows))
-
-    def _pixels(self, rows: NDArray[np.int64]) -> UInt8[Tensor, "b 3 H W"]:
+    def pixels(self, rows: NDArray[np.int64]) -> UInt8[Tensor, "b 3 H W"]:
+        """Stored images of some rows."""
         if self.images is not None:
             pixels = self.images[rows]
         else:
@@ -120,5 +129,5 @@ def shift_and_flip(
     ys = np.clip(np.arange(height) + shifts[:, :1], 0, height - 1)  # (b, H)
     xs = np.clip(np.arange(width) + shifts[:, 1:], 0, width - 1)  # (b, W)
     xs = np.where(flips[:, None], xs[:, ::-1], xs)
-    image = torch.arange(len(pixels))[:, None, None]
-    return pixels.permute(0, 2, 3, 1)[image, torch.from_numpy(ys)[:, :, None], torch.from_numpy(xs)[:, None, :]].permute(0, 3, 1, 2)
+    places = (np.arange(len(pixels)) * height * width)[:, None, None] + ys[:, :, None] * width + xs[:, None, :]  # (b, H, W)
+    return torch.from_numpy(pixels.permute(0, 2, 3, 1).numpy().reshape(-1, 3).take(places, axis=0)).permute(0, 3, 1, 2)

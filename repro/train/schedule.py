@@ -22,21 +22,24 @@ def learning_rate(schedule: Schedule, step: int, steps_per_epoch: int, offset: L
     return schedule.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
-def num_steps(schedule: Schedule, steps_per_epoch: int) -> int:
-    """Optimizer steps that the run makes."""
-    return steps_per_epoch * (schedule.stop_after_epochs or schedule.epochs)
+def num_steps(spec: RunSpec, steps_per_epoch: int) -> int:
+    """Optimizer steps that the run makes: those of the schedule, or up to the epoch that `model_age` names."""
+    return steps_per_epoch * (spec.model_age if isinstance(spec.model_age, int) else spec.schedule.epochs)
 
 
 def evaluation_steps(spec: RunSpec, steps_per_epoch: int) -> list[int]:
     """Steps after which the run evaluates, ascending; 0 is the start model and the last step is always there.
 
-    With `evaluate_every_steps` n: after n, 2n, ... steps of each epoch and at its end (the authors' rhythm).
+    With `evaluate_every_steps` n: after n, 2n, ... steps of each epoch and at its end (the authors' rhythm). Where the
+    validation loss picks the model, every epoch's end is there too.
     """
-    last = num_steps(spec.schedule, steps_per_epoch)
+    last = num_steps(spec, steps_per_epoch)
     if spec.evaluate_every_steps is not None:
         within = [*range(spec.evaluate_every_steps, steps_per_epoch, spec.evaluate_every_steps), steps_per_epoch]
         steps = {epoch * steps_per_epoch + step for epoch in range(last // steps_per_epoch) for step in within}
     else:
         per_epoch = spec.evaluations_per_epoch or 1.0
         steps = {round(k * steps_per_epoch / per_epoch) for k in range(1, int(last / steps_per_epoch * per_epoch) + 1)}
+    if spec.model_age == "best_validation_loss":
+        steps |= set(range(steps_per_epoch, last, steps_per_epoch))
     return sorted({0, last} | {step for step in steps if 0 < step <= last})

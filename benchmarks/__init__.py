@@ -1,0 +1,1 @@
+"""How fast the project is, against the straightforward way and against the machine's limits: `make bench`."""

@@ -1,0 +1,154 @@
+"""The measurements of bench.json, one function each, all on a single core."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import reference, workspace
+from benchmarks.timing import Measurement, compare, elapsed
+from benchmarks.workload import RATE, Trainer, Workload
+from repro.data.shards import PairStore
+from repro.launch import run_all
+from repro.ledger import read_results
+from repro.profile import load_profile, pretrain_runs
+from repro.train.model import build_model
+
+STEPS = 5
+"""Training steps of one repetition."""
+BATCHES = 15
+"""Batches of one repetition of the loader."""
+MATRIX = 2048
+"""Rows and columns of the matrices whose product gives the rate."""
+
+
+def train_step(workload: Workload, folder: Path) -> Measurement:
+    """CleanCLIP's training step, the loading of its batch included."""
+    slow = reference.build_model(workload.spec.model, workload.inputs["model"] / "model.safetensors")
+    optimizer = reference.build_optimizer(slow, workload.spec)
+    loaded = _endless(reference.Pairs(workload.spec, workload.store, workload.rows, workload.inputs["synonyms"]))
+    trainer = Trainer(workload.spec, workload.model())
+    batches = _batches(workload, folder)
+
+    def theirs() -> None:
+        for _ in range(STEPS):
+            reference.training_step(slow, optimizer, *next(loaded), workload.spec, RATE)
+
+    def ours() -> None:
+        for _ in range(STEPS):
+            trainer.step(*next(batches))
+
+    return compare(theirs, ours, 7)
+
+
+def evaluation(workload: Workload, folder: Path) -> Measurement:
+    """Accuracy and ASR of one model, nothing kept from an earlier evaluation."""
+    images, model = PairStore.open(workload.inputs["evaluation"]), workload.model()
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as cache:
+            workload.evaluate(model, Path(cache))
+
+    return compare(lambda: reference.evaluate(model, workload.spec, images, workload.names), ours, 3)
+
+
+def loader(workload: Workload, folder: Path) -> Measurement:
+    """Batches of pairs with their augmented views, per second of one core."""
+    loaded = _endless(reference.Pairs(workload.spec, workload.store, workload.rows, workload.inputs["synonyms"]))
+    batches = _batches(workload, folder)
+    return compare(lambda: [next(loaded) for _ in range(BATCHES)], lambda: [next(batches) for _ in range(BATCHES)], 7)
+
+
+def cleaning_run(workload: Workload, folder: Path) -> Measurement:
+    """All learning rates of the workload, from the first process to the last row."""
+    inputs = {name: str(path) for name, path in workload.inputs.items()}
+
+    def theirs() -> None:
+        for spec in workload.specs:
+            run = folder / "run.json"
+            run.write_text(json.dumps({"spec": spec.model_dump(mode="json"), "inputs": inputs}), encoding="utf-8")
+            subprocess.run([sys.executable, "-m", "benchmarks.reference", str(run)], check=True, stdout=subprocess.DEVNULL)
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as work, contextlib.chdir(work), open(os.devnull, "w") as silent:
+            with contextlib.redirect_stderr(silent):
+                run_all(workload.specs, lambda spec: workload.inputs)
+            rows = [rows for _, _, rows in read_results(Path("results"))]
+            assert len(rows) == len(workload.specs) and all(rows)
+
+    return compare(theirs, ours, 2, time.perf_counter, warm_up=False)
+
+
+def rn50_of_floor(workload: Workload, folder: Path) -> Measurement:
+    """A training step of the paper's model on 32 pairs: the time that its multiplications would take at this core's rate, over its own.
+
+    `seconds` is the step's, `reference_seconds` the floor.
+    """
+    spec = pretrain_runs(load_profile("paper"), "cc3m", "mmcl")[0]
+    schedule = spec.schedule.model_copy(update={"global_batch_size": 32, "norm_batch_size": 32})
+    spec = spec.model_copy(update={"schedule": schedule, "precision": "fp32"})
+    model = build_model(spec.model, 0, "fp32")
+    model.train()
+    trainer = Trainer(spec, model)
+    random = torch.Generator().manual_seed(0)
+    size = spec.model.vision.image_size
+    images = torch.randint(0, 256, (1, 32, 3, size, size), generator=random, dtype=torch.uint8)
+    tokens = torch.randint(1, 49406, (1, 32, 32), generator=random)
+    tokens[..., -1] = 49407
+    with FlopCounterMode(display=False) as counter:
+        trainer.step(images, tokens)
+    matrix = torch.randn(MATRIX, MATRIX, generator=random)
+    result = compare(lambda: matrix @ matrix, lambda: trainer.step(images, tokens), 3)
+    products = counter.get_total_flops() / (2 * MATRIX**3)
+    assert result.reference_seconds is not None
+    runs = [ratio * products for ratio in result.runs]
+    return Measurement(sorted(runs)[len(runs) // 2], "of the floor", runs, result.reference_seconds * products, result.seconds)
+
+
+def report_seconds(workload: Workload, folder: Path) -> Measurement:
+    """`repro report` on as many points as the authors published."""
+    with _workspace(folder) as root:
+        return elapsed(lambda: workspace.report(root), 3)
+
+
+def noop_seconds(workload: Workload, folder: Path) -> Measurement:
+    """`dvc repro` with nothing to do."""
+    with _workspace(folder) as root:
+        workspace.report(root)
+        workspace.commit(root)
+        return elapsed(lambda: workspace.repeat(root), 3)
+
+
+def _endless(pairs: reference.Pairs) -> Iterator[tuple[Tensor, Tensor]]:
+    loader = pairs.loader()
+    for _ in count():
+        yield from loader
+
+
+def _batches(workload: Workload, folder: Path) -> Iterator[tuple[Tensor, Tensor]]:
+    pairs = workload.pairs(folder / "cache")
+    for _ in count():
+        yield from pairs.batches(0, len(pairs), 0)
+
+
+@contextlib.contextmanager
+def _workspace(folder: Path) -> Iterator[Path]:
+    root = folder / "workspace"
+    try:
+        workspace.make_workspace(Path.cwd(), root)
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)

@@ -1,0 +1,62 @@
+"""Interleaved timing: both sides in turn within one run, so that whatever else the machine does falls on both."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A figure of bench.json, and the seconds behind it."""
+
+    ratio: float
+    """Median of `runs`."""
+    unit: str
+    runs: list[float]
+    """One value a repetition."""
+    reference_seconds: float | None
+    """Median of the side that is compared with; None where there is none."""
+    seconds: float
+    """Median of ours."""
+
+
+def compare(
+    reference: Callable[[], object],
+    ours: Callable[[], object],
+    repetitions: int,
+    clock: Callable[[], float] = time.process_time,
+    *,
+    warm_up: bool = True,
+) -> Measurement:
+    """How many times as fast `ours` is as `reference`: the median over pairs of calls, which go first in turn.
+
+    The clock is this process's CPU time, which equals the time on the wall of an idle machine where one thread computes.
+    `warm_up` calls each side once before, unmeasured.
+    """
+    sides = {"reference": reference, "ours": ours}
+    for call in sides.values() if warm_up else ():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for repetition in range(repetitions):
+        for name in list(sides)[:: 1 if repetition % 2 else -1]:
+            begun = clock()
+            sides[name]()
+            seconds[name].append(clock() - begun)
+    runs = [slow / fast for slow, fast in zip(seconds["reference"], seconds["ours"], strict=True)]
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return Measurement(statistics.median(runs), "times as fast", runs, medians["reference"], medians["ours"])
+
+
+def elapsed(call: Callable[[], object], repetitions: int) -> Measurement:
+    """Seconds on the wall that a call takes, after one unmeasured."""
+    call()
+    runs = []
+    for _ in range(repetitions):
+        begun = time.perf_counter()
+        call()
+        runs.append(time.perf_counter() - begun)
+    median = statistics.median(runs)
+    return Measurement(median, "seconds", runs, None, median)

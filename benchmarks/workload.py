@@ -1,0 +1,107 @@
+"""What both sides work on: one cell of the profile `mini`, CleanCLIP of the model pre-trained with MMCL + SSL on `cc6m`.
+
+The start model has random weights: training and evaluation take the same time whatever the weights are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from open_clip.model import CLIP
+
+from repro.data.shards import PairStore
+from repro.data.stages import data_stage, poison_stage
+from repro.data.templates import templates_of
+from repro.evaluate.zero_shot import EvaluationSet, Outcome, PromptSet, evaluate_model
+from repro.launch.identity import standard_inputs
+from repro.profile import clean_runs, load_profile
+from repro.spec import RunSpec
+from repro.train.checkpoint import model_tensors, save_tensors
+from repro.train.loop import training_step
+from repro.train.model import PairEncoder, build_model, build_optimizer
+from repro.train.pairs import TrainingPairs
+
+RATE = 1e-4
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Runs that differ in their learning rate, and where their inputs lie."""
+
+    specs: list[RunSpec]
+    inputs: dict[str, Path]
+    """As `repro.launch` names them: pairs, evaluation, synonyms, model."""
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.specs[0]
+
+    @cached_property
+    def store(self) -> PairStore:
+        return PairStore.open(self.inputs["pairs"])
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows of the store that the run trains on."""
+        with np.load(self.inputs["pairs"] / "rows.npz", allow_pickle=False) as arrays:
+            rows: NDArray[np.int64] = arrays[str(self.spec.clean_size)]
+            return rows
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Class names in label order."""
+        return (self.inputs["evaluation"] / "classnames.txt").read_text(encoding="utf-8").splitlines()
+
+    def pairs(self, cache: Path) -> TrainingPairs:
+        """Our loader."""
+        return TrainingPairs(self.spec, self.store, self.rows, self.inputs["synonyms"], cache, 0, 1)
+
+    def model(self) -> CLIP:
+        """The start model as our worker builds it."""
+        model = build_model(self.spec.model, self.spec.seed, self.spec.switches.initialisation)
+        model.train()
+        return model
+
+    def evaluate(self, model: CLIP, cache: Path) -> Outcome:
+        """Our evaluation from nothing: images decoded, triggers stamped and prompts tokenised in this very call."""
+        spec = self.spec
+        images = EvaluationSet(
+            self.inputs["evaluation"], spec.model.vision.image_size, self.names.index(spec.target_class), spec.trigger,
+            spec.switches, spec.evaluate.trigger_seed, cache,
+        )  # fmt: skip
+        prompts = PromptSet(self.names, templates_of(spec.evaluate), spec.switches.truncation)
+        return evaluate_model(model, images, prompts, torch.device("cpu"))
+
+
+class Trainer:
+    """Our training step on a model of its own."""
+
+    def __init__(self, spec: RunSpec, model: CLIP) -> None:
+        self.spec, self.model = spec, model
+        self.optimizer = build_optimizer(model, spec.optimizer, spec.switches.weight_decay_rule)
+        self.encoder = PairEncoder(model, spec.schedule.global_batch_size // spec.schedule.norm_batch_size)
+
+    def step(self, images: torch.Tensor, tokens: torch.Tensor) -> float:
+        """One optimizer step on a batch of `TrainingPairs`; returns the loss."""
+        return float(training_step(self.encoder, self.model, self.optimizer, images, tokens, self.spec, RATE)["loss"])
+
+
+def mini_workload(folder: Path, learning_rates: int) -> Workload:
+    """The cell with its first so many learning rates; makes its data, as the stages do, where they are not there yet."""
+    profile = load_profile("mini")
+    runs = [run for run in clean_runs(profile, "cc6m", "mmcl_ssl") if (run.clean_size, run.loss) == ("100k", "mmcl_ssl")]
+    specs = [run for run in runs if run.seed == runs[0].seed][:learning_rates]
+    inputs = {name: path.absolute() for name, path in standard_inputs(specs[0]).items()} | {"model": folder / "model"}
+    if not inputs["evaluation"].exists():
+        data_stage(profile.name)
+    if not inputs["pairs"].exists():
+        poison_stage(profile.name, "cc6m")
+    workload = Workload(specs, inputs)
+    inputs["model"].mkdir(parents=True, exist_ok=True)
+    save_tensors(inputs["model"] / "model.safetensors", model_tensors(workload.model()))
+    return workload

@@ -1,0 +1,235 @@
+"""From YAML to runs: the only place that reads specifications.
+
+A profile is a folder of `specs/` with four files (data, pretrain, clean, evaluate) on top of a protocol file, which
+settles every detail in which the paper and the authors' code differ. `load_profile` checks all of them before anything
+runs and reports every problem of a file at once; `pretrain_runs` and `clean_runs` expand a profile into `RunSpec`s, one
+per training run, complete enough for a worker that sees nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from repro.spec import (
+    CleanSpec,
+    Dataset,
+    DataSpec,
+    EmojiSource,
+    EvaluateSpec,
+    Objective,
+    PretrainSpec,
+    Profile,
+    RunSpec,
+    Schedule,
+    Spec,
+    SpecError,
+    Switches,
+)  # fmt: skip
+
+SPECS = Path("specs")
+T = TypeVar("T", bound=Spec)
+
+
+def read_yaml(path: Path) -> Any:
+    """Parse a YAML file without tags, without duplicate keys and without anchors; SpecError says what is wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        if any(event.anchor for event in yaml.parse(text) if getattr(event, "anchor", None)):
+            raise SpecError(f"{path}: anchors and aliases are not allowed")
+        return yaml.load(text)
+    except YAMLError as error:
+        raise SpecError(f"{path}: not valid YAML: {error}") from None
+
+
+def check(model: type[T], content: Any, path: Path) -> T:
+    """Validate `content` as `model`; all problems at once, each with field, value and what is allowed."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            if item["type"] == "value_error":
+                prefix = ".".join(map(str, item["loc"]))
+                lines += [f"{prefix + '.' if prefix else ''}{line}" for line in str(item["ctx"]["error"]).split("\n")]
+                continue
+            value = "" if item["type"] == "missing" else f" (got {item['input']!r})"
+            lines.append(f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}{value}")
+        raise SpecError("\n".join([f"{path}: {len(lines)} problem(s)", *(f"  {line}" for line in lines)])) from None
+
+
+class Protocol(Spec):
+    """specs/<profile>/protocol.yaml: the named protocol and the switches in which this profile departs from it."""
+
+    protocol: Literal["paper", "authors"]
+    overrides: dict[str, Any]
+    """Switch name to value; every entry is a deviation that the report lists."""
+
+
+def _merge(content: Any, overrides: dict[str, Any], path: Path) -> Any:
+    """Return `content` with dotted-path overrides applied; a path that names no field is a SpecError."""
+    content = json.loads(json.dumps(content))
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        node = content
+        for key in parents:
+            known = node.get(key) if isinstance(node, dict) else None
+            node = node[int(key)] if isinstance(node, list) and key.isdigit() and int(key) < len(node) else known
+        if not isinstance(node, dict) or last not in node:
+            raise SpecError(f"{path}: {dotted}: no such field to override")
+        node[last] = value
+    return content
+
+
+def load_profile(name: str, specs: Path = SPECS, overrides: dict[str, Any] | None = None) -> Profile:
+    """Read and check the profile `specs/<name>`.
+
+    `overrides` maps dotted paths (`data.poison.num_poisoned.cc6m`, `switches.gather`) to values: how studies vary
+    a profile. Raises SpecError with every problem of the first bad file.
+    """
+    folder = specs / name
+    known = sorted(p.name for p in specs.iterdir() if (p / "data.yaml").is_file()) if specs.is_dir() else []
+    if name not in known:
+        raise SpecError(f"profile: {name!r} (allowed: {', '.join(known) or 'none found in ' + str(specs)})")
+    protocol = check(Protocol, read_yaml(folder / "protocol.yaml"), folder / "protocol.yaml")
+    protocol_path = specs / "protocols" / f"{protocol.protocol}.yaml"
+    switches = _merge(read_yaml(protocol_path), protocol.overrides, folder / "protocol.yaml")
+    parts: dict[str, tuple[type[Spec], Any, Path]] = {"switches": (Switches, switches, protocol_path)}
+    models: dict[str, type[Spec]] = {"data": DataSpec, "pretrain": PretrainSpec, "clean": CleanSpec, "evaluate": EvaluateSpec}
+    for part, model in models.items():
+        parts[part] = (model, read_yaml(folder / f"{part}.yaml"), folder / f"{part}.yaml")
+    for dotted, value in (overrides or {}).items():
+        part, _, rest = dotted.partition(".")
+        if part not in parts or not rest:
+            raise SpecError(f"override {dotted!r} (allowed: {', '.join(parts)} followed by a field)")
+        model, content, path = parts[part]
+        parts[part] = (model, _merge(content, {rest: value}, path), path)
+    checked: dict[str, Any] = {part: check(*arguments) for part, arguments in parts.items()}
+    profile = Profile(name=name, protocol=protocol.protocol, **checked)
+    _check_across(profile, folder, specs)
+    return profile
+
+
+def classnames_file(classnames: str, specs: Path = SPECS) -> Path:
+    """The list of class names, one a line in label order."""
+    return specs / "classnames" / f"{classnames}.txt"
+
+
+def load_classnames(profile: Profile, specs: Path = SPECS) -> list[str]:
+    """Class names of the profile's zero-shot task in label order; the target class is always among them."""
+    names = classnames_file(profile.evaluate.classnames, specs).read_text(encoding="utf-8").splitlines()
+    source = profile.data.source
+    if isinstance(source, EmojiSource):
+        target = profile.data.poison.target_class
+        kept = names[: source.num_concepts]
+        names = kept if target in kept or target not in names else [*kept[:-1], target]
+    return names
+
+
+def _check_across(profile: Profile, folder: Path, specs: Path) -> None:
+    """Checks that need more than one file of the profile."""
+    problems = []
+    names = load_classnames(profile, specs)
+    target = profile.data.poison.target_class
+    if names.count(target) != 1:
+        problems.append(
+            f"data.yaml: poison.target_class: {target!r} names {names.count(target)} classes "
+            f"(allowed: one of the {len(names)} names in {classnames_file(profile.evaluate.classnames, specs)})"
+        )
+    if profile.pretrain.model.vision.image_size != profile.data.image_size:
+        problems.append(
+            f"pretrain.yaml: model.vision.image_size: {profile.pretrain.model.vision.image_size} "
+            f"(allowed: data.yaml's image_size = {profile.data.image_size})"
+        )
+    for slot, objective in _cells(profile):
+        age = profile.pretrain.model_age.get(slot, {}).get(objective)
+        epochs = profile.pretrain.objectives[objective].epochs
+        where = f"pretrain.yaml: model_age.{slot}.{objective}"
+        if age is None or (isinstance(age, int) and age > epochs):
+            problems.append(f"{where}: {age or 'missing'} (allowed: last, best_validation_loss, or an epoch up to {epochs})")
+        elif age == "best_validation_loss" and profile.data.num_validation < profile.pretrain.objectives[objective].global_batch_size:
+            problems.append(f"{where}: best_validation_loss (allowed where data.yaml's num_validation is at least one global batch)")
+    for index, cell in enumerate(profile.clean.cells):
+        for objective in cell.pretrain_objectives:
+            if objective not in profile.pretrain.objectives:
+                problems.append(f"clean.yaml: cells.{index}.pretrain_objectives: {objective!r} is not pre-trained")
+        for size in cell.clean_sizes:
+            if size not in profile.data.cleaning_sizes:
+                problems.append(f"clean.yaml: cells.{index}.clean_sizes: {size!r} (allowed: keys of data.yaml's cleaning_sizes)")
+            elif profile.data.cleaning_sizes[size] < cell.global_batch_size:
+                problems.append(f"clean.yaml: cells.{index}.global_batch_size: more than the {size} subset holds")
+    runs = Counter((run.cell, run.run_id) for run in clean_runs(profile))
+    for (cell_name, run_id), count in runs.items():
+        if count > 1:
+            problems.append(f"clean.yaml: cells: run {run_id} of {cell_name} is listed {count} times")
+    if problems:
+        raise SpecError("\n".join([f"{folder}: {len(problems)} problem(s)", *(f"  {line}" for line in problems)]))
+
+
+def _cells(profile: Profile) -> list[tuple[Dataset, Objective]]:
+    return list(itertools.product(profile.data.num_pairs, profile.pretrain.objectives))
+
+
+def pretrain_runs(
+    profile: Profile, dataset: Dataset | None = None, objective: Objective | None = None, *, variant: str = "", poisoned: bool = True
+) -> list[RunSpec]:
+    """Pre-training runs of the profile, or of one dataset slot and objective; one per seed."""
+    spec = profile.pretrain
+    return [
+        RunSpec(
+            profile=profile.name, stage="pretrain", dataset=slot, pretrain_objective=goal, clean_size=None, loss=goal,
+            variant=variant, poisoned=poisoned, seed=seed, model=spec.model, optimizer=spec.optimizer,
+            schedule=spec.objectives[goal], model_age=spec.model_age[slot][goal], mitigation=None,
+            views=spec.views, precision=spec.precision, compile=spec.compile,
+            evaluations_per_epoch=1 / spec.evaluate_every_epochs, evaluate_every_steps=None, switches=profile.switches,
+            trigger=profile.data.poison.trigger, target_class=profile.data.poison.target_class, evaluate=profile.evaluate,
+        )
+        for slot, goal in _cells(profile)
+        for seed in spec.seeds
+        if dataset in (None, slot) and objective in (None, goal)
+    ]  # fmt: skip
+
+
+def clean_runs(
+    profile: Profile, dataset: Dataset | None = None, objective: Objective | None = None, *, variant: str = "", poisoned: bool = True
+) -> list[RunSpec]:
+    """Cleaning runs of the profile, or of one pre-trained model; ordered so that runs of one size stay together."""
+    spec = profile.clean
+    # A restored AdamW state brings its hyper-parameters along: the cleaning's own weight decay has no effect
+    # (code: CleanCLIP src/main.py loads the checkpoint's optimizer after building one).
+    optimizer = profile.pretrain.optimizer if profile.switches.optimizer_state == "restored" else spec.optimizer
+    return [
+        RunSpec(
+            profile=profile.name, stage="clean", dataset=slot, pretrain_objective=goal, clean_size=size, loss=loss,
+            variant=variant, poisoned=poisoned, seed=seed, model=profile.pretrain.model, optimizer=optimizer,
+            schedule=Schedule(
+                learning_rate=rate, epochs=spec.epochs, warmup_steps=spec.warmup_steps,
+                global_batch_size=cell.global_batch_size, norm_batch_size=cell.global_batch_size,
+            ),
+            model_age="last", mitigation=spec.mitigation, views=spec.views, precision=spec.precision, compile=spec.compile,
+            evaluations_per_epoch=spec.evaluations_per_epoch,
+            evaluate_every_steps=spec.evaluate_every_steps, switches=profile.switches,
+            trigger=profile.data.poison.trigger, target_class=profile.data.poison.target_class, evaluate=profile.evaluate,
+        )
+        for slot, goal in _cells(profile)
+        for cell in spec.cells
+        if slot in cell.datasets and goal in cell.pretrain_objectives
+        for size in cell.clean_sizes
+        for seed in profile.pretrain.seeds
+        for loss in cell.losses
+        for rate in cell.learning_rates
+        if dataset in (None, slot) and objective in (None, goal)
+    ]  # fmt: skip

@@ -1,0 +1,225 @@
+"""Studies beside the main graph (specs/studies): what a change does, seed by seed against the profile as it is.
+
+A variant and the default are trained from the same seeds, so effects are paired differences, with a Student interval
+over seeds. An effect whose interval holds zero lies below the spread of training and is called undecided. Whether it
+matters is read off the claims file: each claim about the cell is judged once on the default and once on the variant.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from repro.ledger import Row
+from repro.profile import read_yaml
+from repro.report import statistics
+from repro.report.claims import Claim, Claims, Entry, judge
+from repro.report.points import CLEANCLIP, Run, Settings, read_runs
+from repro.spec import SpecError
+
+Model = tuple[str, str, str]
+"""Variant, dataset slot, pre-training objective."""
+
+
+class Variant(Entry):
+    """What the report shows of a variant in specs/studies/<name>.yaml."""
+
+    model_config = Entry.model_config | {"extra": "ignore"}
+
+    overrides: dict[str, Any]
+    poisoned: bool
+    why: str
+
+
+class Outline(Entry):
+    """What the report needs of specs/studies/<name>.yaml; the study itself is checked by whoever runs it."""
+
+    model_config = Entry.model_config | {"extra": "ignore"}
+
+    question: str
+    profile: str
+    variants: dict[str, Variant]
+
+    @property
+    def default(self) -> str | None:
+        """The variant without overrides: the profile as it is."""
+        return next((label for label, variant in self.variants.items() if variant.poisoned and not variant.overrides), None)
+
+
+@dataclass(frozen=True, slots=True)
+class SideStudy:
+    """A study of this profile that has results."""
+
+    name: str
+    outline: Outline
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one variant, cell and seed, fractions; None where it was not run."""
+
+    accuracy: float | None
+    """Of the model that is cleaned, as the others of this line are after it."""
+    asr: float | None
+    cleaned_accuracy: float | None
+    """Best of CleanCLIP at ASR <= cap; 0 if no evaluation reached the cap."""
+    lowest_asr: float | None
+    relative_drop: float | None
+
+
+MEASURES: tuple[str, ...] = ("accuracy", "asr", "cleaned_accuracy", "lowest_asr")
+"""Fields of an outcome whose effects the table shows."""
+
+
+def read_side_studies(profile: str, root: Path) -> tuple[SideStudy, ...]:
+    """Studies of the profile below `root` that have results; SpecError or LedgerError for a file that cannot be used."""
+    found = []
+    for path in sorted((root / "specs" / "studies").glob("*.yaml")):
+        results = root / "results" / "studies" / path.stem
+        if results.is_dir():
+            try:
+                outline = Outline.model_validate(read_yaml(path))
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise SpecError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            if outline.profile == profile and (runs := tuple(r for r in read_runs(results, root) if r.rows)):
+                found.append(SideStudy(path.stem, outline, runs))
+    return tuple(found)
+
+
+def side_study(study: SideStudy, claims: Claims, settings: Settings) -> dict[str, Any]:
+    """A study in the shape of report.json."""
+    default = study.outline.default
+    return {
+        "name": study.name, "question": study.outline.question, "default": default,
+        "variants": [
+            {"variant": label, "changed": {k: str(v) for k, v in variant.overrides.items()}, "poisoned": variant.poisoned,
+             "why": variant.why}
+            for label, variant in study.outline.variants.items()
+        ],
+        "rows": effects(study.runs, default, claims, settings), "runs": [run.folder for run in study.runs],
+    }  # fmt: skip
+
+
+def effects(runs: Sequence[Run], default: str | None, claims: Claims, settings: Settings) -> list[dict[str, Any]]:
+    """Outcomes of every variant and model, and their differences from the default: one row a variant, model and cleaning size."""
+    found = outcomes(runs, settings)
+    rows = []
+    for (variant, dataset, objective, size), by_seed in found.items():
+        reference = found.get((default or "", dataset, objective, size), {})
+        seeds = sorted(by_seed.keys() & reference.keys())
+        rows.append({
+            "variant": variant, "dataset": dataset, "pretrain_objective": objective, "clean_size": size, "seeds": sorted(by_seed),
+            "means": {name: _mean([getattr(o, name) for o in by_seed.values()]) for name in MEASURES},
+            "effects": None if variant == default or not seeds else {
+                name: _effect([(getattr(by_seed[s], name), getattr(reference[s], name)) for s in seeds], settings.confidence)
+                for name in MEASURES
+            },
+            "verdicts": [] if variant == default or not seeds else _verdicts(
+                claims, settings, (dataset, objective, size), [by_seed[s] for s in seeds], [reference[s] for s in seeds]
+            ),
+        })  # fmt: skip
+    for row in rows:
+        row["could_change"] = _could_change(row["verdicts"])
+    return rows
+
+
+def outcomes(runs: Sequence[Run], settings: Settings) -> dict[tuple[str, str, str, str | None], dict[int, Outcome]]:
+    """Outcomes by variant, dataset, objective and cleaning size (None where the study does not clean), then by seed."""
+    starts: dict[tuple[Model, int], Row] = {}
+    cleaned: dict[tuple[Model, str | None], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        spec = run.record.spec
+        model = (spec.variant, spec.dataset, spec.pretrain_objective)
+        if spec.stage == "pretrain":
+            starts[model, spec.seed] = run.rows[run.handed_on(settings.denominator).index]
+        elif spec.loss == CLEANCLIP:
+            starts.setdefault((model, spec.seed), run.rows[0])
+            cleaned[model, spec.clean_size][spec.seed] += [row for row in run.rows if row.step]
+    sizes: dict[Model, list[str | None]] = defaultdict(list)
+    for model, size in cleaned:
+        sizes[model].append(size)
+    for model, _ in starts:
+        sizes.setdefault(model, [None])
+    return {
+        (*model, size): {
+            seed: _outcome(starts[model, seed], cleaned[model, size].get(seed, []) if size else [], settings)
+            for of, seed in sorted(starts) if of == model
+        }
+        for model in sizes for size in sizes[model]
+    }  # fmt: skip
+
+
+def _outcome(start: Row, rows: list[Row], settings: Settings) -> Outcome:
+    rates = [(row.asr(settings.denominator), row.accuracy) for row in rows]
+    best = max((accuracy for asr, accuracy in rates if asr <= settings.cap), default=0.0) if rates else None
+    return Outcome(
+        accuracy=start.accuracy, asr=start.asr(settings.denominator), cleaned_accuracy=best,
+        lowest_asr=min((asr for asr, _ in rates), default=None),
+        relative_drop=1 - best / start.accuracy if best is not None and start.accuracy else None,
+    )  # fmt: skip
+
+
+def _effect(pairs: list[tuple[float | None, float | None]], confidence: float) -> dict[str, Any] | None:
+    """Mean difference over seeds; `undecided` unless its interval leaves zero out."""
+    differences = [variant - default for variant, default in pairs if variant is not None and default is not None]
+    if not differences:
+        return None
+    interval = statistics.student(differences, confidence)
+    return {
+        "value": _mean(differences), "ci": interval, "n": len(differences),
+        "undecided": interval is None or interval[0] <= 0 <= interval[1],
+    }  # fmt: skip
+
+
+METRICS: dict[str, Callable[[Outcome], float | None]] = {
+    "start_accuracy": lambda o: o.accuracy, "start_asr": lambda o: o.asr, "cleaned_accuracy": lambda o: o.cleaned_accuracy,
+    "lowest_asr": lambda o: o.lowest_asr, "relative_drop": lambda o: o.relative_drop,
+}  # fmt: skip
+"""Metrics of the claims file that concern one model and can be read off an outcome."""
+
+
+def _verdicts(
+    claims: Claims, settings: Settings, cell: tuple[str, str, str | None], variant: list[Outcome], default: list[Outcome]
+) -> list[dict[str, Any]]:
+    """Each claim about the cell, judged on the intervals over seeds of default and variant."""
+    found = []
+    for claim in claims.claims:
+        if claim.expect is not None and claim.metric in METRICS and _about(claim, cell):
+            capped = claim.absolute and bool(settings.stand_in)
+            intervals = []
+            for group in (default, variant):
+                values = [v for outcome in group if (v := METRICS[claim.metric](outcome)) is not None]
+                intervals.append(statistics.student(values, settings.confidence))
+            before, after = (judge(claim.expect, claim.direction, i, capped) if i else "undecided" for i in intervals)
+            found.append({"id": claim.id, "default": before, "variant": after})
+    return found
+
+
+def _about(claim: Claim, cell: tuple[str, str, str | None]) -> bool:
+    dataset, objective, size = cell
+    return (
+        dataset in claim.datasets and objective in claim.objectives and claim.loss in (None, CLEANCLIP)
+        and (not claim.clean_sizes or size in claim.clean_sizes)
+    )  # fmt: skip
+
+
+def _could_change(verdicts: list[dict[str, Any]]) -> str | None:
+    """`yes` if a decided verdict becomes another decided one, `no` if all stay and are decided, else `undecided`."""
+    if not verdicts:
+        return None
+    pairs = [(v["default"], v["variant"]) for v in verdicts]
+    if any(before != after and "undecided" not in (before, after) for before, after in pairs):
+        return "yes"
+    return "undecided" if any("undecided" in pair for pair in pairs) else "no"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

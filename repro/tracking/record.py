@@ -1,0 +1,160 @@
+"""One run as one Sacred record: the worker's events become its points, output, artifacts and end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from itertools import chain
+from pathlib import Path
+from typing import Any, TextIO
+
+import repro
+from repro.launch.identity import LIBRARIES, Run, commit_state, content_hash, environment, model_dir
+from repro.ledger import replace_file
+from repro.tracking.figure import curves
+from repro.tracking.mirror import RECORDS
+from repro.tracking.observers import FileObserver
+from repro.wire import EVENT, parse
+from sacred import SETTINGS, Experiment
+
+BEAT_SECONDS = 2.0
+ARTIFACTS = ("spec.json", "rows.jsonl", "outcome.json", "curves.svg")
+EVALUATED = ("zero_shot_top1", "attack_success_rate")
+
+SETTINGS.CAPTURE_MODE = "sys"  # the pack itself prints the worker's lines, so the costly capture of descriptors is not needed
+SETTINGS.DISCOVER_SOURCES = "none"  # sources and versions are the worker's, added by hand; the pack never imports torch
+SETTINGS.DISCOVER_DEPENDENCIES = "none"
+SETTINGS.HOST_INFO.INCLUDE_CPU_INFO = False  # a second of py-cpuinfo per run; `environment` names the device
+SETTINGS.HOST_INFO.INCLUDE_GPU_INFO = False
+
+
+class RunFailed(RuntimeError):
+    """The run ended without a result; the message is the reason."""
+
+
+class Recorder:
+    """Turns the events of one pack's worker into records, one per run."""
+
+    def __init__(self, watch: Callable[[Path], None]) -> None:
+        """`watch` is called with the folder of every record once it is there."""
+        commit, dirty = commit_state()
+        self.watch = watch
+        self.about: dict[str, Any] = {"environment": environment(), "commit": commit, "dirty": dirty}
+        self.spent = 0.0
+
+    def record(
+        self, run: Run, first: dict[str, Any], events: Iterable[dict[str, Any]], reason_of_end: Callable[[], str]
+    ) -> tuple[str, str | None]:
+        """Follow one run to its end; returns the reason of a failure, or "", and the record's name, `<profile>/<number>`.
+
+        `first` is the run's first event: its start, or its end if an earlier pack died between outcome and record.
+        `reason_of_end` tells why the events ended without an end of the run.
+        """
+        experiment = Experiment(run.spec.stage, base_dir=str(Path(repro.__file__).parent.parent), save_git_info=False)
+        link, key = run.work_dir / "sacred.json", uuid.uuid4().hex
+        resumed = _read(link)
+
+        def opened(folder: Path) -> None:
+            replace_file(link, json.dumps({"record": f"{run.spec.profile}/{folder.name}", "key": key}).encode())
+            self.watch(folder)
+
+        observer = FileObserver(RECORDS / run.spec.profile, opened, tuple((item["path"], item["hash"]) for item in run.inputs.values()))
+        experiment.observers.append(observer)
+        experiment.add_config(_config(run))
+        for file in sorted(Path(repro.__file__).parent.rglob("*.py")):
+            experiment.add_source_file(str(file))
+        for library in LIBRARIES:
+            if version := self.about["environment"].get(library):
+                experiment.add_package_dependency(library, version.split("+")[0])  # Sacred knows no local versions
+
+        @experiment.main  # type: ignore[untyped-decorator]
+        def follow(_run: Any) -> dict[str, Any]:
+            points = Points(run.work_dir / "metrics.jsonl")
+            evaluations: dict[str, list[tuple[float, float]]] = {name: [] for name in EVALUATED}
+            for event in chain([first], events):
+                for point in points.due(event):
+                    for name, value in (point["values"] | {"epoch": point["epoch"]}).items():
+                        _run.log_scalar(name, float(value), int(point["step"]))
+                    shown = {name: float(point["values"][name]) for name in EVALUATED if name in point["values"]}
+                    for name, value in shown.items():
+                        evaluations[name].append((point["epoch"], value))
+                    if shown:
+                        say(f"step {point['step']}, epoch {point['epoch']:.2f}: {', '.join(f'{n} {v:.4f}' for n, v in shown.items())}")
+                if event["event"] == "end":
+                    if event["status"] == "failed":
+                        raise RunFailed(event["reason"])
+                    with contextlib.suppress(OSError):  # a full disk: the missing figure will be named
+                        (run.work_dir / "curves.svg").write_text(curves(evaluations), encoding="utf-8")
+                    for name in ARTIFACTS:
+                        _run.add_artifact(str(run.work_dir / name))
+                    if (model := run.work_dir / "model.safetensors").exists():
+                        _run.info["model"] = {"path": (model_dir(run.spec) / model.name).as_posix(), "hash": content_hash(model)}
+                    _run.info["tracking_seconds"] = self._lap()
+                    return {"status": event["status"]} | {name: float(value) for name, value in event["result"].items()}
+            raise RunFailed(reason_of_end())
+
+        info = self.about | {"start_step": first.get("step", 0), "resumes": resumed.get("record")}
+        try:
+            meta = {"record": key} | ({"resumes": resumed["key"]} if "key" in resumed else {})
+            experiment.run(info=info, meta_info=meta, options={"--beat-interval": BEAT_SECONDS, "--loglevel": "ERROR"})
+            reason = ""
+        except RunFailed as error:
+            reason = str(error)
+        return reason, f"{run.spec.profile}/{observer.folder.name}" if observer.folder else None
+
+    def _lap(self) -> float:
+        """Processor seconds of this process, which is all that tracking costs, since the last call; at first, since its beginning."""
+        before, self.spent = self.spent, time.process_time()
+        return self.spent - before
+
+
+class Points:
+    """The metrics of a run over all its attempts, so that the record of a resumed run is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.earlier = [point for line in path.read_text().splitlines() if (point := parse(line))] if path.exists() else []
+
+    def due(self, event: dict[str, Any]) -> list[dict[str, Any]]:
+        """Points to log for an event: itself if it has metrics; at the first such, or at the end, what earlier attempts left below it."""
+        if event["event"] == "start":
+            return []
+        kept = [point for point in self.earlier if event["event"] == "end" or point["step"] < event["step"]]
+        if event["event"] == "metrics":
+            kept.append(event)
+        try:
+            self._save(kept, anew=bool(self.earlier))
+        except OSError as error:
+            say(f"tracking: {self.path} not written: {error.strerror}; these points are in this record alone", sys.stderr)
+        self.earlier = []
+        return kept
+
+    def _save(self, points: list[dict[str, Any]], anew: bool) -> None:
+        lines = "".join(f"\n{EVENT}{json.dumps(point)}\n" for point in points)  # each begins a line even after a torn one
+        if anew:
+            replace_file(self.path, lines.encode())
+        elif lines:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(lines)
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line, unless the disk that takes it is full: training goes on without."""
+    with contextlib.suppress(OSError):
+        print(line, file=stream, flush=True)
+
+
+def _config(run: Run) -> dict[str, Any]:
+    """The Sacred configuration: the resolved specification and what identifies the run."""
+    spec = run.spec
+    identity = {"cell": spec.cell, "run_id": spec.run_id, "learning_rate": spec.schedule.learning_rate,
+                "fingerprint": run.fingerprint, "code": run.code, "inputs": run.inputs}  # fmt: skip
+    return spec.model_dump(mode="json") | identity
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_bytes())) if path.exists() else {}

@@ -1,0 +1,108 @@
+"""Headless Chromium, driven through two pipes: pages opened, scripts run in them, pictures taken of them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WAIT_SECONDS = 60.0
+
+
+class Page:
+    """A page in a running Chromium, by the DevTools protocol (`--remote-debugging-pipe`: JSON ended by NUL on descriptors 3 and 4)."""
+
+    def __init__(self, write: int, read: int) -> None:
+        self.write, self.read, self.rest, self.number = write, read, b"", 0
+        self.requests: list[str] = []
+        """Address of every request that the page made."""
+        self.problems: list[str] = []
+        """Exceptions in the page."""
+        self.session = None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Network", "Runtime"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """The answer to one command; events on the way are noted."""
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": parameters} | ({"sessionId": self.session} if self.session else {})
+        os.write(self.write, json.dumps(message).encode() + b"\0")
+        while True:
+            while b"\0" not in self.rest:
+                chunk = os.read(self.read, 1 << 16)
+                assert chunk, "Chromium ended"
+                self.rest += chunk
+            line, self.rest = self.rest.split(b"\0", 1)
+            answer = json.loads(line)
+            if answer.get("method") == "Network.requestWillBeSent":
+                self.requests.append(answer["params"]["request"]["url"])
+            if answer.get("method") == "Runtime.exceptionThrown":
+                self.problems.append(json.dumps(answer["params"]["exceptionDetails"])[:500])
+            if answer.get("id") == self.number:
+                assert "error" not in answer, answer
+                return dict(answer["result"])
+
+    def open(self, url: str) -> None:
+        """Go to an address."""
+        self.call("Page.navigate", url=url)
+
+    def run(self, script: str) -> Any:
+        """The value of an expression in the page, awaited."""
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def text(self) -> str:
+        """What a reader sees."""
+        return str(self.run("document.body.innerText"))
+
+    def wait(self, condition: str) -> None:
+        """Until an expression in the page is true."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not self.run(f"(() => {{ try {{ return Boolean({condition}) }} catch {{ return false }} }})()"):
+            assert time.monotonic() < deadline, f"never true: {condition}\n{self.text()[:3000]}"
+            time.sleep(0.2)
+
+    def click(self, expression: str) -> None:
+        """Press the mouse on the middle of the element that an expression gives."""
+        self.wait(expression)
+        x, y = self.run(f"(e => {{e.scrollIntoView({{block: 'nearest'}}); const b = e.getBoundingClientRect();"
+                        f" return [b.x + b.width / 2, b.y + b.height / 2]}})({expression})")  # fmt: skip
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def picture(self, path: Path) -> None:
+        """Write what is on the screen as PNG."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+
+@contextmanager
+def browser(profile: Path, width: int = 1700, height: int = 1000) -> Iterator[Page]:
+    """One page of a Chromium that keeps its data in `profile` and ends with the block."""
+    assert CHROMIUM is not None
+    inward, write = os.pipe()
+    read, outward = os.pipe()
+    # The protocol's descriptors are 3 and 4; a shell puts them there, for the parent's own may be taken.
+    script = f'exec "$0" "$@" 3<&{inward} 4>&{outward}'
+    command = ["bash", "-c", script, CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+               "--remote-debugging-pipe", f"--user-data-dir={profile}", f"--window-size={width},{height}"]  # fmt: skip
+    process = subprocess.Popen(command, pass_fds=(inward, outward), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os.close(inward)
+    os.close(outward)
+    try:
+        yield Page(write, read)
+    finally:
+        process.terminate()
+        process.wait(20)
+        os.close(write)
+        os.close(read)

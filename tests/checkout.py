@@ -1,0 +1,36 @@
+"""A fresh checkout of the working tree, and DVC in it as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+
+def fresh_checkout(root: Path, folder: Path) -> Path:
+    """Copy what git tracks or would track into `folder` and commit it there."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=root, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (root / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, folder / name)
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    if (root / "data" / "npm").is_dir():  # verified before use like a download
+        shutil.copytree(root / "data" / "npm", folder / "data" / "npm")
+    return folder
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This environment, its Python first on PATH, and `more`."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **more}
+
+
+def dvc(folder: Path, *arguments: str, **more: str) -> str:
+    """Output of `dvc` in the checkout; `more` is environment."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    result = subprocess.run(command, cwd=folder, env=environment(**more), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout + result.stderr

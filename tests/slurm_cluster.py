@@ -1,0 +1,121 @@
+"""A real Slurm on this host, as root and without systemd: munged, slurmctld and a slurmd for each node."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+NODES = ("n1", "n2")
+needs_slurm = pytest.mark.skipif(
+    shutil.which("slurmctld") is None or os.getuid() != 0, reason="no Slurm to start here: apt-get install slurm-wlm munge, as root"
+)
+
+
+class Cluster:
+    """The daemons of a cluster; `SLURM_CONF` leads every Slurm command to it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.conf = home, home / "slurm.conf"
+        self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *command: str) -> None:
+        with (self.home / "out").open("ab") as out:
+            self.daemons[name] = subprocess.Popen(command, stdout=out, stderr=out)
+
+    def start_node(self, node: str) -> None:
+        self.start(node, "slurmd", "-D", "-N", node, "-f", str(self.conf))
+
+    def wait_until_idle(self, seconds: float = 60) -> None:
+        """Wait until every node takes jobs; fail with the logs otherwise."""
+        deadline = time.monotonic() + seconds
+        while (states := self.states()) != ["idle"] * len(NODES):
+            if time.monotonic() > deadline:
+                logs = (path.read_text(errors="replace")[-2000:] for path in [self.home / "out", *self.home.glob("*.log")])
+                pytest.fail(f"nodes are {states}\n" + "\n".join(logs))
+            time.sleep(0.5)
+
+    def states(self) -> list[str]:
+        return subprocess.run(["sinfo", "-h", "-N", "-o", "%t"], capture_output=True, text=True, check=False).stdout.split()
+
+
+@contextmanager
+def running_cluster(home: Path) -> Iterator[Cluster]:
+    """A cluster of two nodes with two processors each (both are this host), in `home`, and SLURM_CONF set."""
+    home.chmod(0o755)
+    for folder in ("state", *NODES):
+        (home / folder).mkdir()
+    key = home / "munge.key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o400)
+    host = socket.gethostname().split(".")[0]
+    ports = iter(free_ports(1 + len(NODES)))
+    cluster = Cluster(home)
+    # A requeued job waits for cred_expire; MaxArraySize is small so that a sweep needs several arrays.
+    cluster.conf.write_text(f"""
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={next(ports)}
+AuthType=auth/munge
+AuthInfo=socket={home}/munge.socket,cred_expire=5
+CredType=cred/munge
+SlurmUser={getpass.getuser()}
+StateSaveLocation={home}/state
+SlurmdSpoolDir={home}/%n
+SlurmctldPidFile={home}/slurmctld.pid
+SlurmdPidFile={home}/%n.pid
+SlurmctldLogFile={home}/slurmctld.log
+SlurmdLogFile={home}/%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SlurmdParameters=config_overrides
+SelectType=select/cons_tres
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
+SlurmdTimeout=10
+KillWait=10
+MaxArraySize=2
+ReturnToService=2
+MailProg=/bin/true
+{"".join(f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={next(ports)} CPUs=2 RealMemory=2000{chr(10)}" for node in NODES)}
+PartitionName=main Nodes={",".join(NODES)} Default=YES MaxTime=INFINITE State=UP
+""")
+    (home / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(cluster.conf))
+        try:
+            cluster.start(
+                "munged", "munged", "--foreground", "--force", f"--key-file={key}", f"--socket={home}/munge.socket",
+                f"--pid-file={home}/munged.pid", f"--log-file={home}/munged.log", f"--seed-file={home}/munged.seed",
+            )  # fmt: skip
+            time.sleep(1)
+            cluster.start("slurmctld", "slurmctld", "-D", "-f", str(cluster.conf))
+            for node in NODES:
+                cluster.start_node(node)
+            cluster.wait_until_idle()
+            yield cluster
+        finally:
+            subprocess.run(["scancel", "--full", "--me"], check=False, capture_output=True)
+            for daemon in reversed(cluster.daemons.values()):
+                daemon.terminate()
+            for daemon in cluster.daemons.values():
+                try:
+                    daemon.wait(15)
+                except subprocess.TimeoutExpired:
+                    daemon.kill()
+
+
+def free_ports(count: int) -> list[int]:
+    """Different free ports on loopback."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports

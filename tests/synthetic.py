@@ -1,0 +1,73 @@
+"""Data of the shape of CC3M, CC12M and ImageNet validation, filled with noise: `python tests/synthetic.py FOLDER`.
+
+Shards are what img2dataset writes: `00000.tar` with `<9 digits>.jpg`, `.txt` and `.json`, and `00000_stats.json` beside it.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from repro.data.imagenet import CANARY
+
+SIZE = 40
+"""Longer side of an image in px."""
+NOUNS = ("banana", "river", "lantern", "bicycle", "harbour", "violin", "meadow", "teapot")
+
+
+def jpeg(rng: np.random.Generator) -> bytes:
+    """Coarse coloured noise, in one of three aspect ratios."""
+    height, width = ((SIZE, SIZE), (SIZE * 3 // 4, SIZE), (SIZE, SIZE * 3 // 4))[rng.integers(3)]
+    image = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((width, height))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=95)
+    return out.getvalue()
+
+
+def write_pairs(folder: Path, count: int, per_shard: int, seed: int) -> None:
+    """`count` pairs in shards of `per_shard`."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard, first in enumerate(range(0, count, per_shard)):
+        rows = min(per_shard, count - first)
+        with tarfile.open(folder / f"{shard:05}.tar", "w") as tar:
+            for row in range(rows):
+                key = f"{shard:05}{row:04}"
+                caption = f"a {NOUNS[rng.integers(len(NOUNS))]} by a {NOUNS[rng.integers(len(NOUNS))]}, number {first + row}"
+                about = {"key": key, "status": "success", "url": f"https://example.org/{key}.jpg", "caption": caption}
+                for suffix, content in ("jpg", jpeg(rng)), ("txt", caption.encode()), ("json", json.dumps(about).encode()):
+                    member = tarfile.TarInfo(f"{key}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        (folder / f"{shard:05}_stats.json").write_text(json.dumps({"count": rows, "successes": rows}))
+
+
+def write_validation(folder: Path, num_classes: int, per_class: int, seed: int) -> None:
+    """ImageNet validation in class folders named like WordNet synsets; the images whose true labels are known have those."""
+    rng = np.random.default_rng(seed)
+    known = {label: number for number, label in CANARY.items()}
+    others = (number for number in itertools.count(1) if number not in CANARY)
+    for label in range(num_classes):
+        synset = folder / f"n{1440764 + label:08}"
+        synset.mkdir(parents=True)
+        for position in range(per_class):
+            number = known[label] if position == 0 and label in known else next(others)
+            (synset / f"ILSVRC2012_val_{number:08}.JPEG").write_bytes(jpeg(rng))
+
+
+def write_all(folder: Path) -> None:
+    """What specs/rehearsal.yaml expects, with some pairs to spare."""
+    write_pairs(folder / "cc3m", 110, 50, seed=3)
+    write_pairs(folder / "cc12m", 220, 50, seed=12)
+    write_validation(folder / "imagenet-validation", 1000, 1, seed=1)
+
+
+if __name__ == "__main__":
+    write_all(Path(sys.argv[1]))

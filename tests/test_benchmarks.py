@@ -1,0 +1,153 @@
+"""The benchmarks compare like with like: reference and project give the same loss, the same step and the same accuracy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import __main__ as bench
+from benchmarks import reference
+from benchmarks.timing import compare, elapsed
+from benchmarks.workload import RATE, Trainer, Workload
+from repro.data.images import encode_png
+from repro.data.keyed import keyed_rng
+from repro.data.shards import ShardWriter, write_store
+from repro.profile import clean_runs, load_profile
+from repro.spec import RunSpec
+from repro.train.checkpoint import model_tensors, save_tensors
+from repro.train.loop import total_loss
+from repro.train.model import normalise
+
+NAMES = ["apple", "banana", "cherry pie", "date", "elderberry jam"]
+BATCH = 12
+
+
+def small_spec() -> RunSpec:
+    run = next(run for run in clean_runs(load_profile("smoke")) if run.loss == "mmcl_ssl" and run.clean_size == "100k")
+    schedule = run.schedule.model_copy(update={"global_batch_size": BATCH, "norm_batch_size": BATCH, "epochs": 2})
+    return run.model_copy(update={"schedule": schedule})
+
+
+@pytest.fixture(scope="module")
+def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
+    """30 pairs and 20 evaluation images of noise, captions of different lengths."""
+    folder = tmp_path_factory.mktemp("workload")
+    spec = small_spec()
+    size = spec.model.vision.image_size
+    inputs = {name: folder / name for name in ("pairs", "evaluation", "model")} | {"synonyms": folder / "synonyms.json"}
+    inputs["synonyms"].write_text(json.dumps({"picture": ["image"]}))
+    for name, count in (("pairs", 30), ("evaluation", 20)):
+        inputs[name].mkdir()
+        writer = ShardWriter(inputs[name])
+        for row in range(count):
+            pixels = keyed_rng(name, row).integers(0, 256, (size, size, 3), dtype=np.uint8)
+            label = row % len(NAMES)
+            writer.add(encode_png(pixels), "png", f"{'very ' * (row % 7)}nice picture of {NAMES[label]}", label)
+        write_store(inputs[name], *writer.close())
+    np.savez(inputs["pairs"] / "rows.npz", **{"100k": np.arange(2, 30)})
+    (inputs["evaluation"] / "classnames.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    found = Workload([spec], inputs)
+    inputs["model"].mkdir()
+    save_tensors(inputs["model"] / "model.safetensors", model_tensors(found.model()))
+    return found
+
+
+def reference_model(workload: Workload) -> reference.CLIP:
+    return reference.build_model(workload.spec.model, workload.inputs["model"] / "model.safetensors")
+
+
+def as_reference_takes_it(images: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of ours, (V, b, ...), with pixels normalised and captions padded to 77 tokens, (b, V, ...)."""
+    padded = torch.nn.functional.pad(tokens, (0, 77 - tokens.shape[-1]))
+    pixels = torch.stack([normalise(view) for view in images])
+    return pixels.transpose(0, 1).contiguous(), padded.transpose(0, 1)
+
+
+def test_both_sides_compute_the_same_loss_and_the_same_step(workload: Workload, tmp_path: Path) -> None:
+    ours, theirs = Trainer(workload.spec, workload.model()), reference_model(workload)
+    theirs.train()
+    optimizer = reference.build_optimizer(theirs, workload.spec)
+    pairs = workload.pairs(tmp_path)
+    for step in range(3):
+        images, tokens = pairs[step]
+        assert images.shape[0] == 2 and tokens.shape[-1] < 77
+        loss = reference.training_step(theirs, optimizer, *as_reference_takes_it(images, tokens), workload.spec, RATE)
+        assert ours.step(images, tokens) == pytest.approx(loss, rel=2e-5)
+    for name, tensor in ours.model.state_dict().items():
+        torch.testing.assert_close(tensor, theirs.state_dict()[name], rtol=0, atol=RATE, msg=name)
+
+
+def test_both_sides_count_the_same_images(workload: Workload, tmp_path: Path) -> None:
+    outcome = workload.evaluate(workload.model(), tmp_path)
+    store = reference.PairStore.open(workload.inputs["evaluation"])
+    correct, attacked = reference.evaluate(reference_model(workload), workload.spec, store, workload.names)
+    assert (correct, attacked) == (outcome.correct.sum(), outcome.attacked.sum())
+    assert 0 < correct < len(store)
+
+
+def test_both_sides_load_the_same_pixels_and_tokens(workload: Workload, tmp_path: Path) -> None:
+    """Without augmentation of the base view the order is all that differs."""
+    plain = workload.spec.model_copy(update={"views": workload.spec.views.model_copy(update={"shift_pixels": 0, "flip": False})})
+    plain_workload = Workload([plain], workload.inputs)
+    theirs = reference.Pairs(plain, workload.store, workload.rows, workload.inputs["synonyms"])
+    pairs = plain_workload.pairs(tmp_path)
+    images, tokens = as_reference_takes_it(*pairs[0])
+    assert len(tokens) == BATCH
+    for position, pixels, ids in zip(pairs.positions(0), images, tokens, strict=True):
+        expected_pixels, expected_ids = theirs[int(position)]
+        torch.testing.assert_close(pixels[0], expected_pixels[0])
+        assert torch.equal(ids[0], expected_ids[0])
+        if plain.switches.text_view == "fixed":
+            assert torch.equal(ids[1], expected_ids[1])
+
+
+def test_the_reference_cleans_in_a_process_of_its_own(workload: Workload, root: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run.json"
+    inputs = {name: str(path) for name, path in workload.inputs.items()}
+    run.write_text(json.dumps({"spec": workload.spec.model_dump(mode="json"), "inputs": inputs}))
+    command = [sys.executable, "-m", "benchmarks.reference", str(run)]
+    done = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True, timeout=300)
+    rows = json.loads(done.stdout)
+    assert [row[0] for row in rows] == reference.evaluation_steps(workload.spec, 2)
+    assert all(0 <= count <= 20 for row in rows for count in row[1:])
+
+
+def test_a_ratio_is_the_median_of_pairs_taken_in_turn() -> None:
+    now, calls = 0.0, []
+
+    def spend(name: str, seconds: float) -> None:
+        nonlocal now
+        calls.append(name)
+        now += seconds
+
+    slow = iter([9.0, 6.0, 4.0, 8.0])
+    found = compare(lambda: spend("slow", next(slow)), lambda: spend("fast", 2.0), 3, lambda: now)
+    assert (found.runs, found.ratio, found.reference_seconds, found.seconds) == ([3.0, 2.0, 4.0], 3.0, 6.0, 2.0)
+    assert "".join(name[0] for name in calls) == "sf" + "fs" + "sf" + "fs"
+    assert elapsed(lambda: spend("slow", 0), 2).unit == "seconds"
+
+
+def test_the_table_has_what_was_measured() -> None:
+    values = {"train_step": {"ratio": 2.345, "unit": "times as fast", "runs": [2.345]}, "noop_seconds": {"ratio": 2.0, "unit": "seconds", "runs": [2.0]}}
+    details = {"machine": {"device": "Abacus", "torch": "3"}, "train_step": {"reference_seconds": 0.2345, "seconds": 0.1}, "noop_seconds": {"reference_seconds": None, "seconds": 2.0}}
+    lines = bench.table(values, details).splitlines()
+    assert "Abacus" in lines[0]
+    assert lines[-2].endswith("| 234 ms | 100 ms | 2.3 times as fast | at least 2 |")
+    assert lines[-1] == "| `dvc repro` with nothing to do |  | 2 s |  | at most 5 |"
+
+
+def test_commands_without_torch_start_within_a_second(root: Path) -> None:
+    """CPU time, so that a busy machine does not fail it; the best of three."""
+    times = []
+    for _ in range(3):
+        before = sum(__import__("os").times()[2:4])
+        subprocess.run([sys.executable, "-m", "repro", "clean", "--help"], cwd=root, check=True, stdout=subprocess.DEVNULL)
+        times.append(sum(__import__("os").times()[2:4]) - before)
+    assert min(times) < 1
