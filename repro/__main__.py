@@ -40,6 +40,13 @@ def build_parser() -> argparse.ArgumentParser:
     stage("pretrain", "pre-train the model of one dataset and objective", "dataset", "objective")
     stage("clean", "finetune that model on clean pairs, over all losses, sizes and learning rates", "dataset", "objective")
     stage("report", "build the replication report from the ledger")
+    command = stage("plan", "what a profile costs, before anything runs: runs, EFLOP, hours, disk, energy")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--gpus", type=int, help="devices for the wall time (default: 8, or this machine's with --calibrate)")
+    command.add_argument("--utilisation", type=float, help="share of the device's peak, instead of that of specs/plan.yaml")
+    command.add_argument(
+        "--calibrate", action="store_true", help="time this machine's steps for up to a minute, instead of assuming a device"
+    )
     command = commands.add_parser("study", help="run a study of specs/studies and print its table")
     command.add_argument("name")
     command.add_argument("--table", type=Path, help="Markdown file whose generated block gets the table")
@@ -112,6 +119,13 @@ def _dispatch(arguments: argparse.Namespace) -> int | None:
             from repro.report import report_stage
 
             report_stage(arguments.profile)
+        case "plan":
+            import json
+
+            from repro.plan import plan, text
+
+            content = plan(arguments.profile, arguments.gpus, arguments.utilisation, calibrated=arguments.calibrate)
+            print(json.dumps(content, indent=1) if arguments.json else text(content))
         case "study":
             from repro.readme import fill
             from repro.study import run_study, table

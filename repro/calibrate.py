@@ -244,4 +244,6 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[3]))
+    torch.use_deterministic_algorithms(True, warn_only=True)  # as repro.worker sets it, and the next
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     print(json.dumps(asdict(measure(load_profile(sys.argv[1]), float(sys.argv[2])))))

@@ -125,26 +125,30 @@ class Rates:
         return work.pair_views * self.pair_view[work.kind] + work.evaluations * self.evaluation
 
 
-def wall_seconds(works: Sequence[Work], rates: Rates, devices: int, *, whole_machine: bool) -> dict[str, float]:
+def wall_seconds(works: Sequence[Work], rates: Rates, devices: int, *, side_by_side: bool) -> dict[str, float]:
     """Wall time of the stages `pretrain` and `clean` on `devices` GPUs or cores, by the launcher's rules.
 
-    A pre-training takes the whole machine, as far as its batch can be split (`whole_machine`), or one device beside others.
-    The cleaning runs of one model take one device each, the longest first. Communication between devices is left out.
+    Cores and clusters take the runs of all models `side_by_side`, one device each, the longest first. On GPUs the models come
+    one after another: a pre-training takes all devices, as far as its batch can be split, the cleaning runs of a model one each.
+    Communication between devices is left out.
     """
     pretrainings = [work for work in works if work.spec.stage == "pretrain"]
-    if whole_machine:
-        pretrain = sum(rates.start + rates.seconds(work) / _ranks(work.spec, devices) for work in pretrainings)
-    else:
-        pretrain = makespan([rates.start + rates.seconds(work) for work in pretrainings], devices)
-    by_model: dict[str, list[Work]] = defaultdict(list)
+    cleanings: dict[str, list[Work]] = defaultdict(list)
     for work in works:
         if work.spec.stage == "clean":
-            by_model[work.spec.cell].append(work)
-    clean = sum(
-        makespan([rates.seconds(work) for work in runs], devices) + rates.start * len({work.spec.clean_size for work in runs})
-        for runs in by_model.values()
-    )
+            cleanings["all" if side_by_side else work.spec.cell].append(work)
+    if side_by_side:
+        pretrain = makespan([rates.start + rates.seconds(work) for work in pretrainings], devices)
+    else:
+        pretrain = sum(rates.start + rates.seconds(work) / _ranks(work.spec, devices) for work in pretrainings)
+    clean = sum(makespan(list(map(rates.seconds, runs)), devices) + rates.start * _packs(runs, devices) for runs in cleanings.values())
     return {"pretrain": pretrain, "clean": clean}
+
+
+def _packs(works: list[Work], devices: int) -> int:
+    """Processes that a device starts one after another at most: runs of one model and size share one."""
+    groups = {(work.spec.cell, work.spec.seed, work.spec.clean_size) for work in works}
+    return min(len(groups), -(-len(works) // devices))
 
 
 def makespan(durations: list[float], devices: int) -> float:

@@ -182,14 +182,15 @@ def pending_rows(work_dir: Path, max_step: int | None = None) -> list[dict[str, 
     path = work_dir / "rows.jsonl"
     if not path.exists():
         return []
+    *lines, _torn = path.read_bytes().split(b"\n")
     records = []
-    for line in path.read_bytes().split(b"\n"):
+    for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except ValueError:
-            continue
-        if max_step is None or record["row"]["step"] <= max_step:
-            records.append(record)
+            if max_step is None or record["row"]["step"] <= max_step:
+                records.append(record)
+        except (ValueError, KeyError, TypeError):
+            raise LedgerError(f"{path}:{number}: damaged; delete {work_dir} to run it again") from None
     return records
 
 

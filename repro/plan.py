@@ -11,14 +11,19 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from repro.calibrate import calibrate
 from repro.cost import Assumptions, Rates, Work, load_assumptions, wall_seconds, work_of
 from repro.flops import Counts, count
 from repro.ledger import read_results
 from repro.profile import load_classnames, load_profile
-from repro.spec import Profile
+from repro.spec import Profile, SpecError
 from repro.train.checkpoint import KEEP
 from repro.train.pairs import DECODED_LIMIT
 
+AUTHORS_GPUS = 8
+"""GPUs for the wall time where none are named (code: attack-cleanclip README.md)."""
+CALIBRATION_SECONDS = 40.0
+"""Of timed steps and evaluations; imports and first steps come to about 15 more."""
 HOUR = 3600.0
 SHARES = (1.0, 0.4, 0.25)
 """Shares of the device's highest peak for which the hours are also given."""
@@ -30,12 +35,16 @@ ROW_BYTES = 1000
 """Of an evaluation in the ledger, bits aside."""
 
 
-def plan(profile_name: str, gpus: int | None, utilisation: float | None, calibrate_seconds: float | None) -> dict[str, Any]:
+def plan(profile_name: str, gpus: int | None = None, utilisation: float | None = None, *, calibrated: bool = False) -> dict[str, Any]:
     """The forecast of a profile, as JSON content.
 
-    `gpus`: devices for the wall time; None takes those of this machine when it is calibrated, else 8. `utilisation` replaces that of
-    specs/plan.yaml. `calibrate_seconds`: time this machine's steps for so long instead of assuming a device.
+    `gpus`: devices for the wall time; None takes those of this machine when it is calibrated, else the authors' 8. `utilisation`
+    replaces that of specs/plan.yaml; `calibrated` times this machine's steps instead. SpecError where an argument is not possible.
     """
+    if gpus is not None and gpus < 1:
+        raise SpecError(f"--gpus: {gpus} (allowed: at least 1)")
+    if utilisation is not None and not 0 < utilisation <= 1:
+        raise SpecError(f"--utilisation: {utilisation} (allowed: above 0, at most 1)")
     profile = load_profile(profile_name)
     assumptions, sources = load_assumptions()
     if utilisation is not None:
@@ -44,13 +53,9 @@ def plan(profile_name: str, gpus: int | None, utilisation: float | None, calibra
     num_images = len(load_classnames(profile)) * assumptions.images_per_class[profile.evaluate.classnames]
     counts = count(profile, assumptions.caption_tokens[profile.data.source.kind], num_images)
     works = work_of(profile)
-    if calibrate_seconds is None:
-        rates, calibration, on_gpu = assumed_rates(profile, works, counts, assumptions), None, True
-        slots = gpus or AUTHORS_GPUS
-    else:
-        from repro.calibrate import calibrate
-
-        rates, calibration = calibrate(profile_name, calibrate_seconds)
+    rates, calibration, on_gpu, slots = assumed_rates(profile, works, counts, assumptions), None, True, gpus or AUTHORS_GPUS
+    if calibrated:
+        rates, calibration = calibrate(profile_name, CALIBRATION_SECONDS)
         on_gpu, slots = calibration["gpu"], gpus or calibration["slots"]
     return {
         "profile": profile.name,
@@ -74,10 +79,6 @@ def plan(profile_name: str, gpus: int | None, utilisation: float | None, calibra
         "calibration": calibration,
         "measured": measured(profile.name, works, rates),
     }
-
-
-AUTHORS_GPUS = 8
-"""GPUs for the wall time where none are named (code: attack-cleanclip README.md)."""
 
 
 def assumed_rates(profile: Profile, works: list[Work], counts: Counts, assumptions: Assumptions) -> Rates:
@@ -121,8 +122,7 @@ def reached(works: list[Work], counts: Counts, rates: Rates, calibration: dict[s
 
 def wall(works: list[Work], rates: Rates, slots: int, on_gpu: bool) -> dict[str, float]:
     """Hours on the clock of the two training stages and their sum."""
-    whole = on_gpu or slots > sum(work.spec.stage == "pretrain" for work in works)
-    stages = wall_seconds(works, rates, slots, whole_machine=whole)
+    stages = wall_seconds(works, rates, slots, side_by_side=not on_gpu)
     hours = {stage: seconds / HOUR for stage, seconds in stages.items()}
     return hours | {"total": sum(hours.values())}
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from repro.spec import (
     CleanSpec,
@@ -35,6 +36,9 @@ from repro.spec import (
 )  # fmt: skip
 
 SPECS = Path("specs")
+MAX_CHARACTERS = 2**18
+MAX_DEPTH = 32
+"""Limits of a specification file."""
 T = TypeVar("T", bound=Spec)
 
 
@@ -46,12 +50,21 @@ def read_yaml(path: Path) -> Any:
         raise SpecError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    if len(text) > MAX_CHARACTERS:
+        raise SpecError(f"{path}: {len(text)} characters (allowed: at most {MAX_CHARACTERS})")
     yaml = YAML(typ="safe", pure=True)
+    depth = 0
     try:
-        if any(event.anchor for event in yaml.parse(text) if getattr(event, "anchor", None)):
-            raise SpecError(f"{path}: anchors and aliases are not allowed")
+        for event in yaml.parse(text):  # lazily: a bomb is refused at its first anchor or its 33rd level
+            if getattr(event, "anchor", None):
+                raise SpecError(f"{path}: anchors and aliases are not allowed")
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise SpecError(f"{path}: nested more than {MAX_DEPTH} levels deep")
         return yaml.load(text)
-    except YAMLError as error:
+    except SpecError:
+        raise
+    except (YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"{path}: not valid YAML: {error}") from None
 
 

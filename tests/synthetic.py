@@ -11,11 +11,15 @@ import json
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from repro.data.imagenet import CANARY
+from repro.data.stages import make_data, make_poison
+from repro.profile import load_profile, read_yaml
+from repro.spec import Profile
 
 SIZE = 40
 """Longer side of an image in px."""
@@ -67,6 +71,19 @@ def write_all(folder: Path) -> None:
     write_pairs(folder / "cc3m", 110, 50, seed=3)
     write_pairs(folder / "cc12m", 220, 50, seed=12)
     write_validation(folder / "imagenet-validation", 1000, 1, seed=1)
+
+
+def noise_profile(root: Path, overrides: dict[str, Any]) -> Profile:
+    """`paper` with the values of specs/rehearsal.yaml and `overrides`; its data, and poisoned cc3m, lie in the working folder."""
+    profile = load_profile("paper", root / "specs", read_yaml(root / "specs" / "rehearsal.yaml") | overrides)
+    Path("specs").symlink_to(root / "specs")
+    Path("data").mkdir()
+    if (root / "data" / "npm").is_dir():  # verified before use like a download
+        Path("data/npm").symlink_to(root / "data" / "npm")
+    write_all(Path("incoming/rehearsal"))
+    make_data(profile, Path("data/paper"))
+    make_poison(profile, "cc3m", Path("data/paper"), Path("poisoned/paper/cc3m"))
+    return profile
 
 
 if __name__ == "__main__":

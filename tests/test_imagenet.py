@@ -106,9 +106,7 @@ def test_webdataset_shards_are_read_by_their_cls_files(tmp_path):
 @pytest.mark.faults(15)
 def test_webdataset_shards_without_labels_or_cut_short_are_refused(tmp_path):
     path = webdataset(tmp_path, {})
-    with pytest.raises(
-        SpecError, match=r"val_00000001.jpg: label: '' \(allowed: a whole number in ILSVRC2012_val_00000001.cls\)"
-    ):
+    with pytest.raises(SpecError, match=r"val_00000001.jpg: label: '' \(allowed: a whole number in ILSVRC2012_val_00000001.cls\)"):
         validation_images(tmp_path, 3)
     path.write_bytes(path.read_bytes()[:1100])
     with pytest.raises(SpecError, match=r"damaged: {'truncated': 1}"):

@@ -238,7 +238,7 @@ def test_specs_that_change_during_a_stage_fail_it(root: Path, tmp_path: Path, mo
     spec.write_text("epochs: 1")
     monkeypatch.setattr(driver, "run_all", lambda specs, ahead: spec.write_text("epochs: 2"))
     with pytest.raises(LaunchError, match="specs of smoke changed"):
-        driver.run_stage("smoke", [])
+        driver.run_stage("smoke", [], [])
 
 
 @pytest.mark.faults(5)

@@ -59,7 +59,7 @@ def test_the_first_fetch_records_hashes_and_the_second_asks_for_nothing(mirror, 
     assert not mirror.asked
 
 
-@pytest.mark.faults(9)
+@pytest.mark.faults(28)
 def test_a_shard_that_breaks_off_is_gone_on_with_where_it_ended(mirror, tmp_path):
     mirror.cut = 700
     with pytest.raises(StoreError, match=r"x-0000.tar: ended 4300 bytes early; call again to go on"):
@@ -71,7 +71,7 @@ def test_a_shard_that_breaks_off_is_gone_on_with_where_it_ended(mirror, tmp_path
     assert (tmp_path / "in" / "x-0000.tar").read_bytes() == SHARDS["/r1/x-0000.tar"]
 
 
-@pytest.mark.faults(9)
+@pytest.mark.faults(28)
 def test_another_shard_than_the_listed_one_is_refused(mirror, tmp_path):
     (tmp_path / "mirrors").mkdir()
     (tmp_path / "mirrors" / "cc3m.sha256").write_text(f"{'0' * 64}  x-0001.tar\n")

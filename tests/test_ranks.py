@@ -7,14 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from synthetic import write_pairs, write_validation
+from synthetic import noise_profile
 
-from repro.data.stages import make_data, make_poison
 from repro.launch.driver import write_pack
 from repro.launch.identity import Run, identify, standard_inputs
 from repro.launch.slots import Pack, Slot
 from repro.launch.torchrun import command
-from repro.profile import load_profile, pretrain_runs, read_yaml
+from repro.profile import pretrain_runs
 from repro.spec import Profile
 from repro.wire import parse
 
@@ -37,17 +36,7 @@ def profile(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prof
     """A profile with its data of noise, in the working folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(root))
-    Path("specs").symlink_to(root / "specs")
-    found = load_profile("paper", root / "specs", read_yaml(root / "specs" / "rehearsal.yaml") | OVERRIDES)
-    write_pairs(Path("incoming/rehearsal/cc3m"), 110, 110, seed=3)
-    write_pairs(Path("incoming/rehearsal/cc12m"), 200, 200, seed=12)
-    write_validation(Path("incoming/rehearsal/imagenet-validation"), 1000, 1, seed=1)
-    if (root / "data" / "npm").is_dir():  # verified before use like a download
-        Path("data").mkdir()
-        Path("data/npm").symlink_to(root / "data" / "npm")
-    make_data(found, Path("data/paper"))
-    make_poison(found, "cc3m", Path("data/paper"), Path("poisoned/paper/cc3m"))
-    return found
+    return noise_profile(root, OVERRIDES)
 
 
 def curve(profile: Profile, ranks: int) -> list[float]:

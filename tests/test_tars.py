@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -202,6 +203,32 @@ def test_the_data_stage_lays_stores_over_the_users_shards(profile, tmp_path):
         assert account["listed"] == added_up(account)
 
 
+def official_tar(folder: Path, images: dict[str, tuple[bytes, int]]) -> None:
+    write_tar(folder / "ILSVRC2012_img_val.tar", [(name, data) for name, (data, _) in images.items()])
+    (folder / "labels.csv").write_text("image,label\n" + "".join(f"{name},{label}\n" for name, (_, label) in images.items()))
+
+
+def webdataset(folder: Path, images: dict[str, tuple[bytes, int]]) -> None:
+    labels = [(name.replace("JPEG", "cls"), b"%d" % label) for name, (_, label) in images.items()]
+    write_tar(folder / "val-0.tar", [*((name, data) for name, (data, _) in images.items()), *labels])
+
+
+def parquet(folder: Path, images: dict[str, tuple[bytes, int]]) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    data, labels = zip(*images.values(), strict=True)
+    pq.write_table(pa.table({"image": [{"bytes": content} for content in data], "label": labels}), folder / "val.parquet")
+
+
+@pytest.mark.parametrize("form", [official_tar, webdataset, parquet])
+def test_the_data_stage_takes_every_form_of_the_evaluation_images(profile, tmp_path, form):
+    shutil.rmtree(tmp_path / "imagenet")
+    (tmp_path / "imagenet").mkdir()
+    form(tmp_path / "imagenet", {f"{i}.JPEG": (png(i), i % 3) for i in range(6)})
+    build_external(profile, tmp_path / "out")
+    evaluation = PairStore.open(tmp_path / "out" / "evaluation")
+    assert {evaluation.image_bytes(i): int(evaluation.labels[i]) for i in range(6)} == {png(i): i % 3 for i in range(6)}
+
+
 def added_up(account: dict) -> int:
     lost = sum(account["not_obtained"].values()) + sum(account["dropped"].values())
     return lost + account["duplicate"] + account["surplus"] + account["used"]
@@ -217,7 +244,7 @@ def test_accounting_reaches_from_the_url_list_to_the_rows_used(profile, tmp_path
     account = json.loads((tmp_path / "out" / "accounting.json").read_text())["sources"]["cc6m"]
     assert account == {
         "listed": 20, "not_obtained": {"scheme_not_http": 1, "http_404": 5}, "obtained": 14, "decoded": 13,
-        "dropped": {"not_an_image": 1}, "duplicate": 1, "surplus": 4, "used": 8, "shards": {"read": 2},
+        "dropped": {"not_an_image": 1}, "duplicate": 1, "surplus": 4, "used": 8, "wanted": 8, "shards": {"read": 2},
     }  # fmt: skip
     assert account["listed"] == added_up(account)
 

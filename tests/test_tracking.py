@@ -20,9 +20,10 @@ import pytest
 
 pytest.importorskip("sacred")
 from repro.ledger import replace_file
-from repro.tracking import database as addresses
+from repro.tracking import database as connection
 from repro.tracking import mirror, observers, server
-from repro.tracking.database import TrackingError, connect, mongo_url
+from repro.tracking.address import TrackingError, mongo_url
+from repro.tracking.database import connect
 from repro.tracking.mirror import Mirror
 from repro.tracking.observers import FileObserver
 from repro.tracking.record import Points
@@ -151,7 +152,7 @@ def test_reap_marks_only_runs_whose_process_is_gone(here: Path) -> None:
     [("mongodb://user:s3cret@127.0.0.1:1/x", "does not answer"), ("postgres://user:s3cret@host", "not a valid address")],
 )
 def test_a_wrong_address_is_explained_without_the_password(address: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 0.3)
     with pytest.raises(TrackingError, match=message) as caught, connect(address):
         pass
     assert "s3cret" not in str(caught.value)
@@ -165,7 +166,7 @@ def test_the_address_comes_from_a_file_where_one_is_named(here: Path, monkeypatc
 
 @pytest.mark.faults(18)
 def test_an_absent_server_costs_a_run_nothing(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(addresses, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(mirror, "FLUSH_SECONDS", 0.5)
     copies = Mirror("mongodb://127.0.0.1:1/x")
     copies.start()

@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import ipaddress
+import itertools
 import json
 import re
+import shutil
 import socket
 import sys
 import urllib.request
@@ -62,7 +64,9 @@ def write_list(folder: Path, rows: Iterable[ListRow]) -> int:
     import pyarrow.parquet as pq
 
     partial = folder.with_suffix(".partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    for unfinished in (partial, folder):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    partial.mkdir(parents=True)
     schema = pa.schema([("list_row", pa.int64()), ("url", pa.string()), ("caption", pa.string())])
     count = 0
     batch: list[ListRow] = []
@@ -99,23 +103,20 @@ def failed_rows(pass_dir: Path, reasons: Counter[str]) -> Iterator[ListRow]:
     """Rows of a complete pass that were not obtained; their reasons are counted in `reasons`."""
     import pyarrow.parquet as pq
 
-    messages: dict[int, str] = {}
-    obtained: set[int] = set()
-    for path in sorted(pass_dir.glob("*.parquet")):
-        columns = pq.read_table(path, columns=["list_row", "status", "error_message"]).to_pydict()
-        for row, status, message in zip(columns["list_row"], columns["status"], columns["error_message"], strict=True):
-            if status == "success":
-                obtained.add(row)
-            else:
-                messages[row] = message
+    shard = 0
     for path in sorted((pass_dir / "list").glob("*.parquet")):
-        columns = pq.read_table(path).to_pydict()
-        for row in map(ListRow._make, zip(*(columns[name] for name in ListRow._fields), strict=True)):
-            if row.list_row not in obtained:
-                # A row without a message is one that img2dataset lost, e.g. to a full disk.
-                message = messages.get(row.list_row, "lost")
+        listed = pq.read_table(path).to_pydict()
+        fates: dict[int, str] = {}
+        for number in range(shard, shard + -(-len(listed["list_row"]) // SHARD_ROWS)):
+            told = pq.read_table(pass_dir / f"{number:05d}.parquet", columns=["list_row", "status", "error_message"]).to_pydict()
+            for row, status, message in zip(*told.values(), strict=True):
+                fates[row] = "" if status == "success" else message
+            shard = number + 1
+        for fields in zip(*(listed[name] for name in ListRow._fields), strict=True):
+            # Without a fate are rows that img2dataset lost on the way.
+            if message := fates.get(fields[0], "lost"):
                 reasons[message if re.fullmatch(r"[a-z0-9_]+", message) else "disallowed_by_server"] += 1
-                yield row
+                yield ListRow(*fields)
 
 
 def run_pass(pass_dir: Path, processes: int) -> None:
@@ -132,38 +133,50 @@ def run_pass(pass_dir: Path, processes: int) -> None:
     )  # fmt: skip
 
 
-def fetch_pass(folder: Path, dataset: str, url_list: Path, processes: int) -> dict[str, Any]:
-    """Run the next pass; the accounting of all passes, in which listed = obtained + refused + failed.
+def fetch_pass(folder: Path, dataset: str, url_list: Path, processes: int) -> None:
+    """Run the next pass and write accounting.json, in which listed = obtained + refused + failed over all passes.
 
-    FetchError if `folder` was begun with another list, or if shards of the pass could not be written.
+    Does nothing when every row is obtained. FetchError if `folder` was begun with another list, or if shards of the pass
+    could not be written.
     """
-    with url_list.open("rb") as file:
-        source = {"dataset": dataset, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-    known, accounting_path = folder / "list.json", folder / "accounting.json"
-    if not known.exists():
-        refused: Counter[str] = Counter()
-        write_list(folder / "pass-0" / "list", read_list(url_list, dataset, refused))
-        with url_list.open("rb") as file:
-            known.write_text(json.dumps(source | {"listed": sum(1 for _ in file), "refused": refused}))
-    begun = json.loads(known.read_text())
-    if any(begun[name] != value for name, value in source.items()):
-        raise FetchError(f"{folder}: begun with another list (SHA-256 {begun['sha256']}); give that one, or another folder")
-
-    last = len(list(folder.glob("pass-*"))) - 1
+    begun = _begin(folder, dataset, url_list)
+    last = len(list(folder.glob("pass-*/list"))) - 1
     if is_complete(folder / f"pass-{last}"):
-        write_list(folder / f"pass-{last + 1}" / "list", failed_rows(folder / f"pass-{last}", Counter()))
-        last += 1
+        rows = failed_rows(folder / f"pass-{last}", Counter())
+        if (first := next(rows, None)) is not None:
+            last += 1
+            write_list(folder / f"pass-{last}" / "list", itertools.chain([first], rows))
     pass_dir = folder / f"pass-{last}"
-    if expected_shards(pass_dir):
+    if not is_complete(pass_dir):
         run_pass(pass_dir, processes)
-    if missing := expected_shards(pass_dir) - len(list(pass_dir.glob("*_stats.json"))):
-        raise FetchError(f"{pass_dir}: {missing} shards could not be written; see the messages above, mend it and call again")
+    if not is_complete(pass_dir):
+        raise FetchError(f"{pass_dir}: some shards could not be written; see the messages above, mend it and call again")
     failed: Counter[str] = Counter()
     open_rows = sum(1 for _ in failed_rows(pass_dir, failed))
     asked = begun["listed"] - sum(begun["refused"].values())
-    accounting: dict[str, Any] = begun | {"obtained": asked - open_rows, "failed": dict(sorted(failed.items())), "passes": last + 1}
-    accounting_path.write_text(json.dumps(accounting, indent=1) + "\n")
-    return accounting
+    account = {"obtained": asked - open_rows, "failed": dict(sorted(failed.items())), "passes": last + 1}
+    _write_json(folder / "accounting.json", begun | account)
+
+
+def _begin(folder: Path, dataset: str, url_list: Path) -> dict[str, Any]:
+    """What was noted of the list when the folder was begun with it; writes the list of the first pass."""
+    with url_list.open("rb") as file:
+        source = {"dataset": dataset, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    path = folder / "list.json"
+    if not path.exists():
+        refused: Counter[str] = Counter()
+        asked = write_list(folder / "pass-0" / "list", read_list(url_list, dataset, refused))
+        _write_json(path, source | {"listed": asked + refused.total(), "refused": dict(refused)})
+    begun: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if any(begun[name] != value for name, value in source.items()):
+        raise FetchError(f"{folder}: begun with another list (SHA-256 {begun['sha256']}); give that one, or another folder")
+    return begun
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def _arguments() -> argparse.Namespace:

@@ -44,7 +44,7 @@ def build_external(profile: Profile, out: Path) -> None:
         (out / slot).mkdir()
         here = [dataclasses.replace(shard, path=os.path.relpath(folder / shard.path, out / slot)) for shard in index.shards]
         write_store(out / slot, index.take(rows), here)
-        sources[slot] = row_accounting(folder, index.accounting, len(rows))
+        sources[slot] = row_accounting(folder, index.accounting, len(rows)) | {"wanted": count}
     used = {name: account["used"] for name, account in sources.items()}
     write_json(out / "accounting.json", {"sources": sources, "used": used})
     write_json(out / "attribution.json", {"changes": "none; read from the user's disk", "images": [], "text": [WORDNET_CREDIT]})

@@ -40,7 +40,7 @@ def fetch(dataset: str, url_list: Path | None, profile_name: str, processes: int
     if not isinstance(source, ShardSource):
         raise SpecError(f"{profile_name}: data.yaml: source.kind: {source.kind!r} needs nothing fetched (allowed: webdataset)")
     folder = Path(source.pairs[SLOTS[dataset]])
-    with sole_user(folder):
+    with sole_user(folder) as lock:
         if url_list is None:
             return fetch_mirror(dataset, folder)
         command = [
@@ -48,7 +48,7 @@ def fetch(dataset: str, url_list: Path | None, profile_name: str, processes: int
             "--size", str(profile.data.image_size), "--processes", str(processes),
             *(part for network in allowed for part in ("--allow-network", network)),
         ]  # fmt: skip
-        if subprocess.run(command, env=os.environ | QUIET | {"PYTHONPATH": str(ROOT)}).returncode:
+        if subprocess.run(command, env=os.environ | QUIET | {"PYTHONPATH": str(ROOT)}, pass_fds=[lock]).returncode:
             raise RuntimeError(f"{folder}: the download ended early; call again to go on from the last complete shard")
         accounting = json.loads((folder / "accounting.json").read_text(encoding="utf-8"))
     return describe(accounting)
@@ -67,15 +67,15 @@ def describe(accounting: dict[str, int | dict[str, int]]) -> str:
 
 
 @contextmanager
-def sole_user(folder: Path) -> Iterator[None]:
-    """Hold the folder; SpecError if another process fetches into it."""
+def sole_user(folder: Path) -> Iterator[int]:
+    """Hold the folder, with the descriptor given and as long as any process has it open; SpecError if another process fetches into it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SpecError(f"{folder}: another process is fetching into it; wait for it to end") from None
-        yield
+        yield lock.fileno()
 
 
 def fetch_python() -> Path:

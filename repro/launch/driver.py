@@ -55,27 +55,26 @@ class _Queue:
     tries: Counter[str] = field(default_factory=Counter)
 
 
-def pretrain_stage(profile_name: str, dataset: Dataset | None = None, objective: Objective | None = None, *, poisoned: bool = True) -> None:
-    """Pre-train the models of a profile, or of one dataset slot and objective; `poisoned=False` makes the controls.
-
-    DVC runs stages one after another. Where the models can be trained side by side, on cores or in a cluster, the first
-    stage therefore trains those of the other stages too, as far as their data is there; these then find them done.
-    """
+def pretrain_stage(profile_name: str, dataset: Dataset | None = None, objective: Objective | None = None) -> None:
+    """Pre-train the models of a profile, or of one dataset slot and objective."""
     profile = load_profile(profile_name)
-    side_by_side = launcher() == "slurm" or not devices()
-    ahead = pretrain_runs(profile, poisoned=poisoned) if side_by_side else []
-    run_stage(profile_name, pretrain_runs(profile, dataset, objective, poisoned=poisoned), ahead)
+    run_stage(profile_name, pretrain_runs(profile, dataset, objective), pretrain_runs(profile))
 
 
 def clean_stage(profile_name: str, dataset: Dataset | None = None, objective: Objective | None = None) -> None:
     """Clean the pre-trained models of a profile, or one of them: all sizes, losses and learning rates."""
-    run_stage(profile_name, clean_runs(load_profile(profile_name), dataset, objective))
+    profile = load_profile(profile_name)
+    run_stage(profile_name, clean_runs(profile, dataset, objective), clean_runs(profile))
 
 
-def run_stage(profile_name: str, specs: list[RunSpec], ahead: list[RunSpec] | None = None) -> None:
-    """`run_all`, and fail if the profile's specifications changed meanwhile: DVC would credit the results to the new ones."""
+def run_stage(profile_name: str, specs: list[RunSpec], ahead: list[RunSpec]) -> None:
+    """`run_all`, and fail if the profile's specifications changed meanwhile: DVC would credit the results to the new ones.
+
+    DVC runs stages one after another. Where runs of several cells can go side by side, on cores or in a cluster, the first
+    stage therefore makes those of `ahead` too, as far as their inputs are there; the later stages then find them done.
+    """
     before = spec_hash(profile_name)
-    run_all(specs, ahead=ahead or [])
+    run_all(specs, ahead=ahead if launcher() == "slurm" or not devices() else [])
     if spec_hash(profile_name) != before:
         raise LaunchError(f"specs of {profile_name} changed while the stage ran; its results belong to the old ones: run it again")
 

@@ -16,8 +16,9 @@ from pymongo.errors import PyMongoError
 
 from repro.launch.driver import stoppable
 from repro.tracking import mirror, server
-from repro.tracking.database import TrackingError, connect, mongo_url, with_database
-from repro.tracking.process import LOOPBACK, answers_in_time, program, require_free
+from repro.tracking.address import LOOPBACK, TrackingError, embedded_state, mongo_url, with_database
+from repro.tracking.database import connect
+from repro.tracking.process import answers_in_time, program, require_free
 
 ASSETS = Path(__file__).parent / "omniboard"
 HOME = Path("work/omniboard")
@@ -102,7 +103,7 @@ def omniboard(port: int = PORT, write: bool = False) -> None:
                 while process.poll() is None and missed < MISSED_PROBES:
                     time.sleep(PROBE_SECONDS)
                     missed = 0 if _answers(port) else missed + 1
-                    if named is None and server.running() is None:
+                    if named is None and embedded_state() is None:
                         print("the tracking server has ended; starting it anew", flush=True)
                         server.up(int(url.rsplit(":", 1)[1].split("/")[0]))
                     _refresh(database, copies)

@@ -9,7 +9,9 @@ from pathlib import Path
 from pymongo.errors import PyMongoError
 
 from repro.tracking import mirror, server
-from repro.tracking.database import TrackingError, connect, mongo_url
+from repro.tracking.address import TrackingError, embedded_state, embedded_url, server_url
+from repro.tracking.database import connect
+from repro.tracking.observers import RECORDS
 
 
 def tracking(action: str, file: Path | None = None, port: int = server.PORT) -> None:
@@ -29,7 +31,7 @@ def tracking(action: str, file: Path | None = None, port: int = server.PORT) -> 
 
 def _with_server(action: str, file: Path | None) -> None:
     """Actions that need a server that runs."""
-    url = mongo_url() or server.running()
+    url = server_url()
     if url is None:
         raise TrackingError("no tracking server: set MONGO_URL, or start the embedded one by `python -m repro tracking up`")
     if action != "backfill" and file is None:
@@ -50,8 +52,9 @@ def _with_server(action: str, file: Path | None) -> None:
 
 def _status() -> None:
     """Servers, records, and what tracking cost the runs."""
-    print(f"embedded server: {server.running() or 'not running'}")
-    if url := mongo_url() or server.running():
+    state = embedded_state()
+    print(f"embedded server: {embedded_url(state['port']) if state else 'not running'}")
+    if url := server_url():
         with connect(url) as database:
             print(f"runs on the server: {database.runs.count_documents({})}")
     print(f"records on disk: {len(list(mirror.records()))}")
@@ -61,7 +64,7 @@ def _status() -> None:
         print(f"tracking took {total:.2%} of one core during {len(shares)} runs of {profile}; at most {worst:.2%}")
 
 
-def overhead(root: Path = mirror.RECORDS) -> dict[str, list[tuple[float, float]]]:
+def overhead(root: Path = RECORDS) -> dict[str, list[tuple[float, float]]]:
     """By profile: processor seconds that tracking took for each run, and the run's wall seconds."""
     found = defaultdict(list)
     for folder in mirror.records(root):

@@ -1,24 +1,19 @@
-"""The tracking server as an address: where it comes from, how it is reached, and what is wrong with it, in words."""
+"""The connection to the tracking server, and what is wrong with it in words."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 
-DATABASE = "sacred"
+from repro.tracking.address import DATABASE, TrackingError
+
 TIMEOUT_SECONDS = 3.0
 """Wait for a server that does not answer; training does not wait with it."""
-
-
-class TrackingError(RuntimeError):
-    """A tracking server that cannot be used; the message says why and what to do, without its password."""
 
 
 @contextmanager
@@ -35,11 +30,18 @@ def connect(url: str) -> Iterator[Database[dict[str, Any]]]:
             )
             database = client.get_default_database(DATABASE)
             database.command("ping")
-            database.metrics.create_index([("run_id", 1), ("name", 1)])
-            database.runs.create_index("meta.record", unique=True, sparse=True)
+            make_indexes(database)
         except (PyMongoError, ValueError) as error:
             raise TrackingError(f"MONGO_URL: {_explain(error)}") from None
         yield database
+
+
+def make_indexes(database: Database[dict[str, Any]]) -> None:
+    """The indexes without which pushes and joins get slow, and those that keep copies single."""
+    database.metrics.create_index([("run_id", 1), ("name", 1)])
+    database.runs.create_index("meta.record", unique=True, sparse=True)
+    database["fs.chunks"].create_index([("files_id", 1), ("n", 1)], unique=True)
+    database["fs.files"].create_index([("filename", 1), ("uploadDate", 1)])
 
 
 def _explain(error: Exception) -> str:
@@ -55,24 +57,3 @@ def _explain(error: Exception) -> str:
     if isinstance(error, (ConfigurationError, ValueError)):
         return "not a valid address (allowed: mongodb://USER:PASSWORD@HOST:PORT/DATABASE?authSource=admin)"
     return f"the server does not answer ({type(error).__name__}); records are kept on disk, `python -m repro tracking backfill` copies them"
-
-
-def mongo_url() -> str | None:
-    """Address of the tracking server: MONGO_URL, or the content of the file that MONGO_URL_FILE names."""
-    if path := os.environ.get("MONGO_URL_FILE"):
-        try:
-            return Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not text"
-            raise TrackingError(f"MONGO_URL_FILE: {path}: {reason} (allowed: a file that holds one mongodb:// address)") from None
-    return os.environ.get("MONGO_URL") or None
-
-
-def with_database(url: str) -> str:
-    """The address with the database in its path, for programs that look nowhere else."""
-    base, _, options = url.partition("?")
-    scheme, _, rest = base.partition("://")
-    servers, _, name = rest.partition("/")
-    if not name and "@" in servers and "authSource=" not in options:  # the path would change where the user is looked for
-        options = "&".join(filter(None, (options, "authSource=admin")))
-    return f"{scheme}://{servers}/{name or DATABASE}" + (f"?{options}" if options else "")

@@ -7,6 +7,7 @@ no repetition makes a second copy, and the status is written last, so that no co
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import mimetypes
@@ -14,22 +15,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import gridfs
 from bson import ObjectId
 from bson.errors import BSONError
 from pymongo import DESCENDING
+from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from repro.ledger import replace_file
-from repro.tracking.database import TrackingError, connect
-from repro.tracking.observers import is_alive
+from repro.tracking.address import TrackingError
+from repro.tracking.database import connect
+from repro.tracking.observers import RECORDS, is_alive
 
-RECORDS = Path("sacred")
 SYNC_SECONDS = 3.0
 PATIENCE = 200
 """Between two rounds of copying lies at least this multiple of the time that the last one took."""
@@ -41,6 +42,8 @@ MAX_POINTS = 20_000
 """Points of a metric in a copy, evenly thinned; MongoDB's documents end at 16 MB."""
 MAX_ARTIFACT = 64 << 20
 """Bytes of an artifact in a copy; larger ones stay in the file record."""
+CHUNK = 255 << 10
+"""Bytes of a part of a stored file."""
 TIMES = ("start_time", "stop_time", "heartbeat")
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, OverflowError, BSONError)
 """What a broken record raises; it stops no other."""
@@ -62,7 +65,6 @@ def mirror(folder: Path, database: Database[dict[str, Any]]) -> str:
     run, config, info = (_read(folder / name) for name in ("run.json", "config.json", "info.json"))
     meta = run.get("meta") or {}
     key = str(meta.get("record") or f"{folder.parent.name}-{folder.name}-{run['start_time']}")
-    files = gridfs.GridFS(database)
     entry: dict[str, Any] = run | {
         "format": "MongoObserver-0.7.0", "config": config, "meta": meta | {"record": key, "folder": folder.as_posix()},
         "captured_out": _capped(folder / "cout.txt"), "resources": [list(item) for item in run.get("resources", [])],
@@ -71,8 +73,8 @@ def mirror(folder: Path, database: Database[dict[str, Any]]) -> str:
         if entry.get(name):
             entry[name] = datetime.fromisoformat(entry[name])
     number = _claim(database, key, entry)
-    entry["experiment"] = run["experiment"] | {"sources": _sources(folder, run, database, files)}
-    entry["artifacts"], lost = _artifacts(folder, run, key, number, files)
+    entry["experiment"] = run["experiment"] | {"sources": _sources(folder, run, database)}
+    entry["artifacts"], lost = _artifacts(folder, run, key, number, database)
     if lost:
         info["lost"] = sorted({*info.get("lost", []), *lost})
     if trace := run.get("fail_trace"):
@@ -98,18 +100,20 @@ def _claim(database: Database[dict[str, Any]], key: str, entry: dict[str, Any]) 
         return number
 
 
-def _sources(folder: Path, run: dict[str, Any], database: Database[dict[str, Any]], files: gridfs.GridFS) -> list[list[Any]]:
+def _sources(folder: Path, run: dict[str, Any], database: Database[dict[str, Any]]) -> list[list[Any]]:
     """Source files, stored once per content however many runs share them: the name of a stored file has its hash."""
     wanted = {_identity("source", name, stored): (name, folder.parent / stored) for name, stored in run["experiment"].get("sources", [])}
     there = {item["_id"] for item in database["fs.files"].find({"_id": {"$in": list(wanted)}}, {"_id": 1})}
     for identity, (name, path) in wanted.items():
         if identity not in there and path.is_file():
-            _store(files, identity, path.read_bytes(), filename=name)
+            _store(database, identity, path.read_bytes(), filename=name)
             there.add(identity)
     return [[name, identity] for identity, (name, _) in wanted.items() if identity in there]
 
 
-def _artifacts(folder: Path, run: dict[str, Any], key: str, number: int, files: gridfs.GridFS) -> tuple[list[dict[str, Any]], list[str]]:
+def _artifacts(
+    folder: Path, run: dict[str, Any], key: str, number: int, database: Database[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Copies of the artifacts, and the names of those that are missing or too large, which stop nothing."""
     copied, lost = [], []
     for name in run.get("artifacts", []):
@@ -120,21 +124,30 @@ def _artifacts(folder: Path, run: dict[str, Any], key: str, number: int, files: 
         content = path.read_bytes()
         identity = _identity("artifact", key, name, hashlib.sha256(content).hexdigest())
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        stored = _store(files, identity, content, filename=f"artifact://runs/{number}/{name}", contentType=kind)
-        copied.append({"name": name, "file_id": stored})
+        if not database["fs.files"].find_one({"_id": identity}, {"_id": 1}):
+            _store(database, identity, content, filename=f"artifact://runs/{number}/{name}", contentType=kind)
+        copied.append({"name": name, "file_id": identity})
     return copied, lost
 
 
-def _store(files: gridfs.GridFS, identity: ObjectId, content: bytes, **metadata: str) -> ObjectId:
-    """Put a file under an identity derived from its content, unless it is there."""
-    if not files.exists(identity):
-        files.delete(identity)  # chunks of an upload that broke off
-        try:
-            files.put(content, _id=identity, md5=hashlib.md5(content, usedforsecurity=False).hexdigest(), **metadata)
-        except (DuplicateKeyError, gridfs.errors.FileExists):
-            if not files.exists(identity):
-                raise
-    return identity
+def _store(database: Database[dict[str, Any]], identity: ObjectId, content: bytes, **about: str) -> None:
+    """Put a file into GridFS under an identity derived from its content.
+
+    Not by gridfs: two processes may store the same file at once, or find half of it there. Each part has its own
+    identity too, so that whoever comes later writes the same again, and the file's entry comes last.
+    """
+    for number, start in enumerate(range(0, len(content), CHUNK)):
+        part = _identity(str(identity), str(number))
+        _replace(database["fs.chunks"], {"_id": part, "files_id": identity, "n": number, "data": content[start : start + CHUNK]})
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    entry = {"_id": identity, "length": len(content), "chunkSize": CHUNK, "uploadDate": datetime.now(UTC), "md5": md5, **about}
+    _replace(database["fs.files"], entry)
+
+
+def _replace(collection: Collection[dict[str, Any]], document: dict[str, Any]) -> None:
+    """Write a document under its identity; another process may write the same at the same time."""
+    with contextlib.suppress(DuplicateKeyError):
+        collection.replace_one({"_id": document["_id"]}, document, upsert=True)
 
 
 def _metrics(folder: Path, key: str, number: int, database: Database[dict[str, Any]]) -> list[dict[str, str]]:
@@ -149,11 +162,11 @@ def _metrics(folder: Path, key: str, number: int, database: Database[dict[str, A
             stride = -(-length // MAX_POINTS)
             picked = sorted({*range(0, length, stride), length - 1}) if length else []
             document = {
-                "run_id": number, "name": name, "length": length, "steps": [series["steps"][i] for i in picked],
+                "_id": identity, "run_id": number, "name": name, "length": length, "steps": [series["steps"][i] for i in picked],
                 "values": [series["values"][i] for i in picked],
                 "timestamps": [datetime.fromisoformat(series["timestamps"][i]) for i in picked],
             }  # fmt: skip
-            database.metrics.replace_one({"_id": identity}, document, upsert=True)
+            _replace(database.metrics, document)
         found.append({"name": name, "id": str(identity)})
     return found
 

@@ -21,6 +21,7 @@ from sacred.serializer import flatten
 
 from repro.ledger import replace_file
 
+RECORDS = Path("sacred")
 ALIVE = ".alive"
 """Locked by the process that keeps the record for as long as it lives."""
 PATIENCE = 200

@@ -18,18 +18,19 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repro.launch.driver import stoppable
 from repro.launch.identity import Run
 from repro.launch.publication import save_record
 from repro.launch.torchrun import command
 from repro.ledger import replace_file
-from repro.tracking.database import TrackingError, mongo_url
-from repro.tracking.mirror import Mirror
+from repro.tracking.address import TrackingError, server_url
 from repro.tracking.record import Recorder, say
-from repro.tracking.server import running
 from repro.wire import die_with_parent, parse
+
+if TYPE_CHECKING:
+    from repro.tracking.mirror import Mirror
 
 TRIES = 2
 """Failures after which a run is recorded as failed, and launches without a single start after which all are."""
@@ -130,11 +131,15 @@ def _launch(path: Path, pack: dict[str, Any], runs: dict[str, Run], failures: Co
 def _mirror() -> Mirror | None:
     """Copies to the tracking server where there is one; a server that cannot even be named stops no run."""
     try:
-        url = mongo_url() or running()
+        url = server_url()
     except TrackingError as error:
         say(f"tracking: {error}; records are kept on disk", sys.stderr)
         return None
-    return Mirror(url) if url else None
+    if url is None:
+        return None
+    from repro.tracking.mirror import Mirror  # half of the time that a pack takes to start, where there is a server only
+
+    return Mirror(url)
 
 
 def _outcome(run: Run) -> dict[str, Any]:

@@ -10,9 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from repro.tracking.database import TrackingError
-
-LOOPBACK = "127.0.0.1"
+from repro.tracking.address import LOOPBACK, TrackingError
 
 
 def program(name: str, how_to_get: str) -> str:

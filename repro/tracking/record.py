@@ -16,8 +16,7 @@ import repro
 from repro.launch.identity import LIBRARIES, Run, commit_state, content_hash, environment, model_dir
 from repro.ledger import replace_file
 from repro.tracking.figure import curves
-from repro.tracking.mirror import RECORDS
-from repro.tracking.observers import FileObserver
+from repro.tracking.observers import RECORDS, FileObserver
 from repro.wire import EVENT, parse
 from sacred import SETTINGS, Experiment
 

@@ -25,10 +25,10 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 
 from repro.ledger import replace_file
-from repro.tracking.database import TrackingError, connect
-from repro.tracking.process import LOOPBACK, answers_in_time, program, require_free
+from repro.tracking.address import HOME, LOOPBACK, TrackingError, embedded_state, embedded_url
+from repro.tracking.database import connect, make_indexes
+from repro.tracking.process import answers_in_time, program, require_free
 
-HOME = Path("work/tracking")
 PORT = 27117
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
@@ -36,22 +36,6 @@ PROGRAM = "secantusd-py"
 BATCH = 100
 RAW = CodecOptions(document_class=RawBSONDocument)
 """Documents as the bytes they are: nothing is lost in a conversion."""
-
-
-def running() -> str | None:
-    """Address of the embedded server if it runs."""
-    state = _state()
-    return f"mongodb://{LOOPBACK}:{state['port']}/sacred" if state else None
-
-
-def _state() -> dict[str, int] | None:
-    """Process and port of this folder's server while it lives."""
-    try:
-        state = json.loads((HOME / "server.json").read_bytes())
-        command = Path(f"/proc/{state['pid']}/cmdline").read_bytes().split(b"\0")
-    except (OSError, ValueError):
-        return None
-    return dict(state) if str((HOME / "data").resolve()).encode() in command else None
 
 
 def up(port: int = PORT) -> str:
@@ -63,7 +47,8 @@ def up(port: int = PORT) -> str:
     HOME.chmod(0o700)  # the server knows no users here, so its files are for this one alone
     with (HOME / "lock").open("w") as lock:  # two calls at once
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return running() or _start(path, port)
+        state = embedded_state()
+        return embedded_url(state["port"]) if state else _start(path, port)
 
 
 def _start(path: str, port: int) -> str:
@@ -87,7 +72,7 @@ def _start(path: str, port: int) -> str:
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
     )  # fmt: skip
-    url = f"mongodb://{LOOPBACK}:{port}/sacred"
+    url = embedded_url(port)
     if answers_in_time(lambda: _answers(url), lambda: os.waitpid(pid, os.WNOHANG) == (0, 0), START_SECONDS):
         written.write_text(version)
         replace_file(HOME / "server.json", json.dumps({"pid": pid, "port": port}).encode())
@@ -110,12 +95,12 @@ def _answers(url: str) -> bool:
 
 def down() -> bool:
     """Stop the server; False if none ran."""
-    state = _state()
+    state = embedded_state()
     if state is None:
         return False
     os.kill(state["pid"], signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
-    while running():
+    while embedded_state():
         if time.monotonic() > deadline:
             os.kill(state["pid"], signal.SIGKILL)  # every acknowledged write is on disk already
         with contextlib.suppress(ChildProcessError):
@@ -139,7 +124,7 @@ def dump(database: Database[dict[str, Any]], path: Path) -> int:
 
 
 def restore(database: Database[dict[str, Any]], path: Path) -> int:
-    """Load a dump into an empty database; indexes are made by `connect` and here."""
+    """Load a dump into an empty database; its indexes are made."""
     if any(database[name].find_one() for name in database.list_collection_names()):
         raise TrackingError(f"database {database.name} is not empty: restore into a new one")
     total = 0
@@ -152,6 +137,5 @@ def restore(database: Database[dict[str, Any]], path: Path) -> int:
                     total += len(batch)
     except (BSONError, KeyError) as error:
         raise TrackingError(f"{path}: not a dump, or torn, after {total} documents ({error})") from None
-    database["fs.chunks"].create_index([("files_id", 1), ("n", 1)], unique=True)
-    database["fs.files"].create_index([("filename", 1), ("uploadDate", 1)])
+    make_indexes(database)
     return total

@@ -6,6 +6,7 @@ that is printed; `REPRO_KILL_SEED` repeats one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -109,29 +110,43 @@ def test_kills_on_a_cluster_change_nothing(
 def under_fire(
     clean_folder: Path, name: str, victims: list[str], rng: random.Random, settings: dict[str, str], cluster: Cluster | None = None
 ) -> list[dict[str, Any]]:
-    """Run the graph to its end, in new folders until every victim is dead; how each ended."""
-    left, endings = list(victims), []
+    """Run the graph to its end, in new folders until every victim is dead; how each ended.
+
+    Every second victim has begun to train: it dies soon after a checkpoint. The others die soon after they start.
+    """
+    left, endings, steps = list(victims), [], []
     deadline = time.monotonic() + DEADLINE_SECONDS
     while left:
         folder = copied(clean_folder, f"{name}{len(endings)}")
         process = repro(folder, settings)
-        due, kind = time.monotonic(), ""
-        while True:
-            assert time.monotonic() < deadline, f"{left} left"
-            if process.poll() == 0:
-                break
+        seen, due = "", 0.0
+        while process.poll() != 0:
+            assert time.monotonic() < deadline, f"{left} left: {(folder / 'work.log').read_text()[-3000:]}"
             if process.returncode is not None:
                 process = repro(folder, settings)
-            if left and kind != left[0] and find(folder, left[0], cluster):  # its time runs from when it is first seen
-                kind, due = left[0], time.monotonic() + rng.uniform(0.1, 5)
-            if left and kind == left[0] and time.monotonic() >= due and (pids := find(folder, kind, cluster)):
-                print(f"{kind} {pids[0] if kind != 'node' else pids}")
-                kill(kind, pids if kind == "node" else [rng.choice(pids)], cluster)
+            if left and not seen and find(folder, left[0], cluster):
+                seen, due, before = left[0], 0.0, newest_checkpoint(folder)
+            if seen and not due and (len(left) % 2 or newest_checkpoint(folder) != before):
+                due = time.monotonic() + rng.uniform(0, 3 if len(left) % 2 else 1)
+            if seen and due and time.monotonic() >= due and (pids := find(folder, seen, cluster)):
+                steps.append(newest_checkpoint(folder))
+                print(f"{seen} after {steps[-1] or 'no checkpoint'}")
+                kill(seen, pids if seen == "node" else [rng.choice(pids)], cluster)
                 left.pop(0)
-                kind = ""
-            time.sleep(0.1)
+                seen = ""
+            time.sleep(0.05)
         endings.append(ending(folder))
+    assert len(set(steps)) > len(victims) // 4, "runs that were killed went on from checkpoints"
     return endings
+
+
+def newest_checkpoint(folder: Path) -> str:
+    """Fingerprint and step of the checkpoint written last, or nothing."""
+    times = {}
+    for path in folder.glob("work/*/checkpoint-*"):
+        with contextlib.suppress(FileNotFoundError):  # replaced by the next
+            times[path.stat().st_mtime_ns] = f"{path.parent.name[:6]} {path.name}"
+    return times[max(times)] if times else ""
 
 
 def find(folder: Path, kind: str, cluster: Cluster | None) -> list[int]:
@@ -168,10 +183,11 @@ def kill(kind: str, pids: list[int], cluster: Cluster | None) -> None:
 
 
 def silently_kill(pid: int) -> None:
-    try:
+    """SIGKILL to a process that may just have ended, and wait until it is gone."""
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        print(f"  {pid} had just ended")
+    while command(pid):
+        time.sleep(0.01)
 
 
 def parent(pid: int) -> int:
