@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from repro.data.shards import ShardWriter, write_store
 from repro.profile import clean_runs, load_profile
 from repro.spec import RunSpec
 from repro.train.checkpoint import model_tensors, save_tensors
-from repro.train.loop import total_loss
 from repro.train.model import normalise
 
 NAMES = ["apple", "banana", "cherry pie", "date", "elderberry jam"]
@@ -71,17 +70,16 @@ def as_reference_takes_it(images: torch.Tensor, tokens: torch.Tensor) -> tuple[t
 
 
 def test_both_sides_compute_the_same_loss_and_the_same_step(workload: Workload, tmp_path: Path) -> None:
+    """The losses after a step agree only if the steps did; they fall, so there were steps."""
     ours, theirs = Trainer(workload.spec, workload.model()), reference_model(workload)
     theirs.train()
     optimizer = reference.build_optimizer(theirs, workload.spec)
-    pairs = workload.pairs(tmp_path)
-    for step in range(3):
-        images, tokens = pairs[step]
-        assert images.shape[0] == 2 and tokens.shape[-1] < 77
-        loss = reference.training_step(theirs, optimizer, *as_reference_takes_it(images, tokens), workload.spec, RATE)
-        assert ours.step(images, tokens) == pytest.approx(loss, rel=2e-5)
-    for name, tensor in ours.model.state_dict().items():
-        torch.testing.assert_close(tensor, theirs.state_dict()[name], rtol=0, atol=RATE, msg=name)
+    images, tokens = workload.pairs(tmp_path)[0]
+    assert images.shape[:2] == (2, BATCH) and tokens.shape[-1] < 77
+    losses = [ours.step(images, tokens) for _ in range(4)]
+    batch = as_reference_takes_it(images, tokens)
+    assert losses == pytest.approx([reference.training_step(theirs, optimizer, *batch, workload.spec, RATE) for _ in range(4)], rel=2e-5)
+    assert np.diff(losses).max() < -1e-3
 
 
 def test_both_sides_count_the_same_images(workload: Workload, tmp_path: Path) -> None:
@@ -154,7 +152,7 @@ def test_commands_without_torch_start_within_a_second(root: Path) -> None:
     """CPU time, so that a busy machine does not fail it; the best of three."""
     times = []
     for _ in range(3):
-        before = sum(__import__("os").times()[2:4])
+        before = sum(os.times()[2:4])
         subprocess.run([sys.executable, "-m", "repro", "clean", "--help"], cwd=root, check=True, stdout=subprocess.DEVNULL)
-        times.append(sum(__import__("os").times()[2:4]) - before)
+        times.append(sum(os.times()[2:4]) - before)
     assert min(times) < 1

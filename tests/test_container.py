@@ -40,7 +40,7 @@ class Image:
 
     def run(self, *command: str) -> str:
         """Output of a command in a container of the image, as the image's user."""
-        return self.buildah("run", "--network", "none", "project", "--", *command)
+        return self.buildah("run", "--network", "host", "project", "--", *command)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def image(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imag
     image = Image(home)
     subprocess.run(["debootstrap", "--variant=minbase", suite(), home / "base"], check=True, capture_output=True, timeout=600)
     (home / "Base").write_text("FROM scratch\nADD base /\n")
-    image.buildah("build", "--layers=false", "--tag", "base", "--file", "Base", ".")
+    image.buildah("build", "--network", "host", "--layers=false", "--tag", "base", "--file", "Base", ".")
     shutil.rmtree(home / "base")
     context = fresh_checkout(root, home / "context")
     mounts = [argument for mount in pip_settings(home) for argument in ("--volume", mount)]
@@ -58,7 +58,7 @@ def image(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imag
         "build", "--network", "host", "--pull=never", "--tag", "repro", "--build-arg", "BASE=localhost/base",
         "--build-arg", f"PIP_EXTRA_INDEX_URL={os.environ.get('PIP_EXTRA_INDEX_URL', '')}", "--build-arg", "EXTRAS=", *mounts, str(context),
     )  # fmt: skip
-    image.buildah("from", "--pull=never", "--name", "project", "localhost/repro")
+    image.buildah("from", "--network", "host", "--pull=never", "--name", "project", "localhost/repro")
     yield image
     image.buildah("rm", "project")
     shutil.rmtree(home, ignore_errors=True)  # gigabytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -32,7 +33,8 @@ METRIC_COLUMNS = {"accuracy": "zero_shot_top1", "ASR": "attack_success_rate"}
 CUSTOM_COLUMNS = {
     "profile": "config.profile", "stage": "config.stage", "dataset": "config.dataset", "objective": "config.pretrain_objective",
     "clean_size": "config.clean_size", "cleaning_loss": "config.loss", "learning_rate": "config.learning_rate", "seed": "config.seed",
-    "variant": "config.variant", "outcome": "result.status",
+    "variant": "config.variant", "fingerprint": "config.fingerprint", "outcome": "result.status", "reason": "info.reason",
+    "resumes": "info.resumes_id",
 }  # fmt: skip
 """Column to path in the run; omniboard/columns.js puts them in order."""
 SETTINGS = {"timezone": "UTC", "auto_refresh_interval": 30, "initial_fetch_size": 200, "row_height": 40}
@@ -60,10 +62,12 @@ def install() -> Path:
 def add_default_columns() -> None:
     """Put the script with the default columns into Omniboard's page, which keeps them in the visitor's browser alone."""
     build = HOME / "node_modules" / "omniboard" / "web" / "build"
-    shutil.copyfile(ASSETS / "columns.js", build / "static" / "columns.js")
-    page, script = (build / "index.html").read_text(encoding="utf-8"), '<script src="/static/columns.js"></script>'
-    if script not in page:
-        (build / "index.html").write_text(page.replace("<head>", f"<head>{script}", 1), encoding="utf-8")
+    shown = {"custom": CUSTOM_COLUMNS, "metrics": list(METRIC_COLUMNS), "plotted": list(mirror.BY_EPOCH)}
+    script = f"const shown = {json.dumps(shown)};\n{(ASSETS / 'columns.js').read_text(encoding='utf-8')}"
+    (build / "static" / "columns.js").write_text(script, encoding="utf-8")
+    page, tag = (build / "index.html").read_text(encoding="utf-8"), '<script src="/static/columns.js"></script>'
+    if tag not in page:
+        (build / "index.html").write_text(page.replace("<head>", f"<head>{tag}", 1), encoding="utf-8")
 
 
 def add_columns(database: Database[dict[str, Any]]) -> None:

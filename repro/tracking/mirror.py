@@ -47,7 +47,7 @@ CHUNK = 255 << 10
 TIMES = ("start_time", "stop_time", "heartbeat")
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, OverflowError, BSONError)
 """What a broken record raises; it stops no other."""
-BY_EPOCH = {"accuracy": "zero_shot_top1", "ASR": "attack_success_rate"}
+BY_EPOCH = {"accuracy over epochs": "zero_shot_top1", "ASR over epochs": "attack_success_rate"}
 """Metrics that a copy has a second time, over epochs instead of steps, for the charts."""
 
 

@@ -43,6 +43,13 @@ function refusal(request) {
   const origin = request.headers.origin;
   if (origin && origin.replace(/^https?:\/\//, '') !== host) return [403, 'foreign origin'];
   if (!process.env.OMNI_WRITE && !/^(GET|HEAD|OPTIONS)$/.test(request.method)) return [403, 'read-only; start with --write to change runs'];
+  let address = '';
+  try {
+    address = decodeURIComponent(request.url);
+  } catch {
+    return [400, 'bad address'];
+  }
+  if (/\$(where|function|accumulator)/.test(address)) return [400, 'no code in queries'];
   const file = /\/files\/(?:download|preview|downloadAll)?\/?([^/?]+)/.exec(request.url);
   if (file && /\/files\/(download|preview)\//.test(request.url) && !/^[0-9a-f]{24}$/i.test(file[1])) return [404, 'no such file'];
   return null;
