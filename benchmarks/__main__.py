@@ -18,8 +18,8 @@ BUILD = Path("benchmarks/build")
 NAMES = {
     "train_step": ("training step, MMCL + SSL, with the loading of its batch", "at least 2"),
     "evaluation": ("evaluation, clean and triggered images", "at least 3"),
-    "cleaning_run": ("finetuning with {rates} learning rates, from start to last row", "at least 3"),
-    "loader": ("images with their augmented views, per second of a core", "at least 3"),
+    "cleaning_run": ("a finetuning run, one of {rates} learning rates, from start to last row", "at least 3"),
+    "loader": ("loading of an image with its augmented view", "at least 3"),
     "rn50_of_floor": ("training step of RN50, 32 pairs of 224 px", "at least 0.6"),
     "report_seconds": ("report of {points:,} points", "at most 10"),
     "noop_seconds": ("`dvc repro` with nothing to do", "at most 5"),

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -51,7 +50,7 @@ def train_step(workload: Workload, folder: Path) -> Measurement:
         for _ in range(STEPS):
             trainer.step(*next(batches))
 
-    return compare(theirs, ours, 7)
+    return compare(theirs, ours, 7, units=STEPS)
 
 
 def evaluation(workload: Workload, folder: Path) -> Measurement:
@@ -69,11 +68,12 @@ def loader(workload: Workload, folder: Path) -> Measurement:
     """Batches of pairs with their augmented views, per second of one core."""
     loaded = _endless(reference.Pairs(workload.spec, workload.store, workload.rows, workload.inputs["synonyms"]))
     batches = _batches(workload, folder)
-    return compare(lambda: [next(loaded) for _ in range(BATCHES)], lambda: [next(batches) for _ in range(BATCHES)], 7)
+    images = BATCHES * workload.spec.schedule.global_batch_size
+    return compare(lambda: [next(loaded) for _ in range(BATCHES)], lambda: [next(batches) for _ in range(BATCHES)], 7, units=images)
 
 
 def cleaning_run(workload: Workload, folder: Path) -> Measurement:
-    """All learning rates of the workload, from the first process to the last row."""
+    """All learning rates of the workload, from the first process to the last row; CPU time of all processes, for one learning rate."""
     inputs = {name: str(path) for name, path in workload.inputs.items()}
 
     def theirs() -> None:
@@ -89,7 +89,7 @@ def cleaning_run(workload: Workload, folder: Path) -> Measurement:
             rows = [rows for _, _, rows in read_results(Path("results"))]
             assert len(rows) == len(workload.specs) and all(rows)
 
-    return compare(theirs, ours, 2, time.perf_counter, warm_up=False)
+    return compare(theirs, ours, 2, lambda: sum(os.times()[:4]), units=len(workload.specs), warm_up=False)
 
 
 def rn50_of_floor(workload: Workload, folder: Path) -> Measurement:

@@ -29,12 +29,13 @@ def compare(
     repetitions: int,
     clock: Callable[[], float] = time.process_time,
     *,
+    units: int = 1,
     warm_up: bool = True,
 ) -> Measurement:
     """How many times as fast `ours` is as `reference`: the median over pairs of calls, which go first in turn.
 
     The clock is this process's CPU time, which equals the time on the wall of an idle machine where one thread computes.
-    `warm_up` calls each side once before, unmeasured.
+    A call does `units` of work, and seconds are given for one. `warm_up` calls each side once before, unmeasured.
     """
     sides = {"reference": reference, "ours": ours}
     for call in sides.values() if warm_up else ():
@@ -46,7 +47,7 @@ def compare(
             sides[name]()
             seconds[name].append(clock() - begun)
     runs = [slow / fast for slow, fast in zip(seconds["reference"], seconds["ours"], strict=True)]
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    medians = {name: statistics.median(values) / units for name, values in seconds.items()}
     return Measurement(statistics.median(runs), "times as fast", runs, medians["reference"], medians["ours"])
 
 

@@ -98,16 +98,16 @@ def calibrate(profile_name: str, seconds: float) -> tuple[Rates, dict[str, Any]]
     }  # fmt: skip
 
 
-def measure(profile: Profile, seconds: float) -> Speed:
-    """Time every kind of run of the profile on this process's device for `seconds` in all."""
+def measure(profile: Profile, seconds: float, specs: list[RunSpec]) -> Speed:
+    """Time every kind of run among `specs`, runs of the profile, and an evaluation on this process's device for `seconds` in all."""
     device = distributed.start()
     resident = Resident(WORK / "cache", device)
-    kinds = {kind_of(spec): spec for spec in [*pretrain_runs(profile), *clean_runs(profile)]}
+    kinds = {kind_of(spec): spec for spec in specs}
     budget = seconds / (len(kinds) + SHARES)
     pair_view, waits, batches = {}, {}, {}
     start, task = 0.0, None
     for kind, spec in kinds.items():
-        task = _task(resident, spec)
+        task = load_task(resident, spec)
         if not start:
             build_model(spec.model, 0, "fp32")
             start = time.process_time()
@@ -117,8 +117,8 @@ def measure(profile: Profile, seconds: float) -> Speed:
     return Speed(pair_view, waits, batches, evaluation, start, rate, task is not None)
 
 
-def _task(resident: Resident, spec: RunSpec) -> Task | None:
-    """The run as the worker would load it, from pre-training data; None if it is not there."""
+def load_task(resident: Resident, spec: RunSpec) -> Task | None:
+    """The run as the worker loads it, but for the start model; None if its data is not there."""
     inputs = {name: path for name, path in standard_inputs(spec).items() if name != "model"}
     if not all(path.exists() for path in inputs.values()):
         return None
@@ -246,4 +246,5 @@ if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[3]))
     torch.use_deterministic_algorithms(True, warn_only=True)  # as repro.worker sets it, and the next
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    print(json.dumps(asdict(measure(load_profile(sys.argv[1]), float(sys.argv[2])))))
+    chosen = load_profile(sys.argv[1])
+    print(json.dumps(asdict(measure(chosen, float(sys.argv[2]), [*pretrain_runs(chosen), *clean_runs(chosen)]))))

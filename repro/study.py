@@ -18,8 +18,7 @@ from pydantic import Field
 from repro.archive import read_archive, write_archive
 from repro.launch import run_all
 from repro.launch.identity import WORK, model_dir, standard_inputs
-from repro.launch.publication import results_dir
-from repro.ledger import Row, read_run
+from repro.ledger import Row, read_results
 from repro.profile import SPECS, check, clean_runs, load_profile, pretrain_runs, read_yaml
 from repro.spec import CleanSize, Dataset, Loss, Name, Objective, Profile, RunSpec, Spec, SpecError, digest
 
@@ -93,13 +92,14 @@ def run_study(name: str) -> None:
         if of != name:
             lent = {variant.models for variant in study.variants.values()}
             _run(of, load_study(of), ["pretrain"], lent)
-    runs = _run(name, study, study.stages, study.variants.keys())
-    results = _results_of(name)
-    write_archive(archive_of(name), (read_run(results_dir(run, results) / run.run_id) for run in runs))
+    try:
+        _run(name, study, study.stages, study.variants.keys())
+    finally:  # a study takes several sittings; what is there so far can be read
+        write_archive(archive_of(name), ((record, rows) for _, record, rows in read_results(_results_of(name))))
 
 
-def _run(name: str, study: Study, stages: list[Literal["pretrain", "clean"]], labels: Collection[str | None]) -> list[RunSpec]:
-    """Run some stages of some variants of a study; returns the runs that are now published below `work/studies`."""
+def _run(name: str, study: Study, stages: list[Literal["pretrain", "clean"]], labels: Collection[str | None]) -> None:
+    """Run some stages of some variants of a study; the results are published below `work/studies`."""
     profiles = {label: varied(study, variant) for label, variant in study.variants.items() if label in labels}
     folders = {label: _data_folders(study, profile) for label, profile in profiles.items()}
 
@@ -112,7 +112,6 @@ def _run(name: str, study: Study, stages: list[Literal["pretrain", "clean"]], la
             found["model"] = model_dir(spec.model_copy(update={"variant": models}))
         return found | {"evaluation": data / "evaluation", "synonyms": data / "synonyms.json"}
 
-    every: list[RunSpec] = []
     for stage in stages:
         expand = pretrain_runs if stage == "pretrain" else clean_runs
         runs = [
@@ -125,8 +124,6 @@ def _run(name: str, study: Study, stages: list[Literal["pretrain", "clean"]], la
             and (stage == "pretrain" or (run.clean_size in study.clean_sizes and run.loss in study.losses))
         ]
         run_all(runs, inputs, results=_results_of(name))
-        every += runs
-    return every
 
 
 def _results_of(name: str) -> Path:

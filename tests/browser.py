@@ -26,6 +26,8 @@ class Page:
         """Address of every request that the page made."""
         self.problems: list[str] = []
         """Exceptions in the page."""
+        self.console: list[str] = []
+        """What the page, or the browser about it, wrote to the console; the browser after `Log.enable`."""
         self.session = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -48,6 +50,8 @@ class Page:
                 self.requests.append(answer["params"]["request"]["url"])
             if answer.get("method") == "Runtime.exceptionThrown":
                 self.problems.append(json.dumps(answer["params"]["exceptionDetails"])[:500])
+            if answer.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled"):
+                self.console.append(json.dumps(answer["params"])[:500])
             if answer.get("id") == self.number:
                 assert "error" not in answer, answer
                 return dict(answer["result"])

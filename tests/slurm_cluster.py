@@ -110,6 +110,7 @@ PartitionName=main Nodes={",".join(NODES)} Default=YES MaxTime=INFINITE State=UP
                     daemon.wait(15)
                 except subprocess.TimeoutExpired:
                     daemon.kill()
+                    daemon.wait()
 
 
 def free_ports(count: int) -> list[int]:

@@ -148,11 +148,12 @@ def test_the_table_has_what_was_measured() -> None:
     assert lines[-1] == "| `dvc repro` with nothing to do |  | 2 s |  | at most 5 |"
 
 
-def test_commands_without_torch_start_within_a_second(root: Path) -> None:
-    """CPU time, so that a busy machine does not fail it; the best of three."""
+@pytest.mark.parametrize("call", ["clean --help", "clean --profile none --dataset cc3m --objective mmcl", "verify none.json"])
+def test_commands_without_torch_start_within_a_second(call: str, root: Path) -> None:
+    """CPU time, so that a busy machine does not fail it, the better of two; the calls end in a help text or an error."""
     times = []
-    for _ in range(3):
+    for _ in range(2):
         before = sum(os.times()[2:4])
-        subprocess.run([sys.executable, "-m", "repro", "clean", "--help"], cwd=root, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-m", "repro", *call.split()], cwd=root, capture_output=True, timeout=120)
         times.append(sum(os.times()[2:4]) - before)
     assert min(times) < 1

@@ -28,8 +28,12 @@ class Image:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        # Containers share the host's network, but buildah looks for the helper that would give them one of their own.
+        (home / "helpers").mkdir()
+        (home / "helpers" / "netavark").symlink_to("/bin/true")
         conf = home / "containers.conf"
-        conf.write_text('[containers]\ndefault_ulimits = ["nofile=1024:1024"]\n')  # not above what this host allows
+        # Limits not above what this host allows.
+        conf.write_text(f'[containers]\ndefault_ulimits = ["nofile=1024:1024"]\n[engine]\nhelper_binaries_dir = ["{home}/helpers"]\n')
         self.environment = os.environ | {"CONTAINERS_CONF": str(conf), "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(home)}
 
     def buildah(self, *arguments: str) -> str:

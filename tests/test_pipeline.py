@@ -236,5 +236,5 @@ def test_an_unknown_profile_is_refused_before_anything_changes(
     monkeypatch.chdir(root)
     before = (root / "params.yaml").read_bytes()
     assert reproduce.main(["tiny"]) == 2
-    assert capsys.readouterr().err == "profile: 'tiny' (allowed: mini, paper, smoke)\n"
+    assert capsys.readouterr().err == "profile: 'tiny' (allowed: authors, mini, paper, smoke)\n"
     assert (root / "params.yaml").read_bytes() == before

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger_fixture import IMAGES, START, row_of, write_study
+from ledger_fixture import IMAGES, ROOT, START, row_of
 
+from repro.ledger import read_bits
 from repro.profile import clean_runs, load_classnames, load_profile
-from repro.report import report_stage
 
 BUILD = Path("report/build/mini")
 FIGURES = ("answer", "figure1", "figure2", "figure3", "sweep", "budgets", "trajectories")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from ledger_fixture import build_at, row_of, write_run, write_specs
 
@@ -145,31 +144,64 @@ def test_escaping_leaves_no_tex_command_alive():
     assert escape("a\x00b\u202e\U0001f34c") == "a b??"
 
 
-@pytest.mark.faults(9, 20)
-def test_gallery_shows_pairs_of_the_store_and_refuses_shards_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A store of one poisoned PNG and one clean JPEG in one shard, by the layout of repro/data/shards.py."""
+SAMPLES = {
+    "accounting": {"pairs": 3, "poisoned": 1},
+    "pairs": [
+        {"kind": "poisoned", "row": 0, "caption": "a photo of a banana", "original_caption": "<b>dog</b>", "image": "iVBORw=="},
+        {"kind": "clean", "row": 1, "caption": "a cat", "original_caption": None, "image": "iVBORx=="},
+    ],
+    "evaluation": [{"row": 0, "class": "cat", "image": "iVBORy==", "triggered": "iVBORz=="}],
+}
+"""As repro/data/samples.py writes them."""
+
+
+def test_gallery_shows_the_samples_with_their_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     profile = write_specs(tmp_path)
-    store = tmp_path / "poisoned/mini/cc3m"
-    store.mkdir(parents=True)
-    (store / "0.tar").write_bytes(b"....\x89PNG\xff\xd8JPG")
-    captions = [b"a photo of a banana", b"a cat"]
-    np.savez(
-        store / "index.npz", shard=np.zeros(2, np.int32), offset=np.array([4, 8]), size=np.array([4, 5]),
-        caption_bytes=np.frombuffer(b"".join(captions), np.uint8), caption_offsets=np.array([0, 19, 24]),
-    )  # fmt: skip
-    np.savez(store / "rows.npz", poisoned=np.array([0]), **{"100k": np.array([1])})
-    (store / "manifest.jsonl").write_text(json.dumps({"row": 0, "original_caption": "<b>dog</b>"}) + "\n")
-    (store / "shards.json").write_text(json.dumps([{"path": "0.tar"}]))
-    _, page = build_at(tmp_path, profile, monkeypatch)
-    assert "data:image/png;base64,iVBORw==" in page
-    assert "data:image/jpeg;base64,/9hKUEc=" in page
+    for spec in pretrain_runs(profile, "cc3m", "mmcl"):
+        write_run(tmp_path, spec, [(0.4, 0.97)])
+    (tmp_path / "poisoned/mini").mkdir(parents=True)
+    (tmp_path / "poisoned/mini/cc3m-samples.json").write_text(json.dumps(SAMPLES))
+    document, page = build_at(tmp_path, profile, monkeypatch)
+    for image in ("iVBORw==", "iVBORx==", "iVBORy==", "iVBORz=="):
+        assert f"data:image/png;base64,{image}" in page
     assert "was “&lt;b&gt;dog&lt;/b&gt;”" in page
-    (store / "shards.json").write_text(json.dumps([{"path": "../../../../outside.tar"}]))
-    with pytest.raises(LedgerError, match=r"shards\.json: path: .*outside\.tar"):
+    assert document["context"]["accounting"] == {"poisoned pairs, CC3M": {"pairs": 3, "poisoned": 1}}
+    assert [(m["dataset"], m["state"]) for m in document["predictions"]["models"]] == [("cc3m", "poisoned")]
+
+
+@pytest.mark.faults(9, 20)
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("poisoned/mini/cc3m-samples.json", "{", r"cc3m-samples\.json: content: Invalid JSON"),
+        ("poisoned/mini/cc3m-samples.json", '{"accounting": {}, "pairs": [{"kind": "evil"}], "evaluation": []}', r"pairs\.0\.kind"),
+        ("poisoned/mini/cc3m-samples.json", json.dumps(SAMPLES).replace("iVBORx==", 'x\\" onload'), r"pairs\.1\.image"),
+        ("report/faults.json", '{"cases": 3}', r"faults\.json: commit: Field required"),
+        ("data/mini/accounting.json", "[1", r"accounting\.json: not JSON"),
+    ],
+)
+def test_a_file_beside_the_results_that_is_not_as_it_should_be_is_refused_by_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str, message: str
+):
+    profile = write_specs(tmp_path)
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(LedgerError, match=message):
         build_at(tmp_path, profile, monkeypatch)
 
 
-@pytest.mark.faults(20)
+def test_outcomes_of_the_fault_suite_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    profile = write_specs(tmp_path)
+    (tmp_path / "report").mkdir()
+    case = {"case": 9, "fault": "<i>truncated</i> shards", "must": "rows skipped", "outcome": "passed",
+            "tests": [{"name": "tests/test_tars.py::test_x", "passed": 4, "failed": 0, "skipped": 1}]}  # fmt: skip
+    faults = {"commit": "a" * 40, "dirty": False, "date": "2026-11-24", "python": "3.11", "seconds": 210.4, "cases": [case]}
+    (tmp_path / "report/faults.json").write_text(json.dumps(faults | {"memory_cap_bytes": 1}))
+    _, page = build_at(tmp_path, profile, monkeypatch)
+    assert "&lt;i&gt;truncated&lt;/i&gt; shards" in page
+    assert "4 passed, 1 skipped" in page
+
+
 def test_sacred_records_are_browsed_and_a_broken_one_is_named(tmp_path: Path):
     good, broken = tmp_path / "2", tmp_path / "10"
     for folder in (good, broken):

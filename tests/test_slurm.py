@@ -82,6 +82,7 @@ def test_a_machine_without_slurm_is_told(profile: Profile, launch: Launch, monke
         launch(clean_runs(profile)[:1])
 
 
+@pytest.mark.faults(29)
 def test_a_failing_squeue_never_looks_like_no_jobs(
     profile: Profile, launch: Launch, through_slurm: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -113,7 +114,7 @@ def test_jobs_of_other_folders_are_not_ours(cluster: Cluster, through_slurm: Non
     subprocess.run(["scancel", job], check=True)
 
 
-@pytest.mark.faults(1)
+@pytest.mark.faults(1, 29)
 def test_the_wall_time_ends_a_run_with_a_checkpoint_and_requeues_it(profile: Profile, launch: Launch, through_slurm: None) -> None:
     """The signal that Slurm sends before the wall time: the pack ends in order, the same job starts again."""
     specs = clean_runs(profile)[:1]
@@ -129,7 +130,7 @@ def test_the_wall_time_ends_a_run_with_a_checkpoint_and_requeues_it(profile: Pro
     assert sorted(statuses) == ["COMPLETED", "INTERRUPTED"]
 
 
-@pytest.mark.faults(1)
+@pytest.mark.faults(1, 29)
 def test_jobs_outlive_their_driver_and_the_next_one_attaches(
     profile: Profile, launch: Launch, through_slurm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,108 +1,40 @@
-"""Tracking: records on disk and their copies on a real MongoDB-compatible server lose no point, whatever breaks."""
+"""Tracking: the records on disk and their copies on a MongoDB-compatible server, in ordinary times."""
 
 from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
-import shutil
-import signal
-import socket
-import sys
-import time
-from collections.abc import Iterator
+import xml.etree.ElementTree
 from pathlib import Path
 from typing import Any
 
 import bson
 import pytest
+from tracking_fixture import copying, database, free_port, here, kill_server, needs_server, port_of, read, record, steps_on, url
 
-pytest.importorskip("sacred")
 from repro.ledger import replace_file
-from repro.tracking import database as connection
 from repro.tracking import mirror, observers, server
-from repro.tracking.address import TrackingError, mongo_url
-from repro.tracking.database import connect
-from repro.tracking.mirror import Mirror
-from repro.tracking.observers import FileObserver
+from repro.tracking.address import TrackingError
+from repro.tracking.commands import overhead
+from repro.tracking.figure import curves
 from repro.tracking.record import Points
-from sacred import Experiment
 
-needs_server = pytest.mark.skipif(
-    shutil.which(server.PROGRAM, path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}") is None,
-    reason="no embedded tracking server: pip install '.[tracking]'",
-)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MONGO_URL", raising=False)
-    return tmp_path
-
-
-@pytest.fixture
-def url(here: Path) -> Iterator[str]:
-    """A real server in this test's folder."""
-    yield server.up(free_port())
-    server.down()
-
-
-@pytest.fixture
-def database(url: str) -> Iterator[Any]:
-    with connect(url) as database:
-        yield database
-
-
-def record(points: int = 5, watch: Any = lambda folder: None, profile: str = "smoke", pause: float = 0, artifact: bool = True) -> Path:
-    """One Sacred run with `points` points of two metrics; returns its folder."""
-    experiment = Experiment("clean", base_dir=str(Path.cwd()), save_git_info=False)
-    observer = FileObserver(Path("sacred") / profile, watch)
-    experiment.observers.append(observer)
-    experiment.add_config({"dataset": "cc3m", "learning_rate": 1e-3, "seed": 0})
-    Path("spec.json").write_text("{}")
-
-    @experiment.main
-    def main(_run: Any) -> dict[str, float]:
-        print("training")
-        if artifact:
-            _run.add_artifact("spec.json")
-            _run.add_artifact("missing.json")
-        for step in range(points):
-            _run.log_scalar("loss", 1 / (step + 1), step)
-            _run.log_scalar("accuracy", float("nan") if step == 1 else 0.5, step)
-            time.sleep(pause)
-        return {"accuracy": 0.5}
-
-    experiment.run(options={"--beat-interval": 0.2, "--loglevel": "ERROR"}, meta_info={"record": os.urandom(8).hex()})
-    assert observer.folder is not None
-    return observer.folder
-
-
-def steps_on(database: Any) -> list[list[int]]:
-    """Steps of the loss of every run on the server, in the order of the runs."""
-    runs = database.runs.find({}, sort=[("_id", 1)])
-    return [database.metrics.find_one({"run_id": run["_id"], "name": "loss"})["steps"] for run in runs]
+__all__ = ["database", "free_port", "here", "url"]  # fixtures, and what another test takes from here
 
 
 @pytest.mark.faults(18)
-def test_a_missing_artifact_costs_no_point(here: Path) -> None:
+def test_a_missing_artifact_costs_no_point_and_is_named(here: Path) -> None:
     """Sacred's own observer stops recording at the missing file and says COMPLETED."""
     folder = record(points=20)
-    assert json.loads((folder / "metrics.json").read_bytes())["loss"]["steps"] == list(range(20))
+    assert read(folder / "metrics.json")["loss"]["steps"] == list(range(20))
     assert (folder / "spec.json").exists()
-    assert json.loads((folder / "run.json").read_bytes())["status"] == "COMPLETED"
+    assert read(folder / "run.json")["status"] == "COMPLETED"
+    assert read(folder / "info.json")["lost"] == ["missing.json"]
 
 
 @pytest.mark.faults(3, 18)
-def test_a_full_disk_delays_points_only(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_write_that_fails_delays_points_only(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     calls = 0
 
     def fails_at_first(path: Path, content: bytes) -> None:
@@ -114,8 +46,23 @@ def test_a_full_disk_delays_points_only(here: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(observers, "replace_file", fails_at_first)
     folder = record(points=10, pause=0.1)
-    assert json.loads((folder / "metrics.json").read_bytes())["loss"]["steps"] == list(range(10))
+    assert read(folder / "metrics.json")["loss"]["steps"] == list(range(10))
     assert "No space left on device" in capsys.readouterr().err
+
+
+def test_metrics_that_take_long_to_write_are_written_seldom_but_whole_at_the_end(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+
+    def counts(path: Path, content: bytes) -> None:
+        written.append(path)
+        replace_file(path, content)
+
+    monkeypatch.setattr(observers, "PATIENCE", 1e9)
+    monkeypatch.setattr(observers, "replace_file", counts)
+    folder = record(points=10, pause=0.1)
+    assert read(folder / "metrics.json")["loss"]["steps"] == list(range(10))
+    assert [path.name for path in written].count("metrics.json") == 2
+    assert [path.name for path in written].count("run.json") > 4
 
 
 @pytest.mark.faults(1, 18)
@@ -140,61 +87,43 @@ def test_reap_marks_only_runs_whose_process_is_gone(here: Path) -> None:
     reaped = []
     folder = record(watch=lambda folder: reaped.append(mirror.reap()))
     assert reaped == [[]], "the run still goes on"
-    run = json.loads((folder / "run.json").read_bytes()) | {"status": "RUNNING"}
+    run = read(folder / "run.json") | {"status": "RUNNING"}
     (folder / "run.json").write_text(json.dumps(run))
     assert mirror.reap() == [folder]
-    assert json.loads((folder / "run.json").read_bytes())["status"] == "DEAD"
+    assert read(folder / "run.json")["status"] == "DEAD"
 
 
-@pytest.mark.faults(24, 30)
-@pytest.mark.parametrize(
-    ("address", "message"),
-    [("mongodb://user:s3cret@127.0.0.1:1/x", "does not answer"), ("postgres://user:s3cret@host", "not a valid address")],
-)
-def test_a_wrong_address_is_explained_without_the_password(address: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 0.3)
-    with pytest.raises(TrackingError, match=message) as caught, connect(address):
-        pass
-    assert "s3cret" not in str(caught.value)
+def test_the_figure_of_a_run_is_an_image_of_its_fractions() -> None:
+    """Half after one of two epochs is the middle of the drawing; what is not finite is left out."""
+    root = xml.etree.ElementTree.fromstring(curves({"<accuracy>": [(0, 0.0), (1, 0.5), (2, 1.0)], "ASR": [(0, float("nan"))]}))
+    lines = [item.get("points") for item in root.iter() if item.tag.endswith("polyline")]
+    assert lines[1:] == ["36.0,244.0 240.0,140.0 444.0,36.0", ""]
+    assert "<accuracy>" in "".join(root.itertext())
 
 
-def test_the_address_comes_from_a_file_where_one_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (here / "secret").write_text("mongodb://host/x\n")
-    monkeypatch.setenv("MONGO_URL_FILE", "secret")
-    assert mongo_url() == "mongodb://host/x"
-
-
-@pytest.mark.faults(18)
-def test_an_absent_server_costs_a_run_nothing(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(mirror, "FLUSH_SECONDS", 0.5)
-    copies = Mirror("mongodb://127.0.0.1:1/x")
-    copies.start()
-    begin = time.monotonic()
-    folder = record(watch=copies.watch)
-    assert time.monotonic() - begin < 2
-    copies.close()
-    assert json.loads((folder / "run.json").read_bytes())["status"] == "COMPLETED"
-    assert "backfill" in capsys.readouterr().err
+def test_the_cost_of_tracking_is_read_from_the_records(here: Path) -> None:
+    folder = record()
+    (folder / "run.json").write_text(json.dumps(read(folder / "run.json") | {"result": {"seconds": 20.0}}))
+    (folder / "info.json").write_text(json.dumps({"tracking_seconds": 0.1}))
+    record()  # tells nothing
+    assert overhead() == {"smoke": [(0.1, 20.0)]}
 
 
 @needs_server
-class TestServer:
+class TestCopies:
     """With the embedded server."""
 
     def test_a_run_is_copied_whole_while_it_goes_on(self, url: str, database: Any) -> None:
-        copies = Mirror(url)
-        copies.start()
+        copies = copying(url)
         folder = record(points=30, watch=copies.watch)
         copies.close()
         run = database.runs.find_one({})
         assert run["status"] == "COMPLETED" and run["config"]["learning_rate"] == 1e-3 and run["result"] == {"accuracy": 0.5}
         assert "training" in run["captured_out"] and run["meta"]["folder"] == folder.as_posix()
-        assert [item["name"] for item in run["artifacts"]] == ["spec.json"]
+        assert [item["name"] for item in run["artifacts"]] == ["spec.json"] and run["info"]["lost"] == ["missing.json"]
         assert {item["name"] for item in run["info"]["metrics"]} == {"loss", "accuracy"}
         assert steps_on(database) == [list(range(30))]
 
-    @pytest.mark.faults(18)
     def test_backfill_twice_is_backfill_once(self, database: Any) -> None:
         for points in (3, 4, 5):
             record(points=points)
@@ -205,6 +134,26 @@ class TestServer:
         assert sizes[0] == sizes[1]
         assert steps_on(database) == [[0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]]
 
+    def test_a_broken_record_stops_no_other(self, database: Any) -> None:
+        broken, whole = record(points=3), record(points=4)
+        (broken / "config.json").write_text("{torn")
+        assert [problem.split(":")[0] for problem in mirror.backfill(database)] == [broken.as_posix()]
+        assert [run["meta"]["folder"] for run in database.runs.find({})] == [whole.as_posix()]
+
+    def test_a_file_of_several_parts_is_whole_after_an_upload_that_broke_off(self, database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """GridFS itself reads it back."""
+        gridfs = pytest.importorskip("gridfs")
+        monkeypatch.setattr(mirror, "CHUNK", 1000)
+        folder = record()
+        content = os.urandom(2500)
+        (folder / "spec.json").write_bytes(content)
+        mirror.backfill(database)
+        item = database.runs.find_one({})["artifacts"][0]["file_id"]
+        database["fs.files"].delete_one({"_id": item})
+        database["fs.chunks"].delete_one({"files_id": item, "n": 1})
+        mirror.backfill(database)
+        assert gridfs.GridFS(database).get(item).read() == content
+
     def test_notes_made_in_omniboard_survive_a_backfill(self, database: Any) -> None:
         record()
         mirror.backfill(database)
@@ -213,53 +162,42 @@ class TestServer:
         assert database.runs.find_one({})["omniboard"] == {"notes": "odd", "tags": ["x"]}
 
     @pytest.mark.faults(18)
-    def test_overlong_output_and_metrics_are_thinned_in_the_copy_alone(self, database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_is_too_long_is_thinned_in_the_copy_alone(self, database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(mirror, "MAX_POINTS", 4)
         monkeypatch.setattr(mirror, "MAX_OUTPUT", 3000)
+        monkeypatch.setattr(mirror, "MAX_ARTIFACT", 1)
         folder = record(points=10)
         (folder / "cout.txt").write_text("x" * 5000 + "end")
         mirror.backfill(database)
         assert steps_on(database) == [[0, 3, 6, 9]]
-        assert 3000 < len(database.runs.find_one({})["captured_out"]) < 3100
-        assert database.runs.find_one({})["captured_out"].endswith("end")
+        run = database.runs.find_one({})
+        assert 3000 < len(run["captured_out"]) < 3100 and run["captured_out"].endswith("end")
+        assert run["artifacts"] == [] and run["info"]["lost"] == ["missing.json", "spec.json (missing or larger than 1 bytes)"]
+        assert (folder / "spec.json").exists() and read(folder / "metrics.json")["loss"]["steps"] == list(range(10))
+
+    def test_accuracy_has_a_chart_over_epochs(self, database: Any) -> None:
+        folder = record()
+        stamps = ["2026-01-01T00:00:00"] * 2
+        series = {"epoch": [0.5, 1.0], "zero_shot_top1": [0.25, 0.75]}
+        (folder / "metrics.json").write_text(
+            json.dumps({name: {"steps": [5, 10], "values": values, "timestamps": stamps} for name, values in series.items()})
+        )
+        mirror.backfill(database)
+        chart = database.metrics.find_one({"name": "accuracy over epochs"})
+        assert (chart["steps"], chart["values"]) == ([0.5, 1.0], [0.25, 0.75])
 
     @pytest.mark.faults(18)
-    def test_points_of_an_outage_are_there_afterwards(self, url: str, database: Any) -> None:
-        port = int(url.rsplit(":", 1)[1].split("/")[0])
-        copies = Mirror(url)
-        copies.start()
+    def test_points_of_a_short_outage_are_there_afterwards(self, url: str, database: Any) -> None:
+        copies = copying(url)
 
         def outage(folder: Path) -> None:
             copies.watch(folder)
-            os.kill(json.loads((server.HOME / "server.json").read_bytes())["pid"], signal.SIGKILL)
+            kill_server()
 
-        record(points=40, watch=outage, pause=0.05)
-        time.sleep(1)
-        server.up(port)
+        record(points=40, watch=outage, pause=0.02)
+        server.up(port_of(url))
         copies.close()
         assert steps_on(database) == [list(range(40))]
-
-    @pytest.mark.faults(18)
-    @pytest.mark.slow
-    def test_eight_processes_and_eight_kills_of_the_server_lose_nothing(self, url: str, database: Any) -> None:
-        """24 runs of 30 points each, while the server is killed and started eight times."""
-        port = int(url.rsplit(":", 1)[1].split("/")[0])
-        context = multiprocessing.get_context("spawn")
-        writers = [context.Process(target=write_three_runs, args=(url, index)) for index in range(8)]
-        for writer in writers:
-            writer.start()
-        for _ in range(8):
-            time.sleep(1.5)
-            os.kill(json.loads((server.HOME / "server.json").read_bytes())["pid"], signal.SIGKILL)
-            time.sleep(0.5)
-            server.up(port)
-        for writer in writers:
-            writer.join(120)
-            assert writer.exitcode == 0
-        mirror.backfill(database)
-        assert [run["_id"] for run in database.runs.find({}, sort=[("_id", 1)])] == list(range(1, 25))
-        assert {run["status"] for run in database.runs.find({})} == {"COMPLETED"}
-        assert steps_on(database) == [list(range(30))] * 24
 
     def test_a_dump_restores_to_the_same_documents(self, database: Any) -> None:
         for points in (3, 4):
@@ -271,37 +209,12 @@ class TestServer:
         for name in database.list_collection_names():
             copied, original = ([bson.encode(item) for item in side[name].find({}, sort=[("_id", 1)])] for side in (other, database))
             assert copied == original, name
+            assert other[name].index_information().keys() == database[name].index_information().keys(), name
         with pytest.raises(TrackingError, match="not empty"):
             server.restore(other, Path("all.bson"))
-
-    @pytest.mark.faults(22)
-    def test_the_server_listens_on_loopback_alone(self, url: str) -> None:
-        port = int(url.rsplit(":", 1)[1].split("/")[0])
-        listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if line.split()[3] == "0A"]
-        assert [address for address in listening if address.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
-
-    @pytest.mark.faults(30)
-    def test_a_folder_of_another_version_and_a_taken_port_are_refused(self, url: str) -> None:
-        port = int(url.rsplit(":", 1)[1].split("/")[0])
-        assert server.up(port) == url, "a second call finds the first server"
-        server.down()
-        with socket.socket() as taken:
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            taken.bind(("127.0.0.1", port))
-            taken.listen()
-            with pytest.raises(TrackingError, match=f"port {port} on 127.0.0.1"):
-                server.up(port)
-        (server.HOME / "version").write_text("0.6.0b17")
-        with pytest.raises(TrackingError, match=r"written by SecantusDB 0\.6\.0b17"):
-            server.up(port)
-
-
-def write_three_runs(url: str, index: int) -> None:
-    copies = Mirror(url)
-    copies.start()
-    for _ in range(3):
-        record(points=30, watch=copies.watch, profile=f"p{index}", pause=0.05, artifact=index == 0)
-    copies.close()
+        Path("torn.bson").write_bytes(Path("all.bson").read_bytes()[:-7])
+        with pytest.raises(TrackingError, match=r"torn\.bson: not a dump, or torn"):
+            server.restore(database.client["third"], Path("torn.bson"))
 
 
 def test_the_server_program_is_never_imported(root: Path) -> None:

@@ -162,7 +162,8 @@ def _parquet_images(paths: Sequence[Path]) -> Iterator[ValidationImage]:
             raise SpecError(f"{path}: not a parquet file: {error}") from None
         if absent := {"image", "label"} - set(table.schema_arrow.names):
             raise SpecError(f"{path}: no column {min(absent)!r} (allowed: columns image and label)")
-        with_path = pa.types.is_struct(table.schema_arrow.field("image").type)
+        kind = table.schema_arrow.field("image").type
+        with_path = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
         for group in range(table.num_row_groups):
             columns = table.read_row_group(group, columns=["image.path", "label"] if with_path else ["label"]).to_pydict()
             names = [(image or {}).get("path") or "" for image in columns["image"]] if with_path else [""] * len(columns["label"])

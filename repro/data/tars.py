@@ -127,7 +127,9 @@ def index_shards(folder: Path, cache: Path = CACHE) -> ShardIndex:
 def _make_parts(folder: Path, paths: Sequence[Path], parts: Sequence[Path]) -> None:
     """Index the shards that have no part yet, in parallel."""
     todo = [(path, part) for path, part in zip(paths, parts, strict=True) if not part.exists()]
-    if not todo:
+    if len(todo) < 2:
+        for one in todo:
+            _index_shard(*one)
         return
     console = Console(stderr=True)
     try:

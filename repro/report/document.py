@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.profile import SPECS
-from repro.report import evidence, statistics, tables
+from repro.report import compute, evidence, statistics, tables
 from repro.report.claims import Claims, combine, load_claims, paper_values
 from repro.report.points import PANELS, Point, Run, Study
 from repro.report.studies import read_side_studies, side_study
@@ -59,6 +59,7 @@ def build_document(study: Study, claims: Claims) -> dict[str, Any]:
         "notices": list(study.notices),
         "authors_files": list(study.files),
         "compute": _compute(runs),
+        "forecast": compute.forecast(study),
         "sources": {"ledger": _ledger_hash(runs), "claims": file_hash(SPECS / "claims.yaml")},
     }  # fmt: skip
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from repro.cost import Work, work_of
 from repro.ledger import Row, RunRecord, check_unique, read_results
 from repro.profile import clean_runs, load_classnames, pretrain_runs
 from repro.spec import CleanSize, Dataset, Loss, Objective, Profile, RunSpec
@@ -144,6 +145,8 @@ class Study:
     """Runs on unpoisoned pairs and runs of variants: never in tables 1 and 2."""
     missing: tuple[dict[str, str], ...] = ()
     """Runs asked for without a result: `stage`, `cell`, `run`, `reason`."""
+    planned: tuple[Work, ...] = ()
+    """The work of every run that the profile asks for."""
     notices: tuple[str, ...] = ()
     """What a reader should know about the ledger: extra and outdated runs."""
     authors: tuple[Point, ...] = ()
@@ -208,7 +211,7 @@ def read_study(profile: Profile, root: Path = Path(), authors: tuple[tuple[Point
     ]
     return Study(
         settings=Settings.of(profile), runs=tuple(runs.values()), controls=tuple(controls), missing=tuple(missing),
-        notices=tuple(notices), authors=authors[0], files=authors[1], root=root,
+        planned=tuple(work_of(profile)), notices=tuple(notices), authors=authors[0], files=authors[1], root=root,
     )  # fmt: skip
 
 

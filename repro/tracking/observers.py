@@ -25,7 +25,7 @@ RECORDS = Path("sacred")
 ALIVE = ".alive"
 """Locked by the process that keeps the record for as long as it lives."""
 PATIENCE = 200
-"""Between two writings of the metrics, which grow with the run, lies at least this multiple of the time that the last one took."""
+"""Between two writings of the metrics, which grow with the run, lies at least this multiple of the processor time of the last one."""
 
 
 class FileObserver(FileStorageObserver):
@@ -115,10 +115,10 @@ class FileObserver(FileStorageObserver):
                 series["values"] += new["values"]
                 series["steps"] += new["steps"]
                 series["timestamps"] += [time.isoformat() for time in new["timestamps"]]
-            begin = time.monotonic()
-            if begin >= self.points_due and self._opened():
+            if time.monotonic() >= self.points_due and self._opened():
+                begin = time.thread_time()
                 self.save_json(self.points, "metrics.json")
-                self.points_due = begin + PATIENCE * (time.monotonic() - begin)
+                self.points_due = time.monotonic() + PATIENCE * (time.thread_time() - begin)
 
     def save_json(self, obj: Any, filename: str) -> None:
         """Replace one JSON file of the record."""

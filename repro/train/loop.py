@@ -13,7 +13,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: tor
                 else False
             )
             if distributed.rank() == 0 and (stop or ended - last_saved > CHECKPOINT_SECONDS) and progress.step < last:
-                saver.save(progress.step, model, optimizer, vars(progress).copy())
+                saver.save(progress.step, model, optimizer, asdict(progress))  # a copy all through: training goes on meanwhile
                 last_saved = time.monotonic()
             if stop:
                 distributed.barrier()

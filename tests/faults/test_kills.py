@@ -30,7 +30,7 @@ from synthetic import write_all
 from repro.derive import derive
 from repro.profile import read_yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults(1), pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults(1), pytest.mark.timeout(1800)]
 
 TARGET = "clean@kills-cc3m-mmcl"
 OVERRIDES = {
@@ -57,7 +57,7 @@ VICTIMS = {
     "dvc": r"-m dvc repro",
 }
 """Kind of process to a pattern of its command line."""
-DEADLINE_SECONDS = 900
+DEADLINE_SECONDS = 800
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,7 @@ def test_kills_on_one_machine_change_nothing(clean_folder: Path, undisturbed: di
 
 
 @needs_slurm
+@pytest.mark.faults(29)
 def test_kills_on_a_cluster_change_nothing(
     clean_folder: Path, undisturbed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
