@@ -101,7 +101,7 @@ def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: tor
     groups = pairs_per_rank(spec) // spec.schedule.norm_batch_size
     encoder: torch.nn.Module = PairEncoder(model, groups)
     if distributed.ranks() > 1:
-        encoder = DistributedDataParallel(encoder, broadcast_buffers=True)
+        encoder = DistributedDataParallel(encoder)  # rank 0 hands its BatchNorm statistics to the others
     if spec.compile:
         encoder = torch.compile(encoder)  # type: ignore[assignment]
     last = num_steps(spec, pairs.steps_per_epoch)
