@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: reproduce test lint omniboard publish setup help
+.PHONY: reproduce test bench lint omniboard publish setup help
 
 ACTIVATE := source .venv/bin/activate
 
@@ -15,6 +15,9 @@ reproduce: setup ## the whole study, data to report, at params.yaml's profile or
 
 test: setup ## every test that can run here; FAST=1 leaves out those marked slow
 	@$(ACTIVATE) && exec python -m pytest $(if $(FAST),-m "not slow")
+
+bench: setup ## speed against the straightforward implementation, about 20 minutes on an idle core
+	@$(ACTIVATE) && exec python -m benchmarks
 
 lint: setup ## style and types
 	@$(ACTIVATE) && ruff check . && ruff format --check . && mypy

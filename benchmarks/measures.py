@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import reference, workspace
 from benchmarks.timing import Measurement, compare, elapsed
-from benchmarks.workload import RATE, Trainer, Workload
+from benchmarks.workload import RATE, Trainer, Workload, rn50_workload
 from repro.data.shards import PairStore
 from repro.launch import run_all
 from repro.ledger import read_results
@@ -34,7 +34,7 @@ MATRIX = 2048
 """Rows and columns of the matrices whose product gives the rate."""
 
 
-def train_step(workload: Workload, folder: Path) -> Measurement:
+def train_step(workload: Workload, folder: Path, steps: int = STEPS, repetitions: int = 7) -> Measurement:
     """CleanCLIP's training step, the loading of its batch included."""
     slow = reference.build_model(workload.spec.model, workload.inputs["model"] / "model.safetensors")
     optimizer = reference.build_optimizer(slow, workload.spec)
@@ -43,14 +43,14 @@ def train_step(workload: Workload, folder: Path) -> Measurement:
     batches = _batches(workload, folder)
 
     def theirs() -> None:
-        for _ in range(STEPS):
+        for _ in range(steps):
             reference.training_step(slow, optimizer, *next(loaded), workload.spec, RATE)
 
     def ours() -> None:
-        for _ in range(STEPS):
+        for _ in range(steps):
             trainer.step(*next(batches))
 
-    return compare(theirs, ours, 7, units=STEPS)
+    return compare(theirs, ours, repetitions, units=steps)
 
 
 def evaluation(workload: Workload, folder: Path) -> Measurement:
@@ -64,6 +64,16 @@ def evaluation(workload: Workload, folder: Path) -> Measurement:
     return compare(lambda: reference.evaluate(model, workload.spec, images, workload.names), ours, 3)
 
 
+def train_step_rn50(workload: Workload, folder: Path) -> Measurement:
+    """`train_step` for the paper's model at its resolution, with fewer pairs."""
+    return train_step(rn50_workload(folder, workload), folder, 1, 3)
+
+
+def loader_rn50(workload: Workload, folder: Path) -> Measurement:
+    """`loader` for images of the paper's resolution."""
+    return loader(rn50_workload(folder, workload), folder)
+
+
 def loader(workload: Workload, folder: Path) -> Measurement:
     """Batches of pairs with their augmented views, per second of one core."""
     loaded = _endless(reference.Pairs(workload.spec, workload.store, workload.rows, workload.inputs["synonyms"]))
@@ -73,7 +83,7 @@ def loader(workload: Workload, folder: Path) -> Measurement:
 
 
 def cleaning_run(workload: Workload, folder: Path) -> Measurement:
-    """All learning rates of the workload, from the first process to the last row; CPU time of all processes, for one learning rate."""
+    """All learning rates of the workload, from the first process to the last row; seconds are one learning rate's."""
     inputs = {name: str(path) for name, path in workload.inputs.items()}
 
     def theirs() -> None:
@@ -89,7 +99,7 @@ def cleaning_run(workload: Workload, folder: Path) -> Measurement:
             rows = [rows for _, _, rows in read_results(Path("results"))]
             assert len(rows) == len(workload.specs) and all(rows)
 
-    return compare(theirs, ours, 2, lambda: sum(os.times()[:4]), units=len(workload.specs), warm_up=False)
+    return compare(theirs, ours, 2, units=len(workload.specs), warm_up=False)
 
 
 def rn50_of_floor(workload: Workload, folder: Path) -> Measurement:

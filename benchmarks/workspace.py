@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,6 @@ POINTS = 5779
 """Evaluations in the authors' result files."""
 PROFILE = "paper"
 COPIED = ("repro", "specs", "report/templates", "dvc.yaml", ".dvcignore", ".dvc/config")
-AXES = {"profile": [PROFILE], "dataset": ["cc3m", "cc6m"], "objective": ["mmcl", "mmcl_ssl"]}
 
 
 def make_workspace(source: Path, folder: Path) -> None:
@@ -34,27 +32,24 @@ def make_workspace(source: Path, folder: Path) -> None:
 
 
 def commit(folder: Path) -> None:
-    """Tell DVC that all stages are done; outputs that are not there become empty ones."""
+    """Tell DVC that all stages are done; outputs that are not there become placeholders."""
     for stage in read_yaml(folder / "dvc.yaml")["stages"].values():
-        for declared in stage.get("outs", []):
-            pattern = declared if isinstance(declared, str) else next(iter(declared))
-            for values in itertools.product(*AXES.values()):
-                _placeholder(folder, pattern, dict(zip(AXES, values, strict=True)))
+        axes = {name: [value.replace("${profile}", PROFILE) for value in values] for name, values in stage["matrix"].items()}
+        for values in itertools.product(*axes.values()):
+            for declared in stage["outs"]:
+                path = declared if isinstance(declared, str) else next(iter(declared))
+                for name, value in zip(axes, values, strict=True):
+                    path = path.replace(f"${{item.{name}}}", value)
+                _placeholder(folder / path)
     dvc(folder, "config", "--local", "core.no_scm", "true")
     dvc(folder, "commit", "--force")
 
 
-def _placeholder(folder: Path, pattern: str, values: dict[str, str]) -> None:
-    for name, value in values.items():
-        pattern = pattern.replace(f"${{item.{name}}}", value)
-    path = folder / pattern
-    if "$" in pattern or path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix:
-        path.write_text(json.dumps({}), encoding="utf-8")
-    else:
-        path.mkdir()
+def _placeholder(path: Path) -> None:
+    if not path.exists():
+        file = path if path.suffix else path / "file"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}", encoding="utf-8")
 
 
 def dvc(folder: Path, *arguments: str) -> str:

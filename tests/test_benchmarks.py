@@ -133,16 +133,12 @@ def test_a_ratio_is_the_median_of_pairs_taken_in_turn() -> None:
 
 
 def test_the_table_has_what_was_measured() -> None:
-    values = {
-        "train_step": {"ratio": 2.345, "unit": "times as fast", "runs": [2.345]},
-        "noop_seconds": {"ratio": 2.0, "unit": "seconds", "runs": [2.0]},
-    }
     details = {
         "machine": {"device": "Abacus", "torch": "3"},
-        "train_step": {"reference_seconds": 0.2345, "seconds": 0.1},
-        "noop_seconds": {"reference_seconds": None, "seconds": 2.0},
+        "train_step": {"ratio": 2.345, "unit": "times as fast", "reference_seconds": 0.2345, "seconds": 0.1},
+        "noop_seconds": {"ratio": 2.0, "unit": "seconds", "reference_seconds": None, "seconds": 2.0},
     }
-    lines = bench.table(values, details).splitlines()
+    lines = bench.table(details).splitlines()
     assert "Abacus" in lines[0]
     assert lines[-2].endswith("| 234 ms | 100 ms | 2.3 times as fast | at least 2 |")
     assert lines[-1] == "| `dvc repro` with nothing to do |  | 2 s |  | at most 5 |"

@@ -52,6 +52,26 @@ def test_errata_are_all_there_and_their_arithmetic_is_computed(claims: Claims):
     assert results[6] is None
 
 
+def test_every_claim_of_the_text_is_there(claims: Claims):
+    """By words of each sentence of the paper that claims a result, in the order of the paper."""
+    told = [f"{claim.quote} {claim.place}" for claim in claims.claims]
+    for words in (
+        "even with extensive hyperparameter search",                         # abstract
+        "low ASR (∼10%) without a significant drop",                         # Sec. 1
+        "produces models with a higher accuracy",
+        "fails to clean the models pre-trained with L_MMCL + L_SSL",
+        "around 16-17%", "around 24%", "similar starting accuracies", "more than 99% ASR",  # Sec. 3
+        "maintain their original accuracy",                                  # Table 1
+        "finetuning with MMCL loss did not change", "decreased the model's ASR",  # Sec. 4
+        "individually are ineffective cleaning losses", "hardly lose any accuracy", "None of the three loss functions",
+        "loses 17% of the original accuracy", "loses 45% of the original accuracy", "loses about 90% of the original accuracy",
+        "Even for that size, CleanCLIP is ineffective",
+        "irrespective of the size of the pre-training data and the cleaning data",  # Sec. 5
+        "slightly hurt the accuracy", "more finetuning epochs would not hurt", "not entirely poison-free",
+    ):  # fmt: skip
+        assert any(words in text for text in told), words
+
+
 def test_every_claim_but_the_untestable_one_has_an_expectation_and_a_refutation(claims: Claims):
     assert [c.id for c in claims.claims if c.expect is None] == ["poison-in-the-cleaning-set"]
     assert all(c.refuted_by and c.reason and c.place for c in claims.claims)
@@ -89,10 +109,10 @@ def test_one_cell_refutes_a_claim_and_seeds_must_agree():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("metric: start_asr", "metric: start_asrr", r"claims\.9\.metric: .*'start_asrr'"),
+        ("metric: start_asr", "metric: start_asrr", r"claims\.10\.metric: .*'start_asrr'"),
         ("attack_taken: 0.5", "attack_taken: 1.5", r"attack_taken: .*1\.5"),
         ("id: start-asr", "id: drop-90-200k", "'drop-90-200k' is used twice"),
-        ("expect: {about: 0.17, margin: 0.05}", "expect: {about: 0.17}", r"claims\.6\.expect.*positive margin"),
+        ("expect: {about: 0.17, margin: 0.05}", "expect: {about: 0.17}", r"claims\.7\.expect.*positive margin"),
         ("kept_share: 0.95", "", "kept_share: Field required"),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -32,8 +33,11 @@ class Image:
         (home / "helpers").mkdir()
         (home / "helpers" / "netavark").symlink_to("/bin/true")
         conf = home / "containers.conf"
-        # Limits not above what this host allows.
-        conf.write_text(f'[containers]\ndefault_ulimits = ["nofile=1024:1024"]\n[engine]\nhelper_binaries_dir = ["{home}/helpers"]\n')
+        processes = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        conf.write_text(
+            f'[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc={processes}:{processes}"]\n'  # what this host allows
+            f'[engine]\nhelper_binaries_dir = ["{home}/helpers"]\n'
+        )
         self.environment = os.environ | {"CONTAINERS_CONF": str(conf), "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(home)}
 
     def buildah(self, *arguments: str) -> str:

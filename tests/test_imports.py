@@ -48,11 +48,12 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.parametrize("folder", ["repro", "tests"])
+@pytest.mark.parametrize("folder", ["repro", "tests", "benchmarks"])
 def test_every_imported_package_is_declared(root: Path, folder: str) -> None:
     """An import that works only because some dependency brings the package along breaks with that dependency's next release."""
     providers = importlib.metadata.packages_distributions()
     allowed = declared(root) | {"repro"}
+    beside = {path.stem for path in (root / "tests").rglob("*.py")}
     undeclared = set()
     for file in sorted((root / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_bytes())):
@@ -64,7 +65,7 @@ def test_every_imported_package_is_declared(root: Path, folder: str) -> None:
                 continue
             for name in names:
                 top = name.partition(".")[0]
-                if top in sys.stdlib_module_names or top == "repro" or (root / "tests" / f"{top}.py").exists():
+                if top in sys.stdlib_module_names or top in ("repro", "tests", "benchmarks") or (root / "tests" / f"{top}.py").exists():
                     continue
                 if not {normal(provider) for provider in providers.get(top, [top])} & allowed:
                     undeclared.add(f"{file.relative_to(root)}: {top}")

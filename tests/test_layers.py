@@ -7,19 +7,26 @@ from pathlib import Path
 
 import pytest
 
-CONTRACTS = {"spec", "ledger"}
+CONTRACTS = {"spec", "profile", "ledger"}
 ALLOWED = {
     "spec": set(),
+    "profile": {"spec"},
     "ledger": {"spec"},
     "wire": set(),
+    "archive": CONTRACTS,
     "data": CONTRACTS,
     "train": CONTRACTS | {"data"},
     "evaluate": CONTRACTS | {"data", "train"},
     "worker": CONTRACTS | {"wire", "data", "train", "evaluate"},
     "launch": CONTRACTS | {"wire"},
     "tracking": CONTRACTS | {"wire", "launch"},
-    "report": CONTRACTS,
-    "study": CONTRACTS | {"data", "launch"},
+    "cost": CONTRACTS | {"train"},  # for the schedule, which has no tensors
+    "flops": CONTRACTS | {"cost", "data", "train", "evaluate"},
+    "calibrate": CONTRACTS | {"cost", "data", "train", "evaluate", "worker", "launch"},
+    "plan": CONTRACTS | {"cost", "flops", "calibrate", "train"},
+    "report": CONTRACTS | {"archive", "cost"},
+    "study": CONTRACTS | {"archive", "data", "launch"},
+    "derive": CONTRACTS,
     "readme": CONTRACTS,
     "reproduce": CONTRACTS,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ echo "$3 $5 $7 $9" >> ran.log
 out() { for path; do mkdir -p "$path" && echo "$path" > "$path/file"; done; }
 case $3 in
     data) out data/$5/cc3m data/$5/cc6m data/$5/evaluation; for f in synonyms attribution accounting; do echo 1 > data/$5/$f.json; done ;;
-    poison) out poisoned/$5/$7 ;;
+    poison) out poisoned/$5/$7; echo 1 > poisoned/$5/$7-samples.json ;;
     pretrain) out models/$5/$7-$9 results/$5/pretrain/$7-$9 ;;
     clean) out results/$5/clean/$7-$9 ;;
     report) out report/build/$5 ;;
@@ -162,6 +163,7 @@ def test_a_reader_without_data_or_models_rebuilds_the_report(project: Path, tmp_
     repro(project)
     remote, clone = (str(tmp_path_factory.mktemp(name)) for name in ("remote", "clone"))
     outs = ["report/build/smoke", "data/smoke/accounting.json", "data/smoke/attribution.json"]
+    outs += [f"poisoned/smoke/{dataset}-samples.json" for dataset in ("cc3m", "cc6m")]
     outs += [f"results/smoke/{stage}/{cell.replace(' ', '-')}" for stage in ("pretrain", "clean") for cell in CELLS]
     for command in (
         ["dvc", "remote", "add", "-d", "small", remote],
@@ -175,6 +177,42 @@ def test_a_reader_without_data_or_models_rebuilds_the_report(project: Path, tmp_
     template.write_text(template.read_text() + "\n")
     assert repro(Path(clone), "dvc", "repro", "--pull", "--allow-missing", "report") == ["report smoke"]
     assert not (Path(clone) / "models").exists() and (Path(clone) / "results" / "smoke").is_dir()
+
+
+@pytest.mark.slow
+def test_an_unpacked_archive_works_without_git(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """With the one setting that setup.sh makes where there is no .git."""
+    archive = tmp_path_factory.mktemp("archive")
+    for command in (["git", "add", "-A"], ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "x"]):
+        subprocess.run(command, cwd=project, check=True)
+    packed = subprocess.run(["git", "archive", "HEAD"], cwd=project, check=True, capture_output=True).stdout
+    subprocess.run(["tar", "-x"], cwd=archive, input=packed, check=True)
+    setting = ["dvc", "config", "--local", "core.no_scm", "true"]
+    assert " ".join(setting[1:]) in Path(reproduce.__file__).parents[1].joinpath("setup.sh").read_text().replace('"', "")
+    subprocess.run(setting, cwd=archive, env=environment(project), check=True)
+    (archive / "params.yaml").write_text("profile: smoke\n")
+    assert repro(archive, "dvc", "repro", "poison@smoke-cc3m") == ["data smoke", "poison smoke cc3m"]
+
+
+@pytest.mark.slow
+@pytest.mark.faults(6)
+def test_a_second_pipeline_in_the_folder_is_refused(project: Path) -> None:
+    (project / "params.yaml").write_text("profile: smoke\n")
+    stub, hold = project / "bin" / "python", project / "hold"
+    stub.rename(project / "bin" / "stage")
+    stub.write_text('#!/bin/sh\ntouch started\nwhile [ -e hold ]; do sleep 0.1; done\nexec "${0%python}stage" "$@"\n')
+    stub.chmod(0o755)
+    hold.touch()
+    target = ["dvc", "repro", "data@smoke"]
+    with subprocess.Popen(target, cwd=project, env=environment(project), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as first:
+        while not (project / "started").exists():
+            assert first.poll() is None
+            time.sleep(0.1)
+        second = subprocess.run(target, cwd=project, env=environment(project), capture_output=True, text=True, timeout=120)
+        assert second.returncode != 0 and re.search("busy|lock", second.stderr)
+        hold.unlink()
+        assert first.communicate(timeout=120) and first.returncode == 0
+    assert (project / "ran.log").read_text().splitlines() == ["data smoke  "]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from repro.launch.driver import write_pack
 from repro.launch.identity import Run, identify, standard_inputs
 from repro.launch.slots import Pack, Slot
 from repro.launch.torchrun import command
+from repro.ledger import pending_rows
 from repro.profile import pretrain_runs
 from repro.spec import Profile
 from repro.wire import parse
@@ -50,7 +51,7 @@ def curve(profile: Profile, ranks: int) -> list[float]:
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((run.work_dir / "outcome.json").read_bytes())["ranks"] == ranks
-    rows = [json.loads(line) for line in (run.work_dir / "rows.jsonl").read_text().splitlines()]
+    rows = [record["row"] for record in pending_rows(run.work_dir)]
     events = [event for line in done.stdout.splitlines() if (event := parse(line)) and event["event"] == "metrics"]
     points = [row["train_loss"]["loss"] for row in rows[1:]] + [event["values"]["loss"] for event in events if "loss" in event["values"]]
     assert len(points) == EPOCHS + 3 * EPOCHS // 10

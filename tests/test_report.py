@@ -87,6 +87,8 @@ def test_every_claim_has_a_verdict(document: dict[str, Any]):
     assert verdicts["objective-decides-cc3m"] == "reproduced"
     assert verdicts["poison-in-the-cleaning-set"] == "not run"
     assert verdicts["start-accuracy-cc3m"] == "direction only"
+    assert verdicts["mmcl-costs-little-accuracy"] == "undecided"  # five points, with an interval about them
+    assert verdicts["more-epochs-keep-asr"] == "reproduced"
 
 
 def test_a_stand_in_is_named_at_the_top_in_captions_and_below_figures(built: Path):

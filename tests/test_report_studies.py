@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import shutil
 from pathlib import Path
 
 import pytest
 from ledger_fixture import build_at, write_run, write_specs
 
+from repro.archive import write_archive
+from repro.ledger import read_results
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.verify import verify
 from repro.spec import Profile, SpecError
@@ -38,12 +42,9 @@ def write_side_study(root: Path) -> Profile:
                 accuracy = START[spec.seed] - (0.02 if variant == "worse" else 0)
                 asr = 0.9 + (ASR_SHIFT[spec.seed] if variant == "worse" else 0)
                 after = [] if spec.stage == "pretrain" else [(KEPT[variant][spec.seed], 0.02)]
-                run = write_run(root, spec, [(accuracy, asr), *after])
-                target = root / "results/studies/matter" / run.relative_to(root / "results/mini")
-                if not target.exists():
-                    target = target.with_name(f"{variant}-{target.name}")
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    run.rename(target)
+                write_run(root / "made", spec, [(accuracy, asr), *after])
+    write_archive(root / "results/studies/matter.jsonl.gz", ((record, rows) for _, record, rows in read_results(root / "made")))
+    shutil.rmtree(root / "made")
     return profile
 
 
@@ -86,12 +87,12 @@ def test_verify_covers_studies_and_the_main_tables_do_not(folder: Path, monkeypa
     document, _ = build_at(folder, load_profile("mini", folder / "specs"), monkeypatch)
     assert verify(Path("out/report.json")) == []
     assert document["tables"]["table2"]["rows"][0]["accuracy"]["reproduced"] is None
-    run = Path(document["studies"][0]["runs"][0])
-    text = (run / "rows.jsonl").read_text()
-    (run / "rows.jsonl").write_text(text.replace('"num_correct":1', '"num_correct":2', 1))
+    archive = Path("results/studies/matter.jsonl.gz")
+    content = archive.read_bytes()
+    archive.write_bytes(gzip.compress(gzip.decompress(content).replace(b'"num_correct": 1', b'"num_correct": 2', 1)))
     found = verify(Path("out/report.json"))
-    (run / "rows.jsonl").write_text(text)
-    assert any(line.startswith("studies[") or run.name in line for line in found)
+    archive.write_bytes(content)
+    assert any("studies" in line for line in found)
 
 
 def test_a_study_file_that_is_none_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -109,7 +109,7 @@ def test_a_server_gone_for_good_is_made_up_for_by_a_backfill(
     assert read(folder / "run.json")["status"] == "COMPLETED"
     assert "1 records not copied" in capsys.readouterr().err
     shutil.rmtree(server.HOME)
-    with connect(server.up(port_of(url))) as database:
+    with connect(server.up(free_port())) as database:
         assert steps_on(database) == []
         for _ in range(2):
             assert mirror.backfill(database) == []

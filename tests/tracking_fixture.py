@@ -35,6 +35,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def port_of(url: str) -> int:
     return int(url.rsplit(":", 1)[1].split("/")[0])
 
@@ -134,7 +139,7 @@ def team_server(folder: Path, user: str, password: str) -> Iterator[str]:
         command = [str(PROGRAM), "--config", str(folder / "empty.toml"), "--host", "127.0.0.1", "--port", str(port),
                    "--storage-path", str(folder / "data"), *options]  # fmt: skip
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        until(lambda: listens(port))
         return process
 
     process = start()

@@ -18,7 +18,7 @@ from repro.spec import CleanSize, Dataset, Fraction, Loss, Objective, SpecError
 Verdict = Literal["reproduced", "direction only", "not reproduced", "undecided", "not run"]
 Metric = Literal[
     "start_accuracy", "start_asr", "accuracy_gain", "cleaned_accuracy", "relative_drop", "drop_difference", "kept_asr",
-    "lowest_asr", "late_drop", "none",
+    "lowest_asr", "late_drop", "late_asr", "none",
 ]  # fmt: skip
 SEVERITY: tuple[Verdict, ...] = ("not reproduced", "undecided", "direction only", "reproduced")
 """Of several cells, the first verdict in this order is the claim's."""

@@ -56,6 +56,12 @@ class Place:
         """The most accurate evaluation that meets the cap."""
         return best_under_cap(self.points, self.study.settings.cap)
 
+    @property
+    def last(self) -> Point | None:
+        """The last evaluation of the best one's run; the authors' points do not say where a run ends."""
+        best = None if self.source == "authors" else self.best
+        return best and max((point for point in self.points if point.run == best.run), key=lambda p: p.index)
+
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
@@ -142,19 +148,20 @@ def lowest_asr(place: Place) -> Quantity | None:
 
 def late_drop(place: Place) -> Quantity | None:
     """Relative loss of accuracy from the best evaluation at ASR <= cap to the last one of the same run."""
-    best = place.best
-    if best is None or place.source == "authors":
-        return None
-    last = max((p for p in place.points if p.run == best.run), key=lambda p: p.index)
+    best, last = place.best, place.last
     lost = drop(place.study, best, last)
-    note = f"ASR {100 * best.asr:.1f}% then, {100 * last.asr:.1f}% at the end"
-    return Quantity(lost["value"], lost["ci"], (best.run,), note) if lost else None
+    return Quantity(lost["value"], lost["ci"], (best.run,)) if lost and best else None
+
+
+def late_asr(place: Place) -> Quantity | None:
+    """ASR at the end of the run that has the best evaluation at ASR <= cap."""
+    return _proportion(place.last, place, attack=True)
 
 
 METRICS: dict[Metric, Callable[[Place], Quantity | None]] = {
     "start_accuracy": start_accuracy, "start_asr": start_asr, "accuracy_gain": accuracy_gain, "cleaned_accuracy": cleaned_accuracy,
     "relative_drop": relative_drop, "drop_difference": drop_difference, "kept_asr": kept_asr, "lowest_asr": lowest_asr,
-    "late_drop": late_drop,
+    "late_drop": late_drop, "late_asr": late_asr,
 }  # fmt: skip
 ABOUT_BOTH: tuple[Metric, ...] = ("accuracy_gain", "drop_difference")
 """Metrics that compare the two pre-training objectives: their cells have no objective of their own."""

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -88,8 +89,7 @@ def html(
 ) -> str:
     """The page; `pictures` are trusted SVG of our own making, everything else is escaped. `links`: files beside it."""
     environment = _environment()
-    environment.globals |= {"number": lambda path, signed=False: number(document, path, signed),
-                            "interval": lambda path: interval(document, path)}  # fmt: skip
+    environment.globals |= {"number": partial(number, document), "interval": partial(interval, document)}
     studies = [("studies", "Studies")] if document["studies"] else []
     return environment.get_template("index.html.j2").render(
         document=document, digest=digest, gallery=gallery, contents=[*CONTENTS[:5], *studies, *CONTENTS[5:]],

@@ -7,19 +7,22 @@ matters is read off the claims file: each claim about the cell is judged once on
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from repro.ledger import Row
+from repro.archive import read_archive
+from repro.ledger import Row, check_unique
 from repro.profile import read_yaml
 from repro.report import statistics
 from repro.report.claims import Claim, Claims, Entry, judge
-from repro.report.points import CLEANCLIP, Run, Settings, read_runs
+from repro.report.points import CLEANCLIP, Run, Settings
 from repro.spec import SpecError
 
 Model = tuple[str, str, str]
@@ -81,16 +84,26 @@ def read_side_studies(profile: str, root: Path) -> tuple[SideStudy, ...]:
     """Studies of the profile below `root` that have results; SpecError or LedgerError for a file that cannot be used."""
     found = []
     for path in sorted((root / "specs" / "studies").glob("*.yaml")):
-        results = root / "results" / "studies" / path.stem
-        if results.is_dir():
+        archive = root / "results" / "studies" / f"{path.stem}.jsonl.gz"
+        if archive.is_file():
             try:
                 outline = Outline.model_validate(read_yaml(path))
             except ValidationError as error:
                 first = error.errors()[0]
                 raise SpecError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-            if outline.profile == profile and (runs := tuple(r for r in read_runs(results, root) if r.rows)):
+            if outline.profile == profile and (runs := tuple(run for run in _runs(archive, root) if run.rows)):
                 found.append(SideStudy(path.stem, outline, runs))
     return tuple(found)
+
+
+def _runs(archive: Path, root: Path) -> Iterator[Run]:
+    """The archive's runs, each named as a path below the archive, and hashed by its content there."""
+    for record, rows in read_archive(archive):
+        check_unique(rows)
+        spec = record.spec
+        content = json.dumps([record.model_dump(mode="json"), [row.model_dump(mode="json") for row in rows]])
+        name = "/".join((archive.relative_to(root).as_posix(), spec.stage, spec.cell, spec.run_id))
+        yield Run(name, record, tuple(rows), hashlib.sha256(content.encode()).hexdigest())
 
 
 def side_study(study: SideStudy, claims: Claims, settings: Settings) -> dict[str, Any]:
@@ -110,7 +123,7 @@ def side_study(study: SideStudy, claims: Claims, settings: Settings) -> dict[str
 def effects(runs: Sequence[Run], default: str | None, claims: Claims, settings: Settings) -> list[dict[str, Any]]:
     """Outcomes of every variant and model, and their differences from the default: one row a variant, model and cleaning size."""
     found = outcomes(runs, settings)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (variant, dataset, objective, size), by_seed in found.items():
         reference = found.get((default or "", dataset, objective, size), {})
         seeds = sorted(by_seed.keys() & reference.keys())
@@ -125,9 +138,7 @@ def effects(runs: Sequence[Run], default: str | None, claims: Claims, settings: 
                 claims, settings, (dataset, objective, size), [by_seed[s] for s in seeds], [reference[s] for s in seeds]
             ),
         })  # fmt: skip
-    for row in rows:
-        row["could_change"] = _could_change(row["verdicts"])
-    return rows
+    return [row | {"could_change": _could_change(row["verdicts"])} for row in rows]
 
 
 def outcomes(runs: Sequence[Run], settings: Settings) -> dict[tuple[str, str, str, str | None], dict[int, Outcome]]:
@@ -136,7 +147,7 @@ def outcomes(runs: Sequence[Run], settings: Settings) -> dict[tuple[str, str, st
     cleaned: dict[tuple[Model, str | None], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         spec = run.record.spec
-        model = (spec.variant, spec.dataset, spec.pretrain_objective)
+        model: Model = (spec.variant, spec.dataset, spec.pretrain_objective)
         if spec.stage == "pretrain":
             starts[model, spec.seed] = run.rows[run.handed_on(settings.denominator).index]
         elif spec.loss == CLEANCLIP:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -59,13 +60,16 @@ def pairs(tmp_path: Path) -> Path:
     return make_pairs(tmp_path / "data")
 
 
+RUN = functools.cache(lambda: pretrain_runs(poison_profile(), "cc3m", "mmcl")[0])
+
+
 def poison(folder: Path, pairs: Path, seed: int) -> None:
     make_poison(poison_profile(data__poison__seed=seed), "cc3m", pairs, folder / "poisoned" / "cc3m")
 
 
 def publish(folder: Path, pairs: Path, seed: int) -> None:
     """Publish a run whose rows tell the seed."""
-    spec = pretrain_runs(poison_profile(), "cc3m", "mmcl")[0]
+    spec = RUN()
     work = folder.parent / f"work{seed}"
     write_run(work, spec, [(0.1 * seed, 0.5)] * 6)
     run = next((work / "results").rglob("run.json")).parent
