@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     stage("report", "build the replication report from the ledger")
     command = stage("plan", "what a profile costs, before anything runs: runs, EFLOP, hours, disk, energy")
     command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--table", type=Path, help="Markdown file whose generated block gets the table")
     command.add_argument("--gpus", type=int, help="devices for the wall time (default: 8, or this machine's with --calibrate)")
     command.add_argument("--utilisation", type=float, help="share of the device's peak, instead of that of specs/plan.yaml")
     command.add_argument(
@@ -122,10 +123,13 @@ def _dispatch(arguments: argparse.Namespace) -> int | None:
         case "plan":
             import json
 
-            from repro.plan import plan, text
+            from repro.plan import plan, table
+            from repro.readme import fill
 
             content = plan(arguments.profile, arguments.gpus, arguments.utilisation, calibrated=arguments.calibrate)
-            print(json.dumps(content, indent=1) if arguments.json else text(content))
+            print(json.dumps(content, indent=1) if arguments.json else table(content))
+            if arguments.table:
+                fill(arguments.table, "plan", table(content))
         case "study":
             from repro.readme import fill
             from repro.study import run_study, table

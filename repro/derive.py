@@ -52,7 +52,7 @@ def _dump(values: Any) -> str:
     text = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # ruamel has None there
     yaml.dump(values, text)
     return text.getvalue()
 

@@ -200,36 +200,45 @@ def _by_model(works: list[Work]) -> dict[tuple[str, str], list[Work]]:
     return groups
 
 
-def text(content: dict[str, Any]) -> str:
-    """The forecast for people: totals, models, disk and what was assumed."""
-    hours, clock = content["gpu_hours_by_stage"], content["wall_hours"]
-    unit = "core-hours" if content["device"].endswith("core") else "GPU-hours"
-    at = ", ".join(f"{value:,.0f} at {float(share):.0%}" for share, value in content["gpu_hours_at_highest_peak"].items())
+def table(content: dict[str, Any]) -> str:
+    """The forecast as Markdown: stages and models, disk, energy, what it was, if it is there, and what was assumed."""
+    unit = "GPU" if content["calibration"] is None or content["calibration"]["gpu"] else "core"
     lines = [
-        f"Profile {content['profile']} on {content['gpus']} x {content['device']}, utilisation {content['utilisation']:.0%}",
-        f"{'':13}{'runs':>6}{'pairs':>16}{'evaluations':>13}{'EFLOP':>10}{unit:>13}{'clock':>12}",
+        f"Profile `{content['profile']}` on {content['gpus']} x {content['device']} at {content['utilisation']:.0%} of its rate"
+        " in matrix products at the profile's precision; clock: all devices at work.",
+        "",
+        f"| | runs | pairs | evaluations | EFLOP | {unit}-hours | clock |",
+        "|---|---|---|---|---|---|---|",
     ]
     for stage in ("pretrain", "clean"):
-        lines.append(
-            f"{stage:13}{content['runs'][stage]:>6}{content['samples'][stage]:>16,}{content['evaluations'][stage]:>13,}"
-            f"{content[f'{stage}_eflop']:>10.4g}{hours[stage]:>13.4g}{duration(clock[stage]):>12}"
-        )
-    lines += [f"  {row['stage']} {row['cell']}: {row['runs']} runs, {row['train_eflop']:.3g} EFLOP training, "
-              f"{row['evaluate_eflop']:.3g} evaluation, {row['gpu_hours']:.4g} {unit}" for row in content["models"]]  # fmt: skip
+        cells = [
+            f"{content['runs'][stage]}", f"{content['samples'][stage]:,}", f"{content['evaluations'][stage]:,}",
+            f"{content[f'{stage}_eflop']:.3g}", f"{content['gpu_hours_by_stage'][stage]:,.3g}", duration(content["wall_hours"][stage]),
+        ]  # fmt: skip
+        lines.append(f"| **{stage}** | {' | '.join(cells)} |")
+        for row in content["models"]:
+            if row["stage"] == stage:
+                cells = [f"{row['runs']}", f"{row['samples']:,}", f"{row['evaluations']:,}",
+                         f"{row['train_eflop'] + row['evaluate_eflop']:.3g}", f"{row['gpu_hours']:,.3g}", ""]  # fmt: skip
+                lines.append(f"| {row['cell']} | {' | '.join(cells)} |")
+    lines.append("")
     if content["calibration"] is None:
-        lines.append(f"GPU-hours at shares of the highest peak: {at}")
-    folders = ", ".join(f"{name} {value / 1e9:.3g}" for name, value in content["disk_bytes_by_folder"].items() if value)
+        shares = ", ".join(f"{value:,.0f} at {float(share):.0%}" for share, value in content["gpu_hours_at_highest_peak"].items())
+        lines.append(f"- GPU-hours at shares of the device's highest peak: {shares}")
+    for stage, row in content["measured"].items():
+        lines.append(f"- {stage} as it was: {row['hours']:.3g} {unit}-hours; forecast for the same runs over measured: {row['ratio']:.2f}")
+    folders = ", ".join(f"`{name}` {value / 1e9:.3g}" for name, value in content["disk_bytes_by_folder"].items() if value)
     lines += [
-        f"disk: {content['disk_bytes'] / 1e9:.4g} GB ({folders})",
-        f"energy: {content['kwh']:.4g} kWh, {content['kg_co2e']:.3g} kg CO2e",
-        *(
-            f"{stage} as measured: {row['hours']:.4g} h, forecast over measured {row['ratio']:.2f}"
-            for stage, row in content["measured"].items()
-        ),
-        "assumed (specs/plan.yaml):",
-        *(f"  {name}: {entry['value']}  {entry['source']}" for name, entry in content["assumptions"].items()),
+        f"- disk: {content['disk_bytes'] / 1e9:,.3g} GB ({folders})",
+        f"- energy: {content['kwh']:,.3g} kWh, {content['kg_co2e']:,.3g} kg CO2e",
+        "- assumed:",
+        *(f"  - `{name}: {_value(entry['value'])}`: {entry['source']}" for name, entry in content["assumptions"].items()),
     ]
     return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    return ", ".join(f"{key} {item:g}" for key, item in value.items()) if isinstance(value, dict) else f"{value}"
 
 
 def duration(hours: float) -> str:

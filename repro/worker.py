@@ -25,11 +25,11 @@ from repro import wire
 from repro.data.keyed import keyed_subset
 from repro.data.shards import PairStore
 from repro.data.templates import templates_of
-from repro.evaluate.zero_shot import EvaluationSet, Outcome, PromptSet, evaluate_model
+from repro.evaluate.zero_shot import EvaluationSet, PromptSet, evaluate_model
 from repro.ledger import replace_file
 from repro.spec import EvaluateSpec, RunSpec, Switches, Trigger
 from repro.train import checkpoint, distributed
-from repro.train.loop import Task, train
+from repro.train.loop import Outcome, Task, train
 from repro.train.model import build_model, shrink_and_perturb
 from repro.train.pairs import TrainingPairs
 

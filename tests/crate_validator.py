@@ -54,7 +54,7 @@ if __name__ == "__main__":
     requests.Session.send = send  # type: ignore[method-assign]
     for profile in sys.argv[2:]:
         settings = services.ValidationSettings(
-            rocrate_uri=sys.argv[1], profile_identifier=profile, requirement_severity=models.Severity.REQUIRED
+            rocrate_uri=sys.argv[1], profile_identifier=profile, requirement_severity=models.Severity.REQUIRED, no_cache=True
         )
         for issue in services.validate(settings).get_issues():
             print(f"{profile}: {issue.check.identifier}: {issue.message}")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import reference
+from benchmarks import measures, reference
 from benchmarks.timing import compare, elapsed
 from benchmarks.workload import RATE, Trainer, Workload
 from repro.data.images import encode_png
@@ -153,3 +153,11 @@ def test_commands_without_torch_start_within_a_second(call: str, root: Path) -> 
         subprocess.run([sys.executable, "-m", "repro", *call.split()], cwd=root, capture_output=True, timeout=120)
         times.append(sum(os.times()[2:4]) - before)
     assert min(times) < 1
+
+
+def test_every_name_is_measured(workload: Workload, tmp_path: Path) -> None:
+    """The two quick ones are run, on the small workload; unlike seconds their units are per step and per image."""
+    assert all(callable(getattr(measures, name)) for name in bench.NAMES | bench.BESIDES)
+    step, image = measures.train_step(workload, tmp_path, 1, 1), measures.loader(workload, tmp_path)
+    assert len(step.runs) == 1 and image.ratio > 0
+    assert image.seconds < step.seconds

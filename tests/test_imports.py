@@ -65,7 +65,7 @@ def test_every_imported_package_is_declared(root: Path, folder: str) -> None:
                 continue
             for name in names:
                 top = name.partition(".")[0]
-                if top in sys.stdlib_module_names or top in ("repro", "tests", "benchmarks") or (root / "tests" / f"{top}.py").exists():
+                if top in sys.stdlib_module_names or top in ("repro", "tests", "benchmarks") or top in beside:
                     continue
                 if not {normal(provider) for provider in providers.get(top, [top])} & allowed:
                     undeclared.add(f"{file.relative_to(root)}: {top}")

@@ -88,6 +88,6 @@ def test_an_import_upwards_would_be_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pattern", ["repro/**/*.py", "tests/**/*.py"])
 def test_no_file_is_longer_than_a_subject(root: Path, pattern: str) -> None:
     """300 lines; the two contracts, declarations for the most part, may be longer."""
-    limits = {"repro/spec.py": 400, "repro/ledger.py": 320}
+    limits = {"repro/spec.py": 430, "repro/ledger.py": 320}
     lengths = {file.relative_to(root).as_posix(): len(file.read_bytes().splitlines()) for file in root.glob(pattern)}
     assert {name: length for name, length in lengths.items() if length > limits.get(name, 300)} == {}

@@ -15,12 +15,11 @@ import torch.nn.functional as F
 from open_clip.model import CLIP
 
 from repro.data.tokens import tokenize
-from repro.evaluate.zero_shot import Outcome
 from repro.ledger import Row, pending_rows
 from repro.profile import clean_runs, load_profile, read_yaml
 from repro.spec import RunSpec
 from repro.train import checkpoint, loop
-from repro.train.loop import Interrupted, Task, train
+from repro.train.loop import Interrupted, Outcome, Task, train
 from repro.train.model import build_model, normalise
 
 CPU = torch.device("cpu")

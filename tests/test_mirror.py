@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from repro.data.index import StoreError
 from repro.data.mirror import fetch_mirror, read_hashes
-from repro.data.shards import StoreError
 from repro.spec import SpecError
 
 SHARDS = {"/r1/x-0000.tar": b"first" * 1000, "/r1/x-0001.tar": b"second" * 1000}

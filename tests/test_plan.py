@@ -125,7 +125,7 @@ def test_the_plan_on_the_command_line_adds_up(capsys: pytest.CaptureFixture[str]
     assert content["disk_bytes"] == sum(content["disk_bytes_by_folder"].values()) > 100e9
     assert content["kwh"] == pytest.approx(content["gpu_hours"] * 0.4 * 1.5)
     assert content["wall_hours"]["total"] >= content["gpu_hours"] / 4
-    assert "NVIDIA A100" in plan.text(content)
+    assert "on 4 x NVIDIA A100 at 50% of its rate" in plan.table(content)
 
 
 @pytest.mark.parametrize(("option", "value"), [("--gpus", "0"), ("--utilisation", "1.5")])

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from repro.data.images import encode_png
+from repro.data.index import StoreError
 from repro.data.keyed import keyed_digest, keyed_rng, keyed_subset
 from repro.data.poison import build_poison, captions_naming, check_hygiene
-from repro.data.shards import PairStore, ShardWriter, StoreError, write_store
+from repro.data.shards import PairStore, ShardWriter, write_store
 from repro.data.stages import building
 from repro.data.templates import templates_of
 from repro.data.triggers import stamp

@@ -9,7 +9,8 @@ import pytest
 
 from repro.data import shards
 from repro.data.images import encode_png
-from repro.data.shards import Captions, PairStore, ShardWriter, StoreError, write_store
+from repro.data.index import Captions, StoreError
+from repro.data.shards import PairStore, ShardWriter, write_store
 
 CAPTIONS = ["a banana", "", "größe 🍌\n\ttab", "<script>alert(1)</script>"]
 

@@ -13,7 +13,8 @@ import pytest
 from repro.data.external import build_external, select
 from repro.data.imagenet import labelled_images
 from repro.data.images import encode_png
-from repro.data.shards import Index, PairStore, Shard, StoreError
+from repro.data.index import Index, Shard, StoreError
+from repro.data.shards import PairStore
 from repro.data.tars import Accounting, index_shards
 from repro.profile import load_profile
 from repro.spec import ShardSource, SpecError

@@ -27,9 +27,10 @@ from rich.progress import track
 
 from repro.data.drawings import STYLES, Drawing, class_names, find_drawings
 from repro.data.images import content_hash, encode_png
+from repro.data.index import NO_LABEL, pair_key
 from repro.data.keyed import keyed_rng, keyed_subset
 from repro.data.packages import NPM_DIR, PACKAGES, WORDNET_CREDIT, Tarball, load_packages
-from repro.data.shards import NO_LABEL, ShardWriter, pair_key, write_json, write_store
+from repro.data.shards import ShardWriter, write_json, write_store
 from repro.data.templates import templates_of
 from repro.profile import classnames_file, load_classnames
 from repro.spec import EmojiSource, Profile, SpecError

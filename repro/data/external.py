@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from repro.data.imagenet import is_official, validation_images
 from repro.data.images import ImageError, open_rgb
+from repro.data.index import StoreError
 from repro.data.keyed import keyed_subset
 from repro.data.packages import WORDNET_CREDIT
-from repro.data.shards import ShardWriter, StoreError, write_json, write_store
+from repro.data.shards import ShardWriter, write_json, write_store
 from repro.data.tars import Accounting, ShardIndex, index_shards
 from repro.profile import load_classnames
 from repro.spec import Profile, ShardSource

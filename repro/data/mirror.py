@@ -16,7 +16,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
-from repro.data.shards import StoreError
+from repro.data.index import StoreError
 from repro.profile import SPECS, check, read_yaml
 from repro.spec import Spec
 

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repro.data.images import encode_png
+from repro.data.index import Captions, Index, StoreError
 from repro.data.keyed import keyed_order, keyed_rng, keyed_subset
-from repro.data.shards import Captions, Index, PairStore, ShardWriter, StoreError, write_store
+from repro.data.shards import PairStore, ShardWriter, write_store
 from repro.data.templates import templates_of
 from repro.data.triggers import stamp
 from repro.spec import Dataset, Profile, SpecError

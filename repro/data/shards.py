@@ -2,8 +2,7 @@
 
 A store is a folder with
 - shards: `<name>.png|jpg|webp`, `<name>.txt` (caption) and, in evaluation sets, `<name>.cls` (label), one group a row;
-- `index.npz`: per row shard number, offset and size of the image, key, image hash, label, caption (no pickled objects);
-- `shards.json`: path relative to the store, bytes, SHA-256 and rows of every shard.
+- `index.npz` and `shards.json`: see repro/data/index.py.
 
 Shards may lie outside the store: an overlay names the shards of another store and adds its own. Rows are read with
 `pread`, so a store may be used by forked workers and by threads; nothing is ever extracted. A row's key is a hash of its
@@ -20,123 +19,19 @@ import os
 import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter
 
 from repro.data.images import Geometry, ImageError, content_hash, decode_image
+from repro.data.index import NO_LABEL, SHARDS, Index, Row, Shard, StoreError, index_of, pair_key, read_index
 from repro.data.keyed import keyed_digest
-from repro.ledger import NPZ_ERRORS
 
 SHARD_BYTES = 256 * 2**20
 """A shard is closed at this size."""
-NO_LABEL = -1
-
-
-class StoreError(ValueError):
-    """A store that cannot be used or made; the message names the file and what is wrong."""
-
-
-class Captions(Sequence[str]):
-    """Captions as one blob of UTF-8: a list of six million strings would cost several times the memory."""
-
-    def __init__(self, blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
-        self.blob, self.offsets = blob, offsets
-
-    @classmethod
-    def of(cls, texts: Sequence[str]) -> Self:
-        encoded = [text.encode() for text in texts]
-        offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        i = range(len(self))[index]
-        try:
-            return self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes().decode()
-        except UnicodeDecodeError:
-            raise StoreError(f"caption {i}: not UTF-8; make the store again") from None
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar file: path relative to the store, size in bytes, SHA-256 in hex, rows it contributes."""
-
-    path: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
-    bytes: Annotated[int, Field(ge=0, lt=2**63)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    count: Annotated[int, Field(ge=0)]
-
-
-SHARDS = TypeAdapter(list[Shard])
-"""Reader of shards.json."""
-
-
-@dataclass(frozen=True)
-class Index:
-    """The rows of a store, one array entry each."""
-
-    shard: NDArray[np.int32]
-    offset: NDArray[np.int64]
-    size: NDArray[np.int64]
-    keys: NDArray[np.uint8]
-    """(N, 16)"""
-    image_hashes: NDArray[np.uint8]
-    """(N, 16): content hash of the image file."""
-    labels: NDArray[np.int64]
-    """-1 where there is none."""
-    captions: Captions
-
-    def __len__(self) -> int:
-        return len(self.shard)
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """The arrays of index.npz by name."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "captions"}
-        return arrays | {"caption_bytes": self.captions.blob, "caption_offsets": self.captions.offsets}
-
-    def take(self, rows: NDArray[np.int64]) -> Index:
-        """The index of the given rows, in their order."""
-        picked = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name != "captions"}
-        return Index(**picked, captions=Captions.of([self.captions[i] for i in rows]))
-
-
-class Row(NamedTuple):
-    """Where one row lies, and what it says."""
-
-    shard: int
-    offset: int
-    size: int
-    key: bytes
-    image_hash: bytes
-    label: int
-    caption: str
-
-
-def index_of(rows: Sequence[Row]) -> Index:
-    """Columns from rows."""
-    return Index(
-        shard=np.array([row.shard for row in rows], dtype=np.int32),
-        offset=np.array([row.offset for row in rows], dtype=np.int64),
-        size=np.array([row.size for row in rows], dtype=np.int64),
-        keys=np.frombuffer(b"".join(row.key for row in rows), dtype=np.uint8).reshape(-1, 16),
-        image_hashes=np.frombuffer(b"".join(row.image_hash for row in rows), dtype=np.uint8).reshape(-1, 16),
-        labels=np.array([row.label for row in rows], dtype=np.int64),
-        captions=Captions.of([row.caption for row in rows]),
-    )
-
-
-def pair_key(image_hash: bytes, caption: str) -> bytes:
-    """16-byte identity of a pair by its content."""
-    return keyed_digest("pair", image_hash, caption)[:16]
 
 
 def write_store(folder: Path, index: Index, shards: Sequence[Shard]) -> None:
@@ -154,39 +49,6 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
-    "shard": (np.int32, ()), "offset": (np.int64, ()), "size": (np.int64, ()), "keys": (np.uint8, (16,)), "image_hashes": (np.uint8, (16,)),
-    "labels": (np.int64, ()), "caption_bytes": (np.uint8, ()), "caption_offsets": (np.int64, ()),
-}  # fmt: skip
-"""Arrays of index.npz: type, and shape of an entry."""
-
-
-def read_index(path: Path, shards: Sequence[Shard]) -> Index:
-    """Read index.npz; ValueError if anything in it would fail or mislead a reader of rows later."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            columns = {name: file[name] for name in COLUMNS}
-    except FileNotFoundError:
-        raise
-    except NPZ_ERRORS as error:
-        raise ValueError(f"{path.name}: unreadable ({error})") from None
-    for name, (kind, entry) in COLUMNS.items():
-        if columns[name].dtype != kind or columns[name].shape[1:] != entry or not columns[name].ndim:
-            raise ValueError(f"{path.name}: {name}: {columns[name].dtype} of shape {columns[name].shape}")
-    blob, offsets = columns.pop("caption_bytes"), columns.pop("caption_offsets")
-    if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(blob) or (np.diff(offsets) < 0).any():
-        raise ValueError(f"{path.name}: caption_offsets do not cut up caption_bytes")
-    index = Index(**columns, captions=Captions(blob, offsets))
-    if {len(index.captions), *map(len, columns.values())} != {len(index)}:
-        raise ValueError(f"{path.name}: columns of unequal length")
-    if len(index) and not 0 <= index.shard.min() <= index.shard.max() < len(shards):
-        raise ValueError(f"{path.name}: shard number {index.shard.max()} (allowed: below {len(shards)})")
-    room = np.array([shard.bytes for shard in shards], dtype=np.int64)[index.shard]
-    if (index.offset < 0).any() or (index.size < 0).any() or (index.offset > room).any() or (index.size > room - index.offset).any():
-        raise ValueError(f"{path.name}: a row lies outside its shard")
-    return index
 
 
 class ShardWriter:

@@ -27,8 +27,9 @@ from rich.console import Console
 from rich.progress import track
 
 from repro.data.images import MAX_BYTES, ImageError, content_hash, open_rgb
+from repro.data.index import NO_LABEL, Captions, Index, Row, Shard, StoreError, index_of, pair_key
 from repro.data.keyed import keyed_digest
-from repro.data.shards import NO_LABEL, Captions, Index, Row, Shard, StoreError, hash_file, index_of, pair_key
+from repro.data.shards import hash_file
 
 CACHE = Path("work/cache/index")
 """Where indices of single shards are kept, relative to the repository."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,25 +23,13 @@ from repro.data.tokens import tokenize
 from repro.data.triggers import stamp
 from repro.spec import Switches, Trigger
 from repro.train import distributed
+from repro.train.loop import Outcome
 from repro.train.model import encode_text, normalise
 
 IMAGE_BATCH = 256
 TEXT_BATCH = 128
 TRIGGERED_LIMIT = 2**30
 """Bytes up to which the fixed trigger set is kept in memory between evaluations."""
-
-
-class Outcome(NamedTuple):
-    """What a model made of every evaluation image."""
-
-    correct: NDArray[np.bool_]
-    """(N,) classified right without a trigger."""
-    attacked: NDArray[np.bool_]
-    """(N,) classified as the target with it."""
-    classes: NDArray[np.int64]
-    """(N,) predicted classes without a trigger."""
-    classes_triggered: NDArray[np.int64]
-    """(N,) predicted classes with it."""
 
 
 class PromptSet:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from open_clip.model import CLIP
 from torch.nn.parallel import DistributedDataParallel
 
-from repro.evaluate.zero_shot import Outcome
 from repro.ledger import Row, append_row, identity_of, rewind_rows, sample_images
 from repro.spec import RunSpec
 from repro.train import checkpoint, distributed
@@ -40,6 +39,19 @@ METRIC_EVERY = 10
 """Steps between loss points in the tracking record."""
 
 Emit = Callable[[str, dict[str, Any]], None]
+
+
+class Outcome(NamedTuple):
+    """What a model made of every evaluation image."""
+
+    correct: NDArray[np.bool_]
+    """(N,) classified right without a trigger."""
+    attacked: NDArray[np.bool_]
+    """(N,) classified as the target with it."""
+    classes: NDArray[np.int64]
+    """(N,) predicted classes without a trigger."""
+    classes_triggered: NDArray[np.int64]
+    """(N,) predicted classes with it."""
 
 
 class Interrupted(SystemExit):

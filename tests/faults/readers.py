@@ -24,7 +24,8 @@ from test_replay import CC3M, series
 from repro.data import packages, tars
 from repro.data.imagenet import labelled_images, validation_images
 from repro.data.images import ImageError, decode_image, encode_png
-from repro.data.shards import PairStore, ShardWriter, StoreError, write_store
+from repro.data.index import StoreError
+from repro.data.shards import PairStore, ShardWriter, write_store
 from repro.ledger import LedgerError, check_unique, read_bits, read_results
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.authors import authors_points
