@@ -107,7 +107,8 @@ def step_table(spec: RunSpec, batch: Callable[[], tuple[Tensor, Tensor]], steps:
     total = sum(spent.values())
     floor = sum(flops.values()) / rate
     lines = [
-        f"{environment()['device']}, one thread: {rate / 1e9:.0f} GFLOP/s in matrix products, {bandwidth / 1e9:.1f} GB/s in sums of arrays.",
+        f"{environment()['device']}, one thread: {rate / 1e9:.0f} GFLOP/s in matrix products,"
+        f" {bandwidth / 1e9:.1f} GB/s in sums of arrays.",
         f"A step takes {_ms(took)} ms, its batch {_ms(fetching)} ms before it. Its {sum(flops.values()) / 1e9:.4g} GFLOP would take"
         f" {_ms(floor)} ms: the step runs at **{floor / took:.0%} of the FLOP floor**.",
         "",

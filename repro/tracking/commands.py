@@ -70,7 +70,9 @@ def overhead(root: Path = RECORDS) -> dict[str, list[tuple[float, float]]]:
     for folder in mirror.records(root):
         try:
             run, info = (json.loads((folder / f"{name}.json").read_bytes()) for name in ("run", "info"))
-            found[folder.parent.name].append((float(info["tracking_seconds"]), float(run["result"]["seconds"])))
+            spent, seconds = float(info["tracking_seconds"]), float(run["result"]["seconds"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # it goes on, failed, or its worker told nothing
+        if seconds > 0:
+            found[folder.parent.name].append((spent, seconds))
     return dict(found)

@@ -16,7 +16,8 @@
     columnNameMap: { ...shown.custom, tags: 'omniboard.tags', notes: 'omniboard.notes' },
     metricAndCustomColumns: [...shown.metrics, ...Object.keys(shown.custom)].map((name) => ({ name, value: shown.custom[name] || name })),
   }));
-  localStorage.setItem('default|MetricsPlotView|default', JSON.stringify({
+  // Omniboard 2.16.1 forgets to hand the name of the database to the chart.
+  localStorage.setItem('undefined|MetricsPlotView|default', JSON.stringify({
     metricNameOptions: shown.plotted.map((value) => ({ value, selected: true })), plotModes: ['lines+markers', 'dashdot'], plotWidth: 900,
   }));
 })();

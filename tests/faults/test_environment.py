@@ -1,0 +1,137 @@
+"""Surroundings that differ: hash seed, locale, time zone, cores, network, clock, and secrets that lie about."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_launch import Launch, launch, processes, profile, published, start_driver, wait_for  # noqa: F401  # fixtures among them
+
+from repro.profile import clean_runs
+from repro.spec import Profile
+
+HERE = Path(__file__).parent
+KEPT = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{HERE.parents[1]}:{HERE.parent}"}
+OFFLINE = ["unshare", "--map-root-user", "--net"]
+CAN_UNSHARE = subprocess.run([*OFFLINE, "true"], capture_output=True).returncode == 0 if shutil.which("unshare") else False
+
+
+def hashes(folder: Path, environment: dict[str, str], *prefix: str) -> dict[str, str]:
+    """What everything.py makes in `folder`, under `environment` alone and the commands in `prefix`."""
+    folder.mkdir()
+    command = [*prefix, sys.executable, str(HERE / "everything.py"), str(folder)]
+    done = subprocess.run(command, env=KEPT | {"HOME": str(folder)} | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.faults(4, 22, 23)
+def test_poison_captions_pixels_and_report_are_the_same_bytes_everywhere(tmp_path: Path) -> None:
+    """Hash seed, locale, encoding, time zone, threads, cores, folder name and network varied; a Turkish locale where there is one."""
+    installed = subprocess.run(["locale", "-a"], capture_output=True, text=True).stdout.split()
+    turkish = next((name for name in installed if name.lower().startswith("tr_tr.utf")), "")
+    plain = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC", "OMP_NUM_THREADS": "1"}
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    language = {"LC_ALL": turkish} if turkish else ascii_only
+    odd = {"PYTHONHASHSEED": "4242", "TZ": "Pacific/Apia", "OMP_NUM_THREADS": "2"} | language
+    one_core = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
+    first = hashes(tmp_path / "a", plain)
+    assert {"out/index.html", "out/report.tex", "views.json", "poisoned/mini/cc3m/manifest.jsonl", "pixels.bin"} <= first.keys()
+    assert hashes(tmp_path / "zwei ü", odd, *(OFFLINE if CAN_UNSHARE else []), *one_core) == first
+
+
+SHIM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <sys/time.h>
+#include <time.h>
+/* The wall clock jumps by up to a day, back and forth, at every look; the monotonic clock is left alone. */
+static long jump(void) {
+    static unsigned long n;
+    n = n * 6364136223846793005UL + 1442695040888963407UL;
+    return (long)(n >> 40) % 172800 - 86400;
+}
+int clock_gettime(clockid_t id, struct timespec *t) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(id, t);
+    if (id == CLOCK_REALTIME) t->tv_sec += jump();
+    return result;
+}
+int gettimeofday(struct timeval *restrict t, void *restrict zone) {
+    struct timespec now;
+    (void)zone;
+    clock_gettime(CLOCK_REALTIME, &now);
+    t->tv_sec = now.tv_sec; t->tv_usec = now.tv_nsec / 1000;
+    return 0;
+}
+time_t time(time_t *t) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (t) *t = now.tv_sec;
+    return now.tv_sec;
+}
+"""
+
+
+@pytest.mark.faults(25)
+@pytest.mark.skipif(shutil.which("cc") is None, reason="a C compiler makes the clock that jumps")
+def test_a_clock_that_jumps_disturbs_no_launch(
+    tmp_path: Path,
+    profile: Profile,
+    launch: Launch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "shim.c").write_text(SHIM)
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", "shim.so", "shim.c", "-ldl"], cwd=tmp_path, check=True)
+    monkeypatch.setenv("LD_PRELOAD", str(tmp_path / "shim.so"))
+    look = "import time; a = [time.time() for _ in range(9)]; print(max(a) - min(a) > 3600)"
+    assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True).stdout == "True\n"
+    specs = clean_runs(profile)
+    process = start_driver(specs, {})
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert set(published(specs).values()) == {"completed"} and len(published(specs)) == len(specs)
+    for path in Path("sacred/smoke").glob("*/run.json"):
+        assert json.loads(path.read_bytes())["status"] == "COMPLETED"
+
+
+@pytest.mark.faults(25)
+def test_no_duration_is_taken_from_the_wall_clock(root: Path) -> None:
+    """`time.time` is not called, and what `datetime.now` gives is written down, never subtracted or compared."""
+    found = []
+    for path in (root / "repro").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            text = ast.unparse(node) if isinstance(node, ast.Call | ast.BinOp | ast.Compare) else ""
+            if text.startswith("time.time(") or (isinstance(node, ast.BinOp | ast.Compare) and ".now(" in text):
+                found.append(f"{path.relative_to(root)}:{node.lineno}: {text[:80]}")
+    assert found == []
+
+
+PLANTED = {
+    "WANDB_API_KEY": "pl4nted-wandb", "HF_TOKEN": "hf_pl4nted", "AWS_SECRET_ACCESS_KEY": "pl4nted/aws", "PIP_INDEX_URL": "https://me:pl4nted@host/",
+    "MONGO_URL": "mongodb://me:pl4nted-mongo@127.0.0.1:1/sacred", "DVC_STUDIO_TOKEN": "pl4nted-dvc", "GITHUB_TOKEN": "ghp_pl4nted",
+}  # fmt: skip
+
+
+@pytest.mark.faults(18, 24)
+def test_no_secret_of_the_environment_reaches_a_record_or_log(
+    profile: Profile,
+    launch: Launch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not even of a run whose worker fails with the address in its hands."""
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    specs = clean_runs(profile)[:2]
+    with pytest.raises(RuntimeError, match="1 of 2 runs failed"):
+        launch(specs, {specs[1].run_id: "raise"})
+    written = [path for path in Path().rglob("*") if path.is_file()]
+    assert any(path.name == "cout.txt" for path in written) and any(path.suffix == ".log" for path in written)
+    assert [path for path in written if b"pl4nted" in path.read_bytes()] == []
