@@ -35,7 +35,7 @@ from repro.worker import Resident
 PAGE = Path("docs/profile.md")
 CPU = torch.device("cpu")
 GROUPS = {
-    "convolutions, forward": ("aten::mkldnn_convolution", "aten::convolution", "aten::_convolution", "aten::conv2d"),
+    "convolutions, forward": ("aten::mkldnn_convolution",),
     "convolutions, backward": ("aten::convolution_backward",),
     "matrix products and attention": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_scaled_dot_product_flash"),
     "BatchNorm": ("aten::native_batch_norm", "aten::batch_norm", "aten::_batch_norm"),

@@ -122,8 +122,8 @@ def load_task(resident: Resident, spec: RunSpec) -> Task | None:
     inputs = {name: path for name, path in standard_inputs(spec).items() if name != "model"}
     if not all(path.exists() for path in inputs.values()):
         return None
-    content = {"inputs": {name: {"path": path.as_posix()} for name, path in inputs.items()}, "fingerprint": ""}
-    return resident.task(spec, content, WORK)
+    described = {name: {"path": path.as_posix(), "hash": ""} for name, path in inputs.items()} | {"model": {"hash": ""}}
+    return resident.task(spec, {"inputs": described, "fingerprint": ""}, WORK)
 
 
 def _training(spec: RunSpec, task: Task | None, device: torch.device, budget: float) -> tuple[float, float, int]:
