@@ -22,10 +22,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from repro.calibrate import load_task, matrix_rate, measure, random_batch
-from repro.cost import Rates, load_assumptions, work_of
+from repro.cost import Rates, load_assumptions, num_evaluation_images, work_of
 from repro.flops import count
 from repro.launch.identity import WORK, environment
-from repro.profile import clean_runs, load_classnames, load_profile, pretrain_runs
+from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.readme import fill
 from repro.spec import RunSpec
 from repro.train.loop import training_step
@@ -91,7 +91,8 @@ def step_table(spec: RunSpec, batch: Callable[[], tuple[Tensor, Tensor]], steps:
     fetching = _processor_seconds(batch, steps)
     took = _processor_seconds(step, steps)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        step()
+        for _ in range(steps):
+            step()
     with FlopCounterMode(display=False) as counter:
         step()
     rate, bandwidth = matrix_rate(CPU, "fp32"), _bandwidth()
@@ -126,7 +127,7 @@ def mini_run() -> str:
     """The whole study: what its runs should take at rates measured now, by what they do."""
     mini = load_profile("mini")
     assumptions, _ = load_assumptions()
-    counts = count(mini, assumptions.caption_tokens["emoji"], len(load_classnames(mini)))
+    counts = count(mini, assumptions.caption_tokens["emoji"], num_evaluation_images(mini))
     speed = measure(mini, SECONDS, [*pretrain_runs(mini), *clean_runs(mini)])
     rates = Rates(speed.pair_view, speed.evaluation, speed.start)
     lines = [

@@ -22,7 +22,7 @@ import torch
 from open_clip.model import CLIP
 from torch import Tensor
 
-from repro.cost import Rates, kind_of, load_assumptions
+from repro.cost import Rates, kind_of, load_assumptions, num_evaluation_images
 from repro.data.templates import templates_of
 from repro.evaluate.zero_shot import IMAGE_BATCH, PromptSet
 from repro.launch.identity import WORK, standard_inputs
@@ -217,8 +217,7 @@ def _evaluation_estimate(profile: Profile, model: CLIP, names: list[str], device
     tokens = prompts.tokens[middle : middle + batch, : int(prompts.lengths[middle])]
     per_image = _seconds(device, lambda: model.encode_image(normalise(pixels.to(device)), normalize=True).cpu()) / batch
     per_prompt = _seconds(device, lambda: encode_text(model, tokens.to(device)).cpu()) / len(tokens)
-    num_images = len(names) * load_assumptions()[0].images_per_class[profile.evaluate.classnames]
-    return 2 * num_images * per_image + len(prompts.tokens) * per_prompt
+    return 2 * num_evaluation_images(profile) * per_image + len(prompts.tokens) * per_prompt
 
 
 def matrix_rate(device: torch.device, precision: str) -> float:

@@ -16,8 +16,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, PositiveInt
 
-from repro.profile import SPECS, check, clean_runs, pretrain_runs, read_yaml
-from repro.spec import Fraction, Profile, Rate, RunSpec, Spec
+from repro.profile import SPECS, check, clean_runs, load_classnames, pretrain_runs, read_yaml
+from repro.spec import Fraction, Profile, Rate, RunSpec, ShardSource, Spec
 from repro.train.schedule import evaluation_steps, num_steps
 
 ASSUMPTIONS = "plan.yaml"
@@ -28,8 +28,6 @@ class Assumptions(Spec):
 
     caption_tokens: dict[Literal["webdataset", "emoji"], PositiveInt]
     """Tokens to which a training batch is trimmed, by kind of source."""
-    images_per_class: dict[Literal["imagenet", "emoji"], PositiveInt]
-    """Evaluation images of a class, by list of class names."""
     pair_bytes: dict[Literal["webdataset", "emoji"], PositiveInt]
     """Disk of a training pair, image and caption."""
     image_bytes: dict[Literal["webdataset", "emoji"], PositiveInt]
@@ -53,6 +51,12 @@ def load_assumptions(specs: Path = SPECS) -> tuple[Assumptions, dict[str, str]]:
     path = specs / ASSUMPTIONS
     sources = dict(re.findall(r"^(\w+): .+? +# (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE))
     return check(Assumptions, read_yaml(path), path), sources
+
+
+def num_evaluation_images(profile: Profile) -> int:
+    """Images of the zero-shot task: of every class as many as the source has, of drawings the one that is held out."""
+    source = profile.data.source
+    return len(load_classnames(profile)) * (source.images_per_class if isinstance(source, ShardSource) else 1)
 
 
 @dataclass(frozen=True, slots=True)

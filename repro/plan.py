@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from repro.calibrate import calibrate
-from repro.cost import Assumptions, Rates, Work, load_assumptions, wall_seconds, work_of
+from repro.cost import Assumptions, Rates, Work, load_assumptions, num_evaluation_images, wall_seconds, work_of
 from repro.flops import Counts, count
 from repro.ledger import read_results
-from repro.profile import load_classnames, load_profile
+from repro.profile import load_profile
 from repro.spec import Profile, SpecError
 from repro.train.checkpoint import KEEP
 from repro.train.pairs import DECODED_LIMIT
@@ -50,7 +50,7 @@ def plan(profile_name: str, gpus: int | None = None, utilisation: float | None =
     if utilisation is not None:
         assumptions = assumptions.model_copy(update={"utilisation": utilisation})
         sources |= {"utilisation": "given on the command line"}
-    num_images = len(load_classnames(profile)) * assumptions.images_per_class[profile.evaluate.classnames]
+    num_images = num_evaluation_images(profile)
     counts = count(profile, assumptions.caption_tokens[profile.data.source.kind], num_images)
     works = work_of(profile)
     rates, calibration, on_gpu, slots = assumed_rates(profile, works, counts, assumptions), None, True, gpus or AUTHORS_GPUS
@@ -132,7 +132,8 @@ def disk(profile: Profile, works: list[Work], counts: Counts, num_images: int, s
     kind, side = profile.data.source.kind, profile.data.image_size
     pairs, pixels = sum(profile.data.num_pairs.values()), 3 * side**2
     files = pairs * assumptions.pair_bytes[kind] + num_images * assumptions.image_bytes[kind]
-    decoded = [count * pixels for count in profile.data.num_pairs.values() if count * pixels <= DECODED_LIMIT]
+    sets = [number for slot in profile.data.num_pairs.values() for number in (slot, *profile.data.cleaning_sizes.values())]
+    decoded = [number * pixels for number in sets if number * pixels <= DECODED_LIMIT]
     evaluation = num_images * pixels * (2 if profile.switches.trigger_geometry == "squash" else 1)
     state = counts.parameters * STATE_BYTES
     pretrainings = sum(work.spec.stage == "pretrain" for work in works)

@@ -41,7 +41,7 @@ def checkout(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_slurm
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_the_paper_graph_runs_through_slurm_to_a_report(checkout: Path) -> None:
     records = [json.loads(path.read_text()) for path in sorted((checkout / "results").rglob("run.json"))]
     assert Counter((record["spec"]["stage"], record["status"], record["ranks"]) for record in records) == {

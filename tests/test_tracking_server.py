@@ -114,7 +114,7 @@ class TestEmbedded:
         (server.HOME / "version").write_text("0.6.0b17")
         with pytest.raises(TrackingError, match=r"written by SecantusDB 0\.6\.0b17"):
             server.up(port)
-        with pytest.raises(TrackingError, match="port 99999"):
+        with pytest.raises(TrackingError, match=r"--port: 99999 \(allowed: 1 to 65535\)"):
             require_free(99999)
 
     @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")

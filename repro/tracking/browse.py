@@ -27,8 +27,8 @@ HOME = Path("work/omniboard")
 PORT = 9000
 NODE = "pip install '.[node]', or install Node.js 18 or later"
 START_SECONDS = 60.0
-PROBE_SECONDS = 5.0
-MISSED_PROBES = 20
+PROBE_SECONDS = 10.0
+MISSED_PROBES = 10
 """Unanswered probes in a row after which Omniboard is started anew."""
 METRIC_COLUMNS = {"accuracy": "zero_shot_top1", "ASR": "attack_success_rate"}
 CUSTOM_COLUMNS = {

@@ -31,7 +31,7 @@ from repro.tracking.address import TrackingError
 from repro.tracking.database import connect
 from repro.tracking.observers import RECORDS, is_alive
 
-SYNC_SECONDS = 3.0
+SYNC_SECONDS = 10.0
 PATIENCE = 200
 """Between two rounds of copying lies at least this multiple of the processor time of the last one."""
 FLUSH_SECONDS = 8.0
@@ -44,6 +44,7 @@ MAX_ARTIFACT = 64 << 20
 """Bytes of an artifact in a copy; larger ones stay in the file record."""
 CHUNK = 255 << 10
 """Bytes of a part of a stored file."""
+FAILURE = "repro.tracking.record.RunFailed: "
 TIMES = ("start_time", "stop_time", "heartbeat")
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, OverflowError, BSONError)
 """What a broken record raises; it stops no other."""
@@ -78,7 +79,7 @@ def mirror(folder: Path, database: Database[dict[str, Any]]) -> str:
     if lost:
         info["lost"] = sorted({*info.get("lost", []), *lost})
     if trace := run.get("fail_trace"):
-        info["reason"] = str(trace[-1]).strip()
+        info["reason"] = str(trace[-1]).strip().removeprefix(FAILURE)
     if "resumes" in meta and (found := database.runs.find_one({"meta.record": meta["resumes"]}, {"_id": 1})):
         info["resumes_id"] = found["_id"]
     entry["info"] = info | {"metrics": _metrics(folder, key, number, database)}

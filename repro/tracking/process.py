@@ -12,6 +12,8 @@ from pathlib import Path
 
 from repro.tracking.address import LOOPBACK, TrackingError
 
+PORT_SECONDS = 2.0
+
 
 def program(name: str, how_to_get: str) -> str:
     """Path of a program, also where it came from PyPI into this environment."""
@@ -22,14 +24,24 @@ def program(name: str, how_to_get: str) -> str:
 
 
 def require_free(port: int) -> None:
-    """TrackingError if nothing can listen on the port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except (OSError, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise TrackingError(f"port {port} on {LOOPBACK}: {reason}; choose another with --port") from None
+    """TrackingError if nothing can listen on the port, also after a moment in which a server that was killed gives it up."""
+    if not 0 < port < 1 << 16:
+        raise TrackingError(f"--port: {port} (allowed: 1 to 65535)")
+    reason = ""
+
+    def free() -> bool:
+        nonlocal reason
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError as error:
+                reason = str(error.strerror)
+                return False
+        return True
+
+    if not answers_in_time(free, lambda: True, PORT_SECONDS):
+        raise TrackingError(f"port {port} on {LOOPBACK}: {reason}; choose another with --port")
 
 
 def answers_in_time(answers: Callable[[], bool], lives: Callable[[], bool], seconds: float) -> bool:

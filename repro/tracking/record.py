@@ -20,7 +20,7 @@ from repro.tracking.observers import RECORDS, FileObserver
 from repro.wire import EVENT, parse
 from sacred import SETTINGS, Experiment
 
-BEAT_SECONDS = 2.0
+BEAT_SECONDS = 5.0
 ARTIFACTS = ("spec.json", "rows.jsonl", "outcome.json", "curves.svg")
 EVALUATED = ("zero_shot_top1", "attack_success_rate")
 

@@ -1,5 +1,7 @@
 """Surroundings that differ: hash seed, locale, time zone, cores, network, clock, and secrets that lie about."""
 
+# ruff: noqa: F811  (fixtures are imported, and named again where they are used)
+
 from __future__ import annotations
 
 import ast
@@ -11,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_launch import Launch, launch, processes, profile, published, start_driver, wait_for  # noqa: F401  # fixtures among them
+from test_launch import Launch, launch, processes, profile, published, start_driver, wait_for  # noqa: F401
 
 from repro.profile import clean_runs
 from repro.spec import Profile
@@ -26,7 +28,7 @@ def hashes(folder: Path, environment: dict[str, str], *prefix: str) -> dict[str,
     """What everything.py makes in `folder`, under `environment` alone and the commands in `prefix`."""
     folder.mkdir()
     command = [*prefix, sys.executable, str(HERE / "everything.py"), str(folder)]
-    done = subprocess.run(command, env=KEPT | {"HOME": str(folder)} | environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=KEPT | {"HOME": str(folder.parent)} | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
