@@ -131,13 +131,13 @@ def _dispatch(arguments: argparse.Namespace) -> int | None:
             if arguments.table:
                 fill(arguments.table, "plan", table(content))
         case "study":
+            from repro import study
             from repro.readme import fill
-            from repro.study import run_study, table
 
-            run_study(arguments.name)
-            print(table(arguments.name))
+            study.run_study(arguments.name)
+            print(study.table(arguments.name))
             if arguments.table:
-                fill(arguments.table, arguments.name, table(arguments.name))
+                fill(arguments.table, arguments.name, study.table(arguments.name))
         case "tracking":
             from repro.tracking.commands import tracking
 

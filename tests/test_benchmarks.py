@@ -106,6 +106,7 @@ def test_both_sides_load_the_same_pixels_and_tokens(workload: Workload, tmp_path
             assert torch.equal(ids[1], expected_ids[1])
 
 
+@pytest.mark.slow
 def test_the_reference_cleans_in_a_process_of_its_own(workload: Workload, root: Path, tmp_path: Path) -> None:
     run = tmp_path / "run.json"
     inputs = {name: str(path) for name, path in workload.inputs.items()}

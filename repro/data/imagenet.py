@@ -99,15 +99,14 @@ def labelled_images(folder: Path, num_classes: int) -> Iterator[tuple[Path, int]
     """
     listing = folder / "labels.csv"
     if listing.is_file():
-        with listing.open(newline="", encoding="utf-8") as file:
-            for line, row in enumerate(csv.DictReader(file), start=2):
-                image, label = row.get("image") or "", row.get("label") or ""
-                path = folder / image
-                if not image or not path.resolve().is_relative_to(folder.resolve()):
-                    raise SpecError(f"{listing}: line {line}: image: {image!r} (allowed: a path inside {folder})")
-                if not label.isdecimal() or int(label) >= num_classes:
-                    raise SpecError(f"{listing}: line {line}: label: {label!r} (allowed: 0 to {num_classes - 1})")
-                yield path, int(label)
+        for line, row in enumerate(_read_listing(listing), start=2):
+            image, label = row.get("image") or "", row.get("label") or ""
+            path = folder / image
+            if not image or "\0" in image or not path.resolve().is_relative_to(folder.resolve()):
+                raise SpecError(f"{listing}: line {line}: image: {image!r} (allowed: a path inside {folder})")
+            if not label.isdecimal() or int(label) >= num_classes:
+                raise SpecError(f"{listing}: line {line}: label: {label!r} (allowed: 0 to {num_classes - 1})")
+            yield path, int(label)
         return
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if len(classes) != num_classes:
@@ -122,9 +121,9 @@ def labelled_images(folder: Path, num_classes: int) -> Iterator[tuple[Path, int]
         labels = {name: int(name) for name in classes}
     else:
         raise SpecError(f"{folder}: sub-folder {classes[0]!r} ... (allowed: synsets such as n01440764, or labels 0, 1, ...)")
-    for name, label in sorted(labels.items(), key=lambda item: item[1]):
+    for name, number in sorted(labels.items(), key=lambda item: item[1]):
         for path in sorted((folder / name).iterdir()):
-            yield path, label
+            yield path, number
 
 
 def _tar_images(path: Path) -> list[ValidationImage]:
@@ -206,13 +205,21 @@ def _webdataset_images(paths: Sequence[Path]) -> Iterator[ValidationImage]:
             yield ValidationImage(PurePosixPath(name).name, int(text), functools.partial(_read_part, path, *member))
 
 
+def _read_listing(path: Path) -> list[dict[str, str]]:
+    """Lines of a labels.csv; SpecError if it is none."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SpecError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+
+
 def _labels_beside(path: Path, names: list[str]) -> dict[str, int]:
     """Image name to label, from labels.csv or the development kit in the folder of the tar."""
     listing, devkit = path.with_name("labels.csv"), path.with_name(f"{DEVKIT}.tar.gz")
     if listing.is_file():
-        with listing.open(newline="", encoding="utf-8") as file:
-            rows = [(row.get("image") or "", row.get("label") or "") for row in csv.DictReader(file)]
-        if wrong := next((label for _, label in rows if not label.isdecimal()), None):
+        rows = [(row.get("image") or "", row.get("label") or "") for row in _read_listing(listing)]
+        if (wrong := next((label for _, label in rows if not label.isdecimal()), None)) is not None:
             raise SpecError(f"{listing}: label: {wrong!r} (allowed: whole numbers, in columns image and label)")
         return {PurePosixPath(image).name: int(label) for image, label in rows}
     if devkit.is_file():

@@ -135,7 +135,7 @@ def read_weights(path: Path, format: Format) -> dict[str, Tensor]:
     except Exception as error:  # a boundary: the unpickler raises whatever a damaged program makes it meet
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(f"refers to {found[1]}, which is code (allowed: tensors, containers, numbers)") from None
-        raise CheckpointError(f"cannot be read as weights: {type(error).__name__}: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"cannot be read as weights: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from None
     state = content.get("state_dict", content if format == "open_clip" else None) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"holds no state_dict (format {format})")
@@ -164,11 +164,12 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                raise CheckpointError("compressed members (allowed: the plain archive that torch.save writes)")
-            damaged = archive.testzip()
+            compressed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+            damaged = None if compressed else archive.testzip()
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
         raise CheckpointError("truncated, or not a file of torch.save (torch 1.6 or later)") from None
+    if compressed:
+        raise CheckpointError("compressed members (allowed: the plain archive that torch.save writes)")
     if damaged:
         raise CheckpointError(f"damaged: checksum of {damaged}")
     if max(Counter(member.filename for member in members).values(), default=0) > 1:

@@ -76,7 +76,7 @@ def authors_points(folder: Path | None = None) -> tuple[tuple[Point, ...], tuple
 def _read(path: Path, content: bytes, published: Published) -> list[Point]:
     try:
         series = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LedgerError(f"{path}: not JSON ({error})") from None
     if not isinstance(series, dict):
         raise LedgerError(f"{path}: content: a {type(series).__name__} (allowed: an object of series)")

@@ -28,7 +28,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
             metrics = json.loads((path / "metrics.json").read_bytes()) if (path / "metrics.json").exists() else {}
             output = (path / "cout.txt").read_text(encoding="utf-8", errors="replace") if (path / "cout.txt").exists() else ""
             record = _record(path.name, run, config, metrics, output)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             record = {"id": path.name, "problem": f"{type(error).__name__}: {error}"}
         records.append(record)
     return records
@@ -54,6 +54,15 @@ def _record(number: str, run: dict[str, Any], config: dict[str, Any], metrics: d
     charts = [chart(name, metrics[name]["steps"], metrics[name]["values"]) for name in CHARTS if name in metrics]
     schedule = config.get("schedule", {})
     last = {c["name"]: c["last"] for c in charts}
+    shown = {"dataset": config.get("dataset"), "objective": config.get("pretrain_objective"), "size": config.get("clean_size"),
+             "loss": config.get("loss"), "start": run.get("start_time"), "stop": run.get("stop_time"), "status": run["status"],
+             "experiment": run["experiment"]["name"]}  # fmt: skip
+    for name, value in shown.items():
+        if not isinstance(value, str | None):
+            raise TypeError(f"{name}: {value!r} (allowed: text)")
+    for name, value in {"learning rate": schedule.get("learning_rate"), "seed": config.get("seed")}.items():
+        if not isinstance(value, int | float | None):
+            raise TypeError(f"{name}: {value!r} (allowed: a number)")
     return {
         "id": number, "problem": "", "experiment": run["experiment"]["name"], "status": run["status"],
         "start": run.get("start_time") or "", "stop": run.get("stop_time") or "", "result": run.get("result"),
