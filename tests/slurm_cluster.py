@@ -5,11 +5,12 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,21 @@ class Cluster:
                 logs = (path.read_text(errors="replace")[-2000:] for path in [self.home / "out", *self.home.glob("*.log")])
                 pytest.fail(f"nodes are {states}\n" + "\n".join(logs))
             time.sleep(0.5)
+
+    def wait_until_empty(self, seconds: float = 20) -> None:
+        """Wait until no job is left, at most so long."""
+        deadline = time.monotonic() + seconds
+        while subprocess.run(["squeue", "-h"], capture_output=True, check=False).stdout and time.monotonic() < deadline:
+            time.sleep(0.5)
+
+    def kill_steps(self) -> None:
+        """End the job steps that outlived their daemon; each has a socket in the spool folder of its node."""
+        lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+        sockets = {f"socket:[{line[6]}]" for line in lines if len(line) == 8 and line[7].startswith(f"{self.home}/")}
+        for link in Path("/proc").glob("[0-9]*/fd/*"):
+            with suppress(OSError):  # processes come and go
+                if os.readlink(link) in sockets and "slurmstepd" in (link.parents[1] / "comm").read_text():
+                    os.kill(int(link.parents[1].name), signal.SIGKILL)
 
     def states(self) -> list[str]:
         return subprocess.run(["sinfo", "-h", "-N", "-o", "%t"], capture_output=True, text=True, check=False).stdout.split()
@@ -103,6 +119,7 @@ PartitionName=main Nodes={",".join(NODES)} Default=YES MaxTime=INFINITE State=UP
             yield cluster
         finally:
             subprocess.run(["scancel", "--full", "--me"], check=False, capture_output=True)
+            cluster.wait_until_empty()
             for daemon in reversed(cluster.daemons.values()):
                 daemon.terminate()
             for daemon in cluster.daemons.values():
@@ -111,6 +128,7 @@ PartitionName=main Nodes={",".join(NODES)} Default=YES MaxTime=INFINITE State=UP
                 except subprocess.TimeoutExpired:
                     daemon.kill()
                     daemon.wait()
+            cluster.kill_steps()
 
 
 def free_ports(count: int) -> list[int]:
