@@ -19,6 +19,9 @@ test: setup ## every test that can run here; FAST=1 leaves out those marked slow
 bench: setup ## speed against the straightforward implementation, about 20 minutes on an idle core
 	@$(ACTIVATE) && exec python -m benchmarks
 
+faults: setup ## kills, full disks, hostile files; writes the outcomes that the report shows
+	@$(ACTIVATE) && exec python -m pytest -m faults --fault-table=report/faults.json
+
 lint: setup ## style and types
 	@$(ACTIVATE) && ruff check . && ruff format --check . && mypy
 

@@ -36,7 +36,7 @@ def read_archive(path: Path) -> Runs:
         content = gzip.decompress(path.read_bytes()).decode()
     except FileNotFoundError:
         raise LedgerError(f"{path}: missing; `dvc repro study@{path.name.partition('.')[0]}` makes it") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, MemoryError, zlib.error, UnicodeDecodeError) as error:
         raise LedgerError(f"{path}: unreadable ({error})") from None
     runs: Runs = []
     for number, line in enumerate(content.splitlines(), start=1):
@@ -47,7 +47,7 @@ def read_archive(path: Path) -> Runs:
         except ValidationError as error:
             first = error.errors()[0]
             raise LedgerError(f"{path}:{number}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise LedgerError(f"{path}:{number}: not a run ({error!r})") from None
         for row in rows:
             check_row(row, record, f"{path}:{number}")

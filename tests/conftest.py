@@ -1,7 +1,7 @@
 """What every test shares: the repository as working folder, a loud list of what did not run, and the table of faults.
 
 A test that provokes a fault carries `@pytest.mark.faults(N, ...)` with the numbers of tests/faults/cases.yaml.
-`pytest -m faults --fault-table FILE` writes their outcomes as JSON, which the report shows.
+`pytest -m faults --fault-table=FILE` writes their outcomes as JSON, which the report shows.
 """
 
 from __future__ import annotations

@@ -146,9 +146,11 @@ def test_compose_publishes_on_loopback_only_and_no_service_has_a_password_in_it(
 
 
 def test_compose_keeps_every_folder_that_the_study_fills(root: Path, services: dict[str, Any]) -> None:
-    """The folders that git ignores as generated, and DVC's cache, are volumes of the container that runs the study."""
-    first = (root / ".gitignore").read_text().partition("\n\n")[0].splitlines()
-    generated = {line.removesuffix("*").strip("/") for line in first if line.startswith("/")} | {".dvc/cache"}
+    """Outputs of the graph, records, running runs and DVC's cache are in volumes of the container that runs the study."""
+    stages = YAML(typ="safe", pure=True).load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    outs = [next(iter(out)) if isinstance(out, dict) else out for stage in stages.values() for out in stage["outs"]]
+    generated = {*(out.partition("/${")[0] for out in outs), "sacred", "work", ".dvc/cache"}
+    assert {"data", "models", "report/build"} <= generated
     for name in ("reproduce", "reproduce-gpu"):
         targets = [volume.partition(":")[2].removeprefix("/project/") for volume in services[name]["volumes"]]
         assert [path for path in generated if not any(Path(path).is_relative_to(target) for target in targets)] == [], name

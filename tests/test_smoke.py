@@ -14,34 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import dvc, environment, fresh_checkout
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-
-
-def dvc(folder: Path, *arguments: str) -> str:
-    """Output of `dvc` in the checkout, with this environment's Python first on PATH."""
-    result = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment(), capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout + result.stderr
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 @pytest.fixture(scope="module")
 def checkout(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh checkout of the working tree at profile smoke, run once to its end."""
-    folder = tmp_path_factory.mktemp("fresh clone") / "repro study"  # spaces, as users have them
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=root, capture_output=True, text=True, check=True)
-    for name in filter(None, listed.stdout.split("\0")):
-        if (root / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, folder / name)
-    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
-    if (root / "data" / "npm").is_dir():  # verified before use like a download
-        shutil.copytree(root / "data" / "npm", folder / "data" / "npm")
+    folder = fresh_checkout(root, tmp_path_factory.mktemp("fresh clone") / "repro study")  # spaces, as users have them
     (folder / "params.yaml").write_text("profile: smoke\n")
     dvc(folder, "repro")
     return folder

@@ -132,8 +132,11 @@ def _environments(study: Study) -> list[dict[str, Any]]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LedgerError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise LedgerError(f"{path}: content: a {type(content).__name__} (allowed: an object)")
+    return content

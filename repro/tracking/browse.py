@@ -27,6 +27,8 @@ HOME = Path("work/omniboard")
 PORT = 9000
 NODE = "pip install '.[node]', or install Node.js 18 or later"
 START_SECONDS = 60.0
+TRIES = 3
+"""Starts in a row without an answer, after which the command gives up."""
 PROBE_SECONDS = 10.0
 MISSED_PROBES = 10
 """Unanswered probes in a row after which Omniboard is started anew."""
@@ -98,45 +100,60 @@ def omniboard(port: int = PORT, write: bool = False) -> None:
     named = mongo_url()
     url = named or server.up()
     with connect(url) as database, stoppable():
-        copies: dict[Path, object] = {}
-        _refresh(database, copies)
         add_columns(database)
+        records = _Records(database, None if named else int(url.rsplit(":", 1)[1].split("/")[0]))
         # Omniboard takes its database from the address, and the address from the environment: arguments are public.
         environment = os.environ | {"MONGO_URI": with_database(url), "PORT": str(port), "OMNI_WRITE": "1" if write else ""}
-        while True:
+        failures = 0
+        while failures < TRIES:
+            records.refresh()
             with (HOME / "omniboard.log").open("ab") as log:
                 command = [node(), "--require", str((HOME / "hardened.cjs").resolve()), str(start)]
                 process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             try:
-                if not answers_in_time(lambda: _answers(port), lambda p=process: p.poll() is None, START_SECONDS):  # type: ignore[misc]
-                    raise TrackingError(f"Omniboard did not start; see {HOME / 'omniboard.log'}")
-                print(f"Omniboard: http://{LOOPBACK}:{port}/sacred (Ctrl-C ends it)", flush=True)
-                missed = 0
-                while process.poll() is None and missed < MISSED_PROBES:
-                    time.sleep(PROBE_SECONDS)
-                    missed = 0 if _answers(port) else missed + 1
-                    if named is None and embedded_state() is None:
-                        print("the tracking server has ended; starting it anew", flush=True)
-                        server.up(int(url.rsplit(":", 1)[1].split("/")[0]))
-                    _refresh(database, copies)
+                failures = 0 if _attend(process, port, records) else failures + 1
             finally:
                 process.kill()
                 process.wait()
-            print(f"Omniboard ended or does not answer; starting it anew (log: {HOME / 'omniboard.log'})", flush=True)
+            print(f"Omniboard ended or does not answer (log: {HOME / 'omniboard.log'})", flush=True)
+    raise TrackingError(f"Omniboard did not start in {TRIES} tries; see {HOME / 'omniboard.log'}")
 
 
-def _refresh(database: Database[dict[str, Any]], copies: dict[Path, object]) -> None:
-    """Bring the server up to date with the records on disk; at the first call say how many there are."""
-    before = bool(copies)
-    try:
-        lines = [f"{folder}: its process is gone, marked DEAD" for folder in mirror.reap()]
-        lines += mirror.backfill(database, done=copies)
-    except (PyMongoError, OSError) as error:
-        lines = [f"copies delayed: {type(error).__name__}"]
-    if not before:
-        lines.append(f"{len(copies)} records on the server")
-    for line in lines:
-        print(line, flush=True)
+def _attend(process: subprocess.Popen[bytes], port: int, records: _Records) -> bool:
+    """Stay until the process has ended or does not answer any more; whether it ever did."""
+    if not answers_in_time(lambda: _answers(port), lambda: process.poll() is None, START_SECONDS):
+        return False
+    print(f"Omniboard: http://{LOOPBACK}:{port}/sacred (Ctrl-C ends it)", flush=True)
+    missed = 0
+    while process.poll() is None and missed < MISSED_PROBES:
+        time.sleep(PROBE_SECONDS)
+        missed = 0 if _answers(port) else missed + 1
+        records.refresh()
+    return True
+
+
+class _Records:
+    """What Omniboard shows: the server's copies, kept up to date with the records on disk."""
+
+    def __init__(self, database: Database[dict[str, Any]], embedded: int | None) -> None:
+        """`embedded`: port of the embedded server if it is the one in use."""
+        self.database, self.embedded = database, embedded
+        self.copies: dict[Path, object] = {}
+
+    def refresh(self) -> None:
+        """Copy what has changed, to an embedded server that is started anew if it has ended; the first time say how many there are."""
+        first = not self.copies
+        try:
+            if self.embedded and embedded_state() is None:
+                server.up(self.embedded)
+            lines = [f"{folder}: its process is gone, marked DEAD" for folder in mirror.reap()]
+            lines += mirror.backfill(self.database, done=self.copies)
+        except (PyMongoError, TrackingError, OSError) as error:
+            lines = [f"copies delayed: {error if isinstance(error, TrackingError) else type(error).__name__}"]
+        if first:
+            lines.append(f"{len(self.copies)} records on the server")
+        for line in lines:
+            print(line, flush=True)
 
 
 def _answers(port: int) -> bool:

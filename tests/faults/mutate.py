@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import random
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ HOSTILE: tuple[Any, ...] = (
 
 
 def mutate(data: bytes, kind: str, rng: random.Random) -> bytes:
-    """Damaged `data`; `kind` is the form that damage may respect: `bytes`, `json`, `jsonl`, `yaml`, `npz` or `pt`."""
+    """Damaged `data`; `kind` is the form that damage may respect: `bytes`, `json`, `jsonl`, `yaml`, `npz`, `gz` or `pt`."""
     if kind in _FORMS and rng.random() < 0.6:
         return _FORMS[kind](data, rng)
     for _ in range(rng.choice((1, 1, 1, 2, 8))):
@@ -128,6 +130,14 @@ def _claims_more(data: bytes, name: str) -> bytes:
     return _rezipped(data, {name: header.getvalue() + b"\1" * 64})
 
 
+def _gz(data: bytes, rng: random.Random) -> bytes:
+    """Damage to the lines of a compressed file, or so many lines that they fill the memory."""
+    if rng.random() < 0.03:
+        packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+        return b"".join(packer.compress(b"\n" * 2**22) for _ in range(2**9)) + packer.flush()
+    return gzip.compress(_jsonl(gzip.decompress(data), rng), mtime=0)
+
+
 def _pt(data: bytes, rng: random.Random) -> bytes:
     """Damage to the program in a file of torch.save, under a right checksum."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -144,4 +154,4 @@ def _rezipped(data: bytes, changed: dict[str, bytes]) -> bytes:
     return result.getvalue()
 
 
-_FORMS = {"json": _json, "jsonl": _jsonl, "yaml": _yaml, "npz": _npz, "pt": _pt}
+_FORMS = {"json": _json, "jsonl": _jsonl, "yaml": _yaml, "npz": _npz, "gz": _gz, "pt": _pt}

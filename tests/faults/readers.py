@@ -6,6 +6,8 @@ Readers that need torch are in weight_readers.py, so that the others start fast.
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -21,6 +23,7 @@ from PIL import Image
 from reader import Reader
 from test_replay import CC3M, series
 
+from repro.archive import read_archive, write_archive
 from repro.data import packages, tars
 from repro.data.imagenet import labelled_images, validation_images
 from repro.data.images import ImageError, decode_image, encode_png
@@ -30,7 +33,10 @@ from repro.ledger import LedgerError, check_unique, read_bits, read_results
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.authors import authors_points
 from repro.report.claims import load_claims
-from repro.report.render import read_records, runs_page
+from repro.report.context import read_context
+from repro.report.points import Settings, Study
+from repro.report.render import build, read_records, runs_page
+from repro.report.verify import verify
 from repro.spec import SpecError
 from repro.wire import EVENT, parse
 
@@ -92,6 +98,53 @@ def read_specs(folder: Path) -> Any:
     load_claims(folder / "specs" / "claims.yaml")
     profile = load_profile("mini", folder / "specs")
     return [*pretrain_runs(profile), *clean_runs(profile)]
+
+
+def make_archive(folder: Path) -> None:
+    """A study's archive of one run."""
+    make_run(folder)
+    write_archive(folder / "x.jsonl.gz", [(record, rows) for _, record, rows in read_results(folder / "results")])
+    shutil.rmtree(folder / "results")
+
+
+def make_context(folder: Path) -> None:
+    """Specifications, and the small files that the report shows beside results."""
+    write_specs(folder)
+    for path in ("data/mini", "poisoned/mini", "report"):
+        (folder / path).mkdir(parents=True)
+    accounting = {"used": {"cc3m": 4}}
+    (folder / "data/mini/accounting.json").write_text(json.dumps(accounting))
+    (folder / "data/mini/attribution.json").write_text(json.dumps({"changes": "none", "images": [], "text": []}))
+    pair = {"kind": "clean", "row": 1, "caption": "a pear", "original_caption": None, "image": "iVBORw=="}
+    evaluation = {"row": 0, "class": "pear", "image": "iVBORw==", "triggered": "iVBORw=="}
+    samples = {"accounting": accounting, "pairs": [pair], "evaluation": [evaluation]}
+    (folder / "poisoned/mini/cc3m-samples.json").write_text(json.dumps(samples))
+    test = {"name": "tests/x.py::test_y", "passed": 1, "failed": 0, "skipped": 0}
+    case = {"case": 1, "fault": "x", "must": "y", "outcome": "passed", "tests": [test]}
+    faults = {"commit": None, "dirty": False, "date": "2026-01-02", "python": "3.11", "seconds": 1.0, "cases": [case]}
+    (folder / "report/faults.json").write_text(json.dumps(faults))
+
+
+def read_files_beside(folder: Path) -> Any:
+    """What the report shows beside results, on a page."""
+    with contextlib.chdir(folder):
+        study = Study(Settings.of(PROFILE()))
+        build(study, load_claims(), read_context(study, Path()), folder / "out", latex_too=False)
+
+
+PROFILE = functools.cache(lambda: load_profile("mini"))
+
+
+def make_report(folder: Path) -> None:
+    """A report without results, beside its specifications."""
+    make_context(folder)
+    read_files_beside(folder)
+
+
+def read_report(folder: Path) -> Any:
+    """Whatever was changed is named."""
+    with contextlib.chdir(folder):
+        return verify(folder / "out/report.json")
 
 
 def make_authors(folder: Path) -> None:
@@ -180,6 +233,7 @@ def read_output(folder: Path) -> Any:
 
 
 SPECS = ("specs/claims.yaml", "specs/mini/*.yaml", "specs/protocols/*.yaml")
+BESIDE = ("data/mini/*.json", "poisoned/mini/*.json", "report/faults.json")
 READERS = {
     "store-index": Reader(make_store, ("index.npz",), read_store, StoreError, "npz"),
     "store-list": Reader(make_store, ("shards.json",), read_store, StoreError, "json"),
@@ -193,6 +247,9 @@ READERS = {
     "ledger-rows": Reader(make_run, ("**/rows.jsonl",), read_ledger, LedgerError, "jsonl"),
     "ledger-bits": Reader(make_run, ("**/bits.npz",), read_ledger, LedgerError, "npz"),
     "specs": Reader(write_specs, SPECS, read_specs, SpecError, "yaml"),
+    "study-archive": Reader(make_archive, ("*.gz",), lambda folder: read_archive(folder / "x.jsonl.gz"), LedgerError, "gz"),
+    "beside-results": Reader(make_context, BESIDE, read_files_beside, LedgerError, "json"),
+    "report": Reader(make_report, ("out/report.json",), read_report, LedgerError, "json"),
     "authors": Reader(make_authors, ("*",), read_authors, LedgerError, "json"),
     "record": Reader(make_record, ("1/*",), lambda folder: runs_page("mini", read_records(folder)), LedgerError, "json"),
     "npm-package": Reader(make_package, ("*",), read_package, packages.PackageError, exact=True),

@@ -15,7 +15,10 @@ from conftest import fault_cases
 HERE = Path(__file__).parent
 COPIES = 150
 """Damaged copies a reader; each set is the same every time."""
-SLOW = {"specs": 40, "checkpoint-state": 40, "checkpoint-weights": 40, "foreign-pt": 60, "foreign-program": 80, "foreign-safetensors": 40}
+SLOW = {
+    "specs": 25, "checkpoint-state": 40, "checkpoint-weights": 40, "foreign-pt": 60, "foreign-program": 80, "foreign-safetensors": 40,
+    "study-archive": 60, "beside-results": 12, "report": 12,
+}  # fmt: skip
 """Fewer where one copy takes longer."""
 
 
