@@ -139,10 +139,10 @@ class _Records:
         """`embedded`: port of the embedded server if it is the one in use."""
         self.database, self.embedded = database, embedded
         self.copies: dict[Path, object] = {}
+        self.told = False
 
     def refresh(self) -> None:
         """Copy what has changed, to an embedded server that is started anew if it has ended; the first time say how many there are."""
-        first = not self.copies
         try:
             if self.embedded and embedded_state() is None:
                 server.up(self.embedded)
@@ -150,7 +150,8 @@ class _Records:
             lines += mirror.backfill(self.database, done=self.copies)
         except (PyMongoError, TrackingError, OSError) as error:
             lines = [f"copies delayed: {error if isinstance(error, TrackingError) else type(error).__name__}"]
-        if first:
+        if not self.told:
+            self.told = True
             lines.append(f"{len(self.copies)} records on the server")
         for line in lines:
             print(line, flush=True)
