@@ -16,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from repro.launch.slots import TRAINING_ENVIRONMENT
+
 BUILD = Path("benchmarks/build")
 NAMES = {
     "train_step": ("training step, MMCL + SSL, with the loading of its batch", "at least 2"),
@@ -33,11 +35,8 @@ BESIDES = {
 }
 """What only details.json holds."""
 LEARNING_RATES = 2
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1", "REPRO_SLOTS": "1", "PYTHONPATH": str(Path.cwd()),
-    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(2**28),
-}  # fmt: skip
-"""For this process and those that it starts. The allocator is set as `repro.launch` sets it for training; the reference gains too."""
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "REPRO_SLOTS": "1", "PYTHONPATH": str(Path.cwd())} | TRAINING_ENVIRONMENT
+"""For this process and those that it starts; the reference gains too."""
 
 
 def main(arguments: list[str]) -> None:
@@ -63,14 +62,12 @@ def main(arguments: list[str]) -> None:
 def measure(names: list[str]) -> None:
     """Take measurements on one core and write each as soon as it is there."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    import torch
-
     from benchmarks import measures
     from benchmarks.workload import mini_workload
     from repro.launch.identity import environment
+    from repro.train import distributed
 
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # as repro.worker has it
+    distributed.repeatable(threads=1)
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

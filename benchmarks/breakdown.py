@@ -28,6 +28,7 @@ from repro.launch.identity import WORK, environment
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.readme import fill
 from repro.spec import RunSpec
+from repro.train import distributed
 from repro.train.loop import training_step
 from repro.train.model import PairEncoder, build_model, build_optimizer
 from repro.worker import Resident
@@ -181,9 +182,7 @@ BLOCKS = {"mini-step": mini_step, "mini-run": mini_run, "rn50-step": rn50_step}
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # as repro.worker
+    distributed.repeatable(threads=1)
     for name in sys.argv[1:] or BLOCKS:
         if name not in BLOCKS:
             sys.exit(f"{name} (allowed: {', '.join(BLOCKS)})")

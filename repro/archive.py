@@ -35,7 +35,7 @@ def read_archive(path: Path) -> Runs:
     try:
         content = gzip.decompress(path.read_bytes()).decode()
     except FileNotFoundError:
-        raise LedgerError(f"{path}: missing; `dvc repro study@{path.name.partition('.')[0]}` makes it") from None
+        raise LedgerError(f"{path}: missing; `python -m repro study {path.name.partition('.')[0]}` makes it") from None
     except (OSError, EOFError, MemoryError, zlib.error, UnicodeDecodeError) as error:
         raise LedgerError(f"{path}: unreadable ({error})") from None
     runs: Runs = []

@@ -26,7 +26,7 @@ from repro.cost import Rates, kind_of, load_assumptions, num_evaluation_images
 from repro.data.templates import templates_of
 from repro.evaluate.zero_shot import IMAGE_BATCH, PromptSet
 from repro.launch.identity import WORK, standard_inputs
-from repro.launch.slots import devices, single_slots
+from repro.launch.slots import TRAINING_ENVIRONMENT, devices, single_slots
 from repro.profile import clean_runs, load_classnames, load_profile, pretrain_runs
 from repro.spec import Profile, RunSpec, Schedule
 from repro.train import distributed
@@ -71,7 +71,7 @@ def calibrate(profile_name: str, seconds: float) -> tuple[Rates, dict[str, Any]]
     running = []
     for slot in slots:
         environment = os.environ | {
-            "CUDA_VISIBLE_DEVICES": ",".join(slot.devices), "OMP_NUM_THREADS": str(slot.threads), "OMP_WAIT_POLICY": "PASSIVE",
+            "CUDA_VISIBLE_DEVICES": ",".join(slot.devices), "OMP_NUM_THREADS": str(slot.threads), **TRAINING_ENVIRONMENT,
         }  # fmt: skip
         command = [sys.executable, "-m", "repro.calibrate", profile_name, str(seconds), str(slot.threads)]
         running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
@@ -242,8 +242,6 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[3]))
-    torch.use_deterministic_algorithms(True, warn_only=True)  # as repro.worker sets it, and the next
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    distributed.repeatable(threads=int(sys.argv[3]))
     chosen = load_profile(sys.argv[1])
     print(json.dumps(asdict(measure(chosen, float(sys.argv[2]), [*pretrain_runs(chosen), *clean_runs(chosen)]))))

@@ -174,10 +174,8 @@ def main(pack_path: str) -> None:
     """Run the pack; exits with 143 when a signal asked to stop."""
     wire.die_with_parent()
     pack = json.loads(Path(pack_path).read_text(encoding="utf-8"))
-    torch.set_num_threads(pack["threads"])
+    distributed.repeatable(pack["threads"])
     device = distributed.start()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a tenth of a small model's step, for memory that nothing reads
     work = Path(pack["work"])
     resident = Resident(work / "cache", device)
     workers = int(os.environ.get("REPRO_LOADER_WORKERS", "0"))

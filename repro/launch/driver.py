@@ -23,7 +23,7 @@ from types import FrameType
 from repro.launch.identity import WORK, LaunchError, Run, code_version, identify, spec_hash, standard_inputs
 from repro.launch.progress import Board
 from repro.launch.publication import is_published, prune, publish, save_record
-from repro.launch.slots import Pack, devices, queues
+from repro.launch.slots import TRAINING_ENVIRONMENT, Pack, devices, queues
 from repro.ledger import replace_file
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.spec import Dataset, Objective, RunSpec
@@ -167,9 +167,7 @@ def _start(pack: Pack, worker: str) -> subprocess.Popen[bytes]:
     write_pack(pack, path, worker)
     environment = os.environ | {
         PARENT: str(os.getpid()), "CUDA_VISIBLE_DEVICES": ",".join(pack.slot.devices), "OMP_NUM_THREADS": str(pack.slot.threads),
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin at barriers slow a shared machine down tenfold
-        # glibc would return every large tensor to the kernel and fault its pages in again, a tenth of a step
-        "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(2**28),
+        **TRAINING_ENVIRONMENT,
     }  # fmt: skip
     with pack_log(pack).open("ab") as log:
         # Its own process group: Ctrl-C in the terminal reaches the driver alone, which then stops the packs in order.

@@ -17,6 +17,13 @@ from repro.launch.identity import LaunchError, Run
 LOSS_COST = {"mmcl": 1.0, "ssl": 2.0, "mmcl_ssl": 2.0}
 """Time of a training step relative to MMCL: SSL encodes a second view of every pair."""
 
+TRAINING_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin at barriers slow a shared machine down tenfold
+    # glibc would return every large tensor to the kernel and fault its pages in again, a tenth of a step
+    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(2**28),
+}  # fmt: skip
+"""Of processes that train: read when they start, so it must be set for them."""
+
 
 @dataclass(frozen=True)
 class Slot:
