@@ -53,3 +53,11 @@ def read_archive(path: Path) -> Runs:
             check_row(row, record, f"{path}:{number}")
         runs.append((record, rows))
     return runs
+
+
+def unpack_run(record: RunRecord, rows: list[Row], folder: Path) -> None:
+    """Write an archived run as a published one without bits, unless the folder holds a run already."""
+    if not (folder / "run.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / "rows.jsonl", "".join(row.model_dump_json() + "\n" for row in rows).encode())
+        replace_file(folder / "run.json", (record.model_dump_json(indent=1) + "\n").encode())

@@ -201,14 +201,18 @@ def rewind_rows(work_dir: Path, max_step: int) -> None:
 
 
 def export_run(work_dir: Path, record: RunRecord, results_dir: Path) -> Path:
-    """Publish a finished run as `results_dir/<run_id>`, replacing an older one; returns the folder."""
+    """Publish a finished run as `results_dir/<run_id>`, replacing an older one; returns the folder.
+
+    The rows get the names of the record's spec: a study and the main graph may share a run under names of their own.
+    """
     records = pending_rows(work_dir)
     target = results_dir / record.spec.run_id
     partial = results_dir / f".{record.spec.run_id}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     (partial / "run.json").write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    rows = [Row.model_validate(item["row"]) for item in records]
+    names = identity_of(record.spec, record.fingerprint)
+    rows = [Row.model_validate({**item["row"], **names}) for item in records]
     (partial / "rows.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
     if records:
         np.savez_compressed(

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from repro.archive import read_archive, write_archive
+from repro.archive import read_archive, unpack_run, write_archive
 from repro.launch import run_all
 from repro.launch.identity import WORK, model_dir, standard_inputs
+from repro.launch.publication import results_dir
 from repro.ledger import Row, read_results
 from repro.profile import SPECS, check, clean_runs, load_profile, pretrain_runs, read_yaml
 from repro.spec import CleanSize, Dataset, Loss, Name, Objective, Profile, RunSpec, Spec, SpecError, digest
@@ -32,7 +32,7 @@ class Variant(Spec):
     overrides: dict[str, Any]
     """Dotted path (`data.poison.trigger.patch_size`) to value; empty for the profile as it is."""
     models: Name | None
-    """Variant, of this study or another, whose pre-trained models are cleaned; null: the variant trains its own."""
+    """Variant, of this study or another, whose pre-trained models are cleaned; null: the variant has models of its own."""
     poisoned: bool
     """False trains on the unpoisoned pairs: the control."""
     pretrain_objectives: Annotated[list[Objective], Field(min_length=1)]
@@ -51,7 +51,15 @@ class Study(Spec):
     clean_sizes: list[CleanSize]
     losses: list[Loss]
     """Which part of the profile's cleaning sweep the study makes; both empty where it does not clean."""
+    reference: Name
+    """The variant that the effects of the others are measured against."""
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _reference_is_one(self) -> Self:
+        if self.reference not in self.variants:
+            raise ValueError(f"reference: {self.reference!r} (allowed: {', '.join(self.variants)})")
+        return self
 
 
 def load_study(name: str, specs: Path = SPECS) -> Study:
@@ -86,44 +94,63 @@ def owner(variant: str) -> str:
 
 
 def run_study(name: str) -> None:
-    """Bring the results of a study up to date; what is finished is not run again."""
+    """Bring the results of a study up to date; what is finished, here or in the archive, is not run again."""
     study = load_study(name)
-    for of in {owner(variant.models): None for variant in study.variants.values() if variant.models is not None}:
+    for of, lent in lenders(study).items():
         if of != name:
-            lent = {variant.models for variant in study.variants.values()}
-            _run(of, load_study(of), ["pretrain"], lent)
-    try:
-        _run(name, study, study.stages, study.variants.keys())
-    finally:  # a study takes several sittings; what is there so far can be read
-        write_archive(archive_of(name), ((record, rows) for _, record, rows in read_results(_results_of(name))))
+            lender = load_study(of)
+            part = lender.model_copy(update={"stages": ["pretrain"], "datasets": study.datasets})
+            _run(of, part.model_copy(update={"variants": {label: lender.variants[label] for label in lent}}), whole=lender)
+    _run(name, study, whole=study)
 
 
-def _run(name: str, study: Study, stages: list[Literal["pretrain", "clean"]], labels: Collection[str | None]) -> None:
-    """Run some stages of some variants of a study; the results are published below `work/studies`."""
-    profiles = {label: varied(study, variant) for label, variant in study.variants.items() if label in labels}
-    folders = {label: _data_folders(study, profile) for label, profile in profiles.items()}
+def lenders(study: Study) -> dict[str, list[str]]:
+    """Studies that train the models which this one's variants clean, this one included, and the variants they lend."""
+    found: dict[str, list[str]] = {}
+    for variant in study.variants.values():
+        if variant.models is not None:
+            found.setdefault(owner(variant.models), []).append(variant.models)
+    return found
+
+
+def _run(name: str, part: Study, whole: Study) -> None:
+    """Run a part of the study; its results are published below `work/studies` and then archived, however it ends."""
+    published = _results_of(name)
+    if archive_of(name).exists():
+        for record, rows in read_archive(archive_of(name)):
+            unpack_run(record, rows, results_dir(record.spec, published) / record.spec.run_id)
+    profiles = {label: varied(part, variant) for label, variant in part.variants.items()}
+    folders = {label: _data_folders(part, profile) for label, profile in profiles.items()}
 
     def inputs(spec: RunSpec) -> dict[str, Path]:
         data, poisoned = folders[spec.variant]
         found = standard_inputs(spec)
         found["pairs"] = poisoned / spec.dataset if spec.poisoned or spec.stage == "clean" else data / spec.dataset
         if "model" in found:
-            models = study.variants[spec.variant].models or spec.variant
+            models = part.variants[spec.variant].models or spec.variant
             found["model"] = model_dir(spec.model_copy(update={"variant": models}))
         return found | {"evaluation": data / "evaluation", "synonyms": data / "synonyms.json"}
 
-    for stage in stages:
-        expand = pretrain_runs if stage == "pretrain" else clean_runs
-        runs = [
-            run
-            for label, profile in profiles.items()
-            if stage == "clean" or study.variants[label].models is None
-            for run in expand(profile, variant=label, poisoned=study.variants[label].poisoned)
-            if run.dataset in study.datasets
-            and run.pretrain_objective in study.variants[label].pretrain_objectives
-            and (stage == "pretrain" or (run.clean_size in study.clean_sizes and run.loss in study.losses))
-        ]
-        run_all(runs, inputs, results=_results_of(name))
+    try:
+        for stage in part.stages:
+            run_all([run for label, profile in profiles.items() for run in _runs(part, label, profile, stage)], inputs, results=published)
+    finally:  # a study takes several sittings; what is there so far can be read
+        labels = whole.variants.keys()
+        found = ((record, rows) for _, record, rows in read_results(published) if record.spec.variant in labels)
+        write_archive(archive_of(name), found)
+
+
+def _runs(study: Study, label: str, profile: Profile, stage: Literal["pretrain", "clean"]) -> list[RunSpec]:
+    """Runs of a stage of one variant; a borrowed pre-training is the lender's run under this variant's name."""
+    variant = study.variants[label]
+    expand = pretrain_runs if stage == "pretrain" else clean_runs
+    return [
+        run
+        for run in expand(profile, variant=label, poisoned=variant.poisoned)
+        if run.dataset in study.datasets
+        and run.pretrain_objective in variant.pretrain_objectives
+        and (stage == "pretrain" or (run.clean_size in study.clean_sizes and run.loss in study.losses))
+    ]
 
 
 def _results_of(name: str) -> Path:

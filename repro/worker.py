@@ -44,8 +44,8 @@ class Resident:
     def __init__(self, cache: Path, device: torch.device) -> None:
         self.cache, self.device = cache, device
         self.store = lru_cache(maxsize=2)(PairStore.open)
-        self.starts: dict[tuple[str, str, str], Outcome] = {}
-        """Outcomes of start models by the hashes of the model and the evaluation set, and what was done to the model."""
+        self.starts: dict[tuple[str, ...], Outcome] = {}
+        """Outcomes of start models by the hashes of the model and the evaluation set, how it is evaluated, and what was done to it."""
         self.evaluation = lru_cache(maxsize=1)(self._evaluation)
         self.prompts = lru_cache(maxsize=1)(self._prompts)
 
@@ -78,7 +78,8 @@ class Resident:
             if step or spec.mitigation is None:
                 return evaluate_model(model, evaluation, prompts, self.device, draw)
             start = f"{spec.mitigation.shrink} {spec.mitigation.perturb} {spec.seed}"
-            key = (inputs["model"]["hash"], inputs["evaluation"]["hash"], start)
+            how = (part.model_dump_json() for part in (spec.switches, spec.trigger, spec.evaluate))
+            key = (inputs["model"]["hash"], inputs["evaluation"]["hash"], *how, start)
             if key not in self.starts:
                 self.starts[key] = evaluate_model(model, evaluation, prompts, self.device, draw)
             return self.starts[key]

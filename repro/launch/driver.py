@@ -104,14 +104,18 @@ def run_all(
         if (record := run.finished()) and record.status == "failed":
             (run.work_dir / "record.json").unlink()
     due = [run for run in due if not publish(run, results)]
-    board = Board([*runs, *(run for run in due if run not in runs)], due)
+    once = list({run.fingerprint: run for run in due}.values())  # variants may share a run under names of their own
+    board = Board([*runs, *(run for run in due if run not in runs)], once)
     with stoppable(), board:
         if launcher() == "slurm":
             from repro.launch import slurm
 
-            slurm.drive(due, results, worker, board)
+            slurm.drive(once, results, worker, board)
         else:
-            _drive([_Queue(packs) for packs in queues(due)], due, results, worker, board)
+            _drive([_Queue(packs) for packs in queues(once)], once, results, worker, board)
+    for run in due:
+        if run not in once:
+            publish(run, results)
     failed = {run.name: record.reason for run in due if (record := run.finished()) and record.status == "failed"}
     if failed:
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in failed.items())

@@ -96,7 +96,8 @@ def identify(spec: RunSpec, inputs: dict[str, Path], code: str) -> Run:
         if not path.exists():
             raise LaunchError(f"{path}: missing (input `{name}` of {spec.stage} {spec.cell}); run the stage that makes it first")
         hashed[name] = {"path": path.as_posix(), "hash": content_hash(path)}
-    computed = spec.model_dump(mode="json", exclude=METRIC_FIELDS)
+    unnamed = spec.model_copy(update={"variant": ""})  # a study's run is that of the graph if nothing but its name differs
+    computed = unnamed.model_dump(mode="json", exclude=METRIC_FIELDS)
     content = {"spec": computed, "inputs": {name: item["hash"] for name, item in hashed.items()}, "code": code}
     return Run(spec, digest(content), hashed, code)
 

@@ -28,6 +28,7 @@ def publish(run: Run, results: Path) -> bool:
     record = run.finished()
     if record is None:
         return False
+    record = record.model_copy(update={"spec": run.spec})  # it may have been made under another name
     with (run.work_dir / "publish.lock").open("w") as lock:  # another driver may publish the same run
         fcntl.flock(lock, fcntl.LOCK_EX)
         if run.spec.stage == "pretrain" and record.status != "failed":
@@ -53,7 +54,7 @@ def is_published(run: Run, results: Path) -> bool:
         return False
     if record.fingerprint != run.fingerprint or record.status == "failed":
         return False
-    if run.spec.stage == "pretrain" and not (model_dir(run.spec) / "model.safetensors").exists():
+    if run.spec.stage == "pretrain" and _made_by(model_dir(run.spec)) != run.fingerprint:
         return False
     if record.spec != run.spec:  # they differ in fields that only the reading of the ledger depends on
         replace_file(folder / "run.json", (record.model_copy(update={"spec": run.spec}).model_dump_json(indent=1) + "\n").encode())
@@ -76,3 +77,11 @@ def prune(specs: list[RunSpec], results: Path) -> None:
                 continue
             if (spec.variant, spec.poisoned) in variants:
                 shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _made_by(model: Path) -> str | None:
+    """Fingerprint of the run that left a published model; None if there is none."""
+    try:
+        return RunRecord.model_validate_json((model / "run.json").read_bytes()).fingerprint
+    except (OSError, ValueError):
+        return None

@@ -1,7 +1,7 @@
 """Where runs go on this machine: slots, ranks, and runs grouped into packs.
 
-A slot is a GPU, or a share of the processor cores. Runs that clean the same model with the same data go into one
-pack: one process that loads the data and evaluates the start model once. Environment: `REPRO_SLOTS` and
+A slot is a GPU, or a share of the processor cores. Runs of a slot that read the same data go into one pack: one process
+that starts once, loads the data once, and evaluates each start model once. Environment: `REPRO_SLOTS` and
 `REPRO_RANKS` set the counts, CUDA_VISIBLE_DEVICES limits the GPUs. On a cluster a slot is a job, see `repro.launch.slurm`.
 """
 
@@ -124,9 +124,17 @@ def queues(runs: list[Run], nodes: int | None = None) -> list[list[Pack]]:
 
 
 def _packs(runs: list[Run], slots: list[Slot]) -> list[Pack]:
-    """Group runs that share slot, dataset, size and start model, keeping their order."""
+    """Group runs that share slot and data, those of one start model and cleaning size one after another."""
     groups: dict[tuple[object, ...], list[Run]] = defaultdict(list)
     for run, slot in zip(runs, slots, strict=True):
-        model = run.inputs.get("model", {}).get("hash")
-        groups[slot, run.spec.stage, run.inputs["pairs"]["hash"], run.spec.clean_size, model].append(run)
+        groups[slot, run.spec.stage, run.inputs["pairs"]["hash"]].append(run)
+    for members in groups.values():
+        members.sort(key=_resident)
     return [Pack(tuple(members), slot) for (slot, *_), members in groups.items() if isinstance(slot, Slot)]
+
+
+def _resident(run: Run) -> tuple[str, ...]:
+    """What a process keeps in memory from one run to the next, if it does not change: evaluation, start model, pairs."""
+    spec = run.spec
+    evaluation = (part.model_dump_json() for part in (spec.switches, spec.trigger, spec.evaluate))
+    return (*evaluation, run.inputs.get("model", {}).get("hash", ""), str(spec.clean_size))

@@ -12,13 +12,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
+from sacred import SETTINGS, Experiment
+
 import repro
 from repro.launch.identity import LIBRARIES, Run, commit_state, content_hash, environment, model_dir
 from repro.ledger import replace_file
 from repro.tracking.figure import curves
 from repro.tracking.observers import RECORDS, FileObserver
 from repro.wire import EVENT, parse
-from sacred import SETTINGS, Experiment
 
 BEAT_SECONDS = 5.0
 ARTIFACTS = ("spec.json", "rows.jsonl", "outcome.json", "curves.svg")
