@@ -71,6 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True)
     command = commands.add_parser("verify", help="recompute every number of a report from the ledger")
     command.add_argument("report", type=Path, nargs="?", default=Path("report/build/mini/report.json"))
+    command = commands.add_parser("findings", help="write docs/findings.md from the results of the studies")
+    command.add_argument("--profile", default="mini", help="whose studies to tell about")
     command = commands.add_parser("publish", help="build the folder to upload: report, ledger, metadata")
     command.add_argument("--profile", default="mini")
     command = commands.add_parser("run-pack", help="run a pack of training runs (the launcher calls this)")
@@ -166,6 +168,12 @@ def _dispatch(arguments: argparse.Namespace) -> int | None:
             differences = verify(arguments.report)
             print("\n".join(differences) or f"{arguments.report}: every number follows from the ledger")
             return int(bool(differences))
+        case "findings":
+            from repro.readme import fill
+            from repro.report.findings import BLOCK, FINDINGS, findings_block
+
+            fill(FINDINGS, BLOCK, findings_block(arguments.profile))
+            print(FINDINGS)
         case "publish":
             from repro.report import publish
 

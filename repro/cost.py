@@ -67,7 +67,7 @@ class Work:
     pairs: int
     """Training pairs processed, views not counted."""
     evaluations: int
-    """Evaluations of its own: the cleaning runs of one model and size share that of the start model, and the first one has it."""
+    """Evaluations of its own: the cleaning runs of one model share that of the start model, and the first one has it."""
 
     @property
     def views(self) -> int:
@@ -92,15 +92,16 @@ def kind_of(spec: RunSpec) -> str:
 
 def work_of(profile: Profile) -> list[Work]:
     """The work of every run of the profile, pre-trainings first."""
-    started: set[tuple[str, int, str | None]] = set()
+    started: set[tuple[str, int]] = set()
     result = []
     for spec in [*pretrain_runs(profile), *clean_runs(profile)]:
         steps_per_epoch = _num_rows(profile, spec) // spec.schedule.global_batch_size
         evaluations = len(evaluation_steps(spec, steps_per_epoch))
-        start = (spec.cell, spec.seed, spec.clean_size)
+        start = (spec.cell, spec.seed)
         if spec.stage == "clean" and start in started:
             evaluations -= 1
-        started.add(start)
+        if spec.stage == "clean":
+            started.add(start)
         pairs = num_steps(spec, steps_per_epoch) * spec.schedule.global_batch_size
         result.append(Work(spec, pairs, evaluations))
     return result
@@ -150,9 +151,8 @@ def wall_seconds(works: Sequence[Work], rates: Rates, devices: int, *, side_by_s
 
 
 def _packs(works: list[Work], devices: int) -> int:
-    """Processes that a device starts one after another at most: runs of one model and size share one."""
-    groups = {(work.spec.cell, work.spec.seed, work.spec.clean_size) for work in works}
-    return min(len(groups), -(-len(works) // devices))
+    """Processes that a device starts one after another at most: runs on the same data share one."""
+    return min(len({work.spec.dataset for work in works}), -(-len(works) // devices))
 
 
 def makespan(durations: list[float], devices: int) -> float:

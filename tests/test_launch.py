@@ -98,6 +98,30 @@ def test_only_a_changed_learning_rate_runs_again(profile: Profile, launch: Launc
     assert sorted(published(specs)) == sorted(spec.run_id for spec in changed)
 
 
+def test_a_study_and_the_graph_share_a_run_under_names_of_their_own(profile: Profile, launch: Launch) -> None:
+    """The same training asked for by two variants runs once; each gets its folder, its record and its rows."""
+    spec = clean_runs(profile)[0]
+    named = [spec.model_copy(update={"variant": name}) for name in ("default", "twin")]
+    launch(named)
+    assert len(started()) == 1
+    launch([spec])
+    assert started() == []
+    for run in (spec, *named):
+        record, rows = read_run(results_dir(run, Path("results")) / run.run_id)  # which checks that the rows are the run's
+        assert record.spec == run and [row.variant for row in rows] == [run.variant] * 2
+
+
+def test_a_model_that_another_run_left_is_not_taken_for_this_ones(profile: Profile, launch: Launch) -> None:
+    """A published record alone does not count: results of an archive may lie beside the model of an older code."""
+    spec = pretrain_runs(profile, "cc3m", "mmcl")[0]
+    launch([spec])
+    assert started() == [spec.run_id]
+    path = identity.model_dir(spec) / "run.json"
+    path.write_text(path.read_text().replace(json.loads(path.read_bytes())["fingerprint"], "0" * 16))
+    launch([spec])
+    assert json.loads(path.read_bytes())["fingerprint"] != "0" * 16  # published again from the work folder
+
+
 def test_a_threshold_of_the_report_retrains_nothing(profile: Profile, launch: Launch) -> None:
     specs = clean_runs(profile)
     launch(specs)

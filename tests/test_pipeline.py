@@ -28,6 +28,7 @@ case $3 in
     poison) out poisoned/$5/$7; echo 1 > poisoned/$5/$7-samples.json ;;
     pretrain) out models/$5/$7-$9 results/$5/pretrain/$7-$9 ;;
     clean) out results/$5/clean/$7-$9 ;;
+    study) mkdir -p results/studies && echo "$4" > "results/studies/$4.jsonl.gz" ;;
     report) out report/build/$5 ;;
 esac
 """
@@ -42,19 +43,33 @@ def graph(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def test_the_stages_are_the_study_in_order(graph: dict[str, Any]) -> None:
-    assert list(graph) == ["data", "poison", "pretrain", "clean", "report"]
-    assert all(stage["cmd"].startswith(f"python -m repro {name} --profile ${{item.profile}}") for name, stage in graph.items())
+    assert list(graph) == ["data", "poison", "pretrain", "clean", "study", "report"]
+    assert all(stage["cmd"].startswith(f"python -m repro {name} --profile ${{item.profile}}") for name, stage in of_profiles(graph))
+
+
+def of_profiles(graph: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Names and stages of the graph proper; studies lie beside it and name their profile themselves."""
+    return [(name, stage) for name, stage in graph.items() if name != "study"]
+
+
+def test_the_studies_of_the_graph_are_those_with_results_and_depend_on_their_specification_alone(graph: dict[str, Any]) -> None:
+    """A study without results would make plain `dvc repro` start hours of training, and so would one that depends on code."""
+    root = Path(__file__).parents[1]
+    archives = {path.name.removesuffix(".jsonl.gz") for path in root.glob("results/studies/*.jsonl.gz")}
+    assert set(graph["study"]["matrix"]["name"]) == archives == {path.stem for path in root.glob("specs/studies/*.yaml")}
+    assert "deps" not in graph["study"] and graph["study"]["params"] == [{"specs/studies/${item.name}.yaml": None}]
+    assert graph["study"]["outs"] == [{"results/studies/${item.name}.jsonl.gz": {"cache": False, "persist": True}}]
 
 
 def test_axes_are_strings_and_the_profile_is_one_of_them(graph: dict[str, Any]) -> None:
     """Other values are rendered into names (1.0e-6 becomes 1e-06), and stages of two profiles must not share a name."""
-    for stage in graph.values():
+    for _, stage in of_profiles(graph):
         assert stage["matrix"]["profile"] == ["${profile}"]
         assert all(isinstance(value, str) for axis in stage["matrix"].values() for value in axis)
 
 
 def test_every_output_lies_in_a_folder_of_its_profile(graph: dict[str, Any]) -> None:
-    for stage in graph.values():
+    for _, stage in of_profiles(graph):
         outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]]
         assert all("/${item.profile}" in out for out in outs)
 
@@ -73,7 +88,7 @@ def test_dependencies_cover_the_code_that_makes_the_numbers(graph: dict[str, Any
 
 
 def test_only_the_report_reads_results(graph: dict[str, Any]) -> None:
-    readers = {name for name, stage in graph.items() if any(dep.startswith("results/") for dep in stage["deps"])}
+    readers = {name for name, stage in graph.items() if any(dep.startswith("results/") for dep in stage.get("deps", []))}
     assert readers == {"report"}
 
 
@@ -127,10 +142,11 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
     cells = [f"smoke {cell}" for cell in CELLS]
     everything = ["data smoke", "poison smoke cc3m", "poison smoke cc6m", "report smoke"]
     everything += [f"{stage} {cell}" for stage in ("pretrain", "clean") for cell in cells]
-    assert sorted(repro(project)) == sorted(everything)
+    studies = len(list((project / "specs" / "studies").glob("*.yaml")))  # without results here; a real checkout has them in git
+    assert sorted(repro(project)) == sorted([*everything, *["study"] * studies])
     status = subprocess.run(["git", "status", "--porcelain", "-uall"], cwd=project, check=True, capture_output=True, text=True).stdout
     generated = ("data/", "poisoned/", "models/", "results/", "report/build/", ".dvc/cache/")
-    assert not [line for line in status.splitlines() if line[3:].startswith(generated)]
+    assert not [line for line in status.splitlines() if line[3:].startswith(generated) and "results/studies/" not in line]
 
     started = time.monotonic()
     assert repro(project) == []

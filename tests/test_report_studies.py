@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ledger_fixture import build_at, write_run, write_specs
@@ -12,6 +13,9 @@ from ledger_fixture import build_at, write_run, write_specs
 from repro.archive import write_archive
 from repro.ledger import read_results
 from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.readme import fill
+from repro.report.findings import findings_block, stale_findings
+from repro.report.studies import Outcome, size_effects
 from repro.report.verify import verify
 from repro.spec import Profile, SpecError
 
@@ -20,6 +24,7 @@ question: Does it matter?
 profile: mini
 stages: [pretrain, clean]
 datasets: [cc3m]
+reference: default
 variants:
   default: {overrides: {}, poisoned: true, pretrain_objectives: [mmcl], seeds: [0, 1, 2], why: as it is}
   worse: {overrides: {switches.text_view: redrawn}, poisoned: true, pretrain_objectives: [mmcl], seeds: [0, 1, 2], why: "<b>why</b>"}
@@ -59,7 +64,7 @@ def test_effects_are_paired_and_those_below_the_spread_are_undecided(folder: Pat
     """Accuracy: -2 points at each seed, so the interval is a point; ASR: 2, -2, 1, whose interval holds zero."""
     document, page = build_at(folder, load_profile("mini", folder / "specs"), monkeypatch)
     (study,) = document["studies"]
-    assert study["default"] == "default"
+    assert study["reference"] == "default"
     (row,) = [r for r in study["rows"] if r["variant"] == "worse"]
     assert row["seeds"] == [0, 1, 2]
     accuracy, asr = row["effects"]["accuracy"], row["effects"]["asr"]
@@ -76,7 +81,7 @@ def test_effects_are_paired_and_those_below_the_spread_are_undecided(folder: Pat
 def test_a_variant_that_loses_half_could_change_the_verdict_that_mmcl_cleans(folder: Path, monkeypatch: pytest.MonkeyPatch):
     document, _ = build_at(folder, load_profile("mini", folder / "specs"), monkeypatch)
     (row,) = [r for r in document["studies"][0]["rows"] if r["variant"] == "worse"]
-    verdicts = {v["id"]: (v["default"], v["variant"]) for v in row["verdicts"]}
+    verdicts = {v["id"]: (v["reference"], v["variant"]) for v in row["verdicts"]}
     assert verdicts["mmcl-cleans"] == ("reproduced", "not reproduced")
     assert row["could_change"] == "yes"
     (default,) = [r for r in document["studies"][0]["rows"] if r["variant"] == "default"]
@@ -95,8 +100,78 @@ def test_verify_covers_studies_and_the_main_tables_do_not(folder: Path, monkeypa
     assert any("studies" in line for line in found)
 
 
+def test_a_study_of_the_whole_graph_gives_every_claim_a_verdict_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Both objectives lose a tenth of their accuracy in every cell: no claim that the objective decides survives on any seed."""
+    profile = write_specs(tmp_path)
+    study = """
+question: Again?
+profile: mini
+reference: default
+variants:
+  default: {overrides: {}, poisoned: true, why: as it is}
+"""
+    (tmp_path / "specs/studies/again.yaml").write_text(study)
+    seeds = load_profile("mini", tmp_path / "specs", {"pretrain.seeds": [0, 1]})
+    for spec in [*pretrain_runs(seeds, variant="default"), *clean_runs(seeds, variant="default")]:
+        write_run(tmp_path / "made", spec, [(0.4, 0.9)] if spec.stage == "pretrain" else [(0.4, 0.9), (0.36, 0.02)])
+    write_archive(tmp_path / "results/studies/again.jsonl.gz", ((r, rows) for _, r, rows in read_results(tmp_path / "made")))
+    document, page = build_at(tmp_path, profile, monkeypatch)
+    (found,) = document["studies"]
+    claims = {claim["id"]: claim for claim in found["claims"]}
+    assert claims.keys() == {claim["id"] for claim in document["claims"]}
+    (cell,) = claims["objective-decides-cc6m"]["evidence"]
+    assert [item["seed"] for item in cell["by_seed"]] == [0, 1] and cell["spread"]["sd"] is not None
+    assert claims["mmcl-costs-little-accuracy"]["verdict"] != "not run" and claims["poison-in-the-cleaning-set"]["verdict"] == "not run"
+    assert claims["objective-decides-cc6m"]["verdict"] != "reproduced"
+    assert 'aria-label="Study again: claims over seeds"' in page
+    block = findings_block("mini")
+    assert ("on seeds 0, 1" in block and "**undecided**" in block) or "**not reproduced**" in block
+    assert verify(Path("out/report.json")) == []
+
+
+def sized(large: dict[str, tuple[float, ...]]) -> list[dict[str, Any]]:
+    """Size effects where the smaller cleaning set gives 0.3 on each of three seeds."""
+    found = {
+        (variant, "cc6m", "mmcl", size): {
+            seed: Outcome(accuracy=0.4, asr=0.9, cleaned_accuracy=value if size == "200k" else 0.3, lowest_asr=0.0, relative_drop=None)
+            for seed, value in enumerate(values)
+        }
+        for variant, values in large.items() for size in ("100k", "200k")
+    }  # fmt: skip
+    return size_effects(found, "right", 0.95)
+
+
+@pytest.mark.parametrize(
+    ("left_on", "answer"),
+    [((0.2, 0.205, 0.21), "yes"), ((0.33, 0.335, 0.34), "no"), ((0.2, 0.3, 0.4), "undecided"), ((0.298, 0.302, 0.31), "undecided")],
+)
+def test_more_data_looks_worse_by_itself_only_if_it_does_and_because_of_the_variant(left_on: tuple[float, ...], answer: str):
+    """The reference gains two points from more data."""
+    right, wrong = sized({"right": (0.32, 0.322, 0.321), "left on": left_on})
+    assert right["looks_worse"] is None and right["effect"]["value"] == pytest.approx(0.021)
+    assert wrong["looks_worse"] == answer
+    assert wrong["against_reference"]["value"] == pytest.approx(wrong["effect"]["value"] - 0.021)
+
+
+def test_a_changed_digit_of_the_findings_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    Path("docs").mkdir(exist_ok=True)
+    page = Path("docs/findings.md")
+    page.write_text("# Findings\n\n<!-- findings:start -->\n<!-- findings:end -->\n")
+    fill(page, "findings", findings_block("mini"))
+    assert stale_findings("mini") == []
+    row = next(line for line in page.read_text().splitlines() if line.startswith("| worse"))
+    assert "-2.0 [-2.0, -2.0]" in row and " u " in row and "yes" in row
+    page.write_text(page.read_text().replace(row, row.replace("-2.0", "-2.1", 1)))
+    (line,) = stale_findings("mini")
+    assert line.startswith("docs/findings.md:") and "-2.1" in line
+    build_at(folder, load_profile("mini", folder / "specs"), monkeypatch)
+    assert any("findings" in line for line in verify(Path("out/report.json")))
+    page.unlink()
+
+
 def test_a_study_file_that_is_none_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     profile = write_side_study(tmp_path)
-    (tmp_path / "specs/studies/matter.yaml").write_text("question: 3\nprofile: mini\nvariants: {}\n")
+    (tmp_path / "specs/studies/matter.yaml").write_text("question: 3\nprofile: mini\nreference: x\nvariants: {}\n")
     with pytest.raises(SpecError, match=r"matter\.yaml: question: "):
         build_at(tmp_path, profile, monkeypatch)

@@ -27,7 +27,20 @@ def test_slots_get_equal_shares_longest_first(profile: Profile, monkeypatch: pyt
     runs = make_runs([spec.model_copy(update={"loss": loss}) for loss in ("mmcl", "ssl", "mmcl", "ssl")])
     shares = [[run.spec.loss for pack in queue for run in pack.runs] for queue in slots.queues(runs)]
     assert shares == [["ssl", "mmcl"], ["ssl", "mmcl"]]
-    assert [len(queue) for queue in slots.queues(runs)] == [1, 1], "one pack where start model and data are the same"
+    assert [len(queue) for queue in slots.queues(runs)] == [1, 1], "one pack where the data are the same"
+
+
+def test_runs_on_the_same_data_share_a_process_one_model_after_another(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRO_SLOTS", "1")
+    spec = clean_runs(profile)[0]
+    asked = [("p", "m1", "100k"), ("q", "m3", "100k"), ("p", "m2", "100k"), ("p", "m1", "200k"), ("p", "m1", "100k")]
+    runs = [
+        identity.Run(spec.model_copy(update={"clean_size": size}), f"{index}", {"pairs": {"hash": pairs}, "model": {"hash": model}}, "code")
+        for index, (pairs, model, size) in enumerate(asked)
+    ]
+    (queue,) = slots.queues(runs)
+    found = sorted([(r.inputs["pairs"]["hash"], r.inputs["model"]["hash"], r.spec.clean_size) for r in pack.runs] for pack in queue)
+    assert found == [[("p", "m1", "100k"), ("p", "m1", "100k"), ("p", "m1", "200k"), ("p", "m2", "100k")], [("q", "m3", "100k")]]
 
 
 def test_ranks_divide_the_batch_groups_and_fit_the_devices(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from ledger_fixture import write_run
 
 from repro import study
 from repro.archive import read_archive, write_archive
+from repro.launch.publication import results_dir
 from repro.ledger import LedgerError, read_results
 from repro.profile import load_profile, pretrain_runs
-from repro.spec import SpecError
+from repro.spec import RunSpec, SpecError
 
 STUDIES = sorted(path.stem for path in Path(__file__).resolve().parents[1].glob("specs/studies/*.yaml"))
 
@@ -71,6 +73,30 @@ def test_an_archive_gives_back_every_run_and_row_and_equal_runs_give_equal_bytes
     assert (tmp_path / "one.jsonl.gz").read_bytes() == (tmp_path / "two.jsonl.gz").read_bytes()
 
 
+def test_a_study_goes_on_from_its_archive(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a fresh checkout, archived runs count as published, and whatever is archived anew holds them too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "_data_folders", lambda part, profile: (Path("data"), Path("poisoned")))
+    asked: list[str] = []
+
+    def run_all(specs: list[RunSpec], inputs: object, results: Path) -> None:
+        for spec in specs:
+            if not (results_dir(spec, results) / spec.run_id / "run.json").exists():
+                asked.append(spec.run_id)
+
+    monkeypatch.setattr(study, "run_all", run_all)
+    Path("specs").symlink_to(root / "specs")
+    loaded = study.load_study("seeds")
+    small = loaded.model_copy(update={"stages": ["pretrain"], "datasets": ["cc6m"]})
+    for spec in study._runs(small, "default", study.varied(small, small.variants["default"]), "pretrain"):
+        write_run(tmp_path, spec, [(0.25, 0.75)])
+    made = [(record, rows) for _, record, rows in read_results(Path("results/mini"))]
+    write_archive(study.archive_of("seeds"), made)
+    shutil.rmtree("results/mini")
+    study._run("seeds", small, whole=loaded)
+    assert asked == [] and read_archive(study.archive_of("seeds")) == made
+
+
 def test_a_damaged_archive_names_its_line(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"run": {}, "rows": []}\n'))
@@ -82,7 +108,7 @@ def test_a_damaged_archive_names_its_line(tmp_path: Path) -> None:
 
 
 def test_models_of_a_variant_are_trained_by_one_study() -> None:
-    assert study.owner("default") == "settings"
+    assert study.owner("default") == "seeds" and study.owner("unpoisoned") == "control"
     with pytest.raises(SpecError, match="trained by no study"):
         study.owner("nobody")
 

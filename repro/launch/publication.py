@@ -81,6 +81,8 @@ def prune(specs: list[RunSpec], results: Path) -> None:
 
 def _made_by(model: Path) -> str | None:
     """Fingerprint of the run that left a published model; None if there is none."""
+    if not (model / "model.safetensors").exists():
+        return None
     try:
         return RunRecord.model_validate_json((model / "run.json").read_bytes()).fingerprint
     except (OSError, ValueError):

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from repro.ledger import read_bits
 from repro.report import statistics
 from repro.report.claims import Bound, Claim, Claims, Metric, Verdict, agree, combine, judge
 from repro.report.points import Point, Study
@@ -96,10 +95,10 @@ def accuracy_gain(place: Place) -> Quantity | None:
     if with_ssl is None or without is None:
         return None
     confidence, runs = place.study.settings.confidence, (with_ssl.run, without.run)
-    if place.source == "authors":
+    a, b = place.study.correct(with_ssl), place.study.correct(without)
+    if a is None or b is None:
         pair = [(p.accuracy, statistics.wilson(p.correct, p.images, confidence)) for p in (with_ssl, without)]
         return Quantity(*statistics.difference(*pair[0], *pair[1]), runs, "images not paired")
-    a, b = (read_bits(place.study.root / p.run, p.images)["correct"][p.index] for p in (with_ssl, without))
     gained, lost = int((a & ~b).sum()), int((b & ~a).sum())
     note = f"McNemar p = {statistics.mcnemar(gained, lost):.2g}"
     return Quantity(*statistics.paired_difference(gained, lost, len(a), confidence), runs, note)
@@ -193,9 +192,11 @@ def _evidence(study: Study, claims: Claims, claim: Claim, source: Literal["ledge
                 seeds = study.settings.seeds if source == "ledger" else (None,)
                 places = [Place(study, claims.kept_share, source, dataset, objective, size, claim.loss, seed) for seed in seeds]
                 by_seed = [item for place in places if (item := _look(claim, claim.expect, place, claims.attack_taken))]
+                values = [item["value"] for item in by_seed]
                 cells.append({
                     "dataset": dataset, "clean_size": size, "pretrain_objective": None if claim.metric in ABOUT_BOTH else objective,
                     "verdict": agree([item["verdict"] for item in by_seed]), "by_seed": by_seed,
+                    "spread": statistics.spread(values) if values else None,
                 })  # fmt: skip
     return cells
 

@@ -14,8 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from repro.cost import Work, work_of
-from repro.ledger import Row, RunRecord, check_unique, read_results
+from repro.ledger import Row, RunRecord, check_unique, read_bits, read_results
 from repro.profile import clean_runs, load_classnames, pretrain_runs
 from repro.spec import CleanSize, Dataset, Loss, Objective, Profile, RunSpec
 
@@ -152,7 +155,16 @@ class Study:
     authors: tuple[Point, ...] = ()
     files: tuple[dict[str, Any], ...] = ()
     """The authors' files that were read: `name`, `sha256`, `points`, `verified`."""
+    archived: bool = False
+    """The runs come from an archive of results/studies, which has no bits."""
     root: Path = field(default=Path(), compare=False)
+
+    def correct(self, point: Point) -> NDArray[np.bool_] | None:
+        """(N,) images that an evaluation classified right; None of the authors' points and of archived runs."""
+        if point.source == "authors" or self.archived:
+            return None
+        right: NDArray[np.bool_] = read_bits(self.root / point.run, point.images)["correct"][point.index]
+        return right
 
     def cleaning(self, dataset: Dataset, objective: Objective, size: CleanSize, loss: Loss | None = None, seed: int | None = None,
                  source: Literal["ledger", "authors"] = "ledger") -> list[Point]:  # fmt: skip

@@ -1,8 +1,9 @@
-"""Studies beside the main graph (specs/studies): what a change does, seed by seed against the profile as it is.
+"""Studies beside the main graph (specs/studies): what a change does, seed by seed against the study's reference.
 
-A variant and the default are trained from the same seeds, so effects are paired differences, with a Student interval
+A variant and the reference are trained from the same seeds, so effects are paired differences, with a Student interval
 over seeds. An effect whose interval holds zero lies below the spread of training and is called undecided. Whether it
-matters is read off the claims file: each claim about the cell is judged once on the default and once on the variant.
+matters is read off the claims file: each claim about the cell is judged once on the reference and once on the
+variant. Of a study that repeats the whole graph, every claim gets its verdict over the seeds.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from repro.ledger import Row, check_unique
 from repro.profile import read_yaml
 from repro.report import statistics
 from repro.report.claims import Claim, Claims, Entry, judge
-from repro.report.points import CLEANCLIP, Run, Settings
+from repro.report.evidence import verdicts
+from repro.report.points import CLEANCLIP, LOSSES, OBJECTIVES, TABLE1_ROWS, Run, Settings, Study
+from repro.report.statistics import Interval
 from repro.spec import SpecError
 
 Model = tuple[str, str, str]
@@ -46,12 +49,8 @@ class Outline(Entry):
 
     question: str
     profile: str
+    reference: str
     variants: dict[str, Variant]
-
-    @property
-    def default(self) -> str | None:
-        """The variant without overrides: the profile as it is."""
-        return next((label for label, variant in self.variants.items() if variant.poisoned and not variant.overrides), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +74,9 @@ class Outcome:
     lowest_asr: float | None
     relative_drop: float | None
 
+
+Outcomes = dict[tuple[str, str, str, str | None], dict[int, Outcome]]
+"""By variant, dataset, objective and cleaning size, then by seed."""
 
 MEASURES: tuple[str, ...] = ("accuracy", "asr", "cleaned_accuracy", "lowest_asr")
 """Fields of an outcome whose effects the table shows."""
@@ -108,40 +110,88 @@ def _runs(archive: Path, root: Path) -> Iterator[Run]:
 
 def side_study(study: SideStudy, claims: Claims, settings: Settings) -> dict[str, Any]:
     """A study in the shape of report.json."""
-    default = study.outline.default
+    reference = study.outline.reference
+    found = outcomes(study.runs, settings)
     return {
-        "name": study.name, "question": study.outline.question, "default": default,
+        "name": study.name, "question": study.outline.question, "reference": reference,
         "variants": [
             {"variant": label, "changed": {k: str(v) for k, v in variant.overrides.items()}, "poisoned": variant.poisoned,
              "why": variant.why}
             for label, variant in study.outline.variants.items()
         ],
-        "rows": effects(study.runs, default, claims, settings), "runs": [run.folder for run in study.runs],
+        "rows": effects(found, reference, claims, settings), "sizes": size_effects(found, reference, settings.confidence),
+        "claims": repeated_claims(study, claims, settings), "code": sorted({run.record.code for run in study.runs}),
+        "commits": sorted({run.record.commit or "" for run in study.runs}), "runs": [run.folder for run in study.runs],
     }  # fmt: skip
 
 
-def effects(runs: Sequence[Run], default: str | None, claims: Claims, settings: Settings) -> list[dict[str, Any]]:
-    """Outcomes of every variant and model, and their differences from the default: one row a variant, model and cleaning size."""
-    found = outcomes(runs, settings)
+def effects(found: Outcomes, reference: str, claims: Claims, settings: Settings) -> list[dict[str, Any]]:
+    """Outcomes of every variant and model, and their differences from the reference: one row a variant, model and cleaning size."""
     rows: list[dict[str, Any]] = []
     for (variant, dataset, objective, size), by_seed in found.items():
-        reference = found.get((default or "", dataset, objective, size), {})
-        seeds = sorted(by_seed.keys() & reference.keys())
+        compared = found.get((reference, dataset, objective, size), {})
+        seeds = sorted(by_seed.keys() & compared.keys())
         rows.append({
             "variant": variant, "dataset": dataset, "pretrain_objective": objective, "clean_size": size, "seeds": sorted(by_seed),
+            "values": {name: [getattr(by_seed[seed], name) for seed in sorted(by_seed)] for name in MEASURES},
             "means": {name: _mean([getattr(o, name) for o in by_seed.values()]) for name in MEASURES},
-            "effects": None if variant == default or not seeds else {
-                name: _effect([(getattr(by_seed[s], name), getattr(reference[s], name)) for s in seeds], settings.confidence)
+            "effects": None if variant == reference or not seeds else {
+                name: _effect([(getattr(by_seed[s], name), getattr(compared[s], name)) for s in seeds], settings.confidence)
                 for name in MEASURES
             },
-            "verdicts": [] if variant == default or not seeds else _verdicts(
-                claims, settings, (dataset, objective, size), [by_seed[s] for s in seeds], [reference[s] for s in seeds]
+            "verdicts": [] if variant == reference or not seeds else _verdicts(
+                claims, settings, (dataset, objective, size), [by_seed[s] for s in seeds], [compared[s] for s in seeds]
             ),
         })  # fmt: skip
     return [row | {"could_change": _could_change(row["verdicts"])} for row in rows]
 
 
-def outcomes(runs: Sequence[Run], settings: Settings) -> dict[tuple[str, str, str, str | None], dict[int, Outcome]]:
+def size_effects(found: Outcomes, reference: str, confidence: float) -> list[dict[str, Any]]:
+    """What the larger cleaning set does to the best accuracy at the cap: one row a variant and model that were cleaned with both.
+
+    `effect` is the larger set's less the smaller one's, paired over seeds; `against_reference` is how much the variant changes
+    that. `looks_worse` answers whether more data looks worse by itself and because of the variant: yes if both intervals
+    lie below zero, no if the first one does not reach below it or the second lies above, else undecided.
+    """
+    gains: dict[Model, dict[int, float]] = {}
+    for (variant, dataset, objective, size), by_seed in found.items():
+        smaller = found.get((variant, dataset, objective, "100k"), {})
+        if size == "200k" and smaller:
+            pairs = ((seed, o.cleaned_accuracy, smaller[seed].cleaned_accuracy) for seed, o in by_seed.items() if seed in smaller)
+            gains[variant, dataset, objective] = {s: large - small for s, large, small in pairs if large is not None and small is not None}
+    rows = []
+    for (variant, dataset, objective), gain in gains.items():
+        effect = _effect([(value, 0.0) for value in gain.values()], confidence)
+        compared = gains.get((reference, dataset, objective), {})
+        shared = sorted(gain.keys() & compared.keys())
+        change = _effect([(gain[s], compared[s]) for s in shared], confidence) if variant != reference else None
+        rows.append({
+            "variant": variant, "dataset": dataset, "pretrain_objective": objective, "seeds": sorted(gain), "effect": effect,
+            "against_reference": change, "looks_worse": effect and change and _worse(effect["ci"], change["ci"]),
+        })  # fmt: skip
+    return rows
+
+
+def _worse(effect: Interval | None, change: Interval | None) -> str:
+    if effect is None or change is None:
+        return "undecided"
+    if effect[1] < 0 and change[1] < 0:
+        return "yes"
+    return "no" if effect[0] >= 0 or change[0] >= 0 else "undecided"
+
+
+def repeated_claims(study: SideStudy, claims: Claims, settings: Settings) -> list[dict[str, Any]]:
+    """Verdicts over the seeds of a study whose reference covers every cell and loss of the main graph; none of another."""
+    runs = tuple(run for run in study.runs if run.record.spec.variant == study.outline.reference)
+    covered = {(s.dataset, s.clean_size, s.pretrain_objective, s.loss) for run in runs if (s := run.record.spec).stage == "clean"}
+    if not all((*row, objective, loss) in covered for row in TABLE1_ROWS for objective in OBJECTIVES for loss in LOSSES):
+        return []
+    seeds = tuple(sorted({run.record.spec.seed for run in runs}))
+    whole = Study(settings=replace(settings, seeds=seeds), runs=runs, archived=True)
+    return [{name: claim[name] for name in ("id", "verdict", "evidence")} for claim in verdicts(whole, claims)]
+
+
+def outcomes(runs: Sequence[Run], settings: Settings) -> Outcomes:
     """Outcomes by variant, dataset, objective and cleaning size (None where the study does not clean), then by seed."""
     starts: dict[tuple[Model, int], Row] = {}
     cleaned: dict[tuple[Model, str | None], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
@@ -197,19 +247,19 @@ METRICS: dict[str, Callable[[Outcome], float | None]] = {
 
 
 def _verdicts(
-    claims: Claims, settings: Settings, cell: tuple[str, str, str | None], variant: list[Outcome], default: list[Outcome]
+    claims: Claims, settings: Settings, cell: tuple[str, str, str | None], variant: list[Outcome], reference: list[Outcome]
 ) -> list[dict[str, Any]]:
-    """Each claim about the cell, judged on the intervals over seeds of default and variant."""
+    """Each claim about the cell, judged on the intervals over seeds of reference and variant."""
     found = []
     for claim in claims.claims:
         if claim.expect is not None and claim.metric in METRICS and _about(claim, cell):
             capped = claim.absolute and bool(settings.stand_in)
             intervals = []
-            for group in (default, variant):
+            for group in (reference, variant):
                 values = [v for outcome in group if (v := METRICS[claim.metric](outcome)) is not None]
                 intervals.append(statistics.student(values, settings.confidence))
             before, after = (judge(claim.expect, claim.direction, i, capped) if i else "undecided" for i in intervals)
-            found.append({"id": claim.id, "default": before, "variant": after})
+            found.append({"id": claim.id, "reference": before, "variant": after})
     return found
 
 
@@ -225,7 +275,7 @@ def _could_change(verdicts: list[dict[str, Any]]) -> str | None:
     """`yes` if a decided verdict becomes another decided one, `no` if all stay and are decided, else `undecided`."""
     if not verdicts:
         return None
-    pairs = [(v["default"], v["variant"]) for v in verdicts]
+    pairs = [(v["reference"], v["variant"]) for v in verdicts]
     if any(before != after and "undecided" not in (before, after) for before, after in pairs):
         return "yes"
     return "undecided" if any("undecided" in pair for pair in pairs) else "no"

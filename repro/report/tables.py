@@ -113,9 +113,8 @@ def drop(study: Study, start: Point | None, best: Point | None) -> dict[str, Any
     if start is None or best is None or start.correct == 0:
         return None
     both, paired = None, None
-    if start.source == best.source == "ledger":
-        before = read_bits(study.root / start.run, start.images)["correct"][start.index]
-        after = read_bits(study.root / best.run, best.images)["correct"][best.index]
+    before, after = study.correct(start), study.correct(best)
+    if before is not None and after is not None:
         both = int((before & after).sum())
         gained, lost = best.correct - both, start.correct - both
         change, interval = statistics.paired_difference(gained, lost, best.images, study.settings.confidence)

@@ -18,6 +18,7 @@ from repro.ledger import LedgerError
 from repro.profile import load_profile
 from repro.report.authors import authors_points
 from repro.report.document import build_document, claims_of, finite, lookup
+from repro.report.findings import stale_findings
 from repro.report.points import read_study
 from repro.report.render import percent
 from repro.report.replay import NAME, replay_study
@@ -39,7 +40,8 @@ def verify(path: Path) -> list[str]:
         document = json.loads(content)
     except ValueError as error:
         return [f"{path}: not JSON ({error})"]
-    return [*_numbers(document), *_pages(path.parent, document, hashlib.sha256(content).hexdigest())]
+    lines = [*_numbers(document), *_pages(path.parent, document, hashlib.sha256(content).hexdigest())]
+    return lines + (stale_findings(document["profile"]) if document.get("studies") else [])
 
 
 def differences(report: Any, ledger: Any, place: str = "") -> list[str]:
