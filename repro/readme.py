@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ NAMES = {"cc3m": "CC3M", "cc6m": "CC6M", "100k": "100K", "200k": "200K", "mmcl":
 
 
 def results_block(document: dict[str, Any]) -> str:
-    """Table 1 of a report.json as Markdown: paper beside reproduced, in percent, with interval and number of images."""
-    settings = document["settings"]
+    """Table 1 of a report.json as Markdown: paper beside reproduced, in percent, with interval, number of images and other seeds."""
+    settings, repeats = document["settings"], _repeats(document)
     lines = [
         f"Profile `{document['profile']}`, seeds {', '.join(map(str, settings['seeds']))}; best zero-shot top-1 (%) at an ASR of at most"
         f" {settings['asr_cap']:.0%}, with {settings['confidence']:.0%} intervals. {_sentence(document['stand_in'])}",
         "",
-        "| data, cleaning pairs | pre-training | poisoned: paper | reproduced | cleaned: paper | reproduced | its ASR | images |",
-        "|---|---|---|---|---|---|---|---|",
+        "| data, cleaning pairs | pre-training | poisoned: paper | reproduced | cleaned: paper | reproduced | its ASR | images"
+        " | cleaned, over seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in document["tables"]["table1"]["rows"]:
         before, after = row["original_accuracy"], row["clean_accuracy"]
@@ -36,9 +38,20 @@ def results_block(document: dict[str, Any]) -> str:
             f"{NAMES[row['dataset']]}, {NAMES[row['clean_size']]}", NAMES[row["pretrain_objective"]],
             _percent(before["paper"]), _estimate(before), _percent(after["paper"]), _estimate(after), _percent(after["asr"]),
             "-" if after["n"] is None else f"{after['n']:,}",
+            repeats.get((row["dataset"], row["clean_size"], row["pretrain_objective"]), "-"),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _repeats(document: dict[str, Any]) -> dict[tuple[str, ...], str]:
+    """Best accuracy at the cap of each cell in the study that repeats the whole graph: mean, standard deviation and seeds."""
+    return {
+        (row["dataset"], row["clean_size"], row["pretrain_objective"]):
+            f"{_percent(statistics.mean(values))} ± {_percent(statistics.stdev(values))} ({len(values)} seeds)"
+        for study in document["studies"] if study["claims"]
+        for row in study["rows"] if row["variant"] == study["reference"] and len(values := row["values"]["cleaned_accuracy"]) > 1
+    }  # fmt: skip
 
 
 def switches_block(specs: Path = SPECS) -> str:

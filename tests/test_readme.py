@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from repro.readme import fill, results_block, switches_block
+from repro.report.findings import stale_findings
 from repro.spec import Switches
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
@@ -26,6 +27,17 @@ def document() -> dict[str, Any]:
         "profile": "mini",
         "stand_in": "emoji drawings",
         "settings": {"seeds": [0, 1], "asr_cap": 0.05, "confidence": 0.95},
+        "studies": [
+            {"reference": "default", "claims": [], "rows": []},
+            {
+                "reference": "default",
+                "claims": [{}],
+                "rows": [
+                    {**cell("cc3m", "100k", "mmcl"), "variant": "default", "values": {"cleaned_accuracy": [0.2, 0.22, 0.24]}},
+                    {**cell("cc3m", "100k", "mmcl"), "variant": "other", "values": {"cleaned_accuracy": [0.9, 0.9]}},
+                ],
+            },
+        ],
         "tables": {
             "table1": {
                 "rows": [
@@ -39,8 +51,8 @@ def document() -> dict[str, Any]:
 
 def test_the_table_has_the_paper_beside_the_reproduction() -> None:
     lines = results_block(document()).splitlines()
-    assert lines[-2] == "| CC3M, 100K | MMCL | 16.0 | 25.0 [20.0, 30.5] | 16.0 | 25.0 [20.0, 30.5] | 4.0 | 1,199 |"
-    assert lines[-1] == "| CC6M, 200K | MMCL + SSL | - | - | - | - | - | - |"
+    assert lines[-2] == "| CC3M, 100K | MMCL | 16.0 | 25.0 [20.0, 30.5] | 16.0 | 25.0 [20.0, 30.5] | 4.0 | 1,199 | 22.0 ± 2.0 (3 seeds) |"
+    assert lines[-1] == "| CC6M, 200K | MMCL + SSL | - | - | - | - | - | - | - |"
     assert "seeds 0, 1" in lines[0] and "Stand-in data: emoji drawings." in lines[0]
 
 
@@ -61,7 +73,7 @@ def test_a_page_without_its_marks_is_refused(text: str, tmp_path: Path) -> None:
     assert page.read_text() == text
 
 
-@pytest.mark.parametrize(("page", "name"), [("README.md", "results"), ("docs/mini.md", "settings")])
+@pytest.mark.parametrize(("page", "name"), [("README.md", "results"), ("docs/mini.md", "settings"), ("docs/findings.md", "findings")])
 def test_the_pages_of_this_repository_can_be_filled(root: Path, page: str, name: str, tmp_path: Path) -> None:
     copy = tmp_path / "page.md"
     copy.write_text((root / page).read_text(encoding="utf-8"), encoding="utf-8")
@@ -74,7 +86,11 @@ def test_the_table_of_switches_is_that_of_the_protocol_files(root: Path) -> None
     assert len(switches_block(root / "specs").splitlines()) == 2 + len(Switches.model_fields)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/design.md"])
+def test_the_findings_are_those_of_the_archives(root: Path) -> None:
+    assert stale_findings("mini", root) == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/design.md", "docs/mini.md", "docs/findings.md"])
 def test_links_and_files_named_in_the_pages_exist(root: Path, page: str) -> None:
     text = (root / page).read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#:]+)\)", text)
