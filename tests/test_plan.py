@@ -16,7 +16,7 @@ from repro.cost import Assumptions, Rates, Work, load_assumptions, makespan, wal
 from repro.data.images import encode_png
 from repro.data.shards import ShardWriter, write_store
 from repro.flops import Counts, count
-from repro.profile import load_classnames, load_profile
+from repro.profile import clean_runs, load_classnames, load_profile
 from repro.spec import Profile
 from repro.train.loop import train
 from repro.train.model import build_model
@@ -161,6 +161,20 @@ def small_study(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     torch.set_num_threads(1)
     yield profile
     torch.set_num_threads(threads)
+
+
+def test_a_start_model_is_evaluated_once_for_all_runs_that_evaluate_alike(small_study: Profile) -> None:
+    """Not for one with another trigger: what its images evoke is another question to the same model."""
+    spec = next(spec for spec in clean_runs(small_study) if (spec.cell, spec.clean_size) == ("cc3m-mmcl", "100k"))
+    larger = spec.model_copy(update={"trigger": spec.trigger.model_copy(update={"patch_size": 24})})
+    resident = calibrate.Resident(Path("work/cache"), torch.device("cpu"))
+    model = build_model(spec.model, 0, "fp32")
+    outcomes = []
+    for run in (spec, spec.model_copy(update={"variant": "other"}), larger):
+        task = calibrate.load_task(resident, run)
+        assert task is not None
+        outcomes.append(task.evaluate(model, 0, 0))
+    assert outcomes[0] is outcomes[1] and outcomes[2] is not outcomes[0]
 
 
 @pytest.mark.slow
