@@ -56,7 +56,7 @@ def test_the_studies_of_the_graph_are_those_with_results_and_depend_on_their_spe
     """A study without results would make plain `dvc repro` start hours of training, and so would one that depends on code."""
     root = Path(__file__).parents[1]
     archives = {path.name.removesuffix(".jsonl.gz") for path in root.glob("results/studies/*.jsonl.gz")}
-    assert set(graph["study"]["matrix"]["name"]) == archives == {path.stem for path in root.glob("specs/studies/*.yaml")}
+    assert set(graph["study"]["matrix"]["name"]) == archives <= {path.stem for path in root.glob("specs/studies/*.yaml")}
     assert "deps" not in graph["study"] and graph["study"]["params"] == [{"specs/studies/${item.name}.yaml": None}]
     assert graph["study"]["outs"] == [{"results/studies/${item.name}.jsonl.gz": {"cache": False, "persist": True}}]
 
@@ -142,7 +142,7 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
     cells = [f"smoke {cell}" for cell in CELLS]
     everything = ["data smoke", "poison smoke cc3m", "poison smoke cc6m", "report smoke"]
     everything += [f"{stage} {cell}" for stage in ("pretrain", "clean") for cell in cells]
-    studies = len(list((project / "specs" / "studies").glob("*.yaml")))  # without results here; a real checkout has them in git
+    studies = len(YAML(typ="safe").load(project / "dvc.yaml")["stages"]["study"]["matrix"]["name"])  # their results are not copied
     assert sorted(repro(project)) == sorted([*everything, *["study"] * studies])
     status = subprocess.run(["git", "status", "--porcelain", "-uall"], cwd=project, check=True, capture_output=True, text=True).stdout
     generated = ("data/", "poisoned/", "models/", "results/", "report/build/", ".dvc/cache/")
