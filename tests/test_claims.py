@@ -8,6 +8,7 @@ import pytest
 
 from repro.report.claims import Bound, Claims, agree, combine, judge, load_claims
 from repro.spec import SpecError
+from repro.study import load_study
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +73,14 @@ def test_every_claim_of_the_text_is_there(claims: Claims):
         assert any(words in text for text in told), words
 
 
-def test_every_claim_but_the_untestable_one_has_an_expectation_and_a_refutation(claims: Claims):
-    assert [c.id for c in claims.claims if c.expect is None] == ["poison-in-the-cleaning-set"]
-    assert all(c.refuted_by and c.reason and c.place for c in claims.claims)
+def test_every_claim_has_an_expectation_and_a_refutation(claims: Claims):
+    assert all(c.expect and c.refuted_by and c.reason and c.place for c in claims.claims)
+
+
+def test_a_claim_that_a_study_decides_names_a_variant_that_it_has(claims: Claims):
+    named = [claim.study.split("/") for claim in claims.claims if claim.study]
+    assert named == [["leftovers", "poisons_left_5"]]
+    assert all(variant in load_study(study).variants for study, variant in named)
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,25 @@ variants:
     assert verify(Path("out/report.json")) == []
 
 
+def test_a_variant_of_a_study_decides_the_claim_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With poisoned pairs left, the MMCL models keep their accuracy and the others lose half: as the paper's conclusion has it."""
+    profile = write_specs(tmp_path)
+    seeds = load_profile("mini", tmp_path / "specs", {"pretrain.seeds": [0, 1], "clean.mitigation.poisons_left": 5})
+    for spec in clean_runs(seeds, "cc6m", variant="poisons_left_5"):
+        if spec.clean_size == "100k" and spec.loss == "mmcl_ssl":
+            write_run(tmp_path / "made", spec, [(0.4, 0.9), (0.4 if spec.pretrain_objective == "mmcl" else 0.2, 0.02)])
+    archive = tmp_path / "results/studies/leftovers.jsonl.gz"
+    archive.parent.mkdir(parents=True)
+    write_archive(archive, ((record, rows) for _, record, rows in read_results(tmp_path / "made")))
+    document, _ = build_at(tmp_path, profile, monkeypatch)
+    claims = {claim["id"]: claim for claim in document["claims"]}
+    (cell,) = claims["poison-in-the-cleaning-set"]["evidence"]
+    assert [item["seed"] for item in cell["by_seed"]] == [0, 1] and cell["by_seed"][0]["value"] == pytest.approx(0.5, abs=0.02)
+    assert claims["poison-in-the-cleaning-set"]["verdict"] == "reproduced"
+    assert claims["objective-decides-cc6m"]["verdict"] == "not run", "the main graph has no runs here"
+    assert verify(Path("out/report.json")) == []
+
+
 def sized(large: dict[str, tuple[float, ...]]) -> list[dict[str, Any]]:
     """Size effects where the smaller cleaning set gives 0.3 on each of three seeds."""
     found = {

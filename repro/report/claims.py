@@ -108,6 +108,8 @@ class Claim(Entry):
     objectives: list[Objective]
     loss: Loss | None
     """The finetuning loss; None for start models."""
+    study: Annotated[str, Field(pattern=r"^\w+/\w+$")] | None = None
+    """Whose runs decide: `<study>/<variant>` of specs/studies; None for those of the main graph."""
     expect: Bound | None
     """What reproduces the claim; None if this study cannot test it."""
     direction: Bound | None

@@ -26,7 +26,7 @@ def build_document(study: Study, claims: Claims) -> dict[str, Any]:
     settings = study.settings
     side = read_side_studies(settings.name, study.root)
     runs = (*study.runs, *study.controls, *(run for item in side for run in item.runs))
-    judged = evidence.verdicts(study, claims)
+    judged = evidence.verdicts(study, claims, {name: part for item in side for name, part in item.by_variant(settings).items()})
     commits = Counter(run.record.commit for run in study.runs if run.record.commit)
     return {
         "schema": SCHEMA,

@@ -7,7 +7,7 @@ counts as a loss of the whole accuracy: cleaning left no model that one would de
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -167,12 +167,16 @@ ABOUT_BOTH: tuple[Metric, ...] = ("accuracy_gain", "drop_difference")
 ABOUT_START: tuple[Metric, ...] = ("start_accuracy", "start_asr", "accuracy_gain")
 
 
-def verdicts(study: Study, claims: Claims) -> list[dict[str, Any]]:
-    """Every claim with its verdict from our ledger and, where they are at hand, from the authors' points."""
+def verdicts(study: Study, claims: Claims, variants: Mapping[str, Study]) -> list[dict[str, Any]]:
+    """Every claim with its verdict from our ledger and, where they are at hand, from the authors' points.
+
+    `variants`: runs of studies, by `<study>/<variant>`, for the claims that these decide.
+    """
     rows = []
     for claim in claims.claims:
-        ours = _evidence(study, claims, claim, "ledger")
-        authors = _evidence(study, claims, claim, "authors") if study.authors else []
+        decides = study if claim.study is None else variants.get(claim.study)
+        ours = _evidence(decides, claims, claim, "ledger") if decides else []
+        authors = _evidence(study, claims, claim, "authors") if study.authors and claim.study is None else []
         rows.append({
             **claim.model_dump(exclude={"expect", "direction"}), "expect": _words(claim.expect), "direction": _words(claim.direction),
             "verdict": combine([cell["verdict"] for cell in ours]), "evidence": ours,

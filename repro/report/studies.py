@@ -61,6 +61,18 @@ class SideStudy:
     outline: Outline
     runs: tuple[Run, ...]
 
+    def by_variant(self, settings: Settings) -> dict[str, Study]:
+        """The runs of each variant, as `<study>/<variant>`, with the seeds that they have."""
+        found: dict[str, list[Run]] = defaultdict(list)
+        for run in self.runs:
+            found[f"{self.name}/{run.record.spec.variant}"].append(run)
+        return {
+            name: Study(
+                settings=replace(settings, seeds=tuple(sorted({run.record.spec.seed for run in runs}))), runs=tuple(runs), archived=True
+            )
+            for name, runs in found.items()
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -182,13 +194,11 @@ def _worse(effect: Interval | None, change: Interval | None) -> str:
 
 def repeated_claims(study: SideStudy, claims: Claims, settings: Settings) -> list[dict[str, Any]]:
     """Verdicts over the seeds of a study whose reference covers every cell and loss of the main graph; none of another."""
-    runs = tuple(run for run in study.runs if run.record.spec.variant == study.outline.reference)
-    covered = {(s.dataset, s.clean_size, s.pretrain_objective, s.loss) for run in runs if (s := run.record.spec).stage == "clean"}
+    whole = study.by_variant(settings).get(f"{study.name}/{study.outline.reference}", Study(settings=settings))
+    covered = {(s.dataset, s.clean_size, s.pretrain_objective, s.loss) for run in whole.runs if (s := run.record.spec).stage == "clean"}
     if not all((*row, objective, loss) in covered for row in TABLE1_ROWS for objective in OBJECTIVES for loss in LOSSES):
         return []
-    seeds = tuple(sorted({run.record.spec.seed for run in runs}))
-    whole = Study(settings=replace(settings, seeds=seeds), runs=runs, archived=True)
-    return [{name: claim[name] for name in ("id", "verdict", "evidence")} for claim in verdicts(whole, claims)]
+    return [{name: claim[name] for name in ("id", "verdict", "evidence")} for claim in verdicts(whole, claims, {})]
 
 
 def outcomes(runs: Sequence[Run], settings: Settings) -> Outcomes:
@@ -252,7 +262,7 @@ def _verdicts(
     """Each claim about the cell, judged on the intervals over seeds of reference and variant."""
     found = []
     for claim in claims.claims:
-        if claim.expect is not None and claim.metric in METRICS and _about(claim, cell):
+        if claim.expect is not None and claim.study is None and claim.metric in METRICS and _about(claim, cell):
             capped = claim.absolute and bool(settings.stand_in)
             intervals = []
             for group in (reference, variant):
