@@ -27,8 +27,8 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
     settings = Settings.of(load_profile(profile_name, root / SPECS))
     claims = load_claims(root / SPECS / "claims.yaml")
     studies = finite([side_study(study, claims, settings) for study in read_side_studies(profile_name, root)])
-    environment = jinja2.Environment(  # noqa: S701 (Markdown; its values are names of our specifications and numbers)
-        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    environment = jinja2.Environment(  # noqa: S701 (Markdown, not HTML: `finalize` keeps tags out of it)
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_inert
     )
     environment.filters |= {
         "percent1": lambda value: "-" if value is None else f"{100 * value:.1f}", "short": short, "label": lambda key: LABELS.get(key, key),
@@ -38,6 +38,11 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
         studies=studies, settings=settings, measures=MEASURES, main_claims=claims.main_claims, headline=_headline(claims)
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+def _inert(value: Any) -> Any:
+    """Text without the start of an HTML tag; what a macro printed passes unchanged the second time."""
+    return value.replace("<", "&lt;") if isinstance(value, str) else value
 
 
 def stale_findings(profile_name: str, root: Path = Path()) -> list[str]:

@@ -42,6 +42,8 @@ def publish(profile: str) -> Path:
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(build, out)
     shutil.copytree(Path("results") / profile, out / "results" / profile)
+    if Path("results/studies").is_dir():
+        shutil.copytree(Path("results/studies"), out / "results/studies")
     shutil.copytree("specs", out / "specs")
     for name in (WORKFLOW, "pyproject.toml", "LICENSE", "NOTICE", "README.md"):
         if Path(name).is_file():
