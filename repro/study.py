@@ -96,20 +96,21 @@ def owner(variant: str) -> str:
 def run_study(name: str) -> None:
     """Bring the results of a study up to date; what is finished, here or in the archive, is not run again."""
     study = load_study(name)
-    for of, lent in lenders(study).items():
+    for of, variants in lenders(study).items():
         if of != name:
             lender = load_study(of)
-            part = lender.model_copy(update={"stages": ["pretrain"], "datasets": study.datasets})
-            _run(of, part.model_copy(update={"variants": {label: lender.variants[label] for label in lent}}), whole=lender)
+            _run(of, lender.model_copy(update={"stages": ["pretrain"], "datasets": study.datasets, "variants": variants}), whole=lender)
     _run(name, study, whole=study)
 
 
-def lenders(study: Study) -> dict[str, list[str]]:
-    """Studies that train the models which this one's variants clean, this one included, and the variants they lend."""
-    found: dict[str, list[str]] = {}
+def lenders(study: Study) -> dict[str, dict[str, Variant]]:
+    """Studies that train the models which this one's variants clean, and the variants they lend, with the seeds asked for."""
+    found: dict[str, dict[str, Variant]] = defaultdict(dict)
     for variant in study.variants.values():
         if variant.models is not None:
-            found.setdefault(owner(variant.models), []).append(variant.models)
+            of = owner(variant.models)
+            lent = found[of].get(variant.models) or load_study(of).variants[variant.models].model_copy(update={"seeds": []})
+            found[of][variant.models] = lent.model_copy(update={"seeds": sorted({*lent.seeds, *variant.seeds})})
     return found
 
 
@@ -133,7 +134,9 @@ def _run(name: str, part: Study, whole: Study) -> None:
 
     try:
         for stage in part.stages:
-            run_all([run for label, profile in profiles.items() for run in _runs(part, label, profile, stage)], inputs, results=published)
+            due = [run for label, profile in profiles.items() for run in _runs(part, label, profile, stage)]
+            every = [run for label, variant in whole.variants.items() for run in _runs(whole, label, varied(whole, variant), stage)]
+            run_all(due, inputs, results=published, kept=every)
     finally:  # a study takes several sittings; what is there so far can be read
         labels = whole.variants.keys()
         found = ((record, rows) for _, record, rows in read_results(published) if record.spec.variant in labels)

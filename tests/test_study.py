@@ -79,7 +79,8 @@ def test_a_study_goes_on_from_its_archive(root: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(study, "_data_folders", lambda part, profile: (Path("data"), Path("poisoned")))
     asked: list[str] = []
 
-    def run_all(specs: list[RunSpec], inputs: object, results: Path) -> None:
+    def run_all(specs: list[RunSpec], inputs: object, results: Path, kept: list[RunSpec]) -> None:
+        assert {spec.seed for spec in kept} == {0, 1, 2}
         for spec in specs:
             if not (results_dir(spec, results) / spec.run_id / "run.json").exists():
                 asked.append(spec.run_id)
@@ -111,6 +112,13 @@ def test_models_of_a_variant_are_trained_by_one_study() -> None:
     assert study.owner("default") == "seeds" and study.owner("unpoisoned") == "control"
     with pytest.raises(SpecError, match="trained by no study"):
         study.owner("nobody")
+
+
+def test_a_lender_trains_the_seeds_that_are_asked_for() -> None:
+    asked = study.lenders(study.load_study("settings"))
+    assert {of: {name: variant.seeds for name, variant in lent.items()} for of, lent in asked.items()} == {
+        "seeds": {"default": [0, 1, 2]}, "control": {"unpoisoned": [0]},
+    }  # fmt: skip
 
 
 def test_every_lent_variant_is_of_the_same_kind_and_covers_the_borrowers_seeds() -> None:

@@ -85,16 +85,17 @@ def run_all(
     results: Path = RESULTS,
     worker: str = WORKER,
     ahead: list[RunSpec] | None = None,
+    kept: list[RunSpec] | None = None,
 ) -> None:
     """Bring the published results of `specs` up to date, and those of `ahead` if there is anything to do.
 
-    `inputs` tells where the inputs of a run lie; runs of `ahead` without inputs wait for their own stage. Unknown runs in
-    the cells at hand are removed, finished ones are kept, the others run. Raises LaunchError naming the runs that failed,
+    `inputs` tells where the inputs of a run lie; runs of `ahead` without inputs wait for their own stage. Published runs in
+    the cells at hand that are neither among `specs` nor `kept` are removed, finished ones stay, the others run. Raises LaunchError naming the runs that failed,
     after all others are published, and Stopped on SIGINT or SIGTERM, after the running ones have ended in order.
     """
     code = code_version()
     runs = [identify(spec, inputs(spec), code) for spec in specs]
-    prune(specs, results)
+    prune([*specs, *(kept or [])], results)
     due = [run for run in runs if not is_published(run, results)]
     if due:
         others = [spec for spec in ahead or [] if spec not in specs and all(path.exists() for path in inputs(spec).values())]
