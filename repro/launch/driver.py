@@ -90,8 +90,9 @@ def run_all(
     """Bring the published results of `specs` up to date, and those of `ahead` if there is anything to do.
 
     `inputs` tells where the inputs of a run lie; runs of `ahead` without inputs wait for their own stage. Published runs in
-    the cells at hand that are neither among `specs` nor `kept` are removed, finished ones stay, the others run. Raises LaunchError naming the runs that failed,
-    after all others are published, and Stopped on SIGINT or SIGTERM, after the running ones have ended in order.
+    the cells at hand that are neither among `specs` nor `kept` are removed, finished ones stay, the others run. Raises
+    LaunchError naming the runs that failed, after all others are published, and Stopped on SIGINT or SIGTERM, after the
+    running ones have ended in order.
     """
     code = code_version()
     runs = [identify(spec, inputs(spec), code) for spec in specs]
