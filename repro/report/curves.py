@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from repro.report.figures import COLOURS, WIDTH, answer, percent_axes, scatter
+from repro.report.figures import COLOURS, WIDTH, answer, percent_axes, percent_tick, scatter
 from repro.report.points import LABELS
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def budgets(document: dict[str, Any]) -> Figure:
             ax.legend(frameon=False, fontsize=7)
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_ylim(bottom=0)
-    axes[0, 0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
+    axes[0, 0].yaxis.set_major_formatter(percent_tick)
     drawing.supxlabel("Learning rates tried", fontsize=9)
     drawing.supylabel("Best accuracy at the cap (%)", fontsize=9)
     return drawing
@@ -92,7 +92,7 @@ def trajectories(document: dict[str, Any], loss: str = "mmcl_ssl") -> Figure:
     for (stage, metric), ax in zip(columns, axes[0], strict=True):
         ax.set_title(f"{names[stage]}: {names[metric]} (%)", fontsize=8)
         ax.set_ylim(bottom=0, top=1.04 if metric == "asr" else None)
-        ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
+        ax.yaxis.set_major_formatter(percent_tick)
     drawing.supxlabel("Epochs", fontsize=9)
     return drawing
 

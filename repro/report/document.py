@@ -16,7 +16,7 @@ from repro.profile import SPECS
 from repro.report import compute, evidence, statistics, tables
 from repro.report.claims import Claims, combine, load_claims, paper_values
 from repro.report.points import PANELS, Point, Run, Study
-from repro.report.studies import read_side_studies, side_study
+from repro.report.studies import read_side_studies, side_study, variants_of
 
 SCHEMA = 1
 
@@ -26,7 +26,8 @@ def build_document(study: Study, claims: Claims) -> dict[str, Any]:
     settings = study.settings
     side = read_side_studies(settings.name, study.root)
     runs = (*study.runs, *study.controls, *(run for item in side for run in item.runs))
-    judged = evidence.verdicts(study, claims, {name: part for item in side for name, part in item.by_variant(settings).items()})
+    variants = variants_of(side, settings)
+    judged = evidence.verdicts(study, claims, variants)
     commits = Counter(run.record.commit for run in study.runs if run.record.commit)
     return {
         "schema": SCHEMA,
@@ -53,7 +54,7 @@ def build_document(study: Study, claims: Claims) -> dict[str, Any]:
         "trajectories": _trajectories(study),
         "controls": [_control(run, settings.denominator) for run in study.controls if run.rows and run.record.spec.stage == "pretrain"],
         "predictions": tables.predictions(study),
-        "studies": [side_study(item, claims, settings) for item in side],
+        "studies": [side_study(item, claims, settings, variants) for item in side],
         "runs": {run.folder: _provenance(run) for run in runs},
         "missing": list(study.missing),
         "notices": list(study.notices),

@@ -109,6 +109,11 @@ def _panel(ax: Axes, gid: str, panel: dict[str, Any], points: list[dict[str, Any
         ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", va="center")
 
 
+def percent_tick(value: float, _: float | None = None) -> str:
+    """A fraction on an axis in percent, with the digits that it needs: 2.5, but 5."""
+    return f"{round(100 * value, 2) + 0:g}"  # + 0: no minus before a zero
+
+
 def answer(document: dict[str, Any]) -> Figure:
     """Accuracy lost by the best cleaned model of every cell: the paper's, the authors' points', and ours with intervals."""
     from matplotlib.figure import Figure
@@ -139,7 +144,7 @@ def answer(document: dict[str, Any]) -> Figure:
     ax.tick_params(axis="y", length=0)
     for y in range(2, len(rows), 2):
         ax.axhline(y - 0.5, color="#000000", lw=0.4, alpha=0.4)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
+    ax.xaxis.set_major_formatter(percent_tick)
     drawing.legend(handles=_answer_legend(document), loc="outside upper center", ncols=4, frameon=False, fontsize=8, handletextpad=0.3)
     return drawing
 
@@ -210,8 +215,8 @@ def _legend(figure: dict[str, Any]) -> list[Any]:
 
 def percent_axes(axes: Any) -> None:
     """Percent on the axes that the others share."""
-    axes[0, 0].xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
-    axes[0, 0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
+    axes[0, 0].xaxis.set_major_formatter(percent_tick)
+    axes[0, 0].yaxis.set_major_formatter(percent_tick)
 
 
 def _same(panel: dict[str, Any], point: dict[str, Any]) -> bool:

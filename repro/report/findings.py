@@ -16,7 +16,7 @@ from repro.report.claims import Claims, combine, load_claims
 from repro.report.document import finite
 from repro.report.points import LABELS, Settings
 from repro.report.render import TEMPLATES, short
-from repro.report.studies import MEASURES, read_side_studies, side_study
+from repro.report.studies import MEASURES, read_side_studies, side_study, variants_of
 
 FINDINGS = Path("docs/findings.md")
 BLOCK = "findings"
@@ -26,7 +26,9 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
     """Markdown of everything that the studies of a profile say; LedgerError or SpecError for a file that cannot be used."""
     settings = Settings.of(load_profile(profile_name, root / SPECS))
     claims = load_claims(root / SPECS / "claims.yaml")
-    studies = finite([side_study(study, claims, settings) for study in read_side_studies(profile_name, root)])
+    side = read_side_studies(profile_name, root)
+    variants = variants_of(side, settings)
+    studies = finite([side_study(study, claims, settings, variants) for study in side])
     environment = jinja2.Environment(  # noqa: S701 (Markdown, not HTML: `finalize` keeps tags out of it)
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_inert
     )

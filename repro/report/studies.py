@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,13 @@ def _runs(archive: Path, root: Path) -> Iterator[Run]:
         yield Run(name, record, tuple(rows), hashlib.sha256(content.encode()).hexdigest())
 
 
-def side_study(study: SideStudy, claims: Claims, settings: Settings) -> dict[str, Any]:
-    """A study in the shape of report.json."""
+def variants_of(studies: Sequence[SideStudy], settings: Settings) -> dict[str, Study]:
+    """The runs of every variant of every study, as `<study>/<variant>`."""
+    return {name: part for study in studies for name, part in study.by_variant(settings).items()}
+
+
+def side_study(study: SideStudy, claims: Claims, settings: Settings, variants: Mapping[str, Study]) -> dict[str, Any]:
+    """A study in the shape of report.json; `variants` are those of all studies, for the claims that one of them decides."""
     reference = study.outline.reference
     found = outcomes(study.runs, settings)
     return {
@@ -132,7 +137,7 @@ def side_study(study: SideStudy, claims: Claims, settings: Settings) -> dict[str
             for label, variant in study.outline.variants.items()
         ],
         "rows": effects(found, reference, claims, settings), "sizes": size_effects(found, reference, settings.confidence),
-        "claims": repeated_claims(study, claims, settings), "code": sorted({run.record.code for run in study.runs}),
+        "claims": repeated_claims(study, claims, settings, variants), "code": sorted({run.record.code for run in study.runs}),
         "commits": sorted({run.record.commit or "" for run in study.runs}), "runs": [run.folder for run in study.runs],
     }  # fmt: skip
 
@@ -192,13 +197,13 @@ def _worse(effect: Interval | None, change: Interval | None) -> str:
     return "no" if effect[0] >= 0 or change[0] >= 0 else "undecided"
 
 
-def repeated_claims(study: SideStudy, claims: Claims, settings: Settings) -> list[dict[str, Any]]:
+def repeated_claims(study: SideStudy, claims: Claims, settings: Settings, variants: Mapping[str, Study]) -> list[dict[str, Any]]:
     """Verdicts over the seeds of a study whose reference covers every cell and loss of the main graph; none of another."""
-    whole = study.by_variant(settings).get(f"{study.name}/{study.outline.reference}", Study(settings=settings))
+    whole = variants.get(f"{study.name}/{study.outline.reference}", Study(settings=settings))
     covered = {(s.dataset, s.clean_size, s.pretrain_objective, s.loss) for run in whole.runs if (s := run.record.spec).stage == "clean"}
     if not all((*row, objective, loss) in covered for row in TABLE1_ROWS for objective in OBJECTIVES for loss in LOSSES):
         return []
-    return [{name: claim[name] for name in ("id", "verdict", "evidence")} for claim in verdicts(whole, claims, {})]
+    return [{name: claim[name] for name in ("id", "verdict", "evidence")} for claim in verdicts(whole, claims, variants)]
 
 
 def outcomes(runs: Sequence[Run], settings: Settings) -> Outcomes:
