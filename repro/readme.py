@@ -41,6 +41,15 @@ def results_block(document: dict[str, Any]) -> str:
             repeats.get((row["dataset"], row["clean_size"], row["pretrain_objective"]), "-"),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
+    for study in document["studies"]:
+        judged = {claim["id"]: claim["verdict"] for claim in study["claims"]}
+        if said := [
+            f"{NAMES[c['dataset']]}, {NAMES[c['clean_size']]}: {judged[c['id']]}" for c in document["headline"]["claims"] if judged
+        ]:
+            seeds = ", ".join(map(str, study["rows"][0]["seeds"]))
+            claim = "That the pre-training objective decides whether CleanCLIP works"
+            lines += ["", f"{claim}, judged on seeds {seeds}: **{'; '.join(said)}**;",
+                      "see [docs/findings.md](docs/findings.md)."]  # fmt: skip
     return "\n".join(lines)
 
 

@@ -31,13 +31,19 @@ def document() -> dict[str, Any]:
             {"reference": "default", "claims": [], "rows": []},
             {
                 "reference": "default",
-                "claims": [{}],
+                "claims": [{"id": "it-decides", "verdict": "undecided"}],
                 "rows": [
-                    {**cell("cc3m", "100k", "mmcl"), "variant": "default", "values": {"cleaned_accuracy": [0.2, 0.22, 0.24]}},
+                    {
+                        **cell("cc3m", "100k", "mmcl"),
+                        "variant": "default",
+                        "seeds": [0, 1, 2],
+                        "values": {"cleaned_accuracy": [0.2, 0.22, 0.24]},
+                    },
                     {**cell("cc3m", "100k", "mmcl"), "variant": "other", "values": {"cleaned_accuracy": [0.9, 0.9]}},
                 ],
             },
         ],
+        "headline": {"claims": [{"id": "it-decides", "dataset": "cc6m", "clean_size": "100k"}]},
         "tables": {
             "table1": {
                 "rows": [
@@ -51,8 +57,9 @@ def document() -> dict[str, Any]:
 
 def test_the_table_has_the_paper_beside_the_reproduction() -> None:
     lines = results_block(document()).splitlines()
-    assert lines[-2] == "| CC3M, 100K | MMCL | 16.0 | 25.0 [20.0, 30.5] | 16.0 | 25.0 [20.0, 30.5] | 4.0 | 1,199 | 22.0 ± 2.0 (3 seeds) |"
-    assert lines[-1] == "| CC6M, 200K | MMCL + SSL | - | - | - | - | - | - | - |"
+    assert lines[4] == "| CC3M, 100K | MMCL | 16.0 | 25.0 [20.0, 30.5] | 16.0 | 25.0 [20.0, 30.5] | 4.0 | 1,199 | 22.0 ± 2.0 (3 seeds) |"
+    assert lines[5] == "| CC6M, 200K | MMCL + SSL | - | - | - | - | - | - | - |"
+    assert "judged on seeds 0, 1, 2: **CC6M, 100K: undecided**" in lines[-2]
     assert "seeds 0, 1" in lines[0] and "Stand-in data: emoji drawings." in lines[0]
 
 
