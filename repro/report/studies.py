@@ -180,8 +180,8 @@ def size_effects(found: Outcomes, reference: str, confidence: float) -> list[dic
     for (variant, dataset, objective), gain in gains.items():
         effect = _effect([(value, 0.0) for value in gain.values()], confidence)
         compared = gains.get((reference, dataset, objective), {})
-        shared = sorted(gain.keys() & compared.keys())
-        change = _effect([(gain[s], compared[s]) for s in shared], confidence) if variant != reference else None
+        both: list[tuple[float | None, float | None]] = [(gain[s], compared[s]) for s in sorted(gain.keys() & compared.keys())]
+        change = _effect(both, confidence) if variant != reference else None
         rows.append({
             "variant": variant, "dataset": dataset, "pretrain_objective": objective, "seeds": sorted(gain), "effect": effect,
             "against_reference": change, "looks_worse": effect and change and _worse(effect["ci"], change["ci"]),
@@ -190,7 +190,7 @@ def size_effects(found: Outcomes, reference: str, confidence: float) -> list[dic
 
 
 def _worse(effect: Interval | None, change: Interval | None) -> str:
-    if effect is None or change is None:
+    if not effect or not change:
         return "undecided"
     if effect[1] < 0 and change[1] < 0:
         return "yes"
