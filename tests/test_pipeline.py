@@ -100,7 +100,7 @@ def test_where_runs_go_is_no_part_of_the_graph(graph: dict[str, Any]) -> None:
 @pytest.fixture
 def project(root: Path, tmp_path: Path) -> Path:
     """A checkout with the real graph, specs and package, where `python` is the stub."""
-    for name in ("specs", "repro", "report/templates", ".dvc/config", ".dvc/.gitignore"):
+    for name in ("specs", "repro", "report/templates", "report/faults.json", ".dvc/config", ".dvc/.gitignore"):
         source, target = root / name, tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__")) if source.is_dir() else shutil.copy(source, target)
