@@ -190,11 +190,9 @@ def size_effects(found: Outcomes, reference: str, confidence: float) -> list[dic
 
 
 def _worse(effect: Interval | None, change: Interval | None) -> str:
-    if not effect or not change:
-        return "undecided"
-    if effect[1] < 0 and change[1] < 0:
+    if effect and change and effect[1] < 0 and change[1] < 0:
         return "yes"
-    return "no" if effect[0] >= 0 or change[0] >= 0 else "undecided"
+    return "no" if effect and change and (effect[0] >= 0 or change[0] >= 0) else "undecided"
 
 
 def repeated_claims(study: SideStudy, claims: Claims, settings: Settings, variants: Mapping[str, Study]) -> list[dict[str, Any]]:
