@@ -14,11 +14,11 @@ import pytest
 from tracking_fixture import copying, database, free_port, here, kill_server, needs_server, port_of, read, record, steps_on, url
 
 from repro.ledger import replace_file
-from repro.tracking import mirror, observers, server
+from repro.tracking import STARTED, mirror, observers, server
 from repro.tracking.address import TrackingError
 from repro.tracking.commands import overhead
 from repro.tracking.figure import curves
-from repro.tracking.record import Points
+from repro.tracking.record import Points, Recorder
 
 __all__ = ["database", "free_port", "here", "url"]  # fixtures, and what another test takes from here
 
@@ -107,6 +107,14 @@ def test_the_cost_of_tracking_is_read_from_the_records(here: Path) -> None:
     (folder / "info.json").write_text(json.dumps({"tracking_seconds": 0.1}))
     record()  # tells nothing
     assert overhead() == {"smoke": [(0.1, 20.0)]}
+
+
+def test_the_runs_of_a_pack_share_the_start_of_tracking(here: Path) -> None:
+    """Every processor second since tracking began to load is charged, none twice."""
+    recorder = Recorder(lambda folder: None, runs=2)
+    charged = [recorder._lap(), recorder._lap()]
+    assert min(charged) >= recorder.share > 0
+    assert sum(charged) == pytest.approx(recorder.spent - STARTED)
 
 
 @needs_server

@@ -1,7 +1,13 @@
 """Sacred around every run: the records, their copies on a server, and the pages that show them."""
 
 import sys
+import time
 import warnings
+
+import repro.launch.driver  # noqa: F401 - what starts the workers without tracking, so that STARTED leaves its import out
+
+STARTED = time.process_time()
+"""Processor seconds of this process before anything of tracking was imported."""
 
 # Sacred 0.8.7 imports pkg_resources; setuptools is pinned below the release that lacks it.
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)

@@ -93,7 +93,7 @@ def run_pack(path: Path) -> None:
         if mirror:
             mirror.start()
             locks.callback(mirror.close)
-        recorder = Recorder(mirror.watch if mirror else lambda folder: None)
+        recorder = Recorder(mirror.watch if mirror else lambda folder: None, len(runs))
         for run in sorted(runs, key=lambda run: run.fingerprint):  # one order for all packs: no deadlock
             locks.enter_context(_locked(run))
         failures: Counter[str] = Counter()

@@ -17,6 +17,7 @@ from sacred import SETTINGS, Experiment
 import repro
 from repro.launch.identity import LIBRARIES, Run, commit_state, content_hash, environment, model_dir
 from repro.ledger import replace_file
+from repro.tracking import STARTED
 from repro.tracking.figure import curves
 from repro.tracking.observers import RECORDS, FileObserver
 from repro.wire import EVENT, parse
@@ -39,12 +40,13 @@ class RunFailed(RuntimeError):
 class Recorder:
     """Turns the events of one pack's worker into records, one per run."""
 
-    def __init__(self, watch: Callable[[Path], None]) -> None:
-        """`watch` is called with the folder of every record once it is there."""
+    def __init__(self, watch: Callable[[Path], None], runs: int) -> None:
+        """`watch` is called with the folder of every record once it is there; `runs` share what the start of tracking took."""
         commit, dirty = commit_state()
         self.watch = watch
         self.about: dict[str, Any] = {"environment": environment(), "commit": commit, "dirty": dirty}
-        self.spent = 0.0
+        self.spent = time.process_time()
+        self.share = (self.spent - STARTED) / runs
 
     def record(
         self, run: Run, first: dict[str, Any], events: Iterable[dict[str, Any]], reason_of_end: Callable[[], str]
@@ -107,9 +109,9 @@ class Recorder:
         return reason, f"{run.spec.profile}/{observer.folder.name}" if observer.folder else None
 
     def _lap(self) -> float:
-        """Processor seconds of this process, which is all that tracking costs, since the last call; at first, since its beginning."""
+        """What tracking cost one run: the processor seconds of this process since the last call, and a share of its start."""
         before, self.spent = self.spent, time.process_time()
-        return self.spent - before
+        return self.share + self.spent - before
 
 
 class Points:
