@@ -14,7 +14,7 @@ from tests.ledger_fixture import write_run
 POINTS = 5779
 """Evaluations in the authors' result files."""
 PROFILE = "paper"
-COPIED = ("repro", "specs", "report/templates", "dvc.yaml", ".dvcignore", ".dvc/config")
+COPIED = ("repro", "specs", "report/templates", "dvc.yaml", ".dvcignore", ".dvc/config", "report/faults.json", "results/studies")
 
 
 def make_workspace(source: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import measures, reference
+from benchmarks import measures, reference, workspace
 from benchmarks.timing import compare, elapsed
 from benchmarks.workload import RATE, Trainer, Workload
 from repro.data.images import encode_png
@@ -162,3 +162,11 @@ def test_every_name_is_measured(workload: Workload, tmp_path: Path) -> None:
     step, image = measures.train_step(workload, tmp_path, 1, 1), measures.loader(workload, tmp_path)
     assert len(step.runs) == 1 and image.ratio > 0
     assert image.seconds < step.seconds
+
+
+@pytest.mark.slow
+def test_the_finished_study_leaves_dvc_nothing_to_do(root: Path, tmp_path: Path) -> None:
+    """`commit` fails where the copy lacks something that a stage depends on; the report itself is a placeholder."""
+    workspace.make_workspace(root, tmp_path / "finished")
+    workspace.commit(tmp_path / "finished")
+    workspace.repeat(tmp_path / "finished")

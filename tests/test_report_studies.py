@@ -14,8 +14,10 @@ from repro.archive import write_archive
 from repro.ledger import read_results
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.readme import fill
+from repro.report.curves import responses
+from repro.report.doses import doses
 from repro.report.findings import findings_block, stale_findings
-from repro.report.studies import Outcome, size_effects
+from repro.report.studies import Outcome, Outline, SideStudy, size_effects
 from repro.report.verify import verify
 from repro.spec import Profile, SpecError
 
@@ -86,6 +88,30 @@ def test_a_variant_that_loses_half_could_change_the_verdict_that_mmcl_cleans(fol
     assert row["could_change"] == "yes"
     (default,) = [r for r in document["studies"][0]["rows"] if r["variant"] == "default"]
     assert (default["effects"], default["verdicts"], default["could_change"]) == (None, [], None)
+
+
+def test_variants_that_set_one_number_make_a_curve_which_is_drawn():
+    """Cleaning keeps the ASR before it, so the curve shows the accuracy after it; `both` sets a second field and is left out."""
+    overrides = {"default": {}, "one": {"x.y": 1}, "nine": {"x.y": 9}, "three": {"x.y": 3}, "both": {"x.y": 3, "z": 1}, "word": {"w": "a"}}
+    outline = Outline(
+        question="?", profile="mini", reference="default",
+        variants={name: {"overrides": changed, "poisoned": True, "why": ""} for name, changed in overrides.items()},
+    )  # fmt: skip
+    kept = {"default": 0.4, "one": 0.3, "nine": 0.0, "three": 0.1, "both": 0.2, "word": 0.2}
+    rows = [
+        {"variant": name, "dataset": "cc3m", "pretrain_objective": "mmcl", "clean_size": "100k",
+         "values": {"asr": [0.9, 0.9], "cleaned_accuracy": [value, value]}, "means": {"asr": 0.9, "cleaned_accuracy": value}}
+        for name, value in kept.items()
+    ]  # fmt: skip
+    (dose,) = doses(SideStudy("s", outline, ()), rows, {"x.y": 0}.__getitem__)
+    assert (dose["study"], dose["path"], dose["measure"]) == ("s", "x.y", "cleaned_accuracy")
+    (curve,) = dose["curves"]
+    assert [(p["number"], p["values"]) for p in curve["points"]] == [(0, [0.4, 0.4]), (1, [0.3, 0.3]), (3, [0.1, 0.1]), (9, [0.0, 0.0])]
+    ax = responses({"doses": [dose]}).axes[0]
+    seeds, means = ax.get_lines()
+    assert len(seeds.get_xydata()) == 8
+    assert means.get_xydata().tolist() == [[0, 0.4], [1, 0.3], [3, 0.1], [9, 0.0]]
+    assert doses(SideStudy("s", outline.model_copy(update={"variants": {}}), ()), rows, float) == []
 
 
 def test_verify_covers_studies_and_the_main_tables_do_not(folder: Path, monkeypatch: pytest.MonkeyPatch):

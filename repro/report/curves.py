@@ -1,4 +1,4 @@
-"""Curves: what the result depends on (cap, number of learning rates tried, epochs); documents in, drawings out."""
+"""Curves: what the result depends on (cap, number of learning rates tried, epochs, what a study varies); documents in, drawings out."""
 
 from __future__ import annotations
 
@@ -97,8 +97,39 @@ def trajectories(document: dict[str, Any], loss: str = "mmcl_ssl") -> Figure:
     return drawing
 
 
+def responses(document: dict[str, Any]) -> Figure:
+    """What a study measured over the number that it varies; a panel a study, a dot a seed, a line through the means."""
+    from matplotlib.figure import Figure
+
+    columns = 2
+    rows = -(-len(document["doses"]) // columns)
+    drawing = Figure(figsize=(2 * WIDTH, 2.5 * rows + 0.4), layout="constrained")
+    axes = drawing.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat[len(document["doses"]) :]:
+        ax.set_axis_off()
+    for dose, ax in zip(document["doses"], axes.flat, strict=False):
+        for curve in dose["curves"]:
+            numbers, colour = [p["number"] for p in curve["points"]], COLOURS[curve["pretrain_objective"]]
+            seeds = [(p["number"], value) for p in curve["points"] for value in p["values"] if value is not None]
+            ax.plot(*zip(*seeds, strict=True), ls="", marker="o", ms=3, color=colour, alpha=0.5)
+            ax.plot(numbers, [p["mean"] for p in curve["points"]], lw=1.3, color=colour,
+                    ls="--" if curve["clean_size"] == "200k" else "-",
+                    label=", ".join(LABELS[curve[k]] for k in ("dataset", "clean_size", "pretrain_objective") if curve[k]))  # fmt: skip
+        ticks = sorted({p["number"] for curve in dose["curves"] for p in curve["points"]})
+        ax.set_xscale("symlog", linthresh=min([tick for tick in ticks if tick > 0], default=1))
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+        ax.set_ylim(bottom=0)
+        ax.yaxis.set_major_formatter(percent_tick)
+        ax.set_title({"asr": "ASR before cleaning (%)", "cleaned_accuracy": "Best accuracy at the cap (%)"}[dose["measure"]], fontsize=8)
+        ax.set_xlabel(dose["path"], fontsize=8)
+        ax.legend(frameon=False, fontsize=7)
+    return drawing
+
+
 def all_figures(document: dict[str, Any]) -> dict[str, Figure]:
-    """Every figure of the report by name."""
+    """Every figure of the report by name; `responses` only where a study varies a number."""
     papers = {name: scatter(document, name) for name in document["figures"]}
     curves = {"sweep": sweep(document), "budgets": budgets(document), "trajectories": trajectories(document)}
-    return {"answer": answer(document), **papers, **curves}
+    studied = {"responses": responses(document)} if document["doses"] else {}
+    return {"answer": answer(document), **papers, **curves, **studied}

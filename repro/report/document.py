@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from repro.profile import SPECS
+from repro.profile import SPECS, load_profile
 from repro.report import compute, evidence, statistics, tables
 from repro.report.claims import Claims, combine, load_claims, paper_values
+from repro.report.doses import doses
 from repro.report.points import PANELS, Point, Run, Study
 from repro.report.studies import read_side_studies, side_study, variants_of
 
@@ -28,6 +29,8 @@ def build_document(study: Study, claims: Claims) -> dict[str, Any]:
     runs = (*study.runs, *study.controls, *(run for item in side for run in item.runs))
     variants = variants_of(side, settings)
     judged = evidence.verdicts(study, claims, variants)
+    studies = [side_study(item, claims, settings, variants) for item in side]
+    profile = load_profile(settings.name, study.root / SPECS).model_dump(mode="json") if side else {}
     commits = Counter(run.record.commit for run in study.runs if run.record.commit)
     return {
         "schema": SCHEMA,
@@ -54,7 +57,11 @@ def build_document(study: Study, claims: Claims) -> dict[str, Any]:
         "trajectories": _trajectories(study),
         "controls": [_control(run, settings.denominator) for run in study.controls if run.rows and run.record.spec.stage == "pretrain"],
         "predictions": tables.predictions(study),
-        "studies": [side_study(item, claims, settings, variants) for item in side],
+        "studies": studies,
+        "doses": [
+            curve for item, shown in zip(side, studies, strict=True)
+            for curve in doses(item, shown["rows"], lambda path: lookup(profile, path.replace(".", "/")))
+        ],
         "runs": {run.folder: _provenance(run) for run in runs},
         "missing": list(study.missing),
         "notices": list(study.notices),

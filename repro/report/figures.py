@@ -32,6 +32,7 @@ CAPTIONS = {
     "budgets": "What the search buys: median best accuracy at the cap after trying n learning rates, with a simultaneous band; 0 where "
     "none met the cap. Where the band would span all values, as with few rates, none is drawn. The grid's rates count as random draws.",
     "trajectories": "Accuracy and ASR over epochs: pre-training, and CleanCLIP with 100K pairs by learning rate (dark: smallest).",
+    "responses": "What the studies measured over a number that they vary: one dot a seed, lines through the means.",
 }
 """What each figure shows; the paper's own come first."""
 HARDLY, SIGNIFICANT = 0.05, 0.10
@@ -55,6 +56,11 @@ def style() -> Iterator[None]:
             "xtick.color": "#000000", "ytick.color": "#000000", "figure.facecolor": "none", "axes.facecolor": "none",
         })  # fmt: skip
         yield
+
+
+def captions(document: dict[str, Any]) -> dict[str, str]:
+    """The figures that a document has, and what each shows."""
+    return {name: text for name, text in CAPTIONS.items() if name != "responses" or document["doses"]}
 
 
 def scatter(document: dict[str, Any], name: str) -> Figure:

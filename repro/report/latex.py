@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from repro.report.document import lookup
-from repro.report.figures import CAPTIONS
+from repro.report.figures import captions
 from repro.report.points import LABELS
 from repro.report.studies import MEASURES
 
@@ -43,7 +43,7 @@ def tex(document: dict[str, Any], digest: str, templates: Path, summary: list[di
     environment = _environment(templates)
     environment.filters["at"] = lambda path: lookup(document, path)
     return environment.get_template("report.tex.j2").render(
-        document=document, digest=digest, summary=summary, verdict_counts=counts, captions=CAPTIONS, measures=MEASURES
+        document=document, digest=digest, summary=summary, verdict_counts=counts, captions=captions(document), measures=MEASURES
     )
 
 

@@ -96,7 +96,7 @@ def html(
         images={image.row: image for samples in gallery.values() for image in samples.evaluation},
         pictures={name: Markup(text) for name, text in pictures.items()},  # noqa: S704 (matplotlib's SVG of our own figures)
         payload=payload(document, layouts), losses=LOSSES, sizes=SIZES, measures=MEASURES, standing=STANDING, links=links,
-        figure_texts=list(figures.CAPTIONS.items()), anchors={run: f"run-{index}" for index, run in enumerate(document["runs"])},
+        figure_texts=list(figures.captions(document).items()), anchors={run: f"run-{index}" for index, run in enumerate(document["runs"])},
         summary=summary(document), verdict_counts=verdict_counts(document), stand_in=document["stand_in"],
         has_authors=bool(document["authors_files"]), replayed=not document["runs"] and bool(document["authors_files"]),
         cap=document["settings"]["asr_cap"], **_inlined("page.js"),
