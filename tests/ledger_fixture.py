@@ -67,8 +67,9 @@ def write_run(root: Path, spec: RunSpec, outcomes: list[tuple[float, float]], *,
             step_learning_rate=spec.schedule.learning_rate, seconds=float(step),
         )  # fmt: skip
         append_row(work, row, correct, attacked, is_target)
+    model = {"model": hashlib.sha256(f"{spec.cell} {spec.seed}".encode()).hexdigest()[:16]} if spec.stage == "clean" else {}
     record = RunRecord(
-        spec=spec, fingerprint=fingerprint, inputs={"pairs": "0123456789abcdef", "evaluation": "fedcba9876543210"}, code="c0de",
+        spec=spec, fingerprint=fingerprint, inputs={"pairs": "0123456789abcdef", "evaluation": "fedcba9876543210", **model}, code="c0de",
         commit="0" * 40, dirty=False, status=status, reason="" if status == "completed" else "loss is not finite at step 3",
         environment={"python": "3.11", "torch": "2.13", "device": "cpu"}, ranks=1, threads=1, started="2026-01-02T03:04:05+00:00",
         seconds=30.0, train_seconds=20.0, evaluate_seconds=9.0, data_wait_seconds=1.0, peak_memory_bytes=500_000_000,

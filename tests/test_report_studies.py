@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from repro.readme import fill
 from repro.report.curves import responses
 from repro.report.doses import doses
 from repro.report.findings import findings_block, stale_findings
-from repro.report.studies import Outcome, Outline, SideStudy, size_effects
+from repro.report.outcomes import Outcome, outcomes
+from repro.report.points import Settings
+from repro.report.studies import Outline, SideStudy, read_side_studies, size_effects
 from repro.report.verify import verify
 from repro.spec import Profile, SpecError
 
@@ -88,6 +91,25 @@ def test_a_variant_that_loses_half_could_change_the_verdict_that_mmcl_cleans(fol
     assert row["could_change"] == "yes"
     (default,) = [r for r in document["studies"][0]["rows"] if r["variant"] == "default"]
     assert (default["effects"], default["verdicts"], default["could_change"]) == (None, [], None)
+
+
+def test_a_shrunk_model_is_compared_with_what_it_was_before(tmp_path: Path):
+    """The first evaluation of a run that shrinks the weights is of the shrunk model; the drop counts from the trained one."""
+    profile = write_specs(tmp_path)
+    changes = {"default": {}, "shrunk": {"clean.mitigation.shrink": 0.95}}
+    variants = {name: {"overrides": changed, "poisoned": True, "why": ""} for name, changed in changes.items()}
+    outline = {"question": "?", "profile": "mini", "reference": "default", "variants": variants}
+    (tmp_path / "specs/studies/shrinking.yaml").write_text(json.dumps(outline))
+    for variant, changed in changes.items():
+        for spec in clean_runs(load_profile("mini", tmp_path / "specs", changed), "cc3m", "mmcl", variant=variant):
+            if spec.loss == "mmcl_ssl":
+                write_run(tmp_path / "made", spec, [(0.4, 0.9) if variant == "default" else (0.1, 0.0), (0.2, 0.02)])
+    write_archive(tmp_path / "results/studies/shrinking.jsonl.gz", ((record, rows) for _, record, rows in read_results(tmp_path / "made")))
+    (study,) = read_side_studies("mini", tmp_path)
+    found = outcomes(study.runs, Settings.of(profile))
+    for variant in changes:
+        (outcome,) = found[variant, "cc3m", "mmcl", "100k"].values()
+        assert (outcome.accuracy, outcome.asr, outcome.relative_drop) == pytest.approx((0.4, 0.9, 0.5), abs=0.01)
 
 
 def test_variants_that_set_one_number_make_a_curve_which_is_drawn():

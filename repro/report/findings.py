@@ -14,9 +14,10 @@ import jinja2
 from repro.profile import SPECS, load_profile
 from repro.report.claims import Claims, combine, load_claims
 from repro.report.document import finite
+from repro.report.outcomes import MEASURES
 from repro.report.points import LABELS, Settings
 from repro.report.render import TEMPLATES, short
-from repro.report.studies import MEASURES, read_side_studies, side_study, variants_of
+from repro.report.studies import read_side_studies, side_study, variants_of
 
 FINDINGS = Path("docs/findings.md")
 BLOCK = "findings"

@@ -15,8 +15,8 @@ import jinja2
 
 from repro.report.document import lookup
 from repro.report.figures import captions
+from repro.report.outcomes import MEASURES
 from repro.report.points import LABELS
-from repro.report.studies import MEASURES
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",

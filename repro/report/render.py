@@ -25,9 +25,9 @@ from repro.report.authors import authors_points
 from repro.report.claims import Claims
 from repro.report.context import read_context
 from repro.report.document import build_document, claims_of, finite, lookup
+from repro.report.outcomes import MEASURES
 from repro.report.points import LABELS, LOSSES, SIZES, Study, read_study
 from repro.report.runs import read_records
-from repro.report.studies import MEASURES
 
 TEMPLATES = Path(__file__).parents[2] / "report" / "templates"
 LINKS = ("report.json", "report.tex", "report.pdf", "runs.html", "metadata.yaml")

@@ -19,17 +19,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from repro.archive import read_archive
-from repro.ledger import Row, check_unique
+from repro.ledger import check_unique
 from repro.profile import read_yaml
 from repro.report import statistics
 from repro.report.claims import Claim, Claims, Entry, judge
 from repro.report.evidence import verdicts
+from repro.report.outcomes import MEASURES, Model, Outcome, Outcomes, outcomes
 from repro.report.points import CLEANCLIP, LOSSES, OBJECTIVES, TABLE1_ROWS, Run, Settings, Study
 from repro.report.statistics import Interval
 from repro.spec import SpecError
-
-Model = tuple[str, str, str]
-"""Variant, dataset slot, pre-training objective."""
 
 
 class Variant(Entry):
@@ -72,26 +70,6 @@ class SideStudy:
             )
             for name, runs in found.items()
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of one variant, cell and seed, fractions; None where it was not run."""
-
-    accuracy: float | None
-    """Of the model that is cleaned, as the others of this line are after it."""
-    asr: float | None
-    cleaned_accuracy: float | None
-    """Best of CleanCLIP at ASR <= cap; 0 if no evaluation reached the cap."""
-    lowest_asr: float | None
-    relative_drop: float | None
-
-
-Outcomes = dict[tuple[str, str, str, str | None], dict[int, Outcome]]
-"""By variant, dataset, objective and cleaning size, then by seed."""
-
-MEASURES: tuple[str, ...] = ("accuracy", "asr", "cleaned_accuracy", "lowest_asr")
-"""Fields of an outcome whose effects the table shows."""
 
 
 def read_side_studies(profile: str, root: Path) -> tuple[SideStudy, ...]:
@@ -202,42 +180,6 @@ def repeated_claims(study: SideStudy, claims: Claims, settings: Settings, varian
     if not all((*row, objective, loss) in covered for row in TABLE1_ROWS for objective in OBJECTIVES for loss in LOSSES):
         return []
     return [{name: claim[name] for name in ("id", "verdict", "evidence")} for claim in verdicts(whole, claims, variants)]
-
-
-def outcomes(runs: Sequence[Run], settings: Settings) -> Outcomes:
-    """Outcomes by variant, dataset, objective and cleaning size (None where the study does not clean), then by seed."""
-    starts: dict[tuple[Model, int], Row] = {}
-    cleaned: dict[tuple[Model, str | None], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        spec = run.record.spec
-        model: Model = (spec.variant, spec.dataset, spec.pretrain_objective)
-        if spec.stage == "pretrain":
-            starts[model, spec.seed] = run.rows[run.handed_on(settings.denominator).index]
-        elif spec.loss == CLEANCLIP:
-            starts.setdefault((model, spec.seed), run.rows[0])
-            cleaned[model, spec.clean_size][spec.seed] += [row for row in run.rows if row.step]
-    sizes: dict[Model, list[str | None]] = defaultdict(list)
-    for model, size in cleaned:
-        sizes[model].append(size)
-    for model, _ in starts:
-        sizes.setdefault(model, [None])
-    return {
-        (*model, size): {
-            seed: _outcome(starts[model, seed], cleaned[model, size].get(seed, []) if size else [], settings)
-            for of, seed in sorted(starts) if of == model
-        }
-        for model in sizes for size in sizes[model]
-    }  # fmt: skip
-
-
-def _outcome(start: Row, rows: list[Row], settings: Settings) -> Outcome:
-    rates = [(row.asr(settings.denominator), row.accuracy) for row in rows]
-    best = max((accuracy for asr, accuracy in rates if asr <= settings.cap), default=0.0) if rates else None
-    return Outcome(
-        accuracy=start.accuracy, asr=start.asr(settings.denominator), cleaned_accuracy=best,
-        lowest_asr=min((asr for asr, _ in rates), default=None),
-        relative_drop=1 - best / start.accuracy if best is not None and start.accuracy else None,
-    )  # fmt: skip
 
 
 def _effect(pairs: list[tuple[float | None, float | None]], confidence: float) -> dict[str, Any] | None:
