@@ -20,7 +20,7 @@ from repro.report.doses import doses
 from repro.report.findings import findings_block, stale_findings
 from repro.report.outcomes import Outcome, outcomes
 from repro.report.points import Settings
-from repro.report.studies import Outline, SideStudy, read_side_studies, size_effects
+from repro.report.studies import Outline, SideStudy, interactions, read_side_studies, size_effects
 from repro.report.verify import verify
 from repro.spec import Profile, SpecError
 
@@ -91,6 +91,22 @@ def test_a_variant_that_loses_half_could_change_the_verdict_that_mmcl_cleans(fol
     assert row["could_change"] == "yes"
     (default,) = [r for r in document["studies"][0]["rows"] if r["variant"] == "default"]
     assert (default["effects"], default["verdicts"], default["could_change"]) == (None, [], None)
+
+
+def test_a_variant_that_costs_one_objective_more_is_told_apart_from_the_seeds():
+    """Effects -0.1, -0.2 and -0.3 on MMCL, 0.05 lower each on MMCL + SSL: -0.05 on every seed."""
+    cost = {("default", "mmcl"): (0.5, 0.5, 0.5), ("worse", "mmcl"): (0.4, 0.3, 0.2),
+            ("default", "mmcl_ssl"): (0.6, 0.7, 0.8), ("worse", "mmcl_ssl"): (0.45, 0.45, 0.45)}  # fmt: skip
+    found = {
+        (variant, "cc3m", objective, "100k"): {seed: Outcome(0.5, 0.9, best, 0.0, None) for seed, best in enumerate(kept)}
+        for (variant, objective), kept in cost.items()
+    }
+    (row,) = interactions(found, "default", 0.95)
+    assert (row["variant"], row["dataset"], row["clean_size"]) == ("worse", "cc3m", "100k")
+    assert (row["effect"]["value"], row["effect"]["n"]) == (pytest.approx(-0.05), 3)
+    assert row["effect"]["ci"] == pytest.approx((-0.05, -0.05))
+    del found["default", "cc3m", "mmcl", "100k"]
+    assert interactions(found, "default", 0.95) == []
 
 
 def test_a_shrunk_model_is_compared_with_what_it_was_before(tmp_path: Path):

@@ -115,6 +115,7 @@ def side_study(study: SideStudy, claims: Claims, settings: Settings, variants: M
             for label, variant in study.outline.variants.items()
         ],
         "rows": effects(found, reference, claims, settings), "sizes": size_effects(found, reference, settings.confidence),
+        "interactions": interactions(found, reference, settings.confidence),
         "claims": repeated_claims(study, claims, settings, variants), "code": sorted({run.record.code for run in study.runs}),
         "commits": sorted({run.record.commit or "" for run in study.runs}), "runs": [run.folder for run in study.runs],
     }  # fmt: skip
@@ -139,6 +140,26 @@ def effects(found: Outcomes, reference: str, claims: Claims, settings: Settings)
             ),
         })  # fmt: skip
     return [row | {"could_change": _could_change(row["verdicts"])} for row in rows]
+
+
+def interactions(found: Outcomes, reference: str, confidence: float) -> list[dict[str, Any]]:
+    """How much more a variant changes the best accuracy at the cap of MMCL + SSL models than of MMCL models, paired over seeds.
+
+    This is how far the variant could account for a difference between the objectives: one row a variant, dataset and cleaning
+    size that has both.
+    """
+    rows = []
+    for variant, dataset, objective, size in found:
+        if variant != reference and objective == OBJECTIVES[1]:
+            groups = [found.get((of, dataset, model, size), {}) for model in OBJECTIVES[::-1] for of in (variant, reference)]
+            pairs: list[tuple[float | None, float | None]] = []
+            for seed in sorted(set[int].intersection(*map(set, groups))):
+                values = [best for group in groups if (best := group[seed].cleaned_accuracy) is not None]
+                if len(values) == len(groups):
+                    pairs.append((values[0] - values[1], values[2] - values[3]))
+            if effect := _effect(pairs, confidence):
+                rows.append({"variant": variant, "dataset": dataset, "clean_size": size, "effect": effect})
+    return rows
 
 
 def size_effects(found: Outcomes, reference: str, confidence: float) -> list[dict[str, Any]]:
