@@ -123,8 +123,8 @@ def _num(value: float | None) -> Tex:
 
 
 def _breakable(text: str) -> Tex:
-    """A path that may be broken after its slashes and dashes."""
-    return Tex(re.sub(r"([/\-])", r"\1\\allowbreak{}", escape(text)))
+    """A path that may be broken after its slashes, dashes and underscores."""
+    return Tex(re.sub(r"([/\-]|\\_)", r"\1\\allowbreak{}", escape(text)))
 
 
 def _hash(text: str) -> Tex:

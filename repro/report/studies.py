@@ -106,7 +106,8 @@ def variants_of(studies: Sequence[SideStudy], settings: Settings) -> dict[str, S
 def side_study(study: SideStudy, claims: Claims, settings: Settings, variants: Mapping[str, Study]) -> dict[str, Any]:
     """A study in the shape of report.json; `variants` are those of all studies, for the claims that one of them decides."""
     reference = study.outline.reference
-    found = outcomes(study.runs, settings)
+    ranks = {label: rank for rank, label in enumerate(dict.fromkeys([reference, *study.outline.variants]))}
+    found = dict(sorted(outcomes(study.runs, settings).items(), key=lambda item: ranks.get(item[0][0], len(ranks))))
     return {
         "name": study.name, "question": study.outline.question, "reference": reference,
         "variants": [
