@@ -15,12 +15,13 @@ from repro.archive import write_archive
 from repro.ledger import read_results
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.readme import fill
+from repro.report.claims import load_claims
 from repro.report.curves import responses
 from repro.report.doses import doses
 from repro.report.findings import findings_block, stale_findings
 from repro.report.outcomes import Outcome, outcomes
 from repro.report.points import Settings
-from repro.report.studies import Outline, SideStudy, interactions, read_side_studies, size_effects
+from repro.report.studies import Outline, SideStudy, effects, interactions, read_side_studies, size_effects
 from repro.report.verify import verify
 from repro.spec import Profile, SpecError
 
@@ -107,6 +108,20 @@ def test_a_variant_that_costs_one_objective_more_is_told_apart_from_the_seeds():
     assert row["effect"]["ci"] == pytest.approx((-0.05, -0.05))
     del found["default", "cc3m", "mmcl", "100k"]
     assert interactions(found, "default", 0.95) == []
+
+
+def test_a_verdict_that_changes_by_less_than_the_spread_is_undecided(root: Path):
+    """Drops of 30, 30 and 50% leave an interval that reaches below the claim's 10%, 30, 30 and 31% do not; their difference holds zero."""
+    drops = {"default": (0.30, 0.30, 0.50), "steadier": (0.30, 0.30, 0.31)}
+    found = {
+        (variant, "cc3m", "mmcl_ssl", "100k"): {seed: Outcome(0.4, 0.9, 0.4 * (1 - d), 0.0, d) for seed, d in enumerate(of_seed)}
+        for variant, of_seed in drops.items()
+    }
+    settings = Settings.of(load_profile("mini", root / "specs"))
+    _, row = effects(found, "default", load_claims(root / "specs/claims.yaml"), settings)
+    (verdict,) = [v for v in row["verdicts"] if v["id"] == "mmcl-ssl-fails"]
+    assert verdict == {"id": "mmcl-ssl-fails", "reference": "direction only", "variant": "reproduced", "changes": False}
+    assert row["could_change"] == "undecided"
 
 
 def test_a_shrunk_model_is_compared_with_what_it_was_before(tmp_path: Path):

@@ -231,12 +231,17 @@ def _verdicts(
     for claim in claims.claims:
         if claim.expect is not None and claim.study is None and claim.metric in METRICS and _about(claim, cell):
             capped = claim.absolute and bool(settings.stand_in)
-            intervals = []
-            for group in (reference, variant):
-                values = [v for outcome in group if (v := METRICS[claim.metric](outcome)) is not None]
-                intervals.append(statistics.student(values, settings.confidence))
+            metric = METRICS[claim.metric]
+            effect = _effect(
+                [(metric(after), metric(before)) for after, before in zip(variant, reference, strict=True)], settings.confidence
+            )
+            intervals = [
+                statistics.student([value for outcome in group if (value := metric(outcome)) is not None], settings.confidence)
+                for group in (reference, variant)
+            ]
             before, after = (judge(claim.expect, claim.direction, i, capped) if i else "undecided" for i in intervals)
-            found.append({"id": claim.id, "reference": before, "variant": after})
+            changes = before != after and "undecided" not in (before, after) and effect is not None and not effect["undecided"]
+            found.append({"id": claim.id, "reference": before, "variant": after, "changes": changes})
     return found
 
 
@@ -249,13 +254,16 @@ def _about(claim: Claim, cell: tuple[str, str, str | None]) -> bool:
 
 
 def _could_change(verdicts: list[dict[str, Any]]) -> str | None:
-    """`yes` if a decided verdict becomes another decided one, `no` if all stay and are decided, else `undecided`."""
+    """`yes` if a decided verdict becomes another decided one and the effect on the claim's metric is decided too.
+
+    `no` if every verdict is decided and stays, else `undecided`: intervals over few seeds end near a claim's bound by chance.
+    """
     if not verdicts:
         return None
-    pairs = [(v["reference"], v["variant"]) for v in verdicts]
-    if any(before != after and "undecided" not in (before, after) for before, after in pairs):
+    if any(verdict["changes"] for verdict in verdicts):
         return "yes"
-    return "undecided" if any("undecided" in pair for pair in pairs) else "no"
+    stays = all(v["reference"] == v["variant"] != "undecided" for v in verdicts)
+    return "no" if stays else "undecided"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
