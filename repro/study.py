@@ -96,11 +96,13 @@ def owner(variant: str) -> str:
 def run_study(name: str) -> None:
     """Bring the results of a study up to date; what is finished, here or in the archive, is not run again."""
     study = load_study(name)
+    models = "clean" in study.stages
     for of, variants in lenders(study).items():
         if of != name:
             lender = load_study(of)
-            _run(of, lender.model_copy(update={"stages": ["pretrain"], "datasets": study.datasets, "variants": variants}), whole=lender)
-    _run(name, study, whole=study)
+            part = lender.model_copy(update={"stages": ["pretrain"], "datasets": study.datasets, "variants": variants})
+            _run(of, part, whole=lender, models=models)
+    _run(name, study, whole=study, models=models)
 
 
 def lenders(study: Study) -> dict[str, dict[str, Variant]]:
@@ -114,8 +116,11 @@ def lenders(study: Study) -> dict[str, dict[str, Variant]]:
     return found
 
 
-def _run(name: str, part: Study, whole: Study) -> None:
-    """Run a part of the study; its results are published below `work/studies` and then archived, however it ends."""
+def _run(name: str, part: Study, whole: Study, models: bool) -> None:
+    """Run a part of the study; its results are published below `work/studies` and then archived, however it ends.
+
+    Models do not lie in git: a study that cleans trains those again that are not there, any other makes do with their rows.
+    """
     published = _results_of(name)
     if archive_of(name).exists():
         for record, rows in read_archive(archive_of(name)):
@@ -136,7 +141,7 @@ def _run(name: str, part: Study, whole: Study) -> None:
         for stage in part.stages:
             due = [run for label, profile in profiles.items() for run in _runs(part, label, profile, stage)]
             every = [run for label, variant in whole.variants.items() for run in _runs(whole, label, varied(whole, variant), stage)]
-            run_all(due, inputs, results=published, kept=every)
+            run_all(due, inputs, results=published, kept=every, models=models)
     finally:  # a study takes several sittings; what is there so far can be read
         labels = whole.variants.keys()
         found = ((record, rows) for _, record, rows in read_results(published) if record.spec.variant in labels)

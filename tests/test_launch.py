@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,6 +175,18 @@ def test_a_pretrained_model_is_published_with_its_record(profile: Profile, launc
     started()
     launch(specs)
     assert (folder / "model.safetensors").exists() and started() == [], "published again from the work folder"
+
+
+def test_a_pretraining_without_its_model_is_done_only_where_rows_suffice(profile: Profile, launch: Launch) -> None:
+    specs = pretrain_runs(profile, "cc3m", "mmcl")[:1]
+    launch(specs)
+    shutil.rmtree("models")
+    shutil.rmtree("work")
+    started()
+    run_all(specs, stub_inputs, worker="stub_worker", models=False)
+    assert started() == []
+    launch(specs)
+    assert started() == [spec.run_id for spec in specs]
 
 
 def start_driver(specs: list[RunSpec], behaviour: dict[str, str]) -> subprocess.Popen[str]:

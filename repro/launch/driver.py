@@ -86,18 +86,19 @@ def run_all(
     worker: str = WORKER,
     ahead: list[RunSpec] | None = None,
     kept: list[RunSpec] | None = None,
+    models: bool = True,
 ) -> None:
     """Bring the published results of `specs` up to date, and those of `ahead` if there is anything to do.
 
     `inputs` tells where the inputs of a run lie; runs of `ahead` without inputs wait for their own stage. Published runs in
-    the cells at hand that are neither among `specs` nor `kept` are removed, finished ones stay, the others run. Raises
-    LaunchError naming the runs that failed, after all others are published, and Stopped on SIGINT or SIGTERM, after the
-    running ones have ended in order.
+    the cells at hand that are neither among `specs` nor `kept` are removed, finished ones stay, the others run. Without `models`
+    a finished pre-training whose model is gone stays too: its rows are all that is wanted. Raises LaunchError naming the runs
+    that failed, after all others are published, and Stopped on SIGINT or SIGTERM, after the running ones have ended in order.
     """
     code = code_version()
     runs = [identify(spec, inputs(spec), code) for spec in specs]
     prune([*specs, *(kept or [])], results)
-    due = [run for run in runs if not is_published(run, results)]
+    due = [run for run in runs if not is_published(run, results, models)]
     if due:
         others = [spec for spec in ahead or [] if spec not in specs and all(path.exists() for path in inputs(spec).values())]
         due += [run for run in (identify(spec, inputs(spec), code) for spec in others) if not is_published(run, results)]

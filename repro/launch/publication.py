@@ -45,8 +45,8 @@ def publish(run: Run, results: Path) -> bool:
     return True
 
 
-def is_published(run: Run, results: Path) -> bool:
-    """Whether the run's published record bears its fingerprint and is a result."""
+def is_published(run: Run, results: Path, models: bool = True) -> bool:
+    """Whether the run's published record bears its fingerprint and is a result, and with `models` the model it made is there."""
     folder = results_dir(run.spec, results) / run.spec.run_id
     try:
         record, _ = read_run(folder)
@@ -54,7 +54,7 @@ def is_published(run: Run, results: Path) -> bool:
         return False
     if record.fingerprint != run.fingerprint or record.status == "failed":
         return False
-    if run.spec.stage == "pretrain" and _made_by(model_dir(run.spec)) != run.fingerprint:
+    if models and run.spec.stage == "pretrain" and _made_by(model_dir(run.spec)) != run.fingerprint:
         return False
     if record.spec != run.spec:  # they differ in fields that only the reading of the ledger depends on
         replace_file(folder / "run.json", (record.model_copy(update={"spec": run.spec}).model_dump_json(indent=1) + "\n").encode())
