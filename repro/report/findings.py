@@ -14,6 +14,7 @@ import jinja2
 from repro.profile import SPECS, load_profile
 from repro.report.claims import Claims, combine, load_claims
 from repro.report.document import finite
+from repro.report.machines import repeated
 from repro.report.outcomes import MEASURES
 from repro.report.points import LABELS, Settings
 from repro.report.render import TEMPLATES, short
@@ -38,7 +39,12 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
         "code": "`{}`".format, "abbreviated": lambda commit: commit[:7],
     }  # fmt: skip
     text = environment.get_template("findings.md.j2").render(
-        studies=studies, settings=settings, measures=MEASURES, main_claims=claims.main_claims, headline=_headline(claims)
+        studies=studies,
+        machines=finite(repeated(side, settings)),
+        settings=settings,
+        measures=MEASURES,
+        main_claims=claims.main_claims,
+        headline=_headline(claims),
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 

@@ -128,6 +128,11 @@ class Run:
     sha256: str
     """Over the three files of the run."""
 
+    @property
+    def machine(self) -> str:
+        """Processor or GPU, and version of torch: what decides how sums are rounded."""
+        return f"{self.record.environment['device']}, torch {self.record.environment['torch']}"
+
     def points(self, denominator: Literal["all", "non_target"]) -> list[Point]:
         """Its evaluations in order."""
         return [_point(self, index, row, denominator) for index, row in enumerate(self.rows)]

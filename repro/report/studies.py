@@ -118,7 +118,8 @@ def side_study(study: SideStudy, claims: Claims, settings: Settings, variants: M
         "rows": effects(found, reference, claims, settings), "sizes": size_effects(found, reference, settings.confidence),
         "interactions": interactions(found, reference, settings.confidence),
         "claims": repeated_claims(study, claims, settings, variants), "code": sorted({run.record.code for run in study.runs}),
-        "commits": sorted({run.record.commit or "" for run in study.runs}), "runs": [run.folder for run in study.runs],
+        "commits": sorted({run.record.commit or "" for run in study.runs}),
+        "machines": sorted({run.machine for run in study.runs}), "runs": [run.folder for run in study.runs],
     }  # fmt: skip
 
 
