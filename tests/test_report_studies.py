@@ -5,14 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ledger_fixture import build_at, write_run, write_specs
 
-from repro.archive import read_archive, write_archive
+from repro.archive import write_archive
 from repro.ledger import read_results
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.readme import fill
@@ -20,7 +19,6 @@ from repro.report.claims import load_claims
 from repro.report.curves import responses
 from repro.report.doses import doses
 from repro.report.findings import findings_block, stale_findings
-from repro.report.machines import repeated
 from repro.report.outcomes import Outcome, outcomes
 from repro.report.points import Settings
 from repro.report.studies import Outline, SideStudy, effects, interactions, read_side_studies, size_effects
@@ -208,31 +206,6 @@ variants:
     block = findings_block("mini")
     assert ("on seeds 0, 1" in block and "**undecided**" in block) or "**not reproduced**" in block
     assert verify(Path("out/report.json")) == []
-
-
-def test_the_same_runs_on_two_kinds_of_machine_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A second machine repeats the default, a tenth of the images better at seed 1; at seed 2 it has tried fewer learning rates."""
-    write_side_study(tmp_path)
-    assert repeated(read_side_studies("mini", tmp_path), Settings.of(load_profile("mini", tmp_path / "specs"))) == []
-    runs = []
-    for record, rows in read_archive(tmp_path / "results/studies/matter.jsonl.gz"):
-        spec = record.spec
-        if spec.variant == "default" and not (spec.seed == 2 and spec.stage == "clean" and spec.schedule.learning_rate == 0.003):
-            better = rows[-1].num_images // 10 * (spec.seed == 1 and spec.stage == "clean")
-            changed = [row.model_copy(update={"num_correct": row.num_correct + better * (row is rows[-1])}) for row in rows]
-            runs.append((record.model_copy(update={"environment": record.environment | {"device": "other"}}), changed))
-    (tmp_path / "specs/studies/again.yaml").write_text(SPEC)
-    write_archive(tmp_path / "results/studies/again.jsonl.gz", runs)
-    (row,) = repeated(read_side_studies("mini", tmp_path), Settings.of(load_profile("mini", tmp_path / "specs")))
-    assert (row["dataset"], row["pretrain_objective"], row["clean_size"], row["seeds"]) == ("cc3m", "mmcl", "100k", [0, 1])
-    assert [of["machine"] for of in row["machines"]] == ["cpu, torch 2.13", "other, torch 2.13"]
-    first, second = (of["values"]["cleaned_accuracy"] for of in row["machines"])
-    assert (second[0] - first[0], second[1] - first[1]) == pytest.approx((0, 0.1), abs=0.003)
-    assert row["difference"]["cleaned_accuracy"] == second[1] - first[1] and row["difference"]["accuracy"] == 0
-    expected = statistics.mean([statistics.variance(first), statistics.variance(second)]) ** 0.5
-    assert row["spread"]["cleaned_accuracy"] == pytest.approx(expected)
-    monkeypatch.chdir(tmp_path)
-    assert "| CC3M, 100K, MMCL | cpu, torch 2.13 | 0, 1 | 40." in findings_block("mini")
 
 
 def test_a_variant_of_a_study_decides_the_claim_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
