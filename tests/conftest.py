@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-import time
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,7 +74,7 @@ class FaultTable:
     """Outcomes of the marked tests by case and test function."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.begun = path, time.monotonic()
+        self.path = path
         self.outcomes: dict[str, Counter[str]] = defaultdict(Counter)
         self.cases: dict[int, set[str]] = defaultdict(set)
 
@@ -100,7 +99,7 @@ class FaultTable:
         commit, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno", "--", ".", ":(exclude)report/faults.json")
         content = {
             "commit": commit or None, "dirty": bool(changed), "date": datetime.now(UTC).date().isoformat(),
-            "python": platform.python_version(), "seconds": round(time.monotonic() - self.begun, 1),
+            "python": platform.python_version(),
             "memory_cap_bytes": table["memory_cap_bytes"], "cases": rows,
         }  # fmt: skip
         self.path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

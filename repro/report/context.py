@@ -76,7 +76,6 @@ class Faults(BaseModel):
     dirty: bool
     date: str
     python: str
-    seconds: float
     cases: list[FaultCase]
 
 
