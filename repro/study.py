@@ -133,8 +133,8 @@ def _run(name: str, part: Study, whole: Study, models: bool) -> None:
         found = standard_inputs(spec)
         found["pairs"] = poisoned / spec.dataset if spec.poisoned or spec.stage == "clean" else data / spec.dataset
         if "model" in found:
-            models = part.variants[spec.variant].models or spec.variant
-            found["model"] = model_dir(spec.model_copy(update={"variant": models}))
+            lent = part.variants[spec.variant].models or spec.variant
+            found["model"] = model_dir(spec.model_copy(update={"variant": lent}))
         return found | {"evaluation": data / "evaluation", "synonyms": data / "synonyms.json"}
 
     try:

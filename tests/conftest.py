@@ -99,8 +99,7 @@ class FaultTable:
         commit, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno", "--", ".", ":(exclude)report/faults.json")
         content = {
             "commit": commit or None, "dirty": bool(changed), "date": datetime.now(UTC).date().isoformat(),
-            "python": platform.python_version(),
-            "memory_cap_bytes": table["memory_cap_bytes"], "cases": rows,
+            "python": platform.python_version(), "memory_cap_bytes": table["memory_cap_bytes"], "cases": rows,
         }  # fmt: skip
         self.path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

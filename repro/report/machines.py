@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from math import sqrt
+from statistics import fmean, variance
 from typing import Any
 
 from repro.report.outcomes import MEASURES, Outcome, outcomes
@@ -15,6 +15,8 @@ from repro.spec import digest
 
 Cell = tuple[str, str, str | None]
 """Dataset slot, pre-training objective, cleaning size."""
+BySeed = dict[int, tuple[frozenset[str], Outcome]]
+"""What was computed, and what came of it."""
 
 
 def repeated(studies: Sequence[SideStudy], settings: Settings) -> list[dict[str, Any]]:
@@ -29,29 +31,30 @@ def repeated(studies: Sequence[SideStudy], settings: Settings) -> list[dict[str,
         for run in study.runs:
             if run.record.spec.variant in unchanged:
                 runs[run.machine].setdefault(run.record.fingerprint, run)
-    found: dict[Cell, dict[str, dict[int, tuple[frozenset[str], Outcome]]]] = defaultdict(lambda: defaultdict(dict))
+    found: dict[Cell, dict[str, BySeed]] = defaultdict(dict)
     for name, by_fingerprint in runs.items():
         own = list(by_fingerprint.values())
-        for (_, *cell, size), by_seed in outcomes(own, settings).items():
-            for seed, outcome in by_seed.items():
-                found[cell[0], cell[1], size][name][seed] = (_asked(own, (cell[0], cell[1], size), seed), outcome)
+        for (_, dataset, objective, size), by_seed in outcomes(own, settings).items():
+            cell: Cell = (dataset, objective, size)
+            found[cell][name] = {seed: (_asked(own, cell, seed), outcome) for seed, outcome in by_seed.items()}
     rows = [_row(cell, dict(sorted(by_machine.items()))) for cell, by_machine in sorted(found.items(), key=str)]
     return [row for row in rows if row]
 
 
 def _asked(runs: Sequence[Run], cell: Cell, seed: int) -> frozenset[str]:
     """What was computed for an outcome, whoever computed it: specifications, code and inputs but for the model, which is computed too."""
-    specs = [
-        (run.record, run.record.spec) for run in runs
-        if (run.record.spec.dataset, run.record.spec.pretrain_objective, run.record.spec.seed) == (*cell[:2], seed)
-    ]  # fmt: skip
-    return frozenset(
-        digest([spec.model_copy(update={"variant": ""}).model_dump(mode="json"), record.code, {**record.inputs, "model": ""}])
-        for record, spec in specs if spec.stage == "pretrain" or (spec.clean_size == cell[2] and spec.loss == CLEANCLIP)
-    )  # fmt: skip
+    dataset, objective, size = cell
+    found = set()
+    for record in (run.record for run in runs):
+        spec = record.spec
+        counts = spec.stage == "pretrain" or (spec.clean_size == size and spec.loss == CLEANCLIP)
+        if counts and (spec.dataset, spec.pretrain_objective, spec.seed) == (dataset, objective, seed):
+            unnamed = spec.model_copy(update={"variant": ""}).model_dump(mode="json")
+            found.add(digest([unnamed, record.code, {**record.inputs, "model": ""}]))
+    return frozenset(found)
 
 
-def _row(cell: Cell, by_machine: dict[str, dict[int, tuple[frozenset[str], Outcome]]]) -> dict[str, Any] | None:
+def _row(cell: Cell, by_machine: dict[str, BySeed]) -> dict[str, Any] | None:
     """The row of a cell, over the seeds for which all its machines computed the same; None if that is not two machines and seeds."""
     shared = set[int].intersection(*map(set, by_machine.values()))
     seeds = sorted(seed for seed in shared if len({by_seed[seed][0] for by_seed in by_machine.values()}) == 1)
@@ -67,7 +70,7 @@ def _row(cell: Cell, by_machine: dict[str, dict[int, tuple[frozenset[str], Outco
         columns = [[value for value in of[measure] if value is not None] for of in values.values()]
         whole = all(len(column) == len(seeds) for column in columns)
         difference[measure] = max(max(at_seed) - min(at_seed) for at_seed in zip(*columns, strict=True)) if whole else None
-        spread[measure] = sqrt(statistics.mean(statistics.variance(column) for column in columns)) if whole else None
+        spread[measure] = sqrt(fmean(variance(column) for column in columns)) if whole else None
     return {
         "dataset": cell[0], "pretrain_objective": cell[1], "clean_size": cell[2], "seeds": seeds,
         "machines": [{"machine": name, "values": of} for name, of in values.items()], "difference": difference, "spread": spread,

@@ -131,7 +131,8 @@ class Run:
     @property
     def machine(self) -> str:
         """Processor or GPU, and version of torch: what decides how sums are rounded."""
-        return f"{self.record.environment['device']}, torch {self.record.environment['torch']}"
+        environment = self.record.environment
+        return f"{environment.get('device', 'unknown')}, torch {environment.get('torch', 'unknown')}"
 
     def points(self, denominator: Literal["all", "non_target"]) -> list[Point]:
         """Its evaluations in order."""

@@ -141,7 +141,7 @@ def under_fire(
                 seen = ""
             time.sleep(0.05)
         endings.append(ending(folder))
-    assert sum(map(bool, checkpoints)) >= len(victims) // 2, "runs that were killed went on from checkpoints"
+    assert len(set(checkpoints)) > len(victims) // 4, "runs that were killed went on from checkpoints"
     return endings
 
 
