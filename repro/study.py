@@ -94,7 +94,11 @@ def owner(variant: str) -> str:
 
 
 def run_study(name: str) -> None:
-    """Bring the results of a study up to date; what is finished, here or in the archive, is not run again."""
+    """Bring the results of a study up to date; what is finished, here or in the archive, is not run again.
+
+    They are archived however it ends, since a study takes several sittings. Archives of lenders stay as they are: they are
+    other stages' outputs, and their cleaning was of the models that they had.
+    """
     study = load_study(name)
     models = "clean" in study.stages
     for of, variants in lenders(study).items():
@@ -102,7 +106,11 @@ def run_study(name: str) -> None:
             lender = load_study(of)
             part = lender.model_copy(update={"stages": ["pretrain"], "datasets": study.datasets, "variants": variants})
             _run(of, part, whole=lender, models=models)
-    _run(name, study, whole=study, models=models)
+    try:
+        _run(name, study, whole=study, models=models)
+    finally:
+        found = ((record, rows) for _, record, rows in read_results(_results_of(name)) if record.spec.variant in study.variants)
+        write_archive(archive_of(name), found)
 
 
 def lenders(study: Study) -> dict[str, dict[str, Variant]]:
@@ -117,7 +125,7 @@ def lenders(study: Study) -> dict[str, dict[str, Variant]]:
 
 
 def _run(name: str, part: Study, whole: Study, models: bool) -> None:
-    """Run a part of the study; its results are published below `work/studies` and then archived, however it ends.
+    """Run a part of the study; its results are published below `work/studies`.
 
     Models do not lie in git: a study that cleans trains those again that are not there, any other makes do with their rows.
     """
@@ -137,15 +145,10 @@ def _run(name: str, part: Study, whole: Study, models: bool) -> None:
             found["model"] = model_dir(spec.model_copy(update={"variant": lent}))
         return found | {"evaluation": data / "evaluation", "synonyms": data / "synonyms.json"}
 
-    try:
-        for stage in part.stages:
-            due = [run for label, profile in profiles.items() for run in _runs(part, label, profile, stage)]
-            every = [run for label, variant in whole.variants.items() for run in _runs(whole, label, varied(whole, variant), stage)]
-            run_all(due, inputs, results=published, kept=every, models=models)
-    finally:  # a study takes several sittings; what is there so far can be read
-        labels = whole.variants.keys()
-        found = ((record, rows) for _, record, rows in read_results(published) if record.spec.variant in labels)
-        write_archive(archive_of(name), found)
+    for stage in part.stages:
+        due = [run for label, profile in profiles.items() for run in _runs(part, label, profile, stage)]
+        every = [run for label, variant in whole.variants.items() for run in _runs(whole, label, varied(whole, variant), stage)]
+        run_all(due, inputs, results=published, kept=every, models=models)
 
 
 def _runs(study: Study, label: str, profile: Profile, stage: Literal["pretrain", "clean"]) -> list[RunSpec]:

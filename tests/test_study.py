@@ -94,8 +94,32 @@ def test_a_study_goes_on_from_its_archive(root: Path, tmp_path: Path, monkeypatc
     made = [(record, rows) for _, record, rows in read_results(Path("results/mini"))]
     write_archive(study.archive_of("seeds"), made)
     shutil.rmtree("results/mini")
-    study._run("seeds", small, whole=loaded, models=False)
+    monkeypatch.setattr(study, "load_study", lambda name: small)
+    study.run_study("seeds")
     assert asked == [] and read_archive(study.archive_of("seeds")) == made
+
+
+def test_a_lender_that_trains_again_leaves_its_archive_alone(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The archive is the output of the lender's own stage, and holds cleaning runs of the models that it had."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "_data_folders", lambda part, profile: (Path("data"), Path("poisoned")))
+
+    def run_all(specs: list[RunSpec], inputs: object, results: Path, kept: list[RunSpec], models: bool) -> None:
+        for spec in specs:
+            trained = write_run(Path("trained"), spec, [(0.5, 0.5)])
+            shutil.copytree(trained, results_dir(spec, results) / spec.run_id, dirs_exist_ok=True)
+            shutil.rmtree(trained)
+
+    monkeypatch.setattr(study, "run_all", run_all)
+    Path("specs").symlink_to(root / "specs")
+    spec, *_ = pretrain_runs(study.varied(study.load_study("seeds"), study.load_study("seeds").variants["default"]), variant="default")
+    write_run(tmp_path, spec, [(0.25, 0.75)])
+    write_archive(study.archive_of("seeds"), [(record, rows) for _, record, rows in read_results(Path("results/mini"))])
+    before = study.archive_of("seeds").read_bytes()
+    study.run_study("rounding")
+    (retrained,) = {rows[-1].accuracy for _, _, rows in read_results(Path("work/studies/seeds"))}
+    assert retrained == pytest.approx(0.5, abs=0.02) and study.archive_of("seeds").read_bytes() == before
+    assert read_archive(study.archive_of("rounding")) != []
 
 
 def test_a_damaged_archive_names_its_line(tmp_path: Path) -> None:
