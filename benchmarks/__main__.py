@@ -16,13 +16,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from repro.launch.slots import TRAINING_ENVIRONMENT
+from repro.launch.places import TRAINING_ENVIRONMENT
 
 BUILD = Path("benchmarks/build")
 NAMES = {
     "train_step": ("training step, MMCL + SSL, with the loading of its batch", "at least 2"),
     "evaluation": ("evaluation, clean and triggered images", "at least 3"),
-    "cleaning_run": ("a finetuning run, one of {rates} learning rates, from start to last row", "at least 3"),
+    "cleaning_run": (
+        "a finetuning run, one of {rates} learning rates, from start to last row",
+        "at least 3",
+    ),
     "loader": ("loading of an image with its augmented view", "at least 3"),
     "rn50_of_floor": ("training step of RN50, 32 pairs of 224 px", "at least 0.6"),
     "report_seconds": ("report of {points:,} points", "at most 10"),
@@ -35,26 +38,46 @@ BESIDES = {
 }
 """What only details.json holds."""
 LEARNING_RATES = 2
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "REPRO_SLOTS": "1", "PYTHONPATH": str(Path.cwd())} | TRAINING_ENVIRONMENT
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "REPRO_SLOTS": "1",
+    "PYTHONPATH": str(Path.cwd()),
+} | TRAINING_ENVIRONMENT
 """For this process and those that it starts; the reference gains too."""
 
 
 def main(arguments: list[str]) -> None:
     """Measure, write the two files, print the table."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES | BESIDES)}; all if none is given")
-    parser.add_argument("--readme", action="store_true", help="measure nothing, write the last measurements into README.md")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of {', '.join(NAMES | BESIDES)}; all if none is given",
+    )
+    parser.add_argument(
+        "--readme",
+        action="store_true",
+        help="measure nothing, write the last measurements into README.md",
+    )
     chosen = parser.parse_args(arguments)
     if unknown := sorted(set(chosen.names) - set(NAMES | BESIDES)):
         parser.error(f"{unknown[0]} (allowed: {', '.join(NAMES | BESIDES)})")
     if not chosen.readme:
-        if not ENVIRONMENT.items() <= os.environ.items():  # the allocator reads it when the process starts
-            sys.exit(subprocess.call([sys.executable, "-m", "benchmarks", *arguments], env=os.environ | ENVIRONMENT))
+        if (
+            not ENVIRONMENT.items() <= os.environ.items()
+        ):  # the allocator reads it when the process starts
+            sys.exit(
+                subprocess.call(
+                    [sys.executable, "-m", "benchmarks", *arguments], env=os.environ | ENVIRONMENT
+                )
+            )
         measure(chosen.names or list(NAMES | BESIDES))
     block = table(_read("details"))
     print(block)
     if chosen.readme:
-        from repro.readme import README, fill
+        from repro.markdown import fill
+        from repro.report.pages.readme import README
 
         fill(README, "speed", block)
 
@@ -64,7 +87,7 @@ def measure(names: list[str]) -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     from benchmarks import measures
     from benchmarks.workload import mini_workload
-    from repro.launch.identity import environment
+    from repro.runs.machine import environment
     from repro.train import distributed
 
     distributed.repeatable(threads=1)
@@ -78,7 +101,14 @@ def measure(names: list[str]) -> None:
             details = _read("details") | {"machine": environment(), name: asdict(result)}
             _write("details", details)
             kept = ("ratio", "unit", "runs")
-            _write("bench", {key: {part: details[key][part] for part in kept} for key in NAMES if key in details})
+            _write(
+                "bench",
+                {
+                    key: {part: details[key][part] for part in kept}
+                    for key in NAMES
+                    if key in details
+                },
+            )
 
 
 def table(details: dict[str, Any]) -> str:
@@ -97,7 +127,9 @@ def table(details: dict[str, Any]) -> str:
         if found := details.get(name):
             slow, fast = (_seconds(found[side]) for side in ("reference_seconds", "seconds"))
             ratio = f"{found['ratio']:.2g} {found['unit']}" if found["unit"] != "seconds" else ""
-            lines.append(f"| {text.format(rates=LEARNING_RATES, points=POINTS)} | {slow} | {fast} | {ratio} | {wanted} |")
+            lines.append(
+                f"| {text.format(rates=LEARNING_RATES, points=POINTS)} | {slow} | {fast} | {ratio} | {wanted} |"
+            )
     return "\n".join(lines)
 
 

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from repro.calibrate import load_task, matrix_rate, measure, random_batch
-from repro.cost import Rates, load_assumptions, num_evaluation_images, work_of
-from repro.flops import count
-from repro.launch.identity import WORK, environment
+from repro.markdown import fill
+from repro.plan.calibrate import load_task, matrix_rate, measure, random_batch
+from repro.plan.flops import count
+from repro.plan.work import Rates, load_assumptions, num_evaluation_images, work_of
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.readme import fill
+from repro.runs.layout import WORK
+from repro.runs.machine import environment
 from repro.spec import RunSpec
 from repro.train import distributed
 from repro.train.loop import training_step
@@ -38,14 +39,31 @@ CPU = torch.device("cpu")
 GROUPS = {
     "convolutions, forward": ("aten::mkldnn_convolution",),
     "convolutions, backward": ("aten::convolution_backward",),
-    "matrix products and attention": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_scaled_dot_product_flash"),
+    "matrix products and attention": (
+        "aten::mm",
+        "aten::addmm",
+        "aten::bmm",
+        "aten::baddbmm",
+        "aten::_scaled_dot_product_flash",
+    ),
     "BatchNorm": ("aten::native_batch_norm", "aten::batch_norm", "aten::_batch_norm"),
     "AdamW": ("aten::_fused_adamw_",),
-    "copies and fills": ("aten::copy_", "aten::fill_", "aten::zero_", "aten::clone", "aten::cat", "aten::_to_copy", "aten::stack"),
+    "copies and fills": (
+        "aten::copy_",
+        "aten::fill_",
+        "aten::zero_",
+        "aten::clone",
+        "aten::cat",
+        "aten::_to_copy",
+        "aten::stack",
+    ),
 }
 """Groups of operations, by the beginnings of their names in the profiler; the rest are activations, norms, sums and Python."""
 REST = "activations, sums and the rest"
-FLOPS_OF = {"convolution": "convolutions, forward", "convolution_backward": "convolutions, backward"}
+FLOPS_OF = {
+    "convolution": "convolutions, forward",
+    "convolution_backward": "convolutions, backward",
+}
 """Groups by the counter's names of operations; its others are matrix products."""
 NORM_PASSES = 3 + 5
 """Reads and writes of an activation by BatchNorm: mean and variance, then scaling; backward two sums, then the gradient."""
@@ -99,7 +117,9 @@ def step_table(spec: RunSpec, batch: Callable[[], tuple[Tensor, Tensor]], steps:
     rate, bandwidth = matrix_rate(CPU, "fp32"), _bandwidth()
     flops: Counter[str] = Counter()
     for operation, number in counter.get_flop_counts()["Global"].items():
-        flops[FLOPS_OF.get(str(operation).partition(".")[2], "matrix products and attention")] += number
+        flops[FLOPS_OF.get(str(operation).partition(".")[2], "matrix products and attention")] += (
+            number
+        )
     floors = {group: number / rate for group, number in flops.items()}
     floors["BatchNorm"] = _norm_bytes(encoder, model, drawn) / bandwidth
     spent: dict[str, float] = defaultdict(float)
@@ -119,7 +139,11 @@ def step_table(spec: RunSpec, batch: Callable[[], tuple[Tensor, Tensor]], steps:
     ]
     for group in [*GROUPS, REST]:
         seconds = spent[group] / total * took
-        bound = f"{_ms(floors[group])} | {floors[group] / seconds:.0%}" if group in floors and seconds else " | "
+        bound = (
+            f"{_ms(floors[group])} | {floors[group] / seconds:.0%}"
+            if group in floors and seconds
+            else " | "
+        )
         lines.append(f"| {group} | {_ms(seconds)} | {seconds / took:.0%} | {bound} |")
     return lines
 
@@ -143,8 +167,14 @@ def mini_run() -> str:
         waiting = sum(work.pair_views * speed.data_wait[work.kind] for work in works)
         evaluating = sum(work.evaluations for work in works) * rates.evaluation
         total = sum(map(rates.seconds, works))
-        floor = sum(counts.training(work) + work.evaluations * counts.evaluation for work in works) / speed.matrix_flops
-        minutes = [f"{value / 60:.1f}" for value in (total - waiting - evaluating, waiting, evaluating, total, floor)]
+        floor = (
+            sum(counts.training(work) + work.evaluations * counts.evaluation for work in works)
+            / speed.matrix_flops
+        )
+        minutes = [
+            f"{value / 60:.1f}"
+            for value in (total - waiting - evaluating, waiting, evaluating, total, floor)
+        ]
         lines.append(f"| {stage} | {len(works)} | {' | '.join(minutes)} | {floor / total:.0%} |")
     return "\n".join(lines)
 
@@ -153,7 +183,10 @@ def _norm_bytes(encoder: nn.Module, model: CLIP, batch: tuple[Tensor, Tensor]) -
     """Bytes that the BatchNorms of a step read and write, float32."""
     elements: list[int] = []
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    handles = [norm.register_forward_hook(lambda module, inputs, output: elements.append(output.numel())) for norm in norms]
+    handles = [
+        norm.register_forward_hook(lambda module, inputs, output: elements.append(output.numel()))
+        for norm in norms
+    ]
     with torch.no_grad():
         encoder(*batch)
     for handle in handles:
@@ -164,7 +197,12 @@ def _norm_bytes(encoder: nn.Module, model: CLIP, batch: tuple[Tensor, Tensor]) -
 def _bandwidth() -> float:
     """Bytes a second of a sum of two arrays far larger than any cache, counting two reads and a write."""
     left, right, out = (torch.ones(2**26) for _ in range(3))
-    return 3 * 4 * 2**26 / min(_processor_seconds(lambda: torch.add(left, right, out=out), 1) for _ in range(3))
+    return (
+        3
+        * 4
+        * 2**26
+        / min(_processor_seconds(lambda: torch.add(left, right, out=out), 1) for _ in range(3))
+    )
 
 
 def _processor_seconds(call: Callable[[], object], repetitions: int) -> float:

@@ -21,7 +21,7 @@ from benchmarks import reference, workspace
 from benchmarks.timing import Measurement, compare, elapsed
 from benchmarks.workload import RATE, Trainer, Workload, rn50_workload
 from repro.data.shards import PairStore
-from repro.launch import run_all
+from repro.launch.driver import run_all
 from repro.ledger import read_results
 from repro.profile import load_profile, pretrain_runs
 from repro.train.model import build_model
@@ -34,11 +34,17 @@ MATRIX = 2048
 """Rows and columns of the matrices whose product gives the rate."""
 
 
-def train_step(workload: Workload, folder: Path, steps: int = STEPS, repetitions: int = 7) -> Measurement:
+def train_step(
+    workload: Workload, folder: Path, steps: int = STEPS, repetitions: int = 7
+) -> Measurement:
     """CleanCLIP's training step, the loading of its batch included."""
-    slow = reference.build_model(workload.spec.model, workload.inputs["model"] / "model.safetensors")
+    slow = reference.build_model(
+        workload.spec.model, workload.inputs["model"] / "model.safetensors"
+    )
     optimizer = reference.build_optimizer(slow, workload.spec)
-    loaded = _endless(reference.Pairs(workload.spec, workload.store, workload.rows, workload.inputs["synonyms"]))
+    loaded = _endless(
+        reference.Pairs(workload.spec, workload.store, workload.rows, workload.inputs["synonyms"])
+    )
     trainer = Trainer(workload.spec, workload.model())
     batches = _batches(workload, folder)
 
@@ -61,7 +67,9 @@ def evaluation(workload: Workload, folder: Path) -> Measurement:
         with tempfile.TemporaryDirectory(dir=folder) as cache:
             workload.evaluate(model, Path(cache))
 
-    return compare(lambda: reference.evaluate(model, workload.spec, images, workload.names), ours, 3)
+    return compare(
+        lambda: reference.evaluate(model, workload.spec, images, workload.names), ours, 3
+    )
 
 
 def train_step_rn50(workload: Workload, folder: Path) -> Measurement:
@@ -76,10 +84,17 @@ def loader_rn50(workload: Workload, folder: Path) -> Measurement:
 
 def loader(workload: Workload, folder: Path) -> Measurement:
     """Batches of pairs with their augmented views, per second of one core."""
-    loaded = _endless(reference.Pairs(workload.spec, workload.store, workload.rows, workload.inputs["synonyms"]))
+    loaded = _endless(
+        reference.Pairs(workload.spec, workload.store, workload.rows, workload.inputs["synonyms"])
+    )
     batches = _batches(workload, folder)
     images = BATCHES * workload.spec.schedule.global_batch_size
-    return compare(lambda: [next(loaded) for _ in range(BATCHES)], lambda: [next(batches) for _ in range(BATCHES)], 7, units=images)
+    return compare(
+        lambda: [next(loaded) for _ in range(BATCHES)],
+        lambda: [next(batches) for _ in range(BATCHES)],
+        7,
+        units=images,
+    )
 
 
 def cleaning_run(workload: Workload, folder: Path) -> Measurement:
@@ -89,11 +104,22 @@ def cleaning_run(workload: Workload, folder: Path) -> Measurement:
     def theirs() -> None:
         for spec in workload.specs:
             run = folder / "run.json"
-            run.write_text(json.dumps({"spec": spec.model_dump(mode="json"), "inputs": inputs}), encoding="utf-8")
-            subprocess.run([sys.executable, "-m", "benchmarks.reference", str(run)], check=True, stdout=subprocess.DEVNULL)
+            run.write_text(
+                json.dumps({"spec": spec.model_dump(mode="json"), "inputs": inputs}),
+                encoding="utf-8",
+            )
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.reference", str(run)],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
 
     def ours() -> None:
-        with tempfile.TemporaryDirectory(dir=folder) as work, contextlib.chdir(work), open(os.devnull, "w") as silent:
+        with (
+            tempfile.TemporaryDirectory(dir=folder) as work,
+            contextlib.chdir(work),
+            open(os.devnull, "w") as silent,
+        ):
             with contextlib.redirect_stderr(silent):
                 run_all(workload.specs, lambda spec: workload.inputs)
             rows = [rows for _, _, rows in read_results(Path("results"))]
@@ -125,7 +151,13 @@ def rn50_of_floor(workload: Workload, folder: Path) -> Measurement:
     products = counter.get_total_flops() / (2 * MATRIX**3)
     assert result.reference_seconds is not None
     runs = [ratio * products for ratio in result.runs]
-    return Measurement(sorted(runs)[len(runs) // 2], "of the floor", runs, result.reference_seconds * products, result.seconds)
+    return Measurement(
+        sorted(runs)[len(runs) // 2],
+        "of the floor",
+        runs,
+        result.reference_seconds * products,
+        result.seconds,
+    )
 
 
 def report_seconds(workload: Workload, folder: Path) -> Measurement:

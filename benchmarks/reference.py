@@ -30,15 +30,23 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import AutoAugment, CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+from torchvision.transforms import (
+    AutoAugment,
+    CenterCrop,
+    Compose,
+    InterpolationMode,
+    Normalize,
+    Resize,
+    ToTensor,
+)
 
 from repro.data.keyed import keyed_rng
 from repro.data.shards import PairStore
 from repro.data.templates import templates_of
-from repro.data.text import eda
 from repro.data.triggers import stamp
 from repro.spec import ModelSpec, RunSpec, Views
 from repro.train.schedule import evaluation_steps, learning_rate
+from repro.train.views.text import eda
 
 EVALUATION_BATCH = 128
 NO_DECAY = ("bn", "ln", "bias", "logit_scale")
@@ -46,7 +54,12 @@ NO_DECAY = ("bn", "ln", "bias", "logit_scale")
 
 def preprocessing(size: int) -> Compose:
     """CLIP's: a Pillow image to (3, size, size) float32."""
-    steps = [Resize(size, InterpolationMode.BICUBIC), CenterCrop(size), ToTensor(), Normalize(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)]
+    steps = [
+        Resize(size, InterpolationMode.BICUBIC),
+        CenterCrop(size),
+        ToTensor(),
+        Normalize(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD),
+    ]
     return Compose(steps)
 
 
@@ -57,7 +70,9 @@ def open_image(store: PairStore, row: int) -> Image.Image:
 class Pairs(Dataset[tuple[Tensor, Tensor]]):
     """Item `i` is (images (V, 3, H, W) float32, tokens (V, 77)) of the pair in `rows[i]`; V = 1 without the SSL term."""
 
-    def __init__(self, spec: RunSpec, store: PairStore, rows: NDArray[np.int64], synonyms: Path) -> None:
+    def __init__(
+        self, spec: RunSpec, store: PairStore, rows: NDArray[np.int64], synonyms: Path
+    ) -> None:
         self.spec, self.store, self.rows = spec, store, rows
         self.preprocess = preprocessing(spec.model.vision.image_size)
         tokenizer = SimpleTokenizer()
@@ -65,7 +80,10 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         self.tokens = [tokenizer(captions)]  # (N, 77) a view
         if spec.loss_weights["ssl"]:
             table = json.loads(synonyms.read_text(encoding="utf-8"))
-            views = [eda(text, keyed_rng("text view", spec.seed, int(row)), table) for text, row in zip(captions, rows, strict=True)]
+            views = [
+                eda(text, keyed_rng("text view", spec.seed, int(row)), table)
+                for text, row in zip(captions, rows, strict=True)
+            ]
             self.tokens.append(tokenizer(views))
 
     def __len__(self) -> int:
@@ -80,51 +98,85 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
     def loader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """One epoch: images (b, V, 3, H, W), tokens (b, V, 77)."""
-        return DataLoader(self, batch_size=self.spec.schedule.global_batch_size, shuffle=True, drop_last=True)
+        return DataLoader(
+            self, batch_size=self.spec.schedule.global_batch_size, shuffle=True, drop_last=True
+        )
 
 
 def shift_and_flip(image: Image.Image, views: Views) -> Image.Image:
     """The base view of a profile that augments it (the paper does not)."""
     if reach := views.shift_pixels:
         top, left = torch.randint(0, 2 * reach + 1, (2,)).tolist()
-        image = TF.crop(TF.pad(image, [reach], padding_mode="edge"), top, left, image.height, image.width)
+        image = TF.crop(
+            TF.pad(image, [reach], padding_mode="edge"), top, left, image.height, image.width
+        )
     return TF.hflip(image) if views.flip and torch.rand(()) < 0.5 else image
 
 
 def build_model(spec: ModelSpec, weights: Path) -> CLIP:
     """The model with the weights of a file."""
     vision = CLIPVisionCfg(**{**spec.vision.model_dump(), "layers": tuple(spec.vision.layers)})
-    model = CLIP(spec.embed_dim, vision, CLIPTextCfg(**spec.text.model_dump()), quick_gelu=spec.quick_gelu)
+    model = CLIP(
+        spec.embed_dim, vision, CLIPTextCfg(**spec.text.model_dump()), quick_gelu=spec.quick_gelu
+    )
     model.load_state_dict(load_file(weights))
     return model
 
 
 def build_optimizer(model: CLIP, spec: RunSpec) -> torch.optim.AdamW:
     """AdamW, without weight decay on gains, biases and the temperature."""
-    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": 0.0}, {"params": [], "weight_decay": spec.optimizer.weight_decay}]
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": 0.0},
+        {"params": [], "weight_decay": spec.optimizer.weight_decay},
+    ]
     for name, parameter in model.named_parameters():
-        kept = parameter.ndim < 2 if spec.switches.weight_decay_rule == "ndim" else any(part in name for part in NO_DECAY)
+        kept = (
+            parameter.ndim < 2
+            if spec.switches.weight_decay_rule == "ndim"
+            else any(part in name for part in NO_DECAY)
+        )
         groups[not kept]["params"].append(parameter)
-    return torch.optim.AdamW(groups, lr=0.0, betas=(spec.optimizer.betas[0], spec.optimizer.betas[1]), eps=spec.optimizer.eps)
+    return torch.optim.AdamW(
+        groups,
+        lr=0.0,
+        betas=(spec.optimizer.betas[0], spec.optimizer.betas[1]),
+        eps=spec.optimizer.eps,
+    )
 
 
 def loss_of(model: CLIP, images: Tensor, tokens: Tensor, weights: dict[str, float]) -> Tensor:
     """The training loss of a batch: images (b, V, 3, H, W), tokens (b, V, 77)."""
     pairs, views = images.shape[:2]
-    image = model.encode_image(images.transpose(0, 1).flatten(0, 1), normalize=True).view(views, pairs, -1)
+    image = model.encode_image(images.transpose(0, 1).flatten(0, 1), normalize=True).view(
+        views, pairs, -1
+    )
     text = [model.encode_text(tokens[:, view], normalize=True) for view in range(views)]
     scale, matches = model.logit_scale.exp(), torch.arange(pairs)
     total = torch.zeros(())
     if weights["mmcl"]:
         logits = scale * image[0] @ text[0].T
-        total = total + weights["mmcl"] * (F.cross_entropy(logits, matches) + F.cross_entropy(logits.T, matches)) / 2
+        total = (
+            total
+            + weights["mmcl"]
+            * (F.cross_entropy(logits, matches) + F.cross_entropy(logits.T, matches))
+            / 2
+        )
     if weights["ssl"]:
-        within = F.cross_entropy(scale * image[0] @ image[1].T, matches) + F.cross_entropy(scale * text[0] @ text[1].T, matches)
+        within = F.cross_entropy(scale * image[0] @ image[1].T, matches) + F.cross_entropy(
+            scale * text[0] @ text[1].T, matches
+        )
         total = total + weights["ssl"] * within / 2
     return total
 
 
-def training_step(model: CLIP, optimizer: torch.optim.AdamW, images: Tensor, tokens: Tensor, spec: RunSpec, rate: float) -> float:
+def training_step(
+    model: CLIP,
+    optimizer: torch.optim.AdamW,
+    images: Tensor,
+    tokens: Tensor,
+    spec: RunSpec,
+    rate: float,
+) -> float:
     """One optimizer step; returns the loss."""
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -150,7 +202,9 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
         image = open_image(self.store, i)
         if self.triggered:
             rng = keyed_rng("evaluation", self.spec.evaluate.trigger_seed, 0, i)
-            image = Image.fromarray(stamp(self.spec.trigger, self.spec.switches, np.asarray(image), rng).image)
+            image = Image.fromarray(
+                stamp(self.spec.trigger, self.spec.switches, np.asarray(image), rng).image
+            )
         return self.preprocess(image), int(self.store.labels[i])
 
 
@@ -159,16 +213,22 @@ def text_classifier(model: CLIP, names: Sequence[str], spec: RunSpec) -> Tensor:
     tokenizer = SimpleTokenizer()
     columns = []
     for name in names:
-        features = model.encode_text(tokenizer([fill(name) for fill in templates_of(spec.evaluate)]), normalize=True)
+        features = model.encode_text(
+            tokenizer([fill(name) for fill in templates_of(spec.evaluate)]), normalize=True
+        )
         columns.append(F.normalize(features.mean(dim=0), dim=0))
     return torch.stack(columns, dim=1)
 
 
 @torch.no_grad()
-def predictions(model: CLIP, spec: RunSpec, store: PairStore, names: Sequence[str], triggered: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def predictions(
+    model: CLIP, spec: RunSpec, store: PairStore, names: Sequence[str], triggered: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Predicted classes and labels, batch by batch."""
     classifier = text_classifier(model, names, spec)
-    for images, labels in DataLoader(EvaluationImages(spec, store, triggered), batch_size=EVALUATION_BATCH):
+    for images, labels in DataLoader(
+        EvaluationImages(spec, store, triggered), batch_size=EVALUATION_BATCH
+    ):
         yield (model.encode_image(images, normalize=True) @ classifier).argmax(dim=1), labels
 
 
@@ -176,8 +236,14 @@ def evaluate(model: CLIP, spec: RunSpec, store: PairStore, names: Sequence[str])
     """Clean images classified right, and triggered ones classified as the target, all images counted."""
     target = names.index(spec.target_class)
     model.eval()
-    correct = sum(int((found == labels).sum()) for found, labels in predictions(model, spec, store, names, triggered=False))
-    attacked = sum(int((found == target).sum()) for found, _ in predictions(model, spec, store, names, triggered=True))
+    correct = sum(
+        int((found == labels).sum())
+        for found, labels in predictions(model, spec, store, names, triggered=False)
+    )
+    attacked = sum(
+        int((found == target).sum())
+        for found, _ in predictions(model, spec, store, names, triggered=True)
+    )
     model.train()
     return correct, attacked
 
@@ -189,7 +255,10 @@ def clean(spec: RunSpec, inputs: dict[str, str]) -> list[tuple[int, int, int]]:
     with np.load(folder / "rows.npz", allow_pickle=False) as arrays:
         rows = arrays[str(spec.clean_size)]
     pairs = Pairs(spec, PairStore.open(folder), rows, Path(inputs["synonyms"]))
-    images, names = PairStore.open(evaluation), (evaluation / "classnames.txt").read_text(encoding="utf-8").splitlines()
+    images, names = (
+        PairStore.open(evaluation),
+        (evaluation / "classnames.txt").read_text(encoding="utf-8").splitlines(),
+    )
     model = build_model(spec.model, Path(inputs["model"]) / "model.safetensors")
     optimizer = build_optimizer(model, spec)
     per_epoch = len(rows) // spec.schedule.global_batch_size

@@ -57,7 +57,9 @@ def compare(
             seconds[name].append(clock() - begun)
     runs = [slow / fast for slow, fast in zip(seconds["reference"], seconds["ours"], strict=True)]
     medians = {name: statistics.median(values) / units for name, values in seconds.items()}
-    return Measurement(statistics.median(runs), "times as fast", runs, medians["reference"], medians["ours"])
+    return Measurement(
+        statistics.median(runs), "times as fast", runs, medians["reference"], medians["ours"]
+    )
 
 
 def elapsed(call: Callable[[], object], repetitions: int) -> Measurement:

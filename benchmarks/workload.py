@@ -17,11 +17,12 @@ from PIL import Image
 
 from repro.data.images import encode_png
 from repro.data.shards import PairStore, ShardWriter, write_store
-from repro.data.stages import data_stage, poison_stage
+from repro.data.stages import poison_stage
 from repro.data.templates import templates_of
 from repro.evaluate.zero_shot import EvaluationSet, Outcome, PromptSet, evaluate_model
-from repro.launch.identity import standard_inputs
 from repro.profile import clean_runs, load_profile
+from repro.runs.layout import standard_inputs
+from repro.sources.stage import data_stage
 from repro.spec import RunSpec
 from repro.train.checkpoint import model_tensors, save_tensors
 from repro.train.loop import training_step
@@ -59,7 +60,9 @@ class Workload:
     @cached_property
     def names(self) -> list[str]:
         """Class names in label order."""
-        return (self.inputs["evaluation"] / "classnames.txt").read_text(encoding="utf-8").splitlines()
+        return (
+            (self.inputs["evaluation"] / "classnames.txt").read_text(encoding="utf-8").splitlines()
+        )
 
     def pairs(self, cache: Path) -> TrainingPairs:
         """Our loader."""
@@ -75,9 +78,14 @@ class Workload:
         """Our evaluation from nothing: images decoded, triggers stamped and prompts tokenised in this very call."""
         spec = self.spec
         images = EvaluationSet(
-            self.inputs["evaluation"], spec.model.vision.image_size, self.names.index(spec.target_class), spec.trigger,
-            spec.switches, spec.evaluate.trigger_seed, cache,
-        )  # fmt: skip
+            self.inputs["evaluation"],
+            spec.model.vision.image_size,
+            self.names.index(spec.target_class),
+            spec.trigger,
+            spec.switches,
+            spec.evaluate.trigger_seed,
+            cache,
+        )
         prompts = PromptSet(self.names, templates_of(spec.evaluate), spec.switches.truncation)
         return evaluate_model(model, images, prompts, torch.device("cpu"))
 
@@ -88,19 +96,31 @@ class Trainer:
     def __init__(self, spec: RunSpec, model: CLIP) -> None:
         self.spec, self.model = spec, model
         self.optimizer = build_optimizer(model, spec.optimizer, spec.switches.weight_decay_rule)
-        self.encoder = PairEncoder(model, spec.schedule.global_batch_size // spec.schedule.norm_batch_size)
+        self.encoder = PairEncoder(
+            model, spec.schedule.global_batch_size // spec.schedule.norm_batch_size
+        )
 
     def step(self, images: torch.Tensor, tokens: torch.Tensor) -> float:
         """One optimizer step on a batch of `TrainingPairs`; returns the loss."""
-        return float(training_step(self.encoder, self.model, self.optimizer, images, tokens, self.spec, RATE)["loss"])
+        return float(
+            training_step(
+                self.encoder, self.model, self.optimizer, images, tokens, self.spec, RATE
+            )["loss"]
+        )
 
 
 def mini_workload(folder: Path, learning_rates: int) -> Workload:
     """The cell with its first so many learning rates; makes its data, as the stages do, where they are not there yet."""
     profile = load_profile("mini")
-    runs = [run for run in clean_runs(profile, "cc6m", "mmcl_ssl") if (run.clean_size, run.loss) == ("100k", "mmcl_ssl")]
+    runs = [
+        run
+        for run in clean_runs(profile, "cc6m", "mmcl_ssl")
+        if (run.clean_size, run.loss) == ("100k", "mmcl_ssl")
+    ]
     specs = [run for run in runs if run.seed == runs[0].seed][:learning_rates]
-    inputs = {name: path.absolute() for name, path in standard_inputs(specs[0]).items()} | {"model": folder / "model"}
+    inputs = {name: path.absolute() for name, path in standard_inputs(specs[0]).items()} | {
+        "model": folder / "model"
+    }
     if not inputs["evaluation"].exists():
         data_stage(profile.name)
     if not inputs["pairs"].exists():
@@ -112,8 +132,14 @@ def mini_workload(folder: Path, learning_rates: int) -> Workload:
 
 def rn50_workload(folder: Path, source: Workload) -> Workload:
     """The paper's cleaning of `cc3m`, on drawings enlarged to its resolution and captions as long as the web's, thrice those of `mini`."""
-    spec = next(run for run in clean_runs(load_profile("paper"), "cc3m", "mmcl_ssl") if run.loss == "mmcl_ssl")
-    schedule = spec.schedule.model_copy(update={"global_batch_size": RN50_BATCH, "norm_batch_size": RN50_BATCH})
+    spec = next(
+        run
+        for run in clean_runs(load_profile("paper"), "cc3m", "mmcl_ssl")
+        if run.loss == "mmcl_ssl"
+    )
+    schedule = spec.schedule.model_copy(
+        update={"global_batch_size": RN50_BATCH, "norm_batch_size": RN50_BATCH}
+    )
     spec = spec.model_copy(update={"schedule": schedule, "precision": "fp32"})
     size = spec.model.vision.image_size
     inputs = source.inputs | {"pairs": folder / "pairs_rn50", "model": folder / "model_rn50"}
@@ -122,9 +148,15 @@ def rn50_workload(folder: Path, source: Workload) -> Workload:
         inputs["pairs"].mkdir()
         writer = ShardWriter(inputs["pairs"])
         for row in source.rows[:RN50_PAIRS]:
-            drawing = Image.fromarray(source.store.decode(int(row), source.spec.model.vision.image_size))
+            drawing = Image.fromarray(
+                source.store.decode(int(row), source.spec.model.vision.image_size)
+            )
             enlarged = drawing.resize((size, size), Image.Resampling.BICUBIC)
-            writer.add(encode_png(np.asarray(enlarged)), "png", ", ".join([source.store.captions[int(row)]] * 3))
+            writer.add(
+                encode_png(np.asarray(enlarged)),
+                "png",
+                ", ".join([source.store.captions[int(row)]] * 3),
+            )
         write_store(inputs["pairs"], *writer.close())
         np.savez(inputs["pairs"] / "rows.npz", **{str(spec.clean_size): np.arange(RN50_PAIRS)})  # type: ignore[arg-type]  # its stub
         _save_model(workload)

@@ -14,7 +14,15 @@ from tests.ledger_fixture import write_run
 POINTS = 5779
 """Evaluations in the authors' result files."""
 PROFILE = "paper"
-COPIED = ("repro", "specs", "report/templates", "dvc.yaml", ".dvcignore", ".dvc/config", "report/faults.json", "results/studies")
+COPIED = (
+    "repro",
+    "specs",
+    "dvc.yaml",
+    ".dvcignore",
+    ".dvc/config",
+    "report/faults.json",
+    "results/studies",
+)
 
 
 def make_workspace(source: Path, folder: Path) -> None:
@@ -28,13 +36,18 @@ def make_workspace(source: Path, folder: Path) -> None:
     runs = [*pretrain_runs(profile), *clean_runs(profile)]
     for index, spec in enumerate(runs):
         count = POINTS // len(runs) + (index < POINTS % len(runs))
-        write_run(folder, spec, [(0.2 - 0.1 * step / count, 1 - step / count) for step in range(count)])
+        write_run(
+            folder, spec, [(0.2 - 0.1 * step / count, 1 - step / count) for step in range(count)]
+        )
 
 
 def commit(folder: Path) -> None:
     """Tell DVC that all stages are done; outputs that are not there become placeholders."""
     for stage in read_yaml(folder / "dvc.yaml")["stages"].values():
-        axes = {name: [value.replace("${profile}", PROFILE) for value in values] for name, values in stage["matrix"].items()}
+        axes = {
+            name: [value.replace("${profile}", PROFILE) for value in values]
+            for name, values in stage["matrix"].items()
+        }
         for values in itertools.product(*axes.values()):
             for declared in stage["outs"]:
                 path = declared if isinstance(declared, str) else next(iter(declared))
@@ -55,14 +68,21 @@ def _placeholder(path: Path) -> None:
 def dvc(folder: Path, *arguments: str) -> str:
     """Run DVC there; its output."""
     return subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ).stdout
 
 
 def report(folder: Path) -> None:
     """Build the report there."""
     command = [sys.executable, "-m", "repro", "report", "--profile", PROFILE]
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def repeat(folder: Path) -> None:

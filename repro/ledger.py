@@ -27,16 +27,37 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from repro.files import replace_file
 from repro.spec import CleanSize, Dataset, Loss, Objective, RunSpec
 
 SCHEMA: Literal[1] = 1
 SAMPLES = 8
 """Evaluation images whose predicted classes a row names, for the report's gallery."""
-NPZ_ERRORS = (OSError, ValueError, KeyError, EOFError, MemoryError, SyntaxError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+NPZ_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    SyntaxError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 """What numpy raises for an npz file that is missing or has changed bytes."""
 
 
-IDENTITY = ("profile", "stage", "dataset", "pretrain_objective", "clean_size", "loss", "variant", "poisoned", "seed")
+IDENTITY = (
+    "profile",
+    "stage",
+    "dataset",
+    "pretrain_objective",
+    "clean_size",
+    "loss",
+    "variant",
+    "poisoned",
+    "seed",
+)
 """Fields that a row shares with its run's spec."""
 
 
@@ -156,12 +177,20 @@ def sample_images(num_images: int) -> list[int]:
 def identity_of(spec: RunSpec, fingerprint: str) -> dict[str, Any]:
     """The columns of a row that follow from its run."""
     return {
-        "run": spec.run_id, "fingerprint": fingerprint, "learning_rate": spec.schedule.learning_rate,
+        "run": spec.run_id,
+        "fingerprint": fingerprint,
+        "learning_rate": spec.schedule.learning_rate,
         **{name: getattr(spec, name) for name in IDENTITY},
-    }  # fmt: skip
+    }
 
 
-def append_row(work_dir: Path, row: Row, correct: NDArray[np.bool_], attacked: NDArray[np.bool_], is_target: NDArray[np.bool_]) -> None:
+def append_row(
+    work_dir: Path,
+    row: Row,
+    correct: NDArray[np.bool_],
+    attacked: NDArray[np.bool_],
+    is_target: NDArray[np.bool_],
+) -> None:
     """Append one evaluation to the running run's `rows.jsonl`, durably (fsync) and in one write.
 
     `correct`, `attacked`, `is_target`: (num_images,) booleans.
@@ -169,7 +198,10 @@ def append_row(work_dir: Path, row: Row, correct: NDArray[np.bool_], attacked: N
     assert correct.shape == attacked.shape == is_target.shape == (row.num_images,)
     record = {
         "row": row.model_dump(),
-        **{n: _encode(b) for n, b in (("correct", correct), ("attacked", attacked), ("is_target", is_target))},
+        **{
+            n: _encode(b)
+            for n, b in (("correct", correct), ("attacked", attacked), ("is_target", is_target))
+        },
     }
     with (work_dir / "rows.jsonl").open("ab") as file:
         file.write(json.dumps(record).encode() + b"\n")
@@ -190,14 +222,18 @@ def pending_rows(work_dir: Path, max_step: int | None = None) -> list[dict[str, 
             if max_step is None or record["row"]["step"] <= max_step:
                 records.append(record)
         except (ValueError, KeyError, TypeError):
-            raise LedgerError(f"{path}:{number}: damaged; delete {work_dir} to run it again") from None
+            raise LedgerError(
+                f"{path}:{number}: damaged; delete {work_dir} to run it again"
+            ) from None
     return records
 
 
 def rewind_rows(work_dir: Path, max_step: int) -> None:
     """Forget rows after `max_step`: a resumed run evaluates them again."""
     kept = pending_rows(work_dir, max_step)
-    replace_file(work_dir / "rows.jsonl", b"".join(json.dumps(record).encode() + b"\n" for record in kept))
+    replace_file(
+        work_dir / "rows.jsonl", b"".join(json.dumps(record).encode() + b"\n" for record in kept)
+    )
 
 
 def export_run(work_dir: Path, record: RunRecord, results_dir: Path) -> Path:
@@ -213,7 +249,9 @@ def export_run(work_dir: Path, record: RunRecord, results_dir: Path) -> Path:
     (partial / "run.json").write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     names = identity_of(record.spec, record.fingerprint)
     rows = [Row.model_validate({**item["row"], **names}) for item in records]
-    (partial / "rows.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
+    (partial / "rows.jsonl").write_text(
+        "".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8"
+    )
     if records:
         np.savez_compressed(
             partial / "bits.npz",
@@ -263,32 +301,37 @@ def read_bits(run_dir: Path, num_images: int) -> dict[str, NDArray[np.bool_]]:
     except NPZ_ERRORS as error:
         raise LedgerError(f"{path}: unreadable ({error})") from None
     shapes = {name: array.shape[:-1] for name, array in packed.items() if array.ndim}
-    if shapes.keys() != packed.keys() or len(shapes["correct"]) != 1 or shapes["correct"] != shapes["attacked"] or shapes["is_target"]:
+    if (
+        shapes.keys() != packed.keys()
+        or len(shapes["correct"]) != 1
+        or shapes["correct"] != shapes["attacked"]
+        or shapes["is_target"]
+    ):
         raise LedgerError(f"{path}: arrays do not fit each other")
     for name, array in packed.items():
         if array.dtype != np.uint8 or array.shape[-1] != -(-num_images // 8):
-            raise LedgerError(f"{path}: {name}: {array.shape[-1]} {array.dtype} a row (allowed: {-(-num_images // 8)} uint8)")
-    bits = {name: np.unpackbits(array, axis=-1, count=num_images).astype(bool) for name, array in packed.items()}
+            raise LedgerError(
+                f"{path}: {name}: {array.shape[-1]} {array.dtype} a row (allowed: {-(-num_images // 8)} uint8)"
+            )
+    bits = {
+        name: np.unpackbits(array, axis=-1, count=num_images).astype(bool)
+        for name, array in packed.items()
+    }
     return bits
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old or the new content, never a part (fsync, then rename)."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def check_row(row: Row, record: RunRecord, where: str) -> None:
     """LedgerError if the row is not the run's, or counts more than there is."""
     spec = record.spec
     if row.fingerprint != record.fingerprint or row.run != spec.run_id:
-        raise LedgerError(f"{where}: belongs to run {row.run} ({row.fingerprint}), not to {spec.run_id} ({record.fingerprint})")
+        raise LedgerError(
+            f"{where}: belongs to run {row.run} ({row.fingerprint}), not to {spec.run_id} ({record.fingerprint})"
+        )
     limits = dict.fromkeys(("num_correct", "num_attacked", "num_target"), row.num_images)
-    for name, limit in {**limits, "num_target_attacked": min(row.num_target, row.num_attacked)}.items():
+    for name, limit in {
+        **limits,
+        "num_target_attacked": min(row.num_target, row.num_attacked),
+    }.items():
         if getattr(row, name) > limit:
             raise LedgerError(f"{where}: {name}: {getattr(row, name)} (allowed: 0 to {limit})")
 

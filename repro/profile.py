@@ -33,7 +33,7 @@ from repro.spec import (
     Spec,
     SpecError,
     Switches,
-)  # fmt: skip
+)
 
 SPECS = Path("specs")
 MAX_CHARACTERS = 2**18
@@ -55,7 +55,9 @@ def read_yaml(path: Path) -> Any:
     yaml = YAML(typ="safe", pure=True)
     depth = 0
     try:
-        for event in yaml.parse(text):  # lazily: a bomb is refused at its first anchor or its 33rd level
+        for event in yaml.parse(
+            text
+        ):  # lazily: a bomb is refused at its first anchor or its 33rd level
             if getattr(event, "anchor", None):
                 raise SpecError(f"{path}: anchors and aliases are not allowed")
             depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
@@ -77,11 +79,16 @@ def check(model: type[T], content: Any, path: Path) -> T:
         for item in error.errors():
             if item["type"] == "value_error":
                 prefix = ".".join(map(str, item["loc"]))
-                lines += [f"{prefix + '.' if prefix else ''}{line}" for line in str(item["ctx"]["error"]).split("\n")]
+                lines += [
+                    f"{prefix + '.' if prefix else ''}{line}"
+                    for line in str(item["ctx"]["error"]).split("\n")
+                ]
                 continue
             value = "" if item["type"] == "missing" else f" (got {item['input']!r})"
             lines.append(f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}{value}")
-        raise SpecError("\n".join([f"{path}: {len(lines)} problem(s)", *(f"  {line}" for line in lines)])) from None
+        raise SpecError(
+            "\n".join([f"{path}: {len(lines)} problem(s)", *(f"  {line}" for line in lines)])
+        ) from None
 
 
 class Protocol(Spec):
@@ -100,34 +107,55 @@ def _merge(content: Any, overrides: dict[str, Any], path: Path) -> Any:
         node = content
         for key in parents:
             known = node.get(key) if isinstance(node, dict) else None
-            node = node[int(key)] if isinstance(node, list) and key.isdigit() and int(key) < len(node) else known
+            node = (
+                node[int(key)]
+                if isinstance(node, list) and key.isdigit() and int(key) < len(node)
+                else known
+            )
         if not isinstance(node, dict) or last not in node:
             raise SpecError(f"{path}: {dotted}: no such field to override")
         node[last] = value
     return content
 
 
-def load_profile(name: str, specs: Path = SPECS, overrides: dict[str, Any] | None = None) -> Profile:
+def load_profile(
+    name: str, specs: Path = SPECS, overrides: dict[str, Any] | None = None
+) -> Profile:
     """Read and check the profile `specs/<name>`.
 
     `overrides` maps dotted paths (`data.poison.num_poisoned.cc6m`, `switches.gather`) to values: how studies vary
     a profile. Raises SpecError with every problem of the first bad file.
     """
     folder = specs / name
-    known = sorted(p.name for p in specs.iterdir() if (p / "data.yaml").is_file()) if specs.is_dir() else []
+    known = (
+        sorted(p.name for p in specs.iterdir() if (p / "data.yaml").is_file())
+        if specs.is_dir()
+        else []
+    )
     if name not in known:
-        raise SpecError(f"profile: {name!r} (allowed: {', '.join(known) or 'none found in ' + str(specs)})")
+        raise SpecError(
+            f"profile: {name!r} (allowed: {', '.join(known) or 'none found in ' + str(specs)})"
+        )
     protocol = check(Protocol, read_yaml(folder / "protocol.yaml"), folder / "protocol.yaml")
     protocol_path = specs / "protocols" / f"{protocol.protocol}.yaml"
     switches = _merge(read_yaml(protocol_path), protocol.overrides, folder / "protocol.yaml")
-    parts: dict[str, tuple[type[Spec], Any, Path]] = {"switches": (Switches, switches, protocol_path)}
-    models: dict[str, type[Spec]] = {"data": DataSpec, "pretrain": PretrainSpec, "clean": CleanSpec, "evaluate": EvaluateSpec}
+    parts: dict[str, tuple[type[Spec], Any, Path]] = {
+        "switches": (Switches, switches, protocol_path)
+    }
+    models: dict[str, type[Spec]] = {
+        "data": DataSpec,
+        "pretrain": PretrainSpec,
+        "clean": CleanSpec,
+        "evaluate": EvaluateSpec,
+    }
     for part, model in models.items():
         parts[part] = (model, read_yaml(folder / f"{part}.yaml"), folder / f"{part}.yaml")
     for dotted, value in (overrides or {}).items():
         part, _, rest = dotted.partition(".")
         if part not in parts or not rest:
-            raise SpecError(f"override {dotted!r} (allowed: {', '.join(parts)} followed by a field)")
+            raise SpecError(
+                f"override {dotted!r} (allowed: {', '.join(parts)} followed by a field)"
+            )
         model, content, path = parts[part]
         parts[part] = (model, _merge(content, {rest: value}, path), path)
     checked: dict[str, Any] = {part: check(*arguments) for part, arguments in parts.items()}
@@ -143,7 +171,9 @@ def classnames_file(classnames: str, specs: Path = SPECS) -> Path:
 
 def load_classnames(profile: Profile, specs: Path = SPECS) -> list[str]:
     """Class names of the profile's zero-shot task in label order; the target class is always among them."""
-    names = classnames_file(profile.evaluate.classnames, specs).read_text(encoding="utf-8").splitlines()
+    names = (
+        classnames_file(profile.evaluate.classnames, specs).read_text(encoding="utf-8").splitlines()
+    )
     source = profile.data.source
     if isinstance(source, EmojiSource):
         target = profile.data.poison.target_class
@@ -172,24 +202,44 @@ def _check_across(profile: Profile, folder: Path, specs: Path) -> None:
         epochs = profile.pretrain.objectives[objective].epochs
         where = f"pretrain.yaml: model_age.{slot}.{objective}"
         if age is None or (isinstance(age, int) and age > epochs):
-            problems.append(f"{where}: {age or 'missing'} (allowed: last, best_validation_loss, or an epoch up to {epochs})")
-        elif age == "best_validation_loss" and profile.data.num_validation < profile.pretrain.objectives[objective].global_batch_size:
-            problems.append(f"{where}: best_validation_loss (allowed where data.yaml's num_validation is at least one global batch)")
+            problems.append(
+                f"{where}: {age or 'missing'} (allowed: last, best_validation_loss, or an epoch up to {epochs})"
+            )
+        elif (
+            age == "best_validation_loss"
+            and profile.data.num_validation
+            < profile.pretrain.objectives[objective].global_batch_size
+        ):
+            problems.append(
+                f"{where}: best_validation_loss (allowed where data.yaml's num_validation is at least one global batch)"
+            )
     for index, cell in enumerate(profile.clean.cells):
         for objective in cell.pretrain_objectives:
             if objective not in profile.pretrain.objectives:
-                problems.append(f"clean.yaml: cells.{index}.pretrain_objectives: {objective!r} is not pre-trained")
+                problems.append(
+                    f"clean.yaml: cells.{index}.pretrain_objectives: {objective!r} is not pre-trained"
+                )
         for size in cell.clean_sizes:
             if size not in profile.data.cleaning_sizes:
-                problems.append(f"clean.yaml: cells.{index}.clean_sizes: {size!r} (allowed: keys of data.yaml's cleaning_sizes)")
+                problems.append(
+                    f"clean.yaml: cells.{index}.clean_sizes: {size!r} (allowed: keys of data.yaml's cleaning_sizes)"
+                )
             elif profile.data.cleaning_sizes[size] < cell.global_batch_size:
-                problems.append(f"clean.yaml: cells.{index}.global_batch_size: more than the {size} subset holds")
+                problems.append(
+                    f"clean.yaml: cells.{index}.global_batch_size: more than the {size} subset holds"
+                )
     runs = Counter((run.cell, run.run_id) for run in clean_runs(profile))
     for (cell_name, run_id), count in runs.items():
         if count > 1:
-            problems.append(f"clean.yaml: cells: run {run_id} of {cell_name} is listed {count} times")
+            problems.append(
+                f"clean.yaml: cells: run {run_id} of {cell_name} is listed {count} times"
+            )
     if problems:
-        raise SpecError("\n".join([f"{folder}: {len(problems)} problem(s)", *(f"  {line}" for line in problems)]))
+        raise SpecError(
+            "\n".join(
+                [f"{folder}: {len(problems)} problem(s)", *(f"  {line}" for line in problems)]
+            )
+        )
 
 
 def _cells(profile: Profile) -> list[tuple[Dataset, Objective]]:
@@ -197,45 +247,95 @@ def _cells(profile: Profile) -> list[tuple[Dataset, Objective]]:
 
 
 def pretrain_runs(
-    profile: Profile, dataset: Dataset | None = None, objective: Objective | None = None, *, variant: str = "", poisoned: bool = True
+    profile: Profile,
+    dataset: Dataset | None = None,
+    objective: Objective | None = None,
+    *,
+    variant: str = "",
+    poisoned: bool = True,
 ) -> list[RunSpec]:
     """Pre-training runs of the profile, or of one dataset slot and objective; one per seed."""
     spec = profile.pretrain
     return [
         RunSpec(
-            profile=profile.name, stage="pretrain", dataset=slot, pretrain_objective=goal, clean_size=None, loss=goal,
-            variant=variant, poisoned=poisoned, seed=seed, model=spec.model, optimizer=spec.optimizer,
-            schedule=spec.objectives[goal], model_age=spec.model_age[slot][goal], mitigation=None,
-            views=spec.views, precision=spec.precision, compile=spec.compile,
-            evaluations_per_epoch=1 / spec.evaluate_every_epochs, evaluate_every_steps=None, switches=profile.switches,
-            trigger=profile.data.poison.trigger, target_class=profile.data.poison.target_class, evaluate=profile.evaluate,
+            profile=profile.name,
+            stage="pretrain",
+            dataset=slot,
+            pretrain_objective=goal,
+            clean_size=None,
+            loss=goal,
+            variant=variant,
+            poisoned=poisoned,
+            seed=seed,
+            model=spec.model,
+            optimizer=spec.optimizer,
+            schedule=spec.objectives[goal],
+            model_age=spec.model_age[slot][goal],
+            mitigation=None,
+            views=spec.views,
+            precision=spec.precision,
+            compile=spec.compile,
+            evaluations_per_epoch=1 / spec.evaluate_every_epochs,
+            evaluate_every_steps=None,
+            switches=profile.switches,
+            trigger=profile.data.poison.trigger,
+            target_class=profile.data.poison.target_class,
+            evaluate=profile.evaluate,
         )
         for slot, goal in _cells(profile)
         for seed in spec.seeds
         if dataset in (None, slot) and objective in (None, goal)
-    ]  # fmt: skip
+    ]
 
 
 def clean_runs(
-    profile: Profile, dataset: Dataset | None = None, objective: Objective | None = None, *, variant: str = "", poisoned: bool = True
+    profile: Profile,
+    dataset: Dataset | None = None,
+    objective: Objective | None = None,
+    *,
+    variant: str = "",
+    poisoned: bool = True,
 ) -> list[RunSpec]:
     """Cleaning runs of the profile, or of one pre-trained model; ordered so that runs of one size stay together."""
     spec = profile.clean
     # A restored AdamW state brings its hyper-parameters along: the cleaning's own weight decay has no effect
     # (code: CleanCLIP src/main.py loads the checkpoint's optimizer after building one).
-    optimizer = profile.pretrain.optimizer if profile.switches.optimizer_state == "restored" else spec.optimizer
+    optimizer = (
+        profile.pretrain.optimizer
+        if profile.switches.optimizer_state == "restored"
+        else spec.optimizer
+    )
     return [
         RunSpec(
-            profile=profile.name, stage="clean", dataset=slot, pretrain_objective=goal, clean_size=size, loss=loss,
-            variant=variant, poisoned=poisoned, seed=seed, model=profile.pretrain.model, optimizer=optimizer,
+            profile=profile.name,
+            stage="clean",
+            dataset=slot,
+            pretrain_objective=goal,
+            clean_size=size,
+            loss=loss,
+            variant=variant,
+            poisoned=poisoned,
+            seed=seed,
+            model=profile.pretrain.model,
+            optimizer=optimizer,
             schedule=Schedule(
-                learning_rate=rate, epochs=spec.epochs, warmup_steps=spec.warmup_steps,
-                global_batch_size=cell.global_batch_size, norm_batch_size=cell.global_batch_size,
+                learning_rate=rate,
+                epochs=spec.epochs,
+                warmup_steps=spec.warmup_steps,
+                global_batch_size=cell.global_batch_size,
+                norm_batch_size=cell.global_batch_size,
             ),
-            model_age="last", mitigation=spec.mitigation, views=spec.views, precision=spec.precision, compile=spec.compile,
+            model_age="last",
+            mitigation=spec.mitigation,
+            views=spec.views,
+            precision=spec.precision,
+            compile=spec.compile,
             evaluations_per_epoch=spec.evaluations_per_epoch,
-            evaluate_every_steps=spec.evaluate_every_steps, switches=profile.switches,
-            trigger=profile.data.poison.trigger, target_class=profile.data.poison.target_class, evaluate=profile.evaluate,
+            evaluate_every_steps=spec.evaluate_every_steps,
+            switches=profile.switches,
+            trigger=profile.data.poison.trigger,
+            target_class=profile.data.poison.target_class,
+            evaluate=profile.evaluate,
         )
         for slot, goal in _cells(profile)
         for cell in spec.cells
@@ -245,4 +345,4 @@ def clean_runs(
         for loss in cell.losses
         for rate in cell.learning_rates
         if dataset in (None, slot) and objective in (None, goal)
-    ]  # fmt: skip
+    ]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from repro.ledger import replace_file
+from repro.files import replace_file
 from repro.profile import load_profile
 from repro.spec import SpecError
 
@@ -35,7 +35,9 @@ def profile_set(profile: str | None) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SpecError(f"{LOCK}: held by another `make reproduce` in this folder; wait for it or stop it") from None
+            raise SpecError(
+                f"{LOCK}: held by another `make reproduce` in this folder; wait for it or stop it"
+            ) from None
         _restore()
         if profile is None:
             yield

@@ -6,7 +6,15 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 Dataset = Literal["cc3m", "cc6m"]
 Objective = Literal["mmcl", "mmcl_ssl"]
@@ -34,7 +42,9 @@ class SpecError(ValueError):
 class Spec(BaseModel):
     """Base of all specifications: immutable, no unknown fields, no silent conversions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
 
 
 class Switches(Spec):
@@ -106,7 +116,7 @@ class EmojiSource(Spec):
     num_concepts: PositiveInt
     """Classes: the first so many of specs/classnames/emoji.txt (most drawn first); the target class is always in."""
     styles: list[str] | Literal["all"]
-    """Drawing styles to use (see repro/data/emoji.py)."""
+    """Drawing styles to use (see repro/sources/emoji/build.py)."""
     max_keywords: Annotated[int, Field(ge=0, le=5)]
     """CLDR keywords appended to a caption: 0 to this many."""
 
@@ -154,7 +164,9 @@ class DataSpec(Spec):
                 problems.append(f"poison.num_poisoned.{slot}: missing (allowed: a positive count)")
         for slot, poisoned in self.poison.num_poisoned.items():
             if poisoned > (total := self.num_pairs.get(slot, 0)):
-                problems.append(f"poison.num_poisoned.{slot}: {poisoned} is more than the {total} pairs (allowed: 1 to {total})")
+                problems.append(
+                    f"poison.num_poisoned.{slot}: {poisoned} is more than the {total} pairs (allowed: 1 to {total})"
+                )
         if self.poison.trigger.patch_size > self.image_size:
             problems.append(
                 f"poison.trigger.patch_size: {self.poison.trigger.patch_size} is larger than the image "
@@ -163,7 +175,9 @@ class DataSpec(Spec):
         for size, count in self.cleaning_sizes.items():
             smallest = min(self.num_pairs.values())
             if count > smallest:
-                problems.append(f"cleaning_sizes.{size}: {count} is more than the smallest dataset (allowed: 1 to {smallest})")
+                problems.append(
+                    f"cleaning_sizes.{size}: {count} is more than the smallest dataset (allowed: 1 to {smallest})"
+                )
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -200,11 +214,17 @@ class ModelSpec(Spec):
     def _buildable(self) -> Self:
         problems = []
         if self.vision.image_size % 32:
-            problems.append(f"vision.image_size: {self.vision.image_size} (allowed: a multiple of 32)")
+            problems.append(
+                f"vision.image_size: {self.vision.image_size} (allowed: a multiple of 32)"
+            )
         if self.vision.width * 32 % self.vision.head_width:
-            problems.append(f"vision.head_width: {self.vision.head_width} (allowed: a divisor of 32 * vision.width)")
+            problems.append(
+                f"vision.head_width: {self.vision.head_width} (allowed: a divisor of 32 * vision.width)"
+            )
         if self.text.width % self.text.heads:
-            problems.append(f"text.heads: {self.text.heads} (allowed: a divisor of text.width = {self.text.width})")
+            problems.append(
+                f"text.heads: {self.text.heads} (allowed: a divisor of text.width = {self.text.width})"
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -312,7 +332,9 @@ class CleanSpec(Spec):
     @model_validator(mode="after")
     def _one_rhythm(self) -> Self:
         if (self.evaluations_per_epoch is None) == (self.evaluate_every_steps is None):
-            raise ValueError("evaluations_per_epoch: give exactly one of evaluations_per_epoch and evaluate_every_steps")
+            raise ValueError(
+                "evaluations_per_epoch: give exactly one of evaluations_per_epoch and evaluate_every_steps"
+            )
         return self
 
 
@@ -414,4 +436,6 @@ class RunSpec(Spec):
 
 def digest(content: Any) -> str:
     """SHA-256 (first 16 hex digits) of JSON content in canonical form."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()[:16]

@@ -1,7 +1,7 @@
 """What torchrun starts: one pack of runs, one after another, with shared data and start evaluation.
 
 `torchrun ... -m repro.worker PACK.json`. A pack lists fingerprints under its work folder; each run's `spec.json` there
-says what it is and where its inputs lie. Rank 0 reports by the events of repro/wire.py and leaves `outcome.json` in the
+says what it is and where its inputs lie. Rank 0 reports by the events of repro/events.py and leaves `outcome.json` in the
 run's folder; the ranks know nothing of the tracker.
 """
 
@@ -21,12 +21,12 @@ import torch
 from numpy.typing import NDArray
 from open_clip.model import CLIP
 
-from repro import wire
+from repro import events
 from repro.data.keyed import keyed_subset
 from repro.data.shards import PairStore
 from repro.data.templates import templates_of
 from repro.evaluate.zero_shot import EvaluationSet, PromptSet, evaluate_model
-from repro.ledger import replace_file
+from repro.files import replace_file
 from repro.spec import EvaluateSpec, RunSpec, Switches, Trigger
 from repro.train import checkpoint, distributed
 from repro.train.loop import Outcome, Task, train
@@ -49,12 +49,16 @@ class Resident:
         self.evaluation = lru_cache(maxsize=1)(self._evaluation)
         self.prompts = lru_cache(maxsize=1)(self._prompts)
 
-    def _evaluation(self, folder: str, size: int, target: int, trigger: str, switches: str, seed: int) -> EvaluationSet:
+    def _evaluation(
+        self, folder: str, size: int, target: int, trigger: str, switches: str, seed: int
+    ) -> EvaluationSet:
         parsed = Trigger.model_validate_json(trigger), Switches.model_validate_json(switches)
         return EvaluationSet(Path(folder), size, target, *parsed, seed, self.cache)
 
     def _prompts(self, classnames: tuple[str, ...], spec: str, truncation: Any) -> PromptSet:
-        return PromptSet(classnames, templates_of(EvaluateSpec.model_validate_json(spec)), truncation)
+        return PromptSet(
+            classnames, templates_of(EvaluateSpec.model_validate_json(spec)), truncation
+        )
 
     def task(self, spec: RunSpec, content: dict[str, Any], work_dir: Path) -> Task:
         """Load (or find loaded) what the run needs."""
@@ -62,16 +66,32 @@ class Resident:
         folder, synonyms = Path(inputs["pairs"]["path"]), Path(inputs["synonyms"]["path"])
         store = self.store(folder)
         pairs = TrainingPairs(
-            spec, store, _rows(spec, folder, store), synonyms, self.cache, distributed.rank(), distributed.ranks()
-        )  # fmt: skip
+            spec,
+            store,
+            _rows(spec, folder, store),
+            synonyms,
+            self.cache,
+            distributed.rank(),
+            distributed.ranks(),
+        )
         validation = None
         if spec.model_age == "best_validation_loss":
-            validation = TrainingPairs(spec, store, _read_rows(folder, "validation"), synonyms, self.cache, 0, 1)
-        names = tuple((Path(inputs["evaluation"]["path"]) / "classnames.txt").read_text(encoding="utf-8").splitlines())
+            validation = TrainingPairs(
+                spec, store, _read_rows(folder, "validation"), synonyms, self.cache, 0, 1
+            )
+        names = tuple(
+            (Path(inputs["evaluation"]["path"]) / "classnames.txt")
+            .read_text(encoding="utf-8")
+            .splitlines()
+        )
         evaluation = self.evaluation(
-            inputs["evaluation"]["path"], spec.model.vision.image_size, names.index(spec.target_class),
-            spec.trigger.model_dump_json(), spec.switches.model_dump_json(), spec.evaluate.trigger_seed,
-        )  # fmt: skip
+            inputs["evaluation"]["path"],
+            spec.model.vision.image_size,
+            names.index(spec.target_class),
+            spec.trigger.model_dump_json(),
+            spec.switches.model_dump_json(),
+            spec.evaluate.trigger_seed,
+        )
         prompts = self.prompts(names, spec.evaluate.model_dump_json(), spec.switches.truncation)
 
         def evaluate(model: CLIP, step: int, draw: int) -> Outcome:
@@ -84,7 +104,15 @@ class Resident:
                 self.starts[key] = evaluate_model(model, evaluation, prompts, self.device, draw)
             return self.starts[key]
 
-        return Task(spec, content["fingerprint"], work_dir, pairs, evaluate, evaluation.is_target, validation)
+        return Task(
+            spec,
+            content["fingerprint"],
+            work_dir,
+            pairs,
+            evaluate,
+            evaluation.is_target,
+            validation,
+        )
 
     def start_model(self, spec: RunSpec, inputs: dict[str, Any]) -> tuple[CLIP, bytes | None]:
         """The model to train, and the optimizer state that goes with it where the switch restores it."""
@@ -106,7 +134,12 @@ def _rows(spec: RunSpec, folder: Path, store: PairStore) -> Rows:
     if spec.mitigation is None:
         return _read_rows(folder, "train")
     clean, poisoned = _read_rows(folder, str(spec.clean_size)), _read_rows(folder, "poisoned")
-    left = keyed_subset([store.keys[row].tobytes() for row in poisoned], spec.mitigation.poisons_left, "poisons left", spec.seed)
+    left = keyed_subset(
+        [store.keys[row].tobytes() for row in poisoned],
+        spec.mitigation.poisons_left,
+        "poisons left",
+        spec.seed,
+    )
     return np.union1d(clean, poisoned[left])
 
 
@@ -127,10 +160,15 @@ class Reporter:
         """Report one event; metrics also move the status."""
         if distributed.rank():
             return
-        wire.emit(event, self.fingerprint, **content)
+        events.emit(event, self.fingerprint, **content)
         if event == "metrics" and time.monotonic() - self.written > STATUS_SECONDS:
             self.written = time.monotonic()
-            status = {"state": "running", "step": content["step"], "total_steps": self.total_steps, "epoch": content["epoch"]}
+            status = {
+                "state": "running",
+                "step": content["step"],
+                "total_steps": self.total_steps,
+                "epoch": content["epoch"],
+            }
             replace_file(self.work_dir / "status.json", json.dumps(status).encode())
 
 
@@ -139,7 +177,9 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int) -> N
     work_dir = work / fingerprint
     if (work_dir / "outcome.json").exists():
         outcome = json.loads((work_dir / "outcome.json").read_text(encoding="utf-8"))
-        Reporter(fingerprint, work_dir, 0).emit("end", {key: outcome[key] for key in ("status", "reason")} | {"result": {}})
+        Reporter(fingerprint, work_dir, 0).emit(
+            "end", {key: outcome[key] for key in ("status", "reason")} | {"result": {}}
+        )
         return
     content = json.loads((work_dir / "spec.json").read_text(encoding="utf-8"))
     spec = RunSpec.model_validate(content["spec"])
@@ -155,7 +195,9 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int) -> N
         replace_file(work_dir / "outcome.json", json.dumps(outcome).encode())
         checkpoint.remove_checkpoints(work_dir)
         result = {key: outcome[key] for key in ("seconds", "num_samples", "peak_memory_bytes")}
-        reporter.emit("end", {"status": outcome["status"], "reason": outcome["reason"], "result": result})
+        reporter.emit(
+            "end", {"status": outcome["status"], "reason": outcome["reason"], "result": result}
+        )
 
 
 def _count_attempt(work_dir: Path) -> dict[str, Any]:
@@ -173,7 +215,7 @@ def _count_attempt(work_dir: Path) -> dict[str, Any]:
 
 def main(pack_path: str) -> None:
     """Run the pack; exits with 143 when a signal asked to stop."""
-    wire.die_with_parent()
+    events.die_with_parent()
     pack = json.loads(Path(pack_path).read_text(encoding="utf-8"))
     distributed.repeatable(pack["threads"])
     device = distributed.start()

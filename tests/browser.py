@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 WAIT_SECONDS = 180.0
 
 
@@ -30,14 +32,18 @@ class Page:
         """What the page, or the browser about it, wrote to the console; the browser after `Log.enable`."""
         self.session = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Network", "Runtime"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """The answer to one command; events on the way are noted."""
         self.number += 1
-        message = {"id": self.number, "method": method, "params": parameters} | ({"sessionId": self.session} if self.session else {})
+        message = {"id": self.number, "method": method, "params": parameters} | (
+            {"sessionId": self.session} if self.session else {}
+        )
         os.write(self.write, json.dumps(message).encode() + b"\0")
         while True:
             while b"\0" not in self.rest:
@@ -62,7 +68,9 @@ class Page:
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page, awaited."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -73,21 +81,27 @@ class Page:
     def wait(self, condition: str) -> None:
         """Until an expression in the page is true."""
         deadline = time.monotonic() + WAIT_SECONDS
-        while not self.run(f"(() => {{ try {{ return Boolean({condition}) }} catch {{ return false }} }})()"):
+        while not self.run(
+            f"(() => {{ try {{ return Boolean({condition}) }} catch {{ return false }} }})()"
+        ):
             assert time.monotonic() < deadline, f"never true: {condition}\n{self.text()[:3000]}"
             time.sleep(0.2)
 
     def click(self, expression: str) -> None:
         """Press the mouse on the middle of the element that an expression gives."""
         self.wait(expression)
-        x, y = self.run(f"(e => {{e.scrollIntoView({{block: 'nearest'}}); const b = e.getBoundingClientRect();"
-                        f" return [b.x + b.width / 2, b.y + b.height / 2]}})({expression})")  # fmt: skip
+        x, y = self.run(
+            f"(e => {{e.scrollIntoView({{block: 'nearest'}}); const b = e.getBoundingClientRect();"
+            f" return [b.x + b.width / 2, b.y + b.height / 2]}})({expression})"
+        )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def picture(self, path: Path) -> None:
         """Write what is on the screen as PNG."""
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+        path.write_bytes(
+            base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        )
 
 
 @contextmanager
@@ -98,9 +112,22 @@ def browser(profile: Path, width: int = 1700, height: int = 1000) -> Iterator[Pa
     read, outward = os.pipe()
     # The protocol's descriptors are 3 and 4; a shell puts them there, for the parent's own may be taken.
     script = f'exec "$0" "$@" 3<&{inward} 4>&{outward}'
-    command = ["bash", "-c", script, CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-               "--remote-debugging-pipe", f"--user-data-dir={profile}", f"--window-size={width},{height}"]  # fmt: skip
-    process = subprocess.Popen(command, pass_fds=(inward, outward), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        "bash",
+        "-c",
+        script,
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--remote-debugging-pipe",
+        f"--user-data-dir={profile}",
+        f"--window-size={width},{height}",
+    ]
+    process = subprocess.Popen(
+        command, pass_fds=(inward, outward), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     os.close(inward)
     os.close(outward)
     try:

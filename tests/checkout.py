@@ -11,12 +11,22 @@ from pathlib import Path
 
 def fresh_checkout(root: Path, folder: Path) -> Path:
     """Copy what git tracks or would track into `folder` and commit it there."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=root, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     for name in filter(None, listed.stdout.split("\0")):
         if (root / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, folder / name)
-    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start"]):
+    for command in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start"],
+    ):
         subprocess.run(["git", *command], cwd=folder, check=True)
     if (root / "data" / "npm").is_dir():  # verified before use like a download
         shutil.copytree(root / "data" / "npm", folder / "data" / "npm")
@@ -31,6 +41,8 @@ def environment(**more: str) -> dict[str, str]:
 def dvc(folder: Path, *arguments: str, **more: str) -> str:
     """Output of `dvc` in the checkout; `more` is environment."""
     command = [sys.executable, "-m", "dvc", *arguments]
-    result = subprocess.run(command, cwd=folder, env=environment(**more), capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, cwd=folder, env=environment(**more), capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout + result.stderr

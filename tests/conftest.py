@@ -34,7 +34,12 @@ def fault_cases() -> dict[str, Any]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--fault-table`."""
-    parser.addoption("--fault-table", type=Path, metavar="FILE", help="write the outcomes of the tests marked `faults` to FILE")
+    parser.addoption(
+        "--fault-table",
+        type=Path,
+        metavar="FILE",
+        help="write the outcomes of the tests marked `faults` to FILE",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,7 +53,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a complete synthetic study at profile `mini` and its report; tests that change it copy it first."""
     from ledger_fixture import write_study
 
-    from repro.report import report_stage
+    from repro.report.build import report_stage
 
     folder = tmp_path_factory.mktemp("study")
     write_study(folder)
@@ -64,9 +69,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let reports carry the numbers of their cases."""
     known = {case["case"] for case in fault_cases()["cases"]}
     for item in items:
-        numbers = sorted({number for marker in item.iter_markers("faults") for number in marker.args})
+        numbers = sorted(
+            {number for marker in item.iter_markers("faults") for number in marker.args}
+        )
         if unknown := set(numbers) - known:
-            raise pytest.UsageError(f"{item.nodeid}: faults{tuple(unknown)}: no such case in {CASES.relative_to(ROOT)}")
+            raise pytest.UsageError(
+                f"{item.nodeid}: faults{tuple(unknown)}: no such case in {CASES.relative_to(ROOT)}"
+            )
         item.user_properties += [("fault", number) for number in numbers]
 
 
@@ -93,19 +102,33 @@ class FaultTable:
         for case in table["cases"]:
             counts = {name: self.outcomes[name] for name in sorted(self.cases[case["case"]])}
             total = sum(counts.values(), Counter())
-            outcome = next((word for word in ("failed", "passed", "skipped") if total[word]), "not run")
-            tests = [{"name": name, **{word: count[word] for word in ("passed", "failed", "skipped")}} for name, count in counts.items()]
+            outcome = next(
+                (word for word in ("failed", "passed", "skipped") if total[word]), "not run"
+            )
+            tests = [
+                {"name": name, **{word: count[word] for word in ("passed", "failed", "skipped")}}
+                for name, count in counts.items()
+            ]
             rows.append({**case, "outcome": outcome, "tests": tests})
-        commit, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno", "--", ".", ":(exclude)report/faults.json")
+        commit, changed = (
+            _git("rev-parse", "HEAD"),
+            _git("status", "--porcelain", "-uno", "--", ".", ":(exclude)report/faults.json"),
+        )
         content = {
-            "commit": commit or None, "dirty": bool(changed), "date": datetime.now(UTC).date().isoformat(),
-            "python": platform.python_version(), "memory_cap_bytes": table["memory_cap_bytes"], "cases": rows,
-        }  # fmt: skip
+            "commit": commit or None,
+            "dirty": bool(changed),
+            "date": datetime.now(UTC).date().isoformat(),
+            "python": platform.python_version(),
+            "memory_cap_bytes": table["memory_cap_bytes"],
+            "cases": rows,
+        }
         self.path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
 
 
 @pytest.hookimpl(trylast=True)
@@ -113,7 +136,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """After the results: each reason for which tests were skipped, and how many they were."""
     reasons: dict[str, int] = {}
     for report in terminalreporter.stats.get("skipped", []):
-        reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reason = (
+            report.longrepr[2].removeprefix("Skipped: ")
+            if isinstance(report.longrepr, tuple)
+            else str(report.longrepr)
+        )
         reasons[reason] = reasons.get(reason, 0) + 1
     deselected = len(terminalreporter.stats.get("deselected", []))
     if deselected:

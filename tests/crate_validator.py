@@ -34,12 +34,16 @@ class Offline(urllib.request.HTTPSHandler):
     def https_open(self, request: urllib.request.Request) -> Any:
         headers = email.message.Message()
         headers["Content-Type"] = "application/ld+json"
-        response = urllib.response.addinfourl(io.BytesIO(answer(request.full_url)), headers, request.full_url, 200)
+        response = urllib.response.addinfourl(
+            io.BytesIO(answer(request.full_url)), headers, request.full_url, 200
+        )
         response.msg = "OK"
         return response
 
 
-def send(session: requests.Session, request: requests.PreparedRequest, **_: Any) -> requests.Response:
+def send(
+    session: requests.Session, request: requests.PreparedRequest, **_: Any
+) -> requests.Response:
     """The same for the other client that the validator uses."""
     response = requests.Response()
     response.status_code, response.url, response.request = 200, str(request.url), request
@@ -54,7 +58,10 @@ if __name__ == "__main__":
     requests.Session.send = send  # type: ignore[method-assign]
     for profile in sys.argv[2:]:
         settings = services.ValidationSettings(
-            rocrate_uri=sys.argv[1], profile_identifier=profile, requirement_severity=models.Severity.REQUIRED, no_cache=True
+            rocrate_uri=sys.argv[1],
+            profile_identifier=profile,
+            requirement_severity=models.Severity.REQUIRED,
+            no_cache=True,
         )
         for issue in services.validate(settings).get_issues():
             print(f"{profile}: {issue.check.identifier}: {issue.message}")

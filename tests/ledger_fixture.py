@@ -16,10 +16,10 @@ import pytest
 
 from repro.ledger import Row, RunRecord, append_row, export_run, sample_images
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.report.context import read_context
+from repro.report.build import build
 from repro.report.document import claims_of
-from repro.report.points import read_study
-from repro.report.render import build
+from repro.report.material import read_context
+from repro.report.numbers.evaluations import read_study
 from repro.spec import Profile, RunSpec
 
 ROOT = Path(__file__).parents[1]
@@ -41,11 +41,20 @@ def write_study(root: Path) -> Profile:
     strongest = max(spec.schedule.learning_rate for spec in runs if spec.stage == "clean")
     for spec in runs:
         relative_rate = spec.schedule.learning_rate / strongest
-        write_run(root, spec, [_outcome(spec, step / (EVALUATIONS - 1), relative_rate) for step in range(EVALUATIONS)])
+        write_run(
+            root,
+            spec,
+            [
+                _outcome(spec, step / (EVALUATIONS - 1), relative_rate)
+                for step in range(EVALUATIONS)
+            ],
+        )
     return profile
 
 
-def write_run(root: Path, spec: RunSpec, outcomes: list[tuple[float, float]], *, status: str = "completed") -> Path:
+def write_run(
+    root: Path, spec: RunSpec, outcomes: list[tuple[float, float]], *, status: str = "completed"
+) -> Path:
     """Write one run; `outcomes` are (accuracy, ASR) per evaluation, the start first."""
     fingerprint = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]
     work = root / "work" / fingerprint
@@ -57,49 +66,93 @@ def write_run(root: Path, spec: RunSpec, outcomes: list[tuple[float, float]], *,
         correct = _pick(order, accuracy, jitter)
         attacked = _pick(order[::-1], asr, jitter)
         row = Row(
-            run=spec.run_id, fingerprint=fingerprint, profile=spec.profile, stage=spec.stage, dataset=spec.dataset,
-            pretrain_objective=spec.pretrain_objective, clean_size=spec.clean_size, loss=spec.loss, variant=spec.variant,
-            poisoned=spec.poisoned, learning_rate=spec.schedule.learning_rate, seed=spec.seed,
-            epoch=step * spec.schedule.epochs / 3, step=10 * step,
-            num_images=IMAGES, num_correct=int(correct.sum()), num_attacked=int(attacked.sum()), num_target=2,
-            num_target_attacked=int((attacked & is_target).sum()), sample_classes=[0] * len(sample_images(IMAGES)),
-            sample_classes_triggered=[1] * len(sample_images(IMAGES)), train_loss=None if step == 0 else {"loss": 1.0}, logit_scale=20.0,
-            step_learning_rate=spec.schedule.learning_rate, seconds=float(step),
-        )  # fmt: skip
+            run=spec.run_id,
+            fingerprint=fingerprint,
+            profile=spec.profile,
+            stage=spec.stage,
+            dataset=spec.dataset,
+            pretrain_objective=spec.pretrain_objective,
+            clean_size=spec.clean_size,
+            loss=spec.loss,
+            variant=spec.variant,
+            poisoned=spec.poisoned,
+            learning_rate=spec.schedule.learning_rate,
+            seed=spec.seed,
+            epoch=step * spec.schedule.epochs / 3,
+            step=10 * step,
+            num_images=IMAGES,
+            num_correct=int(correct.sum()),
+            num_attacked=int(attacked.sum()),
+            num_target=2,
+            num_target_attacked=int((attacked & is_target).sum()),
+            sample_classes=[0] * len(sample_images(IMAGES)),
+            sample_classes_triggered=[1] * len(sample_images(IMAGES)),
+            train_loss=None if step == 0 else {"loss": 1.0},
+            logit_scale=20.0,
+            step_learning_rate=spec.schedule.learning_rate,
+            seconds=float(step),
+        )
         append_row(work, row, correct, attacked, is_target)
-    model = {"model": hashlib.sha256(f"{spec.cell} {spec.seed}".encode()).hexdigest()[:16]} if spec.stage == "clean" else {}
+    model = (
+        {"model": hashlib.sha256(f"{spec.cell} {spec.seed}".encode()).hexdigest()[:16]}
+        if spec.stage == "clean"
+        else {}
+    )
     record = RunRecord(
-        spec=spec, fingerprint=fingerprint, inputs={"pairs": "0123456789abcdef", "evaluation": "fedcba9876543210", **model}, code="c0de",
-        commit="0" * 40, dirty=False, status=status, reason="" if status == "completed" else "loss is not finite at step 3",
-        environment={"python": "3.11", "torch": "2.13", "device": "cpu"}, ranks=1, threads=1, started="2026-01-02T03:04:05+00:00",
-        seconds=30.0, train_seconds=20.0, evaluate_seconds=9.0, data_wait_seconds=1.0, peak_memory_bytes=500_000_000,
-        num_samples=4000, model_step=10 * (len(outcomes) - 1), attempts=1, sacred=f"{spec.profile}/1",
-    )  # fmt: skip
+        spec=spec,
+        fingerprint=fingerprint,
+        inputs={"pairs": "0123456789abcdef", "evaluation": "fedcba9876543210", **model},
+        code="c0de",
+        commit="0" * 40,
+        dirty=False,
+        status=status,
+        reason="" if status == "completed" else "loss is not finite at step 3",
+        environment={"python": "3.11", "torch": "2.13", "device": "cpu"},
+        ranks=1,
+        threads=1,
+        started="2026-01-02T03:04:05+00:00",
+        seconds=30.0,
+        train_seconds=20.0,
+        evaluate_seconds=9.0,
+        data_wait_seconds=1.0,
+        peak_memory_bytes=500_000_000,
+        num_samples=4000,
+        model_step=10 * (len(outcomes) - 1),
+        attempts=1,
+        sacred=f"{spec.profile}/1",
+    )
     folder = export_run(work, record, root / "results" / spec.profile / spec.stage / spec.cell)
     shutil.rmtree(work)
     return folder
 
 
-def build_at(root: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch, *, latex_too: bool = False) -> tuple[dict[str, Any], str]:
+def build_at(
+    root: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch, *, latex_too: bool = False
+) -> tuple[dict[str, Any], str]:
     """Document and page of the ledger at `root`."""
     monkeypatch.chdir(root)
     study = read_study(profile, Path())
-    document = build(study, claims_of(), read_context(study, Path()), Path("out"), latex_too=latex_too)
+    document = build(
+        study, claims_of(), read_context(study, Path()), Path("out"), latex_too=latex_too
+    )
     return document, Path("out/index.html").read_text()
 
 
 def row_of(document: dict[str, Any], dataset: str, size: str, objective: str) -> dict[str, Any]:
     (row,) = [
-        r for r in document["tables"]["table1"]["rows"]
+        r
+        for r in document["tables"]["table1"]["rows"]
         if (r["dataset"], r["clean_size"], r["pretrain_objective"]) == (dataset, size, objective)
-    ]  # fmt: skip
+    ]
     return row
 
 
 def _pick(order: np.ndarray, share: float, jitter: np.random.Generator) -> np.ndarray:
     """`share` of the images: mostly the first in `order`, so that evaluations of one model agree on most images."""
     chosen = np.zeros(IMAGES, bool)
-    chosen[order[np.argsort(np.arange(IMAGES) + jitter.normal(0, 12, IMAGES))[: round(share * IMAGES)]]] = True
+    chosen[
+        order[np.argsort(np.arange(IMAGES) + jitter.normal(0, 12, IMAGES))[: round(share * IMAGES)]]
+    ] = True
     return chosen
 
 
@@ -109,6 +162,10 @@ def _outcome(spec: RunSpec, progress: float, relative_rate: float) -> tuple[floa
     if spec.stage == "pretrain":
         return accuracy * max(0.02, progress), asr * max(0.02, progress)
     strength = relative_rate**0.5 * min(1.0, 3 * progress)
-    cost = {"mmcl": 0.25, "ssl": 0.9, "mmcl_ssl": 0.08 if spec.pretrain_objective == "mmcl" else 0.5}[spec.loss]
+    cost = {
+        "mmcl": 0.25,
+        "ssl": 0.9,
+        "mmcl_ssl": 0.08 if spec.pretrain_objective == "mmcl" else 0.5,
+    }[spec.loss]
     power = {"mmcl": 0.6, "ssl": 1.0, "mmcl_ssl": 1.0}[spec.loss]
     return accuracy * (1 - cost * strength), max(0.0, asr * (1 - power * 1.05 * strength))

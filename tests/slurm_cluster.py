@@ -17,7 +17,8 @@ import pytest
 
 NODES = ("n1", "n2")
 needs_slurm = pytest.mark.skipif(
-    shutil.which("slurmctld") is None or os.getuid() != 0, reason="no Slurm to start here: apt-get install slurm-wlm munge, as root"
+    shutil.which("slurmctld") is None or os.getuid() != 0,
+    reason="no Slurm to start here: apt-get install slurm-wlm munge, as root",
 )
 
 
@@ -40,27 +41,42 @@ class Cluster:
         deadline = time.monotonic() + seconds
         while (states := self.states()) != ["idle"] * len(NODES):
             if time.monotonic() > deadline:
-                logs = (path.read_text(errors="replace")[-2000:] for path in [self.home / "out", *self.home.glob("*.log")])
+                logs = (
+                    path.read_text(errors="replace")[-2000:]
+                    for path in [self.home / "out", *self.home.glob("*.log")]
+                )
                 pytest.fail(f"nodes are {states}\n" + "\n".join(logs))
             time.sleep(0.5)
 
     def wait_until_empty(self, seconds: float = 20) -> None:
         """Wait until no job is left, at most so long."""
         deadline = time.monotonic() + seconds
-        while subprocess.run(["squeue", "-h"], capture_output=True, check=False).stdout and time.monotonic() < deadline:
+        while (
+            subprocess.run(["squeue", "-h"], capture_output=True, check=False).stdout
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.5)
 
     def kill_steps(self) -> None:
         """End the job steps that outlived their daemon; each has a socket in the spool folder of its node."""
         lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
-        sockets = {f"socket:[{line[6]}]" for line in lines if len(line) == 8 and line[7].startswith(f"{self.home}/")}
+        sockets = {
+            f"socket:[{line[6]}]"
+            for line in lines
+            if len(line) == 8 and line[7].startswith(f"{self.home}/")
+        }
         for link in Path("/proc").glob("[0-9]*/fd/*"):
             with suppress(OSError):  # processes come and go
-                if os.readlink(link) in sockets and "slurmstepd" in (link.parents[1] / "comm").read_text():
+                if (
+                    os.readlink(link) in sockets
+                    and "slurmstepd" in (link.parents[1] / "comm").read_text()
+                ):
                     os.kill(int(link.parents[1].name), signal.SIGKILL)
 
     def states(self) -> list[str]:
-        return subprocess.run(["sinfo", "-h", "-N", "-o", "%t"], capture_output=True, text=True, check=False).stdout.split()
+        return subprocess.run(
+            ["sinfo", "-h", "-N", "-o", "%t"], capture_output=True, text=True, check=False
+        ).stdout.split()
 
 
 @contextmanager
@@ -108,9 +124,16 @@ PartitionName=main Nodes={",".join(NODES)} Default=YES MaxTime=INFINITE State=UP
         patch.setenv("SLURM_CONF", str(cluster.conf))
         try:
             cluster.start(
-                "munged", "munged", "--foreground", "--force", f"--key-file={key}", f"--socket={home}/munge.socket",
-                f"--pid-file={home}/munged.pid", f"--log-file={home}/munged.log", f"--seed-file={home}/munged.seed",
-            )  # fmt: skip
+                "munged",
+                "munged",
+                "--foreground",
+                "--force",
+                f"--key-file={key}",
+                f"--socket={home}/munge.socket",
+                f"--pid-file={home}/munged.pid",
+                f"--log-file={home}/munged.log",
+                f"--seed-file={home}/munged.seed",
+            )
             time.sleep(1)
             cluster.start("slurmctld", "slurmctld", "-D", "-f", str(cluster.conf))
             for node in NODES:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from repro.events import die_with_parent, emit
 from repro.ledger import Row, append_row
 from repro.spec import RunSpec
-from repro.wire import die_with_parent, emit
 
 
 def run_one(fingerprint: str) -> None:
@@ -44,10 +44,23 @@ def run_one(fingerprint: str) -> None:
         time.sleep(0.05)
     for step in range(2, 4):
         write_row(work, spec, fingerprint, step)
-        emit("metrics", fingerprint, step=step, epoch=step / 2, values={"loss": 1 / step, "zero_shot_top1": 0.25})
+        emit(
+            "metrics",
+            fingerprint,
+            step=step,
+            epoch=step / 2,
+            values={"loss": 1 / step, "zero_shot_top1": 0.25},
+        )
     for name in ("model", "optimizer") if spec.stage == "pretrain" else ():
         (work / f"{name}.safetensors").write_bytes(b"weights")
-    outcome = {"status": "completed", "reason": "", "ranks": 1, "threads": 1, "seconds": 1.5, "attempts": 1}
+    outcome = {
+        "status": "completed",
+        "reason": "",
+        "ranks": 1,
+        "threads": 1,
+        "seconds": 1.5,
+        "attempts": 1,
+    }
     (work / "outcome.json").write_text(json.dumps(outcome))
     emit("end", fingerprint, status="completed", reason="", result={"zero_shot_top1": 0.25})
 
@@ -55,12 +68,32 @@ def run_one(fingerprint: str) -> None:
 def write_row(work: Path, spec: RunSpec, fingerprint: str, step: int) -> None:
     correct = np.array([True, False, False, False])
     row = Row(
-        run=spec.run_id, fingerprint=fingerprint, profile=spec.profile, stage=spec.stage, dataset=spec.dataset,
-        pretrain_objective=spec.pretrain_objective, clean_size=spec.clean_size, loss=spec.loss, variant=spec.variant,
-        poisoned=spec.poisoned, learning_rate=spec.schedule.learning_rate, seed=spec.seed, epoch=step / 2, step=step, num_images=4,
-        num_correct=1, num_attacked=1, num_target=1, num_target_attacked=1, sample_classes=[], sample_classes_triggered=[],
-        train_loss=None, logit_scale=14.0, step_learning_rate=0.0, seconds=1.0,
-    )  # fmt: skip
+        run=spec.run_id,
+        fingerprint=fingerprint,
+        profile=spec.profile,
+        stage=spec.stage,
+        dataset=spec.dataset,
+        pretrain_objective=spec.pretrain_objective,
+        clean_size=spec.clean_size,
+        loss=spec.loss,
+        variant=spec.variant,
+        poisoned=spec.poisoned,
+        learning_rate=spec.schedule.learning_rate,
+        seed=spec.seed,
+        epoch=step / 2,
+        step=step,
+        num_images=4,
+        num_correct=1,
+        num_attacked=1,
+        num_target=1,
+        num_target_attacked=1,
+        sample_classes=[],
+        sample_classes_triggered=[],
+        train_loss=None,
+        logit_scale=14.0,
+        step_learning_rate=0.0,
+        seconds=1.0,
+    )
     append_row(work, row, correct, correct, correct)
 
 

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from repro.data.imagenet import CANARY
-from repro.data.stages import make_data, make_poison
+from repro.data.stages import make_poison
 from repro.profile import load_profile, read_yaml
+from repro.sources.shards.imagenet import CANARY
+from repro.sources.stage import make_data
 from repro.spec import Profile
 
 SIZE = 40
@@ -45,12 +46,23 @@ def write_pairs(folder: Path, count: int, per_shard: int, seed: int) -> None:
             for row in range(rows):
                 key = f"{shard:05}{row:04}"
                 caption = f"a {NOUNS[rng.integers(len(NOUNS))]} by a {NOUNS[rng.integers(len(NOUNS))]}, number {first + row}"
-                about = {"key": key, "status": "success", "url": f"https://example.org/{key}.jpg", "caption": caption}
-                for suffix, content in ("jpg", jpeg(rng)), ("txt", caption.encode()), ("json", json.dumps(about).encode()):
+                about = {
+                    "key": key,
+                    "status": "success",
+                    "url": f"https://example.org/{key}.jpg",
+                    "caption": caption,
+                }
+                for suffix, content in (
+                    ("jpg", jpeg(rng)),
+                    ("txt", caption.encode()),
+                    ("json", json.dumps(about).encode()),
+                ):
                     member = tarfile.TarInfo(f"{key}.{suffix}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
-        (folder / f"{shard:05}_stats.json").write_text(json.dumps({"count": rows, "successes": rows}))
+        (folder / f"{shard:05}_stats.json").write_text(
+            json.dumps({"count": rows, "successes": rows})
+        )
 
 
 def write_validation(folder: Path, num_classes: int, per_class: int, seed: int) -> None:
@@ -75,7 +87,9 @@ def write_all(folder: Path) -> None:
 
 def noise_profile(root: Path, overrides: dict[str, Any]) -> Profile:
     """`paper` with the values of specs/rehearsal.yaml and `overrides`; its data, and poisoned cc3m, lie in the working folder."""
-    profile = load_profile("paper", root / "specs", read_yaml(root / "specs" / "rehearsal.yaml") | overrides)
+    profile = load_profile(
+        "paper", root / "specs", read_yaml(root / "specs" / "rehearsal.yaml") | overrides
+    )
     Path("specs").symlink_to(root / "specs")
     Path("data").mkdir()
     if (root / "data" / "npm").is_dir():  # verified before use like a download

@@ -5,14 +5,16 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from repro.data.augment import DRAW, POLICIES, auto_augment, draw_policies
 from repro.data.keyed import keyed_rng
+from repro.train.views.image import DRAW, POLICIES, auto_augment, draw_policies
 
 
 def some_images(count, size=64):
     """Smooth, noisy, flat and two-valued images in turn: equalisation and contrast have special cases for the last two."""
     rng = keyed_rng("images", count, size)
-    ramp = np.add.outer(np.arange(size), np.arange(size))[..., None] * rng.uniform(0.2, 2, (count, 1, 1, 3))
+    ramp = np.add.outer(np.arange(size), np.arange(size))[..., None] * rng.uniform(
+        0.2, 2, (count, 1, 1, 3)
+    )
     noise = rng.integers(0, 256, (count, size, size, 3))
     flat = np.broadcast_to(rng.integers(0, 256, (count, 1, 1, 3)), noise.shape)
     kinds = np.stack([ramp.clip(0, 255), noise, flat, np.where(noise > 250, 255, flat)])
@@ -26,8 +28,16 @@ def torchvision_augment(image, draw, monkeypatch):
     numbers = []
     for position, (name, probability, _) in enumerate(POLICIES[policy]):
         numbers.append(uniform[position])
-        if uniform[position] <= probability and name in ("shear_x", "rotate", "color", "contrast", "sharpness"):
-            numbers.append(0.25 if negative[position] else 0.75)  # torchvision: negative at 0.5 and below
+        if uniform[position] <= probability and name in (
+            "shear_x",
+            "rotate",
+            "color",
+            "contrast",
+            "sharpness",
+        ):
+            numbers.append(
+                0.25 if negative[position] else 0.75
+            )  # torchvision: negative at 0.5 and below
     remaining = iter(numbers)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "randint", lambda *_: torch.tensor(policy))
@@ -41,10 +51,17 @@ def torchvision_augment(image, draw, monkeypatch):
 def test_batch_equals_torchvision_image_by_image(size, monkeypatch):
     """Every sub-policy with both operations on, in all four combinations of signs, and 28 ordinary draws."""
     signs = [(False, False), (False, True), (True, False), (True, True)]
-    chosen = np.array([(policy, (0.0, 0.0), sign) for policy in range(25) for sign in signs], dtype=DRAW)
+    chosen = np.array(
+        [(policy, (0.0, 0.0), sign) for policy in range(25) for sign in signs], dtype=DRAW
+    )
     draws = np.concatenate([chosen, draw_policies(28, keyed_rng("draws"))])
     images = some_images(len(draws), size)
-    expected = torch.stack([torchvision_augment(image, draw, monkeypatch) for image, draw in zip(images, draws, strict=True)])
+    expected = torch.stack(
+        [
+            torchvision_augment(image, draw, monkeypatch)
+            for image, draw in zip(images, draws, strict=True)
+        ]
+    )
     assert torch.equal(auto_augment(images, draws), expected)
 
 
@@ -52,7 +69,12 @@ def test_slices_of_the_draws_give_slices_of_the_batch():
     """What ranks do: each augments its share under its share of the global draws."""
     images, draws = some_images(12), draw_policies(12, keyed_rng("slices"))
     whole = auto_augment(images, draws)
-    assert torch.equal(torch.cat([auto_augment(images[part], draws[part]) for part in (slice(0, 5), slice(5, 12))]), whole)
+    assert torch.equal(
+        torch.cat(
+            [auto_augment(images[part], draws[part]) for part in (slice(0, 5), slice(5, 12))]
+        ),
+        whole,
+    )
 
 
 def test_images_are_left_as_they_are():

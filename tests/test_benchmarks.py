@@ -29,8 +29,14 @@ BATCH = 12
 
 
 def small_spec() -> RunSpec:
-    run = next(run for run in clean_runs(load_profile("smoke")) if run.loss == "mmcl_ssl" and run.clean_size == "100k")
-    schedule = run.schedule.model_copy(update={"global_batch_size": BATCH, "norm_batch_size": BATCH, "epochs": 2})
+    run = next(
+        run
+        for run in clean_runs(load_profile("smoke"))
+        if run.loss == "mmcl_ssl" and run.clean_size == "100k"
+    )
+    schedule = run.schedule.model_copy(
+        update={"global_batch_size": BATCH, "norm_batch_size": BATCH, "epochs": 2}
+    )
     return run.model_copy(update={"schedule": schedule})
 
 
@@ -40,7 +46,9 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
     folder = tmp_path_factory.mktemp("workload")
     spec = small_spec()
     size = spec.model.vision.image_size
-    inputs = {name: folder / name for name in ("pairs", "evaluation", "model")} | {"synonyms": folder / "synonyms.json"}
+    inputs = {name: folder / name for name in ("pairs", "evaluation", "model")} | {
+        "synonyms": folder / "synonyms.json"
+    }
     inputs["synonyms"].write_text(json.dumps({"picture": ["image"]}))
     for name, count in (("pairs", 30), ("evaluation", 20)):
         inputs[name].mkdir()
@@ -48,7 +56,12 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
         for row in range(count):
             pixels = keyed_rng(name, row).integers(0, 256, (size, size, 3), dtype=np.uint8)
             label = row % len(NAMES)
-            writer.add(encode_png(pixels), "png", f"{'very ' * (row % 7)}nice picture of {NAMES[label]}", label)
+            writer.add(
+                encode_png(pixels),
+                "png",
+                f"{'very ' * (row % 7)}nice picture of {NAMES[label]}",
+                label,
+            )
         write_store(inputs[name], *writer.close())
     np.savez(inputs["pairs"] / "rows.npz", **{"100k": np.arange(2, 30)})
     (inputs["evaluation"] / "classnames.txt").write_text("".join(f"{name}\n" for name in NAMES))
@@ -59,17 +72,23 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
 
 
 def reference_model(workload: Workload) -> reference.CLIP:
-    return reference.build_model(workload.spec.model, workload.inputs["model"] / "model.safetensors")
+    return reference.build_model(
+        workload.spec.model, workload.inputs["model"] / "model.safetensors"
+    )
 
 
-def as_reference_takes_it(images: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def as_reference_takes_it(
+    images: torch.Tensor, tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch of ours, (V, b, ...), with pixels normalised and captions padded to 77 tokens, (b, V, ...)."""
     padded = torch.nn.functional.pad(tokens, (0, 77 - tokens.shape[-1]))
     pixels = torch.stack([normalise(view) for view in images])
     return pixels.transpose(0, 1).contiguous(), padded.transpose(0, 1)
 
 
-def test_both_sides_compute_the_same_loss_and_the_same_step(workload: Workload, tmp_path: Path) -> None:
+def test_both_sides_compute_the_same_loss_and_the_same_step(
+    workload: Workload, tmp_path: Path
+) -> None:
     """The losses after a step agree only if the steps did; they fall, so there were steps."""
     ours, theirs = Trainer(workload.spec, workload.model()), reference_model(workload)
     theirs.train()
@@ -78,21 +97,28 @@ def test_both_sides_compute_the_same_loss_and_the_same_step(workload: Workload, 
     assert images.shape[:2] == (2, BATCH) and tokens.shape[-1] < 77
     losses = [ours.step(images, tokens) for _ in range(4)]
     batch = as_reference_takes_it(images, tokens)
-    assert losses == pytest.approx([reference.training_step(theirs, optimizer, *batch, workload.spec, RATE) for _ in range(4)], rel=2e-5)
+    assert losses == pytest.approx(
+        [reference.training_step(theirs, optimizer, *batch, workload.spec, RATE) for _ in range(4)],
+        rel=2e-5,
+    )
     assert np.diff(losses).max() < -1e-3
 
 
 def test_both_sides_count_the_same_images(workload: Workload, tmp_path: Path) -> None:
     outcome = workload.evaluate(workload.model(), tmp_path)
     store = reference.PairStore.open(workload.inputs["evaluation"])
-    correct, attacked = reference.evaluate(reference_model(workload), workload.spec, store, workload.names)
+    correct, attacked = reference.evaluate(
+        reference_model(workload), workload.spec, store, workload.names
+    )
     assert (correct, attacked) == (outcome.correct.sum(), outcome.attacked.sum())
     assert 0 < correct < len(store)
 
 
 def test_both_sides_load_the_same_pixels_and_tokens(workload: Workload, tmp_path: Path) -> None:
     """Without augmentation of the base view the order is all that differs."""
-    plain = workload.spec.model_copy(update={"views": workload.spec.views.model_copy(update={"shift_pixels": 0, "flip": False})})
+    plain = workload.spec.model_copy(
+        update={"views": workload.spec.views.model_copy(update={"shift_pixels": 0, "flip": False})}
+    )
     plain_workload = Workload([plain], workload.inputs)
     theirs = reference.Pairs(plain, workload.store, workload.rows, workload.inputs["synonyms"])
     pairs = plain_workload.pairs(tmp_path)
@@ -107,12 +133,16 @@ def test_both_sides_load_the_same_pixels_and_tokens(workload: Workload, tmp_path
 
 
 @pytest.mark.slow
-def test_the_reference_cleans_in_a_process_of_its_own(workload: Workload, root: Path, tmp_path: Path) -> None:
+def test_the_reference_cleans_in_a_process_of_its_own(
+    workload: Workload, root: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run.json"
     inputs = {name: str(path) for name, path in workload.inputs.items()}
     run.write_text(json.dumps({"spec": workload.spec.model_dump(mode="json"), "inputs": inputs}))
     command = [sys.executable, "-m", "benchmarks.reference", str(run)]
-    done = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=root, check=True, capture_output=True, text=True, timeout=300
+    )
     rows = json.loads(done.stdout)
     assert [row[0] for row in rows] == reference.evaluation_steps(workload.spec, 2)
     assert all(0 <= count <= 20 for row in rows for count in row[1:])
@@ -128,7 +158,12 @@ def test_a_ratio_is_the_median_of_pairs_taken_in_turn() -> None:
 
     slow = iter([9.0, 6.0, 4.0, 8.0])
     found = compare(lambda: spend("slow", next(slow)), lambda: spend("fast", 2.0), 3, lambda: now)
-    assert (found.runs, found.ratio, found.reference_seconds, found.seconds) == ([3.0, 2.0, 4.0], 3.0, 6.0, 2.0)
+    assert (found.runs, found.ratio, found.reference_seconds, found.seconds) == (
+        [3.0, 2.0, 4.0],
+        3.0,
+        6.0,
+        2.0,
+    )
     assert "".join(name[0] for name in calls) == "sf" + "fs" + "sf" + "fs"
     assert elapsed(lambda: spend("slow", 0), 2).unit == "seconds"
 
@@ -136,8 +171,18 @@ def test_a_ratio_is_the_median_of_pairs_taken_in_turn() -> None:
 def test_the_table_has_what_was_measured() -> None:
     details = {
         "machine": {"device": "Abacus", "torch": "3"},
-        "train_step": {"ratio": 2.345, "unit": "times as fast", "reference_seconds": 0.2345, "seconds": 0.1},
-        "noop_seconds": {"ratio": 2.0, "unit": "seconds", "reference_seconds": None, "seconds": 2.0},
+        "train_step": {
+            "ratio": 2.345,
+            "unit": "times as fast",
+            "reference_seconds": 0.2345,
+            "seconds": 0.1,
+        },
+        "noop_seconds": {
+            "ratio": 2.0,
+            "unit": "seconds",
+            "reference_seconds": None,
+            "seconds": 2.0,
+        },
     }
     lines = bench.table(details).splitlines()
     assert "Abacus" in lines[0]
@@ -145,13 +190,21 @@ def test_the_table_has_what_was_measured() -> None:
     assert lines[-1] == "| `dvc repro` with nothing to do |  | 2 s |  | at most 5 |"
 
 
-@pytest.mark.parametrize("call", ["clean --help", "clean --profile none --dataset cc3m --objective mmcl", "verify none.json"])
+@pytest.mark.parametrize(
+    "call",
+    ["clean --help", "clean --profile none --dataset cc3m --objective mmcl", "verify none.json"],
+)
 def test_commands_without_torch_start_within_a_second(call: str, root: Path) -> None:
     """CPU time, so that a busy machine does not fail it, the better of two; the calls end in a help text or an error."""
     times = []
     for _ in range(2):
         before = sum(os.times()[2:4])
-        subprocess.run([sys.executable, "-m", "repro", *call.split()], cwd=root, capture_output=True, timeout=120)
+        subprocess.run(
+            [sys.executable, "-m", "repro", *call.split()],
+            cwd=root,
+            capture_output=True,
+            timeout=120,
+        )
         times.append(sum(os.times()[2:4]) - before)
     assert min(times) < 1
 

@@ -33,12 +33,18 @@ def save(path, weights, prefix="module.", **more):
     for group in optimizer.param_groups:
         group["lr"] = np.float64(1e-3)
     state = {prefix + name: value for name, value in weights.items()}
-    torch.save({"epoch": 21, "name": "run", "state_dict": state, "optimizer": optimizer.state_dict()} | more, path)
+    torch.save(
+        {"epoch": 21, "name": "run", "state_dict": state, "optimizer": optimizer.state_dict()}
+        | more,
+        path,
+    )
     return path
 
 
 def same(left, right):
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name], right[name]) for name in left
+    )
 
 
 class Canary:
@@ -80,7 +86,10 @@ def test_numpy_1_names_of_scalars_are_read_as_well(tmp_path, weights):
 
 def test_open_clip_files_may_be_the_bare_state_dict_or_safetensors(tmp_path, weights):
     torch.save(dict(weights), tmp_path / "bare.bin")
-    save_file({name: value.clone().contiguous() for name, value in weights.items()}, tmp_path / "model.safetensors")
+    save_file(
+        {name: value.clone().contiguous() for name, value in weights.items()},
+        tmp_path / "model.safetensors",
+    )
     for name in ("bare.bin", "model.safetensors"):
         assert same(load_foreign(tmp_path / name, "open_clip", MODEL), dict(weights))
     with pytest.raises(CheckpointError, match="holds no state_dict"):
@@ -90,10 +99,19 @@ def test_open_clip_files_may_be_the_bare_state_dict_or_safetensors(tmp_path, wei
 @pytest.mark.faults(16)
 @pytest.mark.parametrize("kind", [torch.float16, torch.float64])
 def test_other_precisions_become_float32(tmp_path, weights, kind):
-    converted = {name: value.to(kind) if value.is_floating_point() else value for name, value in weights.items()}
+    converted = {
+        name: value.to(kind) if value.is_floating_point() else value
+        for name, value in weights.items()
+    }
     loaded = read_weights(save(tmp_path / "x.pt", converted), "cleanclip")
     assert {value.dtype for value in loaded.values()} == {torch.float32, torch.int64}
-    assert same(loaded, {name: value.float() if value.is_floating_point() else value for name, value in converted.items()})
+    assert same(
+        loaded,
+        {
+            name: value.float() if value.is_floating_point() else value
+            for name, value in converted.items()
+        },
+    )
 
 
 @pytest.mark.faults(16)
@@ -110,11 +128,26 @@ def test_convert_writes_safetensors_whole_or_not_at_all(tmp_path, weights):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda weights: weights.pop("ln_final.weight"), "1 weights are missing, the first ln_final.weight"),
-        (lambda weights: weights.update({"text.extra": torch.zeros(1)}), "1 weights are unknown, the first text.extra"),
-        (lambda weights: weights.update({"ln_final.bias": torch.zeros(7)}), r"ln_final.bias: shape \(7,\) \(allowed: \(32,\)\)"),
-        (lambda weights: weights.update({"ln_final.bias": torch.full((32,), torch.nan)}), "ln_final.bias: not all values are finite"),
-        (lambda weights: weights.update({"ln_final.bias": torch.zeros(32, dtype=torch.int64)}), "ln_final.bias: torch.int64"),
+        (
+            lambda weights: weights.pop("ln_final.weight"),
+            "1 weights are missing, the first ln_final.weight",
+        ),
+        (
+            lambda weights: weights.update({"text.extra": torch.zeros(1)}),
+            "1 weights are unknown, the first text.extra",
+        ),
+        (
+            lambda weights: weights.update({"ln_final.bias": torch.zeros(7)}),
+            r"ln_final.bias: shape \(7,\) \(allowed: \(32,\)\)",
+        ),
+        (
+            lambda weights: weights.update({"ln_final.bias": torch.full((32,), torch.nan)}),
+            "ln_final.bias: not all values are finite",
+        ),
+        (
+            lambda weights: weights.update({"ln_final.bias": torch.zeros(32, dtype=torch.int64)}),
+            "ln_final.bias: torch.int64",
+        ),
     ],
 )
 def test_another_model_is_refused_by_name(tmp_path, weights, change, message):
@@ -126,8 +159,12 @@ def test_another_model_is_refused_by_name(tmp_path, weights, change, message):
 
 @pytest.mark.faults(16)
 def test_another_architecture_is_refused(tmp_path, weights):
-    with pytest.raises(CheckpointError, match=r"x.pt: not a checkpoint of the specified model: \d+ problem"):
-        load_foreign(save(tmp_path / "x.pt", weights), "cleanclip", load_profile("mini").pretrain.model)
+    with pytest.raises(
+        CheckpointError, match=r"x.pt: not a checkpoint of the specified model: \d+ problem"
+    ):
+        load_foreign(
+            save(tmp_path / "x.pt", weights), "cleanclip", load_profile("mini").pretrain.model
+        )
 
 
 @pytest.mark.faults(16)
@@ -140,7 +177,9 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, weights, function, plac
         torch.save({"state_dict": dict(weights) | {"logit_scale": evil}}, tmp_path / "x.pt")
     else:
         torch.save({"state_dict": dict(weights)} | {place: evil}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match=r"which is code .allowed: tensors, containers, numbers"):
+    with pytest.raises(
+        CheckpointError, match=r"which is code .allowed: tensors, containers, numbers"
+    ):
         read_weights(tmp_path / "x.pt", "cleanclip")
     assert not canary.exists()
     pickle.loads(pickle.dumps(evil))  # the canary does sing where it is let
@@ -158,7 +197,11 @@ def test_code_is_refused_through_the_reading_process_too(tmp_path):
 @pytest.mark.faults(16)
 def test_a_bare_pickle_is_not_even_opened_as_one(tmp_path):
     (tmp_path / "x.pt").write_bytes(pickle.dumps({"state_dict": Canary(tmp_path / "canary")}))
-    torch.save({"state_dict": Canary(tmp_path / "canary")}, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    torch.save(
+        {"state_dict": Canary(tmp_path / "canary")},
+        tmp_path / "legacy.pt",
+        _use_new_zipfile_serialization=False,
+    )
     for name in ("x.pt", "legacy.pt"):
         with pytest.raises(CheckpointError, match=r"truncated, or not a file of torch.save"):
             read_weights(tmp_path / name, "cleanclip")
@@ -168,7 +211,9 @@ def test_a_bare_pickle_is_not_even_opened_as_one(tmp_path):
 @pytest.mark.faults(16)
 def test_numpy_stand_ins_keep_nothing_and_make_no_weight(tmp_path, weights):
     torch.save({"state_dict": dict(weights) | {"logit_scale": np.float64(2.0)}}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match=r"'logit_scale' is a _Ignored .allowed: names to tensors"):
+    with pytest.raises(
+        CheckpointError, match=r"'logit_scale' is a _Ignored .allowed: names to tensors"
+    ):
         read_weights(tmp_path / "x.pt", "cleanclip")
 
 
@@ -176,7 +221,9 @@ def test_numpy_stand_ins_keep_nothing_and_make_no_weight(tmp_path, weights):
 @pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.99])
 def test_truncated_files_are_refused(tmp_path, weights, kept):
     content = save(tmp_path / "x.pt", weights).read_bytes()
-    (tmp_path / "x.pt").write_bytes(content[: kept if isinstance(kept, int) else int(len(content) * kept)])
+    (tmp_path / "x.pt").write_bytes(
+        content[: kept if isinstance(kept, int) else int(len(content) * kept)]
+    )
     with pytest.raises(CheckpointError, match="truncated"):
         read_weights(tmp_path / "x.pt", "cleanclip")
 
@@ -212,7 +259,10 @@ def test_archives_that_torch_save_does_not_write_are_refused(tmp_path, weights):
         read_weights(rewritten(fresh(), zipfile.ZIP_DEFLATED), "cleanclip")
     with pytest.raises(CheckpointError, match="TorchScript"):
         read_weights(rewritten(fresh(), extra="x/constants.pkl"), "cleanclip")
-    with pytest.warns(UserWarning, match="Duplicate"), pytest.raises(CheckpointError, match="two members of one name"):
+    with (
+        pytest.warns(UserWarning, match="Duplicate"),
+        pytest.raises(CheckpointError, match="two members of one name"),
+    ):
         read_weights(rewritten(fresh(), extra="x/data/0"), "cleanclip")
     assert same(read_weights(rewritten(fresh()), "cleanclip"), dict(weights))
 
@@ -226,7 +276,13 @@ def test_a_view_that_repeats_stored_bytes_without_end_is_refused(tmp_path):
 
 @pytest.mark.faults(16)
 @pytest.mark.parametrize(
-    "value", [torch.eye(2).to_sparse(), torch.zeros(2, dtype=torch.complex64), torch.zeros(2, device="meta"), torch.zeros(2).bool()]
+    "value",
+    [
+        torch.eye(2).to_sparse(),
+        torch.zeros(2, dtype=torch.complex64),
+        torch.zeros(2, device="meta"),
+        torch.zeros(2).bool(),
+    ],
 )
 def test_only_dense_real_tensors_are_weights(tmp_path, value):
     torch.save({"state_dict": {"x": value}}, tmp_path / "x.pt")
@@ -235,7 +291,9 @@ def test_only_dense_real_tensors_are_weights(tmp_path, value):
 
 
 @pytest.mark.faults(16)
-@pytest.mark.parametrize("content", [[], {}, {"state_dict": {}}, {"state_dict": [1]}, {"model": {}}])
+@pytest.mark.parametrize(
+    "content", [[], {}, {"state_dict": {}}, {"state_dict": [1]}, {"model": {}}]
+)
 def test_files_without_a_state_dict_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="holds no state_dict"):
@@ -274,4 +332,8 @@ def test_no_line_of_the_project_unpickles_freely():
     """The word that would be the way around this module stands nowhere in the package."""
     sources = {file: file.read_text(encoding="utf-8") for file in Path("repro").rglob("*.py")}
     assert len(sources) > 20
-    assert [file for file, text in sources.items() if "weights_only=False" in text or "allow_pickle=True" in text] == []
+    assert [
+        file
+        for file, text in sources.items()
+        if "weights_only=False" in text or "allow_pickle=True" in text
+    ] == []

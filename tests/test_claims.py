@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from repro.report.claims import Bound, Claims, agree, combine, judge, load_claims
+from repro.report.numbers.claims import Bound, Claims, agree, combine, judge, load_claims
 from repro.spec import SpecError
-from repro.study import load_study
+from repro.study.spec import load_study
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,10 @@ def test_table_1_gives_the_drops_of_the_text(claims: Claims):
         if c.pretrain_objective == "mmcl_ssl" and c.clean_accuracy is not None
     }
     assert {key: round(value, 3) for key, value in drops.items()} == {
-        ("cc3m", "100k"): 0.169, ("cc6m", "100k"): 0.453, ("cc6m", "200k"): 0.890,
-    }  # fmt: skip
+        ("cc3m", "100k"): 0.169,
+        ("cc6m", "100k"): 0.453,
+        ("cc6m", "200k"): 0.890,
+    }
 
 
 def test_corrected_table_1_starts_where_table_2_does(claims: Claims):
@@ -37,7 +39,9 @@ def test_corrected_table_1_starts_where_table_2_does(claims: Claims):
 
 def test_the_printed_cc3m_200k_row_has_the_starts_of_cc6m(claims: Claims):
     """Erratum 1 in numbers."""
-    printed = [c for c in claims.paper.table1_printed if (c.dataset, c.clean_size) == ("cc3m", "200k")]
+    printed = [
+        c for c in claims.paper.table1_printed if (c.dataset, c.clean_size) == ("cc3m", "200k")
+    ]
     for cell in printed:
         cc6m, cc3m = (claims.paper.start(d, cell.pretrain_objective) for d in ("cc6m", "cc3m"))
         assert cell.original_accuracy == cc6m.accuracy != cc3m.accuracy
@@ -57,19 +61,29 @@ def test_every_claim_of_the_text_is_there(claims: Claims):
     """By words of each sentence of the paper that claims a result, in the order of the paper."""
     told = [f"{claim.quote} {claim.place}" for claim in claims.claims]
     for words in (
-        "even with extensive hyperparameter search",                         # abstract
-        "low ASR (∼10%) without a significant drop",                         # Sec. 1
+        "even with extensive hyperparameter search",  # abstract
+        "low ASR (∼10%) without a significant drop",  # Sec. 1
         "produces models with a higher accuracy",
         "fails to clean the models pre-trained with L_MMCL + L_SSL",
-        "around 16-17%", "around 24%", "similar starting accuracies", "more than 99% ASR",  # Sec. 3
-        "maintain their original accuracy",                                  # Table 1
-        "finetuning with MMCL loss did not change", "decreased the model's ASR",  # Sec. 4
-        "individually are ineffective cleaning losses", "hardly lose any accuracy", "None of the three loss functions",
-        "loses 17% of the original accuracy", "loses 45% of the original accuracy", "loses about 90% of the original accuracy",
+        "around 16-17%",
+        "around 24%",
+        "similar starting accuracies",
+        "more than 99% ASR",  # Sec. 3
+        "maintain their original accuracy",  # Table 1
+        "finetuning with MMCL loss did not change",
+        "decreased the model's ASR",  # Sec. 4
+        "individually are ineffective cleaning losses",
+        "hardly lose any accuracy",
+        "None of the three loss functions",
+        "loses 17% of the original accuracy",
+        "loses 45% of the original accuracy",
+        "loses about 90% of the original accuracy",
         "Even for that size, CleanCLIP is ineffective",
         "irrespective of the size of the pre-training data and the cleaning data",  # Sec. 5
-        "slightly hurt the accuracy", "more finetuning epochs would not hurt", "not entirely poison-free",
-    ):  # fmt: skip
+        "slightly hurt the accuracy",
+        "more finetuning epochs would not hurt",
+        "not entirely poison-free",
+    ):
         assert any(words in text for text in told), words
 
 
@@ -94,7 +108,10 @@ def test_a_claim_that_a_study_decides_names_a_variant_that_it_has(claims: Claims
     ],
 )
 def test_verdict_follows_the_whole_interval(interval: tuple[float, float], verdict: str):
-    assert judge(Bound(about=0.17, margin=0.03), Bound(at_least=0.05), interval, capped=False) == verdict
+    assert (
+        judge(Bound(about=0.17, margin=0.03), Bound(at_least=0.05), interval, capped=False)
+        == verdict
+    )
 
 
 def test_an_absolute_value_on_stand_in_data_shows_the_direction_at_most():
@@ -118,11 +135,17 @@ def test_one_cell_refutes_a_claim_and_seeds_must_agree():
         ("metric: start_asr", "metric: start_asrr", r"claims\.10\.metric: .*'start_asrr'"),
         ("attack_taken: 0.5", "attack_taken: 1.5", r"attack_taken: .*1\.5"),
         ("id: start-asr", "id: drop-90-200k", "'drop-90-200k' is used twice"),
-        ("expect: {about: 0.17, margin: 0.05}", "expect: {about: 0.17}", r"claims\.7\.expect.*positive margin"),
+        (
+            "expect: {about: 0.17, margin: 0.05}",
+            "expect: {about: 0.17}",
+            r"claims\.7\.expect.*positive margin",
+        ),
         ("kept_share: 0.95", "", "kept_share: Field required"),
     ],
 )
-def test_a_bad_claims_file_is_refused_by_field_and_value(root: Path, tmp_path: Path, old: str, new: str, message: str):
+def test_a_bad_claims_file_is_refused_by_field_and_value(
+    root: Path, tmp_path: Path, old: str, new: str, message: str
+):
     text = (root / "specs" / "claims.yaml").read_text()
     assert text.count(old) >= 1
     (tmp_path / "claims.yaml").write_text(text.replace(old, new, 1))

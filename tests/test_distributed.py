@@ -39,13 +39,25 @@ distributed.stop()
 
 
 def on_ranks(ranks: int, script: str, *arguments: str) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "--no-python", sys.executable]
-    subprocess.run([*command, "-c", script, *arguments], check=True, timeout=120, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        "--no-python",
+        sys.executable,
+    ]
+    subprocess.run(
+        [*command, "-c", script, *arguments], check=True, timeout=120, capture_output=True
+    )
 
 
 def reference() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(2, BATCH, WIDTH, generator=generator, dtype=torch.float64) for _ in range(2)]
+    inputs = [
+        torch.randn(2, BATCH, WIDTH, generator=generator, dtype=torch.float64) for _ in range(2)
+    ]
     weight = torch.randn(WIDTH, WIDTH, generator=generator, dtype=torch.float64).requires_grad_()
     log_scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     image, text = (F.normalize(x @ weight, dim=-1) for x in inputs)
@@ -63,7 +75,9 @@ def test_exact_gather_gives_the_single_process_gradient(ranks: int, tmp_path: Pa
         torch.testing.assert_close(got[name], expected, rtol=1e-10, atol=1e-12)
 
 
-def test_authors_gather_divides_the_encoders_gradient_by_the_ranks_but_not_the_temperatures(tmp_path: Path) -> None:
+def test_authors_gather_divides_the_encoders_gradient_by_the_ranks_but_not_the_temperatures(
+    tmp_path: Path,
+) -> None:
     """Own slice in the graph only, whole loss on every rank, average over ranks: d/encoder is 1/R, d/scale is whole."""
     on_ranks(2, RANK, str(tmp_path / "out.pt"), "authors")
     got, expected = torch.load(tmp_path / "out.pt", weights_only=True), reference()

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from test_tars import pair, png, write_tar
 
-from repro.data.external import build_external, select
-from repro.data.imagenet import labelled_images
 from repro.data.shards import PairStore, StoreError
-from repro.data.tars import index_shards
 from repro.profile import load_profile
+from repro.sources.shards.build import build_external, select
+from repro.sources.shards.imagenet import labelled_images
+from repro.sources.shards.tars import index_shards
 from repro.spec import ShardSource, SpecError
 
 SPECS = Path(__file__).parents[1] / "specs"
@@ -34,16 +34,27 @@ def profile(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     smoke = load_profile("smoke", SPECS)
     source = ShardSource(
-        kind="webdataset", pairs={"cc3m": "cc3m", "cc6m": "cc6m"}, selection={"cc3m": "keyed", "cc6m": "keyed"},
-        evaluation="imagenet", images_per_class=2, max_drop_fraction=0.1,
-    )  # fmt: skip
+        kind="webdataset",
+        pairs={"cc3m": "cc3m", "cc6m": "cc6m"},
+        selection={"cc3m": "keyed", "cc6m": "keyed"},
+        evaluation="imagenet",
+        images_per_class=2,
+        max_drop_fraction=0.1,
+    )
     data = smoke.data.model_copy(update={"source": source, "num_pairs": {"cc3m": 4, "cc6m": 8}})
-    return smoke.model_copy(update={"data": data, "evaluate": smoke.evaluate.model_copy(update={"classnames": "imagenet"})})
+    return smoke.model_copy(
+        update={
+            "data": data,
+            "evaluate": smoke.evaluate.model_copy(update={"classnames": "imagenet"}),
+        }
+    )
 
 
 def test_the_data_stage_lays_stores_over_the_users_shards(profile, tmp_path):
     build_external(profile, tmp_path / "out")
-    cc3m, cc6m, evaluation = (PairStore.open(tmp_path / "out" / name) for name in ("cc3m", "cc6m", "evaluation"))
+    cc3m, cc6m, evaluation = (
+        PairStore.open(tmp_path / "out" / name) for name in ("cc3m", "cc6m", "evaluation")
+    )
     assert (len(cc3m), len(cc6m)) == (4, 8)
     assert set(cc3m.captions) < set(cc6m.captions)
     assert not list((tmp_path / "out" / "cc6m").glob("*.tar"))
@@ -58,19 +69,28 @@ def test_the_data_stage_lays_stores_over_the_users_shards(profile, tmp_path):
 
 
 def official_tar(folder: Path, images: dict[str, tuple[bytes, int]]) -> None:
-    write_tar(folder / "ILSVRC2012_img_val.tar", [(name, data) for name, (data, _) in images.items()])
-    (folder / "labels.csv").write_text("image,label\n" + "".join(f"{name},{label}\n" for name, (_, label) in images.items()))
+    write_tar(
+        folder / "ILSVRC2012_img_val.tar", [(name, data) for name, (data, _) in images.items()]
+    )
+    (folder / "labels.csv").write_text(
+        "image,label\n" + "".join(f"{name},{label}\n" for name, (_, label) in images.items())
+    )
 
 
 def webdataset(folder: Path, images: dict[str, tuple[bytes, int]]) -> None:
     labels = [(name.replace("JPEG", "cls"), b"%d" % label) for name, (_, label) in images.items()]
-    write_tar(folder / "val-0.tar", [*((name, data) for name, (data, _) in images.items()), *labels])
+    write_tar(
+        folder / "val-0.tar", [*((name, data) for name, (data, _) in images.items()), *labels]
+    )
 
 
 def parquet(folder: Path, images: dict[str, tuple[bytes, int]]) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     data, labels = zip(*images.values(), strict=True)
-    pq.write_table(pa.table({"image": [{"bytes": content} for content in data], "label": labels}), folder / "val.parquet")
+    pq.write_table(
+        pa.table({"image": [{"bytes": content} for content in data], "label": labels}),
+        folder / "val.parquet",
+    )
 
 
 @pytest.mark.parametrize("form", [official_tar, webdataset, parquet])
@@ -80,7 +100,9 @@ def test_the_data_stage_takes_every_form_of_the_evaluation_images(profile, tmp_p
     form(tmp_path / "imagenet", {f"{i}.JPEG": (png(i), i % 3) for i in range(6)})
     build_external(profile, tmp_path / "out")
     evaluation = PairStore.open(tmp_path / "out" / "evaluation")
-    assert {evaluation.image_bytes(i): int(evaluation.labels[i]) for i in range(6)} == {png(i): i % 3 for i in range(6)}
+    assert {evaluation.image_bytes(i): int(evaluation.labels[i]) for i in range(6)} == {
+        png(i): i % 3 for i in range(6)
+    }
 
 
 def added_up(account: dict) -> int:
@@ -91,33 +113,63 @@ def added_up(account: dict) -> int:
 @pytest.mark.faults(9, 10)
 def test_accounting_reaches_from_the_url_list_to_the_rows_used(profile, tmp_path):
     """20 listed: 1 no URL, 5 dead, 14 obtained; of these 1 damaged, 1 there twice, 12 distinct, 8 wanted."""
-    write_tar(tmp_path / "cc6m" / "pass-1" / "00000.tar", [*pair(3), ("99.jpg", b"<html>"), ("99.txt", b"words")])
-    fetched = {"listed": 20, "refused": {"scheme_not_http": 1}, "failed": {"http_404": 5}, "obtained": 14, "passes": 2}
+    write_tar(
+        tmp_path / "cc6m" / "pass-1" / "00000.tar",
+        [*pair(3), ("99.jpg", b"<html>"), ("99.txt", b"words")],
+    )
+    fetched = {
+        "listed": 20,
+        "refused": {"scheme_not_http": 1},
+        "failed": {"http_404": 5},
+        "obtained": 14,
+        "passes": 2,
+    }
     (tmp_path / "cc6m" / "accounting.json").write_text(json.dumps(fetched))
     build_external(profile, tmp_path / "out")
     account = json.loads((tmp_path / "out" / "accounting.json").read_text())["sources"]["cc6m"]
     assert account == {
-        "listed": 20, "not_obtained": {"scheme_not_http": 1, "http_404": 5}, "obtained": 14, "decoded": 13,
-        "dropped": {"not_an_image": 1}, "duplicate": 1, "surplus": 4, "used": 8, "wanted": 8, "shards": {"read": 2},
-    }  # fmt: skip
+        "listed": 20,
+        "not_obtained": {"scheme_not_http": 1, "http_404": 5},
+        "obtained": 14,
+        "decoded": 13,
+        "dropped": {"not_an_image": 1},
+        "duplicate": 1,
+        "surplus": 4,
+        "used": 8,
+        "wanted": 8,
+        "shards": {"read": 2},
+    }
     assert account["listed"] == added_up(account)
 
 
 def test_the_first_rows_of_a_list_are_those_of_its_lines_whatever_shard_holds_them(tmp_path):
     """Lines 5, 0 and 4 lie in the first shard, 1 and 3 in the second; three are wanted."""
     for shard, lines in enumerate(((5, 0, 4), (1, 3))):
-        rows = [[*pair(line)[:2], (f"{line:05d}.json", json.dumps({"list_row": line}).encode())] for line in lines]
+        rows = [
+            [*pair(line)[:2], (f"{line:05d}.json", json.dumps({"list_row": line}).encode())]
+            for line in lines
+        ]
         write_tar(tmp_path / "in" / f"{shard:05d}.tar", [member for row in rows for member in row])
     index = index_shards(tmp_path / "in", tmp_path / "cache")
-    assert list(index.take(select(index, 3, "first")).captions) == ["caption 0", "caption 1", "caption 3"]
+    assert list(index.take(select(index, 3, "first")).captions) == [
+        "caption 0",
+        "caption 1",
+        "caption 3",
+    ]
     assert len(select(index, 9, "first")) == 5
 
 
 def test_without_line_numbers_the_first_rows_are_those_of_the_first_shards(tmp_path):
     for shard, rows in enumerate(((5, 0), (1, 3))):
-        write_tar(tmp_path / "in" / f"{shard:05d}.tar", [member for row in rows for member in pair(row)])
+        write_tar(
+            tmp_path / "in" / f"{shard:05d}.tar", [member for row in rows for member in pair(row)]
+        )
     index = index_shards(tmp_path / "in", tmp_path / "cache")
-    assert list(index.take(select(index, 3, "first")).captions) == ["caption 5", "caption 0", "caption 1"]
+    assert list(index.take(select(index, 3, "first")).captions) == [
+        "caption 5",
+        "caption 0",
+        "caption 1",
+    ]
 
 
 @pytest.mark.faults(9)
@@ -141,9 +193,18 @@ def test_a_class_without_images_stops_the_stage(profile, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "0.JPEG").unlink(), r"5 usable .* of 5 \(allowed: 6\); 1 classes .* 'goldfish' with 1; not used: none"),
-        (lambda folder: (folder / "2.JPEG").write_bytes(png(5)), r"7 usable images of 7 \(allowed: 6\)"),
-        (lambda folder: (folder / "0.JPEG").write_bytes(b"<html>"), r"5 usable images of 6 .* not used: {'not_an_image': 1}"),
+        (
+            lambda folder: (folder / "0.JPEG").unlink(),
+            r"5 usable .* of 5 \(allowed: 6\); 1 classes .* 'goldfish' with 1; not used: none",
+        ),
+        (
+            lambda folder: (folder / "2.JPEG").write_bytes(png(5)),
+            r"7 usable images of 7 \(allowed: 6\)",
+        ),
+        (
+            lambda folder: (folder / "0.JPEG").write_bytes(b"<html>"),
+            r"5 usable images of 6 .* not used: {'not_an_image': 1}",
+        ),
     ],
     ids=["one too few", "one too many", "one damaged"],
 )
@@ -159,10 +220,16 @@ def test_class_folders_are_read_by_synset_or_by_label(tmp_path):
             full = name.replace("n", "n000000") if kind == "synset" else name
             (tmp_path / kind / full).mkdir(parents=True)
             (tmp_path / kind / full / "x.JPEG").touch()
-    assert [(path.parent.name, label) for path, label in labelled_images(tmp_path / "synset", 3)] == [
-        ("n00000001", 0), ("n00000002", 1), ("n00000010", 2),
-    ]  # fmt: skip
-    assert [(path.parent.name, label) for path, label in labelled_images(tmp_path / "label", 3)] == [("0", 0), ("1", 1), ("2", 2)]
+    assert [
+        (path.parent.name, label) for path, label in labelled_images(tmp_path / "synset", 3)
+    ] == [
+        ("n00000001", 0),
+        ("n00000002", 1),
+        ("n00000010", 2),
+    ]
+    assert [
+        (path.parent.name, label) for path, label in labelled_images(tmp_path / "label", 3)
+    ] == [("0", 0), ("1", 1), ("2", 2)]
 
 
 @pytest.mark.faults(15)
@@ -175,7 +242,10 @@ def test_ten_labels_sort_by_number(tmp_path):
 
 def test_a_flat_folder_is_read_by_its_labels_file(tmp_path):
     (tmp_path / "labels.csv").write_text("image,label\nb.JPEG,1\na.JPEG,0\n")
-    assert list(labelled_images(tmp_path, 2)) == [(tmp_path / "b.JPEG", 1), (tmp_path / "a.JPEG", 0)]
+    assert list(labelled_images(tmp_path, 2)) == [
+        (tmp_path / "b.JPEG", 1),
+        (tmp_path / "a.JPEG", 0),
+    ]
 
 
 @pytest.mark.faults(15)
@@ -197,7 +267,10 @@ def test_bad_lines_of_a_labels_file_are_named(tmp_path, line, message):
 @pytest.mark.faults(15)
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(["n01440764"], "has 1 sub-folders and no labels.csv"), (["cats", "dogs"], r"sub-folder 'cats' ... \(allowed: synsets")],
+    [
+        (["n01440764"], "has 1 sub-folders and no labels.csv"),
+        (["cats", "dogs"], r"sub-folder 'cats' ... \(allowed: synsets"),
+    ],
 )
 def test_folders_that_are_no_classes_are_refused(tmp_path, names, message):
     for name in names:

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from repro.__main__ import main
-from repro.data.fetch import fetch_python
 from repro.data.shards import PairStore
-from repro.data.tars import index_shards
+from repro.sources.download.fetch import fetch_python
+from repro.sources.shards.tars import index_shards
 
 BAD_KINDS = {
     "http_404": "http_404",
@@ -60,7 +60,9 @@ def bomb() -> bytes:
 
     header = side.to_bytes(4) * 2 + bytes([1, 0, 0, 0, 0])
     pixels = zlib.compress(bytes((1 + side // 8) * side), 1)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
 
 
 def bodies() -> dict[str, bytes]:
@@ -76,7 +78,13 @@ def bodies() -> dict[str, bytes]:
         "gif": encoded(picture(), "GIF"),
         "cmyk": encoded(picture("CMYK"), "JPEG"),
         "grey16": encoded(grey16, "PNG"),
-        "animated": encoded(picture(), "WEBP", save_all=True, append_images=[Image.new("RGB", (300, 240))], lossless=True),
+        "animated": encoded(
+            picture(),
+            "WEBP",
+            save_all=True,
+            append_images=[Image.new("RGB", (300, 240))],
+            lossless=True,
+        ),
         "alpha": encoded(picture("RGBA"), "PNG"),
     }
 
@@ -91,9 +99,17 @@ class Site(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         kind = self.path.split("/")[1]
         self.asked[self.path] += 1
-        body = self.bodies["good" if kind in self.mended else kind if kind in self.bodies else "page"]
+        body = self.bodies[
+            "good" if kind in self.mended else kind if kind in self.bodies else "page"
+        ]
         location = {"inward": "http://10.0.0.1/", "outward_file": "file:///etc/hostname"}.get(kind)
-        self.send_response(int(kind[5:]) if kind.startswith("http_") and kind not in self.mended else 302 if location else 200)
+        self.send_response(
+            int(kind[5:])
+            if kind.startswith("http_") and kind not in self.mended
+            else 302
+            if location
+            else 200
+        )
         if location:
             self.send_header("Location", location)
         self.send_header("Content-Type", "image/jpeg")
@@ -139,21 +155,41 @@ def workspace(tmp_path, monkeypatch):
 def write_list(path: Path, address: str) -> Counter[str]:
     """A list in CC12M's form: 200 rows that fail, 40 odd ones and 1,760 good ones; the rows of each kind."""
     kinds = [*itertools.chain.from_iterable([kind] * 16 for kind in BAD_KINDS), *ODD_KINDS * 10]
-    lines = [f'{address}/{kind}/{number}\tcaption "{number}" of {kind}' for number, kind in enumerate(kinds)]
+    lines = [
+        f'{address}/{kind}/{number}\tcaption "{number}" of {kind}'
+        for number, kind in enumerate(kinds)
+    ]
     lines += [f"http://127.0.0.1:9/{number}\ta dead link" for number in range(DEAD)]
-    lines += ["file:///etc/hostname\ta file", "ftp://127.0.0.1/x.jpg\tanother scheme", "no tab in this line"]
+    lines += [
+        "file:///etc/hostname\ta file",
+        "ftp://127.0.0.1/x.jpg\tanother scheme",
+        "no tab in this line",
+    ]
     lines += [f"{address}/good/{number}\tcaption '{number}" for number in range(len(lines), ROWS)]
     np.random.default_rng(0).shuffle(lines)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return Counter({"dead": DEAD}) + Counter(line.split("/")[3] for line in lines if line.startswith(address))
+    return Counter({"dead": DEAD}) + Counter(
+        line.split("/")[3] for line in lines if line.startswith(address)
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.faults(10, 28)
-def test_every_row_of_the_list_is_accounted_for_and_a_second_run_fetches_only_what_failed(site, workspace, capfd):
+def test_every_row_of_the_list_is_accounted_for_and_a_second_run_fetches_only_what_failed(
+    site, workspace, capfd
+):
     handler, address = site
     kinds = write_list(workspace / "cc12m.tsv", address)
-    command = ["fetch", "cc12m", "--list", "cc12m.tsv", "--processes", "1", "--allow-network", "127.0.0.0/8"]
+    command = [
+        "fetch",
+        "cc12m",
+        "--list",
+        "cc12m.tsv",
+        "--processes",
+        "1",
+        "--allow-network",
+        "127.0.0.0/8",
+    ]
 
     assert main(command) == 0, capfd.readouterr().err
     folder = workspace / "incoming" / "cc12m"
@@ -164,14 +200,20 @@ def test_every_row_of_the_list_is_accounted_for_and_a_second_run_fetches_only_wh
     assert accounting["failed"] == expected
     assert accounting["refused"] == {"scheme_not_http": 2, "malformed_line": 1}
     assert accounting["obtained"] == 1800
-    assert accounting["listed"] == ROWS == 1800 + sum(accounting["failed"].values()) + sum(accounting["refused"].values())
+    assert (
+        accounting["listed"]
+        == ROWS
+        == 1800 + sum(accounting["failed"].values()) + sum(accounting["refused"].values())
+    )
     assert handler.asked.total() == 1960 == len(handler.asked)
 
     asked_first = set(handler.asked)
     handler.asked.clear()
     handler.mended |= {"http_503"}
     assert main(command) == 0, capfd.readouterr().err
-    assert Counter(path.split("/")[1] for path in handler.asked.elements()) == dict.fromkeys(BAD_KINDS, 16)
+    assert Counter(path.split("/")[1] for path in handler.asked.elements()) == dict.fromkeys(
+        BAD_KINDS, 16
+    )
     assert set(handler.asked) < asked_first
     accounting = json.loads((folder / "accounting.json").read_text())
     assert accounting["failed"] == expected - Counter({"http_503": 16})

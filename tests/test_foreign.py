@@ -39,20 +39,33 @@ def scene(tmp_path_factory):
 @pytest.mark.parametrize("protocol", ["authors", "paper"])
 def test_numbers_are_those_of_the_projects_own_evaluation(scene, tmp_path, protocol):
     folder, model = scene
-    result = evaluate_foreign(folder / "epoch_1.pt", "cleanclip", folder / "images", "badnet", "smoke", protocol)
+    result = evaluate_foreign(
+        folder / "epoch_1.pt", "cleanclip", folder / "images", "badnet", "smoke", protocol
+    )
     writer = ShardWriter(tmp_path)
     for label in range(len(NAMES)):
         for number in range(2):
-            writer.add((folder / "images" / str(label) / f"{number}.png").read_bytes(), "png", NAMES[label], label)
+            writer.add(
+                (folder / "images" / str(label) / f"{number}.png").read_bytes(),
+                "png",
+                NAMES[label],
+                label,
+            )
     write_store(tmp_path, *writer.close())
     switches = Switches.model_validate(read_yaml(SPECS / "protocols" / f"{protocol}.yaml"))
     target = NAMES.index("banana")
     trigger = Trigger(name="badnet", patch_size=SMOKE.data.poison.trigger.patch_size)
-    own = EvaluationSet(tmp_path, 32, target, trigger, switches, SMOKE.evaluate.trigger_seed, tmp_path / "cache")
+    own = EvaluationSet(
+        tmp_path, 32, target, trigger, switches, SMOKE.evaluate.trigger_seed, tmp_path / "cache"
+    )
     prompts = PromptSet(NAMES, templates_of(SMOKE.evaluate), switches.truncation)
     correct, attacked, *_ = evaluate_model(model, own, prompts, torch.device("cpu"))
-    assert result["accuracy"]["count"] == correct.sum() and result["accuracy"]["total"] == 2 * len(NAMES)
-    assert result["attack"]["all"]["count"] == attacked.sum() and result["attack"]["all"]["total"] == 2 * len(NAMES)
+    assert result["accuracy"]["count"] == correct.sum() and result["accuracy"]["total"] == 2 * len(
+        NAMES
+    )
+    assert result["attack"]["all"]["count"] == attacked.sum() and result["attack"]["all"][
+        "total"
+    ] == 2 * len(NAMES)
     assert result["attack"]["non_target"]["count"] == attacked[~own.is_target].sum()
     assert result["attack"]["non_target"]["total"] == 2 * len(NAMES) - 2
 
@@ -60,7 +73,14 @@ def test_numbers_are_those_of_the_projects_own_evaluation(scene, tmp_path, proto
 def test_the_converted_file_gives_the_same_numbers(scene, tmp_path):
     folder, _ = scene
     converted = tmp_path / "m.safetensors"
-    first = evaluate_foreign(folder / "epoch_1.pt", "cleanclip", folder / "images", "badnet", "smoke", safetensors=converted)
+    first = evaluate_foreign(
+        folder / "epoch_1.pt",
+        "cleanclip",
+        folder / "images",
+        "badnet",
+        "smoke",
+        safetensors=converted,
+    )
     second = evaluate_foreign(converted, "open_clip", folder / "images", "badnet", "smoke")
     assert (first["accuracy"], first["attack"]) == (second["accuracy"], second["attack"])
     assert first["sha256"] != second["sha256"]
@@ -69,7 +89,11 @@ def test_the_converted_file_gives_the_same_numbers(scene, tmp_path):
 def test_the_result_is_json_with_wilson_intervals(scene):
     """Centre (p + z^2 / 2n) / (1 + z^2 / n), half width z / (1 + z^2 / n) sqrt(p (1 - p) / n + z^2 / 4n^2)."""
     folder, _ = scene
-    result = json.loads(json.dumps(evaluate_foreign(folder / "epoch_1.pt", "cleanclip", folder / "images", None, "smoke")))
+    result = json.loads(
+        json.dumps(
+            evaluate_foreign(folder / "epoch_1.pt", "cleanclip", folder / "images", None, "smoke")
+        )
+    )
     assert "attack" not in result
     share = result["accuracy"]
     p, n, z = share["fraction"], share["total"], norm.ppf(0.975)
@@ -84,7 +108,10 @@ def test_a_missing_class_is_refused(scene, tmp_path):
     folder, _ = scene
     for label in range(len(NAMES) - 1):
         (tmp_path / str(label)).symlink_to(folder / "images" / str(label))
-    with pytest.raises(SpecError, match=f"has {len(NAMES) - 1} sub-folders .*allowed: one sub-folder for each of the {len(NAMES)} classes"):
+    with pytest.raises(
+        SpecError,
+        match=f"has {len(NAMES) - 1} sub-folders .*allowed: one sub-folder for each of the {len(NAMES)} classes",
+    ):
         evaluate_foreign(folder / "epoch_1.pt", "cleanclip", tmp_path, None, "smoke")
 
 
@@ -93,7 +120,9 @@ def test_an_image_that_cannot_be_decoded_is_named_and_not_skipped(scene, tmp_pat
     folder, _ = scene
     for label in range(len(NAMES)):
         (tmp_path / str(label)).mkdir()
-        (tmp_path / str(label) / "0.png").write_bytes((folder / "images" / str(label) / "0.png").read_bytes())
+        (tmp_path / str(label) / "0.png").write_bytes(
+            (folder / "images" / str(label) / "0.png").read_bytes()
+        )
     (tmp_path / "5" / "1.png").write_bytes(b"<html>")
     with pytest.raises(ImageError, match=r"1.png: not_an_image"):
         evaluate_foreign(folder / "epoch_1.pt", "cleanclip", tmp_path, "badnet", "smoke")

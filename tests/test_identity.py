@@ -7,34 +7,45 @@ from pathlib import Path
 
 import pytest
 
-from repro.launch import LaunchError, identity
 from repro.profile import clean_runs, load_profile
+from repro.runs import code, layout, run
+from repro.runs.run import LaunchError
 
 
 @pytest.mark.faults(5)
-def test_a_missing_input_is_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_input_is_named(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LaunchError, match=r"poisoned/smoke/cc3m: missing \(input `pairs`"):
-        identity.identify(clean_runs(load_profile("smoke", root / "specs"))[0], {"pairs": Path("poisoned/smoke/cc3m")}, "code")
+        run.identify(
+            clean_runs(load_profile("smoke", root / "specs"))[0],
+            {"pairs": Path("poisoned/smoke/cc3m")},
+            "code",
+        )
 
 
 def test_comments_docstrings_and_layout_do_not_change_the_code_version() -> None:
     old = ast.parse("def f(x):\n    return x + 1\n")
-    new = ast.parse('def f(x):\n    """Add one."""\n    # really\n    return (x\n            + 1)\n')
-    assert identity.syntax(old.body) == identity.syntax(new.body)
-    assert identity.syntax(old.body) != identity.syntax(ast.parse("def f(x):\n    return x + 2\n").body)
+    new = ast.parse(
+        'def f(x):\n    """Add one."""\n    # really\n    return (x\n            + 1)\n'
+    )
+    assert code.syntax(old.body) == code.syntax(new.body)
+    assert code.syntax(old.body) != code.syntax(ast.parse("def f(x):\n    return x + 2\n").body)
 
 
 @pytest.mark.faults(5)
-def test_a_folder_hash_sees_names_and_contents_but_not_accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_hash_sees_names_and_contents_but_not_accounts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     store = Path("store")
     store.mkdir()
     (store / "a.tar").write_bytes(b"1")
-    first = identity.content_hash(store)
+    first = layout.content_hash(store)
     (store / "run.json").write_text("seconds: 3")
-    assert identity.content_hash(store) == first
+    assert layout.content_hash(store) == first
     (store / "a.tar").rename(store / "b.tar")
-    renamed = identity.content_hash(store)
+    renamed = layout.content_hash(store)
     (store / "b.tar").write_bytes(b"22")
-    assert len({first, renamed, identity.content_hash(store)}) == 3
+    assert len({first, renamed, layout.content_hash(store)}) == 3

@@ -23,10 +23,17 @@ def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds a few bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
@@ -83,7 +90,11 @@ def test_cmyk_becomes_rgb():
 def test_transparency_becomes_white_in_every_mode():
     clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     palette = Image.new("P", (4, 4), 0)
-    for data in (saved(clear, "PNG"), saved(clear, "WEBP", lossless=True), saved(palette, "PNG", transparency=0)):
+    for data in (
+        saved(clear, "PNG"),
+        saved(clear, "WEBP", lossless=True),
+        saved(palette, "PNG", transparency=0),
+    ):
         assert (decode_image(data, 4) == 255).all()
 
 

@@ -18,29 +18,51 @@ HEAVY = {"torch", "torchvision", "open_clip", "transformers", "sacred", "pymongo
 def loaded_by(statement: str, root: Path) -> set[str]:
     """Top-level packages in sys.modules after a statement, in an interpreter of its own."""
     code = f"{statement}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     return set(done.stdout.splitlines()[-1].split())
 
 
 def test_the_command_line_starts_without_heavy_packages(root: Path) -> None:
-    statement = "from repro.__main__ import build_parser\nimport repro.spec, repro.ledger\nbuild_parser()"
+    statement = (
+        "from repro.__main__ import build_parser\nimport repro.spec, repro.ledger\nbuild_parser()"
+    )
     assert loaded_by(statement, root) & (HEAVY | {"matplotlib", "pandas", "scipy"}) == set()
 
 
 def test_the_report_imports_no_torch(root: Path) -> None:
-    modules = [file.stem for file in sorted((root / "repro" / "report").glob("*.py")) if file.stem != "__init__"]
-    statement = "import repro.report\n" + "".join(f"import repro.report.{module}\n" for module in modules)
+    modules = [
+        file.stem
+        for file in sorted((root / "repro" / "report").glob("*.py"))
+        if file.stem != "__init__"
+    ]
+    statement = "import repro.report\n" + "".join(
+        f"import repro.report.{module}\n" for module in modules
+    )
     assert loaded_by(statement, root) & HEAVY == set()
 
 
 def test_the_launcher_and_the_pipeline_wrapper_import_no_torch(root: Path) -> None:
-    assert loaded_by("import repro.launch, repro.reproduce", root) & {"torch", "torchvision", "open_clip"} == set()
+    assert (
+        loaded_by("import repro.launch, repro.reproduce", root)
+        & {"torch", "torchvision", "open_clip"}
+        == set()
+    )
 
 
 def declared(root: Path) -> set[str]:
     """Distributions that pyproject.toml names, extras included, in normal form."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    lines = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
     return {normal(re.split(r"[ <>=!~;\[]", line)[0]) for line in lines}
 
 
@@ -66,7 +88,11 @@ def test_every_imported_package_is_declared(root: Path, folder: str) -> None:
                 continue
             for name in names:
                 top = name.partition(".")[0]
-                if top in sys.stdlib_module_names or top in ("repro", "tests", "benchmarks") or top in beside:
+                if (
+                    top in sys.stdlib_module_names
+                    or top in ("repro", "tests", "benchmarks")
+                    or top in beside
+                ):
                     continue
                 if not {normal(provider) for provider in providers.get(top, [top])} & allowed:
                     undeclared.add(f"{file.relative_to(root)}: {top}")
@@ -74,5 +100,9 @@ def test_every_imported_package_is_declared(root: Path, folder: str) -> None:
 
 
 def test_every_declared_package_is_pinned_but_torch(root: Path) -> None:
-    pins = {normal(line.partition("==")[0]) for line in (root / "constraints.txt").read_text().splitlines() if "==" in line}
+    pins = {
+        normal(line.partition("==")[0])
+        for line in (root / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
     assert declared(root) - pins == {"torch", "torchvision"}

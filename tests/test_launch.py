@@ -17,11 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from repro.launch import LaunchError, driver, identity
+from repro.launch import driver
 from repro.launch.driver import run_all
-from repro.launch.publication import results_dir
 from repro.ledger import read_run
 from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.runs import layout
+from repro.runs.layout import results_dir
+from repro.runs.run import LaunchError
 from repro.spec import Profile, RunSpec
 
 Launch = Callable[..., None]
@@ -29,8 +31,18 @@ Launch = Callable[..., None]
 
 @pytest.fixture
 def profile(root: Path) -> Profile:
-    rates = {"clean.cells": [{"datasets": ["cc3m"], "pretrain_objectives": ["mmcl"], "clean_sizes": ["100k"], "losses": ["mmcl"],
-                              "learning_rates": [1e-3, 1e-4, 1e-5], "global_batch_size": 8}]}  # fmt: skip
+    rates = {
+        "clean.cells": [
+            {
+                "datasets": ["cc3m"],
+                "pretrain_objectives": ["mmcl"],
+                "clean_sizes": ["100k"],
+                "losses": ["mmcl"],
+                "learning_rates": [1e-3, 1e-4, 1e-5],
+                "global_batch_size": 8,
+            }
+        ]
+    }
     return load_profile("smoke", root / "specs", rates)
 
 
@@ -44,7 +56,9 @@ def launch(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launc
     Path("pairs").write_text("pairs")
     Path("behaviour.json").write_text("{}")
 
-    def run(specs: list[RunSpec], behaviour: dict[str, str] | None = None, worker: str = "stub_worker") -> None:
+    def run(
+        specs: list[RunSpec], behaviour: dict[str, str] | None = None, worker: str = "stub_worker"
+    ) -> None:
         Path("behaviour.json").write_text(json.dumps(behaviour or {}))
         run_all(specs, stub_inputs, worker=worker)
 
@@ -66,7 +80,10 @@ def started() -> list[str]:
 def published(specs: list[RunSpec]) -> dict[str, str]:
     """Status of every published run of the first spec's cell."""
     folder = results_dir(specs[0], Path("results"))
-    return {path.parent.name: read_run(path.parent)[0].status for path in sorted(folder.glob("*/run.json"))}
+    return {
+        path.parent.name: read_run(path.parent)[0].status
+        for path in sorted(folder.glob("*/run.json"))
+    }
 
 
 def test_runs_are_published_and_recorded_once(profile: Profile, launch: Launch) -> None:
@@ -99,7 +116,9 @@ def test_only_a_changed_learning_rate_runs_again(profile: Profile, launch: Launc
     assert sorted(published(specs)) == sorted(spec.run_id for spec in changed)
 
 
-def test_a_study_and_the_graph_share_a_run_under_names_of_their_own(profile: Profile, launch: Launch) -> None:
+def test_a_study_and_the_graph_share_a_run_under_names_of_their_own(
+    profile: Profile, launch: Launch
+) -> None:
     """The same training asked for by two variants runs once; each gets its folder, its record and its rows."""
     spec = clean_runs(profile)[0]
     named = [spec.model_copy(update={"variant": name}) for name in ("default", "twin")]
@@ -108,28 +127,44 @@ def test_a_study_and_the_graph_share_a_run_under_names_of_their_own(profile: Pro
     launch([spec])
     assert started() == []
     for run in (spec, *named):
-        record, rows = read_run(results_dir(run, Path("results")) / run.run_id)  # which checks that the rows are the run's
+        record, rows = read_run(
+            results_dir(run, Path("results")) / run.run_id
+        )  # which checks that the rows are the run's
         assert record.spec == run and [row.variant for row in rows] == [run.variant] * 2
 
 
-def test_a_model_that_another_run_left_is_not_taken_for_this_ones(profile: Profile, launch: Launch) -> None:
+def test_a_model_that_another_run_left_is_not_taken_for_this_ones(
+    profile: Profile, launch: Launch
+) -> None:
     """A published record alone does not count: results of an archive may lie beside the model of an older code."""
     spec = pretrain_runs(profile, "cc3m", "mmcl")[0]
     launch([spec])
     assert started() == [spec.run_id]
-    path = identity.model_dir(spec) / "run.json"
-    path.write_text(path.read_text().replace(json.loads(path.read_bytes())["fingerprint"], "0" * 16))
+    path = layout.model_dir(spec) / "run.json"
+    path.write_text(
+        path.read_text().replace(json.loads(path.read_bytes())["fingerprint"], "0" * 16)
+    )
     launch([spec])
-    assert json.loads(path.read_bytes())["fingerprint"] != "0" * 16  # published again from the work folder
+    assert (
+        json.loads(path.read_bytes())["fingerprint"] != "0" * 16
+    )  # published again from the work folder
 
 
 def test_a_threshold_of_the_report_retrains_nothing(profile: Profile, launch: Launch) -> None:
     specs = clean_runs(profile)
     launch(specs)
     started()
-    launch([spec.model_copy(update={"evaluate": spec.evaluate.model_copy(update={"asr_cap": 0.07})}) for spec in specs])
+    launch(
+        [
+            spec.model_copy(update={"evaluate": spec.evaluate.model_copy(update={"asr_cap": 0.07})})
+            for spec in specs
+        ]
+    )
     assert started() == []
-    assert read_run(results_dir(specs[0], Path("results")) / specs[0].run_id)[0].spec.evaluate.asr_cap == 0.07
+    assert (
+        read_run(results_dir(specs[0], Path("results")) / specs[0].run_id)[0].spec.evaluate.asr_cap
+        == 0.07
+    )
 
 
 @pytest.mark.faults(1)
@@ -138,21 +173,35 @@ def test_a_worker_that_dies_once_costs_one_try(profile: Profile, launch: Launch)
     launch(specs, {specs[0].run_id: "die once"})
     assert sorted(started()) == sorted([specs[0].run_id, *(spec.run_id for spec in specs)])
     assert set(published(specs).values()) == {"completed"}
-    records = [json.loads(path.read_bytes()) for path in sorted(Path("sacred/smoke").glob("*/run.json"))]
+    records = [
+        json.loads(path.read_bytes()) for path in sorted(Path("sacred/smoke").glob("*/run.json"))
+    ]
     assert sorted(record["status"] for record in records) == ["COMPLETED"] * 3 + ["FAILED"]
-    failed = next(path.parent for path in Path("sacred/smoke").glob("*/run.json") if json.loads(path.read_bytes())["status"] == "FAILED")
+    failed = next(
+        path.parent
+        for path in Path("sacred/smoke").glob("*/run.json")
+        if json.loads(path.read_bytes())["status"] == "FAILED"
+    )
     record, _ = read_run(results_dir(specs[0], Path("results")) / specs[0].run_id)
     again = Path("sacred") / str(record.sacred)
     assert json.loads((again / "info.json").read_bytes())["resumes"] == f"smoke/{failed.name}"
-    assert json.loads((again / "metrics.json").read_bytes())["loss"]["steps"] == [1, 2, 3], "points before the death are kept"
+    assert json.loads((again / "metrics.json").read_bytes())["loss"]["steps"] == [1, 2, 3], (
+        "points before the death are kept"
+    )
 
 
 @pytest.mark.faults(8)
-def test_a_run_that_fails_twice_is_named_and_the_others_go_on(profile: Profile, launch: Launch) -> None:
+def test_a_run_that_fails_twice_is_named_and_the_others_go_on(
+    profile: Profile, launch: Launch
+) -> None:
     specs = clean_runs(profile)
-    with pytest.raises(LaunchError, match=f"1 of 3 runs failed.*\n.*{specs[1].run_id}: RuntimeError: no such luck"):
+    with pytest.raises(
+        LaunchError, match=f"1 of 3 runs failed.*\n.*{specs[1].run_id}: RuntimeError: no such luck"
+    ):
         launch(specs, {specs[1].run_id: "raise"})
-    assert published(specs) == {spec.run_id: "failed" if spec is specs[1] else "completed" for spec in specs}
+    assert published(specs) == {
+        spec.run_id: "failed" if spec is specs[1] else "completed" for spec in specs
+    }
     started()
     launch(specs)
     assert started() == [specs[1].run_id]
@@ -160,7 +209,9 @@ def test_a_run_that_fails_twice_is_named_and_the_others_go_on(profile: Profile, 
 
 
 @pytest.mark.faults(8)
-def test_a_worker_that_cannot_start_fails_all_runs_with_its_reason(profile: Profile, launch: Launch) -> None:
+def test_a_worker_that_cannot_start_fails_all_runs_with_its_reason(
+    profile: Profile, launch: Launch
+) -> None:
     with pytest.raises(LaunchError, match=r"3 of 3 runs failed(.|\n)*status 1"):
         launch(clean_runs(profile), worker="no_such_worker")
 
@@ -174,10 +225,14 @@ def test_a_pretrained_model_is_published_with_its_record(profile: Profile, launc
     (folder / "model.safetensors").unlink()
     started()
     launch(specs)
-    assert (folder / "model.safetensors").exists() and started() == [], "published again from the work folder"
+    assert (folder / "model.safetensors").exists() and started() == [], (
+        "published again from the work folder"
+    )
 
 
-def test_a_pretraining_without_its_model_is_done_only_where_rows_suffice(profile: Profile, launch: Launch) -> None:
+def test_a_pretraining_without_its_model_is_done_only_where_rows_suffice(
+    profile: Profile, launch: Launch
+) -> None:
     specs = pretrain_runs(profile, "cc3m", "mmcl")[:1]
     launch(specs)
     shutil.rmtree("models")
@@ -206,7 +261,9 @@ try:
 except Stopped as stopped:
     sys.exit(128 + stopped.number)
 """
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -230,16 +287,29 @@ def processes() -> list[str]:
 
 @pytest.mark.faults(1)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_driver_leaves_no_process_and_the_next_goes_on(profile: Profile, launch: Launch, number: signal.Signals) -> None:
+def test_a_stopped_driver_leaves_no_process_and_the_next_goes_on(
+    profile: Profile, launch: Launch, number: signal.Signals
+) -> None:
     specs = clean_runs(profile)
     process = start_driver(specs, {specs[1].run_id: "wait"})
-    wait_for(lambda: set(published(specs)) >= {specs[0].run_id, specs[2].run_id} and specs[1].run_id in Path("starts.txt").read_text())
+    wait_for(
+        lambda: (
+            set(published(specs)) >= {specs[0].run_id, specs[2].run_id}
+            and specs[1].run_id in Path("starts.txt").read_text()
+        )
+    )
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
     wait_for(lambda: processes() == [])
-    statuses = sorted(json.loads(path.read_bytes())["status"] for path in Path("sacred/smoke").glob("*/run.json"))
-    assert statuses == ["COMPLETED", "COMPLETED", "RUNNING" if number == signal.SIGKILL else "INTERRUPTED"]
+    statuses = sorted(
+        json.loads(path.read_bytes())["status"] for path in Path("sacred/smoke").glob("*/run.json")
+    )
+    assert statuses == [
+        "COMPLETED",
+        "COMPLETED",
+        "RUNNING" if number == signal.SIGKILL else "INTERRUPTED",
+    ]
     started()
     launch(specs)
     assert started() == [specs[1].run_id]
@@ -249,7 +319,12 @@ def test_a_stopped_driver_leaves_no_process_and_the_next_goes_on(profile: Profil
 def test_two_drivers_run_nothing_twice(profile: Profile, launch: Launch) -> None:
     specs = clean_runs(profile)
     both = [start_driver(specs, {specs[1].run_id: "wait"}) for _ in range(2)]
-    wait_for(lambda: "another process works on it" in "".join(path.read_text() for path in Path("work/packs").glob("*.log")))
+    wait_for(
+        lambda: (
+            "another process works on it"
+            in "".join(path.read_text() for path in Path("work/packs").glob("*.log"))
+        )
+    )
     Path("go").touch()
     assert [process.communicate(timeout=120) and process.returncode for process in both] == [0, 0]
     assert sorted(started()) == sorted(spec.run_id for spec in specs)
@@ -257,18 +332,24 @@ def test_two_drivers_run_nothing_twice(profile: Profile, launch: Launch) -> None
 
 @pytest.mark.faults(18, 24)
 @pytest.mark.slow
-def test_no_secret_of_the_tracking_server_reaches_a_file(profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_of_the_tracking_server_reaches_a_file(
+    profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a server that does not answer, where error messages are richest."""
     monkeypatch.setenv("MONGO_URL", "mongodb://someone:pl4nted@127.0.0.1:1/sacred")
     specs = clean_runs(profile)[:1]
     launch(specs)
     assert set(published(specs).values()) == {"completed"}
-    assert [path for path in Path().rglob("*") if path.is_file() and b"pl4nted" in path.read_bytes()] == []
+    assert [
+        path for path in Path().rglob("*") if path.is_file() and b"pl4nted" in path.read_bytes()
+    ] == []
     assert "does not answer" in next(Path("work/packs").glob("*.log")).read_text()
 
 
 @pytest.mark.faults(5)
-def test_specs_that_change_during_a_stage_fail_it(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_specs_that_change_during_a_stage_fail_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     spec = Path("specs/smoke/clean.yaml")
     spec.parent.mkdir(parents=True)

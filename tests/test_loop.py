@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 
-from repro.data.tokens import tokenize
 from repro.ledger import Row, pending_rows
 from repro.profile import clean_runs, load_profile, read_yaml
 from repro.spec import RunSpec
 from repro.train import checkpoint, loop
 from repro.train.loop import Interrupted, Outcome, Task, train
 from repro.train.model import build_model, normalise
+from repro.train.views.tokens import tokenize
 
 CPU = torch.device("cpu")
 STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 6
@@ -38,20 +38,38 @@ class Pairs:
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         generator = torch.Generator().manual_seed(step)
-        images = torch.randint(0, 256, (2, BATCH, 3, 32, 32), dtype=torch.uint8, generator=generator)
-        captions = [f"number {int(n)}" for n in torch.randint(0, 99, (2 * BATCH,), generator=generator)]
+        images = torch.randint(
+            0, 256, (2, BATCH, 3, 32, 32), dtype=torch.uint8, generator=generator
+        )
+        captions = [
+            f"number {int(n)}" for n in torch.randint(0, 99, (2 * BATCH,), generator=generator)
+        ]
         return images, tokenize(captions, "cut").long()[:, :8].unflatten(0, (2, BATCH))
 
-    def batches(self, start: int, stop: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(
+        self, start: int, stop: int, workers: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return (self.batch(step) for step in range(start, stop))
 
 
 def run_spec(**switches: Any) -> RunSpec:
     """CleanCLIP under protocol `authors`, evaluated in the middle of each epoch."""
-    profile = load_profile("smoke", overrides={f"switches.{name}": value for name, value in {**AUTHORS, **switches}.items()})
+    profile = load_profile(
+        "smoke",
+        overrides={f"switches.{name}": value for name, value in {**AUTHORS, **switches}.items()},
+    )
     run = next(run for run in clean_runs(profile) if run.loss == "mmcl_ssl")
-    schedule = run.schedule.model_copy(update={"epochs": EPOCHS, "global_batch_size": BATCH, "norm_batch_size": BATCH, "warmup_steps": 3})
-    return run.model_copy(update={"schedule": schedule, "evaluations_per_epoch": None, "evaluate_every_steps": 3})
+    schedule = run.schedule.model_copy(
+        update={
+            "epochs": EPOCHS,
+            "global_batch_size": BATCH,
+            "norm_batch_size": BATCH,
+            "warmup_steps": 3,
+        }
+    )
+    return run.model_copy(
+        update={"schedule": schedule, "evaluations_per_epoch": None, "evaluate_every_steps": 3}
+    )
 
 
 def no_outcomes(model: CLIP, step: int, draw: int) -> Outcome:
@@ -82,27 +100,51 @@ def restored_state(spec: RunSpec) -> bytes | None:
     model = build_model(spec.model, 0, spec.switches.initialisation)
     state = {}
     for name, parameter in model.named_parameters():
-        moments = {"exp_avg": torch.full(parameter.shape, 1e-3), "exp_avg_sq": torch.full(parameter.shape, 1e-5)}
-        state |= {f"{name}/{key}": value for key, value in {**moments, "step": torch.tensor(40.0)}.items()}
+        moments = {
+            "exp_avg": torch.full(parameter.shape, 1e-3),
+            "exp_avg_sq": torch.full(parameter.shape, 1e-5),
+        }
+        state |= {
+            f"{name}/{key}": value for key, value in {**moments, "step": torch.tensor(40.0)}.items()
+        }
     return save(state)
 
 
 def reference(spec: RunSpec) -> CLIP:
     """The authors' loop in the plainest form: one optimizer, one rank, everything in a row."""
     model = build_model(spec.model, 0, "fp16_rounded")
-    decay = [p for n, p in model.named_parameters() if not any(k in n for k in ("bn", "ln", "bias", "logit_scale"))]
-    rest = [p for n, p in model.named_parameters() if any(k in n for k in ("bn", "ln", "bias", "logit_scale"))]
+    decay = [
+        p
+        for n, p in model.named_parameters()
+        if not any(k in n for k in ("bn", "ln", "bias", "logit_scale"))
+    ]
+    rest = [
+        p
+        for n, p in model.named_parameters()
+        if any(k in n for k in ("bn", "ln", "bias", "logit_scale"))
+    ]
     optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], lr=1.0, foreach=False, fused=False
+        [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
+        lr=1.0,
+        foreach=False,
+        fused=False,
     )
     for p in model.parameters():
-        optimizer.state[p] = {"exp_avg": torch.full_like(p, 1e-3), "exp_avg_sq": torch.full_like(p, 1e-5), "step": torch.tensor(40.0)}
+        optimizer.state[p] = {
+            "exp_avg": torch.full_like(p, 1e-3),
+            "exp_avg_sq": torch.full_like(p, 1e-5),
+            "step": torch.tensor(40.0),
+        }
     pairs, base, warmup, total = Pairs(), spec.schedule.learning_rate, 3, STEPS_PER_EPOCH * EPOCHS
     for epoch in range(1, EPOCHS + 1):  # the authors count from 1
         model.train()
         for index in range(STEPS_PER_EPOCH):
             step = STEPS_PER_EPOCH * epoch + index
-            rate = base * (step + 1) / warmup if step < warmup else base / 2 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+            rate = (
+                base * (step + 1) / warmup
+                if step < warmup
+                else base / 2 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+            )
             for group in optimizer.param_groups:
                 group["lr"] = rate
             images, tokens = pairs.batch(STEPS_PER_EPOCH * (epoch - 1) + index)
@@ -110,8 +152,12 @@ def reference(spec: RunSpec) -> CLIP:
             text = model.encode_text(F.pad(tokens.flatten(0, 1), (0, 69)), normalize=True)
             (i, i2), (t, t2) = image.chunk(2), text.chunk(2)
             scale, match = model.logit_scale.exp(), torch.arange(BATCH)
-            cross = (F.cross_entropy(scale * i @ t.T, match) + F.cross_entropy(scale * t @ i.T, match)) / 2
-            within = (F.cross_entropy(scale * i @ i2.T, match) + F.cross_entropy(scale * t @ t2.T, match)) / 2
+            cross = (
+                F.cross_entropy(scale * i @ t.T, match) + F.cross_entropy(scale * t @ i.T, match)
+            ) / 2
+            within = (
+                F.cross_entropy(scale * i @ i2.T, match) + F.cross_entropy(scale * t @ t2.T, match)
+            ) / 2
             optimizer.zero_grad()
             (cross + within).backward()
             optimizer.step()
@@ -123,7 +169,9 @@ def reference(spec: RunSpec) -> CLIP:
 
 def assert_equal_models(one: CLIP, other: CLIP, tolerance: float) -> None:
     for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            a, b, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_training_under_protocol_authors_is_the_reference_loop(tmp_path: Path) -> None:
@@ -149,15 +197,23 @@ def test_rows_hold_start_every_evaluation_and_the_mean_loss_between_them(tmp_pat
         run(
             tmp_path / "run",
             spec,
-            emit=lambda event, content: losses.append(content["values"]["loss"]) if "loss" in content["values"] else None,
+            emit=lambda event, content: (
+                losses.append(content["values"]["loss"]) if "loss" in content["values"] else None
+            ),
         )
     finally:
         loop.METRIC_EVERY = original
     rows = [Row.model_validate(record["row"]) for record in pending_rows(tmp_path / "run")]
     assert [row.step for row in rows] == [0, 3, 4, 7, 8]
     assert rows[0].train_loss is None
-    assert rows[1].train_loss is not None and rows[1].train_loss["loss"] == pytest.approx(sum(losses[:3]) / 3)
-    assert rows[0].num_correct == 0 and rows[0].attack_success("non_target") == (4, 4) and rows[0].attack_success("all") == (5, 5)
+    assert rows[1].train_loss is not None and rows[1].train_loss["loss"] == pytest.approx(
+        sum(losses[:3]) / 3
+    )
+    assert (
+        rows[0].num_correct == 0
+        and rows[0].attack_success("non_target") == (4, 4)
+        and rows[0].attack_success("all") == (5, 5)
+    )
 
 
 def signal_at(step: int) -> Any:
@@ -170,7 +226,9 @@ def signal_at(step: int) -> Any:
 
 @pytest.mark.faults(1)
 @pytest.mark.parametrize("step", range(1, STEPS_PER_EPOCH * EPOCHS))
-def test_a_run_stopped_at_any_step_ends_bitwise_like_an_undisturbed_one(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stopped_at_any_step_ends_bitwise_like_an_undisturbed_one(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop, "METRIC_EVERY", 1)
     spec = run_spec()
     whole = run(tmp_path / "whole", spec)
@@ -178,12 +236,16 @@ def test_a_run_stopped_at_any_step_ends_bitwise_like_an_undisturbed_one(step: in
         run(tmp_path / "parts", spec, emit=signal_at(step))
     resumed = run(tmp_path / "parts", spec)
     assert_equal_models(resumed, whole, 0)
-    for one, other in zip(pending_rows(tmp_path / "parts"), pending_rows(tmp_path / "whole"), strict=True):
+    for one, other in zip(
+        pending_rows(tmp_path / "parts"), pending_rows(tmp_path / "whole"), strict=True
+    ):
         assert {**one["row"], "seconds": 0} == {**other["row"], "seconds": 0}
 
 
 @pytest.mark.faults(2)
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     spec = run_spec()
     model = build_model(spec.model, 0, "fp32")
     optimizer = loop.build_optimizer(model, spec.optimizer, "names")
@@ -199,7 +261,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
 
 
 @pytest.mark.faults(7)
-def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_with_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_with_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = run_spec()
     monkeypatch.setattr(loop, "training_step", lambda *arguments: {"loss": torch.tensor(math.nan)})
     model = build_model(spec.model, 0, "fp32")
@@ -209,10 +273,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_with_a_row(tmp_path:
     assert [record["row"]["step"] for record in pending_rows(tmp_path)] == [0, 1]
 
 
-def test_the_model_of_the_lowest_validation_loss_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_of_the_lowest_validation_loss_is_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of epochs 1 and 2 with losses 0.5 and 0.7 the first is kept, with its optimizer state; with 0.7 and 0.5 the second."""
     spec = run_spec(optimizer_state="fresh").model_copy(
-        update={"stage": "pretrain", "model_age": "best_validation_loss", "mitigation": None, "clean_size": None}
+        update={
+            "stage": "pretrain",
+            "model_age": "best_validation_loss",
+            "mitigation": None,
+            "clean_size": None,
+        }
     )
     for losses, best in (([0.5, 0.7], 1), ([0.7, 0.5], 2), ([0.5, math.nan], 1)):
         folder = tmp_path / str(losses)
@@ -220,11 +291,17 @@ def test_the_model_of_the_lowest_validation_loss_is_handed_on(tmp_path: Path, mo
         monkeypatch.setattr(loop, "validation_loss", lambda model, pairs, asked=asked: next(asked))
         states = []
         monkeypatch.setattr(
-            loop, "_save_model", lambda work_dir, model, optimizer, states=states: states.append(model.state_dict()["logit_scale"].item())
+            loop,
+            "_save_model",
+            lambda work_dir, model, optimizer, states=states: states.append(
+                model.state_dict()["logit_scale"].item()
+            ),
         )
         folder.mkdir()
         task = Task(spec, "f" * 16, folder, Pairs(), no_outcomes, np.arange(5) == 0, Pairs())  # type: ignore[arg-type]
-        outcome = train(task, build_model(spec.model, 0, "fp32"), None, CPU, lambda event, content: None, 0)
+        outcome = train(
+            task, build_model(spec.model, 0, "fp32"), None, CPU, lambda event, content: None, 0
+        )
         assert outcome["model_step"] == best * STEPS_PER_EPOCH
         assert len(states) == best  # saved at every improvement, and not at the end
         steps = [record["row"]["step"] for record in pending_rows(folder)]
@@ -235,7 +312,9 @@ def test_validation_loss_is_the_mean_of_equation_one_over_batches() -> None:
     spec = run_spec()
     model = build_model(spec.model, 0, "fp32").train()
     images, tokens = Pairs().batch(0)
-    pairs = SimpleNamespace(plain_batches=lambda: iter([(images[:1], tokens[:1]), (images[1:], tokens[1:])]))
+    pairs = SimpleNamespace(
+        plain_batches=lambda: iter([(images[:1], tokens[:1]), (images[1:], tokens[1:])])
+    )
     got = loop.validation_loss(model, pairs)  # type: ignore[arg-type]
     model.eval()
     expected = []
@@ -244,7 +323,9 @@ def test_validation_loss_is_the_mean_of_equation_one_over_batches() -> None:
         text = model.encode_text(F.pad(tokens[view], (0, 69)), normalize=True)
         logits = model.logit_scale.exp() * image @ text.T
         match = torch.arange(BATCH)
-        expected.append(((F.cross_entropy(logits, match) + F.cross_entropy(logits.T, match)) / 2).item())
+        expected.append(
+            ((F.cross_entropy(logits, match) + F.cross_entropy(logits.T, match)) / 2).item()
+        )
     assert got == pytest.approx(sum(expected) / 2, rel=1e-5)
 
 
@@ -253,7 +334,9 @@ class Clustered(Pairs):
 
     def pixels(self, rows: np.ndarray) -> torch.Tensor:
         bright = torch.from_numpy(rows % 2)[:, None, None, None]
-        noise = torch.randint(0, 20, (len(rows), 3, 32, 32), generator=torch.Generator().manual_seed(int(rows[0])))
+        noise = torch.randint(
+            0, 20, (len(rows), 3, 32, 32), generator=torch.Generator().manual_seed(int(rows[0]))
+        )
         return (noise + 200 * bright).to(torch.uint8)
 
     def positions(self, step: int) -> np.ndarray:
@@ -264,25 +347,39 @@ class Clustered(Pairs):
 def clustered_spec() -> RunSpec:
     spec = run_spec(optimizer_state="fresh")
     assert spec.mitigation is not None
-    return spec.model_copy(update={"mitigation": spec.mitigation.model_copy(update={"clusters": 2, "cluster_weight": 5.0})})
+    return spec.model_copy(
+        update={
+            "mitigation": spec.mitigation.model_copy(update={"clusters": 2, "cluster_weight": 5.0})
+        }
+    )
 
 
-def test_deep_clustering_finds_the_kinds_of_images_and_trains_a_head_on_them(tmp_path: Path) -> None:
+def test_deep_clustering_finds_the_kinds_of_images_and_trains_a_head_on_them(
+    tmp_path: Path,
+) -> None:
     pytest.importorskip("faiss")
     seen: list[dict[str, float]] = []
-    model = run(tmp_path / "run", clustered_spec(), emit=lambda event, content: seen.append(content["values"]), pairs=Clustered())
+    model = run(
+        tmp_path / "run",
+        clustered_spec(),
+        emit=lambda event, content: seen.append(content["values"]),
+        pairs=Clustered(),
+    )
     labels = model.clusters.labels
     assert len(set(labels[::2].tolist())) == 1 and set((labels[::2] + labels[1::2]).tolist()) == {1}
     rows = [Row.model_validate(record["row"]) for record in pending_rows(tmp_path / "run")]
     for row in rows[1:]:
         assert row.train_loss is not None
         assert row.train_loss["loss"] == pytest.approx(
-            row.train_loss["mmcl"] + row.train_loss["ssl"] + 5 * row.train_loss["clusters"], rel=1e-5
+            row.train_loss["mmcl"] + row.train_loss["ssl"] + 5 * row.train_loss["clusters"],
+            rel=1e-5,
         )
 
 
 @pytest.mark.parametrize("step", [2, 5])
-def test_a_clustered_run_resumes_bitwise(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clustered_run_resumes_bitwise(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The labels and the head of the epoch come back from the checkpoint; they are not made anew in mid-epoch."""
     pytest.importorskip("faiss")
     monkeypatch.setattr(loop, "METRIC_EVERY", 1)

@@ -12,7 +12,10 @@ from repro.train.losses import mmcl_loss, ssl_loss, total_loss
 
 def features(count: int, batch: int, seed: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [F.normalize(torch.randn(batch, 16, generator=generator, dtype=torch.float64), dim=-1) for _ in range(count)]
+    return [
+        F.normalize(torch.randn(batch, 16, generator=generator, dtype=torch.float64), dim=-1)
+        for _ in range(count)
+    ]
 
 
 def equation_1(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
@@ -20,17 +23,26 @@ def equation_1(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for j in range(len(images)):
         match = (images[j] @ texts[j] * scale).exp()
-        total = total + torch.log(match / sum((images[j] @ texts[k] * scale).exp() for k in range(len(texts))))
-        total = total + torch.log(match / sum((images[k] @ texts[j] * scale).exp() for k in range(len(images))))
+        total = total + torch.log(
+            match / sum((images[j] @ texts[k] * scale).exp() for k in range(len(texts)))
+        )
+        total = total + torch.log(
+            match / sum((images[k] @ texts[j] * scale).exp() for k in range(len(images)))
+        )
     return -total / (2 * len(images))
 
 
-def equation_2(images: Tensor, images_2: Tensor, texts: Tensor, texts_2: Tensor, scale: Tensor) -> Tensor:
+def equation_2(
+    images: Tensor, images_2: Tensor, texts: Tensor, texts_2: Tensor, scale: Tensor
+) -> Tensor:
     """-1/(2B) sum_j of the clean view j against all augmented views, in both modalities."""
     total = torch.zeros((), dtype=torch.float64)
     for one, other in ((images, images_2), (texts, texts_2)):
         for j in range(len(one)):
-            total = total + torch.log((one[j] @ other[j] * scale).exp() / sum((one[j] @ other[k] * scale).exp() for k in range(len(one))))
+            total = total + torch.log(
+                (one[j] @ other[j] * scale).exp()
+                / sum((one[j] @ other[k] * scale).exp() for k in range(len(one)))
+            )
     return -total / (2 * len(images))
 
 
@@ -41,17 +53,28 @@ def relative(value: Tensor, reference: Tensor) -> float:
 @pytest.mark.parametrize("batch", [2, 5, 32])
 @pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_losses_and_gradients_are_the_equations(batch: int, scale: float, dtype: torch.dtype) -> None:
-    bound = 1e-6 if dtype == torch.float64 else 2e-4  # float32 rounds logits of up to 100 to 4e-6 absolute
+def test_losses_and_gradients_are_the_equations(
+    batch: int, scale: float, dtype: torch.dtype
+) -> None:
+    bound = (
+        1e-6 if dtype == torch.float64 else 2e-4
+    )  # float32 rounds logits of up to 100 to 4e-6 absolute
     leaves = [*features(4, batch), torch.tensor(scale, dtype=torch.float64)]
-    for loss, equation, used in ((mmcl_loss, equation_1, (0, 2, 4)), (ssl_loss, equation_2, (0, 1, 2, 3, 4))):
+    for loss, equation, used in (
+        (mmcl_loss, equation_1, (0, 2, 4)),
+        (ssl_loss, equation_2, (0, 1, 2, 3, 4)),
+    ):
         ours = [leaves[i].to(dtype).requires_grad_() for i in used]
         theirs = [leaves[i].clone().requires_grad_() for i in used]
         value, reference = loss(*ours), equation(*theirs)
         assert relative(value, reference) < bound
         gradients = torch.autograd.grad(value, ours)
-        for gradient, expected in zip(gradients, torch.autograd.grad(reference, theirs), strict=True):
-            assert float((gradient.double() - expected).norm()) < bound * max(1.0, float(expected.norm()))
+        for gradient, expected in zip(
+            gradients, torch.autograd.grad(reference, theirs), strict=True
+        ):
+            assert float((gradient.double() - expected).norm()) < bound * max(
+                1.0, float(expected.norm())
+            )
 
 
 @pytest.mark.slow
@@ -62,7 +85,12 @@ def test_losses_are_the_equations_at_batch_512() -> None:
     rows = [torch.log(torch.diagonal(m.exp()) / m.exp().sum(1)) for m in logits]
     columns = torch.log(torch.diagonal(logits[0].exp()) / logits[0].exp().sum(0))
     assert relative(mmcl_loss(image, text, scale), -(rows[0].mean() + columns.mean()) / 2) < 1e-9
-    assert relative(ssl_loss(image, image_2, text, text_2, scale), -(rows[1].mean() + rows[2].mean()) / 2) < 1e-9
+    assert (
+        relative(
+            ssl_loss(image, image_2, text, text_2, scale), -(rows[1].mean() + rows[2].mean()) / 2
+        )
+        < 1e-9
+    )
 
 
 def test_mmcl_loss_of_indistinguishable_pairs_is_log_batch_size() -> None:
@@ -73,7 +101,13 @@ def test_mmcl_loss_of_indistinguishable_pairs_is_log_batch_size() -> None:
 
 def test_total_loss_is_the_weighted_sum_and_leaves_out_terms_of_weight_zero() -> None:
     image, image_2, text, text_2 = features(4, 3)
-    stacked = torch.stack([image, image_2]), torch.stack([text, text_2]), torch.tensor(2.0, dtype=torch.float64)
+    stacked = (
+        torch.stack([image, image_2]),
+        torch.stack([text, text_2]),
+        torch.tensor(2.0, dtype=torch.float64),
+    )
     parts = total_loss({"mmcl": 1.0, "ssl": 0.5}, *stacked)
-    assert parts["loss"].item() == pytest.approx(mmcl_loss(image, text, stacked[2]).item() + 0.5 * parts["ssl"].item())
+    assert parts["loss"].item() == pytest.approx(
+        mmcl_loss(image, text, stacked[2]).item() + 0.5 * parts["ssl"].item()
+    )
     assert set(total_loss({"mmcl": 0.0, "ssl": 1.0}, *stacked)) == {"loss", "ssl"}

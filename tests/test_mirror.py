@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from repro.data.index import StoreError
-from repro.data.mirror import fetch_mirror, read_hashes
+from repro.sources.download.ready_shards import fetch_mirror, read_hashes
 from repro.spec import SpecError
 
 SHARDS = {"/r1/x-0000.tar": b"first" * 1000, "/r1/x-0001.tar": b"second" * 1000}
@@ -52,7 +52,9 @@ def write_spec(folder, url):
 def test_the_first_fetch_records_hashes_and_the_second_asks_for_nothing(mirror, tmp_path):
     assert "2 trusted on first use" in fetch_mirror("cc3m", tmp_path / "in", tmp_path)
     hashes = read_hashes(tmp_path / "mirrors" / "cc3m.sha256")
-    assert hashes == {path.rpartition("/")[2]: hashlib.sha256(body).hexdigest() for path, body in SHARDS.items()}
+    assert hashes == {
+        path.rpartition("/")[2]: hashlib.sha256(body).hexdigest() for path, body in SHARDS.items()
+    }
     assert [(tmp_path / "in" / name).read_bytes() for name in hashes] == list(SHARDS.values())
     mirror.asked.clear()
     fetch_mirror("cc3m", tmp_path / "in", tmp_path)
@@ -62,12 +64,18 @@ def test_the_first_fetch_records_hashes_and_the_second_asks_for_nothing(mirror, 
 @pytest.mark.faults(28)
 def test_a_shard_that_breaks_off_is_gone_on_with_where_it_ended(mirror, tmp_path):
     mirror.cut = 700
-    with pytest.raises(StoreError, match=r"x-0000.tar: ended 4300 bytes early; call again to go on"):
+    with pytest.raises(
+        StoreError, match=r"x-0000.tar: ended 4300 bytes early; call again to go on"
+    ):
         fetch_mirror("cc3m", tmp_path / "in", tmp_path)
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["x-0000.tar.partial"]
     mirror.cut = 10**6
     fetch_mirror("cc3m", tmp_path / "in", tmp_path)
-    assert mirror.asked == [("/r1/x-0000.tar", None), ("/r1/x-0000.tar", "bytes=700-"), ("/r1/x-0001.tar", None)]
+    assert mirror.asked == [
+        ("/r1/x-0000.tar", None),
+        ("/r1/x-0000.tar", "bytes=700-"),
+        ("/r1/x-0001.tar", None),
+    ]
     assert (tmp_path / "in" / "x-0000.tar").read_bytes() == SHARDS["/r1/x-0000.tar"]
 
 
@@ -75,13 +83,18 @@ def test_a_shard_that_breaks_off_is_gone_on_with_where_it_ended(mirror, tmp_path
 def test_another_shard_than_the_listed_one_is_refused(mirror, tmp_path):
     (tmp_path / "mirrors").mkdir()
     (tmp_path / "mirrors" / "cc3m.sha256").write_text(f"{'0' * 64}  x-0001.tar\n")
-    with pytest.raises(StoreError, match=r"x-0001.tar: SHA-256 \w{64}, but .*cc3m.sha256 says 0{64}; not used"):
+    with pytest.raises(
+        StoreError, match=r"x-0001.tar: SHA-256 \w{64}, but .*cc3m.sha256 says 0{64}; not used"
+    ):
         fetch_mirror("cc3m", tmp_path / "in", tmp_path)
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["x-0000.tar"]
 
 
 @pytest.mark.faults(17)
-@pytest.mark.parametrize("url", ["file:///etc/{shard:04d}", "ftp://host/{shard:04d}", "https://host/{revision.__class__}"])
+@pytest.mark.parametrize(
+    "url",
+    ["file:///etc/{shard:04d}", "ftp://host/{shard:04d}", "https://host/{revision.__class__}"],
+)
 def test_addresses_that_are_not_http_are_refused(tmp_path, url):
     write_spec(tmp_path, f"'{url}'")
     with pytest.raises(SpecError, match="url"):

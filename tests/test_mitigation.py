@@ -12,7 +12,14 @@ from repro.spec import Mitigation
 from repro.train.model import build_model, shrink_and_perturb
 from repro.worker import _rows
 
-OFF = {"ssl_weight": 1.0, "shrink": 1.0, "perturb": 0.0, "clusters": 0, "cluster_weight": 0.0, "poisons_left": 0}
+OFF = {
+    "ssl_weight": 1.0,
+    "shrink": 1.0,
+    "perturb": 0.0,
+    "clusters": 0,
+    "cluster_weight": 0.0,
+    "poisons_left": 0,
+}
 
 
 def mitigation(**changes: float) -> Mitigation:
@@ -20,7 +27,12 @@ def mitigation(**changes: float) -> Mitigation:
 
 
 def test_loss_weights_follow_the_mitigation() -> None:
-    profile = load_profile("smoke", overrides={"clean.mitigation": {**OFF, "ssl_weight": 4.0, "clusters": 3, "cluster_weight": 5.0}})
+    profile = load_profile(
+        "smoke",
+        overrides={
+            "clean.mitigation": {**OFF, "ssl_weight": 4.0, "clusters": 3, "cluster_weight": 5.0}
+        },
+    )
     weights = {run.loss: run.loss_weights for run in clean_runs(profile)}
     assert weights["mmcl"] == {"mmcl": 1.0, "ssl": 0.0, "clusters": 5.0}
     assert weights["mmcl_ssl"] == {"mmcl": 1.0, "ssl": 4.0, "clusters": 5.0}
@@ -32,7 +44,9 @@ def test_shrinking_scales_every_weight_and_perturbing_adds_noise_of_the_given_de
     shrink_and_perturb(shrunk, mitigation(shrink=0.5), 0)
     shrink_and_perturb(noisy, mitigation(perturb=0.01), 1)
     shrink_and_perturb(again, mitigation(perturb=0.01), 1)
-    for one, half, other, same in zip(*(model.parameters() for model in (start, shrunk, noisy, again)), strict=True):
+    for one, half, other, same in zip(
+        *(model.parameters() for model in (start, shrunk, noisy, again)), strict=True
+    ):
         torch.testing.assert_close(half, one * 0.5, rtol=0, atol=0)
         assert torch.equal(other, same)
     noise = noisy.token_embedding.weight - start.token_embedding.weight
@@ -49,10 +63,18 @@ class Store:
 
 
 def test_poisons_left_join_the_cleaning_pairs_and_grow_by_inclusion(tmp_path: Path) -> None:
-    np.savez(tmp_path / "rows.npz", **{"100k": np.array([0, 2, 4]), "poisoned": np.array([1, 3, 5, 7])})
+    np.savez(
+        tmp_path / "rows.npz", **{"100k": np.array([0, 2, 4]), "poisoned": np.array([1, 3, 5, 7])}
+    )
     run = next(run for run in clean_runs(load_profile("smoke")) if run.clean_size == "100k")
     rows = [
-        set(_rows(run.model_copy(update={"mitigation": mitigation(poisons_left=count)}), tmp_path, Store()).tolist())  # type: ignore[arg-type]
+        set(
+            _rows(
+                run.model_copy(update={"mitigation": mitigation(poisons_left=count)}),
+                tmp_path,
+                Store(),
+            ).tolist()
+        )  # type: ignore[arg-type]
         for count in range(5)
     ]
     assert [len(found) for found in rows] == [3, 4, 5, 6, 7]
@@ -64,4 +86,6 @@ def test_poisons_left_join_the_cleaning_pairs_and_grow_by_inclusion(tmp_path: Pa
 def test_a_restored_optimizer_brings_its_weight_decay_along(state: str, decay: float) -> None:
     """The authors' "cleaning with heavy regularisation" is undone by loading the optimizer of the checkpoint."""
     overrides = {"clean.optimizer.weight_decay": 7.0, "switches.optimizer_state": state}
-    assert {run.optimizer.weight_decay for run in clean_runs(load_profile("smoke", overrides=overrides))} == {decay}
+    assert {
+        run.optimizer.weight_decay for run in clean_runs(load_profile("smoke", overrides=overrides))
+    } == {decay}

@@ -7,12 +7,24 @@ import torch
 from open_clip import create_model
 from open_clip.model import CLIP
 
-from repro.data.tokens import tokenize, trim
 from repro.profile import load_profile
 from repro.spec import ModelSpec
-from repro.train.model import PairEncoder, build_model, build_optimizer, clamp_logit_scale, encode_text, has_weight_decay
+from repro.train.model import (
+    PairEncoder,
+    build_model,
+    build_optimizer,
+    clamp_logit_scale,
+    encode_text,
+    has_weight_decay,
+)
+from repro.train.views.tokens import tokenize, trim
 
-CAPTIONS = ["a photo of a banana.", "x", "the quick brown fox jumps over the lazy dog, again and again", "a " * 200]
+CAPTIONS = [
+    "a photo of a banana.",
+    "x",
+    "the quick brown fox jumps over the lazy dog, again and again",
+    "a " * 200,
+]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +38,13 @@ def model(spec: ModelSpec) -> CLIP:
 
 
 def images(count: int, size: int = 32) -> torch.Tensor:
-    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return torch.randint(
+        0,
+        256,
+        (count, 3, size, size),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(1),
+    )
 
 
 @pytest.mark.slow
@@ -34,7 +52,9 @@ def test_paper_model_is_rn50_quickgelu() -> None:
     """Same parameter names, shapes and count as open_clip's RN50-quickgelu; 102,007,137 parameters (38,316,896 visual)."""
     ours = build_model(load_profile("paper").pretrain.model, 0, "fp32")
     theirs = create_model("RN50-quickgelu", pretrained=None)
-    assert {n: p.shape for n, p in ours.named_parameters()} == {n: p.shape for n, p in theirs.named_parameters()}
+    assert {n: p.shape for n, p in ours.named_parameters()} == {
+        n: p.shape for n, p in theirs.named_parameters()
+    }
     assert sum(p.numel() for p in ours.parameters()) == 102_007_137
     assert sum(p.numel() for p in ours.visual.parameters()) == 38_316_896
     tokens = tokenize(CAPTIONS, "keep_eot").long()
@@ -44,12 +64,18 @@ def test_paper_model_is_rn50_quickgelu() -> None:
         torch.testing.assert_close(encode_text(ours.eval(), tokens), expected, rtol=0, atol=1e-6)
         gelu = create_model("RN50", pretrained=None)
         gelu.load_state_dict(theirs.state_dict())
-        assert (gelu.eval().encode_text(tokens, normalize=True) - expected).abs().max() > 1e-3  # loads, and is another model
+        assert (
+            gelu.eval().encode_text(tokens, normalize=True) - expected
+        ).abs().max() > 1e-3  # loads, and is another model
 
 
-def test_initialisation_follows_the_seed_and_leaves_the_global_generator_alone(spec: ModelSpec) -> None:
+def test_initialisation_follows_the_seed_and_leaves_the_global_generator_alone(
+    spec: ModelSpec,
+) -> None:
     before = torch.random.get_rng_state()
-    one, same, other = (build_model(spec, seed, "fp32").token_embedding.weight for seed in (3, 3, 4))
+    one, same, other = (
+        build_model(spec, seed, "fp32").token_embedding.weight for seed in (3, 3, 4)
+    )
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -57,17 +83,26 @@ def test_initialisation_follows_the_seed_and_leaves_the_global_generator_alone(s
 def test_rounded_initialisation_survives_a_trip_through_float16(spec: ModelSpec) -> None:
     rounded = build_model(spec, 0, "fp16_rounded")
     assert all(torch.equal(p, p.half().float()) for p in rounded.parameters())
-    assert not torch.equal(build_model(spec, 0, "fp32").token_embedding.weight, rounded.token_embedding.weight)
+    assert not torch.equal(
+        build_model(spec, 0, "fp32").token_embedding.weight, rounded.token_embedding.weight
+    )
 
 
 def test_trimmed_text_encoding_equals_open_clips(model: CLIP) -> None:
     tokens = tokenize(CAPTIONS[:3], "keep_eot").long()
     assert trim(tokens).shape[1] < 20
     with torch.no_grad():
-        torch.testing.assert_close(encode_text(model, trim(tokens)), model.encode_text(tokens, normalize=True), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            encode_text(model, trim(tokens)),
+            model.encode_text(tokens, normalize=True),
+            rtol=0,
+            atol=1e-6,
+        )
 
 
-def test_weight_decay_rules_differ_on_embeddings_of_names_and_on_the_shortcut_gain(model: CLIP) -> None:
+def test_weight_decay_rules_differ_on_embeddings_of_names_and_on_the_shortcut_gain(
+    model: CLIP,
+) -> None:
     """The authors' names miss `downsample.1.weight`, a BatchNorm gain of one dimension."""
     by_names = {n for n, p in model.named_parameters() if has_weight_decay(n, p, "names")}
     by_ndim = {n for n, p in model.named_parameters() if has_weight_decay(n, p, "ndim")}

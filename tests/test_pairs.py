@@ -35,13 +35,27 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
 
 def spec(loss: str, **switches: str) -> RunSpec:
     overrides = {f"switches.{name}": value for name, value in switches.items()}
-    run = next(run for run in clean_runs(load_profile("smoke", overrides=overrides)) if run.loss == loss)
-    return run.model_copy(update={"schedule": run.schedule.model_copy(update={"global_batch_size": 8, "norm_batch_size": 4})})
+    run = next(
+        run for run in clean_runs(load_profile("smoke", overrides=overrides)) if run.loss == loss
+    )
+    return run.model_copy(
+        update={
+            "schedule": run.schedule.model_copy(
+                update={"global_batch_size": 8, "norm_batch_size": 4}
+            )
+        }
+    )
 
 
-def pairs(store: PairStore, tmp_path: Path, run: RunSpec, rank: int = 0, ranks: int = 1) -> TrainingPairs:
-    (tmp_path / "synonyms.json").write_text(json.dumps({"picture": ["image"], "number": ["figure"]}))
-    return TrainingPairs(run, store, np.arange(COUNT), tmp_path / "synonyms.json", tmp_path / "cache", rank, ranks)
+def pairs(
+    store: PairStore, tmp_path: Path, run: RunSpec, rank: int = 0, ranks: int = 1
+) -> TrainingPairs:
+    (tmp_path / "synonyms.json").write_text(
+        json.dumps({"picture": ["image"], "number": ["figure"]})
+    )
+    return TrainingPairs(
+        run, store, np.arange(COUNT), tmp_path / "synonyms.json", tmp_path / "cache", rank, ranks
+    )
 
 
 def test_an_epoch_holds_every_pair_once_and_matching(store: PairStore, tmp_path: Path) -> None:
@@ -58,7 +72,9 @@ def test_an_epoch_holds_every_pair_once_and_matching(store: PairStore, tmp_path:
 
 @pytest.mark.faults(23)
 @pytest.mark.parametrize("text_view", ["redrawn", "fixed"])
-def test_the_ranks_parts_make_up_the_single_process_batch(text_view: str, store: PairStore, tmp_path: Path) -> None:
+def test_the_ranks_parts_make_up_the_single_process_batch(
+    text_view: str, store: PairStore, tmp_path: Path
+) -> None:
     run = spec("mmcl_ssl", text_view=text_view)
     whole = pairs(store, tmp_path, run)
     parts = [pairs(store, tmp_path, run, rank, 2) for rank in range(2)]
@@ -79,7 +95,9 @@ def test_a_step_is_the_same_however_it_is_reached(store: PairStore, tmp_path: Pa
         assert all(torch.equal(one, other) for one, other in zip(direct, via_loader, strict=True))
 
 
-def test_a_fixed_text_view_repeats_and_a_redrawn_one_does_not(store: PairStore, tmp_path: Path) -> None:
+def test_a_fixed_text_view_repeats_and_a_redrawn_one_does_not(
+    store: PairStore, tmp_path: Path
+) -> None:
     def views(switch: str) -> set[tuple[int, ...]]:
         data = pairs(store, tmp_path, spec("mmcl_ssl", text_view=switch))
         found = set()
@@ -97,25 +115,33 @@ def test_a_fixed_text_view_repeats_and_a_redrawn_one_does_not(store: PairStore, 
 @pytest.mark.faults(12)
 def test_too_few_pairs_for_a_batch_are_refused(store: PairStore, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"3 pairs \(allowed: at least global_batch_size = 8\)"):
-        TrainingPairs(spec("mmcl"), store, np.arange(3), tmp_path / "none", tmp_path / "cache", 0, 1)
+        TrainingPairs(
+            spec("mmcl"), store, np.arange(3), tmp_path / "none", tmp_path / "cache", 0, 1
+        )
 
 
 def test_shift_moves_whole_pixels_and_repeats_the_edge() -> None:
     """A single white pixel in the middle stays one white pixel, at most `shift_pixels` away in each direction."""
     image = torch.zeros(64, 3, 9, 9, dtype=torch.uint8)
     image[:, :, 4, 4] = 255
-    moved = shift_and_flip(image, Views(shift_pixels=2, flip=False), np.random.default_rng(0), 64, slice(0, 64))
+    moved = shift_and_flip(
+        image, Views(shift_pixels=2, flip=False), np.random.default_rng(0), 64, slice(0, 64)
+    )
     places = (moved[:, 0] == 255).nonzero()
     assert len(places) == 64 and (places[:, 1:] - 4).abs().max() == 2
     edge = torch.zeros(64, 3, 9, 9, dtype=torch.uint8)
     edge[:, :, 0] = 255  # the upper edge: shifting down repeats it
-    down = shift_and_flip(edge, Views(shift_pixels=2, flip=False), np.random.default_rng(0), 64, slice(0, 64))
+    down = shift_and_flip(
+        edge, Views(shift_pixels=2, flip=False), np.random.default_rng(0), 64, slice(0, 64)
+    )
     assert set((down[:, 0, :, 4] == 255).sum(dim=1).tolist()) == {0, 1, 2, 3}
 
 
 def test_flip_mirrors_about_half_of_the_images() -> None:
     image = torch.arange(5, dtype=torch.uint8).expand(200, 3, 4, 5).clone()
-    flipped = shift_and_flip(image, Views(shift_pixels=0, flip=True), np.random.default_rng(0), 200, slice(0, 200))
+    flipped = shift_and_flip(
+        image, Views(shift_pixels=0, flip=True), np.random.default_rng(0), 200, slice(0, 200)
+    )
     mirrored, kept = ((flipped == view).flatten(1).all(dim=1) for view in (image.flip(-1), image))
     assert 70 < int(mirrored.sum()) < 130
     assert bool((mirrored ^ kept).all())

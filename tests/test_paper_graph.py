@@ -17,14 +17,20 @@ from checkout import dvc, fresh_checkout
 from slurm_cluster import needs_slurm, running_cluster
 from synthetic import write_all
 
-from repro.derive import derive
 from repro.profile import load_profile
 from repro.spec import SpecError
+from repro.study.derive import derive
 
 SLURM = {
-    "REPRO_LAUNCHER": "slurm", "REPRO_NODES": "2", "REPRO_RANKS": "4", "REPRO_SLURM_POLL": "1", "REPRO_SLOTS": "2",
-    "REPRO_SBATCH": "--mem=500", "REPRO_SBATCH_PRETRAIN": "--cpus-per-task=2", "REPRO_SBATCH_CLEAN": "--cpus-per-task=1",
-}  # fmt: skip
+    "REPRO_LAUNCHER": "slurm",
+    "REPRO_NODES": "2",
+    "REPRO_RANKS": "4",
+    "REPRO_SLURM_POLL": "1",
+    "REPRO_SLOTS": "2",
+    "REPRO_SBATCH": "--mem=500",
+    "REPRO_SBATCH_PRETRAIN": "--cpus-per-task=2",
+    "REPRO_SBATCH_CLEAN": "--cpus-per-task=1",
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +49,12 @@ def checkout(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_paper_graph_runs_through_slurm_to_a_report(checkout: Path) -> None:
-    records = [json.loads(path.read_text()) for path in sorted((checkout / "results").rglob("run.json"))]
-    assert Counter((record["spec"]["stage"], record["status"], record["ranks"]) for record in records) == {
+    records = [
+        json.loads(path.read_text()) for path in sorted((checkout / "results").rglob("run.json"))
+    ]
+    assert Counter(
+        (record["spec"]["stage"], record["status"], record["ranks"]) for record in records
+    ) == {
         ("pretrain", "completed", 4): 4,
         ("clean", "completed", 1): 18,
     }
@@ -77,12 +87,19 @@ def specs(root: Path, tmp_path: Path) -> Path:
 
 
 def test_a_derived_profile_differs_by_the_values_of_its_file(specs: Path) -> None:
-    (specs / "few.yaml").write_text("pretrain.seeds: [3, 4]\nclean.epochs: 7\nswitches.gather: authors\n")
+    (specs / "few.yaml").write_text(
+        "pretrain.seeds: [3, 4]\nclean.epochs: 7\nswitches.gather: authors\n"
+    )
     for _ in range(2):  # a second time over the first
         assert derive("paper", "few", specs / "few.yaml", specs) == specs / "few"
     base, few = load_profile("paper", specs), load_profile("few", specs)
     assert (few.pretrain.seeds, few.clean.epochs, few.switches.gather) == ([3, 4], 7, "authors")
-    same = {"pretrain": base.pretrain, "clean": base.clean, "switches": base.switches, "name": "paper"}
+    same = {
+        "pretrain": base.pretrain,
+        "clean": base.clean,
+        "switches": base.switches,
+        "name": "paper",
+    }
     assert few.model_copy(update=same) == base
     assert few.clean.model_copy(update={"epochs": base.clean.epochs}) == base.clean
 
@@ -97,7 +114,9 @@ def test_a_derived_profile_differs_by_the_values_of_its_file(specs: Path) -> Non
         ("few", "- 1", "no table"),
     ],
 )
-def test_nothing_is_written_for_a_wrong_override(specs: Path, name: str, overrides: str, expected: str) -> None:
+def test_nothing_is_written_for_a_wrong_override(
+    specs: Path, name: str, overrides: str, expected: str
+) -> None:
     (specs / "few.yaml").write_text(overrides)
     before = sorted(specs.rglob("*"))
     with pytest.raises(SpecError, match=re.escape(expected)):

@@ -1,3 +1,5 @@
+from repro.sources.download import url_list
+
 """Passes of a download that is killed, repeated or called wrongly: no row is lost and none is fetched twice."""
 
 import json
@@ -5,9 +7,8 @@ from collections import Counter
 
 import pytest
 
-from repro.data import downloader
-from repro.data.downloader import fetch_pass
-from repro.data.guard import FetchError
+from repro.sources.download.guard import FetchError
+from repro.sources.download.url_list import fetch_pass
 
 pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 
@@ -18,12 +19,14 @@ def fetched(tmp_path, monkeypatch):
 
     Rows whose URL holds a word of `failing` fail; after `shards_before_kill` shards it dies. Returns what to call, and the URLs asked.
     """
-    monkeypatch.setattr(downloader, "SHARD_ROWS", 2)
-    monkeypatch.setattr(downloader, "FILE_ROWS", 4)
-    (tmp_path / "list.tsv").write_text("".join(f"http://h/{number}\tcaption\n" for number in range(7)) + "no row\n")
+    monkeypatch.setattr(url_list, "SHARD_ROWS", 2)
+    monkeypatch.setattr(url_list, "FILE_ROWS", 4)
+    (tmp_path / "list.tsv").write_text(
+        "".join(f"http://h/{number}\tcaption\n" for number in range(7)) + "no row\n"
+    )
     asked: list[str] = []
 
-    def call(failing=(), shards_before_kill=99, url_list="list.tsv"):
+    def call(failing=(), shards_before_kill=99, address_list="list.tsv"):
         def run_pass(pass_dir, processes):
             shard = written = 0
             for path in sorted((pass_dir / "list").glob("*.parquet")):
@@ -34,17 +37,25 @@ def fetched(tmp_path, monkeypatch):
                             raise KeyboardInterrupt
                         part = rows[start : start + 2]
                         asked.extend(row["url"] for row in part)
-                        fates = [next((word for word in failing if word in row["url"]), None) for row in part]
-                        table = {"list_row": [row["list_row"] for row in part], "error_message": fates}
-                        table["status"] = ["failed_to_download" if fate else "success" for fate in fates]
+                        fates = [
+                            next((word for word in failing if word in row["url"]), None)
+                            for row in part
+                        ]
+                        table = {
+                            "list_row": [row["list_row"] for row in part],
+                            "error_message": fates,
+                        }
+                        table["status"] = [
+                            "failed_to_download" if fate else "success" for fate in fates
+                        ]
                         parquet.write_table(pa.table(table), pass_dir / f"{shard:05d}.parquet")
                         (pass_dir / f"{shard:05d}_stats.json").write_text("{}")
                         written += 1
                     shard += 1
 
-        monkeypatch.setattr(downloader, "run_pass", run_pass)
+        monkeypatch.setattr(url_list, "run_pass", run_pass)
         asked.clear()
-        fetch_pass(tmp_path / "in", "cc12m", tmp_path / url_list, 1)
+        fetch_pass(tmp_path / "in", "cc12m", tmp_path / address_list, 1)
         return json.loads((tmp_path / "in" / "accounting.json").read_text())
 
     return call, asked
@@ -62,7 +73,12 @@ def test_a_pass_that_was_killed_goes_on_with_its_next_shard(fetched):
     assert asked == urls(0, 1)
     account = call()
     assert asked == urls(2, 3, 4, 5, 6)
-    assert (account["listed"], account["obtained"], account["failed"], account["refused"]) == (8, 7, {}, {"malformed_line": 1})
+    assert (account["listed"], account["obtained"], account["failed"], account["refused"]) == (
+        8,
+        7,
+        {},
+        {"malformed_line": 1},
+    )
 
 
 @pytest.mark.faults(1, 28)
@@ -106,13 +122,17 @@ def test_another_list_is_refused(fetched, tmp_path):
     call()
     (tmp_path / "other.tsv").write_text("http://h/9\tcaption\n")
     with pytest.raises(FetchError, match="begun with another list"):
-        call(url_list="other.tsv")
+        call(address_list="other.tsv")
 
 
 def test_rows_that_img2dataset_lost_and_words_of_servers_are_counted_too(fetched, tmp_path):
     call, _ = fetched
     with pytest.raises(KeyboardInterrupt):
         call(shards_before_kill=3)
-    table = {"list_row": [0], "status": ["failed_to_download"], "error_message": ["Use of image disallowed by X-Robots-Tag directive"]}
+    table = {
+        "list_row": [0],
+        "status": ["failed_to_download"],
+        "error_message": ["Use of image disallowed by X-Robots-Tag directive"],
+    }
     parquet.write_table(pa.table(table), tmp_path / "in" / "pass-0" / "00000.parquet")
     assert Counter(call()["failed"]) == {"disallowed_by_server": 1, "lost": 1}

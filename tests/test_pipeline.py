@@ -32,19 +32,26 @@ case $3 in
     report) out report/build/$5 ;;
 esac
 """
-CELLS = [f"{dataset} {objective}" for dataset in ("cc3m", "cc6m") for objective in ("mmcl", "mmcl_ssl")]
+CELLS = [
+    f"{dataset} {objective}" for dataset in ("cc3m", "cc6m") for objective in ("mmcl", "mmcl_ssl")
+]
 
 
 @pytest.fixture(scope="module")
 def graph(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The stages of dvc.yaml."""
-    content = YAML(typ="safe", pure=True).load((request.config.rootpath / "dvc.yaml").read_text(encoding="utf-8"))
+    content = YAML(typ="safe", pure=True).load(
+        (request.config.rootpath / "dvc.yaml").read_text(encoding="utf-8")
+    )
     return dict(content["stages"])
 
 
 def test_the_stages_are_the_study_in_order(graph: dict[str, Any]) -> None:
     assert list(graph) == ["data", "poison", "pretrain", "clean", "study", "report"]
-    assert all(stage["cmd"].startswith(f"python -m repro {name} --profile ${{item.profile}}") for name, stage in of_profiles(graph))
+    assert all(
+        stage["cmd"].startswith(f"python -m repro {name} --profile ${{item.profile}}")
+        for name, stage in of_profiles(graph)
+    )
 
 
 def of_profiles(graph: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -52,13 +59,25 @@ def of_profiles(graph: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(name, stage) for name, stage in graph.items() if name != "study"]
 
 
-def test_the_studies_of_the_graph_are_those_with_results_and_depend_on_their_specification_alone(graph: dict[str, Any]) -> None:
+def test_the_studies_of_the_graph_are_those_with_results_and_depend_on_their_specification_alone(
+    graph: dict[str, Any],
+) -> None:
     """A study without results would make plain `dvc repro` start hours of training, and so would one that depends on code."""
     root = Path(__file__).parents[1]
-    archives = {path.name.removesuffix(".jsonl.gz") for path in root.glob("results/studies/*.jsonl.gz")}
-    assert set(graph["study"]["matrix"]["name"]) == archives <= {path.stem for path in root.glob("specs/studies/*.yaml")}
-    assert "deps" not in graph["study"] and graph["study"]["params"] == [{"specs/studies/${item.name}.yaml": None}]
-    assert graph["study"]["outs"] == [{"results/studies/${item.name}.jsonl.gz": {"cache": False, "persist": True}}]
+    archives = {
+        path.name.removesuffix(".jsonl.gz") for path in root.glob("results/studies/*.jsonl.gz")
+    }
+    assert (
+        set(graph["study"]["matrix"]["name"])
+        == archives
+        <= {path.stem for path in root.glob("specs/studies/*.yaml")}
+    )
+    assert "deps" not in graph["study"] and graph["study"]["params"] == [
+        {"specs/studies/${item.name}.yaml": None}
+    ]
+    assert graph["study"]["outs"] == [
+        {"results/studies/${item.name}.jsonl.gz": {"cache": False, "persist": True}}
+    ]
 
 
 def test_axes_are_strings_and_the_profile_is_one_of_them(graph: dict[str, Any]) -> None:
@@ -76,34 +95,49 @@ def test_every_output_lies_in_a_folder_of_its_profile(graph: dict[str, Any]) -> 
 
 def test_training_stages_keep_their_outputs(graph: dict[str, Any]) -> None:
     for name in ("pretrain", "clean"):
-        assert all(isinstance(out, dict) and list(out.values()) == [{"persist": True}] for out in graph[name]["outs"])
+        assert all(
+            isinstance(out, dict) and list(out.values()) == [{"persist": True}]
+            for out in graph[name]["outs"]
+        )
 
 
 def test_dependencies_cover_the_code_that_makes_the_numbers(graph: dict[str, Any]) -> None:
     for name in ("data", "poison"):
         assert {"repro/spec.py", "repro/data"} <= set(graph[name]["deps"])
     for name in ("pretrain", "clean"):
-        assert {"repro/spec.py", "repro/data", "repro/train", "repro/evaluate"} <= set(graph[name]["deps"])
-    assert {"repro/spec.py", "repro/ledger.py", "repro/report", "report/templates", "specs/claims.yaml"} <= set(graph["report"]["deps"])
+        assert {"repro/spec.py", "repro/data", "repro/train", "repro/evaluate"} <= set(
+            graph[name]["deps"]
+        )
+    assert {"repro/spec.py", "repro/ledger.py", "repro/report", "specs/claims.yaml"} <= set(
+        graph["report"]["deps"]
+    )
 
 
 def test_only_the_report_reads_results(graph: dict[str, Any]) -> None:
-    readers = {name for name, stage in graph.items() if any(dep.startswith("results/") for dep in stage.get("deps", []))}
+    readers = {
+        name
+        for name, stage in graph.items()
+        if any(dep.startswith("results/") for dep in stage.get("deps", []))
+    }
     assert readers == {"report"}
 
 
 def test_where_runs_go_is_no_part_of_the_graph(graph: dict[str, Any]) -> None:
-    text = str([{key: value for key, value in stage.items() if key != "desc"} for stage in graph.values()]).lower()
+    text = str(
+        [{key: value for key, value in stage.items() if key != "desc"} for stage in graph.values()]
+    ).lower()
     assert not any(word in text for word in ("slurm", "slots", "partition", "cuda", "nproc"))
 
 
 @pytest.fixture
 def project(root: Path, tmp_path: Path) -> Path:
     """A checkout with the real graph, specs and package, where `python` is the stub."""
-    for name in ("specs", "repro", "report/templates", "report/faults.json", ".dvc/config", ".dvc/.gitignore"):
+    for name in ("specs", "repro", "report/faults.json", ".dvc/config", ".dvc/.gitignore"):
         source, target = root / name, tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__")) if source.is_dir() else shutil.copy(source, target)
+        shutil.copytree(
+            source, target, ignore=shutil.ignore_patterns("__pycache__")
+        ) if source.is_dir() else shutil.copy(source, target)
     for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(root / name, tmp_path / name)
     stub = tmp_path / "bin" / "python"
@@ -117,14 +151,24 @@ def project(root: Path, tmp_path: Path) -> Path:
 
 
 def environment(project: Path) -> dict[str, str]:
-    return os.environ | {"PATH": f"{project}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    return os.environ | {
+        "PATH": f"{project}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+    }
 
 
 def repro(project: Path, *command: str) -> list[str]:
     """Run the pipeline; what the stub was called for."""
     log = project / "ran.log"
     log.unlink(missing_ok=True)
-    done = subprocess.run(command or ("dvc", "repro"), cwd=project, env=environment(project), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command or ("dvc", "repro"),
+        cwd=project,
+        env=environment(project),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return [line.rstrip() for line in log.read_text().splitlines()] if log.exists() else []
 
@@ -142,29 +186,58 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
     cells = [f"smoke {cell}" for cell in CELLS]
     everything = ["data smoke", "poison smoke cc3m", "poison smoke cc6m", "report smoke"]
     everything += [f"{stage} {cell}" for stage in ("pretrain", "clean") for cell in cells]
-    studies = len(YAML(typ="safe").load(project / "dvc.yaml")["stages"]["study"]["matrix"]["name"])  # their results are not copied
+    studies = len(
+        YAML(typ="safe").load(project / "dvc.yaml")["stages"]["study"]["matrix"]["name"]
+    )  # their results are not copied
     assert sorted(repro(project)) == sorted([*everything, *["study"] * studies])
-    status = subprocess.run(["git", "status", "--porcelain", "-uall"], cwd=project, check=True, capture_output=True, text=True).stdout
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "-uall"],
+        cwd=project,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     generated = ("data/", "poisoned/", "models/", "results/", "report/build/", ".dvc/cache/")
-    assert not [line for line in status.splitlines() if line[3:].startswith(generated) and "results/studies/" not in line]
+    assert not [
+        line
+        for line in status.splitlines()
+        if line[3:].startswith(generated) and "results/studies/" not in line
+    ]
 
     started = time.monotonic()
     assert repro(project) == []
-    assert time.monotonic() - started < 15  # seconds; 2 on an idle core, the bound allows for a busy one
+    assert (
+        time.monotonic() - started < 15
+    )  # seconds; 2 on an idle core, the bound allows for a busy one
 
     (project / "params.yaml").write_text("profile: mini\n")
     assert len(repro(project)) == len(everything)
     (project / "params.yaml").write_text("profile: smoke\n")
     assert repro(project) == []  # both profiles keep their entries in dvc.lock
 
-    replace(smoke / "clean.yaml", "learning_rates: [3.0e-4, 1.0e-3]", "learning_rates: [3.0e-4, 2.0e-3]")
+    replace(
+        smoke / "clean.yaml", "learning_rates: [3.0e-4, 1.0e-3]", "learning_rates: [3.0e-4, 2.0e-3]"
+    )
     assert repro(project) == [*(f"clean {cell}" for cell in cells), "report smoke"]
 
-    replace(smoke / "pretrain.yaml", "mmcl_ssl: {learning_rate: 1.0e-3", "mmcl_ssl: {learning_rate: 2.0e-3")
-    changed = [f"{stage} smoke {cell}" for stage in ("pretrain",) for cell in CELLS if cell.endswith("ssl")]
-    assert repro(project) == [*changed, "report smoke"]  # the stub's model is the same as before, so cleaning stays
+    replace(
+        smoke / "pretrain.yaml",
+        "mmcl_ssl: {learning_rate: 1.0e-3",
+        "mmcl_ssl: {learning_rate: 2.0e-3",
+    )
+    changed = [
+        f"{stage} smoke {cell}" for stage in ("pretrain",) for cell in CELLS if cell.endswith("ssl")
+    ]
+    assert repro(project) == [
+        *changed,
+        "report smoke",
+    ]  # the stub's model is the same as before, so cleaning stays
 
-    template = next(path for path in sorted((project / "report" / "templates").rglob("*")) if path.is_file())
+    template = next(
+        path
+        for path in sorted((project / "repro" / "report" / "pages" / "templates").rglob("*"))
+        if path.is_file()
+    )
     template.write_text(template.read_text() + "\n")
     assert repro(project) == ["report smoke"]
 
@@ -173,14 +246,20 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_reader_without_data_or_models_rebuilds_the_report(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_reader_without_data_or_models_rebuilds_the_report(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """With a remote that holds only results: fresh clone, changed template, and nothing but the report runs."""
     (project / "params.yaml").write_text("profile: smoke\n")
     repro(project)
     remote, clone = (str(tmp_path_factory.mktemp(name)) for name in ("remote", "clone"))
     outs = ["report/build/smoke", "data/smoke/accounting.json", "data/smoke/attribution.json"]
     outs += [f"poisoned/smoke/{dataset}-samples.json" for dataset in ("cc3m", "cc6m")]
-    outs += [f"results/smoke/{stage}/{cell.replace(' ', '-')}" for stage in ("pretrain", "clean") for cell in CELLS]
+    outs += [
+        f"results/smoke/{stage}/{cell.replace(' ', '-')}"
+        for stage in ("pretrain", "clean")
+        for cell in CELLS
+    ]
     for command in (
         ["dvc", "remote", "add", "-d", "small", remote],
         ["dvc", "push", *outs],
@@ -188,26 +267,51 @@ def test_a_reader_without_data_or_models_rebuilds_the_report(project: Path, tmp_
         ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "x"],
         ["git", "clone", "-q", ".", clone],
     ):
-        subprocess.run(command, cwd=project, env=environment(project), check=True, capture_output=True, timeout=120)
-    template = next(path for path in sorted((Path(clone) / "report" / "templates").rglob("*")) if path.is_file())
+        subprocess.run(
+            command,
+            cwd=project,
+            env=environment(project),
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
+    template = next(
+        path
+        for path in sorted((Path(clone) / "repro" / "report" / "pages" / "templates").rglob("*"))
+        if path.is_file()
+    )
     template.write_text(template.read_text() + "\n")
-    assert repro(Path(clone), "dvc", "repro", "--pull", "--allow-missing", "report") == ["report smoke"]
+    assert repro(Path(clone), "dvc", "repro", "--pull", "--allow-missing", "report") == [
+        "report smoke"
+    ]
     assert not (Path(clone) / "models").exists() and (Path(clone) / "results" / "smoke").is_dir()
 
 
 @pytest.mark.slow
-def test_an_unpacked_archive_works_without_git(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_an_unpacked_archive_works_without_git(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """With the one setting that setup.sh makes where there is no .git."""
     archive = tmp_path_factory.mktemp("archive")
-    for command in (["git", "add", "-A"], ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "x"]):
+    for command in (
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "x"],
+    ):
         subprocess.run(command, cwd=project, check=True)
-    packed = subprocess.run(["git", "archive", "HEAD"], cwd=project, check=True, capture_output=True).stdout
+    packed = subprocess.run(
+        ["git", "archive", "HEAD"], cwd=project, check=True, capture_output=True
+    ).stdout
     subprocess.run(["tar", "-x"], cwd=archive, input=packed, check=True)
     setting = ["dvc", "config", "--local", "core.no_scm", "true"]
-    assert " ".join(setting[1:]) in Path(reproduce.__file__).parents[1].joinpath("setup.sh").read_text().replace('"', "")
+    assert " ".join(setting[1:]) in Path(reproduce.__file__).parents[1].joinpath(
+        "setup.sh"
+    ).read_text().replace('"', "")
     subprocess.run(setting, cwd=archive, env=environment(project), check=True)
     (archive / "params.yaml").write_text("profile: smoke\n")
-    assert repro(archive, "dvc", "repro", "poison@smoke-cc3m") == ["data smoke", "poison smoke cc3m"]
+    assert repro(archive, "dvc", "repro", "poison@smoke-cc3m") == [
+        "data smoke",
+        "poison smoke cc3m",
+    ]
 
 
 @pytest.mark.slow
@@ -216,15 +320,30 @@ def test_a_second_pipeline_in_the_folder_is_refused(project: Path) -> None:
     (project / "params.yaml").write_text("profile: smoke\n")
     stub, hold = project / "bin" / "python", project / "hold"
     stub.rename(project / "bin" / "stage")
-    stub.write_text('#!/bin/sh\ntouch started\nwhile [ -e hold ]; do sleep 0.1; done\nexec "${0%python}stage" "$@"\n')
+    stub.write_text(
+        '#!/bin/sh\ntouch started\nwhile [ -e hold ]; do sleep 0.1; done\nexec "${0%python}stage" "$@"\n'
+    )
     stub.chmod(0o755)
     hold.touch()
     target = ["dvc", "repro", "data@smoke"]
-    with subprocess.Popen(target, cwd=project, env=environment(project), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as first:
+    with subprocess.Popen(
+        target,
+        cwd=project,
+        env=environment(project),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as first:
         while not (project / "started").exists():
             assert first.poll() is None
             time.sleep(0.1)
-        second = subprocess.run(target, cwd=project, env=environment(project), capture_output=True, text=True, timeout=120)
+        second = subprocess.run(
+            target,
+            cwd=project,
+            env=environment(project),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert second.returncode != 0 and re.search("busy|lock", second.stderr)
         hold.unlink()
         assert first.communicate(timeout=120) and first.returncode == 0
@@ -256,7 +375,10 @@ def test_params_come_back_after_an_error(here: Path) -> None:
 @pytest.mark.faults(1)
 def test_params_come_back_with_the_next_call_after_a_kill(here: Path) -> None:
     code = "import os, repro.reproduce as r\nwith r.profile_set('smoke'): os.kill(os.getpid(), 9)"
-    killed = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(Path(reproduce.__file__).parents[1])})
+    killed = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(Path(reproduce.__file__).parents[1])},
+    )
     assert killed.returncode == -signal.SIGKILL
     assert reproduce.PARAMS.read_text() == "profile: smoke\n"
     with reproduce.profile_set(None):
@@ -265,7 +387,11 @@ def test_params_come_back_with_the_next_call_after_a_kill(here: Path) -> None:
 
 @pytest.mark.faults(6)
 def test_two_calls_in_one_folder_do_not_mix(here: Path) -> None:
-    with reproduce.profile_set("smoke"), pytest.raises(SpecError, match="held by another `make reproduce`"), reproduce.profile_set("mini"):
+    with (
+        reproduce.profile_set("smoke"),
+        pytest.raises(SpecError, match="held by another `make reproduce`"),
+        reproduce.profile_set("mini"),
+    ):
         pass
     assert reproduce.PARAMS.read_text() == "profile: paper  # mine\n"
 
@@ -276,7 +402,9 @@ def test_a_termination_reaches_the_pipeline(here: Path) -> None:
     script = "trap 'sleep 0.3; echo saved > saved; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
     code = f"import sys, repro.reproduce as r; sys.exit(r.run(['bash', '-c', {script!r}]))"
     path = os.environ | {"PYTHONPATH": str(Path(reproduce.__file__).parents[1])}
-    with subprocess.Popen([sys.executable, "-c", code], env=path, stdout=subprocess.PIPE) as wrapper:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=path, stdout=subprocess.PIPE
+    ) as wrapper:
         assert wrapper.stdout is not None and wrapper.stdout.readline() == b"ready\n"
         wrapper.send_signal(signal.SIGTERM)
         assert wrapper.wait(timeout=30) == 0

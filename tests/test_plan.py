@@ -11,11 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from repro import __main__, calibrate, plan
-from repro.cost import Assumptions, Rates, Work, load_assumptions, makespan, wall_seconds, work_of
+from repro import __main__
 from repro.data.images import encode_png
 from repro.data.shards import ShardWriter, write_store
-from repro.flops import Counts, count
+from repro.plan import calibrate
+from repro.plan.flops import Counts, count
+from repro.plan.forecast import cost_table
+from repro.plan.work import (
+    Assumptions,
+    Rates,
+    Work,
+    load_assumptions,
+    makespan,
+    wall_seconds,
+    work_of,
+)
 from repro.profile import clean_runs, load_classnames, load_profile
 from repro.spec import Profile
 from repro.train.loop import train
@@ -45,28 +55,47 @@ def test_the_towers_of_the_paper_cost_what_is_published_of_them(counts: Counts) 
     assert counts.text_forward / GFLOP == pytest.approx(5.96 - left_out / GFLOP, abs=0.01)
 
 
-def test_the_backward_pass_costs_twice_the_forward_pass_but_for_the_gradient_of_the_pixels(counts: Counts) -> None:
+def test_the_backward_pass_costs_twice_the_forward_pass_but_for_the_gradient_of_the_pixels(
+    counts: Counts,
+) -> None:
     """The first convolution has 3 x 32 x 3 x 3 weights on 112 x 112 places."""
     assert counts.image_backward == 2 * counts.image_forward - 2 * 3 * 32 * 9 * 112**2
     assert counts.text_backward == 2 * counts.text_forward
 
 
-@pytest.mark.parametrize(("cell", "pairs", "views"), [("cc3m-mmcl", 2_725_316, 1), ("cc3m-mmcl_ssl", 2_725_316, 2),
-                                                      ("cc6m-mmcl", 6_000_000, 1), ("cc6m-mmcl_ssl", 6_000_000, 2)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("cell", "pairs", "views"),
+    [
+        ("cc3m-mmcl", 2_725_316, 1),
+        ("cc3m-mmcl_ssl", 2_725_316, 2),
+        ("cc6m-mmcl", 6_000_000, 1),
+        ("cc6m-mmcl_ssl", 6_000_000, 2),
+    ],
+)
 def test_a_pretraining_of_the_paper_costs_64_epochs_of_54_gflop_a_view(
     paper: Profile, counts: Counts, cell: str, pairs: int, views: int
 ) -> None:
     """Three times 12.2 + 5.8 GFLOP for a view of a pair: 9.4, 18.9, 20.8 and 41.5 EFLOP."""
-    (work,) = [work for work in work_of(paper) if (work.spec.stage, work.spec.cell) == ("pretrain", cell)]
+    (work,) = [
+        work for work in work_of(paper) if (work.spec.stage, work.spec.cell) == ("pretrain", cell)
+    ]
     assert counts.training(work) == pytest.approx(64 * pairs * views * 54.03 * GFLOP, rel=0.15)
 
 
-def test_a_cleaning_run_of_the_paper_is_20_epochs_and_61_evaluations(paper: Profile, counts: Counts) -> None:
+def test_a_cleaning_run_of_the_paper_is_20_epochs_and_61_evaluations(
+    paper: Profile, counts: Counts
+) -> None:
     """0.11 EFLOP of training with one view and 0.22 with two; 0.0017 for an evaluation with 80,000 untrimmed prompts."""
-    runs = [work for work in work_of(paper) if (work.spec.stage, work.spec.cell, work.spec.clean_size) == ("clean", "cc3m-mmcl", "100k")]
+    runs = [
+        work
+        for work in work_of(paper)
+        if (work.spec.stage, work.spec.cell, work.spec.clean_size) == ("clean", "cc3m-mmcl", "100k")
+    ]
     assert [work.evaluations for work in runs] == [61, *[60] * (len(runs) - 1)]
     for loss, eflop in (("mmcl", 0.108), ("mmcl_ssl", 0.216)):
-        assert counts.training(next(work for work in runs if work.spec.loss == loss)) / 1e18 == pytest.approx(eflop, rel=0.15)
+        assert counts.training(
+            next(work for work in runs if work.spec.loss == loss)
+        ) / 1e18 == pytest.approx(eflop, rel=0.15)
     untrimmed = counts.evaluation - counts.prompts_forward + 80_000 * counts.text_forward
     assert untrimmed / 1e18 == pytest.approx(0.0017, rel=0.15)
     assert counts.evaluation < 0.8 * untrimmed
@@ -77,7 +106,11 @@ def test_pairs_and_evaluations_follow_from_batch_and_rhythm() -> None:
     works = {(work.spec.cell, work.spec.run_id): work for work in work_of(load_profile("mini"))}
     pretrain = works["cc6m-mmcl", "seed0"]
     assert (pretrain.pairs, pretrain.evaluations, pretrain.views) == (16 * 161 * 64, 5, 1)
-    clean = [work for work in works.values() if work.spec.cell == "cc3m-mmcl" and work.spec.stage == "clean"]
+    clean = [
+        work
+        for work in works.values()
+        if work.spec.cell == "cc3m-mmcl" and work.spec.stage == "clean"
+    ]
     assert [work.pairs for work in clean] == [4 * 15 * 64] * len(clean)
     assert [work.evaluations for work in clean] == [13, *[12] * (len(clean) - 1)]
 
@@ -85,7 +118,10 @@ def test_pairs_and_evaluations_follow_from_batch_and_rhythm() -> None:
 def test_held_out_and_validation_pairs_are_not_trained_on() -> None:
     overrides = {"switches.cleaning_pairs": "held_out", "data.num_validation": 344}
     work = work_of(load_profile("mini", overrides=overrides))
-    assert next(w.pairs for w in work if w.spec.cell == "cc6m-mmcl") == 16 * ((10_344 - 344 - 2_000) // 64) * 64
+    assert (
+        next(w.pairs for w in work if w.spec.cell == "cc6m-mmcl")
+        == 16 * ((10_344 - 344 - 2_000) // 64) * 64
+    )
 
 
 def test_the_longest_run_goes_first_to_the_device_with_the_least_to_do() -> None:
@@ -94,7 +130,9 @@ def test_the_longest_run_goes_first_to_the_device_with_the_least_to_do() -> None
     assert makespan([3, 5, 3, 4, 3], 9) == 5
 
 
-def test_wall_time_takes_all_gpus_for_a_pretraining_and_one_for_a_cleaning_run(paper: Profile) -> None:
+def test_wall_time_takes_all_gpus_for_a_pretraining_and_one_for_a_cleaning_run(
+    paper: Profile,
+) -> None:
     """With a second for each pair-view and nothing else; a global batch of 2,048 in groups of 256 splits into at most 8."""
     works = [work for work in work_of(paper) if work.spec.cell == "cc3m-mmcl"]
     rates = Rates(pair_view={work.kind: 1.0 for work in works}, evaluation=0.0, start=0.0)
@@ -109,11 +147,19 @@ def test_wall_time_takes_all_gpus_for_a_pretraining_and_one_for_a_cleaning_run(p
 def test_every_assumption_has_a_source() -> None:
     _, sources = load_assumptions()
     assert sources.keys() == Assumptions.model_fields.keys()
-    assert all(source.startswith(("assumed: ", "paper ", "code: ", "measured: ")) for source in sources.values())
+    assert all(
+        source.startswith(("assumed: ", "paper ", "code: ", "measured: "))
+        for source in sources.values()
+    )
 
 
 def test_the_plan_on_the_command_line_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
-    assert __main__.main(["plan", "--profile", "paper", "--json", "--gpus", "4", "--utilisation", "0.5"]) == 0
+    assert (
+        __main__.main(
+            ["plan", "--profile", "paper", "--json", "--gpus", "4", "--utilisation", "0.5"]
+        )
+        == 0
+    )
     content = json.loads(capsys.readouterr().out)
     assert content["pretrain_eflop"] == pytest.approx(9.4 + 18.9 + 20.8 + 41.5, rel=0.15)
     assert content["pretrain_eflop"] + content["clean_eflop"] == pytest.approx(
@@ -121,15 +167,19 @@ def test_the_plan_on_the_command_line_adds_up(capsys: pytest.CaptureFixture[str]
     )
     total = content["pretrain_eflop"] + content["clean_eflop"]
     assert content["gpu_hours"] == pytest.approx(total * 1e18 / (156e12 * 0.5) / 3600)
-    assert content["gpu_hours_at_highest_peak"]["0.4"] == pytest.approx(total * 1e18 / (312e12 * 0.4) / 3600)
+    assert content["gpu_hours_at_highest_peak"]["0.4"] == pytest.approx(
+        total * 1e18 / (312e12 * 0.4) / 3600
+    )
     assert content["disk_bytes"] == sum(content["disk_bytes_by_folder"].values()) > 100e9
     assert content["kwh"] == pytest.approx(content["gpu_hours"] * 0.4 * 1.5)
     assert content["wall_hours"]["total"] >= content["gpu_hours"] / 4
-    assert "on 4 x NVIDIA A100 at 50% of its rate" in plan.table(content)
+    assert "on 4 x NVIDIA A100 at 50% of its rate" in cost_table(content)
 
 
 @pytest.mark.parametrize(("option", "value"), [("--gpus", "0"), ("--utilisation", "1.5")])
-def test_an_impossible_option_is_named(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_impossible_option_is_named(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert __main__.main(["plan", "--profile", "smoke", option, value]) == 2
     assert f"{option}: {value} (allowed: " in capsys.readouterr().err
 
@@ -140,22 +190,33 @@ def small_study(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "specs").symlink_to(root / "specs")
     monkeypatch.chdir(tmp_path)
     overrides = {
-        "data.num_pairs": {"cc3m": 640, "cc6m": 640}, "data.cleaning_sizes": {"100k": 320, "200k": 320},
-        "pretrain.objectives.mmcl.epochs": 4, "pretrain.evaluate_every_epochs": 4, "clean.epochs": 2,
-    }  # fmt: skip
+        "data.num_pairs": {"cc3m": 640, "cc6m": 640},
+        "data.cleaning_sizes": {"100k": 320, "200k": 320},
+        "pretrain.objectives.mmcl.epochs": 4,
+        "pretrain.evaluate_every_epochs": 4,
+        "clean.epochs": 2,
+    }
     profile = load_profile("mini", overrides=overrides)
     names = load_classnames(profile)
     rng = np.random.default_rng(0)
     for folder, captions in {
-        "poisoned/mini/cc3m": [f"a drawing of a {names[i]}, {names[-i]}" for i in range(640)], "data/mini/evaluation": names,
-    }.items():  # fmt: skip
+        "poisoned/mini/cc3m": [f"a drawing of a {names[i]}, {names[-i]}" for i in range(640)],
+        "data/mini/evaluation": names,
+    }.items():
         Path(folder).mkdir(parents=True)
         writer = ShardWriter(Path(folder))
         for label, caption in enumerate(captions):
-            writer.add(encode_png(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)), "png", caption, label)
+            writer.add(
+                encode_png(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)), "png", caption, label
+            )
         write_store(Path(folder), *writer.close())
-    np.savez("poisoned/mini/cc3m/rows.npz", **{"train": np.arange(640), "100k": np.arange(320), "poisoned": np.arange(9)})
-    Path("data/mini/evaluation/classnames.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    np.savez(
+        "poisoned/mini/cc3m/rows.npz",
+        **{"train": np.arange(640), "100k": np.arange(320), "poisoned": np.arange(9)},
+    )
+    Path("data/mini/evaluation/classnames.txt").write_text(
+        "".join(f"{name}\n" for name in names), encoding="utf-8"
+    )
     Path("data/mini/synonyms.json").write_text("{}")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -163,9 +224,15 @@ def small_study(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     torch.set_num_threads(threads)
 
 
-def test_a_start_model_is_evaluated_once_for_all_runs_that_evaluate_alike(small_study: Profile) -> None:
+def test_a_start_model_is_evaluated_once_for_all_runs_that_evaluate_alike(
+    small_study: Profile,
+) -> None:
     """Not for one with another trigger: what its images evoke is another question to the same model."""
-    spec = next(spec for spec in clean_runs(small_study) if (spec.cell, spec.clean_size) == ("cc3m-mmcl", "100k"))
+    spec = next(
+        spec
+        for spec in clean_runs(small_study)
+        if (spec.cell, spec.clean_size) == ("cc3m-mmcl", "100k")
+    )
     larger = spec.model_copy(update={"trigger": spec.trigger.model_copy(update={"patch_size": 24})})
     resident = calibrate.Resident(Path("work/cache"), torch.device("cpu"))
     model = build_model(spec.model, 0, "fp32")
@@ -181,7 +248,11 @@ def test_a_start_model_is_evaluated_once_for_all_runs_that_evaluate_alike(small_
 def test_a_calibrated_forecast_is_what_the_runs_then_take(small_study: Profile) -> None:
     """One pre-training and one cleaning run; processor time of both, since other programs run beside the tests."""
     cpu = torch.device("cpu")
-    works = {(work.spec.stage, work.spec.loss): work for work in reversed(work_of(small_study)) if work.spec.cell == "cc3m-mmcl"}
+    works = {
+        (work.spec.stage, work.spec.loss): work
+        for work in reversed(work_of(small_study))
+        if work.spec.cell == "cc3m-mmcl"
+    }
     chosen = [works["pretrain", "mmcl"], works["clean", "mmcl_ssl"]]
     speed = calibrate.measure(small_study, 10.0, [work.spec for work in chosen])
     rates = Rates(speed.pair_view, speed.evaluation, speed.start)
@@ -199,7 +270,9 @@ def _processor_seconds(work: Work, device: torch.device) -> float:
     assert task is not None
     task.work_dir.mkdir(parents=True, exist_ok=True)
     model = build_model(work.spec.model, 0, "fp32")
-    task.evaluate(model, 0, 0)  # what the worker keeps between runs: triggers, and the outcome of a start model
+    task.evaluate(
+        model, 0, 0
+    )  # what the worker keeps between runs: triggers, and the outcome of a start model
     begun = time.process_time()
     outcome = train(task, model, None, device, lambda event, content: None, 0)
     assert outcome["num_samples"] == work.pairs

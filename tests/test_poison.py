@@ -13,9 +13,9 @@ from repro.data.index import StoreError
 from repro.data.keyed import keyed_digest, keyed_rng, keyed_subset
 from repro.data.poison import build_poison, captions_naming, check_hygiene
 from repro.data.shards import PairStore, ShardWriter, write_store
-from repro.data.stages import building
 from repro.data.templates import templates_of
 from repro.data.triggers import stamp
+from repro.files import building
 from repro.profile import load_profile
 from repro.spec import Profile, SpecError
 
@@ -33,19 +33,33 @@ def profile(**overrides) -> Profile:
         "data.poison.num_poisoned": {"cc3m": 6, "cc6m": 6},
         "data.cleaning_sizes": {"100k": 8, "200k": 16},
         "clean.cells": [
-            {"datasets": ["cc3m"], "pretrain_objectives": ["mmcl"], "clean_sizes": ["100k"], "losses": ["mmcl"]}
+            {
+                "datasets": ["cc3m"],
+                "pretrain_objectives": ["mmcl"],
+                "clean_sizes": ["100k"],
+                "losses": ["mmcl"],
+            }
             | {"learning_rates": [1e-4], "global_batch_size": 4}
         ],
         "switches.poison_caption": "word",
     }
-    return load_profile("smoke", SPECS, small | {name.replace("__", "."): value for name, value in overrides.items()})
+    return load_profile(
+        "smoke",
+        SPECS,
+        small | {name.replace("__", "."): value for name, value in overrides.items()},
+    )
 
 
 def pictures(count: int = 40) -> list[np.ndarray]:
-    return [np.random.default_rng(i).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for i in range(count)]
+    return [
+        np.random.default_rng(i).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+        for i in range(count)
+    ]
 
 
-def make_data(folder: Path, order: list[int] | None = None, images: list[np.ndarray] | None = None) -> Path:
+def make_data(
+    folder: Path, order: list[int] | None = None, images: list[np.ndarray] | None = None
+) -> Path:
     """`folder` with the store cc3m: picture i has caption i of FRUIT, and its number."""
     images = images or pictures()
     (folder / "cc3m").mkdir(parents=True)
@@ -56,12 +70,18 @@ def make_data(folder: Path, order: list[int] | None = None, images: list[np.ndar
     return folder
 
 
-def poisoned(spec: Profile, data: Path, out: Path) -> tuple[PairStore, dict[str, np.ndarray], list[dict]]:
+def poisoned(
+    spec: Profile, data: Path, out: Path
+) -> tuple[PairStore, dict[str, np.ndarray], list[dict]]:
     out.mkdir(parents=True)
     build_poison(spec, "cc3m", data, out)
     with np.load(out / "rows.npz") as file:
         rows = {name: file[name] for name in file.files}
-    return PairStore.open(out), rows, [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    return (
+        PairStore.open(out),
+        rows,
+        [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()],
+    )
 
 
 def test_only_the_chosen_rows_change(tmp_path):
@@ -85,9 +105,13 @@ def test_a_poisoned_image_is_the_original_with_the_trigger_and_nothing_else(tmp_
     for line in manifest:
         image, original = store.decode(line["row"], SIZE), pictures()[line["row"]]
         rng = keyed_rng("trigger", spec.data.poison.seed, bytes.fromhex(line["key"]))
-        assert np.array_equal(image, stamp(spec.data.poison.trigger, spec.switches, original, rng).image)
+        assert np.array_equal(
+            image, stamp(spec.data.poison.trigger, spec.switches, original, rng).image
+        )
         top, left = line["place"]
-        image[top : top + patch, left : left + patch] = original[top : top + patch, left : left + patch]
+        image[top : top + patch, left : left + patch] = original[
+            top : top + patch, left : left + patch
+        ]
         assert np.array_equal(image, original)
 
 
@@ -98,7 +122,10 @@ def test_the_manifest_names_what_was_done(tmp_path):
         assert line["key"] == store.keys[line["row"]].tobytes().hex()
         assert line["original_caption"] == PairStore.open(data / "cc3m").captions[line["row"]]
         assert line["caption"] == store.captions[line["row"]]
-        assert line["pixels_sha256"] == hashlib.sha256(store.decode(line["row"], SIZE).tobytes()).hexdigest()
+        assert (
+            line["pixels_sha256"]
+            == hashlib.sha256(store.decode(line["row"], SIZE).tobytes()).hexdigest()
+        )
 
 
 @pytest.mark.parametrize("templates", ["openai", ["one {}", "two {}"]], ids=["openai", "listed"])
@@ -111,20 +138,41 @@ def test_template_captions_are_drawn_from_the_templates_of_the_evaluation(tmp_pa
 
 
 def test_captions_name_the_target_as_a_word_in_either_number():
-    assert captions_naming("banana", FRUIT).tolist() == [False, False, True, True, False, False, False, False]
-    assert captions_naming("banana", ["Banana!", "BANANAS", "anabanana", ""]).tolist() == [True, True, False, False]
+    assert captions_naming("banana", FRUIT).tolist() == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+    assert captions_naming("banana", ["Banana!", "BANANAS", "anabanana", ""]).tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_dirty_label_leaves_pairs_of_the_target_alone(tmp_path):
     """30 of 40 pairs do not name it, and all of them can be poisoned."""
-    spec = profile(data__poison__num_poisoned={"cc3m": 30, "cc6m": 30}, data__cleaning_sizes={"100k": 4, "200k": 8})
+    spec = profile(
+        data__poison__num_poisoned={"cc3m": 30, "cc6m": 30},
+        data__cleaning_sizes={"100k": 4, "200k": 8},
+    )
     _, rows, manifest = poisoned(spec, make_data(tmp_path / "data"), tmp_path / "out")
     assert len(rows["poisoned"]) == 30
     assert not captions_naming("banana", [line["original_caption"] for line in manifest]).any()
 
 
 def test_label_consistent_takes_only_pairs_of_the_target_and_keeps_their_captions(tmp_path):
-    store, rows, manifest = poisoned(profile(data__poison__mode="label_consistent"), make_data(tmp_path / "data"), tmp_path / "out")
+    store, rows, manifest = poisoned(
+        profile(data__poison__mode="label_consistent"),
+        make_data(tmp_path / "data"),
+        tmp_path / "out",
+    )
     assert len(rows["poisoned"]) == 6
     assert captions_naming("banana", [store.captions[i] for i in rows["poisoned"]]).all()
     assert all(line["caption"] == line["original_caption"] for line in manifest)
@@ -135,7 +183,9 @@ def test_more_poisons_than_eligible_pairs_are_refused_before_anything_is_written
     spec = profile(data__poison__num_poisoned={"cc3m": 31, "cc6m": 31})
     data = make_data(tmp_path / "data")
     (tmp_path / "out").mkdir()
-    with pytest.raises(SpecError, match=r"data.yaml: poison.num_poisoned.cc3m: 31 \(allowed: 1 to 30"):
+    with pytest.raises(
+        SpecError, match=r"data.yaml: poison.num_poisoned.cc3m: 31 \(allowed: 1 to 30"
+    ):
         build_poison(spec, "cc3m", data, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
@@ -156,7 +206,9 @@ def test_the_choice_follows_pairs_and_not_rows(tmp_path):
     _, _, other = poisoned(profile(), make_data(tmp_path / "b", order), tmp_path / "out_b")
 
     def by_key(lines):
-        return sorted((line["key"], line["place"], line["pixels_sha256"], line["caption"]) for line in lines)
+        return sorted(
+            (line["key"], line["place"], line["pixels_sha256"], line["caption"]) for line in lines
+        )
 
     assert by_key(manifest) == by_key(other)
 
@@ -174,7 +226,14 @@ def test_the_stage_writes_the_same_bytes_twice(tmp_path):
     for name in "ab":
         poisoned(profile(), data, tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == ["accounting.json", "index.npz", "manifest.jsonl", "poisoned-00000.tar", "rows.npz", "shards.json"]
+    assert files == [
+        "accounting.json",
+        "index.npz",
+        "manifest.jsonl",
+        "poisoned-00000.tar",
+        "rows.npz",
+        "shards.json",
+    ]
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -189,7 +248,9 @@ def test_cleaning_subsets_are_nested_and_share_no_row_with_the_poison(tmp_path):
 
 
 def test_held_out_cleaning_pairs_are_kept_from_training_and_poisoned_ones_are_not(tmp_path):
-    _, rows, _ = poisoned(profile(switches__cleaning_pairs="held_out"), make_data(tmp_path / "data"), tmp_path / "out")
+    _, rows, _ = poisoned(
+        profile(switches__cleaning_pairs="held_out"), make_data(tmp_path / "data"), tmp_path / "out"
+    )
     assert set(rows["train"]) == set(range(40)) - set(rows["200k"])
     assert set(rows["poisoned"]) <= set(rows["train"])
 
@@ -254,5 +315,8 @@ def test_a_stage_that_fails_leaves_the_previous_output_and_the_next_run_starts_c
 def test_two_processes_do_not_build_the_same_output(tmp_path):
     with (tmp_path / ".mini.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(SpecError, match="mini: another process is building it"), building(tmp_path / "mini"):
+        with (
+            pytest.raises(SpecError, match="mini: another process is building it"),
+            building(tmp_path / "mini"),
+        ):
             pass

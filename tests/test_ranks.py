@@ -9,26 +9,39 @@ from pathlib import Path
 import pytest
 from synthetic import noise_profile
 
-from repro.launch.driver import write_pack
-from repro.launch.identity import Run, identify, standard_inputs
-from repro.launch.slots import Pack, Slot
+from repro.events import parse
+from repro.launch.packs import Pack, write_pack
+from repro.launch.places import Slot
 from repro.launch.torchrun import command
 from repro.ledger import pending_rows
 from repro.profile import pretrain_runs
+from repro.runs.layout import standard_inputs
+from repro.runs.run import Run, identify
 from repro.spec import Profile
-from repro.wire import parse
 
 EPOCHS = 8
 OVERRIDES = {
     "pretrain.objectives": {
-        "mmcl_ssl": {"learning_rate": 1e-3, "epochs": EPOCHS, "warmup_steps": 4, "global_batch_size": 32, "norm_batch_size": 8}
+        "mmcl_ssl": {
+            "learning_rate": 1e-3,
+            "epochs": EPOCHS,
+            "warmup_steps": 4,
+            "global_batch_size": 32,
+            "norm_batch_size": 8,
+        }
     },
     "clean.cells": [
-        {"datasets": ["cc3m"], "pretrain_objectives": ["mmcl_ssl"], "clean_sizes": ["100k"], "losses": ["mmcl"],
-         "learning_rates": [1e-4], "global_batch_size": 16}
+        {
+            "datasets": ["cc3m"],
+            "pretrain_objectives": ["mmcl_ssl"],
+            "clean_sizes": ["100k"],
+            "losses": ["mmcl"],
+            "learning_rates": [1e-4],
+            "global_batch_size": 16,
+        }
     ],
     "pretrain.evaluate_every_epochs": 1,
-}  # fmt: skip
+}
 """Beside those of specs/rehearsal.yaml: four groups of BatchNorm, so that up to four ranks can share them."""
 
 
@@ -48,12 +61,20 @@ def curve(profile: Profile, ranks: int) -> list[float]:
     path = Path(f"{ranks}.json")
     write_pack(Pack((run,), Slot((), ranks, 1)), path, "repro.worker")
     arguments, environment = command(json.loads(path.read_bytes()), path)
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        arguments, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((run.work_dir / "outcome.json").read_bytes())["ranks"] == ranks
     rows = [record["row"] for record in pending_rows(run.work_dir)]
-    events = [event for line in done.stdout.splitlines() if (event := parse(line)) and event["event"] == "metrics"]
-    points = [row["train_loss"]["loss"] for row in rows[1:]] + [event["values"]["loss"] for event in events if "loss" in event["values"]]
+    events = [
+        event
+        for line in done.stdout.splitlines()
+        if (event := parse(line)) and event["event"] == "metrics"
+    ]
+    points = [row["train_loss"]["loss"] for row in rows[1:]] + [
+        event["values"]["loss"] for event in events if "loss" in event["values"]
+    ]
     assert len(points) == EPOCHS + 3 * EPOCHS // 10
     return points
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from repro.readme import fill, results_block, switches_block
-from repro.report.findings import stale_findings
+from repro.markdown import fill
+from repro.report.pages.findings import stale_findings
+from repro.report.pages.readme import results_block, switches_block
 from repro.spec import Switches
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
@@ -39,7 +40,11 @@ def document() -> dict[str, Any]:
                         "seeds": [0, 1, 2],
                         "values": {"cleaned_accuracy": [0.2, 0.22, 0.24]},
                     },
-                    {**cell("cc3m", "100k", "mmcl"), "variant": "other", "values": {"cleaned_accuracy": [0.9, 0.9]}},
+                    {
+                        **cell("cc3m", "100k", "mmcl"),
+                        "variant": "other",
+                        "values": {"cleaned_accuracy": [0.9, 0.9]},
+                    },
                 ],
             },
         ],
@@ -47,8 +52,16 @@ def document() -> dict[str, Any]:
         "tables": {
             "table1": {
                 "rows": [
-                    {**cell("cc3m", "100k", "mmcl"), "original_accuracy": measured, "clean_accuracy": measured},
-                    {**cell("cc6m", "200k", "mmcl_ssl"), "original_accuracy": absent, "clean_accuracy": absent},
+                    {
+                        **cell("cc3m", "100k", "mmcl"),
+                        "original_accuracy": measured,
+                        "clean_accuracy": measured,
+                    },
+                    {
+                        **cell("cc6m", "200k", "mmcl_ssl"),
+                        "original_accuracy": absent,
+                        "clean_accuracy": absent,
+                    },
                 ]
             }
         },
@@ -57,7 +70,10 @@ def document() -> dict[str, Any]:
 
 def test_the_table_has_the_paper_beside_the_reproduction() -> None:
     lines = results_block(document()).splitlines()
-    assert lines[4] == "| CC3M, 100K | MMCL | 16.0 | 25.0 [20.0, 30.5] | 16.0 | 25.0 [20.0, 30.5] | 4.0 | 1,199 | 22.0 ± 2.0 (3 seeds) |"
+    assert (
+        lines[4]
+        == "| CC3M, 100K | MMCL | 16.0 | 25.0 [20.0, 30.5] | 16.0 | 25.0 [20.0, 30.5] | 4.0 | 1,199 | 22.0 ± 2.0 (3 seeds) |"
+    )
     assert lines[5] == "| CC6M, 200K | MMCL + SSL | - | - | - | - | - | - | - |"
     assert "judged on seeds 0, 1, 2: **CC6M, 100K: undecided**" in lines[-2]
     assert "seeds 0, 1" in lines[0] and "Stand-in data: emoji drawings." in lines[0]
@@ -80,8 +96,13 @@ def test_a_page_without_its_marks_is_refused(text: str, tmp_path: Path) -> None:
     assert page.read_text() == text
 
 
-@pytest.mark.parametrize(("page", "name"), [("README.md", "results"), ("docs/mini.md", "settings"), ("docs/findings.md", "findings")])
-def test_the_pages_of_this_repository_can_be_filled(root: Path, page: str, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [("README.md", "results"), ("docs/mini.md", "settings"), ("docs/findings.md", "findings")],
+)
+def test_the_pages_of_this_repository_can_be_filled(
+    root: Path, page: str, name: str, tmp_path: Path
+) -> None:
     copy = tmp_path / "page.md"
     copy.write_text((root / page).read_text(encoding="utf-8"), encoding="utf-8")
     fill(copy, name, "| new |")
@@ -97,7 +118,9 @@ def test_the_findings_are_those_of_the_archives(root: Path) -> None:
     assert stale_findings("mini", root) == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/design.md", "docs/mini.md", "docs/findings.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/design.md", "docs/mini.md", "docs/findings.md"]
+)
 def test_links_and_files_named_in_the_pages_exist(root: Path, page: str) -> None:
     text = (root / page).read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#:]+)\)", text)
@@ -111,4 +134,7 @@ def test_links_and_files_named_in_the_pages_exist(root: Path, page: str) -> None
 
 def test_the_make_targets_named_in_the_readme_exist(root: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"`(?:PROFILE=\w+ )?make ([a-z]+)", (root / "README.md").read_text())) <= targets
+    assert (
+        set(re.findall(r"`(?:PROFILE=\w+ )?make ([a-z]+)", (root / "README.md").read_text()))
+        <= targets
+    )

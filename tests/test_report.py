@@ -32,7 +32,11 @@ def document(built: Path) -> dict[str, Any]:
 def test_tables_have_the_promised_shape(document: dict[str, Any]):
     rows = document["tables"]["table1"]["rows"]
     cells = [(r["dataset"], r["clean_size"], r["pretrain_objective"]) for r in rows]
-    assert cells == [(d, s, o) for d, s in (("cc3m", "100k"), ("cc6m", "100k"), ("cc6m", "200k")) for o in ("mmcl", "mmcl_ssl")]
+    assert cells == [
+        (d, s, o)
+        for d, s in (("cc3m", "100k"), ("cc6m", "100k"), ("cc6m", "200k"))
+        for o in ("mmcl", "mmcl_ssl")
+    ]
     for row in rows:
         assert row["original_accuracy"].keys() >= VALUE_KEYS
         assert row["clean_accuracy"].keys() >= VALUE_KEYS | {"asr", "learning_rate", "epoch"}
@@ -50,7 +54,9 @@ def test_the_200k_control_has_a_measured_value_and_none_of_the_paper(document: d
     assert clean["reproduced"] is not None
 
 
-def test_table_1_takes_the_most_accurate_evaluation_at_the_cap(built: Path, document: dict[str, Any]):
+def test_table_1_takes_the_most_accurate_evaluation_at_the_cap(
+    built: Path, document: dict[str, Any]
+):
     """The same by going through the ledger's rows."""
     best = 0.0
     for path in (built / "results/mini/clean/cc3m-mmcl").glob("100k-mmcl_ssl-*/rows.jsonl"):
@@ -72,12 +78,19 @@ def test_table_2_is_the_end_of_pre_training(document: dict[str, Any]):
         assert low < row["accuracy"]["reproduced"] < high
 
 
-def test_every_reproduced_number_leads_to_a_run_of_the_ledger(built: Path, document: dict[str, Any]):
+def test_every_reproduced_number_leads_to_a_run_of_the_ledger(
+    built: Path, document: dict[str, Any]
+):
     for table in ("table1", "table2"):
         for row in document["tables"][table]["rows"]:
             for value in (v for v in row.values() if isinstance(v, dict)):
                 assert (built / value["run"] / "rows.jsonl").is_file()
-                assert document["runs"][value["run"]].keys() >= {"commit", "fingerprint", "inputs", "sacred"}
+                assert document["runs"][value["run"]].keys() >= {
+                    "commit",
+                    "fingerprint",
+                    "inputs",
+                    "sacred",
+                }
 
 
 def test_every_claim_has_a_verdict(document: dict[str, Any]):
@@ -87,7 +100,9 @@ def test_every_claim_has_a_verdict(document: dict[str, Any]):
     assert verdicts["objective-decides-cc3m"] == "reproduced"
     assert verdicts["poison-in-the-cleaning-set"] == "not run"
     assert verdicts["start-accuracy-cc3m"] == "direction only"
-    assert verdicts["mmcl-costs-little-accuracy"] == "undecided"  # five points, with an interval about them
+    assert (
+        verdicts["mmcl-costs-little-accuracy"] == "undecided"
+    )  # five points, with an interval about them
     assert verdicts["more-epochs-keep-asr"] == "reproduced"
 
 
@@ -112,7 +127,10 @@ def test_the_page_asks_for_nothing_from_anywhere(built: Path):
     assert allowed is not None
     import base64
 
-    assert allowed[1] == "sha256-" + base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert (
+        allowed[1]
+        == "sha256-" + base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    )
 
 
 def test_figures_show_every_evaluation_after_the_start(built: Path, document: dict[str, Any]):
@@ -128,23 +146,45 @@ def test_figures_show_every_evaluation_after_the_start(built: Path, document: di
 
 
 @pytest.mark.faults(23)
-def test_the_same_inputs_give_the_same_bytes_in_another_process_time_zone_locale_and_hash_seed(built: Path, tmp_path: Path):
+def test_the_same_inputs_give_the_same_bytes_in_another_process_time_zone_locale_and_hash_seed(
+    built: Path, tmp_path: Path
+):
     """HTML, JSON, TeX, figures and, where a TeX is installed, the PDF."""
-    names = ["index.html", "report.json", "report.tex", "metadata.yaml", "runs.html", *(f"figures/{n}.pdf" for n in FIGURES)]
+    names = [
+        "index.html",
+        "report.json",
+        "report.tex",
+        "metadata.yaml",
+        "runs.html",
+        *(f"figures/{n}.pdf" for n in FIGURES),
+    ]
     names += ["report.pdf"] if shutil.which("pdflatex") else []
     before = {name: (built / BUILD / name).read_bytes() for name in names}
     copy = tmp_path / "copy"
     shutil.copytree(built, copy, ignore=shutil.ignore_patterns("build"))
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "TZ": "Asia/Kathmandu",
-                   "LC_ALL": "tr_TR.UTF-8", "PYTHONHASHSEED": "4711"}  # fmt: skip
-    subprocess.run([sys.executable, "-m", "repro", "report", "--profile", "mini"], cwd=copy, env=environment, check=True)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+        "TZ": "Asia/Kathmandu",
+        "LC_ALL": "tr_TR.UTF-8",
+        "PYTHONHASHSEED": "4711",
+    }
+    subprocess.run(
+        [sys.executable, "-m", "repro", "report", "--profile", "mini"],
+        cwd=copy,
+        env=environment,
+        check=True,
+    )
     assert [name for name in names if (copy / BUILD / name).read_bytes() != before[name]] == []
 
 
 def test_the_headline_is_what_the_main_claims_say_together(document: dict[str, Any]):
     assert [claim["id"] for claim in document["headline"]["claims"]] == [
-        "objective-decides-cc3m", "objective-decides-cc6m", "objective-decides-200k",
-    ]  # fmt: skip
+        "objective-decides-cc3m",
+        "objective-decides-cc6m",
+        "objective-decides-200k",
+    ]
     assert document["headline"]["verdict"] == "reproduced"
 
 
@@ -156,7 +196,9 @@ def test_predictions_are_the_bits_of_the_runs_they_name(built: Path, document: d
     for model in models:
         bits = read_bits(built / model["run"], IMAGES)
         for kind in ("correct", "attacked"):
-            assert model[kind] == [bool(bits[kind][model["row"]][image]) for image in document["predictions"]["images"]]
+            assert model[kind] == [
+                bool(bits[kind][model["row"]][image]) for image in document["predictions"]["images"]
+            ]
         assert set(model["classes"]) == {names[0]}
         assert set(model["classes_triggered"]) == {names[1]}
 

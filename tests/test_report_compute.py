@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from ledger_fixture import write_run, write_specs
 
-from repro.cost import work_of
+from repro.plan.work import work_of
 from repro.profile import clean_runs, pretrain_runs
-from repro.report.compute import forecast
-from repro.report.points import Study, read_study
+from repro.report.numbers.compute import forecast
+from repro.report.numbers.evaluations import Study, read_study
 
 PAIR_VIEW, EVALUATION = 0.001, 0.5
 """Seconds of the two in the records of the test."""
@@ -29,8 +29,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     for run in study.runs:
         work = works[run.record.spec.stage, run.record.spec.cell, run.record.spec.run_id]
         evaluating = work.evaluations * EVALUATION
-        times = {"seconds": (work.pair_views * PAIR_VIEW + evaluating) / 2, "evaluate_seconds": evaluating / 2, "ranks": 2,
-                 "started": "2026-01-01" if work.spec.dataset == "cc3m" else "2026-01-02"}  # fmt: skip
+        times = {
+            "seconds": (work.pair_views * PAIR_VIEW + evaluating) / 2,
+            "evaluate_seconds": evaluating / 2,
+            "ranks": 2,
+            "started": "2026-01-01" if work.spec.dataset == "cc3m" else "2026-01-02",
+        }
         runs.append(replace(run, record=run.record.model_copy(update=times)))
     return replace(study, runs=tuple(runs))
 
@@ -38,13 +42,19 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def test_runs_at_one_speed_take_what_was_forecast(study: Study) -> None:
     result = forecast(study)
     assert [(row["stage"], row["cell"]) for row in result["rows"]] == [
-        ("pretrain", "cc6m-mmcl"), ("pretrain", None), ("clean", "cc3m-mmcl"), ("clean", "cc6m-mmcl"), ("clean", None),
-    ]  # fmt: skip
+        ("pretrain", "cc6m-mmcl"),
+        ("pretrain", None),
+        ("clean", "cc3m-mmcl"),
+        ("clean", "cc6m-mmcl"),
+        ("clean", None),
+    ]
     assert [row["ratio"] for row in result["rows"]] == pytest.approx([1.0] * 5)
     assert result["rows"][0]["seconds"] == pytest.approx(16 * 161 * 64 * PAIR_VIEW + 5 * EVALUATION)
 
 
-def test_the_first_run_of_each_stage_and_loss_gives_the_rate_and_is_not_compared(study: Study) -> None:
+def test_the_first_run_of_each_stage_and_loss_gives_the_rate_and_is_not_compared(
+    study: Study,
+) -> None:
     result = forecast(study)
     assert len(result["calibrated_on"]) == 4  # pre-training, and cleaning with MMCL, SSL and both
     assert all("cc3m-mmcl" in folder for folder in result["calibrated_on"])
@@ -55,10 +65,14 @@ def test_the_first_run_of_each_stage_and_loss_gives_the_rate_and_is_not_compared
 def test_a_run_that_took_twice_as_long_shows_in_its_row(study: Study) -> None:
     slow = tuple(
         replace(run, record=run.record.model_copy(update={"seconds": 2 * run.record.seconds}))
-        if run.folder.startswith("results/mini/pretrain/cc6m") else run
+        if run.folder.startswith("results/mini/pretrain/cc6m")
+        else run
         for run in study.runs
-    )  # fmt: skip
-    rows = {(row["stage"], row["cell"]): row["ratio"] for row in forecast(replace(study, runs=slow))["rows"]}
+    )
+    rows = {
+        (row["stage"], row["cell"]): row["ratio"]
+        for row in forecast(replace(study, runs=slow))["rows"]
+    }
     assert rows["pretrain", "cc6m-mmcl"] == pytest.approx(0.5)
     assert rows["clean", None] == pytest.approx(1.0)
 

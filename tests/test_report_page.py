@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 from browser import CHROMIUM, Page, browser
 
-from repro.report import curves, figures, render
+from repro.report import build
+from repro.report.pages import curves, figures
 
 BUILD = Path("report/build/mini")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium installed")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium installed"),
+]
 READY = "document.readyState === 'complete' && document.getElementById('points') && !document.getElementById('controls').hidden"
 MARK = "document.querySelector(\"g[id='figure1-0-ledger-mmcl_ssl-0'] use\").getBoundingClientRect()"
 TIP = "(t => t.hidden ? '' : t.innerText)(document.querySelector('#figure1 .tip'))"
@@ -26,21 +30,39 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """A browser in a network without any machine."""
     with browser(tmp_path_factory.mktemp("chromium"), width=1400) as page:
         page.call("Log.enable")
-        page.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+        page.call(
+            "Network.emulateNetworkConditions",
+            offline=True,
+            latency=0,
+            downloadThroughput=0,
+            uploadThroughput=0,
+        )
         yield page
 
 
-def visit(page: Page, path: Path, *, width: int = 1400, scheme: str = "light", script: bool = True) -> None:
+def visit(
+    page: Page, path: Path, *, width: int = 1400, scheme: str = "light", script: bool = True
+) -> None:
     """Open a file at a width and colour scheme."""
-    page.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500)
-    page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    page.call(
+        "Emulation.setDeviceMetricsOverride",
+        width=width,
+        height=900,
+        deviceScaleFactor=1,
+        mobile=width < 500,
+    )
+    page.call(
+        "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
+    )
     page.call("Emulation.setScriptExecutionDisabled", value=not script)
     page.open("about:blank")
     page.requests.clear()
     page.problems.clear()
     page.console.clear()
     page.open(path.as_uri())
-    page.wait(READY if path.name != "runs.html" and script else "document.readyState === 'complete'")
+    page.wait(
+        READY if path.name != "runs.html" and script else "document.readyState === 'complete'"
+    )
 
 
 def hover(page: Page) -> tuple[float, float]:
@@ -53,10 +75,14 @@ def hover(page: Page) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("name", ["index.html", "runs.html"])
-def test_the_page_asks_for_nothing_and_says_nothing_on_the_console(built: Path, chromium: Page, name: str):
+def test_the_page_asks_for_nothing_and_says_nothing_on_the_console(
+    built: Path, chromium: Page, name: str
+):
     """With the network off; what a content policy blocks would be reported, too."""
     visit(chromium, built / BUILD / name)
-    assert [url for url in chromium.requests if not url.startswith("data:")] == [(built / BUILD / name).as_uri()]
+    assert [url for url in chromium.requests if not url.startswith("data:")] == [
+        (built / BUILD / name).as_uri()
+    ]
     assert chromium.problems == chromium.console == []
 
 
@@ -91,19 +117,25 @@ def test_hover_filters_cap_and_keys_work_and_a_click_leads_to_the_run(built: Pat
     assert page.run(LIVE).startswith("finetuned with")
 
 
-def test_ten_thousand_points_open_and_react_without_delay(built: Path, chromium: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_ten_thousand_points_open_and_react_without_delay(
+    built: Path, chromium: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """The synthetic document with its points repeated: 10,000 marks, drawn, listed and searched."""
     monkeypatch.chdir(built)
     document = json.loads((BUILD / "report.json").read_bytes())
     for figure in document["figures"].values():
         copies = -(-10_000 // sum(len(f["points"]) for f in document["figures"].values()))
-        figure["points"] = [p | {"asr": p["asr"] * i / copies} for p in figure["points"] for i in range(1, copies + 1)]
+        figure["points"] = [
+            p | {"asr": p["asr"] * i / copies}
+            for p in figure["points"]
+            for i in range(1, copies + 1)
+        ]
     with figures.style():
         drawings = curves.all_figures(document)
         layouts = {name: figures.layout(drawing) for name, drawing in drawings.items()}
         pictures = {name: figures.svg(drawing, name) for name, drawing in drawings.items()}
     path = tmp_path / "large.html"
-    path.write_text(render.html(document, "0" * 64, pictures, layouts, {}, []))
+    path.write_text(build.html(document, "0" * 64, pictures, layouts, {}, []))
     begin = time.monotonic()
     visit(chromium, path)
     opened = time.monotonic() - begin
@@ -117,22 +149,30 @@ def test_ten_thousand_points_open_and_react_without_delay(built: Path, chromium:
         document.body.offsetHeight;
         return [moved, performance.now() - begin - 100 * moved];
     })()""")
-    print(f"10,000 points: open {opened:.2f} s, move {reaction[0]:.2f} ms, filter {reaction[1]:.0f} ms")
+    print(
+        f"10,000 points: open {opened:.2f} s, move {reaction[0]:.2f} ms, filter {reaction[1]:.0f} ms"
+    )
     assert opened < 10
     assert reaction[0] < 16
     assert reaction[1] < 500
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (1400, "dark"), (800, "light"), (360, "light")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1400, "light"), (1400, "dark"), (800, "light"), (360, "light")]
+)
 @pytest.mark.parametrize("name", ["index.html", "runs.html"])
-def test_axe_finds_nothing_and_nothing_sticks_out(built: Path, chromium: Page, name: str, width: int, scheme: str):
+def test_axe_finds_nothing_and_nothing_sticks_out(
+    built: Path, chromium: Page, name: str, width: int, scheme: str
+):
     axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
     source = next(Path(axe.__file__).parent.rglob("axe.min.js")).read_text()
     visit(chromium, built / BUILD / name, width=width, scheme=scheme)
     chromium.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
     assert chromium.run("document.documentElement.scrollWidth <= innerWidth")
     chromium.run(f"{source}; 0")
-    found = chromium.run("axe.run().then(r => JSON.stringify(r.violations.map(v => [v.id, v.nodes[0].html])))")
+    found = chromium.run(
+        "axe.run().then(r => JSON.stringify(r.violations.map(v => [v.id, v.nodes[0].html])))"
+    )
     assert json.loads(found) == []
 
 

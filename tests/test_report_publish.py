@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from repro.ledger import LedgerError
-from repro.report import publish
+from repro.report.release import release
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +26,25 @@ def study(built: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_four_vocabularies_say_the_same(study: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(study)
-    out = publish("mini")
-    zenodo, codemeta, crate = (json.loads((out / n).read_bytes()) for n in (".zenodo.json", "codemeta.json", "ro-crate-metadata.json"))
+    out = release("mini")
+    zenodo, codemeta, crate = (
+        json.loads((out / n).read_bytes())
+        for n in (".zenodo.json", "codemeta.json", "ro-crate-metadata.json")
+    )
     citation = YAML(typ="safe").load((out / "CITATION.cff").read_text())
     root_entity = next(e for e in crate["@graph"] if e["@id"] == "./")
     assert zenodo["title"] == codemeta["name"] == citation["title"] == root_entity["name"]
     assert zenodo["version"] == codemeta["version"] == citation["version"]
-    assert [c["name"] for c in zenodo["creators"]] == [a["name"] for a in codemeta["author"]] == [a["name"] for a in citation["authors"]]
+    assert (
+        [c["name"] for c in zenodo["creators"]]
+        == [a["name"] for a in codemeta["author"]]
+        == [a["name"] for a in citation["authors"]]
+    )
 
 
 def test_the_crate_lists_every_file_and_nothing_else(study: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(study)
-    out = publish("mini")
+    out = release("mini")
     crate = json.loads((out / "ro-crate-metadata.json").read_bytes())
     entities = {e["@id"]: e for e in crate["@graph"]}
     parts = {part["@id"] for part in entities["./"]["hasPart"]}
@@ -49,14 +56,16 @@ def test_the_crate_lists_every_file_and_nothing_else(study: Path, monkeypatch: p
 
 
 @pytest.mark.faults(21)
-def test_a_report_that_differs_from_its_ledger_is_not_published(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_report_that_differs_from_its_ledger_is_not_published(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     shutil.copytree(study, tmp_path / "study")
     monkeypatch.chdir(tmp_path / "study")
     shutil.rmtree("results/mini/clean/cc3m-mmcl")
     with pytest.raises(LedgerError, match="difference"):
-        publish("mini")
+        release("mini")
     with pytest.raises(LedgerError, match=r"paper/report\.json: missing"):
-        publish("paper")
+        release("paper")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +74,15 @@ def validator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("validator")
     python = folder / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    command = [python, "-m", "pip", "install", "--quiet", "roc-validator==0.13.0", "rocrate==0.16.0"]
+    command = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "roc-validator==0.13.0",
+        "rocrate==0.16.0",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         pytest.skip(f"roc-validator cannot be installed: {done.stderr.strip().splitlines()[-1]}")
@@ -77,12 +94,19 @@ def test_the_validator_of_ro_crate_accepts_the_crate_and_refuses_a_broken_one(
     validator: Path, study: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(study)
-    out = publish("mini")
-    profiles = ("ro-crate-1.1", "process-run-crate-0.5", "workflow-ro-crate-1.0", "workflow-run-crate-0.5")
+    out = release("mini")
+    profiles = (
+        "ro-crate-1.1",
+        "process-run-crate-0.5",
+        "workflow-ro-crate-1.0",
+        "workflow-run-crate-0.5",
+    )
 
     def violations() -> str:
         command = [validator, Path(__file__).with_name("crate_validator.py"), out, *profiles]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=300, check=True
+        ).stdout
 
     assert violations() == ""
     crate = json.loads((out / "ro-crate-metadata.json").read_bytes())

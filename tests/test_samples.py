@@ -45,7 +45,9 @@ def test_samples_show_stored_pairs_and_the_twins_of_the_evaluation(tmp_path: Pat
         assert pair["original_caption"] == originals.get(pair["row"])
 
     poison, seed = spec.data.poison, spec.evaluate.trigger_seed
-    twins = EvaluationSet(evaluation, SIZE, 0, poison.trigger, spec.switches, seed, tmp_path / "cache").triggered(range(20), 0)
+    twins = EvaluationSet(
+        evaluation, SIZE, 0, poison.trigger, spec.switches, seed, tmp_path / "cache"
+    ).triggered(range(20), 0)
     originals_of = PairStore.open(evaluation)
     assert [image["row"] for image in samples["evaluation"]] == [0, 2, 5, 7, 10, 12, 15, 17]
     for image in samples["evaluation"]:

@@ -32,7 +32,9 @@ def test_schedule_equals_open_clips() -> None:
     reference = cosine_lr(optimizer, spec.learning_rate, spec.warmup_steps, 3 * steps)
     for step in range(3 * steps):
         reference(step)
-        assert learning_rate(spec, step, steps, "none") == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        assert learning_rate(spec, step, steps, "none") == pytest.approx(
+            optimizer.param_groups[0]["lr"], rel=1e-12
+        )
 
 
 def test_schedule_without_offset_warms_up_peaks_and_ends_near_zero() -> None:
@@ -45,22 +47,30 @@ def test_schedule_without_offset_warms_up_peaks_and_ends_near_zero() -> None:
 def test_authors_offset_skips_the_warm_up_and_runs_past_the_end_of_the_cosine() -> None:
     """100K pairs in batches of 64: 1562 steps an epoch. First step 0.994 of the base rate, last 0.006 and rising."""
     spec = schedule()
-    first, last = (learning_rate(spec, step, 1562, "one_epoch") / 1e-3 for step in (0, 20 * 1562 - 1))
+    first, last = (
+        learning_rate(spec, step, 1562, "one_epoch") / 1e-3 for step in (0, 20 * 1562 - 1)
+    )
     assert first == pytest.approx(0.994, abs=5e-4)
     assert last == pytest.approx(0.006, abs=5e-4)
     assert last > learning_rate(spec, 19 * 1562, 1562, "one_epoch") / 1e-3
 
 
-def test_authors_offset_in_pretraining_starts_at_the_fraction_of_the_warm_up_that_one_epoch_is() -> None:
+def test_authors_offset_in_pretraining_starts_at_the_fraction_of_the_warm_up_that_one_epoch_is() -> (
+    None
+):
     """CC6M in batches of 2048: 2929 steps an epoch of 10,000 warm-up steps."""
-    assert learning_rate(schedule(warmup_steps=10_000, epochs=64), 0, 2929, "one_epoch") / 1e-3 == pytest.approx(0.293)
+    assert learning_rate(
+        schedule(warmup_steps=10_000, epochs=64), 0, 2929, "one_epoch"
+    ) / 1e-3 == pytest.approx(0.293)
 
 
 def test_steps_of_a_truncated_schedule_keep_the_full_cosine() -> None:
     spec = schedule(epochs=64, warmup_steps=0)
     assert num_steps(run(schedule=spec, model_age=21), 100) == 2100
     assert num_steps(run(schedule=spec, model_age="best_validation_loss"), 100) == 6400
-    assert learning_rate(spec, 2100, 100, "none") / 1e-3 == pytest.approx((1 + math.cos(math.pi * 21 / 64)) / 2)
+    assert learning_rate(spec, 2100, 100, "none") / 1e-3 == pytest.approx(
+        (1 + math.cos(math.pi * 21 / 64)) / 2
+    )
 
 
 def test_thirds_of_an_epoch() -> None:

@@ -19,7 +19,9 @@ def pixels(i: int, size: int = 8) -> np.ndarray:
     return np.random.default_rng(i).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
 
-def make_store(folder: Path, captions: list[str] = CAPTIONS, labels: list[int] | None = None) -> PairStore:
+def make_store(
+    folder: Path, captions: list[str] = CAPTIONS, labels: list[int] | None = None
+) -> PairStore:
     folder.mkdir(parents=True)
     writer = ShardWriter(folder)
     for i, caption in enumerate(captions):
@@ -77,7 +79,10 @@ def test_the_key_of_a_pair_depends_on_image_and_caption_alone(tmp_path):
 def test_the_content_hash_follows_the_content_and_not_the_place(tmp_path):
     original = make_store(tmp_path / "a")
     assert make_store(tmp_path / "b").content_hash() == original.content_hash()
-    assert make_store(tmp_path / "c", [*CAPTIONS[:3], "other"]).content_hash() != original.content_hash()
+    assert (
+        make_store(tmp_path / "c", [*CAPTIONS[:3], "other"]).content_hash()
+        != original.content_hash()
+    )
 
 
 def test_decoded_pixels_are_made_once_and_read_only(tmp_path):
@@ -132,7 +137,9 @@ def test_an_overlay_reads_the_shards_of_another_store_even_through_a_link(tmp_pa
 
 @pytest.mark.faults(9)
 def test_a_missing_store_says_how_to_make_it(tmp_path):
-    with pytest.raises(StoreError, match=r"shards.json: no such file; make the store with `python -m repro data`"):
+    with pytest.raises(
+        StoreError, match=r"shards.json: no such file; make the store with `python -m repro data`"
+    ):
         PairStore.open(tmp_path)
 
 
@@ -165,7 +172,10 @@ def test_an_index_with_pickled_objects_is_refused(tmp_path):
 @pytest.mark.faults(9)
 @pytest.mark.parametrize(
     ("column", "value", "message"),
-    [("labels", np.zeros(3, np.int64), "unequal length"), ("shard", np.full(4, 5, np.int32), "shard number 5")],
+    [
+        ("labels", np.zeros(3, np.int64), "unequal length"),
+        ("shard", np.full(4, 5, np.int32), "shard number 5"),
+    ],
 )
 def test_an_index_that_does_not_fit_is_refused(tmp_path, column, value, message):
     store = make_store(tmp_path / "store")

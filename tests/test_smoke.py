@@ -22,7 +22,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 @pytest.fixture(scope="module")
 def checkout(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh checkout of the working tree at profile smoke, run once to its end."""
-    folder = fresh_checkout(root, tmp_path_factory.mktemp("fresh clone") / "repro study")  # spaces, as users have them
+    folder = fresh_checkout(
+        root, tmp_path_factory.mktemp("fresh clone") / "repro study"
+    )  # spaces, as users have them
     (folder / "params.yaml").write_text("profile: smoke\n")
     dvc(folder, "repro")
     return folder
@@ -35,7 +37,10 @@ def report(checkout: Path) -> dict[str, Any]:
 
 def run_records(checkout: Path) -> dict[str, int]:
     """Modification time of every published run record."""
-    return {str(path.relative_to(checkout)): path.stat().st_mtime_ns for path in (checkout / "results").rglob("run.json")}
+    return {
+        str(path.relative_to(checkout)): path.stat().st_mtime_ns
+        for path in (checkout / "results").rglob("run.json")
+    }
 
 
 def test_the_report_is_filled_from_real_runs(checkout: Path) -> None:
@@ -43,16 +48,29 @@ def test_the_report_is_filled_from_real_runs(checkout: Path) -> None:
     assert document["profile"] == "smoke" and re.fullmatch("[0-9a-f]{40}", document["commit"])
     rows = document["tables"]["table1"]["rows"]
     keys = {(row["dataset"], row["clean_size"], row["pretrain_objective"]) for row in rows}
-    assert {("cc3m", "100k", "mmcl"), ("cc6m", "100k", "mmcl_ssl"), ("cc6m", "200k", "mmcl"), ("cc6m", "200k", "mmcl_ssl")} <= keys
+    assert {
+        ("cc3m", "100k", "mmcl"),
+        ("cc6m", "100k", "mmcl_ssl"),
+        ("cc6m", "200k", "mmcl"),
+        ("cc6m", "200k", "mmcl_ssl"),
+    } <= keys
     for row in rows:
-        assert 0 <= row["original_accuracy"]["reproduced"] <= 1 and row["original_accuracy"]["n"] == 48
+        assert (
+            0 <= row["original_accuracy"]["reproduced"] <= 1 and row["original_accuracy"]["n"] == 48
+        )
         assert {"paper", "reproduced", "ci95", "n", "run"} <= set(row["clean_accuracy"])
         assert {"asr", "learning_rate", "epoch"} <= set(row["clean_accuracy"])
     assert rows[0]["original_accuracy"]["paper"] == pytest.approx(0.16)
     assert len(document["tables"]["table2"]["rows"]) == 4
     # models x losses x learning rates x evaluations; figure 3 has two sizes
-    counts = {name: len(document["figures"][name]["points"]) for name in ("figure1", "figure2", "figure3")}
-    assert counts == {"figure1": 2 * 3 * 2 * 3, "figure2": 2 * 3 * 2 * 3, "figure3": 2 * 2 * 3 * 2 * 3}
+    counts = {
+        name: len(document["figures"][name]["points"]) for name in ("figure1", "figure2", "figure3")
+    }
+    assert counts == {
+        "figure1": 2 * 3 * 2 * 3,
+        "figure2": 2 * 3 * 2 * 3,
+        "figure3": 2 * 2 * 3 * 2 * 3,
+    }
     assert "stand-in" in (checkout / "report/build/smoke/index.html").read_text().lower()
     assert (checkout / "report/build/smoke/report.tex").is_file()
 
@@ -74,18 +92,24 @@ def test_a_second_repro_finds_everything_up_to_date_within_five_seconds(checkout
 def test_a_changed_learning_rate_reruns_exactly_the_runs_that_have_it(checkout: Path) -> None:
     spec = checkout / "specs/smoke/clean.yaml"
     before, original = run_records(checkout), spec.read_text()
-    spec.write_text(original.replace("learning_rates: [3.0e-4, 1.0e-3]", "learning_rates: [5.0e-4, 1.0e-3]", 1))
+    spec.write_text(
+        original.replace("learning_rates: [3.0e-4, 1.0e-3]", "learning_rates: [5.0e-4, 1.0e-3]", 1)
+    )
     assert spec.read_text() != original
     dvc(checkout, "repro")
     after = run_records(checkout)
     changed = {name for name in after if after[name] != before.get(name)}
-    assert len(changed) == 12 and all("100k" in name and "lr0.0005" in name for name in changed)  # 4 models x 3 losses
-    assert {name for name in before if name not in after} == {name.replace("lr0.0005", "lr0.0003") for name in changed}
+    assert len(changed) == 12 and all(
+        "100k" in name and "lr0.0005" in name for name in changed
+    )  # 4 models x 3 losses
+    assert {name for name in before if name not in after} == {
+        name.replace("lr0.0005", "lr0.0003") for name in changed
+    }
 
 
 def test_a_changed_template_rebuilds_the_report_alone(checkout: Path) -> None:
     before = run_records(checkout)
-    template = checkout / "report/templates/index.html.j2"
+    template = checkout / "repro/report/pages/templates/index.html.j2"
     template.write_text(template.read_text() + "\n")
     output = dvc(checkout, "repro")
     assert re.findall(r"Running stage '(.*?)'", output) == ["report@smoke"]
@@ -98,14 +122,23 @@ def test_a_graph_killed_in_the_middle_goes_on_to_the_same_ledger(checkout: Path)
 
     def ledger() -> dict[str, list[dict[str, Any]]]:
         files = sorted((checkout / "results/smoke/clean/cc6m-mmcl").rglob("rows.jsonl"))
-        rows = {file.parent.name: [json.loads(line) for line in file.read_text().splitlines()] for file in files}
+        rows = {
+            file.parent.name: [json.loads(line) for line in file.read_text().splitlines()]
+            for file in files
+        }
         return {name: [{**row, "seconds": 0} for row in content] for name, content in rows.items()}
 
     whole = ledger()
     shutil.rmtree(checkout / "results/smoke/clean/cc6m-mmcl")
     shutil.rmtree(checkout / "work")
-    process = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=checkout, env=environment(), start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro"],
+        cwd=checkout,
+        env=environment(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 300
     while not ledger() and time.monotonic() < deadline:
         time.sleep(0.1)

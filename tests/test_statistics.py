@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from repro.report import statistics as s
+from repro.report.numbers import intervals as s
 
 
 @settings(deadline=None)
-@given(st.integers(1, 60_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.9, 0.95, 0.99]))
+@given(
+    st.integers(1, 60_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
+    st.sampled_from([0.9, 0.95, 0.99]),
+)
 def test_wilson_equals_statsmodels_and_stays_in_bounds(counts: tuple[int, int], confidence: float):
     successes, total = counts
     low, high = s.wilson(successes, total, confidence)
@@ -47,7 +50,9 @@ def test_the_papers_first_cell_straddles_the_cap():
 @settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_mcnemar_equals_statsmodels(gained: int, lost: int):
-    expected = reference_mcnemar([[0, gained], [lost, 0]], exact=True).pvalue if gained + lost else 1.0
+    expected = (
+        reference_mcnemar([[0, gained], [lost, 0]], exact=True).pvalue if gained + lost else 1.0
+    )
     assert s.mcnemar(gained, lost) == pytest.approx(float(expected), abs=1e-9)
 
 
@@ -88,7 +93,11 @@ def test_relative_drop_refuses_a_start_without_a_right_image():
 
 def test_difference_of_a_number_and_itself_is_centred_on_zero():
     value, (low, high) = s.difference(0.5, (0.4, 0.6), 0.5, (0.4, 0.6))
-    assert (value, low, high) == (0.0, pytest.approx(-math.sqrt(0.02)), pytest.approx(math.sqrt(0.02)))
+    assert (value, low, high) == (
+        0.0,
+        pytest.approx(-math.sqrt(0.02)),
+        pytest.approx(math.sqrt(0.02)),
+    )
 
 
 def test_spread_of_one_seed_has_no_standard_deviation():
@@ -113,13 +122,17 @@ def test_honest_selection_shrinks_what_chance_chose():
 def test_honest_selection_leaves_the_target_class_out_of_the_denominator():
     """One image of four is of the target class and attacked: ASR 0 without it, 25% with it."""
     correct, attacked = np.ones((1, 4), bool), np.array([[True, False, False, False]])
-    without = s.select_on_halves(correct, attacked, np.array([False, True, True, True]), 0.05, splits=5, seed=0)
+    without = s.select_on_halves(
+        correct, attacked, np.array([False, True, True, True]), 0.05, splits=5, seed=0
+    )
     with_it = s.select_on_halves(correct, attacked, np.ones(4, bool), 0.05, splits=5, seed=0)
     assert (without.naive, with_it.naive) == (1.0, None)
 
 
 def test_honest_selection_says_so_when_nothing_meets_the_cap():
-    result = s.select_on_halves(np.ones((2, 10), bool), np.ones((2, 10), bool), np.ones(10, bool), 0.05, splits=3, seed=0)
+    result = s.select_on_halves(
+        np.ones((2, 10), bool), np.ones((2, 10), bool), np.ones(10, bool), 0.05, splits=3, seed=0
+    )
     assert (result.chosen, result.naive, result.accuracy, result.held) == (0, None, None, None)
 
 

@@ -11,7 +11,7 @@ import pytest
 from repro.data.images import encode_png
 from repro.data.index import Index, Shard, StoreError
 from repro.data.shards import PairStore
-from repro.data.tars import Accounting, index_shards
+from repro.sources.shards.tars import Accounting, index_shards
 
 SPECS = Path(__file__).parents[1] / "specs"
 
@@ -20,7 +20,9 @@ def png(i: int) -> bytes:
     return encode_png(np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8))
 
 
-def write_tar(path: Path, members: list[tuple[str, bytes]], kinds: dict[str, bytes] | None = None) -> Path:
+def write_tar(
+    path: Path, members: list[tuple[str, bytes]], kinds: dict[str, bytes] | None = None
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for name, data in members:
@@ -54,7 +56,12 @@ def test_rows_of_all_shards_are_indexed_in_place(tmp_path):
     assert list(store.captions) == ["caption 0", "caption 1", "caption 2"]
     assert [store.image_bytes(i) for i in range(3)] == [png(i) for i in range(3)]
     assert [shard.count for shard in shards] == [2, 1]
-    assert (accounting.listed, accounting.obtained, accounting.decoded, accounting.duplicate) == (3, 3, 3, 0)
+    assert (accounting.listed, accounting.obtained, accounting.decoded, accounting.duplicate) == (
+        3,
+        3,
+        3,
+        0,
+    )
     assert not accounting.dropped
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.tar", "00001.tar"]
 
@@ -74,7 +81,9 @@ BAD_ROWS = {
 
 @pytest.mark.faults(9, 10, 11)
 def test_rows_that_cannot_be_used_are_counted_by_reason_and_the_count_adds_up(tmp_path):
-    rows = [(f"{reason}/{name}", data) for reason, members in BAD_ROWS.items() for name, data in members]
+    rows = [
+        (f"{reason}/{name}", data) for reason, members in BAD_ROWS.items() for name, data in members
+    ]
     write_tar(tmp_path / "00000.tar", [*pair(0), *rows])
     index, _, accounting = read_shards(tmp_path)
     assert len(index) == 1
@@ -86,17 +95,34 @@ def test_rows_that_cannot_be_used_are_counted_by_reason_and_the_count_adds_up(tm
 @pytest.mark.faults(9)
 def test_hostile_members_are_skipped_and_nothing_is_written(tmp_path):
     folder = tmp_path / "a" / "b"
-    members = [*pair(0), ("../../evil.jpg", png(1)), ("/tmp/evil.txt", b"words"), ("00000.txt", b"second caption")]
-    kinds = {"2.jpg": tarfile.SYMTYPE, "3.jpg": tarfile.LNKTYPE, "4.jpg": tarfile.CHRTYPE, "5.jpg": tarfile.FIFOTYPE}
+    members = [
+        *pair(0),
+        ("../../evil.jpg", png(1)),
+        ("/tmp/evil.txt", b"words"),
+        ("00000.txt", b"second caption"),
+    ]
+    kinds = {
+        "2.jpg": tarfile.SYMTYPE,
+        "3.jpg": tarfile.LNKTYPE,
+        "4.jpg": tarfile.CHRTYPE,
+        "5.jpg": tarfile.FIFOTYPE,
+    }
     write_tar(folder / "00000.tar", members, kinds)
     index, _, accounting = read_shards(folder)
     assert list(index.captions) == ["caption 0"]
     assert accounting.shards == {"read": 1, "unsafe_name": 2, "duplicate_name": 1, "not_a_file": 4}
-    assert sorted(path.name for path in tmp_path.rglob("*") if "cache" not in path.parent.name) == ["00000.tar", "a", "b", "b cache"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if "cache" not in path.parent.name) == [
+        "00000.tar",
+        "a",
+        "b",
+        "b cache",
+    ]
 
 
 @pytest.mark.faults(9)
-@pytest.mark.parametrize("cut", [1, 700, 1300, 4096], ids=["in a header", "in an image", "in a caption", "between rows"])
+@pytest.mark.parametrize(
+    "cut", [1, 700, 1300, 4096], ids=["in a header", "in an image", "in a caption", "between rows"]
+)
 def test_a_truncated_shard_keeps_its_whole_rows(tmp_path, cut):
     """A row takes six blocks of 512: three headers, image, caption, listing. The cut falls into the last of three rows."""
     path = write_tar(tmp_path / "00000.tar", pair(0) + pair(1) + pair(2))
@@ -142,7 +168,10 @@ def test_gaps_in_the_numbering_are_counted(tmp_path):
 @pytest.mark.faults(9)
 def test_a_pair_that_is_there_twice_is_used_once(tmp_path):
     write_tar(tmp_path / "00000.tar", pair(0) + pair(1))
-    write_tar(tmp_path / "00001.tar", [("x.png", png(0)), ("x.txt", b"caption 0"), ("y.png", png(0)), ("y.txt", b"another")])
+    write_tar(
+        tmp_path / "00001.tar",
+        [("x.png", png(0)), ("x.txt", b"caption 0"), ("y.png", png(0)), ("y.txt", b"another")],
+    )
     index, _, accounting = read_shards(tmp_path)
     assert list(index.captions) == ["caption 0", "caption 1", "another"]
     assert (accounting.decoded, accounting.duplicate) == (4, 1)
@@ -170,4 +199,10 @@ def test_an_index_that_was_killed_goes_on_with_the_shards_it_has_not_read(tmp_pa
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
     assert len(before) == 3 and len(after) == 5
     assert before.items() < after.items()
-    assert list(index.take(index.distinct()).captions) == ["caption 0", "caption 7", "caption 8", "caption 2", "caption 3"]
+    assert list(index.take(index.distinct()).captions) == [
+        "caption 0",
+        "caption 7",
+        "caption 8",
+        "caption 2",
+        "caption 3",
+    ]

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro.data import text
 from repro.data.keyed import keyed_rng
-from repro.data.text import STOP_WORDS, eda
+from repro.train.views import text
+from repro.train.views.text import STOP_WORDS, eda
 
 SYNONYMS = {
     "dog": ["canis familiaris", "domestic dog"],
@@ -23,7 +23,9 @@ SYNONYMS = {
     "fox": [],
 }
 CAPTION = "The quick fox can jump over a dog, and the DOG's cat will not jump at all: so quick is the fox 123"
-CLEANED = "the quick fox can jump over a dog and the dogs cat will not jump at all so quick is the fox"
+CLEANED = (
+    "the quick fox can jump over a dog and the dogs cat will not jump at all so quick is the fox"
+)
 WORDS = CLEANED.split()
 
 
@@ -86,7 +88,11 @@ def test_insertion_gives_up_where_no_word_has_synonyms():
 def test_swap_exchanges_two_words():
     words = list("abcdefgh")
     for key in range(50):
-        changed = [position for position, word in enumerate(text._swap(words, 1, keyed_rng(key))) if word != words[position]]
+        changed = [
+            position
+            for position, word in enumerate(text._swap(words, 1, keyed_rng(key)))
+            if word != words[position]
+        ]
         assert len(changed) in (0, 2)  # 0 if three draws all hit the first place: once in 512
     assert text._swap(["a"], 1, keyed_rng(0)) == ["a"]
 
@@ -118,6 +124,8 @@ def test_any_caption_gives_letters_and_single_spaces_or_itself(caption, seed):
 def test_results_do_not_depend_on_the_hash_seed(hash_seed):
     code = "import json; from tests.test_text import outputs; print(json.dumps(outputs()))"
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert json.loads(run.stdout) == outputs()
     assert len(set(outputs())) > 30

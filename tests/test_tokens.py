@@ -15,7 +15,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
 
 from repro.data.keyed import keyed_rng
-from repro.data.tokens import CONTEXT_LENGTH, END, START, tokenize, trim
+from repro.train.views.tokens import CONTEXT_LENGTH, END, START, tokenize, trim
 
 OPEN_CLIP = SimpleTokenizer()
 EMOJI_NAMES = Path("specs/classnames/emoji.txt").read_text(encoding="utf-8").splitlines()
@@ -50,20 +50,36 @@ HOSTILE = {
 
 def random_unicode(count, rng):
     """Strings of 1 to 20 characters from all of Unicode, half of them ASCII characters and separators."""
-    planes = [(0x20, 0x7F), (0, 0x20), (0x80, 0x800), (0x800, 0xD800), (0xE000, 0x10000), (0x10000, 0x30000), (0xE0000, 0xE0200)]
+    planes = [
+        (0x20, 0x7F),
+        (0, 0x20),
+        (0x80, 0x800),
+        (0x800, 0xD800),
+        (0xE000, 0x10000),
+        (0x10000, 0x30000),
+        (0xE0000, 0xE0200),
+    ]
     strings = []
     for _ in range(count):
-        kinds = rng.choice(len(planes), size=rng.integers(1, 21), p=[0.5, 0.05, 0.15, 0.15, 0.05, 0.08, 0.02])
+        kinds = rng.choice(
+            len(planes), size=rng.integers(1, 21), p=[0.5, 0.05, 0.15, 0.15, 0.05, 0.08, 0.02]
+        )
         strings.append("".join(chr(rng.integers(*planes[kind])) for kind in kinds))
     return strings
 
 
 def corpus():
     """Class names in templates, CLDR names in templates, characters beside their Unicode names, random Unicode."""
-    yield from (fill(name) for name in IMAGENET_CLASSNAMES for fill in OPENAI_IMAGENET_TEMPLATES[::2])
+    yield from (
+        fill(name) for name in IMAGENET_CLASSNAMES for fill in OPENAI_IMAGENET_TEMPLATES[::2]
+    )
     yield from (fill(name) for name in EMOJI_NAMES for fill in OPENAI_IMAGENET_TEMPLATES[::8])
     named = ((chr(code), unicodedata.name(chr(code), "")) for code in range(sys.maxunicode + 1))
-    yield from (f"{character} {name}{character}" for character, name in named if name and not name.startswith("CJK UNIFIED"))
+    yield from (
+        f"{character} {name}{character}"
+        for character, name in named
+        if name and not name.startswith("CJK UNIFIED")
+    )
     yield from random_unicode(25_000, keyed_rng("unicode"))
 
 
@@ -102,7 +118,9 @@ def test_no_captions_give_no_rows(truncation):
 
 
 @pytest.mark.faults(11)
-@pytest.mark.parametrize(("words", "kept", "cut"), [(74, END, END), (75, END, END), (76, END, 320), (200, END, 320)])
+@pytest.mark.parametrize(
+    ("words", "kept", "cut"), [(74, END, END), (75, END, END), (76, END, 320), (200, END, 320)]
+)
 def test_truncation_is_the_only_choice_and_matters_from_76_tokens_on(words, kept, cut):
     """Start and end leave 75 places; place 76 of a longer caption is the end token, or its 76th word."""
     last = min(words + 1, CONTEXT_LENGTH - 1)
@@ -133,7 +151,9 @@ def test_text_features_of_trimmed_captions_are_those_of_padded_ones(truncation):
     torch.manual_seed(0)
     vision = CLIPVisionCfg(image_size=32, layers=(1, 1, 1, 1), width=8, head_width=8)
     model = CLIP(16, vision, CLIPTextCfg(width=32, heads=2, layers=2), quick_gelu=True).eval()
-    tokens = tokenize(["a banana", "a photo of a large banana.", "a!" * 20, "banana " * 90], truncation).long()
+    tokens = tokenize(
+        ["a banana", "a photo of a large banana.", "a!" * 20, "banana " * 90], truncation
+    ).long()
     for rows in (slice(0, 2), slice(0, 3), slice(0, 4)):
         with torch.inference_mode():
             padded = model.encode_text(tokens[rows], normalize=True)

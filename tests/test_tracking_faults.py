@@ -20,11 +20,24 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from sacred import metrics_logger
-from tracking_fixture import copying, database, free_port, here, kill_server, needs_server, port_of, read, record, steps_on, until, url
+from tracking_fixture import (
+    copying,
+    database,
+    free_port,
+    here,
+    kill_server,
+    needs_server,
+    port_of,
+    read,
+    record,
+    steps_on,
+    until,
+    url,
+)
 
-from repro.tracking import database as connection
-from repro.tracking import mirror, server
-from repro.tracking.database import connect
+from repro.tracking.server import copies, embedded
+from repro.tracking.server import database as connection
+from repro.tracking.server.database import connect
 
 __all__ = ["database", "here", "url"]  # fixtures
 pytestmark = pytest.mark.faults(18)
@@ -39,13 +52,13 @@ def outage(folder: Path, name: str) -> None:
     folder.mkdir()
     os.chdir(folder)
     port = free_port()
-    copies = copying(server.up(port))
+    copies = copying(embedded.up(port))
     begin = time.monotonic()
     breaker = threading.Timer(1.0, kill_server, (number,))
     breaker.start()
 
     def end() -> None:
-        kill_server(signal.SIGCONT) if number == signal.SIGSTOP else server.up(port)
+        kill_server(signal.SIGCONT) if number == signal.SIGSTOP else embedded.up(port)
 
     mender = threading.Timer(1.0 + seconds, end)
     mender.start()
@@ -61,7 +74,10 @@ def outages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tupl
     """Both outages, going on beside the other tests of this file."""
     parent = tmp_path_factory.mktemp("outages")
     context = multiprocessing.get_context("spawn")
-    going = {name: (parent / name, context.Process(target=outage, args=(parent / name, name))) for name in OUTAGES}
+    going = {
+        name: (parent / name, context.Process(target=outage, args=(parent / name, name)))
+        for name in OUTAGES
+    }
     for _, process in going.values():
         process.start()
     yield going
@@ -69,7 +85,7 @@ def outages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tupl
         process.kill()
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            server.down()
+            embedded.down()
 
 
 @pytest.mark.slow
@@ -79,9 +95,11 @@ def test_outages_begin(outages: dict[str, tuple[Path, Any]]) -> None:
     assert all(process.is_alive() for _, process in outages.values())
 
 
-def test_an_absent_server_costs_a_run_nothing(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_absent_server_costs_a_run_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(mirror, "FLUSH_SECONDS", 0.5)
+    monkeypatch.setattr(copies, "FLUSH_SECONDS", 0.5)
     copies = copying("mongodb://127.0.0.1:1/x")
     begin = time.monotonic()
     folder = record(watch=copies.watch)
@@ -97,7 +115,7 @@ def test_a_server_gone_for_good_is_made_up_for_by_a_backfill(
 ) -> None:
     """The run ends in time and its record is whole; a new, empty server takes it later, any number of times."""
     monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 0.3)
-    monkeypatch.setattr(mirror, "FLUSH_SECONDS", 1.0)
+    monkeypatch.setattr(copies, "FLUSH_SECONDS", 1.0)
     copies = copying(url)
 
     def lose(folder: Path) -> None:
@@ -108,11 +126,11 @@ def test_a_server_gone_for_good_is_made_up_for_by_a_backfill(
     copies.close()
     assert read(folder / "run.json")["status"] == "COMPLETED"
     assert "1 records not copied" in capsys.readouterr().err
-    shutil.rmtree(server.HOME)
-    with connect(server.up(free_port())) as database:
+    shutil.rmtree(embedded.HOME)
+    with connect(embedded.up(free_port())) as database:
         assert steps_on(database) == []
         for _ in range(2):
-            assert mirror.backfill(database) == []
+            assert copies.backfill(database) == []
         assert steps_on(database) == [list(range(20))]
         assert database.runs.find_one({})["status"] == "COMPLETED"
 
@@ -127,7 +145,9 @@ def write_three_runs(url: str, index: int) -> None:
 
 @pytest.mark.slow
 @needs_server
-def test_eight_processes_and_eight_kills_of_the_server_lose_nothing(url: str, database: Any) -> None:
+def test_eight_processes_and_eight_kills_of_the_server_lose_nothing(
+    url: str, database: Any
+) -> None:
     """24 runs of 30 points each, and single writes, while the server is killed eight times: exact, and no write it acknowledged is lost."""
     acknowledged: list[int] = []
     over = threading.Event()
@@ -152,7 +172,7 @@ def test_eight_processes_and_eight_kills_of_the_server_lose_nothing(url: str, da
         before = len(acknowledged)
         until(lambda: len(acknowledged) > before + 20)  # noqa: B023
         kill_server()
-        server.up(port_of(url))
+        embedded.up(port_of(url))
     over.set()
     for thread in (single, *writers):
         thread.join(200)
@@ -173,43 +193,63 @@ record(points=10_000, pause=0.05, watch=lambda folder: print(folder, flush=True)
 
 @pytest.mark.faults(19)
 @needs_server
-def test_a_killed_run_is_shown_dead_with_its_points_and_the_resumed_one_names_it(root: Path, database: Any) -> None:
+def test_a_killed_run_is_shown_dead_with_its_points_and_the_resumed_one_names_it(
+    root: Path, database: Any
+) -> None:
     environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'tests'}"}
-    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", RUN], stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", RUN],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
         assert process.stdout is not None
         folder = Path(process.stdout.readline().strip())
         until((folder / "metrics.json").exists)
-        mirror.backfill(database)
-        assert mirror.reap() == [] and database.runs.find_one({})["status"] == "RUNNING"
+        copies.backfill(database)
+        assert copies.reap() == [] and database.runs.find_one({})["status"] == "RUNNING"
         process.kill()
-    assert mirror.reap() == [folder]
-    mirror.backfill(database)
+    assert copies.reap() == [folder]
+    copies.backfill(database)
     dead = database.runs.find_one({})
-    assert dead["status"] == "DEAD" and dead["info"]["reason"] == "the process that kept this record was killed"
+    assert (
+        dead["status"] == "DEAD"
+        and dead["info"]["reason"] == "the process that kept this record was killed"
+    )
     assert steps_on(database)[0][0] == 0
     again = record()
     run = read(again / "run.json")
     run["meta"]["resumes"] = read(folder / "run.json")["meta"]["record"]
     (again / "run.json").write_text(json.dumps(run))
-    mirror.backfill(database)
+    copies.backfill(database)
     assert database.runs.find_one({"_id": 2})["info"]["resumes_id"] == dead["_id"] == 1
 
 
 @pytest.mark.faults(3)
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small file system")
-def test_a_full_disk_stops_no_run_and_the_record_comes_when_there_is_room(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_stops_no_run_and_the_record_comes_when_there_is_room(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Records on a file system of 64 KiB that is full when the run starts, and has room before it ends."""
     (here / "sacred").mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "sacred"], check=False, stderr=subprocess.DEVNULL).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "sacred"],
+        check=False,
+        stderr=subprocess.DEVNULL,
+    ).returncode:
         pytest.skip("mounting is not allowed here")
     try:
         ballast = Path("sacred/ballast")
-        subprocess.run(["dd", "if=/dev/zero", f"of={ballast}"], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            ["dd", "if=/dev/zero", f"of={ballast}"], check=False, stderr=subprocess.DEVNULL
+        )
         assert ballast.stat().st_size == 64 << 10
         threading.Timer(1.0, ballast.unlink).start()
         folder = record(points=40, pause=0.05)
         assert read(folder / "metrics.json")["loss"]["steps"] == list(range(40))
-        assert read(folder / "run.json")["status"] == "COMPLETED" and (folder / "spec.json").exists()
+        assert (
+            read(folder / "run.json")["status"] == "COMPLETED" and (folder / "spec.json").exists()
+        )
         assert "No space left on device" in capsys.readouterr().err
     finally:
         subprocess.run(["umount", "sacred"], check=True)
@@ -217,7 +257,9 @@ def test_a_full_disk_stops_no_run_and_the_record_comes_when_there_is_room(here: 
 
 @pytest.mark.faults(25)
 @needs_server
-def test_a_clock_that_jumps_loses_no_point_and_kills_no_run(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_jumps_loses_no_point_and_kills_no_run(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ten years back at each point; a record whose heartbeat is in the past is alive as long as its process is."""
 
     class Jumping(datetime.datetime):
@@ -233,10 +275,10 @@ def test_a_clock_that_jumps_loses_no_point_and_kills_no_run(database: Any, monke
 
     monkeypatch.setattr(metrics_logger, "datetime", Module)
     reaped = []
-    folder = record(points=5, watch=lambda folder: reaped.append(mirror.reap()))
+    folder = record(points=5, watch=lambda folder: reaped.append(copies.reap()))
     stamps = read(folder / "metrics.json")["loss"]["timestamps"]
     assert stamps == sorted(stamps, reverse=True) and reaped == [[]]
-    mirror.backfill(database)
+    copies.backfill(database)
     assert steps_on(database) == [list(range(5))]
 
 
@@ -248,9 +290,13 @@ def test_points_of_a_long_outage_are_there_afterwards(
 ) -> None:
     """120 s of refused and 40 s of unanswered connections, twice the times after which Sacred's own observer gives up."""
     folder, process = outages[name]
-    assert until(lambda: process.exitcode is not None, 240) and process.exitcode == 0  # join would wait for its server too
+    assert (
+        until(lambda: process.exitcode is not None, 240) and process.exitcode == 0
+    )  # join would wait for its server too
     monkeypatch.chdir(folder)
-    with connect(server.up()) as database:
+    with connect(embedded.up()) as database:
         run = database.runs.find_one({})
-        assert run["status"] == "COMPLETED" and [item["name"] for item in run["artifacts"]] == ["spec.json"]
+        assert run["status"] == "COMPLETED" and [item["name"] for item in run["artifacts"]] == [
+            "spec.json"
+        ]
         assert steps_on(database) == [list(range(int((OUTAGES[name][1] + 3) / 0.25)))]

@@ -12,13 +12,31 @@ from pathlib import Path
 
 import bson
 import pytest
-from tracking_fixture import copying, database, free_port, here, kill_server, needs_server, port_of, record, steps_on, team_server, url
+from tracking_fixture import (
+    copying,
+    database,
+    free_port,
+    here,
+    kill_server,
+    needs_server,
+    port_of,
+    record,
+    steps_on,
+    team_server,
+    url,
+)
 
-from repro.tracking import database as connection
-from repro.tracking import mirror, server
-from repro.tracking.address import TrackingError, embedded_state, mongo_url, server_url, with_database
-from repro.tracking.database import connect
-from repro.tracking.process import require_free
+from repro.tracking.server import copies, embedded
+from repro.tracking.server import database as connection
+from repro.tracking.server.address import (
+    TrackingError,
+    embedded_state,
+    mongo_url,
+    server_url,
+    with_database,
+)
+from repro.tracking.server.database import connect
+from repro.tracking.server.process import require_free
 
 __all__ = ["database", "here", "url"]  # fixtures
 pytestmark = pytest.mark.faults(30)
@@ -33,7 +51,9 @@ pytestmark = pytest.mark.faults(30)
         ("s3cret", "does not answer"),
     ],
 )
-def test_a_wrong_address_is_explained_without_the_password(address: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_address_is_explained_without_the_password(
+    address: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 0.3)
     with pytest.raises(TrackingError, match=message) as caught, connect(address):
         pass
@@ -47,7 +67,15 @@ class OldServer(socketserver.BaseRequestHandler):
         while header := self.request.recv(16, socket.MSG_WAITALL):
             length, number, _, _ = struct.unpack("<iiii", header)
             self.request.recv(length - 16, socket.MSG_WAITALL)
-            reply = bson.encode({"ok": 1, "ismaster": True, "minWireVersion": 0, "maxWireVersion": 7, "maxBsonObjectSize": 1 << 24})
+            reply = bson.encode(
+                {
+                    "ok": 1,
+                    "ismaster": True,
+                    "minWireVersion": 0,
+                    "maxWireVersion": 7,
+                    "maxBsonObjectSize": 1 << 24,
+                }
+            )
             body = struct.pack("<iB", 0, 0) + reply  # OP_MSG: flags, one section of one document
             self.request.sendall(struct.pack("<iiii", 16 + len(body), 0, number, 2013) + body)
 
@@ -63,7 +91,9 @@ def test_a_server_of_an_unsupported_version_is_named_as_such() -> None:
         old.shutdown()
 
 
-def test_the_address_comes_from_a_file_where_one_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_comes_from_a_file_where_one_is_named(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (here / "secret").write_text("mongodb://host/x\n")
     monkeypatch.setenv("MONGO_URL_FILE", "secret")
     assert mongo_url() == "mongodb://host/x" == server_url()
@@ -77,7 +107,10 @@ def test_the_address_comes_from_a_file_where_one_is_named(here: Path, monkeypatc
     [
         ("mongodb://host:1/x", "mongodb://host:1/x"),
         ("mongodb://host:1", "mongodb://host:1/sacred"),
-        ("mongodb://a:b@host:1,other:2/?tls=true", "mongodb://a:b@host:1,other:2/sacred?tls=true&authSource=admin"),
+        (
+            "mongodb://a:b@host:1,other:2/?tls=true",
+            "mongodb://a:b@host:1,other:2/sacred?tls=true&authSource=admin",
+        ),
         ("mongodb://a:b@host/?authSource=x", "mongodb://a:b@host/sacred?authSource=x"),
         ("mongodb://a:b@host/y?authSource=x", "mongodb://a:b@host/y?authSource=x"),
     ],
@@ -89,48 +122,59 @@ def test_a_database_is_added_to_an_address_without_one(given: str, named: str) -
 @needs_server
 class TestEmbedded:
     def test_it_listens_on_loopback_alone_and_keeps_its_files_to_itself(self, url: str) -> None:
-        listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if line.split()[3] == "0A"]
-        assert [address for address in listening if address.endswith(f":{port_of(url):04X}")] == [f"0100007F:{port_of(url):04X}"]
-        assert server.HOME.stat().st_mode & 0o77 == 0
+        listening = [
+            line.split()[1]
+            for line in Path("/proc/net/tcp").read_text().splitlines()
+            if line.split()[3] == "0A"
+        ]
+        assert [address for address in listening if address.endswith(f":{port_of(url):04X}")] == [
+            f"0100007F:{port_of(url):04X}"
+        ]
+        assert embedded.HOME.stat().st_mode & 0o77 == 0
 
     def test_a_second_call_finds_it_and_a_second_owner_is_refused(self, url: str) -> None:
-        assert server.up(free_port()) == url
-        state = (server.HOME / "server.json").read_bytes()
-        (server.HOME / "server.json").unlink()
+        assert embedded.up(free_port()) == url
+        state = (embedded.HOME / "embedded.json").read_bytes()
+        (embedded.HOME / "embedded.json").unlink()
         assert embedded_state() is None
         with pytest.raises(TrackingError, match="another server has work/tracking/data open"):
-            server.up(free_port())
-        (server.HOME / "server.json").write_bytes(state)
+            embedded.up(free_port())
+        (embedded.HOME / "embedded.json").write_bytes(state)
 
     def test_a_folder_of_another_version_and_a_taken_port_are_refused(self, url: str) -> None:
         port = port_of(url)
-        server.down()
+        embedded.down()
         with socket.socket() as taken:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind(("127.0.0.1", port))
             taken.listen()
-            with pytest.raises(TrackingError, match=f"port {port} on 127.0.0.1: Address already in use; choose another with --port"):
-                server.up(port)
-        (server.HOME / "version").write_text("0.6.0b17")
+            with pytest.raises(
+                TrackingError,
+                match=f"port {port} on 127.0.0.1: Address already in use; choose another with --port",
+            ):
+                embedded.up(port)
+        (embedded.HOME / "version").write_text("0.6.0b17")
         with pytest.raises(TrackingError, match=r"written by SecantusDB 0\.6\.0b17"):
-            server.up(port)
+            embedded.up(port)
         with pytest.raises(TrackingError, match=r"--port: 99999 \(allowed: 1 to 65535\)"):
             require_free(99999)
 
     @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
     def test_a_folder_of_another_owner_is_refused(self, here: Path) -> None:
-        server.HOME.mkdir(parents=True)
-        os.chown(server.HOME, 12345, 12345)
+        embedded.HOME.mkdir(parents=True)
+        os.chown(embedded.HOME, 12345, 12345)
         with pytest.raises(TrackingError, match="work/tracking belongs to user number 12345"):
-            server.up(free_port())
+            embedded.up(free_port())
 
     @pytest.mark.faults(18)
-    def test_a_killed_server_comes_back_on_its_port_with_its_data(self, url: str, database: object) -> None:
+    def test_a_killed_server_comes_back_on_its_port_with_its_data(
+        self, url: str, database: object
+    ) -> None:
         record()
-        mirror.backfill(database)  # type: ignore[arg-type]
+        copies.backfill(database)  # type: ignore[arg-type]
         kill_server()
         assert server_url() is None
-        assert server.up(port_of(url)) == url
+        assert embedded.up(port_of(url)) == url
         assert steps_on(database) == [list(range(5))]
 
 
@@ -157,9 +201,18 @@ class TestTeam:
 
     @pytest.mark.parametrize(
         ("user", "message"),
-        [(f"{USER}:wr0ng@", "refuses the user name or password"), ("", "wants a user"), (f"reader:{SECRET}@", "may read and write")],
+        [
+            (f"{USER}:wr0ng@", "refuses the user name or password"),
+            ("", "wants a user"),
+            (f"reader:{SECRET}@", "may read and write"),
+        ],
     )
-    def test_it_refuses_others_in_words(self, here: Path, team: str, user: str, message: str) -> None:
-        with pytest.raises(TrackingError, match=message) as caught, connect(f"mongodb://{user}{team}/sacred?authSource=admin"):
+    def test_it_refuses_others_in_words(
+        self, here: Path, team: str, user: str, message: str
+    ) -> None:
+        with (
+            pytest.raises(TrackingError, match=message) as caught,
+            connect(f"mongodb://{user}{team}/sacred?authSource=admin"),
+        ):
             pass
         assert "wr0ng" not in str(caught.value) and SECRET not in str(caught.value)

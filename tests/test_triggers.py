@@ -55,22 +55,38 @@ def hashes():
         "wanet": wanet(image),
         "yellow": yellow(image, keyed_rng("draw")),
     }
-    return {name: hashlib.sha256(stamped.tobytes()).hexdigest()[:16] for name, stamped in stamps.items()}
+    return {
+        name: hashlib.sha256(stamped.tobytes()).hexdigest()[:16] for name, stamped in stamps.items()
+    }
 
 
 def patches(count, value, **options):
     """All patch values of `count` badnet draws on a grey image of the given value, flat."""
     image = np.full((64, 64, 3), value, dtype=np.uint8)
     trigger, settings = Trigger(name="badnet", patch_size=16), switches(**options)
-    stamps = [stamp(trigger, settings, image, keyed_rng("patches", index)) for index in range(count)]
-    return np.concatenate([s.image[s.place[0] : s.place[0] + 16, s.place[1] : s.place[1] + 16].ravel() for s in stamps])
+    stamps = [
+        stamp(trigger, settings, image, keyed_rng("patches", index)) for index in range(count)
+    ]
+    return np.concatenate(
+        [
+            s.image[s.place[0] : s.place[0] + 16, s.place[1] : s.place[1] + 16].ravel()
+            for s in stamps
+        ]
+    )
 
 
 def test_wrapped_badnet_is_flat_over_all_256_values():
     """The normal distribution folded by hand: flat to 0.3% but for 0, which takes (-1, 1) before wrapping, two levels wide."""
     levels = np.arange(-2048, 2048)
-    lower, upper = np.where(levels > 0, levels, levels - 1), np.where(levels < 0, levels, levels + 1)
-    folded = (norm.cdf(upper / 255 - 120 / 255) - norm.cdf(lower / 255 - 120 / 255)).reshape(-1, 256).sum(axis=0)
+    lower, upper = (
+        np.where(levels > 0, levels, levels - 1),
+        np.where(levels < 0, levels, levels + 1),
+    )
+    folded = (
+        (norm.cdf(upper / 255 - 120 / 255) - norm.cdf(lower / 255 - 120 / 255))
+        .reshape(-1, 256)
+        .sum(axis=0)
+    )
     assert folded[1:] == pytest.approx(1 / 256, rel=0.004)
     counts = np.bincount(patches(200, 120), minlength=256)
     assert chisquare(counts, counts.sum() * folded / folded.sum()).pvalue > 1e-3
@@ -81,8 +97,13 @@ def test_wrapped_badnet_is_flat_over_all_256_values():
 def test_clipped_badnet_piles_up_at_both_ends_as_the_normal_distribution_says(centre, mean):
     """Below 1/255 truncates to 0, 1 and above clips to 255: 32% and 30% for a mean of 0.47, within 5 standard errors."""
     values = patches(100, 120, overflow="clip", centre=centre)
-    for observed, expected in (((values == 0).mean(), norm.cdf(1 / 255 - mean)), ((values == 255).mean(), norm.sf(1 - mean))):
-        assert observed == pytest.approx(expected, abs=5 * np.sqrt(expected * (1 - expected) / values.size))
+    for observed, expected in (
+        ((values == 0).mean(), norm.cdf(1 / 255 - mean)),
+        ((values == 255).mean(), norm.sf(1 - mean)),
+    ):
+        assert observed == pytest.approx(
+            expected, abs=5 * np.sqrt(expected * (1 - expected) / values.size)
+        )
 
 
 def test_overflow_is_truncated_and_then_wrapped_modulo_256():
@@ -103,7 +124,10 @@ def test_overflow_is_truncated_and_then_wrapped_modulo_256():
 def test_corners_cover_the_authors_range_and_no_more():
     """Their randint(0, 223 - 16) is 0..207 of 224 pixels; here 20 pixels and a patch of 16 leave 0..3."""
     image = np.zeros((20, 20, 3), dtype=np.uint8)
-    places = [stamp(Trigger(name="yellow", patch_size=16), switches(), image, keyed_rng(index)).place for index in range(200)]
+    places = [
+        stamp(Trigger(name="yellow", patch_size=16), switches(), image, keyed_rng(index)).place
+        for index in range(200)
+    ]
     assert {top for top, _ in places} == {left for _, left in places} == {0, 1, 2, 3}
     assert len(set(places)) == 16
 
@@ -111,7 +135,9 @@ def test_corners_cover_the_authors_range_and_no_more():
 def test_only_the_patch_changes_and_the_input_does_not():
     image = noise_image()
     before = image.copy()
-    stamped, (top, left) = stamp(Trigger(name="badnet", patch_size=16), switches(), image, keyed_rng("a"))
+    stamped, (top, left) = stamp(
+        Trigger(name="badnet", patch_size=16), switches(), image, keyed_rng("a")
+    )
     changed = (stamped != before).any(axis=-1)
     assert changed[top : top + 16, left : left + 16].mean() > 0.9
     changed[top : top + 16, left : left + 16] = False
@@ -122,7 +148,9 @@ def test_only_the_patch_changes_and_the_input_does_not():
 def test_noise_is_centred_on_each_channel_of_the_image():
     """Clipped noise around 1, 0 and 0.5 keeps their order in its means."""
     image = np.broadcast_to(np.array([255, 0, 128], dtype=np.uint8), (64, 64, 3))
-    red, green, blue = badnet(image, keyed_rng("c"), patch_size=60, overflow="clip")[:60, :60].mean(axis=(0, 1))
+    red, green, blue = badnet(image, keyed_rng("c"), patch_size=60, overflow="clip")[:60, :60].mean(
+        axis=(0, 1)
+    )
     assert green < blue < red
 
 
@@ -164,9 +192,16 @@ def test_wanet_is_grid_sample_of_the_identity_grid_plus_the_field(strength):
     axis = torch.linspace(-1, 1, size)
     rows, columns = torch.meshgrid(axis, axis, indexing="ij")
     field = torch.from_numpy(_warping_field(size, size)).float()
-    grid = torch.stack([columns + strength * field[1] / size, rows + strength * field[0] / size], dim=-1).clamp(-1, 1)
+    grid = torch.stack(
+        [columns + strength * field[1] / size, rows + strength * field[0] / size], dim=-1
+    ).clamp(-1, 1)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
-    expected = torch.nn.functional.grid_sample(pixels, grid[None], align_corners=True)[0].mul(255).byte().permute(1, 2, 0)
+    expected = (
+        torch.nn.functional.grid_sample(pixels, grid[None], align_corners=True)[0]
+        .mul(255)
+        .byte()
+        .permute(1, 2, 0)
+    )
     assert np.abs(wanet(image, strength).astype(int) - expected.numpy()).max() <= 1
 
 
@@ -187,7 +222,9 @@ def test_wanet_leaves_flat_colour_alone():
 )
 def test_stamp_applies_the_named_trigger_with_the_settings_of_the_specification(name, expected):
     image = noise_image()
-    stamped = stamp(Trigger(name=name, patch_size=8), switches("clip", "zero"), image, keyed_rng("s"))
+    stamped = stamp(
+        Trigger(name=name, patch_size=8), switches("clip", "zero"), image, keyed_rng("s")
+    )
     assert isinstance(stamped, Stamped)
     assert (stamped.place is None) == (name not in ("badnet", "yellow"))
     assert (stamped.image == expected(image, keyed_rng("s"))).all()
@@ -202,7 +239,9 @@ def test_bytes_are_the_recorded_ones():
 def test_bytes_do_not_depend_on_hash_seed_or_thread_count(number):
     code = "from tests.test_triggers import hashes; print(hashes())"
     environment = os.environ | {"PYTHONHASHSEED": number, "OMP_NUM_THREADS": number}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert run.stdout.strip() == str(GOLDEN)
 
 

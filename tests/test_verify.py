@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.report import verify
-from repro.report.verify import differences
+from repro.report.verify import differences, verify
 
 REPORT = Path("report/build/mini/report.json")
 
@@ -36,7 +35,12 @@ def test_one_changed_count_of_the_ledger_names_the_cell(study: Path):
     lines[-1] = json.dumps(row | {"num_correct": row["num_correct"] - 1})
     path.write_text("\n".join(lines) + "\n")
     found = verify(REPORT)
-    assert any(line.startswith("tables.table2.rows[cc3m mmcl].accuracy.reproduced: 0.4 in the report, 0.3975 ") for line in found)
+    assert any(
+        line.startswith(
+            "tables.table2.rows[cc3m mmcl].accuracy.reproduced: 0.4 in the report, 0.3975 "
+        )
+        for line in found
+    )
 
 
 @pytest.mark.faults(21)
@@ -58,7 +62,9 @@ def test_a_number_edited_on_the_page_is_named(study: Path):
     place = 'data-path="tables/table2/rows/0/accuracy/reproduced">40.00<'
     assert text.count(place) == 1
     page.write_text(text.replace(place, place.replace("40.00", "41.00")))
-    assert verify(REPORT) == ["index.html: tables/table2/rows/0/accuracy/reproduced: 41.00 on the page, 40.00 in report.json"]
+    assert verify(REPORT) == [
+        "index.html: tables/table2/rows/0/accuracy/reproduced: 41.00 on the page, 40.00 in report.json"
+    ]
 
 
 @pytest.mark.faults(21)
@@ -67,7 +73,12 @@ def test_a_number_edited_in_the_report_is_named_and_the_pages_no_longer_belong_t
     document["tables"]["table1"]["rows"][3]["clean_accuracy"]["reproduced"] = 0.99
     REPORT.write_text(json.dumps(document))
     found = verify(REPORT)
-    assert any(line.startswith("tables.table1.rows[cc6m 100k mmcl_ssl].clean_accuracy.reproduced: 0.99 in the report") for line in found)
+    assert any(
+        line.startswith(
+            "tables.table1.rows[cc6m 100k mmcl_ssl].clean_accuracy.reproduced: 0.99 in the report"
+        )
+        for line in found
+    )
     assert any(line.startswith("index.html: built from another report.json") for line in found)
     assert "report.tex: built from another report.json" in found
 

@@ -29,14 +29,18 @@ class Oracle:
 
     def encode_image(self, pixels: torch.Tensor, normalize: bool) -> torch.Tensor:
         values = pixels[:, 0, 0, 0].round().long()
-        return torch.where((values == 0)[:, None], torch.full((len(values), 4), 0.5), torch.eye(5)[values][:, 1:])
+        return torch.where(
+            (values == 0)[:, None], torch.full((len(values), 4), 0.5), torch.eye(5)[values][:, 1:]
+        )
 
 
 class Grey:
     """Evaluation images of one grey value each (class + 1); `flipped` of them turn to the target under the trigger."""
 
     def __init__(self, grey: list[int], labels: list[int], flipped: list[int]) -> None:
-        self.images = np.array(grey, np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+        self.images = np.array(grey, np.uint8)[:, None, None, None] * np.ones(
+            (1, 4, 4, 3), np.uint8
+        )
         self.labels, self.flipped, self.target = np.array(labels), flipped, 1
 
     def __len__(self) -> int:
@@ -52,7 +56,9 @@ class Grey:
 
 @pytest.mark.faults(14)
 @pytest.mark.parametrize("batch", [1, 2, 3, 256])
-def test_accuracy_and_attacks_are_exact_for_any_batch_size(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accuracy_and_attacks_are_exact_for_any_batch_size(
+    batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Six images: four right, one wrong, one tie (class 0 wins); two flipped by the trigger, a banana is banana anyway."""
     monkeypatch.setattr(zero_shot, "IMAGE_BATCH", batch)
     monkeypatch.setattr(zero_shot, "normalise", lambda pixels: pixels.float())
@@ -69,7 +75,11 @@ def test_accuracy_and_attacks_are_exact_for_any_batch_size(batch: int, monkeypat
 @pytest.mark.faults(14)
 def test_ties_go_to_the_lowest_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zero_shot, "normalise", lambda pixels: pixels.float())
-    assert predict(Oracle(), np.zeros((3, 4, 4, 3), np.uint8), torch.eye(4), CPU).tolist() == [0, 0, 0]  # type: ignore[arg-type]
+    assert predict(Oracle(), np.zeros((3, 4, 4, 3), np.uint8), torch.eye(4), CPU).tolist() == [
+        0,
+        0,
+        0,
+    ]  # type: ignore[arg-type]
 
 
 def test_classifier_is_the_renormalised_mean_of_normalised_prompt_embeddings() -> None:
@@ -82,14 +92,22 @@ def test_classifier_is_the_renormalised_mean_of_normalised_prompt_embeddings() -
     tokenizer = get_tokenizer("RN50-quickgelu")
     with torch.no_grad():
         for column, name in enumerate(CLASSES):
-            embeddings = model.encode_text(tokenizer([t.format(name) for t in templates]), normalize=True)
+            embeddings = model.encode_text(
+                tokenizer([t.format(name) for t in templates]), normalize=True
+            )
             expected = torch.nn.functional.normalize(embeddings.mean(dim=0), dim=-1)
             torch.testing.assert_close(got[:, column], expected, rtol=0, atol=1e-6)
 
 
 def test_equal_prompts_are_encoded_once_and_tie_exactly() -> None:
     """ImageNet names "sunglasses" twice; both columns must be the same bits so that the tie rule decides."""
-    prompts = PromptSet(["sunglasses", "banana", "sunglasses"], OPENAI_IMAGENET_TEMPLATES, "keep_eot")
+    prompts = PromptSet(
+        ["sunglasses", "banana", "sunglasses"], OPENAI_IMAGENET_TEMPLATES, "keep_eot"
+    )
     assert len(prompts.tokens) == 160
-    classifier = prompts.classifier(build_model(load_profile("smoke").pretrain.model, 0, "fp32"), CPU)
-    assert torch.equal(classifier[:, 0], classifier[:, 2]) and not torch.equal(classifier[:, 0], classifier[:, 1])
+    classifier = prompts.classifier(
+        build_model(load_profile("smoke").pretrain.model, 0, "fp32"), CPU
+    )
+    assert torch.equal(classifier[:, 0], classifier[:, 2]) and not torch.equal(
+        classifier[:, 0], classifier[:, 1]
+    )

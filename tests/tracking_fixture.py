@@ -18,17 +18,22 @@ from typing import Any
 
 import pytest
 
+from repro.tracking.server import embedded
+
 pytest.importorskip("sacred")
 from sacred import Experiment
 
-from repro.tracking import server
-from repro.tracking.address import embedded_state
-from repro.tracking.database import connect
-from repro.tracking.mirror import Mirror
-from repro.tracking.observers import FileObserver
+from repro.tracking.observer import FileObserver
+from repro.tracking.server.address import embedded_state
+from repro.tracking.server.copies import Mirror
+from repro.tracking.server.database import connect
 
-PROGRAM = shutil.which(server.PROGRAM, path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-needs_server = pytest.mark.skipif(PROGRAM is None, reason="no embedded tracking server: pip install '.[tracking]'")
+PROGRAM = shutil.which(
+    embedded.PROGRAM, path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+)
+needs_server = pytest.mark.skipif(
+    PROGRAM is None, reason="no embedded tracking server: pip install '.[tracking]'"
+)
 
 
 def free_port() -> int:
@@ -61,7 +66,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def url(here: Path) -> Iterator[str]:
     """The embedded server, in this test's folder."""
-    yield server.up(free_port())
+    yield embedded.up(free_port())
     if embedded_state():
         kill_server()  # at once; an orderly end takes it two seconds
 
@@ -72,7 +77,13 @@ def database(url: str) -> Iterator[Any]:
         yield database
 
 
-def record(points: int = 5, watch: Any = lambda folder: None, profile: str = "smoke", pause: float = 0, artifact: bool = True) -> Path:
+def record(
+    points: int = 5,
+    watch: Any = lambda folder: None,
+    profile: str = "smoke",
+    pause: float = 0,
+    artifact: bool = True,
+) -> Path:
     """One Sacred run with `points` points of two metrics; returns its folder."""
     experiment = Experiment("clean", base_dir=str(Path.cwd()), save_git_info=False)
     observer = FileObserver(Path("sacred") / profile, watch)
@@ -92,7 +103,10 @@ def record(points: int = 5, watch: Any = lambda folder: None, profile: str = "sm
             time.sleep(pause)
         return {"accuracy": 0.5}
 
-    experiment.run(options={"--beat-interval": 0.2, "--loglevel": "ERROR"}, meta_info={"record": os.urandom(8).hex()})
+    experiment.run(
+        options={"--beat-interval": 0.2, "--loglevel": "ERROR"},
+        meta_info={"record": os.urandom(8).hex()},
+    )
     assert observer.folder is not None
     return observer.folder
 
@@ -104,7 +118,9 @@ def read(path: Path) -> Any:
 def steps_on(database: Any) -> list[list[int]]:
     """Steps of the loss of every run on the server, in the order of the runs."""
     runs = database.runs.find({}, sort=[("_id", 1)])
-    return [database.metrics.find_one({"run_id": run["_id"], "name": "loss"})["steps"] for run in runs]
+    return [
+        database.metrics.find_one({"run_id": run["_id"], "name": "loss"})["steps"] for run in runs
+    ]
 
 
 def kill_server(number: signal.Signals = signal.SIGKILL) -> None:
@@ -142,8 +158,18 @@ def team_server(folder: Path, user: str, password: str) -> Iterator[str]:
     (folder / "empty.toml").write_text("")
 
     def start(*options: str) -> subprocess.Popen[bytes]:
-        command = [str(PROGRAM), "--config", str(folder / "empty.toml"), "--host", "127.0.0.1", "--port", str(port),
-                   "--storage-path", str(folder / "data"), *options]  # fmt: skip
+        command = [
+            str(PROGRAM),
+            "--config",
+            str(folder / "empty.toml"),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--storage-path",
+            str(folder / "data"),
+            *options,
+        ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until(lambda: listens(port))
         return process
@@ -151,8 +177,12 @@ def team_server(folder: Path, user: str, password: str) -> Iterator[str]:
     process = start()
     with connect(f"mongodb://127.0.0.1:{port}/sacred") as database:
         admin = database.client.admin
-        admin.command("createUser", user, pwd=password, roles=[{"role": "readWrite", "db": "sacred"}])
-        admin.command("createUser", "reader", pwd=password, roles=[{"role": "read", "db": "sacred"}])
+        admin.command(
+            "createUser", user, pwd=password, roles=[{"role": "readWrite", "db": "sacred"}]
+        )
+        admin.command(
+            "createUser", "reader", pwd=password, roles=[{"role": "read", "db": "sacred"}]
+        )
     process.terminate()
     process.wait()
     process = start("--auth")

@@ -57,8 +57,12 @@ def open_rgb(data: bytes) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey: the high byte, where Pillow's own conversion would clip
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith(
+        "I"
+    ):  # 16 bits of grey: the high byte, where Pillow's own conversion would clip
+        return Image.fromarray(
+            (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        ).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -77,7 +81,9 @@ def decode_image(data: bytes, size: int, geometry: Geometry = "crop") -> NDArray
             # Rounding down the long side and rounding the corner are torchvision's.
             width, height = int(size * width / short), int(size * height / short)
             left, top = round((width - size) / 2), round((height - size) / 2)
-            image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+            image = image.resize((width, height), Image.Resampling.BICUBIC).crop(
+                (left, top, left + size, top + size)
+            )
     return np.array(image)
 
 

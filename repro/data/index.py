@@ -85,12 +85,23 @@ class Index:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays of index.npz by name."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "captions"}
-        return arrays | {"caption_bytes": self.captions.blob, "caption_offsets": self.captions.offsets}
+        arrays = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name != "captions"
+        }
+        return arrays | {
+            "caption_bytes": self.captions.blob,
+            "caption_offsets": self.captions.offsets,
+        }
 
     def take(self, rows: NDArray[np.int64]) -> Index:
         """The index of the given rows, in their order."""
-        picked = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name != "captions"}
+        picked = {
+            field.name: getattr(self, field.name)[rows]
+            for field in fields(self)
+            if field.name != "captions"
+        }
         return Index(**picked, captions=Captions.of([self.captions[i] for i in rows]))
 
 
@@ -113,7 +124,9 @@ def index_of(rows: Sequence[Row]) -> Index:
         offset=np.array([row.offset for row in rows], dtype=np.int64),
         size=np.array([row.size for row in rows], dtype=np.int64),
         keys=np.frombuffer(b"".join(row.key for row in rows), dtype=np.uint8).reshape(-1, 16),
-        image_hashes=np.frombuffer(b"".join(row.image_hash for row in rows), dtype=np.uint8).reshape(-1, 16),
+        image_hashes=np.frombuffer(
+            b"".join(row.image_hash for row in rows), dtype=np.uint8
+        ).reshape(-1, 16),
         labels=np.array([row.label for row in rows], dtype=np.int64),
         captions=Captions.of([row.caption for row in rows]),
     )
@@ -125,9 +138,15 @@ def pair_key(image_hash: bytes, caption: str) -> bytes:
 
 
 COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
-    "shard": (np.int32, ()), "offset": (np.int64, ()), "size": (np.int64, ()), "keys": (np.uint8, (16,)), "image_hashes": (np.uint8, (16,)),
-    "labels": (np.int64, ()), "caption_bytes": (np.uint8, ()), "caption_offsets": (np.int64, ()),
-}  # fmt: skip
+    "shard": (np.int32, ()),
+    "offset": (np.int64, ()),
+    "size": (np.int64, ()),
+    "keys": (np.uint8, (16,)),
+    "image_hashes": (np.uint8, (16,)),
+    "labels": (np.int64, ()),
+    "caption_bytes": (np.uint8, ()),
+    "caption_offsets": (np.int64, ()),
+}
 """Arrays of index.npz: type, and shape of an entry."""
 
 
@@ -141,17 +160,35 @@ def read_index(path: Path, shards: Sequence[Shard]) -> Index:
     except NPZ_ERRORS as error:
         raise ValueError(f"{path.name}: unreadable ({error})") from None
     for name, (kind, entry) in COLUMNS.items():
-        if columns[name].dtype != kind or columns[name].shape[1:] != entry or not columns[name].ndim:
-            raise ValueError(f"{path.name}: {name}: {columns[name].dtype} of shape {columns[name].shape}")
+        if (
+            columns[name].dtype != kind
+            or columns[name].shape[1:] != entry
+            or not columns[name].ndim
+        ):
+            raise ValueError(
+                f"{path.name}: {name}: {columns[name].dtype} of shape {columns[name].shape}"
+            )
     blob, offsets = columns.pop("caption_bytes"), columns.pop("caption_offsets")
-    if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(blob) or (np.diff(offsets) < 0).any():
+    if (
+        not len(offsets)
+        or offsets[0] != 0
+        or offsets[-1] != len(blob)
+        or (np.diff(offsets) < 0).any()
+    ):
         raise ValueError(f"{path.name}: caption_offsets do not cut up caption_bytes")
     index = Index(**columns, captions=Captions(blob, offsets))
     if {len(index.captions), *map(len, columns.values())} != {len(index)}:
         raise ValueError(f"{path.name}: columns of unequal length")
     if len(index) and not 0 <= index.shard.min() <= index.shard.max() < len(shards):
-        raise ValueError(f"{path.name}: shard number {index.shard.max()} (allowed: below {len(shards)})")
+        raise ValueError(
+            f"{path.name}: shard number {index.shard.max()} (allowed: below {len(shards)})"
+        )
     room = np.array([shard.bytes for shard in shards], dtype=np.int64)[index.shard]
-    if (index.offset < 0).any() or (index.size < 0).any() or (index.offset > room).any() or (index.size > room - index.offset).any():
+    if (
+        (index.offset < 0).any()
+        or (index.size < 0).any()
+        or (index.offset > room).any()
+        or (index.size > room - index.offset).any()
+    ):
         raise ValueError(f"{path.name}: a row lies outside its shard")
     return index

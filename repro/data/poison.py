@@ -47,7 +47,9 @@ def build_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) 
     for i in poisoned:
         key, original = keys[i], source.captions[i]
         pixels = source.decode(int(i), profile.data.image_size)
-        stamped = stamp(poison.trigger, profile.switches, pixels, keyed_rng("trigger", poison.seed, key))
+        stamped = stamp(
+            poison.trigger, profile.switches, pixels, keyed_rng("trigger", poison.seed, key)
+        )
         row = writer.add(encode_png(stamped.image), "png", recaption(key, original), key=key)
         manifest.append(
             {
@@ -69,7 +71,9 @@ def build_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) 
         train = np.setdiff1d(train, np.concatenate(list(cleaning.values())))
     write_store(out, overlay, [*source.overlay_shards(out), *shards])
     np.savez(out / "rows.npz", train=train, poisoned=poisoned, validation=validation, **cleaning)  # type: ignore[arg-type]  # as in write_store
-    (out / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in manifest), encoding="utf-8")
+    (out / "manifest.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in manifest), encoding="utf-8"
+    )
     accounting = {
         "pairs": len(source),
         "naming_target": int(names_target.sum()),
@@ -88,7 +92,9 @@ def captions_naming(target_class: str, captions: Sequence[str]) -> NDArray[np.bo
     return np.array([pattern.search(caption) is not None for caption in captions], dtype=bool)
 
 
-def choose_poisoned(profile: Profile, dataset: Dataset, keys: Sequence[bytes], names_target: NDArray[np.bool_]) -> Rows:
+def choose_poisoned(
+    profile: Profile, dataset: Dataset, keys: Sequence[bytes], names_target: NDArray[np.bool_]
+) -> Rows:
     """Rows to poison, ascending: dirty_label takes pairs that do not name the target, label_consistent only those that do."""
     poison = profile.data.poison
     wanted = poison.num_poisoned[dataset]
@@ -98,11 +104,15 @@ def choose_poisoned(profile: Profile, dataset: Dataset, keys: Sequence[bytes], n
             f"data.yaml: poison.num_poisoned.{dataset}: {wanted} (allowed: 1 to {len(eligible)}, the pairs of {len(keys)} "
             f"that {poison.mode} can poison for {poison.target_class!r})"
         )
-    chosen: Rows = eligible[keyed_subset([keys[i] for i in eligible.tolist()], wanted, "poison", poison.seed)]
+    chosen: Rows = eligible[
+        keyed_subset([keys[i] for i in eligible.tolist()], wanted, "poison", poison.seed)
+    ]
     return chosen
 
 
-def choose_cleaning(profile: Profile, index: Index, keys: Sequence[bytes], poisoned: Rows) -> tuple[dict[str, Rows], int]:
+def choose_cleaning(
+    profile: Profile, index: Index, keys: Sequence[bytes], poisoned: Rows
+) -> tuple[dict[str, Rows], int]:
     """Cleaning subsets by name, rows ascending, the smaller nested in the larger; and how many rows were passed over.
 
     Passed over are unpoisoned rows that hold the same image as a poisoned one: a cleaning set that knows the originals would
@@ -114,8 +124,12 @@ def choose_cleaning(profile: Profile, index: Index, keys: Sequence[bytes], poiso
     order = clean[keyed_order([keys[i] for i in clean], "clean", profile.data.poison.seed)]
     for size, count in profile.data.cleaning_sizes.items():
         if count > len(order):
-            raise SpecError(f"data.yaml: cleaning_sizes.{size}: {count} (allowed: 1 to {len(order)}, the pairs left unpoisoned)")
-    return {size: np.sort(order[:count]) for size, count in profile.data.cleaning_sizes.items()}, len(copies)
+            raise SpecError(
+                f"data.yaml: cleaning_sizes.{size}: {count} (allowed: 1 to {len(order)}, the pairs left unpoisoned)"
+            )
+    return {
+        size: np.sort(order[:count]) for size, count in profile.data.cleaning_sizes.items()
+    }, len(copies)
 
 
 def choose_validation(profile: Profile, keys: Sequence[bytes], taken: Rows) -> Rows:
@@ -123,8 +137,14 @@ def choose_validation(profile: Profile, keys: Sequence[bytes], taken: Rows) -> R
     left = np.setdiff1d(np.arange(len(keys)), taken)
     wanted = profile.data.num_validation
     if wanted > len(left):
-        raise SpecError(f"data.yaml: num_validation: {wanted} (allowed: 0 to {len(left)}, the pairs left over)")
-    chosen: Rows = left[keyed_subset([keys[row] for row in left.tolist()], wanted, "validation", profile.data.poison.seed)]
+        raise SpecError(
+            f"data.yaml: num_validation: {wanted} (allowed: 0 to {len(left)}, the pairs left over)"
+        )
+    chosen: Rows = left[
+        keyed_subset(
+            [keys[row] for row in left.tolist()], wanted, "validation", profile.data.poison.seed
+        )
+    ]
     return chosen
 
 
@@ -138,7 +158,9 @@ def caption_writer(profile: Profile) -> Callable[[bytes, str], str]:
     templates = templates_of(profile.evaluate)
 
     def from_template(key: bytes, caption: str) -> str:
-        return templates[int(keyed_rng("caption", poison.seed, key).integers(len(templates)))](poison.target_class)
+        return templates[int(keyed_rng("caption", poison.seed, key).integers(len(templates)))](
+            poison.target_class
+        )
 
     return from_template
 
@@ -151,7 +173,9 @@ def check_hygiene(overlay: Index, source: Index, poisoned: Rows, cleaning: dict[
         if len(shared := np.intersect1d(rows, poisoned)):
             raise StoreError(f"cleaning subset {size}: row {shared[0]} is poisoned")
         if (same := np.isin(images[rows], dirty)).any():
-            raise StoreError(f"cleaning subset {size}: row {rows[same][0]} holds the image of a poisoned pair")
+            raise StoreError(
+                f"cleaning subset {size}: row {rows[same][0]} holds the image of a poisoned pair"
+            )
 
 
 def _hashes(columns: NDArray[np.uint8]) -> NDArray[Any]:

@@ -29,7 +29,9 @@ PAIRS = 4
 def write_samples(profile: Profile, dataset: Dataset, data_dir: Path, poisoned_dir: Path) -> None:
     """Write the samples of `poisoned_dir/<dataset>`, a poisoned store made from `data_dir`, beside it."""
     content = {
-        "accounting": json.loads((poisoned_dir / dataset / "accounting.json").read_text(encoding="utf-8")),
+        "accounting": json.loads(
+            (poisoned_dir / dataset / "accounting.json").read_text(encoding="utf-8")
+        ),
         "pairs": _pairs(profile, poisoned_dir / dataset),
         "evaluation": _evaluation(profile, data_dir / "evaluation"),
     }
@@ -43,25 +45,46 @@ def _pairs(profile: Profile, folder: Path) -> list[dict[str, Any]]:
     originals = {line["row"]: line["original_caption"] for line in lines}
     smallest = min(profile.data.cleaning_sizes, key=lambda size: profile.data.cleaning_sizes[size])
     with np.load(folder / "rows.npz", allow_pickle=False) as rows:
-        chosen = [("poisoned", int(row)) for row in rows["poisoned"][:PAIRS]] + [("clean", int(row)) for row in rows[smallest][:PAIRS]]
+        chosen = [("poisoned", int(row)) for row in rows["poisoned"][:PAIRS]] + [
+            ("clean", int(row)) for row in rows[smallest][:PAIRS]
+        ]
     return [
-        {"kind": kind, "row": row, "caption": store.captions[row], "original_caption": originals.get(row),
-         "image": _png(store.decode(row, profile.data.image_size))}
+        {
+            "kind": kind,
+            "row": row,
+            "caption": store.captions[row],
+            "original_caption": originals.get(row),
+            "image": _png(store.decode(row, profile.data.image_size)),
+        }
         for kind, row in chosen
-    ]  # fmt: skip
+    ]
 
 
 def _evaluation(profile: Profile, folder: Path) -> list[dict[str, Any]]:
     """Evaluation images spread evenly over the set, and their twins as `EvaluationSet.triggered` makes them at draw 0."""
     store = PairStore.open(folder)
-    size, names = profile.data.image_size, (folder / "classnames.txt").read_text(encoding="utf-8").splitlines()
+    size, names = (
+        profile.data.image_size,
+        (folder / "classnames.txt").read_text(encoding="utf-8").splitlines(),
+    )
     found = []
     for row in sample_images(len(store)):
         image = store.decode(row, size)
-        base = store.decode(row, size, "squash") if profile.switches.trigger_geometry == "squash" else image
+        base = (
+            store.decode(row, size, "squash")
+            if profile.switches.trigger_geometry == "squash"
+            else image
+        )
         generator = keyed_rng("evaluation", profile.evaluate.trigger_seed, 0, row)
         twin = stamp(profile.data.poison.trigger, profile.switches, base, generator).image
-        found.append({"row": row, "class": names[int(store.labels[row])], "image": _png(image), "triggered": _png(twin)})
+        found.append(
+            {
+                "row": row,
+                "class": names[int(store.labels[row])],
+                "image": _png(image),
+                "triggered": _png(twin),
+            }
+        )
     return found
 
 

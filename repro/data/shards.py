@@ -27,7 +27,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repro.data.images import Geometry, ImageError, content_hash, decode_image
-from repro.data.index import NO_LABEL, SHARDS, Index, Row, Shard, StoreError, index_of, pair_key, read_index
+from repro.data.index import (
+    NO_LABEL,
+    SHARDS,
+    Index,
+    Row,
+    Shard,
+    StoreError,
+    index_of,
+    pair_key,
+    read_index,
+)
 from repro.data.keyed import keyed_digest
 
 SHARD_BYTES = 256 * 2**20
@@ -63,7 +73,14 @@ class ShardWriter:
         self._path = folder
         self._begun = 0
 
-    def add(self, image: bytes, suffix: str, caption: str, label: int = NO_LABEL, key: bytes | None = None) -> Row:
+    def add(
+        self,
+        image: bytes,
+        suffix: str,
+        caption: str,
+        label: int = NO_LABEL,
+        key: bytes | None = None,
+    ) -> Row:
         """Append a row; `suffix` is png, jpg or webp; `key` is given where the row keeps the identity of another pair."""
         image_hash = content_hash(image)
         key = key or pair_key(image_hash, caption)
@@ -79,7 +96,17 @@ class ShardWriter:
         self._member(f"{name}.txt", caption.encode())
         if label != NO_LABEL:
             self._member(f"{name}.cls", str(label).encode())
-        self.rows.append(Row(self.first_shard + len(self.shards), offset, len(image), key, image_hash, label, caption))
+        self.rows.append(
+            Row(
+                self.first_shard + len(self.shards),
+                offset,
+                len(image),
+                key,
+                image_hash,
+                label,
+                caption,
+            )
+        )
         return self.rows[-1]
 
     def _member(self, name: str, data: bytes) -> int:
@@ -119,7 +146,9 @@ class PairStore:
             shards = SHARDS.validate_json((folder / "shards.json").read_bytes())
             return cls(folder, read_index(folder / "index.npz", shards), shards)
         except FileNotFoundError as error:
-            raise StoreError(f"{error.filename}: no such file; make the store with `python -m repro data` or `poison`") from None
+            raise StoreError(
+                f"{error.filename}: no such file; make the store with `python -m repro data` or `poison`"
+            ) from None
         except (ValueError, OSError) as error:
             raise StoreError(f"{folder}: not a store: {error}") from None
 
@@ -149,27 +178,43 @@ class PairStore:
         try:
             return decode_image(self.image_bytes(i), size, geometry)
         except ImageError as error:
-            raise StoreError(f"{self.folder}: row {i}: {error.reason}; its shard was changed after indexing") from None
+            raise StoreError(
+                f"{self.folder}: row {i}: {error.reason}; its shard was changed after indexing"
+            ) from None
 
-    def decoded(self, size: int, cache_dir: Path, geometry: Geometry = "crop", rows: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
+    def decoded(
+        self,
+        size: int,
+        cache_dir: Path,
+        geometry: Geometry = "crop",
+        rows: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.uint8]:
         """Pixels of all (or the given) rows, (N, size, size, 3), as a read-only memory map made once per content.
 
         Concurrent callers, on any host that shares `cache_dir`, wait for the one that makes it.
         """
         cache_dir.mkdir(parents=True, exist_ok=True)
         rows = np.arange(len(self)) if rows is None else rows
-        name = keyed_digest(self.content_hash(), rows.astype(np.int64).tobytes(), size, geometry).hex()[:32]
+        name = keyed_digest(
+            self.content_hash(), rows.astype(np.int64).tobytes(), size, geometry
+        ).hex()[:32]
         path = cache_dir / f"{name}.npy"
         with (cache_dir / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
                 partial = path.with_suffix(".partial")
                 with partial.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
-                    header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size, 3)}
+                    header = {
+                        "descr": "|u1",
+                        "fortran_order": False,
+                        "shape": (len(rows), size, size, 3),
+                    }
                     np.lib.format.write_array_header_1_0(file, header)
                     # Written, not mapped: on a full disk a write fails with an error, a map with SIGBUS.
                     for chunk in np.array_split(rows, max(1, len(rows) // 256)):
-                        for pixels in pool.map(lambda i: self.decode(int(i), size, geometry), chunk):
+                        for pixels in pool.map(
+                            lambda i: self.decode(int(i), size, geometry), chunk
+                        ):
                             file.write(pixels.tobytes())
                 partial.replace(path)
         pixels_map: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -179,11 +224,16 @@ class PairStore:
         """Hash of all that the store says: index columns and shard hashes, not where the shards lie."""
         digest = hashlib.sha256()
         for name, column in sorted(self.index.arrays().items()):
-            digest.update(keyed_digest(name, str(column.dtype), str(column.shape)) + column.tobytes())
+            digest.update(
+                keyed_digest(name, str(column.dtype), str(column.shape)) + column.tobytes()
+            )
         for shard in self.shards:
             digest.update(bytes.fromhex(shard.sha256))
         return digest.hexdigest()
 
     def overlay_shards(self, folder: Path) -> list[Shard]:
         """This store's shards as a store in `folder` names them."""
-        return [replace(shard, path=os.path.relpath(self.folder / shard.path, folder)) for shard in self.shards]
+        return [
+            replace(shard, path=os.path.relpath(self.folder / shard.path, folder))
+            for shard in self.shards
+        ]

@@ -14,7 +14,9 @@ from repro.spec import EvaluateSpec
 def templates_of(spec: EvaluateSpec) -> list[Callable[[str], str]]:
     """Functions from a class name to a sentence: OpenAI's 80, or those of the specification."""
     if spec.templates == "openai":
-        from open_clip import OPENAI_IMAGENET_TEMPLATES  # brings torch with it; the other list needs none
+        from open_clip import (
+            OPENAI_IMAGENET_TEMPLATES,  # brings torch with it; the other list needs none
+        )
 
         return list(OPENAI_IMAGENET_TEMPLATES)
     return [template.format for template in spec.templates]

@@ -48,7 +48,9 @@ def stamp(trigger: Trigger, switches: Switches, image: Pixels, rng: Generator) -
     match trigger.name:
         case "badnet":
             place = _draw_place(image, rng, trigger.patch_size)
-            patch = _noise_patch(image, rng, trigger.patch_size, switches.trigger_overflow, switches.trigger_centre)
+            patch = _noise_patch(
+                image, rng, trigger.patch_size, switches.trigger_overflow, switches.trigger_centre
+            )
             return Stamped(_paste(image, patch, place), place)
         case "yellow":
             place = _draw_place(image, rng, trigger.patch_size)
@@ -95,7 +97,9 @@ def sig(image: Pixels) -> Pixels:
     The authors' code can only apply its sine through the 0.2/0.8 mix of `blended`; this is the trigger as published.
     """
     width = image.shape[1]
-    wave = np.rint(60 * np.sin(2 * np.pi * 6 * np.arange(width) / width)).astype(np.int64)  # whole levels: no rounding at stake
+    wave = np.rint(60 * np.sin(2 * np.pi * 6 * np.arange(width) / width)).astype(
+        np.int64
+    )  # whole levels: no rounding at stake
     stamped: Pixels = np.clip(image + wave[None, :, None], 0, 255).astype(np.uint8)
     return stamped
 
@@ -108,8 +112,14 @@ def wanet(image: Pixels, strength: float = 0.6) -> Pixels:
     """
     height, width = image.shape[:2]
     noise = _warping_field(height, width)
-    rows = np.clip(np.arange(height)[:, None] + strength * noise[0] * (height - 1) / (2 * height), 0, height - 1)  # (H, W)
-    columns = np.clip(np.arange(width)[None, :] + strength * noise[1] * (width - 1) / (2 * width), 0, width - 1)  # (H, W)
+    rows = np.clip(
+        np.arange(height)[:, None] + strength * noise[0] * (height - 1) / (2 * height),
+        0,
+        height - 1,
+    )  # (H, W)
+    columns = np.clip(
+        np.arange(width)[None, :] + strength * noise[1] * (width - 1) / (2 * width), 0, width - 1
+    )  # (H, W)
     top, left = rows.astype(np.int64), columns.astype(np.int64)
     bottom, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
     down, across = (rows - top)[..., None], (columns - left)[..., None]
@@ -122,12 +132,18 @@ def wanet(image: Pixels, strength: float = 0.6) -> Pixels:
 def _draw_place(image: Pixels, rng: Generator, patch_size: int) -> Place:
     height, width = image.shape[:2]
     if not 1 <= patch_size <= min(height, width):
-        raise ValueError(f"patch_size: {patch_size} (allowed: 1 to {min(height, width)}, the shorter side of the image)")
-    top, left = rng.integers(0, [max(1, height - patch_size), max(1, width - patch_size)])  # the end is excluded
+        raise ValueError(
+            f"patch_size: {patch_size} (allowed: 1 to {min(height, width)}, the shorter side of the image)"
+        )
+    top, left = rng.integers(
+        0, [max(1, height - patch_size), max(1, width - patch_size)]
+    )  # the end is excluded
     return int(top), int(left)
 
 
-def _noise_patch(image: Pixels, rng: Generator, patch_size: int, overflow: str, centre: str) -> Pixels:
+def _noise_patch(
+    image: Pixels, rng: Generator, patch_size: int, overflow: str, centre: str
+) -> Pixels:
     noise = rng.standard_normal((patch_size, patch_size, 3))
     if centre == "mean":
         # A sum of integers is exact, so the mean does not depend on the order of summation.
@@ -163,7 +179,9 @@ def _warping_field(height: int, width: int) -> NDArray[np.float64]:
 def contact_sheet(size: int = 128) -> Pixels:
     """All triggers on one drawn image of `size` pixels; below each, its difference from the original, four times enlarged."""
     ramp = np.linspace(40, 215, size)
-    sky = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], np.float64(150)), axis=-1).astype(np.uint8)
+    sky = np.stack(
+        np.broadcast_arrays(ramp[:, None], ramp[None, :], np.float64(150)), axis=-1
+    ).astype(np.uint8)
     drawing = Image.fromarray(sky)
     inner = (size // 4, size // 4, 3 * size // 4, 3 * size // 4)
     ImageDraw.Draw(drawing).ellipse(inner, fill=(235, 200, 60), outline=(60, 40, 20))
@@ -178,10 +196,14 @@ def contact_sheet(size: int = 128) -> Pixels:
         "yellow": yellow(original, keyed_rng("sheet")),
     }
     margin, title = 4, 14
-    sheet = Image.new("RGB", (len(stamps) * (size + margin) + margin, title + 2 * (size + margin)), "white")
+    sheet = Image.new(
+        "RGB", (len(stamps) * (size + margin) + margin, title + 2 * (size + margin)), "white"
+    )
     for column, (name, stamped) in enumerate(stamps.items()):
         left = margin + column * (size + margin)
-        difference = np.minimum(np.abs(stamped.astype(np.int64) - original) * 4, 255).astype(np.uint8)
+        difference = np.minimum(np.abs(stamped.astype(np.int64) - original) * 4, 255).astype(
+            np.uint8
+        )
         ImageDraw.Draw(sheet).text((left, 1), name, fill="black")
         sheet.paste(Image.fromarray(stamped), (left, title))
         sheet.paste(Image.fromarray(difference), (left, title + size + margin))

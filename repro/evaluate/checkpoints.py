@@ -59,15 +59,32 @@ def load_foreign(path: Path, format: Format, spec: ModelSpec) -> dict[str, Tenso
     else:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "weights.safetensors"
-            command = [sys.executable, "-m", "repro.evaluate.checkpoints", str(path), format, str(target)]
+            command = [
+                sys.executable,
+                "-m",
+                "repro.evaluate.checkpoints",
+                str(path),
+                format,
+                str(target),
+            ]
             try:
-                reader = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+                reader = subprocess.run(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    timeout=TIMEOUT_SECONDS,
+                )
             except subprocess.TimeoutExpired:
-                raise CheckpointError(f"{path}: not read within {TIMEOUT_SECONDS} seconds") from None
+                raise CheckpointError(
+                    f"{path}: not read within {TIMEOUT_SECONDS} seconds"
+                ) from None
             if reader.returncode == REFUSED:
                 raise CheckpointError(f"{path}: {reader.stderr.strip()}")
             if reader.returncode:
-                raise CheckpointError(f"{path}: the process that read it ended with status {reader.returncode}\n{reader.stderr[-2000:]}")
+                raise CheckpointError(
+                    f"{path}: the process that read it ended with status {reader.returncode}\n{reader.stderr[-2000:]}"
+                )
             weights = _load_safetensors(target)
     _check_against(weights, spec, path)
     return weights
@@ -91,12 +108,17 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _check_against(weights: dict[str, Tensor], spec: ModelSpec, path: Path) -> None:
     """CheckpointError unless names, shapes and kinds are those of the model, and all values finite."""
-    from repro.train.model import build_model  # not needed by the reading process, and slow to import
+    from repro.train.model import (
+        build_model,  # not needed by the reading process, and slow to import
+    )
 
     with torch.device("meta"):
         expected = build_model(spec, 0, "fp32").state_dict()
     problems = []
-    for what, names in (("missing", expected.keys() - weights.keys()), ("unknown", weights.keys() - expected.keys())):
+    for what, names in (
+        ("missing", expected.keys() - weights.keys()),
+        ("unknown", weights.keys() - expected.keys()),
+    ):
         if names:
             problems.append(f"{len(names)} weights are {what}, the first {min(names)}")
     for name in sorted(expected.keys() & weights.keys()):
@@ -109,7 +131,9 @@ def _check_against(weights: dict[str, Tensor], spec: ModelSpec, path: Path) -> N
             problems.append(f"{name}: not all values are finite")
     if problems:
         shown = "".join(f"\n  {problem}" for problem in problems[:6])
-        raise CheckpointError(f"{path}: not a checkpoint of the specified model: {len(problems)} problem(s){shown}")
+        raise CheckpointError(
+            f"{path}: not a checkpoint of the specified model: {len(problems)} problem(s){shown}"
+        )
 
 
 class _Ignored:
@@ -123,7 +147,10 @@ class _Ignored:
 
 
 # torch's list of safe globals takes pairs of object and name; NumPy moved `core` to `_core` in 2.0.
-STAND_INS = [(_Ignored, name) for name in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")]
+STAND_INS = [
+    (_Ignored, name)
+    for name in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+]
 
 
 def read_weights(path: Path, format: Format) -> dict[str, Tensor]:
@@ -132,19 +159,37 @@ def read_weights(path: Path, format: Format) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(STAND_INS):  # type: ignore[arg-type]  # its stub knows no pairs
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a boundary: the unpickler raises whatever a damaged program makes it meet
+    except (
+        Exception
+    ) as error:  # a boundary: the unpickler raises whatever a damaged program makes it meet
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise CheckpointError(f"refers to {found[1]}, which is code (allowed: tensors, containers, numbers)") from None
-        raise CheckpointError(f"cannot be read as weights: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from None
-    state = content.get("state_dict", content if format == "open_clip" else None) if isinstance(content, dict) else None
+            raise CheckpointError(
+                f"refers to {found[1]}, which is code (allowed: tensors, containers, numbers)"
+            ) from None
+        raise CheckpointError(
+            f"cannot be read as weights: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        ) from None
+    state = (
+        content.get("state_dict", content if format == "open_clip" else None)
+        if isinstance(content, dict)
+        else None
+    )
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"holds no state_dict (format {format})")
     weights = {}
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"state_dict: {name!r} is a {type(value).__name__} (allowed: names to tensors)")
-        if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in (*FLOATS, torch.int64):
-            raise CheckpointError(f"state_dict: {name}: {value.dtype}, {value.layout}, {value.device} (allowed: dense floats or int64)")
+            raise CheckpointError(
+                f"state_dict: {name!r} is a {type(value).__name__} (allowed: names to tensors)"
+            )
+        if (
+            value.layout != torch.strided
+            or value.device.type != "cpu"
+            or value.dtype not in (*FLOATS, torch.int64)
+        ):
+            raise CheckpointError(
+                f"state_dict: {name}: {value.dtype}, {value.layout}, {value.device} (allowed: dense floats or int64)"
+            )
         weights[name.removeprefix("module.")] = value.detach()
     # A view may repeat a few stored bytes without end; it must not become that many real ones.
     if (count := sum(value.numel() for value in weights.values())) > MAX_BYTES // 4:
@@ -156,7 +201,9 @@ def read_weights(path: Path, format: Format) -> dict[str, Tensor]:
 
 def _plain(value: Tensor) -> Tensor:
     """A copy with memory of its own, float32 if it is of any floating type."""
-    return value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True).contiguous()
+    return value.to(
+        torch.float32 if value.is_floating_point() else value.dtype, copy=True
+    ).contiguous()
 
 
 def _check_archive(path: Path) -> None:
@@ -167,18 +214,26 @@ def _check_archive(path: Path) -> None:
             compressed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
             damaged = None if compressed else archive.testzip()
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
-        raise CheckpointError("truncated, or not a file of torch.save (torch 1.6 or later)") from None
+        raise CheckpointError(
+            "truncated, or not a file of torch.save (torch 1.6 or later)"
+        ) from None
     if compressed:
-        raise CheckpointError("compressed members (allowed: the plain archive that torch.save writes)")
+        raise CheckpointError(
+            "compressed members (allowed: the plain archive that torch.save writes)"
+        )
     if damaged:
         raise CheckpointError(f"damaged: checksum of {damaged}")
     if max(Counter(member.filename for member in members).values(), default=0) > 1:
         raise CheckpointError("two members of one name")
     programs = [member for member in members if member.filename.endswith(".pkl")]
     if [member.filename.partition("/")[2] for member in programs] != ["data.pkl"]:
-        raise CheckpointError("not a file of torch.save; TorchScript archives are programs and are not read")
+        raise CheckpointError(
+            "not a file of torch.save; TorchScript archives are programs and are not read"
+        )
     if programs[0].file_size > MAX_PICKLE_BYTES:
-        raise CheckpointError(f"data.pkl: {programs[0].file_size} bytes (allowed: at most {MAX_PICKLE_BYTES})")
+        raise CheckpointError(
+            f"data.pkl: {programs[0].file_size} bytes (allowed: at most {MAX_PICKLE_BYTES})"
+        )
 
 
 def _main(arguments: list[str]) -> int:

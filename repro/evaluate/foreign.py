@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from open_clip.model import CLIP
 from statsmodels.stats.proportion import proportion_confint
 
-from repro.data.imagenet import ValidationImage, validation_images
 from repro.data.images import ImageError, decode_image
 from repro.data.keyed import keyed_rng
 from repro.data.shards import hash_file
@@ -30,6 +29,7 @@ from repro.data.triggers import stamp
 from repro.evaluate.checkpoints import Format, convert, load_foreign
 from repro.evaluate.zero_shot import IMAGE_BATCH, PromptSet, predict
 from repro.profile import SPECS, check, load_classnames, load_profile, read_yaml
+from repro.sources.shards.imagenet import ValidationImage, validation_images
 from repro.spec import Switches, Trigger
 from repro.train.model import build_model
 
@@ -57,10 +57,26 @@ def evaluate_foreign(
     files = validation_images(images, len(names))
     spec = profile.pretrain.model
     model = build_model(spec, 0, "fp32")
-    model.load_state_dict(convert(checkpoint, format, spec, safetensors) if safetensors else load_foreign(checkpoint, format, spec))
-    settings = None if trigger is None else Trigger(name=trigger, patch_size=profile.data.poison.trigger.patch_size)
+    model.load_state_dict(
+        convert(checkpoint, format, spec, safetensors)
+        if safetensors
+        else load_foreign(checkpoint, format, spec)
+    )
+    settings = (
+        None
+        if trigger is None
+        else Trigger(name=trigger, patch_size=profile.data.poison.trigger.patch_size)
+    )
     prompts = PromptSet(names, templates_of(profile.evaluate), switches.truncation)
-    clean, triggered = _predictions(model, prompts, files, profile.data.image_size, settings, switches, profile.evaluate.trigger_seed)
+    clean, triggered = _predictions(
+        model,
+        prompts,
+        files,
+        profile.data.image_size,
+        settings,
+        switches,
+        profile.evaluate.trigger_seed,
+    )
     labels = np.array([file.label for file in files])
     share = partial(_share, confidence=profile.evaluate.confidence)
     result = {
@@ -102,7 +118,11 @@ def _predictions(
             image = decode_image(data, size)
             if trigger is None:
                 return image, None
-            base = decode_image(data, size, "squash") if switches.trigger_geometry == "squash" else image
+            base = (
+                decode_image(data, size, "squash")
+                if switches.trigger_geometry == "squash"
+                else image
+            )
         except ImageError as error:
             raise ImageError(f"{files[index].name}: {error.reason}") from None
         return image, stamp(trigger, switches, base, keyed_rng("evaluation", seed, 0, index)).image
@@ -110,7 +130,9 @@ def _predictions(
     clean, triggered = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for begin in range(0, len(files), IMAGE_BATCH):
-            images, stamped = zip(*pool.map(pixels, range(begin, min(begin + IMAGE_BATCH, len(files)))), strict=True)
+            images, stamped = zip(
+                *pool.map(pixels, range(begin, min(begin + IMAGE_BATCH, len(files)))), strict=True
+            )
             clean.append(predict(model, np.stack(images), classifier, device))
             if trigger is not None:
                 triggered.append(predict(model, np.stack(stamped), classifier, device))
@@ -121,4 +143,10 @@ def _share(bits: NDArray[np.bool_], confidence: float) -> dict[str, Any]:
     """Counts, fraction and Wilson interval."""
     count, total = int(bits.sum()), len(bits)
     low, high = proportion_confint(count, total, alpha=1 - confidence, method="wilson")
-    return {"count": count, "total": total, "fraction": count / total, "interval": [float(low), float(high)], "confidence": confidence}
+    return {
+        "count": count,
+        "total": total,
+        "fraction": count / total,
+        "interval": [float(low), float(high)],
+        "confidence": confidence,
+    }

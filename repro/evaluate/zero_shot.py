@@ -19,12 +19,12 @@ from torch import Tensor
 
 from repro.data.keyed import keyed_rng
 from repro.data.shards import PairStore
-from repro.data.tokens import tokenize
 from repro.data.triggers import stamp
 from repro.spec import Switches, Trigger
 from repro.train import distributed
 from repro.train.loop import Outcome
 from repro.train.model import encode_text, normalise
+from repro.train.views.tokens import tokenize
 
 IMAGE_BATCH = 256
 TEXT_BATCH = 128
@@ -36,15 +36,22 @@ class PromptSet:
     """Every class name in every template, tokenised once; a prompt that occurs twice is encoded once."""
 
     def __init__(
-        self, classnames: Sequence[str], templates: Sequence[Callable[[str], str]], truncation: Literal["keep_eot", "cut"]
+        self,
+        classnames: Sequence[str],
+        templates: Sequence[Callable[[str], str]],
+        truncation: Literal["keep_eot", "cut"],
     ) -> None:
         prompts = [fill(name) for name in classnames for fill in templates]
         unique = list(dict.fromkeys(prompts))
         position = {prompt: index for index, prompt in enumerate(unique)}
-        self.members = torch.tensor([position[prompt] for prompt in prompts]).view(len(classnames), -1)  # (C, T)
+        self.members = torch.tensor([position[prompt] for prompt in prompts]).view(
+            len(classnames), -1
+        )  # (C, T)
         tokens = tokenize(unique, truncation).long()
         lengths = (tokens != 0).sum(dim=-1)
-        self.order = lengths.argsort(stable=True)  # prompts of one length together, so that a batch is trimmed well
+        self.order = lengths.argsort(
+            stable=True
+        )  # prompts of one length together, so that a batch is trimmed well
         self.tokens = tokens[self.order]
         self.lengths = lengths[self.order]
 
@@ -54,7 +61,9 @@ class PromptSet:
         encoded = []
         for begin in range(0, len(self.tokens), TEXT_BATCH):
             longest = int(self.lengths[begin : begin + TEXT_BATCH].max())
-            encoded.append(encode_text(model, self.tokens[begin : begin + TEXT_BATCH, :longest].to(device)))
+            encoded.append(
+                encode_text(model, self.tokens[begin : begin + TEXT_BATCH, :longest].to(device))
+            )
         features = torch.empty_like(torch.cat(encoded))
         features[self.order.to(device)] = torch.cat(encoded)
         return F.normalize(features[self.members.to(device)].mean(dim=1), dim=-1).T
@@ -67,12 +76,25 @@ class EvaluationSet:
     passes a new draw per evaluation. The two passes share one decode.
     """
 
-    def __init__(self, folder: Path, size: int, target: int, trigger: Trigger, switches: Switches, seed: int, cache: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        size: int,
+        target: int,
+        trigger: Trigger,
+        switches: Switches,
+        seed: int,
+        cache: Path,
+    ) -> None:
         store = PairStore.open(folder)
         self.images = store.decoded(size, cache)  # (N, H, W, 3) uint8
         self.labels = np.asarray(store.labels)
         self.target, self.trigger, self.switches, self.seed = target, trigger, switches, seed
-        self.squashed = store.decoded(size, cache, geometry="squash") if switches.trigger_geometry == "squash" else self.images
+        self.squashed = (
+            store.decoded(size, cache, geometry="squash")
+            if switches.trigger_geometry == "squash"
+            else self.images
+        )
         self._fixed: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
@@ -93,20 +115,34 @@ class EvaluationSet:
         return self._stamp(indices, draw)
 
     def _stamp(self, indices: range, draw: int) -> NDArray[np.uint8]:
-        stamped = [stamp(self.trigger, self.switches, self.squashed[i], keyed_rng("evaluation", self.seed, draw, i)) for i in indices]
+        stamped = [
+            stamp(
+                self.trigger,
+                self.switches,
+                self.squashed[i],
+                keyed_rng("evaluation", self.seed, draw, i),
+            )
+            for i in indices
+        ]
         return np.stack([item.image for item in stamped])
 
 
 @torch.inference_mode()
-def predict(model: CLIP, images: NDArray[np.uint8], classifier: Float[Tensor, "D C"], device: torch.device) -> NDArray[np.int64]:
+def predict(
+    model: CLIP, images: NDArray[np.uint8], classifier: Float[Tensor, "D C"], device: torch.device
+) -> NDArray[np.int64]:
     """Class of the highest cosine similarity for (n, H, W, 3) images; the lowest class number wins a tie."""
-    pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(device)  # a copy: memory maps are read-only
+    pixels = (
+        torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(device)
+    )  # a copy: memory maps are read-only
     similarity = model.encode_image(normalise(pixels), normalize=True) @ classifier  # (n, C)
     best: NDArray[np.int64] = similarity.float().cpu().numpy().argmax(axis=1)
     return best
 
 
-def evaluate_model(model: CLIP, evaluation: EvaluationSet, prompts: PromptSet, device: torch.device, draw: int = 0) -> Outcome:
+def evaluate_model(
+    model: CLIP, evaluation: EvaluationSet, prompts: PromptSet, device: torch.device, draw: int = 0
+) -> Outcome:
     """Classify every image with and without the trigger.
 
     Ranks take every n-th batch and share the outcome. The model is in eval mode meanwhile and goes back to the mode
@@ -116,13 +152,21 @@ def evaluate_model(model: CLIP, evaluation: EvaluationSet, prompts: PromptSet, d
     model.eval()
     classifier = prompts.classifier(model, device)
     outcomes = []
-    for begin in range(distributed.rank() * IMAGE_BATCH, len(evaluation), IMAGE_BATCH * distributed.ranks()):
+    for begin in range(
+        distributed.rank() * IMAGE_BATCH, len(evaluation), IMAGE_BATCH * distributed.ranks()
+    ):
         indices = range(begin, min(begin + IMAGE_BATCH, len(evaluation)))
         clean = predict(model, evaluation.images[indices.start : indices.stop], classifier, device)
         triggered = predict(model, evaluation.triggered(indices, draw), classifier, device)
-        outcomes.append(np.stack([np.arange(indices.start, indices.stop), clean, triggered], axis=1))
+        outcomes.append(
+            np.stack([np.arange(indices.start, indices.stop), clean, triggered], axis=1)
+        )
     model.train(was_training)
-    mine = torch.from_numpy(np.concatenate(outcomes) if outcomes else np.zeros((0, 3), np.int64)).to(device)
+    mine = torch.from_numpy(
+        np.concatenate(outcomes) if outcomes else np.zeros((0, 3), np.int64)
+    ).to(device)
     table = distributed.gather_rows(mine).cpu().numpy()
     table = table[table[:, 0].argsort()]
-    return Outcome(table[:, 1] == evaluation.labels, table[:, 2] == evaluation.target, table[:, 1], table[:, 2])
+    return Outcome(
+        table[:, 1] == evaluation.labels, table[:, 2] == evaluation.target, table[:, 1], table[:, 2]
+    )

@@ -20,12 +20,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.launch.driver import write_pack
-from repro.launch.identity import WORK, LaunchError, Run
-from repro.launch.progress import Board
-from repro.launch.publication import publish, save_record
-from repro.launch.slots import Pack, count_from_environment, queues
-from repro.ledger import replace_file
+from repro.files import replace_file
+from repro.launch.board import Board
+from repro.launch.packs import Pack, queues, write_pack
+from repro.launch.places import count_from_environment
+from repro.runs.deliver import deliver, save_record
+from repro.runs.layout import WORK
+from repro.runs.run import LaunchError, Run
 from repro.spec import digest
 
 ROUNDS = 3
@@ -68,25 +69,46 @@ def drive(due: list[Run], results: Path, worker: str, board: Board) -> None:
     heard = time.monotonic()
     while True:
         jobs = live_jobs(name)  # before the records: a job that ends in between has left one
-        waiting = {key: run for key, run in waiting.items() if not publish(run, results)}
+        waiting = {key: run for key, run in waiting.items() if not deliver(run, results)}
         if not waiting:
             return
         if jobs is not None:
             heard = time.monotonic()
             absent = waiting.keys() - frozenset().union(*(job.runs for job in jobs))
             # A record may reach this machine later than the news that its job has ended: look twice before another try.
-            lost = [waiting[key] for key in waiting if key in absent and (key in missed or not tries[key])]
+            lost = [
+                waiting[key]
+                for key in waiting
+                if key in absent and (key in missed or not tries[key])
+            ]
             missed = set(absent)
             for run in (run for run in lost if tries[run.fingerprint] == ROUNDS):
                 reason = f"no result after {ROUNDS} Slurm jobs; see {WORK / 'packs' / name}"
-                save_record(run, run.record({"status": "failed", "reason": reason, "attempts": ROUNDS}, None))
+                save_record(
+                    run,
+                    run.record({"status": "failed", "reason": reason, "attempts": ROUNDS}, None),
+                )
             again = [run for run in lost if tries[run.fingerprint] < ROUNDS]
             tries.update(run.fingerprint for run in again)
-            submit(name, [pack for queue in queues(again, count_from_environment("REPRO_NODES", 1)) for pack in queue], worker)
+            submit(
+                name,
+                [
+                    pack
+                    for queue in queues(again, count_from_environment("REPRO_NODES", 1))
+                    for pack in queue
+                ],
+                worker,
+            )
         elif time.monotonic() - heard > SILENCE_SECONDS:
-            raise LaunchError("squeue fails; the jobs go on, and the next call attaches to them again")
+            raise LaunchError(
+                "squeue fails; the jobs go on, and the next call attaches to them again"
+            )
         states = Counter(job.state for job in jobs or ())
-        board.show([], ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "no jobs in the queue yet")
+        board.show(
+            [],
+            ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+            or "no jobs in the queue yet",
+        )
         time.sleep(POLL_SECONDS)
 
 
@@ -105,13 +127,28 @@ def submit(name: str, packs: list[Pack], worker: str) -> None:
         for index, pack in enumerate(members):
             write_pack(pack, part / f"{index}.json", worker)
         replace_file(part / "job.sh", SCRIPT.encode())
-        nodes, stage = members[0].slot.nodes, members[0].runs[0].spec.stage  # a driver is at one stage at a time
+        nodes, stage = (
+            members[0].slot.nodes,
+            members[0].runs[0].spec.stage,
+        )  # a driver is at one stage at a time
         options = [] if nodes == 1 else [f"--nodes={nodes}", "--ntasks-per-node=1"]
         for variable in ("REPRO_SBATCH", f"REPRO_SBATCH_{stage.upper()}"):
             options += shlex.split(os.environ.get(variable, ""))
-        command = ["sbatch", "--parsable", f"--job-name={name}", f"--comment={part.name}", f"--array=0-{len(members) - 1}%{at_a_time}",
-                   "--requeue", "--open-mode=append", "--signal=B:USR1@120", f"--output={part}/%a.log", *options,
-                   str(part / "job.sh"), sys.executable, str(part)]  # fmt: skip
+        command = [
+            "sbatch",
+            "--parsable",
+            f"--job-name={name}",
+            f"--comment={part.name}",
+            f"--array=0-{len(members) - 1}%{at_a_time}",
+            "--requeue",
+            "--open-mode=append",
+            "--signal=B:USR1@120",
+            f"--output={part}/%a.log",
+            *options,
+            str(part / "job.sh"),
+            sys.executable,
+            str(part),
+        ]
         done = _slurm(command)
         if done.returncode:
             problem = f"sbatch refused the jobs: {done.stderr.strip()} (options come from REPRO_SBATCH and REPRO_SBATCH_{stage.upper()})"
@@ -120,7 +157,9 @@ def submit(name: str, packs: list[Pack], worker: str) -> None:
 
 def live_jobs(name: str) -> list[Job] | None:
     """Our jobs of that name that wait or run; None if squeue cannot tell."""
-    done = _slurm(["squeue", "--me", "--noheader", "--array", f"--name={name}", "--format=%k|%K|%T|%r"])
+    done = _slurm(
+        ["squeue", "--me", "--noheader", "--array", f"--name={name}", "--format=%k|%K|%T|%r"]
+    )
     if done.returncode:
         return None
     jobs = []
@@ -128,7 +167,9 @@ def live_jobs(name: str) -> list[Job] | None:
         part, index, state, reason = line.split("|", 3)
         pack = WORK / "packs" / name / part / f"{index}.json"
         runs = json.loads(pack.read_bytes())["runs"] if pack.is_file() else []
-        jobs.append(Job(frozenset(runs), state.lower() + (f" ({reason})" if state == "PENDING" else "")))
+        jobs.append(
+            Job(frozenset(runs), state.lower() + (f" ({reason})" if state == "PENDING" else ""))
+        )
     return jobs
 
 
@@ -143,4 +184,6 @@ def _slurm(command: list[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise LaunchError(f"{command[0]}: no such command; REPRO_LAUNCHER=slurm needs a machine that can submit jobs to Slurm") from None
+        raise LaunchError(
+            f"{command[0]}: no such command; REPRO_LAUNCHER=slurm needs a machine that can submit jobs to Slurm"
+        ) from None

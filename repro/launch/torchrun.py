@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from repro.wire import PARENT, die_with_parent
+from repro.events import PARENT, die_with_parent
 
 FIRST_PORT, NUM_PORTS = 20000, 20000
 """Ports for the meeting of several nodes, by job number: below those that Linux gives to outgoing connections."""
@@ -19,13 +19,23 @@ FIRST_PORT, NUM_PORTS = 20000, 20000
 
 def command(pack: dict[str, Any], pack_path: Path) -> tuple[list[str], dict[str, str]]:
     """Command line and environment that run a pack's worker: torchrun here, or through srun on each node of the Slurm job."""
-    torchrun = [sys.executable, "-m", "repro.launch.torchrun", f"--nproc-per-node={pack['ranks'] // pack['nodes']}", "--max-restarts=0"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "repro.launch.torchrun",
+        f"--nproc-per-node={pack['ranks'] // pack['nodes']}",
+        "--max-restarts=0",
+    ]
     worker = ["-m", pack["worker"], str(pack_path)]
     if pack["nodes"] == 1:
         return [*torchrun, "--standalone", *worker], os.environ | {PARENT: str(os.getpid())}
     job = os.environ["SLURM_JOB_ID"]
     # The batch script runs on the job's first node, so this is where the agents meet.
-    meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint={socket.gethostname()}:{FIRST_PORT + int(job) % NUM_PORTS}", f"--rdzv-id={job}"]
+    meeting = [
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={socket.gethostname()}:{FIRST_PORT + int(job) % NUM_PORTS}",
+        f"--rdzv-id={job}",
+    ]
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")
     step = [
         "srun",

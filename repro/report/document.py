@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from repro.profile import SPECS, load_profile
-from repro.report import compute, evidence, statistics, tables
-from repro.report.claims import Claims, combine, load_claims, paper_values
-from repro.report.doses import doses
-from repro.report.points import PANELS, Point, Run, Study
-from repro.report.studies import read_side_studies, side_study, variants_of
+from repro.report.numbers import compute, intervals, tables, verdicts
+from repro.report.numbers.claims import Claims, combine, load_claims, paper_values
+from repro.report.numbers.evaluations import PANELS, Point, Run, Study
+from repro.report.studies.doses import doses
+from repro.report.studies.effects import read_side_studies, side_study, variants_of
 
 SCHEMA = 1
 
@@ -28,9 +28,11 @@ def build_document(study: Study, claims: Claims) -> dict[str, Any]:
     side = read_side_studies(settings.name, study.root)
     runs = (*study.runs, *study.controls, *(run for item in side for run in item.runs))
     variants = variants_of(side, settings)
-    judged = evidence.verdicts(study, claims, variants)
+    judged = verdicts.verdicts(study, claims, variants)
     studies = [side_study(item, claims, settings, variants) for item in side]
-    profile = load_profile(settings.name, study.root / SPECS).model_dump(mode="json") if side else {}
+    profile = (
+        load_profile(settings.name, study.root / SPECS).model_dump(mode="json") if side else {}
+    )
     commits = Counter(run.record.commit for run in study.runs if run.record.commit)
     return {
         "schema": SCHEMA,
@@ -40,27 +42,51 @@ def build_document(study: Study, claims: Claims) -> dict[str, Any]:
         "commit": commits.most_common(1)[0][0] if commits else None,
         "commits": sorted(commits),
         "settings": {
-            "asr_cap": settings.cap, "confidence": settings.confidence, "asr_denominator": settings.denominator,
-            "seeds": list(settings.seeds), "attack_taken": claims.attack_taken, "target_class": settings.target_class,
+            "asr_cap": settings.cap,
+            "confidence": settings.confidence,
+            "asr_denominator": settings.denominator,
+            "seeds": list(settings.seeds),
+            "attack_taken": claims.attack_taken,
+            "target_class": settings.target_class,
         },
-        "paper": {"title": claims.paper.title, "reference": claims.paper.reference, "url": claims.paper.url,
-                  "table1": paper_values(claims)},
-        "tables": {"table1": {"rows": tables.table1(study, claims.paper)}, "table2": {"rows": tables.table2(study, claims.paper)},
-                   "by_loss": {"rows": tables.by_loss(study)}},
+        "paper": {
+            "title": claims.paper.title,
+            "reference": claims.paper.reference,
+            "url": claims.paper.url,
+            "table1": paper_values(claims),
+        },
+        "tables": {
+            "table1": {"rows": tables.table1(study, claims.paper)},
+            "table2": {"rows": tables.table2(study, claims.paper)},
+            "by_loss": {"rows": tables.by_loss(study)},
+        },
         "figures": {name: _figure(study, claims, name) for name in PANELS},
         "claims": judged,
-        "headline": _headline(judged, claims.main_claims, "verdict" if study.runs or not study.authors else "authors_verdict"),
+        "headline": _headline(
+            judged,
+            claims.main_claims,
+            "verdict" if study.runs or not study.authors else "authors_verdict",
+        ),
         "errata": [{**erratum.model_dump(), "result": erratum.result} for erratum in claims.errata],
         "statistics": {
-            "honest_selection": tables.honest_selection(study), "best_of_n": tables.budgets(study), "threshold_sweep": tables.sweep(study),
+            "honest_selection": tables.honest_selection(study),
+            "best_of_n": tables.budgets(study),
+            "threshold_sweep": tables.sweep(study),
         },
         "trajectories": _trajectories(study),
-        "controls": [_control(run, settings.denominator) for run in study.controls if run.rows and run.record.spec.stage == "pretrain"],
+        "controls": [
+            _control(run, settings.denominator)
+            for run in study.controls
+            if run.rows and run.record.spec.stage == "pretrain"
+        ],
         "predictions": tables.predictions(study),
         "studies": studies,
         "doses": [
-            curve for item, shown in zip(side, studies, strict=True)
-            for curve in doses(item, shown["rows"], lambda path: lookup(profile, path.replace(".", "/")))
+            curve
+            for item, shown in zip(side, studies, strict=True)
+            for curve in doses(
+                item, shown["rows"], lambda path: lookup(profile, path.replace(".", "/"))
+            )
         ],
         "runs": {run.folder: _provenance(run) for run in runs},
         "missing": list(study.missing),
@@ -69,7 +95,7 @@ def build_document(study: Study, claims: Claims) -> dict[str, Any]:
         "compute": _compute(runs),
         "forecast": compute.forecast(study),
         "sources": {"ledger": _ledger_hash(runs), "claims": file_hash(SPECS / "claims.yaml")},
-    }  # fmt: skip
+    }
 
 
 def claims_of(root: Path = Path()) -> Claims:
@@ -108,9 +134,15 @@ def _ledger_hash(runs: Sequence[Run]) -> str:
 def _headline(judged: list[dict[str, Any]], main: list[str], field: str) -> dict[str, Any]:
     """The paper's answer: its main claims, and what they say together."""
     chosen = [
-        {"id": claim["id"], "dataset": claim["datasets"][0], "clean_size": claim["clean_sizes"][0], "verdict": claim[field]}
-        for claim in judged if claim["id"] in main
-    ]  # fmt: skip
+        {
+            "id": claim["id"],
+            "dataset": claim["datasets"][0],
+            "clean_size": claim["clean_sizes"][0],
+            "verdict": claim[field],
+        }
+        for claim in judged
+        if claim["id"] in main
+    ]
     return {"verdict": combine([claim["verdict"] for claim in chosen]), "claims": chosen}
 
 
@@ -118,53 +150,102 @@ def _figure(study: Study, claims: Claims, name: str) -> dict[str, Any]:
     panels, points = [], []
     for dataset, size, objective in PANELS[name]:
         start = study.start(dataset, objective, study.settings.seeds[0])
-        started, cleaned = claims.paper.start(dataset, objective), claims.paper.cleaned(dataset, size, objective)
-        panels.append({
-            "dataset": dataset, "clean_size": size, "pretrain_objective": objective,
-            "start": start and {"accuracy": start.accuracy, "asr": start.asr, "run": start.run},
-            "paper": {"start_accuracy": started and started.accuracy, "start_asr": started and started.asr,
-                      "clean_accuracy": cleaned and cleaned.clean_accuracy},
-        })  # fmt: skip
+        started, cleaned = (
+            claims.paper.start(dataset, objective),
+            claims.paper.cleaned(dataset, size, objective),
+        )
+        panels.append(
+            {
+                "dataset": dataset,
+                "clean_size": size,
+                "pretrain_objective": objective,
+                "start": start and {"accuracy": start.accuracy, "asr": start.asr, "run": start.run},
+                "paper": {
+                    "start_accuracy": started and started.accuracy,
+                    "start_asr": started and started.asr,
+                    "clean_accuracy": cleaned and cleaned.clean_accuracy,
+                },
+            }
+        )
         for source in ("ledger", "authors"):
-            points += [_dot(point) for point in study.cleaning(dataset, objective, size, source=source)]
+            points += [
+                _dot(point) for point in study.cleaning(dataset, objective, size, source=source)
+            ]
     return {"panels": panels, "points": points}
 
 
 def _dot(point: Point) -> dict[str, Any]:
     return {
-        "source": point.source, "dataset": point.dataset, "clean_size": point.clean_size, "pretrain_objective": point.objective,
-        "loss": point.loss, "learning_rate": point.learning_rate, "seed": point.seed, "epoch": point.epoch, "step": point.step,
-        "accuracy": point.accuracy, "asr": point.asr, "images": point.images, "attackable": point.attackable, "run": point.run,
-    }  # fmt: skip
+        "source": point.source,
+        "dataset": point.dataset,
+        "clean_size": point.clean_size,
+        "pretrain_objective": point.objective,
+        "loss": point.loss,
+        "learning_rate": point.learning_rate,
+        "seed": point.seed,
+        "epoch": point.epoch,
+        "step": point.step,
+        "accuracy": point.accuracy,
+        "asr": point.asr,
+        "images": point.images,
+        "attackable": point.attackable,
+        "run": point.run,
+    }
 
 
 def _trajectories(study: Study) -> list[dict[str, Any]]:
     """Accuracy and ASR over epochs of every run of the first seed."""
     return [
-        {"run": run.folder, "stage": s.stage, "dataset": s.dataset, "pretrain_objective": s.pretrain_objective,
-         "clean_size": s.clean_size, "loss": s.loss, "learning_rate": s.schedule.learning_rate,
-         "epochs": [row.epoch for row in run.rows], "accuracy": [row.accuracy for row in run.rows],
-         "asr": [row.asr(study.settings.denominator) for row in run.rows]}
-        for run in study.runs if (s := run.record.spec).seed == study.settings.seeds[0]
-    ]  # fmt: skip
+        {
+            "run": run.folder,
+            "stage": s.stage,
+            "dataset": s.dataset,
+            "pretrain_objective": s.pretrain_objective,
+            "clean_size": s.clean_size,
+            "loss": s.loss,
+            "learning_rate": s.schedule.learning_rate,
+            "epochs": [row.epoch for row in run.rows],
+            "accuracy": [row.accuracy for row in run.rows],
+            "asr": [row.asr(study.settings.denominator) for row in run.rows],
+        }
+        for run in study.runs
+        if (s := run.record.spec).seed == study.settings.seeds[0]
+    ]
 
 
 def _control(run: Run, denominator: Any) -> dict[str, Any]:
     point, spec = run.handed_on(denominator), run.record.spec
     return {
-        "run": run.folder, "dataset": spec.dataset, "pretrain_objective": spec.pretrain_objective, "variant": spec.variant,
-        "poisoned": spec.poisoned, "seed": spec.seed, "accuracy": point.accuracy, "asr": point.asr,
-        "accuracy_ci95": statistics.wilson(point.correct, point.images), "asr_ci95": statistics.wilson(point.attacked, point.attackable),
-    }  # fmt: skip
+        "run": run.folder,
+        "dataset": spec.dataset,
+        "pretrain_objective": spec.pretrain_objective,
+        "variant": spec.variant,
+        "poisoned": spec.poisoned,
+        "seed": spec.seed,
+        "accuracy": point.accuracy,
+        "asr": point.asr,
+        "accuracy_ci95": intervals.wilson(point.correct, point.images),
+        "asr_ci95": intervals.wilson(point.attacked, point.attackable),
+    }
 
 
 def _provenance(run: Run) -> dict[str, Any]:
     record = run.record
     return {
-        "sha256": run.sha256, "status": record.status, "reason": record.reason, "fingerprint": record.fingerprint, "commit": record.commit,
-        "dirty": record.dirty, "code": record.code, "inputs": record.inputs, "sacred": record.sacred, "seed": record.spec.seed,
-        "started": record.started, "seconds": record.seconds, "attempts": record.attempts,
-    }  # fmt: skip
+        "sha256": run.sha256,
+        "status": record.status,
+        "reason": record.reason,
+        "fingerprint": record.fingerprint,
+        "commit": record.commit,
+        "dirty": record.dirty,
+        "code": record.code,
+        "inputs": record.inputs,
+        "sacred": record.sacred,
+        "seed": record.spec.seed,
+        "started": record.started,
+        "seconds": record.seconds,
+        "attempts": record.attempts,
+    }
 
 
 def _compute(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -173,9 +254,17 @@ def _compute(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for run in runs:
         groups.setdefault((run.record.spec.stage, run.record.spec.cell), []).append(run)
     return [
-        {"stage": stage, "cell": cell, "runs": len(group), "seconds": sum(r.record.seconds for r in group),
-         "train_seconds": sum(r.record.train_seconds for r in group), "evaluate_seconds": sum(r.record.evaluate_seconds for r in group),
-         "data_wait_seconds": sum(r.record.data_wait_seconds for r in group), "samples": sum(r.record.num_samples for r in group),
-         "peak_memory_bytes": max(r.record.peak_memory_bytes for r in group), "attempts": sum(r.record.attempts for r in group)}
+        {
+            "stage": stage,
+            "cell": cell,
+            "runs": len(group),
+            "seconds": sum(r.record.seconds for r in group),
+            "train_seconds": sum(r.record.train_seconds for r in group),
+            "evaluate_seconds": sum(r.record.evaluate_seconds for r in group),
+            "data_wait_seconds": sum(r.record.data_wait_seconds for r in group),
+            "samples": sum(r.record.num_samples for r in group),
+            "peak_memory_bytes": max(r.record.peak_memory_bytes for r in group),
+            "attempts": sum(r.record.attempts for r in group),
+        }
         for (stage, cell), group in sorted(groups.items(), reverse=True)
-    ]  # fmt: skip
+    ]

@@ -8,18 +8,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from repro.report.authors import authors_points
+from repro.report.build import build
 from repro.report.document import claims_of
-from repro.report.points import Settings, Study
-from repro.report.render import build
+from repro.report.numbers.authors import authors_points
+from repro.report.numbers.evaluations import Settings, Study
 
 NAME = "replay"
 SETTINGS = Settings(
-    name=NAME, protocol="authors", stand_in="", cap=0.05, confidence=0.95, denominator="non_target", seeds=(0,), target_class="banana",
+    name=NAME,
+    protocol="authors",
+    stand_in="",
+    cap=0.05,
+    confidence=0.95,
+    denominator="non_target",
+    seeds=(0,),
+    target_class="banana",
     classnames=(),
-)  # fmt: skip
+)
 """Cap of the paper (Table 1); denominator of the authors' code (src/evaluate.py)."""
-CONTEXT: dict[str, Any] = {"switches": [], "accounting": {}, "attribution": None, "environments": [], "gallery": {}, "faults": None}
+CONTEXT: dict[str, Any] = {
+    "switches": [],
+    "accounting": {},
+    "attribution": None,
+    "environments": [],
+    "gallery": {},
+    "faults": None,
+}
 
 
 def replay(folder: Path, out: Path) -> dict[str, Any]:

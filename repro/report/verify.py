@@ -16,11 +16,11 @@ from typing import Any
 
 from repro.ledger import LedgerError
 from repro.profile import load_profile
-from repro.report.authors import authors_points
+from repro.report.build import percent
 from repro.report.document import build_document, claims_of, finite, lookup
-from repro.report.findings import stale_findings
-from repro.report.points import read_study
-from repro.report.render import percent
+from repro.report.numbers.authors import authors_points
+from repro.report.numbers.evaluations import read_study
+from repro.report.pages.findings import stale_findings
 from repro.report.replay import NAME, replay_study
 from repro.spec import SpecError
 
@@ -40,7 +40,10 @@ def verify(path: Path) -> list[str]:
         document = json.loads(content)
     except ValueError as error:
         return [f"{path}: not JSON ({error})"]
-    lines = [*_numbers(document), *_pages(path.parent, document, hashlib.sha256(content).hexdigest())]
+    lines = [
+        *_numbers(document),
+        *_pages(path.parent, document, hashlib.sha256(content).hexdigest()),
+    ]
     return lines + (stale_findings(document["profile"]) if document.get("studies") else [])
 
 
@@ -49,19 +52,31 @@ def differences(report: Any, ledger: Any, place: str = "") -> list[str]:
     if isinstance(report, dict) and isinstance(ledger, dict):
         keys = [*ledger, *(key for key in report if key not in ledger)]
         return [
-            line for key in keys
-            for line in differences(report.get(key, "nothing"), ledger.get(key, "nothing"), f"{place}.{key}" if place else str(key))
-        ]  # fmt: skip
+            line
+            for key in keys
+            for line in differences(
+                report.get(key, "nothing"),
+                ledger.get(key, "nothing"),
+                f"{place}.{key}" if place else str(key),
+            )
+        ]
     if isinstance(report, list) and isinstance(ledger, list) and len(report) == len(ledger):
         return [
-            line for index, pair in enumerate(zip(report, ledger, strict=True))
+            line
+            for index, pair in enumerate(zip(report, ledger, strict=True))
             for line in differences(*pair, f"{place}[{_name(pair[1], index)}]")
-        ]  # fmt: skip
+        ]
     numbers = [isinstance(v, (int, float)) and not isinstance(v, bool) for v in (report, ledger)]
     same = (
-        math.isclose(report, ledger, rel_tol=TOLERANCE, abs_tol=1e-12) if all(numbers) else (type(report), report) == (type(ledger), ledger)
+        math.isclose(report, ledger, rel_tol=TOLERANCE, abs_tol=1e-12)
+        if all(numbers)
+        else (type(report), report) == (type(ledger), ledger)
     )
-    return [] if same else [f"{place}: {_short(report)} in the report, {_short(ledger)} from the ledger"]
+    return (
+        []
+        if same
+        else [f"{place}: {_short(report)} in the report, {_short(ledger)} from the ledger"]
+    )
 
 
 def _numbers(document: dict[str, Any]) -> list[str]:
@@ -69,18 +84,24 @@ def _numbers(document: dict[str, Any]) -> list[str]:
         if document["profile"] == NAME:
             study = replay_study(None)
             if document["authors_files"] and not study.files:
-                return ["authors_files: set REPRO_AUTHORS_DIR to the folder that was replayed; its points were not checked"]
+                return [
+                    "authors_files: set REPRO_AUTHORS_DIR to the folder that was replayed; its points were not checked"
+                ]
         else:
             points, files = authors_points() if document["authors_files"] else ((), ())
             if document["authors_files"] and not files:
-                return ["authors_files: set REPRO_AUTHORS_DIR to the folder that was overlaid; nothing was checked without it"]
+                return [
+                    "authors_files: set REPRO_AUTHORS_DIR to the folder that was overlaid; nothing was checked without it"
+                ]
             study = read_study(load_profile(document["profile"]), Path(), (points, files))
         expected = json.loads(json.dumps(finite(build_document(study, claims_of()))))
     except (LedgerError, SpecError) as error:
         return [f"ledger: {error}"]
     except KeyError as error:
         return [f"report.json: {error} is missing"]
-    return differences({key: value for key, value in document.items() if key != "context"}, expected)
+    return differences(
+        {key: value for key, value in document.items() if key != "context"}, expected
+    )
 
 
 def _pages(folder: Path, document: dict[str, Any], digest: str) -> list[str]:
@@ -97,9 +118,16 @@ def _pages(folder: Path, document: dict[str, Any], digest: str) -> list[str]:
             except (KeyError, IndexError, ValueError, TypeError):
                 lines.append(f"index.html: {place}: shown, but not in report.json")
                 continue
-            if text.removeprefix("+") != percent(expected) or value != ("" if expected is None else repr(expected)):
-                lines.append(f"index.html: {place}: {text} on the page, {percent(expected)} in report.json")
-    for name, pattern in (("report.tex", rb"report\.json, SHA-256 ([0-9a-f]{64})"), ("report.pdf", rb"report\.json sha256 ([0-9a-f]{64})")):
+            if text.removeprefix("+") != percent(expected) or value != (
+                "" if expected is None else repr(expected)
+            ):
+                lines.append(
+                    f"index.html: {place}: {text} on the page, {percent(expected)} in report.json"
+                )
+    for name, pattern in (
+        ("report.tex", rb"report\.json, SHA-256 ([0-9a-f]{64})"),
+        ("report.pdf", rb"report\.json sha256 ([0-9a-f]{64})"),
+    ):
         if (folder / name).is_file():
             found = re.search(pattern, (folder / name).read_bytes())
             if found is None or found[1].decode() != digest:

@@ -16,7 +16,10 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     last = max((epoch for points in series.values() for epoch, _ in points), default=0) or 1
 
     def place(epoch: float, fraction: float) -> str:
-        x, y = MARGIN + (WIDTH - 2 * MARGIN) * epoch / last, HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * fraction
+        x, y = (
+            MARGIN + (WIDTH - 2 * MARGIN) * epoch / last,
+            HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * fraction,
+        )
         return f"{x:.1f},{y:.1f}"
 
     parts = [
@@ -31,5 +34,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     for index, ((name, points), colour) in enumerate(zip(series.items(), COLOURS, strict=False)):
         line = " ".join(place(*point) for point in points if isfinite(point[1]))
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{MARGIN + 8 + 200 * index}" y="20" fill="{colour}">{escape(name)}</text>')
+        parts.append(
+            f'<text x="{MARGIN + 8 + 200 * index}" y="20" fill="{colour}">{escape(name)}</text>'
+        )
     return "\n".join([*parts, "</svg>\n"])

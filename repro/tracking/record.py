@@ -15,21 +15,27 @@ from typing import Any, TextIO
 from sacred import SETTINGS, Experiment
 
 import repro
-from repro.launch.identity import LIBRARIES, Run, commit_state, content_hash, environment, model_dir
-from repro.ledger import replace_file
+from repro.events import EVENT, parse
+from repro.files import replace_file
+from repro.runs.layout import content_hash, model_dir
+from repro.runs.machine import LIBRARIES, commit_state, environment
+from repro.runs.run import Run
 from repro.tracking import STARTED
 from repro.tracking.figure import curves
-from repro.tracking.observers import RECORDS, FileObserver
-from repro.wire import EVENT, parse
+from repro.tracking.observer import RECORDS, FileObserver
 
 BEAT_SECONDS = 5.0
 ARTIFACTS = ("spec.json", "rows.jsonl", "outcome.json", "curves.svg")
 EVALUATED = ("zero_shot_top1", "attack_success_rate")
 
 SETTINGS.CAPTURE_MODE = "sys"  # the pack itself prints the worker's lines, so the costly capture of descriptors is not needed
-SETTINGS.DISCOVER_SOURCES = "none"  # sources and versions are the worker's, added by hand; the pack never imports torch
+SETTINGS.DISCOVER_SOURCES = (
+    "none"  # sources and versions are the worker's, added by hand; the pack never imports torch
+)
 SETTINGS.DISCOVER_DEPENDENCIES = "none"
-SETTINGS.HOST_INFO.INCLUDE_CPU_INFO = False  # a second of py-cpuinfo per run; `environment` names the device
+SETTINGS.HOST_INFO.INCLUDE_CPU_INFO = (
+    False  # a second of py-cpuinfo per run; `environment` names the device
+)
 SETTINGS.HOST_INFO.INCLUDE_GPU_INFO = False
 
 
@@ -44,34 +50,53 @@ class Recorder:
         """`watch` is called with the folder of every record once it is there; `runs` share what the start of tracking took."""
         commit, dirty = commit_state()
         self.watch = watch
-        self.about: dict[str, Any] = {"environment": environment(), "commit": commit, "dirty": dirty}
+        self.about: dict[str, Any] = {
+            "environment": environment(),
+            "commit": commit,
+            "dirty": dirty,
+        }
         self.spent = time.process_time()
         self.share = (self.spent - STARTED) / runs
 
     def record(
-        self, run: Run, first: dict[str, Any], events: Iterable[dict[str, Any]], reason_of_end: Callable[[], str]
+        self,
+        run: Run,
+        first: dict[str, Any],
+        events: Iterable[dict[str, Any]],
+        reason_of_end: Callable[[], str],
     ) -> tuple[str, str | None]:
         """Follow one run to its end; returns the reason of a failure, or "", and the record's name, `<profile>/<number>`.
 
         `first` is the run's first event: its start, or its end if an earlier pack died between outcome and record.
         `reason_of_end` tells why the events ended without an end of the run.
         """
-        experiment = Experiment(run.spec.stage, base_dir=str(Path(repro.__file__).parent.parent), save_git_info=False)
+        experiment = Experiment(
+            run.spec.stage, base_dir=str(Path(repro.__file__).parent.parent), save_git_info=False
+        )
         link, key = run.work_dir / "sacred.json", uuid.uuid4().hex
         resumed = _read(link)
 
         def opened(folder: Path) -> None:
-            replace_file(link, json.dumps({"record": f"{run.spec.profile}/{folder.name}", "key": key}).encode())
+            replace_file(
+                link,
+                json.dumps({"record": f"{run.spec.profile}/{folder.name}", "key": key}).encode(),
+            )
             self.watch(folder)
 
-        observer = FileObserver(RECORDS / run.spec.profile, opened, tuple((item["path"], item["hash"]) for item in run.inputs.values()))
+        observer = FileObserver(
+            RECORDS / run.spec.profile,
+            opened,
+            tuple((item["path"], item["hash"]) for item in run.inputs.values()),
+        )
         experiment.observers.append(observer)
         experiment.add_config(_config(run))
         for file in sorted(Path(repro.__file__).parent.rglob("*.py")):
             experiment.add_source_file(str(file))
         for library in LIBRARIES:
             if version := self.about["environment"].get(library):
-                experiment.add_package_dependency(library, version.split("+")[0])  # Sacred knows no local versions
+                experiment.add_package_dependency(
+                    library, version.split("+")[0]
+                )  # Sacred knows no local versions
 
         @experiment.main  # type: ignore[untyped-decorator]
         def follow(_run: Any) -> dict[str, Any]:
@@ -81,28 +106,47 @@ class Recorder:
                 for point in points.due(event):
                     for name, value in (point["values"] | {"epoch": point["epoch"]}).items():
                         _run.log_scalar(name, float(value), int(point["step"]))
-                    shown = {name: float(point["values"][name]) for name in EVALUATED if name in point["values"]}
+                    shown = {
+                        name: float(point["values"][name])
+                        for name in EVALUATED
+                        if name in point["values"]
+                    }
                     for name, value in shown.items():
                         evaluations[name].append((point["epoch"], value))
                     if shown:
-                        say(f"step {point['step']}, epoch {point['epoch']:.2f}: {', '.join(f'{n} {v:.4f}' for n, v in shown.items())}")
+                        say(
+                            f"step {point['step']}, epoch {point['epoch']:.2f}: {', '.join(f'{n} {v:.4f}' for n, v in shown.items())}"
+                        )
                 if event["event"] == "end":
                     if event["status"] == "failed":
                         raise RunFailed(event["reason"])
-                    with contextlib.suppress(OSError):  # a full disk: the missing figure will be named
-                        (run.work_dir / "curves.svg").write_text(curves(evaluations), encoding="utf-8")
+                    with contextlib.suppress(
+                        OSError
+                    ):  # a full disk: the missing figure will be named
+                        (run.work_dir / "curves.svg").write_text(
+                            curves(evaluations), encoding="utf-8"
+                        )
                     for name in ARTIFACTS:
                         _run.add_artifact(str(run.work_dir / name))
                     if (model := run.work_dir / "model.safetensors").exists():
-                        _run.info["model"] = {"path": (model_dir(run.spec) / model.name).as_posix(), "hash": content_hash(model)}
+                        _run.info["model"] = {
+                            "path": (model_dir(run.spec) / model.name).as_posix(),
+                            "hash": content_hash(model),
+                        }
                     _run.info["tracking_seconds"] = self._lap()
-                    return {"status": event["status"]} | {name: float(value) for name, value in event["result"].items()}
+                    return {"status": event["status"]} | {
+                        name: float(value) for name, value in event["result"].items()
+                    }
             raise RunFailed(reason_of_end())
 
         info = self.about | {"start_step": first.get("step", 0), "resumes": resumed.get("record")}
         try:
             meta = {"record": key} | ({"resumes": resumed["key"]} if "key" in resumed else {})
-            experiment.run(info=info, meta_info=meta, options={"--beat-interval": BEAT_SECONDS, "--loglevel": "ERROR"})
+            experiment.run(
+                info=info,
+                meta_info=meta,
+                options={"--beat-interval": BEAT_SECONDS, "--loglevel": "ERROR"},
+            )
             reason = ""
         except RunFailed as error:
             reason = str(error)
@@ -119,24 +163,37 @@ class Points:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.earlier = [point for line in path.read_text().splitlines() if (point := parse(line))] if path.exists() else []
+        self.earlier = (
+            [point for line in path.read_text().splitlines() if (point := parse(line))]
+            if path.exists()
+            else []
+        )
 
     def due(self, event: dict[str, Any]) -> list[dict[str, Any]]:
         """Points to log for an event: itself if it has metrics; at the first such, or at the end, what earlier attempts left below it."""
         if event["event"] == "start":
             return []
-        kept = [point for point in self.earlier if event["event"] == "end" or point["step"] < event["step"]]
+        kept = [
+            point
+            for point in self.earlier
+            if event["event"] == "end" or point["step"] < event["step"]
+        ]
         if event["event"] == "metrics":
             kept.append(event)
         try:
             self._save(kept, anew=bool(self.earlier))
         except OSError as error:
-            say(f"tracking: {self.path} not written: {error.strerror}; these points are in this record alone", sys.stderr)
+            say(
+                f"tracking: {self.path} not written: {error.strerror}; these points are in this record alone",
+                sys.stderr,
+            )
         self.earlier = []
         return kept
 
     def _save(self, points: list[dict[str, Any]], anew: bool) -> None:
-        lines = "".join(f"\n{EVENT}{json.dumps(point)}\n" for point in points)  # each begins a line even after a torn one
+        lines = "".join(
+            f"\n{EVENT}{json.dumps(point)}\n" for point in points
+        )  # each begins a line even after a torn one
         if anew:
             replace_file(self.path, lines.encode())
         elif lines:
@@ -153,8 +210,14 @@ def say(line: str, stream: TextIO | None = None) -> None:
 def _config(run: Run) -> dict[str, Any]:
     """The Sacred configuration: the resolved specification and what identifies the run."""
     spec = run.spec
-    identity = {"cell": spec.cell, "run_id": spec.run_id, "learning_rate": spec.schedule.learning_rate,
-                "fingerprint": run.fingerprint, "code": run.code, "inputs": run.inputs}  # fmt: skip
+    identity = {
+        "cell": spec.cell,
+        "run_id": spec.run_id,
+        "learning_rate": spec.schedule.learning_rate,
+        "fingerprint": run.fingerprint,
+        "code": run.code,
+        "inputs": run.inputs,
+    }
     return spec.model_dump(mode="json") | identity
 
 

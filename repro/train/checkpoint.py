@@ -20,7 +20,7 @@ from open_clip.model import CLIP
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from repro.ledger import replace_file
+from repro.files import replace_file
 from repro.spec import digest
 
 Tensors = dict[str, torch.Tensor]
@@ -30,7 +30,10 @@ KEEP = 2
 
 def model_tensors(model: CLIP) -> Tensors:
     """Copies of the model's weights and BatchNorm statistics, contiguous on the CPU."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    return {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in model.state_dict().items()
+    }
 
 
 def load_model(model: CLIP, path: Path) -> None:
@@ -55,7 +58,11 @@ def load_optimizer(model: CLIP, optimizer: torch.optim.Optimizer, content: bytes
         name, _, kind = key.rpartition("/")
         parameter = parameters[name]
         # channels-last weights want channels-last moments; `step` is a scalar on the CPU unless AdamW is fused on a GPU
-        like = torch.empty_like(parameter) if kind != "step" else torch.empty_like(value, device=parameter.device)
+        like = (
+            torch.empty_like(parameter)
+            if kind != "step"
+            else torch.empty_like(value, device=parameter.device)
+        )
         optimizer.state[parameter][kind] = like.copy_(value)
 
 
@@ -77,7 +84,9 @@ class Saver:
         self.pool = ThreadPoolExecutor(1)
         self.pending: Future[None] | None = None
 
-    def save(self, step: int, model: CLIP, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    def save(
+        self, step: int, model: CLIP, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    ) -> None:
         """Begin to write `checkpoint-<step>`, after the one before is done."""
         self.wait()
         tensors = model_tensors(model), optimizer_tensors(model, optimizer)
@@ -92,14 +101,21 @@ class Saver:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             self.wait()
         finally:
             self.pool.shutdown()
 
 
-def write_checkpoint(work_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: dict[str, Any]) -> None:
+def write_checkpoint(
+    work_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: dict[str, Any]
+) -> None:
     """Write `checkpoint-<step>` and drop all but the newest KEEP."""
     partial = work_dir / ".checkpoint.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -115,27 +131,46 @@ def write_checkpoint(work_dir: Path, step: int, model: Tensors, optimizer: Tenso
         shutil.rmtree(old)
 
 
-def load_checkpoint(work_dir: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]] | None:
+def load_checkpoint(
+    work_dir: Path, model: CLIP, optimizer: torch.optim.Optimizer
+) -> tuple[int, dict[str, Any]] | None:
     """Restore the newest intact checkpoint; returns its step and training state, None if there is none."""
     for folder in reversed(_checkpoints(work_dir)):
         try:
             meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-            if digest({name: value for name, value in meta.items() if name != "meta"}) != meta["meta"] or meta["step"] != _step(folder):
+            if digest({name: value for name, value in meta.items() if name != "meta"}) != meta[
+                "meta"
+            ] or meta["step"] != _step(folder):
                 raise ValueError("meta.json does not have its own hash")
-            files = {name: (folder / f"{name}.safetensors").read_bytes() for name in ("model", "optimizer")}
+            files = {
+                name: (folder / f"{name}.safetensors").read_bytes()
+                for name in ("model", "optimizer")
+            }
             for name, content in files.items():
                 if hashlib.sha256(content).hexdigest() != meta[name]:
                     raise ValueError(f"{name}.safetensors does not have the hash in meta.json")
             model.load_state_dict(load(files["model"]))
             load_optimizer(model, optimizer, files["optimizer"])
             return int(meta["step"]), meta["state"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            SafetensorError,
+        ) as error:
             print(f"warning: {folder} is damaged and passed over: {error}", flush=True)
     return None
 
 
 def _checkpoints(work_dir: Path) -> list[Path]:
-    found = (path for path in work_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal())
+    found = (
+        path
+        for path in work_dir.glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdecimal()
+    )
     return sorted(found, key=_step)
 
 

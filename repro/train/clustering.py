@@ -8,6 +8,8 @@ Shapes: N = cleaning pairs, B = pairs in the global batch, D = embedding width, 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -34,15 +36,24 @@ class Clusters(nn.Module):
         self.head = nn.Linear(width, num_clusters)
         self.register_buffer("labels", torch.zeros(num_pairs, dtype=torch.long))
 
-    def renew(self, model: CLIP, pairs: TrainingPairs, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    def renew(
+        self, model: CLIP, pairs: TrainingPairs, optimizer: torch.optim.Optimizer, seed: int
+    ) -> None:
         """Group the pairs anew by the features of `model` in eval mode, and start the head from random weights."""
         try:
             import faiss
         except ImportError:
-            raise RuntimeError("mitigation.clusters: deep clustering needs faiss: pip install 'repro[clustering]'") from None
+            raise RuntimeError(
+                "mitigation.clusters: deep clustering needs faiss: pip install 'repro[clustering]'"
+            ) from None
 
         features = image_features(model, pairs).float().cpu().numpy()
-        options = {"niter": ITERATIONS, "spherical": True, "seed": seed, "min_points_per_centroid": 1}
+        options = {
+            "niter": ITERATIONS,
+            "spherical": True,
+            "seed": seed,
+            "min_points_per_centroid": 1,
+        }
         kmeans = faiss.Kmeans(features.shape[1], self.head.out_features, **options)
         kmeans.train(features)
         nearest = kmeans.index.search(features, 1)[1][:, 0]
@@ -54,9 +65,15 @@ class Clusters(nn.Module):
         for parameter in self.head.parameters():
             optimizer.state.pop(parameter, None)
 
-    def loss(self, features: Float[Tensor, "B D"], positions: Int[Tensor, " B"], gather: str) -> Float[Tensor, ""]:
+    def loss(
+        self,
+        features: Float[Tensor, "B D"],
+        positions: Int[Tensor, " B"],
+        gather: Literal["exact", "authors"],
+    ) -> Float[Tensor, ""]:
         """Cross-entropy of the head against the labels of the batch's pairs."""
-        weight, bias = (distributed.share(parameter, gather) for parameter in (self.head.weight, self.head.bias))  # type: ignore[arg-type]
+        weight = distributed.share(self.head.weight, gather)
+        bias = distributed.share(self.head.bias, gather)
         return F.cross_entropy(F.linear(features, weight, bias), self.labels[positions])
 
 
@@ -67,7 +84,9 @@ def attach(model: CLIP, spec: RunSpec, num_pairs: int) -> Clusters | None:
     assert spec.mitigation is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        clusters = Clusters(num_pairs, spec.model.embed_dim, spec.mitigation.clusters).to(model.logit_scale.device)
+        clusters = Clusters(num_pairs, spec.model.embed_dim, spec.mitigation.clusters).to(
+            model.logit_scale.device
+        )
     model.clusters = clusters
     return clusters
 
@@ -78,7 +97,12 @@ def image_features(model: CLIP, pairs: TrainingPairs) -> Float[Tensor, "N D"]:
     was_training = model.training
     model.eval()
     device = model.logit_scale.device
-    parts = (pairs.rows[begin : begin + IMAGE_BATCH] for begin in range(0, len(pairs.rows), IMAGE_BATCH))
-    features = [model.encode_image(normalise(pairs.pixels(rows).to(device)), normalize=True) for rows in parts]
+    parts = (
+        pairs.rows[begin : begin + IMAGE_BATCH] for begin in range(0, len(pairs.rows), IMAGE_BATCH)
+    )
+    features = [
+        model.encode_image(normalise(pairs.pixels(rows).to(device)), normalize=True)
+        for rows in parts
+    ]
     model.train(was_training)
     return torch.cat(features)

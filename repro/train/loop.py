@@ -94,7 +94,14 @@ class Task:
     """Pairs of the validation loss, where it picks the model."""
 
 
-def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: torch.device, emit: Emit, workers: int) -> dict[str, Any]:
+def train(
+    task: Task,
+    model: CLIP,
+    restored_optimizer: bytes | None,
+    device: torch.device,
+    emit: Emit,
+    workers: int,
+) -> dict[str, Any]:
     """Train `model` in place as the spec says, appending rows to the work folder; returns the outcome.
 
     `restored_optimizer` is the pre-training AdamW state where `optimizer_state: restored` asks for it. Resumes from
@@ -113,7 +120,9 @@ def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: tor
     groups = pairs_per_rank(spec) // spec.schedule.norm_batch_size
     encoder: torch.nn.Module = PairEncoder(model, groups)
     if distributed.ranks() > 1:
-        encoder = DistributedDataParallel(encoder)  # rank 0 hands its BatchNorm statistics to the others
+        encoder = DistributedDataParallel(
+            encoder
+        )  # rank 0 hands its BatchNorm statistics to the others
     if spec.compile:
         encoder = torch.compile(encoder)  # type: ignore[assignment]
     last = num_steps(spec, pairs.steps_per_epoch)
@@ -135,8 +144,14 @@ def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: tor
                 model.train()
                 if clusters is not None:
                     clusters.renew(model, pairs, optimizer, spec.seed + progress.step)
-            rate = learning_rate(spec.schedule, progress.step, pairs.steps_per_epoch, spec.switches.schedule_offset)
-            members = torch.from_numpy(pairs.positions(progress.step)).to(device) if clusters is not None else None
+            rate = learning_rate(
+                spec.schedule, progress.step, pairs.steps_per_epoch, spec.switches.schedule_offset
+            )
+            members = (
+                torch.from_numpy(pairs.positions(progress.step)).to(device)
+                if clusters is not None
+                else None
+            )
             losses = training_step(encoder, model, optimizer, images, tokens, spec, rate, members)
             progress.step += 1
             progress.counted += 1
@@ -150,10 +165,20 @@ def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: tor
             if not math.isfinite(values["loss"]):
                 reason = f"loss is {values['loss']} after step {progress.step} of {last}"
             if progress.step % METRIC_EVERY == 0:
-                emit("metrics", {"step": progress.step, "epoch": progress.step / pairs.steps_per_epoch, "values": values})
+                emit(
+                    "metrics",
+                    {
+                        "step": progress.step,
+                        "epoch": progress.step / pairs.steps_per_epoch,
+                        "values": values,
+                    },
+                )
             if progress.step in evaluate_at or reason:
                 _evaluate(task, model, progress, rate, emit)
-                progress.training = spec.switches.mode_after_evaluation == "train" or progress.step % pairs.steps_per_epoch == 0
+                progress.training = (
+                    spec.switches.mode_after_evaluation == "train"
+                    or progress.step % pairs.steps_per_epoch == 0
+                )
                 model.train(progress.training)
                 progress.seconds = earlier + time.monotonic() - begun
             if task.validation is not None and progress.step % pairs.steps_per_epoch == 0:
@@ -165,8 +190,14 @@ def train(task: Task, model: CLIP, restored_optimizer: bytes | None, device: tor
                 if progress.step % METRIC_EVERY == 0 or distributed.ranks() == 1
                 else False
             )
-            if distributed.rank() == 0 and (stop or ended - last_saved > CHECKPOINT_SECONDS) and progress.step < last:
-                saver.save(progress.step, model, optimizer, asdict(progress))  # a copy all through: training goes on meanwhile
+            if (
+                distributed.rank() == 0
+                and (stop or ended - last_saved > CHECKPOINT_SECONDS)
+                and progress.step < last
+            ):
+                saver.save(
+                    progress.step, model, optimizer, asdict(progress)
+                )  # a copy all through: training goes on meanwhile
                 last_saved = time.monotonic()
             if stop:
                 distributed.barrier()
@@ -208,7 +239,11 @@ def training_step(
     with _precision(spec, images.device):
         image_features, text_features, log_scale = encoder(images, tokens)
     gathered = distributed.gather_features(image_features.float())
-    clusters = model.clusters.loss(gathered[0], members, spec.switches.gather) if members is not None else None
+    clusters = (
+        model.clusters.loss(gathered[0], members, spec.switches.gather)
+        if members is not None
+        else None
+    )
     losses = total_loss(
         spec.loss_weights,
         gathered,
@@ -241,30 +276,61 @@ def _evaluate(task: Task, model: CLIP, progress: Progress, rate: float, emit: Em
     took = time.monotonic() - started
     progress.evaluate_seconds += took
     progress.seconds += took
-    losses = {name: total / progress.counted for name, total in progress.sums.items()} if progress.counted else None
+    losses = (
+        {name: total / progress.counted for name, total in progress.sums.items()}
+        if progress.counted
+        else None
+    )
     progress.sums, progress.counted = {}, 0
     correct, attacked, is_target = outcome.correct, outcome.attacked, task.is_target
     samples = sample_images(len(correct))
     row = Row(
         **identity_of(task.spec, task.fingerprint),
-        epoch=progress.step / task.pairs.steps_per_epoch, step=progress.step, num_images=len(correct),
-        num_correct=int(correct.sum()), num_attacked=int(attacked.sum()), num_target=int(is_target.sum()),
-        num_target_attacked=int((attacked & is_target).sum()), sample_classes=outcome.classes[samples].tolist(),
-        sample_classes_triggered=outcome.classes_triggered[samples].tolist(), train_loss=losses,
-        logit_scale=model.logit_scale.exp().item(), step_learning_rate=rate, seconds=progress.seconds,
-    )  # fmt: skip
+        epoch=progress.step / task.pairs.steps_per_epoch,
+        step=progress.step,
+        num_images=len(correct),
+        num_correct=int(correct.sum()),
+        num_attacked=int(attacked.sum()),
+        num_target=int(is_target.sum()),
+        num_target_attacked=int((attacked & is_target).sum()),
+        sample_classes=outcome.classes[samples].tolist(),
+        sample_classes_triggered=outcome.classes_triggered[samples].tolist(),
+        train_loss=losses,
+        logit_scale=model.logit_scale.exp().item(),
+        step_learning_rate=rate,
+        seconds=progress.seconds,
+    )
     if distributed.rank() == 0:
         append_row(task.work_dir, row, correct, attacked, is_target)
     asr = row.asr(task.spec.switches.asr_denominator)
-    emit("metrics", {"step": row.step, "epoch": row.epoch, "values": {"zero_shot_top1": row.accuracy, "attack_success_rate": asr}})
+    emit(
+        "metrics",
+        {
+            "step": row.step,
+            "epoch": row.epoch,
+            "values": {"zero_shot_top1": row.accuracy, "attack_success_rate": asr},
+        },
+    )
 
 
 def _keep_best(
-    task: Task, validation: TrainingPairs, model: CLIP, optimizer: torch.optim.Optimizer, progress: Progress, emit: Emit
+    task: Task,
+    validation: TrainingPairs,
+    model: CLIP,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    emit: Emit,
 ) -> None:
     """Save the model if its validation loss is the lowest so far (the authors keep the best epoch of CC3M)."""
     loss = validation_loss(model, validation)
-    emit("metrics", {"step": progress.step, "epoch": progress.step / task.pairs.steps_per_epoch, "values": {"validation_loss": loss}})
+    emit(
+        "metrics",
+        {
+            "step": progress.step,
+            "epoch": progress.step / task.pairs.steps_per_epoch,
+            "values": {"validation_loss": loss},
+        },
+    )
     if loss < progress.best_loss:
         progress.best_loss, progress.best_step = loss, progress.step
         if distributed.rank() == 0:
@@ -273,11 +339,15 @@ def _keep_best(
 
 def _save_model(work_dir: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> None:
     checkpoint.save_tensors(work_dir / "model.safetensors", checkpoint.model_tensors(model))
-    checkpoint.save_tensors(work_dir / "optimizer.safetensors", checkpoint.optimizer_tensors(model, optimizer))
+    checkpoint.save_tensors(
+        work_dir / "optimizer.safetensors", checkpoint.optimizer_tensors(model, optimizer)
+    )
 
 
 def _precision(spec: RunSpec, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = spec.precision != "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
+        spec.precision != "fp32"
+    )
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=spec.precision == "bf16")
 
 
@@ -286,7 +356,10 @@ def _stop_requests() -> Iterator[list[int]]:
     """Collect stop signals instead of dying in the middle of a step."""
     received: list[int] = []
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = {number: signal.signal(number, lambda got, _frame: received.append(got)) for number in numbers}
+    before = {
+        number: signal.signal(number, lambda got, _frame: received.append(got))
+        for number in numbers
+    }
     try:
         yield received
     finally:

@@ -13,12 +13,16 @@ from torch import Tensor
 
 
 def mmcl_loss(
-    image_features: Float[Tensor, "B D"], text_features: Float[Tensor, "B D"], logit_scale: Float[Tensor, ""]
+    image_features: Float[Tensor, "B D"],
+    text_features: Float[Tensor, "B D"],
+    logit_scale: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
     """Symmetric cross-entropy over all B x B pairs; image i matches text i (Eq. 1)."""
     logits_per_image = logit_scale * image_features @ text_features.T  # (B, B)
     matches = torch.arange(len(image_features), device=image_features.device)
-    return (F.cross_entropy(logits_per_image, matches) + F.cross_entropy(logits_per_image.T, matches)) / 2
+    return (
+        F.cross_entropy(logits_per_image, matches) + F.cross_entropy(logits_per_image.T, matches)
+    ) / 2
 
 
 def ssl_loss(
@@ -51,5 +55,7 @@ def total_loss(
     if weights["mmcl"]:
         parts["mmcl"] = mmcl_loss(image_features[0], text_features[0], logit_scale)
     if weights["ssl"]:
-        parts["ssl"] = ssl_loss(image_features[0], image_features[1], text_features[0], text_features[1], logit_scale)
+        parts["ssl"] = ssl_loss(
+            image_features[0], image_features[1], text_features[0], text_features[1], logit_scale
+        )
     return {"loss": sum(weights[name] * part for name, part in parts.items()), **parts}  # type: ignore[dict-item]

@@ -22,7 +22,9 @@ MAX_LOG_LOGIT_SCALE = math.log(100)
 """Upper clamp of the log-temperature (code: CleanCLIP src/train.py, clamp to [0, 4.6052])."""
 
 
-def build_model(spec: ModelSpec, seed: int, initialisation: Literal["fp32", "fp16_rounded"]) -> CLIP:
+def build_model(
+    spec: ModelSpec, seed: int, initialisation: Literal["fp32", "fp16_rounded"]
+) -> CLIP:
     """A CLIP model with random weights drawn under `seed`.
 
     `fp16_rounded` passes the initial weights through float16, as the authors' loader does
@@ -51,7 +53,9 @@ def shrink_and_perturb(model: CLIP, mitigation: Mitigation, seed: int) -> None:
         return
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
-        parameter.mul_(mitigation.shrink).add_(torch.randn(parameter.shape, generator=generator) * mitigation.perturb)
+        parameter.mul_(mitigation.shrink).add_(
+            torch.randn(parameter.shape, generator=generator) * mitigation.perturb
+        )
 
 
 def normalise(images: UInt8[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
@@ -76,7 +80,9 @@ def encode_text(model: CLIP, tokens: Int[Tensor, "n L"]) -> Float[Tensor, "n D"]
         hidden = block(hidden, attn_mask=model.attn_mask[:length, :length])
     known = last.ln_1(hidden)
     later = torch.arange(length, device=tokens.device) > end[:, None]  # (n, L)
-    attention, _ = last.attn(known[rows, end][:, None], known, known, key_padding_mask=later, need_weights=False)
+    attention, _ = last.attn(
+        known[rows, end][:, None], known, known, key_padding_mask=later, need_weights=False
+    )
     pooled = hidden[rows, end] + attention[:, 0]  # (n, width)
     pooled = pooled + last.mlp(last.ln_2(pooled))
     return F.normalize(model.ln_final(pooled) @ model.text_projection, dim=-1)
@@ -105,7 +111,11 @@ class PairEncoder(nn.Module):
         for group, part in enumerate(images.chunk(self.norm_groups, dim=1)):
             for norm in self.norms:
                 norm.momentum = 0.1 if group == 0 else 0.0
-            features.append(self.model.encode_image(normalise(part.flatten(0, 1)), normalize=True).view(views, part.shape[1], -1))
+            features.append(
+                self.model.encode_image(normalise(part.flatten(0, 1)), normalize=True).view(
+                    views, part.shape[1], -1
+                )
+            )
         text_features = encode_text(self.model, tokens.flatten(0, 1)).view(views, pairs, -1)
         return torch.cat(features, dim=1), text_features, self.model.logit_scale
 
@@ -127,11 +137,18 @@ def has_weight_decay(name: str, parameter: Tensor, rule: Literal["ndim", "names"
     return parameter.ndim >= 2
 
 
-def build_optimizer(model: CLIP, spec: Optimizer, rule: Literal["ndim", "names"]) -> torch.optim.AdamW:
+def build_optimizer(
+    model: CLIP, spec: Optimizer, rule: Literal["ndim", "names"]
+) -> torch.optim.AdamW:
     """AdamW over two groups, with and without weight decay; the learning rate is set at every step."""
     decay: list[Tensor] = []
     no_decay: list[Tensor] = []
     for name, parameter in model.named_parameters():
         (decay if has_weight_decay(name, parameter, rule) else no_decay).append(parameter)
-    groups = [{"params": no_decay, "weight_decay": 0.0}, {"params": decay, "weight_decay": spec.weight_decay}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(spec.betas[0], spec.betas[1]), eps=spec.eps, fused=True)
+    groups = [
+        {"params": no_decay, "weight_decay": 0.0},
+        {"params": decay, "weight_decay": spec.weight_decay},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=0.0, betas=(spec.betas[0], spec.betas[1]), eps=spec.eps, fused=True
+    )

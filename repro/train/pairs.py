@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from repro.data.augment import auto_augment, draw_policies
 from repro.data.keyed import keyed_rng
 from repro.data.shards import PairStore
-from repro.data.text import eda
-from repro.data.tokens import tokenize, trim
 from repro.spec import RunSpec, Views
+from repro.train.views.image import auto_augment, draw_policies
+from repro.train.views.text import eda
+from repro.train.views.tokens import tokenize, trim
 
 DECODED_LIMIT = 20 * 2**30
 """Bytes up to which a run's images are kept decoded on disk and memory-mapped; more are decoded per batch. A cleaning set of
@@ -38,36 +38,66 @@ class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(
-        self, spec: RunSpec, store: PairStore, rows: NDArray[np.int64], synonyms: Path, cache: Path, rank: int, ranks: int
+        self,
+        spec: RunSpec,
+        store: PairStore,
+        rows: NDArray[np.int64],
+        synonyms: Path,
+        cache: Path,
+        rank: int,
+        ranks: int,
     ) -> None:
         batch = spec.schedule.global_batch_size
         if len(rows) < batch:
-            raise ValueError(f"{spec.run_id}: {len(rows)} pairs (allowed: at least global_batch_size = {batch})")
+            raise ValueError(
+                f"{spec.run_id}: {len(rows)} pairs (allowed: at least global_batch_size = {batch})"
+            )
         if batch % ranks:
-            raise ValueError(f"{spec.run_id}: global_batch_size: {batch} (allowed: a multiple of the {ranks} ranks)")
+            raise ValueError(
+                f"{spec.run_id}: global_batch_size: {batch} (allowed: a multiple of the {ranks} ranks)"
+            )
         self.spec, self.store, self.rows = spec, store, rows
         self.rank, self.ranks = rank, ranks
         self.size = spec.model.vision.image_size
         self.place = np.full(len(store), -1)
         self.place[rows] = np.arange(len(rows))
-        self.images = store.decoded(self.size, cache, rows=rows) if len(rows) * self.size**2 * 3 <= DECODED_LIMIT else None
+        self.images = (
+            store.decoded(self.size, cache, rows=rows)
+            if len(rows) * self.size**2 * 3 <= DECODED_LIMIT
+            else None
+        )
         self.steps_per_epoch = len(rows) // batch
         captions = store.captions
-        self.captions = {int(row): captions[row] for row in rows} if spec.loss_weights["ssl"] else {}
-        self.tokens = tokenize([captions[row] for row in rows], spec.switches.truncation)  # (len(rows), 77)
+        self.captions = (
+            {int(row): captions[row] for row in rows} if spec.loss_weights["ssl"] else {}
+        )
+        self.tokens = tokenize(
+            [captions[row] for row in rows], spec.switches.truncation
+        )  # (len(rows), 77)
         self.synonyms = json.loads(synonyms.read_text(encoding="utf-8")) if self.captions else {}
         self.views = 2 if spec.loss_weights["ssl"] else 1
         self._fixed_views: Tensor | None = None
         if self.views == 2 and spec.switches.text_view == "fixed":
-            texts = [eda(self.captions[int(row)], keyed_rng("text view", spec.seed, int(row)), self.synonyms) for row in rows]
+            texts = [
+                eda(
+                    self.captions[int(row)],
+                    keyed_rng("text view", spec.seed, int(row)),
+                    self.synonyms,
+                )
+                for row in rows
+            ]
             self._fixed_views = tokenize(texts, spec.switches.truncation)
 
     def batches(self, start: int, stop: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the steps start..stop-1 in order, prefetched by `workers` processes (0: made on demand)."""
         loader = DataLoader(
-            self, batch_size=None, sampler=range(start, stop), num_workers=workers, pin_memory=torch.cuda.is_available(),
+            self,
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
             prefetch_factor=4 if workers else None,
-        )  # fmt: skip
+        )
         return iter(loader)
 
     def plain_batches(self) -> Iterator[tuple[UInt8[Tensor, "1 b 3 H W"], Int[Tensor, "1 b L"]]]:
@@ -81,7 +111,9 @@ class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
         """Positions in `rows` of the global batch of a step, (B,); the incomplete last batch of an epoch is dropped."""
         epoch, index = divmod(step, self.steps_per_epoch)
         batch = self.spec.schedule.global_batch_size
-        return keyed_rng("order", self.spec.seed, epoch).permutation(len(self.rows))[index * batch : (index + 1) * batch]
+        return keyed_rng("order", self.spec.seed, epoch).permutation(len(self.rows))[
+            index * batch : (index + 1) * batch
+        ]
 
     def __len__(self) -> int:
         return self.steps_per_epoch * self.spec.schedule.epochs
@@ -112,12 +144,23 @@ class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
         if self._fixed_views is not None:
             return self._fixed_views[positions]
         rows = self.rows[positions]
-        texts = [eda(self.captions[int(row)], keyed_rng("text view", self.spec.seed, step, int(row)), self.synonyms) for row in rows]
+        texts = [
+            eda(
+                self.captions[int(row)],
+                keyed_rng("text view", self.spec.seed, step, int(row)),
+                self.synonyms,
+            )
+            for row in rows
+        ]
         return tokenize(texts, self.spec.switches.truncation)
 
 
 def shift_and_flip(
-    pixels: UInt8[Tensor, "b 3 H W"], views: Views, rng: np.random.Generator, batch: int, mine: slice
+    pixels: UInt8[Tensor, "b 3 H W"],
+    views: Views,
+    rng: np.random.Generator,
+    batch: int,
+    mine: slice,
 ) -> UInt8[Tensor, "b 3 H W"]:
     """Whole-pixel shift with repeated edges and horizontal flip, drawn for the global batch of `batch` pairs.
 
@@ -132,5 +175,11 @@ def shift_and_flip(
     ys = np.clip(np.arange(height) + shifts[:, :1], 0, height - 1)  # (b, H)
     xs = np.clip(np.arange(width) + shifts[:, 1:], 0, width - 1)  # (b, W)
     xs = np.where(flips[:, None], xs[:, ::-1], xs)
-    places = (np.arange(len(pixels)) * height * width)[:, None, None] + ys[:, :, None] * width + xs[:, None, :]  # (b, H, W)
-    return torch.from_numpy(pixels.permute(0, 2, 3, 1).numpy().reshape(-1, 3).take(places, axis=0)).permute(0, 3, 1, 2)
+    places = (
+        (np.arange(len(pixels)) * height * width)[:, None, None]
+        + ys[:, :, None] * width
+        + xs[:, None, :]
+    )  # (b, H, W)
+    return torch.from_numpy(
+        pixels.permute(0, 2, 3, 1).numpy().reshape(-1, 3).take(places, axis=0)
+    ).permute(0, 3, 1, 2)

@@ -8,7 +8,9 @@ from typing import Literal
 from repro.spec import RunSpec, Schedule
 
 
-def learning_rate(schedule: Schedule, step: int, steps_per_epoch: int, offset: Literal["none", "one_epoch"]) -> float:
+def learning_rate(
+    schedule: Schedule, step: int, steps_per_epoch: int, offset: Literal["none", "one_epoch"]
+) -> float:
     """Learning rate of the 0-based optimizer step: linear warm-up, then half a cosine to 0 (paper Sec. 3 and 4).
 
     `one_epoch` is the authors' counter, which starts at epoch 1 (code: CleanCLIP src/train.py): the warm-up is cut
@@ -24,7 +26,9 @@ def learning_rate(schedule: Schedule, step: int, steps_per_epoch: int, offset: L
 
 def num_steps(spec: RunSpec, steps_per_epoch: int) -> int:
     """Optimizer steps that the run makes: those of the schedule, or up to the epoch that `model_age` names."""
-    return steps_per_epoch * (spec.model_age if isinstance(spec.model_age, int) else spec.schedule.epochs)
+    return steps_per_epoch * (
+        spec.model_age if isinstance(spec.model_age, int) else spec.schedule.epochs
+    )
 
 
 def evaluation_steps(spec: RunSpec, steps_per_epoch: int) -> list[int]:
@@ -35,11 +39,21 @@ def evaluation_steps(spec: RunSpec, steps_per_epoch: int) -> list[int]:
     """
     last = num_steps(spec, steps_per_epoch)
     if spec.evaluate_every_steps is not None:
-        within = [*range(spec.evaluate_every_steps, steps_per_epoch, spec.evaluate_every_steps), steps_per_epoch]
-        steps = {epoch * steps_per_epoch + step for epoch in range(last // steps_per_epoch) for step in within}
+        within = [
+            *range(spec.evaluate_every_steps, steps_per_epoch, spec.evaluate_every_steps),
+            steps_per_epoch,
+        ]
+        steps = {
+            epoch * steps_per_epoch + step
+            for epoch in range(last // steps_per_epoch)
+            for step in within
+        }
     else:
         per_epoch = spec.evaluations_per_epoch or 1.0
-        steps = {round(k * steps_per_epoch / per_epoch) for k in range(1, int(last / steps_per_epoch * per_epoch) + 1)}
+        steps = {
+            round(k * steps_per_epoch / per_epoch)
+            for k in range(1, int(last / steps_per_epoch * per_epoch) + 1)
+        }
     if spec.model_age == "best_validation_loss":
         steps |= set(range(steps_per_epoch, last, steps_per_epoch))
     return sorted({0, last} | {step for step in steps if 0 < step <= last})

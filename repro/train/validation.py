@@ -18,6 +18,10 @@ def validation_loss(model: CLIP, pairs: TrainingPairs) -> float:
     device, losses = model.logit_scale.device, []
     for images, tokens in pairs.plain_batches():
         image_features = model.encode_image(normalise(images[0].to(device)), normalize=True)
-        losses.append(mmcl_loss(image_features, encode_text(model, tokens[0].to(device)), model.logit_scale.exp()).item())
+        losses.append(
+            mmcl_loss(
+                image_features, encode_text(model, tokens[0].to(device)), model.logit_scale.exp()
+            ).item()
+        )
     model.train(was_training)
     return sum(losses) / len(losses)

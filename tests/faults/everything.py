@@ -17,15 +17,19 @@ from test_poison import make_data, profile
 from repro.data.keyed import keyed_rng
 from repro.data.shards import PairStore
 from repro.data.stages import make_poison
-from repro.data.text import eda
-from repro.data.tokens import tokenize
 from repro.profile import clean_runs, pretrain_runs
-from repro.report.context import read_context
+from repro.report.build import build, read_records, runs_page
 from repro.report.document import claims_of
-from repro.report.points import read_study
-from repro.report.render import build, read_records, runs_page
+from repro.report.material import read_context
+from repro.report.numbers.evaluations import read_study
+from repro.train.views.text import eda
+from repro.train.views.tokens import tokenize
 
-SYNONYMS = {"ripe": ["mature", "ready", "ripened"], "apple": ["pome", "apple tree"], "pear": ["pyrus"]}
+SYNONYMS = {
+    "ripe": ["mature", "ready", "ripened"],
+    "apple": ["pome", "apple tree"],
+    "pear": ["pyrus"],
+}
 ODD = "İstanbul’da ILIK bir MUZ\u0301 \u202e 1,5 ﬁg"
 
 
@@ -44,13 +48,22 @@ def make() -> None:
         write_run(Path(), run, [(0.41, 0.93), (0.3, 0.01)])
     study = read_study(spec, Path())
     build(study, claims_of(), read_context(study, Path()), Path("out"))
-    Path("out/runs.html").write_text(runs_page("mini", read_records(Path("sacred"))), encoding="utf-8")
+    Path("out/runs.html").write_text(
+        runs_page("mini", read_records(Path("sacred"))), encoding="utf-8"
+    )
 
 
 def hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below `folder`, locks and copies of the specifications left out."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock" and "specs" not in path.parts)
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".lock" and "specs" not in path.parts
+    )
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+    }
 
 
 if __name__ == "__main__":

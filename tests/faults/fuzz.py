@@ -59,16 +59,24 @@ def attempt(reader: Any, folder: Path, original: Any) -> str | None:
         return None
     except BaseException as error:  # whatever it is, it is a finding
         frames = traceback.extract_tb(error.__traceback__)
-        place = next((frame for frame in reversed(frames) if "/repro/" in frame.filename), frames[-1])
+        place = next(
+            (frame for frame in reversed(frames) if "/repro/" in frame.filename), frames[-1]
+        )
         return f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {str(error)[:200]}"
     finally:
         signal.alarm(0)
-    return None if original is None or result == original else "a result that differs from the original"
+    return (
+        None
+        if original is None or result == original
+        else "a result that differs from the original"
+    )
 
 
 def main(name: str, seed: int, count: int, cap: int, folder: Path) -> None:
     """Print findings, one of a kind."""
-    reader = importlib.import_module("weight_readers" if name.startswith(WEIGHTS) else "readers").READERS[name]
+    reader = importlib.import_module(
+        "weight_readers" if name.startswith(WEIGHTS) else "readers"
+    ).READERS[name]
     signal.signal(signal.SIGALRM, too_slow)
     pristine = folder / "valid"
     pristine.mkdir(parents=True)

@@ -13,12 +13,46 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
-WORDS = (b"\x00" * 4, b"\xff" * 4, b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"\xff" * 8, b"\x00" * 7 + b"\x80", b"\xff" * 7 + b"\x7f")
+WORDS = (
+    b"\x00" * 4,
+    b"\xff" * 4,
+    b"\xff\xff\xff\x7f",
+    b"\x00\x00\x00\x80",
+    b"\xff" * 8,
+    b"\x00" * 7 + b"\x80",
+    b"\xff" * 7 + b"\x7f",
+)
 """Integers at the ends of their ranges."""
 HOSTILE: tuple[Any, ...] = (
-    None, True, -1, 0, 2**31, 2**63, -(2**63), 10**400, 1e308, float("nan"), float("inf"), -0.0, "", "\0", "../../x", "a" * 10_000,
-    "\ud800", "\u202e<script>\\input{x}", [], {}, [[]], {"": None}, "1", 0.5, ["x"] * 50, "2026-13-45", "=cmd()", b"\xff",
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    2**31,
+    2**63,
+    -(2**63),
+    10**400,
+    1e308,
+    float("nan"),
+    float("inf"),
+    -0.0,
+    "",
+    "\0",
+    "../../x",
+    "a" * 10_000,
+    "\ud800",
+    "\u202e<script>\\input{x}",
+    [],
+    {},
+    [[]],
+    {"": None},
+    "1",
+    0.5,
+    ["x"] * 50,
+    "2026-13-45",
+    "=cmd()",
+    b"\xff",
+)
 """Values that a careless reader trips over."""
 
 
@@ -61,7 +95,16 @@ def _json(data: bytes, rng: random.Random) -> bytes:
     nodes: list[tuple[Any, Any]] = [(holder, "root")]
     for parent, key in nodes:
         child = parent[key]
-        nodes += [(child, inner) for inner in (child if isinstance(child, dict) else range(len(child)) if isinstance(child, list) else ())]
+        nodes += [
+            (child, inner)
+            for inner in (
+                child
+                if isinstance(child, dict)
+                else range(len(child))
+                if isinstance(child, list)
+                else ()
+            )
+        ]
     for _ in range(rng.choice((1, 1, 3))):
         parent, key = rng.choice(nodes)
         if isinstance(parent, dict) and rng.random() < 0.3:
@@ -100,7 +143,9 @@ def _npz(data: bytes, rng: random.Random) -> bytes:
             del arrays[name]
         case 1 if array.size:
             limits = np.iinfo(array.dtype) if array.dtype.kind in "iu" else None
-            array.flat[rng.randrange(array.size)] = rng.choice((limits.min, limits.max, 1)) if limits else 1
+            array.flat[rng.randrange(array.size)] = (
+                rng.choice((limits.min, limits.max, 1)) if limits else 1
+            )
             arrays[name] = array
         case 2:
             arrays[name] = array[: rng.randrange(len(array) + 1)]
@@ -108,10 +153,16 @@ def _npz(data: bytes, rng: random.Random) -> bytes:
             arrays[name] = np.concatenate([array, array])
         case 4:
             arrays[name] = array.astype(
-                rng.choice(("f8", "i1", "U8", "c16", ">i8", "M8[s]", "?", "V4") if array.ndim == 1 else ("f8", "U8"))
+                rng.choice(
+                    ("f8", "i1", "U8", "c16", ">i8", "M8[s]", "?", "V4")
+                    if array.ndim == 1
+                    else ("f8", "U8")
+                )
             )
         case 5:
-            arrays[name] = array[..., None] if rng.random() < 0.5 else array.reshape(-1)[:1].reshape(())
+            arrays[name] = (
+                array[..., None] if rng.random() < 0.5 else array.reshape(-1)[:1].reshape(())
+            )
         case 6:
             arrays[name] = np.array([{"a": 1}, None], dtype=object)
         case 7:
@@ -126,7 +177,9 @@ def _npz(data: bytes, rng: random.Random) -> bytes:
 def _claims_more(data: bytes, name: str) -> bytes:
     """One array's header says that 2**50 values follow: whoever believes it allocates a petabyte."""
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (2**50,)})
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<i8", "fortran_order": False, "shape": (2**50,)}
+    )
     return _rezipped(data, {name: header.getvalue() + b"\1" * 64})
 
 

@@ -23,22 +23,23 @@ from PIL import Image
 from reader import Reader
 from test_replay import CC3M, series
 
-from repro.archive import read_archive, write_archive
-from repro.data import packages, tars
-from repro.data.imagenet import labelled_images, validation_images
 from repro.data.images import ImageError, decode_image, encode_png
 from repro.data.index import StoreError
 from repro.data.shards import PairStore, ShardWriter, write_store
+from repro.events import EVENT, parse
 from repro.ledger import LedgerError, check_unique, read_bits, read_results
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.report.authors import authors_points
-from repro.report.claims import load_claims
-from repro.report.context import read_context
-from repro.report.points import Settings, Study
-from repro.report.render import build, read_records, runs_page
+from repro.report.build import build, read_records, runs_page
+from repro.report.material import read_context
+from repro.report.numbers.authors import authors_points
+from repro.report.numbers.claims import load_claims
+from repro.report.numbers.evaluations import Settings, Study
 from repro.report.verify import verify
+from repro.sources import packages
+from repro.sources.shards import tars
+from repro.sources.shards.imagenet import labelled_images, validation_images
 from repro.spec import SpecError
-from repro.wire import EVENT, parse
+from repro.study.archive import read_archive, write_archive
 
 
 def make_store(folder: Path) -> None:
@@ -52,7 +53,11 @@ def make_store(folder: Path) -> None:
 def read_store(folder: Path) -> Any:
     """All that a store gives."""
     store = PairStore.open(folder)
-    return list(store.captions), store.content_hash(), [store.decode(i, 8).tobytes() for i in range(len(store))]
+    return (
+        list(store.captions),
+        store.content_hash(),
+        [store.decode(i, 8).tobytes() for i in range(len(store))],
+    )
 
 
 def read_foreign_tar(folder: Path) -> Any:
@@ -61,7 +66,9 @@ def read_foreign_tar(folder: Path) -> Any:
     tars._index_shard(folder / "00000.tar", part)
     with np.load(part, allow_pickle=False) as columns:
         counts, rows = json.loads(columns["told"].tobytes())["counts"], len(columns["keys"])
-    dropped = sum(number for reason, number in counts.items() if reason not in ("listed", "obtained"))
+    dropped = sum(
+        number for reason, number in counts.items() if reason not in ("listed", "obtained")
+    )
     assert counts.get("listed", 0) == rows + dropped
 
 
@@ -103,7 +110,10 @@ def read_specs(folder: Path) -> Any:
 def make_archive(folder: Path) -> None:
     """A study's archive of one run."""
     make_run(folder)
-    write_archive(folder / "x.jsonl.gz", [(record, rows) for _, record, rows in read_results(folder / "results")])
+    write_archive(
+        folder / "x.jsonl.gz",
+        [(record, rows) for _, record, rows in read_results(folder / "results")],
+    )
     shutil.rmtree(folder / "results")
 
 
@@ -114,14 +124,29 @@ def make_context(folder: Path) -> None:
         (folder / path).mkdir(parents=True)
     accounting = {"used": {"cc3m": 4}}
     (folder / "data/mini/accounting.json").write_text(json.dumps(accounting))
-    (folder / "data/mini/attribution.json").write_text(json.dumps({"changes": "none", "images": [], "text": []}))
-    pair = {"kind": "clean", "row": 1, "caption": "a pear", "original_caption": None, "image": "iVBORw=="}
+    (folder / "data/mini/attribution.json").write_text(
+        json.dumps({"changes": "none", "images": [], "text": []})
+    )
+    pair = {
+        "kind": "clean",
+        "row": 1,
+        "caption": "a pear",
+        "original_caption": None,
+        "image": "iVBORw==",
+    }
     evaluation = {"row": 0, "class": "pear", "image": "iVBORw==", "triggered": "iVBORw=="}
     samples = {"accounting": accounting, "pairs": [pair], "evaluation": [evaluation]}
     (folder / "poisoned/mini/cc3m-samples.json").write_text(json.dumps(samples))
     test = {"name": "tests/x.py::test_y", "passed": 1, "failed": 0, "skipped": 0}
     case = {"case": 1, "fault": "x", "must": "y", "outcome": "passed", "tests": [test]}
-    faults = {"commit": None, "dirty": False, "date": "2026-01-02", "python": "3.11", "seconds": 1.0, "cases": [case]}
+    faults = {
+        "commit": None,
+        "dirty": False,
+        "date": "2026-01-02",
+        "python": "3.11",
+        "seconds": 1.0,
+        "cases": [case],
+    }
     (folder / "report/faults.json").write_text(json.dumps(faults))
 
 
@@ -155,7 +180,10 @@ def make_authors(folder: Path) -> None:
 def read_authors(folder: Path) -> Any:
     """Counts behind the authors' fractions."""
     points, _ = authors_points(folder)
-    assert all(0 <= point.attacked <= point.attackable and 0 <= point.correct <= point.images for point in points)
+    assert all(
+        0 <= point.attacked <= point.attackable and 0 <= point.correct <= point.images
+        for point in points
+    )
 
 
 def make_labels(folder: Path) -> None:
@@ -200,10 +228,19 @@ def make_record(folder: Path) -> None:
     """A Sacred file record."""
     record = folder / "1"
     record.mkdir()
-    run = {"experiment": {"name": "clean"}, "status": "COMPLETED", "start_time": "2026-01-02T03:04:05", "result": {"accuracy": 0.1}}
+    run = {
+        "experiment": {"name": "clean"},
+        "status": "COMPLETED",
+        "start_time": "2026-01-02T03:04:05",
+        "result": {"accuracy": 0.1},
+    }
     (record / "run.json").write_text(json.dumps(run))
-    (record / "config.json").write_text(json.dumps({"dataset": "cc3m", "schedule": {"learning_rate": 0.001}, "seed": 0}))
-    (record / "metrics.json").write_text(json.dumps({"loss": {"steps": [0, 1], "values": [2.0, 1.0]}}))
+    (record / "config.json").write_text(
+        json.dumps({"dataset": "cc3m", "schedule": {"learning_rate": 0.001}, "seed": 0})
+    )
+    (record / "metrics.json").write_text(
+        json.dumps({"loss": {"steps": [0, 1], "values": [2.0, 1.0]}})
+    )
 
 
 def make_package(folder: Path) -> None:
@@ -211,7 +248,9 @@ def make_package(folder: Path) -> None:
     with tarfile.open(folder / "x-1.tgz", "w:gz") as tar:
         tar.addfile(tarfile.TarInfo("package/x.json"), io.BytesIO())
     digest = hashlib.sha512((folder / "x-1.tgz").read_bytes()).digest()
-    packages.PACKAGES["x"] = packages.Package("x", "1", f"sha512-{base64.b64encode(digest).decode()}")
+    packages.PACKAGES["x"] = packages.Package(
+        "x", "1", f"sha512-{base64.b64encode(digest).decode()}"
+    )
 
 
 def read_package(folder: Path) -> Any:
@@ -222,7 +261,9 @@ def read_package(folder: Path) -> Any:
 
 def make_output(folder: Path) -> None:
     """A worker's output."""
-    (folder / "output").write_text(f'hello\n{EVENT}{{"event": "metrics", "step": 1, "values": {{"loss": 1.0}}}}\n')
+    (folder / "output").write_text(
+        f'hello\n{EVENT}{{"event": "metrics", "step": 1, "values": {{"loss": 1.0}}}}\n'
+    )
 
 
 def read_output(folder: Path) -> Any:
@@ -247,11 +288,23 @@ READERS = {
     "ledger-rows": Reader(make_run, ("**/rows.jsonl",), read_ledger, LedgerError, "jsonl"),
     "ledger-bits": Reader(make_run, ("**/bits.npz",), read_ledger, LedgerError, "npz"),
     "specs": Reader(write_specs, SPECS, read_specs, SpecError, "yaml"),
-    "study-archive": Reader(make_archive, ("*.gz",), lambda folder: read_archive(folder / "x.jsonl.gz"), LedgerError, "gz"),
+    "study-archive": Reader(
+        make_archive,
+        ("*.gz",),
+        lambda folder: read_archive(folder / "x.jsonl.gz"),
+        LedgerError,
+        "gz",
+    ),
     "beside-results": Reader(make_context, BESIDE, read_files_beside, LedgerError, "json"),
     "report": Reader(make_report, ("out/report.json",), read_report, LedgerError, "json"),
     "authors": Reader(make_authors, ("*",), read_authors, LedgerError, "json"),
-    "record": Reader(make_record, ("1/*",), lambda folder: runs_page("mini", read_records(folder)), LedgerError, "json"),
+    "record": Reader(
+        make_record,
+        ("1/*",),
+        lambda folder: runs_page("mini", read_records(folder)),
+        LedgerError,
+        "json",
+    ),
     "npm-package": Reader(make_package, ("*",), read_package, packages.PackageError, exact=True),
     "worker-output": Reader(make_output, ("*",), read_output, ValueError),
 }

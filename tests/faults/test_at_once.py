@@ -12,15 +12,22 @@ from pathlib import Path
 import pytest
 from test_pipeline import STUB, environment, project, repro  # noqa: F401
 
-from repro.data.stages import building
+from repro.files import building
 from repro.spec import SpecError
 
 
 @pytest.mark.faults(6)
 def test_a_second_pipeline_in_a_folder_is_told_so_and_disturbs_nothing(project: Path) -> None:
     (project / "params.yaml").write_text("profile: smoke\n")
-    (project / "bin" / "python").write_text(STUB.replace("out() {", "[ $3 = data ] && until [ -e go ]; do sleep 0.1; done\nout() {"))
-    command = {"args": ["dvc", "repro", "poison@smoke-cc3m"], "cwd": project, "env": environment(project), "text": True}
+    (project / "bin" / "python").write_text(
+        STUB.replace("out() {", "[ $3 = data ] && until [ -e go ]; do sleep 0.1; done\nout() {")
+    )
+    command = {
+        "args": ["dvc", "repro", "poison@smoke-cc3m"],
+        "cwd": project,
+        "env": environment(project),
+        "text": True,
+    }
     with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as first:
         try:
             deadline = time.monotonic() + 120
@@ -32,8 +39,15 @@ def test_a_second_pipeline_in_a_folder_is_told_so_and_disturbs_nothing(project: 
             (project / "go").touch()
         output, _ = first.communicate(timeout=300)
     assert second.returncode != 0 and first.returncode == 0, output
-    assert re.search(rf"data@smoke.* is busy, it is being blocked by:\s+\(PID {first.pid}\)", second.stderr, re.DOTALL), second.stderr
-    assert [line.rstrip() for line in (project / "ran.log").read_text().splitlines()] == ["data smoke", "poison smoke cc3m"]
+    assert re.search(
+        rf"data@smoke.* is busy, it is being blocked by:\s+\(PID {first.pid}\)",
+        second.stderr,
+        re.DOTALL,
+    ), second.stderr
+    assert [line.rstrip() for line in (project / "ran.log").read_text().splitlines()] == [
+        "data smoke",
+        "poison smoke cc3m",
+    ]
     assert repro(project, *command["args"]) == []
 
 

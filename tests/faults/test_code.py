@@ -11,12 +11,35 @@ from pathlib import Path
 
 import pytest
 
-RUN_WHAT_THEY_READ = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "jsonpickle", "marshal", "shelve", "yaml", "xml"}
+RUN_WHAT_THEY_READ = {
+    "pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "jsonpickle",
+    "marshal",
+    "shelve",
+    "yaml",
+    "xml",
+}
 """Modules that the package must not import."""
 RUN_WHAT_THEY_GET = {
-    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "runpy.run_path", "importlib.import_module", "torch.jit.load",
-    "torch.hub.load", "pd.read_pickle", "pandas.read_pickle", "shutil.unpack_archive", "tempfile.mktemp",
-}  # fmt: skip
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "os.popen",
+    "runpy.run_path",
+    "importlib.import_module",
+    "torch.jit.load",
+    "torch.hub.load",
+    "pd.read_pickle",
+    "pandas.read_pickle",
+    "shutil.unpack_archive",
+    "tempfile.mktemp",
+}
 """Calls that it must not make, besides any `.extractall`, which writes where an archive says."""
 SAFE_BY: dict[str, tuple[str, object]] = {
     "torch.load": ("weights_only", True),
@@ -31,24 +54,42 @@ def unsafe(tree: ast.Module) -> Iterator[str]:
     """What in a module could run data, with its line."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            yield from (f"{node.lineno}: import {name}" for name in names if name.partition(".")[0] in RUN_WHAT_THEY_READ)
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+            )
+            yield from (
+                f"{node.lineno}: import {name}"
+                for name in names
+                if name.partition(".")[0] in RUN_WHAT_THEY_READ
+            )
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
-            given = {word.arg: word.value.value if isinstance(word.value, ast.Constant) else ... for word in node.keywords}
+            given = {
+                word.arg: word.value.value if isinstance(word.value, ast.Constant) else ...
+                for word in node.keywords
+            }
             if name.removeprefix("builtins.") in RUN_WHAT_THEY_GET or name.endswith(".extractall"):
                 yield f"{node.lineno}: {name}"
             if given.get("shell", False) is not False:
                 yield f"{node.lineno}: {name} with shell"
             if name in SAFE_BY and given.get(SAFE_BY[name][0]) != SAFE_BY[name][1]:
                 yield f"{node.lineno}: {name} without {SAFE_BY[name][0]}={SAFE_BY[name][1]!r}"
-            if name == "jinja2.Environment" and given.get("autoescape") is not True and "finalize" not in given:
+            if (
+                name == "jinja2.Environment"
+                and given.get("autoescape") is not True
+                and "finalize" not in given
+            ):
                 yield f"{node.lineno}: {name} without autoescape=True, or a filter of all that it prints"
 
 
 @pytest.mark.faults(33)
 def test_nothing_in_the_package_runs_data(root: Path) -> None:
-    trees = {path.relative_to(root): ast.parse(path.read_bytes()) for path in (root / "repro").rglob("*.py")}
+    trees = {
+        path.relative_to(root): ast.parse(path.read_bytes())
+        for path in (root / "repro").rglob("*.py")
+    }
     assert len(trees) > 40
     assert {str(path): found for path, tree in trees.items() if (found := list(unsafe(tree)))} == {}
 
@@ -57,12 +98,24 @@ def test_nothing_in_the_package_runs_data(root: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "import pickle", "from yaml import load", "import xml.etree.ElementTree", "eval(x)", "builtins.exec(x)", "os.system(x)",
-        "tar.extractall(x)", "subprocess.run(x, shell=True)", "subprocess.run(x, shell=y)", "torch.load(x)",
-        "torch.load(x, weights_only=safe)", "np.load(x)", "np.load(x, allow_pickle=True)", "YAML()", "YAML(typ='unsafe')",
+        "import pickle",
+        "from yaml import load",
+        "import xml.etree.ElementTree",
+        "eval(x)",
+        "builtins.exec(x)",
+        "os.system(x)",
+        "tar.extractall(x)",
+        "subprocess.run(x, shell=True)",
+        "subprocess.run(x, shell=y)",
+        "torch.load(x)",
+        "torch.load(x, weights_only=safe)",
+        "np.load(x)",
+        "np.load(x, allow_pickle=True)",
+        "YAML()",
+        "YAML(typ='unsafe')",
         "jinja2.Environment(loader=x)",
     ],
-)  # fmt: skip
+)
 def test_what_would_run_data_is_seen(line: str) -> None:
     assert len(list(unsafe(ast.parse(line)))) == 1
 
@@ -85,26 +138,45 @@ PLANTED = re.compile(r"USER:PASSWORD|s3cret|pl4nted|example|user:pass|:password@
 
 def secrets(text: str) -> list[str]:
     """Kinds of secrets in a text; planted ones do not count."""
-    return [kind for kind, pattern in SECRETS.items() if any(not PLANTED.search(match[0]) for match in re.finditer(pattern, text))]
+    return [
+        kind
+        for kind, pattern in SECRETS.items()
+        if any(not PLANTED.search(match[0]) for match in re.finditer(pattern, text))
+    ]
 
 
 @pytest.mark.faults(24)
 def test_no_file_of_the_repository_holds_a_secret(root: Path) -> None:
     if (root / ".git").exists():
         command = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
-        names = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.split("\0")
+        names = subprocess.run(
+            command, cwd=root, capture_output=True, text=True, check=True
+        ).stdout.split("\0")
     else:  # an unpacked archive
-        names = [str(path.relative_to(root)) for folder in ("repro", "tests", "specs", "docs") for path in (root / folder).rglob("*")]
+        names = [
+            str(path.relative_to(root))
+            for folder in ("repro", "tests", "specs", "docs")
+            for path in (root / folder).rglob("*")
+        ]
     paths = [root / name for name in names if name and (root / name).is_file()]
     assert len(paths) > 100
-    assert {path.name: found for path in paths if (found := secrets(path.read_bytes().decode("utf-8", "replace")))} == {}
+    assert {
+        path.name: found
+        for path in paths
+        if (found := secrets(path.read_bytes().decode("utf-8", "replace")))
+    } == {}
 
 
 @pytest.mark.faults(24)
 def test_no_commit_holds_a_secret(root: Path) -> None:
     if not (root / ".git").exists() or shutil.which("git") is None:
         pytest.skip("no history here")
-    log = subprocess.run(["git", "log", "--all", "-p", "--no-color", "--no-textconv"], cwd=root, capture_output=True, check=True).stdout
+    log = subprocess.run(
+        ["git", "log", "--all", "-p", "--no-color", "--no-textconv"],
+        cwd=root,
+        capture_output=True,
+        check=True,
+    ).stdout
     assert secrets(log.decode("utf-8", "replace")) == []
 
 
@@ -112,10 +184,17 @@ def test_no_commit_holds_a_secret(root: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "-----BEGIN RSA " + "PRIVATE KEY-----", "AKIA" + "ABCDEFGHIJKLMNOP", "ghp_" + "a1" * 18, "hf_" + "Ab1" * 11, "npm_" + "a1" * 18,
-        "xoxb-" + "1234567890", "AIza" + "a" * 35, 'WANDB_API_KEY = "' + "0a" * 20 + '"', "mongodb://me:" + "hunter22@db.local/x",
+        "-----BEGIN RSA " + "PRIVATE KEY-----",
+        "AKIA" + "ABCDEFGHIJKLMNOP",
+        "ghp_" + "a1" * 18,
+        "hf_" + "Ab1" * 11,
+        "npm_" + "a1" * 18,
+        "xoxb-" + "1234567890",
+        "AIza" + "a" * 35,
+        'WANDB_API_KEY = "' + "0a" * 20 + '"',
+        "mongodb://me:" + "hunter22@db.local/x",
     ],
     ids=range(9),
-)  # fmt: skip
+)
 def test_a_secret_would_be_seen(text: str) -> None:
     assert len(secrets(f"x = 1\n{text}\n")) == 1

@@ -12,26 +12,40 @@ import pytest
 from synthetic import noise_profile
 
 from repro.launch.driver import run_all
-from repro.launch.identity import LaunchError
 from repro.profile import pretrain_runs
+from repro.runs.run import LaunchError
 from repro.spec import Profile
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.faults(3),
-    pytest.mark.skipif(os.getuid() != 0 or shutil.which("mount") is None, reason="only root can mount a small disk"),
+    pytest.mark.skipif(
+        os.getuid() != 0 or shutil.which("mount") is None, reason="only root can mount a small disk"
+    ),
 ]
 
 OVERRIDES = {
     "pretrain.objectives": {
-        "mmcl": {"learning_rate": 1e-3, "epochs": 1, "warmup_steps": 1, "global_batch_size": 32, "norm_batch_size": 32}
+        "mmcl": {
+            "learning_rate": 1e-3,
+            "epochs": 1,
+            "warmup_steps": 1,
+            "global_batch_size": 32,
+            "norm_batch_size": 32,
+        }
     },
     "pretrain.evaluate_every_epochs": 1,
     "clean.cells": [
-        {"datasets": ["cc3m"], "pretrain_objectives": ["mmcl"], "clean_sizes": ["100k"], "losses": ["mmcl"],
-         "learning_rates": [1e-4], "global_batch_size": 16}
+        {
+            "datasets": ["cc3m"],
+            "pretrain_objectives": ["mmcl"],
+            "clean_sizes": ["100k"],
+            "losses": ["mmcl"],
+            "learning_rates": [1e-4],
+            "global_batch_size": 16,
+        }
     ],
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -45,7 +59,9 @@ def small_work(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def profile(root: Path, tmp_path: Path, small_work: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
+def profile(
+    root: Path, tmp_path: Path, small_work: Path, monkeypatch: pytest.MonkeyPatch
+) -> Profile:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(root))
     monkeypatch.setenv("REPRO_RANKS", "1")
@@ -53,7 +69,9 @@ def profile(root: Path, tmp_path: Path, small_work: Path, monkeypatch: pytest.Mo
     return noise_profile(root, OVERRIDES)
 
 
-def test_a_run_that_finds_the_disk_full_says_so_and_ends_well_when_there_is_room(profile: Profile, small_work: Path) -> None:
+def test_a_run_that_finds_the_disk_full_says_so_and_ends_well_when_there_is_room(
+    profile: Profile, small_work: Path
+) -> None:
     runs = pretrain_runs(profile, "cc3m")
     with pytest.raises((LaunchError, OSError), match="No space left on device"):
         run_all(runs)
@@ -61,4 +79,7 @@ def test_a_run_that_finds_the_disk_full_says_so_and_ends_well_when_there_is_room
     assert not list(small_work.glob("*/optimizer.safetensors"))
     subprocess.run(["mount", "-o", "remount,size=200m", small_work], check=True)
     run_all(runs)
-    assert sorted(path.name for path in Path("models").rglob("*.safetensors")) == ["model.safetensors", "optimizer.safetensors"]
+    assert sorted(path.name for path in Path("models").rglob("*.safetensors")) == [
+        "model.safetensors",
+        "optimizer.safetensors",
+    ]

@@ -21,14 +21,23 @@ from repro.spec import Profile
 HERE = Path(__file__).parent
 KEPT = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{HERE.parents[1]}:{HERE.parent}"}
 OFFLINE = ["unshare", "--map-root-user", "--net"]
-CAN_UNSHARE = subprocess.run([*OFFLINE, "true"], capture_output=True).returncode == 0 if shutil.which("unshare") else False
+CAN_UNSHARE = (
+    subprocess.run([*OFFLINE, "true"], capture_output=True).returncode == 0
+    if shutil.which("unshare")
+    else False
+)
 
 
 def hashes(folder: Path, environment: dict[str, str], *prefix: str) -> dict[str, str]:
     """What everything.py makes in `folder`, under `environment` alone and the commands in `prefix`."""
     folder.mkdir()
     command = [*prefix, sys.executable, str(HERE / "everything.py"), str(folder)]
-    done = subprocess.run(command, env=KEPT | {"HOME": str(folder.parent)} | environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command,
+        env=KEPT | {"HOME": str(folder.parent)} | environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -42,9 +51,19 @@ def test_poison_captions_pixels_and_report_are_the_same_bytes_everywhere(tmp_pat
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     language = {"LC_ALL": turkish} if turkish else ascii_only
     odd = {"PYTHONHASHSEED": "4242", "TZ": "Pacific/Apia", "OMP_NUM_THREADS": "2"} | language
-    one_core = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
+    one_core = (
+        ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
+        if shutil.which("taskset")
+        else []
+    )
     first = hashes(tmp_path / "a", plain)
-    assert {"out/index.html", "out/report.tex", "views.json", "poisoned/mini/cc3m/manifest.jsonl", "pixels.bin"} <= first.keys()
+    assert {
+        "out/index.html",
+        "out/report.tex",
+        "views.json",
+        "poisoned/mini/cc3m/manifest.jsonl",
+        "pixels.bin",
+    } <= first.keys()
     assert hashes(tmp_path / "zwei ü", odd, *(OFFLINE if CAN_UNSHARE else []), *one_core) == first
 
 
@@ -91,10 +110,17 @@ def test_a_clock_that_jumps_disturbs_no_launch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "shim.c").write_text(SHIM)
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", "shim.so", "shim.c", "-ldl"], cwd=tmp_path, check=True)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-O1", "-o", "shim.so", "shim.c", "-ldl"],
+        cwd=tmp_path,
+        check=True,
+    )
     monkeypatch.setenv("LD_PRELOAD", str(tmp_path / "shim.so"))
     look = "import time; a = [time.time() for _ in range(9)]; print(max(a) - min(a) > 3600)"
-    assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True).stdout == "True\n"
+    assert (
+        subprocess.run([sys.executable, "-c", look], capture_output=True, text=True).stdout
+        == "True\n"
+    )
     specs = clean_runs(profile)
     process = start_driver(specs, {})
     output, _ = process.communicate(timeout=240)
@@ -111,15 +137,22 @@ def test_no_duration_is_taken_from_the_wall_clock(root: Path) -> None:
     for path in (root / "repro").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
             text = ast.unparse(node) if isinstance(node, ast.Call | ast.BinOp | ast.Compare) else ""
-            if text.startswith("time.time(") or (isinstance(node, ast.BinOp | ast.Compare) and ".now(" in text):
+            if text.startswith("time.time(") or (
+                isinstance(node, ast.BinOp | ast.Compare) and ".now(" in text
+            ):
                 found.append(f"{path.relative_to(root)}:{node.lineno}: {text[:80]}")
     assert found == []
 
 
 PLANTED = {
-    "WANDB_API_KEY": "pl4nted-wandb", "HF_TOKEN": "hf_pl4nted", "AWS_SECRET_ACCESS_KEY": "pl4nted/aws", "PIP_INDEX_URL": "https://me:pl4nted@host/",
-    "MONGO_URL": "mongodb://me:pl4nted-mongo@127.0.0.1:1/sacred", "DVC_STUDIO_TOKEN": "pl4nted-dvc", "GITHUB_TOKEN": "ghp_pl4nted",
-}  # fmt: skip
+    "WANDB_API_KEY": "pl4nted-wandb",
+    "HF_TOKEN": "hf_pl4nted",
+    "AWS_SECRET_ACCESS_KEY": "pl4nted/aws",
+    "PIP_INDEX_URL": "https://me:pl4nted@host/",
+    "MONGO_URL": "mongodb://me:pl4nted-mongo@127.0.0.1:1/sacred",
+    "DVC_STUDIO_TOKEN": "pl4nted-dvc",
+    "GITHUB_TOKEN": "ghp_pl4nted",
+}
 
 
 @pytest.mark.faults(18, 24)
@@ -135,5 +168,7 @@ def test_no_secret_of_the_environment_reaches_a_record_or_log(
     with pytest.raises(RuntimeError, match="1 of 2 runs failed"):
         launch(specs, {specs[1].run_id: "raise"})
     written = [path for path in Path().rglob("*") if path.is_file()]
-    assert any(path.name == "cout.txt" for path in written) and any(path.suffix == ".log" for path in written)
+    assert any(path.name == "cout.txt" for path in written) and any(
+        path.suffix == ".log" for path in written
+    )
     assert [path for path in written if b"pl4nted" in path.read_bytes()] == []

@@ -26,7 +26,9 @@ def empty_png(depth: int, kind: int, channels: int) -> bytes:
     """The largest square PNG that is allowed, all zeros: a few hundred kilobytes."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     packer, row = zlib.compressobj(9), bytes(1 + SIDE * channels * depth // 8)
     pixels = b"".join(packer.compress(row) for _ in range(SIDE)) + packer.flush()
@@ -50,7 +52,9 @@ print(1024 * (peak() - before))
 
 @pytest.mark.faults(10)
 @pytest.mark.parametrize(
-    ("depth", "kind", "channels"), [(16, 0, 1), (8, 6, 4), (8, 3, 1)], ids=["16-bit grey", "RGBA", "transparent palette"]
+    ("depth", "kind", "channels"),
+    [(16, 0, 1), (8, 6, 4), (8, 3, 1)],
+    ids=["16-bit grey", "RGBA", "transparent palette"],
 )
 def test_the_largest_image_that_is_allowed_stays_below_the_memory_cap(
     root: Path, tmp_path: Path, depth: int, kind: int, channels: int
@@ -58,16 +62,29 @@ def test_the_largest_image_that_is_allowed_stays_below_the_memory_cap(
     path = tmp_path / "x.png"
     path.write_bytes(empty_png(depth, kind, channels))
     assert path.stat().st_size < 10**6
-    done = subprocess.run([sys.executable, "-c", MEASURE, str(path)], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert 100 * 2**20 < int(done.stdout) < fault_cases()["memory_cap_bytes"]
 
 
 DISGUISED = {
-    "FITS": b"SIMPLE  =                    T" + b" " * 2850, "PSD": b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 9, 9, 8, 3),
-    "PDF": b"%PDF-1.7\n", "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "ICO": b"\0\0\1\0\1\0", "BMP": b"BM" + bytes(60),
-    "TIFF": b"II*\0\x08\0\0\0" + bytes(60), "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n",
-    "GIF": b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff!\xf9\4\0\0\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0;", "AVIF": b"\0\0\0\x1cftypavif",
-}  # fmt: skip
+    "FITS": b"SIMPLE  =                    T" + b" " * 2850,
+    "PSD": b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 9, 9, 8, 3),
+    "PDF": b"%PDF-1.7\n",
+    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "ICO": b"\0\0\1\0\1\0",
+    "BMP": b"BM" + bytes(60),
+    "TIFF": b"II*\0\x08\0\0\0" + bytes(60),
+    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n",
+    "GIF": b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff!\xf9\4\0\0\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0;",
+    "AVIF": b"\0\0\0\x1cftypavif",
+}
 
 
 @pytest.mark.faults(10)
@@ -88,9 +105,14 @@ SAFETENSORS = {
 
 @pytest.mark.faults(16)
 @pytest.mark.parametrize("tensors", SAFETENSORS.values(), ids=SAFETENSORS.keys())
-def test_safetensors_whose_offsets_lie_are_refused(tmp_path: Path, tensors: dict[str, list]) -> None:
+def test_safetensors_whose_offsets_lie_are_refused(
+    tmp_path: Path, tensors: dict[str, list]
+) -> None:
     header = json.dumps(
-        {name: {"dtype": "F32", "shape": shape, "data_offsets": [a, b]} for name, (shape, a, b) in tensors.items()}
+        {
+            name: {"dtype": "F32", "shape": shape, "data_offsets": [a, b]}
+            for name, (shape, a, b) in tensors.items()
+        }
     ).encode()
     path = tmp_path / "x.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(24))
@@ -105,7 +127,12 @@ def with_program(path: Path, program: bytes) -> Path:
     with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, "w") as target:
         for member in source.namelist():
             content = source.read(member)
-            target.writestr(member, program or content.replace(b"K\x07\x85", b"M\xff\xff\x85") if member.endswith("data.pkl") else content)
+            target.writestr(
+                member,
+                program or content.replace(b"K\x07\x85", b"M\xff\xff\x85")
+                if member.endswith("data.pkl")
+                else content,
+            )
     return path
 
 

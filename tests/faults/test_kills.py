@@ -27,28 +27,44 @@ from checkout import environment, fresh_checkout
 from slurm_cluster import NODES, Cluster, needs_slurm, running_cluster
 from synthetic import write_all
 
-from repro.derive import derive
 from repro.profile import read_yaml
+from repro.study.derive import derive
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults(1), pytest.mark.timeout(1800)]
 
 TARGET = "clean@kills-cc3m-mmcl"
 OVERRIDES = {
     "pretrain.objectives": {
-        "mmcl": {"learning_rate": 1e-3, "epochs": 12, "warmup_steps": 2, "global_batch_size": 32, "norm_batch_size": 16}
+        "mmcl": {
+            "learning_rate": 1e-3,
+            "epochs": 12,
+            "warmup_steps": 2,
+            "global_batch_size": 32,
+            "norm_batch_size": 16,
+        }
     },
     "pretrain.evaluate_every_epochs": 6,
     "clean.epochs": 6,
     "clean.cells": [
-        {"datasets": ["cc3m"], "pretrain_objectives": ["mmcl"], "clean_sizes": ["100k"], "losses": ["mmcl", "mmcl_ssl"],
-         "learning_rates": [1e-4], "global_batch_size": 16},
+        {
+            "datasets": ["cc3m"],
+            "pretrain_objectives": ["mmcl"],
+            "clean_sizes": ["100k"],
+            "losses": ["mmcl", "mmcl_ssl"],
+            "learning_rates": [1e-4],
+            "global_batch_size": 16,
+        },
     ],
-}  # fmt: skip
+}
 """Beside those of specs/rehearsal.yaml."""
 TWO_RANKS = {"REPRO_RANKS": "2", "REPRO_SLOTS": "2"}
 THROUGH_SLURM = {
-    "REPRO_LAUNCHER": "slurm", "REPRO_NODES": "2", "REPRO_SLURM_POLL": "1", "REPRO_SBATCH": "--cpus-per-task=1 --mem=500", **TWO_RANKS,
-}  # fmt: skip
+    "REPRO_LAUNCHER": "slurm",
+    "REPRO_NODES": "2",
+    "REPRO_SLURM_POLL": "1",
+    "REPRO_SBATCH": "--cpus-per-task=1 --mem=500",
+    **TWO_RANKS,
+}
 VICTIMS = {
     "rank": r"-m repro\.worker",
     "agent": r"-m repro\.launch\.torchrun",
@@ -68,7 +84,12 @@ def clean_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     overrides = read_yaml(folder / "specs" / "rehearsal.yaml") | OVERRIDES
     (folder / "specs" / "kills.yaml").write_text(json.dumps(overrides))  # JSON is YAML
     loop = folder / "repro" / "train" / "loop.py"
-    text, found = re.subn(r"^CHECKPOINT_SECONDS = .*$", "CHECKPOINT_SECONDS = 0.5", loop.read_text(), flags=re.MULTILINE)
+    text, found = re.subn(
+        r"^CHECKPOINT_SECONDS = .*$",
+        "CHECKPOINT_SECONDS = 0.5",
+        loop.read_text(),
+        flags=re.MULTILINE,
+    )
     assert found == 1
     loop.write_text(text)
     derive("paper", "kills", folder / "specs" / "kills.yaml", folder / "specs")
@@ -80,11 +101,15 @@ def clean_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(clean_folder: Path) -> dict[str, Any]:
     """What the graph ends with when nobody dies."""
     folder = copied(clean_folder, "undisturbed")
-    assert repro(folder, TWO_RANKS).wait(DEADLINE_SECONDS) == 0, (folder / "work.log").read_text()[-3000:]
+    assert repro(folder, TWO_RANKS).wait(DEADLINE_SECONDS) == 0, (folder / "work.log").read_text()[
+        -3000:
+    ]
     return ending(folder)
 
 
-def test_kills_on_one_machine_change_nothing(clean_folder: Path, undisturbed: dict[str, Any]) -> None:
+def test_kills_on_one_machine_change_nothing(
+    clean_folder: Path, undisturbed: dict[str, Any]
+) -> None:
     seed, rng = seeded()
     victims = ["rank"] * 5 + ["agent"] * 3 + ["pack"] + ["driver"] * 3 + ["dvc"] * 2
     rng.shuffle(victims)
@@ -109,7 +134,12 @@ def test_kills_on_a_cluster_change_nothing(
 
 
 def under_fire(
-    clean_folder: Path, name: str, victims: list[str], rng: random.Random, settings: dict[str, str], cluster: Cluster | None = None
+    clean_folder: Path,
+    name: str,
+    victims: list[str],
+    rng: random.Random,
+    settings: dict[str, str],
+    cluster: Cluster | None = None,
 ) -> list[dict[str, Any]]:
     """Run the graph to its end, in new folders until every victim is dead; how each ended.
 
@@ -122,7 +152,9 @@ def under_fire(
         process = repro(folder, settings)
         seen, due = "", 0.0
         while process.poll() != 0:
-            assert time.monotonic() < deadline, f"{left} left: {(folder / 'work.log').read_text()[-3000:]}"
+            assert time.monotonic() < deadline, (
+                f"{left} left: {(folder / 'work.log').read_text()[-3000:]}"
+            )
             if process.returncode is not None:
                 process = repro(folder, settings)
             if left and not seen and find(folder, left[0], cluster):
@@ -131,7 +163,9 @@ def under_fire(
             if seen and not due and (early or newest_checkpoint(folder) not in ("", before)):
                 due = time.monotonic() + rng.uniform(0, 3 if early else 0.3)
             if seen and due and time.monotonic() >= due and (pids := find(folder, seen, cluster)):
-                if not (newest := newest_checkpoint(folder)) and not early:  # its run has ended meanwhile: wait for another's
+                if (
+                    not (newest := newest_checkpoint(folder)) and not early
+                ):  # its run has ended meanwhile: wait for another's
                     due = 0.0
                     continue
                 checkpoints.append(newest)
@@ -141,7 +175,9 @@ def under_fire(
                 seen = ""
             time.sleep(0.05)
         endings.append(ending(folder))
-    assert len(set(checkpoints)) > len(victims) // 4, "runs that were killed went on from checkpoints"
+    assert len(set(checkpoints)) > len(victims) // 4, (
+        "runs that were killed went on from checkpoints"
+    )
     return endings
 
 
@@ -180,7 +216,10 @@ def kill(kind: str, pids: list[int], cluster: Cluster | None) -> None:
         steps = {parent(pid) for pid in pids} if kind == "node" else set()
         cluster.daemons[NODES[0]].kill()
         cluster.daemons[NODES[0]].wait()
-        for pid in [*(step for step in steps if "slurmstepd" in command(step)), *(pids if kind == "node" else [])]:
+        for pid in [
+            *(step for step in steps if "slurmstepd" in command(step)),
+            *(pids if kind == "node" else []),
+        ]:
             silently_kill(pid)
         cluster.start_node(NODES[0])
     else:
@@ -204,7 +243,9 @@ def parent(pid: int) -> int:
 
 def command(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        )
     except OSError:
         return ""
 
@@ -213,9 +254,14 @@ def repro(folder: Path, settings: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start `dvc repro` of the target; its output goes to a file, since orphans would hold a pipe open."""
     with (folder / "work.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro", TARGET], cwd=folder, env=environment(**settings), stdin=subprocess.DEVNULL, stdout=log,
-            stderr=log, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "dvc", "repro", TARGET],
+            cwd=folder,
+            env=environment(**settings),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 def copied(folder: Path, name: str) -> Path:
@@ -225,7 +271,9 @@ def copied(folder: Path, name: str) -> Path:
 def ending(folder: Path) -> dict[str, Any]:
     """Weights, rows and bits of every run, without times."""
     found: dict[str, Any] = {}
-    for path in sorted([*folder.glob("models/**/*.safetensors"), *folder.glob("results/**/run.json")]):
+    for path in sorted(
+        [*folder.glob("models/**/*.safetensors"), *folder.glob("results/**/run.json")]
+    ):
         name = str(path.relative_to(folder))
         if path.suffix == ".safetensors":
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -234,7 +282,9 @@ def ending(folder: Path) -> dict[str, Any]:
         with np.load(path.parent / "bits.npz", allow_pickle=False) as bits:
             found[name] = {
                 "status": json.loads(path.read_text())["status"],
-                "rows": [{key: value for key, value in row.items() if key != "seconds"} for row in rows],
+                "rows": [
+                    {key: value for key, value in row.items() if key != "seconds"} for row in rows
+                ],
                 "bits": {key: bits[key].tobytes().hex() for key in sorted(bits)},
             }
     counts = Counter(Path(name).name for name in found)

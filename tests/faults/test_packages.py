@@ -27,14 +27,23 @@ FLOORS = {
     "h11": ("0.16.0", "CVE-2025-43859: request smuggling"),
     "idna": ("3.7", "CVE-2024-3651: quadratic time"),
     "jinja2": ("3.1.6", "CVE-2025-27516: out of the sandbox"),
-    "nltk": ("3.10.4", "CVE-2025-14009, CVE-2026-12259, CVE-2026-12261: code in downloaded archives"),
-    "pillow": ("12.3", "CVE-2026-40192, CVE-2026-25990, CVE-2026-42311: memory errors and bombs in decoders"),
+    "nltk": (
+        "3.10.4",
+        "CVE-2025-14009, CVE-2026-12259, CVE-2026-12261: code in downloaded archives",
+    ),
+    "pillow": (
+        "12.3",
+        "CVE-2026-40192, CVE-2026-25990, CVE-2026-42311: memory errors and bombs in decoders",
+    ),
     "protobuf": ("6.33.5", "CVE-2026-0994: recursion"),
     "pyarrow": ("14.0.1", "CVE-2023-47248: unpickling from a data file"),
     "pymongo": ("4.6.3", "CVE-2024-5629: reading beyond a BSON document"),
     "requests": ("2.32.4", "CVE-2024-47081: credentials to another host"),
     "setuptools": ("78.1.1", "CVE-2025-47273: writes outside its folder"),
-    "torch": ("2.10", "CVE-2025-32434, CVE-2026-24747: code and heap corruption through weights_only"),
+    "torch": (
+        "2.10",
+        "CVE-2025-32434, CVE-2026-24747: code and heap corruption through weights_only",
+    ),
     "tqdm": ("4.66.3", "CVE-2024-34062: eval of an option"),
     "transformers": ("4.53", "CVE-2025-5197 and others: quadratic expressions"),
     "urllib3": ("2.6.3", "CVE-2025-66418, CVE-2026-21441: exhaustion by compressed bodies"),
@@ -71,33 +80,58 @@ def too_old(versions: dict[str, str], floors: dict[str, tuple[str, str]]) -> dic
 def test_no_declared_range_admits_a_vulnerable_release(root: Path) -> None:
     """Of the packages that pyproject.toml names: the release just below the floor is out of the range."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    lines = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
     requirements = {canonicalize_name(r.name): r for r in map(Requirement, lines)}
     shared = FLOORS.keys() & requirements.keys()
     assert {"torch", "pillow", "jinja2", "setuptools"} <= shared
-    lowest = {name: [s.version for s in requirements[name].specifier if s.operator in (">=", "==")] for name in shared}
-    assert too_old({name: max(found, key=Version, default="0") for name, found in lowest.items()}, FLOORS) == {}
+    lowest = {
+        name: [s.version for s in requirements[name].specifier if s.operator in (">=", "==")]
+        for name in shared
+    }
+    assert (
+        too_old(
+            {name: max(found, key=Version, default="0") for name, found in lowest.items()}, FLOORS
+        )
+        == {}
+    )
 
 
 @pytest.mark.parametrize("file", ["constraints.txt", "requirements-fetch.txt"])
 def test_no_pin_is_a_vulnerable_release(root: Path, file: str) -> None:
-    pins = re.findall(r"^([\w.-]+)==([\w.+-]+)", (root / file).read_text(encoding="utf-8"), re.MULTILINE)
+    pins = re.findall(
+        r"^([\w.-]+)==([\w.+-]+)", (root / file).read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert len(pins) > 20
     assert too_old({canonicalize_name(name): version for name, version in pins}, FLOORS) == {}
 
 
 def test_no_installed_package_is_vulnerable() -> None:
-    installed = {canonicalize_name(item.name): item.version for item in importlib.metadata.distributions() if item.name}
+    installed = {
+        canonicalize_name(item.name): item.version
+        for item in importlib.metadata.distributions()
+        if item.name
+    }
     assert too_old(installed, FLOORS) == {}
 
 
 def test_no_package_of_omniboard_is_vulnerable_or_unverified(root: Path) -> None:
-    lock = json.loads((root / "repro" / "tracking" / "omniboard" / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    lock = json.loads(
+        (root / "repro" / "tracking" / "omniboard" / "package-lock.json").read_text(
+            encoding="utf-8"
+        )
+    )["packages"]
     entries = {path: entry for path, entry in lock.items() if path}
     assert len(entries) > 100
     for path, entry in entries.items():
         assert too_old({path.rpartition("node_modules/")[2]: entry["version"]}, NPM_FLOORS) == {}
-    assert [path for path, entry in entries.items() if not entry.get("integrity", "").startswith("sha512-")] == []
+    assert [
+        path
+        for path, entry in entries.items()
+        if not entry.get("integrity", "").startswith("sha512-")
+    ] == []
 
 
 def test_an_old_release_would_be_seen() -> None:

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from ledger_fixture import write_run, write_specs
 
 from repro.data.keyed import keyed_order, keyed_rng, keyed_subset
-from repro.data.text import eda
 from repro.data.triggers import stamp
-from repro.launch import identity
 from repro.ledger import LedgerError, append_row, pending_rows, read_bits, read_run
 from repro.profile import check, clean_runs, load_profile
-from repro.report.render import read_records, runs_page
-from repro.report.statistics import wilson
+from repro.report.build import read_records, runs_page
+from repro.report.numbers.intervals import wilson
+from repro.runs import run
 from repro.spec import RunSpec, SpecError, Switches, Trigger
+from repro.train.views.text import eda
 
 SPECS = Path(__file__).parents[2] / "specs"
 RUN = functools.cache(lambda: clean_runs(load_profile("smoke", SPECS))[0])
@@ -33,7 +33,13 @@ quick = settings(deadline=None, max_examples=50)
 
 def leaves(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Paths to all values of a tree."""
-    inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    inner = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list)
+        else ()
+    )
     return [leaf for key, value in inner for leaf in leaves(value, (*path, key))] or [path]
 
 
@@ -47,17 +53,36 @@ def changed(content: Any, path: tuple[Any, ...], value: Any) -> Any:
     return copy
 
 
-WORDS = ["mmcl", "ssl", "mmcl_ssl", "200k", "paper", "cc6m", "fixed", "redrawn", "wrap", "clip", "exact"]
+WORDS = [
+    "mmcl",
+    "ssl",
+    "mmcl_ssl",
+    "200k",
+    "paper",
+    "cc6m",
+    "fixed",
+    "redrawn",
+    "wrap",
+    "clip",
+    "exact",
+]
 values = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=8), st.lists(st.integers(), max_size=2),
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=8),
+    st.lists(st.integers(), max_size=2),
     st.sampled_from([0, 1, -1, 2, 0.5, 1.0, *WORDS]),
-)  # fmt: skip
+)
 
 
 @pytest.mark.faults(5, 17)
 @quick
 @given(data=st.data())
-def test_any_field_of_a_run_changed_is_refused_or_another_identity(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_any_field_of_a_run_changed_is_refused_or_another_identity(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     """Only a name, and what the reading of the ledger depends on, leave the fingerprint as it was."""
     content = RUN().model_dump(mode="json")
     path = data.draw(st.sampled_from(leaves(content)))
@@ -69,21 +94,27 @@ def test_any_field_of_a_run_changed_is_refused_or_another_identity(tmp_path_fact
     pairs.write_text("pairs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(pairs.parent)
-        before, after = (identity.identify(spec, {"pairs": pairs}, "code").fingerprint for spec in (RUN(), other))
-    left_out = path[0] == "variant" or (path[0] in identity.METRIC_FIELDS and path[1] in identity.METRIC_FIELDS[path[0]])
+        before, after = (
+            run.identify(spec, {"pairs": pairs}, "code").fingerprint for spec in (RUN(), other)
+        )
+    left_out = path[0] == "variant" or (
+        path[0] in run.METRIC_FIELDS and path[1] in run.METRIC_FIELDS[path[0]]
+    )
     assert (before == after) == (other == RUN() or left_out)
 
 
 @pytest.mark.faults(5)
-def test_other_data_code_or_start_model_is_another_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_data_code_or_start_model_is_another_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("pairs", "model"):
         Path(name).write_text(name)
     inputs = {name: Path(name) for name in ("pairs", "model")}
-    found = {identity.identify(RUN(), inputs, code).fingerprint for code in ("old", "new")}
+    found = {run.identify(RUN(), inputs, code).fingerprint for code in ("old", "new")}
     for name in inputs:
         Path(name).write_text(f"another {name}")
-        found.add(identity.identify(RUN(), inputs, "old").fingerprint)
+        found.add(run.identify(RUN(), inputs, "old").fingerprint)
     assert len(found) == 4
 
 
@@ -93,7 +124,9 @@ PROFILE = functools.cache(lambda: load_profile("smoke", SPECS))
 @pytest.mark.faults(17)
 @quick
 @given(data=st.data(), part=st.sampled_from(["data", "pretrain", "clean", "evaluate", "switches"]))
-def test_any_value_in_a_specification_is_refused_by_name_or_taken_as_it_is(data: st.DataObject, part: str) -> None:
+def test_any_value_in_a_specification_is_refused_by_name_or_taken_as_it_is(
+    data: st.DataObject, part: str
+) -> None:
     valid = getattr(PROFILE(), part)
     path = data.draw(st.sampled_from(leaves(valid.model_dump(mode="json"))))
     content = changed(valid.model_dump(mode="json"), path, data.draw(values))
@@ -107,40 +140,60 @@ def test_any_value_in_a_specification_is_refused_by_name_or_taken_as_it_is(data:
 
 @pytest.mark.faults(20)
 @settings(deadline=None, max_examples=20)
-@given(outcomes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=1, max_size=4))
-def test_the_ledger_gives_back_what_was_written(tmp_path_factory: pytest.TempPathFactory, outcomes: list[tuple[int, int]]) -> None:
+@given(
+    outcomes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=1, max_size=4)
+)
+def test_the_ledger_gives_back_what_was_written(
+    tmp_path_factory: pytest.TempPathFactory, outcomes: list[tuple[int, int]]
+) -> None:
     folder = tmp_path_factory.mktemp("ledger")
-    run = write_run(folder, RUN(), [(correct / 400, attacked / 400) for correct, attacked in outcomes])
+    run = write_run(
+        folder, RUN(), [(correct / 400, attacked / 400) for correct, attacked in outcomes]
+    )
     record, rows = read_run(run)
     bits = read_bits(run, 400)
     assert record.spec == RUN()
     assert [(row.num_correct, row.num_attacked) for row in rows] == outcomes
-    assert [(int(a.sum()), int(b.sum())) for a, b in zip(bits["correct"], bits["attacked"], strict=True)] == outcomes
+    assert [
+        (int(a.sum()), int(b.sum())) for a, b in zip(bits["correct"], bits["attacked"], strict=True)
+    ] == outcomes
     with pytest.raises(LedgerError):
         read_bits(run, 500)
 
 
 @pytest.mark.faults(20)
 @quick
-@given(counts=st.lists(st.integers(0, 50_000), min_size=2, max_size=2), confidence=st.floats(0.5, 0.999))
-def test_intervals_are_defined_and_hold_their_estimate(counts: list[int], confidence: float) -> None:
+@given(
+    counts=st.lists(st.integers(0, 50_000), min_size=2, max_size=2),
+    confidence=st.floats(0.5, 0.999),
+)
+def test_intervals_are_defined_and_hold_their_estimate(
+    counts: list[int], confidence: float
+) -> None:
     part, whole = min(counts), max(1, *counts)
     low, high = wilson(part, whole, confidence)
     assert 0 <= low <= part / whole <= high <= 1 and low < high
 
 
 switches = st.builds(
-    lambda overflow, centre: PROFILE().switches.model_copy(update={"trigger_overflow": overflow, "trigger_centre": centre}),
-    st.sampled_from(["clip", "wrap"]), st.sampled_from(["zero", "mean"]),
-)  # fmt: skip
+    lambda overflow, centre: PROFILE().switches.model_copy(
+        update={"trigger_overflow": overflow, "trigger_centre": centre}
+    ),
+    st.sampled_from(["clip", "wrap"]),
+    st.sampled_from(["zero", "mean"]),
+)
 
 
 @pytest.mark.faults(12)
 @quick
 @given(
-    name=st.sampled_from(["badnet", "blended", "sig", "wanet", "yellow"]), height=st.integers(1, 40), width=st.integers(1, 40),
-    patch=st.integers(1, 48), seed=st.integers(0, 2**32), switches=switches,
-)  # fmt: skip
+    name=st.sampled_from(["badnet", "blended", "sig", "wanet", "yellow"]),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    patch=st.integers(1, 48),
+    seed=st.integers(0, 2**32),
+    switches=switches,
+)
 def test_any_trigger_on_any_image_stays_in_place_or_is_refused(
     name: Any, height: int, width: int, patch: int, seed: int, switches: Switches
 ) -> None:
@@ -148,7 +201,9 @@ def test_any_trigger_on_any_image_stays_in_place_or_is_refused(
     before = image.copy()
     trigger = Trigger(name=name, patch_size=patch)
     if name in ("badnet", "yellow") and patch > min(height, width):
-        with pytest.raises(ValueError, match=f"patch_size: {patch} .allowed: 1 to {min(height, width)}"):
+        with pytest.raises(
+            ValueError, match=f"patch_size: {patch} .allowed: 1 to {min(height, width)}"
+        ):
             stamp(trigger, switches, image, keyed_rng(seed))
         return
     result, place = stamp(trigger, switches, image, keyed_rng(seed))
@@ -165,8 +220,14 @@ words = st.text(string.ascii_lowercase + " ", min_size=1)
 
 @pytest.mark.faults(11)
 @quick
-@given(caption=st.text(max_size=200), seed=st.integers(0, 2**32), more=st.dictionaries(words, st.lists(words, max_size=3), max_size=5))
-def test_a_text_view_is_never_empty_and_always_the_same(caption: str, seed: int, more: dict[str, list[str]]) -> None:
+@given(
+    caption=st.text(max_size=200),
+    seed=st.integers(0, 2**32),
+    more=st.dictionaries(words, st.lists(words, max_size=3), max_size=5),
+)
+def test_a_text_view_is_never_empty_and_always_the_same(
+    caption: str, seed: int, more: dict[str, list[str]]
+) -> None:
     view = eda(caption, keyed_rng(seed), more)
     assert view == eda(caption, keyed_rng(seed), more)
     assert view or not caption
@@ -174,8 +235,13 @@ def test_a_text_view_is_never_empty_and_always_the_same(caption: str, seed: int,
 
 @pytest.mark.faults(13, 23)
 @quick
-@given(keys=st.lists(st.binary(min_size=1, max_size=4), unique=True, min_size=1, max_size=30), data=st.data())
-def test_a_keyed_choice_survives_missing_rows_and_another_order(keys: list[bytes], data: st.DataObject) -> None:
+@given(
+    keys=st.lists(st.binary(min_size=1, max_size=4), unique=True, min_size=1, max_size=30),
+    data=st.data(),
+)
+def test_a_keyed_choice_survives_missing_rows_and_another_order(
+    keys: list[bytes], data: st.DataObject
+) -> None:
     count = data.draw(st.integers(0, len(keys)))
     chosen = {keys[i] for i in keyed_subset(keys, count, "x")}
     shuffled = data.draw(st.permutations(keys))
@@ -195,23 +261,45 @@ class Elements(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.scripts += tag == "script"
         self.handlers += [
-            name for name, value in attrs if name.startswith("on") or (value or "").lstrip().lower().startswith("javascript:")
+            name
+            for name, value in attrs
+            if name.startswith("on") or (value or "").lstrip().lower().startswith("javascript:")
         ]
 
 
-ATTACKS = ["<script>alert(1)</script>", '" onload="x', "]]>", "{{ 7 * 7 }}", "</script", "\u202e", "\0", "'"]
+ATTACKS = [
+    "<script>alert(1)</script>",
+    '" onload="x',
+    "]]>",
+    "{{ 7 * 7 }}",
+    "</script",
+    "\u202e",
+    "\0",
+    "'",
+]
 hostile = st.one_of(st.text(max_size=30), st.sampled_from(ATTACKS))
 
 
 @pytest.mark.faults(11, 20)
 @settings(deadline=None, max_examples=25)
-@given(name=hostile, config=st.dictionaries(hostile, hostile, max_size=3), output=hostile, status=hostile)
+@given(
+    name=hostile,
+    config=st.dictionaries(hostile, hostile, max_size=3),
+    output=hostile,
+    status=hostile,
+)
 def test_no_text_of_a_record_becomes_markup(
-    tmp_path_factory: pytest.TempPathFactory, name: str, config: dict[str, str], output: str, status: str
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    config: dict[str, str],
+    output: str,
+    status: str,
 ) -> None:
     folder = tmp_path_factory.mktemp("records") / "1"
     folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({"experiment": {"name": name}, "status": status, "fail_trace": [output]}))
+    (folder / "run.json").write_text(
+        json.dumps({"experiment": {"name": name}, "status": status, "fail_trace": [output]})
+    )
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "cout.txt").write_bytes(output.encode("utf-8", "replace"))
     plain, page = Elements(), Elements()

@@ -16,9 +16,16 @@ HERE = Path(__file__).parent
 COPIES = 150
 """Damaged copies a reader; each set is the same every time."""
 SLOW = {
-    "specs": 25, "checkpoint-state": 40, "checkpoint-weights": 40, "foreign-pt": 60, "foreign-program": 80, "foreign-safetensors": 40,
-    "study-archive": 60, "beside-results": 12, "report": 12,
-}  # fmt: skip
+    "specs": 25,
+    "checkpoint-state": 40,
+    "checkpoint-weights": 40,
+    "foreign-pt": 60,
+    "foreign-program": 80,
+    "foreign-safetensors": 40,
+    "study-archive": 60,
+    "beside-results": 12,
+    "report": 12,
+}
 """Fewer where one copy takes longer."""
 
 
@@ -27,7 +34,11 @@ def readers() -> list[str]:
     names = []
     for module in ("readers", "weight_readers"):
         tree = ast.parse((HERE / f"{module}.py").read_text(encoding="utf-8"))
-        (table,) = (node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "READERS")
+        (table,) = (
+            node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "READERS"
+        )
         assert isinstance(table, ast.Dict)
         names += [ast.literal_eval(key) for key in table.keys if key]
     return names
@@ -35,11 +46,28 @@ def readers() -> list[str]:
 
 @pytest.mark.faults(31)
 @pytest.mark.parametrize("name", readers())
-def test_damaged_files_are_refused_or_read_right_within_time_and_memory(name: str, tmp_path: Path) -> None:
+def test_damaged_files_are_refused_or_read_right_within_time_and_memory(
+    name: str, tmp_path: Path
+) -> None:
     cap = fault_cases()["memory_cap_bytes"]
-    command = [sys.executable, str(HERE / "fuzz.py"), name, "0", str(SLOW.get(name, COPIES)), str(cap), str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)]), "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        str(HERE / "fuzz.py"),
+        name,
+        "0",
+        str(SLOW.get(name, COPIES)),
+        str(cap),
+        str(tmp_path),
+    ]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)]),
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    where = f"copy {(tmp_path / 'seed').read_text()}" if (tmp_path / "seed").exists() else "the valid file"
+    where = (
+        f"copy {(tmp_path / 'seed').read_text()}"
+        if (tmp_path / "seed").exists()
+        else "the valid file"
+    )
     assert done.returncode == 0, f"{where}: ended with {done.returncode}\n{done.stderr[-2000:]}"
     assert [json.loads(line)["finding"] for line in done.stdout.splitlines()] == []

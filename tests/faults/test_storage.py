@@ -21,11 +21,14 @@ from test_poison import profile as poison_profile
 from repro.__main__ import main
 from repro.data.shards import PairStore
 from repro.data.stages import make_poison
-from repro.ledger import LedgerError, append_row, export_run, pending_rows, read_bits, read_run, replace_file
+from repro.files import replace_file
+from repro.ledger import LedgerError, append_row, export_run, pending_rows, read_bits, read_run
 from repro.profile import pretrain_runs
 
 needs_mount = pytest.mark.skipif(
-    os.getuid() != 0 or shutil.which("mount") is None or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
+    os.getuid() != 0
+    or shutil.which("mount") is None
+    or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
     reason="mounting a small disk needs root",
 )
 
@@ -51,8 +54,16 @@ def fill(folder: Path, left: int) -> Path:
 def visible(folder: Path) -> dict[str, bytes]:
     """Content of every file that a reader would take for real."""
     files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
-    apart = {name for name in files if any(part.startswith(".") for part in name.parts) or name.suffix in (".partial", ".lock")}
-    return {name.as_posix(): path.read_bytes() for name, path in files.items() if name not in apart and name.name != "ballast"}
+    apart = {
+        name
+        for name in files
+        if any(part.startswith(".") for part in name.parts) or name.suffix in (".partial", ".lock")
+    }
+    return {
+        name.as_posix(): path.read_bytes()
+        for name, path in files.items()
+        if name not in apart and name.name != "ballast"
+    }
 
 
 @pytest.fixture
@@ -64,7 +75,9 @@ RUN = functools.cache(lambda: pretrain_runs(poison_profile(), "cc3m", "mmcl")[0]
 
 
 def poison(folder: Path, pairs: Path, seed: int) -> None:
-    make_poison(poison_profile(data__poison__seed=seed), "cc3m", pairs, folder / "poisoned" / "cc3m")
+    make_poison(
+        poison_profile(data__poison__seed=seed), "cc3m", pairs, folder / "poisoned" / "cc3m"
+    )
 
 
 def publish(folder: Path, pairs: Path, seed: int) -> None:
@@ -92,7 +105,9 @@ def replace(folder: Path, pairs: Path, seed: int) -> None:
 
 @needs_mount
 @pytest.mark.faults(3, 4)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a shard that cannot be flushed is not closed
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # a shard that cannot be flushed is not closed
 @pytest.mark.parametrize("write", [replace, publish, poison, decode])
 def test_a_full_disk_leaves_what_was_there_and_room_lets_it_go_on(
     disk: Path, pairs: Path, write: Callable[[Path, Path, int], None]
@@ -111,7 +126,9 @@ def test_a_full_disk_leaves_what_was_there_and_room_lets_it_go_on(
 
 @needs_mount
 @pytest.mark.faults(3)
-def test_a_full_disk_leaves_the_report_of_before(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_report_of_before(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     profile = write_specs(disk)
     build_at(disk, profile, monkeypatch)
     before = visible(disk / "out")
@@ -125,12 +142,20 @@ def test_a_full_disk_leaves_the_report_of_before(disk: Path, monkeypatch: pytest
 @needs_mount
 @pytest.mark.faults(4)
 def test_a_read_only_disk_is_named(
-    root: Path, disk: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path,
+    disk: Path,
+    pairs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     shutil.copytree(root / "specs", disk / "specs")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     monkeypatch.chdir(disk)
-    for command in (["poison", "--dataset", "cc3m"], ["pretrain", "--dataset", "cc3m", "--objective", "mmcl"], ["report"]):
+    for command in (
+        ["poison", "--dataset", "cc3m"],
+        ["pretrain", "--dataset", "cc3m", "--objective", "mmcl"],
+        ["report"],
+    ):
         assert main([*command, "--profile", "smoke"]) == 1
         message = capsys.readouterr().err
         assert "Read-only file system: " in message or "missing" in message
@@ -169,8 +194,18 @@ def test_a_kill_while_something_is_written_leaves_it_whole_or_absent(
         whole.append(visible(tmp_path / str(seed) / "x"))
     folder = tmp_path / "killed" / "x"
     here = Path(__file__).parent
-    command = [sys.executable, "-c", WRITER.format(write=write.__name__), str(here), str(here.parent), str(folder), str(pairs)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=here.parents[1]) as process:
+    command = [
+        sys.executable,
+        "-c",
+        WRITER.format(write=write.__name__),
+        str(here),
+        str(here.parent),
+        str(folder),
+        str(pairs),
+    ]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=here.parents[1]
+    ) as process:
         assert process.stdin is not None and process.stdout is not None
         for _ in range(10):
             print(rng.uniform(0, 0.1), file=process.stdin, flush=True)

@@ -14,7 +14,12 @@ from safetensors.torch import save_file
 
 from repro.evaluate.checkpoints import CheckpointError, load_foreign, read_weights
 from repro.profile import load_profile
-from repro.train.checkpoint import load_checkpoint, model_tensors, optimizer_tensors, write_checkpoint
+from repro.train.checkpoint import (
+    load_checkpoint,
+    model_tensors,
+    optimizer_tensors,
+    write_checkpoint,
+)
 from repro.train.model import build_model, build_optimizer
 
 SPEC = load_profile("smoke", Path(__file__).parents[2] / "specs").pretrain
@@ -31,7 +36,9 @@ def make_checkpoints(folder: Path) -> None:
     for step in (1, 2):
         with torch.no_grad():
             MODEL.ln_final.bias.fill_(step)
-        write_checkpoint(folder, step, model_tensors(MODEL), optimizer_tensors(MODEL, OPTIMIZER), {"step": step})
+        write_checkpoint(
+            folder, step, model_tensors(MODEL), optimizer_tensors(MODEL, OPTIMIZER), {"step": step}
+        )
 
 
 def read_checkpoint(folder: Path) -> Any:
@@ -43,12 +50,19 @@ def read_checkpoint(folder: Path) -> Any:
     assert step in (1, 2) and state == {"step": step}, (step, state)
     assert (MODEL.ln_final.bias == step).all()
     assert step == 2 or "damaged" in output.getvalue(), "passed over without a word"
-    return hashlib.sha256(b"".join(t.numpy().tobytes() for n, t in model_tensors(MODEL).items() if n != "ln_final.bias")).hexdigest()
+    return hashlib.sha256(
+        b"".join(
+            t.numpy().tobytes() for n, t in model_tensors(MODEL).items() if n != "ln_final.bias"
+        )
+    ).hexdigest()
 
 
 def make_foreign(folder: Path) -> None:
     """A file as CleanCLIP writes it."""
-    torch.save({"epoch": 1, "state_dict": model_tensors(MODEL), "optimizer": OPTIMIZER.state_dict()}, folder / "x.pt")
+    torch.save(
+        {"epoch": 1, "state_dict": model_tensors(MODEL), "optimizer": OPTIMIZER.state_dict()},
+        folder / "x.pt",
+    )
 
 
 def read_foreign(folder: Path) -> Any:
@@ -67,9 +81,24 @@ def read_safetensors(folder: Path) -> Any:
 
 
 READERS = {
-    "checkpoint-state": Reader(make_checkpoints, ("checkpoint-2/meta.json",), read_checkpoint, CheckpointError, "json", exact=True),
-    "checkpoint-weights": Reader(make_checkpoints, ("checkpoint-2/*.safetensors",), read_checkpoint, CheckpointError, exact=True),
+    "checkpoint-state": Reader(
+        make_checkpoints,
+        ("checkpoint-2/meta.json",),
+        read_checkpoint,
+        CheckpointError,
+        "json",
+        exact=True,
+    ),
+    "checkpoint-weights": Reader(
+        make_checkpoints,
+        ("checkpoint-2/*.safetensors",),
+        read_checkpoint,
+        CheckpointError,
+        exact=True,
+    ),
     "foreign-pt": Reader(make_foreign, ("*",), read_foreign, CheckpointError, exact=True),
     "foreign-program": Reader(make_foreign, ("*",), read_foreign, CheckpointError, "pt"),
-    "foreign-safetensors": Reader(make_safetensors, ("*",), read_safetensors, CheckpointError, exact=True),
+    "foreign-safetensors": Reader(
+        make_safetensors, ("*",), read_safetensors, CheckpointError, exact=True
+    ),
 }

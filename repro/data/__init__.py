@@ -1,0 +1,1 @@
+"""What a run reads, and the attack: pairs in stores, prompts, poison, triggers."""

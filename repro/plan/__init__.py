@@ -1,0 +1,1 @@
+"""What a profile costs, before anything runs."""

@@ -1,0 +1,124 @@
+"""Floating-point operations of a profile's model, counted by torch's FlopCounterMode on the model itself, without memory.
+
+The model lives on the meta device, where attention is made of matrix products that the counter sees; the fused kernel of
+CPUs hides them from it. Counted are matrix products and convolutions (a multiply-add is two operations); normalisations,
+activations and AdamW have few operations and cost memory traffic instead. Left out is the deep-clustering term of the studies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from repro.data.templates import templates_of
+from repro.evaluate.zero_shot import TEXT_BATCH, PromptSet
+from repro.plan.work import Work, kind_of
+from repro.profile import clean_runs, load_classnames, pretrain_runs
+from repro.spec import Profile, RunSpec
+from repro.train.losses import total_loss
+from repro.train.model import build_model, encode_text, normalise
+
+META = torch.device("meta")
+SAMPLE = 2
+"""Images or captions in a count: BatchNorm trains on no fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """FLOPs of one model."""
+
+    parameters: int
+    image_forward: int
+    """Of one image through the image tower."""
+    image_backward: int
+    text_forward: int
+    """Of one caption, trimmed to `caption_tokens`, through the text tower."""
+    text_backward: int
+    caption_tokens: int
+    loss: dict[str, int]
+    """Of the similarity matrices, forward and backward, for one pair-view, by `Work.kind`."""
+    prompts: int
+    """Different prompts of an evaluation."""
+    prompts_forward: int
+    """All of them through the text tower, batch by batch as they are trimmed."""
+    evaluation: int
+    """Prompts once, every evaluation image without and with trigger, and their similarities to the classes."""
+
+    def pair_view(self, kind: str) -> int:
+        """One view of one pair through both towers, forward and backward, and its part of the loss."""
+        return (
+            self.image_forward
+            + self.image_backward
+            + self.text_forward
+            + self.text_backward
+            + self.loss[kind]
+        )
+
+    def training(self, work: Work) -> int:
+        """All training steps of a run."""
+        return work.pair_views * self.pair_view(work.kind)
+
+
+def count(profile: Profile, caption_tokens: int, num_images: int) -> Counts:
+    """Count the profile's model, with captions of `caption_tokens` tokens and `num_images` evaluation images."""
+    spec = profile.pretrain.model
+    with torch.device("meta"):
+        model = build_model(spec, 0, "fp32")
+    pixels = torch.zeros(
+        SAMPLE, 3, spec.vision.image_size, spec.vision.image_size, dtype=torch.uint8, device=META
+    )
+
+    def text(length: int) -> Tensor:
+        return encode_text(model, torch.zeros(SAMPLE, length, dtype=torch.long, device=META))
+
+    image_forward, image_backward = _forward_backward(
+        lambda: model.encode_image(normalise(pixels), normalize=True)
+    )
+    text_forward, text_backward = _forward_backward(lambda: text(caption_tokens))
+    names = load_classnames(profile)
+    prompts = PromptSet(names, templates_of(profile.evaluate), profile.switches.truncation)
+    longest = [int(part.max()) for part in prompts.lengths.split(TEXT_BATCH)]
+    by_length = {length: _forward_backward(partial(text, length))[0] for length in set(longest)}
+    prompts_forward = sum(
+        by_length[length] * len(part)
+        for length, part in zip(longest, prompts.lengths.split(TEXT_BATCH), strict=True)
+    )
+    similarity = 2 * spec.embed_dim * len(names)
+    return Counts(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        image_forward=image_forward,
+        image_backward=image_backward,
+        text_forward=text_forward,
+        text_backward=text_backward,
+        caption_tokens=caption_tokens,
+        loss={kind_of(run): _loss(run) for run in [*pretrain_runs(profile), *clean_runs(profile)]},
+        prompts=len(prompts.lengths),
+        prompts_forward=prompts_forward,
+        evaluation=prompts_forward + 2 * num_images * (image_forward + similarity),
+    )
+
+
+def _forward_backward(forward: Callable[[], Tensor]) -> tuple[int, int]:
+    """FLOPs of a tower for one of its SAMPLE inputs."""
+    with FlopCounterMode(display=False) as counter:
+        output = forward()
+        first = counter.get_total_flops()
+        output.sum().backward()
+    return first // SAMPLE, (counter.get_total_flops() - first) // SAMPLE
+
+
+def _loss(spec: RunSpec) -> int:
+    views, batch = 2 if spec.loss_weights["ssl"] else 1, spec.schedule.global_batch_size
+    images, texts = (
+        torch.zeros(views, batch, spec.model.embed_dim, device=META, requires_grad=True)
+        for _ in range(2)
+    )
+    with FlopCounterMode(display=False) as counter:
+        total_loss(spec.loss_weights, images, texts, torch.ones((), device=META))["loss"].backward()
+    total: int = counter.get_total_flops()
+    return total // (views * batch)

@@ -1,0 +1,163 @@
+"""The authors' published points: read, checked, and rebuilt into the paper's tables and figures.
+
+Files `results_plots/*.json` of the repository vsahil/attack-cleanclip (which carries no licence: users bring their own
+clone): an object whose keys are prefixes of run names, `..._mmcl_...` or `..._mmcl_ssl_...` before `clean_` for the
+pre-training objective and after it for the finetuning loss, and whose values are two lists, ASR and accuracy, one entry
+an evaluation. Accuracies are over ImageNet's 50,000 validation images, ASRs over the 49,950 that are no banana.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from repro.ledger import LedgerError
+from repro.report.numbers.evaluations import Point
+from repro.spec import CleanSize, Dataset, Loss, Objective
+
+IMAGES, ATTACKABLE = 50_000, 49_950
+SERIES = re.compile(
+    r"^cleaning_poisoned_(?:cc6m_)?(mmcl|mmcl_ssl)_(?:3000poison_)?clean_(mmcl|ssl|mmcl_ssl)_lr_$"
+)
+
+
+class Published(NamedTuple):
+    """A file of the authors and what it feeds."""
+
+    dataset: Dataset
+    clean_size: CleanSize
+    series: int
+    sha256: str
+
+
+FILES = {
+    "cleaning_plot_data_CC3M_pretrained_1500.json": Published(
+        "cc3m", "100k", 6, "8e422bbee8f1ca900edf9f49cd1e5708a283cecf8e3bbbb8fa71e855c6f1ab61"
+    ),
+    "cleaning_plot_data_CC6M_pretrained_3000.json": Published(
+        "cc6m", "100k", 6, "d3db2924c47b3d7efa83feaa7946904587efdcd2c06ebf5723c4d37be48c0116"
+    ),
+    "cleaning_plot_data_CC6M_pretrained_3000_cleaned_200k.json": Published(
+        "cc6m", "200k", 3, "9ab4c4f6df7c5fd26eaa8844111b6e17243999204b4719b4544d69c0d96fd201"
+    ),
+}
+"""The files behind Figures 1-3, at commit 3d4bd7486ba6668522cbe2e4e867cbc1cf4cdb4e."""
+
+
+def authors_points(
+    folder: Path | None = None,
+) -> tuple[tuple[Point, ...], tuple[dict[str, Any], ...]]:
+    """Points of the known files in `folder` (or its `results_plots`), and one entry a file read.
+
+    Without a folder, the one that REPRO_AUTHORS_DIR names; nothing if that is unset. LedgerError if the folder holds
+    none of the files or one of them cannot be used.
+    """
+    if folder is None:
+        named = os.environ.get("REPRO_AUTHORS_DIR")
+        if not named:
+            return (), ()
+        folder = Path(named)
+    if (folder / "results_plots").is_dir():
+        folder /= "results_plots"
+    points: list[Point] = []
+    files = []
+    for name, published in FILES.items():
+        if (folder / name).is_file():
+            content = (folder / name).read_bytes()
+            found = _read(folder / name, content, published)
+            sha256 = hashlib.sha256(content).hexdigest()
+            files.append(
+                {
+                    "name": name,
+                    "sha256": sha256,
+                    "points": len(found),
+                    "verified": sha256 == published.sha256,
+                }
+            )
+            points += found
+    if not files:
+        raise LedgerError(
+            f"{folder}: none of the authors' result files here (looked for {', '.join(FILES)})"
+        )
+    return tuple(points), tuple(files)
+
+
+def _read(path: Path, content: bytes, published: Published) -> list[Point]:
+    try:
+        series = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise LedgerError(f"{path}: not JSON ({error})") from None
+    if not isinstance(series, dict):
+        raise LedgerError(
+            f"{path}: content: a {type(series).__name__} (allowed: an object of series)"
+        )
+    points: list[Point] = []
+    for name, value in series.items():
+        match = SERIES.match(name)
+        if match is None:
+            raise LedgerError(
+                f"{path}: {name!r}: unknown series (allowed: names like cleaning_poisoned_mmcl_clean_ssl_lr_)"
+            )
+        lists = (
+            value
+            if isinstance(value, list)
+            and len(value) == 2
+            and all(isinstance(v, list) for v in value)
+            else None
+        )
+        if lists is None or len(lists[0]) != len(lists[1]) or not lists[0]:
+            lengths = [len(v) for v in value] if lists else type(value).__name__
+            raise LedgerError(
+                f"{path}: {name}: {lengths} (allowed: a list of ASR and one of accuracy, equally long, not empty)"
+            )
+        for index, (asr, accuracy) in enumerate(zip(*lists, strict=True)):
+            where = f"{path}: {name}: entry {index}"
+            points.append(
+                Point(
+                    source="authors",
+                    dataset=published.dataset,
+                    objective=_objective(match[1]),
+                    clean_size=published.clean_size,
+                    loss=_loss(match[2]),
+                    learning_rate=None,
+                    seed=None,
+                    epoch=None,
+                    step=None,
+                    correct=_count(accuracy, IMAGES, where),
+                    images=IMAGES,
+                    attacked=_count(asr, ATTACKABLE, where),
+                    attackable=ATTACKABLE,
+                    other_asr=None,
+                    run=f"{path.name}#{name}",
+                    index=index,
+                )
+            )
+    if len(series) != published.series:
+        raise LedgerError(f"{path}: {len(series)} series (allowed: {published.series})")
+    return points
+
+
+def _count(fraction: Any, total: int, where: str) -> int:
+    """Images behind a fraction; LedgerError unless it is a whole number of them."""
+    if (
+        isinstance(fraction, bool)
+        or not isinstance(fraction, (int, float))
+        or not 0 <= fraction <= 1
+    ):
+        raise LedgerError(f"{where}: {fraction!r} (allowed: a fraction from 0 to 1)")
+    count = round(fraction * total)
+    if abs(count - fraction * total) > 0.01:
+        raise LedgerError(f"{where}: {fraction!r} (allowed: a multiple of 1/{total})")
+    return count
+
+
+def _objective(name: str) -> Objective:
+    return "mmcl_ssl" if name == "mmcl_ssl" else "mmcl"
+
+
+def _loss(name: str) -> Loss:
+    return "mmcl" if name == "mmcl" else "ssl" if name == "ssl" else "mmcl_ssl"

@@ -1,0 +1,56 @@
+"""What a run was made on and with: commit, versions, device."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import repro
+
+LIBRARIES = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy", "pillow", "sacred")
+
+
+def commit_state() -> tuple[str | None, bool]:
+    """Commit of the checkout and whether tracked files differ from it; (None, False) outside a git checkout."""
+    git = ["git", "-C", str(Path(repro.__file__).parent)]
+    try:
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None, False
+    return commit, bool(changes.strip())
+
+
+def environment() -> dict[str, str]:
+    """Versions and device, without host name or path."""
+    found = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "device": _device(),
+    }
+    for library in LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _device() -> str:
+    """Model name of the first GPU, else of the processor."""
+    for pattern, field in (
+        ("/proc/driver/nvidia/gpus/*/information", "Model:"),
+        ("/proc/cpuinfo", "model name"),
+    ):
+        for path in sorted(Path("/").glob(pattern[1:])):
+            for line in path.read_text(errors="replace").splitlines():
+                if line.startswith(field):
+                    return line.split(":", 1)[1].strip()
+    return f"{platform.machine()} with {os.cpu_count()} cores"

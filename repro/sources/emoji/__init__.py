@@ -1,0 +1,1 @@
+"""Emoji drawings with their names, from package registries."""

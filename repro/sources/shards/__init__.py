@@ -1,0 +1,1 @@
+"""Pairs and images in the user's own tar shards and folders."""

@@ -1,0 +1,316 @@
+"""Index of webdataset shards that somebody else wrote, such as img2dataset's: every row checked, nothing extracted.
+
+Each image is decoded once, so that training meets no surprise; what cannot be used is counted by reason. Names in the
+archives only group members into rows and never touch the disk. The index of a shard is kept in a cache as soon as it is
+made: a killed index goes on with the next shard, and memory holds the rows that are used, not all there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from repro.data.images import MAX_BYTES, ImageError, content_hash, open_rgb
+from repro.data.index import NO_LABEL, Captions, Index, Row, Shard, StoreError, index_of, pair_key
+from repro.data.keyed import keyed_digest
+from repro.data.shards import hash_file
+
+CACHE = Path("work/cache/index")
+"""Where indices of single shards are kept, relative to the repository."""
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+MAX_CAPTION_BYTES = 2**16
+NO_ROW = -1
+SOURCES = [Path(__file__).with_name(f"{name}.py") for name in ("images", "keyed", "shards", "tars")]
+CODE = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).digest()
+"""What the content of a cached index depends on besides its shard."""
+
+
+class Member(NamedTuple):
+    """Where a file lies in its archive."""
+
+    offset: int
+    size: int
+
+
+@dataclass
+class Accounting:
+    """What became of the rows of a set of shards: listed = decoded + all that was dropped; duplicates are among the decoded."""
+
+    listed: int
+    obtained: int
+    """Rows with an image file."""
+    decoded: int
+    duplicate: int
+    dropped: Counter[str]
+    shards: Counter[str]
+    """Shards read, missing from the numbering, and faulty by reason."""
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """All usable rows of a set of shards, by position; their columns stay on disk."""
+
+    shards: list[Shard]
+    keys: NDArray[np.uint8]
+    """(N, 16)"""
+    order: NDArray[np.int64]
+    """(N,): place in the list that the rows were downloaded from, or else in the shards."""
+    accounting: Accounting
+    _parts: list[Path]
+
+    def distinct(self) -> NDArray[np.int64]:
+        """Positions of the rows without repeated pairs, ascending; the first of its order stands for a pair."""
+        ordered = np.argsort(self.order, kind="stable")
+        _, first = np.unique(
+            np.ascontiguousarray(self.keys[ordered]).view("V16").ravel(), return_index=True
+        )
+        return np.sort(ordered[first])
+
+    def take(self, rows: NDArray[np.int64]) -> Index:
+        """The index of the rows at the given ascending positions."""
+        bounds = np.concatenate([[0], np.cumsum([shard.count for shard in self.shards])])
+        edges = np.searchsorted(rows, bounds)
+        parts = []
+        for number, path in enumerate(self._parts):
+            with np.load(path, allow_pickle=False) as columns:
+                parts.append(
+                    _read_part(columns).take(
+                        rows[edges[number] : edges[number + 1]] - bounds[number]
+                    )
+                )
+        return _concatenate(parts)
+
+
+def index_shards(folder: Path, cache: Path = CACHE) -> ShardIndex:
+    """Rows of all `*.tar` files in `folder` and below, by path; shard paths are relative to `folder`.
+
+    Raises StoreError if there is no usable row.
+    """
+    paths = sorted(folder.rglob("*.tar"))
+    if not paths:
+        raise StoreError(f"{folder}: no .tar files")
+    cache.mkdir(parents=True, exist_ok=True)
+    parts = [_part_path(path, cache) for path in paths]
+    _make_parts(folder, paths, parts)
+    counts: Counter[str] = Counter()
+    faults: Counter[str] = Counter(read=len(paths), missing=_missing(paths))
+    shards, keys, order = [], [], []
+    for path, part in zip(paths, parts, strict=True):
+        with np.load(part, allow_pickle=False) as columns:
+            told = json.loads(columns["told"].tobytes())
+            keys.append(columns["keys"])
+            order.append(columns["order"])
+        counts.update(told["counts"])
+        faults.update(told["faults"])
+        shards.append(
+            Shard(path.relative_to(folder).as_posix(), told["bytes"], told["sha256"], len(keys[-1]))
+        )
+    all_keys, listed_at = np.concatenate(keys), np.concatenate(order)
+    if not len(all_keys):
+        raise StoreError(
+            f"{folder}: no usable row in {len(paths)} shards ({dict(counts + faults)})"
+        )
+    if (listed_at == NO_ROW).any():
+        listed_at = np.arange(len(all_keys))
+    listed, obtained = counts.pop("listed"), counts.pop("obtained", 0)
+    accounting = Accounting(listed, obtained, len(all_keys), 0, counts, +faults)  # without zeros
+    index = ShardIndex(shards, all_keys, listed_at, accounting, parts)
+    accounting.duplicate = len(all_keys) - len(index.distinct())
+    return index
+
+
+def _make_parts(folder: Path, paths: Sequence[Path], parts: Sequence[Path]) -> None:
+    """Index the shards that have no part yet, in parallel."""
+    todo = [(path, part) for path, part in zip(paths, parts, strict=True) if not part.exists()]
+    if len(todo) < 2:
+        for one in todo:
+            _index_shard(*one)
+        return
+    console = Console(stderr=True)
+    try:
+        with ProcessPoolExecutor(
+            min(len(todo), os.cpu_count() or 1), multiprocessing.get_context("spawn")
+        ) as pool:
+            results: Iterable[Any] = pool.map(_index_shard, *zip(*todo, strict=True))
+            if console.is_terminal:
+                results = track(results, f"indexing {folder}", total=len(todo), console=console)
+            for _ in results:
+                pass
+    except BrokenProcessPool:
+        raise StoreError(
+            f"{folder}: a process was killed, perhaps for want of memory; call again to go on with the next shard"
+        ) from None
+
+
+def _missing(paths: Sequence[Path]) -> int:
+    """Gaps in the numbering of shards, folder by folder."""
+    numbers: dict[Path, set[int]] = {}
+    for path in paths:
+        if match := re.search(r"(\d+)$", path.stem):
+            numbers.setdefault(path.parent, set()).add(int(match[1]))
+    return sum(max(found) - min(found) + 1 - len(found) for found in numbers.values())
+
+
+def _concatenate(parts: Sequence[Index]) -> Index:
+    """One index of all shards; shard numbers are positions in `parts`."""
+    columns = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(Index)
+        if field.name not in ("captions", "shard")
+    }
+    shard = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
+    sizes = np.concatenate([np.diff(part.captions.offsets) for part in parts])
+    blob = np.concatenate([part.captions.blob for part in parts])
+    return Index(
+        shard=shard, **columns, captions=Captions(blob, np.concatenate([[0], np.cumsum(sizes)]))
+    )
+
+
+def _read_part(columns: Any) -> Index:
+    captions = Captions(columns["caption_bytes"], columns["caption_offsets"])
+    return Index(
+        **{field.name: columns[field.name] for field in fields(Index) if field.name != "captions"},
+        captions=captions,
+    )
+
+
+def _part_path(path: Path, cache: Path) -> Path:
+    """Where the index of a shard is kept: under a name that changes with the shard and with this code."""
+    status = path.stat()
+    return (
+        cache
+        / f"{keyed_digest(CODE, str(path.resolve()), status.st_size, status.st_mtime_ns).hex()[:32]}.npz"
+    )
+
+
+def _index_shard(path: Path, part: Path) -> None:
+    """Write usable rows of one shard (numbered shard 0), counts of rows by fate and faults of the archive to `part`."""
+    counts: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
+    groups: dict[str, dict[str, Member]] = {}
+    for name, member in tar_members(path, faults):
+        stem, _, suffix = name.rpartition("/")[2].partition(".")
+        group = groups.setdefault(f"{name.rpartition('/')[0]}/{stem}", {})
+        if suffix.lower() in group:
+            faults["duplicate_name"] += 1
+        else:
+            group[suffix.lower()] = member
+    rows: list[Row] = []
+    order: list[int] = []
+    with path.open("rb") as file:
+        for group in groups.values():
+            image = next((group[suffix] for suffix in IMAGE_SUFFIXES if suffix in group), None)
+            if image is None and "txt" not in group:
+                continue  # not a row: statistics, listings
+            counts["listed"] += 1
+            counts["obtained"] += image is not None
+            try:
+                rows.append(_row(file.fileno(), image, group.get("txt")))
+            except ImageError as error:
+                counts[error.reason] += 1
+                continue
+            order.append(_list_row(file.fileno(), group.get("json")))
+    told = json.dumps(
+        {
+            "counts": counts,
+            "faults": faults,
+            "bytes": path.stat().st_size,
+            "sha256": hash_file(path),
+        }
+    ).encode()
+    columns = index_of(rows).arrays() | {
+        "order": np.array(order, dtype=np.int64),
+        "told": np.frombuffer(told, dtype=np.uint8),
+    }
+    partial = part.with_suffix(".partial")
+    with partial.open("wb") as out:
+        np.savez(out, **columns)  # type: ignore[arg-type]  # numpy's stub takes them for its option
+    partial.replace(part)
+
+
+def _list_row(descriptor: int, listing: Member | None) -> int:
+    """The row's place in the list that `python -m repro fetch` downloaded from, or NO_ROW."""
+    if listing is None or listing.size > MAX_CAPTION_BYTES:
+        return NO_ROW
+    try:
+        content = json.loads(os.pread(descriptor, listing.size, listing.offset))
+    except (ValueError, RecursionError):
+        return NO_ROW
+    number = content.get("list_row") if isinstance(content, dict) else None
+    return number if isinstance(number, int) and 0 <= number < 2**62 else NO_ROW
+
+
+def tar_members(path: Path, faults: Counter[str]) -> Iterator[tuple[str, Member]]:
+    """Plain files of an uncompressed tar that lie wholly inside it; all else is counted in `faults`."""
+    try:
+        archive = tarfile.open(path, "r:")  # noqa: SIM115
+    except (tarfile.TarError, OSError):
+        faults["not_a_tar"] += 1
+        return
+    with archive, path.open("rb") as file:
+        size = path.stat().st_size
+        while True:
+            try:
+                member = archive.next()
+            except (
+                tarfile.TarError,
+                OSError,
+                ValueError,
+            ):  # ends inside a member, or its header is nonsense
+                faults["truncated"] += 1
+                return
+            if member is None:
+                break
+            archive.members.clear()  # type: ignore[attr-defined]  # or a million tiny members would fill the memory
+            if member.isdir():
+                continue
+            if not member.isreg() or member.issparse():
+                faults["not_a_file"] += 1
+            elif member.name.startswith("/") or ".." in member.name.split("/"):
+                faults["unsafe_name"] += 1
+            elif member.offset_data + member.size <= size:
+                yield member.name, Member(member.offset_data, member.size)
+        # tarfile takes a damaged header for the end; the true end is a block of zeros.
+        end = os.pread(file.fileno(), tarfile.BLOCKSIZE, archive.offset)
+        if end != bytes(tarfile.BLOCKSIZE):
+            faults["truncated"] += 1
+
+
+def _row(descriptor: int, image: Member | None, text: Member | None) -> Row:
+    """One row, its image decoded; ImageError with the reason why it cannot be used, bad captions included."""
+    if image is None:
+        raise ImageError("no_image")
+    if text is None:
+        raise ImageError("no_caption")
+    if image.size > MAX_BYTES:
+        raise ImageError("too_many_bytes")
+    if text.size > MAX_CAPTION_BYTES:
+        raise ImageError("caption_too_long")
+    try:
+        caption = os.pread(descriptor, text.size, text.offset).decode().strip()
+    except UnicodeDecodeError:
+        raise ImageError("caption_not_utf8") from None
+    if not caption or "\0" in caption:
+        raise ImageError("caption_with_nul" if caption else "caption_empty")
+    data = os.pread(descriptor, image.size, image.offset)
+    open_rgb(data)
+    image_hash = content_hash(data)
+    return Row(
+        0, image.offset, image.size, pair_key(image_hash, caption), image_hash, NO_LABEL, caption
+    )

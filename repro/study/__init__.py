@@ -1,0 +1,1 @@
+"""A profile varied in named ways over several seeds."""

@@ -1,0 +1,109 @@
+"""specs/studies: which ways of varying a profile a study has, and whose models they clean."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from repro.profile import SPECS, check, load_profile, read_yaml
+from repro.spec import (
+    CleanSize,
+    Dataset,
+    Loss,
+    Name,
+    Objective,
+    Profile,
+    Spec,
+    SpecError,
+)
+
+
+class Variant(Spec):
+    """One way to change the profile."""
+
+    overrides: dict[str, Any]
+    """Dotted path (`data.poison.trigger.patch_size`) to value; empty for the profile as it is."""
+    models: Name | None
+    """Variant, of this study or another, whose pre-trained models are cleaned; null: the variant has models of its own."""
+    poisoned: bool
+    """False trains on the unpoisoned pairs: the control."""
+    pretrain_objectives: Annotated[list[Objective], Field(min_length=1)]
+    seeds: Annotated[list[int], Field(min_length=1)]
+    why: str
+    """What the variant is there to show."""
+
+
+class Study(Spec):
+    """specs/studies/<name>.yaml."""
+
+    question: str
+    profile: Name
+    stages: Annotated[list[Literal["pretrain", "clean"]], Field(min_length=1)]
+    datasets: Annotated[list[Dataset], Field(min_length=1)]
+    clean_sizes: list[CleanSize]
+    losses: list[Loss]
+    """Which part of the profile's cleaning sweep the study makes; both empty where it does not clean."""
+    reference: Name
+    """The variant that the effects of the others are measured against."""
+    variants: Annotated[dict[Name, Variant], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _reference_is_one(self) -> Self:
+        if self.reference not in self.variants:
+            raise ValueError(f"reference: {self.reference!r} (allowed: {', '.join(self.variants)})")
+        return self
+
+
+def load_study(name: str, specs: Path = SPECS) -> Study:
+    """Read and check a study; SpecError names every problem."""
+    path = specs / "studies" / f"{name}.yaml"
+    return check(Study, read_yaml(path), path)
+
+
+def varied(study: Study, variant: Variant) -> Profile:
+    """The study's profile with the variant's overrides and seeds."""
+    return load_profile(
+        study.profile, overrides={"pretrain.seeds": variant.seeds, **variant.overrides}
+    )
+
+
+def archive_of(name: str) -> Path:
+    """The file of the study's results, which git keeps."""
+    return Path("results") / "studies" / f"{name}.jsonl.gz"
+
+
+def study_names(specs: Path = SPECS) -> list[str]:
+    """All studies there are."""
+    return sorted(path.stem for path in (specs / "studies").glob("*.yaml"))
+
+
+def owner(variant: str) -> str:
+    """The study that trains the models of a variant; SpecError unless exactly one does."""
+    found = [
+        name
+        for name in study_names()
+        if (own := load_study(name).variants.get(variant)) is not None and own.models is None
+    ]
+    if len(found) != 1:
+        raise SpecError(
+            f"specs/studies: models of variant {variant!r} are trained by {', '.join(found) or 'no study'} (allowed: one study)"
+        )
+    return found[0]
+
+
+def lenders(study: Study) -> dict[str, dict[str, Variant]]:
+    """Studies that train the models which this one's variants clean, and the variants they lend, with the seeds asked for."""
+    found: dict[str, dict[str, Variant]] = defaultdict(dict)
+    for variant in study.variants.values():
+        if variant.models is not None:
+            of = owner(variant.models)
+            lent = found[of].get(variant.models) or load_study(of).variants[
+                variant.models
+            ].model_copy(update={"seeds": []})
+            found[of][variant.models] = lent.model_copy(
+                update={"seeds": sorted({*lent.seeds, *variant.seeds})}
+            )
+    return found

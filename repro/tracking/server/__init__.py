@@ -1,0 +1,1 @@
+"""An optional database of the records, and Omniboard over it."""

