@@ -360,7 +360,7 @@ def _verdicts(
                 ],
                 settings.confidence,
             )
-            intervals = [
+            over_seeds = [
                 intervals.student(
                     [value for outcome in group if (value := metric(outcome)) is not None],
                     settings.confidence,
@@ -369,7 +369,7 @@ def _verdicts(
             ]
             before, after = (
                 judge(claim.expect, claim.direction, i, capped) if i else "undecided"
-                for i in intervals
+                for i in over_seeds
             )
             changes = (
                 before != after
