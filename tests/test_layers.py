@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-CONTRACTS = {"spec", "profile", "ledger", "files"}
+CONTRACTS = {"spec", "profile", "ledger", "files", "intervals"}
 ALLOWED = {
     # contracts
     "spec": set(),
     "files": {"spec"},
+    "intervals": set(),
     "markdown": {"files"},
     "profile": {"spec"},
     "ledger": {"spec", "files"},

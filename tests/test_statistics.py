@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
+from repro.intervals import wilson
 from repro.report.numbers import intervals as s
 
 
@@ -21,7 +22,7 @@ from repro.report.numbers import intervals as s
 )
 def test_wilson_equals_statsmodels_and_stays_in_bounds(counts: tuple[int, int], confidence: float):
     successes, total = counts
-    low, high = s.wilson(successes, total, confidence)
+    low, high = wilson(successes, total, confidence)
     expected = proportion_confint(successes, total, alpha=1 - confidence, method="wilson")
     assert (low, high) == pytest.approx(expected, abs=1e-9)
     assert 0 <= low <= successes / total <= high <= 1
@@ -30,14 +31,14 @@ def test_wilson_equals_statsmodels_and_stays_in_bounds(counts: tuple[int, int], 
 def test_wilson_is_defined_at_no_and_at_all_successes():
     """For 0 of n the upper end is z^2 / (n + z^2)."""
     z2 = 1.959963985**2
-    assert s.wilson(0, 100) == pytest.approx((0.0, z2 / (100 + z2)))
-    assert s.wilson(100, 100) == pytest.approx((100 / (100 + z2), 1.0))
+    assert wilson(0, 100) == pytest.approx((0.0, z2 / (100 + z2)))
+    assert wilson(100, 100) == pytest.approx((100 / (100 + z2), 1.0))
 
 
 @pytest.mark.parametrize(("successes", "total"), [(-1, 5), (6, 5), (0, 0)])
 def test_wilson_refuses_counts_that_cannot_be(successes: int, total: int):
     with pytest.raises(ValueError, match=f"{successes} successes of {total}"):
-        s.wilson(successes, total)
+        wilson(successes, total)
 
 
 def test_the_papers_first_cell_straddles_the_cap():
@@ -66,7 +67,7 @@ def test_paired_difference_is_narrower_than_the_unpaired_one():
     value, (low, high) = s.paired_difference(10, 0, 1000, 0.95)
     assert value == 0.01
     assert 0 < low < value < high
-    unpaired = s.difference(0.51, s.wilson(510, 1000), 0.50, s.wilson(500, 1000))[1]
+    unpaired = s.difference(0.51, wilson(510, 1000), 0.50, wilson(500, 1000))[1]
     assert unpaired[0] < 0 < unpaired[1]
 
 

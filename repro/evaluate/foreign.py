@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from open_clip.model import CLIP
-from statsmodels.stats.proportion import proportion_confint
 
 from repro.data.images import ImageError, decode_image
 from repro.data.keyed import keyed_rng
@@ -28,6 +27,7 @@ from repro.data.templates import templates_of
 from repro.data.triggers import stamp
 from repro.evaluate.checkpoints import Format, convert, load_foreign
 from repro.evaluate.zero_shot import IMAGE_BATCH, PromptSet, predict
+from repro.intervals import wilson
 from repro.profile import SPECS, check, load_classnames, load_profile, read_yaml
 from repro.sources.shards.imagenet import ValidationImage, validation_images
 from repro.spec import Switches, Trigger
@@ -142,11 +142,10 @@ def _predictions(
 def _share(bits: NDArray[np.bool_], confidence: float) -> dict[str, Any]:
     """Counts, fraction and Wilson interval."""
     count, total = int(bits.sum()), len(bits)
-    low, high = proportion_confint(count, total, alpha=1 - confidence, method="wilson")
     return {
         "count": count,
         "total": total,
         "fraction": count / total,
-        "interval": [float(low), float(high)],
+        "interval": list(wilson(count, total, confidence)),
         "confidence": confidence,
     }

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from repro.intervals import wilson
 from repro.profile import SPECS, load_profile
-from repro.report.numbers import compute, intervals, tables, verdicts
+from repro.report.numbers import compute, tables, verdicts
 from repro.report.numbers.claims import Claims, combine, load_claims, paper_values
 from repro.report.numbers.evaluations import PANELS, Point, Run, Study
 from repro.report.studies.doses import doses
@@ -224,8 +225,8 @@ def _control(run: Run, denominator: Any) -> dict[str, Any]:
         "seed": spec.seed,
         "accuracy": point.accuracy,
         "asr": point.asr,
-        "accuracy_ci95": intervals.wilson(point.correct, point.images),
-        "asr_ci95": intervals.wilson(point.attacked, point.attackable),
+        "accuracy_ci95": wilson(point.correct, point.images),
+        "asr_ci95": wilson(point.attacked, point.attackable),
     }
 
 

@@ -18,10 +18,10 @@ from ledger_fixture import write_run, write_specs
 
 from repro.data.keyed import keyed_order, keyed_rng, keyed_subset
 from repro.data.triggers import stamp
+from repro.intervals import wilson
 from repro.ledger import LedgerError, append_row, pending_rows, read_bits, read_run
 from repro.profile import check, clean_runs, load_profile
 from repro.report.build import read_records, runs_page
-from repro.report.numbers.intervals import wilson
 from repro.runs import run
 from repro.spec import RunSpec, SpecError, Switches, Trigger
 from repro.train.views.text import eda

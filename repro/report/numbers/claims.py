@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from repro.intervals import Interval
 from repro.profile import SPECS, read_yaml
-from repro.report.numbers.intervals import Interval
 from repro.spec import CleanSize, Dataset, Fraction, Loss, Objective, SpecError
 
 Verdict = Literal["reproduced", "direction only", "not reproduced", "undecided", "not run"]

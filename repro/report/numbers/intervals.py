@@ -15,22 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Interval = tuple[float, float]
+from repro.intervals import Interval, wilson
+
 Standing = Literal["below", "undecided", "above"]
-
-
-def wilson(successes: int, total: int, confidence: float = 0.95) -> Interval:
-    """Score interval of a proportion (Wilson 1927); within [0, 1] and defined at 0 and at `total` successes."""
-    if not 0 <= successes <= total or total == 0:
-        raise ValueError(
-            f"wilson: {successes} successes of {total} (allowed: 0 to a positive total)"
-        )
-    z = _quantile(confidence)
-    share, correction = successes / total, z * z / total
-    centre = (share + correction / 2) / (1 + correction)
-    half = z / (1 + correction) * math.sqrt(share * (1 - share) / total + correction / (4 * total))
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    return low, 1.0 if successes == total else min(1.0, centre + half)
 
 
 def standing(successes: int, total: int, cap: float, confidence: float) -> Standing:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from repro.intervals import wilson
 from repro.ledger import LedgerError, read_bits, sample_images
 from repro.report.numbers import intervals
 from repro.report.numbers.claims import Paper
@@ -56,7 +57,7 @@ def table1_row(study: Study, paper: Paper, cell: Cell) -> dict[str, Any]:
         "learning_rate": best and best.learning_rate,
         "epoch": best and best.epoch,
         "row": best and best.index,
-        "asr_ci95": best and intervals.wilson(best.attacked, best.attackable),
+        "asr_ci95": best and wilson(best.attacked, best.attackable),
         "asr_standing": best
         and intervals.standing(best.attacked, best.attackable, cap, study.settings.confidence),
         "authors_asr": authors_best and authors_best.asr,
@@ -167,7 +168,7 @@ def number(
         "authors_points": published,
         "reproduced": value,
         "delta": None if paper is None or value is None else value - paper,
-        "ci95": counts and intervals.wilson(*counts),
+        "ci95": counts and wilson(*counts),
         "n": counts and counts[1],
         "run": ours and ours.run,
     }

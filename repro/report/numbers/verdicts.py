@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from repro.intervals import Interval, wilson
 from repro.report.numbers import intervals
 from repro.report.numbers.claims import Bound, Claim, Claims, Metric, Verdict, agree, combine, judge
 from repro.report.numbers.evaluations import Point, Study
-from repro.report.numbers.intervals import Interval
 from repro.report.numbers.tables import best_under_cap, drop
 from repro.spec import CleanSize, Dataset, Loss, Objective
 
@@ -88,7 +88,7 @@ def _proportion(point: Point | None, place: Place, attack: bool) -> Quantity | N
     counts = (point.attacked, point.attackable) if attack else (point.correct, point.images)
     return Quantity(
         counts[0] / counts[1],
-        intervals.wilson(*counts, place.study.settings.confidence),
+        wilson(*counts, place.study.settings.confidence),
         (point.run,),
     )
 
@@ -114,10 +114,7 @@ def accuracy_gain(place: Place) -> Quantity | None:
     confidence, runs = place.study.settings.confidence, (with_ssl.run, without.run)
     a, b = place.study.correct(with_ssl), place.study.correct(without)
     if a is None or b is None:
-        pair = [
-            (p.accuracy, intervals.wilson(p.correct, p.images, confidence))
-            for p in (with_ssl, without)
-        ]
+        pair = [(p.accuracy, wilson(p.correct, p.images, confidence)) for p in (with_ssl, without)]
         return Quantity(*intervals.difference(*pair[0], *pair[1]), runs, "images not paired")
     gained, lost = int((a & ~b).sum()), int((b & ~a).sum())
     note = f"McNemar p = {intervals.mcnemar(gained, lost):.2g}"

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from repro.intervals import Interval
 from repro.ledger import check_unique
 from repro.profile import read_yaml
 from repro.report.numbers import intervals
@@ -31,7 +32,6 @@ from repro.report.numbers.evaluations import (
     Settings,
     Study,
 )
-from repro.report.numbers.intervals import Interval
 from repro.report.numbers.verdicts import verdicts
 from repro.report.studies.outcomes import MEASURES, Model, Outcome, Outcomes, outcomes
 from repro.spec import SpecError
