@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 CONTRACTS = {"spec", "profile", "ledger", "files", "intervals"}
+SHAPES = {"report.format", "report.schema"}
 ALLOWED = {
     # contracts
     "spec": set(),
@@ -35,11 +36,13 @@ ALLOWED = {
     # what a profile costs; the schedule has no tensors
     "plan": CONTRACTS | {"markdown", "data", "train", "evaluate", "worker", "runs", "launch"},
     "study": CONTRACTS | {"markdown", "data", "sources", "runs", "launch"},
-    # what came out
-    "report.numbers": CONTRACTS | {"plan", "study"},
-    "report.studies": CONTRACTS | {"study", "report.numbers"},
-    "report.pages": CONTRACTS | {"markdown", "study", "report.numbers", "report.studies"},
-    "report": CONTRACTS | {"study", "report.numbers", "report.studies", "report.pages"},
+    # what came out: how it is printed, its shape, what it is computed by, and what shows it
+    "report.format": set(),
+    "report.schema": {"spec", "intervals"},
+    "report.numbers": CONTRACTS | {"plan", "study", *SHAPES},
+    "report.studies": CONTRACTS | {"study", "report.numbers", *SHAPES},
+    "report.pages": CONTRACTS | {"markdown", "study", "report.numbers", "report.studies", *SHAPES},
+    "report": CONTRACTS | {"study", "report.numbers", "report.studies", "report.pages", *SHAPES},
     "reproduce": CONTRACTS,
 }
 """Part of the package -> the other parts it may import. The command line imports all."""

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from repro.ledger import LedgerError
 from repro.profile import read_yaml
-from repro.report.numbers.evaluations import DATASETS, LABELS, Study
+from repro.report.format import LABELS
+from repro.report.numbers.evaluations import DATASETS, Study
 from repro.spec import Switches
 
 M = TypeVar("M", bound=BaseModel)

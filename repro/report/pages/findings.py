@@ -12,10 +12,11 @@ from typing import Any
 import jinja2
 
 from repro.profile import SPECS, load_profile
-from repro.report.build import TEMPLATES, short
+from repro.report.build import TEMPLATES
 from repro.report.document import finite
+from repro.report.format import label, markdown_percent, short
 from repro.report.numbers.claims import Claims, combine, load_claims
-from repro.report.numbers.evaluations import LABELS, Settings
+from repro.report.numbers.evaluations import Settings
 from repro.report.studies.effects import read_side_studies, side_study, variants_of
 from repro.report.studies.machines import repeated
 from repro.report.studies.outcomes import MEASURES
@@ -39,9 +40,9 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
         finalize=_inert,
     )
     environment.filters |= {
-        "percent1": lambda value: "-" if value is None else f"{100 * value:.1f}",
+        "percent1": markdown_percent,
         "short": short,
-        "label": lambda key: LABELS.get(key, key),
+        "label": label,
         "code": "`{}`".format,
         "abbreviated": lambda commit: commit[:7],
     }
