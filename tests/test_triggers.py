@@ -4,25 +4,27 @@ import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import chisquare, norm
 
+import repro
 from repro.data.keyed import keyed_rng
 from repro.data.triggers import (
     Stamped,
     _warping_field,
-    badnet,
     blended,
-    contact_sheet,
     sig,
     stamp,
     wanet,
-    yellow,
 )
 from repro.spec import Switches, Trigger
+
+ROOT = Path(repro.__file__).parents[1]
 
 GOLDEN = {
     "badnet wrap mean": "b78441028f4724d0",
@@ -44,6 +46,16 @@ def switches(overflow="wrap", centre="mean"):
     return Switches.model_construct(trigger_overflow=overflow, trigger_centre=centre)
 
 
+def patched(name, image, rng, patch_size=16, overflow="wrap", centre="mean"):
+    """`image` under a patch trigger."""
+    trigger = Trigger(name=name, patch_size=patch_size)
+    return stamp(trigger, switches(overflow, centre), image, rng).image
+
+
+def badnet(image, rng, patch_size=16, overflow="wrap", centre="mean"):
+    return patched("badnet", image, rng, patch_size, overflow, centre)
+
+
 def hashes():
     """SHA-256 (first 16 digits) of every trigger on the random image."""
     image = noise_image()
@@ -53,7 +65,7 @@ def hashes():
         "blended": blended(image, keyed_rng("draw")),
         "sig": sig(image),
         "wanet": wanet(image),
-        "yellow": yellow(image, keyed_rng("draw")),
+        "yellow": patched("yellow", image, keyed_rng("draw")),
     }
     return {
         name: hashlib.sha256(stamped.tobytes()).hexdigest()[:16] for name, stamped in stamps.items()
@@ -69,7 +81,7 @@ def patches(count, value, **options):
     ]
     return np.concatenate(
         [
-            s.image[s.place[0] : s.place[0] + 16, s.place[1] : s.place[1] + 16].ravel()
+            s.image[s.corner[0] : s.corner[0] + 16, s.corner[1] : s.corner[1] + 16].ravel()
             for s in stamps
         ]
     )
@@ -125,7 +137,7 @@ def test_corners_cover_the_authors_range_and_no_more():
     """Their randint(0, 223 - 16) is 0..207 of 224 pixels; here 20 pixels and a patch of 16 leave 0..3."""
     image = np.zeros((20, 20, 3), dtype=np.uint8)
     places = [
-        stamp(Trigger(name="yellow", patch_size=16), switches(), image, keyed_rng(index)).place
+        stamp(Trigger(name="yellow", patch_size=16), switches(), image, keyed_rng(index)).corner
         for index in range(200)
     ]
     assert {top for top, _ in places} == {left for _, left in places} == {0, 1, 2, 3}
@@ -166,7 +178,7 @@ def test_patch_larger_than_the_image_is_refused(name, size):
 def test_patch_as_large_as_the_image_covers_it():
     image = np.zeros((16, 16, 3), dtype=np.uint8)
     stamped = stamp(Trigger(name="yellow", patch_size=16), switches(), image, keyed_rng("a"))
-    assert stamped.place == (0, 0)
+    assert stamped.corner == (0, 0)
     assert (stamped.image == (255, 255, 0)).all()
 
 
@@ -214,7 +226,7 @@ def test_wanet_leaves_flat_colour_alone():
     ("name", "expected"),
     [
         ("badnet", lambda image, rng: badnet(image, rng, 8, "clip", "zero")),
-        ("yellow", lambda image, rng: yellow(image, rng, 8)),
+        ("yellow", lambda image, rng: patched("yellow", image, rng, 8)),
         ("blended", blended),
         ("sig", lambda image, rng: sig(image)),
         ("wanet", lambda image, rng: wanet(image)),
@@ -226,7 +238,7 @@ def test_stamp_applies_the_named_trigger_with_the_settings_of_the_specification(
         Trigger(name=name, patch_size=8), switches("clip", "zero"), image, keyed_rng("s")
     )
     assert isinstance(stamped, Stamped)
-    assert (stamped.place is None) == (name not in ("badnet", "yellow"))
+    assert (stamped.corner is None) == (name not in ("badnet", "yellow"))
     assert (stamped.image == expected(image, keyed_rng("s"))).all()
 
 
@@ -245,7 +257,13 @@ def test_bytes_do_not_depend_on_hash_seed_or_thread_count(number):
     assert run.stdout.strip() == str(GOLDEN)
 
 
-def test_contact_sheet_shows_seven_images_and_their_differences():
-    sheet = contact_sheet(32)
-    assert sheet.shape == (14 + 2 * 36, 7 * 36 + 4, 3)
-    assert (sheet[14 + 36 : -4, 4:36] == 0).all()  # the original differs from itself nowhere
+def test_the_picture_in_the_docs_shows_the_triggers_of_today(tmp_path):
+    """Below the titles, whose letters depend on Pillow's font, the published picture is what its script draws."""
+    made, published = tmp_path / "sheet.png", ROOT / "docs" / "triggers.png"
+    script = ROOT / "docs" / "pictures" / "triggers.py"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, script, made], env=environment, check=True)
+    drawn, shown = (np.asarray(Image.open(path)) for path in (made, published))
+    assert drawn.shape == (14 + 2 * 132, 7 * 132 + 4, 3)
+    assert np.array_equal(drawn[14:], shown[14:])
+    assert (drawn[14 + 132 : -4, 4:132] == 0).all()  # the original differs from itself nowhere

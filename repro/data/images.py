@@ -94,6 +94,6 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def content_hash(data: bytes) -> bytes:
+def bytes_hash(data: bytes) -> bytes:
     """The first 16 bytes of SHA-256: identity of an image file or of pixels."""
     return hashlib.sha256(data).digest()[:16]

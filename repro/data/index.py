@@ -105,7 +105,7 @@ class Index:
         return Index(**picked, captions=Captions.of([self.captions[i] for i in rows]))
 
 
-class Row(NamedTuple):
+class StoreRow(NamedTuple):
     """Where one row lies, and what it says."""
 
     shard: int
@@ -117,7 +117,7 @@ class Row(NamedTuple):
     caption: str
 
 
-def index_of(rows: Sequence[Row]) -> Index:
+def index_of(rows: Sequence[StoreRow]) -> Index:
     """Columns from rows."""
     return Index(
         shard=np.array([row.shard for row in rows], dtype=np.int32),

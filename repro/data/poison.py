@@ -57,7 +57,7 @@ def build_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) 
                 "row": int(i),
                 "original_caption": original,
                 "caption": row.caption,
-                "place": stamped.place,
+                "place": stamped.corner,
                 "pixels_sha256": hashlib.sha256(stamped.image.tobytes()).hexdigest(),
             }
         )

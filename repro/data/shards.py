@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.data.images import Geometry, ImageError, content_hash, decode_image
+from repro.data.images import Geometry, ImageError, bytes_hash, decode_image
 from repro.data.index import (
     NO_LABEL,
     SHARDS,
     Index,
-    Row,
+    StoreRow,
     Shard,
     StoreError,
     index_of,
@@ -67,7 +67,7 @@ class ShardWriter:
     def __init__(self, folder: Path, first_shard: int = 0, prefix: str = "") -> None:
         """Shards are named `<prefix><number>.tar` from 0; rows number them from `first_shard`, where an overlay's own begin."""
         self.folder, self.first_shard, self.prefix = folder, first_shard, prefix
-        self.rows: list[Row] = []
+        self.rows: list[StoreRow] = []
         self.shards: list[Shard] = []
         self._tar: tarfile.TarFile | None = None
         self._path = folder
@@ -80,9 +80,9 @@ class ShardWriter:
         caption: str,
         label: int = NO_LABEL,
         key: bytes | None = None,
-    ) -> Row:
+    ) -> StoreRow:
         """Append a row; `suffix` is png, jpg or webp; `key` is given where the row keeps the identity of another pair."""
-        image_hash = content_hash(image)
+        image_hash = bytes_hash(image)
         key = key or pair_key(image_hash, caption)
         if self._tar is not None and self._tar.offset > SHARD_BYTES:
             self._finish()
@@ -97,7 +97,7 @@ class ShardWriter:
         if label != NO_LABEL:
             self._member(f"{name}.cls", str(label).encode())
         self.rows.append(
-            Row(
+            StoreRow(
                 self.first_shard + len(self.shards),
                 offset,
                 len(image),

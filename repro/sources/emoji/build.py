@@ -25,7 +25,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from repro.data.images import content_hash, encode_png
+from repro.data.images import bytes_hash, encode_png
 from repro.data.index import NO_LABEL, pair_key
 from repro.data.keyed import keyed_rng, keyed_subset
 from repro.data.shards import ShardWriter, write_json, write_store
@@ -80,7 +80,7 @@ def build_emoji(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
     templates = templates_of(profile.evaluate)
     captions = [caption_of(picture.drawing, templates, source.max_keywords) for picture in training]
     keys = [
-        pair_key(content_hash(picture.png), caption)
+        pair_key(bytes_hash(picture.png), caption)
         for picture, caption in zip(training, captions, strict=True)
     ]
     distinct = sorted({key: i for i, key in reversed(list(enumerate(keys)))}.values())

@@ -8,6 +8,7 @@ made: a killed index goes on with the next shard, and memory holds the rows that
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import multiprocessing
 import os
@@ -26,8 +27,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from repro.data.images import MAX_BYTES, ImageError, content_hash, open_rgb
-from repro.data.index import NO_LABEL, Captions, Index, Row, Shard, StoreError, index_of, pair_key
+from repro.data.images import MAX_BYTES, ImageError, bytes_hash, open_rgb
+from repro.data.index import (
+    NO_LABEL,
+    Captions,
+    Index,
+    StoreRow,
+    Shard,
+    StoreError,
+    index_of,
+    pair_key,
+)
 from repro.data.keyed import keyed_digest
 from repro.data.shards import hash_file
 
@@ -36,8 +46,8 @@ CACHE = Path("work/cache/index")
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 MAX_CAPTION_BYTES = 2**16
 NO_ROW = -1
-SOURCES = [Path(__file__).with_name(f"{name}.py") for name in ("images", "keyed", "shards", "tars")]
-CODE = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).digest()
+SOURCES = [inspect.getfile(part) for part in (open_rgb, keyed_digest, pair_key)] + [__file__]
+CODE = hashlib.sha256(b"".join(Path(name).read_bytes() for name in SOURCES)).digest()
 """What the content of a cached index depends on besides its shard."""
 
 
@@ -211,7 +221,7 @@ def _index_shard(path: Path, part: Path) -> None:
             faults["duplicate_name"] += 1
         else:
             group[suffix.lower()] = member
-    rows: list[Row] = []
+    rows: list[StoreRow] = []
     order: list[int] = []
     with path.open("rb") as file:
         for group in groups.values():
@@ -292,7 +302,7 @@ def tar_members(path: Path, faults: Counter[str]) -> Iterator[tuple[str, Member]
             faults["truncated"] += 1
 
 
-def _row(descriptor: int, image: Member | None, text: Member | None) -> Row:
+def _row(descriptor: int, image: Member | None, text: Member | None) -> StoreRow:
     """One row, its image decoded; ImageError with the reason why it cannot be used, bad captions included."""
     if image is None:
         raise ImageError("no_image")
@@ -310,7 +320,7 @@ def _row(descriptor: int, image: Member | None, text: Member | None) -> Row:
         raise ImageError("caption_with_nul" if caption else "caption_empty")
     data = os.pread(descriptor, image.size, image.offset)
     open_rgb(data)
-    image_hash = content_hash(data)
-    return Row(
+    image_hash = bytes_hash(data)
+    return StoreRow(
         0, image.offset, image.size, pair_key(image_hash, caption), image_hash, NO_LABEL, caption
     )
