@@ -167,6 +167,21 @@ class RunRecord(BaseModel):
     attempts: int
     sacred: str | None
     """Folder name of the Sacred file record, e.g. `smoke/12`."""
+    files: dict[str, str] = {}
+    """SHA-256 of what the run hands on: `rows.jsonl`, `bits.npz`; after pre-training also `model.safetensors` and
+    `optimizer.safetensors`. Empty in records that were made before there were hashes."""
+    num_rows: int = 0
+    """Evaluations recorded."""
+    last_step: int = 0
+    """Step of the last evaluation."""
+    model_hash: str = ""
+    """After pre-training: content hash of the folder of the model, which is `inputs["model"]` of the runs that clean it."""
+    device: str = ""
+    """What the worker computed on, as torch names it."""
+    deterministic: bool = True
+    """Whether the run is repeatable to the last bit on the same machine."""
+    accepted_code: str = ""
+    """Hash of the older code under which the run began, where the user accepted that it goes on under `code`."""
 
 
 def sample_images(num_images: int) -> list[int]:

@@ -7,7 +7,6 @@ back when it ends, whichever way it ends; a call that was killed is undone by th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from repro.files import replace_file
+from repro.files import held, replace_file
 from repro.profile import load_profile
 from repro.spec import SpecError
 
@@ -31,13 +30,8 @@ def profile_set(profile: str | None) -> Iterator[None]:
     SpecError if another call is at it: two profiles at once would mix in one dvc.lock.
     """
     LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with LOCK.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SpecError(
-                f"{LOCK}: held by another `make reproduce` in this folder; wait for it or stop it"
-            ) from None
+    busy = f"{LOCK}: held by another `make reproduce` in this folder; wait for it or stop it"
+    with held(LOCK, busy):
         _restore()
         if profile is None:
             yield

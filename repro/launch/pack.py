@@ -7,7 +7,6 @@ is started again for the runs that remain, and they resume from their checkpoint
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro.events import die_with_parent, parse
-from repro.files import replace_file
+from repro.files import held, replace_file
 from repro.launch.torchrun import command
 from repro.runs.deliver import save_record
 from repro.runs.run import Run
@@ -186,12 +185,8 @@ def _outcome(run: Run) -> dict[str, Any]:
 @contextmanager
 def _locked(run: Run) -> Iterator[None]:
     """Hold the run's work folder; wait, and say so, while another process has it."""
-    with (run.work_dir / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{run.name}: another process works on it ({run.work_dir}); waiting", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    busy = f"{run.name}: another process works on it ({run.work_dir}); waiting"
+    with held(run.work_dir / "lock", busy, wait=True):
         yield
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from pathlib import Path
 
-from repro.files import replace_file
+from repro.files import held, replace_file
 from repro.ledger import LedgerError, RunRecord, export_run, read_run
 from repro.runs.layout import model_dir, results_dir
 from repro.runs.run import Run
@@ -28,10 +27,8 @@ def deliver(run: Run, results: Path) -> bool:
     record = record.model_copy(
         update={"spec": run.spec}
     )  # it may have been made under another name
-    with (run.work_dir / "publish.lock").open(
-        "w"
-    ) as lock:  # another driver may publish the same run
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # Another driver may publish the same run.
+    with held(run.work_dir / "publish.lock", wait=True):
         if run.spec.stage == "pretrain" and record.status != "failed":
             target = model_dir(run.spec)
             partial = target.with_name(f".{target.name}.partial")

@@ -6,7 +6,6 @@ the study does (pandas below 3, albumentations below 2). Or from a public mirror
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import repro
+from repro.files import held
 from repro.profile import load_profile
 from repro.sources.download.ready_shards import fetch_mirror
 from repro.spec import Dataset, ShardSource, SpecError
@@ -100,14 +100,9 @@ def describe(accounting: dict[str, int | dict[str, int]]) -> str:
 def sole_user(folder: Path) -> Iterator[int]:
     """Hold the folder, with the descriptor given and as long as any process has it open; SpecError if another process fetches into it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SpecError(
-                f"{folder}: another process is fetching into it; wait for it to end"
-            ) from None
-        yield lock.fileno()
+    busy = f"{folder}: another process is fetching into it; wait for it to end"
+    with held(folder / ".lock", busy) as descriptor:
+        yield descriptor
 
 
 def fetch_python() -> Path:
