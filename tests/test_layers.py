@@ -38,7 +38,7 @@ ALLOWED = {
     "study": CONTRACTS | {"markdown", "data", "sources", "runs", "launch"},
     # what came out: how it is printed, its shape, what it is computed by, and what shows it
     "report.format": set(),
-    "report.schema": {"spec", "intervals"},
+    "report.schema": {"spec", "ledger", "intervals"},
     "report.numbers": CONTRACTS | {"plan", "study", *SHAPES},
     "report.studies": CONTRACTS | {"study", "report.numbers", *SHAPES},
     "report.pages": CONTRACTS | {"markdown", "study", "report.numbers", "report.studies", *SHAPES},

@@ -1,0 +1,120 @@
+"""report.json as a whole: its type, its JSON Schema, and how it is read.
+
+`report.schema.json` beside this module is what `python -m repro.report.schema` prints.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from repro.ledger import LedgerError
+from repro.report.schema.base import closed
+from repro.report.schema.judged import ErratumResult, Headline, JudgedClaim, PaperEntry
+from repro.report.schema.provenance import (
+    AuthorsFile,
+    ComputeRow,
+    DocumentSettings,
+    DocumentSources,
+    ForecastTable,
+    MissingRun,
+    ReportContext,
+    RunProvenance,
+)
+from repro.report.schema.results import (
+    ControlRow,
+    Predictions,
+    ScatterFigure,
+    Statistics,
+    Tables,
+    Trajectory,
+)
+from repro.report.schema.studies import DoseEntry, StudyEntry
+
+SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
+"""The published JSON Schema."""
+
+
+@closed
+class ReportNumbers(TypedDict):
+    """All of report.json that is computed from the ledger and the claims file."""
+
+    schema: Literal[1]
+    profile: str
+    protocol: str
+    stand_in: str
+    """What the dataset slots hold instead of the paper's data; empty if they hold the real data."""
+    commit: str | None
+    """Of most runs."""
+    commits: list[str]
+    settings: DocumentSettings
+    paper: PaperEntry
+    tables: Tables
+    figures: dict[str, ScatterFigure]
+    """`figure1` to `figure3`."""
+    claims: list[JudgedClaim]
+    headline: Headline
+    errata: list[ErratumResult]
+    statistics: Statistics
+    trajectories: list[Trajectory]
+    controls: list[ControlRow]
+    predictions: Predictions
+    studies: list[StudyEntry]
+    doses: list[DoseEntry]
+    runs: dict[str, RunProvenance]
+    """By folder."""
+    missing: list[MissingRun]
+    notices: list[str]
+    """What a reader should know about the ledger."""
+    authors_files: list[AuthorsFile]
+    compute: list[ComputeRow]
+    forecast: ForecastTable
+    sources: DocumentSources
+
+
+@closed
+class ReportDocument(ReportNumbers):
+    """report.json."""
+
+    context: ReportContext
+
+
+def read_report(path: Path) -> ReportDocument:
+    """The checked report.json at `path`; LedgerError names the field that is not as the schema says."""
+    try:
+        return TypeAdapter(ReportDocument).validate_json(path.read_bytes(), strict=True)
+    except FileNotFoundError:
+        raise LedgerError(f"{path}: missing; build the report first") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "content"
+        raise LedgerError(f"{path}: {place}: {first['msg']}") from None
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of report.json."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **TypeAdapter(ReportDocument).json_schema(),
+    }
+
+
+def finite(content: Any) -> Any:
+    """Copy of JSON content with lists for tuples and None for numbers that are not finite: JSON has none of them."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def lookup(document: Any, path: str) -> Any:
+    """The value at a path such as `tables/table1/rows/0/clean_accuracy/reproduced`."""
+    node = document
+    for part in path.split("/"):
+        node = node[int(part)] if isinstance(node, list) else node[part]
+    return node
