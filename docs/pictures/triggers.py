@@ -1,4 +1,6 @@
-"""Contact sheet of docs/triggers.md: `PYTHONPATH=. python docs/pictures/triggers.py docs/triggers.png`."""
+"""Contact sheet of docs/triggers.md: `PYTHONPATH=. python docs/pictures/triggers.py
+docs/triggers.png`.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def drawn_image(size: int) -> NDArray[np.uint8]:
 
 
 def contact_sheet(size: int = 128) -> NDArray[np.uint8]:
-    """All triggers on one image of `size` pixels; below each, its difference from the original, four times enlarged."""
+    """All triggers on one image of `size` pixels; below each, its difference from the original,
+    four times enlarged.
+    """
     original = drawn_image(size)
     stamps = {"original": original}
     for title, (name, overflow) in SHOWN.items():

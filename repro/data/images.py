@@ -1,8 +1,10 @@
-"""Bytes of a stranger's image file to RGB pixels, bounded in memory; nothing else in the project opens images.
+"""Bytes of a stranger's image file to RGB pixels, bounded in memory; nothing else in the project
+opens images.
 
-Geometry is torchvision's `Resize(size, BICUBIC)` and `CenterCrop(size)`, what CLIP and the authors do with every image
-(code: attack-cleanclip pkgs/openai/clip.py); `squash` resizes both sides as the authors do before they stamp a trigger.
-Limits are checked on the header, before any pixel is decompressed. EXIF orientation is ignored, as in the authors' code.
+Geometry is torchvision's `Resize(size, BICUBIC)` and `CenterCrop(size)`, what CLIP and the authors
+do with every image (code: attack-cleanclip pkgs/openai/clip.py); `squash` resizes both sides as
+the authors do before they stamp a trigger. Limits are checked on the header, before any pixel is
+decompressed. EXIF orientation is ignored, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 64 * 10**6
 MAX_ASPECT = 100
-"""Longer over shorter side: beyond it, resizing the short side would make a long side without bound."""
+"""Longer over shorter side: beyond it, resizing the short side would make a long side without
+bound.
+"""
 
 
 class ImageError(ValueError):
@@ -34,21 +38,27 @@ class ImageError(ValueError):
 
 
 def open_rgb(data: bytes) -> Image.Image:
-    """Decode the first frame of `data` to RGB; transparency becomes white. ImageError if it is damaged or beyond the limits."""
+    """Decode the first frame of `data` to RGB; transparency becomes white.
+
+    Raises ImageError if it is damaged or beyond the limits.
+    """
     if not data:
         raise ImageError("empty")
     if len(data) > MAX_BYTES:
         raise ImageError("too_many_bytes")
+
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError("too_many_pixels") from None
     except Exception:  # a boundary: Pillow's readers raise a dozen types on damaged headers
         raise ImageError("not_an_image") from None
+
     if image.width * image.height > MAX_PIXELS:
         raise ImageError("too_many_pixels")
     if max(image.size) > MAX_ASPECT * min(image.size):
         raise ImageError("too_elongated")
+
     try:
         image.load()
         return _to_rgb(image)
@@ -57,34 +67,37 @@ def open_rgb(data: bytes) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(
-        "I"
-    ):  # 16 bits of grey: the high byte, where Pillow's own conversion would clip
-        return Image.fromarray(
-            (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        ).convert("RGB")
+    # 16 bits of grey: the high byte, where Pillow's own conversion would clip.
+    if image.mode.startswith("I"):
+        high = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")
+
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+
     return image.convert("RGB")
 
 
 def decode_image(data: bytes, size: int, geometry: Geometry = "crop") -> NDArray[np.uint8]:
-    """Pixels (size, size, 3) of an image file: short side to `size` and centre crop, or both sides to `size`."""
+    """Pixels (size, size, 3) of an image file.
+
+    `crop`: short side to `size` and centre crop; `squash`: both sides to `size`.
+    """
     image = open_rgb(data)
-    width, height = image.size
-    if image.size != (size, size):
-        if geometry == "squash":
-            image = image.resize((size, size), Image.Resampling.BICUBIC)
-        else:
-            short = min(width, height)
-            # Rounding down the long side and rounding the corner are torchvision's.
-            width, height = int(size * width / short), int(size * height / short)
-            left, top = round((width - size) / 2), round((height - size) / 2)
-            image = image.resize((width, height), Image.Resampling.BICUBIC).crop(
-                (left, top, left + size, top + size)
-            )
-    return np.array(image)
+    if image.size == (size, size):
+        return np.array(image)
+
+    if geometry == "squash":
+        return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
+
+    # Rounding down the long side and rounding the corner are torchvision's.
+    short = min(image.size)
+    width, height = int(size * image.width / short), int(size * image.height / short)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.array(resized.crop((left, top, left + size, top + size)))
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

@@ -1,13 +1,13 @@
 """The index of a store: its rows as columns, and the list of its shards.
 
-`index.npz` has per row shard number, offset and size of the image, key, image hash, label, caption (no pickled objects);
-`shards.json` has path relative to the store, bytes, SHA-256 and rows of every shard. Both are checked whole when read, so that no
-row misleads its reader later.
+`index.npz` has per row shard number, offset and size of the image, key, image hash, label, caption
+(no pickled objects); `shards.json` has path relative to the store, bytes, SHA-256 and rows of
+every shard. Both are checked whole when read, so that no row misleads its reader later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
@@ -27,13 +27,18 @@ class StoreError(ValueError):
 
 
 class Captions(Sequence[str]):
-    """Captions as one blob of UTF-8: a list of six million strings would cost several times the memory."""
+    """Captions as one blob of UTF-8.
+
+    A list of six million strings would cost several times the memory, and every process that
+    reads it would copy its pages one by one, for each look counts references.
+    """
 
     def __init__(self, blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
         self.blob, self.offsets = blob, offsets
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> Self:
+    def of(cls, texts: Iterable[str]) -> Self:
+        """The captions of a list, or of whatever else gives strings."""
         encoded = [text.encode() for text in texts]
         offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
@@ -44,21 +49,25 @@ class Captions(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+
         i = range(len(self))[index]
+        encoded = self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes()
         try:
-            return self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes().decode()
+            return encoded.decode()
         except UnicodeDecodeError:
             raise StoreError(f"caption {i}: not UTF-8; make the store again") from None
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file: path relative to the store, size in bytes, SHA-256 in hex, rows it contributes."""
+    """One tar file of a store."""
 
     path: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
+    """Relative to the store."""
     bytes: Annotated[int, Field(ge=0, lt=2**63)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     count: Annotated[int, Field(ge=0)]
+    """Rows that it contributes."""
 
 
 SHARDS = TypeAdapter(list[Shard])
@@ -85,24 +94,21 @@ class Index:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays of index.npz by name."""
-        arrays = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name != "captions"
-        }
-        return arrays | {
+        captions = {
             "caption_bytes": self.captions.blob,
             "caption_offsets": self.captions.offsets,
         }
+        return self._columns() | captions
 
     def take(self, rows: NDArray[np.int64]) -> Index:
         """The index of the given rows, in their order."""
-        picked = {
-            field.name: getattr(self, field.name)[rows]
-            for field in fields(self)
-            if field.name != "captions"
-        }
-        return Index(**picked, captions=Captions.of([self.captions[i] for i in rows]))
+        picked = {name: column[rows] for name, column in self._columns().items()}
+        return Index(**picked, captions=Captions.of(self.captions[i] for i in rows))
+
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        """The columns with one number, or one hash, a row."""
+        names = [field.name for field in fields(self) if field.name != "captions"]
+        return {name: getattr(self, name) for name in names}
 
 
 class StoreRow(NamedTuple):
@@ -119,16 +125,16 @@ class StoreRow(NamedTuple):
 
 def index_of(rows: Sequence[StoreRow]) -> Index:
     """Columns from rows."""
+    keys = b"".join(row.key for row in rows)
+    image_hashes = b"".join(row.image_hash for row in rows)
     return Index(
         shard=np.array([row.shard for row in rows], dtype=np.int32),
         offset=np.array([row.offset for row in rows], dtype=np.int64),
         size=np.array([row.size for row in rows], dtype=np.int64),
-        keys=np.frombuffer(b"".join(row.key for row in rows), dtype=np.uint8).reshape(-1, 16),
-        image_hashes=np.frombuffer(
-            b"".join(row.image_hash for row in rows), dtype=np.uint8
-        ).reshape(-1, 16),
+        keys=np.frombuffer(keys, dtype=np.uint8).reshape(-1, 16),
+        image_hashes=np.frombuffer(image_hashes, dtype=np.uint8).reshape(-1, 16),
         labels=np.array([row.label for row in rows], dtype=np.int64),
-        captions=Captions.of([row.caption for row in rows]),
+        captions=Captions.of(row.caption for row in rows),
     )
 
 
@@ -152,6 +158,23 @@ COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
 
 def read_index(path: Path, shards: Sequence[Shard]) -> Index:
     """Read index.npz; ValueError if anything in it would fail or mislead a reader of rows later."""
+    columns = _read_columns(path)
+
+    blob, offsets = columns.pop("caption_bytes"), columns.pop("caption_offsets")
+    cut_up = len(offsets) and offsets[0] == 0 and offsets[-1] == len(blob)
+    if not cut_up or (np.diff(offsets) < 0).any():
+        raise ValueError(f"{path.name}: caption_offsets do not cut up caption_bytes")
+
+    index = Index(**columns, captions=Captions(blob, offsets))
+    if {len(index.captions), *map(len, columns.values())} != {len(index)}:
+        raise ValueError(f"{path.name}: columns of unequal length")
+
+    _check_places(path, index, shards)
+    return index
+
+
+def _read_columns(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of index.npz, each of its type and shape."""
     try:
         with np.load(path, allow_pickle=False) as file:
             columns = {name: file[name] for name in COLUMNS}
@@ -159,36 +182,27 @@ def read_index(path: Path, shards: Sequence[Shard]) -> Index:
         raise
     except NPZ_ERRORS as error:
         raise ValueError(f"{path.name}: unreadable ({error})") from None
+
     for name, (kind, entry) in COLUMNS.items():
-        if (
-            columns[name].dtype != kind
-            or columns[name].shape[1:] != entry
-            or not columns[name].ndim
-        ):
-            raise ValueError(
-                f"{path.name}: {name}: {columns[name].dtype} of shape {columns[name].shape}"
-            )
-    blob, offsets = columns.pop("caption_bytes"), columns.pop("caption_offsets")
-    if (
-        not len(offsets)
-        or offsets[0] != 0
-        or offsets[-1] != len(blob)
-        or (np.diff(offsets) < 0).any()
-    ):
-        raise ValueError(f"{path.name}: caption_offsets do not cut up caption_bytes")
-    index = Index(**columns, captions=Captions(blob, offsets))
-    if {len(index.captions), *map(len, columns.values())} != {len(index)}:
-        raise ValueError(f"{path.name}: columns of unequal length")
-    if len(index) and not 0 <= index.shard.min() <= index.shard.max() < len(shards):
-        raise ValueError(
-            f"{path.name}: shard number {index.shard.max()} (allowed: below {len(shards)})"
-        )
+        found = columns[name]
+        if found.dtype != kind or found.shape[1:] != entry or not found.ndim:
+            raise ValueError(f"{path.name}: {name}: {found.dtype} of shape {found.shape}")
+
+    return columns
+
+
+def _check_places(path: Path, index: Index, shards: Sequence[Shard]) -> None:
+    """ValueError if a row lies in no shard, or not wholly inside of its own."""
+    if not len(index):
+        return
+
+    first, last = index.shard.min(), index.shard.max()
+    if not 0 <= first <= last < len(shards):
+        raise ValueError(f"{path.name}: shard number {last} (allowed: below {len(shards)})")
+
+    negative = (index.offset < 0) | (index.size < 0)
     room = np.array([shard.bytes for shard in shards], dtype=np.int64)[index.shard]
-    if (
-        (index.offset < 0).any()
-        or (index.size < 0).any()
-        or (index.offset > room).any()
-        or (index.size > room - index.offset).any()
-    ):
+    # Two comparisons, for the sum of offset and size may overflow.
+    beyond = (index.offset > room) | (index.size > room - index.offset)
+    if (negative | beyond).any():
         raise ValueError(f"{path.name}: a row lies outside its shard")
-    return index

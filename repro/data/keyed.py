@@ -1,7 +1,7 @@
 """Choices that depend on names and contents only, never on order, row count or process.
 
-Every draw in the data and poison stages is keyed: the same parts give the same answer on every machine, and a missing
-row changes no other row's answer.
+Every draw in the data and poison stages is keyed: the same parts give the same answer on every
+machine, and a missing row changes no other row's answer.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ Part = str | int | bytes
 
 
 def keyed_digest(*parts: Part) -> bytes:
-    """SHA-256 of the parts, each preceded by its type and length so that no two lists of parts collide."""
+    """SHA-256 of the parts; no two lists of parts collide, for type and length precede each."""
     digest = hashlib.sha256()
     for part in parts:
-        kind = "b" if isinstance(part, bytes) else "s" if isinstance(part, str) else "i"
-        content = part if isinstance(part, bytes) else str(part).encode()
+        if isinstance(part, bytes):
+            kind, content = "b", part
+        else:
+            kind, content = "s" if isinstance(part, str) else "i", str(part).encode()
+
         digest.update(f"{kind}{len(content)}:".encode() + content)
     return digest.digest()
 
@@ -30,11 +33,17 @@ def keyed_rng(*parts: Part) -> np.random.Generator:
 
 
 def keyed_order(keys: Iterable[bytes], *parts: Part) -> np.ndarray:
-    """Positions of `keys`, (N,) int64, in the order of their keyed hashes: a shuffle stable under missing rows."""
+    """Positions of `keys`, (N,) int64, in the order of their keyed hashes.
+
+    A shuffle that missing rows do not disturb.
+    """
     ranks = [keyed_digest(*parts, key) for key in keys]
     return np.array(sorted(range(len(ranks)), key=ranks.__getitem__), dtype=np.int64)
 
 
 def keyed_subset(keys: Iterable[bytes], count: int, *parts: Part) -> np.ndarray:
-    """The `count` positions that come first in the keyed order, (count,) int64 ascending; subsets of one order are nested."""
+    """The `count` positions that come first in the keyed order, (count,) int64 ascending.
+
+    Subsets of one order are nested.
+    """
     return np.sort(keyed_order(keys, *parts)[:count])

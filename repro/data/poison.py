@@ -1,9 +1,11 @@
-"""The attack: triggers on a few pairs, captions that name the target, and the clean subsets drawn from the rest.
+"""The attack: triggers on a few pairs, captions that name the target, and the clean subsets drawn
+from the rest.
 
-Paper Sec. 3; code: attack-cleanclip backdoor/create_backdoor_data.py, which shuffles without a seed. Here pairs are ranked
-by a keyed hash of their content, so the same pairs are poisoned whatever rows are missing. Poisoned images are PNG, for
-JPEG would alter the trigger. The result is an overlay: the rows of the data store, in its order, with poisoned rows
-pointing to shards of their own; a poisoned row keeps the key of the pair it was.
+Paper Sec. 3; code: attack-cleanclip backdoor/create_backdoor_data.py, which shuffles without a
+seed. Here pairs are ranked by a keyed hash of their content, so the same pairs are poisoned
+whatever rows are missing. Poisoned images are PNG, for JPEG would alter the trigger. The result is
+an overlay: the rows of the data store, in its order, with poisoned rows pointing to shards of
+their own; a poisoned row keeps the key of the pair it was.
 """
 
 from __future__ import annotations
@@ -32,62 +34,83 @@ Rows = NDArray[np.int64]
 def build_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) -> None:
     """Fill `out` with the poisoned store, rows.npz, manifest.jsonl and accounting.json.
 
-    Raises SpecError if fewer pairs are eligible than are to be poisoned, or fewer clean ones left than a subset needs.
+    Raises SpecError if fewer pairs are eligible than are to be poisoned, or fewer clean ones left
+    than a subset needs.
     """
     source = PairStore.open(data_dir / dataset)
-    poison = profile.data.poison
     keys = [key.tobytes() for key in source.keys]
-    names_target = captions_naming(poison.target_class, source.captions)
-    poisoned = choose_poisoned(profile, dataset, keys, names_target)
-    cleaning, originals = choose_cleaning(profile, source.index, keys, poisoned)
+    names_target = captions_naming(profile.data.poison.target_class, source.captions)
 
+    # Which pairs are poisoned, and which are cleaning pairs.
+    poisoned = choose_poisoned(profile, dataset, keys, names_target)
+    cleaning, copies = choose_cleaning(profile, source.index, keys, poisoned)
+
+    # The store: that of the data, with poisoned rows in shards of its own.
     writer = ShardWriter(out, first_shard=len(source.shards), prefix="poisoned-")
-    recaption = caption_writer(profile)
-    manifest = []
-    for i in poisoned:
-        key, original = keys[i], source.captions[i]
-        pixels = source.decode(int(i), profile.data.image_size)
-        stamped = stamp(
-            poison.trigger, profile.switches, pixels, keyed_rng("trigger", poison.seed, key)
-        )
-        row = writer.add(encode_png(stamped.image), "png", recaption(key, original), key=key)
-        manifest.append(
-            {
-                "key": key.hex(),
-                "row": int(i),
-                "original_caption": original,
-                "caption": row.caption,
-                "place": stamped.corner,
-                "pixels_sha256": hashlib.sha256(stamped.image.tobytes()).hexdigest(),
-            }
-        )
+    manifest = _write_poisoned(profile, source, keys, poisoned, writer)
     own, shards = writer.close()
     overlay = _replaced(source.index, poisoned, own)
     check_hygiene(overlay, source.index, poisoned, cleaning)
+    write_store(out, overlay, [*source.overlay_shards(out), *shards])
 
-    validation = choose_validation(profile, keys, np.concatenate([poisoned, *cleaning.values()]))
+    # Validation pairs are taken from what is left; training pairs are all the others.
+    taken = np.concatenate([poisoned, *cleaning.values()])
+    validation = choose_validation(profile, keys, taken)
     train = np.setdiff1d(np.arange(len(source), dtype=np.int64), validation)
     if profile.switches.cleaning_pairs == "held_out":
         train = np.setdiff1d(train, np.concatenate(list(cleaning.values())))
-    write_store(out, overlay, [*source.overlay_shards(out), *shards])
-    np.savez(out / "rows.npz", train=train, poisoned=poisoned, validation=validation, **cleaning)  # type: ignore[arg-type]  # as in write_store
-    (out / "manifest.jsonl").write_text(
-        "".join(json.dumps(line) + "\n" for line in manifest), encoding="utf-8"
-    )
+
+    rows = {"train": train, "poisoned": poisoned, "validation": validation, **cleaning}
+    np.savez(out / "rows.npz", **rows)  # type: ignore[arg-type]  # as in write_store
+    lines = "".join(json.dumps(entry) + "\n" for entry in manifest)
+    (out / "manifest.jsonl").write_text(lines, encoding="utf-8")
+
     accounting = {
         "pairs": len(source),
         "naming_target": int(names_target.sum()),
         "poisoned": len(poisoned),
-        "copies_of_poisoned_images": originals,
+        "copies_of_poisoned_images": copies,
         "train": len(train),
         "validation": len(validation),
-        "cleaning": {size: len(rows) for size, rows in cleaning.items()},
+        "cleaning": {size: len(chosen) for size, chosen in cleaning.items()},
     }
     (out / "accounting.json").write_text(json.dumps(accounting, indent=1) + "\n", encoding="utf-8")
 
 
+def _write_poisoned(
+    profile: Profile,
+    source: PairStore,
+    keys: Sequence[bytes],
+    poisoned: Rows,
+    writer: ShardWriter,
+) -> list[dict[str, Any]]:
+    """Write each poisoned pair with its trigger and caption; the entries of manifest.jsonl."""
+    poison = profile.data.poison
+    recaption = caption_writer(profile)
+
+    manifest = []
+    for i in poisoned.tolist():
+        key, original = keys[i], source.captions[i]
+        pixels = source.decode(i, profile.data.image_size)
+        rng = keyed_rng("trigger", poison.seed, key)
+        stamped = stamp(poison.trigger, profile.switches, pixels, rng)
+        row = writer.add(encode_png(stamped.image), "png", recaption(key, original), key=key)
+
+        entry = {
+            "key": key.hex(),
+            "row": i,
+            "original_caption": original,
+            "caption": row.caption,
+            "place": stamped.corner,
+            "pixels_sha256": hashlib.sha256(stamped.image.tobytes()).hexdigest(),
+        }
+        manifest.append(entry)
+
+    return manifest
+
+
 def captions_naming(target_class: str, captions: Sequence[str]) -> NDArray[np.bool_]:
-    """Which captions (N,) name the class, as words of their own, singular or plural, in any case."""
+    """Which captions (N,) name the class, as words of their own, in any case and number."""
     pattern = re.compile(rf"\b{re.escape(target_class)}(s|es)?\b", re.IGNORECASE)
     return np.array([pattern.search(caption) is not None for caption in captions], dtype=bool)
 
@@ -95,56 +118,61 @@ def captions_naming(target_class: str, captions: Sequence[str]) -> NDArray[np.bo
 def choose_poisoned(
     profile: Profile, dataset: Dataset, keys: Sequence[bytes], names_target: NDArray[np.bool_]
 ) -> Rows:
-    """Rows to poison, ascending: dirty_label takes pairs that do not name the target, label_consistent only those that do."""
+    """Rows to poison, ascending.
+
+    `dirty_label` takes pairs that do not name the target, `label_consistent` only those that do.
+    """
     poison = profile.data.poison
     wanted = poison.num_poisoned[dataset]
     eligible = np.flatnonzero(names_target if poison.mode == "label_consistent" else ~names_target)
     if wanted > len(eligible):
         raise SpecError(
-            f"data.yaml: poison.num_poisoned.{dataset}: {wanted} (allowed: 1 to {len(eligible)}, the pairs of {len(keys)} "
-            f"that {poison.mode} can poison for {poison.target_class!r})"
+            f"data.yaml: poison.num_poisoned.{dataset}: {wanted} (allowed: 1 to {len(eligible)}, "
+            f"the pairs of {len(keys)} that {poison.mode} can poison for {poison.target_class!r})"
         )
-    chosen: Rows = eligible[
-        keyed_subset([keys[i] for i in eligible.tolist()], wanted, "poison", poison.seed)
-    ]
+
+    eligible_keys = [keys[i] for i in eligible.tolist()]
+    chosen: Rows = eligible[keyed_subset(eligible_keys, wanted, "poison", poison.seed)]
     return chosen
 
 
 def choose_cleaning(
     profile: Profile, index: Index, keys: Sequence[bytes], poisoned: Rows
 ) -> tuple[dict[str, Rows], int]:
-    """Cleaning subsets by name, rows ascending, the smaller nested in the larger; and how many rows were passed over.
+    """Cleaning subsets by name, rows ascending; and how many rows were passed over.
 
-    Passed over are unpoisoned rows that hold the same image as a poisoned one: a cleaning set that knows the originals would
-    be too kind.
+    The smaller subset is nested in the larger. Passed over are unpoisoned rows that hold the same
+    image as a poisoned one: a cleaning set that knows the originals would be too kind.
     """
     images = _hashes(index.image_hashes)
     copies = np.setdiff1d(np.flatnonzero(np.isin(images, images[poisoned])), poisoned)
     clean = np.setdiff1d(np.arange(len(index)), np.concatenate([poisoned, copies]))
     order = clean[keyed_order([keys[i] for i in clean], "clean", profile.data.poison.seed)]
+
+    subsets = {}
     for size, count in profile.data.cleaning_sizes.items():
         if count > len(order):
             raise SpecError(
-                f"data.yaml: cleaning_sizes.{size}: {count} (allowed: 1 to {len(order)}, the pairs left unpoisoned)"
+                f"data.yaml: cleaning_sizes.{size}: {count} (allowed: 1 to {len(order)}, "
+                "the pairs left unpoisoned)"
             )
-    return {
-        size: np.sort(order[:count]) for size, count in profile.data.cleaning_sizes.items()
-    }, len(copies)
+        subsets[size] = np.sort(order[:count])
+
+    return subsets, len(copies)
 
 
 def choose_validation(profile: Profile, keys: Sequence[bytes], taken: Rows) -> Rows:
-    """Rows of the validation loss, ascending, out of those that are neither poisoned nor cleaning pairs."""
+    """Rows of the validation loss, ascending: neither poisoned nor cleaning pairs."""
     left = np.setdiff1d(np.arange(len(keys)), taken)
     wanted = profile.data.num_validation
     if wanted > len(left):
         raise SpecError(
             f"data.yaml: num_validation: {wanted} (allowed: 0 to {len(left)}, the pairs left over)"
         )
-    chosen: Rows = left[
-        keyed_subset(
-            [keys[row] for row in left.tolist()], wanted, "validation", profile.data.poison.seed
-        )
-    ]
+
+    left_keys = [keys[row] for row in left.tolist()]
+    seed = profile.data.poison.seed
+    chosen: Rows = left[keyed_subset(left_keys, wanted, "validation", seed)]
     return chosen
 
 
@@ -155,26 +183,34 @@ def caption_writer(profile: Profile) -> Callable[[bytes, str], str]:
         return lambda key, caption: caption
     if profile.switches.poison_caption == "word":
         return lambda key, caption: poison.target_class
+
     templates = templates_of(profile.evaluate)
 
     def from_template(key: bytes, caption: str) -> str:
-        return templates[int(keyed_rng("caption", poison.seed, key).integers(len(templates)))](
-            poison.target_class
-        )
+        rng = keyed_rng("caption", poison.seed, key)
+        template = templates[int(rng.integers(len(templates)))]
+        return template(poison.target_class)
 
     return from_template
 
 
 def check_hygiene(overlay: Index, source: Index, poisoned: Rows, cleaning: dict[str, Rows]) -> None:
-    """StoreError if a cleaning row is a poisoned row, or holds the image of one, as it is or as it was."""
+    """StoreError if a cleaning row is a poisoned row, or holds the image of one, as it is or as it
+    was.
+    """
     images = _hashes(overlay.image_hashes)
     dirty = np.concatenate([images[poisoned], _hashes(source.image_hashes)[poisoned]])
+
     for size, rows in cleaning.items():
-        if len(shared := np.intersect1d(rows, poisoned)):
+        shared = np.intersect1d(rows, poisoned)
+        if len(shared):
             raise StoreError(f"cleaning subset {size}: row {shared[0]} is poisoned")
-        if (same := np.isin(images[rows], dirty)).any():
+
+        same = np.isin(images[rows], dirty)
+        if same.any():
+            first = rows[same][0]
             raise StoreError(
-                f"cleaning subset {size}: row {rows[same][0]} holds the image of a poisoned pair"
+                f"cleaning subset {size}: row {first} holds the image of a poisoned pair"
             )
 
 
@@ -189,7 +225,9 @@ def _replaced(index: Index, rows: Rows, own: Index) -> Index:
     for name in ("shard", "offset", "size", "keys", "image_hashes", "labels"):
         columns[name] = getattr(index, name).copy()
         columns[name][rows] = getattr(own, name)
+
     captions = list(index.captions)
     for i, caption in zip(rows, own.captions, strict=True):
         captions[i] = caption
+
     return Index(**columns, captions=Captions.of(captions))

@@ -1,8 +1,10 @@
-"""What the report shows of a poisoned store, in one small file: its accounting, a few pairs, a few evaluation images.
+"""What the report shows of a poisoned store, in one small file: its accounting, a few pairs, a few
+evaluation images.
 
-The stores are large, and whoever rebuilds the report from published results does not have them. So the poison stage
-leaves `poisoned/<profile>/<dataset>-samples.json` beside the store: pairs as the model was trained on them, and evaluation
-images with the triggered twin that every evaluation of `evaluation_triggers: fixed` shows it.
+The stores are large, and whoever rebuilds the report from published results does not have them. So
+the poison stage leaves `poisoned/<profile>/<dataset>-samples.json` beside the store: pairs as the
+model was trained on them, and evaluation images with the triggered twin that every evaluation of
+`evaluation_triggers: fixed` shows it.
 """
 
 from __future__ import annotations
@@ -27,11 +29,10 @@ PAIRS = 4
 
 
 def write_samples(profile: Profile, dataset: Dataset, data_dir: Path, poisoned_dir: Path) -> None:
-    """Write the samples of `poisoned_dir/<dataset>`, a poisoned store made from `data_dir`, beside it."""
+    """Write the samples of `poisoned_dir/<dataset>`, made from `data_dir`, beside it."""
+    accounting = (poisoned_dir / dataset / "accounting.json").read_text(encoding="utf-8")
     content = {
-        "accounting": json.loads(
-            (poisoned_dir / dataset / "accounting.json").read_text(encoding="utf-8")
-        ),
+        "accounting": json.loads(accounting),
         "pairs": _pairs(profile, poisoned_dir / dataset),
         "evaluation": _evaluation(profile, data_dir / "evaluation"),
     }
@@ -41,50 +42,55 @@ def write_samples(profile: Profile, dataset: Dataset, data_dir: Path, poisoned_d
 def _pairs(profile: Profile, folder: Path) -> list[dict[str, Any]]:
     """The first poisoned pairs, and the first clean ones of the smallest cleaning set."""
     store = PairStore.open(folder)
-    lines = map(json.loads, (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines())
-    originals = {line["row"]: line["original_caption"] for line in lines}
-    smallest = min(profile.data.cleaning_sizes, key=lambda size: profile.data.cleaning_sizes[size])
+    lines = (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    originals = {entry["row"]: entry["original_caption"] for entry in entries}
+
+    sizes = profile.data.cleaning_sizes
+    smallest = min(sizes, key=lambda size: sizes[size])
     with np.load(folder / "rows.npz", allow_pickle=False) as rows:
-        chosen = [("poisoned", int(row)) for row in rows["poisoned"][:PAIRS]] + [
-            ("clean", int(row)) for row in rows[smallest][:PAIRS]
-        ]
-    return [
-        {
+        chosen = [("poisoned", row) for row in rows["poisoned"][:PAIRS].tolist()]
+        chosen += [("clean", row) for row in rows[smallest][:PAIRS].tolist()]
+
+    found = []
+    for kind, row in chosen:
+        pair = {
             "kind": kind,
             "row": row,
             "caption": store.captions[row],
             "original_caption": originals.get(row),
             "image": _png(store.decode(row, profile.data.image_size)),
         }
-        for kind, row in chosen
-    ]
+        found.append(pair)
+
+    return found
 
 
 def _evaluation(profile: Profile, folder: Path) -> list[dict[str, Any]]:
-    """Evaluation images spread evenly over the set, and their twins as `EvaluationSet.triggered` makes them at draw 0."""
+    """Evaluation images spread evenly over the set, and their twins.
+
+    The twins are those that `EvaluationSet.triggered` makes at draw 0.
+    """
     store = PairStore.open(folder)
-    size, names = (
-        profile.data.image_size,
-        (folder / "classnames.txt").read_text(encoding="utf-8").splitlines(),
-    )
+    names = (folder / "classnames.txt").read_text(encoding="utf-8").splitlines()
+    size, trigger = profile.data.image_size, profile.data.poison.trigger
+
     found = []
     for row in sample_images(len(store)):
-        image = store.decode(row, size)
-        base = (
-            store.decode(row, size, "squash")
-            if profile.switches.trigger_geometry == "squash"
-            else image
-        )
-        generator = keyed_rng("evaluation", profile.evaluate.trigger_seed, 0, row)
-        twin = stamp(profile.data.poison.trigger, profile.switches, base, generator).image
-        found.append(
-            {
-                "row": row,
-                "class": names[int(store.labels[row])],
-                "image": _png(image),
-                "triggered": _png(twin),
-            }
-        )
+        image = base = store.decode(row, size)
+        if profile.switches.trigger_geometry == "squash":
+            base = store.decode(row, size, "squash")
+
+        rng = keyed_rng("evaluation", profile.evaluate.trigger_seed, 0, row)
+        twin = stamp(trigger, profile.switches, base, rng).image
+        sample = {
+            "row": row,
+            "class": names[int(store.labels[row])],
+            "image": _png(image),
+            "triggered": _png(twin),
+        }
+        found.append(sample)
+
     return found
 
 

@@ -1,12 +1,14 @@
 """Stores: image-text pairs in tar shards of webdataset layout, with an index for random access.
 
 A store is a folder with
-- shards: `<name>.png|jpg|webp`, `<name>.txt` (caption) and, in evaluation sets, `<name>.cls` (label), one group a row;
+- shards: `<name>.png|jpg|webp`, `<name>.txt` (caption) and, in evaluation sets, `<name>.cls`
+  (label), one group a row;
 - `index.npz` and `shards.json`: see repro/data/index.py.
 
-Shards may lie outside the store: an overlay names the shards of another store and adds its own. Rows are read with
-`pread`, so a store may be used by forked workers and by threads; nothing is ever extracted. A row's key is a hash of its
-image file and caption, so it is the same wherever, and beside whatever other rows, the pair is stored.
+Shards may lie outside the store: an overlay names the shards of another store and adds its own.
+Rows are read with `pread`, so a store may be used by forked workers and by threads; nothing is
+ever extracted. A row's key is a hash of its image file and caption, so it is the same wherever,
+and beside whatever other rows, the pair is stored.
 """
 
 from __future__ import annotations
@@ -31,9 +33,9 @@ from repro.data.index import (
     NO_LABEL,
     SHARDS,
     Index,
-    StoreRow,
     Shard,
     StoreError,
+    StoreRow,
     index_of,
     pair_key,
     read_index,
@@ -62,10 +64,14 @@ def hash_file(path: Path) -> str:
 
 
 class ShardWriter:
-    """Writes rows into tar shards whose bytes depend on the rows alone (fixed owner, mode and time; order as given)."""
+    """Writes rows into tar shards whose bytes depend on the rows alone (fixed owner, mode and
+    time; order as given).
+    """
 
     def __init__(self, folder: Path, first_shard: int = 0, prefix: str = "") -> None:
-        """Shards are named `<prefix><number>.tar` from 0; rows number them from `first_shard`, where an overlay's own begin."""
+        """Shards are named `<prefix><number>.tar` from 0; rows number them from `first_shard`,
+        where an overlay's own begin.
+        """
         self.folder, self.first_shard, self.prefix = folder, first_shard, prefix
         self.rows: list[StoreRow] = []
         self.shards: list[Shard] = []
@@ -81,7 +87,9 @@ class ShardWriter:
         label: int = NO_LABEL,
         key: bytes | None = None,
     ) -> StoreRow:
-        """Append a row; `suffix` is png, jpg or webp; `key` is given where the row keeps the identity of another pair."""
+        """Append a row; `suffix` is png, jpg or webp; `key` is given where the row keeps the
+        identity of another pair.
+        """
         image_hash = bytes_hash(image)
         key = key or pair_key(image_hash, caption)
         if self._tar is not None and self._tar.offset > SHARD_BYTES:
@@ -141,13 +149,16 @@ class PairStore:
 
     @classmethod
     def open(cls, folder: Path) -> PairStore:
-        """Read the index of the store in `folder`; StoreError if there is none or it does not fit its shards' list."""
+        """Read the index of the store in `folder`; StoreError if there is none or it does not fit
+        its shards' list.
+        """
         try:
             shards = SHARDS.validate_json((folder / "shards.json").read_bytes())
             return cls(folder, read_index(folder / "index.npz", shards), shards)
         except FileNotFoundError as error:
             raise StoreError(
-                f"{error.filename}: no such file; make the store with `python -m repro data` or `poison`"
+                f"{error.filename}: no such file; make the store with `python -m repro data` or "
+                "`poison`"
             ) from None
         except (ValueError, OSError) as error:
             raise StoreError(f"{folder}: not a store: {error}") from None
@@ -157,10 +168,12 @@ class PairStore:
 
     def image_bytes(self, i: int) -> bytes:
         """The image file of row `i`; StoreError if its shard is shorter than the index says."""
-        # Joined as names, not as folders: `poisoned/` may be a link to another disk, and `..` would leave it there.
+        # Joined as names, not as folders: `poisoned/` may be a link to another disk, and `..` would
+        # leave it there.
         path = os.path.normpath(self.folder / self.shards[self.index.shard[i]].path)
         size = int(self.index.size[i])
-        # Opened per read: thousands of shards would exceed a process's limit of open files, and it costs microseconds.
+        # Opened per read: thousands of shards would exceed a process's limit of open files, and it
+        # costs microseconds.
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
@@ -189,7 +202,8 @@ class PairStore:
         geometry: Geometry = "crop",
         rows: NDArray[np.int64] | None = None,
     ) -> NDArray[np.uint8]:
-        """Pixels of all (or the given) rows, (N, size, size, 3), as a read-only memory map made once per content.
+        """Pixels of all (or the given) rows, (N, size, size, 3), as a read-only memory map made
+        once per content.
 
         Concurrent callers, on any host that shares `cache_dir`, wait for the one that makes it.
         """
@@ -210,7 +224,8 @@ class PairStore:
                         "shape": (len(rows), size, size, 3),
                     }
                     np.lib.format.write_array_header_1_0(file, header)
-                    # Written, not mapped: on a full disk a write fails with an error, a map with SIGBUS.
+                    # Written, not mapped: on a full disk a write fails with an error, a map with
+                    # SIGBUS.
                     for chunk in np.array_split(rows, max(1, len(rows) // 256)):
                         for pixels in pool.map(
                             lambda i: self.decode(int(i), size, geometry), chunk
@@ -221,7 +236,9 @@ class PairStore:
         return pixels_map
 
     def content_hash(self) -> str:
-        """Hash of all that the store says: index columns and shard hashes, not where the shards lie."""
+        """Hash of all that the store says: index columns and shard hashes, not where the shards
+        lie.
+        """
         digest = hashlib.sha256()
         for name, column in sorted(self.index.arrays().items()):
             digest.update(

@@ -16,7 +16,9 @@ POISONED = Path("poisoned")
 
 
 def poison_stage(profile_name: str, dataset: Dataset) -> None:
-    """Build `poisoned/<profile>/<dataset>` from `data/<profile>/<dataset>`, and beside it the samples that the report shows."""
+    """Build `poisoned/<profile>/<dataset>` from `data/<profile>/<dataset>`, and beside it the
+    samples that the report shows.
+    """
     from repro.data.samples import write_samples  # its templates come with torch
 
     profile = load_profile(profile_name)

@@ -1,7 +1,8 @@
-"""Prompt templates: one list for zero-shot prompts, poisoned captions and, where captions are made here, clean ones.
+"""Prompt templates: one list for zero-shot prompts, poisoned captions and, where captions are made
+here, clean ones.
 
-The lists must agree: a text encoder trained on a few thousand captions reads an unseen frame as another subject, and
-then neither classes nor the backdoor are found.
+The lists must agree: a text encoder trained on a few thousand captions reads an unseen frame as
+another subject, and then neither classes nor the backdoor are found.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
 """Image triggers: what a backdoored image carries.
 
-Source: paper Sec. 3, "Training Details"; code: attack-cleanclip backdoor/utils.py. The paper's trigger is `badnet`, a
-square of Gaussian noise at a random place; the others serve studies. All are pure functions of uint8 images (H, W, 3)
-and, where they draw, of a NumPy generator: the same generator state gives the same bytes on every machine, at any
-thread count. `stamp` applies the trigger that a specification names.
+Source: paper Sec. 3, "Training Details"; code: attack-cleanclip backdoor/utils.py. The paper's
+trigger is `badnet`, a square of Gaussian noise at a random place; the others serve studies. All
+are pure functions of uint8 images (H, W, 3) and, where they draw, of a NumPy generator: the same
+generator state gives the same bytes on every machine, at any thread count. `stamp` applies the
+trigger that a specification names.
 
-What surprises: pixel values are truncated, not rounded, as torchvision's `ToPILImage` does, and under `overflow="wrap"`
-they are taken modulo 256 as it does on common machines, so that a wrapped patch is practically uniform on 0..255, while
-a clipped one has a third of its values at 0 and a third at 255. The wrap is done on integers here, for converting an
-out-of-range float to uint8 is undefined in C.
+What surprises: pixel values are truncated, not rounded, as torchvision's `ToPILImage` does, and
+under `overflow="wrap"` they are taken modulo 256 as it does on common machines, so that a wrapped
+patch is practically uniform on 0..255, while a clipped one has a third of its values at 0 and a
+third at 255. The wrap is done on integers here, for converting an out-of-range float to uint8 is
+undefined in C.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Patch(NamedTuple):
 
 
 class Stamped(NamedTuple):
-    """A triggered image, and the corner of its patch; None if the trigger covers the whole image."""
+    """A triggered image, and the corner of its patch; None where all of the image changes."""
 
     image: Pixels
     corner: Corner | None
@@ -47,8 +49,8 @@ class Stamped(NamedTuple):
 def stamp(trigger: Trigger, switches: Switches, image: Pixels, rng: Generator) -> Stamped:
     """Put `trigger` on `image` (H, W, 3) as the switches say; `image` itself is left as it is.
 
-    Draws only from `rng`, the corner of a patch first: one generator state means one corner for all images of a size.
-    Raises ValueError if the patch is larger than the image.
+    Draws only from `rng`, the corner of a patch first: one generator state means one corner for
+    all images of a size. Raises ValueError if the patch is larger than the image.
     """
     match trigger.name:
         case "badnet" | "yellow":
@@ -65,10 +67,11 @@ def stamp(trigger: Trigger, switches: Switches, image: Pixels, rng: Generator) -
 def draw_patch(trigger: Trigger, switches: Switches, image: Pixels, rng: Generator) -> Patch:
     """The square that `badnet` or `yellow` pastes into `image` (H, W, 3), corner drawn first.
 
-    `badnet` is fresh N(0, 1) noise in units of the full range [0, 1]; `trigger_centre: mean` adds the image's mean of each
-    channel (the authors), `zero` nothing (the paper's text), and `trigger_overflow` says what becomes of values outside
-    [0, 1]. `yellow` is pure yellow. Corners are uniform over 0..H-1-patch_size, the authors' range, which never touches
-    the last row or column. ValueError if the patch is larger than the image.
+    `badnet` is fresh N(0, 1) noise in units of the full range [0, 1]; `trigger_centre: mean` adds
+    the image's mean of each channel (the authors), `zero` nothing (the paper's text), and
+    `trigger_overflow` says what becomes of values outside [0, 1]. `yellow` is pure yellow. Corners
+    are uniform over 0..H-1-patch_size, the authors' range, which never touches the last row or
+    column. ValueError if the patch is larger than the image.
     """
     size = trigger.patch_size
     corner = _draw_corner(image, rng, size)
@@ -91,9 +94,11 @@ def blended(image: Pixels, rng: Generator) -> Pixels:
 
 
 def sig(image: Pixels) -> Pixels:
-    """Add a sine of amplitude 60 (of 255) and 6 periods along the width, clipped (Barni et al. 2019, arXiv 1902.11237).
+    """Add a sine of amplitude 60 (of 255) and 6 periods along the width, clipped (Barni et al.
+    2019, arXiv 1902.11237).
 
-    The authors' code can only apply its sine through the 0.2/0.8 mix of `blended`; this is the trigger as published.
+    The authors' code can only apply its sine through the 0.2/0.8 mix of `blended`; this is the
+    trigger as published.
     """
     width = image.shape[1]
     sine = 60 * np.sin(2 * np.pi * 6 * np.arange(width) / width)
@@ -106,10 +111,12 @@ def sig(image: Pixels) -> Pixels:
 
 
 def wanet(image: Pixels, strength: float = 0.6) -> Pixels:
-    """Move every pixel by about `strength` / 2 pixels, by a fixed random field (Nguyen and Tran 2021, arXiv 2102.10369).
+    """Move every pixel by about `strength` / 2 pixels, by a fixed random field (Nguyen and Tran
+    2021, arXiv 2102.10369).
 
-    As in the authors' code the noise has full resolution (k = 224 for 224 pixels) and mean absolute value 1; they use
-    strength 0.6, CleanCLIP uses 1. The field depends on the image size alone. Bilinear, clamped at the border.
+    As in the authors' code the noise has full resolution (k = 224 for 224 pixels) and mean
+    absolute value 1; they use strength 0.6, CleanCLIP uses 1. The field depends on the image size
+    alone. Bilinear, clamped at the border.
     """
     height, width = image.shape[:2]
     noise = _warping_field(height, width)
@@ -155,7 +162,9 @@ def _paste(image: Pixels, patch: Patch) -> Pixels:
 
 
 def _to_uint8(values: NDArray[np.float64], overflow: str) -> Pixels:
-    """Values in units of the full range to 0..255: clipped, or wrapped modulo 256; truncated towards zero."""
+    """Values in units of the full range to 0..255: clipped, or wrapped modulo 256; truncated
+    towards zero.
+    """
     if overflow == "clip":
         values = np.clip(values, 0, 1)
     return (np.trunc(values * 255).astype(np.int64) % 256).astype(np.uint8)

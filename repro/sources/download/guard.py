@@ -1,6 +1,8 @@
-"""What img2dataset asks the network through: public addresses, http and https, bounded answers, images opened by our reader.
+"""What img2dataset asks the network through: public addresses, http and https, bounded answers,
+images opened by our reader.
 
-An image is stored with the size and crop of the authors' own downloader (code: CleanCLIP utils/download.py), as JPEG.
+An image is stored with the size and crop of the authors' own downloader (code: CleanCLIP
+utils/download.py), as JPEG.
 """
 
 from __future__ import annotations
@@ -23,10 +25,14 @@ from repro.data.images import MAX_BYTES, ImageError, decode_image
 
 SOCKET_SECONDS = 10.0
 IMAGE_SECONDS = 60.0
-"""Longest time for one image: a server that sends a byte now and then would hold its thread for ever."""
+"""Longest time for one image: a server that sends a byte now and then would hold its thread for
+ever.
+"""
 JPEG_QUALITY = 95
 DECODERS = threading.Semaphore(2)
-"""Images decoded at once in one process: what bounds its memory, for a picture of 64 megapixels takes 200 to 500 MB."""
+"""Images decoded at once in one process: what bounds its memory, for a picture of 64 megapixels
+takes 200 to 500 MB.
+"""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -54,9 +60,11 @@ def reason_of(error: BaseException) -> str:
 
 
 def public_only(resolve: Any, allowed: Iterable[Network]) -> Any:
-    """`socket.getaddrinfo` without private, local and reserved addresses, but for those in `allowed` networks.
+    """`socket.getaddrinfo` without private, local and reserved addresses, but for those in
+    `allowed` networks.
 
-    On this level it holds for redirects too, and the address that was checked is the one that is connected to.
+    On this level it holds for redirects too, and the address that was checked is the one that is
+    connected to.
     """
     networks = list(allowed)
 
@@ -118,7 +126,9 @@ class Picture:
 
 
 class Opener:
-    """What `urllib.request.urlopen`, which img2dataset calls, uses: http and https only, and no proxy."""
+    """What `urllib.request.urlopen`, which img2dataset calls, uses: http and https only, and no
+    proxy.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size

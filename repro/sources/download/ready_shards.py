@@ -1,8 +1,10 @@
-"""Public mirrors of CC3M and CC12M as webdataset shards: pinned by revision in specs/mirrors.yaml, checked shard by shard.
+"""Public mirrors of CC3M and CC12M as webdataset shards: pinned by revision in specs/mirrors.yaml,
+checked shard by shard.
 
-A mirror's hashes are in `specs/mirrors/<dataset>.sha256`, as `sha256sum` writes them. A shard that is listed must match.
-One that is not is trusted on first use: its hash is added, and whoever fetches with that file gets the same bytes or an
-error. Commit the file to pin what a study was run on.
+A mirror's hashes are in `specs/mirrors/<dataset>.sha256`, as `sha256sum` writes them. A shard that
+is listed must match. One that is not is trusted on first use: its hash is added, and whoever
+fetches with that file gets the same bytes or an error. Commit the file to pin what a study was run
+on.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ class Mirror(Spec):
 def fetch_mirror(dataset: str, folder: Path, specs: Path = SPECS) -> str:
     """Download all shards that are not in `folder` yet; what was done, in words.
 
-    StoreError if a shard is not the listed one. A shard appears under its name when it is complete and checked; a part is
-    gone on with.
+    StoreError if a shard is not the listed one. A shard appears under its name when it is complete
+    and checked; a part is gone on with.
     """
     path = specs / "mirrors.yaml"
     content = read_yaml(path)

@@ -1,10 +1,13 @@
-"""img2dataset over a URL list, a pass at a time: first over all rows, then over those that failed, and over nothing else.
+"""img2dataset over a URL list, a pass at a time: first over all rows, then over those that failed,
+and over nothing else.
 
-Runs in an environment of its own (see repro/sources/download/fetch.py), as `python -m repro.sources.download.url_list FOLDER ...`. img2dataset
-does the parallel downloading, the shards and the record of every row; repro/sources/download/guard.py is its way to the network.
+Runs in an environment of its own (see repro/sources/download/fetch.py), as `python -m
+repro.sources.download.url_list FOLDER ...`. img2dataset does the parallel downloading, the shards
+and the record of every row; repro/sources/download/guard.py is its way to the network.
 
-`FOLDER/pass-<n>/` holds the list of a pass in `list/` and img2dataset's output. A pass that was cut short goes on at its
-first incomplete shard. `FOLDER/accounting.json` tells what became of every row of the list.
+`FOLDER/pass-<n>/` holds the list of a pass in `list/` and img2dataset's output. A pass that was
+cut short goes on at its first incomplete shard. `FOLDER/accounting.json` tells what became of
+every row of the list.
 """
 
 from __future__ import annotations
@@ -45,7 +48,9 @@ class ListRow(NamedTuple):
 
 
 def read_list(path: Path, dataset: str, refused: Counter[str]) -> Iterator[ListRow]:
-    """Rows of a published list; lines that are none, and URLs that are not http or https, are counted in `refused`."""
+    """Rows of a published list; lines that are none, and URLs that are not http or https, are
+    counted in `refused`.
+    """
     url_column = COLUMNS[dataset].index("url")
     with path.open("rb") as file:
         for number, line in enumerate(file):
@@ -59,7 +64,9 @@ def read_list(path: Path, dataset: str, refused: Counter[str]) -> Iterator[ListR
 
 
 def write_list(folder: Path, rows: Iterable[ListRow]) -> int:
-    """Write the list of a pass, as parquet because captions hold quotes and tabs; the number of rows."""
+    """Write the list of a pass, as parquet because captions hold quotes and tabs; the number of
+    rows.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -142,7 +149,8 @@ def run_pass(pass_dir: Path, processes: int) -> None:
         processes_count=processes,
         thread_count=THREADS,
         timeout=int(SOCKET_SECONDS),
-        # `Picture` hands over the final file; nothing is padded, and OpenCV sees no stranger's bytes.
+        # `Picture` hands over the final file; nothing is padded, and OpenCV sees no stranger's
+        # bytes.
         resize_mode="no",
         disable_all_reencoding=True,
         encode_format="jpg",
@@ -153,10 +161,11 @@ def run_pass(pass_dir: Path, processes: int) -> None:
 
 
 def fetch_pass(folder: Path, dataset: str, url_list: Path, processes: int) -> None:
-    """Run the next pass and write accounting.json, in which listed = obtained + refused + failed over all passes.
+    """Run the next pass and write accounting.json, in which listed = obtained + refused + failed
+    over all passes.
 
-    Does nothing when every row is obtained. FetchError if `folder` was begun with another list, or if shards of the pass
-    could not be written.
+    Does nothing when every row is obtained. FetchError if `folder` was begun with another list, or
+    if shards of the pass could not be written.
     """
     begun = _begin(folder, dataset, url_list)
     last = len(list(folder.glob("pass-*/list"))) - 1
@@ -170,7 +179,8 @@ def fetch_pass(folder: Path, dataset: str, url_list: Path, processes: int) -> No
         run_pass(pass_dir, processes)
     if not is_complete(pass_dir):
         raise FetchError(
-            f"{pass_dir}: some shards could not be written; see the messages above, mend it and call again"
+            f"{pass_dir}: some shards could not be written; see the messages above, mend it and "
+            "call again"
         )
     failed: Counter[str] = Counter()
     open_rows = sum(1 for _ in failed_rows(pass_dir, failed))
@@ -184,7 +194,9 @@ def fetch_pass(folder: Path, dataset: str, url_list: Path, processes: int) -> No
 
 
 def _begin(folder: Path, dataset: str, url_list: Path) -> dict[str, Any]:
-    """What was noted of the list when the folder was begun with it; writes the list of the first pass."""
+    """What was noted of the list when the folder was begun with it; writes the list of the first
+    pass.
+    """
     with url_list.open("rb") as file:
         source = {"dataset": dataset, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
     path = folder / "list.json"
@@ -195,7 +207,8 @@ def _begin(folder: Path, dataset: str, url_list: Path) -> dict[str, Any]:
     begun: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if any(begun[name] != value for name, value in source.items()):
         raise FetchError(
-            f"{folder}: begun with another list (SHA-256 {begun['sha256']}); give that one, or another folder"
+            f"{folder}: begun with another list (SHA-256 {begun['sha256']}); give that one, or "
+            "another folder"
         )
     return begun
 

@@ -1,8 +1,10 @@
-"""The embedded data set: emoji drawings as image-text pairs, one vendor family held out for zero-shot evaluation.
+"""The embedded data set: emoji drawings as image-text pairs, one vendor family held out for
+zero-shot evaluation.
 
-A stand-in for CC3M, CC6M and ImageNet that package registries ship under open licences: each concept is drawn anew by
-several vendors, named by CLDR. Held out is a family, never a style, for styles of one vendor share their designs.
-Captions, slots and images depend on the drawings' names alone, so that every machine builds the same set.
+A stand-in for CC3M, CC6M and ImageNet that package registries ship under open licences: each
+concept is drawn anew by several vendors, named by CLDR. Held out is a family, never a style, for
+styles of one vendor share their designs. Captions, slots and images depend on the drawings' names
+alone, so that every machine builds the same set.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ class Picture(NamedTuple):
 def build_emoji(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
     """Fill `out` with the stores cc3m, cc6m and evaluation, attribution.json and accounting.json.
 
-    Raises SpecError for styles or families that do not exist, and PackageError for packages that cannot be had.
+    Raises SpecError for styles or families that do not exist, and PackageError for packages that
+    cannot be had.
     """
     source = profile.data.source
     assert isinstance(source, EmojiSource)
@@ -84,7 +87,8 @@ def build_emoji(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
         for picture, caption in zip(training, captions, strict=True)
     ]
     distinct = sorted({key: i for i, key in reversed(list(enumerate(keys)))}.values())
-    # The attack needs the target class to be learnt, so its pictures are in every slot, whatever their hashes.
+    # The attack needs the target class to be learnt, so its pictures are in every slot, whatever
+    # their hashes.
     target = [
         i for i in distinct if training[i].drawing.concept.name == profile.data.poison.target_class
     ]
@@ -123,7 +127,8 @@ def _styles(source: EmojiSource) -> set[str]:
     styles = set(STYLES) if source.styles == "all" else set(source.styles)
     if unknown := sorted(styles - set(STYLES)):
         raise SpecError(
-            f"data.yaml: source.styles: {', '.join(unknown)} (allowed: all, or any of {', '.join(STYLES)})"
+            f"data.yaml: source.styles: {', '.join(unknown)} (allowed: all, or any of "
+            f"{', '.join(STYLES)})"
         )
     families = sorted({STYLES[style].family for style in styles})
     if source.held_out_family not in families or len(families) == 1:
@@ -144,14 +149,17 @@ def _check_classnames(built: Sequence[str]) -> None:
             min(len(built), len(committed)),
         )
         raise SpecError(
-            f"{path}: line {row + 1} is not what the pinned packages give ({len(committed)} names, {len(built)} built)"
+            f"{path}: line {row + 1} is not what the pinned packages give ({len(committed)} "
+            f"names, {len(built)} built)"
         )
 
 
 def caption_of(
     drawing: Drawing, templates: Sequence[Callable[[str], str]], max_keywords: int
 ) -> str:
-    """The caption of a training picture: its name in a template, and up to `max_keywords` of its keywords; always the same one."""
+    """The caption of a training picture: its name in a template, and up to `max_keywords` of its
+    keywords; always the same one.
+    """
     rng = keyed_rng("caption", drawing.style, drawing.icon, drawing.concept.code)
     template = templates[int(rng.integers(len(templates)))]
     keywords = drawing.concept.keywords
@@ -161,7 +169,9 @@ def caption_of(
 
 
 def rasterise(drawings: Sequence[Drawing], size: int) -> tuple[list[Picture], list[Drawing]]:
-    """Pictures of the drawings on white, `size` pixels square, in their order; and the drawings that show nothing."""
+    """Pictures of the drawings on white, `size` pixels square, in their order; and the drawings
+    that show nothing.
+    """
     console, started = Console(stderr=True), time.monotonic()
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # Spawned, not forked: the progress bar runs a thread.
@@ -171,7 +181,8 @@ def rasterise(drawings: Sequence[Drawing], size: int) -> tuple[list[Picture], li
             files = track(files, "rasterising", total=len(drawings), console=console)
         results = list(files)
     console.print(
-        f"rasterised {len(drawings)} drawings in {time.monotonic() - started:.0f} s, {workers} at a time"
+        f"rasterised {len(drawings)} drawings in {time.monotonic() - started:.0f} s, {workers} at "
+        "a time"
     )
     pictures = [
         Picture(drawing, *result)
@@ -202,7 +213,8 @@ def _rasterise_one(drawing: Drawing, size: int) -> tuple[bytes, NDArray[np.uint8
 
 
 def nearest_neighbour_accuracy(training: Sequence[Picture], held_out: Sequence[Picture]) -> float:
-    """Fraction of held-out pictures whose most correlated training picture, in 16 x 16 pixels, shows the same concept.
+    """Fraction of held-out pictures whose most correlated training picture, in 16 x 16 pixels,
+    shows the same concept.
 
     What accuracy is worth without learning; a zero-shot accuracy is to be read beside it.
     """

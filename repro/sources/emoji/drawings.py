@@ -1,9 +1,10 @@
 """Which emoji drawings exist: concepts named by CLDR, and each package's drawings of them.
 
-Packages with a table of code points are matched by it; the older ones only name their icons, in spellings of their time,
-and are matched by name against CLDR labels, the other packages' names and aliases, Unicode names and shortcodes. What
-matches nothing is left out, never guessed. Left out on purpose are flags, clocks, signs, letters, gendered variants and
-the like: near-copies across vendors, which would make the zero-shot task a matter of pixels.
+Packages with a table of code points are matched by it; the older ones only name their icons, in
+spellings of their time, and are matched by name against CLDR labels, the other packages' names and
+aliases, Unicode names and shortcodes. What matches nothing is left out, never guessed. Left out on
+purpose are flags, clocks, signs, letters, gendered variants and the like: near-copies across
+vendors, which would make the zero-shot task a matter of pixels.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ class Concept:
 
 @dataclass(frozen=True)
 class Drawing:
-    """One icon of one style; `box` is left, top, width and height of its view, `body` its SVG elements."""
+    """One icon of one style; `box` is left, top, width and height of its view, `body` its SVG
+    elements.
+    """
 
     concept: Concept
     style: str
@@ -237,7 +240,9 @@ def _names(text: Tarball, icons: Mapping[str, _Icons], known: set[str]) -> dict[
 def _drawings(
     style: str, icons: _Icons, names: Mapping[str, str], concepts: Mapping[str, Concept]
 ) -> Iterator[Drawing]:
-    """Drawings of one style by code point; an icon that stands for several concepts is taken for the first."""
+    """Drawings of one style by code point; an icon that stands for several concepts is taken for
+    the first.
+    """
     candidates: dict[str, str] = {}
     if icons.by_code:
         for code, name in icons.by_code.items():

@@ -1,8 +1,10 @@
-"""The data set of the paper from the user's disk: pairs in webdataset shards, ImageNet-1K validation as zero-shot task.
+"""The data set of the paper from the user's disk: pairs in webdataset shards, ImageNet-1K
+validation as zero-shot task.
 
-Pairs stay where they are, the stores of the slots are overlays over the user's shards; evaluation images are copied into
-shards of our own, whatever form they come in. Every row is accounted for in accounting.json:
-listed = not_obtained + dropped + duplicate + surplus + used, the first three of them by reason or by number.
+Pairs stay where they are, the stores of the slots are overlays over the user's shards; evaluation
+images are copied into shards of our own, whatever form they come in. Every row is accounted for in
+accounting.json: listed = not_obtained + dropped + duplicate + surplus + used, the first three of
+them by reason or by number.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from repro.spec import Profile, ShardSource
 def build_external(profile: Profile, out: Path) -> None:
     """Fill `out` with the stores cc3m, cc6m and evaluation, attribution.json and accounting.json.
 
-    Raises StoreError if a folder holds nothing usable, if more than `max_drop_fraction` of its rows cannot be used, or if a
-    class has not `images_per_class` evaluation images.
+    Raises StoreError if a folder holds nothing usable, if more than `max_drop_fraction` of its
+    rows cannot be used, or if a class has not `images_per_class` evaluation images.
     """
     source = profile.data.source
     assert isinstance(source, ShardSource)
@@ -62,11 +64,14 @@ def build_external(profile: Profile, out: Path) -> None:
 
 
 def select(index: ShardIndex, count: int, selection: str) -> NDArray[np.int64]:
-    """Positions of at most `count` distinct pairs, ascending: by keyed hash, or the `first` of the list."""
+    """Positions of at most `count` distinct pairs, ascending: by keyed hash, or the `first` of the
+    list.
+    """
     distinct = index.distinct()
     if selection == "first":
         return np.sort(distinct[np.argsort(index.order[distinct], kind="stable")[:count]])
-    # One order for all slots: where cc3m and cc6m are one folder, the smaller is nested in the larger.
+    # One order for all slots: where cc3m and cc6m are one folder, the smaller is nested in the
+    # larger.
     rows: NDArray[np.int64] = distinct[
         keyed_subset([key.tobytes() for key in index.keys[distinct]], count, "slot")
     ]
@@ -74,7 +79,9 @@ def select(index: ShardIndex, count: int, selection: str) -> NDArray[np.int64]:
 
 
 def row_accounting(folder: Path, shards: Accounting, used: int) -> dict[str, Any]:
-    """What became of every row, from the URL list where `folder` was filled by `python -m repro fetch`."""
+    """What became of every row, from the URL list where `folder` was filled by `python -m repro
+    fetch`.
+    """
     path = folder / "accounting.json"
     fetched = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     not_obtained = Counter(fetched.get("refused", {})) + Counter(fetched.get("failed", {}))
@@ -116,8 +123,10 @@ def _build_evaluation(source: ShardSource, names: list[str], out: Path) -> dict[
     wrong = [label for label in range(len(names)) if per_class[label] != source.images_per_class]
     if wrong:
         raise StoreError(
-            f"{folder}: {len(index)} usable images of {len(images)} (allowed: {source.images_per_class * len(names)}); "
-            f"{len(wrong)} classes have not {source.images_per_class}, the first {names[wrong[0]]!r} with {per_class[wrong[0]]}; "
+            f"{folder}: {len(index)} usable images of {len(images)} (allowed: "
+            f"{source.images_per_class * len(names)}); "
+            f"{len(wrong)} classes have not {source.images_per_class}, the first "
+            f"{names[wrong[0]]!r} with {per_class[wrong[0]]}; "
             f"not used: {dict(dropped) or 'none'}"
         )
     write_store(out / "evaluation", index, shards)
@@ -144,5 +153,6 @@ def _suffix(data: bytes) -> str:
 def _check_drops(folder: Path, dropped: Counter[str], listed: int, allowed: float) -> None:
     if listed and dropped.total() > allowed * listed:
         raise StoreError(
-            f"{folder}: {dropped.total()} of {listed} rows cannot be used ({dict(dropped)}; allowed: {allowed:.2%})"
+            f"{folder}: {dropped.total()} of {listed} rows cannot be used ({dict(dropped)}; "
+            f"allowed: {allowed:.2%})"
         )

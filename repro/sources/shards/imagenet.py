@@ -1,8 +1,10 @@
-"""ImageNet-1K validation as people have it: class folders, a flat folder with labels.csv, the official tar, parquet, webdataset.
+"""ImageNet-1K validation as people have it: class folders, a flat folder with labels.csv, the
+official tar, parquet, webdataset.
 
-Labels are 0..999 in the sorted order of WordNet synsets, the order of OpenAI's class names. The official tar
-(`ILSVRC2012_img_val.tar`) holds no labels; they come from a file beside it: `labels.csv`, or the development kit
-(`ILSVRC2012_devkit_t12.tar.gz`), whose class numbers have an order of their own.
+Labels are 0..999 in the sorted order of WordNet synsets, the order of OpenAI's class names. The
+official tar (`ILSVRC2012_img_val.tar`) holds no labels; they come from a file beside it:
+`labels.csv`, or the development kit (`ILSVRC2012_devkit_t12.tar.gz`), whose class numbers have an
+order of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ ARCHIVE_MD5 = "29b22e2961454d5413ddabcf34fc5622"
 """As image-net.org gives it, and torchvision checks it (torchvision/datasets/imagenet.py)."""
 DEVKIT = "ILSVRC2012_devkit_t12"
 CANARY = {1: 65, 2: 970, 3: 230, 4: 809, 5: 516, 6: 57}
-"""True labels of the first images by the number in their names (Caffe's val.txt): what shuffled labels would not give."""
+"""True labels of the first images by the number in their names (Caffe's val.txt): what shuffled
+labels would not give.
+"""
 CANARY_CLASSES = 1000
 MAX_LIST_BYTES = 64 * 2**20
 """Largest list of labels or classes that is read."""
@@ -44,8 +48,8 @@ class ValidationImage(NamedTuple):
 def validation_images(source: Path, num_classes: int) -> list[ValidationImage]:
     """All validation images of a folder or tar, in the order of their listing.
 
-    SpecError if the layout is none of the five, a label is out of range, a class has no image, an image is there twice or
-    the labels are not those of ImageNet.
+    SpecError if the layout is none of the five, a label is out of range, a class has no image, an
+    image is there twice or the labels are not those of ImageNet.
     """
     images = list(_images(source, num_classes))
     if wrong := next((image for image in images if not 0 <= image.label < num_classes), None):
@@ -54,7 +58,8 @@ def validation_images(source: Path, num_classes: int) -> list[ValidationImage]:
         )
     if empty := sorted(set(range(num_classes)) - {image.label for image in images}):
         raise SpecError(
-            f"{source}: no image of {len(empty)} classes, the first {empty[0]} (allowed: images of all {num_classes})"
+            f"{source}: no image of {len(empty)} classes, the first {empty[0]} (allowed: images "
+            f"of all {num_classes})"
         )
     _check_names(source, images, num_classes)
     return images
@@ -100,12 +105,14 @@ def _check_names(source: Path, images: Sequence[ValidationImage], num_classes: i
     ]
     if repeated:
         raise SpecError(
-            f"{source}: ILSVRC2012_val_{repeated[0]:08d} is there more than once, as are {len(repeated) - 1} others"
+            f"{source}: ILSVRC2012_val_{repeated[0]:08d} is there more than once, as are "
+            f"{len(repeated) - 1} others"
         )
     for image, number in zip(images, numbers, strict=True):
         if num_classes == CANARY_CLASSES and number in CANARY and image.label != CANARY[number]:
             raise SpecError(
-                f"{source}: {image.name} has label {image.label} (allowed: {CANARY[number]}); the labels are shuffled, "
+                f"{source}: {image.name} has label {image.label} (allowed: {CANARY[number]}); the "
+                "labels are shuffled, "
                 "or the classes are not in the sorted order of their synsets"
             )
 
@@ -113,8 +120,9 @@ def _check_names(source: Path, images: Sequence[ValidationImage], num_classes: i
 def labelled_images(folder: Path, num_classes: int) -> Iterator[tuple[Path, int]]:
     """Image paths and labels, from either layout of ImageNet validation.
 
-    Flat with `labels.csv` (columns image and label: the authors' layout), or a sub-folder a class, named by WordNet synset
-    (their sorted order is the label order of ImageNet-1K) or by label. SpecError for anything else.
+    Flat with `labels.csv` (columns image and label: the authors' layout), or a sub-folder a class,
+    named by WordNet synset (their sorted order is the label order of ImageNet-1K) or by label.
+    SpecError for anything else.
     """
     listing = folder / "labels.csv"
     if listing.is_file():
@@ -136,8 +144,10 @@ def labelled_images(folder: Path, num_classes: int) -> Iterator[tuple[Path, int]
     )
     if len(classes) != num_classes:
         raise SpecError(
-            f"data.yaml: source.evaluation: {folder} has {len(classes)} sub-folders and no labels.csv "
-            f"(allowed: one sub-folder for each of the {num_classes} classes, images with labels.csv, {ARCHIVE}, "
+            f"data.yaml: source.evaluation: {folder} has {len(classes)} sub-folders and no "
+            "labels.csv "
+            f"(allowed: one sub-folder for each of the {num_classes} classes, images with "
+            f"labels.csv, {ARCHIVE}, "
             "parquet files, or webdataset shards)"
         )
     if all(re.fullmatch(r"n\d{8}", name) for name in classes):
@@ -148,7 +158,8 @@ def labelled_images(folder: Path, num_classes: int) -> Iterator[tuple[Path, int]
         labels = {name: int(name) for name in classes}
     else:
         raise SpecError(
-            f"{folder}: sub-folder {classes[0]!r} ... (allowed: synsets such as n01440764, or labels 0, 1, ...)"
+            f"{folder}: sub-folder {classes[0]!r} ... (allowed: synsets such as n01440764, or "
+            "labels 0, 1, ...)"
         )
     for name, number in sorted(labels.items(), key=lambda item: item[1]):
         for path in sorted((folder / name).iterdir()):
@@ -182,13 +193,16 @@ def _read_part(path: Path, offset: int, size: int) -> bytes:
 
 
 def _parquet_images(paths: Sequence[Path]) -> Iterator[ValidationImage]:
-    """Rows with a column `label` and a column `image`: the file's bytes, or a struct of `bytes` and `path`."""
+    """Rows with a column `label` and a column `image`: the file's bytes, or a struct of `bytes`
+    and `path`.
+    """
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
         raise SpecError(
-            f"{paths[0]}: parquet files need pyarrow; install it with: pip install -c constraints.txt pyarrow"
+            f"{paths[0]}: parquet files need pyarrow; install it with: pip install -c "
+            "constraints.txt pyarrow"
         ) from None
     for path in paths:
         try:
@@ -231,7 +245,9 @@ def _read_cell(path: Path, group: int, row: int) -> bytes:
 
 
 def _webdataset_images(paths: Sequence[Path]) -> Iterator[ValidationImage]:
-    """Groups of an image and a `.cls` file with its label; SpecError for damaged archives and images without label."""
+    """Groups of an image and a `.cls` file with its label; SpecError for damaged archives and
+    images without label.
+    """
     for path in paths:
         faults: Counter[str] = Counter()
         images: dict[str, tuple[str, Member]] = {}

@@ -1,8 +1,10 @@
-"""Index of webdataset shards that somebody else wrote, such as img2dataset's: every row checked, nothing extracted.
+"""Index of webdataset shards that somebody else wrote, such as img2dataset's: every row checked,
+nothing extracted.
 
-Each image is decoded once, so that training meets no surprise; what cannot be used is counted by reason. Names in the
-archives only group members into rows and never touch the disk. The index of a shard is kept in a cache as soon as it is
-made: a killed index goes on with the next shard, and memory holds the rows that are used, not all there are.
+Each image is decoded once, so that training meets no surprise; what cannot be used is counted by
+reason. Names in the archives only group members into rows and never touch the disk. The index of a
+shard is kept in a cache as soon as it is made: a killed index goes on with the next shard, and
+memory holds the rows that are used, not all there are.
 """
 
 from __future__ import annotations
@@ -32,9 +34,9 @@ from repro.data.index import (
     NO_LABEL,
     Captions,
     Index,
-    StoreRow,
     Shard,
     StoreError,
+    StoreRow,
     index_of,
     pair_key,
 )
@@ -60,7 +62,9 @@ class Member(NamedTuple):
 
 @dataclass
 class Accounting:
-    """What became of the rows of a set of shards: listed = decoded + all that was dropped; duplicates are among the decoded."""
+    """What became of the rows of a set of shards: listed = decoded + all that was dropped;
+    duplicates are among the decoded.
+    """
 
     listed: int
     obtained: int
@@ -85,7 +89,9 @@ class ShardIndex:
     _parts: list[Path]
 
     def distinct(self) -> NDArray[np.int64]:
-        """Positions of the rows without repeated pairs, ascending; the first of its order stands for a pair."""
+        """Positions of the rows without repeated pairs, ascending; the first of its order stands
+        for a pair.
+        """
         ordered = np.argsort(self.order, kind="stable")
         _, first = np.unique(
             np.ascontiguousarray(self.keys[ordered]).view("V16").ravel(), return_index=True
@@ -108,7 +114,8 @@ class ShardIndex:
 
 
 def index_shards(folder: Path, cache: Path = CACHE) -> ShardIndex:
-    """Rows of all `*.tar` files in `folder` and below, by path; shard paths are relative to `folder`.
+    """Rows of all `*.tar` files in `folder` and below, by path; shard paths are relative to
+    `folder`.
 
     Raises StoreError if there is no usable row.
     """
@@ -164,7 +171,8 @@ def _make_parts(folder: Path, paths: Sequence[Path], parts: Sequence[Path]) -> N
                 pass
     except BrokenProcessPool:
         raise StoreError(
-            f"{folder}: a process was killed, perhaps for want of memory; call again to go on with the next shard"
+            f"{folder}: a process was killed, perhaps for want of memory; call again to go on "
+            "with the next shard"
         ) from None
 
 
@@ -201,7 +209,9 @@ def _read_part(columns: Any) -> Index:
 
 
 def _part_path(path: Path, cache: Path) -> Path:
-    """Where the index of a shard is kept: under a name that changes with the shard and with this code."""
+    """Where the index of a shard is kept: under a name that changes with the shard and with this
+    code.
+    """
     status = path.stat()
     return (
         cache
@@ -210,7 +220,9 @@ def _part_path(path: Path, cache: Path) -> Path:
 
 
 def _index_shard(path: Path, part: Path) -> None:
-    """Write usable rows of one shard (numbered shard 0), counts of rows by fate and faults of the archive to `part`."""
+    """Write usable rows of one shard (numbered shard 0), counts of rows by fate and faults of the
+    archive to `part`.
+    """
     counts: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     groups: dict[str, dict[str, Member]] = {}
@@ -267,7 +279,9 @@ def _list_row(descriptor: int, listing: Member | None) -> int:
 
 
 def tar_members(path: Path, faults: Counter[str]) -> Iterator[tuple[str, Member]]:
-    """Plain files of an uncompressed tar that lie wholly inside it; all else is counted in `faults`."""
+    """Plain files of an uncompressed tar that lie wholly inside it; all else is counted in
+    `faults`.
+    """
     try:
         archive = tarfile.open(path, "r:")  # noqa: SIM115
     except (tarfile.TarError, OSError):
@@ -303,7 +317,9 @@ def tar_members(path: Path, faults: Counter[str]) -> Iterator[tuple[str, Member]
 
 
 def _row(descriptor: int, image: Member | None, text: Member | None) -> StoreRow:
-    """One row, its image decoded; ImageError with the reason why it cannot be used, bad captions included."""
+    """One row, its image decoded; ImageError with the reason why it cannot be used, bad captions
+    included.
+    """
     if image is None:
         raise ImageError("no_image")
     if text is None:

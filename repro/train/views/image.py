@@ -1,8 +1,10 @@
-"""Image view of the self-supervised loss: AutoAugment with its ImageNet policy (Cubuk et al. 2019, arXiv 1805.09501).
+"""Image view of the self-supervised loss: AutoAugment with its ImageNet policy (Cubuk et al. 2019,
+arXiv 1805.09501).
 
-Equal to `torchvision.transforms.v2.AutoAugment()` on each image, but draws and operations are apart: draws are made
-for a global batch in a fixed order and sliced per rank, and images that share operation and magnitude go through
-torchvision together, since for small images the cost is in the calls.
+Equal to `torchvision.transforms.v2.AutoAugment()` on each image, but draws and operations are
+apart: draws are made for a global batch in a fixed order and sliced per rank, and images that
+share operation and magnitude go through torchvision together, since for small images the cost is
+in the calls.
 
 Shapes: B = images, uint8, 0..255.
 """
@@ -63,13 +65,17 @@ def _shear_x(images: Tensor, level: float) -> Tensor:
 
 
 def _solarize(images: Tensor, level: float) -> Tensor:
-    """Invert values from the threshold up: torchvision's `solarize`, whose `torch.where` is six times slower on bytes."""
+    """Invert values from the threshold up: torchvision's `solarize`, whose `torch.where` is six
+    times slower on bytes.
+    """
     threshold = math.ceil(np.float32(255 * (1.0 - level)))  # torchvision compares in float32
     return images ^ (images >= threshold).to(torch.uint8).mul_(255)
 
 
 def _equalize(images: Tensor, level: float) -> Tensor:
-    """Flatten each channel's histogram: Pillow's and torchvision's `equalize`, as one look-up table per channel."""
+    """Flatten each channel's histogram: Pillow's and torchvision's `equalize`, as one look-up
+    table per channel.
+    """
     values = images.flatten(2).long()  # (B, 3, H * W)
     histogram = torch.zeros(*values.shape[:2], 256, dtype=torch.int32)
     histogram.scatter_add_(-1, values, torch.ones(1, dtype=torch.int32).expand_as(values))
@@ -86,7 +92,8 @@ def _equalize(images: Tensor, level: float) -> Tensor:
     return table.to(torch.uint8).gather(-1, values).view_as(images)
 
 
-# Name to (magnitude at step 9, whether its sign is drawn, operation); magnitudes grow linearly from 0 at step 0.
+# Name to (magnitude at step 9, whether its sign is drawn, operation); magnitudes grow linearly from
+# 0 at step 0.
 OPERATIONS: dict[str, tuple[float, bool, Callable[[Tensor, float], Tensor]]] = {
     "shear_x": (0.3, True, _shear_x),
     "rotate": (30.0, True, F.rotate),
@@ -105,11 +112,15 @@ LEVELS: dict[str, list[float]] = {
 """Magnitudes by step, rounded to float32 as torchvision's are."""
 
 DRAW = np.dtype([("policy", np.int64), ("uniform", np.float64, 2), ("negative", np.bool_, 2)])
-"""One image's draws: its sub-policy and, for both operations, the draw against its probability and its sign."""
+"""One image's draws: its sub-policy and, for both operations, the draw against its probability and
+its sign.
+"""
 
 
 def draw_policies(count: int, rng: Generator) -> NDArray[np.void]:
-    """Draws for `count` images, (count,) of `DRAW`; always the same number of them, so that a slice is a rank's share."""
+    """Draws for `count` images, (count,) of `DRAW`; always the same number of them, so that a
+    slice is a rank's share.
+    """
     draws = np.empty(count, DRAW)
     draws["policy"] = rng.integers(len(POLICIES), size=count)
     draws["uniform"] = rng.random((count, 2))

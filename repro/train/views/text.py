@@ -1,12 +1,14 @@
-"""Text view of the self-supervised loss: EDA, "easy data augmentation" (Wei and Zou 2019, arXiv 1901.11196).
+"""Text view of the self-supervised loss: EDA, "easy data augmentation" (Wei and Zou 2019, arXiv
+1901.11196).
 
-One of four operations, chosen uniformly, changes about a tenth of a caption's words: synonym replacement, random
-insertion, random swap, random deletion (code: CleanCLIP utils/augment_text.py, one sentence of each, shuffled, the
-first taken). The result has lower-case letters and single spaces only, as there.
+One of four operations, chosen uniformly, changes about a tenth of a caption's words: synonym
+replacement, random insertion, random swap, random deletion (code: CleanCLIP utils/augment_text.py,
+one sentence of each, shuffled, the first taken). The result has lower-case letters and single
+spaces only, as there.
 
-What surprises: the original draws from Python sets, so that its output changes with PYTHONHASHSEED under one seed;
-here synonyms come as sorted lists and every draw from a generator of the caller. The original fails on a caption
-without letters; here such a caption comes back unchanged.
+What surprises: the original draws from Python sets, so that its output changes with PYTHONHASHSEED
+under one seed; here synonyms come as sorted lists and every draw from a generator of the caller.
+The original fails on a caption without letters; here such a caption comes back unchanged.
 """
 
 from __future__ import annotations
@@ -17,11 +19,17 @@ from collections.abc import Mapping, Sequence
 from numpy.random import Generator
 
 ALPHA = 0.1
-"""Share of words changed, and the probability of a word's deletion (code: CleanCLIP utils/eda.py, all alphas 0.1)."""
+"""Share of words changed, and the probability of a word's deletion (code: CleanCLIP utils/eda.py,
+all alphas 0.1).
+"""
 INSERTION_TRIES = 10
-"""Words tried for one with synonyms before an insertion is given up (code: CleanCLIP utils/eda.py)."""
+"""Words tried for one with synonyms before an insertion is given up (code: CleanCLIP
+utils/eda.py).
+"""
 SWAP_TRIES = 3
-"""Second places tried for one unlike the first before a swap is given up (code: CleanCLIP utils/eda.py)."""
+"""Second places tried for one unlike the first before a swap is given up (code: CleanCLIP
+utils/eda.py).
+"""
 _COMMON = """
     a about above after again against all am an and any are as at be because been before being below between both
     but by can did do does doing don down during each few for from further had has have having he her here hers herself
@@ -37,7 +45,8 @@ STOP_WORDS = frozenset(_COMMON.split())
 def eda(caption: str, rng: Generator, synonyms: Mapping[str, Sequence[str]]) -> str:
     """Augmented `caption`; without any letter a-z it is returned unchanged.
 
-    `synonyms` maps a word to its synonyms in a fixed order (`data/<profile>/synonyms.json`). All draws come from `rng`.
+    `synonyms` maps a word to its synonyms in a fixed order (`data/<profile>/synonyms.json`). All
+    draws come from `rng`.
     """
     words = _words(caption)
     if not words:

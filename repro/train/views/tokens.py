@@ -1,15 +1,19 @@
-"""Captions to token numbers: transformers' fast CLIP tokenizer, built offline from the BPE file that open_clip ships.
+"""Captions to token numbers: transformers' fast CLIP tokenizer, built offline from the BPE file
+that open_clip ships.
 
-Shapes: N captions, B captions of a batch, L at most 77 tokens. A row is start token 49406, text, end token 49407, zeros.
+Shapes: N captions, B captions of a batch, L at most 77 tokens. A row is start token 49406, text,
+end token 49407, zeros.
 
-The numbers are those of open_clip's own tokenizer, for any string. transformers' tokenizer as it comes differs in
-three ways, and each is taken from open_clip instead:
-- text is cleaned first (ftfy, HTML entities twice, whitespace, lower case), where transformers only composes to NFC,
-  and cleaned text is not composed again (`e&#769;` stays two characters);
-- words are split by open_clip's expression with Python's Unicode tables, and not a second time by the GPT-2 one;
-- the special tokens are written `<start_of_text>` and `<end_of_text>` and, inside a caption, count only as whole words.
-One difference remains and is a switch: from 76 text tokens on, open_clip puts the end token in the last place, while
-the authors' tokenizer cuts it off, so that the text feature is read at whichever kept token has the highest number.
+The numbers are those of open_clip's own tokenizer, for any string. transformers' tokenizer as it
+comes differs in three ways, and each is taken from open_clip instead:
+- text is cleaned first (ftfy, HTML entities twice, whitespace, lower case), where transformers
+  only composes to NFC, and cleaned text is not composed again (`e&#769;` stays two characters);
+- words are split by open_clip's expression with Python's Unicode tables, and not a second time by
+  the GPT-2 one;
+- the special tokens are written `<start_of_text>` and `<end_of_text>` and, inside a caption, count
+  only as whole words. One difference remains and is a switch: from 76 text tokens on, open_clip
+  puts the end token in the last place, while the authors' tokenizer cuts it off, so that the text
+  feature is read at whichever kept token has the highest number.
 """
 
 from __future__ import annotations
@@ -39,7 +43,8 @@ def _reference() -> SimpleTokenizer:
 def _backend() -> Tokenizer:
     """The byte-pair encoder alone: it takes one split word at a time."""
     reference = _reference()
-    # Every special token must be one of the two: another's text, found in a caption, would become that token.
+    # Every special token must be one of the two: another's text, found in a caption, would become
+    # that token.
     special = {"bos_token": "<start_of_text>"} | dict.fromkeys(
         ("eos_token", "unk_token", "pad_token"), "<end_of_text>"
     )
@@ -57,7 +62,8 @@ def _encode_word(word: str) -> list[int]:
 
 
 def _clean(caption: str) -> str:
-    # Of printable ASCII without entities, ftfy and unescaping change nothing, and they take most of the time.
+    # Of printable ASCII without entities, ftfy and unescaping change nothing, and they take most of
+    # the time.
     if caption.isascii() and caption.isprintable() and "&" not in caption:
         return " ".join(caption.lower().split())
     cleaned: str = _reference().clean_fn(caption)
@@ -65,9 +71,11 @@ def _clean(caption: str) -> str:
 
 
 def tokenize(captions: Sequence[str], truncation: Literal["keep_eot", "cut"]) -> Tensor:
-    """Token numbers, (N, 77) int32, of `captions`; `truncation` is `Switches.truncation` and matters beyond 75 tokens.
+    """Token numbers, (N, 77) int32, of `captions`; `truncation` is `Switches.truncation` and
+    matters beyond 75 tokens.
 
-    Any string is accepted: an empty one gives start and end token only. About 60,000 captions a second on one core.
+    Any string is accepted: an empty one gives start and end token only. About 60,000 captions a
+    second on one core.
     """
     split = _reference().pat.findall
     tokens = np.zeros((len(captions), CONTEXT_LENGTH), dtype=np.int32)
@@ -83,7 +91,8 @@ def tokenize(captions: Sequence[str], truncation: Literal["keep_eot", "cut"]) ->
 def trim(tokens: Tensor) -> Tensor:
     """Cut the padding that all rows share: (B, 77) to (B, L), a view.
 
-    Exact for a causal text transformer read at its end token: no later position reaches an earlier one.
+    Exact for a causal text transformer read at its end token: no later position reaches an earlier
+    one.
     """
     length = int((tokens != 0).any(dim=0).nonzero().max()) + 1
     return tokens[:, :length]
