@@ -19,7 +19,7 @@ from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.build import build
 from repro.report.document import claims_of
 from repro.report.material import read_context
-from repro.report.numbers.evaluations import read_study
+from repro.report.numbers.evaluations import read_evidence
 from repro.spec import Profile, RunSpec
 
 ROOT = Path(__file__).parents[1]
@@ -131,7 +131,7 @@ def build_at(
 ) -> tuple[dict[str, Any], str]:
     """Document and page of the ledger at `root`."""
     monkeypatch.chdir(root)
-    study = read_study(profile, Path())
+    study = read_evidence(profile, Path())
     document = build(
         study, claims_of(), read_context(study, Path()), Path("out"), latex_too=latex_too
     )

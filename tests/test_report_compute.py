@@ -10,20 +10,20 @@ from ledger_fixture import write_run, write_specs
 from repro.plan.work import work_of
 from repro.profile import clean_runs, pretrain_runs
 from repro.report.numbers.compute import forecast
-from repro.report.numbers.evaluations import Study, read_study
+from repro.report.numbers.evaluations import Evidence, read_evidence
 
 PAIR_VIEW, EVALUATION = 0.001, 0.5
 """Seconds of the two in the records of the test."""
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     """The runs of two models, with two ranks of a thread each, at exactly these rates; `cc3m` ran first."""
     root = tmp_path_factory.mktemp("compute")
     profile = write_specs(root)
     for spec in [*pretrain_runs(profile, objective="mmcl"), *clean_runs(profile, objective="mmcl")]:
         write_run(root, spec, [(0.5, 0.5)])
-    study = read_study(profile, root)
+    study = read_evidence(profile, root)
     works = {(work.spec.stage, work.spec.cell, work.spec.run_id): work for work in work_of(profile)}
     runs = []
     for run in study.runs:
@@ -39,7 +39,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return replace(study, runs=tuple(runs))
 
 
-def test_runs_at_one_speed_take_what_was_forecast(study: Study) -> None:
+def test_runs_at_one_speed_take_what_was_forecast(study: Evidence) -> None:
     result = forecast(study)
     assert [(row["stage"], row["cell"]) for row in result["rows"]] == [
         ("pretrain", "cc6m-mmcl"),
@@ -53,7 +53,7 @@ def test_runs_at_one_speed_take_what_was_forecast(study: Study) -> None:
 
 
 def test_the_first_run_of_each_stage_and_loss_gives_the_rate_and_is_not_compared(
-    study: Study,
+    study: Evidence,
 ) -> None:
     result = forecast(study)
     assert len(result["calibrated_on"]) == 4  # pre-training, and cleaning with MMCL, SSL and both
@@ -62,7 +62,7 @@ def test_the_first_run_of_each_stage_and_loss_gives_the_rate_and_is_not_compared
     assert compared == len(study.runs) - 4
 
 
-def test_a_run_that_took_twice_as_long_shows_in_its_row(study: Study) -> None:
+def test_a_run_that_took_twice_as_long_shows_in_its_row(study: Evidence) -> None:
     slow = tuple(
         replace(run, record=run.record.model_copy(update={"seconds": 2 * run.record.seconds}))
         if run.folder.startswith("results/mini/pretrain/cc6m")
@@ -77,6 +77,6 @@ def test_a_run_that_took_twice_as_long_shows_in_its_row(study: Study) -> None:
     assert rows["clean", None] == pytest.approx(1.0)
 
 
-def test_without_runs_to_compare_there_are_no_rows(study: Study) -> None:
+def test_without_runs_to_compare_there_are_no_rows(study: Evidence) -> None:
     assert forecast(replace(study, runs=study.runs[:1]))["rows"] == []
     assert forecast(replace(study, runs=())) == {"calibrated_on": [], "rows": []}

@@ -12,7 +12,7 @@ from repro.ledger import Row, RunRecord, read_results
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.numbers.evaluations import Settings
 from repro.report.pages.findings import findings_block
-from repro.report.studies.effects import read_side_studies
+from repro.report.studies.effects import read_study_results
 from repro.report.studies.machines import repeated
 from repro.study.archive import write_archive
 
@@ -67,12 +67,12 @@ def test_the_same_runs_on_two_kinds_of_machine_are_compared(
 
     settings = Settings.of(seeds)
     for name, runs in (("once", first), ("again", second)):
-        assert repeated(read_side_studies("mini", tmp_path), settings) == [], (
+        assert repeated(read_study_results("mini", tmp_path), settings) == [], (
             "one machine has nothing to compare with"
         )
         (tmp_path / f"specs/studies/{name}.yaml").write_text(SPEC)
         write_archive(tmp_path / f"results/studies/{name}.jsonl.gz", runs)
-    (row,) = repeated(read_side_studies("mini", tmp_path), settings)
+    (row,) = repeated(read_study_results("mini", tmp_path), settings)
     assert (row["dataset"], row["pretrain_objective"], row["clean_size"], row["seeds"]) == (
         "cc3m",
         "mmcl",

@@ -21,13 +21,13 @@ from repro.report.pages.findings import findings_block, stale_findings
 from repro.report.studies.doses import doses
 from repro.report.studies.effects import (
     Outline,
-    SideStudy,
+    StudyResults,
     effects,
     interactions,
-    read_side_studies,
+    read_study_results,
     size_effects,
 )
-from repro.report.studies.outcomes import Outcome, outcomes
+from repro.report.studies.outcomes import VariantOutcome, outcomes
 from repro.report.verify import verify
 from repro.spec import Profile, SpecError
 from repro.study.archive import write_archive
@@ -121,7 +121,7 @@ def test_a_variant_that_costs_one_objective_more_is_told_apart_from_the_seeds():
     }
     found = {
         (variant, "cc3m", objective, "100k"): {
-            seed: Outcome(0.5, 0.9, best, 0.0, None) for seed, best in enumerate(kept)
+            seed: VariantOutcome(0.5, 0.9, best, 0.0, None) for seed, best in enumerate(kept)
         }
         for (variant, objective), kept in cost.items()
     }
@@ -138,7 +138,7 @@ def test_a_verdict_that_changes_by_less_than_the_spread_is_undecided(root: Path)
     drops = {"default": (0.30, 0.30, 0.50), "steadier": (0.30, 0.30, 0.31)}
     found = {
         (variant, "cc3m", "mmcl_ssl", "100k"): {
-            seed: Outcome(0.4, 0.9, 0.4 * (1 - d), 0.0, d) for seed, d in enumerate(of_seed)
+            seed: VariantOutcome(0.4, 0.9, 0.4 * (1 - d), 0.0, d) for seed, d in enumerate(of_seed)
         }
         for variant, of_seed in drops.items()
     }
@@ -178,7 +178,7 @@ def test_a_shrunk_model_is_compared_with_what_it_was_before(tmp_path: Path):
         tmp_path / "results/studies/shrinking.jsonl.gz",
         ((record, rows) for _, record, rows in read_results(tmp_path / "made")),
     )
-    (study,) = read_side_studies("mini", tmp_path)
+    (study,) = read_study_results("mini", tmp_path)
     found = outcomes(study.runs, Settings.of(profile))
     for variant in changes:
         (outcome,) = found[variant, "cc3m", "mmcl", "100k"].values()
@@ -218,7 +218,7 @@ def test_variants_that_set_one_number_make_a_curve_which_is_drawn():
         }
         for name, value in kept.items()
     ]
-    (dose,) = doses(SideStudy("s", outline, ()), rows, {"x.y": 0}.__getitem__)
+    (dose,) = doses(StudyResults("s", outline, ()), rows, {"x.y": 0}.__getitem__)
     assert (dose["study"], dose["path"], dose["measure"]) == ("s", "x.y", "cleaned_accuracy")
     (curve,) = dose["curves"]
     assert [(p["number"], p["values"]) for p in curve["points"]] == [
@@ -231,7 +231,9 @@ def test_variants_that_set_one_number_make_a_curve_which_is_drawn():
     seeds, means = ax.get_lines()
     assert len(seeds.get_xydata()) == 8
     assert means.get_xydata().tolist() == [[0, 0.4], [1, 0.3], [3, 0.1], [9, 0.0]]
-    assert doses(SideStudy("s", outline.model_copy(update={"variants": {}}), ()), rows, float) == []
+    assert (
+        doses(StudyResults("s", outline.model_copy(update={"variants": {}}), ()), rows, float) == []
+    )
 
 
 def test_verify_covers_studies_and_the_main_tables_do_not(
@@ -326,7 +328,7 @@ def sized(large: dict[str, tuple[float, ...]]) -> list[dict[str, Any]]:
     """Size effects where the smaller cleaning set gives 0.3 on each of three seeds."""
     found = {
         (variant, "cc6m", "mmcl", size): {
-            seed: Outcome(
+            seed: VariantOutcome(
                 accuracy=0.4,
                 asr=0.9,
                 cleaned_accuracy=value if size == "200k" else 0.3,

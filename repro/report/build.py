@@ -24,7 +24,7 @@ from repro.report.document import build_document, claims_of, finite, lookup
 from repro.report.material import read_context
 from repro.report.numbers.authors import authors_points
 from repro.report.numbers.claims import Claims
-from repro.report.numbers.evaluations import LABELS, LOSSES, SIZES, Study, read_study
+from repro.report.numbers.evaluations import LABELS, LOSSES, SIZES, Evidence, read_evidence
 from repro.report.pages import curves, figures, latex
 from repro.report.pages.sacred import read_records
 from repro.report.studies.outcomes import MEASURES
@@ -60,7 +60,7 @@ def report_stage(profile_name: str) -> None:
     """Build `report/build/<profile>/` (index.html, runs.html, report.json, report.tex and, with TeX, report.pdf)."""
     root = Path()
     profile = load_profile(profile_name)
-    study = read_study(profile, root, authors_points())
+    study = read_evidence(profile, root, authors_points())
     out = root / "report" / "build" / profile.name
     out.mkdir(parents=True, exist_ok=True)
     replace_file(
@@ -72,7 +72,7 @@ def report_stage(profile_name: str) -> None:
 
 
 def build(
-    study: Study, claims: Claims, context: dict[str, Any], out: Path, *, latex_too: bool = True
+    study: Evidence, claims: Claims, context: dict[str, Any], out: Path, *, latex_too: bool = True
 ) -> dict[str, Any]:
     """Write the pages into `out` and return the document; LaTeX and PDF only where asked for."""
     shown = {key: value for key, value in context.items() if key != "gallery"}

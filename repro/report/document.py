@@ -16,21 +16,21 @@ from repro.intervals import wilson
 from repro.profile import SPECS, load_profile
 from repro.report.numbers import compute, tables, verdicts
 from repro.report.numbers.claims import Claims, combine, load_claims, paper_values
-from repro.report.numbers.evaluations import PANELS, Point, Run, Study
+from repro.report.numbers.evaluations import PANELS, Evidence, FinishedRun, Point
 from repro.report.studies.doses import doses
-from repro.report.studies.effects import read_side_studies, side_study, variants_of
+from repro.report.studies.effects import read_study_results, study_entry, variants_of
 
 SCHEMA = 1
 
 
-def build_document(study: Study, claims: Claims) -> dict[str, Any]:
+def build_document(study: Evidence, claims: Claims) -> dict[str, Any]:
     """Assemble report.json from the ledger and the claims file; the caller adds `context`, which holds no results."""
     settings = study.settings
-    side = read_side_studies(settings.name, study.root)
+    side = read_study_results(settings.name, study.root)
     runs = (*study.runs, *study.controls, *(run for item in side for run in item.runs))
     variants = variants_of(side, settings)
     judged = verdicts.verdicts(study, claims, variants)
-    studies = [side_study(item, claims, settings, variants) for item in side]
+    studies = [study_entry(item, claims, settings, variants) for item in side]
     profile = (
         load_profile(settings.name, study.root / SPECS).model_dump(mode="json") if side else {}
     )
@@ -126,7 +126,7 @@ def lookup(document: dict[str, Any], path: str) -> Any:
     return node
 
 
-def _ledger_hash(runs: Sequence[Run]) -> str:
+def _ledger_hash(runs: Sequence[FinishedRun]) -> str:
     """SHA-256 over names and hashes of all runs that the report is built from."""
     lines = sorted(f"{run.folder} {run.sha256}\n" for run in runs)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -147,7 +147,7 @@ def _headline(judged: list[dict[str, Any]], main: list[str], field: str) -> dict
     return {"verdict": combine([claim["verdict"] for claim in chosen]), "claims": chosen}
 
 
-def _figure(study: Study, claims: Claims, name: str) -> dict[str, Any]:
+def _figure(study: Evidence, claims: Claims, name: str) -> dict[str, Any]:
     panels, points = [], []
     for dataset, size, objective in PANELS[name]:
         start = study.start(dataset, objective, study.settings.seeds[0])
@@ -194,7 +194,7 @@ def _dot(point: Point) -> dict[str, Any]:
     }
 
 
-def _trajectories(study: Study) -> list[dict[str, Any]]:
+def _trajectories(study: Evidence) -> list[dict[str, Any]]:
     """Accuracy and ASR over epochs of every run of the first seed."""
     return [
         {
@@ -214,7 +214,7 @@ def _trajectories(study: Study) -> list[dict[str, Any]]:
     ]
 
 
-def _control(run: Run, denominator: Any) -> dict[str, Any]:
+def _control(run: FinishedRun, denominator: Any) -> dict[str, Any]:
     point, spec = run.handed_on(denominator), run.record.spec
     return {
         "run": run.folder,
@@ -230,7 +230,7 @@ def _control(run: Run, denominator: Any) -> dict[str, Any]:
     }
 
 
-def _provenance(run: Run) -> dict[str, Any]:
+def _provenance(run: FinishedRun) -> dict[str, Any]:
     record = run.record
     return {
         "sha256": run.sha256,
@@ -249,9 +249,9 @@ def _provenance(run: Run) -> dict[str, Any]:
     }
 
 
-def _compute(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _compute(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
     """Cost of every stage and cell: runs, hours, samples, peak memory, share of waiting for data."""
-    groups: dict[tuple[str, str], list[Run]] = {}
+    groups: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in runs:
         groups.setdefault((run.record.spec.stage, run.record.spec.cell), []).append(run)
     return [

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from repro.ledger import LedgerError
 from repro.profile import read_yaml
 from repro.report.format import LABELS
-from repro.report.numbers.evaluations import DATASETS, Study
+from repro.report.numbers.evaluations import DATASETS, Evidence
 from repro.spec import Switches
 
 M = TypeVar("M", bound=BaseModel)
@@ -80,7 +80,7 @@ class Faults(BaseModel):
     cases: list[FaultCase]
 
 
-def read_context(study: Study, root: Path) -> dict[str, Any]:
+def read_context(study: Evidence, root: Path) -> dict[str, Any]:
     """Context of the profile's report: `switches`, `accounting`, `attribution`, `gallery`, `environments`, `faults`."""
     name = study.settings.name
     samples = {
@@ -137,7 +137,7 @@ def _read(model: type[M], path: Path) -> M | None:
         ) from None
 
 
-def _environments(study: Study) -> list[dict[str, Any]]:
+def _environments(study: Evidence) -> list[dict[str, Any]]:
     """Distinct environments of the runs, most used first."""
     counts: dict[str, int] = {}
     for run in (*study.runs, *study.controls):

@@ -11,7 +11,7 @@ from typing import Any
 from repro.report.build import build
 from repro.report.document import claims_of
 from repro.report.numbers.authors import authors_points
-from repro.report.numbers.evaluations import Settings, Study
+from repro.report.numbers.evaluations import Evidence, Settings
 
 NAME = "replay"
 SETTINGS = Settings(
@@ -38,10 +38,10 @@ CONTEXT: dict[str, Any] = {
 
 def replay(folder: Path, out: Path) -> dict[str, Any]:
     """Build OUT/report.json and OUT/index.html from the result files in `folder`; returns the document."""
-    return build(replay_study(folder), claims_of(), CONTEXT, out, latex_too=False)
+    return build(replay_evidence(folder), claims_of(), CONTEXT, out, latex_too=False)
 
 
-def replay_study(folder: Path | None) -> Study:
+def replay_evidence(folder: Path | None) -> Evidence:
     """A study that consists of the authors' points alone; of the folder that REPRO_AUTHORS_DIR names if None."""
     points, files = authors_points(folder)
-    return Study(settings=SETTINGS, authors=points, files=files)
+    return Evidence(settings=SETTINGS, authors=points, files=files)

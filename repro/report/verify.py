@@ -19,9 +19,9 @@ from repro.profile import load_profile
 from repro.report.build import percent
 from repro.report.document import build_document, claims_of, finite, lookup
 from repro.report.numbers.authors import authors_points
-from repro.report.numbers.evaluations import read_study
+from repro.report.numbers.evaluations import read_evidence
 from repro.report.pages.findings import stale_findings
-from repro.report.replay import NAME, replay_study
+from repro.report.replay import NAME, replay_evidence
 from repro.spec import SpecError
 
 TOLERANCE = 1e-9
@@ -82,7 +82,7 @@ def differences(report: Any, ledger: Any, place: str = "") -> list[str]:
 def _numbers(document: dict[str, Any]) -> list[str]:
     try:
         if document["profile"] == NAME:
-            study = replay_study(None)
+            study = replay_evidence(None)
             if document["authors_files"] and not study.files:
                 return [
                     "authors_files: set REPRO_AUTHORS_DIR to the folder that was replayed; its points were not checked"
@@ -93,7 +93,7 @@ def _numbers(document: dict[str, Any]) -> list[str]:
                 return [
                     "authors_files: set REPRO_AUTHORS_DIR to the folder that was overlaid; nothing was checked without it"
                 ]
-            study = read_study(load_profile(document["profile"]), Path(), (points, files))
+            study = read_evidence(load_profile(document["profile"]), Path(), (points, files))
         expected = json.loads(json.dumps(finite(build_document(study, claims_of()))))
     except (LedgerError, SpecError) as error:
         return [f"ledger: {error}"]

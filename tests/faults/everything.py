@@ -21,7 +21,7 @@ from repro.profile import clean_runs, pretrain_runs
 from repro.report.build import build, read_records, runs_page
 from repro.report.document import claims_of
 from repro.report.material import read_context
-from repro.report.numbers.evaluations import read_study
+from repro.report.numbers.evaluations import read_evidence
 from repro.train.views.text import eda
 from repro.train.views.tokens import tokenize
 
@@ -46,7 +46,7 @@ def make() -> None:
     spec = write_specs(Path())
     for run in [*pretrain_runs(spec), *clean_runs(spec, "cc3m")]:
         write_run(Path(), run, [(0.41, 0.93), (0.3, 0.01)])
-    study = read_study(spec, Path())
+    study = read_evidence(spec, Path())
     build(study, claims_of(), read_context(study, Path()), Path("out"))
     Path("out/runs.html").write_text(
         runs_page("mini", read_records(Path("sacred"))), encoding="utf-8"

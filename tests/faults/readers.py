@@ -33,7 +33,7 @@ from repro.report.build import build, read_records, runs_page
 from repro.report.material import read_context
 from repro.report.numbers.authors import authors_points
 from repro.report.numbers.claims import load_claims
-from repro.report.numbers.evaluations import Settings, Study
+from repro.report.numbers.evaluations import Evidence, Settings
 from repro.report.verify import verify
 from repro.sources import packages
 from repro.sources.shards import tars
@@ -153,7 +153,7 @@ def make_context(folder: Path) -> None:
 def read_files_beside(folder: Path) -> Any:
     """What the report shows beside results, on a page."""
     with contextlib.chdir(folder):
-        study = Study(Settings.of(PROFILE()))
+        study = Evidence(Settings.of(PROFILE()))
         build(study, load_claims(), read_context(study, Path()), folder / "out", latex_too=False)
 
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from repro.plan.work import Rates, Work
-from repro.report.numbers.evaluations import Run, Study
+from repro.report.numbers.evaluations import Evidence, FinishedRun
 
 
-def forecast(study: Study) -> dict[str, Any]:
+def forecast(study: Evidence) -> dict[str, Any]:
     """`rows`, one a stage and model and one for each stage, with device-seconds forecast and measured; `calibrated_on`: folders of the
     runs that gave the rates, which the rows leave out. No rows where nothing is left to compare.
     """
@@ -24,11 +24,11 @@ def forecast(study: Study) -> dict[str, Any]:
         for run in study.runs
         if (spec := run.record.spec) and run.record.status == "completed" and run.record.seconds > 0
     ]
-    first: dict[str, tuple[Work, Run]] = {}
+    first: dict[str, tuple[Work, FinishedRun]] = {}
     for work, run in sorted(runs, key=lambda pair: (pair[1].record.started, pair[1].folder)):
         first.setdefault(work.kind, (work, run))
     calibrating = {run.folder for _, run in first.values()}
-    groups: dict[tuple[str, str | None], list[tuple[Work, Run]]] = defaultdict(list)
+    groups: dict[tuple[str, str | None], list[tuple[Work, FinishedRun]]] = defaultdict(list)
     for work, run in runs:
         if run.folder not in calibrating:
             groups[work.spec.stage, work.spec.cell].append((work, run))
@@ -44,7 +44,7 @@ def forecast(study: Study) -> dict[str, Any]:
     }
 
 
-def rates_of(runs: Sequence[tuple[Work, Run]]) -> Rates:
+def rates_of(runs: Sequence[tuple[Work, FinishedRun]]) -> Rates:
     """Rates that runs of different kinds reached: each kind's training time, and the mean evaluation of all."""
     evaluating = sum(run.record.evaluate_seconds * _devices(run) for _, run in runs)
     return Rates(
@@ -59,13 +59,13 @@ def rates_of(runs: Sequence[tuple[Work, Run]]) -> Rates:
     )
 
 
-def _devices(run: Run) -> int:
+def _devices(run: FinishedRun) -> int:
     """Threads of all ranks: on cores they are the devices, and on GPUs as many belong to each."""
     return run.record.ranks * run.record.threads
 
 
 def _row(
-    stage: str, cell: str | None, runs: list[tuple[Work, Run]], rates: Rates
+    stage: str, cell: str | None, runs: list[tuple[Work, FinishedRun]], rates: Rates
 ) -> dict[str, Any]:
     expected = sum(rates.seconds(work) for work, _ in runs)
     took = sum(run.record.seconds * _devices(run) for _, run in runs)

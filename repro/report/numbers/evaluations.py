@@ -1,6 +1,6 @@
 """Evaluations as the report sees them, whether they come from our ledger or from the authors' published files.
 
-A `Point` is one dot of Figures 1-3. A `Study` is everything the report is computed from: the settings that decide
+A `Point` is one dot of Figures 1-3. A `Evidence` is everything the report is computed from: the settings that decide
 what counts as cleaned, the runs that the profile asks for, what is missing, and what lies in the ledger besides.
 Points hold counts; fractions, denominators and intervals follow from them.
 """
@@ -136,7 +136,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class FinishedRun:
     """One published run of the ledger."""
 
     folder: str
@@ -171,13 +171,13 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Study:
+class Evidence:
     """Everything a report is computed from."""
 
     settings: Settings
-    runs: tuple[Run, ...] = ()
+    runs: tuple[FinishedRun, ...] = ()
     """Completed or diverged runs that the profile asks for."""
-    controls: tuple[Run, ...] = ()
+    controls: tuple[FinishedRun, ...] = ()
     """Runs on unpoisoned pairs and runs of variants: never in tables 1 and 2."""
     missing: tuple[dict[str, str], ...] = ()
     """Runs asked for without a result: `stage`, `cell`, `run`, `reason`."""
@@ -249,11 +249,11 @@ class Study:
         ]
 
 
-def read_study(
+def read_evidence(
     profile: Profile,
     root: Path = Path(),
     authors: tuple[tuple[Point, ...], tuple[dict[str, Any], ...]] = ((), ()),
-) -> Study:
+) -> Evidence:
     """Read `results/<profile>` below `root` and compare it with what the profile asks for.
 
     Raises LedgerError for a result file that cannot be used. Failed runs count as missing, with their reason; runs that
@@ -262,8 +262,8 @@ def read_study(
     expected = {
         (r.stage, r.cell, r.run_id): r for r in [*pretrain_runs(profile), *clean_runs(profile)]
     }
-    runs: dict[tuple[str, str, str], Run] = {}
-    controls: list[Run] = []
+    runs: dict[tuple[str, str, str], FinishedRun] = {}
+    controls: list[FinishedRun] = []
     reasons: dict[tuple[str, str, str], str] = {}
     notices: list[str] = []
     for run in read_runs(root / "results" / profile.name, root):
@@ -288,7 +288,7 @@ def read_study(
         for key in expected
         if key not in runs
     ]
-    return Study(
+    return Evidence(
         settings=Settings.of(profile),
         runs=tuple(runs.values()),
         controls=tuple(controls),
@@ -301,11 +301,13 @@ def read_study(
     )
 
 
-def read_runs(results: Path, root: Path) -> Iterator[Run]:
+def read_runs(results: Path, root: Path) -> Iterator[FinishedRun]:
     """Published runs below `results` in path order; LedgerError for one that cannot be used."""
     for folder, record, rows in read_results(results):
         check_unique(rows)
-        yield Run(folder.relative_to(root).as_posix(), record, tuple(rows), run_hash(folder))
+        yield FinishedRun(
+            folder.relative_to(root).as_posix(), record, tuple(rows), run_hash(folder)
+        )
 
 
 def run_hash(folder: Path) -> str:
@@ -327,7 +329,9 @@ def _identity(spec: RunSpec) -> dict[str, Any]:
     ).model_dump()
 
 
-def _point(run: Run, index: int, row: Row, denominator: Literal["all", "non_target"]) -> Point:
+def _point(
+    run: FinishedRun, index: int, row: Row, denominator: Literal["all", "non_target"]
+) -> Point:
     attacked, attackable = row.attack_success(denominator)
     return Point(
         source="ledger",

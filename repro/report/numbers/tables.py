@@ -19,15 +19,15 @@ from repro.report.numbers.evaluations import (
     SIZES,
     TABLE1_ROWS,
     Cell,
+    Evidence,
     Point,
-    Study,
 )
 
 SPLITS = 200
 """Random halvings of the evaluation images for the honest choice."""
 
 
-def table1(study: Study, paper: Paper) -> list[dict[str, Any]]:
+def table1(study: Evidence, paper: Paper) -> list[dict[str, Any]]:
     """Best accuracy after CleanCLIP at ASR <= cap: one row a dataset, cleaning size and pre-training objective."""
     return [
         table1_row(study, paper, (dataset, size, objective))
@@ -36,7 +36,7 @@ def table1(study: Study, paper: Paper) -> list[dict[str, Any]]:
     ]
 
 
-def table1_row(study: Study, paper: Paper, cell: Cell) -> dict[str, Any]:
+def table1_row(study: Evidence, paper: Paper, cell: Cell) -> dict[str, Any]:
     """One row of Table 1 in the shape of report.json."""
     dataset, size, objective = cell
     seed, cap = study.settings.seeds[0], study.settings.cap
@@ -96,7 +96,7 @@ def table1_row(study: Study, paper: Paper, cell: Cell) -> dict[str, Any]:
     }
 
 
-def table2(study: Study, paper: Paper) -> list[dict[str, Any]]:
+def table2(study: Evidence, paper: Paper) -> list[dict[str, Any]]:
     """Accuracy and ASR of the models before cleaning."""
     rows = []
     for dataset in DATASETS:
@@ -123,7 +123,7 @@ def table2(study: Study, paper: Paper) -> list[dict[str, Any]]:
     return rows
 
 
-def by_loss(study: Study) -> list[dict[str, Any]]:
+def by_loss(study: Evidence) -> list[dict[str, Any]]:
     """Best accuracy at the cap for each finetuning loss alone: what CleanCLIP is compared with."""
     rows = []
     for dataset, size in TABLE1_ROWS:
@@ -183,7 +183,7 @@ def best_under_cap(points: list[Point], cap: float) -> Point | None:
     )
 
 
-def drop(study: Study, start: Point | None, best: Point | None) -> dict[str, Any] | None:
+def drop(study: Evidence, start: Point | None, best: Point | None) -> dict[str, Any] | None:
     """Relative loss of accuracy from the start model to the best cleaned one, from paired images where bits are there."""
     if start is None or best is None or start.correct == 0:
         return None
@@ -208,7 +208,7 @@ def drop(study: Study, start: Point | None, best: Point | None) -> dict[str, Any
     return {"value": value, "ci": interval, "paired": paired}
 
 
-def honest_selection(study: Study) -> list[dict[str, Any]]:
+def honest_selection(study: Evidence) -> list[dict[str, Any]]:
     """Choice on one half of the images and report on the other, for every cell of Table 1 (first seed)."""
     import numpy as np
 
@@ -254,7 +254,7 @@ def honest_selection(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
-def budgets(study: Study) -> list[dict[str, Any]]:
+def budgets(study: Evidence) -> list[dict[str, Any]]:
     """Best-of-n curves: what the search over learning rates buys in every cell (first seed)."""
     rows = []
     for dataset, size in TABLE1_ROWS:
@@ -279,7 +279,7 @@ def budgets(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
-def predictions(study: Study) -> dict[str, Any]:
+def predictions(study: Evidence) -> dict[str, Any]:
     """Outcomes of a few evaluation images, clean and triggered, for every model before and after CleanCLIP (first seed).
 
     `images` are those of the gallery (repro/data/samples.py), spread evenly over the evaluation set.
@@ -321,7 +321,7 @@ def predictions(study: Study) -> dict[str, Any]:
     }
 
 
-def _named(study: Study, classes: list[int]) -> list[str]:
+def _named(study: Evidence, classes: list[int]) -> list[str]:
     """Names of predicted classes, none where the row names none; LedgerError for a number that the profile has no class of."""
     names = study.settings.classnames
     if unknown := [number for number in classes if not 0 <= number < len(names)]:
@@ -331,7 +331,7 @@ def _named(study: Study, classes: list[int]) -> list[str]:
     return [names[number] for number in classes]
 
 
-def sweep(study: Study) -> list[dict[str, Any]]:
+def sweep(study: Evidence) -> list[dict[str, Any]]:
     """Best accuracy against the ASR cap, relative to the start, for every cell and source."""
     rows = []
     for dataset in DATASETS:
@@ -361,7 +361,7 @@ def sweep(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
-def _strict(study: Study, points: list[Point]) -> float | None:
+def _strict(study: Evidence, points: list[Point]) -> float | None:
     """Best accuracy among evaluations whose whole ASR interval lies at or below the cap."""
     settings = study.settings
     sure = [
@@ -373,7 +373,7 @@ def _strict(study: Study, points: list[Point]) -> float | None:
     return max((p.accuracy for p in sure), default=None)
 
 
-def _missing(study: Study, cell: Cell) -> int:
+def _missing(study: Evidence, cell: Cell) -> int:
     """CleanCLIP runs of a cell that the profile asks for and the ledger lacks."""
     prefix = f"{cell[1]}-{CLEANCLIP}-lr"
     return sum(

@@ -1,6 +1,6 @@
 """From claims to verdicts: the measured quantity of every claim, cell and seed, with its interval.
 
-Each metric is a function of a `Place` (study, source, cell, seed) and returns an estimate, its interval and the runs it
+Each metric is a function of a `JudgedCell` (study, source, cell, seed) and returns an estimate, its interval and the runs it
 rests on, or None where nothing was run. All quantities are fractions. A cell in which no evaluation reached the ASR cap
 counts as a loss of the whole accuracy: cleaning left no model that one would deploy.
 """
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from repro.intervals import Interval, wilson
 from repro.report.numbers import intervals
 from repro.report.numbers.claims import Bound, Claim, Claims, Metric, Verdict, agree, combine, judge
-from repro.report.numbers.evaluations import Point, Study
+from repro.report.numbers.evaluations import Evidence, Point
 from repro.report.numbers.tables import best_under_cap, drop
 from repro.spec import CleanSize, Dataset, Loss, Objective
 
@@ -22,10 +22,10 @@ NONE_REACHED = "no evaluation reached the cap"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class JudgedCell:
     """Where a claim is looked at."""
 
-    study: Study
+    study: Evidence
     kept_share: float
     source: Literal["ledger", "authors"]
     dataset: Dataset
@@ -82,7 +82,7 @@ class Quantity:
     note: str = ""
 
 
-def _proportion(point: Point | None, place: Place, attack: bool) -> Quantity | None:
+def _proportion(point: Point | None, place: JudgedCell, attack: bool) -> Quantity | None:
     if point is None:
         return None
     counts = (point.attacked, point.attackable) if attack else (point.correct, point.images)
@@ -93,17 +93,17 @@ def _proportion(point: Point | None, place: Place, attack: bool) -> Quantity | N
     )
 
 
-def start_accuracy(place: Place) -> Quantity | None:
+def start_accuracy(place: JudgedCell) -> Quantity | None:
     """Zero-shot top-1 of the model that is cleaned."""
     return _proportion(place.start, place, attack=False)
 
 
-def start_asr(place: Place) -> Quantity | None:
+def start_asr(place: JudgedCell) -> Quantity | None:
     """ASR of the model that is cleaned."""
     return _proportion(place.start, place, attack=True)
 
 
-def accuracy_gain(place: Place) -> Quantity | None:
+def accuracy_gain(place: JudgedCell) -> Quantity | None:
     """Accuracy of the MMCL + SSL model less that of the MMCL model, on the same images."""
     with_ssl, without = (
         replace(place, objective="mmcl_ssl").start,
@@ -121,7 +121,7 @@ def accuracy_gain(place: Place) -> Quantity | None:
     return Quantity(*intervals.paired_difference(gained, lost, len(a), confidence), runs, note)
 
 
-def cleaned_accuracy(place: Place) -> Quantity | None:
+def cleaned_accuracy(place: JudgedCell) -> Quantity | None:
     """Best accuracy at ASR <= cap."""
     if not place.points:
         return None
@@ -130,7 +130,7 @@ def cleaned_accuracy(place: Place) -> Quantity | None:
     )
 
 
-def relative_drop(place: Place) -> Quantity | None:
+def relative_drop(place: JudgedCell) -> Quantity | None:
     """Share of the start accuracy lost by the best evaluation at ASR <= cap."""
     points, start, best = place.points, place.start, place.best
     if not points or start is None:
@@ -141,7 +141,7 @@ def relative_drop(place: Place) -> Quantity | None:
     return Quantity(lost["value"], lost["ci"], (start.run, best.run)) if lost else None
 
 
-def drop_difference(place: Place) -> Quantity | None:
+def drop_difference(place: JudgedCell) -> Quantity | None:
     """Relative drop of the MMCL + SSL model less that of the MMCL model."""
     with_ssl, without = (
         relative_drop(replace(place, objective="mmcl_ssl")),
@@ -155,7 +155,7 @@ def drop_difference(place: Place) -> Quantity | None:
     return Quantity(*estimate, with_ssl.runs + without.runs, with_ssl.note or without.note)
 
 
-def kept_asr(place: Place) -> Quantity | None:
+def kept_asr(place: JudgedCell) -> Quantity | None:
     """Lowest ASR among evaluations that keep `kept_share` of the start accuracy."""
     points, start = place.points, place.start
     if not points or start is None:
@@ -164,24 +164,24 @@ def kept_asr(place: Place) -> Quantity | None:
     return _proportion(min(kept, key=lambda p: p.asr, default=start), place, attack=True)
 
 
-def lowest_asr(place: Place) -> Quantity | None:
+def lowest_asr(place: JudgedCell) -> Quantity | None:
     """Lowest ASR among all evaluations."""
     return _proportion(min(place.points, key=lambda p: p.asr, default=None), place, attack=True)
 
 
-def late_drop(place: Place) -> Quantity | None:
+def late_drop(place: JudgedCell) -> Quantity | None:
     """Relative loss of accuracy from the best evaluation at ASR <= cap to the last one of the same run."""
     best, last = place.best, place.last
     lost = drop(place.study, best, last)
     return Quantity(lost["value"], lost["ci"], (best.run,)) if lost and best else None
 
 
-def late_asr(place: Place) -> Quantity | None:
+def late_asr(place: JudgedCell) -> Quantity | None:
     """ASR at the end of the run that has the best evaluation at ASR <= cap."""
     return _proportion(place.last, place, attack=True)
 
 
-METRICS: dict[Metric, Callable[[Place], Quantity | None]] = {
+METRICS: dict[Metric, Callable[[JudgedCell], Quantity | None]] = {
     "start_accuracy": start_accuracy,
     "start_asr": start_asr,
     "accuracy_gain": accuracy_gain,
@@ -198,7 +198,9 @@ ABOUT_BOTH: tuple[Metric, ...] = ("accuracy_gain", "drop_difference")
 ABOUT_START: tuple[Metric, ...] = ("start_accuracy", "start_asr", "accuracy_gain")
 
 
-def verdicts(study: Study, claims: Claims, variants: Mapping[str, Study]) -> list[dict[str, Any]]:
+def verdicts(
+    study: Evidence, claims: Claims, variants: Mapping[str, Evidence]
+) -> list[dict[str, Any]]:
     """Every claim with its verdict from our ledger and, where they are at hand, from the authors' points.
 
     `variants`: runs of studies, by `<study>/<variant>`, for the claims that these decide.
@@ -229,7 +231,7 @@ def verdicts(study: Study, claims: Claims, variants: Mapping[str, Study]) -> lis
 
 
 def _evidence(
-    study: Study, claims: Claims, claim: Claim, source: Literal["ledger", "authors"]
+    study: Evidence, claims: Claims, claim: Claim, source: Literal["ledger", "authors"]
 ) -> list[dict[str, Any]]:
     if claim.metric == "none" or claim.expect is None:
         return []
@@ -240,7 +242,7 @@ def _evidence(
             for objective in objectives:
                 seeds = study.settings.seeds if source == "ledger" else (None,)
                 places = [
-                    Place(
+                    JudgedCell(
                         study, claims.kept_share, source, dataset, objective, size, claim.loss, seed
                     )
                     for seed in seeds
@@ -264,7 +266,9 @@ def _evidence(
     return cells
 
 
-def _look(claim: Claim, expect: Bound, place: Place, attack_taken: float) -> dict[str, Any] | None:
+def _look(
+    claim: Claim, expect: Bound, place: JudgedCell, attack_taken: float
+) -> dict[str, Any] | None:
     quantity = METRICS[claim.metric](place)
     if quantity is None:
         return None

@@ -17,7 +17,7 @@ from repro.report.document import finite
 from repro.report.format import label, markdown_percent, short
 from repro.report.numbers.claims import Claims, combine, load_claims
 from repro.report.numbers.evaluations import Settings
-from repro.report.studies.effects import read_side_studies, side_study, variants_of
+from repro.report.studies.effects import read_study_results, study_entry, variants_of
 from repro.report.studies.machines import repeated
 from repro.report.studies.outcomes import MEASURES
 
@@ -29,9 +29,9 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
     """Markdown of everything that the studies of a profile say; LedgerError or SpecError for a file that cannot be used."""
     settings = Settings.of(load_profile(profile_name, root / SPECS))
     claims = load_claims(root / SPECS / "claims.yaml")
-    side = read_side_studies(profile_name, root)
+    side = read_study_results(profile_name, root)
     variants = variants_of(side, settings)
-    studies = finite([side_study(study, claims, settings, variants) for study in side])
+    studies = finite([study_entry(study, claims, settings, variants) for study in side])
     environment = jinja2.Environment(  # noqa: S701 (Markdown, not HTML: `finalize` keeps tags out of it)
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from repro.report.studies.effects import SideStudy
+from repro.report.studies.effects import StudyResults
 
 FEWEST = 3
 """Variants that make a curve, beside the reference."""
@@ -15,7 +15,7 @@ RESPONSES = ("asr", "cleaned_accuracy")
 
 
 def doses(
-    study: SideStudy, rows: list[dict[str, Any]], value_of: Callable[[str], float]
+    study: StudyResults, rows: list[dict[str, Any]], value_of: Callable[[str], float]
 ) -> list[dict[str, Any]]:
     """One entry a path that at least three variants set and nothing else: a curve a model and cleaning size, a value a seed.
 

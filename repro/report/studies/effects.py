@@ -28,12 +28,12 @@ from repro.report.numbers.evaluations import (
     LOSSES,
     OBJECTIVES,
     TABLE1_ROWS,
-    Run,
+    Evidence,
+    FinishedRun,
     Settings,
-    Study,
 )
 from repro.report.numbers.verdicts import verdicts
-from repro.report.studies.outcomes import MEASURES, Model, Outcome, Outcomes, outcomes
+from repro.report.studies.outcomes import MEASURES, Model, Outcomes, VariantOutcome, outcomes
 from repro.spec import SpecError
 from repro.study.archive import read_archive
 
@@ -60,20 +60,20 @@ class Outline(Entry):
 
 
 @dataclass(frozen=True, slots=True)
-class SideStudy:
+class StudyResults:
     """A study of this profile that has results."""
 
     name: str
     outline: Outline
-    runs: tuple[Run, ...]
+    runs: tuple[FinishedRun, ...]
 
-    def by_variant(self, settings: Settings) -> dict[str, Study]:
+    def by_variant(self, settings: Settings) -> dict[str, Evidence]:
         """The runs of each variant, as `<study>/<variant>`, with the seeds that they have."""
-        found: dict[str, list[Run]] = defaultdict(list)
+        found: dict[str, list[FinishedRun]] = defaultdict(list)
         for run in self.runs:
             found[f"{self.name}/{run.record.spec.variant}"].append(run)
         return {
-            name: Study(
+            name: Evidence(
                 settings=replace(
                     settings, seeds=tuple(sorted({run.record.spec.seed for run in runs}))
                 ),
@@ -84,7 +84,7 @@ class SideStudy:
         }
 
 
-def read_side_studies(profile: str, root: Path) -> tuple[SideStudy, ...]:
+def read_study_results(profile: str, root: Path) -> tuple[StudyResults, ...]:
     """Studies of the profile below `root` that have results; SpecError or LedgerError for a file that cannot be used."""
     found = []
     for path in sorted((root / "specs" / "studies").glob("*.yaml")):
@@ -100,11 +100,11 @@ def read_side_studies(profile: str, root: Path) -> tuple[SideStudy, ...]:
             if outline.profile == profile and (
                 runs := tuple(run for run in _runs(archive, root) if run.rows)
             ):
-                found.append(SideStudy(path.stem, outline, runs))
+                found.append(StudyResults(path.stem, outline, runs))
     return tuple(found)
 
 
-def _runs(archive: Path, root: Path) -> Iterator[Run]:
+def _runs(archive: Path, root: Path) -> Iterator[FinishedRun]:
     """The archive's runs, each named as a path below the archive, and hashed by its content there."""
     for record, rows in read_archive(archive):
         check_unique(rows)
@@ -113,16 +113,16 @@ def _runs(archive: Path, root: Path) -> Iterator[Run]:
             [record.model_dump(mode="json"), [row.model_dump(mode="json") for row in rows]]
         )
         name = "/".join((archive.relative_to(root).as_posix(), spec.stage, spec.cell, spec.run_id))
-        yield Run(name, record, tuple(rows), hashlib.sha256(content.encode()).hexdigest())
+        yield FinishedRun(name, record, tuple(rows), hashlib.sha256(content.encode()).hexdigest())
 
 
-def variants_of(studies: Sequence[SideStudy], settings: Settings) -> dict[str, Study]:
+def variants_of(studies: Sequence[StudyResults], settings: Settings) -> dict[str, Evidence]:
     """The runs of every variant of every study, as `<study>/<variant>`."""
     return {name: part for study in studies for name, part in study.by_variant(settings).items()}
 
 
-def side_study(
-    study: SideStudy, claims: Claims, settings: Settings, variants: Mapping[str, Study]
+def study_entry(
+    study: StudyResults, claims: Claims, settings: Settings, variants: Mapping[str, Evidence]
 ) -> dict[str, Any]:
     """A study in the shape of report.json; `variants` are those of all studies, for the claims that one of them decides."""
     reference = study.outline.reference
@@ -283,10 +283,10 @@ def _worse(effect: Interval | None, change: Interval | None) -> str:
 
 
 def repeated_claims(
-    study: SideStudy, claims: Claims, settings: Settings, variants: Mapping[str, Study]
+    study: StudyResults, claims: Claims, settings: Settings, variants: Mapping[str, Evidence]
 ) -> list[dict[str, Any]]:
     """Verdicts over the seeds of a study whose reference covers every cell and loss of the main graph; none of another."""
-    whole = variants.get(f"{study.name}/{study.outline.reference}", Study(settings=settings))
+    whole = variants.get(f"{study.name}/{study.outline.reference}", Evidence(settings=settings))
     covered = {
         (s.dataset, s.clean_size, s.pretrain_objective, s.loss)
         for run in whole.runs
@@ -325,7 +325,7 @@ def _effect(
     }
 
 
-METRICS: dict[str, Callable[[Outcome], float | None]] = {
+METRICS: dict[str, Callable[[VariantOutcome], float | None]] = {
     "start_accuracy": lambda o: o.accuracy,
     "start_asr": lambda o: o.asr,
     "cleaned_accuracy": lambda o: o.cleaned_accuracy,
@@ -339,8 +339,8 @@ def _verdicts(
     claims: Claims,
     settings: Settings,
     cell: tuple[str, str, str | None],
-    variant: list[Outcome],
-    reference: list[Outcome],
+    variant: list[VariantOutcome],
+    reference: list[VariantOutcome],
 ) -> list[dict[str, Any]]:
     """Each claim about the cell, judged on the intervals over seeds of reference and variant."""
     found = []

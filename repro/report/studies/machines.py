@@ -8,24 +8,24 @@ from math import sqrt
 from statistics import fmean, variance
 from typing import Any
 
-from repro.report.numbers.evaluations import CLEANCLIP, Run, Settings
-from repro.report.studies.effects import SideStudy
-from repro.report.studies.outcomes import MEASURES, Outcome, outcomes
+from repro.report.numbers.evaluations import CLEANCLIP, FinishedRun, Settings
+from repro.report.studies.effects import StudyResults
+from repro.report.studies.outcomes import MEASURES, VariantOutcome, outcomes
 from repro.spec import digest
 
 Cell = tuple[str, str, str | None]
 """Dataset slot, pre-training objective, cleaning size."""
-BySeed = dict[int, tuple[frozenset[str], Outcome]]
+BySeed = dict[int, tuple[frozenset[str], VariantOutcome]]
 """What was computed, and what came of it."""
 
 
-def repeated(studies: Sequence[SideStudy], settings: Settings) -> list[dict[str, Any]]:
+def repeated(studies: Sequence[StudyResults], settings: Settings) -> list[dict[str, Any]]:
     """Outcomes of the unchanged profile where several kinds of machine trained and cleaned from equal data, code and seeds.
 
     One row a dataset, objective and cleaning size. `machines` has each one's values by seed; `difference` is the largest
     between machines at one seed, `spread` the standard deviation over seeds on one machine (root of the mean variance).
     """
-    runs: dict[str, dict[str, Run]] = defaultdict(dict)
+    runs: dict[str, dict[str, FinishedRun]] = defaultdict(dict)
     for study in studies:
         unchanged = {
             name
@@ -50,7 +50,7 @@ def repeated(studies: Sequence[SideStudy], settings: Settings) -> list[dict[str,
     return [row for row in rows if row]
 
 
-def _asked(runs: Sequence[Run], cell: Cell, seed: int) -> frozenset[str]:
+def _asked(runs: Sequence[FinishedRun], cell: Cell, seed: int) -> frozenset[str]:
     """What was computed for an outcome, whoever computed it: specifications, code and inputs but for the model, which is computed too."""
     dataset, objective, size = cell
     found = set()

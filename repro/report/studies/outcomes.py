@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from repro.ledger import Row
-from repro.report.numbers.evaluations import CLEANCLIP, Run, Settings
+from repro.report.numbers.evaluations import CLEANCLIP, FinishedRun, Settings
 
 Model = tuple[str, str, str]
 """Variant, dataset slot, pre-training objective."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class VariantOutcome:
     """What came of one variant, cell and seed, fractions; None where it was not run."""
 
     accuracy: float | None
@@ -26,14 +26,14 @@ class Outcome:
     relative_drop: float | None
 
 
-Outcomes = dict[tuple[str, str, str, str | None], dict[int, Outcome]]
+Outcomes = dict[tuple[str, str, str, str | None], dict[int, VariantOutcome]]
 """By variant, dataset, objective and cleaning size, then by seed."""
 
 MEASURES: tuple[str, ...] = ("accuracy", "asr", "cleaned_accuracy", "lowest_asr")
 """Fields of an outcome whose effects the table shows."""
 
 
-def outcomes(runs: Sequence[Run], settings: Settings) -> Outcomes:
+def outcomes(runs: Sequence[FinishedRun], settings: Settings) -> Outcomes:
     """Outcomes by variant, dataset, objective and cleaning size (None where the study does not clean), then by seed.
 
     A model that a study only cleans is measured before it by the first evaluation of a run that takes it as it is.
@@ -75,14 +75,14 @@ def outcomes(runs: Sequence[Run], settings: Settings) -> Outcomes:
     }
 
 
-def _outcome(start: Row | None, rows: list[Row], settings: Settings) -> Outcome:
+def _outcome(start: Row | None, rows: list[Row], settings: Settings) -> VariantOutcome:
     rates = [(row.asr(settings.denominator), row.accuracy) for row in rows]
     best = (
         max((accuracy for asr, accuracy in rates if asr <= settings.cap), default=0.0)
         if rates
         else None
     )
-    return Outcome(
+    return VariantOutcome(
         accuracy=start.accuracy if start else None,
         asr=start.asr(settings.denominator) if start else None,
         cleaned_accuracy=best,
