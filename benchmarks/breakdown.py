@@ -30,8 +30,8 @@ from repro.runs.layout import WORK
 from repro.runs.machine import environment
 from repro.spec import RunSpec
 from repro.train import distributed
-from repro.train.loop import training_step
 from repro.train.model import PairEncoder, build_model, build_optimizer
+from repro.train.step import training_step
 from repro.worker import Resident
 
 PAGE = Path("docs/profile.md")

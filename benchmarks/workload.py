@@ -19,15 +19,16 @@ from repro.data.images import encode_png
 from repro.data.shards import PairStore, ShardWriter, write_store
 from repro.data.stages import poison_stage
 from repro.data.templates import templates_of
-from repro.evaluate.zero_shot import EvaluationSet, Outcome, PromptSet, evaluate_model
+from repro.evaluate.zero_shot import EvaluationSet, PromptSet, evaluate_model
 from repro.profile import clean_runs, load_profile
 from repro.runs.layout import standard_inputs
 from repro.sources.stage import data_stage
 from repro.spec import RunSpec
 from repro.train.checkpoint import model_tensors, save_tensors
-from repro.train.loop import training_step
 from repro.train.model import PairEncoder, build_model, build_optimizer
 from repro.train.pairs import TrainingPairs
+from repro.train.predictions import Predictions
+from repro.train.step import training_step
 
 RATE = 1e-4
 RN50_BATCH, RN50_PAIRS = 16, 64
@@ -74,7 +75,7 @@ class Workload:
         model.train()
         return model
 
-    def evaluate(self, model: CLIP, cache: Path) -> Outcome:
+    def evaluate(self, model: CLIP, cache: Path) -> Predictions:
         """Our evaluation from nothing: images decoded, triggers stamped and prompts tokenised in this very call."""
         spec = self.spec
         images = EvaluationSet(

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -29,9 +30,10 @@ from repro.evaluate.zero_shot import EvaluationSet, PromptSet, evaluate_model
 from repro.files import replace_file
 from repro.spec import EvaluateSpec, RunSpec, Switches, Trigger
 from repro.train import checkpoint, distributed
-from repro.train.loop import Outcome, Task, train
+from repro.train.loop import Task, train
 from repro.train.model import build_model, shrink_and_perturb
 from repro.train.pairs import TrainingPairs
+from repro.train.predictions import Predictions
 
 Rows = NDArray[np.int64]
 STATUS_SECONDS = 1.0
@@ -44,8 +46,8 @@ class Resident:
     def __init__(self, cache: Path, device: torch.device) -> None:
         self.cache, self.device = cache, device
         self.store = lru_cache(maxsize=2)(PairStore.open)
-        self.starts: dict[tuple[str, ...], Outcome] = {}
-        """Outcomes of start models by the hashes of the model and the evaluation set, how it is evaluated, and what was done to it."""
+        self.starts: dict[tuple[str, ...], Predictions] = {}
+        """Predictions of start models by the hashes of the model and the evaluation set, how it is evaluated, and what was done to it."""
         self.evaluation = lru_cache(maxsize=1)(self._evaluation)
         self.prompts = lru_cache(maxsize=1)(self._prompts)
 
@@ -94,7 +96,7 @@ class Resident:
         )
         prompts = self.prompts(names, spec.evaluate.model_dump_json(), spec.switches.truncation)
 
-        def evaluate(model: CLIP, step: int, draw: int) -> Outcome:
+        def evaluate(model: CLIP, step: int, draw: int) -> Predictions:
             if step or spec.mitigation is None:
                 return evaluate_model(model, evaluation, prompts, self.device, draw)
             start = f"{spec.mitigation.shrink} {spec.mitigation.perturb} {spec.seed}"
@@ -188,10 +190,10 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int) -> N
     reporter = Reporter(fingerprint, work_dir, len(task.pairs))
     reporter.emit("start", {})
     model, restored = resident.start_model(spec, content["inputs"])
-    outcome = train(task, model, restored, resident.device, reporter.emit, workers)
+    trained = train(task, model, restored, resident.device, reporter.emit, workers)
     distributed.barrier()
     if distributed.rank() == 0:
-        outcome |= attempts
+        outcome = asdict(trained) | attempts
         replace_file(work_dir / "outcome.json", json.dumps(outcome).encode())
         checkpoint.remove_checkpoints(work_dir)
         result = {key: outcome[key] for key in ("seconds", "num_samples", "peak_memory_bytes")}

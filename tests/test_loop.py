@@ -18,8 +18,10 @@ from repro.ledger import Row, pending_rows
 from repro.profile import clean_runs, load_profile, read_yaml
 from repro.spec import RunSpec
 from repro.train import checkpoint, loop
-from repro.train.loop import Interrupted, Outcome, Task, train
-from repro.train.model import build_model, normalise
+from repro.train.loop import Task, TrainingRun, train
+from repro.train.model import build_model, build_optimizer, normalise
+from repro.train.predictions import Predictions
+from repro.train.stopping import Interrupted
 from repro.train.views.tokens import tokenize
 
 CPU = torch.device("cpu")
@@ -72,8 +74,8 @@ def run_spec(**switches: Any) -> RunSpec:
     )
 
 
-def no_outcomes(model: CLIP, step: int, draw: int) -> Outcome:
-    return Outcome(np.zeros(5, bool), np.ones(5, bool), np.arange(5), np.ones(5, np.int64))
+def no_outcomes(model: CLIP, step: int, draw: int) -> Predictions:
+    return Predictions(np.zeros(5, bool), np.ones(5, bool), np.arange(5), np.ones(5, np.int64))
 
 
 def run(
@@ -248,7 +250,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 ) -> None:
     spec = run_spec()
     model = build_model(spec.model, 0, "fp32")
-    optimizer = loop.build_optimizer(model, spec.optimizer, "names")
+    optimizer = build_optimizer(model, spec.optimizer, "names")
     with checkpoint.Saver(tmp_path) as saver:
         saver.save(1, model, optimizer, {"step": 1})
         saver.save(2, model, optimizer, {"step": 2})
@@ -269,7 +271,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_with_a_row(
     model = build_model(spec.model, 0, "fp32")
     task = Task(spec, "f" * 16, tmp_path, Pairs(), no_outcomes, np.arange(5) == 0, None)  # type: ignore[arg-type]
     outcome = train(task, model, None, CPU, lambda event, content: None, 0)
-    assert outcome["status"] == "diverged" and outcome["reason"] == "loss is nan after step 1 of 8"
+    assert outcome.status == "diverged" and outcome.reason == "loss is nan after step 1 of 8"
     assert [record["row"]["step"] for record in pending_rows(tmp_path)] == [0, 1]
 
 
@@ -291,18 +293,16 @@ def test_the_model_of_the_lowest_validation_loss_is_handed_on(
         monkeypatch.setattr(loop, "validation_loss", lambda model, pairs, asked=asked: next(asked))
         states = []
         monkeypatch.setattr(
-            loop,
+            TrainingRun,
             "_save_model",
-            lambda work_dir, model, optimizer, states=states: states.append(
-                model.state_dict()["logit_scale"].item()
-            ),
+            lambda run, states=states: states.append(run.model.logit_scale.item()),
         )
         folder.mkdir()
         task = Task(spec, "f" * 16, folder, Pairs(), no_outcomes, np.arange(5) == 0, Pairs())  # type: ignore[arg-type]
         outcome = train(
             task, build_model(spec.model, 0, "fp32"), None, CPU, lambda event, content: None, 0
         )
-        assert outcome["model_step"] == best * STEPS_PER_EPOCH
+        assert outcome.model_step == best * STEPS_PER_EPOCH
         assert len(states) == best  # saved at every improvement, and not at the end
         steps = [record["row"]["step"] for record in pending_rows(folder)]
         assert best * STEPS_PER_EPOCH in steps  # the model that is handed on has been evaluated

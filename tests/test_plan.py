@@ -275,5 +275,5 @@ def _processor_seconds(work: Work, device: torch.device) -> float:
     )  # what the worker keeps between runs: triggers, and the outcome of a start model
     begun = time.process_time()
     outcome = train(task, model, None, device, lambda event, content: None, 0)
-    assert outcome["num_samples"] == work.pairs
+    assert outcome.num_samples == work.pairs
     return time.process_time() - begun

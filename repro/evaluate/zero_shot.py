@@ -22,8 +22,8 @@ from repro.data.shards import PairStore
 from repro.data.triggers import stamp
 from repro.spec import Switches, Trigger
 from repro.train import distributed
-from repro.train.loop import Outcome
 from repro.train.model import encode_text, normalise
+from repro.train.predictions import Predictions
 from repro.train.views.tokens import tokenize
 
 IMAGE_BATCH = 256
@@ -142,10 +142,10 @@ def predict(
 
 def evaluate_model(
     model: CLIP, evaluation: EvaluationSet, prompts: PromptSet, device: torch.device, draw: int = 0
-) -> Outcome:
+) -> Predictions:
     """Classify every image with and without the trigger.
 
-    Ranks take every n-th batch and share the outcome. The model is in eval mode meanwhile and goes back to the mode
+    Ranks take every n-th batch and share what they find. The model is in eval mode meanwhile and goes back to the mode
     it was in.
     """
     was_training = model.training
@@ -167,6 +167,6 @@ def evaluate_model(
     ).to(device)
     table = distributed.gather_rows(mine).cpu().numpy()
     table = table[table[:, 0].argsort()]
-    return Outcome(
+    return Predictions(
         table[:, 1] == evaluation.labels, table[:, 2] == evaluation.target, table[:, 1], table[:, 2]
     )

@@ -30,8 +30,9 @@ from repro.profile import clean_runs, load_classnames, load_profile, pretrain_ru
 from repro.runs.layout import WORK, standard_inputs
 from repro.spec import Profile, RunSpec, Schedule
 from repro.train import distributed
-from repro.train.loop import Task, training_step
+from repro.train.loop import Task
 from repro.train.model import PairEncoder, build_model, build_optimizer, encode_text, normalise
+from repro.train.step import training_step
 from repro.worker import Resident
 
 WARM_UP = 3

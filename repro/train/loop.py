@@ -1,13 +1,12 @@
 """One training run, from start model to last evaluation; the same loop pre-trains and cleans.
 
-Read `train` top to bottom: resume, then for each step batch, learning rate, forward, loss, backward, clamp; evaluate
-where the schedule says so; hand on the model. All randomness is keyed by (seed, step), so a run that was killed ends bitwise like one
-that was not.
+Read `train` top to bottom: resume, then for each step batch, training step, evaluation, choice of the model, checkpoint;
+at the end hand on the model. All randomness is keyed by (seed, step), so a run that was killed ends bitwise like one that
+was not.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import resource
 import signal
@@ -15,22 +14,26 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from open_clip.model import CLIP
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from repro.ledger import Row, append_row, identity_of, rewind_rows, sample_images
 from repro.spec import RunSpec
 from repro.train import checkpoint, distributed
+from repro.train.clock import Clock
 from repro.train.clustering import attach
-from repro.train.losses import total_loss
-from repro.train.model import PairEncoder, build_optimizer, clamp_logit_scale
+from repro.train.model import PairEncoder, build_optimizer
 from repro.train.pairs import TrainingPairs
+from repro.train.predictions import Predictions
 from repro.train.schedule import evaluation_steps, learning_rate, num_steps
+from repro.train.step import training_step
+from repro.train.stopping import Interrupted, stop_requests
 from repro.train.validation import validation_loss
 
 CHECKPOINT_SECONDS = 30.0
@@ -39,23 +42,6 @@ METRIC_EVERY = 10
 """Steps between loss points in the tracking record."""
 
 Emit = Callable[[str, dict[str, Any]], None]
-
-
-class Outcome(NamedTuple):
-    """What a model made of every evaluation image."""
-
-    correct: NDArray[np.bool_]
-    """(N,) classified right without a trigger."""
-    attacked: NDArray[np.bool_]
-    """(N,) classified as the target with it."""
-    classes: NDArray[np.int64]
-    """(N,) predicted classes without a trigger."""
-    classes_triggered: NDArray[np.int64]
-    """(N,) predicted classes with it."""
-
-
-class Interrupted(SystemExit):
-    """SIGTERM, SIGINT or SIGUSR1 arrived: the run has a checkpoint and goes on at the next start."""
 
 
 @dataclass
@@ -72,10 +58,6 @@ class Progress:
     best_step: int = 0
     training: bool = True
     """Mode of the model: False between a mid-epoch evaluation and the epoch's end under `mode_after_evaluation: eval`."""
-    seconds: float = 0.0
-    train_seconds: float = 0.0
-    evaluate_seconds: float = 0.0
-    data_wait_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -86,12 +68,29 @@ class Task:
     fingerprint: str
     work_dir: Path
     pairs: TrainingPairs
-    evaluate: Callable[[CLIP, int, int], Outcome]
+    evaluate: Callable[[CLIP, int, int], Predictions]
     """(model, step, draw) to what the model makes of the N evaluation images."""
     is_target: NDArray[np.bool_]
     """(N,) evaluation images of the target class."""
     validation: TrainingPairs | None
     """Pairs of the validation loss, where it picks the model."""
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """How a run ended and what it took; the fields are those of `repro.ledger.RunRecord`."""
+
+    status: Literal["completed", "diverged"]
+    reason: str
+    ranks: int
+    threads: int
+    seconds: float
+    train_seconds: float
+    evaluate_seconds: float
+    data_wait_seconds: float
+    peak_memory_bytes: int
+    num_samples: int
+    model_step: int
 
 
 def train(
@@ -101,270 +100,245 @@ def train(
     device: torch.device,
     emit: Emit,
     workers: int,
-) -> dict[str, Any]:
-    """Train `model` in place as the spec says, appending rows to the work folder; returns the outcome.
+) -> TrainingOutcome:
+    """Train `model` in place as the spec says, appending rows to the work folder.
 
     `restored_optimizer` is the pre-training AdamW state where `optimizer_state: restored` asks for it. Resumes from
     the newest checkpoint. Raises Interrupted after a checkpoint when a signal asks to stop.
     """
-    spec, pairs = task.spec, task.pairs
-    clusters = attach(model, spec, len(pairs.rows))
-    optimizer = build_optimizer(model, spec.optimizer, spec.switches.weight_decay_rule)
-    if restored_optimizer is not None:
-        checkpoint.load_optimizer(model, optimizer, restored_optimizer)
-    progress = Progress()
-    if (found := checkpoint.load_checkpoint(task.work_dir, model, optimizer)) is not None:
-        progress = Progress(**found[1])
-    if distributed.rank() == 0:
-        rewind_rows(task.work_dir, progress.step if found else -1)
-    groups = pairs_per_rank(spec) // spec.schedule.norm_batch_size
-    encoder: torch.nn.Module = PairEncoder(model, groups)
-    if distributed.ranks() > 1:
-        encoder = DistributedDataParallel(
-            encoder
-        )  # rank 0 hands its BatchNorm statistics to the others
-    if spec.compile:
-        encoder = torch.compile(encoder)  # type: ignore[assignment]
-    last = num_steps(spec, pairs.steps_per_epoch)
-    evaluate_at = set(evaluation_steps(spec, pairs.steps_per_epoch))
-    reason = ""
-    begun = last_saved = time.monotonic()
-    earlier = progress.seconds
-    if found is None:
-        _evaluate(task, model, progress, 0.0, emit)
+    run = TrainingRun(task, model, device, emit)
+    progress = run.progress
+
+    if not run.resume(restored_optimizer):
+        run.evaluate()
     model.train(progress.training)
-    with _stop_requests() as stop_requested, checkpoint.Saver(task.work_dir) as saver:
-        batches = pairs.batches(progress.step, last, workers)
-        while progress.step < last:
-            waited = time.monotonic()
-            images, tokens = (tensor.to(device, non_blocking=True) for tensor in next(batches))
-            started = time.monotonic()
-            if progress.step % pairs.steps_per_epoch == 0:
-                progress.training = True
-                model.train()
-                if clusters is not None:
-                    clusters.renew(model, pairs, optimizer, spec.seed + progress.step)
-            rate = learning_rate(
-                spec.schedule, progress.step, pairs.steps_per_epoch, spec.switches.schedule_offset
-            )
-            members = (
-                torch.from_numpy(pairs.positions(progress.step)).to(device)
-                if clusters is not None
-                else None
-            )
-            losses = training_step(encoder, model, optimizer, images, tokens, spec, rate, members)
-            progress.step += 1
-            progress.counted += 1
-            values = {name: float(value) for name, value in losses.items()}
-            for name, value in values.items():
-                progress.sums[name] = progress.sums.get(name, 0.0) + value
-            ended = time.monotonic()
-            progress.data_wait_seconds += started - waited
-            progress.train_seconds += ended - started
-            progress.seconds = earlier + ended - begun
-            if not math.isfinite(values["loss"]):
-                reason = f"loss is {values['loss']} after step {progress.step} of {last}"
-            if progress.step % METRIC_EVERY == 0:
-                emit(
-                    "metrics",
-                    {
-                        "step": progress.step,
-                        "epoch": progress.step / pairs.steps_per_epoch,
-                        "values": values,
-                    },
-                )
-            if progress.step in evaluate_at or reason:
-                _evaluate(task, model, progress, rate, emit)
-                progress.training = (
-                    spec.switches.mode_after_evaluation == "train"
-                    or progress.step % pairs.steps_per_epoch == 0
-                )
-                model.train(progress.training)
-                progress.seconds = earlier + time.monotonic() - begun
-            if task.validation is not None and progress.step % pairs.steps_per_epoch == 0:
-                _keep_best(task, task.validation, model, optimizer, progress, emit)
-            if reason:
+
+    with stop_requests() as stop_requested, checkpoint.Saver(task.work_dir) as saver:
+        batches = task.pairs.batches(progress.step, run.last_step, workers)
+        while progress.step < run.last_step:
+            run.step(*run.next_batch(batches))
+            if progress.step in run.evaluate_at or run.reason:
+                run.evaluate()
+            if task.validation is not None and run.at_epoch_end:
+                run.keep_best(task.validation)
+
+            if run.reason:
                 break
-            stop = (
-                distributed.any_rank(bool(stop_requested), device)
-                if progress.step % METRIC_EVERY == 0 or distributed.ranks() == 1
-                else False
-            )
-            if (
-                distributed.rank() == 0
-                and (stop or ended - last_saved > CHECKPOINT_SECONDS)
-                and progress.step < last
-            ):
-                saver.save(
-                    progress.step, model, optimizer, asdict(progress)
-                )  # a copy all through: training goes on meanwhile
-                last_saved = time.monotonic()
+            stop = run.must_stop(bool(stop_requested))
+            run.save_checkpoint(saver, stop)
             if stop:
                 distributed.barrier()
                 raise Interrupted(128 + signal.SIGTERM)
-    if spec.stage == "pretrain" and distributed.rank() == 0 and not progress.best_step:
-        _save_model(task.work_dir, model, optimizer)
-    return {
-        "status": "diverged" if reason else "completed",
-        "reason": reason,
-        "ranks": distributed.ranks(),
-        "threads": torch.get_num_threads(),
-        "seconds": progress.seconds,
-        "train_seconds": progress.train_seconds,
-        "evaluate_seconds": progress.evaluate_seconds,
-        "data_wait_seconds": progress.data_wait_seconds,
-        "peak_memory_bytes": _peak_memory(device),
-        "num_samples": progress.step * spec.schedule.global_batch_size,
-        "model_step": progress.best_step or progress.step,
-    }
+
+    run.hand_on()
+    return run.outcome()
 
 
-def training_step(
-    encoder: torch.nn.Module,
-    model: CLIP,
-    optimizer: torch.optim.Optimizer,
-    images: torch.Tensor,
-    tokens: torch.Tensor,
-    spec: RunSpec,
-    rate: float,
-    members: torch.Tensor | None = None,
-) -> dict[str, torch.Tensor]:
-    """One optimizer step on this rank's (V, b, ...) part of the global batch; returns the global batch's loss parts.
+class TrainingRun:
+    """A run under way: model, optimizer, progress and clock, and each thing that a step of the loop does with them."""
 
-    `members` (B,) are the batch's positions among the run's pairs, for the deep-clustering term.
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
-    with _precision(spec, images.device):
-        image_features, text_features, log_scale = encoder(images, tokens)
-    gathered = distributed.gather_features(image_features.float())
-    clusters = (
-        model.clusters.loss(gathered[0], members, spec.switches.gather)
-        if members is not None
-        else None
-    )
-    losses = total_loss(
-        spec.loss_weights,
-        gathered,
-        distributed.gather_features(text_features.float()),
-        distributed.share(log_scale, spec.switches.gather).exp(),
-        clusters,
-    )
-    (losses["loss"] * distributed.backward_scale(spec.switches.gather)).backward()
-    optimizer.step()
-    clamp_logit_scale(model)
-    return {name: value.detach() for name, value in losses.items()}
+    def __init__(self, task: Task, model: CLIP, device: torch.device, emit: Emit) -> None:
+        spec, pairs = task.spec, task.pairs
+        self.task, self.spec, self.pairs = task, spec, pairs
+        self.model, self.device, self.emit = model, device, emit
+        self.clusters = attach(model, spec, len(pairs.rows))
+        self.optimizer = build_optimizer(model, spec.optimizer, spec.switches.weight_decay_rule)
+        self.last_step = num_steps(spec, pairs.steps_per_epoch)
+        self.evaluate_at = set(evaluation_steps(spec, pairs.steps_per_epoch))
+        self.progress, self.clock = Progress(), Clock()
+        self.rate = 0.0
+        """Learning rate of the last step."""
+        self.reason = ""
+        """Why the run ends early; empty while all is well."""
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """Whether the last step was the last of an epoch."""
+        return self.progress.step % self.pairs.steps_per_epoch == 0
+
+    def resume(self, restored_optimizer: bytes | None) -> bool:
+        """Go on from the newest checkpoint, if there is one, and forget rows beyond it."""
+        if restored_optimizer is not None:
+            checkpoint.load_optimizer(self.model, self.optimizer, restored_optimizer)
+
+        found = checkpoint.load_checkpoint(self.task.work_dir, self.model, self.optimizer)
+        if found is not None:
+            vars(self.progress).update(found[1]["progress"])
+            self.clock = Clock(**found[1]["clock"])
+        if distributed.rank() == 0:
+            rewind_rows(self.task.work_dir, self.progress.step if found else -1)
+
+        self.encoder = self._encoder()
+        self.clock.begin()
+        self.last_saved = time.monotonic()
+        return found is not None
+
+    def _encoder(self) -> torch.nn.Module:
+        groups = pairs_per_rank(self.spec) // self.spec.schedule.norm_batch_size
+        encoder: torch.nn.Module = PairEncoder(self.model, groups)
+        if distributed.ranks() > 1:
+            # rank 0 hands its BatchNorm statistics to the others
+            encoder = DistributedDataParallel(encoder)
+        if self.spec.compile:
+            encoder = torch.compile(encoder)  # type: ignore[assignment]
+        return encoder
+
+    def next_batch(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Images and tokens of the next step on the device."""
+        self.clock.lap()
+        images, tokens = (tensor.to(self.device, non_blocking=True) for tensor in next(batches))
+        self.clock.lap("data_wait_seconds")
+        return images, tokens
+
+    def step(self, images: Tensor, tokens: Tensor) -> None:
+        """One optimizer step, its loss added to the sums; sets `reason` where that is no number."""
+        progress, spec = self.progress, self.spec
+        if self.at_epoch_end:
+            progress.training = True
+            self.model.train()
+            if self.clusters is not None:
+                seed = spec.seed + progress.step
+                self.clusters.renew(self.model, self.pairs, self.optimizer, seed)
+
+        self.rate = learning_rate(
+            spec.schedule,
+            progress.step,
+            self.pairs.steps_per_epoch,
+            spec.switches.schedule_offset,
+        )
+        members = None
+        if self.clusters is not None:
+            members = torch.from_numpy(self.pairs.positions(progress.step)).to(self.device)
+        losses = training_step(
+            self.encoder, self.model, self.optimizer, images, tokens, spec, self.rate, members
+        )
+        progress.step += 1
+
+        values = {name: float(value) for name, value in losses.items()}
+        progress.counted += 1
+        for name, value in values.items():
+            progress.sums[name] = progress.sums.get(name, 0.0) + value
+        self.clock.lap("train_seconds")
+        if not math.isfinite(values["loss"]):
+            self.reason = f"loss is {values['loss']} after step {progress.step} of {self.last_step}"
+        if progress.step % METRIC_EVERY == 0:
+            self._emit_metrics(values)
+
+    def evaluate(self) -> None:
+        """Append the row of the present model, and leave the model in the mode that the switch wants."""
+        spec, progress = self.spec, self.progress
+        draw = progress.evaluations if spec.switches.evaluation_triggers == "redrawn" else 0
+        self.clock.lap()
+        predictions = self.task.evaluate(self.model, progress.step, draw)
+        self.clock.lap("evaluate_seconds")
+        progress.evaluations += 1
+
+        row = self._row(predictions)
+        progress.sums, progress.counted = {}, 0
+        if distributed.rank() == 0:
+            append_row(
+                self.task.work_dir,
+                row,
+                predictions.correct,
+                predictions.attacked,
+                self.task.is_target,
+            )
+        asr = row.asr(spec.switches.asr_denominator)
+        self._emit_metrics({"zero_shot_top1": row.accuracy, "attack_success_rate": asr})
+
+        progress.training = spec.switches.mode_after_evaluation == "train" or self.at_epoch_end
+        self.model.train(progress.training)
+
+    def _row(self, predictions: Predictions) -> Row:
+        progress, is_target = self.progress, self.task.is_target
+        losses = None
+        if progress.counted:
+            losses = {name: total / progress.counted for name, total in progress.sums.items()}
+        samples = sample_images(len(is_target))
+        return Row(
+            **identity_of(self.spec, self.task.fingerprint),
+            epoch=progress.step / self.pairs.steps_per_epoch,
+            step=progress.step,
+            num_images=len(is_target),
+            num_correct=int(predictions.correct.sum()),
+            num_attacked=int(predictions.attacked.sum()),
+            num_target=int(is_target.sum()),
+            num_target_attacked=int((predictions.attacked & is_target).sum()),
+            sample_classes=predictions.classes[samples].tolist(),
+            sample_classes_triggered=predictions.classes_triggered[samples].tolist(),
+            train_loss=losses,
+            logit_scale=self.model.logit_scale.exp().item(),
+            step_learning_rate=self.rate,
+            seconds=self.clock.seconds,
+        )
+
+    def keep_best(self, validation: TrainingPairs) -> None:
+        """Save the model if its validation loss is the lowest so far (the authors keep the best epoch of CC3M)."""
+        loss = validation_loss(self.model, validation)
+        self._emit_metrics({"validation_loss": loss})
+        if loss < self.progress.best_loss:
+            self.progress.best_loss, self.progress.best_step = loss, self.progress.step
+            if distributed.rank() == 0:
+                self._save_model()
+
+    def must_stop(self, requested: bool) -> bool:
+        """Whether a rank was asked to stop; several ranks ask one another at every tenth step only."""
+        if distributed.ranks() == 1 or self.progress.step % METRIC_EVERY == 0:
+            return distributed.any_rank(requested, self.device)
+        return False
+
+    def save_checkpoint(self, saver: checkpoint.Saver, stop: bool) -> None:
+        """Begin a checkpoint if one is due; the tensors are copied here, and training goes on while they are written."""
+        due = stop or time.monotonic() - self.last_saved > CHECKPOINT_SECONDS
+        if distributed.rank() or not due or self.progress.step == self.last_step:
+            return
+        self.clock.lap()
+        state = {"progress": asdict(self.progress), "clock": asdict(self.clock)}
+        saver.save(self.progress.step, self.model, self.optimizer, state)
+        self.last_saved = time.monotonic()
+
+    def hand_on(self) -> None:
+        """Leave the model of a pre-training in the work folder, unless a better one was kept."""
+        self.clock.lap()
+        pretrained = self.spec.stage == "pretrain" and not self.progress.best_step
+        if pretrained and distributed.rank() == 0:
+            self._save_model()
+
+    def outcome(self) -> TrainingOutcome:
+        """How the run ended."""
+        return TrainingOutcome(
+            status="diverged" if self.reason else "completed",
+            reason=self.reason,
+            ranks=distributed.ranks(),
+            threads=torch.get_num_threads(),
+            **asdict(self.clock),
+            peak_memory_bytes=_peak_memory(self.device),
+            num_samples=self.progress.step * self.spec.schedule.global_batch_size,
+            model_step=self.progress.best_step or self.progress.step,
+        )
+
+    def _save_model(self) -> None:
+        folder = self.task.work_dir
+        weights = checkpoint.model_tensors(self.model)
+        moments = checkpoint.optimizer_tensors(self.model, self.optimizer)
+        checkpoint.save_tensors(folder / "model.safetensors", weights)
+        checkpoint.save_tensors(folder / "optimizer.safetensors", moments)
+
+    def _emit_metrics(self, values: dict[str, float]) -> None:
+        epoch = self.progress.step / self.pairs.steps_per_epoch
+        self.emit("metrics", {"step": self.progress.step, "epoch": epoch, "values": values})
 
 
 def pairs_per_rank(spec: RunSpec) -> int:
     """Pairs of one rank; ValueError where ranks and BatchNorm groups do not fit."""
     per_rank, rest = divmod(spec.schedule.global_batch_size, distributed.ranks())
     if rest or per_rank % spec.schedule.norm_batch_size:
-        allowed = spec.schedule.global_batch_size // spec.schedule.norm_batch_size
+        groups = spec.schedule.global_batch_size // spec.schedule.norm_batch_size
         raise ValueError(
-            f"{spec.run_id}: {distributed.ranks()} ranks (allowed: a divisor of {allowed} = global_batch_size / norm_batch_size)"
+            f"{spec.run_id}: {distributed.ranks()} ranks"
+            f" (allowed: a divisor of {groups} = global_batch_size / norm_batch_size)"
         )
     return per_rank
-
-
-def _evaluate(task: Task, model: CLIP, progress: Progress, rate: float, emit: Emit) -> None:
-    started = time.monotonic()
-    draw = progress.evaluations if task.spec.switches.evaluation_triggers == "redrawn" else 0
-    outcome = task.evaluate(model, progress.step, draw)
-    progress.evaluations += 1
-    took = time.monotonic() - started
-    progress.evaluate_seconds += took
-    progress.seconds += took
-    losses = (
-        {name: total / progress.counted for name, total in progress.sums.items()}
-        if progress.counted
-        else None
-    )
-    progress.sums, progress.counted = {}, 0
-    correct, attacked, is_target = outcome.correct, outcome.attacked, task.is_target
-    samples = sample_images(len(correct))
-    row = Row(
-        **identity_of(task.spec, task.fingerprint),
-        epoch=progress.step / task.pairs.steps_per_epoch,
-        step=progress.step,
-        num_images=len(correct),
-        num_correct=int(correct.sum()),
-        num_attacked=int(attacked.sum()),
-        num_target=int(is_target.sum()),
-        num_target_attacked=int((attacked & is_target).sum()),
-        sample_classes=outcome.classes[samples].tolist(),
-        sample_classes_triggered=outcome.classes_triggered[samples].tolist(),
-        train_loss=losses,
-        logit_scale=model.logit_scale.exp().item(),
-        step_learning_rate=rate,
-        seconds=progress.seconds,
-    )
-    if distributed.rank() == 0:
-        append_row(task.work_dir, row, correct, attacked, is_target)
-    asr = row.asr(task.spec.switches.asr_denominator)
-    emit(
-        "metrics",
-        {
-            "step": row.step,
-            "epoch": row.epoch,
-            "values": {"zero_shot_top1": row.accuracy, "attack_success_rate": asr},
-        },
-    )
-
-
-def _keep_best(
-    task: Task,
-    validation: TrainingPairs,
-    model: CLIP,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    emit: Emit,
-) -> None:
-    """Save the model if its validation loss is the lowest so far (the authors keep the best epoch of CC3M)."""
-    loss = validation_loss(model, validation)
-    emit(
-        "metrics",
-        {
-            "step": progress.step,
-            "epoch": progress.step / task.pairs.steps_per_epoch,
-            "values": {"validation_loss": loss},
-        },
-    )
-    if loss < progress.best_loss:
-        progress.best_loss, progress.best_step = loss, progress.step
-        if distributed.rank() == 0:
-            _save_model(task.work_dir, model, optimizer)
-
-
-def _save_model(work_dir: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> None:
-    checkpoint.save_tensors(work_dir / "model.safetensors", checkpoint.model_tensors(model))
-    checkpoint.save_tensors(
-        work_dir / "optimizer.safetensors", checkpoint.optimizer_tensors(model, optimizer)
-    )
-
-
-def _precision(spec: RunSpec, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
-        spec.precision != "fp32"
-    )
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=spec.precision == "bf16")
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collect stop signals instead of dying in the middle of a step."""
-    received: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = {
-        number: signal.signal(number, lambda got, _frame: received.append(got))
-        for number in numbers
-    }
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _peak_memory(device: torch.device) -> int:
