@@ -122,8 +122,8 @@ def test_overflow_is_truncated_and_then_wrapped_modulo_256():
     """-0.3 x 255 = -76.5 -> -76 -> 180; 1.2 x 255 = 306 -> 50; 0.5 x 255 = 127.5 -> 127: by noise set by hand."""
 
     class Hand:
-        def integers(self, low, high):
-            return np.array([0, 0])
+        def integers(self, low, high, shape):
+            return np.zeros(shape, np.int64)
 
         def standard_normal(self, shape):
             return np.array([-0.3, 1.2, 0.5]).reshape(shape)

@@ -31,12 +31,18 @@ Pixels: TypeAlias = NDArray[np.uint8]
 Corner: TypeAlias = tuple[int, int]
 """Top row and left column of a patch, pixels."""
 
+WANET_STRENGTH = 0.6
+"""How far `wanet` warps (code: attack-cleanclip backdoor/utils.py)."""
 
-class Patch(NamedTuple):
-    """What a patch trigger pastes: a square (P, P, 3), and where its corner goes."""
 
-    pixels: Pixels
-    corner: Corner
+class Patches(NamedTuple):
+    """What a patch trigger pastes into n images."""
+
+    pixels: NDArray[np.uint8]
+    """Squares, (n, P, P, 3)."""
+
+    corners: NDArray[np.int64]
+    """Their top rows and left columns, (n, 2)."""
 
 
 class Stamped(NamedTuple):
@@ -54,8 +60,9 @@ def stamp(trigger: Trigger, switches: Switches, image: Pixels, rng: Generator) -
     """
     match trigger.name:
         case "badnet" | "yellow":
-            patch = draw_patch(trigger, switches, image, rng)
-            return Stamped(_paste(image, patch), patch.corner)
+            centres = patch_centres(trigger, switches, image[None])
+            patches = draw_patches(trigger, switches, image.shape[:2], centres, rng)
+            return _paste(image, patches)
         case "blended":
             return Stamped(blended(image, rng), None)
         case "sig":
@@ -64,28 +71,50 @@ def stamp(trigger: Trigger, switches: Switches, image: Pixels, rng: Generator) -
             return Stamped(wanet(image), None)
 
 
-def draw_patch(trigger: Trigger, switches: Switches, image: Pixels, rng: Generator) -> Patch:
-    """The square that `badnet` or `yellow` pastes into `image` (H, W, 3), corner drawn first.
+def draw_patches(
+    trigger: Trigger,
+    switches: Switches,
+    shape: tuple[int, ...],
+    centres: NDArray[np.float64],
+    rng: Generator,
+) -> Patches:
+    """The squares that `badnet` or `yellow` pastes into n images of `shape` (H, W), corners first.
 
-    `badnet` is fresh N(0, 1) noise in units of the full range [0, 1]; `trigger_centre: mean` adds
-    the image's mean of each channel (the authors), `zero` nothing (the paper's text), and
-    `trigger_overflow` says what becomes of values outside [0, 1]. `yellow` is pure yellow. Corners
+    `badnet` is fresh N(0, 1) noise around `centres` (n, 3), in units of the full range [0, 1];
+    `trigger_overflow` says what becomes of values outside of it. `yellow` is pure yellow. Corners
     are uniform over 0..H-1-patch_size, the authors' range, which never touches the last row or
     column. ValueError if the patch is larger than the image.
     """
-    size = trigger.patch_size
-    corner = _draw_corner(image, rng, size)
+    count, size = len(centres), trigger.patch_size
+    corners = _draw_corners(shape, rng, size, count)
 
     if trigger.name == "yellow":
-        return Patch(np.full((size, size, 3), (255, 255, 0), dtype=np.uint8), corner)
+        pixels = np.empty((count, size, size, 3), dtype=np.uint8)
+        pixels[:] = (255, 255, 0)
+        return Patches(pixels, corners)
 
-    noise = rng.standard_normal((size, size, 3))
-    if switches.trigger_centre == "mean":
-        # A sum of integers is exact, so the mean does not depend on the order of summation.
-        total = image.sum(axis=(0, 1), dtype=np.int64)
-        noise += total / (255 * image.shape[0] * image.shape[1])
+    noise = rng.standard_normal((count, size, size, 3))
+    noise += centres[:, None, None, :]
+    return Patches(_to_uint8(noise, switches.trigger_overflow), corners)
 
-    return Patch(_to_uint8(noise, switches.trigger_overflow), corner)
+
+def patch_centres(
+    trigger: Trigger, switches: Switches, images: NDArray[np.uint8]
+) -> NDArray[np.float64]:
+    """Around what the noise of a patch is drawn, (n, 3) for images (n, H, W, 3).
+
+    `trigger_centre: mean` is each image's mean of each channel (the authors), `zero` is 0 (the
+    paper's text). In units of the full range [0, 1].
+    """
+    if trigger.name != "badnet" or switches.trigger_centre == "zero":
+        return np.zeros((len(images), 3))
+
+    # Sums of integers are exact, so the mean does not depend on the order of summation.
+    height, width = images.shape[1:3]
+    columns = images.sum(axis=1, dtype=np.uint32)
+    totals = columns.sum(axis=1, dtype=np.int64)
+    means: NDArray[np.float64] = totals / (255 * height * width)
+    return means
 
 
 def blended(image: Pixels, rng: Generator) -> Pixels:
@@ -110,16 +139,21 @@ def sig(image: Pixels) -> Pixels:
     return stamped
 
 
-def wanet(image: Pixels, strength: float = 0.6) -> Pixels:
+def wanet(
+    image: Pixels,
+    strength: float = WANET_STRENGTH,
+    field: NDArray[np.float64] | None = None,
+) -> Pixels:
     """Move every pixel by about `strength` / 2 pixels, by a fixed random field (Nguyen and Tran
     2021, arXiv 2102.10369).
 
     As in the authors' code the noise has full resolution (k = 224 for 224 pixels) and mean
-    absolute value 1; they use strength 0.6, CleanCLIP uses 1. The field depends on the image size
+    absolute value 1; they use strength 0.6, CleanCLIP uses 1. `field` (2, H, W) is how far each
+    pixel moves down and to the right; without one it is drawn, and depends on the image size
     alone. Bilinear, clamped at the border.
     """
     height, width = image.shape[:2]
-    noise = _warping_field(height, width)
+    noise = _warping_field(height, width) if field is None else field
 
     # Where each pixel comes from, (H, W).
     down_by = strength * noise[0] * (height - 1) / (2 * height)
@@ -138,8 +172,10 @@ def wanet(image: Pixels, strength: float = 0.6) -> Pixels:
     return _to_uint8(upper + (lower - upper) * down, "clip")
 
 
-def _draw_corner(image: Pixels, rng: Generator, patch_size: int) -> Corner:
-    height, width = image.shape[:2]
+def _draw_corners(
+    shape: tuple[int, ...], rng: Generator, patch_size: int, count: int
+) -> NDArray[np.int64]:
+    height, width = shape
     shorter = min(height, width)
     if not 1 <= patch_size <= shorter:
         raise ValueError(
@@ -148,17 +184,17 @@ def _draw_corner(image: Pixels, rng: Generator, patch_size: int) -> Corner:
 
     # The ends are excluded.
     ends = [max(1, height - patch_size), max(1, width - patch_size)]
-    top, left = rng.integers(0, ends)
-    return int(top), int(left)
+    return rng.integers(0, ends, (count, 2))
 
 
-def _paste(image: Pixels, patch: Patch) -> Pixels:
-    top, left = patch.corner
-    height, width = patch.pixels.shape[:2]
+def _paste(image: Pixels, patches: Patches) -> Stamped:
+    """Put the one patch of `patches` on a copy of the image."""
+    [patch], [[top, left]] = patches.pixels, patches.corners.tolist()
+    height, width = patch.shape[:2]
 
     stamped = image.copy()
-    stamped[top : top + height, left : left + width] = patch.pixels
-    return stamped
+    stamped[top : top + height, left : left + width] = patch
+    return Stamped(stamped, (top, left))
 
 
 def _to_uint8(values: NDArray[np.float64], overflow: str) -> Pixels:
