@@ -279,6 +279,8 @@ class PretrainSpec(Spec):
     precision: Literal["fp32", "tf32", "bf16"]
     compile: bool
     """Pass the towers through torch.compile: faster on GPUs, equal to rounding."""
+    deterministic: bool = True
+    """The same bits at every repetition on one machine; false lets a GPU choose its fastest kernels by trial."""
     seeds: Annotated[list[int], Field(min_length=1)]
     evaluate_every_epochs: PositiveInt
     """Zero-shot accuracy and ASR during pre-training, every so many epochs and at the end."""
@@ -326,6 +328,8 @@ class CleanSpec(Spec):
     views: Views
     precision: Literal["fp32", "tf32", "bf16"]
     compile: bool
+    """As in pre-training."""
+    deterministic: bool = True
     """As in pre-training."""
     cells: Annotated[list[CleanCell], Field(min_length=1)]
 
@@ -405,6 +409,8 @@ class RunSpec(Spec):
     trigger: Trigger
     target_class: str
     evaluate: EvaluateSpec
+    deterministic: bool = True
+    """See `PretrainSpec`."""
 
     @property
     def cell(self) -> str:

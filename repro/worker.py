@@ -100,6 +100,7 @@ class Resident:
             if step or spec.mitigation is None:
                 return evaluate_model(model, evaluation, prompts, self.device, draw)
             start = f"{spec.mitigation.shrink} {spec.mitigation.perturb} {spec.seed}"
+            start += f" {spec.precision} {spec.deterministic}"
             how = (part.model_dump_json() for part in (spec.switches, spec.trigger, spec.evaluate))
             key = (inputs["model"]["hash"], inputs["evaluation"]["hash"], *how, start)
             if key not in self.starts:

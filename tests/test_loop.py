@@ -1,12 +1,8 @@
 """The training loop against a straightforward reference, and its resumption after a stop at any step."""
 
 import math
-import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,101 +11,23 @@ import torch.nn.functional as F
 from open_clip.model import CLIP
 
 from repro.ledger import Row, pending_rows
-from repro.profile import clean_runs, load_profile, read_yaml
 from repro.spec import RunSpec
 from repro.train import checkpoint, loop
 from repro.train.loop import Task, TrainingRun, train
 from repro.train.model import build_model, build_optimizer, normalise
-from repro.train.predictions import Predictions
 from repro.train.stopping import Interrupted
-from repro.train.views.tokens import tokenize
-
-CPU = torch.device("cpu")
-STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 6
-AUTHORS = read_yaml(Path("specs/protocols/authors.yaml"))
-
-
-class Pairs:
-    """Random pixels and captions, a pure function of the step."""
-
-    steps_per_epoch = STEPS_PER_EPOCH
-    rows = np.arange(STEPS_PER_EPOCH * BATCH)
-
-    def __len__(self) -> int:
-        return STEPS_PER_EPOCH * EPOCHS
-
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        generator = torch.Generator().manual_seed(step)
-        images = torch.randint(
-            0, 256, (2, BATCH, 3, 32, 32), dtype=torch.uint8, generator=generator
-        )
-        captions = [
-            f"number {int(n)}" for n in torch.randint(0, 99, (2 * BATCH,), generator=generator)
-        ]
-        return images, tokenize(captions, "cut").long()[:, :8].unflatten(0, (2, BATCH))
-
-    def batches(
-        self, start: int, stop: int, workers: int
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return (self.batch(step) for step in range(start, stop))
-
-
-def run_spec(**switches: Any) -> RunSpec:
-    """CleanCLIP under protocol `authors`, evaluated in the middle of each epoch."""
-    profile = load_profile(
-        "smoke",
-        overrides={f"switches.{name}": value for name, value in {**AUTHORS, **switches}.items()},
-    )
-    run = next(run for run in clean_runs(profile) if run.loss == "mmcl_ssl")
-    schedule = run.schedule.model_copy(
-        update={
-            "epochs": EPOCHS,
-            "global_batch_size": BATCH,
-            "norm_batch_size": BATCH,
-            "warmup_steps": 3,
-        }
-    )
-    return run.model_copy(
-        update={"schedule": schedule, "evaluations_per_epoch": None, "evaluate_every_steps": 3}
-    )
-
-
-def no_outcomes(model: CLIP, step: int, draw: int) -> Predictions:
-    return Predictions(np.zeros(5, bool), np.ones(5, bool), np.arange(5), np.ones(5, np.int64))
-
-
-def run(
-    work_dir: Path,
-    spec: RunSpec,
-    evaluate: Any = no_outcomes,
-    emit: Any = lambda event, content: None,
-    pairs: Any = None,
-    validation: Any = None,
-) -> CLIP:
-    work_dir.mkdir(exist_ok=True)
-    model = build_model(spec.model, 0, spec.switches.initialisation)
-    task = Task(spec, "f" * 16, work_dir, pairs or Pairs(), evaluate, np.arange(5) == 0, validation)
-    train(task, model, restored_state(spec), CPU, emit, 0)
-    return model
-
-
-def restored_state(spec: RunSpec) -> bytes | None:
-    """Moments of one earlier step, as pre-training would leave them."""
-    if spec.switches.optimizer_state == "fresh":
-        return None
-    from safetensors.torch import save
-
-    model = build_model(spec.model, 0, spec.switches.initialisation)
-    state = {}
-    for name, parameter in model.named_parameters():
-        moments = {
-            "exp_avg": torch.full(parameter.shape, 1e-3),
-            "exp_avg_sq": torch.full(parameter.shape, 1e-5),
-        }
-        state |= {
-            f"{name}/{key}": value for key, value in {**moments, "step": torch.tensor(40.0)}.items()
-        }
-    return save(state)
+from tests.support.short_run import (
+    BATCH,
+    CPU,
+    EPOCHS,
+    STEPS_PER_EPOCH,
+    Pairs,
+    assert_equal_models,
+    no_outcomes,
+    run,
+    run_spec,
+    signal_at,
+)
 
 
 def reference(spec: RunSpec) -> CLIP:
@@ -169,13 +87,6 @@ def reference(spec: RunSpec) -> CLIP:
     return model
 
 
-def assert_equal_models(one: CLIP, other: CLIP, tolerance: float) -> None:
-    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-        torch.testing.assert_close(
-            a, b, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
-        )
-
-
 def test_training_under_protocol_authors_is_the_reference_loop(tmp_path: Path) -> None:
     spec = run_spec()
     assert_equal_models(run(tmp_path / "run", spec), reference(spec), 1e-6)
@@ -216,14 +127,6 @@ def test_rows_hold_start_every_evaluation_and_the_mean_loss_between_them(tmp_pat
         and rows[0].attack_success("non_target") == (4, 4)
         and rows[0].attack_success("all") == (5, 5)
     )
-
-
-def signal_at(step: int) -> Any:
-    def emit(event: str, content: dict[str, Any]) -> None:
-        if "loss" in content["values"] and content["step"] == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    return emit
 
 
 @pytest.mark.faults(1)

@@ -19,6 +19,8 @@ TRAINING_ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(10**11),
     "MALLOC_TOP_PAD_": str(2**28),
+    # cuBLAS repeats its sums to the last bit only with a workspace of a fixed size
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 """Of processes that train: read when they start, so it must be set for them."""
 

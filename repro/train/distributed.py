@@ -10,15 +10,20 @@ attack-cleanclip src/train.py, which divides the encoders' gradient, but not the
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+TIMEOUT = timedelta(minutes=10)
+"""Longest wait of a rank for another one, after which the run ends with an error and goes on from its checkpoint. Between
+two collectives lie at most a compilation and the rest of a checkpoint's write; data is loaded before the first."""
 
 
 def repeatable(threads: int) -> None:
-    """Compute on so many threads, in a way that gives the same bits every time."""
+    """Compute on so many threads, in a way that gives the same bits every time, until a run's spec says otherwise."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Without it, memory that nothing reads is filled as well, which takes a tenth of a small model's step.
@@ -27,16 +32,17 @@ def repeatable(threads: int) -> None:
 
 def start() -> torch.device:
     """Join the process group that torchrun describes (none for a single rank) and return this rank's device."""
-    cuda = torch.cuda.is_available()
-    device = (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        if cuda
-        else torch.device("cpu")
-    )
-    if cuda:
-        torch.cuda.set_device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if cuda else "gloo")
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if not torch.cuda.is_available():
+        if several:
+            dist.init_process_group("gloo", timeout=TIMEOUT)
+        return torch.device("cpu")
+
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    if several:
+        # With its device known, NCCL connects at once instead of at the first collective, and barriers know where to wait.
+        dist.init_process_group("nccl", device_id=device, timeout=TIMEOUT)
     return device
 
 
@@ -120,6 +126,17 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     value = torch.tensor([float(flag)], device=device)
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return bool(value.item())
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every rank rank 0's buffers.
+
+    DDP does so before a forward pass and never after the last one, so that between steps each rank holds the BatchNorm
+    statistics of its own part of the batch. An evaluation by all ranks wants the one model that rank 0 saves.
+    """
+    if ranks() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def barrier() -> None:

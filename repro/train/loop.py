@@ -8,7 +8,6 @@ was not.
 from __future__ import annotations
 
 import math
-import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -26,8 +25,10 @@ from torch.nn.parallel import DistributedDataParallel
 from repro.ledger import Row, append_row, identity_of, rewind_rows, sample_images
 from repro.spec import RunSpec
 from repro.train import checkpoint, distributed
+from repro.train.arithmetic import set_arithmetic
 from repro.train.clock import Clock
 from repro.train.clustering import attach
+from repro.train.memory import peak_bytes, reset_peak
 from repro.train.model import PairEncoder, build_optimizer
 from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
@@ -91,6 +92,7 @@ class TrainingOutcome:
     peak_memory_bytes: int
     num_samples: int
     model_step: int
+    deterministic: bool
 
 
 def train(
@@ -139,6 +141,8 @@ class TrainingRun:
 
     def __init__(self, task: Task, model: CLIP, device: torch.device, emit: Emit) -> None:
         spec, pairs = task.spec, task.pairs
+        set_arithmetic(spec.precision, spec.deterministic, device)
+        reset_peak(device)
         self.task, self.spec, self.pairs = task, spec, pairs
         self.model, self.device, self.emit = model, device, emit
         self.clusters = attach(model, spec, len(pairs.rows))
@@ -178,7 +182,7 @@ class TrainingRun:
         encoder: torch.nn.Module = PairEncoder(self.model, groups)
         if distributed.ranks() > 1:
             # rank 0 hands its BatchNorm statistics to the others
-            encoder = DistributedDataParallel(encoder)
+            encoder = DistributedDataParallel(encoder, gradient_as_bucket_view=True)
         if self.spec.compile:
             encoder = torch.compile(encoder)  # type: ignore[assignment]
         return encoder
@@ -312,9 +316,10 @@ class TrainingRun:
             ranks=distributed.ranks(),
             threads=torch.get_num_threads(),
             **asdict(self.clock),
-            peak_memory_bytes=_peak_memory(self.device),
+            peak_memory_bytes=peak_bytes(self.device),
             num_samples=self.progress.step * self.spec.schedule.global_batch_size,
             model_step=self.progress.best_step or self.progress.step,
+            deterministic=self.spec.deterministic,
         )
 
     def _save_model(self) -> None:
@@ -339,9 +344,3 @@ def pairs_per_rank(spec: RunSpec) -> int:
             f" (allowed: a divisor of {groups} = global_batch_size / norm_batch_size)"
         )
     return per_rank
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -7,6 +7,7 @@ The paper's model is RN50-quickgelu (102,007,137 parameters); plain RN50 (GELU) 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from repro.spec import Mitigation, ModelSpec, Optimizer
 
 MAX_LOG_LOGIT_SCALE = math.log(100)
-"""Upper clamp of the log-temperature (code: CleanCLIP src/train.py, clamp to [0, 4.6052])."""
+"""Upper clamp of the log-temperature: a factor of 100, the bound of CLIP (code: CleanCLIP src/train.py clamps to
+[0, 4.6052], which lets the factor reach 100.003)."""
 
 
 def build_model(
@@ -27,7 +29,7 @@ def build_model(
 ) -> CLIP:
     """A CLIP model with random weights drawn under `seed`.
 
-    `fp16_rounded` passes the initial weights through float16, as the authors' loader does
+    `fp16_rounded` passes those initial weights through float16 that the authors' loader does
     (code: CleanCLIP pkgs/openai/model.py, convert_weights and back).
     """
     with torch.random.fork_rng(devices=[]):
@@ -39,16 +41,28 @@ def build_model(
             quick_gelu=spec.quick_gelu,
         )
     if initialisation == "fp16_rounded":
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.copy_(parameter.half().float())
+        _round_to_half(model)
     model.visual.to(memory_format=torch.channels_last)
     return model
 
 
 @torch.no_grad()
+def _round_to_half(model: CLIP) -> None:
+    """Round convolutions, linear layers, attention and the text projection; embeddings and temperature stay as drawn."""
+    rounded = [model.text_projection]
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
+            rounded += module.parameters(recurse=False)
+    for parameter in rounded:
+        parameter.copy_(parameter.half())
+
+
+@torch.no_grad()
 def shrink_and_perturb(model: CLIP, mitigation: Mitigation, seed: int) -> None:
-    """Scale the weights by `shrink` and add normal noise of deviation `perturb` (Ash and Adams 2020); BatchNorm statistics stay."""
+    """Scale the weights by `shrink` and add normal noise of deviation `perturb` (Ash and Adams 2020).
+
+    BatchNorm statistics stay.
+    """
     if (mitigation.shrink, mitigation.perturb) == (1.0, 0.0):
         return
     generator = torch.Generator().manual_seed(seed)
@@ -60,9 +74,19 @@ def shrink_and_perturb(model: CLIP, mitigation: Mitigation, seed: int) -> None:
 
 def normalise(images: UInt8[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
     """Pixels in 0..255 to CLIP's mean and standard deviation, channels last."""
-    mean = torch.tensor(OPENAI_DATASET_MEAN, device=images.device).view(3, 1, 1) * 255
-    std = torch.tensor(OPENAI_DATASET_STD, device=images.device).view(3, 1, 1) * 255
+    mean, std = _pixel_statistics(images.device)
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@lru_cache
+def _pixel_statistics(
+    device: torch.device,
+) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
+    """CLIP's mean and deviation of pixels in 0..255, brought to a device once and not at every batch."""
+    with torch.inference_mode(False):  # what is made in inference mode cannot serve in training
+        mean = torch.tensor(OPENAI_DATASET_MEAN, device=device).view(3, 1, 1) * 255
+        std = torch.tensor(OPENAI_DATASET_STD, device=device).view(3, 1, 1) * 255
+    return mean, std
 
 
 def encode_text(model: CLIP, tokens: Int[Tensor, "n L"]) -> Float[Tensor, "n D"]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
-
 import torch
 from jaxtyping import Int, UInt8
 from open_clip.model import CLIP
@@ -34,7 +31,8 @@ def training_step(
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
 
-    with _precision(spec, images.device):
+    reduced = spec.precision == "bf16"
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=reduced):
         image_features, text_features, log_scale = encoder(images, tokens)
 
     # Every rank computes the loss of the whole batch; its own features alone are in its graph.
@@ -51,9 +49,3 @@ def training_step(
     optimizer.step()
     clamp_logit_scale(model)
     return {name: value.detach() for name, value in losses.items()}
-
-
-def _precision(spec: RunSpec, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    reduced = spec.precision != "fp32"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = reduced
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=spec.precision == "bf16")
