@@ -94,7 +94,7 @@ class Index:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays of index.npz by name."""
-        captions = {
+        captions: dict[str, NDArray[Any]] = {
             "caption_bytes": self.captions.blob,
             "caption_offsets": self.captions.offsets,
         }

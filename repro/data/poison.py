@@ -149,7 +149,7 @@ def choose_cleaning(
     clean = np.setdiff1d(np.arange(len(index)), np.concatenate([poisoned, copies]))
     order = clean[keyed_order([keys[i] for i in clean], "clean", profile.data.poison.seed)]
 
-    subsets = {}
+    subsets: dict[str, Rows] = {}
     for size, count in profile.data.cleaning_sizes.items():
         if count > len(order):
             raise SpecError(

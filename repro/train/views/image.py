@@ -73,22 +73,24 @@ def _solarize(images: Tensor, level: float) -> Tensor:
 
 
 def _equalize(images: Tensor, level: float) -> Tensor:
-    """Flatten each channel's histogram: Pillow's and torchvision's `equalize`, as one look-up
-    table per channel.
+    """Flatten each channel's histogram: Pillow's and torchvision's `equalize`, as one look-up table
+    per channel.
     """
     values = images.flatten(2).long()  # (B, 3, H * W)
+
+    # Histogram, and how many pixels have the highest value there is.
     histogram = torch.zeros(*values.shape[:2], 256, dtype=torch.int32)
     histogram.scatter_add_(-1, values, torch.ones(1, dtype=torch.int32).expand_as(values))
     cumulative = histogram.cumsum(-1, dtype=torch.int32)
-    brightest = histogram.gather(
-        -1, cumulative.argmax(-1, keepdim=True)
-    )  # pixels of the highest value there is
+    brightest = histogram.gather(-1, cumulative.argmax(-1, keepdim=True))
+
+    # The table: every value gets its share of the pixels below it.
     step = (values.shape[-1] - brightest) // 255
     table = torch.zeros_like(cumulative)
     table[..., 1:] = ((cumulative[..., :-1] + step // 2) // step.clamp(min=1)).clamp(max=255)
-    table = torch.where(
-        step == 0, torch.arange(256, dtype=torch.int32), table
-    )  # too few other pixels: left as it is
+
+    # With too few other pixels a channel is left as it is.
+    table = torch.where(step == 0, torch.arange(256, dtype=torch.int32), table)
     return table.to(torch.uint8).gather(-1, values).view_as(images)
 
 
@@ -118,8 +120,9 @@ its sign.
 
 
 def draw_policies(count: int, rng: Generator) -> NDArray[np.void]:
-    """Draws for `count` images, (count,) of `DRAW`; always the same number of them, so that a
-    slice is a rank's share.
+    """Draws for `count` images, (count,) of `DRAW`.
+
+    Always the same number of them, so that a slice is a rank's share.
     """
     draws = np.empty(count, DRAW)
     draws["policy"] = rng.integers(len(POLICIES), size=count)
@@ -132,22 +135,31 @@ def auto_augment(
     images: UInt8[Tensor, "B 3 H W"], draws: NDArray[np.void]
 ) -> UInt8[Tensor, "B 3 H W"]:
     """Augmented copies of `images`, image i by `draws[i]`."""
-    augmented = list(
-        images.contiguous()
-    )  # stacking images copies whole blocks, indexing a tensor goes byte by byte
+    # A list, for stacking images copies whole blocks, while indexing a tensor goes byte by byte.
+    augmented = list(images.contiguous())
+
     for position in (0, 1):
-        groups: dict[tuple[str, float], list[int]] = defaultdict(list)
-        for index, (policy, uniform, negative) in enumerate(draws.tolist()):
-            name, probability, step = POLICIES[policy][position]
-            if uniform[position] <= probability:
-                level = LEVELS[name][step]
-                groups[
-                    name, -level if OPERATIONS[name][1] and negative[position] else level
-                ].append(index)
-        for (name, level), members in groups.items():
-            changed = OPERATIONS[name][2](
-                torch.stack([augmented[index] for index in members]), level
-            )
+        for (name, level), members in _groups(draws, position).items():
+            operation = OPERATIONS[name][2]
+            changed = operation(torch.stack([augmented[index] for index in members]), level)
             for index, image in zip(members, changed, strict=True):
                 augmented[index] = image
+
     return torch.stack(augmented)
+
+
+def _groups(draws: NDArray[np.void], position: int) -> dict[tuple[str, float], list[int]]:
+    """Images that undergo an operation as first or second, by its name and signed magnitude."""
+    groups: dict[tuple[str, float], list[int]] = defaultdict(list)
+    for index, (policy, uniform, negative) in enumerate(draws.tolist()):
+        name, probability, step = POLICIES[policy][position]
+        if uniform[position] > probability:
+            continue
+
+        level = LEVELS[name][step]
+        signed = OPERATIONS[name][1]
+        if signed and negative[position]:
+            level = -level
+        groups[name, level].append(index)
+
+    return groups

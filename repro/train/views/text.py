@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from numpy.random import Generator
 
@@ -31,26 +32,30 @@ SWAP_TRIES = 3
 utils/eda.py).
 """
 _COMMON = """
-    a about above after again against all am an and any are as at be because been before being below between both
-    but by can did do does doing don down during each few for from further had has have having he her here hers herself
-    him himself his how i if in into is it its itself just me more most my myself no nor not now of off on once only or
-    other our ours ourselves out over own s same she should so some such t than that the their theirs them themselves
-    then there these they this those through to too under until up very was we were what when where which while who
+    a about above after again against all am an and any are as at be because been before being
+    below between both but by can did do does doing don down during each few for from further had
+    has have having he her here hers herself him himself his how i if in into is it its itself just
+    me more most my myself no nor not now of off on once only or other our ours ourselves out over
+    own s same she should so some such t than that the their theirs them themselves then there these
+    they this those through to too under until up very was we were what when where which while who
     whom why will with you your yours yourself yourselves
 """
 STOP_WORDS = frozenset(_COMMON.split())
 """Common English words, never replaced by a synonym."""
 
+Lookup: TypeAlias = Mapping[str, Sequence[str]]
+"""A word to its synonyms in a fixed order; no entry, or an empty one, where it has none."""
 
-def eda(caption: str, rng: Generator, synonyms: Mapping[str, Sequence[str]]) -> str:
+
+def eda(caption: str, rng: Generator, synonyms: Lookup) -> str:
     """Augmented `caption`; without any letter a-z it is returned unchanged.
 
-    `synonyms` maps a word to its synonyms in a fixed order (`data/<profile>/synonyms.json`). All
-    draws come from `rng`.
+    All draws come from `rng`.
     """
     words = _words(caption)
     if not words:
         return caption
+
     count = max(1, int(ALPHA * len(words)))
     match _below(4, rng):
         case 0:
@@ -61,6 +66,7 @@ def eda(caption: str, rng: Generator, synonyms: Mapping[str, Sequence[str]]) -> 
             words = _swap(words, count, rng)
         case _:
             words = _delete(words, rng)
+
     return " ".join(words)
 
 
@@ -75,29 +81,34 @@ def _below(count: int, rng: Generator) -> int:
 
 
 def _replace_by_synonyms(
-    words: list[str], count: int, rng: Generator, synonyms: Mapping[str, Sequence[str]]
+    words: list[str], count: int, rng: Generator, synonyms: Lookup
 ) -> list[str]:
-    """Replace `count` different words at most, each wherever it stands, by one of its synonyms."""
-    candidates = [
-        word for word in dict.fromkeys(words) if word not in STOP_WORDS and synonyms.get(word)
-    ]
+    """Replace at most `count` different words, each wherever it stands, by one of its synonyms."""
+    # In the order of the caption, for a set of strings has another one in each process.
+    distinct = dict.fromkeys(words)
+    candidates = [word for word in distinct if word not in STOP_WORDS and synonyms.get(word)]
+
     chosen = {}
     for _ in range(min(count, len(candidates))):
         word = candidates.pop(_below(len(candidates), rng))
-        chosen[word] = synonyms[word][_below(len(synonyms[word]), rng)]
+        options = synonyms[word]
+        chosen[word] = options[_below(len(options), rng)]
+
     return [chosen.get(word, word) for word in words]
 
 
-def _insert_synonyms(
-    words: list[str], count: int, rng: Generator, synonyms: Mapping[str, Sequence[str]]
-) -> list[str]:
+def _insert_synonyms(words: list[str], count: int, rng: Generator, synonyms: Lookup) -> list[str]:
     """Insert `count` times a synonym of a random word before a random word."""
     words = list(words)
     for _ in range(count):
         for _ in range(INSERTION_TRIES):
-            if options := synonyms.get(words[_below(len(words), rng)]):
-                words.insert(_below(len(words), rng), options[_below(len(options), rng)])
+            options = synonyms.get(words[_below(len(words), rng)])
+            if options:
+                # The place is drawn before the synonym.
+                place = _below(len(words), rng)
+                words.insert(place, options[_below(len(options), rng)])
                 break
+
     return words
 
 
@@ -107,13 +118,16 @@ def _swap(words: list[str], count: int, rng: Generator) -> list[str]:
     for _ in range(count):
         first = _below(len(words), rng)
         for _ in range(SWAP_TRIES):
-            if (second := _below(len(words), rng)) != first:
+            second = _below(len(words), rng)
+            if second != first:
                 words[first], words[second] = words[second], words[first]
                 break
+
     return words
 
 
 def _delete(words: list[str], rng: Generator) -> list[str]:
     """Delete each word with probability ALPHA; if none would be left, keep a random one."""
-    kept = [word for word, draw in zip(words, rng.random(len(words)), strict=True) if draw > ALPHA]
+    draws = rng.random(len(words))
+    kept = [word for word, draw in zip(words, draws, strict=True) if draw > ALPHA]
     return kept or [words[_below(len(words), rng)]]

@@ -43,12 +43,15 @@ def _reference() -> SimpleTokenizer:
 def _backend() -> Tokenizer:
     """The byte-pair encoder alone: it takes one split word at a time."""
     reference = _reference()
+
     # Every special token must be one of the two: another's text, found in a caption, would become
     # that token.
     special = {"bos_token": "<start_of_text>"} | dict.fromkeys(
         ("eos_token", "unk_token", "pad_token"), "<end_of_text>"
     )
     tokenizer = CLIPTokenizer(vocab=reference.encoder, merges=list(reference.bpe_ranks), **special)
+
+    # Words come cleaned and split, by open_clip's rules.
     backend: Tokenizer = tokenizer.backend_tokenizer
     backend.normalizer = None
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -66,6 +69,7 @@ def _clean(caption: str) -> str:
     # the time.
     if caption.isascii() and caption.isprintable() and "&" not in caption:
         return " ".join(caption.lower().split())
+
     cleaned: str = _reference().clean_fn(caption)
     return cleaned
 
@@ -80,11 +84,17 @@ def tokenize(captions: Sequence[str], truncation: Literal["keep_eot", "cut"]) ->
     split = _reference().pat.findall
     tokens = np.zeros((len(captions), CONTEXT_LENGTH), dtype=np.int32)
     for row, caption in zip(tokens, captions, strict=True):
-        text = [number for word in split(_clean(caption)) for number in _encode_word(word)]
+        text: list[int] = []
+        for word in split(_clean(caption)):
+            text += _encode_word(word)
+
         ids = [START, *text, END][:CONTEXT_LENGTH]
         row[: len(ids)] = ids
+
+        # What was cut may have been the end token.
         if truncation == "keep_eot":
             row[len(ids) - 1] = END
+
     return torch.from_numpy(tokens)
 
 
