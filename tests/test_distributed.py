@@ -1,7 +1,5 @@
 """Several CPU ranks against one process: the gathered loss, its gradient, and a training step."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from repro.train.losses import total_loss
+from tests.support.ranks import on_ranks
 
 BATCH, WIDTH = 8, 6
 WEIGHTS = {"mmcl": 1.0, "ssl": 1.0}
@@ -36,21 +35,6 @@ if r == 0:
     torch.save({"loss": loss.detach(), "weight": weight.grad, "scale": log_scale.grad}, out)
 distributed.stop()
 """
-
-
-def on_ranks(ranks: int, script: str, *arguments: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={ranks}",
-        "--no-python",
-        sys.executable,
-    ]
-    subprocess.run(
-        [*command, "-c", script, *arguments], check=True, timeout=120, capture_output=True
-    )
 
 
 def reference() -> dict[str, torch.Tensor]:

@@ -201,6 +201,7 @@ class TrainingRun:
             progress.training = True
             self.model.train()
             if self.clusters is not None:
+                distributed.share_buffers(self.model)
                 seed = spec.seed + progress.step
                 self.clusters.renew(self.model, self.pairs, self.optimizer, seed)
 
@@ -233,6 +234,7 @@ class TrainingRun:
         spec, progress = self.spec, self.progress
         draw = progress.evaluations if spec.switches.evaluation_triggers == "redrawn" else 0
         self.clock.lap()
+        distributed.share_buffers(self.model)
         predictions = self.task.evaluate(self.model, progress.step, draw)
         self.clock.lap("evaluate_seconds")
         progress.evaluations += 1
@@ -278,6 +280,7 @@ class TrainingRun:
 
     def keep_best(self, validation: TrainingPairs) -> None:
         """Save the model if its validation loss is the lowest so far (the authors keep the best epoch of CC3M)."""
+        distributed.share_buffers(self.model)
         loss = validation_loss(self.model, validation)
         self._emit_metrics({"validation_loss": loss})
         if loss < self.progress.best_loss:

@@ -93,11 +93,14 @@ def run_to_outcome(
     emit: Any = lambda event, content: None,
     pairs: Any = None,
     validation: Any = None,
+    num_images: int = 5,
 ) -> tuple[CLIP, TrainingOutcome]:
     """Train a fresh model to the end of the run; returns it and what the run says of itself."""
     work_dir.mkdir(exist_ok=True)
     model = build_model(spec.model, 0, spec.switches.initialisation)
-    task = Task(spec, "f" * 16, work_dir, pairs or Pairs(), evaluate, np.arange(5) == 0, validation)
+    task = Task(
+        spec, "f" * 16, work_dir, pairs or Pairs(), evaluate, np.arange(num_images) == 0, validation
+    )
     return model, train(task, model, restored_state(spec), CPU, emit, 0)
 
 
