@@ -19,7 +19,9 @@ from repro.data.images import encode_png
 from repro.data.shards import PairStore, ShardWriter, write_store
 from repro.data.stages import poison_stage
 from repro.data.templates import templates_of
-from repro.evaluate.zero_shot import EvaluationSet, PromptSet, evaluate_model
+from repro.evaluate.images import EvaluationSet
+from repro.evaluate.prompts import PromptSet
+from repro.evaluate.zero_shot import evaluate_model
 from repro.profile import clean_runs, load_profile
 from repro.runs.layout import standard_inputs
 from repro.sources.stage import data_stage

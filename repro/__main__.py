@@ -112,6 +112,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--trigger", choices=("badnet", "blended", "sig", "wanet", "yellow"))
     command.add_argument(
+        "--grid", type=Path, help="with wanet: the field the model was trained with (.npy)"
+    )
+    command.add_argument(
+        "--strength", type=float, default=0.6, help="with wanet: factor on the field (CleanCLIP: 1)"
+    )
+    command.add_argument(
         "--profile", default="paper", help="whose model, prompts and image size to use"
     )
     command.add_argument(
@@ -244,15 +250,14 @@ def _dispatch(arguments: argparse.Namespace) -> int | None:
         case "evaluate":
             import json
 
-            from repro.evaluate.foreign import evaluate_foreign
+            from repro.evaluate.foreign import Attack, evaluate_foreign
 
             outcome = evaluate_foreign(
                 arguments.checkpoint,
                 arguments.format,
                 arguments.images,
-                arguments.trigger,
+                Attack(arguments.trigger, arguments.protocol, arguments.grid, arguments.strength),
                 arguments.profile,
-                arguments.protocol,
                 arguments.safetensors,
             )
             print(json.dumps(outcome, indent=1))

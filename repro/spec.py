@@ -354,6 +354,8 @@ class EvaluateSpec(Spec):
     """Level of every interval in the report."""
     trigger_seed: int
     """Key of the fixed trigger set."""
+    precision: Literal["fp32", "tf32", "bf16"] | None = None
+    """Arithmetic of an evaluation; null is that of the training that it belongs to."""
 
     @model_validator(mode="after")
     def _fillable(self) -> Self:

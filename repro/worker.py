@@ -26,7 +26,9 @@ from repro import events
 from repro.data.keyed import keyed_subset
 from repro.data.shards import PairStore
 from repro.data.templates import templates_of
-from repro.evaluate.zero_shot import EvaluationSet, PromptSet, evaluate_model
+from repro.evaluate.images import EvaluationSet
+from repro.evaluate.prompts import PromptSet
+from repro.evaluate.zero_shot import evaluate_model
 from repro.files import replace_file
 from repro.spec import EvaluateSpec, RunSpec, Switches, Trigger
 from repro.train import checkpoint, distributed
@@ -96,15 +98,19 @@ class Resident:
         )
         prompts = self.prompts(names, spec.evaluate.model_dump_json(), spec.switches.truncation)
 
+        precision = spec.evaluate.precision or spec.precision
+
         def evaluate(model: CLIP, step: int, draw: int) -> Predictions:
             if step or spec.mitigation is None:
-                return evaluate_model(model, evaluation, prompts, self.device, draw)
+                return evaluate_model(model, evaluation, prompts, self.device, draw, precision)
             start = f"{spec.mitigation.shrink} {spec.mitigation.perturb} {spec.seed}"
-            start += f" {spec.precision} {spec.deterministic}"
+            start += f" {precision} {spec.deterministic}"
             how = (part.model_dump_json() for part in (spec.switches, spec.trigger, spec.evaluate))
             key = (inputs["model"]["hash"], inputs["evaluation"]["hash"], *how, start)
             if key not in self.starts:
-                self.starts[key] = evaluate_model(model, evaluation, prompts, self.device, draw)
+                self.starts[key] = evaluate_model(
+                    model, evaluation, prompts, self.device, draw, precision
+                )
             return self.starts[key]
 
         return Task(

@@ -11,8 +11,10 @@ from repro.data.images import ImageError, encode_png
 from repro.data.keyed import keyed_rng
 from repro.data.shards import ShardWriter, write_store
 from repro.data.templates import templates_of
-from repro.evaluate.foreign import evaluate_foreign
-from repro.evaluate.zero_shot import EvaluationSet, PromptSet, evaluate_model
+from repro.evaluate.foreign import Attack, evaluate_foreign
+from repro.evaluate.images import EvaluationSet
+from repro.evaluate.prompts import PromptSet
+from repro.evaluate.zero_shot import evaluate_model
 from repro.profile import SPECS, load_classnames, load_profile, read_yaml
 from repro.spec import SpecError, Switches, Trigger
 from repro.train.model import build_model
@@ -40,7 +42,11 @@ def scene(tmp_path_factory):
 def test_numbers_are_those_of_the_projects_own_evaluation(scene, tmp_path, protocol):
     folder, model = scene
     result = evaluate_foreign(
-        folder / "epoch_1.pt", "cleanclip", folder / "images", "badnet", "smoke", protocol
+        folder / "epoch_1.pt",
+        "cleanclip",
+        folder / "images",
+        Attack("badnet", protocol),
+        "smoke",
     )
     writer = ShardWriter(tmp_path)
     for label in range(len(NAMES)):
@@ -77,11 +83,11 @@ def test_the_converted_file_gives_the_same_numbers(scene, tmp_path):
         folder / "epoch_1.pt",
         "cleanclip",
         folder / "images",
-        "badnet",
+        Attack("badnet"),
         "smoke",
         safetensors=converted,
     )
-    second = evaluate_foreign(converted, "open_clip", folder / "images", "badnet", "smoke")
+    second = evaluate_foreign(converted, "open_clip", folder / "images", Attack("badnet"), "smoke")
     assert (first["accuracy"], first["attack"]) == (second["accuracy"], second["attack"])
     assert first["sha256"] != second["sha256"]
 
@@ -91,7 +97,9 @@ def test_the_result_is_json_with_wilson_intervals(scene):
     folder, _ = scene
     result = json.loads(
         json.dumps(
-            evaluate_foreign(folder / "epoch_1.pt", "cleanclip", folder / "images", None, "smoke")
+            evaluate_foreign(
+                folder / "epoch_1.pt", "cleanclip", folder / "images", Attack(None), "smoke"
+            )
         )
     )
     assert "attack" not in result
@@ -112,7 +120,7 @@ def test_a_missing_class_is_refused(scene, tmp_path):
         SpecError,
         match=f"has {len(NAMES) - 1} sub-folders .*allowed: one sub-folder for each of the {len(NAMES)} classes",
     ):
-        evaluate_foreign(folder / "epoch_1.pt", "cleanclip", tmp_path, None, "smoke")
+        evaluate_foreign(folder / "epoch_1.pt", "cleanclip", tmp_path, Attack(None), "smoke")
 
 
 @pytest.mark.faults(15)
@@ -125,4 +133,4 @@ def test_an_image_that_cannot_be_decoded_is_named_and_not_skipped(scene, tmp_pat
         )
     (tmp_path / "5" / "1.png").write_bytes(b"<html>")
     with pytest.raises(ImageError, match=r"1.png: not_an_image"):
-        evaluate_foreign(folder / "epoch_1.pt", "cleanclip", tmp_path, "badnet", "smoke")
+        evaluate_foreign(folder / "epoch_1.pt", "cleanclip", tmp_path, Attack("badnet"), "smoke")

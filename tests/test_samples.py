@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from test_poison import FRUIT, SIZE, make_data, pictures, poisoned, profile
 
 from repro.data.images import decode_image, encode_png
 from repro.data.samples import PAIRS, write_samples
 from repro.data.shards import PairStore, ShardWriter, write_store
-from repro.evaluate.zero_shot import EvaluationSet
+from repro.evaluate.images import EvaluationSet
 
 
 def pixels(text: str) -> np.ndarray:
@@ -45,9 +46,11 @@ def test_samples_show_stored_pairs_and_the_twins_of_the_evaluation(tmp_path: Pat
         assert pair["original_caption"] == originals.get(pair["row"])
 
     poison, seed = spec.data.poison, spec.evaluate.trigger_seed
-    twins = EvaluationSet(
+    images = EvaluationSet(
         evaluation, SIZE, 0, poison.trigger, spec.switches, seed, tmp_path / "cache"
-    ).triggered(range(20), 0)
+    )
+    [batch] = images.batches([range(20)], 0, torch.device("cpu"))
+    twins = batch.triggered().numpy()
     originals_of = PairStore.open(evaluation)
     assert [image["row"] for image in samples["evaluation"]] == [0, 2, 5, 7, 10, 12, 15, 17]
     for image in samples["evaluation"]:

@@ -1,5 +1,6 @@
 """Evaluation of a hand-made model whose answers are known: exact accuracy and ASR in every variant."""
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,9 @@ import torch
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 
 from repro.evaluate import zero_shot
-from repro.evaluate.zero_shot import PromptSet, evaluate_model, predict
+from repro.evaluate.images import Batch
+from repro.evaluate.prompts import PromptSet
+from repro.evaluate.zero_shot import evaluate_model, predict
 from repro.profile import load_profile
 from repro.train.model import build_model
 
@@ -46,12 +49,14 @@ class Grey:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def triggered(self, indices: range, draw: int) -> np.ndarray:
-        images = self.images[indices.start : indices.stop].copy()
-        for position, index in enumerate(indices):
-            if index in self.flipped:
-                images[position] = 2
-        return images
+    def batches(self, batches: list[range], draw: int, device: torch.device) -> Iterator[Batch]:
+        for batch in batches:
+            images = self.images[batch.start : batch.stop]
+            twins = images.copy()
+            for position, index in enumerate(batch):
+                if index in self.flipped:
+                    twins[position] = 2
+            yield Batch(batch, torch.from_numpy(images), torch.from_numpy(twins), None)
 
 
 @pytest.mark.faults(14)
@@ -75,11 +80,8 @@ def test_accuracy_and_attacks_are_exact_for_any_batch_size(
 @pytest.mark.faults(14)
 def test_ties_go_to_the_lowest_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zero_shot, "normalise", lambda pixels: pixels.float())
-    assert predict(Oracle(), np.zeros((3, 4, 4, 3), np.uint8), torch.eye(4), CPU).tolist() == [
-        0,
-        0,
-        0,
-    ]  # type: ignore[arg-type]
+    black = torch.zeros((3, 4, 4, 3), dtype=torch.uint8)
+    assert predict(Oracle(), black, torch.eye(4)).tolist() == [0, 0, 0]  # type: ignore[arg-type]
 
 
 def test_classifier_is_the_renormalised_mean_of_normalised_prompt_embeddings() -> None:

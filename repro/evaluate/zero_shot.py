@@ -1,172 +1,110 @@
 """Zero-shot top-1 accuracy and attack success, image by image (paper Sec. 3, "Metrics").
 
-Shapes: N = evaluation images, C = classes, T = templates, D = embedding width.
+Shapes: N = evaluation images, n = those of a batch, C = classes, D = embedding width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from numpy.typing import NDArray
+from jaxtyping import Float, Int, UInt8
 from open_clip.model import CLIP
 from torch import Tensor
 
-from repro.data.keyed import keyed_rng
-from repro.data.shards import PairStore
-from repro.data.triggers import stamp
-from repro.spec import Switches, Trigger
+from repro.evaluate.images import EvaluationSet
+from repro.evaluate.prompts import PromptSet
 from repro.train import distributed
-from repro.train.model import encode_text, normalise
+from repro.train.model import normalise
 from repro.train.predictions import Predictions
-from repro.train.views.tokens import tokenize
 
 IMAGE_BATCH = 256
-TEXT_BATCH = 128
-TRIGGERED_LIMIT = 2**30
-"""Bytes up to which the fixed trigger set is kept in memory between evaluations."""
+"""Images in a forward pass; a rank takes every n-th batch, so that batches are the same on any number of ranks."""
+
+Precision = Literal["fp32", "tf32", "bf16"]
 
 
-class PromptSet:
-    """Every class name in every template, tokenised once; a prompt that occurs twice is encoded once."""
+def evaluate_model(
+    model: CLIP,
+    evaluation: EvaluationSet,
+    prompts: PromptSet,
+    device: torch.device,
+    draw: int = 0,
+    precision: Precision = "fp32",
+    between: Callable[[], None] = lambda: None,
+) -> Predictions:
+    """Classify every image with and without the trigger.
 
-    def __init__(
-        self,
-        classnames: Sequence[str],
-        templates: Sequence[Callable[[str], str]],
-        truncation: Literal["keep_eot", "cut"],
-    ) -> None:
-        prompts = [fill(name) for name in classnames for fill in templates]
-        unique = list(dict.fromkeys(prompts))
-        position = {prompt: index for index, prompt in enumerate(unique)}
-        self.members = torch.tensor([position[prompt] for prompt in prompts]).view(
-            len(classnames), -1
-        )  # (C, T)
-        tokens = tokenize(unique, truncation).long()
-        lengths = (tokens != 0).sum(dim=-1)
-        self.order = lengths.argsort(
-            stable=True
-        )  # prompts of one length together, so that a batch is trimmed well
-        self.tokens = tokens[self.order]
-        self.lengths = lengths[self.order]
-
-    @torch.inference_mode()
-    def classifier(self, model: CLIP, device: torch.device) -> Float[Tensor, "D C"]:
-        """Zero-shot classifier: for each class the normalised mean of its prompts' normalised embeddings."""
-        encoded = []
-        for begin in range(0, len(self.tokens), TEXT_BATCH):
-            longest = int(self.lengths[begin : begin + TEXT_BATCH].max())
-            encoded.append(
-                encode_text(model, self.tokens[begin : begin + TEXT_BATCH, :longest].to(device))
-            )
-        features = torch.empty_like(torch.cat(encoded))
-        features[self.order.to(device)] = torch.cat(encoded)
-        return F.normalize(features[self.members.to(device)].mean(dim=1), dim=-1).T
-
-
-class EvaluationSet:
-    """The evaluation images, decoded once, their labels, and their triggered twins.
-
-    `draw` keys the triggers: the same draw gives the same bytes (`evaluation_triggers: fixed` passes 0); `redrawn`
-    passes a new draw per evaluation. The two passes share one decode.
+    Ranks take every n-th batch and share what they find. `between` is called after each batch, as
+    often on every rank; what it raises ends the evaluation. The model is in eval mode meanwhile and
+    goes back to the mode it was in.
     """
+    size, ranks = IMAGE_BATCH, distributed.ranks()
+    count = len(evaluation)
+    batches = [range(begin, min(begin + size, count)) for begin in range(0, count, size)]
+    mine = batches[distributed.rank() :: ranks]
+    rounds = len(batches[::ranks])
 
-    def __init__(
-        self,
-        folder: Path,
-        size: int,
-        target: int,
-        trigger: Trigger,
-        switches: Switches,
-        seed: int,
-        cache: Path,
-    ) -> None:
-        store = PairStore.open(folder)
-        self.images = store.decoded(size, cache)  # (N, H, W, 3) uint8
-        self.labels = np.asarray(store.labels)
-        self.target, self.trigger, self.switches, self.seed = target, trigger, switches, seed
-        self.squashed = (
-            store.decoded(size, cache, geometry="squash")
-            if switches.trigger_geometry == "squash"
-            else self.images
-        )
-        self._fixed: NDArray[np.uint8] | None = None
+    found = []
+    with evaluating(model, precision, device):
+        classifier = prompts.classifier(model, device)
+        between()
 
-    def __len__(self) -> int:
-        return len(self.labels)
+        for batch in evaluation.batches(mine, draw, device):
+            clean = predict(model, batch.clean, classifier)
+            triggered = predict(model, batch.triggered(), classifier)
+            found.append(torch.stack([clean, triggered], dim=1))
+            between()
 
-    @property
-    def is_target(self) -> NDArray[np.bool_]:
-        """(N,) images whose label is the target class."""
-        matches: NDArray[np.bool_] = self.labels == self.target
-        return matches
+        # A rank without a batch in the last round asks all the same, for asking may be collective.
+        if len(mine) < rounds:
+            between()
 
-    def triggered(self, indices: range, draw: int) -> NDArray[np.uint8]:
-        """Triggered twins of some images, (n, H, W, 3)."""
-        if draw == 0 and self.images.nbytes <= TRIGGERED_LIMIT:
-            if self._fixed is None:
-                self._fixed = self._stamp(range(len(self)), draw)
-            return self._fixed[indices.start : indices.stop]
-        return self._stamp(indices, draw)
-
-    def _stamp(self, indices: range, draw: int) -> NDArray[np.uint8]:
-        stamped = [
-            stamp(
-                self.trigger,
-                self.switches,
-                self.squashed[i],
-                keyed_rng("evaluation", self.seed, draw, i),
-            )
-            for i in indices
-        ]
-        return np.stack([item.image for item in stamped])
+    indices = [index for batch in mine for index in batch]
+    classes = torch.cat([torch.zeros((0, 2), dtype=torch.long, device=device), *found])
+    rows = torch.cat([torch.tensor(indices, device=device).view(-1, 1), classes], dim=1)
+    table = distributed.gather_rows(rows).cpu().numpy()
+    _, clean_classes, triggered_classes = table[table[:, 0].argsort()].T
+    return Predictions(
+        correct=clean_classes == evaluation.labels,
+        attacked=triggered_classes == evaluation.target,
+        classes=clean_classes,
+        classes_triggered=triggered_classes,
+    )
 
 
 @torch.inference_mode()
 def predict(
-    model: CLIP, images: NDArray[np.uint8], classifier: Float[Tensor, "D C"], device: torch.device
-) -> NDArray[np.int64]:
-    """Class of the highest cosine similarity for (n, H, W, 3) images; the lowest class number wins a tie."""
-    pixels = (
-        torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(device)
-    )  # a copy: memory maps are read-only
-    similarity = model.encode_image(normalise(pixels), normalize=True) @ classifier  # (n, C)
-    best: NDArray[np.int64] = similarity.float().cpu().numpy().argmax(axis=1)
-    return best
+    model: CLIP, images: UInt8[Tensor, "n H W 3"], classifier: Float[Tensor, "D C"]
+) -> Int[Tensor, " n"]:
+    """Class of the highest cosine similarity; the lowest class number wins a tie."""
+    features = model.encode_image(normalise(images.permute(0, 3, 1, 2)), normalize=True)
+
+    # In float32: bfloat16 would make ties of classes that are close.
+    with torch.autocast(images.device.type, enabled=False):
+        similarity = features.float() @ classifier  # (n, C)
+
+    # A model that diverged gives NaN, which is taken as the highest, as NumPy takes it.
+    similarity = similarity.masked_fill(similarity.isnan(), torch.inf)
+    highest = similarity.amax(dim=1, keepdim=True)
+    numbers = torch.arange(similarity.shape[1], device=images.device)
+    return torch.where(similarity == highest, numbers, len(numbers)).amin(dim=1)
 
 
-def evaluate_model(
-    model: CLIP, evaluation: EvaluationSet, prompts: PromptSet, device: torch.device, draw: int = 0
-) -> Predictions:
-    """Classify every image with and without the trigger.
-
-    Ranks take every n-th batch and share what they find. The model is in eval mode meanwhile and goes back to the mode
-    it was in.
-    """
+@contextmanager
+def evaluating(model: CLIP, precision: Precision, device: torch.device) -> Iterator[None]:
+    """The model in eval mode and arithmetic as `precision` says; both as they were afterwards."""
     was_training = model.training
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+
     model.eval()
-    classifier = prompts.classifier(model, device)
-    outcomes = []
-    for begin in range(
-        distributed.rank() * IMAGE_BATCH, len(evaluation), IMAGE_BATCH * distributed.ranks()
-    ):
-        indices = range(begin, min(begin + IMAGE_BATCH, len(evaluation)))
-        clean = predict(model, evaluation.images[indices.start : indices.stop], classifier, device)
-        triggered = predict(model, evaluation.triggered(indices, draw), classifier, device)
-        outcomes.append(
-            np.stack([np.arange(indices.start, indices.stop), clean, triggered], axis=1)
-        )
-    model.train(was_training)
-    mine = torch.from_numpy(
-        np.concatenate(outcomes) if outcomes else np.zeros((0, 3), np.int64)
-    ).to(device)
-    table = distributed.gather_rows(mine).cpu().numpy()
-    table = table[table[:, 0].argsort()]
-    return Predictions(
-        table[:, 1] == evaluation.labels, table[:, 2] == evaluation.target, table[:, 1], table[:, 2]
-    )
+    matmul.allow_tf32 = cudnn.allow_tf32 = precision != "fp32"
+    try:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+        model.train(was_training)

@@ -23,7 +23,8 @@ from open_clip.model import CLIP
 from torch import Tensor
 
 from repro.data.templates import templates_of
-from repro.evaluate.zero_shot import IMAGE_BATCH, PromptSet
+from repro.evaluate.prompts import PromptSet
+from repro.evaluate.zero_shot import IMAGE_BATCH
 from repro.launch.places import TRAINING_ENVIRONMENT, devices, single_slots
 from repro.plan.work import Rates, kind_of, load_assumptions, num_evaluation_images
 from repro.profile import clean_runs, load_classnames, load_profile, pretrain_runs

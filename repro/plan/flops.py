@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from repro.data.templates import templates_of
-from repro.evaluate.zero_shot import TEXT_BATCH, PromptSet
+from repro.evaluate.prompts import TEXT_BATCH, PromptSet
 from repro.plan.work import Work, kind_of
 from repro.profile import clean_runs, load_classnames, pretrain_runs
 from repro.spec import Profile, RunSpec
