@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from repro.profile import clean_runs, load_profile, pretrain_runs, read_yaml
-from tests.ledger_fixture import write_run
+from tests.support.ledger import write_run
 
 POINTS = 5779
 """Evaluations in the authors' result files."""

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from test_pipeline import STUB, environment, project, repro  # noqa: F401
 
 from repro.files import building
 from repro.spec import SpecError
+from tests.support.pipeline import STUB, environment, project, repro  # noqa: F401
 
 
 @pytest.mark.faults(6)

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from synthetic import noise_profile
 
 from repro.launch.driver import run_all
 from repro.profile import pretrain_runs
 from repro.runs.run import LaunchError
 from repro.spec import Profile
+from tests.support.synthetic import noise_profile
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,13 +13,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_launch import Launch, launch, processes, profile, published, start_driver, wait_for  # noqa: F401
 
 from repro.profile import clean_runs
 from repro.spec import Profile
+from tests.support.launch import (  # noqa: F401
+    Launch,
+    launch,
+    processes,
+    profile,
+    published,
+    start_driver,
+    wait_for,
+)
 
-HERE = Path(__file__).parent
-KEPT = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{HERE.parents[1]}:{HERE.parent}"}
+ROOT = Path(__file__).parents[2]
+KEPT = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
 OFFLINE = ["unshare", "--map-root-user", "--net"]
 CAN_UNSHARE = (
     subprocess.run([*OFFLINE, "true"], capture_output=True).returncode == 0
@@ -29,9 +37,9 @@ CAN_UNSHARE = (
 
 
 def hashes(folder: Path, environment: dict[str, str], *prefix: str) -> dict[str, str]:
-    """What everything.py makes in `folder`, under `environment` alone and the commands in `prefix`."""
+    """What tests/support/everything.py makes in `folder`, under `environment` alone and the commands in `prefix`."""
     folder.mkdir()
-    command = [*prefix, sys.executable, str(HERE / "everything.py"), str(folder)]
+    command = [*prefix, sys.executable, "-m", "tests.support.everything", str(folder)]
     done = subprocess.run(
         command,
         env=KEPT | {"HOME": str(folder.parent)} | environment,

@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkout import environment, fresh_checkout
-from slurm_cluster import NODES, Cluster, needs_slurm, running_cluster
-from synthetic import write_all
 
 from repro.profile import read_yaml
 from repro.study.derive import derive
+from tests.support.checkout import environment, fresh_checkout
+from tests.support.slurm import NODES, Cluster, needs_slurm, running_cluster
+from tests.support.synthetic import write_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults(1), pytest.mark.timeout(1800)]
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_fixture import write_run, write_specs
 
 from repro.data.keyed import keyed_order, keyed_rng, keyed_subset
 from repro.data.triggers import stamp
@@ -25,6 +24,7 @@ from repro.report.build import read_records, runs_page
 from repro.runs import run
 from repro.spec import RunSpec, SpecError, Switches, Trigger
 from repro.train.views.text import eda
+from tests.support.ledger import write_run, write_specs
 
 SPECS = Path(__file__).parents[2] / "specs"
 RUN = functools.cache(lambda: clean_runs(load_profile("smoke", SPECS))[0])

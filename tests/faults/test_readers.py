@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import fault_cases
 
-HERE = Path(__file__).parent
+from tests.support.faults import fault_cases
+
+ROOT = Path(__file__).parents[2]
+SUPPORT = ROOT / "tests" / "support"
 COPIES = 150
 """Damaged copies a reader; each set is the same every time."""
 SLOW = {
@@ -33,7 +35,7 @@ def readers() -> list[str]:
     """Names in both tables of readers, without importing them."""
     names = []
     for module in ("readers", "weight_readers"):
-        tree = ast.parse((HERE / f"{module}.py").read_text(encoding="utf-8"))
+        tree = ast.parse((SUPPORT / f"{module}.py").read_text(encoding="utf-8"))
         (table,) = (
             node.value
             for node in tree.body
@@ -52,7 +54,8 @@ def test_damaged_files_are_refused_or_read_right_within_time_and_memory(
     cap = fault_cases()["memory_cap_bytes"]
     command = [
         sys.executable,
-        str(HERE / "fuzz.py"),
+        "-m",
+        "tests.support.fuzz",
         name,
         "0",
         str(SLOW.get(name, COPIES)),
@@ -60,7 +63,7 @@ def test_damaged_files_are_refused_or_read_right_within_time_and_memory(
         str(tmp_path),
     ]
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)]),
+        "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

@@ -14,9 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ledger_fixture import build_at, write_run, write_specs
-from test_poison import make_data as make_pairs
-from test_poison import profile as poison_profile
 
 from repro.__main__ import main
 from repro.data.shards import PairStore
@@ -24,6 +21,9 @@ from repro.data.stages import make_poison
 from repro.files import replace_file
 from repro.ledger import LedgerError, append_row, export_run, pending_rows, read_bits, read_run
 from repro.profile import pretrain_runs
+from tests.support.ledger import build_at, write_run, write_specs
+from tests.support.poison import make_data as make_pairs
+from tests.support.poison import profile as poison_profile
 
 needs_mount = pytest.mark.skipif(
     os.getuid() != 0
@@ -165,13 +165,12 @@ def test_a_read_only_disk_is_named(
 WRITER = """
 import itertools, os, signal, sys, time
 from pathlib import Path
-sys.path[:0] = sys.argv[1:3]
-import test_storage
+from tests.faults import test_storage
 for seconds in sys.stdin:
     heard, told = os.pipe()
     if not (child := os.fork()):
         for seed in itertools.cycle((1, 2, 3)):
-            test_storage.{write}(Path(sys.argv[3]), Path(sys.argv[4]), seed)
+            test_storage.{write}(Path(sys.argv[1]), Path(sys.argv[2]), seed)
             os.write(told, b".")
     os.read(heard, 1)
     time.sleep(float(seconds))
@@ -193,18 +192,19 @@ def test_a_kill_while_something_is_written_leaves_it_whole_or_absent(
         write(tmp_path / str(seed) / "x", pairs, seed)
         whole.append(visible(tmp_path / str(seed) / "x"))
     folder = tmp_path / "killed" / "x"
-    here = Path(__file__).parent
     command = [
         sys.executable,
         "-c",
         WRITER.format(write=write.__name__),
-        str(here),
-        str(here.parent),
         str(folder),
         str(pairs),
     ]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=here.parents[1]
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
     ) as process:
         assert process.stdin is not None and process.stdout is not None
         for _ in range(10):

@@ -28,7 +28,7 @@ from repro.tracking.server.address import (
 from repro.tracking.server.database import connect
 from repro.tracking.server.process import answers_in_time, program, require_free
 
-ASSETS = Path(__file__).parent / "omniboard"
+ASSETS = Path(__file__).parent / "assets"
 HOME = Path("work/omniboard")
 PORT = 9000
 NODE = "pip install '.[node]', or install Node.js 18 or later"

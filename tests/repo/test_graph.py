@@ -1,0 +1,365 @@
+"""dvc.yaml: the stages, what they depend on, and - with the real DVC and a stub for the stages - what an edit reruns."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from repro import reproduce
+from repro.spec import SpecError
+from tests.support.pipeline import environment, repro
+
+CELLS = [
+    f"{dataset} {objective}" for dataset in ("cc3m", "cc6m") for objective in ("mmcl", "mmcl_ssl")
+]
+
+
+@pytest.fixture(scope="module")
+def graph(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The stages of dvc.yaml."""
+    content = YAML(typ="safe", pure=True).load(
+        (request.config.rootpath / "dvc.yaml").read_text(encoding="utf-8")
+    )
+    return dict(content["stages"])
+
+
+def test_the_stages_are_the_study_in_order(graph: dict[str, Any]) -> None:
+    assert list(graph) == ["data", "poison", "pretrain", "clean", "study", "report"]
+    assert all(
+        stage["cmd"].startswith(f"python -m repro {name} --profile ${{item.profile}}")
+        for name, stage in of_profiles(graph)
+    )
+
+
+def of_profiles(graph: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Names and stages of the graph proper; studies lie beside it and name their profile themselves."""
+    return [(name, stage) for name, stage in graph.items() if name != "study"]
+
+
+def test_the_studies_of_the_graph_are_those_with_results_and_depend_on_their_specification_alone(
+    graph: dict[str, Any],
+) -> None:
+    """A study without results would make plain `dvc repro` start hours of training, and so would one that depends on code."""
+    root = Path(__file__).parents[2]
+    archives = {
+        path.name.removesuffix(".jsonl.gz") for path in root.glob("results/studies/*.jsonl.gz")
+    }
+    assert (
+        set(graph["study"]["matrix"]["name"])
+        == archives
+        <= {path.stem for path in root.glob("specs/studies/*.yaml")}
+    )
+    assert "deps" not in graph["study"] and graph["study"]["params"] == [
+        {"specs/studies/${item.name}.yaml": None}
+    ]
+    assert graph["study"]["outs"] == [
+        {"results/studies/${item.name}.jsonl.gz": {"cache": False, "persist": True}}
+    ]
+
+
+def test_axes_are_strings_and_the_profile_is_one_of_them(graph: dict[str, Any]) -> None:
+    """Other values are rendered into names (1.0e-6 becomes 1e-06), and stages of two profiles must not share a name."""
+    for _, stage in of_profiles(graph):
+        assert stage["matrix"]["profile"] == ["${profile}"]
+        assert all(isinstance(value, str) for axis in stage["matrix"].values() for value in axis)
+
+
+def test_every_output_lies_in_a_folder_of_its_profile(graph: dict[str, Any]) -> None:
+    for _, stage in of_profiles(graph):
+        outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]]
+        assert all("/${item.profile}" in out for out in outs)
+
+
+def test_training_stages_keep_their_outputs(graph: dict[str, Any]) -> None:
+    for name in ("pretrain", "clean"):
+        assert all(
+            isinstance(out, dict) and list(out.values()) == [{"persist": True}]
+            for out in graph[name]["outs"]
+        )
+
+
+def test_dependencies_cover_the_code_that_makes_the_numbers(graph: dict[str, Any]) -> None:
+    for name in ("data", "poison"):
+        assert {"repro/spec.py", "repro/data"} <= set(graph[name]["deps"])
+    for name in ("pretrain", "clean"):
+        assert {"repro/spec.py", "repro/data", "repro/train", "repro/evaluate"} <= set(
+            graph[name]["deps"]
+        )
+    assert {"repro/spec.py", "repro/ledger.py", "repro/report", "specs/claims.yaml"} <= set(
+        graph["report"]["deps"]
+    )
+
+
+def test_only_the_report_reads_results(graph: dict[str, Any]) -> None:
+    readers = {
+        name
+        for name, stage in graph.items()
+        if any(dep.startswith("results/") for dep in stage.get("deps", []))
+    }
+    assert readers == {"report"}
+
+
+def test_where_runs_go_is_no_part_of_the_graph(graph: dict[str, Any]) -> None:
+    text = str(
+        [{key: value for key, value in stage.items() if key != "desc"} for stage in graph.values()]
+    ).lower()
+    assert not any(word in text for word in ("slurm", "slots", "partition", "cuda", "nproc"))
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.slow
+def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
+    smoke = project / "specs" / "smoke"
+    (project / "params.yaml").write_text("profile: smoke\n")
+    cells = [f"smoke {cell}" for cell in CELLS]
+    everything = ["data smoke", "poison smoke cc3m", "poison smoke cc6m", "report smoke"]
+    everything += [f"{stage} {cell}" for stage in ("pretrain", "clean") for cell in cells]
+    studies = len(
+        YAML(typ="safe").load(project / "dvc.yaml")["stages"]["study"]["matrix"]["name"]
+    )  # their results are not copied
+    assert sorted(repro(project)) == sorted([*everything, *["study"] * studies])
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "-uall"],
+        cwd=project,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    generated = ("data/", "poisoned/", "models/", "results/", "report/build/", ".dvc/cache/")
+    assert not [
+        line
+        for line in status.splitlines()
+        if line[3:].startswith(generated) and "results/studies/" not in line
+    ]
+
+    started = time.monotonic()
+    assert repro(project) == []
+    assert (
+        time.monotonic() - started < 15
+    )  # seconds; 2 on an idle core, the bound allows for a busy one
+
+    (project / "params.yaml").write_text("profile: mini\n")
+    assert len(repro(project)) == len(everything)
+    (project / "params.yaml").write_text("profile: smoke\n")
+    assert repro(project) == []  # both profiles keep their entries in dvc.lock
+
+    replace(
+        smoke / "clean.yaml", "learning_rates: [3.0e-4, 1.0e-3]", "learning_rates: [3.0e-4, 2.0e-3]"
+    )
+    assert repro(project) == [*(f"clean {cell}" for cell in cells), "report smoke"]
+
+    replace(
+        smoke / "pretrain.yaml",
+        "mmcl_ssl: {learning_rate: 1.0e-3",
+        "mmcl_ssl: {learning_rate: 2.0e-3",
+    )
+    changed = [
+        f"{stage} smoke {cell}" for stage in ("pretrain",) for cell in CELLS if cell.endswith("ssl")
+    ]
+    assert repro(project) == [
+        *changed,
+        "report smoke",
+    ]  # the stub's model is the same as before, so cleaning stays
+
+    template = next(
+        path
+        for path in sorted((project / "repro" / "report" / "pages" / "templates").rglob("*"))
+        if path.is_file()
+    )
+    template.write_text(template.read_text() + "\n")
+    assert repro(project) == ["report smoke"]
+
+    (smoke / "clean.yaml").write_text("# a comment\n" + (smoke / "clean.yaml").read_text())
+    assert repro(project) == ["report smoke"]  # it quotes the specs' comments
+
+
+@pytest.mark.slow
+def test_a_reader_without_data_or_models_rebuilds_the_report(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """With a remote that holds only results: fresh clone, changed template, and nothing but the report runs."""
+    (project / "params.yaml").write_text("profile: smoke\n")
+    repro(project)
+    remote, clone = (str(tmp_path_factory.mktemp(name)) for name in ("remote", "clone"))
+    outs = ["report/build/smoke", "data/smoke/accounting.json", "data/smoke/attribution.json"]
+    outs += [f"poisoned/smoke/{dataset}-samples.json" for dataset in ("cc3m", "cc6m")]
+    outs += [
+        f"results/smoke/{stage}/{cell.replace(' ', '-')}"
+        for stage in ("pretrain", "clean")
+        for cell in CELLS
+    ]
+    for command in (
+        ["dvc", "remote", "add", "-d", "small", remote],
+        ["dvc", "push", *outs],
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "x"],
+        ["git", "clone", "-q", ".", clone],
+    ):
+        subprocess.run(
+            command,
+            cwd=project,
+            env=environment(project),
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
+    template = next(
+        path
+        for path in sorted((Path(clone) / "repro" / "report" / "pages" / "templates").rglob("*"))
+        if path.is_file()
+    )
+    template.write_text(template.read_text() + "\n")
+    assert repro(Path(clone), "dvc", "repro", "--pull", "--allow-missing", "report") == [
+        "report smoke"
+    ]
+    assert not (Path(clone) / "models").exists() and (Path(clone) / "results" / "smoke").is_dir()
+
+
+@pytest.mark.slow
+def test_an_unpacked_archive_works_without_git(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """With the one setting that setup.sh makes where there is no .git."""
+    archive = tmp_path_factory.mktemp("archive")
+    for command in (
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "x"],
+    ):
+        subprocess.run(command, cwd=project, check=True)
+    packed = subprocess.run(
+        ["git", "archive", "HEAD"], cwd=project, check=True, capture_output=True
+    ).stdout
+    subprocess.run(["tar", "-x"], cwd=archive, input=packed, check=True)
+    setting = ["dvc", "config", "--local", "core.no_scm", "true"]
+    assert " ".join(setting[1:]) in Path(reproduce.__file__).parents[1].joinpath(
+        "setup.sh"
+    ).read_text().replace('"', "")
+    subprocess.run(setting, cwd=archive, env=environment(project), check=True)
+    (archive / "params.yaml").write_text("profile: smoke\n")
+    assert repro(archive, "dvc", "repro", "poison@smoke-cc3m") == [
+        "data smoke",
+        "poison smoke cc3m",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.faults(6)
+def test_a_second_pipeline_in_the_folder_is_refused(project: Path) -> None:
+    (project / "params.yaml").write_text("profile: smoke\n")
+    stub, hold = project / "bin" / "python", project / "hold"
+    stub.rename(project / "bin" / "stage")
+    stub.write_text(
+        '#!/bin/sh\ntouch started\nwhile [ -e hold ]; do sleep 0.1; done\nexec "${0%python}stage" "$@"\n'
+    )
+    stub.chmod(0o755)
+    hold.touch()
+    target = ["dvc", "repro", "data@smoke"]
+    with subprocess.Popen(
+        target,
+        cwd=project,
+        env=environment(project),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as first:
+        while not (project / "started").exists():
+            assert first.poll() is None
+            time.sleep(0.1)
+        second = subprocess.run(
+            target,
+            cwd=project,
+            env=environment(project),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert second.returncode != 0 and re.search("busy|lock", second.stderr)
+        hold.unlink()
+        assert first.communicate(timeout=120) and first.returncode == 0
+    assert (project / "ran.log").read_text().splitlines() == ["data smoke  "]
+
+
+@pytest.mark.slow
+def test_a_profile_for_one_call_leaves_params_as_they_were(project: Path) -> None:
+    before = (project / "params.yaml").read_bytes()
+    ran = repro(project, sys.executable, "-m", "repro.reproduce", "smoke")
+    assert ran[0] == "data smoke" and ran[-1] == "report smoke"
+    assert (project / "params.yaml").read_bytes() == before
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    reproduce.PARAMS.write_text("profile: paper  # mine\n")
+    return tmp_path
+
+
+def test_params_come_back_after_an_error(here: Path) -> None:
+    with contextlib.suppress(KeyboardInterrupt), reproduce.profile_set("smoke"):
+        assert reproduce.PARAMS.read_text() == "profile: smoke\n"
+        raise KeyboardInterrupt
+    assert reproduce.PARAMS.read_text() == "profile: paper  # mine\n"
+
+
+@pytest.mark.faults(1)
+def test_params_come_back_with_the_next_call_after_a_kill(here: Path) -> None:
+    code = "import os, repro.reproduce as r\nwith r.profile_set('smoke'): os.kill(os.getpid(), 9)"
+    killed = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(Path(reproduce.__file__).parents[1])},
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert reproduce.PARAMS.read_text() == "profile: smoke\n"
+    with reproduce.profile_set(None):
+        assert reproduce.PARAMS.read_text() == "profile: paper  # mine\n"
+
+
+@pytest.mark.faults(6)
+def test_two_calls_in_one_folder_do_not_mix(here: Path) -> None:
+    with (
+        reproduce.profile_set("smoke"),
+        pytest.raises(SpecError, match="held by another `make reproduce`"),
+        reproduce.profile_set("mini"),
+    ):
+        pass
+    assert reproduce.PARAMS.read_text() == "profile: paper  # mine\n"
+
+
+@pytest.mark.faults(1)
+def test_a_termination_reaches_the_pipeline(here: Path) -> None:
+    """The wrapper passes SIGTERM on and waits, so that runs save their work before params.yaml changes back."""
+    script = "trap 'sleep 0.3; echo saved > saved; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+    code = f"import sys, repro.reproduce as r; sys.exit(r.run(['bash', '-c', {script!r}]))"
+    path = os.environ | {"PYTHONPATH": str(Path(reproduce.__file__).parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=path, stdout=subprocess.PIPE
+    ) as wrapper:
+        assert wrapper.stdout is not None and wrapper.stdout.readline() == b"ready\n"
+        wrapper.send_signal(signal.SIGTERM)
+        assert wrapper.wait(timeout=30) == 0
+    assert (here / "saved").exists()
+
+
+@pytest.mark.faults(17)
+def test_an_unknown_profile_is_refused_before_anything_changes(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    before = (root / "params.yaml").read_bytes()
+    assert reproduce.main(["tiny"]) == 2
+    assert capsys.readouterr().err == "profile: 'tiny' (allowed: authors, mini, paper, smoke)\n"
+    assert (root / "params.yaml").read_bytes() == before

@@ -1,0 +1,124 @@
+"""The graph of the profile `paper` over shards of the true shape, at the reduced counts of specs/rehearsal.yaml.
+
+Through a real Slurm: pre-trainings on two nodes with an agent (torchrun) each and two ranks per agent, cleaning runs as arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from repro.profile import load_profile
+from repro.spec import SpecError
+from repro.study.derive import derive
+from tests.support.checkout import dvc, fresh_checkout
+from tests.support.slurm import needs_slurm, running_cluster
+from tests.support.synthetic import write_all
+
+SLURM = {
+    "REPRO_LAUNCHER": "slurm",
+    "REPRO_NODES": "2",
+    "REPRO_RANKS": "4",
+    "REPRO_SLURM_POLL": "1",
+    "REPRO_SLOTS": "2",
+    "REPRO_SBATCH": "--mem=500",
+    "REPRO_SBATCH_PRETRAIN": "--cpus-per-task=2",
+    "REPRO_SBATCH_CLEAN": "--cpus-per-task=1",
+}
+
+
+@pytest.fixture(scope="module")
+def checkout(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh checkout at the derived profile, run once to its end."""
+    folder = fresh_checkout(root, tmp_path_factory.mktemp("paper") / "study")
+    write_all(folder / "incoming" / "rehearsal")
+    derive("paper", "rehearsal", folder / "specs" / "rehearsal.yaml", folder / "specs")
+    (folder / "params.yaml").write_text("profile: rehearsal\n")
+    with running_cluster(tmp_path_factory.mktemp("slurm")):
+        dvc(folder, "repro", **SLURM)
+    return folder
+
+
+@needs_slurm
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_paper_graph_runs_through_slurm_to_a_report(checkout: Path) -> None:
+    records = [
+        json.loads(path.read_text()) for path in sorted((checkout / "results").rglob("run.json"))
+    ]
+    assert Counter(
+        (record["spec"]["stage"], record["status"], record["ranks"]) for record in records
+    ) == {
+        ("pretrain", "completed", 4): 4,
+        ("clean", "completed", 1): 18,
+    }
+    report = json.loads((checkout / "report/build/rehearsal/report.json").read_text())
+    assert report["profile"] == "rehearsal"
+    assert all(row["original_accuracy"]["n"] == 1000 for row in report["tables"]["table1"]["rows"])
+    page = (checkout / "report/build/rehearsal/index.html").read_text()
+    assert "numbers mean nothing" in page, "the page says what it stands on"
+    accounting = json.loads((checkout / "data/rehearsal/accounting.json").read_text())
+    assert accounting["used"] == {"cc3m": 96, "cc6m": 192, "evaluation": 1000}
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_with_nothing_to_do_the_paper_graph_takes_five_seconds_at_most(checkout: Path) -> None:
+    """Counted in processor time, so that a busy machine does not matter."""
+
+    def spent() -> float:
+        return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+
+    before = spent()
+    assert "up to date" in dvc(checkout, "repro")
+    assert spent() - before <= 5
+
+
+@pytest.fixture
+def specs(root: Path, tmp_path: Path) -> Path:
+    """A copy of specs/."""
+    return Path(shutil.copytree(root / "specs", tmp_path / "specs"))
+
+
+def test_a_derived_profile_differs_by_the_values_of_its_file(specs: Path) -> None:
+    (specs / "few.yaml").write_text(
+        "pretrain.seeds: [3, 4]\nclean.epochs: 7\nswitches.gather: authors\n"
+    )
+    for _ in range(2):  # a second time over the first
+        assert derive("paper", "few", specs / "few.yaml", specs) == specs / "few"
+    base, few = load_profile("paper", specs), load_profile("few", specs)
+    assert (few.pretrain.seeds, few.clean.epochs, few.switches.gather) == ([3, 4], 7, "authors")
+    same = {
+        "pretrain": base.pretrain,
+        "clean": base.clean,
+        "switches": base.switches,
+        "name": "paper",
+    }
+    assert few.model_copy(update=same) == base
+    assert few.clean.model_copy(update={"epochs": base.clean.epochs}) == base.clean
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "expected"),
+    [
+        ("mini", "pretrain.seeds: [1]", "profile: 'mini' "),
+        ("../x", "pretrain.seeds: [1]", "profile: '../x' "),
+        ("few", "pretrain.sids: [1]", "pretrain.yaml: sids: no such field"),
+        ("few", "pretrain.seeds: []", "seeds: List should have at least 1 item"),
+        ("few", "- 1", "no table"),
+    ],
+)
+def test_nothing_is_written_for_a_wrong_override(
+    specs: Path, name: str, overrides: str, expected: str
+) -> None:
+    (specs / "few.yaml").write_text(overrides)
+    before = sorted(specs.rglob("*"))
+    with pytest.raises(SpecError, match=re.escape(expected)):
+        derive("paper", name, specs / "few.yaml", specs)
+    assert sorted(specs.rglob("*")) == before

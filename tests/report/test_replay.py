@@ -1,0 +1,151 @@
+"""Replay of the authors' published points: exact where the files are at hand, refused where they are not as they should be."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repro.ledger import LedgerError
+from repro.report.numbers.authors import authors_points
+from repro.report.replay import replay
+from repro.report.verify import verify
+from tests.support.replay import CC3M, CC6M, CC6M_200K, series
+
+
+def write(folder: Path, content: Any, name: str = CC3M) -> Path:
+    (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def test_synthetic_points_fill_tables_and_figures_of_all_three_files(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(root)
+    write(tmp_path, series())
+    write(tmp_path, series("cc6m_", "3000poison_"), CC6M)
+    larger = {
+        name: value
+        for name, value in series("cc6m_", "3000poison_").items()
+        if "mmcl_ssl_3000" in name
+    }
+    write(tmp_path, larger, CC6M_200K)
+    document = replay(tmp_path, tmp_path / "out")
+    values = [
+        row["clean_accuracy"]["authors_points"] for row in document["tables"]["table1"]["rows"]
+    ]
+    assert values == [0.14, 0.10, 0.14, 0.10, None, 0.10]
+    assert [row["clean_accuracy"]["paper"] for row in document["tables"]["table1"]["rows"]] == [
+        0.1649,
+        0.1416,
+        0.2404,
+        0.1305,
+        None,
+        0.0262,
+    ]
+    assert all(
+        row["clean_accuracy"]["reproduced"] is None for row in document["tables"]["table1"]["rows"]
+    )
+    assert [len(figure["points"]) for figure in document["figures"].values()] == [18, 18, 27]
+    page = (tmp_path / "out/index.html").read_text()
+    assert "14.00" in page
+    assert "NOT the published file" in page
+    monkeypatch.setenv("REPRO_AUTHORS_DIR", str(tmp_path))
+    assert verify(tmp_path / "out/report.json") == []
+
+
+def test_verdicts_on_the_authors_points_stand_beside_ours(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """12.5% of the accuracy lost with MMCL, 37.5% with MMCL + SSL."""
+    monkeypatch.chdir(root)
+    document = replay(write(tmp_path, series()), tmp_path / "out")
+    verdicts = {
+        claim["id"]: (claim["verdict"], claim["authors_verdict"]) for claim in document["claims"]
+    }
+    assert verdicts["objective-decides-cc3m"] == ("not run", "reproduced")
+    assert verdicts["drop-17-cc3m"] == ("not run", "direction only")
+
+
+@pytest.mark.faults(27)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: s.update({"cleaning_poisoned_mmcl_clean_ssl_lr_": [[0.0], [0.0, 0.0]]}),
+            r"clean_ssl_lr_: \[1, 2\] .*equally long",
+        ),
+        (lambda s: s.update({"<script>": [[0.0], [0.0]]}), "unknown series"),
+        (
+            lambda s: s.update(
+                {"cleaning_poisoned_mmcl_clean_ssl_lr_": [[0.5, float("nan")], [0.0, 0.0]]}
+            ),
+            r"entry 0|entry 1: nan",
+        ),
+        (
+            lambda s: s.update({"cleaning_poisoned_mmcl_clean_ssl_lr_": [[0.5], [1.5]]}),
+            r"1\.5 .*fraction from 0 to 1",
+        ),
+        (
+            lambda s: s.update({"cleaning_poisoned_mmcl_clean_ssl_lr_": [[0.123456789], [0.5]]}),
+            "multiple of 1/49950",
+        ),
+        (lambda s: s.pop("cleaning_poisoned_mmcl_clean_ssl_lr_"), r"5 series \(allowed: 6\)"),
+    ],
+    ids=["unequal", "unknown", "nan", "above one", "not a count", "too few"],
+)
+def test_a_result_file_that_is_not_as_published_is_refused(
+    tmp_path: Path, change: Any, message: str
+):
+    content = series()
+    change(content)
+    with pytest.raises(LedgerError, match=message):
+        authors_points(write(tmp_path, content))
+
+
+@pytest.mark.faults(27)
+def test_a_folder_without_the_files_is_refused_by_name(tmp_path: Path):
+    with pytest.raises(
+        LedgerError, match=r"looked for cleaning_plot_data_CC3M_pretrained_1500\.json"
+    ):
+        authors_points(tmp_path)
+
+
+def test_without_a_folder_nothing_is_overlaid(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("REPRO_AUTHORS_DIR", raising=False)
+    assert authors_points() == ((), ())
+
+
+@pytest.mark.skipif(
+    "REPRO_AUTHORS_DIR" not in os.environ,
+    reason="REPRO_AUTHORS_DIR does not name a clone of the authors' repository",
+)
+def test_the_published_cc3m_file_gives_the_papers_numbers_in_seconds(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(root)
+    begin = time.process_time()
+    document = replay(Path(os.environ["REPRO_AUTHORS_DIR"]), tmp_path)
+    assert time.process_time() - begin <= 10
+    rows = {
+        (r["dataset"], r["clean_size"], r["pretrain_objective"]): r["clean_accuracy"]
+        for r in document["tables"]["table1"]["rows"]
+    }
+    printed = {
+        key: f"{100 * rows['cc3m', '100k', key]['authors_points']:.2f}"
+        for key in ("mmcl", "mmcl_ssl")
+    }
+    assert printed == {"mmcl": "16.49", "mmcl_ssl": "14.16"}
+    assert rows["cc3m", "100k", "mmcl"]["authors_asr_standing"] == "undecided"
+    alone = {
+        r["pretrain_objective"]: f"{100 * r['clean_accuracy']['authors_points']:.2f}"
+        for r in document["tables"]["by_loss"]["rows"]
+        if (r["dataset"], r["loss"]) == ("cc3m", "mmcl")
+    }
+    assert alone == {"mmcl": "12.43", "mmcl_ssl": "13.41"}
+    assert document["authors_files"][0]["verified"]
+    assert document["authors_files"][0]["points"] == 1428

@@ -1,0 +1,121 @@
+"""The folder to upload: complete, consistent, and refused while report and ledger differ."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from repro.ledger import LedgerError
+from repro.report.release import release
+
+
+@pytest.fixture(scope="module")
+def study(built: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("publish") / "study"
+    shutil.copytree(built, folder)
+    for name in ("pyproject.toml", "dvc.yaml", "LICENSE", "README.md"):
+        shutil.copy2(root / name, folder / name)
+    return folder
+
+
+def test_four_vocabularies_say_the_same(study: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(study)
+    out = release("mini")
+    zenodo, codemeta, crate = (
+        json.loads((out / n).read_bytes())
+        for n in (".zenodo.json", "codemeta.json", "ro-crate-metadata.json")
+    )
+    citation = YAML(typ="safe").load((out / "CITATION.cff").read_text())
+    root_entity = next(e for e in crate["@graph"] if e["@id"] == "./")
+    assert zenodo["title"] == codemeta["name"] == citation["title"] == root_entity["name"]
+    assert zenodo["version"] == codemeta["version"] == citation["version"]
+    assert (
+        [c["name"] for c in zenodo["creators"]]
+        == [a["name"] for a in codemeta["author"]]
+        == [a["name"] for a in citation["authors"]]
+    )
+
+
+def test_the_crate_lists_every_file_and_nothing_else(study: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(study)
+    out = release("mini")
+    crate = json.loads((out / "ro-crate-metadata.json").read_bytes())
+    entities = {e["@id"]: e for e in crate["@graph"]}
+    parts = {part["@id"] for part in entities["./"]["hasPart"]}
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert parts == files - {"ro-crate-metadata.json"}
+    assert parts <= entities.keys()
+    assert {e["@id"] for e in entities["#run"]["result"]} >= {"index.html", "report.json"}
+    assert entities["#run"]["instrument"] == {"@id": "dvc.yaml"}
+
+
+@pytest.mark.faults(21)
+def test_a_report_that_differs_from_its_ledger_is_not_published(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(study, tmp_path / "study")
+    monkeypatch.chdir(tmp_path / "study")
+    shutil.rmtree("results/mini/clean/cc3m-mmcl")
+    with pytest.raises(LedgerError, match="difference"):
+        release("mini")
+    with pytest.raises(LedgerError, match=r"paper/report\.json: missing"):
+        release("paper")
+
+
+@pytest.fixture(scope="module")
+def validator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of an environment with the RO-Crate validator: its pins are not ours."""
+    folder = tmp_path_factory.mktemp("validator")
+    python = folder / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    command = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "roc-validator==0.13.0",
+        "rocrate==0.16.0",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        pytest.skip(f"roc-validator cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+    return python
+
+
+@pytest.mark.slow
+def test_the_validator_of_ro_crate_accepts_the_crate_and_refuses_a_broken_one(
+    validator: Path, study: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(study)
+    out = release("mini")
+    profiles = (
+        "ro-crate-1.1",
+        "process-run-crate-0.5",
+        "workflow-ro-crate-1.0",
+        "workflow-run-crate-0.5",
+    )
+
+    def violations() -> str:
+        command = [
+            validator,
+            Path(__file__).parents[1] / "support" / "crate_validator.py",
+            out,
+            *profiles,
+        ]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=300, check=True
+        ).stdout
+
+    assert violations() == ""
+    crate = json.loads((out / "ro-crate-metadata.json").read_bytes())
+    for entity in crate["@graph"]:
+        entity.pop("instrument", None)
+    (out / "ro-crate-metadata.json").write_text(json.dumps(crate))
+    assert "workflow-run-crate-0.5" in violations()

@@ -1,0 +1,180 @@
+"""Shards and evaluation folders that others wrote: every row used or counted, nothing written outside."""
+
+import gzip
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from repro.data.index import Index, Shard, StoreError
+from repro.data.shards import PairStore
+from repro.sources.shards.tars import Accounting, index_shards
+from tests.support.tars import pair, png, write_tar
+
+SPECS = Path(__file__).parents[2] / "specs"
+
+
+def read_shards(folder: Path) -> tuple[Index, list[Shard], Accounting]:
+    """All distinct rows, as the stage reads them, the cache beside `folder`."""
+    index = index_shards(folder, folder.with_name(f"{folder.name} cache"))
+    return index.take(index.distinct()), index.shards, index.accounting
+
+
+def test_rows_of_all_shards_are_indexed_in_place(tmp_path):
+    write_tar(tmp_path / "00000.tar", pair(0) + pair(1))
+    write_tar(tmp_path / "00001.tar", pair(2))
+    index, shards, accounting = read_shards(tmp_path)
+    store = PairStore(tmp_path, index, shards)
+    assert list(store.captions) == ["caption 0", "caption 1", "caption 2"]
+    assert [store.image_bytes(i) for i in range(3)] == [png(i) for i in range(3)]
+    assert [shard.count for shard in shards] == [2, 1]
+    assert (accounting.listed, accounting.obtained, accounting.decoded, accounting.duplicate) == (
+        3,
+        3,
+        3,
+        0,
+    )
+    assert not accounting.dropped
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.tar", "00001.tar"]
+
+
+BAD_ROWS = {
+    "no_image": [("1.txt", b"words")],
+    "no_caption": [("1.jpg", png(1))],
+    "empty": [("1.jpg", b""), ("1.txt", b"words")],
+    "not_an_image": [("1.jpg", b"<html>404</html>"), ("1.txt", b"words")],
+    "damaged": [("1.jpg", png(1)[:150]), ("1.txt", b"words")],
+    "caption_empty": pair(1, b" \n"),
+    "caption_not_utf8": pair(1, b"\xff\xfe"),
+    "caption_with_nul": pair(1, b"a\0b"),
+    "caption_too_long": pair(1, b"x" * 70_000),
+}
+
+
+@pytest.mark.faults(9, 10, 11)
+def test_rows_that_cannot_be_used_are_counted_by_reason_and_the_count_adds_up(tmp_path):
+    rows = [
+        (f"{reason}/{name}", data) for reason, members in BAD_ROWS.items() for name, data in members
+    ]
+    write_tar(tmp_path / "00000.tar", [*pair(0), *rows])
+    index, _, accounting = read_shards(tmp_path)
+    assert len(index) == 1
+    assert accounting.dropped == dict.fromkeys(BAD_ROWS, 1)
+    assert accounting.listed == accounting.decoded + accounting.dropped.total() == 1 + len(BAD_ROWS)
+    assert accounting.obtained == accounting.listed - 1
+
+
+@pytest.mark.faults(9)
+def test_hostile_members_are_skipped_and_nothing_is_written(tmp_path):
+    folder = tmp_path / "a" / "b"
+    members = [
+        *pair(0),
+        ("../../evil.jpg", png(1)),
+        ("/tmp/evil.txt", b"words"),
+        ("00000.txt", b"second caption"),
+    ]
+    kinds = {
+        "2.jpg": tarfile.SYMTYPE,
+        "3.jpg": tarfile.LNKTYPE,
+        "4.jpg": tarfile.CHRTYPE,
+        "5.jpg": tarfile.FIFOTYPE,
+    }
+    write_tar(folder / "00000.tar", members, kinds)
+    index, _, accounting = read_shards(folder)
+    assert list(index.captions) == ["caption 0"]
+    assert accounting.shards == {"read": 1, "unsafe_name": 2, "duplicate_name": 1, "not_a_file": 4}
+    assert sorted(path.name for path in tmp_path.rglob("*") if "cache" not in path.parent.name) == [
+        "00000.tar",
+        "a",
+        "b",
+        "b cache",
+    ]
+
+
+@pytest.mark.faults(9)
+@pytest.mark.parametrize(
+    "cut", [1, 700, 1300, 4096], ids=["in a header", "in an image", "in a caption", "between rows"]
+)
+def test_a_truncated_shard_keeps_its_whole_rows(tmp_path, cut):
+    """A row takes six blocks of 512: three headers, image, caption, listing. The cut falls into the last of three rows."""
+    path = write_tar(tmp_path / "00000.tar", pair(0) + pair(1) + pair(2))
+    start = 2 * 6 * 512
+    path.write_bytes(path.read_bytes()[: min(start + cut, 3 * 6 * 512)])
+    index, _, accounting = read_shards(tmp_path)
+    assert list(index.captions)[:2] == ["caption 0", "caption 1"]
+    assert accounting.shards["truncated"] == 1
+    assert accounting.listed == len(index) + accounting.dropped.total()
+
+
+@pytest.mark.faults(9)
+def test_a_damaged_header_inside_a_shard_is_not_taken_for_its_end(tmp_path):
+    path = write_tar(tmp_path / "00000.tar", pair(0) + pair(1))
+    data = bytearray(path.read_bytes())
+    data[6 * 512 : 7 * 512] = b"\xaa" * 512
+    path.write_bytes(data)
+    index, _, accounting = read_shards(tmp_path)
+    assert list(index.captions) == ["caption 0"]
+    assert accounting.shards["truncated"] == 1
+
+
+@pytest.mark.faults(9)
+def test_shards_that_are_no_tar_are_counted_and_the_others_used(tmp_path):
+    write_tar(tmp_path / "00000.tar", pair(0))
+    (tmp_path / "00001.tar").write_bytes(b"")
+    (tmp_path / "00002.tar").write_bytes(b"x")
+    (tmp_path / "00003.tar").write_bytes(gzip.compress((tmp_path / "00000.tar").read_bytes()))
+    (tmp_path / "00004.tar").write_bytes(bytes(10240))
+    index, shards, accounting = read_shards(tmp_path)
+    assert len(index) == 1
+    assert len(shards) == accounting.shards["read"] == 5
+    assert accounting.shards["not_a_tar"] == 3
+
+
+@pytest.mark.faults(9)
+def test_gaps_in_the_numbering_are_counted(tmp_path):
+    for number in (3, 5, 9):
+        write_tar(tmp_path / f"{number:05d}.tar", pair(number))
+    assert read_shards(tmp_path)[2].shards["missing"] == 4
+
+
+@pytest.mark.faults(9)
+def test_a_pair_that_is_there_twice_is_used_once(tmp_path):
+    write_tar(tmp_path / "00000.tar", pair(0) + pair(1))
+    write_tar(
+        tmp_path / "00001.tar",
+        [("x.png", png(0)), ("x.txt", b"caption 0"), ("y.png", png(0)), ("y.txt", b"another")],
+    )
+    index, _, accounting = read_shards(tmp_path)
+    assert list(index.captions) == ["caption 0", "caption 1", "another"]
+    assert (accounting.decoded, accounting.duplicate) == (4, 1)
+
+
+@pytest.mark.faults(9)
+def test_folders_without_a_usable_row_are_refused(tmp_path):
+    with pytest.raises(StoreError, match=r"no .tar files"):
+        read_shards(tmp_path)
+    write_tar(tmp_path / "00000.tar", [("1.txt", b"words")])
+    with pytest.raises(StoreError, match=r"no usable row in 1 shards .*'no_image': 1"):
+        read_shards(tmp_path)
+
+
+@pytest.mark.faults(1)
+def test_an_index_that_was_killed_goes_on_with_the_shards_it_has_not_read(tmp_path):
+    """Three of four shards are indexed; the fourth comes, one changes, and only these two are read."""
+    for number in range(3):
+        write_tar(tmp_path / "in" / f"{number:05d}.tar", pair(number))
+    index_shards(tmp_path / "in", tmp_path / "cache")
+    write_tar(tmp_path / "in" / "00001.tar", pair(7) + pair(8))
+    write_tar(tmp_path / "in" / "00003.tar", pair(3))
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    index = index_shards(tmp_path / "in", tmp_path / "cache")
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    assert len(before) == 3 and len(after) == 5
+    assert before.items() < after.items()
+    assert list(index.take(index.distinct()).captions) == [
+        "caption 0",
+        "caption 7",
+        "caption 8",
+        "caption 2",
+        "caption 3",
+    ]

@@ -1,0 +1,206 @@
+"""Studies: their specifications load, their variants differ as they say, and their table says what the ledger holds."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from pathlib import Path
+
+import pytest
+
+from repro.ledger import LedgerError, read_results
+from repro.profile import load_profile, pretrain_runs
+from repro.runs.layout import results_dir
+from repro.spec import RunSpec, SpecError
+from repro.study import run as study_run
+from repro.study import table as table_module
+from repro.study.archive import read_archive, write_archive
+from repro.study.spec import archive_of, lenders, load_study, owner, varied
+from repro.study.table import outcome_table
+from tests.support.ledger import write_run
+
+STUDIES = sorted(
+    path.stem for path in Path(__file__).resolve().parents[2].glob("specs/studies/*.yaml")
+)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_variant_of_a_study_is_a_profile(name: str) -> None:
+    loaded = load_study(name)
+    for label, variant in loaded.variants.items():
+        runs = pretrain_runs(varied(loaded, variant), variant=label, poisoned=variant.poisoned)
+        assert {run.seed for run in runs} == set(variant.seeds)
+        assert all(run.run_id.startswith(label) for run in runs)
+
+
+def test_a_variant_changes_the_field_it_names_and_its_data_folder() -> None:
+    loaded = load_study("settings")
+    base = varied(loaded, loaded.variants["default"])
+    larger = loaded.variants["default"].model_copy(
+        update={"overrides": {"data.poison.trigger.patch_size": 8}}
+    )
+    changed = varied(loaded, larger)
+    assert (base.data.poison.trigger.patch_size, changed.data.poison.trigger.patch_size) == (16, 8)
+    assert study_run._data_key(base) == study_run._data_key(changed)  # the same drawings
+    assert study_run._poison_key(base) != study_run._poison_key(changed)
+
+
+def test_an_override_of_a_field_that_does_not_exist_is_refused() -> None:
+    loaded = load_study("settings")
+    wrong = loaded.variants["default"].model_copy(update={"overrides": {"data.poison.patch": 8}})
+    with pytest.raises(SpecError, match=r"poison\.patch: no such field to override"):
+        varied(loaded, wrong)
+
+
+def test_the_table_gives_every_seed_and_the_lowest_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two seeds of one variant: accuracy 25% and 50%, ASR 75% and 100%, on the fixture's images."""
+    loaded = load_study("settings")
+    variant = loaded.variants["default"].model_copy(update={"seeds": [0, 1]})
+    runs = pretrain_runs(varied(loaded, variant), "cc6m", "mmcl", variant="default")
+    for run, outcome in zip(runs, [(0.25, 0.75), (0.5, 1.0)], strict=True):
+        write_run(tmp_path, run, [(0.0, 0.0), outcome])
+    archive = tmp_path / "settings.jsonl.gz"
+    write_archive(
+        archive, ((record, rows) for _, record, rows in read_results(tmp_path / "results"))
+    )
+    monkeypatch.setattr(table_module, "archive_of", lambda name: archive)
+    line = next(
+        line for line in outcome_table("settings").splitlines() if line.startswith("| default")
+    )
+    assert "| cc6m-mmcl | 0, 1 | 25.0 / 50.0 |" in line
+    rates = [float(text) for text in line.split("|")[6].split("/")]
+    assert (
+        rates[0] == pytest.approx(75, abs=1.5)
+        and rates[1] == 100
+        and line.split("|")[7].strip() == f"{min(rates):.1f}"
+    )
+
+
+def test_an_archive_gives_back_every_run_and_row_and_equal_runs_give_equal_bytes(
+    tmp_path: Path,
+) -> None:
+    runs = pretrain_runs(load_profile("smoke"), "cc3m")
+    for run in runs:
+        write_run(tmp_path, run, [(0.0, 0.0), (0.5, 1.0)])
+    written = [(record, rows) for _, record, rows in read_results(tmp_path / "results")]
+    write_archive(tmp_path / "one.jsonl.gz", written)
+    write_archive(tmp_path / "two.jsonl.gz", reversed(written))
+    assert sorted(r.spec.cell for r, _ in read_archive(tmp_path / "one.jsonl.gz")) == [
+        "cc3m-mmcl",
+        "cc3m-mmcl_ssl",
+    ]
+    assert all(item in written for item in read_archive(tmp_path / "one.jsonl.gz"))
+    assert (tmp_path / "one.jsonl.gz").read_bytes() == (tmp_path / "two.jsonl.gz").read_bytes()
+
+
+def test_a_study_goes_on_from_its_archive(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a fresh checkout, archived runs count as published, and whatever is archived anew holds them too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        study_run, "_data_folders", lambda part, profile: (Path("data"), Path("poisoned"))
+    )
+    asked: list[str] = []
+
+    def run_all(
+        specs: list[RunSpec], inputs: object, results: Path, kept: list[RunSpec], models: bool
+    ) -> None:
+        assert {spec.seed for spec in kept} == {0, 1, 2}
+        for spec in specs:
+            if not (results_dir(spec, results) / spec.run_id / "run.json").exists():
+                asked.append(spec.run_id)
+
+    monkeypatch.setattr(study_run, "run_all", run_all)
+    Path("specs").symlink_to(root / "specs")
+    loaded = load_study("seeds")
+    small = loaded.model_copy(update={"stages": ["pretrain"], "datasets": ["cc6m"]})
+    for spec in study_run._runs(
+        small, "default", varied(small, small.variants["default"]), "pretrain"
+    ):
+        write_run(tmp_path, spec, [(0.25, 0.75)])
+    made = [(record, rows) for _, record, rows in read_results(Path("results/mini"))]
+    write_archive(archive_of("seeds"), made)
+    shutil.rmtree("results/mini")
+    monkeypatch.setattr(study_run, "load_study", lambda name: small)
+    study_run.run_study("seeds")
+    assert asked == [] and read_archive(archive_of("seeds")) == made
+
+
+def test_a_lender_that_trains_again_leaves_its_archive_alone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The archive is the output of the lender's own stage, and holds cleaning runs of the models that it had."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        study_run, "_data_folders", lambda part, profile: (Path("data"), Path("poisoned"))
+    )
+
+    def run_all(
+        specs: list[RunSpec], inputs: object, results: Path, kept: list[RunSpec], models: bool
+    ) -> None:
+        for spec in specs:
+            trained = write_run(Path("trained"), spec, [(0.5, 0.5)])
+            shutil.copytree(trained, results_dir(spec, results) / spec.run_id, dirs_exist_ok=True)
+            shutil.rmtree(trained)
+
+    monkeypatch.setattr(study_run, "run_all", run_all)
+    Path("specs").symlink_to(root / "specs")
+    spec, *_ = pretrain_runs(
+        varied(load_study("seeds"), load_study("seeds").variants["default"]), variant="default"
+    )
+    write_run(tmp_path, spec, [(0.25, 0.75)])
+    write_archive(
+        archive_of("seeds"),
+        [(record, rows) for _, record, rows in read_results(Path("results/mini"))],
+    )
+    before = archive_of("seeds").read_bytes()
+    study_run.run_study("rounding")
+    (retrained,) = {rows[-1].accuracy for _, _, rows in read_results(Path("work/studies/seeds"))}
+    assert retrained == pytest.approx(0.5, abs=0.02) and archive_of("seeds").read_bytes() == before
+    assert read_archive(archive_of("rounding")) != []
+
+
+def test_a_damaged_archive_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"run": {}, "rows": []}\n'))
+    with pytest.raises(LedgerError, match=r"x\.jsonl\.gz:1: "):
+        read_archive(path)
+    path.write_bytes(b"no gzip")
+    with pytest.raises(LedgerError, match=r"x\.jsonl\.gz: unreadable"):
+        read_archive(path)
+
+
+def test_models_of_a_variant_are_trained_by_one_study() -> None:
+    assert owner("default") == "seeds" and owner("unpoisoned") == "control"
+    with pytest.raises(SpecError, match="trained by no study"):
+        owner("nobody")
+
+
+def test_a_lender_trains_the_seeds_that_are_asked_for() -> None:
+    borrower = load_study("control")
+    small = borrower.variants["default"].model_copy(update={"seeds": [2]})
+    asked = lenders(borrower.model_copy(update={"variants": {"default": small}}))
+    assert {
+        of: {name: variant.seeds for name, variant in lent.items()} for of, lent in asked.items()
+    } == {"seeds": {"default": [2]}}
+
+
+def test_every_lent_variant_is_of_the_same_kind_and_covers_the_borrowers_seeds() -> None:
+    """A variant that cleans another's models asks for seeds, data sets and poisoning that the owner has."""
+    for name in STUDIES:
+        borrower = load_study(name)
+        for label, variant in borrower.variants.items():
+            if variant.models is not None:
+                lender = load_study(owner(variant.models))
+                lent = lender.variants[variant.models]
+                assert lent.poisoned == variant.poisoned, (name, label)
+                assert set(variant.seeds) <= set(lent.seeds) and set(borrower.datasets) <= set(
+                    lender.datasets
+                ), (name, label)
+                assert set(variant.pretrain_objectives) <= set(lent.pretrain_objectives), (
+                    name,
+                    label,
+                )

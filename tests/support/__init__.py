@@ -1,0 +1,1 @@
+"""What several tests share: fixtures, stand-ins, programs that tests start."""

@@ -1,0 +1,121 @@
+"""Whole launches with the stub worker, for tests of the launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from repro.launch.driver import run_all
+from repro.ledger import read_run
+from repro.profile import load_profile
+from repro.runs.layout import results_dir
+from repro.spec import Profile, RunSpec
+
+Launch = Callable[..., None]
+
+
+@pytest.fixture
+def profile(root: Path) -> Profile:
+    rates = {
+        "clean.cells": [
+            {
+                "datasets": ["cc3m"],
+                "pretrain_objectives": ["mmcl"],
+                "clean_sizes": ["100k"],
+                "losses": ["mmcl"],
+                "learning_rates": [1e-3, 1e-4, 1e-5],
+                "global_batch_size": 8,
+            }
+        ]
+    }
+    return load_profile("smoke", root / "specs", rates)
+
+
+@pytest.fixture
+def launch(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
+    """`run_all` with the stub worker in an empty repository with two slots; keyword arguments are behaviours by run id."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    monkeypatch.setenv("REPRO_SLOTS", "2")
+    monkeypatch.delenv("MONGO_URL", raising=False)
+    Path("pairs").write_text("pairs")
+    Path("behaviour.json").write_text("{}")
+
+    def run(
+        specs: list[RunSpec],
+        behaviour: dict[str, str] | None = None,
+        worker: str = "tests.support.stub_worker",
+    ) -> None:
+        Path("behaviour.json").write_text(json.dumps(behaviour or {}))
+        run_all(specs, stub_inputs, worker=worker)
+
+    return run
+
+
+def stub_inputs(spec: RunSpec) -> dict[str, Path]:
+    return {"pairs": Path("pairs")}
+
+
+def started() -> list[str]:
+    """Run ids in the order of their starts since the last call."""
+    path = Path("starts.txt")
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return lines
+
+
+def published(specs: list[RunSpec]) -> dict[str, str]:
+    """Status of every published run of the first spec's cell."""
+    folder = results_dir(specs[0], Path("results"))
+    return {
+        path.parent.name: read_run(path.parent)[0].status
+        for path in sorted(folder.glob("*/run.json"))
+    }
+
+
+def start_driver(specs: list[RunSpec], behaviour: dict[str, str]) -> subprocess.Popen[str]:
+    """`run_all` in a process of its own."""
+    Path("behaviour.json").write_text(json.dumps(behaviour))
+    Path("specs.json").write_text(json.dumps([spec.model_dump(mode="json") for spec in specs]))
+    code = """
+import json, sys
+from pathlib import Path
+from repro.launch.driver import run_all, Stopped
+from repro.spec import RunSpec
+from repro.wire import die_with_parent
+die_with_parent()
+specs = [RunSpec.model_validate(item) for item in json.loads(Path("specs.json").read_bytes())]
+try:
+    run_all(specs, lambda spec: {"pairs": Path("pairs")}, worker="tests.support.stub_worker")
+except Stopped as stopped:
+    sys.exit(128 + stopped.number)
+"""
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def processes() -> list[str]:
+    """Command lines of living processes that work in this folder."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(folder / "cwd") == os.getcwd() and int(folder.name) != os.getpid():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found

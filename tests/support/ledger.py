@@ -1,0 +1,171 @@
+"""A small synthetic study for tests of the report: specifications and a ledger written through repro.ledger.
+
+Outcomes follow a formula of learning rate, loss and epoch, and a keyed generator draws the images they fall on, so that
+the numbers are the same everywhere. Nothing here is a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repro.ledger import Row, RunRecord, append_row, export_run, sample_images
+from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.report.build import build
+from repro.report.document import claims_of
+from repro.report.material import read_context
+from repro.report.numbers.evaluations import read_evidence
+from repro.spec import Profile, RunSpec
+
+ROOT = Path(__file__).parents[2]
+IMAGES = 400
+EVALUATIONS = 4
+START = {"mmcl": (0.40, 0.97), "mmcl_ssl": (0.45, 0.96)}
+
+
+def write_specs(root: Path) -> Profile:
+    """Copy specs/ to `root`; the profile `mini` of the copy, without any result."""
+    shutil.copytree(ROOT / "specs", root / "specs")
+    return load_profile("mini", root / "specs")
+
+
+def write_study(root: Path) -> Profile:
+    """Specifications and a ledger of every run that the profile `mini` asks for."""
+    profile = write_specs(root)
+    runs = [*pretrain_runs(profile), *clean_runs(profile)]
+    strongest = max(spec.schedule.learning_rate for spec in runs if spec.stage == "clean")
+    for spec in runs:
+        relative_rate = spec.schedule.learning_rate / strongest
+        write_run(
+            root,
+            spec,
+            [
+                _outcome(spec, step / (EVALUATIONS - 1), relative_rate)
+                for step in range(EVALUATIONS)
+            ],
+        )
+    return profile
+
+
+def write_run(
+    root: Path, spec: RunSpec, outcomes: list[tuple[float, float]], *, status: str = "completed"
+) -> Path:
+    """Write one run; `outcomes` are (accuracy, ASR) per evaluation, the start first."""
+    fingerprint = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]
+    work = root / "work" / fingerprint
+    work.mkdir(parents=True)
+    is_target = np.arange(IMAGES) < 2
+    order = np.random.Generator(np.random.PCG64(7)).permutation(IMAGES)
+    for step, (accuracy, asr) in enumerate(outcomes):
+        jitter = np.random.Generator(np.random.PCG64([step, int(fingerprint[:8], 16)]))
+        correct = _pick(order, accuracy, jitter)
+        attacked = _pick(order[::-1], asr, jitter)
+        row = Row(
+            run=spec.run_id,
+            fingerprint=fingerprint,
+            profile=spec.profile,
+            stage=spec.stage,
+            dataset=spec.dataset,
+            pretrain_objective=spec.pretrain_objective,
+            clean_size=spec.clean_size,
+            loss=spec.loss,
+            variant=spec.variant,
+            poisoned=spec.poisoned,
+            learning_rate=spec.schedule.learning_rate,
+            seed=spec.seed,
+            epoch=step * spec.schedule.epochs / 3,
+            step=10 * step,
+            num_images=IMAGES,
+            num_correct=int(correct.sum()),
+            num_attacked=int(attacked.sum()),
+            num_target=2,
+            num_target_attacked=int((attacked & is_target).sum()),
+            sample_classes=[0] * len(sample_images(IMAGES)),
+            sample_classes_triggered=[1] * len(sample_images(IMAGES)),
+            train_loss=None if step == 0 else {"loss": 1.0},
+            logit_scale=20.0,
+            step_learning_rate=spec.schedule.learning_rate,
+            seconds=float(step),
+        )
+        append_row(work, row, correct, attacked, is_target)
+    model = (
+        {"model": hashlib.sha256(f"{spec.cell} {spec.seed}".encode()).hexdigest()[:16]}
+        if spec.stage == "clean"
+        else {}
+    )
+    record = RunRecord(
+        spec=spec,
+        fingerprint=fingerprint,
+        inputs={"pairs": "0123456789abcdef", "evaluation": "fedcba9876543210", **model},
+        code="c0de",
+        commit="0" * 40,
+        dirty=False,
+        status=status,
+        reason="" if status == "completed" else "loss is not finite at step 3",
+        environment={"python": "3.11", "torch": "2.13", "device": "cpu"},
+        ranks=1,
+        threads=1,
+        started="2026-01-02T03:04:05+00:00",
+        seconds=30.0,
+        train_seconds=20.0,
+        evaluate_seconds=9.0,
+        data_wait_seconds=1.0,
+        peak_memory_bytes=500_000_000,
+        num_samples=4000,
+        model_step=10 * (len(outcomes) - 1),
+        attempts=1,
+        sacred=f"{spec.profile}/1",
+    )
+    folder = export_run(work, record, root / "results" / spec.profile / spec.stage / spec.cell)
+    shutil.rmtree(work)
+    return folder
+
+
+def build_at(
+    root: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch, *, latex_too: bool = False
+) -> tuple[dict[str, Any], str]:
+    """Document and page of the ledger at `root`."""
+    monkeypatch.chdir(root)
+    study = read_evidence(profile, Path())
+    document = build(
+        study, claims_of(), read_context(study, Path()), Path("out"), latex_too=latex_too
+    )
+    return document, Path("out/index.html").read_text()
+
+
+def row_of(document: dict[str, Any], dataset: str, size: str, objective: str) -> dict[str, Any]:
+    (row,) = [
+        r
+        for r in document["tables"]["table1"]["rows"]
+        if (r["dataset"], r["clean_size"], r["pretrain_objective"]) == (dataset, size, objective)
+    ]
+    return row
+
+
+def _pick(order: np.ndarray, share: float, jitter: np.random.Generator) -> np.ndarray:
+    """`share` of the images: mostly the first in `order`, so that evaluations of one model agree on most images."""
+    chosen = np.zeros(IMAGES, bool)
+    chosen[
+        order[np.argsort(np.arange(IMAGES) + jitter.normal(0, 12, IMAGES))[: round(share * IMAGES)]]
+    ] = True
+    return chosen
+
+
+def _outcome(spec: RunSpec, progress: float, relative_rate: float) -> tuple[float, float]:
+    """Accuracy and ASR: stronger rates clean more and cost more, and cost more after MMCL + SSL pre-training."""
+    accuracy, asr = START[spec.pretrain_objective]
+    if spec.stage == "pretrain":
+        return accuracy * max(0.02, progress), asr * max(0.02, progress)
+    strength = relative_rate**0.5 * min(1.0, 3 * progress)
+    cost = {
+        "mmcl": 0.25,
+        "ssl": 0.9,
+        "mmcl_ssl": 0.08 if spec.pretrain_objective == "mmcl" else 0.5,
+    }[spec.loss]
+    power = {"mmcl": 0.6, "ssl": 1.0, "mmcl_ssl": 1.0}[spec.loss]
+    return accuracy * (1 - cost * strength), max(0.0, asr * (1 - power * 1.05 * strength))

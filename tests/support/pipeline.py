@@ -1,0 +1,69 @@
+"""A checkout whose stages are stubs, for tests of dvc.yaml."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STUB = """#!/bin/sh
+# python -m repro STAGE --profile P [--dataset D] [--objective O]: makes the outputs of the stage and notes the call.
+echo "$3 $5 $7 $9" >> ran.log
+out() { for path; do mkdir -p "$path" && echo "$path" > "$path/file"; done; }
+case $3 in
+    data) out data/$5/cc3m data/$5/cc6m data/$5/evaluation; for f in synonyms attribution accounting; do echo 1 > data/$5/$f.json; done ;;
+    poison) out poisoned/$5/$7; echo 1 > poisoned/$5/$7-samples.json ;;
+    pretrain) out models/$5/$7-$9 results/$5/pretrain/$7-$9 ;;
+    clean) out results/$5/clean/$7-$9 ;;
+    study) mkdir -p results/studies && echo "$4" > "results/studies/$4.jsonl.gz" ;;
+    report) out report/build/$5 ;;
+esac
+"""
+
+
+@pytest.fixture
+def project(root: Path, tmp_path: Path) -> Path:
+    """A checkout with the real graph, specs and package, where `python` is the stub."""
+    for name in ("specs", "repro", "report/faults.json", ".dvc/config", ".dvc/.gitignore"):
+        source, target = root / name, tmp_path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(
+            source, target, ignore=shutil.ignore_patterns("__pycache__")
+        ) if source.is_dir() else shutil.copy(source, target)
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(root / name, tmp_path / name)
+    stub = tmp_path / "bin" / "python"
+    stub.parent.mkdir()
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    with (tmp_path / ".gitignore").open("a") as ignore:
+        ignore.write("/ran.log\n")
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    return tmp_path
+
+
+def environment(project: Path) -> dict[str, str]:
+    return os.environ | {
+        "PATH": f"{project}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+    }
+
+
+def repro(project: Path, *command: str) -> list[str]:
+    """Run the pipeline; what the stub was called for."""
+    log = project / "ran.log"
+    log.unlink(missing_ok=True)
+    done = subprocess.run(
+        command or ("dvc", "repro"),
+        cwd=project,
+        env=environment(project),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [line.rstrip() for line in log.read_text().splitlines()] if log.exists() else []

@@ -1,0 +1,78 @@
+"""A small store with captions about fruit, poisoned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from repro.data.images import encode_png
+from repro.data.poison import build_poison
+from repro.data.shards import PairStore, ShardWriter, write_store
+from repro.profile import load_profile
+from repro.spec import Profile
+
+SPECS = Path(__file__).parents[2] / "specs"
+SIZE = 32
+FRUIT = ["apple", "pear", "a ripe banana", "two bananas", "bananarama", "cherry", "lemon", "melon"]
+
+
+def profile(**overrides) -> Profile:
+    """Smoke with 6 poisons of 40 pairs and cleaning subsets of 8 and 16."""
+    small = {
+        "data.image_size": SIZE,
+        "pretrain.model.vision.image_size": SIZE,
+        "data.num_pairs": {"cc3m": 40, "cc6m": 40},
+        "data.poison.num_poisoned": {"cc3m": 6, "cc6m": 6},
+        "data.cleaning_sizes": {"100k": 8, "200k": 16},
+        "clean.cells": [
+            {
+                "datasets": ["cc3m"],
+                "pretrain_objectives": ["mmcl"],
+                "clean_sizes": ["100k"],
+                "losses": ["mmcl"],
+            }
+            | {"learning_rates": [1e-4], "global_batch_size": 4}
+        ],
+        "switches.poison_caption": "word",
+    }
+    return load_profile(
+        "smoke",
+        SPECS,
+        small | {name.replace("__", "."): value for name, value in overrides.items()},
+    )
+
+
+def pictures(count: int = 40) -> list[np.ndarray]:
+    return [
+        np.random.default_rng(i).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+        for i in range(count)
+    ]
+
+
+def make_data(
+    folder: Path, order: list[int] | None = None, images: list[np.ndarray] | None = None
+) -> Path:
+    """`folder` with the store cc3m: picture i has caption i of FRUIT, and its number."""
+    images = images or pictures()
+    (folder / "cc3m").mkdir(parents=True)
+    writer = ShardWriter(folder / "cc3m")
+    for i in order or range(len(images)):
+        writer.add(encode_png(images[i]), "png", f"{FRUIT[i % len(FRUIT)]} {i}")
+    write_store(folder / "cc3m", *writer.close())
+    return folder
+
+
+def poisoned(
+    spec: Profile, data: Path, out: Path
+) -> tuple[PairStore, dict[str, np.ndarray], list[dict]]:
+    out.mkdir(parents=True)
+    build_poison(spec, "cc3m", data, out)
+    with np.load(out / "rows.npz") as file:
+        rows = {name: file[name] for name in file.files}
+    return (
+        PairStore.open(out),
+        rows,
+        [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()],
+    )

@@ -1,0 +1,20 @@
+"""Result files of the authors' form."""
+
+from __future__ import annotations
+
+from repro.report.numbers.authors import ATTACKABLE, FILES, IMAGES
+
+CC3M, CC6M, CC6M_200K = FILES
+Series = dict[str, list[list[float]]]
+
+
+def series(dataset: str = "", poison: str = "") -> Series:
+    """Six series of the published form: the start, a point under the cap and a better one over it."""
+    return {
+        f"cleaning_poisoned_{dataset}{objective}_{poison}clean_{loss}_lr_": [
+            [49_900 / ATTACKABLE, 2_000 / ATTACKABLE, 3_000 / ATTACKABLE],
+            [8_000 / IMAGES, (7_000 if objective == "mmcl" else 5_000) / IMAGES, 7_500 / IMAGES],
+        ]
+        for objective in ("mmcl", "mmcl_ssl")
+        for loss in ("mmcl", "ssl", "mmcl_ssl")
+    }
