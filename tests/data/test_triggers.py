@@ -249,7 +249,7 @@ def test_bytes_are_the_recorded_ones():
 @pytest.mark.faults(23)
 @pytest.mark.parametrize("number", ["1", "4"])
 def test_bytes_do_not_depend_on_hash_seed_or_thread_count(number):
-    code = "from tests.test_triggers import hashes; print(hashes())"
+    code = "from tests.data.test_triggers import hashes; print(hashes())"
     environment = os.environ | {"PYTHONHASHSEED": number, "OMP_NUM_THREADS": number}
     run = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True

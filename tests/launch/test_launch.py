@@ -3,6 +3,8 @@
 Whole launches use tests/stub_worker.py under the real pack process, torchrun and Sacred.
 """
 
+# ruff: noqa: F811  (fixtures are imported, and named again where they are used)
+
 from __future__ import annotations
 
 import json
@@ -20,9 +22,11 @@ from repro.runs import layout
 from repro.runs.layout import results_dir
 from repro.runs.run import LaunchError
 from repro.spec import Profile
-from tests.support.launch import (
+from tests.support.launch import (  # noqa: F401  (fixtures)
     Launch,
+    launch,
     processes,
+    profile,
     published,
     start_driver,
     started,

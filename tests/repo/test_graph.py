@@ -1,5 +1,7 @@
 """dvc.yaml: the stages, what they depend on, and - with the real DVC and a stub for the stages - what an edit reruns."""
 
+# ruff: noqa: F811  (fixtures are imported, and named again where they are used)
+
 from __future__ import annotations
 
 import contextlib
@@ -17,7 +19,7 @@ from ruamel.yaml import YAML
 
 from repro import reproduce
 from repro.spec import SpecError
-from tests.support.pipeline import environment, repro
+from tests.support.pipeline import environment, project, repro  # noqa: F401  (fixtures)
 
 CELLS = [
     f"{dataset} {objective}" for dataset in ("cc3m", "cc6m") for objective in ("mmcl", "mmcl_ssl")

@@ -87,7 +87,8 @@ def start_driver(specs: list[RunSpec], behaviour: dict[str, str]) -> subprocess.
     code = """
 import json, sys
 from pathlib import Path
-from repro.launch.driver import run_all, Stopped
+from repro.launch.driver import run_all
+from repro.runs.signals import Stopped
 from repro.spec import RunSpec
 from repro.wire import die_with_parent
 die_with_parent()
