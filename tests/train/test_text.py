@@ -122,7 +122,7 @@ def test_any_caption_gives_letters_and_single_spaces_or_itself(caption, seed):
 @pytest.mark.faults(23)
 @pytest.mark.parametrize("hash_seed", ["0", "1", "12345"])
 def test_results_do_not_depend_on_the_hash_seed(hash_seed):
-    code = "import json; from tests.test_text import outputs; print(json.dumps(outputs()))"
+    code = "import json; from tests.train.test_text import outputs; print(json.dumps(outputs()))"
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
     run = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
