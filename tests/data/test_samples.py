@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tests.support.poison import FRUIT, SIZE, make_data, pictures, poisoned, profile
 
 from repro.data.images import decode_image, encode_png
 from repro.data.samples import PAIRS, write_samples
 from repro.data.shards import PairStore, ShardWriter, write_store
 from repro.evaluate.images import EvaluationSet
+from tests.support.poison import FRUIT, SIZE, make_data, pictures, poisoned, profile
 
 
 def pixels(text: str) -> np.ndarray:
