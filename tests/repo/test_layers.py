@@ -1,11 +1,16 @@
-"""Imports inside the package go one way, and files stay small."""
+"""Imports inside the package go one way, names have one meaning, rooms and files stay small."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+
+from tests.support.imports import imported, modules
+
+MOST_MODULES = 13
 
 CONTRACTS = {"spec", "profile", "ledger", "files", "intervals"}
 SHAPES = {"report.format", "report.schema"}
@@ -22,10 +27,11 @@ ALLOWED = {
     "data": CONTRACTS,
     "train.views": CONTRACTS | {"data"},
     "train": CONTRACTS | {"data", "train.views"},
-    "sources": CONTRACTS | {"data"},
-    "sources.emoji": CONTRACTS | {"data", "sources"},
-    "sources.shards": CONTRACTS | {"data", "sources"},
+    "sources.packages": CONTRACTS | {"data"},
+    "sources.emoji": CONTRACTS | {"data", "sources.packages"},
+    "sources.shards": CONTRACTS | {"data", "sources.packages"},
     "sources.download": CONTRACTS | {"data"},
+    "sources": CONTRACTS | {"data", "sources.packages", "sources.emoji", "sources.shards"},
     "evaluate": CONTRACTS | {"data", "sources.shards", "train", "train.views"},
     "worker": CONTRACTS | {"events", "data", "train", "evaluate"},
     # what a run is, and where it goes
@@ -51,48 +57,39 @@ ALLOWED = {
 def part_of(module: str) -> str:
     """The room or sub-room (`report.numbers`) that holds a module; a module of the root is its own part."""
     names = module.split(".")[1:]
-    return next(
-        (".".join(names[:size]) for size in (2, 1) if ".".join(names[:size]) in ALLOWED), names[0]
-    )
+    for size in (2, 1):
+        if ".".join(names[:size]) in ALLOWED:
+            return ".".join(names[:size])
+
+    return names[0]
 
 
-def imported_parts(file: Path, package: Path) -> set[str]:
-    """Parts of `repro` that a file imports, wherever in the file the import stands."""
-    parts = set()
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
+def parts_below(package: Path) -> dict[str, set[str]]:
+    """Every module of the package -> the other parts that it imports."""
+    known = modules(package)
+    below = {}
+    for name, file in known.items():
+        if name in ("repro", "repro.__main__"):
             continue
+        # `from repro.data import x` names the face of the room and the module; the module counts.
+        found = {part_of(other) for other in imported(file, known) if other != "repro"}
+        below[name] = found - {part_of(name)}
 
-        for name in names:
-            first, _, rest = name.partition(".")
-            part = rest.partition(".")[0]
-            known = (package / part).is_dir() or (package / f"{part}.py").is_file()
-            if first == "repro" and part and known:
-                parts.add(part_of(name))
-    return parts
-
-
-def files_of(package: Path) -> list[Path]:
-    return [
-        file
-        for file in sorted(package.rglob("*.py"))
-        if file.name not in ("__main__.py", "__init__.py") or file.parent != package
-    ]
+    return below
 
 
 def test_every_import_goes_down_the_layers(root: Path) -> None:
-    package = root / "repro"
     wrong = []
-    for file in files_of(package):
-        part = part_of(".".join(file.relative_to(root).with_suffix("").parts))
-        assert part in ALLOWED, f"repro/{part} is new: say in ALLOWED what it may import"
-        beyond = imported_parts(file, package) - ALLOWED[part] - {part}
-        wrong += [f"{file.relative_to(root)} imports repro.{name}" for name in sorted(beyond)]
+    for module, below in parts_below(root / "repro").items():
+        part = part_of(module)
+        assert part in ALLOWED, f"{module} is in a new part: say in ALLOWED what it may import"
+
+        # The face of a room has a docstring alone, so importing a sub-room through it is no import of the room.
+        faces = {room for room in below for inner in below if inner.startswith(f"{room}.")}
+        wrong += [
+            f"{module} imports repro.{name}" for name in sorted(below - ALLOWED[part] - faces)
+        ]
+
     assert wrong == []
 
 
@@ -106,14 +103,65 @@ def test_the_layers_have_no_cycle() -> None:
             del left[part]
 
 
+def test_no_modules_import_each_other_in_a_circle(root: Path) -> None:
+    """Imports inside functions count too: one that hides a circle is a circle."""
+    known = modules(root / "repro")
+    left = {name: imported(file, known) - {name} for name, file in known.items()}
+    while left:
+        free = [name for name, below in left.items() if not below & left.keys()]
+        if not free:
+            break
+        for name in free:
+            del left[name]
+
+    assert sorted(left) == []
+
+
+def test_faces_of_rooms_import_nothing_of_the_package(root: Path) -> None:
+    """Else importing one module of a room would start the others, and the layers would not be what they seem."""
+    known = modules(root / "repro")
+    faces = {name: file for name, file in known.items() if file.name == "__init__.py"}
+    assert {name: found for name, file in faces.items() if (found := imported(file, known))} == {}
+
+
 def test_an_import_upwards_would_be_seen(tmp_path: Path) -> None:
     package = tmp_path / "repro"
     for part in ("data", "report"):
         (package / part).mkdir(parents=True)
-    (package / "data" / "x.py").write_text(
-        "def f():\n    from repro.report import render\n    import repro.data.y, torch\n"
+        (package / part / "__init__.py").touch()
+    (package / "data" / "y.py").touch()
+    (package / "report" / "build.py").touch()
+    text = "def f():\n    from repro.report import build\n    import repro.data.y, torch\n"
+    (package / "data" / "x.py").write_text(text)
+
+    assert parts_below(package)["repro.data.x"] == {"report"}
+
+
+def public_names(file: Path) -> set[str]:
+    """Classes and functions of a module that begin with a letter."""
+    tree = ast.parse(file.read_bytes())
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    return {node.name for node in tree.body if isinstance(node, kinds) and node.name[0] != "_"}
+
+
+def test_a_public_name_occurs_once_in_the_package(root: Path) -> None:
+    """One word, one meaning: whoever reads a name need not ask which one is meant."""
+    homes = defaultdict(list)
+    for module, file in modules(root / "repro").items():
+        for name in public_names(file):
+            homes[name].append(module)
+
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+
+
+def test_a_room_holds_about_ten_modules(root: Path) -> None:
+    counts = Counter(
+        file.parent for file in modules(root / "repro").values() if file.stem != "__init__"
     )
-    assert imported_parts(package / "data" / "x.py", package) == {"report", "data"}
+    full = {
+        folder.relative_to(root).as_posix(): n for folder, n in counts.items() if n > MOST_MODULES
+    }
+    assert full == {}
 
 
 @pytest.mark.parametrize("pattern", ["repro/**/*.py", "tests/**/*.py"])
