@@ -1,6 +1,7 @@
-"""`python -m repro replay DIR --out OUT`: the paper's tables and figures from the authors' published points, no GPU.
+"""`python -m repro replay DIR --out OUT`: tables and figures from the authors' published points.
 
-The document has the shape of the main report's, with `authors_points` filled and `reproduced` empty.
+Needs no GPU. The document has the shape of the main report's, with `authors_points` filled and
+`reproduced` empty.
 """
 
 from __future__ import annotations
@@ -37,11 +38,14 @@ CONTEXT: dict[str, Any] = {
 
 
 def replay(folder: Path, out: Path) -> dict[str, Any]:
-    """Build OUT/report.json and OUT/index.html from the result files in `folder`; returns the document."""
+    """Build report.json and index.html in `out` from the result files in `folder`."""
     return build(replay_evidence(folder), claims_of(), CONTEXT, out, latex_too=False)
 
 
 def replay_evidence(folder: Path | None) -> Evidence:
-    """A study that consists of the authors' points alone; of the folder that REPRO_AUTHORS_DIR names if None."""
+    """Evidence that consists of the authors' points alone.
+
+    Those in `folder`, or if None in the folder that REPRO_AUTHORS_DIR names.
+    """
     points, files = authors_points(folder)
     return Evidence(settings=SETTINGS, authors=points, files=files)

@@ -16,8 +16,8 @@ from typing import Any
 
 from repro.ledger import LedgerError
 from repro.profile import load_profile
-from repro.report.build import percent
 from repro.report.document import build_document, claims_of, finite, lookup
+from repro.report.format import percent
 from repro.report.numbers.authors import authors_points
 from repro.report.numbers.evaluations import read_evidence
 from repro.report.pages.findings import stale_findings

@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from repro.report.numbers.evaluations import LABELS
-from repro.report.pages.figures import COLOURS, WIDTH, answer, percent_axes, percent_tick, scatter
+from repro.report.pages.figures import (
+    COLOURS,
+    WIDTH,
+    Drawn,
+    answer,
+    draw,
+    percent_axes,
+    percent_tick,
+    scatter,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -193,3 +203,9 @@ def all_figures(document: dict[str, Any]) -> dict[str, Figure]:
     }
     studied = {"responses": responses(document)} if document["doses"] else {}
     return {"answer": answer(document), **papers, **curves, **studied}
+
+
+def draw_all(document: dict[str, Any]) -> dict[str, Drawn]:
+    """Every figure of the report, drawn."""
+    with style():
+        return {name: draw(figure, name) for name, figure in all_figures(document).items()}

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from repro.report.numbers.evaluations import LABELS, LOSSES
@@ -39,6 +40,22 @@ HARDLY, SIGNIFICANT = 0.05, 0.10
 """Shares of accuracy lost that the claims file calls hardly any and significant."""
 WIDTH = 3.35
 """Inches of one panel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A figure as the pages need it."""
+
+    svg: str
+    pdf: bytes
+    layout: dict[str, Any]
+    """Where the axes lie in the SVG."""
+
+
+def draw(figure: Figure, name: str) -> Drawn:
+    """A figure in all its forms."""
+    settled = layout(figure)
+    return Drawn(svg(figure, name), pdf(figure), settled)
 
 
 @contextmanager

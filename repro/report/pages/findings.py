@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from repro.profile import SPECS, load_profile
-from repro.report.build import TEMPLATES
+from repro.report.pages.templating import TEMPLATES
 from repro.report.document import finite
 from repro.report.format import label, markdown_percent, short
 from repro.report.numbers.claims import Claims, combine, load_claims

@@ -1,4 +1,4 @@
-"""The report as LaTeX and PDF: the numbers of the document through booktabs and siunitx, vector figures beside it."""
+"""The report as LaTeX and PDF: the document through booktabs and siunitx, figures beside it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,31 +15,29 @@ from typing import Any
 import jinja2
 
 from repro.report.document import lookup
-from repro.report.numbers.evaluations import LABELS
+from repro.report.format import label, percent, short
+from repro.report.pages import prepared
 from repro.report.pages.figures import captions
+from repro.report.pages.templating import environment
 from repro.report.studies.outcomes import MEASURES
 
+# fmt: off
 SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "–": "--",
-    "−": r"\ensuremath{-}",
-    "≤": r"\ensuremath{\le}",
-    "±": r"\ensuremath{\pm}",
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
+    "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+    "–": "--", "−": r"\ensuremath{-}", "≤": r"\ensuremath{\le}", "±": r"\ensuremath{\pm}",
 }
+# fmt: on
 """Characters with a meaning in TeX, and those that our own texts use beyond ASCII."""
+NOTHING = "{--}"
+"""A cell without a value, in a column of numbers."""
+WIDE = ("answer", "trajectories", "responses")
+"""Figures that take the whole width of the text."""
+PASSES = 2
+"""Runs of TeX until tables and references are settled."""
+NO_RUN_STARTED = "2023-11-25T00:00:00+00:00"
+"""The PDF's date where there are no runs: that of the paper."""
 
 
 class Tex(str):
@@ -53,56 +52,73 @@ def escape(value: Any) -> str:
     return "".join(SPECIAL.get(c, c if c.isascii() else _accented(c)) for c in text)
 
 
-def tex(
-    document: dict[str, Any],
-    digest: str,
-    templates: Path,
-    summary: list[dict[str, Any]],
-    counts: dict[str, int],
-) -> str:
-    """report.tex; `summary` and `counts` are those of the page."""
-    environment = _environment(templates)
-    environment.filters["at"] = lambda path: lookup(document, path)
-    return environment.get_template("report.tex.j2").render(
+def tex(document: dict[str, Any], digest: str) -> str:
+    """report.tex; `digest` is the SHA-256 of report.json."""
+    pages = _environment()
+    pages.filters["at"] = lambda path: lookup(document, path)
+    has_authors = bool(document["authors_files"])
+
+    return pages.get_template("report.tex.j2").render(
         document=document,
         digest=digest,
-        summary=summary,
-        verdict_counts=counts,
+        cap=document["settings"]["asr_cap"],
+        has_authors=has_authors,
+        sources=4 if has_authors else 3,
+        answer_lines=prepared.answer_lines(document),
+        verdict_counts=prepared.verdict_counts(document),
+        departures=prepared.departures(document),
+        hours=prepared.hours(document),
         captions=captions(document),
+        wide=WIDE,
         measures=MEASURES,
     )
 
 
-def metadata(document: dict[str, Any], templates: Path) -> str:
-    """metadata.yaml with the fields that ReScience C asks for; JSON strings are YAML strings, so nothing can break out."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("metadata.yaml.j2").render(document=document)
+def metadata(document: dict[str, Any]) -> str:
+    """metadata.yaml with the fields that ReScience C asks for.
+
+    JSON strings are YAML strings, so nothing can break out.
+    """
+    pages = environment(autoescape=True, keep_trailing_newline=True)
+    return pages.get_template("metadata.yaml.j2").render(document=document)
 
 
-def compile_pdf(out: Path, document: dict[str, Any]) -> None:
+def compile_pdf(out: Path, document: Mapping[str, Any]) -> bool:
     """Compile `out/report.tex` where a TeX is installed; says what is missing where it is not.
 
-    Dates inside the PDF are those of the last run, so that the same report compiles to the same bytes.
+    Dates inside the PDF are those of the last run, so that the same report gives the same bytes.
     """
     (out / "report.pdf").unlink(missing_ok=True)
     program = shutil.which("pdflatex")
     if program is None:
         print(
-            "report: no pdflatex found, so report.tex is not compiled (Debian: texlive-latex-recommended, "
-            "texlive-latex-extra, texlive-science, lmodern)",
+            "report: no pdflatex found, so report.tex is not compiled (Debian: "
+            "texlive-latex-recommended, texlive-latex-extra, texlive-science, lmodern)",
             file=sys.stderr,
         )
-        return
-    started = max(
-        (run["started"] for run in document["runs"].values()), default="2023-11-25T00:00:00+00:00"
-    )
+        return False
+
+    build = out / "tex"
+    build.mkdir(exist_ok=True)
+    for _ in range(PASSES):
+        done = _run(program, out, document)
+        if done.returncode:
+            problem = re.search(r"^!.*(?:\n.*){0,4}", done.stdout, re.MULTILINE)
+            told = problem[0] if problem else done.stdout[-400:]
+            print(f"report: report.tex does not compile: {told}", file=sys.stderr)
+            shutil.rmtree(build)
+            return False
+
+    (build / "report.pdf").replace(out / "report.pdf")
+    shutil.rmtree(build)
+    return True
+
+
+def _run(program: str, out: Path, document: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
+    """One pass of TeX, which may neither start programs nor touch files outside of `out`."""
+    started = max((run["started"] for run in document["runs"].values()), default=NO_RUN_STARTED)
     epoch = int(datetime.fromisoformat(started).timestamp())
-    environment = {
+    variables = {
         "PATH": os.environ.get("PATH", ""),
         "HOME": os.environ.get("HOME", "/"),
         "TZ": "UTC",
@@ -112,8 +128,6 @@ def compile_pdf(out: Path, document: dict[str, Any]) -> None:
         "openin_any": "p",
         "openout_any": "p",
     }
-    build = out / "tex"
-    build.mkdir(exist_ok=True)
     command = [
         program,
         "-no-shell-escape",
@@ -122,37 +136,27 @@ def compile_pdf(out: Path, document: dict[str, Any]) -> None:
         "-output-directory=tex",
         "report.tex",
     ]
-    for _ in range(2):
-        done = subprocess.run(
-            command,
-            cwd=out,
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=300,
-            check=False,
-        )
-        if done.returncode:
-            problem = re.search(r"^!.*(?:\n.*){0,4}", done.stdout, re.MULTILINE)
-            print(
-                f"report: report.tex does not compile: {problem[0] if problem else done.stdout[-400:]}",
-                file=sys.stderr,
-            )
-            shutil.rmtree(build)
-            return
-    (build / "report.pdf").replace(out / "report.pdf")
-    shutil.rmtree(build)
+    return subprocess.run(
+        command,
+        cwd=out,
+        env=variables,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=300,
+        check=False,
+    )
 
 
-def _environment(templates: Path) -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def _environment() -> jinja2.Environment:
+    """Jinja with other marks, since TeX is full of braces.
+
+    `finalize` escapes every value; what a macro gives is TeX already, which its caller says by the
+    filter `tex`.
+    """
+    pages = environment(
         autoescape=False,
-        finalize=escape,  # noqa: S701 (TeX, not HTML: finalize escapes every value)
+        finalize=escape,
         block_start_string="<%",
         block_end_string="%>",
         variable_start_string="<<",
@@ -161,35 +165,40 @@ def _environment(templates: Path) -> jinja2.Environment:
         comment_end_string="#>",
         keep_trailing_newline=True,
     )
-    environment.filters |= {
+    pages.filters |= {
         "percent": _percent,
-        "short": lambda value: f"{100 * value:g}",
-        "signed": lambda value: Tex(rf"\num[print-implicit-plus]{{{100 * value:.2f}}}"),
+        "short": short,
+        "signed": _signed,
         "interval": _interval,
-        "label": _label,
-        "num": _num,
+        "label": label,
+        "erratum_result": _erratum_result,
         "breakable": _breakable,
         "hash": _hash,
+        "tex": Tex,
     }
-    return environment
+    return pages
 
 
 def _percent(value: float | None) -> Tex:
-    return Tex("{--}" if value is None else f"{100 * value:.2f}")
+    return Tex(percent(value, missing=NOTHING, minus="-"))
+
+
+def _signed(value: float) -> Tex:
+    return Tex(rf"\num[print-implicit-plus]{{{100 * value:.2f}}}")
 
 
 def _interval(ends: list[float] | None) -> Tex:
-    return Tex(
-        "{--}" if ends is None else rf"\numrange{{{100 * ends[0]:.1f}}}{{{100 * ends[1]:.1f}}}"
-    )
+    if ends is None:
+        return Tex(NOTHING)
+    low, high = (percent(end, digits=1, minus="-") for end in ends)
+    return Tex(rf"\numrange{{{low}}}{{{high}}}")
 
 
-def _label(key: str | None) -> str:
-    return LABELS.get(key or "", key or "–")
-
-
-def _num(value: float | None) -> Tex:
-    return Tex("{--}" if value is None else rf"\num{{{value:g}}}")
+def _erratum_result(erratum: Mapping[str, Any]) -> Tex:
+    result = erratum["result"]
+    if erratum["unit"] == "fraction":
+        return Tex(rf"\num{{{100 * result:.3g}}}\%")
+    return Tex(rf"\num{{{result:.6g}}}")
 
 
 def _breakable(text: str) -> Tex:

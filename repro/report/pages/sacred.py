@@ -1,13 +1,16 @@
-"""runs.html: every Sacred file record of a profile as one static page, for readers without server or Node.
+"""Sacred's file records, read for runs.html: for readers without server or Node.
 
-Shows what a run browser shows: a table of runs, and of each run its configuration, charts of its metrics and the end
-of its captured output. Host names and folders of the machine are left out.
+The page shows what a run browser shows: a table of runs, and of each run its configuration, charts
+of its metrics and the end of its captured output. Host names and folders of the machine are left
+out.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,75 +18,142 @@ TAIL = 4000
 """Characters of captured output that the page keeps, from its end."""
 CHARTS = ("zero_shot_top1", "attack_success_rate", "loss", "learning_rate")
 """Metrics drawn, where a run has them."""
-BOX = (220, 90)
-"""Width and height of a chart, pixels."""
+WIDTH, HEIGHT = 220, 90
+"""Of a chart, pixels."""
+MARGIN = 4
+"""Pixels above and below a chart's line."""
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+"""What a damaged record raises."""
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Records of `sacred/<profile>` in numeric order; a record that cannot be read is listed with the reason."""
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A metric over steps as a line in a box of WIDTH x HEIGHT pixels."""
+
+    name: str
+    points: list[tuple[float, float]]
+    """Pixels; empty if no value is finite, and then the range is None."""
+    low: float | None = None
+    high: float | None = None
+    last: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SacredRun:
+    """A Sacred record as the page shows it; one with a `problem` has nothing else."""
+
+    id: str
+    problem: str = ""
+    experiment: str = ""
+    status: str = ""
+    start: str = ""
+    dataset: str | None = None
+    objective: str | None = None
+    size: str | None = None
+    loss: str | None = None
+    rate: float | None = None
+    seed: int | None = None
+    accuracy: float | None = None
+    asr: float | None = None
+    charts: list[Chart] = field(default_factory=list)
+    config: str = ""
+    """JSON."""
+    output: str = ""
+    """The end of what the run printed."""
+    is_cut: bool = False
+    failure: str = ""
+
+
+def read_records(folder: Path) -> list[SacredRun]:
+    """Records of `sacred/<profile>` in numeric order.
+
+    One that cannot be read is listed with the reason.
+    """
+    numbered = [path for path in folder.glob("*") if path.name.isdigit()]
     records = []
-    for path in sorted(
-        (p for p in folder.glob("*") if p.name.isdigit()), key=lambda p: int(p.name)
-    ):
+    for path in sorted(numbered, key=lambda path: int(path.name)):
         try:
-            run, config = (
-                json.loads((path / f"{name}.json").read_bytes()) for name in ("run", "config")
-            )
-            metrics = (
-                json.loads((path / "metrics.json").read_bytes())
-                if (path / "metrics.json").exists()
-                else {}
-            )
-            output = (
-                (path / "cout.txt").read_text(encoding="utf-8", errors="replace")
-                if (path / "cout.txt").exists()
-                else ""
-            )
-            record = _record(path.name, run, config, metrics, output)
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            OverflowError,
-            RecursionError,
-        ) as error:
-            record = {"id": path.name, "problem": f"{type(error).__name__}: {error}"}
+            record = _read(path)
+        except UNREADABLE as error:
+            record = SacredRun(path.name, problem=f"{type(error).__name__}: {error}")
         records.append(record)
     return records
 
 
-def chart(name: str, steps: list[float], values: list[float]) -> dict[str, Any]:
-    """A line over steps as the `points` of an SVG polyline, with its range; points that are not finite are left out."""
+def chart(name: str, steps: Sequence[float], values: Sequence[float]) -> Chart:
+    """A metric as a line; values that are not finite are left out."""
     pairs = [
-        (s, v)
-        for s, v in zip(steps, values, strict=False)
-        if isinstance(v, (int, float)) and math.isfinite(v)
+        (step, value)
+        for step, value in zip(steps, values, strict=False)
+        if isinstance(value, (int, float)) and math.isfinite(value)
     ]
     if not pairs:
-        return {"name": name, "points": "", "low": None, "high": None, "last": None}
-    low, high = min(v for _, v in pairs), max(v for _, v in pairs)
+        return Chart(name, [])
+
+    shown = [value for _, value in pairs]
+    low, high = min(shown), max(shown)
     first, last = pairs[0][0], pairs[-1][0]
-    width, height = BOX
-    points = " ".join(
-        f"{width * (s - first) / ((last - first) or 1):.1f},{height - 4 - (height - 8) * (v - low) / ((high - low) or 1):.1f}"
-        for s, v in pairs
-    )
-    return {"name": name, "points": points, "low": low, "high": high, "last": pairs[-1][1]}
+    width, height = (last - first) or 1, (high - low) or 1
+    inside = HEIGHT - 2 * MARGIN
+
+    points = [
+        (WIDTH * (step - first) / width, HEIGHT - MARGIN - inside * (value - low) / height)
+        for step, value in pairs
+    ]
+    return Chart(name, points, low, high, shown[-1])
 
 
-def _record(
-    number: str, run: dict[str, Any], config: dict[str, Any], metrics: dict[str, Any], output: str
-) -> dict[str, Any]:
+def _read(path: Path) -> SacredRun:
+    """One record; raises one of UNREADABLE if it is damaged."""
+    run = json.loads((path / "run.json").read_bytes())
+    config = json.loads((path / "config.json").read_bytes())
+    metrics_path, output_path = path / "metrics.json", path / "cout.txt"
+    metrics = json.loads(metrics_path.read_bytes()) if metrics_path.exists() else {}
+    output = ""
+    if output_path.exists():
+        output = output_path.read_text(encoding="utf-8", errors="replace")
+
     config = {key: value for key, value in config.items() if key != "__doc__"}
     charts = [
         chart(name, metrics[name]["steps"], metrics[name]["values"])
         for name in CHARTS
         if name in metrics
     ]
-    schedule = config.get("schedule", {})
-    last = {c["name"]: c["last"] for c in charts}
+    last = {drawn.name: drawn.last for drawn in charts}
+    texts = _texts(run, config)
+    numbers = _numbers(config)
+
+    return SacredRun(
+        id=path.name,
+        experiment=texts["experiment"] or "",
+        status=texts["status"] or "",
+        start=texts["start"] or "",
+        dataset=texts["dataset"],
+        objective=texts["objective"],
+        size=texts["size"],
+        loss=texts["loss"],
+        rate=numbers["learning rate"],
+        seed=numbers["seed"],
+        accuracy=last.get("zero_shot_top1"),
+        asr=last.get("attack_success_rate"),
+        charts=charts,
+        config=json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False),
+        output=output[-TAIL:],
+        is_cut=len(output) > TAIL,
+        failure="\n".join(run.get("fail_trace") or []),
+    )
+
+
+def _texts(run: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str | None]:
+    """The fields of a record that are text; TypeError for one that is not."""
     shown = {
         "dataset": config.get("dataset"),
         "objective": config.get("pretrain_objective"),
@@ -97,31 +167,16 @@ def _record(
     for name, value in shown.items():
         if not isinstance(value, str | None):
             raise TypeError(f"{name}: {value!r} (allowed: text)")
-    for name, value in {
-        "learning rate": schedule.get("learning_rate"),
+    return shown
+
+
+def _numbers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record that are numbers; TypeError for one that is not."""
+    shown = {
+        "learning rate": config.get("schedule", {}).get("learning_rate"),
         "seed": config.get("seed"),
-    }.items():
+    }
+    for name, value in shown.items():
         if not isinstance(value, int | float | None):
             raise TypeError(f"{name}: {value!r} (allowed: a number)")
-    return {
-        "id": number,
-        "problem": "",
-        "experiment": run["experiment"]["name"],
-        "status": run["status"],
-        "start": run.get("start_time") or "",
-        "stop": run.get("stop_time") or "",
-        "result": run.get("result"),
-        "dataset": config.get("dataset"),
-        "objective": config.get("pretrain_objective"),
-        "size": config.get("clean_size"),
-        "loss": config.get("loss"),
-        "rate": schedule.get("learning_rate"),
-        "seed": config.get("seed"),
-        "accuracy": last.get("zero_shot_top1"),
-        "asr": last.get("attack_success_rate"),
-        "charts": charts,
-        "config": json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False),
-        "output": output[-TAIL:],
-        "cut": len(output) > TAIL,
-        "failure": "\n".join(run.get("fail_trace") or []),
-    }
+    return shown

@@ -1,0 +1,215 @@
+"""The HTML pages: index.html from the document, runs.html from the Sacred records.
+
+Each is one file that asks for nothing from anywhere: styles and script inline, the script's hash in
+its content security policy. Equal documents give equal bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from statistics import NormalDist
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from repro.report.document import lookup
+from repro.report.format import duration, label, percent, rate, short
+from repro.report.numbers.evaluations import LOSSES, SIZES
+from repro.report.pages import prepared
+from repro.report.pages.figures import captions
+from repro.report.pages.sacred import Chart, SacredRun
+from repro.report.pages.templating import TEMPLATES, environment
+from repro.report.studies.outcomes import MEASURES
+
+CONTENTS = [
+    ("answer", "Answer"),
+    ("tables", "Tables"),
+    ("figures", "Figures"),
+    ("claims", "Claims"),
+    ("selection", "Selection"),
+    ("studies", "Studies"),
+    ("errata", "Errata"),
+    ("pairs", "Pairs"),
+    ("deviations", "Deviations"),
+    ("data", "Data"),
+    ("compute", "Compute"),
+    ("faults", "Faults"),
+    ("runs", "Runs"),
+    ("evaluations", "Evaluations"),
+]
+"""Sections by id; `studies` only where there are any."""
+STANDING = {
+    "below": "surely at the cap",
+    "undecided": "straddles the cap",
+    "above": "surely above the cap",
+}
+"""Where an ASR lies by its interval."""
+PANEL = ("dataset", "clean_size", "pretrain_objective")
+"""Fields that name a panel of Figures 1-3."""
+
+
+def index_page(
+    document: dict[str, Any],
+    digest: str,
+    pictures: Mapping[str, str],
+    layouts: Mapping[str, Any],
+    gallery: Mapping[str, Any],
+    links: Sequence[str],
+) -> str:
+    """index.html.
+
+    `digest` is the SHA-256 of report.json; `pictures` are trusted SVG of our own making, everything
+    else is escaped; `links` are the files beside the page that it links to.
+    """
+    pages = _environment()
+    pages.globals |= {
+        "number": partial(number, document),
+        "interval": partial(interval, document),
+    }
+    images = {image.row: image for samples in gallery.values() for image in samples.evaluation}
+    shown = captions(document)
+    main_figures = [name for name in shown if name in document["figures"]]
+
+    return pages.get_template("index.html.j2").render(
+        document=document,
+        digest=digest,
+        links=links,
+        contents=[entry for entry in CONTENTS if entry[0] != "studies" or document["studies"]],
+        # what stands in several sections
+        cap=document["settings"]["asr_cap"],
+        confidence=document["settings"]["confidence"],
+        stand_in=document["stand_in"],
+        has_authors=bool(document["authors_files"]),
+        replayed=not document["runs"] and bool(document["authors_files"]),
+        anchors={run: f"run-{index}" for index, run in enumerate(document["runs"])},
+        sacred_anchors=prepared.sacred_anchors(document) if "runs.html" in links else {},
+        losses=LOSSES,
+        sizes=SIZES,
+        measures=MEASURES,
+        standing=STANDING,
+        # what is made ready for one section
+        answer_lines=prepared.answer_lines(document),
+        verdict_counts=prepared.verdict_counts(document),
+        seed_verdicts=prepared.seed_verdicts(document),
+        by_loss=prepared.by_loss(document),
+        variants=prepared.variants(document),
+        gallery=gallery,
+        prediction_rows=prepared.prediction_rows(document, images),
+        departures=prepared.departures(document),
+        accounts=prepared.accounts(document),
+        fault_rows=prepared.fault_rows(document),
+        # figures
+        pictures={name: Markup(text) for name, text in pictures.items()},  # noqa: S704 (our own SVG)
+        main_figures=[(name, shown[name]) for name in main_figures],
+        other_figures=[(name, text) for name, text in shown.items() if name not in main_figures],
+        payload=payload(document, layouts),
+        **_inlined("page.js"),
+    )
+
+
+def runs_page(profile: str, runs: Sequence[SacredRun]) -> str:
+    """runs.html from Sacred's file records."""
+    page = _environment().get_template("runs.html.j2")
+    return page.render(profile=profile, runs=runs, **_inlined("runs.js"))
+
+
+def payload(document: dict[str, Any], layouts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the script needs: axes, and points as short rows.
+
+    A row is (panel, loss, seed, rate, epoch, accuracy, ASR, images, attackable images, run).
+    """
+    settings = document["settings"]
+    runs = {run: index for index, run in enumerate(document["runs"])}
+    figures = {}
+
+    for name, figure in document["figures"].items():
+        panels = {_panel_of(panel): index for index, panel in enumerate(figure["panels"])}
+        points = [
+            [
+                panels[_panel_of(point)],
+                point["loss"],
+                point["seed"],
+                point["learning_rate"],
+                point["epoch"],
+                round(point["accuracy"], 6),
+                round(point["asr"], 6),
+                point["images"],
+                point["attackable"],
+                runs.get(point["run"], -1),
+            ]
+            for point in figure["points"]
+        ]
+        sizes = [panel["clean_size"] for panel in figure["panels"]]
+        figures[name] = {"layout": layouts[name], "sizes": sizes, "points": points}
+
+    return {
+        "cap": settings["asr_cap"],
+        "z": NormalDist().inv_cdf(0.5 + settings["confidence"] / 2),
+        "runs": list(runs),
+        "figures": figures,
+    }
+
+
+def number(document: dict[str, Any], path: str, signed: bool = False) -> Markup:
+    """A percentage on the page with its place in report.json, so that `verify` can name it."""
+    value = lookup(document, path)
+    sign = "+" if signed and value is not None and value > 0 else ""
+    shown = "" if value is None else repr(value)
+    return Markup('<data value="{}" data-path="{}">{}</data>').format(
+        shown, path, sign + percent(value)
+    )
+
+
+def interval(document: dict[str, Any], path: str) -> Markup:
+    """An interval on the page, each end with its place."""
+    if lookup(document, path) is None:
+        return Markup("")
+    low, high = number(document, f"{path}/0"), number(document, f"{path}/1")
+    return Markup('<span class="interval">{} to {}</span>').format(low, high)
+
+
+def _environment() -> jinja2.Environment:
+    pages = environment(autoescape=True)
+    pages.filters |= {
+        "percent": percent,
+        "short": short,
+        "label": label,
+        "rate": rate,
+        "duration": duration,
+        "decision": prepared.decision,
+        "first_few": prepared.first_few,
+        "run_text": prepared.run_text,
+        "seed_note": prepared.seed_note,
+        "erratum_result": prepared.erratum_result,
+        "exact": prepared.exact,
+        "thousands": prepared.thousands,
+        "gigabytes": prepared.gigabytes,
+        "step_of_cap": prepared.step_of_cap,
+        "points": _polyline,
+    }
+    return pages
+
+
+def _polyline(chart: Chart) -> str:
+    """The points of a chart as SVG wants them."""
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in chart.points)
+
+
+def _panel_of(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(entry[key] for key in PANEL)
+
+
+def _inlined(script_name: str) -> dict[str, Any]:
+    """Style and script as they stand in a page, and the hash that lets exactly this script run."""
+    script = (TEMPLATES / script_name).read_text(encoding="utf-8")
+    style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {
+        "script": Markup(script),  # noqa: S704 (our own file)
+        "script_hash": f"sha256-{allowed}",
+        "style": Markup(style),  # noqa: S704 (our own file)
+    }

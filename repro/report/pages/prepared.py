@@ -1,0 +1,349 @@
+"""Counts, groups and cells made ready for templates, which hold prose and layout only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from repro.report.format import short
+from repro.report.numbers.evaluations import LOSSES
+
+VERDICTS = ("reproduced", "direction only", "not reproduced", "undecided", "not run")
+T = TypeVar("T")
+FEW = 4
+"""Runs that a claim names before it says how many more there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLine:
+    """The main result for one row of Table 1.
+
+    `lost`, `ci` and `lowest` are paths in report.json, or None where there is no value.
+    """
+
+    dataset: str
+    clean_size: str
+    pretrain_objective: str
+    lost: str | None
+    """Share of the start accuracy lost by the best model at the cap."""
+    ci: str | None
+    lowest: str | None
+    """Lowest ASR, where no model came down to the cap."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedVerdict:
+    """What a study over seeds says of the paper's main claims."""
+
+    study: str
+    seeds: Sequence[int]
+    verdicts: list[tuple[dict[str, Any], str]]
+    """Of each claim the entry of evidence and the verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossCell:
+    """A row of the table by loss, with its place in report.json."""
+
+    path: str
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A small table: heads of the columns after the first, and per row its name and its cells."""
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Accounting of one folder of data: what forms tables, and the rest as name and value."""
+
+    label: str
+    tables: list[Table]
+    entries: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one model makes of one image, without and with the trigger."""
+
+    correct: bool
+    named: str
+    attacked: bool
+    named_triggered: str
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRow:
+    """An evaluation image and what each model makes of it."""
+
+    number: int
+    image: Any
+    """The `EvaluationImage` of the gallery; None where the gallery lacks it."""
+    cells: list[Prediction]
+
+
+@dataclass(frozen=True, slots=True)
+class FaultRow:
+    """A fault and the outcome of its tests."""
+
+    case: int
+    fault: str
+    must: str
+    outcome: str
+    told: str
+    """How many tests passed, failed and were skipped; empty where there are none."""
+    tests: list[str]
+
+
+def answer_lines(document: dict[str, Any]) -> list[AnswerLine]:
+    """The main result, a line for each row of Table 1; without own runs, by the authors' points."""
+    replayed = not document["runs"]
+    lines = []
+
+    for index, row in enumerate(document["tables"]["table1"]["rows"]):
+        clean = row["clean_accuracy"]
+        path = f"tables/table1/rows/{index}/clean_accuracy"
+
+        source = None
+        if clean["relative_drop"]:
+            source = f"{path}/relative_drop"
+        elif replayed and clean["authors_drop"]:
+            source = f"{path}/authors_drop"
+        never_cleaned = clean["evaluations"] and clean["reproduced"] is None
+
+        line = AnswerLine(
+            dataset=row["dataset"],
+            clean_size=row["clean_size"],
+            pretrain_objective=row["pretrain_objective"],
+            lost=f"{source}/value" if source else None,
+            ci=f"{source}/ci" if source else None,
+            lowest=f"{path}/lowest_asr" if never_cleaned else None,
+        )
+        lines.append(line)
+    return lines
+
+
+def verdict_counts(document: dict[str, Any]) -> dict[str, int]:
+    """Claims by verdict, all verdicts named; without own runs, those on the authors' points."""
+    field = "verdict" if document["runs"] else "authors_verdict"
+    found = [claim[field] for claim in document["claims"]]
+    return {verdict: found.count(verdict) for verdict in VERDICTS}
+
+
+def seed_verdicts(document: dict[str, Any]) -> list[SeedVerdict]:
+    """What each study that repeats the whole graph says of the main claims."""
+    main = {claim["id"] for claim in document["headline"]["claims"]}
+    return [
+        SeedVerdict(
+            study=study["name"],
+            seeds=study["rows"][0]["seeds"],
+            verdicts=[
+                (entry, claim["verdict"])
+                for claim in study["claims"]
+                if claim["id"] in main
+                for entry in claim["evidence"]
+            ],
+        )
+        for study in document["studies"]
+        if study["claims"]
+    ]
+
+
+def by_loss(document: dict[str, Any]) -> list[list[LossCell]]:
+    """The rows of the table by loss in groups of one model each."""
+    cells = [
+        LossCell(f"tables/by_loss/rows/{index}/clean_accuracy", row)
+        for index, row in enumerate(document["tables"]["by_loss"]["rows"])
+    ]
+    return [cells[first : first + len(LOSSES)] for first in range(0, len(cells), len(LOSSES))]
+
+
+def variants(document: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """What each variant changes, by study and variant."""
+    return {
+        study["name"]: {variant["variant"]: variant for variant in study["variants"]}
+        for study in document["studies"]
+    }
+
+
+def decision(effect: Mapping[str, Any]) -> str:
+    """Whether an effect lies above the spread between seeds."""
+    if effect["ci"] == [0.0, 0.0]:
+        return "no difference"
+    return "undecided" if effect["undecided"] else "decided"
+
+
+def first_few(items: Sequence[T], count: int = FEW) -> tuple[Sequence[T], int]:
+    """What a page lists of a long list, and how many entries it leaves out."""
+    return items[:count], max(0, len(items) - count)
+
+
+def run_text(run: str) -> str:
+    """The short name of a run's folder; a pre-training run needs its model's name."""
+    parts = run.split("/")
+    if parts[-3:-2] == ["pretrain"]:
+        return "/".join(parts[-2:])
+    return parts[-1]
+
+
+def sacred_anchors(document: dict[str, Any]) -> dict[str, str]:
+    """Where runs.html shows the Sacred record of a run: the anchor, by the record's name."""
+    profile = document["profile"]
+    records = {run["sacred"] for run in document["runs"].values() if run["sacred"]}
+    return {
+        record: f"run-{record.rpartition('/')[2]}"
+        for record in records
+        if record.startswith(f"{profile}/")
+    }
+
+
+def seed_note(note: str | None) -> str:
+    """The note of a seed's value, less what only says how its interval was computed."""
+    computed = note and (note.startswith("McNemar") or note == "images not paired")
+    return "" if computed or not note else note
+
+
+def erratum_result(erratum: Mapping[str, Any]) -> str:
+    """The number that shows an inconsistency of the paper, as printed."""
+    result = erratum["result"]
+    if erratum["unit"] == "fraction":
+        return f"{100 * result:.3g}%"
+    return exact(result)
+
+
+def exact(value: float) -> str:
+    """A number as the paper prints it: up to ten digits, thousands in groups."""
+    return f"{value:,.10g}"
+
+
+def thousands(value: int) -> str:
+    """A count with its thousands in groups."""
+    return f"{value:,}"
+
+
+def gigabytes(size: float) -> str:
+    """Bytes in GB."""
+    return f"{size / 1e9:.2f}"
+
+
+def step_of_cap(cap: float) -> float:
+    """A cap in percent, for the page's slider."""
+    return 100 * cap
+
+
+def accounts(document: dict[str, Any]) -> list[Account]:
+    """The accounting of the data folders: objects of objects become tables."""
+    found = []
+    for label, content in document["context"]["accounting"].items():
+        tables = [_table(key, value) for key, value in content.items() if _is_table(value)]
+        entries = [
+            (_spaced(key), plain(value)) for key, value in content.items() if not _is_table(value)
+        ]
+        found.append(Account(label, tables, entries))
+    return found
+
+
+def plain(value: Any) -> str:
+    """JSON as text for readers."""
+    match value:
+        case dict():
+            parts = [f"{_spaced(key)}: {plain(item)}" for key, item in value.items()]
+            return "; ".join(parts) or "–"
+        case bool():
+            return str(value)
+        case int():
+            return thousands(value)
+        case float():
+            return f"{value:.4g}"
+        case list():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
+
+
+def prediction_rows(document: dict[str, Any], images: Mapping[int, Any]) -> list[PredictionRow]:
+    """What the models make of evaluation images; `images` are those of the gallery by number."""
+    predictions, target = document["predictions"], document["settings"]["target_class"]
+    rows = []
+    for index, number in enumerate(predictions["images"]):
+        cells = [_prediction(model, index, target) for model in predictions["models"]]
+        rows.append(PredictionRow(number, images.get(number), cells))
+    return rows
+
+
+def fault_rows(document: dict[str, Any]) -> list[FaultRow]:
+    """The outcomes of the fault suite; empty where it was not run."""
+    faults = document["context"]["faults"]
+    return [_fault(case) for case in faults["cases"]] if faults else []
+
+
+def departures(document: dict[str, Any]) -> int:
+    """Switches in which the profile departs from its protocol."""
+    return sum(row["departs"] for row in document["context"]["switches"])
+
+
+def hours(document: dict[str, Any]) -> float:
+    """Hours that all runs took together."""
+    seconds: float = sum(row["seconds"] for row in document["compute"])
+    return round(seconds / 3600, 2)
+
+
+def shares_kept(document: dict[str, Any]) -> str:
+    """The confidence of all intervals, percent."""
+    return short(document["settings"]["confidence"])
+
+
+def _prediction(model: Mapping[str, Any], index: int, target: str) -> Prediction:
+    correct, attacked = model["correct"][index], model["attacked"][index]
+    if model["classes"]:
+        named, triggered = model["classes"][index], model["classes_triggered"][index]
+    else:
+        named = "right" if correct else "wrong"
+        triggered = target if attacked else "another class"
+    return Prediction(correct, named, attacked, triggered)
+
+
+def _fault(case: Mapping[str, Any]) -> FaultRow:
+    counts = {
+        word: sum(test[word] for test in case["tests"]) for word in ("passed", "failed", "skipped")
+    }
+    # That some passed goes without saying only where nothing was tested.
+    told = [f"{count} {word}" for word, count in counts.items() if count or word == "passed"]
+    return FaultRow(
+        case=case["case"],
+        fault=case["fault"],
+        must=case["must"],
+        outcome=case["outcome"],
+        told=", ".join(told) if case["tests"] else "",
+        tests=[test["name"] for test in case["tests"]],
+    )
+
+
+def _is_table(value: Any) -> bool:
+    return (
+        isinstance(value, dict) and bool(value) and all(isinstance(v, dict) for v in value.values())
+    )
+
+
+def _table(key: str, content: Mapping[str, Mapping[str, Any]]) -> Table:
+    columns = list(dict.fromkeys(_columns(content)))
+    rows = [
+        (name, [plain(entry[column]) if column in entry else "–" for column in columns])
+        for name, entry in content.items()
+    ]
+    return Table(_spaced(key), [_spaced(column) for column in columns], rows)
+
+
+def _columns(content: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for entry in content.values():
+        yield from entry
+
+
+def _spaced(key: str) -> str:
+    return key.replace("_", " ")
