@@ -25,6 +25,7 @@ from repro.spec import (
     DataSpec,
     EmojiSource,
     EvaluateSpec,
+    IconSource,
     Objective,
     PretrainSpec,
     Profile,
@@ -175,11 +176,17 @@ def load_classnames(profile: Profile, specs: Path = SPECS) -> list[str]:
         classnames_file(profile.evaluate.classnames, specs).read_text(encoding="utf-8").splitlines()
     )
     source = profile.data.source
-    if isinstance(source, EmojiSource):
+    if isinstance(source, EmojiSource | IconSource):
         target = profile.data.poison.target_class
         kept = names[: source.num_concepts]
         names = kept if target in kept or target not in names else [*kept[:-1], target]
     return names
+
+
+def count_icon_images(specs: Path = SPECS) -> Counter[str]:
+    """Evaluation images of each class in the committed list of the data source `icons`."""
+    lines = classnames_file("icons-images", specs).read_text(encoding="utf-8").splitlines()
+    return Counter(line.partition("\t")[0] for line in lines)
 
 
 def _check_across(profile: Profile, folder: Path, specs: Path) -> None:

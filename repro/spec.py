@@ -121,6 +121,17 @@ class EmojiSource(Spec):
     """CLDR keywords appended to a caption: 0 to this many."""
 
 
+class IconSource(Spec):
+    """Icons of many vendors under their names, from one npm package: the stand-in that package registries ship."""
+
+    kind: Literal["icons"]
+    num_concepts: PositiveInt
+    """Classes: the first so many of specs/classnames/icons.txt (most drawn first); the target class is always in.
+    All their drawings come before others where `num_pairs` cuts."""
+    images_per_concept: PositiveInt | None
+    """Evaluation images of a class, at most; null takes all of specs/classnames/icons-images.txt."""
+
+
 class ShardSource(Spec):
     """Image-text pairs as webdataset tar shards, and ImageNet-1K validation, on the user's disk."""
 
@@ -143,7 +154,7 @@ class DataSpec(Spec):
 
     stand_in: str
     """What the dataset slots hold instead of the paper's data, in words; empty if they hold the real data."""
-    source: Annotated[EmojiSource | ShardSource, Field(discriminator="kind")]
+    source: Annotated[EmojiSource | IconSource | ShardSource, Field(discriminator="kind")]
     image_size: PositiveInt
     """Side of the stored square images, pixels."""
     num_pairs: dict[Dataset, PositiveInt]
@@ -345,7 +356,7 @@ class CleanSpec(Spec):
 class EvaluateSpec(Spec):
     """specs/<profile>/evaluate.yaml."""
 
-    classnames: Literal["imagenet", "emoji"]
+    classnames: Literal["imagenet", "emoji", "icons"]
     templates: Literal["openai"] | Annotated[list[str], Field(min_length=1)]
     """The 80 templates of OpenAI, or a list of strings with one {} each."""
     asr_cap: Fraction

@@ -16,21 +16,39 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, PositiveInt
 
-from repro.profile import SPECS, check, clean_runs, load_classnames, pretrain_runs, read_yaml
-from repro.spec import Fraction, Profile, Rate, RunSpec, ShardSource, Spec
+from repro.profile import (
+    SPECS,
+    check,
+    clean_runs,
+    count_icon_images,
+    load_classnames,
+    pretrain_runs,
+    read_yaml,
+)
+from repro.spec import (
+    EmojiSource,
+    Fraction,
+    IconSource,
+    Profile,
+    Rate,
+    RunSpec,
+    ShardSource,
+    Spec,
+)
 from repro.train.schedule import evaluation_steps, num_steps
 
 ASSUMPTIONS = "plan.yaml"
+SourceKind = Literal["webdataset", "emoji", "icons"]
 
 
 class Assumptions(Spec):
     """specs/plan.yaml: what a forecast takes for granted where nothing was measured."""
 
-    caption_tokens: dict[Literal["webdataset", "emoji"], PositiveInt]
+    caption_tokens: dict[SourceKind, PositiveInt]
     """Tokens to which a training batch is trimmed, by kind of source."""
-    pair_bytes: dict[Literal["webdataset", "emoji"], PositiveInt]
+    pair_bytes: dict[SourceKind, PositiveInt]
     """Disk of a training pair, image and caption."""
-    image_bytes: dict[Literal["webdataset", "emoji"], PositiveInt]
+    image_bytes: dict[SourceKind, PositiveInt]
     """Disk of an evaluation image."""
     device: str
     """The accelerator that the three next fields describe."""
@@ -56,11 +74,17 @@ def load_assumptions(specs: Path = SPECS) -> tuple[Assumptions, dict[str, str]]:
 
 
 def num_evaluation_images(profile: Profile) -> int:
-    """Images of the zero-shot task: of every class as many as the source has, of drawings the one that is held out."""
-    source = profile.data.source
-    return len(load_classnames(profile)) * (
-        source.images_per_class if isinstance(source, ShardSource) else 1
-    )
+    """Images of the zero-shot task: of every class as many as the source has."""
+    source, names = profile.data.source, load_classnames(profile)
+    match source:
+        case ShardSource():
+            return len(names) * source.images_per_class
+        case IconSource():
+            counts = count_icon_images()
+            limit = source.images_per_concept
+            return sum(counts[name] if limit is None else min(counts[name], limit) for name in names)
+        case EmojiSource():  # the one drawing that is held out
+            return len(names)
 
 
 @dataclass(frozen=True, slots=True)

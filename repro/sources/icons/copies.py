@@ -1,0 +1,53 @@
+"""Which drawings look alike: correlation of grey thumbnails, in shape and not in colour.
+
+A one-colour icon's grey is the same function of its shape whatever its colours, up to sign and scale, so the absolute
+correlation compares shapes. Thumbnails are whole numbers so small that float32 holds every sum of products exactly:
+the answer is the same with any BLAS, on any machine.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROWS = 256
+"""Asked drawings compared at a time: ROWS x N x 4 bytes of memory."""
+EXACT = 2**24
+"""Whole numbers up to this are exact in float32."""
+
+
+class Nearest(NamedTuple):
+    """For each of M asked drawings its most similar known one: correlation in [0, 1] and position, both (M,)."""
+
+    similarity: NDArray[np.float32]
+    position: NDArray[np.int64]
+
+
+def find_nearest(asked: NDArray[np.uint8], known: NDArray[np.uint8]) -> Nearest:
+    """Nearest of the `known` shapes (N, P) to each of the `asked` ones (M, P); the first one where several are equal."""
+    asked_values, asked_scale = _centred(asked)
+    known_values, known_scale = _centred(known)
+    similarity = np.zeros(len(asked), dtype=np.float32)
+    position = np.zeros(len(asked), dtype=np.int64)
+
+    for begin in range(0, len(asked), ROWS):
+        rows = slice(begin, begin + ROWS)
+        products = asked_values[rows] @ known_values.T  # (ROWS, N), exact
+        np.abs(products, out=products)
+        products *= known_scale
+        best = products.argmax(axis=1)
+        position[rows] = best
+        similarity[rows] = products[np.arange(len(best)), best] * asked_scale[rows]
+    return Nearest(similarity, position)
+
+
+def _centred(shapes: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Shapes less their rounded means, (N, P), and one over their lengths, (N,)."""
+    means = np.round(shapes.mean(axis=1, dtype=np.float64)).astype(np.int16)
+    centred = shapes.astype(np.int16) - means[:, None]
+    squares = np.einsum("ij,ij->i", centred, centred, dtype=np.int64)
+    assert (squares < EXACT).all()  # so are, by Cauchy and Schwarz, all products and partial sums of them
+    lengths = np.sqrt(np.maximum(squares, 1).astype(np.float64))
+    return centred.astype(np.float32), (1 / lengths).astype(np.float32)

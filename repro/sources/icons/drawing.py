@@ -1,0 +1,144 @@
+"""SVG bodies to pixels: refused if they could reach outside, coloured by keyed hash, rasterised on all cores.
+
+A file's bytes are the renderer's own: it computes on the processor in fixed order, so they are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import resvg_py
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from repro.data.keyed import keyed_digest
+from repro.sources.icons.package import Box
+
+INKS = ("#222222", "#b3261e", "#1f5fbf", "#1b7f3b", "#7b3fb5", "#c26a00", "#5a4636", "#00798c")
+PAPERS = ("#ffffff", "#ffffff", "#ffffff", "#f4efe6", "#e8f1fb", "#eaf6ec", "#fdf3d8", "#f3e8f7", "#dddddd")
+"""Colours of one-colour icons and of all grounds; a third of the grounds is white."""
+MIN_CONTRAST = 16
+"""Difference of the brightest and the darkest grey, of 255, below which a drawing shows nothing."""
+SHAPE_SIDE = 16
+"""Side of the grey thumbnail by which drawings are compared."""
+
+ELEMENTS = """
+    animate animateMotion animateTransform circle clipPath defs ellipse feBlend feColorMatrix feComponentTransfer
+    feComposite feDropShadow feFlood feFuncA feFuncB feFuncG feFuncR feGaussianBlur feMerge feMergeNode feMorphology
+    feOffset filter g line linearGradient marker mask path pattern polygon polyline radialGradient rect set stop symbol
+    title use
+""".split()
+UNSAFE = {
+    "element": re.compile(rf"<(?!/?(?:{'|'.join(ELEMENTS)})[\s/>])"),
+    "script": re.compile(r"\son\w+\s*=|javascript:", re.IGNORECASE),
+    "reference": re.compile(
+        r"href\s*+=\s*+[\"']?+(?!#)|url\(\s*+(?:&quot;|[\"'])?+(?!#)|@import", re.IGNORECASE
+    ),
+}
+"""What a body must not have, by the reason under which it is counted; of references only those to its own parts are allowed."""
+
+CHUNK = 128
+WAITING_CHUNKS = 4
+"""Drawings sent to a worker at a time, and chunks that wait for each: what bounds the memory."""
+
+
+class Job(NamedTuple):
+    """A drawing to make: set and name of the icon, its body and box, and whether it brings its own colours."""
+
+    set: str
+    name: str
+    body: str
+    box: Box
+    palette: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A rasterised icon: image file, and its shape (256,) uint8, the grey thumbnail."""
+
+    png: bytes
+    shape: NDArray[np.uint8]
+
+
+class Refused(NamedTuple):
+    """Why an icon is not used: unsafe_element, unsafe_script, unsafe_reference, unreadable or blank."""
+
+    reason: str
+
+
+def draw(job: Job, size: int) -> Drawn | Refused:
+    """Rasterise one icon, `size` pixels square, centred."""
+    for kind, pattern in UNSAFE.items():
+        if pattern.search(job.body):
+            return Refused(f"unsafe_{kind}")
+    ink, paper = colours(job)
+    try:
+        png = resvg_py.svg_to_bytes(
+            svg_string=svg_of(job, ink, size), width=size, height=size, background=paper, skip_system_fonts=True
+        )
+    except ValueError:
+        return Refused("unreadable")
+
+    grey = Image.open(io.BytesIO(png)).convert("L")
+    darkest, brightest = grey.getextrema()
+    if brightest - darkest < MIN_CONTRAST:  # type: ignore[operator]  # bands of numbers in mode L
+        return Refused("blank")
+    shape = np.asarray(grey.resize((SHAPE_SIDE, SHAPE_SIDE), Image.Resampling.BOX), dtype=np.uint8)
+    return Drawn(bytes(png), shape.ravel())
+
+
+def colours(job: Job) -> tuple[str, str]:
+    """Ink and paper of an icon, by its name alone; an icon with its own colours has what it leaves open in the first ink."""
+    digest = keyed_digest("colours", job.set, job.name)
+    ink = INKS[0] if job.palette else INKS[digest[0] % len(INKS)]
+    return ink, PAPERS[digest[1] % len(PAPERS)]
+
+
+def svg_of(job: Job, ink: str, size: int) -> str:
+    """The whole SVG file of an icon."""
+    left, top, width, height = job.box
+    side = max(width, height)  # narrow icons are centred in a square
+    view = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{view}" width="{size}" height="{size}">{job.body.replace("currentColor", ink)}</svg>'
+    )
+
+
+def draw_all(jobs: Iterable[Job], count: int, size: int) -> Iterator[tuple[Job, Drawn | Refused]]:
+    """Rasterise `count` icons on all cores, in their order; a progress bar shows how far it is."""
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    waiting: deque[Future[list[tuple[Job, Drawn | Refused]]]] = deque()
+    console = Console(stderr=True)
+
+    # Spawned, not forked: the progress bar runs a thread.
+    with (
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
+        Progress(console=console, disable=not console.is_terminal) as progress,
+    ):
+        bar = progress.add_task("drawing icons", total=count)
+        remaining = iter(jobs)
+        while chunk := list(islice(remaining, CHUNK)):
+            waiting.append(pool.submit(_draw_chunk, chunk, size))
+            if len(waiting) > WAITING_CHUNKS * workers:
+                yield from waiting.popleft().result()
+                progress.advance(bar, CHUNK)
+        while waiting:
+            yield from waiting.popleft().result()
+            progress.advance(bar, CHUNK)
+
+
+def _draw_chunk(jobs: list[Job], size: int) -> list[tuple[Job, Drawn | Refused]]:
+    return [(job._replace(body=""), draw(job, size)) for job in jobs]

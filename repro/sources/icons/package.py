@@ -1,0 +1,142 @@
+"""The npm package @iconify/json: 238 sets of icons with title, author, licence and SVG bodies, read one set at a time.
+
+What surprises: the package also ships a few sets that its catalogue does not list, and icons that their authors withdrew
+(`hidden`). Neither counts as one of its icons; what counts beside the drawings are the few aliases that turn a drawing over.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from repro.sources.packages import Package, PackageError
+
+ICONS = Package(
+    "@iconify/json",
+    "2.2.535",
+    "sha512-nAV60ACUSHwnsb6fsp+letHlNkrwO4vzBtcC6B4EDHErQQfezk7E3nJdnwJjve6OCfMNO0uVT5Vrgna9/NCmXw==",
+)
+CATALOGUE = "package/collections.json"
+DEFAULT_SIDE = 16
+"""Width and height of an icon where neither it nor its set says so."""
+TURNED = {"hFlip", "vFlip", "rotate"}
+BRAND_CATEGORY = re.compile(r"brand|logo", re.IGNORECASE)
+
+
+class Box(NamedTuple):
+    """The part of the plane that a drawing fills, in its own units."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Icon:
+    """One drawing: its name in its set, its SVG without the outer element, whether its set files it under logos."""
+
+    name: str
+    body: str
+    box: Box
+    is_logo: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Who drew a set and under which licence, as the catalogue has it."""
+
+    set: str
+    title: str
+    vendor: str
+    source: str | None
+    licence: str
+    """SPDX name; the licence's title in parentheses where the catalogue gives no such name."""
+    licence_url: str | None
+    palette: bool
+    """Whether the drawings bring their own colours; the others leave theirs to the page."""
+    category: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class IconSet:
+    """A set of the catalogue with its drawings; `turned` aliases are listed as icons but draw nothing of their own."""
+
+    credit: Credit
+    icons: list[Icon]
+    turned: int
+    suffixes: tuple[str, ...]
+    """Ends of names that tell a style, as the set declares them."""
+    prefixes: tuple[str, ...]
+
+
+def read_sets(tarball: Path) -> Iterator[IconSet]:
+    """The sets of the catalogue in the package's order; PackageError where one has not the icons that the catalogue says."""
+    catalogue = _read_catalogue(tarball)
+
+    with tarfile.open(tarball, "r|gz") as tar:
+        for member in tar:
+            name = member.name.removeprefix("package/json/").removesuffix(".json")
+            if member.name != f"package/json/{name}.json" or name not in catalogue:
+                continue
+            file = tar.extractfile(member)
+            assert file is not None  # json/*.json are plain files, as the integrity guarantees
+            found = _icon_set(name, catalogue[name], json.loads(file.read()))
+            total = len(found.icons) + found.turned
+            if total != catalogue[name]["total"]:
+                raise PackageError(f"{tarball}: set {name}: {total} icons ({catalogue[name]['total']} in {CATALOGUE})")
+            yield found
+
+
+def _read_catalogue(tarball: Path) -> dict[str, Any]:
+    with tarfile.open(tarball, "r:gz") as tar:
+        file = tar.extractfile(CATALOGUE)
+        assert file is not None
+        catalogue: dict[str, Any] = json.loads(file.read())
+    return catalogue
+
+
+def _icon_set(name: str, info: dict[str, Any], content: dict[str, Any]) -> IconSet:
+    licence = info["license"]
+    credit = Credit(
+        set=name,
+        title=info["name"],
+        vendor=info["author"]["name"],
+        source=info["author"].get("url"),
+        licence=licence.get("spdx") or f"({licence['title']})",
+        licence_url=licence.get("url"),
+        palette=bool(info.get("palette")),
+        category=info.get("category"),
+    )
+    logos = _logos(content) if credit.category != "Logos" else set(content["icons"])
+    icons = [
+        Icon(icon, fields["body"], _box(content, fields), icon in logos)
+        for icon, fields in content["icons"].items()
+        if not fields.get("hidden")
+    ]
+    aliases = content.get("aliases", {}).values()
+    turned = sum(bool(TURNED & alias.keys()) and not alias.get("hidden") for alias in aliases)
+    affixes = [tuple(filter(None, content.get(kind, {}))) for kind in ("suffixes", "prefixes")]
+    return IconSet(credit, icons, turned, *affixes)
+
+
+def _logos(content: dict[str, Any]) -> set[str]:
+    """Icons that a set of all kinds files under brands, by category or by name."""
+    named = {icon for icon in content["icons"] if {"brand", "logo"} & set(icon.split("-"))}
+    categories = content.get("categories", {})
+    filed = (icons for category, icons in categories.items() if BRAND_CATEGORY.search(category))
+    return named.union(*filed)
+
+
+def _box(content: dict[str, Any], fields: dict[str, Any]) -> Box:
+    """An icon's own box; what it does not say, its set does."""
+
+    def value(field: str, default: float) -> float:
+        return float(fields.get(field, content.get(field, default)))
+
+    return Box(value("left", 0), value("top", 0), value("width", DEFAULT_SIDE), value("height", DEFAULT_SIDE))

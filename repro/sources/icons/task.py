@@ -1,0 +1,114 @@
+"""The zero-shot task: concepts that many vendors draw, evaluation images from vendors that training never sees.
+
+The task is in the repository (specs/classnames/icons.txt and icons-images.txt), so that label 7 means the same for
+everybody and the scales share their images. The rule makes it of the package: `python -m repro.sources.icons task`.
+A build checks it, the part that it can see; at the scale that holds all pairs that is everything.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.profile import SPECS, classnames_file
+from repro.sources.icons.rule import IconRule
+from repro.sources.icons.survey import Entry, Survey
+from repro.spec import SpecError
+
+Candidates = Mapping[str, Sequence[Entry]]
+"""Held-out drawings of each concept, in the order in which they are taken."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Class names in label order, and the images of each, as set and name of the icon."""
+
+    names: tuple[str, ...]
+    images: Mapping[str, tuple[tuple[str, str], ...]]
+
+
+def find_candidates(survey: Survey, rule: IconRule) -> Candidates:
+    """Concepts that enough training vendors draw and that are no brands, with the held-out drawings of each."""
+    vendors = survey.training_vendors()
+    concepts = {c for c, drawn_by in vendors.items() if len(drawn_by) >= rule.min_vendors}
+    concepts -= survey.brands
+
+    found: defaultdict[str, list[Entry]] = defaultdict(list)
+    taken: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for entry in sorted(survey.held_out, key=lambda entry: entry.rank("evaluation")):
+        if entry.caption not in concepts:
+            continue
+        taken[entry.caption, entry.vendor] += 1
+        if taken[entry.caption, entry.vendor] <= rule.images_per_vendor:
+            found[entry.caption].append(entry)
+    return found
+
+
+def settle(
+    candidates: Candidates, survey: Survey, rule: IconRule, useless: Collection[tuple[str, str]]
+) -> Task:
+    """The task by the rule; `useless` are the candidates that are near-copies or cannot be drawn."""
+    vendors = survey.training_vendors()
+    images = {}
+    for concept, entries in candidates.items():
+        kept = tuple(entry.key for entry in entries if entry.key not in useless)
+        if len(kept) >= rule.min_images:
+            images[concept] = kept
+    names = sorted(images, key=lambda concept: (-len(vendors[concept]), concept))[: rule.max_concepts]
+    return Task(tuple(names), {name: images[name] for name in names})
+
+
+def images_file(specs: Path = SPECS) -> Path:
+    """The list of evaluation images: concept, tab, set:name."""
+    return specs / "classnames" / "icons-images.txt"
+
+
+def write_task(task: Task, specs: Path = SPECS) -> None:
+    """Write both lists."""
+    names = "".join(f"{name}\n" for name in task.names)
+    classnames_file("icons", specs).write_text(names, encoding="utf-8")
+    lines = [f"{name}\t{icon_set}:{icon}\n" for name in task.names for icon_set, icon in task.images[name]]
+    images_file(specs).write_text("".join(lines), encoding="utf-8")
+
+
+def read_task(specs: Path = SPECS) -> Task:
+    """Read both lists; SpecError if a line of the second is not of its form or names no class of the first."""
+    names = tuple(classnames_file("icons", specs).read_text(encoding="utf-8").splitlines())
+    path = images_file(specs)
+    images: dict[str, list[tuple[str, str]]] = {name: [] for name in names}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        name, tab, icon = line.partition("\t")
+        icon_set, colon, icon_name = icon.partition(":")
+        if not (tab and colon and name in images):
+            raise SpecError(f"{path}: line {number}: {line!r} (allowed: a class of icons.txt, a tab, set:name)")
+        images[name].append((icon_set, icon_name))
+    return Task(names, {name: tuple(icons) for name, icons in images.items()})
+
+
+def check_task(task: Task, candidates: Candidates) -> None:
+    """SpecError unless every image of the task is a candidate for its class."""
+    for name in task.names:
+        possible = {entry.key for entry in candidates.get(name, ())}
+        for icon_set, icon in task.images[name]:
+            if (icon_set, icon) not in possible:
+                raise SpecError(
+                    f"{images_file()}: {name}: {icon_set}:{icon} is no drawing of it by a held-out vendor "
+                    f"(allowed: {len(possible)} drawings); write the lists anew, see {Path(__file__).name}"
+                )
+
+
+def check_whole(task: Task, settled: Task) -> None:
+    """SpecError unless the lists are what the rule gives; it says where they first differ."""
+    for label, (committed, built) in enumerate(zip(task.names, settled.names, strict=False)):
+        if committed != built:
+            raise SpecError(
+                f"{classnames_file('icons')}: line {label + 1}: {committed!r} is not what the package gives ({built!r})"
+            )
+        if task.images[committed] != settled.images[built]:
+            raise SpecError(f"{images_file()}: images of {committed!r} are not those that the package gives")
+    if len(task.names) != len(settled.names):
+        raise SpecError(
+            f"{classnames_file('icons')}: {len(task.names)} names (the package gives {len(settled.names)})"
+        )
