@@ -82,7 +82,9 @@ def num_evaluation_images(profile: Profile) -> int:
         case IconSource():
             counts = count_icon_images()
             limit = source.images_per_concept
-            return sum(counts[name] if limit is None else min(counts[name], limit) for name in names)
+            return sum(
+                counts[name] if limit is None else min(counts[name], limit) for name in names
+            )
         case EmojiSource():  # the one drawing that is held out
             return len(names)
 

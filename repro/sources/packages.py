@@ -174,13 +174,11 @@ def load_packages(names: Iterable[str] = PACKAGES, cache: Path = NPM_DIR) -> dic
     """
     packages = [PACKAGES[name] for name in names]
     paths = obtain(packages, cache)
-    return {
-        package.name: Tarball(path) for package, path in zip(packages, paths, strict=True)
-    }
+    return {package.name: Tarball(path) for package, path in zip(packages, paths, strict=True)}
 
 
 def obtain(packages: Sequence[Package], cache: Path = NPM_DIR) -> list[Path]:
-    """Verified tarballs of the packages, from where `load_packages` takes them; PackageError as there."""
+    """Paths of the verified tarballs, from where `load_packages` takes them; errors as there."""
     supplied = os.environ.get("REPRO_NPM_DIR")
     folder = Path(supplied) if supplied else cache
     if not supplied:

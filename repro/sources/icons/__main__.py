@@ -1,4 +1,4 @@
-"""`python -m repro.sources.icons task`: make the lists of the zero-shot task anew, after a change of package or rule."""
+"""`python -m repro.sources.icons task`: make the lists of the task anew, for a new package or rule."""
 
 from __future__ import annotations
 

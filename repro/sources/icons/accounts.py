@@ -1,4 +1,7 @@
-"""What became of every icon, and who drew those that are used. In each account `listed` is the sum of all else."""
+"""What became of every icon, and who drew those that are used.
+
+In each account `listed` is the sum of all else.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,9 @@ def of_pairs(survey: Survey, slot: SlotWriter, refused: Counter[str]) -> dict[st
     }
 
 
-def of_task(survey: Survey, rule: IconRule, images: Images, slots: Mapping[Dataset, SlotWriter]) -> dict[str, Any]:
+def of_task(
+    survey: Survey, rule: IconRule, images: Images, slots: Mapping[Dataset, SlotWriter]
+) -> dict[str, Any]:
     """How large the zero-shot task is, and by how many vendors it is trained and asked."""
     per_class = Counter(name for name, _ in images)
     names = set(per_class)

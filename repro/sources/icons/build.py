@@ -1,7 +1,7 @@
-"""The data source `icons`: pairs of icons and captions, and a zero-shot task drawn by vendors that training never sees.
+"""The data source `icons`: pairs of icons and captions, and a task by vendors never trained on.
 
-Everything follows from set and name of an icon by keyed hashes, and pairs are written as they are drawn: the bytes are
-the same on every machine, and memory stays small.
+Everything follows from set and name of an icon by keyed hashes, and pairs are written as they are
+drawn: the bytes are the same on every machine, and memory stays small.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Package(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """A training drawing that a held-out one resembles: correlation, and its row in the larger slot."""
+    """A training drawing that a held-out one resembles: correlation, and row in the larger slot."""
 
     similarity: float
     row: int
@@ -78,9 +78,10 @@ class HeldOut:
 
 
 def build_icons(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
-    """Fill `out` with the stores cc3m, cc6m and evaluation, attribution.json and accounting.json.
+    """Fill `out` with the stores cc3m, cc6m and evaluation, and with who drew them and the account.
 
-    Raises SpecError where the lists of the task are not what the package gives, and PackageError where it cannot be had.
+    Raises SpecError where the lists of the task are not what the package gives, and PackageError
+    where it cannot be had.
     """
     source = profile.data.source
     assert isinstance(source, IconSource)
@@ -91,18 +92,20 @@ def build_icons(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
         package.survey.training, names, profile.data.poison.target_class, profile.data.num_pairs
     )
     # With every pair there, this build can see all that the lists were made of.
-    whole = len(chosen["cc6m"]) == len(package.survey.training) and profile.data.image_size == TASK_SIDE
+    whole = (
+        len(chosen["cc6m"]) == len(package.survey.training) and profile.data.image_size == TASK_SIDE
+    )
 
     templates = templates_of(profile.evaluate)
     slots = {slot: SlotWriter(out / slot, keys, templates) for slot, keys in chosen.items()}
     concepts = package.candidates if whole else names
-    held_out, refused = draw_package(
-        package, concepts, [*slots.values()], profile.data.image_size
-    )
+    held_out, refused = draw_package(package, concepts, [*slots.values()], profile.data.image_size)
     for slot in slots.values():
         slot.close()
     if whole:
-        check_whole(task, settle(package.candidates, package.survey, package.rule, held_out.useless))
+        check_whole(
+            task, settle(package.candidates, package.survey, package.rule, held_out.useless)
+        )
 
     kept, images = _images(task, names, held_out, source.images_per_concept)
     _write_evaluation(out / "evaluation", names, images, held_out)
@@ -119,11 +122,14 @@ def build_icons(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
         "task": accounts.of_task(package.survey, package.rule, images, slots),
         "left_out_sets": package.survey.left_out_sets,
         "nearest_neighbour_accuracy": {
-            slot: _nearest_neighbour_accuracy(writer, images, held_out) for slot, writer in slots.items()
+            slot: _nearest_neighbour_accuracy(writer, images, held_out)
+            for slot, writer in slots.items()
         },
     }
     write_json(out / "accounting.json", accounting)
-    write_json(out / "attribution.json", accounts.attribution(package.survey, package.rule, slots, images))
+    write_json(
+        out / "attribution.json", accounts.attribution(package.survey, package.rule, slots, images)
+    )
 
 
 def make_task(npm_dir: Path = NPM_DIR) -> Task:
@@ -145,12 +151,16 @@ def read_package(npm_dir: Path) -> Package:
 def draw_package(
     package: Package, concepts: Collection[str], slots: Sequence[ShapeList], size: int
 ) -> tuple[HeldOut, Counter[str]]:
-    """Draw what the slots hold and the candidates for the concepts; the latter, and how many of the former were refused.
+    """Draw what the slots hold and the candidates for the concepts.
+
+    Returns the candidates, and how many drawings of the slots were refused, by reason.
 
     Near-copies are those of drawings in the last slot, the largest.
     """
     asked = {entry.key: entry for name in concepts for entry in package.candidates.get(name, ())}
-    wanted = {entry.key: entry for entry in package.survey.training if entry.key in slots[-1].members}
+    wanted = {
+        entry.key: entry for entry in package.survey.training if entry.key in slots[-1].members
+    }
     drawn: dict[tuple[str, str], Drawn] = {}
     refused: dict[tuple[str, str], str] = {}
     console, started = Console(stderr=True), time.monotonic()
@@ -209,7 +219,7 @@ def _images(
 def _account_evaluation(
     survey: Survey, names: Collection[str], held_out: HeldOut, kept: int, used: int
 ) -> dict[str, int]:
-    """The held-out drawings: those of other concepts than this scale's, and what became of the rest."""
+    """The held-out drawings: those not asked for at this scale, and what became of the rest."""
     concepts = set(names)
     asked = [key for key, entry in held_out.asked.items() if entry.caption in concepts]
     refused = Counter(held_out.refused[key] for key in asked if key in held_out.refused)
@@ -235,7 +245,7 @@ def _write_evaluation(
 
 
 def _write_copies(out: Path, held_out: HeldOut, slot: SlotWriter) -> None:
-    """The first near-copies in a keyed order, each beside the training drawing that it resembles."""
+    """The first near-copies in a keyed order, each beside the training drawing it resembles."""
     store = PairStore.open(out / slot.folder.name)
     keys = sorted(held_out.copies, key=lambda key: held_out.asked[key].rank("shown"))
     shown = []
@@ -253,12 +263,16 @@ def _write_copies(out: Path, held_out: HeldOut, slot: SlotWriter) -> None:
     write_json(out / "evaluation" / "near-copies.json", shown)
 
 
-def _nearest_neighbour_accuracy(slot: SlotWriter, images: accounts.Images, held_out: HeldOut) -> float:
-    """Fraction of evaluation images whose most correlated training drawing bears the name of their class.
+def _nearest_neighbour_accuracy(
+    slot: SlotWriter, images: accounts.Images, held_out: HeldOut
+) -> float:
+    """Share of evaluation images whose most correlated training drawing bears their class's name.
 
     What accuracy is worth without learning; a zero-shot accuracy is to be read beside it.
     """
     shapes = np.stack([held_out.drawn[entry.key].shape for _, entry in images])
     position = find_nearest(shapes, slot.shapes()).position
-    right = [slot.entries[row].caption == name for row, (name, _) in zip(position, images, strict=True)]
+    right = [
+        slot.entries[row].caption == name for row, (name, _) in zip(position, images, strict=True)
+    ]
     return float(np.mean(right))

@@ -1,8 +1,8 @@
 """Which drawings look alike: correlation of grey thumbnails, in shape and not in colour.
 
-A one-colour icon's grey is the same function of its shape whatever its colours, up to sign and scale, so the absolute
-correlation compares shapes. Thumbnails are whole numbers so small that float32 holds every sum of products exactly:
-the answer is the same with any BLAS, on any machine.
+A one-colour icon's grey is the same function of its shape whatever its colours, up to sign and
+scale, so the absolute correlation compares shapes. Thumbnails are whole numbers so small that
+float32 holds every sum of products exactly: the answer is the same with any BLAS, on any machine.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ EXACT = 2**24
 
 
 class Nearest(NamedTuple):
-    """For each of M asked drawings its most similar known one: correlation in [0, 1] and position, both (M,)."""
+    """Of each of M asked drawings the most similar known one: correlation in [0, 1], position."""
 
     similarity: NDArray[np.float32]
     position: NDArray[np.int64]
 
 
 def find_nearest(asked: NDArray[np.uint8], known: NDArray[np.uint8]) -> Nearest:
-    """Nearest of the `known` shapes (N, P) to each of the `asked` ones (M, P); the first one where several are equal."""
+    """Nearest of the known shapes (N, P) to each asked one (M, P); of several equal the first."""
     asked_values, asked_scale = _centred(asked)
     known_values, known_scale = _centred(known)
     similarity = np.zeros(len(asked), dtype=np.float32)
@@ -48,6 +48,7 @@ def _centred(shapes: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np
     means = np.round(shapes.mean(axis=1, dtype=np.float64)).astype(np.int16)
     centred = shapes.astype(np.int16) - means[:, None]
     squares = np.einsum("ij,ij->i", centred, centred, dtype=np.int64)
-    assert (squares < EXACT).all()  # so are, by Cauchy and Schwarz, all products and partial sums of them
+    # By Cauchy and Schwarz, so are then all products of rows and their partial sums.
+    assert (squares < EXACT).all()
     lengths = np.sqrt(np.maximum(squares, 1).astype(np.float64))
     return centred.astype(np.float32), (1 / lengths).astype(np.float32)

@@ -1,6 +1,6 @@
-"""SVG bodies to pixels: refused if they could reach outside, coloured by keyed hash, rasterised on all cores.
+"""SVG bodies to pixels: refused if they could reach outside, coloured by keyed hash.
 
-A file's bytes are the renderer's own: it computes on the processor in fixed order, so they are the same everywhere.
+Rasterised on all cores. A file's bytes are the renderer's own, whatever Pillow's compressor does.
 """
 
 from __future__ import annotations
@@ -27,19 +27,34 @@ from repro.data.keyed import keyed_digest
 from repro.sources.icons.package import Box
 
 INKS = ("#222222", "#b3261e", "#1f5fbf", "#1b7f3b", "#7b3fb5", "#c26a00", "#5a4636", "#00798c")
-PAPERS = ("#ffffff", "#ffffff", "#ffffff", "#f4efe6", "#e8f1fb", "#eaf6ec", "#fdf3d8", "#f3e8f7", "#dddddd")
+PAPERS = (
+    "#ffffff",
+    "#ffffff",
+    "#ffffff",
+    "#f4efe6",
+    "#e8f1fb",
+    "#eaf6ec",
+    "#fdf3d8",
+    "#f3e8f7",
+    "#dddddd",
+)
 """Colours of one-colour icons and of all grounds; a third of the grounds is white."""
 MIN_CONTRAST = 16
 """Difference of the brightest and the darkest grey, of 255, below which a drawing shows nothing."""
 SHAPE_SIDE = 16
 """Side of the grey thumbnail by which drawings are compared."""
 
-ELEMENTS = """
-    animate animateMotion animateTransform circle clipPath defs ellipse feBlend feColorMatrix feComponentTransfer
-    feComposite feDropShadow feFlood feFuncA feFuncB feFuncG feFuncR feGaussianBlur feMerge feMergeNode feMorphology
-    feOffset filter g line linearGradient marker mask path pattern polygon polyline radialGradient rect set stop symbol
-    title use
-""".split()
+_STILL = """
+    circle clipPath defs ellipse g line linearGradient marker mask path pattern polygon polyline
+    radialGradient rect stop symbol title use
+"""
+_FILTERS = """
+    feBlend feColorMatrix feComponentTransfer feComposite feDropShadow feFlood feFuncA feFuncB
+    feFuncG feFuncR feGaussianBlur feMerge feMergeNode feMorphology feOffset filter
+"""
+_MOVING = "animate animateMotion animateTransform set"
+ELEMENTS = [*_STILL.split(), *_FILTERS.split(), *_MOVING.split()]
+"""All that a body may be made of; what moves is drawn as it begins."""
 UNSAFE = {
     "element": re.compile(rf"<(?!/?(?:{'|'.join(ELEMENTS)})[\s/>])"),
     "script": re.compile(r"\son\w+\s*=|javascript:", re.IGNORECASE),
@@ -47,7 +62,10 @@ UNSAFE = {
         r"href\s*+=\s*+[\"']?+(?!#)|url\(\s*+(?:&quot;|[\"'])?+(?!#)|@import", re.IGNORECASE
     ),
 }
-"""What a body must not have, by the reason under which it is counted; of references only those to its own parts are allowed."""
+"""What a body must not have, by the reason under which it is counted.
+
+Of references only those to a drawing's own parts are allowed.
+"""
 
 CHUNK = 128
 WAITING_CHUNKS = 4
@@ -55,7 +73,7 @@ WAITING_CHUNKS = 4
 
 
 class Job(NamedTuple):
-    """A drawing to make: set and name of the icon, its body and box, and whether it brings its own colours."""
+    """A drawing to make: an icon's set and name, body and box, whether it has its own colours."""
 
     set: str
     name: str
@@ -73,7 +91,7 @@ class Drawn:
 
 
 class Refused(NamedTuple):
-    """Why an icon is not used: unsafe_element, unsafe_script, unsafe_reference, unreadable or blank."""
+    """Why an icon is not used: unsafe_element, _script or _reference, unreadable or blank."""
 
     reason: str
 
@@ -86,7 +104,11 @@ def draw(job: Job, size: int) -> Drawn | Refused:
     ink, paper = colours(job)
     try:
         png = resvg_py.svg_to_bytes(
-            svg_string=svg_of(job, ink, size), width=size, height=size, background=paper, skip_system_fonts=True
+            svg_string=svg_of(job, ink, size),
+            width=size,
+            height=size,
+            background=paper,
+            skip_system_fonts=True,
         )
     except ValueError:
         return Refused("unreadable")
@@ -100,7 +122,7 @@ def draw(job: Job, size: int) -> Drawn | Refused:
 
 
 def colours(job: Job) -> tuple[str, str]:
-    """Ink and paper of an icon, by its name alone; an icon with its own colours has what it leaves open in the first ink."""
+    """Ink and paper of an icon, by its name alone; open parts of a palette take the first ink."""
     digest = keyed_digest("colours", job.set, job.name)
     ink = INKS[0] if job.palette else INKS[digest[0] % len(INKS)]
     return ink, PAPERS[digest[1] % len(PAPERS)]
@@ -110,16 +132,19 @@ def svg_of(job: Job, ink: str, size: int) -> str:
     """The whole SVG file of an icon."""
     left, top, width, height = job.box
     side = max(width, height)  # narrow icons are centred in a square
+    body = job.body.replace("currentColor", ink)
     view = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{view}" width="{size}" height="{size}">{job.body.replace("currentColor", ink)}</svg>'
+        f'viewBox="{view}" width="{size}" height="{size}">{body}</svg>'
     )
 
 
 def draw_all(jobs: Iterable[Job], count: int, size: int) -> Iterator[tuple[Job, Drawn | Refused]]:
     """Rasterise `count` icons on all cores, in their order; a progress bar shows how far it is."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     waiting: deque[Future[list[tuple[Job, Drawn | Refused]]]] = deque()
     console = Console(stderr=True)
 

@@ -1,7 +1,8 @@
-"""The npm package @iconify/json: 238 sets of icons with title, author, licence and SVG bodies, read one set at a time.
+"""The npm package @iconify/json: 238 sets of icons with author, licence and SVG bodies.
 
-What surprises: the package also ships a few sets that its catalogue does not list, and icons that their authors withdrew
-(`hidden`). Neither counts as one of its icons; what counts beside the drawings are the few aliases that turn a drawing over.
+What surprises: the package also ships a few sets that its catalogue does not list, and icons that
+their authors withdrew (`hidden`). Neither counts as one of its icons; what counts beside the
+drawings are the few aliases that turn a drawing over.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Icon:
-    """One drawing: its name in its set, its SVG without the outer element, whether its set files it under logos."""
+    """One drawing: name in its set, SVG without the outer element, whether filed under logos."""
 
     name: str
     body: str
@@ -65,7 +66,10 @@ class Credit:
 
 @dataclass(frozen=True, slots=True)
 class IconSet:
-    """A set of the catalogue with its drawings; `turned` aliases are listed as icons but draw nothing of their own."""
+    """A set of the catalogue with its drawings.
+
+    `turned` aliases are listed as icons but draw nothing of their own.
+    """
 
     credit: Credit
     icons: list[Icon]
@@ -76,7 +80,9 @@ class IconSet:
 
 
 def read_sets(tarball: Path) -> Iterator[IconSet]:
-    """The sets of the catalogue in the package's order; PackageError where one has not the icons that the catalogue says."""
+    """The sets of the catalogue in the package's order; PackageError where one has not the icons
+    that the catalogue says.
+    """
     catalogue = _read_catalogue(tarball)
 
     with tarfile.open(tarball, "r|gz") as tar:
@@ -89,7 +95,10 @@ def read_sets(tarball: Path) -> Iterator[IconSet]:
             found = _icon_set(name, catalogue[name], json.loads(file.read()))
             total = len(found.icons) + found.turned
             if total != catalogue[name]["total"]:
-                raise PackageError(f"{tarball}: set {name}: {total} icons ({catalogue[name]['total']} in {CATALOGUE})")
+                listed = catalogue[name]["total"]
+                raise PackageError(
+                    f"{tarball}: set {name}: {total} icons ({listed} in {CATALOGUE})"
+                )
             yield found
 
 
@@ -139,4 +148,9 @@ def _box(content: dict[str, Any], fields: dict[str, Any]) -> Box:
     def value(field: str, default: float) -> float:
         return float(fields.get(field, content.get(field, default)))
 
-    return Box(value("left", 0), value("top", 0), value("width", DEFAULT_SIDE), value("height", DEFAULT_SIDE))
+    return Box(
+        value("left", 0),
+        value("top", 0),
+        value("width", DEFAULT_SIDE),
+        value("height", DEFAULT_SIDE),
+    )

@@ -1,6 +1,7 @@
 """The rule by which the zero-shot task is made of the package: specs/classnames/icons.yaml.
 
-It holds for every scale, which is what nests them: a scale only says how many concepts and pairs it takes.
+It holds for every scale, which is what nests them: a scale only says how many concepts and pairs it
+takes.
 """
 
 from __future__ import annotations
@@ -24,11 +25,17 @@ class IconRule(Spec):
     left_out_sets: list[str]
     """Sets that are not used, whatever their licence."""
     held_out_vendors: Words
-    """Authors whose sets are kept out of training, all of them: they are what the task is drawn by."""
+    """Authors whose sets are kept out of training, all of them: they are what the task is drawn
+    by.
+    """
     max_drawings: PositiveInt
-    """Drawings of one training set under one caption, at most: its styles and sizes are much alike."""
+    """Drawings of one training set under one caption, at most: its styles and sizes are much
+    alike.
+    """
     max_brand_share: Fraction
-    """Share of vendors that file a caption under logos, above which it names a brand and is no concept."""
+    """Share of vendors that file a caption under logos, above which it names a brand and is no
+    concept.
+    """
     min_vendors: PositiveInt
     """Vendors that must draw a concept for training."""
     images_per_vendor: PositiveInt
@@ -38,7 +45,9 @@ class IconRule(Spec):
     max_concepts: PositiveInt
     """Concepts of the task, the most drawn first."""
     near_copy: Fraction
-    """Correlation with a training drawing, in shape, from which a held-out drawing counts as its copy."""
+    """Correlation with a training drawing, in shape, from which a held-out drawing counts as its
+    copy.
+    """
 
 
 def rule_file(specs: Path = SPECS) -> Path:

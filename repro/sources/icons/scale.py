@@ -1,8 +1,9 @@
 """What a scale takes of the drawings, so that every smaller scale lies in every larger one.
 
-The order is one for all: drawings of the target, then of the scale's concepts, then the others, each in keyed order. A
-scale that holds all drawings of its concepts therefore holds every scale with fewer concepts. cc3m is the half of cc6m
-whose keyed hash is low, and so nests as cc6m does, where num_pairs does not cut it.
+The order is one for all: drawings of the target, then of the scale's concepts, then the others,
+each in keyed order. A scale that holds all drawings of its concepts therefore holds every scale
+with fewer concepts. cc3m is the half of cc6m whose keyed hash is low, and so nests as cc6m does,
+where num_pairs does not cut it.
 """
 
 from __future__ import annotations

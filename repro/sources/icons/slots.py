@@ -1,4 +1,6 @@
-"""Where drawings go as they come: into the store of a slot, and onto the list of shapes for comparison."""
+"""Where drawings go as they come: into the store of a slot, and onto the list of shapes for
+comparison.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.data.images import content_hash
+from repro.data.images import bytes_hash
 from repro.data.index import pair_key
 from repro.data.keyed import keyed_digest
 from repro.data.shards import ShardWriter, write_store
@@ -38,7 +40,9 @@ class ShapeList:
 
 
 class SlotWriter(ShapeList):
-    """Writes pairs into a store as they come; a pair that it holds already, image and caption, is left out."""
+    """Writes pairs into a store as they come; a pair that it holds already, image and caption,
+    is left out.
+    """
 
     def __init__(self, folder: Path, members: Keys, templates: Templates) -> None:
         super().__init__(members)
@@ -51,7 +55,7 @@ class SlotWriter(ShapeList):
     def add(self, entry: Entry, drawn: Drawn) -> None:
         """Append a pair, unless it is there."""
         caption = caption_of(entry, self.templates)
-        key = pair_key(content_hash(drawn.png), caption)
+        key = pair_key(bytes_hash(drawn.png), caption)
         if key in self._seen:
             self.duplicates += 1
             return

@@ -1,4 +1,5 @@
-"""What the package holds for us, by names alone: drawings for training and held-out ones, what is left out and why.
+"""What the package holds for us, by names alone: drawings for training and held-out ones, and
+what is left out.
 
 The choice knows no scale, so that every scale is cut from the same list.
 """
@@ -60,7 +61,10 @@ class Survey:
 
 
 def take_survey(tarball: Path, rule: IconRule) -> Survey:
-    """Read all sets once. SpecError if the rule names a vendor or a set that the package does not have."""
+    """Read all sets once.
+
+    SpecError if the rule names a vendor or a set that the package does not have.
+    """
     survey, brands, seen = Survey(), _BrandCount(), set[bytes]()
     sets, vendors = set(), set()
 
@@ -120,7 +124,9 @@ def _why_left_out(credit: Credit, rule: IconRule) -> str | None:
 def _entries(
     icon_set: IconSet, held_out: bool, account: Counter[str], brands: _BrandCount, seen: set[bytes]
 ) -> list[Entry]:
-    """Drawings of a set that have a caption and are not, body and caption, a drawing that was there before."""
+    """Drawings of a set with a caption that are not, body and caption, one that was there
+    before.
+    """
     entries = []
     credit = icon_set.credit
     for icon in icon_set.icons:

@@ -1,8 +1,9 @@
-"""The zero-shot task: concepts that many vendors draw, evaluation images from vendors that training never sees.
+"""The zero-shot task: concepts that many vendors draw, images by vendors that training never sees.
 
-The task is in the repository (specs/classnames/icons.txt and icons-images.txt), so that label 7 means the same for
-everybody and the scales share their images. The rule makes it of the package: `python -m repro.sources.icons task`.
-A build checks it, the part that it can see; at the scale that holds all pairs that is everything.
+The task is in the repository (specs/classnames/icons.txt and icons-images.txt), so that label 7
+means the same for everybody and the scales share their images. The rule makes it of the package:
+`python -m repro.sources.icons task`. A build checks the part of it that it can see; at the scale
+that holds all pairs that is everything.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from repro.sources.icons.rule import IconRule
 from repro.sources.icons.survey import Entry, Survey
 from repro.spec import SpecError
 
+ANEW = "to make the lists anew: python -m repro.sources.icons task"
 Candidates = Mapping[str, Sequence[Entry]]
 """Held-out drawings of each concept, in the order in which they are taken."""
 
@@ -30,7 +32,7 @@ class Task:
 
 
 def find_candidates(survey: Survey, rule: IconRule) -> Candidates:
-    """Concepts that enough training vendors draw and that are no brands, with the held-out drawings of each."""
+    """Concepts of enough training vendors, brands left out, with the held-out drawings of each."""
     vendors = survey.training_vendors()
     concepts = {c for c, drawn_by in vendors.items() if len(drawn_by) >= rule.min_vendors}
     concepts -= survey.brands
@@ -49,14 +51,16 @@ def find_candidates(survey: Survey, rule: IconRule) -> Candidates:
 def settle(
     candidates: Candidates, survey: Survey, rule: IconRule, useless: Collection[tuple[str, str]]
 ) -> Task:
-    """The task by the rule; `useless` are the candidates that are near-copies or cannot be drawn."""
+    """The task by the rule; `useless` candidates are near-copies or cannot be drawn."""
     vendors = survey.training_vendors()
     images = {}
     for concept, entries in candidates.items():
         kept = tuple(entry.key for entry in entries if entry.key not in useless)
         if len(kept) >= rule.min_images:
             images[concept] = kept
-    names = sorted(images, key=lambda concept: (-len(vendors[concept]), concept))[: rule.max_concepts]
+    names = sorted(images, key=lambda concept: (-len(vendors[concept]), concept))[
+        : rule.max_concepts
+    ]
     return Task(tuple(names), {name: images[name] for name in names})
 
 
@@ -69,12 +73,19 @@ def write_task(task: Task, specs: Path = SPECS) -> None:
     """Write both lists."""
     names = "".join(f"{name}\n" for name in task.names)
     classnames_file("icons", specs).write_text(names, encoding="utf-8")
-    lines = [f"{name}\t{icon_set}:{icon}\n" for name in task.names for icon_set, icon in task.images[name]]
+    lines = [
+        f"{name}\t{icon_set}:{icon}\n"
+        for name in task.names
+        for icon_set, icon in task.images[name]
+    ]
     images_file(specs).write_text("".join(lines), encoding="utf-8")
 
 
 def read_task(specs: Path = SPECS) -> Task:
-    """Read both lists; SpecError if a line of the second is not of its form or names no class of the first."""
+    """Read both lists.
+
+    SpecError if a line of the second is not of its form or names no class of the first.
+    """
     names = tuple(classnames_file("icons", specs).read_text(encoding="utf-8").splitlines())
     path = images_file(specs)
     images: dict[str, list[tuple[str, str]]] = {name: [] for name in names}
@@ -82,7 +93,9 @@ def read_task(specs: Path = SPECS) -> Task:
         name, tab, icon = line.partition("\t")
         icon_set, colon, icon_name = icon.partition(":")
         if not (tab and colon and name in images):
-            raise SpecError(f"{path}: line {number}: {line!r} (allowed: a class of icons.txt, a tab, set:name)")
+            raise SpecError(
+                f"{path}: line {number}: {line!r} (allowed: a class of icons.txt, a tab, set:name)"
+            )
         images[name].append((icon_set, icon_name))
     return Task(names, {name: tuple(icons) for name, icons in images.items()})
 
@@ -94,8 +107,8 @@ def check_task(task: Task, candidates: Candidates) -> None:
         for icon_set, icon in task.images[name]:
             if (icon_set, icon) not in possible:
                 raise SpecError(
-                    f"{images_file()}: {name}: {icon_set}:{icon} is no drawing of it by a held-out vendor "
-                    f"(allowed: {len(possible)} drawings); write the lists anew, see {Path(__file__).name}"
+                    f"{images_file()}: {name}: {icon_set}:{icon} is no drawing of it by a held-out"
+                    f" vendor (allowed: {len(possible)} drawings in the package); {ANEW}"
                 )
 
 
@@ -104,11 +117,16 @@ def check_whole(task: Task, settled: Task) -> None:
     for label, (committed, built) in enumerate(zip(task.names, settled.names, strict=False)):
         if committed != built:
             raise SpecError(
-                f"{classnames_file('icons')}: line {label + 1}: {committed!r} is not what the package gives ({built!r})"
+                f"{classnames_file('icons')}: line {label + 1}: {committed!r} is not what the"
+                f" package gives ({built!r}); {ANEW}"
             )
         if task.images[committed] != settled.images[built]:
-            raise SpecError(f"{images_file()}: images of {committed!r} are not those that the package gives")
+            raise SpecError(
+                f"{images_file()}: images of {committed!r} are not those that the package gives;"
+                f" {ANEW}"
+            )
     if len(task.names) != len(settled.names):
         raise SpecError(
-            f"{classnames_file('icons')}: {len(task.names)} names (the package gives {len(settled.names)})"
+            f"{classnames_file('icons')}: {len(task.names)} names"
+            f" (the package gives {len(settled.names)}); {ANEW}"
         )
