@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.icon_package import RULE, blocks, icon_set, small_package, write_package
 
 from repro.data.shards import PairStore
 from repro.profile import load_profile
@@ -16,6 +15,7 @@ from repro.sources.icons.build import build_icons, make_task
 from repro.sources.icons.task import write_task
 from repro.sources.packages import PackageError
 from repro.spec import Profile, SpecError
+from tests.support.icon_package import RULE, blocks, icon_set, small_package, write_package
 
 SPECS = Path(__file__).parents[2] / "specs"
 

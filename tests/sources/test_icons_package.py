@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from support.icon_package import drawings_of, icon_set, write_package
 
 from repro.sources.icons.package import Box, read_sets
 from repro.sources.packages import PackageError
+from tests.support.icon_package import drawings_of, icon_set, write_package
 
 
 def read(folder, **sets):

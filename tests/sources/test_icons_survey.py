@@ -6,11 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.icon_package import RULE, blocks, drawings_of, icon_set, small_package, write_package
 
 from repro.sources.icons.rule import IconRule, load_rule
 from repro.sources.icons.survey import Survey, take_survey
 from repro.spec import SpecError
+from tests.support.icon_package import (
+    RULE,
+    blocks,
+    drawings_of,
+    icon_set,
+    small_package,
+    write_package,
+)
 
 
 def rule(tmp_path: Path, **changes: Any) -> IconRule:

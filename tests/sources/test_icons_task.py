@@ -7,7 +7,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.icon_package import RULE
 
 from repro.sources.icons.rule import load_rule
 from repro.sources.icons.survey import Entry, Survey
@@ -21,6 +20,7 @@ from repro.sources.icons.task import (
     write_task,
 )
 from repro.spec import SpecError
+from tests.support.icon_package import RULE
 
 TASK = Task(
     ("star", "house"), {"star": (("s", "star"), ("t", "star")), "house": (("s", "home:1"),)}

@@ -1,4 +1,4 @@
-"""`python -m repro.sources.icons task`: make the lists of the task anew, for a new package or rule."""
+"""`python -m repro.sources.icons task`: the lists of the task, anew for a new package or rule."""
 
 from __future__ import annotations
 
