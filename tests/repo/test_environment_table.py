@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-OURS = re.compile(r"\b(?:REPRO|MONGO)_[A-Z_]*[A-Z]\b")
+OURS = re.compile(r"\b(?:REPRO_[A-Z_]*[A-Z]|MONGO_URL(?:_FILE)?)\b")
 
 
 def names_in_code(root: Path) -> set[str]:
