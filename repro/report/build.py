@@ -14,17 +14,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from repro.files import replace_file
+from repro.files import file_sha256, replace_file
 from repro.profile import load_profile
-from repro.report.document import build_document, claims_of, file_hash, finite
-from repro.report.material import read_context
+from repro.report.document import build_document, claims_of
+from repro.report.judging.claims import Claims
+from repro.report.material import Material, read_material
 from repro.report.numbers.authors import authors_points
-from repro.report.numbers.claims import Claims
-from repro.report.numbers.evaluations import Evidence, read_evidence
+from repro.report.numbers.evidence import Evidence, read_evidence
 from repro.report.pages import curves, latex
 from repro.report.pages.figures import Drawn
 from repro.report.pages.html import index_page, runs_page
 from repro.report.pages.sacred import SacredRun, read_records
+from repro.report.schema.document import finite
 
 DOCUMENT, INDEX, RUNS, PDF, SUMS = (
     "report.json",
@@ -45,14 +46,14 @@ def report_stage(profile_name: str) -> None:
     out = root / "report" / "build" / profile.name
 
     records = read_records(root / "sacred" / profile.name)
-    build(evidence, claims_of(root), read_context(evidence, root), out, records=records)
+    build(evidence, claims_of(root), read_material(evidence, root), out, records=records)
     print(f"report: {out / INDEX}", file=sys.stderr)
 
 
 def build(
     evidence: Evidence,
     claims: Claims,
-    context: Mapping[str, Any],
+    material: Material,
     out: Path,
     *,
     latex_too: bool = True,
@@ -63,8 +64,8 @@ def build(
     LaTeX and PDF only where asked for; runs.html only where there are `records`, be it an empty
     list of them.
     """
-    shown = {key: value for key, value in context.items() if key != "gallery"}
-    document: dict[str, Any] = finite({**build_document(evidence, claims), "context": shown})
+    numbers = build_document(evidence, claims)
+    document: dict[str, Any] = finite({**numbers, "context": material.context})
     content = encoded(document)
     digest = hashlib.sha256(content).hexdigest()
     drawn = curves.draw_all(document)
@@ -80,7 +81,7 @@ def build(
     names = [*files, INDEX]
     if latex_too and latex.compile_pdf(out, document):
         names.append(PDF)
-    page = web_page(document, digest, drawn, context["gallery"], names)
+    page = web_page(document, digest, drawn, material.gallery, names)
     _write(out, {INDEX: page})
     _write(out, {SUMS: checksums(out, names).encode()})
     return document
@@ -121,7 +122,7 @@ def paper_files(
 
 def checksums(folder: Path, names: Iterable[str]) -> str:
     """The content of SHA256SUMS for files of these names."""
-    return "".join(f"{file_hash(folder / name)}  {name}\n" for name in sorted(names))
+    return "".join(f"{file_sha256(folder / name)}  {name}\n" for name in sorted(names))
 
 
 def _write(out: Path, files: Mapping[str, bytes]) -> None:

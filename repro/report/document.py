@@ -1,101 +1,97 @@
-"""report.json: every number of the report in one document, computed from a study and the claims file alone.
+"""report.json: every number of the report in one document, computed from evidence and claims alone.
 
-Pages render this document and nothing else, and `verify` recomputes it; so a number cannot reach a page by another way.
+Pages render this document and nothing else, and `verify` recomputes it; so a number cannot reach a page
+by another way. Its shape is `repro.report.schema`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from repro.files import file_sha256
 from repro.intervals import wilson
 from repro.profile import SPECS, load_profile
-from repro.report.numbers import compute, tables, verdicts
-from repro.report.numbers.claims import Claims, combine, load_claims, paper_values
-from repro.report.numbers.evaluations import PANELS, Evidence, FinishedRun, Point
+from repro.report.judging.claims import Claims, load_claims
+from repro.report.judging.verdicts import headline, judged_claims
+from repro.report.numbers import compute, selection, tables
+from repro.report.numbers.cells import PANELS, Cell
+from repro.report.numbers.evaluations import FinishedRun, Point
+from repro.report.numbers.evidence import Evidence
+from repro.report.numbers.paper import Erratum, Paper, paper_entry
+from repro.report.numbers.predictions import predictions
+from repro.report.schema.base import Denominator
+from repro.report.schema.document import ReportNumbers, lookup
+from repro.report.schema.judged import ErratumResult
+from repro.report.schema.provenance import DocumentSettings, RunProvenance
+from repro.report.schema.results import (
+    ControlRow,
+    FigureDot,
+    FigurePanel,
+    ScatterFigure,
+    Trajectory,
+)
+from repro.report.schema.studies import DoseEntry, StudyEntry
 from repro.report.studies.doses import doses
-from repro.report.studies.effects import read_study_results, study_entry, variants_of
+from repro.report.studies.effects import study_entry
+from repro.report.studies.results import StudyResults, read_study_results, variants_of
 
-SCHEMA = 1
 
+def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
+    """Assemble report.json from the evidence and the claims file.
 
-def build_document(study: Evidence, claims: Claims) -> dict[str, Any]:
-    """Assemble report.json from the ledger and the claims file; the caller adds `context`, which holds no results."""
-    settings = study.settings
-    side = read_study_results(settings.name, study.root)
-    runs = (*study.runs, *study.controls, *(run for item in side for run in item.runs))
-    variants = variants_of(side, settings)
-    judged = verdicts.verdicts(study, claims, variants)
-    studies = [study_entry(item, claims, settings, variants) for item in side]
-    profile = (
-        load_profile(settings.name, study.root / SPECS).model_dump(mode="json") if side else {}
-    )
-    commits = Counter(run.record.commit for run in study.runs if run.record.commit)
+    The caller adds `context`, which holds no results.
+    """
+    settings = evidence.settings
+    studies = read_study_results(settings.name, evidence.root)
+    variants = variants_of(studies, settings)
+    judged = judged_claims(evidence, claims, variants)
+    entries = [study_entry(study, claims, settings, variants) for study in studies]
+
+    of_studies = [run for study in studies for run in study.runs]
+    runs = [*evidence.runs, *evidence.controls, *of_studies]
+    commits = Counter(run.record.commit for run in evidence.runs if run.record.commit)
     return {
-        "schema": SCHEMA,
+        "schema": 1,
         "profile": settings.name,
         "protocol": settings.protocol,
         "stand_in": settings.stand_in,
         "commit": commits.most_common(1)[0][0] if commits else None,
         "commits": sorted(commits),
-        "settings": {
-            "asr_cap": settings.cap,
-            "confidence": settings.confidence,
-            "asr_denominator": settings.denominator,
-            "seeds": list(settings.seeds),
-            "attack_taken": claims.attack_taken,
-            "target_class": settings.target_class,
-        },
-        "paper": {
-            "title": claims.paper.title,
-            "reference": claims.paper.reference,
-            "url": claims.paper.url,
-            "table1": paper_values(claims),
-        },
+        "settings": _settings(evidence, claims),
+        "paper": paper_entry(claims.paper),
         "tables": {
-            "table1": {"rows": tables.table1(study, claims.paper)},
-            "table2": {"rows": tables.table2(study, claims.paper)},
-            "by_loss": {"rows": tables.by_loss(study)},
+            "table1": {"rows": tables.table1(evidence, claims.paper)},
+            "table2": {"rows": tables.table2(evidence, claims.paper)},
+            "by_loss": {"rows": tables.by_loss(evidence)},
         },
-        "figures": {name: _figure(study, claims, name) for name in PANELS},
+        "figures": {name: _figure(evidence, claims.paper, name) for name in PANELS},
         "claims": judged,
-        "headline": _headline(
-            judged,
-            claims.main_claims,
-            "verdict" if study.runs or not study.authors else "authors_verdict",
-        ),
-        "errata": [{**erratum.model_dump(), "result": erratum.result} for erratum in claims.errata],
+        "headline": headline(evidence, judged, claims.main_claims),
+        "errata": [_erratum(erratum) for erratum in claims.errata],
         "statistics": {
-            "honest_selection": tables.honest_selection(study),
-            "best_of_n": tables.budgets(study),
-            "threshold_sweep": tables.sweep(study),
+            "honest_selection": selection.honest_selection(evidence),
+            "best_of_n": selection.budgets(evidence),
+            "threshold_sweep": selection.sweep(evidence),
         },
-        "trajectories": _trajectories(study),
-        "controls": [
-            _control(run, settings.denominator)
-            for run in study.controls
-            if run.rows and run.record.spec.stage == "pretrain"
-        ],
-        "predictions": tables.predictions(study),
-        "studies": studies,
-        "doses": [
-            curve
-            for item, shown in zip(side, studies, strict=True)
-            for curve in doses(
-                item, shown["rows"], lambda path: lookup(profile, path.replace(".", "/"))
-            )
-        ],
+        "trajectories": _trajectories(evidence),
+        "controls": _controls(evidence),
+        "predictions": predictions(evidence),
+        "studies": entries,
+        "doses": _doses(evidence, studies, entries),
         "runs": {run.folder: _provenance(run) for run in runs},
-        "missing": list(study.missing),
-        "notices": list(study.notices),
-        "authors_files": list(study.files),
-        "compute": _compute(runs),
-        "forecast": compute.forecast(study),
-        "sources": {"ledger": _ledger_hash(runs), "claims": file_hash(SPECS / "claims.yaml")},
+        "missing": list(evidence.missing),
+        "notices": list(evidence.notices),
+        "authors_files": list(evidence.files),
+        "compute": compute.cost(runs),
+        "forecast": compute.forecast(evidence),
+        "sources": {
+            "ledger": _ledger_hash(runs),
+            "claims": file_sha256(SPECS / "claims.yaml"),
+        },
     }
 
 
@@ -104,78 +100,64 @@ def claims_of(root: Path = Path()) -> Claims:
     return load_claims(root / SPECS / "claims.yaml")
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _settings(evidence: Evidence, claims: Claims) -> DocumentSettings:
+    settings = evidence.settings
+    return {
+        "asr_cap": settings.cap,
+        "confidence": settings.confidence,
+        "asr_denominator": settings.denominator,
+        "seeds": list(settings.seeds),
+        "attack_taken": claims.attack_taken,
+        "target_class": settings.target_class,
+    }
 
 
-def finite(content: Any) -> Any:
-    """Copy of JSON content in which tuples are lists and numbers that are not finite are None: JSON has none of them."""
-    if isinstance(content, dict):
-        return {key: finite(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+def _erratum(erratum: Erratum) -> ErratumResult:
+    return {
+        "id": erratum.id,
+        "place": erratum.place,
+        "says": erratum.says,
+        "finding": erratum.finding,
+        "operation": erratum.operation,
+        "terms": [
+            {"name": term.name, "value": term.value, "source": term.source}
+            for term in erratum.terms
+        ],
+        "unit": erratum.unit,
+        "result": erratum.result,
+    }
 
 
-def lookup(document: dict[str, Any], path: str) -> Any:
-    """The value at a path such as `tables/table1/rows/0/clean_accuracy/reproduced`."""
-    node: Any = document
-    for part in path.split("/"):
-        node = node[int(part)] if isinstance(node, list) else node[part]
-    return node
-
-
-def _ledger_hash(runs: Sequence[FinishedRun]) -> str:
-    """SHA-256 over names and hashes of all runs that the report is built from."""
-    lines = sorted(f"{run.folder} {run.sha256}\n" for run in runs)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _headline(judged: list[dict[str, Any]], main: list[str], field: str) -> dict[str, Any]:
-    """The paper's answer: its main claims, and what they say together."""
-    chosen = [
-        {
-            "id": claim["id"],
-            "dataset": claim["datasets"][0],
-            "clean_size": claim["clean_sizes"][0],
-            "verdict": claim[field],
-        }
-        for claim in judged
-        if claim["id"] in main
-    ]
-    return {"verdict": combine([claim["verdict"] for claim in chosen]), "claims": chosen}
-
-
-def _figure(study: Evidence, claims: Claims, name: str) -> dict[str, Any]:
-    panels, points = [], []
-    for dataset, size, objective in PANELS[name]:
-        start = study.start(dataset, objective, study.settings.seeds[0])
-        started, cleaned = (
-            claims.paper.start(dataset, objective),
-            claims.paper.cleaned(dataset, size, objective),
-        )
-        panels.append(
-            {
-                "dataset": dataset,
-                "clean_size": size,
-                "pretrain_objective": objective,
-                "start": start and {"accuracy": start.accuracy, "asr": start.asr, "run": start.run},
-                "paper": {
-                    "start_accuracy": started and started.accuracy,
-                    "start_asr": started and started.asr,
-                    "clean_accuracy": cleaned and cleaned.clean_accuracy,
-                },
-            }
-        )
+def _figure(evidence: Evidence, paper: Paper, name: str) -> ScatterFigure:
+    points: list[Point] = []
+    for cell in PANELS[name]:
         for source in ("ledger", "authors"):
-            points += [
-                _dot(point) for point in study.cleaning(dataset, objective, size, source=source)
-            ]
-    return {"panels": panels, "points": points}
+            points += evidence.cleaning(
+                cell.dataset, cell.objective, cell.clean_size, source=source
+            )
+    return {
+        "panels": [_panel(evidence, paper, cell) for cell in PANELS[name]],
+        "points": [_dot(point) for point in points],
+    }
 
 
-def _dot(point: Point) -> dict[str, Any]:
+def _panel(evidence: Evidence, paper: Paper, cell: Cell) -> FigurePanel:
+    start = evidence.start(cell.dataset, cell.objective, evidence.settings.seeds[0])
+    started = paper.start(cell.dataset, cell.objective)
+    cleaned = paper.cleaned(*cell)
+    return {
+        **cell.keys,
+        "start": start and {"accuracy": start.accuracy, "asr": start.asr, "run": start.run},
+        "paper": {
+            "start_accuracy": started and started.accuracy,
+            "start_asr": started and started.asr,
+            "clean_accuracy": cleaned and cleaned.clean_accuracy,
+        },
+    }
+
+
+def _dot(point: Point) -> FigureDot:
+    assert point.clean_size is not None
     return {
         "source": point.source,
         "dataset": point.dataset,
@@ -194,27 +176,42 @@ def _dot(point: Point) -> dict[str, Any]:
     }
 
 
-def _trajectories(study: Evidence) -> list[dict[str, Any]]:
+def _trajectories(evidence: Evidence) -> list[Trajectory]:
     """Accuracy and ASR over epochs of every run of the first seed."""
+    settings = evidence.settings
     return [
-        {
-            "run": run.folder,
-            "stage": s.stage,
-            "dataset": s.dataset,
-            "pretrain_objective": s.pretrain_objective,
-            "clean_size": s.clean_size,
-            "loss": s.loss,
-            "learning_rate": s.schedule.learning_rate,
-            "epochs": [row.epoch for row in run.rows],
-            "accuracy": [row.accuracy for row in run.rows],
-            "asr": [row.asr(study.settings.denominator) for row in run.rows],
-        }
-        for run in study.runs
-        if (s := run.record.spec).seed == study.settings.seeds[0]
+        _trajectory(run, settings.denominator)
+        for run in evidence.runs
+        if run.record.spec.seed == settings.seeds[0]
     ]
 
 
-def _control(run: FinishedRun, denominator: Any) -> dict[str, Any]:
+def _trajectory(run: FinishedRun, denominator: Denominator) -> Trajectory:
+    spec = run.record.spec
+    return {
+        "run": run.folder,
+        "stage": spec.stage,
+        "dataset": spec.dataset,
+        "pretrain_objective": spec.pretrain_objective,
+        "clean_size": spec.clean_size,
+        "loss": spec.loss,
+        "learning_rate": spec.schedule.learning_rate,
+        "epochs": [row.epoch for row in run.rows],
+        "accuracy": [row.accuracy for row in run.rows],
+        "asr": [row.asr(denominator) for row in run.rows],
+    }
+
+
+def _controls(evidence: Evidence) -> list[ControlRow]:
+    """Pre-training runs beside the tables."""
+    return [
+        _control(run, evidence.settings.denominator)
+        for run in evidence.controls
+        if run.rows and run.record.spec.stage == "pretrain"
+    ]
+
+
+def _control(run: FinishedRun, denominator: Denominator) -> ControlRow:
     point, spec = run.handed_on(denominator), run.record.spec
     return {
         "run": run.folder,
@@ -230,12 +227,31 @@ def _control(run: FinishedRun, denominator: Any) -> dict[str, Any]:
     }
 
 
-def _provenance(run: FinishedRun) -> dict[str, Any]:
+def _doses(
+    evidence: Evidence, studies: Sequence[StudyResults], entries: Sequence[StudyEntry]
+) -> list[DoseEntry]:
+    """What the studies measured over a number that they vary."""
+    if not studies:
+        return []
+    profile = load_profile(evidence.settings.name, evidence.root / SPECS).model_dump(mode="json")
+
+    def value_of(path: str) -> Any:
+        return lookup(profile, path.replace(".", "/"))
+
+    return [
+        curve
+        for study, entry in zip(studies, entries, strict=True)
+        for curve in doses(study, entry["rows"], value_of)
+    ]
+
+
+def _provenance(run: FinishedRun) -> RunProvenance:
     record = run.record
     return {
         "sha256": run.sha256,
         "status": record.status,
         "reason": record.reason,
+        "diverged": run.diverged,
         "fingerprint": record.fingerprint,
         "commit": record.commit,
         "dirty": record.dirty,
@@ -249,23 +265,7 @@ def _provenance(run: FinishedRun) -> dict[str, Any]:
     }
 
 
-def _compute(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
-    """Cost of every stage and cell: runs, hours, samples, peak memory, share of waiting for data."""
-    groups: dict[tuple[str, str], list[FinishedRun]] = {}
-    for run in runs:
-        groups.setdefault((run.record.spec.stage, run.record.spec.cell), []).append(run)
-    return [
-        {
-            "stage": stage,
-            "cell": cell,
-            "runs": len(group),
-            "seconds": sum(r.record.seconds for r in group),
-            "train_seconds": sum(r.record.train_seconds for r in group),
-            "evaluate_seconds": sum(r.record.evaluate_seconds for r in group),
-            "data_wait_seconds": sum(r.record.data_wait_seconds for r in group),
-            "samples": sum(r.record.num_samples for r in group),
-            "peak_memory_bytes": max(r.record.peak_memory_bytes for r in group),
-            "attempts": sum(r.record.attempts for r in group),
-        }
-        for (stage, cell), group in sorted(groups.items(), reverse=True)
-    ]
+def _ledger_hash(runs: Iterable[FinishedRun]) -> str:
+    """SHA-256 over names and hashes of all runs that the report is built from."""
+    lines = sorted(f"{run.folder} {run.sha256}\n" for run in runs)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,24 +1,28 @@
 """What the report tells besides results: switches and deviations, data accounting, example pairs, environment.
 
-All of it is read from specifications and from small files beside the data; a file that is not there is left out and
-the page says so. Nothing here is needed to recompute a number.
+All of it is read from specifications and from small files beside the data; a file that is not there is
+left out and the page says so. Nothing here is needed to recompute a number.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from repro.ledger import LedgerError
-from repro.profile import read_yaml
-from repro.report.format import LABELS
-from repro.report.numbers.evaluations import DATASETS, Evidence
+from repro.profile import SPECS, read_yaml
+from repro.report.format import label
+from repro.report.numbers.cells import DATASETS
+from repro.report.numbers.evidence import Evidence
+from repro.report.schema.provenance import EnvironmentRow, Faults, ReportContext, SwitchRow
 from repro.spec import Switches
 
-M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 PNG = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+=*$")]
 """A PNG file in base64."""
 
@@ -51,63 +55,43 @@ class Samples(BaseModel):
     evaluation: list[EvaluationImage]
 
 
-class FaultTest(BaseModel):
-    """Outcomes of one test, its parameters counted."""
+@dataclass(frozen=True)
+class Material:
+    """What a report shows besides results: `context` also stands in report.json, the gallery only on the page."""
 
-    name: str
-    passed: int
-    failed: int
-    skipped: int
-
-
-class FaultCase(BaseModel):
-    """One fault and what became of it."""
-
-    case: int
-    fault: str
-    must: str
-    outcome: Literal["passed", "failed", "skipped", "not run"]
-    tests: list[FaultTest]
+    context: ReportContext
+    gallery: dict[str, Samples]
+    """By dataset slot."""
 
 
-class Faults(BaseModel):
-    """report/faults.json, written by the fault suite."""
+def read_material(evidence: Evidence, root: Path) -> Material:
+    """Context and gallery of the profile's report; LedgerError for a file that cannot be used."""
+    name = evidence.settings.name
+    gallery: dict[str, Samples] = {}
+    for dataset in DATASETS:
+        samples = _read(Samples, root / "poisoned" / name / f"{dataset}-samples.json")
+        if samples is not None:
+            gallery[dataset] = samples
 
-    commit: str | None
-    dirty: bool
-    date: str
-    python: str
-    cases: list[FaultCase]
+    accounting: dict[str, dict[str, Any]] = {}
+    of_data = _read_json(root / "data" / name / "accounting.json")
+    if of_data is not None:
+        accounting["data"] = of_data
+    for slot, shown in gallery.items():
+        accounting[f"poisoned pairs, {label(slot)}"] = shown.accounting
 
-
-def read_context(study: Evidence, root: Path) -> dict[str, Any]:
-    """Context of the profile's report: `switches`, `accounting`, `attribution`, `gallery`, `environments`, `faults`."""
-    name = study.settings.name
-    samples = {
-        d: s
-        for d in DATASETS
-        if (s := _read(Samples, root / "poisoned" / name / f"{d}-samples.json")) is not None
-    }
-    accounting = {"data": _read_json(root / "data" / name / "accounting.json")}
-    accounting |= {
-        f"poisoned pairs, {LABELS[dataset]}": sample.accounting
-        for dataset, sample in samples.items()
-    }
-    faults = _read(Faults, root / "report" / "faults.json")
-    return {
-        "switches": _switches(name, study.settings.protocol, root / "specs"),
-        "accounting": {
-            label: content for label, content in accounting.items() if content is not None
-        },
+    context: ReportContext = {
+        "switches": _switches(name, evidence.settings.protocol, root / SPECS),
+        "accounting": accounting,
         "attribution": _read_json(root / "data" / name / "attribution.json"),
-        "gallery": samples,
-        "environments": _environments(study),
-        "faults": faults and faults.model_dump(),
+        "environments": _environments(evidence),
+        "faults": _read(Faults, root / "report" / "faults.json"),
     }
+    return Material(context, gallery)
 
 
-def _switches(name: str, protocol: str, specs: Path) -> list[dict[str, Any]]:
-    """Every choice in which text and code differ: the setting used, the text's and the code's, and whether it departs from the protocol."""
+def _switches(name: str, protocol: str, specs: Path) -> list[SwitchRow]:
+    """Every choice in which text and code differ: the setting used, the text's and the code's."""
     settings = {p: read_yaml(specs / "protocols" / f"{p}.yaml") for p in ("paper", "authors")}
     overrides = read_yaml(specs / name / "protocol.yaml")["overrides"]
     used = settings[protocol] | overrides
@@ -124,35 +108,32 @@ def _switches(name: str, protocol: str, specs: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _read(model: type[M], path: Path) -> M | None:
+def _environments(evidence: Evidence) -> list[EnvironmentRow]:
+    """Distinct environments of the runs, most used first."""
+    counts: Counter[str] = Counter()
+    for run in (*evidence.runs, *evidence.controls):
+        record = run.record
+        environment = {**record.environment, "ranks": record.ranks, "threads": record.threads}
+        counts[json.dumps(environment, sort_keys=True)] += 1
+
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [{"runs": number, "environment": json.loads(key)} for key, number in ordered]
+
+
+def _read(shape: type[T], path: Path) -> T | None:
     """A checked JSON file; None if it is not there."""
     if not path.is_file():
         return None
     try:
-        return model.model_validate_json(path.read_bytes())
+        return TypeAdapter(shape).validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        raise LedgerError(
-            f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
-        ) from None
+        field = ".".join(map(str, first["loc"])) or "content"
+        raise LedgerError(f"{path}: {field}: {first['msg']}") from None
 
 
-def _environments(study: Evidence) -> list[dict[str, Any]]:
-    """Distinct environments of the runs, most used first."""
-    counts: dict[str, int] = {}
-    for run in (*study.runs, *study.controls):
-        record = run.record
-        key = json.dumps(
-            {**record.environment, "ranks": record.ranks, "threads": record.threads}, sort_keys=True
-        )
-        counts[key] = counts.get(key, 0) + 1
-    return [
-        {"runs": n, "environment": json.loads(key)}
-        for key, n in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))
-    ]
-
-
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None if it is not there."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:

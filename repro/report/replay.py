@@ -11,8 +11,9 @@ from typing import Any
 
 from repro.report.build import build
 from repro.report.document import claims_of
+from repro.report.material import Material
 from repro.report.numbers.authors import authors_points
-from repro.report.numbers.evaluations import Evidence, Settings
+from repro.report.numbers.evidence import Evidence, Settings
 
 NAME = "replay"
 SETTINGS = Settings(
@@ -27,19 +28,21 @@ SETTINGS = Settings(
     classnames=(),
 )
 """Cap of the paper (Table 1); denominator of the authors' code (src/evaluate.py)."""
-CONTEXT: dict[str, Any] = {
-    "switches": [],
-    "accounting": {},
-    "attribution": None,
-    "environments": [],
-    "gallery": {},
-    "faults": None,
-}
+MATERIAL = Material(
+    context={
+        "switches": [],
+        "accounting": {},
+        "attribution": None,
+        "environments": [],
+        "faults": None,
+    },
+    gallery={},
+)
 
 
 def replay(folder: Path, out: Path) -> dict[str, Any]:
     """Build report.json and index.html in `out` from the result files in `folder`."""
-    return build(replay_evidence(folder), claims_of(), CONTEXT, out, latex_too=False)
+    return build(replay_evidence(folder), claims_of(), MATERIAL, out, latex_too=False)
 
 
 def replay_evidence(folder: Path | None) -> Evidence:

@@ -16,12 +16,13 @@ from typing import Any
 
 from repro.ledger import LedgerError
 from repro.profile import load_profile
-from repro.report.document import build_document, claims_of, finite, lookup
+from repro.report.document import build_document, claims_of
 from repro.report.format import percent
 from repro.report.numbers.authors import authors_points
-from repro.report.numbers.evaluations import read_evidence
+from repro.report.numbers.evidence import read_evidence
 from repro.report.pages.findings import stale_findings
 from repro.report.replay import NAME, replay_evidence
+from repro.report.schema.document import finite, lookup
 from repro.spec import SpecError
 
 TOLERANCE = 1e-9

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.report.numbers.claims import Bound, Claims, agree, combine, judge, load_claims
+from repro.report.judging.claims import Bound, Claims, agree, combine, judge, load_claims
 from repro.spec import SpecError
 from repro.study.spec import load_study
 

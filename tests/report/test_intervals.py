@@ -13,6 +13,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from repro.intervals import wilson
 from repro.report.numbers import intervals as s
+from repro.report.numbers import selection
 
 
 @settings(deadline=None)
@@ -111,7 +112,9 @@ def test_honest_selection_shrinks_what_chance_chose():
     generator = np.random.default_rng(0)
     correct = generator.random((40, 400)) < 0.5
     attacked = np.zeros((40, 400), bool)
-    result = s.select_on_halves(correct, attacked, np.ones(400, bool), 0.05, splits=50, seed=0)
+    result = selection.select_on_halves(
+        correct, attacked, np.ones(400, bool), 0.05, splits=50, seed=0
+    )
     assert result.chosen == 50
     assert result.naive == correct.mean(1).max()
     assert result.naive > 0.54
@@ -123,26 +126,31 @@ def test_honest_selection_shrinks_what_chance_chose():
 def test_honest_selection_leaves_the_target_class_out_of_the_denominator():
     """One image of four is of the target class and attacked: ASR 0 without it, 25% with it."""
     correct, attacked = np.ones((1, 4), bool), np.array([[True, False, False, False]])
-    without = s.select_on_halves(
+    without = selection.select_on_halves(
         correct, attacked, np.array([False, True, True, True]), 0.05, splits=5, seed=0
     )
-    with_it = s.select_on_halves(correct, attacked, np.ones(4, bool), 0.05, splits=5, seed=0)
+    with_it = selection.select_on_halves(
+        correct, attacked, np.ones(4, bool), 0.05, splits=5, seed=0
+    )
     assert (without.naive, with_it.naive) == (1.0, None)
 
 
 def test_honest_selection_says_so_when_nothing_meets_the_cap():
-    result = s.select_on_halves(
+    result = selection.select_on_halves(
         np.ones((2, 10), bool), np.ones((2, 10), bool), np.ones(10, bool), 0.05, splits=3, seed=0
     )
     assert (result.chosen, result.naive, result.accuracy, result.held) == (0, None, None, None)
 
 
 def test_threshold_sweep_keeps_only_steps_that_gain():
-    assert s.threshold_sweep([0.3, 0.2, 0.4, 0.3], [0.1, 0.2, 0.5, 0.1]) == [(0.1, 0.3), (0.5, 0.4)]
+    assert selection.threshold_sweep([0.3, 0.2, 0.4, 0.3], [0.1, 0.2, 0.5, 0.1]) == [
+        (0.1, 0.3),
+        (0.5, 0.4),
+    ]
 
 
 def test_best_of_n_grows_with_n_and_its_band_holds_the_curve():
-    curve = s.best_of_n([0.1, 0.2, 0.3, 0.4, 0.0, 0.25], 0.95)
+    curve = selection.best_of_n([0.1, 0.2, 0.3, 0.4, 0.0, 0.25], 0.95)
     assert [row[0] for row in curve] == [1, 2, 3, 4, 5, 6]
     medians = [row[2] for row in curve]
     assert medians == sorted(medians)

@@ -9,7 +9,7 @@ import pytest
 from repro.plan.work import work_of
 from repro.profile import clean_runs, pretrain_runs
 from repro.report.numbers.compute import forecast
-from repro.report.numbers.evaluations import Evidence, read_evidence
+from repro.report.numbers.evidence import Evidence, read_evidence
 from tests.support.ledger import write_run, write_specs
 
 PAIR_VIEW, EVALUATION = 0.001, 0.5

@@ -9,20 +9,13 @@ import pytest
 
 from repro.ledger import Row, RunRecord, read_results
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.report.numbers.evaluations import Settings
+from repro.report.numbers.evidence import Settings
 from repro.report.pages.findings import findings_block
-from repro.report.studies.effects import read_study_results
 from repro.report.studies.machines import repeated
+from repro.report.studies.results import read_study_results
 from repro.study.archive import write_archive
-from tests.support.ledger import write_run, write_specs
+from tests.support.ledger import write_run, write_specs, write_study_spec
 
-SPEC = """
-question: Does it matter?
-profile: mini
-reference: default
-variants:
-  default: {overrides: {}, poisoned: true, why: as it is}
-"""
 CLEANED = (0.30, 0.32, 0.34)
 """Accuracy after cleaning, by seed."""
 
@@ -70,7 +63,7 @@ def test_the_same_runs_on_two_kinds_of_machine_are_compared(
         assert repeated(read_study_results("mini", tmp_path), settings) == [], (
             "one machine has nothing to compare with"
         )
-        (tmp_path / f"specs/studies/{name}.yaml").write_text(SPEC)
+        write_study_spec(tmp_path, name, {"default": {}})
         write_archive(tmp_path / f"results/studies/{name}.jsonl.gz", runs)
     (row,) = repeated(read_study_results("mini", tmp_path), settings)
     assert (row["dataset"], row["pretrain_objective"], row["clean_size"], row["seeds"]) == (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,34 +12,42 @@ import pytest
 from repro.ledger import read_results
 from repro.markdown import fill
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.report.numbers.claims import load_claims
-from repro.report.numbers.evaluations import Settings
+from repro.report.judging.claims import load_claims
+from repro.report.numbers.evidence import Settings
 from repro.report.pages.curves import responses
 from repro.report.pages.findings import findings_block, stale_findings
 from repro.report.studies.doses import doses
-from repro.report.studies.effects import (
-    Outline,
-    StudyResults,
-    effects,
-    interactions,
-    read_study_results,
-    size_effects,
-)
-from repro.report.studies.outcomes import VariantOutcome, outcomes
+from repro.report.studies.effects import effects, interactions, size_effects
+from repro.report.studies.outcomes import VariantCell, VariantOutcome, outcomes
+from repro.report.studies.results import StudyResults, read_study_results
 from repro.report.verify import verify
 from repro.spec import Profile, SpecError
 from repro.study.archive import write_archive
-from tests.support.ledger import build_at, write_run, write_specs
+from tests.support.ledger import build_at, study_spec, write_run, write_specs, write_study_spec
 
 SPEC = """
 question: Does it matter?
 profile: mini
 stages: [pretrain, clean]
 datasets: [cc3m]
+clean_sizes: [100k]
+losses: [mmcl_ssl]
 reference: default
 variants:
-  default: {overrides: {}, poisoned: true, pretrain_objectives: [mmcl], seeds: [0, 1, 2], why: as it is}
-  worse: {overrides: {switches.text_view: redrawn}, poisoned: true, pretrain_objectives: [mmcl], seeds: [0, 1, 2], why: "<b>why</b>"}
+  default:
+    overrides: {}
+    models: null
+    poisoned: true
+    pretrain_objectives: [mmcl]
+    seeds: [0, 1, 2]
+    why: as it is
+  worse:
+    overrides: {switches.text_view: redrawn}
+    models: null
+    poisoned: true
+    pretrain_objectives: [mmcl]
+    seeds: [0, 1, 2]
+    why: "<b>why</b>"
 """
 START = {0: 0.40, 1: 0.42, 2: 0.44}
 """Accuracy of the default before cleaning, by seed; the variant is two points below it."""
@@ -120,7 +127,7 @@ def test_a_variant_that_costs_one_objective_more_is_told_apart_from_the_seeds():
         ("worse", "mmcl_ssl"): (0.45, 0.45, 0.45),
     }
     found = {
-        (variant, "cc3m", objective, "100k"): {
+        VariantCell(variant, "cc3m", objective, "100k"): {
             seed: VariantOutcome(0.5, 0.9, best, 0.0, None) for seed, best in enumerate(kept)
         }
         for (variant, objective), kept in cost.items()
@@ -137,7 +144,7 @@ def test_a_verdict_that_changes_by_less_than_the_spread_is_undecided(root: Path)
     """Drops of 30, 30 and 50% leave an interval that reaches below the claim's 10%, 30, 30 and 31% do not; their difference holds zero."""
     drops = {"default": (0.30, 0.30, 0.50), "steadier": (0.30, 0.30, 0.31)}
     found = {
-        (variant, "cc3m", "mmcl_ssl", "100k"): {
+        VariantCell(variant, "cc3m", "mmcl_ssl", "100k"): {
             seed: VariantOutcome(0.4, 0.9, 0.4 * (1 - d), 0.0, d) for seed, d in enumerate(of_seed)
         }
         for variant, of_seed in drops.items()
@@ -158,12 +165,7 @@ def test_a_shrunk_model_is_compared_with_what_it_was_before(tmp_path: Path):
     """The first evaluation of a run that shrinks the weights is of the shrunk model; the drop counts from the trained one."""
     profile = write_specs(tmp_path)
     changes = {"default": {}, "shrunk": {"clean.mitigation.shrink": 0.95}}
-    variants = {
-        name: {"overrides": changed, "poisoned": True, "why": ""}
-        for name, changed in changes.items()
-    }
-    outline = {"question": "?", "profile": "mini", "reference": "default", "variants": variants}
-    (tmp_path / "specs/studies/shrinking.yaml").write_text(json.dumps(outline))
+    write_study_spec(tmp_path, "shrinking", changes)
     for variant, changed in changes.items():
         for spec in clean_runs(
             load_profile("mini", tmp_path / "specs", changed), "cc3m", "mmcl", variant=variant
@@ -197,15 +199,7 @@ def test_variants_that_set_one_number_make_a_curve_which_is_drawn():
         "both": {"x.y": 3, "z": 1},
         "word": {"w": "a"},
     }
-    outline = Outline(
-        question="?",
-        profile="mini",
-        reference="default",
-        variants={
-            name: {"overrides": changed, "poisoned": True, "why": ""}
-            for name, changed in overrides.items()
-        },
-    )
+    study = StudyResults("s", study_spec(overrides), ())
     kept = {"default": 0.4, "one": 0.3, "nine": 0.0, "three": 0.1, "both": 0.2, "word": 0.2}
     rows = [
         {
@@ -218,7 +212,7 @@ def test_variants_that_set_one_number_make_a_curve_which_is_drawn():
         }
         for name, value in kept.items()
     ]
-    (dose,) = doses(StudyResults("s", outline, ()), rows, {"x.y": 0}.__getitem__)
+    (dose,) = doses(study, rows, {"x.y": 0}.__getitem__)
     assert (dose["study"], dose["path"], dose["measure"]) == ("s", "x.y", "cleaned_accuracy")
     (curve,) = dose["curves"]
     assert [(p["number"], p["values"]) for p in curve["points"]] == [
@@ -231,9 +225,8 @@ def test_variants_that_set_one_number_make_a_curve_which_is_drawn():
     seeds, means = ax.get_lines()
     assert len(seeds.get_xydata()) == 8
     assert means.get_xydata().tolist() == [[0, 0.4], [1, 0.3], [3, 0.1], [9, 0.0]]
-    assert (
-        doses(StudyResults("s", outline.model_copy(update={"variants": {}}), ()), rows, float) == []
-    )
+    unchanged = StudyResults("s", study_spec({"default": {}}), ())
+    assert doses(unchanged, rows, float) == []
 
 
 def test_verify_covers_studies_and_the_main_tables_do_not(
@@ -257,14 +250,7 @@ def test_a_study_of_the_whole_graph_gives_every_claim_a_verdict_over_seeds(
 ):
     """Both objectives lose a tenth of their accuracy in every cell: no claim that the objective decides survives on any seed."""
     profile = write_specs(tmp_path)
-    study = """
-question: Again?
-profile: mini
-reference: default
-variants:
-  default: {overrides: {}, poisoned: true, why: as it is}
-"""
-    (tmp_path / "specs/studies/again.yaml").write_text(study)
+    write_study_spec(tmp_path, "again", {"default": {}})
     seeds = load_profile("mini", tmp_path / "specs", {"pretrain.seeds": [0, 1]})
     for spec in [*pretrain_runs(seeds, variant="default"), *clean_runs(seeds, variant="default")]:
         write_run(
@@ -327,7 +313,7 @@ def test_a_variant_of_a_study_decides_the_claim_that_names_it(
 def sized(large: dict[str, tuple[float, ...]]) -> list[dict[str, Any]]:
     """Size effects where the smaller cleaning set gives 0.3 on each of three seeds."""
     found = {
-        (variant, "cc6m", "mmcl", size): {
+        VariantCell(variant, "cc6m", "mmcl", size): {
             seed: VariantOutcome(
                 accuracy=0.4,
                 asr=0.9,
@@ -386,5 +372,5 @@ def test_a_study_file_that_is_none_is_refused_by_name(
     (tmp_path / "specs/studies/matter.yaml").write_text(
         "question: 3\nprofile: mini\nreference: x\nvariants: {}\n"
     )
-    with pytest.raises(SpecError, match=r"matter\.yaml: question: "):
+    with pytest.raises(SpecError, match=r"matter\.yaml: .*\n  question: "):
         build_at(tmp_path, profile, monkeypatch)

@@ -17,8 +17,8 @@ from repro.data.stages import make_poison
 from repro.profile import clean_runs, pretrain_runs
 from repro.report.build import build, read_records, runs_page
 from repro.report.document import claims_of
-from repro.report.material import read_context
-from repro.report.numbers.evaluations import read_evidence
+from repro.report.material import read_material
+from repro.report.numbers.evidence import read_evidence
 from repro.train.views.text import eda
 from repro.train.views.tokens import tokenize
 from tests.support.ledger import write_run, write_specs
@@ -46,7 +46,7 @@ def make() -> None:
     for run in [*pretrain_runs(spec), *clean_runs(spec, "cc3m")]:
         write_run(Path(), run, [(0.41, 0.93), (0.3, 0.01)])
     study = read_evidence(spec, Path())
-    build(study, claims_of(), read_context(study, Path()), Path("out"))
+    build(study, claims_of(), read_material(study, Path()), Path("out"))
     Path("out/runs.html").write_text(
         runs_page("mini", read_records(Path("sacred"))), encoding="utf-8"
     )

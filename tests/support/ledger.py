@@ -18,9 +18,10 @@ from repro.ledger import Row, RunRecord, append_row, export_run, sample_images
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.build import build
 from repro.report.document import claims_of
-from repro.report.material import read_context
-from repro.report.numbers.evaluations import read_evidence
+from repro.report.material import read_material
+from repro.report.numbers.evidence import read_evidence
 from repro.spec import Profile, RunSpec
+from repro.study.spec import Study
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 400
@@ -126,6 +127,38 @@ def write_run(
     return folder
 
 
+def study_spec(variants: dict[str, dict[str, Any]], **changed: Any) -> Study:
+    """A study of `mini` by its overrides, one variant a name: CleanCLIP of CC3M models, seed 0."""
+    whole = {
+        name: {
+            "overrides": overrides,
+            "models": None,
+            "poisoned": True,
+            "pretrain_objectives": ["mmcl", "mmcl_ssl"],
+            "seeds": [0],
+            "why": "as it is",
+        }
+        for name, overrides in variants.items()
+    }
+    fields: dict[str, Any] = {
+        "question": "Does it matter?",
+        "profile": "mini",
+        "stages": ["pretrain", "clean"],
+        "datasets": ["cc3m"],
+        "clean_sizes": ["100k"],
+        "losses": ["mmcl_ssl"],
+        "reference": next(iter(whole)),
+        "variants": whole,
+    }
+    return Study.model_validate({**fields, **changed})
+
+
+def write_study_spec(root: Path, name: str, variants: dict[str, dict[str, Any]]) -> None:
+    """Write `study_spec` as `specs/studies/<name>.yaml`; JSON is YAML."""
+    path = root / "specs" / "studies" / f"{name}.yaml"
+    path.write_text(study_spec(variants).model_dump_json())
+
+
 def build_at(
     root: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch, *, latex_too: bool = False
 ) -> tuple[dict[str, Any], str]:
@@ -133,7 +166,7 @@ def build_at(
     monkeypatch.chdir(root)
     study = read_evidence(profile, Path())
     document = build(
-        study, claims_of(), read_context(study, Path()), Path("out"), latex_too=latex_too
+        study, claims_of(), read_material(study, Path()), Path("out"), latex_too=latex_too
     )
     return document, Path("out/index.html").read_text()
 

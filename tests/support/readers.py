@@ -27,10 +27,10 @@ from repro.events import EVENT, parse
 from repro.ledger import LedgerError, check_unique, read_bits, read_results
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.build import build, read_records, runs_page
-from repro.report.material import read_context
+from repro.report.judging.claims import load_claims
+from repro.report.material import read_material
 from repro.report.numbers.authors import authors_points
-from repro.report.numbers.claims import load_claims
-from repro.report.numbers.evaluations import Evidence, Settings
+from repro.report.numbers.evidence import Evidence, Settings
 from repro.report.verify import verify
 from repro.sources import packages
 from repro.sources.shards import tars
@@ -154,7 +154,7 @@ def read_files_beside(folder: Path) -> Any:
     """What the report shows beside results, on a page."""
     with contextlib.chdir(folder):
         study = Evidence(Settings.of(PROFILE()))
-        build(study, load_claims(), read_context(study, Path()), folder / "out", latex_too=False)
+        build(study, load_claims(), read_material(study, Path()), folder / "out", latex_too=False)
 
 
 PROFILE = functools.cache(lambda: load_profile("mini"))

@@ -1,9 +1,10 @@
 """The authors' published points: read, checked, and rebuilt into the paper's tables and figures.
 
-Files `results_plots/*.json` of the repository vsahil/attack-cleanclip (which carries no licence: users bring their own
-clone): an object whose keys are prefixes of run names, `..._mmcl_...` or `..._mmcl_ssl_...` before `clean_` for the
-pre-training objective and after it for the finetuning loss, and whose values are two lists, ASR and accuracy, one entry
-an evaluation. Accuracies are over ImageNet's 50,000 validation images, ASRs over the 49,950 that are no banana.
+Files `results_plots/*.json` of the repository vsahil/attack-cleanclip (which carries no licence: users
+bring their own clone): an object whose keys are prefixes of run names, `..._mmcl_...` or
+`..._mmcl_ssl_...` before `clean_` for the pre-training objective and after it for the finetuning loss,
+and whose values are two lists, ASR and accuracy, one entry an evaluation. Accuracies are over
+ImageNet's 50,000 validation images, ASRs over the 49,950 that are no banana.
 """
 
 from __future__ import annotations
@@ -16,13 +17,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from repro.ledger import LedgerError
+from repro.report.numbers.cells import LOSSES, OBJECTIVES
 from repro.report.numbers.evaluations import Point
+from repro.report.numbers.evidence import AuthorsPoints
+from repro.report.schema.provenance import AuthorsFile
 from repro.spec import CleanSize, Dataset, Loss, Objective
 
 IMAGES, ATTACKABLE = 50_000, 49_950
 SERIES = re.compile(
     r"^cleaning_poisoned_(?:cc6m_)?(mmcl|mmcl_ssl)_(?:3000poison_)?clean_(mmcl|ssl|mmcl_ssl)_lr_$"
 )
+OBJECTIVE_NAMES: dict[str, Objective] = {name: name for name in OBJECTIVES}
+LOSS_NAMES: dict[str, Loss] = {name: name for name in LOSSES}
 
 
 class Published(NamedTuple):
@@ -48,13 +54,11 @@ FILES = {
 """The files behind Figures 1-3, at commit 3d4bd7486ba6668522cbe2e4e867cbc1cf4cdb4e."""
 
 
-def authors_points(
-    folder: Path | None = None,
-) -> tuple[tuple[Point, ...], tuple[dict[str, Any], ...]]:
+def authors_points(folder: Path | None = None) -> AuthorsPoints:
     """Points of the known files in `folder` (or its `results_plots`), and one entry a file read.
 
-    Without a folder, the one that REPRO_AUTHORS_DIR names; nothing if that is unset. LedgerError if the folder holds
-    none of the files or one of them cannot be used.
+    Without a folder, the one that REPRO_AUTHORS_DIR names; nothing if that is unset. LedgerError if
+    the folder holds none of the files or one of them cannot be used.
     """
     if folder is None:
         named = os.environ.get("REPRO_AUTHORS_DIR")
@@ -63,22 +67,27 @@ def authors_points(
         folder = Path(named)
     if (folder / "results_plots").is_dir():
         folder /= "results_plots"
+
     points: list[Point] = []
-    files = []
+    files: list[AuthorsFile] = []
     for name, published in FILES.items():
-        if (folder / name).is_file():
-            content = (folder / name).read_bytes()
-            found = _read(folder / name, content, published)
-            sha256 = hashlib.sha256(content).hexdigest()
-            files.append(
-                {
-                    "name": name,
-                    "sha256": sha256,
-                    "points": len(found),
-                    "verified": sha256 == published.sha256,
-                }
-            )
-            points += found
+        path = folder / name
+        if not path.is_file():
+            continue
+        content = path.read_bytes()
+        found = _read(path, content, published)
+        points += found
+
+        sha256 = hashlib.sha256(content).hexdigest()
+        files.append(
+            {
+                "name": name,
+                "sha256": sha256,
+                "points": len(found),
+                "verified": sha256 == published.sha256,
+            }
+        )
+
     if not files:
         raise LedgerError(
             f"{folder}: none of the authors' result files here (looked for {', '.join(FILES)})"
@@ -87,6 +96,7 @@ def authors_points(
 
 
 def _read(path: Path, content: bytes, published: Published) -> list[Point]:
+    """The points of one file, series by series."""
     try:
         series = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -95,50 +105,63 @@ def _read(path: Path, content: bytes, published: Published) -> list[Point]:
         raise LedgerError(
             f"{path}: content: a {type(series).__name__} (allowed: an object of series)"
         )
+
     points: list[Point] = []
     for name, value in series.items():
-        match = SERIES.match(name)
-        if match is None:
-            raise LedgerError(
-                f"{path}: {name!r}: unknown series (allowed: names like cleaning_poisoned_mmcl_clean_ssl_lr_)"
-            )
-        lists = (
-            value
-            if isinstance(value, list)
-            and len(value) == 2
-            and all(isinstance(v, list) for v in value)
-            else None
-        )
-        if lists is None or len(lists[0]) != len(lists[1]) or not lists[0]:
-            lengths = [len(v) for v in value] if lists else type(value).__name__
-            raise LedgerError(
-                f"{path}: {name}: {lengths} (allowed: a list of ASR and one of accuracy, equally long, not empty)"
-            )
-        for index, (asr, accuracy) in enumerate(zip(*lists, strict=True)):
-            where = f"{path}: {name}: entry {index}"
-            points.append(
-                Point(
-                    source="authors",
-                    dataset=published.dataset,
-                    objective=_objective(match[1]),
-                    clean_size=published.clean_size,
-                    loss=_loss(match[2]),
-                    learning_rate=None,
-                    seed=None,
-                    epoch=None,
-                    step=None,
-                    correct=_count(accuracy, IMAGES, where),
-                    images=IMAGES,
-                    attacked=_count(asr, ATTACKABLE, where),
-                    attackable=ATTACKABLE,
-                    other_asr=None,
-                    run=f"{path.name}#{name}",
-                    index=index,
-                )
-            )
+        points += _series(path, name, value, published)
     if len(series) != published.series:
         raise LedgerError(f"{path}: {len(series)} series (allowed: {published.series})")
     return points
+
+
+def _series(path: Path, name: str, value: Any, published: Published) -> list[Point]:
+    match = SERIES.match(name)
+    if match is None:
+        raise LedgerError(
+            f"{path}: {name!r}: unknown series "
+            "(allowed: names like cleaning_poisoned_mmcl_clean_ssl_lr_)"
+        )
+
+    points = []
+    rates, accuracies = _two_lists(value, f"{path}: {name}")
+    for index, (asr, accuracy) in enumerate(zip(rates, accuracies, strict=True)):
+        where = f"{path}: {name}: entry {index}"
+        point = Point(
+            source="authors",
+            dataset=published.dataset,
+            objective=OBJECTIVE_NAMES[match[1]],
+            clean_size=published.clean_size,
+            loss=LOSS_NAMES[match[2]],
+            learning_rate=None,
+            seed=None,
+            epoch=None,
+            step=None,
+            correct=_count(accuracy, IMAGES, where),
+            images=IMAGES,
+            attacked=_count(asr, ATTACKABLE, where),
+            attackable=ATTACKABLE,
+            other_asr=None,
+            run=f"{path.name}#{name}",
+            index=index,
+        )
+        points.append(point)
+    return points
+
+
+def _two_lists(value: Any, where: str) -> tuple[list[Any], list[Any]]:
+    """ASRs and accuracies of a series; LedgerError unless they are two lists of one length."""
+    allowed = "(allowed: a list of ASR and one of accuracy, equally long, not empty)"
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not all(isinstance(part, list) for part in value)
+    ):
+        raise LedgerError(f"{where}: {type(value).__name__} {allowed}")
+
+    rates, accuracies = value
+    if len(rates) != len(accuracies) or not rates:
+        raise LedgerError(f"{where}: {[len(rates), len(accuracies)]} {allowed}")
+    return rates, accuracies
 
 
 def _count(fraction: Any, total: int, where: str) -> int:
@@ -149,15 +172,8 @@ def _count(fraction: Any, total: int, where: str) -> int:
         or not 0 <= fraction <= 1
     ):
         raise LedgerError(f"{where}: {fraction!r} (allowed: a fraction from 0 to 1)")
+
     count = round(fraction * total)
     if abs(count - fraction * total) > 0.01:
         raise LedgerError(f"{where}: {fraction!r} (allowed: a multiple of 1/{total})")
     return count
-
-
-def _objective(name: str) -> Objective:
-    return "mmcl_ssl" if name == "mmcl_ssl" else "mmcl"
-
-
-def _loss(name: str) -> Loss:
-    return "mmcl" if name == "mmcl" else "ssl" if name == "ssl" else "mmcl_ssl"

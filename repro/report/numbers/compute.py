@@ -1,62 +1,110 @@
-"""Forecast against measured: did the study take the time that its specifications and its first runs promise?
+"""What the runs cost, and whether that is what was forecast.
 
-The work of every run is known beforehand (`repro.cost`). The first run of each kind, stage and loss, gives the rate; the
-time of all others is forecast from these and compared with what they took.
+The work of every run is known beforehand (`repro.plan.work`). The first run of each kind, stage and
+loss, gives the rate; the time of all others is forecast from these and compared with what they took.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal, NamedTuple
 
 from repro.plan.work import Rates, Work
-from repro.report.numbers.evaluations import Evidence, FinishedRun
+from repro.report.numbers.evaluations import FinishedRun
+from repro.report.numbers.evidence import Evidence, RunKey
+from repro.report.schema.provenance import ComputeRow, ForecastRow, ForecastTable
+
+Stage = Literal["pretrain", "clean"]
 
 
-def forecast(study: Evidence) -> dict[str, Any]:
-    """`rows`, one a stage and model and one for each stage, with device-seconds forecast and measured; `calibrated_on`: folders of the
-    runs that gave the rates, which the rows leave out. No rows where nothing is left to compare.
-    """
-    planned = {(work.spec.stage, work.spec.cell, work.spec.run_id): work for work in study.planned}
-    runs = [
-        (planned[spec.stage, spec.cell, spec.run_id], run)
-        for run in study.runs
-        if (spec := run.record.spec) and run.record.status == "completed" and run.record.seconds > 0
+class Group(NamedTuple):
+    """A stage and model, or a whole stage."""
+
+    stage: Stage
+    cell: str | None
+
+
+class Measured(NamedTuple):
+    """What a run had to do, and how it went."""
+
+    work: Work
+    run: FinishedRun
+
+
+def cost(runs: Sequence[FinishedRun]) -> list[ComputeRow]:
+    """Cost of every stage and model: runs, hours, samples, peak memory, share of waiting for data."""
+    groups: dict[tuple[Stage, str], list[FinishedRun]] = defaultdict(list)
+    for run in runs:
+        groups[run.record.spec.stage, run.record.spec.cell].append(run)
+    return [
+        _cost_row(stage, cell, group)
+        for (stage, cell), group in sorted(groups.items(), reverse=True)
     ]
-    first: dict[str, tuple[Work, FinishedRun]] = {}
-    for work, run in sorted(runs, key=lambda pair: (pair[1].record.started, pair[1].folder)):
-        first.setdefault(work.kind, (work, run))
-    calibrating = {run.folder for _, run in first.values()}
-    groups: dict[tuple[str, str | None], list[tuple[Work, FinishedRun]]] = defaultdict(list)
-    for work, run in runs:
-        if run.folder not in calibrating:
-            groups[work.spec.stage, work.spec.cell].append((work, run))
-            groups[work.spec.stage, None].append((work, run))
-    rates = rates_of(list(first.values())) if groups else None
+
+
+def _cost_row(stage: Stage, cell: str, runs: list[FinishedRun]) -> ComputeRow:
+    records = [run.record for run in runs]
     return {
-        "calibrated_on": sorted(calibrating),
-        "rows": [
-            _row(stage, cell, groups[stage, cell], rates)
-            for stage, cell in sorted(groups, key=_order)
-            if rates is not None
-        ],
+        "stage": stage,
+        "cell": cell,
+        "runs": len(records),
+        "seconds": sum(record.seconds for record in records),
+        "train_seconds": sum(record.train_seconds for record in records),
+        "evaluate_seconds": sum(record.evaluate_seconds for record in records),
+        "data_wait_seconds": sum(record.data_wait_seconds for record in records),
+        "samples": sum(record.num_samples for record in records),
+        "peak_memory_bytes": max(record.peak_memory_bytes for record in records),
+        "attempts": sum(record.attempts for record in records),
     }
 
 
-def rates_of(runs: Sequence[tuple[Work, FinishedRun]]) -> Rates:
-    """Rates that runs of different kinds reached: each kind's training time, and the mean evaluation of all."""
-    evaluating = sum(run.record.evaluate_seconds * _devices(run) for _, run in runs)
-    return Rates(
-        pair_view={
-            work.kind: (run.record.seconds - run.record.evaluate_seconds)
-            * _devices(run)
-            / work.pair_views
-            for work, run in runs
-        },
-        evaluation=evaluating / sum(work.evaluations for work, _ in runs),
-        start=0.0,
-    )
+def forecast(evidence: Evidence) -> ForecastTable:
+    """Device-seconds forecast and measured, a row for each stage and model and for each stage.
+
+    The runs that gave the rates are left out of the rows; there are none where nothing is left to
+    compare.
+    """
+    measured = _measured(evidence)
+    first: dict[str, Measured] = {}
+    for item in sorted(measured, key=lambda item: (item.run.record.started, item.run.folder)):
+        first.setdefault(item.work.kind, item)
+    calibrating = {item.run.folder for item in first.values()}
+
+    groups: dict[Group, list[Measured]] = defaultdict(list)
+    for item in measured:
+        if item.run.folder not in calibrating:
+            spec = item.work.spec
+            groups[Group(spec.stage, spec.cell)].append(item)
+            groups[Group(spec.stage, None)].append(item)
+
+    rows: list[ForecastRow] = []
+    if groups:
+        rates = rates_of(list(first.values()))
+        rows = [_row(group, groups[group], rates) for group in sorted(groups, key=_order)]
+    return {"calibrated_on": sorted(calibrating), "rows": rows}
+
+
+def rates_of(measured: Sequence[Measured]) -> Rates:
+    """Rates that runs of different kinds reached: each kind's training time, the mean evaluation of all."""
+    pair_view = {}
+    for work, run in measured:
+        training = run.record.seconds - run.record.evaluate_seconds
+        pair_view[work.kind] = training * _devices(run) / work.pair_views
+
+    evaluating = sum(run.record.evaluate_seconds * _devices(run) for _, run in measured)
+    evaluations = sum(work.evaluations for work, _ in measured)
+    return Rates(pair_view=pair_view, evaluation=evaluating / evaluations, start=0.0)
+
+
+def _measured(evidence: Evidence) -> list[Measured]:
+    """Completed runs with the work that they were to do."""
+    planned = {RunKey.of(work.spec): work for work in evidence.planned}
+    return [
+        Measured(planned[RunKey.of(run.record.spec)], run)
+        for run in evidence.runs
+        if run.record.status == "completed" and run.record.seconds > 0
+    ]
 
 
 def _devices(run: FinishedRun) -> int:
@@ -64,22 +112,19 @@ def _devices(run: FinishedRun) -> int:
     return run.record.ranks * run.record.threads
 
 
-def _row(
-    stage: str, cell: str | None, runs: list[tuple[Work, FinishedRun]], rates: Rates
-) -> dict[str, Any]:
-    expected = sum(rates.seconds(work) for work, _ in runs)
-    took = sum(run.record.seconds * _devices(run) for _, run in runs)
+def _row(group: Group, measured: list[Measured], rates: Rates) -> ForecastRow:
+    expected = sum(rates.seconds(work) for work, _ in measured)
+    took = sum(run.record.seconds * _devices(run) for _, run in measured)
     return {
-        "stage": stage,
-        "cell": cell,
-        "runs": len(runs),
+        "stage": group.stage,
+        "cell": group.cell,
+        "runs": len(measured),
         "forecast_seconds": expected,
         "seconds": took,
         "ratio": expected / took,
     }
 
 
-def _order(group: tuple[str, str | None]) -> tuple[bool, bool, str]:
+def _order(group: Group) -> tuple[bool, bool, str]:
     """Pre-training first, the models of a stage before their sum."""
-    stage, cell = group
-    return stage == "clean", cell is None, cell or ""
+    return group.stage == "clean", group.cell is None, group.cell or ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from repro.report.numbers.evaluations import LABELS
+from repro.report.format import LABELS
 from repro.report.pages.figures import (
     COLOURS,
     WIDTH,

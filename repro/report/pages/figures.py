@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from repro.report.numbers.evaluations import LABELS, LOSSES
+from repro.report.format import LABELS
+from repro.report.numbers.cells import LOSSES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

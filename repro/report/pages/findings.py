@@ -1,37 +1,197 @@
 """docs/findings.md: what the studies say about the paper's claims, generated from their archives.
 
-The archives lie in git, so the page is the same for everybody, whatever the main graph gave on their machine.
+The archives lie in git, so the page is the same for everybody, whatever the main graph gave on their
+machine. Everything that is counted or chosen is counted here; the template holds prose and layout.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 
 from repro.profile import SPECS, load_profile
-from repro.report.pages.templating import TEMPLATES
-from repro.report.document import finite
 from repro.report.format import label, markdown_percent, short
-from repro.report.numbers.claims import Claims, combine, load_claims
-from repro.report.numbers.evaluations import Settings
-from repro.report.studies.effects import read_study_results, study_entry, variants_of
+from repro.report.judging.claims import Claims, combine, load_claims
+from repro.report.numbers.evidence import Settings
+from repro.report.pages.templating import TEMPLATES
+from repro.report.schema.document import finite
+from repro.report.schema.judged import CellEvidence, Verdict
+from repro.report.schema.studies import (
+    Effect,
+    EffectRow,
+    MachineRow,
+    RepeatedClaim,
+    StudyEntry,
+    StudyVariant,
+)
+from repro.report.studies.effects import study_entry
 from repro.report.studies.machines import repeated
 from repro.report.studies.outcomes import MEASURES
+from repro.report.studies.results import read_study_results, variants_of
 
 FINDINGS = Path("docs/findings.md")
 BLOCK = "findings"
 
+IN_WORDS = {
+    "mmcl-cleans": "That CleanCLIP cleans MMCL models without loss",
+    "mmcl-ssl-fails": "That it costs MMCL + SSL models accuracy",
+}
+"""Claims that the summary tells, by id."""
+MOVED = {
+    "cleaned_accuracy": "the best accuracy at the cap",
+    "accuracy": "the accuracy before cleaning",
+    "asr": "the ASR before cleaning",
+}
+"""Measures that the summary looks through for choices that move them."""
+NO_CHANGE = (0.0, 0.0)
+"""Interval of an effect that is nought on every seed."""
+
+
+class Told(NamedTuple):
+    """A claim of the summary."""
+
+    text: str
+    verdict: Verdict
+
+
+class MainClaim(NamedTuple):
+    """A main claim in one cell."""
+
+    verdict: Verdict
+    cell: CellEvidence
+
+
+class ClaimLine(NamedTuple):
+    """A line of the table of claims: a claim in one cell, or one that was judged in none."""
+
+    id: str
+    """Empty after a claim's first line."""
+    verdict: str
+    cell: CellEvidence | None
+
+
+class Price(NamedTuple):
+    """What the finetuning costs a model that was never poisoned, and how much more the poisoned one."""
+
+    control: EffectRow
+    poisoned: EffectRow
+    without_backdoor: float
+    with_backdoor: float
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A study that repeats the whole graph over seeds."""
+
+    seeds: list[int]
+    headline: Verdict
+    told: list[Told]
+    main: list[MainClaim]
+    lines: list[ClaimLine]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What to believe after all studies of a profile."""
+
+    prices: list[Price]
+    changing: list[str]
+    """`<study>/<variant>` of choices that turn a decided verdict into another decided one."""
+    moved: dict[str, list[str]]
+    """By what they move: choices that do so by more than the spread between trainings."""
+    harder: list[str]
+    """Choices that move the two objectives differently."""
+    with_interval: int
+    """Effects that have an interval, those that are nought on every seed left out."""
+    decided: int
+    """Of these, the ones whose interval leaves zero out."""
+    by_chance: float
+    """How many would do so by chance alone."""
+    rounding: list[MachineRow]
+
 
 def findings_block(profile_name: str, root: Path = Path()) -> str:
-    """Markdown of everything that the studies of a profile say; LedgerError or SpecError for a file that cannot be used."""
+    """Markdown of everything that the studies of a profile say.
+
+    LedgerError or SpecError for a file that cannot be used.
+    """
     settings = Settings.of(load_profile(profile_name, root / SPECS))
     claims = load_claims(root / SPECS / "claims.yaml")
-    side = read_study_results(profile_name, root)
-    variants = variants_of(side, settings)
-    studies = finite([study_entry(study, claims, settings, variants) for study in side])
+    results = read_study_results(profile_name, root)
+    variants = variants_of(results, settings)
+    studies: list[StudyEntry] = finite(
+        [study_entry(study, claims, settings, variants) for study in results]
+    )
+    machines: list[MachineRow] = finite(repeated(results, settings))
+
+    text = (
+        _environment()
+        .get_template("findings.md.j2")
+        .render(
+            settings=settings,
+            measures=MEASURES,
+            studies=studies,
+            repetitions=[_repetition(study, claims) for study in studies if study["claims"]],
+            of_sizes=[study for study in studies if study["sizes"] and not study["claims"]],
+            others=[study for study in studies if not study["sizes"] and not study["claims"]],
+            machines=machines,
+            summary=_summary(studies, machines, settings.confidence),
+        )
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+def stale_findings(profile_name: str, root: Path = Path()) -> list[str]:
+    """Lines of docs/findings.md that the archives do not bear out, each with its number.
+
+    None where the page is not there.
+    """
+    path = root / FINDINGS
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    match = re.search(rf"<!-- {BLOCK}:start -->\n(.*?)\n<!-- {BLOCK}:end -->", text, re.DOTALL)
+    if match is None:
+        return [f"{FINDINGS}: the marks of the block {BLOCK!r} are missing"]
+
+    shown, expected = match[1].splitlines(), findings_block(profile_name, root).splitlines()
+    first = text[: match.start(1)].count("\n") + 1
+    lines = [
+        f"{FINDINGS}:{first + index}: {line[:100]!r} on the page, {wanted[:100]!r} from the archives"
+        for index, (line, wanted) in enumerate(zip(shown, expected, strict=False))
+        if line != wanted
+    ]
+    if not lines and len(shown) != len(expected):
+        lines = [f"{FINDINGS}: {len(shown)} lines, {len(expected)} from the archives"]
+    return lines
+
+
+def model_name(row: Mapping[str, Any]) -> str:
+    """Dataset, cleaning size and objective of a row, as far as it names them."""
+    keys = [row["dataset"], row.get("clean_size"), row.get("pretrain_objective")]
+    return ", ".join(label(key) for key in keys if key)
+
+
+def effect_text(effect: Effect | None) -> str:
+    """An effect in percentage points with its interval; `u` marks one that is undecided."""
+    if effect is None:
+        return "-"
+    interval = effect["ci"]
+    if _is_nought(effect):
+        return "none"
+
+    text = ("+" if effect["value"] > 0 else "") + markdown_percent(effect["value"])
+    if interval is not None:
+        text += f" [{markdown_percent(interval[0])}, {markdown_percent(interval[1])}]"
+    return text + (" u" if effect["undecided"] else "")
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(  # noqa: S701 (Markdown, not HTML: `finalize` keeps tags out of it)
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -42,19 +202,15 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
     environment.filters |= {
         "percent1": markdown_percent,
         "short": short,
-        "label": label,
         "code": "`{}`".format,
         "abbreviated": lambda commit: commit[:7],
+        "model": model_name,
+        "effect": effect_text,
+        "by_seed": _by_seed,
+        "cell": lambda text: text.replace("|", "\\|"),
     }
-    text = environment.get_template("findings.md.j2").render(
-        studies=studies,
-        machines=finite(repeated(side, settings)),
-        settings=settings,
-        measures=MEASURES,
-        main_claims=claims.main_claims,
-        headline=_headline(claims),
-    )
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+    environment.globals["variant_of"] = _variant_of
+    return environment
 
 
 def _inert(value: Any) -> Any:
@@ -62,32 +218,126 @@ def _inert(value: Any) -> Any:
     return value.replace("<", "&lt;") if isinstance(value, str) else value
 
 
-def stale_findings(profile_name: str, root: Path = Path()) -> list[str]:
-    """Lines of docs/findings.md that the archives do not bear out, each with its number; none where the page is not there."""
-    path = root / FINDINGS
-    if not path.is_file():
-        return []
-    match = re.search(
-        rf"<!-- {BLOCK}:start -->\n(.*?)\n<!-- {BLOCK}:end -->",
-        path.read_text(encoding="utf-8"),
-        re.DOTALL,
+def _by_seed(cell: CellEvidence, separator: str) -> str:
+    """The values of a cell, one a seed."""
+    return separator.join(markdown_percent(item["value"]) for item in cell["by_seed"])
+
+
+def _variant_of(study: StudyEntry, name: str) -> StudyVariant:
+    """What the study says about a variant; archives may hold one that it no longer names."""
+    for variant in study["variants"]:
+        if variant["variant"] == name:
+            return variant
+    return {"variant": name, "changed": {}, "poisoned": True, "why": ""}
+
+
+def _repetition(study: StudyEntry, claims: Claims) -> Repetition:
+    by_id = {claim["id"]: claim for claim in study["claims"]}
+    return Repetition(
+        seeds=study["rows"][0]["seeds"],
+        headline=combine([by_id[name]["verdict"] for name in claims.main_claims]),
+        told=[
+            Told(IN_WORDS[claim["id"]], claim["verdict"])
+            for claim in study["claims"]
+            if claim["id"] in IN_WORDS
+        ],
+        main=[
+            MainClaim(by_id[name]["verdict"], cell)
+            for name in claims.main_claims
+            for cell in by_id[name]["evidence"]
+        ],
+        lines=[line for claim in study["claims"] for line in _claim_lines(claim)],
     )
-    if match is None:
-        return [f"{FINDINGS}: the marks of the block {BLOCK!r} are missing"]
-    shown, expected = match[1].splitlines(), findings_block(profile_name, root).splitlines()
-    first = path.read_text(encoding="utf-8")[: match.start(1)].count("\n") + 1
-    lines = [
-        f"{FINDINGS}:{first + index}: {line[:100]!r} on the page, {wanted[:100]!r} from the archives"
-        for index, (line, wanted) in enumerate(zip(shown, expected, strict=False))
-        if line != wanted
+
+
+def _claim_lines(claim: RepeatedClaim) -> Iterator[ClaimLine]:
+    if not claim["evidence"]:
+        yield ClaimLine(claim["id"], claim["verdict"], None)
+    for index, cell in enumerate(claim["evidence"]):
+        first = index == 0
+        yield ClaimLine(claim["id"] if first else "", claim["verdict"] if first else "", cell)
+
+
+def _summary(
+    studies: Sequence[StudyEntry], machines: Sequence[MachineRow], confidence: float
+) -> Summary:
+    rows = [row for study in studies for row in study["rows"]]
+    of_measures = [
+        effect for row in rows for measure in MOVED if (effect := _effect(row, measure)) is not None
     ]
-    return lines or (
-        [f"{FINDINGS}: {len(shown)} lines, {len(expected)} from the archives"]
-        if len(shown) != len(expected)
-        else []
+    interactions = [row for study in studies for row in study["interactions"]]
+    differences = [row["effect"] for row in interactions]
+    counted = [
+        effect
+        for effect in (*of_measures, *differences)
+        if effect["ci"] is not None and not _is_nought(effect)
+    ]
+
+    return Summary(
+        prices=[price for study in studies for price in _prices(study)],
+        changing=_distinct(
+            f"{study['name']}/{row['variant']}"
+            for study in studies
+            for row in study["rows"]
+            if row["could_change"] == "yes"
+        ),
+        moved={name: _moved(rows, measure) for measure, name in MOVED.items()},
+        harder=_distinct(
+            _choice(row, row["effect"]) for row in interactions if not row["effect"]["undecided"]
+        ),
+        with_interval=len(counted),
+        decided=sum(not effect["undecided"] for effect in counted),
+        by_chance=len(counted) * (1 - confidence),
+        rounding=[row for row in machines if row["difference"]["cleaned_accuracy"] is not None],
     )
 
 
-def _headline(claims: Claims) -> Any:
-    """The verdict on the paper's main claims together, from verdicts by id."""
-    return lambda judged: combine([judged[name]["verdict"] for name in claims.main_claims])
+def _prices(study: StudyEntry) -> Iterator[Price]:
+    """The unpoisoned variants of a study, model by model, beside its reference."""
+    reference = {
+        model_name(row): row for row in study["rows"] if row["variant"] == study["reference"]
+    }
+    unpoisoned = [variant["variant"] for variant in study["variants"] if not variant["poisoned"]]
+    for name in unpoisoned:
+        for row in study["rows"]:
+            other = reference.get(model_name(row))
+            if row["variant"] != name or other is None:
+                continue
+            without, with_backdoor = _lost(row), _lost(other)
+            if without is not None and with_backdoor is not None:
+                yield Price(row, other, without, with_backdoor - without)
+
+
+def _lost(row: EffectRow) -> float | None:
+    """Mean accuracy before cleaning less the best at the cap."""
+    before, after = row["means"]["accuracy"], row["means"]["cleaned_accuracy"]
+    return None if before is None or after is None else before - after
+
+
+def _moved(rows: Iterable[EffectRow], measure: str) -> list[str]:
+    """Choices that move a measure by more than the spread between trainings."""
+    found = []
+    for row in rows:
+        effect = _effect(row, measure)
+        if effect is not None and not effect["undecided"]:
+            found.append(_choice(row, effect))
+    return _distinct(found)
+
+
+def _choice(row: Mapping[str, Any], effect: Effect) -> str:
+    return f"`{row['variant']}` ({model_name(row)}: {effect_text(effect)})"
+
+
+def _effect(row: EffectRow, measure: str) -> Effect | None:
+    return row["effects"][measure] if row["effects"] else None
+
+
+def _is_nought(effect: Effect) -> bool:
+    """Whether there was not the least difference on any seed."""
+    interval = effect["ci"]
+    return interval is not None and tuple(interval) == NO_CHANGE
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    """Each text once, in order; several studies may have the same variant."""
+    return list(dict.fromkeys(texts))

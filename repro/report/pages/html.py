@@ -16,13 +16,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from repro.report.document import lookup
 from repro.report.format import duration, label, percent, rate, short
-from repro.report.numbers.evaluations import LOSSES, SIZES
+from repro.report.numbers.cells import LOSSES, SIZES
 from repro.report.pages import prepared
 from repro.report.pages.figures import captions
 from repro.report.pages.sacred import Chart, SacredRun
 from repro.report.pages.templating import TEMPLATES, environment
+from repro.report.schema.document import lookup
 from repro.report.studies.outcomes import MEASURES
 
 CONTENTS = [

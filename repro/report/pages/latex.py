@@ -14,11 +14,11 @@ from typing import Any
 
 import jinja2
 
-from repro.report.document import lookup
 from repro.report.format import label, percent, short
 from repro.report.pages import prepared
 from repro.report.pages.figures import captions
 from repro.report.pages.templating import environment
+from repro.report.schema.document import lookup
 from repro.report.studies.outcomes import MEASURES
 
 # fmt: off

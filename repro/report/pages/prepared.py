@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from repro.report.format import short
-from repro.report.numbers.evaluations import LOSSES
+from repro.report.numbers.cells import LOSSES
 
 VERDICTS = ("reproduced", "direction only", "not reproduced", "undecided", "not run")
 T = TypeVar("T")

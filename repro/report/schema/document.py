@@ -27,8 +27,8 @@ from repro.report.schema.provenance import (
 )
 from repro.report.schema.results import (
     ControlRow,
-    Predictions,
     ScatterFigure,
+    ShownPredictions,
     Statistics,
     Tables,
     Trajectory,
@@ -62,7 +62,7 @@ class ReportNumbers(TypedDict):
     statistics: Statistics
     trajectories: list[Trajectory]
     controls: list[ControlRow]
-    predictions: Predictions
+    predictions: ShownPredictions
     studies: list[StudyEntry]
     doses: list[DoseEntry]
     runs: dict[str, RunProvenance]

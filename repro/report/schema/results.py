@@ -320,7 +320,7 @@ class PredictedModel(ModelKeys):
 
 
 @closed
-class Predictions(TypedDict):
+class ShownPredictions(TypedDict):
     """Outcomes of a few evaluation images, clean and triggered."""
 
     images: list[int]

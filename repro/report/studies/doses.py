@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from repro.report.studies.effects import StudyResults
+from repro.report.schema.studies import DoseCurve, DoseEntry, EffectRow
+from repro.report.studies.results import StudyResults
+from repro.spec import CleanSize, Dataset, Objective
 
 FEWEST = 3
 """Variants that make a curve, beside the reference."""
@@ -14,60 +16,86 @@ RESPONSES = ("asr", "cleaned_accuracy")
 """Measures of an outcome that a curve may show: the first one that the number moves."""
 
 
-def doses(
-    study: StudyResults, rows: list[dict[str, Any]], value_of: Callable[[str], float]
-) -> list[dict[str, Any]]:
-    """One entry a path that at least three variants set and nothing else: a curve a model and cleaning size, a value a seed.
+class CleanedModel(NamedTuple):
+    """What a curve is of."""
 
-    `rows` are those of `repro.report.studies.effects.effects`; `value_of` gives what the profile, and so the reference, has at a path.
+    dataset: Dataset
+    objective: Objective
+    clean_size: CleanSize | None
+
+
+def doses(
+    study: StudyResults, rows: Sequence[EffectRow], value_of: Callable[[str], float]
+) -> list[DoseEntry]:
+    """One entry a path that at least three variants set and nothing else: a curve a model.
+
+    `rows` are those of `repro.report.studies.effects.effects`; `value_of` gives what the profile, and so
+    the reference, has at a path.
     """
+    found = []
+    for path, by_variant in _numbers(study).items():
+        if len(by_variant) >= FEWEST:
+            numbers = {study.spec.reference: value_of(path), **by_variant}
+            found.append(_dose(study.name, path, numbers, rows))
+    return found
+
+
+def _numbers(study: StudyResults) -> dict[str, dict[str, float]]:
+    """By dotted path: the number that a variant sets there, of variants that set nothing else."""
     numbers: dict[str, dict[str, float]] = defaultdict(dict)
-    for name, variant in study.outline.variants.items():
-        for path, value in variant.overrides.items() if len(variant.overrides) == 1 else ():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                numbers[path][name] = value
-    return [
-        _dose(study.name, path, {study.outline.reference: value_of(path), **by_variant}, rows)
-        for path, by_variant in numbers.items()
-        if len(by_variant) >= FEWEST
-    ]
+    for name, variant in study.spec.variants.items():
+        if len(variant.overrides) != 1:
+            continue
+        ((path, value),) = variant.overrides.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            numbers[path][name] = value
+    return numbers
 
 
 def _dose(
-    study: str, path: str, numbers: dict[str, float], rows: list[dict[str, Any]]
-) -> dict[str, Any]:
-    models: dict[tuple[str, str, str | None], list[dict[str, Any]]] = defaultdict(list)
+    study: str, path: str, numbers: Mapping[str, float], rows: Sequence[EffectRow]
+) -> DoseEntry:
+    by_model: dict[CleanedModel, list[EffectRow]] = defaultdict(list)
     for row in rows:
         if row["variant"] in numbers:
-            models[row["dataset"], row["pretrain_objective"], row["clean_size"]].append(row)
-    moved = [
-        name
-        for name in RESPONSES
-        if any(
-            row["values"][name] != of_model[0]["values"][name]
-            for of_model in models.values()
-            for row in of_model
-        )
-    ]
+            model = CleanedModel(row["dataset"], row["pretrain_objective"], row["clean_size"])
+            by_model[model].append(row)
+
+    moved = [name for name in RESPONSES if _moves(name, by_model)]
     measure = moved[0] if moved else RESPONSES[0]
     return {
         "study": study,
         "path": path,
         "measure": measure,
         "curves": [
+            _curve(model, of_model, numbers, measure) for model, of_model in by_model.items()
+        ],
+    }
+
+
+def _moves(measure: str, by_model: Mapping[CleanedModel, Sequence[EffectRow]]) -> bool:
+    """Whether the number moves the measure of some model."""
+    return any(
+        row["values"][measure] != rows[0]["values"][measure]
+        for rows in by_model.values()
+        for row in rows
+    )
+
+
+def _curve(
+    model: CleanedModel, rows: Sequence[EffectRow], numbers: Mapping[str, float], measure: str
+) -> DoseCurve:
+    ordered = sorted(rows, key=lambda row: numbers[row["variant"]])
+    return {
+        "dataset": model.dataset,
+        "pretrain_objective": model.objective,
+        "clean_size": model.clean_size,
+        "points": [
             {
-                "dataset": dataset,
-                "pretrain_objective": objective,
-                "clean_size": size,
-                "points": [
-                    {
-                        "number": numbers[row["variant"]],
-                        "mean": row["means"][measure],
-                        "values": row["values"][measure],
-                    }
-                    for row in sorted(of_model, key=lambda row: numbers[row["variant"]])
-                ],
+                "number": numbers[row["variant"]],
+                "mean": row["means"][measure],
+                "values": row["values"][measure],
             }
-            for (dataset, objective, size), of_model in models.items()
+            for row in ordered
         ],
     }

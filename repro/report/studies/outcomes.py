@@ -4,13 +4,42 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from repro.ledger import Row
-from repro.report.numbers.evaluations import CLEANCLIP, FinishedRun, Settings
+from repro.report.numbers.cells import CLEANCLIP
+from repro.report.numbers.evaluations import FinishedRun
+from repro.report.numbers.evidence import Settings
+from repro.spec import CleanSize, Dataset, Objective, RunSpec
 
-Model = tuple[str, str, str]
-"""Variant, dataset slot, pre-training objective."""
+
+class VariantModel(NamedTuple):
+    """A pre-trained model of a variant, whatever its seed."""
+
+    variant: str
+    dataset: Dataset
+    objective: Objective
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> VariantModel:
+        """The model that a run makes or cleans."""
+        return cls(spec.variant, spec.dataset, spec.pretrain_objective)
+
+
+class VariantCell(NamedTuple):
+    """A model of a variant, and with how many pairs it was cleaned."""
+
+    variant: str
+    dataset: Dataset
+    objective: Objective
+    clean_size: CleanSize | None
+    """None where the study does not clean."""
+
+    @property
+    def model(self) -> VariantModel:
+        """The model that is cleaned."""
+        return VariantModel(self.variant, self.dataset, self.objective)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,69 +54,97 @@ class VariantOutcome:
     lowest_asr: float | None
     relative_drop: float | None
 
+    def measure(self, name: str) -> float | None:
+        """One of MEASURES."""
+        value: float | None = getattr(self, name)
+        return value
 
-Outcomes = dict[tuple[str, str, str, str | None], dict[int, VariantOutcome]]
-"""By variant, dataset, objective and cleaning size, then by seed."""
+
+Outcomes = dict[VariantCell, dict[int, VariantOutcome]]
+"""By cell, then by seed."""
 
 MEASURES: tuple[str, ...] = ("accuracy", "asr", "cleaned_accuracy", "lowest_asr")
 """Fields of an outcome whose effects the table shows."""
 
 
-def outcomes(runs: Sequence[FinishedRun], settings: Settings) -> Outcomes:
-    """Outcomes by variant, dataset, objective and cleaning size (None where the study does not clean), then by seed.
+@dataclass
+class _Rows:
+    """Evaluations of a study's runs."""
 
-    A model that a study only cleans is measured before it by the first evaluation of a run that takes it as it is.
-    """
-    taken: dict[str, Row] = {}
-    for run in runs:
-        if (mitigation := run.record.spec.mitigation) and (
-            mitigation.shrink,
-            mitigation.perturb,
-        ) == (1, 0):
-            taken.setdefault(run.record.inputs["model"], run.rows[0])
-    starts: dict[tuple[Model, int], Row | None] = {}
-    cleaned: dict[tuple[Model, str | None], dict[int, list[Row]]] = defaultdict(
-        lambda: defaultdict(list)
+    starts: dict[tuple[VariantModel, int], Row | None] = field(default_factory=dict)
+    """By model and seed: of the model that is cleaned."""
+    cleaned: dict[VariantCell, dict[int, list[Row]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(list))
     )
+    """By seed: of CleanCLIP, after cleaning has begun."""
+
+
+def outcomes(runs: Sequence[FinishedRun], settings: Settings) -> Outcomes:
+    """Outcomes by cell, then by seed.
+
+    A model that a study only cleans is measured before it by the first evaluation of a run that takes
+    it as it is.
+    """
+    rows = _rows(runs, settings)
+    sizes: dict[VariantModel, list[CleanSize | None]] = defaultdict(list)
+    for cell in rows.cleaned:
+        sizes[cell.model].append(cell.clean_size)
+    for model, _ in rows.starts:
+        sizes.setdefault(model, [None])
+
+    found: Outcomes = {}
+    for model, of_model in sizes.items():
+        seeds = [seed for of, seed in sorted(rows.starts) if of == model]
+        for size in of_model:
+            cell = VariantCell(*model, size)
+            cleaned = rows.cleaned.get(cell, {})
+            found[cell] = {
+                seed: _outcome(rows.starts[model, seed], cleaned.get(seed, []), settings)
+                for seed in seeds
+            }
+    return found
+
+
+def _rows(runs: Sequence[FinishedRun], settings: Settings) -> _Rows:
+    taken = _taken(runs)
+    rows = _Rows()
     for run in runs:
         spec = run.record.spec
-        model: Model = (spec.variant, spec.dataset, spec.pretrain_objective)
+        model = VariantModel.of(spec)
         if spec.stage == "pretrain":
-            starts[model, spec.seed] = run.rows[run.handed_on(settings.denominator).index]
+            left = run.handed_on(settings.denominator)
+            rows.starts[model, spec.seed] = run.rows[left.index]
         elif spec.loss == CLEANCLIP:
-            starts.setdefault((model, spec.seed), taken.get(run.record.inputs["model"]))
-            cleaned[model, spec.clean_size][spec.seed] += [row for row in run.rows if row.step]
-    sizes: dict[Model, list[str | None]] = defaultdict(list)
-    for model, size in cleaned:
-        sizes[model].append(size)
-    for model, _ in starts:
-        sizes.setdefault(model, [None])
-    return {
-        (*model, size): {
-            seed: _outcome(
-                starts[model, seed], cleaned[model, size].get(seed, []) if size else [], settings
-            )
-            for of, seed in sorted(starts)
-            if of == model
-        }
-        for model in sizes
-        for size in sizes[model]
-    }
+            rows.starts.setdefault((model, spec.seed), taken.get(run.record.inputs["model"]))
+            cell = VariantCell(*model, spec.clean_size)
+            rows.cleaned[cell][spec.seed] += [row for row in run.rows if row.step]
+    return rows
+
+
+def _taken(runs: Sequence[FinishedRun]) -> dict[str, Row]:
+    """By hash of the model: its first evaluation in a run that did not shrink or perturb it before."""
+    taken: dict[str, Row] = {}
+    for run in runs:
+        mitigation = run.record.spec.mitigation
+        if mitigation and (mitigation.shrink, mitigation.perturb) == (1, 0):
+            taken.setdefault(run.record.inputs["model"], run.rows[0])
+    return taken
 
 
 def _outcome(start: Row | None, rows: list[Row], settings: Settings) -> VariantOutcome:
-    rates = [(row.asr(settings.denominator), row.accuracy) for row in rows]
-    best = (
-        max((accuracy for asr, accuracy in rates if asr <= settings.cap), default=0.0)
-        if rates
-        else None
-    )
+    rates = [row.asr(settings.denominator) for row in rows]
+    best = None
+    if rows:
+        at_cap = [row.accuracy for row, asr in zip(rows, rates, strict=True) if asr <= settings.cap]
+        best = max(at_cap, default=0.0)
+
+    lost = None
+    if best is not None and start and start.accuracy:
+        lost = 1 - best / start.accuracy
     return VariantOutcome(
         accuracy=start.accuracy if start else None,
         asr=start.asr(settings.denominator) if start else None,
         cleaned_accuracy=best,
-        lowest_asr=min((asr for asr, _ in rates), default=None),
-        relative_drop=1 - best / start.accuracy
-        if best is not None and start and start.accuracy
-        else None,
+        lowest_asr=min(rates, default=None),
+        relative_drop=lost,
     )

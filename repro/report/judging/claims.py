@@ -7,89 +7,22 @@ verdict follows from the interval of the measured quantity; it is never read off
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from repro.intervals import Interval
 from repro.profile import SPECS, read_yaml
+from repro.report.numbers.paper import Entry, Erratum, Paper
+from repro.report.schema.judged import Metric, Verdict
 from repro.spec import CleanSize, Dataset, Fraction, Loss, Objective, SpecError
 
-Verdict = Literal["reproduced", "direction only", "not reproduced", "undecided", "not run"]
-Metric = Literal[
-    "start_accuracy",
-    "start_asr",
-    "accuracy_gain",
-    "cleaned_accuracy",
-    "relative_drop",
-    "drop_difference",
-    "kept_asr",
-    "lowest_asr",
-    "late_drop",
-    "late_asr",
-    "none",
-]
+ABOUT_BOTH: tuple[Metric, ...] = ("accuracy_gain", "drop_difference")
+"""Metrics that compare the two pre-training objectives: their cells have no objective of their own."""
+ABOUT_START: tuple[Metric, ...] = ("start_accuracy", "start_asr", "accuracy_gain")
+"""Metrics of models before cleaning."""
 SEVERITY: tuple[Verdict, ...] = ("not reproduced", "undecided", "direction only", "reproduced")
 """Of several cells, the first verdict in this order is the claim's."""
-
-
-class Entry(BaseModel):
-    """Base of the file's entries: immutable, no unknown fields, no silent conversions."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
-    )
-
-
-class Cleaned(Entry):
-    """A cell of Table 1, fractions."""
-
-    dataset: Dataset
-    clean_size: CleanSize
-    pretrain_objective: Objective
-    original_accuracy: Fraction
-    clean_accuracy: Fraction | None
-    """None where the paper prints a dash."""
-
-
-class Started(Entry):
-    """A cell of Table 2, fractions."""
-
-    dataset: Dataset
-    pretrain_objective: Objective
-    accuracy: Fraction
-    asr: Fraction
-
-
-class Paper(Entry):
-    """The paper's numbers."""
-
-    title: str
-    reference: str
-    url: str
-    table1_printed: list[Cleaned]
-    """As the paper lays them out."""
-    table1: list[Cleaned]
-    """As they belong, by text, Table 2 and the authors' points (errata 1 to 3)."""
-    table2: list[Started]
-
-    def cleaned(self, dataset: Dataset, size: CleanSize, objective: Objective) -> Cleaned | None:
-        """The corrected cell of Table 1; None where the paper has none."""
-        return next(
-            (
-                c
-                for c in self.table1
-                if (c.dataset, c.clean_size, c.pretrain_objective) == (dataset, size, objective)
-            ),
-            None,
-        )
-
-    def start(self, dataset: Dataset, objective: Objective) -> Started | None:
-        """The cell of Table 2."""
-        return next(
-            (c for c in self.table2 if (c.dataset, c.pretrain_objective) == (dataset, objective)),
-            None,
-        )
 
 
 class Bound(Entry):
@@ -114,11 +47,9 @@ class Bound(Entry):
         """The values that satisfy it."""
         if self.about is not None:
             return self.about - self.margin, self.about + self.margin
-        return (
-            (self.at_least, float("inf"))
-            if self.at_least is not None
-            else (float("-inf"), self.at_most or 0.0)
-        )
+        if self.at_least is not None:
+            return self.at_least, float("inf")
+        return float("-inf"), self.at_most or 0.0
 
 
 class Claim(Entry):
@@ -149,57 +80,14 @@ class Claim(Entry):
     def _testable(self) -> Self:
         if (self.metric == "none") != (self.expect is None):
             raise ValueError("metric: none goes with expect: null, and only with it")
-        if self.metric != "none" and not (self.datasets and self.objectives):
+        if self.metric == "none":
+            return self
+
+        if not (self.datasets and self.objectives):
             raise ValueError("datasets and objectives: a testable claim names at least one of each")
-        if self.metric not in ("none", "start_accuracy", "start_asr", "accuracy_gain") and not (
-            self.clean_sizes and self.loss
-        ):
+        if self.metric not in ABOUT_START and not (self.clean_sizes and self.loss):
             raise ValueError("clean_sizes and loss: a claim about cleaning names them")
         return self
-
-
-class Term(Entry):
-    """A number in an erratum: its name, its value and where it is from."""
-
-    name: str
-    value: FiniteFloat
-    source: str
-
-
-class Erratum(Entry):
-    """An inconsistency of the paper, with the arithmetic that shows it."""
-
-    id: Annotated[int, Field(ge=1)]
-    place: str
-    says: str
-    finding: str
-    operation: Literal["relative_drop", "difference", "ratio", "product", "sum", "none"]
-    terms: list[Term]
-    unit: Literal["fraction", "count", "percentage points"]
-
-    @model_validator(mode="after")
-    def _computable(self) -> Self:
-        needed = {"none": 0, "sum": len(self.terms)}.get(self.operation, 2)
-        if len(self.terms) != needed:
-            raise ValueError(f"terms: {len(self.terms)} (allowed: {needed} for {self.operation})")
-        return self
-
-    @property
-    def result(self) -> float | None:
-        """Value of the operation on the terms."""
-        values = [term.value for term in self.terms]
-        match self.operation:
-            case "relative_drop":
-                return 1 - values[1] / values[0]
-            case "difference":
-                return values[0] - values[1]
-            case "ratio":
-                return values[0] / values[1]
-            case "product":
-                return values[0] * values[1]
-            case "sum":
-                return sum(values)
-        return None
 
 
 class Claims(Entry):
@@ -230,11 +118,11 @@ def load_claims(path: Path = SPECS / "claims.yaml") -> Claims:
     try:
         return Claims.model_validate(read_yaml(path))
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}"
-            + ("" if e["type"] == "missing" else f" (got {str(e['input'])[:80]!r})")
-            for e in error.errors()
-        ]
+        lines = []
+        for problem in error.errors():
+            field = ".".join(map(str, problem["loc"])) or "file"
+            got = "" if problem["type"] == "missing" else f" (got {str(problem['input'])[:80]!r})"
+            lines.append(f"  {field}: {problem['msg']}{got}")
         raise SpecError("\n".join([f"{path}: {len(lines)} problem(s)", *lines])) from None
 
 
@@ -247,32 +135,25 @@ def judge(expect: Bound, direction: Bound | None, interval: Interval, capped: bo
         return "direction only" if capped else "reproduced"
     if direction is not None and _inside(interval, direction.band):
         return "direction only"
-    weakest = (direction or expect).band
-    return "not reproduced" if interval[1] < weakest[0] or interval[0] > weakest[1] else "undecided"
+
+    low, high = (direction or expect).band
+    outside = interval[1] < low or interval[0] > high
+    return "not reproduced" if outside else "undecided"
 
 
 def combine(verdicts: list[Verdict]) -> Verdict:
-    """Of a claim that has to hold in every cell: one cell refutes it, and a cell not run leaves it undecided."""
+    """Of a claim that has to hold in every cell: one cell refutes it, one not run leaves it undecided."""
     if all(verdict == "not run" for verdict in verdicts):
         return "not run"
-    return next(
-        verdict
-        for verdict in SEVERITY
-        if verdict in ["undecided" if v == "not run" else v for v in verdicts]
-    )
+    decided = ["undecided" if verdict == "not run" else verdict for verdict in verdicts]
+    return min(decided, key=SEVERITY.index)
 
 
 def agree(verdicts: list[Verdict]) -> Verdict:
     """Of one cell over seeds: what all seeds say, else undecided."""
-    return verdicts[0] if len(set(verdicts)) == 1 else "undecided" if verdicts else "not run"
-
-
-def paper_values(claims: Claims) -> dict[str, Any]:
-    """The printed and the corrected Table 1 for the report."""
-    return {
-        "printed": [cell.model_dump() for cell in claims.paper.table1_printed],
-        "corrected": [cell.model_dump() for cell in claims.paper.table1],
-    }
+    if not verdicts:
+        return "not run"
+    return verdicts[0] if len(set(verdicts)) == 1 else "undecided"
 
 
 def _inside(interval: Interval, band: Interval) -> bool:

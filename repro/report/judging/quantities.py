@@ -1,0 +1,225 @@
+"""The measured quantity of a claim in one cell and seed, with its interval.
+
+Each metric is a function of a `JudgedCell` and returns an estimate, its interval and the runs it rests
+on, or None where nothing was run. All quantities are fractions. A cell in which no evaluation reached
+the ASR cap counts as a loss of the whole accuracy: cleaning left no model that one would deploy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from repro.intervals import Interval, wilson
+from repro.report.numbers import intervals
+from repro.report.numbers.evaluations import Point
+from repro.report.numbers.evidence import Evidence
+from repro.report.numbers.tables import best_under_cap, drop
+from repro.report.schema.base import Source
+from repro.report.schema.judged import Metric
+from repro.spec import CleanSize, Dataset, Loss, Objective
+
+NONE_REACHED = "no evaluation reached the cap"
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedCell:
+    """Where a claim is looked at."""
+
+    evidence: Evidence
+    kept_share: float
+    source: Source
+    dataset: Dataset
+    objective: Objective
+    clean_size: CleanSize | None
+    loss: Loss | None
+    seed: int | None
+
+    @property
+    def start(self) -> Point | None:
+        """The model that is cleaned."""
+        if self.source == "authors":
+            points = self.evidence.cleaning(
+                self.dataset,
+                self.objective,
+                self.clean_size or "100k",
+                self.loss or "mmcl_ssl",
+                source="authors",
+            )
+            return points[0] if points else None
+
+        assert self.seed is not None
+        return self.evidence.start(self.dataset, self.objective, self.seed)
+
+    @property
+    def points(self) -> list[Point]:
+        """Its evaluations after cleaning has begun."""
+        assert self.clean_size is not None
+        points = self.evidence.cleaning(
+            self.dataset, self.objective, self.clean_size, self.loss, self.seed, self.source
+        )
+        return points[1:] if self.source == "authors" else points
+
+    @property
+    def best(self) -> Point | None:
+        """The most accurate evaluation that meets the cap."""
+        return best_under_cap(self.points, self.evidence.settings.cap)
+
+    @property
+    def last(self) -> Point | None:
+        """The last evaluation of the best one's run; the authors' points do not say where a run ends."""
+        best = self.best
+        if best is None or self.source == "authors":
+            return None
+        of_run = [point for point in self.points if point.run == best.run]
+        return max(of_run, key=lambda point: point.index)
+
+    def of(self, objective: Objective) -> JudgedCell:
+        """The same place for models of another pre-training objective."""
+        return replace(self, objective=objective)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A measured value with its interval."""
+
+    value: float
+    interval: Interval
+    runs: tuple[str, ...]
+    note: str = ""
+
+
+def start_accuracy(cell: JudgedCell) -> Quantity | None:
+    """Zero-shot top-1 of the model that is cleaned."""
+    return _accuracy(cell.start, cell)
+
+
+def start_asr(cell: JudgedCell) -> Quantity | None:
+    """ASR of the model that is cleaned."""
+    return _asr(cell.start, cell)
+
+
+def accuracy_gain(cell: JudgedCell) -> Quantity | None:
+    """Accuracy of the MMCL + SSL model less that of the MMCL model, on the same images."""
+    with_ssl, without = cell.of("mmcl_ssl").start, cell.of("mmcl").start
+    if with_ssl is None or without is None:
+        return None
+    confidence, runs = cell.evidence.settings.confidence, (with_ssl.run, without.run)
+
+    right, right_without = cell.evidence.correct(with_ssl), cell.evidence.correct(without)
+    if right is None or right_without is None:
+        value, interval = intervals.difference(
+            with_ssl.accuracy,
+            wilson(with_ssl.correct, with_ssl.images, confidence),
+            without.accuracy,
+            wilson(without.correct, without.images, confidence),
+        )
+        return Quantity(value, interval, runs, "images not paired")
+
+    gained = int((right & ~right_without).sum())
+    lost = int((right_without & ~right).sum())
+    value, interval = intervals.paired_difference(gained, lost, len(right), confidence)
+    note = f"McNemar p = {intervals.mcnemar(gained, lost):.2g}"
+    return Quantity(value, interval, runs, note)
+
+
+def cleaned_accuracy(cell: JudgedCell) -> Quantity | None:
+    """Best accuracy at ASR <= cap."""
+    if not cell.points:
+        return None
+    if cell.best is None:
+        return Quantity(0.0, (0.0, 0.0), _runs(cell.points), NONE_REACHED)
+    return _accuracy(cell.best, cell)
+
+
+def accuracy_drop(cell: JudgedCell) -> Quantity | None:
+    """Share of the start accuracy lost by the best evaluation at ASR <= cap."""
+    points, start, best = cell.points, cell.start, cell.best
+    if not points or start is None:
+        return None
+    if best is None:
+        return Quantity(1.0, (1.0, 1.0), _runs(points), NONE_REACHED)
+
+    lost = drop(cell.evidence, start, best)
+    if lost is None:
+        return None
+    return Quantity(lost["value"], lost["ci"], (start.run, best.run))
+
+
+def drop_difference(cell: JudgedCell) -> Quantity | None:
+    """Relative drop of the MMCL + SSL model less that of the MMCL model."""
+    with_ssl, without = accuracy_drop(cell.of("mmcl_ssl")), accuracy_drop(cell.of("mmcl"))
+    if with_ssl is None or without is None:
+        return None
+
+    value, interval = intervals.difference(
+        with_ssl.value, with_ssl.interval, without.value, without.interval
+    )
+    note = with_ssl.note or without.note
+    return Quantity(value, interval, with_ssl.runs + without.runs, note)
+
+
+def kept_asr(cell: JudgedCell) -> Quantity | None:
+    """Lowest ASR among evaluations that keep `kept_share` of the start accuracy."""
+    points, start = cell.points, cell.start
+    if not points or start is None:
+        return None
+    enough = cell.kept_share * start.accuracy
+    kept = [point for point in points if point.accuracy >= enough]
+    return _asr(_lowest(kept) or start, cell)
+
+
+def lowest_asr(cell: JudgedCell) -> Quantity | None:
+    """Lowest ASR among all evaluations."""
+    return _asr(_lowest(cell.points), cell)
+
+
+def late_drop(cell: JudgedCell) -> Quantity | None:
+    """Relative loss of accuracy from the best evaluation at ASR <= cap to the last of the same run."""
+    best = cell.best
+    lost = drop(cell.evidence, best, cell.last)
+    if best is None or lost is None:
+        return None
+    return Quantity(lost["value"], lost["ci"], (best.run,))
+
+
+def late_asr(cell: JudgedCell) -> Quantity | None:
+    """ASR at the end of the run that has the best evaluation at ASR <= cap."""
+    return _asr(cell.last, cell)
+
+
+QUANTITIES: dict[Metric, Callable[[JudgedCell], Quantity | None]] = {
+    "start_accuracy": start_accuracy,
+    "start_asr": start_asr,
+    "accuracy_gain": accuracy_gain,
+    "cleaned_accuracy": cleaned_accuracy,
+    "relative_drop": accuracy_drop,
+    "drop_difference": drop_difference,
+    "kept_asr": kept_asr,
+    "lowest_asr": lowest_asr,
+    "late_drop": late_drop,
+    "late_asr": late_asr,
+}
+"""Every metric that can be measured."""
+
+
+def _accuracy(point: Point | None, cell: JudgedCell) -> Quantity | None:
+    if point is None:
+        return None
+    interval = wilson(point.correct, point.images, cell.evidence.settings.confidence)
+    return Quantity(point.accuracy, interval, (point.run,))
+
+
+def _asr(point: Point | None, cell: JudgedCell) -> Quantity | None:
+    if point is None:
+        return None
+    interval = wilson(point.attacked, point.attackable, cell.evidence.settings.confidence)
+    return Quantity(point.asr, interval, (point.run,))
+
+
+def _lowest(points: list[Point]) -> Point | None:
+    return min(points, key=lambda point: point.asr, default=None)
+
+
+def _runs(points: list[Point]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(point.run for point in points))

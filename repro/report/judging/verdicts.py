@@ -1,0 +1,208 @@
+"""From claims to verdicts: every claim, cell and seed judged on the interval of its measured quantity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from repro.report.judging.claims import (
+    ABOUT_BOTH,
+    ABOUT_START,
+    Bound,
+    Claim,
+    Claims,
+    agree,
+    combine,
+    judge,
+)
+from repro.report.judging.quantities import QUANTITIES, JudgedCell
+from repro.report.numbers import intervals
+from repro.report.numbers.evidence import Evidence
+from repro.report.schema.base import Source
+from repro.report.schema.judged import (
+    CellEvidence,
+    Headline,
+    HeadlineClaim,
+    JudgedClaim,
+    SeedEvidence,
+)
+from repro.spec import CleanSize, Dataset, Objective
+
+
+class ClaimCell(NamedTuple):
+    """A cell that a claim is about."""
+
+    dataset: Dataset
+    clean_size: CleanSize | None
+    """None for claims about models before cleaning."""
+    objective: Objective
+
+
+def judged_claims(
+    evidence: Evidence, claims: Claims, variants: Mapping[str, Evidence]
+) -> list[JudgedClaim]:
+    """Every claim with its verdict from our ledger and, where they are at hand, from the authors' points.
+
+    `variants`: runs of studies, by `<study>/<variant>`, for the claims that these decide.
+    """
+    return [_judged(evidence, claims, claim, variants) for claim in claims.claims]
+
+
+def _judged(
+    evidence: Evidence, claims: Claims, claim: Claim, variants: Mapping[str, Evidence]
+) -> JudgedClaim:
+    decides = evidence if claim.study is None else variants.get(claim.study)
+    ours = _look_everywhere(decides, claims, claim, "ledger") if decides else []
+    authors = []
+    if evidence.authors and claim.study is None:
+        authors = _look_everywhere(evidence, claims, claim, "authors")
+
+    authors_verdict = combine([cell["verdict"] for cell in authors])
+    return {
+        "id": claim.id,
+        "quote": claim.quote,
+        "place": claim.place,
+        "metric": claim.metric,
+        "datasets": claim.datasets,
+        "clean_sizes": claim.clean_sizes,
+        "objectives": claim.objectives,
+        "loss": claim.loss,
+        "study": claim.study,
+        "absolute": claim.absolute,
+        "reason": claim.reason,
+        "refuted_by": claim.refuted_by,
+        "expect": _words(claim.expect),
+        "direction": _words(claim.direction),
+        "verdict": combine([cell["verdict"] for cell in ours]),
+        "evidence": ours,
+        "authors_verdict": authors_verdict if evidence.authors else None,
+        "authors_evidence": authors,
+    }
+
+
+def headline(evidence: Evidence, judged: list[JudgedClaim], main: list[str]) -> Headline:
+    """The paper's answer: its main claims, and what they say together.
+
+    By the authors' points where these are all there is.
+    """
+    replayed = bool(evidence.authors) and not evidence.runs
+    chosen: list[HeadlineClaim] = []
+    verdicts = []
+    for claim in judged:
+        if claim["id"] not in main:
+            continue
+        verdict = claim["authors_verdict"] if replayed else claim["verdict"]
+        assert verdict is not None
+        verdicts.append(verdict)
+        chosen.append(
+            {
+                "id": claim["id"],
+                "dataset": claim["datasets"][0],
+                "clean_size": claim["clean_sizes"][0],
+                "verdict": verdict,
+            }
+        )
+    return {
+        "verdict": combine(verdicts),
+        "claims": chosen,
+        "runs": len(evidence.runs),
+        "diverged_runs": sum(run.folder in evidence.diverged for run in evidence.runs),
+    }
+
+
+def _look_everywhere(
+    evidence: Evidence, claims: Claims, claim: Claim, source: Source
+) -> list[CellEvidence]:
+    """A claim in each of its cells, over seeds."""
+    if claim.metric == "none" or claim.expect is None:
+        return []
+
+    found: list[CellEvidence] = []
+    for cell in _cells(claim):
+        by_seed = _by_seed(evidence, claims, claim, cell, source)
+        values = [item["value"] for item in by_seed]
+        found.append(
+            {
+                "dataset": cell.dataset,
+                "clean_size": cell.clean_size,
+                "pretrain_objective": None if claim.metric in ABOUT_BOTH else cell.objective,
+                "verdict": agree([item["verdict"] for item in by_seed]),
+                "by_seed": by_seed,
+                "spread": intervals.spread(values) if values else None,
+            }
+        )
+    return found
+
+
+def _cells(claim: Claim) -> Iterator[ClaimCell]:
+    """The cells of a claim; one that compares the objectives is looked at once for both."""
+    objectives = claim.objectives[:1] if claim.metric in ABOUT_BOTH else claim.objectives
+    for dataset in claim.datasets:
+        for size in claim.clean_sizes or (None,):
+            for objective in objectives:
+                yield ClaimCell(dataset, size, objective)
+
+
+def _by_seed(
+    evidence: Evidence, claims: Claims, claim: Claim, cell: ClaimCell, source: Source
+) -> list[SeedEvidence]:
+    assert claim.expect is not None
+    seeds = evidence.settings.seeds if source == "ledger" else (None,)
+    found = []
+    for seed in seeds:
+        place = JudgedCell(
+            evidence=evidence,
+            kept_share=claims.kept_share,
+            source=source,
+            dataset=cell.dataset,
+            objective=cell.objective,
+            clean_size=cell.clean_size,
+            loss=claim.loss,
+            seed=seed,
+        )
+        item = _look(claim, claim.expect, place, claims.attack_taken)
+        if item is not None:
+            found.append(item)
+    return found
+
+
+def _look(
+    claim: Claim, expect: Bound, place: JudgedCell, attack_taken: float
+) -> SeedEvidence | None:
+    """A claim in one cell and seed; None where nothing was run."""
+    quantity = QUANTITIES[claim.metric](place)
+    if quantity is None:
+        return None
+
+    stand_in = place.source == "ledger" and bool(place.evidence.settings.stand_in)
+    verdict = judge(expect, claim.direction, quantity.interval, claim.absolute and stand_in)
+    note = quantity.note
+    if not _was_poisoned(claim, place, attack_taken):
+        verdict, note = "undecided", "the start model was hardly poisoned"
+    return {
+        "seed": place.seed,
+        "value": quantity.value,
+        "ci": quantity.interval,
+        "runs": list(dict.fromkeys(quantity.runs)),
+        "note": note,
+        "verdict": verdict,
+    }
+
+
+def _was_poisoned(claim: Claim, place: JudgedCell, attack_taken: float) -> bool:
+    """Whether there was a backdoor to clean: a claim about cleaning says nothing without one."""
+    if claim.metric in ABOUT_START:
+        return True
+    objectives = claim.objectives if claim.metric in ABOUT_BOTH else [place.objective]
+    starts = [place.of(objective).start for objective in objectives]
+    return all(start is None or start.asr >= attack_taken for start in starts)
+
+
+def _words(bound: Bound | None) -> str | None:
+    if bound is None:
+        return None
+    if bound.about is not None:
+        return f"{100 * bound.about:g}% within {100 * bound.margin:g} points"
+    if bound.at_least is not None:
+        return f"at least {100 * bound.at_least:g}%"
+    return f"at most {100 * (bound.at_most or 0):g}%"

@@ -1,0 +1,242 @@
+"""Everything that a report is computed from: what the profile asks for, and what the ledger holds of it.
+
+A run counts only if it is what it says: whole, of this profile and specification, and, if it is a
+cleaning run, of the model that its pre-training run handed on. Others are named and left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repro.ledger import read_bits
+from repro.plan.work import Work, work_of
+from repro.profile import clean_runs, load_classnames, pretrain_runs
+from repro.report.numbers.evaluations import FinishedRun, Point, read_runs
+from repro.report.schema.base import Denominator, Source
+from repro.report.schema.provenance import AuthorsFile, MissingRun
+from repro.spec import CleanSize, Dataset, Loss, Objective, Profile, RunSpec
+
+AuthorsPoints = tuple[tuple[Point, ...], tuple[AuthorsFile, ...]]
+"""Points, and the files that they were read from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the report needs to know of a profile."""
+
+    name: str
+    protocol: str
+    stand_in: str
+    """What the dataset slots hold instead of the paper's data; empty if they hold the real data."""
+    cap: float
+    """A model counts as cleaned at an ASR of at most this."""
+    confidence: float
+    denominator: Denominator
+    seeds: tuple[int, ...]
+    """The first one fills the tables; the others show the spread between seeds."""
+    target_class: str
+    """What the attack should evoke."""
+    classnames: tuple[str, ...]
+    """Names of the evaluation classes by number; empty where no class is named."""
+
+    @classmethod
+    def of(cls, profile: Profile) -> Settings:
+        """The settings of a checked profile."""
+        return cls(
+            name=profile.name,
+            protocol=profile.protocol,
+            stand_in=profile.data.stand_in,
+            cap=profile.evaluate.asr_cap,
+            confidence=profile.evaluate.confidence,
+            denominator=profile.switches.asr_denominator,
+            seeds=tuple(profile.pretrain.seeds),
+            target_class=profile.data.poison.target_class,
+            classnames=tuple(load_classnames(profile)),
+        )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything a report is computed from."""
+
+    settings: Settings
+    runs: tuple[FinishedRun, ...] = ()
+    """Completed or diverged runs that the profile asks for."""
+    controls: tuple[FinishedRun, ...] = ()
+    """Runs on unpoisoned pairs and runs of variants: never in tables 1 and 2."""
+    missing: tuple[MissingRun, ...] = ()
+    """Runs asked for without a result that counts."""
+    planned: tuple[Work, ...] = ()
+    """The work of every run that the profile asks for."""
+    notices: tuple[str, ...] = ()
+    """What a reader should know about the ledger: runs that are left out, runs that differ."""
+    authors: tuple[Point, ...] = ()
+    files: tuple[AuthorsFile, ...] = ()
+    """The authors' files that were read."""
+    archived: bool = False
+    """The runs come from an archive of results/studies, which has no bits."""
+    root: Path = field(default=Path(), compare=False)
+
+    def correct(self, point: Point) -> NDArray[np.bool_] | None:
+        """(N,) images that an evaluation classified right.
+
+        None of the authors' points and of archived runs.
+        """
+        if point.source == "authors" or self.archived:
+            return None
+        right: NDArray[np.bool_] = self.bits(point)["correct"][point.index]
+        return right
+
+    def bits(self, point: Point) -> dict[str, NDArray[np.bool_]]:
+        """Per-image outcomes of the run that an evaluation belongs to."""
+        return read_bits(self.root / point.run, point.images)
+
+    def cleaning(
+        self,
+        dataset: Dataset,
+        objective: Objective,
+        size: CleanSize,
+        loss: Loss | None = None,
+        seed: int | None = None,
+        source: Source = "ledger",
+    ) -> list[Point]:
+        """Evaluations after cleaning has begun, of one cell; of every loss and seed if none is given."""
+        pool = self.authors if source == "authors" else self._cleaning_points
+        return [
+            point
+            for point in pool
+            if (point.dataset, point.objective, point.clean_size) == (dataset, objective, size)
+            and loss in (None, point.loss)
+            and (seed is None or point.seed == seed)
+            and point.step != 0
+        ]
+
+    def start(self, dataset: Dataset, objective: Objective, seed: int) -> Point | None:
+        """The model that is cleaned: as pre-training left it, or else the first row of a cleaning run."""
+        for run in self.runs:
+            spec = run.record.spec
+            model = (spec.stage, spec.dataset, spec.pretrain_objective, spec.seed)
+            if model == ("pretrain", dataset, objective, seed) and run.rows:
+                return run.handed_on(self.settings.denominator)
+
+        for point in self._cleaning_points:
+            of = (point.dataset, point.objective, point.seed, point.step)
+            if of == (dataset, objective, seed, 0):
+                return point
+        return None
+
+    @cached_property
+    def diverged(self) -> frozenset[str]:
+        """Folders of the runs whose loss was no finite number at some step."""
+        return frozenset(run.folder for run in (*self.runs, *self.controls) if run.diverged)
+
+    @cached_property
+    def _cleaning_points(self) -> list[Point]:
+        points = []
+        for run in self.runs:
+            if run.record.spec.stage == "clean":
+                points += run.points(self.settings.denominator)
+        return points
+
+
+class RunKey(NamedTuple):
+    """What names a run within a profile."""
+
+    stage: str
+    cell: str
+    run_id: str
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> RunKey:
+        """The name of a specification's run."""
+        return cls(spec.stage, spec.cell, spec.run_id)
+
+
+@dataclass
+class _Sorted:
+    """Runs of the ledger by what becomes of them."""
+
+    runs: dict[RunKey, FinishedRun] = field(default_factory=dict)
+    controls: list[FinishedRun] = field(default_factory=list)
+    reasons: dict[RunKey, str] = field(default_factory=dict)
+    """Why a run that is asked for does not count."""
+    notices: list[str] = field(default_factory=list)
+
+
+def read_evidence(
+    profile: Profile, root: Path = Path(), authors: AuthorsPoints = ((), ())
+) -> Evidence:
+    """Read `results/<profile>` below `root` and compare it with what the profile asks for.
+
+    Raises LedgerError for a result file that cannot be used. Failed runs count as missing, with
+    their reason; runs that the profile does not ask for, or that were made with another
+    specification, are named and left out.
+    """
+    asked = [*pretrain_runs(profile), *clean_runs(profile)]
+    expected = {RunKey.of(spec): spec for spec in asked}
+
+    found = _Sorted()
+    for run in read_runs(root / "results" / profile.name, root):
+        _sort(run, profile.name, expected, found)
+
+    missing: list[MissingRun] = [
+        {
+            "stage": spec.stage,
+            "cell": spec.cell,
+            "run": spec.run_id,
+            "reason": found.reasons.get(key, "no result"),
+        }
+        for key, spec in expected.items()
+        if key not in found.runs
+    ]
+    points, files = authors
+    return Evidence(
+        settings=Settings.of(profile),
+        runs=tuple(found.runs.values()),
+        controls=tuple(found.controls),
+        missing=tuple(missing),
+        planned=tuple(work_of(profile)),
+        notices=tuple(found.notices),
+        authors=points,
+        files=files,
+        root=root,
+    )
+
+
+def _sort(
+    run: FinishedRun, profile: str, expected: Mapping[RunKey, RunSpec], found: _Sorted
+) -> None:
+    """Put a run where it belongs, or say why it is left out."""
+    record, spec = run.record, run.record.spec
+    key = RunKey.of(spec)
+
+    if run.folder != "/".join(("results", profile, *key)):
+        found.notices.append(f"{run.folder} holds the record of {'/'.join(key)} and is left out")
+    elif spec.variant or not spec.poisoned:
+        found.controls.append(run)
+    elif key not in expected:
+        found.notices.append(f"{run.folder} is not a run of this profile and is left out")
+    elif _identity(spec) != _identity(expected[key]):
+        found.reasons[key] = "made with another specification; run the study again"
+    elif record.status == "failed":
+        found.reasons[key] = f"failed: {record.reason}"
+    elif not run.rows:
+        found.reasons[key] = "no evaluation recorded"
+    else:
+        found.runs[key] = run
+
+
+def _identity(spec: RunSpec) -> dict[str, Any]:
+    """What a run's outcome depends on: the specification less what only the report reads."""
+    unread = {
+        "evaluate": spec.evaluate.model_copy(update={"asr_cap": 0.0, "confidence": 0.9}),
+        "switches": spec.switches.model_copy(update={"asr_denominator": "all"}),
+    }
+    return spec.model_copy(update=unread).model_dump()

@@ -1,0 +1,226 @@
+"""How far the choice of the best evaluation carries: chosen on half of the images, over caps, over budgets.
+
+Shapes: R = evaluations, N = images, S = splits. Shares are fractions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repro.intervals import Interval
+from repro.report.numbers.cells import CLEANCLIP, DATASETS, SIZES, Cell, cells
+from repro.report.numbers.evaluations import Point
+from repro.report.numbers.evidence import Evidence
+from repro.report.numbers.tables import best_under_cap
+from repro.report.schema.base import Source
+from repro.report.schema.results import BestOfN, CapSweep, HonestSelection
+
+SPLITS = 200
+"""Random halvings of the evaluation images for the honest choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Best accuracy at ASR <= cap, chosen on one half of the images and measured on the other."""
+
+    splits: int
+    chosen: int
+    """Splits in which some evaluation met the cap on the choosing half."""
+    naive: float | None
+    """Chosen and measured on all images, as the paper does."""
+    accuracy: float | None
+    """Mean accuracy on the other half."""
+    accuracy_range: Interval | None
+    """2.5% and 97.5% quantiles over splits."""
+    asr: float | None
+    """Mean ASR on the other half."""
+    held: float | None
+    """Share of the choices that meet the cap on the other half as well."""
+
+
+def select_on_halves(
+    correct: NDArray[np.bool_],
+    attacked: NDArray[np.bool_],
+    attackable: NDArray[np.bool_],
+    cap: float,
+    splits: int,
+    seed: int,
+) -> Selection:
+    """Repeat the choice of Table 1 honestly.
+
+    `correct`, `attacked`: (R, N); `attackable`: (N,), the images in the denominator of the ASR. Ties
+    in accuracy go to the lower ASR, then to the earlier evaluation.
+    """
+    images = correct.shape[1]
+    masks = _halves(images, splits, seed)
+
+    def count(bits: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """(..., N) to (..., S + 1): images of each half; exact below 2^24."""
+        return (bits.astype(np.float32) @ masks).astype(np.float64)
+
+    sizes = count(np.ones(images, bool))
+    bases = count(attackable)
+    hits = count(attacked & attackable)
+
+    # Only evaluations that meet the cap somewhere can be chosen, so only their accuracy is counted.
+    able = np.flatnonzero((hits / bases <= cap).any(1))
+    hits, right = hits[able], count(correct[able])
+    accuracy, asr = right / sizes, hits / bases
+
+    # The last column is of all images.
+    best = _best(accuracy[:, -1], asr[:, -1], cap)
+    naive = None if best is None else float(accuracy[best, -1])
+
+    accuracies, rates = [], []
+    for split in range(splits):
+        row = _best(accuracy[:, split], asr[:, split], cap)
+        if row is None:
+            continue
+        other_right = right[row, -1] - right[row, split]
+        other_hits = hits[row, -1] - hits[row, split]
+        accuracies.append(float(other_right / (sizes[-1] - sizes[split])))
+        rates.append(float(other_hits / (bases[-1] - bases[split])))
+
+    if not accuracies:
+        return Selection(splits, 0, naive, None, None, None, None)
+    low, high = np.quantile(accuracies, [0.025, 0.975])
+    return Selection(
+        splits=splits,
+        chosen=len(accuracies),
+        naive=naive,
+        accuracy=fmean(accuracies),
+        accuracy_range=(float(low), float(high)),
+        asr=fmean(rates),
+        held=sum(rate <= cap for rate in rates) / len(rates),
+    )
+
+
+def threshold_sweep(accuracy: Sequence[float], asr: Sequence[float]) -> list[tuple[float, float]]:
+    """Best accuracy as a function of the cap: its steps (cap, accuracy), in rising order of both."""
+    by_rate = sorted(zip(asr, accuracy, strict=True), key=lambda pair: (pair[0], -pair[1]))
+    steps: list[tuple[float, float]] = []
+    for rate, value in by_rate:
+        if not steps or value > steps[-1][1]:
+            steps.append((rate, value))
+    return steps
+
+
+def best_of_n(scores: Sequence[float], confidence: float) -> list[tuple[int, float, float, float]]:
+    """Median best score after trying n learning rates, with a simultaneous band (opda, DKW).
+
+    `scores`: the best accuracy at ASR <= cap of each run, 0 where none met the cap. Rows are (n, low,
+    median, high). Treats the learning rates as draws from one distribution, which a grid is only
+    roughly.
+    """
+    from opda.nonparametric import EmpiricalDistribution  # half a second
+
+    sizes = np.arange(1, len(scores) + 1)
+    low, middle, high = EmpiricalDistribution.confidence_bands(
+        ys=np.asarray(scores, float), confidence=confidence, a=0.0, b=1.0, method="dkw"
+    )
+
+    # The lower band of the distribution is the upper one of the scores.
+    curves = [distribution.quantile_tuning_curve(sizes) for distribution in (high, middle, low)]
+    return [
+        (int(n), float(lowest), float(median), float(highest))
+        for n, lowest, median, highest in zip(sizes, *curves, strict=True)
+    ]
+
+
+def honest_selection(evidence: Evidence) -> list[HonestSelection]:
+    """Choice on one half of the images, measured on the other, for every cell of Table 1 (first seed)."""
+    rows: list[HonestSelection] = []
+    for cell in cells():
+        points = _cleancliped(evidence, cell)
+        if not points:
+            continue
+
+        first_of_run = {point.run: point for point in reversed(points)}
+        bits = {run: evidence.bits(point) for run, point in first_of_run.items()}
+        target = bits[points[0].run]["is_target"]
+        every_image = evidence.settings.denominator == "all"
+        found = select_on_halves(
+            np.stack([bits[point.run]["correct"][point.index] for point in points]),
+            np.stack([bits[point.run]["attacked"][point.index] for point in points]),
+            np.ones_like(target) if every_image else ~target,
+            evidence.settings.cap,
+            SPLITS,
+            seed=0,
+        )
+        rows.append({**cell.keys, **asdict(found)})  # type: ignore[typeddict-item]
+    return rows
+
+
+def budgets(evidence: Evidence) -> list[BestOfN]:
+    """Best-of-n curves: what the search over learning rates buys in every cell (first seed)."""
+    rows: list[BestOfN] = []
+    for cell in cells():
+        by_run: dict[str, list[Point]] = {}
+        for point in _cleancliped(evidence, cell):
+            by_run.setdefault(point.run, []).append(point)
+        if not by_run:
+            continue
+
+        scores = []
+        for points in by_run.values():
+            best = best_under_cap(points, evidence.settings.cap)
+            scores.append(best.accuracy if best else 0.0)
+        curve = best_of_n(scores, evidence.settings.confidence)
+        rows.append({**cell.keys, "scores": scores, "curve": curve})
+    return rows
+
+
+def sweep(evidence: Evidence) -> list[CapSweep]:
+    """Best accuracy against the ASR cap, for every cell and source; ours of the first seed."""
+    rows: list[CapSweep] = []
+    for cell in cells([(dataset, size) for dataset in DATASETS for size in SIZES]):
+        for source in ("ledger", "authors"):
+            row = _sweep_row(evidence, cell, source)
+            if row is not None:
+                rows.append(row)
+    return rows
+
+
+def _sweep_row(evidence: Evidence, cell: Cell, source: Source) -> CapSweep | None:
+    seed = evidence.settings.seeds[0] if source == "ledger" else None
+    points = evidence.cleaning(
+        cell.dataset, cell.objective, cell.clean_size, CLEANCLIP, seed, source
+    )
+    if not points:
+        return None
+
+    start = points[0] if seed is None else evidence.start(cell.dataset, cell.objective, seed)
+    return {
+        **cell.keys,
+        "source": source,
+        "start": start and start.accuracy,
+        "steps": threshold_sweep(
+            [point.accuracy for point in points], [point.asr for point in points]
+        ),
+    }
+
+
+def _cleancliped(evidence: Evidence, cell: Cell) -> list[Point]:
+    """Evaluations of CleanCLIP in a cell, of the first seed."""
+    seed = evidence.settings.seeds[0]
+    return evidence.cleaning(cell.dataset, cell.objective, cell.clean_size, CLEANCLIP, seed)
+
+
+def _halves(images: int, splits: int, seed: int) -> NDArray[np.float32]:
+    """(N, S + 1): members of one half of each random split; the last column holds all images."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    halves = [generator.permutation(images) < images // 2 for _ in range(splits)]
+    return np.stack([*halves, np.ones(images, bool)]).astype(np.float32).T
+
+
+def _best(accuracy: NDArray[np.float64], asr: NDArray[np.float64], cap: float) -> int | None:
+    allowed = np.flatnonzero(asr <= cap)
+    if not allowed.size:
+        return None
+    order = np.lexsort((allowed, asr[allowed], -accuracy[allowed]))
+    return int(allowed[order[0]])

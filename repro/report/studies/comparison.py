@@ -1,0 +1,126 @@
+"""Does a variant turn a verdict? Each claim about a cell is judged once on the reference, once on the variant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from repro.report.judging.claims import Claim, Claims, judge
+from repro.report.numbers import intervals
+from repro.report.numbers.cells import CLEANCLIP
+from repro.report.numbers.evidence import Settings
+from repro.report.schema.judged import Metric, Verdict
+from repro.report.schema.studies import Answer, Effect, VerdictPair
+from repro.report.studies.outcomes import VariantCell, VariantOutcome
+
+Pair = tuple[float | None, float | None]
+"""What a seed gave under the variant and under the reference."""
+
+OUTCOME_METRICS: dict[Metric, Callable[[VariantOutcome], float | None]] = {
+    "start_accuracy": lambda outcome: outcome.accuracy,
+    "start_asr": lambda outcome: outcome.asr,
+    "cleaned_accuracy": lambda outcome: outcome.cleaned_accuracy,
+    "lowest_asr": lambda outcome: outcome.lowest_asr,
+    "relative_drop": lambda outcome: outcome.relative_drop,
+}
+"""Metrics of the claims file that concern one model and can be read off an outcome."""
+
+
+def paired_effect(pairs: Sequence[Pair], confidence: float) -> Effect | None:
+    """Mean difference over seeds; `undecided` unless its interval leaves zero out.
+
+    None where no seed has both.
+    """
+    differences = [
+        variant - reference
+        for variant, reference in pairs
+        if variant is not None and reference is not None
+    ]
+    if not differences:
+        return None
+
+    interval = intervals.student(differences, confidence)
+    return {
+        "value": sum(differences) / len(differences),
+        "ci": interval,
+        "n": len(differences),
+        "undecided": interval is None or interval[0] <= 0 <= interval[1],
+    }
+
+
+def compared_verdicts(
+    claims: Claims,
+    settings: Settings,
+    cell: VariantCell,
+    variant: Sequence[VariantOutcome],
+    reference: Sequence[VariantOutcome],
+) -> list[VerdictPair]:
+    """Each claim about the cell, judged on the intervals over seeds of reference and variant."""
+    return [
+        _compared(claim, settings, variant, reference)
+        for claim in claims.claims
+        if _is_about(claim, cell)
+    ]
+
+
+def could_change(verdicts: Sequence[VerdictPair]) -> Answer | None:
+    """`yes` if a decided verdict becomes another decided one, and by a decided effect.
+
+    `no` if every verdict is decided and stays, else `undecided`: intervals over few seeds end near a
+    claim's bound by chance. None where there is no verdict.
+    """
+    if not verdicts:
+        return None
+    if any(verdict["changes"] for verdict in verdicts):
+        return "yes"
+    stays = all(verdict["reference"] == verdict["variant"] != "undecided" for verdict in verdicts)
+    return "no" if stays else "undecided"
+
+
+def _compared(
+    claim: Claim,
+    settings: Settings,
+    variant: Sequence[VariantOutcome],
+    reference: Sequence[VariantOutcome],
+) -> VerdictPair:
+    metric = OUTCOME_METRICS[claim.metric]
+    before, after = [metric(of) for of in reference], [metric(of) for of in variant]
+    effect = paired_effect(list(zip(after, before, strict=True)), settings.confidence)
+
+    verdict_before = _judged_over_seeds(claim, settings, before)
+    verdict_after = _judged_over_seeds(claim, settings, after)
+    changes = (
+        verdict_before != verdict_after
+        and "undecided" not in (verdict_before, verdict_after)
+        and effect is not None
+        and not effect["undecided"]
+    )
+    return {
+        "id": claim.id,
+        "reference": verdict_before,
+        "variant": verdict_after,
+        "changes": changes,
+    }
+
+
+def _judged_over_seeds(claim: Claim, settings: Settings, values: Sequence[float | None]) -> Verdict:
+    """Verdict on the interval of the mean; undecided for fewer than two seeds."""
+    known = [value for value in values if value is not None]
+    interval = intervals.student(known, settings.confidence)
+    if interval is None or claim.expect is None:
+        return "undecided"
+    capped = claim.absolute and bool(settings.stand_in)
+    return judge(claim.expect, claim.direction, interval, capped)
+
+
+def _is_about(claim: Claim, cell: VariantCell) -> bool:
+    """Whether the claim can be judged on outcomes of the cell: of the main graph, about CleanCLIP."""
+    judged_here = (
+        claim.expect is not None and claim.study is None and claim.metric in OUTCOME_METRICS
+    )
+    return (
+        judged_here
+        and cell.dataset in claim.datasets
+        and cell.objective in claim.objectives
+        and claim.loss in (None, CLEANCLIP)
+        and (not claim.clean_sizes or cell.clean_size in claim.clean_sizes)
+    )

@@ -1,0 +1,78 @@
+"""Studies of specs/studies that have results: their specification and their archived runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from repro.ledger import check_unique
+from repro.profile import SPECS
+from repro.report.numbers.evaluations import FinishedRun
+from repro.report.numbers.evidence import Evidence, Settings
+from repro.study.archive import read_archive
+from repro.study.spec import Study, archive_of, load_study, study_names
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResults:
+    """A study that has results."""
+
+    name: str
+    spec: Study
+    runs: tuple[FinishedRun, ...]
+
+    def by_variant(self, settings: Settings) -> dict[str, Evidence]:
+        """The runs of each variant, as `<study>/<variant>`, with the seeds that they have."""
+        found: dict[str, list[FinishedRun]] = defaultdict(list)
+        for run in self.runs:
+            found[f"{self.name}/{run.record.spec.variant}"].append(run)
+
+        parts = {}
+        for name, runs in found.items():
+            seeds = tuple(sorted({run.record.spec.seed for run in runs}))
+            parts[name] = Evidence(replace(settings, seeds=seeds), tuple(runs), archived=True)
+        return parts
+
+
+def read_study_results(profile: str, root: Path) -> tuple[StudyResults, ...]:
+    """Studies of the profile below `root` that have results.
+
+    SpecError or LedgerError for a file that cannot be used.
+    """
+    found = []
+    for name in study_names(root / SPECS):
+        archive = root / archive_of(name)
+        if not archive.is_file():
+            continue
+        spec = load_study(name, root / SPECS)
+        if spec.profile != profile:
+            continue
+
+        runs = tuple(run for run in _runs(archive, root) if run.rows)
+        if runs:
+            found.append(StudyResults(name, spec, runs))
+    return tuple(found)
+
+
+def variants_of(studies: Sequence[StudyResults], settings: Settings) -> dict[str, Evidence]:
+    """The runs of every variant of every study, as `<study>/<variant>`."""
+    variants: dict[str, Evidence] = {}
+    for study in studies:
+        variants |= study.by_variant(settings)
+    return variants
+
+
+def _runs(archive: Path, root: Path) -> Iterator[FinishedRun]:
+    """The archive's runs, each named as a path below the archive, and hashed by its content there."""
+    for record, rows in read_archive(archive):
+        check_unique(rows)
+        spec = record.spec
+        name = "/".join((archive.relative_to(root).as_posix(), spec.stage, spec.cell, spec.run_id))
+        content = json.dumps(
+            [record.model_dump(mode="json"), [row.model_dump(mode="json") for row in rows]]
+        )
+        yield FinishedRun(name, record, tuple(rows), hashlib.sha256(content.encode()).hexdigest())
