@@ -5,6 +5,7 @@ They lie between `<!-- NAME:start -->` and `<!-- NAME:end -->`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from repro.files import replace_file
@@ -26,3 +27,9 @@ def fill(path: Path, name: str, block: str) -> None:
             + text[text.index(end) :]
         ).encode(),
     )
+
+
+def table_lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table; its cells must not hold a bare `|`."""
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]

@@ -82,28 +82,33 @@ def study_names(specs: Path = SPECS) -> list[str]:
 
 def owner(variant: str) -> str:
     """The study that trains the models of a variant; SpecError unless exactly one does."""
-    found = [
-        name
-        for name in study_names()
-        if (own := load_study(name).variants.get(variant)) is not None and own.models is None
-    ]
+    found = []
+    for name in study_names():
+        own = load_study(name).variants.get(variant)
+        if own is not None and own.models is None:
+            found.append(name)
+
     if len(found) != 1:
         raise SpecError(
-            f"specs/studies: models of variant {variant!r} are trained by {', '.join(found) or 'no study'} (allowed: one study)"
+            f"specs/studies: models of variant {variant!r} are trained by"
+            f" {', '.join(found) or 'no study'} (allowed: one study)"
         )
     return found[0]
 
 
 def lenders(study: Study) -> dict[str, dict[str, Variant]]:
-    """Studies that train the models which this one's variants clean, and the variants they lend, with the seeds asked for."""
-    found: dict[str, dict[str, Variant]] = defaultdict(dict)
+    """Studies that train the models which this one's variants clean.
+
+    Each with the variants that it lends, and of these the seeds that are asked for.
+    """
+    seeds: dict[str, set[int]] = defaultdict(set)
     for variant in study.variants.values():
         if variant.models is not None:
-            of = owner(variant.models)
-            lent = found[of].get(variant.models) or load_study(of).variants[
-                variant.models
-            ].model_copy(update={"seeds": []})
-            found[of][variant.models] = lent.model_copy(
-                update={"seeds": sorted({*lent.seeds, *variant.seeds})}
-            )
+            seeds[variant.models] |= set(variant.seeds)
+
+    found: dict[str, dict[str, Variant]] = defaultdict(dict)
+    for label, asked in seeds.items():
+        of = owner(label)
+        lent = load_study(of).variants[label]
+        found[of][label] = lent.model_copy(update={"seeds": sorted(asked)})
     return found

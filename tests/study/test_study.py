@@ -14,6 +14,7 @@ from repro.runs.layout import results_dir
 from repro.spec import RunSpec, SpecError
 from repro.study import run as study_run
 from repro.study import table as table_module
+from repro.study import variant_data
 from repro.study.archive import read_archive, write_archive
 from repro.study.spec import archive_of, lenders, load_study, owner, varied
 from repro.study.table import outcome_table
@@ -41,8 +42,8 @@ def test_a_variant_changes_the_field_it_names_and_its_data_folder() -> None:
     )
     changed = varied(loaded, larger)
     assert (base.data.poison.trigger.patch_size, changed.data.poison.trigger.patch_size) == (16, 8)
-    assert study_run._data_key(base) == study_run._data_key(changed)  # the same drawings
-    assert study_run._poison_key(base) != study_run._poison_key(changed)
+    assert variant_data.data_key(base) == variant_data.data_key(changed)  # the same drawings
+    assert variant_data.poison_key(base) != variant_data.poison_key(changed)
 
 
 def test_an_override_of_a_field_that_does_not_exist_is_refused() -> None:
@@ -101,7 +102,7 @@ def test_a_study_goes_on_from_its_archive(
     """In a fresh checkout, archived runs count as published, and whatever is archived anew holds them too."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        study_run, "_data_folders", lambda part, profile: (Path("data"), Path("poisoned"))
+        study_run, "variant_folders", lambda part, profile: (Path("data"), Path("poisoned"))
     )
     asked: list[str] = []
 
@@ -117,7 +118,7 @@ def test_a_study_goes_on_from_its_archive(
     Path("specs").symlink_to(root / "specs")
     loaded = load_study("seeds")
     small = loaded.model_copy(update={"stages": ["pretrain"], "datasets": ["cc6m"]})
-    for spec in study_run._runs(
+    for spec in study_run._runs_of(
         small, "default", varied(small, small.variants["default"]), "pretrain"
     ):
         write_run(tmp_path, spec, [(0.25, 0.75)])
@@ -135,7 +136,7 @@ def test_a_lender_that_trains_again_leaves_its_archive_alone(
     """The archive is the output of the lender's own stage, and holds cleaning runs of the models that it had."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        study_run, "_data_folders", lambda part, profile: (Path("data"), Path("poisoned"))
+        study_run, "variant_folders", lambda part, profile: (Path("data"), Path("poisoned"))
     )
 
     def run_all(
