@@ -36,6 +36,8 @@ from repro.train.loop import Task, train
 from repro.train.model import build_model, shrink_and_perturb
 from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
+from repro.train.stopping import Stop
+from repro.train.tensor_files import load_model
 
 Rows = NDArray[np.int64]
 STATUS_SECONDS = 1.0
@@ -100,16 +102,18 @@ class Resident:
 
         precision = spec.evaluate.precision or spec.precision
 
-        def evaluate(model: CLIP, step: int, draw: int) -> Predictions:
+        def evaluate(model: CLIP, step: int, draw: int, stop: Stop) -> Predictions:
             if step or spec.mitigation is None:
-                return evaluate_model(model, evaluation, prompts, self.device, draw, precision)
+                return evaluate_model(
+                    model, evaluation, prompts, self.device, draw, precision, stop
+                )
             start = f"{spec.mitigation.shrink} {spec.mitigation.perturb} {spec.seed}"
             start += f" {precision} {spec.deterministic}"
             how = (part.model_dump_json() for part in (spec.switches, spec.trigger, spec.evaluate))
             key = (inputs["model"]["hash"], inputs["evaluation"]["hash"], *how, start)
             if key not in self.starts:
                 self.starts[key] = evaluate_model(
-                    model, evaluation, prompts, self.device, draw, precision
+                    model, evaluation, prompts, self.device, draw, precision, stop
                 )
             return self.starts[key]
 
@@ -129,7 +133,7 @@ class Resident:
         restored = None
         if spec.mitigation is not None:
             folder = Path(inputs["model"]["path"])
-            checkpoint.load_model(model, folder / "model.safetensors")
+            load_model(model, folder / "model.safetensors")
             shrink_and_perturb(model, spec.mitigation, spec.seed)
             if spec.switches.optimizer_state == "restored":
                 restored = (folder / "optimizer.safetensors").read_bytes()

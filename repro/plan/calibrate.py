@@ -239,10 +239,10 @@ def _evaluation(profile: Profile, task: Task | None, device: torch.device, budge
     estimate = _evaluation_estimate(profile, model, names, device)
     if task is None or 2 * estimate > budget:
         return estimate
-    task.evaluate(model, 1, 0)  # makes what later evaluations find in memory
+    task.evaluate(model, 1, 0, lambda: None)  # makes what later evaluations find in memory
     begun, count = now(device), 0
     while now(device) - begun < budget / 2:
-        task.evaluate(model, 1, 0)
+        task.evaluate(model, 1, 0, lambda: None)
         count += 1
     return (now(device) - begun) / count
 

@@ -1,8 +1,8 @@
 """Checkpoints: atomic, hashed, without pickles; the newest intact one is used.
 
-A checkpoint is a folder `checkpoint-<step>` with `model.safetensors`, `optimizer.safetensors` and `meta.json`, which
-carries the hashes of the two and the training state. It appears under its name by a rename when complete; torn or
-altered ones fail their hash and are passed over, loudly.
+A checkpoint is a folder `checkpoint-<step>` with `model.safetensors`, `optimizer.safetensors` and
+`meta.json`, which carries the hashes of the two and the training state. It appears under its name by a
+rename when complete; torn or altered ones fail their hash and are passed over, loudly.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -18,59 +20,40 @@ from typing import Any, Self
 import torch
 from open_clip.model import CLIP
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 
-from repro.files import replace_file
 from repro.spec import digest
+from repro.train import distributed
+from repro.train.tensor_files import (
+    PinnedCopies,
+    Tensors,
+    copied,
+    load_optimizer,
+    model_state,
+    optimizer_state,
+    save_tensors,
+)
 
-Tensors = dict[str, torch.Tensor]
 KEEP = 2
 """Checkpoints kept per run."""
-
-
-def model_tensors(model: CLIP) -> Tensors:
-    """Copies of the model's weights and BatchNorm statistics, contiguous on the CPU."""
-    return {
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in model.state_dict().items()
-    }
-
-
-def load_model(model: CLIP, path: Path) -> None:
-    """Load weights that `save_tensors` wrote."""
-    model.load_state_dict(load(path.read_bytes()))
-
-
-def optimizer_tensors(model: CLIP, optimizer: torch.optim.Optimizer) -> Tensors:
-    """AdamW's state by parameter name: `<name>/exp_avg`, `<name>/exp_avg_sq`, `<name>/step`."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}/{key}": value.detach().cpu().contiguous().clone()
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-
-
-def load_optimizer(model: CLIP, optimizer: torch.optim.Optimizer, content: bytes) -> None:
-    """Restore AdamW's moments and step counts; hyper-parameters stay those of `optimizer`."""
-    parameters = dict(model.named_parameters())
-    for key, value in load(content).items():
-        name, _, kind = key.rpartition("/")
-        parameter = parameters[name]
-        # channels-last weights want channels-last moments; `step` is a scalar on the CPU unless AdamW is fused on a GPU
-        like = (
-            torch.empty_like(parameter)
-            if kind != "step"
-            else torch.empty_like(value, device=parameter.device)
-        )
-        optimizer.state[parameter][kind] = like.copy_(value)
-
-
-def save_tensors(path: Path, tensors: Tensors) -> str:
-    """Write a safetensors file durably and whole; returns its SHA-256."""
-    content = save(tensors)
-    replace_file(path, content)
-    return hashlib.sha256(content).hexdigest()
+CHECKPOINT_SECONDS = 30.0
+"""Least wall time between checkpoints."""
+CHECKPOINT_SHARE = 0.01
+"""Share of the wall time that checkpoints may take, from the first copy to the last byte on the disk."""
+MOST_SECONDS = 600.0
+"""Most wall time between checkpoints, and so the most that a kill costs, whatever they take."""
+FOLLOW_SECONDS = 60.0
+"""How long a rank waits for the checkpoint that rank 0 has read: a network file system may show it late."""
+DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    SafetensorError,
+)
+"""What reading a checkpoint raises whose bytes have changed."""
 
 
 class Saver:
@@ -83,14 +66,48 @@ class Saver:
         self.work_dir = work_dir
         self.pool = ThreadPoolExecutor(1)
         self.pending: Future[None] | None = None
+        self.pinned: PinnedCopies | None = None
+        self.begun = time.monotonic()
+        """When the last checkpoint was begun, or the run."""
+        self.cost = 0.0
+        """Seconds that the last checkpoint took until it was on the disk."""
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint: the dearer they are the rarer, within bounds."""
+        wanted = max(CHECKPOINT_SECONDS, self.cost / CHECKPOINT_SHARE)
+        return time.monotonic() - self.begun > min(wanted, MOST_SECONDS)
 
     def save(
         self, step: int, model: CLIP, optimizer: torch.optim.Optimizer, state: dict[str, Any]
     ) -> None:
         """Begin to write `checkpoint-<step>`, after the one before is done."""
         self.wait()
-        tensors = model_tensors(model), optimizer_tensors(model, optimizer)
-        self.pending = self.pool.submit(write_checkpoint, self.work_dir, step, *tensors, state)
+        self.begun = time.monotonic()
+        tensors = {f"model {name}": tensor for name, tensor in model_state(model).items()}
+        moments = optimizer_state(model, optimizer)
+        tensors |= {f"optimizer {name}": tensor for name, tensor in moments.items()}
+        copies, complete = self._copied(tensors, model.logit_scale.device)
+        self.pending = self.pool.submit(self._write, step, copies, complete, state)
+
+    def _copied(
+        self, tensors: Tensors, device: torch.device
+    ) -> tuple[Tensors, Callable[[], object]]:
+        if device.type != "cuda":
+            return copied(tensors), lambda: None
+        self.pinned = self.pinned or PinnedCopies(device)
+        return self.pinned.copy(tensors)
+
+    def _write(
+        self, step: int, copies: Tensors, complete: Callable[[], object], state: dict[str, Any]
+    ) -> None:
+        complete()
+        parts: dict[str, Tensors] = {"model": {}, "optimizer": {}}
+        for name, tensor in copies.items():
+            part, _, name_within = name.partition(" ")
+            parts[part][name_within] = tensor
+        write_checkpoint(self.work_dir, step, parts["model"], parts["optimizer"], state)
+        self.cost = time.monotonic() - self.begun
 
     def wait(self) -> None:
         """Until the checkpoint that is being written is on the disk."""
@@ -124,6 +141,7 @@ def write_checkpoint(
     meta["model"] = save_tensors(partial / "model.safetensors", model)
     meta["optimizer"] = save_tensors(partial / "optimizer.safetensors", optimizer)
     (partial / "meta.json").write_text(json.dumps({**meta, "meta": digest(meta)}), encoding="utf-8")
+
     target = work_dir / f"checkpoint-{step}"
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
@@ -134,35 +152,74 @@ def write_checkpoint(
 def load_checkpoint(
     work_dir: Path, model: CLIP, optimizer: torch.optim.Optimizer
 ) -> tuple[int, dict[str, Any]] | None:
-    """Restore the newest intact checkpoint; returns its step and training state, None if there is none."""
+    """Restore the newest intact checkpoint; returns its step and training state, None if there is none.
+
+    Rank 0 decides which one that is. RuntimeError on a rank that cannot read the same one.
+    """
+    device = model.logit_scale.device
+    if distributed.rank() == 0:
+        meta = _load_newest(work_dir, model, optimizer)
+        distributed.from_first([meta["step"], _identity(meta)] if meta else [-1, 0], device)
+    else:
+        step, identity = distributed.from_first([0, 0], device)
+        meta = _follow(work_dir, step, identity, model, optimizer) if step >= 0 else None
+    return (int(meta["step"]), meta["state"]) if meta else None
+
+
+def _load_newest(
+    work_dir: Path, model: CLIP, optimizer: torch.optim.Optimizer
+) -> dict[str, Any] | None:
     for folder in reversed(_checkpoints(work_dir)):
         try:
-            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-            if digest({name: value for name, value in meta.items() if name != "meta"}) != meta[
-                "meta"
-            ] or meta["step"] != _step(folder):
-                raise ValueError("meta.json does not have its own hash")
-            files = {
-                name: (folder / f"{name}.safetensors").read_bytes()
-                for name in ("model", "optimizer")
-            }
-            for name, content in files.items():
-                if hashlib.sha256(content).hexdigest() != meta[name]:
-                    raise ValueError(f"{name}.safetensors does not have the hash in meta.json")
-            model.load_state_dict(load(files["model"]))
-            load_optimizer(model, optimizer, files["optimizer"])
-            return int(meta["step"]), meta["state"]
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-            SafetensorError,
-        ) as error:
+            return _load(folder, model, optimizer)
+        except DAMAGE as error:
             print(f"warning: {folder} is damaged and passed over: {error}", flush=True)
     return None
+
+
+def _follow(
+    work_dir: Path, step: int, identity: int, model: CLIP, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Load the checkpoint that rank 0 has read, as soon as this rank's machine shows it."""
+    folder = work_dir / f"checkpoint-{step}"
+    begun = time.monotonic()
+    while True:
+        try:
+            meta = _load(folder, model, optimizer)
+            if _identity(meta) == identity:
+                return meta
+            found = "it is another one"
+        except DAMAGE as error:
+            found = str(error)
+        if time.monotonic() - begun > FOLLOW_SECONDS:
+            raise RuntimeError(
+                f"{folder}: rank 0 goes on from it, but rank {distributed.rank()} cannot: {found};"
+                " all ranks must see one work folder"
+            )
+        time.sleep(1)
+
+
+def _load(folder: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Restore one checkpoint; returns meta.json. One of DAMAGE where it is not what was written."""
+    meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    own = digest({name: value for name, value in meta.items() if name != "meta"})
+    if own != meta["meta"] or meta["step"] != _step(folder):
+        raise ValueError("meta.json does not have its own hash")
+
+    files = {}
+    for name in ("model", "optimizer"):
+        files[name] = (folder / f"{name}.safetensors").read_bytes()
+        if hashlib.sha256(files[name]).hexdigest() != meta[name]:
+            raise ValueError(f"{name}.safetensors does not have the hash in meta.json")
+
+    model.load_state_dict(load(files["model"]))
+    load_optimizer(model, optimizer, files["optimizer"])
+    return meta
+
+
+def _identity(meta: dict[str, Any]) -> int:
+    """60 bits of the hash of meta.json, which has the hashes of the weights."""
+    return int(meta["meta"][:15], 16)
 
 
 def _checkpoints(work_dir: Path) -> list[Path]:

@@ -128,6 +128,16 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(value.item())
 
 
+def from_first(values: list[int], device: torch.device) -> list[int]:
+    """Rank 0's whole numbers, of at most 63 bits, on every rank."""
+    if ranks() == 1:
+        return values
+    sent = torch.tensor(values, device=device)
+    dist.broadcast(sent, 0)
+    received: list[int] = sent.tolist()
+    return received
+
+
 def share_buffers(model: nn.Module) -> None:
     """Give every rank rank 0's buffers.
 

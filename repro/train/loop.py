@@ -8,9 +8,7 @@ was not.
 from __future__ import annotations
 
 import math
-import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,13 +32,17 @@ from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
 from repro.train.schedule import evaluation_steps, learning_rate, num_steps
 from repro.train.step import training_step
-from repro.train.stopping import Interrupted, stop_requests
+from repro.train.stopping import Interrupted, Stop, stop_requests
+from repro.train.tensor_files import (
+    load_optimizer,
+    model_tensors,
+    optimizer_tensors,
+    save_tensors,
+)
 from repro.train.validation import validation_loss
 
-CHECKPOINT_SECONDS = 30.0
-"""Wall time between checkpoints: the most that a kill costs."""
 METRIC_EVERY = 10
-"""Steps between loss points in the tracking record."""
+"""Steps between loss points in the tracking record, and between questions among several ranks whether to stop."""
 
 Emit = Callable[[str, dict[str, Any]], None]
 
@@ -50,15 +52,23 @@ class Progress:
     """What a checkpoint must carry besides tensors."""
 
     step: int = 0
+    reason: str = ""
+    """Why the run ends early; empty while all is well."""
+    unread: dict[str, float] = field(default_factory=dict)
+    """Loss parts of the last step, where they are not in the sums yet."""
     sums: dict[str, float] = field(default_factory=dict)
     """Sums of loss parts since the last evaluation."""
     counted: int = 0
     evaluations: int = 0
+    evaluated_step: int = -1
+    """Step of the last evaluation."""
     best_loss: float = math.inf
     """Lowest validation loss so far, where it picks the model."""
     best_step: int = 0
     training: bool = True
     """Mode of the model: False between a mid-epoch evaluation and the epoch's end under `mode_after_evaluation: eval`."""
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the files of the model that was kept."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +79,12 @@ class Task:
     fingerprint: str
     work_dir: Path
     pairs: TrainingPairs
-    evaluate: Callable[[CLIP, int, int], Predictions]
-    """(model, step, draw) to what the model makes of the N evaluation images."""
+    evaluate: Callable[[CLIP, int, int, Stop], Predictions]
+    """(model, step, draw, stop) to what the model makes of the N evaluation images.
+
+    It calls `stop` between its batches, on every rank as often; what that raises drops the evaluation, which is made from
+    its beginning when the run goes on.
+    """
     is_target: NDArray[np.bool_]
     """(N,) evaluation images of the target class."""
     validation: TrainingPairs | None
@@ -93,6 +107,7 @@ class TrainingOutcome:
     num_samples: int
     model_step: int
     deterministic: bool
+    files: dict[str, str]
 
 
 def train(
@@ -109,28 +124,22 @@ def train(
     the newest checkpoint. Raises Interrupted after a checkpoint when a signal asks to stop.
     """
     run = TrainingRun(task, model, device, emit)
-    progress = run.progress
+    run.resume(restored_optimizer)
 
-    if not run.resume(restored_optimizer):
-        run.evaluate()
-    model.train(progress.training)
-
-    with stop_requests() as stop_requested, checkpoint.Saver(task.work_dir) as saver:
-        batches = task.pairs.batches(progress.step, run.last_step, workers)
-        while progress.step < run.last_step:
-            run.step(*run.next_batch(batches))
-            if progress.step in run.evaluate_at or run.reason:
-                run.evaluate()
-            if task.validation is not None and run.at_epoch_end:
-                run.keep_best(task.validation)
-
-            if run.reason:
-                break
-            stop = run.must_stop(bool(stop_requested))
-            run.save_checkpoint(saver, stop)
-            if stop:
-                distributed.barrier()
-                raise Interrupted(128 + signal.SIGTERM)
+    with stop_requests(device) as stop, checkpoint.Saver(task.work_dir) as saver:
+        batches = task.pairs.batches(run.progress.step, run.last_step, workers)
+        try:
+            run.evaluate_if_due(stop)
+            while not run.done:
+                run.step(*run.next_batch(batches))
+                run.evaluate_if_due(stop)
+                if saver.due and not run.done:
+                    run.save_checkpoint(saver)
+                run.stop_if_asked(stop)
+        except Interrupted:
+            run.save_checkpoint(saver)
+            distributed.barrier()
+            raise
 
     run.hand_on()
     return run.outcome()
@@ -150,32 +159,44 @@ class TrainingRun:
         self.last_step = num_steps(spec, pairs.steps_per_epoch)
         self.evaluate_at = set(evaluation_steps(spec, pairs.steps_per_epoch))
         self.progress, self.clock = Progress(), Clock()
-        self.rate = 0.0
-        """Learning rate of the last step."""
-        self.reason = ""
-        """Why the run ends early; empty while all is well."""
+        self.unread: Mapping[str, Tensor | float] = {}
+        """Loss parts of the last step, which the device may still be computing."""
 
     @property
     def at_epoch_end(self) -> bool:
         """Whether the last step was the last of an epoch."""
         return self.progress.step % self.pairs.steps_per_epoch == 0
 
-    def resume(self, restored_optimizer: bytes | None) -> bool:
+    @property
+    def done(self) -> bool:
+        """Whether no step is left to make."""
+        return self.progress.step == self.last_step or bool(self.progress.reason)
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the last step; 0 before the first."""
+        return self._rate(self.progress.step - 1) if self.progress.step else 0.0
+
+    def _rate(self, step: int) -> float:
+        steps, offset = self.pairs.steps_per_epoch, self.spec.switches.schedule_offset
+        return learning_rate(self.spec.schedule, step, steps, offset)
+
+    def resume(self, restored_optimizer: bytes | None) -> None:
         """Go on from the newest checkpoint, if there is one, and forget rows beyond it."""
         if restored_optimizer is not None:
-            checkpoint.load_optimizer(self.model, self.optimizer, restored_optimizer)
+            load_optimizer(self.model, self.optimizer, restored_optimizer)
 
         found = checkpoint.load_checkpoint(self.task.work_dir, self.model, self.optimizer)
         if found is not None:
             vars(self.progress).update(found[1]["progress"])
             self.clock = Clock(**found[1]["clock"])
+            self.unread = self.progress.unread
         if distributed.rank() == 0:
-            rewind_rows(self.task.work_dir, self.progress.step if found else -1)
+            rewind_rows(self.task.work_dir, self.progress.evaluated_step)
 
         self.encoder = self._encoder()
+        self.model.train(self.progress.training)
         self.clock.begin()
-        self.last_saved = time.monotonic()
-        return found is not None
 
     def _encoder(self) -> torch.nn.Module:
         groups = pairs_per_rank(self.spec) // self.spec.schedule.norm_batch_size
@@ -195,7 +216,7 @@ class TrainingRun:
         return images, tokens
 
     def step(self, images: Tensor, tokens: Tensor) -> None:
-        """One optimizer step, its loss added to the sums; sets `reason` where that is no number."""
+        """One optimizer step; the loss of the step before is read while the device is at work."""
         progress, spec = self.progress, self.spec
         if self.at_epoch_end:
             progress.training = True
@@ -205,42 +226,60 @@ class TrainingRun:
                 seed = spec.seed + progress.step
                 self.clusters.renew(self.model, self.pairs, self.optimizer, seed)
 
-        self.rate = learning_rate(
-            spec.schedule,
-            progress.step,
-            self.pairs.steps_per_epoch,
-            spec.switches.schedule_offset,
-        )
         members = None
         if self.clusters is not None:
             members = torch.from_numpy(self.pairs.positions(progress.step)).to(self.device)
+        rate = self._rate(progress.step)
         losses = training_step(
-            self.encoder, self.model, self.optimizer, images, tokens, spec, self.rate, members
+            self.encoder, self.model, self.optimizer, images, tokens, spec, rate, members
         )
-        progress.step += 1
 
-        values = {name: float(value) for name, value in losses.items()}
+        self.read_loss()
+        self.unread = losses
+        progress.step += 1
+        self.clock.lap("train_seconds")
+
+    def read_loss(self) -> None:
+        """Add the loss of the last step to the sums, if it is not there yet; one that is no number ends the run."""
+        progress = self.progress
+        values = {name: float(value) for name, value in self.unread.items()}
+        self.unread = {}
+        if not values:
+            return
+
         progress.counted += 1
         for name, value in values.items():
             progress.sums[name] = progress.sums.get(name, 0.0) + value
-        self.clock.lap("train_seconds")
-        if not math.isfinite(values["loss"]):
-            self.reason = f"loss is {values['loss']} after step {progress.step} of {self.last_step}"
+        if not math.isfinite(values["loss"]) and not progress.reason:
+            loss = values["loss"]
+            progress.reason = f"loss is {loss} after step {progress.step} of {self.last_step}"
         if progress.step % METRIC_EVERY == 0:
             self._emit_metrics(values)
 
-    def evaluate(self) -> None:
+    def evaluate_if_due(self, stop: Stop) -> None:
+        """Evaluate, and keep the model where it is the best so far, if that is due after the last step and not done yet."""
+        progress = self.progress
+        wanted = progress.step in self.evaluate_at or progress.reason
+        if not wanted or progress.evaluated_step == progress.step:
+            return
+        self.evaluate(stop)
+        if self.task.validation is not None and progress.step and self.at_epoch_end:
+            self.keep_best(self.task.validation)
+
+    def evaluate(self, stop: Stop) -> None:
         """Append the row of the present model, and leave the model in the mode that the switch wants."""
         spec, progress = self.spec, self.progress
+        self.read_loss()
+        self.clock.lap("train_seconds")
+
         draw = progress.evaluations if spec.switches.evaluation_triggers == "redrawn" else 0
-        self.clock.lap()
         distributed.share_buffers(self.model)
-        predictions = self.task.evaluate(self.model, progress.step, draw)
-        self.clock.lap("evaluate_seconds")
-        progress.evaluations += 1
+        try:
+            predictions = self.task.evaluate(self.model, progress.step, draw, stop)
+        finally:
+            self.clock.lap("evaluate_seconds")
 
         row = self._row(predictions)
-        progress.sums, progress.counted = {}, 0
         if distributed.rank() == 0:
             append_row(
                 self.task.work_dir,
@@ -252,6 +291,9 @@ class TrainingRun:
         asr = row.asr(spec.switches.asr_denominator)
         self._emit_metrics({"zero_shot_top1": row.accuracy, "attack_success_rate": asr})
 
+        progress.evaluations += 1
+        progress.evaluated_step = progress.step
+        progress.sums, progress.counted = {}, 0
         progress.training = spec.switches.mode_after_evaluation == "train" or self.at_epoch_end
         self.model.train(progress.training)
 
@@ -285,37 +327,33 @@ class TrainingRun:
         self._emit_metrics({"validation_loss": loss})
         if loss < self.progress.best_loss:
             self.progress.best_loss, self.progress.best_step = loss, self.progress.step
-            if distributed.rank() == 0:
-                self._save_model()
+            self._save_model()
 
-    def must_stop(self, requested: bool) -> bool:
-        """Whether a rank was asked to stop; several ranks ask one another at every tenth step only."""
+    def stop_if_asked(self, stop: Stop) -> None:
+        """Raise Interrupted if a rank was asked to stop; several ranks ask one another at every tenth step only."""
         if distributed.ranks() == 1 or self.progress.step % METRIC_EVERY == 0:
-            return distributed.any_rank(requested, self.device)
-        return False
+            stop()
 
-    def save_checkpoint(self, saver: checkpoint.Saver, stop: bool) -> None:
-        """Begin a checkpoint if one is due; the tensors are copied here, and training goes on while they are written."""
-        due = stop or time.monotonic() - self.last_saved > CHECKPOINT_SECONDS
-        if distributed.rank() or not due or self.progress.step == self.last_step:
+    def save_checkpoint(self, saver: checkpoint.Saver) -> None:
+        """Begin a checkpoint; the tensors are copied here, and training goes on while they are written."""
+        if distributed.rank() or not self.progress.step:
             return
+        self.progress.unread = {name: float(value) for name, value in self.unread.items()}
         self.clock.lap()
         state = {"progress": asdict(self.progress), "clock": asdict(self.clock)}
         saver.save(self.progress.step, self.model, self.optimizer, state)
-        self.last_saved = time.monotonic()
 
     def hand_on(self) -> None:
         """Leave the model of a pre-training in the work folder, unless a better one was kept."""
         self.clock.lap()
-        pretrained = self.spec.stage == "pretrain" and not self.progress.best_step
-        if pretrained and distributed.rank() == 0:
+        if self.spec.stage == "pretrain" and not self.progress.best_step:
             self._save_model()
 
     def outcome(self) -> TrainingOutcome:
         """How the run ended."""
         return TrainingOutcome(
-            status="diverged" if self.reason else "completed",
-            reason=self.reason,
+            status="diverged" if self.progress.reason else "completed",
+            reason=self.progress.reason,
             ranks=distributed.ranks(),
             threads=torch.get_num_threads(),
             **asdict(self.clock),
@@ -323,14 +361,19 @@ class TrainingRun:
             num_samples=self.progress.step * self.spec.schedule.global_batch_size,
             model_step=self.progress.best_step or self.progress.step,
             deterministic=self.spec.deterministic,
+            files=self.progress.files,
         )
 
     def _save_model(self) -> None:
-        folder = self.task.work_dir
-        weights = checkpoint.model_tensors(self.model)
-        moments = checkpoint.optimizer_tensors(self.model, self.optimizer)
-        checkpoint.save_tensors(folder / "model.safetensors", weights)
-        checkpoint.save_tensors(folder / "optimizer.safetensors", moments)
+        """Write model and moments, by rank 0, and remember their hashes."""
+        if distributed.rank():
+            return
+        parts = {
+            "model.safetensors": model_tensors(self.model),
+            "optimizer.safetensors": optimizer_tensors(self.model, self.optimizer),
+        }
+        for name, tensors in parts.items():
+            self.progress.files[name] = save_tensors(self.task.work_dir / name, tensors)
 
     def _emit_metrics(self, values: dict[str, float]) -> None:
         epoch = self.progress.step / self.pairs.steps_per_epoch

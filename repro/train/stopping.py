@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+import torch
+
+from repro.train import distributed
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+Stop = Callable[[], None]
+"""Raises Interrupted on every rank if one rank was asked to stop. Ranks ask one another, so all must call it equally often."""
 
 
 class Interrupted(SystemExit):
@@ -14,15 +21,20 @@ class Interrupted(SystemExit):
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Collect the numbers of stop signals instead of dying in the middle of a step."""
+def stop_requests(device: torch.device) -> Iterator[Stop]:
+    """Collect stop signals instead of dying of them; gives what raises where it suits the run."""
     received: list[int] = []
     before = {
         number: signal.signal(number, lambda got, _frame: received.append(got))
         for number in STOP_SIGNALS
     }
+
+    def stop() -> None:
+        if distributed.any_rank(bool(received), device):
+            raise Interrupted(128 + signal.SIGTERM)
+
     try:
-        yield received
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

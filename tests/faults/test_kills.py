@@ -83,15 +83,12 @@ def clean_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_all(folder / "incoming" / "rehearsal")
     overrides = read_yaml(folder / "specs" / "rehearsal.yaml") | OVERRIDES
     (folder / "specs" / "kills.yaml").write_text(json.dumps(overrides))  # JSON is YAML
-    loop = folder / "repro" / "train" / "loop.py"
-    text, found = re.subn(
-        r"^CHECKPOINT_SECONDS = .*$",
-        "CHECKPOINT_SECONDS = 0.5",
-        loop.read_text(),
-        flags=re.MULTILINE,
-    )
-    assert found == 1
-    loop.write_text(text)
+    rhythm = folder / "repro" / "train" / "checkpoint.py"
+    text = rhythm.read_text()
+    for name, value in (("CHECKPOINT_SECONDS", "0.5"), ("CHECKPOINT_SHARE", "1.0")):
+        text, found = re.subn(f"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
+        assert found == 1
+    rhythm.write_text(text)
     derive("paper", "kills", folder / "specs" / "kills.yaml", folder / "specs")
     (folder / "params.yaml").write_text("profile: kills\n")
     return folder

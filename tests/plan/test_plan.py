@@ -240,7 +240,7 @@ def test_a_start_model_is_evaluated_once_for_all_runs_that_evaluate_alike(
     for run in (spec, spec.model_copy(update={"variant": "other"}), larger):
         task = calibrate.load_task(resident, run)
         assert task is not None
-        outcomes.append(task.evaluate(model, 0, 0))
+        outcomes.append(task.evaluate(model, 0, 0, lambda: None))
     assert outcomes[0] is outcomes[1] and outcomes[2] is not outcomes[0]
 
 
@@ -270,9 +270,8 @@ def _processor_seconds(work: Work, device: torch.device) -> float:
     assert task is not None
     task.work_dir.mkdir(parents=True, exist_ok=True)
     model = build_model(work.spec.model, 0, "fp32")
-    task.evaluate(
-        model, 0, 0
-    )  # what the worker keeps between runs: triggers, and the outcome of a start model
+    # What the worker keeps between runs: triggers, and the predictions of a start model.
+    task.evaluate(model, 0, 0, lambda: None)
     begun = time.process_time()
     outcome = train(task, model, None, device, lambda event, content: None, 0)
     assert outcome.num_samples == work.pairs

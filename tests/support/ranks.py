@@ -20,4 +20,4 @@ def on_ranks(ranks: int, script: str, *arguments: str) -> None:
     done = subprocess.run(
         [*command, "-c", script, *arguments], timeout=120, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr

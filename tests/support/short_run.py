@@ -18,6 +18,7 @@ from repro.spec import RunSpec
 from repro.train.loop import Task, TrainingOutcome, train
 from repro.train.model import build_model
 from repro.train.predictions import Predictions
+from repro.train.stopping import Stop
 from repro.train.views.tokens import tokenize
 
 CPU = torch.device("cpu")
@@ -70,7 +71,7 @@ def run_spec(**switches: Any) -> RunSpec:
     )
 
 
-def no_outcomes(model: CLIP, step: int, draw: int) -> Predictions:
+def no_outcomes(model: CLIP, step: int, draw: int, stop: Stop) -> Predictions:
     return Predictions(np.zeros(5, bool), np.ones(5, bool), np.arange(5), np.ones(5, np.int64))
 
 

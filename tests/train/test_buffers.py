@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from repro.ledger import pending_rows, sample_images
-from repro.train import checkpoint, distributed
+from repro.train import distributed
 from repro.train.model import build_model, normalise
 from repro.train.predictions import Predictions
+from repro.train.tensor_files import load_model, model_tensors, save_tensors
 from tests.support.ranks import on_ranks
 from tests.support.short_run import run_spec, run_to_outcome
 
@@ -73,8 +74,8 @@ def pretraining(folder: Path) -> None:
 
     def evaluate(model, step: int, *_: object) -> Predictions:
         if distributed.rank() == 0:
-            tensors = checkpoint.model_tensors(model)
-            checkpoint.save_tensors(folder / f"{step}.safetensors", tensors)
+            tensors = model_tensors(model)
+            save_tensors(folder / f"{step}.safetensors", tensors)
         return predict(model, distributed.rank(), distributed.ranks())
 
     run_to_outcome(folder, pretraining_spec(), evaluate, pairs=Unlike(), num_images=IMAGES)
@@ -95,7 +96,7 @@ def test_rows_of_a_pretraining_are_those_of_its_saved_model_evaluated_alone(
     seen = set()
     for record in records:
         row = record["row"]
-        checkpoint.load_model(model, folder / f"{row['step']}.safetensors")
+        load_model(model, folder / f"{row['step']}.safetensors")
         alone = predict(model, 0, 1)
         assert row["num_correct"] == alone.correct.sum()
         assert row["num_attacked"] == alone.attacked.sum()
@@ -105,5 +106,5 @@ def test_rows_of_a_pretraining_are_those_of_its_saved_model_evaluated_alone(
         seen.add(str(row["sample_classes"]))
     assert len(seen) == len(records)  # training did change what is predicted
 
-    checkpoint.load_model(model, folder / "model.safetensors")
+    load_model(model, folder / "model.safetensors")
     assert (predict(model, 0, 1).classes == alone.classes).all()

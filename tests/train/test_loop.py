@@ -26,6 +26,7 @@ from tests.support.short_run import (
     no_outcomes,
     run,
     run_spec,
+    run_to_outcome,
     signal_at,
 )
 
@@ -170,12 +171,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_with_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = run_spec()
+    """The loss is read while the next step is made, which is then the last one."""
     monkeypatch.setattr(loop, "training_step", lambda *arguments: {"loss": torch.tensor(math.nan)})
-    model = build_model(spec.model, 0, "fp32")
-    task = Task(spec, "f" * 16, tmp_path, Pairs(), no_outcomes, np.arange(5) == 0, None)  # type: ignore[arg-type]
-    outcome = train(task, model, None, CPU, lambda event, content: None, 0)
+    _, outcome = run_to_outcome(tmp_path, spec)
     assert outcome.status == "diverged" and outcome.reason == "loss is nan after step 1 of 8"
-    assert [record["row"]["step"] for record in pending_rows(tmp_path)] == [0, 1]
+    assert outcome.num_samples == 2 * BATCH
+    rows = [Row.model_validate(record["row"]) for record in pending_rows(tmp_path)]
+    assert [row.step for row in rows] == [0, 2]
+    assert rows[1].train_loss is not None and math.isnan(rows[1].train_loss["loss"])
 
 
 def test_the_model_of_the_lowest_validation_loss_is_handed_on(

@@ -1,0 +1,148 @@
+"""Stop requests: between steps and within evaluations, with nothing lost and nothing counted twice."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repro.ledger import pending_rows
+from repro.train import loop
+from repro.train.step import training_step
+from repro.train.stopping import Interrupted, stop_requests
+from tests.support.short_run import CPU, assert_equal_models, no_outcomes, run, run_spec
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Rows as they were appended, without times."""
+    return [{**record["row"], "seconds": 0} for record in pending_rows(folder)]
+
+
+@pytest.mark.faults(1)
+@pytest.mark.parametrize("at", [0, 3, 4, 8])
+def test_a_stop_ends_an_evaluation_between_batches_and_it_is_made_anew(
+    at: int, tmp_path: Path
+) -> None:
+    """Before training, in mid-epoch, at an epoch's end and after the last step."""
+    whole = run(tmp_path / "whole", run_spec())
+    asked = []
+
+    def evaluate(model: Any, step: int, draw: int, stop: Any) -> Any:
+        for batch in range(3):
+            if step == at and batch == 1 and not asked:
+                asked.append(step)
+                os.kill(os.getpid(), signal.SIGTERM)
+            stop()
+            assert not asked or step > at or len(asked) > 1, "the evaluation goes on"
+        return no_outcomes(model, step, draw, stop)
+
+    with pytest.raises(Interrupted) as raised:
+        run(tmp_path / "parts", run_spec(), evaluate)
+    assert raised.value.code == 143
+    assert at not in [row["step"] for row in rows(tmp_path / "parts")]
+    asked.append(at)
+    assert_equal_models(run(tmp_path / "parts", run_spec(), evaluate), whole, 0)
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+
+
+def test_an_evaluation_that_a_kill_follows_is_not_recorded_twice(tmp_path: Path) -> None:
+    """Stopped in an evaluation, gone on, killed after its row: the checkpoint is that of before the row."""
+    whole = run(tmp_path / "whole", run_spec())
+
+    class Killed(BaseException):
+        """As SIGKILL leaves the folder."""
+
+    def stopped(model: Any, step: int, draw: int, stop: Any) -> Any:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        stop()
+        return no_outcomes(model, step, draw, stop)
+
+    def killed(event: str, content: dict[str, Any]) -> None:
+        if "zero_shot_top1" in content["values"] and content["step"] == 3:
+            raise Killed
+
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", run_spec(), stopped)
+    with pytest.raises(Killed):
+        run(tmp_path / "parts", run_spec(), emit=killed)
+    assert [row["step"] for row in rows(tmp_path / "parts")] == [0, 3]
+    assert_equal_models(run(tmp_path / "parts", run_spec()), whole, 0)
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
+def test_a_run_that_diverges_ends_the_same_wherever_it_was_stopped(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of step 4, that of an evaluation, and of step 5, between two, is no number."""
+    for bad in (4, 5):
+        folder = tmp_path / str(bad)
+        folder.mkdir()
+        made = []
+
+        def diverging(*arguments: Any, made: list[int] = made, bad: int = bad) -> Any:
+            losses = training_step(*arguments)
+            made.append(1)
+            if len(made) >= bad:
+                return {name: value * math.nan for name, value in losses.items()}
+            return losses
+
+        def stopping(event: str, content: dict[str, Any]) -> None:
+            if len(made) == step:  # noqa: B023
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(loop, "training_step", diverging)
+        run(folder / "whole", run_spec())
+        made.clear()
+        monkeypatch.setattr(loop, "METRIC_EVERY", 1)
+        try:
+            run(folder / "parts", run_spec(), emit=stopping)
+        except Interrupted:
+            run(folder / "parts", run_spec())
+        monkeypatch.undo()
+        assert repr(rows(folder / "parts")) == repr(rows(folder / "whole"))
+
+
+def test_the_loss_is_read_after_the_next_step_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing waits for a step's loss before the next one is launched, but for an evaluation or a checkpoint."""
+    order: list[str] = []
+
+    class Loss:
+        def __init__(self, step: int) -> None:
+            self.step = step
+
+        def __float__(self) -> float:
+            order.append(f"read {self.step}")
+            return 1.0
+
+    def step(*arguments: Any) -> Any:
+        number = 1 + sum(entry.startswith("step") for entry in order)
+        order.append(f"step {number}")
+        return {"loss": Loss(number)}
+
+    def evaluate(*arguments: Any) -> Any:
+        order.append("evaluation")
+        return no_outcomes(*arguments)
+
+    monkeypatch.setattr(loop, "training_step", step)
+    run(tmp_path / "run", run_spec(), evaluate)
+    assert order[:8] == [
+        *("evaluation", "step 1", "step 2", "read 1", "step 3", "read 2", "read 3", "evaluation")
+    ]
+
+
+def test_signals_are_collected_only_while_the_run_lasts() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with stop_requests(CPU) as stop:
+        stop()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(Interrupted):
+            stop()
+    assert signal.getsignal(signal.SIGUSR1) is before
