@@ -20,7 +20,8 @@ from repro.data.triggers import stamp
 from repro.intervals import wilson
 from repro.ledger import LedgerError, append_row, pending_rows, read_bits, read_run
 from repro.profile import check, clean_runs, load_profile
-from repro.report.build import read_records, runs_page
+from repro.report.pages.html import runs_page
+from repro.report.pages.sacred import read_records
 from repro.runs import run
 from repro.spec import RunSpec, SpecError, Switches, Trigger
 from repro.train.views.text import eda

@@ -9,8 +9,9 @@ import pytest
 
 from repro.ledger import LedgerError
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.report import build
+from repro.report.pages.html import runs_page
 from repro.report.pages.latex import escape
+from repro.report.pages.sacred import read_records
 from tests.support.ledger import build_at, row_of, write_run, write_specs
 
 
@@ -292,7 +293,7 @@ def test_sacred_records_are_browsed_and_a_broken_one_is_named(tmp_path: Path):
     (good / "metrics.json").write_text(json.dumps(metrics))
     (good / "cout.txt").write_text("x" * 10_000 + "<the end>")
     (broken / "run.json").write_text("{")
-    page = build.runs_page("mini", build.read_records(tmp_path))
+    page = runs_page("mini", read_records(tmp_path))
     assert page.index('href="#run-2"') < page.index("unreadable: JSONDecodeError")
     assert "40.00" in page
     assert "&lt;the end&gt;" in page

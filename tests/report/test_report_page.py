@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from repro.report import build
-from repro.report.pages import curves, figures
+from repro.report.pages import curves
+from repro.report.pages.html import index_page
 from tests.support.browser import CHROMIUM, Page, browser
 
 BUILD = Path("report/build/mini")
@@ -130,12 +130,11 @@ def test_ten_thousand_points_open_and_react_without_delay(
             for p in figure["points"]
             for i in range(1, copies + 1)
         ]
-    with figures.style():
-        drawings = curves.all_figures(document)
-        layouts = {name: figures.layout(drawing) for name, drawing in drawings.items()}
-        pictures = {name: figures.svg(drawing, name) for name, drawing in drawings.items()}
+    drawn = curves.draw_all(document)
+    layouts = {name: drawing.layout for name, drawing in drawn.items()}
+    pictures = {name: drawing.svg for name, drawing in drawn.items()}
     path = tmp_path / "large.html"
-    path.write_text(build.html(document, "0" * 64, pictures, layouts, {}, []))
+    path.write_text(index_page(document, "0" * 64, pictures, layouts, {}, []))
     begin = time.monotonic()
     visit(chromium, path)
     opened = time.monotonic() - begin
