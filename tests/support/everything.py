@@ -15,10 +15,11 @@ from repro.data.keyed import keyed_rng
 from repro.data.shards import PairStore
 from repro.data.stages import make_poison
 from repro.profile import clean_runs, pretrain_runs
-from repro.report.build import build, read_records, runs_page
+from repro.report.build import build
 from repro.report.document import claims_of
 from repro.report.material import read_material
 from repro.report.numbers.evidence import read_evidence
+from repro.report.pages.sacred import read_records
 from repro.train.views.text import eda
 from repro.train.views.tokens import tokenize
 from tests.support.ledger import write_run, write_specs
@@ -47,9 +48,6 @@ def make() -> None:
         write_run(Path(), run, [(0.41, 0.93), (0.3, 0.01)])
     study = read_evidence(spec, Path())
     build(study, claims_of(), read_material(study, Path()), Path("out"))
-    Path("out/runs.html").write_text(
-        runs_page("mini", read_records(Path("sacred"))), encoding="utf-8"
-    )
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -26,11 +26,13 @@ from repro.data.shards import PairStore, ShardWriter, write_store
 from repro.events import EVENT, parse
 from repro.ledger import LedgerError, check_unique, read_bits, read_results
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.report.build import build, read_records, runs_page
+from repro.report.build import build
 from repro.report.judging.claims import load_claims
 from repro.report.material import read_material
 from repro.report.numbers.authors import authors_points
 from repro.report.numbers.evidence import Evidence, Settings
+from repro.report.pages.html import runs_page
+from repro.report.pages.sacred import read_records
 from repro.report.verify import verify
 from repro.sources import packages
 from repro.sources.shards import tars
