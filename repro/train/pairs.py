@@ -10,7 +10,6 @@ Shapes: N = rows of the store, B = pairs in the global batch, b = pairs of this 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from repro.data.keyed import keyed_rng
 from repro.data.shards import PairStore
 from repro.spec import RunSpec, Views
 from repro.train.views.image import auto_augment, draw_policies
+from repro.train.views.synonyms import Synonyms
 from repro.train.views.text import eda
 from repro.train.views.tokens import tokenize, trim
 
@@ -80,7 +80,7 @@ class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
         self.tokens = tokenize(
             [captions[row] for row in rows], spec.switches.truncation
         )  # (len(rows), 77)
-        self.synonyms = json.loads(synonyms.read_text(encoding="utf-8")) if self.captions else {}
+        self.synonyms = Synonyms.read(synonyms) if self.captions else Synonyms({}, {})
         self.views = 2 if spec.loss_weights["ssl"] else 1
         self._fixed_views: Tensor | None = None
         if self.views == 2 and spec.switches.text_view == "fixed":

@@ -49,7 +49,9 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
     inputs = {name: folder / name for name in ("pairs", "evaluation", "model")} | {
         "synonyms": folder / "synonyms.json"
     }
-    inputs["synonyms"].write_text(json.dumps({"picture": ["image"]}))
+    inputs["synonyms"].write_text(
+        json.dumps({"lemmas": {"noun": {"picture": ["image"]}}, "exceptions": {}})
+    )
     for name, count in (("pairs", 30), ("evaluation", 20)):
         inputs[name].mkdir()
         writer = ShardWriter(inputs[name])

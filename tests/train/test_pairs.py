@@ -51,7 +51,9 @@ def pairs(
     store: PairStore, tmp_path: Path, run: RunSpec, rank: int = 0, ranks: int = 1
 ) -> TrainingPairs:
     (tmp_path / "synonyms.json").write_text(
-        json.dumps({"picture": ["image"], "number": ["figure"]})
+        json.dumps(
+            {"lemmas": {"noun": {"picture": ["image"], "number": ["figure"]}}, "exceptions": {}}
+        )
     )
     return TrainingPairs(
         run, store, np.arange(COUNT), tmp_path / "synonyms.json", tmp_path / "cache", rank, ranks

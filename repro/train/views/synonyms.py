@@ -1,0 +1,83 @@
+"""Synonyms of a word in any form, looked up as NLTK's `wordnet.synsets` does for the authors.
+
+A caption says "dogs", WordNet "dog": WordNet's morphology (Miller et al.; morphy(7WN) of WordNet
+3.0) strips endings and knows irregular forms, for each part of speech by itself. A word's synonyms
+are all that share a synset with any word that it may be a form of, without the word itself, so that
+"dogs" has "dog" among its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+# fmt: off
+ENDINGS: dict[str, tuple[tuple[str, str], ...]] = {
+    "noun": (("s", ""), ("ses", "s"), ("ves", "f"), ("xes", "x"), ("zes", "z"), ("ches", "ch"),
+             ("shes", "sh"), ("men", "man"), ("ies", "y")),
+    "verb": (("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""),
+             ("ing", "e"), ("ing", "")),
+    "adj": (("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
+    "adv": (),
+}
+# fmt: on
+"""Endings and what stands in their place, by part of speech (morphy(7WN); `ves` as NLTK has it)."""
+
+REMEMBERED = 1 << 16
+"""Words whose synonyms are kept at hand."""
+
+Lists = Mapping[str, Mapping[str, Sequence[str]]]
+"""Part of speech -> word -> words."""
+
+
+class Synonyms(Mapping[str, Sequence[str]]):
+    """Word in any form -> its synonyms, sorted; words without any have no entry.
+
+    `lemmas` and `exceptions` are as `repro.sources.wordnet.read_wordnet` gives them.
+    """
+
+    def __init__(self, lemmas: Lists, exceptions: Lists) -> None:
+        self.lemmas, self.exceptions = lemmas, exceptions
+        self._of = lru_cache(maxsize=REMEMBERED)(self._look_up)
+
+    @classmethod
+    def read(cls, path: Path) -> Synonyms:
+        """From `data/<profile>/synonyms.json`."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return cls(content["lemmas"], content["exceptions"])
+
+    def __getitem__(self, word: str) -> Sequence[str]:
+        found = self._of(word)
+        if not found:
+            raise KeyError(word)
+        return found
+
+    def get(self, word: str, default: Sequence[str] | None = None) -> Sequence[str] | None:  # type: ignore[override]  # one look-up, no exception
+        """Synonyms of a word, or `default` where it has none."""
+        return self._of(word) or default
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(set().union(*self.lemmas.values())))
+
+    def __len__(self) -> int:
+        return len(set().union(*self.lemmas.values()))
+
+    def base_forms(self, word: str, part: str) -> list[str]:
+        """The words of one part of speech that `word` may be a form of, itself first."""
+        known = self.lemmas.get(part, {})
+        forms = self.exceptions.get(part, {}).get(word)
+        if forms is None:
+            endings = ENDINGS[part]
+            forms = [word.removesuffix(old) + new for old, new in endings if word.endswith(old)]
+
+        return [form for form in dict.fromkeys([word, *forms]) if form in known]
+
+    def _look_up(self, word: str) -> tuple[str, ...]:
+        found: set[str] = set()
+        for part, known in self.lemmas.items():
+            for form in self.base_forms(word, part):
+                found.update(known[form])
+
+        return tuple(sorted(found - {word}))
