@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from repro.sources.download import guard
-from repro.sources.download.guard import FetchError, Opener, Picture, public_only, reason_of
+from repro.sources.download.guard import FetchError, Opener, ImageAnswer, public_only, reason_of
 from repro.sources.download.url_list import ListRow, read_list
 
 
@@ -65,7 +65,7 @@ def test_an_image_is_stored_at_its_size_as_jpeg():
     buffer = io.BytesIO()
     Image.new("RGB", (64, 32), "red").save(buffer, "PNG")
     stored = Image.open(
-        io.BytesIO(Picture(answer(buffer.getvalue()), 16, time.monotonic() + 60).read())
+        io.BytesIO(ImageAnswer(answer(buffer.getvalue()), 16, time.monotonic() + 60).read())
     )
     assert (stored.format, stored.size) == ("JPEG", (16, 16))
 
@@ -74,9 +74,9 @@ def test_an_image_is_stored_at_its_size_as_jpeg():
 def test_answers_without_end_are_cut_off(monkeypatch):
     monkeypatch.setattr(guard, "MAX_BYTES", 5000)
     with pytest.raises(FetchError, match="too_many_bytes"):
-        Picture(answer(bytes(10**6)), 16, time.monotonic() + 60).read()
+        ImageAnswer(answer(bytes(10**6)), 16, time.monotonic() + 60).read()
     with pytest.raises(FetchError, match="timeout"):
-        Picture(answer(bytes(4000), pause=0.02), 16, time.monotonic() + 0.01).read()
+        ImageAnswer(answer(bytes(4000), pause=0.02), 16, time.monotonic() + 0.01).read()
 
 
 @pytest.mark.parametrize(

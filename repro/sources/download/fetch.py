@@ -81,10 +81,10 @@ def fetch(
                 "shard"
             )
         accounting = json.loads((folder / "accounting.json").read_text(encoding="utf-8"))
-    return describe(accounting)
+    return accounting_in_words(accounting)
 
 
-def describe(accounting: dict[str, int | dict[str, int]]) -> str:
+def accounting_in_words(accounting: dict[str, int | dict[str, int]]) -> str:
     """The accounting of a URL list in words."""
     lines = [
         f"{accounting['obtained']} of {accounting['listed']} rows obtained in "

@@ -84,7 +84,7 @@ def public_only(resolve: Any, allowed: Iterable[Network]) -> Any:
     return getaddrinfo
 
 
-class Picture:
+class ImageAnswer:
     """The response as img2dataset wants it: `headers`, and in `read` the image as it is stored."""
 
     def __init__(self, response: Any, size: int, deadline: float) -> None:
@@ -143,10 +143,10 @@ class Opener:
         ):
             self._director.add_handler(handler())
 
-    def open(self, request: Any, data: None = None, timeout: float = SOCKET_SECONDS) -> Picture:
+    def open(self, request: Any, data: None = None, timeout: float = SOCKET_SECONDS) -> ImageAnswer:
         """FetchError with the reason if there is no answer, or an answer that says no."""
         try:
-            return Picture(
+            return ImageAnswer(
                 self._director.open(request, data, timeout),
                 self.size,
                 time.monotonic() + IMAGE_SECONDS,

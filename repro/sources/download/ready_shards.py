@@ -28,7 +28,7 @@ SECONDS = 60.0
 """Longest silence of the server."""
 
 
-class Mirror(Spec):
+class ReadyShards(Spec):
     """One entry of specs/mirrors.yaml."""
 
     url: Annotated[str, Field(pattern=r"^https?://[^{}]+(\{revision\}|\{shard:0[1-9]d\}|[^{}])*$")]
@@ -45,7 +45,7 @@ def fetch_mirror(dataset: str, folder: Path, specs: Path = SPECS) -> str:
     """
     path = specs / "mirrors.yaml"
     content = read_yaml(path)
-    mirror = check(Mirror, content.get(dataset) if isinstance(content, dict) else None, path)
+    mirror = check(ReadyShards, content.get(dataset) if isinstance(content, dict) else None, path)
     hashes_path = specs / "mirrors" / f"{dataset}.sha256"
     hashes = read_hashes(hashes_path)
     verified = recorded = 0
@@ -90,7 +90,7 @@ def read_hashes(path: Path) -> dict[str, str]:
 def _download(url: str, partial: Path) -> None:
     """Append what is missing of `url` to `partial`."""
     begun = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={begun}-"} if begun else {})  # noqa: S310  # http(s) by `Mirror`
+    request = urllib.request.Request(url, headers={"Range": f"bytes={begun}-"} if begun else {})  # noqa: S310  # http(s) by `ReadyShards`
     try:
         response = urllib.request.urlopen(request, timeout=SECONDS)  # noqa: S310
     except urllib.error.HTTPError as error:

@@ -149,7 +149,7 @@ def run_pass(pass_dir: Path, processes: int) -> None:
         processes_count=processes,
         thread_count=THREADS,
         timeout=int(SOCKET_SECONDS),
-        # `Picture` hands over the final file; nothing is padded, and OpenCV sees no stranger's
+        # `ImageAnswer` hands over the final file; nothing is padded, and OpenCV sees no stranger's
         # bytes.
         resize_mode="no",
         disable_all_reencoding=True,
