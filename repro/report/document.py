@@ -1,7 +1,7 @@
 """report.json: every number of the report in one document, computed from evidence and claims alone.
 
-Pages render this document and nothing else, and `verify` recomputes it; so a number cannot reach a page
-by another way. Its shape is `repro.report.schema`.
+Pages render this document and nothing else, and `verify` recomputes it; so a number cannot reach a
+page by another way. Its shape is `repro.report.schema`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
         "tables": {
             "table1": {"rows": tables.table1(evidence, claims.paper)},
             "table2": {"rows": tables.table2(evidence, claims.paper)},
-            "by_loss": {"rows": tables.by_loss(evidence)},
+            "by_loss": {"rows": tables.loss_rows(evidence)},
         },
         "figures": {name: _figure(evidence, claims.paper, name) for name in PANELS},
         "claims": judged,
@@ -74,8 +74,8 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
         "errata": [_erratum(erratum) for erratum in claims.errata],
         "statistics": {
             "honest_selection": selection.honest_selection(evidence),
-            "best_of_n": selection.budgets(evidence),
-            "threshold_sweep": selection.sweep(evidence),
+            "best_of_n": selection.budget_curves(evidence),
+            "threshold_sweep": selection.cap_sweeps(evidence),
         },
         "trajectories": _trajectories(evidence),
         "controls": _controls(evidence),
@@ -86,7 +86,7 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
         "missing": list(evidence.missing),
         "notices": list(evidence.notices),
         "authors_files": list(evidence.files),
-        "compute": compute.cost(runs),
+        "compute": compute.compute_rows(runs),
         "forecast": compute.forecast(evidence),
         "sources": {
             "ledger": _ledger_hash(runs),

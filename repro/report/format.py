@@ -1,6 +1,7 @@
 """How keys and numbers are printed: the one place for every page, table and figure.
 
-Numbers in report.json and in the ledger are fractions; percent is a matter of showing them, and so begins here.
+Numbers in report.json and in the ledger are fractions; percent is a matter of showing them, and so
+begins here.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def percent(
 
 
 def markdown_percent(fraction: float | None) -> str:
-    """A fraction as a percentage with one decimal, in ASCII, for Markdown that people also read in a terminal."""
+    """A fraction as a percentage with one decimal, in ASCII: Markdown is read in terminals too."""
     return percent(fraction, digits=1, missing="-", minus="-")
 
 
@@ -44,7 +45,10 @@ def short(fraction: float) -> str:
 
 
 def tick(fraction: float, _: float | None = None) -> str:
-    """A fraction on an axis in percent, with the digits that it needs: 2.5, but 5. Matplotlib also gives the position."""
+    """A fraction on an axis in percent, with the digits that it needs: 2.5, but 5.
+
+    Matplotlib also gives the position.
+    """
     return f"{round(100 * fraction, 2) + 0:g}"  # + 0: no minus before a zero
 
 

@@ -1,7 +1,8 @@
-"""What the report tells besides results: switches and deviations, data accounting, example pairs, environment.
+"""What the report tells besides results: switches and deviations, data accounting, example pairs,
+environment.
 
-All of it is read from specifications and from small files beside the data; a file that is not there is
-left out and the page says so. Nothing here is needed to recompute a number.
+All of it is read from specifications and from small files beside the data; a file that is not there
+is left out and the page says so. Nothing here is needed to recompute a number.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Samples(BaseModel):
 
 @dataclass(frozen=True)
 class Material:
-    """What a report shows besides results: `context` also stands in report.json, the gallery only on the page."""
+    """What a report shows besides results: `context` also stands in report.json, the gallery only
+    on the page.
+    """
 
     context: ReportContext
     gallery: dict[str, Samples]

@@ -1,7 +1,7 @@
 """The ledger of a study as one small file, for git: `results/studies/<name>.jsonl.gz`.
 
-One line a run: its record and its rows, without the columns that the record tells and without the bits. Equal runs
-give equal bytes.
+One line a run: its record and its rows, without the columns that the record tells and without the
+bits. Equal runs give equal bytes.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def read_archive(path: Path) -> Runs:
 
 
 def unpack_run(record: RunRecord, rows: list[Row], folder: Path) -> None:
-    """Write an archived run as a published one without bits, unless the folder holds a run already."""
+    """Write an archived run as a published one without bits, unless the folder holds a run."""
     if not (folder / "run.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(

@@ -1,1 +1,1 @@
-"""The paper's claims and what the evidence says about them: claims, measured quantities, verdicts."""
+"""The paper's claims and what the evidence says: claims, measured quantities, verdicts."""

@@ -1,7 +1,8 @@
-"""The paper as data (specs/claims.yaml): printed tables, claims with margins fixed beforehand, and errata.
+"""The paper's claims as data (specs/claims.yaml), with margins fixed beforehand.
 
-A claim names a metric, the cells it is about, what would confirm it and what would merely show its direction. The
-verdict follows from the interval of the measured quantity; it is never read off a point estimate.
+A claim names a metric, the cells it is about, what would confirm it and what would merely show its
+direction. The verdict follows from the interval of the measured quantity; it is never read off a
+point estimate.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from repro.intervals import Interval
 from repro.profile import SPECS, read_yaml
-from repro.report.numbers.paper import Entry, Erratum, Paper
+from repro.report.numbers.paper import ClaimsEntry, Erratum, Paper
 from repro.report.schema.judged import Metric, Verdict
 from repro.spec import CleanSize, Dataset, Fraction, Loss, Objective, SpecError
 
 ABOUT_BOTH: tuple[Metric, ...] = ("accuracy_gain", "drop_difference")
-"""Metrics that compare the two pre-training objectives: their cells have no objective of their own."""
+"""Metrics that compare the two objectives, so that their cells have none of their own."""
 ABOUT_START: tuple[Metric, ...] = ("start_accuracy", "start_asr", "accuracy_gain")
 """Metrics of models before cleaning."""
 SEVERITY: tuple[Verdict, ...] = ("not reproduced", "undecided", "direction only", "reproduced")
 """Of several cells, the first verdict in this order is the claim's."""
 
 
-class Bound(Entry):
+class Bound(ClaimsEntry):
     """Exactly one of: at least, at most, or about a value."""
 
     at_least: FiniteFloat | None = None
@@ -52,7 +53,7 @@ class Bound(Entry):
         return float("-inf"), self.at_most or 0.0
 
 
-class Claim(Entry):
+class Claim(ClaimsEntry):
     """One statement of the paper and how it is tested."""
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
@@ -71,7 +72,9 @@ class Claim(Entry):
     direction: Bound | None
     """The weaker statement that keeps the claim's direction."""
     absolute: bool
-    """True if the value belongs to ImageNet and Conceptual Captions: stand-in data can then show the direction only."""
+    """True if the value belongs to ImageNet and Conceptual Captions: stand-in data can then show
+    the direction only.
+    """
     reason: str
     """Why this margin, or why it cannot be tested."""
     refuted_by: str = Field(min_length=1)
@@ -90,11 +93,11 @@ class Claim(Entry):
         return self
 
 
-class Claims(Entry):
+class Claims(ClaimsEntry):
     """specs/claims.yaml."""
 
     attack_taken: Fraction
-    """A model counts as poisoned if its start ASR is at least this; otherwise cleaning shows nothing."""
+    """A model counts as poisoned from this start ASR on; otherwise cleaning shows nothing."""
     kept_share: Fraction
     """Share of the start accuracy that counts as kept in `kept_asr`."""
     paper: Paper
@@ -127,7 +130,7 @@ def load_claims(path: Path = SPECS / "claims.yaml") -> Claims:
 
 
 def judge(expect: Bound, direction: Bound | None, interval: Interval, capped: bool) -> Verdict:
-    """Verdict on an interval: inside the expected band, at least in the direction, outside, or not decided.
+    """Verdict on an interval: inside the expected band, in the direction, outside, or undecided.
 
     `capped`: an absolute value on stand-in data, where agreement shows the direction at most.
     """
@@ -142,7 +145,7 @@ def judge(expect: Bound, direction: Bound | None, interval: Interval, capped: bo
 
 
 def combine(verdicts: list[Verdict]) -> Verdict:
-    """Of a claim that has to hold in every cell: one cell refutes it, one not run leaves it undecided."""
+    """Of a claim about several cells: one refutes it, and one not run leaves it undecided."""
     if all(verdict == "not run" for verdict in verdicts):
         return "not run"
     decided = ["undecided" if verdict == "not run" else verdict for verdict in verdicts]

@@ -1,8 +1,9 @@
 """The measured quantity of a claim in one cell and seed, with its interval.
 
-Each metric is a function of a `JudgedCell` and returns an estimate, its interval and the runs it rests
-on, or None where nothing was run. All quantities are fractions. A cell in which no evaluation reached
-the ASR cap counts as a loss of the whole accuracy: cleaning left no model that one would deploy.
+Each metric is a function of a `JudgedCell` and returns an estimate, its interval and the runs it
+rests on, or None where nothing was run. All quantities are fractions. A cell in which no evaluation
+reached the ASR cap counts as a loss of the whole accuracy: cleaning left no model that one would
+deploy.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class JudgedCell:
 
     @property
     def last(self) -> Point | None:
-        """The last evaluation of the best one's run; the authors' points do not say where a run ends."""
+        """The last evaluation of the best one's run; the authors do not say where a run ends."""
         best = self.best
         if best is None or self.source == "authors":
             return None
@@ -175,7 +176,7 @@ def lowest_asr(cell: JudgedCell) -> Quantity | None:
 
 
 def late_drop(cell: JudgedCell) -> Quantity | None:
-    """Relative loss of accuracy from the best evaluation at ASR <= cap to the last of the same run."""
+    """Relative loss of accuracy from the best evaluation at the cap to the last of the same run."""
     best = cell.best
     lost = drop(cell.evidence, best, cell.last)
     if best is None or lost is None:

@@ -1,4 +1,4 @@
-"""From claims to verdicts: every claim, cell and seed judged on the interval of its measured quantity."""
+"""From claims to verdicts: each cell and seed is judged on the interval of its quantity."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class ClaimCell(NamedTuple):
 def judged_claims(
     evidence: Evidence, claims: Claims, variants: Mapping[str, Evidence]
 ) -> list[JudgedClaim]:
-    """Every claim with its verdict from our ledger and, where they are at hand, from the authors' points.
+    """Every claim with its verdict from our ledger and, where they are at hand, from the authors'
+    points.
 
     `variants`: runs of studies, by `<study>/<variant>`, for the claims that these decide.
     """

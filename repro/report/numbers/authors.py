@@ -1,9 +1,9 @@
 """The authors' published points: read, checked, and rebuilt into the paper's tables and figures.
 
-Files `results_plots/*.json` of the repository vsahil/attack-cleanclip (which carries no licence: users
-bring their own clone): an object whose keys are prefixes of run names, `..._mmcl_...` or
-`..._mmcl_ssl_...` before `clean_` for the pre-training objective and after it for the finetuning loss,
-and whose values are two lists, ASR and accuracy, one entry an evaluation. Accuracies are over
+Files `results_plots/*.json` of the repository vsahil/attack-cleanclip (which carries no licence:
+users bring their own clone): an object whose keys are prefixes of run names, `..._mmcl_...` or
+`..._mmcl_ssl_...` before `clean_` for the pre-training objective and after it for the finetuning
+loss, and whose values are two lists, ASR and accuracy, one entry an evaluation. Accuracies are over
 ImageNet's 50,000 validation images, ASRs over the 49,950 that are no banana.
 """
 

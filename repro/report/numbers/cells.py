@@ -1,4 +1,4 @@
-"""The places of the paper's tables and figures: dataset slots, cleaning sizes, objectives, losses."""
+"""Places of the paper's tables and figures: dataset slots, cleaning sizes, objectives, losses."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ PANELS: dict[str, tuple[Cell, ...]] = {
         Cell("cc6m", "200k", "mmcl"),
     ),
 }
-"""Panels of the paper's scatter plots; the last two of Figure 3 are the control that the paper lacks."""
+"""Panels of the paper's scatter plots; the paper lacks the control, the last two of Figure 3."""
 
 
 def cells(

@@ -1,7 +1,8 @@
 """What the runs cost, and whether that is what was forecast.
 
 The work of every run is known beforehand (`repro.plan.work`). The first run of each kind, stage and
-loss, gives the rate; the time of all others is forecast from these and compared with what they took.
+loss, gives the rate; the time of all others is forecast from these and compared with what they
+took.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Measured(NamedTuple):
     run: FinishedRun
 
 
-def cost(runs: Sequence[FinishedRun]) -> list[ComputeRow]:
-    """Cost of every stage and model: runs, hours, samples, peak memory, share of waiting for data."""
+def compute_rows(runs: Sequence[FinishedRun]) -> list[ComputeRow]:
+    """Cost of every stage and model: runs, hours, samples, peak memory, waiting for data."""
     groups: dict[tuple[Stage, str], list[FinishedRun]] = defaultdict(list)
     for run in runs:
         groups[run.record.spec.stage, run.record.spec.cell].append(run)
@@ -86,7 +87,9 @@ def forecast(evidence: Evidence) -> ForecastTable:
 
 
 def rates_of(measured: Sequence[Measured]) -> Rates:
-    """Rates that runs of different kinds reached: each kind's training time, the mean evaluation of all."""
+    """Rates that runs of different kinds reached: each kind's training time, the mean evaluation of
+    all.
+    """
     pair_view = {}
     for work, run in measured:
         training = run.record.seconds - run.record.evaluate_seconds

@@ -1,4 +1,5 @@
-"""Evaluations as the report sees them, whether they come from our ledger or from the authors' files.
+"""Evaluations as the report sees them, whether they come from our ledger or from the authors'
+files.
 
 A `Point` is one dot of Figures 1-3. It holds counts; fractions, denominators and intervals follow
 from them.
@@ -81,7 +82,7 @@ class FinishedRun:
 
     @property
     def diverged(self) -> bool:
-        """Whether its loss was no finite number at some step, by its record or by one of its rows."""
+        """Whether its loss was no finite number at some step, by its record or a row."""
         losses = [loss for row in self.rows for loss in (row.train_loss or {}).values()]
         return self.record.status == "diverged" or not all(map(math.isfinite, losses))
 

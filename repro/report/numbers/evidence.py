@@ -1,4 +1,5 @@
-"""Everything that a report is computed from: what the profile asks for, and what the ledger holds of it.
+"""Everything that a report is computed from: what the profile asks for, and what the ledger holds
+of it.
 
 A run counts only if it is what it says: whole, of this profile and specification, and, if it is a
 cleaning run, of the model that its pre-training run handed on. Others are named and left out.
@@ -107,7 +108,7 @@ class Evidence:
         seed: int | None = None,
         source: Source = "ledger",
     ) -> list[Point]:
-        """Evaluations after cleaning has begun, of one cell; of every loss and seed if none is given."""
+        """Evaluations of a cell after cleaning has begun; of all losses and seeds if not given."""
         pool = self.authors if source == "authors" else self._cleaning_points
         return [
             point
@@ -119,7 +120,7 @@ class Evidence:
         ]
 
     def start(self, dataset: Dataset, objective: Objective, seed: int) -> Point | None:
-        """The model that is cleaned: as pre-training left it, or else the first row of a cleaning run."""
+        """The model that is cleaned, as pre-training left it, else as a cleaning run found it."""
         for run in self.runs:
             spec = run.record.spec
             model = (spec.stage, spec.dataset, spec.pretrain_objective, spec.seed)

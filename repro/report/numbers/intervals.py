@@ -16,7 +16,7 @@ from repro.report.schema.results import Standing
 
 
 def standing(successes: int, total: int, cap: float, confidence: float) -> Standing:
-    """Whether a proportion lies at most at `cap` by its whole interval, above it, or cannot be told."""
+    """Whether a proportion lies at or below `cap` by its whole interval, above it, or neither."""
     low, high = wilson(successes, total, confidence)
     if high <= cap:
         return "below"
@@ -26,7 +26,8 @@ def standing(successes: int, total: int, cap: float, confidence: float) -> Stand
 def mcnemar(gained: int, lost: int) -> float:
     """Exact two-sided p-value that images won and images lost are equally likely.
 
-    McNemar 1947 in its binomial form, with logarithms of the coefficients, so that no count is too large.
+    McNemar 1947 in its binomial form, with logarithms of the coefficients, so that no count is too
+    large.
     """
     total, smaller = gained + lost, min(gained, lost)
     logs = [

@@ -10,7 +10,7 @@ from repro.report.schema.judged import PaperEntry, PrintedCell
 from repro.spec import CleanSize, Dataset, Fraction, Objective
 
 
-class Entry(BaseModel):
+class ClaimsEntry(BaseModel):
     """Base of the file's entries: immutable, no unknown fields, no silent conversions."""
 
     model_config = ConfigDict(
@@ -19,7 +19,7 @@ class Entry(BaseModel):
 
 
 @final
-class Cleaned(Entry):
+class Cleaned(ClaimsEntry):
     """A cell of Table 1, fractions."""
 
     dataset: Dataset
@@ -31,7 +31,7 @@ class Cleaned(Entry):
 
 
 @final
-class Started(Entry):
+class Started(ClaimsEntry):
     """A cell of Table 2, fractions."""
 
     dataset: Dataset
@@ -40,7 +40,7 @@ class Started(Entry):
     asr: Fraction
 
 
-class Paper(Entry):
+class Paper(ClaimsEntry):
     """The paper's numbers."""
 
     title: str
@@ -71,7 +71,7 @@ class Paper(Entry):
         return None
 
 
-class Term(Entry):
+class Term(ClaimsEntry):
     """A number in an erratum: its name, its value and where it is from."""
 
     name: str
@@ -79,7 +79,7 @@ class Term(Entry):
     source: str
 
 
-class Erratum(Entry):
+class Erratum(ClaimsEntry):
     """An inconsistency of the paper, with the arithmetic that shows it."""
 
     id: Annotated[int, Field(ge=1)]

@@ -1,4 +1,4 @@
-"""What every model, before and after CleanCLIP, makes of a few evaluation images, clean and triggered."""
+"""What models make of a few evaluation images, clean and triggered, before and after CleanCLIP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ State = Literal["poisoned", "cleaned"]
 def predictions(evidence: Evidence) -> ShownPredictions:
     """Outcomes for the models of the first seed; each is cleaned with the smaller set.
 
-    `images` are those of the gallery (repro/data/samples.py), spread evenly over the evaluation set.
+    `images` are those of the gallery (repro/data/samples.py), spread evenly over the evaluation
+    set.
     """
     shown = list(_shown(evidence))
     images = sample_images(shown[0][1].images) if shown else []

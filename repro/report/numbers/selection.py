@@ -1,4 +1,5 @@
-"""How far the choice of the best evaluation carries: chosen on half of the images, over caps, over budgets.
+"""How far the choice of the best evaluation carries: chosen on half of the images, over caps, over
+budgets.
 
 Shapes: R = evaluations, N = images, S = splits. Shares are fractions.
 """
@@ -53,8 +54,8 @@ def select_on_halves(
 ) -> Selection:
     """Repeat the choice of Table 1 honestly.
 
-    `correct`, `attacked`: (R, N); `attackable`: (N,), the images in the denominator of the ASR. Ties
-    in accuracy go to the lower ASR, then to the earlier evaluation.
+    `correct`, `attacked`: (R, N); `attackable`: (N,), the images in the denominator of the ASR.
+    Ties in accuracy go to the lower ASR, then to the earlier evaluation.
     """
     images = correct.shape[1]
     masks = _halves(images, splits, seed)
@@ -101,7 +102,7 @@ def select_on_halves(
 
 
 def threshold_sweep(accuracy: Sequence[float], asr: Sequence[float]) -> list[tuple[float, float]]:
-    """Best accuracy as a function of the cap: its steps (cap, accuracy), in rising order of both."""
+    """Best accuracy as a function of the cap: its steps (cap, accuracy), both rising."""
     by_rate = sorted(zip(asr, accuracy, strict=True), key=lambda pair: (pair[0], -pair[1]))
     steps: list[tuple[float, float]] = []
     for rate, value in by_rate:
@@ -113,9 +114,9 @@ def threshold_sweep(accuracy: Sequence[float], asr: Sequence[float]) -> list[tup
 def best_of_n(scores: Sequence[float], confidence: float) -> list[tuple[int, float, float, float]]:
     """Median best score after trying n learning rates, with a simultaneous band (opda, DKW).
 
-    `scores`: the best accuracy at ASR <= cap of each run, 0 where none met the cap. Rows are (n, low,
-    median, high). Treats the learning rates as draws from one distribution, which a grid is only
-    roughly.
+    `scores`: the best accuracy at ASR <= cap of each run, 0 where none met the cap. Rows are (n,
+    low, median, high). Treats the learning rates as draws from one distribution, which a grid is
+    only roughly.
     """
     from opda.nonparametric import EmpiricalDistribution  # half a second
 
@@ -133,7 +134,7 @@ def best_of_n(scores: Sequence[float], confidence: float) -> list[tuple[int, flo
 
 
 def honest_selection(evidence: Evidence) -> list[HonestSelection]:
-    """Choice on one half of the images, measured on the other, for every cell of Table 1 (first seed)."""
+    """Choice on half of the images, measured on the others: every cell, first seed."""
     rows: list[HonestSelection] = []
     for cell in cells():
         points = _cleancliped(evidence, cell)
@@ -156,7 +157,7 @@ def honest_selection(evidence: Evidence) -> list[HonestSelection]:
     return rows
 
 
-def budgets(evidence: Evidence) -> list[BestOfN]:
+def budget_curves(evidence: Evidence) -> list[BestOfN]:
     """Best-of-n curves: what the search over learning rates buys in every cell (first seed)."""
     rows: list[BestOfN] = []
     for cell in cells():
@@ -175,7 +176,7 @@ def budgets(evidence: Evidence) -> list[BestOfN]:
     return rows
 
 
-def sweep(evidence: Evidence) -> list[CapSweep]:
+def cap_sweeps(evidence: Evidence) -> list[CapSweep]:
     """Best accuracy against the ASR cap, for every cell and source; ours of the first seed."""
     rows: list[CapSweep] = []
     for cell in cells([(dataset, size) for dataset in DATASETS for size in SIZES]):

@@ -1,4 +1,5 @@
-"""Tables 1 and 2, and the losses compared: the paper's value, the authors' points and ours in every cell.
+"""Tables 1 and 2, and the losses compared: the paper's value, the authors' points and ours in every
+cell.
 
 Each reproduced number names its run; the interval beside it is Wilson's at 95% over the evaluation
 images.
@@ -138,7 +139,7 @@ def _table2_row(evidence: Evidence, paper: Paper, model: Model) -> Table2Row:
     }
 
 
-def by_loss(evidence: Evidence) -> list[LossRow]:
+def loss_rows(evidence: Evidence) -> list[LossRow]:
     """Best accuracy at the cap for each finetuning loss alone: what CleanCLIP is compared with."""
     return [_loss_row(evidence, cell, loss) for cell in cells() for loss in LOSSES]
 
@@ -168,7 +169,9 @@ def number_cell(
     authors: Point | None,
     attack: bool = False,
 ) -> NumberCell:
-    """What the paper prints, what the authors' points say, and what we measured; `attack`: of the ASR."""
+    """What the paper prints, what the authors' points say, and what we measured; `attack`: of the
+    ASR.
+    """
     value = _share(ours, attack)
     delta = value - paper if value is not None and paper is not None else None
     return {
@@ -184,7 +187,7 @@ def number_cell(
 
 
 def best_under_cap(points: Iterable[Point], cap: float) -> Point | None:
-    """The most accurate evaluation with ASR <= cap; ties go to the lower ASR, then to the earlier one."""
+    """The most accurate evaluation at the cap; ties go to the lower ASR, then the earlier."""
     return min(
         (point for point in points if point.asr <= cap),
         key=lambda point: (-point.accuracy, point.asr, point.epoch or 0, point.run, point.index),

@@ -1,7 +1,7 @@
 """docs/findings.md: what the studies say about the paper's claims, generated from their archives.
 
-The archives lie in git, so the page is the same for everybody, whatever the main graph gave on their
-machine. Everything that is counted or chosen is counted here; the template holds prose and layout.
+The archives lie in git, so the page is the same for everybody, whatever the main graph gave on
+their machine. Everything that is counted or chosen is counted here; the template is prose.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ClaimLine(NamedTuple):
 
 
 class Price(NamedTuple):
-    """What the finetuning costs a model that was never poisoned, and how much more the poisoned one."""
+    """What the finetuning costs an unpoisoned model, and how much more the poisoned one."""
 
     control: EffectRow
     poisoned: EffectRow
@@ -162,7 +162,8 @@ def stale_findings(profile_name: str, root: Path = Path()) -> list[str]:
     shown, expected = match[1].splitlines(), findings_block(profile_name, root).splitlines()
     first = text[: match.start(1)].count("\n") + 1
     lines = [
-        f"{FINDINGS}:{first + index}: {line[:100]!r} on the page, {wanted[:100]!r} from the archives"
+        f"{FINDINGS}:{first + index}: {line[:100]!r} on the page, "
+        f"{wanted[:100]!r} from the archives"
         for index, (line, wanted) in enumerate(zip(shown, expected, strict=False))
         if line != wanted
     ]
@@ -214,7 +215,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _inert(value: Any) -> Any:
-    """Text without the start of an HTML tag; what a macro printed passes unchanged the second time."""
+    """Text without the start of an HTML tag; a macro's output passes unchanged a second time."""
     return value.replace("<", "&lt;") if isinstance(value, str) else value
 
 

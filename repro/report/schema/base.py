@@ -10,12 +10,12 @@ from typing_extensions import TypedDict
 from repro.spec import CleanSize, Dataset, Objective
 
 closed = with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
-"""Makes a TypedDict refuse unknown fields, and its docstrings the descriptions in the JSON Schema."""
+"""Makes a TypedDict refuse unknown fields and describe its own in the JSON Schema."""
 
 Source = Literal["ledger", "authors"]
 """Whose evaluations: ours, or those that the authors published."""
 Denominator = Literal["all", "non_target"]
-"""Images that an attack success rate is a share of: all, or those of another class than the target."""
+"""Images that an ASR is a share of: all, or those of another class than the target."""
 
 
 @closed

@@ -1,10 +1,11 @@
 """report.json as a whole: its type, its JSON Schema, and how it is read.
 
-`report.schema.json` beside this module is what `python -m repro.report.schema` prints.
+`python -m repro.report.schema.document` prints `report.schema.json`, which lies beside this module.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +85,7 @@ class ReportDocument(ReportNumbers):
 
 
 def read_report(path: Path) -> ReportDocument:
-    """The checked report.json at `path`; LedgerError names the field that is not as the schema says."""
+    """The checked report.json at `path`; LedgerError names a field that is not as it should be."""
     try:
         return TypeAdapter(ReportDocument).validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError:
@@ -104,7 +105,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def finite(content: Any) -> Any:
-    """Copy of JSON content with lists for tuples and None for numbers that are not finite: JSON has none of them."""
+    """JSON content with lists for tuples and None for numbers that are not finite."""
     if isinstance(content, dict):
         return {key: finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -118,3 +119,7 @@ def lookup(document: Any, path: str) -> Any:
     for part in path.split("/"):
         node = node[int(part)] if isinstance(node, list) else node[part]
     return node
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=1, sort_keys=True))

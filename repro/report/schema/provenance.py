@@ -1,4 +1,6 @@
-"""Where the numbers of report.json come from: runs, their cost, files, and what the report tells besides results."""
+"""Where the numbers of report.json come from: runs, their cost, files, and what the report tells
+besides results.
+"""
 
 from __future__ import annotations
 

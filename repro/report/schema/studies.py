@@ -1,4 +1,4 @@
-"""Studies in report.json: effects of variants, doses; and what several machines made of equal runs."""
+"""Studies in report.json: effects of variants, doses; and equal runs on several machines."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class MachineValues(TypedDict):
 
 @closed
 class MachineRow(TypedDict):
-    """One model trained and cleaned on several kinds of machine, from equal data, code and seeds."""
+    """One model trained and cleaned on several machines, from equal data, code and seeds."""
 
     dataset: Dataset
     pretrain_objective: Objective

@@ -1,4 +1,6 @@
-"""Does a variant turn a verdict? Each claim about a cell is judged once on the reference, once on the variant."""
+"""Does a variant turn a verdict? Each claim about a cell is judged once on the reference, once on
+the variant.
+"""
 
 from __future__ import annotations
 
@@ -65,8 +67,8 @@ def compared_verdicts(
 def could_change(verdicts: Sequence[VerdictPair]) -> Answer | None:
     """`yes` if a decided verdict becomes another decided one, and by a decided effect.
 
-    `no` if every verdict is decided and stays, else `undecided`: intervals over few seeds end near a
-    claim's bound by chance. None where there is no verdict.
+    `no` if every verdict is decided and stays, else `undecided`: intervals over few seeds end near
+    a claim's bound by chance. None where there is no verdict.
     """
     if not verdicts:
         return None
@@ -113,7 +115,7 @@ def _judged_over_seeds(claim: Claim, settings: Settings, values: Sequence[float 
 
 
 def _is_about(claim: Claim, cell: VariantCell) -> bool:
-    """Whether the claim can be judged on outcomes of the cell: of the main graph, about CleanCLIP."""
+    """Whether the claim can be judged on outcomes of the cell, which are of CleanCLIP."""
     judged_here = (
         claim.expect is not None and claim.study is None and claim.metric in OUTCOME_METRICS
     )

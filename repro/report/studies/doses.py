@@ -29,8 +29,8 @@ def doses(
 ) -> list[DoseEntry]:
     """One entry a path that at least three variants set and nothing else: a curve a model.
 
-    `rows` are those of `repro.report.studies.effects.effects`; `value_of` gives what the profile, and so
-    the reference, has at a path.
+    `rows` are those of `repro.report.studies.effects.effects`; `value_of` gives what the profile,
+    and so the reference, has at a path.
     """
     found = []
     for path, by_variant in _numbers(study).items():

@@ -1,8 +1,10 @@
-"""Studies beside the main graph (specs/studies): what a change does, seed by seed against the reference.
+"""Studies beside the main graph (specs/studies): what a change does, seed by seed against the
+reference.
 
-A variant and the reference are trained from the same seeds, so effects are paired differences, with a
-Student interval over seeds. An effect whose interval holds zero lies below the spread of training and is
-called undecided. Of a study that repeats the whole graph, every claim gets its verdict over the seeds.
+A variant and the reference are trained from the same seeds, so effects are paired differences, with
+a Student interval over seeds. An effect whose interval holds zero lies below the spread of training
+and is called undecided. Of a study that repeats the whole graph, every claim gets its verdict over
+the seeds.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ def study_entry(
 
 
 def effects(found: Outcomes, reference: str, claims: Claims, settings: Settings) -> list[EffectRow]:
-    """Outcomes of every variant and model, and their differences from the reference: one row a cell."""
+    """Outcomes of every variant and model, and their differences from the reference: one row a
+    cell.
+    """
     return [_effect_row(found, cell, reference, claims, settings) for cell in found]
 
 
@@ -117,7 +121,8 @@ def _effects(
 
 
 def interactions(found: Outcomes, reference: str, confidence: float) -> list[InteractionRow]:
-    """How much more a variant changes the best accuracy at the cap of MMCL + SSL than of MMCL models.
+    """How much more a variant changes the best accuracy at the cap of MMCL + SSL than of MMCL
+    models.
 
     This is how far the variant could account for a difference between the objectives, paired over
     seeds: one row a variant, dataset and cleaning size that has both.
@@ -212,7 +217,9 @@ def _size_row(
 
 
 def _worse(effect: Interval | None, change: Interval | None) -> Answer:
-    """Yes if both intervals lie below zero, no if one of them does not reach below it, else undecided."""
+    """Yes if both intervals lie below zero, no if one of them does not reach below it, else
+    undecided.
+    """
     if effect is None or change is None:
         return "undecided"
     if effect[1] < 0 and change[1] < 0:
@@ -223,7 +230,8 @@ def _worse(effect: Interval | None, change: Interval | None) -> Answer:
 def repeated_claims(
     study: StudyResults, claims: Claims, settings: Settings, variants: Mapping[str, Evidence]
 ) -> list[RepeatedClaim]:
-    """Verdicts over the seeds of a study whose reference covers every cell and loss of the main graph.
+    """Verdicts over the seeds of a study whose reference covers every cell and loss of the main
+    graph.
 
     None of another.
     """

@@ -82,8 +82,8 @@ class _Rows:
 def outcomes(runs: Sequence[FinishedRun], settings: Settings) -> Outcomes:
     """Outcomes by cell, then by seed.
 
-    A model that a study only cleans is measured before it by the first evaluation of a run that takes
-    it as it is.
+    A model that a study only cleans is measured before it by the first evaluation of a run that
+    takes it as it is.
     """
     rows = _rows(runs, settings)
     sizes: dict[VariantModel, list[CleanSize | None]] = defaultdict(list)
@@ -122,7 +122,7 @@ def _rows(runs: Sequence[FinishedRun], settings: Settings) -> _Rows:
 
 
 def _taken(runs: Sequence[FinishedRun]) -> dict[str, Row]:
-    """By hash of the model: its first evaluation in a run that did not shrink or perturb it before."""
+    """By hash of the model: its first evaluation in a run that takes it as it is."""
     taken: dict[str, Row] = {}
     for run in runs:
         mitigation = run.record.spec.mitigation

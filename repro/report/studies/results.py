@@ -67,7 +67,7 @@ def variants_of(studies: Sequence[StudyResults], settings: Settings) -> dict[str
 
 
 def _runs(archive: Path, root: Path) -> Iterator[FinishedRun]:
-    """The archive's runs, each named as a path below the archive, and hashed by its content there."""
+    """The archive's runs, each named as a path below it, and hashed by its content there."""
     for record, rows in read_archive(archive):
         check_unique(rows)
         spec = record.spec
