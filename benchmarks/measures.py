@@ -22,8 +22,8 @@ from benchmarks.timing import Measurement, compare, elapsed
 from benchmarks.workload import RATE, Trainer, Workload, rn50_workload
 from repro.data.shards import PairStore
 from repro.launch.driver import run_all
-from repro.ledger import read_results
 from repro.profile import load_profile, pretrain_runs
+from repro.runs.published import read_results
 from repro.train.model import build_model
 
 STEPS = 5

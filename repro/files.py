@@ -1,15 +1,17 @@
-"""Files that appear whole or not at all, locks on them, and their hashes."""
+"""Files that appear whole or not at all, locks on them, and hashes that tell whether they still are."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from repro.spec import SpecError
 
@@ -87,3 +89,39 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as file:
             _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return _hashes[key]
+
+
+SEAL = "seal"
+"""Last field of a sealed JSON file: the SHA-256 of the file with zeros in its place."""
+_BLANK = "0" * 64
+
+
+def sealed(content: Mapping[str, object]) -> bytes:
+    """JSON text of an object that carries its own hash, so that one changed byte shows without a second file."""
+    text = json.dumps({**content, SEAL: _BLANK}, indent=1) + "\n"
+    head, _, tail = text.rpartition(_BLANK)
+    return (head + hashlib.sha256(text.encode()).hexdigest() + tail).encode()
+
+
+def unsealed(data: bytes) -> dict[str, Any]:
+    """The object in a sealed JSON text, without its seal; ValueError if a byte is not as it was written."""
+    head, mark, tail = data.rpartition(f'"{SEAL}": "'.encode())
+    told, rest = tail[:64], tail[64:]
+    blank = head + mark + _BLANK.encode() + rest
+    if not mark or hashlib.sha256(blank).hexdigest().encode() != told:
+        raise ValueError("does not bear its own hash")
+
+    content: dict[str, Any] = json.loads(data)
+    del content[SEAL]
+    return content
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """The object in a sealed file; None if there is none, or if it is damaged, which one printed line says."""
+    try:
+        return unsealed(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        print(f"warning: {path} is damaged and counts as absent: {error}", flush=True)
+        return None

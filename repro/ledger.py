@@ -1,33 +1,26 @@
-"""The ledger: rows and per-image bits of every evaluation; the only reader and writer of results.
-
-A run's folder `results/<profile>/<stage>/<cell>/<run_id>/` holds
-- `run.json`, the `RunRecord`: resolved spec, fingerprint, inputs, environment, outcome;
-- `rows.jsonl`, one `Row` per evaluation in order;
-- `bits.npz`, for each row one bit per evaluation image, packed: `correct` and `attacked`, shape (rows, bytes),
-  and `is_target` (bytes,), the images whose label is the target class.
+"""The ledger's words: one `Row` per evaluation, one `RunRecord` per run, and the rows of a run that goes on.
 
 Counts in rows are over the evaluation images; every metric, denominator and interval is computed from them later,
-so that changing a metric never retrains. While a run goes on, its rows are appended to its work folder one by one
-(`append_row`); `export_run` publishes the finished run in one rename.
+so that changing a metric never retrains. A running run appends its rows, with one bit per evaluation image, to
+`rows.jsonl` in its work folder (`append_row`); repro/runs/published.py makes the published files of them.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
-import shutil
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from repro.files import replace_file
+from repro.files import file_sha256, replace_file
 from repro.spec import CleanSize, Dataset, Loss, Objective, RunSpec
 
 SCHEMA: Literal[1] = 1
@@ -68,7 +61,9 @@ class LedgerError(ValueError):
 class Row(BaseModel):
     """One evaluation of one model state."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=True, ser_json_inf_nan="constants"
+    )
 
     schema_version: Literal[1] = SCHEMA
     run: str
@@ -102,7 +97,10 @@ class Row(BaseModel):
     sample_classes_triggered: list[int]
     """The same for their triggered twins."""
     train_loss: dict[str, float] | None
-    """Mean loss parts (`loss`, `mmcl`, `ssl`) since the previous evaluation; None at the start; NaN if it diverged."""
+    """Mean loss parts (`loss`, `mmcl`, `ssl`) since the previous evaluation.
+
+    None at the start; NaN if it diverged.
+    """
     logit_scale: float
     step_learning_rate: float
     """Learning rate of the last step."""
@@ -131,6 +129,29 @@ class Row(BaseModel):
         return attacked / total
 
 
+class RunOutcome(TypedDict, total=False):
+    """`outcome.json`: what the worker tells of a run that it ended; each becomes the record's field of that name."""
+
+    status: Literal["completed", "diverged", "failed"]
+    reason: str
+    ranks: int
+    threads: int
+    started: str
+    seconds: float
+    train_seconds: float
+    evaluate_seconds: float
+    data_wait_seconds: float
+    peak_memory_bytes: int
+    num_samples: int
+    model_step: int
+    attempts: int
+    files: dict[str, str]
+    num_rows: int
+    last_step: int
+    device: str
+    deterministic: bool
+
+
 class RunRecord(BaseModel):
     """run.json: what ran, on what, with what, and how it ended."""
 
@@ -142,7 +163,7 @@ class RunRecord(BaseModel):
     inputs: dict[str, str]
     """Input name to content hash: `pairs`, `cleaning`, `evaluation`, `model`."""
     code: str
-    """Hash of the code that determines results (`repro.launch.code_version`)."""
+    """Hash of the code that determines results (`repro.runs.code`)."""
     commit: str | None
     dirty: bool
     status: Literal["completed", "diverged", "failed"]
@@ -182,6 +203,8 @@ class RunRecord(BaseModel):
     """Whether the run is repeatable to the last bit on the same machine."""
     accepted_code: str = ""
     """Hash of the older code under which the run began, where the user accepted that it goes on under `code`."""
+    seal: str = ""
+    """SHA-256 of the file itself (`repro.files.sealed`); empty in records that were made before there were hashes."""
 
 
 def sample_images(num_images: int) -> list[int]:
@@ -199,6 +222,30 @@ def identity_of(spec: RunSpec, fingerprint: str) -> dict[str, Any]:
     }
 
 
+def count_bits(
+    correct: NDArray[np.bool_], attacked: NDArray[np.bool_], is_target: NDArray[np.bool_]
+) -> dict[str, int]:
+    """The counts of a row that follow from its bits, each (num_images,)."""
+    return {
+        "num_correct": int(correct.sum()),
+        "num_attacked": int(attacked.sum()),
+        "num_target": int(is_target.sum()),
+        "num_target_attacked": int((attacked & is_target).sum()),
+    }
+
+
+class PendingRow(TypedDict):
+    """A line of `rows.jsonl` in the work folder."""
+
+    row: dict[str, Any]
+    correct: str
+    """Bits, eight a byte, in base64; so are the next two."""
+    attacked: str
+    is_target: str
+    sha256: str
+    """Of the line without this field."""
+
+
 def append_row(
     work_dir: Path,
     row: Row,
@@ -211,162 +258,68 @@ def append_row(
     `correct`, `attacked`, `is_target`: (num_images,) booleans.
     """
     assert correct.shape == attacked.shape == is_target.shape == (row.num_images,)
-    record = {
+    content: dict[str, Any] = {
         "row": row.model_dump(),
-        **{
-            n: _encode(b)
-            for n, b in (("correct", correct), ("attacked", attacked), ("is_target", is_target))
-        },
+        "correct": encode_bits(correct),
+        "attacked": encode_bits(attacked),
+        "is_target": encode_bits(is_target),
     }
+    line = json.dumps({**content, "sha256": _line_hash(content)})
+
     with (work_dir / "rows.jsonl").open("ab") as file:
-        file.write(json.dumps(record).encode() + b"\n")
+        file.write(line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
-def pending_rows(work_dir: Path, max_step: int | None = None) -> list[dict[str, Any]]:
-    """Rows appended so far, up to `max_step` (the last checkpoint's); a torn last line is left out."""
+def pending_rows(work_dir: Path, max_step: int | None = None) -> list[PendingRow]:
+    """Rows appended so far, up to `max_step` (the last checkpoint's); a torn last line is left out.
+
+    LedgerError names a line that is not as it was written.
+    """
     path = work_dir / "rows.jsonl"
     if not path.exists():
         return []
+
     *lines, _torn = path.read_bytes().split(b"\n")
-    records = []
+    pending: list[PendingRow] = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            if max_step is None or record["row"]["step"] <= max_step:
-                records.append(record)
-        except (ValueError, KeyError, TypeError):
+            item = json.loads(line)
+            told = item.pop("sha256")
+            if _line_hash(item) != told:
+                raise ValueError("another hash")
+            if max_step is None or item["row"]["step"] <= max_step:
+                pending.append({**item, "sha256": told})
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise LedgerError(
                 f"{path}:{number}: damaged; delete {work_dir} to run it again"
             ) from None
-    return records
+    return pending
 
 
 def rewind_rows(work_dir: Path, max_step: int) -> None:
     """Forget rows after `max_step`: a resumed run evaluates them again."""
     kept = pending_rows(work_dir, max_step)
-    replace_file(
-        work_dir / "rows.jsonl", b"".join(json.dumps(record).encode() + b"\n" for record in kept)
-    )
+    lines = [json.dumps(item).encode() + b"\n" for item in kept]
+    replace_file(work_dir / "rows.jsonl", b"".join(lines))
 
 
-def export_run(work_dir: Path, record: RunRecord, results_dir: Path) -> Path:
-    """Publish a finished run as `results_dir/<run_id>`, replacing an older one; returns the folder.
-
-    The rows get the names of the record's spec: a study and the main graph may share a run under names of their own.
-    """
-    records = pending_rows(work_dir)
-    target = results_dir / record.spec.run_id
-    partial = results_dir / f".{record.spec.run_id}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    (partial / "run.json").write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    names = identity_of(record.spec, record.fingerprint)
-    rows = [Row.model_validate({**item["row"], **names}) for item in records]
-    (partial / "rows.jsonl").write_text(
-        "".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8"
-    )
-    if records:
-        np.savez_compressed(
-            partial / "bits.npz",
-            correct=np.stack([_decode(item["correct"]) for item in records]),
-            attacked=np.stack([_decode(item["attacked"]) for item in records]),
-            is_target=_decode(records[0]["is_target"]),
-        )
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    return target
+def handed_on(work_dir: Path) -> dict[str, str]:
+    """SHA-256 of what a run that has ended leaves in its work folder for those that take it up."""
+    names = ("rows.jsonl", "model.safetensors", "optimizer.safetensors")
+    return {name: file_sha256(work_dir / name) for name in names if (work_dir / name).exists()}
 
 
-def read_run(run_dir: Path) -> tuple[RunRecord, list[Row]]:
-    """Read one published run; LedgerError names the file and line of whatever does not fit."""
-    try:
-        record = RunRecord.model_validate_json((run_dir / "run.json").read_bytes())
-    except FileNotFoundError:
-        raise LedgerError(f"{run_dir / 'run.json'}: missing") from None
-    except ValidationError as error:
-        raise LedgerError(f"{run_dir / 'run.json'}: {_first(error)}") from None
-    rows: list[Row] = []
-    path = run_dir / "rows.jsonl"
-    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
-        try:
-            row = Row.model_validate_json(line)
-        except ValidationError as error:
-            raise LedgerError(f"{path}:{number}: {_first(error)}") from None
-        check_row(row, record, f"{path}:{number}")
-        rows.append(row)
-    return record, rows
-
-
-def read_results(results_dir: Path) -> Iterator[tuple[Path, RunRecord, list[Row]]]:
-    """All published runs below `results_dir` (any depth), in path order."""
-    for path in sorted(results_dir.rglob("run.json")):
-        if not path.parent.name.startswith("."):
-            record, rows = read_run(path.parent)
-            yield path.parent, record, rows
-
-
-def read_bits(run_dir: Path, num_images: int) -> dict[str, NDArray[np.bool_]]:
-    """Per-image outcomes of a run: `correct` and `attacked` (rows, num_images), `is_target` (num_images,)."""
-    path = run_dir / "bits.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            packed = {name: file[name] for name in ("correct", "attacked", "is_target")}
-    except NPZ_ERRORS as error:
-        raise LedgerError(f"{path}: unreadable ({error})") from None
-    shapes = {name: array.shape[:-1] for name, array in packed.items() if array.ndim}
-    if (
-        shapes.keys() != packed.keys()
-        or len(shapes["correct"]) != 1
-        or shapes["correct"] != shapes["attacked"]
-        or shapes["is_target"]
-    ):
-        raise LedgerError(f"{path}: arrays do not fit each other")
-    for name, array in packed.items():
-        if array.dtype != np.uint8 or array.shape[-1] != -(-num_images // 8):
-            raise LedgerError(
-                f"{path}: {name}: {array.shape[-1]} {array.dtype} a row (allowed: {-(-num_images // 8)} uint8)"
-            )
-    bits = {
-        name: np.unpackbits(array, axis=-1, count=num_images).astype(bool)
-        for name, array in packed.items()
-    }
-    return bits
-
-
-def check_row(row: Row, record: RunRecord, where: str) -> None:
-    """LedgerError if the row is not the run's, or counts more than there is."""
-    spec = record.spec
-    if row.fingerprint != record.fingerprint or row.run != spec.run_id:
-        raise LedgerError(
-            f"{where}: belongs to run {row.run} ({row.fingerprint}), not to {spec.run_id} ({record.fingerprint})"
-        )
-    limits = dict.fromkeys(("num_correct", "num_attacked", "num_target"), row.num_images)
-    for name, limit in {
-        **limits,
-        "num_target_attacked": min(row.num_target, row.num_attacked),
-    }.items():
-        if getattr(row, name) > limit:
-            raise LedgerError(f"{where}: {name}: {getattr(row, name)} (allowed: 0 to {limit})")
-
-
-def check_unique(rows: Iterable[Row]) -> None:
-    """Refuse two rows of one run and step that differ."""
-    seen: dict[tuple[str, str, int], Row] = {}
-    for row in rows:
-        if seen.setdefault(row.key, row) != row:
-            raise LedgerError(f"{'/'.join(map(str, row.key))}: two rows contradict each other")
-
-
-def _first(error: ValidationError) -> str:
-    item = error.errors()[0]
-    return f"{'.'.join(map(str, item['loc'])) or 'content'}: {item['msg']} (got {str(item['input'])[:80]!r})"
-
-
-def _encode(bits: NDArray[np.bool_]) -> str:
+def encode_bits(bits: NDArray[np.bool_]) -> str:
+    """Eight bits a byte, the last byte filled with zeros, in base64."""
     return base64.b64encode(np.packbits(bits).tobytes()).decode()
 
 
-def _decode(text: str) -> NDArray[np.uint8]:
+def decode_bits(text: str) -> NDArray[np.uint8]:
+    """What `encode_bits` packed, still packed: (bytes,)."""
     return np.frombuffer(base64.b64decode(text), dtype=np.uint8)
+
+
+def _line_hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

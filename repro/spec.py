@@ -34,6 +34,9 @@ LOSS_WEIGHTS: dict[str, dict[str, float]] = {
 }
 """Weights of the two terms by objective (paper Sec. 3: L_CleanCLIP = L_SSL + L_MMCL; code: both weights 1)."""
 
+METRIC_FIELDS = {"evaluate": {"asr_cap", "confidence"}, "switches": {"asr_denominator"}}
+"""Fields of a RunSpec that only the reading of the ledger depends on: changing them retrains nothing."""
+
 
 class SpecError(ValueError):
     """A specification that cannot be used; the message names file, field, value and what is allowed."""
@@ -439,6 +442,23 @@ class RunSpec(Spec):
         if self.stage == "clean":
             parts += [str(self.clean_size), self.loss, f"lr{self.schedule.learning_rate:.6g}"]
         return "-".join([*parts, f"seed{self.seed}"])
+
+    @property
+    def num_views(self) -> int:
+        """Views of every pair that a step encodes: a second one where the SSL term counts."""
+        return 2 if self.loss_weights["ssl"] else 1
+
+    @property
+    def evaluation_key(self) -> str:
+        """Equal in runs whose evaluations of one model on one set of images give the same outcome."""
+        parts = (self.switches, self.trigger, self.target_class, self.evaluate)
+        shown = [part if isinstance(part, str) else part.model_dump(mode="json") for part in parts]
+        return digest([*shown, self.model.vision.image_size])
+
+    def computed(self) -> dict[str, Any]:
+        """What the run's rows, bits and weights depend on: all but its name and METRIC_FIELDS."""
+        unnamed = self.model_copy(update={"variant": ""})
+        return unnamed.model_dump(mode="json", exclude=METRIC_FIELDS)
 
     @property
     def loss_weights(self) -> dict[str, float]:

@@ -11,7 +11,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from repro.ledger import read_results
 from repro.plan.calibrate import calibrate
 from repro.plan.flops import Counts, count
 from repro.plan.work import (
@@ -24,6 +23,7 @@ from repro.plan.work import (
     work_of,
 )
 from repro.profile import load_profile
+from repro.runs.published import read_results
 from repro.spec import Profile, SpecError
 from repro.train.checkpoint import KEEP
 from repro.train.pairs import DECODED_LIMIT

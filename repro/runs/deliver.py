@@ -1,71 +1,176 @@
-"""Publication of finished runs: results, and models after pre-training, each in one rename."""
+"""Delivery of finished runs from the work folder: results, and models after pre-training, each in one rename.
+
+What is delivered is checked on both sides: the files of the work folder against the hashes that the worker told when it
+ended, and a published run against its own record. What is damaged counts as not there and is made again.
+"""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from repro.files import held, replace_file
-from repro.ledger import LedgerError, RunRecord, export_run, read_run
-from repro.runs.layout import model_dir, results_dir
+import numpy as np
+
+from repro.files import file_sha256, held
+from repro.ledger import LedgerError, Row, RunRecord, count_bits, decode_bits, pending_rows
+from repro.runs.layout import content_hash, folder_hash, model_dir, results_dir
+from repro.runs.published import check_complete, export_run, read_record, read_run, write_record
 from repro.runs.run import Run
 from repro.spec import RunSpec
 
-MODEL_FILES = ("model.safetensors", "optimizer.safetensors", "run.json")
+WEIGHTS = ("model.safetensors", "optimizer.safetensors")
 
 
 def save_record(run: Run, record: RunRecord) -> None:
     """Mark the run as ended; the driver publishes it."""
-    replace_file(run.work_dir / "record.json", record.model_dump_json(indent=1).encode())
+    write_record(run.work_dir / "record.json", record)
 
 
 def deliver(run: Run, results: Path) -> bool:
-    """Publish the run if it has ended: its results, and its model after pre-training."""
-    record = run.finished()
-    if record is None:
-        return False
-    record = record.model_copy(
-        update={"spec": run.spec}
-    )  # it may have been made under another name
+    """Publish the run if it has ended: its results, and its model after pre-training.
+
+    A run whose files are not those that its record tells is recorded as failed, and published as such.
+    """
     # Another driver may publish the same run.
     with held(run.work_dir / "publish.lock", wait=True):
-        if run.spec.stage == "pretrain" and record.status != "failed":
-            target = model_dir(run.spec)
-            partial = target.with_name(f".{target.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            (run.work_dir / "run.json").write_text(
-                record.model_dump_json(indent=1) + "\n", encoding="utf-8"
-            )
-            for name in MODEL_FILES:
-                shutil.copyfile(run.work_dir / name, partial / name)
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
+        record = run.finished()
+        if record is None:
+            return False
+        if record.status != "failed":
+            try:
+                check_work(run, record)
+            except LedgerError as error:
+                record = _failed(run, record, str(error))
+
+        # It may have been made under another name.
+        record = record.model_copy(update={"spec": run.spec})
+        if makes_model(record):
+            weights = {name: record.files[name] for name in WEIGHTS}
+            record = record.model_copy(update={"model_hash": folder_hash(weights)})
+            _deliver_model(run, record)
         export_run(run.work_dir, record, results_dir(run.spec, results))
     return True
 
 
-def is_delivered(run: Run, results: Path, models: bool = True) -> bool:
-    """Whether the run's published record bears its fingerprint and is a result, and with `models` the model it made is there."""
-    folder = results_dir(run.spec, results) / run.spec.run_id
+def makes_model(record: RunRecord) -> bool:
+    """Whether the run leaves a model that others start from."""
+    return record.spec.stage == "pretrain" and record.status != "failed"
+
+
+def check_work(run: Run, record: RunRecord) -> None:
+    """LedgerError unless the work folder holds, whole, what the record of the ended run tells."""
+    wanted = ["rows.jsonl", *(WEIGHTS if makes_model(record) else ())]
+    for name in wanted:
+        path = run.work_dir / name
+        if not path.is_file():
+            raise LedgerError(f"{path}: missing")
+        if file_sha256(path) != record.files.get(name):
+            raise LedgerError(f"{path}: not the file that the run left")
+
+    rows = []
+    for number, item in enumerate(pending_rows(run.work_dir), start=1):
+        row = Row.model_validate(item["row"])
+        bits = [
+            np.unpackbits(decode_bits(text), count=row.num_images).astype(bool)
+            for text in (item["correct"], item["attacked"], item["is_target"])
+        ]
+        counted = count_bits(*bits)
+        if counted != {name: getattr(row, name) for name in counted}:
+            raise LedgerError(f"{run.work_dir / 'rows.jsonl'}:{number}: counts are not its bits'")
+        rows.append(row)
+    check_complete(record, rows, str(run.work_dir / "rows.jsonl"))
+
+
+def _deliver_model(run: Run, record: RunRecord) -> None:
+    """Copy the weights to the folder of the model, with a record of their hashes alone."""
+    target = model_dir(run.spec)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+
+    weights = {name: record.files[name] for name in WEIGHTS}
+    for name, told in weights.items():
+        shutil.copyfile(run.work_dir / name, partial / name)
+        if file_sha256(partial / name) != told:
+            raise LedgerError(f"{partial / name}: the copy differs from {run.work_dir / name}")
+    write_record(partial / "run.json", record.model_copy(update={"files": weights}))
+
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+
+
+def _failed(run: Run, record: RunRecord, reason: str) -> RunRecord:
+    """Record the run as failed because of what happened to its files, which are dropped."""
+    forget(run)
+    failed = record.model_copy(
+        update={"status": "failed", "reason": reason, "files": {}, "model_hash": ""}
+    )
+    save_record(run, failed)
+    return failed
+
+
+def forget(run: Run) -> None:
+    """Drop the end of a run, so that it is made again."""
+    for name in ("record.json", "outcome.json", "rows.jsonl", *WEIGHTS):
+        (run.work_dir / name).unlink(missing_ok=True)
+
+
+def reopen(run: Run) -> None:
+    """Before a start: drop an end that cannot be published, of a run that failed or whose files are damaged.
+
+    A failed run goes on from its last checkpoint, a damaged one is made again; a line says so.
+    """
+    record = run.finished()
+    if record is None:
+        return
+    if record.status == "failed":
+        (run.work_dir / "record.json").unlink()
+        return
     try:
-        record, _ = read_run(folder)
-    except LedgerError:
+        check_work(run, record)
+    except LedgerError as error:
+        print(f"{run.name}: {error}; it is made again", flush=True)
+        forget(run)
+
+
+def is_delivered(run: Run, results: Path, models: bool = True) -> bool:
+    """Whether the run's results are published and whole, and with `models` the model that it made too.
+
+    Reads only. A line names what is published under the run's name and damaged; it is published again, or made again.
+    """
+    folder = results_dir(run.spec, results) / run.spec.run_id
+    if not (folder / "run.json").exists():
         return False
-    if record.fingerprint != run.fingerprint or record.status == "failed":
+    try:
+        record, rows = read_run(folder)
+        if record.fingerprint != run.fingerprint or record.status == "failed":
+            return False
+        if not record.files:
+            raise LedgerError(f"{folder / 'run.json'}: files: missing (allowed: hashes of the run's files)")
+        check_complete(record, rows, str(folder / "rows.jsonl"))
+        if models and run.spec.stage == "pretrain":
+            check_published_model(record, model_dir(run.spec))
+    except LedgerError as error:
+        print(f"{run.name}: {error}; it is published again", flush=True)
         return False
-    if models and run.spec.stage == "pretrain" and _made_by(model_dir(run.spec)) != run.fingerprint:
-        return False
-    if (
-        record.spec != run.spec
-    ):  # they differ in fields that only the reading of the ledger depends on
-        replace_file(
-            folder / "run.json",
-            (
-                record.model_copy(update={"spec": run.spec}).model_dump_json(indent=1) + "\n"
-            ).encode(),
-        )
     return True
+
+
+def check_published_model(record: RunRecord, folder: Path) -> None:
+    """LedgerError unless the folder holds, whole, the model that the run of the record made."""
+    told = read_record(folder / "run.json")
+    if told.fingerprint != record.fingerprint:
+        raise LedgerError(f"{folder}: holds the model of another run ({told.fingerprint})")
+    if not record.model_hash or content_hash(folder) != record.model_hash:
+        raise LedgerError(f"{folder}: not the model that the run made")
+
+
+def refresh(run: Run, results: Path) -> None:
+    """Bring the record of a delivered run up to date in fields that only the reading of the ledger depends on."""
+    path = results_dir(run.spec, results) / run.spec.run_id / "run.json"
+    record = read_record(path)
+    if record.spec != run.spec:
+        write_record(path, record.model_copy(update={"spec": run.spec}))
 
 
 def prune(specs: list[RunSpec], results: Path) -> None:
@@ -78,19 +183,9 @@ def prune(specs: list[RunSpec], results: Path) -> None:
             if path.parent in known:
                 continue
             try:
-                spec = RunRecord.model_validate_json(path.read_bytes()).spec
-            except ValueError:
+                spec = read_record(path).spec
+            except LedgerError:
                 shutil.rmtree(path.parent, ignore_errors=True)
                 continue
             if (spec.variant, spec.poisoned) in variants:
                 shutil.rmtree(path.parent, ignore_errors=True)
-
-
-def _made_by(model: Path) -> str | None:
-    """Fingerprint of the run that left a published model; None if there is none."""
-    if not (model / "model.safetensors").exists():
-        return None
-    try:
-        return RunRecord.model_validate_json((model / "run.json").read_bytes()).fingerprint
-    except (OSError, ValueError):
-        return None

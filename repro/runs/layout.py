@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
-from repro.files import replace_file
+from repro.files import file_sha256
 from repro.profile import SPECS
 from repro.spec import RunSpec, digest
 
@@ -47,34 +46,22 @@ def model_dir(spec: RunSpec) -> Path:
 def content_hash(path: Path) -> str:
     """Hash of a file's bytes, or of a folder's names and files (hidden files and accounts of the making left out).
 
-    File hashes are remembered in `work/hashes.json` by size and modification time, so that shards are read once.
+    Every process reads each file once (`repro.files.file_sha256`); nothing is remembered from one call to the next.
     """
-    memory_path = WORK / "hashes.json"
-    memory: dict[str, str] = json.loads(memory_path.read_bytes()) if memory_path.exists() else {}
-    known = len(memory)
-
-    def file_hash(file: Path) -> str:
-        state = file.stat()
-        key = f"{file.as_posix()}:{state.st_size}:{state.st_mtime_ns}"
-        if key not in memory:
-            with file.open("rb") as stream:
-                memory[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        return memory[key]
-
     if path.is_file():
-        result = file_hash(path)[:16]
-    else:
-        names = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
-        kept = [
-            name
-            for name in names
-            if name.name not in ACCOUNTS and not any(part.startswith(".") for part in name.parts)
-        ]
-        result = digest([[name.as_posix(), file_hash(path / name)] for name in kept])
-    if len(memory) != known:
-        WORK.mkdir(exist_ok=True)
-        replace_file(memory_path, json.dumps(memory).encode())
-    return result
+        return file_sha256(path)[:16]
+    names = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    kept = [
+        name
+        for name in names
+        if name.name not in ACCOUNTS and not any(part.startswith(".") for part in name.parts)
+    ]
+    return folder_hash({name.as_posix(): file_sha256(path / name) for name in kept})
+
+
+def folder_hash(files: dict[str, str]) -> str:
+    """Content hash of a folder with these files, relative name to SHA-256."""
+    return digest([[name, files[name]] for name in sorted(files)])
 
 
 def spec_hash(profile: str) -> str:

@@ -6,24 +6,35 @@ can change their outcome never share a folder, so a changed learning rate cannot
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from repro.files import replace_file
-from repro.ledger import RunRecord
-from repro.runs.layout import WORK, content_hash
+from repro.files import read_sealed, replace_file, sealed
+from repro.ledger import LedgerError, RunOutcome, RunRecord
+from repro.runs.layout import WORK, content_hash, results_dir
 from repro.runs.machine import commit_state, environment
+from repro.runs.published import read_record
 from repro.spec import RunSpec, digest
 
-METRIC_FIELDS = {"evaluate": {"asr_cap", "confidence"}, "switches": {"asr_denominator"}}
-"""Fields of a RunSpec that only the reading of the ledger depends on: changing them retrains nothing."""
+ACCEPT_CODE = "REPRO_ACCEPT_CODE"
+"""Environment variable: hashes of older code, by commas; runs that began under it go on under today's."""
 
 
 class LaunchError(RuntimeError):
     """Runs that cannot start or did not end well; the message says which, why and what to do."""
+
+
+class Input(TypedDict):
+    """One input of a run."""
+
+    path: str
+    """Relative to the repository."""
+    hash: str
+    """`content_hash` of it."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +43,10 @@ class Run:
 
     spec: RunSpec
     fingerprint: str
-    inputs: dict[str, dict[str, str]]
-    """Input name to `{"path": relative path, "hash": content hash}`."""
+    inputs: dict[str, Input]
     code: str
+    accepted_code: str = ""
+    """The older code that the fingerprint stands for, where the user accepted that `code` goes on with it."""
 
     @property
     def name(self) -> str:
@@ -54,21 +66,26 @@ class Run:
             "fingerprint": self.fingerprint,
             "inputs": self.inputs,
             "code": self.code,
+            "accepted_code": self.accepted_code,
         }
-        replace_file(self.work_dir / "spec.json", json.dumps(content, indent=1).encode())
+        replace_file(self.work_dir / "spec.json", sealed(content))
 
     @classmethod
-    def load(cls, fingerprint: str) -> Run:
-        """Read back what `save` wrote."""
-        content = json.loads((WORK / fingerprint / "spec.json").read_bytes())
+    def load(cls, fingerprint: str, work: Path = WORK) -> Run:
+        """Read back what `save` wrote; LaunchError if it is not there or damaged."""
+        path = work / fingerprint / "spec.json"
+        content = read_sealed(path)
+        if content is None:
+            raise LaunchError(f"{path}: missing or damaged; run the stage again, which writes it")
         return cls(
             RunSpec.model_validate(content["spec"]),
             content["fingerprint"],
             content["inputs"],
             content["code"],
+            content["accepted_code"],
         )
 
-    def record(self, outcome: dict[str, Any], sacred: str | None) -> RunRecord:
+    def record(self, outcome: RunOutcome, sacred: str | None) -> RunRecord:
         """The run's record from the worker's `outcome.json`; whatever a dead worker could not tell is zero."""
         commit, dirty = commit_state()
         told: dict[str, Any] = {
@@ -91,6 +108,7 @@ class Run:
             fingerprint=self.fingerprint,
             inputs={name: item["hash"] for name, item in self.inputs.items()},
             code=self.code,
+            accepted_code=self.accepted_code,
             commit=commit,
             dirty=dirty,
             environment=environment(),
@@ -99,27 +117,92 @@ class Run:
         )
 
     def finished(self) -> RunRecord | None:
-        """The record in the work folder once the run has ended, however it ended."""
+        """The record in the work folder once the run has ended, however it ended; a damaged one counts as absent."""
         path = self.work_dir / "record.json"
-        return RunRecord.model_validate_json(path.read_bytes()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return read_record(path)
+        except LedgerError as error:
+            print(f"warning: {error}; the record counts as absent", flush=True)
+            path.unlink(missing_ok=True)
+            return None
 
 
-def identify(spec: RunSpec, inputs: dict[str, Path], code: str) -> Run:
-    """Hash the inputs and compute the fingerprint; LaunchError names an input that is not there."""
-    hashed = {}
+def identify(
+    spec: RunSpec, inputs: dict[str, Path], code: str, results: Path | None = None
+) -> Run:
+    """Hash the inputs and compute the fingerprint.
+
+    Where the user accepted older code (ACCEPT_CODE) and a run of that code lies in the work folder, or is published below
+    `results`, this is that run. LaunchError names an input that is not there, or a start model that its record does not know.
+    """
+    hashed: dict[str, Input] = {}
     for name, path in sorted(inputs.items()):
         if not path.exists():
             raise LaunchError(
-                f"{path}: missing (input `{name}` of {spec.stage} {spec.cell}); run the stage that makes it first"
+                f"{path}: missing (input `{name}` of {spec.stage} {spec.cell}); "
+                "run the stage that makes it first"
             )
         hashed[name] = {"path": path.as_posix(), "hash": content_hash(path)}
-    unnamed = spec.model_copy(
-        update={"variant": ""}
-    )  # a study's run is that of the graph if nothing but its name differs
-    computed = unnamed.model_dump(mode="json", exclude=METRIC_FIELDS)
-    content = {
-        "spec": computed,
-        "inputs": {name: item["hash"] for name, item in hashed.items()},
-        "code": code,
-    }
-    return Run(spec, digest(content), hashed, code)
+    if "model" in inputs:
+        check_model(spec, inputs["model"], hashed["model"]["hash"])
+
+    hashes = {name: item["hash"] for name, item in hashed.items()}
+    for older in accepted_codes():
+        run = Run(spec, fingerprint_of(spec, hashes, older), hashed, code, older)
+        if older != code and _is_known(run, results):
+            return run
+    return Run(spec, fingerprint_of(spec, hashes, code), hashed, code)
+
+
+def fingerprint_of(spec: RunSpec, inputs: dict[str, str], code: str) -> str:
+    """Identity of a run: a study's run is that of the graph if nothing but its name differs."""
+    return digest({"spec": spec.computed(), "inputs": inputs, "code": code})
+
+
+def _is_known(run: Run, results: Path | None) -> bool:
+    """Whether the run has begun here, or is published."""
+    if (run.work_dir / "spec.json").exists():
+        return True
+    if results is None:
+        return False
+    try:
+        record = read_record(results_dir(run.spec, results) / run.spec.run_id / "run.json")
+    except LedgerError:
+        return False
+    return record.fingerprint == run.fingerprint
+
+
+def accepted_codes() -> list[str]:
+    """Hashes of older code whose runs may go on; LaunchError if one is no hash."""
+    hashes = [part.strip() for part in os.environ.get(ACCEPT_CODE, "").split(",") if part.strip()]
+    for text in hashes:
+        if not re.fullmatch(r"[0-9a-f]{16}", text):
+            raise LaunchError(
+                f"{ACCEPT_CODE}: {text!r} (allowed: hashes of 16 hex digits, `code` in a run.json)"
+            )
+    return hashes
+
+
+def check_model(spec: RunSpec, folder: Path, found: str) -> None:
+    """LaunchError unless the model in `folder` is the one that its record tells, and one that `spec` may clean.
+
+    `found` is the content hash of the folder.
+    """
+    again = "run the stage `pretrain` again, which publishes it anew"
+    try:
+        record = read_record(folder / "run.json")
+    except LedgerError as error:
+        raise LaunchError(f"{error}; {again}") from None
+    if record.model_hash != found:
+        raise LaunchError(
+            f"{folder}: its weights are not those of the run in its run.json "
+            f"(content {found}, allowed: {record.model_hash or 'none is recorded'}); {again}"
+        )
+    of, wanted = record.spec, spec
+    if (of.cell, of.seed, of.poisoned) != (wanted.cell, wanted.seed, wanted.poisoned):
+        raise LaunchError(
+            f"{folder}: holds the model of {of.cell} {of.run_id} "
+            f"(allowed: {wanted.cell}, seed {wanted.seed}); {again}"
+        )

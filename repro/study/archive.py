@@ -15,7 +15,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from repro.files import replace_file
-from repro.ledger import LedgerError, Row, RunRecord, check_row, identity_of
+from repro.ledger import LedgerError, Row, RunRecord, identity_of
+from repro.runs.published import ARCHIVED, check_row, write_record
 
 Runs = list[tuple[RunRecord, list[Row]]]
 
@@ -72,4 +73,5 @@ def unpack_run(record: RunRecord, rows: list[Row], folder: Path) -> None:
         replace_file(
             folder / "rows.jsonl", "".join(row.model_dump_json() + "\n" for row in rows).encode()
         )
-        replace_file(folder / "run.json", (record.model_dump_json(indent=1) + "\n").encode())
+        replace_file(folder / ARCHIVED, b"")
+        write_record(folder / "run.json", record)

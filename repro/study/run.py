@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from repro.launch.driver import run_all
-from repro.ledger import read_results
+from repro.runs.published import read_results
 from repro.profile import clean_runs, pretrain_runs
 from repro.runs.layout import WORK, model_dir, results_dir, standard_inputs
 from repro.spec import Profile, RunSpec

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from repro.data.keyed import keyed_order, keyed_rng, keyed_subset
 from repro.data.triggers import stamp
 from repro.intervals import wilson
-from repro.ledger import LedgerError, append_row, pending_rows, read_bits, read_run
+from repro.ledger import LedgerError, append_row, pending_rows
 from repro.profile import check, clean_runs, load_profile
 from repro.report.pages.html import runs_page
 from repro.report.pages.sacred import read_records
 from repro.runs import run
+from repro.runs.published import read_bits, read_run
 from repro.spec import RunSpec, SpecError, Switches, Trigger
 from repro.train.views.text import eda
 from tests.support.ledger import write_run, write_specs

@@ -19,8 +19,9 @@ from repro.__main__ import main
 from repro.data.shards import PairStore
 from repro.data.stages import make_poison
 from repro.files import replace_file
-from repro.ledger import LedgerError, append_row, export_run, pending_rows, read_bits, read_run
+from repro.ledger import LedgerError, append_row, pending_rows
 from repro.profile import pretrain_runs
+from repro.runs.published import export_run, read_bits, read_run
 from tests.support.ledger import build_at, write_run, write_specs
 from tests.support.poison import make_data as make_pairs
 from tests.support.poison import profile as poison_profile

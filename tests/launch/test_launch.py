@@ -16,10 +16,10 @@ import pytest
 
 from repro.launch import driver
 from repro.launch.driver import run_all
-from repro.ledger import read_run
 from repro.profile import clean_runs, pretrain_runs
 from repro.runs import layout
 from repro.runs.layout import results_dir
+from repro.runs.published import read_run
 from repro.runs.run import LaunchError
 from repro.spec import Profile
 from tests.support.launch import (  # noqa: F401  (fixtures)

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from repro.ledger import read_bits
 from repro.profile import clean_runs, load_classnames, load_profile
+from repro.runs.published import read_bits
 from tests.support.ledger import IMAGES, ROOT, START, row_of
 
 BUILD = Path("report/build/mini")

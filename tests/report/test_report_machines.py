@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from repro.ledger import Row, RunRecord, read_results
+from repro.ledger import Row, RunRecord
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.numbers.evidence import Settings
 from repro.report.pages.findings import findings_block
 from repro.report.studies.machines import repeated
 from repro.report.studies.results import read_study_results
+from repro.runs.published import read_results
 from repro.study.archive import write_archive
 from tests.support.ledger import write_run, write_specs, write_study_spec
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from repro.ledger import read_results
 from repro.markdown import fill
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.judging.claims import load_claims
@@ -21,6 +20,7 @@ from repro.report.studies.effects import effects, interactions, size_effects
 from repro.report.studies.outcomes import VariantCell, VariantOutcome, outcomes
 from repro.report.studies.results import StudyResults, read_study_results
 from repro.report.verify import verify
+from repro.runs.published import read_results
 from repro.spec import Profile, SpecError
 from repro.study.archive import write_archive
 from tests.support.ledger import build_at, study_spec, write_run, write_specs, write_study_spec

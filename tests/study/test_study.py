@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from repro.ledger import LedgerError, read_results
+from repro.ledger import LedgerError
 from repro.profile import load_profile, pretrain_runs
 from repro.runs.layout import results_dir
+from repro.runs.published import read_results
 from repro.spec import RunSpec, SpecError
 from repro.study import run as study_run
 from repro.study import table as table_module

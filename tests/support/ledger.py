@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repro.ledger import Row, RunRecord, append_row, export_run, sample_images
+from repro.ledger import Row, RunRecord, append_row, sample_images
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.build import build
 from repro.report.document import claims_of
 from repro.report.material import read_material
 from repro.report.numbers.evidence import read_evidence
+from repro.runs.published import export_run
 from repro.spec import Profile, RunSpec
 from repro.study.spec import Study
 

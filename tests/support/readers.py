@@ -24,7 +24,7 @@ from repro.data.images import ImageError, decode_image, encode_png
 from repro.data.index import StoreError
 from repro.data.shards import PairStore, ShardWriter, write_store
 from repro.events import EVENT, parse
-from repro.ledger import LedgerError, check_unique, read_bits, read_results
+from repro.ledger import LedgerError
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.build import build
 from repro.report.judging.claims import load_claims
@@ -34,6 +34,7 @@ from repro.report.numbers.evidence import Evidence, Settings
 from repro.report.pages.html import runs_page
 from repro.report.pages.sacred import read_records
 from repro.report.verify import verify
+from repro.runs.published import check_unique, read_bits, read_results
 from repro.sources import packages
 from repro.sources.shards import tars
 from repro.sources.shards.imagenet import labelled_images, validation_images

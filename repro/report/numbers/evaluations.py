@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from repro.ledger import Row, RunRecord, check_unique, read_results
+from repro.ledger import Row, RunRecord
+from repro.runs.published import check_unique, read_results
 from repro.report.schema.base import Denominator, Source
 from repro.spec import CleanSize, Dataset, Loss, Objective
 

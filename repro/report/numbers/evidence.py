@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.ledger import read_bits
+from repro.runs.published import read_bits
 from repro.plan.work import Work, work_of
 from repro.profile import clean_runs, load_classnames, pretrain_runs
 from repro.report.numbers.evaluations import FinishedRun, Point, read_runs

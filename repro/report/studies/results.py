@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from repro.ledger import check_unique
+from repro.runs.published import check_unique
 from repro.profile import SPECS
 from repro.report.numbers.evaluations import FinishedRun
 from repro.report.numbers.evidence import Evidence, Settings

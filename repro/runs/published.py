@@ -1,0 +1,268 @@
+"""Published runs: the only writer and reader of results, which checks that what it reads is whole.
+
+A run's folder `results/<profile>/<stage>/<cell>/<run_id>/` holds
+- `run.json`, the `RunRecord`: resolved spec, fingerprint, inputs, environment, outcome, hashes of the other two files;
+- `rows.jsonl`, one `Row` per evaluation in order;
+- `bits.npz`, for each row one bit per evaluation image, packed: `correct` and `attacked`, shape (rows, bytes),
+  and `is_target` (bytes,), the images whose label is the target class.
+
+A folder that was unpacked from an archive in git bears the mark `archived` and has no bits; its record keeps their hash.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from repro.files import file_sha256, replace_file, sealed, unsealed
+from repro.ledger import (
+    NPZ_ERRORS,
+    LedgerError,
+    PendingRow,
+    Row,
+    RunRecord,
+    count_bits,
+    decode_bits,
+    identity_of,
+    pending_rows,
+)
+from repro.train.schedule import evaluation_steps
+
+RECORD, ROWS, BITS = "run.json", "rows.jsonl", "bits.npz"
+ARCHIVED = "archived"
+"""Empty file beside rows that came out of an archive, without their bits."""
+PACKED = ("correct", "attacked", "is_target")
+
+
+def write_record(path: Path, record: RunRecord) -> None:
+    """Write a record that bears its own hash."""
+    replace_file(path, sealed(record.model_dump(mode="json", exclude={"seal"})))
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a record; LedgerError if it is missing, not a record, or not as it was written."""
+    try:
+        data = path.read_bytes()
+        record = RunRecord.model_validate_json(data)
+        if record.seal:
+            unsealed(data)
+    except FileNotFoundError:
+        raise LedgerError(f"{path}: missing") from None
+    except ValidationError as error:
+        raise LedgerError(f"{path}: {_first(error)}") from None
+    except (OSError, ValueError) as error:
+        raise LedgerError(f"{path}: {error}") from None
+    return record
+
+
+def export_run(work_dir: Path, record: RunRecord, results_dir: Path) -> Path:
+    """Publish a finished run as `results_dir/<run_id>`, replacing an older one; returns the folder.
+
+    The rows get the names of the record's spec: a study and the main graph may share a run under names of their own.
+    The published record tells hashes and number of what was written.
+    """
+    pending = pending_rows(work_dir)
+    target = results_dir / record.spec.run_id
+    partial = results_dir / f".{record.spec.run_id}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+
+    names = identity_of(record.spec, record.fingerprint)
+    rows = [Row.model_validate({**item["row"], **names}) for item in pending]
+    lines = [row.model_dump_json() + "\n" for row in rows]
+    (partial / ROWS).write_text("".join(lines), encoding="utf-8")
+    if pending:
+        _write_bits(partial / BITS, pending)
+
+    written = {
+        name: file_sha256(partial / name) for name in (ROWS, BITS) if (partial / name).exists()
+    }
+    told = {
+        "files": record.files | written,
+        "num_rows": len(rows),
+        "last_step": rows[-1].step if rows else 0,
+    }
+    write_record(partial / RECORD, record.model_copy(update=told))
+
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    return target
+
+
+def _write_bits(path: Path, pending: list[PendingRow]) -> None:
+    np.savez_compressed(
+        path,
+        correct=np.stack([decode_bits(item["correct"]) for item in pending]),
+        attacked=np.stack([decode_bits(item["attacked"]) for item in pending]),
+        is_target=decode_bits(pending[0]["is_target"]),
+    )
+
+
+def read_run(run_dir: Path) -> tuple[RunRecord, list[Row]]:
+    """Read one published run; LedgerError names the file, and the line, of whatever does not fit.
+
+    Checked are the hashes in the record, that the steps of the rows increase, and that the counts follow from the bits.
+    Records from before there were hashes are held to the last two only.
+    """
+    record = read_record(run_dir / RECORD)
+    archived = (run_dir / ARCHIVED).exists()
+    for name in (ROWS, BITS):
+        told = record.files.get(name)
+        if told is None or (name == BITS and archived):
+            continue
+        if not (run_dir / name).is_file():
+            raise LedgerError(f"{run_dir / name}: missing")
+        if file_sha256(run_dir / name) != told:
+            raise LedgerError(f"{run_dir / name}: not the file whose hash is in {RECORD}")
+
+    rows = _read_rows(run_dir / ROWS, record)
+    if rows and not archived:
+        _check_counts(run_dir, rows)
+    return record, rows
+
+
+def _read_rows(path: Path, record: RunRecord) -> list[Row]:
+    """Rows in order, each the run's own; as many as the record tells, with steps that increase."""
+    rows: list[Row] = []
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = Row.model_validate_json(line)
+        except ValidationError as error:
+            raise LedgerError(f"{path}:{number}: {_first(error)}") from None
+        check_row(row, record, f"{path}:{number}")
+        if rows and row.step <= rows[-1].step:
+            raise LedgerError(
+                f"{path}:{number}: step: {row.step} (allowed: above {rows[-1].step}, the step before)"
+            )
+        rows.append(row)
+
+    last = rows[-1].step if rows else 0
+    if record.files and (len(rows), last) != (record.num_rows, record.last_step):
+        raise LedgerError(
+            f"{path}: {len(rows)} rows up to step {last} "
+            f"(allowed: {record.num_rows} up to {record.last_step}, as {RECORD} tells)"
+        )
+    return rows
+
+
+def _check_counts(run_dir: Path, rows: list[Row]) -> None:
+    """LedgerError if a row counts other images than its bits mark."""
+    bits = read_bits(run_dir, rows[0].num_images)
+    if len(bits["correct"]) != len(rows):
+        raise LedgerError(
+            f"{run_dir / BITS}: bits of {len(bits['correct'])} rows (allowed: {len(rows)}, as in {ROWS})"
+        )
+    for index, row in enumerate(rows):
+        counted = count_bits(bits["correct"][index], bits["attacked"][index], bits["is_target"])
+        for name, count in counted.items():
+            if getattr(row, name) != count:
+                raise LedgerError(
+                    f"{run_dir / ROWS}:{index + 1}: {name}: {getattr(row, name)} "
+                    f"(allowed: {count}, as counted from {BITS})"
+                )
+
+
+def read_results(results_dir: Path) -> Iterator[tuple[Path, RunRecord, list[Row]]]:
+    """All published runs below `results_dir` (any depth), in path order."""
+    for path in sorted(results_dir.rglob(RECORD)):
+        if not path.parent.name.startswith("."):
+            record, rows = read_run(path.parent)
+            yield path.parent, record, rows
+
+
+def read_bits(run_dir: Path, num_images: int) -> dict[str, NDArray[np.bool_]]:
+    """Per-image outcomes of a run.
+
+    `correct` and `attacked` (rows, num_images), `is_target` (num_images,).
+    """
+    path = run_dir / BITS
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            packed = {name: file[name] for name in PACKED}
+    except NPZ_ERRORS as error:
+        raise LedgerError(f"{path}: unreadable ({error})") from None
+
+    shapes = {name: array.shape[:-1] for name, array in packed.items() if array.ndim}
+    if (
+        shapes.keys() != packed.keys()
+        or len(shapes["correct"]) != 1
+        or shapes["correct"] != shapes["attacked"]
+        or shapes["is_target"]
+    ):
+        raise LedgerError(f"{path}: arrays do not fit each other")
+
+    row_bytes = -(-num_images // 8)
+    for name, array in packed.items():
+        if array.dtype != np.uint8 or array.shape[-1] != row_bytes:
+            raise LedgerError(
+                f"{path}: {name}: {array.shape[-1]} {array.dtype} a row (allowed: {row_bytes} uint8)"
+            )
+    return {
+        name: np.unpackbits(array, axis=-1, count=num_images).astype(bool)
+        for name, array in packed.items()
+    }
+
+
+def check_row(row: Row, record: RunRecord, where: str) -> None:
+    """LedgerError if the row is not the run's, or counts more than there is."""
+    spec = record.spec
+    if row.fingerprint != record.fingerprint or row.run != spec.run_id:
+        raise LedgerError(
+            f"{where}: belongs to run {row.run} ({row.fingerprint}), "
+            f"not to {spec.run_id} ({record.fingerprint})"
+        )
+    limits = dict.fromkeys(("num_correct", "num_attacked", "num_target"), row.num_images)
+    limits["num_target_attacked"] = min(row.num_target, row.num_attacked)
+    for name, limit in limits.items():
+        if getattr(row, name) > limit:
+            raise LedgerError(f"{where}: {name}: {getattr(row, name)} (allowed: 0 to {limit})")
+
+
+def check_unique(rows: Iterable[Row]) -> None:
+    """Refuse two rows of one run and step that differ."""
+    seen: dict[tuple[str, str, int], Row] = {}
+    for row in rows:
+        if seen.setdefault(row.key, row) != row:
+            raise LedgerError(f"{'/'.join(map(str, row.key))}: two rows contradict each other")
+
+
+def check_complete(record: RunRecord, rows: list[Row], where: str) -> None:
+    """LedgerError if an evaluation is missing that a run of this length makes (`evaluation_steps`).
+
+    A diverged run ends early: it must have those before its last row.
+    """
+    steps = [row.step for row in rows]
+    trained = next((row for row in rows if row.step), None)
+    if trained is None:
+        raise LedgerError(f"{where}: no evaluation of a trained model")
+
+    steps_per_epoch = round(trained.step / trained.epoch) if trained.epoch else 0
+    if steps_per_epoch < 1:
+        raise LedgerError(f"{where}: epoch {trained.epoch} after {trained.step} steps")
+    expected = evaluation_steps(record.spec, steps_per_epoch)
+    if record.status == "diverged":
+        expected = [step for step in expected if step < steps[-1]] + [steps[-1]]
+    if steps != expected:
+        lost = sorted(set(expected) ^ set(steps))
+        raise LedgerError(
+            f"{where}: evaluations after steps {_listed(steps)} (allowed: {_listed(expected)}); "
+            f"missing or too many: {_listed(lost)}"
+        )
+
+
+def _listed(steps: list[int]) -> str:
+    """Some of the steps, for a message."""
+    shown = [str(step) for step in steps[:6]]
+    return ", ".join(shown + ["..."] * (len(steps) > len(shown))) or "none"
+
+
+def _first(error: ValidationError) -> str:
+    item = error.errors()[0]
+    place = ".".join(map(str, item["loc"])) or "content"
+    return f"{place}: {item['msg']} (got {str(item['input'])[:80]!r})"
