@@ -1,10 +1,7 @@
 """Between a launch and its ranks: events on standard output, and a common end.
 
-Rank 0 of the worker reports by lines that start with `EVENT`, each one JSON object:
-- `{"event": "start", "fingerprint": F, "step": N}`: the run begins, or goes on after step N;
-- `{"event": "metrics", "fingerprint": F, "step": N, "epoch": x, "values": {name: number}}`;
-- `{"event": "end", "fingerprint": F, "status": "completed|diverged|failed", "reason": "", "result": {name: number}}`.
-All other lines are ordinary output.
+Rank 0 of the worker reports by lines that start with `EVENT`, each one JSON object: a `StartEvent`, `MetricsEvent` or
+`EndEvent`. All other lines are ordinary output.
 """
 
 from __future__ import annotations
@@ -14,28 +11,59 @@ import json
 import os
 import signal
 import sys
-from typing import Any
+from typing import Literal, TypedDict, cast
 
 EVENT = "::repro "
 PARENT = "REPRO_PARENT"
 """Environment variable with the process id of the one that starts this process."""
 
 
-def emit(event: str, fingerprint: str, **fields: Any) -> None:
+class StartEvent(TypedDict):
+    """The run begins, or goes on from a checkpoint."""
+
+    event: Literal["start"]
+    fingerprint: str
+
+
+class MetricsEvent(TypedDict):
+    """Numbers after a step: losses, or zero-shot accuracy and attack success."""
+
+    event: Literal["metrics"]
+    fingerprint: str
+    step: int
+    epoch: float
+    values: dict[str, float]
+
+
+class EndEvent(TypedDict):
+    """The run has ended; it left its outcome in the work folder."""
+
+    event: Literal["end"]
+    fingerprint: str
+    status: Literal["completed", "diverged", "failed"]
+    reason: str
+    result: dict[str, float]
+
+
+Event = StartEvent | MetricsEvent | EndEvent
+
+
+def emit(event: Event) -> None:
     """Report one event from rank 0: one write that begins on a new line, so that other ranks cannot tear it."""
-    line = EVENT + json.dumps({"event": event, "fingerprint": fingerprint, **fields})
+    line = EVENT + json.dumps(event)
     sys.stdout.flush()
     os.write(1, f"\n{line}\n".encode())
 
 
-def parse(line: str) -> dict[str, Any] | None:
+def parse(line: str) -> Event | None:
     """The event in a line of output, or None for an ordinary line."""
     if not line.startswith(EVENT):
         return None
     try:
-        return dict(json.loads(line[len(EVENT) :]))
+        content = json.loads(line[len(EVENT) :])
     except ValueError:
         return None
+    return cast(Event, content) if isinstance(content, dict) and "event" in content else None
 
 
 def die_with_parent() -> None:

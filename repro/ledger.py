@@ -285,12 +285,12 @@ def pending_rows(work_dir: Path, max_step: int | None = None) -> list[PendingRow
     pending: list[PendingRow] = []
     for number, line in enumerate(lines, start=1):
         try:
-            item = json.loads(line)
-            told = item.pop("sha256")
-            if _line_hash(item) != told:
+            item: PendingRow = json.loads(line)
+            content = {name: value for name, value in item.items() if name != "sha256"}
+            if _line_hash(content) != item["sha256"]:
                 raise ValueError("another hash")
             if max_step is None or item["row"]["step"] <= max_step:
-                pending.append({**item, "sha256": told})
+                pending.append(item)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise LedgerError(
                 f"{path}:{number}: damaged; delete {work_dir} to run it again"

@@ -453,7 +453,12 @@ class RunSpec(Spec):
         """Equal in runs whose evaluations of one model on one set of images give the same outcome."""
         parts = (self.switches, self.trigger, self.target_class, self.evaluate)
         shown = [part if isinstance(part, str) else part.model_dump(mode="json") for part in parts]
-        return digest([*shown, self.model.vision.image_size])
+        return digest([*shown, self.model.vision.image_size, self.evaluation_precision])
+
+    @property
+    def evaluation_precision(self) -> Literal["fp32", "tf32", "bf16"]:
+        """Arithmetic of the evaluations: that of training where the specification names none."""
+        return self.evaluate.precision or self.precision
 
     def computed(self) -> dict[str, Any]:
         """What the run's rows, bits and weights depend on: all but its name and METRIC_FIELDS."""

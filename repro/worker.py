@@ -11,11 +11,12 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -29,8 +30,11 @@ from repro.data.templates import templates_of
 from repro.evaluate.images import EvaluationSet
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model
-from repro.files import replace_file
-from repro.spec import EvaluateSpec, RunSpec, Switches, Trigger
+from repro.files import read_sealed, replace_file, sealed
+from repro.ledger import LedgerError, RunOutcome, handed_on, pending_rows
+from repro.runs.layout import content_hash
+from repro.runs.run import Input
+from repro.spec import RunSpec
 from repro.train import checkpoint, distributed
 from repro.train.loop import Task, train
 from repro.train.model import build_model, shrink_and_perturb
@@ -40,8 +44,24 @@ from repro.train.stopping import Stop
 from repro.train.tensor_files import load_model
 
 Rows = NDArray[np.int64]
+Kept = TypeVar("Kept")
 STATUS_SECONDS = 1.0
 """Least time between two writes of status.json."""
+
+
+class Latest(Generic[Kept]):
+    """The thing made last, kept for as long as the same is asked for."""
+
+    def __init__(self) -> None:
+        self.key: object = None
+        self.thing: Kept | None = None
+
+    def get(self, key: object, make: Callable[[], Kept]) -> Kept:
+        """What was made for an equal key, else a new one; the old one is let go first, for it may be large."""
+        if self.thing is None or key != self.key:
+            self.thing = None
+            self.key, self.thing = key, make()
+        return self.thing
 
 
 class Resident:
@@ -50,102 +70,114 @@ class Resident:
     def __init__(self, cache: Path, device: torch.device) -> None:
         self.cache, self.device = cache, device
         self.store = lru_cache(maxsize=2)(PairStore.open)
-        self.starts: dict[tuple[str, ...], Predictions] = {}
-        """Predictions of start models by the hashes of the model and the evaluation set, how it is evaluated, and what was done to it."""
-        self.evaluation = lru_cache(maxsize=1)(self._evaluation)
-        self.prompts = lru_cache(maxsize=1)(self._prompts)
+        self.evaluation: Latest[EvaluationSet] = Latest()
+        self.prompts: Latest[PromptSet] = Latest()
+        self.starts: dict[tuple[object, ...], Predictions] = {}
+        """Predictions of start models, by all that they depend on."""
 
-    def _evaluation(
-        self, folder: str, size: int, target: int, trigger: str, switches: str, seed: int
-    ) -> EvaluationSet:
-        parsed = Trigger.model_validate_json(trigger), Switches.model_validate_json(switches)
-        return EvaluationSet(Path(folder), size, target, *parsed, seed, self.cache)
-
-    def _prompts(self, classnames: tuple[str, ...], spec: str, truncation: Any) -> PromptSet:
-        return PromptSet(
-            classnames, templates_of(EvaluateSpec.model_validate_json(spec)), truncation
-        )
-
-    def task(self, spec: RunSpec, content: dict[str, Any], work_dir: Path) -> Task:
+    def task(
+        self, spec: RunSpec, fingerprint: str, inputs: dict[str, Input], work_dir: Path
+    ) -> Task:
         """Load (or find loaded) what the run needs."""
-        inputs = content["inputs"]
         folder, synonyms = Path(inputs["pairs"]["path"]), Path(inputs["synonyms"]["path"])
         store = self.store(folder)
-        pairs = TrainingPairs(
-            spec,
-            store,
-            _rows(spec, folder, store),
-            synonyms,
-            self.cache,
-            distributed.rank(),
-            distributed.ranks(),
-        )
+
+        def pairs(rows: Rows, rank: int, ranks: int) -> TrainingPairs:
+            return TrainingPairs(spec, store, rows, synonyms, self.cache, rank, ranks)
+
         validation = None
         if spec.model_age == "best_validation_loss":
-            validation = TrainingPairs(
-                spec, store, _read_rows(folder, "validation"), synonyms, self.cache, 0, 1
-            )
-        names = tuple(
-            (Path(inputs["evaluation"]["path"]) / "classnames.txt")
-            .read_text(encoding="utf-8")
-            .splitlines()
-        )
-        evaluation = self.evaluation(
-            inputs["evaluation"]["path"],
-            spec.model.vision.image_size,
-            names.index(spec.target_class),
-            spec.trigger.model_dump_json(),
-            spec.switches.model_dump_json(),
-            spec.evaluate.trigger_seed,
-        )
-        prompts = self.prompts(names, spec.evaluate.model_dump_json(), spec.switches.truncation)
+            validation = pairs(_read_rows(folder, "validation"), 0, 1)
 
-        precision = spec.evaluate.precision or spec.precision
+        evaluation, prompts = self._evaluation(spec, Path(inputs["evaluation"]["path"]))
+
+        precision = spec.evaluation_precision
 
         def evaluate(model: CLIP, step: int, draw: int, stop: Stop) -> Predictions:
-            if step or spec.mitigation is None:
+            def fresh() -> Predictions:
                 return evaluate_model(
                     model, evaluation, prompts, self.device, draw, precision, stop
                 )
-            start = f"{spec.mitigation.shrink} {spec.mitigation.perturb} {spec.seed}"
-            start += f" {precision} {spec.deterministic}"
-            how = (part.model_dump_json() for part in (spec.switches, spec.trigger, spec.evaluate))
-            key = (inputs["model"]["hash"], inputs["evaluation"]["hash"], *how, start)
+
+            if step or spec.mitigation is None:
+                return fresh()
+            # Runs that clean one model begin with the same evaluation.
+            key = _start_key(spec, inputs)
             if key not in self.starts:
-                self.starts[key] = evaluate_model(
-                    model, evaluation, prompts, self.device, draw, precision, stop
-                )
+                self.starts[key] = fresh()
             return self.starts[key]
 
         return Task(
-            spec,
-            content["fingerprint"],
-            work_dir,
-            pairs,
-            evaluate,
-            evaluation.is_target,
-            validation,
+            spec=spec,
+            fingerprint=fingerprint,
+            work_dir=work_dir,
+            pairs=pairs(_rows(spec, folder, store), distributed.rank(), distributed.ranks()),
+            evaluate=evaluate,
+            is_target=evaluation.is_target,
+            validation=validation,
         )
 
-    def start_model(self, spec: RunSpec, inputs: dict[str, Any]) -> tuple[CLIP, bytes | None]:
-        """The model to train, and the optimizer state that goes with it where the switch restores it."""
+    def _evaluation(self, spec: RunSpec, folder: Path) -> tuple[EvaluationSet, PromptSet]:
+        """Images and prompts of the run's zero-shot task."""
+        size, switches = spec.model.vision.image_size, spec.switches
+        names = tuple((folder / "classnames.txt").read_text(encoding="utf-8").splitlines())
+        target, seed = names.index(spec.target_class), spec.evaluate.trigger_seed
+
+        images = self.evaluation.get(
+            (folder, size, target, spec.trigger, switches, seed),
+            lambda: EvaluationSet(folder, size, target, spec.trigger, switches, seed, self.cache),
+        )
+        prompts = self.prompts.get(
+            (names, spec.evaluate, switches.truncation),
+            lambda: PromptSet(names, templates_of(spec.evaluate), switches.truncation),
+        )
+        return images, prompts
+
+    def start_model(self, spec: RunSpec, inputs: dict[str, Input]) -> tuple[CLIP, bytes | None]:
+        """The model to train, and the optimizer state that goes with it where the switch restores it.
+
+        ValueError if the start model is not the one that the run was planned with.
+        """
         model = build_model(spec.model, spec.seed, spec.switches.initialisation)
+        if spec.mitigation is None:
+            return model.to(self.device), None
+
+        folder, told = Path(inputs["model"]["path"]), inputs["model"]["hash"]
+        if (found := content_hash(folder)) != told:
+            raise ValueError(
+                f"{folder}: content {found} (allowed: {told}, the model that the run was planned "
+                "with); run the stage `pretrain` again, which publishes it anew"
+            )
+        load_model(model, folder / "model.safetensors")
+        shrink_and_perturb(model, spec.mitigation, spec.seed)
         restored = None
-        if spec.mitigation is not None:
-            folder = Path(inputs["model"]["path"])
-            load_model(model, folder / "model.safetensors")
-            shrink_and_perturb(model, spec.mitigation, spec.seed)
-            if spec.switches.optimizer_state == "restored":
-                restored = (folder / "optimizer.safetensors").read_bytes()
+        if spec.switches.optimizer_state == "restored":
+            restored = (folder / "optimizer.safetensors").read_bytes()
         return model.to(self.device), restored
 
 
+def _start_key(spec: RunSpec, inputs: dict[str, Input]) -> tuple[object, ...]:
+    """What the predictions of a cleaning run's start model depend on."""
+    assert spec.mitigation is not None
+    return (
+        inputs["model"]["hash"],
+        inputs["evaluation"]["hash"],
+        spec.evaluation_key,
+        (spec.mitigation.shrink, spec.mitigation.perturb, spec.seed),
+        spec.deterministic,
+    )
+
+
 def _rows(spec: RunSpec, folder: Path, store: PairStore) -> Rows:
-    """Row numbers of the store that the run trains on; the control is pre-trained on all rows of an unpoisoned store."""
+    """Row numbers of the store that the run trains on.
+
+    The control is pre-trained on all rows of an unpoisoned store.
+    """
     if not (folder / "rows.npz").exists():
         return np.arange(len(store))
     if spec.mitigation is None:
         return _read_rows(folder, "train")
+
     clean, poisoned = _read_rows(folder, str(spec.clean_size)), _read_rows(folder, "poisoned")
     left = keyed_subset(
         [store.keys[row].tobytes() for row in poisoned],
@@ -169,61 +201,115 @@ class Reporter:
         self.fingerprint, self.work_dir, self.total_steps = fingerprint, work_dir, total_steps
         self.written = 0.0
 
+    def start(self) -> None:
+        """Report that the run begins."""
+        self._emit({"event": "start", "fingerprint": self.fingerprint})
+
     def emit(self, event: str, content: dict[str, Any]) -> None:
-        """Report one event; metrics also move the status."""
-        if distributed.rank():
-            return
-        events.emit(event, self.fingerprint, **content)
-        if event == "metrics" and time.monotonic() - self.written > STATUS_SECONDS:
+        """Report the numbers of a step, which also move the status: what the training loop calls."""
+        assert event == "metrics"
+        step, epoch = content["step"], content["epoch"]
+        self._emit(
+            {
+                "event": "metrics",
+                "fingerprint": self.fingerprint,
+                "step": step,
+                "epoch": epoch,
+                "values": content["values"],
+            }
+        )
+        if distributed.rank() == 0 and time.monotonic() - self.written > STATUS_SECONDS:
             self.written = time.monotonic()
             status = {
                 "state": "running",
-                "step": content["step"],
+                "step": step,
                 "total_steps": self.total_steps,
-                "epoch": content["epoch"],
+                "epoch": epoch,
             }
             replace_file(self.work_dir / "status.json", json.dumps(status).encode())
+
+    def end(self, outcome: RunOutcome, result: dict[str, float]) -> None:
+        """Report how the run ended."""
+        self._emit(
+            {
+                "event": "end",
+                "fingerprint": self.fingerprint,
+                "status": outcome["status"],
+                "reason": outcome["reason"],
+                "result": result,
+            }
+        )
+
+    def _emit(self, event: events.Event) -> None:
+        if distributed.rank() == 0:
+            events.emit(event)
 
 
 def run_one(fingerprint: str, work: Path, resident: Resident, workers: int) -> None:
     """Train one run of the pack, or return at once if its outcome is there."""
     work_dir = work / fingerprint
-    if (work_dir / "outcome.json").exists():
-        outcome = json.loads((work_dir / "outcome.json").read_text(encoding="utf-8"))
-        Reporter(fingerprint, work_dir, 0).emit(
-            "end", {key: outcome[key] for key in ("status", "reason")} | {"result": {}}
-        )
+    outcome: Any = read_sealed(work_dir / "outcome.json")
+    distributed.barrier()
+    if outcome is not None:
+        Reporter(fingerprint, work_dir, 0).end(outcome, {})
         return
-    content = json.loads((work_dir / "spec.json").read_text(encoding="utf-8"))
-    spec = RunSpec.model_validate(content["spec"])
+
+    content = read_sealed(work_dir / "spec.json")
+    if content is None:
+        raise ValueError(f"{work_dir / 'spec.json'}: missing or damaged; run the stage again")
+    spec, inputs = RunSpec.model_validate(content["spec"]), content["inputs"]
     attempts = _count_attempt(work_dir)
-    task = resident.task(spec, content, work_dir)
+    _drop_damaged(work_dir)
+
+    task = resident.task(spec, fingerprint, inputs, work_dir)
     reporter = Reporter(fingerprint, work_dir, len(task.pairs))
-    reporter.emit("start", {})
-    model, restored = resident.start_model(spec, content["inputs"])
+    reporter.start()
+    model, restored = resident.start_model(spec, inputs)
     trained = train(task, model, restored, resident.device, reporter.emit, workers)
+
     distributed.barrier()
     if distributed.rank() == 0:
-        outcome = asdict(trained) | attempts
-        replace_file(work_dir / "outcome.json", json.dumps(outcome).encode())
+        steps = [item["row"]["step"] for item in pending_rows(work_dir)]
+        ended = {
+            "files": handed_on(work_dir),
+            "num_rows": len(steps),
+            "last_step": steps[-1],
+            "device": _device_name(resident.device),
+        }
+        outcome = asdict(trained) | attempts | ended
+        replace_file(work_dir / "outcome.json", sealed(outcome))
         checkpoint.remove_checkpoints(work_dir)
-        result = {key: outcome[key] for key in ("seconds", "num_samples", "peak_memory_bytes")}
-        reporter.emit(
-            "end", {"status": outcome["status"], "reason": outcome["reason"], "result": result}
-        )
+        shown = ("seconds", "num_samples", "peak_memory_bytes")
+        reporter.end(outcome, {name: outcome[name] for name in shown})
+
+
+def _drop_damaged(work_dir: Path) -> None:
+    """Where a row of an earlier attempt is damaged, begin again: what is lost cannot be told from its checkpoints."""
+    if distributed.rank() == 0:
+        try:
+            pending_rows(work_dir)
+        except LedgerError as error:
+            print(f"warning: {error}; the run begins again", flush=True)
+            checkpoint.remove_checkpoints(work_dir)
+            (work_dir / "rows.jsonl").unlink()
+    distributed.barrier()
 
 
 def _count_attempt(work_dir: Path) -> dict[str, Any]:
     """Number of this attempt and start of the first, kept over restarts."""
     path = work_dir / "attempts.json"
-    before: dict[str, Any] = {"attempts": 0, "started": datetime.now(UTC).isoformat()}
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_sealed(path) or {"attempts": 0, "started": datetime.now(UTC).isoformat()}
     now = {**before, "attempts": before["attempts"] + 1}
+    distributed.barrier()
     if distributed.rank() == 0:
-        replace_file(path, json.dumps(now).encode())
+        replace_file(path, sealed(now))
     distributed.barrier()
     return now
+
+
+def _device_name(device: torch.device) -> str:
+    """What torch computes on, in its own words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def main(pack_path: str) -> None:

@@ -17,7 +17,7 @@ from repro.launch.packs import queues
 from repro.launch.places import devices
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.code import code_version
-from repro.runs.deliver import deliver, is_delivered, prune
+from repro.runs.deliver import deliver, is_delivered, prune, refresh, reopen
 from repro.runs.layout import WORK, spec_hash, standard_inputs
 from repro.runs.run import LaunchError, identify
 from repro.runs.signals import stoppable
@@ -74,9 +74,14 @@ def run_all(
     that failed, after all others are published, and Stopped on SIGINT or SIGTERM, after the running ones have ended in order.
     """
     code = code_version()
-    runs = [identify(spec, inputs(spec), code) for spec in specs]
+    runs = [identify(spec, inputs(spec), code, results) for spec in specs]
     prune([*specs, *(kept or [])], results)
-    due = [run for run in runs if not is_delivered(run, results, models)]
+    due = []
+    for run in runs:
+        if is_delivered(run, results, models):
+            refresh(run, results)
+        else:
+            due.append(run)
     if due:
         others = [
             spec
@@ -85,13 +90,12 @@ def run_all(
         ]
         due += [
             run
-            for run in (identify(spec, inputs(spec), code) for spec in others)
+            for run in (identify(spec, inputs(spec), code, results) for spec in others)
             if not is_delivered(run, results)
         ]
     for run in due:
         run.save()
-        if (record := run.finished()) and record.status == "failed":
-            (run.work_dir / "record.json").unlink()
+        reopen(run)
     due = [run for run in due if not deliver(run, results)]
     once = list(
         {run.fingerprint: run for run in due}.values()

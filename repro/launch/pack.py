@@ -19,9 +19,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repro.events import die_with_parent, parse
+from repro.events import Event, die_with_parent, parse
 from repro.files import held, replace_file
 from repro.launch.torchrun import command
+from repro.ledger import RunOutcome
 from repro.runs.deliver import save_record
 from repro.runs.run import Run
 from repro.runs.signals import stoppable
@@ -55,7 +56,7 @@ class Torchrun:
         self.errors: deque[str] = deque(maxlen=200)
         self.events = self._events()
 
-    def _events(self) -> Iterator[dict[str, Any]]:
+    def _events(self) -> Iterator[Event]:
         for is_error, line in _lines(self.process):
             if is_error:
                 self.errors.append(line)
@@ -135,8 +136,9 @@ def _launch(
 ) -> tuple[int, str]:
     """One torchrun over the runs; returns how many started and why it ended."""
     for run in runs.values():
-        if _outcome(run).get("status") == "failed":
-            (run.work_dir / "outcome.json").unlink()
+        outcome = run.outcome()
+        if outcome is None or outcome["status"] == "failed":
+            (run.work_dir / "outcome.json").unlink(missing_ok=True)
     torchrun = Torchrun(pack, path)
     started = 0
     try:
@@ -144,17 +146,16 @@ def _launch(
             started += 1
             run = runs[event["fingerprint"]]
             reason, sacred = recorder.record(run, event, torchrun.events, torchrun.reason)
+            outcome = run.outcome()
+            if outcome is None and not reason:
+                reason = f"{run.work_dir / 'outcome.json'}: missing or damaged"
             failures[run.fingerprint] += bool(reason)
-            if not reason:
-                save_record(run, run.record(_outcome(run), sacred))
+
+            if outcome is not None and not reason:
+                save_record(run, run.record(outcome, sacred))
             elif failures[run.fingerprint] == TRIES:
-                save_record(
-                    run,
-                    run.record(
-                        _outcome(run) | {"status": "failed", "reason": reason, "attempts": TRIES},
-                        sacred,
-                    ),
-                )
+                ended: RunOutcome = {"status": "failed", "reason": reason, "attempts": TRIES}
+                save_record(run, run.record({**(outcome or {}), **ended}, sacred))
     finally:
         torchrun.stop()
     return started, torchrun.reason()
@@ -174,12 +175,6 @@ def _mirror() -> Mirror | None:
     )
 
     return Mirror(url)
-
-
-def _outcome(run: Run) -> dict[str, Any]:
-    """The worker's account of a run that it ended."""
-    path = run.work_dir / "outcome.json"
-    return dict(json.loads(path.read_bytes())) if path.exists() else {}
 
 
 @contextmanager

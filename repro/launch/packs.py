@@ -95,5 +95,5 @@ def _packs(runs: list[Run], slots: list[Slot]) -> list[Pack]:
 def _resident(run: Run) -> tuple[str, ...]:
     """What a process keeps in memory from one run to the next, if it does not change: evaluation, start model, pairs."""
     spec = run.spec
-    evaluation = (part.model_dump_json() for part in (spec.switches, spec.trigger, spec.evaluate))
-    return (*evaluation, run.inputs.get("model", {}).get("hash", ""), str(spec.clean_size))
+    model = run.inputs["model"]["hash"] if "model" in run.inputs else ""
+    return (spec.evaluation_key, model, str(spec.clean_size))

@@ -29,6 +29,7 @@ from repro.launch.places import TRAINING_ENVIRONMENT, devices, single_slots
 from repro.plan.work import Rates, kind_of, load_assumptions, num_evaluation_images
 from repro.profile import clean_runs, load_classnames, load_profile, pretrain_runs
 from repro.runs.layout import WORK, standard_inputs
+from repro.runs.run import Input
 from repro.spec import Profile, RunSpec, Schedule
 from repro.train import distributed
 from repro.train.loop import Task
@@ -146,10 +147,11 @@ def load_task(resident: Resident, spec: RunSpec) -> Task | None:
     inputs = {name: path for name, path in standard_inputs(spec).items() if name != "model"}
     if not all(path.exists() for path in inputs.values()):
         return None
-    described = {name: {"path": path.as_posix(), "hash": ""} for name, path in inputs.items()} | {
-        "model": {"hash": ""}
+    described: dict[str, Input] = {
+        name: {"path": path.as_posix(), "hash": ""} for name, path in inputs.items()
     }
-    return resident.task(spec, {"inputs": described, "fingerprint": ""}, WORK)
+    described["model"] = {"path": "", "hash": ""}
+    return resident.task(spec, "", described, WORK)
 
 
 def _training(
@@ -159,7 +161,7 @@ def _training(
     model = build_model(spec.model, spec.seed, spec.switches.initialisation).to(device)
     optimizer = build_optimizer(model, spec.optimizer, spec.switches.weight_decay_rule)
     model.train()
-    views = 2 if spec.loss_weights["ssl"] else 1
+    views = spec.num_views
 
     def step(images: Tensor, tokens: Tensor, norm_batch: int) -> float:
         encoder = PairEncoder(model, max(1, images.shape[1] // norm_batch))

@@ -113,7 +113,7 @@ def _forward_backward(forward: Callable[[], Tensor]) -> tuple[int, int]:
 
 
 def _loss(spec: RunSpec) -> int:
-    views, batch = 2 if spec.loss_weights["ssl"] else 1, spec.schedule.global_batch_size
+    views, batch = spec.num_views, spec.schedule.global_batch_size
     images, texts = (
         torch.zeros(views, batch, spec.model.embed_dim, device=META, requires_grad=True)
         for _ in range(2)

@@ -102,7 +102,7 @@ class Work:
     @property
     def views(self) -> int:
         """Views of each pair that go through the towers."""
-        return 2 if self.spec.loss_weights["ssl"] else 1
+        return self.spec.num_views
 
     @property
     def pair_views(self) -> int:

@@ -146,7 +146,9 @@ def is_delivered(run: Run, results: Path, models: bool = True) -> bool:
         if record.fingerprint != run.fingerprint or record.status == "failed":
             return False
         if not record.files:
-            raise LedgerError(f"{folder / 'run.json'}: files: missing (allowed: hashes of the run's files)")
+            raise LedgerError(
+                f"{folder / 'run.json'}: files: missing (allowed: hashes of the run's files)"
+            )
         check_complete(record, rows, str(folder / "rows.jsonl"))
         if models and run.spec.stage == "pretrain":
             check_published_model(record, model_dir(run.spec))

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from repro.files import read_sealed, replace_file, sealed
 from repro.ledger import LedgerError, RunOutcome, RunRecord
@@ -85,6 +85,11 @@ class Run:
             content["accepted_code"],
         )
 
+    def outcome(self) -> RunOutcome | None:
+        """The worker's account of the run, once it has ended it; None if there is none or it is damaged."""
+        content = read_sealed(self.work_dir / "outcome.json")
+        return None if content is None else cast(RunOutcome, content)
+
     def record(self, outcome: RunOutcome, sacred: str | None) -> RunRecord:
         """The run's record from the worker's `outcome.json`; whatever a dead worker could not tell is zero."""
         commit, dirty = commit_state()
@@ -129,9 +134,7 @@ class Run:
             return None
 
 
-def identify(
-    spec: RunSpec, inputs: dict[str, Path], code: str, results: Path | None = None
-) -> Run:
+def identify(spec: RunSpec, inputs: dict[str, Path], code: str, results: Path | None = None) -> Run:
     """Hash the inputs and compute the fingerprint.
 
     Where the user accepted older code (ACCEPT_CODE) and a run of that code lies in the work folder, or is published below

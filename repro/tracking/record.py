@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from sacred import SETTINGS, Experiment
 
 import repro
-from repro.events import EVENT, parse
+from repro.events import EVENT, Event, MetricsEvent, parse
 from repro.files import replace_file
 from repro.runs.layout import content_hash, model_dir
 from repro.runs.machine import LIBRARIES, commit_state, environment
@@ -61,8 +61,8 @@ class Recorder:
     def record(
         self,
         run: Run,
-        first: dict[str, Any],
-        events: Iterable[dict[str, Any]],
+        first: Event,
+        events: Iterable[Event],
         reason_of_end: Callable[[], str],
     ) -> tuple[str, str | None]:
         """Follow one run to its end; returns the reason of a failure, or "", and the record's name, `<profile>/<number>`.
@@ -139,7 +139,7 @@ class Recorder:
                     }
             raise RunFailed(reason_of_end())
 
-        info = self.about | {"start_step": first.get("step", 0), "resumes": resumed.get("record")}
+        info = self.about | {"resumes": resumed.get("record")}
         try:
             meta = {"record": key} | ({"resumes": resumed["key"]} if "key" in resumed else {})
             experiment.run(
@@ -163,13 +163,13 @@ class Points:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.earlier = (
-            [point for line in path.read_text().splitlines() if (point := parse(line))]
-            if path.exists()
-            else []
-        )
+        self.earlier: list[MetricsEvent] = []
+        lines = path.read_text().splitlines() if path.exists() else []
+        for event in map(parse, lines):
+            if event is not None and event["event"] == "metrics":
+                self.earlier.append(event)
 
-    def due(self, event: dict[str, Any]) -> list[dict[str, Any]]:
+    def due(self, event: Event) -> list[MetricsEvent]:
         """Points to log for an event: itself if it has metrics; at the first such, or at the end, what earlier attempts left below it."""
         if event["event"] == "start":
             return []
@@ -190,7 +190,7 @@ class Points:
         self.earlier = []
         return kept
 
-    def _save(self, points: list[dict[str, Any]], anew: bool) -> None:
+    def _save(self, points: list[MetricsEvent], anew: bool) -> None:
         lines = "".join(
             f"\n{EVENT}{json.dumps(point)}\n" for point in points
         )  # each begins a line even after a torn one

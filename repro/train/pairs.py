@@ -81,7 +81,7 @@ class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
             [captions[row] for row in rows], spec.switches.truncation
         )  # (len(rows), 77)
         self.synonyms = Synonyms.read(synonyms) if self.captions else Synonyms({}, {})
-        self.views = 2 if spec.loss_weights["ssl"] else 1
+        self.views = spec.num_views
         self._fixed_views: Tensor | None = None
         if self.views == 2 and spec.switches.text_view == "fixed":
             texts = [

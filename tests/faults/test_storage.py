@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import random
 import shutil
@@ -19,7 +18,7 @@ from repro.__main__ import main
 from repro.data.shards import PairStore
 from repro.data.stages import make_poison
 from repro.files import replace_file
-from repro.ledger import LedgerError, append_row, pending_rows
+from repro.ledger import LedgerError, Row, append_row, identity_of, pending_rows
 from repro.profile import pretrain_runs
 from repro.runs.published import export_run, read_bits, read_run
 from tests.support.ledger import build_at, write_run, write_specs
@@ -218,13 +217,40 @@ def test_a_kill_while_something_is_written_leaves_it_whole_or_absent(
         process.stdin.close()
 
 
+def some_rows(number: int) -> list[Row]:
+    """Evaluations of ten images of which none is right, at steps 0, 1, ..."""
+    identity = identity_of(RUN(), "0123456789abcdef")
+    return [
+        Row(
+            **identity,
+            epoch=float(step),
+            step=step,
+            num_images=10,
+            num_correct=0,
+            num_attacked=0,
+            num_target=0,
+            num_target_attacked=0,
+            sample_classes=[],
+            sample_classes_triggered=[],
+            train_loss=None,
+            logit_scale=1.0,
+            step_learning_rate=0.0,
+            seconds=1.0,
+        )
+        for step in range(number)
+    ]
+
+
 @pytest.mark.faults(31)
 def test_only_the_last_row_of_a_running_run_may_be_torn(tmp_path: Path) -> None:
     """A kill tears the last line; damage in the middle must not make an evaluation vanish."""
-    lines = [json.dumps({"row": {"step": step}}).encode() for step in range(3)]
+    for row in some_rows(3):
+        append_row(tmp_path, row, *[np.zeros(row.num_images, bool)] * 3)
+    lines = (tmp_path / "rows.jsonl").read_bytes().splitlines()
+    other_digit = lines[1].replace(b'"num_correct": 0', b'"num_correct": 1')
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines)[:-4])
     assert [record["row"]["step"] for record in pending_rows(tmp_path)] == [0, 1]
-    for damaged in (b"{", b"{}", b"null", b'{"row": 1}'):
+    for damaged in (b"{", b"{}", b"null", b'{"row": 1}', other_digit):
         (tmp_path / "rows.jsonl").write_bytes(b"\n".join([lines[0], damaged, lines[2]]) + b"\n")
         with pytest.raises(LedgerError, match=r"rows\.jsonl:2: "):
             pending_rows(tmp_path, 2)

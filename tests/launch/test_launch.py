@@ -42,11 +42,11 @@ def test_runs_are_published_and_recorded_once(profile: Profile, launch: Launch) 
     assert sorted(started()) == ids
     assert published(specs) == dict.fromkeys(ids, "completed")
     record, rows = read_run(results_dir(specs[0], Path("results")) / specs[0].run_id)
-    assert [row.step for row in rows] == [2, 3]
+    assert [row.step for row in rows] == [0, 1, 2]
     assert record.seconds == 1.5 and record.sacred is not None
     sacred = Path("sacred") / record.sacred
     assert json.loads((sacred / "config.json").read_bytes())["fingerprint"] == record.fingerprint
-    assert json.loads((sacred / "metrics.json").read_bytes())["loss"]["values"] == [1 / 2, 1 / 3]
+    assert json.loads((sacred / "metrics.json").read_bytes())["loss"]["values"] == [1, 1 / 2]
     assert json.loads((sacred / "run.json").read_bytes())["status"] == "COMPLETED"
     assert f"hello from {specs[0].run_id}" in (sacred / "cout.txt").read_text()
     launch(specs)
@@ -134,7 +134,7 @@ def test_a_worker_that_dies_once_costs_one_try(profile: Profile, launch: Launch)
     record, _ = read_run(results_dir(specs[0], Path("results")) / specs[0].run_id)
     again = Path("sacred") / str(record.sacred)
     assert json.loads((again / "info.json").read_bytes())["resumes"] == f"smoke/{failed.name}"
-    assert json.loads((again / "metrics.json").read_bytes())["loss"]["steps"] == [1, 2, 3], (
+    assert json.loads((again / "metrics.json").read_bytes())["loss"]["steps"] == [0, 1, 2], (
         "points before the death are kept"
     )
 

@@ -1,7 +1,7 @@
 """A worker without a model, for tests of the launcher: `behaviour.json` in the working folder tells run ids or cells what to do.
 
 `die`: kill itself whenever it runs; `die once`; `raise`; `wait`: until a file `go` exists; `name node`: say where it runs;
-anything else: three steps.
+anything else: two steps an epoch.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from repro.events import die_with_parent, emit
-from repro.ledger import Row, append_row
+from repro.files import replace_file, sealed
+from repro.ledger import Row, append_row, handed_on, rewind_rows
 from repro.spec import RunSpec
+from repro.train.schedule import evaluation_steps
+
+STEPS_PER_EPOCH = 2
 
 
 def run_one(fingerprint: str) -> None:
@@ -32,24 +36,23 @@ def run_one(fingerprint: str) -> None:
         return
     with Path("starts.txt").open("a") as file:
         file.write(f"{spec.run_id}\n")
-    emit("start", fingerprint)
+    emit({"event": "start", "fingerprint": fingerprint})
     print(f"hello from {spec.run_id}")
     if behaviour == "die" or (behaviour == "die once" and not (work / "rows.jsonl").exists()):
         write_row(work, spec, fingerprint, 0)
-        emit("metrics", fingerprint, step=1, epoch=0.1, values={"loss": 9.0})
+        emit_metrics(fingerprint, 0, 0.0, {"loss": 9.0})
         os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "raise":
         raise RuntimeError("no such luck")
     while behaviour == "wait" and not Path("go").exists():
         time.sleep(0.05)
-    for step in range(2, 4):
+    rewind_rows(work, -1)
+    for step in evaluation_steps(spec, STEPS_PER_EPOCH):
         write_row(work, spec, fingerprint, step)
-        emit(
-            "metrics",
-            fingerprint,
-            step=step,
-            epoch=step / 2,
-            values={"loss": 1 / step, "zero_shot_top1": 0.25},
+        if step == 0:
+            continue
+        emit_metrics(
+            fingerprint, step, step / STEPS_PER_EPOCH, {"loss": 1 / step, "zero_shot_top1": 0.25}
         )
     for name in ("model", "optimizer") if spec.stage == "pretrain" else ():
         (work / f"{name}.safetensors").write_bytes(b"weights")
@@ -60,9 +63,30 @@ def run_one(fingerprint: str) -> None:
         "threads": 1,
         "seconds": 1.5,
         "attempts": 1,
+        "files": handed_on(work),
     }
-    (work / "outcome.json").write_text(json.dumps(outcome))
-    emit("end", fingerprint, status="completed", reason="", result={"zero_shot_top1": 0.25})
+    replace_file(work / "outcome.json", sealed(outcome))
+    emit(
+        {
+            "event": "end",
+            "fingerprint": fingerprint,
+            "status": "completed",
+            "reason": "",
+            "result": {"zero_shot_top1": 0.25},
+        }
+    )
+
+
+def emit_metrics(fingerprint: str, step: int, epoch: float, values: dict[str, float]) -> None:
+    emit(
+        {
+            "event": "metrics",
+            "fingerprint": fingerprint,
+            "step": step,
+            "epoch": epoch,
+            "values": values,
+        }
+    )
 
 
 def write_row(work: Path, spec: RunSpec, fingerprint: str, step: int) -> None:
@@ -80,7 +104,7 @@ def write_row(work: Path, spec: RunSpec, fingerprint: str, step: int) -> None:
         poisoned=spec.poisoned,
         learning_rate=spec.schedule.learning_rate,
         seed=spec.seed,
-        epoch=step / 2,
+        epoch=step / STEPS_PER_EPOCH,
         step=step,
         num_images=4,
         num_correct=1,
