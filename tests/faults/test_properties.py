@@ -24,7 +24,7 @@ from repro.report.pages.html import runs_page
 from repro.report.pages.sacred import read_records
 from repro.runs import run
 from repro.runs.published import read_bits, read_run
-from repro.spec import RunSpec, SpecError, Switches, Trigger
+from repro.spec import METRIC_FIELDS, RunSpec, SpecError, Switches, Trigger
 from repro.train.views.text import eda
 from tests.support.ledger import write_run, write_specs
 
@@ -100,19 +100,19 @@ def test_any_field_of_a_run_changed_is_refused_or_another_identity(
             run.identify(spec, {"pairs": pairs}, "code").fingerprint for spec in (RUN(), other)
         )
     left_out = path[0] == "variant" or (
-        path[0] in run.METRIC_FIELDS and path[1] in run.METRIC_FIELDS[path[0]]
+        path[0] in METRIC_FIELDS and path[1] in METRIC_FIELDS[path[0]]
     )
     assert (before == after) == (other == RUN() or left_out)
 
 
 @pytest.mark.faults(5)
-def test_other_data_code_or_start_model_is_another_identity(
+def test_other_data_or_code_is_another_identity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("pairs", "model"):
+    for name in ("pairs", "evaluation"):
         Path(name).write_text(name)
-    inputs = {name: Path(name) for name in ("pairs", "model")}
+    inputs = {name: Path(name) for name in ("pairs", "evaluation")}
     found = {run.identify(RUN(), inputs, code).fingerprint for code in ("old", "new")}
     for name in inputs:
         Path(name).write_text(f"another {name}")

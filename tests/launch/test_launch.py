@@ -79,7 +79,7 @@ def test_a_study_and_the_graph_share_a_run_under_names_of_their_own(
         record, rows = read_run(
             results_dir(run, Path("results")) / run.run_id
         )  # which checks that the rows are the run's
-        assert record.spec == run and [row.variant for row in rows] == [run.variant] * 2
+        assert record.spec == run and [row.variant for row in rows] == [run.variant] * 3
 
 
 def test_a_model_that_another_run_left_is_not_taken_for_this_ones(

@@ -34,9 +34,10 @@ ALLOWED = {
     "sources.download": CONTRACTS | {"data"},
     "sources": CONTRACTS | {"data", "sources.packages", "sources.emoji", "sources.shards"},
     "evaluate": CONTRACTS | {"data", "sources.shards", "train", "train.views"},
-    "worker": CONTRACTS | {"events", "data", "train", "evaluate"},
-    # what a run is, and where it goes
-    "runs": CONTRACTS,
+    # what a run is; the schedule tells which evaluations it makes
+    "runs": CONTRACTS | {"train"},
+    "worker": CONTRACTS | {"events", "runs", "data", "train", "evaluate"},
+    # where it goes
     "tracking": CONTRACTS | {"events", "runs"},
     "tracking.server": CONTRACTS | {"events", "runs", "tracking"},
     "launch": CONTRACTS | {"events", "runs", "tracking", "tracking.server"},
@@ -48,7 +49,7 @@ ALLOWED = {
     "report.schema": {"spec", "ledger", "intervals"},
     "report.numbers": CONTRACTS | {"runs", "plan", *SHAPES},
     "report.judging": CONTRACTS | {"report.numbers", *SHAPES},
-    "report.studies": CONTRACTS | {"study", "report.numbers", "report.judging", *SHAPES},
+    "report.studies": CONTRACTS | {"runs", "study", "report.numbers", "report.judging", *SHAPES},
     "report.pages": CONTRACTS | {"markdown", *COMPUTED, *SHAPES},
     "report": CONTRACTS | {"study", "report.pages", *COMPUTED, *SHAPES},
     "reproduce": CONTRACTS,

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from repro.launch.driver import run_all
-from repro.runs.published import read_run
 from repro.profile import load_profile
 from repro.runs.layout import results_dir
+from repro.runs.published import read_run
 from repro.spec import Profile, RunSpec
 
 Launch = Callable[..., None]

@@ -7,6 +7,7 @@ the numbers are the same everywhere. Nothing here is a result.
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from repro.files import file_sha256
 from repro.ledger import Row, RunRecord, append_row, sample_images
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.build import build
 from repro.report.document import claims_of
 from repro.report.material import read_material
 from repro.report.numbers.evidence import read_evidence
-from repro.runs.published import export_run
+from repro.runs.published import export_run, write_record
 from repro.spec import Profile, RunSpec
 from repro.study.spec import Study
 
@@ -158,6 +160,18 @@ def write_study_spec(root: Path, name: str, variants: dict[str, dict[str, Any]])
     """Write `study_spec` as `specs/studies/<name>.yaml`; JSON is YAML."""
     path = root / "specs" / "studies" / f"{name}.yaml"
     path.write_text(study_spec(variants).model_dump_json())
+
+
+def reseal(folder: Path, **changes: Any) -> None:
+    """Change fields of a published run's record, and make it tell the rows and bits that lie beside it."""
+    record = RunRecord.model_validate_json((folder / "run.json").read_bytes())
+    lines = (folder / "rows.jsonl").read_bytes().splitlines()
+    told = {
+        "files": {name: file_sha256(folder / name) for name in ("rows.jsonl", "bits.npz")},
+        "num_rows": len(lines),
+        "last_step": json.loads(lines[-1])["step"],
+    }
+    write_record(folder / "run.json", record.model_copy(update=told | changes))
 
 
 def build_at(
