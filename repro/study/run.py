@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from repro.launch.driver import run_all
-from repro.runs.published import read_results
 from repro.profile import clean_runs, pretrain_runs
 from repro.runs.layout import WORK, model_dir, results_dir, standard_inputs
+from repro.runs.published import read_results
 from repro.spec import Profile, RunSpec
 from repro.study.archive import read_archive, unpack_run, write_archive
 from repro.study.spec import Study, archive_of, lenders, load_study, varied

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import final
 
 from repro.ledger import Row, RunRecord
-from repro.runs.published import check_unique, read_results
 from repro.report.schema.base import Denominator, Source
+from repro.runs.published import check_unique, read_results
 from repro.spec import CleanSize, Dataset, Loss, Objective
 
 RUN_FILES = ("run.json", "rows.jsonl", "bits.npz")

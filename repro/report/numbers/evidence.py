@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.runs.published import read_bits
 from repro.plan.work import Work, work_of
 from repro.profile import clean_runs, load_classnames, pretrain_runs
 from repro.report.numbers.evaluations import FinishedRun, Point, read_runs
 from repro.report.schema.base import Denominator, Source
 from repro.report.schema.provenance import AuthorsFile, MissingRun
+from repro.runs.published import read_bits
 from repro.spec import CleanSize, Dataset, Loss, Objective, Profile, RunSpec
 
 AuthorsPoints = tuple[tuple[Point, ...], tuple[AuthorsFile, ...]]

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from repro.runs.published import check_unique
 from repro.profile import SPECS
 from repro.report.numbers.evaluations import FinishedRun
 from repro.report.numbers.evidence import Evidence, Settings
+from repro.runs.published import check_unique
 from repro.study.archive import read_archive
 from repro.study.spec import Study, archive_of, load_study, study_names
 
