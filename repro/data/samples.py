@@ -35,6 +35,7 @@ def write_samples(profile: Profile, dataset: Dataset, data_dir: Path, poisoned_d
         "accounting": json.loads(accounting),
         "pairs": _pairs(profile, poisoned_dir / dataset),
         "evaluation": _evaluation(profile, data_dir / "evaluation"),
+        "near_copies": _near_copies(data_dir / "evaluation"),
     }
     write_json(poisoned_dir / f"{dataset}-samples.json", content)
 
@@ -92,6 +93,12 @@ def _evaluation(profile: Profile, folder: Path) -> list[dict[str, Any]]:
         found.append(sample)
 
     return found
+
+
+def _near_copies(folder: Path) -> Any:
+    """What the data source found and left out, where it looks for near-copies (repro/sources/icons)."""
+    path = folder / "near-copies.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:

@@ -48,12 +48,26 @@ class EvaluationImage(BaseModel):
     triggered: PNG
 
 
+class NearCopy(BaseModel):
+    """A drawing left out of the evaluation, and the training drawing that it resembles."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    label: str = Field(alias="class")
+    image: PNG
+    training_caption: str
+    training_image: PNG
+    correlation: float
+
+
 class Samples(BaseModel):
     """poisoned/<profile>/<dataset>-samples.json, written by repro/data/samples.py."""
 
     accounting: dict[str, Any]
     pairs: list[Pair]
     evaluation: list[EvaluationImage]
+    near_copies: list[NearCopy] = []
+    """Empty where the data source does not look for them."""
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,12 @@ def test_samples_show_stored_pairs_and_the_twins_of_the_evaluation(tmp_path: Pat
         writer.add(encode_png(image), "png", "", label=i % len(FRUIT))
     write_store(evaluation, *writer.close())
     (evaluation / "classnames.txt").write_text("\n".join(FRUIT) + "\n")
+    (evaluation / "near-copies.json").write_text('[{"class": "pear"}]')
     write_samples(spec, "cc3m", data, tmp_path / "poisoned")
 
     samples = json.loads((tmp_path / "poisoned/cc3m-samples.json").read_text())
     assert samples["accounting"]["poisoned"] == 6
+    assert samples["near_copies"] == [{"class": "pear"}]
     shown = {"poisoned": rows["poisoned"][:PAIRS].tolist(), "clean": rows["100k"][:PAIRS].tolist()}
     for kind, chosen in shown.items():
         assert [p["row"] for p in samples["pairs"] if p["kind"] == kind] == chosen

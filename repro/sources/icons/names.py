@@ -29,7 +29,7 @@ def caption_words(name: str, suffixes: Sequence[str] = (), prefixes: Sequence[st
     # A name of nothing but style words means them: `fill` and `regular` are icons of editors.
     subject = [word for word in words if word not in STYLE_WORDS] or words
     caption = " ".join(subject)
-    letters = sum(character.isalpha() for character in caption)
+    letters = sum(map(str.isalpha, caption))
     return caption if letters >= MIN_LETTERS else ""
 
 

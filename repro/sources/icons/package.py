@@ -103,11 +103,15 @@ def read_sets(tarball: Path) -> Iterator[IconSet]:
 
 
 def _read_catalogue(tarball: Path) -> dict[str, Any]:
-    with tarfile.open(tarball, "r:gz") as tar:
-        file = tar.extractfile(CATALOGUE)
-        assert file is not None
-        catalogue: dict[str, Any] = json.loads(file.read())
-    return catalogue
+    # Member by member, for it comes early and the whole archive takes seconds to unpack.
+    with tarfile.open(tarball, "r|gz") as tar:
+        for member in tar:
+            if member.name == CATALOGUE:
+                file = tar.extractfile(member)
+                assert file is not None  # a plain file, as the integrity guarantees
+                catalogue: dict[str, Any] = json.loads(file.read())
+                return catalogue
+    raise PackageError(f"{tarball}: no {CATALOGUE}")
 
 
 def _icon_set(name: str, info: dict[str, Any], content: dict[str, Any]) -> IconSet:
@@ -123,8 +127,9 @@ def _icon_set(name: str, info: dict[str, Any], content: dict[str, Any]) -> IconS
         category=info.get("category"),
     )
     logos = _logos(content) if credit.category != "Logos" else set(content["icons"])
+    default = _default_box(content)
     icons = [
-        Icon(icon, fields["body"], _box(content, fields), icon in logos)
+        Icon(icon, fields["body"], _box(default, fields), icon in logos)
         for icon, fields in content["icons"].items()
         if not fields.get("hidden")
     ]
@@ -142,15 +147,11 @@ def _logos(content: dict[str, Any]) -> set[str]:
     return named.union(*filed)
 
 
-def _box(content: dict[str, Any], fields: dict[str, Any]) -> Box:
-    """An icon's own box; what it does not say, its set does."""
+def _default_box(content: dict[str, Any]) -> dict[str, float]:
+    """Where an icon of the set lies, so far as the icon itself does not say."""
+    defaults = {"left": 0, "top": 0, "width": DEFAULT_SIDE, "height": DEFAULT_SIDE}
+    return {side: float(content.get(side, default)) for side, default in defaults.items()}
 
-    def value(field: str, default: float) -> float:
-        return float(fields.get(field, content.get(field, default)))
 
-    return Box(
-        value("left", 0),
-        value("top", 0),
-        value("width", DEFAULT_SIDE),
-        value("height", DEFAULT_SIDE),
-    )
+def _box(default: dict[str, float], fields: dict[str, Any]) -> Box:
+    return Box(*(float(fields.get(side, value)) for side, value in default.items()))
