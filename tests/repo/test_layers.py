@@ -30,9 +30,11 @@ ALLOWED = {
     "train": CONTRACTS | {"data", "train.views"},
     "sources.packages": CONTRACTS | {"data"},
     "sources.emoji": CONTRACTS | {"data", "sources.packages"},
+    "sources.icons": CONTRACTS | {"data", "markdown", "sources.packages"},
     "sources.shards": CONTRACTS | {"data", "sources.packages"},
     "sources.download": CONTRACTS | {"data"},
-    "sources": CONTRACTS | {"data", "sources.packages", "sources.emoji", "sources.shards"},
+    "sources": CONTRACTS
+    | {"data", "sources.packages", "sources.emoji", "sources.icons", "sources.shards"},
     "evaluate": CONTRACTS | {"data", "sources.shards", "train", "train.views"},
     # what a run is; the schedule tells which evaluations it makes
     "runs": CONTRACTS | {"train"},

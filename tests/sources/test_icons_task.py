@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from repro.sources.icons.rule import load_rule
-from repro.sources.icons.survey import Entry, Survey
+from repro.sources.icons.survey import IconEntry, Survey
 from repro.sources.icons.task import (
-    Task,
+    ZeroShotTask,
     check_task,
     check_whole,
     find_candidates,
@@ -22,7 +22,7 @@ from repro.sources.icons.task import (
 from repro.spec import SpecError
 from tests.support.icon_package import RULE
 
-TASK = Task(
+TASK = ZeroShotTask(
     ("star", "house"), {"star": (("s", "star"), ("t", "star")), "house": (("s", "home:1"),)}
 )
 
@@ -33,10 +33,10 @@ def rule(tmp_path: Path, **changes):
     return load_rule(tmp_path).model_copy(update=changes)
 
 
-def drawn(captions: str, vendors: str, per_vendor: int = 1) -> list[Entry]:
+def drawn(captions: str, vendors: str, per_vendor: int = 1) -> list[IconEntry]:
     """Drawings of each caption (a letter) by each vendor (a letter)."""
     return [
-        Entry(vendor, f"{caption}-{i}", vendor, caption)
+        IconEntry(vendor, f"{caption}-{i}", vendor, caption)
         for vendor in vendors
         for caption in captions
         for i in range(per_vendor)
@@ -90,8 +90,8 @@ def test_a_line_of_another_form_is_refused_with_its_number(tmp_path, line):
 
 def test_an_image_that_is_no_candidate_for_its_class_is_refused():
     candidates = {
-        "star": [Entry("s", "star", "s", "star")],
-        "house": [Entry("s", "home:1", "s", "house")],
+        "star": [IconEntry("s", "star", "s", "star")],
+        "house": [IconEntry("s", "home:1", "s", "house")],
     }
     with pytest.raises(SpecError, match=r"icons-images.txt: star: t:star is no drawing of it"):
         check_task(TASK, candidates)
@@ -101,14 +101,14 @@ def test_an_image_that_is_no_candidate_for_its_class_is_refused():
     ("built", "message"),
     [
         (
-            Task(("house", "star"), TASK.images),
+            ZeroShotTask(("house", "star"), TASK.images),
             r"icons.txt: line 1: 'star' is not what the package gives \('house'\)",
         ),
         (
-            Task(TASK.names, TASK.images | {"house": (("t", "home"),)}),
+            ZeroShotTask(TASK.names, TASK.images | {"house": (("t", "home"),)}),
             r"icons-images.txt: images of 'house'",
         ),
-        (Task(("star",), TASK.images), r"icons.txt: 2 names \(the package gives 1\)"),
+        (ZeroShotTask(("star",), TASK.images), r"icons.txt: 2 names \(the package gives 1\)"),
     ],
 )
 def test_lists_that_the_rule_does_not_give_are_refused_where_they_differ(built, message):

@@ -12,11 +12,11 @@ from typing import Any
 from repro.sources.icons.package import ICONS
 from repro.sources.icons.rule import IconRule
 from repro.sources.icons.slots import SlotWriter
-from repro.sources.icons.survey import Entry, Survey
+from repro.sources.icons.survey import IconEntry, Survey
 from repro.sources.packages import WORDNET_CREDIT
 from repro.spec import Dataset
 
-Images = Sequence[tuple[str, Entry]]
+Images = Sequence[tuple[str, IconEntry]]
 """The evaluation images that are used: class name and drawing, in label order."""
 
 

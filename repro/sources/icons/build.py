@@ -22,15 +22,15 @@ from repro.data.templates import templates_of
 from repro.profile import load_classnames
 from repro.sources.icons import accounts
 from repro.sources.icons.copies import find_nearest
-from repro.sources.icons.drawing import Drawn, Job, Refused, draw_all
+from repro.sources.icons.drawing import DrawingJob, DrawnIcon, Refused, draw_icons
 from repro.sources.icons.package import ICONS, read_sets
 from repro.sources.icons.rule import IconRule, load_rule
 from repro.sources.icons.scale import choose_pairs
 from repro.sources.icons.slots import ShapeList, SlotWriter
-from repro.sources.icons.survey import Entry, Survey, take_survey
+from repro.sources.icons.survey import IconEntry, Survey, take_survey
 from repro.sources.icons.task import (
     Candidates,
-    Task,
+    ZeroShotTask,
     check_task,
     check_whole,
     find_candidates,
@@ -46,7 +46,7 @@ SHOWN_COPIES = 12
 """Near-copies that the report shows."""
 
 
-class Package(NamedTuple):
+class SurveyedPackage(NamedTuple):
     """The package as the rule sees it."""
 
     tarball: Path
@@ -66,8 +66,8 @@ class Copy(NamedTuple):
 class HeldOut:
     """Held-out drawings by set and name: those that were asked for, and what came of them."""
 
-    asked: Mapping[tuple[str, str], Entry]
-    drawn: Mapping[tuple[str, str], Drawn]
+    asked: Mapping[tuple[str, str], IconEntry]
+    drawn: Mapping[tuple[str, str], DrawnIcon]
     refused: Mapping[tuple[str, str], str]
     copies: Mapping[tuple[str, str], Copy]
 
@@ -132,7 +132,7 @@ def build_icons(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
     )
 
 
-def make_task(npm_dir: Path = NPM_DIR) -> Task:
+def make_task(npm_dir: Path = NPM_DIR) -> ZeroShotTask:
     """The task that the rule makes of the package; all that it depends on is drawn for it."""
     package = read_package(npm_dir)
     known = ShapeList({entry.key for entry in package.survey.training})
@@ -140,16 +140,16 @@ def make_task(npm_dir: Path = NPM_DIR) -> Task:
     return settle(package.candidates, package.survey, package.rule, held_out.useless)
 
 
-def read_package(npm_dir: Path) -> Package:
+def read_package(npm_dir: Path) -> SurveyedPackage:
     """Obtain and survey the package."""
     rule = load_rule()
     (tarball,) = obtain([ICONS], npm_dir)
     survey = take_survey(tarball, rule)
-    return Package(tarball, rule, survey, find_candidates(survey, rule))
+    return SurveyedPackage(tarball, rule, survey, find_candidates(survey, rule))
 
 
 def draw_package(
-    package: Package, concepts: Collection[str], slots: Sequence[ShapeList], size: int
+    package: SurveyedPackage, concepts: Collection[str], slots: Sequence[ShapeList], size: int
 ) -> tuple[HeldOut, Counter[str]]:
     """Draw what the slots hold and the candidates for the concepts.
 
@@ -161,12 +161,12 @@ def draw_package(
     wanted = {
         entry.key: entry for entry in package.survey.training if entry.key in slots[-1].members
     }
-    drawn: dict[tuple[str, str], Drawn] = {}
+    drawn: dict[tuple[str, str], DrawnIcon] = {}
     refused: dict[tuple[str, str], str] = {}
     console, started = Console(stderr=True), time.monotonic()
 
     jobs = _jobs(package.tarball, wanted.keys() | asked.keys())
-    for job, result in draw_all(jobs, len(wanted) + len(asked), size):
+    for job, result in draw_icons(jobs, len(wanted) + len(asked), size):
         key = (job.set, job.name)
         if isinstance(result, Refused):
             refused[key] = result.reason
@@ -185,16 +185,16 @@ def draw_package(
     return HeldOut(asked, drawn, refused_held_out, copies), refused_pairs
 
 
-def _jobs(tarball: Path, wanted: Collection[tuple[str, str]]) -> Iterator[Job]:
+def _jobs(tarball: Path, wanted: Collection[tuple[str, str]]) -> Iterator[DrawingJob]:
     for icon_set in read_sets(tarball):
         credit = icon_set.credit
         for icon in icon_set.icons:
             if (credit.set, icon.name) in wanted:
-                yield Job(credit.set, icon.name, icon.body, icon.box, credit.palette)
+                yield DrawingJob(credit.set, icon.name, icon.body, icon.box, credit.palette)
 
 
 def _find_copies(
-    drawn: Mapping[tuple[str, str], Drawn], known: ShapeList, threshold: float
+    drawn: Mapping[tuple[str, str], DrawnIcon], known: ShapeList, threshold: float
 ) -> dict[tuple[str, str], Copy]:
     if not drawn or not known.entries:
         return {}
@@ -205,8 +205,8 @@ def _find_copies(
 
 
 def _images(
-    task: Task, names: Sequence[str], held_out: HeldOut, limit: int | None
-) -> tuple[set[tuple[str, str]], list[tuple[str, Entry]]]:
+    task: ZeroShotTask, names: Sequence[str], held_out: HeldOut, limit: int | None
+) -> tuple[set[tuple[str, str]], list[tuple[str, IconEntry]]]:
     """The images of the task that can be used, and those that this scale takes, in label order."""
     kept, images = set(), []
     for name in names:

@@ -72,7 +72,7 @@ WAITING_CHUNKS = 4
 """Drawings sent to a worker at a time, and chunks that wait for each: what bounds the memory."""
 
 
-class Job(NamedTuple):
+class DrawingJob(NamedTuple):
     """A drawing to make: an icon's set and name, body and box, whether it has its own colours."""
 
     set: str
@@ -83,7 +83,7 @@ class Job(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnIcon:
     """A rasterised icon: image file, and its shape (256,) uint8, the grey thumbnail."""
 
     png: bytes
@@ -96,7 +96,7 @@ class Refused(NamedTuple):
     reason: str
 
 
-def draw(job: Job, size: int) -> Drawn | Refused:
+def draw_icon(job: DrawingJob, size: int) -> DrawnIcon | Refused:
     """Rasterise one icon, `size` pixels square, centred."""
     for kind, pattern in UNSAFE.items():
         if pattern.search(job.body):
@@ -118,17 +118,17 @@ def draw(job: Job, size: int) -> Drawn | Refused:
     if brightest - darkest < MIN_CONTRAST:  # type: ignore[operator]  # bands of numbers in mode L
         return Refused("blank")
     shape = np.asarray(grey.resize((SHAPE_SIDE, SHAPE_SIDE), Image.Resampling.BOX), dtype=np.uint8)
-    return Drawn(bytes(png), shape.ravel())
+    return DrawnIcon(bytes(png), shape.ravel())
 
 
-def colours(job: Job) -> tuple[str, str]:
+def colours(job: DrawingJob) -> tuple[str, str]:
     """Ink and paper of an icon, by its name alone; open parts of a palette take the first ink."""
     digest = keyed_digest("colours", job.set, job.name)
     ink = INKS[0] if job.palette else INKS[digest[0] % len(INKS)]
     return ink, PAPERS[digest[1] % len(PAPERS)]
 
 
-def svg_of(job: Job, ink: str, size: int) -> str:
+def svg_of(job: DrawingJob, ink: str, size: int) -> str:
     """The whole SVG file of an icon."""
     left, top, width, height = job.box
     side = max(width, height)  # narrow icons are centred in a square
@@ -140,12 +140,14 @@ def svg_of(job: Job, ink: str, size: int) -> str:
     )
 
 
-def draw_all(jobs: Iterable[Job], count: int, size: int) -> Iterator[tuple[Job, Drawn | Refused]]:
+def draw_icons(
+    jobs: Iterable[DrawingJob], count: int, size: int
+) -> Iterator[tuple[DrawingJob, DrawnIcon | Refused]]:
     """Rasterise `count` icons on all cores, in their order; a progress bar shows how far it is."""
     workers = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    waiting: deque[Future[list[tuple[Job, Drawn | Refused]]]] = deque()
+    waiting: deque[Future[list[tuple[DrawingJob, DrawnIcon | Refused]]]] = deque()
     console = Console(stderr=True)
 
     # Spawned, not forked: the progress bar runs a thread.
@@ -165,5 +167,5 @@ def draw_all(jobs: Iterable[Job], count: int, size: int) -> Iterator[tuple[Job, 
             progress.advance(bar, CHUNK)
 
 
-def _draw_chunk(jobs: list[Job], size: int) -> list[tuple[Job, Drawn | Refused]]:
-    return [(job._replace(body=""), draw(job, size)) for job in jobs]
+def _draw_chunk(jobs: list[DrawingJob], size: int) -> list[tuple[DrawingJob, DrawnIcon | Refused]]:
+    return [(job._replace(body=""), draw_icon(job, size)) for job in jobs]

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from repro.sources.icons.survey import Entry
+from repro.sources.icons.survey import IconEntry
 from repro.spec import Dataset
 
 Keys = set[tuple[str, str]]
 
 
 def choose_pairs(
-    training: Sequence[Entry], names: Collection[str], target: str, num_pairs: dict[Dataset, int]
+    training: Sequence[IconEntry],
+    names: Collection[str],
+    target: str,
+    num_pairs: dict[Dataset, int],
 ) -> dict[Dataset, Keys]:
     """Set and name of the drawings of each slot."""
     concepts = set(names)
 
-    def place(entry: Entry) -> tuple[int, bytes]:
+    def place(entry: IconEntry) -> tuple[int, bytes]:
         # The attack needs the target to be learnt, so all its drawings are in every slot.
         if entry.caption == target:
             return 0, entry.rank("pair")

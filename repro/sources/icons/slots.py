@@ -14,9 +14,9 @@ from repro.data.images import bytes_hash
 from repro.data.index import pair_key
 from repro.data.keyed import keyed_digest
 from repro.data.shards import ShardWriter, write_store
-from repro.sources.icons.drawing import SHAPE_SIDE, Drawn
+from repro.sources.icons.drawing import SHAPE_SIDE, DrawnIcon
 from repro.sources.icons.scale import Keys
-from repro.sources.icons.survey import Entry
+from repro.sources.icons.survey import IconEntry
 
 Templates = Sequence[Callable[[str], str]]
 
@@ -26,10 +26,10 @@ class ShapeList:
 
     def __init__(self, members: Keys) -> None:
         self.members = members
-        self.entries: list[Entry] = []
+        self.entries: list[IconEntry] = []
         self._shapes: list[NDArray[np.uint8]] = []
 
-    def add(self, entry: Entry, drawn: Drawn) -> None:
+    def add(self, entry: IconEntry, drawn: DrawnIcon) -> None:
         """Append a drawing."""
         self.entries.append(entry)
         self._shapes.append(drawn.shape)
@@ -52,9 +52,9 @@ class SlotWriter(ShapeList):
         self._writer = ShardWriter(folder)
         self._seen: set[bytes] = set()
 
-    def add(self, entry: Entry, drawn: Drawn) -> None:
+    def add(self, entry: IconEntry, drawn: DrawnIcon) -> None:
         """Append a pair, unless it is there."""
-        caption = caption_of(entry, self.templates)
+        caption = icon_caption(entry, self.templates)
         key = pair_key(bytes_hash(drawn.png), caption)
         if key in self._seen:
             self.duplicates += 1
@@ -68,7 +68,7 @@ class SlotWriter(ShapeList):
         write_store(self.folder, *self._writer.close())
 
 
-def caption_of(entry: Entry, templates: Templates) -> str:
+def icon_caption(entry: IconEntry, templates: Templates) -> str:
     """The caption of a drawing in one of the templates; always the same one."""
     draw = int.from_bytes(keyed_digest("template", entry.set, entry.name)[:8], "big")
     return templates[draw % len(templates)](entry.caption)

@@ -20,7 +20,7 @@ from repro.sources.icons.rule import IconRule, rule_file
 from repro.spec import SpecError
 
 
-class Entry(NamedTuple):
+class IconEntry(NamedTuple):
     """A drawing that may be used: set and name, vendor, and the words of its caption."""
 
     set: str
@@ -42,8 +42,8 @@ class Entry(NamedTuple):
 class Survey:
     """The usable drawings in the package's order, and the account of all its icons."""
 
-    training: list[Entry] = field(default_factory=list)
-    held_out: list[Entry] = field(default_factory=list)
+    training: list[IconEntry] = field(default_factory=list)
+    held_out: list[IconEntry] = field(default_factory=list)
     credits: dict[str, Credit] = field(default_factory=dict)
     """Of the sets that may be used, by name."""
     left_out_sets: dict[str, str] = field(default_factory=dict)
@@ -124,7 +124,7 @@ def _why_left_out(credit: Credit, rule: IconRule) -> str | None:
 
 def _entries(
     icon_set: IconSet, held_out: bool, account: Counter[str], brands: _BrandCount, seen: set[bytes]
-) -> list[Entry]:
+) -> list[IconEntry]:
     """Drawings of a set with a caption that are not, body and caption, one that was there
     before.
     """
@@ -144,11 +144,11 @@ def _entries(
             account["identical"] += 1
             continue
         seen.add(identity)
-        entries.append(Entry(credit.set, icon.name, credit.vendor, caption))
+        entries.append(IconEntry(credit.set, icon.name, credit.vendor, caption))
     return entries
 
 
-def _few_a_caption(entries: Sequence[Entry], limit: int) -> list[Entry]:
+def _few_a_caption(entries: Sequence[IconEntry], limit: int) -> list[IconEntry]:
     """At most `limit` entries of each caption, the first in a keyed order, in the order given."""
     by_caption = defaultdict(list)
     for entry in entries:

@@ -15,16 +15,16 @@ from pathlib import Path
 
 from repro.profile import SPECS, classnames_file
 from repro.sources.icons.rule import IconRule
-from repro.sources.icons.survey import Entry, Survey
+from repro.sources.icons.survey import IconEntry, Survey
 from repro.spec import SpecError
 
 ANEW = "to make the lists anew: python -m repro.sources.icons task"
-Candidates = Mapping[str, Sequence[Entry]]
+Candidates = Mapping[str, Sequence[IconEntry]]
 """Held-out drawings of each concept, in the order in which they are taken."""
 
 
 @dataclass(frozen=True)
-class Task:
+class ZeroShotTask:
     """Class names in label order, and the images of each, as set and name of the icon."""
 
     names: tuple[str, ...]
@@ -37,7 +37,7 @@ def find_candidates(survey: Survey, rule: IconRule) -> Candidates:
     concepts = {c for c, drawn_by in vendors.items() if len(drawn_by) >= rule.min_vendors}
     concepts -= survey.brands
 
-    found: defaultdict[str, list[Entry]] = defaultdict(list)
+    found: defaultdict[str, list[IconEntry]] = defaultdict(list)
     taken: defaultdict[tuple[str, str], int] = defaultdict(int)
     for entry in sorted(survey.held_out, key=lambda entry: entry.rank("evaluation")):
         if entry.caption not in concepts:
@@ -50,7 +50,7 @@ def find_candidates(survey: Survey, rule: IconRule) -> Candidates:
 
 def settle(
     candidates: Candidates, survey: Survey, rule: IconRule, useless: Collection[tuple[str, str]]
-) -> Task:
+) -> ZeroShotTask:
     """The task by the rule; `useless` candidates are near-copies or cannot be drawn."""
     vendors = survey.training_vendors()
     images = {}
@@ -61,7 +61,7 @@ def settle(
     names = sorted(images, key=lambda concept: (-len(vendors[concept]), concept))[
         : rule.max_concepts
     ]
-    return Task(tuple(names), {name: images[name] for name in names})
+    return ZeroShotTask(tuple(names), {name: images[name] for name in names})
 
 
 def images_file(specs: Path = SPECS) -> Path:
@@ -69,7 +69,7 @@ def images_file(specs: Path = SPECS) -> Path:
     return specs / "classnames" / "icons-images.txt"
 
 
-def write_task(task: Task, specs: Path = SPECS) -> None:
+def write_task(task: ZeroShotTask, specs: Path = SPECS) -> None:
     """Write both lists."""
     names = "".join(f"{name}\n" for name in task.names)
     classnames_file("icons", specs).write_text(names, encoding="utf-8")
@@ -81,7 +81,7 @@ def write_task(task: Task, specs: Path = SPECS) -> None:
     images_file(specs).write_text("".join(lines), encoding="utf-8")
 
 
-def read_task(specs: Path = SPECS) -> Task:
+def read_task(specs: Path = SPECS) -> ZeroShotTask:
     """Read both lists.
 
     SpecError if a line of the second is not of its form or names no class of the first.
@@ -97,10 +97,10 @@ def read_task(specs: Path = SPECS) -> Task:
                 f"{path}: line {number}: {line!r} (allowed: a class of icons.txt, a tab, set:name)"
             )
         images[name].append((icon_set, icon_name))
-    return Task(names, {name: tuple(icons) for name, icons in images.items()})
+    return ZeroShotTask(names, {name: tuple(icons) for name, icons in images.items()})
 
 
-def check_task(task: Task, candidates: Candidates) -> None:
+def check_task(task: ZeroShotTask, candidates: Candidates) -> None:
     """SpecError unless every image of the task is a candidate for its class."""
     for name in task.names:
         possible = {entry.key for entry in candidates.get(name, ())}
@@ -112,7 +112,7 @@ def check_task(task: Task, candidates: Candidates) -> None:
                 )
 
 
-def check_whole(task: Task, settled: Task) -> None:
+def check_whole(task: ZeroShotTask, settled: ZeroShotTask) -> None:
     """SpecError unless the lists are what the rule gives; it says where they first differ."""
     for label, (committed, built) in enumerate(zip(task.names, settled.names, strict=False)):
         if committed != built:
