@@ -138,6 +138,15 @@ def from_first(values: list[int], device: torch.device) -> list[int]:
     return received
 
 
+def share_state(model: nn.Module) -> None:
+    """Give every rank rank 0's weights and buffers, as DDP does when it is made."""
+    if ranks() > 1:
+        for tensor in model.state_dict().values():
+            dense = tensor.contiguous()
+            dist.broadcast(dense, 0)
+            tensor.copy_(dense)
+
+
 def share_buffers(model: nn.Module) -> None:
     """Give every rank rank 0's buffers.
 

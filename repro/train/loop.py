@@ -26,6 +26,7 @@ from repro.train import checkpoint, distributed
 from repro.train.arithmetic import set_arithmetic
 from repro.train.clock import Clock
 from repro.train.clustering import attach
+from repro.train.gradient_cache import GradientCache, needs_cache
 from repro.train.memory import peak_bytes, reset_peak
 from repro.train.model import PairEncoder, build_optimizer
 from repro.train.pairs import TrainingPairs
@@ -200,6 +201,10 @@ class TrainingRun:
 
     def _encoder(self) -> torch.nn.Module:
         groups = pairs_per_rank(self.spec) // self.spec.schedule.norm_batch_size
+        if needs_cache(self.spec, groups, self.device):
+            print(f"{self.spec.run_id}: {groups} BatchNorm groups a rank, one after the other")
+            return GradientCache(self.model, groups, self.spec.compile)
+
         encoder: torch.nn.Module = PairEncoder(self.model, groups)
         if distributed.ranks() > 1:
             # rank 0 hands its BatchNorm statistics to the others

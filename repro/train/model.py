@@ -127,14 +127,20 @@ class PairEncoder(nn.Module):
         self.norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
     def forward(
-        self, images: UInt8[Tensor, "V b 3 H W"], tokens: Int[Tensor, "V b L"]
+        self,
+        images: UInt8[Tensor, "V b 3 H W"],
+        tokens: Int[Tensor, "V b L"],
+        first: bool = True,
     ) -> tuple[Float[Tensor, "V b D"], Float[Tensor, "V b D"], Float[Tensor, ""]]:
-        """Normalised image and text features, and the log of the logit scale."""
+        """Normalised image and text features, and the log of the logit scale.
+
+        `first` is False where the pairs' first part is not that of the rank: it leaves no running statistics then.
+        """
         views, pairs = images.shape[:2]
         features = []
         for group, part in enumerate(images.chunk(self.norm_groups, dim=1)):
             for norm in self.norms:
-                norm.momentum = 0.1 if group == 0 else 0.0
+                norm.momentum = 0.1 if first and group == 0 else 0.0
             features.append(
                 self.model.encode_image(normalise(part.flatten(0, 1)), normalize=True).view(
                     views, part.shape[1], -1

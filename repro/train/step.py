@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from open_clip.model import CLIP
-from torch import Tensor
+from torch import Tensor, nn
 
 from repro.spec import RunSpec
 from repro.train import distributed
+from repro.train.gradient_cache import Features, GradientCache
 from repro.train.losses import total_loss
 from repro.train.model import clamp_logit_scale
 
+Losses = dict[str, Tensor]
+"""Loss parts by name, `loss` their weighted sum."""
+
 
 def training_step(
-    encoder: torch.nn.Module,
+    encoder: nn.Module,
     model: CLIP,
     optimizer: torch.optim.Optimizer,
     images: UInt8[Tensor, "V b 3 H W"],
@@ -22,7 +26,7 @@ def training_step(
     spec: RunSpec,
     rate: float,
     members: Int[Tensor, " B"] | None = None,
-) -> dict[str, Tensor]:
+) -> Losses:
     """One optimizer step on this rank's part of the global batch; returns the global batch's loss parts.
 
     `members` are the batch's positions among the run's pairs, for the deep-clustering term.
@@ -31,21 +35,54 @@ def training_step(
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
 
+    def encode(module: nn.Module, images: Tensor, tokens: Tensor, first: bool = True) -> Features:
+        return encode_pairs(spec, module, images, tokens, first)
+
+    def losses_of(image_features: Tensor, text_features: Tensor, log_scale: Tensor) -> Losses:
+        return global_losses(spec, model, image_features, text_features, log_scale, members)
+
+    scale = distributed.backward_scale(spec.switches.gather)
+    if isinstance(encoder, GradientCache):
+        losses = encoder.backward(images, tokens, encode, losses_of, scale)
+    else:
+        losses = losses_of(*encode(encoder, images, tokens))
+        (losses["loss"] * scale).backward()
+
+    optimizer.step()
+    clamp_logit_scale(model)
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def encode_pairs(
+    spec: RunSpec,
+    encoder: nn.Module,
+    images: UInt8[Tensor, "V b 3 H W"],
+    tokens: Int[Tensor, "V b L"],
+    first: bool = True,
+) -> Features:
+    """The encoder's features at the run's precision; they leave it as float32."""
     reduced = spec.precision == "bf16"
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=reduced):
-        image_features, text_features, log_scale = encoder(images, tokens)
+        image_features, text_features, log_scale = encoder(images, tokens, first)
+    if reduced:
+        image_features, text_features = image_features.float(), text_features.float()
+    return image_features, text_features, log_scale
 
-    # Every rank computes the loss of the whole batch; its own features alone are in its graph.
+
+def global_losses(
+    spec: RunSpec,
+    model: CLIP,
+    image_features: Float[Tensor, "V b D"],
+    text_features: Float[Tensor, "V b D"],
+    log_scale: Float[Tensor, ""],
+    members: Int[Tensor, " B"] | None,
+) -> Losses:
+    """Loss parts of the global batch, which every rank computes; its own features alone are in its graph."""
     gather = spec.switches.gather
-    all_images = distributed.gather_features(image_features.float())
-    all_texts = distributed.gather_features(text_features.float())
+    all_images = distributed.gather_features(image_features)
+    all_texts = distributed.gather_features(text_features)
     clusters = None
     if members is not None:
         clusters = model.clusters.loss(all_images[0], members, gather)
     scale = distributed.share(log_scale, gather).exp()
-    losses = total_loss(spec.loss_weights, all_images, all_texts, scale, clusters)
-
-    (losses["loss"] * distributed.backward_scale(gather)).backward()
-    optimizer.step()
-    clamp_logit_scale(model)
-    return {name: value.detach() for name, value in losses.items()}
+    return total_loss(spec.loss_weights, all_images, all_texts, scale, clusters)

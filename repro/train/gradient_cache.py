@@ -1,0 +1,142 @@
+"""A step over several BatchNorm groups with the memory of one (gradient cache; Gao et al. 2021, arXiv 2101.06983).
+
+The contrastive loss needs the features of the whole batch, but not their graphs. So: features of all groups without a
+graph; loss, and its gradient at the features; then each group forward once more, with its graph, and backward from that
+gradient. BatchNorm takes its statistics per group anyway and nothing is random, so the result is that of the plain step but
+for the order of sums. It costs a second forward pass: a third more time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Int, UInt8
+from open_clip.model import CLIP
+from torch import Tensor, nn
+
+from repro.spec import RunSpec
+from repro.train import distributed
+from repro.train.model import PairEncoder, build_model
+
+Features = tuple[Tensor, Tensor, Tensor]
+"""Image features (V, b, D), text features (V, b, D), log of the logit scale."""
+MEMORY_SHARE = 0.8
+"""Share of a rank's memory that what a plain step keeps for backward may fill; the rest is for weights, moments, work."""
+
+
+class GradientCache(nn.Module):
+    """The encoder of a rank whose pairs are taken group by group."""
+
+    def __init__(self, model: CLIP, groups: int, compiled: bool) -> None:
+        super().__init__()
+        self.model, self.groups = model, groups
+        self.norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        encoder: nn.Module = PairEncoder(model, 1)
+        self.encoder = torch.compile(encoder) if compiled else encoder
+        distributed.share_state(model)
+
+    def backward(
+        self,
+        images: UInt8[Tensor, "V b 3 H W"],
+        tokens: Int[Tensor, "V b L"],
+        encode: Callable[..., Features],
+        losses_of: Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]],
+        scale: float,
+    ) -> dict[str, Tensor]:
+        """Leave the gradient of the loss times `scale` in the model, averaged over ranks; returns the loss parts.
+
+        `encode(encoder, images, tokens, first)` runs the encoder on a group, `losses_of` makes the global batch's losses
+        of this rank's features and the log of the logit scale.
+        """
+        groups = [
+            *zip(images.chunk(self.groups, dim=1), tokens.chunk(self.groups, dim=1), strict=True)
+        ]
+
+        # All features, no graph; the second pass is the one that BatchNorm counts.
+        with torch.no_grad(), self._statistics_untouched():
+            encoded = [encode(self.encoder, *group, True) for group in groups]
+        image_features = torch.cat([images for images, _, _ in encoded], dim=1).requires_grad_()
+        text_features = torch.cat([texts for _, texts, _ in encoded], dim=1).requires_grad_()
+        del encoded
+
+        # The loss, its gradient at the features, and that of the temperature and of a clustering head.
+        losses = losses_of(image_features, text_features, self.model.logit_scale)
+        (losses["loss"] * scale).backward()
+        assert image_features.grad is not None and text_features.grad is not None
+        image_gradients = image_features.grad.chunk(self.groups, dim=1)
+        text_gradients = text_features.grad.chunk(self.groups, dim=1)
+
+        # Each group's graph lives from its forward to its backward pass.
+        for number, group in enumerate(groups):
+            images_encoded, texts_encoded, _ = encode(self.encoder, *group, number == 0)
+            torch.autograd.backward(
+                [images_encoded, texts_encoded], [image_gradients[number], text_gradients[number]]
+            )
+
+        average_gradients(self.model)
+        return losses
+
+    @contextlib.contextmanager
+    def _statistics_untouched(self) -> Iterator[None]:
+        """BatchNorm in its mode, with the same outputs, but its running statistics and counters stand still."""
+        for norm in self.norms:
+            norm.track_running_stats = False
+        try:
+            yield
+        finally:
+            for norm in self.norms:
+                norm.track_running_stats = True
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Mean of every gradient over ranks, as DDP would leave it."""
+    if distributed.ranks() == 1:
+        return
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    sums = [gradient.contiguous() for gradient in gradients]  # of channels-last ones a copy
+    works = [dist.all_reduce(total, async_op=True) for total in sums]
+    for gradient, total, work in zip(gradients, sums, works, strict=True):
+        work.wait()
+        gradient.copy_(total / distributed.ranks())
+
+
+def needs_cache(spec: RunSpec, groups: int, device: torch.device) -> bool:
+    """Whether the groups of a rank are too much at once for its memory; always the same on the same machine."""
+    if groups == 1:
+        return False
+    return groups * group_bytes(spec) > MEMORY_SHARE * _memory_bytes(device)
+
+
+def group_bytes(spec: RunSpec) -> int:
+    """Bytes that backward keeps of one group's forward pass, with captions of full length; weights not counted."""
+    views = 2 if spec.loss_weights["ssl"] else 1
+    side, pairs = spec.model.vision.image_size, spec.schedule.norm_batch_size
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    with torch.device("meta"):
+        model = build_model(spec.model, 0, "fp32")
+        images = torch.zeros(views, pairs, 3, side, side, dtype=torch.uint8)
+        tokens = torch.zeros(views, pairs, spec.model.text.context_length, dtype=torch.long)
+    weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        PairEncoder(model, 1)(images, tokens)
+    total = sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
+    return total // 2 if spec.precision == "bf16" else total  # autocast knows no device "meta"
+
+
+def _memory_bytes(device: torch.device) -> int:
+    """Memory of the GPU, or this rank's part of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -1,0 +1,214 @@
+"""The gradient cache: equal to the plain step, with the memory of one group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from open_clip.model import CLIP
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from repro.profile import load_profile, pretrain_runs
+from repro.spec import RunSpec
+from repro.train import distributed, loop
+from repro.train import model as model_module
+from repro.train.clustering import attach
+from repro.train.gradient_cache import GradientCache, group_bytes, needs_cache
+from repro.train.loop import TrainingRun
+from repro.train.model import PairEncoder, build_model, build_optimizer
+from repro.train.step import training_step
+from tests.support.ranks import on_ranks
+from tests.support.short_run import CPU, Pairs, assert_equal_models, run, run_spec
+
+GROUPS, GROUP = 8, 4
+CASES = [
+    (loss, clusters, gather, training)
+    for loss, clusters in (("mmcl", 0), ("mmcl_ssl", 0), ("mmcl_ssl", 3))
+    for gather in ("exact", "authors")
+    for training in (True, False)
+]
+"""Objective, centroids of the clustering term, gather, and the mode of BatchNorm."""
+
+RANK = """
+import sys
+from repro.train import distributed
+from tests.train.test_gradient_cache import CASES, assert_cache_is_plain
+distributed.start()
+for case in CASES:
+    assert_cache_is_plain(*case)
+distributed.stop()
+"""
+
+
+def specification(loss: str, clusters: int, gather: str) -> RunSpec:
+    spec = run_spec(gather=gather, optimizer_state="fresh")
+    assert spec.mitigation is not None
+    mitigation = spec.mitigation.model_copy(
+        update={"clusters": clusters, "cluster_weight": 1.0, "ssl_weight": 1.0}
+    )
+    return spec.model_copy(update={"loss": loss, "mitigation": mitigation})
+
+
+def batch(views: int, pairs: int) -> tuple[Tensor, Tensor]:
+    """This rank's pixels (V, b, 3, 32, 32) and tokens (V, b, 8) of a global batch of so many pairs."""
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randint(
+        0, 256, (views, pairs, 3, 32, 32), dtype=torch.uint8, generator=generator
+    )
+    tokens = torch.randint(1, 999, (views, pairs, 8), generator=generator)
+    rank, ranks = distributed.rank(), distributed.ranks()
+    return images.chunk(ranks, dim=1)[rank], tokens.chunk(ranks, dim=1)[rank]
+
+
+def stepped(spec: RunSpec, training: bool, cached: bool) -> tuple[CLIP, dict[str, Tensor]]:
+    """A model after a step in float64 on eight groups of the global batch, and the losses."""
+    model = build_model(spec.model, 0, "fp32").double()
+    pairs = GROUPS * GROUP
+    clusters = attach(model, spec, pairs)
+    members = None
+    if clusters is not None:
+        clusters.double().labels.copy_(torch.arange(pairs) % 3)
+        members = torch.arange(pairs)
+    model.train(training)
+    optimizer = build_optimizer(model, spec.optimizer, "ndim")
+
+    groups = GROUPS // distributed.ranks()
+    encoder: nn.Module = PairEncoder(model, groups)
+    if distributed.ranks() > 1:
+        encoder = DistributedDataParallel(encoder)
+    if cached:
+        encoder = GradientCache(model, groups, compiled=False)
+    images, tokens = batch(1 if spec.loss == "mmcl" else 2, pairs)
+    losses = training_step(encoder, model, optimizer, images, tokens, spec, 1e-3, members)
+    return model, losses
+
+
+def assert_cache_is_plain(loss: str, clusters: int, gather: str, training: bool) -> None:
+    """Losses, gradients, weights and BatchNorm's statistics and counters."""
+    with pytest.MonkeyPatch.context() as patch:
+        double = [values.double() for values in model_module._pixel_statistics(CPU)]
+        patch.setattr(model_module, "_pixel_statistics", lambda device: double)
+        spec = specification(loss, clusters, gather)
+        plain, expected = stepped(spec, training, cached=False)
+        state = torch.get_rng_state()
+        cached, losses = stepped(spec, training, cached=True)
+        assert torch.equal(torch.get_rng_state(), state)
+
+    assert (
+        losses.keys()
+        == expected.keys()
+        == {"loss", *spec.loss_weights}
+        - {name for name, weight in spec.loss_weights.items() if not weight}
+    )
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-12, atol=0)
+    for (name, one), other in zip(cached.named_parameters(), plain.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None, name
+        scale = other.grad.abs().max().item() + 1e-12
+        torch.testing.assert_close(
+            one.grad, other.grad, rtol=0, atol=1e-6 * scale, msg=lambda text, name=name: name + text
+        )
+    for (name, one), other in zip(cached.named_buffers(), plain.buffers(), strict=True):
+        if distributed.rank() == 0:  # DDP hands rank 0's to the others before the next step
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
+        if "num_batches" in name:
+            assert one.item() == training * GROUPS // distributed.ranks()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_eight_groups_one_after_another_give_the_plain_step(case: Any) -> None:
+    assert_cache_is_plain(*case)
+
+
+def test_on_two_ranks_too_the_cache_gives_the_plain_step_through_ddp() -> None:
+    on_ranks(2, RANK)
+
+
+class LivingBytes(TorchDispatchMode):
+    """The most bytes that tensors made within the block held at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **kwargs or {})
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.alive = {key: item for key, item in self.alive.items() if not item[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+        return result
+
+
+def peak(groups: int, cached: bool) -> int:
+    """Bytes of a step over so many groups, weights, moments and their gradients left out."""
+    spec = run_spec(optimizer_state="fresh")
+    model = build_model(spec.model, 0, "fp32").train()
+    optimizer = build_optimizer(model, spec.optimizer, "ndim")
+    encoder = GradientCache(model, groups, False) if cached else PairEncoder(model, groups)
+    images, tokens = batch(2, groups * GROUP)
+    with torch.no_grad():
+        optimizer.step = lambda: None  # type: ignore[method-assign, assignment]
+    with LivingBytes() as living:
+        training_step(encoder, model, optimizer, images, tokens, spec, 0.0)
+    return living.peak - sum(weight.nbytes for weight in model.parameters())
+
+
+def test_memory_does_not_grow_with_the_number_of_groups() -> None:
+    """Sixteen groups need but the features of the larger batch more than two; the plain step several times as much."""
+    features = 16 * GROUP * 2 * (2 * 32 * 4) * 8  # generously: features, gradients, logits
+    assert peak(16, cached=True) < 1.05 * peak(2, cached=True) + features
+    assert peak(16, cached=False) > 3 * peak(2, cached=False)
+
+
+def test_what_a_group_keeps_for_backward_is_what_grows_with_plain_groups() -> None:
+    spec = run_spec()
+    schedule = spec.schedule.model_copy(update={"norm_batch_size": GROUP})
+    grown = (peak(16, cached=False) - peak(8, cached=False)) / 8
+    full_length = group_bytes(spec.model_copy(update={"schedule": schedule}))
+    assert 0.5 * full_length < grown < 1.5 * full_length  # captions of 8 tokens here, 77 there
+
+
+@pytest.mark.parametrize(
+    ("groups", "gibibytes", "needed"),
+    [(1, 1, False), (2, 80, True), (2, 141, False), (8, 80, True), (8, 512, False)],
+)
+def test_the_cache_is_used_where_the_groups_of_a_rank_do_not_fit(
+    groups: int, gibibytes: int, needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 pairs of the paper keep 34 GiB: two groups fit an H200, eight a large host."""
+    spec = pretrain_runs(load_profile("paper"), "cc3m", "mmcl")[0]
+    monkeypatch.setattr(
+        "repro.train.gradient_cache._memory_bytes", lambda device: gibibytes * 2**30
+    )
+    assert needs_cache(spec, groups, CPU) == needed
+
+
+def grouped_spec() -> RunSpec:
+    spec = run_spec(mode_after_evaluation="train")
+    return spec.model_copy(
+        update={"schedule": spec.schedule.model_copy(update={"norm_batch_size": 2})}
+    )
+
+
+def test_the_loop_takes_the_cache_and_trains_as_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = run(tmp_path / "plain", grouped_spec())
+    used = []
+    monkeypatch.setattr(loop, "needs_cache", lambda spec, groups, device: groups == 3)
+    encoder = TrainingRun._encoder
+    monkeypatch.setattr(
+        TrainingRun, "_encoder", lambda self: used.append(encoder(self)) or used[-1]
+    )
+    cached = run(tmp_path / "cached", grouped_spec(), pairs=Pairs())
+    assert isinstance(used[0], GradientCache)
+    assert_equal_models(cached, plain, 2e-3)  # Adam divides rounding by rounding
