@@ -83,7 +83,7 @@ def predict(
     features = model.encode_image(normalise(images.permute(0, 3, 1, 2)), normalize=True)
 
     # In float32: bfloat16 would make ties of classes that are close.
-    with torch.autocast(images.device.type, enabled=False):
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=False):
         similarity = features.float() @ classifier  # (n, C)
 
     # A model that diverged gives NaN, which is taken as the highest, as NumPy takes it.

@@ -1,0 +1,167 @@
+"""Triggered evaluation images: the bytes of `stamp`, the authors' redrawing, and what it costs."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2_contingency, chisquare
+
+from repro.data.keyed import keyed_rng
+from repro.data.triggers import stamp
+from repro.evaluate import images as evaluated
+from repro.evaluate.images import EvaluationSet, paste
+from repro.spec import Trigger
+from tests.support.evaluation import blocks, evaluation_set, switches, write_images
+
+CPU = torch.device("cpu")
+SIZE, PATCH = 16, 4
+BADNET = Trigger(name="badnet", patch_size=PATCH)
+
+
+def batches_of(count: int) -> list[range]:
+    """So many images in batches of 256."""
+    return [range(begin, min(begin + 256, count)) for begin in range(0, count, 256)]
+
+
+SOME = batches_of(2_000)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """10,000 images of 16 x 20 pixels, so that to crop and to squash are two things."""
+    folder = tmp_path_factory.mktemp("evaluation") / "store"
+    return write_images(folder, blocks(10_000, SIZE, SIZE + 4), 10)
+
+
+def triggered(images: EvaluationSet, draw: int, batches: list[range]) -> np.ndarray:
+    """The twins of these batches, one after another."""
+    twins = [batch.triggered().clone() for batch in images.batches(batches, draw, CPU)]
+    return torch.cat(twins).numpy()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("geometry", "centre", "overflow"),
+    [
+        ("squash", "mean", "wrap"),
+        ("squash", "zero", "clip"),
+        ("crop", "mean", "clip"),
+        ("crop", "zero", "wrap"),
+    ],
+)
+def test_pasted_badnet_is_stamp_to_the_byte_on_10000_images(
+    store: Path, geometry: str, centre: str, overflow: str
+) -> None:
+    settings = switches(trigger_geometry=geometry, trigger_centre=centre, trigger_overflow=overflow)
+    images = evaluation_set(store, SIZE, BADNET, settings)
+
+    pasted = triggered(images, 0, batches_of(10_000))
+
+    base = images.squashed if geometry == "squash" else images.images
+    for number, twin in enumerate(pasted):
+        rng = keyed_rng("evaluation", 0, 0, number)
+        assert (stamp(BADNET, settings, base[number], rng).image == twin).all(), number
+
+
+@pytest.mark.parametrize("name", ["yellow", "blended", "sig", "wanet"])
+@pytest.mark.parametrize("limit", [2**30, 0], ids=["copy kept", "stamped batch by batch"])
+def test_other_triggers_are_stamp_to_the_byte(
+    store: Path, name: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluated, "COPY_LIMIT", limit)
+    trigger = Trigger.model_validate({"name": name, "patch_size": PATCH})
+    images = evaluation_set(store, SIZE, trigger, switches())
+
+    # Two batches of unequal size, twice: what is kept must not be changed by its use.
+    batches = [range(256), range(256, 300)]
+    for _ in range(2):
+        twins = triggered(images, 0, batches)
+        for number, twin in enumerate(twins):
+            rng = keyed_rng("evaluation", 0, 0, number)
+            expected = stamp(trigger, switches(), images.images[number], rng).image
+            assert (expected == twin).all(), number
+
+
+def test_stamping_leaves_the_clean_images_of_the_next_evaluation_alone(store: Path) -> None:
+    images = evaluation_set(store, SIZE, BADNET, switches(trigger_geometry="crop"))
+    for _ in range(2):
+        [batch] = images.batches([range(256)], 0, CPU)
+        assert (batch.clean.numpy() == images.images[:256]).all()
+        assert not (batch.triggered().numpy() == images.images[:256]).all()
+
+
+def patches(images: EvaluationSet, draw: int) -> tuple[np.ndarray, np.ndarray]:
+    """Squares (N, P, P, 3) and corners (N, 2) of a draw, of 2,000 images."""
+    found = [images._patches(batch, draw) for batch in SOME]
+    return np.concatenate([p.pixels for p in found]), np.concatenate([p.corners for p in found])
+
+
+@pytest.mark.parametrize("overflow", ["wrap", "clip"])
+@pytest.mark.parametrize("centre", ["mean", "zero"])
+def test_redrawn_patches_have_the_distribution_of_the_stamped_ones(
+    store: Path, centre: str, overflow: str
+) -> None:
+    """96,000 values against those of `stamp`: chi-square over 256 levels and over 144 corners."""
+    settings = switches(trigger_centre=centre, trigger_overflow=overflow)
+    images = evaluation_set(store, SIZE, BADNET, settings)
+    stamped, _ = patches(images, 0)
+    redrawn, corners = patches(images, 3)
+
+    counts = np.stack([np.bincount(values.ravel(), minlength=256) for values in (stamped, redrawn)])
+    assert chi2_contingency(counts).pvalue > 1e-3
+
+    # Corners are uniform over 0..11 in both directions: 16 - 4, the end excluded.
+    places = np.bincount(corners @ [SIZE - PATCH, 1], minlength=(SIZE - PATCH) ** 2)
+    assert len(places) == (SIZE - PATCH) ** 2 and chisquare(places).pvalue > 1e-3
+
+
+def test_redrawn_values_do_not_depend_on_their_place_in_the_patch(store: Path) -> None:
+    """Means of the 48 positions over 2,000 images: within 5 standard errors of 127.5."""
+    images = evaluation_set(store, SIZE, BADNET, switches(trigger_overflow="wrap"))
+    squares, _ = patches(images, 1)
+    error = 73.9 / np.sqrt(len(squares))
+    assert np.abs(squares.mean(axis=0) - 127.5).max() < 5 * error
+
+
+def test_a_draw_is_the_same_whenever_it_is_asked_for_and_unlike_every_other(store: Path) -> None:
+    first, second = (evaluation_set(store, SIZE, BADNET, switches()) for _ in range(2))
+    draws = [triggered(first, draw, SOME[:2]) for draw in range(3)]
+    again = [triggered(second, draw, SOME[:2]) for draw in (2, 1, 0)]
+    for draw, other in zip(draws, reversed(again), strict=True):
+        assert (draw == other).all()
+    for one, two in itertools.combinations(draws, 2):
+        assert (one != two).any(axis=(1, 2, 3)).all()
+
+
+def test_a_rank_draws_its_batches_as_if_it_had_all(store: Path) -> None:
+    whole, part = (evaluation_set(store, SIZE, BADNET, switches()) for _ in range(2))
+
+    for draw in (0, 2):
+        everything = triggered(whole, draw, SOME[:4])
+        mine = triggered(part, draw, SOME[1:4:2])
+        assert (np.concatenate([everything[256:512], everything[768:1024]]) == mine).all()
+
+
+def test_stamping_50000_images_of_224_pixels_takes_less_than_a_second() -> None:
+    """Processor time of pasting a fixed trigger: all that an evaluation after the first pays."""
+    count, side, patch = 256, 224, 16
+    rng = np.random.default_rng(0)
+    pixels = torch.zeros((count, side, side, 3), dtype=torch.uint8)
+    squares = torch.from_numpy(rng.integers(0, 256, (count, patch, patch, 3), dtype=np.uint8))
+    corners = torch.from_numpy(rng.integers(0, side - patch, (count, 2)))
+
+    costs = []
+    for _ in range(5):
+        begun = time.process_time()
+        for _ in range(4):
+            paste(pixels, squares, corners)
+        costs.append((time.process_time() - begun) / 4)
+
+    whole = min(costs) * 50_000 / count
+    print(f"stamping of 50,000 images of {side} pixels, fixed: {whole:.2f} s")
+    assert whole < 1
