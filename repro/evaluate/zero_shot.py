@@ -6,7 +6,7 @@ Shapes: N = evaluation images, n = those of a batch, C = classes, D = embedding 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -21,7 +21,7 @@ from repro.train.model import normalise
 from repro.train.predictions import Predictions
 
 IMAGE_BATCH = 256
-"""Images in a forward pass; a rank takes every n-th batch, so that batches are the same on any number of ranks."""
+"""Images in a forward pass, on any device and any number of ranks, for results to be the same."""
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
@@ -83,7 +83,7 @@ def predict(
     features = model.encode_image(normalise(images.permute(0, 3, 1, 2)), normalize=True)
 
     # In float32: bfloat16 would make ties of classes that are close.
-    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=False):
+    with _full_precision(images.device):
         similarity = features.float() @ classifier  # (n, C)
 
     # A model that diverged gives NaN, which is taken as the highest, as NumPy takes it.
@@ -91,6 +91,12 @@ def predict(
     highest = similarity.amax(dim=1, keepdim=True)
     numbers = torch.arange(similarity.shape[1], device=images.device)
     return torch.where(similarity == highest, numbers, len(numbers)).amin(dim=1)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 @contextmanager
