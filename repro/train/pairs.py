@@ -108,14 +108,9 @@ class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
         )
         return iter(loader)
 
-    def plain_batches(self) -> Iterator[tuple[UInt8[Tensor, "1 b 3 H W"], Int[Tensor, "1 b L"]]]:
-        """All pairs once, in the order of `rows`, as they are stored; an incomplete last batch is
-        dropped.
-        """
-        batch = self.spec.schedule.global_batch_size
-        for begin in range(0, self.steps_per_epoch * batch, batch):
-            positions = slice(begin, begin + batch)
-            yield self.pixels(self.rows[positions])[None], trim(self.tokens[positions].long())[None]
+    def plain(self, positions: slice) -> tuple[UInt8[Tensor, "b 3 H W"], Int[Tensor, "b L"]]:
+        """Pairs as they are stored, by their positions in `rows`."""
+        return self.pixels(self.rows[positions]), trim(self.tokens[positions].long())
 
     def positions(self, step: int) -> NDArray[np.int64]:
         """Positions in `rows` of the global batch of a step, (B,); the incomplete last batch of an

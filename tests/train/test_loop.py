@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -212,27 +211,6 @@ def test_the_model_of_the_lowest_validation_loss_is_handed_on(
         assert len(states) == best  # saved at every improvement, and not at the end
         steps = [record["row"]["step"] for record in pending_rows(folder)]
         assert best * STEPS_PER_EPOCH in steps  # the model that is handed on has been evaluated
-
-
-def test_validation_loss_is_the_mean_of_equation_one_over_batches() -> None:
-    spec = run_spec()
-    model = build_model(spec.model, 0, "fp32").train()
-    images, tokens = Pairs().batch(0)
-    pairs = SimpleNamespace(
-        plain_batches=lambda: iter([(images[:1], tokens[:1]), (images[1:], tokens[1:])])
-    )
-    got = loop.validation_loss(model, pairs)  # type: ignore[arg-type]
-    model.eval()
-    expected = []
-    for view in (0, 1):
-        image = F.normalize(model.visual(normalise(images[view])), dim=-1)
-        text = model.encode_text(F.pad(tokens[view], (0, 69)), normalize=True)
-        logits = model.logit_scale.exp() * image @ text.T
-        match = torch.arange(BATCH)
-        expected.append(
-            ((F.cross_entropy(logits, match) + F.cross_entropy(logits.T, match)) / 2).item()
-        )
-    assert got == pytest.approx(sum(expected) / 2, rel=1e-5)
 
 
 class Clustered(Pairs):
