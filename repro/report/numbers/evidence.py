@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from repro.plan.work import Work, work_of
 from repro.profile import clean_runs, load_classnames, pretrain_runs
+from repro.report.numbers import checks
 from repro.report.numbers.evaluations import FinishedRun, Point, read_runs
 from repro.report.schema.base import Denominator, Source
 from repro.report.schema.provenance import AuthorsFile, MissingRun
@@ -186,6 +187,7 @@ def read_evidence(
     found = _Sorted()
     for run in read_runs(root / "results" / profile.name, root):
         _sort(run, profile.name, expected, found)
+    _leave_out_foreign_models(found)
 
     missing: list[MissingRun] = [
         {
@@ -198,13 +200,19 @@ def read_evidence(
         if key not in found.runs
     ]
     points, files = authors
+    runs = tuple(found.runs.values())
     return Evidence(
         settings=Settings.of(profile),
-        runs=tuple(found.runs.values()),
+        runs=runs,
         controls=tuple(found.controls),
         missing=tuple(missing),
         planned=tuple(work_of(profile)),
-        notices=tuple(found.notices),
+        notices=(
+            *found.notices,
+            *checks.differences(runs),
+            *checks.unhashed(runs),
+            *checks.divergences(runs),
+        ),
         authors=points,
         files=files,
         root=root,
@@ -232,6 +240,16 @@ def _sort(
         found.reasons[key] = "no evaluation recorded"
     else:
         found.runs[key] = run
+
+
+def _leave_out_foreign_models(found: _Sorted) -> None:
+    """Do not count cleaning runs of another model than their pre-training run handed on."""
+    reasons = checks.foreign_models(found.runs.values())
+    for key, run in list(found.runs.items()):
+        if run.folder in reasons:
+            found.reasons[key] = reasons[run.folder]
+            found.notices.append(f"{run.folder} is left out: {reasons[run.folder]}")
+            del found.runs[key]
 
 
 def _identity(spec: RunSpec) -> dict[str, Any]:
