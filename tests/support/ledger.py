@@ -97,11 +97,8 @@ def write_run(
             seconds=float(step),
         )
         append_row(work, row, correct, attacked, is_target)
-    model = (
-        {"model": hashlib.sha256(f"{spec.cell} {spec.seed}".encode()).hexdigest()[:16]}
-        if spec.stage == "clean"
-        else {}
-    )
+    model_hash = hashlib.sha256(f"{spec.cell} {spec.seed}".encode()).hexdigest()[:16]
+    model = {"model": model_hash} if spec.stage == "clean" else {}
     record = RunRecord(
         spec=spec,
         fingerprint=fingerprint,
@@ -124,6 +121,7 @@ def write_run(
         model_step=10 * (len(outcomes) - 1),
         attempts=1,
         sacred=f"{spec.profile}/1",
+        model_hash=model_hash if spec.stage == "pretrain" else "",
     )
     folder = export_run(work, record, root / "results" / spec.profile / spec.stage / spec.cell)
     shutil.rmtree(work)

@@ -61,9 +61,7 @@ def differences(runs: Sequence[FinishedRun]) -> list[str]:
 
     accepted = Counter(run.record.accepted_code for run in runs if run.record.accepted_code)
     if accepted:
-        lines.append(
-            f"Runs that began under older code, which was accepted: {_counted(accepted)}."
-        )
+        lines.append(f"Runs that began under older code, which was accepted: {_counted(accepted)}.")
     for whose, name, hashes in _inputs(runs):
         if len(hashes) > 1:
             lines.append(f"{whose} differ in their input `{name}`: {_counted(hashes)}.")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from repro.report.numbers import checks
 from repro.report.numbers.evaluations import FinishedRun, Point, read_runs
 from repro.report.schema.base import Denominator, Source
 from repro.report.schema.provenance import AuthorsFile, MissingRun
+from repro.runs.layout import results_dir
 from repro.runs.published import read_bits
 from repro.spec import CleanSize, Dataset, Loss, Objective, Profile, RunSpec
 
@@ -186,7 +187,7 @@ def read_evidence(
 
     found = _Sorted()
     for run in read_runs(root / "results" / profile.name, root):
-        _sort(run, profile.name, expected, found)
+        _sort(run, expected, found)
     _leave_out_foreign_models(found)
 
     missing: list[MissingRun] = [
@@ -219,20 +220,19 @@ def read_evidence(
     )
 
 
-def _sort(
-    run: FinishedRun, profile: str, expected: Mapping[RunKey, RunSpec], found: _Sorted
-) -> None:
+def _sort(run: FinishedRun, expected: Mapping[RunKey, RunSpec], found: _Sorted) -> None:
     """Put a run where it belongs, or say why it is left out."""
     record, spec = run.record, run.record.spec
     key = RunKey.of(spec)
 
-    if run.folder != "/".join(("results", profile, *key)):
+    place = results_dir(spec, Path("results")) / spec.run_id
+    if run.folder != place.as_posix():
         found.notices.append(f"{run.folder} holds the record of {'/'.join(key)} and is left out")
     elif spec.variant or not spec.poisoned:
         found.controls.append(run)
     elif key not in expected:
         found.notices.append(f"{run.folder} is not a run of this profile and is left out")
-    elif _identity(spec) != _identity(expected[key]):
+    elif spec.computed() != expected[key].computed():
         found.reasons[key] = "made with another specification; run the study again"
     elif record.status == "failed":
         found.reasons[key] = f"failed: {record.reason}"
@@ -250,12 +250,3 @@ def _leave_out_foreign_models(found: _Sorted) -> None:
             found.reasons[key] = reasons[run.folder]
             found.notices.append(f"{run.folder} is left out: {reasons[run.folder]}")
             del found.runs[key]
-
-
-def _identity(spec: RunSpec) -> dict[str, Any]:
-    """What a run's outcome depends on: the specification less what only the report reads."""
-    unread = {
-        "evaluate": spec.evaluate.model_copy(update={"asr_cap": 0.0, "confidence": 0.9}),
-        "switches": spec.switches.model_copy(update={"asr_denominator": "all"}),
-    }
-    return spec.model_copy(update=unread).model_dump()

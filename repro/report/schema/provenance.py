@@ -154,7 +154,7 @@ class FaultCase(TypedDict):
 
 
 class Faults(TypedDict):
-    """report/faults.json, written by the fault suite; fields not named here are left out."""
+    """report/faults.json, written by the fault suite; what it tells besides is left out."""
 
     commit: str | None
     dirty: bool
