@@ -22,9 +22,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from repro.markdown import fill
-from repro.plan.calibrate import load_task, matrix_rate, measure, random_batch
+from repro.plan.assumptions import load_assumptions, num_evaluation_images
 from repro.plan.flops import count
-from repro.plan.work import Rates, load_assumptions, num_evaluation_images, work_of
+from repro.plan.measure import load_task, matrix_rate, measure, random_batch
+from repro.plan.rates import Rates, Seconds
+from repro.plan.work import work_of
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.layout import WORK
 from repro.runs.machine import environment
@@ -152,9 +154,11 @@ def mini_run() -> str:
     """The whole study: what its runs should take at rates measured now, by what they do."""
     mini = load_profile("mini")
     assumptions, _ = load_assumptions()
-    counts = count(mini, assumptions.caption_tokens["emoji"], num_evaluation_images(mini))
+    counts = count(
+        mini, assumptions.caption_tokens[mini.data.source.kind], num_evaluation_images(mini)
+    )
     speed = measure(mini, SECONDS, [*pretrain_runs(mini), *clean_runs(mini)])
-    rates = Rates(speed.pair_view, speed.evaluation, speed.start)
+    rates = Rates(speed.step, speed.wait, speed.evaluation, speed.start)
     lines = [
         f"{environment()['device']}, one thread: {speed.matrix_flops / 1e9:.0f} GFLOP/s in matrix products."
         " Minutes of one core, without start-up, data and report:",
@@ -164,18 +168,18 @@ def mini_run() -> str:
     ]
     for stage in ("pretrain", "clean"):
         works = [work for work in work_of(mini) if work.spec.stage == stage]
-        waiting = sum(work.pair_views * speed.data_wait[work.kind] for work in works)
-        evaluating = sum(work.evaluations for work in works) * rates.evaluation
-        total = sum(map(rates.seconds, works))
+        spent = sum(map(rates.seconds, works), Seconds())
         floor = (
             sum(counts.training(work) + work.evaluations * counts.evaluation for work in works)
             / speed.matrix_flops
         )
         minutes = [
             f"{value / 60:.1f}"
-            for value in (total - waiting - evaluating, waiting, evaluating, total, floor)
+            for value in (spent.training, spent.host, spent.evaluation, spent.total, floor)
         ]
-        lines.append(f"| {stage} | {len(works)} | {' | '.join(minutes)} | {floor / total:.0%} |")
+        lines.append(
+            f"| {stage} | {len(works)} | {' | '.join(minutes)} | {floor / spent.total:.0%} |"
+        )
     return "\n".join(lines)
 
 

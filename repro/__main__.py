@@ -219,7 +219,8 @@ def _dispatch(arguments: argparse.Namespace) -> int | None:
             import json
 
             from repro.markdown import fill
-            from repro.plan.forecast import cost_table, plan
+            from repro.plan.forecast import plan
+            from repro.plan.table import cost_table
 
             content = plan(
                 arguments.profile,

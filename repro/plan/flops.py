@@ -80,14 +80,16 @@ def count(profile: Profile, caption_tokens: int, num_images: int) -> Counts:
         lambda: model.encode_image(normalise(pixels), normalize=True)
     )
     text_forward, text_backward = _forward_backward(lambda: text(caption_tokens))
+
+    # Prompts go through the tower in batches, each as long as its longest.
     names = load_classnames(profile)
     prompts = PromptSet(names, templates_of(profile.evaluate), profile.switches.truncation)
     longest = [int(part.max()) for part in prompts.lengths.split(TEXT_BATCH)]
     by_length = {length: _forward_backward(partial(text, length))[0] for length in set(longest)}
-    prompts_forward = sum(
-        by_length[length] * len(part)
-        for length, part in zip(longest, prompts.lengths.split(TEXT_BATCH), strict=True)
-    )
+    prompts_forward = 0
+    for length, part in zip(longest, prompts.lengths.split(TEXT_BATCH), strict=True):
+        prompts_forward += by_length[length] * len(part)
+
     similarity = 2 * spec.embed_dim * len(names)
     return Counts(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -114,10 +116,10 @@ def _forward_backward(forward: Callable[[], Tensor]) -> tuple[int, int]:
 
 def _loss(spec: RunSpec) -> int:
     views, batch = spec.num_views, spec.schedule.global_batch_size
-    images, texts = (
-        torch.zeros(views, batch, spec.model.embed_dim, device=META, requires_grad=True)
-        for _ in range(2)
-    )
+    shape = views, batch, spec.model.embed_dim
+    images = torch.zeros(shape, device=META, requires_grad=True)
+    texts = torch.zeros(shape, device=META, requires_grad=True)
+
     with FlopCounterMode(display=False) as counter:
         total_loss(spec.loss_weights, images, texts, torch.ones((), device=META))["loss"].backward()
     total: int = counter.get_total_flops()

@@ -14,18 +14,12 @@ import torch
 from repro import __main__
 from repro.data.images import encode_png
 from repro.data.shards import ShardWriter, write_store
-from repro.plan import calibrate
+from repro.plan import measure
+from repro.plan.assumptions import Assumptions, HostCost, load_assumptions
 from repro.plan.flops import Counts, count
-from repro.plan.forecast import cost_table
-from repro.plan.work import (
-    Assumptions,
-    Rates,
-    Work,
-    load_assumptions,
-    makespan,
-    wall_seconds,
-    work_of,
-)
+from repro.plan.rates import Rates, Seconds, makespan, wall_seconds
+from repro.plan.table import cost_table
+from repro.plan.work import Work, work_of
 from repro.profile import clean_runs, load_classnames, load_profile
 from repro.spec import Profile
 from repro.train.loop import train
@@ -105,7 +99,7 @@ def test_pairs_and_evaluations_follow_from_batch_and_rhythm() -> None:
     """10,344 pairs are 161 batches of 64; 1,000 are 15. Evaluations: before, then every 4 of 16 epochs; 3 in each of 4."""
     works = {(work.spec.cell, work.spec.run_id): work for work in work_of(load_profile("mini"))}
     pretrain = works["cc6m-mmcl", "seed0"]
-    assert (pretrain.pairs, pretrain.evaluations, pretrain.views) == (16 * 161 * 64, 5, 1)
+    assert (pretrain.pairs, pretrain.evaluations, pretrain.spec.num_views) == (16 * 161 * 64, 5, 1)
     clean = [
         work
         for work in works.values()
@@ -135,7 +129,12 @@ def test_wall_time_takes_all_gpus_for_a_pretraining_and_one_for_a_cleaning_run(
 ) -> None:
     """With a second for each pair-view and nothing else; a global batch of 2,048 in groups of 256 splits into at most 8."""
     works = [work for work in work_of(paper) if work.spec.cell == "cc3m-mmcl"]
-    rates = Rates(pair_view={work.kind: 1.0 for work in works}, evaluation=0.0, start=0.0)
+    rates = Rates(
+        pair_view={work.kind: 1.0 for work in works},
+        wait={work.kind: 0.0 for work in works},
+        evaluation=0.0,
+        start=0.0,
+    )
     pretrain, *clean = [work.pair_views for work in works]
     for devices, split in ((1, 1), (7, 4), (8, 8), (100, 8)):
         wall = wall_seconds(works, rates, devices, side_by_side=False)
@@ -166,7 +165,12 @@ def test_the_plan_on_the_command_line_adds_up(capsys: pytest.CaptureFixture[str]
         sum(row["train_eflop"] + row["evaluate_eflop"] for row in content["models"])
     )
     total = content["pretrain_eflop"] + content["clean_eflop"]
-    assert content["gpu_hours"] == pytest.approx(total * 1e18 / (156e12 * 0.5) / 3600)
+    parts = content["gpu_hours_by_part"]
+    computing = sum(hours["training"] + hours["evaluation"] for hours in parts.values())
+    assert computing == pytest.approx(total * 1e18 / (156e12 * 0.5) / 3600)
+    for stage, hours in parts.items():
+        assert hours.keys() == {"training", "host", "evaluation", "checkpoints", "start"}
+        assert sum(hours.values()) == pytest.approx(content["gpu_hours_by_stage"][stage])
     assert content["gpu_hours_at_highest_peak"]["0.4"] == pytest.approx(
         total * 1e18 / (312e12 * 0.4) / 3600
     )
@@ -174,6 +178,41 @@ def test_the_plan_on_the_command_line_adds_up(capsys: pytest.CaptureFixture[str]
     assert content["kwh"] == pytest.approx(content["gpu_hours"] * 0.4 * 1.5)
     assert content["wall_hours"]["total"] >= content["gpu_hours"] / 4
     assert "on 4 x NVIDIA A100 at 50% of its rate" in cost_table(content)
+
+
+def test_a_device_waits_for_what_its_loaders_cannot_make_ready() -> None:
+    """A million pixels take 2 s to decode and 1 s to augment, a caption 3 s: 2 s a pair of one view, 6 s of two."""
+    cost = HostCost(decode=2.0, augment=1.0, text=3.0)
+    assert cost.pair(1_000_000, decoded=False, views=1) == 2.0
+    assert cost.pair(1_000_000, decoded=False, views=2) == 6.0
+    assert cost.pair(1_000_000, decoded=True, views=1) == 0.0
+
+
+def test_hours_are_told_apart_by_what_they_go_into(paper: Profile) -> None:
+    """A second for the step of a pair-view, two for its data, 5 for an evaluation; checkpoints a tenth of training."""
+    work = next(work for work in work_of(paper) if work.spec.stage == "clean")
+    kind = {work.kind: 1.0}
+    rates = Rates(kind, {work.kind: 2.0}, evaluation=5.0, start=9.0, checkpoint_share=0.1)
+    pair_views = work.pair_views
+    assert rates.seconds(work) == Seconds(
+        training=pair_views,
+        host=2 * pair_views,
+        evaluation=5 * work.evaluations,
+        checkpoints=pytest.approx(0.3 * pair_views),
+    )
+
+
+def test_both_profiles_of_the_paper_differ_in_speed_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    contents = []
+    for profile in ("paper", "paper_fast"):
+        assert __main__.main(["plan", "--profile", profile, "--json"]) == 0
+        contents.append(json.loads(capsys.readouterr().out))
+    slow, fast = contents
+    for key in ("runs", "samples", "evaluations", "pretrain_eflop", "clean_eflop"):
+        assert slow[key] == fast[key]
+    assert fast["gpu_hours"] < 0.6 * slow["gpu_hours"]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--gpus", "0"), ("--utilisation", "1.5")])
@@ -234,11 +273,11 @@ def test_a_start_model_is_evaluated_once_for_all_runs_that_evaluate_alike(
         if (spec.cell, spec.clean_size) == ("cc3m-mmcl", "100k")
     )
     larger = spec.model_copy(update={"trigger": spec.trigger.model_copy(update={"patch_size": 24})})
-    resident = calibrate.Resident(Path("work/cache"), torch.device("cpu"))
+    resident = measure.Resident(Path("work/cache"), torch.device("cpu"))
     model = build_model(spec.model, 0, "fp32")
     outcomes = []
     for run in (spec, spec.model_copy(update={"variant": "other"}), larger):
-        task = calibrate.load_task(resident, run)
+        task = measure.load_task(resident, run)
         assert task is not None
         outcomes.append(task.evaluate(model, 0, 0, lambda: None))
     assert outcomes[0] is outcomes[1] and outcomes[2] is not outcomes[0]
@@ -254,19 +293,19 @@ def test_a_calibrated_forecast_is_what_the_runs_then_take(small_study: Profile) 
         if work.spec.cell == "cc3m-mmcl"
     }
     chosen = [works["pretrain", "mmcl"], works["clean", "mmcl_ssl"]]
-    speed = calibrate.measure(small_study, 10.0, [work.spec for work in chosen])
-    rates = Rates(speed.pair_view, speed.evaluation, speed.start)
+    speed = measure.measure(small_study, 10.0, [work.spec for work in chosen])
+    rates = Rates(speed.step, speed.wait, speed.evaluation, speed.start)
     took = []
     for work in chosen:
         took.append(_processor_seconds(work, cpu))
-    forecast = [rates.seconds(work) for work in chosen]
+    forecast = [rates.seconds(work).total for work in chosen]
     print(f"forecast {forecast}, took {took}")
     assert sum(forecast) == pytest.approx(sum(took), rel=0.15)
 
 
 def _processor_seconds(work: Work, device: torch.device) -> float:
     """What the training loop takes for the whole run."""
-    task = calibrate.load_task(calibrate.Resident(Path("work/cache"), device), work.spec)
+    task = measure.load_task(measure.Resident(Path("work/cache"), device), work.spec)
     assert task is not None
     task.work_dir.mkdir(parents=True, exist_ok=True)
     model = build_model(work.spec.model, 0, "fp32")

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from repro.sources.download import guard
-from repro.sources.download.guard import FetchError, Opener, ImageAnswer, public_only, reason_of
+from repro.sources.download.guard import FetchError, ImageAnswer, Opener, public_only, reason_of
 from repro.sources.download.url_list import ListRow, read_list
 
 

@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from repro.plan.work import Rates, Work
+from repro.plan.rates import Rates
+from repro.plan.work import Work
 from repro.report.numbers.evaluations import FinishedRun
 from repro.report.numbers.evidence import Evidence, RunKey
 from repro.report.schema.provenance import ComputeRow, ForecastRow, ForecastTable
@@ -97,7 +98,12 @@ def rates_of(measured: Sequence[Measured]) -> Rates:
 
     evaluating = sum(run.record.evaluate_seconds * _devices(run) for _, run in measured)
     evaluations = sum(work.evaluations for work, _ in measured)
-    return Rates(pair_view=pair_view, evaluation=evaluating / evaluations, start=0.0)
+    return Rates(
+        pair_view=pair_view,
+        wait=dict.fromkeys(pair_view, 0.0),  # in the training time
+        evaluation=evaluating / evaluations,
+        start=0.0,
+    )
 
 
 def _measured(evidence: Evidence) -> list[Measured]:
@@ -116,7 +122,7 @@ def _devices(run: FinishedRun) -> int:
 
 
 def _row(group: Group, measured: list[Measured], rates: Rates) -> ForecastRow:
-    expected = sum(rates.seconds(work) for work, _ in measured)
+    expected = sum(rates.seconds(work).total for work, _ in measured)
     took = sum(run.record.seconds * _devices(run) for _, run in measured)
     return {
         "stage": group.stage,
