@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from repro.runs.published import read_results
 from repro.plan.assumptions import Assumptions, load_assumptions, num_evaluation_images
 from repro.plan.calibrate import Calibration, calibrate
 from repro.plan.flops import Counts, count
 from repro.plan.rates import Rates, Seconds, num_processes, wall_seconds
 from repro.plan.work import Work, num_rows, work_of
 from repro.profile import load_profile
+from repro.runs.published import read_results
 from repro.spec import Profile, SpecError
 from repro.train.checkpoint import CHECKPOINT_SHARE, KEEP
 
