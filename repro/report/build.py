@@ -65,9 +65,10 @@ def build(
     list of them.
     """
     numbers = build_document(evidence, claims)
-    document: dict[str, Any] = finite({**numbers, "context": material.context})
-    content = encoded(document)
+    content = encoded({**numbers, "context": material.context})
     digest = hashlib.sha256(content).hexdigest()
+    # As whoever reads report.json gets it, so that the pages can be made from it again.
+    document: dict[str, Any] = json.loads(content)
     drawn = curves.draw_all(document)
 
     files = {DOCUMENT: content}
@@ -87,9 +88,9 @@ def build(
     return document
 
 
-def encoded(document: dict[str, Any]) -> bytes:
-    """The content of report.json."""
-    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+def encoded(document: Mapping[str, Any]) -> bytes:
+    """The content of report.json, in the document's own order, which the pages follow."""
+    text = json.dumps(finite(document), indent=1, ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
 
 

@@ -1,168 +1,215 @@
-"""`python -m repro verify`: is every number of a report what the ledger says, and do its pages show these numbers?
+"""`python -m repro verify`: does a report say what the ledger says, and nothing else?
 
-The document is computed anew and compared leaf by leaf; then the pages beside it are read: the hash that they carry,
-and every number on the HTML page that names its place in the document.
+The document is computed anew and compared leaf by leaf. Then every page is made again from it and
+compared byte by byte, so that nothing on a page can be of another origin.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
-from html.parser import HTMLParser
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from repro.ledger import LedgerError
 from repro.profile import load_profile
+from repro.report.build import (
+    DOCUMENT,
+    INDEX,
+    PDF,
+    RUNS,
+    SUMS,
+    checksums,
+    encoded,
+    paper_files,
+    web_page,
+)
+from repro.report.differences import differences, text_differences
 from repro.report.document import build_document, claims_of
-from repro.report.format import percent
+from repro.report.material import Material, read_material
 from repro.report.numbers.authors import authors_points
-from repro.report.numbers.evidence import read_evidence
+from repro.report.numbers.evidence import Evidence, read_evidence
+from repro.report.pages import curves
 from repro.report.pages.findings import stale_findings
-from repro.report.replay import NAME, replay_evidence
-from repro.report.schema.document import finite, lookup
+from repro.report.pages.html import runs_page
+from repro.report.pages.sacred import read_records
+from repro.report.replay import MATERIAL, NAME, replay_evidence
 from repro.spec import SpecError
 
-TOLERANCE = 1e-9
-"""Relative; libraries may differ in the last digits."""
-NAMING = ("variant", "dataset", "clean_size", "pretrain_objective", "loss", "id", "run")
-"""Fields that name an entry of a list."""
+BUILT_FROM = {
+    INDEX: rb'<meta name="report-json-sha256" content="([^"]*)">',
+    "report.tex": rb"report\.json, SHA-256 ([0-9a-f]{64})",
+    PDF: rb"report\.json sha256 ([0-9a-f]{64})",
+}
+"""Where a page says which report.json it was built from."""
 
 
 def verify(path: Path) -> list[str]:
-    """One line per difference between report.json at `path`, its pages and the ledger; none if all is well.
+    """One line a difference between report.json at `path`, its pages and the ledger; else none.
 
-    Reads ledger, specifications and claims below the working directory.
+    Reads ledger, specifications and claims below the working directory. LedgerError if the report
+    is not there.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise LedgerError(f"{path}: missing; build the report first") from None
+    except IsADirectoryError:
+        raise LedgerError(f"{path}: a folder (allowed: a report.json)") from None
     try:
         document = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return [f"{path}: not JSON ({error})"]
-    lines = [
-        *_numbers(document),
-        *_pages(path.parent, document, hashlib.sha256(content).hexdigest()),
-    ]
-    return lines + (stale_findings(document["profile"]) if document.get("studies") else [])
+    if not isinstance(document, dict) or not isinstance(document.get("profile"), str):
+        return [f"{path.name}: 'profile' is missing"]
 
-
-def differences(report: Any, ledger: Any, place: str = "") -> list[str]:
-    """Leaves in which two documents differ, each with its place and both values."""
-    if isinstance(report, dict) and isinstance(ledger, dict):
-        keys = [*ledger, *(key for key in report if key not in ledger)]
-        return [
-            line
-            for key in keys
-            for line in differences(
-                report.get(key, "nothing"),
-                ledger.get(key, "nothing"),
-                f"{place}.{key}" if place else str(key),
-            )
-        ]
-    if isinstance(report, list) and isinstance(ledger, list) and len(report) == len(ledger):
-        return [
-            line
-            for index, pair in enumerate(zip(report, ledger, strict=True))
-            for line in differences(*pair, f"{place}[{_name(pair[1], index)}]")
-        ]
-    numbers = [isinstance(v, (int, float)) and not isinstance(v, bool) for v in (report, ledger)]
-    same = (
-        math.isclose(report, ledger, rel_tol=TOLERANCE, abs_tol=1e-12)
-        if all(numbers)
-        else (type(report), report) == (type(ledger), ledger)
-    )
-    return (
-        []
-        if same
-        else [f"{place}: {_short(report)} in the report, {_short(ledger)} from the ledger"]
-    )
-
-
-def _numbers(document: dict[str, Any]) -> list[str]:
     try:
-        if document["profile"] == NAME:
-            study = replay_evidence(None)
-            if document["authors_files"] and not study.files:
-                return [
-                    "authors_files: set REPRO_AUTHORS_DIR to the folder that was replayed; its points were not checked"
-                ]
-        else:
-            points, files = authors_points() if document["authors_files"] else ((), ())
-            if document["authors_files"] and not files:
-                return [
-                    "authors_files: set REPRO_AUTHORS_DIR to the folder that was overlaid; nothing was checked without it"
-                ]
-            study = read_evidence(load_profile(document["profile"]), Path(), (points, files))
-        expected = json.loads(json.dumps(finite(build_document(study, claims_of()))))
+        return _found(path.parent, document, content)
     except (LedgerError, SpecError) as error:
         return [f"ledger: {error}"]
-    except KeyError as error:
-        return [f"report.json: {error} is missing"]
-    return differences(
-        {key: value for key, value in document.items() if key != "context"}, expected
-    )
 
 
-def _pages(folder: Path, document: dict[str, Any], digest: str) -> list[str]:
-    lines = []
-    page = folder / "index.html"
-    if page.is_file():
-        reader = _Reader()
-        reader.feed(page.read_text(encoding="utf-8"))
-        if reader.digest != digest:
-            lines.append(f"index.html: built from another report.json ({reader.digest})")
-        for place, value, text in reader.numbers:
-            try:
-                expected = lookup(document, place)
-            except (KeyError, IndexError, ValueError, TypeError):
-                lines.append(f"index.html: {place}: shown, but not in report.json")
-                continue
-            if text.removeprefix("+") != percent(expected) or value != (
-                "" if expected is None else repr(expected)
-            ):
-                lines.append(
-                    f"index.html: {place}: {text} on the page, {percent(expected)} in report.json"
-                )
-    for name, pattern in (
-        ("report.tex", rb"report\.json, SHA-256 ([0-9a-f]{64})"),
-        ("report.pdf", rb"report\.json sha256 ([0-9a-f]{64})"),
-    ):
-        if (folder / name).is_file():
-            found = re.search(pattern, (folder / name).read_bytes())
-            if found is None or found[1].decode() != digest:
-                lines.append(f"{name}: built from another report.json")
-    return lines
+def _found(folder: Path, document: dict[str, Any], content: bytes) -> list[str]:
+    """Differences of a report; LedgerError or SpecError if what it is made from cannot be used."""
+    evidence, material = _sources(document)
+    numbers = build_document(evidence, claims_of())
+    expected = json.loads(encoded({**numbers, "context": material.context}))
+    found = differences(document, expected)
+    digest = hashlib.sha256(content).hexdigest()
+    names = expected_files(folder, expected)
+    # Pages of a document that is wrong itself would only say the same again.
+    made = {} if found else made_again(names, document, digest, material)
+    found += page_differences(folder, names, digest, made)
+
+    if expected["studies"]:
+        found += stale_findings(document["profile"])
+    return found
 
 
-class _Reader(HTMLParser):
-    """Collects the page's hash and its checkable numbers: (place, value, text)."""
+def _sources(document: Mapping[str, Any]) -> tuple[Evidence, Material]:
+    """What the report should be made from, as it lies here."""
+    profile, overlaid = document["profile"], bool(document.get("authors_files"))
+    if profile == NAME:
+        evidence, material = replay_evidence(None), MATERIAL
+    else:
+        authors = authors_points() if overlaid else ((), ())
+        evidence = read_evidence(load_profile(profile), Path(), authors)
+        material = read_material(evidence, Path())
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.digest = ""
-        self.numbers: list[tuple[str, str, str]] = []
-        self._open: tuple[str, str] | None = None
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        fields = dict(attrs)
-        if tag == "meta" and fields.get("name") == "report-json-sha256":
-            self.digest = fields.get("content") or ""
-        if tag == "data" and "data-path" in fields:
-            self._open = (fields["data-path"] or "", fields.get("value") or "")
-
-    def handle_data(self, data: str) -> None:
-        if self._open is not None:
-            self.numbers.append((*self._open, data))
-            self._open = None
+    if overlaid and not evidence.files:
+        raise LedgerError(
+            "authors_files: set REPRO_AUTHORS_DIR to the folder that was read for this report; "
+            "nothing was checked without it"
+        )
+    return evidence, material
 
 
-def _name(entry: Any, index: int) -> str:
-    words = [str(entry[key]) for key in NAMING if entry.get(key)] if isinstance(entry, dict) else []
-    return " ".join(words) or str(index)
+def page_differences(
+    folder: Path, names: list[str], digest: str, made: Mapping[str, bytes]
+) -> list[str]:
+    """What in a report's folder is not as it was made.
+
+    `names` are the files that ought to be there, `digest` is the SHA-256 of report.json, and `made`
+    are the pages as that report.json gives them.
+    """
+    foreign = _built_from_others(folder, digest)
+    found = []
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{name}: missing")
+        elif name in foreign:
+            found.append(f"{name}: built from another {DOCUMENT}")
+        elif name in made:
+            found += _differs(path, name, made[name])
+
+    told = {line.partition(":")[0] for line in found}
+    whole = [name for name in names if name not in told]
+    return found + _unlike_sums(folder, names, whole)
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+def expected_files(folder: Path, document: dict[str, Any]) -> list[str]:
+    """Names of the files that ought to be in a report's folder.
+
+    Document and page always; of the other kinds those that are there, in part or as a whole, and
+    those that SHA256SUMS or the page tell of.
+    """
+    told = _text(folder / SUMS) + _text(folder / INDEX)
+
+    def is_meant(name: str) -> bool:
+        if (folder / name).is_file() or f'href="{name}"' in told:
+            return True
+        return re.search(rf"^[0-9a-f]{{64}}  {re.escape(name)}$", told, re.MULTILINE) is not None
+
+    figures = [f"figures/{name}.pdf" for name in curves.figure_names(document)]
+    paper = ["report.tex", "metadata.yaml", *figures]
+    names = [DOCUMENT, INDEX]
+    names += [name for name in (RUNS, PDF) if is_meant(name)]
+    if any(map(is_meant, paper)):
+        names += paper
+    return names
+
+
+def made_again(
+    names: list[str], document: dict[str, Any], digest: str, material: Material
+) -> dict[str, bytes]:
+    """The pages of these names, made from the document; runs.html only if the records are here."""
+    drawn = curves.draw_all(document)
+    made = {INDEX: web_page(document, digest, drawn, material.gallery, names)}
+    if "report.tex" in names:
+        made |= paper_files(document, digest, drawn)
+
+    records = Path("sacred") / document["profile"]
+    if RUNS in names and records.is_dir():
+        made[RUNS] = runs_page(document["profile"], read_records(records)).encode()
+    elif RUNS in names:
+        note = f"verify: {records} is not here; {RUNS} is compared by its hash only"
+        print(note, file=sys.stderr)
+    return made
+
+
+def _built_from_others(folder: Path, digest: str) -> list[str]:
+    """Pages that do not say that they were built from this report.json."""
+    found = []
+    for name, pattern in BUILT_FROM.items():
+        path = folder / name
+        if not path.is_file():
+            continue
+        match = re.search(pattern, path.read_bytes())
+        if match is None or match[1] != digest.encode():
+            found.append(name)
+    return found
+
+
+def _differs(path: Path, name: str, made: bytes) -> list[str]:
+    """Differences between a page and what report.json makes of it."""
+    there = path.read_bytes()
+    if there == made:
+        return []
+    if name.startswith("figures/"):
+        return [f"{name}: not the drawing of {DOCUMENT}"]
+    lines = text_differences(name, there.decode(errors="replace"), made.decode())
+    return lines or [f"{name}: bytes that are no text"]
+
+
+def _unlike_sums(folder: Path, names: list[str], whole: list[str]) -> list[str]:
+    """Files that are not as SHA256SUMS says, of those that are as report.json makes them."""
+    path = folder / SUMS
+    if not path.is_file():
+        return [f"{SUMS}: missing"]
+    listed = _text(path).splitlines()
+    wanted = checksums(folder, whole).splitlines()
+
+    found = [
+        f"{line.partition('  ')[2]}: not as {SUMS} says" for line in wanted if line not in listed
+    ]
+    known = [line.partition("  ")[2] for line in listed]
+    found += [f"{SUMS}: {name} is no part of the report" for name in known if name not in names]
+    return found
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

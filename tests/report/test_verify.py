@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
+import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from repro.report.verify import differences, verify
+from repro.ledger import LedgerError
+from repro.profile import load_profile
+from repro.report.build import checksums, report_stage
+from repro.report.differences import differences
+from repro.report.material import read_material
+from repro.report.numbers.evidence import read_evidence
+from repro.report.pages.html import runs_page
+from repro.report.pages.sacred import read_records
+from repro.report.verify import expected_files, made_again, page_differences, verify
 from tests.support.ledger import reseal
 
 REPORT = Path("report/build/mini/report.json")
+
+
+@dataclass(frozen=True)
+class Pages:
+    """A report's folder, and what its report.json makes of it."""
+
+    folder: Path
+    names: list[str]
+    digest: str
+    made: dict[str, bytes]
+
+    def differences(self, folder: Path) -> list[str]:
+        """What differs in a copy of the folder."""
+        return page_differences(folder, self.names, self.digest, self.made)
 
 
 @pytest.fixture
@@ -110,3 +136,129 @@ def test_last_digits_of_other_libraries_are_no_difference():
     assert differences({"a": [0.1]}, {"a": [0.1 + 1e-6]}) != []
     assert differences({"a": 1}, {"a": True}) != []
     assert differences({"a": 1}, {}) == ['a: 1 in the report, "nothing" from the ledger']
+
+
+@pytest.fixture(scope="module")
+def pages(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Pages:
+    """A built study with a Sacred record, and its pages as report.json gives them."""
+    root = tmp_path_factory.mktemp("pages") / "study"
+    shutil.copytree(built, root)
+    record = root / "sacred/mini/1"
+    record.mkdir(parents=True)
+    run = {"experiment": {"name": "pretrain"}, "status": "COMPLETED", "start_time": "2026-01-02"}
+    (record / "run.json").write_text(json.dumps(run))
+    config = {"dataset": "cc3m", "schedule": {"learning_rate": 0.001}, "seed": 17}
+    (record / "config.json").write_text(json.dumps(config))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        folder = REPORT.parent
+        page = runs_page("mini", read_records(Path("sacred/mini")))
+        (folder / "runs.html").write_text(page)
+        document = json.loads(REPORT.read_bytes())
+        names = expected_files(folder, document)
+        (folder / "SHA256SUMS").write_text(checksums(folder, names))
+        evidence = read_evidence(load_profile("mini"))
+        digest = hashlib.sha256(REPORT.read_bytes()).hexdigest()
+        made = made_again(names, document, digest, read_material(evidence, Path()))
+    return Pages(root / folder, names, digest, made)
+
+
+def visible_digits(name: str, text: str) -> list[int]:
+    """Places of digits that a reader sees: in HTML those outside of tags, style and script."""
+    if name.endswith(".html"):
+        hidden = r"<style>.*?</style>|<script.*?</script>|<[^>]*>"
+        text = re.sub(hidden, lambda match: "." * len(match[0]), text, flags=re.DOTALL)
+    return [match.start() for match in re.finditer(r"\d", text)]
+
+
+@pytest.mark.faults(21)
+@pytest.mark.parametrize("name", ["index.html", "runs.html", "report.tex", "metadata.yaml"])
+def test_every_edit_of_one_visible_digit_is_found(pages: Pages, tmp_path: Path, name: str):
+    """200 digits, drawn with a fixed seed, each replaced by another one."""
+    assert pages.differences(pages.folder) == []
+    folder = tmp_path / "report"
+    shutil.copytree(pages.folder, folder)
+    text = (folder / name).read_text()
+    draw = random.Random(4)
+    places = visible_digits(name, text)
+    missed = []
+    for place in draw.choices(places, k=200):
+        digit = draw.choice([d for d in "0123456789" if d != text[place]])
+        (folder / name).write_text(text[:place] + digit + text[place + 1 :])
+        found = pages.differences(folder)
+        if not found or not all(line.startswith(f"{name}:") for line in found):
+            missed.append((place, found))
+    assert missed == []
+
+
+@pytest.mark.faults(21)
+def test_every_lost_page_is_named(pages: Pages, tmp_path: Path):
+    for name in [*pages.names[1:], "SHA256SUMS"]:
+        folder = tmp_path / name.replace("/", "-")
+        shutil.copytree(pages.folder, folder)
+        (folder / name).unlink()
+        assert f"{name}: missing" in pages.differences(folder)
+
+
+@pytest.mark.faults(21)
+def test_pages_lost_together_with_what_tells_of_them_are_still_a_difference(study: Path):
+    """SHA256SUMS edited too: the page links to what is gone."""
+    folder = REPORT.parent
+    for name in ("runs.html", "report.tex", "metadata.yaml"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "figures")
+    sums = (folder / "SHA256SUMS").read_text().splitlines(keepends=True)
+    kept = [line for line in sums if line.split()[1] in ("index.html", "report.json", "report.pdf")]
+    (folder / "SHA256SUMS").write_text("".join(kept))
+    found = verify(REPORT)
+    assert {"runs.html: missing", "report.tex: missing", "figures/figure1.pdf: missing"} <= set(
+        found
+    )
+
+
+@pytest.mark.faults(21)
+def test_a_changed_verdict_swapped_figures_a_plain_number_and_a_foreign_pdf_are_found(study: Path):
+    folder = REPORT.parent
+    page = folder / "index.html"
+    text = page.read_text()
+    lead = '<span class="verdict reproduced">reproduced</span>'
+    place = text.index(lead, text.index('class="lead"'))
+    number = re.search(r"<data [^>]*>([^<]*)</data>", text[place:])
+    assert number is not None
+    changed = text[:place] + lead.replace("reproduced", "undecided") + text[place + len(lead) :]
+    page.write_text(changed.replace(number[0], number[1], 1))
+    figure = folder / "figures/figure1.pdf"
+    figure.write_bytes((folder / "figures/figure2.pdf").read_bytes())
+    pdf = folder / "report.pdf"
+    if pdf.exists():  # where there is a TeX
+        pdf.write_bytes(pdf.read_bytes() + b"\n")
+
+    found = verify(REPORT)
+    assert "figures/figure1.pdf: not the drawing of report.json" in found
+    assert not pdf.exists() or "report.pdf: not as SHA256SUMS says" in found
+    on_page = [line for line in found if line.startswith("index.html:")]
+    assert any("undecided" in line for line in on_page)
+    assert len(on_page) == 2
+
+
+@pytest.mark.faults(21)
+def test_context_that_differs_from_its_files_is_named_even_with_hashes_put_right(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """report.json says 80 where the accounting says 8, and pages and hashes were made to fit."""
+    accounting = study / "data/mini/accounting.json"
+    accounting.parent.mkdir(parents=True)
+    accounting.write_text('{"poisoned": 80}')
+    report_stage("mini")
+    accounting.write_text('{"poisoned": 8}')
+    assert verify(REPORT) == [
+        "context.accounting.data.poisoned: 80 in the report, 8 from the ledger"
+    ]
+
+
+def test_a_report_that_is_not_there_says_what_to_do(tmp_path: Path):
+    with pytest.raises(LedgerError, match="missing; build the report first"):
+        verify(tmp_path / "report.json")
+    with pytest.raises(LedgerError, match="a folder"):
+        verify(tmp_path)

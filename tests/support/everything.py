@@ -46,7 +46,8 @@ def make() -> None:
     for run in [*pretrain_runs(spec), *clean_runs(spec, "cc3m")]:
         write_run(Path(), run, [(0.41, 0.93), (0.3, 0.01)])
     study = read_evidence(spec, Path())
-    build(study, claims_of(), read_material(study, Path()), Path("out"))
+    material = read_material(study, Path())
+    build(study, claims_of(), material, Path("out"), records=read_records(Path("sacred")))
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from repro.report.pages.figures import (
     WIDTH,
     Drawn,
     answer,
+    captions,
     draw,
     percent_axes,
     percent_tick,
@@ -203,6 +204,11 @@ def all_figures(document: dict[str, Any]) -> dict[str, Figure]:
     }
     studied = {"responses": responses(document)} if document["doses"] else {}
     return {"answer": answer(document), **papers, **curves, **studied}
+
+
+def figure_names(document: dict[str, Any]) -> list[str]:
+    """The figures that a document has."""
+    return ["answer", *captions(document)]
 
 
 def draw_all(document: dict[str, Any]) -> dict[str, Drawn]:
