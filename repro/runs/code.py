@@ -1,58 +1,385 @@
-"""The code that determines results, as a hash; comments, docstrings and formatting do not count."""
+"""The code that determines results, as one hash over definitions: what the worker reaches, and nothing else.
+
+From ENTRY, names are followed to functions, classes and constants at the top of the package's modules. The hash is over
+their syntax, in which a name that stands for another definition is replaced by that definition's own name and a name of
+another package by its full one. So a module may be moved, a definition may go to another module, and an import may be
+written another way without a change of the hash, as may comments, docstrings and layout; a changed line that is reached
+changes it. Statements that run when a reached module is imported count too.
+
+What cannot be followed is code that is found by a string, as by `getattr`: a module that is used as a value counts whole.
+"""
 
 from __future__ import annotations
 
 import ast
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import repro
-from repro.spec import digest
 
-ENTRY = "repro.worker"
-"""The module whose code, with all it imports of the package, determines results; how inputs were made shows in their hashes."""
+ENTRY = ("repro.worker", "main")
+"""Module and function that compute a run; how its inputs were made shows in their hashes."""
+PACKAGE = "repro"
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
-def code_version() -> str:
-    """Hash of the code that determines results; comments, docstrings and formatting do not count."""
-    root = Path(repro.__file__).parent.parent
-    trees: dict[str, ast.AST] = {}
-    todo = [ENTRY]
+class Definition(NamedTuple):
+    """A function, class or constant at the top of a module."""
+
+    module: str
+    name: str
+
+
+@dataclass
+class Source:
+    """A parsed module of the package."""
+
+    definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    """Name to the statements that bind it."""
+    imports: dict[str, str] = field(default_factory=dict)
+    """Name to what it was imported as: `np` to `numpy`, `emit` to `repro.events.emit`."""
+    loose: list[ast.stmt] = field(default_factory=list)
+    """Statements that define nothing and run at import."""
+
+
+def code_version(root: Path | None = None) -> str:
+    """Hash of the code that determines results, 16 hex digits; `root` is the folder that holds the package."""
+    root = root or Path(repro.__file__).parent.parent
+    states = []
+    for path in sorted((root / PACKAGE).rglob("*.py")):
+        state = path.stat()
+        states.append((path.as_posix(), state.st_size, state.st_mtime_ns, state.st_ino))
+    return _version(root, tuple(states))
+
+
+@lru_cache(maxsize=2)
+def _version(root: Path, states: tuple[tuple[str, int, int, int], ...]) -> str:
+    """The hash, computed once for the states of all files of the package."""
+    reached = reached_definitions(root)
+    labels = _labels(reached)
+    content = sorted([labels[key], syntax_of(item, labels)] for key, item in reached.items())
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def reached_definitions(root: Path | None = None) -> dict[Definition, Any]:
+    """Every definition that ENTRY reaches, and its syntax with references to others.
+
+    Statements that run at import stand under the name `<import>` of their module.
+    """
+    tree = _Tree(root or Path(repro.__file__).parent.parent)
+    todo, reached = [Definition(*ENTRY)], {}
     while todo:
-        module = todo.pop()
-        path = root / (module.replace(".", "/") + ".py")
-        if module not in trees and path.is_file():
-            trees[module] = ast.parse(path.read_bytes())
-            todo += _imports(trees[module])
-    return digest([[module, syntax(tree)] for module, tree in sorted(trees.items())])
+        key = todo.pop()
+        if key in reached:
+            continue
+        reader = _Reader(tree, key.module)
+        source = tree.source(key.module)
+        if key.name == IMPORT:
+            reached[key] = [reader.read(node, _Scope()) for node in source.loose]
+        else:
+            reached[key] = [reader.read(node, _Scope()) for node in source.definitions[key.name]]
+        todo += reader.references
+        todo += [Definition(module, IMPORT) for module in tree.loaded_by(key.module)]
+    return {key: item for key, item in reached.items() if item}
 
 
-def _imports(tree: ast.AST) -> list[str]:
-    """Modules of the package that a module imports, `from repro import x` as `repro.x`."""
-    found = []
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.ImportFrom)
-            and node.module
-            and node.module.partition(".")[0] == "repro"
-        ):
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+IMPORT = "<import>"
+
+
+def syntax_of(item: Any, labels: dict[Definition, str]) -> Any:
+    """Syntax as nested lists, its references written as labels."""
+    if isinstance(item, Definition):
+        return ["Definition", labels.get(item, "")]
+    if isinstance(item, list):
+        return [syntax_of(part, labels) for part in item]
+    return item
+
+
+def _labels(reached: dict[Definition, Any]) -> dict[Definition, str]:
+    """A name for each definition that does not tell its module: where two share one, the syntax tells them apart."""
+    by_name: dict[str, list[Definition]] = {}
+    for key in reached:
+        by_name.setdefault(key.name, []).append(key)
+
+    labels = {}
+    for name, keys in by_name.items():
+        for key in keys:
+            labels[key] = name
+            if len(keys) > 1:
+                shape = json.dumps(syntax_of(reached[key], {}))
+                labels[key] += ":" + hashlib.sha256(shape.encode()).hexdigest()[:16]
+    return labels
+
+
+class _Tree:
+    """The package's modules, read when they are asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, module: str) -> Path | None:
+        """File of a module or package; None if there is none."""
+        base = self.root / module.replace(".", "/")
+        return next(
+            (p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None
+        )
+
+    def source(self, module: str) -> Source:
+        """The module, parsed."""
+        path = self.path(module)
+        assert path is not None
+        state = path.stat()
+        return _parsed(path, state.st_size, state.st_mtime_ns, state.st_ino)
+
+    def loaded_by(self, module: str) -> Iterator[str]:
+        """The module itself, the packages around it, and those that its top imports."""
+        names = [module, *self.source(module).imports.values()]
+        for name in names:
+            parts = name.split(".")
+            for size in range(1, len(parts) + 1):
+                if parts[0] == PACKAGE and self.path(".".join(parts[:size])) is not None:
+                    yield ".".join(parts[:size])
+
+    def resolve(self, dotted: str) -> Definition | str:
+        """What a full name of the package stands for: a definition, or a module's name.
+
+        Names that a module imports are followed to where they are defined; what is defined nowhere, as it is.
+        """
+        if self.path(dotted) is not None:
+            return dotted
+        module, _, name = dotted.rpartition(".")
+        if self.path(module) is None:
+            return dotted
+        source = self.source(module)
+        if name in source.definitions:
+            return Definition(module, name)
+        if name in source.imports:
+            target = source.imports[name]
+            return self.resolve(target) if _is_own(target) else target
+        return dotted
+
+
+@lru_cache(maxsize=None)
+def _parsed(path: Path, size: int, mtime_ns: int, inode: int) -> Source:
+    """Parse a file once for its size, time and inode."""
+    source = Source()
+    _sort(ast.parse(path.read_bytes()).body, source, None)
+    return source
+
+
+def _sort(body: list[ast.stmt], source: Source, whole: ast.stmt | None) -> None:
+    """Put the statements of a module where they belong; `whole` is the `if` or `try` around them, which then counts."""
+    for node in body:
+        kept = whole or node
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            source.imports |= imported(node)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            source.definitions.setdefault(node.name, []).append(kept)
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and (names := _targets(node)):
+            for name in names:
+                source.definitions.setdefault(name, []).append(kept)
+        elif isinstance(node, ast.If) and _is_never_run(node):
+            continue
+        elif isinstance(node, ast.If | ast.Try):
+            blocks = [node.body, node.orelse]
+            if isinstance(node, ast.Try):
+                blocks += [node.finalbody, *(handler.body for handler in node.handlers)]
+            before = len(source.definitions)
+            for block in blocks:
+                _sort(block, source, kept)
+            if len(source.definitions) == before and whole is None:
+                source.loose.append(node)
+        elif not _is_text(node) and whole is None and not isinstance(node, ast.Pass):
+            source.loose.append(node)
+
+
+def imported(node: ast.Import | ast.ImportFrom) -> dict[str, str]:
+    """Names that an import binds, with the full name of what they stand for."""
+    if isinstance(node, ast.ImportFrom):
+        return {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    found = {}
+    for alias in node.names:
+        name = alias.asname or alias.name.partition(".")[0]
+        found[name] = alias.name if alias.asname else name
     return found
 
 
-def syntax(node: Any) -> Any:
-    """A syntax tree as nested lists, without empty fields and bare strings; equal across Python versions."""
-    if isinstance(node, list):
-        return [
-            syntax(item)
-            for item in node
-            if not (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant))
-        ]
-    if isinstance(node, ast.AST):
+def _targets(node: ast.Assign | ast.AnnAssign) -> list[str]:
+    """Names that an assignment binds; none if it assigns to something else, such as an attribute."""
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    names = []
+    for target in targets:
+        parts = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
+        if not all(isinstance(part, ast.Name) for part in parts):
+            return []
+        names += [part.id for part in parts if isinstance(part, ast.Name)]
+    return names
+
+
+def _is_never_run(node: ast.If) -> bool:
+    """`if TYPE_CHECKING` and `if __name__ == "__main__"`, which an imported module passes over."""
+    return ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'")
+
+
+def _is_text(node: ast.AST) -> bool:
+    """A docstring, or what stands like one."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _is_own(dotted: str) -> bool:
+    return dotted.partition(".")[0] == PACKAGE
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What names mean inside functions: those that are theirs, and those that they import."""
+
+    local: frozenset[str] = frozenset()
+    imports: tuple[tuple[str, str], ...] = ()
+
+    def inside(self, local: set[str], imports: dict[str, str]) -> _Scope:
+        """The scope of a function within this one."""
+        kept = dict(self.imports) | imports
+        hidden = (self.local | local) - set(imports)
+        return _Scope(
+            frozenset(hidden),
+            tuple((n, t) for n, t in kept.items() if n not in local - set(imports)),
+        )
+
+
+class _Reader:
+    """Reads the syntax of one definition and collects the definitions that it refers to."""
+
+    def __init__(self, tree: _Tree, module: str) -> None:
+        self.tree, self.module, self.source = tree, module, tree.source(module)
+        self.references: list[Definition] = []
+
+    def read(self, node: Any, scope: _Scope) -> Any:
+        """Syntax as nested lists without empty fields, bare strings and imports; equal across Python versions."""
+        if isinstance(node, list):
+            kept = [
+                item
+                for item in node
+                if not _is_text(item) and not isinstance(item, ast.Import | ast.ImportFrom)
+            ]
+            return [self.read(item, scope) for item in kept]
+        if not isinstance(node, ast.AST):
+            return repr(node)
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
+            meant = self._meant(node, scope)
+            if meant is not None:
+                return meant
+        if isinstance(node, Function):
+            return self._function(node, scope)
+        if isinstance(node, Comprehension):
+            return self._comprehension(node, scope)
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            self._assigned(node.id, scope)
+        return self._fields(node, scope)
+
+    def _fields(self, node: ast.AST, scope: _Scope, apart: tuple[str, ...] = ()) -> list[Any]:
         fields = [
-            [name, syntax(value)]
+            [name, self.read(value, scope)]
             for name, value in ast.iter_fields(node)
-            if value not in (None, [])
+            if value not in (None, []) and name not in apart
         ]
         return [type(node).__name__, *fields]
-    return repr(node)
+
+    def _meant(self, node: ast.Name | ast.Attribute, scope: _Scope) -> Any:
+        """What `name` or `name.attribute...` stands for; None if it is an ordinary name or expression."""
+        chain: list[str] = []
+        root: ast.expr = node
+        while isinstance(root, ast.Attribute):
+            chain.insert(0, root.attr)
+            root = root.value
+        if not isinstance(root, ast.Name) or root.id in scope.local:
+            return None
+
+        imports = self.source.imports | dict(scope.imports)
+        if root.id in self.source.definitions and root.id not in dict(scope.imports):
+            found: Definition | str = Definition(self.module, root.id)
+        elif root.id in imports:
+            found = imports[root.id]
+        else:
+            return None
+
+        if isinstance(found, str) and _is_own(found):
+            found = self.tree.resolve(found)
+            while isinstance(found, str) and _is_own(found) and chain:
+                found = self.tree.resolve(f"{found}.{chain.pop(0)}")
+        if isinstance(found, str):
+            if not _is_own(found):
+                return ["Name", ".".join([found, *chain])]
+            return self._whole(found)
+        self.references.append(found)
+        return [found, *(["Attribute", name] for name in chain)]
+
+    def _whole(self, module: str) -> Any:
+        """A module that is used as a value: all that it defines."""
+        if self.tree.path(module) is None:
+            return ["Unknown", module.rpartition(".")[2]]
+        keys = [Definition(module, name) for name in self.tree.source(module).definitions]
+        self.references += keys
+        return ["Module", *keys]
+
+    def _assigned(self, name: str, scope: _Scope) -> None:
+        """A function that assigns to a name of its module refers to it."""
+        if name in self.source.definitions and name not in scope.local:
+            self.references.append(Definition(self.module, name))
+
+    def _function(self, node: Function, scope: _Scope) -> Any:
+        """Decorators, defaults and annotations belong to the scope around, the body to the function's own."""
+        local, imports = _bound_in(node)
+        inner = scope.inside(local, imports)
+        outer = self._fields(node, scope, apart=("body",))
+        body = [node.body] if isinstance(node, ast.Lambda) else node.body
+        return [*outer, ["body", self.read(body, inner)]]
+
+    def _comprehension(self, node: Comprehension, scope: _Scope) -> Any:
+        """Its targets are its own; its first iterable is read in the scope around."""
+        local = {
+            part.id
+            for generator in node.generators
+            for part in ast.walk(generator.target)
+            if isinstance(part, ast.Name)
+        }
+        first = self.read(node.generators[0].iter, scope)
+        return [first, self._fields(node, scope.inside(local, {}))]
+
+
+def _bound_in(function: Function) -> tuple[set[str], dict[str, str]]:
+    """Names that are the function's own, and those that it imports; not those of functions inside it."""
+    arguments = function.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    named += [item for item in (arguments.vararg, arguments.kwarg) if item is not None]
+    local = {item.arg for item in named}
+    imports: dict[str, str] = {}
+    shared: set[str] = set()
+
+    body = [function.body] if isinstance(function, ast.Lambda) else function.body
+    todo: list[ast.AST] = list(body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imports |= imported(node)
+        elif isinstance(node, ast.Global):
+            shared |= set(node.names)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            local.add(node.name)
+            continue
+        elif isinstance(node, ast.Lambda | Comprehension):
+            continue
+        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            local.add(node.id)
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            local.add(node.name)
+        todo += ast.iter_child_nodes(node)
+    return local - shared, imports

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-Part = Literal["train_seconds", "evaluate_seconds", "data_wait_seconds"]
+TimedPart = Literal["train_seconds", "evaluate_seconds", "data_wait_seconds"]
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Clock:
         """Count from here: what came before belongs to no part."""
         self.begun = time.monotonic()
 
-    def lap(self, part: Part | None = None) -> None:
+    def lap(self, part: TimedPart | None = None) -> None:
         """The time since the last lap was spent on `part`, or on nothing that has a name."""
         now = time.monotonic()
         passed, self.begun = now - self.begun, now

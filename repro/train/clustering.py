@@ -23,7 +23,7 @@ from repro.train.pairs import TrainingPairs
 
 ITERATIONS = 20
 """Iterations of k-means (code: attack-cleanclip, deep clustering)."""
-IMAGE_BATCH = 128
+CLUSTER_BATCH = 128
 
 
 class Clusters(nn.Module):
@@ -98,7 +98,7 @@ def image_features(model: CLIP, pairs: TrainingPairs) -> Float[Tensor, "N D"]:
     model.eval()
     device = model.logit_scale.device
     parts = (
-        pairs.rows[begin : begin + IMAGE_BATCH] for begin in range(0, len(pairs.rows), IMAGE_BATCH)
+        pairs.rows[begin : begin + CLUSTER_BATCH] for begin in range(0, len(pairs.rows), CLUSTER_BATCH)
     )
     features = [
         model.encode_image(normalise(pairs.pixels(rows).to(device)), normalize=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
 
 from repro.profile import clean_runs, load_profile
-from repro.runs import code, layout, run
+from repro.runs import layout, run
 from repro.runs.run import LaunchError
 
 
@@ -23,15 +22,6 @@ def test_a_missing_input_is_named(
             {"pairs": Path("poisoned/smoke/cc3m")},
             "code",
         )
-
-
-def test_comments_docstrings_and_layout_do_not_change_the_code_version() -> None:
-    old = ast.parse("def f(x):\n    return x + 1\n")
-    new = ast.parse(
-        'def f(x):\n    """Add one."""\n    # really\n    return (x\n            + 1)\n'
-    )
-    assert code.syntax(old.body) == code.syntax(new.body)
-    assert code.syntax(old.body) != code.syntax(ast.parse("def f(x):\n    return x + 2\n").body)
 
 
 @pytest.mark.faults(5)
