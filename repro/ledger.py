@@ -129,6 +129,15 @@ class Row(BaseModel):
         return attacked / total
 
 
+class Input(TypedDict):
+    """One input of a run."""
+
+    path: str
+    """Relative to the repository."""
+    hash: str
+    """`content_hash` of it."""
+
+
 class RunOutcome(TypedDict, total=False):
     """`outcome.json`: what the worker tells of a run that it ended; each becomes the record's field of that name."""
 

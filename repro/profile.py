@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
+from repro.files import file_sha256
 from repro.spec import (
     CleanSpec,
     Dataset,
@@ -34,6 +35,7 @@ from repro.spec import (
     Spec,
     SpecError,
     Switches,
+    digest,
 )
 
 SPECS = Path("specs")
@@ -163,6 +165,17 @@ def load_profile(
     profile = Profile(name=name, protocol=protocol.protocol, **checked)
     _check_across(profile, folder, specs)
     return profile
+
+
+def spec_hash(profile: str) -> str:
+    """Hash of every file that a profile is read from: DVC hashes them after a stage, so the stage must notice edits."""
+    files = [
+        file
+        for folder in (profile, "protocols", "classnames")
+        for file in sorted((SPECS / folder).glob("*"))
+        if file.is_file()
+    ]
+    return digest([[file.as_posix(), file_sha256(file)] for file in files])
 
 
 def classnames_file(classnames: str, specs: Path = SPECS) -> Path:

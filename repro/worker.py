@@ -31,9 +31,8 @@ from repro.evaluate.images import EvaluationSet
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model
 from repro.files import read_sealed, replace_file, sealed
-from repro.ledger import LedgerError, RunOutcome, handed_on, pending_rows
+from repro.ledger import Input, LedgerError, RunOutcome, handed_on, pending_rows
 from repro.runs.layout import content_hash
-from repro.runs.run import Input
 from repro.spec import RunSpec
 from repro.train import checkpoint, distributed
 from repro.train.loop import Task, train

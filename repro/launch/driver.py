@@ -15,10 +15,10 @@ from repro.launch.board import Board
 from repro.launch.local import _drive, _Queue
 from repro.launch.packs import queues
 from repro.launch.places import devices
-from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.profile import clean_runs, load_profile, pretrain_runs, spec_hash
 from repro.runs.code import code_version
 from repro.runs.deliver import deliver, is_delivered, prune, refresh, reopen
-from repro.runs.layout import WORK, spec_hash, standard_inputs
+from repro.runs.layout import WORK, standard_inputs
 from repro.runs.run import LaunchError, identify
 from repro.runs.signals import stoppable
 from repro.spec import Dataset, Objective, RunSpec

@@ -24,11 +24,11 @@ from torch import Tensor
 from repro.data.templates import templates_of
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import IMAGE_BATCH
+from repro.ledger import Input
 from repro.plan.assumptions import load_assumptions, num_evaluation_images
 from repro.plan.work import kind_of
 from repro.profile import clean_runs, load_classnames, load_profile, pretrain_runs
 from repro.runs.layout import WORK, standard_inputs
-from repro.runs.run import Input
 from repro.spec import Profile, RunSpec, Schedule
 from repro.train import distributed
 from repro.train.loop import Task

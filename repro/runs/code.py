@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field

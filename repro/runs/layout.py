@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from repro.files import file_sha256
-from repro.profile import SPECS
 from repro.spec import RunSpec, digest
 
 WORK = Path("work")
@@ -62,19 +60,6 @@ def content_hash(path: Path) -> str:
 def folder_hash(files: dict[str, str]) -> str:
     """Content hash of a folder with these files, relative name to SHA-256."""
     return digest([[name, files[name]] for name in sorted(files)])
-
-
-def spec_hash(profile: str) -> str:
-    """Hash of every file that a profile is read from: DVC hashes them after a stage, so the stage must notice edits."""
-    files = [
-        file
-        for folder in (profile, "protocols", "classnames")
-        for file in sorted((SPECS / folder).glob("*"))
-        if file.is_file()
-    ]
-    return digest(
-        [[file.as_posix(), hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
-    )
 
 
 def results_dir(spec: RunSpec, results: Path) -> Path:

@@ -11,10 +11,10 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
 from repro.files import read_sealed, replace_file, sealed
-from repro.ledger import LedgerError, RunOutcome, RunRecord
+from repro.ledger import Input, LedgerError, RunOutcome, RunRecord
 from repro.runs.layout import WORK, content_hash, results_dir
 from repro.runs.machine import commit_state, environment
 from repro.runs.published import read_record
@@ -26,15 +26,6 @@ ACCEPT_CODE = "REPRO_ACCEPT_CODE"
 
 class LaunchError(RuntimeError):
     """Runs that cannot start or did not end well; the message says which, why and what to do."""
-
-
-class Input(TypedDict):
-    """One input of a run."""
-
-    path: str
-    """Relative to the repository."""
-    hash: str
-    """`content_hash` of it."""
 
 
 @dataclass(frozen=True)

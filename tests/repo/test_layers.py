@@ -21,7 +21,7 @@ ALLOWED = {
     "files": {"spec"},
     "intervals": set(),
     "markdown": {"files"},
-    "profile": {"spec"},
+    "profile": {"spec", "files"},
     "ledger": {"spec", "files"},
     "events": set(),
     # what a run does
