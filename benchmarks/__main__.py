@@ -34,6 +34,7 @@ NAMES = {
 """What bench.json holds: in words, and what is wanted of it."""
 BESIDES = {
     "train_step_rn50": ("training step, MMCL + SSL, of RN50 with 16 pairs of 224 px", ""),
+    "evaluation_rn50": ("evaluation of RN50, 50 images of 224 px and 80 prompts", ""),
     "loader_rn50": ("loading of an image of 224 px with its augmented view", ""),
 }
 """What only details.json holds."""

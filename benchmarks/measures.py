@@ -19,7 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import reference, workspace
 from benchmarks.timing import Measurement, compare, elapsed
-from benchmarks.workload import RATE, Trainer, Workload, rn50_workload
+from benchmarks.workload import (
+    RATE,
+    Trainer,
+    Workload,
+    rn50_evaluation_workload,
+    rn50_workload,
+)
 from repro.data.shards import PairStore
 from repro.launch.driver import run_all
 from repro.profile import load_profile, pretrain_runs
@@ -75,6 +81,11 @@ def evaluation(workload: Workload, folder: Path) -> Measurement:
 def train_step_rn50(workload: Workload, folder: Path) -> Measurement:
     """`train_step` for the paper's model at its resolution, with fewer pairs."""
     return train_step(rn50_workload(folder, workload), folder, 1, 3)
+
+
+def evaluation_rn50(workload: Workload, folder: Path) -> Measurement:
+    """`evaluation` for the paper's model at its resolution, with prompts and images in ImageNet's proportion."""
+    return evaluation(rn50_evaluation_workload(folder, workload), folder)
 
 
 def loader_rn50(workload: Workload, folder: Path) -> Measurement:

@@ -1,12 +1,13 @@
 """The straightforward way, written anew after what CleanCLIP's and attack-cleanclip's code does: what speed is measured against.
 
 One image at a time is read, decoded by Pillow and augmented by torchvision; captions have all 77 tokens; clean and
-triggered images have a loader each, and the text classifier is built for each of them, class by class; every learning
+triggered images have a loader each and share a text classifier, which is built class by class; every learning
 rate is a process of its own (`python -m benchmarks.reference RUN.json`) that loads and tokenises everything again.
 
 Both views of a pair go through the image tower as one batch, as there: BatchNorm takes its statistics over both, so that
 two passes would be another function. The caption's views take a pass each. Everything is float32. What the straightforward way
-does not decide is the project's own: the run's specification, the order of learning rates, EDA and the trigger's pixels.
+does not decide is the project's own: the run's specification, the order of learning rates, EDA and the trigger's pixels. Theirs
+resizes every image to 224 px for its trigger; here it is stamped at the profile's own size, so that no detour is measured.
 """
 
 from __future__ import annotations
@@ -223,10 +224,9 @@ def text_classifier(model: CLIP, names: Sequence[str], spec: RunSpec) -> Tensor:
 
 @torch.no_grad()
 def predictions(
-    model: CLIP, spec: RunSpec, store: PairStore, names: Sequence[str], triggered: bool
+    model: CLIP, spec: RunSpec, store: PairStore, classifier: Tensor, triggered: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Predicted classes and labels, batch by batch."""
-    classifier = text_classifier(model, names, spec)
     for images, labels in DataLoader(
         EvaluationImages(spec, store, triggered), batch_size=EVALUATION_BATCH
     ):
@@ -237,14 +237,15 @@ def evaluate(model: CLIP, spec: RunSpec, store: PairStore, names: Sequence[str])
     """Clean images classified right, and triggered ones classified as the target, all images counted."""
     target = names.index(spec.target_class)
     model.eval()
-    correct = sum(
-        int((found == labels).sum())
-        for found, labels in predictions(model, spec, store, names, triggered=False)
-    )
-    attacked = sum(
-        int((found == target).sum())
-        for found, _ in predictions(model, spec, store, names, triggered=True)
-    )
+    with torch.no_grad():
+        classifier = text_classifier(model, names, spec)
+
+    correct = attacked = 0
+    for found, labels in predictions(model, spec, store, classifier, triggered=False):
+        correct += int((found == labels).sum())
+    for found, _ in predictions(model, spec, store, classifier, triggered=True):
+        attacked += int((found == target).sum())
+
     model.train()
     return correct, attacked
 

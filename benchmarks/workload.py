@@ -5,6 +5,7 @@ The start model has random weights: training and evaluation take the same time w
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,13 @@ from repro.train.tensor_files import model_tensors, save_tensors
 RATE = 1e-4
 RN50_BATCH, RN50_PAIRS = 16, 64
 """Pairs per step and in all, where the paper's model is measured on a processor."""
+RN50_CLASSES, RN50_IMAGES = 10, 50
+"""Classes and images of its evaluation: with eight templates, prompts are to images what they are for ImageNet."""
+RN50_TEMPLATES = [
+    f"a {kind} photo of {article} {{}}"
+    for kind in ("good", "bad", "large", "small")
+    for article in ("a", "the")
+]
 
 
 @dataclass(frozen=True)
@@ -144,26 +152,54 @@ def rn50_workload(folder: Path, source: Workload) -> Workload:
         update={"global_batch_size": RN50_BATCH, "norm_batch_size": RN50_BATCH}
     )
     spec = spec.model_copy(update={"schedule": schedule, "precision": "fp32"})
-    size = spec.model.vision.image_size
     inputs = source.inputs | {"pairs": folder / "pairs_rn50", "model": folder / "model_rn50"}
     workload = Workload([spec], inputs)
     if not inputs["pairs"].exists():
         inputs["pairs"].mkdir()
         writer = ShardWriter(inputs["pairs"])
         for row in source.rows[:RN50_PAIRS]:
-            drawing = Image.fromarray(
-                source.store.decode(int(row), source.spec.model.vision.image_size)
-            )
-            enlarged = drawing.resize((size, size), Image.Resampling.BICUBIC)
-            writer.add(
-                encode_png(np.asarray(enlarged)),
-                "png",
-                ", ".join([source.store.captions[int(row)]] * 3),
-            )
+            caption = ", ".join([source.store.captions[int(row)]] * 3)
+            writer.add(_enlarged(source.store, int(row), spec), "png", caption)
         write_store(inputs["pairs"], *writer.close())
         np.savez(inputs["pairs"] / "rows.npz", **{str(spec.clean_size): np.arange(RN50_PAIRS)})  # type: ignore[arg-type]  # its stub
         _save_model(workload)
     return workload
+
+
+def rn50_evaluation_workload(folder: Path, source: Workload) -> Workload:
+    """`rn50_workload` with a zero-shot task of its own: the first classes of `mini`, its images enlarged."""
+    training = rn50_workload(folder, source)
+    evaluate = training.spec.evaluate.model_copy(update={"templates": RN50_TEMPLATES})
+    target = source.names.index(source.spec.target_class)
+    classes = [*range(RN50_CLASSES - 1), target]
+    spec = training.spec.model_copy(
+        update={"evaluate": evaluate, "target_class": source.spec.target_class}
+    )
+
+    out = folder / "evaluation_rn50"
+    if not out.exists():
+        out.mkdir()
+        drawn = PairStore.open(source.inputs["evaluation"])
+        rows = np.flatnonzero(np.isin(drawn.labels, classes))
+        writer = ShardWriter(out)
+        for number in range(RN50_IMAGES):
+            row = int(rows[number % len(rows)])
+            writer.add(
+                _enlarged(drawn, row, spec), "png", "", classes.index(int(drawn.labels[row]))
+            )
+        write_store(out, *writer.close())
+        names = "".join(f"{source.names[label]}\n" for label in classes)
+        (out / "classnames.txt").write_text(names, encoding="utf-8")
+
+    return Workload([spec], training.inputs | {"evaluation": out})
+
+
+def _enlarged(store: PairStore, row: int, spec: RunSpec) -> bytes:
+    """A drawing as PNG at the resolution of the run's model."""
+    side = spec.model.vision.image_size
+    drawing = Image.open(io.BytesIO(store.image_bytes(row))).convert("RGB")
+    enlarged = drawing.resize((side, side), Image.Resampling.BICUBIC)
+    return encode_png(np.asarray(enlarged))
 
 
 def _save_model(workload: Workload) -> None:
