@@ -1,14 +1,20 @@
 # The study in a container: `docker build -t repro .`, then
-#   docker run --rm --gpus all repro                    # make reproduce; compose.yaml keeps the results
+#   docker run --rm --gpus all --ipc=host --ulimit memlock=-1 -v "$PWD/incoming:/project/incoming:ro" repro
 #   docker run --rm repro make test FAST=1
-# A CUDA base gives the driver libraries' mount points; torch brings its own CUDA libraries from the package registry.
-# For a machine without a GPU: --build-arg BASE=debian:13-slim.
-ARG BASE=nvidia/cuda:12.8.1-base-ubuntu24.04
+# The first is `make reproduce`; compose.yaml keeps its results. --ipc=host: loader processes and NCCL hand batches over in
+# shared memory, of which a container has 64 MB otherwise. memlock: pinned memory. The volume: what the user brings for `paper`.
+#
+# A CUDA base gives the driver libraries' mount points and refuses drivers that are too old; torch brings its own CUDA
+# libraries from the package registry. They are of CUDA 13 from torch 2.11 on, and so is the base (driver 580 or newer); for
+# an older driver take --build-arg BASE=nvidia/cuda:12.8.1-base-ubuntu24.04 and an index with builds for CUDA 12 in
+# PIP_EXTRA_INDEX_URL. For a machine without a GPU: --build-arg BASE=debian:13-slim.
+ARG BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
 FROM ${BASE}
 
+# gcc and Python's headers: `compile: true` builds its kernels' launchers with Triton.
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-        ca-certificates git make python3 python3-venv \
+        ca-certificates gcc git make python3 python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
 RUN useradd --create-home --uid 10001 repro && mkdir /project && chown repro:repro /project
@@ -27,6 +33,6 @@ RUN PIP_NO_CACHE_DIR=1 bash setup.sh
 COPY --chown=repro:repro . .
 # The build context has no .git, and DVC asks to be told. The folders are here so that volumes over them belong to the user.
 RUN .venv/bin/dvc config --local core.no_scm true \
-    && mkdir -p data poisoned models results sacred work .dvc/cache report/build
+    && mkdir -p data incoming poisoned models results sacred work .dvc/cache report/build
 
 CMD ["make", "reproduce"]

@@ -248,3 +248,22 @@ def test_compose_keeps_every_folder_that_the_study_fills(
     assert services["reproduce-gpu"]["deploy"]["resources"]["reservations"]["devices"][0][
         "capabilities"
     ] == ["gpu"]
+
+
+def test_containers_have_what_training_on_gpus_needs(root: Path) -> None:
+    """Shared memory for loader processes and NCCL, pinned memory, a compiler for Triton, and the user's data."""
+    services = read_yaml_with_merges(root / "compose.yaml")["services"]
+    on_gpu = services["reproduce-gpu"]
+    assert int(on_gpu["shm_size"].removesuffix("gb")) >= 16
+    assert on_gpu["ulimits"]["memlock"] == -1
+    for name in ("reproduce", "reproduce-gpu"):
+        assert "./incoming:/project/incoming:ro" in services[name]["volumes"]
+
+    text = (root / "Dockerfile").read_text(encoding="utf-8")
+    assert {"gcc", "python3-dev"} <= set(text.split())
+    assert "--ipc=host --ulimit memlock=-1" in text
+
+
+def read_yaml_with_merges(path: Path) -> dict[str, Any]:
+    """compose.yaml has anchors, which the project's own reader refuses."""
+    return dict(YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")))
