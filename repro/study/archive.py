@@ -1,77 +1,108 @@
 """The ledger of a study as one small file, for git: `results/studies/<name>.jsonl.gz`.
 
 One line a run: its record and its rows, without the columns that the record tells and without the
-bits. Equal runs give equal bytes.
+bits, and a hash of both. The record tells the hashes of the rows and bits that the run handed on.
+Equal runs give equal bytes.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from repro.files import replace_file
 from repro.ledger import LedgerError, Row, RunRecord, identity_of
-from repro.runs.published import ARCHIVED, check_row, write_record
+from repro.runs.published import ARCHIVED, RECORD, ROWS, check_row, write_record
 
-Runs = list[tuple[RunRecord, list[Row]]]
+REMEDY = "`git checkout` takes it from git again; else delete it, and `dvc repro` makes it again"
+ArchivedRun = tuple[RunRecord, list[Row]]
 
 
-def write_archive(path: Path, runs: Iterable[tuple[RunRecord, list[Row]]]) -> None:
+def write_archive(path: Path, runs: Iterable[ArchivedRun]) -> None:
     """Write the runs in the order of stage, cell and run id."""
     lines = []
-    for record, rows in sorted(
-        runs, key=lambda item: (item[0].spec.stage, item[0].spec.cell, item[0].spec.run_id)
-    ):
+    for record, rows in sorted(runs, key=lambda item: _place(item[0])):
         told = set(identity_of(record.spec, record.fingerprint))
         shown = [row.model_dump(mode="json", exclude=told) for row in rows]
-        lines.append(json.dumps({"run": record.model_dump(mode="json"), "rows": shown}))
+        told_run = record.model_dump(mode="json")
+        content = {"run": told_run, "rows": shown, "sha256": _line_hash(told_run, shown)}
+        lines.append(json.dumps(content) + "\n")
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, gzip.compress("".join(line + "\n" for line in lines).encode(), mtime=0))
+    replace_file(path, gzip.compress("".join(lines).encode(), mtime=0))
 
 
-def read_archive(path: Path) -> Runs:
-    """Read what `write_archive` wrote; LedgerError names file, line and what is wrong."""
+def read_archive(path: Path) -> list[ArchivedRun]:
+    """Read what `write_archive` wrote; LedgerError names file, line and what is wrong.
+
+    Checked are the hash of every line, and that its rows are those whose hash the run's record
+    tells. Archives from before there were hashes have neither.
+    """
+    study = path.name.partition(".")[0]
     try:
         content = gzip.decompress(path.read_bytes()).decode()
     except FileNotFoundError:
-        raise LedgerError(
-            f"{path}: missing; `python -m repro study {path.name.partition('.')[0]}` makes it"
-        ) from None
+        raise LedgerError(f"{path}: missing; `python -m repro study {study}` makes it") from None
     except (OSError, EOFError, MemoryError, zlib.error, UnicodeDecodeError) as error:
         raise LedgerError(f"{path}: unreadable ({error})") from None
-    runs: Runs = []
-    for number, line in enumerate(content.splitlines(), start=1):
-        try:
-            item = json.loads(line)
-            record = RunRecord.model_validate(item["run"])
-            rows = [
-                Row.model_validate({**row, **identity_of(record.spec, record.fingerprint)})
-                for row in item["rows"]
-            ]
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise LedgerError(
-                f"{path}:{number}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-            ) from None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise LedgerError(f"{path}:{number}: not a run ({error!r})") from None
-        for row in rows:
-            check_row(row, record, f"{path}:{number}")
-        runs.append((record, rows))
-    return runs
+    return [
+        _read_line(line, f"{path}:{number}")
+        for number, line in enumerate(content.splitlines(), start=1)
+    ]
+
+
+def _read_line(line: str, where: str) -> ArchivedRun:
+    try:
+        item = json.loads(line)
+        record = RunRecord.model_validate(item["run"])
+        names = identity_of(record.spec, record.fingerprint)
+        rows = [Row.model_validate({**row, **names}) for row in item["rows"]]
+        told = item.get("sha256")
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise LedgerError(f"{where}: {field}: {first['msg']}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LedgerError(f"{where}: not a run ({error!r})") from None
+
+    for row in rows:
+        check_row(row, record, where)
+    if told is not None and told != _line_hash(item["run"], item["rows"]):
+        raise LedgerError(f"{where}: changed after it was written; {REMEDY}")
+    if ROWS in record.files and record.files[ROWS] != _rows_hash(rows):
+        raise LedgerError(f"{where}: rows are not those that the run handed on; {REMEDY}")
+    return record, rows
+
+
+def _place(record: RunRecord) -> tuple[str, str, str]:
+    return record.spec.stage, record.spec.cell, record.spec.run_id
+
+
+def _line_hash(run: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """SHA-256 of a line's content."""
+    return hashlib.sha256(json.dumps([run, rows]).encode()).hexdigest()
+
+
+def _rows_text(rows: Iterable[Row]) -> bytes:
+    """The `rows.jsonl` that a run published."""
+    return "".join(row.model_dump_json() + "\n" for row in rows).encode()
+
+
+def _rows_hash(rows: Iterable[Row]) -> str:
+    return hashlib.sha256(_rows_text(rows)).hexdigest()
 
 
 def unpack_run(record: RunRecord, rows: list[Row], folder: Path) -> None:
     """Write an archived run as a published one without bits, unless the folder holds a run."""
-    if not (folder / "run.json").exists():
+    if not (folder / RECORD).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(
-            folder / "rows.jsonl", "".join(row.model_dump_json() + "\n" for row in rows).encode()
-        )
+        replace_file(folder / ROWS, _rows_text(rows))
         replace_file(folder / ARCHIVED, b"")
-        write_record(folder / "run.json", record)
+        write_record(folder / RECORD, record)

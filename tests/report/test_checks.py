@@ -19,7 +19,9 @@ KEPT = 0.30
 
 
 def write_cell(root: Path) -> tuple[Profile, list[Path]]:
-    """CC3M models of MMCL and their CleanCLIP runs, all of which reach the cap: profile, folders of the latter."""
+    """CC3M models of MMCL and their CleanCLIP runs, all of which reach the cap: profile, folders of
+    the latter.
+    """
     profile = write_specs(root)
     for spec in pretrain_runs(profile, "cc3m", "mmcl"):
         write_run(root, spec, [(0.4, 0.97)])
@@ -112,7 +114,9 @@ def test_runs_without_hashes_of_their_files_are_counted_in_a_notice(
 def test_diverged_runs_are_marked_in_the_tables_and_counted_in_the_headline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All cleaning runs but one diverged; the table's number is of one of these, for it has the lower folder name."""
+    """All cleaning runs but one diverged; the table's number is of one of these, for it has the
+    lower folder name.
+    """
     profile, cleaned = write_cell(tmp_path)
     for folder in cleaned[:-1]:
         reseal(folder, status="diverged", reason="loss is not finite at step 12")

@@ -1,4 +1,6 @@
-"""What is checked before runs are counted together: are they of one chain, one code, one set of inputs?"""
+"""What is checked before runs are counted together: are they of one chain, one code, one set of
+inputs?
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,8 @@ def foreign_models(runs: Iterable[FinishedRun]) -> dict[str, str]:
 
 
 def differences(runs: Sequence[FinishedRun]) -> list[str]:
-    """One line where runs that share a table differ in code, or in an input that they should share."""
+    """One line where runs that share a table differ in code, or in an input that they should share.
+    """
     lines = []
     codes = Counter(run.record.code for run in runs)
     if len(codes) > 1:
@@ -74,8 +77,8 @@ def unhashed(runs: Sequence[FinishedRun]) -> list[str]:
     if not number:
         return []
     return [
-        f"{number} of {len(runs)} runs were recorded without hashes of their files: that rows, bits "
-        "and models are whole cannot be shown of them."
+        f"{number} of {len(runs)} runs were recorded without hashes of their files: that rows, "
+        "bits and models are whole cannot be shown of them."
     ]
 
 
@@ -85,8 +88,8 @@ def divergences(runs: Sequence[FinishedRun]) -> list[str]:
     if not number:
         return []
     return [
-        f"{number} of {len(runs)} runs diverged: their loss was no finite number at some step. They "
-        "count with the evaluations that they have."
+        f"{number} of {len(runs)} runs diverged: their loss was no finite number at some step. "
+        "They count with the evaluations that they have."
     ]
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+from repro.ledger import LedgerError
 from repro.profile import SPECS, load_profile
 from repro.report.format import label, markdown_percent, short
 from repro.report.judging.claims import Claims, combine, load_claims
@@ -32,7 +33,11 @@ from repro.report.schema.studies import (
 from repro.report.studies.effects import study_entry
 from repro.report.studies.machines import repeated
 from repro.report.studies.outcomes import MEASURES
-from repro.report.studies.results import read_study_results, variants_of
+from repro.report.studies.results import (
+    archive_problems,
+    read_study_results,
+    variants_of,
+)
 
 FINDINGS = Path("docs/findings.md")
 BLOCK = "findings"
@@ -118,8 +123,12 @@ class Summary:
 def findings_block(profile_name: str, root: Path = Path()) -> str:
     """Markdown of everything that the studies of a profile say.
 
-    LedgerError or SpecError for a file that cannot be used.
+    LedgerError or SpecError for a file that cannot be used, or that is not the one that dvc.lock or
+    git knows.
     """
+    problems = archive_problems(profile_name, root)
+    if problems:
+        raise LedgerError("\n".join(problems))
     settings = Settings.of(load_profile(profile_name, root / SPECS))
     claims = load_claims(root / SPECS / "claims.yaml")
     results = read_study_results(profile_name, root)
@@ -158,6 +167,10 @@ def stale_findings(profile_name: str, root: Path = Path()) -> list[str]:
     match = re.search(rf"<!-- {BLOCK}:start -->\n(.*?)\n<!-- {BLOCK}:end -->", text, re.DOTALL)
     if match is None:
         return [f"{FINDINGS}: the marks of the block {BLOCK!r} are missing"]
+
+    problems = archive_problems(profile_name, root)
+    if problems:
+        return problems
 
     shown, expected = match[1].splitlines(), findings_block(profile_name, root).splitlines()
     first = text[: match.start(1)].count("\n") + 1

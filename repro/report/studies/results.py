@@ -15,6 +15,7 @@ from repro.report.numbers.evidence import Evidence, Settings
 from repro.runs.published import check_unique
 from repro.study.archive import read_archive
 from repro.study.spec import Study, archive_of, load_study, study_names
+from repro.study.witness import archive_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +39,20 @@ class StudyResults:
         return parts
 
 
+def archive_problems(profile: str, root: Path) -> list[str]:
+    """A line for each archive of the profile's studies that dvc.lock or git knows otherwise."""
+    problems = [archive_problem(name, root) for name, _ in _with_archive(profile, root)]
+    return [problem for problem in problems if problem is not None]
+
+
 def read_study_results(profile: str, root: Path) -> tuple[StudyResults, ...]:
     """Studies of the profile below `root` that have results.
 
     SpecError or LedgerError for a file that cannot be used.
     """
     found = []
-    for name in study_names(root / SPECS):
-        archive = root / archive_of(name)
-        if not archive.is_file():
-            continue
-        spec = load_study(name, root / SPECS)
-        if spec.profile != profile:
-            continue
-
-        runs = tuple(run for run in _runs(archive, root) if run.rows)
+    for name, spec in _with_archive(profile, root):
+        runs = tuple(run for run in _runs(root / archive_of(name), root) if run.rows)
         if runs:
             found.append(StudyResults(name, spec, runs))
     return tuple(found)
@@ -64,6 +64,15 @@ def variants_of(studies: Sequence[StudyResults], settings: Settings) -> dict[str
     for study in studies:
         variants |= study.by_variant(settings)
     return variants
+
+
+def _with_archive(profile: str, root: Path) -> Iterator[tuple[str, Study]]:
+    """Studies of the profile that have an archive."""
+    for name in study_names(root / SPECS):
+        if (root / archive_of(name)).is_file():
+            spec = load_study(name, root / SPECS)
+            if spec.profile == profile:
+                yield name, spec
 
 
 def _runs(archive: Path, root: Path) -> Iterator[FinishedRun]:
