@@ -36,8 +36,8 @@ def _told(name: str, witness: str) -> str:
     archive = archive_of(name).as_posix()
     return (
         f"{archive}: not the file that is known to {witness}. `git checkout -- {archive}` takes "
-        f"the committed one; deleted, `dvc repro study@{name}` makes it again; results that you made "
-        f"yourself are accepted with `dvc commit study@{name}`"
+        f"the committed one; deleted, `dvc repro study@{name}` makes it again; results that you "
+        f"made yourself are accepted with `dvc commit study@{name}`"
     )
 
 
