@@ -363,5 +363,8 @@ def test_an_unknown_profile_is_refused_before_anything_changes(
     monkeypatch.chdir(root)
     before = (root / "params.yaml").read_bytes()
     assert reproduce.main(["tiny"]) == 2
-    assert capsys.readouterr().err == "profile: 'tiny' (allowed: authors, midi, mini, paper, paper_fast, smoke)\n"
+    assert (
+        capsys.readouterr().err
+        == "profile: 'tiny' (allowed: authors, midi, mini, paper, paper_fast, smoke)\n"
+    )
     assert (root / "params.yaml").read_bytes() == before
