@@ -8,7 +8,6 @@ per training run, complete enough for a worker that sees nothing else.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -19,6 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
+from repro.consistency import cells_of, problems_of
 from repro.files import file_sha256
 from repro.spec import (
     CleanSpec,
@@ -203,67 +203,19 @@ def count_icon_images(specs: Path = SPECS) -> Counter[str]:
 
 
 def _check_across(profile: Profile, folder: Path, specs: Path) -> None:
-    """Checks that need more than one file of the profile."""
-    problems = []
-    names = load_classnames(profile, specs)
-    target = profile.data.poison.target_class
-    if names.count(target) != 1:
-        problems.append(
-            f"data.yaml: poison.target_class: {target!r} names {names.count(target)} classes "
-            f"(allowed: one of the {len(names)} names in {classnames_file(profile.evaluate.classnames, specs)})"
-        )
-    if profile.pretrain.model.vision.image_size != profile.data.image_size:
-        problems.append(
-            f"pretrain.yaml: model.vision.image_size: {profile.pretrain.model.vision.image_size} "
-            f"(allowed: data.yaml's image_size = {profile.data.image_size})"
-        )
-    for slot, objective in _cells(profile):
-        age = profile.pretrain.model_age.get(slot, {}).get(objective)
-        epochs = profile.pretrain.objectives[objective].epochs
-        where = f"pretrain.yaml: model_age.{slot}.{objective}"
-        if age is None or (isinstance(age, int) and age > epochs):
-            problems.append(
-                f"{where}: {age or 'missing'} (allowed: last, best_validation_loss, or an epoch up to {epochs})"
-            )
-        elif (
-            age == "best_validation_loss"
-            and profile.data.num_validation
-            < profile.pretrain.objectives[objective].global_batch_size
-        ):
-            problems.append(
-                f"{where}: best_validation_loss (allowed where data.yaml's num_validation is at least one global batch)"
-            )
-    for index, cell in enumerate(profile.clean.cells):
-        for objective in cell.pretrain_objectives:
-            if objective not in profile.pretrain.objectives:
-                problems.append(
-                    f"clean.yaml: cells.{index}.pretrain_objectives: {objective!r} is not pre-trained"
-                )
-        for size in cell.clean_sizes:
-            if size not in profile.data.cleaning_sizes:
-                problems.append(
-                    f"clean.yaml: cells.{index}.clean_sizes: {size!r} (allowed: keys of data.yaml's cleaning_sizes)"
-                )
-            elif profile.data.cleaning_sizes[size] < cell.global_batch_size:
-                problems.append(
-                    f"clean.yaml: cells.{index}.global_batch_size: more than the {size} subset holds"
-                )
-    runs = Counter((run.cell, run.run_id) for run in clean_runs(profile))
-    for (cell_name, run_id), count in runs.items():
-        if count > 1:
-            problems.append(
-                f"clean.yaml: cells: run {run_id} of {cell_name} is listed {count} times"
-            )
+    """Refuse a profile whose files do not fit each other."""
+    names_file = classnames_file(profile.evaluate.classnames, specs)
+    num_known = len(names_file.read_text(encoding="utf-8").splitlines())
+    problems = problems_of(
+        profile,
+        load_classnames(profile, specs),
+        names_file.as_posix(),
+        num_known,
+        clean_runs(profile),
+    )
     if problems:
-        raise SpecError(
-            "\n".join(
-                [f"{folder}: {len(problems)} problem(s)", *(f"  {line}" for line in problems)]
-            )
-        )
-
-
-def _cells(profile: Profile) -> list[tuple[Dataset, Objective]]:
-    return list(itertools.product(profile.data.num_pairs, profile.pretrain.objectives))
+        lines = [f"{folder}: {len(problems)} problem(s)", *(f"  {line}" for line in problems)]
+        raise SpecError("\n".join(lines))
 
 
 def pretrain_runs(
@@ -303,7 +255,7 @@ def pretrain_runs(
             target_class=profile.data.poison.target_class,
             evaluate=profile.evaluate,
         )
-        for slot, goal in _cells(profile)
+        for slot, goal in cells_of(profile)
         for seed in spec.seeds
         if dataset in (None, slot) and objective in (None, goal)
     ]
@@ -359,7 +311,7 @@ def clean_runs(
             target_class=profile.data.poison.target_class,
             evaluate=profile.evaluate,
         )
-        for slot, goal in _cells(profile)
+        for slot, goal in cells_of(profile)
         for cell in spec.cells
         if slot in cell.datasets and goal in cell.pretrain_objectives
         for size in cell.clean_sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from string import Formatter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -23,6 +24,8 @@ CleanSize = Literal["100k", "200k"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")]
 Rate = Annotated[FiniteFloat, Field(gt=0, lt=1e3)]
 Weight = Annotated[FiniteFloat, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What torch and numpy take as a seed."""
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 ModelAge = PositiveInt | Literal["last", "best_validation_loss"]
 """Which epoch's model pre-training hands to cleaning: this one, the last of the schedule, or the one of the lowest validation loss."""
@@ -247,7 +250,9 @@ class ModelSpec(Spec):
 class Optimizer(Spec):
     """AdamW."""
 
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+    betas: Annotated[
+        list[Annotated[FiniteFloat, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)
+    ]
     eps: Rate
     weight_decay: Weight
 
@@ -269,7 +274,7 @@ class Schedule(Spec):
     warmup_steps: NonNegativeInt
     global_batch_size: Annotated[int, Field(ge=2)]
     """Pairs per optimizer step over all ranks: the number of negatives + 1."""
-    norm_batch_size: PositiveInt
+    norm_batch_size: Annotated[int, Field(ge=2)]
     """Pairs over which BatchNorm takes its statistics (the paper's "batch size" is this, per GPU)."""
 
     @model_validator(mode="after")
@@ -295,7 +300,7 @@ class PretrainSpec(Spec):
     """Pass the towers through torch.compile: faster on GPUs, equal to rounding."""
     deterministic: bool = True
     """The same bits at every repetition on one machine; false lets a GPU choose its fastest kernels by trial."""
-    seeds: Annotated[list[int], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
     evaluate_every_epochs: PositiveInt
     """Zero-shot accuracy and ASR during pre-training, every so many epochs and at the end."""
 
@@ -356,6 +361,16 @@ class CleanSpec(Spec):
         return self
 
 
+def _takes_a_name(template: str) -> bool:
+    """Whether `template.format(name)` puts the name in one place, as it is."""
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError:
+        return False
+    fields = [part[1:] for part in parts if part[1] is not None]
+    return fields == [("", "", None)]
+
+
 class EvaluateSpec(Spec):
     """specs/<profile>/evaluate.yaml."""
 
@@ -374,7 +389,7 @@ class EvaluateSpec(Spec):
     @model_validator(mode="after")
     def _fillable(self) -> Self:
         if self.templates != "openai":
-            bad = [t for t in self.templates if t.count("{}") != 1]
+            bad = [template for template in self.templates if not _takes_a_name(template)]
             if bad:
                 raise ValueError(f"templates: {bad[0]!r} (allowed: strings with exactly one {{}})")
         return self
@@ -407,7 +422,7 @@ class RunSpec(Spec):
     """Empty in the main study; the name of the variant in a study of specs/studies."""
     poisoned: bool
     """False for the control that is trained on the unpoisoned pairs."""
-    seed: int
+    seed: Seed
     model: ModelSpec
     optimizer: Optimizer
     schedule: Schedule

@@ -336,7 +336,7 @@ def test_a_missing_file_is_named(specs: Path) -> None:
     "profile", ["", ".", "tiny", "../specs/mini", "mini/../smoke", "/etc", "protocols", "smoke\n"]
 )
 def test_a_profile_is_a_folder_of_specs_and_nothing_else(specs: Path, profile: str) -> None:
-    known = "authors, midi, mini, paper, smoke"
+    known = "authors, midi, mini, paper, paper_fast, smoke"
     assert message(specs, profile) == f"profile: {profile!r} (allowed: {known})"
 
 

@@ -21,7 +21,8 @@ ALLOWED = {
     "files": {"spec"},
     "intervals": set(),
     "markdown": {"files"},
-    "profile": {"spec", "files"},
+    "consistency": {"spec"},
+    "profile": {"spec", "files", "consistency"},
     "ledger": {"spec", "files"},
     "events": set(),
     # what a run does
