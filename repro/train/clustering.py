@@ -98,7 +98,8 @@ def image_features(model: CLIP, pairs: TrainingPairs) -> Float[Tensor, "N D"]:
     model.eval()
     device = model.logit_scale.device
     parts = (
-        pairs.rows[begin : begin + CLUSTER_BATCH] for begin in range(0, len(pairs.rows), CLUSTER_BATCH)
+        pairs.rows[begin : begin + CLUSTER_BATCH]
+        for begin in range(0, len(pairs.rows), CLUSTER_BATCH)
     )
     features = [
         model.encode_image(normalise(pairs.pixels(rows).to(device)), normalize=True)

@@ -1,0 +1,1 @@
+"""Is what a study left on disk still what it made?"""
