@@ -55,8 +55,7 @@ def foreign_models(runs: Iterable[FinishedRun]) -> dict[str, str]:
 
 
 def differences(runs: Sequence[FinishedRun]) -> list[str]:
-    """One line where runs that share a table differ in code, or in an input that they should share.
-    """
+    """One line where runs that share a table differ in code, or in an input that they should share."""
     lines = []
     codes = Counter(run.record.code for run in runs)
     if len(codes) > 1:

@@ -1,0 +1,129 @@
+"""What a release says of itself: citation, Zenodo and CodeMeta, from one source.
+
+They must not differ: Zenodo reads .zenodo.json only where CITATION.cff lies beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+KEYWORDS = ["CLIP", "backdoor", "CleanCLIP", "replication"]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is released, in plain words."""
+
+    title: str
+    description: str
+    name: str
+    version: str
+    license: str
+    """SPDX identifier."""
+    authors: list[str]
+    keywords: list[str]
+    paper: dict[str, Any]
+    """`title`, `reference` and `url` of the paper that is replicated."""
+    commit: str | None
+    """Of most runs."""
+    started: str
+    """ISO 8601, of the first run; empty without runs."""
+    ended: str
+    """Of the last run's start."""
+
+    @property
+    def date(self) -> str:
+        """Day of the last run; empty without runs."""
+        return self.ended[:10]
+
+    @property
+    def license_url(self) -> str:
+        """The licence as SPDX has it."""
+        return f"https://spdx.org/licenses/{self.license}"
+
+
+def describe(project: dict[str, Any], document: dict[str, Any]) -> Subject:
+    """The one source: `project` of pyproject.toml for the software, report.json for the study."""
+    authors = [author["name"] for author in project.get("authors", [])]
+    started = [run["started"] for run in document["runs"].values()]
+    return Subject(
+        title=f"[Re] {document['paper']['title']}",
+        description=f"{project['description']}, profile {document['profile']}.",
+        name=project["name"],
+        version=project["version"],
+        license=project["license"],
+        authors=authors or [f"The contributors to {project['name']}"],
+        keywords=KEYWORDS,
+        paper=document["paper"],
+        commit=document["commit"],
+        started=min(started, default=""),
+        ended=max(started, default=""),
+    )
+
+
+def citation(subject: Subject) -> str:
+    """CITATION.cff 1.2; values are JSON strings, which are YAML strings."""
+    paper = subject.paper
+    released = [f"date-released: {_quoted(subject.date)}"] if subject.date else []
+    lines = [
+        "cff-version: 1.2.0",
+        "message: Please cite this replication and the paper.",
+        "type: software",
+        f"title: {_quoted(subject.title)}",
+        f"abstract: {_quoted(subject.description)}",
+        f"version: {_quoted(subject.version)}",
+        f"license: {subject.license}",
+        "authors:",
+        *(f"  - name: {_quoted(name)}" for name in subject.authors),
+        "keywords:",
+        *(f"  - {_quoted(word)}" for word in subject.keywords),
+        *released,
+        "references:",
+        "  - type: article",
+        f"    title: {_quoted(paper['title'])}",
+        f"    url: {_quoted(paper['url'])}",
+        "    authors:",
+        f"      - name: {_quoted(paper['reference'].split('. BUGS')[0])}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def zenodo(subject: Subject) -> dict[str, Any]:
+    """.zenodo.json."""
+    supplement = {
+        "identifier": subject.paper["url"],
+        "relation": "isSupplementTo",
+        "scheme": "url",
+    }
+    return {
+        "title": subject.title,
+        "description": subject.description,
+        "version": subject.version,
+        "license": subject.license,
+        "upload_type": "software",
+        "creators": [{"name": name} for name in subject.authors],
+        "keywords": subject.keywords,
+        "related_identifiers": [supplement],
+    }
+
+
+def codemeta(subject: Subject) -> dict[str, Any]:
+    """codemeta.json 2.0."""
+    return {
+        "@context": "https://doi.org/10.5063/schema/codemeta-2.0",
+        "@type": "SoftwareSourceCode",
+        "name": subject.title,
+        "description": subject.description,
+        "version": subject.version,
+        "license": subject.license_url,
+        "author": [{"@type": "Organization", "name": name} for name in subject.authors],
+        "keywords": subject.keywords,
+        "programmingLanguage": "Python",
+        "referencePublication": subject.paper["url"],
+    }
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
