@@ -30,7 +30,7 @@ from repro.tracking.record import Recorder, say
 from repro.tracking.server.address import TrackingError, server_url
 
 if TYPE_CHECKING:
-    from repro.tracking.server.copies import Mirror
+    from repro.tracking.server.copier import Copier
 
 TRIES = 2
 """Failures after which a run is recorded as failed, and launches without a single start after which all are."""
@@ -161,7 +161,7 @@ def _launch(
     return started, torchrun.reason()
 
 
-def _mirror() -> Mirror | None:
+def _mirror() -> Copier | None:
     """Copies to the tracking server where there is one; a server that cannot even be named stops no run."""
     try:
         url = server_url()
@@ -170,11 +170,11 @@ def _mirror() -> Mirror | None:
         return None
     if url is None:
         return None
-    from repro.tracking.server.copies import (
-        Mirror,  # half of the time that a pack takes to start, where there is a server only
+    from repro.tracking.server.copier import (
+        Copier,  # half of the time that a pack takes to start, where there is a server only
     )
 
-    return Mirror(url)
+    return Copier(url)
 
 
 @contextmanager

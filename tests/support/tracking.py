@@ -25,7 +25,7 @@ from sacred import Experiment
 
 from repro.tracking.observer import FileObserver
 from repro.tracking.server.address import embedded_state
-from repro.tracking.server.copies import Mirror
+from repro.tracking.server.copier import Copier
 from repro.tracking.server.database import connect
 
 PROGRAM = shutil.which(
@@ -143,9 +143,9 @@ def until(condition: Callable[[], Any], seconds: float = 90) -> Any:
     return value
 
 
-def copying(url: str) -> Mirror:
+def copying(url: str) -> Copier:
     """Copies to a server, started."""
-    copies = Mirror(url)
+    copies = Copier(url)
     copies.start()
     return copies
 

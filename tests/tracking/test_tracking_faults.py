@@ -21,7 +21,7 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from sacred import metrics_logger
 
-from repro.tracking.server import copies, embedded
+from repro.tracking.server import copier, copies, embedded
 from repro.tracking.server import database as connection
 from repro.tracking.server.database import connect
 from tests.support.tracking import (
@@ -99,7 +99,7 @@ def test_an_absent_server_costs_a_run_nothing(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(copies, "FLUSH_SECONDS", 0.5)
+    monkeypatch.setattr(copier, "FLUSH_SECONDS", 0.5)
     mirror = copying("mongodb://127.0.0.1:1/x")
     begin = time.monotonic()
     folder = record(watch=mirror.watch)
@@ -115,7 +115,7 @@ def test_a_server_gone_for_good_is_made_up_for_by_a_backfill(
 ) -> None:
     """The run ends in time and its record is whole; a new, empty server takes it later, any number of times."""
     monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 0.3)
-    monkeypatch.setattr(copies, "FLUSH_SECONDS", 1.0)
+    monkeypatch.setattr(copier, "FLUSH_SECONDS", 1.0)
     mirror = copying(url)
 
     def lose(folder: Path) -> None:

@@ -134,12 +134,12 @@ class TestEmbedded:
 
     def test_a_second_call_finds_it_and_a_second_owner_is_refused(self, url: str) -> None:
         assert embedded.up(free_port()) == url
-        state = (embedded.HOME / "embedded.json").read_bytes()
-        (embedded.HOME / "embedded.json").unlink()
+        state = (embedded.HOME / "server.json").read_bytes()
+        (embedded.HOME / "server.json").unlink()
         assert embedded_state() is None
         with pytest.raises(TrackingError, match="another server has work/tracking/data open"):
             embedded.up(free_port())
-        (embedded.HOME / "embedded.json").write_bytes(state)
+        (embedded.HOME / "server.json").write_bytes(state)
 
     def test_a_folder_of_another_version_and_a_taken_port_are_refused(self, url: str) -> None:
         port = port_of(url)

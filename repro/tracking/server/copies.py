@@ -1,6 +1,6 @@
 """Copies of the file records in a MongoDB server, in the layout of Sacred's MongoObserver that Omniboard reads.
 
-The disk is the buffer: `mirror` brings one record's copy up to date and may be repeated at any time, by the run itself
+The disk is the buffer: `copy_record` brings one record's copy up to date and may be repeated at any time, by the run itself
 every few seconds, or by `python -m repro tracking backfill` much later. Identities are derived from contents, so that
 no repetition makes a second copy, and the status is written last, so that no copy says more than it holds.
 """
@@ -11,9 +11,6 @@ import contextlib
 import hashlib
 import json
 import mimetypes
-import sys
-import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,18 +21,11 @@ from bson.errors import BSONError
 from pymongo import DESCENDING
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import DuplicateKeyError
 
 from repro.files import replace_file
 from repro.tracking.observer import RECORDS, is_alive
-from repro.tracking.server.address import TrackingError
-from repro.tracking.server.database import connect
 
-SYNC_SECONDS = 10.0
-PATIENCE = 200
-"""Between two rounds of copying lies at least this multiple of the processor time of the last one."""
-FLUSH_SECONDS = 8.0
-"""Time that the end of a pack may spend on the last copies."""
 MAX_OUTPUT = 1_000_000
 """Characters of captured output in a copy, beginning and end; the file record has all."""
 MAX_POINTS = 20_000
@@ -58,17 +48,43 @@ def records(root: Path = RECORDS) -> Iterator[Path]:
     return iter(sorted(found, key=lambda folder: (folder.parent, int(folder.name))))
 
 
-def mirror(folder: Path, database: Database[dict[str, Any]]) -> str:
+def copy_record(folder: Path, database: Database[dict[str, Any]]) -> str:
     """Bring the copy of one file record up to date; returns the record's status.
 
     Raises PyMongoError if the server is lost, with what is there kept, and one of `UNREADABLE` for a broken record.
     """
-    run, config, info = (_read(folder / name) for name in ("run.json", "config.json", "info.json"))
+    run = _read(folder / "run.json")
+    info = _read(folder / "info.json")
     meta = run.get("meta") or {}
     key = str(meta.get("record") or f"{folder.parent.name}-{folder.name}-{run['start_time']}")
+    entry = _entry(folder, run, meta, key)
+    number = _claim(database, key, entry)
+
+    # Files first, then what refers to them.
+    entry["experiment"] = run["experiment"] | {"sources": _sources(folder, run, database)}
+    entry["artifacts"], lost = _artifacts(folder, run, key, number, database)
+    if lost:
+        info["lost"] = sorted({*info.get("lost", []), *lost})
+
+    # Why it failed, and which record it goes on from.
+    trace = run.get("fail_trace")
+    if trace:
+        info["reason"] = str(trace[-1]).strip().removeprefix(FAILURE)
+    if "resumes" in meta:
+        earlier = database.runs.find_one({"meta.record": meta["resumes"]}, {"_id": 1})
+        if earlier:
+            info["resumes_id"] = earlier["_id"]
+
+    entry["info"] = info | {"metrics": _metrics(folder, key, number, database)}
+    database.runs.update_one({"_id": number}, {"$set": entry})
+    return str(run["status"])
+
+
+def _entry(folder: Path, run: dict[str, Any], meta: dict[str, Any], key: str) -> dict[str, Any]:
+    """The record as Sacred's MongoObserver would have written it, without what lies in other collections."""
     entry: dict[str, Any] = run | {
         "format": "MongoObserver-0.7.0",
-        "config": config,
+        "config": _read(folder / "config.json"),
         "meta": meta | {"record": key, "folder": folder.as_posix()},
         "captured_out": _capped(folder / "cout.txt"),
         "resources": [list(item) for item in run.get("resources", [])],
@@ -76,41 +92,28 @@ def mirror(folder: Path, database: Database[dict[str, Any]]) -> str:
     for name in TIMES:
         if entry.get(name):
             entry[name] = datetime.fromisoformat(entry[name])
-    number = _claim(database, key, entry)
-    entry["experiment"] = run["experiment"] | {"sources": _sources(folder, run, database)}
-    entry["artifacts"], lost = _artifacts(folder, run, key, number, database)
-    if lost:
-        info["lost"] = sorted({*info.get("lost", []), *lost})
-    if trace := run.get("fail_trace"):
-        info["reason"] = str(trace[-1]).strip().removeprefix(FAILURE)
-    if "resumes" in meta and (
-        found := database.runs.find_one({"meta.record": meta["resumes"]}, {"_id": 1})
-    ):
-        info["resumes_id"] = found["_id"]
-    entry["info"] = info | {"metrics": _metrics(folder, key, number, database)}
-    database.runs.update_one({"_id": number}, {"$set": entry})
-    return str(run["status"])
+    return entry
 
 
 def _claim(database: Database[dict[str, Any]], key: str, entry: dict[str, Any]) -> int:
     """Number of the record's copy; the first time, the next free one."""
     while True:
-        if found := database.runs.find_one({"meta.record": key}, {"_id": 1}):
+        found = database.runs.find_one({"meta.record": key}, {"_id": 1})
+        if found:
             return int(found["_id"])
+
         last = database.runs.find_one({}, {"_id": 1}, sort=[("_id", DESCENDING)])
         number = int(last["_id"]) + 1 if last else 1
+        unfinished: dict[str, Any] = {
+            "status": "RUNNING",
+            "artifacts": [],
+            "info": {},
+            "result": None,
+        }
         try:
-            database.runs.insert_one(
-                {
-                    **entry,
-                    "_id": number,
-                    "status": "RUNNING",
-                    "artifacts": [],
-                    "info": {},
-                    "result": None,
-                }
-            )
-        except DuplicateKeyError:  # another process took the number, or copies the same record
+            database.runs.insert_one({**entry, **unfinished, "_id": number})
+        except DuplicateKeyError:
+            # Another process took the number, or copies the same record.
             continue
         return number
 
@@ -123,14 +126,14 @@ def _sources(
         _identity("source", name, stored): (name, folder.parent / stored)
         for name, stored in run["experiment"].get("sources", [])
     }
-    there = {
-        item["_id"]
-        for item in database["fs.files"].find({"_id": {"$in": list(wanted)}}, {"_id": 1})
-    }
+    known = database["fs.files"].find({"_id": {"$in": list(wanted)}}, {"_id": 1})
+    there = {item["_id"] for item in known}
+
     for identity, (name, path) in wanted.items():
         if identity not in there and path.is_file():
             _store(database, identity, path.read_bytes(), filename=name)
             there.add(identity)
+
     return [[name, identity] for identity, (name, _) in wanted.items() if identity in there]
 
 
@@ -144,17 +147,13 @@ def _artifacts(
         if not path.is_file() or path.stat().st_size > MAX_ARTIFACT:
             lost.append(f"{name} (missing or larger than {MAX_ARTIFACT} bytes)")
             continue
+
         content = path.read_bytes()
         identity = _identity("artifact", key, name, hashlib.sha256(content).hexdigest())
-        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
         if not database["fs.files"].find_one({"_id": identity}, {"_id": 1}):
-            _store(
-                database,
-                identity,
-                content,
-                filename=f"artifact://runs/{number}/{name}",
-                contentType=kind,
-            )
+            kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+            address = f"artifact://runs/{number}/{name}"
+            _store(database, identity, content, filename=address, contentType=kind)
         copied.append({"name": name, "file_id": identity})
     return copied, lost
 
@@ -168,16 +167,14 @@ def _store(
     identity too, so that whoever comes later writes the same again, and the file's entry comes last.
     """
     for number, start in enumerate(range(0, len(content), CHUNK)):
-        part = _identity(str(identity), str(number))
-        _replace(
-            database["fs.chunks"],
-            {
-                "_id": part,
-                "files_id": identity,
-                "n": number,
-                "data": content[start : start + CHUNK],
-            },
-        )
+        part = {
+            "_id": _identity(str(identity), str(number)),
+            "files_id": identity,
+            "n": number,
+            "data": content[start : start + CHUNK],
+        }
+        _replace(database["fs.chunks"], part)
+
     md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
     entry = {
         "_id": identity,
@@ -201,44 +198,45 @@ def _metrics(
 ) -> list[dict[str, str]]:
     """Replace the copies of metrics that have grown; returns Omniboard's references."""
     path = folder / "metrics.json"
-    lengths = {
-        item["_id"]: item["length"]
-        for item in database.metrics.find({"run_id": number}, {"length": 1})
-    }
+    known = database.metrics.find({"run_id": number}, {"length": 1})
+    lengths = {item["_id"]: item["length"] for item in known}
+
     found = []
-    for name, series in _over_epochs(_read(path) if path.exists() else {}).items():
+    for name, series in _over_epochs(_read(path)).items():
         identity = _identity("metric", key, name)
-        length = len(series["values"])
-        if lengths.get(identity) != length:
-            stride = -(-length // MAX_POINTS)
-            picked = sorted({*range(0, length, stride), length - 1}) if length else []
-            document = {
-                "_id": identity,
-                "run_id": number,
-                "name": name,
-                "length": length,
-                "steps": [series["steps"][i] for i in picked],
-                "values": [series["values"][i] for i in picked],
-                "timestamps": [datetime.fromisoformat(series["timestamps"][i]) for i in picked],
-            }
-            _replace(database.metrics, document)
+        if lengths.get(identity) != len(series["values"]):
+            about = {"_id": identity, "run_id": number, "name": name}
+            _replace(database.metrics, about | _thinned(series))
         found.append({"name": name, "id": str(identity)})
     return found
 
 
+def _thinned(series: dict[str, Any]) -> dict[str, Any]:
+    """A metric with at most MAX_POINTS of its points, the last among them."""
+    length = len(series["values"])
+    picked: list[int] = []
+    if length:
+        stride = -(-length // MAX_POINTS)
+        picked = sorted({*range(0, length, stride), length - 1})
+    return {
+        "length": length,
+        "steps": [series["steps"][i] for i in picked],
+        "values": [series["values"][i] for i in picked],
+        "timestamps": [datetime.fromisoformat(series["timestamps"][i]) for i in picked],
+    }
+
+
 def _over_epochs(metrics: dict[str, Any]) -> dict[str, Any]:
     """The metrics, and those of `BY_EPOCH` again with epochs in the place of steps."""
-    epochs = (
-        dict(zip(metrics["epoch"]["steps"], metrics["epoch"]["values"], strict=True))
-        if "epoch" in metrics
-        else {}
-    )
+    if "epoch" not in metrics:
+        return metrics
+    epochs = dict(zip(metrics["epoch"]["steps"], metrics["epoch"]["values"], strict=True))
+
     again = {}
     for name, original in BY_EPOCH.items():
         if epochs and original in metrics:
-            again[name] = metrics[original] | {
-                "steps": [epochs[step] for step in metrics[original]["steps"]]
-            }
+            steps = [epochs[step] for step in metrics[original]["steps"]]
+            again[name] = metrics[original] | {"steps": steps}
     return metrics | again
 
 
@@ -250,7 +248,8 @@ def _capped(path: Path) -> str:
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     if len(text) <= MAX_OUTPUT:
         return text
-    return f"{text[:1000]}\n... [{len(text) - MAX_OUTPUT} characters left out] ...\n{text[1000 - MAX_OUTPUT :]}"
+    left_out = f"... [{len(text) - MAX_OUTPUT} characters left out] ..."
+    return f"{text[:1000]}\n{left_out}\n{text[1000 - MAX_OUTPUT :]}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -266,15 +265,14 @@ def backfill(
     """
     problems = []
     for folder in records(root):
-        state = [
-            (path.stat().st_mtime_ns, path.stat().st_size)
-            for path in (folder / "run.json", folder / "metrics.json")
-            if path.exists()
-        ]
+        files = (folder / "run.json", folder / "metrics.json")
+        stats = [path.stat() for path in files if path.exists()]
+        state = [(stat.st_mtime_ns, stat.st_size) for stat in stats]
         if done is not None and done.get(folder) == state:
             continue
+
         try:
-            mirror(folder, database)
+            copy_record(folder, database)
         except UNREADABLE as error:
             problems.append(f"{folder}: cannot be read ({type(error).__name__}: {error})")
         if done is not None:
@@ -294,76 +292,9 @@ def reap(root: Path = RECORDS) -> list[Path]:
         except UNREADABLE:
             continue
         if run.get("status") == "RUNNING" and not is_alive(folder):
-            run |= {
-                "status": "DEAD",
-                "fail_trace": ["the process that kept this record was killed\n"],
-            }
+            run["status"] = "DEAD"
+            run["fail_trace"] = ["the process that kept this record was killed\n"]
             run["stop_time"] = run.get("heartbeat") or run["start_time"]
             replace_file(folder / "run.json", json.dumps(run, indent=2, sort_keys=True).encode())
             dead.append(folder)
     return dead
-
-
-class Mirror(threading.Thread):
-    """Keeps the copies of a pack's records up to date beside the training, through outages of the server."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(name="mirror", daemon=True)
-        self.url = url
-        self.wake = threading.Event()
-        self.closing = False
-        self.pending: dict[Path, None] = {}
-        """Records whose copy is not complete, in order."""
-        self.warned = False
-
-    def watch(self, folder: Path) -> None:
-        """Copy this record from now on, until its final status has been copied."""
-        self.pending[folder] = None
-
-    def run(self) -> None:
-        """Copy every few seconds until closed and nothing is pending."""
-        while not (self.closing and not self.pending):
-            try:
-                with connect(self.url) as database:
-                    self._copy(database)
-            except (TrackingError, PyMongoError) as error:
-                if not self.warned:
-                    reason = error if isinstance(error, TrackingError) else type(error).__name__
-                    print(f"tracking: copies delayed: {reason}", file=sys.__stderr__)
-                self.warned = True
-                self._pause()
-
-    def _copy(self, database: Database[dict[str, Any]]) -> None:
-        """Copy until closed and nothing is pending; raises when the server is lost."""
-        while not (self.closing and not self.pending):
-            begin = time.thread_time()
-            for folder in list(self.pending):
-                try:
-                    ended = mirror(folder, database) != "RUNNING"
-                except UNREADABLE as error:
-                    print(
-                        f"tracking: {folder} cannot be copied: {type(error).__name__}: {error}",
-                        file=sys.__stderr__,
-                    )
-                    ended = True
-                if ended:
-                    self.pending.pop(folder)
-            self.warned = False
-            self._pause(PATIENCE * (time.thread_time() - begin))
-
-    def _pause(self, seconds: float = 0.0) -> None:
-        if self.closing:
-            time.sleep(0.2)
-        else:
-            self.wake.wait(max(SYNC_SECONDS, seconds))
-
-    def close(self) -> None:
-        """Copy what is left, for a limited time; the rest is for `backfill`."""
-        self.closing = True
-        self.wake.set()
-        self.join(FLUSH_SECONDS)
-        if self.pending:
-            print(
-                f"tracking: {len(self.pending)} records not copied; `python -m repro tracking backfill` does it later",
-                file=sys.stderr,
-            )
