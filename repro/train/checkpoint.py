@@ -1,8 +1,8 @@
 """Checkpoints: atomic, hashed, without pickles; the newest intact one is used.
 
 A checkpoint is a folder `checkpoint-<step>` with `model.safetensors`, `optimizer.safetensors` and
-`meta.json`, which carries the hashes of the two and the training state. It appears under its name by a
-rename when complete; torn or altered ones fail their hash and are passed over, loudly.
+`meta.json`, which carries the hashes of the two and the training state. It appears under its name
+by a rename when complete; torn or altered ones fail their hash and are passed over, loudly.
 """
 
 from __future__ import annotations
@@ -39,11 +39,15 @@ KEEP = 2
 CHECKPOINT_SECONDS = 30.0
 """Least wall time between checkpoints."""
 CHECKPOINT_SHARE = 0.01
-"""Share of the wall time that checkpoints may take, from the first copy to the last byte on the disk."""
+"""Share of the wall time that checkpoints may take, from the first copy to the last byte on the
+disk.
+"""
 MOST_SECONDS = 600.0
 """Most wall time between checkpoints, and so the most that a kill costs, whatever they take."""
 FOLLOW_SECONDS = 60.0
-"""How long a rank waits for the checkpoint that rank 0 has read: a network file system may show it late."""
+"""How long a rank waits for the checkpoint that rank 0 has read: a network file system may show it
+late.
+"""
 DAMAGE = (
     OSError,
     ValueError,
@@ -57,7 +61,8 @@ DAMAGE = (
 
 
 class Saver:
-    """Writes checkpoints while training goes on, one at a time; the copies of the tensors are made at the call.
+    """Writes checkpoints while training goes on, one at a time; the copies of the tensors are made
+    at the call.
 
     A write that failed (a full disk) raises at the next call or at the end of the block.
     """
@@ -152,7 +157,8 @@ def write_checkpoint(
 def load_checkpoint(
     work_dir: Path, model: CLIP, optimizer: torch.optim.Optimizer
 ) -> tuple[int, dict[str, Any]] | None:
-    """Restore the newest intact checkpoint; returns its step and training state, None if there is none.
+    """Restore the newest intact checkpoint; returns its step and training state, None if there is
+    none.
 
     Rank 0 decides which one that is. RuntimeError on a rank that cannot read the same one.
     """

@@ -11,10 +11,14 @@ TimedPart = Literal["train_seconds", "evaluate_seconds", "data_wait_seconds"]
 
 @dataclass
 class Clock:
-    """Seconds over all attempts of a run; laps follow one another without a gap, so that nothing is lost between them."""
+    """Seconds over all attempts of a run; laps follow one another without a gap, so that nothing is
+    lost between them.
+    """
 
     seconds: float = 0.0
-    """All of it, start evaluation and checkpoints included; start-up, before the clock exists, is not."""
+    """All of it, start evaluation and checkpoints included; start-up, before the clock exists, is
+    not.
+    """
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     data_wait_seconds: float = 0.0

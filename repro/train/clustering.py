@@ -1,7 +1,9 @@
-"""Deep clustering as a term of the cleaning loss (Caron et al. 2018, arXiv 1807.05520; a remedy of the paper's long version).
+"""Deep clustering as a term of the cleaning loss (Caron et al. 2018, arXiv 1807.05520; a remedy of
+the paper's long version).
 
-At the start of every epoch spherical k-means groups the cleaning images by their features, and a new linear head learns to
-tell the groups apart. Labels and head are part of the model's state, so that a checkpoint carries them.
+At the start of every epoch spherical k-means groups the cleaning images by their features, and a
+new linear head learns to tell the groups apart. Labels and head are part of the model's state, so
+that a checkpoint carries them.
 
 Shapes: N = cleaning pairs, B = pairs in the global batch, D = embedding width, K = clusters.
 """
@@ -39,7 +41,9 @@ class Clusters(nn.Module):
     def renew(
         self, model: CLIP, pairs: TrainingPairs, optimizer: torch.optim.Optimizer, seed: int
     ) -> None:
-        """Group the pairs anew by the features of `model` in eval mode, and start the head from random weights."""
+        """Group the pairs anew by the features of `model` in eval mode, and start the head from
+        random weights.
+        """
         try:
             import faiss
         except ImportError:
@@ -78,7 +82,9 @@ class Clusters(nn.Module):
 
 
 def attach(model: CLIP, spec: RunSpec, num_pairs: int) -> Clusters | None:
-    """Give the model the labels and the head that the run's deep-clustering term needs, if it has one."""
+    """Give the model the labels and the head that the run's deep-clustering term needs, if it has
+    one.
+    """
     if not spec.loss_weights["clusters"]:
         return None
     assert spec.mitigation is not None
@@ -93,7 +99,9 @@ def attach(model: CLIP, spec: RunSpec, num_pairs: int) -> Clusters | None:
 
 @torch.inference_mode()
 def image_features(model: CLIP, pairs: TrainingPairs) -> Float[Tensor, "N D"]:
-    """Normalised features of all pairs' stored images, in eval mode; the model goes back to the mode it was in."""
+    """Normalised features of all pairs' stored images, in eval mode; the model goes back to the
+    mode it was in.
+    """
     was_training = model.training
     model.eval()
     device = model.logit_scale.device

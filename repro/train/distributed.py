@@ -1,10 +1,11 @@
 """Ranks: start-up, gathering features with the right gradient, and small collectives.
 
-Every rank computes the loss of the whole batch from gathered features, of which only its own slice is in its graph.
-Then the encoder gradient of rank r is the part of the single-process gradient that flows through its pairs, and the
-sum over ranks is the single-process gradient. The temperature is the exception: each rank sees its whole gradient.
-`gather: exact` scales for both (see `backward_scale` and `share`); `gather: authors` averages over ranks like
-attack-cleanclip src/train.py, which divides the encoders' gradient, but not the temperature's, by the rank count.
+Every rank computes the loss of the whole batch from gathered features, of which only its own slice
+is in its graph. Then the encoder gradient of rank r is the part of the single-process gradient that
+flows through its pairs, and the sum over ranks is the single-process gradient. The temperature is
+the exception: each rank sees its whole gradient. `gather: exact` scales for both (see
+`backward_scale` and `share`); `gather: authors` averages over ranks like attack-cleanclip
+src/train.py, which divides the encoders' gradient, but not the temperature's, by the rank count.
 """
 
 from __future__ import annotations
@@ -18,20 +19,27 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 TIMEOUT = timedelta(minutes=10)
-"""Longest wait of a rank for another one, after which the run ends with an error and goes on from its checkpoint. Between
-two collectives lie at most a compilation and the rest of a checkpoint's write; data is loaded before the first."""
+"""Longest wait of a rank for another one, after which the run ends with an error and goes on from
+its checkpoint. Between two collectives lie at most a compilation and the rest of a checkpoint's
+write; data is loaded before the first.
+"""
 
 
 def repeatable(threads: int) -> None:
-    """Compute on so many threads, in a way that gives the same bits every time, until a run's spec says otherwise."""
+    """Compute on so many threads, in a way that gives the same bits every time, until a run's spec
+    says otherwise.
+    """
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Without it, memory that nothing reads is filled as well, which takes a tenth of a small model's step.
+    # Without it, memory that nothing reads is filled as well, which takes a tenth of a small
+    # model's step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def start() -> torch.device:
-    """Join the process group that torchrun describes (none for a single rank) and return this rank's device."""
+    """Join the process group that torchrun describes (none for a single rank) and return this
+    rank's device.
+    """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if not torch.cuda.is_available():
         if several:
@@ -41,7 +49,8 @@ def start() -> torch.device:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     if several:
-        # With its device known, NCCL connects at once instead of at the first collective, and barriers know where to wait.
+        # With its device known, NCCL connects at once instead of at the first collective, and
+        # barriers know where to wait.
         dist.init_process_group("nccl", device_id=device, timeout=TIMEOUT)
     return device
 
@@ -91,12 +100,16 @@ class _Share(torch.autograd.Function):
 
 
 def gather_features(features: Tensor) -> Tensor:
-    """Concatenate (V, b, D) features of all ranks in rank order to (V, B, D); own slice differentiable."""
+    """Concatenate (V, b, D) features of all ranks in rank order to (V, B, D); own slice
+    differentiable.
+    """
     return features if ranks() == 1 else _GatherOwnSlice.apply(features)  # type: ignore[no-untyped-call]
 
 
 def share(logit_scale: Tensor, gather: Literal["exact", "authors"]) -> Tensor:
-    """This rank's share of the temperature's gradient: 1/ranks under `exact`, so that shares sum to the whole."""
+    """This rank's share of the temperature's gradient: 1/ranks under `exact`, so that shares sum to
+    the whole.
+    """
     return logit_scale if gather == "authors" else _Share.apply(logit_scale)  # type: ignore[no-untyped-call]
 
 
@@ -106,7 +119,7 @@ def backward_scale(gather: Literal["exact", "authors"]) -> float:
 
 
 def gather_rows(values: Tensor) -> Tensor:
-    """Concatenate (n_r, ...) tensors of all ranks along dimension 0, n_r may differ; no gradient."""
+    """Concatenate (n_r, ...) tensors of all ranks along dimension 0, n_r may vary; no gradient."""
     if ranks() == 1:
         return values
     counts = [torch.zeros(1, dtype=torch.long, device=values.device) for _ in range(ranks())]
@@ -150,8 +163,9 @@ def share_state(model: nn.Module) -> None:
 def share_buffers(model: nn.Module) -> None:
     """Give every rank rank 0's buffers.
 
-    DDP does so before a forward pass and never after the last one, so that between steps each rank holds the BatchNorm
-    statistics of its own part of the batch. An evaluation by all ranks wants the one model that rank 0 saves.
+    DDP does so before a forward pass and never after the last one, so that between steps each rank
+    holds the BatchNorm statistics of its own part of the batch. An evaluation by all ranks wants
+    the one model that rank 0 saves.
     """
     if ranks() > 1:
         for buffer in model.buffers():

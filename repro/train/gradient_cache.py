@@ -1,9 +1,11 @@
-"""A step over several BatchNorm groups with the memory of one (gradient cache; Gao et al. 2021, arXiv 2101.06983).
+"""A step over several BatchNorm groups with the memory of one (gradient cache; Gao et al. 2021,
+arXiv 2101.06983).
 
-The contrastive loss needs the features of the whole batch, but not their graphs. So: features of all groups without a
-graph; loss, and its gradient at the features; then each group forward once more, with its graph, and backward from that
-gradient. BatchNorm takes its statistics per group anyway and nothing is random, so the result is that of the plain step but
-for the order of sums. It costs a second forward pass: a third more time.
+The contrastive loss needs the features of the whole batch, but not their graphs. So: features of
+all groups without a graph; loss, and its gradient at the features; then each group forward once
+more, with its graph, and backward from that gradient. BatchNorm takes its statistics per group
+anyway and nothing is random, so the result is that of the plain step but for the order of sums. It
+costs a second forward pass: a third more time.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from repro.train.model import PairEncoder, build_model
 Features = tuple[Tensor, Tensor, Tensor]
 """Image features (V, b, D), text features (V, b, D), log of the logit scale."""
 MEMORY_SHARE = 0.8
-"""Share of a rank's memory that what a plain step keeps for backward may fill; the rest is for weights, moments, work."""
+"""Share of a rank's memory that what a plain step keeps for backward may fill; the rest is for
+weights, moments, work.
+"""
 
 
 class GradientCache(nn.Module):
@@ -47,10 +51,11 @@ class GradientCache(nn.Module):
         losses_of: Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]],
         scale: float,
     ) -> dict[str, Tensor]:
-        """Leave the gradient of the loss times `scale` in the model, averaged over ranks; returns the loss parts.
+        """Leave the gradient of the loss times `scale` in the model, averaged over ranks; returns
+        the loss parts.
 
-        `encode(encoder, images, tokens, first)` runs the encoder on a group, `losses_of` makes the global batch's losses
-        of this rank's features and the log of the logit scale.
+        `encode(encoder, images, tokens, first)` runs the encoder on a group, `losses_of` makes the
+        global batch's losses of this rank's features and the log of the logit scale.
         """
         groups = [
             *zip(images.chunk(self.groups, dim=1), tokens.chunk(self.groups, dim=1), strict=True)
@@ -63,7 +68,8 @@ class GradientCache(nn.Module):
         text_features = torch.cat([texts for _, texts, _ in encoded], dim=1).requires_grad_()
         del encoded
 
-        # The loss, its gradient at the features, and that of the temperature and of a clustering head.
+        # The loss, its gradient at the features, and that of the temperature and of a clustering
+        # head.
         losses = losses_of(image_features, text_features, self.model.logit_scale)
         (losses["loss"] * scale).backward()
         assert image_features.grad is not None and text_features.grad is not None
@@ -82,7 +88,9 @@ class GradientCache(nn.Module):
 
     @contextlib.contextmanager
     def _statistics_untouched(self) -> Iterator[None]:
-        """BatchNorm in its mode, with the same outputs, but its running statistics and counters stand still."""
+        """BatchNorm in its mode, with the same outputs, but its running statistics and counters
+        stand still.
+        """
         for norm in self.norms:
             norm.track_running_stats = False
         try:
@@ -105,14 +113,18 @@ def average_gradients(model: nn.Module) -> None:
 
 
 def needs_cache(spec: RunSpec, groups: int, device: torch.device) -> bool:
-    """Whether the groups of a rank are too much at once for its memory; always the same on the same machine."""
+    """Whether the groups of a rank are too much at once for its memory; always the same on the same
+    machine.
+    """
     if groups == 1:
         return False
     return groups * group_bytes(spec) > MEMORY_SHARE * _memory_bytes(device)
 
 
 def group_bytes(spec: RunSpec) -> int:
-    """Bytes that backward keeps of one group's forward pass, with captions of full length; weights not counted."""
+    """Bytes that backward keeps of one group's forward pass, with captions of full length; weights
+    not counted.
+    """
     views = 2 if spec.loss_weights["ssl"] else 1
     side, pairs = spec.model.vision.image_size, spec.schedule.norm_batch_size
     kept: dict[int, torch.UntypedStorage] = {}

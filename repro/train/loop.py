@@ -1,17 +1,17 @@
 """One training run, from start model to last evaluation; the same loop pre-trains and cleans.
 
-Read `train` top to bottom: resume, then for each step batch, training step, evaluation, choice of the model, checkpoint;
-at the end hand on the model. All randomness is keyed by (seed, step), so a run that was killed ends bitwise like one that
-was not.
+Read `train` top to bottom: resume, then for each step batch, training step, evaluation, choice of
+the model, checkpoint; at the end hand on the model. All randomness is keyed by (seed, step), so a
+run that was killed ends bitwise like one that was not.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from repro.train.memory import peak_bytes, reset_peak
 from repro.train.model import PairEncoder, build_optimizer
 from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
+from repro.train.progress import Progress, TrainingOutcome
 from repro.train.schedule import evaluation_steps, learning_rate, num_steps
 from repro.train.step import training_step
 from repro.train.stopping import Interrupted, Stop, stop_requests
@@ -43,33 +44,11 @@ from repro.train.tensor_files import (
 from repro.train.validation import validation_loss
 
 METRIC_EVERY = 10
-"""Steps between loss points in the tracking record, and between questions among several ranks whether to stop."""
+"""Steps between loss points in the tracking record, and between questions among several ranks
+whether to stop.
+"""
 
 Emit = Callable[[str, dict[str, Any]], None]
-
-
-@dataclass
-class Progress:
-    """What a checkpoint must carry besides tensors."""
-
-    step: int = 0
-    reason: str = ""
-    """Why the run ends early; empty while all is well."""
-    unread: dict[str, float] = field(default_factory=dict)
-    """Loss parts of the last step, where they are not in the sums yet."""
-    sums: dict[str, float] = field(default_factory=dict)
-    """Sums of loss parts since the last evaluation."""
-    counted: int = 0
-    evaluations: int = 0
-    evaluated_step: int = -1
-    """Step of the last evaluation."""
-    best_loss: float = math.inf
-    """Lowest validation loss so far, where it picks the model."""
-    best_step: int = 0
-    training: bool = True
-    """Mode of the model: False between a mid-epoch evaluation and the epoch's end under `mode_after_evaluation: eval`."""
-    files: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of the files of the model that was kept."""
 
 
 @dataclass(frozen=True)
@@ -83,32 +62,13 @@ class Task:
     evaluate: Callable[[CLIP, int, int, Stop], Predictions]
     """(model, step, draw, stop) to what the model makes of the N evaluation images.
 
-    It calls `stop` between its batches, on every rank as often; what that raises drops the evaluation, which is made from
-    its beginning when the run goes on.
+    It calls `stop` between its batches, on every rank as often; what that raises drops the
+    evaluation, which is made from its beginning when the run goes on.
     """
     is_target: NDArray[np.bool_]
     """(N,) evaluation images of the target class."""
     validation: TrainingPairs | None
     """Pairs of the validation loss, where it picks the model."""
-
-
-@dataclass(frozen=True)
-class TrainingOutcome:
-    """How a run ended and what it took; the fields are those of `repro.ledger.RunRecord`."""
-
-    status: Literal["completed", "diverged"]
-    reason: str
-    ranks: int
-    threads: int
-    seconds: float
-    train_seconds: float
-    evaluate_seconds: float
-    data_wait_seconds: float
-    peak_memory_bytes: int
-    num_samples: int
-    model_step: int
-    deterministic: bool
-    files: dict[str, str]
 
 
 def train(
@@ -121,8 +81,9 @@ def train(
 ) -> TrainingOutcome:
     """Train `model` in place as the spec says, appending rows to the work folder.
 
-    `restored_optimizer` is the pre-training AdamW state where `optimizer_state: restored` asks for it. Resumes from
-    the newest checkpoint. Raises Interrupted after a checkpoint when a signal asks to stop.
+    `restored_optimizer` is the pre-training AdamW state where `optimizer_state: restored` asks for
+    it. Resumes from the newest checkpoint. Raises Interrupted after a checkpoint when a signal asks
+    to stop.
     """
     run = TrainingRun(task, model, device, emit)
     run.resume(restored_optimizer)
@@ -147,7 +108,9 @@ def train(
 
 
 class TrainingRun:
-    """A run under way: model, optimizer, progress and clock, and each thing that a step of the loop does with them."""
+    """A run under way: model, optimizer, progress and clock, and each thing that a step of the loop
+    does with them.
+    """
 
     def __init__(self, task: Task, model: CLIP, device: torch.device, emit: Emit) -> None:
         spec, pairs = task.spec, task.pairs
@@ -245,7 +208,9 @@ class TrainingRun:
         self.clock.lap("train_seconds")
 
     def read_loss(self) -> None:
-        """Add the loss of the last step to the sums, if it is not there yet; one that is no number ends the run."""
+        """Add the loss of the last step to the sums, if it is not there yet; one that is no number
+        ends the run.
+        """
         progress = self.progress
         values = {name: float(value) for name, value in self.unread.items()}
         self.unread = {}
@@ -262,7 +227,9 @@ class TrainingRun:
             self._emit_metrics(values)
 
     def evaluate_if_due(self, stop: Stop) -> None:
-        """Evaluate, and keep the model where it is the best so far, if that is due after the last step and not done yet."""
+        """Evaluate, and keep the model where it is the best so far, if that is due after the last
+        step and not done yet.
+        """
         progress = self.progress
         wanted = progress.step in self.evaluate_at or progress.reason
         if not wanted or progress.evaluated_step == progress.step:
@@ -272,7 +239,9 @@ class TrainingRun:
             self.keep_best(self.task.validation)
 
     def evaluate(self, stop: Stop) -> None:
-        """Append the row of the present model, and leave the model in the mode that the switch wants."""
+        """Append the row of the present model, and leave the model in the mode that the switch
+        wants.
+        """
         spec, progress = self.spec, self.progress
         self.read_loss()
         self.clock.lap("train_seconds")
@@ -326,7 +295,9 @@ class TrainingRun:
         )
 
     def keep_best(self, validation: TrainingPairs) -> None:
-        """Save the model if its validation loss is the lowest so far (the authors keep the best epoch of CC3M)."""
+        """Save the model if its validation loss is the lowest so far (the authors keep the best
+        epoch of CC3M).
+        """
         distributed.share_buffers(self.model)
         loss = validation_loss(self.model, validation)
         self._emit_metrics({"validation_loss": loss})
@@ -335,12 +306,16 @@ class TrainingRun:
             self._save_model()
 
     def stop_if_asked(self, stop: Stop) -> None:
-        """Raise Interrupted if a rank was asked to stop; several ranks ask one another at every tenth step only."""
+        """Raise Interrupted if a rank was asked to stop; several ranks ask one another at every
+        tenth step only.
+        """
         if distributed.ranks() == 1 or self.progress.step % METRIC_EVERY == 0:
             stop()
 
     def save_checkpoint(self, saver: checkpoint.Saver) -> None:
-        """Begin a checkpoint; the tensors are copied here, and training goes on while they are written."""
+        """Begin a checkpoint; the tensors are copied here, and training goes on while they are
+        written.
+        """
         if distributed.rank() or not self.progress.step:
             return
         self.progress.unread = {name: float(value) for name, value in self.unread.items()}

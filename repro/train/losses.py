@@ -1,7 +1,8 @@
 """Training objectives: MMCL, SSL and their weighted sum (paper Sec. 3, Eq. 1 and 2).
 
-Shapes: B = pairs in the gathered batch, D = embedding width. Features arrive L2-normalised and gathered over ranks;
-`logit_scale` is the multiplier itself, exp(model.logit_scale) = 1/tau, at most 100. The same scale serves both terms.
+Shapes: B = pairs in the gathered batch, D = embedding width. Features arrive L2-normalised and
+gathered over ranks; `logit_scale` is the multiplier itself, exp(model.logit_scale) = 1/tau, at most
+100. The same scale serves both terms.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def ssl_loss(
     text_features_augmented: Float[Tensor, "B D"],
     logit_scale: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of each view against the augmented views of its own modality, one direction each (Eq. 2)."""
+    """Cross-entropy of each view against the augmented views of its own modality, one direction
+    each (Eq. 2).
+    """
     matches = torch.arange(len(image_features), device=image_features.device)
     logits_image = logit_scale * image_features @ image_features_augmented.T  # (B, B)
     logits_text = logit_scale * text_features @ text_features_augmented.T  # (B, B)
@@ -46,10 +49,12 @@ def total_loss(
     logit_scale: Float[Tensor, ""],
     clusters: Float[Tensor, ""] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Weighted sum of the terms, and the terms by name: `{"loss", "mmcl", "ssl", "clusters"}` (paper Sec. 3, L_CleanCLIP).
+    """Weighted sum of the terms, and the terms by name: `{"loss", "mmcl", "ssl", "clusters"}`
+    (paper Sec. 3, L_CleanCLIP).
 
-    V = views: 1 where the SSL weight is 0, else the pair and its augmented view. Terms of weight 0 are left out.
-    `clusters` is the deep-clustering term where there is one (see repro/train/clustering.py).
+    V = views: 1 where the SSL weight is 0, else the pair and its augmented view. Terms of weight 0
+    are left out. `clusters` is the deep-clustering term where there is one (see
+    repro/train/clustering.py).
     """
     parts: dict[str, Tensor] = {} if clusters is None else {"clusters": clusters}
     if weights["mmcl"]:

@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 
 RESET = Path("/proc/self/clear_refs")
-"""Writing 5 here sets the kernel's peak of the resident set back to what is resident now (Linux, proc(5))."""
+"""Writing 5 here sets the kernel's peak of the resident set back to what is resident now (Linux,
+proc(5)).
+"""
 
 
 def reset_peak(device: torch.device) -> None:

@@ -1,27 +1,31 @@
-"""The dual encoder: open_clip's CLIP classes, with the authors' initialisation and parameter groups.
+"""The dual encoder: open_clip's CLIP classes, with the authors' initialisation and parameter
+groups.
 
-Shapes: b = pairs of this rank, V = views, L = tokens after trimming, D = embedding width.
-The paper's model is RN50-quickgelu (102,007,137 parameters); plain RN50 (GELU) has the same keys and is another model.
+Shapes: b = pairs of this rank, V = views, L = tokens after trimming, D = embedding width. The
+paper's model is RN50-quickgelu (102,007,137 parameters); plain RN50 (GELU) has the same keys and is
+another model.
 """
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.modified_resnet import AttentionPool2d
 from torch import Tensor, nn
 
 from repro.spec import Mitigation, ModelSpec, Optimizer
 
 MAX_LOG_LOGIT_SCALE = math.log(100)
-"""Upper clamp of the log-temperature: a factor of 100, the bound of CLIP (code: CleanCLIP src/train.py clamps to
-[0, 4.6052], which lets the factor reach 100.003)."""
+"""Upper clamp of the log-temperature: a factor of 100, the bound of CLIP (code: CleanCLIP
+src/train.py clamps to [0, 4.6052], which lets the factor reach 100.003).
+"""
 
 
 def build_model(
@@ -40,15 +44,63 @@ def build_model(
             CLIPTextCfg(**spec.text.model_dump()),
             quick_gelu=spec.quick_gelu,
         )
+        model.visual.attnpool = OneQueryPool.of(model.visual.attnpool)
     if initialisation == "fp16_rounded":
         _round_to_half(model)
     model.visual.to(memory_format=torch.channels_last)
     return model
 
 
+class OneQueryPool(AttentionPool2d):  # type: ignore[misc]  # open_clip has no types
+    """open_clip's attention pool, which asks for the mean's place alone (as OpenAI's own code
+    does).
+
+    open_clip lets all places ask and reads the first answer: the same numbers to rounding, for 5%
+    of the image tower's work.
+    """
+
+    @classmethod
+    def of(cls, pool: AttentionPool2d) -> Self:
+        """A pool of the same weights."""
+        places, width = pool.positional_embedding.shape
+        same = cls(math.isqrt(places - 1), width, pool.num_heads, pool.c_proj.out_features)
+        same.load_state_dict(pool.state_dict())
+        return same
+
+    def forward(self, x: Float[Tensor, "n C H W"]) -> Float[Tensor, "n D"]:
+        """Pooled features, not normalised."""
+        places = x.flatten(2).permute(2, 0, 1)  # (HW, n, C)
+        places = torch.cat([places.mean(dim=0, keepdim=True), places])
+        places = places + self.positional_embedding[:, None].to(places.dtype)
+        pooled, _ = F.multi_head_attention_forward(
+            query=places[:1],
+            key=places,
+            value=places,
+            embed_dim_to_check=places.shape[-1],
+            num_heads=self.num_heads,
+            in_proj_weight=None,
+            in_proj_bias=torch.cat([self.q_proj.bias, self.k_proj.bias, self.v_proj.bias]),
+            bias_k=None,
+            bias_v=None,
+            add_zero_attn=False,
+            dropout_p=0.0,
+            out_proj_weight=self.c_proj.weight,
+            out_proj_bias=self.c_proj.bias,
+            training=self.training,
+            need_weights=False,
+            use_separate_proj_weight=True,
+            q_proj_weight=self.q_proj.weight,
+            k_proj_weight=self.k_proj.weight,
+            v_proj_weight=self.v_proj.weight,
+        )
+        return pooled[0]
+
+
 @torch.no_grad()
 def _round_to_half(model: CLIP) -> None:
-    """Round convolutions, linear layers, attention and the text projection; embeddings and temperature stay as drawn."""
+    """Round convolutions, linear layers, attention and the text projection; embeddings and
+    temperature stay as drawn.
+    """
     rounded = [model.text_projection]
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
@@ -59,7 +111,8 @@ def _round_to_half(model: CLIP) -> None:
 
 @torch.no_grad()
 def shrink_and_perturb(model: CLIP, mitigation: Mitigation, seed: int) -> None:
-    """Scale the weights by `shrink` and add normal noise of deviation `perturb` (Ash and Adams 2020).
+    """Scale the weights by `shrink` and add normal noise of deviation `perturb` (Ash and Adams
+    2020).
 
     BatchNorm statistics stay.
     """
@@ -82,7 +135,9 @@ def normalise(images: UInt8[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
 def _pixel_statistics(
     device: torch.device,
 ) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
-    """CLIP's mean and deviation of pixels in 0..255, brought to a device once and not at every batch."""
+    """CLIP's mean and deviation of pixels in 0..255, brought to a device once and not at every
+    batch.
+    """
     with torch.inference_mode(False):  # what is made in inference mode cannot serve in training
         mean = torch.tensor(OPENAI_DATASET_MEAN, device=device).view(3, 1, 1) * 255
         std = torch.tensor(OPENAI_DATASET_STD, device=device).view(3, 1, 1) * 255
@@ -92,9 +147,9 @@ def _pixel_statistics(
 def encode_text(model: CLIP, tokens: Int[Tensor, "n L"]) -> Float[Tensor, "n D"]:
     """L2-normalised text features of trimmed tokens, L <= 77.
 
-    open_clip's `CLIP.encode_text` wants all 77 positions; the causal mask makes the feature at the end token independent
-    of what follows, so that trimming is exact to rounding. So is the last block for the end token alone: nothing reads its
-    other positions.
+    open_clip's `CLIP.encode_text` wants all 77 positions; the causal mask makes the feature at the
+    end token independent of what follows, so that trimming is exact to rounding. So is the last
+    block for the end token alone: nothing reads its other positions.
     """
     length, rows = tokens.shape[1], torch.arange(len(tokens), device=tokens.device)
     end = tokens.argmax(dim=-1)  # the end token has the highest id
@@ -115,9 +170,10 @@ def encode_text(model: CLIP, tokens: Int[Tensor, "n L"]) -> Float[Tensor, "n D"]
 class PairEncoder(nn.Module):
     """Both towers in one forward pass, the unit that DDP wraps.
 
-    BatchNorm takes its statistics over `norm_groups` equal parts of this rank's pairs, each with its augmented
-    views (the authors pass [clean, augmented] through the network as one batch on every GPU), and keeps the
-    running statistics of the first part, as DDP keeps rank 0's: one rank with G groups equals G ranks with one.
+    BatchNorm takes its statistics over `norm_groups` equal parts of this rank's pairs, each with
+    its augmented views (the authors pass [clean, augmented] through the network as one batch on
+    every GPU), and keeps the running statistics of the first part, as DDP keeps rank 0's: one rank
+    with G groups equals G ranks with one.
     """
 
     def __init__(self, model: CLIP, norm_groups: int) -> None:
@@ -134,7 +190,8 @@ class PairEncoder(nn.Module):
     ) -> tuple[Float[Tensor, "V b D"], Float[Tensor, "V b D"], Float[Tensor, ""]]:
         """Normalised image and text features, and the log of the logit scale.
 
-        `first` is False where the pairs' first part is not that of the rank: it leaves no running statistics then.
+        `first` is False where the pairs' first part is not that of the rank: it leaves no running
+        statistics then.
         """
         views, pairs = images.shape[:2]
         features = []
@@ -159,8 +216,9 @@ def clamp_logit_scale(model: CLIP) -> None:
 def has_weight_decay(name: str, parameter: Tensor, rule: Literal["ndim", "names"]) -> bool:
     """Whether AdamW decays a parameter.
 
-    `names` is the authors' rule (code: CleanCLIP src/main.py): no decay where the name contains bn, ln, bias or
-    logit_scale. It misses the BatchNorm gain in the ResNet shortcuts (layerX.0.downsample.1.weight).
+    `names` is the authors' rule (code: CleanCLIP src/main.py): no decay where the name contains bn,
+    ln, bias or logit_scale. It misses the BatchNorm gain in the ResNet shortcuts
+    (layerX.0.downsample.1.weight).
     """
     if rule == "names":
         return not any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
@@ -170,7 +228,7 @@ def has_weight_decay(name: str, parameter: Tensor, rule: Literal["ndim", "names"
 def build_optimizer(
     model: CLIP, spec: Optimizer, rule: Literal["ndim", "names"]
 ) -> torch.optim.AdamW:
-    """AdamW over two groups, with and without weight decay; the learning rate is set at every step."""
+    """AdamW over two groups, with and without weight decay; each step sets the learning rate."""
     decay: list[Tensor] = []
     no_decay: list[Tensor] = []
     for name, parameter in model.named_parameters():

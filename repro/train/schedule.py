@@ -11,10 +11,12 @@ from repro.spec import RunSpec, Schedule
 def learning_rate(
     schedule: Schedule, step: int, steps_per_epoch: int, offset: Literal["none", "one_epoch"]
 ) -> float:
-    """Learning rate of the 0-based optimizer step: linear warm-up, then half a cosine to 0 (paper Sec. 3 and 4).
+    """Learning rate of the 0-based optimizer step: linear warm-up, then half a cosine to 0 (paper
+    Sec. 3 and 4).
 
-    `one_epoch` is the authors' counter, which starts at epoch 1 (code: CleanCLIP src/train.py): the warm-up is cut
-    by one epoch and in the last epoch the rate runs past the end of the cosine and rises again.
+    `one_epoch` is the authors' counter, which starts at epoch 1 (code: CleanCLIP src/train.py): the
+    warm-up is cut by one epoch and in the last epoch the rate runs past the end of the cosine and
+    rises again.
     """
     step += steps_per_epoch if offset == "one_epoch" else 0
     if step < schedule.warmup_steps:
@@ -25,17 +27,20 @@ def learning_rate(
 
 
 def num_steps(spec: RunSpec, steps_per_epoch: int) -> int:
-    """Optimizer steps that the run makes: those of the schedule, or up to the epoch that `model_age` names."""
+    """Optimizer steps that the run makes: those of the schedule, or up to the epoch that
+    `model_age` names.
+    """
     return steps_per_epoch * (
         spec.model_age if isinstance(spec.model_age, int) else spec.schedule.epochs
     )
 
 
 def evaluation_steps(spec: RunSpec, steps_per_epoch: int) -> list[int]:
-    """Steps after which the run evaluates, ascending; 0 is the start model and the last step is always there.
+    """Steps after which the run evaluates, ascending; 0 is the start model and the last step is
+    always there.
 
-    With `evaluate_every_steps` n: after n, 2n, ... steps of each epoch and at its end (the authors' rhythm). Where the
-    validation loss picks the model, every epoch's end is there too.
+    With `evaluate_every_steps` n: after n, 2n, ... steps of each epoch and at its end (the authors'
+    rhythm). Where the validation loss picks the model, every epoch's end is there too.
     """
     last = num_steps(spec, steps_per_epoch)
     if spec.evaluate_every_steps is not None:

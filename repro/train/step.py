@@ -27,7 +27,8 @@ def training_step(
     rate: float,
     members: Int[Tensor, " B"] | None = None,
 ) -> Losses:
-    """One optimizer step on this rank's part of the global batch; returns the global batch's loss parts.
+    """One optimizer step on this rank's part of the global batch; returns the global batch's loss
+    parts.
 
     `members` are the batch's positions among the run's pairs, for the deep-clustering term.
     """
@@ -77,7 +78,9 @@ def global_losses(
     log_scale: Float[Tensor, ""],
     members: Int[Tensor, " B"] | None,
 ) -> Losses:
-    """Loss parts of the global batch, which every rank computes; its own features alone are in its graph."""
+    """Loss parts of the global batch, which every rank computes; its own features alone are in its
+    graph.
+    """
     gather = spec.switches.gather
     all_images = distributed.gather_features(image_features)
     all_texts = distributed.gather_features(text_features)

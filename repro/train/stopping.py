@@ -13,7 +13,9 @@ from repro.train import distributed
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 Stop = Callable[[], None]
-"""Raises Interrupted on every rank if one rank was asked to stop. Ranks ask one another, so all must call it equally often."""
+"""Raises Interrupted on every rank if one rank was asked to stop. Ranks ask one another, so all
+must call it equally often.
+"""
 
 
 class Interrupted(SystemExit):

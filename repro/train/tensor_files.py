@@ -1,7 +1,8 @@
 """Weights and moments as safetensors files, written tensor by tensor while other threads compute.
 
-`safetensors.save` builds the whole file in memory and holds the interpreter's lock all the while, for seconds at the size
-of the paper's model; here each tensor is hashed and written from where it lies, and both let go of the lock.
+`safetensors.save` builds the whole file in memory and holds the interpreter's lock all the while,
+for seconds at the size of the paper's model; here each tensor is hashed and written from where it
+lies, and both let go of the lock.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def model_state(model: CLIP) -> Tensors:
 
 
 def optimizer_state(model: CLIP, optimizer: torch.optim.Optimizer) -> Tensors:
-    """AdamW's state itself, by parameter name: `<name>/exp_avg`, `<name>/exp_avg_sq`, `<name>/step`."""
+    """AdamW's state itself, by parameter name: `<name>/exp_avg`, `<name>/exp_avg_sq`,
+    `<name>/step`.
+    """
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{key}": value.detach()
@@ -63,14 +66,18 @@ def copied(tensors: Tensors) -> Tensors:
 
 
 class PinnedCopies:
-    """Copies of a GPU's tensors in pinned memory, made beside its computing; the memory serves again at the next call."""
+    """Copies of a GPU's tensors in pinned memory, made beside its computing; the memory serves
+    again at the next call.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device)
         self.buffers: Tensors = {}
 
     def copy(self, tensors: Tensors) -> tuple[Tensors, Callable[[], None]]:
-        """The copies, and what waits until they are complete; the GPU's next work begins after they are."""
+        """The copies, and what waits until they are complete; the GPU's next work begins after they
+        are.
+        """
         computing = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(computing)
         with torch.cuda.stream(self.stream):
@@ -95,7 +102,8 @@ def load_optimizer(model: CLIP, optimizer: torch.optim.Optimizer, content: bytes
     for key, value in load(content).items():
         name, _, kind = key.rpartition("/")
         parameter = parameters[name]
-        # Channels-last weights want channels-last moments; `step` is a scalar on the CPU unless AdamW is fused on a GPU.
+        # Channels-last weights want channels-last moments; `step` is a scalar on the CPU unless
+        # AdamW is fused on a GPU.
         like = (
             torch.empty_like(parameter)
             if kind != "step"
@@ -105,7 +113,7 @@ def load_optimizer(model: CLIP, optimizer: torch.optim.Optimizer, content: bytes
 
 
 def save_tensors(path: Path, tensors: Tensors) -> str:
-    """Write contiguous CPU tensors as a safetensors file, durably and whole; returns its SHA-256."""
+    """Write contiguous CPU tensors as a safetensors file, durably and whole; returns its hash."""
     ranks = {dtype: rank for rank, dtype in enumerate(DTYPES)}
     names = sorted(tensors, key=lambda name: (ranks[tensors[name].dtype], name))
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -127,7 +135,9 @@ def save_tensors(path: Path, tensors: Tensors) -> str:
 
 
 def _header(tensors: Tensors) -> bytes:
-    """Length of the description (8 bytes, little-endian), then the description in JSON, padded to a multiple of 8."""
+    """Length of the description (8 bytes, little-endian), then the description in JSON, padded to a
+    multiple of 8.
+    """
     described, end = {}, 0
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.nbytes

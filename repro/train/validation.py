@@ -1,4 +1,6 @@
-"""Validation loss: what picks the epoch under `model_age: best_validation_loss` (the authors' CC3M models)."""
+"""Validation loss: what picks the epoch under `model_age: best_validation_loss` (the authors' CC3M
+models).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from repro.train.pairs import TrainingPairs
 def validation_loss(model: CLIP, pairs: TrainingPairs) -> float:
     """Mean MMCL loss (Eq. 1) over the global batches of `pairs` as they are stored, in eval mode.
 
-    Each rank encodes its part of a batch, `norm_batch_size` pairs at a time, and all get the same loss of the whole.
+    Each rank encodes its part of a batch, `norm_batch_size` pairs at a time, and all get the same
+    loss of the whole.
     """
     was_training = model.training
     model.eval()

@@ -1,4 +1,6 @@
-"""A training run of eight steps on random pixels: small enough to be worked through, whole enough to be the real loop."""
+"""A training run of eight steps on random pixels: small enough to be worked through, whole enough
+to be the real loop.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,10 @@ from safetensors.torch import save
 
 from repro.profile import clean_runs, load_profile, read_yaml
 from repro.spec import RunSpec
-from repro.train.loop import Task, TrainingOutcome, train
+from repro.train.loop import Task, train
 from repro.train.model import build_model
 from repro.train.predictions import Predictions
+from repro.train.progress import TrainingOutcome
 from repro.train.stopping import Stop
 from repro.train.views.tokens import tokenize
 

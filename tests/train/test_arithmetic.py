@@ -1,4 +1,6 @@
-"""Flags of a run's arithmetic: set before its first evaluation, whatever ran before it in the process."""
+"""Flags of a run's arithmetic: set before its first evaluation, whatever ran before it in the
+process.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def _flags_restored() -> Iterator[None]:
 def test_the_start_evaluation_computes_like_those_after_training(
     precision: str, tf32: bool, tmp_path: Path
 ) -> None:
-    """The flags are left as another run of the process would leave them, and as a fresh process has them."""
+    """The flags are left as another run of the process would leave them, and as a fresh process has
+    them.
+    """
     spec = run_spec(optimizer_state="fresh").model_copy(update={"precision": precision})
     for number, left in enumerate([(not tf32, not tf32), (False, True)]):
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = left

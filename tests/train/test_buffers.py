@@ -29,7 +29,9 @@ distributed.stop()
 
 
 def predict(model: torch.nn.Module, rank: int, ranks: int) -> Predictions:
-    """Predictions that one changed bit of a feature changes; each rank takes every n-th batch of four images."""
+    """Predictions that one changed bit of a feature changes; each rank takes every n-th batch of
+    four images.
+    """
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
     model.eval()

@@ -1,4 +1,4 @@
-"""Checkpoints: when they are due, how they are written, and that all ranks go on from the same one."""
+"""Checkpoints: when they are due, how they are written, and that ranks go on from the same one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def test_tensors_are_written_as_safetensors_would_byte_by_byte(tmp_path: Path) -
 
 
 def test_other_threads_compute_while_tensors_are_written(tmp_path: Path) -> None:
-    """The longest pause of a thread that counts: half a gigabyte the library writes in one go, ours lets it count."""
+    """The longest pause of a thread that counts: half a gigabyte the library writes in one go, ours
+    lets it count.
+    """
     tensors = {f"{number}": torch.rand(2**23) for number in range(16)}
 
     def longest_pause(work: object) -> float:
@@ -124,7 +126,9 @@ def restored(folder: Path) -> str:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """`new` shows steps 1 and 2, `old` step 1 only, `other` a step 1 of another run; `none` is empty."""
+    """`new` shows steps 1 and 2, `old` step 1 only, `other` a step 1 of another run; `none` is
+    empty.
+    """
     spec = run_spec()
     model = build_model(spec.model, 0, "fp32")
     optimizer = build_optimizer(model, spec.optimizer, "ndim")

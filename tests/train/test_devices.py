@@ -1,4 +1,6 @@
-"""A step and an evaluation's forward passes on the device "meta", where an operand left on the CPU is an error."""
+"""A step and an evaluation's forward passes on the device "meta", where an operand left on the CPU
+is an error.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ PAIRS = 8
 
 @pytest.fixture(autouse=True)
 def _without_what_meta_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AdamW's fused kernel and autocast know no meta tensors; the other kernel makes the same update."""
+    """AdamW's fused kernel and autocast know no meta tensors; the other kernel makes the same
+    update.
+    """
     original = torch.optim.AdamW
 
     def unfused(*arguments: Any, fused: bool, **options: Any) -> torch.optim.AdamW:

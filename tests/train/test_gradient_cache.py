@@ -55,7 +55,7 @@ def specification(loss: str, clusters: int, gather: str) -> RunSpec:
 
 
 def batch(views: int, pairs: int) -> tuple[Tensor, Tensor]:
-    """This rank's pixels (V, b, 3, 32, 32) and tokens (V, b, 8) of a global batch of so many pairs."""
+    """This rank's pixels (V, b, 3, 32, 32) and tokens (V, b, 8) of so many pairs on all ranks."""
     generator = torch.Generator().manual_seed(5)
     images = torch.randint(
         0, 256, (views, pairs, 3, 32, 32), dtype=torch.uint8, generator=generator
@@ -163,7 +163,9 @@ def peak(groups: int, cached: bool) -> int:
 
 
 def test_memory_does_not_grow_with_the_number_of_groups() -> None:
-    """Sixteen groups need but the features of the larger batch more than two; the plain step several times as much."""
+    """Sixteen groups need but the features of the larger batch more than two; the plain step
+    several times as much.
+    """
     features = 16 * GROUP * 2 * (2 * 32 * 4) * 8  # generously: features, gradients, logits
     assert peak(16, cached=True) < 1.05 * peak(2, cached=True) + features
     assert peak(16, cached=False) > 3 * peak(2, cached=False)

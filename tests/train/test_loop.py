@@ -1,4 +1,6 @@
-"""The training loop against a straightforward reference, and its resumption after a stop at any step."""
+"""The training loop against a straightforward reference, and its resumption after a stop at any
+step.
+"""
 
 import math
 from pathlib import Path
@@ -93,7 +95,9 @@ def test_training_under_protocol_authors_is_the_reference_loop(tmp_path: Path) -
 
 
 def test_leaving_eval_mode_on_is_what_the_switch_says(tmp_path: Path) -> None:
-    """BatchNorm statistics move at every step under `train`, and stand still after a mid-epoch evaluation under `eval`."""
+    """BatchNorm statistics move at every step under `train`, and stand still after a mid-epoch
+    evaluation under `eval`.
+    """
     left = run(tmp_path / "eval", run_spec())
     back = run(tmp_path / "train", run_spec(mode_after_evaluation="train"))
     name = "bn1.num_batches_tracked"
@@ -183,7 +187,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_with_a_row(
 def test_the_model_of_the_lowest_validation_loss_is_handed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of epochs 1 and 2 with losses 0.5 and 0.7 the first is kept, with its optimizer state; with 0.7 and 0.5 the second."""
+    """Of epochs 1 and 2 with losses 0.5 and 0.7 the first is kept, with its optimizer state; with
+    0.7 and 0.5 the second.
+    """
     spec = run_spec(optimizer_state="fresh").model_copy(
         update={
             "stage": "pretrain",
@@ -264,7 +270,9 @@ def test_deep_clustering_finds_the_kinds_of_images_and_trains_a_head_on_them(
 def test_a_clustered_run_resumes_bitwise(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The labels and the head of the epoch come back from the checkpoint; they are not made anew in mid-epoch."""
+    """The labels and the head of the epoch come back from the checkpoint; they are not made anew in
+    mid-epoch.
+    """
     pytest.importorskip("faiss")
     monkeypatch.setattr(loop, "METRIC_EVERY", 1)
     spec = clustered_spec()

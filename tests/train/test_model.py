@@ -6,10 +6,13 @@ import pytest
 import torch
 from open_clip import create_model
 from open_clip.model import CLIP
+from open_clip.modified_resnet import AttentionPool2d
+from torch.utils.flop_counter import FlopCounterMode
 
 from repro.profile import load_profile
 from repro.spec import ModelSpec
 from repro.train.model import (
+    OneQueryPool,
     PairEncoder,
     build_model,
     build_optimizer,
@@ -96,6 +99,26 @@ def test_the_authors_initialisation_rounds_what_their_loader_rounds(spec: ModelS
     changed = {name for name in rounded if not torch.equal(rounded[name], drawn[name])}
     assert {"text_projection", "visual.conv1.weight", "visual.attnpool.q_proj.weight"} < changed
     assert "transformer.resblocks.0.attn.in_proj_weight" in changed
+
+
+def test_one_query_pools_as_open_clips_fifty_do() -> None:
+    """Features and every gradient; the pool's queries alone are fewer."""
+    torch.manual_seed(0)
+    theirs = AttentionPool2d(7, 64, 4, 32)
+    ours = OneQueryPool.of(theirs)
+    pooled = []
+    for pool in (theirs, ours):
+        maps = torch.rand(3, 64, 7, 7, generator=torch.Generator().manual_seed(1))
+        maps = maps.contiguous(memory_format=torch.channels_last).requires_grad_()
+        with FlopCounterMode(display=False) as counter:
+            features = pool(maps)
+        features.square().sum().backward()
+        gradients = [weight.grad for weight in pool.parameters()]
+        pooled.append((counter.get_total_flops(), features, maps.grad, *gradients))
+    (flops, *expected), (fewer, *found) = pooled
+    assert fewer < 0.7 * flops
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=3e-7)
 
 
 def test_trimmed_text_encoding_equals_open_clips(model: CLIP) -> None:

@@ -1,4 +1,4 @@
-"""Stop requests: between steps and within evaluations, with nothing lost and nothing counted twice."""
+"""Stop requests: between steps and within evaluations, nothing lost and nothing counted twice."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def test_a_stop_ends_an_evaluation_between_batches_and_it_is_made_anew(
 
 
 def test_an_evaluation_that_a_kill_follows_is_not_recorded_twice(tmp_path: Path) -> None:
-    """Stopped in an evaluation, gone on, killed after its row: the checkpoint is that of before the row."""
+    """Stopped in an evaluation, gone on, killed after its row: the checkpoint is that of before the
+    row.
+    """
     whole = run(tmp_path / "whole", run_spec())
 
     class Killed(BaseException):
@@ -111,7 +113,9 @@ def test_a_run_that_diverges_ends_the_same_wherever_it_was_stopped(
 def test_the_loss_is_read_after_the_next_step_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing waits for a step's loss before the next one is launched, but for an evaluation or a checkpoint."""
+    """Nothing waits for a step's loss before the next one is launched, but for an evaluation or a
+    checkpoint.
+    """
     order: list[str] = []
 
     class Loss:

@@ -1,4 +1,6 @@
-"""Validation loss: the mean of Equation 1 over global batches, in parts that fit a rank and over several ranks."""
+"""Validation loss: the mean of Equation 1 over global batches, in parts that fit a rank and over
+several ranks.
+"""
 
 from __future__ import annotations
 
