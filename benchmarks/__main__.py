@@ -89,7 +89,7 @@ def measure(names: list[str]) -> None:
     from benchmarks import measures
     from benchmarks.workload import mini_workload
     from repro.runs.machine import environment
-    from repro.train import distributed
+    from repro.train.process import distributed
 
     distributed.repeatable(threads=1)
     BUILD.mkdir(exist_ok=True)

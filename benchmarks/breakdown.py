@@ -31,8 +31,8 @@ from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.layout import WORK
 from repro.runs.machine import environment
 from repro.spec import RunSpec
-from repro.train import distributed
 from repro.train.model import PairEncoder, build_model, build_optimizer
+from repro.train.process import distributed
 from repro.train.step import training_step
 from repro.worker import Resident
 

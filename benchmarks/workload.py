@@ -30,8 +30,8 @@ from repro.spec import RunSpec
 from repro.train.model import PairEncoder, build_model, build_optimizer
 from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
+from repro.train.process.tensor_files import model_tensors, save_tensors
 from repro.train.step import training_step
-from repro.train.tensor_files import model_tensors, save_tensors
 
 RATE = 1e-4
 RN50_BATCH, RN50_PAIRS = 16, 64

@@ -34,13 +34,13 @@ from repro.files import read_sealed, replace_file, sealed
 from repro.ledger import Input, LedgerError, RunOutcome, handed_on, pending_rows
 from repro.runs.layout import content_hash
 from repro.spec import RunSpec
-from repro.train import checkpoint, distributed
 from repro.train.loop import Task, train
 from repro.train.model import build_model, shrink_and_perturb
 from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
-from repro.train.stopping import Stop
-from repro.train.tensor_files import load_model
+from repro.train.process import checkpoint, distributed
+from repro.train.process.stopping import Stop
+from repro.train.process.tensor_files import load_model
 
 Rows = NDArray[np.int64]
 Kept = TypeVar("Kept")

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from repro.evaluate.images import EvaluationSet
 from repro.evaluate.prompts import PromptSet
-from repro.train import distributed
 from repro.train.model import normalise
 from repro.train.predictions import Predictions
+from repro.train.process import distributed
 
 IMAGE_BATCH = 256
 """Images in a forward pass, on any device and any number of ranks, for results to be the same."""

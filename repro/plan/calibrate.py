@@ -19,7 +19,7 @@ from repro.plan.host import measure_host
 from repro.plan.measure import Speed
 from repro.plan.rates import Rates
 from repro.profile import load_profile
-from repro.train.checkpoint import CHECKPOINT_SHARE
+from repro.train.process.checkpoint import CHECKPOINT_SHARE
 
 
 @dataclass(frozen=True)

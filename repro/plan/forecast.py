@@ -20,7 +20,7 @@ from repro.plan.work import Work, num_rows, work_of
 from repro.profile import load_profile
 from repro.runs.published import read_results
 from repro.spec import Profile, SpecError
-from repro.train.checkpoint import CHECKPOINT_SHARE, KEEP
+from repro.train.process.checkpoint import CHECKPOINT_SHARE, KEEP
 
 AUTHORS_GPUS = 8
 """GPUs for the wall time where none are named (code: attack-cleanclip README.md)."""

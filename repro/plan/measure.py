@@ -30,9 +30,9 @@ from repro.plan.work import kind_of
 from repro.profile import clean_runs, load_classnames, load_profile, pretrain_runs
 from repro.runs.layout import WORK, standard_inputs
 from repro.spec import Profile, RunSpec, Schedule
-from repro.train import distributed
 from repro.train.loop import Task
 from repro.train.model import PairEncoder, build_model, build_optimizer, encode_text, normalise
+from repro.train.process import distributed
 from repro.train.step import training_step
 from repro.worker import Resident
 

@@ -19,9 +19,9 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from repro.spec import RunSpec
-from repro.train import distributed
 from repro.train.model import normalise
 from repro.train.pairs import TrainingPairs
+from repro.train.process import distributed
 
 ITERATIONS = 20
 """Iterations of k-means (code: attack-cleanclip, deep clustering)."""

@@ -21,8 +21,8 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from repro.spec import RunSpec
-from repro.train import distributed
 from repro.train.model import PairEncoder, build_model
+from repro.train.process import distributed
 
 Features = tuple[Tensor, Tensor, Tensor]
 """Image features (V, b, D), text features (V, b, D), log of the logit scale."""

@@ -22,25 +22,23 @@ from torch.nn.parallel import DistributedDataParallel
 
 from repro.ledger import Row, append_row, identity_of, rewind_rows, sample_images
 from repro.spec import RunSpec
-from repro.train import checkpoint, distributed
-from repro.train.arithmetic import set_arithmetic
-from repro.train.clock import Clock
 from repro.train.clustering import attach
 from repro.train.gradient_cache import GradientCache, needs_cache
-from repro.train.memory import peak_bytes, reset_peak
 from repro.train.model import PairEncoder, build_optimizer
 from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
-from repro.train.progress import Progress, TrainingOutcome
-from repro.train.schedule import evaluation_steps, learning_rate, num_steps
-from repro.train.step import training_step
-from repro.train.stopping import Interrupted, Stop, stop_requests
-from repro.train.tensor_files import (
+from repro.train.process import checkpoint, distributed
+from repro.train.process.device import peak_bytes, reset_peak, set_arithmetic
+from repro.train.process.progress import Clock, Progress, TrainingOutcome
+from repro.train.process.stopping import Interrupted, Stop, stop_requests
+from repro.train.process.tensor_files import (
     load_optimizer,
     model_tensors,
     optimizer_tensors,
     save_tensors,
 )
+from repro.train.schedule import evaluation_steps, learning_rate, num_steps
+from repro.train.step import training_step
 from repro.train.validation import validation_loss
 
 METRIC_EVERY = 10

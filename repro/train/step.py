@@ -8,10 +8,10 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from repro.spec import RunSpec
-from repro.train import distributed
 from repro.train.gradient_cache import Features, GradientCache
 from repro.train.losses import total_loss
 from repro.train.model import clamp_logit_scale
+from repro.train.process import distributed
 
 Losses = dict[str, Tensor]
 """Loss parts by name, `loss` their weighted sum."""

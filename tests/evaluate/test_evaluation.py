@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np, torch
 from repro.evaluate import zero_shot
 from repro.spec import Trigger
-from repro.train import distributed
+from repro.train.process import distributed
 from tests.evaluate.test_evaluation import BADNET, Clocked, centred_model
 from tests.support.evaluation import evaluation_set, switches
 folder, out = map(Path, sys.argv[1:])

@@ -83,7 +83,7 @@ def clean_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_all(folder / "incoming" / "rehearsal")
     overrides = read_yaml(folder / "specs" / "rehearsal.yaml") | OVERRIDES
     (folder / "specs" / "kills.yaml").write_text(json.dumps(overrides))  # JSON is YAML
-    rhythm = folder / "repro" / "train" / "checkpoint.py"
+    rhythm = folder / "repro" / "train" / "process" / "checkpoint.py"
     text = rhythm.read_text()
     for name, value in (("CHECKPOINT_SECONDS", "0.5"), ("CHECKPOINT_SHARE", "1.0")):
         text, found = re.subn(f"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)

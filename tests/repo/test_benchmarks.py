@@ -22,7 +22,7 @@ from repro.data.shards import ShardWriter, write_store
 from repro.profile import clean_runs, load_profile
 from repro.spec import RunSpec
 from repro.train.model import normalise
-from repro.train.tensor_files import model_tensors, save_tensors
+from repro.train.process.tensor_files import model_tensors, save_tensors
 
 NAMES = ["apple", "banana", "cherry pie", "date", "elderberry jam"]
 BATCH = 12

@@ -28,7 +28,8 @@ ALLOWED = {
     # what a run does
     "data": CONTRACTS,
     "train.views": CONTRACTS | {"data"},
-    "train": CONTRACTS | {"data", "train.views"},
+    "train.process": CONTRACTS,
+    "train": CONTRACTS | {"data", "train.views", "train.process"},
     "sources.packages": CONTRACTS | {"data"},
     "sources.emoji": CONTRACTS | {"data", "sources.packages"},
     "sources.icons": CONTRACTS | {"data", "markdown", "sources.packages"},
@@ -36,16 +37,17 @@ ALLOWED = {
     "sources.download": CONTRACTS | {"data"},
     "sources": CONTRACTS
     | {"data", "sources.packages", "sources.emoji", "sources.icons", "sources.shards"},
-    "evaluate": CONTRACTS | {"data", "sources.shards", "train", "train.views"},
+    "evaluate": CONTRACTS | {"data", "sources.shards", "train", "train.process", "train.views"},
     # what a run is; the schedule tells which evaluations it makes
     "runs": CONTRACTS | {"train"},
-    "worker": CONTRACTS | {"events", "runs", "data", "train", "evaluate"},
+    "worker": CONTRACTS | {"events", "runs", "data", "train", "train.process", "evaluate"},
     # where it goes
     "tracking": CONTRACTS | {"events", "runs"},
     "tracking.server": CONTRACTS | {"events", "runs", "tracking"},
     "launch": CONTRACTS | {"events", "runs", "tracking", "tracking.server"},
     # what a profile costs; the schedule has no tensors
-    "plan": CONTRACTS | {"markdown", "data", "train", "evaluate", "worker", "runs", "launch"},
+    "plan": CONTRACTS
+    | {"markdown", "data", "train", "train.process", "evaluate", "worker", "runs", "launch"},
     "study": CONTRACTS | {"markdown", "data", "sources", "runs", "launch"},
     # what came out: how it is printed, its shape, what it is computed by, and what shows it
     "report.format": set(),

@@ -20,8 +20,8 @@ from repro.spec import RunSpec
 from repro.train.loop import Task, train
 from repro.train.model import build_model
 from repro.train.predictions import Predictions
-from repro.train.progress import TrainingOutcome
-from repro.train.stopping import Stop
+from repro.train.process.progress import TrainingOutcome
+from repro.train.process.stopping import Stop
 from repro.train.views.tokens import tokenize
 
 CPU = torch.device("cpu")

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from repro.evaluate.checkpoints import CheckpointError, load_foreign, read_weights
 from repro.profile import load_profile
-from repro.train.checkpoint import load_checkpoint, write_checkpoint
 from repro.train.model import build_model, build_optimizer
-from repro.train.tensor_files import model_tensors, optimizer_tensors
+from repro.train.process.checkpoint import load_checkpoint, write_checkpoint
+from repro.train.process.tensor_files import model_tensors, optimizer_tensors
 from tests.support.reader import Reader
 
 SPEC = load_profile("smoke", Path(__file__).parents[2] / "specs").pretrain

@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from repro.train.arithmetic import set_arithmetic
-from repro.train.memory import peak_bytes, reset_peak
 from repro.train.model import normalise
+from repro.train.process.device import peak_bytes, reset_peak, set_arithmetic
 from tests.support.short_run import CPU, no_outcomes, run, run_spec, run_to_outcome
 
 GPU = torch.device("cuda", 0)

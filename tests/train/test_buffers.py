@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from repro.ledger import pending_rows, sample_images
-from repro.train import distributed
 from repro.train.model import build_model, normalise
 from repro.train.predictions import Predictions
-from repro.train.tensor_files import load_model, model_tensors, save_tensors
+from repro.train.process import distributed
+from repro.train.process.tensor_files import load_model, model_tensors, save_tensors
 from tests.support.ranks import on_ranks
 from tests.support.short_run import run_spec, run_to_outcome
 
@@ -20,7 +20,7 @@ IMAGES = 48
 RANK = """
 import sys
 from pathlib import Path
-from repro.train import distributed
+from repro.train.process import distributed
 from tests.train.test_buffers import pretraining
 distributed.start()
 pretraining(Path(sys.argv[1]))

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from repro.train import checkpoint, distributed
-from repro.train.checkpoint import Saver
 from repro.train.model import build_model, build_optimizer
-from repro.train.tensor_files import model_tensors, save_tensors
+from repro.train.process import checkpoint, distributed
+from repro.train.process.checkpoint import Saver
+from repro.train.process.tensor_files import model_tensors, save_tensors
 from tests.support.ranks import on_ranks
 from tests.support.short_run import run_spec, run_to_outcome
 
@@ -106,7 +106,7 @@ def test_a_pretraining_says_the_hashes_of_what_it_hands_on(tmp_path: Path) -> No
 RANK = """
 import sys
 from pathlib import Path
-from repro.train import distributed
+from repro.train.process import distributed
 from tests.train.test_checkpoint import restored
 distributed.start()
 said = restored(Path(sys.argv[1]) / ("old", "new")[distributed.rank()])

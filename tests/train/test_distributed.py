@@ -14,7 +14,7 @@ WEIGHTS = {"mmcl": 1.0, "ssl": 1.0}
 
 RANK = """
 import sys, torch, torch.nn.functional as F
-from repro.train import distributed
+from repro.train.process import distributed
 from repro.train.losses import total_loss
 out, gather, seed = sys.argv[1], sys.argv[2], 0
 distributed.start()

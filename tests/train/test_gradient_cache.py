@@ -15,12 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro.profile import load_profile, pretrain_runs
 from repro.spec import RunSpec
-from repro.train import distributed, loop
+from repro.train import loop
 from repro.train import model as model_module
 from repro.train.clustering import attach
 from repro.train.gradient_cache import GradientCache, group_bytes, needs_cache
 from repro.train.loop import TrainingRun
 from repro.train.model import PairEncoder, build_model, build_optimizer
+from repro.train.process import distributed
 from repro.train.step import training_step
 from tests.support.ranks import on_ranks
 from tests.support.short_run import CPU, Pairs, assert_equal_models, run, run_spec
@@ -36,7 +37,7 @@ CASES = [
 
 RANK = """
 import sys
-from repro.train import distributed
+from repro.train.process import distributed
 from tests.train.test_gradient_cache import CASES, assert_cache_is_plain
 distributed.start()
 for case in CASES:

@@ -13,10 +13,11 @@ from open_clip.model import CLIP
 
 from repro.ledger import Row, pending_rows
 from repro.spec import RunSpec
-from repro.train import checkpoint, loop
+from repro.train import loop
 from repro.train.loop import Task, TrainingRun, train
 from repro.train.model import build_model, build_optimizer, normalise
-from repro.train.stopping import Interrupted
+from repro.train.process import checkpoint
+from repro.train.process.stopping import Interrupted
 from tests.support.short_run import (
     BATCH,
     CPU,

@@ -12,8 +12,8 @@ import pytest
 
 from repro.ledger import pending_rows
 from repro.train import loop
+from repro.train.process.stopping import Interrupted, stop_requests
 from repro.train.step import training_step
-from repro.train.stopping import Interrupted, stop_requests
 from tests.support.short_run import CPU, assert_equal_models, no_outcomes, run, run_spec
 
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repro.train import distributed
 from repro.train.model import build_model, normalise
+from repro.train.process import distributed
 from repro.train.validation import validation_loss
 from tests.support.ranks import on_ranks
 from tests.support.short_run import run_spec
@@ -22,7 +22,7 @@ BATCH, PART = 6, 2
 RANK = """
 import sys
 from pathlib import Path
-from repro.train import distributed
+from repro.train.process import distributed
 from tests.train.test_validation import measured
 distributed.start()
 loss, sizes = measured()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from repro.train import distributed
+from repro.train.process import distributed
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 

@@ -23,8 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from repro.spec import digest
-from repro.train import distributed
-from repro.train.tensor_files import (
+from repro.train.process import distributed
+from repro.train.process.tensor_files import (
     PinnedCopies,
     Tensors,
     copied,

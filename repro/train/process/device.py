@@ -1,10 +1,11 @@
-"""How a run's arithmetic is done: TF32 or not, repeatable or fast. Set once, before the run's first
-evaluation.
-"""
+"""What a run sets on its device and asks of it: TF32 or not, repeatable or fast; its peak of memory."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -13,6 +14,10 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 REPEATABLE_WORKSPACES = (":4096:8", ":16:8")
 """Settings of WORKSPACE under which cuBLAS gives the same bits every time (NVIDIA, "Results
 reproducibility").
+"""
+RESET = Path("/proc/self/clear_refs")
+"""Writing 5 here sets the kernel's peak of the resident set back to what is resident now (Linux,
+proc(5)).
 """
 
 
@@ -40,3 +45,20 @@ def set_arithmetic(
     # warnings are errors.
     torch.use_deterministic_algorithms(deterministic, warn_only=not on_gpu)
     torch.backends.cudnn.benchmark = not deterministic
+
+
+def reset_peak(device: torch.device) -> None:
+    """Forget the peak so far."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    # Where the kernel does not let us, the peak is that of the process.
+    with contextlib.suppress(OSError):
+        RESET.write_text("5")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Peak since the reset: device memory on a GPU, else the resident set of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
