@@ -18,6 +18,7 @@ from repro.profile import SPECS, load_profile
 from repro.report.judging.claims import Claims, load_claims
 from repro.report.judging.verdicts import headline, judged_claims
 from repro.report.numbers import compute, selection, tables
+from repro.report.numbers.authors import authors_notices
 from repro.report.numbers.cells import PANELS, Cell
 from repro.report.numbers.evaluations import FinishedRun, Point
 from repro.report.numbers.evidence import Evidence
@@ -75,7 +76,7 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
         "statistics": {
             "honest_selection": selection.honest_selection(evidence),
             "best_of_n": selection.budget_curves(evidence),
-            "threshold_sweep": selection.cap_sweeps(evidence),
+            "threshold_sweep": selection.cap_sweeps(evidence, claims.paper),
         },
         "trajectories": _trajectories(evidence),
         "controls": _controls(evidence),
@@ -84,7 +85,7 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
         "doses": _doses(evidence, studies, entries),
         "runs": {run.folder: _provenance(run) for run in runs},
         "missing": list(evidence.missing),
-        "notices": list(evidence.notices),
+        "notices": [*evidence.notices, *authors_notices(evidence.files)],
         "authors_files": list(evidence.files),
         "compute": compute.compute_rows(runs),
         "forecast": compute.forecast(evidence),

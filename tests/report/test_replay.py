@@ -1,4 +1,6 @@
-"""Replay of the authors' published points: exact where the files are at hand, refused where they are not as they should be."""
+"""Replay of the authors' published points: exact where the files are at hand, refused where they
+are not as they should be.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from repro.ledger import LedgerError
-from repro.report.numbers.authors import authors_points
+from repro.report.numbers.authors import ATTACKABLE, authors_points
 from repro.report.replay import replay
 from repro.report.verify import verify
 from tests.support.replay import CC3M, CC6M, CC6M_200K, series
@@ -50,7 +52,7 @@ def test_synthetic_points_fill_tables_and_figures_of_all_three_files(
     assert all(
         row["clean_accuracy"]["reproduced"] is None for row in document["tables"]["table1"]["rows"]
     )
-    assert [len(figure["points"]) for figure in document["figures"].values()] == [18, 18, 27]
+    assert [len(figure["points"]) for figure in document["figures"].values()] == [12, 12, 18]
     page = (tmp_path / "out/index.html").read_text()
     assert "14.00" in page
     assert "NOT the published file" in page
@@ -69,6 +71,71 @@ def test_verdicts_on_the_authors_points_stand_beside_ours(
     }
     assert verdicts["objective-decides-cc3m"] == ("not run", "reproduced")
     assert verdicts["drop-17-cc3m"] == ("not run", "direction only")
+
+
+def test_where_the_files_do_not_evaluate_the_start_model_the_papers_is_taken_and_not_a_point(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The paper's CC6M values: 23.76% to 24.042% with MMCL, a gain, and 23.86% to 13.05%, 45.3%
+    lost.
+    """
+    monkeypatch.chdir(root)
+    content = {
+        f"cleaning_poisoned_cc6m_{objective}_3000poison_clean_{loss}_lr_": [
+            [0.9, 2_000 / ATTACKABLE],
+            [0.2, best],
+        ]
+        for objective, best in (("mmcl", 0.24042), ("mmcl_ssl", 0.1305))
+        for loss in ("mmcl", "ssl", "mmcl_ssl")
+    }
+    document = replay(write(tmp_path, content, CC6M), tmp_path / "out")
+    rows = {
+        row["pretrain_objective"]: row
+        for row in document["tables"]["table1"]["rows"]
+        if (row["dataset"], row["clean_size"]) == ("cc6m", "100k")
+    }
+    drops = {key: row["clean_accuracy"]["authors_drop"]["value"] for key, row in rows.items()}
+    assert drops["mmcl"] == pytest.approx(-0.0119, abs=1e-4)
+    assert drops["mmcl_ssl"] == pytest.approx(0.4531, abs=1e-4)
+
+    # A start that nobody published is no measured value, and decides no claim about start models.
+    assert rows["mmcl"]["original_accuracy"]["authors_points"] is None
+    assert [row["asr"]["authors_points"] for row in document["tables"]["table2"]["rows"]] == [
+        None
+    ] * 4
+    verdicts = {claim["id"]: claim["authors_verdict"] for claim in document["claims"]}
+    assert verdicts["objective-decides-cc6m"] == "reproduced"
+    assert verdicts["start-accuracy-cc6m"] == "not run"
+
+    # The first entry is an evaluation like any other.
+    assert rows["mmcl"]["clean_accuracy"]["evaluations"] == 0
+    assert len(document["figures"]["figure2"]["points"]) == 2 * 6
+
+
+def test_every_run_of_the_cc3m_file_begins_with_the_start_model(tmp_path: Path):
+    """Runs of 21 evaluations one after the other: two runs have two starts, and 40 evaluations
+    besides.
+    """
+    rates, accuracies = [0.99, *[0.5] * 20] * 2, [0.16, *[0.1] * 20] * 2
+    one_series = [[round(rate * ATTACKABLE) / ATTACKABLE for rate in rates], accuracies]
+    content = {name: one_series for name in series()}
+    points, _ = authors_points(write(tmp_path, content))
+    starts = [point for point in points if point.step == 0]
+    assert len(points) == 6 * 42
+    assert len(starts) == 6 * 2
+    assert {point.accuracy for point in starts} == {0.16}
+
+
+def test_files_that_are_missing_or_changed_are_said_so(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(root)
+    document = replay(write(tmp_path, series()), tmp_path / "out")
+    assert document["notices"] == [
+        f"{CC6M} is not among the authors' files here: its cells are empty.",
+        f"{CC6M_200K} is not among the authors' files here: its cells are empty.",
+        f"{CC3M} is NOT the file that the authors published.",
+    ]
 
 
 @pytest.mark.faults(27)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 
 from repro.intervals import Interval, wilson
 from repro.report.numbers import intervals
+from repro.report.numbers.cells import Cell
 from repro.report.numbers.evaluations import Point
 from repro.report.numbers.evidence import Evidence
-from repro.report.numbers.tables import best_under_cap, drop
+from repro.report.numbers.paper import Paper
+from repro.report.numbers.tables import authors_or_printed_start, best_under_cap, drop
 from repro.report.schema.base import Source
 from repro.report.schema.judged import Metric
 from repro.spec import CleanSize, Dataset, Loss, Objective
@@ -28,6 +30,7 @@ class JudgedCell:
     """Where a claim is looked at."""
 
     evidence: Evidence
+    paper: Paper
     kept_share: float
     source: Source
     dataset: Dataset
@@ -38,16 +41,18 @@ class JudgedCell:
 
     @property
     def start(self) -> Point | None:
-        """The model that is cleaned."""
+        """The model that is cleaned; of the authors' as the paper prints it, if they do not say."""
+        if self.source == "ledger":
+            return self.measured_start
+        cell = Cell(self.dataset, self.clean_size or "100k", self.objective)
+        return authors_or_printed_start(self.evidence, self.paper, cell)
+
+    @property
+    def measured_start(self) -> Point | None:
+        """An evaluation of the model that is cleaned."""
         if self.source == "authors":
-            points = self.evidence.cleaning(
-                self.dataset,
-                self.objective,
-                self.clean_size or "100k",
-                self.loss or "mmcl_ssl",
-                source="authors",
-            )
-            return points[0] if points else None
+            size = self.clean_size or "100k"
+            return self.evidence.authors_start(self.dataset, self.objective, size)
 
         assert self.seed is not None
         return self.evidence.start(self.dataset, self.objective, self.seed)
@@ -56,10 +61,9 @@ class JudgedCell:
     def points(self) -> list[Point]:
         """Its evaluations after cleaning has begun."""
         assert self.clean_size is not None
-        points = self.evidence.cleaning(
+        return self.evidence.cleaning(
             self.dataset, self.objective, self.clean_size, self.loss, self.seed, self.source
         )
-        return points[1:] if self.source == "authors" else points
 
     @property
     def best(self) -> Point | None:
@@ -92,17 +96,17 @@ class Quantity:
 
 def start_accuracy(cell: JudgedCell) -> Quantity | None:
     """Zero-shot top-1 of the model that is cleaned."""
-    return _accuracy(cell.start, cell)
+    return _accuracy(cell.measured_start, cell)
 
 
 def start_asr(cell: JudgedCell) -> Quantity | None:
     """ASR of the model that is cleaned."""
-    return _asr(cell.start, cell)
+    return _asr(cell.measured_start, cell)
 
 
 def accuracy_gain(cell: JudgedCell) -> Quantity | None:
     """Accuracy of the MMCL + SSL model less that of the MMCL model, on the same images."""
-    with_ssl, without = cell.of("mmcl_ssl").start, cell.of("mmcl").start
+    with_ssl, without = cell.of("mmcl_ssl").measured_start, cell.of("mmcl").measured_start
     if with_ssl is None or without is None:
         return None
     confidence, runs = cell.evidence.settings.confidence, (with_ssl.run, without.run)

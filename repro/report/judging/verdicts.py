@@ -153,6 +153,7 @@ def _by_seed(
     for seed in seeds:
         place = JudgedCell(
             evidence=evidence,
+            paper=claims.paper,
             kept_share=claims.kept_share,
             source=source,
             dataset=cell.dataset,

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,22 +37,30 @@ class Published(NamedTuple):
 
     dataset: Dataset
     clean_size: CleanSize
+    run_length: int | None
+    """Evaluations of a run where its first one is of the start model; None where there is none of
+    it.
+    """
     series: int
     sha256: str
 
 
 FILES = {
     "cleaning_plot_data_CC3M_pretrained_1500.json": Published(
-        "cc3m", "100k", 6, "8e422bbee8f1ca900edf9f49cd1e5708a283cecf8e3bbbb8fa71e855c6f1ab61"
+        "cc3m", "100k", 21, 6, "8e422bbee8f1ca900edf9f49cd1e5708a283cecf8e3bbbb8fa71e855c6f1ab61"
     ),
     "cleaning_plot_data_CC6M_pretrained_3000.json": Published(
-        "cc6m", "100k", 6, "d3db2924c47b3d7efa83feaa7946904587efdcd2c06ebf5723c4d37be48c0116"
+        "cc6m", "100k", None, 6, "d3db2924c47b3d7efa83feaa7946904587efdcd2c06ebf5723c4d37be48c0116"
     ),
     "cleaning_plot_data_CC6M_pretrained_3000_cleaned_200k.json": Published(
-        "cc6m", "200k", 3, "9ab4c4f6df7c5fd26eaa8844111b6e17243999204b4719b4544d69c0d96fd201"
+        "cc6m", "200k", None, 3, "9ab4c4f6df7c5fd26eaa8844111b6e17243999204b4719b4544d69c0d96fd201"
     ),
 }
-"""The files behind Figures 1-3, at commit 3d4bd7486ba6668522cbe2e4e867cbc1cf4cdb4e."""
+"""The files behind Figures 1-3, at commit 3d4bd7486ba6668522cbe2e4e867cbc1cf4cdb4e.
+
+A series joins the runs of all learning rates. Those of CC3M evaluate the start model and then after
+every epoch; those of CC6M have no evaluation before cleaning (their first is within an epoch).
+"""
 
 
 def authors_points(folder: Path | None = None) -> AuthorsPoints:
@@ -95,6 +104,24 @@ def authors_points(folder: Path | None = None) -> AuthorsPoints:
     return tuple(points), tuple(files)
 
 
+def authors_notices(files: Sequence[AuthorsFile]) -> list[str]:
+    """What a reader should know about the files: those that are not there or not as published."""
+    if not files:
+        return []
+    there = {file["name"] for file in files}
+    lines = [
+        f"{name} is not among the authors' files here: its cells are empty."
+        for name in FILES
+        if name not in there
+    ]
+    lines += [
+        f"{file['name']} is NOT the file that the authors published."
+        for file in files
+        if not file["verified"]
+    ]
+    return lines
+
+
 def _read(path: Path, content: bytes, published: Published) -> list[Point]:
     """The points of one file, series by series."""
     try:
@@ -135,7 +162,7 @@ def _series(path: Path, name: str, value: Any, published: Published) -> list[Poi
             learning_rate=None,
             seed=None,
             epoch=None,
-            step=None,
+            step=0 if published.run_length and index % published.run_length == 0 else None,
             correct=_count(accuracy, IMAGES, where),
             images=IMAGES,
             attacked=_count(asr, ATTACKABLE, where),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from repro.plan.work import Work, work_of
 from repro.profile import clean_runs, load_classnames, pretrain_runs
 from repro.report.numbers import checks
+from repro.report.numbers.cells import CLEANCLIP
 from repro.report.numbers.evaluations import FinishedRun, Point, read_runs
 from repro.report.schema.base import Denominator, Source
 from repro.report.schema.provenance import AuthorsFile, MissingRun
@@ -132,6 +133,16 @@ class Evidence:
         for point in self._cleaning_points:
             of = (point.dataset, point.objective, point.seed, point.step)
             if of == (dataset, objective, seed, 0):
+                return point
+        return None
+
+    def authors_start(
+        self, dataset: Dataset, objective: Objective, size: CleanSize, loss: Loss = CLEANCLIP
+    ) -> Point | None:
+        """The authors' first evaluation before cleaning; their CC6M files have none."""
+        for point in self.authors:
+            series = (point.dataset, point.objective, point.clean_size, point.loss)
+            if series == (dataset, objective, size, loss) and point.step == 0:
                 return point
         return None
 

@@ -17,7 +17,8 @@ from repro.intervals import Interval
 from repro.report.numbers.cells import CLEANCLIP, DATASETS, SIZES, Cell, cells
 from repro.report.numbers.evaluations import Point
 from repro.report.numbers.evidence import Evidence
-from repro.report.numbers.tables import best_under_cap
+from repro.report.numbers.paper import Paper
+from repro.report.numbers.tables import authors_or_printed_start, best_under_cap
 from repro.report.schema.base import Source
 from repro.report.schema.results import BestOfN, CapSweep, HonestSelection
 
@@ -176,18 +177,18 @@ def budget_curves(evidence: Evidence) -> list[BestOfN]:
     return rows
 
 
-def cap_sweeps(evidence: Evidence) -> list[CapSweep]:
+def cap_sweeps(evidence: Evidence, paper: Paper) -> list[CapSweep]:
     """Best accuracy against the ASR cap, for every cell and source; ours of the first seed."""
     rows: list[CapSweep] = []
     for cell in cells([(dataset, size) for dataset in DATASETS for size in SIZES]):
         for source in ("ledger", "authors"):
-            row = _sweep_row(evidence, cell, source)
+            row = _sweep_row(evidence, paper, cell, source)
             if row is not None:
                 rows.append(row)
     return rows
 
 
-def _sweep_row(evidence: Evidence, cell: Cell, source: Source) -> CapSweep | None:
+def _sweep_row(evidence: Evidence, paper: Paper, cell: Cell, source: Source) -> CapSweep | None:
     seed = evidence.settings.seeds[0] if source == "ledger" else None
     points = evidence.cleaning(
         cell.dataset, cell.objective, cell.clean_size, CLEANCLIP, seed, source
@@ -195,7 +196,10 @@ def _sweep_row(evidence: Evidence, cell: Cell, source: Source) -> CapSweep | Non
     if not points:
         return None
 
-    start = points[0] if seed is None else evidence.start(cell.dataset, cell.objective, seed)
+    if seed is None:
+        start = authors_or_printed_start(evidence, paper, cell)
+    else:
+        start = evidence.start(cell.dataset, cell.objective, seed)
     return {
         **cell.keys,
         "source": source,

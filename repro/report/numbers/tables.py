@@ -8,6 +8,7 @@ images.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from repro.intervals import Interval, wilson
 from repro.report.numbers import intervals
@@ -37,9 +38,7 @@ def table1(evidence: Evidence, paper: Paper) -> list[Table1Row]:
 def table1_row(evidence: Evidence, paper: Paper, cell: Cell) -> Table1Row:
     """One row of Table 1."""
     start = evidence.start(cell.dataset, cell.objective, evidence.settings.seeds[0])
-    authors = _authors(evidence, cell, CLEANCLIP)
-    authors_start = authors[0] if authors else None
-
+    authors_start = evidence.authors_start(cell.dataset, cell.objective, cell.clean_size)
     printed = paper.cleaned(*cell)
     original = number_cell(
         evidence, printed.original_accuracy if printed else None, start, authors_start
@@ -47,28 +46,21 @@ def table1_row(evidence: Evidence, paper: Paper, cell: Cell) -> Table1Row:
     return {
         **cell.keys,
         "original_accuracy": original,
-        "clean_accuracy": _cleaned(
-            evidence, cell, printed.clean_accuracy if printed else None, start, authors
-        ),
+        "clean_accuracy": _cleaned(evidence, paper, cell, start),
     }
 
 
-def _cleaned(
-    evidence: Evidence,
-    cell: Cell,
-    printed: float | None,
-    start: Point | None,
-    authors: list[Point],
-) -> CleanedNumber:
+def _cleaned(evidence: Evidence, paper: Paper, cell: Cell, start: Point | None) -> CleanedNumber:
     """The best evaluation at the cap of a cell (first seed), and what it was chosen from."""
     cap = evidence.settings.cap
-    points = _ours(evidence, cell, CLEANCLIP)
+    points, authors = _ours(evidence, cell, CLEANCLIP), _authors(evidence, cell, CLEANCLIP)
     best, authors_best = best_under_cap(points, cap), best_under_cap(authors, cap)
+    printed = paper.cleaned(*cell)
     by_seed = _by_seed(evidence, cell)
     reached = [of["accuracy"] for of in by_seed if of["accuracy"] is not None]
 
     return {
-        **number_cell(evidence, printed, best, authors_best),
+        **number_cell(evidence, printed and printed.clean_accuracy, best, authors_best),
         "asr": best and best.asr,
         "asr_other_denominator": best and best.other_asr,
         "learning_rate": best and best.learning_rate,
@@ -77,7 +69,9 @@ def _cleaned(
         "asr_ci95": _asr_ci95(best),
         "asr_standing": _standing(evidence, best),
         "authors_asr": authors_best and authors_best.asr,
-        "authors_drop": drop(evidence, authors[0] if authors else None, authors_best),
+        "authors_drop": drop(
+            evidence, authors_or_printed_start(evidence, paper, cell), authors_best
+        ),
         "authors_asr_standing": _standing(evidence, authors_best),
         "relative_drop": drop(evidence, start, best),
         "strict_accuracy": _strict(evidence, points),
@@ -121,8 +115,7 @@ def _table2_row(evidence: Evidence, paper: Paper, model: Model) -> Table2Row:
     by_seed = [evidence.start(*model, seed) for seed in evidence.settings.seeds]
     first = by_seed[0]
     known = [point for point in by_seed if point is not None]
-    authors = _authors(evidence, Cell(model.dataset, "100k", model.objective), CLEANCLIP)
-    authors_start = authors[0] if authors else None
+    authors_start = evidence.authors_start(model.dataset, model.objective, "100k")
 
     accuracy = number_cell(evidence, printed.accuracy if printed else None, first, authors_start)
     asr = number_cell(evidence, printed.asr if printed else None, first, authors_start, attack=True)
@@ -184,6 +177,29 @@ def number_cell(
         "run": ours and ours.run,
         "diverged": ours is not None and ours.run in evidence.diverged,
     }
+
+
+def authors_or_printed_start(evidence: Evidence, paper: Paper, cell: Cell) -> Point | None:
+    """The start model of the authors' points of a cell, None where there are no points of it.
+
+    Their CC6M files hold no evaluation of it: then it is what the paper prints in Table 2, as
+    counts of the authors' images.
+    """
+    points = _authors(evidence, cell, CLEANCLIP)
+    measured = evidence.authors_start(cell.dataset, cell.objective, cell.clean_size)
+    printed = paper.start(cell.dataset, cell.objective)
+    if measured or not points or not printed:
+        return measured
+
+    like = points[0]
+    return replace(
+        like,
+        step=0,
+        correct=round(printed.accuracy * like.images),
+        attacked=round(printed.asr * like.attackable),
+        run="Table 2 of the paper",
+        index=0,
+    )
 
 
 def best_under_cap(points: Iterable[Point], cap: float) -> Point | None:

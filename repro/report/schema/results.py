@@ -80,6 +80,7 @@ class CleanedNumber(NumberCell):
     asr_standing: Standing | None
     authors_asr: float | None
     authors_drop: AccuracyDrop | None
+    """From their start model, or from that of the paper's Table 2 where their files have none."""
     authors_asr_standing: Standing | None
     relative_drop: AccuracyDrop | None
     strict_accuracy: float | None
