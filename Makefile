@@ -5,13 +5,15 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .PHONY: reproduce test bench lint omniboard publish setup help
 
+# Through the environment, so that no shell reads what is in it.
+export PROFILE ?=
 ACTIVATE := source .venv/bin/activate
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
 
 reproduce: setup ## the whole study, data to report, at params.yaml's profile or PROFILE
-	@$(ACTIVATE) && exec python -m repro.reproduce $(PROFILE)
+	@$(ACTIVATE) && REPRO_PARENT=$$PPID exec python -m repro reproduce "$$PROFILE"
 
 test: setup ## every test that can run here; FAST=1 leaves out those marked slow
 	@$(ACTIVATE) && exec python -m pytest $(if $(FAST),-m "not slow")

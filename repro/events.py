@@ -1,4 +1,4 @@
-"""Between a launch and its ranks: events on standard output, and a common end.
+"""Between a launch and its ranks: the pack file, events on standard output, and a common end.
 
 Rank 0 of the worker reports by lines that start with `EVENT`, each one JSON object: a `StartEvent`, `MetricsEvent` or
 `EndEvent`. All other lines are ordinary output.
@@ -16,6 +16,28 @@ from typing import Literal, TypedDict, cast
 EVENT = "::repro "
 PARENT = "REPRO_PARENT"
 """Environment variable with the process id of the one that starts this process."""
+
+
+class PackFile(TypedDict):
+    """What the launcher tells a pack process, and that its ranks, in one JSON file."""
+
+    runs: list[str]
+    """Fingerprints, in the order of their start."""
+    work: str
+    """Folder that holds a work folder for each fingerprint."""
+    worker: str
+    """Module that torchrun runs on each rank."""
+    ranks: int
+    """Of all nodes together."""
+    nodes: int
+    threads: int
+    """Processor cores of a rank."""
+    devices: list[str]
+    """CUDA devices of a node; empty where the processor trains."""
+    in_job: bool
+    """Whether devices and threads are the Slurm job's, which the launcher could not know."""
+    grace_seconds: float
+    """How long the ranks may take to write a checkpoint and end when the pack is stopped."""
 
 
 class StartEvent(TypedDict):
@@ -66,14 +88,14 @@ def parse(line: str) -> Event | None:
     return cast(Event, content) if isinstance(content, dict) and "event" in content else None
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it dies (Linux; elsewhere nothing happens).
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Have the kernel send `number` to this process when the one that started it dies (on Linux).
 
     Not inherited by children: every link of driver, pack, torchrun and rank calls it.
     """
     if sys.platform != "linux":
         return
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG in linux/prctl.h
-    ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, number, 0, 0, 0)
     if os.getppid() != int(os.environ.get(PARENT, os.getppid())):
         sys.exit("the starting process has ended already")

@@ -1,26 +1,70 @@
-"""`python -m repro.reproduce [PROFILE]`: run `dvc repro`, at another profile than params.yaml's for this call only.
+"""The whole study: DVC over data, poison, pretrain, clean and report (`python -m repro reproduce [PROFILE]`).
 
 DVC takes parameters from files alone (`dvc repro` has no override), so params.yaml is swapped for the call and put
-back when it ends, whichever way it ends; a call that was killed is undone by the next one.
+back when it ends, whichever way it ends; a call that was killed is undone by the next one. An edit that the user makes
+meanwhile stays.
+
+Studies are no part of it: they are dated experiments, and hours of training must not begin where nobody asked for them.
+
+This process stands between the terminal and DVC. A signal to it ends DVC at once and the stage in order: the stage sees
+that DVC is gone, and its runs write checkpoints. DVC writes some of its files in place, so what such an end left torn
+is mended before the next start.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import itertools
+import json
+import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
+from repro.events import PARENT, die_with_parent
 from repro.files import held, replace_file
-from repro.profile import load_profile
+from repro.profile import load_profile, read_yaml
+from repro.runs.signals import CALLER, stoppable
 from repro.spec import SpecError
 
 PARAMS = Path("params.yaml")
+GRAPH = Path("dvc.yaml")
+LOCK_FILE = Path("dvc.lock")
 SAVED = Path(".dvc/tmp/params.yaml.saved")
+SAVED_LOCK = Path(".dvc/tmp/dvc.lock.saved")
+RWLOCK = Path(".dvc/tmp/rwlock")
 LOCK = Path(".dvc/tmp/profile.lock")
+SWAPPED = """\
+# For one call of `make reproduce`, which puts your own params.yaml back at its end (after a kill: at the next call).
+profile: {}
+"""
+APART = ("study",)
+"""Stages that only `dvc repro STAGE@NAME` runs."""
+END_SECONDS = 40.0
+"""Time for DVC's stage to end when it is told to: checkpoints of all packs included."""
+
+
+def reproduce(profile: str | None = None) -> int:
+    """Check the profile's specifications, then run its stages; the exit status of `dvc repro`.
+
+    SpecError for a specification, or a state of the folder, with which nothing can run; Stopped after a stop signal.
+    """
+    if PARENT in os.environ:
+        die_with_parent(signal.SIGTERM)
+        del os.environ[PARENT]
+
+    if profile:
+        load_profile(profile)
+    with profile_set(profile or None), lock_file_kept():
+        mend_rwlock()
+        targets = stage_names(str(read_yaml(PARAMS)["profile"]))
+        return run([sys.executable, "-m", "dvc", "repro", "--single-item", *targets])
 
 
 @contextlib.contextmanager
@@ -36,8 +80,9 @@ def profile_set(profile: str | None) -> Iterator[None]:
         if profile is None:
             yield
             return
+
         replace_file(SAVED, PARAMS.read_bytes())
-        replace_file(PARAMS, f"profile: {profile}\n".encode())
+        replace_file(PARAMS, SWAPPED.format(profile).encode())
         try:
             yield
         finally:
@@ -45,40 +90,159 @@ def profile_set(profile: str | None) -> Iterator[None]:
 
 
 def _restore() -> None:
-    if SAVED.exists():
+    """Put the user's params.yaml back, unless it has been edited since: then the edit stays."""
+    if not SAVED.exists():
+        return
+
+    content = PARAMS.read_text(encoding="utf-8") if PARAMS.exists() else ""
+    named = re.search(r"^profile: (.*)$", content, re.MULTILINE)
+    if named and content == SWAPPED.format(named[1]):
         replace_file(PARAMS, SAVED.read_bytes())
         SAVED.unlink()
+        return
+
+    if SAVED.read_text(encoding="utf-8") == content:
+        SAVED.unlink()
+        return
+    kept = SAVED.with_name("params.yaml.before")
+    SAVED.replace(kept)
+    _say(
+        f"{PARAMS}: edited since `make reproduce` began; your edit stays, what it was before is {kept}"
+    )
+
+
+@contextlib.contextmanager
+def lock_file_kept() -> Iterator[None]:
+    """A dvc.lock that the end of an earlier call tore is what it was before that call.
+
+    DVC writes it in place. What stages have done since is found again by contents and fingerprints. SpecError where
+    somebody else's call tore it.
+    """
+    if SAVED_LOCK.exists() and LOCK_FILE.exists() and not _is_whole(LOCK_FILE):
+        replace_file(LOCK_FILE, SAVED_LOCK.read_bytes())
+        _say(
+            f"{LOCK_FILE}: torn by the end of an earlier call; put back as it was before that call"
+        )
+
+    if LOCK_FILE.exists():
+        content = LOCK_FILE.read_bytes()
+        if not content.endswith(b"\n"):
+            raise SpecError(
+                f"{LOCK_FILE}: ends in the middle of a line; `git checkout {LOCK_FILE}` brings back the committed one"
+            )
+        replace_file(SAVED_LOCK, content)
+
+    yield
+    SAVED_LOCK.unlink(missing_ok=True)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether DVC could read the lock file: its stages are tables, each entry of theirs with a path and a hash."""
+    try:
+        stages = list(read_yaml(path)["stages"].values())
+        entries = [*stages[-1].get("deps", []), *stages[-1].get("outs", [])]
+        return "cmd" in stages[-1] and all(entry["path"] and entry["md5"] for entry in entries)
+    except (SpecError, OSError, AttributeError, IndexError, KeyError, TypeError):
+        return False
+
+
+def mend_rwlock() -> None:
+    """Remove DVC's list of who reads and writes what, if its end tore it: DVC itself would refuse it for ever."""
+    try:
+        content = json.loads(RWLOCK.read_bytes())
+    except FileNotFoundError:
+        return
+    except ValueError:
+        content = None
+
+    if not isinstance(content, dict):
+        RWLOCK.unlink()
+        _say(f"{RWLOCK}: torn by the end of an earlier call; removed, DVC makes it again")
+
+
+def stage_names(profile: str) -> list[str]:
+    """Names of the profile's stages in the order of dvc.yaml, which is one in which they can run."""
+    stages: dict[str, Any] = read_yaml(GRAPH)["stages"]
+    names = []
+    for stage, content in stages.items():
+        if stage in APART:
+            continue
+        axes = content["matrix"].values()
+        for values in itertools.product(*axes):
+            label = "-".join(values).replace("${profile}", profile)
+            names.append(f"{stage}@{label}")
+    return names
 
 
 def run(command: list[str]) -> int:
-    """Exit status of `command`; SIGTERM and SIGHUP are passed on, Ctrl-C reaches it through the terminal."""
-    process = subprocess.Popen(command)
+    """Exit status of `command`; raises Stopped after a stop signal, when nothing that it started is left.
 
-    def forward(number: int, _frame: FrameType | None) -> None:
-        process.send_signal(number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, forward)
-    while True:
+    The command gets a process group of its own, so that Ctrl-C in the terminal reaches this process alone. It dies with
+    this process too, however that ends.
+    """
+    _adopt_orphans()
+    # Stages call `python`: where no environment is activated, it is this one's.
+    path = [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]
+    environment = os.environ | {CALLER: str(os.getpid()), "PATH": os.pathsep.join(path)}
+    with stoppable():
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+            preexec_fn=_die_with_this,
+        )
         try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue  # it has the signal too, and saves its work before it ends
-
-
-def main(arguments: list[str]) -> int:
-    """Check the profile's specifications, then run the pipeline; the exit status of `dvc repro`."""
-    profile = arguments[0] if arguments else None
-    try:
-        if profile is not None:
-            load_profile(profile)
-        with profile_set(profile):
-            status = run(["dvc", "repro"])
-    except SpecError as error:
-        print(error, file=sys.stderr)
-        return 2
+            status = process.wait()
+        finally:
+            _end(process)
     return status if status >= 0 else 128 - status
 
 
+def _die_with_this() -> None:
+    """Between fork and exec of the command."""
+    die_with_parent(signal.SIGTERM)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the command and all in its group: politely, and after a while by force; returns when none is left."""
+    deadline = time.monotonic() + END_SECONDS
+    number: int = signal.SIGTERM
+    while _signal_group(process.pid, number):
+        # One request is enough; from then on 0 only asks whether anybody is there.
+        number = signal.SIGKILL if time.monotonic() > deadline else 0
+        time.sleep(0.05)
+        process.poll()
+        _bury_orphans()
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Send the signal to a process group; whether anybody was there."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _adopt_orphans() -> None:
+    """Have the kernel make this process the parent of those below it whose own parent dies (Linux), to wait for them."""
+    if sys.platform == "linux":
+        set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER in linux/prctl.h
+        ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0)
+
+
+def _bury_orphans() -> None:
+    """Take note of adopted processes that have ended, which otherwise would still seem to be there."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _say(line: str) -> None:
+    print(f"repro: {line}", file=sys.stderr, flush=True)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # The command line proper, which is quiet while modules load.
+    os.execv(sys.executable, [sys.executable, "-m", "repro", "reproduce", *sys.argv[1:]])  # noqa: S606

@@ -74,6 +74,22 @@ class Twins:
     """(image (H, W, 3), its number) to the twin."""
 
 
+def evaluate_command(
+    checkpoint: Path,
+    format: Format,
+    images: Path,
+    trigger: TriggerName | None,
+    grid: Path | None,
+    strength: float,
+    profile_name: str,
+    protocol: Literal["authors", "paper"],
+    safetensors: Path | None,
+) -> dict[str, Any]:
+    """`evaluate_foreign`, with the options of the command line."""
+    attack = Attack(trigger, protocol, grid, strength)
+    return evaluate_foreign(checkpoint, format, images, attack, profile_name, safetensors)
+
+
 def evaluate_foreign(
     checkpoint: Path,
     format: Format,

@@ -23,9 +23,11 @@ class Board:
         self.console = Console()
         self.due = due
         self.up_to_date = len(runs) - len(due)
+
         self.started = time.monotonic()
         self.printed = self.started
-        self.done_at_start = sum(cost(run) * fraction(run) for run in due)
+        self.done_at_start = self._work_done()
+
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -37,10 +39,10 @@ class Board:
         self.tasks: dict[int, TaskID] = {}
 
     def __enter__(self) -> Self:
-        names = sorted({f"{run.spec.stage} {run.spec.cell}" for run in self.due})
-        self.console.print(
-            f"{', '.join(names) or 'all runs'}: {len(self.due)} to run, {self.up_to_date} up to date"
-        )
+        cells = sorted({f"{run.spec.stage} {run.spec.cell}" for run in self.due})
+        names = ", ".join(cells) or "all runs"
+        self.say(f"{names}: {len(self.due)} to run, {self.up_to_date} up to date")
+
         self.progress.start()
         self.total = self.progress.add_task("runs", total=len(self.due), note="")
         return self
@@ -54,44 +56,51 @@ class Board:
         self.progress.stop()
         if self.due:
             minutes = (time.monotonic() - self.started) / 60
-            self.console.print(
-                f"{self._num_done()} of {len(self.due)} runs done in {minutes:.1f} min"
-            )
+            self.say(f"{self._num_done()} of {len(self.due)} runs done in {minutes:.1f} min")
+
+    def say(self, line: str) -> None:
+        """Print a line, unbroken, above the live view."""
+        self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def show(self, packs: list[Pack], elsewhere: str = "") -> None:
         """Refresh from the work folders; `packs` are the ones running here, `elsewhere` says how the others fare."""
-        lines = []
-        for row, pack in enumerate(packs):
-            run = next((run for run in pack.runs if run.finished() is None), pack.runs[-1])
-            status = read_status(run)
-            step, steps = int(status.get("step", 0)), int(status.get("total_steps", 0))
-            if row not in self.tasks:
-                self.tasks[row] = self.progress.add_task("", total=None, note="")
-            note = f"{status.get('state', 'starting')}, epoch {float(status.get('epoch', 0)):.1f}"
-            self.progress.update(
-                self.tasks[row],
-                description=run.name,
-                completed=step,
-                total=steps or None,
-                note=note,
-            )
-            lines.append(f"{run.name} step {step}/{steps}")
+        lines = [self._show_pack(row, pack) for row, pack in enumerate(packs)]
         note = ", ".join(filter(None, (elsewhere, self._left())))
         self.progress.update(self.total, completed=self._num_done(), note=note)
-        if not self.console.is_terminal and time.monotonic() - self.printed >= LINE_SECONDS:
+
+        due = time.monotonic() - self.printed >= LINE_SECONDS
+        if due and not self.console.is_terminal:
             self.printed = time.monotonic()
-            self.console.print(
-                "; ".join([f"{self._num_done()} of {len(self.due)} runs done, {note}", *lines]),
-                soft_wrap=True,
-            )
+            first = f"{self._num_done()} of {len(self.due)} runs done, {note}"
+            self.say("; ".join([first, *lines]))
+
+    def _show_pack(self, row: int, pack: Pack) -> str:
+        """Refresh the bar of a pack that runs here; returns the same in words."""
+        run = next((run for run in pack.runs if run.finished() is None), pack.runs[-1])
+        status = read_status(run)
+        step, steps = int(status.get("step", 0)), int(status.get("total_steps", 0))
+        epoch = float(status.get("epoch", 0))
+
+        if row not in self.tasks:
+            self.tasks[row] = self.progress.add_task("", total=None, note="")
+        self.progress.update(
+            self.tasks[row],
+            description=run.name,
+            completed=step,
+            total=steps or None,
+            note=f"{status.get('state', 'starting')}, epoch {epoch:.1f}",
+        )
+        return f"{run.name} step {step}/{steps}"
 
     def _num_done(self) -> int:
         return sum((run.work_dir / "record.json").exists() for run in self.due)
 
+    def _work_done(self) -> float:
+        return sum(cost(run) * fraction(run) for run in self.due)
+
     def _left(self) -> str:
         """Estimate of the time left, from the work done since the start."""
-        total = sum(map(cost, self.due))
-        done = sum(cost(run) * fraction(run) for run in self.due)
+        total, done = sum(map(cost, self.due)), self._work_done()
         gained, elapsed = done - self.done_at_start, time.monotonic() - self.started
         if gained <= 0:
             return "time left unknown"
@@ -111,4 +120,6 @@ def fraction(run: Run) -> float:
     if (run.work_dir / "record.json").exists():
         return 1.0
     status = read_status(run)
-    return float(status["step"] / status["total_steps"]) if status.get("total_steps") else 0.0
+    if not status.get("total_steps"):
+        return 0.0
+    return float(status["step"] / status["total_steps"])

@@ -1,8 +1,16 @@
 """The driver of a stage: starts what is due, publishes each run when it ends, survives its own death.
 
-One pack process per slot (`python -m repro run-pack`) runs torchrun and keeps the records; the driver only
-watches `work/<fingerprint>/record.json`. A run counts as done when its published `run.json` bears its fingerprint, so
-a killed driver loses nothing and the next one goes on.
+The chain of processes, from a command to a training step; each starts the next and ends with the one before it:
+
+    python -m repro reproduce    params.yaml for this call, DVC in a process group of its own   repro/reproduce.py
+    dvc repro                    which stages are stale
+    python -m repro clean        the driver: which runs are due, and where they go              this module
+    python -m repro run-pack     one a place, or one a Slurm job: Sacred records, new tries     pack.py
+    torchrun                     which process is which rank                                    torchrun.py
+    python -m repro.worker       one a rank: trains and evaluates                               repro/worker.py
+
+The driver only watches `work/<fingerprint>/record.json`. A run counts as done when its published `run.json` bears its
+fingerprint, so a killed driver loses nothing and the next one goes on.
 """
 
 from __future__ import annotations
@@ -11,20 +19,19 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from repro.launch import local, slurm
 from repro.launch.board import Board
-from repro.launch.local import _drive, _Queue
-from repro.launch.packs import queues
-from repro.launch.places import devices
 from repro.profile import clean_runs, load_profile, pretrain_runs, spec_hash
 from repro.runs.code import code_version
 from repro.runs.deliver import deliver, is_delivered, prune, refresh, reopen
 from repro.runs.layout import WORK, standard_inputs
-from repro.runs.run import LaunchError, identify
+from repro.runs.run import LaunchError, Run, identify
 from repro.runs.signals import stoppable
 from repro.spec import Dataset, Objective, RunSpec
 
 RESULTS = Path("results")
 WORKER = "repro.worker"
+Inputs = Callable[[RunSpec], dict[str, Path]]
 
 
 def pretrain_stage(
@@ -46,11 +53,11 @@ def clean_stage(
 def run_stage(profile_name: str, specs: list[RunSpec], ahead: list[RunSpec]) -> None:
     """`run_all`, and fail if the profile's specifications changed meanwhile: DVC would credit the results to the new ones.
 
-    DVC runs stages one after another. Where runs of several cells can go side by side, on cores or in a cluster, the first
-    stage therefore makes those of `ahead` too, as far as their inputs are there; the later stages then find them done.
+    DVC runs stages one after another, and at the end of each some places would stand idle. The first stage therefore makes
+    the runs of `ahead` too, as far as their inputs are there; the later stages then find them done.
     """
     before = spec_hash(profile_name)
-    run_all(specs, ahead=ahead if launcher() == "slurm" or not devices() else [])
+    run_all(specs, ahead=ahead)
     if spec_hash(profile_name) != before:
         raise LaunchError(
             f"specs of {profile_name} changed while the stage ran; its results belong to the old ones: run it again"
@@ -59,7 +66,7 @@ def run_stage(profile_name: str, specs: list[RunSpec], ahead: list[RunSpec]) -> 
 
 def run_all(
     specs: list[RunSpec],
-    inputs: Callable[[RunSpec], dict[str, Path]] = standard_inputs,
+    inputs: Inputs = standard_inputs,
     results: Path = RESULTS,
     worker: str = WORKER,
     ahead: list[RunSpec] | None = None,
@@ -71,56 +78,65 @@ def run_all(
     `inputs` tells where the inputs of a run lie; runs of `ahead` without inputs wait for their own stage. Published runs in
     the cells at hand that are neither among `specs` nor `kept` are removed, finished ones stay, the others run. Without `models`
     a finished pre-training whose model is gone stays too: its rows are all that is wanted. Raises LaunchError naming the runs
-    that failed, after all others are published, and Stopped on SIGINT or SIGTERM, after the running ones have ended in order.
+    that failed, after all others are published, and Stopped on a stop signal, after the running ones have ended in order.
     """
     code = code_version()
     runs = [identify(spec, inputs(spec), code, results) for spec in specs]
     prune([*specs, *(kept or [])], results)
+
     due = []
     for run in runs:
         if is_delivered(run, results, models):
             refresh(run, results)
         else:
             due.append(run)
+
+    early: list[Run] = []
     if due:
-        others = [
-            spec
-            for spec in ahead or []
-            if spec not in specs and all(path.exists() for path in inputs(spec).values())
-        ]
-        due += [
-            run
-            for run in (identify(spec, inputs(spec), code, results) for spec in others)
-            if not is_delivered(run, results)
-        ]
-    for run in due:
+        others = [spec for spec in ahead or [] if spec not in specs]
+        early = _early(others, inputs, code, results)
+    for run in [*due, *early]:
         run.save()
         reopen(run)
-    due = [run for run in due if not deliver(run, results)]
-    once = list(
-        {run.fingerprint: run for run in due}.values()
-    )  # variants may share a run under names of their own
-    board = Board([*runs, *(run for run in due if run not in runs)], once)
-    with stoppable(), board:
-        if launcher() == "slurm":
-            from repro.launch import slurm
 
-            slurm.drive(once, results, worker, board)
-        else:
-            _drive([_Queue(packs) for packs in queues(once)], once, results, worker, board)
-    for run in due:
+    # Variants may share a run under names of their own: it runs once and is published under each.
+    waiting = [run for run in [*due, *early] if not deliver(run, results)]
+    once = list({run.fingerprint: run for run in waiting}.values())
+    place_runs = slurm.run_on_cluster if launcher() == "slurm" else local.run_here
+    board = Board([*runs, *(run for run in waiting if run not in runs)], once)
+    with stoppable(), board:
+        place_runs(once, results, worker, board)
+    for run in waiting:
         if run not in once:
             deliver(run, results)
-    failed = {
-        run.name: record.reason
-        for run in due
-        if (record := run.finished()) and record.status == "failed"
-    }
-    if failed:
+
+    for name, reason in _failures(early).items():
+        board.say(f"{name}: {reason}; its own stage tries it again")
+    if failed := _failures(due):
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in failed.items())
         raise LaunchError(
             f"{len(failed)} of {len(runs)} runs failed; the others are published. Logs: {WORK / 'packs'}{reasons}"
         )
+
+
+def _early(specs: list[RunSpec], inputs: Inputs, code: str, results: Path) -> list[Run]:
+    """Runs of later stages that are due and can be made now."""
+    found = []
+    for spec in specs:
+        paths = inputs(spec)
+        if all(path.exists() for path in paths.values()):
+            found.append(identify(spec, paths, code, results))
+    return [run for run in found if not is_delivered(run, results)]
+
+
+def _failures(runs: list[Run]) -> dict[str, str]:
+    """Reasons of those that failed, by name."""
+    records = {run.name: run.finished() for run in runs}
+    return {
+        name: record.reason
+        for name, record in records.items()
+        if record and record.status == "failed"
+    }
 
 
 def launcher() -> str:

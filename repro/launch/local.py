@@ -1,4 +1,8 @@
-"""Packs on this machine: one process a place, watched until every due run has a record."""
+"""Packs on this machine: one process a place, watched until every due run has a record.
+
+Driver -> `python -m repro run-pack` (one a place, Sacred) -> torchrun -> ranks. Each ends with the one above it; the driver
+is asked to stop by a signal and passes it down, so that every rank writes a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -7,89 +11,103 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from repro.events import PARENT
+from repro.launch.agent import last_error
 from repro.launch.board import Board
-from repro.launch.packs import Pack, pack_log, write_pack
-from repro.launch.places import TRAINING_ENVIRONMENT
+from repro.launch.packs import Pack, pack_log, queues, write_pack
+from repro.launch.tries import Tries
+from repro.ledger import RunOutcome
 from repro.runs.deliver import deliver, save_record
 from repro.runs.layout import WORK
 from repro.runs.run import Run
 
-PACK_TRIES = 2
-"""Starts of a pack process for the same run before the run counts as failed."""
-GRACE_SECONDS = 30
-"""Time for running packs to write a checkpoint and end when the driver is stopped."""
+MAX_PACKS = 2
+"""Pack processes in a row that may die over a run without progress before it counts as failed."""
+RANK_SECONDS = 20.0
+"""Time for ranks to write a checkpoint and end when they are asked to stop."""
+STOP_SECONDS = RANK_SECONDS + 10.0
+"""Time for a pack to end when it is asked to stop, its ranks included."""
+POLL_SECONDS = 0.2
+LOG_TAIL = 1 << 16
+"""Bytes at the end of a log that are searched for an error."""
 
 
 @dataclass
-class _Queue:
-    """The packs of one slot: waiting ones and the running one."""
+class Lane:
+    """The packs of one place: waiting ones and the running one."""
 
     waiting: list[Pack]
     pack: Pack | None = None
     process: subprocess.Popen[bytes] | None = None
-    tries: Counter[str] = field(default_factory=Counter)
 
 
-def _drive(slots: list[_Queue], due: list[Run], results: Path, worker: str, board: Board) -> None:
+def run_here(due: list[Run], results: Path, worker: str, board: Board) -> None:
     """Start, watch and publish until every due run has a record and every pack has ended."""
+    lanes = [Lane(packs) for packs in queues(due)]
     unpublished = {run.fingerprint: run for run in due}
+    tries = Tries()
     try:
-        while unpublished or any(slot.process for slot in slots):
-            for slot in slots:
-                if slot.process is None and slot.waiting:
-                    slot.pack = slot.waiting.pop(0)
-                    slot.process = _start(slot.pack, worker)
-                elif slot.process is not None and slot.process.poll() is not None:
-                    _settle(slot)
-            for run in [run for run in unpublished.values() if deliver(run, results)]:
-                del unpublished[run.fingerprint]
-            board.show([slot.pack for slot in slots if slot.pack is not None])
-            time.sleep(0.2)
+        while unpublished or any(lane.process for lane in lanes):
+            for lane in lanes:
+                _move(lane, worker, tries, board)
+
+            for run in list(unpublished.values()):
+                if deliver(run, results):
+                    del unpublished[run.fingerprint]
+
+            board.show([lane.pack for lane in lanes if lane.pack is not None])
+            time.sleep(POLL_SECONDS)
     finally:
-        _stop([slot.process for slot in slots if slot.process is not None])
+        _stop([lane.process for lane in lanes if lane.process is not None])
 
 
-def _settle(slot: _Queue) -> None:
+def _move(lane: Lane, worker: str, tries: Tries, board: Board) -> None:
+    """Start the lane's next pack where none runs; settle one that has ended."""
+    if lane.process is None and lane.waiting:
+        lane.pack = lane.waiting.pop(0)
+        tries.begin(lane.pack.runs)
+        lane.process = _start(lane.pack, worker)
+    elif lane.pack and lane.process and lane.process.poll() is not None:
+        _settle(lane, lane.pack, lane.process.returncode, tries, board)
+
+
+def _settle(lane: Lane, pack: Pack, status: int, tries: Tries, board: Board) -> None:
     """After a pack process ended: give runs without a record another pack, or record them as failed."""
-    assert slot.pack is not None
-    assert slot.process is not None
-    missing = [run for run in slot.pack.runs if run.finished() is None]
-    slot.tries.update(run.fingerprint for run in missing)
-    again = tuple(run for run in missing if slot.tries[run.fingerprint] < PACK_TRIES)
-    for run in missing:
-        if run not in again:
-            reason = f"the process of its pack ended with {_exit(slot.process.returncode)}; see {pack_log(slot.pack)}"
-            save_record(
-                run,
-                run.record({"status": "failed", "reason": reason, "attempts": PACK_TRIES}, None),
-            )
+    again = []
+    for run in pack.runs:
+        if run.finished() is not None:
+            continue
+        if tries.failed(run) < MAX_PACKS:
+            again.append(run)
+            continue
+        reason = f"the process of its pack ended with {_in_words(status)}{_last_words(pack)}"
+        ended: RunOutcome = {"status": "failed", "reason": reason, "attempts": MAX_PACKS}
+        save_record(run, run.record(ended, None))
+
     if again:
-        slot.waiting.insert(0, Pack(again, slot.pack.slot))
-    slot.pack = slot.process = None
+        board.say(
+            f"a pack of {len(again)} unfinished runs ended with {_in_words(status)}: started again"
+        )
+        lane.waiting.insert(0, Pack(tuple(again), pack.place))
+    lane.pack = lane.process = None
 
 
 def _start(pack: Pack, worker: str) -> subprocess.Popen[bytes]:
     """Start the process of a pack, its output going to `work/packs/<name>.log`."""
-    path = (
-        WORK / "packs" / f"{pack.name}.{os.getpid()}.json"
-    )  # another driver may start the same runs
-    write_pack(pack, path, worker)
+    # Another driver may start the same runs, hence the process id.
+    path = WORK / "packs" / f"{pack.name}.{os.getpid()}.json"
+    write_pack(pack, path, worker, RANK_SECONDS)
     environment = os.environ | {
         PARENT: str(os.getpid()),
-        "CUDA_VISIBLE_DEVICES": ",".join(pack.slot.devices),
-        "OMP_NUM_THREADS": str(pack.slot.threads),
-        **TRAINING_ENVIRONMENT,
+        "CUDA_VISIBLE_DEVICES": ",".join(pack.place.devices),
     }
     with pack_log(pack).open("ab") as log:
         # Its own process group: Ctrl-C in the terminal reaches the driver alone, which then stops the packs in order.
-        command = [sys.executable, "-m", "repro", "run-pack", str(path)]
         return subprocess.Popen(
-            command,
+            [sys.executable, "-m", "repro", "run-pack", str(path)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -102,7 +120,8 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
     """End the processes: politely, and after the grace period by force."""
     for process in processes:
         process.terminate()
-    deadline = time.monotonic() + GRACE_SECONDS
+
+    deadline = time.monotonic() + STOP_SECONDS
     for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
@@ -111,6 +130,17 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def _exit(code: int) -> str:
+def _in_words(status: int) -> str:
     """An exit status in words."""
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
+    return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+
+
+def _last_words(pack: Pack) -> str:
+    """The last error in a pack's log, and where the log is."""
+    path = pack_log(pack)
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - LOG_TAIL))
+        lines = log.read().decode(errors="replace").splitlines()
+
+    error = last_error(lines)
+    return (f": {error}" if error else "") + f"; see {path}"

@@ -1,27 +1,30 @@
 """One pack of runs: torchrun around the worker, and Sacred around every run (`python -m repro run-pack PACK.json`).
 
-Sacred lives here, outside torchrun, and the ranks know nothing of it: rank 0 reports events (`repro.wire`), and the
+Sacred lives here, outside torchrun, and the ranks know nothing of it: rank 0 reports events (`repro.events`), and the
 pack turns each run's events into one Sacred run. A worker that dies costs the run at hand one of its tries; torchrun
 is started again for the runs that remain, and they resume from their checkpoints.
+
+The pack ends with the driver that started it, in order: SIGTERM to torchrun, which passes it on to the ranks, which write
+a checkpoint. Killed itself, it takes torchrun and the ranks along at once.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import selectors
-import subprocess
+import signal
 import sys
-from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
-from repro.events import Event, die_with_parent, parse
+from repro.events import Event, PackFile, die_with_parent
 from repro.files import held, replace_file
-from repro.launch.torchrun import command
+from repro.launch.agent import Torchrun
+from repro.launch.places import devices
+from repro.launch.torchrun import can_bind
+from repro.launch.tries import Tries
 from repro.ledger import RunOutcome
 from repro.runs.deliver import save_record
 from repro.runs.run import Run
@@ -32,136 +35,105 @@ from repro.tracking.server.address import TrackingError, server_url
 if TYPE_CHECKING:
     from repro.tracking.server.copier import Copier
 
-TRIES = 2
-"""Failures after which a run is recorded as failed, and launches without a single start after which all are."""
-GRACE_SECONDS = 20
-"""Time for the ranks to write a checkpoint and end when the pack is stopped."""
-
-
-class Torchrun:
-    """A running torchrun: iterate over its events; ordinary lines are echoed on the way."""
-
-    def __init__(self, pack: dict[str, Any], path: Path) -> None:
-        arguments, environment = command(pack, path)
-        environment = {
-            name: value for name, value in environment.items() if not name.startswith("MONGO_URL")
-        }  # a secret of the tracker
-        self.process = subprocess.Popen(
-            arguments,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        self.errors: deque[str] = deque(maxlen=200)
-        self.events = self._events()
-
-    def _events(self) -> Iterator[Event]:
-        for is_error, line in _lines(self.process):
-            if is_error:
-                self.errors.append(line)
-                say(line, sys.stderr)
-            elif event := parse(line):
-                yield event
-            elif line:
-                say(line)
-        self.process.wait()
-
-    def reason(self) -> str:
-        """Why the worker ended: the exception it printed last, or how its process ended."""
-        for line in reversed(self.errors):
-            found = re.match(r"^(?:\[rank\d+\]: ?)?([\w.]*(?:Error|Exception|Exit)\b.*)", line)
-            if found and "ChildFailedError" not in line:
-                return found[1][:500]
-        codes = [
-            match[1] for line in self.errors if (match := re.search(r"exitcode\s*: (-?\d+)", line))
-        ]
-        return f"the worker ended with status {codes[0] if codes else self.process.returncode}"
-
-    def stop(self) -> None:
-        """End the process: politely, and after the grace period by force."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.communicate(timeout=GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+MAX_TRIES = 2
+"""Failures of a run in a row without progress after which it is recorded as failed."""
+MAX_BARREN = 2
+"""Launches in a row without the start of a run after which all of the pack's are recorded as failed."""
 
 
 def run_pack(path: Path) -> None:
-    """Run the pack in `path` to a record for every run; see `repro.launch.driver` for the file. Ends with its parent."""
-    die_with_parent()
-    pack = json.loads(path.read_bytes())
-    if cpus := os.environ.get(
-        "SLURM_CPUS_PER_TASK"
-    ):  # the node's share, which the submitting machine could not know
-        pack["threads"] = max(1, int(cpus) * pack["nodes"] // pack["ranks"])
+    """Run the pack in `path` to a record for every run."""
+    die_with_parent(signal.SIGTERM)
+    pack = read_pack(path)
     runs = [Run.load(fingerprint) for fingerprint in pack["runs"]]
-    mirror = _mirror()
-    with stoppable(), ExitStack() as locks:
-        if mirror:
-            mirror.start()
-            locks.callback(mirror.close)
-        recorder = Recorder(mirror.watch if mirror else lambda folder: None, len(runs))
-        for run in sorted(
-            runs, key=lambda run: run.fingerprint
-        ):  # one order for all packs: no deadlock
-            locks.enter_context(_locked(run))
-        failures: Counter[str] = Counter()
-        barren = 0
-        while waiting := [run for run in runs if run.finished() is None]:
-            replace_file(
-                path,
-                json.dumps(
-                    pack | {"runs": [run.fingerprint for run in waiting]}, indent=1
-                ).encode(),
-            )
-            started, reason = _launch(
-                path, pack, {run.fingerprint: run for run in waiting}, failures, recorder
-            )
-            barren = 0 if started else barren + 1
-            for run in waiting if barren == TRIES else ():
-                save_record(
-                    run, run.record({"status": "failed", "reason": reason, "attempts": TRIES}, None)
-                )
+    copies = _copies()
+
+    with stoppable(), ExitStack() as stack:
+        if copies:
+            copies.start()
+            stack.callback(copies.close)
+        recorder = Recorder(copies.watch if copies else lambda folder: None, len(runs))
+        # One order for all packs, so that no two wait for each other.
+        for run in sorted(runs, key=lambda run: run.fingerprint):
+            stack.enter_context(_locked(run))
+        _run_all(path, pack, runs, recorder)
+
+
+def read_pack(path: Path) -> PackFile:
+    """The pack file; what only the Slurm job that runs it can count is filled in."""
+    pack = cast(PackFile, json.loads(path.read_bytes()))
+    if not pack["in_job"]:
+        return pack
+
+    pack["devices"] = devices()
+    if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):
+        pack["threads"] = max(1, int(cpus) * pack["nodes"] // pack["ranks"])
+    return pack
+
+
+def _run_all(path: Path, pack: PackFile, runs: list[Run], recorder: Recorder) -> None:
+    """Start torchrun again and again, until every run has a record."""
+    tries, barren, bind = Tries(), 0, can_bind(pack)
+    while waiting := [run for run in runs if run.finished() is None]:
+        pack["runs"] = [run.fingerprint for run in waiting]
+        replace_file(path, json.dumps(pack, indent=1).encode())
+
+        started, reason = _launch(Torchrun(pack, path, bind), waiting, tries, recorder)
+        if started:
+            barren = 0
+            continue
+
+        barren += 1
+        if bind:
+            say("no run started; ranks are bound to the cores near their GPUs no more", sys.stderr)
+            bind = False
+        if barren == MAX_BARREN:
+            for run in waiting:
+                _save_failure(run, {}, reason, None)
 
 
 def _launch(
-    path: Path,
-    pack: dict[str, Any],
-    runs: dict[str, Run],
-    failures: Counter[str],
-    recorder: Recorder,
+    torchrun: Torchrun, runs: list[Run], tries: Tries, recorder: Recorder
 ) -> tuple[int, str]:
     """One torchrun over the runs; returns how many started and why it ended."""
-    for run in runs.values():
+    by_fingerprint = {run.fingerprint: run for run in runs}
+    for run in runs:
+        tries.begin([run])
         outcome = run.outcome()
         if outcome is None or outcome["status"] == "failed":
             (run.work_dir / "outcome.json").unlink(missing_ok=True)
-    torchrun = Torchrun(pack, path)
+
     started = 0
     try:
         for event in torchrun.events:
             started += 1
-            run = runs[event["fingerprint"]]
-            reason, sacred = recorder.record(run, event, torchrun.events, torchrun.reason)
-            outcome = run.outcome()
-            if outcome is None and not reason:
-                reason = f"{run.work_dir / 'outcome.json'}: missing or damaged"
-            failures[run.fingerprint] += bool(reason)
-
-            if outcome is not None and not reason:
-                save_record(run, run.record(outcome, sacred))
-            elif failures[run.fingerprint] == TRIES:
-                ended: RunOutcome = {"status": "failed", "reason": reason, "attempts": TRIES}
-                save_record(run, run.record({**(outcome or {}), **ended}, sacred))
+            _follow(by_fingerprint[event["fingerprint"]], event, torchrun, tries, recorder)
     finally:
         torchrun.stop()
     return started, torchrun.reason()
 
 
-def _mirror() -> Copier | None:
+def _follow(run: Run, first: Event, torchrun: Torchrun, tries: Tries, recorder: Recorder) -> None:
+    """One run from its first event to its record, or to a failure that does not count yet."""
+    reason, sacred = recorder.record(run, first, torchrun.events, torchrun.reason)
+    outcome = run.outcome()
+    if outcome is None and not reason:
+        reason = f"{run.work_dir / 'outcome.json'}: missing or damaged"
+
+    if outcome is not None and not reason:
+        save_record(run, run.record(outcome, sacred))
+    elif tries.failed(run) == MAX_TRIES:
+        _save_failure(run, outcome or {}, reason, sacred)
+    else:
+        say(f"{run.name}: {reason}; started again from its last checkpoint", sys.stderr)
+
+
+def _save_failure(run: Run, outcome: RunOutcome, reason: str, sacred: str | None) -> None:
+    ended: RunOutcome = {"status": "failed", "reason": reason, "attempts": MAX_TRIES}
+    save_record(run, run.record({**outcome, **ended}, sacred))
+
+
+def _copies() -> Copier | None:
     """Copies to the tracking server where there is one; a server that cannot even be named stops no run."""
     try:
         url = server_url()
@@ -170,9 +142,9 @@ def _mirror() -> Copier | None:
         return None
     if url is None:
         return None
-    from repro.tracking.server.copier import (
-        Copier,  # half of the time that a pack takes to start, where there is a server only
-    )
+
+    # Half of the time that a pack takes to start, so only where there is a server.
+    from repro.tracking.server.copier import Copier
 
     return Copier(url)
 
@@ -183,24 +155,3 @@ def _locked(run: Run) -> Iterator[None]:
     busy = f"{run.name}: another process works on it ({run.work_dir}); waiting"
     with held(run.work_dir / "lock", busy, wait=True):
         yield
-
-
-def _lines(process: subprocess.Popen[bytes]) -> Iterator[tuple[bool, str]]:
-    """Lines of both outputs as they come: (from standard error, text)."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    with selectors.DefaultSelector() as selector:
-        for stream, is_error in ((process.stdout, False), (process.stderr, True)):
-            selector.register(stream, selectors.EVENT_READ, is_error)
-        parts = {False: b"", True: b""}
-        while selector.get_map():
-            for key, _ in selector.select():
-                is_error = bool(key.data)
-                chunk = os.read(key.fd, 1 << 16)
-                if not chunk:
-                    selector.unregister(key.fileobj)
-                *lines, parts[is_error] = (
-                    parts[is_error] + (chunk or b"\n" * bool(parts[is_error]))
-                ).split(b"\n")
-                for line in lines:
-                    yield is_error, line.decode(errors="replace")

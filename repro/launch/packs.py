@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from repro.events import PackFile
 from repro.files import replace_file
-from repro.launch.places import Slot, cores, devices, single_slots, whole_slot
+from repro.launch.places import Place, cores, devices, shared_places, whole_place
 from repro.runs.layout import WORK
 from repro.runs.run import Run
-
-
-def write_pack(pack: Pack, path: Path, worker: str) -> None:
-    """Write what `python -m repro run-pack` reads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "runs": [run.fingerprint for run in pack.runs],
-        "work": WORK.as_posix(),
-        "worker": worker,
-        "ranks": pack.slot.ranks,
-        "nodes": pack.slot.nodes,
-        "threads": pack.slot.threads,
-    }
-    replace_file(path, json.dumps(content, indent=1).encode())
-
-
-def pack_log(pack: Pack) -> Path:
-    """Where the output of a pack goes."""
-    return WORK / "packs" / f"{pack.name}.log"
-
 
 LOSS_COST = {"mmcl": 1.0, "ssl": 2.0, "mmcl_ssl": 2.0}
 """Time of a training step relative to MMCL: SSL encodes a second view of every pair."""
@@ -41,7 +23,7 @@ class Pack:
     """Runs of one process, in order, and where they go."""
 
     runs: tuple[Run, ...]
-    slot: Slot
+    place: Place
 
     @property
     def name(self) -> str:
@@ -49,51 +31,88 @@ class Pack:
         return self.runs[0].fingerprint
 
 
+def write_pack(
+    pack: Pack, path: Path, worker: str, grace_seconds: float, in_job: bool = False
+) -> None:
+    """Write what `python -m repro run-pack` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content: PackFile = {
+        "runs": [run.fingerprint for run in pack.runs],
+        "work": WORK.as_posix(),
+        "worker": worker,
+        "ranks": pack.place.ranks,
+        "nodes": pack.place.nodes,
+        "threads": pack.place.threads,
+        "devices": list(pack.place.devices),
+        "in_job": in_job,
+        "grace_seconds": grace_seconds,
+    }
+    replace_file(path, json.dumps(content, indent=1).encode())
+
+
+def pack_log(pack: Pack) -> Path:
+    """Where the output of a pack goes."""
+    return WORK / "packs" / f"{pack.name}.log"
+
+
 def cost(run: Run) -> float:
     """Expected duration in arbitrary units, comparable within a stage."""
-    pairs = int(
-        (run.spec.clean_size or run.spec.dataset).strip("ckm")
-    )  # the names of sizes and slots are their sizes
+    # The names of sizes and datasets are their sizes: 100k, cc3m.
+    pairs = int((run.spec.clean_size or run.spec.dataset).strip("ckm"))
     return LOSS_COST[run.spec.loss] * run.spec.schedule.epochs * pairs
 
 
 def queues(runs: list[Run], nodes: int | None = None) -> list[list[Pack]]:
-    """Packs in the order of their start, one list per slot.
+    """Packs in the order of their start, one list per place.
 
-    Short runs go to the slot with the least to do, longest first. A pre-training takes the whole machine, or `nodes` of a
-    cluster's, unless this is one machine without GPU and there are as many pre-trainings as cores: then one core each is
-    faster than all cores for one.
+    Short runs go to the place with the least to do, longest first. A pre-training takes the whole machine, or `nodes` of a
+    cluster's; see `_alone` for the exception.
     """
-    alone = [run for run in runs if run.spec.stage == "pretrain"]
-    if nodes is None and not devices() and len(alone) >= cores():
-        alone = []
+    alone = _alone(runs, nodes)
     shared = [run for run in runs if run not in alone]
-    slots = single_slots()[: len(shared)]
-    shares: list[list[Run]] = [[] for _ in slots]
+
+    places = shared_places()[: len(shared)]
+    shares: list[list[Run]] = [[] for _ in places]
     for run in sorted(shared, key=cost, reverse=True):
-        min(shares, key=lambda mine: sum(map(cost, mine))).append(run)
-    result = [_packs(alone, [whole_slot(run, nodes or 1) for run in alone])] if alone else []
-    return result + [
-        _packs(share, [slot] * len(share)) for share, slot in zip(shares, slots, strict=True)
-    ]
+        least = min(shares, key=lambda mine: sum(map(cost, mine)))
+        least.append(run)
+
+    result = []
+    if alone:
+        result.append(_packs([(run, whole_place(run, nodes)) for run in alone]))
+    for share, place in zip(shares, places, strict=True):
+        result.append(_packs([(run, place) for run in share]))
+    return result
 
 
-def _packs(runs: list[Run], slots: list[Slot]) -> list[Pack]:
-    """Group runs that share slot and data, those of one start model and cleaning size one after another."""
-    groups: dict[tuple[object, ...], list[Run]] = defaultdict(list)
-    for run, slot in zip(runs, slots, strict=True):
-        groups[slot, run.spec.stage, run.inputs["pairs"]["hash"]].append(run)
-    for members in groups.values():
-        members.sort(key=_resident)
-    return [
-        Pack(tuple(members), slot)
-        for (slot, *_), members in groups.items()
-        if isinstance(slot, Slot)
-    ]
+def _alone(runs: list[Run], nodes: int | None) -> list[Run]:
+    """Runs that each take the whole machine: the pre-trainings.
+
+    Not on one machine without GPU that has as many of them as cores, and no wish for ranks: there one core each is faster
+    than all cores for one.
+    """
+    found = [run for run in runs if run.spec.stage == "pretrain"]
+    one_core_each = nodes is None and not devices() and len(found) >= cores()
+    return [] if one_core_each and "REPRO_RANKS" not in os.environ else found
+
+
+def _packs(placed: list[tuple[Run, Place]]) -> list[Pack]:
+    """Group runs that share place and data, those of one start model and cleaning size one after another."""
+    groups: dict[tuple[Place, str, str], list[Run]] = defaultdict(list)
+    for run, place in placed:
+        groups[place, run.spec.stage, run.inputs["pairs"]["hash"]].append(run)
+
+    packs = []
+    for (place, _, _), members in groups.items():
+        packs.append(Pack(tuple(sorted(members, key=_resident)), place))
+    return packs
 
 
 def _resident(run: Run) -> tuple[str, ...]:
-    """What a process keeps in memory from one run to the next, if it does not change: evaluation, start model, pairs."""
+    """What a process keeps in memory from one run to the next, if it does not change.
+
+    These are the evaluation set, the start model and the pairs.
+    """
     spec = run.spec
     model = run.inputs["model"]["hash"] if "model" in run.inputs else ""
     return (spec.evaluation_key, model, str(spec.clean_size))

@@ -1,8 +1,8 @@
-"""Where runs go on this machine: slots, ranks, and runs grouped into packs.
+"""Where runs go on this machine: places, and the ranks, devices and cores of each.
 
-A slot is a GPU, or a share of the processor cores. Runs of a slot that read the same data go into one pack: one process
-that starts once, loads the data once, and evaluates each start model once. Environment: `REPRO_SLOTS` and
-`REPRO_RANKS` set the counts, CUDA_VISIBLE_DEVICES limits the GPUs. On a cluster a slot is a job, see `repro.launch.slurm`.
+A place is a GPU, or a share of the processor cores; for a pre-training, the whole machine. Environment: `REPRO_SLOTS`
+sets the number of places and `REPRO_RANKS` the ranks of a pre-training, CUDA_VISIBLE_DEVICES limits the GPUs. On a cluster
+a place is a job, see `repro.launch.slurm`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,19 @@ TRAINING_ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 """Of processes that train: read when they start, so it must be set for them."""
+GPU_ENVIRONMENT = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS may add in another order each time
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # captions of ever other length fragment memory
+}
+"""Of processes that train on a GPU, beside TRAINING_ENVIRONMENT."""
+LOADER_WORKERS = "REPRO_LOADER_WORKERS"
+"""Environment variable with the number of processes that make the batches of a rank."""
+MAX_LOADER_WORKERS = 8
+"""Bound on their number by default: each holds several batches in shared memory."""
 
 
 @dataclass(frozen=True)
-class Slot:
+class Place:
     """A place for one pack at a time."""
 
     devices: tuple[str, ...]
@@ -41,14 +50,18 @@ class Slot:
 def devices() -> list[str]:
     """Visible CUDA devices, found without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [device.strip() for device in visible.split(",") if device.strip() not in ("", "-1")]
-    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+    if visible is None:
+        return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+
+    listed = [device.strip() for device in visible.split(",")]
+    return [device for device in listed if device not in ("", "-1")]
 
 
 def cores() -> int:
     """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def count_from_environment(name: str, default: int) -> int:
@@ -59,31 +72,55 @@ def count_from_environment(name: str, default: int) -> int:
     return int(text)
 
 
-def single_slots() -> list[Slot]:
-    """One-rank slots that share the machine: for the many short cleaning runs."""
+def shared_places() -> list[Place]:
+    """One-rank places that share the machine: for the many short cleaning runs."""
     found = devices()
     count = count_from_environment("REPRO_SLOTS", len(found) or cores())
     threads = max(1, cores() // count)
-    return [
-        Slot((found[index % len(found)],) if found else (), 1, threads) for index in range(count)
-    ]
+
+    places = []
+    for index in range(count):
+        device = (found[index % len(found)],) if found else ()
+        places.append(Place(device, 1, threads))
+    return places
 
 
-def whole_slot(run: Run, nodes: int = 1) -> Slot:
-    """The whole machine, or `nodes` of them, for one pre-training, with as many ranks as its batch can be split into.
+def whole_place(run: Run, cluster_nodes: int | None = None) -> Place:
+    """This whole machine, or so many of a cluster's, for one pre-training.
 
-    LaunchError where the batch cannot be split evenly over the nodes.
+    REPRO_RANKS sets its ranks; without it they are as many as there are devices (else cores), or as the batch can be
+    split into. LaunchError where REPRO_RANKS cannot be kept, or the batch cannot be split evenly over the nodes.
     """
     found = devices()
-    schedule = run.spec.schedule
+    nodes = cluster_nodes or 1
+    asked = "REPRO_RANKS" in os.environ
     wanted = count_from_environment("REPRO_RANKS", len(found) or cores())
+
+    # Each rank takes whole groups of BatchNorm, and each node the same number of ranks.
+    schedule = run.spec.schedule
     groups = schedule.global_batch_size // schedule.norm_batch_size
-    fitting = [
-        ranks for ranks in range(nodes, min(groups, wanted) + 1, nodes) if groups % ranks == 0
-    ]
-    if not fitting:
+    fitting = [ranks for ranks in range(nodes, groups + 1, nodes) if groups % ranks == 0]
+    possible = [ranks for ranks in fitting if ranks == wanted or (ranks < wanted and not asked)]
+    if not possible:
         raise LaunchError(
-            f"{run.name}: {wanted} ranks on {nodes} nodes (allowed: REPRO_RANKS at least, and REPRO_NODES a divisor of, "
-            f"{groups} = global_batch_size / norm_batch_size)"
+            f"{run.name}: {wanted} ranks on {nodes} nodes (allowed: {_listed(fitting)}; set REPRO_RANKS: ranks must "
+            f"divide {groups} = global_batch_size / norm_batch_size, and REPRO_NODES must divide the ranks)"
         )
-    return Slot(tuple(found), fitting[-1], max(1, cores() * nodes // fitting[-1]), nodes)
+
+    # The devices of a cluster's node are counted there, by the worker.
+    ranks = possible[-1]
+    if cluster_nodes is None and found and ranks > len(found):
+        raise LaunchError(
+            f"{run.name}: {ranks} ranks on {len(found)} GPUs (allowed: at most a rank a GPU; lower REPRO_RANKS, or name "
+            "more GPUs in CUDA_VISIBLE_DEVICES)"
+        )
+    return Place(tuple(found), ranks, max(1, cores() * nodes // ranks), nodes)
+
+
+def _listed(counts: list[int]) -> str:
+    return ", ".join(map(str, counts)) or "none"
+
+
+def loader_workers(threads: int, gpu: bool) -> int:
+    """Processes that make the batches of a rank with so many cores: none where the processor trains as well."""
+    return min(MAX_LOADER_WORKERS, threads - 1) if gpu else 0

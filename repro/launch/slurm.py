@@ -20,20 +20,28 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from repro.events import PARENT
 from repro.files import replace_file
 from repro.launch.board import Board
 from repro.launch.packs import Pack, queues, write_pack
 from repro.launch.places import count_from_environment
+from repro.launch.tries import Tries
+from repro.ledger import RunOutcome
 from repro.runs.deliver import deliver, save_record
 from repro.runs.layout import WORK
 from repro.runs.run import LaunchError, Run
+from repro.runs.signals import CALLER, STAGE
 from repro.spec import digest
 
 ROUNDS = 3
-"""Submissions of a run by one driver before it counts as failed; requeues by Slurm itself are not counted."""
+"""Submissions of a run in a row without progress before it counts as failed; requeues by Slurm itself are not counted."""
 POLL_SECONDS = float(os.environ.get("REPRO_SLURM_POLL", "10"))
 SILENCE_SECONDS = 600.0
 """How long squeue may fail before the driver gives up; its failure never counts as `no jobs`."""
+NOTICE_SECONDS = 120
+"""How long before the wall time Slurm signals the job."""
+RANK_SECONDS = NOTICE_SECONDS - 20.0
+"""What the ranks get of it: an evaluation may be under way, and the file system slow."""
 SCRIPT = """#!/bin/bash
 # Ends before the wall time with a checkpoint, and goes back into the queue.
 requeue=
@@ -51,7 +59,7 @@ exit "$status"
 
 
 @dataclass(frozen=True)
-class Job:
+class LiveJob:
     """One of our jobs that waits or runs."""
 
     runs: frozenset[str]
@@ -60,56 +68,71 @@ class Job:
     """In Slurm's words, with the reason where it waits."""
 
 
-def drive(due: list[Run], results: Path, worker: str, board: Board) -> None:
+def run_on_cluster(due: list[Run], results: Path, worker: str, board: Board) -> None:
     """Submit what no live job carries, watch and publish, until every due run has a record."""
     name = job_name()
     waiting = {run.fingerprint: run for run in due}
-    tries: Counter[str] = Counter()
-    missed: set[str] = set()
+    submitter = Submitter(name, worker)
     heard = time.monotonic()
     while True:
-        jobs = live_jobs(name)  # before the records: a job that ends in between has left one
+        # Before the records: a job that ends in between has left one.
+        jobs = live_jobs(name)
         waiting = {key: run for key, run in waiting.items() if not deliver(run, results)}
         if not waiting:
             return
+
         if jobs is not None:
             heard = time.monotonic()
-            absent = waiting.keys() - frozenset().union(*(job.runs for job in jobs))
-            # A record may reach this machine later than the news that its job has ended: look twice before another try.
-            lost = [
-                waiting[key]
-                for key in waiting
-                if key in absent and (key in missed or not tries[key])
-            ]
-            missed = set(absent)
-            for run in (run for run in lost if tries[run.fingerprint] == ROUNDS):
-                reason = f"no result after {ROUNDS} Slurm jobs; see {WORK / 'packs' / name}"
-                save_record(
-                    run,
-                    run.record({"status": "failed", "reason": reason, "attempts": ROUNDS}, None),
-                )
-            again = [run for run in lost if tries[run.fingerprint] < ROUNDS]
-            tries.update(run.fingerprint for run in again)
-            submit(
-                name,
-                [
-                    pack
-                    for queue in queues(again, count_from_environment("REPRO_NODES", 1))
-                    for pack in queue
-                ],
-                worker,
-            )
+            submitter.submit_lost(waiting, jobs)
         elif time.monotonic() - heard > SILENCE_SECONDS:
             raise LaunchError(
                 "squeue fails; the jobs go on, and the next call attaches to them again"
             )
+
         states = Counter(job.state for job in jobs or ())
-        board.show(
-            [],
-            ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-            or "no jobs in the queue yet",
-        )
+        counts = [f"{count} {state}" for state, count in sorted(states.items())]
+        board.show([], ", ".join(counts) or "no jobs in the queue yet")
         time.sleep(POLL_SECONDS)
+
+
+class Submitter:
+    """Submits runs that no job carries, and gives up those that come no further."""
+
+    def __init__(self, name: str, worker: str) -> None:
+        self.name, self.worker = name, worker
+        self.submitted: set[str] = set()
+        self.missed: set[str] = set()
+        """Absent when looked at last."""
+        self.tries = Tries()
+
+    def submit_lost(self, waiting: dict[str, Run], jobs: list[LiveJob]) -> None:
+        """Submit the waiting runs that are in none of the jobs, or record them as failed."""
+        carried = frozenset[str]().union(*(job.runs for job in jobs))
+        absent = waiting.keys() - carried
+        again = [run for key, run in waiting.items() if key in absent and self._may_try(run)]
+        self.missed = set(absent)
+
+        nodes = count_from_environment("REPRO_NODES", 1)
+        packs = [pack for queue in queues(again, nodes) for pack in queue]
+        for pack in packs:
+            self.tries.begin(pack.runs)
+        submit(self.name, packs, self.worker)
+        self.submitted |= {run.fingerprint for run in again}
+
+    def _may_try(self, run: Run) -> bool:
+        """Whether to submit a run that no job carries; after ROUNDS in vain it is recorded as failed."""
+        if run.fingerprint not in self.submitted:
+            return True
+        # A record may reach this machine later than the news that its job has ended: look twice before another try.
+        if run.fingerprint not in self.missed:
+            return False
+        if self.tries.failed(run) < ROUNDS:
+            return True
+
+        reason = f"no result after {ROUNDS} Slurm jobs; see {WORK / 'packs' / self.name}"
+        ended: RunOutcome = {"status": "failed", "reason": reason, "attempts": ROUNDS}
+        save_record(run, run.record(ended, None))
+        return False
 
 
 def job_name() -> str:
@@ -122,18 +145,13 @@ def submit(name: str, packs: list[Pack], worker: str) -> None:
     size = max_array_size()
     at_a_time = count_from_environment("REPRO_SLOTS", max(1, len(packs)))
     for start in range(0, len(packs), size):
-        part = WORK / "packs" / name / str(time.time_ns())
         members = packs[start : start + size]
+        part = WORK / "packs" / name / str(time.time_ns())
         for index, pack in enumerate(members):
-            write_pack(pack, part / f"{index}.json", worker)
+            path = part / f"{index}.json"
+            write_pack(pack, path, worker, RANK_SECONDS, in_job=True)
         replace_file(part / "job.sh", SCRIPT.encode())
-        nodes, stage = (
-            members[0].slot.nodes,
-            members[0].runs[0].spec.stage,
-        )  # a driver is at one stage at a time
-        options = [] if nodes == 1 else [f"--nodes={nodes}", "--ntasks-per-node=1"]
-        for variable in ("REPRO_SBATCH", f"REPRO_SBATCH_{stage.upper()}"):
-            options += shlex.split(os.environ.get(variable, ""))
+
         command = [
             "sbatch",
             "--parsable",
@@ -142,47 +160,65 @@ def submit(name: str, packs: list[Pack], worker: str) -> None:
             f"--array=0-{len(members) - 1}%{at_a_time}",
             "--requeue",
             "--open-mode=append",
-            "--signal=B:USR1@120",
+            f"--signal=B:USR1@{NOTICE_SECONDS}",
             f"--output={part}/%a.log",
-            *options,
+            *_options(members[0]),
             str(part / "job.sh"),
             sys.executable,
             str(part),
         ]
         done = _slurm(command)
         if done.returncode:
-            problem = f"sbatch refused the jobs: {done.stderr.strip()} (options come from REPRO_SBATCH and REPRO_SBATCH_{stage.upper()})"
-            raise LaunchError(problem)
+            stage = members[0].runs[0].spec.stage.upper()
+            raise LaunchError(
+                f"sbatch refused the jobs: {done.stderr.strip()} "
+                f"(options come from REPRO_SBATCH and REPRO_SBATCH_{stage})"
+            )
 
 
-def live_jobs(name: str) -> list[Job] | None:
+def _options(pack: Pack) -> list[str]:
+    """Options of sbatch for jobs like this pack's; a driver is at one stage at a time."""
+    nodes, stage = pack.place.nodes, pack.runs[0].spec.stage
+    options = [] if nodes == 1 else [f"--nodes={nodes}", "--ntasks-per-node=1"]
+    for variable in ("REPRO_SBATCH", f"REPRO_SBATCH_{stage.upper()}"):
+        options += shlex.split(os.environ.get(variable, ""))
+    return options
+
+
+def live_jobs(name: str) -> list[LiveJob] | None:
     """Our jobs of that name that wait or run; None if squeue cannot tell."""
-    done = _slurm(
-        ["squeue", "--me", "--noheader", "--array", f"--name={name}", "--format=%k|%K|%T|%r"]
-    )
+    # Pack folder (the comment), index in the array, state, reason.
+    wanted = "--format=%k|%K|%T|%r"
+    done = _slurm(["squeue", "--me", "--noheader", "--array", f"--name={name}", wanted])
     if done.returncode:
         return None
+
     jobs = []
     for line in done.stdout.splitlines():
         part, index, state, reason = line.split("|", 3)
         pack = WORK / "packs" / name / part / f"{index}.json"
         runs = json.loads(pack.read_bytes())["runs"] if pack.is_file() else []
-        jobs.append(
-            Job(frozenset(runs), state.lower() + (f" ({reason})" if state == "PENDING" else ""))
-        )
+        waits = f" ({reason})" if state == "PENDING" else ""
+        jobs.append(LiveJob(frozenset(runs), state.lower() + waits))
     return jobs
 
 
 def max_array_size() -> int:
     """Largest array that the cluster takes."""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _slurm(["scontrol", "show", "config"]).stdout)
+    config = _slurm(["scontrol", "show", "config"]).stdout
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", config)
     return max(1, int(found[1])) if found else 1000
 
 
 def _slurm(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command of Slurm's; LaunchError if it is not installed."""
+    """Run a command of Slurm's; LaunchError if it is not installed.
+
+    Jobs outlive the processes here, so these variables stay here.
+    """
+    local = (PARENT, CALLER, STAGE)
+    environment = {name: value for name, value in os.environ.items() if name not in local}
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise LaunchError(
             f"{command[0]}: no such command; REPRO_LAUNCHER=slurm needs a machine that can submit jobs to Slurm"

@@ -5,53 +5,99 @@ No restarts by torchrun itself: with those, ranks would meet stale addresses of 
 
 from __future__ import annotations
 
+import argparse
 import os
+import shutil
 import socket
 import sys
 from pathlib import Path
-from typing import Any
 
-from repro.events import PARENT, die_with_parent
+from repro.events import PARENT, PackFile, die_with_parent
+from repro.launch.places import (
+    GPU_ENVIRONMENT,
+    LOADER_WORKERS,
+    TRAINING_ENVIRONMENT,
+    loader_workers,
+)
 
 FIRST_PORT, NUM_PORTS = 20000, 20000
 """Ports for the meeting of several nodes, by job number: below those that Linux gives to outgoing connections."""
+NEWER_OPTIONS = ("--numa-binding", "--shutdown-timeout")
+"""Options that torchrun does without where its torch does not have them yet."""
 
 
-def command(pack: dict[str, Any], pack_path: Path) -> tuple[list[str], dict[str, str]]:
-    """Command line and environment that run a pack's worker: torchrun here, or through srun on each node of the Slurm job."""
+def command(pack: PackFile, pack_path: Path, bind: bool) -> list[str]:
+    """Command line that runs a pack's worker: torchrun here, or through srun on each node of the Slurm job.
+
+    With `bind`, ranks are bound to the cores near their GPUs.
+    """
+    nodes = pack["nodes"]
     torchrun = [
         sys.executable,
         "-m",
         "repro.launch.torchrun",
-        f"--nproc-per-node={pack['ranks'] // pack['nodes']}",
+        f"--nproc-per-node={pack['ranks'] // nodes}",
         "--max-restarts=0",
+        f"--shutdown-timeout={pack['grace_seconds']:.0f}",
     ]
+    if bind:
+        torchrun.append("--numa-binding=node")
     worker = ["-m", pack["worker"], str(pack_path)]
-    if pack["nodes"] == 1:
-        return [*torchrun, "--standalone", *worker], os.environ | {PARENT: str(os.getpid())}
-    job = os.environ["SLURM_JOB_ID"]
+    if nodes == 1:
+        return [*torchrun, "--standalone", *worker]
+
     # The batch script runs on the job's first node, so this is where the agents meet.
+    job = os.environ["SLURM_JOB_ID"]
     meeting = [
+        f"--nnodes={nodes}",
         "--rdzv-backend=c10d",
         f"--rdzv-endpoint={socket.gethostname()}:{FIRST_PORT + int(job) % NUM_PORTS}",
         f"--rdzv-id={job}",
     ]
-    cpus = os.environ.get("SLURM_CPUS_PER_TASK")
-    step = [
-        "srun",
-        f"--nodes={pack['nodes']}",
-        f"--ntasks={pack['nodes']}",
-        "--kill-on-bad-exit=1",
-        *([f"--cpus-per-task={cpus}"] if cpus else []),
-    ]
-    # The parents are Slurm's, and it ends the step with its job.
-    environment = {name: value for name, value in os.environ.items() if name != PARENT}
-    return [*step, *torchrun, f"--nnodes={pack['nodes']}", *meeting, *worker], environment
+    step = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--kill-on-bad-exit=1"]
+    if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):
+        step.append(f"--cpus-per-task={cpus}")
+    return [*step, *torchrun, *meeting, *worker]
+
+
+def training_environment(pack: PackFile) -> dict[str, str]:
+    """Environment of torchrun and its ranks; what the user has set for a GPU or for the loader stays.
+
+    The tracking server's address stays behind: it may hold a password.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MONGO_URL")}
+    gpu = bool(pack["devices"])
+    workers = loader_workers(pack["threads"], gpu)
+
+    defaults = {LOADER_WORKERS: str(workers)}
+    if gpu:
+        defaults |= GPU_ENVIRONMENT
+    environment = defaults | kept | TRAINING_ENVIRONMENT
+    environment["OMP_NUM_THREADS"] = str(pack["threads"])
+
+    # Of several nodes, the parents are Slurm's, and it ends the step with its job.
+    environment.pop(PARENT, None)
+    if pack["nodes"] == 1:
+        environment[PARENT] = str(os.getpid())
+    return environment
+
+
+def can_bind(pack: PackFile) -> bool:
+    """Whether binding ranks to the cores near their GPUs is possible here (by numactl) and changes anything."""
+    memories = list(Path("/sys/devices/system/node").glob("node[0-9]*"))
+    return bool(pack["devices"]) and len(memories) > 1 and shutil.which("numactl") is not None
+
+
+def supported(arguments: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The arguments without those of NEWER_OPTIONS that torchrun's parser does not know."""
+    known = parser.format_help()
+    missing = tuple(option for option in NEWER_OPTIONS if option not in known)
+    return [argument for argument in arguments if not argument.startswith(missing)]
 
 
 if __name__ == "__main__":
     die_with_parent()
     os.environ[PARENT] = str(os.getpid())
-    from torch.distributed.run import main
+    from torch.distributed.run import get_args_parser, main
 
-    main()
+    main(supported(sys.argv[1:], get_args_parser()))

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from repro.launch.places import TRAINING_ENVIRONMENT, Slot, devices, single_slots
+from repro.launch.places import TRAINING_ENVIRONMENT, Place, devices, shared_places
 from repro.plan.assumptions import HostCost
 from repro.plan.host import measure_host
 from repro.plan.measure import Speed
@@ -46,7 +46,7 @@ def calibrate(profile_name: str, seconds: float) -> tuple[Rates, Calibration]:
     Takes about `seconds` of steps and evaluations, start-up besides. RuntimeError with the output of a process that
     failed.
     """
-    places = single_slots()
+    places = shared_places()
     running = [_start(profile_name, seconds, place) for place in places]
     speeds = [_speed(process) for process in running]
 
@@ -72,7 +72,7 @@ def calibrate(profile_name: str, seconds: float) -> tuple[Rates, Calibration]:
     )
 
 
-def _start(profile_name: str, seconds: float, place: Slot) -> subprocess.Popen[str]:
+def _start(profile_name: str, seconds: float, place: Place) -> subprocess.Popen[str]:
     """The process of a place."""
     environment = os.environ | TRAINING_ENVIRONMENT
     environment["CUDA_VISIBLE_DEVICES"] = ",".join(place.devices)

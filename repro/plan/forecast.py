@@ -7,15 +7,18 @@ the time comes from specs/plan.yaml's device or, with `--calibrate`, from steps 
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from repro.markdown import fill
 from repro.plan.assumptions import Assumptions, load_assumptions, num_evaluation_images
 from repro.plan.calibrate import Calibration, calibrate
 from repro.plan.flops import Counts, count
 from repro.plan.rates import Rates, Seconds, num_processes, wall_seconds
+from repro.plan.table import cost_table
 from repro.plan.work import Work, num_rows, work_of
 from repro.profile import load_profile
 from repro.runs.published import read_results
@@ -70,6 +73,21 @@ class Machine:
     devices: int
     on_gpu: bool
     calibration: Calibration | None
+
+
+def plan_command(
+    profile_name: str,
+    as_json: bool,
+    table: Path | None,
+    gpus: int | None,
+    utilisation: float | None,
+    calibrated: bool,
+) -> None:
+    """Print the forecast, for people or as JSON, also as a table into the Markdown file `table`."""
+    content = plan(profile_name, gpus, utilisation, calibrated=calibrated)
+    print(json.dumps(content, indent=1) if as_json else cost_table(content))
+    if table is not None:
+        fill(table, "plan", cost_table(content))
 
 
 def plan(

@@ -1,15 +1,33 @@
-"""Stop signals as exceptions."""
+"""How a process ends when it is told to, and with the command that it serves.
+
+SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is gone) all mean: save what is done, and end.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import Any
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+CALLER = "REPRO_CALLER"
+"""Environment variable with the process id of the `reproduce` call that a stage serves."""
+STAGE = "DVC_STAGE"
+"""Environment variable that DVC sets for the commands of its stages."""
+SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
+WATCH_SECONDS = 0.5
+INTERRUPTED = "repro: interrupted; the next call goes on from here"
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM or SIGINT; `number` is the signal's."""
+    """One of STOP_SIGNALS; `number` is the signal's."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -18,14 +36,107 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `Stopped` inside the block."""
+    """Turn the first stop signal into `Stopped` inside the outermost of such blocks.
+
+    Those after it change nothing, for they would tear the end that the first one began; every such end has a time limit
+    of its own.
+    """
+    stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            raise Stopped(number)
 
-    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop.__dict__["stops"] = True
+    if getattr(signal.getsignal(signal.SIGTERM), "stops", False):
+        yield
+        return
+    with _handling(stop):
+        yield
+
+
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """A stop signal ends the process on the spot with one line: for the time in which modules load.
+
+    An exception would come out of whichever import is at it, as a traceback through a library.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        say_interrupted()
+        os._exit(128 + number)
+
+    with _handling(leave):
+        yield
+
+
+def say_interrupted() -> None:
+    """Tell the user how to go on, unless the `reproduce` call that this process serves does."""
+    if CALLER not in os.environ:
+        os.write(2, f"{INTERRUPTED}\n".encode())
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Have the handler called for stop signals inside the block; SIGHUP stays ignored under nohup."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    old = {
+        number: signal.signal(number, handler)
+        for number in STOP_SIGNALS
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for number, before in old.items():
+            signal.signal(number, before)
+
+
+def end_with_caller() -> None:
+    """In a stage that DVC runs: SIGTERM to this process when DVC or the `reproduce` call above it is gone.
+
+    DVC hands no signal on, so that a training of days would go on with nobody to see it. A shell may stand between. A
+    command that was called by hand is left alone: under nohup it shall outlive its shell.
+    """
+    if STAGE not in os.environ:
+        return
+
+    callers = _callers()
+    served = int(os.environ.get(CALLER, "0"))
+
+    def watch() -> None:
+        while _callers() == callers and (not served or _alive(served)):
+            time.sleep(WATCH_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="caller").start()
+
+
+def _callers() -> list[int]:
+    """The process that started this one; where that is a shell, also the one that started the shell."""
+    parent = os.getppid()
+    name, grandparent, _ = _about(parent)
+    return [parent, grandparent] if name in SHELLS else [parent]
+
+
+def _alive(pid: int) -> bool:
+    """Whether the process is there and has not ended; true where nothing can tell."""
+    return sys.platform != "linux" or _about(pid)[2] not in ("", "Z", "X")
+
+
+def _about(pid: int) -> tuple[str, int, str]:
+    """Name, parent and state of a process, as Linux tells them; empty ones if there is none."""
+    try:
+        content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "", 0, ""
+
+    # The name stands in parentheses and may itself contain some.
+    head, _, rest = content.rpartition(")")
+    state, parent = rest.split()[:2]
+    return head.partition("(")[2], int(parent), state

@@ -12,13 +12,24 @@ from pathlib import Path
 from typing import Literal
 
 from repro.launch.driver import run_all
+from repro.markdown import fill
 from repro.profile import clean_runs, pretrain_runs
 from repro.runs.layout import WORK, model_dir, results_dir, standard_inputs
 from repro.runs.published import read_results
 from repro.spec import Profile, RunSpec
 from repro.study.archive import read_archive, unpack_run, write_archive
 from repro.study.spec import Study, archive_of, lenders, load_study, varied
+from repro.study.table import outcome_table
 from repro.study.variant_data import variant_folders
+
+
+def study_command(name: str, table: Path | None) -> None:
+    """Bring the study up to date and print its table, also into the Markdown file `table`."""
+    run_study(name)
+    content = outcome_table(name)
+    print(content)
+    if table is not None:
+        fill(table, name, content)
 
 
 def run_study(name: str) -> None:

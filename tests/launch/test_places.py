@@ -85,11 +85,11 @@ def test_ranks_divide_the_batch_groups_and_fit_the_devices(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     spec = pretrain_runs(profile)[0]
     schedule = spec.schedule.model_copy(update={"global_batch_size": 48, "norm_batch_size": 8})
-    slot = places.whole_slot(make_runs([spec.model_copy(update={"schedule": schedule})])[0])
-    assert (slot.ranks, slot.devices) == (3, ("0", "1", "2", "3"))
+    place = places.whole_place(make_runs([spec.model_copy(update={"schedule": schedule})])[0])
+    assert (place.ranks, place.devices) == (3, ("0", "1", "2", "3"))
 
 
 def test_a_wrong_slot_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPRO_SLOTS", "many")
     with pytest.raises(LaunchError, match="REPRO_SLOTS: 'many'"):
-        places.single_slots()
+        places.shared_places()

@@ -57,7 +57,8 @@ ALLOWED = {
     "report.studies": CONTRACTS | {"runs", "study", "report.numbers", "report.judging", *SHAPES},
     "report.pages": CONTRACTS | {"markdown", *COMPUTED, *SHAPES},
     "report": CONTRACTS | {"study", "report.pages", *COMPUTED, *SHAPES},
-    "reproduce": CONTRACTS,
+    "reproduce": CONTRACTS | {"events", "runs"},
+    "commands": set(),
 }
 """Part of the package -> the other parts it may import. The command line imports all."""
 

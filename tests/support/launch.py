@@ -90,7 +90,7 @@ from pathlib import Path
 from repro.launch.driver import run_all
 from repro.runs.signals import Stopped
 from repro.spec import RunSpec
-from repro.wire import die_with_parent
+from repro.events import die_with_parent
 die_with_parent()
 specs = [RunSpec.model_validate(item) for item in json.loads(Path("specs.json").read_bytes())]
 try:

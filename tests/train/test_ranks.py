@@ -10,7 +10,7 @@ import pytest
 
 from repro.events import parse
 from repro.launch.packs import Pack, write_pack
-from repro.launch.places import Slot
+from repro.launch.places import Place
 from repro.launch.torchrun import command
 from repro.ledger import pending_rows
 from repro.profile import pretrain_runs
@@ -59,7 +59,7 @@ def curve(profile: Profile, ranks: int) -> list[float]:
     run: Run = identify(spec, standard_inputs(spec), f"code on {ranks} ranks")
     run.save()
     path = Path(f"{ranks}.json")
-    write_pack(Pack((run,), Slot((), ranks, 1)), path, "repro.worker")
+    write_pack(Pack((run,), Place((), ranks, 1)), path, "repro.worker", 20.0)
     arguments, environment = command(json.loads(path.read_bytes()), path)
     done = subprocess.run(
         arguments, env=environment, capture_output=True, text=True, check=False, timeout=300

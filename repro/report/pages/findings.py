@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from repro.ledger import LedgerError
+from repro.markdown import fill
 from repro.profile import SPECS, load_profile
 from repro.report.format import label, markdown_percent, short
 from repro.report.judging.claims import Claims, combine, load_claims
@@ -118,6 +119,12 @@ class Summary:
     by_chance: float
     """How many would do so by chance alone."""
     rounding: list[MachineRow]
+
+
+def write_findings(profile_name: str) -> None:
+    """Write the generated part of docs/findings.md."""
+    fill(FINDINGS, BLOCK, findings_block(profile_name))
+    print(FINDINGS)
 
 
 def findings_block(profile_name: str, root: Path = Path()) -> str:

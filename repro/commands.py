@@ -1,0 +1,281 @@
+"""The sub-commands of `python -m repro`, as a table: what each is for, what it takes, and what it calls.
+
+Only names stand here, so that parsing imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DATASETS = ("cc3m", "cc6m")
+OBJECTIVES = ("mmcl", "mmcl_ssl")
+TRIGGERS = ("badnet", "blended", "sig", "wanet", "yellow")
+PROTOCOLS = ("authors", "paper")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One argument of a command, as argparse takes it: its name, and the keywords of `add_argument`."""
+
+    name: str
+    keywords: dict[str, Any]
+
+    @property
+    def dest(self) -> str:
+        """Name under which argparse keeps the value."""
+        return self.name.lstrip("-").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One sub-command."""
+
+    name: str
+    help: str
+    example: str
+    function: str
+    """`module:function`; it gets the options in their order. A number that it returns is the exit status."""
+    options: tuple[Option, ...]
+    prints: bool = False
+    """Whether what the function returns is printed, a table as JSON."""
+
+
+def option(name: str, **keywords: Any) -> Option:
+    """An `Option`, written as a call of argparse would be."""
+    return Option(name, keywords)
+
+
+PROFILE = option("--profile", required=True, help="a folder of specs/: smoke, mini, paper")
+DATASET = option("--dataset", required=True, choices=DATASETS)
+OBJECTIVE = option("--objective", required=True, choices=OBJECTIVES)
+TABLE = option("--table", type=Path, help="Markdown file whose generated block gets the table")
+
+COMMANDS = (
+    Command(
+        "reproduce",
+        "run the whole study, data to report, through DVC",
+        "reproduce smoke",
+        "repro.reproduce:reproduce",
+        (option("profile", nargs="?", help="for this call only, instead of params.yaml's"),),
+    ),
+    Command(
+        "data",
+        "obtain the image-text pairs and evaluation images",
+        "data --profile smoke",
+        "repro.sources.stage:data_stage",
+        (PROFILE,),
+    ),
+    Command(
+        "fetch",
+        "download CC3M or CC12M from a URL list or a mirror; calling again goes on",
+        "fetch cc3m --list Train_GCC-training.tsv",
+        "repro.sources.download.fetch:fetch",
+        (
+            option("collection", choices=("cc3m", "cc12m")),
+            option(
+                "--list",
+                type=Path,
+                help="the published tsv; without it, the mirror in specs/mirrors.yaml",
+            ),
+            option("--profile", default="paper", help="whose folder and image size to use"),
+            option(
+                "--processes",
+                type=int,
+                default=os.cpu_count() or 1,
+                help="each with 64 connections",
+            ),
+            option(
+                "--allow-network",
+                action="append",
+                default=[],
+                metavar="CIDR",
+                help="private network that may be asked too",
+            ),
+        ),
+        prints=True,
+    ),
+    Command(
+        "poison",
+        "poison pairs of a dataset and draw its clean subsets",
+        "poison --profile smoke --dataset cc3m",
+        "repro.data.stages:poison_stage",
+        (PROFILE, DATASET),
+    ),
+    Command(
+        "pretrain",
+        "pre-train the model of one dataset and objective",
+        "pretrain --profile smoke --dataset cc3m --objective mmcl",
+        "repro.launch.driver:pretrain_stage",
+        (PROFILE, DATASET, OBJECTIVE),
+    ),
+    Command(
+        "clean",
+        "finetune that model on clean pairs, over all losses, sizes and learning rates",
+        "clean --profile smoke --dataset cc3m --objective mmcl",
+        "repro.launch.driver:clean_stage",
+        (PROFILE, DATASET, OBJECTIVE),
+    ),
+    Command(
+        "report",
+        "build the replication report from the ledger",
+        "report --profile smoke",
+        "repro.report.build:report_stage",
+        (PROFILE,),
+    ),
+    Command(
+        "plan",
+        "what a profile costs, before anything runs: runs, EFLOP, hours, disk, energy",
+        "plan --profile paper --gpus 8",
+        "repro.plan.forecast:plan_command",
+        (
+            PROFILE,
+            option("--json", action="store_true", help="for programs"),
+            TABLE,
+            option(
+                "--gpus",
+                type=int,
+                help="devices for the wall time (default: 8, or this machine's with --calibrate)",
+            ),
+            option(
+                "--utilisation",
+                type=float,
+                help="share of the device's peak, instead of that of specs/plan.yaml",
+            ),
+            option(
+                "--calibrate",
+                action="store_true",
+                help="time this machine's steps for up to a minute, instead of assuming a device",
+            ),
+        ),
+    ),
+    Command(
+        "study",
+        "run a study of specs/studies and print its table",
+        "study seeds",
+        "repro.study.run:study_command",
+        (option("name", help="a file of specs/studies, without .yaml"), TABLE),
+    ),
+    Command(
+        "tracking",
+        "the tracking server and the copies of the run records on it",
+        "tracking status",
+        "repro.tracking.server.commands:tracking",
+        (
+            option(
+                "action",
+                choices=("up", "down", "status", "backfill", "reap", "dump", "restore"),
+            ),
+            option("file", type=Path, nargs="?", help="where dump writes and restore reads"),
+            option("--port", type=int, default=27117, help="of the embedded server (up)"),
+        ),
+    ),
+    Command(
+        "omniboard",
+        "browse the recorded runs in Omniboard on this machine",
+        "omniboard --port 9000",
+        "repro.tracking.server.omniboard:omniboard",
+        (
+            option("--port", type=int, default=9000),
+            option("--write", action="store_true", help="allow notes, tags and deletion"),
+        ),
+    ),
+    Command(
+        "evaluate",
+        "zero-shot accuracy and attack success of a foreign checkpoint, as JSON",
+        "evaluate --checkpoint epoch_64.pt --format cleanclip --images validation --trigger badnet",
+        "repro.evaluate.foreign:evaluate_command",
+        (
+            option("--checkpoint", type=Path, required=True),
+            option("--format", choices=("cleanclip", "open_clip"), required=True),
+            option(
+                "--images",
+                type=Path,
+                required=True,
+                help="ImageNet validation: class folders, labels.csv or the official tar",
+            ),
+            option("--trigger", choices=TRIGGERS),
+            option(
+                "--grid",
+                type=Path,
+                help="with wanet: the field the model was trained with (.npy)",
+            ),
+            option(
+                "--strength",
+                type=float,
+                default=0.6,
+                help="with wanet: factor on the field (CleanCLIP: 1)",
+            ),
+            option("--profile", default="paper", help="whose model, prompts and image size to use"),
+            option(
+                "--protocol",
+                choices=PROTOCOLS,
+                default="authors",
+                help="whose trigger and geometry to use",
+            ),
+            option("--safetensors", type=Path, help="also leave the converted weights here"),
+        ),
+        prints=True,
+    ),
+    Command(
+        "replay",
+        "rebuild the report from the authors' published result files",
+        "replay results_of_the_authors --out replayed",
+        "repro.report.replay:replay",
+        (option("folder", type=Path), option("--out", type=Path, required=True)),
+    ),
+    Command(
+        "verify",
+        "recompute every number of a report from the ledger",
+        "verify report/build/mini/report.json",
+        "repro.report.verify:verify_command",
+        (option("report", type=Path, nargs="?", default=Path("report/build/mini/report.json")),),
+    ),
+    Command(
+        "findings",
+        "write docs/findings.md from the results of the studies",
+        "findings",
+        "repro.report.pages.findings:write_findings",
+        (option("--profile", default="mini", help="whose studies to tell about"),),
+    ),
+    Command(
+        "readme",
+        "write the generated tables of README.md and specs/README.md",
+        "readme",
+        "repro.report.pages.readme:write_blocks",
+        (option("--profile", default="mini", help="whose report to read"),),
+    ),
+    Command(
+        "derive",
+        "write a profile like another but for the values of a file",
+        "derive paper rehearsal specs/rehearsal.yaml",
+        "repro.study.derive:derive",
+        (
+            option("base"),
+            option("name"),
+            option(
+                "overrides",
+                type=Path,
+                help="YAML: dotted paths with values, such as `pretrain.seeds: [1]`",
+            ),
+        ),
+        prints=True,
+    ),
+    Command(
+        "publish",
+        "build the folder to upload: report, ledger, metadata",
+        "publish --profile mini",
+        "repro.report.release:release",
+        (option("--profile", default="mini"),),
+        prints=True,
+    ),
+    Command(
+        "run-pack",
+        "run a pack of training runs (the launcher calls this)",
+        "run-pack work/packs/0123456789abcdef.1.json",
+        "repro.launch.pack:run_pack",
+        (option("pack", type=Path),),
+    ),
+)
