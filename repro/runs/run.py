@@ -49,9 +49,10 @@ class Run:
         """Folder of the run's checkpoints and pending results."""
         return WORK / self.fingerprint
 
-    def save(self) -> None:
-        """Write `spec.json` into the work folder."""
-        self.work_dir.mkdir(parents=True, exist_ok=True)
+    def save(self, work: Path | None = None) -> None:
+        """Write `spec.json` into the run's folder below `work`, by default the one where runs work."""
+        folder = (work or WORK) / self.fingerprint
+        folder.mkdir(parents=True, exist_ok=True)
         content = {
             "spec": self.spec.model_dump(mode="json"),
             "fingerprint": self.fingerprint,
@@ -59,12 +60,12 @@ class Run:
             "code": self.code,
             "accepted_code": self.accepted_code,
         }
-        replace_file(self.work_dir / "spec.json", sealed(content))
+        replace_file(folder / "spec.json", sealed(content))
 
     @classmethod
-    def load(cls, fingerprint: str, work: Path = WORK) -> Run:
+    def load(cls, fingerprint: str) -> Run:
         """Read back what `save` wrote; LaunchError if it is not there or damaged."""
-        path = work / fingerprint / "spec.json"
+        path = WORK / fingerprint / "spec.json"
         content = read_sealed(path)
         if content is None:
             raise LaunchError(f"{path}: missing or damaged; run the stage again, which writes it")

@@ -41,6 +41,7 @@ ALLOWED = {
     # what a run is; the schedule tells which evaluations it makes
     "runs": CONTRACTS | {"train"},
     "worker": CONTRACTS | {"events", "runs", "data", "train", "train.process", "evaluate"},
+    "single": CONTRACTS | {"runs", "train.process", "worker"},
     # where it goes
     "tracking": CONTRACTS | {"events", "runs"},
     "tracking.server": CONTRACTS | {"events", "runs", "tracking"},

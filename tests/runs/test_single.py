@@ -1,0 +1,82 @@
+"""One command steps through a run: real pdb, the real worker, data of noise."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repro.profile import read_yaml
+from repro.study.derive import derive
+from repro.train.step import training_step
+from tests.support.synthetic import noise_profile
+
+RUN = ["run-one", "pretrain", "--profile", "noise", "--dataset", "cc3m", "--objective", "mmcl"]
+
+
+@pytest.fixture(scope="module")
+def folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with a profile `noise` and its data."""
+    folder = tmp_path_factory.mktemp("single")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        noise_profile(root, {})
+        Path("specs").unlink()
+        subprocess.run(["cp", "-r", str(root / "specs"), "specs"], check=True)
+        overrides = read_yaml(root / "specs" / "rehearsal.yaml")
+        Path("overrides.yaml").write_text(json.dumps(overrides))
+        derive("paper", "noise", Path("overrides.yaml"))
+        for kind in ("data", "poisoned"):
+            Path(kind, "paper").rename(Path(kind, "noise"))
+    return folder
+
+
+def repro(
+    root: Path, folder: Path, *python: str, arguments: list[str] | None = None, typed: str = ""
+) -> str:
+    done = subprocess.run(
+        [sys.executable, *python, "-m", "repro", *(arguments or RUN)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def test_a_debugger_stops_in_the_training_step(root: Path, folder: Path) -> None:
+    lines, first = inspect.getsourcelines(training_step)
+    number = next(n for n, line in enumerate(lines, start=first) if "zero_grad" in line)
+    place = f"{inspect.getsourcefile(training_step)}:{number}"
+    output = repro(
+        root, folder, "-m", "pdb", "-c", f"b {place}", "-c", "c", typed="p images.shape\nw\nq\n"
+    )
+    assert f"step.py({number})training_step()" in output
+    assert "torch.Size([1, " in output
+    # The whole way stands in the one stack: command line, worker, loop, step.
+    for frame in ("step_through()", "run_one()", "train()", "training_step()"):
+        assert frame in output
+
+
+def test_a_run_ends_without_a_debugger_and_publishes_nothing(root: Path, folder: Path) -> None:
+    output = repro(root, folder)
+    (left,) = Path(folder, "work", "single").glob("*/outcome.json")
+    assert json.loads(left.read_bytes())["status"] == "completed"
+    assert left.parent.relative_to(folder).as_posix() in output
+    assert not Path(folder, "results").exists()
+    assert not Path(folder, "models").exists()
+
+
+def test_a_run_that_is_not_in_the_cell_is_refused_with_those_that_are(
+    root: Path, folder: Path
+) -> None:
+    output = repro(root, folder, arguments=[*RUN, "--run", "seed7"])
+    assert "run: 'seed7' (allowed: seed0)" in output
