@@ -272,6 +272,20 @@ COMMANDS = (
         prints=True,
     ),
     Command(
+        "run-one",
+        "train one run in this process, to step through it: python -m pdb -m repro run-one ...",
+        "run-one pretrain --profile smoke --dataset cc3m --objective mmcl",
+        "repro.single:step_through",
+        (
+            option("stage", choices=("pretrain", "clean")),
+            PROFILE,
+            DATASET,
+            OBJECTIVE,
+            option("--run", help="its id (default: the first run of the cell)"),
+        ),
+        prints=True,
+    ),
+    Command(
         "run-pack",
         "run a pack of training runs (the launcher calls this)",
         "run-pack work/packs/0123456789abcdef.1.json",
