@@ -21,7 +21,7 @@ from repro.runs.code import code_version
 from repro.runs.layout import WORK, standard_inputs
 from repro.runs.run import identify
 from repro.spec import Dataset, Objective, RunSpec, SpecError
-from repro.train.process.arithmetic import REPEATABLE_WORKSPACES, WORKSPACE
+from repro.train.process.device import REPEATABLE_WORKSPACES, WORKSPACE
 from repro.worker import main
 
 FOLDER = WORK / "single"
