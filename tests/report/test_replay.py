@@ -117,8 +117,8 @@ def test_every_run_of_the_cc3m_file_begins_with_the_start_model(tmp_path: Path):
     besides.
     """
     rates, accuracies = [0.99, *[0.5] * 20] * 2, [0.16, *[0.1] * 20] * 2
-    one_series = [[round(rate * ATTACKABLE) / ATTACKABLE for rate in rates], accuracies]
-    content = {name: one_series for name in series()}
+    counted = [round(rate * ATTACKABLE) / ATTACKABLE for rate in rates]
+    content = {name: [list(counted), list(accuracies)] for name in series()}
     points, _ = authors_points(write(tmp_path, content))
     starts = [point for point in points if point.step == 0]
     assert len(points) == 6 * 42

@@ -2,6 +2,10 @@
 
 Two kinds of uncertainty stay apart: that of the finite evaluation set (intervals from counts and
 per-image bits), and that of the training run (spread over seeds).
+
+Distributions are scipy.special's, which loads in a seventh of a second. The formulas on top are
+written out: scipy.stats and statsmodels take three seconds to load, which is longer than a report
+is verified, and neither has the intervals of a relative drop or of a difference of estimates.
 """
 
 from __future__ import annotations
@@ -9,6 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist, fmean, stdev
+
+from scipy.special import bdtr, stdtrit
 
 from repro.intervals import Interval, wilson
 from repro.report.schema.base import Spread
@@ -26,18 +32,9 @@ def standing(successes: int, total: int, cap: float, confidence: float) -> Stand
 def mcnemar(gained: int, lost: int) -> float:
     """Exact two-sided p-value that images won and images lost are equally likely.
 
-    McNemar 1947 in its binomial form, with logarithms of the coefficients, so that no count is too
-    large.
+    McNemar 1947 in its binomial form.
     """
-    total, smaller = gained + lost, min(gained, lost)
-    logs = [
-        math.lgamma(total + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(total - k + 1)
-        - total * math.log(2)
-        for k in range(smaller + 1)
-    ]
-    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
 def paired_difference(
@@ -103,8 +100,6 @@ def student(values: Sequence[float], confidence: float) -> Interval | None:
 
     None for fewer than two.
     """
-    from scipy.special import stdtrit  # a fifth of a second, and `verify` may not need it
-
     if len(values) < 2:
         return None
     quantile = float(stdtrit(len(values) - 1, 0.5 + confidence / 2))
