@@ -316,7 +316,7 @@ def main(pack_path: str) -> None:
     events.die_with_parent()
     pack = json.loads(Path(pack_path).read_text(encoding="utf-8"))
     distributed.repeatable(pack["threads"])
-    device = distributed.start()
+    device = distributed.start(pack["devices"])
     work = Path(pack["work"])
     resident = Resident(work / "cache", device)
     workers = int(os.environ.get("REPRO_LOADER_WORKERS", "0"))

@@ -11,6 +11,7 @@ src/train.py, which divides the encoders' gradient, but not the temperature's, b
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -36,11 +37,15 @@ def repeatable(threads: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def start() -> torch.device:
+def start(promised: Sequence[str] = ()) -> torch.device:
     """Join the process group that torchrun describes (none for a single rank) and return this
     rank's device.
+
+    `promised`: the GPUs that the launcher counted. RuntimeError where torch cannot use them, or
+    sees fewer than there are ranks: a training of days on the processor would be no service.
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    _check_devices(promised)
     if not torch.cuda.is_available():
         if several:
             dist.init_process_group("gloo", timeout=TIMEOUT)
@@ -53,6 +58,24 @@ def start() -> torch.device:
         # barriers know where to wait.
         dist.init_process_group("nccl", device_id=device, timeout=TIMEOUT)
     return device
+
+
+def _check_devices(promised: Sequence[str]) -> None:
+    usable = torch.cuda.is_available()
+    if promised and not usable:
+        raise RuntimeError(
+            f"GPUs {', '.join(promised)} are there, but torch {torch.__version__} (for CUDA "
+            f"{torch.version.cuda}) cannot use them: install the build of torch that fits the "
+            "driver (nvidia-smi names its CUDA), or set CUDA_VISIBLE_DEVICES= to train on the "
+            "processor"
+        )
+
+    seen, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if usable and local > seen:
+        raise RuntimeError(
+            f"{local} ranks on a machine with {seen} usable GPUs (allowed: at most a rank a GPU): "
+            "lower REPRO_RANKS, or ask Slurm for more GPUs (REPRO_SBATCH_PRETRAIN)"
+        )
 
 
 def stop() -> None:
