@@ -26,7 +26,9 @@ class HostCost(Spec):
     """Seconds to augment a caption and make tokens of it."""
 
     def pair(self, pixels: int, *, decoded: bool, views: int) -> float:
-        """Core-seconds of a pair with images of `pixels` pixels; `decoded`: its pixels lie in a memory map."""
+        """Core-seconds of a pair with images of `pixels` pixels; `decoded`: its pixels lie in a
+        memory map.
+        """
         megapixels = pixels / 1e6
         seconds = 0.0 if decoded else self.decode * megapixels
 

@@ -1,6 +1,8 @@
-"""This machine's rates for a forecast: one process for each place, all at once, as the launcher would start them.
+"""This machine's rates for a forecast: one process for each place, all at once, as the launcher
+would start them.
 
-Cores share their memory's bandwidth, so one of them alone would be too fast. What each process does is
+Cores share their memory's bandwidth, so one of them alone would be too fast. What each process does
+is
 `repro/plan/measure.py`.
 """
 
@@ -43,8 +45,8 @@ class Calibration:
 def calibrate(profile_name: str, seconds: float) -> tuple[Rates, Calibration]:
     """Rates of one device of this machine, and what else was measured.
 
-    Takes about `seconds` of steps and evaluations, start-up besides. RuntimeError with the output of a process that
-    failed.
+    Takes about `seconds` of steps and evaluations, start-up besides. RuntimeError with the output
+    of a process that failed.
     """
     places = shared_places()
     running = [_start(profile_name, seconds, place) for place in places]

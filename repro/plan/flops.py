@@ -1,8 +1,10 @@
-"""Floating-point operations of a profile's model, counted by torch's FlopCounterMode on the model itself, without memory.
+"""Floating-point operations of a profile's model, counted by torch's FlopCounterMode on the model
+itself, without memory.
 
-The model lives on the meta device, where attention is made of matrix products that the counter sees; the fused kernel of
-CPUs hides them from it. Counted are matrix products and convolutions (a multiply-add is two operations); normalisations,
-activations and AdamW have few operations and cost memory traffic instead. Left out is the deep-clustering term of the studies.
+The model lives on the meta device, where attention is made of matrix products that the counter
+sees; the fused kernel of CPUs hides them from it. Counted are matrix products and convolutions (a
+multiply-add is two operations); normalisations, activations and AdamW have few operations and cost
+memory traffic instead. Left out is the deep-clustering term of the studies.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ class Counts:
     prompts_forward: int
     """All of them through the text tower, batch by batch as they are trimmed."""
     evaluation: int
-    """Prompts once, every evaluation image without and with trigger, and their similarities to the classes."""
+    """Prompts once, every evaluation image without and with trigger, and their similarities to the
+    classes.
+    """
 
     def pair_view(self, kind: str) -> int:
         """One view of one pair through both towers, forward and backward, and its part of the loss."""
@@ -65,7 +69,9 @@ class Counts:
 
 
 def count(profile: Profile, caption_tokens: int, num_images: int) -> Counts:
-    """Count the profile's model, with captions of `caption_tokens` tokens and `num_images` evaluation images."""
+    """Count the profile's model, with captions of `caption_tokens` tokens and `num_images`
+    evaluation images.
+    """
     spec = profile.pretrain.model
     with torch.device("meta"):
         model = build_model(spec, 0, "fp32")

@@ -1,8 +1,9 @@
 """`python -m repro plan --profile P`: what a profile costs, known before anything runs.
 
-Runs, samples and evaluations follow from the specifications, FLOPs are counted on the model (repro/plan/flops.py), and
-the time comes from specs/plan.yaml's device or, with `--calibrate`, from steps timed on this machine
-(repro/plan/calibrate.py). Where results of the profile are there already, the forecast stands beside what they took.
+Runs, samples and evaluations follow from the specifications, FLOPs are counted on the model
+(repro/plan/flops.py), and the time comes from specs/plan.yaml's device or, with `--calibrate`, from
+steps timed on this machine (repro/plan/calibrate.py). Where results of the profile are there
+already, the forecast stands beside what they took.
 """
 
 from __future__ import annotations
@@ -99,9 +100,10 @@ def plan(
 ) -> dict[str, Any]:
     """The forecast of a profile, as JSON content; times in hours of devices or of the clock.
 
-    `gpus`: devices for the wall time; None takes those of this machine when it is calibrated, else the authors' 8.
-    `utilisation` replaces that of specs/plan.yaml; `calibrated` times this machine's steps instead. SpecError where an
-    argument is not possible.
+    `gpus`: devices for the wall time; None takes those of this machine when it is calibrated, else
+    the authors' 8.
+    `utilisation` replaces that of specs/plan.yaml; `calibrated` times this machine's steps instead.
+    SpecError where an argument is not possible.
     """
     if gpus is not None and gpus < 1:
         raise SpecError(f"--gpus: {gpus} (allowed: at least 1)")
@@ -149,7 +151,8 @@ def plan(
 def assumed_rates(study: Planned) -> Rates:
     """Rates of the assumed device at the assumed utilisation of its peak at each stage's precision.
 
-    Loader processes work while the device does: it waits for what they cannot make ready in that time.
+    Loader processes work while the device does: it waits for what they cannot make ready in that
+    time.
     """
     assumptions, profile = study.assumptions, study.profile
     loaders = max(1, min(MOST_LOADERS, assumptions.cores_per_device - 1))
@@ -241,7 +244,9 @@ def _hours_at_peak(study: Planned) -> dict[str, float]:
 
 
 def _disk(study: Planned, devices: int) -> dict[str, Any]:
-    """Bytes by folder, and their sum; DVC's cache is not in it (links where the file system can, copies where not)."""
+    """Bytes by folder, and their sum; DVC's cache is not in it (links where the file system can,
+    copies where not).
+    """
     data, assumptions = study.profile.data, study.assumptions
     kind, pixels = data.source.kind, 3 * data.image_size**2
     pairs = sum(data.num_pairs.values())
@@ -249,7 +254,8 @@ def _disk(study: Planned, devices: int) -> dict[str, Any]:
     files = pairs * assumptions.pair_bytes[kind] + images
     brought = kind == "webdataset"
 
-    # Decoded: each set of pairs that fits, and the evaluation images, twice where triggers come before resizing.
+    # Decoded: each set of pairs that fits, and the evaluation images, twice where triggers come
+    # before resizing.
     sets = [*data.num_pairs.values(), *(len(data.num_pairs) * [*data.cleaning_sizes.values()])]
     decoded = sum(size * pixels for size in sets if size * pixels <= assumptions.cache_bytes)
     squashed = study.profile.switches.trigger_geometry == "squash"
@@ -322,7 +328,9 @@ def _unit_costs(study: Planned) -> dict[str, Any]:
 
 
 def _measured(study: Planned, rates: Rates) -> dict[str, dict[str, float]]:
-    """Device-hours that delivered runs of each stage took, those forecast for the same runs, and forecast over measured."""
+    """Device-hours that delivered runs of each stage took, those forecast for the same runs, and
+    forecast over measured.
+    """
     planned = {(work.spec.stage, work.spec.cell, work.spec.run_id): work for work in study.works}
     took: dict[str, float] = defaultdict(float)
     expected: dict[str, float] = defaultdict(float)

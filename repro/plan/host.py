@@ -24,7 +24,9 @@ CAPTION = "a red harbour crane lifts a small wooden boat over the grey water nea
 
 
 def measure_host(image_size: int) -> HostCost:
-    """Seconds of one core for decoding, augmenting and text, with JPEGs of quality 95 and smooth content."""
+    """Seconds of one core for decoding, augmenting and text, with JPEGs of quality 95 and smooth
+    content.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,11 +1,12 @@
 """The speed of this process's device, by real training steps and evaluations of a profile.
 
-Every kind of run goes through the code that will run it: the worker's data, the loop's step, the evaluation. Where the
-profile's data is not there yet, random pixels and captions of the assumed length stand in; then reading, decoding and
-augmenting is not in the rates. On CPUs, where a whole batch would take too long, a part of it is timed.
+Every kind of run goes through the code that will run it: the worker's data, the loop's step, the
+evaluation. Where the profile's data is not there yet, random pixels and captions of the assumed
+length stand in; then reading, decoding and augmenting is not in the rates. On CPUs, where a whole
+batch would take too long, a part of it is timed.
 
-On one thread the clock is the processor time of the process, so that other programs on the machine do not slow the
-forecast.
+On one thread the clock is the processor time of the process, so that other programs on the machine
+do not slow the forecast.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ class _Timed:
 
 
 def measure(profile: Profile, seconds: float, specs: list[RunSpec]) -> Speed:
-    """Time every kind of run among `specs`, runs of the profile, and an evaluation, for `seconds` in all."""
+    """Time every kind of run among `specs`, runs of the profile, and an evaluation, for `seconds`
+    in all.
+    """
     device = distributed.start()
     resident = Resident(WORK / "cache", device)
     kinds = {kind_of(spec): spec for spec in specs}
@@ -158,7 +161,9 @@ def _training(
 
 
 def _affordable(schedule: Schedule, seconds_per_pair: float, budget: float) -> int:
-    """A BatchNorm group, which is what memory is made for, or the largest halving of it of which two steps fit."""
+    """A BatchNorm group, which is what memory is made for, or the largest halving of it of which
+    two steps fit.
+    """
     batch = min(schedule.global_batch_size, schedule.norm_batch_size)
     while batch > 2 and 2 * batch * seconds_per_pair > budget:
         batch //= 2
@@ -192,7 +197,8 @@ def random_batch(spec: RunSpec, views: int, batch: int, length: int) -> tuple[Te
 def _evaluation(profile: Profile, task: Task | None, device: torch.device, budget: float) -> float:
     """Seconds of an evaluation: of real ones after a first.
 
-    On CPUs, where two would take longer than `budget`, it is scaled from a batch of images and one of prompts.
+    On CPUs, where two would take longer than `budget`, it is scaled from a batch of images and one
+    of prompts.
     """
     model = build_model(profile.pretrain.model, 0, "fp32").to(device)
     model.eval()
@@ -256,7 +262,9 @@ def matrix_rate(device: torch.device, precision: str) -> float:
 
 
 def now(device: torch.device) -> float:
-    """Seconds on the clock that rates are measured by: processor time where one thread computes, else wall time."""
+    """Seconds on the clock that rates are measured by: processor time where one thread computes,
+    else wall time.
+    """
     if device.type == "cpu" and torch.get_num_threads() == 1:
         return time.process_time()
     return time.monotonic()

@@ -67,11 +67,12 @@ class Rates:
 def wall_seconds(
     works: Sequence[Work], rates: Rates, devices: int, *, side_by_side: bool
 ) -> dict[str, float]:
-    """Wall time of the stages `pretrain` and `clean` on `devices` GPUs or cores, by the launcher's rules.
+    """Wall time of the stages `pretrain` and `clean` on `devices` GPUs or cores, by the launcher's
+    rules.
 
-    Cleaning runs of all models go side by side, one device each, the longest first. So do pre-trainings on cores and
-    clusters (`side_by_side`); on GPUs one takes all devices, as far as its batch can be split. Communication between
-    devices is left out.
+    Cleaning runs of all models go side by side, one device each, the longest first. So do
+    pre-trainings on cores and clusters (`side_by_side`); on GPUs one takes all devices, as far as
+    its batch can be split. Communication between devices is left out.
     """
     pretrainings = [work for work in works if work.spec.stage == "pretrain"]
     cleanings = [work for work in works if work.spec.stage == "clean"]
@@ -104,7 +105,9 @@ def num_processes(works: Sequence[Work], devices: int) -> int:
 
 
 def makespan(durations: Sequence[float], devices: int) -> float:
-    """Time until the last of some runs ends when each goes, longest first, to the device with the least to do."""
+    """Time until the last of some runs ends when each goes, longest first, to the device with the
+    least to do.
+    """
     busy = [0.0] * devices
     for duration in sorted(durations, reverse=True):
         busy[busy.index(min(busy))] += duration

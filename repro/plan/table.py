@@ -16,7 +16,9 @@ PARTS = {
 
 
 def cost_table(content: dict[str, Any]) -> str:
-    """Stages and models, hours by part, disk, energy, what it was, if it is there, and what was assumed."""
+    """Stages and models, hours by part, disk, energy, what it was, if it is there, and what was
+    assumed.
+    """
     calibration = content["calibration"]
     unit = "GPU" if calibration is None or calibration["gpu"] else "core"
     header = ("", "runs", "pairs", "evaluations", "EFLOP", f"{unit}-hours", "clock")

@@ -1,7 +1,7 @@
 """What a study has to do: the pairs and evaluations of every run, from its specifications alone.
 
-Pure and without torch, so that the report can compare forecast and measurement. A pair-view is one view of one pair
-through both towers, forward and backward: the unit of training work.
+Pure and without torch, so that the report can compare forecast and measurement. A pair-view is one
+view of one pair through both towers, forward and backward: the unit of training work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ class Work:
     pairs: int
     """Training pairs processed, views not counted."""
     evaluations: int
-    """Evaluations of its own: the cleaning runs of one model share that of the start model, and the first one has it."""
+    """Evaluations of its own: the cleaning runs of one model share that of the start model, and the
+    first one has it.
+    """
 
     @property
     def pair_views(self) -> int:
@@ -59,7 +61,9 @@ def work_of(profile: Profile) -> list[Work]:
 
 
 def num_rows(profile: Profile, spec: RunSpec) -> int:
-    """Pairs that a run trains on, before its incomplete last batch is dropped (repro/data/poison.py)."""
+    """Pairs that a run trains on, before its incomplete last batch is dropped
+    (repro/data/poison.py).
+    """
     sizes = profile.data.cleaning_sizes
     if spec.clean_size is not None:
         left_in = spec.mitigation.poisons_left if spec.mitigation else 0

@@ -1,7 +1,9 @@
-"""`python -m repro derive BASE NAME OVERRIDES.yaml`: write `specs/NAME`, a profile like BASE but for the values of a file.
+"""`python -m repro derive BASE NAME OVERRIDES.yaml`: write `specs/NAME`, a profile like BASE but
+for the values of a file.
 
-The file maps dotted paths to values, as studies do (`pretrain.seeds: [1]`, `switches.gather: authors`). This is how the
-profile `paper` is rehearsed at reduced counts: graph and code are the same, and so is every value that the file leaves out.
+The file maps dotted paths to values, as studies do (`pretrain.seeds: [1]`, `switches.gather:
+authors`). This is how the profile `paper` is rehearsed at reduced counts: graph and code are the
+same, and so is every value that the file leaves out.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ PARTS = ("pretrain", "clean", "evaluate", "data")
 
 
 def derive(base: str, name: str, overrides_path: Path, specs: Path = SPECS) -> Path:
-    """Write and return the folder of the profile `name`; SpecError, before anything is written, where a value is wrong.
+    """Write and return the folder of the profile `name`; SpecError, before anything is written,
+    where a value is wrong.
 
     A profile that was derived before is replaced; one that was not is never touched.
     """

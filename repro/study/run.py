@@ -1,8 +1,9 @@
-"""Studies: a profile varied in named ways, over several seeds, with results apart from the main graph's.
+"""Studies: a profile varied in named ways, over several seeds, with results apart from the main
+graph's.
 
-`specs/studies/<name>.yaml` says what is varied; `run_study` makes the data that each variant needs, runs its trainings
-through the launcher, and keeps the results in `results/studies/<name>.jsonl.gz`. Variants share data, and where they say
-so pre-trained models, that they do not change.
+`specs/studies/<name>.yaml` says what is varied; `run_study` makes the data that each variant needs,
+runs its trainings through the launcher, and keeps the results in `results/studies/<name>.jsonl.gz`.
+Variants share data, and where they say so pre-trained models, that they do not change.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ def study_command(name: str, table: Path | None) -> None:
 
 
 def run_study(name: str) -> None:
-    """Bring the results of a study up to date; what is finished, here or in the archive, is not run again.
+    """Bring the results of a study up to date; what is finished, here or in the archive, is not run
+    again.
 
-    They are archived however it ends, since a study takes several sittings. Archives of lenders stay as they are: they
-    are other stages' outputs, and their cleaning was of the models that they had.
+    They are archived however it ends, since a study takes several sittings. Archives of lenders
+    stay as they are: they are other stages' outputs, and their cleaning was of the models that they
+    had.
     """
     study = load_study(name)
     models = "clean" in study.stages
@@ -58,8 +61,8 @@ def run_study(name: str) -> None:
 def _run_part(name: str, part: Study, whole: Study, models: bool) -> None:
     """Run a part of the study; its results are delivered below `work/studies`.
 
-    Models do not lie in git: a study that cleans trains those again that are not there (`models`), any other makes do
-    with their rows.
+    Models do not lie in git: a study that cleans trains those again that are not there (`models`),
+    any other makes do with their rows.
     """
     delivered = _results_of(name)
     _unpack_archive(name, delivered)
@@ -83,7 +86,9 @@ def _run_part(name: str, part: Study, whole: Study, models: bool) -> None:
 def _runs_of(
     study: Study, label: str, profile: Profile, stage: Literal["pretrain", "clean"]
 ) -> list[RunSpec]:
-    """Runs of a stage of one variant; a borrowed pre-training is the lender's run under this variant's name."""
+    """Runs of a stage of one variant; a borrowed pre-training is the lender's run under this
+    variant's name.
+    """
     variant = study.variants[label]
     expand = pretrain_runs if stage == "pretrain" else clean_runs
 
@@ -109,7 +114,8 @@ def _inputs(part: Study, profiles: dict[str, Profile]) -> Callable[[RunSpec], di
         found = standard_inputs(spec)
         found |= {"evaluation": data / "evaluation", "synonyms": data / "synonyms.json"}
 
-        # The control is pre-trained on unpoisoned pairs; the cleaning sets lie in the poisoned store.
+        # The control is pre-trained on unpoisoned pairs; the cleaning sets lie in the poisoned
+        # store.
         from_poisoned = spec.poisoned or spec.stage == "clean"
         found["pairs"] = (poisoned if from_poisoned else data) / spec.dataset
 

@@ -27,7 +27,9 @@ class Variant(Spec):
     overrides: dict[str, Any]
     """Dotted path (`data.poison.trigger.patch_size`) to value; empty for the profile as it is."""
     models: Name | None
-    """Variant, of this study or another, whose pre-trained models are cleaned; null: the variant has models of its own."""
+    """Variant, of this study or another, whose pre-trained models are cleaned; null: the variant
+    has models of its own.
+    """
     poisoned: bool
     """False trains on the unpoisoned pairs: the control."""
     pretrain_objectives: Annotated[list[Objective], Field(min_length=1)]
@@ -45,7 +47,9 @@ class Study(Spec):
     datasets: Annotated[list[Dataset], Field(min_length=1)]
     clean_sizes: list[CleanSize]
     losses: list[Loss]
-    """Which part of the profile's cleaning sweep the study makes; both empty where it does not clean."""
+    """Which part of the profile's cleaning sweep the study makes; both empty where it does not
+    clean.
+    """
     reference: Name
     """The variant that the effects of the others are measured against."""
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]

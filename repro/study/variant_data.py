@@ -15,7 +15,8 @@ POISON_SWITCHES = {"poison_caption", "trigger_centre", "trigger_overflow", "clea
 
 
 def variant_folders(study: Study, profile: Profile) -> tuple[Path, Path]:
-    """Folders of data and poisoned pairs for a variant's profile, made where they are not there yet.
+    """Folders of data and poisoned pairs for a variant's profile, made where they are not there
+    yet.
 
     What the variant leaves as it is lies in the folders of the study's own profile.
     """

@@ -12,16 +12,17 @@ COLOURS = ("#0072b2", "#d55e00")
 
 
 def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Lines of (epoch, fraction in [0, 1]) by name, at most two; points that are not finite are left out."""
+    """Lines of (epoch, fraction in [0, 1]) by name, at most two; points that are not finite are
+    left out.
+    """
     last = max((epoch for points in series.values() for epoch, _ in points), default=0) or 1
 
     def place(epoch: float, fraction: float) -> str:
-        x, y = (
-            MARGIN + (WIDTH - 2 * MARGIN) * epoch / last,
-            HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * fraction,
-        )
+        x = MARGIN + (WIDTH - 2 * MARGIN) * epoch / last
+        y = HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * fraction
         return f"{x:.1f},{y:.1f}"
 
+    # The frame, and what its ends mean.
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         'font-family="sans-serif" font-size="11">',
@@ -31,6 +32,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
         f'<text x="{MARGIN - 6}" y="{MARGIN + 4}" text-anchor="end">1</text>',
         f'<text x="{MARGIN - 6}" y="{HEIGHT - MARGIN + 4}" text-anchor="end">0</text>',
     ]
+
     for index, ((name, points), colour) in enumerate(zip(series.items(), COLOURS, strict=False)):
         line = " ".join(place(*point) for point in points if isfinite(point[1]))
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')

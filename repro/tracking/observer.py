@@ -25,14 +25,18 @@ RECORDS = Path("sacred")
 ALIVE = ".alive"
 """Locked by the process that keeps the record for as long as it lives."""
 PATIENCE = 200
-"""Between two writings of the metrics, which grow with the run, lies at least this multiple of the processor time of the last one."""
+"""Between two writings of the metrics, which grow with the run, lies at least this multiple of the
+processor time of the last one.
+"""
 
 
 class FileObserver(FileStorageObserver):
-    """The record on disk, `<basedir>/<number>/`: whole files, replaced in one step, kept through a full disk.
+    """The record on disk, `<basedir>/<number>/`: whole files, replaced in one step, kept through a
+    full disk.
 
-    Later events write every file anew, so a call that failed for want of space, the first one included, is made up for by
-    the next one. `watch` is called with the record's folder when it is there; `resources` are (path, hash) of the inputs.
+    Later events write every file anew, so a call that failed for want of space, the first one
+    included, is made up for by the next one. `watch` is called with the record's folder when it is
+    there; `resources` are (path, hash) of the inputs.
     """
 
     def __init__(
@@ -65,7 +69,9 @@ class FileObserver(FileStorageObserver):
         return None  # numbers count per profile, so they identify nothing to Sacred
 
     def _opened(self) -> bool:
-        """Whether the record is there; makes it, and holds its sign of life until the run or this process ends."""
+        """Whether the record is there; makes it, and holds its sign of life until the run or this
+        process ends.
+        """
         with self.writing:
             if self.folder:
                 return True
@@ -172,7 +178,9 @@ class FileObserver(FileStorageObserver):
 
 
 def is_alive(folder: Path) -> bool:
-    """Whether a process still keeps this record, whatever its status and the clock say; True where that cannot be found out."""
+    """Whether a process still keeps this record, whatever its status and the clock say; True where
+    that cannot be found out.
+    """
     try:
         with (folder / ALIVE).open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

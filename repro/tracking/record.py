@@ -1,4 +1,4 @@
-"""One run as one Sacred record: the worker's events become its points, output, artifacts and end."""
+"""One run as one Sacred record: the worker's events become its points, output and end."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ class Recorder:
     """Turns the events of one pack's worker into records, one per run."""
 
     def __init__(self, watch: Callable[[Path], None], runs: int) -> None:
-        """`watch` is called with the folder of every record once it is there; `runs` share what the start of tracking took."""
+        """`watch` is called with the folder of every record once it is there; `runs` share what the
+        start of tracking took.
+        """
         commit, dirty = commit_state()
         self.watch = watch
         self.environment = environment()
@@ -66,9 +68,11 @@ class Recorder:
         events: Iterable[Event],
         reason_of_end: Callable[[], str],
     ) -> tuple[str, str | None]:
-        """Follow one run to its end; returns the reason of a failure, or "", and the record's name, `<profile>/<number>`.
+        """Follow one run to its end; returns the reason of a failure, or "", and the record's name,
+        `<profile>/<number>`.
 
-        `first` is the run's first event: its start, or its end if an earlier pack died between outcome and record.
+        `first` is the run's first event: its start, or its end if an earlier pack died between
+        outcome and record.
         `reason_of_end` tells why the events ended without an end of the run.
         """
         link, key = run.work_dir / "sacred.json", uuid.uuid4().hex
@@ -160,7 +164,9 @@ class Recorder:
         sacred_run.info["tracking_seconds"] = self._lap()
 
     def _lap(self) -> float:
-        """What tracking cost one run: the processor seconds of this process since the last call, and a share of its start."""
+        """What tracking cost one run: the processor seconds of this process since the last call,
+        and a share of its start.
+        """
         before, self.spent = self.spent, time.process_time()
         return self.share + self.spent - before
 

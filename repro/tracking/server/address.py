@@ -1,4 +1,6 @@
-"""Where the tracking server is: what MONGO_URL or MONGO_URL_FILE says, else the embedded server if it runs."""
+"""Where the tracking server is: what MONGO_URL or MONGO_URL_FILE says, else the embedded server if
+it runs.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ HOME = Path("work/tracking")
 
 
 class TrackingError(RuntimeError):
-    """A tracking server that cannot be used; the message says why and what to do, without its password."""
+    """A tracking server that cannot be used; the message says why and what to do, without its
+    password.
+    """
 
 
 def server_url() -> str | None:
@@ -57,8 +61,10 @@ def with_database(url: str) -> str:
     base, _, options = url.partition("?")
     scheme, _, rest = base.partition("://")
     servers, _, name = rest.partition("/")
-    if (
-        not name and "@" in servers and "authSource=" not in options
-    ):  # the path would change where the user is looked for
+
+    # A database in the path would change where the user is looked for.
+    if not name and "@" in servers and "authSource=" not in options:
         options = "&".join(filter(None, (options, "authSource=admin")))
-    return f"{scheme}://{servers}/{name or DATABASE}" + (f"?{options}" if options else "")
+
+    address = f"{scheme}://{servers}/{name or DATABASE}"
+    return f"{address}?{options}" if options else address

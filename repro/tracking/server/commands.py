@@ -21,11 +21,8 @@ def tracking(action: str, file: Path | None = None, port: int = embedded.PORT) -
     elif action == "down":
         print("stopped" if embedded.down() else "no embedded server runs")
     elif action == "reap":
-        dead = copies.reap()
-        print(
-            "\n".join(f"{folder}: its process is gone, marked DEAD" for folder in dead)
-            or "no killed runs"
-        )
+        lines = [f"{folder}: its process is gone, marked DEAD" for folder in copies.reap()]
+        print("\n".join(lines) or "no killed runs")
     elif action == "status":
         _status()
     else:
@@ -37,7 +34,8 @@ def _with_server(action: str, file: Path | None) -> None:
     url = server_url()
     if url is None:
         raise TrackingError(
-            "no tracking server: set MONGO_URL, or start the embedded one by `python -m repro tracking up`"
+            "no tracking server: set MONGO_URL,"
+            " or start the embedded one by `python -m repro tracking up`"
         )
     if action != "backfill" and file is None:
         raise TrackingError(f"{action}: name a file")
@@ -46,14 +44,8 @@ def _with_server(action: str, file: Path | None) -> None:
             if action == "backfill":
                 copies.reap()
                 problems = copies.backfill(database)
-                print(
-                    "\n".join(
-                        [
-                            *problems,
-                            f"{len(list(copies.records())) - len(problems)} records are on the server",
-                        ]
-                    )
-                )
+                copied = len(list(copies.records())) - len(problems)
+                print("\n".join([*problems, f"{copied} records are on the server"]))
             elif file is not None and action == "dump":
                 print(f"{embedded.dump(database, file)} documents in {file}")
             elif file is not None:
@@ -76,7 +68,8 @@ def _status() -> None:
         total = sum(spent for spent, _ in shares) / sum(seconds for _, seconds in shares)
         worst = max(spent / seconds for spent, seconds in shares)
         print(
-            f"tracking took {total:.2%} of one core during {len(shares)} runs of {profile}; at most {worst:.2%}"
+            f"tracking took {total:.2%} of one core during {len(shares)} runs of {profile};"
+            f" at most {worst:.2%}"
         )
 
 
@@ -85,12 +78,13 @@ def overhead(root: Path = RECORDS) -> dict[str, list[tuple[float, float]]]:
     found = defaultdict(list)
     for folder in copies.records(root):
         try:
-            run, info = (
-                json.loads((folder / f"{name}.json").read_bytes()) for name in ("run", "info")
-            )
+            run = json.loads((folder / "run.json").read_bytes())
+            info = json.loads((folder / "info.json").read_bytes())
             spent, seconds = float(info["tracking_seconds"]), float(run["result"]["seconds"])
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # it goes on, failed, or its worker told nothing
+            # It goes on, failed, or its worker told nothing.
+            continue
+
         if seconds > 0:
             found[folder.parent.name].append((spent, seconds))
     return dict(found)

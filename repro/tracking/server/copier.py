@@ -1,4 +1,6 @@
-"""A thread beside the training that keeps the copies of its records up to date, through outages of the server."""
+"""A thread beside the training that keeps the copies of its records up to date, through outages of
+the server.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,16 @@ from repro.tracking.server.database import connect
 
 SYNC_SECONDS = 10.0
 COPY_PATIENCE = 200
-"""Between two rounds of copying lies at least this multiple of the processor time of the last one."""
+"""Between two rounds of copying lies at least this multiple of the processor time of the last one.
+"""
 FLUSH_SECONDS = 8.0
 """Time that the end of a pack may spend on the last copies."""
 
 
 class Copier(threading.Thread):
-    """Keeps the copies of a pack's records up to date beside the training, through outages of the server."""
+    """Keeps the copies of a pack's records up to date beside the training, through outages of the
+    server.
+    """
 
     def __init__(self, url: str) -> None:
         super().__init__(name="copier", daemon=True)

@@ -1,8 +1,10 @@
-"""Copies of the file records in a MongoDB server, in the layout of Sacred's MongoObserver that Omniboard reads.
+"""Copies of the file records in a MongoDB server, in the layout of Sacred's MongoObserver that
+Omniboard reads.
 
-The disk is the buffer: `copy_record` brings one record's copy up to date and may be repeated at any time, by the run itself
-every few seconds, or by `python -m repro tracking backfill` much later. Identities are derived from contents, so that
-no repetition makes a second copy, and the status is written last, so that no copy says more than it holds.
+The disk is the buffer: `copy_record` brings one record's copy up to date and may be repeated at any
+time, by the run itself every few seconds, or by `python -m repro tracking backfill` much later.
+Identities are derived from contents, so that no repetition makes a second copy, and the status is
+written last, so that no copy says more than it holds.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ def records(root: Path = RECORDS) -> Iterator[Path]:
 def copy_record(folder: Path, database: Database[dict[str, Any]]) -> str:
     """Bring the copy of one file record up to date; returns the record's status.
 
-    Raises PyMongoError if the server is lost, with what is there kept, and one of `UNREADABLE` for a broken record.
+    Raises PyMongoError if the server is lost, with what is there kept, and one of `UNREADABLE` for
+    a broken record.
     """
     run = _read(folder / "run.json")
     info = _read(folder / "info.json")
@@ -81,7 +84,9 @@ def copy_record(folder: Path, database: Database[dict[str, Any]]) -> str:
 
 
 def _entry(folder: Path, run: dict[str, Any], meta: dict[str, Any], key: str) -> dict[str, Any]:
-    """The record as Sacred's MongoObserver would have written it, without what lies in other collections."""
+    """The record as Sacred's MongoObserver would have written it, without what lies in other
+    collections.
+    """
     entry: dict[str, Any] = run | {
         "format": "MongoObserver-0.7.0",
         "config": _read(folder / "config.json"),
@@ -121,7 +126,9 @@ def _claim(database: Database[dict[str, Any]], key: str, entry: dict[str, Any]) 
 def _sources(
     folder: Path, run: dict[str, Any], database: Database[dict[str, Any]]
 ) -> list[list[Any]]:
-    """Source files, stored once per content however many runs share them: the name of a stored file has its hash."""
+    """Source files, stored once per content however many runs share them: the name of a stored file
+    has its hash.
+    """
     wanted = {
         _identity("source", name, stored): (name, folder.parent / stored)
         for name, stored in run["experiment"].get("sources", [])
@@ -140,7 +147,9 @@ def _sources(
 def _artifacts(
     folder: Path, run: dict[str, Any], key: str, number: int, database: Database[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Copies of the artifacts, and the names of those that are missing or too large, which stop nothing."""
+    """Copies of the artifacts, and the names of those that are missing or too large, which stop
+    nothing.
+    """
     copied, lost = [], []
     for name in run.get("artifacts", []):
         path = folder / name
@@ -163,8 +172,9 @@ def _store(
 ) -> None:
     """Put a file into GridFS under an identity derived from its content.
 
-    Not by gridfs: two processes may store the same file at once, or find half of it there. Each part has its own
-    identity too, so that whoever comes later writes the same again, and the file's entry comes last.
+    Not by gridfs: two processes may store the same file at once, or find half of it there. Each
+    part has its own identity too, so that whoever comes later writes the same again, and the file's
+    entry comes last.
     """
     for number, start in enumerate(range(0, len(content), CHUNK)):
         part = {
@@ -259,9 +269,12 @@ def _read(path: Path) -> dict[str, Any]:
 def backfill(
     database: Database[dict[str, Any]], root: Path = RECORDS, done: dict[Path, object] | None = None
 ) -> list[str]:
-    """Copy every file record; returns the problems of those that cannot be read. Raises PyMongoError if the server is lost.
+    """Copy every file record; returns the problems of those that cannot be read.
 
-    `done`: what this function has copied before, by the state of the record's files; filled here, and not copied again.
+    Raises PyMongoError if the server is lost.
+
+    `done`: what this function has copied before, by the state of the record's files; filled here,
+    and not copied again.
     """
     problems = []
     for folder in records(root):

@@ -1,8 +1,9 @@
-"""The embedded tracking server: SecantusDB as a process of its own, on loopback, in `work/tracking/`.
+"""The embedded tracking server: SecantusDB as a process of its own, on loopback, in
+`work/tracking/`.
 
-SecantusDB (GPL-2.0-only, extra `tracking`) speaks MongoDB's protocol; it is started as a program and never imported.
-It is a beta that may refuse the files of another version: the folder remembers its version, and `dump` and `restore`
-carry the data across.
+SecantusDB (GPL-2.0-only, extra `tracking`) speaks MongoDB's protocol; it is started as a program
+and never imported. It is a beta that may refuse the files of another version: the folder remembers
+its version, and `dump` and `restore` carry the data across.
 """
 
 from __future__ import annotations
@@ -50,81 +51,93 @@ def up(port: int = PORT) -> str:
     HOME.mkdir(parents=True, exist_ok=True)
     if HOME.stat().st_uid != os.getuid():
         raise TrackingError(
-            f"{HOME} belongs to user number {HOME.stat().st_uid}: move it away, or name a server with MONGO_URL"
+            f"{HOME} belongs to user number {HOME.stat().st_uid}: move it away,"
+            " or name a server with MONGO_URL"
         )
-    HOME.chmod(0o700)  # the server knows no users here, so its files are for this one alone
-    with (HOME / "lock").open("w") as lock:  # two calls at once
+    # The server knows no users here, so its files are for this one alone.
+    HOME.chmod(0o700)
+
+    # Two calls at once start one server.
+    with (HOME / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         state = embedded_state()
         return embedded_url(state["port"]) if state else _start(path, port)
 
 
 def _start(path: str, port: int) -> str:
-    version, written = importlib.metadata.version("secantusdb"), HOME / "version"
+    version = importlib.metadata.version("secantusdb")
+    _refuse_files_of_another(version)
+    require_free(port)
+
+    pid = _spawn(path, port)
+    url = embedded_url(port)
+
+    def lives() -> bool:
+        return os.waitpid(pid, os.WNOHANG) == (0, 0)
+
+    if answers_in_time(lambda: _answers(url), lives, START_SECONDS):
+        (HOME / "version").write_text(version)
+        replace_file(HOME / "server.json", json.dumps({"pid": pid, "port": port}).encode())
+        return url
+
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    raise TrackingError(_why_it_did_not_start())
+
+
+def _refuse_files_of_another(version: str) -> None:
+    """TrackingError if another version of the server, a beta, wrote the folder."""
+    written = HOME / "version"
     if written.exists() and written.read_text() != version:
         raise TrackingError(
-            f"{HOME} was written by SecantusDB {written.read_text()}, installed is {version}: with the old version run "
-            f"`python -m repro tracking dump FILE`, move {HOME} away, then `up` and `restore FILE` with the new one "
-            "(or move it away alone: `backfill` brings back all but notes and tags)"
+            f"{HOME} was written by SecantusDB {written.read_text()}, installed is {version}: with"
+            f" the old version run `python -m repro tracking dump FILE`, move {HOME} away, then `up`"
+            " and `restore FILE` with the new one (or move it away alone: `backfill` brings back"
+            " all but notes and tags)"
         )
-    require_free(port)
-    (HOME / "server.toml").write_text(
-        ""
-    )  # an explicit file, so that none in the working folder or home is read
+
+
+def _spawn(path: str, port: int) -> int:
+    """Start the program in a session of its own, so that it outlives this process; its number."""
+    # An explicit file, so that none in the working folder or home is read.
+    settings = HOME / "server.toml"
+    settings.write_text("")
+    # fmt: off
     command = [
         path,
-        "--config",
-        str(HOME / "server.toml"),
-        "--host",
-        LOOPBACK,
-        "--port",
-        str(port),
-        "--storage-path",
-        str((HOME / "data").resolve()),
+        "--config", str(settings),
+        "--host", LOOPBACK,
+        "--port", str(port),
+        "--storage-path", str((HOME / "data").resolve()),
         "--sync-on-commit",
-        "--cache-size",
-        "256M",
-        "--oplog-max-entries",
-        "5000",
-        "--oplog-retention-seconds",
-        "300",
-        "--log-level",
-        "WARNING",
+        "--cache-size", "256M",
+        "--oplog-max-entries", "5000",
+        "--oplog-retention-seconds", "300",
+        "--log-level", "WARNING",
     ]
-    pid = os.posix_spawn(
+    # fmt: on
+
+    log, appending = str(HOME / "server.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.posix_spawn(
         path,
         command,
         os.environ | {"MALLOC_ARENA_MAX": "2"},
         setsid=True,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (
-                os.POSIX_SPAWN_OPEN,
-                1,
-                str(HOME / "server.log"),
-                os.O_WRONLY | os.O_CREAT | os.O_APPEND,
-                0o600,
-            ),
+            (os.POSIX_SPAWN_OPEN, 1, log, appending, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
     )
-    url = embedded_url(port)
-    if answers_in_time(
-        lambda: _answers(url), lambda: os.waitpid(pid, os.WNOHANG) == (0, 0), START_SECONDS
-    ):
-        written.write_text(version)
-        replace_file(HOME / "server.json", json.dumps({"pid": pid, "port": port}).encode())
-        return url
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    log = (HOME / "server.log").read_text(errors="replace").strip()
-    if "busy" in log.splitlines()[-1]:
-        raise TrackingError(
-            f"another server has {HOME / 'data'} open: stop that one first, a folder has one owner"
-        )
-    raise TrackingError(
-        f"the server did not start: {log.splitlines()[-1]} (log: {HOME / 'server.log'})"
-    )
+
+
+def _why_it_did_not_start() -> str:
+    log = HOME / "server.log"
+    last = log.read_text(errors="replace").strip().splitlines()[-1]
+    if "busy" in last:
+        data = HOME / "data"
+        return f"another server has {data} open: stop that one first, a folder has one owner"
+    return f"the server did not start: {last} (log: {log})"
 
 
 def _answers(url: str) -> bool:
@@ -140,22 +153,25 @@ def down() -> bool:
     state = embedded_state()
     if state is None:
         return False
+
     os.kill(state["pid"], signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     while embedded_state():
         if time.monotonic() > deadline:
-            os.kill(state["pid"], signal.SIGKILL)  # every acknowledged write is on disk already
+            # Every acknowledged write is on disk already.
+            os.kill(state["pid"], signal.SIGKILL)
+        # A child of this very process would stay as a zombie.
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(
-                state["pid"], os.WNOHANG
-            )  # a child of this very process would stay as a zombie
+            os.waitpid(state["pid"], os.WNOHANG)
         time.sleep(0.05)
     (HOME / "server.json").unlink()
     return True
 
 
 def dump(database: Database[dict[str, Any]], path: Path) -> int:
-    """Write every document of the database, one after another, as BSON `{"collection": name, "document": document}`."""
+    """Write every document of the database, one after another, as BSON `{"collection": name,
+    "document": document}`.
+    """
     total = 0
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
@@ -174,9 +190,8 @@ def restore(database: Database[dict[str, Any]], path: Path) -> int:
     total = 0
     try:
         with path.open("rb") as file:
-            for name, group in groupby(
-                bson.decode_file_iter(file, RAW), key=lambda item: str(item["collection"])
-            ):
+            items = bson.decode_file_iter(file, RAW)
+            for name, group in groupby(items, key=lambda item: str(item["collection"])):
                 collection = database.get_collection(name, codec_options=RAW)
                 while batch := [item["document"] for item in islice(group, BATCH)]:
                     collection.insert_many(batch)

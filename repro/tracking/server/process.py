@@ -26,7 +26,9 @@ def program(name: str, how_to_get: str) -> str:
 
 
 def require_free(port: int) -> None:
-    """TrackingError if nothing can listen on the port, also after a moment in which a server that was killed gives it up."""
+    """TrackingError if nothing can listen on the port, also after a moment in which a server that
+    was killed gives it up.
+    """
     if not 0 < port < 1 << 16:
         raise TrackingError(f"--port: {port} (allowed: 1 to 65535)")
     reason = ""
