@@ -1,0 +1,348 @@
+"""What a run hands on is checked to be whole by whoever takes it up, and made again where it is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from repro import files, worker
+from repro.files import file_sha256
+from repro.ledger import LedgerError, pending_rows
+from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.runs import run as runs
+from repro.runs.deliver import deliver, forget, is_delivered, reopen
+from repro.runs.layout import content_hash, model_dir, results_dir
+from repro.runs.published import check_complete, read_record, read_run, write_record
+from repro.runs.run import LaunchError, Run, accepted_codes, check_model, identify
+from repro.spec import Profile, RunSpec
+from tests.support.finished import finished_run, flip
+from tests.support.ledger import reseal
+
+RESULTS = Path("results")
+NEW, OLD = "f" * 16, "0" * 16
+
+
+@pytest.fixture
+def profile(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
+    monkeypatch.chdir(tmp_path)
+    return load_profile("smoke", root / "specs")
+
+
+@pytest.fixture
+def run(profile: Profile) -> Run:
+    """A pre-training that has ended and is delivered."""
+    made = finished_run(pretrain_runs(profile, "cc3m", "mmcl")[0])
+    assert deliver(made, RESULTS)
+    assert is_delivered(made, RESULTS)
+    return made
+
+
+def folder_of(run: Run) -> Path:
+    return results_dir(run.spec, RESULTS) / run.spec.run_id
+
+
+def edit_row(folder: Path) -> None:
+    """Another number of right images in the last row."""
+    lines = (folder / "rows.jsonl").read_text().splitlines()
+    lines[-1] = lines[-1].replace('"num_correct":1', '"num_correct":3')
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def cut_rows(folder: Path) -> None:
+    lines = (folder / "rows.jsonl").read_text().splitlines()
+    (folder / "rows.jsonl").write_text(lines[0] + "\n")
+
+
+def reverse_rows(folder: Path) -> None:
+    lines = (folder / "rows.jsonl").read_text().splitlines()
+    (folder / "rows.jsonl").write_text("\n".join(reversed(lines)) + "\n")
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "a row edited by hand": edit_row,
+    "rows cut": cut_rows,
+    "rows reversed": reverse_rows,
+    "rows gone": lambda folder: (folder / "rows.jsonl").unlink(),
+    "bits gone": lambda folder: (folder / "bits.npz").unlink(),
+    "bits cut": lambda folder: os.truncate(folder / "bits.npz", 40),
+    "record cut": lambda folder: os.truncate(folder / "run.json", 500),
+    "record edited": lambda folder: (folder / "run.json").write_text(
+        (folder / "run.json").read_text().replace('"seconds": 1.5', '"seconds": 2.5')
+    ),
+}
+
+
+@pytest.mark.faults(21)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_published_run_is_named_and_delivered_again(
+    run: Run, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    folder = folder_of(run)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    DAMAGES[damage](folder)
+    with pytest.raises(LedgerError, match=str(folder)):
+        read_run(folder)
+    capsys.readouterr()
+    assert not is_delivered(run, RESULTS)
+    assert f"{folder}" in capsys.readouterr().out
+    reopen(run)
+    assert deliver(run, RESULTS)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.faults(21)
+def test_counts_that_do_not_follow_from_the_bits_are_refused_whatever_the_hash_says(
+    run: Run,
+) -> None:
+    edit_row(folder_of(run))
+    reseal(folder_of(run))
+    with pytest.raises(LedgerError, match=r"num_correct: 3 \(allowed: 1, as counted from bits"):
+        read_run(folder_of(run))
+
+
+@pytest.mark.faults(21)
+def test_steps_must_increase_whatever_the_hash_says(run: Run) -> None:
+    reverse_rows(folder_of(run))
+    reseal(folder_of(run))
+    with pytest.raises(LedgerError, match=r"rows\.jsonl:2: step: 2 \(allowed: above 4"):
+        read_run(folder_of(run))
+
+
+def test_an_evaluation_that_is_missing_is_missed(run: Run) -> None:
+    record, rows = read_run(folder_of(run))
+    check_complete(record, rows, "here")
+    for lost in range(len(rows)):
+        with pytest.raises(LedgerError, match="here: "):
+            check_complete(record, rows[:lost] + rows[lost + 1 :], "here")
+    diverged = record.model_copy(update={"status": "diverged"})
+    check_complete(diverged, rows[:-1], "here")
+    with pytest.raises(LedgerError, match=r"missing or too many: 2"):
+        check_complete(diverged, [rows[0], rows[2]], "here")
+
+
+@pytest.mark.faults(21)
+def test_a_byte_changed_anywhere_in_what_a_run_published_is_found(run: Run) -> None:
+    model = model_dir(run.spec)
+    paths = [path for folder in (folder_of(run), model) for path in sorted(folder.iterdir())]
+    assert len(paths) == 6
+    rng = random.Random(0)
+    for _ in range(200):
+        path = rng.choice(paths)
+        content = path.read_bytes()
+        flip(path, rng.randrange(len(content)), rng.randrange(8))
+        assert not is_delivered(run, RESULTS), path
+        path.write_bytes(content)
+    assert is_delivered(run, RESULTS)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "model.safetensors", "optimizer.safetensors"])
+def test_damage_in_the_work_folder_makes_the_run_again_with_a_line(
+    run: Run, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    shutil.rmtree(folder_of(run))
+    shutil.rmtree(model_dir(run.spec))
+    flip(run.work_dir / name, 3)
+    capsys.readouterr()
+    reopen(run)
+    told = capsys.readouterr().out
+    assert str(run.work_dir / name) in told
+    assert "it is made again" in told
+    assert run.finished() is None
+    assert not deliver(run, RESULTS)
+    assert not folder_of(run).exists()
+
+
+def test_rows_cut_in_the_work_folder_are_not_published(run: Run) -> None:
+    lines = (run.work_dir / "rows.jsonl").read_bytes().splitlines(keepends=True)
+    (run.work_dir / "rows.jsonl").write_bytes(lines[0])
+    reopen(run)
+    assert run.finished() is None
+
+
+def test_a_run_damaged_while_the_driver_watches_is_published_as_failed(run: Run) -> None:
+    """The driver waits for a record: it must not wait for ever, and not publish what is damaged."""
+    flip(run.work_dir / "model.safetensors", 0)
+    assert deliver(run, RESULTS)
+    record, rows = read_run(folder_of(run))
+    assert (record.status, rows) == ("failed", [])
+    assert "model.safetensors: not the file that the run left" in record.reason
+    assert not is_delivered(run, RESULTS)
+
+
+@pytest.mark.parametrize("name", ["record.json", "outcome.json", "spec.json", "attempts.json"])
+def test_a_damaged_file_of_the_work_folder_counts_as_absent(
+    run: Run, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = run.work_dir / name
+    for content in (b"", b"garbage", b"{}", b"\xff\xfe", b'{"seal": "' + b"0" * 64 + b'"}'):
+        path.write_bytes(content)
+        capsys.readouterr()
+        if name == "record.json":
+            assert run.finished() is None
+        elif name == "outcome.json":
+            assert run.outcome() is None
+        else:
+            assert files.read_sealed(path) is None
+        assert str(path) in capsys.readouterr().out
+
+
+def test_a_model_that_another_run_left_is_delivered_again(run: Run) -> None:
+    weights = model_dir(run.spec) / "model.safetensors"
+    right = weights.read_bytes()
+    weights.write_bytes(b"weights of another objective")
+    assert not is_delivered(run, RESULTS)
+    assert is_delivered(run, RESULTS, models=False)
+    assert deliver(run, RESULTS)
+    assert weights.read_bytes() == right
+
+
+def cleaning(profile: Profile) -> RunSpec:
+    return clean_runs(profile, "cc3m", "mmcl")[0]
+
+
+def test_a_start_model_is_the_one_that_its_record_tells(run: Run, profile: Profile) -> None:
+    spec, folder = cleaning(profile), model_dir(run.spec)
+    found = identify(spec, {"model": folder}, NEW)
+    record, _ = read_run(folder_of(run))
+    assert found.inputs["model"]["hash"] == record.model_hash == content_hash(folder)
+
+    flip(folder / "model.safetensors", 2)
+    with pytest.raises(LaunchError, match=r"its weights are not those of the run.*pretrain"):
+        identify(spec, {"model": folder}, NEW)
+    flip(folder / "model.safetensors", 2)
+    (folder / "run.json").unlink()
+    with pytest.raises(LaunchError, match=r"run\.json: missing"):
+        identify(spec, {"model": folder}, NEW)
+
+
+def test_the_model_of_another_objective_is_refused_though_it_is_whole(
+    run: Run, profile: Profile
+) -> None:
+    other = finished_run(pretrain_runs(profile, "cc3m", "mmcl_ssl")[0])
+    assert deliver(other, RESULTS)
+    shutil.rmtree(model_dir(run.spec))
+    shutil.copytree(model_dir(other.spec), model_dir(run.spec))
+    with pytest.raises(LaunchError, match=r"holds the model of cc3m-mmcl_ssl seed0"):
+        check_model(cleaning(profile), model_dir(run.spec), content_hash(model_dir(run.spec)))
+
+
+def test_the_worker_loads_no_model_but_the_one_it_was_planned_with(
+    run: Run, profile: Profile, tmp_path: Path
+) -> None:
+    resident = worker.Resident(tmp_path / "cache", torch.device("cpu"))
+    folder = model_dir(run.spec)
+    planned = {"model": {"path": folder.as_posix(), "hash": content_hash(folder)}}
+    flip(folder / "model.safetensors", 1)
+    files._hashes.clear()
+    with pytest.raises(ValueError, match=r"the model that the run was planned with"):
+        resident.start_model(cleaning(profile), planned)
+
+
+def test_hashes_are_remembered_in_a_process_and_never_on_disk(tmp_path: Path) -> None:
+    """A failing disk, or a restored backup, changes bytes and keeps size and time."""
+    path = tmp_path / "weights"
+    path.write_bytes(b"right")
+    state = path.stat()
+    first = file_sha256(path)
+    path.write_bytes(b"wrong")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert file_sha256(path) == first
+    files._hashes.clear()  # as another process begins
+    assert file_sha256(path) != first
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_damaged_row_of_an_earlier_attempt_makes_the_run_begin_again(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run.work_dir / "checkpoint-2").mkdir()
+    flip(run.work_dir / "rows.jsonl", 30)
+    worker._drop_damaged(run.work_dir)
+    assert "the run begins again" in capsys.readouterr().out
+    assert pending_rows(run.work_dir) == []
+    assert list(run.work_dir.glob("checkpoint-*")) == []
+
+
+def test_reading_whether_a_run_is_delivered_writes_nothing(run: Run) -> None:
+    """A threshold of the report changed: the run counts, and only `refresh` rewrites its record."""
+    evaluate = run.spec.evaluate.model_copy(update={"asr_cap": 0.5})
+    changed = identify(
+        run.spec.model_copy(update={"evaluate": evaluate}), {"pairs": Path("pairs")}, run.code
+    )
+    before = (folder_of(run) / "run.json").read_bytes()
+    assert is_delivered(changed, RESULTS)
+    assert (folder_of(run) / "run.json").read_bytes() == before
+
+
+def test_a_record_from_before_there_were_hashes_is_read_and_not_taken_for_whole(run: Run) -> None:
+    path = folder_of(run) / "run.json"
+    old = json.loads(path.read_bytes())
+    for name in ("files", "num_rows", "last_step", "model_hash", "seal", "accepted_code", "device"):
+        del old[name]
+    path.write_text(json.dumps(old))
+    assert read_run(folder_of(run))[0].files == {}
+    assert not is_delivered(run, RESULTS)
+
+
+def accept(monkeypatch: pytest.MonkeyPatch, codes: str) -> None:
+    monkeypatch.setenv(runs.ACCEPT_CODE, codes)
+
+
+def test_a_run_that_began_goes_on_under_new_code_where_the_user_accepts_the_old(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, other = pretrain_runs(profile, "cc3m")[:2]
+    Path("pairs").write_text("pairs")
+    inputs = {"pairs": Path("pairs")}
+    old = identify(begun, inputs, OLD)
+    old.save()
+    assert identify(begun, inputs, NEW).fingerprint != old.fingerprint
+
+    accept(monkeypatch, OLD)
+    gone_on = identify(begun, inputs, NEW)
+    assert (gone_on.fingerprint, gone_on.code, gone_on.accepted_code) == (
+        old.fingerprint,
+        NEW,
+        OLD,
+    )
+    gone_on.save()
+    assert Run.load(old.fingerprint) == gone_on
+    assert gone_on.record({"status": "completed"}, None).accepted_code == OLD
+    # What had not begun is a run of the new code alone.
+    assert identify(other, inputs, NEW).accepted_code == ""
+
+
+def test_a_finished_run_of_accepted_code_stays_as_it_is(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(run.work_dir)
+    accept(monkeypatch, f"{'a' * 16}, {run.code}")
+    found = identify(run.spec, {"pairs": Path("pairs")}, NEW, RESULTS)
+    assert is_delivered(found, RESULTS)
+    record, _ = read_run(folder_of(run))
+    assert (record.code, record.accepted_code) == (run.code, "")
+
+
+def test_an_accepted_code_that_is_no_hash_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    accept(monkeypatch, "yes")
+    with pytest.raises(LaunchError, match=r"REPRO_ACCEPT_CODE: 'yes' \(allowed: hashes of 16 hex"):
+        accepted_codes()
+
+
+def test_a_forgotten_run_leaves_no_end(run: Run) -> None:
+    forget(run)
+    assert run.finished() is None
+    assert run.outcome() is None
+
+
+def test_a_record_survives_being_written_and_read(run: Run, tmp_path: Path) -> None:
+    record = read_record(folder_of(run) / "run.json")
+    write_record(tmp_path / "again.json", record)
+    assert read_record(tmp_path / "again.json") == record
