@@ -21,6 +21,7 @@ from repro.report.format import label
 from repro.report.numbers.cells import DATASETS
 from repro.report.numbers.evidence import Evidence
 from repro.report.schema.provenance import EnvironmentRow, Faults, ReportContext, SwitchRow
+from repro.runs.layout import DATA, POISONED, REPORT
 from repro.spec import Switches
 
 T = TypeVar("T")
@@ -86,12 +87,12 @@ def read_material(evidence: Evidence, root: Path) -> Material:
     name = evidence.settings.name
     gallery: dict[str, Samples] = {}
     for dataset in DATASETS:
-        samples = _read(Samples, root / "poisoned" / name / f"{dataset}-samples.json")
+        samples = _read(Samples, root / POISONED / name / f"{dataset}-samples.json")
         if samples is not None:
             gallery[dataset] = samples
 
     accounting: dict[str, dict[str, Any]] = {}
-    of_data = _read_json(root / "data" / name / "accounting.json")
+    of_data = _read_json(root / DATA / name / "accounting.json")
     if of_data is not None:
         accounting["data"] = of_data
     for slot, shown in gallery.items():
@@ -100,9 +101,9 @@ def read_material(evidence: Evidence, root: Path) -> Material:
     context: ReportContext = {
         "switches": _switches(name, evidence.settings.protocol, root / SPECS),
         "accounting": accounting,
-        "attribution": _read_json(root / "data" / name / "attribution.json"),
+        "attribution": _read_json(root / DATA / name / "attribution.json"),
         "environments": _environments(evidence),
-        "faults": _read(Faults, root / "report" / "faults.json"),
+        "faults": _read(Faults, root / REPORT / "faults.json"),
     }
     return Material(context, gallery)
 

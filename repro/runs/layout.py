@@ -7,17 +7,18 @@ from pathlib import Path
 from repro.files import file_sha256
 from repro.spec import RunSpec, digest
 
-WORK = Path("work")
+DATA, POISONED, MODELS = Path("data"), Path("poisoned"), Path("models")
+RESULTS, REPORT, WORK = Path("results"), Path("report"), Path("work")
 ACCOUNTS = {"run.json", "accounting.json"}
 """Files that tell how a folder was made and may differ between two makings of the same content."""
 
 
 def standard_inputs(spec: RunSpec) -> dict[str, Path]:
     """Where the inputs of a run lie, relative to the repository."""
-    data = Path("data") / spec.profile
+    data = DATA / spec.profile
     # The cleaning sets lie in the poisoned store; the control is only pre-trained on other pairs.
     pairs = (
-        Path("poisoned") / spec.profile / spec.dataset
+        POISONED / spec.profile / spec.dataset
         if spec.poisoned or spec.stage == "clean"
         else data / spec.dataset
     )
@@ -37,7 +38,7 @@ def model_dir(spec: RunSpec) -> Path:
     Models of studies lie apart, in `models/studies/`, for the main ones are an output of the graph.
     """
     parts = [spec.variant] * bool(spec.variant) + ["control"] * (not spec.poisoned)
-    root = Path("models/studies" if parts else "models")
+    root = MODELS / "studies" if parts else MODELS
     return root / spec.profile / spec.cell / "-".join([*parts, f"seed{spec.seed}"])
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from repro.profile import SPECS, check, load_profile, read_yaml
+from repro.runs.layout import RESULTS
 from repro.spec import (
     CleanSize,
     Dataset,
@@ -76,7 +77,7 @@ def varied(study: Study, variant: Variant) -> Profile:
 
 def archive_of(name: str) -> Path:
     """The file of the study's results, which git keeps."""
-    return Path("results") / "studies" / f"{name}.jsonl.gz"
+    return RESULTS / "studies" / f"{name}.jsonl.gz"
 
 
 def study_names(specs: Path = SPECS) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from repro.ledger import LedgerError
 from repro.profile import clean_runs, pretrain_runs
 from repro.report.document import build_document, claims_of
 from repro.report.numbers.evidence import read_evidence
@@ -36,6 +37,49 @@ def write_cell(root: Path) -> tuple[Profile, list[Path]]:
 def document_at(root: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch) -> ReportNumbers:
     monkeypatch.chdir(root)
     return build_document(read_evidence(profile, Path()), claims_of())
+
+
+def edited(folder: Path) -> None:
+    """A better result by hand."""
+    path = folder / "rows.jsonl"
+    first, last = path.read_text().splitlines()
+    row = json.loads(last) | {"num_correct": 399}
+    path.write_text(f"{first}\n{json.dumps(row)}\n")
+
+
+def cut(folder: Path) -> None:
+    """The last evaluation lost."""
+    path = folder / "rows.jsonl"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+
+
+def reversed_rows(folder: Path) -> None:
+    """The evaluations in another order."""
+    path = folder / "rows.jsonl"
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[::-1]))
+
+
+DAMAGES = {
+    "edited": (edited, "rows.jsonl"),
+    "cut": (cut, "rows.jsonl"),
+    "reversed": (reversed_rows, "rows.jsonl"),
+    "no rows": (lambda folder: (folder / "rows.jsonl").unlink(), "rows.jsonl"),
+    "no bits": (lambda folder: (folder / "bits.npz").unlink(), "bits.npz"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_run_that_is_not_whole_is_refused_with_its_file_and_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    profile, cleaned = write_cell(tmp_path)
+    harm, name = DAMAGES[damage]
+    harm(cleaned[0])
+    folder = cleaned[0].relative_to(tmp_path).as_posix()
+    with pytest.raises(
+        LedgerError, match=f"{folder}/{name}.*; `dvc repro` publishes the run again"
+    ):
+        document_at(tmp_path, profile, monkeypatch)
 
 
 def test_runs_of_one_chain_code_and_input_need_no_notice(

@@ -54,8 +54,8 @@ def foreign_models(runs: Iterable[FinishedRun]) -> dict[str, str]:
     return reasons
 
 
-def differences(runs: Sequence[FinishedRun]) -> list[str]:
-    """One line where runs that share a table differ in code, or in an input that they should share."""
+def mixed_runs(runs: Sequence[FinishedRun]) -> list[str]:
+    """A line wherever runs of one table differ in code, or in an input that they should share."""
     lines = []
     codes = Counter(run.record.code for run in runs)
     if len(codes) > 1:
@@ -70,7 +70,7 @@ def differences(runs: Sequence[FinishedRun]) -> list[str]:
     return lines
 
 
-def unhashed(runs: Sequence[FinishedRun]) -> list[str]:
+def unhashed_runs(runs: Sequence[FinishedRun]) -> list[str]:
     """A line that says how many runs tell no hashes of their files."""
     number = sum(not run.record.files for run in runs)
     if not number:
@@ -81,7 +81,7 @@ def unhashed(runs: Sequence[FinishedRun]) -> list[str]:
     ]
 
 
-def divergences(runs: Sequence[FinishedRun]) -> list[str]:
+def diverged_runs(runs: Sequence[FinishedRun]) -> list[str]:
     """A line that says how many runs diverged, for their numbers stand in the tables."""
     number = sum(run.diverged for run in runs)
     if not number:

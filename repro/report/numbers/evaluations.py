@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from repro.ledger import Row, RunRecord
+from repro.ledger import LedgerError, Row, RunRecord
 from repro.report.schema.base import Denominator, Source
 from repro.runs.published import check_unique, read_results
 from repro.spec import CleanSize, Dataset, Loss, Objective
@@ -101,11 +101,18 @@ class FinishedRun:
 
 
 def read_runs(results: Path, root: Path) -> Iterator[FinishedRun]:
-    """Published runs below `results` in path order; LedgerError for one that cannot be used."""
-    for folder, record, rows in read_results(results):
-        check_unique(rows)
-        name = folder.relative_to(root).as_posix()
-        yield FinishedRun(name, record, tuple(rows), run_hash(folder))
+    """Published runs below `results` in path order; LedgerError for one that cannot be used.
+
+    The reader checks that a run is whole: hashes, number and order of its rows, counts that follow
+    from the bits.
+    """
+    try:
+        for folder, record, rows in read_results(results):
+            check_unique(rows)
+            name = folder.relative_to(root).as_posix()
+            yield FinishedRun(name, record, tuple(rows), run_hash(folder))
+    except LedgerError as error:
+        raise LedgerError(f"{error}; `dvc repro` publishes the run again") from None
 
 
 def run_hash(folder: Path) -> str:

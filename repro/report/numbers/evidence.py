@@ -23,7 +23,7 @@ from repro.report.numbers.cells import CLEANCLIP
 from repro.report.numbers.evaluations import FinishedRun, Point, read_runs
 from repro.report.schema.base import Denominator, Source
 from repro.report.schema.provenance import AuthorsFile, MissingRun
-from repro.runs.layout import results_dir
+from repro.runs.layout import RESULTS, results_dir
 from repro.runs.published import read_bits
 from repro.spec import CleanSize, Dataset, Loss, Objective, Profile, RunSpec
 
@@ -197,7 +197,7 @@ def read_evidence(
     expected = {RunKey.of(spec): spec for spec in asked}
 
     found = _Sorted()
-    for run in read_runs(root / "results" / profile.name, root):
+    for run in read_runs(root / RESULTS / profile.name, root):
         _sort(run, expected, found)
     _leave_out_foreign_models(found)
 
@@ -221,9 +221,9 @@ def read_evidence(
         planned=tuple(work_of(profile)),
         notices=(
             *found.notices,
-            *checks.differences(runs),
-            *checks.unhashed(runs),
-            *checks.divergences(runs),
+            *checks.mixed_runs(runs),
+            *checks.unhashed_runs(runs),
+            *checks.diverged_runs(runs),
         ),
         authors=points,
         files=files,
@@ -236,7 +236,7 @@ def _sort(run: FinishedRun, expected: Mapping[RunKey, RunSpec], found: _Sorted) 
     record, spec = run.record, run.record.spec
     key = RunKey.of(spec)
 
-    place = results_dir(spec, Path("results")) / spec.run_id
+    place = results_dir(spec, RESULTS) / spec.run_id
     if run.folder != place.as_posix():
         found.notices.append(f"{run.folder} holds the record of {'/'.join(key)} and is left out")
     elif spec.variant or not spec.poisoned:
