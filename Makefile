@@ -1,5 +1,5 @@
 # `make reproduce` runs the study, `make test` checks the project; both set up .venv first (see setup.sh).
-# Options: PROFILE=smoke|mini|paper (this call only), FAST=1 (tests: leave out the slow ones), EXTRAS=test,tracking.
+# Options: PROFILE=smoke|mini|midi|paper (this call only), FAST=1 (tests: leave out the slow ones), EXTRAS=test,tracking.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
