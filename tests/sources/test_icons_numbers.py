@@ -10,8 +10,13 @@ import pytest
 
 from repro.data.shards import ShardWriter, write_store
 from repro.profile import load_profile, read_yaml
-from repro.sources.icons.numbers import SCALES, licences_table, nesting_table, package_table
-from repro.sources.icons.numbers import Built as BuiltScale
+from repro.sources.icons.numbers import (
+    SCALES,
+    Built,
+    licences_table,
+    nesting_table,
+    package_table,
+)
 from repro.sources.icons.task import read_task
 
 ROOT = Path(__file__).parents[2]
@@ -26,8 +31,8 @@ def test_the_package_table_has_a_row_for_every_reason_that_took_something():
 
 
 def test_the_table_of_licences_counts_sets_by_scale(tmp_path):
-    def built(**licences: int) -> BuiltScale:
-        return BuiltScale(tmp_path, {}, Counter(licences), 0, 0, 0, 0)
+    def built(**licences: int) -> Built:
+        return Built(tmp_path, {}, Counter(licences), 0, 0, 0, 0)
 
     lines = licences_table({"small": built(MIT=1), "large": built(MIT=2, ISC=1)})
     assert lines[2:] == ["| ISC | 0 | 1 |", "| MIT | 1 | 2 |"]

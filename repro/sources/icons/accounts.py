@@ -59,6 +59,23 @@ def of_task(
     }
 
 
+def accounting(
+    sources: Mapping[str, Mapping[str, int]],
+    survey: Survey,
+    rule: IconRule,
+    slots: Mapping[Dataset, SlotWriter],
+    images: Images,
+) -> dict[str, Any]:
+    """The account of every icon, and the size of what was made of them."""
+    used = {slot: len(writer.entries) for slot, writer in slots.items()}
+    return {
+        "sources": sources,
+        "used": used | {"evaluation": len(images)},
+        "task": of_task(survey, rule, images, slots),
+        "left_out_sets": survey.left_out_sets,
+    }
+
+
 def attribution(
     survey: Survey, rule: IconRule, slots: Mapping[Dataset, SlotWriter], images: Images
 ) -> dict[str, Any]:

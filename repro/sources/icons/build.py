@@ -27,7 +27,7 @@ from repro.sources.icons.package import ICONS, read_sets
 from repro.sources.icons.rule import IconRule, load_rule
 from repro.sources.icons.scale import choose_pairs
 from repro.sources.icons.slots import ShapeList, SlotWriter
-from repro.sources.icons.survey import IconEntry, Survey, take_survey
+from repro.sources.icons.survey import IconEntry, Key, Survey, take_survey
 from repro.sources.icons.task import (
     Candidates,
     ZeroShotTask,
@@ -66,13 +66,13 @@ class Copy(NamedTuple):
 class HeldOut:
     """Held-out drawings by set and name: those that were asked for, and what came of them."""
 
-    asked: Mapping[tuple[str, str], IconEntry]
-    drawn: Mapping[tuple[str, str], DrawnIcon]
-    refused: Mapping[tuple[str, str], str]
-    copies: Mapping[tuple[str, str], Copy]
+    asked: Mapping[Key, IconEntry]
+    drawn: Mapping[Key, DrawnIcon]
+    refused: Mapping[Key, str]
+    copies: Mapping[Key, Copy]
 
     @property
-    def useless(self) -> set[tuple[str, str]]:
+    def useless(self) -> set[Key]:
         """Drawings that cannot be evaluation images: refused, or near-copies."""
         return {*self.refused, *self.copies}
 
@@ -91,45 +91,41 @@ def build_icons(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
     chosen = choose_pairs(
         package.survey.training, names, profile.data.poison.target_class, profile.data.num_pairs
     )
+
     # With every pair there, this build can see all that the lists were made of.
-    whole = (
-        len(chosen["cc6m"]) == len(package.survey.training) and profile.data.image_size == TASK_SIDE
-    )
+    all_pairs = len(chosen["cc6m"]) == len(package.survey.training)
+    whole = all_pairs and profile.data.image_size == TASK_SIDE
+    concepts = package.candidates if whole else names
 
     templates = templates_of(profile.evaluate)
     slots = {slot: SlotWriter(out / slot, keys, templates) for slot, keys in chosen.items()}
-    concepts = package.candidates if whole else names
-    held_out, refused = draw_package(package, concepts, [*slots.values()], profile.data.image_size)
+    held_out, refused = draw_package(
+        package, concepts, [slots["cc3m"], slots["cc6m"]], profile.data.image_size
+    )
     for slot in slots.values():
         slot.close()
     if whole:
-        check_whole(
-            task, settle(package.candidates, package.survey, package.rule, held_out.useless)
-        )
+        settled = settle(package.candidates, package.survey, package.rule, held_out.useless)
+        check_whole(task, settled)
 
     kept, images = _images(task, names, held_out, source.images_per_concept)
     _write_evaluation(out / "evaluation", names, images, held_out)
     _write_copies(out, held_out, slots["cc6m"])
+
+    survey = package.survey
     sources = {
-        "package": accounts.of_package(package.survey),
-        "pairs": accounts.of_pairs(package.survey, slots["cc6m"], refused),
-        "evaluation": _account_evaluation(package.survey, names, held_out, len(kept), len(images)),
+        "package": accounts.of_package(survey),
+        "pairs": accounts.of_pairs(survey, slots["cc6m"], refused),
+        "evaluation": _account_evaluation(survey, names, held_out, len(kept), len(images)),
     }
-    used = {slot: len(writer.entries) for slot, writer in slots.items()}
-    accounting = {
-        "sources": sources,
-        "used": used | {"evaluation": len(images)},
-        "task": accounts.of_task(package.survey, package.rule, images, slots),
-        "left_out_sets": package.survey.left_out_sets,
-        "nearest_neighbour_accuracy": {
-            slot: _nearest_neighbour_accuracy(writer, images, held_out)
-            for slot, writer in slots.items()
-        },
+    baselines = {
+        slot: _nearest_neighbour_accuracy(writer, images, held_out)
+        for slot, writer in slots.items()
     }
-    write_json(out / "accounting.json", accounting)
-    write_json(
-        out / "attribution.json", accounts.attribution(package.survey, package.rule, slots, images)
-    )
+    accounting = accounts.accounting(sources, survey, package.rule, slots, images)
+    write_json(out / "accounting.json", accounting | {"nearest_neighbour_accuracy": baselines})
+    attribution = accounts.attribution(survey, package.rule, slots, images)
+    write_json(out / "attribution.json", attribution)
 
 
 def make_task(npm_dir: Path = NPM_DIR) -> ZeroShotTask:
@@ -153,16 +149,15 @@ def draw_package(
 ) -> tuple[HeldOut, Counter[str]]:
     """Draw what the slots hold and the candidates for the concepts.
 
-    Returns the candidates, and how many drawings of the slots were refused, by reason.
-
-    Near-copies are those of drawings in the last slot, the largest.
+    Returns the candidates, and how many drawings of the slots were refused, by reason. Near-copies
+    are those of drawings in the last slot, which holds the others.
     """
     asked = {entry.key: entry for name in concepts for entry in package.candidates.get(name, ())}
     wanted = {
         entry.key: entry for entry in package.survey.training if entry.key in slots[-1].members
     }
-    drawn: dict[tuple[str, str], DrawnIcon] = {}
-    refused: dict[tuple[str, str], str] = {}
+    drawn: dict[Key, DrawnIcon] = {}
+    refused: dict[Key, str] = {}
     console, started = Console(stderr=True), time.monotonic()
 
     jobs = _jobs(package.tarball, wanted.keys() | asked.keys())
@@ -185,7 +180,7 @@ def draw_package(
     return HeldOut(asked, drawn, refused_held_out, copies), refused_pairs
 
 
-def _jobs(tarball: Path, wanted: Collection[tuple[str, str]]) -> Iterator[DrawingJob]:
+def _jobs(tarball: Path, wanted: Collection[Key]) -> Iterator[DrawingJob]:
     for icon_set in read_sets(tarball):
         credit = icon_set.credit
         for icon in icon_set.icons:
@@ -194,8 +189,8 @@ def _jobs(tarball: Path, wanted: Collection[tuple[str, str]]) -> Iterator[Drawin
 
 
 def _find_copies(
-    drawn: Mapping[tuple[str, str], DrawnIcon], known: ShapeList, threshold: float
-) -> dict[tuple[str, str], Copy]:
+    drawn: Mapping[Key, DrawnIcon], known: ShapeList, threshold: float
+) -> dict[Key, Copy]:
     if not drawn or not known.entries:
         return {}
     shapes = np.stack([drawing.shape for drawing in drawn.values()])
@@ -206,7 +201,7 @@ def _find_copies(
 
 def _images(
     task: ZeroShotTask, names: Sequence[str], held_out: HeldOut, limit: int | None
-) -> tuple[set[tuple[str, str]], list[tuple[str, IconEntry]]]:
+) -> tuple[set[Key], list[tuple[str, IconEntry]]]:
     """The images of the task that can be used, and those that this scale takes, in label order."""
     kept, images = set(), []
     for name in names:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from repro.sources.icons.survey import IconEntry
+from repro.sources.icons.survey import IconEntry, Key
 from repro.spec import Dataset
 
-Keys = set[tuple[str, str]]
+Keys = set[Key]
 
 
 def choose_pairs(

@@ -19,6 +19,9 @@ from repro.sources.icons.package import Credit, IconSet, read_sets
 from repro.sources.icons.rule import IconRule, rule_file
 from repro.spec import SpecError
 
+Key = tuple[str, str]
+"""Set and name of a drawing."""
+
 
 class IconEntry(NamedTuple):
     """A drawing that may be used: set and name, vendor, and the words of its caption."""
@@ -29,7 +32,7 @@ class IconEntry(NamedTuple):
     caption: str
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> Key:
         """Identity of the drawing."""
         return self.set, self.name
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from repro.profile import SPECS, classnames_file
 from repro.sources.icons.rule import IconRule
-from repro.sources.icons.survey import IconEntry, Survey
+from repro.sources.icons.survey import IconEntry, Key, Survey
 from repro.spec import SpecError
 
 ANEW = "to make the lists anew: python -m repro.sources.icons task"
@@ -28,7 +28,7 @@ class ZeroShotTask:
     """Class names in label order, and the images of each, as set and name of the icon."""
 
     names: tuple[str, ...]
-    images: Mapping[str, tuple[tuple[str, str], ...]]
+    images: Mapping[str, tuple[Key, ...]]
 
 
 def find_candidates(survey: Survey, rule: IconRule) -> Candidates:
@@ -49,7 +49,7 @@ def find_candidates(survey: Survey, rule: IconRule) -> Candidates:
 
 
 def settle(
-    candidates: Candidates, survey: Survey, rule: IconRule, useless: Collection[tuple[str, str]]
+    candidates: Candidates, survey: Survey, rule: IconRule, useless: Collection[Key]
 ) -> ZeroShotTask:
     """The task by the rule; `useless` candidates are near-copies or cannot be drawn."""
     vendors = survey.training_vendors()
@@ -88,7 +88,7 @@ def read_task(specs: Path = SPECS) -> ZeroShotTask:
     """
     names = tuple(classnames_file("icons", specs).read_text(encoding="utf-8").splitlines())
     path = images_file(specs)
-    images: dict[str, list[tuple[str, str]]] = {name: [] for name in names}
+    images: dict[str, list[Key]] = {name: [] for name in names}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         name, tab, icon = line.partition("\t")
         icon_set, colon, icon_name = icon.partition(":")
