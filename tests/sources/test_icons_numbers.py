@@ -32,7 +32,7 @@ def test_the_package_table_has_a_row_for_every_reason_that_took_something():
 
 def test_the_table_of_licences_counts_sets_by_scale(tmp_path):
     def built(**licences: int) -> Built:
-        return Built(tmp_path, {}, Counter(licences), 0, 0, 0, 0)
+        return Built(tmp_path, {}, Counter(licences), 0, 0, 0)
 
     lines = licences_table({"small": built(MIT=1), "large": built(MIT=2, ISC=1)})
     assert lines[2:] == ["| ISC | 0 | 1 |", "| MIT | 1 | 2 |"]

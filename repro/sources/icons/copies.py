@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-ROWS = 256
+ROWS = 64
 """Asked drawings compared at a time: ROWS x N x 4 bytes of memory."""
 EXACT = 2**24
 """Whole numbers up to this are exact in float32."""
@@ -45,10 +45,10 @@ def find_nearest(asked: NDArray[np.uint8], known: NDArray[np.uint8]) -> Nearest:
 
 def _centred(shapes: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Shapes less their rounded means, (N, P), and one over their lengths, (N,)."""
-    means = np.round(shapes.mean(axis=1, dtype=np.float64)).astype(np.int16)
-    centred = shapes.astype(np.int16) - means[:, None]
-    squares = np.einsum("ij,ij->i", centred, centred, dtype=np.int64)
+    centred = shapes.astype(np.float32)  # whole numbers all the same
+    centred -= np.round(shapes.mean(axis=1, dtype=np.float64)).astype(np.float32)[:, None]
+    squares = np.einsum("ij,ij->i", centred, centred)
     # By Cauchy and Schwarz, so are then all products of rows and their partial sums.
     assert (squares < EXACT).all()
     lengths = np.sqrt(np.maximum(squares, 1).astype(np.float64))
-    return centred.astype(np.float32), (1 / lengths).astype(np.float32)
+    return centred, (1 / lengths).astype(np.float32)

@@ -6,10 +6,12 @@ import json
 import multiprocessing
 import resource
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +25,7 @@ from repro.sources.icons.build import build_icons
 PAGE = Path("docs/icons.md")
 SCALES = ("smoke", "mini", "midi")
 STORES = ("cc3m", "cc6m", "evaluation")
+SAMPLE_SECONDS = 0.1
 CHANGES = SPECS / "icon-scales.yaml"
 """What makes a profile that is not on icons yet one that is."""
 
@@ -38,9 +41,7 @@ class Built:
     processor_seconds: float
     """Of all processes."""
     peak_bytes: int
-    """Of the main process."""
-    worker_peak_bytes: int
-    """Of the largest of the others; there are as many as cores."""
+    """Memory of all processes together."""
 
 
 def write_numbers() -> None:
@@ -64,7 +65,8 @@ def build_scale(scale: str, folder: Path) -> Built:
     changes = read_yaml(CHANGES).get(scale, {})
     profile = load_profile(scale, overrides=changes)
     started = time.monotonic()
-    build_icons(profile, folder)
+    with memory_of_all() as memory:
+        build_icons(profile, folder)
     wall = time.monotonic() - started
 
     own = resource.getrusage(resource.RUSAGE_SELF)
@@ -79,9 +81,41 @@ def build_scale(scale: str, folder: Path) -> Built:
         licences=licences,
         wall_seconds=wall,
         processor_seconds=own.ru_utime + own.ru_stime + workers.ru_utime + workers.ru_stime,
-        peak_bytes=1024 * own.ru_maxrss,
-        worker_peak_bytes=1024 * workers.ru_maxrss,
+        peak_bytes=max(memory),
     )
+
+
+@contextmanager
+def memory_of_all() -> Iterator[list[int]]:
+    """Gives a list that grows by the bytes of this process and its children, ten a second."""
+    samples: list[int] = [0]
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(SAMPLE_SECONDS):
+            samples.append(sum(map(_resident_bytes, ["self", *_children()])))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _children() -> list[str]:
+    lists = Path("/proc/self/task").glob("*/children")
+    return [pid for file in lists for pid in file.read_text().split()]
+
+
+def _resident_bytes(pid: str) -> int:
+    """Resident memory of a process; 0 if it has ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize()
 
 
 def scales_table(built: Mapping[str, Built]) -> list[str]:
@@ -117,8 +151,7 @@ def scales_table(built: Mapping[str, Built]) -> list[str]:
         ],
         "processor time": [f"{one.processor_seconds:.0f} s" for one in built.values()],
         "wall time": [f"{one.wall_seconds:.0f} s" for one in built.values()],
-        "memory, main process": [f"{one.peak_bytes / 1e6:.0f} MB" for one in built.values()],
-        "memory, each worker": [f"{one.worker_peak_bytes / 1e6:.0f} MB" for one in built.values()],
+        "memory, all processes": [f"{one.peak_bytes / 1e6:.0f} MB" for one in built.values()],
     }
     rows |= {
         f"content hash of {store}": [
@@ -149,7 +182,7 @@ def licences_table(built: Mapping[str, Built]) -> list[str]:
 
 def nesting_table(folders: Mapping[str, Path]) -> list[str]:
     """Pairs and images of each scale that the next larger one holds."""
-    scales: Sequence[str] = list(folders)
+    scales = list(folders)
     rows = []
     for smaller, larger in pairwise(scales):
         for store in STORES:
