@@ -3,32 +3,34 @@
 A store is a folder with
 - shards: `<name>.png|jpg|webp`, `<name>.txt` (caption) and, in evaluation sets, `<name>.cls`
   (label), one group a row;
-- `index.npz` and `shards.json`: see repro/data/index.py.
+- `index.npz` and `shards.json`: see repro/data/index.py;
+- `SHA256SUMS`: see repro/data/sums.py.
 
 Shards may lie outside the store: an overlay names the shards of another store and adds its own.
-Rows are read with `pread`, so a store may be used by forked workers and by threads; nothing is
-ever extracted. A row's key is a hash of its image file and caption, so it is the same wherever,
-and beside whatever other rows, the pair is stored.
+Nothing is ever extracted. A row's key is a hash of its image file and caption, so it is the same
+wherever, and beside whatever other rows, the pair is stored. Lists are checked when a store is
+opened, images as they are read: a shard that changed after it was indexed is not used.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.data.images import Geometry, ImageError, bytes_hash, decode_image
+from repro.data.cache import cached_array, has_room
+from repro.data.images import Geometry, ImageError, bytes_hash, decode_image, decoder_version
 from repro.data.index import (
     NO_LABEL,
     SHARDS,
@@ -41,26 +43,31 @@ from repro.data.index import (
     read_index,
 )
 from repro.data.keyed import keyed_digest
+from repro.data.sums import whole, write_sums
+from repro.files import file_sha256
 
 SHARD_BYTES = 256 * 2**20
 """A shard is closed at this size."""
 
+OPEN_SHARDS = 64
+"""Files that a store keeps open: far fewer than a process may have, of which there are thousands
+of shards at paper scale.
+"""
+
 
 def write_store(folder: Path, index: Index, shards: Sequence[Shard]) -> None:
-    """Write index.npz and shards.json."""
+    """Write index.npz and shards.json, and the hashes of both and of the store's own shards."""
     np.savez(folder / "index.npz", **index.arrays())  # type: ignore[arg-type]  # numpy's stub takes them for its option
     write_json(folder / "shards.json", [asdict(shard) for shard in shards])
+
+    own = {shard.path: shard.sha256 for shard in shards if "/" not in shard.path}
+    lists = {name: file_sha256(folder / name) for name in ("index.npz", "shards.json")}
+    write_sums(folder, own | lists)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file for people to read."""
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class ShardWriter:
@@ -130,7 +137,7 @@ class ShardWriter:
             self._tar.close()
             self._tar = None
             size, count = self._path.stat().st_size, len(self.rows) - self._begun
-            self.shards.append(Shard(self._path.name, size, hash_file(self._path), count))
+            self.shards.append(Shard(self._path.name, size, file_sha256(self._path), count))
 
     def close(self) -> tuple[Index, list[Shard]]:
         """Close the last shard; what was written, for `write_store`."""
@@ -138,28 +145,58 @@ class ShardWriter:
         return index_of(self.rows), self.shards
 
 
+class OpenShard:
+    """A shard's file, open as long as anybody holds this."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._close = os.close  # a name of its own: at the end of the process `os` may be gone
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}; make the store again") from None
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Part of the file; shorter where the file ends."""
+        return os.pread(self._descriptor, size, offset)
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            self._close(self._descriptor)
+
+
 class PairStore:
-    """Random access to the rows of a store."""
+    """Random access to the rows of a store.
+
+    Rows are read with `pread`, from files that stay open: threads and forked processes may share a
+    store, and a network file system is not asked for the same file at every image.
+    """
 
     def __init__(self, folder: Path, index: Index, shards: Sequence[Shard]) -> None:
         self.folder, self.index, self.shards = folder, index, shards
         self.keys = index.keys  # (N, 16)
         self.captions = index.captions  # N strings
         self.labels = index.labels  # (N,), -1 where there is none
+        self._open = lru_cache(maxsize=OPEN_SHARDS)(OpenShard)
 
     @classmethod
     def open(cls, folder: Path) -> PairStore:
-        """Read the index of the store in `folder`; StoreError if there is none or it does not fit
-        its shards' list.
+        """Read the store in `folder`.
+
+        StoreError if there is none, if its index is not as it was written, or does not fit the list
+        of its shards.
         """
         try:
-            shards = SHARDS.validate_json((folder / "shards.json").read_bytes())
-            return cls(folder, read_index(folder / "index.npz", shards), shards)
+            shards = SHARDS.validate_json(whole(folder, "shards.json").read_bytes())
+            return cls(folder, read_index(whole(folder, "index.npz"), shards), shards)
         except FileNotFoundError as error:
             raise StoreError(
-                f"{error.filename}: no such file; make the store with `python -m repro data` or "
-                "`poison`"
+                f"{error.filename}: no such file; make the store with `python -m repro data` "
+                "or `poison`"
             ) from None
+        except StoreError:
+            raise
         except (ValueError, OSError) as error:
             raise StoreError(f"{folder}: not a store: {error}") from None
 
@@ -167,83 +204,92 @@ class PairStore:
         return len(self.index)
 
     def image_bytes(self, i: int) -> bytes:
-        """The image file of row `i`; StoreError if its shard is shorter than the index says."""
+        """The image file of row `i`.
+
+        StoreError if its shard cannot be read or holds other bytes than those that were indexed.
+        """
         # Joined as names, not as folders: `poisoned/` may be a link to another disk, and `..` would
         # leave it there.
         path = os.path.normpath(self.folder / self.shards[self.index.shard[i]].path)
         size = int(self.index.size[i])
-        # Opened per read: thousands of shards would exceed a process's limit of open files, and it
-        # costs microseconds.
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}; make the store again") from None
-        try:
-            data = os.pread(descriptor, size, int(self.index.offset[i]))
-        finally:
-            os.close(descriptor)
+        data = self._open(path).read(int(self.index.offset[i]), size)
+
         if len(data) != size:
             raise StoreError(f"{path}: ends inside row {i}; make the store again")
+        if bytes_hash(data) != self.index.image_hashes[i].tobytes():
+            raise StoreError(
+                f"{path}: row {i} is not the image that was indexed; put the shard back, or make "
+                "the store again"
+            )
+
         return data
 
     def decode(self, i: int, size: int, geometry: Geometry = "crop") -> NDArray[np.uint8]:
         """Pixels of row `i`, (size, size, 3)."""
+        data = self.image_bytes(i)
         try:
-            return decode_image(self.image_bytes(i), size, geometry)
+            return decode_image(data, size, geometry)
         except ImageError as error:
             raise StoreError(
-                f"{self.folder}: row {i}: {error.reason}; its shard was changed after indexing"
+                f"{self.folder}: row {i}: {error.reason}; it was no image when it was indexed"
             ) from None
 
     def decoded(
         self,
         size: int,
-        cache_dir: Path,
+        cache: Path,
         geometry: Geometry = "crop",
         rows: NDArray[np.int64] | None = None,
     ) -> NDArray[np.uint8]:
-        """Pixels of all (or the given) rows, (N, size, size, 3), as a read-only memory map made
-        once per content.
+        """Pixels of all (or the given) rows, (N, size, size, 3): a read-only memory map.
 
-        Concurrent callers, on any host that shares `cache_dir`, wait for the one that makes it.
+        Made once for each content, and checked once in a process.
         """
-        cache_dir.mkdir(parents=True, exist_ok=True)
         rows = np.arange(len(self)) if rows is None else rows
-        name = keyed_digest(
-            self.content_hash(), rows.astype(np.int64).tobytes(), size, geometry
-        ).hex()[:32]
-        path = cache_dir / f"{name}.npy"
-        with (cache_dir / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
-                partial = path.with_suffix(".partial")
-                with partial.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
-                    header = {
-                        "descr": "|u1",
-                        "fortran_order": False,
-                        "shape": (len(rows), size, size, 3),
-                    }
-                    np.lib.format.write_array_header_1_0(file, header)
-                    # Written, not mapped: on a full disk a write fails with an error, a map with
-                    # SIGBUS.
-                    for chunk in np.array_split(rows, max(1, len(rows) // 256)):
-                        for pixels in pool.map(
-                            lambda i: self.decode(int(i), size, geometry), chunk
-                        ):
-                            file.write(pixels.tobytes())
-                partial.replace(path)
-        pixels_map: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return pixels_map
+        path = self._decoded_path(size, cache, geometry, rows)
+        shape = (len(rows), size, size, 3)
+        return cached_array(path, shape, np.uint8, lambda: self._pixels(size, geometry, rows))
+
+    def decoded_if_room(
+        self, size: int, cache: Path, rows: NDArray[np.int64]
+    ) -> NDArray[np.uint8] | None:
+        """As `decoded`, or None where this machine has not the disk or the memory for it."""
+        path = self._decoded_path(size, cache, "crop", rows)
+        if not has_room(path, len(rows) * size**2 * 3):
+            return None
+
+        return self.decoded(size, cache, rows=rows)
+
+    def _decoded_path(
+        self, size: int, cache: Path, geometry: Geometry, rows: NDArray[np.int64]
+    ) -> Path:
+        """A name for each content and decoder."""
+        chosen = rows.astype(np.int64).tobytes()
+        key = keyed_digest(self.content_hash(), chosen, size, geometry, decoder_version())
+        return cache / f"{key.hex()[:32]}.npy"
+
+    def _pixels(
+        self, size: int, geometry: Geometry, rows: NDArray[np.int64]
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Pixels of the rows in blocks, decoded by all cores."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for block in np.array_split(rows, max(1, len(rows) // 256)):
+                images = pool.map(lambda i: self.decode(int(i), size, geometry), block)
+                yield np.array(list(images), dtype=np.uint8).reshape(len(block), size, size, 3)
 
     def content_hash(self) -> str:
-        """Hash of all that the store says: index columns and shard hashes, not where the shards
-        lie.
-        """
+        """Hash of all that the store says, wherever its shards lie: index columns, shard hashes."""
+        if self._content_hash is None:
+            self._content_hash = self._hash_content()
+        return self._content_hash
+
+    _content_hash: str | None = None
+
+    def _hash_content(self) -> str:
         digest = hashlib.sha256()
         for name, column in sorted(self.index.arrays().items()):
-            digest.update(
-                keyed_digest(name, str(column.dtype), str(column.shape)) + column.tobytes()
-            )
+            digest.update(keyed_digest(name, str(column.dtype), str(column.shape)))
+            digest.update(np.ascontiguousarray(column).data)
         for shard in self.shards:
             digest.update(bytes.fromhex(shard.sha256))
         return digest.hexdigest()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from repro.data.shards import write_json
 from repro.data.stages import DATA
+from repro.data.sums import hash_folder
 from repro.files import building
 from repro.profile import load_classnames, load_profile
 from repro.sources.packages import WORDNET, load_packages
@@ -46,3 +47,4 @@ def make_data(profile: Profile, out: Path) -> None:
         # What the labels are numbers of.
         names = "".join(f"{name}\n" for name in load_classnames(profile))
         (folder / "evaluation" / "classnames.txt").write_text(names, encoding="utf-8")
+        hash_folder(folder)

@@ -105,13 +105,9 @@ def image_features(model: CLIP, pairs: TrainingPairs) -> Float[Tensor, "N D"]:
     was_training = model.training
     model.eval()
     device = model.logit_scale.device
-    parts = (
-        pairs.rows[begin : begin + CLUSTER_BATCH]
-        for begin in range(0, len(pairs.rows), CLUSTER_BATCH)
-    )
-    features = [
-        model.encode_image(normalise(pairs.pixels(rows).to(device)), normalize=True)
-        for rows in parts
-    ]
+    features = []
+    for part in torch.arange(len(pairs.rows)).split(CLUSTER_BATCH):
+        pixels = pairs.pixels(part.numpy()).to(device)
+        features.append(model.encode_image(normalise(pixels), normalize=True))
     model.train(was_training)
     return torch.cat(features)

@@ -7,6 +7,7 @@ run that was killed ends bitwise like one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from repro.ledger import Row, append_row, identity_of, rewind_rows, sample_image
 from repro.spec import RunSpec
 from repro.train.clustering import attach
 from repro.train.gradient_cache import GradientCache, needs_cache
+from repro.train.loading import on_device
 from repro.train.model import PairEncoder, build_optimizer
 from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
@@ -86,12 +88,17 @@ def train(
     run = TrainingRun(task, model, device, emit)
     run.resume(restored_optimizer)
 
-    with stop_requests(device) as stop, checkpoint.Saver(task.work_dir) as saver:
-        batches = task.pairs.batches(run.progress.step, run.last_step, workers)
+    batches = task.pairs.batches(run.progress.step, run.last_step, workers)
+    with (
+        stop_requests(device) as stop,
+        checkpoint.Saver(task.work_dir) as saver,
+        contextlib.closing(batches),
+    ):
+        ahead = on_device(batches, device)
         try:
             run.evaluate_if_due(stop)
             while not run.done:
-                run.step(*run.next_batch(batches))
+                run.step(*run.next_batch(ahead))
                 run.evaluate_if_due(stop)
                 if saver.due and not run.done:
                     run.save_checkpoint(saver)
@@ -177,7 +184,7 @@ class TrainingRun:
     def next_batch(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Images and tokens of the next step on the device."""
         self.clock.lap()
-        images, tokens = (tensor.to(self.device, non_blocking=True) for tensor in next(batches))
+        images, tokens = next(batches)
         self.clock.lap("data_wait_seconds")
         return images, tokens
 

@@ -2,15 +2,20 @@
 
 Nothing here keeps random state: the order of an epoch and every augmentation follow from keys,
 drawn for the global batch and sliced per rank, so that a run resumes at any step and does not
-depend on ranks or loader workers.
+depend on ranks or loader processes.
 
-Shapes: N = rows of the store, B = pairs in the global batch, b = pairs of this rank, V = views, L
-= tokens.
+What is the same for all ranks of a machine lies in memory maps (decoded images, tokens), and what
+loader processes read is in arrays, never in lists or dictionaries of objects, whose pages each
+process would copy for itself.
+
+Shapes: N = rows of the store, n = rows of the run, B = pairs in the global batch, b = pairs of this
+rank, V = views, L = tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,28 +23,27 @@ import torch
 from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from repro.data.keyed import keyed_rng
 from repro.data.shards import PairStore
 from repro.spec import RunSpec, Views
+from repro.train.loading import Batch, load_batches
 from repro.train.views.image import auto_augment, draw_policies
+from repro.train.views.stored import caption_tokens, fixed_view_tokens
 from repro.train.views.synonyms import Synonyms
 from repro.train.views.text import eda
 from repro.train.views.tokens import tokenize, trim
 
-DECODED_LIMIT = 20 * 2**30
-"""Bytes up to which a run's images are kept decoded on disk and memory-mapped; more are decoded
-per batch. A cleaning set of 100,000 pairs at 224 px is 15 GB; what pre-training reads comes to
-hundreds.
-"""
+EPOCHS_KEPT = 2
+"""Orders of epochs that are kept: at an epoch's end loader processes work on two of them."""
 
 
-class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
-    """The batches of one run on one rank: item `step` is (images uint8 (V, b, 3, H, W), tokens
-    int64 (V, b, L)).
+class TrainingPairs(Dataset[Batch]):
+    """The batches of one run on one rank.
 
-    V = 1 where the loss has no SSL term, else the pair and its augmented view.
+    Item `step` is (images uint8 (V, b, 3, H, W), tokens int64 (V, b, L)). V = 1 where the loss has
+    no SSL term, else the pair and its augmented view.
     """
 
     def __init__(
@@ -62,104 +66,98 @@ class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
                 f"{spec.run_id}: global_batch_size: {batch} (allowed: a multiple of the {ranks} "
                 "ranks)"
             )
+
         self.spec, self.store, self.rows = spec, store, rows
         self.rank, self.ranks = rank, ranks
         self.size = spec.model.vision.image_size
-        self.place = np.full(len(store), -1)
-        self.place[rows] = np.arange(len(rows))
-        self.images = (
-            store.decoded(self.size, cache, rows=rows)
-            if len(rows) * self.size**2 * 3 <= DECODED_LIMIT
-            else None
-        )
         self.steps_per_epoch = len(rows) // batch
-        captions = store.captions
-        self.captions = (
-            {int(row): captions[row] for row in rows} if spec.loss_weights["ssl"] else {}
-        )
-        self.tokens = tokenize(
-            [captions[row] for row in rows], spec.switches.truncation
-        )  # (len(rows), 77)
-        self.synonyms = Synonyms.read(synonyms) if self.captions else Synonyms({}, {})
         self.views = spec.num_views
-        self._fixed_views: Tensor | None = None
+
+        self._images = store.decoded_if_room(self.size, cache, rows)
+        self._tokens = caption_tokens(store, cache, spec.switches.truncation)  # (N, 77)
+        self._order = lru_cache(maxsize=EPOCHS_KEPT)(self._draw_order)
+
+        self._synonyms = Synonyms.read(synonyms) if self.views == 2 else Synonyms({}, {})
+        self._fixed_views: NDArray[np.uint16] | None = None  # (n, 77)
         if self.views == 2 and spec.switches.text_view == "fixed":
-            texts = [
-                eda(
-                    self.captions[int(row)],
-                    keyed_rng("text view", spec.seed, int(row)),
-                    self.synonyms,
-                )
-                for row in rows
-            ]
-            self._fixed_views = tokenize(texts, spec.switches.truncation)
+            self._fixed_views = fixed_view_tokens(
+                store, rows, synonyms, cache, spec.seed, spec.switches.truncation
+            )
 
-    def batches(self, start: int, stop: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the steps start..stop-1 in order, prefetched by `workers` processes (0: made
-        on demand).
+    def batches(self, start: int, stop: int, workers: int) -> Generator[Batch, None, None]:
+        """Batches of the steps start..stop-1 in order, made ahead by `workers` processes.
+
+        With 0 of them a batch is made when it is asked for.
         """
-        loader = DataLoader(
-            self,
-            batch_size=None,
-            sampler=range(start, stop),
-            num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
-            prefetch_factor=4 if workers else None,
-        )
-        return iter(loader)
+        return load_batches(self, range(start, stop), workers)
 
-    def plain(self, positions: slice) -> tuple[UInt8[Tensor, "b 3 H W"], Int[Tensor, "b L"]]:
+    def plain(self, part: slice) -> tuple[UInt8[Tensor, "b 3 H W"], Int[Tensor, "b L"]]:
         """Pairs as they are stored, by their positions in `rows`."""
-        return self.pixels(self.rows[positions]), trim(self.tokens[positions].long())
+        positions = np.arange(len(self.rows))[part]
+        return self.pixels(positions), trim(self.tokens(positions))
 
     def positions(self, step: int) -> NDArray[np.int64]:
-        """Positions in `rows` of the global batch of a step, (B,); the incomplete last batch of an
-        epoch is dropped.
+        """Positions in `rows` of the global batch of a step, (B,).
+
+        The incomplete last batch of an epoch is dropped.
         """
         epoch, index = divmod(step, self.steps_per_epoch)
         batch = self.spec.schedule.global_batch_size
-        return keyed_rng("order", self.spec.seed, epoch).permutation(len(self.rows))[
-            index * batch : (index + 1) * batch
-        ]
+        order = self._order(epoch)
+        return order[index * batch : (index + 1) * batch].astype(np.int64)
 
     def __len__(self) -> int:
         return self.steps_per_epoch * self.spec.schedule.epochs
 
     def __getitem__(self, step: int) -> tuple[UInt8[Tensor, "V b 3 H W"], Int[Tensor, "V b L"]]:
         batch = self.spec.schedule.global_batch_size
-        order = self.positions(step)
         mine = slice(self.rank * batch // self.ranks, (self.rank + 1) * batch // self.ranks)
+        positions = self.positions(step)[mine]
+
+        # The pair itself. Draws are made for the global batch, whichever part of it is ours.
         rng = keyed_rng("views", self.spec.seed, step)
-        pixels = self.pixels(self.rows[order[mine]])
+        pixels = self.pixels(positions)
         images = [shift_and_flip(pixels, self.spec.views, rng, batch, mine)]
-        tokens = [self.tokens[order[mine]]]
+        tokens = [self.tokens(positions)]
+
+        # Its augmented view.
         if self.views == 2:
             augmented = shift_and_flip(pixels, self.spec.views, rng, batch, mine)
             images.append(auto_augment(augmented, draw_policies(batch, rng)[mine]))
-            tokens.append(self._text_views(order[mine], step))
-        return torch.stack(images), trim(torch.cat(tokens).long()).unflatten(0, (self.views, -1))
+            tokens.append(self._text_views(positions, step))
 
-    def pixels(self, rows: NDArray[np.int64]) -> UInt8[Tensor, "b 3 H W"]:
-        """Stored images of some rows."""
-        if self.images is not None:
-            pixels = self.images[self.place[rows]]
+        trimmed = trim(torch.cat(tokens))
+        return torch.stack(images), trimmed.unflatten(0, (self.views, -1))
+
+    def pixels(self, positions: NDArray[np.int64]) -> UInt8[Tensor, "b 3 H W"]:
+        """Stored images of some positions in `rows`."""
+        if self._images is not None:
+            pixels = self._images[positions]
         else:
-            pixels = np.stack([self.store.decode(int(row), self.size) for row in rows])
+            rows = self.rows[positions].tolist()
+            pixels = np.stack([self.store.decode(row, self.size) for row in rows])
+
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+    def tokens(self, positions: NDArray[np.int64]) -> Int[Tensor, "b 77"]:
+        """Tokens of the captions of some positions in `rows`."""
+        return torch.from_numpy(self._tokens[self.rows[positions]].astype(np.int64))
+
+    def _draw_order(self, epoch: int) -> NDArray[np.uint32]:
+        """The order of an epoch, (n,): 0.2 s at six million rows, so no step draws it again."""
+        order = keyed_rng("order", self.spec.seed, epoch).permutation(len(self.rows))
+        return order.astype(np.uint32)
 
     def _text_views(self, positions: NDArray[np.int64], step: int) -> Int[Tensor, "b 77"]:
         if self._fixed_views is not None:
-            return self._fixed_views[positions]
-        rows = self.rows[positions]
-        texts = [
-            eda(
-                self.captions[int(row)],
-                keyed_rng("text view", self.spec.seed, step, int(row)),
-                self.synonyms,
-            )
-            for row in rows
-        ]
-        return tokenize(texts, self.spec.switches.truncation)
+            return torch.from_numpy(self._fixed_views[positions].astype(np.int64))
+
+        texts = []
+        for row in self.rows[positions].tolist():
+            rng = keyed_rng("text view", self.spec.seed, step, row)
+            texts.append(eda(self.store.captions[row], rng, self._synonyms))
+
+        return tokenize(texts, self.spec.switches.truncation).long()
 
 
 def shift_and_flip(
@@ -169,25 +167,26 @@ def shift_and_flip(
     batch: int,
     mine: slice,
 ) -> UInt8[Tensor, "b 3 H W"]:
-    """Whole-pixel shift with repeated edges and horizontal flip, drawn for the global batch of
-    `batch` pairs.
+    """Whole-pixel shift with repeated edges and horizontal flip, drawn for the global batch.
 
     Whole pixels, since resampling would blur a noise trigger in training but not at evaluation.
+    `batch` is B, and `mine` the part of it that `pixels` holds.
     """
+    # Drawn even where nothing is done, so that what is drawn after it stays the same.
     reach = views.shift_pixels
     shifts = rng.integers(-reach, reach + 1, size=(batch, 2))[mine]
     flips = (rng.random(batch) < 0.5)[mine] & views.flip
     if not reach and not views.flip:
         return pixels
+
+    # Where each pixel comes from.
     height, width = pixels.shape[-2:]
     ys = np.clip(np.arange(height) + shifts[:, :1], 0, height - 1)  # (b, H)
     xs = np.clip(np.arange(width) + shifts[:, 1:], 0, width - 1)  # (b, W)
     xs = np.where(flips[:, None], xs[:, ::-1], xs)
-    places = (
-        (np.arange(len(pixels)) * height * width)[:, None, None]
-        + ys[:, :, None] * width
-        + xs[:, None, :]
-    )  # (b, H, W)
-    return torch.from_numpy(
-        pixels.permute(0, 2, 3, 1).numpy().reshape(-1, 3).take(places, axis=0)
-    ).permute(0, 3, 1, 2)
+
+    # One look-up in all pixels of the batch.
+    images = np.arange(len(pixels))[:, None, None] * height * width
+    sources = images + ys[:, :, None] * width + xs[:, None, :]  # (b, H, W)
+    colours = pixels.permute(0, 2, 3, 1).numpy().reshape(-1, 3)
+    return torch.from_numpy(colours.take(sources, axis=0)).permute(0, 3, 1, 2)

@@ -161,6 +161,7 @@ def test_the_stage_writes_the_same_bytes_twice(tmp_path):
         poisoned(profile(), data, tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == [
+        "SHA256SUMS",
         "accounting.json",
         "index.npz",
         "manifest.jsonl",

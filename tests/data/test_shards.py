@@ -11,6 +11,8 @@ from repro.data import shards
 from repro.data.images import encode_png
 from repro.data.index import Captions, StoreError
 from repro.data.shards import PairStore, ShardWriter, write_store
+from repro.data.sums import write_sums
+from repro.files import file_sha256
 
 CAPTIONS = ["a banana", "", "größe 🍌\n\ttab", "<script>alert(1)</script>"]
 
@@ -28,6 +30,12 @@ def make_store(
         writer.add(encode_png(pixels(i)), "png", caption, labels[i] if labels else -1)
     write_store(folder, *writer.close())
     return PairStore.open(folder)
+
+
+def forge(path: Path, **columns: np.ndarray) -> None:
+    """Another index, with its hash put right: what is left to find must be found in it."""
+    np.savez(path, **columns)
+    write_sums(path.parent, {path.name: file_sha256(path)})
 
 
 def test_a_store_gives_back_every_image_caption_and_label(tmp_path):
@@ -157,14 +165,15 @@ def test_a_shard_changed_after_indexing_is_named_with_its_row(tmp_path):
     store = make_store(tmp_path / "store")
     path = tmp_path / "store" / "00000.tar"
     path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(StoreError, match="row 2: not_an_image"):
+    with pytest.raises(StoreError, match="row 2 is not the image that was indexed"):
         store.decode(2, 8)
 
 
 @pytest.mark.faults(33)
 def test_an_index_with_pickled_objects_is_refused(tmp_path):
     make_store(tmp_path / "store")
-    np.savez(tmp_path / "store" / "index.npz", caption_bytes=np.array([{"a": 1}], dtype=object))
+    path = tmp_path / "store" / "index.npz"
+    forge(path, caption_bytes=np.array([{"a": 1}], dtype=object))
     with pytest.raises(StoreError, match="not a store"):
         PairStore.open(tmp_path / "store")
 
@@ -179,7 +188,7 @@ def test_an_index_with_pickled_objects_is_refused(tmp_path):
 )
 def test_an_index_that_does_not_fit_is_refused(tmp_path, column, value, message):
     store = make_store(tmp_path / "store")
-    np.savez(tmp_path / "store" / "index.npz", **(store.index.arrays() | {column: value}))
+    forge(tmp_path / "store" / "index.npz", **(store.index.arrays() | {column: value}))
     with pytest.raises(StoreError, match=message):
         PairStore.open(tmp_path / "store")
 

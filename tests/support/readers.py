@@ -23,6 +23,7 @@ from PIL import Image
 from repro.data.images import ImageError, decode_image, encode_png
 from repro.data.index import StoreError
 from repro.data.shards import PairStore, ShardWriter, write_store
+from repro.data.sums import write_sums
 from repro.events import EVENT, parse
 from repro.ledger import LedgerError
 from repro.profile import clean_runs, load_profile, pretrain_runs
@@ -54,7 +55,9 @@ def make_store(folder: Path) -> None:
 
 
 def read_store(folder: Path) -> Any:
-    """All that a store gives."""
+    """All that a store gives, to one who put the hashes right after a change of its lists."""
+    for name in ("index.npz", "shards.json"):
+        write_sums(folder, {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()})
     store = PairStore.open(folder)
     return (
         list(store.captions),
@@ -218,7 +221,7 @@ def read_validation_tar(folder: Path) -> Any:
 def make_validation_shard(folder: Path) -> None:
     """A webdataset shard of labelled images."""
     make_store(folder)
-    for name in ("index.npz", "shards.json"):
+    for name in ("index.npz", "shards.json", "SHA256SUMS"):
         (folder / name).unlink()
 
 

@@ -68,7 +68,7 @@ def test_an_epoch_holds_every_pair_once_and_matching(store: PairStore, tmp_path:
     again = [int(value) for step in range(5, 10) for value in data[step][0][0, :, 0, 0, 0]]
     assert sorted(again) == sorted(rows) and again != rows
     images, tokens = data[3]
-    expected = data.tokens[[int(value) for value in images[0, :, 0, 0, 0]]]
+    expected = data.tokens(images[0, :, 0, 0, 0].numpy().astype(int))
     assert torch.equal(tokens[0], expected[:, : tokens.shape[-1]].long())
 
 

@@ -41,7 +41,7 @@ from repro.data.index import (
     pair_key,
 )
 from repro.data.keyed import keyed_digest
-from repro.data.shards import hash_file
+from repro.files import file_sha256
 
 CACHE = Path("work/cache/index")
 """Where indices of single shards are kept, relative to the repository."""
@@ -253,7 +253,7 @@ def _index_shard(path: Path, part: Path) -> None:
             "counts": counts,
             "faults": faults,
             "bytes": path.stat().st_size,
-            "sha256": hash_file(path),
+            "sha256": file_sha256(path),
         }
     ).encode()
     columns = index_of(rows).arrays() | {

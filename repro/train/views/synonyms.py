@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from repro.files import file_sha256
+
 # fmt: off
 ENDINGS: dict[str, tuple[tuple[str, str], ...]] = {
     "noun": (("s", ""), ("ses", "s"), ("ves", "f"), ("xes", "x"), ("zes", "z"), ("ches", "ch"),
@@ -44,9 +46,8 @@ class Synonyms(Mapping[str, Sequence[str]]):
 
     @classmethod
     def read(cls, path: Path) -> Synonyms:
-        """From `data/<profile>/synonyms.json`."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(content["lemmas"], content["exceptions"])
+        """From `data/<profile>/synonyms.json`; ValueError if it is something else."""
+        return _read(path, file_sha256(path))
 
     def __getitem__(self, word: str) -> Sequence[str]:
         found = self._of(word)
@@ -81,3 +82,14 @@ class Synonyms(Mapping[str, Sequence[str]]):
                 found.update(known[form])
 
         return tuple(sorted(found - {word}))
+
+
+@lru_cache(maxsize=1)  # runs of a pack share their data
+def _read(path: Path, _sha256: str) -> Synonyms:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Synonyms(content["lemmas"], content["exceptions"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{path}: not a list of synonyms; make it with `python -m repro data`"
+        ) from None
