@@ -22,7 +22,7 @@ from repro.report.material import Material, read_material
 from repro.report.numbers.authors import authors_points
 from repro.report.numbers.evidence import Evidence, read_evidence
 from repro.report.pages import curves, latex
-from repro.report.pages.figures import Drawn
+from repro.report.pages.drawing import Drawn
 from repro.report.pages.html import index_page, runs_page
 from repro.report.pages.sacred import SacredRun, read_records
 from repro.report.schema.document import finite

@@ -20,7 +20,7 @@ BEFORE, AFTER = 30, 60
 """Characters quoted around the first one that differs."""
 
 
-def differences(report: Any, ledger: Any, place: str = "") -> list[str]:
+def document_differences(report: Any, ledger: Any, place: str = "") -> list[str]:
     """Leaves in which two documents differ, each with its place and both values."""
     if isinstance(report, dict) and isinstance(ledger, dict):
         return _of_objects(report, ledger, place)
@@ -28,7 +28,7 @@ def differences(report: Any, ledger: Any, place: str = "") -> list[str]:
         return [
             line
             for index, (shown, expected) in enumerate(zip(report, ledger, strict=True))
-            for line in differences(shown, expected, f"{place}[{_name(expected, index)}]")
+            for line in document_differences(shown, expected, f"{place}[{_name(expected, index)}]")
         ]
     if _same(report, ledger):
         return []
@@ -59,7 +59,7 @@ def _of_objects(report: Mapping[str, Any], ledger: Mapping[str, Any], place: str
     found = []
     for key in keys:
         below = f"{place}.{key}" if place else str(key)
-        found += differences(report.get(key, "nothing"), ledger.get(key, "nothing"), below)
+        found += document_differences(report.get(key, "nothing"), ledger.get(key, "nothing"), below)
     return found
 
 

@@ -27,7 +27,7 @@ from repro.report.build import (
     paper_files,
     web_page,
 )
-from repro.report.differences import differences, text_differences
+from repro.report.differences import document_differences, text_differences
 from repro.report.document import build_document, claims_of
 from repro.report.material import Material, read_material
 from repro.report.numbers.authors import authors_points
@@ -84,7 +84,7 @@ def _found(folder: Path, document: dict[str, Any], content: bytes) -> list[str]:
     evidence, material = _sources(document)
     numbers = build_document(evidence, claims_of())
     expected = json.loads(encoded({**numbers, "context": material.context}))
-    found = differences(document, expected)
+    found = document_differences(document, expected)
     digest = hashlib.sha256(content).hexdigest()
     names = expected_files(folder, expected)
     # Pages of a document that is wrong itself would only say the same again.

@@ -50,6 +50,8 @@ ALLOWED = {
     "plan": CONTRACTS
     | {"markdown", "data", "train", "train.process", "evaluate", "worker", "runs", "launch"},
     "study": CONTRACTS | {"markdown", "data", "sources", "runs", "launch"},
+    # what lies on disk: is it still what was made
+    "integrity": CONTRACTS | {"data", "runs"},
     # what came out: how it is printed, its shape, what it is computed by, and what shows it
     "report.format": set(),
     "report.schema": {"spec", "ledger", "intervals"},
@@ -57,7 +59,7 @@ ALLOWED = {
     "report.judging": CONTRACTS | {"report.numbers", *SHAPES},
     "report.studies": CONTRACTS | {"runs", "study", "report.numbers", "report.judging", *SHAPES},
     "report.pages": CONTRACTS | {"markdown", *COMPUTED, *SHAPES},
-    "report": CONTRACTS | {"study", "report.pages", *COMPUTED, *SHAPES},
+    "report": CONTRACTS | {"study", "integrity", "report.pages", *COMPUTED, *SHAPES},
     "reproduce": CONTRACTS | {"events", "runs"},
     "commands": set(),
 }

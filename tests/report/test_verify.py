@@ -16,7 +16,7 @@ import pytest
 from repro.ledger import LedgerError
 from repro.profile import load_profile
 from repro.report.build import checksums, report_stage
-from repro.report.differences import differences
+from repro.report.differences import document_differences
 from repro.report.material import read_material
 from repro.report.numbers.evidence import read_evidence
 from repro.report.pages.html import runs_page
@@ -132,10 +132,10 @@ def test_a_file_that_is_no_report_is_refused(tmp_path: Path):
 
 
 def test_last_digits_of_other_libraries_are_no_difference():
-    assert differences({"a": [0.1]}, {"a": [0.1 + 1e-14]}) == []
-    assert differences({"a": [0.1]}, {"a": [0.1 + 1e-6]}) != []
-    assert differences({"a": 1}, {"a": True}) != []
-    assert differences({"a": 1}, {}) == ['a: 1 in the report, "nothing" from the ledger']
+    assert document_differences({"a": [0.1]}, {"a": [0.1 + 1e-14]}) == []
+    assert document_differences({"a": [0.1]}, {"a": [0.1 + 1e-6]}) != []
+    assert document_differences({"a": 1}, {"a": True}) != []
+    assert document_differences({"a": 1}, {}) == ['a: 1 in the report, "nothing" from the ledger']
 
 
 @pytest.fixture(scope="module")

@@ -1,217 +1,258 @@
-"""Curves: what the result depends on (cap, number of learning rates tried, epochs, what a study varies); documents in, drawings out."""
+"""Curves: what the result depends on, and all figures of a report together.
+
+Cap, number of learning rates tried, epochs, and what a study varies; documents in, figures out.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-from repro.report.format import LABELS
-from repro.report.pages.figures import (
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from repro.report.format import label, tick
+from repro.report.numbers.cells import CLEANCLIP, DATASETS, OBJECTIVES
+from repro.report.pages.drawing import (
     COLOURS,
     WIDTH,
+    Columns,
     Drawn,
-    answer,
-    captions,
+    cap_line,
     draw,
+    legend_of,
     percent_axes,
-    percent_tick,
-    scatter,
     style,
 )
+from repro.report.pages.figures import answer, captions, scatter
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+CELL_COLOURS = {
+    ("cc3m", "100k"): COLOURS["mmcl"],
+    ("cc6m", "100k"): COLOURS["ssl"],
+    ("cc6m", "200k"): COLOURS["mmcl_ssl"],
+}
+"""Of a dataset slot with a number of cleaning pairs."""
+CELL_DASHES = dict(zip(CELL_COLOURS, ("-", "--", ":"), strict=True))
+STAGES = {"pretrain": "Pre-training", "clean": "CleanCLIP"}
+METRICS = {"accuracy": "accuracy", "asr": "ASR"}
+MEASURED = {
+    "asr": "ASR before cleaning (%)",
+    "cleaned_accuracy": "Best accuracy at the cap (%)",
+}
+"""What a study measures over a number."""
 
 
-def sweep(document: dict[str, Any]) -> Figure:
+def sweep(document: Mapping[str, Any]) -> Figure:
     """Best accuracy kept against the ASR that one is ready to accept."""
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(2 * WIDTH, 3.2), layout="constrained")
-    axes = drawing.subplots(1, 2, sharex=True, sharey=True, squeeze=False)
-    for objective, ax in zip(("mmcl", "mmcl_ssl"), axes.flat, strict=True):
+    figure = Figure(figsize=(2 * WIDTH, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True, sharey=True, squeeze=False)
+    for objective, ax in zip(OBJECTIVES, axes.flat, strict=True):
         for row in document["statistics"]["threshold_sweep"]:
-            if row["pretrain_objective"] != objective or not row["start"]:
-                continue
-            caps = [cap for cap, _ in row["steps"]] + [1.0]
-            kept = [accuracy / row["start"] for _, accuracy in row["steps"]]
-            label = f"{LABELS[row['dataset']]}, {LABELS[row['clean_size']]}" + (
-                " (authors)" if row["source"] == "authors" else ""
-            )
-            colour = {("cc3m", "100k"): COLOURS["mmcl"], ("cc6m", "100k"): COLOURS["ssl"]}.get(
-                (row["dataset"], row["clean_size"]), COLOURS["mmcl_ssl"]
-            )
-            ax.step(
-                caps,
-                [*kept, kept[-1]],
-                where="post",
-                lw=1.3,
-                color=colour,
-                ls="--" if row["source"] == "authors" else "-",
-                label=label,
-            )
-        ax.axvline(document["settings"]["asr_cap"], color="#000000", lw=0.7, ls=(0, (4, 3)))
-        ax.set_title(f"Pre-trained with {LABELS[objective]}", fontsize=8)
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(frameon=False, fontsize=7)
+            if row["pretrain_objective"] == objective and row["start"]:
+                _kept(ax, row)
+        cap_line(ax, document["settings"]["asr_cap"])
+        ax.set_title(f"Pre-trained with {label(objective)}", fontsize=8)
+        ax.set(xlabel="", ylabel="")
+        legend_of(ax)
+
     axes[0, 0].set(xlim=(0, 0.5), ylim=(0, 1.1))
     percent_axes(axes)
-    drawing.supxlabel("Accepted attack success rate (%)", fontsize=9)
-    drawing.supylabel("Best accuracy kept (% of start)", fontsize=9)
-    return drawing
+    figure.supxlabel("Accepted attack success rate (%)", fontsize=9)
+    figure.supylabel("Best accuracy kept (% of start)", fontsize=9)
+    return figure
 
 
-def budgets(document: dict[str, Any]) -> Figure:
-    """Median best score after n learning rates, with its simultaneous band."""
-    from matplotlib.figure import Figure
-
-    rows = document["statistics"]["best_of_n"]
-    drawing = Figure(figsize=(2 * WIDTH, 2.9), layout="constrained")
-    axes = drawing.subplots(1, 2, sharey=True, squeeze=False)
-    names = {"mmcl": axes[0, 0], "mmcl_ssl": axes[0, 1]}
-    for objective, ax in names.items():
-        for row, colour, dash in zip(
-            (r for r in rows if r["pretrain_objective"] == objective),
-            COLOURS.values(),
-            ("-", "--", ":"),
-            strict=False,
-        ):
-            sizes, low, middle, high = zip(*row["curve"], strict=True)
-            tells = [b > 0 or t < 1 for b, t in zip(low, high, strict=True)]
-            ax.fill_between(sizes, low, high, where=tells, color=colour, alpha=0.12, lw=0)
-            ax.plot(
-                sizes,
-                middle,
-                color=colour,
-                ls=dash,
-                label=f"{LABELS[row['dataset']]}, {LABELS[row['clean_size']]}",
-            )
-        ax.set_title(f"Pre-trained with {LABELS[objective]}", fontsize=8)
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(frameon=False, fontsize=7)
-        ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[0, 0].set_ylim(bottom=0)
-    axes[0, 0].yaxis.set_major_formatter(percent_tick)
-    drawing.supxlabel("Learning rates tried", fontsize=9)
-    drawing.supylabel("Best accuracy at the cap (%)", fontsize=9)
-    return drawing
-
-
-def trajectories(document: dict[str, Any], loss: str = "mmcl_ssl") -> Figure:
-    """Accuracy and ASR over the epochs of pre-training and of CleanCLIP; a row a model, one line a learning rate."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    models = [
-        (dataset, objective) for dataset in ("cc3m", "cc6m") for objective in ("mmcl", "mmcl_ssl")
-    ]
-    columns = (
-        ("pretrain", "accuracy"),
-        ("pretrain", "asr"),
-        ("clean", "accuracy"),
-        ("clean", "asr"),
-    )
-    names = {"pretrain": "Pre-training", "clean": "CleanCLIP", "accuracy": "accuracy", "asr": "ASR"}
-    drawing = Figure(figsize=(2 * WIDTH, 6.2), layout="constrained")
-    axes = drawing.subplots(len(models), len(columns), squeeze=False, sharex="col", sharey="col")
-    for (dataset, objective), row in zip(models, axes, strict=True):
-        for (stage, metric), ax in zip(columns, row, strict=True):
-            runs = [
-                t
-                for t in document["trajectories"]
-                if (t["stage"], t["dataset"], t["pretrain_objective"])
-                == (stage, dataset, objective)
-                and (stage == "pretrain" or (t["loss"] == loss and t["clean_size"] == "100k"))
-            ]
-            for shade, run in enumerate(sorted(runs, key=lambda t: t["learning_rate"])):
-                spectrum = matplotlib.colormaps["viridis"](
-                    0.1 + 0.75 * shade / max(1, len(runs) - 1)
-                )
-                ax.plot(
-                    run["epochs"],
-                    run[metric],
-                    lw=1,
-                    color=COLOURS["mmcl"] if stage == "pretrain" else spectrum,
-                )
-            ax.tick_params(labelsize=7)
-        row[0].set_ylabel(f"{LABELS[dataset]}\n{LABELS[objective]}", fontsize=8)
-    for (stage, metric), ax in zip(columns, axes[0], strict=True):
-        ax.set_title(f"{names[stage]}: {names[metric]} (%)", fontsize=8)
-        ax.set_ylim(bottom=0, top=1.04 if metric == "asr" else None)
-        ax.yaxis.set_major_formatter(percent_tick)
-    drawing.supxlabel("Epochs", fontsize=9)
-    return drawing
-
-
-def responses(document: dict[str, Any]) -> Figure:
-    """What a study measured over the number that it varies; a panel a study, a dot a seed, a line through the means."""
-    from matplotlib.figure import Figure
-
-    columns = 2
-    rows = -(-len(document["doses"]) // columns)
-    drawing = Figure(figsize=(2 * WIDTH, 2.5 * rows + 0.4), layout="constrained")
-    axes = drawing.subplots(rows, columns, squeeze=False)
-    for ax in axes.flat[len(document["doses"]) :]:
-        ax.set_axis_off()
-    for dose, ax in zip(document["doses"], axes.flat, strict=False):
-        for curve in dose["curves"]:
-            numbers, colour = (
-                [p["number"] for p in curve["points"]],
-                COLOURS[curve["pretrain_objective"]],
-            )
-            seeds = [
-                (p["number"], value)
-                for p in curve["points"]
-                for value in p["values"]
-                if value is not None
-            ]
-            ax.plot(*zip(*seeds, strict=True), ls="", marker="o", ms=3, color=colour, alpha=0.5)
-            ax.plot(
-                numbers,
-                [p["mean"] for p in curve["points"]],
-                lw=1.3,
-                color=colour,
-                ls="--" if curve["clean_size"] == "200k" else "-",
-                label=", ".join(
-                    LABELS[curve[k]]
-                    for k in ("dataset", "clean_size", "pretrain_objective")
-                    if curve[k]
-                ),
-            )
-        ticks = sorted({p["number"] for curve in dose["curves"] for p in curve["points"]})
-        ax.set_xscale("symlog", linthresh=min([tick for tick in ticks if tick > 0], default=1))
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        ax.minorticks_off()
-        ax.set_ylim(bottom=0)
-        ax.yaxis.set_major_formatter(percent_tick)
-        ax.set_title(
-            {"asr": "ASR before cleaning (%)", "cleaned_accuracy": "Best accuracy at the cap (%)"}[
-                dose["measure"]
-            ],
-            fontsize=8,
-        )
-        ax.set_xlabel(dose["path"], fontsize=8)
-        ax.legend(frameon=False, fontsize=7)
-    return drawing
-
-
-def all_figures(document: dict[str, Any]) -> dict[str, Figure]:
-    """Every figure of the report by name; `responses` only where a study varies a number."""
-    papers = {name: scatter(document, name) for name in document["figures"]}
-    curves = {
-        "sweep": sweep(document),
-        "budgets": budgets(document),
-        "trajectories": trajectories(document),
+def _kept(ax: Axes, row: Mapping[str, Any]) -> None:
+    """The accuracy kept of one cell: a step where a higher ASR admits a better model."""
+    steps = [*row["steps"], (1.0, row["steps"][-1][1])] if row["steps"] else []
+    data = {
+        "cap": [cap for cap, _ in steps],
+        "kept": [accuracy / row["start"] for _, accuracy in steps],
     }
-    studied = {"responses": responses(document)} if document["doses"] else {}
-    return {"answer": answer(document), **papers, **curves, **studied}
+    is_theirs = row["source"] == "authors"
+    _line(
+        ax,
+        data,
+        drawstyle="steps-post",
+        lw=1.3,
+        color=CELL_COLOURS[row["dataset"], row["clean_size"]],
+        ls="--" if is_theirs else "-",
+        label=_cell_name(row) + (" (authors)" if is_theirs else ""),
+    )
 
 
-def figure_names(document: dict[str, Any]) -> list[str]:
+def budgets(document: Mapping[str, Any]) -> Figure:
+    """Median best score after n learning rates, with its simultaneous band."""
+    figure = Figure(figsize=(2 * WIDTH, 2.9), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True, squeeze=False)
+    for objective, ax in zip(OBJECTIVES, axes.flat, strict=True):
+        for row in document["statistics"]["best_of_n"]:
+            if row["pretrain_objective"] == objective:
+                _budget(ax, row)
+        ax.set_title(f"Pre-trained with {label(objective)}", fontsize=8)
+        ax.set(xlabel="", ylabel="")
+        legend_of(ax)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+
+    axes[0, 0].set_ylim(bottom=0)
+    axes[0, 0].yaxis.set_major_formatter(tick)
+    figure.supxlabel("Learning rates tried", fontsize=9)
+    figure.supylabel("Best accuracy at the cap (%)", fontsize=9)
+    return figure
+
+
+def _budget(ax: Axes, row: Mapping[str, Any]) -> None:
+    """Median and band of one cell; no band where it would span all values and tell nothing."""
+    key = (row["dataset"], row["clean_size"])
+    sizes, low, median, high = zip(*row["curve"], strict=True)
+    tells = [bottom > 0 or top < 1 for bottom, top in zip(low, high, strict=True)]
+    ax.fill_between(sizes, low, high, where=tells, color=CELL_COLOURS[key], alpha=0.12, lw=0)
+    data = {"rates": list(sizes), "median": list(median)}
+    _line(ax, data, color=CELL_COLOURS[key], ls=CELL_DASHES[key], label=_cell_name(row))
+
+
+def trajectories(document: Mapping[str, Any]) -> Figure:
+    """Accuracy and ASR over the epochs of pre-training and of CleanCLIP.
+
+    A row a model, one line a learning rate.
+    """
+    models = [(dataset, objective) for dataset in DATASETS for objective in OBJECTIVES]
+    shown = [(stage, metric) for stage in STAGES for metric in METRICS]
+    figure = Figure(figsize=(2 * WIDTH, 6.2), layout="constrained")
+    axes = figure.subplots(len(models), len(shown), squeeze=False, sharex="col", sharey="col")
+
+    for (dataset, objective), row in zip(models, axes, strict=True):
+        for (stage, metric), ax in zip(shown, row, strict=True):
+            _trajectory(ax, document, (stage, dataset, objective), metric)
+        row[0].set_ylabel(f"{label(dataset)}\n{label(objective)}", fontsize=8)
+    for (stage, metric), ax in zip(shown, axes[0], strict=True):
+        ax.set_title(f"{STAGES[stage]}: {METRICS[metric]} (%)", fontsize=8)
+        ax.set_ylim(bottom=0, top=1.04 if metric == "asr" else None)
+        ax.yaxis.set_major_formatter(tick)
+    figure.supxlabel("Epochs", fontsize=9)
+    return figure
+
+
+def _trajectory(
+    ax: Axes, document: Mapping[str, Any], model: tuple[str, str, str], metric: str
+) -> None:
+    """One metric of one model in one stage over its epochs."""
+    runs = [
+        run
+        for run in document["trajectories"]
+        if (run["stage"], run["dataset"], run["pretrain_objective"]) == model
+        and (run["stage"] == "pretrain" or (run["loss"], run["clean_size"]) == (CLEANCLIP, "100k"))
+    ]
+    data: Columns = {"epoch": [], metric: [], "rate": [], "run": []}
+    for run in runs:
+        data["epoch"] += run["epochs"]
+        data[metric] += run[metric]
+        data["rate"] += [run["learning_rate"]] * len(run["epochs"])
+        data["run"] += [run["run"]] * len(run["epochs"])
+
+    rates = sorted(set(data["rate"]))
+    palette = seaborn.color_palette("viridis", len(rates))
+    if model[0] == "pretrain":
+        palette = [COLOURS["mmcl"]] * len(rates)
+    if runs:
+        seaborn.lineplot(
+            data=data,
+            x="epoch",
+            y=metric,
+            hue="rate",
+            hue_order=rates,
+            palette=dict(zip(rates, palette, strict=True)),
+            units="run",
+            estimator=None,
+            legend=False,
+            lw=1,
+            ax=ax,
+        )
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(labelsize=7)
+
+
+def responses(document: Mapping[str, Any]) -> Figure:
+    """What a study measured over the number that it varies: a panel a study."""
+    doses = document["doses"]
+    rows = -(-len(doses) // 2)
+    figure = Figure(figsize=(2 * WIDTH, 2.5 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False)
+    for ax in axes.flat[len(doses) :]:
+        ax.set_axis_off()
+    for dose, ax in zip(doses, axes.flat, strict=False):
+        _response(ax, dose)
+    return figure
+
+
+def _response(ax: Axes, dose: Mapping[str, Any]) -> None:
+    """A dot a seed, and a line through the means, for every model of a study."""
+    for curve in dose["curves"]:
+        colour = COLOURS[curve["pretrain_objective"]]
+        seeds: Columns = {"number": [], "value": []}
+        for point in curve["points"]:
+            values = [value for value in point["values"] if value is not None]
+            seeds["number"] += [point["number"]] * len(values)
+            seeds["value"] += values
+        looks = {"color": colour, "s": 12, "alpha": 0.5, "linewidth": 0}
+        seaborn.scatterplot(data=seeds, x="number", y="value", ax=ax, legend=False, **looks)
+
+        means = {
+            "number": [point["number"] for point in curve["points"]],
+            "mean": [point["mean"] for point in curve["points"]],
+        }
+        dash = "--" if curve["clean_size"] == "200k" else "-"
+        _line(ax, means, lw=1.3, color=colour, ls=dash, label=_model_name(curve))
+
+    numbers = sorted({point["number"] for curve in dose["curves"] for point in curve["points"]})
+    ax.set_xscale("symlog", linthresh=min([n for n in numbers if n > 0], default=1))
+    ax.set_xticks(numbers, [f"{number:g}" for number in numbers])
+    ax.minorticks_off()
+    ax.set_ylim(bottom=0)
+    ax.yaxis.set_major_formatter(tick)
+    ax.set_title(MEASURED[dose["measure"]], fontsize=8)
+    ax.set_xlabel(dose["path"], fontsize=8)
+    ax.set_ylabel("")
+    ax.legend(frameon=False, fontsize=7)
+
+
+def figure_names(document: Mapping[str, Any]) -> list[str]:
     """The figures that a document has."""
     return ["answer", *captions(document)]
 
 
-def draw_all(document: dict[str, Any]) -> dict[str, Drawn]:
+def all_figures(document: Mapping[str, Any]) -> dict[str, Figure]:
+    """Every figure of the report by name; `responses` only where a study varies a number."""
+    others = {
+        "answer": answer,
+        "sweep": sweep,
+        "budgets": budgets,
+        "trajectories": trajectories,
+        "responses": responses,
+    }
+    return {
+        name: others[name](document) if name in others else scatter(document, name)
+        for name in figure_names(document)
+    }
+
+
+def draw_all(document: Mapping[str, Any]) -> dict[str, Drawn]:
     """Every figure of the report, drawn."""
     with style():
         return {name: draw(figure, name) for name, figure in all_figures(document).items()}
+
+
+def _line(ax: Axes, data: Columns, **looks: Any) -> None:
+    """A line through the points of two columns as they stand: nothing is averaged or sorted."""
+    x, y = data
+    seaborn.lineplot(data=data, x=x, y=y, ax=ax, estimator=None, sort=False, **looks)
+
+
+def _cell_name(row: Mapping[str, Any]) -> str:
+    return f"{label(row['dataset'])}, {label(row['clean_size'])}"
+
+
+def _model_name(curve: Mapping[str, Any]) -> str:
+    keys = ("dataset", "clean_size", "pretrain_objective")
+    return ", ".join(label(curve[key]) for key in keys if curve[key])

@@ -1,136 +1,85 @@
-"""Figures: documents in, drawings out; no file access and no statistics.
+"""The answer and Figures 1-3; documents in, figures out, no file access and no statistics.
 
-Figures 1-3 are the paper's scatter plots: x = ASR, y = zero-shot top-1, a panel per pre-trained model, colour and shape
-per finetuning loss. Every group of marks carries an id, so that the page can hide it, and `layout` tells the page where
-the axes lie, so that it can find the mark under the pointer.
+Figures 1-3 are the paper's scatter plots: x = ASR, y = zero-shot top-1, a panel per pre-trained
+model, colour and shape per finetuning loss.
 """
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from repro.report.format import LABELS
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from repro.report.format import label, tick
 from repro.report.numbers.cells import LOSSES
+from repro.report.pages.drawing import (
+    BLACK,
+    COLOURS,
+    MARKERS,
+    START,
+    WIDTH,
+    cap_line,
+    columns,
+    percent_axes,
+)
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-COLOURS = {"mmcl": "#2f7fd0", "ssl": "#c2631b", "mmcl_ssl": "#22915a"}
-"""Of the finetuning losses; at least 3:1 against both the light and the dark page."""
-MARKERS = {"mmcl": "o", "ssl": "^", "mmcl_ssl": "s"}
-START = "#d4323c"
 CAPTIONS = {
     "figure1": "Figure 1. Accuracy and ASR during finetuning of the CC3M models.",
     "figure2": "Figure 2. The same for the CC6M models.",
-    "figure3": "Figure 3. 100K against 200K cleaning pairs for the CC6M model of MMCL + SSL (above), and our control for MMCL (below).",
-    "sweep": "How the result depends on the cap: best accuracy after CleanCLIP, as a share of the start, among evaluations with at most "
-    "the ASR on the x axis.",
-    "budgets": "What the search buys: median best accuracy at the cap after trying n learning rates, with a simultaneous band; 0 where "
-    "none met the cap. Where the band would span all values, as with few rates, none is drawn. The grid's rates count as random draws.",
-    "trajectories": "Accuracy and ASR over epochs: pre-training, and CleanCLIP with 100K pairs by learning rate (dark: smallest).",
-    "responses": "What the studies measured over a number that they vary: one dot a seed, lines through the means.",
+    "figure3": "Figure 3. 100K against 200K cleaning pairs for the CC6M model of MMCL + SSL "
+    "(above), and our control for MMCL (below).",
+    "sweep": "How the result depends on the cap: best accuracy after CleanCLIP, as a share of the "
+    "start, among evaluations with at most the ASR on the x axis.",
+    "budgets": "What the search buys: median best accuracy at the cap after trying n learning "
+    "rates, with a simultaneous band; 0 where none met the cap. Where the band would span all "
+    "values, as with few rates, none is drawn. The grid's rates count as random draws.",
+    "trajectories": "Accuracy and ASR over epochs: pre-training, and CleanCLIP with 100K pairs by "
+    "learning rate (dark: smallest).",
+    "responses": "What the studies measured over a number that they vary: one dot a seed, lines "
+    "through the means.",
 }
 """What each figure shows; the paper's own come first."""
 HARDLY, SIGNIFICANT = 0.05, 0.10
 """Shares of accuracy lost that the claims file calls hardly any and significant."""
-WIDTH = 3.35
-"""Inches of one panel."""
+KEPT = 0.95
+"""Share of the start accuracy from which on a cleaned model counts as a success."""
+PANEL_KEYS = ("dataset", "clean_size", "pretrain_objective")
+STEP = 0.22
+"""Between the marks of one row of the answer: paper, authors' points, ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A figure as the pages need it."""
-
-    svg: str
-    pdf: bytes
-    layout: dict[str, Any]
-    """Where the axes lie in the SVG."""
-
-
-def draw(figure: Figure, name: str) -> Drawn:
-    """A figure in all its forms."""
-    settled = layout(figure)
-    return Drawn(svg(figure, name), pdf(figure), settled)
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Settings that make drawings equal byte for byte, whatever the user's own matplotlib settings."""
-    import matplotlib
-    import seaborn
-
-    matplotlib.use("Agg")
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        seaborn.set_theme(
-            context="paper",
-            style="ticks",
-            font="DejaVu Sans",
-            rc={
-                "svg.hashsalt": "repro",
-                "svg.fonttype": "none",
-                "pdf.fonttype": 42,
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-                "figure.dpi": 72,
-                "axes.edgecolor": "#000000",
-                "text.color": "#000000",
-                "axes.labelcolor": "#000000",
-                "xtick.color": "#000000",
-                "ytick.color": "#000000",
-                "figure.facecolor": "none",
-                "axes.facecolor": "none",
-            },
-        )
-        yield
-
-
-def captions(document: dict[str, Any]) -> dict[str, str]:
+def captions(document: Mapping[str, Any]) -> dict[str, str]:
     """The figures that a document has, and what each shows."""
     return {
         name: text for name, text in CAPTIONS.items() if name != "responses" or document["doses"]
     }
 
 
-def scatter(document: dict[str, Any], name: str) -> Figure:
+def scatter(document: Mapping[str, Any], name: str) -> Figure:
     """Figure 1, 2 or 3."""
-    from matplotlib.figure import Figure
+    shown = document["figures"][name]
+    panels, cap = shown["panels"], document["settings"]["asr_cap"]
+    rows = -(-len(panels) // 2)
+    height = (3.0 if rows == 1 else 2.35) * rows + 0.55
+    figure = Figure(figsize=(2 * WIDTH, height), layout="constrained")
+    axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
 
-    figure = document["figures"][name]
-    panels, cap = figure["panels"], document["settings"]["asr_cap"]
-    columns = 2
-    rows = -(-len(panels) // columns)
-    drawing = Figure(
-        figsize=(WIDTH * columns, (3.0 if rows == 1 else 2.35) * rows + 0.55), layout="constrained"
-    )
-    axes = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for index, (panel, ax) in enumerate(zip(panels, axes.flat, strict=True)):
-        points = [point for point in figure["points"] if _same(panel, point)]
+        points = [point for point in shown["points"] if _is_of(panel, point)]
         _panel(ax, f"{name}-{index}", panel, points, cap)
-    top = max(
-        [
-            0.05,
-            *(p["accuracy"] for p in figure["points"]),
-            *(p["start"]["accuracy"] for p in panels if p["start"]),
-            *(p["paper"]["start_accuracy"] or 0 for p in panels),
-        ]
-    )
+    top = _highest(shown)
     axes[0, 0].set(xlim=(-0.04, 1.04), ylim=(-0.05 * top, 1.12 * top))
     percent_axes(axes)
-    drawing.supxlabel(
-        "Attack success rate (%)"
-        + (", reproduced on stand-in data" if document["stand_in"] else ""),
-        fontsize=9,
-    )
-    drawing.supylabel("Zero-shot top-1 accuracy (%)", fontsize=9)
-    drawing.legend(
-        handles=_legend(figure),
+
+    stand_in = ", reproduced on stand-in data" if document["stand_in"] else ""
+    figure.supxlabel(f"Attack success rate (%){stand_in}", fontsize=9)
+    figure.supylabel("Zero-shot top-1 accuracy (%)", fontsize=9)
+    figure.legend(
+        handles=_scatter_legend(shown),
         loc="outside upper center",
         ncols=4,
         frameon=False,
@@ -138,168 +87,34 @@ def scatter(document: dict[str, Any], name: str) -> Figure:
         handletextpad=0.3,
         columnspacing=1.2,
     )
-    return drawing
+    return figure
 
 
-def _panel(
-    ax: Axes, gid: str, panel: dict[str, Any], points: list[dict[str, Any]], cap: float
-) -> None:
-    start, paper = panel["start"], panel["paper"]
-    anchor = (
-        start["accuracy"]
-        if start
-        else paper["start_accuracy"]
-        if points and points[0]["source"] == "authors"
-        else None
-    )
-    if anchor:
-        ax.fill_between(
-            [0, cap],
-            0.95 * anchor,
-            1.3 * anchor,
-            color=START,
-            alpha=0.13,
-            lw=0,
-            gid=f"{gid}-region",
-        )
-        ax.plot(
-            [0, cap, cap],
-            [0.95 * anchor, 0.95 * anchor, 1.3 * anchor],
-            color=START,
-            lw=0.8,
-            ls=":",
-            gid=f"{gid}-edge",
-        )
-    ax.axvline(cap, color="#000000", lw=0.7, ls=(0, (4, 3)), gid=f"{gid}-cap")
-    for (source, loss, seed), group in _groups(points).items():
-        hollow = source == "authors"
-        ax.scatter(
-            [p["asr"] for p in group],
-            [p["accuracy"] for p in group],
-            s=11 if hollow else 13,
-            marker=MARKERS[loss],
-            facecolors="none" if hollow else COLOURS[loss],
-            edgecolors=COLOURS[loss],
-            linewidths=0.5 if hollow else 0.3,
-            alpha=0.5 if hollow else 0.8,
-            gid=f"{gid}-{source}-{loss}-{'x' if seed is None else seed}",
-            zorder=2 if hollow else 3,
-        )
-    if start:
-        ax.scatter(
-            [start["asr"]],
-            [start["accuracy"]],
-            s=130,
-            marker="*",
-            color=START,
-            zorder=5,
-            gid=f"{gid}-start",
-            clip_on=False,
-        )
-    if paper["start_accuracy"]:
-        ax.scatter(
-            [paper["start_asr"]],
-            [paper["start_accuracy"]],
-            s=90,
-            marker="*",
-            facecolors="none",
-            edgecolors="#000000",
-            linewidths=0.8,
-            zorder=5,
-            gid=f"{gid}-paper-start",
-            clip_on=False,
-        )
-    if paper["clean_accuracy"] is not None:
-        ax.plot(
-            [0, cap],
-            [paper["clean_accuracy"]] * 2,
-            color="#000000",
-            lw=2,
-            gid=f"{gid}-paper-best",
-            zorder=4,
-        )
-    ax.set_title(
-        f"{LABELS[panel['dataset']]}, pre-trained with {LABELS[panel['pretrain_objective']]}, "
-        f"{LABELS[panel['clean_size']]} pairs",
-        fontsize=7.5,
-    )
-    if not points:
-        ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", va="center")
-
-
-def percent_tick(value: float, _: float | None = None) -> str:
-    """A fraction on an axis in percent, with the digits that it needs: 2.5, but 5."""
-    return f"{round(100 * value, 2) + 0:g}"  # + 0: no minus before a zero
-
-
-def answer(document: dict[str, Any]) -> Figure:
-    """Accuracy lost by the best cleaned model of every cell: the paper's, the authors' points', and ours with intervals."""
-    from matplotlib.figure import Figure
-
+def answer(document: Mapping[str, Any]) -> Figure:
+    """Accuracy lost by the best cleaned model of every cell: paper, authors' points, and ours."""
     rows = document["tables"]["table1"]["rows"]
-    drawing = Figure(figsize=(2 * WIDTH, 2.75), layout="constrained")
-    ax = drawing.subplots()
+    figure = Figure(figsize=(2 * WIDTH, 2.75), layout="constrained")
+    ax = figure.subplots()
     ax.axvspan(-0.6, HARDLY, color=COLOURS["mmcl_ssl"], alpha=0.13, lw=0)
     ax.axvspan(SIGNIFICANT, 1.1, color=START, alpha=0.08, lw=0)
     for y, row in enumerate(rows):
-        clean, colour = (
-            row["clean_accuracy"],
-            COLOURS["mmcl" if row["pretrain_objective"] == "mmcl" else "ssl"],
-        )
-        original = row["original_accuracy"]["paper"]
-        if clean["paper"] is not None:
-            ax.plot(
-                1 - clean["paper"] / original,
-                y - 0.22,
-                ls="",
-                marker="*",
-                ms=8,
-                mfc="none",
-                mec="#000000",
-                mew=0.8,
-            )
-        for drop, shift, filled in (
-            (clean["authors_drop"], 0.0, False),
-            (clean["relative_drop"], 0.22, True),
-        ):
-            if drop:
-                ax.plot(drop["ci"], [y + shift] * 2, color=colour, lw=1.4, solid_capstyle="butt")
-                ax.plot(
-                    drop["value"],
-                    y + shift,
-                    ls="",
-                    marker="o",
-                    ms=5,
-                    color=colour,
-                    mfc=colour if filled else "none",
-                )
-        if clean["relative_drop"] is None and clean["evaluations"]:
-            ax.plot(1, y + 0.22, ls="", marker="x", ms=5, color=colour, clip_on=False)
-    values = [
-        v
-        for row in rows
-        for drop in (row["clean_accuracy"]["authors_drop"], row["clean_accuracy"]["relative_drop"])
-        if drop
-        for v in drop["ci"]
-    ]
-    low = min(-0.1, *(v - 0.03 for v in values), 0)
+        _answer_row(ax, y, row)
+
+    low = min([-0.1, *(end - 0.03 for row in rows for end in _ends(row))])
     ax.set(
         xlim=(max(low, -0.6), 1.03),
         ylim=(len(rows) - 0.45, -0.55),
         xlabel="Share of the start accuracy lost (%)",
+        ylabel="",
     )
     ax.set_yticks(
-        range(len(rows)),
-        [
-            f"{LABELS[row['dataset']]}, {LABELS[row['clean_size']]}, {LABELS[row['pretrain_objective']]}"
-            for row in rows
-        ],
+        range(len(rows)), [", ".join(label(row[key]) for key in PANEL_KEYS) for row in rows]
     )
     ax.tick_params(axis="y", length=0)
     for y in range(2, len(rows), 2):
-        ax.axhline(y - 0.5, color="#000000", lw=0.4, alpha=0.4)
-    ax.xaxis.set_major_formatter(percent_tick)
-    drawing.legend(
+        ax.axhline(y - 0.5, color=BLACK, lw=0.4, alpha=0.4)
+    ax.xaxis.set_major_formatter(tick)
+    figure.legend(
         handles=_answer_legend(document),
         loc="outside upper center",
         ncols=4,
@@ -307,141 +122,167 @@ def answer(document: dict[str, Any]) -> Figure:
         fontsize=8,
         handletextpad=0.3,
     )
-    return drawing
+    return figure
 
 
-def _answer_legend(document: dict[str, Any]) -> list[Any]:
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], ls="", marker="*", mfc="none", mec="#000000", ms=8, label="paper")]
-    if document["authors_files"]:
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color="#000000",
-                lw=1.2,
-                marker="o",
-                mfc="none",
-                ms=5,
-                label="authors' points",
-            )
+def _panel(
+    ax: Axes, gid: str, panel: Mapping[str, Any], points: Sequence[Mapping[str, Any]], cap: float
+) -> None:
+    """One pre-trained model: region of success, marks of its evaluations, start and paper."""
+    _success_region(ax, gid, _anchor(panel, points), cap)
+    cap_line(ax, cap, f"{gid}-cap")
+    for (source, loss, seed), group in _groups(points).items():
+        hollow = source == "authors"
+        seaborn.scatterplot(
+            data=columns(group, "asr", "accuracy"),
+            x="asr",
+            y="accuracy",
+            ax=ax,
+            s=11 if hollow else 13,
+            marker=MARKERS[loss],
+            facecolor="none" if hollow else COLOURS[loss],
+            edgecolor=COLOURS[loss],
+            linewidth=0.5 if hollow else 0.3,
+            alpha=0.5 if hollow else 0.8,
+            gid=f"{gid}-{source}-{loss}-{'x' if seed is None else seed}",
+            zorder=2 if hollow else 3,
         )
-    if document["runs"]:
-        handles.append(Line2D([], [], color="#000000", lw=1.2, marker="o", ms=5, label="ours"))
-        handles.append(
-            Line2D(
-                [], [], ls="", color="#000000", marker="x", ms=5, label="ours: none reached the cap"
-            )
-        )
-    return handles
+
+    _stars(ax, gid, panel, cap)
+    title = f"{label(panel['dataset'])}, pre-trained with {label(panel['pretrain_objective'])}"
+    ax.set_title(f"{title}, {label(panel['clean_size'])} pairs", fontsize=7.5)
+    ax.set(xlabel="", ylabel="")
+    if not points:
+        ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", va="center")
 
 
-def layout(drawing: Figure) -> dict[str, Any]:
-    """Where the axes lie, for the page's script: size of the drawing in points, and per axes its box and data limits.
-
-    Settles the layout: what is saved afterwards has the axes where this says.
-    """
-    drawing.draw_without_rendering()
-    drawing.set_layout_engine("none")
-    width, height = (float(v) * 72 for v in drawing.get_size_inches())
-    return {
-        "width": width,
-        "height": height,
-        "axes": [
-            [
-                width * box.x0,
-                height * (1 - box.y1),
-                width * box.x1,
-                height * (1 - box.y0),
-                *ax.get_xlim(),
-                *ax.get_ylim(),
-            ]
-            for ax in drawing.axes
-            for box in [ax.get_position()]
-        ],
-    }
+def _success_region(ax: Axes, gid: str, start: float | None, cap: float) -> None:
+    """ASR at the cap and accuracy nearly that of the start."""
+    if not start:
+        return
+    low, high = KEPT * start, 1.3 * start
+    ax.fill_between([0, cap], low, high, color=START, alpha=0.13, lw=0, gid=f"{gid}-region")
+    edge = {"color": START, "lw": 0.8, "ls": ":", "gid": f"{gid}-edge"}
+    ax.plot([0, cap, cap], [low, low, high], **edge)
 
 
-def svg(drawing: Figure, name: str) -> str:
-    """The drawing as an inline SVG element; black follows the page's text colour, and no id occurs in another drawing."""
-    buffer = io.StringIO()
-    drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = re.sub(
-        rf'( id="|url\(#|href="#)(?!{name}-)', rf"\g<1>{name}.", text[text.index("<svg") :]
+def _stars(ax: Axes, gid: str, panel: Mapping[str, Any], cap: float) -> None:
+    """The start model, that of the paper, and the paper's best cleaned model."""
+    start, paper = panel["start"], panel["paper"]
+    star = {"marker": "*", "zorder": 5, "clip_on": False}
+    if start:
+        place = ([start["asr"]], [start["accuracy"]])
+        ax.scatter(*place, s=130, color=START, gid=f"{gid}-start", **star)
+    if paper["start_accuracy"]:
+        place = ([paper["start_asr"]], [paper["start_accuracy"]])
+        open_star = {"s": 90, "facecolors": "none", "edgecolors": BLACK, "linewidths": 0.8}
+        ax.scatter(*place, gid=f"{gid}-paper-start", **open_star, **star)
+    if paper["clean_accuracy"] is not None:
+        best = [paper["clean_accuracy"]] * 2
+        ax.plot([0, cap], best, color=BLACK, lw=2, gid=f"{gid}-paper-best", zorder=4)
+
+
+def _answer_row(ax: Axes, y: float, row: Mapping[str, Any]) -> None:
+    """One cell: the paper's value, the authors' points and ours, each with its interval."""
+    clean = row["clean_accuracy"]
+    colour = COLOURS["mmcl" if row["pretrain_objective"] == "mmcl" else "ssl"]
+    if clean["paper"] is not None:
+        lost = 1 - clean["paper"] / row["original_accuracy"]["paper"]
+        _mark(ax, lost, y - STEP, "*", BLACK, size=64, hollow=True)
+
+    drops = ((clean["authors_drop"], y, True), (clean["relative_drop"], y + STEP, False))
+    for drop, height, hollow in drops:
+        if drop:
+            ax.hlines(height, *drop["ci"], color=colour, lw=1.4)
+            _mark(ax, drop["value"], height, "o", colour, size=25, hollow=hollow)
+    if clean["relative_drop"] is None and clean["evaluations"]:
+        _mark(ax, 1, y + STEP, "x", colour, size=25)
+
+
+def _mark(
+    ax: Axes, x: float, y: float, marker: str, colour: str, *, size: float, hollow: bool = False
+) -> None:
+    """One mark of the answer."""
+    looks = {"facecolor": "none" if hollow else colour, "edgecolor": colour}
+    if marker == "x":
+        looks = {"color": colour}
+    seaborn.scatterplot(
+        x=[x], y=[y], ax=ax, marker=marker, s=size, linewidth=1, zorder=3, clip_on=False, **looks
     )
-    return text.replace("#000000", "currentColor")
 
 
-def pdf(drawing: Figure) -> bytes:
-    """The drawing as a PDF without dates."""
-    buffer = io.BytesIO()
-    drawing.savefig(
-        buffer, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None}
-    )
-    return buffer.getvalue()
+def _ends(row: Mapping[str, Any]) -> list[float]:
+    """Ends of the intervals in a row of the answer."""
+    clean = row["clean_accuracy"]
+    drops = [drop for drop in (clean["authors_drop"], clean["relative_drop"]) if drop]
+    return [end for drop in drops for end in drop["ci"]]
 
 
-def _groups(
-    points: list[dict[str, Any]],
-) -> dict[tuple[str, str, int | None], list[dict[str, Any]]]:
-    groups: dict[tuple[str, str, int | None], list[dict[str, Any]]] = {}
+def _anchor(panel: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> float | None:
+    """Start accuracy of a panel: ours, or the paper's where its points are the authors'."""
+    if panel["start"]:
+        accuracy: float = panel["start"]["accuracy"]
+        return accuracy
+    if points and points[0]["source"] == "authors":
+        start: float | None = panel["paper"]["start_accuracy"]
+        return start
+    return None
+
+
+def _highest(shown: Mapping[str, Any]) -> float:
+    """The highest accuracy of a figure, at least 5%."""
+    panels = shown["panels"]
+    accuracies = [point["accuracy"] for point in shown["points"]]
+    accuracies += [panel["start"]["accuracy"] for panel in panels if panel["start"]]
+    accuracies += [panel["paper"]["start_accuracy"] or 0 for panel in panels]
+    return max([0.05, *accuracies])
+
+
+Group = tuple[str, str, int | None]
+"""Source, loss and seed of points."""
+
+
+def _groups(points: Sequence[Mapping[str, Any]]) -> dict[Group, list[Mapping[str, Any]]]:
+    """Points by source, loss and seed, in an order of their own."""
+    groups: dict[Group, list[Mapping[str, Any]]] = {}
     for point in points:
         groups.setdefault((point["source"], point["loss"], point["seed"]), []).append(point)
-    return dict(
-        sorted(
-            groups.items(),
-            key=lambda item: (
-                item[0][0],
-                LOSSES.index(item[0][1]),
-                -1 if item[0][2] is None else item[0][2],
-            ),
-        )
-    )
+
+    def order(key: Group) -> tuple[str, int, int]:
+        source, loss, seed = key
+        return source, [*LOSSES].index(loss), -1 if seed is None else seed
+
+    return {key: groups[key] for key in sorted(groups, key=order)}
 
 
-def _legend(figure: dict[str, Any]) -> list[Any]:
-    from matplotlib.lines import Line2D
+def _is_of(panel: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+    return all(panel[key] == point[key] for key in PANEL_KEYS)
 
+
+def _scatter_legend(shown: Mapping[str, Any]) -> list[Line2D]:
     handles = [
-        Line2D(
-            [],
-            [],
-            ls="",
-            marker=MARKERS[loss],
-            color=COLOURS[loss],
-            ms=4,
-            label=f"finetuned with {LABELS[loss]}",
-        )
+        _handle(f"finetuned with {label(loss)}", marker=MARKERS[loss], color=COLOURS[loss], ms=4)
         for loss in LOSSES
     ]
-    handles.append(Line2D([], [], ls="", marker="*", color=START, ms=9, label="start model"))
-    handles.append(
-        Line2D([], [], ls="", marker="*", mfc="none", color="#000000", ms=9, label="paper: start")
-    )
-    handles.append(Line2D([], [], color="#000000", lw=2, label="paper: best at the cap"))
-    if any(point["source"] == "authors" for point in figure["points"]):
-        handles.append(
-            Line2D(
-                [],
-                [],
-                ls="",
-                marker="o",
-                mfc="none",
-                color="#000000",
-                ms=4,
-                label="hollow: authors",
-            )
-        )
+    handles.append(_handle("start model", marker="*", color=START, ms=9))
+    handles.append(_handle("paper: start", marker="*", mfc="none", color=BLACK, ms=9))
+    handles.append(_handle("paper: best at the cap", color=BLACK, lw=2, ls="-"))
+    if any(point["source"] == "authors" for point in shown["points"]):
+        handles.append(_handle("hollow: authors", marker="o", mfc="none", color=BLACK, ms=4))
     return handles
 
 
-def percent_axes(axes: Any) -> None:
-    """Percent on the axes that the others share."""
-    axes[0, 0].xaxis.set_major_formatter(percent_tick)
-    axes[0, 0].yaxis.set_major_formatter(percent_tick)
+def _answer_legend(document: Mapping[str, Any]) -> list[Line2D]:
+    with_interval = {"color": BLACK, "lw": 1.2, "ls": "-", "marker": "o", "ms": 5}
+    handles = [_handle("paper", marker="*", mfc="none", mec=BLACK, ms=8)]
+    if document["authors_files"]:
+        handles.append(_handle("authors' points", mfc="none", **with_interval))
+    if document["runs"]:
+        handles.append(_handle("ours", **with_interval))
+        handles.append(_handle("ours: none reached the cap", color=BLACK, marker="x", ms=5))
+    return handles
 
 
-def _same(panel: dict[str, Any], point: dict[str, Any]) -> bool:
-    return all(panel[key] == point[key] for key in ("dataset", "clean_size", "pretrain_objective"))
+def _handle(text: str, **looks: Any) -> Line2D:
+    """An entry of a legend; a mark without a line unless `ls` says otherwise."""
+    return Line2D([], [], **{"ls": "", "label": text, **looks})

@@ -21,7 +21,7 @@ from repro.report.numbers.cells import LOSSES, SIZES
 from repro.report.pages import prepared
 from repro.report.pages.figures import captions
 from repro.report.pages.sacred import Chart, SacredRun
-from repro.report.pages.templating import TEMPLATES, environment
+from repro.report.pages.templating import TEMPLATES, jinja_environment
 from repro.report.schema.document import lookup
 from repro.report.studies.outcomes import MEASURES
 
@@ -173,7 +173,7 @@ def interval(document: dict[str, Any], path: str) -> Markup:
 
 
 def _environment() -> jinja2.Environment:
-    pages = environment(autoescape=True)
+    pages = jinja_environment(autoescape=True)
     pages.filters |= {
         "percent": percent,
         "short": short,

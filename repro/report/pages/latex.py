@@ -17,7 +17,7 @@ import jinja2
 from repro.report.format import label, percent, short
 from repro.report.pages import prepared
 from repro.report.pages.figures import captions
-from repro.report.pages.templating import environment
+from repro.report.pages.templating import jinja_environment
 from repro.report.schema.document import lookup
 from repro.report.studies.outcomes import MEASURES
 
@@ -79,7 +79,7 @@ def metadata(document: dict[str, Any]) -> str:
 
     JSON strings are YAML strings, so nothing can break out.
     """
-    pages = environment(autoescape=True, keep_trailing_newline=True)
+    pages = jinja_environment(autoescape=True, keep_trailing_newline=True)
     return pages.get_template("metadata.yaml.j2").render(document=document)
 
 
@@ -154,7 +154,7 @@ def _environment() -> jinja2.Environment:
     `finalize` escapes every value; what a macro gives is TeX already, which its caller says by the
     filter `tex`.
     """
-    pages = environment(
+    pages = jinja_environment(
         autoescape=False,
         finalize=escape,
         block_start_string="<%",

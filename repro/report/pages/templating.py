@@ -10,7 +10,7 @@ import jinja2
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def environment(**options: Any) -> jinja2.Environment:
+def jinja_environment(**options: Any) -> jinja2.Environment:
     """An environment over our templates; `options` say above all how values are escaped."""
     return jinja2.Environment(  # noqa: S701 (each caller says how it escapes)
         loader=jinja2.FileSystemLoader(TEMPLATES),
