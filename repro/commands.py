@@ -228,10 +228,14 @@ COMMANDS = (
     ),
     Command(
         "verify",
-        "recompute every number of a report from the ledger",
-        "verify report/build/mini/report.json",
-        "repro.report.verify:verify_command",
-        (option("report", type=Path, nargs="?", default=Path("report/build/mini/report.json")),),
+        "compute a report again and compare; with --all, hold every file to its hashes",
+        "verify --all --profile smoke",
+        "repro.report.verify_all:verify_command",
+        (
+            option("report", type=Path, nargs="?", help="a report.json"),
+            option("--all", action="store_true", help="also data, pairs, models and results"),
+            option("--profile", help="whose report or files; without it, that of params.yaml"),
+        ),
     ),
     Command(
         "findings",

@@ -72,13 +72,6 @@ def verify(path: Path) -> list[str]:
         return [f"ledger: {error}"]
 
 
-def verify_command(path: Path) -> int:
-    """Print what `verify` finds; exit status."""
-    lines = verify(path)
-    print("\n".join(lines) or f"{path}: every number follows from the ledger")
-    return int(bool(lines))
-
-
 def _found(folder: Path, document: dict[str, Any], content: bytes) -> list[str]:
     """Differences of a report; LedgerError or SpecError if what it is made from cannot be used."""
     evidence, material = _sources(document)

@@ -13,17 +13,38 @@ from pathlib import Path
 from repro.integrity.locked import LOCK, Locked, changed_outputs, locked_outputs
 from repro.integrity.whole import damaged_models, damaged_runs, damaged_stores
 from repro.ledger import LedgerError
+from repro.profile import read_yaml
+from repro.report.build import DOCUMENT
 from repro.report.verify import verify
+from repro.spec import SpecError
 from repro.study.archive import read_archive
 
 STUDIES = Path("results/studies")
+PARAMS = Path("params.yaml")
+
+
+def verify_command(report: Path | None, everything: bool, profile: str | None) -> int:
+    """Print what is wrong with a report, or with everything of a profile; 1 if anything is.
+
+    Without either, with the report of the profile that params.yaml names.
+    """
+    name = profile or current_profile()
+    if everything:
+        lines = verify_all(name)
+        done = f"profile {name}: data, pairs, models, results and report are whole"
+    else:
+        path = report or report_folder(name) / DOCUMENT
+        lines = verify(path)
+        done = f"{path}: every number follows from the ledger"
+    print("\n".join(lines) or done)
+    return int(bool(lines))
 
 
 def verify_all(profile: str) -> list[str]:
     """One line a file of the profile that is not whole, or place of its report that is not true."""
     found = [*damaged_files(profile)]
     try:
-        found += [f"report: {line}" for line in verify(report_folder(profile) / "report.json")]
+        found += [f"report: {line}" for line in verify(report_folder(profile) / DOCUMENT)]
     except LedgerError as error:
         found.append(str(error))
     return list(dict.fromkeys(found))
@@ -53,6 +74,14 @@ def damaged_results(profile: str) -> Iterator[str]:
             read_archive(archive)
         except LedgerError as error:
             yield str(error)
+
+
+def current_profile() -> str:
+    """The profile that params.yaml names."""
+    name = read_yaml(PARAMS).get("profile")
+    if not isinstance(name, str):
+        raise SpecError(f"{PARAMS}: profile: {name!r} (allowed: a folder of specs/)")
+    return name
 
 
 def report_folder(profile: str) -> Path:

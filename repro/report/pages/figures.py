@@ -162,21 +162,21 @@ def _success_region(ax: Axes, gid: str, start: float | None, cap: float) -> None
         return
     low, high = KEPT * start, 1.3 * start
     ax.fill_between([0, cap], low, high, color=START, alpha=0.13, lw=0, gid=f"{gid}-region")
-    edge = {"color": START, "lw": 0.8, "ls": ":", "gid": f"{gid}-edge"}
-    ax.plot([0, cap, cap], [low, low, high], **edge)
+    corners = ([0, cap, cap], [low, low, high])
+    ax.plot(*corners, color=START, lw=0.8, ls=":", gid=f"{gid}-edge")
 
 
 def _stars(ax: Axes, gid: str, panel: Mapping[str, Any], cap: float) -> None:
     """The start model, that of the paper, and the paper's best cleaned model."""
     start, paper = panel["start"], panel["paper"]
-    star = {"marker": "*", "zorder": 5, "clip_on": False}
+    star: dict[str, Any] = {"marker": "*", "zorder": 5, "clip_on": False}
     if start:
-        place = ([start["asr"]], [start["accuracy"]])
-        ax.scatter(*place, s=130, color=START, gid=f"{gid}-start", **star)
+        filled = star | {"s": 130, "color": START, "gid": f"{gid}-start"}
+        ax.scatter([start["asr"]], [start["accuracy"]], **filled)
     if paper["start_accuracy"]:
+        hollow = star | {"s": 90, "facecolors": "none", "edgecolors": BLACK, "linewidths": 0.8}
         place = ([paper["start_asr"]], [paper["start_accuracy"]])
-        open_star = {"s": 90, "facecolors": "none", "edgecolors": BLACK, "linewidths": 0.8}
-        ax.scatter(*place, gid=f"{gid}-paper-start", **open_star, **star)
+        ax.scatter(*place, gid=f"{gid}-paper-start", **hollow)
     if paper["clean_accuracy"] is not None:
         best = [paper["clean_accuracy"]] * 2
         ax.plot([0, cap], best, color=BLACK, lw=2, gid=f"{gid}-paper-best", zorder=4)
@@ -232,7 +232,7 @@ def _anchor(panel: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> fl
 def _highest(shown: Mapping[str, Any]) -> float:
     """The highest accuracy of a figure, at least 5%."""
     panels = shown["panels"]
-    accuracies = [point["accuracy"] for point in shown["points"]]
+    accuracies: list[float] = [point["accuracy"] for point in shown["points"]]
     accuracies += [panel["start"]["accuracy"] for panel in panels if panel["start"]]
     accuracies += [panel["paper"]["start_accuracy"] or 0 for panel in panels]
     return max([0.05, *accuracies])
@@ -248,9 +248,11 @@ def _groups(points: Sequence[Mapping[str, Any]]) -> dict[Group, list[Mapping[str
     for point in points:
         groups.setdefault((point["source"], point["loss"], point["seed"]), []).append(point)
 
+    ranks: dict[str, int] = {loss: rank for rank, loss in enumerate(LOSSES)}
+
     def order(key: Group) -> tuple[str, int, int]:
         source, loss, seed = key
-        return source, [*LOSSES].index(loss), -1 if seed is None else seed
+        return source, ranks[loss], -1 if seed is None else seed
 
     return {key: groups[key] for key in sorted(groups, key=order)}
 
