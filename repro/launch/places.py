@@ -24,8 +24,7 @@ TRAINING_ENVIRONMENT = {
 }
 """Of processes that train: read when they start, so it must be set for them."""
 GPU_ENVIRONMENT = {
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS may add in another order each time
-    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # captions of ever other length fragment memory
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # captions of ever other length fragment it
 }
 """Of processes that train on a GPU, beside TRAINING_ENVIRONMENT."""
 LOADER_WORKERS = "REPRO_LOADER_WORKERS"

@@ -4,12 +4,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,6 @@ import pytest
 from ruamel.yaml import YAML
 
 from repro import reproduce
-from repro.spec import SpecError
 from tests.support.pipeline import environment, project, repro  # noqa: F401  (fixtures)
 
 CELLS = [
@@ -293,78 +288,3 @@ def test_a_second_pipeline_in_the_folder_is_refused(project: Path) -> None:
         hold.unlink()
         assert first.communicate(timeout=120) and first.returncode == 0
     assert (project / "ran.log").read_text().splitlines() == ["data smoke  "]
-
-
-@pytest.mark.slow
-def test_a_profile_for_one_call_leaves_params_as_they_were(project: Path) -> None:
-    before = (project / "params.yaml").read_bytes()
-    ran = repro(project, sys.executable, "-m", "repro.reproduce", "smoke")
-    assert ran[0] == "data smoke" and ran[-1] == "report smoke"
-    assert (project / "params.yaml").read_bytes() == before
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    reproduce.PARAMS.write_text("profile: paper  # mine\n")
-    return tmp_path
-
-
-def test_params_come_back_after_an_error(here: Path) -> None:
-    with contextlib.suppress(KeyboardInterrupt), reproduce.profile_set("smoke"):
-        assert reproduce.PARAMS.read_text() == "profile: smoke\n"
-        raise KeyboardInterrupt
-    assert reproduce.PARAMS.read_text() == "profile: paper  # mine\n"
-
-
-@pytest.mark.faults(1)
-def test_params_come_back_with_the_next_call_after_a_kill(here: Path) -> None:
-    code = "import os, repro.reproduce as r\nwith r.profile_set('smoke'): os.kill(os.getpid(), 9)"
-    killed = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(Path(reproduce.__file__).parents[1])},
-    )
-    assert killed.returncode == -signal.SIGKILL
-    assert reproduce.PARAMS.read_text() == "profile: smoke\n"
-    with reproduce.profile_set(None):
-        assert reproduce.PARAMS.read_text() == "profile: paper  # mine\n"
-
-
-@pytest.mark.faults(6)
-def test_two_calls_in_one_folder_do_not_mix(here: Path) -> None:
-    with (
-        reproduce.profile_set("smoke"),
-        pytest.raises(SpecError, match="held by another `make reproduce`"),
-        reproduce.profile_set("mini"),
-    ):
-        pass
-    assert reproduce.PARAMS.read_text() == "profile: paper  # mine\n"
-
-
-@pytest.mark.faults(1)
-def test_a_termination_reaches_the_pipeline(here: Path) -> None:
-    """The wrapper passes SIGTERM on and waits, so that runs save their work before params.yaml changes back."""
-    script = "trap 'sleep 0.3; echo saved > saved; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
-    code = f"import sys, repro.reproduce as r; sys.exit(r.run(['bash', '-c', {script!r}]))"
-    path = os.environ | {"PYTHONPATH": str(Path(reproduce.__file__).parents[1])}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], env=path, stdout=subprocess.PIPE
-    ) as wrapper:
-        assert wrapper.stdout is not None and wrapper.stdout.readline() == b"ready\n"
-        wrapper.send_signal(signal.SIGTERM)
-        assert wrapper.wait(timeout=30) == 0
-    assert (here / "saved").exists()
-
-
-@pytest.mark.faults(17)
-def test_an_unknown_profile_is_refused_before_anything_changes(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(root)
-    before = (root / "params.yaml").read_bytes()
-    assert reproduce.main(["tiny"]) == 2
-    assert (
-        capsys.readouterr().err
-        == "profile: 'tiny' (allowed: authors, midi, mini, paper, paper_fast, smoke)\n"
-    )
-    assert (root / "params.yaml").read_bytes() == before

@@ -110,13 +110,13 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def processes() -> list[str]:
-    """Command lines of living processes that work in this folder."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
+def processes(folder: Path | None = None) -> list[str]:
+    """Command lines of living processes that work in the folder, by default in this one."""
+    wanted, found = str(folder or Path.cwd()), []
+    for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if os.readlink(folder / "cwd") == os.getcwd() and int(folder.name) != os.getpid():
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            if os.readlink(entry / "cwd") == wanted and int(entry.name) != os.getpid():
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:
             continue
     return found

@@ -1,0 +1,192 @@
+"""GPU runs, as far as a machine without GPU can tell: their environment, their ranks, and what refuses to start."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+
+from repro.events import PackFile
+from repro.launch import packs, places, slurm, torchrun
+from repro.launch.driver import run_all
+from repro.launch.pack import read_pack
+from repro.profile import clean_runs, pretrain_runs
+from repro.runs.run import LaunchError, Run
+from repro.spec import Profile, RunSpec
+from repro.train.process import distributed
+from tests.support.launch import Launch, launch, profile, stub_inputs  # noqa: F401  (fixtures)
+
+# ruff: noqa: F811  (fixtures are imported, and named again where they are used)
+
+
+def make_pack(**values: object) -> PackFile:
+    pack: PackFile = {
+        "runs": [],
+        "work": "work",
+        "worker": "repro.worker",
+        "ranks": 1,
+        "nodes": 1,
+        "threads": 6,
+        "devices": ["0"],
+        "in_job": False,
+        "grace_seconds": 20.0,
+    }
+    return pack | values  # type: ignore[return-value]
+
+
+def make_run(spec: RunSpec) -> Run:
+    return Run(spec, "0" * 16, {"pairs": {"path": "pairs", "hash": "p"}}, "code")
+
+
+def with_groups(spec: RunSpec, groups: int) -> Run:
+    """The run with a batch of so many BatchNorm groups."""
+    sizes = {"global_batch_size": 8 * groups, "norm_batch_size": 8}
+    return make_run(spec.model_copy(update={"schedule": spec.schedule.model_copy(update=sizes)}))
+
+
+def test_ranks_of_a_gpu_get_loader_processes_by_their_cores() -> None:
+    assert [places.loader_workers(cores, gpu=True) for cores in (1, 2, 6, 16)] == [0, 1, 5, 8]
+    assert places.loader_workers(16, gpu=False) == 0
+
+
+def test_a_gpu_run_starts_in_the_environment_that_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in (places.LOADER_WORKERS, *places.GPU_ENVIRONMENT):
+        monkeypatch.delenv(name, raising=False)
+    found = torchrun.training_environment(make_pack())
+    wanted = {
+        "REPRO_LOADER_WORKERS": "5",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+        "OMP_NUM_THREADS": "6",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    assert {name: found.get(name) for name in wanted} == wanted
+
+    found = torchrun.training_environment(make_pack(devices=[]))
+    assert found["REPRO_LOADER_WORKERS"] == "0" and "PYTORCH_ALLOC_CONF" not in found
+
+
+def test_what_the_user_sets_for_the_loader_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRO_LOADER_WORKERS", "2")
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:128")
+    found = torchrun.training_environment(make_pack())
+    assert found["REPRO_LOADER_WORKERS"] == "2"
+    assert found["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:128"
+
+
+def test_a_slurm_job_counts_its_own_devices_and_cores(
+    profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And trains in the same environment as a run on this machine."""
+    path = tmp_path / "0.json"
+    pack = packs.Pack((make_run(clean_runs(profile)[0]),), places.Place((), 1, 2))
+    packs.write_pack(pack, path, "repro.worker", slurm.RANK_SECONDS, in_job=True)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "12")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    found = read_pack(path)
+    assert (found["devices"], found["threads"]) == (["3"], 12)
+    assert found["grace_seconds"] == 100, "what Slurm grants, less 20 seconds"
+    assert "--shutdown-timeout=100" in torchrun.command(found, path, bind=False)
+    assert torchrun.training_environment(found)["REPRO_LOADER_WORKERS"] == "8"
+    assert f"--signal=B:USR1@{slurm.NOTICE_SECONDS}" == "--signal=B:USR1@120"
+
+
+def test_a_pack_on_this_machine_keeps_its_share_of_an_allocation(
+    profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make reproduce` inside of salloc: the job's cores are shared by all places."""
+    path = tmp_path / "0.json"
+    pack = packs.Pack((make_run(clean_runs(profile)[0]),), places.Place(("1",), 1, 3))
+    packs.write_pack(pack, path, "repro.worker", 20.0)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "12")
+    found = read_pack(path)
+    assert (found["devices"], found["threads"]) == (["1"], 3)
+
+
+def test_ranks_are_bound_to_cores_only_where_that_is_possible(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "--numa-binding=node" in torchrun.command(make_pack(), Path("p"), bind=True)
+    assert not torchrun.can_bind(make_pack(devices=[]))
+    monkeypatch.setattr(torchrun.shutil, "which", lambda name: None)
+    assert not torchrun.can_bind(make_pack()), "torchrun binds by numactl"
+
+
+def test_an_older_torchrun_gets_no_option_that_it_does_not_know() -> None:
+    asked = ["--nproc-per-node=1", "--numa-binding=node", "--shutdown-timeout=20", "-m", "w"]
+    older, newer = argparse.ArgumentParser(), argparse.ArgumentParser()
+    for option in torchrun.NEWER_OPTIONS:
+        newer.add_argument(option)
+    assert torchrun.supported(asked, older) == ["--nproc-per-node=1", "-m", "w"]
+    assert torchrun.supported(asked, newer) == asked
+
+
+def test_ranks_that_were_asked_for_are_kept_or_refused(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    run = with_groups(pretrain_runs(profile)[0], 6)
+    monkeypatch.setenv("REPRO_RANKS", "3")
+    assert places.whole_place(run).ranks == 3
+    monkeypatch.setenv("REPRO_RANKS", "4")
+    with pytest.raises(LaunchError, match=r"4 ranks on 1 nodes \(allowed: 1, 2, 3, 6; set REPRO_"):
+        places.whole_place(run)
+
+
+def test_ranks_are_kept_where_each_pretraining_would_get_a_core(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The documented rehearsal: REPRO_RANKS=4 on a small machine without GPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(packs, "cores", lambda: 1)
+    monkeypatch.setenv("REPRO_RANKS", "4")
+    runs = [with_groups(pretrain_runs(profile)[0], 4)]
+    assert [pack.place.ranks for queue in packs.queues(runs) for pack in queue] == [4]
+
+
+def test_more_ranks_than_gpus_are_refused(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("REPRO_RANKS", "4")
+    with pytest.raises(LaunchError, match=r"4 ranks on 2 GPUs \(allowed: at most a rank a GPU"):
+        places.whole_place(with_groups(pretrain_runs(profile)[0], 4))
+
+
+def test_a_rank_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(RuntimeError, match="4 ranks on a machine with 2 usable GPUs"):
+        distributed.start(["0", "1"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with a usable GPU")
+@pytest.mark.slow
+def test_promised_gpus_that_torch_cannot_use_end_the_stage_before_training(
+    profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line that says what to do, instead of days on the processor."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("REPRO_SLOTS", "1")
+    said = r"RuntimeError: GPUs 0 are there, but torch .* cannot use them: install the build of"
+    with pytest.raises(LaunchError, match=said):
+        run_all(clean_runs(profile)[:1], stub_inputs, worker="tests.support.promised")
+
+
+def test_the_cells_of_a_sweep_run_side_by_side_on_gpus_too(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from repro.launch import driver
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    asked: list[object] = []
+    monkeypatch.setattr(driver, "spec_hash", lambda name: "same")
+    monkeypatch.setattr(driver, "run_all", lambda specs, ahead: asked.append(ahead))
+    specs = clean_runs(profile)
+    driver.run_stage("smoke", specs[:1], specs)
+    assert asked == [specs]
