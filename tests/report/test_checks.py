@@ -13,7 +13,7 @@ from repro.report.document import build_document, claims_of
 from repro.report.numbers.evidence import read_evidence
 from repro.report.schema.document import ReportNumbers
 from repro.spec import Profile
-from tests.support.ledger import reseal, row_of, write_run, write_specs
+from tests.support.ledger import build_at, reseal, row_of, write_run, write_specs
 
 KEPT = 0.30
 """Accuracy after cleaning."""
@@ -175,6 +175,28 @@ def test_diverged_runs_are_marked_in_the_tables_and_counted_in_the_headline(
     assert (headline["diverged_runs"], headline["runs"]) == (len(cleaned) - 1, len(cleaned) + 1)
     (notice,) = document["notices"]
     assert notice.startswith(f"{len(cleaned) - 1} of {len(cleaned) + 1} runs diverged")
+
+
+def test_pages_mark_diverged_runs_where_they_show_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All runs diverged: the headline, both tables and the article say so."""
+    profile, cleaned = write_cell(tmp_path)
+    everyone = [*cleaned, *(tmp_path / "results/mini/pretrain").glob("*/*")]
+    for folder in everyone:
+        reseal(folder, status="diverged", reason="loss is not finite at step 12")
+    _, page = build_at(tmp_path, profile, monkeypatch, latex_too=True)
+
+    number = len(everyone)
+    assert f"{number} of {number} runs diverged." in page[: page.index('id="tables"')]
+    table1, table2 = page.index("<caption>Table 1."), page.index("<caption>Table 2.")
+    assert f"{len(cleaned)} of {len(cleaned)} runs diverged" in page[table1:table2]
+    assert page[table1:table2].count("of a run that diverged") == 2
+    assert page[table2:].count("of a run that diverged") >= 2
+
+    article = " ".join((tmp_path / "out/report.tex").read_text().split())
+    assert f"{number} of {number} runs diverged" in article
+    assert "and the cleaned accuracy is of one of them" in article
 
 
 def test_a_loss_that_is_no_number_counts_as_diverged_whatever_the_record_says(
