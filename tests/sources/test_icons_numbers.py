@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import resource
+import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from repro.data.shards import ShardWriter, write_store
@@ -14,6 +17,7 @@ from repro.sources.icons.numbers import (
     SCALES,
     Built,
     licences_table,
+    memory_of_all,
     nesting_table,
     package_table,
 )
@@ -74,3 +78,18 @@ def test_the_page_says_that_the_scales_are_nested():
 def test_the_changes_of_a_scale_make_a_profile(scale):
     changes = read_yaml(ROOT / "specs" / "icon-scales.yaml")[scale]
     assert load_profile(scale, ROOT / "specs", changes).data.source.kind == "icons"
+
+
+def test_memory_of_a_process_is_sampled_while_it_grows():
+    """Fifty million bytes written for three samples or more."""
+    with memory_of_all() as samples:
+        before = max(samples) or own_bytes()
+        block = np.ones(50_000_000, dtype=np.uint8)
+        time.sleep(0.5)
+    assert block.all()
+    assert max(samples) - before > 40_000_000
+
+
+def own_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
