@@ -89,8 +89,8 @@ class Recorder:
         experiment.observers.append(observer)
 
         @experiment.main  # type: ignore[untyped-decorator]
-        def follow(sacred_run: Any) -> dict[str, Any]:
-            return self._follow(run, sacred_run, chain([first], events), reason_of_end)
+        def follow(_run: Any) -> dict[str, Any]:
+            return self._follow(run, _run, chain([first], events), reason_of_end)
 
         # A run that goes on names the record that it goes on from.
         info = self.about | {"resumes": resumed.get("record")}
