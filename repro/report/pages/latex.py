@@ -170,6 +170,7 @@ def _environment() -> jinja2.Environment:
         "short": short,
         "signed": _signed,
         "interval": _interval,
+        "lost": _lost,
         "label": label,
         "erratum_result": _erratum_result,
         "breakable": _breakable,
@@ -192,6 +193,11 @@ def _interval(ends: list[float] | None) -> Tex:
         return Tex(NOTHING)
     low, high = (percent(end, digits=1, minus="-") for end in ends)
     return Tex(rf"\numrange{{{low}}}{{{high}}}")
+
+
+def _lost(drop: Mapping[str, Any] | None) -> Tex:
+    """Share of the start accuracy lost, where there is a cleaned model."""
+    return _percent(drop["value"] if drop else None)
 
 
 def _erratum_result(erratum: Mapping[str, Any]) -> Tex:
