@@ -15,7 +15,7 @@ from repro.sources.icons.build import build_icons, make_task
 from repro.sources.icons.task import write_task
 from repro.sources.packages import PackageError
 from repro.spec import Profile, SpecError
-from tests.support.icon_package import RULE, blocks, icon_set, small_package, write_package
+from tests.support.icon_package import blocks, icon_set, small_package, small_rule, write_package
 
 SPECS = Path(__file__).parents[2] / "specs"
 
@@ -30,8 +30,7 @@ def place(tmp_path, monkeypatch, sets) -> Path:
     """A working folder with the small package, pinned, the rule, and the task that it gives."""
     monkeypatch.chdir(tmp_path)
     pin(monkeypatch, tmp_path, sets)
-    (tmp_path / "specs" / "classnames").mkdir(parents=True)
-    (tmp_path / "specs" / "classnames" / "icons.yaml").write_text(RULE)
+    small_rule(tmp_path / "specs")
     write_task(make_task())
     return tmp_path
 

@@ -7,28 +7,21 @@ from typing import Any
 
 import pytest
 
-from repro.sources.icons.rule import IconRule, load_rule
 from repro.sources.icons.survey import Survey, take_survey
 from repro.spec import SpecError
 from tests.support.icon_package import (
-    RULE,
     blocks,
     drawings_of,
     icon_set,
     small_package,
+    small_rule,
     write_package,
 )
 
 
-def rule(tmp_path: Path, **changes: Any) -> IconRule:
-    (tmp_path / "classnames").mkdir(exist_ok=True)
-    (tmp_path / "classnames" / "icons.yaml").write_text(RULE)
-    return load_rule(tmp_path).model_copy(update=changes)
-
-
 def survey(tmp_path: Path, sets: dict[str, dict[str, Any]], **changes: Any) -> Survey:
     package = write_package(tmp_path / "npm", sets)
-    return take_survey(tmp_path / "npm" / package.tarball, rule(tmp_path, **changes))
+    return take_survey(tmp_path / "npm" / package.tarball, small_rule(tmp_path, **changes))
 
 
 def test_every_icon_is_used_or_left_out_for_a_reason(tmp_path):

@@ -4,11 +4,8 @@ the repository.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from repro.sources.icons.rule import load_rule
 from repro.sources.icons.survey import IconEntry, Survey
 from repro.sources.icons.task import (
     ZeroShotTask,
@@ -20,17 +17,11 @@ from repro.sources.icons.task import (
     write_task,
 )
 from repro.spec import SpecError
-from tests.support.icon_package import RULE
+from tests.support.icon_package import small_rule
 
 TASK = ZeroShotTask(
     ("star", "house"), {"star": (("s", "star"), ("t", "star")), "house": (("s", "home:1"),)}
 )
-
-
-def rule(tmp_path: Path, **changes):
-    (tmp_path / "classnames").mkdir(exist_ok=True)
-    (tmp_path / "classnames" / "icons.yaml").write_text(RULE)
-    return load_rule(tmp_path).model_copy(update=changes)
 
 
 def drawn(captions: str, vendors: str, per_vendor: int = 1) -> list[IconEntry]:
@@ -47,27 +38,27 @@ def test_concepts_have_enough_vendors_and_are_no_brands(tmp_path):
     """`a` is drawn by three, `b` by three but a brand, `c` by two."""
     survey = Survey(training=drawn("abc", "xy") + drawn("ab", "z"), held_out=drawn("abc", "hk"))
     survey.brands = {"b"}
-    assert find_candidates(survey, rule(tmp_path)).keys() == {"a"}
+    assert find_candidates(survey, small_rule(tmp_path)).keys() == {"a"}
 
 
 def test_a_vendor_gives_only_so_many_images_of_a_concept_and_the_same_ones_always(tmp_path):
     survey = Survey(training=drawn("a", "xyz"), held_out=drawn("a", "hk", per_vendor=9))
-    found = find_candidates(survey, rule(tmp_path))["a"]
+    found = find_candidates(survey, small_rule(tmp_path))["a"]
     assert sorted(entry.vendor for entry in found) == ["h", "h", "k", "k"]
     survey.held_out.reverse()
-    assert find_candidates(survey, rule(tmp_path))["a"] == found
+    assert find_candidates(survey, small_rule(tmp_path))["a"] == found
 
 
 def test_concepts_stand_most_drawn_first_and_lose_near_copies_and_then_their_place(tmp_path):
     """`c` has four vendors, `a` and `b` three; one image of `b` is left and two are needed."""
     survey = Survey(training=drawn("abc", "xyz") + drawn("c", "w"), held_out=drawn("abc", "hk"))
-    strict = rule(tmp_path, min_images=2)
+    strict = small_rule(tmp_path, min_images=2)
     candidates = find_candidates(survey, strict)
     assert settle(candidates, survey, strict, ()).names == ("c", "a", "b")
     task = settle(candidates, survey, strict, {("h", "b-0")})
     assert task.names == ("c", "a")
     assert {name: len(images) for name, images in task.images.items()} == {"c": 2, "a": 2}
-    assert settle(candidates, survey, rule(tmp_path, max_concepts=1), ()).names == ("c",)
+    assert settle(candidates, survey, small_rule(tmp_path, max_concepts=1), ()).names == ("c",)
 
 
 def test_the_lists_are_read_as_they_were_written(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.data.keyed import keyed_digest
+from repro.sources.icons.rule import IconRule, load_rule
 from repro.sources.packages import Package
 
 CONCEPTS = ["banana", "house", "star", "tree"]
@@ -75,6 +76,13 @@ min_images: 1
 max_concepts: 10
 near_copy: 0.95
 """
+
+
+def small_rule(specs: Path, **changes: Any) -> IconRule:
+    """The rule for the small package, written into a folder of specifications, with changes."""
+    (specs / "classnames").mkdir(parents=True, exist_ok=True)
+    (specs / "classnames" / "icons.yaml").write_text(RULE)
+    return load_rule(specs).model_copy(update=changes)
 
 
 def write_package(
