@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from repro.report.verify_all import damaged_files
 from tests.support.checkout import dvc, environment, fresh_checkout
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -88,6 +91,62 @@ def test_a_second_repro_finds_everything_up_to_date_within_five_seconds(checkout
     started = time.monotonic()
     assert "up to date" in dvc(checkout, "repro")
     assert time.monotonic() - started < 5
+
+
+def published(checkout: Path) -> dict[str, list[Path]]:
+    """Files that `verify --all` promises to cover, by room and kind, relative to the checkout."""
+    rooms = ("data/smoke", "poisoned/smoke", "models/smoke", "results", "report/build/smoke")
+    kinds: dict[str, list[Path]] = {}
+    for room in rooms:
+        for path in sorted((checkout / room).rglob("*")):
+            hidden = any(part.startswith(".") for part in path.relative_to(checkout).parts)
+            if path.is_file() and path.stat().st_size and not hidden:
+                kinds.setdefault(f"{room} {path.suffix}", []).append(path.relative_to(checkout))
+    return kinds
+
+
+def test_everything_that_the_study_left_is_whole(checkout: Path) -> None:
+    command = [sys.executable, "-m", "repro", "verify", "--all", "--profile", "smoke"]
+    done = subprocess.run(
+        command, cwd=checkout, env=environment(), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (
+        0,
+        "profile smoke: data, pairs, models, results and report are whole\n",
+    )
+
+
+@pytest.mark.faults(21)
+@pytest.mark.parametrize("harm", ["flip", "lose"])
+def test_each_of_a_hundred_damaged_files_is_named(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    """Files of all kinds in turn: one bit flipped, or the file cut or deleted; fixed seed."""
+    monkeypatch.chdir(checkout)
+    kinds = published(checkout)
+    draw = random.Random(harm)
+    unnamed = []
+    for _, kind in zip(range(100), itertools.cycle(sorted(kinds)), strict=False):
+        path = draw.choice(kinds[kind])
+        content = path.read_bytes()
+        place = draw.randrange(len(content))
+        if harm == "flip":
+            flipped = content[place] ^ 1 << draw.randrange(8)
+            path.write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
+        elif draw.random() < 0.5:
+            path.write_bytes(content[:place])
+        else:
+            path.unlink()
+
+        found = list(damaged_files("smoke"))
+        if not any(line.startswith(str(path)) for line in found):
+            unnamed.append(f"{path} at byte {place}")
+        if not all(str(path) in line for line in found):
+            unnamed.append(f"{path}: {found}")
+        path.write_bytes(content)
+
+    assert unnamed == []
+    assert list(damaged_files("smoke")) == []
 
 
 def test_a_changed_learning_rate_reruns_exactly_the_runs_that_have_it(checkout: Path) -> None:

@@ -2,107 +2,134 @@
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from repro.markdown import fill
 from repro.profile import SPECS
+from repro.report.format import label
+from repro.report.format import markdown_percent as percent
+from repro.report.schema.document import ReportDocument, read_report
 from repro.spec import Switches
 
 README = Path("README.md")
-NAMES = {
-    "cc3m": "CC3M",
-    "cc6m": "CC6M",
-    "100k": "100K",
-    "200k": "200K",
-    "mmcl": "MMCL",
-    "mmcl_ssl": "MMCL + SSL",
-}
+HEADS = (
+    "data, cleaning pairs",
+    "pre-training",
+    "poisoned: paper",
+    "reproduced",
+    "cleaned: paper",
+    "reproduced",
+    "its ASR",
+    "images",
+    "cleaned, over seeds",
+)
+"""Columns of the table of results."""
+CELL = ("dataset", "clean_size", "pretrain_objective")
+"""Fields that name a row of Table 1."""
+CLAIM = "That the pre-training objective decides whether CleanCLIP works"
+NONE = "-"
 
 
 def write_blocks(profile: str) -> None:
-    """Write the result table of README.md from report.json, and the table of switches of specs/README.md."""
-    report = Path("report/build") / profile / "report.json"
-    fill(README, "results", results_block(json.loads(report.read_text(encoding="utf-8"))))
+    """Write the results into README.md, from report.json, and the switches into specs/README.md."""
+    document = read_report(Path("report/build") / profile / "report.json")
+    fill(README, "results", results_block(document))
     fill(SPECS / "README.md", "switches", switches_block())
 
 
-def results_block(document: dict[str, Any]) -> str:
-    """Table 1 of a report.json as Markdown: paper beside reproduced, in percent, with interval, number of images and other seeds."""
-    settings, repeats = document["settings"], _repeats(document)
+def results_block(document: ReportDocument) -> str:
+    """Table 1 as Markdown, in percent: paper beside reproduced, with interval, images and seeds."""
+    settings = document["settings"]
+    seeds = ", ".join(map(str, settings["seeds"]))
+    data = "The paper's data."
+    if document["stand_in"]:
+        data = f"Stand-in data: {document['stand_in']}."
     lines = [
-        f"Profile `{document['profile']}`, seeds {', '.join(map(str, settings['seeds']))}; best zero-shot top-1 (%) at an ASR of at most"
-        f" {settings['asr_cap']:.0%}, with {settings['confidence']:.0%} intervals. {_sentence(document['stand_in'])}",
+        f"Profile `{document['profile']}`, seeds {seeds}; best zero-shot top-1 (%) at an ASR of at "
+        f"most {settings['asr_cap']:.0%}, with {settings['confidence']:.0%} intervals. {data}",
         "",
-        "| data, cleaning pairs | pre-training | poisoned: paper | reproduced | cleaned: paper | reproduced | its ASR | images"
-        " | cleaned, over seeds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        _row(HEADS),
+        "|---" * len(HEADS) + "|",
     ]
+
+    repeats = _repeats(document)
     for row in document["tables"]["table1"]["rows"]:
         before, after = row["original_accuracy"], row["clean_accuracy"]
-        cells = [
-            f"{NAMES[row['dataset']]}, {NAMES[row['clean_size']]}",
-            NAMES[row["pretrain_objective"]],
-            _percent(before["paper"]),
+        cells = (
+            f"{label(row['dataset'])}, {label(row['clean_size'])}",
+            label(row["pretrain_objective"]),
+            percent(before["paper"]),
             _estimate(before),
-            _percent(after["paper"]),
+            percent(after["paper"]),
             _estimate(after),
-            _percent(after["asr"]),
-            "-" if after["n"] is None else f"{after['n']:,}",
-            repeats.get((row["dataset"], row["clean_size"], row["pretrain_objective"]), "-"),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    for study in document["studies"]:
-        judged = {claim["id"]: claim["verdict"] for claim in study["claims"]}
-        if said := [
-            f"{NAMES[c['dataset']]}, {NAMES[c['clean_size']]}: {judged[c['id']]}"
-            for c in document["headline"]["claims"]
-            if judged
-        ]:
-            seeds = ", ".join(map(str, study["rows"][0]["seeds"]))
-            claim = "That the pre-training objective decides whether CleanCLIP works"
-            lines += [
-                "",
-                f"{claim}, judged on seeds {seeds}: **{'; '.join(said)}**;",
-                "see [docs/findings.md](docs/findings.md).",
-            ]
-    return "\n".join(lines)
-
-
-def _repeats(document: dict[str, Any]) -> dict[tuple[str, ...], str]:
-    """Best accuracy at the cap of each cell in the study that repeats the whole graph: mean, standard deviation and seeds."""
-    return {
-        (
-            row["dataset"],
-            row["clean_size"],
-            row["pretrain_objective"],
-        ): f"{_percent(statistics.mean(values))} ± {_percent(statistics.stdev(values))} ({len(values)} seeds)"
-        for study in document["studies"]
-        if study["claims"]
-        for row in study["rows"]
-        if row["variant"] == study["reference"]
-        and len(values := row["values"]["cleaned_accuracy"]) > 1
-    }
+            percent(after["asr"]),
+            NONE if after["n"] is None else f"{after['n']:,}",
+            repeats.get(_cell(row), NONE),
+        )
+        lines.append(_row(cells))
+    return "\n".join([*lines, *_verdicts(document)])
 
 
 def switches_block(specs: Path = SPECS) -> str:
-    """Every switch with both protocols' values and the source of each, as the protocol files have them."""
+    """Every switch with both protocols' values and the source of each, as the files have them."""
     columns = [_sourced(specs / "protocols" / f"{name}.yaml") for name in ("paper", "authors")]
-    lines = [
-        "| switch | protocol `paper` | its source | protocol `authors` | its source |",
-        "|---|---|---|---|---|",
-    ]
+    heads = ("switch", "protocol `paper`", "its source", "protocol `authors`", "its source")
+    lines = [_row(heads), "|---" * len(heads) + "|"]
+
     for name in Switches.model_fields:
-        cells = [
-            cell
-            for column in columns
-            for cell in (f"`{column[name][0]}`", column[name][1].replace("|", "\\|"))
-        ]
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+        cells = [f"`{name}`"]
+        for column in columns:
+            value, source = column[name]
+            cells += [f"`{value}`", source.replace("|", "\\|")]
+        lines.append(_row(cells))
     return "\n".join(lines)
+
+
+def _verdicts(document: ReportDocument) -> Iterator[str]:
+    """What the studies that repeat the whole graph say of the main claims."""
+    for study in document["studies"]:
+        judged = {claim["id"]: claim["verdict"] for claim in study["claims"]}
+        if not judged:
+            continue
+        said = [
+            f"{label(claim['dataset'])}, {label(claim['clean_size'])}: {judged[claim['id']]}"
+            for claim in document["headline"]["claims"]
+        ]
+        seeds = ", ".join(map(str, study["rows"][0]["seeds"]))
+        yield ""
+        yield f"{CLAIM}, judged on seeds {seeds}: **{'; '.join(said)}**;"
+        yield "see [docs/findings.md](docs/findings.md)."
+
+
+def _repeats(document: ReportDocument) -> dict[tuple[Any, ...], str]:
+    """Best accuracy at the cap of each cell over the seeds of a study that repeats the graph."""
+    found = {}
+    for study in document["studies"]:
+        if not study["claims"]:
+            continue
+        for row in study["rows"]:
+            if row["variant"] == study["reference"]:
+                found[_cell(row)] = _spread(row["values"]["cleaned_accuracy"])
+    return found
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    """Mean and standard deviation over seeds; a seed on which no model was cleaned is told."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return NONE
+    seeds = f"{len(known)} seeds"
+    if len(known) < len(values):
+        seeds = f"{len(known)} of {len(values)} seeds"
+    return f"{percent(statistics.mean(known))} ± {percent(statistics.stdev(known))} ({seeds})"
+
+
+def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[key] for key in CELL)
 
 
 def _sourced(path: Path) -> dict[str, tuple[str, str]]:
@@ -111,16 +138,12 @@ def _sourced(path: Path) -> dict[str, tuple[str, str]]:
     return {name: (value, source) for name, value, source in found}
 
 
-def _sentence(stand_in: str) -> str:
-    return f"Stand-in data: {stand_in}." if stand_in else "The paper's data."
-
-
-def _percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.1f}"
-
-
-def _estimate(cell: dict[str, Any]) -> str:
+def _estimate(cell: Mapping[str, Any]) -> str:
     if cell["reproduced"] is None:
-        return "-"
+        return NONE
     low, high = cell["ci95"]
-    return f"{_percent(cell['reproduced'])} [{_percent(low)}, {_percent(high)}]"
+    return f"{percent(cell['reproduced'])} [{percent(low)}, {percent(high)}]"
+
+
+def _row(cells: tuple[str, ...] | list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
