@@ -88,6 +88,7 @@ class Recorder:
         observer = FileObserver(RECORDS / run.spec.profile, opened, inputs)
         experiment.observers.append(observer)
 
+        # Sacred hands its run over by this name.
         @experiment.main  # type: ignore[untyped-decorator]
         def follow(_run: Any) -> dict[str, Any]:
             return self._follow(run, _run, chain([first], events), reason_of_end)
