@@ -1,9 +1,11 @@
 """The data stage on the user's own shards and evaluation images: what is taken, what is refused, and how it is counted."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from repro.data.shards import PairStore, StoreError
@@ -277,3 +279,120 @@ def test_folders_that_are_no_classes_are_refused(tmp_path, names, message):
         (tmp_path / name).mkdir()
     with pytest.raises(SpecError, match=message):
         list(labelled_images(tmp_path, 2))
+
+
+def ten_shards(folder: Path) -> list[Path]:
+    """Shards of three pairs each in the place of the fixture's single one."""
+    shutil.rmtree(folder)
+    return [
+        write_tar(
+            folder / f"{shard:05d}.tar",
+            [member for i in range(3 * shard, 3 * shard + 3) for member in pair(i)],
+        )
+        for shard in range(10)
+    ]
+
+
+def lose(paths: list[Path], damage: str) -> None:
+    """Do to the fourth shard what disks and users do."""
+    path = paths[3]
+    match damage:
+        case "deleted":
+            path.unlink()
+        case "emptied":
+            path.write_bytes(b"")
+        case "noise":
+            path.write_bytes(bytes(range(256)) * 40)
+        case "packed":
+            path.write_bytes(gzip.compress(path.read_bytes()))
+
+
+@pytest.mark.faults(9)
+@pytest.mark.parametrize("damage", ["deleted", "emptied", "noise", "packed"])
+def test_a_lost_shard_counts_as_many_pairs_as_the_others_hold(profile, tmp_path, damage):
+    """Three of 30 pairs are lost: a tenth is allowed here, and anything less is refused."""
+    for slot in ("cc3m", "cc6m"):
+        lose(ten_shards(tmp_path / slot), damage)
+    index = index_shards(tmp_path / "cc3m", tmp_path / "cache")
+    assert (index.accounting.listed, index.accounting.lost) == (27, 3)
+
+    strict = profile.data.source.model_copy(update={"max_drop_fraction": 0.09})
+    data = profile.data.model_copy(update={"source": strict})
+    with pytest.raises(
+        StoreError, match=r"cc3m: 3 of 30 rows cannot be used .*lost_with_shards.*allowed: 9.00%"
+    ):
+        build_external(profile.model_copy(update={"data": data}), tmp_path / "out")
+
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    build_external(profile, tmp_path / "out")
+    accounts = json.loads((tmp_path / "out" / "accounting.json").read_text())["sources"]
+    assert accounts["cc6m"]["not_obtained"] == {"lost_with_shards": 3}
+    assert accounts["cc6m"]["listed"] == added_up(accounts["cc6m"]) == 30
+
+
+def test_a_cut_shard_counts_what_it_lacks(profile, tmp_path):
+    """Cut behind its first pair, it lacks two of the three that the others hold."""
+    paths = ten_shards(tmp_path / "cc3m")
+    content = paths[5].read_bytes()
+    paths[5].write_bytes(content[: content.index(b"00016.jpg")])
+    index = index_shards(tmp_path / "cc3m", tmp_path / "cache")
+    assert (index.accounting.listed, index.accounting.lost) == (28, 2)
+
+
+def test_what_the_network_did_not_give_is_no_loss(profile, tmp_path):
+    """The list of the download knows what was obtained: nothing, beyond what is there, is lost."""
+    ten_shards(tmp_path / "cc3m")[4].unlink()
+    told = {"obtained": 27, "refused": {}, "failed": {"timeout": 3}}
+    (tmp_path / "cc3m" / "accounting.json").write_text(json.dumps(told))
+    build_external(profile, tmp_path / "out")
+    account = json.loads((tmp_path / "out" / "accounting.json").read_text())["sources"]["cc3m"]
+    assert account["not_obtained"] == {"timeout": 3}
+
+
+def with_pairs(profile, **counts):
+    data = profile.data.model_copy(update={"num_pairs": counts})
+    return profile.model_copy(update={"data": data})
+
+
+def test_fewer_pairs_than_asked_for_are_told(profile, tmp_path, capsys):
+    build_external(with_pairs(profile, cc3m=4, cc6m=20), tmp_path / "out")
+    assert "repro: cc6m: 12 of 20 pairs, for cc6m holds no more" in capsys.readouterr().err
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.faults(9)
+def test_two_slots_that_should_differ_and_do_not_are_refused(profile, tmp_path):
+    """Twelve pairs are there: who asks for 15 and 20 gets the same twelve twice."""
+    with pytest.raises(
+        StoreError, match="cc3m and cc6m hold the same 12 pairs .asked for: 15 of cc3m and 20 of"
+    ):
+        build_external(with_pairs(profile, cc3m=15, cc6m=20), tmp_path / "out")
+
+
+@pytest.mark.faults(9)
+@pytest.mark.parametrize("damage", ["cut", "emptied", "flipped", "foreign"])
+def test_a_damaged_index_of_a_shard_is_made_again_with_a_line(tmp_path, capsys, damage):
+    folder, cache = tmp_path / "shards", tmp_path / "cache"
+    folder.mkdir()
+    ten_shards(folder)
+    whole = index_shards(folder, cache)
+    path = sorted(cache.glob("*.npz"))[2]
+    content = bytearray(path.read_bytes())
+    match damage:
+        case "cut":
+            path.write_bytes(content[:300])
+        case "emptied":
+            path.write_bytes(b"")
+        case "flipped":
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content)
+        case "foreign":
+            np.savez(path, other=np.arange(3))
+
+    again = index_shards(folder, cache)
+    assert f"{path}: damaged" in capsys.readouterr().err
+    assert np.array_equal(again.keys, whole.keys) and again.shards == whole.shards
+    assert list(again.take(np.arange(30)).captions) == [f"caption {i}" for i in range(30)]
+    index_shards(folder, cache)
+    assert not capsys.readouterr().err

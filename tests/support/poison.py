@@ -35,6 +35,8 @@ def profile(**overrides) -> Profile:
             }
             | {"learning_rates": [1e-4], "global_batch_size": 4}
         ],
+        "pretrain.objectives.mmcl.global_batch_size": 16,
+        "pretrain.objectives.mmcl_ssl.global_batch_size": 16,
         "switches.poison_caption": "word",
     }
     return load_profile(

@@ -10,8 +10,10 @@ them by reason or by number.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -27,40 +29,57 @@ from repro.profile import load_classnames
 from repro.sources.packages import WORDNET_CREDIT
 from repro.sources.shards.imagenet import is_official, validation_images
 from repro.sources.shards.tars import Accounting, ShardIndex, index_shards
-from repro.spec import Profile, ShardSource
+from repro.spec import Dataset, Profile, ShardSource
+
+LOST = "lost_with_shards"
+"""The word for rows that were obtained, and lie in shards that are lost, cut or no tars."""
 
 
 def build_external(profile: Profile, out: Path) -> None:
     """Fill `out` with the stores cc3m, cc6m and evaluation, attribution.json and accounting.json.
 
-    Raises StoreError if a folder holds nothing usable, if more than `max_drop_fraction` of its
-    rows cannot be used, or if a class has not `images_per_class` evaluation images.
+    Raises StoreError if a folder holds nothing usable, if more than `max_drop_fraction` of its rows
+    cannot be used or are lost with their shards, if two slots that should differ hold the same
+    pairs, or if a class has not `images_per_class` evaluation images.
     """
     source = profile.data.source
     assert isinstance(source, ShardSource)
-    sources: dict[str, Any] = {
-        "evaluation": _build_evaluation(source, load_classnames(profile), out)
-    }
+    names = load_classnames(profile)
+    sources: dict[str, Any] = {"evaluation": _build_evaluation(source, names, out)}
+
+    keys: dict[Dataset, NDArray[Any]] = {}
     for slot, count in profile.data.num_pairs.items():
         folder = Path(source.pairs[slot])
-        index = index_shards(folder)
-        _check_drops(
-            folder, index.accounting.dropped, index.accounting.listed, source.max_drop_fraction
-        )
-        rows = select(index, count, source.selection[slot])
+        shards = index_shards(folder)
+        account = row_accounting(folder, shards.accounting, count)
+        _check_drops(folder, account, source.max_drop_fraction)
+
+        rows = select(shards, count, source.selection[slot])
+        account |= {
+            "surplus": shards.accounting.decoded - shards.accounting.duplicate - len(rows),
+            "used": len(rows),
+        }
+        _tell_shortage(slot, folder, account)
+        sources[slot] = account
+
+        keys[slot] = np.sort(np.ascontiguousarray(shards.keys[rows]).view("V16").ravel())
         (out / slot).mkdir()
         here = [
             dataclasses.replace(shard, path=os.path.relpath(folder / shard.path, out / slot))
-            for shard in index.shards
+            for shard in shards.shards
         ]
-        write_store(out / slot, index.take(rows), here)
-        sources[slot] = row_accounting(folder, index.accounting, len(rows)) | {"wanted": count}
+        write_store(out / slot, shards.take(rows), here)
+
+    _check_slots(profile, source, keys)
     used = {name: account["used"] for name, account in sources.items()}
     write_json(out / "accounting.json", {"sources": sources, "used": used})
-    write_json(
-        out / "attribution.json",
-        {"changes": "none; read from the user's disk", "images": [], "text": [WORDNET_CREDIT]},
-    )
+
+    attribution = {
+        "changes": "none; read from the user's disk",
+        "images": [],
+        "text": [WORDNET_CREDIT],
+    }
+    write_json(out / "attribution.json", attribution)
 
 
 def select(index: ShardIndex, count: int, selection: str) -> NDArray[np.int64]:
@@ -78,15 +97,22 @@ def select(index: ShardIndex, count: int, selection: str) -> NDArray[np.int64]:
     return rows
 
 
-def row_accounting(folder: Path, shards: Accounting, used: int) -> dict[str, Any]:
-    """What became of every row, from the URL list where `folder` was filled by `python -m repro
-    fetch`.
+def row_accounting(folder: Path, shards: Accounting, wanted: int) -> dict[str, Any]:
+    """What became of every row up to the choice of pairs.
+
+    From the URL list where `folder` was filled by `python -m repro fetch`, which knows how many
+    rows it obtained; else rows of lost shards are estimated by those of the others.
     """
     path = folder / "accounting.json"
     fetched = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     not_obtained = Counter(fetched.get("refused", {})) + Counter(fetched.get("failed", {}))
-    if (lost := fetched.get("obtained", 0) - shards.listed) > 0:
-        not_obtained["lost_since_download"] = lost
+
+    lost = shards.lost
+    if "obtained" in fetched:
+        lost = max(0, fetched["obtained"] - shards.listed)
+    if lost:
+        not_obtained[LOST] = lost
+
     return {
         "listed": not_obtained.total() + shards.listed,
         "not_obtained": dict(not_obtained),
@@ -94,9 +120,10 @@ def row_accounting(folder: Path, shards: Accounting, used: int) -> dict[str, Any
         "decoded": shards.decoded,
         "dropped": dict(shards.dropped),
         "duplicate": shards.duplicate,
-        "surplus": shards.decoded - shards.duplicate - used,
-        "used": used,
+        "surplus": 0,
+        "used": 0,
         "shards": dict(shards.shards),
+        "wanted": wanted,
     }
 
 
@@ -150,9 +177,47 @@ def _suffix(data: bytes) -> str:
     return "png" if data.startswith(b"\x89PNG") else "webp" if data.startswith(b"RIFF") else "jpg"
 
 
-def _check_drops(folder: Path, dropped: Counter[str], listed: int, allowed: float) -> None:
-    if listed and dropped.total() > allowed * listed:
+def _check_drops(folder: Path, account: dict[str, Any], allowed: float) -> None:
+    """StoreError if too many rows cannot be used, or went with their shards."""
+    reasons = Counter(account["dropped"])
+    lost = account["not_obtained"].get(LOST, 0)
+    if lost:
+        reasons[LOST] = lost
+
+    # Rows that the network did not give were never there to be lost.
+    there = reasons.total() + account["decoded"]
+    if reasons.total() > allowed * there:
+        faults = {name: number for name, number in account["shards"].items() if name != "read"}
         raise StoreError(
-            f"{folder}: {dropped.total()} of {listed} rows cannot be used ({dict(dropped)}; "
-            f"allowed: {allowed:.2%})"
+            f"{folder}: {reasons.total()} of {there} rows cannot be used ({dict(reasons)}; "
+            f"allowed: {allowed:.2%}); faults of shards: {faults or 'none'}"
         )
+
+
+def _tell_shortage(slot: str, folder: Path, account: dict[str, Any]) -> None:
+    """Print a line where there are fewer pairs than were asked for."""
+    used, wanted = account["used"], account["wanted"]
+    if used < wanted:
+        print(
+            f"repro: {slot}: {used} of {wanted} pairs, for {folder} holds no more; see "
+            "accounting.json for what became of the others",
+            file=sys.stderr,
+        )
+
+
+def _check_slots(profile: Profile, source: ShardSource, keys: dict[Dataset, NDArray[Any]]) -> None:
+    """StoreError if two slots that differ in number or source hold the same pairs.
+
+    `keys` are those of a slot's pairs, (N,) sorted.
+    """
+    for one, other in itertools.combinations(keys, 2):
+        asked = [(profile.data.num_pairs[slot], source.pairs[slot]) for slot in (one, other)]
+        if asked[0] == asked[1]:
+            continue
+
+        if np.array_equal(keys[one], keys[other]):
+            raise StoreError(
+                f"data.yaml: num_pairs: {one} and {other} hold the same {len(keys[one])} pairs "
+                f"(asked for: {asked[0][0]} of {asked[0][1]} and {asked[1][0]} of {asked[1][1]}); "
+                "bring more shards, or ask for fewer pairs"
+            )

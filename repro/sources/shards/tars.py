@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import re
+import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,12 +43,15 @@ from repro.data.index import (
 )
 from repro.data.keyed import keyed_digest
 from repro.files import file_sha256
+from repro.ledger import NPZ_ERRORS
 
 CACHE = Path("work/cache/index")
 """Where indices of single shards are kept, relative to the repository."""
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 MAX_CAPTION_BYTES = 2**16
 NO_ROW = -1
+BROKEN = {"not_a_tar", "truncated"}
+"""Faults by which a shard loses rows that nobody can count."""
 SOURCES = [inspect.getfile(part) for part in (open_rgb, keyed_digest, pair_key)] + [__file__]
 CODE = hashlib.sha256(b"".join(Path(name).read_bytes() for name in SOURCES)).digest()
 """What the content of a cached index depends on besides its shard."""
@@ -62,8 +66,9 @@ class Member(NamedTuple):
 
 @dataclass
 class Accounting:
-    """What became of the rows of a set of shards: listed = decoded + all that was dropped;
-    duplicates are among the decoded.
+    """What became of the rows of a set of shards: listed = decoded + all that was dropped.
+
+    Duplicates are among the decoded.
     """
 
     listed: int
@@ -74,6 +79,26 @@ class Accounting:
     dropped: Counter[str]
     shards: Counter[str]
     """Shards read, missing from the numbering, and faulty by reason."""
+    lost: int
+    """Rows that lost, cut and foreign shards would hold beyond those that were found in them, if
+    they were like the others; not among the listed.
+    """
+
+
+class Part(NamedTuple):
+    """What the cached index of one shard tells."""
+
+    keys: NDArray[np.uint8]
+    order: NDArray[np.int64]
+    counts: Counter[str]
+    faults: Counter[str]
+    bytes: int
+    sha256: str
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the shard is no tar, or ends too early."""
+        return bool(self.faults.keys() & BROKEN)
 
 
 @dataclass(frozen=True)
@@ -106,73 +131,133 @@ class ShardIndex:
         for number, path in enumerate(self._parts):
             with np.load(path, allow_pickle=False) as columns:
                 parts.append(
-                    _read_part(columns).take(
-                        rows[edges[number] : edges[number + 1]] - bounds[number]
-                    )
+                    _columns(columns).take(rows[edges[number] : edges[number + 1]] - bounds[number])
                 )
         return _concatenate(parts)
 
 
 def index_shards(folder: Path, cache: Path = CACHE) -> ShardIndex:
-    """Rows of all `*.tar` files in `folder` and below, by path; shard paths are relative to
-    `folder`.
+    """Rows of all `*.tar` files in `folder` and below, by path.
 
-    Raises StoreError if there is no usable row.
+    Shard paths are relative to `folder`. Raises StoreError if there is no usable row.
     """
     paths = sorted(folder.rglob("*.tar"))
     if not paths:
         raise StoreError(f"{folder}: no .tar files")
+
+    # One part for each shard, from the cache or made now.
     cache.mkdir(parents=True, exist_ok=True)
-    parts = [_part_path(path, cache) for path in paths]
-    _make_parts(folder, paths, parts)
+    places = [_part_path(path, cache) for path in paths]
+    parts = _make_parts(folder, paths, places)
+
     counts: Counter[str] = Counter()
     faults: Counter[str] = Counter(read=len(paths), missing=_missing(paths))
-    shards, keys, order = [], [], []
+    shards = []
     for path, part in zip(paths, parts, strict=True):
-        with np.load(part, allow_pickle=False) as columns:
-            told = json.loads(columns["told"].tobytes())
-            keys.append(columns["keys"])
-            order.append(columns["order"])
-        counts.update(told["counts"])
-        faults.update(told["faults"])
-        shards.append(
-            Shard(path.relative_to(folder).as_posix(), told["bytes"], told["sha256"], len(keys[-1]))
-        )
-    all_keys, listed_at = np.concatenate(keys), np.concatenate(order)
-    if not len(all_keys):
+        counts.update(part.counts)
+        faults.update(part.faults)
+        name = path.relative_to(folder).as_posix()
+        shards.append(Shard(name, part.bytes, part.sha256, len(part.keys)))
+
+    keys = np.concatenate([part.keys for part in parts])
+    order = np.concatenate([part.order for part in parts])
+    if not len(keys):
         raise StoreError(
             f"{folder}: no usable row in {len(paths)} shards ({dict(counts + faults)})"
         )
-    if (listed_at == NO_ROW).any():
-        listed_at = np.arange(len(all_keys))
-    listed, obtained = counts.pop("listed"), counts.pop("obtained", 0)
-    accounting = Accounting(listed, obtained, len(all_keys), 0, counts, +faults)  # without zeros
-    index = ShardIndex(shards, all_keys, listed_at, accounting, parts)
-    accounting.duplicate = len(all_keys) - len(index.distinct())
+    if (order == NO_ROW).any():
+        order = np.arange(len(keys))
+
+    accounting = Accounting(
+        listed=counts.pop("listed"),
+        obtained=counts.pop("obtained", 0),
+        decoded=len(keys),
+        duplicate=0,
+        dropped=counts,
+        shards=+faults,  # without zeros
+        lost=_lost_rows(parts, faults["missing"]),
+    )
+    index = ShardIndex(shards, keys, order, accounting, places)
+    accounting.duplicate = len(keys) - len(index.distinct())
     return index
 
 
-def _make_parts(folder: Path, paths: Sequence[Path], parts: Sequence[Path]) -> None:
-    """Index the shards that have no part yet, in parallel."""
-    todo = [(path, part) for path, part in zip(paths, parts, strict=True) if not part.exists()]
-    if len(todo) < 2:
-        for one in todo:
+def _lost_rows(parts: Sequence[Part], missing: int) -> int:
+    """Rows that broken and missing shards would hold if they were like the others.
+
+    What was found in a broken shard is no loss. Without any whole shard the fullest stands for one.
+    """
+    broken = [part.counts["listed"] for part in parts if part.is_broken]
+    good = [part.counts["listed"] for part in parts if not part.is_broken]
+    usual = sum(good) / len(good) if good else max(broken)
+    return round(missing * usual + sum(max(0.0, usual - found) for found in broken))
+
+
+def _make_parts(folder: Path, paths: Sequence[Path], places: Sequence[Path]) -> list[Part]:
+    """The part of each shard: read where it is there and whole, made anew where not."""
+    parts = [_read_part(place) for place in places]
+    todo = [number for number, part in enumerate(parts) if part is None]
+    _index_all(folder, [paths[number] for number in todo], [places[number] for number in todo])
+
+    for number in todo:
+        parts[number] = _read_part(places[number])
+    made = [part for part in parts if part is not None]
+    if len(made) != len(parts):
+        raise StoreError(f"{places[0].parent}: what was written there cannot be read")
+
+    return made
+
+
+def _read_part(place: Path) -> Part | None:
+    """What the cached index of a shard tells; None where it is not there, or damaged."""
+    if not place.exists():
+        return None
+
+    try:
+        # All columns, for each carries a checksum of its own, which reading compares. Opened here,
+        # for numpy leaves a damaged file open.
+        with place.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            columns = {name: file[name] for name in file.files}
+        _columns(columns)
+        told = json.loads(columns["told"].tobytes())
+        return Part(
+            columns["keys"],
+            columns["order"],
+            Counter(told["counts"]),
+            Counter(told["faults"]),
+            told["bytes"],
+            told["sha256"],
+        )
+    except (*NPZ_ERRORS, KeyError, TypeError) as error:
+        print(
+            f"{place}: damaged ({type(error).__name__}); its shard is indexed again",
+            file=sys.stderr,
+            flush=True,
+        )
+        place.unlink()
+        return None
+
+
+def _index_all(folder: Path, paths: Sequence[Path], places: Sequence[Path]) -> None:
+    """Index shards, in parallel if there are several."""
+    if len(paths) < 2:
+        for one in zip(paths, places, strict=True):
             _index_shard(*one)
         return
+
     console = Console(stderr=True)
+    processes = min(len(paths), os.cpu_count() or 1)
     try:
-        with ProcessPoolExecutor(
-            min(len(todo), os.cpu_count() or 1), multiprocessing.get_context("spawn")
-        ) as pool:
-            results: Iterable[Any] = pool.map(_index_shard, *zip(*todo, strict=True))
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            results: Iterable[Any] = pool.map(_index_shard, paths, places)
             if console.is_terminal:
-                results = track(results, f"indexing {folder}", total=len(todo), console=console)
+                results = track(results, f"indexing {folder}", total=len(paths), console=console)
             for _ in results:
                 pass
     except BrokenProcessPool:
         raise StoreError(
-            f"{folder}: a process was killed, perhaps for want of memory; call again to go on "
-            "with the next shard"
+            f"{folder}: a process was killed, perhaps for want of memory; call again to go on with "
+            "the next shard"
         ) from None
 
 
@@ -200,7 +285,7 @@ def _concatenate(parts: Sequence[Index]) -> Index:
     )
 
 
-def _read_part(columns: Any) -> Index:
+def _columns(columns: Any) -> Index:
     captions = Captions(columns["caption_bytes"], columns["caption_offsets"])
     return Index(
         **{field.name: columns[field.name] for field in fields(Index) if field.name != "captions"},
@@ -209,14 +294,13 @@ def _read_part(columns: Any) -> Index:
 
 
 def _part_path(path: Path, cache: Path) -> Path:
-    """Where the index of a shard is kept: under a name that changes with the shard and with this
-    code.
+    """Where the index of a shard is kept.
+
+    Its name changes with the shard and with this code.
     """
     status = path.stat()
-    return (
-        cache
-        / f"{keyed_digest(CODE, str(path.resolve()), status.st_size, status.st_mtime_ns).hex()[:32]}.npz"
-    )
+    key = keyed_digest(CODE, str(path.resolve()), status.st_size, status.st_mtime_ns)
+    return cache / f"{key.hex()[:32]}.npz"
 
 
 def _index_shard(path: Path, part: Path) -> None:
