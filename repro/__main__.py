@@ -1,6 +1,7 @@
-"""Command line: one sub-command a stage, plus tools around them (`repro.commands`). Parses, calls, reports errors.
+"""Command line: parses one of `repro.commands`, calls it, and reports its errors.
 
-Exit codes: 0 done; 1 the work failed, with a message; 2 the call or a specification is wrong; 128 + signal: stopped.
+Exit codes: 0 done; 1 the work failed, with a message; 2 the call or a specification is wrong; 128 +
+signal: stopped.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def load(name: str) -> Callable[..., Any]:
 
 
 def report(error: Exception) -> int:
-    """Say in one message what is wrong; exit status. An error that nobody foresaw is raised, for its traceback."""
+    """Say in one message what is wrong; exit status. An unforeseen error is raised again."""
     from repro.ledger import LedgerError
     from repro.spec import SpecError
 

@@ -1,4 +1,4 @@
-"""The sub-commands of `python -m repro`, as a table: what each is for, what it takes, and what it calls.
+"""The sub-commands of `python -m repro`: what each is for, what it takes and what it calls.
 
 Only names stand here, so that parsing imports nothing heavy.
 """
@@ -18,7 +18,7 @@ PROTOCOLS = ("authors", "paper")
 
 @dataclass(frozen=True)
 class Option:
-    """One argument of a command, as argparse takes it: its name, and the keywords of `add_argument`."""
+    """One argument of a command: its name, and the keywords of argparse's `add_argument`."""
 
     name: str
     keywords: dict[str, Any]
@@ -37,7 +37,7 @@ class Command:
     help: str
     example: str
     function: str
-    """`module:function`; it gets the options in their order. A number that it returns is the exit status."""
+    """`module:function`: gets the options in their order; a number it returns is the status."""
     options: tuple[Option, ...]
     prints: bool = False
     """Whether what the function returns is printed, a table as JSON."""

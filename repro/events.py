@@ -1,7 +1,7 @@
 """Between a launch and its ranks: the pack file, events on standard output, and a common end.
 
-Rank 0 of the worker reports by lines that start with `EVENT`, each one JSON object: a `StartEvent`, `MetricsEvent` or
-`EndEvent`. All other lines are ordinary output.
+Rank 0 of the worker reports by lines that start with `EVENT`, each one JSON object: a `StartEvent`,
+`MetricsEvent` or `EndEvent`. All other lines are ordinary output.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ Event = StartEvent | MetricsEvent | EndEvent
 
 
 def emit(event: Event) -> None:
-    """Report one event from rank 0: one write that begins on a new line, so that other ranks cannot tear it."""
+    """Report one event from rank 0, in one write on a new line that no other rank can tear."""
     line = EVENT + json.dumps(event)
     sys.stdout.flush()
     os.write(1, f"\n{line}\n".encode())

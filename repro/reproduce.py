@@ -1,14 +1,15 @@
-"""The whole study: DVC over data, poison, pretrain, clean and report (`python -m repro reproduce [PROFILE]`).
+"""`python -m repro reproduce [PROFILE]`: DVC over data, poison, pretrain, clean and report.
 
-DVC takes parameters from files alone (`dvc repro` has no override), so params.yaml is swapped for the call and put
-back when it ends, whichever way it ends; a call that was killed is undone by the next one. An edit that the user makes
-meanwhile stays.
+DVC takes parameters from files alone (`dvc repro` has no override), so params.yaml is swapped for
+the call and put back when it ends, whichever way it ends; a call that was killed is undone by the
+next one. An edit that the user makes meanwhile stays.
 
-Studies are no part of it: they are dated experiments, and hours of training must not begin where nobody asked for them.
+Studies are no part of it: they are dated experiments, and hours of training must not begin where
+nobody asked for them.
 
-This process stands between the terminal and DVC. A signal to it ends DVC at once and the stage in order: the stage sees
-that DVC is gone, and its runs write checkpoints. DVC writes some of its files in place, so what such an end left torn
-is mended before the next start.
+This process stands between the terminal and DVC. A signal to it ends DVC at once and the stage in
+order: the stage sees that DVC is gone, and its runs write checkpoints. DVC writes some of its files
+in place, so what such an end left torn is mended before the next start.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ SAVED_LOCK = Path(".dvc/tmp/dvc.lock.saved")
 RWLOCK = Path(".dvc/tmp/rwlock")
 LOCK = Path(".dvc/tmp/profile.lock")
 SWAPPED = """\
-# For one call of `make reproduce`, which puts your own params.yaml back at its end (after a kill: at the next call).
+# For one call of `make reproduce`, which puts your own file back at its end; after a kill, the next
+# call does.
 profile: {}
 """
 APART = ("study",)
@@ -53,7 +55,8 @@ END_SECONDS = 40.0
 def reproduce(profile: str | None = None) -> int:
     """Check the profile's specifications, then run its stages; the exit status of `dvc repro`.
 
-    SpecError for a specification, or a state of the folder, with which nothing can run; Stopped after a stop signal.
+    SpecError for a specification, or a state of the folder, with which nothing can run; Stopped
+    after a stop signal.
     """
     if PARENT in os.environ:
         die_with_parent(signal.SIGTERM)
@@ -107,7 +110,8 @@ def _restore() -> None:
     kept = SAVED.with_name("params.yaml.before")
     SAVED.replace(kept)
     _say(
-        f"{PARAMS}: edited since `make reproduce` began; your edit stays, what it was before is {kept}"
+        f"{PARAMS}: edited since `make reproduce` began; your edit stays, and what it was before "
+        f"is {kept}"
     )
 
 
@@ -115,8 +119,8 @@ def _restore() -> None:
 def lock_file_kept() -> Iterator[None]:
     """A dvc.lock that the end of an earlier call tore is what it was before that call.
 
-    DVC writes it in place. What stages have done since is found again by contents and fingerprints. SpecError where
-    somebody else's call tore it.
+    DVC writes it in place. What stages have done since is found again by contents and fingerprints.
+    SpecError where somebody else's call tore it.
     """
     if SAVED_LOCK.exists() and LOCK_FILE.exists() and not _is_whole(LOCK_FILE):
         replace_file(LOCK_FILE, SAVED_LOCK.read_bytes())
@@ -128,7 +132,8 @@ def lock_file_kept() -> Iterator[None]:
         content = LOCK_FILE.read_bytes()
         if not content.endswith(b"\n"):
             raise SpecError(
-                f"{LOCK_FILE}: ends in the middle of a line; `git checkout {LOCK_FILE}` brings back the committed one"
+                f"{LOCK_FILE}: ends in the middle of a line; `git checkout {LOCK_FILE}` brings "
+                "back the committed one"
             )
         replace_file(SAVED_LOCK, content)
 
@@ -137,7 +142,7 @@ def lock_file_kept() -> Iterator[None]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether DVC could read the lock file: its stages are tables, each entry of theirs with a path and a hash."""
+    """Whether DVC could read the lock file: each entry of its last stage has path and hash."""
     try:
         stages = list(read_yaml(path)["stages"].values())
         entries = [*stages[-1].get("deps", []), *stages[-1].get("outs", [])]
@@ -147,7 +152,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def mend_rwlock() -> None:
-    """Remove DVC's list of who reads and writes what, if its end tore it: DVC itself would refuse it for ever."""
+    """Remove DVC's list of readers and writers if an end tore it: DVC would refuse it for ever."""
     try:
         content = json.loads(RWLOCK.read_bytes())
     except FileNotFoundError:
@@ -161,7 +166,7 @@ def mend_rwlock() -> None:
 
 
 def stage_names(profile: str) -> list[str]:
-    """Names of the profile's stages in the order of dvc.yaml, which is one in which they can run."""
+    """Names of the profile's stages in the order of dvc.yaml, in which they can run."""
     stages: dict[str, Any] = read_yaml(GRAPH)["stages"]
     names = []
     for stage, content in stages.items():
@@ -175,10 +180,10 @@ def stage_names(profile: str) -> list[str]:
 
 
 def run(command: list[str]) -> int:
-    """Exit status of `command`; raises Stopped after a stop signal, when nothing that it started is left.
+    """Exit status of `command`; Stopped after a stop signal, when nothing is left of it.
 
-    The command gets a process group of its own, so that Ctrl-C in the terminal reaches this process alone. It dies with
-    this process too, however that ends.
+    The command gets a process group of its own, so that Ctrl-C in the terminal reaches this process
+    alone. It dies with this process too, however that ends.
     """
     _adopt_orphans()
     # Stages call `python`: where no environment is activated, it is this one's.
@@ -205,7 +210,7 @@ def _die_with_this() -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the command and all in its group: politely, and after a while by force; returns when none is left."""
+    """End the command and all in its group: politely, after a while by force, to the last."""
     deadline = time.monotonic() + END_SECONDS
     number: int = signal.SIGTERM
     while _signal_group(process.pid, number):
@@ -226,14 +231,14 @@ def _signal_group(group: int, number: int) -> bool:
 
 
 def _adopt_orphans() -> None:
-    """Have the kernel make this process the parent of those below it whose own parent dies (Linux), to wait for them."""
+    """Have Linux make this process the parent of those below it whose own dies, to await them."""
     if sys.platform == "linux":
         set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER in linux/prctl.h
         ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0)
 
 
 def _bury_orphans() -> None:
-    """Take note of adopted processes that have ended, which otherwise would still seem to be there."""
+    """Take note of adopted processes that have ended; else they would still seem to be there."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -245,4 +250,5 @@ def _say(line: str) -> None:
 
 if __name__ == "__main__":
     # The command line proper, which is quiet while modules load.
-    os.execv(sys.executable, [sys.executable, "-m", "repro", "reproduce", *sys.argv[1:]])  # noqa: S606
+    call = [sys.executable, "-m", "repro", "reproduce", *sys.argv[1:]]
+    os.execv(sys.executable, call)  # noqa: S606

@@ -70,7 +70,7 @@ class Torchrun:
 
 
 def last_error(lines: Iterable[str]) -> str:
-    """The exception that a process printed last, at most 500 characters; empty if it printed none."""
+    """The exception that a process printed last, cut to 500 characters; "" if it printed none."""
     for line in reversed(list(lines)):
         found = ERROR.match(line)
         # torchrun's own account of a rank that died says nothing of the cause.

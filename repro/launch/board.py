@@ -63,7 +63,7 @@ class Board:
         self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def show(self, packs: list[Pack], elsewhere: str = "") -> None:
-        """Refresh from the work folders; `packs` are the ones running here, `elsewhere` says how the others fare."""
+        """Refresh from the work folders: `packs` run here, `elsewhere` says how the others fare."""
         lines = [self._show_pack(row, pack) for row, pack in enumerate(packs)]
         note = ", ".join(filter(None, (elsewhere, self._left())))
         self.progress.update(self.total, completed=self._num_done(), note=note)

@@ -1,16 +1,17 @@
-"""The driver of a stage: starts what is due, publishes each run when it ends, survives its own death.
+"""The driver of a stage: starts what is due and publishes each run when it ends.
 
-The chain of processes, from a command to a training step; each starts the next and ends with the one before it:
+The chain of processes, from a command to a training step; each starts the next and ends with the
+one before it:
 
-    python -m repro reproduce    params.yaml for this call, DVC in a process group of its own   repro/reproduce.py
+    python -m repro reproduce    params.yaml for this call, DVC in its own process group
     dvc repro                    which stages are stale
-    python -m repro clean        the driver: which runs are due, and where they go              this module
-    python -m repro run-pack     one a place, or one a Slurm job: Sacred records, new tries     pack.py
-    torchrun                     which process is which rank                                    torchrun.py
-    python -m repro.worker       one a rank: trains and evaluates                               repro/worker.py
+    python -m repro clean        the driver: which runs are due, and where they go
+    python -m repro run-pack     one a place, or one a Slurm job: records and new tries (pack.py)
+    torchrun                     which process is which rank (torchrun.py)
+    python -m repro.worker       one a rank: trains and evaluates
 
-The driver only watches `work/<fingerprint>/record.json`. A run counts as done when its published `run.json` bears its
-fingerprint, so a killed driver loses nothing and the next one goes on.
+The driver only watches `work/<fingerprint>/record.json`. A run counts as done when its published
+`run.json` bears its fingerprint, so a killed driver loses nothing and the next one goes on.
 """
 
 from __future__ import annotations
@@ -45,22 +46,26 @@ def pretrain_stage(
 def clean_stage(
     profile_name: str, dataset: Dataset | None = None, objective: Objective | None = None
 ) -> None:
-    """Clean the pre-trained models of a profile, or one of them: all sizes, losses and learning rates."""
+    """Clean the pre-trained models of a profile, or one: all sizes, losses and learning rates."""
     profile = load_profile(profile_name)
     run_stage(profile_name, clean_runs(profile, dataset, objective), clean_runs(profile))
 
 
 def run_stage(profile_name: str, specs: list[RunSpec], ahead: list[RunSpec]) -> None:
-    """`run_all`, and fail if the profile's specifications changed meanwhile: DVC would credit the results to the new ones.
+    """`run_all`, and fail if the profile's specifications changed meanwhile.
 
-    DVC runs stages one after another, and at the end of each some places would stand idle. The first stage therefore makes
-    the runs of `ahead` too, as far as their inputs are there; the later stages then find them done.
+    DVC would credit the results to the new ones.
+
+    DVC runs stages one after another, and at the end of each some places would stand idle. The
+    first stage therefore makes the runs of `ahead` too, as far as their inputs are there; the later
+    stages then find them done.
     """
     before = spec_hash(profile_name)
     run_all(specs, ahead=ahead)
     if spec_hash(profile_name) != before:
         raise LaunchError(
-            f"specs of {profile_name} changed while the stage ran; its results belong to the old ones: run it again"
+            f"specs of {profile_name} changed while the stage ran; its results belong to the old "
+            "ones: run it again"
         )
 
 
@@ -73,12 +78,14 @@ def run_all(
     kept: list[RunSpec] | None = None,
     models: bool = True,
 ) -> None:
-    """Bring the published results of `specs` up to date, and those of `ahead` if there is anything to do.
+    """Bring the results of `specs` up to date, and those of `ahead` if there is anything to do.
 
-    `inputs` tells where the inputs of a run lie; runs of `ahead` without inputs wait for their own stage. Published runs in
-    the cells at hand that are neither among `specs` nor `kept` are removed, finished ones stay, the others run. Without `models`
-    a finished pre-training whose model is gone stays too: its rows are all that is wanted. Raises LaunchError naming the runs
-    that failed, after all others are published, and Stopped on a stop signal, after the running ones have ended in order.
+    `inputs` tells where the inputs of a run lie; runs of `ahead` without inputs wait for their own
+    stage. Published runs in the cells at hand that are neither among `specs` nor `kept` are
+    removed, finished ones stay, the others run. Without `models` a finished pre-training whose
+    model is gone stays too: its rows are all that is wanted. Raises LaunchError naming the runs
+    that failed, after all others are published, and Stopped on a stop signal, after the running
+    ones have ended in order.
     """
     code = code_version()
     runs = [identify(spec, inputs(spec), code, results) for spec in specs]
@@ -115,7 +122,8 @@ def run_all(
     if failed := _failures(due):
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in failed.items())
         raise LaunchError(
-            f"{len(failed)} of {len(runs)} runs failed; the others are published. Logs: {WORK / 'packs'}{reasons}"
+            f"{len(failed)} of {len(runs)} runs failed; the others are published. "
+            f"Logs: {WORK / 'packs'}{reasons}"
         )
 
 

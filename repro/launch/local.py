@@ -1,7 +1,8 @@
 """Packs on this machine: one process a place, watched until every due run has a record.
 
-Driver -> `python -m repro run-pack` (one a place, Sacred) -> torchrun -> ranks. Each ends with the one above it; the driver
-is asked to stop by a signal and passes it down, so that every rank writes a checkpoint.
+Driver -> `python -m repro run-pack` (one a place, Sacred) -> torchrun -> ranks. Each ends with the
+one above it; the driver is asked to stop by a signal and passes it down, so that every rank writes
+a checkpoint.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _move(lane: Lane, worker: str, tries: Tries, board: Board) -> None:
 
 
 def _settle(lane: Lane, pack: Pack, status: int, tries: Tries, board: Board) -> None:
-    """After a pack process ended: give runs without a record another pack, or record them as failed."""
+    """After a pack process ended: runs without a record get another pack, or have failed."""
     again = []
     for run in pack.runs:
         if run.finished() is not None:
@@ -105,7 +106,7 @@ def _start(pack: Pack, worker: str) -> subprocess.Popen[bytes]:
         "CUDA_VISIBLE_DEVICES": ",".join(pack.place.devices),
     }
     with pack_log(pack).open("ab") as log:
-        # Its own process group: Ctrl-C in the terminal reaches the driver alone, which then stops the packs in order.
+        # Its own process group: Ctrl-C reaches the driver alone, which stops the packs in order.
         return subprocess.Popen(
             [sys.executable, "-m", "repro", "run-pack", str(path)],
             env=environment,

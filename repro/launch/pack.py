@@ -1,11 +1,14 @@
-"""One pack of runs: torchrun around the worker, and Sacred around every run (`python -m repro run-pack PACK.json`).
+"""One pack of runs: torchrun around the worker, and Sacred around every run.
 
-Sacred lives here, outside torchrun, and the ranks know nothing of it: rank 0 reports events (`repro.events`), and the
-pack turns each run's events into one Sacred run. A worker that dies costs the run at hand one of its tries; torchrun
-is started again for the runs that remain, and they resume from their checkpoints.
+The process is `python -m repro run-pack PACK.json`.
 
-The pack ends with the driver that started it, in order: SIGTERM to torchrun, which passes it on to the ranks, which write
-a checkpoint. Killed itself, it takes torchrun and the ranks along at once.
+Sacred lives here, outside torchrun, and the ranks know nothing of it: rank 0 reports events
+(`repro.events`), and the pack turns each run's events into one Sacred run. A worker that dies costs
+the run at hand one of its tries; torchrun is started again for the runs that remain, and they
+resume from their checkpoints.
+
+The pack ends with the driver that started it, in order: SIGTERM to torchrun, which passes it on to
+the ranks, which write a checkpoint. Killed itself, it takes torchrun and the ranks along at once.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 MAX_TRIES = 2
 """Failures of a run in a row without progress after which it is recorded as failed."""
 MAX_BARREN = 2
-"""Launches in a row without the start of a run after which all of the pack's are recorded as failed."""
+"""Launches in a row in which no run starts, after which all of the pack are recorded as failed."""
 
 
 def run_pack(path: Path) -> None:
@@ -134,7 +137,7 @@ def _save_failure(run: Run, outcome: RunOutcome, reason: str, sacred: str | None
 
 
 def _copies() -> Copier | None:
-    """Copies to the tracking server where there is one; a server that cannot even be named stops no run."""
+    """Copies to the tracking server, if there is one; one that cannot be named stops no run."""
     try:
         url = server_url()
     except TrackingError as error:

@@ -1,4 +1,4 @@
-"""Runs grouped into packs: one process that starts once, loads the data once, and evaluates each start model once."""
+"""Runs grouped into packs: a process that loads data and evaluates each start model once."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def cost(run: Run) -> float:
 def queues(runs: list[Run], nodes: int | None = None) -> list[list[Pack]]:
     """Packs in the order of their start, one list per place.
 
-    Short runs go to the place with the least to do, longest first. A pre-training takes the whole machine, or `nodes` of a
-    cluster's; see `_alone` for the exception.
+    Short runs go to the place with the least to do, longest first. A pre-training takes the whole
+    machine, or `nodes` of a cluster's; see `_alone` for the exception.
     """
     alone = _alone(runs, nodes)
     shared = [run for run in runs if run not in alone]
@@ -88,8 +88,8 @@ def queues(runs: list[Run], nodes: int | None = None) -> list[list[Pack]]:
 def _alone(runs: list[Run], nodes: int | None) -> list[Run]:
     """Runs that each take the whole machine: the pre-trainings.
 
-    Not on one machine without GPU that has as many of them as cores, and no wish for ranks: there one core each is faster
-    than all cores for one.
+    Not on one machine without GPU that has as many of them as cores, and no wish for ranks: there
+    one core each is faster than all cores for one.
     """
     found = [run for run in runs if run.spec.stage == "pretrain"]
     one_core_each = nodes is None and not devices() and len(found) >= cores()
@@ -97,7 +97,7 @@ def _alone(runs: list[Run], nodes: int | None) -> list[Run]:
 
 
 def _packs(placed: list[tuple[Run, Place]]) -> list[Pack]:
-    """Group runs that share place and data, those of one start model and cleaning size one after another."""
+    """Group runs that share place and data, those of one start model and size side by side."""
     groups: dict[tuple[Place, str, str], list[Run]] = defaultdict(list)
     for run, place in placed:
         groups[place, run.spec.stage, run.inputs["pairs"]["hash"]].append(run)

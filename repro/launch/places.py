@@ -1,8 +1,8 @@
 """Where runs go on this machine: places, and the ranks, devices and cores of each.
 
-A place is a GPU, or a share of the processor cores; for a pre-training, the whole machine. Environment: `REPRO_SLOTS`
-sets the number of places and `REPRO_RANKS` the ranks of a pre-training, CUDA_VISIBLE_DEVICES limits the GPUs. On a cluster
-a place is a job, see `repro.launch.slurm`.
+A place is a GPU, or a share of the processor cores; for a pre-training, the whole machine.
+Environment: `REPRO_SLOTS` sets the number of places and `REPRO_RANKS` the ranks of a pre-training,
+CUDA_VISIBLE_DEVICES limits the GPUs. On a cluster a place is a job, see `repro.launch.slurm`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from repro.runs.run import LaunchError, Run
 
 TRAINING_ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin at barriers slow a shared machine down tenfold
-    # glibc would return every large tensor to the kernel and fault its pages in again, a tenth of a step
+    # threads that spin at barriers slow a shared machine down tenfold
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # glibc would return large tensors to the kernel and fault the pages in again: a tenth of a step
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(10**11),
     "MALLOC_TOP_PAD_": str(2**28),
@@ -87,8 +88,9 @@ def shared_places() -> list[Place]:
 def whole_place(run: Run, cluster_nodes: int | None = None) -> Place:
     """This whole machine, or so many of a cluster's, for one pre-training.
 
-    REPRO_RANKS sets its ranks; without it they are as many as there are devices (else cores), or as the batch can be
-    split into. LaunchError where REPRO_RANKS cannot be kept, or the batch cannot be split evenly over the nodes.
+    REPRO_RANKS sets its ranks; without it they are as many as there are devices (else cores), or as
+    the batch can be split into. LaunchError where REPRO_RANKS cannot be kept, or the batch cannot
+    be split evenly over the nodes.
     """
     found = devices()
     nodes = cluster_nodes or 1
@@ -102,16 +104,17 @@ def whole_place(run: Run, cluster_nodes: int | None = None) -> Place:
     possible = [ranks for ranks in fitting if ranks == wanted or (ranks < wanted and not asked)]
     if not possible:
         raise LaunchError(
-            f"{run.name}: {wanted} ranks on {nodes} nodes (allowed: {_listed(fitting)}; set REPRO_RANKS: ranks must "
-            f"divide {groups} = global_batch_size / norm_batch_size, and REPRO_NODES must divide the ranks)"
+            f"{run.name}: {wanted} ranks on {nodes} nodes (allowed: {_listed(fitting)}; set "
+            f"REPRO_RANKS: ranks must divide {groups} = global_batch_size / norm_batch_size, and "
+            "REPRO_NODES must divide the ranks)"
         )
 
     # The devices of a cluster's node are counted there, by the worker.
     ranks = possible[-1]
     if cluster_nodes is None and found and ranks > len(found):
         raise LaunchError(
-            f"{run.name}: {ranks} ranks on {len(found)} GPUs (allowed: at most a rank a GPU; lower REPRO_RANKS, or name "
-            "more GPUs in CUDA_VISIBLE_DEVICES)"
+            f"{run.name}: {ranks} ranks on {len(found)} GPUs (allowed: at most a rank a GPU; lower "
+            "REPRO_RANKS, or name more GPUs in CUDA_VISIBLE_DEVICES)"
         )
     return Place(tuple(found), ranks, max(1, cores() * nodes // ranks), nodes)
 
@@ -121,5 +124,5 @@ def _listed(counts: list[int]) -> str:
 
 
 def loader_workers(threads: int, gpu: bool) -> int:
-    """Processes that make the batches of a rank with so many cores: none where the processor trains as well."""
+    """Processes that make the batches of a rank of so many cores; none where these train."""
     return min(MAX_LOADER_WORKERS, threads - 1) if gpu else 0

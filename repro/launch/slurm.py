@@ -1,10 +1,12 @@
 """Packs as Slurm job arrays, by sbatch and squeue alone (`REPRO_LAUNCHER=slurm`).
 
-Jobs outlive the driver: each carries the folder of its pack files as a comment, so that a driver that starts again knows
-which runs are under way and submits only the others. Results come through the work folder as they do locally, so it must
-lie on a shared file system. Environment: `REPRO_SBATCH`, further options of sbatch (`--partition=gpu --cpus-per-task=8
---time=4:00:00`), and `REPRO_SBATCH_PRETRAIN` (`--gres=gpu:8`) and `REPRO_SBATCH_CLEAN` (`--gres=gpu:1`) for one stage;
-`REPRO_SLOTS`, jobs at a time; `REPRO_RANKS`, ranks of a pre-training job, and `REPRO_NODES`, the nodes they are spread over.
+Jobs outlive the driver: each carries the folder of its pack files as a comment, so that a driver
+that starts again knows which runs are under way and submits only the others. Results come through
+the work folder as they do locally, so it must lie on a shared file system. Environment:
+`REPRO_SBATCH`, further options of sbatch (`--partition=gpu --cpus-per-task=8 --time=4:00:00`), and
+`REPRO_SBATCH_PRETRAIN` (`--gres=gpu:8`) and `REPRO_SBATCH_CLEAN` (`--gres=gpu:1`) for one stage;
+`REPRO_SLOTS`, jobs at a time; `REPRO_RANKS`, ranks of a pre-training job, and `REPRO_NODES`, the
+nodes they are spread over.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ from repro.runs.signals import CALLER, STAGE
 from repro.spec import digest
 
 ROUNDS = 3
-"""Submissions of a run in a row without progress before it counts as failed; requeues by Slurm itself are not counted."""
+"""Submissions of a run in a row without progress before it counts as failed.
+
+Requeues by Slurm itself are not counted.
+"""
 POLL_SECONDS = float(os.environ.get("REPRO_SLURM_POLL", "10"))
 SILENCE_SECONDS = 600.0
 """How long squeue may fail before the driver gives up; its failure never counts as `no jobs`."""
@@ -120,10 +125,10 @@ class Submitter:
         self.submitted |= {run.fingerprint for run in again}
 
     def _may_try(self, run: Run) -> bool:
-        """Whether to submit a run that no job carries; after ROUNDS in vain it is recorded as failed."""
+        """Whether to submit a run that no job carries; after ROUNDS in vain it has failed."""
         if run.fingerprint not in self.submitted:
             return True
-        # A record may reach this machine later than the news that its job has ended: look twice before another try.
+        # A record may reach this machine later than the news that its job has ended: look twice.
         if run.fingerprint not in self.missed:
             return False
         if self.tries.failed(run) < ROUNDS:
@@ -221,5 +226,6 @@ def _slurm(command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise LaunchError(
-            f"{command[0]}: no such command; REPRO_LAUNCHER=slurm needs a machine that can submit jobs to Slurm"
+            f"{command[0]}: no such command; REPRO_LAUNCHER=slurm needs a machine that can submit "
+            "jobs to Slurm"
         ) from None

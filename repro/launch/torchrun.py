@@ -1,6 +1,9 @@
-"""torchrun that does not outlive the process that started it: `python -m repro.launch.torchrun ARGUMENTS`.
+"""torchrun that does not outlive the process that started it.
 
-No restarts by torchrun itself: with those, ranks would meet stale addresses of dead ones. The pack starts it again.
+The process is `python -m repro.launch.torchrun ARGUMENTS`.
+
+No restarts by torchrun itself: with those, ranks would meet stale addresses of dead ones. The pack
+starts it again.
 """
 
 from __future__ import annotations
@@ -21,13 +24,13 @@ from repro.launch.places import (
 )
 
 FIRST_PORT, NUM_PORTS = 20000, 20000
-"""Ports for the meeting of several nodes, by job number: below those that Linux gives to outgoing connections."""
+"""Ports for the meeting of several nodes, by job number: below those of outgoing connections."""
 NEWER_OPTIONS = ("--numa-binding", "--shutdown-timeout")
 """Options that torchrun does without where its torch does not have them yet."""
 
 
 def command(pack: PackFile, pack_path: Path, bind: bool) -> list[str]:
-    """Command line that runs a pack's worker: torchrun here, or through srun on each node of the Slurm job.
+    """Command line that runs a pack's worker: torchrun here, or by srun on each node of the job.
 
     With `bind`, ranks are bound to the cores near their GPUs.
     """
@@ -61,7 +64,7 @@ def command(pack: PackFile, pack_path: Path, bind: bool) -> list[str]:
 
 
 def training_environment(pack: PackFile) -> dict[str, str]:
-    """Environment of torchrun and its ranks; what the user has set for a GPU or for the loader stays.
+    """Environment of torchrun and its ranks; what the user has set for GPU or loader stays.
 
     The tracking server's address stays behind: it may hold a password.
     """
@@ -83,7 +86,7 @@ def training_environment(pack: PackFile) -> dict[str, str]:
 
 
 def can_bind(pack: PackFile) -> bool:
-    """Whether binding ranks to the cores near their GPUs is possible here (by numactl) and changes anything."""
+    """Whether ranks can be bound to the cores near their GPUs (by numactl), to any effect."""
     memories = list(Path("/sys/devices/system/node").glob("node[0-9]*"))
     return bool(pack["devices"]) and len(memories) > 1 and shutil.which("numactl") is not None
 

@@ -1,7 +1,7 @@
 """Which failures count: those of a run that came no further since the last one.
 
-A run of days on eight GPUs meets a bad memory cell or a lost node more than once; a fault of its own it meets at the same
-place again.
+A run of days on eight GPUs meets a bad memory cell or a lost node more than once; a fault of its
+own it meets at the same place again.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class Tries:
         self.begun: dict[str, tuple[Sequence[Run], tuple[int, int]]] = {}
 
     def begin(self, runs: Sequence[Run]) -> None:
-        """These runs are started in one process: where one of them comes further, it counts for all."""
+        """These runs start in one process: where one of them comes further, it counts for all."""
         reached = progress(runs)
         for run in runs:
             self.begun[run.fingerprint] = runs, reached
 
     def failed(self, run: Run) -> int:
-        """Note that the process ended without a result of the run; its failures in a row, this one included."""
+        """Note an end without a result of the run; its failures in a row, this one included."""
         runs, before = self.begun[run.fingerprint]
         if progress(runs) > before:
             self.failures[run.fingerprint] = 0
@@ -35,7 +35,7 @@ class Tries:
 
 
 def progress(runs: Sequence[Run]) -> tuple[int, int]:
-    """How far runs have come: how many have ended, and the steps that the checkpoints of the others hold."""
+    """How far runs have come: how many have ended, and the steps in the others' checkpoints."""
     ended = [run for run in runs if (run.work_dir / "record.json").exists()]
     return len(ended), sum(saved_step(run) for run in runs if run not in ended)
 

@@ -38,8 +38,8 @@ class Stopped(KeyboardInterrupt):
 def stoppable() -> Iterator[None]:
     """Turn the first stop signal into `Stopped` inside the outermost of such blocks.
 
-    Those after it change nothing, for they would tear the end that the first one began; every such end has a time limit
-    of its own.
+    Those after it change nothing, for they would tear the end that the first one began; every such
+    end has a time limit of its own.
     """
     stopping = False
 
@@ -80,7 +80,7 @@ def say_interrupted() -> None:
 
 @contextmanager
 def _handling(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """Have the handler called for stop signals inside the block; SIGHUP stays ignored under nohup."""
+    """Have `handler` take stop signals inside the block; SIGHUP stays ignored under nohup."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -98,10 +98,11 @@ def _handling(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]
 
 
 def end_with_caller() -> None:
-    """In a stage that DVC runs: SIGTERM to this process when DVC or the `reproduce` call above it is gone.
+    """In a stage that DVC runs: SIGTERM to this process when DVC or `reproduce` above it is gone.
 
-    DVC hands no signal on, so that a training of days would go on with nobody to see it. A shell may stand between. A
-    command that was called by hand is left alone: under nohup it shall outlive its shell.
+    DVC hands no signal on, so that a training of days would go on with nobody to see it. A shell
+    may stand between. A command that was called by hand is left alone: under nohup it shall outlive
+    its shell.
     """
     if STAGE not in os.environ:
         return
@@ -118,7 +119,7 @@ def end_with_caller() -> None:
 
 
 def _callers() -> list[int]:
-    """The process that started this one; where that is a shell, also the one that started the shell."""
+    """The process that started this one; where that is a shell, also the one above it."""
     parent = os.getppid()
     name, grandparent, _ = _about(parent)
     return [parent, grandparent] if name in SHELLS else [parent]
