@@ -1,7 +1,8 @@
 """Whether the files of a profile fit each other: checks that need more than one of them.
 
-Each function yields problems, one line each, in the words `file: field: value (allowed: ...)`. They run before anything
-else does, so that no stage starts on a specification that a later one would refuse.
+Each function yields problems, one line each, in the words `file: field: value (allowed: ...)`. They
+run before anything else does, so that no stage starts on a specification that a later one would
+refuse.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def problems_of(
 ) -> list[str]:
     """Every problem of the profile.
 
-    `classnames` are the classes of its task, taken from `names_file`, which has `num_known` names; `runs` its cleaning runs.
+    `classnames` are the classes of its task, taken from `names_file`, which has `num_known` names;
+    `runs` its cleaning runs.
     """
     return [
         *_class_problems(profile, classnames, names_file, num_known),

@@ -1,4 +1,6 @@
-"""Files that appear whole or not at all, locks on them, and hashes that tell whether they still are."""
+"""Files that appear whole or not at all, locks on them, and hashes that tell whether they still
+are.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ _hashes: dict[tuple[str, int, int, int], str] = {}
 def held(path: Path, message: str = "", *, wait: bool = False) -> Iterator[int]:
     """Hold the lock file `path` inside the block; gives its descriptor.
 
-    While another process holds it: SpecError with `message`, or with `wait` the message is printed, if there is one, and
-    the block begins when the other one lets go. The lock ends with the last process that has the descriptor open.
+    While another process holds it: SpecError with `message`, or with `wait` the message is printed,
+    if there is one, and the block begins when the other one lets go. The lock ends with the last
+    process that has the descriptor open.
     """
     with path.open("w") as lock:
         try:
@@ -68,7 +71,9 @@ def building(out: Path) -> Iterator[Path]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old or the new content, never a part (fsync, then rename)."""
+    """Write a file so that readers see the old or the new content, never a part (fsync, then
+    rename).
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:
         file.write(content)
@@ -80,8 +85,8 @@ def replace_file(path: Path, content: bytes) -> None:
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits.
 
-    Read once in a process as long as path, size, modification time and inode stay; remembered nowhere else, for a
-    failing disk or a restored backup may change bytes and keep all of these.
+    Read once in a process as long as path, size, modification time and inode stay; remembered
+    nowhere else, for a failing disk or a restored backup may change bytes and keep all of these.
     """
     state = path.stat()
     key = (os.fspath(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ino)
@@ -97,14 +102,18 @@ _BLANK = "0" * 64
 
 
 def sealed(content: Mapping[str, object]) -> bytes:
-    """JSON text of an object that carries its own hash, so that one changed byte shows without a second file."""
+    """JSON text of an object that carries its own hash, so that one changed byte shows without a
+    second file.
+    """
     text = json.dumps({**content, SEAL: _BLANK}, indent=1) + "\n"
     head, _, tail = text.rpartition(_BLANK)
     return (head + hashlib.sha256(text.encode()).hexdigest() + tail).encode()
 
 
 def unsealed(data: bytes) -> dict[str, Any]:
-    """The object in a sealed JSON text, without its seal; ValueError if a byte is not as it was written."""
+    """The object in a sealed JSON text, without its seal; ValueError if a byte is not as it was
+    written.
+    """
     head, mark, tail = data.rpartition(f'"{SEAL}": "'.encode())
     told, rest = tail[:64], tail[64:]
     blank = head + mark + _BLANK.encode() + rest
@@ -117,7 +126,9 @@ def unsealed(data: bytes) -> dict[str, Any]:
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
-    """The object in a sealed file; None if there is none, or if it is damaged, which one printed line says."""
+    """The object in a sealed file; None if there is none, or if it is damaged, which one printed
+    line says.
+    """
     try:
         return unsealed(path.read_bytes())
     except FileNotFoundError:

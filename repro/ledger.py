@@ -1,8 +1,10 @@
-"""The ledger's words: one `Row` per evaluation, one `RunRecord` per run, and the rows of a run that goes on.
+"""The ledger's words: one `Row` per evaluation, one `RunRecord` per run, and the rows of a run that
+goes on.
 
-Counts in rows are over the evaluation images; every metric, denominator and interval is computed from them later,
-so that changing a metric never retrains. A running run appends its rows, with one bit per evaluation image, to
-`rows.jsonl` in its work folder (`append_row`); repro/runs/published.py makes the published files of them.
+Counts in rows are over the evaluation images; every metric, denominator and interval is computed
+from them later, so that changing a metric never retrains. A running run appends its rows, with one
+bit per evaluation image, to `rows.jsonl` in its work folder (`append_row`); repro/runs/published.py
+makes the published files of them.
 """
 
 from __future__ import annotations
@@ -99,8 +101,7 @@ class Row(BaseModel):
     train_loss: dict[str, float] | None
     """Mean loss parts (`loss`, `mmcl`, `ssl`) since the previous evaluation.
 
-    None at the start; NaN if it diverged.
-    """
+    None at the start; NaN if it diverged."""
     logit_scale: float
     step_learning_rate: float
     """Learning rate of the last step."""
@@ -139,7 +140,9 @@ class Input(TypedDict):
 
 
 class RunOutcome(TypedDict, total=False):
-    """`outcome.json`: what the worker tells of a run that it ended; each becomes the record's field of that name."""
+    """`outcome.json`: what the worker tells of a run that it ended; each becomes the record's field
+    of that name.
+    """
 
     status: Literal["completed", "diverged", "failed"]
     reason: str
@@ -193,27 +196,32 @@ class RunRecord(BaseModel):
     num_samples: int
     """Training pairs processed (views not counted)."""
     model_step: int
-    """Step of the model that the run hands on: the last, unless the validation loss picked an earlier one."""
+    """Step of the model that the run hands on: the last, unless the validation loss picked an
+    earlier one."""
     attempts: int
     sacred: str | None
     """Folder name of the Sacred file record, e.g. `smoke/12`."""
     files: dict[str, str] = {}
-    """SHA-256 of what the run hands on: `rows.jsonl`, `bits.npz`; after pre-training also `model.safetensors` and
-    `optimizer.safetensors`. Empty in records that were made before there were hashes."""
+    """SHA-256 of what the run hands on: `rows.jsonl`, `bits.npz`; after pre-training also
+    `model.safetensors` and `optimizer.safetensors`. Empty in records that were made before there
+    were hashes."""
     num_rows: int = 0
     """Evaluations recorded."""
     last_step: int = 0
     """Step of the last evaluation."""
     model_hash: str = ""
-    """After pre-training: content hash of the folder of the model, which is `inputs["model"]` of the runs that clean it."""
+    """After pre-training: content hash of the folder of the model, which is `inputs["model"]` of
+    the runs that clean it."""
     device: str = ""
     """What the worker computed on, as torch names it."""
     deterministic: bool = True
     """Whether the run is repeatable to the last bit on the same machine."""
     accepted_code: str = ""
-    """Hash of the older code under which the run began, where the user accepted that it goes on under `code`."""
+    """Hash of the older code under which the run began, where the user accepted that it goes on
+    under `code`."""
     seal: str = ""
-    """SHA-256 of the file itself (`repro.files.sealed`); empty in records that were made before there were hashes."""
+    """SHA-256 of the file itself (`repro.files.sealed`); empty in records that were made before
+    there were hashes."""
 
 
 def sample_images(num_images: int) -> list[int]:

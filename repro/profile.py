@@ -1,9 +1,10 @@
 """From YAML to runs: the only place that reads specifications.
 
-A profile is a folder of `specs/` with four files (data, pretrain, clean, evaluate) on top of a protocol file, which
-settles every detail in which the paper and the authors' code differ. `load_profile` checks all of them before anything
-runs and reports every problem of a file at once; `pretrain_runs` and `clean_runs` expand a profile into `RunSpec`s, one
-per training run, complete enough for a worker that sees nothing else.
+A profile is a folder of `specs/` with four files (data, pretrain, clean, evaluate) on top of a
+protocol file, which settles every detail in which the paper and the authors' code differ.
+`load_profile` checks all of them before anything runs and reports every problem of a file at once;
+`pretrain_runs` and `clean_runs` expand a profile into `RunSpec`s, one per training run, complete
+enough for a worker that sees nothing else.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ T = TypeVar("T", bound=Spec)
 
 
 def read_yaml(path: Path) -> Any:
-    """Parse a YAML file without tags, without duplicate keys and without anchors; SpecError says what is wrong."""
+    """Parse a YAML file without tags, without duplicate keys and without anchors; SpecError says
+    what is wrong.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -74,7 +77,9 @@ def read_yaml(path: Path) -> Any:
 
 
 def check(model: type[T], content: Any, path: Path) -> T:
-    """Validate `content` as `model`; all problems at once, each with field, value and what is allowed."""
+    """Validate `content` as `model`; all problems at once, each with field, value and what is
+    allowed.
+    """
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -95,7 +100,9 @@ def check(model: type[T], content: Any, path: Path) -> T:
 
 
 class Protocol(Spec):
-    """specs/<profile>/protocol.yaml: the named protocol and the switches in which this profile departs from it."""
+    """specs/<profile>/protocol.yaml: the named protocol and the switches in which this profile
+    departs from it.
+    """
 
     protocol: Literal["paper", "authors"]
     overrides: dict[str, Any]
@@ -103,7 +110,9 @@ class Protocol(Spec):
 
 
 def _merge(content: Any, overrides: dict[str, Any], path: Path) -> Any:
-    """Return `content` with dotted-path overrides applied; a path that names no field is a SpecError."""
+    """Return `content` with dotted-path overrides applied; a path that names no field is a
+    SpecError.
+    """
     content = json.loads(json.dumps(content))
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
@@ -126,8 +135,8 @@ def load_profile(
 ) -> Profile:
     """Read and check the profile `specs/<name>`.
 
-    `overrides` maps dotted paths (`data.poison.num_poisoned.cc6m`, `switches.gather`) to values: how studies vary
-    a profile. Raises SpecError with every problem of the first bad file.
+    `overrides` maps dotted paths (`data.poison.num_poisoned.cc6m`, `switches.gather`) to values:
+    how studies vary a profile. Raises SpecError with every problem of the first bad file.
     """
     folder = specs / name
     known = (
@@ -168,7 +177,9 @@ def load_profile(
 
 
 def spec_hash(profile: str) -> str:
-    """Hash of every file that a profile is read from: DVC hashes them after a stage, so the stage must notice edits."""
+    """Hash of every file that a profile is read from: DVC hashes them after a stage, so the stage
+    must notice edits.
+    """
     files = [
         file
         for folder in (profile, "protocols", "classnames")
@@ -184,7 +195,9 @@ def classnames_file(classnames: str, specs: Path = SPECS) -> Path:
 
 
 def load_classnames(profile: Profile, specs: Path = SPECS) -> list[str]:
-    """Class names of the profile's zero-shot task in label order; the target class is always among them."""
+    """Class names of the profile's zero-shot task in label order; the target class is always among
+    them.
+    """
     names = (
         classnames_file(profile.evaluate.classnames, specs).read_text(encoding="utf-8").splitlines()
     )
@@ -269,9 +282,12 @@ def clean_runs(
     variant: str = "",
     poisoned: bool = True,
 ) -> list[RunSpec]:
-    """Cleaning runs of the profile, or of one pre-trained model; ordered so that runs of one size stay together."""
+    """Cleaning runs of the profile, or of one pre-trained model; ordered so that runs of one size
+    stay together.
+    """
     spec = profile.clean
-    # A restored AdamW state brings its hyper-parameters along: the cleaning's own weight decay has no effect
+    # A restored AdamW state brings its hyper-parameters along: the cleaning's own weight decay has
+    # no effect
     # (code: CleanCLIP src/main.py loads the checkpoint's optimizer after building one).
     optimizer = (
         profile.pretrain.optimizer

@@ -1,4 +1,5 @@
-"""One run in this process, on one rank, without launcher, torchrun and tracker: to step through it with a debugger.
+"""One run in this process, on one rank, without launcher, torchrun and tracker: to step through it
+with a debugger.
 
     python -m pdb -m repro run-one pretrain --profile smoke --dataset cc3m --objective mmcl
     (Pdb) b repro/train/step.py:35
@@ -36,7 +37,8 @@ def step_through(
 ) -> Path:
     """Train the run, or the first one of its cell, to its end; returns the folder of what it left.
 
-    SpecError names the runs of the cell if `run_id` is none of them, LaunchError an input that is not there.
+    SpecError names the runs of the cell if `run_id` is none of them, LaunchError an input that is
+    not there.
     """
     spec = _chosen(stage, profile_name, dataset, objective, run_id)
     run = identify(spec, standard_inputs(spec), code_version())

@@ -1,11 +1,13 @@
-"""What the study is: the schema of the files in `specs/`, and of the runs that repro/profile.py makes of them."""
+"""What the study is: the schema of the files in `specs/`, and of the runs that repro/profile.py
+makes of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from string import Formatter
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -28,21 +30,26 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What torch and numpy take as a seed."""
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 ModelAge = PositiveInt | Literal["last", "best_validation_loss"]
-"""Which epoch's model pre-training hands to cleaning: this one, the last of the schedule, or the one of the lowest validation loss."""
+"""Which epoch's model pre-training hands to cleaning: this one, the last of the schedule, or the
+one of the lowest validation loss."""
 
 LOSS_WEIGHTS: dict[str, dict[str, float]] = {
     "mmcl": {"mmcl": 1.0, "ssl": 0.0},
     "ssl": {"mmcl": 0.0, "ssl": 1.0},
     "mmcl_ssl": {"mmcl": 1.0, "ssl": 1.0},
 }
-"""Weights of the two terms by objective (paper Sec. 3: L_CleanCLIP = L_SSL + L_MMCL; code: both weights 1)."""
+"""Weights of the two terms by objective (paper Sec. 3: L_CleanCLIP = L_SSL + L_MMCL; code: both
+weights 1)."""
 
 METRIC_FIELDS = {"evaluate": {"asr_cap", "confidence"}, "switches": {"asr_denominator"}}
-"""Fields of a RunSpec that only the reading of the ledger depends on: changing them retrains nothing."""
+"""Fields of a RunSpec that only the reading of the ledger depends on: changing them retrains
+nothing."""
 
 
 class SpecError(ValueError):
-    """A specification that cannot be used; the message names file, field, value and what is allowed."""
+    """A specification that cannot be used; the message names file, field, value and what is
+    allowed.
+    """
 
 
 class Spec(BaseModel):
@@ -54,19 +61,24 @@ class Spec(BaseModel):
 
 
 class Switches(Spec):
-    """The choices in which the paper's text and the authors' code differ, or on which the text is silent.
+    """The choices in which the paper's text and the authors' code differ, or on which the text is
+    silent.
 
-    `specs/protocols/{paper,authors}.yaml` give both settings with their source; `specs/README.md` tables them.
+    `specs/protocols/{paper,authors}.yaml` give both settings with their source; `specs/README.md`
+    tables them.
     """
 
     poison_caption: Literal["word", "template"]
-    """Caption of a poisoned pair: the bare target word, or a random one of the 80 templates filled with it."""
+    """Caption of a poisoned pair: the bare target word, or a random one of the 80 templates filled
+    with it."""
     trigger_centre: Literal["zero", "mean"]
     """BadNet patch values: N(0,1), or the image's channel mean + N(0,1)."""
     trigger_overflow: Literal["clip", "wrap"]
-    """What happens to patch values outside [0, 1] on conversion to uint8: clipped, or wrapped modulo 256."""
+    """What happens to patch values outside [0, 1] on conversion to uint8: clipped, or wrapped
+    modulo 256."""
     trigger_geometry: Literal["crop", "squash"]
-    """Triggered evaluation images: resize and centre crop like the clean ones, or squash both sides."""
+    """Triggered evaluation images: resize and centre crop like the clean ones, or squash both
+    sides."""
     evaluation_triggers: Literal["fixed", "redrawn"]
     """One versioned trigger set for every evaluation, or a fresh draw per evaluation."""
     asr_denominator: Literal["all", "non_target"]
@@ -74,21 +86,27 @@ class Switches(Spec):
     schedule_offset: Literal["none", "one_epoch"]
     """The step at which the learning-rate schedule starts: 0, or one epoch in (warm-up skipped)."""
     optimizer_state: Literal["fresh", "restored"]
-    """AdamW state at cleaning: new, or the pre-training moments and hyper-parameters (weight decay included)."""
+    """AdamW state at cleaning: new, or the pre-training moments and hyper-parameters (weight decay
+    included)."""
     mode_after_evaluation: Literal["train", "eval"]
-    """Whether BatchNorm goes back to train mode after a mid-epoch evaluation, or stays in eval mode till the epoch ends."""
+    """Whether BatchNorm goes back to train mode after a mid-epoch evaluation, or stays in eval mode
+    till the epoch ends."""
     gather: Literal["exact", "authors"]
-    """Cross-rank gradient: equal to the single-process one, or encoder gradients divided by the number of ranks."""
+    """Cross-rank gradient: equal to the single-process one, or encoder gradients divided by the
+    number of ranks."""
     weight_decay_rule: Literal["ndim", "names"]
-    """Parameters without weight decay: those of fewer than two dimensions, or those whose names match the authors' list."""
+    """Parameters without weight decay: those of fewer than two dimensions, or those whose names
+    match the authors' list."""
     text_view: Literal["redrawn", "fixed"]
     """EDA text view: drawn anew at every access, or once per run."""
     truncation: Literal["keep_eot", "cut"]
-    """Captions beyond 77 tokens: keep the end token in the last place (open_clip), or cut it off (authors)."""
+    """Captions beyond 77 tokens: keep the end token in the last place (open_clip), or cut it off
+    (authors)."""
     initialisation: Literal["fp32", "fp16_rounded"]
     """Initial weights as drawn, or rounded through float16 as the authors' loader does."""
     cleaning_pairs: Literal["seen", "held_out"]
-    """Cleaning pairs: a subset of the unpoisoned pre-training pairs, or pairs that pre-training never saw."""
+    """Cleaning pairs: a subset of the unpoisoned pre-training pairs, or pairs that pre-training
+    never saw."""
 
 
 class Trigger(Spec):
@@ -106,7 +124,8 @@ class Poison(Spec):
     target_class: str = Field(min_length=1)
     """Class name that the attack should evoke."""
     mode: Literal["dirty_label", "label_consistent"]
-    """Poison any pair and replace its caption, or only pairs that already name the target and keep their caption."""
+    """Poison any pair and replace its caption, or only pairs that already name the target and keep
+    their caption."""
     num_poisoned: dict[Dataset, PositiveInt]
     """Poisoned pairs per dataset slot."""
     seed: int
@@ -114,13 +133,14 @@ class Poison(Spec):
 
 
 class EmojiSource(Spec):
-    """Emoji drawings of several vendors with CLDR names: the stand-in that package registries ship."""
+    """Emoji of several vendors with CLDR names: the stand-in that package registries ship."""
 
     kind: Literal["emoji"]
     held_out_family: str
     """Vendor family kept out of training; its drawings are the zero-shot evaluation set."""
     num_concepts: PositiveInt
-    """Classes: the first so many of specs/classnames/emoji.txt (most drawn first); the target class is always in."""
+    """Classes: the first so many of specs/classnames/emoji.txt (most drawn first); the target class
+    is always in."""
     styles: list[str] | Literal["all"]
     """Drawing styles to use (see repro/sources/emoji/build.py)."""
     max_keywords: Annotated[int, Field(ge=0, le=5)]
@@ -128,14 +148,17 @@ class EmojiSource(Spec):
 
 
 class IconSource(Spec):
-    """Icons of many vendors under their names, from one npm package: the stand-in that package registries ship."""
+    """Icons of many vendors under their names, from one npm package: the stand-in that package
+    registries ship.
+    """
 
     kind: Literal["icons"]
     num_concepts: PositiveInt
-    """Classes: the first so many of specs/classnames/icons.txt (most drawn first); the target class is always in.
-    All their drawings come before others where `num_pairs` cuts."""
+    """Classes: the first so many of specs/classnames/icons.txt (most drawn first); the target class
+    is always in. All their drawings come before others where `num_pairs` cuts."""
     images_per_concept: PositiveInt | None
-    """Evaluation images of a class, at most; null takes all of specs/classnames/icons-images.txt."""
+    """Evaluation images of a class, at most; null takes all of specs/classnames/icons-images.txt.
+    """
 
 
 class ShardSource(Spec):
@@ -145,12 +168,14 @@ class ShardSource(Spec):
     pairs: dict[Dataset, str]
     """Folder of tar shards per dataset slot, relative to the repository."""
     selection: dict[Dataset, Literal["keyed", "first"]]
-    """Which usable pairs a slot takes when there are more than num_pairs: those first in a keyed order of their contents,
-    or the first of the list they were downloaded from."""
+    """Which usable pairs a slot takes when there are more than num_pairs: those first in a keyed
+    order of their contents, or the first of the list they were downloaded from."""
     evaluation: str
-    """ImageNet validation, relative path: class folders, flat folder with labels.csv, the official tar, parquet or webdataset."""
+    """ImageNet validation, relative path: class folders, flat folder with labels.csv, the official
+    tar, parquet or webdataset."""
     images_per_class: PositiveInt
-    """Evaluation images that every class must have, no more and no fewer: ImageNet-1K validation has 50 (50,000 in all)."""
+    """Evaluation images that every class must have, no more and no fewer: ImageNet-1K validation
+    has 50 (50,000 in all)."""
     max_drop_fraction: Fraction
     """Share of undecodable rows above which the stage stops."""
 
@@ -159,7 +184,8 @@ class DataSpec(Spec):
     """specs/<profile>/data.yaml: datasets, evaluation images, poison and cleaning subsets."""
 
     stand_in: str
-    """What the dataset slots hold instead of the paper's data, in words; empty if they hold the real data."""
+    """What the dataset slots hold instead of the paper's data, in words; empty if they hold the
+    real data."""
     source: Annotated[EmojiSource | IconSource | ShardSource, Field(discriminator="kind")]
     image_size: PositiveInt
     """Side of the stored square images, pixels."""
@@ -169,12 +195,13 @@ class DataSpec(Spec):
     cleaning_sizes: dict[CleanSize, PositiveInt]
     """Pairs in each cleaning subset."""
     num_validation: NonNegativeInt
-    """Unpoisoned pairs kept from pre-training for the validation loss (`model_age: best_validation_loss`)."""
+    """Unpoisoned pairs kept from pre-training for the validation loss (`model_age:
+    best_validation_loss`)."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         problems = []
-        for slot in ("cc3m", "cc6m"):
+        for slot in get_args(Dataset):
             if slot not in self.num_pairs:
                 problems.append(f"num_pairs.{slot}: missing (allowed: a positive count)")
             if slot not in self.poison.num_poisoned:
@@ -182,18 +209,20 @@ class DataSpec(Spec):
         for slot, poisoned in self.poison.num_poisoned.items():
             if poisoned > (total := self.num_pairs.get(slot, 0)):
                 problems.append(
-                    f"poison.num_poisoned.{slot}: {poisoned} is more than the {total} pairs (allowed: 1 to {total})"
+                    f"poison.num_poisoned.{slot}: {poisoned} is more than the {total} pairs "
+                    f"(allowed: 1 to {total})"
                 )
         if self.poison.trigger.patch_size > self.image_size:
             problems.append(
-                f"poison.trigger.patch_size: {self.poison.trigger.patch_size} is larger than the image "
-                f"(allowed: 1 to image_size = {self.image_size})"
+                f"poison.trigger.patch_size: {self.poison.trigger.patch_size} "
+                f"is larger than the image (allowed: 1 to image_size = {self.image_size})"
             )
         for size, count in self.cleaning_sizes.items():
             smallest = min(self.num_pairs.values())
             if count > smallest:
                 problems.append(
-                    f"cleaning_sizes.{size}: {count} is more than the smallest dataset (allowed: 1 to {smallest})"
+                    f"cleaning_sizes.{size}: {count} is more than the smallest dataset "
+                    f"(allowed: 1 to {smallest})"
                 )
         if problems:
             raise ValueError("\n".join(problems))
@@ -236,11 +265,13 @@ class ModelSpec(Spec):
             )
         if self.vision.width * 32 % self.vision.head_width:
             problems.append(
-                f"vision.head_width: {self.vision.head_width} (allowed: a divisor of 32 * vision.width)"
+                f"vision.head_width: {self.vision.head_width} "
+                "(allowed: a divisor of 32 * vision.width)"
             )
         if self.text.width % self.text.heads:
             problems.append(
-                f"text.heads: {self.text.heads} (allowed: a divisor of text.width = {self.text.width})"
+                f"text.heads: {self.text.heads} "
+                f"(allowed: a divisor of text.width = {self.text.width})"
             )
         if problems:
             raise ValueError("\n".join(problems))
@@ -275,13 +306,15 @@ class Schedule(Spec):
     global_batch_size: Annotated[int, Field(ge=2)]
     """Pairs per optimizer step over all ranks: the number of negatives + 1."""
     norm_batch_size: Annotated[int, Field(ge=2)]
-    """Pairs over which BatchNorm takes its statistics (the paper's "batch size" is this, per GPU)."""
+    """Pairs over which BatchNorm takes its statistics (the paper's "batch size" is this, per GPU).
+    """
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
         if self.global_batch_size % self.norm_batch_size:
             raise ValueError(
-                f"norm_batch_size: {self.norm_batch_size} (allowed: a divisor of global_batch_size = {self.global_batch_size})"
+                f"norm_batch_size: {self.norm_batch_size} "
+                f"(allowed: a divisor of global_batch_size = {self.global_batch_size})"
             )
         return self
 
@@ -293,13 +326,15 @@ class PretrainSpec(Spec):
     optimizer: Optimizer
     objectives: dict[Objective, Schedule]
     model_age: dict[Dataset, dict[Objective, ModelAge]]
-    """Training stops at a given epoch, though the schedule is the full one (the authors cleaned CC6M models of epochs 21 and 36 of 64)."""
+    """Training stops at a given epoch, though the schedule is the full one (the authors cleaned
+    CC6M models of epochs 21 and 36 of 64)."""
     views: Views
     precision: Literal["fp32", "tf32", "bf16"]
     compile: bool
     """Pass the towers through torch.compile: faster on GPUs, equal to rounding."""
     deterministic: bool = True
-    """The same bits at every repetition on one machine; false lets a GPU choose its fastest kernels by trial."""
+    """The same bits at every repetition on one machine; false lets a GPU choose its fastest kernels
+    by trial."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
     evaluate_every_epochs: PositiveInt
     """Zero-shot accuracy and ASR during pre-training, every so many epochs and at the end."""
@@ -317,12 +352,15 @@ class CleanCell(Spec):
 
 
 class Mitigation(Spec):
-    """What cleaning does besides finetuning on clean pairs, or in spite of them; all off in the paper's workshop version."""
+    """What cleaning does besides finetuning on clean pairs, or in spite of them; all off in the
+    paper's workshop version.
+    """
 
     ssl_weight: Weight
     """Factor on the SSL term where the cleaning loss has one (paper Sec. 3: 1)."""
     shrink: Fraction
-    """Factor on the start model's weights (shrink and perturb, Ash and Adams 2020, arXiv 1910.08475); 1 is off."""
+    """Factor on the start model's weights (shrink and perturb, Ash and Adams 2020, arXiv
+    1910.08475); 1 is off."""
     perturb: Weight
     """Standard deviation of the noise added to the start model's weights; 0 is off."""
     clusters: NonNegativeInt
@@ -356,7 +394,8 @@ class CleanSpec(Spec):
     def _one_rhythm(self) -> Self:
         if (self.evaluations_per_epoch is None) == (self.evaluate_every_steps is None):
             raise ValueError(
-                "evaluations_per_epoch: give exactly one of evaluations_per_epoch and evaluate_every_steps"
+                "evaluations_per_epoch: give exactly one of "
+                "evaluations_per_epoch and evaluate_every_steps"
             )
         return self
 
@@ -465,7 +504,7 @@ class RunSpec(Spec):
 
     @property
     def evaluation_key(self) -> str:
-        """Equal in runs whose evaluations of one model on one set of images give the same outcome."""
+        """Equal in runs whose evaluations of one model on one set of images are equal."""
         parts = (self.switches, self.trigger, self.target_class, self.evaluate)
         shown = [part if isinstance(part, str) else part.model_dump(mode="json") for part in parts]
         return digest([*shown, self.model.vision.image_size, self.evaluation_precision])

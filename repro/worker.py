@@ -1,8 +1,9 @@
 """What torchrun starts: one pack of runs, one after another, with shared data and start evaluation.
 
-`torchrun ... -m repro.worker PACK.json`. A pack lists fingerprints under its work folder; each run's `spec.json` there
-says what it is and where its inputs lie. Rank 0 reports by the events of repro/events.py and leaves `outcome.json` in the
-run's folder; the ranks know nothing of the tracker.
+`torchrun ... -m repro.worker PACK.json`. A pack lists fingerprints under its work folder; each
+run's `spec.json` there says what it is and where its inputs lie. Rank 0 reports by the events of
+repro/events.py and leaves `outcome.json` in the run's folder; the ranks know nothing of the
+tracker.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class Latest(Generic[Kept]):
         self.thing: Kept | None = None
 
     def get(self, key: object, make: Callable[[], Kept]) -> Kept:
-        """What was made for an equal key, else a new one; the old one is let go first, for it may be large."""
+        """What was made for an equal key, else a new one; the old one is let go first, for it may
+        be large.
+        """
         if self.thing is None or key != self.key:
             self.thing = None
             self.key, self.thing = key, make()
@@ -133,7 +136,8 @@ class Resident:
         return images, prompts
 
     def start_model(self, spec: RunSpec, inputs: dict[str, Input]) -> tuple[CLIP, bytes | None]:
-        """The model to train, and the optimizer state that goes with it where the switch restores it.
+        """The model to train, and the optimizer state that goes with it where the switch restores
+        it.
 
         ValueError if the start model is not the one that the run was planned with.
         """
@@ -205,7 +209,7 @@ class Reporter:
         self._emit({"event": "start", "fingerprint": self.fingerprint})
 
     def emit(self, event: str, content: dict[str, Any]) -> None:
-        """Report the numbers of a step, which also move the status: what the training loop calls."""
+        """What the training loop calls with the numbers of a step; they also move the status."""
         assert event == "metrics"
         step, epoch = content["step"], content["epoch"]
         self._emit(
@@ -283,7 +287,9 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int) -> N
 
 
 def _drop_damaged(work_dir: Path) -> None:
-    """Where a row of an earlier attempt is damaged, begin again: what is lost cannot be told from its checkpoints."""
+    """Where a row of an earlier attempt is damaged, begin again: what is lost cannot be told from
+    its checkpoints.
+    """
     if distributed.rank() == 0:
         try:
             pending_rows(work_dir)

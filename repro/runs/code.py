@@ -1,12 +1,15 @@
-"""The code that determines results, as one hash over definitions: what the worker reaches, and nothing else.
+"""The code that determines results, as one hash over definitions: what the worker reaches, and
+nothing else.
 
-From ENTRY, names are followed to functions, classes and constants at the top of the package's modules. The hash is over
-their syntax, in which a name that stands for another definition is replaced by that definition's own name and a name of
-another package by its full one. So a module may be moved, a definition may go to another module, and an import may be
-written another way without a change of the hash, as may comments, docstrings and layout; a changed line that is reached
+From ENTRY, names are followed to functions, classes and constants at the top of the package's
+modules. The hash is over their syntax, in which a name that stands for another definition is
+replaced by that definition's own name and a name of another package by its full one. So a module
+may be moved, a definition may go to another module, and an import may be written another way
+without a change of the hash, as may comments, docstrings and layout; a changed line that is reached
 changes it. Statements that run when a reached module is imported count too.
 
-What cannot be followed is code that is found by a string, as by `getattr`: a module that is used as a value counts whole.
+What cannot be followed is code that is found by a string, as by `getattr`: a module that is used as
+a value counts whole.
 """
 
 from __future__ import annotations
@@ -50,7 +53,9 @@ class Source:
 
 
 def code_version(root: Path | None = None) -> str:
-    """Hash of the code that determines results, 16 hex digits; `root` is the folder that holds the package."""
+    """Hash of the code that determines results, 16 hex digits; `root` is the folder that holds the
+    package.
+    """
     root = root or Path(repro.__file__).parent.parent
     states = []
     for path in sorted((root / PACKAGE).rglob("*.py")):
@@ -63,7 +68,7 @@ def code_version(root: Path | None = None) -> str:
 def _version(root: Path, states: tuple[tuple[str, int, int, int], ...]) -> str:
     """The hash, computed once for the states of all files of the package."""
     reached = reached_definitions(root)
-    labels = _labels(reached)
+    labels = labels_of(reached)
     content = sorted([labels[key], syntax_of(item, labels)] for key, item in reached.items())
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -102,8 +107,10 @@ def syntax_of(item: Any, labels: dict[Definition, str]) -> Any:
     return item
 
 
-def _labels(reached: dict[Definition, Any]) -> dict[Definition, str]:
-    """A name for each definition that does not tell its module: where two share one, the syntax tells them apart."""
+def labels_of(reached: dict[Definition, Any]) -> dict[Definition, str]:
+    """A name for each definition that does not tell its module: where two share one, the syntax
+    tells them apart.
+    """
     by_name: dict[str, list[Definition]] = {}
     for key in reached:
         by_name.setdefault(key.name, []).append(key)
@@ -150,7 +157,8 @@ class _Tree:
     def resolve(self, dotted: str) -> Definition | str:
         """What a full name of the package stands for: a definition, or a module's name.
 
-        Names that a module imports are followed to where they are defined; what is defined nowhere, as it is.
+        Names that a module imports are followed to where they are defined; what is defined nowhere,
+        as it is.
         """
         if self.path(dotted) is not None:
             return dotted
@@ -175,7 +183,9 @@ def _parsed(path: Path, size: int, mtime_ns: int, inode: int) -> Source:
 
 
 def _sort(body: list[ast.stmt], source: Source, whole: ast.stmt | None) -> None:
-    """Put the statements of a module where they belong; `whole` is the `if` or `try` around them, which then counts."""
+    """Put the statements of a module where they belong; `whole` is the `if` or `try` around them,
+    which then counts.
+    """
     for node in body:
         kept = whole or node
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -212,7 +222,7 @@ def imported(node: ast.Import | ast.ImportFrom) -> dict[str, str]:
 
 
 def _targets(node: ast.Assign | ast.AnnAssign) -> list[str]:
-    """Names that an assignment binds; none if it assigns to something else, such as an attribute."""
+    """Names that an assignment binds; none if it assigns to an attribute or an item."""
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     names = []
     for target in targets:
@@ -262,7 +272,9 @@ class _Reader:
         self.references: list[Definition] = []
 
     def read(self, node: Any, scope: _Scope) -> Any:
-        """Syntax as nested lists without empty fields, bare strings and imports; equal across Python versions."""
+        """Syntax as nested lists without empty fields, bare strings and imports; equal across
+        Python versions.
+        """
         if isinstance(node, list):
             kept = [
                 item
@@ -293,7 +305,9 @@ class _Reader:
         return [type(node).__name__, *fields]
 
     def _meant(self, node: ast.Name | ast.Attribute, scope: _Scope) -> Any:
-        """What `name` or `name.attribute...` stands for; None if it is an ordinary name or expression."""
+        """What `name` or `name.attribute...` stands for; None if it is an ordinary name or
+        expression.
+        """
         chain: list[str] = []
         root: ast.expr = node
         while isinstance(root, ast.Attribute):
@@ -335,7 +349,9 @@ class _Reader:
             self.references.append(Definition(self.module, name))
 
     def _function(self, node: Function, scope: _Scope) -> Any:
-        """Decorators, defaults and annotations belong to the scope around, the body to the function's own."""
+        """Decorators, defaults and annotations belong to the scope around, the body to the
+        function's own.
+        """
         local, imports = _bound_in(node)
         inner = scope.inside(local, imports)
         outer = self._fields(node, scope, apart=("body",))
@@ -355,7 +371,9 @@ class _Reader:
 
 
 def _bound_in(function: Function) -> tuple[set[str], dict[str, str]]:
-    """Names that are the function's own, and those that it imports; not those of functions inside it."""
+    """Names that are the function's own, and those that it imports; not those of functions inside
+    it.
+    """
     arguments = function.args
     named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
     named += [item for item in (arguments.vararg, arguments.kwarg) if item is not None]

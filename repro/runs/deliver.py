@@ -1,7 +1,9 @@
-"""Delivery of finished runs from the work folder: results, and models after pre-training, each in one rename.
+"""Delivery of finished runs from the work folder: results, and models after pre-training, each in
+one rename.
 
-What is delivered is checked on both sides: the files of the work folder against the hashes that the worker told when it
-ended, and a published run against its own record. What is damaged counts as not there and is made again.
+What is delivered is checked on both sides: the files of the work folder against the hashes that the
+worker told when it ended, and a published run against its own record. What is damaged counts as not
+there and is made again.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ def save_record(run: Run, record: RunRecord) -> None:
 def deliver(run: Run, results: Path) -> bool:
     """Publish the run if it has ended: its results, and its model after pre-training.
 
-    A run whose files are not those that its record tells is recorded as failed, and published as such.
+    A run whose files are not those that its record tells is recorded as failed, and published as
+    such.
     """
     # Another driver may publish the same run.
     with held(run.work_dir / "publish.lock", wait=True):
@@ -116,7 +119,8 @@ def forget(run: Run) -> None:
 
 
 def reopen(run: Run) -> None:
-    """Before a start: drop an end that cannot be published, of a run that failed or whose files are damaged.
+    """Before a start: drop an end that cannot be published, of a run that failed or whose files are
+    damaged.
 
     A failed run goes on from its last checkpoint, a damaged one is made again; a line says so.
     """
@@ -134,9 +138,11 @@ def reopen(run: Run) -> None:
 
 
 def is_delivered(run: Run, results: Path, models: bool = True) -> bool:
-    """Whether the run's results are published and whole, and with `models` the model that it made too.
+    """Whether the run's results are published and whole, and with `models` the model that it made
+    too.
 
-    Reads only. A line names what is published under the run's name and damaged; it is published again, or made again.
+    Reads only. A line names what is published under the run's name and damaged; it is published
+    again, or made again.
     """
     folder = results_dir(run.spec, results) / run.spec.run_id
     if not (folder / "run.json").exists():
@@ -168,7 +174,9 @@ def check_published_model(record: RunRecord, folder: Path) -> None:
 
 
 def refresh(run: Run, results: Path) -> None:
-    """Bring the record of a delivered run up to date in fields that only the reading of the ledger depends on."""
+    """Bring the record of a delivered run up to date in fields that only the reading of the ledger
+    depends on.
+    """
     path = results_dir(run.spec, results) / run.spec.run_id / "run.json"
     record = read_record(path)
     if record.spec != run.spec:

@@ -33,7 +33,8 @@ def standard_inputs(spec: RunSpec) -> dict[str, Path]:
 
 
 def model_dir(spec: RunSpec) -> Path:
-    """Folder of the pre-trained model that this run makes or cleans: `models/<profile>/<cell>/seed<k>`.
+    """Folder of the pre-trained model that this run makes or cleans:
+    `models/<profile>/<cell>/seed<k>`.
 
     Models of studies lie apart, in `models/studies/`, for the main ones are an output of the graph.
     """
@@ -43,9 +44,11 @@ def model_dir(spec: RunSpec) -> Path:
 
 
 def content_hash(path: Path) -> str:
-    """Hash of a file's bytes, or of a folder's names and files (hidden files and accounts of the making left out).
+    """Hash of a file's bytes, or of a folder's names and files (hidden files and accounts of the
+    making left out).
 
-    Every process reads each file once (`repro.files.file_sha256`); nothing is remembered from one call to the next.
+    Every process reads each file once (`repro.files.file_sha256`); nothing is remembered from one
+    call to the next.
     """
     if path.is_file():
         return file_sha256(path)[:16]

@@ -14,7 +14,9 @@ LIBRARIES = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy",
 
 
 def commit_state() -> tuple[str | None, bool]:
-    """Commit of the checkout and whether tracked files differ from it; (None, False) outside a git checkout."""
+    """Commit of the checkout and whether tracked files differ from it; (None, False) outside a git
+    checkout.
+    """
     git = ["git", "-C", str(Path(repro.__file__).parent)]
     try:
         commit = subprocess.run(

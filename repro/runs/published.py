@@ -1,12 +1,14 @@
 """Published runs: the only writer and reader of results, which checks that what it reads is whole.
 
 A run's folder `results/<profile>/<stage>/<cell>/<run_id>/` holds
-- `run.json`, the `RunRecord`: resolved spec, fingerprint, inputs, environment, outcome, hashes of the other two files;
+- `run.json`, the `RunRecord`: resolved spec, fingerprint, inputs, environment, outcome, hashes of
+  the other two files;
 - `rows.jsonl`, one `Row` per evaluation in order;
-- `bits.npz`, for each row one bit per evaluation image, packed: `correct` and `attacked`, shape (rows, bytes),
-  and `is_target` (bytes,), the images whose label is the target class.
+- `bits.npz`, for each row one bit per evaluation image, packed: `correct` and `attacked`, shape
+  (rows, bytes), and `is_target` (bytes,), the images whose label is the target class.
 
-A folder that was unpacked from an archive in git bears the mark `archived` and has no bits; its record keeps their hash.
+A folder that was unpacked from an archive in git bears the mark `archived` and has no bits; its
+record keeps their hash.
 """
 
 from __future__ import annotations
@@ -63,8 +65,8 @@ def read_record(path: Path) -> RunRecord:
 def export_run(work_dir: Path, record: RunRecord, results_dir: Path) -> Path:
     """Publish a finished run as `results_dir/<run_id>`, replacing an older one; returns the folder.
 
-    The rows get the names of the record's spec: a study and the main graph may share a run under names of their own.
-    The published record tells hashes and number of what was written.
+    The rows get the names of the record's spec: a study and the main graph may share a run under
+    names of their own. The published record tells hashes and number of what was written.
     """
     pending = pending_rows(work_dir)
     target = results_dir / record.spec.run_id
@@ -106,8 +108,8 @@ def _write_bits(path: Path, pending: list[PendingRow]) -> None:
 def read_run(run_dir: Path) -> tuple[RunRecord, list[Row]]:
     """Read one published run; LedgerError names the file, and the line, of whatever does not fit.
 
-    Checked are the hashes in the record, that the steps of the rows increase, and that the counts follow from the bits.
-    Records from before there were hashes are held to the last two only.
+    Checked are the hashes in the record, that the steps of the rows increase, and that the counts
+    follow from the bits. Records from before there were hashes are held to the last two only.
     """
     record = read_record(run_dir / RECORD)
     archived = (run_dir / ARCHIVED).exists()
@@ -138,7 +140,8 @@ def _read_rows(path: Path, record: RunRecord) -> list[Row]:
         check_row(row, record, f"{path}:{number}")
         if rows and row.step <= rows[-1].step:
             raise LedgerError(
-                f"{path}:{number}: step: {row.step} (allowed: above {rows[-1].step}, the step before)"
+                f"{path}:{number}: step: {row.step} "
+                f"(allowed: above {rows[-1].step}, the step before)"
             )
         rows.append(row)
 
@@ -156,7 +159,8 @@ def _check_counts(run_dir: Path, rows: list[Row]) -> None:
     bits = read_bits(run_dir, rows[0].num_images)
     if len(bits["correct"]) != len(rows):
         raise LedgerError(
-            f"{run_dir / BITS}: bits of {len(bits['correct'])} rows (allowed: {len(rows)}, as in {ROWS})"
+            f"{run_dir / BITS}: bits of {len(bits['correct'])} rows "
+            f"(allowed: {len(rows)}, as in {ROWS})"
         )
     for index, row in enumerate(rows):
         counted = count_bits(bits["correct"][index], bits["attacked"][index], bits["is_target"])
@@ -201,7 +205,8 @@ def read_bits(run_dir: Path, num_images: int) -> dict[str, NDArray[np.bool_]]:
     for name, array in packed.items():
         if array.dtype != np.uint8 or array.shape[-1] != row_bytes:
             raise LedgerError(
-                f"{path}: {name}: {array.shape[-1]} {array.dtype} a row (allowed: {row_bytes} uint8)"
+                f"{path}: {name}: {array.shape[-1]} {array.dtype} a row "
+                f"(allowed: {row_bytes} uint8)"
             )
     return {
         name: np.unpackbits(array, axis=-1, count=num_images).astype(bool)

@@ -1,7 +1,9 @@
-"""What a run is: its specification, the content of its inputs and the code that computes it, in one fingerprint.
+"""What a run is: its specification, the content of its inputs and the code that computes it, in one
+fingerprint.
 
-Everything about a run that is not published yet lies in `work/<fingerprint>/`. Two runs that differ in anything that
-can change their outcome never share a folder, so a changed learning rate cannot continue from stale state.
+Everything about a run that is not published yet lies in `work/<fingerprint>/`. Two runs that differ
+in anything that can change their outcome never share a folder, so a changed learning rate cannot
+continue from stale state.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from repro.runs.published import read_record
 from repro.spec import RunSpec, digest
 
 ACCEPT_CODE = "REPRO_ACCEPT_CODE"
-"""Environment variable: hashes of older code, by commas; runs that began under it go on under today's."""
+"""Environment variable: hashes of older code, by commas; runs that began under it go on under
+today's."""
 
 
 class LaunchError(RuntimeError):
@@ -37,7 +40,8 @@ class Run:
     inputs: dict[str, Input]
     code: str
     accepted_code: str = ""
-    """The older code that the fingerprint stands for, where the user accepted that `code` goes on with it."""
+    """The older code that the fingerprint stands for, where the user accepted that `code` goes on
+    with it."""
 
     @property
     def name(self) -> str:
@@ -50,7 +54,7 @@ class Run:
         return WORK / self.fingerprint
 
     def save(self, work: Path | None = None) -> None:
-        """Write `spec.json` into the run's folder below `work`, by default the one where runs work."""
+        """Write `spec.json` into the run's folder below `work`, by default WORK."""
         folder = (work or WORK) / self.fingerprint
         folder.mkdir(parents=True, exist_ok=True)
         content = {
@@ -78,12 +82,16 @@ class Run:
         )
 
     def outcome(self) -> RunOutcome | None:
-        """The worker's account of the run, once it has ended it; None if there is none or it is damaged."""
+        """The worker's account of the run, once it has ended it; None if there is none or it is
+        damaged.
+        """
         content = read_sealed(self.work_dir / "outcome.json")
         return None if content is None else cast(RunOutcome, content)
 
     def record(self, outcome: RunOutcome, sacred: str | None) -> RunRecord:
-        """The run's record from the worker's `outcome.json`; whatever a dead worker could not tell is zero."""
+        """The run's record from the worker's `outcome.json`; whatever a dead worker could not tell
+        is zero.
+        """
         commit, dirty = commit_state()
         told: dict[str, Any] = {
             "reason": "",
@@ -114,7 +122,9 @@ class Run:
         )
 
     def finished(self) -> RunRecord | None:
-        """The record in the work folder once the run has ended, however it ended; a damaged one counts as absent."""
+        """The record in the work folder once the run has ended, however it ended; a damaged one
+        counts as absent.
+        """
         path = self.work_dir / "record.json"
         if not path.exists():
             return None
@@ -129,8 +139,9 @@ class Run:
 def identify(spec: RunSpec, inputs: dict[str, Path], code: str, results: Path | None = None) -> Run:
     """Hash the inputs and compute the fingerprint.
 
-    Where the user accepted older code (ACCEPT_CODE) and a run of that code lies in the work folder, or is published below
-    `results`, this is that run. LaunchError names an input that is not there, or a start model that its record does not know.
+    Where the user accepted older code (ACCEPT_CODE) and a run of that code lies in the work folder,
+    or is published below `results`, this is that run. LaunchError names an input that is not there,
+    or a start model that its record does not know.
     """
     hashed: dict[str, Input] = {}
     for name, path in sorted(inputs.items()):
@@ -181,7 +192,8 @@ def accepted_codes() -> list[str]:
 
 
 def check_model(spec: RunSpec, folder: Path, found: str) -> None:
-    """LaunchError unless the model in `folder` is the one that its record tells, and one that `spec` may clean.
+    """LaunchError unless the model in `folder` is the one that its record tells, and one that
+    `spec` may clean.
 
     `found` is the content hash of the folder.
     """

@@ -1,4 +1,6 @@
-"""What a run hands on is checked to be whole by whoever takes it up, and made again where it is not."""
+"""What a run hands on is checked to be whole by whoever takes it up, and made again where it is
+not.
+"""
 
 from __future__ import annotations
 

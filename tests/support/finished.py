@@ -1,4 +1,6 @@
-"""Runs that have ended in the work folder, without any process: what the stub worker leaves, and the record."""
+"""Runs that have ended in the work folder, without any process: what the stub worker leaves, and
+the record.
+"""
 
 from __future__ import annotations
 
