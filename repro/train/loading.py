@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from repro.train.process.stopping import STOP_SIGNALS
+
 Batch = tuple[Tensor, Tensor]
 """Images (V, b, 3, H, W) and tokens (V, b, L)."""
 
 BATCHES_AHEAD = 4
 """Batches that each loader process makes before they are asked for."""
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def load_batches(pairs: Dataset[Batch], steps: range, workers: int) -> Generator[Batch, None, None]:
