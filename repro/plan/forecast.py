@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from repro.launch.places import MAX_LOADER_WORKERS
 from repro.markdown import fill
 from repro.plan.assumptions import Assumptions, load_assumptions, num_evaluation_images
 from repro.plan.calibrate import Calibration, calibrate
@@ -33,8 +34,6 @@ CALIBRATION_SECONDS = 40.0
 HOUR = 3600.0
 PEAK_SHARES = (1.0, 0.4, 0.25)
 """Shares of the device's highest peak for which the hours are also given."""
-MOST_LOADERS = 8
-"""Loader processes of a rank, at most (repro/launch)."""
 STATE_BYTES = 12
 """Of a parameter on disk: weight and AdamW's two moments, float32."""
 INDEX_BYTES = 250
@@ -155,7 +154,7 @@ def assumed_rates(study: Planned) -> Rates:
     time.
     """
     assumptions, profile = study.assumptions, study.profile
-    loaders = max(1, min(MOST_LOADERS, assumptions.cores_per_device - 1))
+    loaders = max(1, min(MAX_LOADER_WORKERS, assumptions.cores_per_device - 1))
     pixels = profile.data.image_size**2
 
     pair_view, wait = {}, {}

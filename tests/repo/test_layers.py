@@ -31,9 +31,9 @@ ALLOWED = {
     "train.process": CONTRACTS,
     "train": CONTRACTS | {"data", "train.views", "train.process"},
     "sources.packages": CONTRACTS | {"data"},
-    "sources.emoji": CONTRACTS | {"data", "sources.packages"},
-    "sources.icons": CONTRACTS | {"data", "markdown", "sources.packages"},
-    "sources.shards": CONTRACTS | {"data", "sources.packages"},
+    "sources.emoji": CONTRACTS | {"events", "data", "sources.packages"},
+    "sources.icons": CONTRACTS | {"events", "data", "markdown", "sources.packages"},
+    "sources.shards": CONTRACTS | {"events", "data", "sources.packages"},
     "sources.download": CONTRACTS | {"data"},
     "sources": CONTRACTS
     | {"data", "sources.packages", "sources.emoji", "sources.icons", "sources.shards"},

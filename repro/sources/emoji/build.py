@@ -32,6 +32,7 @@ from repro.data.index import NO_LABEL, pair_key
 from repro.data.keyed import keyed_rng, keyed_subset
 from repro.data.shards import ShardWriter, write_json, write_store
 from repro.data.templates import templates_of
+from repro.events import die_with_parent
 from repro.profile import classnames_file, load_classnames
 from repro.sources.emoji.drawings import STYLES, Drawing, class_names, find_drawings
 from repro.sources.packages import (
@@ -182,7 +183,9 @@ def rasterise(drawings: Sequence[Drawing], size: int) -> tuple[list[Picture], li
     console, started = Console(stderr=True), time.monotonic()
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # Spawned, not forked: the progress bar runs a thread.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), die_with_parent
+    ) as pool:
         files: Iterable[Any] = pool.map(partial(_rasterise_one, size=size), drawings, chunksize=32)
         if console.is_terminal:
             files = track(files, "rasterising", total=len(drawings), console=console)

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from repro.data.keyed import keyed_digest
+from repro.events import die_with_parent
 from repro.sources.icons.package import Box
 
 INKS = ("#222222", "#b3261e", "#1f5fbf", "#1b7f3b", "#7b3fb5", "#c26a00", "#5a4636", "#00798c")
@@ -152,7 +153,7 @@ def draw_icons(
 
     # Spawned, not forked: the progress bar runs a thread.
     with (
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), die_with_parent) as pool,
         Progress(console=console, disable=not console.is_terminal) as progress,
     ):
         bar = progress.add_task("drawing icons", total=count)

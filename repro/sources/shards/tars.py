@@ -42,6 +42,7 @@ from repro.data.index import (
     pair_key,
 )
 from repro.data.keyed import keyed_digest
+from repro.events import die_with_parent
 from repro.files import file_sha256
 from repro.ledger import NPZ_ERRORS
 
@@ -248,7 +249,9 @@ def _index_all(folder: Path, paths: Sequence[Path], places: Sequence[Path]) -> N
     console = Console(stderr=True)
     processes = min(len(paths), os.cpu_count() or 1)
     try:
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(
+            processes, multiprocessing.get_context("spawn"), die_with_parent
+        ) as pool:
             results: Iterable[Any] = pool.map(_index_shard, paths, places)
             if console.is_terminal:
                 results = track(results, f"indexing {folder}", total=len(paths), console=console)
