@@ -1,6 +1,9 @@
 "use strict";
-// Figures 1-3: the mark under the pointer or the arrow keys, filters by loss, size and seed, and a movable ASR cap.
+// Figures 1-3: the mark under the pointer or the arrow keys, filters by loss, size and seed, and a
+// movable ASR cap.
 const data = JSON.parse(document.getElementById("points").textContent);
+// The fields of a point, as payload() in pages/html.py writes them.
+const [PANEL, LOSS, SEED, RATE, EPOCH, ACCURACY, ASR, IMAGES, ATTACKABLE, RUN] = Array(10).keys();
 const names = { mmcl: "MMCL", ssl: "SSL", mmcl_ssl: "MMCL + SSL" };
 const percent = value => (100 * value).toFixed(2);
 const sizes = new Set(Object.values(data.figures).flatMap(figure => figure.sizes));
@@ -25,7 +28,8 @@ function lines(p) {
 
 function attach(figure) {
   const name = figure.dataset.figure, { layout, points, sizes: panels } = data.figures[name];
-  const visible = p => shown.loss.has(p[1]) && shown.size.has(panels[p[0]]) && (shown.seed === "all" || p[2] === null || String(p[2]) === shown.seed);
+  const ofSeed = seed => shown.seed === "all" || seed === null || String(seed) === shown.seed;
+  const visible = p => shown.loss.has(p[LOSS]) && shown.size.has(panels[p[PANEL]]) && ofSeed(p[SEED]);
   const drawing = figure.querySelector(".drawing"), svg = drawing.querySelector("svg");
   const tip = Object.assign(document.createElement("div"), { className: "tip", hidden: true });
   const dot = Object.assign(document.createElement("div"), { className: "dot", hidden: true });
@@ -34,18 +38,22 @@ function attach(figure) {
   drawing.append(dot, tip);
   figure.append(live);
   const places = points.map(p => {  // in the drawing's own units
-    const [x0, y0, x1, y1, left, right, bottom, top] = layout.axes[p[0]];
-    return [x0 + (p[6] - left) / (right - left) * (x1 - x0), y1 - (p[5] - bottom) / (top - bottom) * (y1 - y0)];
+    const [x0, y0, x1, y1, left, right, bottom, top] = layout.axes[p[PANEL]];
+    const across = (p[ASR] - left) / (right - left), up = (p[ACCURACY] - bottom) / (top - bottom);
+    return [x0 + across * (x1 - x0), y1 - up * (y1 - y0)];
   });
   let current = -1;
 
   function show(index) {
     current = index;
     tip.hidden = dot.hidden = index < 0;
-    drawing.style.cursor = index >= 0 && points[index][9] >= 0 ? "pointer" : "";
+    drawing.style.cursor = index >= 0 && points[index][RUN] >= 0 ? "pointer" : "";
     if (index < 0) return;
     const scale = svg.clientWidth / layout.width, [x, y] = places[index].map(v => v * scale);
-    tip.replaceChildren(...lines(points[index]).map(text => Object.assign(document.createElement("div"), { textContent: text })));
+    const rows = lines(points[index]).map(text => {
+      return Object.assign(document.createElement("div"), { textContent: text });
+    });
+    tip.replaceChildren(...rows);
     dot.style.left = `${x}px`;
     dot.style.top = `${y}px`;
     tip.style.left = `${Math.max(0, Math.min(x + 12, svg.clientWidth - tip.offsetWidth))}px`;
@@ -53,7 +61,7 @@ function attach(figure) {
   }
 
   function follow() {
-    if (current >= 0 && points[current][9] >= 0) location.hash = `run-${points[current][9]}`;
+    if (current >= 0 && points[current][RUN] >= 0) location.hash = `run-${points[current][RUN]}`;
   }
 
   drawing.addEventListener("pointermove", event => {
@@ -87,20 +95,22 @@ function attach(figure) {
     for (const group of figure.querySelectorAll(`g[id^="${name}-"]`)) {
       const [, panel, , loss, seed] = group.id.split("-");
       if (!(loss in names)) continue;
-      const on = shown.loss.has(loss) && shown.size.has(panels[panel]) && (shown.seed === "all" || seed === "x" || seed === shown.seed);
+      const on = shown.loss.has(loss) && shown.size.has(panels[panel]) && ofSeed(seed === "x" ? null : seed);
       group.style.display = on ? "" : "none";
     }
     layout.axes.forEach(([x0, , x1, , left, right], panel) => {
       const line = document.getElementById(`${name}-${panel}-cap`);
       line.setAttribute("transform", `translate(${(shown.cap - data.cap) / (right - left) * (x1 - x0)} 0)`);
     });
-    const own = points.some(p => p[3] !== null);  // the authors' points count only where there are no others
+    const own = points.some(p => p[RATE] !== null);  // the authors' points count only where there are no others
     const texts = layout.axes.map((_, panel) => {
       const best = {};
       for (const p of points) {
-        if (p[0] === panel && p[6] <= shown.cap && visible(p) && own === (p[3] !== null) && !(best[p[1]]?.[5] >= p[5])) best[p[1]] = p;
+        const counts = p[PANEL] === panel && p[ASR] <= shown.cap && own === (p[RATE] !== null);
+        if (!counts || !visible(p)) continue;
+        if (!(best[p[LOSS]]?.[ACCURACY] >= p[ACCURACY])) best[p[LOSS]] = p;
       }
-      const found = Object.entries(best).map(([loss, p]) => `${names[loss]} ${percent(p[5])}%`);
+      const found = Object.entries(best).map(([loss, p]) => `${names[loss]} ${percent(p[ACCURACY])}%`);
       return `panel ${panel + 1}: ${found.length ? found.join(", ") : "none"}`;
     });
     live.textContent = `Best accuracy at ASR ≤ ${percent(shown.cap)}%: ${texts.join("; ")}.`;
@@ -113,7 +123,9 @@ const controls = document.getElementById("controls");
 controls.hidden = false;
 controls.addEventListener("input", event => {
   const input = event.target;
-  if (input.name === "loss" || input.name === "size") shown[input.name][input.checked ? "add" : "delete"](input.value);
+  if (input.name === "loss" || input.name === "size") {
+    shown[input.name][input.checked ? "add" : "delete"](input.value);
+  }
   if (input.name === "seed") shown.seed = input.value;
   if (input.name === "cap") {
     shown.cap = Number(input.value) / 100;
@@ -124,7 +136,9 @@ controls.addEventListener("input", event => {
 const reveal = () => {  // what a link points to may lie in a closed part
   const target = location.hash && document.getElementById(location.hash.slice(1));
   if (!target) return;
-  for (let node = target; node; node = node.parentElement) if (node instanceof HTMLDetailsElement) node.open = true;
+  for (let node = target; node; node = node.parentElement) {
+    if (node instanceof HTMLDetailsElement) node.open = true;
+  }
   target.scrollIntoView();
 };
 addEventListener("hashchange", reveal);

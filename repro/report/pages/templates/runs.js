@@ -1,6 +1,7 @@
 "use strict";
 // Filter the table by words, and open the run that a link points to.
-const search = document.getElementById("search"), rows = Array.from(document.querySelectorAll("#list tbody tr"));
+const search = document.getElementById("search");
+const rows = Array.from(document.querySelectorAll("#list tbody tr"));
 search.hidden = false;
 search.addEventListener("input", event => {
   const words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
