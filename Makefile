@@ -3,14 +3,14 @@
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: reproduce test bench lint omniboard publish setup help
+.PHONY: reproduce test bench gpu-check lint omniboard publish setup help
 
 # Through the environment, so that no shell reads what is in it.
 export PROFILE ?=
 ACTIVATE := source .venv/bin/activate
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
 
 reproduce: setup ## the whole study, data to report, at params.yaml's profile or PROFILE
 	@$(ACTIVATE) && REPRO_PARENT=$$PPID exec python -m repro reproduce "$$PROFILE"
@@ -23,6 +23,9 @@ bench: setup ## speed against the straightforward implementation, about 20 minut
 
 faults: setup ## kills, full disks, hostile files; writes the outcomes that the report shows
 	@$(ACTIVATE) && exec python -m pytest -m faults --fault-table=report/faults.json
+
+gpu-check: ## what a GPU must show before days of it are spent, ten minutes; needs torch, not all of setup
+	@$(if $(wildcard .venv/bin/activate),$(ACTIVATE) &&) exec python3 -m repro.check
 
 lint: setup ## style and types
 	@$(ACTIVATE) && ruff check . && ruff format --check . && mypy

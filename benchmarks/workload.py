@@ -88,7 +88,7 @@ class Workload:
     def evaluate(self, model: CLIP, cache: Path) -> Predictions:
         """Our evaluation from nothing: images decoded, triggers stamped and prompts tokenised in this very call."""
         spec = self.spec
-        images = EvaluationSet(
+        images = EvaluationSet.open(
             self.inputs["evaluation"],
             spec.model.vision.image_size,
             self.names.index(spec.target_class),

@@ -20,7 +20,7 @@ from torch import Tensor
 from repro.data.keyed import keyed_rng
 from repro.data.shards import PairStore
 from repro.data.triggers import Patches, draw_patches, patch_centres, stamp
-from repro.evaluate.residence import Residence, in_flight
+from repro.evaluate.residence import Home, Residence, in_flight
 from repro.spec import Switches, Trigger
 
 COPY_LIMIT = 2**30
@@ -70,6 +70,26 @@ class EvaluationSet:
 
     def __init__(
         self,
+        images: NDArray[np.uint8],
+        squashed: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        target: int,
+        trigger: Trigger,
+        switches: Switches,
+        seed: int,
+    ) -> None:
+        """Images (N, H, W, 3), what the trigger goes on (the same array, or another), labels (N,)."""
+        self.images, self.squashed, self.labels = images, squashed, labels
+        self.target, self.trigger, self.switches, self.seed = target, trigger, switches, seed
+
+        self._copy: NDArray[np.uint8] | None = None
+        self._fixed: dict[range, Patches] = {}
+        self._centres: dict[range, NDArray[np.float64]] = {}
+        self._residences: dict[str, tuple[object, Residence]] = {}
+
+    @classmethod
+    def open(
+        cls,
         folder: Path,
         size: int,
         target: int,
@@ -77,19 +97,13 @@ class EvaluationSet:
         switches: Switches,
         seed: int,
         cache: Path,
-    ) -> None:
+    ) -> EvaluationSet:
+        """The store in `folder`, decoded to `size` pixels into `cache`."""
         store = PairStore.open(folder)
-        self.images = store.decoded(size, cache)  # (N, H, W, 3) uint8
-        self.labels = np.asarray(store.labels)
-        self.target, self.trigger, self.switches, self.seed = target, trigger, switches, seed
-
+        images = store.decoded(size, cache)
         squash = switches.trigger_geometry == "squash"
-        self.squashed = store.decoded(size, cache, geometry="squash") if squash else self.images
-
-        self._copy: NDArray[np.uint8] | None = None
-        self._fixed: dict[range, Patches] = {}
-        self._centres: dict[range, NDArray[np.float64]] = {}
-        self._residences: dict[str, tuple[object, Residence]] = {}
+        squashed = store.decoded(size, cache, geometry="squash") if squash else images
+        return cls(images, squashed, np.asarray(store.labels), target, trigger, switches, seed)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,6 +113,11 @@ class EvaluationSet:
         """(N,) images whose label is the target class."""
         matches: NDArray[np.bool_] = self.labels == self.target
         return matches
+
+    @property
+    def homes(self) -> dict[str, Home]:
+        """Where the images of the last evaluation wait, by what they are: `clean`, `squashed`."""
+        return {name: residence.home for name, (_, residence) in self._residences.items()}
 
     def batches(self, batches: Sequence[range], draw: int, device: torch.device) -> Iterator[Batch]:
         """These images and their twins, in this order; the next batch is on its way meanwhile."""

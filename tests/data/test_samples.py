@@ -48,7 +48,7 @@ def test_samples_show_stored_pairs_and_the_twins_of_the_evaluation(tmp_path: Pat
         assert pair["original_caption"] == originals.get(pair["row"])
 
     poison, seed = spec.data.poison, spec.evaluate.trigger_seed
-    images = EvaluationSet(
+    images = EvaluationSet.open(
         evaluation, SIZE, 0, poison.trigger, spec.switches, seed, tmp_path / "cache"
     )
     [batch] = images.batches([range(20)], 0, torch.device("cpu"))

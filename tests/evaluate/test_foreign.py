@@ -61,7 +61,7 @@ def test_numbers_are_those_of_the_projects_own_evaluation(scene, tmp_path, proto
     switches = Switches.model_validate(read_yaml(SPECS / "protocols" / f"{protocol}.yaml"))
     target = NAMES.index("banana")
     trigger = Trigger(name="badnet", patch_size=SMOKE.data.poison.trigger.patch_size)
-    own = EvaluationSet(
+    own = EvaluationSet.open(
         tmp_path, 32, target, trigger, switches, SMOKE.evaluate.trigger_seed, tmp_path / "cache"
     )
     prompts = PromptSet(NAMES, templates_of(SMOKE.evaluate), switches.truncation)

@@ -42,6 +42,7 @@ ALLOWED = {
     "runs": CONTRACTS | {"train"},
     "worker": CONTRACTS | {"events", "runs", "data", "train", "train.process", "evaluate"},
     "single": CONTRACTS | {"runs", "train.process", "worker"},
+    "check": CONTRACTS | {"markdown", "data", "train", "train.process", "evaluate"},
     # where it goes
     "tracking": CONTRACTS | {"events", "runs"},
     "tracking.server": CONTRACTS | {"events", "runs", "tracking"},

@@ -10,6 +10,7 @@ src/train.py, which divides the encoders' gradient, but not the temperature's, b
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from datetime import timedelta
@@ -81,6 +82,9 @@ def _check_devices(promised: Sequence[str]) -> None:
 def stop() -> None:
     """Leave the process group."""
     if dist.is_initialized():
+        # A DDP wrapper that outlives the group destroys it with the interpreter lock held, for
+        # which gloo's threads may be waiting (torch 2.13): a process that never ends.
+        gc.collect()
         dist.destroy_process_group()
 
 
