@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
@@ -58,12 +59,12 @@ def read_yaml(path: Path) -> Any:
         raise SpecError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
     if len(text) > MAX_CHARACTERS:
         raise SpecError(f"{path}: {len(text)} characters (allowed: at most {MAX_CHARACTERS})")
+
     yaml = YAML(typ="safe", pure=True)
     depth = 0
     try:
-        for event in yaml.parse(
-            text
-        ):  # lazily: a bomb is refused at its first anchor or its 33rd level
+        # Event by event: a bomb is refused at its first anchor or its 33rd level.
+        for event in yaml.parse(text):
             if getattr(event, "anchor", None):
                 raise SpecError(f"{path}: anchors and aliases are not allowed")
             depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
@@ -77,26 +78,27 @@ def read_yaml(path: Path) -> Any:
 
 
 def check(model: type[T], content: Any, path: Path) -> T:
-    """Validate `content` as `model`; all problems at once, each with field, value and what is
-    allowed.
+    """Validate `content` as `model`.
+
+    SpecError tells all problems at once, each with field, value and what is allowed.
     """
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            if item["type"] == "value_error":
-                prefix = ".".join(map(str, item["loc"]))
-                lines += [
-                    f"{prefix + '.' if prefix else ''}{line}"
-                    for line in str(item["ctx"]["error"]).split("\n")
-                ]
-                continue
-            value = "" if item["type"] == "missing" else f" (got {item['input']!r})"
-            lines.append(f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}{value}")
-        raise SpecError(
-            "\n".join([f"{path}: {len(lines)} problem(s)", *(f"  {line}" for line in lines)])
-        ) from None
+        lines = [line for item in error.errors() for line in _told(item)]
+    raise SpecError(
+        "\n".join([f"{path}: {len(lines)} problem(s)", *(f"  {line}" for line in lines)])
+    )
+
+
+def _told(item: ErrorDetails) -> list[str]:
+    """One of pydantic's errors in our words; a validator of ours may have found several problems."""
+    field = ".".join(map(str, item["loc"]))
+    if item["type"] == "value_error":
+        prefix = field + "." if field else ""
+        return [prefix + line for line in str(item["ctx"]["error"]).split("\n")]
+    value = "" if item["type"] == "missing" else f" (got {item['input']!r})"
+    return [f"{field or 'file'}: {item['msg']}{value}"]
 
 
 class Protocol(Spec):
@@ -110,24 +112,26 @@ class Protocol(Spec):
 
 
 def _merge(content: Any, overrides: dict[str, Any], path: Path) -> Any:
-    """Return `content` with dotted-path overrides applied; a path that names no field is a
-    SpecError.
-    """
+    """`content` with dotted-path overrides applied; SpecError for a path that names no field."""
     content = json.loads(json.dumps(content))
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
         node = content
         for key in parents:
-            known = node.get(key) if isinstance(node, dict) else None
-            node = (
-                node[int(key)]
-                if isinstance(node, list) and key.isdigit() and int(key) < len(node)
-                else known
-            )
+            node = _child(node, key)
         if not isinstance(node, dict) or last not in node:
             raise SpecError(f"{path}: {dotted}: no such field to override")
         node[last] = value
     return content
+
+
+def _child(node: Any, key: str) -> Any:
+    """The part of a table or list under a key; None if there is none."""
+    if isinstance(node, dict):
+        return node.get(key)
+    if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        return node[int(key)]
+    return None
 
 
 def load_profile(
@@ -139,15 +143,12 @@ def load_profile(
     how studies vary a profile. Raises SpecError with every problem of the first bad file.
     """
     folder = specs / name
-    known = (
-        sorted(p.name for p in specs.iterdir() if (p / "data.yaml").is_file())
-        if specs.is_dir()
-        else []
-    )
+    known = sorted(path.parent.name for path in specs.glob("*/data.yaml"))
     if name not in known:
-        raise SpecError(
-            f"profile: {name!r} (allowed: {', '.join(known) or 'none found in ' + str(specs)})"
-        )
+        allowed = ", ".join(known) or f"none found in {specs}"
+        raise SpecError(f"profile: {name!r} (allowed: {allowed})")
+
+    # The switches are the protocol's, but for those in which the profile departs from it.
     protocol = check(Protocol, read_yaml(folder / "protocol.yaml"), folder / "protocol.yaml")
     protocol_path = specs / "protocols" / f"{protocol.protocol}.yaml"
     switches = _merge(read_yaml(protocol_path), protocol.overrides, folder / "protocol.yaml")
@@ -162,6 +163,7 @@ def load_profile(
     }
     for part, model in models.items():
         parts[part] = (model, read_yaml(folder / f"{part}.yaml"), folder / f"{part}.yaml")
+
     for dotted, value in (overrides or {}).items():
         part, _, rest = dotted.partition(".")
         if part not in parts or not rest:
@@ -170,6 +172,7 @@ def load_profile(
             )
         model, content, path = parts[part]
         parts[part] = (model, _merge(content, {rest: value}, path), path)
+
     checked: dict[str, Any] = {part: check(*arguments) for part, arguments in parts.items()}
     profile = Profile(name=name, protocol=protocol.protocol, **checked)
     _check_across(profile, folder, specs)

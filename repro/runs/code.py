@@ -17,39 +17,18 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import repro
+from repro.runs.modules import PACKAGE, Definition, ModuleTree, imported, is_own, is_text
 
 ENTRY = ("repro.worker", "main")
 """Module and function that compute a run; how its inputs were made shows in their hashes."""
-PACKAGE = "repro"
-
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
-
-
-class Definition(NamedTuple):
-    """A function, class or constant at the top of a module."""
-
-    module: str
-    name: str
-
-
-@dataclass
-class Source:
-    """A parsed module of the package."""
-
-    definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
-    """Name to the statements that bind it."""
-    imports: dict[str, str] = field(default_factory=dict)
-    """Name to what it was imported as: `np` to `numpy`, `emit` to `repro.events.emit`."""
-    loose: list[ast.stmt] = field(default_factory=list)
-    """Statements that define nothing and run at import."""
 
 
 def code_version(root: Path | None = None) -> str:
@@ -78,7 +57,7 @@ def reached_definitions(root: Path | None = None) -> dict[Definition, Any]:
 
     Statements that run at import stand under the name `<import>` of their module.
     """
-    tree = _Tree(root or Path(repro.__file__).parent.parent)
+    tree = ModuleTree(root or Path(repro.__file__).parent.parent)
     todo, reached = [Definition(*ENTRY)], {}
     while todo:
         key = todo.pop()
@@ -96,6 +75,7 @@ def reached_definitions(root: Path | None = None) -> dict[Definition, Any]:
 
 
 IMPORT = "<import>"
+"""Name under which the statements of a module stand that run at import."""
 
 
 def syntax_of(item: Any, labels: dict[Definition, str]) -> Any:
@@ -125,128 +105,6 @@ def labels_of(reached: dict[Definition, Any]) -> dict[Definition, str]:
     return labels
 
 
-class _Tree:
-    """The package's modules, read when they are asked for."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def path(self, module: str) -> Path | None:
-        """File of a module or package; None if there is none."""
-        base = self.root / module.replace(".", "/")
-        return next(
-            (p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None
-        )
-
-    def source(self, module: str) -> Source:
-        """The module, parsed."""
-        path = self.path(module)
-        assert path is not None
-        state = path.stat()
-        return _parsed(path, state.st_size, state.st_mtime_ns, state.st_ino)
-
-    def loaded_by(self, module: str) -> Iterator[str]:
-        """The module itself, the packages around it, and those that its top imports."""
-        names = [module, *self.source(module).imports.values()]
-        for name in names:
-            parts = name.split(".")
-            for size in range(1, len(parts) + 1):
-                if parts[0] == PACKAGE and self.path(".".join(parts[:size])) is not None:
-                    yield ".".join(parts[:size])
-
-    def resolve(self, dotted: str) -> Definition | str:
-        """What a full name of the package stands for: a definition, or a module's name.
-
-        Names that a module imports are followed to where they are defined; what is defined nowhere,
-        as it is.
-        """
-        if self.path(dotted) is not None:
-            return dotted
-        module, _, name = dotted.rpartition(".")
-        if self.path(module) is None:
-            return dotted
-        source = self.source(module)
-        if name in source.definitions:
-            return Definition(module, name)
-        if name in source.imports:
-            target = source.imports[name]
-            return self.resolve(target) if _is_own(target) else target
-        return dotted
-
-
-@lru_cache(maxsize=None)
-def _parsed(path: Path, size: int, mtime_ns: int, inode: int) -> Source:
-    """Parse a file once for its size, time and inode."""
-    source = Source()
-    _sort(ast.parse(path.read_bytes()).body, source, None)
-    return source
-
-
-def _sort(body: list[ast.stmt], source: Source, whole: ast.stmt | None) -> None:
-    """Put the statements of a module where they belong; `whole` is the `if` or `try` around them,
-    which then counts.
-    """
-    for node in body:
-        kept = whole or node
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            source.imports |= imported(node)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            source.definitions.setdefault(node.name, []).append(kept)
-        elif isinstance(node, ast.Assign | ast.AnnAssign) and (names := _targets(node)):
-            for name in names:
-                source.definitions.setdefault(name, []).append(kept)
-        elif isinstance(node, ast.If) and _is_never_run(node):
-            continue
-        elif isinstance(node, ast.If | ast.Try):
-            blocks = [node.body, node.orelse]
-            if isinstance(node, ast.Try):
-                blocks += [node.finalbody, *(handler.body for handler in node.handlers)]
-            before = len(source.definitions)
-            for block in blocks:
-                _sort(block, source, kept)
-            if len(source.definitions) == before and whole is None:
-                source.loose.append(node)
-        elif not _is_text(node) and whole is None and not isinstance(node, ast.Pass):
-            source.loose.append(node)
-
-
-def imported(node: ast.Import | ast.ImportFrom) -> dict[str, str]:
-    """Names that an import binds, with the full name of what they stand for."""
-    if isinstance(node, ast.ImportFrom):
-        return {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-    found = {}
-    for alias in node.names:
-        name = alias.asname or alias.name.partition(".")[0]
-        found[name] = alias.name if alias.asname else name
-    return found
-
-
-def _targets(node: ast.Assign | ast.AnnAssign) -> list[str]:
-    """Names that an assignment binds; none if it assigns to an attribute or an item."""
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    names = []
-    for target in targets:
-        parts = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
-        if not all(isinstance(part, ast.Name) for part in parts):
-            return []
-        names += [part.id for part in parts if isinstance(part, ast.Name)]
-    return names
-
-
-def _is_never_run(node: ast.If) -> bool:
-    """`if TYPE_CHECKING` and `if __name__ == "__main__"`, which an imported module passes over."""
-    return ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'")
-
-
-def _is_text(node: ast.AST) -> bool:
-    """A docstring, or what stands like one."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
-def _is_own(dotted: str) -> bool:
-    return dotted.partition(".")[0] == PACKAGE
-
-
 @dataclass(frozen=True)
 class _Scope:
     """What names mean inside functions: those that are theirs, and those that they import."""
@@ -267,7 +125,7 @@ class _Scope:
 class _Reader:
     """Reads the syntax of one definition and collects the definitions that it refers to."""
 
-    def __init__(self, tree: _Tree, module: str) -> None:
+    def __init__(self, tree: ModuleTree, module: str) -> None:
         self.tree, self.module, self.source = tree, module, tree.source(module)
         self.references: list[Definition] = []
 
@@ -279,7 +137,7 @@ class _Reader:
             kept = [
                 item
                 for item in node
-                if not _is_text(item) and not isinstance(item, ast.Import | ast.ImportFrom)
+                if not is_text(item) and not isinstance(item, ast.Import | ast.ImportFrom)
             ]
             return [self.read(item, scope) for item in kept]
         if not isinstance(node, ast.AST):
@@ -324,12 +182,12 @@ class _Reader:
         else:
             return None
 
-        if isinstance(found, str) and _is_own(found):
+        if isinstance(found, str) and is_own(found):
             found = self.tree.resolve(found)
-            while isinstance(found, str) and _is_own(found) and chain:
+            while isinstance(found, str) and is_own(found) and chain:
                 found = self.tree.resolve(f"{found}.{chain.pop(0)}")
         if isinstance(found, str):
-            if not _is_own(found):
+            if not is_own(found):
                 return ["Name", ".".join([found, *chain])]
             return self._whole(found)
         self.references.append(found)

@@ -270,4 +270,6 @@ def _listed(steps: list[int]) -> str:
 def _first(error: ValidationError) -> str:
     item = error.errors()[0]
     place = ".".join(map(str, item["loc"])) or "content"
+    if item["type"] == "json_invalid":
+        return f"not JSON ({item['ctx']['error']})"
     return f"{place}: {item['msg']} (got {str(item['input'])[:80]!r})"
