@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
@@ -86,13 +85,12 @@ def check(model: type[T], content: Any, path: Path) -> T:
         return model.model_validate(content)
     except ValidationError as error:
         lines = [line for item in error.errors() for line in _told(item)]
-    raise SpecError(
-        "\n".join([f"{path}: {len(lines)} problem(s)", *(f"  {line}" for line in lines)])
-    )
+    shown = [f"{path}: {len(lines)} problem(s)", *(f"  {line}" for line in lines)]
+    raise SpecError("\n".join(shown))
 
 
-def _told(item: ErrorDetails) -> list[str]:
-    """One of pydantic's errors in our words; a validator of ours may have found several problems."""
+def _told(item: Mapping[str, Any]) -> list[str]:
+    """One of pydantic's errors in our words; a validator of ours may tell several problems."""
     field = ".".join(map(str, item["loc"]))
     if item["type"] == "value_error":
         prefix = field + "." if field else ""
