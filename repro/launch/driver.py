@@ -48,6 +48,10 @@ def clean_stage(
 ) -> None:
     """Clean the pre-trained models of a profile, or one: all sizes, losses and learning rates."""
     profile = load_profile(profile_name)
+    if dataset and objective:
+        # DVC wants the stage's output also where the sweep has no run in this cell.
+        cell = RESULTS / profile_name / "clean" / f"{dataset}-{objective}"
+        cell.mkdir(parents=True, exist_ok=True)
     run_stage(profile_name, clean_runs(profile, dataset, objective), clean_runs(profile))
 
 

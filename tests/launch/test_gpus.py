@@ -1,4 +1,4 @@
-"""GPU runs, as far as a machine without GPU can tell: their environment, their ranks, and what refuses to start."""
+"""GPU runs, as far as a machine without GPU can tell: environment, ranks, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The call over all stages: one profile without studies, the user's files untouched, DVC's torn ones mended."""
+"""The call over all stages: no studies, the user's files untouched, DVC's torn ones mended."""
 
 # ruff: noqa: F811  (fixtures are imported, and named again where they are used)
 
@@ -206,8 +206,9 @@ def test_a_folder_that_cannot_be_written_is_named_without_a_traceback(
 @pytest.mark.faults(1)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stop_signal_reaches_the_pipeline(here: Path, number: signal.Signals) -> None:
-    """The call ends what it started and waits for it, so that runs save their work before params.yaml changes back."""
-    script = "trap 'sleep 0.3; echo saved > saved; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+    """The call waits for what it ends, so that runs save their work before params.yaml returns."""
+    saving = "sleep 0.3; echo saved > saved; exit 0"
+    script = f"trap '{saving}' TERM; echo ready; while :; do sleep 0.05; done"
     with started(script) as call:
         call.send_signal(number)
         assert call.wait(timeout=30) == 128 + number

@@ -68,7 +68,7 @@ def test_runs_that_wait_behind_one_that_comes_further_fail_no_more_than_it(
 def test_slurm_jobs_that_come_further_are_submitted_without_end(
     runs: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten jobs, each of which ends at the wall time with a new checkpoint, where three in vain are the limit."""
+    """Ten jobs that end at the wall time with a new checkpoint; three in vain are the limit."""
     submitted: list[int] = []
     monkeypatch.setattr(slurm, "submit", lambda name, packs, worker: submitted.append(len(packs)))
     submitter, run = slurm.Submitter("name", "worker"), runs[0]

@@ -1,6 +1,7 @@
 """A worker without a model, for tests of the launcher: `behaviour.json` in the working folder tells run ids or cells what to do.
 
-`die`: kill itself whenever it runs; `die once`; `raise`; `wait`: until a file `go` exists; `name node`: say where it runs;
+`die`: kill itself whenever it runs; `die once`; `die further`: four times, each after
+a new checkpoint; `raise`; `wait`: until a file `go` exists; `name node`: say where it runs;
 anything else: two steps an epoch.
 """
 
@@ -41,6 +42,10 @@ def run_one(fingerprint: str) -> None:
     if behaviour == "die" or (behaviour == "die once" and not (work / "rows.jsonl").exists()):
         write_row(work, spec, fingerprint, 0)
         emit_metrics(fingerprint, 0, 0.0, {"loss": 9.0})
+        os.kill(os.getpid(), signal.SIGKILL)
+    saved = len(list(work.glob("checkpoint-*")))
+    if behaviour == "die further" and saved < 4:
+        (work / f"checkpoint-{saved + 1}").mkdir()
         os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "raise":
         raise RuntimeError("no such luck")
