@@ -1,7 +1,7 @@
-"""`reproduce` stopped at random moments: the next call goes on, nothing stays behind, and nobody sees a traceback.
+"""`reproduce` stopped at random moments: the next call goes on, and nothing stays behind.
 
-Each round is a real call over a short graph of noise, ended by Ctrl-C, SIGTERM or SIGKILL. The moments come from a fixed
-seed; REPRO_STOP_ROUNDS sets how many rounds there are.
+Each round is a real call over a short graph of noise, ended by Ctrl-C, SIGTERM or SIGKILL. The
+moments come from a fixed seed; REPRO_STOP_ROUNDS sets how many rounds there are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SEED = 20251125
 PATIENCE_SECONDS = 10.0
 """Within which all that a call has started must be gone."""
 LONGEST_SECONDS = 12.0
-"""Latest moment of a signal: past the start of Python, DVC's look at the stages, and the start of training."""
+"""Latest moment of a signal: in training, past the start of Python and DVC's look at the stages."""
 CALL = (sys.executable, "-m", "repro", "reproduce", "stops")
 OVERRIDES = {
     "pretrain.objectives": {
