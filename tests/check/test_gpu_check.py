@@ -47,7 +47,7 @@ import sys
 from importlib.abc import MetaPathFinder
 class Absent(MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] in {"dvc", "sacred", "pymongo", "git", "jinja2", "seaborn", "statsmodels"}:
+        if name.partition(".")[0] in {"dvc", "sacred", "pymongo", "git", "seaborn", "statsmodels"}:
             raise ImportError(name)
 sys.meta_path.insert(0, Absent())
 from repro.check.__main__ import main
