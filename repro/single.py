@@ -16,6 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
+from repro.events import PackFile
 from repro.files import replace_file
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.code import code_version
@@ -53,7 +54,17 @@ def step_through(
 
     os.environ.setdefault(WORKSPACE, REPEATABLE_WORKSPACES[0])
     os.environ.setdefault("REPRO_LOADER_WORKERS", "0")
-    pack = {"runs": [run.fingerprint], "work": FOLDER.as_posix(), "threads": os.cpu_count() or 1}
+    pack: PackFile = {
+        "runs": [run.fingerprint],
+        "work": FOLDER.as_posix(),
+        "worker": "repro.worker",
+        "ranks": 1,
+        "nodes": 1,
+        "threads": os.cpu_count() or 1,
+        "devices": [],
+        "in_job": False,
+        "grace_seconds": 0.0,
+    }
     replace_file(FOLDER / "pack.json", json.dumps(pack).encode())
     main(str(FOLDER / "pack.json"))
     return folder

@@ -320,7 +320,7 @@ def _device_name(device: torch.device) -> str:
 def main(pack_path: str) -> None:
     """Run the pack; exits with 143 when a signal asked to stop."""
     events.die_with_parent()
-    pack = json.loads(Path(pack_path).read_text(encoding="utf-8"))
+    pack: events.PackFile = json.loads(Path(pack_path).read_text(encoding="utf-8"))
     distributed.repeatable(pack["threads"])
     device = distributed.start(pack["devices"])
     work = Path(pack["work"])

@@ -41,7 +41,7 @@ ALLOWED = {
     # what a run is; the schedule tells which evaluations it makes
     "runs": CONTRACTS | {"train"},
     "worker": CONTRACTS | {"events", "runs", "data", "train", "train.process", "evaluate"},
-    "single": CONTRACTS | {"runs", "train.process", "worker"},
+    "single": CONTRACTS | {"events", "runs", "train.process", "worker"},
     "check": CONTRACTS | {"markdown", "data", "train", "train.process", "evaluate"},
     # where it goes
     "tracking": CONTRACTS | {"events", "runs"},
