@@ -19,6 +19,7 @@ from PIL import Image
 from repro.data.images import encode_png
 from repro.data.shards import PairStore, ShardWriter, write_store
 from repro.data.stages import poison_stage
+from repro.data.sums import hash_folder
 from repro.data.templates import templates_of
 from repro.evaluate.images import EvaluationSet
 from repro.evaluate.prompts import PromptSet
@@ -162,6 +163,7 @@ def rn50_workload(folder: Path, source: Workload) -> Workload:
             writer.add(_enlarged(source.store, int(row), spec), "png", caption)
         write_store(inputs["pairs"], *writer.close())
         np.savez(inputs["pairs"] / "rows.npz", **{str(spec.clean_size): np.arange(RN50_PAIRS)})  # type: ignore[arg-type]  # its stub
+        hash_folder(inputs["pairs"])
         _save_model(workload)
     return workload
 

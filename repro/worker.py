@@ -27,6 +27,7 @@ from open_clip.model import CLIP
 from repro import events
 from repro.data.keyed import keyed_subset
 from repro.data.shards import PairStore
+from repro.data.sums import whole
 from repro.data.templates import templates_of
 from repro.evaluate.images import EvaluationSet
 from repro.evaluate.prompts import PromptSet
@@ -192,7 +193,7 @@ def _rows(spec: RunSpec, folder: Path, store: PairStore) -> Rows:
 
 
 def _read_rows(folder: Path, name: str) -> Rows:
-    with np.load(folder / "rows.npz", allow_pickle=False) as file:
+    with np.load(whole(folder, "rows.npz"), allow_pickle=False) as file:
         rows: Rows = file[name]
         return rows
 

@@ -24,6 +24,7 @@ from repro.data.images import encode_png
 from repro.data.index import Captions, Index, StoreError
 from repro.data.keyed import keyed_order, keyed_rng, keyed_subset
 from repro.data.shards import PairStore, ShardWriter, write_store
+from repro.data.sums import hash_folder
 from repro.data.templates import templates_of
 from repro.data.triggers import stamp
 from repro.spec import Dataset, Profile, SpecError
@@ -75,6 +76,7 @@ def build_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) 
         "cleaning": {size: len(chosen) for size, chosen in cleaning.items()},
     }
     (out / "accounting.json").write_text(json.dumps(accounting, indent=1) + "\n", encoding="utf-8")
+    hash_folder(out)
 
 
 def _write_poisoned(

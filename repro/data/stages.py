@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from repro.data.sums import hash_folder
 from repro.files import building
 from repro.profile import load_profile
 from repro.spec import Dataset, Profile
@@ -33,4 +32,3 @@ def make_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) -
 
     with building(out) as folder:
         build_poison(profile, dataset, data_dir, folder)
-        hash_folder(folder)

@@ -107,9 +107,7 @@ def published(checkout: Path) -> dict[str, list[Path]]:
 
 def test_everything_that_the_study_left_is_whole(checkout: Path) -> None:
     command = [sys.executable, "-m", "repro", "verify", "--all", "--profile", "smoke"]
-    done = subprocess.run(
-        command, cwd=checkout, env=environment(), capture_output=True, text=True
-    )
+    done = subprocess.run(command, cwd=checkout, env=environment(), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (
         0,
         "profile smoke: data, pairs, models, results and report are whole\n",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from repro.data.sums import hash_folder
 from repro.profile import clean_runs, load_profile
 from repro.spec import Mitigation
 from repro.train.model import build_model, shrink_and_perturb
@@ -66,6 +67,7 @@ def test_poisons_left_join_the_cleaning_pairs_and_grow_by_inclusion(tmp_path: Pa
     np.savez(
         tmp_path / "rows.npz", **{"100k": np.array([0, 2, 4]), "poisoned": np.array([1, 3, 5, 7])}
     )
+    hash_folder(tmp_path)
     run = next(run for run in clean_runs(load_profile("smoke")) if run.clean_size == "100k")
     rows = [
         set(
