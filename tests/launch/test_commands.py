@@ -1,4 +1,4 @@
-"""The table of commands: parsed without heavy imports, each with an example that parses, each calling what is there."""
+"""The table of commands: parsed without heavy imports, with examples, calling what is there."""
 
 from __future__ import annotations
 
