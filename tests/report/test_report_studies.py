@@ -222,8 +222,9 @@ def test_variants_that_set_one_number_make_a_curve_which_is_drawn():
         (9, [0.0, 0.0]),
     ]
     ax = responses({"doses": [dose]}).axes[0]
-    seeds, means = ax.get_lines()
-    assert len(seeds.get_xydata()) == 8
+    (means,) = ax.get_lines()
+    (seeds,) = ax.collections
+    assert len(seeds.get_offsets()) == 8
     assert means.get_xydata().tolist() == [[0, 0.4], [1, 0.3], [3, 0.1], [9, 0.0]]
     unchanged = StudyResults("s", study_spec({"default": {}}), ())
     assert doses(unchanged, rows, float) == []
