@@ -128,7 +128,9 @@ class Resident:
 
         images = self.evaluation.get(
             (folder, size, target, spec.trigger, switches, seed),
-            lambda: EvaluationSet.open(folder, size, target, spec.trigger, switches, seed, self.cache),
+            lambda: EvaluationSet.open(
+                folder, size, target, spec.trigger, switches, seed, self.cache
+            ),
         )
         prompts = self.prompts.get(
             (names, spec.evaluate, switches.truncation),
