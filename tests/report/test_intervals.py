@@ -1,4 +1,6 @@
-"""Intervals, paired comparisons and honest selection against values worked out by hand or by statsmodels."""
+"""Intervals, paired comparisons and honest selection against values worked out by hand or by
+statsmodels.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def test_mcnemar_of_one_against_nine_by_hand():
 
 
 def test_paired_difference_is_narrower_than_the_unpaired_one():
-    """Ten images gained and none lost of 1,000: sure although 0.50 and 0.51 of independent samples are not."""
+    """Ten images gained and none lost of 1,000: sure although 0.50 and 0.51 of independent samples
+    are not.
+    """
     value, (low, high) = s.paired_difference(10, 0, 1000, 0.95)
     assert value == 0.01
     assert 0 < low < value < high
@@ -108,7 +112,9 @@ def test_spread_of_one_seed_has_no_standard_deviation():
 
 
 def test_honest_selection_shrinks_what_chance_chose():
-    """Forty coin-tossing models: the best of them looks better than a coin on the images it was chosen on, and not on others."""
+    """Forty coin-tossing models: the best of them looks better than a coin on the images it was
+    chosen on, and not on others.
+    """
     generator = np.random.default_rng(0)
     correct = generator.random((40, 400)) < 0.5
     attacked = np.zeros((40, 400), bool)

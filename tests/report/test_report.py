@@ -1,4 +1,6 @@
-"""The report of a complete synthetic ledger: its shape, its numbers, its pages, and equal bytes for equal inputs."""
+"""The report of a complete synthetic ledger: its shape, its numbers, its pages, and equal bytes for
+equal inputs.
+"""
 
 from __future__ import annotations
 

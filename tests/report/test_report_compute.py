@@ -1,4 +1,6 @@
-"""The report's forecast of its own compute: rates from the first run of each kind, applied to the counted work of the others."""
+"""The report's forecast of its own compute: rates from the first run of each kind, applied to the
+counted work of the others.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ PAIR_VIEW, EVALUATION = 0.001, 0.5
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
-    """The runs of two models, with two ranks of a thread each, at exactly these rates; `cc3m` ran first."""
+    """The runs of two models, with two ranks of a thread each, at exactly these rates; `cc3m` ran
+    first.
+    """
     root = tmp_path_factory.mktemp("compute")
     profile = write_specs(root)
     for spec in [*pretrain_runs(profile, objective="mmcl"), *clean_runs(profile, objective="mmcl")]:

@@ -1,4 +1,6 @@
-"""What a report makes of a ledger that is incomplete, extreme or hostile: rendered or refused with a reason, never wrong."""
+"""What a report makes of a ledger that is incomplete, extreme or hostile: rendered or refused with
+a reason, never wrong.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Equal runs of several kinds of machine: compared seed by seed, and only where each did the same work."""
+"""Equal runs of several kinds of machine: compared seed by seed, and only where each did the same
+work.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The page in a real browser with the network off: silent, accessible, quick and interactive; skipped without Chromium."""
+"""The page in a real browser with the network off: silent, accessible, quick and interactive;
+skipped without Chromium.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Studies in the report: effects are paired over seeds, those below the spread are undecided, verdicts are compared."""
+"""Studies in the report: effects are paired over seeds, those below the spread are undecided,
+verdicts are compared.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_effects_are_paired_and_those_below_the_spread_are_undecided(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Accuracy: -2 points at each seed, so the interval is a point; ASR: 2, -2, 1, whose interval holds zero."""
+    """Accuracy: -2 points at each seed, so the interval is a point; ASR: 2, -2, 1, whose interval
+    holds zero.
+    """
     document, page = build_at(folder, load_profile("mini", folder / "specs"), monkeypatch)
     (study,) = document["studies"]
     assert study["reference"] == "default"
@@ -141,7 +145,9 @@ def test_a_variant_that_costs_one_objective_more_is_told_apart_from_the_seeds():
 
 
 def test_a_verdict_that_changes_by_less_than_the_spread_is_undecided(root: Path):
-    """Drops of 30, 30 and 50% leave an interval that reaches below the claim's 10%, 30, 30 and 31% do not; their difference holds zero."""
+    """Drops of 30, 30 and 50% leave an interval that reaches below the claim's 10%, 30, 30 and 31%
+    do not; their difference holds zero.
+    """
     drops = {"default": (0.30, 0.30, 0.50), "steadier": (0.30, 0.30, 0.31)}
     found = {
         VariantCell(variant, "cc3m", "mmcl_ssl", "100k"): {
@@ -162,7 +168,9 @@ def test_a_verdict_that_changes_by_less_than_the_spread_is_undecided(root: Path)
 
 
 def test_a_shrunk_model_is_compared_with_what_it_was_before(tmp_path: Path):
-    """The first evaluation of a run that shrinks the weights is of the shrunk model; the drop counts from the trained one."""
+    """The first evaluation of a run that shrinks the weights is of the shrunk model; the drop
+    counts from the trained one.
+    """
     profile = write_specs(tmp_path)
     changes = {"default": {}, "shrunk": {"clean.mitigation.shrink": 0.95}}
     write_study_spec(tmp_path, "shrinking", changes)
@@ -190,7 +198,9 @@ def test_a_shrunk_model_is_compared_with_what_it_was_before(tmp_path: Path):
 
 
 def test_variants_that_set_one_number_make_a_curve_which_is_drawn():
-    """Cleaning keeps the ASR before it, so the curve shows the accuracy after it; `both` sets a second field and is left out."""
+    """Cleaning keeps the ASR before it, so the curve shows the accuracy after it; `both` sets a
+    second field and is left out.
+    """
     overrides = {
         "default": {},
         "one": {"x.y": 1},
@@ -249,7 +259,9 @@ def test_verify_covers_studies_and_the_main_tables_do_not(
 def test_a_study_of_the_whole_graph_gives_every_claim_a_verdict_over_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Both objectives lose a tenth of their accuracy in every cell: no claim that the objective decides survives on any seed."""
+    """Both objectives lose a tenth of their accuracy in every cell: no claim that the objective
+    decides survives on any seed.
+    """
     profile = write_specs(tmp_path)
     write_study_spec(tmp_path, "again", {"default": {}})
     seeds = load_profile("mini", tmp_path / "specs", {"pretrain.seeds": [0, 1]})
@@ -283,7 +295,9 @@ def test_a_study_of_the_whole_graph_gives_every_claim_a_verdict_over_seeds(
 def test_a_variant_of_a_study_decides_the_claim_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """With poisoned pairs left, the MMCL models keep their accuracy and the others lose half: as the paper's conclusion has it."""
+    """With poisoned pairs left, the MMCL models keep their accuracy and the others lose half: as
+    the paper's conclusion has it.
+    """
     profile = write_specs(tmp_path)
     seeds = load_profile(
         "mini", tmp_path / "specs", {"pretrain.seeds": [0, 1], "clean.mitigation.poisons_left": 5}

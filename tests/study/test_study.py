@@ -1,4 +1,6 @@
-"""Studies: their specifications load, their variants differ as they say, and their table says what the ledger holds."""
+"""Studies: their specifications load, their variants differ as they say, and their table says what
+the ledger holds.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,9 @@ def test_an_archive_gives_back_every_run_and_row_and_equal_runs_give_equal_bytes
 def test_a_study_goes_on_from_its_archive(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a fresh checkout, archived runs count as published, and whatever is archived anew holds them too."""
+    """In a fresh checkout, archived runs count as published, and whatever is archived anew holds
+    them too.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         study_run, "variant_folders", lambda part, profile: (Path("data"), Path("poisoned"))
@@ -134,7 +138,9 @@ def test_a_study_goes_on_from_its_archive(
 def test_a_lender_that_trains_again_leaves_its_archive_alone(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The archive is the output of the lender's own stage, and holds cleaning runs of the models that it had."""
+    """The archive is the output of the lender's own stage, and holds cleaning runs of the models
+    that it had.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         study_run, "variant_folders", lambda part, profile: (Path("data"), Path("poisoned"))
@@ -191,7 +197,9 @@ def test_a_lender_trains_the_seeds_that_are_asked_for() -> None:
 
 
 def test_every_lent_variant_is_of_the_same_kind_and_covers_the_borrowers_seeds() -> None:
-    """A variant that cleans another's models asks for seeds, data sets and poisoning that the owner has."""
+    """A variant that cleans another's models asks for seeds, data sets and poisoning that the owner
+    has.
+    """
     for name in STUDIES:
         borrower = load_study(name)
         for label, variant in borrower.variants.items():
