@@ -191,6 +191,15 @@ SAMPLES = {
         },
     ],
     "evaluation": [{"row": 0, "class": "cat", "image": "iVBORy==", "triggered": "iVBORz=="}],
+    "near_copies": [
+        {
+            "class": "heart",
+            "image": "iVBORu==",
+            "training_caption": "a <i>love</i>",
+            "training_image": "iVBORv==",
+            "correlation": 0.97,
+        }
+    ],
 }
 """As repro/data/samples.py writes them."""
 
@@ -204,9 +213,10 @@ def test_gallery_shows_the_samples_with_their_predictions(
     (tmp_path / "poisoned/mini").mkdir(parents=True)
     (tmp_path / "poisoned/mini/cc3m-samples.json").write_text(json.dumps(SAMPLES))
     document, page = build_at(tmp_path, profile, monkeypatch)
-    for image in ("iVBORw==", "iVBORx==", "iVBORy==", "iVBORz=="):
+    for image in ("iVBORw==", "iVBORx==", "iVBORy==", "iVBORz==", "iVBORu==", "iVBORv=="):
         assert f"data:image/png;base64,{image}" in page
     assert "was “&lt;b&gt;dog&lt;/b&gt;”" in page
+    assert "like “a &lt;i&gt;love&lt;/i&gt;”" in page
     assert document["context"]["accounting"] == {
         "poisoned pairs, CC3M": {"pairs": 3, "poisoned": 1}
     }
