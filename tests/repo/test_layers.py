@@ -60,7 +60,7 @@ ALLOWED = {
     "report.judging": CONTRACTS | {"report.numbers", *SHAPES},
     "report.studies": CONTRACTS | {"runs", "study", "report.numbers", "report.judging", *SHAPES},
     "report.pages": CONTRACTS | {"markdown", *COMPUTED, *SHAPES},
-    "report": CONTRACTS | {"study", "integrity", "report.pages", *COMPUTED, *SHAPES},
+    "report": CONTRACTS | {"runs", "study", "integrity", "report.pages", *COMPUTED, *SHAPES},
     "reproduce": CONTRACTS | {"events", "runs"},
     "commands": set(),
 }

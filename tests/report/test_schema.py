@@ -17,7 +17,7 @@ BUILT = Path("report/build/mini/report.json")
 
 
 def test_the_published_schema_is_that_of_the_types() -> None:
-    """`python -m repro.report.schema.document > repro/report/schema/report.schema.json` writes it."""
+    """`python -m repro.report.schema.document` prints it."""
     assert json.loads(SCHEMA_FILE.read_bytes()) == json_schema()
 
 
