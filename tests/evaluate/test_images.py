@@ -32,10 +32,17 @@ SOME = batches_of(2_000)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """10,000 images of 16 x 20 pixels, so that to crop and to squash are two things."""
-    folder = tmp_path_factory.mktemp("evaluation") / "store"
+    folder = tmp_path_factory.mktemp("many") / "store"
     return write_images(folder, blocks(10_000, SIZE, SIZE + 4), 10)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2,000 of them."""
+    folder = tmp_path_factory.mktemp("some") / "store"
+    return write_images(folder, blocks(2_000, SIZE, SIZE + 4), 10)
 
 
 def triggered(images: EvaluationSet, draw: int, batches: list[range]) -> np.ndarray:
@@ -55,10 +62,10 @@ def triggered(images: EvaluationSet, draw: int, batches: list[range]) -> np.ndar
     ],
 )
 def test_pasted_badnet_is_stamp_to_the_byte_on_10000_images(
-    store: Path, geometry: str, centre: str, overflow: str
+    many: Path, geometry: str, centre: str, overflow: str
 ) -> None:
     settings = switches(trigger_geometry=geometry, trigger_centre=centre, trigger_overflow=overflow)
-    images = evaluation_set(store, SIZE, BADNET, settings)
+    images = evaluation_set(many, SIZE, BADNET, settings)
 
     pasted = triggered(images, 0, batches_of(10_000))
 
