@@ -60,10 +60,8 @@ def curve(profile: Profile, ranks: int) -> list[float]:
     run.save()
     path = Path(f"{ranks}.json")
     write_pack(Pack((run,), Place((), ranks, 1)), path, "repro.worker", 20.0)
-    arguments, environment = command(json.loads(path.read_bytes()), path)
-    done = subprocess.run(
-        arguments, env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
+    arguments = command(json.loads(path.read_bytes()), path, bind=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((run.work_dir / "outcome.json").read_bytes())["ranks"] == ranks
     rows = [record["row"] for record in pending_rows(run.work_dir)]
