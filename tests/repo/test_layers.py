@@ -49,7 +49,17 @@ ALLOWED = {
     "launch": CONTRACTS | {"events", "runs", "tracking", "tracking.server"},
     # what a profile costs; the schedule has no tensors
     "plan": CONTRACTS
-    | {"markdown", "data", "train", "train.process", "evaluate", "worker", "runs", "launch"},
+    | {
+        "markdown",
+        "data",
+        "train",
+        "train.process",
+        "train.views",
+        "evaluate",
+        "worker",
+        "runs",
+        "launch",
+    },
     "study": CONTRACTS | {"markdown", "data", "sources", "runs", "launch"},
     # what lies on disk: is it still what was made
     "integrity": CONTRACTS | {"data", "runs"},
