@@ -5,6 +5,7 @@ Six million rows take minutes to make, so that the test takes a tenth; `ROWS` sa
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from pathlib import Path
@@ -99,6 +100,7 @@ def test_start_memory_and_batches_stay_in_bounds_at_many_rows(
         started(folder, rows)  # the first start makes the file of tokens, once for all
         monkeypatch.setattr("repro.files._hashes", {})
 
+        gc.collect()
         before = private_bytes()
         pairs, start = started(folder, rows)
         pairs[0]

@@ -6,6 +6,11 @@ apart: draws are made for a global batch in a fixed order and sliced per rank, a
 share operation and magnitude go through torchvision together, since for small images the cost is
 in the calls.
 
+The authors put the operations of torchvision's first version on Pillow images. On the same draws
+that path gives other bytes for 100 of 600 drawn images at 32 pixels and 72 of 250 at 224, by 0.2 to
+0.3 levels on average and most at the edges of rotated images: Pillow rounds in colour and contrast,
+and places the pixels of a rotation otherwise.
+
 Shapes: B = images, uint8, 0..255.
 """
 
