@@ -8,8 +8,8 @@ in the calls.
 
 The authors put the operations of torchvision's first version on Pillow images. On the same draws
 that path gives other bytes for 100 of 600 drawn images at 32 pixels and 72 of 250 at 224, by 0.2 to
-0.3 levels on average and most at the edges of rotated images: Pillow rounds in colour and contrast,
-and places the pixels of a rotation otherwise.
+0.3 levels on average: Pillow rounds and interpolates otherwise than torchvision does on tensors
+(tests/train/test_pillow_difference.py).
 
 Shapes: B = images, uint8, 0..255.
 """
