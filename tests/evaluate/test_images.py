@@ -82,7 +82,8 @@ def test_other_triggers_are_stamp_to_the_byte(
 ) -> None:
     monkeypatch.setattr(evaluated, "COPY_LIMIT", limit)
     trigger = Trigger.model_validate({"name": name, "patch_size": PATCH})
-    images = evaluation_set(store, SIZE, trigger, switches())
+    settings = switches()
+    images = evaluation_set(store, SIZE, trigger, settings)
 
     # Two batches of unequal size, twice: what is kept must not be changed by its use.
     batches = [range(256), range(256, 300)]
@@ -90,7 +91,7 @@ def test_other_triggers_are_stamp_to_the_byte(
         twins = triggered(images, 0, batches)
         for number, twin in enumerate(twins):
             rng = keyed_rng("evaluation", 0, 0, number)
-            expected = stamp(trigger, switches(), images.images[number], rng).image
+            expected = stamp(trigger, settings, images.images[number], rng).image
             assert (expected == twin).all(), number
 
 
