@@ -24,10 +24,12 @@ from repro.report.numbers.evidence import AuthorsPoints
 from repro.report.schema.provenance import AuthorsFile
 from repro.spec import CleanSize, Dataset, Loss, Objective
 
+# ImageNet's validation set, and what is left of it without the 50 images of bananas.
 IMAGES, ATTACKABLE = 50_000, 49_950
 SERIES = re.compile(
     r"^cleaning_poisoned_(?:cc6m_)?(mmcl|mmcl_ssl)_(?:3000poison_)?clean_(mmcl|ssl|mmcl_ssl)_lr_$"
 )
+# From the text of a name to its literal type.
 OBJECTIVE_NAMES: dict[str, Objective] = {name: name for name in OBJECTIVES}
 LOSS_NAMES: dict[str, Loss] = {name: name for name in LOSSES}
 
@@ -69,17 +71,21 @@ def authors_points(folder: Path | None = None) -> AuthorsPoints:
     Without a folder, the one that REPRO_AUTHORS_DIR names; nothing if that is unset. LedgerError if
     the folder holds none of the files or one of them cannot be used.
     """
+    # A user names the clone once, in the environment, or a folder for this call alone.
     if folder is None:
         named = os.environ.get("REPRO_AUTHORS_DIR")
         if not named:
             return (), ()
         folder = Path(named)
+
+    # Either the clone's root or the folder of the files in it will do.
     if (folder / "results_plots").is_dir():
         folder /= "results_plots"
 
     points: list[Point] = []
     files: list[AuthorsFile] = []
     for name, published in FILES.items():
+        # A file that is not there leaves its cells empty, and `authors_notices` says so.
         path = folder / name
         if not path.is_file():
             continue
@@ -87,6 +93,7 @@ def authors_points(folder: Path | None = None) -> AuthorsPoints:
         found = _read(path, content, published)
         points += found
 
+        # Other content than the published is used all the same, but marked.
         sha256 = hashlib.sha256(content).hexdigest()
         files.append(
             {
@@ -97,6 +104,7 @@ def authors_points(folder: Path | None = None) -> AuthorsPoints:
             }
         )
 
+    # A folder that has none of them is a wrong path, not a partial clone.
     if not files:
         raise LedgerError(
             f"{folder}: none of the authors' result files here (looked for {', '.join(FILES)})"
@@ -109,6 +117,8 @@ def authors_notices(files: Sequence[AuthorsFile]) -> list[str]:
     if not files:
         return []
     there = {file["name"] for file in files}
+
+    # What is absent comes first, in the order of FILES.
     lines = [
         f"{name} is not among the authors' files here: its cells are empty."
         for name in FILES
@@ -125,6 +135,7 @@ def authors_notices(files: Sequence[AuthorsFile]) -> list[str]:
 def _read(path: Path, content: bytes, published: Published) -> list[Point]:
     """The points of one file, series by series."""
     try:
+        # Lists nested without end overflow the parser's stack: a RecursionError, not a ValueError.
         series = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise LedgerError(f"{path}: not JSON ({error})") from None
@@ -133,6 +144,7 @@ def _read(path: Path, content: bytes, published: Published) -> list[Point]:
             f"{path}: content: a {type(series).__name__} (allowed: an object of series)"
         )
 
+    # Names and values first: their errors say more than the number of series does.
     points: list[Point] = []
     for name, value in series.items():
         points += _series(path, name, value, published)
@@ -142,6 +154,7 @@ def _read(path: Path, content: bytes, published: Published) -> list[Point]:
 
 
 def _series(path: Path, name: str, value: Any, published: Published) -> list[Point]:
+    # The name alone says which model was cleaned by which loss.
     match = SERIES.match(name)
     if match is None:
         raise LedgerError(
@@ -149,6 +162,7 @@ def _series(path: Path, name: str, value: Any, published: Published) -> list[Poi
             "(allowed: names like cleaning_poisoned_mmcl_clean_ssl_lr_)"
         )
 
+    # The files give neither rate, seed nor epoch: a series joins the runs of the whole grid.
     points = []
     rates, accuracies = _two_lists(value, f"{path}: {name}")
     for index, (asr, accuracy) in enumerate(zip(rates, accuracies, strict=True)):
@@ -162,7 +176,9 @@ def _series(path: Path, name: str, value: Any, published: Published) -> list[Poi
             learning_rate=None,
             seed=None,
             epoch=None,
+            # A CC3M run begins with its start model; of other entries the step is not told.
             step=0 if published.run_length and index % published.run_length == 0 else None,
+            # Counts, so that intervals and drops are computed as for our own evaluations.
             correct=_count(accuracy, IMAGES, where),
             images=IMAGES,
             attacked=_count(asr, ATTACKABLE, where),
@@ -193,6 +209,7 @@ def _two_lists(value: Any, where: str) -> tuple[list[Any], list[Any]]:
 
 def _count(fraction: Any, total: int, where: str) -> int:
     """Images behind a fraction; LedgerError unless it is a whole number of them."""
+    # JSON's `true` would pass for a number, since bool is a subclass of int.
     if (
         isinstance(fraction, bool)
         or not isinstance(fraction, (int, float))
@@ -200,6 +217,7 @@ def _count(fraction: Any, total: int, where: str) -> int:
     ):
         raise LedgerError(f"{where}: {fraction!r} (allowed: a fraction from 0 to 1)")
 
+    # Printed decimals are off by far less than an image; a share of other images is not.
     count = round(fraction * total)
     if abs(count - fraction * total) > 0.01:
         raise LedgerError(f"{where}: {fraction!r} (allowed: a multiple of 1/{total})")

@@ -79,6 +79,7 @@ def cells(
     objectives: Sequence[Objective] = OBJECTIVES,
 ) -> Iterator[Cell]:
     """Cells in the order of Table 1: by dataset and cleaning size, then by objective."""
+    # The two objectives are what is compared, so they come next to each other.
     for dataset, size in rows:
         for objective in objectives:
             yield Cell(dataset, size, objective)

@@ -32,6 +32,7 @@ def foreign_models(runs: Iterable[FinishedRun]) -> dict[str, str]:
     Where the pre-training run is not there, or tells no hash because it was made before there were
     any, nothing can be said.
     """
+    # A cleaning run and its pre-training run have dataset, objective and seed in common.
     made: dict[SeedModel, FinishedRun] = {}
     cleaning: list[FinishedRun] = []
     for run in runs:
@@ -40,6 +41,7 @@ def foreign_models(runs: Iterable[FinishedRun]) -> dict[str, str]:
         else:
             cleaning.append(run)
 
+    # What a pre-training run says it handed on, against the input that the cleaning run hashed.
     reasons = {}
     for run in cleaning:
         source = made.get(SeedModel.of(run.record.spec))
@@ -57,13 +59,17 @@ def foreign_models(runs: Iterable[FinishedRun]) -> dict[str, str]:
 def mixed_runs(runs: Sequence[FinishedRun]) -> list[str]:
     """A line wherever runs of one table differ in code, or in an input that they should share."""
     lines = []
+    # One table from two states of the code may compare the code instead of the models.
     codes = Counter(run.record.code for run in runs)
     if len(codes) > 1:
         lines.append(f"The runs differ in code: {_counted(codes)}.")
 
+    # A user may let a run that began under older code go on; the table still tells it.
     accepted = Counter(run.record.accepted_code for run in runs if run.record.accepted_code)
     if accepted:
         lines.append(f"Runs that began under older code, which was accepted: {_counted(accepted)}.")
+
+    # Runs that should have read the same pairs or images and did not.
     for whose, name, hashes in _inputs(runs):
         if len(hashes) > 1:
             lines.append(f"{whose} differ in their input `{name}`: {_counted(hashes)}.")
@@ -96,6 +102,7 @@ def _inputs(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, str, Counter[str
     """Who shares an input, its name, and how many runs had which content."""
     found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for run in runs:
+        # Counted within the group of runs that ought to agree, not over the whole table.
         for name, content in run.record.inputs.items():
             found[_sharing(run.record.spec, name), name][content] += 1
     for (whose, name), hashes in sorted(found.items()):
@@ -105,6 +112,8 @@ def _inputs(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, str, Counter[str
 def _sharing(spec: RunSpec, name: str) -> str:
     """The runs that should have the same input of this name."""
     dataset, objective = label(spec.dataset), label(spec.pretrain_objective)
+
+    # A start model is shared by one seed's runs, pairs by a dataset's, all else by everyone.
     if name == "model":
         return f"Cleaning runs of {dataset}, {objective}, seed {spec.seed}"
     if name == "pairs":

@@ -39,6 +39,8 @@ def compute_rows(runs: Sequence[FinishedRun]) -> list[ComputeRow]:
     groups: dict[tuple[Stage, str], list[FinishedRun]] = defaultdict(list)
     for run in runs:
         groups[run.record.spec.stage, run.record.spec.cell].append(run)
+
+    # In descending order pre-training comes before cleaning.
     return [
         _cost_row(stage, cell, group)
         for (stage, cell), group in sorted(groups.items(), reverse=True)
@@ -51,11 +53,13 @@ def _cost_row(stage: Stage, cell: str, runs: list[FinishedRun]) -> ComputeRow:
         "stage": stage,
         "cell": cell,
         "runs": len(records),
+        # Wall time in seconds, start-up excluded; evaluation and waiting are parts of it.
         "seconds": sum(record.seconds for record in records),
         "train_seconds": sum(record.train_seconds for record in records),
         "evaluate_seconds": sum(record.evaluate_seconds for record in records),
         "data_wait_seconds": sum(record.data_wait_seconds for record in records),
         "samples": sum(record.num_samples for record in records),
+        # Memory does not add up over runs: the hungriest one counts.
         "peak_memory_bytes": max(record.peak_memory_bytes for record in records),
         "attempts": sum(record.attempts for record in records),
     }
@@ -67,10 +71,13 @@ def forecast(evidence: Evidence) -> ForecastTable:
     The runs that gave the rates are left out of the rows; there are none where nothing is left to
     compare.
     """
+    # The earliest run of each kind gives its rate, as if the others were still to come.
     measured = _measured(evidence)
     first: dict[str, Measured] = {}
     for item in sorted(measured, key=lambda item: (item.run.record.started, item.run.folder)):
         first.setdefault(item.work.kind, item)
+
+    # A run that gave a rate agrees with it almost by construction: it cannot test the forecast.
     calibrating = {item.run.folder for item in first.values()}
 
     groups: dict[Group, list[Measured]] = defaultdict(list)
@@ -78,8 +85,10 @@ def forecast(evidence: Evidence) -> ForecastTable:
         if item.run.folder not in calibrating:
             spec = item.work.spec
             groups[Group(spec.stage, spec.cell)].append(item)
+            # Once more in the sum of its stage.
             groups[Group(spec.stage, None)].append(item)
 
+    # Rates of no run at all would be divided by nothing.
     rows: list[ForecastRow] = []
     if groups:
         rates = rates_of(list(first.values()))
@@ -91,23 +100,27 @@ def rates_of(measured: Sequence[Measured]) -> Rates:
     """Rates that runs of different kinds reached: each kind's training time, the mean evaluation of
     all.
     """
+    # Device-seconds a pair-view: all time but evaluation, so waiting and checkpoints as well.
     pair_view = {}
     for work, run in measured:
         training = run.record.seconds - run.record.evaluate_seconds
         pair_view[work.kind] = training * _devices(run) / work.pair_views
 
+    # An evaluation costs the same after any kind of training: the mean of all is steadier.
     evaluating = sum(run.record.evaluate_seconds * _devices(run) for _, run in measured)
     evaluations = sum(work.evaluations for work, _ in measured)
     return Rates(
         pair_view=pair_view,
         wait=dict.fromkeys(pair_view, 0.0),  # in the training time
         evaluation=evaluating / evaluations,
+        # `seconds` of a record leaves start-up out.
         start=0.0,
     )
 
 
 def _measured(evidence: Evidence) -> list[Measured]:
     """Completed runs with the work that they were to do."""
+    # Every counted run is a planned one: both come from the same profile.
     planned = {RunKey.of(work.spec): work for work in evidence.planned}
     return [
         Measured(planned[RunKey.of(run.record.spec)], run)
@@ -122,6 +135,7 @@ def _devices(run: FinishedRun) -> int:
 
 
 def _row(group: Group, measured: list[Measured], rates: Rates) -> ForecastRow:
+    # Both sides in device-seconds, so that runs on different numbers of devices add up.
     expected = sum(rates.seconds(work).total for work, _ in measured)
     took = sum(run.record.seconds * _devices(run) for _, run in measured)
     return {

@@ -36,8 +36,10 @@ class Point:
     learning_rate: float | None
     """None where the source does not say: in the authors' files."""
     seed: int | None
+    # Position in the run; both are None where the authors' files do not tell it.
     epoch: float | None
     step: int | None
+    # Counts of images: shares and intervals are computed from them.
     correct: int
     images: int
     attacked: int
@@ -77,6 +79,7 @@ class FinishedRun:
     def machine(self) -> str:
         """Processor or GPU, and version of torch: what decides how sums are rounded."""
         environment = self.record.environment
+        # Records of unknown origin still group together, instead of ending the report.
         device = environment.get("device", "unknown")
         torch = environment.get("torch", "unknown")
         return f"{device}, torch {torch}"
@@ -84,6 +87,7 @@ class FinishedRun:
     @property
     def diverged(self) -> bool:
         """Whether its loss was no finite number at some step, by its record or a row."""
+        # The rows are asked too: a record that says `completed` is no proof of finite losses.
         losses = [loss for row in self.rows for loss in (row.train_loss or {}).values()]
         return self.record.status == "diverged" or not all(map(math.isfinite, losses))
 
@@ -93,10 +97,12 @@ class FinishedRun:
 
     def handed_on(self, denominator: Denominator) -> Point:
         """Evaluation of the model that the run leaves: the last one up to its step."""
+        # `model_step` lies before the last step where the validation loss picked an earlier model.
         points = self.points(denominator)
         for point in reversed(points):
             if (point.step or 0) <= self.record.model_step:
                 return point
+        # Every evaluation comes after that step: the earliest is the nearest.
         return points[0]
 
 
@@ -107,6 +113,7 @@ def read_runs(results: Path, root: Path) -> Iterator[FinishedRun]:
     from the bits.
     """
     try:
+        # `name` is also the run's address in report.json, so it has no machine's path in it.
         for folder, record, rows in read_results(results):
             check_unique(rows)
             name = folder.relative_to(root).as_posix()
@@ -120,12 +127,14 @@ def run_hash(folder: Path) -> str:
     total = hashlib.sha256()
     for name in RUN_FILES:
         path = folder / name
+        # A failed run may have written no bits, which is a state of its own to hash.
         content = path.read_bytes() if path.is_file() else b""
         total.update(hashlib.sha256(content).digest())
     return total.hexdigest()
 
 
 def _point(run: FinishedRun, index: int, row: Row, denominator: Denominator) -> Point:
+    # The headline ASR as counts, for its interval; the other reading only as a share.
     attacked, attackable = row.attack_success(denominator)
     other: Denominator = "non_target" if denominator == "all" else "all"
     return Point(

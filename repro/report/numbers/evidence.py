@@ -95,6 +95,7 @@ class Evidence:
         """
         if point.source == "authors" or self.archived:
             return None
+        # The bits of a run are (rows, N); an evaluation is one of its rows.
         right: NDArray[np.bool_] = self.bits(point)["correct"][point.index]
         return right
 
@@ -112,6 +113,7 @@ class Evidence:
         source: Source = "ledger",
     ) -> list[Point]:
         """Evaluations of a cell after cleaning has begun; of all losses and seeds if not given."""
+        # Both sources give the same kind of point, so that one filter serves for them.
         pool = self.authors if source == "authors" else self._cleaning_points
         return [
             point
@@ -119,17 +121,20 @@ class Evidence:
             if (point.dataset, point.objective, point.clean_size) == (dataset, objective, size)
             and loss in (None, point.loss)
             and (seed is None or point.seed == seed)
+            # None, a step that the authors do not tell, is after the start as well.
             and point.step != 0
         ]
 
     def start(self, dataset: Dataset, objective: Objective, seed: int) -> Point | None:
         """The model that is cleaned, as pre-training left it, else as a cleaning run found it."""
+        # Pre-training itself measured the model that it left, before anything cleaned it.
         for run in self.runs:
             spec = run.record.spec
             model = (spec.stage, spec.dataset, spec.pretrain_objective, spec.seed)
             if model == ("pretrain", dataset, objective, seed) and run.rows:
                 return run.handed_on(self.settings.denominator)
 
+        # Else a cleaning run did: its evaluation at step 0 is of the start model.
         for point in self._cleaning_points:
             of = (point.dataset, point.objective, point.seed, point.step)
             if of == (dataset, objective, seed, 0):
@@ -193,14 +198,17 @@ def read_evidence(
     their reason; runs that the profile does not ask for, or that were made with another
     specification, are named and left out.
     """
+    # What there should be, from the profile alone, whatever lies in results/.
     asked = [*pretrain_runs(profile), *clean_runs(profile)]
     expected = {RunKey.of(spec): spec for spec in asked}
 
+    # What there is. Models are compared last, for that takes all runs that count.
     found = _Sorted()
     for run in read_runs(root / RESULTS / profile.name, root):
         _sort(run, expected, found)
     _leave_out_foreign_models(found)
 
+    # Whatever is asked for and does not count is missing, with its reason where one is known.
     missing: list[MissingRun] = [
         {
             "stage": spec.stage,
@@ -211,6 +219,8 @@ def read_evidence(
         for key, spec in expected.items()
         if key not in found.runs
     ]
+
+    # Runs are compared with one another only where they count.
     points, files = authors
     runs = tuple(found.runs.values())
     return Evidence(
@@ -236,15 +246,20 @@ def _sort(run: FinishedRun, expected: Mapping[RunKey, RunSpec], found: _Sorted) 
     record, spec = run.record, run.record.spec
     key = RunKey.of(spec)
 
+    # A folder that was copied or renamed by hand would count under another run's name.
     place = results_dir(spec, RESULTS) / spec.run_id
     if run.folder != place.as_posix():
         found.notices.append(f"{run.folder} holds the record of {'/'.join(key)} and is left out")
+    # A run on clean pairs or with another setting is evidence, but not for Tables 1 and 2.
     elif spec.variant or not spec.poisoned:
         found.controls.append(run)
+    # Left over from an earlier profile, for example a learning rate that is no longer in the grid.
     elif key not in expected:
         found.notices.append(f"{run.folder} is not a run of this profile and is left out")
+    # `computed` leaves out what changes no result, such as names and the ASR's cap.
     elif spec.computed() != expected[key].computed():
         found.reasons[key] = "made with another specification; run the study again"
+    # A diverged run counts with the rows that it has; a failed one does not count at all.
     elif record.status == "failed":
         found.reasons[key] = f"failed: {record.reason}"
     elif not run.rows:
@@ -255,6 +270,7 @@ def _sort(run: FinishedRun, expected: Mapping[RunKey, RunSpec], found: _Sorted) 
 
 def _leave_out_foreign_models(found: _Sorted) -> None:
     """Do not count cleaning runs of another model than their pre-training run handed on."""
+    # A model may have been trained again after it was cleaned: the old cleaning is of no use then.
     reasons = checks.foreign_models(found.runs.values())
     for key, run in list(found.runs.items()):
         if run.folder in reasons:

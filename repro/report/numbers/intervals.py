@@ -23,6 +23,7 @@ from repro.report.schema.results import Standing
 
 def standing(successes: int, total: int, cap: float, confidence: float) -> Standing:
     """Whether a proportion lies at or below `cap` by its whole interval, above it, or neither."""
+    # Undecided where the interval straddles the cap: then the images are too few to tell.
     low, high = wilson(successes, total, confidence)
     if high <= cap:
         return "below"
@@ -34,6 +35,7 @@ def mcnemar(gained: int, lost: int) -> float:
 
     McNemar 1947 in its binomial form.
     """
+    # Twice the smaller tail; where gains and losses balance, that would exceed one.
     return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
@@ -44,10 +46,13 @@ def paired_difference(
 
     Wald's with the added counts of Agresti and Min (2005).
     """
+    # Half a gain and half a loss added keep the width positive where nothing changed.
     z = _quantile(confidence)
     more, less, size = gained + 0.5, lost + 0.5, total + 2
     centre = (more - less) / size
     half = z * math.sqrt(more + less - (more - less) ** 2 / size) / size
+
+    # The estimate itself is the plain one: only the interval's centre is shrunk.
     return (gained - lost) / total, (max(-1.0, centre - half), min(1.0, centre + half))
 
 
@@ -63,12 +68,16 @@ def relative_drop(
     if start == 0:
         raise ValueError("relative_drop: no image was right at the start (allowed: at least one)")
 
+    # Half an image added to each count keeps the logarithm finite where none is right at the end.
     first, last = start + 0.5, end + 0.5
+    # Variance of log(end/start): of two shares that know nothing of each other, or, on the same
+    # images, only of those that changed sides.
     if both is None:
         variance = 1 / first - 1 / total + 1 / last - 1 / total
     else:
         variance = (first + last - 2 * (both + 0.5)) / (first * last)
 
+    # Symmetric on the logarithm; a higher ratio is a smaller drop, so the ends change places.
     ratio = math.log(last / first)
     half = _quantile(confidence) * math.sqrt(max(0.0, variance))
     return 1 - end / start, (1 - math.exp(ratio + half), 1 - math.exp(ratio - half))
@@ -79,6 +88,7 @@ def difference(a: float, a_ci: Interval, b: float, b_ci: Interval) -> tuple[floa
 
     MOVER (Newcombe 1998, method 10).
     """
+    # The low end is reached where a is low and b is high, the high end the other way round.
     low = a - b - math.hypot(a - a_ci[0], b_ci[1] - b)
     high = a - b + math.hypot(a_ci[1] - a, b - b_ci[0])
     return a - b, (low, high)
@@ -102,10 +112,12 @@ def student(values: Sequence[float], confidence: float) -> Interval | None:
     """
     if len(values) < 2:
         return None
+    # Few seeds: Student's t with n - 1 degrees of freedom, 12.7 for two seeds at 95%.
     quantile = float(stdtrit(len(values) - 1, 0.5 + confidence / 2))
     half = quantile * stdev(values) / math.sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
 
 
 def _quantile(confidence: float) -> float:
+    # Two-sided, so half of the error lies in each tail: 1.96 at 95%.
     return NormalDist().inv_cdf(0.5 + confidence / 2)

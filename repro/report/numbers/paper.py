@@ -92,6 +92,7 @@ class Erratum(ClaimsEntry):
 
     @model_validator(mode="after")
     def _computable(self) -> Self:
+        # A sum takes as many terms as there are; all other operations take two.
         allowed = {"none": 0, "sum": len(self.terms)}.get(self.operation, 2)
         if len(self.terms) != allowed:
             raise ValueError(f"terms: {len(self.terms)} (allowed: {allowed} for {self.operation})")
@@ -100,8 +101,10 @@ class Erratum(ClaimsEntry):
     @property
     def result(self) -> float | None:
         """Value of the operation on the terms."""
+        # Computed and not read from the file, so that an erratum cannot claim what its terms deny.
         values = [term.value for term in self.terms]
         match self.operation:
+            # Terms are start and end, as in Table 1.
             case "relative_drop":
                 return 1 - values[1] / values[0]
             case "difference":
@@ -117,6 +120,7 @@ class Erratum(ClaimsEntry):
 
 def paper_entry(paper: Paper) -> PaperEntry:
     """The paper, with its printed and its corrected Table 1, for the report."""
+    # Both layouts, so that a reader sees what was moved.
     return {
         "title": paper.title,
         "reference": paper.reference,

@@ -21,6 +21,7 @@ def predictions(evidence: Evidence) -> ShownPredictions:
     `images` are those of the gallery (repro/data/samples.py), spread evenly over the evaluation
     set.
     """
+    # All models are judged on one evaluation set, so the first tells its size.
     shown = list(_shown(evidence))
     images = sample_images(shown[0][1].images) if shown else []
     rows = {run.folder: run.rows for run in evidence.runs}
@@ -35,8 +36,10 @@ def predictions(evidence: Evidence) -> ShownPredictions:
 
 def _shown(evidence: Evidence) -> Iterator[tuple[State, Point]]:
     """The models, each with the evaluation that is shown of it."""
+    # Only the smaller set was used to clean models of both datasets (Table 1 as corrected).
     seed = evidence.settings.seeds[0]
     for dataset, objective in models():
+        # Without a start model, or with no evaluation at the cap, that state is not shown.
         start = evidence.start(dataset, objective, seed)
         if start is not None:
             yield "poisoned", start
@@ -50,6 +53,7 @@ def _shown(evidence: Evidence) -> Iterator[tuple[State, Point]]:
 def _predicted(
     evidence: Evidence, state: State, point: Point, row: Row, images: list[int]
 ) -> PredictedModel:
+    # The whole set's bits (N,); of classes the rows keep those of the shown images only.
     bits = evidence.bits(point)
     correct, attacked = bits["correct"][point.index], bits["attacked"][point.index]
     return {
@@ -67,6 +71,7 @@ def _predicted(
 
 def _named(evidence: Evidence, classes: list[int]) -> list[str]:
     """Names of predicted classes; LedgerError for a number that the profile has no class of."""
+    # A negative number would silently name a class from the end of the list.
     names = evidence.settings.classnames
     for number in classes:
         if not 0 <= number < len(names):

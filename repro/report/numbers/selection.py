@@ -58,6 +58,8 @@ def select_on_halves(
     `correct`, `attacked`: (R, N); `attackable`: (N,), the images in the denominator of the ASR.
     Ties in accuracy go to the lower ASR, then to the earlier evaluation.
     """
+    # A choice on the images that it is measured on looks too good. So choose on one half, measure
+    # on the other, and do that for many halvings.
     images = correct.shape[1]
     masks = _halves(images, splits, seed)
 
@@ -65,12 +67,16 @@ def select_on_halves(
         """(..., N) to (..., S + 1): images of each half; exact below 2^24."""
         return (bits.astype(np.float32) @ masks).astype(np.float64)
 
+    # (S + 1,): images of each half, and those that an ASR is a share of.
     sizes = count(np.ones(images, bool))
     bases = count(attackable)
+    # (R, S + 1): attacked images of each evaluation in each half.
     hits = count(attacked & attackable)
 
     # Only evaluations that meet the cap somewhere can be chosen, so only their accuracy is counted.
     able = np.flatnonzero((hits / bases <= cap).any(1))
+
+    # From here on R is the number of those. Shares are (R, S + 1).
     hits, right = hits[able], count(correct[able])
     accuracy, asr = right / sizes, hits / bases
 
@@ -80,16 +86,21 @@ def select_on_halves(
 
     accuracies, rates = [], []
     for split in range(splits):
+        # Where no evaluation meets the cap on this half, there is nothing to choose.
         row = _best(accuracy[:, split], asr[:, split], cap)
         if row is None:
             continue
+        # The other half is what the first one lacks of all images, the last column.
         other_right = right[row, -1] - right[row, split]
         other_hits = hits[row, -1] - hits[row, split]
         accuracies.append(float(other_right / (sizes[-1] - sizes[split])))
         rates.append(float(other_hits / (bases[-1] - bases[split])))
 
+    # The cap was met on no half: only the naive choice remains, if there is one.
     if not accuracies:
         return Selection(splits, 0, naive, None, None, None, None)
+
+    # The range is over splits, not an interval of the accuracy: halves of one set overlap.
     low, high = np.quantile(accuracies, [0.025, 0.975])
     return Selection(
         splits=splits,
@@ -104,6 +115,7 @@ def select_on_halves(
 
 def threshold_sweep(accuracy: Sequence[float], asr: Sequence[float]) -> list[tuple[float, float]]:
     """Best accuracy as a function of the cap: its steps (cap, accuracy), both rising."""
+    # Let the cap rise: at each ASR that occurs, the best model so far may be replaced.
     by_rate = sorted(zip(asr, accuracy, strict=True), key=lambda pair: (pair[0], -pair[1]))
     steps: list[tuple[float, float]] = []
     for rate, value in by_rate:
@@ -121,6 +133,7 @@ def best_of_n(scores: Sequence[float], confidence: float) -> list[tuple[int, flo
     """
     from opda.nonparametric import EmpiricalDistribution  # half a second
 
+    # Scores are accuracies, so the distribution lies within 0 and 1 (a and b).
     sizes = np.arange(1, len(scores) + 1)
     low, middle, high = EmpiricalDistribution.confidence_bands(
         ys=np.asarray(scores, float), confidence=confidence, a=0.0, b=1.0, method="dkw"
@@ -142,8 +155,10 @@ def honest_selection(evidence: Evidence) -> list[HonestSelection]:
         if not points:
             continue
 
+        # Bits are read once for each run, not once for each of its evaluations.
         first_of_run = {point.run: point for point in reversed(points)}
         bits = {run: evidence.bits(point) for run, point in first_of_run.items()}
+        # All runs were evaluated on the same images, so the target's may come from any run.
         target = bits[points[0].run]["is_target"]
         every_image = evidence.settings.denominator == "all"
         found = select_on_halves(
@@ -162,12 +177,14 @@ def budget_curves(evidence: Evidence) -> list[BestOfN]:
     """Best-of-n curves: what the search over learning rates buys in every cell (first seed)."""
     rows: list[BestOfN] = []
     for cell in cells():
+        # One run is one learning rate, as only the first seed is looked at.
         by_run: dict[str, list[Point]] = {}
         for point in _cleancliped(evidence, cell):
             by_run.setdefault(point.run, []).append(point)
         if not by_run:
             continue
 
+        # A learning rate by which nothing was cleaned is a failed try, and counts as 0.
         scores = []
         for points in by_run.values():
             best = best_under_cap(points, evidence.settings.cap)
@@ -181,6 +198,7 @@ def cap_sweeps(evidence: Evidence, paper: Paper) -> list[CapSweep]:
     """Best accuracy against the ASR cap, for every cell and source; ours of the first seed."""
     rows: list[CapSweep] = []
     for cell in cells([(dataset, size) for dataset in DATASETS for size in SIZES]):
+        # Sweeps need counts only, so the authors' points have theirs as well.
         for source in ("ledger", "authors"):
             row = _sweep_row(evidence, paper, cell, source)
             if row is not None:
@@ -189,6 +207,7 @@ def cap_sweeps(evidence: Evidence, paper: Paper) -> list[CapSweep]:
 
 
 def _sweep_row(evidence: Evidence, paper: Paper, cell: Cell, source: Source) -> CapSweep | None:
+    # The authors tell no seed.
     seed = evidence.settings.seeds[0] if source == "ledger" else None
     points = evidence.cleaning(
         cell.dataset, cell.objective, cell.clean_size, CLEANCLIP, seed, source
@@ -196,6 +215,7 @@ def _sweep_row(evidence: Evidence, paper: Paper, cell: Cell, source: Source) -> 
     if not points:
         return None
 
+    # What the kept accuracy is a share of; the authors' CC6M start is printed only.
     if seed is None:
         start = authors_or_printed_start(evidence, paper, cell)
     else:
@@ -218,14 +238,17 @@ def _cleancliped(evidence: Evidence, cell: Cell) -> list[Point]:
 
 def _halves(images: int, splits: int, seed: int) -> NDArray[np.float32]:
     """(N, S + 1): members of one half of each random split; the last column holds all images."""
+    # Seeded, so that `verify` finds the same halves as the report.
     generator = np.random.Generator(np.random.PCG64(seed))
     halves = [generator.permutation(images) < images // 2 for _ in range(splits)]
     return np.stack([*halves, np.ones(images, bool)]).astype(np.float32).T
 
 
 def _best(accuracy: NDArray[np.float64], asr: NDArray[np.float64], cap: float) -> int | None:
+    # Of the evaluations that meet the cap, by row.
     allowed = np.flatnonzero(asr <= cap)
     if not allowed.size:
         return None
+    # Lexsort's last key is its first: accuracy downwards, then ASR, then row.
     order = np.lexsort((allowed, asr[allowed], -accuracy[allowed]))
     return int(allowed[order[0]])

@@ -37,6 +37,7 @@ def table1(evidence: Evidence, paper: Paper) -> list[Table1Row]:
 
 def table1_row(evidence: Evidence, paper: Paper, cell: Cell) -> Table1Row:
     """One row of Table 1."""
+    # The model before cleaning: by us, by the authors, and as the paper prints it.
     start = evidence.start(cell.dataset, cell.objective, evidence.settings.seeds[0])
     authors_start = evidence.authors_start(cell.dataset, cell.objective, cell.clean_size)
     printed = paper.cleaned(*cell)
@@ -52,15 +53,20 @@ def table1_row(evidence: Evidence, paper: Paper, cell: Cell) -> Table1Row:
 
 def _cleaned(evidence: Evidence, paper: Paper, cell: Cell, start: Point | None) -> CleanedNumber:
     """The best evaluation at the cap of a cell (first seed), and what it was chosen from."""
+    # Table 1's rule: of all learning rates and evaluations, the most accurate one whose ASR is at
+    # most the cap.
     cap = evidence.settings.cap
     points, authors = _ours(evidence, cell, CLEANCLIP), _authors(evidence, cell, CLEANCLIP)
     best, authors_best = best_under_cap(points, cap), best_under_cap(authors, cap)
+
+    # The tables show the first seed; the others tell how far the choice depends on it.
     printed = paper.cleaned(*cell)
     by_seed = _by_seed(evidence, cell)
     reached = [of["accuracy"] for of in by_seed if of["accuracy"] is not None]
 
     return {
         **number_cell(evidence, printed and printed.clean_accuracy, best, authors_best),
+        # Which evaluation it is, so that a reader can find its row in the ledger.
         "asr": best and best.asr,
         "asr_other_denominator": best and best.other_asr,
         "learning_rate": best and best.learning_rate,
@@ -68,17 +74,20 @@ def _cleaned(evidence: Evidence, paper: Paper, cell: Cell, start: Point | None) 
         "row": best and best.index,
         "asr_ci95": _asr_ci95(best),
         "asr_standing": _standing(evidence, best),
+        # The same for the authors' points.
         "authors_asr": authors_best and authors_best.asr,
         "authors_drop": drop(
             evidence, authors_or_printed_start(evidence, paper, cell), authors_best
         ),
         "authors_asr_standing": _standing(evidence, authors_best),
+        # What the choice cost, and what it was chosen from.
         "relative_drop": drop(evidence, start, best),
         "strict_accuracy": _strict(evidence, points),
         "evaluations": len(points),
         "successes": sum(point.asr <= cap for point in points),
         "runs": len({point.run for point in points}),
         "diverged_runs": _diverged(evidence, points),
+        # Where nothing came down to the cap, this says how near it was.
         "lowest_asr": min((point.asr for point in points), default=None),
         "missing": _missing(evidence, cell),
         "by_seed": by_seed,
@@ -112,9 +121,11 @@ def table2(evidence: Evidence, paper: Paper) -> list[Table2Row]:
 
 def _table2_row(evidence: Evidence, paper: Paper, model: Model) -> Table2Row:
     printed = paper.start(*model)
+    # A seed without a start model leaves a hole in the list, which the spread passes over.
     by_seed = [evidence.start(*model, seed) for seed in evidence.settings.seeds]
     first = by_seed[0]
     known = [point for point in by_seed if point is not None]
+    # A start model does not depend on the cleaning size; every model was cleaned with 100K pairs.
     authors_start = evidence.authors_start(model.dataset, model.objective, "100k")
 
     accuracy = number_cell(evidence, printed.accuracy if printed else None, first, authors_start)
@@ -138,6 +149,7 @@ def loss_rows(evidence: Evidence) -> list[LossRow]:
 
 
 def _loss_row(evidence: Evidence, cell: Cell, loss: Loss) -> LossRow:
+    # The same rule as in Table 1, for one finetuning loss.
     cap = evidence.settings.cap
     ours, authors = _ours(evidence, cell, loss), _authors(evidence, cell, loss)
     best, authors_best = best_under_cap(ours, cap), best_under_cap(authors, cap)
@@ -165,6 +177,7 @@ def number_cell(
     """What the paper prints, what the authors' points say, and what we measured; `attack`: of the
     ASR.
     """
+    # A difference needs both; an empty cell is none, not zero.
     value = _share(ours, attack)
     delta = value - paper if value is not None and paper is not None else None
     return {
@@ -185,12 +198,14 @@ def authors_or_printed_start(evidence: Evidence, paper: Paper, cell: Cell) -> Po
     Their CC6M files hold no evaluation of it: then it is what the paper prints in Table 2, as
     counts of the authors' images.
     """
+    # Printed numbers are a last resort: they are rounded to 0.01%, not counts.
     points = _authors(evidence, cell, CLEANCLIP)
     measured = evidence.authors_start(cell.dataset, cell.objective, cell.clean_size)
     printed = paper.start(cell.dataset, cell.objective)
     if measured or not points or not printed:
         return measured
 
+    # An evaluation that was never published, in the authors' own counts; `run` says whence it is.
     like = points[0]
     return replace(
         like,
@@ -216,9 +231,12 @@ def drop(evidence: Evidence, start: Point | None, best: Point | None) -> Accurac
 
     From paired images where bits are there.
     """
+    # A share of no accuracy is nothing.
     if start is None or best is None or start.correct == 0:
         return None
 
+    # On the same images, what counts is how many changed sides: a far narrower interval than that
+    # of two independent samples.
     both: int | None = None
     paired: PairedChange | None = None
     before, after = evidence.correct(start), evidence.correct(best)
@@ -226,6 +244,7 @@ def drop(evidence: Evidence, start: Point | None, best: Point | None) -> Accurac
         both = int((before & after).sum())
         paired = _paired(evidence, best.correct - both, start.correct - both, best.images)
 
+    # Both models were evaluated on as many images, so one total serves.
     value, interval = intervals.relative_drop(
         start.correct, best.correct, best.images, both, evidence.settings.confidence
     )
@@ -290,6 +309,7 @@ def _diverged(evidence: Evidence, points: list[Point]) -> int:
 
 def _missing(evidence: Evidence, cell: Cell) -> int:
     """CleanCLIP runs of a cell that the profile asks for and the ledger lacks."""
+    # A run's name tells its cleaning size and loss (`RunSpec.run_id`).
     prefix = f"{cell.clean_size}-{CLEANCLIP}-lr"
     return sum(
         run["stage"] == "clean"
