@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import fault_cases
 
 from repro.data.images import MAX_PIXELS, ImageError, open_rgb
 from repro.evaluate.checkpoints import CheckpointError, load_foreign, read_weights
 from repro.profile import load_profile
+from tests.support.faults import fault_cases
 
 SIDE = int(MAX_PIXELS**0.5)
 
