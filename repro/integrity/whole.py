@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from repro.data.index import SHARDS
+from repro.data.index import SHARDS, StoreError
+from repro.data.sums import SUMS, read_sums
 from repro.files import file_sha256
 from repro.ledger import LedgerError
 from repro.runs.deliver import WEIGHTS
@@ -36,6 +37,41 @@ def _damaged_shards(listed: Path) -> Iterator[str]:
             yield f"{path}: missing"
         elif file_sha256(path) != shard.sha256:
             yield f"{path}: not the file whose hash is in {listed}"
+
+
+def damaged_folders(folders: list[Path]) -> Iterator[str]:
+    """A line for each file below these folders that is not as the list beside it says.
+
+    Every file must be listed. Where file and list differ both are named: either may be damaged.
+    """
+    for folder in filter(Path.is_dir, folders):
+        inner = (path for path in folder.rglob("*") if path.is_dir())
+        for listed in [folder, *sorted(inner)]:
+            yield from _unlike_list(listed)
+
+
+def _unlike_list(folder: Path) -> Iterator[str]:
+    listing = folder / SUMS
+    paths = (path for path in folder.iterdir() if path.is_file())
+    files = {path.name for path in paths if path.name != SUMS and path.name[0] != "."}
+    try:
+        hashes = read_sums(folder)
+    except StoreError:
+        yield f"{listing}: not a list of hashes"
+        return
+
+    written = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
+    if listing.is_file() and listing.read_bytes() != written.encode():
+        yield f"{listing}: not as it was written"
+    for name in sorted(files | hashes.keys()):
+        path = folder / name
+        if name not in hashes:
+            yield f"{listing}: does not name {path}"
+        elif name not in files:
+            yield f"{path}: missing, but named in {listing}"
+        elif file_sha256(path) != hashes[name]:
+            yield f"{path}: not the file whose hash is in {listing}"
+            yield f"{listing}: does not have the hash of {path}"
 
 
 def damaged_models(models: Path) -> Iterator[str]:

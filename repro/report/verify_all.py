@@ -11,10 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from repro.integrity.locked import LOCK, Locked, changed_outputs, locked_outputs
-from repro.integrity.whole import damaged_models, damaged_runs, damaged_stores
+from repro.integrity.whole import (
+    damaged_folders,
+    damaged_models,
+    damaged_runs,
+    damaged_stores,
+)
 from repro.ledger import LedgerError
 from repro.profile import read_yaml
 from repro.report.build import DOCUMENT
+from repro.report.numbers.cells import DATASETS
 from repro.report.verify import verify
 from repro.spec import SpecError
 from repro.study.archive import read_archive
@@ -61,6 +67,7 @@ def damaged_files(profile: str) -> Iterator[str]:
     yield from changed_outputs(outputs)
 
     data, poisoned = Path("data") / profile, Path("poisoned") / profile
+    yield from damaged_folders([data, *(poisoned / dataset for dataset in DATASETS)])
     yield from damaged_stores([data, poisoned])
     yield from damaged_models(Path("models") / profile)
     yield from damaged_results(profile)
