@@ -37,8 +37,11 @@ class Bound(ClaimsEntry):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
+        # Two bounds would leave open which of them decides.
         if sum(v is not None for v in (self.at_least, self.at_most, self.about)) != 1:
             raise ValueError("give exactly one of at_least, at_most and about")
+
+        # A band of no width could not hold an interval, so nothing would ever be reproduced.
         if (self.about is None) != (self.margin == 0):
             raise ValueError("margin belongs to about, and about needs a positive margin")
         return self
@@ -81,13 +84,17 @@ class Claim(ClaimsEntry):
 
     @model_validator(mode="after")
     def _testable(self) -> Self:
+        # A claim that this study cannot test still stands on the page, with its reason.
         if (self.metric == "none") != (self.expect is None):
             raise ValueError("metric: none goes with expect: null, and only with it")
         if self.metric == "none":
             return self
 
+        # An empty list would give no cell, and so a claim that was never judged.
         if not (self.datasets and self.objectives):
             raise ValueError("datasets and objectives: a testable claim names at least one of each")
+
+        # After cleaning, it matters with how many pairs and by which loss.
         if self.metric not in ABOUT_START and not (self.clean_sizes and self.loss):
             raise ValueError("clean_sizes and loss: a claim about cleaning names them")
         return self
@@ -108,6 +115,7 @@ class Claims(ClaimsEntry):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
+        # Verdicts are looked up by id, as by the pages of the studies.
         ids = [claim.id for claim in self.claims]
         if repeated := sorted({i for i in ids if ids.count(i) > 1}):
             raise ValueError(f"claims: id {repeated[0]!r} is used twice")
@@ -123,6 +131,7 @@ def load_claims(path: Path = SPECS / "claims.yaml") -> Claims:
     except ValidationError as error:
         lines = []
         for problem in error.errors():
+            # The place as dotted keys and list positions, such as claims.0.expect.at_least.
             field = ".".join(map(str, problem["loc"])) or "file"
             got = "" if problem["type"] == "missing" else f" (got {str(problem['input'])[:80]!r})"
             lines.append(f"  {field}: {problem['msg']}{got}")
@@ -134,11 +143,13 @@ def judge(expect: Bound, direction: Bound | None, interval: Interval, capped: bo
 
     `capped`: an absolute value on stand-in data, where agreement shows the direction at most.
     """
+    # The whole interval must lie within the band, not the estimate alone.
     if _inside(interval, expect.band):
         return "direction only" if capped else "reproduced"
     if direction is not None and _inside(interval, direction.band):
         return "direction only"
 
+    # Refuted only where the interval misses even the weaker statement; overlap decides nothing.
     low, high = (direction or expect).band
     outside = interval[1] < low or interval[0] > high
     return "not reproduced" if outside else "undecided"
@@ -146,8 +157,11 @@ def judge(expect: Bound, direction: Bound | None, interval: Interval, capped: bo
 
 def combine(verdicts: list[Verdict]) -> Verdict:
     """Of a claim about several cells: one refutes it, and one not run leaves it undecided."""
+    # Of a claim without any cell this holds as well.
     if all(verdict == "not run" for verdict in verdicts):
         return "not run"
+
+    # Some cells were run, others not: those others may still refute it.
     decided = ["undecided" if verdict == "not run" else verdict for verdict in verdicts]
     return min(decided, key=SEVERITY.index)
 
@@ -156,6 +170,8 @@ def agree(verdicts: list[Verdict]) -> Verdict:
     """Of one cell over seeds: what all seeds say, else undecided."""
     if not verdicts:
         return "not run"
+
+    # Where seeds disagree, the verdict hangs on the training and the claim stays open.
     return verdicts[0] if len(set(verdicts)) == 1 else "undecided"
 
 

@@ -42,8 +42,11 @@ class JudgedCell:
     @property
     def start(self) -> Point | None:
         """The model that is cleaned; of the authors' as the paper prints it, if they do not say."""
+        # Our own start models are always measured.
         if self.source == "ledger":
             return self.measured_start
+
+        # A claim about start models names no cleaning size; each was cleaned with 100K pairs.
         cell = Cell(self.dataset, self.clean_size or "100k", self.objective)
         return authors_or_printed_start(self.evidence, self.paper, cell)
 
@@ -54,12 +57,14 @@ class JudgedCell:
             size = self.clean_size or "100k"
             return self.evidence.authors_start(self.dataset, self.objective, size)
 
+        # Claims are looked at seed by seed in the ledger.
         assert self.seed is not None
         return self.evidence.start(self.dataset, self.objective, self.seed)
 
     @property
     def points(self) -> list[Point]:
         """Its evaluations after cleaning has begun."""
+        # `Claim` makes sure of it for every metric that asks for evaluations after cleaning.
         assert self.clean_size is not None
         return self.evidence.cleaning(
             self.dataset, self.objective, self.clean_size, self.loss, self.seed, self.source
@@ -76,6 +81,8 @@ class JudgedCell:
         best = self.best
         if best is None or self.source == "authors":
             return None
+
+        # `index` is the evaluation's row, so the highest is the end of training.
         of_run = [point for point in self.points if point.run == best.run]
         return max(of_run, key=lambda point: point.index)
 
@@ -111,6 +118,7 @@ def accuracy_gain(cell: JudgedCell) -> Quantity | None:
         return None
     confidence, runs = cell.evidence.settings.confidence, (with_ssl.run, without.run)
 
+    # Of the authors' points and of archived runs there are counts, but no bits to pair.
     right, right_without = cell.evidence.correct(with_ssl), cell.evidence.correct(without)
     if right is None or right_without is None:
         value, interval = intervals.difference(
@@ -121,6 +129,7 @@ def accuracy_gain(cell: JudgedCell) -> Quantity | None:
         )
         return Quantity(value, interval, runs, "images not paired")
 
+    # (N,) bits of the same images: only those on which the models differ tell them apart.
     gained = int((right & ~right_without).sum())
     lost = int((right_without & ~right).sum())
     value, interval = intervals.paired_difference(gained, lost, len(right), confidence)
@@ -132,6 +141,9 @@ def cleaned_accuracy(cell: JudgedCell) -> Quantity | None:
     """Best accuracy at ASR <= cap."""
     if not cell.points:
         return None
+
+    # Cleaned, but to no model within the cap: all accuracy is lost, which is no estimate and so
+    # has an interval without width.
     if cell.best is None:
         return Quantity(0.0, (0.0, 0.0), _runs(cell.points), NONE_REACHED)
     return _accuracy(cell.best, cell)
@@ -142,6 +154,8 @@ def accuracy_drop(cell: JudgedCell) -> Quantity | None:
     points, start, best = cell.points, cell.start, cell.best
     if not points or start is None:
         return None
+
+    # No model that one would deploy: all is lost (specs/claims.yaml).
     if best is None:
         return Quantity(1.0, (1.0, 1.0), _runs(points), NONE_REACHED)
 
@@ -157,6 +171,7 @@ def drop_difference(cell: JudgedCell) -> Quantity | None:
     if with_ssl is None or without is None:
         return None
 
+    # Taken as two independent estimates, each with the interval that it has.
     value, interval = intervals.difference(
         with_ssl.value, with_ssl.interval, without.value, without.interval
     )
@@ -169,6 +184,8 @@ def kept_asr(cell: JudgedCell) -> Quantity | None:
     points, start = cell.points, cell.start
     if not points or start is None:
         return None
+
+    # Where no evaluation keeps enough, the start model itself is what one would keep.
     enough = cell.kept_share * start.accuracy
     kept = [point for point in points if point.accuracy >= enough]
     return _asr(_lowest(kept) or start, cell)
@@ -181,6 +198,7 @@ def lowest_asr(cell: JudgedCell) -> Quantity | None:
 
 def late_drop(cell: JudgedCell) -> Quantity | None:
     """Relative loss of accuracy from the best evaluation at the cap to the last of the same run."""
+    # None for the authors' points, whose series do not say where a run ends.
     best = cell.best
     lost = drop(cell.evidence, best, cell.last)
     if best is None or lost is None:
@@ -227,4 +245,5 @@ def _lowest(points: list[Point]) -> Point | None:
 
 
 def _runs(points: list[Point]) -> tuple[str, ...]:
+    # Each run once, in the order of their evaluations.
     return tuple(dict.fromkeys(point.run for point in points))

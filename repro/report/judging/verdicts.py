@@ -52,12 +52,16 @@ def judged_claims(
 def _judged(
     evidence: Evidence, claims: Claims, claim: Claim, variants: Mapping[str, Evidence]
 ) -> JudgedClaim:
+    # A claim about a study is decided by its runs alone, one about the paper by the main graph's.
     decides = evidence if claim.study is None else variants.get(claim.study)
     ours = _look_everywhere(decides, claims, claim, "ledger") if decides else []
+
+    # The authors' points are of the main experiments only.
     authors = []
     if evidence.authors and claim.study is None:
         authors = _look_everywhere(evidence, claims, claim, "authors")
 
+    # "not run" would be wrong where their files were not read: then there is no verdict.
     authors_verdict = combine([cell["verdict"] for cell in authors])
     return {
         "id": claim.id,
@@ -86,10 +90,12 @@ def headline(evidence: Evidence, judged: list[JudgedClaim], main: list[str]) -> 
 
     By the authors' points where these are all there is.
     """
+    # Without runs of our own, as in a replay, the authors' points answer.
     replayed = bool(evidence.authors) and not evidence.runs
     chosen: list[HeadlineClaim] = []
     verdicts = []
     for claim in judged:
+        # Main claims in the order of the claims file.
         if claim["id"] not in main:
             continue
         verdict = claim["authors_verdict"] if replayed else claim["verdict"]
@@ -120,6 +126,7 @@ def _look_everywhere(
 
     found: list[CellEvidence] = []
     for cell in _cells(claim):
+        # A verdict takes all seeds to agree; the spread shows how far their values lie apart.
         by_seed = _by_seed(evidence, claims, claim, cell, source)
         values = [item["value"] for item in by_seed]
         found.append(
@@ -137,8 +144,10 @@ def _look_everywhere(
 
 def _cells(claim: Claim) -> Iterator[ClaimCell]:
     """The cells of a claim; one that compares the objectives is looked at once for both."""
+    # The metric itself looks at both models, so either objective may name the cell.
     objectives = claim.objectives[:1] if claim.metric in ABOUT_BOTH else claim.objectives
     for dataset in claim.datasets:
+        # A claim about start models has one cell a model, without a size.
         for size in claim.clean_sizes or (None,):
             for objective in objectives:
                 yield ClaimCell(dataset, size, objective)
@@ -148,9 +157,12 @@ def _by_seed(
     evidence: Evidence, claims: Claims, claim: Claim, cell: ClaimCell, source: Source
 ) -> list[SeedEvidence]:
     assert claim.expect is not None
+
+    # The authors' series join runs and name no seed.
     seeds = evidence.settings.seeds if source == "ledger" else (None,)
     found = []
     for seed in seeds:
+        # The metric is a function of this place alone.
         place = JudgedCell(
             evidence=evidence,
             paper=claims.paper,
@@ -163,6 +175,8 @@ def _by_seed(
             seed=seed,
         )
         item = _look(claim, claim.expect, place, claims.attack_taken)
+
+        # A seed that was not run yet gives no verdict, rather than one against the claim.
         if item is not None:
             found.append(item)
     return found
@@ -176,9 +190,12 @@ def _look(
     if quantity is None:
         return None
 
+    # The authors' points are of the paper's data, whatever fills the slots of our profile.
     stand_in = place.source == "ledger" and bool(place.evidence.settings.stand_in)
     verdict = judge(expect, claim.direction, quantity.interval, claim.absolute and stand_in)
     note = quantity.note
+
+    # Where the attack never took, cleaning looks perfect and says nothing.
     if not _was_poisoned(claim, place, attack_taken):
         verdict, note = "undecided", "the start model was hardly poisoned"
     return {
@@ -195,8 +212,12 @@ def _was_poisoned(claim: Claim, place: JudgedCell, attack_taken: float) -> bool:
     """Whether there was a backdoor to clean: a claim about cleaning says nothing without one."""
     if claim.metric in ABOUT_START:
         return True
+
+    # A comparison needs both models poisoned.
     objectives = claim.objectives if claim.metric in ABOUT_BOTH else [place.objective]
     starts = [place.of(objective).start for objective in objectives]
+
+    # A start model that nobody measured is no reason to doubt the attack.
     return all(start is None or start.asr >= attack_taken for start in starts)
 
 
@@ -207,4 +228,6 @@ def _words(bound: Bound | None) -> str | None:
         return f"{100 * bound.about:g}% within {100 * bound.margin:g} points"
     if bound.at_least is not None:
         return f"at least {100 * bound.at_least:g}%"
+
+    # The validator of `Bound` leaves this one.
     return f"at most {100 * (bound.at_most or 0):g}%"

@@ -59,6 +59,7 @@ def foreign_models(runs: Iterable[FinishedRun]) -> dict[str, str]:
 def mixed_runs(runs: Sequence[FinishedRun]) -> list[str]:
     """A line wherever runs of one table differ in code, or in an input that they should share."""
     lines = []
+
     # One table from two states of the code may compare the code instead of the models.
     codes = Counter(run.record.code for run in runs)
     if len(codes) > 1:

@@ -79,6 +79,7 @@ class FinishedRun:
     def machine(self) -> str:
         """Processor or GPU, and version of torch: what decides how sums are rounded."""
         environment = self.record.environment
+
         # Records of unknown origin still group together, instead of ending the report.
         device = environment.get("device", "unknown")
         torch = environment.get("torch", "unknown")
@@ -102,6 +103,7 @@ class FinishedRun:
         for point in reversed(points):
             if (point.step or 0) <= self.record.model_step:
                 return point
+
         # Every evaluation comes after that step: the earliest is the nearest.
         return points[0]
 
@@ -127,6 +129,7 @@ def run_hash(folder: Path) -> str:
     total = hashlib.sha256()
     for name in RUN_FILES:
         path = folder / name
+
         # A failed run may have written no bits, which is a state of its own to hash.
         content = path.read_bytes() if path.is_file() else b""
         total.update(hashlib.sha256(content).digest())

@@ -95,6 +95,7 @@ class Evidence:
         """
         if point.source == "authors" or self.archived:
             return None
+
         # The bits of a run are (rows, N); an evaluation is one of its rows.
         right: NDArray[np.bool_] = self.bits(point)["correct"][point.index]
         return right

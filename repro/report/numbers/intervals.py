@@ -70,6 +70,7 @@ def relative_drop(
 
     # Half an image added to each count keeps the logarithm finite where none is right at the end.
     first, last = start + 0.5, end + 0.5
+
     # Variance of log(end/start): of two shares that know nothing of each other, or, on the same
     # images, only of those that changed sides.
     if both is None:
@@ -112,6 +113,7 @@ def student(values: Sequence[float], confidence: float) -> Interval | None:
     """
     if len(values) < 2:
         return None
+
     # Few seeds: Student's t with n - 1 degrees of freedom, 12.7 for two seeds at 95%.
     quantile = float(stdtrit(len(values) - 1, 0.5 + confidence / 2))
     half = quantile * stdev(values) / math.sqrt(len(values))

@@ -70,6 +70,7 @@ def select_on_halves(
     # (S + 1,): images of each half, and those that an ASR is a share of.
     sizes = count(np.ones(images, bool))
     bases = count(attackable)
+
     # (R, S + 1): attacked images of each evaluation in each half.
     hits = count(attacked & attackable)
 
@@ -90,6 +91,7 @@ def select_on_halves(
         row = _best(accuracy[:, split], asr[:, split], cap)
         if row is None:
             continue
+
         # The other half is what the first one lacks of all images, the last column.
         other_right = right[row, -1] - right[row, split]
         other_hits = hits[row, -1] - hits[row, split]
@@ -158,6 +160,7 @@ def honest_selection(evidence: Evidence) -> list[HonestSelection]:
         # Bits are read once for each run, not once for each of its evaluations.
         first_of_run = {point.run: point for point in reversed(points)}
         bits = {run: evidence.bits(point) for run, point in first_of_run.items()}
+
         # All runs were evaluated on the same images, so the target's may come from any run.
         target = bits[points[0].run]["is_target"]
         every_image = evidence.settings.denominator == "all"
@@ -249,6 +252,7 @@ def _best(accuracy: NDArray[np.float64], asr: NDArray[np.float64], cap: float) -
     allowed = np.flatnonzero(asr <= cap)
     if not allowed.size:
         return None
+
     # Lexsort's last key is its first: accuracy downwards, then ASR, then row.
     order = np.lexsort((allowed, asr[allowed], -accuracy[allowed]))
     return int(allowed[order[0]])

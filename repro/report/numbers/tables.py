@@ -121,10 +121,12 @@ def table2(evidence: Evidence, paper: Paper) -> list[Table2Row]:
 
 def _table2_row(evidence: Evidence, paper: Paper, model: Model) -> Table2Row:
     printed = paper.start(*model)
+
     # A seed without a start model leaves a hole in the list, which the spread passes over.
     by_seed = [evidence.start(*model, seed) for seed in evidence.settings.seeds]
     first = by_seed[0]
     known = [point for point in by_seed if point is not None]
+
     # A start model does not depend on the cleaning size; every model was cleaned with 100K pairs.
     authors_start = evidence.authors_start(model.dataset, model.objective, "100k")
 

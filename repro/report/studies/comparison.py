@@ -32,6 +32,7 @@ def paired_effect(pairs: Sequence[Pair], confidence: float) -> Effect | None:
 
     None where no seed has both.
     """
+    # Only seeds that have both: a difference takes a pair.
     differences = [
         variant - reference
         for variant, reference in pairs
@@ -40,6 +41,7 @@ def paired_effect(pairs: Sequence[Pair], confidence: float) -> Effect | None:
     if not differences:
         return None
 
+    # Over one seed there is no interval, and so nothing is decided.
     interval = intervals.student(differences, confidence)
     return {
         "value": sum(differences) / len(differences),
@@ -72,6 +74,8 @@ def could_change(verdicts: Sequence[VerdictPair]) -> Answer | None:
     """
     if not verdicts:
         return None
+
+    # One turned verdict answers the question, however many others are undecided.
     if any(verdict["changes"] for verdict in verdicts):
         return "yes"
     stays = all(verdict["reference"] == verdict["variant"] != "undecided" for verdict in verdicts)
@@ -84,12 +88,16 @@ def _compared(
     variant: Sequence[VariantOutcome],
     reference: Sequence[VariantOutcome],
 ) -> VerdictPair:
+    # Each verdict has an interval of its own, the effect one of the paired differences.
     metric = OUTCOME_METRICS[claim.metric]
     before, after = [metric(of) for of in reference], [metric(of) for of in variant]
     effect = paired_effect(list(zip(after, before, strict=True)), settings.confidence)
 
     verdict_before = _judged_over_seeds(claim, settings, before)
     verdict_after = _judged_over_seeds(claim, settings, after)
+
+    # Verdicts can differ where an interval's end just passes a bound. So a verdict counts as
+    # turned only if the variant moves the measure itself by a decided effect.
     changes = (
         verdict_before != verdict_after
         and "undecided" not in (verdict_before, verdict_after)
@@ -106,6 +114,7 @@ def _compared(
 
 def _judged_over_seeds(claim: Claim, settings: Settings, values: Sequence[float | None]) -> Verdict:
     """Verdict on the interval of the mean; undecided for fewer than two seeds."""
+    # A seed without a value is left out here, as it is from the pairs.
     known = [value for value in values if value is not None]
     interval = intervals.student(known, settings.confidence)
     if interval is None or claim.expect is None:
@@ -116,6 +125,7 @@ def _judged_over_seeds(claim: Claim, settings: Settings, values: Sequence[float 
 
 def _is_about(claim: Claim, cell: VariantCell) -> bool:
     """Whether the claim can be judged on outcomes of the cell, which are of CleanCLIP."""
+    # Claims that compare objectives, or that a study decides, are not read off one outcome.
     judged_here = (
         claim.expect is not None and claim.study is None and claim.metric in OUTCOME_METRICS
     )

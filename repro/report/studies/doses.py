@@ -34,6 +34,7 @@ def doses(
     """
     found = []
     for path, by_variant in _numbers(study).items():
+        # The reference stands on the curve with the number that the profile itself has.
         if len(by_variant) >= FEWEST:
             numbers = {study.spec.reference: value_of(path), **by_variant}
             found.append(_dose(study.name, path, numbers, rows))
@@ -44,9 +45,12 @@ def _numbers(study: StudyResults) -> dict[str, dict[str, float]]:
     """By dotted path: the number that a variant sets there, of variants that set nothing else."""
     numbers: dict[str, dict[str, float]] = defaultdict(dict)
     for name, variant in study.spec.variants.items():
+        # Two changes at once would mix their effects.
         if len(variant.overrides) != 1:
             continue
         ((path, value),) = variant.overrides.items()
+
+        # A switch is no dose, though bool is a subclass of int.
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             numbers[path][name] = value
     return numbers
@@ -55,12 +59,14 @@ def _numbers(study: StudyResults) -> dict[str, dict[str, float]]:
 def _dose(
     study: str, path: str, numbers: Mapping[str, float], rows: Sequence[EffectRow]
 ) -> DoseEntry:
+    # Each variant has one row a model; together they make the model's curve.
     by_model: dict[CleanedModel, list[EffectRow]] = defaultdict(list)
     for row in rows:
         if row["variant"] in numbers:
             model = CleanedModel(row["dataset"], row["pretrain_objective"], row["clean_size"])
             by_model[model].append(row)
 
+    # One measure for all curves of an entry, so that they share an axis.
     moved = [name for name in RESPONSES if _moves(name, by_model)]
     measure = moved[0] if moved else RESPONSES[0]
     return {
@@ -75,6 +81,7 @@ def _dose(
 
 def _moves(measure: str, by_model: Mapping[CleanedModel, Sequence[EffectRow]]) -> bool:
     """Whether the number moves the measure of some model."""
+    # Seed by seed: equal values on every seed mean that the number does nothing.
     return any(
         row["values"][measure] != rows[0]["values"][measure]
         for rows in by_model.values()
@@ -85,6 +92,7 @@ def _moves(measure: str, by_model: Mapping[CleanedModel, Sequence[EffectRow]]) -
 def _curve(
     model: CleanedModel, rows: Sequence[EffectRow], numbers: Mapping[str, float], measure: str
 ) -> DoseCurve:
+    # By the number and not by the variant's place in the file, since a line joins the points.
     ordered = sorted(rows, key=lambda row: numbers[row["variant"]])
     return {
         "dataset": model.dataset,

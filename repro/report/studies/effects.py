@@ -51,6 +51,8 @@ def study_entry(
     `variants` are those of all studies, for the claims that one of them decides.
     """
     reference = study.spec.reference
+
+    # The reference comes first, then the variants as their file has them.
     found = _in_order(outcomes(study.runs, settings), [reference, *study.spec.variants])
     return {
         "name": study.name,
@@ -78,6 +80,7 @@ def effects(found: Outcomes, reference: str, claims: Claims, settings: Settings)
 def _effect_row(
     found: Outcomes, cell: VariantCell, reference: str, claims: Claims, settings: Settings
 ) -> EffectRow:
+    # The same model and cleaning size under the reference, with the seeds that it has.
     by_seed = found[cell]
     compared = found.get(cell._replace(variant=reference), {})
     own = [by_seed[seed] for seed in sorted(by_seed)]
@@ -99,6 +102,7 @@ def _effect_row(
     if cell.variant == reference or not seeds:
         return row
 
+    # Over the shared seeds only, so that every difference is of one seed.
     after, before = [by_seed[seed] for seed in seeds], [compared[seed] for seed in seeds]
     row["effects"] = _effects(after, before, settings.confidence)
     row["verdicts"] = compared_verdicts(claims, settings, cell, after, before)
@@ -127,10 +131,13 @@ def interactions(found: Outcomes, reference: str, confidence: float) -> list[Int
     This is how far the variant could account for a difference between the objectives, paired over
     seeds: one row a variant, dataset and cleaning size that has both.
     """
+    # One row a pair of models: the MMCL + SSL cell stands for both.
     rows: list[InteractionRow] = []
     for cell in found:
         if cell.variant == reference or cell.objective != "mmcl_ssl":
             continue
+
+        # None where no seed has all four trainings that it takes.
         effect = paired_effect(_changes(found, cell, reference), confidence)
         if effect is None:
             continue
@@ -148,6 +155,8 @@ def interactions(found: Outcomes, reference: str, confidence: float) -> list[Int
 def _changes(found: Outcomes, cell: VariantCell, reference: str) -> list[Pair]:
     """By seed: what the variant changes of an MMCL + SSL model, and of the MMCL model beside it."""
     with_ssl, without = cell, cell._replace(objective="mmcl")
+
+    # Four outcomes a seed: variant and reference of the one objective, then of the other.
     groups = [
         found.get(of._replace(variant=variant), {})
         for of in (with_ssl, without)
@@ -156,6 +165,8 @@ def _changes(found: Outcomes, cell: VariantCell, reference: str) -> list[Pair]:
     pairs: list[Pair] = []
     for seed in sorted(set[int].intersection(*map(set, groups))):
         best = [group[seed].cleaned_accuracy for group in groups]
+
+        # The pair of changes takes all four; its difference is a difference of differences.
         known = [value for value in best if value is not None]
         if len(known) == len(groups):
             pairs.append((known[0] - known[1], known[2] - known[3]))
@@ -175,12 +186,14 @@ def size_effects(found: Outcomes, reference: str, confidence: float) -> list[Siz
 
 def _gains(found: Outcomes) -> dict[VariantModel, dict[int, float]]:
     """By model and seed: what the larger cleaning set gains."""
+    # Each 200K cell is compared with the 100K cell of the same model.
     gains: dict[VariantModel, dict[int, float]] = {}
     for cell, by_seed in found.items():
         smaller = found.get(cell._replace(clean_size="100k"), {})
         if cell.clean_size != "200k" or not smaller:
             continue
 
+        # Seeds that were cleaned with both sets.
         gain = {}
         for seed in by_seed.keys() & smaller.keys():
             large = by_seed[seed].cleaned_accuracy
@@ -197,9 +210,11 @@ def _size_row(
     reference: str,
     confidence: float,
 ) -> SizeRow:
+    # A gain is a difference already, so it is paired with zero.
     gain = gains[model]
     effect = paired_effect([(value, 0.0) for value in gain.values()], confidence)
 
+    # And how much of it is the variant's doing: the gain here less the gain under the reference.
     change = None
     if model.variant != reference:
         compared = gains.get(model._replace(variant=reference), {})
@@ -235,8 +250,11 @@ def repeated_claims(
 
     None of another.
     """
+    # Only a study of the whole graph can answer all claims; one of a part would leave most open.
     whole = variants.get(f"{study.name}/{study.spec.reference}", Evidence(settings=settings))
     specs = [run.record.spec for run in whole.runs if run.record.spec.stage == "clean"]
+
+    # What the reference cleaned, against all that Table 1 and the losses beside it are made of.
     covered = {
         (spec.dataset, spec.clean_size, spec.pretrain_objective, spec.loss) for spec in specs
     }
@@ -251,6 +269,7 @@ def repeated_claims(
 
 def _in_order(found: Outcomes, variants: Sequence[str]) -> Outcomes:
     """Outcomes in the order of the variants; those of others come last."""
+    # The reference is named twice, first and among the variants: its first place counts.
     ranks = {variant: rank for rank, variant in enumerate(dict.fromkeys(variants))}
     ordered = sorted(found, key=lambda cell: ranks.get(cell.variant, len(ranks)))
     return {cell: found[cell] for cell in ordered}

@@ -32,6 +32,7 @@ def repeated(studies: Sequence[StudyResults], settings: Settings) -> list[Machin
 
     Equal are data, code and seeds. One row a dataset, objective and cleaning size.
     """
+    # Variants that change nothing are one experiment, whatever each study calls them.
     found: dict[VariantCell, dict[str, BySeed]] = defaultdict(dict)
     for machine, runs in _unchanged(studies).items():
         for cell, by_seed in outcomes(runs, settings).items():
@@ -41,6 +42,7 @@ def repeated(studies: Sequence[StudyResults], settings: Settings) -> list[Machin
                 for seed, outcome in by_seed.items()
             }
 
+    # As text, since a cleaning size may be None, which has no order.
     rows = []
     for cell, by_machine in sorted(found.items(), key=str):
         row = _row(cell, dict(sorted(by_machine.items())))
@@ -53,11 +55,14 @@ def _unchanged(studies: Sequence[StudyResults]) -> dict[str, list[FinishedRun]]:
     """By machine: runs of variants that change nothing, each once whatever studies have it."""
     runs: dict[str, dict[str, FinishedRun]] = defaultdict(dict)
     for study in studies:
+        # The control without poison is another experiment, even with the same settings.
         unchanged = {
             name
             for name, variant in study.spec.variants.items()
             if not variant.overrides and variant.poisoned
         }
+
+        # Studies share runs: a fingerprint leaves out the variant's name.
         for run in study.runs:
             if run.record.spec.variant in unchanged:
                 runs[run.machine].setdefault(run.record.fingerprint, run)
@@ -69,9 +74,12 @@ def _computed(runs: Sequence[FinishedRun], cell: VariantCell, seed: int) -> froz
 
     The model that is cleaned is not among them, for it is computed too.
     """
+    # Equal sets mean that two machines were given exactly the same to compute.
     found = set()
     for record in (run.record for run in runs):
         if _counts(record.spec, cell, seed):
+            # Without the variant's name, and without the hash of the start model, whose bits differ
+            # by machine: that is the effect looked for.
             unnamed = record.spec.model_copy(update={"variant": ""}).model_dump(mode="json")
             found.add(digest([unnamed, record.code, {**record.inputs, "model": ""}]))
     return frozenset(found)
@@ -81,6 +89,8 @@ def _counts(spec: RunSpec, cell: VariantCell, seed: int) -> bool:
     """Whether a run is part of an outcome: the pre-training, or CleanCLIP with the cell's pairs."""
     if (spec.dataset, spec.pretrain_objective, spec.seed) != (cell.dataset, cell.objective, seed):
         return False
+
+    # A cell's outcome rests on one pre-training and on all CleanCLIP runs of its grid.
     return spec.stage == "pretrain" or (
         spec.clean_size == cell.clean_size and spec.loss == CLEANCLIP
     )
@@ -95,6 +105,7 @@ def _row(cell: VariantCell, by_machine: Mapping[str, BySeed]) -> MachineRow | No
     if len(by_machine) < 2 or len(seeds) < 2:
         return None
 
+    # By machine and measure: values seed by seed, all in the same order.
     values: dict[str, BySeedValues] = {}
     for machine, by_seed in by_machine.items():
         of_machine = [by_seed[seed].outcome for seed in seeds]
@@ -102,10 +113,14 @@ def _row(cell: VariantCell, by_machine: Mapping[str, BySeed]) -> MachineRow | No
             name: [outcome.measure(name) for outcome in of_machine] for name in MEASURES
         }
 
+    # Kinds of machine against seeds: the largest range between machines on any seed, beside the
+    # standard deviation over seeds within a machine (variances pooled).
     difference: dict[str, float | None] = dict.fromkeys(MEASURES)
     spread: dict[str, float | None] = dict.fromkeys(MEASURES)
     for name in MEASURES:
         columns = [_known(of_machine[name]) for of_machine in values.values()]
+
+        # A missing value would put another seed's beside it, so such a measure stays empty.
         if all(len(column) == len(seeds) for column in columns):
             ranges = [max(at_seed) - min(at_seed) for at_seed in zip(*columns, strict=True)]
             difference[name] = max(ranges)
@@ -123,6 +138,7 @@ def _row(cell: VariantCell, by_machine: Mapping[str, BySeed]) -> MachineRow | No
 
 def _comparable_seeds(by_machine: Mapping[str, BySeed]) -> list[int]:
     """Seeds for which all machines computed the same."""
+    # First the seeds that every machine has, then those for which the same was computed.
     shared = set[int].intersection(*map(set, by_machine.values()))
     return sorted(
         seed

@@ -85,6 +85,7 @@ def outcomes(runs: Sequence[FinishedRun], settings: Settings) -> Outcomes:
     A model that a study only cleans is measured before it by the first evaluation of a run that
     takes it as it is.
     """
+    # Cells come from what was cleaned; a model that nothing cleaned has one cell without a size.
     rows = _rows(runs, settings)
     sizes: dict[VariantModel, list[CleanSize | None]] = defaultdict(list)
     for cell in rows.cleaned:
@@ -94,6 +95,7 @@ def outcomes(runs: Sequence[FinishedRun], settings: Settings) -> Outcomes:
 
     found: Outcomes = {}
     for model, of_model in sizes.items():
+        # Seeds of the start models: one whose cleaning is not there yet has an outcome as well.
         seeds = [seed for of, seed in sorted(rows.starts) if of == model]
         for size in of_model:
             cell = VariantCell(*model, size)
@@ -106,16 +108,21 @@ def outcomes(runs: Sequence[FinishedRun], settings: Settings) -> Outcomes:
 
 
 def _rows(runs: Sequence[FinishedRun], settings: Settings) -> _Rows:
+    # Read first, for a run that cleans may come before the one that took its model as it is.
     taken = _taken(runs)
     rows = _Rows()
     for run in runs:
         spec = run.record.spec
         model = VariantModel.of(spec)
         if spec.stage == "pretrain":
+            # The evaluation of the model that is handed on, which need not be the last one.
             left = run.handed_on(settings.denominator)
             rows.starts[model, spec.seed] = run.rows[left.index]
         elif spec.loss == CLEANCLIP:
+            # Pre-training's own row wins, whichever comes first; else a run's that took the model.
             rows.starts.setdefault((model, spec.seed), taken.get(run.record.inputs["model"]))
+
+            # Step 0 is the start model, not an outcome of cleaning.
             cell = VariantCell(*model, spec.clean_size)
             rows.cleaned[cell][spec.seed] += [row for row in run.rows if row.step]
     return rows
@@ -125,6 +132,8 @@ def _taken(runs: Sequence[FinishedRun]) -> dict[str, Row]:
     """By hash of the model: its first evaluation in a run that takes it as it is."""
     taken: dict[str, Row] = {}
     for run in runs:
+        # Shrink and perturb change the weights before the first evaluation. A factor of 1 and noise
+        # of 0 leave them alone.
         mitigation = run.record.spec.mitigation
         if mitigation and (mitigation.shrink, mitigation.perturb) == (1, 0):
             taken.setdefault(run.record.inputs["model"], run.rows[0])
@@ -132,12 +141,14 @@ def _taken(runs: Sequence[FinishedRun]) -> dict[str, Row]:
 
 
 def _outcome(start: Row | None, rows: list[Row], settings: Settings) -> VariantOutcome:
+    # The best accuracy among evaluations at the cap; 0 is "tried in vain", None "not run".
     rates = [row.asr(settings.denominator) for row in rows]
     best = None
     if rows:
         at_cap = [row.accuracy for row, asr in zip(rows, rates, strict=True) if asr <= settings.cap]
         best = max(at_cap, default=0.0)
 
+    # Relative to a start accuracy of zero there is no drop.
     lost = None
     if best is not None and start and start.accuracy:
         lost = 1 - best / start.accuracy

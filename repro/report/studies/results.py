@@ -34,6 +34,7 @@ class StudyResults:
 
         parts = {}
         for name, runs in found.items():
+            # A study has seeds of its own, not the profile's: a verdict takes those that were run.
             seeds = tuple(sorted({run.record.spec.seed for run in runs}))
             parts[name] = Evidence(replace(settings, seeds=seeds), tuple(runs), archived=True)
         return parts
@@ -50,6 +51,7 @@ def read_study_results(profile: str, root: Path) -> tuple[StudyResults, ...]:
 
     SpecError or LedgerError for a file that cannot be used.
     """
+    # A run without rows, such as one that failed at once, says nothing of the variant.
     found = []
     for name, spec in _with_archive(profile, root):
         runs = tuple(run for run in _runs(root / archive_of(name), root) if run.rows)
@@ -69,6 +71,7 @@ def variants_of(studies: Sequence[StudyResults], settings: Settings) -> dict[str
 def _with_archive(profile: str, root: Path) -> Iterator[tuple[str, Study]]:
     """Studies of the profile that have an archive."""
     for name in study_names(root / SPECS):
+        # Without an archive a study has no results, which is no error.
         if (root / archive_of(name)).is_file():
             spec = load_study(name, root / SPECS)
             if spec.profile == profile:
@@ -78,9 +81,12 @@ def _with_archive(profile: str, root: Path) -> Iterator[tuple[str, Study]]:
 def _runs(archive: Path, root: Path) -> Iterator[FinishedRun]:
     """The archive's runs, each named as a path below it, and hashed by its content there."""
     for record, rows in read_archive(archive):
+        # A path below the archive, as if it were a folder: unique, and the same on every machine.
         check_unique(rows)
         spec = record.spec
         name = "/".join((archive.relative_to(root).as_posix(), spec.stage, spec.cell, spec.run_id))
+
+        # An archive has no files of its own for a run to hash, so its content is hashed.
         content = json.dumps(
             [record.model_dump(mode="json"), [row.model_dump(mode="json") for row in rows]]
         )
