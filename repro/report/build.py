@@ -45,6 +45,7 @@ def report_stage(profile_name: str) -> None:
     evidence = read_evidence(profile, root, authors_points())
     out = root / "report" / "build" / profile.name
 
+    # Sacred's records fill runs.html only; no number is read from them.
     records = read_records(root / "sacred" / profile.name)
     build(evidence, claims_of(root), read_material(evidence, root), out, records=records)
     print(f"report: {out / INDEX}", file=sys.stderr)
@@ -66,9 +67,13 @@ def build(
     """
     numbers = build_document(evidence, claims)
     content = encoded({**numbers, "context": material.context})
+
+    # Each page bears this hash, so that pages of another document are found out.
     digest = hashlib.sha256(content).hexdigest()
     # As whoever reads report.json gets it, so that the pages can be made from it again.
     document: dict[str, Any] = json.loads(content)
+
+    # Drawn once for both pages: SVG in index.html, PDF beside report.tex.
     drawn = curves.draw_all(document)
 
     files = {DOCUMENT: content}
@@ -84,12 +89,15 @@ def build(
         names.append(PDF)
     page = web_page(document, digest, drawn, material.gallery, names)
     _write(out, {INDEX: page})
+
+    # Last, over what was written: a build that is cut short leaves old sums or none.
     _write(out, {SUMS: checksums(out, names).encode()})
     return document
 
 
 def encoded(document: Mapping[str, Any]) -> bytes:
     """The content of report.json, in the document's own order, which the pages follow."""
+    # NaN and infinity are no JSON; `finite` makes them null.
     text = json.dumps(finite(document), indent=1, ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
 
@@ -104,6 +112,8 @@ def web_page(
     """index.html, of a folder that holds files of these names."""
     pictures = {name: drawing.svg for name, drawing in drawn.items()}
     layouts = {name: drawing.layout for name, drawing in drawn.items()}
+
+    # Only what is there is linked to, so a folder without TeX has no dead link.
     there = set(names)
     links = [name for name in LINKED if name in there]
     return index_page(document, digest, pictures, layouts, gallery, links).encode()
@@ -129,5 +139,7 @@ def checksums(folder: Path, names: Iterable[str]) -> str:
 def _write(out: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         path = out / name
+
+        # `replace_file` swaps the whole file in, so no reader sees half of one.
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, content)

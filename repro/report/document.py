@@ -46,12 +46,14 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
 
     The caller adds `context`, which holds no results.
     """
+    # Studies first: a claim may name one of their variants as what decides it.
     settings = evidence.settings
     studies = read_study_results(settings.name, evidence.root)
     variants = variants_of(studies, settings)
     judged = judged_claims(evidence, claims, variants)
     entries = [study_entry(study, claims, settings, variants) for study in studies]
 
+    # Every run that any number here rests on, for provenance, cost and the hash of the ledger.
     of_studies = [run for study in studies for run in study.runs]
     runs = [*evidence.runs, *evidence.controls, *of_studies]
     commits = Counter(run.record.commit for run in evidence.runs if run.record.commit)
@@ -60,6 +62,7 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
         "profile": settings.name,
         "protocol": settings.protocol,
         "stand_in": settings.stand_in,
+        # The commit of most runs stands for the report; `commits` tells of all.
         "commit": commits.most_common(1)[0][0] if commits else None,
         "commits": sorted(commits),
         "settings": _settings(evidence, claims),
@@ -130,6 +133,7 @@ def _erratum(erratum: Erratum) -> ErratumResult:
 
 
 def _figure(evidence: Evidence, paper: Paper, name: str) -> ScatterFigure:
+    # All seeds and losses: the page can hide what a reader does not want to see.
     points: list[Point] = []
     for cell in PANELS[name]:
         for source in ("ledger", "authors"):
@@ -144,6 +148,8 @@ def _figure(evidence: Evidence, paper: Paper, name: str) -> ScatterFigure:
 
 def _panel(evidence: Evidence, paper: Paper, cell: Cell) -> FigurePanel:
     start = evidence.start(cell.dataset, cell.objective, evidence.settings.seeds[0])
+
+    # The star of our start model, and what the paper prints for the same panel.
     started = paper.start(cell.dataset, cell.objective)
     cleaned = paper.cleaned(*cell)
     return {
@@ -158,6 +164,7 @@ def _panel(evidence: Evidence, paper: Paper, cell: Cell) -> FigurePanel:
 
 
 def _dot(point: Point) -> FigureDot:
+    # The points of a figure are those of its cells, and so have their size.
     assert point.clean_size is not None
     return {
         "source": point.source,
@@ -165,10 +172,12 @@ def _dot(point: Point) -> FigureDot:
         "clean_size": point.clean_size,
         "pretrain_objective": point.objective,
         "loss": point.loss,
+        # None where the authors' files do not tell it.
         "learning_rate": point.learning_rate,
         "seed": point.seed,
         "epoch": point.epoch,
         "step": point.step,
+        # Shares, with the counts that they are of: the page computes intervals from both.
         "accuracy": point.accuracy,
         "asr": point.asr,
         "images": point.images,
@@ -197,6 +206,7 @@ def _trajectory(run: FinishedRun, denominator: Denominator) -> Trajectory:
         "clean_size": spec.clean_size,
         "loss": spec.loss,
         "learning_rate": spec.schedule.learning_rate,
+        # Three lists of one length, an entry an evaluation.
         "epochs": [row.epoch for row in run.rows],
         "accuracy": [row.accuracy for row in run.rows],
         "asr": [row.asr(denominator) for row in run.rows],
@@ -234,6 +244,9 @@ def _doses(
     """What the studies measured over a number that they vary."""
     if not studies:
         return []
+
+    # A variant names what it changes by a dotted path into the profile; the reference's value there
+    # is the profile's own.
     profile = load_profile(evidence.settings.name, evidence.root / SPECS).model_dump(mode="json")
 
     def value_of(path: str) -> Any:
@@ -268,5 +281,6 @@ def _provenance(run: FinishedRun) -> RunProvenance:
 
 def _ledger_hash(runs: Iterable[FinishedRun]) -> str:
     """SHA-256 over names and hashes of all runs that the report is built from."""
+    # Sorted, so that the order in which runs were read does not matter.
     lines = sorted(f"{run.folder} {run.sha256}\n" for run in runs)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -84,6 +84,7 @@ class Material:
 
 def read_material(evidence: Evidence, root: Path) -> Material:
     """Context and gallery of the profile's report; LedgerError for a file that cannot be used."""
+    # A checkout without data has no gallery, but the same numbers.
     name = evidence.settings.name
     gallery: dict[str, Samples] = {}
     for dataset in DATASETS:
@@ -91,6 +92,7 @@ def read_material(evidence: Evidence, root: Path) -> Material:
         if samples is not None:
             gallery[dataset] = samples
 
+    # What became of the data: of the whole source, then of the poisoned pairs of each slot.
     accounting: dict[str, dict[str, Any]] = {}
     of_data = _read_json(root / DATA / name / "accounting.json")
     if of_data is not None:
@@ -111,6 +113,8 @@ def read_material(evidence: Evidence, root: Path) -> Material:
 def _switches(name: str, protocol: str, specs: Path) -> list[SwitchRow]:
     """Every choice in which text and code differ: the setting used, the text's and the code's."""
     settings = {p: read_yaml(specs / "protocols" / f"{p}.yaml") for p in ("paper", "authors")}
+
+    # A profile follows one protocol, but for the overrides that it lists.
     overrides = read_yaml(specs / name / "protocol.yaml")["overrides"]
     used = settings[protocol] | overrides
     return [
@@ -131,9 +135,12 @@ def _environments(evidence: Evidence) -> list[EnvironmentRow]:
     counts: Counter[str] = Counter()
     for run in (*evidence.runs, *evidence.controls):
         record = run.record
+
+        # As canonical JSON, since a dict cannot be counted.
         environment = {**record.environment, "ranks": record.ranks, "threads": record.threads}
         counts[json.dumps(environment, sort_keys=True)] += 1
 
+    # Equally frequent ones by their text, so that the order is the same in every build.
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [{"runs": number, "environment": json.loads(key)} for key, number in ordered]
 
@@ -145,6 +152,7 @@ def _read(shape: type[T], path: Path) -> T | None:
     try:
         return TypeAdapter(shape).validate_json(path.read_bytes())
     except ValidationError as error:
+        # The first problem is enough: these files are made by our own stages, not by hand.
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "content"
         raise LedgerError(f"{path}: {field}: {first['msg']}") from None
@@ -156,6 +164,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    # Nesting without end overflows the parser's stack, which is no ValueError.
     except (ValueError, RecursionError) as error:
         raise LedgerError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict):

@@ -34,12 +34,17 @@ def release(profile: str) -> Path:
     """
     report = report_folder(profile)
     _refuse_what_is_wrong(report, profile)
+
+    # Of the checked report, so that what describes the folder says what its pages say.
     document = json.loads((report / "report.json").read_bytes())
     out = Path("report/publish") / profile
 
+    # From nothing: what an earlier release held must not stay among the files.
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     _copy_report(report, out)
+
+    # What the report is computed from, so that a reader can compute it again.
     shutil.copytree(Path("results") / profile, out / "results" / profile)
     if STUDIES.is_dir():
         shutil.copytree(STUDIES, out / STUDIES)
@@ -48,6 +53,7 @@ def release(profile: str) -> Path:
         if Path(name).is_file():
             shutil.copy2(name, out / name)
 
+    # The sums come last, over all files but their own.
     _describe(out, document)
     replace_file(
         out / SUMS, checksums(out, [name for name in _files(out) if name != SUMS]).encode()
@@ -57,6 +63,7 @@ def release(profile: str) -> Path:
 
 def _refuse_what_is_wrong(report: Path, profile: str) -> None:
     """LedgerError that lists what is wrong with the report or with what is packed beside it."""
+    # The report against its ledger, then the ledger's files against their own hashes.
     problems = [*verify(report / "report.json"), *damaged_results(profile)]
     if problems:
         told = "\n  ".join(problems[:SHOWN])
@@ -67,6 +74,7 @@ def _refuse_what_is_wrong(report: Path, profile: str) -> None:
 
 def _copy_report(report: Path, out: Path) -> None:
     """Copy the files that SHA256SUMS names, which are those that were checked."""
+    # A line is the hash, two spaces and the name.
     names = [line.partition("  ")[2] for line in (report / SUMS).read_text().splitlines()]
     for name in names:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -75,11 +83,14 @@ def _copy_report(report: Path, out: Path) -> None:
 
 def _describe(out: Path, document: dict[str, Any]) -> None:
     """Write what the folder is; the crate comes last, for it names every other file."""
+    # Name, version, licence and authors are those of pyproject.toml, said once.
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     subject = describe(project, document)
     _write(out / ".zenodo.json", zenodo(subject))
     _write(out / "codemeta.json", codemeta(subject))
     replace_file(out / "CITATION.cff", citation(subject).encode())
+
+    # The crate lists the sums too, so their file is there before its content is.
     (out / SUMS).touch()
     _write(out / METADATA, crate(subject, document, _files(out)))
 

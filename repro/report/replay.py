@@ -42,6 +42,7 @@ MATERIAL = Material(
 
 def replay(folder: Path, out: Path) -> dict[str, Any]:
     """Build report.json and index.html in `out` from the result files in `folder`."""
+    # No LaTeX and no runs.html: there are no runs to tell of.
     return build(replay_evidence(folder), claims_of(), MATERIAL, out, latex_too=False)
 
 

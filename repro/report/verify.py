@@ -53,12 +53,15 @@ def verify(path: Path) -> list[str]:
     Reads ledger, specifications and claims below the working directory. LedgerError if the report
     is not there.
     """
+    # Without a report there is nothing to compare, which is an error and not a difference.
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise LedgerError(f"{path}: missing; build the report first") from None
     except IsADirectoryError:
         raise LedgerError(f"{path}: a folder (allowed: a report.json)") from None
+
+    # From here on whatever is wrong with the file is a finding.
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -66,6 +69,7 @@ def verify(path: Path) -> list[str]:
     if not isinstance(document, dict) or not isinstance(document.get("profile"), str):
         return [f"{path.name}: 'profile' is missing"]
 
+    # Nor can anything be compared where the ledger cannot be read: that is one finding as well.
     try:
         return _found(path.parent, document, content)
     except (LedgerError, SpecError) as error:
@@ -74,16 +78,20 @@ def verify(path: Path) -> list[str]:
 
 def _found(folder: Path, document: dict[str, Any], content: bytes) -> list[str]:
     """Differences of a report; LedgerError or SpecError if what it is made from cannot be used."""
+    # What report.json should say, by the same way as `build` writes it.
     evidence, material = _sources(document)
     numbers = build_document(evidence, claims_of())
     expected = json.loads(encoded({**numbers, "context": material.context}))
     found = document_differences(document, expected)
+
+    # Pages name the bytes that they were made from, be these right or wrong.
     digest = hashlib.sha256(content).hexdigest()
     names = expected_files(folder, expected)
     # Pages of a document that is wrong itself would only say the same again.
     made = {} if found else made_again(names, document, digest, material)
     found += page_differences(folder, names, digest, made)
 
+    # docs/findings.md is made from the same archives, and stands outside of the folder.
     if expected["studies"]:
         found += stale_findings(document["profile"])
     return found
@@ -91,7 +99,10 @@ def _found(folder: Path, document: dict[str, Any], content: bytes) -> list[str]:
 
 def _sources(document: Mapping[str, Any]) -> tuple[Evidence, Material]:
     """What the report should be made from, as it lies here."""
+    # The document says itself which profile it is of and whether it shows the authors' points.
     profile, overlaid = document["profile"], bool(document.get("authors_files"))
+
+    # A replay has no profile, ledger or data: its points are all there is.
     if profile == NAME:
         evidence, material = replay_evidence(None), MATERIAL
     else:
@@ -99,6 +110,7 @@ def _sources(document: Mapping[str, Any]) -> tuple[Evidence, Material]:
         evidence = read_evidence(load_profile(profile), Path(), authors)
         material = read_material(evidence, Path())
 
+    # Their files have no licence and so are not in the repository: the reader has to supply them.
     if overlaid and not evidence.files:
         raise LedgerError(
             "authors_files: set REPRO_AUTHORS_DIR to the folder that was read for this report; "
@@ -115,6 +127,7 @@ def page_differences(
     `names` are the files that ought to be there, `digest` is the SHA-256 of report.json, and `made`
     are the pages as that report.json gives them.
     """
+    # One kind of fault a file is enough: missing, of another document, or different.
     foreign = _built_from_others(folder, digest)
     found = []
     for name in names:
@@ -126,6 +139,7 @@ def page_differences(
         elif name in made:
             found += _differs(path, name, made[name])
 
+    # A file that was found wrong would differ from its hash too, and only say the same again.
     told = {line.partition(":")[0] for line in found}
     whole = [name for name in names if name not in told]
     return found + _unlike_sums(folder, names, whole)
@@ -137,6 +151,7 @@ def expected_files(folder: Path, document: dict[str, Any]) -> list[str]:
     Document and page always; of the other kinds those that are there, in part or as a whole, and
     those that SHA256SUMS or the page tell of.
     """
+    # What the sums or the page name was there once, so that its absence is found.
     told = _text(folder / SUMS) + _text(folder / INDEX)
 
     def is_meant(name: str) -> bool:
@@ -144,6 +159,7 @@ def expected_files(folder: Path, document: dict[str, Any]) -> list[str]:
             return True
         return re.search(rf"^[0-9a-f]{{64}}  {re.escape(name)}$", told, re.MULTILINE) is not None
 
+    # The LaTeX files are made together: where one is, all should be.
     figures = [f"figures/{name}.pdf" for name in curves.figure_names(document)]
     paper = ["report.tex", "metadata.yaml", *figures]
     names = [DOCUMENT, INDEX]
@@ -157,11 +173,13 @@ def made_again(
     names: list[str], document: dict[str, Any], digest: str, material: Material
 ) -> dict[str, bytes]:
     """The pages of these names, made from the document; runs.html only if the records are here."""
+    # By the functions that `build` uses, so that equal documents give equal bytes.
     drawn = curves.draw_all(document)
     made = {INDEX: web_page(document, digest, drawn, material.gallery, names)}
     if "report.tex" in names:
         made |= paper_files(document, digest, drawn)
 
+    # Sacred's records are not part of a release, so runs.html cannot be made again everywhere.
     records = Path("sacred") / document["profile"]
     if RUNS in names and records.is_dir():
         made[RUNS] = runs_page(document["profile"], read_records(records)).encode()
@@ -178,6 +196,8 @@ def _built_from_others(folder: Path, digest: str) -> list[str]:
         path = folder / name
         if not path.is_file():
             continue
+
+        # A page that says nothing of its origin is as foreign as one that names another.
         match = re.search(pattern, path.read_bytes())
         if match is None or match[1] != digest.encode():
             found.append(name)
@@ -189,8 +209,12 @@ def _differs(path: Path, name: str, made: bytes) -> list[str]:
     there = path.read_bytes()
     if there == made:
         return []
+
+    # A PDF has no lines to show.
     if name.startswith("figures/"):
         return [f"{name}: not the drawing of {DOCUMENT}"]
+
+    # Bytes may differ where the decoded text does not, as by an invalid character.
     lines = text_differences(name, there.decode(errors="replace"), made.decode())
     return lines or [f"{name}: bytes that are no text"]
 
@@ -200,6 +224,8 @@ def _unlike_sums(folder: Path, names: list[str], whole: list[str]) -> list[str]:
     path = folder / SUMS
     if not path.is_file():
         return [f"{SUMS}: missing"]
+
+    # Both directions: files that are not as listed, and entries of no file of the report.
     listed = _text(path).splitlines()
     wanted = checksums(folder, whole).splitlines()
 

@@ -58,8 +58,7 @@ def select_on_halves(
     `correct`, `attacked`: (R, N); `attackable`: (N,), the images in the denominator of the ASR.
     Ties in accuracy go to the lower ASR, then to the earlier evaluation.
     """
-    # A choice on the images that it is measured on looks too good. So choose on one half, measure
-    # on the other, and do that for many halvings.
+    # A choice looks too good on its own images: so choose on one half, measure on the other.
     images = correct.shape[1]
     masks = _halves(images, splits, seed)
 
@@ -67,17 +66,14 @@ def select_on_halves(
         """(..., N) to (..., S + 1): images of each half; exact below 2^24."""
         return (bits.astype(np.float32) @ masks).astype(np.float64)
 
-    # (S + 1,): images of each half, and those that an ASR is a share of.
+    # (S + 1,) images of each half, and those that an ASR is a share of; (R, S + 1) attacked ones.
     sizes = count(np.ones(images, bool))
     bases = count(attackable)
-
-    # (R, S + 1): attacked images of each evaluation in each half.
     hits = count(attacked & attackable)
 
     # Only evaluations that meet the cap somewhere can be chosen, so only their accuracy is counted.
+    # From here on R is the number of those.
     able = np.flatnonzero((hits / bases <= cap).any(1))
-
-    # From here on R is the number of those. Shares are (R, S + 1).
     hits, right = hits[able], count(correct[able])
     accuracy, asr = right / sizes, hits / bases
 
@@ -87,7 +83,6 @@ def select_on_halves(
 
     accuracies, rates = [], []
     for split in range(splits):
-        # Where no evaluation meets the cap on this half, there is nothing to choose.
         row = _best(accuracy[:, split], asr[:, split], cap)
         if row is None:
             continue
@@ -98,7 +93,6 @@ def select_on_halves(
         accuracies.append(float(other_right / (sizes[-1] - sizes[split])))
         rates.append(float(other_hits / (bases[-1] - bases[split])))
 
-    # The cap was met on no half: only the naive choice remains, if there is one.
     if not accuracies:
         return Selection(splits, 0, naive, None, None, None, None)
 
