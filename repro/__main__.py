@@ -1,4 +1,4 @@
-"""Command line: parses one of `repro.commands`, calls it, and reports its errors.
+"""Command line: parses one of `repro.cli.commands`, calls it, and reports its errors.
 
 Exit codes: 0 done; 1 the work failed, with a message; 2 the call or a specification is wrong; 128 +
 signal: stopped.
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from repro.commands import COMMANDS, Command
+from repro.cli.commands import COMMANDS, Command
 from repro.runs.signals import (
     Stopped,
     end_with_caller,

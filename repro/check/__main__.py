@@ -21,11 +21,11 @@ from repro.train.process.device import REPEATABLE_WORKSPACES, WORKSPACE
 Section = Callable[[Scale, torch.device], Iterator[Check]]
 
 SECTIONS: dict[str, Section] = {
-    "environment": training.environment,
+    "environment": training.machine_environment,
     "equality": training.equality,
-    "repeatable": training.repeatable,
+    "repeatable": training.same_bits,
     "resume": training.resume,
-    "ranks": training.ranks,
+    "ranks": training.several_ranks,
     "evaluation": rates.evaluation,
     "speed": rates.speed,
     "memory": rates.memory,

@@ -29,7 +29,7 @@ RANKS_TOLERANCE = 2e-3
 RANKS_TIMEOUT = 240
 
 
-def environment(scale: Scale, device: torch.device) -> Iterator[Check]:
+def machine_environment(scale: Scale, device: torch.device) -> Iterator[Check]:
     """What the machine is."""
     name = "environment"
     cuda = device.type == "cuda"
@@ -73,7 +73,7 @@ def equality(scale: Scale, device: torch.device) -> Iterator[Check]:
         yield Check("equality", f"step in {precision} = on the CPU", found, good)
 
 
-def repeatable(scale: Scale, device: torch.device) -> Iterator[Check]:
+def same_bits(scale: Scale, device: torch.device) -> Iterator[Check]:
     """Five MMCL + SSL steps with captions of changing length, twice."""
     pairs = scale.pairs // 4
     for precision in ("tf32", "bf16"):
@@ -126,7 +126,7 @@ def resume(scale: Scale, device: torch.device) -> Iterator[Check]:
     yield Check("resume", "cost", f"copies {copied:.2f} s, writing {written:.2f} s")
 
 
-def ranks(scale: Scale, device: torch.device) -> Iterator[Check]:
+def several_ranks(scale: Scale, device: torch.device) -> Iterator[Check]:
     """One rank with the backend of training, and two ranks that share the device through gloo."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     found = {}

@@ -12,7 +12,7 @@ import pytest
 
 from repro import spec
 from repro.__main__ import build_parser, load
-from repro.commands import COMMANDS, DATASETS, OBJECTIVES, PROTOCOLS, Command
+from repro.cli.commands import COMMANDS, DATASETS, OBJECTIVES, PROTOCOLS, Command
 
 BY_NAME = {command.name: command for command in COMMANDS}
 

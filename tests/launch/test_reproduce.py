@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from repro import reproduce
+from repro.cli import reproduce
 from repro.__main__ import main
 from repro.runs import signals
 from repro.spec import SpecError
@@ -39,14 +39,16 @@ def environment_here() -> dict[str, str]:
 
 
 def kill_amid_a_call() -> None:
-    code = "import os, repro.reproduce as r\nwith r.profile_set('smoke'): os.kill(os.getpid(), 9)"
+    code = (
+        "import os, repro.cli.reproduce as r\nwith r.profile_set('smoke'): os.kill(os.getpid(), 9)"
+    )
     killed = subprocess.run([sys.executable, "-c", code], env=environment_here(), check=False)
     assert killed.returncode == -signal.SIGKILL
     assert "profile: smoke\n" in reproduce.PARAMS.read_text()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["repro", "repro.reproduce"])
+@pytest.mark.parametrize("module", ["repro", "repro.cli.reproduce"])
 def test_a_profile_for_one_call_runs_its_stages_and_no_study(project: Path, module: str) -> None:
     """Archives of studies may be stale, or gone: hours of training must not begin by themselves."""
     before = (project / "params.yaml").read_bytes()
@@ -231,7 +233,7 @@ def test_the_end_of_a_killed_call_reaches_the_pipeline(here: Path) -> None:
 def started(script: str) -> Iterator[subprocess.Popen[bytes]]:
     """A call that runs the shell script in place of DVC, once it says that it is ready."""
     code = (
-        "import sys, repro.reproduce as r, repro.runs.signals as s\n"
+        "import sys, repro.cli.reproduce as r, repro.runs.signals as s\n"
         f"try: r.run(['bash', '-c', {script!r}])\n"
         "except s.Stopped as stopped: sys.exit(128 + stopped.number)\n"
     )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from repro import reproduce
+from repro.cli import reproduce
 from tests.support.pipeline import environment, project, repro  # noqa: F401  (fixtures)
 
 CELLS = [

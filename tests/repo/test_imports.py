@@ -50,7 +50,7 @@ def test_the_report_imports_no_torch(root: Path) -> None:
 
 def test_the_launcher_and_the_pipeline_wrapper_import_no_torch(root: Path) -> None:
     assert (
-        loaded_by("import repro.launch, repro.reproduce", root)
+        loaded_by("import repro.launch, repro.cli.reproduce", root)
         & {"torch", "torchvision", "open_clip"}
         == set()
     )

@@ -58,7 +58,7 @@ COMMANDS = (
         "reproduce",
         "run the whole study, data to report, through DVC",
         "reproduce smoke",
-        "repro.reproduce:reproduce",
+        "repro.cli.reproduce:reproduce",
         (option("profile", nargs="?", help="for this call only, instead of params.yaml's"),),
     ),
     Command(
@@ -279,7 +279,7 @@ COMMANDS = (
         "run-one",
         "train one run in this process, to step through it: python -m pdb -m repro run-one ...",
         "run-one pretrain --profile smoke --dataset cc3m --objective mmcl",
-        "repro.single:step_through",
+        "repro.cli.single:step_through",
         (
             option("stage", choices=("pretrain", "clean")),
             PROFILE,
