@@ -79,8 +79,14 @@ def curve(profile: Profile, ranks: int) -> list[float]:
 
 @pytest.mark.slow
 def test_the_loss_curve_does_not_depend_on_the_number_of_ranks(profile: Profile) -> None:
-    """96 pairs in batches of 32: three steps an epoch. The losses fall by far more than they differ."""
+    """96 pairs in batches of 32: three steps an epoch. The losses fall by far more than they differ.
+
+    Of the first epoch the means are equal to rounding. Later a value that rounding lifts over a ReLU's
+    zero may set the curves apart: of three seeds, four ranks differed by 2e-5, 7e-5 and 5e-4.
+    """
     one = curve(profile, 1)
     assert one[0] - one[EPOCHS - 1] > 0.1
     for ranks in (2, 4):
-        assert curve(profile, ranks) == pytest.approx(one, rel=2e-4)
+        several = curve(profile, ranks)
+        assert several[0] == pytest.approx(one[0], rel=1e-6)
+        assert several == pytest.approx(one, rel=2e-3)
