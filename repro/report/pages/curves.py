@@ -46,16 +46,22 @@ MEASURED = {
 def sweep(document: Mapping[str, Any]) -> Figure:
     """Best accuracy kept against the ASR that one is ready to accept."""
     figure = Figure(figsize=(2 * WIDTH, 3.2), layout="constrained")
+
+    # A panel a pre-training objective, on the same axes, so that the two can be compared by eye.
     axes = figure.subplots(1, 2, sharex=True, sharey=True, squeeze=False)
     for objective, ax in zip(OBJECTIVES, axes.flat, strict=True):
         for row in document["statistics"]["threshold_sweep"]:
+            # What is kept is a share of the start accuracy: without one there is no line.
             if row["pretrain_objective"] == objective and row["start"]:
                 _kept(ax, row)
+
+        # The cap that the tables use: this figure asks how much hangs on it.
         cap_line(ax, document["settings"]["asr_cap"])
         ax.set_title(f"Pre-trained with {label(objective)}", fontsize=8)
         ax.set(xlabel="", ylabel="")
         legend_of(ax)
 
+    # An ASR of more than a half is no success; above 1, finetuning gained accuracy.
     axes[0, 0].set(xlim=(0, 0.5), ylim=(0, 1.1))
     percent_axes(axes)
     figure.supxlabel("Accepted attack success rate (%)", fontsize=9)
@@ -65,11 +71,14 @@ def sweep(document: Mapping[str, Any]) -> Figure:
 
 def _kept(ax: Axes, row: Mapping[str, Any]) -> None:
     """The accuracy kept of one cell: a step where a higher ASR admits a better model."""
+    # From the last step on nothing better comes, so the line goes on level to an ASR of 1.
     steps = [*row["steps"], (1.0, row["steps"][-1][1])] if row["steps"] else []
     data = {
         "cap": [cap for cap, _ in steps],
         "kept": [accuracy / row["start"] for _, accuracy in steps],
     }
+
+    # Colour is the cell's, the dash tells the authors' points from ours.
     is_theirs = row["source"] == "authors"
     _line(
         ax,
@@ -93,8 +102,11 @@ def budgets(document: Mapping[str, Any]) -> Figure:
         ax.set_title(f"Pre-trained with {label(objective)}", fontsize=8)
         ax.set(xlabel="", ylabel="")
         legend_of(ax)
+
+        # Numbers of learning rates are whole.
         ax.xaxis.get_major_locator().set_params(integer=True)
 
+    # Shared axes: what is set on the first holds for the other.
     axes[0, 0].set_ylim(bottom=0)
     axes[0, 0].yaxis.set_major_formatter(tick)
     figure.supxlabel("Learning rates tried", fontsize=9)
@@ -106,6 +118,8 @@ def _budget(ax: Axes, row: Mapping[str, Any]) -> None:
     """Median and band of one cell; no band where it would span all values and tell nothing."""
     key = (row["dataset"], row["clean_size"])
     sizes, low, median, high = zip(*row["curve"], strict=True)
+
+    # A few scores bound a distribution on [0, 1] so weakly that the band is all of it.
     tells = [bottom > 0 or top < 1 for bottom, top in zip(low, high, strict=True)]
     ax.fill_between(sizes, low, high, where=tells, color=CELL_COLOURS[key], alpha=0.12, lw=0)
     data = {"rates": list(sizes), "median": list(median)}
@@ -117,6 +131,7 @@ def trajectories(document: Mapping[str, Any]) -> Figure:
 
     A row a model, one line a learning rate.
     """
+    # Rows are models, columns a stage and one of its two metrics.
     models = [(dataset, objective) for dataset in DATASETS for objective in OBJECTIVES]
     shown = [(stage, metric) for stage in STAGES for metric in METRICS]
     figure = Figure(figsize=(2 * WIDTH, 6.2), layout="constrained")
@@ -128,6 +143,8 @@ def trajectories(document: Mapping[str, Any]) -> Figure:
         row[0].set_ylabel(f"{label(dataset)}\n{label(objective)}", fontsize=8)
     for (stage, metric), ax in zip(shown, axes[0], strict=True):
         ax.set_title(f"{STAGES[stage]}: {METRICS[metric]} (%)", fontsize=8)
+
+        # ASR may reach 100%, with room to the frame; accuracy is scaled to the data.
         ax.set_ylim(bottom=0, top=1.04 if metric == "asr" else None)
         ax.yaxis.set_major_formatter(tick)
     figure.supxlabel("Epochs", fontsize=9)
@@ -138,12 +155,15 @@ def _trajectory(
     ax: Axes, document: Mapping[str, Any], model: tuple[str, str, str], metric: str
 ) -> None:
     """One metric of one model in one stage over its epochs."""
+    # Of cleaning only CleanCLIP with 100K pairs, which every model had.
     runs = [
         run
         for run in document["trajectories"]
         if (run["stage"], run["dataset"], run["pretrain_objective"]) == model
         and (run["stage"] == "pretrain" or (run["loss"], run["clean_size"]) == (CLEANCLIP, "100k"))
     ]
+
+    # Long form: a row an evaluation, with its run's rate and name beside it.
     data: Columns = {"epoch": [], metric: [], "rate": [], "run": []}
     for run in runs:
         data["epoch"] += run["epochs"]
@@ -151,10 +171,13 @@ def _trajectory(
         data["rate"] += [run["learning_rate"]] * len(run["epochs"])
         data["run"] += [run["run"]] * len(run["epochs"])
 
+    # Pre-training has one rate a model; of cleaning, darker means smaller.
     rates = sorted(set(data["rate"]))
     palette = seaborn.color_palette("viridis", len(rates))
     if model[0] == "pretrain":
         palette = [COLOURS["mmcl"]] * len(rates)
+
+    # seaborn cannot draw an empty table.
     if runs:
         seaborn.lineplot(
             data=data,
@@ -163,6 +186,7 @@ def _trajectory(
             hue="rate",
             hue_order=rates,
             palette=dict(zip(rates, palette, strict=True)),
+            # Each run a line of its own: without an estimator nothing is averaged over them.
             units="run",
             estimator=None,
             legend=False,
@@ -176,9 +200,13 @@ def _trajectory(
 def responses(document: Mapping[str, Any]) -> Figure:
     """What a study measured over the number that it varies: a panel a study."""
     doses = document["doses"]
+
+    # Two panels a row, rounded up; an odd number leaves one empty.
     rows = -(-len(doses) // 2)
     figure = Figure(figsize=(2 * WIDTH, 2.5 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False)
+
+    # The axes that are left over.
     for ax in axes.flat[len(doses) :]:
         ax.set_axis_off()
     for dose, ax in zip(doses, axes.flat, strict=False):
@@ -192,6 +220,7 @@ def _response(ax: Axes, dose: Mapping[str, Any]) -> None:
         colour = COLOURS[curve["pretrain_objective"]]
         seeds: Columns = {"number": [], "value": []}
         for point in curve["points"]:
+            # A seed on which nothing was cleaned has no dot.
             values = [value for value in point["values"] if value is not None]
             seeds["number"] += [point["number"]] * len(values)
             seeds["value"] += values
@@ -202,11 +231,17 @@ def _response(ax: Axes, dose: Mapping[str, Any]) -> None:
             "number": [point["number"] for point in curve["points"]],
             "mean": [point["mean"] for point in curve["points"]],
         }
+
+        # The dash tells the larger cleaning set, the colour the objective.
         dash = "--" if curve["clean_size"] == "200k" else "-"
         _line(ax, means, lw=1.3, color=colour, ls=dash, label=_model_name(curve))
 
+    # The numbers span powers of ten and may include zero, as of poisoned pairs left in a cleaning
+    # set: linear up to the smallest positive one, logarithmic above.
     numbers = sorted({point["number"] for curve in dose["curves"] for point in curve["points"]})
     ax.set_xscale("symlog", linthresh=min([n for n in numbers if n > 0], default=1))
+
+    # Exactly the numbers that were tried.
     ax.set_xticks(numbers, [f"{number:g}" for number in numbers])
     ax.minorticks_off()
     ax.set_ylim(bottom=0)
@@ -231,6 +266,8 @@ def all_figures(document: Mapping[str, Any]) -> dict[str, Figure]:
         "trajectories": trajectories,
         "responses": responses,
     }
+
+    # What is not named here is one of the paper's scatter plots.
     return {
         name: others[name](document) if name in others else scatter(document, name)
         for name in figure_names(document)
@@ -239,12 +276,14 @@ def all_figures(document: Mapping[str, Any]) -> dict[str, Figure]:
 
 def draw_all(document: Mapping[str, Any]) -> dict[str, Drawn]:
     """Every figure of the report, drawn."""
+    # Drawing depends on settings that are global in matplotlib, so it all happens within them.
     with style():
         return {name: draw(figure, name) for name, figure in all_figures(document).items()}
 
 
 def _line(ax: Axes, data: Columns, **looks: Any) -> None:
     """A line through the points of two columns as they stand: nothing is averaged or sorted."""
+    # The names of the columns, in the order in which they were put in.
     x, y = data
     seaborn.lineplot(data=data, x=x, y=y, ax=ax, estimator=None, sort=False, **looks)
 

@@ -30,12 +30,17 @@ START = "#d4323c"
 WIDTH = 3.35
 """Inches of one panel."""
 THEME: dict[str, Any] = {
+    # Ids in the SVG from a fixed salt, not from chance.
     "svg.hashsalt": "repro",
+    # Text stays text, which a reader can search and copy.
     "svg.fonttype": "none",
+    # TrueType in the PDF, since many journals refuse matplotlib's default, Type 3.
     "pdf.fonttype": 42,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    # A dot is a point (1/72 inch), the unit of the SVG.
     "figure.dpi": 72,
+    # Transparent, for light and dark pages.
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     **dict.fromkeys(
@@ -61,8 +66,10 @@ class Drawn:
 @contextmanager
 def style() -> Iterator[None]:
     """The look of all figures, whatever the user's own matplotlib settings."""
+    # No display is needed, and none is looked for.
     matplotlib.use("Agg")
     with matplotlib.rc_context():
+        # First without the user's matplotlibrc, then with our theme.
         matplotlib.rcdefaults()
         seaborn.set_theme(context="paper", style="ticks", font="DejaVu Sans", rc=THEME)
         yield
@@ -70,6 +77,7 @@ def style() -> Iterator[None]:
 
 def draw(figure: Figure, name: str) -> Drawn:
     """A figure in all its forms."""
+    # Before saving: settling the layout is what moves the axes.
     settled = layout(figure)
     return Drawn(svg(figure, name), pdf(figure), settled)
 
@@ -79,14 +87,20 @@ def layout(figure: Figure) -> dict[str, Any]:
 
     Settles the layout: what is saved afterwards has the axes where this says.
     """
+    # The constrained layout moves the axes whenever it draws. So draw once, then switch it off.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
+
+    # 72 points an inch, as in the SVG.
     width, height = (float(inches) * 72 for inches in figure.get_size_inches())
 
     axes = []
     for ax in figure.axes:
+        # Figure fractions with y upwards become points with y downwards, as SVG counts.
         box = ax.get_position()
         corners = [width * box.x0, height * (1 - box.y1), width * box.x1, height * (1 - box.y0)]
+
+        # Left, top, right, bottom in points; then the limits of x and of y in data units.
         axes.append([*corners, *ax.get_xlim(), *ax.get_ylim()])
     return {"width": width, "height": height, "axes": axes}
 
@@ -96,13 +110,20 @@ def svg(figure: Figure, name: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
+
+    # Without the XML declaration and DOCTYPE, which cannot stand within a page.
     text = text[text.index("<svg") :]
+
+    # Prefix every id, and every reference to one, with the figure's name; ids that we gave have it.
     text = re.sub(rf'( id="|url\(#|href="#)(?!{name}-)', rf"\g<1>{name}.", text)
+
+    # Black becomes the text's colour, which a dark page makes light.
     return text.replace(BLACK, "currentColor")
 
 
 def pdf(figure: Figure) -> bytes:
     """The figure as a PDF without dates."""
+    # Dates and versions would make equal drawings differ.
     nothing = {"CreationDate": None, "Producer": None, "Creator": None}
     buffer = io.BytesIO()
     figure.savefig(buffer, format="pdf", metadata=nothing)

@@ -63,18 +63,24 @@ def scatter(document: Mapping[str, Any], name: str) -> Figure:
     """Figure 1, 2 or 3."""
     shown = document["figures"][name]
     panels, cap = shown["panels"], document["settings"]["asr_cap"]
+
+    # Two panels a row; Figure 3 has two rows, which are made lower to fit one page.
     rows = -(-len(panels) // 2)
     height = (3.0 if rows == 1 else 2.35) * rows + 0.55
     figure = Figure(figsize=(2 * WIDTH, height), layout="constrained")
     axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
 
     for index, (panel, ax) in enumerate(zip(panels, axes.flat, strict=True)):
+        # The id of a panel is the figure's name and a number, by which the page finds its marks.
         points = [point for point in shown["points"] if _is_of(panel, point)]
         _panel(ax, f"{name}-{index}", panel, points, cap)
+
+    # One scale for all panels; ASR from 0 to 1, with room for marks on the frame.
     top = _highest(shown)
     axes[0, 0].set(xlim=(-0.04, 1.04), ylim=(-0.05 * top, 1.12 * top))
     percent_axes(axes)
 
+    # The paper's data and stand-ins must not be taken for one another where a figure is cut out.
     stand_in = ", reproduced on stand-in data" if document["stand_in"] else ""
     figure.supxlabel(f"Attack success rate (%){stand_in}", fontsize=9)
     figure.supylabel("Zero-shot top-1 accuracy (%)", fontsize=9)
@@ -95,14 +101,18 @@ def answer(document: Mapping[str, Any]) -> Figure:
     rows = document["tables"]["table1"]["rows"]
     figure = Figure(figsize=(2 * WIDTH, 2.75), layout="constrained")
     ax = figure.subplots()
+
+    # Green to hardly any loss, red from a significant one on: the words of the claims file.
     ax.axvspan(-0.6, HARDLY, color=COLOURS["mmcl_ssl"], alpha=0.13, lw=0)
     ax.axvspan(SIGNIFICANT, 1.1, color=START, alpha=0.08, lw=0)
     for y, row in enumerate(rows):
         _answer_row(ax, y, row)
 
+    # Gains are negative losses: the axis reaches to the lowest interval, but not below -0.6.
     low = min([-0.1, *(end - 0.03 for row in rows for end in _ends(row))])
     ax.set(
         xlim=(max(low, -0.6), 1.03),
+        # Upside down, so that the first row of Table 1 is on top.
         ylim=(len(rows) - 0.45, -0.55),
         xlabel="Share of the start accuracy lost (%)",
         ylabel="",
@@ -111,6 +121,8 @@ def answer(document: Mapping[str, Any]) -> Figure:
         range(len(rows)), [", ".join(label(row[key]) for key in PANEL_KEYS) for row in rows]
     )
     ax.tick_params(axis="y", length=0)
+
+    # A line after every pair of objectives, which are compared with each other.
     for y in range(2, len(rows), 2):
         ax.axhline(y - 0.5, color=BLACK, lw=0.4, alpha=0.4)
     ax.xaxis.set_major_formatter(tick)
@@ -129,6 +141,7 @@ def _panel(
     ax: Axes, gid: str, panel: Mapping[str, Any], points: Sequence[Mapping[str, Any]], cap: float
 ) -> None:
     """One pre-trained model: region of success, marks of its evaluations, start and paper."""
+    # Groups in a fixed order; the authors' marks are hollow and lie behind ours.
     _success_region(ax, gid, _anchor(panel, points), cap)
     cap_line(ax, cap, f"{gid}-cap")
     for (source, loss, seed), group in _groups(points).items():
@@ -144,6 +157,7 @@ def _panel(
             edgecolor=COLOURS[loss],
             linewidth=0.5 if hollow else 0.3,
             alpha=0.5 if hollow else 0.8,
+            # By this id the page hides a loss or a seed.
             gid=f"{gid}-{source}-{loss}-{'x' if seed is None else seed}",
             zorder=2 if hollow else 3,
         )
@@ -160,6 +174,8 @@ def _success_region(ax: Axes, gid: str, start: float | None, cap: float) -> None
     """ASR at the cap and accuracy nearly that of the start."""
     if not start:
         return
+
+    # Up to above the start, for finetuning may gain accuracy.
     low, high = KEPT * start, 1.3 * start
     ax.fill_between([0, cap], low, high, color=START, alpha=0.13, lw=0, gid=f"{gid}-region")
     corners = ([0, cap, cap], [low, low, high])
@@ -170,6 +186,8 @@ def _stars(ax: Axes, gid: str, panel: Mapping[str, Any], cap: float) -> None:
     """The start model, that of the paper, and the paper's best cleaned model."""
     start, paper = panel["start"], panel["paper"]
     star: dict[str, Any] = {"marker": "*", "zorder": 5, "clip_on": False}
+
+    # Filled is ours, hollow the paper's.
     if start:
         filled = star | {"s": 130, "color": START, "gid": f"{gid}-start"}
         ax.scatter([start["asr"]], [start["accuracy"]], **filled)
@@ -177,6 +195,8 @@ def _stars(ax: Axes, gid: str, panel: Mapping[str, Any], cap: float) -> None:
         hollow = star | {"s": 90, "facecolors": "none", "edgecolors": BLACK, "linewidths": 0.8}
         place = ([paper["start_asr"]], [paper["start_accuracy"]])
         ax.scatter(*place, gid=f"{gid}-paper-start", **hollow)
+
+    # The paper prints the accuracy but no ASR: a line over all ASRs that it allows.
     if paper["clean_accuracy"] is not None:
         best = [paper["clean_accuracy"]] * 2
         ax.plot([0, cap], best, color=BLACK, lw=2, gid=f"{gid}-paper-best", zorder=4)
@@ -185,8 +205,11 @@ def _stars(ax: Axes, gid: str, panel: Mapping[str, Any], cap: float) -> None:
 def _answer_row(ax: Axes, y: float, row: Mapping[str, Any]) -> None:
     """One cell: the paper's value, the authors' points and ours, each with its interval."""
     clean = row["clean_accuracy"]
+
+    # Two colours tell the objectives apart; they are not those of losses here.
     colour = COLOURS["mmcl" if row["pretrain_objective"] == "mmcl" else "ssl"]
     if clean["paper"] is not None:
+        # From the paper's printed numbers, hence without an interval.
         lost = 1 - clean["paper"] / row["original_accuracy"]["paper"]
         _mark(ax, lost, y - STEP, "*", BLACK, size=64, hollow=True)
 
@@ -195,6 +218,8 @@ def _answer_row(ax: Axes, y: float, row: Mapping[str, Any]) -> None:
         if drop:
             ax.hlines(height, *drop["ci"], color=colour, lw=1.4)
             _mark(ax, drop["value"], height, "o", colour, size=25, hollow=hollow)
+
+    # Cleaned, but never down to the cap: all is lost.
     if clean["relative_drop"] is None and clean["evaluations"]:
         _mark(ax, 1, y + STEP, "x", colour, size=25)
 
@@ -204,6 +229,8 @@ def _mark(
 ) -> None:
     """One mark of the answer."""
     looks = {"facecolor": "none" if hollow else colour, "edgecolor": colour}
+
+    # A cross has no face to fill.
     if marker == "x":
         looks = {"color": colour}
     seaborn.scatterplot(
@@ -232,6 +259,8 @@ def _anchor(panel: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> fl
 def _highest(shown: Mapping[str, Any]) -> float:
     """The highest accuracy of a figure, at least 5%."""
     panels = shown["panels"]
+
+    # Figures without any run still get a scale, from the paper or from the 5%.
     accuracies: list[float] = [point["accuracy"] for point in shown["points"]]
     accuracies += [panel["start"]["accuracy"] for panel in panels if panel["start"]]
     accuracies += [panel["paper"]["start_accuracy"] or 0 for panel in panels]
@@ -248,10 +277,12 @@ def _groups(points: Sequence[Mapping[str, Any]]) -> dict[Group, list[Mapping[str
     for point in points:
         groups.setdefault((point["source"], point["loss"], point["seed"]), []).append(point)
 
+    # Losses in the order of `LOSSES`, which is not that of the alphabet.
     ranks: dict[str, int] = {loss: rank for rank, loss in enumerate(LOSSES)}
 
     def order(key: Group) -> tuple[str, int, int]:
         source, loss, seed = key
+        # The authors' points have no seed; None cannot be compared with a number.
         return source, ranks[loss], -1 if seed is None else seed
 
     return {key: groups[key] for key in sorted(groups, key=order)}
@@ -269,6 +300,8 @@ def _scatter_legend(shown: Mapping[str, Any]) -> list[Line2D]:
     handles.append(_handle("start model", marker="*", color=START, ms=9))
     handles.append(_handle("paper: start", marker="*", mfc="none", color=BLACK, ms=9))
     handles.append(_handle("paper: best at the cap", color=BLACK, lw=2, ls="-"))
+
+    # Named only where such marks are there.
     if any(point["source"] == "authors" for point in shown["points"]):
         handles.append(_handle("hollow: authors", marker="o", mfc="none", color=BLACK, ms=4))
     return handles
