@@ -133,9 +133,12 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
     LedgerError or SpecError for a file that cannot be used, or that is not the one that dvc.lock or
     git knows.
     """
+    # A page from archives that git does not know would tell what nobody else can recompute.
     problems = archive_problems(profile_name, root)
     if problems:
         raise LedgerError("\n".join(problems))
+
+    # Everything below is computed from the archives; of the profile only its settings are read.
     settings = Settings.of(load_profile(profile_name, root / SPECS))
     claims = load_claims(root / SPECS / "claims.yaml")
     results = read_study_results(profile_name, root)
@@ -145,6 +148,7 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
     )
     machines: list[MachineRow] = finite(repeated(results, settings))
 
+    # Studies that repeat the graph come first, then those of cleaning sizes, then all others.
     text = (
         _environment()
         .get_template("findings.md.j2")
@@ -159,6 +163,8 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
             summary=_summary(studies, machines, settings.confidence),
         )
     )
+
+    # Parts of the template that do not apply leave blank lines behind.
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
@@ -170,16 +176,21 @@ def stale_findings(profile_name: str, root: Path = Path()) -> list[str]:
     path = root / FINDINGS
     if not path.is_file():
         return []
+
+    # Only the block between the marks is generated; what stands around it is prose.
     text = path.read_text(encoding="utf-8")
     match = re.search(rf"<!-- {BLOCK}:start -->\n(.*?)\n<!-- {BLOCK}:end -->", text, re.DOTALL)
     if match is None:
         return [f"{FINDINGS}: the marks of the block {BLOCK!r} are missing"]
 
+    # Where the archives themselves are wrong, comparing the page with them tells nothing.
     problems = archive_problems(profile_name, root)
     if problems:
         return problems
 
     shown, expected = match[1].splitlines(), findings_block(profile_name, root).splitlines()
+
+    # The block's first line within the file, counted from one.
     first = text[: match.start(1)].count("\n") + 1
     lines = [
         f"{FINDINGS}:{first + index}: {line[:100]!r} on the page, "
@@ -187,6 +198,8 @@ def stale_findings(profile_name: str, root: Path = Path()) -> list[str]:
         for index, (line, wanted) in enumerate(zip(shown, expected, strict=False))
         if line != wanted
     ]
+
+    # Equal as far as the shorter one goes: then it is cut off, or goes on.
     if not lines and len(shown) != len(expected):
         lines = [f"{FINDINGS}: {len(shown)} lines, {len(expected)} from the archives"]
     return lines
@@ -194,6 +207,7 @@ def stale_findings(profile_name: str, root: Path = Path()) -> list[str]:
 
 def model_name(row: Mapping[str, Any]) -> str:
     """Dataset, cleaning size and objective of a row, as far as it names them."""
+    # A start model has no cleaning size, a comparison of objectives no objective.
     keys = [row["dataset"], row.get("clean_size"), row.get("pretrain_objective")]
     return ", ".join(label(key) for key in keys if key)
 
@@ -207,6 +221,8 @@ def effect_text(effect: Effect | None) -> str:
         return "none"
 
     text = ("+" if effect["value"] > 0 else "") + markdown_percent(effect["value"])
+
+    # One seed has no interval; such an effect is undecided.
     if interval is not None:
         text += f" [{markdown_percent(interval[0])}, {markdown_percent(interval[1])}]"
     return text + (" u" if effect["undecided"] else "")
@@ -228,6 +244,7 @@ def _environment() -> jinja2.Environment:
         "model": model_name,
         "effect": effect_text,
         "by_seed": _by_seed,
+        # A bare bar would end the table's cell.
         "cell": lambda text: text.replace("|", "\\|"),
     }
     environment.globals["variant_of"] = _variant_of
@@ -253,6 +270,7 @@ def _variant_of(study: StudyEntry, name: str) -> StudyVariant:
 
 
 def _repetition(study: StudyEntry, claims: Claims) -> Repetition:
+    # Verdicts over the study's seeds; those of the main claims together are the headline.
     by_id = {claim["id"]: claim for claim in study["claims"]}
     return Repetition(
         seeds=study["rows"][0]["seeds"],
@@ -275,6 +293,7 @@ def _claim_lines(claim: RepeatedClaim) -> Iterator[ClaimLine]:
     if not claim["evidence"]:
         yield ClaimLine(claim["id"], claim["verdict"], None)
     for index, cell in enumerate(claim["evidence"]):
+        # Id and verdict stand once, at the first of a claim's cells.
         first = index == 0
         yield ClaimLine(claim["id"] if first else "", claim["verdict"] if first else "", cell)
 
@@ -282,12 +301,17 @@ def _claim_lines(claim: RepeatedClaim) -> Iterator[ClaimLine]:
 def _summary(
     studies: Sequence[StudyEntry], machines: Sequence[MachineRow], confidence: float
 ) -> Summary:
+    # Effects on the measures that the summary looks through, of all variants of all studies.
     rows = [row for study in studies for row in study["rows"]]
     of_measures = [
         effect for row in rows for measure in MOVED if (effect := _effect(row, measure)) is not None
     ]
+
+    # Differences between the objectives are looked through as well, so they count as tries too.
     interactions = [row for study in studies for row in study["interactions"]]
     differences = [row["effect"] for row in interactions]
+
+    # An effect that is nought on every seed was no try: nothing could leave zero out by chance.
     counted = [
         effect
         for effect in (*of_measures, *differences)
@@ -308,6 +332,7 @@ def _summary(
         ),
         with_interval=len(counted),
         decided=sum(not effect["undecided"] for effect in counted),
+        # At 95%, one interval in twenty misses the true value, zero here.
         by_chance=len(counted) * (1 - confidence),
         rounding=[row for row in machines if row["difference"]["cleaned_accuracy"] is not None],
     )
@@ -315,6 +340,7 @@ def _summary(
 
 def _prices(study: StudyEntry) -> Iterator[Price]:
     """The unpoisoned variants of a study, model by model, beside its reference."""
+    # The poisoned twin of each unpoisoned model: same data, size and objective, as its name says.
     reference = {
         model_name(row): row for row in study["rows"] if row["variant"] == study["reference"]
     }
@@ -324,6 +350,8 @@ def _prices(study: StudyEntry) -> Iterator[Price]:
             other = reference.get(model_name(row))
             if row["variant"] != name or other is None:
                 continue
+
+            # What the finetuning costs both, and what it costs the poisoned one besides.
             without, with_backdoor = _lost(row), _lost(other)
             if without is not None and with_backdoor is not None:
                 yield Price(row, other, without, with_backdoor - without)
@@ -337,6 +365,7 @@ def _lost(row: EffectRow) -> float | None:
 
 def _moved(rows: Iterable[EffectRow], measure: str) -> list[str]:
     """Choices that move a measure by more than the spread between trainings."""
+    # Decided means that the interval over seeds leaves zero out.
     found = []
     for row in rows:
         effect = _effect(row, measure)

@@ -65,13 +65,16 @@ def index_page(
     `digest` is the SHA-256 of report.json; `pictures` are trusted SVG of our own making, everything
     else is escaped; `links` are the files beside the page that it links to.
     """
+    # A template names a number by its path, so a page cannot show one that report.json lacks.
     pages = _environment()
     pages.globals |= {
         "number": partial(number, document),
         "interval": partial(interval, document),
     }
+    # All slots are evaluated on the same images, so one entry an image is enough.
     images = {image.row: image for samples in gallery.values() for image in samples.evaluation}
     shown = captions(document)
+    # The paper's own figures have points under them, which the script can show and hide.
     main_figures = [name for name in shown if name in document["figures"]]
 
     return pages.get_template("index.html.j2").render(
@@ -122,12 +125,15 @@ def payload(document: dict[str, Any], layouts: Mapping[str, Any]) -> dict[str, A
 
     A row is (panel, loss, seed, rate, epoch, accuracy, ASR, images, attackable images, run).
     """
+    # Runs by number: a name at each of thousands of points would make the page many times as long.
     settings = document["settings"]
     runs = {run: index for index, run in enumerate(document["runs"])}
     figures = {}
 
     for name, figure in document["figures"].items():
         panels = {_panel_of(panel): index for index, panel in enumerate(figure["panels"])}
+
+        # Rows and not objects, for the same reason; six decimals tell one image of 50,000.
         points = [
             [
                 panels[_panel_of(point)],
@@ -139,6 +145,7 @@ def payload(document: dict[str, Any], layouts: Mapping[str, Any]) -> dict[str, A
                 round(point["asr"], 6),
                 point["images"],
                 point["attackable"],
+                # The authors' points are of no run of ours.
                 runs.get(point["run"], -1),
             ]
             for point in figure["points"]
@@ -148,6 +155,7 @@ def payload(document: dict[str, Any], layouts: Mapping[str, Any]) -> dict[str, A
 
     return {
         "cap": settings["asr_cap"],
+        # With it the script computes the interval under the pointer, by Wilson as everywhere.
         "z": NormalDist().inv_cdf(0.5 + settings["confidence"] / 2),
         "runs": list(runs),
         "figures": figures,
@@ -156,6 +164,7 @@ def payload(document: dict[str, Any], layouts: Mapping[str, Any]) -> dict[str, A
 
 def number(document: dict[str, Any], path: str, signed: bool = False) -> Markup:
     """A percentage on the page with its place in report.json, so that `verify` can name it."""
+    # The value in full goes into the tag, beside the rounded one that a reader sees.
     value = lookup(document, path)
     sign = "+" if signed and value is not None and value > 0 else ""
     shown = "" if value is None else repr(value)
@@ -166,6 +175,7 @@ def number(document: dict[str, Any], path: str, signed: bool = False) -> Markup:
 
 def interval(document: dict[str, Any], path: str) -> Markup:
     """An interval on the page, each end with its place."""
+    # A number that was not measured has no interval, and no words for one.
     if lookup(document, path) is None:
         return Markup("")
     low, high = number(document, f"{path}/0"), number(document, f"{path}/1")
@@ -205,6 +215,7 @@ def _panel_of(entry: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _inlined(script_name: str) -> dict[str, Any]:
     """Style and script as they stand in a page, and the hash that lets exactly this script run."""
+    # The hash is of the very text that is put in, or the browser would not run it.
     script = (TEMPLATES / script_name).read_text(encoding="utf-8")
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -46,14 +46,20 @@ class Tex(str):
 
 def escape(value: Any) -> str:
     """Any value as inert TeX; characters that the fonts lack become a question mark."""
+    # TeX of our own making, such as a formatted number, passes as it is.
     if isinstance(value, Tex):
         return value
+
+    # Control characters could end a line or a comment in TeX.
     text = re.sub(r"[\x00-\x1f\x7f]", " ", str(value))
+
+    # Character by character, so that what one replacement puts in is not replaced again.
     return "".join(SPECIAL.get(c, c if c.isascii() else _accented(c)) for c in text)
 
 
 def tex(document: dict[str, Any], digest: str) -> str:
     """report.tex; `digest` is the SHA-256 of report.json."""
+    # The template names numbers by their path in report.json, as index.html does.
     pages = _environment()
     pages.filters["at"] = lambda path: lookup(document, path)
     has_authors = bool(document["authors_files"])
@@ -63,6 +69,7 @@ def tex(document: dict[str, Any], digest: str) -> str:
         digest=digest,
         cap=document["settings"]["asr_cap"],
         has_authors=has_authors,
+        # Columns of the tables: the authors' points take one more.
         sources=4 if has_authors else 3,
         answer_lines=prepared.answer_lines(document),
         verdict_counts=prepared.verdict_counts(document),
@@ -88,7 +95,10 @@ def compile_pdf(out: Path, document: Mapping[str, Any]) -> bool:
 
     Dates inside the PDF are those of the last run, so that the same report gives the same bytes.
     """
+    # A PDF of an earlier report must not stay beside this one.
     (out / "report.pdf").unlink(missing_ok=True)
+
+    # TeX is a convenience: a machine without it still has report.tex and index.html.
     program = shutil.which("pdflatex")
     if program is None:
         print(
@@ -98,17 +108,20 @@ def compile_pdf(out: Path, document: Mapping[str, Any]) -> bool:
         )
         return False
 
+    # TeX's own files stay in a folder of their own, which is deleted afterwards.
     build = out / "tex"
     build.mkdir(exist_ok=True)
     for _ in range(PASSES):
         done = _run(program, out, document)
         if done.returncode:
+            # TeX marks an error by an exclamation mark; what follows tells where it is.
             problem = re.search(r"^!.*(?:\n.*){0,4}", done.stdout, re.MULTILINE)
             told = problem[0] if problem else done.stdout[-400:]
             print(f"report: report.tex does not compile: {told}", file=sys.stderr)
             shutil.rmtree(build)
             return False
 
+    # Only a PDF that is complete comes to the place where the page links to it.
     (build / "report.pdf").replace(out / "report.pdf")
     shutil.rmtree(build)
     return True
@@ -116,6 +129,7 @@ def compile_pdf(out: Path, document: Mapping[str, Any]) -> bool:
 
 def _run(program: str, out: Path, document: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
     """One pass of TeX, which may neither start programs nor touch files outside of `out`."""
+    # TeX takes its date from the environment: that of the last run, not of the build.
     started = max((run["started"] for run in document["runs"].values()), default=NO_RUN_STARTED)
     epoch = int(datetime.fromisoformat(started).timestamp())
     variables = {
@@ -125,9 +139,12 @@ def _run(program: str, out: Path, document: Mapping[str, Any]) -> subprocess.Com
         "LC_ALL": "C.UTF-8",
         "SOURCE_DATE_EPOCH": str(epoch),
         "FORCE_SOURCE_DATE": "1",
+        # "p" for paranoid (texmf.cnf): no absolute path, and none that climbs out of the folder.
         "openin_any": "p",
         "openout_any": "p",
     }
+
+    # What the text could ask of TeX is limited a second time here: no programs, no questions.
     command = [
         program,
         "-no-shell-escape",
@@ -191,6 +208,8 @@ def _signed(value: float) -> Tex:
 def _interval(ends: list[float] | None) -> Tex:
     if ends is None:
         return Tex(NOTHING)
+
+    # An ASCII minus, since siunitx sets it as a sign.
     low, high = (percent(end, digits=1, minus="-") for end in ends)
     return Tex(rf"\numrange{{{low}}}{{{high}}}")
 

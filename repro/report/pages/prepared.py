@@ -103,18 +103,23 @@ class FaultRow:
 
 def answer_lines(document: dict[str, Any]) -> list[AnswerLine]:
     """The main result, a line for each row of Table 1; without own runs, by the authors' points."""
+    # A replay has no runs: then the authors' points are the result.
     replayed = not document["runs"]
     lines = []
 
     for index, row in enumerate(document["tables"]["table1"]["rows"]):
+        # Paths and not values, so that each number is shown with its place in report.json.
         clean = row["clean_accuracy"]
         path = f"tables/table1/rows/{index}/clean_accuracy"
 
+        # Our own drop, else in a replay the authors'.
         source = None
         if clean["relative_drop"]:
             source = f"{path}/relative_drop"
         elif replayed and clean["authors_drop"]:
             source = f"{path}/authors_drop"
+
+        # Evaluated, but by no model at the cap: the line tells how near the best one came.
         never_cleaned = clean["evaluations"] and clean["reproduced"] is None
 
         line = AnswerLine(
@@ -138,6 +143,7 @@ def verdict_counts(document: dict[str, Any]) -> dict[str, int]:
 
 def seed_verdicts(document: dict[str, Any]) -> list[SeedVerdict]:
     """What each study that repeats the whole graph says of the main claims."""
+    # The main claims, as the headline lists them; a study has verdicts on all claims.
     main = {claim["id"] for claim in document["headline"]["claims"]}
     return [
         SeedVerdict(
@@ -157,6 +163,7 @@ def seed_verdicts(document: dict[str, Any]) -> list[SeedVerdict]:
 
 def by_loss(document: dict[str, Any]) -> list[list[LossCell]]:
     """The rows of the table by loss in groups of one model each."""
+    # Rows come cell by cell, in each its losses in order: so many rows are a cell of Table 1.
     cells = [
         LossCell(f"tables/by_loss/rows/{index}/clean_accuracy", row)
         for index, row in enumerate(document["tables"]["by_loss"]["rows"])
@@ -174,6 +181,7 @@ def variants(document: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
 
 def decision(effect: Mapping[str, Any]) -> str:
     """Whether an effect lies above the spread between seeds."""
+    # The same on every seed: no spread, and nothing to decide.
     if effect["ci"] == [0.0, 0.0]:
         return "no difference"
     return "undecided" if effect["undecided"] else "decided"
@@ -186,6 +194,7 @@ def first_few(items: Sequence[T], count: int = FEW) -> tuple[Sequence[T], int]:
 
 def run_text(run: str) -> str:
     """The short name of a run's folder; a pre-training run needs its model's name."""
+    # A cleaning run's folder tells size, loss, rate and seed; a pre-training run's is only `seed0`.
     parts = run.split("/")
     if parts[-3:-2] == ["pretrain"]:
         return "/".join(parts[-2:])
@@ -194,6 +203,7 @@ def run_text(run: str) -> str:
 
 def sacred_anchors(document: dict[str, Any]) -> dict[str, str]:
     """Where runs.html shows the Sacred record of a run: the anchor, by the record's name."""
+    # Records are named `<profile>/<number>`, and runs.html shows those of one profile.
     profile = document["profile"]
     records = {run["sacred"] for run in document["runs"].values() if run["sacred"]}
     return {
@@ -241,6 +251,7 @@ def accounts(document: dict[str, Any]) -> list[Account]:
     """The accounting of the data folders: objects of objects become tables."""
     found = []
     for label, content in document["context"]["accounting"].items():
+        # What is an object of objects reads better as a table, all else as a list.
         tables = [_table(key, value) for key, value in content.items() if _is_table(value)]
         entries = [
             (_spaced(key), plain(value)) for key, value in content.items() if not _is_table(value)
@@ -255,6 +266,7 @@ def plain(value: Any) -> str:
         case dict():
             parts = [f"{_spaced(key)}: {plain(item)}" for key, item in value.items()]
             return "; ".join(parts) or "–"
+        # Before int, of which bool is a subclass.
         case bool():
             return str(value)
         case int():
@@ -269,6 +281,7 @@ def plain(value: Any) -> str:
 
 def prediction_rows(document: dict[str, Any], images: Mapping[int, Any]) -> list[PredictionRow]:
     """What the models make of evaluation images; `images` are those of the gallery by number."""
+    # Models keep their answers by position in `images`, the gallery keeps pictures by number.
     predictions, target = document["predictions"], document["settings"]["target_class"]
     rows = []
     for index, number in enumerate(predictions["images"]):
@@ -301,6 +314,8 @@ def shares_kept(document: dict[str, Any]) -> str:
 
 def _prediction(model: Mapping[str, Any], index: int, target: str) -> Prediction:
     correct, attacked = model["correct"][index], model["attacked"][index]
+
+    # Where a row names no classes, its bits still tell right or wrong, target or not.
     if model["classes"]:
         named, triggered = model["classes"][index], model["classes_triggered"][index]
     else:
@@ -332,6 +347,7 @@ def _is_table(value: Any) -> bool:
 
 
 def _table(key: str, content: Mapping[str, Mapping[str, Any]]) -> Table:
+    # Rows may lack a column that others have: the union, in the order of first appearance.
     columns = list(dict.fromkeys(_columns(content)))
     rows = [
         (name, [plain(entry[column]) if column in entry else "–" for column in columns])

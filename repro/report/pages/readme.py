@@ -45,6 +45,8 @@ def results_block(document: ReportDocument) -> str:
     """Table 1 as Markdown, in percent: paper beside reproduced, with interval, images and seeds."""
     settings = document["settings"]
     seeds = ", ".join(map(str, settings["seeds"]))
+
+    # Nobody may take results on stand-in data for results on the paper's.
     data = "The paper's data."
     if document["stand_in"]:
         data = f"Stand-in data: {document['stand_in']}."
@@ -53,9 +55,11 @@ def results_block(document: ReportDocument) -> str:
         f"most {settings['asr_cap']:.0%}, with {settings['confidence']:.0%} intervals. {data}",
         "",
         _row(HEADS),
+        # A rule under the heads, as Markdown tables have it.
         "|---" * len(HEADS) + "|",
     ]
 
+    # First seed in the table's own columns; over seeds in the last one, where a study has them.
     repeats = _repeats(document)
     for row in document["tables"]["table1"]["rows"]:
         before, after = row["original_accuracy"], row["clean_accuracy"]
@@ -76,6 +80,7 @@ def results_block(document: ReportDocument) -> str:
 
 def switches_block(specs: Path = SPECS) -> str:
     """Every switch with both protocols' values and the source of each, as the files have them."""
+    # Read from the text of the files, since a YAML parser drops comments, where the sources stand.
     columns = [_sourced(specs / "protocols" / f"{name}.yaml") for name in ("paper", "authors")]
     heads = ("switch", "protocol `paper`", "its source", "protocol `authors`", "its source")
     lines = [_row(heads), "|---" * len(heads) + "|"]
@@ -92,6 +97,7 @@ def switches_block(specs: Path = SPECS) -> str:
 def _verdicts(document: ReportDocument) -> Iterator[str]:
     """What the studies that repeat the whole graph say of the main claims."""
     for study in document["studies"]:
+        # Studies of a part of the graph judge no claim.
         judged = {claim["id"]: claim["verdict"] for claim in study["claims"]}
         if not judged:
             continue
@@ -120,8 +126,12 @@ def _repeats(document: ReportDocument) -> dict[tuple[Any, ...], str]:
 def _spread(values: Sequence[float | None]) -> str:
     """Mean and standard deviation over seeds; a seed on which no model was cleaned is told."""
     known = [value for value in values if value is not None]
+
+    # A standard deviation takes two values.
     if len(known) < 2:
         return NONE
+
+    # A mean over fewer seeds than were run is told, or it would look better than it is.
     seeds = f"{len(known)} seeds"
     if len(known) < len(values):
         seeds = f"{len(known)} of {len(values)} seeds"
@@ -134,6 +144,7 @@ def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _sourced(path: Path) -> dict[str, tuple[str, str]]:
     """Value and provenance comment of each field of a flat YAML file."""
+    # `name: value  # source`; a field without a comment does not match, and is then missed by name.
     found = re.findall(r"^(\w+): +(\S+) +# (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {name: (value, source) for name, value, source in found}
 
@@ -141,6 +152,8 @@ def _sourced(path: Path) -> dict[str, tuple[str, str]]:
 def _estimate(cell: Mapping[str, Any]) -> str:
     if cell["reproduced"] is None:
         return NONE
+
+    # A number never stands without the interval over images.
     low, high = cell["ci95"]
     return f"{percent(cell['reproduced'])} [{percent(low)}, {percent(high)}]"
 

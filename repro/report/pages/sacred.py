@@ -77,11 +77,13 @@ def read_records(folder: Path) -> list[SacredRun]:
 
     One that cannot be read is listed with the reason.
     """
+    # Sacred names records by number, and keeps folders of its own beside them.
     numbered = [path for path in folder.glob("*") if path.name.isdigit()]
     records = []
     for path in sorted(numbered, key=lambda path: int(path.name)):
         try:
             record = _read(path)
+        # One damaged record costs its own line only.
         except UNREADABLE as error:
             record = SacredRun(path.name, problem=f"{type(error).__name__}: {error}")
         records.append(record)
@@ -90,6 +92,7 @@ def read_records(folder: Path) -> list[SacredRun]:
 
 def chart(name: str, steps: Sequence[float], values: Sequence[float]) -> Chart:
     """A metric as a line; values that are not finite are left out."""
+    # A diverged loss is NaN or infinite, and has no place on a line.
     pairs = [
         (step, value)
         for step, value in zip(steps, values, strict=False)
@@ -100,10 +103,13 @@ def chart(name: str, steps: Sequence[float], values: Sequence[float]) -> Chart:
 
     shown = [value for _, value in pairs]
     low, high = min(shown), max(shown)
+
+    # A single step, or a metric that stays the same, has no extent to divide by.
     first, last = pairs[0][0], pairs[-1][0]
     width, height = (last - first) or 1, (high - low) or 1
     inside = HEIGHT - 2 * MARGIN
 
+    # SVG's y runs downwards.
     points = [
         (WIDTH * (step - first) / width, HEIGHT - MARGIN - inside * (value - low) / height)
         for step, value in pairs
@@ -115,18 +121,23 @@ def _read(path: Path) -> SacredRun:
     """One record; raises one of UNREADABLE if it is damaged."""
     run = json.loads((path / "run.json").read_bytes())
     config = json.loads((path / "config.json").read_bytes())
+
+    # A run that failed early has neither metrics nor output, and is shown all the same.
     metrics_path, output_path = path / "metrics.json", path / "cout.txt"
     metrics = json.loads(metrics_path.read_bytes()) if metrics_path.exists() else {}
     output = ""
     if output_path.exists():
         output = output_path.read_text(encoding="utf-8", errors="replace")
 
+    # A docstring is no setting.
     config = {key: value for key, value in config.items() if key != "__doc__"}
     charts = [
         chart(name, metrics[name]["steps"], metrics[name]["values"])
         for name in CHARTS
         if name in metrics
     ]
+
+    # The table's accuracy and ASR are those of the last evaluation.
     last = {drawn.name: drawn.last for drawn in charts}
     texts = _texts(run, config)
     numbers = _numbers(config)
@@ -146,6 +157,7 @@ def _read(path: Path) -> SacredRun:
         asr=last.get("attack_success_rate"),
         charts=charts,
         config=json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False),
+        # The end tells how a run ended; the whole may be megabytes.
         output=output[-TAIL:],
         is_cut=len(output) > TAIL,
         failure="\n".join(run.get("fail_trace") or []),
@@ -154,6 +166,8 @@ def _read(path: Path) -> SacredRun:
 
 def _texts(run: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str | None]:
     """The fields of a record that are text; TypeError for one that is not."""
+    # A damaged record may hold anything. What is no text here would break the template later, and
+    # without saying which record it was.
     shown = {
         "dataset": config.get("dataset"),
         "objective": config.get("pretrain_objective"),
@@ -172,6 +186,7 @@ def _texts(run: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str |
 
 def _numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a record that are numbers; TypeError for one that is not."""
+    # As for texts: a number is formatted, which anything else would break.
     shown = {
         "learning rate": config.get("schedule", {}).get("learning_rate"),
         "seed": config.get("seed"),

@@ -14,6 +14,7 @@ def jinja_environment(**options: Any) -> jinja2.Environment:
     """An environment over our templates; `options` say above all how values are escaped."""
     return jinja2.Environment(  # noqa: S701 (each caller says how it escapes)
         loader=jinja2.FileSystemLoader(TEMPLATES),
+        # A misspelt name is an error and not an empty place on a page.
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
