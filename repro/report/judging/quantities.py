@@ -42,7 +42,7 @@ class JudgedCell:
     @property
     def start(self) -> Point | None:
         """The model that is cleaned; of the authors' as the paper prints it, if they do not say."""
-        # Our own start models are always measured.
+        # Of our own models only what was measured counts, however the paper prints them.
         if self.source == "ledger":
             return self.measured_start
 

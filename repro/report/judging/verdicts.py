@@ -52,7 +52,7 @@ def judged_claims(
 def _judged(
     evidence: Evidence, claims: Claims, claim: Claim, variants: Mapping[str, Evidence]
 ) -> JudgedClaim:
-    # A claim about a study is decided by its runs alone, one about the paper by the main graph's.
+    # A claim that names a study is decided by its runs alone, every other by the main graph's.
     decides = evidence if claim.study is None else variants.get(claim.study)
     ours = _look_everywhere(decides, claims, claim, "ledger") if decides else []
 

@@ -102,6 +102,8 @@ def _by_seed(evidence: Evidence, cell: Cell) -> list[SeedNumber]:
         points = evidence.cleaning(cell.dataset, cell.objective, cell.clean_size, CLEANCLIP, seed)
         if not points:
             continue
+
+        # A seed that was cleaned but never met the cap has a row without values.
         best = best_under_cap(points, evidence.settings.cap)
         rows.append(
             {
@@ -155,6 +157,8 @@ def _loss_row(evidence: Evidence, cell: Cell, loss: Loss) -> LossRow:
     cap = evidence.settings.cap
     ours, authors = _ours(evidence, cell, loss), _authors(evidence, cell, loss)
     best, authors_best = best_under_cap(ours, cap), best_under_cap(authors, cap)
+
+    # The paper prints no table by loss, so its own number is None.
     return {
         **cell.keys,
         "loss": loss,

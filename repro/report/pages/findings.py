@@ -229,7 +229,8 @@ def effect_text(effect: Effect | None) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(  # noqa: S701 (Markdown, not HTML: `finalize` keeps tags out of it)
+    # Markdown, so nothing is escaped as HTML would be: `finalize` keeps tags out of it.
+    environment = jinja2.Environment(  # noqa: S701
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -105,8 +105,8 @@ def index_page(
         departures=prepared.departures(document),
         accounts=prepared.accounts(document),
         fault_rows=prepared.fault_rows(document),
-        # figures
-        pictures={name: Markup(text) for name, text in pictures.items()},  # noqa: S704 (our own SVG)
+        # figures: SVG that we drew ourselves, so it goes in as it is
+        pictures={name: Markup(text) for name, text in pictures.items()},  # noqa: S704
         main_figures=[(name, shown[name]) for name in main_figures],
         other_figures=[(name, text) for name, text in shown.items() if name not in main_figures],
         payload=payload(document, layouts),

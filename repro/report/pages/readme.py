@@ -117,6 +117,7 @@ def _repeats(document: ReportDocument) -> dict[tuple[Any, ...], str]:
     for study in document["studies"]:
         if not study["claims"]:
             continue
+        # The reference alone: other variants are other experiments.
         for row in study["rows"]:
             if row["variant"] == study["reference"]:
                 found[_cell(row)] = _spread(row["values"]["cleaned_accuracy"])
