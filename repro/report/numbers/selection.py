@@ -86,7 +86,6 @@ def select_on_halves(
         row = _best(accuracy[:, split], asr[:, split], cap)
         if row is None:
             continue
-
         # The other half is what the first one lacks of all images, the last column.
         other_right = right[row, -1] - right[row, split]
         other_hits = hits[row, -1] - hits[row, split]
@@ -95,7 +94,6 @@ def select_on_halves(
 
     if not accuracies:
         return Selection(splits, 0, naive, None, None, None, None)
-
     # The range is over splits, not an interval of the accuracy: halves of one set overlap.
     low, high = np.quantile(accuracies, [0.025, 0.975])
     return Selection(
