@@ -19,6 +19,7 @@ from repro.report.build import build
 from repro.report.document import claims_of
 from repro.report.material import read_material
 from repro.report.numbers.evidence import read_evidence
+from repro.report.pages.sacred import read_records
 from repro.train.views.text import eda
 from repro.train.views.tokens import tokenize
 from tests.support.ledger import write_run, write_specs
