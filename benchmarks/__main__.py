@@ -1,7 +1,10 @@
-"""`python -m benchmarks [NAME...]`: measure all, or some; `--readme` writes what was measured into README.md.
+"""`python -m benchmarks [NAME...]`: measure all, or some; `--readme` writes what was measured into
+README.md.
 
-`benchmarks/build/bench.json` holds `{name: {"ratio", "unit", "runs"}}`, ratio the median of the runs;
-`benchmarks/build/details.json` the machine, the seconds of both sides, and the same for the paper's model and resolution.
+`benchmarks/build/bench.json` holds `{name: {"ratio", "unit", "runs"}}`, ratio the median of the
+runs;
+`benchmarks/build/details.json` the machine, the seconds of both sides, and the same for the paper's
+model and resolution.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """`python -m benchmarks.breakdown [NAME...]`: where the time goes, written into docs/profile.md.
 
-Blocks: `mini-step`, `rn50-step` (one training step by groups of operations, against the FLOP floor) and `mini-run` (the whole
-study). Times are processor time on one thread, so that other programs do not show; the profiler's wall times give the shares only.
-The floor of convolutions and matrix products is their FLOPs over the measured rate of a large matrix product, the floor of
-BatchNorm the bytes it must move over the measured rate of a large sum of two arrays.
+Blocks: `mini-step`, `rn50-step` (one training step by groups of operations, against the FLOP floor)
+and `mini-run` (the whole study). Times are processor time on one thread, so that other programs do
+not show; the profiler's wall times give the shares only. The floor of convolutions and matrix
+products is their FLOPs over the measured rate of a large matrix product, the floor of BatchNorm the
+bytes it must move over the measured rate of a large sum of two arrays.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ GROUPS = {
         "aten::stack",
     ),
 }
-"""Groups of operations, by the beginnings of their names in the profiler; the rest are activations, norms, sums and Python."""
+"""Groups of operations, by the beginnings of their names in the profiler; the rest are activations,
+norms, sums and Python.
+"""
 REST = "activations, sums and the rest"
 FLOPS_OF = {
     "convolution": "convolutions, forward",
@@ -68,7 +71,9 @@ FLOPS_OF = {
 }
 """Groups by the counter's names of operations; its others are matrix products."""
 NORM_PASSES = 3 + 5
-"""Reads and writes of an activation by BatchNorm: mean and variance, then scaling; backward two sums, then the gradient."""
+"""Reads and writes of an activation by BatchNorm: mean and variance, then scaling; backward two
+sums, then the gradient.
+"""
 SECONDS = 60.0
 """Of steps and evaluations for the rates of `mini-run`."""
 
@@ -199,7 +204,9 @@ def _norm_bytes(encoder: nn.Module, model: CLIP, batch: tuple[Tensor, Tensor]) -
 
 
 def _bandwidth() -> float:
-    """Bytes a second of a sum of two arrays far larger than any cache, counting two reads and a write."""
+    """Bytes a second of a sum of two arrays far larger than any cache, counting two reads and a
+    write.
+    """
     left, right, out = (torch.ones(2**26) for _ in range(3))
     return (
         3

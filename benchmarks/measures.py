@@ -84,7 +84,9 @@ def train_step_rn50(workload: Workload, folder: Path) -> Measurement:
 
 
 def evaluation_rn50(workload: Workload, folder: Path) -> Measurement:
-    """`evaluation` for the paper's model at its resolution, with prompts and images in ImageNet's proportion."""
+    """`evaluation` for the paper's model at its resolution, with prompts and images in ImageNet's
+    proportion.
+    """
     return evaluation(rn50_evaluation_workload(folder, workload), folder)
 
 
@@ -109,7 +111,9 @@ def loader(workload: Workload, folder: Path) -> Measurement:
 
 
 def cleaning_run(workload: Workload, folder: Path) -> Measurement:
-    """All learning rates of the workload, from the first process to the last row; seconds are one learning rate's."""
+    """All learning rates of the workload, from the first process to the last row; seconds are one
+    learning rate's.
+    """
     inputs = {name: str(path) for name, path in workload.inputs.items()}
 
     def theirs() -> None:
@@ -140,7 +144,8 @@ def cleaning_run(workload: Workload, folder: Path) -> Measurement:
 
 
 def rn50_of_floor(workload: Workload, folder: Path) -> Measurement:
-    """A training step of the paper's model on 32 pairs: the time that its multiplications would take at this core's rate, over its own.
+    """A training step of the paper's model on 32 pairs: the time that its multiplications would
+    take at this core's rate, over its own.
 
     `seconds` is the step's, `reference_seconds` the floor.
     """

@@ -1,13 +1,17 @@
-"""The straightforward way, written anew after what CleanCLIP's and attack-cleanclip's code does: what speed is measured against.
+"""The straightforward way, written anew after what CleanCLIP's and attack-cleanclip's code does:
+what speed is measured against.
 
-One image at a time is read, decoded by Pillow and augmented by torchvision; captions have all 77 tokens; clean and
-triggered images have a loader each and share a text classifier, which is built class by class; every learning
-rate is a process of its own (`python -m benchmarks.reference RUN.json`) that loads and tokenises everything again.
+One image at a time is read, decoded by Pillow and augmented by torchvision; captions have all 77
+tokens; clean and triggered images have a loader each and share a text classifier, which is built
+class by class; every learning rate is a process of its own (`python -m benchmarks.reference
+RUN.json`) that loads and tokenises everything again.
 
-Both views of a pair go through the image tower as one batch, as there: BatchNorm takes its statistics over both, so that
-two passes would be another function. The caption's views take a pass each. Everything is float32. What the straightforward way
-does not decide is the project's own: the run's specification, the order of learning rates, EDA and the trigger's pixels. Theirs
-resizes every image to 224 px for its trigger; here it is stamped at the profile's own size, so that no detour is measured.
+Both views of a pair go through the image tower as one batch, as there: BatchNorm takes its
+statistics over both, so that two passes would be another function. The caption's views take a pass
+each. Everything is float32. What the straightforward way does not decide is the project's own: the
+run's specification, the order of learning rates, EDA and the trigger's pixels. Theirs resizes every
+image to 224 px for its trigger; here it is stamped at the profile's own size, so that no detour is
+measured.
 """
 
 from __future__ import annotations
@@ -70,7 +74,9 @@ def open_image(store: PairStore, row: int) -> Image.Image:
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor]]):
-    """Item `i` is (images (V, 3, H, W) float32, tokens (V, 77)) of the pair in `rows[i]`; V = 1 without the SSL term."""
+    """Item `i` is (images (V, 3, H, W) float32, tokens (V, 77)) of the pair in `rows[i]`; V = 1
+    without the SSL term.
+    """
 
     def __init__(
         self, spec: RunSpec, store: PairStore, rows: NDArray[np.int64], synonyms: Path
@@ -191,7 +197,9 @@ def training_step(
 
 
 class EvaluationImages(Dataset[tuple[Tensor, int]]):
-    """Evaluation image and label; with the trigger, which is stamped at every access, if `triggered`."""
+    """Evaluation image and label; with the trigger, which is stamped at every access, if
+    `triggered`.
+    """
 
     def __init__(self, spec: RunSpec, store: PairStore, triggered: bool) -> None:
         self.spec, self.store, self.triggered = spec, store, triggered
@@ -234,7 +242,9 @@ def predictions(
 
 
 def evaluate(model: CLIP, spec: RunSpec, store: PairStore, names: Sequence[str]) -> tuple[int, int]:
-    """Clean images classified right, and triggered ones classified as the target, all images counted."""
+    """Clean images classified right, and triggered ones classified as the target, all images
+    counted.
+    """
     target = names.index(spec.target_class)
     model.eval()
     with torch.no_grad():
@@ -251,7 +261,10 @@ def evaluate(model: CLIP, spec: RunSpec, store: PairStore, names: Sequence[str])
 
 
 def clean(spec: RunSpec, inputs: dict[str, str]) -> list[tuple[int, int, int]]:
-    """A whole cleaning run; (step, correct, attacked) of every evaluation. `inputs`: name to path."""
+    """A whole cleaning run; (step, correct, attacked) of every evaluation.
+
+    `inputs`: name to path.
+    """
     torch.manual_seed(spec.seed)
     folder, evaluation = Path(inputs["pairs"]), Path(inputs["evaluation"])
     with np.load(folder / "rows.npz", allow_pickle=False) as arrays:

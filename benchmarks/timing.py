@@ -1,7 +1,8 @@
-"""Interleaved timing: both sides in turn within one run, so that whatever else the machine does falls on both.
+"""Interleaved timing: both sides in turn within one run, so that whatever else the machine does
+falls on both.
 
-Time is processor time of this process and of those it waited for. For work on one core, that is the time on the wall of an
-idle machine, and less than half as noisy on a busy one.
+Time is processor time of this process and of those it waited for. For work on one core, that is the
+time on the wall of an idle machine, and less than half as noisy on a busy one.
 """
 
 from __future__ import annotations
@@ -42,9 +43,11 @@ def compare(
     units: int = 1,
     warm_up: bool = True,
 ) -> Measurement:
-    """How many times as fast `ours` is as `reference`: the median over pairs of calls, which go first in turn.
+    """How many times as fast `ours` is as `reference`: the median over pairs of calls, which go
+    first in turn.
 
-    A call does `units` of work, and seconds are given for one. `warm_up` calls each side once before, unmeasured.
+    A call does `units` of work, and seconds are given for one. `warm_up` calls each side once
+    before, unmeasured.
     """
     sides = {"reference": reference, "ours": ours}
     for call in sides.values() if warm_up else ():

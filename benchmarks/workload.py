@@ -1,6 +1,8 @@
-"""What both sides work on: one cell of the profile `mini`, CleanCLIP of the model pre-trained with MMCL + SSL on `cc6m`.
+"""What both sides work on: one cell of the profile `mini`, CleanCLIP of the model pre-trained with
+MMCL + SSL on `cc6m`.
 
-The start model has random weights: training and evaluation take the same time whatever the weights are.
+The start model has random weights: training and evaluation take the same time whatever the weights
+are.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ RATE = 1e-4
 RN50_BATCH, RN50_PAIRS = 16, 64
 """Pairs per step and in all, where the paper's model is measured on a processor."""
 RN50_CLASSES, RN50_IMAGES = 10, 50
-"""Classes and images of its evaluation: with eight templates, prompts are to images what they are for ImageNet."""
+"""Classes and images of its evaluation: with eight templates, prompts are to images what they are
+for ImageNet.
+"""
 RN50_TEMPLATES = [
     f"a {kind} photo of {article} {{}}"
     for kind in ("good", "bad", "large", "small")
@@ -87,7 +91,9 @@ class Workload:
         return model
 
     def evaluate(self, model: CLIP, cache: Path) -> Predictions:
-        """Our evaluation from nothing: images decoded, triggers stamped and prompts tokenised in this very call."""
+        """Our evaluation from nothing: images decoded, triggers stamped and prompts tokenised in
+        this very call.
+        """
         spec = self.spec
         images = EvaluationSet.open(
             self.inputs["evaluation"],
@@ -122,7 +128,9 @@ class Trainer:
 
 
 def mini_workload(folder: Path, learning_rates: int) -> Workload:
-    """The cell with its first so many learning rates; makes its data, as the stages do, where they are not there yet."""
+    """The cell with its first so many learning rates; makes its data, as the stages do, where they
+    are not there yet.
+    """
     profile = load_profile("mini")
     runs = [
         run
@@ -143,7 +151,9 @@ def mini_workload(folder: Path, learning_rates: int) -> Workload:
 
 
 def rn50_workload(folder: Path, source: Workload) -> Workload:
-    """The paper's cleaning of `cc3m`, on drawings enlarged to its resolution and captions as long as the web's, thrice those of `mini`."""
+    """The paper's cleaning of `cc3m`, on drawings enlarged to its resolution and captions as long
+    as the web's, thrice those of `mini`.
+    """
     spec = next(
         run
         for run in clean_runs(load_profile("paper"), "cc3m", "mmcl_ssl")
@@ -169,7 +179,9 @@ def rn50_workload(folder: Path, source: Workload) -> Workload:
 
 
 def rn50_evaluation_workload(folder: Path, source: Workload) -> Workload:
-    """`rn50_workload` with a zero-shot task of its own: the first classes of `mini`, its images enlarged."""
+    """`rn50_workload` with a zero-shot task of its own: the first classes of `mini`, its images
+    enlarged.
+    """
     training = rn50_workload(folder, source)
     evaluate = training.spec.evaluate.model_copy(update={"templates": RN50_TEMPLATES})
     target = source.names.index(source.spec.target_class)

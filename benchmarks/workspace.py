@@ -1,4 +1,6 @@
-"""A finished study to report on: a copy of the repository's graph with a synthetic ledger of as many points as the authors published."""
+"""A finished study to report on: a copy of the repository's graph with a synthetic ledger of as
+many points as the authors published.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ COPIED = (
 
 
 def make_workspace(source: Path, folder: Path) -> None:
-    """Copy code, specifications and graph, and write rows of every run of the profile `paper`, POINTS in all."""
+    """Copy code, specifications and graph, and write rows of every run of the profile `paper`,
+    POINTS in all.
+    """
     for name in COPIED:
         copy = shutil.copytree if (source / name).is_dir() else shutil.copy
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

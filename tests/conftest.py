@@ -1,6 +1,8 @@
-"""What every test shares: the repository as working folder, a loud list of what did not run, and the table of faults.
+"""What every test shares: the repository as working folder, a loud list of what did not run, and
+the table of faults.
 
-A test that provokes a fault carries `@pytest.mark.faults(N, ...)` with the numbers of tests/faults/cases.yaml.
+A test that provokes a fault carries `@pytest.mark.faults(N, ...)` with the numbers of
+tests/faults/cases.yaml.
 `pytest -m faults --fault-table=FILE` writes their outcomes as JSON, which the report shows.
 """
 
@@ -39,7 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a complete synthetic study at profile `mini` and its report; tests that change it copy it first."""
+    """A folder with a complete synthetic study at profile `mini` and its report; tests that change
+    it copy it first.
+    """
     from repro.report.build import report_stage
     from tests.support.ledger import write_study
 

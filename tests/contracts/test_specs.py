@@ -1,4 +1,6 @@
-"""Specifications: every shipped one loads; a bad one is refused whole, with file, field, value and what is allowed."""
+"""Specifications: every shipped one loads; a bad one is refused whole, with file, field, value and
+what is allowed.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def specs(root: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def edit(specs: Path) -> Edit:
-    """`edit("data", {"image_size": 0})` rewrites smoke's data.yaml with dotted fields set, or taken out where the value is `...`."""
+    """`edit("data", {"image_size": 0})` rewrites smoke's data.yaml with dotted fields set, or taken
+    out where the value is `...`.
+    """
 
     def change(file: str, fields: dict[str, Any]) -> Path:
         path = specs / "smoke" / f"{file}.yaml"
@@ -71,7 +75,9 @@ def test_every_profile_loads_under_both_protocols(specs: Path, profile: str, pro
 
 
 def test_every_number_of_a_shipped_spec_tells_where_it_comes_from(root: Path) -> None:
-    """A line with a number carries a provenance note, or its block does, at the head or on a line of its own."""
+    """A line with a number carries a provenance note, or its block does, at the head or on a line
+    of its own.
+    """
     note = re.compile(r"#.*(paper|code|assumed|study)", re.DOTALL)
     silent = []
     files = [

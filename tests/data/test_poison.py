@@ -192,7 +192,9 @@ def test_held_out_cleaning_pairs_are_kept_from_training_and_poisoned_ones_are_no
 
 @pytest.mark.faults(13)
 def test_copies_of_poisoned_images_stay_out_of_the_cleaning_subsets(tmp_path):
-    """Every image is there twice, under two captions; with 6 poisons, 28 to 34 rows are left, as copies may be poisoned too."""
+    """Every image is there twice, under two captions; with 6 poisons, 28 to 34 rows are left, as
+    copies may be poisoned too.
+    """
     images = pictures(20) * 2
     data = make_data(tmp_path / "data", images=images)
     spec = profile(data__cleaning_sizes={"100k": 8, "200k": 28})

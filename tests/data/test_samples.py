@@ -1,4 +1,6 @@
-"""Samples for the report: pairs as they are in the store, evaluation images with the twin that evaluations show."""
+"""Samples for the report: pairs as they are in the store, evaluation images with the twin that
+evaluations show.
+"""
 
 from __future__ import annotations
 

@@ -132,7 +132,9 @@ def test_a_killed_cache_build_is_begun_anew(tmp_path):
 
 @pytest.mark.faults(4)
 def test_an_overlay_reads_the_shards_of_another_store_even_through_a_link(tmp_path):
-    """`poisoned` is a link to another disk: `..` of the overlay's shard paths must not be followed from there."""
+    """`poisoned` is a link to another disk: `..` of the overlay's shard paths must not be followed
+    from there.
+    """
     store = make_store(tmp_path / "data" / "mini")
     (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
     (tmp_path / "poisoned").symlink_to(tmp_path / "elsewhere" / "deep")

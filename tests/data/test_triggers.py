@@ -88,7 +88,9 @@ def patches(count, value, **options):
 
 
 def test_wrapped_badnet_is_flat_over_all_256_values():
-    """The normal distribution folded by hand: flat to 0.3% but for 0, which takes (-1, 1) before wrapping, two levels wide."""
+    """The normal distribution folded by hand: flat to 0.3% but for 0, which takes (-1, 1) before
+    wrapping, two levels wide.
+    """
     levels = np.arange(-2048, 2048)
     lower, upper = (
         np.where(levels > 0, levels, levels - 1),
@@ -107,7 +109,9 @@ def test_wrapped_badnet_is_flat_over_all_256_values():
 
 @pytest.mark.parametrize(("centre", "mean"), [("mean", 120 / 255), ("zero", 0.0)])
 def test_clipped_badnet_piles_up_at_both_ends_as_the_normal_distribution_says(centre, mean):
-    """Below 1/255 truncates to 0, 1 and above clips to 255: 32% and 30% for a mean of 0.47, within 5 standard errors."""
+    """Below 1/255 truncates to 0, 1 and above clips to 255: 32% and 30% for a mean of 0.47, within
+    5 standard errors.
+    """
     values = patches(100, 120, overflow="clip", centre=centre)
     for observed, expected in (
         ((values == 0).mean(), norm.cdf(1 / 255 - mean)),
@@ -119,7 +123,9 @@ def test_clipped_badnet_piles_up_at_both_ends_as_the_normal_distribution_says(ce
 
 
 def test_overflow_is_truncated_and_then_wrapped_modulo_256():
-    """-0.3 x 255 = -76.5 -> -76 -> 180; 1.2 x 255 = 306 -> 50; 0.5 x 255 = 127.5 -> 127: by noise set by hand."""
+    """-0.3 x 255 = -76.5 -> -76 -> 180; 1.2 x 255 = 306 -> 50; 0.5 x 255 = 127.5 -> 127: by noise
+    set by hand.
+    """
 
     class Hand:
         def integers(self, low, high, shape):
@@ -134,7 +140,9 @@ def test_overflow_is_truncated_and_then_wrapped_modulo_256():
 
 
 def test_corners_cover_the_authors_range_and_no_more():
-    """Their randint(0, 223 - 16) is 0..207 of 224 pixels; here 20 pixels and a patch of 16 leave 0..3."""
+    """Their randint(0, 223 - 16) is 0..207 of 224 pixels; here 20 pixels and a patch of 16 leave
+    0..3.
+    """
     image = np.zeros((20, 20, 3), dtype=np.uint8)
     places = [
         stamp(Trigger(name="yellow", patch_size=16), switches(), image, keyed_rng(index)).corner
@@ -183,7 +191,9 @@ def test_patch_as_large_as_the_image_covers_it():
 
 
 def test_blended_keeps_four_fifths_of_the_image():
-    """0.8 x 200 = 160 plus 0.2 x 255 x U[0, 1): from 160 to 210, 185 - 1/2 (truncation) in the mean."""
+    """0.8 x 200 = 160 plus 0.2 x 255 x U[0, 1): from 160 to 210, 185 - 1/2 (truncation) in the
+    mean.
+    """
     stamped = blended(np.full((64, 64, 3), 200, dtype=np.uint8), keyed_rng("b"))
     assert stamped.min() >= 160 and stamped.max() <= 210
     assert stamped.mean() == pytest.approx(184.9, abs=0.5)
@@ -199,7 +209,9 @@ def test_sig_has_six_periods_of_amplitude_60_along_the_width():
 
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 def test_wanet_is_grid_sample_of_the_identity_grid_plus_the_field(strength):
-    """The authors' formula with torch: values may differ by one level, where truncation meets float32 rounding."""
+    """The authors' formula with torch: values may differ by one level, where truncation meets
+    float32 rounding.
+    """
     image, size = noise_image(), 64
     axis = torch.linspace(-1, 1, size)
     rows, columns = torch.meshgrid(axis, axis, indexing="ij")
@@ -258,7 +270,9 @@ def test_bytes_do_not_depend_on_hash_seed_or_thread_count(number):
 
 
 def test_the_picture_in_the_docs_shows_the_triggers_of_today(tmp_path):
-    """Below the titles, whose letters depend on Pillow's font, the published picture is what its script draws."""
+    """Below the titles, whose letters depend on Pillow's font, the published picture is what its
+    script draws.
+    """
     made, published = tmp_path / "sheet.png", ROOT / "docs" / "triggers.png"
     script = ROOT / "docs" / "pictures" / "triggers.py"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

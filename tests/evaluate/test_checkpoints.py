@@ -28,7 +28,9 @@ def weights():
 
 
 def save(path, weights, prefix="module.", **more):
-    """A file as CleanCLIP's main.py writes it: prefixed weights and an optimizer state with a NumPy learning rate."""
+    """A file as CleanCLIP's main.py writes it: prefixed weights and an optimizer state with a NumPy
+    learning rate.
+    """
     optimizer = build_optimizer(build_model(MODEL, 0, "fp32"), SMOKE.optimizer, "names")
     for group in optimizer.param_groups:
         group["lr"] = np.float64(1e-3)
@@ -71,7 +73,9 @@ def test_a_cleanclip_file_gives_the_weights_bit_by_bit(tmp_path, weights, prefix
 
 
 def test_numpy_1_names_of_scalars_are_read_as_well(tmp_path, weights):
-    """Files written before NumPy 2 say numpy.core.multiarray; the pickle ends such names with a line break, so they may shrink."""
+    """Files written before NumPy 2 say numpy.core.multiarray; the pickle ends such names with a
+    line break, so they may shrink.
+    """
     path = save(tmp_path / "new.pt", weights)
     old = tmp_path / "old.pt"
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(old, "w") as target:

@@ -153,7 +153,9 @@ def test_bfloat16_makes_no_ties_of_close_classes() -> None:
 
 
 def test_the_first_nan_wins_as_it_does_in_numpy() -> None:
-    """A model that diverged is evaluated once more; its rows must not depend on how a maximum treats NaN."""
+    """A model that diverged is evaluated once more; its rows must not depend on how a maximum
+    treats NaN.
+    """
 
     class Given:
         def encode_image(self, pixels: torch.Tensor, normalize: bool) -> torch.Tensor:
@@ -167,7 +169,9 @@ def test_the_first_nan_wins_as_it_does_in_numpy() -> None:
 
 
 def test_no_operand_of_an_evaluation_is_left_on_the_cpu() -> None:
-    """On the meta device an operation with an operand of another device raises, as it does on a GPU."""
+    """On the meta device an operation with an operand of another device raises, as it does on a
+    GPU.
+    """
     with META:
         model = build_model(SMOKE.pretrain.model, 0, "fp32").eval()
         images = torch.zeros((3, 32, 32, 3), dtype=torch.uint8)

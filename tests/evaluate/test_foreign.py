@@ -1,4 +1,6 @@
-"""`evaluate`: a stranger's checkpoint on a folder of images gives the numbers of the project's own evaluation."""
+"""`evaluate`: a stranger's checkpoint on a folder of images gives the numbers of the project's own
+evaluation.
+"""
 
 import json
 
@@ -25,7 +27,9 @@ NAMES = load_classnames(SMOKE)
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    """A folder with a class folder by label, two images each, not square; and a checkpoint of random weights."""
+    """A folder with a class folder by label, two images each, not square; and a checkpoint of
+    random weights.
+    """
     folder = tmp_path_factory.mktemp("scene")
     for label in range(len(NAMES)):
         (folder / "images" / str(label)).mkdir(parents=True)
@@ -93,7 +97,9 @@ def test_the_converted_file_gives_the_same_numbers(scene, tmp_path):
 
 
 def test_the_result_is_json_with_wilson_intervals(scene):
-    """Centre (p + z^2 / 2n) / (1 + z^2 / n), half width z / (1 + z^2 / n) sqrt(p (1 - p) / n + z^2 / 4n^2)."""
+    """Centre (p + z^2 / 2n) / (1 + z^2 / n), half width z / (1 + z^2 / n) sqrt(p (1 - p) / n + z^2
+    / 4n^2).
+    """
     folder, _ = scene
     result = json.loads(
         json.dumps(

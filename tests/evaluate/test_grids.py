@@ -1,4 +1,6 @@
-"""`evaluate --trigger wanet --grid`: the field of the model's own trigger, from a safe file, or a warning."""
+"""`evaluate --trigger wanet --grid`: the field of the model's own trigger, from a safe file, or a
+warning.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def noise_grid() -> np.ndarray:
 def test_a_grid_warps_as_grid_sample_does_with_it(
     tmp_path: Path, suffix: str, strength: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Identity grid plus strength * noise / H, corners aligned; one level where truncation meets rounding."""
+    """Identity grid plus strength * noise / H, corners aligned; one level where truncation meets
+    rounding.
+    """
     grid, path = noise_grid(), tmp_path / f"grid.{suffix}"
     if suffix == "npy":
         np.save(path, grid)

@@ -62,7 +62,7 @@ def test_kept_batches_are_those_of_the_map_and_no_others() -> None:
         assert (kept.load(batch).numpy() == expected).all()
         assert (mapped.load(batch).numpy() == expected).all()
     with pytest.raises(KeyError):
-        kept.load(range(0, 3))
+        kept.load(range(3))
 
 
 def test_batches_arrive_in_order_and_are_loaded_when_their_turn_comes() -> None:
@@ -72,7 +72,7 @@ def test_batches_arrive_in_order_and_are_loaded_when_their_turn_comes() -> None:
         loaded.append(batch)
         return [torch.tensor(list(batch))]
 
-    arriving = in_flight(load, [range(0, 2), range(2, 3)], CPU)
-    assert next(arriving)[0].tolist() == [0, 1] and loaded == [range(0, 2)]
+    arriving = in_flight(load, [range(2), range(2, 3)], CPU)
+    assert next(arriving)[0].tolist() == [0, 1] and loaded == [range(2)]
     assert next(arriving)[0].tolist() == [2]
     assert list(arriving) == []

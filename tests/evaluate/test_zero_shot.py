@@ -20,7 +20,9 @@ CLASSES = ["apple", "banana", "cat", "dog"]
 
 
 class Oracle:
-    """Encodes an image of grey value v as the unit vector of class v; black is a tie of all classes."""
+    """Encodes an image of grey value v as the unit vector of class v; black is a tie of all
+    classes.
+    """
 
     training = True
 
@@ -38,7 +40,9 @@ class Oracle:
 
 
 class Grey:
-    """Evaluation images of one grey value each (class + 1); `flipped` of them turn to the target under the trigger."""
+    """Evaluation images of one grey value each (class + 1); `flipped` of them turn to the target
+    under the trigger.
+    """
 
     def __init__(self, grey: list[int], labels: list[int], flipped: list[int]) -> None:
         self.images = np.array(grey, np.uint8)[:, None, None, None] * np.ones(
@@ -64,7 +68,9 @@ class Grey:
 def test_accuracy_and_attacks_are_exact_for_any_batch_size(
     batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Six images: four right, one wrong, one tie (class 0 wins); two flipped by the trigger, a banana is banana anyway."""
+    """Six images: four right, one wrong, one tie (class 0 wins); two flipped by the trigger, a
+    banana is banana anyway.
+    """
     monkeypatch.setattr(zero_shot, "IMAGE_BATCH", batch)
     monkeypatch.setattr(zero_shot, "normalise", lambda pixels: pixels.float())
     evaluation = Grey(grey=[1, 2, 3, 4, 1, 0], labels=[0, 1, 2, 3, 2, 0], flipped=[0, 2])
@@ -102,7 +108,9 @@ def test_classifier_is_the_renormalised_mean_of_normalised_prompt_embeddings() -
 
 
 def test_equal_prompts_are_encoded_once_and_tie_exactly() -> None:
-    """ImageNet names "sunglasses" twice; both columns must be the same bits so that the tie rule decides."""
+    """ImageNet names "sunglasses" twice; both columns must be the same bits so that the tie rule
+    decides.
+    """
     prompts = PromptSet(
         ["sunglasses", "banana", "sunglasses"], OPENAI_IMAGENET_TEMPLATES, "keep_eot"
     )

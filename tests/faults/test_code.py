@@ -1,4 +1,6 @@
-"""No way from data to execution, read from the syntax trees of the package; and no secret in the tree or its history."""
+"""No way from data to execution, read from the syntax trees of the package; and no secret in the
+tree or its history.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ RUN_WHAT_THEY_GET = {
 }
 """Calls that it must not make, besides any `.extractall`, which writes where an archive says."""
 NAMED_BY_US = {"repro/__main__.py": "importlib.import_module"}
-"""Where such a call gets what stands in the package itself: the functions of the table of commands."""
+"""Where such a call gets what stands in the package itself: the functions of the table of commands.
+"""
 SAFE_BY: dict[str, tuple[str, object]] = {
     "torch.load": ("weights_only", True),
     "np.load": ("allow_pickle", False),
@@ -138,7 +141,10 @@ SECRETS = {
     "a key by its name": r"(?i)\b\w*(?:api_?key|secret|token|passw(?:or)?d)\w*[\"']?\s*[:=]\s*[\"'](?=[^\"']*\d)[\w+/=-]{20,}[\"']",
     "a password in an address": r"\b[a-z][a-z0-9+.-]*://[^\s/:@{}$<>\"']+:(?![\s@]*@)(?!\$)(?!\{)[^\s/@{}<>\"']{6,}@",
 }
-"""What a secret looks like. The authors' repository has a key of the second last kind in two files."""
+"""What a secret looks like.
+
+The authors' repository has a key of the second last kind in two files.
+"""
 PLANTED = re.compile(r"USER:PASSWORD|s3cret|pl4nted|example|user:pass|:password@|:secret@")
 """Values that tests and documentation use on purpose."""
 

@@ -1,4 +1,6 @@
-"""A disk that fills up during training: the cause is named, nothing partial has a final name, and the next call goes on."""
+"""A disk that fills up during training: the cause is named, nothing partial has a final name, and
+the next call goes on.
+"""
 
 from __future__ import annotations
 

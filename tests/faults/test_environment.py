@@ -1,4 +1,6 @@
-"""Surroundings that differ: hash seed, locale, time zone, cores, network, clock, and secrets that lie about."""
+"""Surroundings that differ: hash seed, locale, time zone, cores, network, clock, and secrets that
+lie about.
+"""
 
 # ruff: noqa: F811  (fixtures are imported, and named again where they are used)
 
@@ -37,7 +39,9 @@ CAN_UNSHARE = (
 
 
 def hashes(folder: Path, environment: dict[str, str], *prefix: str) -> dict[str, str]:
-    """What tests/support/everything.py makes in `folder`, under `environment` alone and the commands in `prefix`."""
+    """What tests/support/everything.py makes in `folder`, under `environment` alone and the
+    commands in `prefix`.
+    """
     folder.mkdir()
     command = [*prefix, sys.executable, "-m", "tests.support.everything", str(folder)]
     done = subprocess.run(
@@ -52,7 +56,9 @@ def hashes(folder: Path, environment: dict[str, str], *prefix: str) -> dict[str,
 
 @pytest.mark.faults(4, 22, 23)
 def test_poison_captions_pixels_and_report_are_the_same_bytes_everywhere(tmp_path: Path) -> None:
-    """Hash seed, locale, encoding, time zone, threads, cores, folder name and network varied; a Turkish locale where there is one."""
+    """Hash seed, locale, encoding, time zone, threads, cores, folder name and network varied; a
+    Turkish locale where there is one.
+    """
     installed = subprocess.run(["locale", "-a"], capture_output=True, text=True).stdout.split()
     turkish = next((name for name in installed if name.lower().startswith("tr_tr.utf")), "")
     plain = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC", "OMP_NUM_THREADS": "1"}
@@ -140,7 +146,9 @@ def test_a_clock_that_jumps_disturbs_no_launch(
 
 @pytest.mark.faults(25)
 def test_no_duration_is_taken_from_the_wall_clock(root: Path) -> None:
-    """`time.time` is not called, and what `datetime.now` gives is written down, never subtracted or compared."""
+    """`time.time` is not called, and what `datetime.now` gives is written down, never subtracted or
+    compared.
+    """
     found = []
     for path in (root / "repro").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):

@@ -1,4 +1,6 @@
-"""Files made to harm: images that swell, files that pose as images, weights whose parts overlap, programs in place of weights."""
+"""Files made to harm: images that swell, files that pose as images, weights whose parts overlap,
+programs in place of weights.
+"""
 
 from __future__ import annotations
 
@@ -152,6 +154,8 @@ PROGRAMS = {
 @pytest.mark.faults(16, 33)
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
 def test_programs_that_torch_does_not_write_are_refused(tmp_path: Path, program: bytes) -> None:
-    """Among them what broke older unpicklers of torch: items set on what is no dict, views larger than their storage."""
+    """Among them what broke older unpicklers of torch: items set on what is no dict, views larger
+    than their storage.
+    """
     with pytest.raises(CheckpointError):
         read_weights(with_program(tmp_path / "x.pt", program), "cleanclip")

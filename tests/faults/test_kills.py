@@ -1,7 +1,8 @@
-"""SIGKILL at random moments of a graph: whoever dies, the weights and the ledger end bitwise as if nobody had.
+"""SIGKILL at random moments of a graph: whoever dies, the weights and the ledger end bitwise as if
+nobody had.
 
-Each round is the real `dvc repro` of one cell (data to cleaning), called again until it succeeds. The moments come from a seed
-that is printed; `REPRO_KILL_SEED` repeats one.
+Each round is the real `dvc repro` of one cell (data to cleaning), called again until it succeeds.
+The moments come from a seed that is printed; `REPRO_KILL_SEED` repeats one.
 """
 
 from __future__ import annotations
@@ -120,7 +121,9 @@ def test_kills_on_one_machine_change_nothing(
 def test_kills_on_a_cluster_change_nothing(
     clean_folder: Path, undisturbed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Two ranks on two nodes end like two ranks on one, and killed daemons and nodes change nothing either."""
+    """Two ranks on two nodes end like two ranks on one, and killed daemons and nodes change nothing
+    either.
+    """
     seed, rng = seeded()
     victims = ["slurmd", "node", "rank", "agent", "driver", "dvc"]
     rng.shuffle(victims)
@@ -140,7 +143,8 @@ def under_fire(
 ) -> list[dict[str, Any]]:
     """Run the graph to its end, in new folders until every victim is dead; how each ended.
 
-    Every second victim has begun to train: it dies soon after a checkpoint. The others die soon after they start.
+    Every second victim has begun to train: it dies soon after a checkpoint. The others die soon
+    after they start.
     """
     left, endings, checkpoints = list(victims), [], []
     deadline = time.monotonic() + DEADLINE_SECONDS
@@ -188,7 +192,9 @@ def newest_checkpoint(folder: Path) -> str:
 
 
 def find(folder: Path, kind: str, cluster: Cluster | None) -> list[int]:
-    """Living processes of a kind that work in the folder; of a daemon or node, only while a job is at work there."""
+    """Living processes of a kind that work in the folder; of a daemon or node, only while a job is
+    at work there.
+    """
     at_work: list[int] = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -207,7 +213,9 @@ def find(folder: Path, kind: str, cluster: Cluster | None) -> list[int]:
 
 
 def kill(kind: str, pids: list[int], cluster: Cluster | None) -> None:
-    """SIGKILL; a killed daemon comes back at once, and with a node go its daemon and all that its jobs had started."""
+    """SIGKILL; a killed daemon comes back at once, and with a node go its daemon and all that its
+    jobs had started.
+    """
     if kind in ("slurmd", "node"):
         assert cluster
         steps = {parent(pid) for pid in pids} if kind == "node" else set()
@@ -248,7 +256,9 @@ def command(pid: int) -> str:
 
 
 def repro(folder: Path, settings: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start `dvc repro` of the target; its output goes to a file, since orphans would hold a pipe open."""
+    """Start `dvc repro` of the target; its output goes to a file, since orphans would hold a pipe
+    open.
+    """
     with (folder / "work.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "dvc", "repro", TARGET],

@@ -1,7 +1,8 @@
-"""Known-vulnerable packages are excluded: by floors in pyproject.toml, by the pins, and in this environment.
+"""Known-vulnerable packages are excluded: by floors in pyproject.toml, by the pins, and in this
+environment.
 
-The floors are those of vulnerabilities that this project or its tools could meet. `.ci/audit` asks the advisory services,
-where they can be reached, for those published since.
+The floors are those of vulnerabilities that this project or its tools could meet. `.ci/audit` asks
+the advisory services, where they can be reached, for those published since.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ def too_old(versions: dict[str, str], floors: dict[str, tuple[str, str]]) -> dic
 
 
 def test_no_declared_range_admits_a_vulnerable_release(root: Path) -> None:
-    """Of the packages that pyproject.toml names: the release just below the floor is out of the range."""
+    """Of the packages that pyproject.toml names: the release just below the floor is out of the
+    range.
+    """
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = [
         *project["dependencies"],

@@ -1,4 +1,6 @@
-"""What must hold for any input: specifications and identities, ledger, triggers, text views, and what a page shows."""
+"""What must hold for any input: specifications and identities, ledger, triggers, text views, and
+what a page shows.
+"""
 
 from __future__ import annotations
 

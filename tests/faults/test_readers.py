@@ -1,4 +1,6 @@
-"""Every file that the project reads, damaged at random: the documented error or a right result, in bounded time and memory."""
+"""Every file that the project reads, damaged at random: the documented error or a right result, in
+bounded time and memory.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Writes that are cut off: by a full disk, a read-only one, or a kill. What had a final name before is there, whole, afterwards."""
+"""Writes that are cut off: by a full disk, a read-only one, or a kill.
+
+What had a final name before is there, whole, afterwards.
+"""
 
 from __future__ import annotations
 

@@ -68,7 +68,9 @@ def test_only_a_changed_learning_rate_runs_again(profile: Profile, launch: Launc
 def test_a_study_and_the_graph_share_a_run_under_names_of_their_own(
     profile: Profile, launch: Launch
 ) -> None:
-    """The same training asked for by two variants runs once; each gets its folder, its record and its rows."""
+    """The same training asked for by two variants runs once; each gets its folder, its record and
+    its rows.
+    """
     spec = clean_runs(profile)[0]
     named = [spec.model_copy(update={"variant": name}) for name in ("default", "twin")]
     launch(named)
@@ -85,7 +87,9 @@ def test_a_study_and_the_graph_share_a_run_under_names_of_their_own(
 def test_a_model_that_another_run_left_is_not_taken_for_this_ones(
     profile: Profile, launch: Launch
 ) -> None:
-    """A published record alone does not count: results of an archive may lie beside the model of an older code."""
+    """A published record alone does not count: results of an archive may lie beside the model of an
+    older code.
+    """
     spec = pretrain_runs(profile, "cc3m", "mmcl")[0]
     launch([spec])
     assert started() == [spec.run_id]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from repro.cli import reproduce
 from repro.__main__ import main
+from repro.cli import reproduce
 from repro.runs import signals
 from repro.spec import SpecError
 from tests.support.pipeline import environment, project, repro  # noqa: F401  (fixtures)

@@ -145,7 +145,9 @@ def test_jobs_of_other_folders_are_not_ours(
 def test_the_wall_time_ends_a_run_with_a_checkpoint_and_requeues_it(
     profile: Profile, launch: Launch, through_slurm: None
 ) -> None:
-    """The signal that Slurm sends before the wall time: the pack ends in order, the same job starts again."""
+    """The signal that Slurm sends before the wall time: the pack ends in order, the same job starts
+    again.
+    """
     specs = clean_runs(profile)[:1]
     process = start_driver(specs, {specs[0].run_id: "wait"})
     wait_for(lambda: list(Path("sacred/smoke").glob("*/run.json")), 120)

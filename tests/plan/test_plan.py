@@ -1,4 +1,6 @@
-"""The plan: work follows from the specifications, FLOPs from the model, and a calibrated forecast from this machine."""
+"""The plan: work follows from the specifications, FLOPs from the model, and a calibrated forecast
+from this machine.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,10 @@ def counts(paper: Profile) -> Counts:
 def test_the_towers_of_the_paper_cost_what_is_published_of_them(counts: Counts) -> None:
     """open_clip's docs/model_profile.csv has 12.22 and 5.96 GFLOP for RN50-quickgelu.
 
-    Here one place of the attention pool asks, not all 50: 49 x 2 d^2 FLOPs of queries are left out, 49 x 2 d D of answers,
-    and 49 x 4 x 50 d of attention. The last of the twelve text blocks treats the end token alone: of its 24 d^2 FLOPs a token
-    only keys and values, 4 d^2, are left of the other 76 tokens, and of its 4 L^2 d FLOPs of attention 4 L d.
+    Here one place of the attention pool asks, not all 50: 49 x 2 d^2 FLOPs of queries are left out,
+    49 x 2 d D of answers, and 49 x 4 x 50 d of attention. The last of the twelve text blocks treats
+    the end token alone: of its 24 d^2 FLOPs a token only keys and values, 4 d^2, are left of the
+    other 76 tokens, and of its 4 L^2 d FLOPs of attention 4 L d.
     """
     not_asked = 49 * (2 * 2048**2 + 2 * 2048 * 1024 + 4 * 50 * 2048)
     assert counts.image_forward / GFLOP == pytest.approx(12.22 - not_asked / GFLOP, abs=0.01)
@@ -81,7 +84,9 @@ def test_a_pretraining_of_the_paper_costs_64_epochs_of_54_gflop_a_view(
 def test_a_cleaning_run_of_the_paper_is_20_epochs_and_61_evaluations(
     paper: Profile, counts: Counts
 ) -> None:
-    """0.11 EFLOP of training with one view and 0.22 with two; 0.0017 for an evaluation with 80,000 untrimmed prompts."""
+    """0.11 EFLOP of training with one view and 0.22 with two; 0.0017 for an evaluation with 80,000
+    untrimmed prompts.
+    """
     runs = [
         work
         for work in work_of(paper)
@@ -98,7 +103,10 @@ def test_a_cleaning_run_of_the_paper_is_20_epochs_and_61_evaluations(
 
 
 def test_pairs_and_evaluations_follow_from_batch_and_rhythm() -> None:
-    """10,344 pairs are 161 batches of 64; 1,000 are 15. Evaluations: before, then every 4 of 16 epochs; 3 in each of 4."""
+    """10,344 pairs are 161 batches of 64; 1,000 are 15.
+
+    Evaluations: before, then every 4 of 16 epochs; 3 in each of 4.
+    """
     works = {(work.spec.cell, work.spec.run_id): work for work in work_of(load_profile("mini"))}
     pretrain = works["cc6m-mmcl", "seed0"]
     assert (pretrain.pairs, pretrain.evaluations, pretrain.spec.num_views) == (16 * 161 * 64, 5, 1)
@@ -129,7 +137,9 @@ def test_the_longest_run_goes_first_to_the_device_with_the_least_to_do() -> None
 def test_wall_time_takes_all_gpus_for_a_pretraining_and_one_for_a_cleaning_run(
     paper: Profile,
 ) -> None:
-    """With a second for each pair-view and nothing else; a global batch of 2,048 in groups of 256 splits into at most 8."""
+    """With a second for each pair-view and nothing else; a global batch of 2,048 in groups of 256
+    splits into at most 8.
+    """
     works = [work for work in work_of(paper) if work.spec.cell == "cc3m-mmcl"]
     rates = Rates(
         pair_view={work.kind: 1.0 for work in works},
@@ -183,7 +193,9 @@ def test_the_plan_on_the_command_line_adds_up(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_device_waits_for_what_its_loaders_cannot_make_ready() -> None:
-    """A million pixels take 2 s to decode and 1 s to augment, a caption 3 s: 2 s a pair of one view, 6 s of two."""
+    """A million pixels take 2 s to decode and 1 s to augment, a caption 3 s: 2 s a pair of one
+    view, 6 s of two.
+    """
     cost = HostCost(decode=2.0, augment=1.0, text=3.0)
     assert cost.pair(1_000_000, decoded=False, views=1) == 2.0
     assert cost.pair(1_000_000, decoded=False, views=2) == 6.0
@@ -191,7 +203,9 @@ def test_a_device_waits_for_what_its_loaders_cannot_make_ready() -> None:
 
 
 def test_hours_are_told_apart_by_what_they_go_into(paper: Profile) -> None:
-    """A second for the step of a pair-view, two for its data, 5 for an evaluation; checkpoints a tenth of training."""
+    """A second for the step of a pair-view, two for its data, 5 for an evaluation; checkpoints a
+    tenth of training.
+    """
     work = next(work for work in work_of(paper) if work.spec.stage == "clean")
     kind = {work.kind: 1.0}
     rates = Rates(kind, {work.kind: 2.0}, evaluation=5.0, start=9.0, checkpoint_share=0.1)
@@ -227,7 +241,9 @@ def test_an_impossible_option_is_named(
 
 @pytest.fixture
 def small_study(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Profile]:
-    """The profile `mini` at a tenth of its pairs, over random pictures, in a folder of its own, on one thread."""
+    """The profile `mini` at a tenth of its pairs, over random pictures, in a folder of its own, on
+    one thread.
+    """
     (tmp_path / "specs").symlink_to(root / "specs")
     monkeypatch.chdir(tmp_path)
     overrides = {
@@ -268,7 +284,9 @@ def small_study(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_start_model_is_evaluated_once_for_all_runs_that_evaluate_alike(
     small_study: Profile,
 ) -> None:
-    """Not for one with another trigger: what its images evoke is another question to the same model."""
+    """Not for one with another trigger: what its images evoke is another question to the same
+    model.
+    """
     spec = next(
         spec
         for spec in clean_runs(small_study)
@@ -287,7 +305,9 @@ def test_a_start_model_is_evaluated_once_for_all_runs_that_evaluate_alike(
 
 @pytest.mark.slow
 def test_a_calibrated_forecast_is_what_the_runs_then_take(small_study: Profile) -> None:
-    """One pre-training and one cleaning run; processor time of both, since other programs run beside the tests."""
+    """One pre-training and one cleaning run; processor time of both, since other programs run
+    beside the tests.
+    """
     cpu = torch.device("cpu")
     works = {
         (work.spec.stage, work.spec.loss): work

@@ -1,4 +1,6 @@
-"""The benchmarks compare like with like: reference and project give the same loss, the same step and the same accuracy."""
+"""The benchmarks compare like with like: reference and project give the same loss, the same step
+and the same accuracy.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ def reference_model(workload: Workload) -> reference.CLIP:
 def as_reference_takes_it(
     images: torch.Tensor, tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of ours, (V, b, ...), with pixels normalised and captions padded to 77 tokens, (b, V, ...)."""
+    """A batch of ours, (V, b, ...), with pixels normalised and captions padded to 77 tokens, (b, V,
+    ...).
+    """
     padded = torch.nn.functional.pad(tokens, (0, 77 - tokens.shape[-1]))
     pixels = torch.stack([normalise(view) for view in images])
     return pixels.transpose(0, 1).contiguous(), padded.transpose(0, 1)
@@ -197,7 +201,9 @@ def test_the_table_has_what_was_measured() -> None:
     ["clean --help", "clean --profile none --dataset cc3m --objective mmcl", "verify none.json"],
 )
 def test_commands_without_torch_start_within_a_second(call: str, root: Path) -> None:
-    """CPU time, so that a busy machine does not fail it, the better of two; the calls end in a help text or an error."""
+    """CPU time, so that a busy machine does not fail it, the better of two; the calls end in a help
+    text or an error.
+    """
     times = []
     for _ in range(2):
         before = sum(os.times()[2:4])
@@ -212,7 +218,9 @@ def test_commands_without_torch_start_within_a_second(call: str, root: Path) -> 
 
 
 def test_every_name_is_measured(workload: Workload, tmp_path: Path) -> None:
-    """The two quick ones are run, on the small workload; unlike seconds their units are per step and per image."""
+    """The two quick ones are run, on the small workload; unlike seconds their units are per step
+    and per image.
+    """
     assert all(callable(getattr(measures, name)) for name in bench.NAMES | bench.BESIDES)
     step, image = measures.train_step(workload, tmp_path, 1, 1), measures.loader(workload, tmp_path)
     assert len(step.runs) == 1 and image.ratio > 0
@@ -221,7 +229,9 @@ def test_every_name_is_measured(workload: Workload, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_finished_study_leaves_dvc_nothing_to_do(root: Path, tmp_path: Path) -> None:
-    """`commit` fails where the copy lacks something that a stage depends on; the report itself is a placeholder."""
+    """`commit` fails where the copy lacks something that a stage depends on; the report itself is a
+    placeholder.
+    """
     workspace.make_workspace(root, tmp_path / "finished")
     workspace.commit(tmp_path / "finished")
     workspace.repeat(tmp_path / "finished")

@@ -1,4 +1,6 @@
-"""The Dockerfile built for real, by buildah over a base made by debootstrap; compose.yaml read as what it promises."""
+"""The Dockerfile built for real, by buildah over a base made by debootstrap; compose.yaml read as
+what it promises.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ class Image:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        # Containers share the host's network, but buildah looks for the helper that would give them one of their own.
+        # Containers share the host's network, but buildah looks for the helper that would give them
+        # one of their own.
         (home / "helpers").mkdir()
         (home / "helpers" / "netavark").symlink_to("/bin/true")
         conf = home / "containers.conf"
@@ -113,13 +116,17 @@ def image(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imag
 
 
 def suite() -> str:
-    """The release of the base: on Debian the one with the oldest Python that the project takes, elsewhere the host's own."""
+    """The release of the base: on Debian the one with the oldest Python that the project takes,
+    elsewhere the host's own.
+    """
     release = platform.freedesktop_os_release()
     return "bookworm" if release["ID"] == "debian" else release["VERSION_CODENAME"]
 
 
 def pip_settings(home: Path) -> list[str]:
-    """Volumes that bring this machine's configuration of pip into the build, without a trace in the image."""
+    """Volumes that bring this machine's configuration of pip into the build, without a trace in the
+    image.
+    """
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     ).stdout
@@ -157,7 +164,9 @@ def test_the_image_builds_and_its_command_line_starts(image: Image) -> None:
 @needs_buildah
 @pytest.mark.slow
 def test_the_image_computes(image: Image) -> None:
-    """DVC sees the graph without git, the environment counts as set up, torch and the worker import."""
+    """DVC sees the graph without git, the environment counts as set up, torch and the worker
+    import.
+    """
     assert "report@mini" in image.run(".venv/bin/dvc", "stage", "list")
     assert image.run("make", "setup") == ""
     said = image.run(
@@ -223,7 +232,9 @@ def test_compose_publishes_on_loopback_only_and_no_service_has_a_password_in_it(
 def test_compose_keeps_every_folder_that_the_study_fills(
     root: Path, services: dict[str, Any]
 ) -> None:
-    """Outputs of the graph, records, running runs and DVC's cache are in volumes of the container that runs the study."""
+    """Outputs of the graph, records, running runs and DVC's cache are in volumes of the container
+    that runs the study.
+    """
     stages = YAML(typ="safe", pure=True).load((root / "dvc.yaml").read_text(encoding="utf-8"))[
         "stages"
     ]
@@ -250,7 +261,9 @@ def test_compose_keeps_every_folder_that_the_study_fills(
 
 
 def test_containers_have_what_training_on_gpus_needs(root: Path, services: dict[str, Any]) -> None:
-    """Shared memory for loader processes and NCCL, pinned memory, a compiler for Triton, and the user's data."""
+    """Shared memory for loader processes and NCCL, pinned memory, a compiler for Triton, and the
+    user's data.
+    """
     on_gpu = services["reproduce-gpu"]
     assert int(on_gpu["shm_size"].removesuffix("gb")) >= 16
     assert on_gpu["ulimits"]["memlock"] == -1

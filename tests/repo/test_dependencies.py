@@ -1,4 +1,6 @@
-"""dvc.yaml tells the truth: a stage depends on the code that its entry imports, on all of it and on nothing else."""
+"""dvc.yaml tells the truth: a stage depends on the code that its entry imports, on all of it and on
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ BESIDE = {"report": {"repro/report/pages/templates"}}
 
 
 def folded(files: set[Path], package: Path) -> list[str]:
-    """The files as the shortest list of paths: a folder stands for its modules where all of them are among the files."""
+    """The files as the shortest list of paths: a folder stands for its modules where all of them
+    are among the files.
+    """
     root = package.parent
     paths = {file for file in files if file.name != "__init__.py"}
     folders = sorted(

@@ -1,4 +1,6 @@
-"""dvc.yaml: the stages, what they depend on, and - with the real DVC and a stub for the stages - what an edit reruns."""
+"""dvc.yaml: the stages, what they depend on, and - with the real DVC and a stub for the stages -
+what an edit reruns.
+"""
 
 # ruff: noqa: F811  (fixtures are imported, and named again where they are used)
 
@@ -39,14 +41,18 @@ def test_the_stages_are_the_study_in_order(graph: dict[str, Any]) -> None:
 
 
 def of_profiles(graph: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Names and stages of the graph proper; studies lie beside it and name their profile themselves."""
+    """Names and stages of the graph proper; studies lie beside it and name their profile
+    themselves.
+    """
     return [(name, stage) for name, stage in graph.items() if name != "study"]
 
 
 def test_the_studies_of_the_graph_are_those_with_results_and_depend_on_their_specification_alone(
     graph: dict[str, Any],
 ) -> None:
-    """A study without results would make plain `dvc repro` start hours of training, and so would one that depends on code."""
+    """A study without results would make plain `dvc repro` start hours of training, and so would
+    one that depends on code.
+    """
     root = Path(__file__).parents[2]
     archives = {
         path.name.removesuffix(".jsonl.gz") for path in root.glob("results/studies/*.jsonl.gz")
@@ -65,7 +71,9 @@ def test_the_studies_of_the_graph_are_those_with_results_and_depend_on_their_spe
 
 
 def test_axes_are_strings_and_the_profile_is_one_of_them(graph: dict[str, Any]) -> None:
-    """Other values are rendered into names (1.0e-6 becomes 1e-06), and stages of two profiles must not share a name."""
+    """Other values are rendered into names (1.0e-6 becomes 1e-06), and stages of two profiles must
+    not share a name.
+    """
     for _, stage in of_profiles(graph):
         assert stage["matrix"]["profile"] == ["${profile}"]
         assert all(isinstance(value, str) for axis in stage["matrix"].values() for value in axis)
@@ -189,7 +197,9 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
 def test_a_reader_without_data_or_models_rebuilds_the_report(
     project: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """With a remote that holds only results: fresh clone, changed template, and nothing but the report runs."""
+    """With a remote that holds only results: fresh clone, changed template, and nothing but the
+    report runs.
+    """
     (project / "params.yaml").write_text("profile: smoke\n")
     repro(project)
     remote, clone = (str(tmp_path_factory.mktemp(name)) for name in ("remote", "clone"))

@@ -1,4 +1,6 @@
-"""What a fresh interpreter loads: commands that need no torch start without it, and nothing undeclared is imported."""
+"""What a fresh interpreter loads: commands that need no torch start without it, and nothing
+undeclared is imported.
+"""
 
 from __future__ import annotations
 
@@ -72,9 +74,12 @@ def normal(name: str) -> str:
 
 @pytest.mark.parametrize("folder", ["repro", "tests", "benchmarks"])
 def test_every_imported_package_is_declared(root: Path, folder: str) -> None:
-    """An import that works only because some dependency brings the package along breaks with that dependency's next release."""
+    """An import that works only because some dependency brings the package along breaks with that
+    dependency's next release.
+    """
     providers = importlib.metadata.packages_distributions()
-    # In environments of their own: requirements-fetch.txt, and the validator of tests/crate_validator.py with what it brings.
+    # In environments of their own: requirements-fetch.txt, and the validator of
+    # tests/crate_validator.py with what it brings.
     allowed = declared(root) | {"repro", "img2dataset", "rocrate-validator", "requests"}
     beside = {path.stem for path in (root / "tests").rglob("*.py")}
     undeclared = set()

@@ -76,7 +76,9 @@ ALLOWED = {
 
 
 def part_of(module: str) -> str:
-    """The room or sub-room (`report.numbers`) that holds a module; a module of the root is its own part."""
+    """The room or sub-room (`report.numbers`) that holds a module; a module of the root is its own
+    part.
+    """
     names = module.split(".")[1:]
     for size in (2, 1):
         if ".".join(names[:size]) in ALLOWED:
@@ -105,7 +107,8 @@ def test_every_import_goes_down_the_layers(root: Path) -> None:
         part = part_of(module)
         assert part in ALLOWED, f"{module} is in a new part: say in ALLOWED what it may import"
 
-        # The face of a room has a docstring alone, so importing a sub-room through it is no import of the room.
+        # The face of a room has a docstring alone, so importing a sub-room through it is no import
+        # of the room.
         faces = {room for room in below for inner in below if inner.startswith(f"{room}.")}
         wrong += [
             f"{module} imports repro.{name}" for name in sorted(below - ALLOWED[part] - faces)
@@ -139,7 +142,9 @@ def test_no_modules_import_each_other_in_a_circle(root: Path) -> None:
 
 
 def test_faces_of_rooms_import_nothing_of_the_package(root: Path) -> None:
-    """Else importing one module of a room would start the others, and the layers would not be what they seem."""
+    """Else importing one module of a room would start the others, and the layers would not be what
+    they seem.
+    """
     known = modules(root / "repro")
     faces = {name: file for name, file in known.items() if file.name == "__init__.py"}
     assert {name: found for name, file in faces.items() if (found := imported(file, known))} == {}

@@ -1,6 +1,8 @@
-"""The graph of the profile `paper` over shards of the true shape, at the reduced counts of specs/rehearsal.yaml.
+"""The graph of the profile `paper` over shards of the true shape, at the reduced counts of
+specs/rehearsal.yaml.
 
-Through a real Slurm: pre-trainings on two nodes with an agent (torchrun) each and two ranks per agent, cleaning runs as arrays.
+Through a real Slurm: pre-trainings on two nodes with an agent (torchrun) each and two ranks per
+agent, cleaning runs as arrays.
 """
 
 from __future__ import annotations

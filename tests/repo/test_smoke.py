@@ -1,4 +1,6 @@
-"""The whole graph at profile `smoke`, used as its users use it: run, repeated, changed in one place, killed."""
+"""The whole graph at profile `smoke`, used as its users use it: run, repeated, changed in one
+place, killed.
+"""
 
 from __future__ import annotations
 
@@ -176,7 +178,9 @@ def test_a_changed_template_rebuilds_the_report_alone(checkout: Path) -> None:
 
 @pytest.mark.faults(1, 4)
 def test_a_graph_killed_in_the_middle_goes_on_to_the_same_ledger(checkout: Path) -> None:
-    """SIGKILL to everything during the cleaning of one model, then `dvc repro`: rows equal but for wall time."""
+    """SIGKILL to everything during the cleaning of one model, then `dvc repro`: rows equal but for
+    wall time.
+    """
 
     def ledger() -> dict[str, list[dict[str, Any]]]:
         files = sorted((checkout / "results/smoke/clean/cc6m-mmcl").rglob("rows.jsonl"))

@@ -1,4 +1,6 @@
-"""A run that comes out of an archive of git is held to the hashes of the rows that it was made from."""
+"""A run that comes out of an archive of git is held to the hashes of the rows that it was made
+from.
+"""
 
 from __future__ import annotations
 

@@ -69,7 +69,8 @@ def icon_set(codes: list[str], inset: int) -> tuple[dict, dict]:
 
 
 FRUIT = ["1F34C", "1F34E", "1F352"]
-# emojione names its icons and knows no code points; one name is found by an alias of noto, one by nothing, one is turned.
+# emojione names its icons and knows no code points; one name is found by an alias of noto, one by
+# nothing, one is turned.
 EMOJIONE = {
     "icons": {
         "banana": square("gold", 1),
@@ -125,7 +126,9 @@ def contents(name: str) -> dict[str, object]:
 
 @pytest.fixture
 def npm_dir(tmp_path, monkeypatch) -> Path:
-    """A folder with a small stand-in for every package, pinned; the working folder becomes one with its class names."""
+    """A folder with a small stand-in for every package, pinned; the working folder becomes one with
+    its class names.
+    """
     folder = tmp_path / "npm"
     folder.mkdir()
     for name, package in list(PACKAGES.items()):
@@ -183,7 +186,9 @@ def names_by_style(drawings: list[Drawing]) -> dict[str, list[str]]:
 
 
 def test_drawings_are_matched_by_code_point_or_name_and_never_guessed(tarballs):
-    """The grinning face has one vendor, the flag is left out, `oddity` is unknown, the flipped alias is not the drawing."""
+    """The grinning face has one vendor, the flag is left out, `oddity` is unknown, the flipped
+    alias is not the drawing.
+    """
     assert names_by_style(find_drawings(tarballs)) == {
         "noto": ["banana", "cherries", "red apple"],
         "noto-v1": ["banana"],
@@ -238,7 +243,10 @@ def test_the_data_stage_holds_one_family_out_and_nests_the_slots(npm_dir, tmp_pa
 
 
 def test_accounting_adds_up_and_counts_what_shows_nothing(npm_dir, tmp_path):
-    """fxemoji's apple is white on white. Twemoji's colours are those of noto, so its neighbours are right."""
+    """fxemoji's apple is white on white.
+
+    Twemoji's colours are those of noto, so its neighbours are right.
+    """
     build_emoji(profile(), tmp_path / "data")
     accounting = json.loads((tmp_path / "data" / "accounting.json").read_text())
     pairs = accounting["sources"]["pairs"]
@@ -344,7 +352,9 @@ def test_nearest_neighbour_accuracy_of_two_of_three():
 
 
 def test_synonyms_share_a_synset_and_are_spelled_as_eda_spells_them(tarballs):
-    """Phrases are offered and not asked for, x2y is no word of letters, and a word is one of its own synset."""
+    """Phrases are offered and not asked for, x2y is no word of letters, and a word is one of its
+    own synset.
+    """
     read = read_wordnet(tarballs[packages.WORDNET])
     assert read["lemmas"] == {
         "noun": {"banana": ["banana"], "car": ["car", "motor car"]},

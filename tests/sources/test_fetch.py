@@ -1,4 +1,6 @@
-"""Downloading by img2dataset from a server that fails in every way: all rows accounted for, only failures asked for again."""
+"""Downloading by img2dataset from a server that fails in every way: all rows accounted for, only
+failures asked for again.
+"""
 
 import io
 import itertools
@@ -153,7 +155,9 @@ def workspace(tmp_path, monkeypatch):
 
 
 def write_list(path: Path, address: str) -> Counter[str]:
-    """A list in CC12M's form: 200 rows that fail, 40 odd ones and 1,760 good ones; the rows of each kind."""
+    """A list in CC12M's form: 200 rows that fail, 40 odd ones and 1,760 good ones; the rows of each
+    kind.
+    """
     kinds = [*itertools.chain.from_iterable([kind] * 16 for kind in BAD_KINDS), *ODD_KINDS * 10]
     lines = [
         f'{address}/{kind}/{number}\tcaption "{number}" of {kind}'
@@ -222,7 +226,8 @@ def test_every_row_of_the_list_is_accounted_for_and_a_second_run_fetches_only_wh
 
     index = index_shards(folder, workspace / "cache")
     assert index.accounting.listed == index.accounting.decoded == accounting["obtained"]
-    # The order is that of the list, whatever the order in which servers answered and the pass that obtained a row.
+    # The order is that of the list, whatever the order in which servers answered and the pass that
+    # obtained a row.
     store = PairStore(folder, index.take(np.arange(len(index.order))), index.shards)
     fine = [f"{address}/{kind}/" for kind in (*ODD_KINDS, "good", "http_503")]
     lines = (workspace / "cc12m.tsv").read_text().splitlines()

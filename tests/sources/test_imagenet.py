@@ -1,4 +1,6 @@
-"""The five layouts of ImageNet validation give the same images and labels; anything else is refused by name."""
+"""The five layouts of ImageNet validation give the same images and labels; anything else is refused
+by name.
+"""
 
 import io
 import tarfile
@@ -165,7 +167,9 @@ def test_webdataset_shards_without_labels_or_cut_short_are_refused(tmp_path):
 
 @pytest.mark.faults(15)
 def test_labels_that_are_not_those_of_imagenet_are_recognised_by_the_first_images(tmp_path):
-    """A full set of 1,000 classes passes with the true labels, and not when they are rotated by one or an image is there twice."""
+    """A full set of 1,000 classes passes with the true labels, and not when they are rotated by one
+    or an image is there twice.
+    """
     labels = {f"ILSVRC2012_val_{number:08d}.JPEG": label for number, label in CANARY.items()}
     others = set(range(1000)) - set(CANARY.values())
     labels |= {

@@ -1,4 +1,6 @@
-"""Mirrors: shards arrive whole and as listed, in whatever pieces; another shard than the listed one is refused."""
+"""Mirrors: shards arrive whole and as listed, in whatever pieces; another shard than the listed one
+is refused.
+"""
 
 import hashlib
 import threading
@@ -14,7 +16,9 @@ SHARDS = {"/r1/x-0000.tar": b"first" * 1000, "/r1/x-0001.tar": b"second" * 1000}
 
 
 class Mirror(BaseHTTPRequestHandler):
-    """Serves SHARDS with ranges; every request is noted, and an answer to a whole one may be cut short."""
+    """Serves SHARDS with ranges; every request is noted, and an answer to a whole one may be cut
+    short.
+    """
 
     asked: list[tuple[str, str | None]]
     cut: int

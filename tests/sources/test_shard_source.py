@@ -1,4 +1,6 @@
-"""The data stage on the user's own shards and evaluation images: what is taken, what is refused, and how it is counted."""
+"""The data stage on the user's own shards and evaluation images: what is taken, what is refused,
+and how it is counted.
+"""
 
 import gzip
 import json
@@ -114,7 +116,9 @@ def added_up(account: dict) -> int:
 
 @pytest.mark.faults(9, 10)
 def test_accounting_reaches_from_the_url_list_to_the_rows_used(profile, tmp_path):
-    """20 listed: 1 no URL, 5 dead, 14 obtained; of these 1 damaged, 1 there twice, 12 distinct, 8 wanted."""
+    """20 listed: 1 no URL, 5 dead, 14 obtained; of these 1 damaged, 1 there twice, 12 distinct, 8
+    wanted.
+    """
     write_tar(
         tmp_path / "cc6m" / "pass-1" / "00000.tar",
         [*pair(3), ("99.jpg", b"<html>"), ("99.txt", b"words")],

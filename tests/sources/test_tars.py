@@ -1,4 +1,6 @@
-"""Shards and evaluation folders that others wrote: every row used or counted, nothing written outside."""
+"""Shards and evaluation folders that others wrote: every row used or counted, nothing written
+outside.
+"""
 
 import gzip
 import tarfile
@@ -96,7 +98,10 @@ def test_hostile_members_are_skipped_and_nothing_is_written(tmp_path):
     "cut", [1, 700, 1300, 4096], ids=["in a header", "in an image", "in a caption", "between rows"]
 )
 def test_a_truncated_shard_keeps_its_whole_rows(tmp_path, cut):
-    """A row takes six blocks of 512: three headers, image, caption, listing. The cut falls into the last of three rows."""
+    """A row takes six blocks of 512: three headers, image, caption, listing.
+
+    The cut falls into the last of three rows.
+    """
     path = write_tar(tmp_path / "00000.tar", pair(0) + pair(1) + pair(2))
     start = 2 * 6 * 512
     path.write_bytes(path.read_bytes()[: min(start + cut, 3 * 6 * 512)])

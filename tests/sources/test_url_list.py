@@ -1,6 +1,8 @@
 from repro.sources.download import url_list
 
-"""Passes of a download that is killed, repeated or called wrongly: no row is lost and none is fetched twice."""
+"""Passes of a download that is killed, repeated or called wrongly: no row is lost and none is
+fetched twice.
+"""
 
 import json
 from collections import Counter
@@ -15,9 +17,11 @@ pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parqu
 
 @pytest.fixture
 def fetched(tmp_path, monkeypatch):
-    """`fetch_pass` over a list of seven rows in shards of two and files of four, with a stand-in for img2dataset that knows its layout.
+    """`fetch_pass` over a list of seven rows in shards of two and files of four, with a stand-in
+    for img2dataset that knows its layout.
 
-    Rows whose URL holds a word of `failing` fail; after `shards_before_kill` shards it dies. Returns what to call, and the URLs asked.
+    Rows whose URL holds a word of `failing` fail; after `shards_before_kill` shards it dies.
+    Returns what to call, and the URLs asked.
     """
     monkeypatch.setattr(url_list, "SHARD_ROWS", 2)
     monkeypatch.setattr(url_list, "FILE_ROWS", 4)
@@ -83,7 +87,9 @@ def test_a_pass_that_was_killed_goes_on_with_its_next_shard(fetched):
 
 @pytest.mark.faults(1, 28)
 def test_rows_that_failed_are_asked_for_again_until_none_is_left_even_over_a_kill(fetched):
-    """Rows 1, 4 and 6 fail; the second pass is killed after a shard of 1 and 4, and row 6 comes with the third call."""
+    """Rows 1, 4 and 6 fail; the second pass is killed after a shard of 1 and 4, and row 6 comes
+    with the third call.
+    """
     call, asked = fetched
     account = call(failing=("1", "4", "6"))
     assert (account["obtained"], account["failed"]) == (4, {"1": 1, "4": 1, "6": 1})

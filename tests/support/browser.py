@@ -1,4 +1,6 @@
-"""Headless Chromium, driven through two pipes: pages opened, scripts run in them, pictures taken of them."""
+"""Headless Chromium, driven through two pipes: pages opened, scripts run in them, pictures taken of
+them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ WAIT_SECONDS = 180.0
 
 
 class Page:
-    """A page in a running Chromium, by the DevTools protocol (`--remote-debugging-pipe`: JSON ended by NUL on descriptors 3 and 4)."""
+    """A page in a running Chromium, by the DevTools protocol (`--remote-debugging-pipe`: JSON ended
+    by NUL on descriptors 3 and 4).
+    """
 
     def __init__(self, write: int, read: int) -> None:
         self.write, self.read, self.rest, self.number = write, read, b"", 0
@@ -29,7 +33,9 @@ class Page:
         self.problems: list[str] = []
         """Exceptions in the page."""
         self.console: list[str] = []
-        """What the page, or the browser about it, wrote to the console; the browser after `Log.enable`."""
+        """What the page, or the browser about it, wrote to the console; the browser after
+        `Log.enable`.
+        """
         self.session = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
@@ -110,7 +116,8 @@ def browser(profile: Path, width: int = 1700, height: int = 1000) -> Iterator[Pa
     assert CHROMIUM is not None
     inward, write = os.pipe()
     read, outward = os.pipe()
-    # The protocol's descriptors are 3 and 4; a shell puts them there, for the parent's own may be taken.
+    # The protocol's descriptors are 3 and 4; a shell puts them there, for the parent's own may be
+    # taken.
     script = f'exec "$0" "$@" 3<&{inward} 4>&{outward}'
     command = [
         "bash",

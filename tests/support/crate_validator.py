@@ -1,8 +1,9 @@
-"""Validates an RO-Crate with the RO-Crate project's validator, without a network: `python crate_validator.py CRATE PROFILE...`.
+"""Validates an RO-Crate with the RO-Crate project's validator, without a network: `python
+crate_validator.py CRATE PROFILE...`.
 
-Run by tests in an environment of its own (packages roc-validator and rocrate). The validator wants the JSON-LD context of
-RO-Crate 1.1 from the web; it gets the one that rocrate ships, which is a later version, with the names that changed since.
-Prints one line a violated requirement.
+Run by tests in an environment of its own (packages roc-validator and rocrate). The validator wants
+the JSON-LD context of RO-Crate 1.1 from the web; it gets the one that rocrate ships, which is a
+later version, with the names that changed since. Prints one line a violated requirement.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Make the results of data and report code in a folder: `python everything.py FOLDER`; prints the hash of every file.
+"""Make the results of data and report code in a folder: `python everything.py FOLDER`; prints the
+hash of every file.
 
-What is made must not depend on hash seed, locale, time zone, threads or cores; test_environment.py varies them.
+What is made must not depend on hash seed, locale, time zone, threads or cores; test_environment.py
+varies them.
 """
 
 from __future__ import annotations

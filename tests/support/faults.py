@@ -31,7 +31,9 @@ class FaultTable:
         self.cases: dict[int, set[str]] = defaultdict(set)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count one outcome a test: of its call, or of whatever else went wrong or kept it from running."""
+        """Count one outcome a test: of its call, or of whatever else went wrong or kept it from
+        running.
+        """
         if report.when == "call" or report.outcome != "passed":
             name = report.nodeid.partition("[")[0]
             self.outcomes[name][report.outcome] += 1

@@ -1,7 +1,9 @@
-"""Damaged copies of a valid file for one reader, in a process whose memory is capped: `fuzz.py READER SEED COUNT CAP FOLDER`.
+"""Damaged copies of a valid file for one reader, in a process whose memory is capped: `fuzz.py
+READER SEED COUNT CAP FOLDER`.
 
-Reading a copy must end in time, with the reader's documented error or with a result; where checksums guard the file the
-result must be the original's. Prints each distinct finding as a line of JSON: seed of the copy, exception and its place.
+Reading a copy must end in time, with the reader's documented error or with a result; where
+checksums guard the file the result must be the original's. Prints each distinct finding as a line
+of JSON: seed of the copy, exception and its place.
 """
 
 from __future__ import annotations

@@ -33,7 +33,9 @@ def imported(file: Path, known: dict[str, Path], *, at_start: bool = False) -> s
 
 
 def closure(entry: str, package: Path) -> set[Path]:
-    """Files of all modules that `entry` reaches by imports, its own included, with the packages above them."""
+    """Files of all modules that `entry` reaches by imports, its own included, with the packages
+    above them.
+    """
     known = modules(package)
     reached: set[str] = set()
     waiting = [entry]

@@ -40,7 +40,9 @@ def profile(root: Path) -> Profile:
 
 @pytest.fixture
 def launch(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
-    """`run_all` with the stub worker in an empty repository with two slots; keyword arguments are behaviours by run id."""
+    """`run_all` with the stub worker in an empty repository with two slots; keyword arguments are
+    behaviours by run id.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(root))
     monkeypatch.setenv("REPRO_SLOTS", "2")

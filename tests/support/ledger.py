@@ -1,7 +1,8 @@
-"""A small synthetic study for tests of the report: specifications and a ledger written through repro.ledger.
+"""A small synthetic study for tests of the report: specifications and a ledger written through
+repro.ledger.
 
-Outcomes follow a formula of learning rate, loss and epoch, and a keyed generator draws the images they fall on, so that
-the numbers are the same everywhere. Nothing here is a result.
+Outcomes follow a formula of learning rate, loss and epoch, and a keyed generator draws the images
+they fall on, so that the numbers are the same everywhere. Nothing here is a result.
 """
 
 from __future__ import annotations
@@ -161,7 +162,9 @@ def write_study_spec(root: Path, name: str, variants: dict[str, dict[str, Any]])
 
 
 def reseal(folder: Path, **changes: Any) -> None:
-    """Change fields of a published run's record, and make it tell the rows and bits that lie beside it."""
+    """Change fields of a published run's record, and make it tell the rows and bits that lie beside
+    it.
+    """
     record = RunRecord.model_validate_json((folder / "run.json").read_bytes())
     lines = (folder / "rows.jsonl").read_bytes().splitlines()
     told = {
@@ -194,7 +197,9 @@ def row_of(document: dict[str, Any], dataset: str, size: str, objective: str) ->
 
 
 def _pick(order: np.ndarray, share: float, jitter: np.random.Generator) -> np.ndarray:
-    """`share` of the images: mostly the first in `order`, so that evaluations of one model agree on most images."""
+    """`share` of the images: mostly the first in `order`, so that evaluations of one model agree on
+    most images.
+    """
     chosen = np.zeros(IMAGES, bool)
     chosen[
         order[np.argsort(np.arange(IMAGES) + jitter.normal(0, 12, IMAGES))[: round(share * IMAGES)]]
@@ -203,7 +208,9 @@ def _pick(order: np.ndarray, share: float, jitter: np.random.Generator) -> np.nd
 
 
 def _outcome(spec: RunSpec, progress: float, relative_rate: float) -> tuple[float, float]:
-    """Accuracy and ASR: stronger rates clean more and cost more, and cost more after MMCL + SSL pre-training."""
+    """Accuracy and ASR: stronger rates clean more and cost more, and cost more after MMCL + SSL
+    pre-training.
+    """
     accuracy, asr = START[spec.pretrain_objective]
     if spec.stage == "pretrain":
         return accuracy * max(0.02, progress), asr * max(0.02, progress)

@@ -1,4 +1,7 @@
-"""Damage to files: the bytes, text trees and arrays of a valid file with something wrong in them. Seeded, so that a finding repeats."""
+"""Damage to files: the bytes, text trees and arrays of a valid file with something wrong in them.
+
+Seeded, so that a finding repeats.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,9 @@ HOSTILE: tuple[Any, ...] = (
 
 
 def mutate(data: bytes, kind: str, rng: random.Random) -> bytes:
-    """Damaged `data`; `kind` is the form that damage may respect: `bytes`, `json`, `jsonl`, `yaml`, `npz`, `gz` or `pt`."""
+    """Damaged `data`; `kind` is the form that damage may respect: `bytes`, `json`, `jsonl`, `yaml`,
+    `npz`, `gz` or `pt`.
+    """
     if kind in _FORMS and rng.random() < 0.6:
         return _FORMS[kind](data, rng)
     for _ in range(rng.choice((1, 1, 1, 2, 8))):

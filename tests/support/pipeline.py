@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 STUB = """#!/bin/sh
-# python -m repro STAGE --profile P [--dataset D] [--objective O]: makes the outputs of the stage and notes the call.
+# python -m repro STAGE --profile P [--dataset D] [--objective O]: makes the outputs of the stage
+# and notes the call.
 echo "$3 $5 $7 $9" >> ran.log
 out() { for path; do mkdir -p "$path" && echo "$path" > "$path/file"; done; }
 case $3 in

@@ -23,4 +23,6 @@ class Reader:
     kind: str = "bytes"
     """Form of the damage, see mutate.py."""
     exact: bool = False
-    """Whether whatever is read from a damaged file must equal the original, as where checksums guard it."""
+    """Whether whatever is read from a damaged file must equal the original, as where checksums
+    guard it.
+    """

@@ -1,4 +1,5 @@
-"""Every reader of files that strangers or bad disks may have changed: valid input for each, and the errors it may raise.
+"""Every reader of files that strangers or bad disks may have changed: valid input for each, and the
+errors it may raise.
 
 Readers that need torch are in weight_readers.py, so that the others start fast.
 """

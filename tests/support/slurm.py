@@ -1,4 +1,6 @@
-"""A real Slurm on this host, as root and without systemd: munged, slurmctld and a slurmd for each node."""
+"""A real Slurm on this host, as root and without systemd: munged, slurmctld and a slurmd for each
+node.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ class Cluster:
             time.sleep(0.5)
 
     def kill_steps(self) -> None:
-        """End the job steps that outlived their daemon; each has a socket in the spool folder of its node."""
+        """End the job steps that outlived their daemon; each has a socket in the spool folder of
+        its node.
+        """
         lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
         sockets = {
             f"socket:[{line[6]}]"
@@ -81,7 +85,9 @@ class Cluster:
 
 @contextmanager
 def running_cluster(home: Path) -> Iterator[Cluster]:
-    """A cluster of two nodes with two processors each (both are this host), in `home`, and SLURM_CONF set."""
+    """A cluster of two nodes with two processors each (both are this host), in `home`, and
+    SLURM_CONF set.
+    """
     home.chmod(0o755)
     for folder in ("state", *NODES):
         (home / folder).mkdir()
@@ -91,7 +97,8 @@ def running_cluster(home: Path) -> Iterator[Cluster]:
     host = socket.gethostname().split(".")[0]
     ports = iter(free_ports(1 + len(NODES)))
     cluster = Cluster(home)
-    # A requeued job waits for cred_expire; MaxArraySize is small so that a sweep needs several arrays.
+    # A requeued job waits for cred_expire; MaxArraySize is small so that a sweep needs several
+    # arrays.
     cluster.conf.write_text(f"""
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)

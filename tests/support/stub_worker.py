@@ -1,4 +1,5 @@
-"""A worker without a model, for tests of the launcher: `behaviour.json` in the working folder tells run ids or cells what to do.
+"""A worker without a model, for tests of the launcher: `behaviour.json` in the working folder tells
+run ids or cells what to do.
 
 `die`: kill itself whenever it runs; `die once`; `die further`: four times, each after
 a new checkpoint; `raise`; `wait`: until a file `go` exists; `name node`: say where it runs;

@@ -1,6 +1,8 @@
-"""Data of the shape of CC3M, CC12M and ImageNet validation, filled with noise: `python tests/synthetic.py FOLDER`.
+"""Data of the shape of CC3M, CC12M and ImageNet validation, filled with noise: `python
+tests/synthetic.py FOLDER`.
 
-Shards are what img2dataset writes: `00000.tar` with `<9 digits>.jpg`, `.txt` and `.json`, and `00000_stats.json` beside it.
+Shards are what img2dataset writes: `00000.tar` with `<9 digits>.jpg`, `.txt` and `.json`, and
+`00000_stats.json` beside it.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ def write_pairs(folder: Path, count: int, per_shard: int, seed: int) -> None:
 
 
 def write_validation(folder: Path, num_classes: int, per_class: int, seed: int) -> None:
-    """ImageNet validation in class folders named like WordNet synsets; the images whose true labels are known have those."""
+    """ImageNet validation in class folders named like WordNet synsets; the images whose true labels
+    are known have those.
+    """
     rng = np.random.default_rng(seed)
     known = {label: number for number, label in CANARY.items()}
     others = (number for number in itertools.count(1) if number not in CANARY)
@@ -86,7 +90,9 @@ def write_all(folder: Path) -> None:
 
 
 def noise_profile(root: Path, overrides: dict[str, Any]) -> Profile:
-    """`paper` with the values of specs/rehearsal.yaml and `overrides`; its data, and poisoned cc3m, lie in the working folder."""
+    """`paper` with the values of specs/rehearsal.yaml and `overrides`; its data, and poisoned cc3m,
+    lie in the working folder.
+    """
     profile = load_profile(
         "paper", root / "specs", read_yaml(root / "specs" / "rehearsal.yaml") | overrides
     )

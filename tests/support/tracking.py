@@ -1,4 +1,6 @@
-"""Records, servers and processes for the tests of tracking; whoever imports a fixture names it in `__all__`."""
+"""Records, servers and processes for the tests of tracking; whoever imports a fixture names it in
+`__all__`.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ needs_server = pytest.mark.skipif(
 
 
 def free_port() -> int:
-    """A port that nothing listens on, below those of outgoing connections: one of these may meet itself there while a server is away."""
+    """A port that nothing listens on, below those of outgoing connections: one of these may meet
+    itself there while a server is away.
+    """
     while True:
         port = random.randrange(10_000, 20_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -152,7 +156,9 @@ def copying(url: str) -> Copier:
 
 @contextlib.contextmanager
 def team_server(folder: Path, user: str, password: str) -> Iterator[str]:
-    """A server that knows its users, as compose.yaml's: the address without the user, `user:password` may read and write `sacred`."""
+    """A server that knows its users, as compose.yaml's: the address without the user,
+    `user:password` may read and write `sacred`.
+    """
     port = free_port()
     folder.mkdir()
     (folder / "empty.toml").write_text("")

@@ -38,7 +38,9 @@ def make_checkpoints(folder: Path) -> None:
 
 
 def read_checkpoint(folder: Path) -> Any:
-    """Whichever checkpoint is used, step, state and all weights belong together: nothing damaged is loaded."""
+    """Whichever checkpoint is used, step, state and all weights belong together: nothing damaged is
+    loaded.
+    """
     with torch.no_grad():
         MODEL.ln_final.bias.fill_(9)
     with contextlib.redirect_stdout(io.StringIO()) as output:
@@ -62,7 +64,9 @@ def make_foreign(folder: Path) -> None:
 
 
 def read_foreign(folder: Path) -> Any:
-    """What the reading process does, here without a process; values outside the weights may change unseen."""
+    """What the reading process does, here without a process; values outside the weights may change
+    unseen.
+    """
     return {name: value.shape for name, value in read_weights(folder / "x.pt", "cleanclip").items()}
 
 

@@ -1,4 +1,6 @@
-"""Omniboard as installed, hardened and supervised: it shows the runs, and refuses what it should; in a real browser where there is one."""
+"""Omniboard as installed, hardened and supervised: it shows the runs, and refuses what it should;
+in a real browser where there is one.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ class Board:
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Board]:
-    """Omniboard by the command itself, on a server with users, over three runs of the launcher, one of which failed."""
+    """Omniboard by the command itself, on a server with users, over three runs of the launcher, one
+    of which failed.
+    """
     here = tmp_path_factory.mktemp("omniboard")
     rates = {
         "clean.cells": [
@@ -252,7 +256,9 @@ def open_tab(page: Page, name: str) -> None:
 
 @pytest.mark.faults(24)
 def test_a_planted_password_is_in_no_record_log_argument_copy_or_answer(board: Board) -> None:
-    """The runs and Omniboard had it in their environment; searched in every file but the server's own, and in every process."""
+    """The runs and Omniboard had it in their environment; searched in every file but the server's
+    own, and in every process.
+    """
     needles = (SECRET.encode(), SECRET.encode().hex().encode())
     files = [
         path
@@ -292,7 +298,9 @@ def test_a_planted_password_is_in_no_record_log_argument_copy_or_answer(board: B
 def test_it_is_supervised_and_follows_runs_server_and_killed_runs(
     board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second Omniboard, on the embedded server: new runs appear, dead ones are marked, and both processes are started anew."""
+    """A second Omniboard, on the embedded server: new runs appear, dead ones are marked, and both
+    processes are started anew.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MONGO_URL", raising=False)
     (tmp_path / "work").mkdir()

@@ -1,4 +1,6 @@
-"""Tracking loses no point, whatever breaks: outages, kills of server and run, a full disk, a clock that jumps."""
+"""Tracking loses no point, whatever breaks: outages, kills of server and run, a full disk, a clock
+that jumps.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +45,15 @@ __all__ = ["database", "here", "url"]  # fixtures
 pytestmark = pytest.mark.faults(18)
 
 OUTAGES = {"killed": (signal.SIGKILL, 120), "hangs": (signal.SIGSTOP, 40)}
-"""What happens to the server, and for how many seconds: refused connections for one outage, unanswered ones for the other."""
+"""What happens to the server, and for how many seconds: refused connections for one outage,
+unanswered ones for the other.
+"""
 
 
 def outage(folder: Path, name: str) -> None:
-    """A process: a run that logs before, during and after an outage of its server, in a folder of its own."""
+    """A process: a run that logs before, during and after an outage of its server, in a folder of
+    its own.
+    """
     number, seconds = OUTAGES[name]
     folder.mkdir()
     os.chdir(folder)
@@ -113,7 +119,9 @@ def test_an_absent_server_costs_a_run_nothing(
 def test_a_server_gone_for_good_is_made_up_for_by_a_backfill(
     url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The run ends in time and its record is whole; a new, empty server takes it later, any number of times."""
+    """The run ends in time and its record is whole; a new, empty server takes it later, any number
+    of times.
+    """
     monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 0.3)
     monkeypatch.setattr(copier, "FLUSH_SECONDS", 1.0)
     mirror = copying(url)
@@ -148,7 +156,9 @@ def write_three_runs(url: str, index: int) -> None:
 def test_eight_processes_and_eight_kills_of_the_server_lose_nothing(
     url: str, database: Any
 ) -> None:
-    """24 runs of 30 points each, and single writes, while the server is killed eight times: exact, and no write it acknowledged is lost."""
+    """24 runs of 30 points each, and single writes, while the server is killed eight times: exact,
+    and no write it acknowledged is lost.
+    """
     acknowledged: list[int] = []
     over = threading.Event()
 
@@ -230,7 +240,9 @@ def test_a_killed_run_is_shown_dead_with_its_points_and_the_resumed_one_names_it
 def test_a_full_disk_stops_no_run_and_the_record_comes_when_there_is_room(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Records on a file system of 64 KiB that is full when the run starts, and has room before it ends."""
+    """Records on a file system of 64 KiB that is full when the run starts, and has room before it
+    ends.
+    """
     (here / "sacred").mkdir()
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "sacred"],
@@ -260,7 +272,9 @@ def test_a_full_disk_stops_no_run_and_the_record_comes_when_there_is_room(
 def test_a_clock_that_jumps_loses_no_point_and_kills_no_run(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten years back at each point; a record whose heartbeat is in the past is alive as long as its process is."""
+    """Ten years back at each point; a record whose heartbeat is in the past is alive as long as its
+    process is.
+    """
 
     class Jumping(datetime.datetime):
         year_now = 2100
@@ -288,7 +302,9 @@ def test_a_clock_that_jumps_loses_no_point_and_kills_no_run(
 def test_points_of_a_long_outage_are_there_afterwards(
     outages: dict[str, tuple[Path, Any]], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """120 s of refused and 40 s of unanswered connections, twice the times after which Sacred's own observer gives up."""
+    """120 s of refused and 40 s of unanswered connections, twice the times after which Sacred's own
+    observer gives up.
+    """
     folder, process = outages[name]
     assert (
         until(lambda: process.exitcode is not None, 240) and process.exitcode == 0

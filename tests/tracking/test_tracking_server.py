@@ -1,4 +1,6 @@
-"""The tracking server: the embedded one with its folder and port, a team's with users, and what is said when neither can be used."""
+"""The tracking server: the embedded one with its folder and port, a team's with users, and what is
+said when neither can be used.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,9 @@ from repro.train.views.image import DRAW, POLICIES, auto_augment, draw_policies
 
 
 def some_images(count, size=64):
-    """Smooth, noisy, flat and two-valued images in turn: equalisation and contrast have special cases for the last two."""
+    """Smooth, noisy, flat and two-valued images in turn: equalisation and contrast have special
+    cases for the last two.
+    """
     rng = keyed_rng("images", count, size)
     ramp = np.add.outer(np.arange(size), np.arange(size))[..., None] * rng.uniform(
         0.2, 2, (count, 1, 1, 3)
@@ -49,7 +51,9 @@ def torchvision_augment(image, draw, monkeypatch):
 
 @pytest.mark.parametrize("size", [32, 64, pytest.param(224, marks=pytest.mark.slow)])
 def test_batch_equals_torchvision_image_by_image(size, monkeypatch):
-    """Every sub-policy with both operations on, in all four combinations of signs, and 28 ordinary draws."""
+    """Every sub-policy with both operations on, in all four combinations of signs, and 28 ordinary
+    draws.
+    """
     signs = [(False, False), (False, True), (True, False), (True, True)]
     chosen = np.array(
         [(policy, (0.0, 0.0), sign) for policy in range(25) for sign in signs], dtype=DRAW
@@ -85,7 +89,10 @@ def test_images_are_left_as_they_are():
 
 
 def test_draws_are_uniform_and_always_as_many():
-    """25 sub-policies of 2,500 draws: 100 each, sd 9.8; signs: half of 5,000, sd 35. The generator ends at one state."""
+    """25 sub-policies of 2,500 draws: 100 each, sd 9.8; signs: half of 5,000, sd 35.
+
+    The generator ends at one state.
+    """
     rng, other = keyed_rng("count"), keyed_rng("count")
     draws = draw_policies(2500, rng)
     assert np.abs(np.bincount(draws["policy"], minlength=25) - 100).max() < 50

@@ -62,7 +62,9 @@ def test_exact_gather_gives_the_single_process_gradient(ranks: int, tmp_path: Pa
 def test_authors_gather_divides_the_encoders_gradient_by_the_ranks_but_not_the_temperatures(
     tmp_path: Path,
 ) -> None:
-    """Own slice in the graph only, whole loss on every rank, average over ranks: d/encoder is 1/R, d/scale is whole."""
+    """Own slice in the graph only, whole loss on every rank, average over ranks: d/encoder is 1/R,
+    d/scale is whole.
+    """
     on_ranks(2, RANK, str(tmp_path / "out.pt"), "authors")
     got, expected = torch.load(tmp_path / "out.pt", weights_only=True), reference()
     torch.testing.assert_close(got["weight"], expected["weight"] / 2, rtol=1e-10, atol=1e-12)

@@ -19,7 +19,9 @@ def features(count: int, batch: int, seed: int = 0) -> list[Tensor]:
 
 
 def equation_1(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """-1/(2B) sum_j log softmax of row j at j, once over texts and once over images; sums written out."""
+    """-1/(2B) sum_j log softmax of row j at j, once over texts and once over images; sums written
+    out.
+    """
     total = torch.zeros((), dtype=torch.float64)
     for j in range(len(images)):
         match = (images[j] @ texts[j] * scale).exp()

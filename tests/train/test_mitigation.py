@@ -86,7 +86,9 @@ def test_poisons_left_join_the_cleaning_pairs_and_grow_by_inclusion(tmp_path: Pa
 
 @pytest.mark.parametrize(("state", "decay"), [("fresh", 7.0), ("restored", 0.1)])
 def test_a_restored_optimizer_brings_its_weight_decay_along(state: str, decay: float) -> None:
-    """The authors' "cleaning with heavy regularisation" is undone by loading the optimizer of the checkpoint."""
+    """The authors' "cleaning with heavy regularisation" is undone by loading the optimizer of the
+    checkpoint.
+    """
     overrides = {"clean.optimizer.weight_decay": 7.0, "switches.optimizer_state": state}
     assert {
         run.optimizer.weight_decay for run in clean_runs(load_profile("smoke", overrides=overrides))

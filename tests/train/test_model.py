@@ -1,4 +1,6 @@
-"""The dual encoder: open_clip's classes, exact trimming, parameter groups, BatchNorm groups, the clamp."""
+"""The dual encoder: open_clip's classes, exact trimming, parameter groups, BatchNorm groups, the
+clamp.
+"""
 
 import math
 
@@ -52,7 +54,9 @@ def images(count: int, size: int = 32) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_paper_model_is_rn50_quickgelu() -> None:
-    """Same parameter names, shapes and count as open_clip's RN50-quickgelu; 102,007,137 parameters (38,316,896 visual)."""
+    """Same parameter names, shapes and count as open_clip's RN50-quickgelu; 102,007,137 parameters
+    (38,316,896 visual).
+    """
     ours = build_model(load_profile("paper").pretrain.model, 0, "fp32")
     theirs = create_model("RN50-quickgelu", pretrained=None)
     assert {n: p.shape for n, p in ours.named_parameters()} == {
@@ -160,7 +164,9 @@ def test_logit_scale_is_clamped(model: CLIP, value: float, expected: float) -> N
 
 
 def test_batchnorm_sees_clean_and_augmented_views_of_its_group_together(spec: ModelSpec) -> None:
-    """Two groups give the features of two separate passes over [clean, augmented], and keep the first's statistics."""
+    """Two groups give the features of two separate passes over [clean, augmented], and keep the
+    first's statistics.
+    """
     grouped, single = build_model(spec, 0, "fp32"), build_model(spec, 0, "fp32")
     pixels = torch.stack([images(8), images(8).flip(-1)])  # (2, 8, 3, 32, 32)
     tokens = trim(tokenize(["a", "b c"] * 4, "keep_eot").long()).expand(2, -1, -1)

@@ -1,4 +1,6 @@
-"""Training batches: a pure function of run seed and step, for any number of ranks and loader workers."""
+"""Training batches: a pure function of run seed and step, for any number of ranks and loader
+workers.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,9 @@ def test_too_few_pairs_for_a_batch_are_refused(store: PairStore, tmp_path: Path)
 
 
 def test_shift_moves_whole_pixels_and_repeats_the_edge() -> None:
-    """A single white pixel in the middle stays one white pixel, at most `shift_pixels` away in each direction."""
+    """A single white pixel in the middle stays one white pixel, at most `shift_pixels` away in each
+    direction.
+    """
     image = torch.zeros(64, 3, 9, 9, dtype=torch.uint8)
     image[:, :, 4, 4] = 255
     moved = shift_and_flip(

@@ -1,4 +1,6 @@
-"""How far our AutoAugment is from torchvision's first version on Pillow images, which the authors use."""
+"""How far our AutoAugment is from torchvision's first version on Pillow images, which the authors
+use.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The same pre-training on 1, 2 and 4 ranks: real torchrun, gloo, the worker itself; only rounding may differ."""
+"""The same pre-training on 1, 2 and 4 ranks: real torchrun, gloo, the worker itself; only rounding
+may differ.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ OVERRIDES = {
     ],
     "pretrain.evaluate_every_epochs": 1,
 }
-"""Beside those of specs/rehearsal.yaml: four groups of BatchNorm, so that up to four ranks can share them."""
+"""Beside those of specs/rehearsal.yaml: four groups of BatchNorm, so that up to four ranks can
+share them.
+"""
 
 
 @pytest.fixture
@@ -79,10 +83,13 @@ def curve(profile: Profile, ranks: int) -> list[float]:
 
 @pytest.mark.slow
 def test_the_loss_curve_does_not_depend_on_the_number_of_ranks(profile: Profile) -> None:
-    """96 pairs in batches of 32: three steps an epoch. The losses fall by far more than they differ.
+    """96 pairs in batches of 32: three steps an epoch.
 
-    Of the first epoch the means are equal to rounding. Later a value that rounding lifts over a ReLU's
-    zero may set the curves apart: of three seeds, four ranks differed by 2e-5, 7e-5 and 5e-4.
+    The losses fall by far more than they differ.
+
+    Of the first epoch the means are equal to rounding. Later a value that rounding lifts over a
+    ReLU's zero may set the curves apart: of three seeds, four ranks differed by 2e-5, 7e-5 and
+    5e-4.
     """
     one = curve(profile, 1)
     assert one[0] - one[EPOCHS - 1] > 0.1

@@ -1,4 +1,6 @@
-"""Learning rates and evaluation points against closed forms, open_clip and the authors' description."""
+"""Learning rates and evaluation points against closed forms, open_clip and the authors'
+description.
+"""
 
 import math
 
@@ -45,7 +47,10 @@ def test_schedule_without_offset_warms_up_peaks_and_ends_near_zero() -> None:
 
 
 def test_authors_offset_skips_the_warm_up_and_runs_past_the_end_of_the_cosine() -> None:
-    """100K pairs in batches of 64: 1562 steps an epoch. First step 0.994 of the base rate, last 0.006 and rising."""
+    """100K pairs in batches of 64: 1562 steps an epoch.
+
+    First step 0.994 of the base rate, last 0.006 and rising.
+    """
     spec = schedule()
     first, last = (
         learning_rate(spec, step, 1562, "one_epoch") / 1e-3 for step in (0, 20 * 1562 - 1)

@@ -1,4 +1,6 @@
-"""EDA: what each operation may do to a caption, how often it is chosen, and that only the generator decides."""
+"""EDA: what each operation may do to a caption, how often it is chosen, and that only the generator
+decides.
+"""
 
 import json
 import os
@@ -82,7 +84,9 @@ def test_insertion_adds_synonyms_and_keeps_the_order_of_the_others():
 
 
 def test_an_insertion_gives_up_after_nine_words_without_synonyms():
-    """One word of ten has a synonym: 1 - 0.9^9 = 0.613, standard deviation 0.008; ten tries would give 0.651."""
+    """One word of ten has a synonym: 1 - 0.9^9 = 0.613, standard deviation 0.008; ten tries would
+    give 0.651.
+    """
     words = ["dog", *"abcdefghi"]
     added = [
         len(text._insert_synonyms(words, 1, keyed_rng("tries", key), SYNONYMS)) - len(words)

@@ -1,4 +1,6 @@
-"""Token numbers equal to open_clip's on more than 100,000 strings, real and hostile; truncation and trimming."""
+"""Token numbers equal to open_clip's on more than 100,000 strings, real and hostile; truncation and
+trimming.
+"""
 
 import json
 import sys
@@ -49,7 +51,9 @@ HOSTILE = {
 
 
 def random_unicode(count, rng):
-    """Strings of 1 to 20 characters from all of Unicode, half of them ASCII characters and separators."""
+    """Strings of 1 to 20 characters from all of Unicode, half of them ASCII characters and
+    separators.
+    """
     planes = [
         (0x20, 0x7F),
         (0, 0x20),
@@ -69,7 +73,9 @@ def random_unicode(count, rng):
 
 
 def corpus():
-    """Class names in templates, CLDR names in templates, characters beside their Unicode names, random Unicode."""
+    """Class names in templates, CLDR names in templates, characters beside their Unicode names,
+    random Unicode.
+    """
     yield from (
         fill(name) for name in IMAGENET_CLASSNAMES for fill in OPENAI_IMAGENET_TEMPLATES[::2]
     )
@@ -122,7 +128,9 @@ def test_no_captions_give_no_rows(truncation):
     ("words", "kept", "cut"), [(74, END, END), (75, END, END), (76, END, 320), (200, END, 320)]
 )
 def test_truncation_is_the_only_choice_and_matters_from_76_tokens_on(words, kept, cut):
-    """Start and end leave 75 places; place 76 of a longer caption is the end token, or its 76th word."""
+    """Start and end leave 75 places; place 76 of a longer caption is the end token, or its 76th
+    word.
+    """
     last = min(words + 1, CONTEXT_LENGTH - 1)
     caption = ["a " * words]
     assert tokenize(caption, "keep_eot")[0, last] == kept
@@ -162,7 +170,9 @@ def test_text_features_of_trimmed_captions_are_those_of_padded_ones(truncation):
 
 
 def test_cleaning_shortcut_for_plain_ascii_changes_nothing():
-    """Every printable ASCII character next to every other, without the ampersand that starts an entity."""
+    """Every printable ASCII character next to every other, without the ampersand that starts an
+    entity.
+    """
     printable = [chr(code) for code in range(32, 127) if chr(code) != "&"]
     strings = [f"x{first}{second}Y {first}" for first in printable for second in printable]
     assert torch.equal(tokenize(strings, "keep_eot").long(), OPEN_CLIP(strings))
