@@ -121,7 +121,8 @@ def table(details: dict[str, Any]) -> str:
 
     machine = details["machine"]
     lines = [
-        f"Processor time on one core of an {machine['device']}, medians; torch {machine['torch']}, float32, and the profile `mini`",
+        f"Processor time on one core of an {machine['device']}, medians;"
+        f" torch {machine['torch']}, float32, and the profile `mini`",
         "where nothing else is said.",
         "",
         "| | straightforward, or floor | here | | wanted |",
@@ -131,9 +132,8 @@ def table(details: dict[str, Any]) -> str:
         if found := details.get(name):
             slow, fast = (_seconds(found[side]) for side in ("reference_seconds", "seconds"))
             ratio = f"{found['ratio']:.2g} {found['unit']}" if found["unit"] != "seconds" else ""
-            lines.append(
-                f"| {text.format(rates=LEARNING_RATES, points=POINTS)} | {slow} | {fast} | {ratio} | {wanted} |"
-            )
+            what = text.format(rates=LEARNING_RATES, points=POINTS)
+            lines.append(f"| {what} | {slow} | {fast} | {ratio} | {wanted} |")
     return "\n".join(lines)
 
 

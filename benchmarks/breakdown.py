@@ -138,7 +138,8 @@ def step_table(spec: RunSpec, batch: Callable[[], tuple[Tensor, Tensor]], steps:
     lines = [
         f"{environment()['device']}, one thread: {rate / 1e9:.0f} GFLOP/s in matrix products,"
         f" {bandwidth / 1e9:.1f} GB/s in sums of arrays.",
-        f"A step takes {_ms(took)} ms, its batch {_ms(fetching)} ms before it. Its {sum(flops.values()) / 1e9:.4g} GFLOP would take"
+        f"A step takes {_ms(took)} ms, its batch {_ms(fetching)} ms before it."
+        f" Its {sum(flops.values()) / 1e9:.4g} GFLOP would take"
         f" {_ms(floor)} ms: the step runs at **{floor / took:.0%} of the FLOP floor**.",
         "",
         "| operations | ms | share | floor, ms | at |",
@@ -165,10 +166,12 @@ def mini_run() -> str:
     speed = measure(mini, SECONDS, [*pretrain_runs(mini), *clean_runs(mini)])
     rates = Rates(speed.step, speed.wait, speed.evaluation, speed.start)
     lines = [
-        f"{environment()['device']}, one thread: {speed.matrix_flops / 1e9:.0f} GFLOP/s in matrix products."
+        f"{environment()['device']}, one thread:"
+        f" {speed.matrix_flops / 1e9:.0f} GFLOP/s in matrix products."
         " Minutes of one core, without start-up, data and report:",
         "",
-        "| stage | runs | training steps | waiting for batches | evaluations | sum | FLOP floor | at |",
+        "| stage | runs | training steps | waiting for batches | evaluations | sum | FLOP floor"
+        " | at |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for stage in ("pretrain", "clean"):
