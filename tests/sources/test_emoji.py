@@ -358,7 +358,7 @@ def test_synonyms_share_a_synset_and_are_spelled_as_eda_spells_them(tarballs):
     read = read_wordnet(tarballs[packages.WORDNET])
     assert read["lemmas"] == {
         "noun": {"banana": ["banana"], "car": ["car", "motor car"]},
-        "verb": dict.fromkeys(["depart", "go", "take_off"], ["depart", "go", "take off"]),
+        "verb": {word: ["depart", "go", "take off"] for word in ("depart", "go", "take_off")},
         "adj": {"galore": ["galore", "plentiful"], "plentiful": ["galore", "plentiful"]},
         "adv": {},
     }

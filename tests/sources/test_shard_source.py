@@ -369,7 +369,7 @@ def test_fewer_pairs_than_asked_for_are_told(profile, tmp_path, capsys):
 def test_two_slots_that_should_differ_and_do_not_are_refused(profile, tmp_path):
     """Twelve pairs are there: who asks for 15 and 20 gets the same twelve twice."""
     with pytest.raises(
-        StoreError, match="cc3m and cc6m hold the same 12 pairs .asked for: 15 of cc3m and 20 of"
+        StoreError, match=r"cc3m and cc6m hold the same 12 pairs .asked for: 15 of cc3m and 20 of"
     ):
         build_external(with_pairs(profile, cc3m=15, cc6m=20), tmp_path / "out")
 

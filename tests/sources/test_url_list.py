@@ -1,5 +1,3 @@
-from repro.sources.download import url_list
-
 """Passes of a download that is killed, repeated or called wrongly: no row is lost and none is
 fetched twice.
 """
@@ -9,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from repro.sources.download import url_list
 from repro.sources.download.guard import FetchError
 from repro.sources.download.url_list import fetch_pass
 
