@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repro.data.memory import machine_memory
 from repro.files import file_sha256, held, replace_file
 
 SHARE_OF_DISK = 1 / 2
@@ -67,7 +68,8 @@ def is_whole(path: Path) -> bool:
 def has_room(path: Path, size: int) -> bool:
     """Whether an array of `size` bytes is there, or may be made, by this machine's disk and memory.
 
-    What another process has written of it counts as room.
+    What another process has written of it counts as room. ValueError if the environment's limit of
+    memory is none.
     """
     if path.exists():
         return True
@@ -76,12 +78,7 @@ def has_room(path: Path, size: int) -> bool:
     begun = partial.stat().st_size if partial.exists() else 0
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     free = shutil.disk_usage(folder).free + begun
-    return size <= min(free * SHARE_OF_DISK, memory_share())
-
-
-def memory_share() -> float:
-    """Bytes that an array may have beside the machine's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * SHARE_OF_MEMORY
+    return size <= min(free * SHARE_OF_DISK, machine_memory() * SHARE_OF_MEMORY)
 
 
 def _hash_path(path: Path) -> Path:

@@ -20,6 +20,7 @@ from jaxtyping import Int, UInt8
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
+from repro.data.memory import at_most_limit, machine_memory
 from repro.spec import RunSpec
 from repro.train.model import PairEncoder, build_model
 from repro.train.process import distributed
@@ -149,6 +150,5 @@ def group_bytes(spec: RunSpec) -> int:
 def _memory_bytes(device: torch.device) -> int:
     """Memory of the GPU, or this rank's part of the machine's."""
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return machine // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return at_most_limit(torch.cuda.get_device_properties(device).total_memory)
+    return machine_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

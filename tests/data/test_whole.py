@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from repro.data import cache, shards
+from repro.data import cache, memory, shards
 from repro.data.cache import cached_array, has_room
 from repro.data.images import encode_png
 from repro.data.index import StoreError
@@ -186,7 +186,7 @@ def test_an_array_may_take_half_of_the_free_disk_and_an_eighth_of_the_memory(
 ) -> None:
     """1,000 bytes free, 6,400 of memory: 500 by disk; with 10,000 free 800 by memory."""
     pages = {"SC_PHYS_PAGES": 64, "SC_PAGE_SIZE": 100}
-    monkeypatch.setattr(cache.os, "sysconf", pages.__getitem__)
+    monkeypatch.setattr(memory.os, "sysconf", pages.__getitem__)
     free = SimpleNamespace(free=1000)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: free)
     path = tmp_path / "none" / "a.npy"
@@ -201,6 +201,22 @@ def test_an_array_may_take_half_of_the_free_disk_and_an_eighth_of_the_memory(
     assert has_room(path, 500)
     path.touch()
     assert has_room(path, 10**9)
+
+
+def test_the_memory_that_arrays_and_steps_count_on_can_be_lowered_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPRO_MEMORY_BYTES", "800")
+    assert memory.machine_memory() == memory.at_most_limit(10**9) == 800
+    assert memory.at_most_limit(700) == 700
+    assert has_room(tmp_path / "a.npy", 100) and not has_room(tmp_path / "a.npy", 101)
+
+    for text in ("0", "-1", "40 GB", ""):
+        monkeypatch.setenv("REPRO_MEMORY_BYTES", text)
+        with pytest.raises(
+            ValueError, match=rf"REPRO_MEMORY_BYTES: '{text}' \(allowed: a positive"
+        ):
+            memory.machine_memory()
 
 
 def test_shards_stay_open_up_to_a_number_and_not_beyond(

@@ -18,11 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from repro.profile import read_yaml
 from repro.study.derive import derive
 from tests.support.checkout import environment, fresh_checkout
 from tests.support.launch import processes
-from tests.support.synthetic import write_all
+from tests.support.synthetic import small_overrides, write_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults(1), pytest.mark.timeout(3600)]
 
@@ -55,7 +54,7 @@ OVERRIDES = {
         },
     ],
 }
-"""Beside those of specs/rehearsal.yaml."""
+"""Beside those of `small_overrides`."""
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with a short graph that has not run."""
     folder = fresh_checkout(root, tmp_path_factory.mktemp("stops") / "checkout")
     write_all(folder / "incoming" / "rehearsal")
-    overrides = read_yaml(folder / "specs" / "rehearsal.yaml") | OVERRIDES
+    overrides = small_overrides(folder) | OVERRIDES
     (folder / "specs" / "stops.yaml").write_text(json.dumps(overrides))  # JSON is YAML
     derive("paper", "stops", folder / "specs" / "stops.yaml", folder / "specs")
     return folder

@@ -25,11 +25,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repro.profile import read_yaml
 from repro.study.derive import derive
 from tests.support.checkout import environment, fresh_checkout
 from tests.support.slurm import NODES, Cluster, needs_slurm, running_cluster
-from tests.support.synthetic import write_all
+from tests.support.synthetic import small_overrides, write_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults(1), pytest.mark.timeout(1800)]
 
@@ -57,7 +56,7 @@ OVERRIDES = {
         },
     ],
 }
-"""Beside those of specs/rehearsal.yaml."""
+"""Beside those of `small_overrides`."""
 TWO_RANKS = {"REPRO_RANKS": "2", "REPRO_SLOTS": "2"}
 THROUGH_SLURM = {
     "REPRO_LAUNCHER": "slurm",
@@ -82,7 +81,7 @@ def clean_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with a short graph that has not run, checkpoints coming thick and fast."""
     folder = fresh_checkout(root, tmp_path_factory.mktemp("kills") / "untouched")
     write_all(folder / "incoming" / "rehearsal")
-    overrides = read_yaml(folder / "specs" / "rehearsal.yaml") | OVERRIDES
+    overrides = small_overrides(folder) | OVERRIDES
     (folder / "specs" / "kills.yaml").write_text(json.dumps(overrides))  # JSON is YAML
     rhythm = folder / "repro" / "train" / "process" / "checkpoint.py"
     text = rhythm.read_text()

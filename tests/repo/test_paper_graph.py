@@ -1,8 +1,9 @@
-"""The graph of the profile `paper` over shards of the true shape, at the reduced counts of
+"""The graph of the profile `paper` over noise of the true shape, at the counts of
 specs/rehearsal.yaml.
 
 Through a real Slurm: pre-trainings on two nodes with an agent (torchrun) each and two ranks per
-agent, cleaning runs as arrays.
+agent, cleaning runs as arrays. And on the ways of the full scale: loader processes, images decoded
+at every step, groups of BatchNorm one after another.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import re
 import resource
 import shutil
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from repro.profile import load_profile
 from repro.spec import SpecError
 from repro.study.derive import derive
 from tests.support.checkout import dvc, fresh_checkout
+from tests.support.loaders import counted_loaders
 from tests.support.slurm import needs_slurm, running_cluster
 from tests.support.synthetic import write_all
 
@@ -27,6 +31,8 @@ SLURM = {
     "REPRO_LAUNCHER": "slurm",
     "REPRO_NODES": "2",
     "REPRO_RANKS": "4",
+    "REPRO_LOADER_WORKERS": "2",
+    "REPRO_MEMORY_BYTES": "10000000",
     "REPRO_SLURM_POLL": "1",
     "REPRO_SLOTS": "2",
     "REPRO_SBATCH": "--mem=500",
@@ -35,16 +41,31 @@ SLURM = {
 }
 
 
+@dataclass(frozen=True)
+class Study:
+    """A checkout whose graph has run to its end."""
+
+    folder: Path
+    loaders: dict[int, int]
+    """The most loader processes of each rank that had any, by the number of its process."""
+
+
 @pytest.fixture(scope="module")
-def checkout(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A fresh checkout at the derived profile, run once to its end."""
     folder = fresh_checkout(root, tmp_path_factory.mktemp("paper") / "study")
     write_all(folder / "incoming" / "rehearsal")
     derive("paper", "rehearsal", folder / "specs" / "rehearsal.yaml", folder / "specs")
     (folder / "params.yaml").write_text("profile: rehearsal\n")
-    with running_cluster(tmp_path_factory.mktemp("slurm")):
+    with running_cluster(tmp_path_factory.mktemp("slurm")), counted_loaders(folder) as loaders:
         dvc(folder, "repro", **SLURM)
-    return folder
+    return Study(folder, loaders)
+
+
+@pytest.fixture(scope="module")
+def checkout(study: Study) -> Path:
+    """Its folder."""
+    return study.folder
 
 
 @needs_slurm
@@ -67,6 +88,31 @@ def test_the_paper_graph_runs_through_slurm_to_a_report(checkout: Path) -> None:
     assert "numbers mean nothing" in page, "the page says what it stands on"
     accounting = json.loads((checkout / "data/rehearsal/accounting.json").read_text())
     assert accounting["used"] == {"cc3m": 96, "cc6m": 192, "evaluation": 1000}
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_the_rehearsal_makes_batches_in_loader_processes(study: Study) -> None:
+    """Two for each rank: of the pre-trainings two packs on four, of the cleaning runs four on one."""
+    assert Counter(study.loaders.values()) == {2: 2 * 4 + 4}
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_the_rehearsal_decodes_training_images_at_every_step(checkout: Path) -> None:
+    """Of decoded images only the evaluation's 1,000 are kept; the other arrays are tokens."""
+    kept = [np.load(path, mmap_mode="r").shape for path in (checkout / "work/cache").rglob("*.npy")]
+    assert {shape for shape in kept if len(shape) == 4} == {(1000, 224, 224, 3)}
+    assert any(len(shape) == 2 for shape in kept)
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_the_rehearsal_takes_groups_of_batch_norm_one_after_another(checkout: Path) -> None:
+    """Two a rank in both pre-trainings with SSL; those without have one, for a plain step."""
+    logs = [path.read_text() for path in (checkout / "work/packs").rglob("*.log")]
+    said = re.findall(r"seed0: (\d+) BatchNorm groups a rank", "".join(logs))
+    assert Counter(said) == {"2": 2 * 4}
 
 
 @needs_slurm

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from repro.profile import read_yaml
 from repro.study.derive import derive
 from repro.train.step import training_step
-from tests.support.synthetic import noise_profile
+from tests.support.synthetic import noise_profile, small_overrides
 
 RUN = ["run-one", "pretrain", "--profile", "noise", "--dataset", "cc3m", "--objective", "mmcl"]
 
@@ -28,8 +27,7 @@ def folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         noise_profile(root, {})
         Path("specs").unlink()
         subprocess.run(["cp", "-r", str(root / "specs"), "specs"], check=True)
-        overrides = read_yaml(root / "specs" / "rehearsal.yaml")
-        Path("overrides.yaml").write_text(json.dumps(overrides))
+        Path("overrides.yaml").write_text(json.dumps(small_overrides(root)))
         derive("paper", "noise", Path("overrides.yaml"))
         for kind in ("data", "poisoned"):
             Path(kind, "paper").rename(Path(kind, "noise"))

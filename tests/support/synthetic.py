@@ -89,13 +89,23 @@ def write_all(folder: Path) -> None:
     write_validation(folder / "imagenet-validation", 1000, 1, seed=1)
 
 
-def noise_profile(root: Path, overrides: dict[str, Any]) -> Profile:
-    """`paper` with the values of specs/rehearsal.yaml and `overrides`; its data, and poisoned cc3m,
-    lie in the working folder.
+def small_overrides(root: Path) -> dict[str, Any]:
+    """specs/rehearsal.yaml with images of 32 px, the smallest that a ModifiedResNet takes.
+
+    For tests of something else.
     """
-    profile = load_profile(
-        "paper", root / "specs", read_yaml(root / "specs" / "rehearsal.yaml") | overrides
-    )
+    overrides = read_yaml(root / "specs" / "rehearsal.yaml")
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32}
+    model = overrides["pretrain.model"] | {"vision": vision}
+    return overrides | {"data.image_size": 32, "pretrain.model": model}
+
+
+def noise_profile(root: Path, overrides: dict[str, Any]) -> Profile:
+    """`paper` with the values of `small_overrides` and `overrides`.
+
+    Its data, and poisoned cc3m, lie in the working folder.
+    """
+    profile = load_profile("paper", root / "specs", small_overrides(root) | overrides)
     Path("specs").symlink_to(root / "specs")
     Path("data").mkdir()
     if (root / "data" / "npm").is_dir():  # verified before use like a download

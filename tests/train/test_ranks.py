@@ -44,7 +44,7 @@ OVERRIDES = {
     ],
     "pretrain.evaluate_every_epochs": 1,
 }
-"""Beside those of specs/rehearsal.yaml: four groups of BatchNorm, so that up to four ranks can
+"""Beside those of `small_overrides`: four groups of BatchNorm, so that up to four ranks can
 share them.
 """
 
