@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from repro.sources.shards.tars import IMAGE_SUFFIXES, Member, tar_members
+from repro.sources.shards.members import IMAGE_SUFFIXES, Member, tar_members
 from repro.spec import SpecError
 
 ARCHIVE = "ILSVRC2012_img_val.tar"

@@ -16,9 +16,8 @@ import multiprocessing
 import os
 import re
 import sys
-import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
@@ -45,24 +44,18 @@ from repro.data.keyed import keyed_digest
 from repro.events import die_with_parent
 from repro.files import file_sha256
 from repro.ledger import NPZ_ERRORS
+from repro.sources.shards.members import IMAGE_SUFFIXES, Member, tar_members
 
 CACHE = Path("work/cache/index")
 """Where indices of single shards are kept, relative to the repository."""
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 MAX_CAPTION_BYTES = 2**16
 NO_ROW = -1
 BROKEN = {"not_a_tar", "truncated"}
 """Faults by which a shard loses rows that nobody can count."""
-SOURCES = [inspect.getfile(part) for part in (open_rgb, keyed_digest, pair_key)] + [__file__]
+PARTS = (open_rgb, keyed_digest, pair_key, tar_members)
+SOURCES = [inspect.getfile(part) for part in PARTS] + [__file__]
 CODE = hashlib.sha256(b"".join(Path(name).read_bytes() for name in SOURCES)).digest()
 """What the content of a cached index depends on besides its shard."""
-
-
-class Member(NamedTuple):
-    """Where a file lies in its archive."""
-
-    offset: int
-    size: int
 
 
 @dataclass
@@ -363,44 +356,6 @@ def _list_row(descriptor: int, listing: Member | None) -> int:
         return NO_ROW
     number = content.get("list_row") if isinstance(content, dict) else None
     return number if isinstance(number, int) and 0 <= number < 2**62 else NO_ROW
-
-
-def tar_members(path: Path, faults: Counter[str]) -> Iterator[tuple[str, Member]]:
-    """Plain files of an uncompressed tar that lie wholly inside it; all else is counted in
-    `faults`.
-    """
-    try:
-        archive = tarfile.open(path, "r:")  # noqa: SIM115
-    except (tarfile.TarError, OSError):
-        faults["not_a_tar"] += 1
-        return
-    with archive, path.open("rb") as file:
-        size = path.stat().st_size
-        while True:
-            try:
-                member = archive.next()
-            except (
-                tarfile.TarError,
-                OSError,
-                ValueError,
-            ):  # ends inside a member, or its header is nonsense
-                faults["truncated"] += 1
-                return
-            if member is None:
-                break
-            archive.members.clear()  # type: ignore[attr-defined]  # or a million tiny members would fill the memory
-            if member.isdir():
-                continue
-            if not member.isreg() or member.issparse():
-                faults["not_a_file"] += 1
-            elif member.name.startswith("/") or ".." in member.name.split("/"):
-                faults["unsafe_name"] += 1
-            elif member.offset_data + member.size <= size:
-                yield member.name, Member(member.offset_data, member.size)
-        # tarfile takes a damaged header for the end; the true end is a block of zeros.
-        end = os.pread(file.fileno(), tarfile.BLOCKSIZE, archive.offset)
-        if end != bytes(tarfile.BLOCKSIZE):
-            faults["truncated"] += 1
 
 
 def _row(descriptor: int, image: Member | None, text: Member | None) -> StoreRow:
