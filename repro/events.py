@@ -73,6 +73,7 @@ Event = StartEvent | MetricsEvent | EndEvent
 def emit(event: Event) -> None:
     """Report one event from rank 0, in one write on a new line that no other rank can tear."""
     line = EVENT + json.dumps(event)
+    # First what Python still buffers: the event goes past its buffer, straight to the descriptor.
     sys.stdout.flush()
     os.write(1, f"\n{line}\n".encode())
 
@@ -97,5 +98,7 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
         return
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG in linux/prctl.h
     ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, number, 0, 0, 0)
+
+    # The parent may have died before the call above took effect; then no signal would come.
     if os.getppid() != int(os.environ.get(PARENT, os.getppid())):
         sys.exit("the starting process has ended already")

@@ -13,7 +13,8 @@ Interval = tuple[float, float]
 
 
 def wilson(successes: int, total: int, confidence: float = 0.95) -> Interval:
-    """Score interval of a proportion (Wilson 1927); within [0, 1], defined at 0 and at `total` successes.
+    """Score interval of a proportion (Wilson 1927); within [0, 1], defined at 0 and at `total`
+    successes.
 
     ValueError for counts that cannot be.
     """

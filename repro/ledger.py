@@ -122,6 +122,7 @@ class Row(BaseModel):
         """Attacked images and their denominator, with or without the images of the target class."""
         if denominator == "all":
             return self.num_attacked, self.num_images
+
         return self.num_attacked - self.num_target_attacked, self.num_images - self.num_target
 
     def asr(self, denominator: Literal["all", "non_target"]) -> float:
@@ -298,6 +299,7 @@ def pending_rows(work_dir: Path, max_step: int | None = None) -> list[PendingRow
     if not path.exists():
         return []
 
+    # After the last newline stands nothing, or what a killed process had begun to write.
     *lines, _torn = path.read_bytes().split(b"\n")
     pending: list[PendingRow] = []
     for number, line in enumerate(lines, start=1):

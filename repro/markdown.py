@@ -12,7 +12,9 @@ from repro.files import replace_file
 
 
 def fill(path: Path, name: str, block: str) -> None:
-    """Put `block` between the marks `name` of the file; ValueError if they are not there once each and in order."""
+    """Put `block` between the marks `name` of the file; ValueError if they are not there once each
+    and in order.
+    """
     text = path.read_text(encoding="utf-8")
     start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):

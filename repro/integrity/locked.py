@@ -73,10 +73,12 @@ def file_md5(path: Path) -> str:
 
 
 def _changed_files(output: Locked) -> Iterator[str]:
+    # One hash settles the usual case; file by file only where it differs.
     there = _listing(output.path)
     if _listing_md5(there) == output.md5:
         return
     wanted = _wanted(output)
+
     if wanted is None:
         yield (
             f"{output.path}: not the folder that {LOCK} names; which of its {len(there)} files "
@@ -107,6 +109,7 @@ def _listing(folder: Path) -> dict[str, str]:
 
 def _listing_md5(listing: Mapping[str, str]) -> str:
     """The MD5 that DVC gives a folder with these files."""
+    # Order and spelling are DVC's: its MD5 is over exactly these bytes.
     entries = [{"md5": listing[name], "relpath": name} for name in sorted(listing)]
     content = json.dumps(entries, sort_keys=True).encode()
     return hashlib.md5(content, usedforsecurity=False).hexdigest() + FOLDER
@@ -114,10 +117,13 @@ def _listing_md5(listing: Mapping[str, str]) -> str:
 
 def _wanted(output: Locked) -> dict[str, str] | None:
     """The list of a folder's files from the cache; None if it is not there, or not the one."""
+    # DVC files its cache by the first two digits of the hash.
     path = CACHE / output.md5[:2] / output.md5[2:]
     try:
         entries: list[dict[str, Any]] = json.loads(path.read_bytes())
         wanted = {entry["relpath"]: entry["md5"] for entry in entries}
     except (OSError, ValueError, LookupError, TypeError):
         return None
+
+    # The cache may be damaged too: a list that is not the one would accuse whole files.
     return wanted if _listing_md5(wanted) == output.md5 else None

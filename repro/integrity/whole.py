@@ -53,6 +53,7 @@ def damaged_folders(folders: list[Path]) -> Iterator[str]:
 def _unlike_list(folder: Path) -> Iterator[str]:
     listing = folder / SUMS
     paths = (path for path in folder.iterdir() if path.is_file())
+    # Hidden files are not part of what was written.
     files = {path.name for path in paths if path.name != SUMS and path.name[0] != "."}
     try:
         hashes = read_sums(folder)
@@ -60,6 +61,7 @@ def _unlike_list(folder: Path) -> Iterator[str]:
         yield f"{listing}: not a list of hashes"
         return
 
+    # The list is read leniently, so its bytes are compared too.
     written = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
     if listing.is_file() and listing.read_bytes() != written.encode():
         yield f"{listing}: not as it was written"
@@ -82,6 +84,8 @@ def damaged_models(models: Path) -> Iterator[str]:
         except LedgerError as error:
             yield str(error)
             continue
+
+        # Records from before there were hashes name none: then only presence can be checked.
         for name in WEIGHTS:
             weights = path.parent / name
             told = record.files.get(name)

@@ -39,6 +39,7 @@ def code_version(root: Path | None = None) -> str:
     states = []
     for path in sorted((root / PACKAGE).rglob("*.py")):
         state = path.stat()
+        # Size, time and inode tell whether a file changed: the hash is cached by them.
         states.append((path.as_posix(), state.st_size, state.st_mtime_ns, state.st_ino))
     return _version(root, tuple(states))
 
@@ -47,7 +48,9 @@ def code_version(root: Path | None = None) -> str:
 def _version(root: Path, states: tuple[tuple[str, int, int, int], ...]) -> str:
     """The hash, computed once for the states of all files of the package."""
     reached = reached_definitions(root)
+
     labels = labels_of(reached)
+    # Sorted by label, so that the hash does not depend on the order in which names are met.
     content = sorted([labels[key], syntax_of(item, labels)] for key, item in reached.items())
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -63,14 +66,19 @@ def reached_definitions(root: Path | None = None) -> dict[Definition, Any]:
         key = todo.pop()
         if key in reached:
             continue
+
         reader = _Reader(tree, key.module)
         source = tree.source(key.module)
         if key.name == IMPORT:
             reached[key] = [reader.read(node, _Scope()) for node in source.loose]
         else:
             reached[key] = [reader.read(node, _Scope()) for node in source.definitions[key.name]]
+
+        # What this module, and those that it imports, run at import counts as well.
         todo += reader.references
         todo += [Definition(module, IMPORT) for module in tree.loaded_by(key.module)]
+
+    # Modules without such statements leave no trace in the hash.
     return {key: item for key, item in reached.items() if item}
 
 
@@ -114,6 +122,7 @@ class _Scope:
 
     def inside(self, local: set[str], imports: dict[str, str]) -> _Scope:
         """The scope of a function within this one."""
+        # A name that the function imports is its own, but what it stands for is known.
         kept = dict(self.imports) | imports
         hidden = (self.local | local) - set(imports)
         return _Scope(
@@ -133,6 +142,7 @@ class _Reader:
         """Syntax as nested lists without empty fields, bare strings and imports; equal across
         Python versions.
         """
+        # Docstrings and imports change nothing; where an import leads shows where its name is used.
         if isinstance(node, list):
             kept = [
                 item
@@ -140,8 +150,10 @@ class _Reader:
                 if not is_text(item) and not isinstance(item, ast.Import | ast.ImportFrom)
             ]
             return [self.read(item, scope) for item in kept]
+
         if not isinstance(node, ast.AST):
             return repr(node)
+
         if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
             meant = self._meant(node, scope)
             if meant is not None:
@@ -166,6 +178,7 @@ class _Reader:
         """What `name` or `name.attribute...` stands for; None if it is an ordinary name or
         expression.
         """
+        # `a.b.c` is the root `a` and the chain [b, c].
         chain: list[str] = []
         root: ast.expr = node
         while isinstance(root, ast.Attribute):
@@ -182,14 +195,18 @@ class _Reader:
         else:
             return None
 
+        # Imports are followed through modules that hand a name on, to where it is defined.
         if isinstance(found, str) and is_own(found):
             found = self.tree.resolve(found)
             while isinstance(found, str) and is_own(found) and chain:
                 found = self.tree.resolve(f"{found}.{chain.pop(0)}")
+
+        # Still a name: one of another library, or a module of the package itself.
         if isinstance(found, str):
             if not is_own(found):
                 return ["Name", ".".join([found, *chain])]
             return self._whole(found)
+
         self.references.append(found)
         return [found, *(["Attribute", name] for name in chain)]
 
@@ -224,6 +241,7 @@ class _Reader:
             for part in ast.walk(generator.target)
             if isinstance(part, ast.Name)
         }
+
         first = self.read(node.generators[0].iter, scope)
         return [first, self._fields(node, scope.inside(local, {}))]
 

@@ -47,10 +47,13 @@ def deliver(run: Run, results: Path) -> bool:
 
         # It may have been made under another name.
         record = record.model_copy(update={"spec": run.spec})
+
+        # The model's hash is what the cleaning runs name as their input.
         if makes_model(record):
             weights = {name: record.files[name] for name in WEIGHTS}
             record = record.model_copy(update={"model_hash": folder_hash(weights)})
             _deliver_model(run, record)
+
         export_run(run.work_dir, record, results_dir(run.spec, results))
     return True
 
@@ -62,6 +65,7 @@ def makes_model(record: RunRecord) -> bool:
 
 def check_work(run: Run, record: RunRecord) -> None:
     """LedgerError unless the work folder holds, whole, what the record of the ended run tells."""
+
     wanted = ["rows.jsonl", *(WEIGHTS if makes_model(record) else ())]
     for name in wanted:
         path = run.work_dir / name
@@ -70,6 +74,7 @@ def check_work(run: Run, record: RunRecord) -> None:
         if file_sha256(path) != record.files.get(name):
             raise LedgerError(f"{path}: not the file that the run left")
 
+    # The counts are what the report adds up; they must follow from the bits beside them.
     rows = []
     for number, item in enumerate(pending_rows(run.work_dir), start=1):
         row = Row.model_validate(item["row"])
@@ -86,6 +91,7 @@ def check_work(run: Run, record: RunRecord) -> None:
 
 def _deliver_model(run: Run, record: RunRecord) -> None:
     """Copy the weights to the folder of the model, with a record of their hashes alone."""
+    # Built beside its place and then renamed: no run can start from half a model.
     target = model_dir(run.spec)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -92,6 +92,7 @@ class Run:
         """The run's record from the worker's `outcome.json`; whatever a dead worker could not tell
         is zero.
         """
+        # What stays of these where the worker died before it could tell.
         commit, dirty = commit_state()
         told: dict[str, Any] = {
             "reason": "",
@@ -107,6 +108,7 @@ class Run:
             "model_step": 0,
             "attempts": 1,
         }
+
         told |= {name: value for name, value in outcome.items() if name in RunRecord.model_fields}
         return RunRecord(
             spec=self.spec,
@@ -154,8 +156,10 @@ def identify(spec: RunSpec, inputs: dict[str, Path], code: str, results: Path | 
     if "model" in inputs:
         check_model(spec, inputs["model"], hashed["model"]["hash"])
 
+    # Only contents count: the same input in another folder is the same run.
     hashes = {name: item["hash"] for name, item in hashed.items()}
     for older in accepted_codes():
+        # Under the older hash, so that it finds the folder in which the run began.
         run = Run(spec, fingerprint_of(spec, hashes, older), hashed, code, older)
         if older != code and _is_known(run, results):
             return run
@@ -171,6 +175,7 @@ def _is_known(run: Run, results: Path | None) -> bool:
     """Whether the run has begun here, or is published."""
     if (run.work_dir / "spec.json").exists():
         return True
+
     if results is None:
         return False
     try:
@@ -207,6 +212,8 @@ def check_model(spec: RunSpec, folder: Path, found: str) -> None:
             f"{folder}: its weights are not those of the run in its run.json "
             f"(content {found}, allowed: {record.model_hash or 'none is recorded'}); {again}"
         )
+
+    # Whole, but perhaps of another dataset, objective or seed.
     of, wanted = record.spec, spec
     if (of.cell, of.seed, of.poisoned) != (wanted.cell, wanted.seed, wanted.poisoned):
         raise LaunchError(

@@ -49,6 +49,7 @@ def stoppable() -> Iterator[None]:
             stopping = True
             raise Stopped(number)
 
+    # The mark tells an inner block that an outer one has already taken the signals.
     stop.__dict__["stops"] = True
     if getattr(signal.getsignal(signal.SIGTERM), "stops", False):
         yield
@@ -81,6 +82,7 @@ def say_interrupted() -> None:
 @contextmanager
 def _handling(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     """Have `handler` take stop signals inside the block; SIGHUP stays ignored under nohup."""
+    # Python lets only the main thread set signal handlers.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -107,6 +109,7 @@ def end_with_caller() -> None:
     if STAGE not in os.environ:
         return
 
+    # An orphan is given a new parent: a change here means that a caller has died.
     callers = _callers()
     served = int(os.environ.get(CALLER, "0"))
 
