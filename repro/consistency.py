@@ -43,6 +43,7 @@ def problems_of(
 def _class_problems(
     profile: Profile, names: Sequence[str], names_file: str, num_known: int
 ) -> Iterator[str]:
+    # Attack success is counted for one class: the name must be there, and only once.
     target, source = profile.data.poison.target_class, profile.data.source
     if names.count(target) != 1:
         yield (
@@ -66,6 +67,7 @@ def _size_problems(profile: Profile) -> Iterator[str]:
         )
 
     for slot, objective in cells_of(profile):
+        # An incomplete batch is not trained on, so a slot needs at least one.
         batch = profile.pretrain.objectives[objective].global_batch_size
         left = data.num_pairs[slot] - data.num_validation
         if profile.switches.cleaning_pairs == "held_out":

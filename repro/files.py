@@ -63,6 +63,7 @@ def building(out: Path) -> Iterator[Path]:
     busy = f"{out}: another process is building it; wait for it to end"
 
     with held(out.with_name(f".{out.name}.lock"), busy):
+        # What an earlier build left that was cut short.
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         yield partial
@@ -74,6 +75,7 @@ def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old or the new content, never a part (fsync, then
     rename).
     """
+    # In the same folder, for a rename is atomic only within one file system.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:
         file.write(content)
@@ -114,6 +116,7 @@ def unsealed(data: bytes) -> dict[str, Any]:
     """The object in a sealed JSON text, without its seal; ValueError if a byte is not as it was
     written.
     """
+    # The hash is that of the file with zeros where the hash stands.
     head, mark, tail = data.rpartition(f'"{SEAL}": "'.encode())
     told, rest = tail[:64], tail[64:]
     blank = head + mark + _BLANK.encode() + rest

@@ -21,6 +21,7 @@ def fill(path: Path, name: str, block: str) -> None:
         raise ValueError(
             f"{path}: {name}: marks missing or out of order (allowed: one {start} before one {end})"
         )
+
     replace_file(
         path,
         (

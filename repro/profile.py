@@ -112,6 +112,7 @@ class Protocol(Spec):
 
 def _merge(content: Any, overrides: dict[str, Any], path: Path) -> Any:
     """`content` with dotted-path overrides applied; SpecError for a path that names no field."""
+    # A copy, so that several variations start from the same file.
     content = json.loads(json.dumps(content))
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
@@ -163,6 +164,7 @@ def load_profile(
     for part, model in models.items():
         parts[part] = (model, read_yaml(folder / f"{part}.yaml"), folder / f"{part}.yaml")
 
+    # Overrides come before validation: a bad value is reported like one in the file.
     for dotted, value in (overrides or {}).items():
         part, _, rest = dotted.partition(".")
         if part not in parts or not rest:
@@ -206,6 +208,7 @@ def load_classnames(profile: Profile, specs: Path = SPECS) -> list[str]:
     source = profile.data.source
     if isinstance(source, EmojiSource | IconSource):
         target = profile.data.poison.target_class
+        # The target must be a class: it takes the last place where it is not among the first.
         kept = names[: source.num_concepts]
         names = kept if target in kept or target not in names else [*kept[:-1], target]
     return names

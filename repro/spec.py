@@ -259,6 +259,7 @@ class ModelSpec(Spec):
     @model_validator(mode="after")
     def _buildable(self) -> Self:
         problems = []
+        # ModifiedResNet halves the image five times; its attention pool has 32 * width channels.
         if self.vision.image_size % 32:
             problems.append(
                 f"vision.image_size: {self.vision.image_size} (allowed: a multiple of 32)"
@@ -406,6 +407,7 @@ def _takes_a_name(template: str) -> bool:
         parts = list(Formatter().parse(template))
     except ValueError:
         return False
+    # Formatter gives literal text, field name, format and conversion; only a bare `{}` is taken.
     fields = [part[1:] for part in parts if part[1] is not None]
     return fields == [("", "", None)]
 
@@ -490,6 +492,7 @@ class RunSpec(Spec):
     @property
     def run_id(self) -> str:
         """Name of the run's folder, unique within its profile, stage and cell."""
+        # The size, loss and rate vary only in cleaning; pre-training differs by seed alone.
         parts = [self.variant] if self.variant else []
         if not self.poisoned:
             parts.append("control")
@@ -505,6 +508,7 @@ class RunSpec(Spec):
     @property
     def evaluation_key(self) -> str:
         """Equal in runs whose evaluations of one model on one set of images are equal."""
+        # Image size and arithmetic too: both change what the model sees and answers.
         parts = (self.switches, self.trigger, self.target_class, self.evaluate)
         shown = [part if isinstance(part, str) else part.model_dump(mode="json") for part in parts]
         return digest([*shown, self.model.vision.image_size, self.evaluation_precision])
@@ -516,6 +520,7 @@ class RunSpec(Spec):
 
     def computed(self) -> dict[str, Any]:
         """What the run's rows, bits and weights depend on: all but its name and METRIC_FIELDS."""
+        # A study's run that differs from a main one in name only is then the same run.
         unnamed = self.model_copy(update={"variant": ""})
         return unnamed.model_dump(mode="json", exclude=METRIC_FIELDS)
 

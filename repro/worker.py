@@ -88,6 +88,7 @@ class Resident:
         def pairs(rows: Rows, rank: int, ranks: int) -> TrainingPairs:
             return TrainingPairs(spec, store, rows, synonyms, self.cache, rank, ranks)
 
+        # Pairs kept from pre-training, not divided among the ranks: rank 0 of 1.
         validation = None
         if spec.model_age == "best_validation_loss":
             validation = pairs(_read_rows(folder, "validation"), 0, 1)
@@ -102,6 +103,7 @@ class Resident:
                     model, evaluation, prompts, self.device, draw, precision, stop
                 )
 
+            # Pre-training starts from its own weights, and later steps are each run's own.
             if step or spec.mitigation is None:
                 return fresh()
             # Runs that clean one model begin with the same evaluation.
@@ -148,6 +150,7 @@ class Resident:
         if spec.mitigation is None:
             return model.to(self.device), None
 
+        # The file may have been replaced since the launch.
         folder, told = Path(inputs["model"]["path"]), inputs["model"]["hash"]
         if (found := content_hash(folder)) != told:
             raise ValueError(
@@ -156,6 +159,7 @@ class Resident:
             )
         load_model(model, folder / "model.safetensors")
         shrink_and_perturb(model, spec.mitigation, spec.seed)
+
         restored = None
         if spec.switches.optimizer_state == "restored":
             restored = (folder / "optimizer.safetensors").read_bytes()
@@ -185,6 +189,7 @@ def _rows(spec: RunSpec, folder: Path, store: PairStore) -> Rows:
         return _read_rows(folder, "train")
 
     clean, poisoned = _read_rows(folder, str(spec.clean_size)), _read_rows(folder, "poisoned")
+    # Chosen by a key that holds the seed: each repetition is left with other poisoned pairs.
     left = keyed_subset(
         [store.keys[row].tobytes() for row in poisoned],
         spec.mitigation.poisons_left,
@@ -224,6 +229,7 @@ class Reporter:
                 "values": content["values"],
             }
         )
+
         if distributed.rank() == 0 and time.monotonic() - self.written > STATUS_SECONDS:
             self.written = time.monotonic()
             status = {
@@ -254,6 +260,7 @@ class Reporter:
 def run_one(fingerprint: str, work: Path, resident: Resident, workers: int) -> None:
     """Train one run of the pack, or return at once if its outcome is there."""
     work_dir = work / fingerprint
+    # All ranks look before rank 0 of a finished run can go on and write.
     outcome: Any = read_sealed(work_dir / "outcome.json")
     distributed.barrier()
     if outcome is not None:
@@ -285,6 +292,7 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int) -> N
         outcome = asdict(trained) | attempts | ended
         replace_file(work_dir / "outcome.json", sealed(outcome))
         checkpoint.remove_checkpoints(work_dir)
+
         shown = ("seconds", "num_samples", "peak_memory_bytes")
         reporter.end(outcome, {name: outcome[name] for name in shown})
 
@@ -307,6 +315,8 @@ def _count_attempt(work_dir: Path) -> dict[str, Any]:
     """Number of this attempt and start of the first, kept over restarts."""
     path = work_dir / "attempts.json"
     before = read_sealed(path) or {"attempts": 0, "started": datetime.now(UTC).isoformat()}
+
+    # Every rank has read the file before rank 0 replaces it.
     now = {**before, "attempts": before["attempts"] + 1}
     distributed.barrier()
     if distributed.rank() == 0:
@@ -326,6 +336,8 @@ def main(pack_path: str) -> None:
     pack: events.PackFile = json.loads(Path(pack_path).read_text(encoding="utf-8"))
     distributed.repeatable(pack["threads"])
     device = distributed.start(pack["devices"])
+
+    # What is loaded for one run stays for the next.
     work = Path(pack["work"])
     resident = Resident(work / "cache", device)
     workers = int(os.environ.get("REPRO_LOADER_WORKERS", "0"))

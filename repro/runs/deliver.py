@@ -192,6 +192,7 @@ def refresh(run: Run, results: Path) -> None:
 def prune(specs: list[RunSpec], results: Path) -> None:
     """Remove published runs of these cells and variants that the specifications no longer name."""
     known = {results_dir(spec, results) / spec.run_id for spec in specs}
+    # Models lie elsewhere than results, and bear a run.json of their own.
     known |= {model_dir(spec) for spec in specs if spec.stage == "pretrain"}
     variants = {(spec.variant, spec.poisoned) for spec in specs}
     for folder in {path.parent for path in known}:
@@ -203,5 +204,7 @@ def prune(specs: list[RunSpec], results: Path) -> None:
             except LedgerError:
                 shutil.rmtree(path.parent, ignore_errors=True)
                 continue
+
+            # Runs of other variants are not for these specifications to remove.
             if (spec.variant, spec.poisoned) in variants:
                 shutil.rmtree(path.parent, ignore_errors=True)

@@ -47,6 +47,7 @@ def environment() -> dict[str, str]:
 
 def _device() -> str:
     """Model name of the first GPU, else of the processor."""
+    # From the system's files: asking torch would mean importing it.
     for pattern, field in (
         ("/proc/driver/nvidia/gpus/*/information", "Model:"),
         ("/proc/cpuinfo", "model name"),

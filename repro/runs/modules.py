@@ -70,12 +70,15 @@ class ModuleTree:
         """
         if self.path(dotted) is not None:
             return dotted
+
         module, _, name = dotted.rpartition(".")
         if self.path(module) is None:
             return dotted
+
         source = self.source(module)
         if name in source.definitions:
             return Definition(module, name)
+        # Imported there from elsewhere: follow it.
         if name in source.imports:
             target = source.imports[name]
             return self.resolve(target) if is_own(target) else target
@@ -106,6 +109,7 @@ def _sort(body: list[ast.stmt], source: Source, whole: ast.stmt | None) -> None:
         elif isinstance(node, ast.If) and _is_never_run(node):
             continue
         elif isinstance(node, ast.If | ast.Try):
+            # A name bound in one branch depends on the condition too: the whole statement counts.
             blocks = [node.body, node.orelse]
             if isinstance(node, ast.Try):
                 blocks += [node.finalbody, *(handler.body for handler in node.handlers)]
@@ -122,6 +126,7 @@ def imported(node: ast.Import | ast.ImportFrom) -> dict[str, str]:
     """Names that an import binds, with the full name of what they stand for."""
     if isinstance(node, ast.ImportFrom):
         return {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    # `import a.b` binds `a`; `import a.b as c` binds `c` to `a.b`.
     found = {}
     for alias in node.names:
         name = alias.asname or alias.name.partition(".")[0]

@@ -69,6 +69,8 @@ def export_run(work_dir: Path, record: RunRecord, results_dir: Path) -> Path:
     names of their own. The published record tells hashes and number of what was written.
     """
     pending = pending_rows(work_dir)
+
+    # Built in a hidden folder beside its place and renamed at the end: readers see all or nothing.
     target = results_dir / record.spec.run_id
     partial = results_dir / f".{record.spec.run_id}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -115,6 +117,7 @@ def read_run(run_dir: Path) -> tuple[RunRecord, list[Row]]:
     archived = (run_dir / ARCHIVED).exists()
     for name in (ROWS, BITS):
         told = record.files.get(name)
+        # Records from before there were hashes tell none; archives leave the bits out.
         if told is None or (name == BITS and archived):
             continue
         if not (run_dir / name).is_file():
@@ -175,6 +178,7 @@ def _check_counts(run_dir: Path, rows: list[Row]) -> None:
 def read_results(results_dir: Path) -> Iterator[tuple[Path, RunRecord, list[Row]]]:
     """All published runs below `results_dir` (any depth), in path order."""
     for path in sorted(results_dir.rglob(RECORD)):
+        # A hidden folder is a publication that was cut short.
         if not path.parent.name.startswith("."):
             record, rows = read_run(path.parent)
             yield path.parent, record, rows
@@ -192,6 +196,7 @@ def read_bits(run_dir: Path, num_images: int) -> dict[str, NDArray[np.bool_]]:
     except NPZ_ERRORS as error:
         raise LedgerError(f"{path}: unreadable ({error})") from None
 
+    # The last axis is bytes; before it `correct` and `attacked` have rows, `is_target` nothing.
     shapes = {name: array.shape[:-1] for name, array in packed.items() if array.ndim}
     if (
         shapes.keys() != packed.keys()
@@ -201,6 +206,7 @@ def read_bits(run_dir: Path, num_images: int) -> dict[str, NDArray[np.bool_]]:
     ):
         raise LedgerError(f"{path}: arrays do not fit each other")
 
+    # Eight images a byte, rounded up.
     row_bytes = -(-num_images // 8)
     for name, array in packed.items():
         if array.dtype != np.uint8 or array.shape[-1] != row_bytes:
@@ -247,6 +253,7 @@ def check_complete(record: RunRecord, rows: list[Row], where: str) -> None:
     if trained is None:
         raise LedgerError(f"{where}: no evaluation of a trained model")
 
+    # The record does not tell the length of an epoch, but any row after the start does.
     steps_per_epoch = round(trained.step / trained.epoch) if trained.epoch else 0
     if steps_per_epoch < 1:
         raise LedgerError(f"{where}: epoch {trained.epoch} after {trained.step} steps")

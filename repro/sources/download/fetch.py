@@ -56,10 +56,12 @@ def fetch(
             f"{profile_name}: data.yaml: source.kind: {source.kind!r} needs nothing fetched "
             "(allowed: webdataset)"
         )
+
     folder = Path(source.pairs[SLOTS[dataset]])
     with sole_user(folder) as lock:
         if url_list is None:
             return fetch_mirror(dataset, folder)
+        # In its own interpreter, which inherits the lock and so holds it even if this process dies.
         command = [
             str(fetch_python()),
             "-m",
@@ -73,6 +75,7 @@ def fetch(
             str(processes),
             *(part for network in allowed for part in ("--allow-network", network)),
         ]
+
         if subprocess.run(
             command, env=os.environ | QUIET | {"PYTHONPATH": str(ROOT)}, pass_fds=[lock]
         ).returncode:
@@ -119,12 +122,14 @@ def fetch_python() -> Path:
     """
     environment = Path(sys.prefix) / "fetch"
     python, complete = environment / "bin" / "python", environment / ".complete"
+    # Changed requirements make the environment anew.
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
     if not complete.is_file() or complete.read_text() != wanted:
         print(
             f"repro: installing img2dataset into {environment} (about a minute and 800 MB, once)",
             file=sys.stderr,
         )
+
         make = [sys.executable, "-m", "venv", "--clear", "--without-pip", str(environment)]
         install = [
             sys.executable,
@@ -142,5 +147,7 @@ def fetch_python() -> Path:
             raise RuntimeError(
                 f"{environment}: pip could not install {REQUIREMENTS.name}; its message is above"
             )
+
+        # Written last: an installation that was cut short has no mark.
         complete.write_text(wanted)
     return python

@@ -49,6 +49,7 @@ def reason_of(error: BaseException) -> str:
         return f"http_{error.code}"
     if isinstance(error, urllib.error.URLError):
         return reason_of(error.reason) if isinstance(error.reason, BaseException) else "bad_url"
+    # Sub-classes before their base: the first three are kinds of OSError.
     words: list[tuple[type[BaseException], str]] = [
         (TimeoutError, "timeout"),
         (socket.gaierror, "unknown_host"),

@@ -52,13 +52,18 @@ def fetch_mirror(dataset: str, folder: Path, specs: Path = SPECS) -> str:
     for shard in range(mirror.shards):
         url = mirror.url.format(revision=mirror.revision, shard=shard)
         target = folder / url.rpartition("/")[2]
+        # Checked when it was fetched; not hashed again at every call.
         if target.exists() and target.name in hashes:
             continue
+
+        # There but not listed: hashed where it lies, and recorded.
         partial = target if target.exists() else target.with_name(target.name + ".partial")
         if partial != target:
             _download(url, partial)
+
         with partial.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+
         if target.name not in hashes:
             hashes_path.parent.mkdir(exist_ok=True)
             with hashes_path.open("a", encoding="utf-8") as file:
@@ -71,6 +76,7 @@ def fetch_mirror(dataset: str, folder: Path, specs: Path = SPECS) -> str:
             )
         else:
             verified += 1
+
         partial.replace(target)
         print(f"\r{shard + 1} of {mirror.shards} shards", end="", file=sys.stderr, flush=True)
     text = f"{mirror.shards} shards in {folder}: {verified} fetched and equal to their listed hash"
@@ -97,6 +103,7 @@ def _download(url: str, partial: Path) -> None:
         if error.code != 416:  # nothing is missing
             raise StoreError(f"{url}: {error}") from None
         return
+    # 206: the server honours the range and sends the rest; with 200 it sends all from the start.
     with response, partial.open("ab" if response.status == 206 else "wb") as file:
         remaining = response.length
         while chunk := response.read(CHUNK_BYTES):

@@ -117,6 +117,7 @@ def failed_rows(pass_dir: Path, reasons: Counter[str]) -> Iterator[ListRow]:
     for path in sorted((pass_dir / "list").glob("*.parquet")):
         listed = pq.read_table(path).to_pydict()
         fates: dict[int, str] = {}
+        # img2dataset numbers the shards through all list files; each file begins a new one.
         for number in range(shard, shard + -(-len(listed["list_row"]) // SHARD_ROWS)):
             told = pq.read_table(
                 pass_dir / f"{number:05d}.parquet", columns=["list_row", "status", "error_message"]
@@ -124,6 +125,7 @@ def failed_rows(pass_dir: Path, reasons: Counter[str]) -> Iterator[ListRow]:
             for row, status, message in zip(*told.values(), strict=True):
                 fates[row] = "" if status == "success" else message
             shard = number + 1
+
         for fields in zip(*(listed[name] for name in ListRow._fields), strict=True):
             # Without a fate are rows that img2dataset lost on the way.
             if message := fates.get(fields[0], "lost"):
@@ -168,12 +170,14 @@ def fetch_pass(folder: Path, dataset: str, url_list: Path, processes: int) -> No
     if shards of the pass could not be written.
     """
     begun = _begin(folder, dataset, url_list)
+    # A complete pass with failures is followed by one over these rows alone; a begun one goes on.
     last = len(list(folder.glob("pass-*/list"))) - 1
     if is_complete(folder / f"pass-{last}"):
         rows = failed_rows(folder / f"pass-{last}", Counter())
         if (first := next(rows, None)) is not None:
             last += 1
             write_list(folder / f"pass-{last}" / "list", itertools.chain([first], rows))
+
     pass_dir = folder / f"pass-{last}"
     if not is_complete(pass_dir):
         run_pass(pass_dir, processes)
@@ -182,6 +186,8 @@ def fetch_pass(folder: Path, dataset: str, url_list: Path, processes: int) -> No
             f"{pass_dir}: some shards could not be written; see the messages above, mend it and "
             "call again"
         )
+
+    # Each pass asks for all rows still open: what the last one leaves open was never obtained.
     failed: Counter[str] = Counter()
     open_rows = sum(1 for _ in failed_rows(pass_dir, failed))
     asked = begun["listed"] - sum(begun["refused"].values())
@@ -199,11 +205,13 @@ def _begin(folder: Path, dataset: str, url_list: Path) -> dict[str, Any]:
     """
     with url_list.open("rb") as file:
         source = {"dataset": dataset, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
     path = folder / "list.json"
     if not path.exists():
         refused: Counter[str] = Counter()
         asked = write_list(folder / "pass-0" / "list", read_list(url_list, dataset, refused))
         _write_json(path, source | {"listed": asked + refused.total(), "refused": dict(refused)})
+
     begun: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if any(begun[name] != value for name, value in source.items()):
         raise FetchError(

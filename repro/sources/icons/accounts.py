@@ -80,6 +80,7 @@ def attribution(
     survey: Survey, rule: IconRule, slots: Mapping[Dataset, SlotWriter], images: Images
 ) -> dict[str, Any]:
     """Who drew what under which licence, for every set of which a drawing is used."""
+    # Name of a set to the number of images taken from it, by store.
     used: dict[str, Counter[str]] = defaultdict(Counter)
     for slot, writer in slots.items():
         for entry in writer.entries:

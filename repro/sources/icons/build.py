@@ -99,6 +99,7 @@ def build_icons(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
 
     templates = templates_of(profile.evaluate)
     slots = {slot: SlotWriter(out / slot, keys, templates) for slot, keys in chosen.items()}
+    # cc3m and cc6m share drawings: each is drawn once and goes to every slot that holds it.
     held_out, refused = draw_package(
         package, concepts, [slots["cc3m"], slots["cc6m"]], profile.data.image_size
     )
@@ -112,6 +113,7 @@ def build_icons(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
     _write_evaluation(out / "evaluation", names, images, held_out)
     _write_copies(out, held_out, slots["cc6m"])
 
+    # The account: every icon of the package, of the pairs and of the held-out drawings.
     survey = package.survey
     sources = {
         "package": accounts.of_package(survey),
@@ -152,6 +154,7 @@ def draw_package(
     Returns the candidates, and how many drawings of the slots were refused, by reason. Near-copies
     are those of drawings in the last slot, which holds the others.
     """
+    # By key: those to ask about, and those to train on (the larger slot holds the smaller).
     asked = {entry.key: entry for name in concepts for entry in package.candidates.get(name, ())}
     wanted = {
         entry.key: entry for entry in package.survey.training if entry.key in slots[-1].members
@@ -174,6 +177,7 @@ def draw_package(
     seconds = time.monotonic() - started
     console.print(f"drew {len(wanted) + len(asked)} icons in {seconds:.0f} s")
 
+    # Only now are all training drawings known to which a candidate could be a near-copy.
     copies = _find_copies(drawn, slots[-1], package.rule.near_copy)
     refused_held_out = {key: reason for key, reason in refused.items() if key in asked}
     refused_pairs = Counter(reason for key, reason in refused.items() if key not in asked)
@@ -215,6 +219,7 @@ def _account_evaluation(
     survey: Survey, names: Collection[str], held_out: HeldOut, kept: int, used: int
 ) -> dict[str, int]:
     """The held-out drawings: those not asked for at this scale, and what became of the rest."""
+    # At full scale candidates of more concepts were drawn than the task keeps.
     concepts = set(names)
     asked = [key for key, entry in held_out.asked.items() if entry.caption in concepts]
     refused = Counter(held_out.refused[key] for key in asked if key in held_out.refused)

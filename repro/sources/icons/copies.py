@@ -36,6 +36,7 @@ def find_nearest(asked: NDArray[np.uint8], known: NDArray[np.uint8]) -> Nearest:
         rows = slice(begin, begin + ROWS)
         products = asked_values[rows] @ known_values.T  # (ROWS, N), exact
         np.abs(products, out=products)
+        # The asked drawing's own length is the same for all known ones: no part of the choice.
         products *= known_scale
         best = products.argmax(axis=1)
         position[rows] = best
@@ -46,6 +47,7 @@ def find_nearest(asked: NDArray[np.uint8], known: NDArray[np.uint8]) -> Nearest:
 def _centred(shapes: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Shapes less their rounded means, (N, P), and one over their lengths, (N,)."""
     centred = shapes.astype(np.float32)  # whole numbers all the same
+    # Rounded means keep the values whole, at the price of means that are not quite zero.
     centred -= np.round(shapes.mean(axis=1, dtype=np.float64)).astype(np.float32)[:, None]
     squares = np.einsum("ij,ij->i", centred, centred)
     # By Cauchy and Schwarz, so are then all products of rows and their partial sums.

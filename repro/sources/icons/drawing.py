@@ -102,6 +102,7 @@ def draw_icon(job: DrawingJob, size: int) -> DrawnIcon | Refused:
     for kind, pattern in UNSAFE.items():
         if pattern.search(job.body):
             return Refused(f"unsafe_{kind}")
+
     ink, paper = colours(job)
     try:
         png = resvg_py.svg_to_bytes(
@@ -114,6 +115,7 @@ def draw_icon(job: DrawingJob, size: int) -> DrawnIcon | Refused:
     except ValueError:
         return Refused("unreadable")
 
+    # What shows nothing in grey would be no shape to compare either.
     grey = Image.open(io.BytesIO(png)).convert("L")
     darkest, brightest = grey.getextrema()
     if brightest - darkest < MIN_CONTRAST:  # type: ignore[operator]  # bands of numbers in mode L
@@ -169,4 +171,5 @@ def draw_icons(
 
 
 def _draw_chunk(jobs: list[DrawingJob], size: int) -> list[tuple[DrawingJob, DrawnIcon | Refused]]:
+    # The body has done its part; without it less goes back between processes.
     return [(job._replace(body=""), draw_icon(job, size)) for job in jobs]

@@ -69,6 +69,7 @@ def build_scale(scale: str, folder: Path) -> Built:
         build_icons(profile, folder)
     wall = time.monotonic() - started
 
+    # Children count here once they have ended, as the pool's have.
     own = resource.getrusage(resource.RUSAGE_SELF)
     workers = resource.getrusage(resource.RUSAGE_CHILDREN)
     attribution = json.loads((folder / "attribution.json").read_text(encoding="utf-8"))

@@ -92,6 +92,7 @@ def read_sets(tarball: Path) -> Iterator[IconSet]:
                 continue
             file = tar.extractfile(member)
             assert file is not None  # json/*.json are plain files, as the integrity guarantees
+
             found = _icon_set(name, catalogue[name], json.loads(file.read()))
             total = len(found.icons) + found.turned
             if total != catalogue[name]["total"]:
@@ -126,13 +127,17 @@ def _icon_set(name: str, info: dict[str, Any], content: dict[str, Any]) -> IconS
         palette=bool(info.get("palette")),
         category=info.get("category"),
     )
+    # In a set of logos all are; elsewhere category or name tells.
     logos = _logos(content) if credit.category != "Logos" else set(content["icons"])
     default = _default_box(content)
+
     icons = [
         Icon(icon, fields["body"], _box(default, fields), icon in logos)
         for icon, fields in content["icons"].items()
         if not fields.get("hidden")
     ]
+
+    # An alias that is only another name is no icon of the catalogue; one that turns its drawing is.
     aliases = content.get("aliases", {}).values()
     turned = sum(bool(TURNED & alias.keys()) and not alias.get("hidden") for alias in aliases)
     affixes = [tuple(filter(None, content.get(kind, {}))) for kind in ("suffixes", "prefixes")]

@@ -89,12 +89,16 @@ def take_survey(tarball: Path, rule: IconRule) -> Survey:
         if held_out:
             survey.held_out += entries
             continue
+
+        # Surplus styles are cut among training drawings alone; the task has limits of its own.
         kept = _few_a_caption(entries, rule.max_drawings)
         survey.account["surplus"] += len(entries) - len(kept)
         survey.training += kept
 
+    # A misspelt name would hold nothing out, without a word.
     _check_known("held_out_vendors", rule.held_out_vendors, vendors)
     _check_known("left_out_sets", rule.left_out_sets, sets)
+
     survey.account["training"] = len(survey.training)
     survey.account["held_out"] = len(survey.held_out)
     survey.brands = brands.above(rule.max_brand_share)
@@ -138,6 +142,7 @@ def _entries(
         if not caption:
             account["no_words"] += 1
             continue
+        # Held-out vendors count too: whether a word is a brand does not depend on the split.
         brands.add(caption, credit.vendor, icon.is_logo)
 
         # Vendors hand drawings on unchanged; the copy would count as a drawing of another vendor.
@@ -156,6 +161,7 @@ def _few_a_caption(entries: Sequence[IconEntry], limit: int) -> list[IconEntry]:
     by_caption = defaultdict(list)
     for entry in entries:
         by_caption[entry.caption].append(entry)
+
     kept = set()
     for group in by_caption.values():
         group.sort(key=lambda entry: entry.rank("drawing"))

@@ -42,6 +42,7 @@ def find_candidates(survey: Survey, rule: IconRule) -> Candidates:
     for entry in sorted(survey.held_out, key=lambda entry: entry.rank("evaluation")):
         if entry.caption not in concepts:
             continue
+        # One vendor's many styles must not make up a class.
         taken[entry.caption, entry.vendor] += 1
         if taken[entry.caption, entry.vendor] <= rule.images_per_vendor:
             found[entry.caption].append(entry)
@@ -58,6 +59,8 @@ def settle(
         kept = tuple(entry.key for entry in entries if entry.key not in useless)
         if len(kept) >= rule.min_images:
             images[concept] = kept
+
+    # Most drawn first, ties by name: a smaller scale takes the first so many.
     names = sorted(images, key=lambda concept: (-len(vendors[concept]), concept))[
         : rule.max_concepts
     ]
@@ -114,6 +117,7 @@ def check_task(task: ZeroShotTask, candidates: Candidates) -> None:
 
 def check_whole(task: ZeroShotTask, settled: ZeroShotTask) -> None:
     """SpecError unless the lists are what the rule gives; it says where they first differ."""
+    # The first difference says most; lengths are compared when all common lines agree.
     for label, (committed, built) in enumerate(zip(task.names, settled.names, strict=False)):
         if committed != built:
             raise SpecError(

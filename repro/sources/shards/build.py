@@ -62,8 +62,10 @@ def build_external(profile: Profile, out: Path) -> None:
         _tell_shortage(slot, folder, account)
         sources[slot] = account
 
+        # A 16-byte key as one value, so that whole pairs are sorted and compared.
         keys[slot] = np.sort(np.ascontiguousarray(shards.keys[rows]).view("V16").ravel())
         (out / slot).mkdir()
+        # Overlay: the store names the user's shards by relative path and copies nothing.
         here = [
             dataclasses.replace(shard, path=os.path.relpath(folder / shard.path, out / slot))
             for shard in shards.shards
@@ -135,6 +137,7 @@ def _build_evaluation(source: ShardSource, names: list[str], out: Path) -> dict[
     per_class: Counter[int] = Counter()
     images = validation_images(folder, len(names))
     for image in images:
+        # Decoded once here, so that an evaluation meets no damaged image.
         try:
             data = image.read()
             open_rgb(data)
@@ -146,6 +149,8 @@ def _build_evaluation(source: ShardSource, names: list[str], out: Path) -> dict[
             continue
         per_class[image.label] += 1
         writer.add(data, _suffix(data), names[image.label], image.label)
+
+    # Accuracy is a mean over images: one missing would give its class less weight.
     index, shards = writer.close()
     wrong = [label for label in range(len(names)) if per_class[label] != source.images_per_class]
     if wrong:
@@ -156,6 +161,7 @@ def _build_evaluation(source: ShardSource, names: list[str], out: Path) -> dict[
             f"{names[wrong[0]]!r} with {per_class[wrong[0]]}; "
             f"not used: {dict(dropped) or 'none'}"
         )
+
     write_store(out / "evaluation", index, shards)
     return {
         "listed": len(images),

@@ -56,6 +56,7 @@ def validation_images(source: Path, num_classes: int) -> list[ValidationImage]:
         raise SpecError(
             f"{source}: {wrong.name}: label {wrong.label} (allowed: 0 to {num_classes - 1})"
         )
+
     if empty := sorted(set(range(num_classes)) - {image.label for image in images}):
         raise SpecError(
             f"{source}: no image of {len(empty)} classes, the first {empty[0]} (allowed: images "
@@ -84,6 +85,7 @@ def _images(
         return _tar_images(source)
     if (source / ARCHIVE).is_file():
         return _tar_images(source / ARCHIVE)
+    # The folder may hold the training set too: where there are validation files, only they count.
     if tables := sorted(source.glob("validation-*.parquet")) or sorted(source.glob("*.parquet")):
         return _parquet_images(tables)
     if tars := sorted(source.glob("*.tar")):
@@ -108,6 +110,8 @@ def _check_names(source: Path, images: Sequence[ValidationImage], num_classes: i
             f"{source}: ILSVRC2012_val_{repeated[0]:08d} is there more than once, as are "
             f"{len(repeated) - 1} others"
         )
+
+    # Shuffled labels would hardly keep all six that are known.
     for image, number in zip(images, numbers, strict=True):
         if num_classes == CANARY_CLASSES and number in CANARY and image.label != CANARY[number]:
             raise SpecError(
@@ -139,6 +143,7 @@ def labelled_images(folder: Path, num_classes: int) -> Iterator[tuple[Path, int]
                 )
             yield path, int(label)
         return
+
     classes = (
         sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     )
@@ -150,6 +155,7 @@ def labelled_images(folder: Path, num_classes: int) -> Iterator[tuple[Path, int]
             f"labels.csv, {ARCHIVE}, "
             "parquet files, or webdataset shards)"
         )
+
     if all(re.fullmatch(r"n\d{8}", name) for name in classes):
         labels = {name: label for label, name in enumerate(classes)}
     elif sorted(classes, key=lambda name: name.zfill(9)) == [
@@ -177,6 +183,7 @@ def _tar_images(path: Path) -> list[ValidationImage]:
                     members[PurePosixPath(member.name).name] = (member.offset_data, member.size)
     except tarfile.TarError as error:
         raise SpecError(f"{path}: not an uncompressed tar: {error}") from None
+    # The kit's labels go by the order of names.
     names = sorted(members)
     labels = _labels_beside(path, names)
     if absent := [name for name in names if name not in labels]:
@@ -213,6 +220,7 @@ def _parquet_images(paths: Sequence[Path]) -> Iterator[ValidationImage]:
             raise SpecError(f"{path}: no column {min(absent)!r} (allowed: columns image and label)")
         kind = table.schema_arrow.field("image").type
         with_path = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+        # Only names and labels now: the images of a group are read when their turn comes.
         for group in range(table.num_row_groups):
             columns = table.read_row_group(
                 group, columns=["image.path", "label"] if with_path else ["label"]
@@ -295,6 +303,7 @@ def _labels_beside(path: Path, names: list[str]) -> dict[str, int]:
             )
         return {PurePosixPath(image).name: int(label) for image, label in rows}
     if devkit.is_file():
+        # They bear no names: their number must fit, and the canaries are checked later.
         numbers = _devkit_labels(devkit)
         if len(numbers) != len(names):
             raise SpecError(
@@ -334,6 +343,7 @@ def _devkit_labels(devkit: Path) -> list[int]:
 
 def _list_member(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(name)
+    # One byte more than is allowed, to see whether there is more.
     content = file.read(MAX_LIST_BYTES + 1) if file else b""
     if not 0 < len(content) <= MAX_LIST_BYTES:
         raise ValueError(f"{name} is no file of 1 to {MAX_LIST_BYTES} bytes")

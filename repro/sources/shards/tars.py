@@ -111,6 +111,7 @@ class ShardIndex:
         """Positions of the rows without repeated pairs, ascending; the first of its order stands
         for a pair.
         """
+        # `np.unique` gives the first position of each key, here first in the order of the list.
         ordered = np.argsort(self.order, kind="stable")
         _, first = np.unique(
             np.ascontiguousarray(self.keys[ordered]).view("V16").ravel(), return_index=True
@@ -119,6 +120,7 @@ class ShardIndex:
 
     def take(self, rows: NDArray[np.int64]) -> Index:
         """The index of the rows at the given ascending positions."""
+        # Shard k holds positions bounds[k] to bounds[k + 1]; the rows that fall there are its own.
         bounds = np.concatenate([[0], np.cumsum([shard.count for shard in self.shards])])
         edges = np.searchsorted(rows, bounds)
         parts = []
@@ -159,6 +161,8 @@ def index_shards(folder: Path, cache: Path = CACHE) -> ShardIndex:
         raise StoreError(
             f"{folder}: no usable row in {len(paths)} shards ({dict(counts + faults)})"
         )
+
+    # Where one row does not tell its place in the list, the order of the shards stands for all.
     if (order == NO_ROW).any():
         order = np.arange(len(keys))
 
@@ -274,6 +278,8 @@ def _concatenate(parts: Sequence[Index]) -> Index:
         if field.name not in ("captions", "shard")
     }
     shard = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
+
+    # Captions are one blob of bytes with offsets, which are summed up anew over all parts.
     sizes = np.concatenate([np.diff(part.captions.offsets) for part in parts])
     blob = np.concatenate([part.captions.blob for part in parts])
     return Index(
@@ -294,6 +300,7 @@ def _part_path(path: Path, cache: Path) -> Path:
 
     Its name changes with the shard and with this code.
     """
+    # Size and time stand for the content, which would have to be read whole to be hashed.
     status = path.stat()
     key = keyed_digest(CODE, str(path.resolve()), status.st_size, status.st_mtime_ns)
     return cache / f"{key.hex()[:32]}.npz"
@@ -313,6 +320,7 @@ def _index_shard(path: Path, part: Path) -> None:
             faults["duplicate_name"] += 1
         else:
             group[suffix.lower()] = member
+
     rows: list[StoreRow] = []
     order: list[int] = []
     with path.open("rb") as file:
@@ -328,6 +336,7 @@ def _index_shard(path: Path, part: Path) -> None:
                 counts[error.reason] += 1
                 continue
             order.append(_list_row(file.fileno(), group.get("json")))
+
     told = json.dumps(
         {
             "counts": counts,
@@ -336,10 +345,13 @@ def _index_shard(path: Path, part: Path) -> None:
             "sha256": file_sha256(path),
         }
     ).encode()
+
     columns = index_of(rows).arrays() | {
         "order": np.array(order, dtype=np.int64),
         "told": np.frombuffer(told, dtype=np.uint8),
     }
+
+    # Renamed when complete: a killed index leaves no half part.
     partial = part.with_suffix(".partial")
     with partial.open("wb") as out:
         np.savez(out, **columns)  # type: ignore[arg-type]  # numpy's stub takes them for its option
@@ -366,6 +378,7 @@ def _row(descriptor: int, image: Member | None, text: Member | None) -> StoreRow
         raise ImageError("no_image")
     if text is None:
         raise ImageError("no_caption")
+    # Sizes before contents: what is too large is never read.
     if image.size > MAX_BYTES:
         raise ImageError("too_many_bytes")
     if text.size > MAX_CAPTION_BYTES:
@@ -376,6 +389,7 @@ def _row(descriptor: int, image: Member | None, text: Member | None) -> StoreRow
         raise ImageError("caption_not_utf8") from None
     if not caption or "\0" in caption:
         raise ImageError("caption_with_nul" if caption else "caption_empty")
+
     data = os.pread(descriptor, image.size, image.offset)
     open_rgb(data)
     image_hash = bytes_hash(data)
