@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; what went wrong becomes one message on standard error."""
+    # Modules load inside, which can take seconds; `stoppable` takes over while the command runs.
     with leaving_at_once():
         arguments = build_parser().parse_args(argv)
         end_with_caller()
@@ -71,9 +72,11 @@ def load(name: str) -> Callable[..., Any]:
 
 def report(error: Exception) -> int:
     """Say in one message what is wrong; exit status. An unforeseen error is raised again."""
+    # Not at the top: these bring numpy and pydantic, which parsing does without.
     from repro.ledger import LedgerError
     from repro.spec import SpecError
 
+    # Before the others, for it is a ValueError too.
     if isinstance(error, SpecError):
         print(f"repro: {error}", file=sys.stderr)
         return 2

@@ -69,6 +69,8 @@ def _size_problems(profile: Profile) -> Iterator[str]:
     for slot, objective in cells_of(profile):
         # An incomplete batch is not trained on, so a slot needs at least one.
         batch = profile.pretrain.objectives[objective].global_batch_size
+
+        # Validation pairs, and cleaning pairs where they are held out, are not trained on.
         left = data.num_pairs[slot] - data.num_validation
         if profile.switches.cleaning_pairs == "held_out":
             left -= max(data.cleaning_sizes.values())
@@ -126,6 +128,7 @@ def _cleaning_problems(profile: Profile) -> Iterator[str]:
 
 
 def _repeated_runs(runs: list[RunSpec]) -> Iterator[str]:
+    # The id is the name of the run's folder: a second run would take the place of the first.
     for (cell, run_id), count in Counter((run.cell, run.run_id) for run in runs).items():
         if count > 1:
             yield f"clean.yaml: cells: run {run_id} of {cell} is listed {count} times"

@@ -123,6 +123,7 @@ class Row(BaseModel):
         if denominator == "all":
             return self.num_attacked, self.num_images
 
+        # Images of the target class are rightly classified as it, attacked or not.
         return self.num_attacked - self.num_target_attacked, self.num_images - self.num_target
 
     def asr(self, denominator: Literal["all", "non_target"]) -> float:
@@ -227,6 +228,7 @@ class RunRecord(BaseModel):
 
 def sample_images(num_images: int) -> list[int]:
     """Evaluation images spread evenly over the set, at most SAMPLES."""
+    # Fewer images than SAMPLES give some numbers twice, which the set drops.
     return sorted({i * num_images // SAMPLES for i in range(SAMPLES)})
 
 

@@ -86,6 +86,8 @@ def check(model: type[T], content: Any, path: Path) -> T:
         return model.model_validate(content)
     except ValidationError as error:
         lines = [line for item in error.errors() for line in _told(item)]
+
+    # Raised outside the handler, so that pydantic's own error is not shown above it.
     shown = [f"{path}: {len(lines)} problem(s)", *(f"  {line}" for line in lines)]
     raise SpecError("\n".join(shown))
 

@@ -218,6 +218,7 @@ class DataSpec(Spec):
                 f"is larger than the image (allowed: 1 to image_size = {self.image_size})"
             )
         for size, count in self.cleaning_sizes.items():
+            # One size holds for both slots: the smaller one sets the limit.
             smallest = min(self.num_pairs.values())
             if count > smallest:
                 problems.append(

@@ -258,6 +258,7 @@ def _bound_in(function: Function) -> tuple[set[str], dict[str, str]]:
     shared: set[str] = set()
 
     body = [function.body] if isinstance(function, ast.Lambda) else function.body
+    # Not `ast.walk`, which would enter the functions inside.
     todo: list[ast.AST] = list(body)
     while todo:
         node = todo.pop()

@@ -157,6 +157,7 @@ def is_delivered(run: Run, results: Path, models: bool = True) -> bool:
         record, rows = read_run(folder)
         if record.fingerprint != run.fingerprint or record.status == "failed":
             return False
+        # From before there were hashes: nothing that its files could be held to.
         if not record.files:
             raise LedgerError(
                 f"{folder / 'run.json'}: files: missing (allowed: hashes of the run's files)"

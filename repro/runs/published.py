@@ -103,6 +103,7 @@ def _write_bits(path: Path, pending: list[PendingRow]) -> None:
         path,
         correct=np.stack([decode_bits(item["correct"]) for item in pending]),
         attacked=np.stack([decode_bits(item["attacked"]) for item in pending]),
+        # The same images at every evaluation.
         is_target=decode_bits(pending[0]["is_target"]),
     )
 
@@ -148,6 +149,7 @@ def _read_rows(path: Path, record: RunRecord) -> list[Row]:
             )
         rows.append(row)
 
+    # A file cut at the end of a line would otherwise look whole.
     last = rows[-1].step if rows else 0
     if record.files and (len(rows), last) != (record.num_rows, record.last_step):
         raise LedgerError(

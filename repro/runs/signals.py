@@ -76,6 +76,7 @@ def leaving_at_once() -> Iterator[None]:
 def say_interrupted() -> None:
     """Tell the user how to go on, unless the `reproduce` call that this process serves does."""
     if CALLER not in os.environ:
+        # Not print: a handler may run amid another print, whose buffer it must not enter.
         os.write(2, f"{INTERRUPTED}\n".encode())
 
 

@@ -71,6 +71,7 @@ def public_only(resolve: Any, allowed: Iterable[Network]) -> Any:
 
     def getaddrinfo(*arguments: Any, **options: Any) -> list[Any]:
         found = resolve(*arguments, **options)
+        # A link-local IPv6 address bears its interface after a %.
         addresses = [ipaddress.ip_address(entry[4][0].partition("%")[0]) for entry in found]
         public = [
             entry
@@ -121,6 +122,8 @@ class ImageAnswer:
                 raise FetchError("too_many_bytes")
             if time.monotonic() > self._deadline:
                 raise FetchError("timeout")
+
+        # The server closed too early, and part of a picture may still decode.
         if expected is not None and received < expected:
             raise FetchError("broken_transfer")
         return b"".join(parts)
@@ -133,6 +136,7 @@ class Opener:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        # By hand, for `build_opener` adds handlers of proxies, ftp, file and data.
         self._director = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.HTTPHandler,

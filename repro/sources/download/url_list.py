@@ -54,6 +54,7 @@ def read_list(path: Path, dataset: str, refused: Counter[str]) -> Iterator[ListR
     url_column = COLUMNS[dataset].index("url")
     with path.open("rb") as file:
         for number, line in enumerate(file):
+            # Two columns by a tab; which of them is the URL differs between the collections.
             fields = line.decode(errors="replace").rstrip("\r\n").split("\t")
             if len(fields) != 2:
                 refused["malformed_line"] += 1

@@ -163,6 +163,7 @@ def draw_package(
     refused: dict[Key, str] = {}
     console, started = Console(stderr=True), time.monotonic()
 
+    # One stream in the package's order, in which the pairs are written too.
     jobs = _jobs(package.tarball, wanted.keys() | asked.keys())
     for job, result in draw_icons(jobs, len(wanted) + len(asked), size):
         key = (job.set, job.name)

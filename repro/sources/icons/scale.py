@@ -32,6 +32,8 @@ def choose_pairs(
         return (1 if entry.caption in concepts else 2), entry.rank("pair")
 
     large = sorted(training, key=place)[: num_pairs["cc6m"]]
+
+    # A first byte below 128 of 256 is one half, and the same one at every scale.
     half = [entry for entry in large if entry.caption == target or entry.rank("half")[0] < 128]
     small = half[: num_pairs["cc3m"]]
     return {"cc3m": {entry.key for entry in small}, "cc6m": {entry.key for entry in large}}

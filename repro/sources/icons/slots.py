@@ -70,5 +70,6 @@ class SlotWriter(ShapeList):
 
 def icon_caption(entry: IconEntry, templates: Templates) -> str:
     """The caption of a drawing in one of the templates; always the same one."""
+    # Of 64 bits the remainder is as good as uniform over the templates.
     draw = int.from_bytes(keyed_digest("template", entry.set, entry.name)[:8], "big")
     return templates[draw % len(templates)](entry.caption)
