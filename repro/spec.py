@@ -313,6 +313,7 @@ class Schedule(Spec):
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
+        # BatchNorm takes its statistics over whole groups of the batch.
         if self.global_batch_size % self.norm_batch_size:
             raise ValueError(
                 f"norm_batch_size: {self.norm_batch_size} "

@@ -32,6 +32,7 @@ def find_nearest(asked: NDArray[np.uint8], known: NDArray[np.uint8]) -> Nearest:
     similarity = np.zeros(len(asked), dtype=np.float32)
     position = np.zeros(len(asked), dtype=np.int64)
 
+    # A strip of rows at a time, for the whole table has M x N products.
     for begin in range(0, len(asked), ROWS):
         rows = slice(begin, begin + ROWS)
         products = asked_values[rows] @ known_values.T  # (ROWS, N), exact

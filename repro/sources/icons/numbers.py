@@ -183,6 +183,7 @@ def licences_table(built: Mapping[str, Built]) -> list[str]:
 
 def nesting_table(folders: Mapping[str, Path]) -> list[str]:
     """Pairs and images of each scale that the next larger one holds."""
+    # In the order of SCALES, from the smallest.
     scales = list(folders)
     rows = []
     for smaller, larger in pairwise(scales):
