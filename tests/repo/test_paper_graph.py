@@ -3,7 +3,7 @@ specs/rehearsal.yaml.
 
 Through a real Slurm: pre-trainings on two nodes with an agent (torchrun) each and two ranks per
 agent, cleaning runs as arrays. And on the ways of the full scale: loader processes, images decoded
-at every step, groups of BatchNorm one after another.
+at every step, groups of BatchNorm one after another. Images have 32 px, but for one model.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repro.profile import load_profile
+from repro.launch.driver import run_all
+from repro.profile import load_profile, pretrain_runs, read_yaml
 from repro.spec import SpecError
 from repro.study.derive import derive
 from tests.support.checkout import dvc, fresh_checkout
 from tests.support.loaders import counted_loaders
 from tests.support.slurm import needs_slurm, running_cluster
-from tests.support.synthetic import write_all
+from tests.support.synthetic import noise_profile, small_overrides, write_all
 
 SLURM = {
     "REPRO_LAUNCHER": "slurm",
     "REPRO_NODES": "2",
     "REPRO_RANKS": "4",
     "REPRO_LOADER_WORKERS": "2",
-    "REPRO_MEMORY_BYTES": "10000000",
+    "REPRO_MEMORY_BYTES": "500000",
     "REPRO_SLURM_POLL": "1",
     "REPRO_SLOTS": "2",
     "REPRO_SBATCH": "--mem=500",
@@ -55,6 +56,7 @@ def study(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A fresh checkout at the derived profile, run once to its end."""
     folder = fresh_checkout(root, tmp_path_factory.mktemp("paper") / "study")
     write_all(folder / "incoming" / "rehearsal")
+    (folder / "specs" / "rehearsal.yaml").write_text(json.dumps(small_overrides(root)))
     derive("paper", "rehearsal", folder / "specs" / "rehearsal.yaml", folder / "specs")
     (folder / "params.yaml").write_text("profile: rehearsal\n")
     with running_cluster(tmp_path_factory.mktemp("slurm")), counted_loaders(folder) as loaders:
@@ -100,19 +102,51 @@ def test_the_rehearsal_makes_batches_in_loader_processes(study: Study) -> None:
 @needs_slurm
 @pytest.mark.slow
 def test_the_rehearsal_decodes_training_images_at_every_step(checkout: Path) -> None:
-    """Of decoded images only the evaluation's 1,000 are kept; the other arrays are tokens."""
-    kept = [np.load(path, mmap_mode="r").shape for path in (checkout / "work/cache").rglob("*.npy")]
-    assert {shape for shape in kept if len(shape) == 4} == {(1000, 224, 224, 3)}
-    assert any(len(shape) == 2 for shape in kept)
+    assert cached_images(checkout / "work") == {(1000, 32, 32, 3)}
 
 
 @needs_slurm
 @pytest.mark.slow
 def test_the_rehearsal_takes_groups_of_batch_norm_one_after_another(checkout: Path) -> None:
     """Two a rank in both pre-trainings with SSL; those without have one, for a plain step."""
-    logs = [path.read_text() for path in (checkout / "work/packs").rglob("*.log")]
-    said = re.findall(r"seed0: (\d+) BatchNorm groups a rank", "".join(logs))
-    assert Counter(said) == {"2": 2 * 4}
+    assert groups_a_rank(checkout / "work") == ["2"] * 2 * 4
+
+
+@pytest.mark.slow
+def test_the_rehearsal_takes_the_same_ways_with_images_of_the_true_size(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One model of specs/rehearsal.yaml as it is, on two ranks: four groups of BatchNorm each."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "PYTHONPATH": str(root),
+        "REPRO_RANKS": "2",
+        "REPRO_LOADER_WORKERS": "2",
+        "REPRO_MEMORY_BYTES": "10000000",
+    }.items():
+        monkeypatch.setenv(name, value)
+    profile = noise_profile(root, read_yaml(root / "specs" / "rehearsal.yaml"))
+
+    with counted_loaders(tmp_path) as loaders:
+        run_all(pretrain_runs(profile, "cc3m", "mmcl_ssl"))
+
+    (record,) = (json.loads(path.read_text()) for path in Path("results").rglob("run.json"))
+    assert (record["status"], record["ranks"]) == ("completed", 2)
+    assert list(loaders.values()) == [2, 2]
+    assert cached_images(Path("work")) == {(1000, 224, 224, 3)}
+    assert groups_a_rank(Path("work")) == ["4"] * 2
+
+
+def cached_images(work: Path) -> set[tuple[int, ...]]:
+    """Shapes of the decoded sets that are kept; all other arrays are tokens."""
+    shapes = {np.load(path, mmap_mode="r").shape for path in (work / "cache").rglob("*.npy")}
+    return {shape for shape in shapes if len(shape) == 4}
+
+
+def groups_a_rank(work: Path) -> list[str]:
+    """What each rank that takes its BatchNorm groups one after another says their number is."""
+    logs = [path.read_text() for path in (work / "packs").rglob("*.log")]
+    return re.findall(r"seed0: (\d+) BatchNorm groups a rank", "".join(logs))
 
 
 @needs_slurm
