@@ -33,10 +33,13 @@ class Torchrun:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+
+        # The last lines are enough for `reason`; a run of days may print many.
         self.errors: deque[str] = deque(maxlen=200)
         self.events = self._events()
 
     def _events(self) -> Iterator[Event]:
+        # Rank 0's events are for whoever iterates; whatever else is printed is for the log.
         for is_error, line in _lines(self.process):
             if is_error:
                 self.errors.append(line)
@@ -45,6 +48,8 @@ class Torchrun:
                 yield event
             elif line:
                 say(line)
+
+        # Both outputs are closed; `reason` asks for the exit status.
         self.process.wait()
 
     def reason(self) -> str:
@@ -52,6 +57,7 @@ class Torchrun:
         if error := last_error(self.errors):
             return error
 
+        # No traceback, as where the system killed a rank: torchrun prints its exit status.
         codes = [re.search(r"exitcode\s*: (-?\d+)", line) for line in self.errors]
         first = next((found[1] for found in codes if found), self.process.returncode)
         return f"the worker ended with status {first}"
@@ -61,8 +67,10 @@ class Torchrun:
         if self.process.poll() is not None:
             return
 
+        # torchrun passes the signal on, and the ranks write a checkpoint first.
         self.process.terminate()
         try:
+            # Not `wait`: what the ranks still print would fill the pipes and block them.
             self.process.communicate(timeout=self.grace_seconds + KILL_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
@@ -83,10 +91,15 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[tuple[bool, str]]:
     """Lines of both outputs as they come: (from standard error, text)."""
     assert process.stdout is not None
     assert process.stderr is not None
+    # By output, what has come of a line that is not complete yet.
     parts = {False: b"", True: b""}
+
+    # Both at once: a pipe that nobody empties would block the ranks while the other is waited for.
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, False)
         selector.register(process.stderr, selectors.EVENT_READ, True)
+
+        # An output leaves the map when it is closed.
         while selector.get_map():
             for key, _ in selector.select():
                 is_error = bool(key.data)

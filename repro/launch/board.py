@@ -26,6 +26,7 @@ class Board:
 
         self.started = time.monotonic()
         self.printed = self.started
+        # What earlier calls have done says nothing of the speed of this one.
         self.done_at_start = self._work_done()
 
         self.progress = Progress(
@@ -43,6 +44,7 @@ class Board:
         names = ", ".join(cells) or "all runs"
         self.say(f"{names}: {len(self.due)} to run, {self.up_to_date} up to date")
 
+        # The first bar counts runs; those of the places come below it.
         self.progress.start()
         self.total = self.progress.add_task("runs", total=len(self.due), note="")
         return self
@@ -68,6 +70,7 @@ class Board:
         note = ", ".join(filter(None, (elsewhere, self._left())))
         self.progress.update(self.total, completed=self._num_done(), note=note)
 
+        # A log has no bars; it gets a line now and then.
         due = time.monotonic() - self.printed >= LINE_SECONDS
         if due and not self.console.is_terminal:
             self.printed = time.monotonic()
@@ -76,11 +79,13 @@ class Board:
 
     def _show_pack(self, row: int, pack: Pack) -> str:
         """Refresh the bar of a pack that runs here; returns the same in words."""
+        # Runs of a pack go one after another: the first without an end is at work.
         run = next((run for run in pack.runs if run.finished() is None), pack.runs[-1])
         status = read_status(run)
         step, steps = int(status.get("step", 0)), int(status.get("total_steps", 0))
         epoch = float(status.get("epoch", 0))
 
+        # One bar a place, which its runs take over from one another.
         if row not in self.tasks:
             self.tasks[row] = self.progress.add_task("", total=None, note="")
         self.progress.update(
@@ -102,6 +107,7 @@ class Board:
         """Estimate of the time left, from the work done since the start."""
         total, done = sum(map(cost, self.due)), self._work_done()
         gained, elapsed = done - self.done_at_start, time.monotonic() - self.started
+        # Nothing to extrapolate from yet.
         if gained <= 0:
             return "time left unknown"
         return f"about {elapsed * (total - done) / gained / 60:.1f} min left"
@@ -119,6 +125,7 @@ def fraction(run: Run) -> float:
     """Share of the run's steps that is done."""
     if (run.work_dir / "record.json").exists():
         return 1.0
+
     status = read_status(run)
     if not status.get("total_steps"):
         return 0.0

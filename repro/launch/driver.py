@@ -91,6 +91,7 @@ def run_all(
     that failed, after all others are published, and Stopped on a stop signal, after the running
     ones have ended in order.
     """
+    # What every run would be if it were made now: the fingerprint tells it from what is published.
     code = code_version()
     runs = [identify(spec, inputs(spec), code, results) for spec in specs]
     prune([*specs, *(kept or [])], results)
@@ -106,6 +107,8 @@ def run_all(
     if due:
         others = [spec for spec in ahead or [] if spec not in specs]
         early = _early(others, inputs, code, results)
+
+    # Packs find a run by its fingerprint in the work folder.
     for run in [*due, *early]:
         run.save()
         reopen(run)
@@ -113,14 +116,18 @@ def run_all(
     # Variants may share a run under names of their own: it runs once and is published under each.
     waiting = [run for run in [*due, *early] if not deliver(run, results)]
     once = list({run.fingerprint: run for run in waiting}.values())
+
     place_runs = slurm.run_on_cluster if launcher() == "slurm" else local.run_here
     board = Board([*runs, *(run for run in waiting if run not in runs)], once)
     with stoppable(), board:
         place_runs(once, results, worker, board)
+
+    # The other names of shared runs.
     for run in waiting:
         if run not in once:
             deliver(run, results)
 
+    # A run that was made early may fail without failing this stage.
     for name, reason in _failures(early).items():
         board.say(f"{name}: {reason}; its own stage tries it again")
     if failed := _failures(due):
@@ -135,6 +142,7 @@ def _early(specs: list[RunSpec], inputs: Inputs, code: str, results: Path) -> li
     """Runs of later stages that are due and can be made now."""
     found = []
     for spec in specs:
+        # A cleaning run, for example, waits for its start model.
         paths = inputs(spec)
         if all(path.exists() for path in paths.values()):
             found.append(identify(spec, paths, code, results))

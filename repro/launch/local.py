@@ -48,6 +48,7 @@ class Lane:
 def run_here(due: list[Run], results: Path, worker: str, board: Board) -> None:
     """Start, watch and publish until every due run has a record and every pack has ended."""
     lanes = [Lane(packs) for packs in queues(due)]
+    # Runs leave as their results are published.
     unpublished = {run.fingerprint: run for run in due}
     tries = Tries()
     try:
@@ -62,6 +63,7 @@ def run_here(due: list[Run], results: Path, worker: str, board: Board) -> None:
             board.show([lane.pack for lane in lanes if lane.pack is not None])
             time.sleep(POLL_SECONDS)
     finally:
+        # Also after an error or a stop signal: no pack outlives its driver.
         _stop([lane.process for lane in lanes if lane.process is not None])
 
 
@@ -79,6 +81,7 @@ def _settle(lane: Lane, pack: Pack, status: int, tries: Tries, board: Board) -> 
     """After a pack process ended: runs without a record get another pack, or have failed."""
     again = []
     for run in pack.runs:
+        # A pack records the runs that fail in it: without a record it died itself.
         if run.finished() is not None:
             continue
         if tries.failed(run) < MAX_PACKS:
@@ -92,6 +95,7 @@ def _settle(lane: Lane, pack: Pack, status: int, tries: Tries, board: Board) -> 
         board.say(
             f"a pack of {len(again)} unfinished runs ended with {_in_words(status)}: started again"
         )
+        # Before the other packs of the place, as it began before them.
         lane.waiting.insert(0, Pack(tuple(again), pack.place))
     lane.pack = lane.process = None
 
@@ -123,6 +127,7 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
         process.terminate()
 
     deadline = time.monotonic() + STOP_SECONDS
+    # One deadline for all: they write their checkpoints side by side.
     for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
@@ -139,6 +144,7 @@ def _in_words(status: int) -> str:
 def _last_words(pack: Pack) -> str:
     """The last error in a pack's log, and where the log is."""
     path = pack_log(pack)
+    # Logs of earlier packs of that name lie before it in the same file.
     with path.open("rb") as log:
         log.seek(max(0, path.stat().st_size - LOG_TAIL))
         lines = log.read().decode(errors="replace").splitlines()

@@ -46,12 +46,14 @@ MAX_BARREN = 2
 
 def run_pack(path: Path) -> None:
     """Run the pack in `path` to a record for every run."""
+    # A driver that is killed cannot ask for an end in order, so the kernel does.
     die_with_parent(signal.SIGTERM)
     pack = read_pack(path)
     runs = [Run.load(fingerprint) for fingerprint in pack["runs"]]
     copies = _copies()
 
     with stoppable(), ExitStack() as stack:
+        # Closed last, after the end of every record.
         if copies:
             copies.start()
             stack.callback(copies.close)
@@ -68,6 +70,7 @@ def read_pack(path: Path) -> PackFile:
     if not pack["in_job"]:
         return pack
 
+    # One task a node, whose cores its ranks share.
     pack["devices"] = devices()
     if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):
         pack["threads"] = max(1, int(cpus) * pack["nodes"] // pack["ranks"])
@@ -78,6 +81,7 @@ def _run_all(path: Path, pack: PackFile, runs: list[Run], recorder: Recorder) ->
     """Start torchrun again and again, until every run has a record."""
     tries, barren, bind = Tries(), 0, can_bind(pack)
     while waiting := [run for run in runs if run.finished() is None]:
+        # The ranks read the file anew: what has a record is not run again.
         pack["runs"] = [run.fingerprint for run in waiting]
         replace_file(path, json.dumps(pack, indent=1).encode())
 
@@ -86,7 +90,10 @@ def _run_all(path: Path, pack: PackFile, runs: list[Run], recorder: Recorder) ->
             barren = 0
             continue
 
+        # No run at fault: the start itself fails, by the machine, the environment or the data.
         barren += 1
+
+        # It may be the binding, on which no result depends: once more without.
         if bind:
             say("no run started; ranks are bound to the cores near their GPUs no more", sys.stderr)
             bind = False
@@ -102,6 +109,8 @@ def _launch(
     by_fingerprint = {run.fingerprint: run for run in runs}
     for run in runs:
         tries.begin([run])
+        # The end of a failed try must not pass for that of this one. Any other outcome stays: an
+        # earlier pack died before its record, and the worker only reports the end again.
         outcome = run.outcome()
         if outcome is None or outcome["status"] == "failed":
             (run.work_dir / "outcome.json").unlink(missing_ok=True)
@@ -109,6 +118,7 @@ def _launch(
     started = 0
     try:
         for event in torchrun.events:
+            # The first event of a run; `_follow` takes those after it from the same iterator.
             started += 1
             _follow(by_fingerprint[event["fingerprint"]], event, torchrun, tries, recorder)
     finally:
@@ -119,6 +129,7 @@ def _launch(
 def _follow(run: Run, first: Event, torchrun: Torchrun, tries: Tries, recorder: Recorder) -> None:
     """One run from its first event to its record, or to a failure that does not count yet."""
     reason, sacred = recorder.record(run, first, torchrun.events, torchrun.reason)
+    # The worker leaves its outcome as a file, written before it reports the end.
     outcome = run.outcome()
     if outcome is None and not reason:
         reason = f"{run.work_dir / 'outcome.json'}: missing or damaged"

@@ -77,6 +77,7 @@ def queues(runs: list[Run], nodes: int | None = None) -> list[list[Pack]]:
         least = min(shares, key=lambda mine: sum(map(cost, mine)))
         least.append(run)
 
+    # Runs that take the whole machine share one queue: they go one after another.
     result = []
     if alone:
         result.append(_packs([(run, whole_place(run, nodes)) for run in alone]))
@@ -100,6 +101,7 @@ def _packs(placed: list[tuple[Run, Place]]) -> list[Pack]:
     """Group runs that share place and data, those of one start model and size side by side."""
     groups: dict[tuple[Place, str, str], list[Run]] = defaultdict(list)
     for run, place in placed:
+        # A process opens one store of pairs and keeps it.
         groups[place, run.spec.stage, run.inputs["pairs"]["hash"]].append(run)
 
     packs = []

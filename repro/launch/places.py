@@ -51,14 +51,17 @@ def devices() -> list[str]:
     """Visible CUDA devices, found without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
+        # Device files of GPUs have a number, nvidiactl and nvidia-uvm have none.
         return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
 
+    # To CUDA, an empty list or -1 hides all devices.
     listed = [device.strip() for device in visible.split(",")]
     return [device for device in listed if device not in ("", "-1")]
 
 
 def cores() -> int:
     """Processor cores this process may use."""
+    # Fewer than the machine's where Slurm or taskset binds the process; macOS cannot tell.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -80,6 +83,7 @@ def shared_places() -> list[Place]:
 
     places = []
     for index in range(count):
+        # More places than GPUs: these are shared in turn.
         device = (found[index % len(found)],) if found else ()
         places.append(Place(device, 1, threads))
     return places

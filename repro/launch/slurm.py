@@ -78,6 +78,7 @@ def run_on_cluster(due: list[Run], results: Path, worker: str, board: Board) -> 
     name = job_name()
     waiting = {run.fingerprint: run for run in due}
     submitter = Submitter(name, worker)
+
     heard = time.monotonic()
     while True:
         # Before the records: a job that ends in between has left one.
@@ -86,6 +87,7 @@ def run_on_cluster(due: list[Run], results: Path, worker: str, board: Board) -> 
         if not waiting:
             return
 
+        # Without an answer nothing is submitted: the jobs may well be there.
         if jobs is not None:
             heard = time.monotonic()
             submitter.submit_lost(waiting, jobs)
@@ -94,6 +96,7 @@ def run_on_cluster(due: list[Run], results: Path, worker: str, board: Board) -> 
                 "squeue fails; the jobs go on, and the next call attaches to them again"
             )
 
+        # The board counts runs by their records; jobs only by Slurm's states.
         states = Counter(job.state for job in jobs or ())
         counts = [f"{count} {state}" for state, count in sorted(states.items())]
         board.show([], ", ".join(counts) or "no jobs in the queue yet")
@@ -105,6 +108,7 @@ class Submitter:
 
     def __init__(self, name: str, worker: str) -> None:
         self.name, self.worker = name, worker
+        # Fingerprints of runs, as in `missed`.
         self.submitted: set[str] = set()
         self.missed: set[str] = set()
         """Absent when looked at last."""
@@ -112,11 +116,13 @@ class Submitter:
 
     def submit_lost(self, waiting: dict[str, Run], jobs: list[LiveJob]) -> None:
         """Submit the waiting runs that are in none of the jobs, or record them as failed."""
+        # A driver before this one may have submitted some: its jobs count like ours.
         carried = frozenset[str]().union(*(job.runs for job in jobs))
         absent = waiting.keys() - carried
         again = [run for key, run in waiting.items() if key in absent and self._may_try(run)]
         self.missed = set(absent)
 
+        # Grouped anew: what remains of several packs may share one.
         nodes = count_from_environment("REPRO_NODES", 1)
         packs = [pack for queue in queues(again, nodes) for pack in queue]
         for pack in packs:
@@ -151,6 +157,8 @@ def submit(name: str, packs: list[Pack], worker: str) -> None:
     at_a_time = count_from_environment("REPRO_SLOTS", max(1, len(packs)))
     for start in range(0, len(packs), size):
         members = packs[start : start + size]
+        # A folder for each array: its name goes with the jobs as their comment, the index names the
+        # file.
         part = WORK / "packs" / name / str(time.time_ns())
         for index, pack in enumerate(members):
             path = part / f"{index}.json"
@@ -162,9 +170,12 @@ def submit(name: str, packs: list[Pack], worker: str) -> None:
             "--parsable",
             f"--job-name={name}",
             f"--comment={part.name}",
+            # After %: how many of them run at a time.
             f"--array=0-{len(members) - 1}%{at_a_time}",
+            # The job may come back, after preemption or its own wish, and goes on in the same log.
             "--requeue",
             "--open-mode=append",
+            # B: to the batch shell alone, which has a trap for it.
             f"--signal=B:USR1@{NOTICE_SECONDS}",
             f"--output={part}/%a.log",
             *_options(members[0]),
@@ -184,6 +195,7 @@ def submit(name: str, packs: list[Pack], worker: str) -> None:
 def _options(pack: Pack) -> list[str]:
     """Options of sbatch for jobs like this pack's; a driver is at one stage at a time."""
     nodes, stage = pack.place.nodes, pack.runs[0].spec.stage
+    # One torchrun a node, which starts the node's ranks.
     options = [] if nodes == 1 else [f"--nodes={nodes}", "--ntasks-per-node=1"]
     for variable in ("REPRO_SBATCH", f"REPRO_SBATCH_{stage.upper()}"):
         options += shlex.split(os.environ.get(variable, ""))
@@ -202,6 +214,7 @@ def live_jobs(name: str) -> list[LiveJob] | None:
     for line in done.stdout.splitlines():
         part, index, state, reason = line.split("|", 3)
         pack = WORK / "packs" / name / part / f"{index}.json"
+        # A job whose pack file is gone carries nothing that could be waited for.
         runs = json.loads(pack.read_bytes())["runs"] if pack.is_file() else []
         waits = f" ({reason})" if state == "PENDING" else ""
         jobs.append(LiveJob(frozenset(runs), state.lower() + waits))
@@ -212,6 +225,7 @@ def max_array_size() -> int:
     """Largest array that the cluster takes."""
     config = _slurm(["scontrol", "show", "config"]).stdout
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", config)
+    # Where nobody says: within Slurm's default of 1001.
     return max(1, int(found[1])) if found else 1000
 
 

@@ -45,6 +45,7 @@ def command(pack: PackFile, pack_path: Path, bind: bool) -> list[str]:
     ]
     if bind:
         torchrun.append("--numa-binding=node")
+
     worker = ["-m", pack["worker"], str(pack_path)]
     if nodes == 1:
         return [*torchrun, "--standalone", *worker]
@@ -57,6 +58,9 @@ def command(pack: PackFile, pack_path: Path, bind: bool) -> list[str]:
         f"--rdzv-endpoint={socket.gethostname()}:{FIRST_PORT + int(job) % NUM_PORTS}",
         f"--rdzv-id={job}",
     ]
+
+    # One agent a node. srun takes the number of cores a task from the command line, not from
+    # sbatch.
     step = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--kill-on-bad-exit=1"]
     if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):
         step.append(f"--cpus-per-task={cpus}")
@@ -72,6 +76,8 @@ def training_environment(pack: PackFile) -> dict[str, str]:
     gpu = bool(pack["devices"])
     workers = loader_workers(pack["threads"], gpu)
 
+    # The user's values win over the defaults, and TRAINING_ENVIRONMENT over both: results and speed
+    # depend on it.
     defaults = {LOADER_WORKERS: str(workers)}
     if gpu:
         defaults |= GPU_ENVIRONMENT
@@ -87,6 +93,7 @@ def training_environment(pack: PackFile) -> dict[str, str]:
 
 def can_bind(pack: PackFile) -> bool:
     """Whether ranks can be bound to the cores near their GPUs (by numactl), to any effect."""
+    # With a single memory node all cores are equally near.
     memories = list(Path("/sys/devices/system/node").glob("node[0-9]*"))
     return bool(pack["devices"]) and len(memories) > 1 and shutil.which("numactl") is not None
 
@@ -99,6 +106,7 @@ def supported(arguments: list[str], parser: argparse.ArgumentParser) -> list[str
 
 
 if __name__ == "__main__":
+    # Before torch, which takes seconds to import. The ranks in turn end with this process.
     die_with_parent()
     os.environ[PARENT] = str(os.getpid())
     from torch.distributed.run import get_args_parser, main

@@ -17,6 +17,7 @@ class Tries:
 
     def __init__(self) -> None:
         self.failures: Counter[str] = Counter()
+        # By run, those that started in one process with it, and how far they had come then.
         self.begun: dict[str, tuple[Sequence[Run], tuple[int, int]]] = {}
 
     def begin(self, runs: Sequence[Run]) -> None:
@@ -28,6 +29,7 @@ class Tries:
     def failed(self, run: Run) -> int:
         """Note an end without a result of the run; its failures in a row, this one included."""
         runs, before = self.begun[run.fingerprint]
+        # Further than at its start: whatever ended it is not met again at the same place.
         if progress(runs) > before:
             self.failures[run.fingerprint] = 0
         self.failures[run.fingerprint] += 1
