@@ -96,7 +96,9 @@ def _evaluation(profile: Profile, folder: Path) -> list[dict[str, Any]]:
 
 
 def _near_copies(folder: Path) -> Any:
-    """What the data source found and left out, where it looks for near-copies (repro/sources/icons)."""
+    """What the data source found and left out, where it looks for near-copies
+    (repro/sources/icons).
+    """
     path = folder / "near-copies.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 

@@ -1,13 +1,14 @@
 """Checkpoint files of others to plain float32 weights: the authors', CleanCLIP's and open_clip's.
 
-A stranger's `.pt` is a pickle, that is, a program. It is read in a process of its own by torch's `weights_only`
-unpickler, which calls nothing outside a list: tensors, containers, numbers. The one thing that these files need
-beyond it, NumPy scalars in the optimizer state (CleanCLIP src/scheduler.py), is bound to a stand-in that keeps
-nothing, so that no NumPy code runs on a stranger's data either. What comes back is a safetensors file, whose names
-and shapes are then checked against the model; there is no other way in, whatever a file asks for.
+A stranger's `.pt` is a pickle, that is, a program. It is read in a process of its own by torch's
+`weights_only` unpickler, which calls nothing outside a list: tensors, containers, numbers. The one
+thing that these files need beyond it, NumPy scalars in the optimizer state (CleanCLIP
+src/scheduler.py), is bound to a stand-in that keeps nothing, so that no NumPy code runs on a
+stranger's data either. What comes back is a safetensors file, whose names and shapes are then
+checked against the model; there is no other way in, whatever a file asks for.
 
-What no check can see: RN50 with GELU has the same weights by name and shape as RN50 with QuickGELU, which OpenAI,
-CleanCLIP and the authors trained. The specification must say which of them a file is.
+What no check can see: RN50 with GELU has the same weights by name and shape as RN50 with QuickGELU,
+which OpenAI, CleanCLIP and the authors trained. The specification must say which of them a file is.
 """
 
 from __future__ import annotations
@@ -52,10 +53,12 @@ class CheckpointError(ValueError):
 
 
 def load_foreign(path: Path, format: Format, spec: ModelSpec) -> dict[str, Tensor]:
-    """Weights of a foreign checkpoint by open_clip's names: float32, and int64 counters of BatchNorm.
+    """Weights of a foreign checkpoint by open_clip's names: float32, and int64 counters of
+    BatchNorm.
 
-    `cleanclip` is a dict with `state_dict`; `open_clip` is that, the state dict itself, or a `.safetensors` file.
-    A prefix `module.` is taken off, half and double precision are converted. CheckpointError for all else.
+    `cleanclip` is a dict with `state_dict`; `open_clip` is that, the state dict itself, or a
+    `.safetensors` file. A prefix `module.` is taken off, half and double precision are converted.
+    CheckpointError for all else.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
@@ -72,7 +75,9 @@ def load_foreign(path: Path, format: Format, spec: ModelSpec) -> dict[str, Tenso
 
 
 def convert(path: Path, format: Format, spec: ModelSpec, target: Path) -> dict[str, Tensor]:
-    """`load_foreign`, and write the weights to the safetensors file `target`, which appears when complete."""
+    """`load_foreign`, and write the weights to the safetensors file `target`, which appears
+    when complete.
+    """
     weights = load_foreign(path, format, spec)
 
     partial = target.with_name(f".{target.name}.partial")
@@ -117,7 +122,9 @@ def _load_pickled(path: Path, format: Format) -> dict[str, Tensor]:
 
 
 def _check_against(weights: dict[str, Tensor], spec: ModelSpec, path: Path) -> None:
-    """CheckpointError unless names, shapes and kinds are those of the model, and all values finite."""
+    """CheckpointError unless names, shapes and kinds are those of the model, and all values
+    finite.
+    """
     # Not needed by the reading process, and slow to import.
     from repro.train.model import build_model
 
@@ -229,7 +236,9 @@ def _plain(value: Tensor) -> Tensor:
 
 
 def _check_archive(path: Path) -> None:
-    """CheckpointError unless the file is a whole, uncompressed archive of torch.save with one small program."""
+    """CheckpointError unless the file is a whole, uncompressed archive of torch.save with one
+    small program.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()

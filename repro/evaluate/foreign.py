@@ -197,7 +197,9 @@ def _predictions(
     size: int,
     twins: Twins | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Predicted class of every image as it is and with the trigger (empty without one), (N,) each."""
+    """Predicted class of every image as it is and with the trigger (empty without one), (N,)
+    each.
+    """
 
     def pixels(index: int) -> tuple[Pixels, Pixels | None]:
         """One read for both."""

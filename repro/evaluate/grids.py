@@ -21,19 +21,23 @@ MAX_BYTES = 64 * 2**20
 """Largest file read: a field of 224 pixels is 0.4 MB in float32."""
 
 LARGEST_MEAN = 10.0
-"""Largest mean absolute value of a field; WaNet scales it to 1, and pixel coordinates would be beyond."""
+"""Largest mean absolute value of a field; WaNet scales it to 1, and pixel coordinates would be
+beyond.
+"""
 
 
 def load_grid(path: Path, size: int) -> NDArray[np.float64]:
     """How far each pixel moves down and to the right, (2, H, W), as `wanet` takes it.
 
-    The file is a `.npy`, or a `.safetensors` with one tensor, of shape (H, W, 2) or (1, H, W, 2) for
-    images of H = W = `size` pixels: displacement to the right first, then down, in units in which the
-    mean absolute value is about 1, before the strength is multiplied in. SpecError for anything else.
+    The file is a `.npy`, or a `.safetensors` with one tensor, of shape (H, W, 2) or (1, H, W, 2)
+    for images of H = W = `size` pixels: displacement to the right first, then down, in units in
+    which the mean absolute value is about 1, before the strength is multiplied in. SpecError for
+    anything else.
     """
     if path.suffix not in (".npy", ".safetensors"):
         raise SpecError(
-            f"--grid: {path} (allowed: a .npy or .safetensors file; docs/triggers.md converts a .pt)"
+            f"--grid: {path}"
+            " (allowed: a .npy or .safetensors file; docs/triggers.md converts a .pt)"
         )
     if not path.is_file():
         raise SpecError(f"--grid: {path}: no such file")
@@ -48,7 +52,8 @@ def load_grid(path: Path, size: int) -> NDArray[np.float64]:
     field = content[0] if content.ndim == 4 and len(content) == 1 else content
     if field.shape != (size, size, 2):
         raise SpecError(
-            f"--grid: {path}: shape {content.shape} (allowed: ({size}, {size}, 2) or with a leading 1)"
+            f"--grid: {path}: shape {content.shape}"
+            f" (allowed: ({size}, {size}, 2) or with a leading 1)"
         )
     if not np.issubdtype(field.dtype, np.floating) or not np.isfinite(field).all():
         raise SpecError(f"--grid: {path}: {field.dtype} (allowed: finite floating-point numbers)")

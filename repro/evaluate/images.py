@@ -50,7 +50,9 @@ class Batch:
     indices: range
     clean: Tensor
     base: Tensor
-    """What the trigger goes on: `clean` itself, the squashed images, or twins that have it already."""
+    """What the trigger goes on: `clean` itself, the squashed images, or twins that have it
+    already.
+    """
     patches: tuple[Tensor, Tensor] | None
     """Squares and corners to paste; None where `base` has the trigger already."""
 
@@ -65,7 +67,8 @@ class EvaluationSet:
     """The evaluation images, decoded once, their labels, and their triggered twins.
 
     `draw` keys the triggers: the same draw gives the same bytes (`evaluation_triggers: fixed`
-    passes 0); `redrawn` passes a new draw per evaluation. Clean and triggered images share a decode.
+    passes 0); `redrawn` passes a new draw per evaluation. Clean and triggered images share a
+    decode.
     """
 
     def __init__(
@@ -78,7 +81,9 @@ class EvaluationSet:
         switches: Switches,
         seed: int,
     ) -> None:
-        """Images (N, H, W, 3), what the trigger goes on (the same array, or another), labels (N,)."""
+        """Images (N, H, W, 3), what the trigger goes on (the same array, or another), labels
+        (N,).
+        """
         self.images, self.squashed, self.labels = images, squashed, labels
         self.target, self.trigger, self.switches, self.seed = target, trigger, switches, seed
 

@@ -69,7 +69,9 @@ class Residence:
             begin += len(batch)
 
     def load(self, batch: range) -> Tensor:
-        """Pixels (n, H, W, 3) of one of the batches; a view of what is kept, or a copy of the map."""
+        """Pixels (n, H, W, 3) of one of the batches; a view of what is kept, or a copy of the
+        map.
+        """
         if self.home == "map":
             return self._from_map(batch)
         return self._kept[self._places[batch]]
@@ -114,7 +116,8 @@ def in_flight(
     """What `load` gives for each batch, on the device and the caller's own to write on.
 
     On a GPU the next batch is loaded and copied, by a thread and a stream of its own, while the
-    caller computes on this one. On a CPU `load` is called when its turn comes, and must give copies.
+    caller computes on this one. On a CPU `load` is called when its turn comes, and must give
+    copies.
     """
     if device.type != "cuda":
         yield from map(load, batches)

@@ -1,9 +1,8 @@
 """This machine's rates for a forecast: one process for each place, all at once, as the launcher
 would start them.
 
-Cores share their memory's bandwidth, so one of them alone would be too fast. What each process does
-is
-`repro/plan/measure.py`.
+Cores share their memory's bandwidth, so one of them alone would be too fast. What each process
+does stands in `repro/plan/measure.py`.
 """
 
 from __future__ import annotations

@@ -54,7 +54,9 @@ class Counts:
     """
 
     def pair_view(self, kind: str) -> int:
-        """One view of one pair through both towers, forward and backward, and its part of the loss."""
+        """One view of one pair through both towers, forward and backward, and its part of the
+        loss.
+        """
         return (
             self.image_forward
             + self.image_backward

@@ -7,7 +7,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,7 +85,7 @@ class ModuleTree:
         return dotted
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parsed(path: Path, size: int, mtime_ns: int, inode: int) -> Source:
     """Parse a file once for its size, time and inode."""
     source = Source()

@@ -24,10 +24,12 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
 
     # The frame, and what its ends mean.
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'width="{WIDTH}" height="{HEIGHT}" '
         'font-family="sans-serif" font-size="11">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<polyline points="{place(0, 1)} {place(0, 0)} {place(last, 0)}" fill="none" stroke="black"/>',
+        f'<polyline points="{place(0, 1)} {place(0, 0)} {place(last, 0)}" '
+        'fill="none" stroke="black"/>',
         f'<text x="{WIDTH - MARGIN}" y="{HEIGHT - 12}" text-anchor="end">epoch {last:g}</text>',
         f'<text x="{MARGIN - 6}" y="{MARGIN + 4}" text-anchor="end">1</text>',
         f'<text x="{MARGIN - 6}" y="{HEIGHT - MARGIN + 4}" text-anchor="end">0</text>',

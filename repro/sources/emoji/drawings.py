@@ -19,7 +19,9 @@ from repro.sources.packages import Tarball
 
 
 class Style(NamedTuple):
-    """One set of drawings; styles of one family come from one vendor and may share their designs."""
+    """One set of drawings; styles of one family come from one vendor and may share their
+    designs.
+    """
 
     package: str
     family: str

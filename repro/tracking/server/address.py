@@ -36,7 +36,8 @@ def mongo_url() -> str | None:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text"
             raise TrackingError(
-                f"MONGO_URL_FILE: {path}: {reason} (allowed: a file that holds one mongodb:// address)"
+                f"MONGO_URL_FILE: {path}: {reason}"
+                " (allowed: a file that holds one mongodb:// address)"
             ) from None
     return os.environ.get("MONGO_URL") or None
 

@@ -54,11 +54,18 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OperationFailure) and error.code == 18:
         return "the server refuses the user name or password (check both, and authSource)"
     if isinstance(error, OperationFailure) and error.code == 13:
-        return "the server wants a user who may read and write the database (check the user's roles, and that the address names one)"
+        return (
+            "the server wants a user who may read and write the database"
+            " (check the user's roles, and that the address names one)"
+        )
     if isinstance(error, OperationFailure):
-        return f"the server refuses: {error.details.get('codeName', error.code) if error.details else error.code}"
+        details = error.details or {}
+        return f"the server refuses: {details.get('codeName', error.code)}"
     if isinstance(error, ConfigurationError) and "wire version" in str(error):
         return "the server's version is not supported by this pymongo (use MongoDB 4.2 or later)"
     if isinstance(error, (ConfigurationError, ValueError)):
         return "not a valid address (allowed: mongodb://USER:PASSWORD@HOST:PORT/DATABASE?authSource=admin)"
-    return f"the server does not answer ({type(error).__name__}); records are kept on disk, `python -m repro tracking backfill` copies them"
+    return (
+        f"the server does not answer ({type(error).__name__}); records are kept on disk,"
+        " `python -m repro tracking backfill` copies them"
+    )

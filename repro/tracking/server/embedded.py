@@ -90,10 +90,10 @@ def _refuse_files_of_another(version: str) -> None:
     written = HOME / "version"
     if written.exists() and written.read_text() != version:
         raise TrackingError(
-            f"{HOME} was written by SecantusDB {written.read_text()}, installed is {version}: with"
-            f" the old version run `python -m repro tracking dump FILE`, move {HOME} away, then `up`"
-            " and `restore FILE` with the new one (or move it away alone: `backfill` brings back"
-            " all but notes and tags)"
+            f"{HOME} was written by SecantusDB {written.read_text()}, installed is {version}:"
+            " with the old version run `python -m repro tracking dump FILE`, move"
+            f" {HOME} away, then `up` and `restore FILE` with the new one (or move it away alone:"
+            " `backfill` brings back all but notes and tags)"
         )
 
 

@@ -66,7 +66,9 @@ SETTINGS = {
 
 
 def install() -> Path:
-    """Install Omniboard as locked into work/omniboard unless it is there; returns its start file."""
+    """Install Omniboard as locked into work/omniboard unless it is there; returns its start
+    file.
+    """
     # The preload is copied too: it looks for its modules where it lies.
     HOME.mkdir(parents=True, exist_ok=True)
     for file in ASSETS.iterdir():

@@ -49,7 +49,9 @@ def require_free(port: int) -> None:
 
 
 def answers_in_time(answers: Callable[[], bool], lives: Callable[[], bool], seconds: float) -> bool:
-    """Wait for a server that has just been started; False if it ended, or did not answer in time."""
+    """Wait for a server that has just been started; False if it ended, or did not answer in
+    time.
+    """
     deadline = time.monotonic() + seconds
     while lives() and time.monotonic() < deadline:
         if answers():

@@ -1,4 +1,6 @@
-"""What a run sets on its device and asks of it: TF32 or not, repeatable or fast; its peak of memory."""
+"""What a run sets on its device and asks of it: TF32 or not, repeatable or fast; its peak of
+memory.
+"""
 
 from __future__ import annotations
 
