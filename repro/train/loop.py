@@ -119,10 +119,15 @@ class TrainingRun:
 
     def __init__(self, task: Task, model: CLIP, device: torch.device, emit: Emit) -> None:
         spec, pairs = task.spec, task.pairs
+
+        # Before the first evaluation: all of a run computes by the same rules.
         set_arithmetic(spec.precision, spec.deterministic, device)
         reset_peak(device)
+
         self.task, self.spec, self.pairs = task, spec, pairs
         self.model, self.device, self.emit = model, device, emit
+
+        # The head of the deep-clustering term is a part of the model, so the optimizer comes after it.
         self.clusters = attach(model, spec, len(pairs.rows))
         self.optimizer = build_optimizer(model, spec.optimizer, spec.switches.weight_decay_rule)
         self.last_step = num_steps(spec, pairs.steps_per_epoch)
@@ -152,6 +157,7 @@ class TrainingRun:
 
     def resume(self, restored_optimizer: bytes | None) -> None:
         """Go on from the newest checkpoint, if there is one, and forget rows beyond it."""
+        # CleanCLIP's code loads the state of the pre-training's optimizer before it finetunes.
         if restored_optimizer is not None:
             load_optimizer(self.model, self.optimizer, restored_optimizer)
 
@@ -160,6 +166,8 @@ class TrainingRun:
             vars(self.progress).update(found[1]["progress"])
             self.clock = Clock(**found[1]["clock"])
             self.unread = self.progress.unread
+
+        # Rows of steps that the checkpoint does not know will be made again.
         if distributed.rank() == 0:
             rewind_rows(self.task.work_dir, self.progress.evaluated_step)
 
@@ -169,13 +177,15 @@ class TrainingRun:
 
     def _encoder(self) -> torch.nn.Module:
         groups = pairs_per_rank(self.spec) // self.spec.schedule.norm_batch_size
+
+        # A rank that has too little memory for all its groups takes them one after another.
         if needs_cache(self.spec, groups, self.device):
             print(f"{self.spec.run_id}: {groups} BatchNorm groups a rank, one after the other")
             return GradientCache(self.model, groups, self.spec.compile)
 
         encoder: torch.nn.Module = PairEncoder(self.model, groups)
         if distributed.ranks() > 1:
-            # rank 0 hands its BatchNorm statistics to the others
+            # Before each forward pass rank 0 hands its BatchNorm statistics to the others.
             encoder = DistributedDataParallel(encoder, gradient_as_bucket_view=True)
         if self.spec.compile:
             encoder = torch.compile(encoder)  # type: ignore[assignment]
@@ -191,10 +201,12 @@ class TrainingRun:
     def step(self, images: Tensor, tokens: Tensor) -> None:
         """One optimizer step; the loss of the step before is read while the device is at work."""
         progress, spec = self.progress, self.spec
+
         if self.at_epoch_end:
             progress.training = True
             self.model.train()
             if self.clusters is not None:
+                # Every rank labels all pairs, so all need the same model, statistics included.
                 distributed.share_buffers(self.model)
                 seed = spec.seed + progress.step
                 self.clusters.renew(self.model, self.pairs, self.optimizer, seed)
@@ -207,6 +219,7 @@ class TrainingRun:
             self.encoder, self.model, self.optimizer, images, tokens, spec, rate, members
         )
 
+        # The device has the next step to do while the host waits for the loss of the one before.
         self.read_loss()
         self.unread = losses
         progress.step += 1
@@ -222,9 +235,11 @@ class TrainingRun:
         if not values:
             return
 
+        # A row tells the mean over the steps since the row before it.
         progress.counted += 1
         for name, value in values.items():
             progress.sums[name] = progress.sums.get(name, 0.0) + value
+
         if not math.isfinite(values["loss"]) and not progress.reason:
             loss = values["loss"]
             progress.reason = f"loss is {loss} after step {progress.step} of {self.last_step}"
@@ -239,6 +254,7 @@ class TrainingRun:
         wanted = progress.step in self.evaluate_at or progress.reason
         if not wanted or progress.evaluated_step == progress.step:
             return
+
         self.evaluate(stop)
         if self.task.validation is not None and progress.step and self.at_epoch_end:
             self.keep_best(self.task.validation)
@@ -251,7 +267,10 @@ class TrainingRun:
         self.read_loss()
         self.clock.lap("train_seconds")
 
+        # The authors' triggers are drawn anew for each evaluation.
         draw = progress.evaluations if spec.switches.evaluation_triggers == "redrawn" else 0
+
+        # Ranks share the images, but the last step left each with statistics of its own groups.
         distributed.share_buffers(self.model)
         try:
             predictions = self.task.evaluate(self.model, progress.step, draw, stop)
@@ -281,6 +300,7 @@ class TrainingRun:
         losses = None
         if progress.counted:
             losses = {name: total / progress.counted for name, total in progress.sums.items()}
+
         samples = sample_images(len(is_target))
         return Row(
             **identity_of(self.spec, self.task.fingerprint),
@@ -321,8 +341,11 @@ class TrainingRun:
         """Begin a checkpoint; the tensors are copied here, and training goes on while they are
         written.
         """
+        # Rank 0 alone writes; before the first step there is nothing that a new start lacks.
         if distributed.rank() or not self.progress.step:
             return
+
+        # The last loss may not have been read yet, and the step is not made again.
         self.progress.unread = {name: float(value) for name, value in self.unread.items()}
         self.clock.lap()
         state = {"progress": asdict(self.progress), "clock": asdict(self.clock)}

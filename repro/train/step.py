@@ -42,6 +42,7 @@ def training_step(
     def losses_of(image_features: Tensor, text_features: Tensor, log_scale: Tensor) -> Losses:
         return global_losses(spec, model, image_features, text_features, log_scale, members)
 
+    # The gradient cache needs both as functions: it encodes a group twice, and has the loss between.
     scale = distributed.backward_scale(spec.switches.gather)
     if isinstance(encoder, GradientCache):
         losses = encoder.backward(images, tokens, encode, losses_of, scale)
@@ -51,6 +52,8 @@ def training_step(
 
     optimizer.step()
     clamp_logit_scale(model)
+
+    # Losses are read a step late, so nothing here may wait for the device.
     return {name: value.detach() for name, value in losses.items()}
 
 
