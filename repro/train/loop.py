@@ -127,7 +127,7 @@ class TrainingRun:
         self.task, self.spec, self.pairs = task, spec, pairs
         self.model, self.device, self.emit = model, device, emit
 
-        # The head of the deep-clustering term is a part of the model, so the optimizer comes after it.
+        # The head of the deep-clustering term is a part of the model: the optimizer comes after it.
         self.clusters = attach(model, spec, len(pairs.rows))
         self.optimizer = build_optimizer(model, spec.optimizer, spec.switches.weight_decay_rule)
         self.last_step = num_steps(spec, pairs.steps_per_epoch)

@@ -42,7 +42,7 @@ def training_step(
     def losses_of(image_features: Tensor, text_features: Tensor, log_scale: Tensor) -> Losses:
         return global_losses(spec, model, image_features, text_features, log_scale, members)
 
-    # The gradient cache needs both as functions: it encodes a group twice, and has the loss between.
+    # The gradient cache needs both as functions: it encodes each group twice, the loss between.
     scale = distributed.backward_scale(spec.switches.gather)
     if isinstance(encoder, GradientCache):
         losses = encoder.backward(images, tokens, encode, losses_of, scale)

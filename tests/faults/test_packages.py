@@ -122,7 +122,7 @@ def test_no_installed_package_is_vulnerable() -> None:
 
 def test_no_package_of_omniboard_is_vulnerable_or_unverified(root: Path) -> None:
     lock = json.loads(
-        (root / "repro" / "tracking" / "omniboard" / "package-lock.json").read_text(
+        (root / "repro" / "tracking" / "server" / "assets" / "package-lock.json").read_text(
             encoding="utf-8"
         )
     )["packages"]

@@ -16,6 +16,7 @@ import torch
 from repro import __main__
 from repro.data.images import encode_png
 from repro.data.shards import ShardWriter, write_store
+from repro.data.sums import hash_folder
 from repro.plan import measure
 from repro.plan.assumptions import Assumptions, HostCost, load_assumptions
 from repro.plan.flops import Counts, count
@@ -271,6 +272,7 @@ def small_study(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "poisoned/mini/cc3m/rows.npz",
         **{"train": np.arange(640), "100k": np.arange(320), "poisoned": np.arange(9)},
     )
+    hash_folder(Path("poisoned/mini/cc3m"))
     Path("data/mini/evaluation/classnames.txt").write_text(
         "".join(f"{name}\n" for name in names), encoding="utf-8"
     )
