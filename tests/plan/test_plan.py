@@ -276,7 +276,7 @@ def small_study(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     Path("data/mini/evaluation/classnames.txt").write_text(
         "".join(f"{name}\n" for name in names), encoding="utf-8"
     )
-    Path("data/mini/synonyms.json").write_text("{}")
+    Path("data/mini/synonyms.json").write_text('{"lemmas": {}, "exceptions": {}}')
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield profile
