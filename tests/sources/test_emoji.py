@@ -173,9 +173,13 @@ def profile(**overrides):
         "losses": ["mmcl"],
     }
     cells = {"clean.cells": [cell | {"learning_rates": [1e-4], "global_batch_size": 2}]}
-    return load_profile(
-        "smoke", SPECS, {f"data.{name}": value for name, value in few.items()} | cells
-    )
+    batches = {
+        f"pretrain.objectives.{objective}.{size}": 2
+        for objective in ("mmcl", "mmcl_ssl")
+        for size in ("global_batch_size", "norm_batch_size")
+    }
+    data = {f"data.{name}": value for name, value in few.items()}
+    return load_profile("smoke", SPECS, data | cells | batches)
 
 
 def names_by_style(drawings: list[Drawing]) -> dict[str, list[str]]:
@@ -284,7 +288,7 @@ def test_two_builds_are_equal_to_the_byte(npm_dir, tmp_path):
     files = sorted(
         path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()
     )
-    assert len(files) == 11
+    assert len(files) == 14
     assert all(
         (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
         for file in files
