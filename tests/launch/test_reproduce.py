@@ -35,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def environment_here() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(Path(reproduce.__file__).parents[1])}
+    return os.environ | {"PYTHONPATH": str(Path(reproduce.__file__).parents[2])}
 
 
 def kill_amid_a_call() -> None:

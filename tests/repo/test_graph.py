@@ -253,7 +253,7 @@ def test_an_unpacked_archive_works_without_git(
     ).stdout
     subprocess.run(["tar", "-x"], cwd=archive, input=packed, check=True)
     setting = ["dvc", "config", "--local", "core.no_scm", "true"]
-    assert " ".join(setting[1:]) in Path(reproduce.__file__).parents[1].joinpath(
+    assert " ".join(setting[1:]) in Path(reproduce.__file__).parents[2].joinpath(
         "setup.sh"
     ).read_text().replace('"', "")
     subprocess.run(setting, cwd=archive, env=environment(project), check=True)
