@@ -37,6 +37,7 @@ from repro.spec import SpecError
 PARAMS = Path("params.yaml")
 GRAPH = Path("dvc.yaml")
 LOCK_FILE = Path("dvc.lock")
+STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 SAVED = Path(".dvc/tmp/params.yaml.saved")
 SAVED_LOCK = Path(".dvc/tmp/dvc.lock.saved")
 RWLOCK = Path(".dvc/tmp/rwlock")
@@ -189,24 +190,39 @@ def run(command: list[str]) -> int:
     # Stages call `python`: where no environment is activated, it is this one's.
     path = [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]
     environment = os.environ | {CALLER: str(os.getpid()), "PATH": os.pathsep.join(path)}
+    process = None
     with stoppable():
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-            preexec_fn=_die_with_this,
-        )
         try:
+            # A stop between the start and the name of what was started would leave it unattended.
+            with _stops_held():
+                process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    process_group=0,
+                    preexec_fn=_die_with_this,
+                )
             status = process.wait()
         finally:
-            _end(process)
+            if process is not None:
+                _end(process)
     return status if status >= 0 else 128 - status
 
 
 def _die_with_this() -> None:
     """Between fork and exec of the command."""
     die_with_parent(signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+
+
+@contextlib.contextmanager
+def _stops_held() -> Iterator[None]:
+    """Keep stop signals waiting inside the block; one that came is heard at its end."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
