@@ -44,9 +44,7 @@ from repro.train.step import training_step
 from repro.train.validation import validation_loss
 
 METRIC_EVERY = 10
-"""Steps between loss points in the tracking record, and between questions among several ranks
-whether to stop.
-"""
+"""Steps between loss points in the tracking record, and between two questions to other ranks."""
 
 Emit = Callable[[str, dict[str, Any]], None]
 
@@ -88,6 +86,8 @@ def train(
     run = TrainingRun(task, model, device, emit)
     run.resume(restored_optimizer)
 
+    # Leaving the block, however that happens, ends the loader processes and waits for the last
+    # checkpoint's write; signals are collected as long as it lasts.
     batches = task.pairs.batches(run.progress.step, run.last_step, workers)
     with (
         stop_requests(device) as stop,
@@ -96,6 +96,7 @@ def train(
     ):
         ahead = on_device(batches, device)
         try:
+            # The start model is evaluated too: it is what cleaning is compared with.
             run.evaluate_if_due(stop)
             while not run.done:
                 run.step(*run.next_batch(ahead))
@@ -104,6 +105,7 @@ def train(
                     run.save_checkpoint(saver)
                 run.stop_if_asked(stop)
         except Interrupted:
+            # Raised on all ranks at the same step. None may leave before rank 0 has its copies.
             run.save_checkpoint(saver)
             distributed.barrier()
             raise
@@ -113,9 +115,7 @@ def train(
 
 
 class TrainingRun:
-    """A run under way: model, optimizer, progress and clock, and each thing that a step of the loop
-    does with them.
-    """
+    """A run under way, its state, and each thing that a step of the loop does with it."""
 
     def __init__(self, task: Task, model: CLIP, device: torch.device, emit: Emit) -> None:
         spec, pairs = task.spec, task.pairs
@@ -130,6 +130,7 @@ class TrainingRun:
         # The head of the deep-clustering term is a part of the model: the optimizer comes after it.
         self.clusters = attach(model, spec, len(pairs.rows))
         self.optimizer = build_optimizer(model, spec.optimizer, spec.switches.weight_decay_rule)
+
         self.last_step = num_steps(spec, pairs.steps_per_epoch)
         self.evaluate_at = set(evaluation_steps(spec, pairs.steps_per_epoch))
         self.progress, self.clock = Progress(), Clock()
@@ -161,6 +162,7 @@ class TrainingRun:
         if restored_optimizer is not None:
             load_optimizer(self.model, self.optimizer, restored_optimizer)
 
+        # A checkpoint has moments of its own, which take the place of those.
         found = checkpoint.load_checkpoint(self.task.work_dir, self.model, self.optimizer)
         if found is not None:
             vars(self.progress).update(found[1]["progress"])
@@ -171,6 +173,7 @@ class TrainingRun:
         if distributed.rank() == 0:
             rewind_rows(self.task.work_dir, self.progress.evaluated_step)
 
+        # Wrapped after loading: DDP and the gradient cache give all ranks the weights of rank 0.
         self.encoder = self._encoder()
         self.model.train(self.progress.training)
         self.clock.begin()
@@ -202,6 +205,7 @@ class TrainingRun:
         """One optimizer step; the loss of the step before is read while the device is at work."""
         progress, spec = self.progress, self.spec
 
+        # The step to come is the first of an epoch.
         if self.at_epoch_end:
             progress.training = True
             self.model.train()
@@ -211,9 +215,11 @@ class TrainingRun:
                 seed = spec.seed + progress.step
                 self.clusters.renew(self.model, self.pairs, self.optimizer, seed)
 
+        # What the deep-clustering term looks labels up by: all B pairs, not this rank's alone.
         members = None
         if self.clusters is not None:
             members = torch.from_numpy(self.pairs.positions(progress.step)).to(self.device)
+
         rate = self._rate(progress.step)
         losses = training_step(
             self.encoder, self.model, self.optimizer, images, tokens, spec, rate, members
@@ -226,9 +232,7 @@ class TrainingRun:
         self.clock.lap("train_seconds")
 
     def read_loss(self) -> None:
-        """Add the loss of the last step to the sums, if it is not there yet; one that is no number
-        ends the run.
-        """
+        """Add the loss of the last step to the sums; one that is no number ends the run."""
         progress = self.progress
         values = {name: float(value) for name, value in self.unread.items()}
         self.unread = {}
@@ -240,6 +244,7 @@ class TrainingRun:
         for name, value in values.items():
             progress.sums[name] = progress.sums.get(name, 0.0) + value
 
+        # Mostly noticed a step late; the evaluation after it is the last row of the run.
         if not math.isfinite(values["loss"]) and not progress.reason:
             loss = values["loss"]
             progress.reason = f"loss is {loss} after step {progress.step} of {self.last_step}"
@@ -247,9 +252,7 @@ class TrainingRun:
             self._emit_metrics(values)
 
     def evaluate_if_due(self, stop: Stop) -> None:
-        """Evaluate, and keep the model where it is the best so far, if that is due after the last
-        step and not done yet.
-        """
+        """Evaluate, and keep the best model, where the last step asks for it and it is not done."""
         progress = self.progress
         wanted = progress.step in self.evaluate_at or progress.reason
         if not wanted or progress.evaluated_step == progress.step:
@@ -260,9 +263,7 @@ class TrainingRun:
             self.keep_best(self.task.validation)
 
     def evaluate(self, stop: Stop) -> None:
-        """Append the row of the present model, and leave the model in the mode that the switch
-        wants.
-        """
+        """Append the row of the present model; leave it in the mode that the switch wants."""
         spec, progress = self.spec, self.progress
         self.read_loss()
         self.clock.lap("train_seconds")
@@ -289,6 +290,7 @@ class TrainingRun:
         asr = row.asr(spec.switches.asr_denominator)
         self._emit_metrics({"zero_shot_top1": row.accuracy, "attack_success_rate": asr})
 
+        # With `eval` BatchNorm then stays frozen till the epoch ends, as in the authors' code.
         progress.evaluations += 1
         progress.evaluated_step = progress.step
         progress.sums, progress.counted = {}, 0
@@ -297,6 +299,7 @@ class TrainingRun:
 
     def _row(self, predictions: Predictions) -> Row:
         progress, is_target = self.progress, self.task.is_target
+        # Nothing was trained yet in the row of the start model.
         losses = None
         if progress.counted:
             losses = {name: total / progress.counted for name, total in progress.sums.items()}
@@ -320,9 +323,7 @@ class TrainingRun:
         )
 
     def keep_best(self, validation: TrainingPairs) -> None:
-        """Save the model if its validation loss is the lowest so far (the authors keep the best
-        epoch of CC3M).
-        """
+        """Save the model if its validation loss is the lowest so far (the authors on CC3M)."""
         distributed.share_buffers(self.model)
         loss = validation_loss(self.model, validation)
         self._emit_metrics({"validation_loss": loss})
@@ -331,16 +332,13 @@ class TrainingRun:
             self._save_model()
 
     def stop_if_asked(self, stop: Stop) -> None:
-        """Raise Interrupted if a rank was asked to stop; several ranks ask one another at every
-        tenth step only.
-        """
+        """Raise Interrupted if this rank, or another one, was asked to stop."""
+        # Several ranks ask rarely: it is a collective, for which the host waits for the device.
         if distributed.ranks() == 1 or self.progress.step % METRIC_EVERY == 0:
             stop()
 
     def save_checkpoint(self, saver: checkpoint.Saver) -> None:
-        """Begin a checkpoint; the tensors are copied here, and training goes on while they are
-        written.
-        """
+        """Begin a checkpoint: tensors are copied here, and written while training goes on."""
         # Rank 0 alone writes; before the first step there is nothing that a new start lacks.
         if distributed.rank() or not self.progress.step:
             return
@@ -354,6 +352,7 @@ class TrainingRun:
     def hand_on(self) -> None:
         """Leave the model of a pre-training in the work folder, unless a better one was kept."""
         self.clock.lap()
+        # Nobody goes on from a cleaned model: its rows and bits are all that the study wants.
         if self.spec.stage == "pretrain" and not self.progress.best_step:
             self._save_model()
 
@@ -376,6 +375,7 @@ class TrainingRun:
         """Write model and moments, by rank 0, and remember their hashes."""
         if distributed.rank():
             return
+
         parts = {
             "model.safetensors": model_tensors(self.model),
             "optimizer.safetensors": optimizer_tensors(self.model, self.optimizer),

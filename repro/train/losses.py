@@ -19,7 +19,11 @@ def mmcl_loss(
     logit_scale: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
     """Symmetric cross-entropy over all B x B pairs; image i matches text i (Eq. 1)."""
+    # Cosine similarities over tau. Row i holds image i against its text and, as negatives, against
+    # the B - 1 others of the batch; column i the same for text i.
     logits_per_image = logit_scale * image_features @ text_features.T  # (B, B)
+
+    # Both directions are classifications whose right answer is the diagonal.
     matches = torch.arange(len(image_features), device=image_features.device)
     return (
         F.cross_entropy(logits_per_image, matches) + F.cross_entropy(logits_per_image.T, matches)
@@ -36,9 +40,12 @@ def ssl_loss(
     """Cross-entropy of each view against the augmented views of its own modality, one direction
     each (Eq. 2).
     """
+    # Within a modality, and on the very embeddings that Eq. 1 compares: no projection head.
     matches = torch.arange(len(image_features), device=image_features.device)
     logits_image = logit_scale * image_features @ image_features_augmented.T  # (B, B)
     logits_text = logit_scale * text_features @ text_features_augmented.T  # (B, B)
+
+    # From the view as stored to the augmented one only, not back.
     return (F.cross_entropy(logits_image, matches) + F.cross_entropy(logits_text, matches)) / 2
 
 
@@ -56,6 +63,7 @@ def total_loss(
     are left out. `clusters` is the deep-clustering term where there is one (see
     repro/train/clustering.py).
     """
+    # Of the V views 0 is the pair itself, and 1, where there is one, its augmented view.
     parts: dict[str, Tensor] = {} if clusters is None else {"clusters": clusters}
     if weights["mmcl"]:
         parts["mmcl"] = mmcl_loss(image_features[0], text_features[0], logit_scale)
@@ -63,4 +71,6 @@ def total_loss(
         parts["ssl"] = ssl_loss(
             image_features[0], image_features[1], text_features[0], text_features[1], logit_scale
         )
+
+    # The parts are handed on unweighted: rows and tracker show them as they are.
     return {"loss": sum(weights[name] * part for name, part in parts.items()), **parts}  # type: ignore[dict-item]

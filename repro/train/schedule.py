@@ -19,8 +19,13 @@ def learning_rate(
     rises again.
     """
     step += steps_per_epoch if offset == "one_epoch" else 0
+
+    # Counted from 1: the first step trains already, at 1/warmup_steps of the rate.
     if step < schedule.warmup_steps:
         return schedule.learning_rate * (step + 1) / schedule.warmup_steps
+
+    # Of the whole schedule, also where `model_age` ends the run before. At least 1 step of descent,
+    # for warm-up may take all of them.
     total = steps_per_epoch * schedule.epochs
     progress = (step - schedule.warmup_steps) / max(total - schedule.warmup_steps, 1)
     return schedule.learning_rate * (1 + math.cos(math.pi * progress)) / 2
@@ -43,7 +48,9 @@ def evaluation_steps(spec: RunSpec, steps_per_epoch: int) -> list[int]:
     rhythm). Where the validation loss picks the model, every epoch's end is there too.
     """
     last = num_steps(spec, steps_per_epoch)
+
     if spec.evaluate_every_steps is not None:
+        # The count begins anew in each epoch, so the last distance of an epoch may be a short one.
         within = [
             *range(spec.evaluate_every_steps, steps_per_epoch, spec.evaluate_every_steps),
             steps_per_epoch,
@@ -54,11 +61,15 @@ def evaluation_steps(spec: RunSpec, steps_per_epoch: int) -> list[int]:
             for step in within
         }
     else:
+        # Equal distances, rounded to whole steps; pre-training evaluates at most once an epoch.
         per_epoch = spec.evaluations_per_epoch or 1.0
         steps = {
             round(k * steps_per_epoch / per_epoch)
             for k in range(1, int(last / steps_per_epoch * per_epoch) + 1)
         }
+
     if spec.model_age == "best_validation_loss":
         steps |= set(range(steps_per_epoch, last, steps_per_epoch))
+
+    # More evaluations than steps fall together, or round to 0.
     return sorted({0, last} | {step for step in steps if 0 < step <= last})

@@ -32,17 +32,19 @@ def training_step(
 
     `members` are the batch's positions among the run's pairs, for the deep-clustering term.
     """
+    # The rate is a function of the step number alone, so no scheduler's state needs a checkpoint.
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
 
+    # Functions, for the gradient cache encodes each group twice, and takes the loss in between.
     def encode(module: nn.Module, images: Tensor, tokens: Tensor, first: bool = True) -> Features:
         return encode_pairs(spec, module, images, tokens, first)
 
     def losses_of(image_features: Tensor, text_features: Tensor, log_scale: Tensor) -> Losses:
         return global_losses(spec, model, image_features, text_features, log_scale, members)
 
-    # The gradient cache needs both as functions: it encodes each group twice, the loss between.
+    # DDP and the cache average gradients over ranks; under `gather: exact` this makes it their sum.
     scale = distributed.backward_scale(spec.switches.gather)
     if isinstance(encoder, GradientCache):
         losses = encoder.backward(images, tokens, encode, losses_of, scale)
@@ -50,6 +52,7 @@ def training_step(
         losses = losses_of(*encode(encoder, images, tokens))
         (losses["loss"] * scale).backward()
 
+    # Gradients are not clipped, as in the authors' code; only the temperature is held in bounds.
     optimizer.step()
     clamp_logit_scale(model)
 
@@ -65,9 +68,13 @@ def encode_pairs(
     first: bool = True,
 ) -> Features:
     """The encoder's features at the run's precision; they leave it as float32."""
+    # TF32 is a setting of the whole process (process/device.py). bf16 has the exponents of float32,
+    # so that small gradients survive without a gradient scaler.
     reduced = spec.precision == "bf16"
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=reduced):
         image_features, text_features, log_scale = encoder(images, tokens, first)
+
+    # bf16 keeps 8 bits of a number: too few for similarities that are multiplied by up to 100.
     if reduced:
         image_features, text_features = image_features.float(), text_features.float()
     return image_features, text_features, log_scale
@@ -85,10 +92,17 @@ def global_losses(
     graph.
     """
     gather = spec.switches.gather
+
+    # (V, B, D): every pair has the B - 1 others as negatives, however many ranks share the batch.
     all_images = distributed.gather_features(image_features)
     all_texts = distributed.gather_features(text_features)
+
+    # The pair's own image has a cluster, not its augmented view. `members` has the order of the
+    # gathered features: rank after rank.
     clusters = None
     if members is not None:
         clusters = model.clusters.loss(all_images[0], members, gather)
+
+    # Features are divided among the ranks, but the temperature's gradient is whole on each of them.
     scale = distributed.share(log_scale, gather).exp()
     return total_loss(spec.loss_weights, all_images, all_texts, scale, clusters)
