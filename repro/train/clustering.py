@@ -52,6 +52,8 @@ class Clusters(nn.Module):
             ) from None
 
         features = image_features(model, pairs).float().cpu().numpy()
+        # Spherical: similarity is the cosine, as in CLIP's losses. Without the last option faiss
+        # warns below 39 points a cluster, and small profiles have fewer.
         options = {
             "niter": ITERATIONS,
             "spherical": True,
@@ -60,11 +62,17 @@ class Clusters(nn.Module):
         }
         kmeans = faiss.Kmeans(features.shape[1], self.head.out_features, **options)
         kmeans.train(features)
+
+        # A search gives (similarities, indices of the centroids), each (N, 1).
         nearest = kmeans.index.search(features, 1)[1][:, 0]
         self.labels.copy_(torch.from_numpy(nearest))
+
+        # Cluster numbers mean nothing across epochs, so neither do the weights that learnt them.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             fresh = nn.Linear(self.head.in_features, self.head.out_features)
+
+        # In place, for the optimizer and DDP hold these very tensors; their moments are dropped.
         self.head.load_state_dict(fresh.state_dict())
         for parameter in self.head.parameters():
             optimizer.state.pop(parameter, None)
@@ -76,6 +84,7 @@ class Clusters(nn.Module):
         gather: Literal["exact", "authors"],
     ) -> Float[Tensor, ""]:
         """Cross-entropy of the head against the labels of the batch's pairs."""
+        # Every rank has the whole batch, hence the head's whole gradient (as of the temperature).
         weight = distributed.share(self.head.weight, gather)
         bias = distributed.share(self.head.bias, gather)
         return F.cross_entropy(F.linear(features, weight, bias), self.labels[positions])
@@ -87,12 +96,16 @@ def attach(model: CLIP, spec: RunSpec, num_pairs: int) -> Clusters | None:
     """
     if not spec.loss_weights["clusters"]:
         return None
+
+    # Only a mitigation gives the term a weight; pre-training has none.
     assert spec.mitigation is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         clusters = Clusters(num_pairs, spec.model.embed_dim, spec.mitigation.clusters).to(
             model.logit_scale.device
         )
+
+    # A submodule: checkpoint and optimizer take in labels and head with everything else.
     model.clusters = clusters
     return clusters
 
@@ -102,6 +115,7 @@ def image_features(model: CLIP, pairs: TrainingPairs) -> Float[Tensor, "N D"]:
     """Normalised features of all pairs' stored images, in eval mode; the model goes back to the
     mode it was in.
     """
+    # In eval mode an image's features do not depend on the images beside it.
     was_training = model.training
     model.eval()
     device = model.logit_scale.device
@@ -109,5 +123,6 @@ def image_features(model: CLIP, pairs: TrainingPairs) -> Float[Tensor, "N D"]:
     for part in torch.arange(len(pairs.rows)).split(CLUSTER_BATCH):
         pixels = pairs.pixels(part.numpy()).to(device)
         features.append(model.encode_image(normalise(pixels), normalize=True))
+
     model.train(was_training)
     return torch.cat(features)

@@ -40,8 +40,12 @@ class GradientCache(nn.Module):
         super().__init__()
         self.model, self.groups = model, groups
         self.norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+        # It gets one group at a time.
         encoder: nn.Module = PairEncoder(model, 1)
         self.encoder = torch.compile(encoder) if compiled else encoder
+
+        # No DDP wraps this encoder, so what DDP does at its making is done here.
         distributed.share_state(model)
 
     def backward(
@@ -65,19 +69,22 @@ class GradientCache(nn.Module):
         # All features, no graph; the second pass is the one that BatchNorm counts.
         with torch.no_grad(), self._statistics_untouched():
             encoded = [encode(self.encoder, *group, True) for group in groups]
+
+        # Leaves of the loss's graph, so that its gradient at the features stays in their `grad`.
         image_features = torch.cat([images for images, _, _ in encoded], dim=1).requires_grad_()
         text_features = torch.cat([texts for _, texts, _ in encoded], dim=1).requires_grad_()
         del encoded
 
-        # The loss, its gradient at the features, and that of the temperature and of a clustering
-        # head.
+        # The graph of the loss ends at the features; the temperature, and the head of the
+        # clustering term, lie inside of it and get their gradients now.
         losses = losses_of(image_features, text_features, self.model.logit_scale)
         (losses["loss"] * scale).backward()
         assert image_features.grad is not None and text_features.grad is not None
         image_gradients = image_features.grad.chunk(self.groups, dim=1)
         text_gradients = text_features.grad.chunk(self.groups, dim=1)
 
-        # Each group's graph lives from its forward to its backward pass.
+        # Each group's graph lives from its forward to its backward pass. The first group is the one
+        # whose statistics BatchNorm keeps. Gradients of the groups add up in the weights.
         for number, group in enumerate(groups):
             images_encoded, texts_encoded, _ = encode(self.encoder, *group, number == 0)
             torch.autograd.backward(
@@ -92,6 +99,8 @@ class GradientCache(nn.Module):
         """BatchNorm in its mode, with the same outputs, but its running statistics and counters
         stand still.
         """
+        # In training mode torch's BatchNorm takes the batch's statistics either way; without this
+        # flag it does not fold them into the running ones.
         for norm in self.norms:
             norm.track_running_stats = False
         try:
@@ -105,9 +114,12 @@ def average_gradients(model: nn.Module) -> None:
     """Mean of every gradient over ranks, as DDP would leave it."""
     if distributed.ranks() == 1:
         return
+
+    # All are on their way before the first is waited for.
     gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
     sums = [gradient.contiguous() for gradient in gradients]  # of channels-last ones a copy
     works = [dist.all_reduce(total, async_op=True) for total in sums]
+
     for gradient, total, work in zip(gradients, sums, works, strict=True):
         work.wait()
         gradient.copy_(total / distributed.ranks())
@@ -117,8 +129,10 @@ def needs_cache(spec: RunSpec, groups: int, device: torch.device) -> bool:
     """Whether the groups of a rank are too much at once for its memory; always the same on the same
     machine.
     """
+    # A single group is the least that a step can take.
     if groups == 1:
         return False
+
     return groups * group_bytes(spec) > MEMORY_SHARE * _memory_bytes(device)
 
 
@@ -128,6 +142,9 @@ def group_bytes(spec: RunSpec) -> int:
     """
     views = 2 if spec.loss_weights["ssl"] else 1
     side, pairs = spec.model.vision.image_size, spec.schedule.norm_batch_size
+
+    # By address, for backward may keep several views of one storage. Held, so that no other storage
+    # gets the same address.
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -135,6 +152,7 @@ def group_bytes(spec: RunSpec) -> int:
         kept[storage._cdata] = storage
         return tensor
 
+    # Tensors of the device "meta" have shapes and no memory: nothing is taken for the measurement.
     with torch.device("meta"):
         model = build_model(spec.model, 0, "fp32")
         images = torch.zeros(views, pairs, 3, side, side, dtype=torch.uint8)

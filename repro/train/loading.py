@@ -23,6 +23,8 @@ def load_batches(pairs: Dataset[Batch], steps: range, workers: int) -> Generator
 
     The processes end when the iterator is closed or used up.
     """
+    # An item of the data set is a whole batch: nothing is collated, and "samples" are step numbers.
+    # Pinned memory lets `on_device` copy while the GPU computes.
     loader = DataLoader(
         pairs,
         batch_size=None,

@@ -36,6 +36,7 @@ def build_model(
     `fp16_rounded` passes those initial weights through float16 that the authors' loader does
     (code: CleanCLIP pkgs/openai/model.py, convert_weights and back).
     """
+    # Drawn on the CPU: the weights do not depend on the device. torch's generator is put back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CLIP(
@@ -45,8 +46,11 @@ def build_model(
             quick_gelu=spec.quick_gelu,
         )
         model.visual.attnpool = OneQueryPool.of(model.visual.attnpool)
+
     if initialisation == "fp16_rounded":
         _round_to_half(model)
+
+    # As `normalise` lays out the images, so that convolutions need not reorder either.
     model.visual.to(memory_format=torch.channels_last)
     return model
 
@@ -62,6 +66,7 @@ class OneQueryPool(AttentionPool2d):  # type: ignore[misc]  # open_clip has no t
     @classmethod
     def of(cls, pool: AttentionPool2d) -> Self:
         """A pool of the same weights."""
+        # A place for each pixel of the square feature map, and one for their mean.
         places, width = pool.positional_embedding.shape
         same = cls(math.isqrt(places - 1), width, pool.num_heads, pool.c_proj.out_features)
         same.load_state_dict(pool.state_dict())
@@ -69,9 +74,12 @@ class OneQueryPool(AttentionPool2d):  # type: ignore[misc]  # open_clip has no t
 
     def forward(self, x: Float[Tensor, "n C H W"]) -> Float[Tensor, "n D"]:
         """Pooled features, not normalised."""
+        # The mean stands in front.
         places = x.flatten(2).permute(2, 0, 1)  # (HW, n, C)
-        places = torch.cat([places.mean(dim=0, keepdim=True), places])
+        places = torch.cat([places.mean(dim=0, keepdim=True), places])  # (HW + 1, n, C)
         places = places + self.positional_embedding[:, None].to(places.dtype)
+
+        # One query, the mean; all places are keys and values.
         pooled, _ = F.multi_head_attention_forward(
             query=places[:1],
             key=places,
@@ -118,6 +126,8 @@ def shrink_and_perturb(model: CLIP, mitigation: Mitigation, seed: int) -> None:
     """
     if (mitigation.shrink, mitigation.perturb) == (1.0, 0.0):
         return
+
+    # Drawn on the CPU, in the order of the parameters.
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.mul_(mitigation.shrink).add_(
@@ -151,12 +161,16 @@ def encode_text(model: CLIP, tokens: Int[Tensor, "n L"]) -> Float[Tensor, "n D"]
     end token independent of what follows, so that trimming is exact to rounding. So is the last
     block for the end token alone: nothing reads its other positions.
     """
+    # All blocks but the last: a place looks at itself and at those before it.
     length, rows = tokens.shape[1], torch.arange(len(tokens), device=tokens.device)
     end = tokens.argmax(dim=-1)  # the end token has the highest id
     hidden = model.token_embedding(tokens) + model.positional_embedding[:length]  # (n, L, width)
     *blocks, last = model.transformer.resblocks
     for block in blocks:
         hidden = block(hidden, attn_mask=model.attn_mask[:length, :length])
+
+    # The last block step by step, as open_clip's ResidualAttentionBlock: the end token alone asks,
+    # and what comes after it is hidden (True in the mask) as the causal mask would.
     known = last.ln_1(hidden)
     later = torch.arange(length, device=tokens.device) > end[:, None]  # (n, L)
     attention, _ = last.attn(
@@ -164,6 +178,7 @@ def encode_text(model: CLIP, tokens: Int[Tensor, "n L"]) -> Float[Tensor, "n D"]
     )
     pooled = hidden[rows, end] + attention[:, 0]  # (n, width)
     pooled = pooled + last.mlp(last.ln_2(pooled))
+
     return F.normalize(model.ln_final(pooled) @ model.text_projection, dim=-1)
 
 
@@ -196,13 +211,18 @@ class PairEncoder(nn.Module):
         views, pairs = images.shape[:2]
         features = []
         for group, part in enumerate(images.chunk(self.norm_groups, dim=1)):
+            # The share of the new in the running statistics: torch's default, or nothing.
             for norm in self.norms:
                 norm.momentum = 0.1 if first and group == 0 else 0.0
+
+            # Both views in one batch, so that BatchNorm's statistics mix them.
             features.append(
                 self.model.encode_image(normalise(part.flatten(0, 1)), normalize=True).view(
                     views, part.shape[1], -1
                 )
             )
+
+        # The text tower has no BatchNorm and needs no groups.
         text_features = encode_text(self.model, tokens.flatten(0, 1)).view(views, pairs, -1)
         return torch.cat(features, dim=1), text_features, self.model.logit_scale
 
@@ -229,6 +249,7 @@ def build_optimizer(
     model: CLIP, spec: Optimizer, rule: Literal["ndim", "names"]
 ) -> torch.optim.AdamW:
     """AdamW over two groups, with and without weight decay; each step sets the learning rate."""
+    # The loop sets a rate at every step, so the 0 here is never used.
     decay: list[Tensor] = []
     no_decay: list[Tensor] = []
     for name, parameter in model.named_parameters():

@@ -73,10 +73,12 @@ class TrainingPairs(Dataset[Batch]):
         self.steps_per_epoch = len(rows) // batch
         self.views = spec.num_views
 
+        # None where there is no room: then images are decoded at every step.
         self._images = store.decoded_if_room(self.size, cache, rows)
         self._tokens = caption_tokens(store, cache, spec.switches.truncation)  # (N, 77)
         self._order = lru_cache(maxsize=EPOCHS_KEPT)(self._draw_order)
 
+        # Only the SSL term looks at a second view of the captions.
         self._synonyms = Synonyms.read(synonyms) if self.views == 2 else Synonyms({}, {})
         self._fixed_views: NDArray[np.uint16] | None = None  # (n, 77)
         if self.views == 2 and spec.switches.text_view == "fixed":
@@ -104,6 +106,8 @@ class TrainingPairs(Dataset[Batch]):
         epoch, index = divmod(step, self.steps_per_epoch)
         batch = self.spec.schedule.global_batch_size
         order = self._order(epoch)
+
+        # Kept in four bytes each, but torch wants indices in eight.
         return order[index * batch : (index + 1) * batch].astype(np.int64)
 
     def __len__(self) -> int:
@@ -126,17 +130,20 @@ class TrainingPairs(Dataset[Batch]):
             images.append(auto_augment(augmented, draw_policies(batch, rng)[mine]))
             tokens.append(self._text_views(positions, step))
 
+        # Trimmed together, for both views go through the text tower as one batch.
         trimmed = trim(torch.cat(tokens))
         return torch.stack(images), trimmed.unflatten(0, (self.views, -1))
 
     def pixels(self, positions: NDArray[np.int64]) -> UInt8[Tensor, "b 3 H W"]:
         """Stored images of some positions in `rows`."""
+        # Both ways give the same bytes; a decoded set only saves the decoding.
         if self._images is not None:
             pixels = self._images[positions]
         else:
             rows = self.rows[positions].tolist()
             pixels = np.stack([self.store.decode(row, self.size) for row in rows])
 
+        # (b, H, W, 3) as images are stored, to the order of torch: a view.
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def tokens(self, positions: NDArray[np.int64]) -> Int[Tensor, "b 77"]:
@@ -149,9 +156,11 @@ class TrainingPairs(Dataset[Batch]):
         return order.astype(np.uint32)
 
     def _text_views(self, positions: NDArray[np.int64], step: int) -> Int[Tensor, "b 77"]:
+        # `text_view: fixed`: the authors draw a caption's view once and keep it for all epochs.
         if self._fixed_views is not None:
             return torch.from_numpy(self._fixed_views[positions].astype(np.int64))
 
+        # Keyed by row as well, so that a caption's view does not depend on its place in the batch.
         texts = []
         for row in self.rows[positions].tolist():
             rng = keyed_rng("text view", self.spec.seed, step, row)

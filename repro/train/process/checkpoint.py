@@ -87,17 +87,22 @@ class Saver:
         self, step: int, model: CLIP, optimizer: torch.optim.Optimizer, state: dict[str, Any]
     ) -> None:
         """Begin to write `checkpoint-<step>`, after the one before is done."""
+        # Also because the pinned buffers of the one before serve again.
         self.wait()
         self.begun = time.monotonic()
+
+        # One dictionary, so that all copies are one piece of work; `_write` parts it again.
         tensors = {f"model {name}": tensor for name, tensor in model_state(model).items()}
         moments = optimizer_state(model, optimizer)
         tensors |= {f"optimizer {name}": tensor for name, tensor in moments.items()}
+
         copies, complete = self._copied(tensors, model.logit_scale.device)
         self.pending = self.pool.submit(self._write, step, copies, complete, state)
 
     def _copied(
         self, tensors: Tensors, device: torch.device
     ) -> tuple[Tensors, Callable[[], object]]:
+        # On the CPU the copies are made before the call returns.
         if device.type != "cuda":
             return copied(tensors), lambda: None
         self.pinned = self.pinned or PinnedCopies(device)
@@ -106,16 +111,19 @@ class Saver:
     def _write(
         self, step: int, copies: Tensors, complete: Callable[[], object], state: dict[str, Any]
     ) -> None:
+        # In the pool's thread, while training goes on.
         complete()
         parts: dict[str, Tensors] = {"model": {}, "optimizer": {}}
         for name, tensor in copies.items():
             part, _, name_within = name.partition(" ")
             parts[part][name_within] = tensor
+
         write_checkpoint(self.work_dir, step, parts["model"], parts["optimizer"], state)
         self.cost = time.monotonic() - self.begun
 
     def wait(self) -> None:
         """Until the checkpoint that is being written is on the disk."""
+        # `result` raises what the write raised.
         if self.pending is not None:
             self.pending.result()
             self.pending = None
@@ -139,17 +147,23 @@ def write_checkpoint(
     work_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: dict[str, Any]
 ) -> None:
     """Write `checkpoint-<step>` and drop all but the newest KEEP."""
+    # What a killed write left behind goes first.
     partial = work_dir / ".checkpoint.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+
+    # The hashes of both files, then under `meta` the hash of all that: one word for the whole.
     meta: dict[str, Any] = {"step": step, "state": state}
     meta["model"] = save_tensors(partial / "model.safetensors", model)
     meta["optimizer"] = save_tensors(partial / "optimizer.safetensors", optimizer)
     (partial / "meta.json").write_text(json.dumps({**meta, "meta": digest(meta)}), encoding="utf-8")
 
+    # A folder of that name may be there: a damaged one, or one made just before a stop signal.
     target = work_dir / f"checkpoint-{step}"
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
+
+    # The older ones go only now that this one is there.
     for old in _checkpoints(work_dir)[:-KEEP]:
         shutil.rmtree(old)
 
@@ -164,9 +178,11 @@ def load_checkpoint(
     """
     device = model.logit_scale.device
     if distributed.rank() == 0:
+        # Step and identity tell the other ranks which one; step -1 says that there is none.
         meta = _load_newest(work_dir, model, optimizer)
         distributed.from_first([meta["step"], _identity(meta)] if meta else [-1, 0], device)
     else:
+        # What a rank passes in does not count: it gets what rank 0 sent.
         step, identity = distributed.from_first([0, 0], device)
         meta = _follow(work_dir, step, identity, model, optimizer) if step >= 0 else None
     return (int(meta["step"]), meta["state"]) if meta else None
@@ -175,6 +191,7 @@ def load_checkpoint(
 def _load_newest(
     work_dir: Path, model: CLIP, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any] | None:
+    # A file that was torn or altered costs the steps since the checkpoint before, never the run.
     for folder in reversed(_checkpoints(work_dir)):
         try:
             return _load(folder, model, optimizer)
@@ -197,6 +214,7 @@ def _follow(
             found = "it is another one"
         except DAMAGE as error:
             found = str(error)
+
         if time.monotonic() - begun > FOLLOW_SECONDS:
             raise RuntimeError(
                 f"{folder}: rank 0 goes on from it, but rank {distributed.rank()} cannot: {found};"
@@ -207,11 +225,13 @@ def _follow(
 
 def _load(folder: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Restore one checkpoint; returns meta.json. One of DAMAGE where it is not what was written."""
+    # The file without its own hash is what was hashed.
     meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     own = digest({name: value for name, value in meta.items() if name != "meta"})
     if own != meta["meta"] or meta["step"] != _step(folder):
         raise ValueError("meta.json does not have its own hash")
 
+    # The very bytes that were hashed are loaded, and nothing before both files have passed.
     files = {}
     for name in ("model", "optimizer"):
         files[name] = (folder / f"{name}.safetensors").read_bytes()
@@ -234,6 +254,7 @@ def _checkpoints(work_dir: Path) -> list[Path]:
         for path in work_dir.glob("checkpoint-*")
         if path.name.removeprefix("checkpoint-").isdecimal()
     )
+    # As numbers: 1000 comes after 200.
     return sorted(found, key=_step)
 
 

@@ -32,10 +32,12 @@ def set_arithmetic(
     Inductor time their kernels and take the fastest. RuntimeError if that is asked of a GPU whose
     cuBLAS was not told so in time.
     """
+    # For bf16 too: what autocast leaves in float32 goes through TF32 then.
     reduced = precision != "fp32"
     torch.backends.cuda.matmul.allow_tf32 = reduced
     torch.backends.cudnn.allow_tf32 = reduced
 
+    # Whoever starts the process sets the variable, for cuBLAS wants it before its own start.
     on_gpu = device.type == "cuda"
     workspace = os.environ.get(WORKSPACE, "")
     if on_gpu and deterministic and workspace not in REPEATABLE_WORKSPACES:
@@ -43,6 +45,7 @@ def set_arithmetic(
         raise RuntimeError(
             f"{WORKSPACE}: {workspace!r} (allowed where `deterministic` is true: {allowed})"
         )
+
     # On CPUs there is nothing to refuse; on GPUs attention's backward is repeatable only if
     # warnings are errors.
     torch.use_deterministic_algorithms(deterministic, warn_only=not on_gpu)
@@ -54,6 +57,7 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
+
     # Where the kernel does not let us, the peak is that of the process.
     with contextlib.suppress(OSError):
         RESET.write_text("5")
@@ -63,4 +67,6 @@ def peak_bytes(device: torch.device) -> int:
     """Peak since the reset: device memory on a GPU, else the resident set of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+
+    # Linux counts it in KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

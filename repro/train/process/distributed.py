@@ -33,6 +33,7 @@ def repeatable(threads: int) -> None:
     """
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+
     # Without it, memory that nothing reads is filled as well, which takes a tenth of a small
     # model's step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -47,11 +48,14 @@ def start(promised: Sequence[str] = ()) -> torch.device:
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     _check_devices(promised)
+
+    # gloo is torch's backend for processors, NCCL that for NVIDIA's GPUs.
     if not torch.cuda.is_available():
         if several:
             dist.init_process_group("gloo", timeout=TIMEOUT)
         return torch.device("cpu")
 
+    # The rank's number on this machine is that of its GPU.
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     if several:
@@ -110,6 +114,8 @@ class _GatherOwnSlice(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # The other slices are dropped, not sent: every rank computes the same loss and keeps its
+        # own.
         begin = rank() * ctx.length
         return gradients[0][:, begin : begin + ctx.length]
 
@@ -149,8 +155,12 @@ def gather_rows(values: Tensor) -> Tensor:
     """Concatenate (n_r, ...) tensors of all ranks along dimension 0, n_r may vary; no gradient."""
     if ranks() == 1:
         return values
+
+    # How many rows each rank brings.
     counts = [torch.zeros(1, dtype=torch.long, device=values.device) for _ in range(ranks())]
     dist.all_gather(counts, torch.tensor([len(values)], device=values.device))
+
+    # all_gather wants equal shapes: filled up to the longest, and cut again.
     longest = int(max(count.item() for count in counts))
     padded = values.new_zeros((longest, *values.shape[1:]))
     padded[: len(values)] = values
@@ -182,6 +192,7 @@ def share_state(model: nn.Module) -> None:
     """Give every rank rank 0's weights and buffers, as DDP does when it is made."""
     if ranks() > 1:
         for tensor in model.state_dict().values():
+            # A collective wants dense memory, which channels-last weights do not have.
             dense = tensor.contiguous()
             dist.broadcast(dense, 0)
             tensor.copy_(dense)

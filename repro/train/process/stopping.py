@@ -25,16 +25,19 @@ class Interrupted(SystemExit):
 @contextlib.contextmanager
 def stop_requests(device: torch.device) -> Iterator[Stop]:
     """Collect stop signals instead of dying of them; gives what raises where it suits the run."""
+    # A handler only takes note: an exception in the middle of a step would leave half of it done.
     received: list[int] = []
     before = {
         number: signal.signal(number, lambda got, _frame: received.append(got))
         for number in STOP_SIGNALS
     }
 
+    # SystemExit with the status of a process that SIGTERM ended, whichever signal it was: 143.
     def stop() -> None:
         if distributed.any_rank(bool(received), device):
             raise Interrupted(128 + signal.SIGTERM)
 
+    # The next run of the pack, or whoever called, gets the handlers back as they were.
     try:
         yield stop
     finally:

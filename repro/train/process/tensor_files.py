@@ -78,6 +78,7 @@ class PinnedCopies:
         """The copies, and what waits until they are complete; the GPU's next work begins after they
         are.
         """
+        # The copies begin when the step that is queued has ended.
         computing = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(computing)
         with torch.cuda.stream(self.stream):
@@ -87,6 +88,8 @@ class PinnedCopies:
                         tensor.shape, dtype=tensor.dtype, pin_memory=True
                     )
                 self.buffers[name].copy_(tensor, non_blocking=True)
+
+        # The next step changes the tensors in place, so it waits for the copies; the host does not.
         computing.wait_stream(self.stream)
         return {name: self.buffers[name] for name in tensors}, self.stream.synchronize
 
@@ -114,8 +117,10 @@ def load_optimizer(model: CLIP, optimizer: torch.optim.Optimizer, content: bytes
 
 def save_tensors(path: Path, tensors: Tensors) -> str:
     """Write contiguous CPU tensors as a safetensors file, durably and whole; returns its hash."""
+    # Byte for byte as `safetensors.save` would write it: by width of type, then by name.
     ranks = {dtype: rank for rank, dtype in enumerate(DTYPES)}
     names = sorted(tensors, key=lambda name: (ranks[tensors[name].dtype], name))
+
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     hashed = hashlib.sha256()
 
@@ -123,10 +128,13 @@ def save_tensors(path: Path, tensors: Tensors) -> str:
         header = _header({name: tensors[name] for name in names})
         hashed.update(header)
         file.write(header)
+
+        # As bytes, for numpy has no bfloat16.
         for name in names:
             content = tensors[name].reshape(-1).view(torch.uint8).numpy().data
             hashed.update(content)
             file.write(content)
+
         file.flush()
         os.fsync(file.fileno())
 
@@ -138,6 +146,7 @@ def _header(tensors: Tensors) -> bytes:
     """Length of the description (8 bytes, little-endian), then the description in JSON, padded to a
     multiple of 8.
     """
+    # Offsets count from the end of the description.
     described, end = {}, 0
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.nbytes
@@ -146,6 +155,7 @@ def _header(tensors: Tensors) -> bytes:
             "shape": list(tensor.shape),
             "data_offsets": [begin, end],
         }
+
     text = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
