@@ -44,6 +44,7 @@ def cached_array(
     if not is_whole(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with held(path.with_suffix(".lock"), wait=True):
+            # Asked again, for while this process waited another one may have made it.
             if not is_whole(path):
                 if path.exists():
                     print(
@@ -53,6 +54,7 @@ def cached_array(
                     )
                 _make(path, shape, dtype, chunks())
 
+    # Processes that map one file share its pages, and pages that nobody reads need no memory.
     mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return mapped
 
@@ -74,6 +76,7 @@ def has_room(path: Path, size: int) -> bool:
     if path.exists():
         return True
 
+    # The cache may not exist yet: its disk is that of the nearest folder above that does.
     partial = path.with_suffix(".partial")
     begun = partial.stat().st_size if partial.exists() else 0
     folder = next(parent for parent in path.absolute().parents if parent.exists())
@@ -110,6 +113,7 @@ def _make(
         file.flush()
         os.fsync(file.fileno())
 
+    # Between the two a power cut leaves an array without its hash, which is then made again.
     partial.replace(path)
     replace_file(_hash_path(path), f"{digest.hexdigest()}\n".encode())
     _sync_folder(path.parent)

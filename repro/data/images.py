@@ -50,6 +50,7 @@ def open_rgb(data: bytes) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise ImageError("too_many_bytes")
 
+    # This reads the header alone. Pillow has limits of its own, which are told as ours.
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -57,6 +58,7 @@ def open_rgb(data: bytes) -> Image.Image:
     except Exception:  # a boundary: Pillow's readers raise a dozen types on damaged headers
         raise ImageError("not_an_image") from None
 
+    # A small file may stand for pixels that fill the memory.
     if image.width * image.height > MAX_PIXELS:
         raise ImageError("too_many_pixels")
     if max(image.size) > MAX_ASPECT * min(image.size):
@@ -75,6 +77,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         high = np.asarray(image).astype(np.int64) >> 8
         return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")
 
+    # Pillow's conversion would show whatever colour lies under the transparency.
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -88,6 +91,7 @@ def decode_image(data: bytes, size: int, geometry: Geometry = "crop") -> NDArray
 
     `crop`: short side to `size` and centre crop; `squash`: both sides to `size`.
     """
+    # Stored images have the right size already: nothing is resampled.
     image = open_rgb(data)
     if image.size == (size, size):
         return np.array(image)

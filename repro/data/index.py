@@ -50,6 +50,7 @@ class Captions(Sequence[str]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
 
+        # Negative numbers, and an IndexError beyond the end, as of a list.
         i = range(len(self))[index]
         encoded = self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes()
         try:
@@ -160,11 +161,13 @@ def read_index(path: Path, shards: Sequence[Shard]) -> Index:
     """Read index.npz; ValueError if anything in it would fail or mislead a reader of rows later."""
     columns = _read_columns(path)
 
+    # The pieces of the blob must be in order and leave nothing over.
     blob, offsets = columns.pop("caption_bytes"), columns.pop("caption_offsets")
     cut_up = len(offsets) and offsets[0] == 0 and offsets[-1] == len(blob)
     if not cut_up or (np.diff(offsets) < 0).any():
         raise ValueError(f"{path.name}: caption_offsets do not cut up caption_bytes")
 
+    # Each column by itself may be in order, and yet a row be without a caption.
     index = Index(**columns, captions=Captions(blob, offsets))
     if {len(index.captions), *map(len, columns.values())} != {len(index)}:
         raise ValueError(f"{path.name}: columns of unequal length")
@@ -178,13 +181,14 @@ def _read_columns(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             columns = {name: file[name] for name in COLUMNS}
-    except FileNotFoundError:
+    except FileNotFoundError:  # whoever opens the store says what to do
         raise
     except NPZ_ERRORS as error:
         raise ValueError(f"{path.name}: unreadable ({error})") from None
 
     for name, (kind, entry) in COLUMNS.items():
         found = columns[name]
+        # The first axis counts rows; a single number has no axis.
         if found.dtype != kind or found.shape[1:] != entry or not found.ndim:
             raise ValueError(f"{path.name}: {name}: {found.dtype} of shape {found.shape}")
 

@@ -18,6 +18,7 @@ def keyed_digest(*parts: Part) -> bytes:
     """SHA-256 of the parts; no two lists of parts collide, for type and length precede each."""
     digest = hashlib.sha256()
     for part in parts:
+        # As text 1 and "1" are the same; the letter tells them apart.
         if isinstance(part, bytes):
             kind, content = "b", part
         else:
@@ -29,6 +30,7 @@ def keyed_digest(*parts: Part) -> bytes:
 
 def keyed_rng(*parts: Part) -> np.random.Generator:
     """Generator seeded by the parts alone."""
+    # PCG64 by name, for numpy may change what its `default_rng` is.
     return np.random.Generator(np.random.PCG64(int.from_bytes(keyed_digest(*parts), "big")))
 
 

@@ -87,11 +87,13 @@ def _write_poisoned(
     writer: ShardWriter,
 ) -> list[dict[str, Any]]:
     """Write each poisoned pair with its trigger and caption; the entries of manifest.jsonl."""
+    # Every pair has a generator of its own, so that its trigger does not depend on other pairs.
     poison = profile.data.poison
     recaption = caption_writer(profile)
 
     manifest = []
     for i in poisoned.tolist():
+        # Stamped at the size at which training sees it: no later resampling blurs the noise.
         key, original = keys[i], source.captions[i]
         pixels = source.decode(i, profile.data.image_size)
         rng = keyed_rng("trigger", poison.seed, key)
@@ -124,6 +126,7 @@ def choose_poisoned(
 
     `dirty_label` takes pairs that do not name the target, `label_consistent` only those that do.
     """
+    # A caption that names the target is no wrong one for it, but the only consistent one.
     poison = profile.data.poison
     wanted = poison.num_poisoned[dataset]
     eligible = np.flatnonzero(names_target if poison.mode == "label_consistent" else ~names_target)
@@ -146,9 +149,12 @@ def choose_cleaning(
     The smaller subset is nested in the larger. Passed over are unpoisoned rows that hold the same
     image as a poisoned one: a cleaning set that knows the originals would be too kind.
     """
+    # By the hash of the image file: one picture may stand in several rows, under other captions.
     images = _hashes(index.image_hashes)
     copies = np.setdiff1d(np.flatnonzero(np.isin(images, images[poisoned])), poisoned)
     clean = np.setdiff1d(np.arange(len(index)), np.concatenate([poisoned, copies]))
+
+    # One order for all sizes: what is taken from its front is nested.
     order = clean[keyed_order([keys[i] for i in clean], "clean", profile.data.poison.seed)]
 
     subsets: dict[str, Rows] = {}
@@ -200,6 +206,7 @@ def check_hygiene(overlay: Index, source: Index, poisoned: Rows, cleaning: dict[
     """StoreError if a cleaning row is a poisoned row, or holds the image of one, as it is or as it
     was.
     """
+    # Asked of what was made, not of how: this holds whatever the choice above did.
     images = _hashes(overlay.image_hashes)
     dirty = np.concatenate([images[poisoned], _hashes(source.image_hashes)[poisoned]])
 
@@ -218,11 +225,13 @@ def check_hygiene(overlay: Index, source: Index, poisoned: Rows, cleaning: dict[
 
 def _hashes(columns: NDArray[np.uint8]) -> NDArray[Any]:
     """Columns (N, 16) as N comparable values."""
+    # Sixteen bytes as one value of a type that numpy can sort and compare.
     return np.ascontiguousarray(columns).view("V16").ravel()
 
 
 def _replaced(index: Index, rows: Rows, own: Index) -> Index:
     """`index` with `rows` replaced by the rows of `own`."""
+    # Copies: the source's own columns are still needed as they are.
     columns = {}
     for name in ("shard", "offset", "size", "keys", "image_hashes", "labels"):
         columns[name] = getattr(index, name).copy()

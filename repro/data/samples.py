@@ -42,6 +42,7 @@ def write_samples(profile: Profile, dataset: Dataset, data_dir: Path, poisoned_d
 
 def _pairs(profile: Profile, folder: Path) -> list[dict[str, Any]]:
     """The first poisoned pairs, and the first clean ones of the smallest cleaning set."""
+    # The store has the new captions; what they were before stands in the manifest alone.
     store = PairStore.open(folder)
     lines = (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]
@@ -78,10 +79,12 @@ def _evaluation(profile: Profile, folder: Path) -> list[dict[str, Any]]:
 
     found = []
     for row in sample_images(len(store)):
+        # The authors squash the image before they stamp it; the clean one is cropped either way.
         image = base = store.decode(row, size)
         if profile.switches.trigger_geometry == "squash":
             base = store.decode(row, size, "squash")
 
+        # As `EvaluationSet` keys its draws.
         rng = keyed_rng("evaluation", profile.evaluate.trigger_seed, 0, row)
         twin = stamp(trigger, profile.switches, base, rng).image
         sample = {

@@ -60,6 +60,7 @@ def write_store(folder: Path, index: Index, shards: Sequence[Shard]) -> None:
     np.savez(folder / "index.npz", **index.arrays())  # type: ignore[arg-type]  # numpy's stub takes them for its option
     write_json(folder / "shards.json", [asdict(shard) for shard in shards])
 
+    # Shards of another store, whose paths lead out of this folder, are in that one's list.
     own = {shard.path: shard.sha256 for shard in shards if "/" not in shard.path}
     lists = {name: file_sha256(folder / name) for name in ("index.npz", "shards.json")}
     write_sums(folder, own | lists)
@@ -99,18 +100,22 @@ class ShardWriter:
         """
         image_hash = bytes_hash(image)
         key = key or pair_key(image_hash, caption)
+
+        # A shard ends after the row that fills it; the next row begins another one.
         if self._tar is not None and self._tar.offset > SHARD_BYTES:
             self._finish()
         if self._tar is None:
             self._path = self.folder / f"{self.prefix}{len(self.shards):05d}.tar"
             self._tar = tarfile.open(self._path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
             self._begun = len(self.rows)
+
         # Numbered, because an evaluation set may hold a pair twice.
         name = f"{len(self.rows):07d}-{key.hex()}"
         offset = self._member(f"{name}.{suffix}", image)
         self._member(f"{name}.txt", caption.encode())
         if label != NO_LABEL:
             self._member(f"{name}.cls", str(label).encode())
+
         self.rows.append(
             StoreRow(
                 self.first_shard + len(self.shards),
@@ -126,6 +131,7 @@ class ShardWriter:
 
     def _member(self, name: str, data: bytes) -> int:
         assert self._tar is not None
+        # A header is one block where the name is as short as here; the content comes after it.
         info = tarfile.TarInfo(name)
         info.size, info.mode = len(data), 0o644  # time, user and group stay at their defaults, 0
         offset = self._tar.offset + tarfile.BLOCKSIZE
@@ -226,6 +232,7 @@ class PairStore:
 
     def decode(self, i: int, size: int, geometry: Geometry = "crop") -> NDArray[np.uint8]:
         """Pixels of row `i`, (size, size, 3)."""
+        # Its bytes are as indexed, so if they are no image the index, or the decoder, is to blame.
         data = self.image_bytes(i)
         try:
             return decode_image(data, size, geometry)
@@ -272,6 +279,7 @@ class PairStore:
         self, size: int, geometry: Geometry, rows: NDArray[np.int64]
     ) -> Iterator[NDArray[np.uint8]]:
         """Pixels of the rows in blocks, decoded by all cores."""
+        # Threads, for Pillow lets go of the interpreter's lock while it decodes.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for block in np.array_split(rows, max(1, len(rows) // 256)):
                 images = pool.map(lambda i: self.decode(int(i), size, geometry), block)
@@ -286,12 +294,16 @@ class PairStore:
     _content_hash: str | None = None
 
     def _hash_content(self) -> str:
+        # Type and shape as well: other numbers may have the same bytes.
         digest = hashlib.sha256()
         for name, column in sorted(self.index.arrays().items()):
             digest.update(keyed_digest(name, str(column.dtype), str(column.shape)))
             digest.update(np.ascontiguousarray(column).data)
+
+        # Not their paths: a store that was moved is still the same.
         for shard in self.shards:
             digest.update(bytes.fromhex(shard.sha256))
+
         return digest.hexdigest()
 
     def overlay_shards(self, folder: Path) -> list[Shard]:

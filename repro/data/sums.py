@@ -24,6 +24,7 @@ def read_sums(folder: Path) -> dict[str, str]:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     found = {}
     for line in lines:
+        # Two spaces, and a name that may itself contain some.
         digest, _, name = line.partition("  ")
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise StoreError(f"{path}: not a list of hashes; make the folder again")
@@ -41,6 +42,7 @@ def write_sums(folder: Path, hashes: dict[str, str]) -> None:
 
 def hash_folder(folder: Path) -> None:
     """List the files of a folder and of all folders in it; hashes that are listed already stay."""
+    # Shards were hashed and listed as they were closed, and are not read once more.
     for inner in [folder, *(path for path in sorted(folder.rglob("*")) if path.is_dir())]:
         known = read_sums(inner)
         files = [path for path in sorted(inner.iterdir()) if path.is_file() and path.name != SUMS]
@@ -79,8 +81,10 @@ def damaged(folder: Path) -> list[Path]:
         try:
             hashes = read_sums(listing.parent)
         except StoreError:
+            # Of a list that cannot be read nothing can be held to it, so it is the damage itself.
             wrong.append(listing)
             continue
+
         for name, digest in hashes.items():
             path = listing.parent / name
             if not path.is_file() or file_sha256(path) != digest:

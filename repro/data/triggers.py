@@ -59,6 +59,7 @@ def stamp(trigger: Trigger, switches: Switches, image: Pixels, rng: Generator) -
     all images of a size. Raises ValueError if the patch is larger than the image.
     """
     match trigger.name:
+        # By the code that makes the patches of the evaluation's batches.
         case "badnet" | "yellow":
             centres = patch_centres(trigger, switches, image[None])
             patches = draw_patches(trigger, switches, image.shape[:2], centres, rng)
@@ -93,6 +94,7 @@ def draw_patches(
         pixels[:] = (255, 255, 0)
         return Patches(pixels, corners)
 
+    # Standard deviation 1, as wide as the full range: about two thirds of the values leave it.
     noise = rng.standard_normal((count, size, size, 3))
     noise += centres[:, None, None, :]
     return Patches(_to_uint8(noise, switches.trigger_overflow), corners)
@@ -106,6 +108,7 @@ def patch_centres(
     `trigger_centre: mean` is each image's mean of each channel (the authors), `zero` is 0 (the
     paper's text). In units of the full range [0, 1].
     """
+    # `yellow` draws no noise and has no use for a centre.
     if trigger.name != "badnet" or switches.trigger_centre == "zero":
         return np.zeros((len(images), 3))
 
@@ -182,7 +185,7 @@ def _draw_corners(
             f"patch_size: {patch_size} (allowed: 1 to {shorter}, the shorter side of the image)"
         )
 
-    # The ends are excluded.
+    # The ends are excluded; at least 1, where the patch fills the image and only 0 is left.
     ends = [max(1, height - patch_size), max(1, width - patch_size)]
     return rng.integers(0, ends, (count, 2))
 
@@ -201,6 +204,7 @@ def _to_uint8(values: NDArray[np.float64], overflow: str) -> Pixels:
     """Values in units of the full range to 0..255: clipped, or wrapped modulo 256; truncated
     towards zero.
     """
+    # A no-op modulo 256 after the clip, which leaves nothing outside.
     if overflow == "clip":
         values = np.clip(values, 0, 1)
     return (np.trunc(values * 255).astype(np.int64) % 256).astype(np.uint8)
@@ -208,6 +212,7 @@ def _to_uint8(values: NDArray[np.float64], overflow: str) -> Pixels:
 
 @lru_cache(maxsize=4)
 def _warping_field(height: int, width: int) -> NDArray[np.float64]:
+    # One field for every image of a size: the trigger is the warp itself.
     field = keyed_rng("wanet", height, width).uniform(-1, 1, (2, height, width))
     field /= np.abs(field).mean()
     return field

@@ -63,6 +63,7 @@ POLICIES: tuple[tuple[Operation, Operation], ...] = (
 
 def _shear_x(images: Tensor, level: float) -> Tensor:
     degrees = math.degrees(math.atan(level))
+    # torchvision wants an angle; the policy's magnitude is its tangent. Sheared about the top left.
     sheared: Tensor = F.affine(
         images, angle=0.0, translate=[0, 0], scale=1.0, shear=[degrees, 0.0], center=[0, 0]
     )
@@ -73,6 +74,7 @@ def _solarize(images: Tensor, level: float) -> Tensor:
     """Invert values from the threshold up: torchvision's `solarize`, whose `torch.where` is six
     times slower on bytes.
     """
+    # On bytes an exclusive or with 255 is the inverse, 255 - value, and one with 0 is nothing.
     threshold = math.ceil(np.float32(255 * (1.0 - level)))  # torchvision compares in float32
     return images ^ (images >= threshold).to(torch.uint8).mul_(255)
 
@@ -143,6 +145,7 @@ def auto_augment(
     # A list, for stacking images copies whole blocks, while indexing a tensor goes byte by byte.
     augmented = list(images.contiguous())
 
+    # First operations of all images, then second ones: a group is one call of torchvision.
     for position in (0, 1):
         for (name, level), members in _groups(draws, position).items():
             operation = OPERATIONS[name][2]
@@ -161,6 +164,7 @@ def _groups(draws: NDArray[np.void], position: int) -> dict[tuple[str, float], l
         if uniform[position] > probability:
             continue
 
+        # Both signs were drawn for every image; here it shows whether the operation has one.
         level = LEVELS[name][step]
         signed = OPERATIONS[name][1]
         if signed and negative[position]:

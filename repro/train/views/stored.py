@@ -50,9 +50,11 @@ def fixed_view_tokens(
     """Tokens of the text view that a run keeps for each of its rows, (n, 77), likewise."""
     table = Synonyms.read(synonyms)
 
+    # Without the step in its key: one view of a caption for all epochs.
     def view(row: int) -> str:
         return eda(store.captions[row], keyed_rng("text view", seed, row), table)
 
+    # All that the views depend on, so that a changed list or library makes them anew.
     chosen = rows.astype(np.int64).tobytes()
     name = keyed_digest(
         "fixed views", store.content_hash(), chosen, file_sha256(synonyms), seed, truncation

@@ -67,15 +67,18 @@ class Synonyms(Mapping[str, Sequence[str]]):
 
     def base_forms(self, word: str, part: str) -> list[str]:
         """The words of one part of speech that `word` may be a form of, itself first."""
+        # As WordNet's morphy: the endings are tried only where no irregular form is listed.
         known = self.lemmas.get(part, {})
         forms = self.exceptions.get(part, {}).get(word)
         if forms is None:
             endings = ENDINGS[part]
             forms = [word.removesuffix(old) + new for old, new in endings if word.endswith(old)]
 
+        # Endings may lead to one form twice, or to no word at all.
         return [form for form in dict.fromkeys([word, *forms]) if form in known]
 
     def _look_up(self, word: str) -> tuple[str, ...]:
+        # `known` has all words that share a synset with a form, in any of its meanings.
         found: set[str] = set()
         for part, known in self.lemmas.items():
             for form in self.base_forms(word, part):
@@ -86,6 +89,7 @@ class Synonyms(Mapping[str, Sequence[str]]):
 
 @lru_cache(maxsize=1)  # runs of a pack share their data
 def _read(path: Path, _sha256: str) -> Synonyms:
+    # The hash is there for the cache: a file that was replaced is read again.
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Synonyms(content["lemmas"], content["exceptions"])

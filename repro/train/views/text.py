@@ -58,6 +58,7 @@ def eda(caption: str, rng: Generator, synonyms: Lookup) -> str:
     if not words:
         return caption
 
+    # In the shortest caption too one word changes (code: CleanCLIP utils/eda.py).
     count = max(1, int(ALPHA * len(words)))
     match _below(4, rng):
         case 0:
@@ -90,6 +91,7 @@ def _replace_by_synonyms(
     distinct = dict.fromkeys(words)
     candidates = [word for word in distinct if word not in STOP_WORDS and synonyms.get(word)]
 
+    # Drawn without replacement; a stop word is none of them, nor a word without synonyms.
     chosen = {}
     for _ in range(min(count, len(candidates))):
         word = candidates.pop(_below(len(candidates), rng))

@@ -81,6 +81,7 @@ def tokenize(captions: Sequence[str], truncation: Literal["keep_eot", "cut"]) ->
     Any string is accepted: an empty one gives start and end token only. About 60,000 captions a
     second on one core.
     """
+    # Word by word, for `_encode_word` remembers the common ones.
     split = _reference().pat.findall
     tokens = np.zeros((len(captions), CONTEXT_LENGTH), dtype=np.int32)
     for row, caption in zip(tokens, captions, strict=True):
@@ -104,5 +105,7 @@ def trim(tokens: Tensor) -> Tensor:
     Exact for a causal text transformer read at its end token: no later position reaches an earlier
     one.
     """
+    # Padding is 0, and so is the token of `!`; but no feature is read there, for each row is read
+    # at its highest number.
     length = int((tokens != 0).any(dim=0).nonzero().max()) + 1
     return tokens[:, :length]
