@@ -160,12 +160,15 @@ def assumed_rates(study: Planned) -> Rates:
     pair_view, wait = {}, {}
     for work in study.works:
         step = study.counts.pair_view(work.kind) / _speed(assumptions, work.spec.precision)
+
+        # Pairs that fit the cache are decoded once; 3 bytes a pixel.
         decoded = 3 * pixels * num_rows(profile, work.spec) <= assumptions.cache_bytes
         views = work.spec.num_views
         host = assumptions.host_seconds.pair(pixels, decoded=decoded, views=views) / views
         pair_view[work.kind] = step
         wait[work.kind] = max(0.0, host / loaders - step)
 
+    # Evaluations take the cleaning runs' precision where they have none of their own.
     precision = profile.evaluate.precision or profile.clean.precision
     return Rates(
         pair_view=pair_view,
@@ -251,6 +254,7 @@ def _disk(study: Planned, devices: int) -> dict[str, Any]:
     pairs = sum(data.num_pairs.values())
     images = study.num_images * assumptions.image_bytes[kind]
     files = pairs * assumptions.pair_bytes[kind] + images
+    # Shards of a webdataset lie in `incoming`; other sources write their pairs into `data`.
     brought = kind == "webdataset"
 
     # Decoded: each set of pairs that fits, and the evaluation images, twice where triggers come
@@ -260,6 +264,7 @@ def _disk(study: Planned, devices: int) -> dict[str, Any]:
     squashed = study.profile.switches.trigger_geometry == "squash"
     decoded += study.num_images * pixels * (2 if squashed else 1)
 
+    # Weights and optimizer state of one model.
     state = study.counts.parameters * STATE_BYTES
     models = len(study.of_stage("pretrain"))
     evaluations = sum(work.evaluations for work in study.works)

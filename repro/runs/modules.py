@@ -58,6 +58,7 @@ class ModuleTree:
         names = [module, *self.source(module).imports.values()]
         for name in names:
             parts = name.split(".")
+            # Importing `a.b.c` runs `a` and `a.b` first.
             for size in range(1, len(parts) + 1):
                 if parts[0] == PACKAGE and self.path(".".join(parts[:size])) is not None:
                     yield ".".join(parts[:size])
@@ -140,6 +141,7 @@ def _targets(node: ast.Assign | ast.AnnAssign) -> list[str]:
     names = []
     for target in targets:
         parts = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
+        # One attribute or item among them makes the whole statement loose.
         if not all(isinstance(part, ast.Name) for part in parts):
             return []
         names += [part.id for part in parts if isinstance(part, ast.Name)]

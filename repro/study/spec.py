@@ -112,6 +112,7 @@ def lenders(study: Study) -> dict[str, dict[str, Variant]]:
             seeds[variant.models] |= set(variant.seeds)
 
     found: dict[str, dict[str, Variant]] = defaultdict(dict)
+    # Only the seeds that are asked for: the owner may train more.
     for label, asked in seeds.items():
         of = owner(label)
         lent = load_study(of).variants[label]

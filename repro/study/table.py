@@ -59,6 +59,7 @@ def _ends(name: str) -> dict[tuple[str, str], dict[int, _End]]:
 
 def _cells(label: str, variant: Variant, cell: str, by_seed: dict[int, _End]) -> list[str]:
     changed = ", ".join(f"`{path}: {value}`" for path, value in variant.overrides.items())
+    # The control changes no value: it differs by its pairs.
     if not changed:
         changed = "-" if variant.poisoned else "no poison"
 

@@ -20,6 +20,7 @@ def variant_folders(study: Study, profile: Profile) -> tuple[Path, Path]:
 
     What the variant leaves as it is lies in the folders of the study's own profile.
     """
+    # A folder of its own, named by its content, only where the variant changes what is in it.
     base = load_profile(study.profile)
     data, poisoned = DATA / base.name, POISONED / base.name
     if data_key(profile) != data_key(base):

@@ -25,6 +25,7 @@ def archive_problem(name: str, root: Path = Path()) -> str | None:
         found = hashlib.md5((root / archive).read_bytes(), usedforsecurity=False).hexdigest()
         return None if found == known else _told(name, f"dvc.lock (MD5 {known}, here {found})")
 
+    # Both are git's own object names, of the file as it is.
     committed = _git(root, "rev-parse", "--verify", "--quiet", f"HEAD:./{archive.as_posix()}")
     found = _git(root, "hash-object", "--no-filters", archive.as_posix())
     if committed and found and committed != found:
@@ -52,6 +53,8 @@ def _locked_md5(name: str, lock: Path) -> str | None:
     stage = re.search(rf"^  study@{re.escape(name)}:\n(.*?)(?=^  \S|\Z)", text, re.M | re.S)
     if stage is None:
         return None
+
+    # Only outputs: the archive could also be named among the dependencies.
     outs = stage[1].partition("\n    outs:\n")[2]
     path = re.escape(archive_of(name).as_posix())
     found = re.search(rf"- path: {path}\n(?:      (?!- ).*\n)*?      md5: ([0-9a-f]{{32}})", outs)

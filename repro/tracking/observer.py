@@ -80,6 +80,7 @@ class FileObserver(FileStorageObserver):
                 self.alive = os.open(Path(str(self.dir), ALIVE), os.O_CREAT | os.O_RDWR, 0o644)
             except OSError as error:
                 self._say(f"no record in {self.basedir} for now", error)
+                # Half a record would take a number and never end.
                 if self.dir:
                     shutil.rmtree(self.dir, ignore_errors=True)
                 self.run_entry = None
@@ -128,6 +129,8 @@ class FileObserver(FileStorageObserver):
                 series["values"] += new["values"]
                 series["steps"] += new["steps"]
                 series["timestamps"] += [time.isoformat() for time in new["timestamps"]]
+
+            # The file holds all points so far: writing it at each would cost quadratic time.
             if time.monotonic() >= self.points_due and self._opened():
                 begin = time.thread_time()
                 self.save_json(self.points, "metrics.json")
@@ -150,6 +153,7 @@ class FileObserver(FileStorageObserver):
         self, name: str, filename: str, metadata: Any = None, content_type: str | None = None
     ) -> None:
         """Copy an artifact into the record."""
+        # Taken off the list once copied; until then each heartbeat tries again.
         self.unsaved[name] = filename
         with self.writing:
             event = super().artifact_event

@@ -123,6 +123,7 @@ def add_default_columns() -> None:
     script = f"const shown = {json.dumps(shown)};\n{code}"
     (build / "static" / "columns.js").write_text(script, encoding="utf-8")
 
+    # Also on a second start, the page names the script once.
     page = (build / "index.html").read_text(encoding="utf-8")
     tag = '<script src="/static/columns.js"></script>'
     if tag not in page:
@@ -176,6 +177,7 @@ def omniboard(port: int = PORT, write: bool = False) -> None:
             records.refresh()
             process = _serve(start, environment)
             try:
+                # A start that answered once is no failure, however it ended.
                 failures = 0 if _attend(process, port, records) else failures + 1
             finally:
                 process.kill()

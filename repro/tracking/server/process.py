@@ -17,6 +17,7 @@ PORT_SECONDS = 2.0
 
 def program(name: str, how_to_get: str) -> str:
     """Path of a program, also where it came from PyPI into this environment."""
+    # The environment's own programs come before those of the system.
     found = shutil.which(
         name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     )
@@ -36,6 +37,7 @@ def require_free(port: int) -> None:
     def free() -> bool:
         nonlocal reason
         with socket.socket() as probe:
+            # As servers do: a port in TIME_WAIT counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((LOOPBACK, port))
