@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# As in repro/spec.py, whose import would bring pydantic with it.
 DATASETS = ("cc3m", "cc6m")
 OBJECTIVES = ("mmcl", "mmcl_ssl")
 TRIGGERS = ("badnet", "blended", "sig", "wanet", "yellow")
@@ -54,6 +55,7 @@ OBJECTIVE = option("--objective", required=True, choices=OBJECTIVES)
 TABLE = option("--table", type=Path, help="Markdown file whose generated block gets the table")
 
 COMMANDS = (
+    # The whole, for whoever wants no more than the report.
     Command(
         "reproduce",
         "run the whole study, data to report, through DVC",
@@ -61,6 +63,7 @@ COMMANDS = (
         "repro.cli.reproduce:reproduce",
         (option("profile", nargs="?", help="for this call only, instead of params.yaml's"),),
     ),
+    # The graph of dvc.yaml calls these, up to `report`; `fetch` comes before it at full scale.
     Command(
         "data",
         "obtain the image-text pairs and evaluation images",
@@ -125,6 +128,7 @@ COMMANDS = (
         "repro.report.build:report_stage",
         (PROFILE,),
     ),
+    # Around the graph: what it will cost, how results vary, what runs have told.
     Command(
         "plan",
         "what a profile costs, before anything runs: runs, EFLOP, hours, disk, energy",
@@ -182,6 +186,7 @@ COMMANDS = (
             option("--write", action="store_true", help="allow notes, tags and deletion"),
         ),
     ),
+    # Models and results of others, held to the same yardstick.
     Command(
         "evaluate",
         "zero-shot accuracy and attack success of a foreign checkpoint, as JSON",
@@ -226,6 +231,7 @@ COMMANDS = (
         "repro.report.replay:replay",
         (option("folder", type=Path), option("--out", type=Path, required=True)),
     ),
+    # What has been made: checked, written into the documents, varied, handed on.
     Command(
         "verify",
         "compute a report again and compare; with --all, hold every file to its hashes",
@@ -275,6 +281,7 @@ COMMANDS = (
         (option("--profile", default="mini"),),
         prints=True,
     ),
+    # A single process of the chain, for a debugger or called by the process above it.
     Command(
         "run-one",
         "train one run in this process, to step through it: python -m pdb -m repro run-one ...",

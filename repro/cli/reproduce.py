@@ -59,14 +59,20 @@ def reproduce(profile: str | None = None) -> int:
     SpecError for a specification, or a state of the folder, with which nothing can run; Stopped
     after a stop signal.
     """
+    # From the Makefile: this call ends with make. What it starts has another parent, so the
+    # variable must not be handed on.
     if PARENT in os.environ:
         die_with_parent(signal.SIGTERM)
         del os.environ[PARENT]
 
+    # A mistake in a specification is told before any file is touched.
     if profile:
         load_profile(profile)
+
     with profile_set(profile or None), lock_file_kept():
         mend_rwlock()
+
+        # `--single-item` runs the stages that are named and follows no dependency to others.
         targets = stage_names(str(read_yaml(PARAMS)["profile"]))
         return run([sys.executable, "-m", "dvc", "repro", "--single-item", *targets])
 
@@ -80,11 +86,13 @@ def profile_set(profile: str | None) -> Iterator[None]:
     LOCK.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{LOCK}: held by another `make reproduce` in this folder; wait for it or stop it"
     with held(LOCK, busy):
+        # What a killed call left swapped goes back first.
         _restore()
         if profile is None:
             yield
             return
 
+        # Saved before it is replaced: there is no moment at which the user's file is nowhere.
         replace_file(SAVED, PARAMS.read_bytes())
         replace_file(PARAMS, SWAPPED.format(profile).encode())
         try:
@@ -98,6 +106,7 @@ def _restore() -> None:
     if not SAVED.exists():
         return
 
+    # As this module wrote it, for whichever profile: nobody has edited it.
     content = PARAMS.read_text(encoding="utf-8") if PARAMS.exists() else ""
     named = re.search(r"^profile: (.*)$", content, re.MULTILINE)
     if named and content == SWAPPED.format(named[1]):
@@ -105,9 +114,12 @@ def _restore() -> None:
         SAVED.unlink()
         return
 
+    # A kill between saving and swapping.
     if SAVED.read_text(encoding="utf-8") == content:
         SAVED.unlink()
         return
+
+    # Edited: the edit stays, and what it replaces is kept beside for the user to compare.
     kept = SAVED.with_name("params.yaml.before")
     SAVED.replace(kept)
     _say(
@@ -131,6 +143,7 @@ def lock_file_kept() -> Iterator[None]:
 
     if LOCK_FILE.exists():
         content = LOCK_FILE.read_bytes()
+        # No copy of ours to put back, as after a plain `dvc repro`: git has one.
         if not content.endswith(b"\n"):
             raise SpecError(
                 f"{LOCK_FILE}: ends in the middle of a line; `git checkout {LOCK_FILE}` brings "
@@ -138,6 +151,7 @@ def lock_file_kept() -> Iterator[None]:
             )
         replace_file(SAVED_LOCK, content)
 
+    # Only where the block ends well; after an exception DVC may have torn the file.
     yield
     SAVED_LOCK.unlink(missing_ok=True)
 
@@ -161,6 +175,7 @@ def mend_rwlock() -> None:
     except ValueError:
         content = None
 
+    # It says only who reads and writes at this moment, so nothing of worth goes with it.
     if not isinstance(content, dict):
         RWLOCK.unlink()
         _say(f"{RWLOCK}: torn by the end of an earlier call; removed, DVC makes it again")
@@ -173,6 +188,8 @@ def stage_names(profile: str) -> list[str]:
     for stage, content in stages.items():
         if stage in APART:
             continue
+
+        # DVC names the cells of a matrix by their values, joined by hyphens.
         axes = content["matrix"].values()
         for values in itertools.product(*axes):
             label = "-".join(values).replace("${profile}", profile)
@@ -187,9 +204,11 @@ def run(command: list[str]) -> int:
     alone. It dies with this process too, however that ends.
     """
     _adopt_orphans()
+
     # Stages call `python`: where no environment is activated, it is this one's.
     path = [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]
     environment = os.environ | {CALLER: str(os.getpid()), "PATH": os.pathsep.join(path)}
+
     process = None
     with stoppable():
         try:
@@ -206,6 +225,8 @@ def run(command: list[str]) -> int:
         finally:
             if process is not None:
                 _end(process)
+
+    # -N from Popen means ended by signal N; a shell tells that as 128 + N.
     return status if status >= 0 else 128 - status
 
 

@@ -2,7 +2,8 @@
 with a debugger.
 
     python -m pdb -m repro run-one pretrain --profile smoke --dataset cc3m --objective mmcl
-    (Pdb) b repro/train/step.py:35
+    (Pdb) import repro.train.step as s
+    (Pdb) b s.training_step
     (Pdb) c
 
 It begins at the first step every time. What it leaves lies in `work/single` and is never published.
@@ -41,6 +42,7 @@ def step_through(
     SpecError names the runs of the cell if `run_id` is none of them, LaunchError an input that is
     not there.
     """
+    # The run as the launcher would make it, but in a folder of its own that is empty at the start.
     spec = _chosen(stage, profile_name, dataset, objective, run_id)
     run = identify(spec, standard_inputs(spec), code_version())
     folder = FOLDER / run.fingerprint
@@ -52,8 +54,11 @@ def step_through(
     if not (FOLDER / "cache").exists():
         (FOLDER / "cache").symlink_to(Path("..") / "cache")
 
+    # What the launcher would set. Loader processes would be out of the debugger's sight.
     os.environ.setdefault(WORKSPACE, REPEATABLE_WORKSPACES[0])
     os.environ.setdefault("REPRO_LOADER_WORKERS", "0")
+
+    # A pack of one run and one rank. `main` is the worker's, called and not started by torchrun.
     pack: PackFile = {
         "runs": [run.fingerprint],
         "work": FOLDER.as_posix(),
@@ -65,6 +70,7 @@ def step_through(
         "in_job": False,
         "grace_seconds": 0.0,
     }
+
     replace_file(FOLDER / "pack.json", json.dumps(pack).encode())
     main(str(FOLDER / "pack.json"))
     return folder
@@ -73,6 +79,7 @@ def step_through(
 def _chosen(
     stage: str, profile_name: str, dataset: Dataset, objective: Objective, run_id: str | None
 ) -> RunSpec:
+    # By id, in the order of the specification; without an id the first is meant.
     expand = pretrain_runs if stage == "pretrain" else clean_runs
     specs = {spec.run_id: spec for spec in expand(load_profile(profile_name), dataset, objective)}
     wanted = run_id or next(iter(specs), None)

