@@ -47,6 +47,7 @@ def calibrate(profile_name: str, seconds: float) -> tuple[Rates, Calibration]:
     Takes about `seconds` of steps and evaluations, start-up besides. RuntimeError with the output
     of a process that failed.
     """
+    # All processes run before the first is waited for.
     places = shared_places()
     running = [_start(profile_name, seconds, place) for place in places]
     speeds = [_speed(process) for process in running]
@@ -92,4 +93,5 @@ def _speed(process: subprocess.Popen[str]) -> Speed:
     output, errors = process.communicate()
     if process.returncode:
         raise RuntimeError(f"calibration ended with status {process.returncode}:\n{errors[-2000:]}")
+    # The result is the last line: libraries may print before it.
     return Speed(**json.loads(output.splitlines()[-1]))

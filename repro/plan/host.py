@@ -45,6 +45,7 @@ def _measure(image_size: int) -> HostCost:
         views = [eda(CAPTION, keyed_rng("plan", number), {}) for number in range(IMAGES)]
         tokenize(views, "cut")
 
+    # Decoding and augmenting are told by the megapixel, text by the caption.
     megapixels = image_size**2 / 1e6
     return HostCost(
         decode=_per_item(lambda: [decode_image(data, image_size) for data in files]) / megapixels,
@@ -64,6 +65,7 @@ def _picture(number: int, side: int) -> bytes:
 
 def _per_item(work: Callable[[], object]) -> float:
     work()
+    # The call before the timed ones fills caches.
     times = []
     for _ in range(ROUNDS):
         begun = time.process_time()

@@ -78,6 +78,7 @@ def wall_seconds(
     cleanings = [work for work in works if work.spec.stage == "clean"]
 
     if side_by_side:
+        # A process each, so each run has a start of its own.
         took_by_run = [rates.start + rates.seconds(work).total for work in pretrainings]
         pretrain = makespan(took_by_run, devices)
     else:
@@ -85,6 +86,7 @@ def wall_seconds(
         for work in pretrainings:
             pretrain += rates.start + rates.seconds(work).total / _ranks(work.spec, devices)
 
+    # A pack starts once for all of its cleaning runs.
     clean = makespan([rates.seconds(work).total for work in cleanings], devices)
     clean += rates.start * packs_per_device(cleanings, devices)
     return {"pretrain": pretrain, "clean": clean}

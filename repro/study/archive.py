@@ -29,12 +29,14 @@ def write_archive(path: Path, runs: Iterable[ArchivedRun]) -> None:
     """Write the runs in the order of stage, cell and run id."""
     lines = []
     for record, rows in sorted(runs, key=lambda item: _place(item[0])):
+        # Columns that name the run stand once, in its record.
         told = set(identity_of(record.spec, record.fingerprint))
         shown = [row.model_dump(mode="json", exclude=told) for row in rows]
         told_run = record.model_dump(mode="json")
         content = {"run": told_run, "rows": shown, "sha256": _line_hash(told_run, shown)}
         lines.append(json.dumps(content) + "\n")
 
+    # No time in the header of gzip: equal runs give equal bytes.
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, gzip.compress("".join(lines).encode(), mtime=0))
 
@@ -101,6 +103,7 @@ def _rows_hash(rows: Iterable[Row]) -> str:
 
 def unpack_run(record: RunRecord, rows: list[Row], folder: Path) -> None:
     """Write an archived run as a published one without bits, unless the folder holds a run."""
+    # The record comes last: a folder that has one is whole.
     if not (folder / RECORD).exists():
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / ROWS, _rows_text(rows))

@@ -75,6 +75,7 @@ def _run_part(name: str, part: Study, whole: Study, models: bool) -> None:
             for label, profile in profiles.items()
             for run in _runs_of(part, label, profile, stage)
         ]
+        # Of the whole study, also where only a part of it is due now.
         kept = [
             run
             for label, variant in whole.variants.items()
@@ -119,6 +120,7 @@ def _inputs(part: Study, profiles: dict[str, Profile]) -> Callable[[RunSpec], di
         from_poisoned = spec.poisoned or spec.stage == "clean"
         found["pairs"] = (poisoned if from_poisoned else data) / spec.dataset
 
+        # A variant without models of its own cleans those that it borrows.
         if "model" in found:
             lent = part.variants[spec.variant].models or spec.variant
             found["model"] = model_dir(spec.model_copy(update={"variant": lent}))

@@ -50,6 +50,7 @@ class Copier(threading.Thread):
                 with connect(self.url) as database:
                     self._copy(database)
             except (TrackingError, PyMongoError) as error:
+                # Once an outage; a round of copies that succeeds ends it.
                 if not self.warned:
                     reason = error if isinstance(error, TrackingError) else type(error).__name__
                     print(f"tracking: copies delayed: {reason}", file=sys.__stderr__)
@@ -60,6 +61,7 @@ class Copier(threading.Thread):
         """Copy until closed and nothing is pending; raises when the server is lost."""
         while not (self.closing and not self.pending):
             begin = time.thread_time()
+            # A copy of the keys: `watch` adds records from another thread.
             for folder in list(self.pending):
                 if self._has_ended(folder, database):
                     self.pending.pop(folder)
