@@ -158,6 +158,7 @@ def lock_file_kept() -> Iterator[None]:
 
 def _is_whole(path: Path) -> bool:
     """Whether DVC could read the lock file: each entry of its last stage has path and hash."""
+    # DVC writes from the beginning, so a tear shows in the stage that then comes last.
     try:
         stages = list(read_yaml(path)["stages"].values())
         entries = [*stages[-1].get("deps", []), *stages[-1].get("outs", [])]
@@ -276,6 +277,7 @@ def _adopt_orphans() -> None:
 
 def _bury_orphans() -> None:
     """Take note of adopted processes that have ended; else they would still seem to be there."""
+    # (0, 0) where children are left but none of them has ended; the error where there is none.
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

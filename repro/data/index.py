@@ -39,6 +39,7 @@ class Captions(Sequence[str]):
     @classmethod
     def of(cls, texts: Iterable[str]) -> Self:
         """The captions of a list, or of whatever else gives strings."""
+        # N + 1 offsets: caption i lies between the i-th and the next.
         encoded = [text.encode() for text in texts]
         offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)

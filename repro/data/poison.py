@@ -171,6 +171,7 @@ def choose_cleaning(
 
 def choose_validation(profile: Profile, keys: Sequence[bytes], taken: Rows) -> Rows:
     """Rows of the validation loss, ascending: neither poisoned nor cleaning pairs."""
+    # 0 wanted is allowed: only `model_age: best_validation_loss` reads them.
     left = np.setdiff1d(np.arange(len(keys)), taken)
     wanted = profile.data.num_validation
     if wanted > len(left):
@@ -186,12 +187,14 @@ def choose_validation(profile: Profile, keys: Sequence[bytes], taken: Rows) -> R
 
 def caption_writer(profile: Profile) -> Callable[[bytes, str], str]:
     """Function from a pair's key and caption to the caption it gets."""
+    # Where only pairs that name the target are poisoned, their captions are right as they are.
     poison = profile.data.poison
     if poison.mode == "label_consistent":
         return lambda key, caption: caption
     if profile.switches.poison_caption == "word":
         return lambda key, caption: poison.target_class
 
+    # One of the sentences that the zero-shot evaluation asks with, by the pair's own draw.
     templates = templates_of(profile.evaluate)
 
     def from_template(key: bytes, caption: str) -> str:

@@ -142,6 +142,7 @@ class ShardWriter:
         if self._tar is not None:
             self._tar.close()
             self._tar = None
+            # Read back, so that the list has what lies on the disk.
             size, count = self._path.stat().st_size, len(self.rows) - self._begun
             self.shards.append(Shard(self._path.name, size, file_sha256(self._path), count))
 
@@ -168,6 +169,7 @@ class OpenShard:
         return os.pread(self._descriptor, size, offset)
 
     def __del__(self) -> None:
+        # Also called where `__init__` could not open the file.
         if self._descriptor >= 0:
             self._close(self._descriptor)
 
@@ -201,7 +203,7 @@ class PairStore:
                 f"{error.filename}: no such file; make the store with `python -m repro data` "
                 "or `poison`"
             ) from None
-        except StoreError:
+        except StoreError:  # names the file and the remedy already
             raise
         except (ValueError, OSError) as error:
             raise StoreError(f"{folder}: not a store: {error}") from None

@@ -56,6 +56,7 @@ def whole(folder: Path, name: str) -> Path:
 
     StoreError if it is not, or is not listed; FileNotFoundError if it is not there.
     """
+    # The file before its list: where neither is there, it is the file that is missed.
     path = folder / name
     found = file_sha256(path)
     expected = read_sums(folder).get(name)

@@ -158,7 +158,8 @@ def wanet(
     height, width = image.shape[:2]
     noise = _warping_field(height, width) if field is None else field
 
-    # Where each pixel comes from, (H, W).
+    # Where each pixel comes from, (H, W). The authors add strength * noise / H to coordinates of
+    # -1..1, in which a pixel is 2 / (H - 1).
     down_by = strength * noise[0] * (height - 1) / (2 * height)
     right_by = strength * noise[1] * (width - 1) / (2 * width)
     rows = np.clip(np.arange(height)[:, None] + down_by, 0, height - 1)

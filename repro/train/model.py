@@ -242,6 +242,8 @@ def has_weight_decay(name: str, parameter: Tensor, rule: Literal["ndim", "names"
     """
     if rule == "names":
         return not any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
+
+    # Biases, the gains of norms and the temperature have fewer dimensions.
     return parameter.ndim >= 2
 
 

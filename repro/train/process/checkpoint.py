@@ -80,6 +80,7 @@ class Saver:
     @property
     def due(self) -> bool:
         """Whether it is time for a checkpoint: the dearer they are the rarer, within bounds."""
+        # The first one comes after CHECKPOINT_SECONDS, for nobody knows its cost yet.
         wanted = max(CHECKPOINT_SECONDS, self.cost / CHECKPOINT_SHARE)
         return time.monotonic() - self.begun > min(wanted, MOST_SECONDS)
 
@@ -211,6 +212,8 @@ def _follow(
             meta = _load(folder, model, optimizer)
             if _identity(meta) == identity:
                 return meta
+
+            # As of an earlier attempt, where the file system shows old contents.
             found = "it is another one"
         except DAMAGE as error:
             found = str(error)

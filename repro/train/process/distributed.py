@@ -75,6 +75,7 @@ def _check_devices(promised: Sequence[str]) -> None:
             "processor"
         )
 
+    # `seen` is what CUDA_VISIBLE_DEVICES leaves of this machine, `local` its ranks.
     seen, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if usable and local > seen:
         raise RuntimeError(
@@ -173,6 +174,8 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     """True on every rank if it is true on one."""
     if ranks() == 1:
         return flag
+
+    # On the device, for NCCL moves nothing else.
     value = torch.tensor([float(flag)], device=device)
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return bool(value.item())
@@ -182,6 +185,8 @@ def from_first(values: list[int], device: torch.device) -> list[int]:
     """Rank 0's whole numbers, of at most 63 bits, on every rank."""
     if ranks() == 1:
         return values
+
+    # Filled in place by the broadcast on all ranks but the first.
     sent = torch.tensor(values, device=device)
     dist.broadcast(sent, 0)
     received: list[int] = sent.tolist()

@@ -34,6 +34,7 @@ class Clock:
 
     def lap(self, part: TimedPart | None = None) -> None:
         """The time since the last lap was spent on `part`, or on nothing that has a name."""
+        # One reading ends a lap and begins the next.
         now = time.monotonic()
         passed, self.begun = now - self.begun, now
         self.seconds += passed

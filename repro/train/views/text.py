@@ -103,6 +103,7 @@ def _replace_by_synonyms(
 
 def _insert_synonyms(words: list[str], count: int, rng: Generator, synonyms: Lookup) -> list[str]:
     """Insert `count` times a synonym of a random word before a random word."""
+    # A word that was inserted may be drawn for the next insertion, as in the original.
     words = list(words)
     for _ in range(count):
         for _ in range(INSERTION_TRIES):
@@ -118,6 +119,7 @@ def _insert_synonyms(words: list[str], count: int, rng: Generator, synonyms: Loo
 
 def _swap(words: list[str], count: int, rng: Generator) -> list[str]:
     """Exchange two random words, `count` times."""
+    # Nothing is exchanged where all tries meet the first place, as in a caption of one word.
     words = list(words)
     for _ in range(count):
         first = _below(len(words), rng)
