@@ -231,7 +231,7 @@ def test_a_browser_shows_list_charts_output_artifacts_and_configuration(
         page.click(f"document.querySelector('[test-attr=cell-row_expander-{done}]')")
         for tab, shown in {
             "Metrics Plot": "[...document.querySelectorAll('.legendtext')].map(item => item.textContent).join() === 'accuracy over epochs'",
-            "Captured Out": "document.body.innerText.includes('step 3, epoch 1.50: zero_shot_top1 0.2500')",
+            "Captured Out": "document.body.innerText.includes('step 2, epoch 1.00: zero_shot_top1 0.2500')",
             "Artifacts": "['spec.json', 'rows.jsonl', 'outcome.json', 'curves.svg'].every(n => document.body.innerText.includes(n))",
             "Source Files": "document.body.innerText.includes('repro/data/poison.py')",
             "Config": "document.body.innerText.includes('fingerprint')",
