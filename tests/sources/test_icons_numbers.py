@@ -81,13 +81,13 @@ def test_the_changes_of_a_scale_make_a_profile(scale):
 
 
 def test_memory_of_a_process_is_sampled_while_it_grows():
-    """Fifty million bytes written for three samples or more."""
+    """Four hundred million bytes written for three samples or more."""
     with memory_of_all() as samples:
         before = max(samples) or own_bytes()
-        block = np.ones(50_000_000, dtype=np.uint8)
+        block = np.ones(400_000_000, dtype=np.uint8)
         time.sleep(0.5)
     assert block.all()
-    assert max(samples) - before > 40_000_000
+    assert max(samples) - before > 100_000_000
 
 
 def own_bytes() -> int:

@@ -148,7 +148,7 @@ def write_three_runs(url: str, index: int) -> None:
     for _ in range(3):
         record(points=30, watch=mirror.watch, profile=f"p{index}", pause=0.05, artifact=index == 0)
     mirror.close()
-    assert not copies.pending
+    assert not mirror.pending
 
 
 @pytest.mark.slow
