@@ -35,11 +35,15 @@ def predict(model: torch.nn.Module, rank: int, ranks: int) -> Predictions:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
     model.eval()
+    # How many threads share a convolution may change its last bit.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.inference_mode():
         mine = [
             (batch, model.encode_image(normalise(images[4 * batch : 4 * batch + 4])))
             for batch in range(rank, IMAGES // 4, ranks)
         ]
+    torch.set_num_threads(threads)
     order = distributed.gather_rows(torch.tensor([batch for batch, _ in mine])).argsort()
     features = torch.cat([features for _, features in mine]).unflatten(0, (-1, 4))
     features = distributed.gather_rows(features)[order].flatten(0, 1)
