@@ -11,19 +11,38 @@ from pathlib import Path
 import repro
 
 LIBRARIES = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy", "pillow", "sacred")
+WRITTEN = (
+    "dvc.lock",
+    "params.yaml",
+    "README.md",
+    "specs/README.md",
+    "docs/findings.md",
+    "results/studies",
+    "report/faults.json",
+)
+"""What our own commands write into files that git tracks: a run does not depend on them.
+
+DVC rewrites dvc.lock after each stage, and `reproduce` swaps params.yaml, whose profile is in every
+run's specification. Were they counted, every run of a fresh clone would seem to be of edited code.
+"""
 
 
 def commit_state() -> tuple[str | None, bool]:
-    """Commit of the checkout and whether tracked files differ from it; (None, False) outside a git
-    checkout.
+    """Commit of the checkout, and whether tracked files that a run may depend on differ from it;
+    (None, False) outside a git checkout.
     """
     git = ["git", "-C", str(Path(repro.__file__).parent)]
+    # From the root of the checkout, wherever below it the package lies.
+    paths = [":/", *(f":(top,exclude){name}" for name in WRITTEN)]
     try:
         commit = subprocess.run(
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
         changes = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+            [*git, "status", "--porcelain", "-uno", "--", *paths],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None, False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+
+from repro.runs.machine import commit_state
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ROOT / "tests" / "faults" / "cases.yaml"
@@ -55,22 +56,13 @@ class FaultTable:
                 for name, count in counts.items()
             ]
             rows.append({**case, "outcome": outcome, "tests": tests})
-        commit, changed = (
-            _git("rev-parse", "HEAD"),
-            _git("status", "--porcelain", "-uno", "--", ".", ":(exclude)report/faults.json"),
-        )
+        commit, dirty = commit_state()
         content = {
-            "commit": commit or None,
-            "dirty": bool(changed),
+            "commit": commit,
+            "dirty": dirty,
             "date": datetime.now(UTC).date().isoformat(),
             "python": platform.python_version(),
             "memory_cap_bytes": table["memory_cap_bytes"],
             "cases": rows,
         }
         self.path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", *arguments], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
