@@ -328,6 +328,8 @@ class PretrainSpec(Spec):
     model: ModelSpec
     optimizer: Optimizer
     objectives: dict[Objective, Schedule]
+    ssl_weight: Weight
+    """Factor on the SSL term where the objective has one (paper Sec. 3: 1)."""
     model_age: dict[Dataset, dict[Objective, ModelAge]]
     """Training stops at a given epoch, though the schedule is the full one (the authors cleaned
     CC6M models of epochs 21 and 36 of 64)."""
@@ -473,6 +475,8 @@ class RunSpec(Spec):
     """`last` in cleaning."""
     mitigation: Mitigation | None
     """None in pre-training."""
+    ssl_weight: Weight | None
+    """Factor on the SSL term in pre-training; None in cleaning, where `mitigation` tells it."""
     views: Views
     precision: Literal["fp32", "tf32", "bf16"]
     compile: bool
@@ -529,13 +533,16 @@ class RunSpec(Spec):
     @property
     def loss_weights(self) -> dict[str, float]:
         """Weights of the loss terms, `{"mmcl": ..., "ssl": ..., "clusters": ...}`."""
+        ssl_weight, cluster_weight = self.ssl_weight, 0.0
+        if self.mitigation is not None:
+            ssl_weight = self.mitigation.ssl_weight
+            cluster_weight = self.mitigation.cluster_weight if self.mitigation.clusters else 0.0
+
         weights = LOSS_WEIGHTS[self.loss]
-        if self.mitigation is None:
-            return weights | {"clusters": 0.0}
         return {
             "mmcl": weights["mmcl"],
-            "ssl": weights["ssl"] * self.mitigation.ssl_weight,
-            "clusters": self.mitigation.cluster_weight if self.mitigation.clusters else 0.0,
+            "ssl": weights["ssl"] * (1.0 if ssl_weight is None else ssl_weight),
+            "clusters": cluster_weight,
         }
 
 

@@ -233,7 +233,7 @@ def test_a_browser_shows_list_charts_output_artifacts_and_configuration(
             "Metrics Plot": "[...document.querySelectorAll('.legendtext')].map(item => item.textContent).join() === 'accuracy over epochs'",
             "Captured Out": "document.body.innerText.includes('step 2, epoch 1.00: zero_shot_top1 0.2500')",
             "Artifacts": "['spec.json', 'rows.jsonl', 'outcome.json', 'curves.svg'].every(n => document.body.innerText.includes(n))",
-            "Source Files": "document.body.innerText.includes('repro/ledger.py')",
+            "Source Files": "document.body.innerText.includes('repro/data/images.py')",
             "Config": "document.body.innerText.includes('fingerprint')",
         }.items():
             open_tab(page, tab)

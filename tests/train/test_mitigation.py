@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from repro.data.sums import hash_folder
-from repro.profile import clean_runs, load_profile
+from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.spec import Mitigation
 from repro.train.model import build_model, shrink_and_perturb
 from repro.worker import _rows
@@ -37,6 +37,16 @@ def test_loss_weights_follow_the_mitigation() -> None:
     weights = {run.loss: run.loss_weights for run in clean_runs(profile)}
     assert weights["mmcl"] == {"mmcl": 1.0, "ssl": 0.0, "clusters": 5.0}
     assert weights["mmcl_ssl"] == {"mmcl": 1.0, "ssl": 4.0, "clusters": 5.0}
+
+
+def test_the_weight_of_pretraining_is_its_own_and_zero_of_it_needs_no_second_view() -> None:
+    """The loss of a pre-training with the SSL term at 0 is that of MMCL, at no more cost."""
+    for weight, views in ((1.0, 2), (0.25, 2), (0.0, 1)):
+        profile = load_profile("smoke", overrides={"pretrain.ssl_weight": weight})
+        run = next(run for run in pretrain_runs(profile) if run.loss == "mmcl_ssl")
+        assert run.loss_weights == {"mmcl": 1.0, "ssl": weight, "clusters": 0.0}
+        assert run.num_views == views
+        assert {clean.loss_weights["ssl"] for clean in clean_runs(profile)} == {0.0, 1.0}
 
 
 def test_shrinking_scales_every_weight_and_perturbing_adds_noise_of_the_given_deviation() -> None:
