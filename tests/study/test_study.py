@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from repro.ledger import LedgerError
-from repro.profile import load_profile, pretrain_runs
+from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.layout import results_dir
 from repro.runs.published import read_results
 from repro.spec import RunSpec, SpecError
@@ -38,9 +38,9 @@ def test_every_variant_of_a_study_is_a_profile(name: str) -> None:
 
 
 def test_a_variant_changes_the_field_it_names_and_its_data_folder() -> None:
-    loaded = load_study("settings")
-    base = varied(loaded, loaded.variants["default"])
-    larger = loaded.variants["default"].model_copy(
+    loaded = load_study("starts")
+    base = varied(loaded, loaded.variants["start"])
+    larger = loaded.variants["start"].model_copy(
         update={"overrides": {"data.poison.trigger.patch_size": 8}}
     )
     changed = varied(loaded, larger)
@@ -50,8 +50,8 @@ def test_a_variant_changes_the_field_it_names_and_its_data_folder() -> None:
 
 
 def test_an_override_of_a_field_that_does_not_exist_is_refused() -> None:
-    loaded = load_study("settings")
-    wrong = loaded.variants["default"].model_copy(update={"overrides": {"data.poison.patch": 8}})
+    loaded = load_study("starts")
+    wrong = loaded.variants["start"].model_copy(update={"overrides": {"data.poison.patch": 8}})
     with pytest.raises(SpecError, match=r"poison\.patch: no such field to override"):
         varied(loaded, wrong)
 
@@ -60,19 +60,17 @@ def test_the_table_gives_every_seed_and_the_lowest_rate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two seeds of one variant: accuracy 25% and 50%, ASR 75% and 100%, on the fixture's images."""
-    loaded = load_study("settings")
-    variant = loaded.variants["default"].model_copy(update={"seeds": [0, 1]})
-    runs = pretrain_runs(varied(loaded, variant), "cc6m", "mmcl", variant="default")
+    loaded = load_study("starts")
+    variant = loaded.variants["start"].model_copy(update={"seeds": [0, 1]})
+    runs = pretrain_runs(varied(loaded, variant), "cc6m", "mmcl", variant="start")
     for run, outcome in zip(runs, [(0.25, 0.75), (0.5, 1.0)], strict=True):
         write_run(tmp_path, run, [(0.0, 0.0), outcome])
-    archive = tmp_path / "settings.jsonl.gz"
+    archive = tmp_path / "starts.jsonl.gz"
     write_archive(
         archive, ((record, rows) for _, record, rows in read_results(tmp_path / "results"))
     )
     monkeypatch.setattr(table_module, "archive_of", lambda name: archive)
-    line = next(
-        line for line in outcome_table("settings").splitlines() if line.startswith("| default")
-    )
+    line = next(line for line in outcome_table("starts").splitlines() if line.startswith("| start"))
     assert "| cc6m-mmcl | 0, 1 | 25.0 / 50.0 |" in line
     rates = [float(text) for text in line.split("|")[6].split("/")]
     assert (
@@ -80,6 +78,37 @@ def test_the_table_gives_every_seed_and_the_lowest_rate(
         and rates[1] == 100
         and line.split("|")[7].strip() == f"{min(rates):.1f}"
     )
+
+
+def test_the_table_of_cleaning_gives_the_best_at_the_cap_and_what_it_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the higher rate the second evaluation reaches the cap at a quarter of the accuracy lost,
+    and the last one is worse; at the lower rate none does.
+    """
+    loaded = load_study("regime")
+    label, variant = next(iter(loaded.variants.items()))
+    profile = varied(loaded, variant.model_copy(update={"seeds": [0]}))
+    runs = clean_runs(profile, "cc6m", "mmcl", variant=label)
+    rates = sorted({run.schedule.learning_rate for run in runs})
+    for run in runs:
+        if run.clean_size == "100k" and run.loss == "mmcl_ssl":
+            last = (0.25, 0.0) if run.schedule.learning_rate == rates[-1] else (0.4, 0.5)
+            middle = (0.3, 0.02) if last[1] == 0 else (0.39, 0.6)
+            write_run(tmp_path, run, [(0.4, 0.9), middle, last])
+    archive = tmp_path / "regime.jsonl.gz"
+    write_archive(
+        archive, ((record, rows) for _, record, rows in read_results(tmp_path / "results"))
+    )
+    monkeypatch.setattr(table_module, "archive_of", lambda name: archive)
+
+    lines = [line for line in outcome_table("regime").splitlines() if f"| {label} |" in line]
+    assert len(lines) == len(rates)
+    first, *_, last = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+    assert first[6] == f"{rates[0]:g}" and first[9] == "none"
+    assert last[6] == f"{rates[-1]:g}" and last[8].startswith("40.0 / ")
+    assert last[9].startswith("30.0 / ") and last[9].endswith("(25.0%)")
+    assert last[10].startswith("25.0 / 0.0")
 
 
 def test_an_archive_gives_back_every_run_and_row_and_equal_runs_give_equal_bytes(
@@ -114,7 +143,7 @@ def test_a_study_goes_on_from_its_archive(
     def run_all(
         specs: list[RunSpec], inputs: object, results: Path, kept: list[RunSpec], models: bool
     ) -> None:
-        assert {spec.seed for spec in kept} == {0, 1, 2}
+        assert {spec.seed for spec in kept} == {10, 11, 12, 13, 14}
         for spec in specs:
             if not (results_dir(spec, results) / spec.run_id / "run.json").exists():
                 asked.append(spec.run_id)
@@ -157,7 +186,9 @@ def test_a_lender_that_trains_again_leaves_its_archive_alone(
     monkeypatch.setattr(study_run, "run_all", run_all)
     Path("specs").symlink_to(root / "specs")
     spec, *_ = pretrain_runs(
-        varied(load_study("seeds"), load_study("seeds").variants["default"]), variant="default"
+        varied(load_study("seeds"), load_study("seeds").variants["default"]),
+        "cc6m",
+        variant="default",
     )
     write_run(tmp_path, spec, [(0.25, 0.75)])
     write_archive(
@@ -165,10 +196,10 @@ def test_a_lender_that_trains_again_leaves_its_archive_alone(
         [(record, rows) for _, record, rows in read_results(Path("results/mini"))],
     )
     before = archive_of("seeds").read_bytes()
-    study_run.run_study("rounding")
+    study_run.run_study("cleaning")
     (retrained,) = {rows[-1].accuracy for _, _, rows in read_results(Path("work/studies/seeds"))}
     assert retrained == pytest.approx(0.5, abs=0.02) and archive_of("seeds").read_bytes() == before
-    assert read_archive(archive_of("rounding")) != []
+    assert read_archive(archive_of("cleaning")) != []
 
 
 def test_a_damaged_archive_names_its_line(tmp_path: Path) -> None:
@@ -189,11 +220,11 @@ def test_models_of_a_variant_are_trained_by_one_study() -> None:
 
 def test_a_lender_trains_the_seeds_that_are_asked_for() -> None:
     borrower = load_study("control")
-    small = borrower.variants["default"].model_copy(update={"seeds": [2]})
+    small = borrower.variants["default"].model_copy(update={"seeds": [12]})
     asked = lenders(borrower.model_copy(update={"variants": {"default": small}}))
     assert {
         of: {name: variant.seeds for name, variant in lent.items()} for of, lent in asked.items()
-    } == {"seeds": {"default": [2]}}
+    } == {"seeds": {"default": [12]}}
 
 
 def test_every_lent_variant_is_of_the_same_kind_and_covers_the_borrowers_seeds() -> None:
