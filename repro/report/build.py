@@ -24,6 +24,7 @@ from repro.report.numbers.evidence import Evidence, read_evidence
 from repro.report.pages import curves, latex
 from repro.report.pages.drawing import Drawn
 from repro.report.pages.html import index_page, runs_page
+from repro.report.pages.links import record_anchors
 from repro.report.pages.sacred import SacredRun, read_records
 from repro.report.schema.document import finite
 
@@ -87,7 +88,8 @@ def build(
     names = [*files, INDEX]
     if latex_too and latex.compile_pdf(out, document):
         names.append(PDF)
-    page = web_page(document, digest, drawn, material.gallery, names)
+    records_page = files.get(RUNS, b"").decode()
+    page = web_page(document, digest, drawn, material.gallery, names, records_page)
     _write(out, {INDEX: page})
 
     # Last, over what was written: a build that is cut short leaves old sums or none.
@@ -108,15 +110,17 @@ def web_page(
     drawn: Mapping[str, Drawn],
     gallery: Mapping[str, Any],
     names: Iterable[str],
+    records_page: str,
 ) -> bytes:
-    """index.html, of a folder that holds files of these names."""
+    """index.html, of a folder that holds files of these names; `records_page` is its runs.html."""
     pictures = {name: drawing.svg for name, drawing in drawn.items()}
     layouts = {name: drawing.layout for name, drawing in drawn.items()}
 
     # Only what is there is linked to, so a folder without TeX has no dead link.
     there = set(names)
     links = [name for name in LINKED if name in there]
-    return index_page(document, digest, pictures, layouts, gallery, links).encode()
+    records = record_anchors(records_page)
+    return index_page(document, digest, pictures, layouts, gallery, links, records).encode()
 
 
 def paper_files(

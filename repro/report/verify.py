@@ -35,6 +35,7 @@ from repro.report.numbers.evidence import Evidence, read_evidence
 from repro.report.pages import curves
 from repro.report.pages.findings import stale_findings
 from repro.report.pages.html import runs_page
+from repro.report.pages.links import broken_links
 from repro.report.pages.sacred import read_records
 from repro.report.replay import MATERIAL, NAME, replay_evidence
 from repro.spec import SpecError
@@ -88,8 +89,9 @@ def _found(folder: Path, document: dict[str, Any], content: bytes) -> list[str]:
     digest = hashlib.sha256(content).hexdigest()
     names = expected_files(folder, expected)
     # Pages of a document that is wrong itself would only say the same again.
-    made = {} if found else made_again(names, document, digest, material)
+    made = {} if found else made_again(folder, names, document, digest, material)
     found += page_differences(folder, names, digest, made)
+    found += dead_links(folder, names)
 
     # docs/findings.md is made from the same archives, and stands outside of the folder.
     if expected["studies"]:
@@ -169,16 +171,17 @@ def expected_files(folder: Path, document: dict[str, Any]) -> list[str]:
     return names
 
 
+def dead_links(folder: Path, names: list[str]) -> list[str]:
+    """A line for each internal link of the report's HTML pages that has no target."""
+    pages = [name for name in names if name.endswith(".html") and (folder / name).is_file()]
+    return list(broken_links({name: _text(folder / name) for name in pages}, names))
+
+
 def made_again(
-    names: list[str], document: dict[str, Any], digest: str, material: Material
+    folder: Path, names: list[str], document: dict[str, Any], digest: str, material: Material
 ) -> dict[str, bytes]:
     """The pages of these names, made from the document; runs.html only if the records are here."""
-    # By the functions that `build` uses, so that equal documents give equal bytes.
-    drawn = curves.draw_all(document)
-    made = {INDEX: web_page(document, digest, drawn, material.gallery, names)}
-    if "report.tex" in names:
-        made |= paper_files(document, digest, drawn)
-
+    made = {}
     # Sacred's records are not part of a release, so runs.html cannot be made again everywhere.
     records = Path("sacred") / document["profile"]
     if RUNS in names and records.is_dir():
@@ -186,6 +189,15 @@ def made_again(
     elif RUNS in names:
         note = f"verify: {records} is not here; {RUNS} is compared by its hash only"
         print(note, file=sys.stderr)
+
+    # The page links to the records that runs.html has.
+    records_page = made[RUNS].decode() if RUNS in made else _text(folder / RUNS)
+
+    # By the functions that `build` uses, so that equal documents give equal bytes.
+    drawn = curves.draw_all(document)
+    made[INDEX] = web_page(document, digest, drawn, material.gallery, names, records_page)
+    if "report.tex" in names:
+        made |= paper_files(document, digest, drawn)
     return made
 
 

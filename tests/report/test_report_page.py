@@ -136,7 +136,7 @@ def test_ten_thousand_points_open_and_react_without_delay(
     layouts = {name: drawing.layout for name, drawing in drawn.items()}
     pictures = {name: drawing.svg for name, drawing in drawn.items()}
     path = tmp_path / "large.html"
-    path.write_text(index_page(document, "0" * 64, pictures, layouts, {}, []))
+    path.write_text(index_page(document, "0" * 64, pictures, layouts, {}, [], {}))
     begin = time.monotonic()
     visit(chromium, path)
     opened = time.monotonic() - begin

@@ -160,7 +160,7 @@ def pages(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Pages:
         (folder / "SHA256SUMS").write_text(checksums(folder, names))
         evidence = read_evidence(load_profile("mini"))
         digest = hashlib.sha256(REPORT.read_bytes()).hexdigest()
-        made = made_again(names, document, digest, read_material(evidence, Path()))
+        made = made_again(folder, names, document, digest, read_material(evidence, Path()))
     return Pages(root / folder, names, digest, made)
 
 

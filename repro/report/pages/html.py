@@ -59,11 +59,13 @@ def index_page(
     layouts: Mapping[str, Any],
     gallery: Mapping[str, Any],
     links: Sequence[str],
+    records: Mapping[str, str],
 ) -> str:
     """index.html.
 
     `digest` is the SHA-256 of report.json; `pictures` are trusted SVG of our own making, everything
-    else is escaped; `links` are the files beside the page that it links to.
+    else is escaped; `links` are the files beside the page that it links to; `records` has the
+    fingerprint of each record on runs.html, by its anchor.
     """
     # A template names a number by its path, so a page cannot show one that report.json lacks.
     pages = _environment()
@@ -89,7 +91,7 @@ def index_page(
         has_authors=bool(document["authors_files"]),
         replayed=not document["runs"] and bool(document["authors_files"]),
         anchors={run: f"run-{index}" for index, run in enumerate(document["runs"])},
-        sacred_anchors=prepared.sacred_anchors(document) if "runs.html" in links else {},
+        sacred_anchors=prepared.sacred_anchors(document, records),
         losses=LOSSES,
         sizes=SIZES,
         measures=MEASURES,

@@ -201,16 +201,24 @@ def run_text(run: str) -> str:
     return parts[-1]
 
 
-def sacred_anchors(document: dict[str, Any]) -> dict[str, str]:
-    """Where runs.html shows the Sacred record of a run: the anchor, by the record's name."""
-    # Records are named `<profile>/<number>`, and runs.html shows those of one profile.
-    profile = document["profile"]
-    records = {run["sacred"] for run in document["runs"].values() if run["sacred"]}
-    return {
-        record: f"run-{record.rpartition('/')[2]}"
-        for record in records
-        if record.startswith(f"{profile}/")
-    }
+def is_of_profile(run: str, document: Mapping[str, Any]) -> bool:
+    """Whether the run of this folder is of the profile's own results, not of an archive."""
+    return run.startswith(f"results/{document['profile']}/")
+
+
+def sacred_anchors(document: Mapping[str, Any], records: Mapping[str, str]) -> dict[str, str]:
+    """Where runs.html shows the Sacred record of a run: the anchor, by the run's folder.
+
+    `records` has the fingerprint of each record on runs.html, by its anchor.
+    """
+    # Each machine counts its records from 1. So the number in an archived run, or in a result from
+    # elsewhere, may be that of another run here: the fingerprint decides.
+    anchors = {}
+    for folder, run in document["runs"].items():
+        anchor = f"run-{(run['sacred'] or '').rpartition('/')[2]}"
+        if is_of_profile(folder, document) and records.get(anchor) == run["fingerprint"]:
+            anchors[folder] = anchor
+    return anchors
 
 
 def seed_note(note: str | None) -> str:

@@ -52,6 +52,8 @@ class SacredRun:
 
     id: str
     problem: str = ""
+    fingerprint: str | None = None
+    """Of the run that the record is of."""
     experiment: str = ""
     status: str = ""
     start: str = ""
@@ -144,6 +146,7 @@ def _read(path: Path) -> SacredRun:
 
     return SacredRun(
         id=path.name,
+        fingerprint=texts["fingerprint"],
         experiment=texts["experiment"] or "",
         status=texts["status"] or "",
         start=texts["start"] or "",
@@ -169,6 +172,7 @@ def _texts(run: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str |
     # A damaged record may hold anything. What is no text here would break the template later, and
     # without saying which record it was.
     shown = {
+        "fingerprint": config.get("fingerprint"),
         "dataset": config.get("dataset"),
         "objective": config.get("pretrain_objective"),
         "size": config.get("clean_size"),
