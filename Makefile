@@ -3,14 +3,17 @@
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: reproduce test bench gpu-check lint omniboard publish setup help
+.PHONY: reproduce test bench faults gpu-check lint omniboard publish setup help
 
 # Through the environment, so that no shell reads what is in it.
 export PROFILE ?=
 ACTIVATE := source .venv/bin/activate
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
+	@sed -nE 's/^([^[:space:]:#]+):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+.DEFAULT: # any word that is no target
+	$(error no target '$@': `make` alone lists them)
 
 reproduce: setup ## the whole study, data to report, at params.yaml's profile or PROFILE
 	@$(ACTIVATE) && REPRO_PARENT=$$PPID exec python -m repro reproduce "$$PROFILE"
@@ -25,7 +28,9 @@ faults: setup ## kills, full disks, hostile files; writes the outcomes that the 
 	@$(ACTIVATE) && exec python -m pytest -m faults --fault-table=report/faults.json
 
 gpu-check: ## what a GPU must show before days of it are spent, ten minutes; needs torch, not all of setup
-	@$(if $(wildcard .venv/bin/activate),$(ACTIVATE) &&) exec python3 -m repro.check
+	@$(if $(wildcard .venv/bin/activate),$(ACTIVATE);) python3 -c "from importlib.util import find_spec as f; exit(not f('torch'))" \
+	    || { echo 'gpu-check: python3 has no package torch: `make setup`, or install torch, and call again' >&2; exit 2; }; \
+	    exec python3 -m repro.check
 
 lint: setup ## style and types
 	@$(ACTIVATE) && ruff check . && ruff format --check . && mypy

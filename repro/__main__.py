@@ -6,7 +6,6 @@ signal: stopped.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import signal
@@ -14,7 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from repro.cli.commands import COMMANDS, Command
+from repro.cli.calls import USAGE, WrongCall, missing_package, parsed
+from repro.cli.commands import Command
 from repro.runs.signals import (
     Stopped,
     end_with_caller,
@@ -24,28 +24,16 @@ from repro.runs.signals import (
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All sub-commands; nothing heavy is imported to parse."""
-    parser = argparse.ArgumentParser(prog="repro", description="The replication, step by step.")
-    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        added = parsers.add_parser(
-            command.name,
-            help=command.help,
-            description=command.help,
-            epilog=f"example: python -m repro {command.example}",
-        )
-        added.set_defaults(chosen=command)
-        for each in command.options:
-            added.add_argument(each.name, **each.keywords)
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; what went wrong becomes one message on standard error."""
     # Modules load inside, which can take seconds; `stoppable` takes over while the command runs.
     with leaving_at_once():
-        arguments = build_parser().parse_args(argv)
+        try:
+            arguments = parsed(argv)
+        except WrongCall as wrong:
+            print(f"repro: {wrong}", file=sys.stderr)
+            return USAGE
+
         end_with_caller()
         command: Command = arguments.chosen
         try:
@@ -72,6 +60,11 @@ def load(name: str) -> Callable[..., Any]:
 
 def report(error: Exception) -> int:
     """Say in one message what is wrong; exit status. An unforeseen error is raised again."""
+    # First, for what is imported below would be missing too.
+    if isinstance(error, ModuleNotFoundError) and (wrong := missing_package(error)):
+        print(f"repro: {wrong}", file=sys.stderr)
+        return USAGE
+
     # Not at the top: these bring numpy and pydantic, which parsing does without.
     from repro.ledger import LedgerError
     from repro.spec import SpecError
@@ -79,7 +72,7 @@ def report(error: Exception) -> int:
     # Before the others, for it is a ValueError too.
     if isinstance(error, SpecError):
         print(f"repro: {error}", file=sys.stderr)
-        return 2
+        return USAGE
     if isinstance(error, LedgerError | OSError | RuntimeError | ValueError):
         print(f"repro: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -23,6 +23,8 @@ class Option:
 
     name: str
     keywords: dict[str, Any]
+    names: str = ""
+    """Glob of the folders or files whose names are allowed, from the project's folder."""
 
     @property
     def dest(self) -> str:
@@ -42,14 +44,22 @@ class Command:
     options: tuple[Option, ...]
     prints: bool = False
     """Whether what the function returns is printed, a table as JSON."""
+    needs: tuple[str, ...] = ("specs",)
+    """Folders of which one must be in the working folder; none where any folder will do."""
 
 
-def option(name: str, **keywords: Any) -> Option:
+def option(name: str, *, names: str = "", **keywords: Any) -> Option:
     """An `Option`, written as a call of argparse would be."""
-    return Option(name, keywords)
+    return Option(name, keywords, names)
 
 
-PROFILE = option("--profile", required=True, help="a folder of specs/: smoke, mini, paper")
+PROFILES = "specs/*/data.yaml"
+STUDIES = "specs/studies/*.yaml"
+RECORDED = ("specs", "sacred")
+"""Either shows that records of runs belong here."""
+PROFILE = option(
+    "--profile", names=PROFILES, required=True, help="a folder of specs/: smoke, mini, paper"
+)
 DATASET = option("--dataset", required=True, choices=DATASETS)
 OBJECTIVE = option("--objective", required=True, choices=OBJECTIVES)
 TABLE = option("--table", type=Path, help="Markdown file whose generated block gets the table")
@@ -61,7 +71,14 @@ COMMANDS = (
         "run the whole study, data to report, through DVC",
         "reproduce smoke",
         "repro.cli.reproduce:reproduce",
-        (option("profile", nargs="?", help="for this call only, instead of params.yaml's"),),
+        (
+            option(
+                "profile",
+                names=PROFILES,
+                nargs="?",
+                help="for this call only, instead of params.yaml's",
+            ),
+        ),
     ),
     # The graph of dvc.yaml calls these, up to `report`; `fetch` comes before it at full scale.
     Command(
@@ -83,7 +100,12 @@ COMMANDS = (
                 type=Path,
                 help="the published tsv; without it, the mirror in specs/mirrors.yaml",
             ),
-            option("--profile", default="paper", help="whose folder and image size to use"),
+            option(
+                "--profile",
+                names=PROFILES,
+                default="paper",
+                help="whose folder and image size to use",
+            ),
             option(
                 "--processes",
                 type=int,
@@ -160,7 +182,7 @@ COMMANDS = (
         "run a study of specs/studies and print its table",
         "study seeds",
         "repro.study.run:study_command",
-        (option("name", help="a file of specs/studies, without .yaml"), TABLE),
+        (option("name", names=STUDIES, help="a file of specs/studies, without .yaml"), TABLE),
     ),
     Command(
         "tracking",
@@ -175,6 +197,7 @@ COMMANDS = (
             option("file", type=Path, nargs="?", help="where dump writes and restore reads"),
             option("--port", type=int, default=27117, help="of the embedded server (up)"),
         ),
+        needs=RECORDED,
     ),
     Command(
         "omniboard",
@@ -185,6 +208,7 @@ COMMANDS = (
             option("--port", type=int, default=9000),
             option("--write", action="store_true", help="allow notes, tags and deletion"),
         ),
+        needs=RECORDED,
     ),
     # Models and results of others, held to the same yardstick.
     Command(
@@ -213,7 +237,12 @@ COMMANDS = (
                 default=0.6,
                 help="with wanet: factor on the field (CleanCLIP: 1)",
             ),
-            option("--profile", default="paper", help="whose model, prompts and image size to use"),
+            option(
+                "--profile",
+                names=PROFILES,
+                default="paper",
+                help="whose model, prompts and image size to use",
+            ),
             option(
                 "--protocol",
                 choices=PROTOCOLS,
@@ -240,7 +269,11 @@ COMMANDS = (
         (
             option("report", type=Path, nargs="?", help="a report.json"),
             option("--all", action="store_true", help="also data, pairs, models and results"),
-            option("--profile", help="whose report or files; without it, that of params.yaml"),
+            option(
+                "--profile",
+                names=PROFILES,
+                help="whose report or files; without it, that of params.yaml",
+            ),
         ),
     ),
     Command(
@@ -248,14 +281,14 @@ COMMANDS = (
         "write docs/findings.md from the results of the studies",
         "findings",
         "repro.report.pages.findings:write_findings",
-        (option("--profile", default="mini", help="whose studies to tell about"),),
+        (option("--profile", names=PROFILES, default="mini", help="whose studies to tell about"),),
     ),
     Command(
         "readme",
         "write the generated tables of README.md and specs/README.md",
         "readme",
         "repro.report.pages.readme:write_blocks",
-        (option("--profile", default="mini", help="whose report to read"),),
+        (option("--profile", names=PROFILES, default="mini", help="whose report to read"),),
     ),
     Command(
         "derive",
@@ -263,7 +296,7 @@ COMMANDS = (
         "derive paper rehearsal specs/rehearsal.yaml",
         "repro.study.derive:derive",
         (
-            option("base"),
+            option("base", names=PROFILES),
             option("name"),
             option(
                 "overrides",
@@ -278,7 +311,7 @@ COMMANDS = (
         "build the folder to upload: report, ledger, metadata",
         "publish --profile mini",
         "repro.report.release:release",
-        (option("--profile", default="mini"),),
+        (option("--profile", names=PROFILES, default="mini"),),
         prints=True,
     ),
     # A single process of the chain, for a debugger or called by the process above it.
@@ -302,5 +335,6 @@ COMMANDS = (
         "run-pack work/packs/0123456789abcdef.1.json",
         "repro.launch.pack:run_pack",
         (option("pack", type=Path),),
+        needs=(),
     ),
 )

@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from repro.cli.calls import require_package
 from repro.events import PARENT, die_with_parent
 from repro.files import held, replace_file
 from repro.profile import load_profile, read_yaml
@@ -65,7 +66,8 @@ def reproduce(profile: str | None = None) -> int:
         die_with_parent(signal.SIGTERM)
         del os.environ[PARENT]
 
-    # A mistake in a specification is told before any file is touched.
+    # What is missing or mistaken is told before any file is touched.
+    require_package("dvc")
     if profile:
         load_profile(profile)
 
@@ -73,7 +75,7 @@ def reproduce(profile: str | None = None) -> int:
         mend_rwlock()
 
         # `--single-item` runs the stages that are named and follows no dependency to others.
-        targets = stage_names(str(read_yaml(PARAMS)["profile"]))
+        targets = stage_names(named_profile())
         return run([sys.executable, "-m", "dvc", "repro", "--single-item", *targets])
 
 
@@ -180,6 +182,17 @@ def mend_rwlock() -> None:
     if not isinstance(content, dict):
         RWLOCK.unlink()
         _say(f"{RWLOCK}: torn by the end of an earlier call; removed, DVC makes it again")
+
+
+def named_profile() -> str:
+    """The profile that params.yaml names; SpecError if it is none of specs/."""
+    content = read_yaml(PARAMS)
+    name = content.get("profile") if isinstance(content, dict) else None
+    try:
+        load_profile(str(name))
+    except SpecError as error:
+        raise SpecError(f"{PARAMS}: {error}") from None
+    return str(name)
 
 
 def stage_names(profile: str) -> list[str]:

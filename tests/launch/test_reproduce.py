@@ -276,9 +276,11 @@ def wait_for(path: Path) -> None:
 def test_a_stop_while_modules_load_is_one_line(here: Path, number: signal.Signals) -> None:
     """Whatever library is at it, no traceback comes out of it."""
     Path("slow.py").write_text("open('loading', 'w').close()\nimport time\ntime.sleep(60)\n")
+    Path("specs/smoke").mkdir(parents=True)
+    Path("specs/smoke/data.yaml").touch()
     code = (
-        "import sys, repro.__main__ as m\n"
-        "m.COMMANDS[1].__dict__['function'] = 'slow:never'\n"
+        "import sys, repro.__main__ as m\nfrom repro.cli.commands import COMMANDS\n"
+        "COMMANDS[1].__dict__['function'] = 'slow:never'\n"
         "sys.exit(m.main(['data', '--profile', 'smoke']))\n"
     )
     path = environment_here()

@@ -33,7 +33,7 @@ def loaded_by(statement: str, root: Path) -> set[str]:
 
 def test_the_command_line_starts_without_heavy_packages(root: Path) -> None:
     statement = (
-        "from repro.__main__ import build_parser\nimport repro.spec, repro.ledger\nbuild_parser()"
+        "from repro.cli.calls import build_parser\nimport repro.spec, repro.ledger\nbuild_parser()"
     )
     assert loaded_by(statement, root) & (HEAVY | {"matplotlib", "pandas", "scipy"}) == set()
 

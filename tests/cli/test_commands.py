@@ -11,7 +11,8 @@ from typing import get_args
 import pytest
 
 from repro import spec
-from repro.__main__ import build_parser, load
+from repro.__main__ import load
+from repro.cli.calls import build_parser
 from repro.cli.commands import COMMANDS, DATASETS, OBJECTIVES, PROTOCOLS, Command
 
 BY_NAME = {command.name: command for command in COMMANDS}
@@ -38,7 +39,7 @@ def test_a_command_calls_a_function_that_takes_its_options(command: Command) -> 
 
 def test_parsing_imports_nothing_heavy(root: Path) -> None:
     code = (
-        "import sys, repro.__main__ as m; m.build_parser().parse_args(['findings'])\n"
+        "import sys, repro.__main__, repro.cli.calls as m; m.build_parser().parse_args(['findings'])\n"
         "print(*(n for n in ('torch', 'numpy', 'pydantic', 'dvc') if n in sys.modules))"
     )
     done = subprocess.run(
