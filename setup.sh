@@ -66,7 +66,7 @@ torch_constraint() {
 }
 
 if ! command -v npm >/dev/null; then
-    extras=$extras,node # the emoji drawings come from npm packages
+    extras=$extras,node # icons and WordNet come from npm packages
 fi
 key="$(cat pyproject.toml constraints.txt setup.sh | sha256sum | cut -d' ' -f1) $PWD"
 { read -r complete_key && read -r installed; } 2>/dev/null <"$VENV/.complete" || installed=

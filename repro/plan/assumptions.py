@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 from pydantic import Field, FiniteFloat, PositiveInt
 
 from repro.profile import SPECS, check, count_icon_images, load_classnames, read_yaml
-from repro.spec import EmojiSource, Fraction, IconSource, Profile, Rate, ShardSource, Spec
+from repro.spec import Fraction, IconSource, Profile, Rate, ShardSource, Spec
 
 ASSUMPTIONS = "plan.yaml"
-SourceKind = Literal["webdataset", "emoji", "icons"]
+SourceKind = Literal["webdataset", "icons"]
 
 
 class HostCost(Spec):
@@ -83,5 +83,3 @@ def num_evaluation_images(profile: Profile) -> int:
             limit = source.images_per_concept
             drawn = (counts[name] for name in names)
             return sum(drawn if limit is None else (min(count, limit) for count in drawn))
-        case EmojiSource():  # the one drawing that is held out
-            return len(names)

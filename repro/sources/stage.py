@@ -9,9 +9,9 @@ from repro.data.stages import DATA
 from repro.data.sums import hash_folder
 from repro.files import building
 from repro.profile import load_classnames, load_profile
-from repro.sources.packages import WORDNET, load_packages
+from repro.sources.packages import WORDNET, Tarball, obtain
 from repro.sources.wordnet import read_wordnet
-from repro.spec import EmojiSource, IconSource, Profile, ShardSource
+from repro.spec import IconSource, Profile, ShardSource
 
 
 def data_stage(profile_name: str) -> None:
@@ -26,15 +26,11 @@ def make_data(profile: Profile, out: Path) -> None:
     """Build the data of a profile in `out`, which appears when complete."""
     with building(out) as folder:
         # First, because it may need the registry, and what follows may take hours.
-        wordnet = load_packages([WORDNET])[WORDNET]
+        wordnet = Tarball(obtain(WORDNET))
         write_json(folder / "synonyms.json", read_wordnet(wordnet))
 
         # Imported here, because each source brings a library that the others do not need.
         match profile.data.source:
-            case EmojiSource():
-                from repro.sources.emoji.build import build_emoji
-
-                build_emoji(profile, folder)
             case IconSource():
                 from repro.sources.icons.build import build_icons
 

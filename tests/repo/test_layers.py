@@ -31,12 +31,10 @@ ALLOWED = {
     "train.process": CONTRACTS,
     "train": CONTRACTS | {"data", "train.views", "train.process"},
     "sources.packages": CONTRACTS | {"data"},
-    "sources.emoji": CONTRACTS | {"events", "data", "sources.packages"},
     "sources.icons": CONTRACTS | {"events", "data", "markdown", "sources.packages"},
     "sources.shards": CONTRACTS | {"events", "data", "sources.packages"},
     "sources.download": CONTRACTS | {"data"},
-    "sources": CONTRACTS
-    | {"data", "sources.packages", "sources.emoji", "sources.icons", "sources.shards"},
+    "sources": CONTRACTS | {"data", "sources.packages", "sources.icons", "sources.shards"},
     "evaluate": CONTRACTS | {"data", "sources.shards", "train", "train.process", "train.views"},
     # what a run is; the schedule tells which evaluations it makes
     "runs": CONTRACTS | {"train"},

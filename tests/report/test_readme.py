@@ -22,11 +22,11 @@ def cell(dataset: str, size: str, objective: str) -> dict[str, str]:
 
 def document() -> dict[str, Any]:
     """A report of two rows: one measured, one not run."""
-    measured = {"paper": 0.16, "reproduced": 0.25, "ci95": [0.2, 0.305], "n": 1199, "asr": 0.04}
+    measured = {"paper": 0.16, "reproduced": 0.25, "ci95": [0.2, 0.305], "n": 3124, "asr": 0.04}
     absent = {"paper": None, "reproduced": None, "ci95": None, "n": None, "asr": None}
     return {
         "profile": "mini",
-        "stand_in": "emoji drawings",
+        "stand_in": "icons",
         "settings": {"seeds": [0, 1], "asr_cap": 0.05, "confidence": 0.95},
         "studies": [
             {"reference": "default", "claims": [], "rows": []},
@@ -72,11 +72,11 @@ def test_the_table_has_the_paper_beside_the_reproduction() -> None:
     lines = results_block(document()).splitlines()
     assert (
         lines[4]
-        == "| CC3M, 100K | MMCL | 16.0 | 25.0 [20.0, 30.5] | 16.0 | 25.0 [20.0, 30.5] | 4.0 | 1,199 | 22.0 ± 2.0 (3 seeds) |"
+        == "| CC3M, 100K | MMCL | 16.0 | 25.0 [20.0, 30.5] | 16.0 | 25.0 [20.0, 30.5] | 4.0 | 3,124 | 22.0 ± 2.0 (3 seeds) |"
     )
     assert lines[5] == "| CC6M, 200K | MMCL + SSL | - | - | - | - | - | - | - |"
     assert "judged on seeds 0, 1, 2: **CC6M, 100K: undecided**" in lines[-2]
-    assert "seeds 0, 1" in lines[0] and "Stand-in data: emoji drawings." in lines[0]
+    assert "seeds 0, 1" in lines[0] and "Stand-in data: icons." in lines[0]
 
 
 def test_filling_twice_is_filling_once(tmp_path: Path) -> None:

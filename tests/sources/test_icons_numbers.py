@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from repro.data.shards import ShardWriter, write_store
-from repro.profile import load_profile, read_yaml
+from repro.profile import load_profile
 from repro.sources.icons.numbers import (
     SCALES,
     Built,
@@ -74,10 +74,9 @@ def test_the_page_says_that_the_scales_are_nested():
     assert all(shared == all_of_it for shared, all_of_it in rows)
 
 
-@pytest.mark.parametrize("scale", ["smoke", "mini"])
-def test_the_changes_of_a_scale_make_a_profile(scale):
-    changes = read_yaml(ROOT / "specs" / "icon-scales.yaml")[scale]
-    assert load_profile(scale, ROOT / "specs", changes).data.source.kind == "icons"
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_scale_is_a_profile_on_icons(scale):
+    assert load_profile(scale, ROOT / "specs").data.source.kind == "icons"
 
 
 def test_memory_of_a_process_is_sampled_while_it_grows():

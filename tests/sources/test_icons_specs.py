@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from repro.plan.assumptions import num_evaluation_images
-from repro.profile import load_classnames, load_profile, read_yaml
+from repro.profile import load_classnames, load_profile
 from repro.sources.icons.rule import load_rule
 from repro.sources.icons.task import read_task
 from repro.spec import IconSource, Profile, SpecError
@@ -31,9 +31,8 @@ FREE = {
 
 
 def scales() -> list[Profile]:
-    """smoke and mini as they will be on icons, and midi."""
-    changes = read_yaml(SPECS / "icon-scales.yaml")
-    return [load_profile(name, SPECS, changes.get(name, {})) for name in ("smoke", "mini", "midi")]
+    """The three, from the smallest."""
+    return [load_profile(name, SPECS) for name in ("smoke", "mini", "midi")]
 
 
 def test_the_committed_task_has_a_thousand_classes_with_three_images_or_more():

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import chi2_contingency
 
 from repro.data.keyed import keyed_rng
-from repro.sources.packages import NPM_DIR, WORDNET, PackageError, load_packages
+from repro.sources.packages import NPM_DIR, WORDNET, PackageError, Tarball, obtain
 from repro.sources.wordnet import DATABASE, PARTS, read_wordnet, spell
 from repro.train.views.synonyms import Synonyms
 from repro.train.views.text import STOP_WORDS, eda
@@ -101,7 +101,7 @@ def nltk_synonyms(
 
 def _package(root: Path):
     try:
-        return load_packages([WORDNET], root / NPM_DIR)[WORDNET]
+        return Tarball(obtain(WORDNET, root / NPM_DIR))
     except PackageError as error:
         pytest.skip(str(error))
 

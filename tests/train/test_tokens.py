@@ -20,7 +20,7 @@ from repro.data.keyed import keyed_rng
 from repro.train.views.tokens import CONTEXT_LENGTH, END, START, tokenize, trim
 
 OPEN_CLIP = SimpleTokenizer()
-EMOJI_NAMES = Path("specs/classnames/emoji.txt").read_text(encoding="utf-8").splitlines()
+ICON_NAMES = Path("specs/classnames/icons.txt").read_text(encoding="utf-8").splitlines()
 
 HOSTILE = {
     "empty": "",
@@ -32,7 +32,7 @@ HOSTILE = {
     "10,000 marks": "!" * 10_000,
     "10,000 words": "banana " * 1_428,
     "right to left": "שלום עולם \u202eكيف حالك\u202c",
-    "emoji with joiners": "👩🏽‍🚀👨‍👩‍👧‍👦🏳️‍🌈 1️⃣ ☎️",
+    "signs with joiners": "👩🏽‍🚀👨‍👩‍👧‍👦🏳️‍🌈 1️⃣ ☎️",
     "entities": "&lt;b&gt; &amp;amp;lt; &#769;e&#769; &nbsp;x &unknown; &#0; &#xD800; &#x1F34C; &#10;",
     "mojibake": "cafÃ© â€œquotedâ€\x9d donâ€™t ðŸ\x8dŒ",
     "typography": "“curly” ‘quotes’ — … ﬁne ＦＵＬＬ ｗｉｄｔｈ ½ № ™",
@@ -73,13 +73,13 @@ def random_unicode(count, rng):
 
 
 def corpus():
-    """Class names in templates, CLDR names in templates, characters beside their Unicode names,
+    """Class names of ImageNet and of icons in templates, characters beside their Unicode names,
     random Unicode.
     """
     yield from (
         fill(name) for name in IMAGENET_CLASSNAMES for fill in OPENAI_IMAGENET_TEMPLATES[::2]
     )
-    yield from (fill(name) for name in EMOJI_NAMES for fill in OPENAI_IMAGENET_TEMPLATES[::8])
+    yield from (fill(name) for name in ICON_NAMES for fill in OPENAI_IMAGENET_TEMPLATES[::8])
     named = ((chr(code), unicodedata.name(chr(code), "")) for code in range(sys.maxunicode + 1))
     yield from (
         f"{character} {name}{character}"

@@ -141,7 +141,7 @@ def make_task(npm_dir: Path = NPM_DIR) -> ZeroShotTask:
 def read_package(npm_dir: Path) -> SurveyedPackage:
     """Obtain and survey the package."""
     rule = load_rule()
-    (tarball,) = obtain([ICONS], npm_dir)
+    tarball = obtain(ICONS, npm_dir)
     survey = take_survey(tarball, rule)
     return SurveyedPackage(tarball, rule, survey, find_candidates(survey, rule))
 

@@ -19,15 +19,13 @@ from typing import Any
 
 from repro.data.shards import PairStore
 from repro.markdown import fill, table_lines
-from repro.profile import SPECS, load_profile, read_yaml
+from repro.profile import load_profile
 from repro.sources.icons.build import build_icons
 
 PAGE = Path("docs/icons.md")
 SCALES = ("smoke", "mini", "midi")
 STORES = ("cc3m", "cc6m", "evaluation")
 SAMPLE_SECONDS = 0.1
-CHANGES = SPECS / "icon-scales.yaml"
-"""What makes a profile that is not on icons yet one that is."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,7 @@ def _in_process_of_its_own(scale: str, folder: Path) -> Built:
 
 def build_scale(scale: str, folder: Path) -> Built:
     """Build a scale in `folder` and measure this process and its workers."""
-    changes = read_yaml(CHANGES).get(scale, {})
-    profile = load_profile(scale, overrides=changes)
+    profile = load_profile(scale)
     started = time.monotonic()
     with memory_of_all() as memory:
         build_icons(profile, folder)

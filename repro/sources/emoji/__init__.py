@@ -1,1 +1,0 @@
-"""Emoji drawings with their names, from package registries."""
