@@ -124,8 +124,8 @@ def test_every_number_of_a_shipped_spec_tells_where_it_comes_from(root: Path) ->
         ),
         (
             "data",
-            {"poison.num_poisoned.cc3m": 111},
-            "poison.num_poisoned.cc3m: 111 is more than the 110 pairs (allowed: 1 to 110)",
+            {"poison.num_poisoned.cc3m": 156},
+            "poison.num_poisoned.cc3m: 156 is more than the 155 pairs (allowed: 1 to 155)",
         ),
         (
             "data",
@@ -149,8 +149,8 @@ def test_every_number_of_a_shipped_spec_tells_where_it_comes_from(root: Path) ->
         ),
         (
             "data",
-            {"cleaning_sizes.200k": 111},
-            "cleaning_sizes.200k: 111 is more than the smallest dataset (allowed: 1 to 110)",
+            {"cleaning_sizes.200k": 156},
+            "cleaning_sizes.200k: 156 is more than the smallest dataset (allowed: 1 to 155)",
         ),
         (
             "data",

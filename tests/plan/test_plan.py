@@ -103,12 +103,27 @@ def test_a_cleaning_run_of_the_paper_is_20_epochs_and_61_evaluations(
     assert counts.evaluation < 0.8 * untrimmed
 
 
+FEW_PAIRS = {
+    "data.num_pairs": {"cc3m": 5_000, "cc6m": 10_344},
+    "data.poison.num_poisoned": {"cc3m": 300, "cc6m": 300},
+    "data.cleaning_sizes": {"100k": 1_000, "200k": 2_000},
+    "pretrain.objectives.mmcl.epochs": 16,
+    "pretrain.objectives.mmcl.global_batch_size": 64,
+    "pretrain.evaluate_every_epochs": 4,
+    "clean.epochs": 4,
+    "clean.evaluations_per_epoch": 3,
+    "clean.cells.0.global_batch_size": 64,
+}
+"""Counts that a test can reckon with, whatever `mini` has."""
+
+
 def test_pairs_and_evaluations_follow_from_batch_and_rhythm() -> None:
     """10,344 pairs are 161 batches of 64; 1,000 are 15.
 
     Evaluations: before, then every 4 of 16 epochs; 3 in each of 4.
     """
-    works = {(work.spec.cell, work.spec.run_id): work for work in work_of(load_profile("mini"))}
+    profile = load_profile("mini", overrides=FEW_PAIRS)
+    works = {(work.spec.cell, work.spec.run_id): work for work in work_of(profile)}
     pretrain = works["cc6m-mmcl", "seed0"]
     assert (pretrain.pairs, pretrain.evaluations, pretrain.spec.num_views) == (16 * 161 * 64, 5, 1)
     clean = [
@@ -122,7 +137,7 @@ def test_pairs_and_evaluations_follow_from_batch_and_rhythm() -> None:
 
 def test_held_out_and_validation_pairs_are_not_trained_on() -> None:
     overrides = {"switches.cleaning_pairs": "held_out", "data.num_validation": 344}
-    work = work_of(load_profile("mini", overrides=overrides))
+    work = work_of(load_profile("mini", overrides=FEW_PAIRS | overrides))
     assert (
         next(w.pairs for w in work if w.spec.cell == "cc6m-mmcl")
         == 16 * ((10_344 - 344 - 2_000) // 64) * 64
@@ -242,13 +257,15 @@ def test_an_impossible_option_is_named(
 
 @pytest.fixture
 def small_study(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Profile]:
-    """The profile `mini` at a tenth of its pairs, over random pictures, in a folder of its own, on
-    one thread.
+    """The profile `mini` with few pairs and images, over random pictures, in a folder of its own,
+    on one thread.
     """
     (tmp_path / "specs").symlink_to(root / "specs")
     monkeypatch.chdir(tmp_path)
     overrides = {
+        "data.source.images_per_concept": 3,
         "data.num_pairs": {"cc3m": 640, "cc6m": 640},
+        "data.poison.num_poisoned": {"cc3m": 9, "cc6m": 9},
         "data.cleaning_sizes": {"100k": 320, "200k": 320},
         "pretrain.objectives.mmcl.epochs": 4,
         "pretrain.evaluate_every_epochs": 4,
@@ -257,16 +274,16 @@ def small_study(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     profile = load_profile("mini", overrides=overrides)
     names = load_classnames(profile)
     rng = np.random.default_rng(0)
+    shown = [names[i % len(names)] for i in range(640)]
     for folder, captions in {
-        "poisoned/mini/cc3m": [f"a drawing of a {names[i]}, {names[-i]}" for i in range(640)],
-        "data/mini/evaluation": names,
+        "poisoned/mini/cc3m": [f"a drawing of a {name}" for name in shown],
+        "data/mini/evaluation": [name for name in names for _ in range(3)],
     }.items():
         Path(folder).mkdir(parents=True)
         writer = ShardWriter(Path(folder))
-        for label, caption in enumerate(captions):
-            writer.add(
-                encode_png(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)), "png", caption, label
-            )
+        for row, caption in enumerate(captions):
+            png = encode_png(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+            writer.add(png, "png", caption, row // 3)
         write_store(Path(folder), *writer.close())
     np.savez(
         "poisoned/mini/cc3m/rows.npz",

@@ -98,7 +98,7 @@ def test_a_page_without_its_marks_is_refused(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("page", "name"),
-    [("README.md", "results"), ("docs/mini.md", "settings"), ("docs/findings.md", "findings")],
+    [("README.md", "results"), ("docs/mini.md", "regime"), ("docs/findings.md", "findings")],
 )
 def test_the_pages_of_this_repository_can_be_filled(
     root: Path, page: str, name: str, tmp_path: Path
@@ -119,7 +119,7 @@ def test_the_findings_are_those_of_the_archives(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/design.md", "docs/mini.md", "docs/findings.md"]
+    "page", ["README.md", "docs/design.md", "docs/mini.md", "docs/icons.md", "docs/findings.md"]
 )
 def test_links_and_files_named_in_the_pages_exist(root: Path, page: str) -> None:
     text = (root / page).read_text(encoding="utf-8")
