@@ -54,8 +54,9 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
     entries = [study_entry(study, claims, settings, variants) for study in studies]
 
     # Every run that any number here rests on, for provenance, cost and the hash of the ledger.
-    of_studies = [run for study in studies for run in study.runs]
-    runs = [*evidence.runs, *evidence.controls, *of_studies]
+    own = [*evidence.runs, *evidence.controls]
+    archived = [run for study in studies for run in study.runs]
+    runs = [*own, *archived]
     commits = Counter(run.record.commit for run in evidence.runs if run.record.commit)
     return {
         "schema": 1,
@@ -90,7 +91,8 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
         "missing": list(evidence.missing),
         "notices": [*evidence.notices, *authors_notices(evidence.files)],
         "authors_files": list(evidence.files),
-        "compute": compute.compute_rows(runs),
+        "compute": compute.compute_rows(own),
+        "archived_compute": compute.archived_compute(own, archived),
         "forecast": compute.forecast(evidence),
         "sources": {
             "ledger": _ledger_hash(runs),

@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from repro.report.pages.prepared import is_of_profile
+
 KEYWORDS = ["CLIP", "backdoor", "CleanCLIP", "replication"]
 
 
@@ -47,7 +49,9 @@ class Subject:
 def describe(project: dict[str, Any], document: dict[str, Any]) -> Subject:
     """The one source: `project` of pyproject.toml for the software, report.json for the study."""
     authors = [author["name"] for author in project.get("authors", [])]
-    started = [run["started"] for run in document["runs"].values()]
+    # Archived studies are older than the study that is released.
+    runs = document["runs"].items()
+    started = [run["started"] for name, run in runs if is_of_profile(name, document)]
     return Subject(
         title=f"[Re] {document['paper']['title']}",
         description=f"{project['description']}, profile {document['profile']}.",

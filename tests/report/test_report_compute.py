@@ -4,15 +4,20 @@ counted work of the others.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from repro.plan.work import work_of
-from repro.profile import clean_runs, pretrain_runs
-from repro.report.numbers.compute import forecast
+from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.report.numbers.compute import archived_compute, forecast
 from repro.report.numbers.evidence import Evidence, read_evidence
-from tests.support.ledger import write_run, write_specs
+from repro.report.vocabularies import describe
+from repro.runs.published import read_results
+from repro.study.archive import write_archive
+from tests.support.ledger import build_at, write_run, write_specs, write_study_spec
 
 PAIR_VIEW, EVALUATION = 0.001, 0.5
 """Seconds of the two in the records of the test."""
@@ -53,7 +58,13 @@ def test_runs_at_one_speed_take_what_was_forecast(study: Evidence) -> None:
         ("clean", None),
     ]
     assert [row["ratio"] for row in result["rows"]] == pytest.approx([1.0] * 5)
-    assert result["rows"][0]["seconds"] == pytest.approx(16 * 161 * 64 * PAIR_VIEW + 5 * EVALUATION)
+
+    # Whole batches of cc6m in each epoch, and an evaluation at the start and every fourth epoch.
+    profile = load_profile("mini", study.root / "specs")
+    schedule = pretrain_runs(profile, "cc6m", "mmcl")[0].schedule
+    batch = schedule.global_batch_size
+    pairs = schedule.epochs * (profile.data.num_pairs["cc6m"] // batch) * batch
+    assert result["rows"][0]["seconds"] == pytest.approx(pairs * PAIR_VIEW + 5 * EVALUATION)
 
 
 def test_the_first_run_of_each_stage_and_loss_gives_the_rate_and_is_not_compared(
@@ -84,3 +95,46 @@ def test_a_run_that_took_twice_as_long_shows_in_its_row(study: Evidence) -> None
 def test_without_runs_to_compare_there_are_no_rows(study: Evidence) -> None:
     assert forecast(replace(study, runs=study.runs[:1]))["rows"] == []
     assert forecast(replace(study, runs=())) == {"calibrated_on": [], "rows": []}
+
+
+def test_the_cost_of_this_run_stands_apart_from_that_of_the_archived_studies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four own runs of 30 s, and three of the archive, older by a year."""
+    profile = write_specs(tmp_path)
+    write_study_spec(tmp_path, "again", {"default": {}})
+    for spec in pretrain_runs(profile):
+        write_run(tmp_path, spec, [(0.4, 0.9)])
+    for spec in pretrain_runs(profile, variant="default")[:3]:
+        write_run(tmp_path / "made", spec, [(0.4, 0.9)])
+    archived = [
+        (record.model_copy(update={"started": "2025-01-01T00:00:00+00:00"}), rows)
+        for _, record, rows in read_results(tmp_path / "made")
+    ]
+    write_archive(tmp_path / "results/studies/again.jsonl.gz", archived)
+    shutil.rmtree(tmp_path / "made")
+
+    document, page = build_at(tmp_path, profile, monkeypatch, latex_too=True)
+    assert len(document["runs"]) == 7
+    assert sum(row["runs"] for row in document["compute"]) == 4
+    assert document["archived_compute"] == {"runs": 3, "seconds": 90.0}
+    for text in (page, Path("out/report.tex").read_text()):
+        own, studies = text.index("took 2 min 00 s in all"), text.index("1 min 30 s")
+        assert own < studies
+    assert page.index("4 runs of this profile</summary>") < page.index("3 runs of archived studies")
+
+    # What is released was begun when the first own run was.
+    project = {"name": "n", "version": "1", "license": "L", "description": "d"}
+    assert describe(project, document).started.startswith("2026")
+
+
+def test_a_training_that_several_studies_share_counts_once_and_an_own_one_not_at_all(
+    study: Evidence,
+) -> None:
+    own, archived = study.runs[:2], study.runs[2:5]
+    shared = replace(archived[0], folder="results/studies/other.jsonl.gz/pretrain/x/y")
+    later = archived[1].record.model_copy(update={"started": "2026-02-01", "seconds": 7.0})
+    repeated = replace(archived[1], record=later)
+    found = archived_compute(own, [*own, *archived, shared, repeated])
+    seconds = sum(run.record.seconds for run in archived)
+    assert found == {"runs": 4, "seconds": pytest.approx(seconds + 7.0)}

@@ -15,7 +15,7 @@ from repro.plan.rates import Rates
 from repro.plan.work import Work
 from repro.report.numbers.evaluations import FinishedRun
 from repro.report.numbers.evidence import Evidence, RunKey
-from repro.report.schema.provenance import ComputeRow, ForecastRow, ForecastTable
+from repro.report.schema.provenance import ArchivedCompute, ComputeRow, ForecastRow, ForecastTable
 
 Stage = Literal["pretrain", "clean"]
 
@@ -63,6 +63,23 @@ def _cost_row(stage: Stage, cell: str, runs: list[FinishedRun]) -> ComputeRow:
         "peak_memory_bytes": max(record.peak_memory_bytes for record in records),
         "attempts": sum(record.attempts for record in records),
     }
+
+
+def archived_compute(
+    own: Sequence[FinishedRun], archived: Sequence[FinishedRun]
+) -> ArchivedCompute:
+    """What the studies' runs cost beside the profile's own."""
+    # Studies share the trainings of equal fingerprints, and a start tells two trainings of one
+    # fingerprint apart.
+    trainings = {_training(run): run for run in archived}
+    for run in own:
+        trainings.pop(_training(run), None)
+    seconds = sum(run.record.seconds for run in trainings.values())
+    return {"runs": len(trainings), "seconds": seconds}
+
+
+def _training(run: FinishedRun) -> tuple[str, str]:
+    return run.record.fingerprint, run.record.started
 
 
 def forecast(evidence: Evidence) -> ForecastTable:

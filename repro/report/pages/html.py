@@ -106,6 +106,8 @@ def index_page(
         prediction_rows=prepared.prediction_rows(document, images),
         departures=prepared.departures(document),
         accounts=prepared.accounts(document),
+        cost=prepared.times_taken(document),
+        run_tables=prepared.run_tables(document),
         fault_rows=prepared.fault_rows(document),
         # figures: SVG that we drew ourselves, so it goes in as it is
         pictures={name: Markup(text) for name, text in pictures.items()},  # noqa: S704

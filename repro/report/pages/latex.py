@@ -14,7 +14,7 @@ from typing import Any
 
 import jinja2
 
-from repro.report.format import label, percent, short
+from repro.report.format import duration, label, percent, short
 from repro.report.pages import prepared
 from repro.report.pages.figures import captions
 from repro.report.pages.templating import jinja_environment
@@ -74,7 +74,7 @@ def tex(document: dict[str, Any], digest: str) -> str:
         answer_lines=prepared.answer_lines(document),
         verdict_counts=prepared.verdict_counts(document),
         departures=prepared.departures(document),
-        hours=prepared.hours(document),
+        cost=prepared.times_taken(document),
         captions=captions(document),
         wide=WIDE,
         measures=MEASURES,
@@ -185,6 +185,7 @@ def _environment() -> jinja2.Environment:
     pages.filters |= {
         "percent": _percent,
         "short": short,
+        "duration": duration,
         "signed": _signed,
         "interval": _interval,
         "lost": _lost,

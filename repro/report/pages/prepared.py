@@ -89,6 +89,16 @@ class PredictionRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TimesTaken:
+    """Runs and their time, seconds: of the profile itself, and of archived studies."""
+
+    runs: int
+    seconds: float
+    archived_runs: int
+    archived_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class FaultRow:
     """A fault and the outcome of its tests."""
 
@@ -309,10 +319,24 @@ def departures(document: dict[str, Any]) -> int:
     return sum(row["departs"] for row in document["context"]["switches"])
 
 
-def hours(document: dict[str, Any]) -> float:
-    """Hours that all runs took together."""
-    seconds: float = sum(row["seconds"] for row in document["compute"])
-    return round(seconds / 3600, 2)
+def times_taken(document: Mapping[str, Any]) -> TimesTaken:
+    """What the profile's own runs took, and beside them the archived studies'."""
+    rows, archived = document["compute"], document["archived_compute"]
+    return TimesTaken(
+        runs=sum(row["runs"] for row in rows),
+        seconds=sum(row["seconds"] for row in rows),
+        archived_runs=archived["runs"],
+        archived_seconds=archived["seconds"],
+    )
+
+
+def run_tables(document: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Runs by folder, with what they are of: the profile first, then studies, if there are any."""
+    own: dict[str, Any] = {}
+    archived: dict[str, Any] = {}
+    for name, run in document["runs"].items():
+        (own if is_of_profile(name, document) else archived)[name] = run
+    return [("of this profile", own), *([("of archived studies", archived)] if archived else [])]
 
 
 def shares_kept(document: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from repro.ledger import LedgerError
 from repro.report.schema.base import closed
 from repro.report.schema.judged import ErratumResult, Headline, JudgedClaim, PaperEntry
 from repro.report.schema.provenance import (
+    ArchivedCompute,
     AuthorsFile,
     ComputeRow,
     DocumentSettings,
@@ -73,6 +74,8 @@ class ReportNumbers(TypedDict):
     """What a reader should know about the ledger."""
     authors_files: list[AuthorsFile]
     compute: list[ComputeRow]
+    """Of the profile's own runs."""
+    archived_compute: ArchivedCompute
     forecast: ForecastTable
     sources: DocumentSources
 

@@ -71,6 +71,15 @@ class ComputeRow(TypedDict):
 
 
 @closed
+class ArchivedCompute(TypedDict):
+    """Cost of the studies that the report quotes: other runs, often of other machines."""
+
+    runs: int
+    """Each training once, though several studies share it; none of the profile's own."""
+    seconds: float
+
+
+@closed
 class ForecastRow(TypedDict):
     """Time promised and taken, device-seconds."""
 
