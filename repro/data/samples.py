@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from repro.data.images import encode_png
 from repro.data.keyed import keyed_rng
-from repro.data.shards import PairStore, write_json
+from repro.data.shards import PairStore
 from repro.data.triggers import stamp
+from repro.files import sealed
 from repro.ledger import sample_images
 from repro.spec import Dataset, Profile
 
@@ -37,7 +38,7 @@ def write_samples(profile: Profile, dataset: Dataset, data_dir: Path, poisoned_d
         "evaluation": _evaluation(profile, data_dir / "evaluation"),
         "near_copies": _near_copies(data_dir / "evaluation"),
     }
-    write_json(poisoned_dir / f"{dataset}-samples.json", content)
+    (poisoned_dir / f"{dataset}-samples.json").write_bytes(sealed(content))
 
 
 def _pairs(profile: Profile, folder: Path) -> list[dict[str, Any]]:

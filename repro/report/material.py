@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from repro.files import unsealed
 from repro.ledger import LedgerError
 from repro.profile import SPECS, read_yaml
 from repro.report.format import label
@@ -88,7 +89,7 @@ def read_material(evidence: Evidence, root: Path) -> Material:
     name = evidence.settings.name
     gallery: dict[str, Samples] = {}
     for dataset in DATASETS:
-        samples = _read(Samples, root / POISONED / name / f"{dataset}-samples.json")
+        samples = _read_sealed(Samples, root / POISONED / name / f"{dataset}-samples.json")
         if samples is not None:
             gallery[dataset] = samples
 
@@ -156,6 +157,18 @@ def _read(shape: type[T], path: Path) -> T | None:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "content"
         raise LedgerError(f"{path}: {field}: {first['msg']}") from None
+
+
+def _read_sealed(shape: type[T], path: Path) -> T | None:
+    """A checked JSON file that bears its own hash; None if it is not there."""
+    try:
+        unsealed(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        remedy = "delete it, and `dvc repro` makes it again"
+        raise LedgerError(f"{path}: changed after it was written ({error}); {remedy}") from None
+    return _read(shape, path)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from repro.files import sealed
 from repro.ledger import LedgerError
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.pages.html import runs_page
@@ -211,7 +212,7 @@ def test_gallery_shows_the_samples_with_their_predictions(
     for spec in pretrain_runs(profile, "cc3m", "mmcl"):
         write_run(tmp_path, spec, [(0.4, 0.97)])
     (tmp_path / "poisoned/mini").mkdir(parents=True)
-    (tmp_path / "poisoned/mini/cc3m-samples.json").write_text(json.dumps(SAMPLES))
+    (tmp_path / "poisoned/mini/cc3m-samples.json").write_bytes(sealed(SAMPLES))
     document, page = build_at(tmp_path, profile, monkeypatch)
     for image in ("iVBORw==", "iVBORx==", "iVBORy==", "iVBORz==", "iVBORu==", "iVBORv=="):
         assert f"data:image/png;base64,{image}" in page
@@ -229,15 +230,19 @@ def test_gallery_shows_the_samples_with_their_predictions(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("poisoned/mini/cc3m-samples.json", "{", r"cc3m-samples\.json: content: Invalid JSON"),
         (
             "poisoned/mini/cc3m-samples.json",
-            '{"accounting": {}, "pairs": [{"kind": "evil"}], "evaluation": []}',
+            "{",
+            r"cc3m-samples\.json: changed after it was written",
+        ),
+        (
+            "poisoned/mini/cc3m-samples.json",
+            sealed({"accounting": {}, "pairs": [{"kind": "evil"}], "evaluation": []}).decode(),
             r"pairs\.0\.kind",
         ),
         (
             "poisoned/mini/cc3m-samples.json",
-            json.dumps(SAMPLES).replace("iVBORx==", 'x\\" onload'),
+            sealed(json.loads(json.dumps(SAMPLES).replace("iVBORx==", 'x\\" onload'))).decode(),
             r"pairs\.1\.image",
         ),
         ("report/faults.json", '{"cases": 3}', r"faults\.json: commit: Field required"),
