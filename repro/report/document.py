@@ -69,7 +69,7 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
         "settings": _settings(evidence, claims),
         "paper": paper_entry(claims.paper),
         "tables": {
-            "table1": {"rows": tables.table1(evidence, claims.paper)},
+            "table1": {"rows": tables.table1(evidence, claims.paper, claims.control_rule)},
             "table2": {"rows": tables.table2(evidence, claims.paper)},
             "by_loss": {"rows": tables.loss_rows(evidence)},
         },
@@ -114,6 +114,7 @@ def _settings(evidence: Evidence, claims: Claims) -> DocumentSettings:
         "asr_denominator": settings.denominator,
         "seeds": list(settings.seeds),
         "attack_taken": claims.attack_taken,
+        "kept_share": claims.kept_share,
         "target_class": settings.target_class,
     }
 

@@ -21,24 +21,47 @@ def cell(dataset: str, size: str, objective: str) -> dict[str, str]:
 
 
 def document() -> dict[str, Any]:
-    """A report of two rows: one measured, one not run."""
+    """A report of three rows: one measured, one never cleaned, one not run."""
     measured = {"paper": 0.16, "reproduced": 0.25, "ci95": [0.2, 0.305], "n": 3124, "asr": 0.04}
     absent = {"paper": None, "reproduced": None, "ci95": None, "n": None, "asr": None}
+    control = {
+        "holds": False,
+        "loss": 0.412,
+        "asr": 0.032,
+        "start_asr": 0.93,
+        "seeds": 3,
+        "cleaned": 3,
+    }
     return {
         "profile": "mini",
         "stand_in": "icons",
         "settings": {"seeds": [0, 1], "asr_cap": 0.05, "confidence": 0.95},
+        "runs": {"results/mini/a": {}},
+        "authors_files": [],
         "studies": [
             {"reference": "default", "claims": [], "rows": []},
             {
                 "reference": "default",
-                "claims": [{"id": "it-decides", "verdict": "undecided"}],
+                "claims": [
+                    {
+                        "id": "it-decides",
+                        "verdict": "not tested: control failed",
+                        "evidence": [{"dataset": "cc6m", "clean_size": "100k", "control": control}],
+                    }
+                ],
                 "rows": [
                     {
                         **cell("cc3m", "100k", "mmcl"),
                         "variant": "default",
                         "seeds": [0, 1, 2],
                         "values": {"cleaned_accuracy": [0.2, 0.22, 0.24]},
+                    },
+                    {
+                        **cell("cc3m", "100k", "mmcl_ssl"),
+                        "variant": "default",
+                        "seeds": [0, 1, 2],
+                        # 0 where no evaluation met the cap.
+                        "values": {"cleaned_accuracy": [0.2, 0.0, 0.0]},
                     },
                     {
                         **cell("cc3m", "100k", "mmcl"),
@@ -48,19 +71,36 @@ def document() -> dict[str, Any]:
                 ],
             },
         ],
-        "headline": {"claims": [{"id": "it-decides", "dataset": "cc6m", "clean_size": "100k"}]},
+        "headline": {
+            "claims": [
+                {
+                    "id": "it-decides",
+                    "dataset": "cc6m",
+                    "clean_size": "100k",
+                    "verdict": "not tested: control not run",
+                }
+            ]
+        },
         "tables": {
             "table1": {
                 "rows": [
                     {
                         **cell("cc3m", "100k", "mmcl"),
                         "original_accuracy": measured,
-                        "clean_accuracy": measured,
+                        "clean_accuracy": measured | {"evaluations": 9},
+                        "control": control | {"seeds": 1, "cleaned": 1},
+                    },
+                    {
+                        **cell("cc3m", "100k", "mmcl_ssl"),
+                        "original_accuracy": measured,
+                        "clean_accuracy": absent | {"paper": 0.14, "evaluations": 9},
+                        "control": control | {"seeds": 1, "cleaned": 1},
                     },
                     {
                         **cell("cc6m", "200k", "mmcl_ssl"),
                         "original_accuracy": absent,
-                        "clean_accuracy": absent,
+                        "clean_accuracy": absent | {"evaluations": 0},
+                        "control": None,
                     },
                 ]
             }
@@ -74,9 +114,24 @@ def test_the_table_has_the_paper_beside_the_reproduction() -> None:
         lines[4]
         == "| CC3M, 100K | MMCL | 16.0 | 25.0 [20.0, 30.5] | 16.0 | 25.0 [20.0, 30.5] | 4.0 | 3,124 | 22.0 ± 2.0 (3 seeds) |"
     )
-    assert lines[5] == "| CC6M, 200K | MMCL + SSL | - | - | - | - | - | - | - |"
-    assert "judged on seeds 0, 1, 2: **CC6M, 100K: undecided**" in lines[-2]
+    assert (
+        lines[5]
+        == "| CC3M, 100K | MMCL + SSL | 16.0 | 25.0 [20.0, 30.5] | 14.0 | none | - | - | none on 2 of 3 seeds |"
+    )
+    assert lines[6] == "| CC6M, 200K | MMCL + SSL | - | - | - | - | - | - | - |"
     assert "seeds 0, 1" in lines[0] and "Stand-in data: icons." in lines[0]
+
+
+def test_the_verdict_over_seeds_stands_first_and_each_has_its_control() -> None:
+    text = "\n".join(results_block(document()).splitlines()[7:])
+    over_seeds, own = text.split("\n\n")
+    assert "judged on seeds 0, 1, 2: **CC6M, 100K: not tested: control failed**" in over_seeds
+    assert (
+        "CC6M, 100K fails: 41.2% of the accuracy lost at ASR 3.2% from a start ASR of 93.0%, "
+        "mean of 3 seeds." in over_seeds
+    )
+    assert "(seeds 0, 1): **CC6M, 100K: not tested: control not run**" in own
+    assert "CC3M, 100K fails: 41.2%" in own and "CC6M, 200K not run." in own
 
 
 def test_filling_twice_is_filling_once(tmp_path: Path) -> None:

@@ -63,14 +63,41 @@ def test_synthetic_points_fill_tables_and_figures_of_all_three_files(
 def test_verdicts_on_the_authors_points_stand_beside_ours(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """12.5% of the accuracy lost with MMCL, 37.5% with MMCL + SSL."""
+    """2.5% of the accuracy lost with MMCL, 37.5% with MMCL + SSL."""
     monkeypatch.chdir(root)
-    document = replay(write(tmp_path, series()), tmp_path / "out")
+    document = replay(write(tmp_path, series(mmcl=7_800)), tmp_path / "out")
     verdicts = {
         claim["id"]: (claim["verdict"], claim["authors_verdict"]) for claim in document["claims"]
     }
     assert verdicts["objective-decides-cc3m"] == ("not run", "reproduced")
     assert verdicts["drop-17-cc3m"] == ("not run", "direction only")
+
+
+def test_the_authors_points_are_judged_by_the_same_control(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """12.5% of the accuracy lost with MMCL is too much for the control; with 200K pairs the authors
+    did not clean the MMCL model at all.
+    """
+    monkeypatch.chdir(root)
+    write(tmp_path, series())
+    larger = {
+        name: value
+        for name, value in series("cc6m_", "3000poison_").items()
+        if "mmcl_ssl_3000" in name
+    }
+    write(tmp_path, larger, CC6M_200K)
+    document = replay(tmp_path, tmp_path / "out")
+    verdicts = {claim["id"]: claim["authors_verdict"] for claim in document["claims"]}
+    assert verdicts["objective-decides-cc3m"] == "not tested: control failed"
+    assert verdicts["drop-17-cc3m"] == "not tested: control failed"
+    assert verdicts["larger-cleaning-set"] == "not tested: control not run"
+    row = document["tables"]["table1"]["rows"][0]
+    assert row["control"] is None
+    assert row["authors_control"]["loss"] == pytest.approx(0.125)
+    assert row["authors_control"]["asr"] == pytest.approx(2_000 / ATTACKABLE)
+    page = (tmp_path / "out/index.html").read_text()
+    assert "CC3M, 100K: fails: 12.5% of the accuracy lost at ASR 4.0%" in page
 
 
 def test_where_the_files_do_not_evaluate_the_start_model_the_papers_is_taken_and_not_a_point(

@@ -150,13 +150,15 @@ def test_a_verdict_that_changes_by_less_than_the_spread_is_undecided(root: Path)
     """
     drops = {"default": (0.30, 0.30, 0.50), "steadier": (0.30, 0.30, 0.31)}
     found = {
-        VariantCell(variant, "cc3m", "mmcl_ssl", "100k"): {
-            seed: VariantOutcome(0.4, 0.9, 0.4 * (1 - d), 0.0, d) for seed, d in enumerate(of_seed)
+        VariantCell(variant, "cc3m", objective, "100k"): {
+            seed: VariantOutcome(0.4, 0.9, 0.4 * (1 - d), 0.0, d) for seed, d in enumerate(lost)
         }
         for variant, of_seed in drops.items()
+        for objective, lost in (("mmcl", (0.0, 0.0, 0.0)), ("mmcl_ssl", of_seed))
     }
     settings = Settings.of(load_profile("mini", root / "specs"))
-    _, row = effects(found, "default", load_claims(root / "specs/claims.yaml"), settings)
+    claims = load_claims(root / "specs/claims.yaml")
+    _, _, _, row = effects(found, "default", claims, settings)
     (verdict,) = [v for v in row["verdicts"] if v["id"] == "mmcl-ssl-fails"]
     assert verdict == {
         "id": "mmcl-ssl-fails",
@@ -165,6 +167,32 @@ def test_a_verdict_that_changes_by_less_than_the_spread_is_undecided(root: Path)
         "changes": False,
     }
     assert row["could_change"] == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("lost", "verdict"),
+    [((0.0, 0.14), "not tested: control failed"), ((), "not tested: control not run")],
+)
+def test_a_variant_that_keeps_cleanclip_from_working_turns_no_verdict(
+    root: Path, lost: tuple[float, ...], verdict: str
+):
+    """The MMCL + SSL model loses 30%, then nothing; the variant's MMCL model 7% in the mean."""
+    drops = {
+        ("default", "mmcl"): (0.0, 0.0),
+        ("default", "mmcl_ssl"): (0.30, 0.30),
+        ("other", "mmcl"): lost,
+        ("other", "mmcl_ssl"): (0.0, 0.0),
+    }
+    found = {
+        VariantCell(variant, "cc3m", objective, "100k"): {
+            seed: VariantOutcome(0.4, 0.9, 0.4 * (1 - d), 0.0, d) for seed, d in enumerate(of_seed)
+        }
+        for (variant, objective), of_seed in drops.items()
+    }
+    settings = Settings.of(load_profile("mini", root / "specs"))
+    row = effects(found, "default", load_claims(root / "specs/claims.yaml"), settings)[-1]
+    verdicts = {v["id"]: (v["reference"], v["variant"], v["changes"]) for v in row["verdicts"]}
+    assert verdicts["mmcl-ssl-fails"] == ("reproduced", verdict, False)
 
 
 def test_a_shrunk_model_is_compared_with_what_it_was_before(tmp_path: Path):
@@ -309,6 +337,11 @@ def test_a_variant_of_a_study_decides_the_claim_that_names_it(
                 spec,
                 [(0.4, 0.9), (0.4 if spec.pretrain_objective == "mmcl" else 0.2, 0.02)],
             )
+
+    # The control is of the main graph: without the poisoned pairs, CleanCLIP works.
+    for spec in clean_runs(profile, "cc6m", "mmcl"):
+        if spec.clean_size == "100k" and spec.loss == "mmcl_ssl":
+            write_run(tmp_path, spec, [(0.4, 0.9), (0.4, 0.02)])
     archive = tmp_path / "results/studies/leftovers.jsonl.gz"
     archive.parent.mkdir(parents=True)
     write_archive(archive, ((record, rows) for _, record, rows in read_results(tmp_path / "made")))
@@ -320,7 +353,7 @@ def test_a_variant_of_a_study_decides_the_claim_that_names_it(
     ] == pytest.approx(0.5, abs=0.02)
     assert claims["poison-in-the-cleaning-set"]["verdict"] == "reproduced"
     assert claims["objective-decides-cc6m"]["verdict"] == "not run", (
-        "the main graph has no runs here"
+        "the main graph has no MMCL + SSL runs here"
     )
     assert verify(Path("out/report.json")) == []
 

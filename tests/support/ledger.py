@@ -218,7 +218,7 @@ def _outcome(spec: RunSpec, progress: float, relative_rate: float) -> tuple[floa
     cost = {
         "mmcl": 0.25,
         "ssl": 0.9,
-        "mmcl_ssl": 0.08 if spec.pretrain_objective == "mmcl" else 0.5,
+        "mmcl_ssl": 0.04 if spec.pretrain_objective == "mmcl" else 0.5,
     }[spec.loss]
     power = {"mmcl": 0.6, "ssl": 1.0, "mmcl_ssl": 1.0}[spec.loss]
     return accuracy * (1 - cost * strength), max(0.0, asr * (1 - power * 1.05 * strength))

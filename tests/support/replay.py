@@ -8,16 +8,17 @@ CC3M, CC6M, CC6M_200K = FILES
 Series = dict[str, list[list[float]]]
 
 
-def series(dataset: str = "", poison: str = "") -> Series:
+def series(dataset: str = "", poison: str = "", *, mmcl: int = 7_000) -> Series:
     """Six series of the published form: the start, a point under the cap and a better one over it.
 
-    Those of CC6M have no evaluation of the start model.
+    Those of CC6M have no evaluation of the start model. `mmcl`: images that the MMCL model gets
+    right under the cap, of 8,000 at its start.
     """
     first = 1 if dataset else 0
     return {
         f"cleaning_poisoned_{dataset}{objective}_{poison}clean_{loss}_lr_": [
             [49_900 / ATTACKABLE, 2_000 / ATTACKABLE, 3_000 / ATTACKABLE][first:],
-            [8_000 / IMAGES, (7_000 if objective == "mmcl" else 5_000) / IMAGES, 7_500 / IMAGES][
+            [8_000 / IMAGES, (mmcl if objective == "mmcl" else 5_000) / IMAGES, 7_500 / IMAGES][
                 first:
             ],
         ]

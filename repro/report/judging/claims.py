@@ -8,21 +8,29 @@ point estimate.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Self, get_args
 
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from repro.intervals import Interval
 from repro.profile import SPECS, read_yaml
+from repro.report.numbers.cleaned import ControlRule
 from repro.report.numbers.paper import ClaimsEntry, Erratum, Paper
-from repro.report.schema.judged import Metric, Verdict
+from repro.report.schema.judged import Metric, Untested, Verdict
 from repro.spec import CleanSize, Dataset, Fraction, Loss, Objective, SpecError
 
 ABOUT_BOTH: tuple[Metric, ...] = ("accuracy_gain", "drop_difference")
 """Metrics that compare the two objectives, so that their cells have none of their own."""
 ABOUT_START: tuple[Metric, ...] = ("start_accuracy", "start_asr", "accuracy_gain")
 """Metrics of models before cleaning."""
-SEVERITY: tuple[Verdict, ...] = ("not reproduced", "undecided", "direction only", "reproduced")
+UNTESTED: tuple[Untested, ...] = get_args(Untested)
+SEVERITY: tuple[Verdict, ...] = (
+    "not reproduced",
+    *UNTESTED,
+    "undecided",
+    "direction only",
+    "reproduced",
+)
 """Of several cells, the first verdict in this order is the claim's."""
 
 
@@ -106,12 +114,19 @@ class Claims(ClaimsEntry):
     attack_taken: Fraction
     """A model counts as poisoned from this start ASR on; otherwise cleaning shows nothing."""
     kept_share: Fraction
-    """Share of the start accuracy that counts as kept in `kept_asr`."""
+    """Share of the start accuracy that counts as kept, in `kept_asr` and by the MMCL model of a
+    positive control.
+    """
     paper: Paper
     main_claims: list[str]
     """Claims that together are the paper's answer, by id."""
     claims: list[Claim]
     errata: list[Erratum]
+
+    @property
+    def control_rule(self) -> ControlRule:
+        """When a positive control holds."""
+        return ControlRule(self.kept_share, self.attack_taken)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -156,7 +171,9 @@ def judge(expect: Bound, direction: Bound | None, interval: Interval, capped: bo
 
 
 def combine(verdicts: list[Verdict]) -> Verdict:
-    """Of a claim about several cells: one refutes it, and one not run leaves it undecided."""
+    """Of a claim about several cells: one refutes it, one that could not be tested leaves it
+    untested, and one not run leaves it undecided.
+    """
     # Of a claim without any cell this holds as well.
     if all(verdict == "not run" for verdict in verdicts):
         return "not run"

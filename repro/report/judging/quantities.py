@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from repro.intervals import Interval, wilson
 from repro.report.numbers import intervals
 from repro.report.numbers.cells import Cell
+from repro.report.numbers.cleaned import authors_or_printed_start, best_under_cap, drop
 from repro.report.numbers.evaluations import Point
 from repro.report.numbers.evidence import Evidence
 from repro.report.numbers.paper import Paper
-from repro.report.numbers.tables import authors_or_printed_start, best_under_cap, drop
 from repro.report.schema.base import Source
-from repro.report.schema.judged import Metric
+from repro.report.schema.judged import Metric, Untested
 from repro.spec import CleanSize, Dataset, Loss, Objective
 
 NONE_REACHED = "no evaluation reached the cap"
@@ -99,6 +99,8 @@ class Quantity:
     interval: Interval
     runs: tuple[str, ...]
     note: str = ""
+    untested: Untested | None = None
+    """Why it is no measurement: it fell back on something that cannot speak against a claim."""
 
 
 def start_accuracy(cell: JudgedCell) -> Quantity | None:
@@ -185,10 +187,14 @@ def kept_asr(cell: JudgedCell) -> Quantity | None:
     if not points or start is None:
         return None
 
-    # Where no evaluation keeps enough, the start model itself is what one would keep.
     enough = cell.kept_share * start.accuracy
     kept = [point for point in points if point.accuracy >= enough]
-    return _asr(_lowest(kept) or start, cell)
+    if kept:
+        return _asr(_lowest(kept), cell)
+
+    # Where no evaluation keeps enough, the start model itself is what one would keep.
+    note = f"no evaluation keeps {100 * cell.kept_share:g}% of the accuracy: the start model's"
+    return _fallback(_asr(start, cell), "not tested: accuracy not kept", note)
 
 
 def lowest_asr(cell: JudgedCell) -> Quantity | None:
@@ -203,12 +209,12 @@ def late_drop(cell: JudgedCell) -> Quantity | None:
     lost = drop(cell.evidence, best, cell.last)
     if best is None or lost is None:
         return None
-    return Quantity(lost["value"], lost["ci"], (best.run,))
+    return _later(Quantity(lost["value"], lost["ci"], (best.run,)), cell)
 
 
 def late_asr(cell: JudgedCell) -> Quantity | None:
     """ASR at the end of the run that has the best evaluation at ASR <= cap."""
-    return _asr(cell.last, cell)
+    return _later(_asr(cell.last, cell), cell)
 
 
 QUANTITIES: dict[Metric, Callable[[JudgedCell], Quantity | None]] = {
@@ -238,6 +244,18 @@ def _asr(point: Point | None, cell: JudgedCell) -> Quantity | None:
         return None
     interval = wilson(point.attacked, point.attackable, cell.evidence.settings.confidence)
     return Quantity(point.asr, interval, (point.run,))
+
+
+def _later(quantity: Quantity | None, cell: JudgedCell) -> Quantity | None:
+    """What is measured after the best evaluation, where its run goes on."""
+    if cell.last != cell.best:
+        return quantity
+    note = "the best evaluation is the last of its run"
+    return _fallback(quantity, "not tested: best evaluation is the last", note)
+
+
+def _fallback(quantity: Quantity | None, untested: Untested, note: str) -> Quantity | None:
+    return None if quantity is None else replace(quantity, untested=untested, note=note)
 
 
 def _lowest(points: list[Point]) -> Point | None:

@@ -15,8 +15,10 @@ from repro.report.judging.claims import (
     combine,
     judge,
 )
+from repro.report.judging.control import control_words, needs_control, without_control
 from repro.report.judging.quantities import QUANTITIES, JudgedCell
 from repro.report.numbers import intervals
+from repro.report.numbers.cleaned import positive_control
 from repro.report.numbers.evidence import Evidence
 from repro.report.schema.base import Source
 from repro.report.schema.judged import (
@@ -26,6 +28,7 @@ from repro.report.schema.judged import (
     JudgedClaim,
     SeedEvidence,
 )
+from repro.report.schema.results import PositiveControl
 from repro.spec import CleanSize, Dataset, Objective
 
 
@@ -54,12 +57,12 @@ def _judged(
 ) -> JudgedClaim:
     # A claim that names a study is decided by its runs alone, every other by the main graph's.
     decides = evidence if claim.study is None else variants.get(claim.study)
-    ours = _look_everywhere(decides, claims, claim, "ledger") if decides else []
+    ours = _look_everywhere(evidence, decides, claims, claim, "ledger") if decides else []
 
     # The authors' points are of the main experiments only.
     authors = []
     if evidence.authors and claim.study is None:
-        authors = _look_everywhere(evidence, claims, claim, "authors")
+        authors = _look_everywhere(evidence, evidence, claims, claim, "authors")
 
     # "not run" would be wrong where their files were not read: then there is no verdict.
     authors_verdict = combine([cell["verdict"] for cell in authors])
@@ -118,16 +121,25 @@ def headline(evidence: Evidence, judged: list[JudgedClaim], main: list[str]) -> 
 
 
 def _look_everywhere(
-    evidence: Evidence, claims: Claims, claim: Claim, source: Source
+    graph: Evidence, evidence: Evidence, claims: Claims, claim: Claim, source: Source
 ) -> list[CellEvidence]:
-    """A claim in each of its cells, over seeds."""
+    """A claim in each of its cells, over seeds; `graph` has its positive control.
+
+    That is the main graph also for a claim that a study decides: what the study changes may keep
+    CleanCLIP from working, which is what such a claim is about.
+    """
     if claim.metric == "none" or claim.expect is None:
         return []
 
     found: list[CellEvidence] = []
     for cell in _cells(claim):
         # A verdict takes all seeds to agree; the spread shows how far their values lie apart.
-        by_seed = _by_seed(evidence, claims, claim, cell, source)
+        control = None
+        if needs_control(claim, cell.objective) and cell.clean_size is not None:
+            control = positive_control(
+                graph, claims.paper, cell.dataset, cell.clean_size, claims.control_rule, source
+            )
+        by_seed = _by_seed(evidence, claims, claim, cell, source, control)
         values = [item["value"] for item in by_seed]
         found.append(
             {
@@ -137,6 +149,7 @@ def _look_everywhere(
                 "verdict": agree([item["verdict"] for item in by_seed]),
                 "by_seed": by_seed,
                 "spread": intervals.spread(values) if values else None,
+                "control": control,
             }
         )
     return found
@@ -154,7 +167,12 @@ def _cells(claim: Claim) -> Iterator[ClaimCell]:
 
 
 def _by_seed(
-    evidence: Evidence, claims: Claims, claim: Claim, cell: ClaimCell, source: Source
+    evidence: Evidence,
+    claims: Claims,
+    claim: Claim,
+    cell: ClaimCell,
+    source: Source,
+    control: PositiveControl | None,
 ) -> list[SeedEvidence]:
     assert claim.expect is not None
 
@@ -174,7 +192,7 @@ def _by_seed(
             loss=claim.loss,
             seed=seed,
         )
-        item = _look(claim, claim.expect, place, claims.attack_taken)
+        item = _look(claim, claim.expect, place, claims.attack_taken, control)
 
         # A seed that was not run yet gives no verdict, rather than one against the claim.
         if item is not None:
@@ -183,7 +201,11 @@ def _by_seed(
 
 
 def _look(
-    claim: Claim, expect: Bound, place: JudgedCell, attack_taken: float
+    claim: Claim,
+    expect: Bound,
+    place: JudgedCell,
+    attack_taken: float,
+    control: PositiveControl | None,
 ) -> SeedEvidence | None:
     """A claim in one cell and seed; None where nothing was run."""
     quantity = QUANTITIES[claim.metric](place)
@@ -193,17 +215,27 @@ def _look(
     # The authors' points are of the paper's data, whatever fills the slots of our profile.
     stand_in = place.source == "ledger" and bool(place.evidence.settings.stand_in)
     verdict = judge(expect, claim.direction, quantity.interval, claim.absolute and stand_in)
-    note = quantity.note
+    notes = [quantity.note]
+
+    # A value that the measure fell back on may refute a claim, but it bears out none.
+    if quantity.untested and verdict != "not reproduced":
+        verdict = quantity.untested
+
+    # Where CleanCLIP does not work on the MMCL model either, its failure on the other says nothing.
+    untested = without_control(control) if needs_control(claim, place.objective) else None
+    if untested is not None:
+        verdict = untested
+        notes.append(f"positive control {control_words(control)}")
 
     # Where the attack never took, cleaning looks perfect and says nothing.
     if not _was_poisoned(claim, place, attack_taken):
-        verdict, note = "undecided", "the start model was hardly poisoned"
+        verdict, notes = "undecided", ["the start model was hardly poisoned"]
     return {
         "seed": place.seed,
         "value": quantity.value,
         "ci": quantity.interval,
         "runs": list(dict.fromkeys(quantity.runs)),
-        "note": note,
+        "note": "; ".join(filter(None, notes)),
         "verdict": verdict,
     }
 

@@ -7,9 +7,9 @@ from typing import Literal
 
 from repro.ledger import LedgerError, Row, sample_images
 from repro.report.numbers.cells import CLEANCLIP, SIZES, models
+from repro.report.numbers.cleaned import best_under_cap
 from repro.report.numbers.evaluations import Point
 from repro.report.numbers.evidence import Evidence
-from repro.report.numbers.tables import best_under_cap
 from repro.report.schema.results import PredictedModel, ShownPredictions
 
 State = Literal["poisoned", "cleaned"]

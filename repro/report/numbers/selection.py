@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from repro.intervals import Interval
 from repro.report.numbers.cells import CLEANCLIP, DATASETS, SIZES, Cell, cells
+from repro.report.numbers.cleaned import authors_or_printed_start, best_under_cap
 from repro.report.numbers.evaluations import Point
 from repro.report.numbers.evidence import Evidence
 from repro.report.numbers.paper import Paper
-from repro.report.numbers.tables import authors_or_printed_start, best_under_cap
 from repro.report.schema.base import Source
 from repro.report.schema.results import BestOfN, CapSweep, HonestSelection
 

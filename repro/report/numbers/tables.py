@@ -7,21 +7,23 @@ images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
-
 from repro.intervals import Interval, wilson
 from repro.report.numbers import intervals
 from repro.report.numbers.cells import CLEANCLIP, LOSSES, Cell, Model, cells, models
+from repro.report.numbers.cleaned import (
+    ControlRule,
+    authors_or_printed_start,
+    best_under_cap,
+    drop,
+    positive_control,
+)
 from repro.report.numbers.evaluations import Point
 from repro.report.numbers.evidence import Evidence
 from repro.report.numbers.paper import Paper
 from repro.report.schema.results import (
-    AccuracyDrop,
     CleanedNumber,
     LossRow,
     NumberCell,
-    PairedChange,
     SeedNumber,
     Standing,
     Table1Row,
@@ -30,12 +32,12 @@ from repro.report.schema.results import (
 from repro.spec import Loss
 
 
-def table1(evidence: Evidence, paper: Paper) -> list[Table1Row]:
+def table1(evidence: Evidence, paper: Paper, rule: ControlRule) -> list[Table1Row]:
     """Best accuracy after CleanCLIP at ASR <= cap: one row a cell."""
-    return [table1_row(evidence, paper, cell) for cell in cells()]
+    return [table1_row(evidence, paper, cell, rule) for cell in cells()]
 
 
-def table1_row(evidence: Evidence, paper: Paper, cell: Cell) -> Table1Row:
+def table1_row(evidence: Evidence, paper: Paper, cell: Cell, rule: ControlRule) -> Table1Row:
     """One row of Table 1."""
     # The model before cleaning: by us, by the authors, and as the paper prints it.
     start = evidence.start(cell.dataset, cell.objective, evidence.settings.seeds[0])
@@ -48,6 +50,11 @@ def table1_row(evidence: Evidence, paper: Paper, cell: Cell) -> Table1Row:
         **cell.keys,
         "original_accuracy": original,
         "clean_accuracy": _cleaned(evidence, paper, cell, start),
+        # Of the MMCL model with the same data and pairs, whichever objective the row is of.
+        "control": positive_control(evidence, paper, cell.dataset, cell.clean_size, rule),
+        "authors_control": positive_control(
+            evidence, paper, cell.dataset, cell.clean_size, rule, "authors"
+        ),
     }
 
 
@@ -195,78 +202,6 @@ def number_cell(
         "n": ours and (ours.attackable if attack else ours.images),
         "run": ours and ours.run,
         "diverged": ours is not None and ours.run in evidence.diverged,
-    }
-
-
-def authors_or_printed_start(evidence: Evidence, paper: Paper, cell: Cell) -> Point | None:
-    """The start model of the authors' points of a cell, None where there are no points of it.
-
-    Their CC6M files hold no evaluation of it: then it is what the paper prints in Table 2, as
-    counts of the authors' images.
-    """
-    # Printed numbers are a last resort: they are rounded to 0.01%, not counts.
-    points = _authors(evidence, cell, CLEANCLIP)
-    measured = evidence.authors_start(cell.dataset, cell.objective, cell.clean_size)
-    printed = paper.start(cell.dataset, cell.objective)
-    if measured or not points or not printed:
-        return measured
-
-    # An evaluation that was never published, in the authors' own counts; `run` says whence it is.
-    like = points[0]
-    return replace(
-        like,
-        step=0,
-        correct=round(printed.accuracy * like.images),
-        attacked=round(printed.asr * like.attackable),
-        run="Table 2 of the paper",
-        index=0,
-    )
-
-
-def best_under_cap(points: Iterable[Point], cap: float) -> Point | None:
-    """The most accurate evaluation at the cap; ties go to the lower ASR, then the earlier."""
-    return min(
-        (point for point in points if point.asr <= cap),
-        key=lambda point: (-point.accuracy, point.asr, point.epoch or 0, point.run, point.index),
-        default=None,
-    )
-
-
-def drop(evidence: Evidence, start: Point | None, best: Point | None) -> AccuracyDrop | None:
-    """Relative loss of accuracy from the start model to the best cleaned one.
-
-    From paired images where bits are there.
-    """
-    # A share of no accuracy is nothing.
-    if start is None or best is None or start.correct == 0:
-        return None
-
-    # On the same images, what counts is how many changed sides: a far narrower interval than that
-    # of two independent samples.
-    both: int | None = None
-    paired: PairedChange | None = None
-    before, after = evidence.correct(start), evidence.correct(best)
-    if before is not None and after is not None:
-        both = int((before & after).sum())
-        paired = _paired(evidence, best.correct - both, start.correct - both, best.images)
-
-    # Both models were evaluated on as many images, so one total serves.
-    value, interval = intervals.relative_drop(
-        start.correct, best.correct, best.images, both, evidence.settings.confidence
-    )
-    return {"value": value, "ci": interval, "paired": paired}
-
-
-def _paired(evidence: Evidence, gained: int, lost: int, images: int) -> PairedChange:
-    change, interval = intervals.paired_difference(
-        gained, lost, images, evidence.settings.confidence
-    )
-    return {
-        "gained": gained,
-        "lost": lost,
-        "change": change,
-        "ci": interval,
-        "p_value": intervals.mcnemar(gained, lost),
     }
 
 

@@ -19,6 +19,7 @@ from repro.markdown import fill
 from repro.profile import SPECS, load_profile
 from repro.report.format import label, markdown_percent, short
 from repro.report.judging.claims import Claims, combine, load_claims
+from repro.report.judging.control import control_words
 from repro.report.numbers.evidence import Settings
 from repro.report.pages.templating import TEMPLATES
 from repro.report.schema.document import finite
@@ -240,6 +241,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "percent1": markdown_percent,
         "short": short,
+        "control": control_words,
         "code": "`{}`".format,
         "abbreviated": lambda commit: commit[:7],
         "model": model_name,

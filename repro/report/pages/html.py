@@ -17,11 +17,13 @@ import jinja2
 from markupsafe import Markup
 
 from repro.report.format import duration, label, percent, rate, short
+from repro.report.judging.control import control_words
 from repro.report.numbers.cells import LOSSES, SIZES
 from repro.report.pages import prepared
 from repro.report.pages.figures import captions
 from repro.report.pages.sacred import Chart, SacredRun
 from repro.report.pages.templating import TEMPLATES, jinja_environment
+from repro.report.pages.verdicts import control_lines, seed_verdicts, verdict_counts
 from repro.report.schema.document import lookup
 from repro.report.studies.outcomes import MEASURES
 
@@ -98,8 +100,9 @@ def index_page(
         standing=STANDING,
         # what is made ready for one section
         answer_lines=prepared.answer_lines(document),
-        verdict_counts=prepared.verdict_counts(document),
-        seed_verdicts=prepared.seed_verdicts(document),
+        control_lines=control_lines(document),
+        verdict_counts=verdict_counts(document),
+        seed_verdicts=seed_verdicts(document),
         by_loss=prepared.by_loss(document),
         variants=prepared.variants(document),
         gallery=gallery,
@@ -194,6 +197,7 @@ def _environment() -> jinja2.Environment:
         "label": label,
         "rate": rate,
         "duration": duration,
+        "control": control_words,
         "decision": prepared.decision,
         "first_few": prepared.first_few,
         "run_text": prepared.run_text,

@@ -15,9 +15,11 @@ from typing import Any
 import jinja2
 
 from repro.report.format import duration, label, percent, short
+from repro.report.judging.control import control_words
 from repro.report.pages import prepared
 from repro.report.pages.figures import captions
 from repro.report.pages.templating import jinja_environment
+from repro.report.pages.verdicts import control_lines, seed_verdicts, verdict_counts
 from repro.report.schema.document import lookup
 from repro.report.studies.outcomes import MEASURES
 
@@ -72,7 +74,9 @@ def tex(document: dict[str, Any], digest: str) -> str:
         # Columns of the tables: the authors' points take one more.
         sources=4 if has_authors else 3,
         answer_lines=prepared.answer_lines(document),
-        verdict_counts=prepared.verdict_counts(document),
+        control_lines=control_lines(document),
+        seed_verdicts=seed_verdicts(document),
+        verdict_counts=verdict_counts(document),
         departures=prepared.departures(document),
         cost=prepared.times_taken(document),
         captions=captions(document),
@@ -190,6 +194,8 @@ def _environment() -> jinja2.Environment:
         "interval": _interval,
         "lost": _lost,
         "label": label,
+        "control": control_words,
+        "seed_note": prepared.seed_note,
         "erratum_result": _erratum_result,
         "breakable": _breakable,
         "hash": _hash,

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from repro.report.format import short
 from repro.report.numbers.cells import LOSSES
 
-VERDICTS = ("reproduced", "direction only", "not reproduced", "undecided", "not run")
 T = TypeVar("T")
 FEW = 4
 """Runs that a claim names before it says how many more there are."""
@@ -30,16 +29,6 @@ class AnswerLine:
     ci: str | None
     lowest: str | None
     """Lowest ASR, where no model came down to the cap."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeedVerdict:
-    """What a study over seeds says of the paper's main claims."""
-
-    study: str
-    seeds: Sequence[int]
-    verdicts: list[tuple[dict[str, Any], str]]
-    """Of each claim the entry of evidence and the verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,33 +131,6 @@ def answer_lines(document: dict[str, Any]) -> list[AnswerLine]:
         )
         lines.append(line)
     return lines
-
-
-def verdict_counts(document: dict[str, Any]) -> dict[str, int]:
-    """Claims by verdict, all verdicts named; without own runs, those on the authors' points."""
-    field = "verdict" if document["runs"] else "authors_verdict"
-    found = [claim[field] for claim in document["claims"]]
-    return {verdict: found.count(verdict) for verdict in VERDICTS}
-
-
-def seed_verdicts(document: dict[str, Any]) -> list[SeedVerdict]:
-    """What each study that repeats the whole graph says of the main claims."""
-    # The main claims, as the headline lists them; a study has verdicts on all claims.
-    main = {claim["id"] for claim in document["headline"]["claims"]}
-    return [
-        SeedVerdict(
-            study=study["name"],
-            seeds=study["rows"][0]["seeds"],
-            verdicts=[
-                (entry, claim["verdict"])
-                for claim in study["claims"]
-                if claim["id"] in main
-                for entry in claim["evidence"]
-            ],
-        )
-        for study in document["studies"]
-        if study["claims"]
-    ]
 
 
 def by_loss(document: dict[str, Any]) -> list[list[LossCell]]:

@@ -12,6 +12,8 @@ from repro.markdown import fill
 from repro.profile import SPECS
 from repro.report.format import label
 from repro.report.format import markdown_percent as percent
+from repro.report.judging.control import control_words
+from repro.report.pages.verdicts import control_lines
 from repro.report.schema.document import ReportDocument, read_report
 from repro.spec import Switches
 
@@ -31,7 +33,10 @@ HEADS = (
 CELL = ("dataset", "clean_size", "pretrain_objective")
 """Fields that name a row of Table 1."""
 CLAIM = "That the pre-training objective decides whether CleanCLIP works"
+CONTROL = "Positive control, CleanCLIP on the poisoned MMCL model"
 NONE = "-"
+NOT_CLEANED = "none"
+"""Where no evaluation met the cap."""
 
 
 def write_blocks(profile: str) -> None:
@@ -69,7 +74,7 @@ def results_block(document: ReportDocument) -> str:
             percent(before["paper"]),
             _estimate(before),
             percent(after["paper"]),
-            _estimate(after),
+            _cleaned(after),
             percent(after["asr"]),
             NONE if after["n"] is None else f"{after['n']:,}",
             repeats.get(_cell(row), NONE),
@@ -95,20 +100,37 @@ def switches_block(specs: Path = SPECS) -> str:
 
 
 def _verdicts(document: ReportDocument) -> Iterator[str]:
-    """What the studies that repeat the whole graph say of the main claims."""
+    """What is said of the main claims: first over seeds, by the studies that repeat the whole
+    graph, then in this report.
+    """
     for study in document["studies"]:
         # Studies of a part of the graph judge no claim.
-        judged = {claim["id"]: claim["verdict"] for claim in study["claims"]}
+        judged = {claim["id"]: claim for claim in study["claims"]}
         if not judged:
             continue
-        said = [
-            f"{label(claim['dataset'])}, {label(claim['clean_size'])}: {judged[claim['id']]}"
-            for claim in document["headline"]["claims"]
+        main = document["headline"]["claims"]
+        said = [f"{_place(claim)}: {judged[claim['id']]['verdict']}" for claim in main]
+        controls = [
+            f"{_place(cell)} {control_words(cell['control'])}"
+            for claim in main
+            for cell in judged[claim["id"]]["evidence"]
         ]
         seeds = ", ".join(map(str, study["rows"][0]["seeds"]))
         yield ""
         yield f"{CLAIM}, judged on seeds {seeds}: **{'; '.join(said)}**;"
         yield "see [docs/findings.md](docs/findings.md)."
+        yield f"{CONTROL}: {'; '.join(controls)}."
+
+    # The runs of this report, whose table stands above.
+    seeds = ", ".join(map(str, document["settings"]["seeds"]))
+    said = [f"{_place(claim)}: {claim['verdict']}" for claim in document["headline"]["claims"]]
+    controls = [
+        f"{label(line.dataset)}, {label(line.clean_size)} {line.said}"
+        for line in control_lines(document)
+    ]
+    yield ""
+    yield f"{CLAIM}, in this report (seeds {seeds}): **{'; '.join(said)}**."
+    yield f"{CONTROL}: {'; '.join(controls)}."
 
 
 def _repeats(document: ReportDocument) -> dict[tuple[Any, ...], str]:
@@ -126,11 +148,15 @@ def _repeats(document: ReportDocument) -> dict[tuple[Any, ...], str]:
 
 def _spread(values: Sequence[float | None]) -> str:
     """Mean and standard deviation over seeds; a seed on which no model was cleaned is told."""
-    known = [value for value in values if value is not None]
+    # An accuracy of 0 says that no evaluation met the cap, which is no value to average.
+    run = [value for value in values if value is not None]
+    known = [value for value in run if value]
 
     # A standard deviation takes two values.
-    if len(known) < 2:
+    if len(run) < 2:
         return NONE
+    if len(known) < 2:
+        return f"{NOT_CLEANED} on {len(run) - len(known)} of {len(run)} seeds"
 
     # A mean over fewer seeds than were run is told, or it would look better than it is.
     seeds = f"{len(known)} seeds"
@@ -157,6 +183,17 @@ def _estimate(cell: Mapping[str, Any]) -> str:
     # A number never stands without the interval over images.
     low, high = cell["ci95"]
     return f"{percent(cell['reproduced'])} [{percent(low)}, {percent(high)}]"
+
+
+def _cleaned(cell: Mapping[str, Any]) -> str:
+    """The best evaluation at the cap, and `none` where there are evaluations but none met it."""
+    if cell["reproduced"] is None and cell["evaluations"]:
+        return NOT_CLEANED
+    return _estimate(cell)
+
+
+def _place(entry: Mapping[str, Any]) -> str:
+    return f"{label(entry['dataset'])}, {label(entry['clean_size'])}"
 
 
 def _row(cells: tuple[str, ...] | list[str]) -> str:

@@ -8,9 +8,19 @@ from typing_extensions import TypedDict
 
 from repro.intervals import Interval
 from repro.report.schema.base import CellKeys, Spread, closed
+from repro.report.schema.results import PositiveControl
 from repro.spec import CleanSize, Dataset, Loss, Objective
 
-Verdict = Literal["reproduced", "direction only", "not reproduced", "undecided", "not run"]
+Untested = Literal[
+    "not tested: control failed",
+    "not tested: control not run",
+    "not tested: accuracy not kept",
+    "not tested: best evaluation is the last",
+]
+"""Verdicts where the runs are there, but could not have spoken against the claim."""
+Verdict = Literal[
+    "reproduced", "direction only", "not reproduced", "undecided", "not run", Untested
+]
 Metric = Literal[
     "start_accuracy",
     "start_asr",
@@ -52,6 +62,10 @@ class CellEvidence(TypedDict):
     verdict: Verdict
     by_seed: list[SeedEvidence]
     spread: Spread | None
+    control: PositiveControl | None
+    """Of the cell, if the claim is judged only where it holds; null else, or where it was not
+    run.
+    """
 
 
 @closed

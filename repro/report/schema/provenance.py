@@ -119,6 +119,8 @@ class DocumentSettings(TypedDict):
     seeds: list[int]
     attack_taken: float
     """A model counts as poisoned from this ASR on."""
+    kept_share: float
+    """Share of the start accuracy that counts as kept."""
     target_class: str
 
 

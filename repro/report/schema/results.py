@@ -100,11 +100,32 @@ class CleanedNumber(NumberCell):
 
 
 @closed
+class PositiveControl(TypedDict):
+    """Whether CleanCLIP cleans the poisoned MMCL model: only then its failure on another one tells
+    anything. Means over seeds.
+    """
+
+    holds: bool
+    loss: float
+    """Share of the start accuracy lost at the cap; a seed that no rate cleaned counts as 1."""
+    asr: float
+    """Of the best evaluation at the cap; the lowest of a seed that no rate cleaned."""
+    start_asr: float
+    seeds: int
+    cleaned: int
+    """Seeds on which some evaluation met the cap."""
+
+
+@closed
 class Table1Row(CellKeys):
     """Accuracy before, and the best after CleanCLIP at ASR <= cap."""
 
     original_accuracy: NumberCell
     clean_accuracy: CleanedNumber
+    control: PositiveControl | None
+    """Of the row's dataset and cleaning size; null where the MMCL model was not cleaned."""
+    authors_control: PositiveControl | None
+    """The same by the authors' points."""
 
 
 @closed

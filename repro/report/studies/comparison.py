@@ -4,13 +4,17 @@ the variant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from repro.report.judging.claims import Claim, Claims, judge
+from repro.report.judging.control import needs_control, without_control
 from repro.report.numbers import intervals
 from repro.report.numbers.cells import CLEANCLIP
+from repro.report.numbers.cleaned import ControlOutcome, judged_control
 from repro.report.numbers.evidence import Settings
-from repro.report.schema.judged import Metric, Verdict
+from repro.report.schema.judged import Metric, Untested, Verdict
+from repro.report.schema.results import PositiveControl
 from repro.report.schema.studies import Answer, Effect, VerdictPair
 from repro.report.studies.outcomes import VariantCell, VariantOutcome
 
@@ -25,6 +29,14 @@ OUTCOME_METRICS: dict[Metric, Callable[[VariantOutcome], float | None]] = {
     "relative_drop": lambda outcome: outcome.relative_drop,
 }
 """Metrics of the claims file that concern one model and can be read off an outcome."""
+DECIDED: tuple[Verdict, ...] = ("reproduced", "direction only", "not reproduced")
+
+
+class Judged(NamedTuple):
+    """Outcomes of one cell over seeds, and of the MMCL models beside them: the positive control."""
+
+    outcomes: Sequence[VariantOutcome]
+    control: Iterable[VariantOutcome]
 
 
 def paired_effect(pairs: Sequence[Pair], confidence: float) -> Effect | None:
@@ -55,15 +67,22 @@ def compared_verdicts(
     claims: Claims,
     settings: Settings,
     cell: VariantCell,
-    variant: Sequence[VariantOutcome],
-    reference: Sequence[VariantOutcome],
+    variant: Judged,
+    reference: Judged,
 ) -> list[VerdictPair]:
     """Each claim about the cell, judged on the intervals over seeds of reference and variant."""
-    return [
-        _compared(claim, settings, variant, reference)
-        for claim in claims.claims
-        if _is_about(claim, cell)
-    ]
+    controls = _control(claims, variant), _control(claims, reference)
+    found = []
+    for claim in claims.claims:
+        if not _is_about(claim, cell):
+            continue
+
+        # A claim that needs no control is judged as if it held.
+        untested: tuple[Untested | None, ...] = (None, None)
+        if needs_control(claim, cell.objective):
+            untested = tuple(map(without_control, controls))
+        found.append(_compared(claim, settings, (variant, reference), untested))
+    return found
 
 
 def could_change(verdicts: Sequence[VerdictPair]) -> Answer | None:
@@ -78,29 +97,33 @@ def could_change(verdicts: Sequence[VerdictPair]) -> Answer | None:
     # One turned verdict answers the question, however many others are undecided.
     if any(verdict["changes"] for verdict in verdicts):
         return "yes"
-    stays = all(verdict["reference"] == verdict["variant"] != "undecided" for verdict in verdicts)
+    stays = all(
+        verdict["reference"] == verdict["variant"] and verdict["variant"] in DECIDED
+        for verdict in verdicts
+    )
     return "no" if stays else "undecided"
 
 
 def _compared(
     claim: Claim,
     settings: Settings,
-    variant: Sequence[VariantOutcome],
-    reference: Sequence[VariantOutcome],
+    judged: tuple[Judged, Judged],
+    untested: tuple[Untested | None, ...],
 ) -> VerdictPair:
     # Each verdict has an interval of its own, the effect one of the paired differences.
     metric = OUTCOME_METRICS[claim.metric]
-    before, after = [metric(of) for of in reference], [metric(of) for of in variant]
+    after, before = [[metric(of) for of in one.outcomes] for one in judged]
     effect = paired_effect(list(zip(after, before, strict=True)), settings.confidence)
 
-    verdict_before = _judged_over_seeds(claim, settings, before)
-    verdict_after = _judged_over_seeds(claim, settings, after)
+    verdict_after = untested[0] or _judged_over_seeds(claim, settings, after)
+    verdict_before = untested[1] or _judged_over_seeds(claim, settings, before)
 
     # Verdicts can differ where an interval's end just passes a bound. So a verdict counts as
     # turned only if the variant moves the measure itself by a decided effect.
     changes = (
         verdict_before != verdict_after
-        and "undecided" not in (verdict_before, verdict_after)
+        and verdict_before in DECIDED
+        and verdict_after in DECIDED
         and effect is not None
         and not effect["undecided"]
     )
@@ -110,6 +133,17 @@ def _compared(
         "variant": verdict_after,
         "changes": changes,
     }
+
+
+def _control(claims: Claims, judged: Judged) -> PositiveControl | None:
+    """Whether CleanCLIP cleans the MMCL models beside a cell, over their seeds."""
+    # At which ASR each was best is not known here; whether the control holds does not ask for it.
+    outcomes = [
+        ControlOutcome(of.asr, of.relative_drop, of.lowest_asr, cleaned=bool(of.cleaned_accuracy))
+        for of in judged.control
+        if of.asr is not None and of.relative_drop is not None and of.lowest_asr is not None
+    ]
+    return judged_control(outcomes, claims.control_rule)
 
 
 def _judged_over_seeds(claim: Claim, settings: Settings, values: Sequence[float | None]) -> Verdict:

@@ -27,6 +27,7 @@ from repro.report.schema.studies import (
     StudyVariant,
 )
 from repro.report.studies.comparison import (
+    Judged,
     Pair,
     compared_verdicts,
     could_change,
@@ -105,7 +106,16 @@ def _effect_row(
     # Over the shared seeds only, so that every difference is of one seed.
     after, before = [by_seed[seed] for seed in seeds], [compared[seed] for seed in seeds]
     row["effects"] = _effects(after, before, settings.confidence)
-    row["verdicts"] = compared_verdicts(claims, settings, cell, after, before)
+
+    # The MMCL model beside each side is its positive control.
+    control = cell._replace(objective="mmcl")
+    row["verdicts"] = compared_verdicts(
+        claims,
+        settings,
+        cell,
+        Judged(after, found.get(control, {}).values()),
+        Judged(before, found.get(control._replace(variant=reference), {}).values()),
+    )
     row["could_change"] = could_change(row["verdicts"])
     return row
 
