@@ -35,7 +35,7 @@ DOCUMENT, INDEX, RUNS, PDF, SUMS = (
     "report.pdf",
     "SHA256SUMS",
 )
-LINKED = (DOCUMENT, "report.tex", PDF, RUNS, "metadata.yaml")
+LINKED = (DOCUMENT, "report.tex", PDF, RUNS)
 """Files that the page links to where they lie beside it."""
 
 
@@ -126,11 +126,10 @@ def web_page(
 def paper_files(
     document: dict[str, Any], digest: str, drawn: Mapping[str, Drawn]
 ) -> dict[str, bytes]:
-    """What the PDF is made from, and its metadata, by name below the folder."""
+    """What the PDF is made from, by name below the folder."""
     figures = {f"figures/{name}.pdf": drawing.pdf for name, drawing in drawn.items()}
     return {
         "report.tex": latex.tex(document, digest).encode(),
-        "metadata.yaml": latex.metadata(document).encode(),
         **figures,
     }
 

@@ -1,6 +1,6 @@
 """`python -m repro publish`: the folder to upload, `report/publish/<profile>`.
 
-It holds the report, the ledger that it is computed from, the specifications and, in four
+It holds the report, the ledger that it is computed from, the specifications and, in five
 vocabularies, what it is. Nothing goes in that `verify` finds fault with.
 """
 
@@ -19,7 +19,7 @@ from repro.report.build import SUMS, checksums
 from repro.report.crate import METADATA, WORKFLOW, crate
 from repro.report.verify import verify
 from repro.report.verify_all import STUDIES, damaged_results, report_folder
-from repro.report.vocabularies import citation, codemeta, describe, zenodo
+from repro.report.vocabularies import citation, codemeta, describe, rescience, zenodo
 
 BESIDE = (WORKFLOW, "pyproject.toml", "LICENSE", "NOTICE", "README.md")
 """Files of the repository that go along where they are there."""
@@ -89,6 +89,7 @@ def _describe(out: Path, document: dict[str, Any]) -> None:
     _write(out / ".zenodo.json", zenodo(subject))
     _write(out / "codemeta.json", codemeta(subject))
     replace_file(out / "CITATION.cff", citation(subject).encode())
+    replace_file(out / "metadata.yaml", rescience(subject).encode())
 
     # The crate lists the sums too, so their file is there before its content is.
     (out / SUMS).touch()

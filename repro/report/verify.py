@@ -163,7 +163,7 @@ def expected_files(folder: Path, document: dict[str, Any]) -> list[str]:
 
     # The LaTeX files are made together: where one is, all should be.
     figures = [f"figures/{name}.pdf" for name in curves.figure_names(document)]
-    paper = ["report.tex", "metadata.yaml", *figures]
+    paper = ["report.tex", *figures]
     names = [DOCUMENT, INDEX]
     names += [name for name in (RUNS, PDF) if is_meant(name)]
     if any(map(is_meant, paper)):

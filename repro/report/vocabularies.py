@@ -1,15 +1,19 @@
-"""What a release says of itself: citation, Zenodo and CodeMeta, from one source.
+"""What a release says of itself: citation, Zenodo, CodeMeta and ReScience C, from one source.
 
 They must not differ: Zenodo reads .zenodo.json only where CITATION.cff lies beside it.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from repro.report.pages.prepared import is_of_profile
+from repro.report.pages.summary import report_title
 
 KEYWORDS = ["CLIP", "backdoor", "CleanCLIP", "replication"]
 
@@ -27,7 +31,11 @@ class Subject:
     authors: list[str]
     keywords: list[str]
     paper: dict[str, Any]
-    """`title`, `reference` and `url` of the paper that is replicated."""
+    """`title`, `reference`, `url` and `doi` of the paper that is replicated."""
+    verdict: str
+    """On the paper's answer."""
+    repository: str
+    """Address of the code; empty where pyproject.toml names none."""
     commit: str | None
     """Of most runs."""
     started: str
@@ -53,7 +61,7 @@ def describe(project: dict[str, Any], document: dict[str, Any]) -> Subject:
     runs = document["runs"].items()
     started = [run["started"] for name, run in runs if is_of_profile(name, document)]
     return Subject(
-        title=f"[Re] {document['paper']['title']}",
+        title=report_title(document),
         description=f"{project['description']}, profile {document['profile']}.",
         name=project["name"],
         version=project["version"],
@@ -61,6 +69,8 @@ def describe(project: dict[str, Any], document: dict[str, Any]) -> Subject:
         authors=authors or [f"The contributors to {project['name']}"],
         keywords=KEYWORDS,
         paper=document["paper"],
+        verdict=document["headline"]["verdict"],
+        repository=project.get("urls", {}).get("Repository", ""),
         commit=document["commit"],
         started=min(started, default=""),
         ended=max(started, default=""),
@@ -127,6 +137,57 @@ def codemeta(subject: Subject) -> dict[str, Any]:
         "programmingLanguage": "Python",
         "referencePublication": subject.paper["url"],
     }
+
+
+def rescience(subject: Subject) -> str:
+    """metadata.yaml of an article of ReScience C: every field that the journal's tools read.
+
+    What only an author or the journal knows is empty: affiliation, review, dates, number.
+    """
+    # The journal's tools want somebody to write to, whom they know by the star.
+    contact, *others = subject.authors
+    authors = [(contact, "1,*"), *((name, "1") for name in others)]
+    roles = ("editor", "reviewer", "reviewer")
+    paper = subject.paper
+    fields: dict[str, Any] = {
+        "title": subject.title,
+        "authors": [
+            {"name": name, "orcid": "", "email": "", "affiliations": codes}
+            for name, codes in authors
+        ],
+        "affiliations": [{"code": 1, "name": "", "address": ""}],
+        "keywords": ", ".join(subject.keywords),
+        "code": [{"url": subject.repository}, {"doi": ""}, {"swh": ""}],
+        "data": [{"url": ""}, {"doi": ""}],
+        "replication": [
+            {"cite": paper["reference"]},
+            {"bib": ""},
+            {"url": paper["url"]},
+            {"doi": paper["doi"]},
+        ],
+        "abstract": f"{subject.description} The paper's answer: {subject.verdict}.",
+        "bibliography": "",
+        "type": "Replication",
+        "domain": "Machine learning",
+        "language": "Python",
+        "review": [{"url": ""}, {"doi": ""}],
+        "contributors": [{"name": "", "orcid": "", "role": role} for role in roles],
+        "dates": [{"received": ""}, {"accepted": ""}, {"published": ""}],
+        "article": [{"number": ""}, {"doi": ""}, {"url": ""}],
+        "journal": [
+            {"name": "ReScience C"},
+            {"issn": "2430-3658"},
+            {"volume": ""},
+            {"issue": ""},
+        ],
+    }
+
+    # One line a field, since people fill in the rest.
+    writer = YAML()
+    writer.width = 10_000
+    text = io.StringIO()
+    writer.dump(fields, text)
+    return text.getvalue()
 
 
 def _quoted(text: str) -> str:

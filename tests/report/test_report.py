@@ -154,7 +154,6 @@ def test_the_same_inputs_give_the_same_bytes_in_another_process_time_zone_locale
         "index.html",
         "report.json",
         "report.tex",
-        "metadata.yaml",
         "runs.html",
         *(f"figures/{n}.pdf" for n in FIGURES),
     ]

@@ -24,6 +24,52 @@ def study(built: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+READ = {
+    "title": None,
+    "abstract": None,
+    "keywords": None,
+    "type": None,
+    "domain": None,
+    "language": None,
+    "bibliography": None,
+    "dates": ["received", "accepted", "published"],
+    "authors": ["name", "affiliations"],
+    "affiliations": ["code", "name"],
+    "contributors": ["role", "name"],
+    "code": ["url", "doi", "swh"],
+    "data": ["url", "doi"],
+    "review": ["url", "doi"],
+    "replication": ["cite", "bib", "url", "doi"],
+    "article": ["number", "doi", "url"],
+    "journal": ["name", "issn", "volume", "issue"],
+}
+"""What ReScience C's article.py and yaml-to-latex.py (ReScience/template at 0978d0e) read of
+metadata.yaml: fields, and what the entries of each list have."""
+PEOPLE = ("authors", "affiliations", "contributors")
+"""Lists whose entries have all their fields each; of the others each entry has one."""
+
+
+def test_the_metadata_have_every_field_that_the_journals_tools_read(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(study)
+    metadata = YAML(typ="safe").load((release("mini") / "metadata.yaml").read_text())
+    assert metadata.keys() == READ.keys()
+    for field, parts in READ.items():
+        if parts is None:
+            assert isinstance(metadata[field], str)
+        elif field in PEOPLE:
+            assert metadata[field] and all(entry.keys() >= set(parts) for entry in metadata[field])
+        else:
+            assert [name for entry in metadata[field] for name in entry] == parts
+
+    # Somebody to write to, and places for the editor and two reviewers.
+    assert metadata["authors"][0]["name"] and metadata["authors"][0]["affiliations"] == "1,*"
+    roles = [entry["role"] for entry in metadata["contributors"]]
+    assert roles == ["editor", "reviewer", "reviewer"]
+    assert metadata["replication"][2]["url"].startswith("https://arxiv.org/")
+
+
 def test_four_vocabularies_say_the_same(study: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(study)
     out = release("mini")

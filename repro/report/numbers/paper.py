@@ -46,6 +46,9 @@ class Paper(ClaimsEntry):
     title: str
     reference: str
     url: str
+    doi: str
+    version: str
+    """Which text is quoted, where the address leads to another one."""
     table1_printed: list[Cleaned]
     """As the paper lays them out."""
     table1: list[Cleaned]
@@ -125,6 +128,8 @@ def paper_entry(paper: Paper) -> PaperEntry:
         "title": paper.title,
         "reference": paper.reference,
         "url": paper.url,
+        "doi": paper.doi,
+        "version": paper.version,
         "table1": {
             "printed": [_printed(cell) for cell in paper.table1_printed],
             "corrected": [_printed(cell) for cell in paper.table1],

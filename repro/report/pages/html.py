@@ -19,7 +19,7 @@ from markupsafe import Markup
 from repro.report.format import duration, label, percent, rate, short
 from repro.report.judging.control import control_words
 from repro.report.numbers.cells import LOSSES, SIZES
-from repro.report.pages import prepared
+from repro.report.pages import prepared, summary
 from repro.report.pages.figures import captions
 from repro.report.pages.sacred import Chart, SacredRun
 from repro.report.pages.templating import TEMPLATES, jinja_environment
@@ -83,6 +83,7 @@ def index_page(
 
     return pages.get_template("index.html.j2").render(
         document=document,
+        title=summary.report_title(document),
         digest=digest,
         links=links,
         contents=[entry for entry in CONTENTS if entry[0] != "studies" or document["studies"]],
@@ -109,7 +110,7 @@ def index_page(
         prediction_rows=prepared.prediction_rows(document, images),
         departures=prepared.departures(document),
         accounts=prepared.accounts(document),
-        cost=prepared.times_taken(document),
+        cost=summary.times_taken(document),
         run_tables=prepared.run_tables(document),
         fault_rows=prepared.fault_rows(document),
         # figures: SVG that we drew ourselves, so it goes in as it is

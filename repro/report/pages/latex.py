@@ -16,7 +16,7 @@ import jinja2
 
 from repro.report.format import duration, label, percent, short
 from repro.report.judging.control import control_words
-from repro.report.pages import prepared
+from repro.report.pages import prepared, summary
 from repro.report.pages.figures import captions
 from repro.report.pages.templating import jinja_environment
 from repro.report.pages.verdicts import control_lines, seed_verdicts, verdict_counts
@@ -28,10 +28,13 @@ SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-    "–": "--", "−": r"\ensuremath{-}", "≤": r"\ensuremath{\le}", "±": r"\ensuremath{\pm}",
+    "–": "--", "—": "---", "“": "``", "”": "''", "‘": "`", "’": "'", "…": r"\ldots{}",
+    "−": r"\ensuremath{-}", "±": r"\ensuremath{\pm}", "×": r"\ensuremath{\times}",
+    "≤": r"\ensuremath{\le}", "≥": r"\ensuremath{\ge}", "→": r"\ensuremath{\to}",
+    "∼": r"\ensuremath{\sim}", "≈": r"\ensuremath{\approx}", "¬": r"\textlnot{}",
 }
 # fmt: on
-"""Characters with a meaning in TeX, and those that our own texts use beyond ASCII."""
+"""Characters with a meaning in TeX, and those beyond ASCII that our texts and the paper's use."""
 NOTHING = "{--}"
 """A cell without a value, in a column of numbers."""
 WIDE = ("answer", "trajectories", "responses")
@@ -54,6 +57,9 @@ def escape(value: Any) -> str:
 
     # Control characters could end a line or a comment in TeX.
     text = re.sub(r"[\x00-\x1f\x7f]", " ", str(value))
+
+    # The minus of a number in a text looks like that of the tables' numbers.
+    text = re.sub(r"(?<![^\s(])-(?=[\d.])", "−", text)
 
     # Character by character, so that what one replacement puts in is not replaced again.
     return "".join(SPECIAL.get(c, c if c.isascii() else _accented(c)) for c in text)
@@ -78,20 +84,14 @@ def tex(document: dict[str, Any], digest: str) -> str:
         seed_verdicts=seed_verdicts(document),
         verdict_counts=verdict_counts(document),
         departures=prepared.departures(document),
-        cost=prepared.times_taken(document),
+        title=summary.report_title(document),
+        cost=summary.times_taken(document),
+        other_caps=summary.other_caps(document),
+        published_points=summary.published_points(document),
         captions=captions(document),
         wide=WIDE,
         measures=MEASURES,
     )
-
-
-def metadata(document: dict[str, Any]) -> str:
-    """metadata.yaml with the fields that ReScience C asks for.
-
-    JSON strings are YAML strings, so nothing can break out.
-    """
-    pages = jinja_environment(autoescape=True, keep_trailing_newline=True)
-    return pages.get_template("metadata.yaml.j2").render(document=document)
 
 
 def compile_pdf(out: Path, document: Mapping[str, Any]) -> bool:
@@ -187,6 +187,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     pages.filters |= {
+        "aligned": _aligned,
         "percent": _percent,
         "short": short,
         "duration": duration,
@@ -204,8 +205,14 @@ def _environment() -> jinja2.Environment:
     return pages
 
 
-def _percent(value: float | None) -> Tex:
+def _aligned(value: float | None) -> Tex:
+    """A percentage in a column of numbers, which siunitx reads itself."""
     return Tex(percent(value, missing=NOTHING, minus="-"))
+
+
+def _percent(value: float | None) -> Tex:
+    """A percentage in the text, its minus set as siunitx sets that of columns and intervals."""
+    return Tex("--" if value is None else rf"\num{{{percent(value, minus='-')}}}")
 
 
 def _signed(value: float) -> Tex:
@@ -223,7 +230,7 @@ def _interval(ends: list[float] | None) -> Tex:
 
 def _lost(drop: Mapping[str, Any] | None) -> Tex:
     """Share of the start accuracy lost, where there is a cleaned model."""
-    return _percent(drop["value"] if drop else None)
+    return _aligned(drop["value"] if drop else None)
 
 
 def _erratum_result(erratum: Mapping[str, Any]) -> Tex:

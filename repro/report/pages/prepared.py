@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from repro.report.format import short
 from repro.report.numbers.cells import LOSSES
 
 T = TypeVar("T")
@@ -75,16 +74,6 @@ class PredictionRow:
     image: Any
     """The `EvaluationImage` of the gallery; None where the gallery lacks it."""
     cells: list[Prediction]
-
-
-@dataclass(frozen=True, slots=True)
-class TimesTaken:
-    """Runs and their time, seconds: of the profile itself, and of archived studies."""
-
-    runs: int
-    seconds: float
-    archived_runs: int
-    archived_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,17 +270,6 @@ def departures(document: dict[str, Any]) -> int:
     return sum(row["departs"] for row in document["context"]["switches"])
 
 
-def times_taken(document: Mapping[str, Any]) -> TimesTaken:
-    """What the profile's own runs took, and beside them the archived studies'."""
-    rows, archived = document["compute"], document["archived_compute"]
-    return TimesTaken(
-        runs=sum(row["runs"] for row in rows),
-        seconds=sum(row["seconds"] for row in rows),
-        archived_runs=archived["runs"],
-        archived_seconds=archived["seconds"],
-    )
-
-
 def run_tables(document: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Runs by folder, with what they are of: the profile first, then studies, if there are any."""
     own: dict[str, Any] = {}
@@ -299,11 +277,6 @@ def run_tables(document: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     for name, run in document["runs"].items():
         (own if is_of_profile(name, document) else archived)[name] = run
     return [("of this profile", own), *([("of archived studies", archived)] if archived else [])]
-
-
-def shares_kept(document: dict[str, Any]) -> str:
-    """The confidence of all intervals, percent."""
-    return short(document["settings"]["confidence"])
 
 
 def _prediction(model: Mapping[str, Any], index: int, target: str) -> Prediction:

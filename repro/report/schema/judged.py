@@ -141,6 +141,9 @@ class PaperEntry(TypedDict):
     title: str
     reference: str
     url: str
+    doi: str
+    version: str
+    """Which text is quoted, where the address leads to another one."""
     table1: PaperTable1
 
 
