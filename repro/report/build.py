@@ -17,6 +17,7 @@ from typing import Any
 from repro.files import file_sha256, replace_file
 from repro.profile import load_profile
 from repro.report.document import build_document, claims_of
+from repro.report.exports import EXPORTS, exported
 from repro.report.judging.claims import Claims
 from repro.report.material import Material, read_material
 from repro.report.numbers.authors import authors_points
@@ -35,7 +36,7 @@ DOCUMENT, INDEX, RUNS, PDF, SUMS = (
     "report.pdf",
     "SHA256SUMS",
 )
-LINKED = (DOCUMENT, "report.tex", PDF, RUNS)
+LINKED = (DOCUMENT, "report.tex", PDF, RUNS, *EXPORTS)
 """Files that the page links to where they lie beside it."""
 
 
@@ -74,10 +75,10 @@ def build(
     # As whoever reads report.json gets it, so that the pages can be made from it again.
     document: dict[str, Any] = json.loads(content)
 
-    # Drawn once for both pages: SVG in index.html, PDF beside report.tex.
+    # Drawn once for all: SVG in index.html and beside it, PDF beside report.tex.
     drawn = curves.draw_all(document)
 
-    files = {DOCUMENT: content}
+    files = {DOCUMENT: content, **reusable_files(document, drawn)}
     if records is not None:
         files[RUNS] = runs_page(document["profile"], records).encode()
     if latex_too:
@@ -121,6 +122,12 @@ def web_page(
     links = [name for name in LINKED if name in there]
     records = record_anchors(records_page)
     return index_page(document, digest, pictures, layouts, gallery, links, records).encode()
+
+
+def reusable_files(document: dict[str, Any], drawn: Mapping[str, Drawn]) -> dict[str, bytes]:
+    """What other programs, DVC among them, take from the report, by name below the folder."""
+    pictures = {f"figures/{name}.svg": drawing.svg.encode() for name, drawing in drawn.items()}
+    return {**exported(document), **pictures}
 
 
 def paper_files(

@@ -27,6 +27,8 @@ FORMATS = {
     "json": "application/json",
     "jsonl": "application/jsonl",
     "pdf": "application/pdf",
+    "csv": "text/csv",
+    "svg": "image/svg+xml",
     "tex": "application/x-tex",
     "yaml": "application/yaml",
     "npz": "application/zip",

@@ -25,10 +25,12 @@ from repro.report.build import (
     checksums,
     encoded,
     paper_files,
+    reusable_files,
     web_page,
 )
 from repro.report.differences import document_differences, text_differences
 from repro.report.document import build_document, claims_of
+from repro.report.exports import EXPORTS
 from repro.report.material import Material, read_material
 from repro.report.numbers.authors import authors_points
 from repro.report.numbers.evidence import Evidence, read_evidence
@@ -150,8 +152,8 @@ def page_differences(
 def expected_files(folder: Path, document: dict[str, Any]) -> list[str]:
     """Names of the files that ought to be in a report's folder.
 
-    Document and page always; of the other kinds those that are there, in part or as a whole, and
-    those that SHA256SUMS or the page tell of.
+    Document, page, tables and drawings always; of the other kinds those that are there, in part or
+    as a whole, and those that SHA256SUMS or the page tell of.
     """
     # What the sums or the page name was there once, so that its absence is found.
     told = _text(folder / SUMS) + _text(folder / INDEX)
@@ -162,9 +164,9 @@ def expected_files(folder: Path, document: dict[str, Any]) -> list[str]:
         return re.search(rf"^[0-9a-f]{{64}}  {re.escape(name)}$", told, re.MULTILINE) is not None
 
     # The LaTeX files are made together: where one is, all should be.
-    figures = [f"figures/{name}.pdf" for name in curves.figure_names(document)]
-    paper = ["report.tex", *figures]
-    names = [DOCUMENT, INDEX]
+    drawn = [f"figures/{name}" for name in curves.figure_names(document)]
+    paper = ["report.tex", *(f"{name}.pdf" for name in drawn)]
+    names = [DOCUMENT, INDEX, *EXPORTS, *(f"{name}.svg" for name in drawn)]
     names += [name for name in (RUNS, PDF) if is_meant(name)]
     if any(map(is_meant, paper)):
         names += paper
@@ -196,6 +198,7 @@ def made_again(
     # By the functions that `build` uses, so that equal documents give equal bytes.
     drawn = curves.draw_all(document)
     made[INDEX] = web_page(document, digest, drawn, material.gallery, names, records_page)
+    made |= reusable_files(document, drawn)
     if "report.tex" in names:
         made |= paper_files(document, digest, drawn)
     return made
