@@ -16,6 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from repro.cli import reproduce
+from repro.profile import load_profile
 from tests.support.pipeline import environment, project, repro  # noqa: F401  (fixtures)
 
 CELLS = [
@@ -181,6 +182,28 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
 
     (smoke / "clean.yaml").write_text("# a comment\n" + (smoke / "clean.yaml").read_text())
     assert repro(project) == ["report smoke"]  # it quotes the specs' comments
+
+
+@pytest.mark.slow
+def test_one_value_set_as_an_experiment_reruns_what_it_touches(project: Path) -> None:
+    """DVC writes the file anew, and the value is all that its content differs in."""
+    (project / "params.yaml").write_text("profile: smoke\n")
+    repro(project)
+    for command in (
+        ["config", "user.name", "x"],
+        ["config", "user.email", "x@example.org"],
+        ["add", "-A"],
+        ["commit", "-qm", "x"],
+    ):
+        subprocess.run(["git", *command], cwd=project, check=True)
+    before = load_profile("smoke", project / "specs")
+
+    value = "specs/smoke/clean.yaml:warmup_steps=2"
+    ran = repro(project, "dvc", "exp", "run", "-S", value)
+    assert ran == [*(f"clean smoke {cell}" for cell in CELLS), "report smoke"]
+    changed = before.clean.model_copy(update={"warmup_steps": 2})
+    assert before.clean.warmup_steps != 2
+    assert load_profile("smoke", project / "specs") == before.model_copy(update={"clean": changed})
 
 
 @pytest.mark.slow

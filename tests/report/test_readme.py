@@ -10,8 +10,9 @@ import pytest
 
 from repro.markdown import fill
 from repro.report.pages.findings import stale_findings
-from repro.report.pages.readme import results_block, switches_block
+from repro.report.pages.readme import graph_block, results_block, switches_block
 from repro.spec import Switches
+from tests.support.checkout import dvc
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 
@@ -167,6 +168,16 @@ def test_the_pages_of_this_repository_can_be_filled(
 def test_the_table_of_switches_is_that_of_the_protocol_files(root: Path) -> None:
     assert switches_block(root / "specs") in (root / "specs/README.md").read_text(encoding="utf-8")
     assert len(switches_block(root / "specs").splitlines()) == 2 + len(Switches.model_fields)
+
+
+def test_the_graph_is_that_of_dvc(root: Path) -> None:
+    """Stages without their matrix, as DVC itself joins them."""
+    block = graph_block(root / "dvc.yaml")
+    assert block in (root / "README.md").read_text(encoding="utf-8")
+
+    edges = set(re.findall(r'^"(\w+)@[^"]*" -> "(\w+)@[^"]*";$', dvc(root, "dag", "--dot"), re.M))
+    assert len(edges) >= 10
+    assert set(re.findall(r"^  (\w+) --> (\w+)$", block, re.M)) == edges
 
 
 def test_the_findings_are_those_of_the_archives(root: Path) -> None:

@@ -1,15 +1,16 @@
-"""The generated blocks of README.md and specs/README.md."""
+"""The generated blocks of README.md, results and graph, and of specs/README.md, switches."""
 
 from __future__ import annotations
 
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from repro.markdown import fill
-from repro.profile import SPECS
+from repro.profile import SPECS, read_yaml
 from repro.report.format import label
 from repro.report.format import markdown_percent as percent
 from repro.report.judging.control import control_words
@@ -18,6 +19,9 @@ from repro.report.schema.document import ReportDocument, read_report
 from repro.spec import Switches
 
 README = Path("README.md")
+GRAPH = Path("dvc.yaml")
+PLACEHOLDER = re.compile(r"\$\{[^}]*\}")
+"""What DVC fills in, as in `data/${item.profile}/${item.dataset}`."""
 HEADS = (
     "data, cleaning pairs",
     "pre-training",
@@ -40,7 +44,10 @@ NOT_CLEANED = "none"
 
 
 def write_blocks(profile: str) -> None:
-    """Write the results into README.md, from report.json, and the switches into specs/README.md."""
+    """Write results and graph into README.md, from report.json and dvc.yaml, and the switches into
+    specs/README.md.
+    """
+    fill(README, "graph", graph_block())
     document = read_report(Path("report/build") / profile / "report.json")
     fill(README, "results", results_block(document))
     fill(SPECS / "README.md", "switches", switches_block())
@@ -97,6 +104,31 @@ def switches_block(specs: Path = SPECS) -> str:
             cells += [f"`{value}`", source.replace("|", "\\|")]
         lines.append(_row(cells))
     return "\n".join(lines)
+
+
+def graph_block(graph: Path = GRAPH) -> str:
+    """The stages of dvc.yaml and which reads what another makes, as a picture of Mermaid."""
+    stages: dict[str, Any] = read_yaml(graph)["stages"]
+    made = {name: list(_paths(stage["outs"])) for name, stage in stages.items()}
+    edges = [
+        f"  {maker} --> {reader}"
+        for reader, stage in stages.items()
+        for maker, outs in made.items()
+        if any(_share_files(dep, out) for dep in _paths(stage.get("deps", [])) for out in outs)
+    ]
+    return "\n".join(["```mermaid", "flowchart LR", *edges, "```"])
+
+
+def _paths(entries: Sequence[Any]) -> Iterator[str]:
+    """Paths of dependencies or outputs; one with options is a mapping by its path."""
+    for entry in entries:
+        yield entry if isinstance(entry, str) else next(iter(entry))
+
+
+def _share_files(one: str, other: str) -> bool:
+    """Whether one of two paths may lie in the other, whatever their placeholders stand for."""
+    parts = [PLACEHOLDER.sub("*", path).split("/") for path in (one, other)]
+    return all(fnmatch(a, b) or fnmatch(b, a) for a, b in zip(*parts, strict=False))
 
 
 def _verdicts(document: ReportDocument) -> Iterator[str]:
