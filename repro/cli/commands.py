@@ -249,6 +249,13 @@ COMMANDS = (
                 default="authors",
                 help="whose trigger and geometry to use",
             ),
+            option("--target", help="class that the attack evokes, a name or a number"),
+            option(
+                "--place",
+                choices=("after", "before"),
+                default="after",
+                help="when the trigger is put on: after resizing, or on the file's own pixels",
+            ),
             option("--safetensors", type=Path, help="also leave the converted weights here"),
         ),
         prints=True,

@@ -45,6 +45,9 @@ REFUSED = 3
 MAX_PROBLEMS = 6
 """Differences from the model that a message lists."""
 
+MAX_PREFIX = 3
+"""Parts of a name that may be a wrapper's."""
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -65,6 +68,7 @@ def load_foreign(path: Path, format: Format, spec: ModelSpec) -> dict[str, Tenso
     if (size := path.stat().st_size) > MAX_BYTES:
         raise CheckpointError(f"{path}: {size} bytes (allowed: at most {MAX_BYTES})")
 
+    # Only a pickle is a program; safetensors are read here.
     if format == "open_clip" and path.suffix == ".safetensors":
         weights = _load_safetensors(path)
     else:
@@ -80,6 +84,7 @@ def convert(path: Path, format: Format, spec: ModelSpec, target: Path) -> dict[s
     """
     weights = load_foreign(path, format, spec)
 
+    # Renamed when it is whole: a file of this name is always complete.
     partial = target.with_name(f".{target.name}.partial")
     save_file(weights, partial, metadata={"format": "pt"})
     partial.replace(target)
@@ -128,6 +133,7 @@ def _check_against(weights: dict[str, Tensor], spec: ModelSpec, path: Path) -> N
     # Not needed by the reading process, and slow to import.
     from repro.train.model import build_model
 
+    # Names and shapes alone: on this device a model has no memory.
     with torch.device("meta"):
         expected = build_model(spec, 0, "fp32").state_dict()
     problems = []
@@ -136,7 +142,9 @@ def _check_against(weights: dict[str, Tensor], spec: ModelSpec, path: Path) -> N
     for what, names in (("missing", missing), ("unknown", unknown)):
         if names:
             problems.append(f"{len(names)} weights are {what}, the first {min(names)}")
+    problems += _renamed(missing, unknown)
 
+    # Of what is there under its name: shape, kind and values.
     for name in sorted(expected.keys() & weights.keys()):
         found, wanted = weights[name], expected[name]
         if found.shape != wanted.shape:
@@ -151,6 +159,18 @@ def _check_against(weights: dict[str, Tensor], spec: ModelSpec, path: Path) -> N
         raise CheckpointError(
             f"{path}: not a checkpoint of the specified model: {len(problems)} problem(s){shown}"
         )
+
+
+def _renamed(missing: set[str], unknown: set[str]) -> list[str]:
+    """What explains names that do not fit, if one prefix does: a wrapper's, or that of a part."""
+    for name in sorted(unknown):
+        for depth in range(1, MAX_PREFIX + 1):
+            *heads, rest = name.split(".", depth)
+            if len(heads) == depth and rest in missing:
+                prefix = ".".join(heads) + "."
+                count = sum(prefix + each in unknown for each in missing)
+                return [f"{count} of the missing are there with the prefix {prefix!r}: take it off"]
+    return []
 
 
 class _Ignored:
@@ -179,11 +199,13 @@ def read_weights(path: Path, format: Format) -> dict[str, Tensor]:
     _check_archive(path)
     content = _unpickle(path)
 
+    # open_clip's files may be the state itself, without a dict about it.
     bare = content if format == "open_clip" else None
     state = content.get("state_dict", bare) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"holds no state_dict (format {format})")
 
+    # `module.` is the wrapper's that CleanCLIP trains with.
     weights = {}
     for name, value in state.items():
         _check_entry(name, value)
@@ -249,6 +271,7 @@ def _check_archive(path: Path) -> None:
             "truncated, or not a file of torch.save (torch 1.6 or later)"
         ) from None
 
+    # A small file could otherwise unpack to any size.
     if compressed:
         raise CheckpointError(
             "compressed members (allowed: the plain archive that torch.save writes)"
@@ -256,6 +279,7 @@ def _check_archive(path: Path) -> None:
     if damaged:
         raise CheckpointError(f"damaged: checksum of {damaged}")
 
+    # zipfile and torch might read different ones of two.
     names = Counter(member.filename for member in members)
     if max(names.values(), default=0) > 1:
         raise CheckpointError("two members of one name")

@@ -1,19 +1,19 @@
 """Zero-shot accuracy and attack success of somebody else's checkpoint: `python -m repro evaluate`.
 
-The trigger is by default the one that the authors' and CleanCLIP's models learnt (protocol
-`authors`: wrapped noise around the channel means, on an image squashed to a square); under the
-paper's wording it would be another trigger, and a backdoor would seem to be missing. Both
-denominators of the attack are given: without the target class, as the authors' code counts, and all
-images, as the paper says.
+Both denominators of the attack are given: without the target class, as the authors' code counts,
+and all images, as the paper says.
+
+A number that is lower than expected has many harmless reasons: what was checked, and which of them
+is likely, is measured beside it (`repro.evaluate.probes`).
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -26,52 +26,78 @@ from open_clip.model import CLIP
 from torch import Tensor
 
 from repro.data.images import ImageError, decode_image
-from repro.data.keyed import keyed_rng
 from repro.data.templates import templates_of
-from repro.data.triggers import WANET_STRENGTH, Pixels, stamp, wanet
+from repro.data.triggers import Pixels
+from repro.evaluate import probes
+from repro.evaluate.attacks import (
+    Attack,
+    Place,
+    ProtocolName,
+    TriggerName,
+    Twins,
+    described,
+    switches_of,
+    target_number,
+    twins_of,
+)
 from repro.evaluate.checkpoints import Format, convert, load_foreign
-from repro.evaluate.grids import load_grid
 from repro.evaluate.prompts import PromptSet
-from repro.evaluate.zero_shot import IMAGE_BATCH, evaluating, predict
+from repro.evaluate.zero_shot import IMAGE_BATCH, evaluating
 from repro.files import file_sha256
 from repro.intervals import wilson
-from repro.profile import SPECS, check, load_classnames, load_profile, read_yaml
+from repro.profile import load_classnames, load_profile
 from repro.sources.shards.imagenet import ValidationImage, validation_images
-from repro.spec import Profile, SpecError, Switches, Trigger
+from repro.spec import ModelSpec, Profile, Switches
 from repro.train.model import build_model
 
-NO_GRID = (
-    "warning: --trigger wanet without --grid warps by this project's own field; a model that was "
-    "trained with another one will seem to have no backdoor"
-)
+ONE_TEMPLATE = "one template, 'a photo of a ...'"
 
-MAX_STRENGTH = 10
-"""Largest factor on a warping field: 5 pixels on average."""
+OTHER_TEMPLATES = {
+    "the bare class names": "{}",
+    ONE_TEMPLATE: "a photo of a {}",
+}
+"""What the profile's templates are compared with; few, for each costs C prompts."""
 
-TriggerName = Literal["badnet", "blended", "sig", "wanet", "yellow"]
-
-
-@dataclass(frozen=True)
-class Attack:
-    """The trigger that a foreign model is tried with, and how images and texts are prepared."""
-
-    trigger: TriggerName | None
-    """None for accuracy alone."""
-    protocol: Literal["authors", "paper"] = "authors"
-    grid: Path | None = None
-    """File with the warping field that a `wanet` model was trained with; see `load_grid`."""
-    strength: float = WANET_STRENGTH
-    """Factor on that field."""
+ACTIVATIONS = {
+    True: "GELU instead of QuickGELU, by one template",
+    False: "QuickGELU instead of GELU, by one template",
+}
+"""By `quick_gelu` of the model: what the other would be."""
 
 
 @dataclass(frozen=True)
-class Twins:
-    """How an image becomes its triggered twin."""
+class Task:
+    """A foreign model, and what it is judged on."""
 
-    geometry: Literal["crop", "squash"]
-    """What the trigger goes on."""
-    stamp: Callable[[Pixels, int], Pixels]
-    """(image (H, W, 3), its number) to the twin."""
+    model: CLIP
+    classifier: Float[Tensor, "D C"]
+    files: Sequence[ValidationImage]
+    size: int
+    """Pixels of a side of what the model sees."""
+
+    def read(
+        self, numbers: Sequence[int], view: Callable[[bytes, int], Pixels]
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Batches (b, size, size, 3) of what `view` makes of a file's bytes and its number."""
+
+        def made(number: int) -> Pixels:
+            file = self.files[number]
+            try:
+                return view(file.read(), number)
+            except ImageError as error:
+                raise ImageError(f"{file.name}: {error.reason}") from None
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for begin in range(0, len(numbers), IMAGE_BATCH):
+                yield np.stack(list(pool.map(made, numbers[begin : begin + IMAGE_BATCH])))
+
+    def classes(
+        self, numbers: Sequence[int], view: Callable[[bytes, int], Pixels]
+    ) -> NDArray[np.int64]:
+        """Predicted class of each view."""
+        batches = self.read(numbers, view)
+        found = [probes.classes_of(self.model, self.classifier, batch) for batch in batches]
+        return np.concatenate(found)
 
 
 def evaluate_command(
@@ -82,12 +108,19 @@ def evaluate_command(
     grid: Path | None,
     strength: float,
     profile_name: str,
-    protocol: Literal["authors", "paper"],
+    protocol: ProtocolName,
+    target: str | None,
+    place: Place,
     safetensors: Path | None,
 ) -> dict[str, Any]:
-    """`evaluate_foreign`, with the options of the command line."""
-    attack = Attack(trigger, protocol, grid, strength)
-    return evaluate_foreign(checkpoint, format, images, attack, profile_name, safetensors)
+    """`evaluate_foreign`, with the options of the command line; what was checked goes to standard
+    error, a line each.
+    """
+    attack = Attack(trigger, protocol, grid, strength, target, place)
+    result = evaluate_foreign(checkpoint, format, images, attack, profile_name, safetensors)
+    for line in result["checked"]["lines"]:
+        print(line, file=sys.stderr)
+    return result
 
 
 def evaluate_foreign(
@@ -107,28 +140,37 @@ def evaluate_foreign(
     for an image that cannot be decoded.
     """
     profile = load_profile(profile_name)
-    path = SPECS / "protocols" / f"{attack.protocol}.yaml"
-    switches = check(Switches, read_yaml(path), path)
-    twins = _twins(attack, profile, switches)
-    names, target = load_classnames(profile), profile.data.poison.target_class
+    switches = switches_of(attack.protocol)
+    twins = twins_of(attack, profile, switches)
+    names = load_classnames(profile)
+    target = target_number(attack, profile, names)
     files = validation_images(images, len(names))
 
+    # Refused unless every weight of the model is there and none is left over.
     spec = profile.pretrain.model
-    model = build_model(spec, 0, "fp32")
     if safetensors:
-        model.load_state_dict(convert(checkpoint, format, spec, safetensors))
+        weights = convert(checkpoint, format, spec, safetensors)
     else:
-        model.load_state_dict(load_foreign(checkpoint, format, spec))
+        weights = load_foreign(checkpoint, format, spec)
+    model = _model(spec, weights)
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
     prompts = PromptSet(names, templates_of(profile.evaluate), switches.truncation)
     precision = profile.evaluate.precision or profile.pretrain.precision
-    with evaluating(model, precision, device):
-        classifier = prompts.classifier(model, device)
-        clean, triggered = _predictions(model, classifier, files, profile.data.image_size, twins)
-
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     labels = np.array([file.label for file in files])
+    with evaluating(model.to(device), precision, device):
+        classifier = prompts.classifier(model, device)
+        task = Task(model, classifier, files, profile.data.image_size)
+        clean, triggered = _predictions(task, twins)
+
+        # Where the numbers may come from, while the model is ready for it.
+        sample = probes.draw_sample(labels, clean)
+        found = probes.class_order(clean, labels, names)
+        found += _model_probes(task, sample, profile, names, switches, weights)
+        if twins is not None:
+            found.append(probes.other_target(clean, triggered, labels, target, names))
+            found += _trigger_probes(task, sample, attack, profile, triggered, target)
+
     share = partial(_share, confidence=profile.evaluate.confidence)
     result = {
         "checkpoint": checkpoint.name,
@@ -136,98 +178,133 @@ def evaluate_foreign(
         "images": len(files),
         "classes": len(names),
         "accuracy": share(clean == labels),
+        "checked": {
+            "weights": len(weights),
+            "probes": [probe.as_json() for probe in found],
+            "lines": [_weights_line(weights), *probes.told(found)],
+        },
     }
 
     if twins is not None:
-        attacked = triggered == names.index(target)
+        attacked = triggered == target
         result["attack"] = {
-            **_description(attack, profile),
-            "target_class": target,
-            "non_target": share(attacked[labels != names.index(target)]),
+            **described(attack, profile),
+            "target_class": names[target],
+            "target_number": target,
+            "place": attack.place,
+            "non_target": share(attacked[labels != target]),
             "all": share(attacked),
         }
     return result
 
 
-def _twins(attack: Attack, profile: Profile, switches: Switches) -> Twins | None:
-    """What stamps the attack's trigger; a `wanet` whose field is only guessed is warned of."""
-    if attack.trigger != "wanet" and (attack.grid or attack.strength != WANET_STRENGTH):
-        raise SpecError("--grid, --strength: allowed with --trigger wanet only")
-    if not 0 < attack.strength <= MAX_STRENGTH:
-        raise SpecError(
-            f"--strength: {attack.strength} (allowed: above 0 and at most {MAX_STRENGTH})"
-        )
-    if attack.trigger is None:
-        return None
-
-    if attack.trigger == "wanet":
-        if attack.grid is None:
-            print(NO_GRID, file=sys.stderr)
-        size = profile.data.image_size
-        field = None if attack.grid is None else load_grid(attack.grid, size)
-        return Twins(
-            switches.trigger_geometry, lambda image, _: wanet(image, attack.strength, field)
-        )
-
-    trigger = Trigger(name=attack.trigger, patch_size=profile.data.poison.trigger.patch_size)
-    seed = profile.evaluate.trigger_seed
-
-    def twin(image: Pixels, number: int) -> Pixels:
-        return stamp(trigger, switches, image, keyed_rng("evaluation", seed, 0, number)).image
-
-    return Twins(switches.trigger_geometry, twin)
+def _model(spec: ModelSpec, weights: dict[str, Tensor]) -> CLIP:
+    """The specified model with these weights."""
+    model = build_model(spec, 0, "fp32")
+    model.load_state_dict(weights)
+    return model
 
 
-def _description(attack: Attack, profile: Profile) -> dict[str, Any]:
-    """The attack as the result states it."""
-    trigger: dict[str, Any] = {
-        "name": attack.trigger,
-        "patch_size": profile.data.poison.trigger.patch_size,
-    }
-    if attack.trigger == "wanet":
-        trigger["strength"] = attack.strength
-        trigger["grid_sha256"] = None if attack.grid is None else file_sha256(attack.grid)
-    return {"trigger": trigger, "protocol": attack.protocol}
+def _weights_line(weights: dict[str, Tensor]) -> str:
+    """What is known of the weights, for a checkpoint that was not refused."""
+    counters = [value for name, value in weights.items() if name.endswith("num_batches_tracked")]
+    line = f"checked: weights: {len(weights)} read, none missing, none left over"
+    if not counters:
+        return line
+    fewest = min(int(value) for value in counters)
+    return f"{line}; BatchNorm statistics of at least {fewest} batches"
 
 
-def _predictions(
-    model: CLIP,
-    classifier: Float[Tensor, "D C"],
-    files: Sequence[ValidationImage],
-    size: int,
-    twins: Twins | None,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _predictions(task: Task, twins: Twins | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Predicted class of every image as it is and with the trigger (empty without one), (N,)
     each.
     """
+    numbers = range(len(task.files))
+    clean = task.classes(numbers, lambda data, _: decode_image(data, task.size))
+    if twins is None:
+        return clean, np.zeros(0, np.int64)
+    return clean, task.classes(numbers, lambda data, number: twins.of(data, number, task.size))
 
-    def pixels(index: int) -> tuple[Pixels, Pixels | None]:
-        """One read for both."""
-        data = files[index].read()
+
+def _model_probes(
+    task: Task,
+    sample: probes.Sample,
+    profile: Profile,
+    names: Sequence[str],
+    switches: Switches,
+    weights: dict[str, Tensor],
+) -> Iterator[probes.Probe]:
+    """Accuracy of the sample with other transforms, templates, statistics and activation."""
+    model, classifier, numbers = task.model, task.classifier, sample.indices.tolist()
+    views: dict[str, NDArray[np.uint8]] = {}
+    for geometry in ("crop", "squash"):
+        batches = task.read(numbers, partial(_decoded, size=task.size, geometry=geometry))
+        views[geometry] = np.concatenate(list(batches))
+    yield from probes.image_transforms(model, classifier, sample, views["crop"], views["squash"])
+
+    # One template each: C prompts, few beside those of the profile's templates.
+    prompts = {
+        words: PromptSet(names, [template.format], switches.truncation)
+        for words, template in OTHER_TEMPLATES.items()
+    }
+    found = {}
+    for words, each in prompts.items():
+        own = each.classifier(model, classifier.device)
+        found[words] = probes.classes_of(model, own, views["crop"])
+        yield probes.of_accuracy("templates", words, sample, sample.clean, found[words])
+    yield from probes.batch_norm(model, classifier, sample, views["crop"])
+
+    # The same names and shapes fit both activations, so that no check of the file tells them apart.
+    spec = profile.pretrain.model
+    changed = spec.model_copy(update={"quick_gelu": not spec.quick_gelu})
+    other = _model(changed, weights).to(classifier.device).eval()
+    own = prompts[ONE_TEMPLATE].classifier(other, classifier.device)
+    its = probes.classes_of(other, own, views["crop"])
+    words = ACTIVATIONS[spec.quick_gelu]
+    yield probes.of_accuracy("activation", words, sample, found[ONE_TEMPLATE], its)
+
+
+def _trigger_probes(
+    task: Task,
+    sample: probes.Sample,
+    attack: Attack,
+    profile: Profile,
+    triggered: NDArray[np.int64],
+    target: int,
+) -> Iterator[probes.Probe]:
+    """ASR of the sample with the trigger at the other place, and by the other protocol."""
+    # A warping field fits one size of image, and knows no protocol.
+    if attack.trigger == "wanet":
+        return
+
+    place: Place = "before" if attack.place == "after" else "after"
+    protocol: ProtocolName = "paper" if attack.protocol == "authors" else "authors"
+    changes: dict[tuple[probes.Subject, str], Attack] = {
+        ("trigger place", f"the trigger put on {place} resizing (--place {place})"): replace(
+            attack, place=place
+        ),
+        ("trigger protocol", f"--protocol {protocol}"): replace(attack, protocol=protocol),
+    }
+
+    numbers = sample.indices.tolist()
+    for (subject, words), changed in changes.items():
+        twins = twins_of(changed, profile, switches_of(changed.protocol))
+        assert twins is not None
         try:
-            image = decode_image(data, size)
-            if twins is None:
-                return image, None
-            squash = twins.geometry == "squash"
-            base = decode_image(data, size, "squash") if squash else image
-        except ImageError as error:
-            raise ImageError(f"{files[index].name}: {error.reason}") from None
-        return image, twins.stamp(base, index)
+            found = task.classes(numbers, partial(_twin, twins=twins, size=task.size))
+        # Files smaller than the trigger cannot bear it before they are resized.
+        except ImageError:
+            continue
+        called = triggered[sample.indices]
+        yield probes.other_trigger(subject, words, sample, called, found, target)
 
-    def classes(images: Sequence[Pixels]) -> NDArray[np.int64]:
-        on_device = torch.from_numpy(np.stack(images)).to(classifier.device)
-        found: NDArray[np.int64] = predict(model, on_device, classifier).cpu().numpy()
-        return found
 
-    clean, triggered = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for begin in range(0, len(files), IMAGE_BATCH):
-            batch = range(begin, min(begin + IMAGE_BATCH, len(files)))
-            images, stamped = zip(*pool.map(pixels, batch), strict=True)
-            clean.append(classes(images))
-            if twins is not None:
-                triggered.append(classes(stamped))
-    return np.concatenate(clean), np.concatenate(triggered)
+def _decoded(data: bytes, _: int, size: int, geometry: Literal["crop", "squash"]) -> Pixels:
+    return decode_image(data, size, geometry)
+
+
+def _twin(data: bytes, number: int, twins: Twins, size: int) -> Pixels:
+    return twins.of(data, number, size)
 
 
 def _share(bits: NDArray[np.bool_], confidence: float) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def load_grid(path: Path, size: int) -> NDArray[np.float64]:
     which the mean absolute value is about 1, before the strength is multiplied in. SpecError for
     anything else.
     """
+    # A file that cannot be meant is refused before it is read.
     if path.suffix not in (".npy", ".safetensors"):
         raise SpecError(
             f"--grid: {path}"
@@ -49,6 +50,7 @@ def load_grid(path: Path, size: int) -> NDArray[np.float64]:
     except (ValueError, OSError, EOFError, SafetensorError) as error:
         raise SpecError(f"--grid: {path}: cannot be read: {error}") from None
 
+    # The leading 1 is the batch of grid_sample.
     field = content[0] if content.ndim == 4 and len(content) == 1 else content
     if field.shape != (size, size, 2):
         raise SpecError(
@@ -58,12 +60,14 @@ def load_grid(path: Path, size: int) -> NDArray[np.float64]:
     if not np.issubdtype(field.dtype, np.floating) or not np.isfinite(field).all():
         raise SpecError(f"--grid: {path}: {field.dtype} (allowed: finite floating-point numbers)")
 
+    # A field that is not scaled would warp by whole images, or not at all.
     mean = float(np.abs(field.astype(np.float64)).mean())
     if not 0 < mean <= LARGEST_MEAN:
         raise SpecError(
             f"--grid: {path}: mean absolute value {mean:.4g} (allowed: above 0 and at most "
             f"{LARGEST_MEAN:g}; WaNet scales its field to 1)"
         )
+    # From right and down to down and right, the order of rows and columns.
     return np.stack([field[..., 1], field[..., 0]]).astype(np.float64)
 
 

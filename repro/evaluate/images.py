@@ -35,10 +35,12 @@ def paste(
     images: UInt8[Tensor, "n H W 3"], squares: UInt8[Tensor, "n P P 3"], corners: Int[Tensor, "n 2"]
 ) -> None:
     """Put a square on each image, in place; `corners` are top rows and left columns."""
+    # Where each pixel of the square lands, for all images at once.
     side = torch.arange(squares.shape[1], device=images.device)
     rows = corners[:, 0, None] + side  # (n, P)
     columns = corners[:, 1, None] + side  # (n, P)
 
+    # The three indices broadcast to (n, P, P).
     image = torch.arange(len(images), device=images.device)
     images[image[:, None, None], rows[:, :, None], columns[:, None, :]] = squares
 
@@ -87,6 +89,7 @@ class EvaluationSet:
         self.images, self.squashed, self.labels = images, squashed, labels
         self.target, self.trigger, self.switches, self.seed = target, trigger, switches, seed
 
+        # What evaluations keep for those after them; the triggers by the batch that they are for.
         self._copy: NDArray[np.uint8] | None = None
         self._fixed: dict[range, Patches] = {}
         self._centres: dict[range, NDArray[np.float64]] = {}
@@ -126,6 +129,7 @@ class EvaluationSet:
 
     def batches(self, batches: Sequence[range], draw: int, device: torch.device) -> Iterator[Batch]:
         """These images and their twins, in this order; the next batch is on its way meanwhile."""
+        # One array serves for both where the trigger goes on the clean image itself.
         patched = self.trigger.name in PATCH_TRIGGERS
         clean = self._residence("clean", self.images, batches, device)
         squashed = None
@@ -133,6 +137,7 @@ class EvaluationSet:
             squashed = self._residence("squashed", self.squashed, batches, device)
 
         def load(batch: range) -> list[Tensor]:
+            # A trigger that changes the whole image is put on here, a patch on the device.
             tensors = [clean.load(batch)]
             if not patched:
                 return [*tensors, torch.from_numpy(self._stamped(batch, draw))]
@@ -165,15 +170,18 @@ class EvaluationSet:
 
     def _patches(self, batch: range, draw: int) -> Patches:
         """What is pasted into a batch: at draw 0 as `stamp` draws it, image by image, and kept."""
+        # The same at every draw: means of the images.
         if batch not in self._centres:
             base = self.squashed[batch.start : batch.stop]
             self._centres[batch] = patch_centres(self.trigger, self.switches, base)
         centres, shape = self._centres[batch], self.images.shape[1:3]
 
+        # A new draw is made for the batch at once: nobody needs one image of it again.
         if draw:
             rng = keyed_rng("evaluation, redrawn", self.seed, draw, batch.start)
             return draw_patches(self.trigger, self.switches, shape, centres, rng)
 
+        # Draw 0 is the one that others can make again, so each image has a generator of its own.
         if batch not in self._fixed:
             drawn = [
                 draw_patches(self.trigger, self.switches, shape, centre[None], self._rng(draw, i))
@@ -185,9 +193,12 @@ class EvaluationSet:
 
     def _stamped(self, batch: range, draw: int) -> NDArray[np.uint8]:
         """Twins by a trigger that changes the whole image, (n, H, W, 3); the caller's own."""
+        # A copy is worth its memory only where it serves again.
         changes = draw > 0 and self.trigger.name in DRAWN_TRIGGERS
         if changes or self.images.nbytes > COPY_LIMIT:
             return self._stamp(batch, draw)
+
+        # The caller may write on its batch, the copy must stay.
         if self._copy is None:
             self._copy = self._stamp(range(len(self)), 0)
         return self._copy[batch.start : batch.stop].copy()

@@ -36,6 +36,7 @@ class PromptSet:
         templates: Sequence[Callable[[str], str]],
         truncation: Literal["keep_eot", "cut"],
     ) -> None:
+        # Classes may share a name: ImageNet has two of sunglasses.
         prompts = [fill(name) for name in classnames for fill in templates]
         unique = list(dict.fromkeys(prompts))
         position = {prompt: index for index, prompt in enumerate(unique)}
@@ -54,6 +55,7 @@ class PromptSet:
     @torch.inference_mode()
     def classifier(self, model: CLIP, device: torch.device) -> Float[Tensor, "D C"]:
         """For each class the normalised mean of its prompts' normalised embeddings, float32."""
+        # Batch by batch, each as long as its longest prompt.
         batch = CUDA_TEXT_BATCH if device.type == "cuda" else TEXT_BATCH
         encoded = []
         for begin in range(0, len(self.tokens), batch):
@@ -61,9 +63,11 @@ class PromptSet:
             tokens = self.tokens[begin : begin + batch, :longest].to(device)
             encoded.append(encode_text(model, tokens).float())
 
+        # Back from the order of lengths to that of `members`.
         found = torch.cat(encoded)
         features = torch.empty_like(found)
         features[self.order.to(device)] = found
 
+        # Normalised before the mean and after it, as OpenAI's zero-shot classifier is.
         means = features[self.members.to(device)].mean(dim=1)
         return F.normalize(means, dim=-1).T

@@ -60,6 +60,7 @@ class Residence:
         else:
             self._kept = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
 
+        # Filled once; `load` then hands out views.
         self._places: dict[range, slice] = {}
         begin = 0
         for batch in batches:
@@ -102,6 +103,7 @@ def free_host_bytes(
     amounts = dict(line.split(":", 1) for line in lines)
     free = int(amounts.get("MemAvailable", "0 kB").split()[0]) * 1024
 
+    # A limit of the group may be lower than what the machine has free.
     try:
         limit = (group / "memory.max").read_text(encoding="ascii").strip()
         used = int((group / "memory.current").read_text(encoding="ascii"))
@@ -123,6 +125,7 @@ def in_flight(
         yield from map(load, batches)
         return
 
+    # A thread loads, a stream copies: neither waits for the caller's computing.
     copying = torch.cuda.Stream(device)
 
     def send(batch: range) -> tuple[list[Tensor], torch.cuda.Event]:
@@ -134,6 +137,7 @@ def in_flight(
         pending = [pool.submit(send, batch) for batch in batches[:1]]
         for number in range(len(batches)):
             sent, arrived = pending.pop().result()
+            # The next one sets out before the caller begins with this one.
             if number + 1 < len(batches):
                 pending.append(pool.submit(send, batches[number + 1]))
 

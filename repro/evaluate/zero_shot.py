@@ -41,12 +41,14 @@ def evaluate_model(
     often on every rank; what it raises ends the evaluation. The model is in eval mode meanwhile and
     goes back to the mode it was in.
     """
+    # The batches are the same on any number of ranks; a rank takes every n-th of them.
     size, ranks = IMAGE_BATCH, distributed.ranks()
     count = len(evaluation)
     batches = [range(begin, min(begin + size, count)) for begin in range(0, count, size)]
     mine = batches[distributed.rank() :: ranks]
     rounds = len(batches[::ranks])
 
+    # The text tower first: its classes serve for all images.
     found = []
     with evaluating(model, precision, device):
         classifier = prompts.classifier(model, device)
@@ -62,6 +64,7 @@ def evaluate_model(
         if len(mine) < rounds:
             between()
 
+    # Every rank gets every row, in the order of the images.
     indices = [index for batch in mine for index in batch]
     classes = torch.cat([torch.zeros((0, 2), dtype=torch.long, device=device), *found])
     rows = torch.cat([torch.tensor(indices, device=device).view(-1, 1), classes], dim=1)
@@ -106,6 +109,7 @@ def evaluating(model: CLIP, precision: Precision, device: torch.device) -> Itera
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
 
+    # Settings of the process, not of the model: they must not leak into training.
     model.eval()
     matmul.allow_tf32 = cudnn.allow_tf32 = precision != "fp32"
     try:

@@ -341,3 +341,11 @@ def test_no_line_of_the_project_unpickles_freely():
         for file, text in sources.items()
         if "weights_only=False" in text or "allow_pickle=True" in text
     ] == []
+
+
+def test_weights_of_a_part_of_the_file_are_named_with_their_prefix(tmp_path, weights):
+    """A wrapper's names: nothing is missing but the right beginning."""
+    path = save(tmp_path / "x.pt", weights, "model.clip.")
+    message = rf"{len(weights)} of the missing are there with the prefix 'model\.clip\.': take it"
+    with pytest.raises(CheckpointError, match=message):
+        load_foreign(path, "cleanclip", MODEL)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.numpy import save_file
 
 from repro.data.triggers import wanet
-from repro.evaluate.foreign import Attack, _twins
+from repro.evaluate.attacks import Attack, twins_of
 from repro.evaluate.grids import load_grid
 from repro.profile import SPECS, load_profile, read_yaml
 from repro.spec import SpecError, Switches
@@ -45,7 +45,7 @@ def test_a_grid_warps_as_grid_sample_does_with_it(
         save_file({"noise_grid": grid}, path)
     image = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
 
-    twins = _twins(Attack("wanet", "authors", path, strength), SMOKE, AUTHORS)
+    twins = twins_of(Attack("wanet", "authors", path, strength), SMOKE, AUTHORS)
     assert twins is not None
     stamped = twins.stamp(image, 0)
 
@@ -64,7 +64,7 @@ def test_without_a_grid_it_warns_and_takes_its_own_field(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     image = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-    twins = _twins(Attack("wanet"), SMOKE, AUTHORS)
+    twins = twins_of(Attack("wanet"), SMOKE, AUTHORS)
     assert twins is not None
     assert (twins.stamp(image, 5) == wanet(image)).all()
     assert "warning: --trigger wanet without --grid warps by this project's own field" in (
@@ -130,4 +130,4 @@ def test_a_pickle_is_not_even_opened(tmp_path: Path) -> None:
 )
 def test_options_that_make_no_sense_are_refused(attack: Attack, message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        _twins(attack, SMOKE, AUTHORS)
+        twins_of(attack, SMOKE, AUTHORS)

@@ -1,0 +1,165 @@
+"""`evaluate` names why a number is low: one mistake at a time, on a small model with a backdoor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from repro.__main__ import main
+from repro.data.images import encode_png, open_rgb
+from repro.evaluate.attacks import Attack
+from repro.evaluate.checkpoints import read_weights
+from repro.evaluate.foreign import evaluate_foreign
+from repro.evaluate.probes import Subject
+from repro.spec import SpecError
+from tests.support.backdoored import NAMES, TARGET, train_backdoored, write_folder
+
+pytestmark = pytest.mark.slow
+
+CLASSES = len(NAMES)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint, the same as safetensors, which need no process to read them, and
+    images.
+    """
+    folder = tmp_path_factory.mktemp("backdoored")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that it is the same model on every machine
+    train_backdoored(folder / "epoch_1.pt")
+    torch.set_num_threads(threads)
+    save_file(read_weights(folder / "epoch_1.pt", "cleanclip"), folder / "x.safetensors")
+    write_folder(folder / "images", range(CLASSES))
+    return folder
+
+
+def evaluated(
+    checkpoint: Path, images: Path, attack: Attack | None = None
+) -> tuple[float, float, list[str]]:
+    """Accuracy, ASR, and the likely causes."""
+    found: dict[str, Any] = evaluate_foreign(
+        checkpoint, "open_clip", images, attack or Attack("badnet"), "smoke"
+    )
+    causes = [line for line in found["checked"]["lines"] if line.startswith("likely cause: ")]
+    named = [probe for probe in found["checked"]["probes"] if probe["likely_cause"]]
+    assert len(causes) == len(named)
+    return found["accuracy"]["fraction"], found["attack"]["non_target"]["fraction"], causes
+
+
+def test_where_nothing_is_wrong_all_is_checked_and_nothing_named(scene: Path) -> None:
+    found = evaluate_foreign(
+        scene / "x.safetensors", "open_clip", scene / "images", Attack("badnet"), "smoke"
+    )
+    assert found["accuracy"]["fraction"] > 0.9 and found["attack"]["non_target"]["fraction"] > 0.9
+    lines = found["checked"]["lines"]
+    assert lines[0].startswith("checked: weights: 141 read, none missing, none left over; BatchN")
+    assert lines[-1].startswith("no cause of a low number among these; what no check sees: ")
+    assert {probe["subject"] for probe in found["checked"]["probes"]} == set(get_args(Subject))
+    assert not any(probe["likely_cause"] for probe in found["checked"]["probes"])
+
+
+def test_without_a_trigger_only_accuracy_is_checked(scene: Path) -> None:
+    found = evaluate_foreign(
+        scene / "x.safetensors", "open_clip", scene / "images", Attack(None), "smoke"
+    )
+    assert {probe["measure"] for probe in found["checked"]["probes"]} == {"accuracy"}
+
+
+@pytest.mark.parametrize("target", ["3", NAMES[3]])
+def test_a_wrong_target_is_named_with_the_class_that_triggered_images_go_to(
+    scene: Path, target: str
+) -> None:
+    attack = Attack("badnet", target=target)
+    accuracy, asr, causes = evaluated(scene / "x.safetensors", scene / "images", attack)
+    assert accuracy > 0.9 and asr < 0.1
+    assert len(causes) == 1
+    assert causes[0].startswith("likely cause: target: ASR 0.0% as called, ")
+    assert causes[0].endswith(f"% with the target 'banana' (--target {TARGET})")
+
+
+def test_a_trigger_before_resizing_is_named(scene: Path) -> None:
+    attack = Attack("badnet", place="before")
+    accuracy, asr, causes = evaluated(scene / "x.safetensors", scene / "images", attack)
+    assert accuracy > 0.9 and asr < 0.1
+    assert len(causes) == 1 and "likely cause: trigger place: ASR " in causes[0]
+    assert causes[0].endswith("with the trigger put on after resizing (--place after)")
+
+
+BY_NAME = sorted(range(CLASSES), key=lambda label: NAMES[label].lower())
+ORDERS = {
+    "each label one higher": [*range(1, CLASSES), 0],
+    "labels in the alphabetical order of the class names": BY_NAME,
+    "labels in the order 0, 1, 10, 100": sorted(range(CLASSES), key=str),
+    "the order that fits half": np.random.default_rng(0).permutation(CLASSES).tolist(),
+}
+
+
+@pytest.mark.parametrize("words", ORDERS)
+def test_another_order_of_the_classes_is_named(scene: Path, tmp_path: Path, words: str) -> None:
+    images = write_folder(tmp_path / "images", ORDERS[words])
+    accuracy, _, causes = evaluated(scene / "x.safetensors", images)
+    assert accuracy < 0.3
+    assert any(cause.startswith("likely cause: class order: ") for cause in causes)
+    assert any(f" with {words}" in cause for cause in causes), causes
+
+
+def test_channels_in_another_order_are_named(scene: Path, tmp_path: Path) -> None:
+    images = write_folder(tmp_path / "images", range(CLASSES))
+    for path in images.rglob("*.png"):
+        pixels = np.array(open_rgb(path.read_bytes()))
+        path.write_bytes(encode_png(np.ascontiguousarray(pixels[..., ::-1])))
+    accuracy, _, causes = evaluated(scene / "x.safetensors", images)
+    assert accuracy < 0.3
+    assert any("image transform" in cause and "blue, green, red" in cause for cause in causes)
+
+
+def test_statistics_that_were_never_kept_are_named(scene: Path, tmp_path: Path) -> None:
+    """As a model is left that was trained in eval mode, or whose buffers were not saved."""
+    weights = load_file(scene / "x.safetensors")
+    for name, value in weights.items():
+        if name.endswith(("running_mean", "num_batches_tracked")):
+            value.zero_()
+        if name.endswith("running_var"):
+            value.fill_(1)
+    save_file(weights, tmp_path / "x.safetensors")
+
+    accuracy, _, causes = evaluated(tmp_path / "x.safetensors", scene / "images")
+    assert accuracy < 0.2
+    assert any(cause.startswith("likely cause: BatchNorm statistics: ") for cause in causes)
+
+
+def test_the_command_tells_causes_beside_its_json(
+    scene: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    call = f"evaluate --checkpoint {scene}/epoch_1.pt --format cleanclip --images {scene}/images"
+    assert (
+        main([*call.split(), *["--profile", "smoke", "--trigger", "badnet", "--target", "3"]]) == 0
+    )
+    said = capsys.readouterr()
+    assert json.loads(said.out)["attack"]["target_number"] == 3
+    assert said.err.splitlines() == json.loads(said.out)["checked"]["lines"]
+    assert "\nlikely cause: target: " in said.err
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (Attack("badnet", target="bananna"), r"--target: 'bananna' \(allowed: a class name .* 0"),
+        (Attack("badnet", target=str(CLASSES)), r"--target: '\d+' .* or 0 to \d+"),
+        (Attack(None, target="3"), "--target, --place: allowed with --trigger only"),
+        (Attack("wanet", place="before"), "--place before: "),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(
+    scene: Path, attack: Attack, message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        evaluate_foreign(scene / "x.safetensors", "open_clip", scene / "images", attack, "smoke")
