@@ -26,6 +26,7 @@ from repro.report.pages import curves, latex
 from repro.report.pages.drawing import Drawn
 from repro.report.pages.html import index_page, runs_page
 from repro.report.pages.links import record_anchors
+from repro.report.pages.prepared import chosen_runs
 from repro.report.pages.sacred import SacredRun, read_records
 from repro.report.schema.document import finite
 
@@ -80,7 +81,7 @@ def build(
 
     files = {DOCUMENT: content, **reusable_files(document, drawn)}
     if records is not None:
-        files[RUNS] = runs_page(document["profile"], records).encode()
+        files[RUNS] = records_file(document, records)
     if latex_too:
         files |= paper_files(document, digest, drawn)
     _write(out, files)
@@ -103,6 +104,11 @@ def encoded(document: Mapping[str, Any]) -> bytes:
     # NaN and infinity are no JSON; `finite` makes them null.
     text = json.dumps(finite(document), indent=1, ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
+
+
+def records_file(document: Mapping[str, Any], records: Sequence[SacredRun]) -> bytes:
+    """runs.html, which marks the records that Table 1 of the document is of."""
+    return runs_page(document["profile"], records, chosen_runs(document)).encode()
 
 
 def web_page(

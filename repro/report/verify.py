@@ -25,6 +25,7 @@ from repro.report.build import (
     checksums,
     encoded,
     paper_files,
+    records_file,
     reusable_files,
     web_page,
 )
@@ -36,7 +37,6 @@ from repro.report.numbers.authors import authors_points
 from repro.report.numbers.evidence import Evidence, read_evidence
 from repro.report.pages import curves
 from repro.report.pages.findings import stale_findings
-from repro.report.pages.html import runs_page
 from repro.report.pages.links import broken_links
 from repro.report.pages.sacred import read_records
 from repro.report.replay import MATERIAL, NAME, replay_evidence
@@ -187,7 +187,7 @@ def made_again(
     # Sacred's records are not part of a release, so runs.html cannot be made again everywhere.
     records = Path("sacred") / document["profile"]
     if RUNS in names and records.is_dir():
-        made[RUNS] = runs_page(document["profile"], read_records(records)).encode()
+        made[RUNS] = records_file(document, read_records(records))
     elif RUNS in names:
         note = f"verify: {records} is not here; {RUNS} is compared by its hash only"
         print(note, file=sys.stderr)

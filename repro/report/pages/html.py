@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from statistics import NormalDist
 from typing import Any
@@ -122,10 +122,26 @@ def index_page(
     )
 
 
-def runs_page(profile: str, runs: Sequence[SacredRun]) -> str:
-    """runs.html from Sacred's file records."""
-    page = _environment().get_template("runs.html.j2")
-    return page.render(profile=profile, runs=runs, **_inlined("runs.js"))
+def runs_page(
+    profile: str, runs: Sequence[SacredRun], chosen: Collection[str] = frozenset()
+) -> str:
+    """runs.html from Sacred's file records.
+
+    `chosen` has the fingerprints of the runs whose evaluations fill Table 1.
+    """
+    # The cap stands in the head of a column, so it must be that of all runs.
+    caps = {run.cap for run in runs if run.cap is not None}
+    return (
+        _environment()
+        .get_template("runs.html.j2")
+        .render(
+            profile=profile,
+            runs=runs,
+            chosen=chosen,
+            cap=caps.pop() if len(caps) == 1 else None,
+            **_inlined("runs.js"),
+        )
+    )
 
 
 def payload(document: dict[str, Any], layouts: Mapping[str, Any]) -> dict[str, Any]:

@@ -167,6 +167,17 @@ def is_of_profile(run: str, document: Mapping[str, Any]) -> bool:
     return run.startswith(f"results/{document['profile']}/")
 
 
+def chosen_runs(document: Mapping[str, Any]) -> frozenset[str]:
+    """Fingerprints of the runs that fill Table 1: those before cleaning, and the chosen ones."""
+    cells = [
+        row[column]["run"]
+        for row in document["tables"]["table1"]["rows"]
+        for column in ("original_accuracy", "clean_accuracy")
+    ]
+    runs = document["runs"]
+    return frozenset(runs[run]["fingerprint"] for run in cells if run in runs)
+
+
 def sacred_anchors(document: Mapping[str, Any], records: Mapping[str, str]) -> dict[str, str]:
     """Where runs.html shows the Sacred record of a run: the anchor, by the run's folder.
 

@@ -11,12 +11,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 TAIL = 4000
 """Characters of captured output that the page keeps, from its end."""
-CHARTS = ("zero_shot_top1", "attack_success_rate", "loss", "learning_rate")
+ACCURACY, ASR = "zero_shot_top1", "attack_success_rate"
+CHARTS = (ACCURACY, ASR, "loss", "learning_rate")
 """Metrics drawn, where a run has them."""
 WIDTH, HEIGHT = 220, 90
 """Of a chart, pixels."""
@@ -44,6 +46,9 @@ class Chart:
     low: float | None = None
     high: float | None = None
     last: float | None = None
+    begin: str = ""
+    """Where the line begins and ends: the epoch, or the step of a run that names no epochs."""
+    end: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,12 @@ class SacredRun:
     fingerprint: str | None = None
     """Of the run that the record is of."""
     experiment: str = ""
+    name: str = ""
+    """As the report prints the run: its cell and its id."""
     status: str = ""
     start: str = ""
+    seconds: float | None = None
+    """From its start to its end, or to the last sign of life of one that has none."""
     dataset: str | None = None
     objective: str | None = None
     size: str | None = None
@@ -65,6 +74,10 @@ class SacredRun:
     seed: int | None = None
     accuracy: float | None = None
     asr: float | None = None
+    best: float | None = None
+    """Highest accuracy of an evaluation whose ASR is at most the cap."""
+    cap: float | None = None
+    """The ASR at which this run's models count as cleaned."""
     charts: list[Chart] = field(default_factory=list)
     config: str = ""
     """JSON."""
@@ -92,8 +105,16 @@ def read_records(folder: Path) -> list[SacredRun]:
     return records
 
 
-def chart(name: str, steps: Sequence[float], values: Sequence[float]) -> Chart:
-    """A metric as a line; values that are not finite are left out."""
+def chart(
+    name: str,
+    steps: Sequence[float],
+    values: Sequence[float],
+    epochs: Mapping[float, float] | None = None,
+) -> Chart:
+    """A metric as a line; values that are not finite are left out.
+
+    `epochs` has the epoch of a step, for those that have one.
+    """
     # A diverged loss is NaN or infinite, and has no place on a line.
     pairs = [
         (step, value)
@@ -116,7 +137,12 @@ def chart(name: str, steps: Sequence[float], values: Sequence[float]) -> Chart:
         (WIDTH * (step - first) / width, HEIGHT - MARGIN - inside * (value - low) / height)
         for step, value in pairs
     ]
-    return Chart(name, points, low, high, shown[-1])
+
+    def place(step: float) -> str:
+        epoch = (epochs or {}).get(step)
+        return f"step {step:g}" if epoch is None else f"epoch {epoch:.3g}"
+
+    return Chart(name, points, low, high, shown[-1], place(first), place(last))
 
 
 def _read(path: Path) -> SacredRun:
@@ -133,8 +159,9 @@ def _read(path: Path) -> SacredRun:
 
     # A docstring is no setting.
     config = {key: value for key, value in config.items() if key != "__doc__"}
+    epochs = _by_step(metrics, "epoch")
     charts = [
-        chart(name, metrics[name]["steps"], metrics[name]["values"])
+        chart(name, metrics[name]["steps"], metrics[name]["values"], epochs)
         for name in CHARTS
         if name in metrics
     ]
@@ -148,16 +175,20 @@ def _read(path: Path) -> SacredRun:
         id=path.name,
         fingerprint=texts["fingerprint"],
         experiment=texts["experiment"] or "",
+        name=f"{texts['cell']}/{texts['run']}" if texts["cell"] and texts["run"] else "",
         status=texts["status"] or "",
         start=texts["start"] or "",
+        seconds=_seconds(texts["start"], texts["stop"] or texts["heartbeat"]),
         dataset=texts["dataset"],
         objective=texts["objective"],
         size=texts["size"],
         loss=texts["loss"],
         rate=numbers["learning rate"],
         seed=numbers["seed"],
-        accuracy=last.get("zero_shot_top1"),
-        asr=last.get("attack_success_rate"),
+        accuracy=last.get(ACCURACY),
+        asr=last.get(ASR),
+        best=_best(metrics, numbers["cap"]),
+        cap=numbers["cap"],
         charts=charts,
         config=json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False),
         # The end tells how a run ended; the whole may be megabytes.
@@ -165,6 +196,30 @@ def _read(path: Path) -> SacredRun:
         is_cut=len(output) > TAIL,
         failure="\n".join(run.get("fail_trace") or []),
     )
+
+
+def _by_step(metrics: Mapping[str, Any], name: str) -> dict[float, float]:
+    """Values of a metric by step; nothing where the run has no such metric."""
+    series = metrics.get(name, {"steps": [], "values": []})
+    return dict(zip(series["steps"], series["values"], strict=False))
+
+
+def _best(metrics: Mapping[str, Any], cap: float | None) -> float | None:
+    """Highest accuracy at an ASR of at most the cap; None if no evaluation came down to it."""
+    accuracy, asr = _by_step(metrics, ACCURACY), _by_step(metrics, ASR)
+    reached = [
+        accuracy[step]
+        for step, value in asr.items()
+        if cap is not None and step in accuracy and value <= cap
+    ]
+    return max(reached, default=None)
+
+
+def _seconds(start: str | None, end: str | None) -> float | None:
+    """Between two times as Sacred writes them."""
+    if not start or not end:
+        return None
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
 def _texts(run: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str | None]:
@@ -177,6 +232,9 @@ def _texts(run: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str |
         "objective": config.get("pretrain_objective"),
         "size": config.get("clean_size"),
         "loss": config.get("loss"),
+        "cell": config.get("cell"),
+        "run": config.get("run_id"),
+        "heartbeat": run.get("heartbeat"),
         "start": run.get("start_time"),
         "stop": run.get("stop_time"),
         "status": run["status"],
@@ -194,6 +252,7 @@ def _numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     shown = {
         "learning rate": config.get("schedule", {}).get("learning_rate"),
         "seed": config.get("seed"),
+        "cap": config.get("evaluate", {}).get("asr_cap"),
     }
     for name, value in shown.items():
         if not isinstance(value, int | float | None):
