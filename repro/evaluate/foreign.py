@@ -66,7 +66,7 @@ ACTIVATIONS = {
 
 
 @dataclass(frozen=True)
-class Task:
+class ForeignModel:
     """A foreign model, and what it is judged on."""
 
     model: CLIP
@@ -160,16 +160,16 @@ def evaluate_foreign(
     labels = np.array([file.label for file in files])
     with evaluating(model.to(device), precision, device):
         classifier = prompts.classifier(model, device)
-        task = Task(model, classifier, files, profile.data.image_size)
-        clean, triggered = _predictions(task, twins)
+        judged = ForeignModel(model, classifier, files, profile.data.image_size)
+        clean, triggered = _predictions(judged, twins)
 
         # Where the numbers may come from, while the model is ready for it.
         sample = probes.draw_sample(labels, clean)
         found = probes.class_order(clean, labels, names)
-        found += _model_probes(task, sample, profile, names, switches, weights)
+        found += _model_probes(judged, sample, profile, names, switches, weights)
         if twins is not None:
             found.append(probes.other_target(clean, triggered, labels, target, names))
-            found += _trigger_probes(task, sample, attack, profile, triggered, target)
+            found += _trigger_probes(judged, sample, attack, profile, triggered, target)
 
     share = partial(_share, confidence=profile.evaluate.confidence)
     result = {
@@ -215,19 +215,21 @@ def _weights_line(weights: dict[str, Tensor]) -> str:
     return f"{line}; BatchNorm statistics of at least {fewest} batches"
 
 
-def _predictions(task: Task, twins: Twins | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _predictions(
+    judged: ForeignModel, twins: Twins | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Predicted class of every image as it is and with the trigger (empty without one), (N,)
     each.
     """
-    numbers = range(len(task.files))
-    clean = task.classes(numbers, lambda data, _: decode_image(data, task.size))
+    numbers = range(len(judged.files))
+    clean = judged.classes(numbers, lambda data, _: decode_image(data, judged.size))
     if twins is None:
         return clean, np.zeros(0, np.int64)
-    return clean, task.classes(numbers, lambda data, number: twins.of(data, number, task.size))
+    return clean, judged.classes(numbers, lambda data, number: twins.of(data, number, judged.size))
 
 
 def _model_probes(
-    task: Task,
+    judged: ForeignModel,
     sample: probes.Sample,
     profile: Profile,
     names: Sequence[str],
@@ -235,10 +237,10 @@ def _model_probes(
     weights: dict[str, Tensor],
 ) -> Iterator[probes.Probe]:
     """Accuracy of the sample with other transforms, templates, statistics and activation."""
-    model, classifier, numbers = task.model, task.classifier, sample.indices.tolist()
+    model, classifier, numbers = judged.model, judged.classifier, sample.indices.tolist()
     views: dict[str, NDArray[np.uint8]] = {}
     for geometry in ("crop", "squash"):
-        batches = task.read(numbers, partial(_decoded, size=task.size, geometry=geometry))
+        batches = judged.read(numbers, partial(_decoded, size=judged.size, geometry=geometry))
         views[geometry] = np.concatenate(list(batches))
     yield from probes.image_transforms(model, classifier, sample, views["crop"], views["squash"])
 
@@ -265,7 +267,7 @@ def _model_probes(
 
 
 def _trigger_probes(
-    task: Task,
+    judged: ForeignModel,
     sample: probes.Sample,
     attack: Attack,
     profile: Profile,
@@ -291,7 +293,7 @@ def _trigger_probes(
         twins = twins_of(changed, profile, switches_of(changed.protocol))
         assert twins is not None
         try:
-            found = task.classes(numbers, partial(_twin, twins=twins, size=task.size))
+            found = judged.classes(numbers, partial(_twin, twins=twins, size=judged.size))
         # Files smaller than the trigger cannot bear it before they are resized.
         except ImageError:
             continue
