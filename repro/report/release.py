@@ -7,6 +7,7 @@ vocabularies, what it is. Nothing goes in that `verify` finds fault with.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tomllib
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from repro.report.vocabularies import citation, codemeta, describe, rescience, z
 
 BESIDE = (WORKFLOW, "pyproject.toml", "LICENSE", "NOTICE", "README.md")
 """Files of the repository that go along where they are there."""
+LINK = re.compile(r"\[(?P<text>[^]]+)\]\((?P<file>[^)#:]+)(?:#[^)]*)?\)")
+"""A link of Markdown to another file, not to an address."""
 SHOWN = 10
 """Problems that the message of a refusal lists."""
 
@@ -52,6 +55,7 @@ def release(profile: str) -> Path:
     for name in BESIDE:
         if Path(name).is_file():
             shutil.copy2(name, out / name)
+    _unlink_absent(out)
 
     # The sums come last, over all files but their own.
     _describe(out, document)
@@ -79,6 +83,19 @@ def _copy_report(report: Path, out: Path) -> None:
     for name in names:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(report / name, out / name)
+
+
+def _unlink_absent(out: Path) -> None:
+    """Leave of each link in README.md to a file of the repository that is not released the text."""
+    readme = out / "README.md"
+    if not readme.is_file():
+        return
+
+    def kept(link: re.Match[str]) -> str:
+        return link[0] if (out / link["file"]).exists() else link["text"]
+
+    text = LINK.sub(kept, readme.read_text(encoding="utf-8"))
+    replace_file(readme, text.encode())
 
 
 def _describe(out: Path, document: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,22 @@ def test_the_metadata_have_every_field_that_the_journals_tools_read(
     roles = [entry["role"] for entry in metadata["contributors"]]
     assert roles == ["editor", "reviewer", "reviewer"]
     assert metadata["replication"][2]["url"].startswith("https://arxiv.org/")
+
+
+def test_no_link_of_the_released_readme_leads_to_a_file_that_stays_behind(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(study)
+    before = Path("README.md").read_text()
+    assert "[docs/design.md](docs/design.md)" in before
+    out = release("mini")
+    text = (out / "README.md").read_text()
+    targets = re.findall(r"\]\(([^)#:]+)[^)]*\)", text)
+    assert "dvc.yaml" in targets
+    assert [name for name in targets if not (out / name).exists()] == []
+    assert re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", text) == re.sub(
+        r"\[([^]]+)\]\([^)]*\)", r"\1", before
+    )
 
 
 def test_four_vocabularies_say_the_same(study: Path, monkeypatch: pytest.MonkeyPatch):
