@@ -8,6 +8,7 @@ import http.client
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from repro.profile import clean_runs, load_profile
 from repro.runs.run import LaunchError
 from repro.tracking.server import embedded
 from repro.tracking.server.address import TrackingError, embedded_state
-from repro.tracking.server.omniboard import omniboard
+from repro.tracking.server.omniboard import AFTER_ENDING, AFTER_STAYING, omniboard
 from tests.support.browser import CHROMIUM, Page, browser
 from tests.support.launch import stub_inputs
 from tests.support.tracking import PROGRAM, free_port, kill_server, read, record, team_server, until
@@ -116,7 +117,8 @@ def board(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Boar
             assert process.poll() is None, board.log
             yield board
             process.send_signal(signal.SIGINT)
-            process.wait(30)
+            assert process.wait(30) == 0
+            assert board.log.endswith(f"{AFTER_ENDING}\n")
 
 
 def test_every_record_is_listed_with_its_configuration_and_end(board: Board) -> None:
@@ -222,6 +224,9 @@ def test_a_browser_shows_list_charts_output_artifacts_and_configuration(
         for label in labels:
             assert f"\n{label}\n" in text, label
         assert "0.25" in text and "no such luck" in text and "0.0001" in text
+        assert "Delete" not in text and "Enter Notes" not in text and "Metric Columns" not in text
+        assert page.run("[...document.querySelectorAll('#delete_runs')].length") == 1, "hidden"
+        assert max(map(len, re.findall(r"\n0\.(\d+)\n", text))) <= 5, "four digits"
         page.picture(tmp_path / "list.png")
         done = next(
             index
@@ -229,6 +234,7 @@ def test_a_browser_shows_list_charts_output_artifacts_and_configuration(
             if run["status"] == "COMPLETED"
         )
         page.click(f"document.querySelector('[test-attr=cell-row_expander-{done}]')")
+        page.wait("document.body.innerText.includes('Details for: clean cc3m-mmcl/')")
         for tab, shown in {
             "Metrics Plot": "[...document.querySelectorAll('.legendtext')].map(item => item.textContent).join() === 'accuracy over epochs'",
             "Captured Out": "document.body.innerText.includes('step 2, epoch 1.00: zero_shot_top1 0.2500')",
@@ -333,6 +339,7 @@ def test_it_is_supervised_and_follows_runs_server_and_killed_runs(
             process.wait(30)
             embedded.down()
     assert "Omniboard ended" in second.log and "marked DEAD" in second.log
+    assert process.returncode == 0 and second.log.endswith(f"{AFTER_STAYING}\n")
 
 
 def is_node_of(parent: int, stat: Path) -> bool:

@@ -40,6 +40,8 @@ FAILURE = "repro.tracking.record.RunFailed: "
 TIMES = ("start_time", "stop_time", "heartbeat")
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, OverflowError, BSONError)
 """What a broken record raises; it stops no other."""
+DIGITS = 4
+"""Of a value in a copy: Omniboard shows all that it gets; the file record has all."""
 BY_EPOCH = {"accuracy over epochs": "zero_shot_top1", "ASR over epochs": "attack_success_rate"}
 """Metrics that a copy has a second time, over epochs instead of steps, for the charts."""
 
@@ -64,7 +66,10 @@ def copy_record(folder: Path, database: Database[dict[str, Any]]) -> str:
     number = _claim(database, key, entry)
 
     # Files first, then what refers to them.
-    entry["experiment"] = run["experiment"] | {"sources": _sources(folder, run, database)}
+    entry["experiment"] = run["experiment"] | {
+        "name": _title(run, entry["config"]),
+        "sources": _sources(folder, run, database),
+    }
     entry["artifacts"], lost = _artifacts(folder, run, key, number, database)
     if lost:
         info["lost"] = sorted({*info.get("lost", []), *lost})
@@ -98,6 +103,14 @@ def _entry(folder: Path, run: dict[str, Any], meta: dict[str, Any], key: str) ->
         if entry.get(name):
             entry[name] = datetime.fromisoformat(entry[name])
     return entry
+
+
+def _title(run: dict[str, Any], config: dict[str, Any]) -> str:
+    """What Omniboard heads a run with: the experiment and, where there is one, the run's name."""
+    name = str(run["experiment"]["name"])
+    if "cell" in config and "run_id" in config:
+        return f"{name} {config['cell']}/{config['run_id']}"
+    return name
 
 
 def _claim(database: Database[dict[str, Any]], key: str, entry: dict[str, Any]) -> int:
@@ -231,9 +244,14 @@ def _thinned(series: dict[str, Any]) -> dict[str, Any]:
     return {
         "length": length,
         "steps": [series["steps"][i] for i in picked],
-        "values": [series["values"][i] for i in picked],
+        "values": [_rounded(series["values"][i]) for i in picked],
         "timestamps": [datetime.fromisoformat(series["timestamps"][i]) for i in picked],
     }
+
+
+def _rounded(value: Any) -> Any:
+    """A number with DIGITS significant digits; what is no broken number is left as it is."""
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def _over_epochs(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 import urllib.request
@@ -18,7 +19,7 @@ from typing import Any
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from repro.runs.signals import stoppable
+from repro.runs.signals import Stopped, stoppable
 from repro.tracking.server import copies, embedded
 from repro.tracking.server.address import (
     LOOPBACK,
@@ -34,6 +35,11 @@ ASSETS = Path(__file__).parent / "assets"
 HOME = Path("work/omniboard")
 PORT = 9000
 NODE = "pip install '.[node]', or install Node.js 18 or later"
+AFTER_ENDING = "Omniboard ended, and with it what it started; `make omniboard` shows the runs again"
+AFTER_STAYING = (
+    "Omniboard ended; the tracking server that ran before stays: `python -m repro tracking down` "
+    "ends it"
+)
 START_SECONDS = 60.0
 TRIES = 3
 """Starts in a row without an answer, after which the command gives up."""
@@ -109,11 +115,12 @@ def node() -> str:
     return str(binary) if binary and binary.exists() else program("node", NODE)
 
 
-def add_default_columns() -> None:
-    """Put the script with the default columns into Omniboard's page, which keeps them in the
-    visitor's browser alone.
+def add_to_page(write: bool = False) -> None:
+    """Put our script into Omniboard's page: the default columns, which it keeps in the visitor's
+    browser alone, and, unless `write` allows changes, no buttons for them.
     """
     shown = {
+        "write": write,
         "custom": CUSTOM_COLUMNS,
         "metrics": list(METRIC_COLUMNS),
         "plotted": list(copies.BY_EPOCH),
@@ -155,13 +162,30 @@ def add_columns(database: Database[dict[str, Any]]) -> None:
 def omniboard(port: int = PORT, write: bool = False) -> None:
     """Serve Omniboard on http://127.0.0.1:<port>/ until interrupted; `write` allows notes, tags and
     deletion.
+
+    Ctrl-C is how it is meant to end, and no failure. An embedded server that this call started ends
+    with it; one that was there before stays, for others may use it.
     """
     start = install()
-    add_default_columns()
+    add_to_page(write)
     require_free(port)
     named = mongo_url()
+    started = not named and embedded_state() is None
     url = named or embedded.up()
 
+    try:
+        _serve_until_stopped(start, url, port, write, is_embedded=not named)
+    except Stopped as stopped:
+        if started:
+            embedded.down()
+        left = not named and not started
+        print(AFTER_STAYING if left else AFTER_ENDING, flush=True)
+        if stopped.number != signal.SIGINT:
+            raise
+
+
+def _serve_until_stopped(start: Path, url: str, port: int, write: bool, is_embedded: bool) -> None:
+    """Serve what the database at `url` has; Stopped is how it ends, TrackingError how it fails."""
     # Omniboard takes its database from the address, and the address from the environment: arguments
     # are public.
     environment = os.environ | {
@@ -171,7 +195,8 @@ def omniboard(port: int = PORT, write: bool = False) -> None:
     }
     with connect(url) as database, stoppable():
         add_columns(database)
-        records = _Records(database, None if named else int(url.rsplit(":", 1)[1].split("/")[0]))
+        own_port = int(url.rsplit(":", 1)[1].split("/")[0]) if is_embedded else None
+        records = _Records(database, own_port)
         failures = 0
         while failures < TRIES:
             records.refresh()

@@ -1,0 +1,92 @@
+"""How `omniboard` ends, and what its copies look like, without Node and without a server."""
+
+from __future__ import annotations
+
+import math
+import signal
+from pathlib import Path
+
+import pytest
+
+from repro.runs.signals import Stopped
+from repro.tracking.server import copies, omniboard
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is ended, by a command whose parts are stubs; it serves until Ctrl-C at once."""
+
+    def serve(*_: object, **__: object) -> None:
+        raise Stopped(signal.SIGINT)
+
+    calls: list[str] = []
+    monkeypatch.delenv("MONGO_URL", raising=False)
+    monkeypatch.delenv("MONGO_URL_FILE", raising=False)
+    monkeypatch.setattr(omniboard, "install", lambda: Path("start.js"))
+    monkeypatch.setattr(omniboard, "add_to_page", lambda write: None)
+    monkeypatch.setattr(omniboard, "require_free", lambda port: None)
+    monkeypatch.setattr(omniboard, "_serve_until_stopped", serve)
+    monkeypatch.setattr(omniboard, "embedded_state", lambda: None)
+    monkeypatch.setattr(omniboard.embedded, "up", lambda: "mongodb://127.0.0.1:27117/")
+    monkeypatch.setattr(omniboard.embedded, "down", lambda: calls.append("server") or True)
+    return calls
+
+
+def test_ctrl_c_ends_the_server_that_the_call_started(
+    ended: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    omniboard.omniboard()
+    assert ended == ["server"]
+    assert capsys.readouterr().out == f"{omniboard.AFTER_ENDING}\n"
+
+
+def test_ctrl_c_leaves_a_server_that_was_there_and_says_so(
+    ended: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(omniboard, "embedded_state", lambda: {"pid": 1, "port": 27117})
+    omniboard.omniboard()
+    assert ended == []
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "`python -m repro tracking down` ends it" in said
+
+
+def test_a_team_server_is_not_ours_to_end(
+    ended: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MONGO_URL", "mongodb://127.0.0.1:9/")
+    omniboard.omniboard()
+    assert ended == []
+    assert capsys.readouterr().out == f"{omniboard.AFTER_ENDING}\n"
+
+
+def test_another_stop_signal_is_told_by_the_exit_status(
+    ended: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve(*_: object, **__: object) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(omniboard, "_serve_until_stopped", serve)
+    with pytest.raises(Stopped, match="SIGTERM"):
+        omniboard.omniboard()
+    assert ended == ["server"]
+
+
+def test_values_have_four_digits_in_a_copy() -> None:
+    """Omniboard shows all digits that it gets."""
+    values = [0.470550576184379, 1.23456e-05, 7.0, 3, None, math.inf]
+    stamp = "2026-01-02T03:04:05"
+    series = {
+        "steps": [123456, 2, 3, 4, 5, 6],
+        "values": values,
+        "timestamps": [stamp] * len(values),
+    }
+    thinned = copies._thinned(series)
+    assert thinned["values"] == [0.4706, 1.235e-05, 7.0, 3, None, math.inf]
+    assert thinned["steps"] == series["steps"]
+
+
+def test_a_run_is_headed_by_its_name() -> None:
+    run = {"experiment": {"name": "clean"}}
+    config = {"cell": "cc6m-mmcl", "run_id": "100k-mmcl-lr0.001-seed0"}
+    assert copies._title(run, config) == "clean cc6m-mmcl/100k-mmcl-lr0.001-seed0"
+    assert copies._title(run, {}) == "clean", "a record of another program"
