@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from repro.report.numbers.evaluations import FinishedRun, Point
 from repro.report.numbers.evidence import Evidence
 from repro.report.numbers.paper import Erratum, Paper, paper_entry
 from repro.report.numbers.predictions import predictions
+from repro.report.numbers.resistance import resistance
 from repro.report.schema.base import Denominator
 from repro.report.schema.document import ReportNumbers, lookup
 from repro.report.schema.judged import ErratumResult
@@ -37,7 +39,7 @@ from repro.report.schema.results import (
 )
 from repro.report.schema.studies import DoseEntry, StudyEntry
 from repro.report.studies.doses import doses
-from repro.report.studies.effects import study_entry
+from repro.report.studies.effects import study_entry, whole_graph
 from repro.report.studies.results import StudyResults, read_study_results, variants_of
 
 
@@ -50,7 +52,8 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
     settings = evidence.settings
     studies = read_study_results(settings.name, evidence.root)
     variants = variants_of(studies, settings)
-    judged = judged_claims(evidence, claims, variants)
+    judged = judged_claims(evidence, claims, claims.claims, variants)
+    study_of_most, repeated = _most_seeds(evidence, studies, variants)
     entries = [study_entry(study, claims, settings, variants) for study in studies]
 
     # Every run that any number here rests on, for provenance, cost and the hash of the ledger.
@@ -75,6 +78,8 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
         },
         "figures": {name: _figure(evidence, claims.paper, name) for name in PANELS},
         "claims": judged,
+        "own_claims": judged_claims(repeated, claims, claims.own_claims, variants),
+        "resistance": resistance(repeated, claims.paper, study_of_most),
         "headline": headline(evidence, judged, claims.main_claims),
         "errata": [_erratum(erratum) for erratum in claims.errata],
         "statistics": {
@@ -99,6 +104,21 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
             "claims": file_sha256(SPECS / "claims.yaml"),
         },
     }
+
+
+def _most_seeds(
+    evidence: Evidence, studies: Sequence[StudyResults], variants: Mapping[str, Evidence]
+) -> tuple[str | None, Evidence]:
+    """Runs of the whole graph over the most seeds: those of a study, by its name, or our own."""
+    name, most = None, evidence
+    for study in studies:
+        whole = whole_graph(study, variants)
+        seeds = len(most.settings.seeds) if most.runs else 0
+        if whole is not None and len(whole.settings.seeds) > seeds:
+            # The authors' points stand beside whichever runs of ours are taken.
+            most = replace(whole, authors=evidence.authors, files=evidence.files)
+            name = study.name
+    return name, most
 
 
 def claims_of(root: Path = Path()) -> Claims:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from repro.report.judging.claims import Bound, Claims, agree, combine, judge, load_claims
+from repro.report.judging.claims import (
+    OVER_SEEDS,
+    Bound,
+    Claims,
+    agree,
+    combine,
+    judge,
+    load_claims,
+)
 from repro.spec import SpecError
 from repro.study.spec import load_study
 
@@ -88,7 +96,14 @@ def test_every_claim_of_the_text_is_there(claims: Claims):
 
 
 def test_every_claim_has_an_expectation_and_a_refutation(claims: Claims):
-    assert all(c.expect and c.refuted_by and c.reason and c.place for c in claims.claims)
+    asked = [*claims.claims, *claims.own_claims]
+    assert all(c.expect and c.refuted_by and c.reason and c.place for c in asked)
+
+
+def test_claims_of_ours_are_marked_and_judged_over_seeds(claims: Claims):
+    assert {claim.place for claim in claims.own_claims} == {"ours, not the paper's"}
+    assert {claim.metric for claim in claims.own_claims} == set(OVER_SEEDS)
+    assert not {claim.metric for claim in claims.claims} & set(OVER_SEEDS)
 
 
 def test_a_claim_that_a_study_decides_names_a_variant_that_it_has(claims: Claims):

@@ -22,7 +22,16 @@ from repro.runs.published import read_bits
 from tests.support.ledger import IMAGES, ROOT, START, row_of
 
 BUILD = Path("report/build/mini")
-FIGURES = ("answer", "figure1", "figure2", "figure3", "sweep", "budgets", "trajectories")
+FIGURES = (
+    "answer",
+    "figure1",
+    "figure2",
+    "figure3",
+    "sweep",
+    "budgets",
+    "resistance",
+    "trajectories",
+)
 VALUE_KEYS = {"paper", "authors_points", "reproduced", "ci95", "n", "run"}
 
 

@@ -183,7 +183,7 @@ def test_without_javascript_figures_and_all_numbers_are_there(built: Path, chrom
     root = chromium.call("DOM.getDocument", depth=-1)["root"]["nodeId"]
     text = chromium.call("DOM.getOuterHTML", nodeId=root)["outerHTML"]
     assert '<form id="controls" class="controls" hidden' in text
-    assert text.count("<svg") == 7
+    assert text.count("<svg") == 8
     document = json.loads((built / BUILD / "report.json").read_bytes())
     marks = sum(len(figure["points"]) for figure in document["figures"].values())
     assert text.count('">ours</a>') == marks

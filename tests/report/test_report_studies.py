@@ -315,6 +315,11 @@ def test_a_study_of_the_whole_graph_gives_every_claim_a_verdict_over_seeds(
     )
     assert claims["objective-decides-cc6m"]["verdict"] != "reproduced"
     assert 'aria-label="Study again: claims over seeds"' in page
+
+    # Two seeds of the study say more than the profile's one.
+    assert (document["resistance"]["study"], document["resistance"]["seeds"]) == ("again", [0, 1])
+    (verdict,) = {claim["verdict"] for claim in document["own_claims"]}
+    assert verdict == "not tested: control failed"
     block = findings_block("mini")
     assert ("on seeds 0, 1" in block and "**undecided**" in block) or "**not reproduced**" in block
     assert verify(Path("out/report.json")) == []

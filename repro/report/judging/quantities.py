@@ -13,11 +13,18 @@ from dataclasses import dataclass, replace
 
 from repro.intervals import Interval, wilson
 from repro.report.numbers import intervals
-from repro.report.numbers.cells import Cell
+from repro.report.numbers.cells import OBJECTIVES, Cell
 from repro.report.numbers.cleaned import authors_or_printed_start, best_under_cap, drop
 from repro.report.numbers.evaluations import Point
 from repro.report.numbers.evidence import Evidence
 from repro.report.numbers.paper import Paper
+from repro.report.numbers.resistance import (
+    ended,
+    equal_runs,
+    lowest_rate,
+    mean_kept,
+    trade_off_points,
+)
 from repro.report.schema.base import Source
 from repro.report.schema.judged import Metric, Untested
 from repro.spec import CleanSize, Dataset, Loss, Objective
@@ -96,7 +103,8 @@ class Quantity:
     """A measured value with its interval."""
 
     value: float
-    interval: Interval
+    interval: Interval | None
+    """None where images give none, as for a learning rate."""
     runs: tuple[str, ...]
     note: str = ""
     untested: Untested | None = None
@@ -174,6 +182,7 @@ def drop_difference(cell: JudgedCell) -> Quantity | None:
         return None
 
     # Taken as two independent estimates, each with the interval that it has.
+    assert with_ssl.interval is not None and without.interval is not None
     value, interval = intervals.difference(
         with_ssl.value, with_ssl.interval, without.value, without.interval
     )
@@ -217,6 +226,79 @@ def late_asr(cell: JudgedCell) -> Quantity | None:
     return _later(_asr(cell.last, cell), cell)
 
 
+def asr_left_difference(cell: JudgedCell) -> Quantity | None:
+    """ASR left in the MMCL + SSL model less that in the MMCL model, at equal rate and steps.
+
+    At the lowest rate whose run takes the MMCL model to the cap at its end.
+    """
+    # The authors' points name no rate.
+    if cell.seed is None or cell.clean_size is None:
+        return None
+    settings = cell.evidence.settings
+    runs = equal_runs(cell.evidence, cell.dataset, cell.clean_size, cell.seed)
+    cleaned = [pair for pair in runs if pair.mmcl.point.asr <= settings.cap]
+    if not runs:
+        return None
+
+    # Where no rate does, the highest one stands for them, and tells nothing.
+    pair = cleaned[0] if cleaned else runs[-1]
+    with_ssl, mmcl = pair.mmcl_ssl.point, pair.mmcl.point
+    value, interval = intervals.difference(
+        with_ssl.asr,
+        wilson(with_ssl.attacked, with_ssl.attackable, settings.confidence),
+        mmcl.asr,
+        wilson(mmcl.attacked, mmcl.attackable, settings.confidence),
+    )
+    quantity = Quantity(value, interval, (with_ssl.run, mmcl.run), f"learning rate {pair.rate:g}")
+    return quantity if cleaned else _not_cleaned(quantity)
+
+
+def lowest_rate_ratio(cell: JudgedCell) -> Quantity | None:
+    """Lowest rate that takes the MMCL + SSL model to the cap, as a share of the MMCL model's.
+
+    A lower bound where a rate lies beyond those that were tried.
+    """
+    if cell.seed is None or cell.clean_size is None:
+        return None
+
+    # Of both models the rate, and whether it lies within the rates that were tried.
+    reached, runs = [], []
+    for objective in ("mmcl_ssl", "mmcl"):
+        ends = ended(cell.evidence, Cell(cell.dataset, cell.clean_size, objective), cell.seed)
+        if not ends:
+            return None
+        reached.append(lowest_rate(ends, cell.evidence.settings.cap, cell.seed))
+        runs += [end.point.run for end in ends]
+    with_ssl, mmcl = reached
+
+    bound = with_ssl["side"] == "above" or mmcl["side"] == "below"
+    note = "at least: beyond the rates that were tried" if bound else ""
+    quantity = Quantity(with_ssl["rate"] / mmcl["rate"], None, tuple(runs), note)
+    return _not_cleaned(quantity) if mmcl["side"] == "above" else quantity
+
+
+def kept_difference(cell: JudgedCell) -> Quantity | None:
+    """What the MMCL model keeps of its accuracy, less what the MMCL + SSL model keeps, in the mean
+    over the ASRs that one may allow.
+    """
+    assert cell.clean_size is not None
+    found = [
+        trade_off_points(
+            cell.evidence,
+            cell.paper,
+            Cell(cell.dataset, cell.clean_size, objective),
+            cell.seed if cell.source == "ledger" else None,
+        )
+        for objective in OBJECTIVES
+    ]
+    known = [of for of in found if of is not None]
+    if len(known) < len(found):
+        return None
+    mmcl, with_ssl = known
+    runs = _runs(mmcl[0]) + _runs(with_ssl[0])
+    return Quantity(mean_kept(*mmcl) - mean_kept(*with_ssl), None, runs)
+
+
 QUANTITIES: dict[Metric, Callable[[JudgedCell], Quantity | None]] = {
     "start_accuracy": start_accuracy,
     "start_asr": start_asr,
@@ -228,6 +310,9 @@ QUANTITIES: dict[Metric, Callable[[JudgedCell], Quantity | None]] = {
     "lowest_asr": lowest_asr,
     "late_drop": late_drop,
     "late_asr": late_asr,
+    "asr_left_difference": asr_left_difference,
+    "lowest_rate_ratio": lowest_rate_ratio,
+    "kept_difference": kept_difference,
 }
 """Every metric that can be measured."""
 
@@ -244,6 +329,11 @@ def _asr(point: Point | None, cell: JudgedCell) -> Quantity | None:
         return None
     interval = wilson(point.attacked, point.attackable, cell.evidence.settings.confidence)
     return Quantity(point.asr, interval, (point.run,))
+
+
+def _not_cleaned(quantity: Quantity) -> Quantity | None:
+    note = "no run takes the MMCL model to the cap at its end"
+    return _fallback(quantity, "not tested: control failed", note)
 
 
 def _later(quantity: Quantity | None, cell: JudgedCell) -> Quantity | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from repro.intervals import Interval
 from repro.report.judging.claims import (
     ABOUT_BOTH,
     ABOUT_START,
+    OVER_SEEDS,
+    UNTESTED,
     Bound,
     Claim,
     Claims,
@@ -27,9 +30,13 @@ from repro.report.schema.judged import (
     HeadlineClaim,
     JudgedClaim,
     SeedEvidence,
+    Verdict,
 )
 from repro.report.schema.results import PositiveControl
 from repro.spec import CleanSize, Dataset, Objective
+
+HARDLY = "the start model was hardly poisoned"
+"""Note of a seed on which there was no backdoor to clean."""
 
 
 class ClaimCell(NamedTuple):
@@ -42,14 +49,17 @@ class ClaimCell(NamedTuple):
 
 
 def judged_claims(
-    evidence: Evidence, claims: Claims, variants: Mapping[str, Evidence]
+    evidence: Evidence,
+    claims: Claims,
+    asked: Sequence[Claim],
+    variants: Mapping[str, Evidence],
 ) -> list[JudgedClaim]:
-    """Every claim with its verdict from our ledger and, where they are at hand, from the authors'
-    points.
+    """Each claim that is asked for, with its verdict from our ledger and, where they are at hand,
+    from the authors' points.
 
     `variants`: runs of studies, by `<study>/<variant>`, for the claims that these decide.
     """
-    return [_judged(evidence, claims, claim, variants) for claim in claims.claims]
+    return [_judged(evidence, claims, claim, variants) for claim in asked]
 
 
 def _judged(
@@ -141,18 +151,46 @@ def _look_everywhere(
             )
         by_seed = _by_seed(evidence, claims, claim, cell, source, control)
         values = [item["value"] for item in by_seed]
+        interval = _interval_over_seeds(claim, values, evidence.settings.confidence)
         found.append(
             {
                 "dataset": cell.dataset,
                 "clean_size": cell.clean_size,
                 "pretrain_objective": None if claim.metric in ABOUT_BOTH else cell.objective,
-                "verdict": agree([item["verdict"] for item in by_seed]),
+                "verdict": _over_seeds(claim, claim.expect, by_seed, interval),
                 "by_seed": by_seed,
                 "spread": intervals.spread(values) if values else None,
+                "ci": interval,
                 "control": control,
             }
         )
     return found
+
+
+def _interval_over_seeds(
+    claim: Claim, values: Sequence[float], confidence: float
+) -> Interval | None:
+    """Student's interval of a metric of our own; None for one seed, and for the paper's claims."""
+    if claim.metric not in OVER_SEEDS:
+        return None
+    if claim.metric == "lowest_rate_ratio" and values:
+        return intervals.geometric(values, confidence)[1]
+    return intervals.student(values, confidence)
+
+
+def _over_seeds(
+    claim: Claim, expect: Bound, by_seed: Sequence[SeedEvidence], interval: Interval | None
+) -> Verdict:
+    """A claim's verdict in one cell: by the interval over seeds, if it has one, else what all seeds
+    say.
+    """
+    found = [item["verdict"] for item in by_seed]
+
+    # A seed that could not be tested leaves the mean without a meaning.
+    untested = any(item["verdict"] in UNTESTED or item["note"] == HARDLY for item in by_seed)
+    if interval is None or untested:
+        return agree(found)
+    return judge(expect, claim.direction, interval, capped=False)
 
 
 def _cells(claim: Claim) -> Iterator[ClaimCell]:
@@ -214,7 +252,10 @@ def _look(
 
     # The authors' points are of the paper's data, whatever fills the slots of our profile.
     stand_in = place.source == "ledger" and bool(place.evidence.settings.stand_in)
-    verdict = judge(expect, claim.direction, quantity.interval, claim.absolute and stand_in)
+    verdict: Verdict = "undecided"
+    if quantity.interval is not None:
+        capped = claim.absolute and stand_in
+        verdict = judge(expect, claim.direction, quantity.interval, capped)
     notes = [quantity.note]
 
     # A value that the measure fell back on may refute a claim, but it bears out none.
@@ -229,7 +270,7 @@ def _look(
 
     # Where the attack never took, cleaning looks perfect and says nothing.
     if not _was_poisoned(claim, place, attack_taken):
-        verdict, notes = "undecided", ["the start model was hardly poisoned"]
+        verdict, notes = "undecided", [HARDLY]
     return {
         "seed": place.seed,
         "value": quantity.value,

@@ -17,8 +17,11 @@ from statistics import NormalDist, fmean, stdev
 from scipy.special import bdtr, stdtrit
 
 from repro.intervals import Interval, wilson
-from repro.report.schema.base import Spread
+from repro.report.schema.base import Effect, Spread
 from repro.report.schema.results import Standing
+
+Pair = tuple[float | None, float | None]
+"""What a seed gave under the variant and under the reference."""
 
 
 def standing(successes: int, total: int, cap: float, confidence: float) -> Standing:
@@ -118,6 +121,40 @@ def student(values: Sequence[float], confidence: float) -> Interval | None:
     quantile = float(stdtrit(len(values) - 1, 0.5 + confidence / 2))
     half = quantile * stdev(values) / math.sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
+
+
+def paired_effect(pairs: Sequence[Pair], confidence: float) -> Effect | None:
+    """Mean difference over seeds; `undecided` unless its interval leaves zero out.
+
+    None where no seed has both.
+    """
+    # Only seeds that have both: a difference takes a pair.
+    differences = [
+        variant - reference
+        for variant, reference in pairs
+        if variant is not None and reference is not None
+    ]
+    if not differences:
+        return None
+
+    # Over one seed there is no interval, and so nothing is decided.
+    interval = student(differences, confidence)
+    return {
+        "value": sum(differences) / len(differences),
+        "ci": interval,
+        "n": len(differences),
+        "undecided": interval is None or interval[0] <= 0 <= interval[1],
+    }
+
+
+def geometric(ratios: Sequence[float], confidence: float) -> tuple[float, Interval | None]:
+    """Geometric mean of positive ratios, with Student's interval of their logarithms.
+
+    No interval for fewer than two.
+    """
+    logs = [math.log(ratio) for ratio in ratios]
+    ends = student(logs, confidence)
+    return math.exp(fmean(logs)), ends and (math.exp(ends[0]), math.exp(ends[1]))
 
 
 def _quantile(confidence: float) -> float:

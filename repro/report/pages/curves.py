@@ -5,16 +5,18 @@ Cap, number of learning rates tried, epochs, and what a study varies; documents 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from repro.report.format import label, tick
 from repro.report.numbers.cells import CLEANCLIP, DATASETS, OBJECTIVES
 from repro.report.pages.drawing import (
+    BLACK,
     COLOURS,
     WIDTH,
     Columns,
@@ -124,6 +126,90 @@ def _budget(ax: Axes, row: Mapping[str, Any]) -> None:
     ax.fill_between(sizes, low, high, where=tells, color=CELL_COLOURS[key], alpha=0.12, lw=0)
     data = {"rates": list(sizes), "median": list(median)}
     _line(ax, data, color=CELL_COLOURS[key], ls=CELL_DASHES[key], label=_cell_name(row))
+
+
+def resisting(document: Mapping[str, Any]) -> Figure:
+    """A row a dataset and cleaning size: ASR left by learning rate, and accuracy kept by ASR
+    allowed.
+    """
+    found, cap = document["resistance"], document["settings"]["asr_cap"]
+    cells = found["cells"]
+    figure = Figure(figsize=(2 * WIDTH, 2.3 * len(cells) + 0.3), layout="constrained")
+    axes = figure.subplots(len(cells), 2, squeeze=False, sharex="col")
+
+    for cell, (left, right) in zip(cells, axes, strict=True):
+        _ends_by_rate(left, cell, cap)
+        for trade_off in cell["trade_offs"]:
+            _kept_curves(right, found["caps"], trade_off)
+        cap_line(right, cap)
+        legend_of(right)
+
+        name = f"{_cell_name(cell)} pairs"
+        left.set_title(f"{name}: end of equal runs", fontsize=8)
+        right.set_title(f"{name}: trade-off", fontsize=8)
+        left.set(xlabel="", ylabel="ASR left (%)", ylim=(-0.04, 1.04))
+        right.set(xlabel="", ylabel="Accuracy kept (% of start)", ylim=(0, None))
+        for ax in (left, right):
+            ax.yaxis.set_major_formatter(tick)
+
+    # Columns share their x axes.
+    axes[-1, 0].set_xlabel("Learning rate", fontsize=9)
+    axes[-1, 1].set_xlabel("ASR allowed (%)", fontsize=9)
+    axes[-1, 1].xaxis.set_major_formatter(tick)
+    axes[-1, 1].set_xlim(0, found["caps"][-1])
+    return figure
+
+
+def _ends_by_rate(ax: Axes, cell: Mapping[str, Any], cap: float) -> None:
+    """A dot a seed, a line through the means; a diamond where it crosses the cap."""
+    ax.axhline(cap, color=BLACK, lw=0.7, ls=(0, (4, 3)))
+    ax.set_xscale("log")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    if not cell["equal"]:
+        ax.text(0.5, 0.5, "no rates known", transform=ax.transAxes, ha="center", va="center")
+        return
+
+    for objective in OBJECTIVES:
+        data: Columns = {"rate": [], "asr": []}
+        for row in cell["equal"]:
+            data["rate"] += [row["learning_rate"]] * len(row[objective])
+            data["asr"] += [end["asr"] for end in row[objective]]
+        colour = COLOURS[objective]
+        looks = {"color": colour, "s": 12, "alpha": 0.5, "linewidth": 0}
+        seaborn.scatterplot(data=data, x="rate", y="asr", ax=ax, legend=False, **looks)
+
+        # The mean over seeds at each rate; the interval stands in the table.
+        line = {"color": colour, "lw": 1.3, "errorbar": None, "label": label(objective)}
+        seaborn.lineplot(data=data, x="rate", y="asr", ax=ax, **line)
+
+        # Only rates between those that were tried are known.
+        crossed = [
+            reached["rate"] for reached in cell["rates"][objective] if reached["side"] == "between"
+        ]
+        marks = {"marker": "D", "s": 18, "facecolor": "none", "edgecolor": colour}
+        seaborn.scatterplot(x=crossed, y=[cap] * len(crossed), ax=ax, legend=False, **marks)
+    legend_of(ax)
+
+
+def _kept_curves(ax: Axes, caps: Sequence[float], trade_off: Mapping[str, Any]) -> None:
+    """Two lines with the area between them; the authors' are dashed."""
+    is_theirs = trade_off["source"] == "authors"
+    for objective in OBJECTIVES:
+        data: Columns = {"cap": list(caps), "kept": trade_off[objective]}
+        _line(
+            ax,
+            data,
+            drawstyle="steps-post",
+            lw=1.3,
+            color=COLOURS[objective],
+            ls="--" if is_theirs else "-",
+            label=label(objective) + (" (authors)" if is_theirs else ""),
+        )
+
+    # The area between the objectives, whichever of them keeps more.
+    low, high = trade_off["mmcl_ssl"], trade_off["mmcl"]
+    alpha = 0.06 if is_theirs else 0.12
+    ax.fill_between(caps, low, high, step="post", color=COLOURS["mmcl"], alpha=alpha, lw=0)
 
 
 def trajectories(document: Mapping[str, Any]) -> Figure:
@@ -263,6 +349,7 @@ def all_figures(document: Mapping[str, Any]) -> dict[str, Figure]:
         "answer": answer,
         "sweep": sweep,
         "budgets": budgets,
+        "resistance": resisting,
         "trajectories": trajectories,
         "responses": responses,
     }

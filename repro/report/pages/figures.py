@@ -37,6 +37,9 @@ CAPTIONS = {
     "budgets": "What the search buys: median best accuracy at the cap after trying n learning "
     "rates, with a simultaneous band; 0 where none met the cap. Where the band would span all "
     "values, as with few rates, none is drawn. The grid's rates count as random draws.",
+    "resistance": "How far models resist CleanCLIP (ours, not the paper's). Left: ASR at the end "
+    "of runs of equal rate and steps, a dot a seed, lines through the means, diamonds where a seed "
+    "crosses the cap. Right: best accuracy for an ASR that one allows, mean over seeds.",
     "trajectories": "Accuracy and ASR over epochs: pre-training, and CleanCLIP with 100K pairs by "
     "learning rate (dark: smallest).",
     "responses": "What the studies measured over a number that they vary: one dot a seed, lines "
@@ -54,9 +57,12 @@ STEP = 0.22
 
 def captions(document: Mapping[str, Any]) -> dict[str, str]:
     """The figures that a document has, and what each shows."""
-    return {
-        name: text for name, text in CAPTIONS.items() if name != "responses" or document["doses"]
+    # A figure without anything to draw is left out.
+    empty = {
+        "responses": not document["doses"],
+        "resistance": not document["resistance"]["cells"],
     }
+    return {name: text for name, text in CAPTIONS.items() if not empty.get(name)}
 
 
 def scatter(document: Mapping[str, Any], name: str) -> Figure:

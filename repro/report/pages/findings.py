@@ -22,10 +22,10 @@ from repro.report.judging.claims import Claims, combine, load_claims
 from repro.report.judging.control import control_words
 from repro.report.numbers.evidence import Settings
 from repro.report.pages.templating import TEMPLATES
+from repro.report.schema.base import Effect
 from repro.report.schema.document import finite
 from repro.report.schema.judged import CellEvidence, Verdict
 from repro.report.schema.studies import (
-    Effect,
     EffectRow,
     MachineRow,
     RepeatedClaim,

@@ -23,7 +23,7 @@ from repro.report.pages import prepared, summary
 from repro.report.pages.figures import captions
 from repro.report.pages.sacred import Chart, SacredRun
 from repro.report.pages.templating import TEMPLATES, jinja_environment
-from repro.report.pages.verdicts import control_lines, seed_verdicts, verdict_counts
+from repro.report.pages.verdicts import control_lines, rate_lines, seed_verdicts, verdict_counts
 from repro.report.schema.document import lookup
 from repro.report.studies.outcomes import MEASURES
 
@@ -35,6 +35,7 @@ CONTENTS = [
     ("selection", "Selection"),
     ("studies", "Studies"),
     ("errata", "Errata"),
+    ("resisting", "Resistance"),
     ("pairs", "Pairs"),
     ("deviations", "Deviations"),
     ("data", "Data"),
@@ -102,6 +103,7 @@ def index_page(
         # what is made ready for one section
         answer_lines=prepared.answer_lines(document),
         control_lines=control_lines(document),
+        rate_lines=rate_lines(document),
         verdict_counts=verdict_counts(document),
         seed_verdicts=seed_verdicts(document),
         by_loss=prepared.by_loss(document),

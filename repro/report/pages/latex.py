@@ -14,12 +14,12 @@ from typing import Any
 
 import jinja2
 
-from repro.report.format import duration, label, percent, short
+from repro.report.format import duration, label, percent, rate, short
 from repro.report.judging.control import control_words
 from repro.report.pages import prepared, summary
 from repro.report.pages.figures import captions
 from repro.report.pages.templating import jinja_environment
-from repro.report.pages.verdicts import control_lines, seed_verdicts, verdict_counts
+from repro.report.pages.verdicts import control_lines, rate_lines, seed_verdicts, verdict_counts
 from repro.report.schema.document import lookup
 from repro.report.studies.outcomes import MEASURES
 
@@ -37,7 +37,7 @@ SPECIAL = {
 """Characters with a meaning in TeX, and those beyond ASCII that our texts and the paper's use."""
 NOTHING = "{--}"
 """A cell without a value, in a column of numbers."""
-WIDE = ("answer", "trajectories", "responses")
+WIDE = ("answer", "resistance", "trajectories", "responses")
 """Figures that take the whole width of the text."""
 PASSES = 2
 """Runs of TeX until tables and references are settled."""
@@ -81,6 +81,7 @@ def tex(document: dict[str, Any], digest: str) -> str:
         sources=4 if has_authors else 3,
         answer_lines=prepared.answer_lines(document),
         control_lines=control_lines(document),
+        rate_lines=rate_lines(document),
         seed_verdicts=seed_verdicts(document),
         verdict_counts=verdict_counts(document),
         departures=prepared.departures(document),
@@ -190,6 +191,7 @@ def _environment() -> jinja2.Environment:
         "aligned": _aligned,
         "percent": _percent,
         "short": short,
+        "rate": rate,
         "duration": duration,
         "signed": _signed,
         "interval": _interval,

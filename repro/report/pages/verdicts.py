@@ -1,4 +1,6 @@
-"""Verdicts of a report made ready for templates: counted, over seeds, and with their controls."""
+"""Verdicts of a report made ready for templates: counted, over seeds, with their controls; and
+resistance in words.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from repro.report.format import label
 from repro.report.judging.control import control_words
 
 VERDICTS = (
@@ -17,6 +20,9 @@ VERDICTS = (
     "not run",
 )
 """What claims are counted by; why one was not tested stands at the claim."""
+
+SIDES = {"between": "", "below": "at most ", "above": "above "}
+"""What stands before a rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,19 @@ class ControlLine:
     clean_size: str
     said: str
     """Whether it holds, with loss and ASR."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateLine:
+    """The lowest rates of a dataset and cleaning size, in words."""
+
+    place: str
+    """Dataset and cleaning pairs."""
+    mmcl: str
+    """By seed."""
+    mmcl_ssl: str
+    ratio: str
+    """How many times as high the MMCL + SSL model's is; empty where the rates do not tell."""
 
 
 def control_lines(document: Mapping[str, Any]) -> list[ControlLine]:
@@ -78,3 +97,39 @@ def seed_verdicts(document: dict[str, Any]) -> list[SeedVerdict]:
         for study in document["studies"]
         if study["claims"]
     ]
+
+
+def rate_lines(document: Mapping[str, Any]) -> list[RateLine]:
+    """A line for each cell with runs of both models."""
+    lines = []
+    for cell in document["resistance"]["cells"]:
+        rates = cell["rates"]
+        if rates is None:
+            continue
+        lines.append(
+            RateLine(
+                place=_place(cell),
+                mmcl=_by_seed(rates["mmcl"]),
+                mmcl_ssl=_by_seed(rates["mmcl_ssl"]),
+                ratio=_ratio(rates),
+            )
+        )
+    return lines
+
+
+def _place(cell: Mapping[str, Any]) -> str:
+    return f"{label(cell['dataset'])}, {label(cell['clean_size'])}"
+
+
+def _by_seed(reached: Sequence[Mapping[str, Any]]) -> str:
+    return " / ".join(f"{SIDES[of['side']]}{of['rate']:.2g}" for of in reached)
+
+
+def _ratio(rates: Mapping[str, Any]) -> str:
+    """The factor between the two models' rates, with its interval."""
+    if rates["ratio"] is None:
+        return ""
+    bound = "at least " if rates["at_least"] else ""
+    ends = rates["ratio_ci"]
+    interval = "" if ends is None else f" [{ends[0]:.2f}, {ends[1]:.2f}]"
+    return f"{bound}{rates['ratio']:.2f}{interval}"

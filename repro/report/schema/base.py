@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
+from repro.intervals import Interval
 from repro.spec import CleanSize, Dataset, Objective
 
 closed = with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
@@ -46,3 +47,16 @@ class Spread(TypedDict):
     """Sample standard deviation; null for one seed."""
     min: float
     max: float
+
+
+@closed
+class Effect(TypedDict):
+    """Mean difference over seeds."""
+
+    value: float
+    ci: Interval | None
+    """Student's; null for one seed."""
+    n: int
+    """Seeds."""
+    undecided: bool
+    """Whether the interval holds zero, or is not there."""

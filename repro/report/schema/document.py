@@ -27,6 +27,7 @@ from repro.report.schema.provenance import (
     ReportContext,
     RunProvenance,
 )
+from repro.report.schema.resistance import Resistance
 from repro.report.schema.results import (
     ControlRow,
     ScatterFigure,
@@ -59,6 +60,10 @@ class ReportNumbers(TypedDict):
     figures: dict[str, ScatterFigure]
     """`figure1` to `figure3`."""
     claims: list[JudgedClaim]
+    """The paper's."""
+    own_claims: list[JudgedClaim]
+    """Ours, over the seeds of `resistance`."""
+    resistance: Resistance
     headline: Headline
     errata: list[ErratumResult]
     statistics: Statistics

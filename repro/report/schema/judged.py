@@ -32,6 +32,9 @@ Metric = Literal[
     "lowest_asr",
     "late_drop",
     "late_asr",
+    "asr_left_difference",
+    "lowest_rate_ratio",
+    "kept_difference",
     "none",
 ]
 """What a claim is about; `none` for one that this study cannot test."""
@@ -44,7 +47,8 @@ class SeedEvidence(TypedDict):
     seed: int | None
     """Null for the authors' points, which do not say."""
     value: float
-    ci: Interval
+    ci: Interval | None
+    """Over the evaluation images; null where the value has none, as a learning rate."""
     runs: list[str]
     note: str
     verdict: Verdict
@@ -62,6 +66,10 @@ class CellEvidence(TypedDict):
     verdict: Verdict
     by_seed: list[SeedEvidence]
     spread: Spread | None
+    ci: Interval | None
+    """Over seeds, for claims of our own; null for one seed, and for the paper's, which are judged
+    seed by seed.
+    """
     control: PositiveControl | None
     """Of the cell, if the claim is judged only where it holds; null else, or where it was not
     run.

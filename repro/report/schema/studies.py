@@ -6,8 +6,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from repro.intervals import Interval
-from repro.report.schema.base import closed
+from repro.report.schema.base import Effect, closed
 from repro.report.schema.judged import CellEvidence, Verdict
 from repro.spec import CleanSize, Dataset, Objective
 
@@ -25,19 +24,6 @@ class StudyVariant(TypedDict):
     """Dotted path to value."""
     poisoned: bool
     why: str
-
-
-@closed
-class Effect(TypedDict):
-    """Mean difference over seeds."""
-
-    value: float
-    ci: Interval | None
-    """Student's; null for one seed."""
-    n: int
-    """Seeds."""
-    undecided: bool
-    """Whether the interval holds zero, or is not there."""
 
 
 @closed

@@ -15,11 +15,8 @@ from repro.report.numbers.cleaned import ControlOutcome, judged_control
 from repro.report.numbers.evidence import Settings
 from repro.report.schema.judged import Metric, Untested, Verdict
 from repro.report.schema.results import PositiveControl
-from repro.report.schema.studies import Answer, Effect, VerdictPair
+from repro.report.schema.studies import Answer, VerdictPair
 from repro.report.studies.outcomes import VariantCell, VariantOutcome
-
-Pair = tuple[float | None, float | None]
-"""What a seed gave under the variant and under the reference."""
 
 OUTCOME_METRICS: dict[Metric, Callable[[VariantOutcome], float | None]] = {
     "start_accuracy": lambda outcome: outcome.accuracy,
@@ -37,30 +34,6 @@ class Judged(NamedTuple):
 
     outcomes: Sequence[VariantOutcome]
     control: Iterable[VariantOutcome]
-
-
-def paired_effect(pairs: Sequence[Pair], confidence: float) -> Effect | None:
-    """Mean difference over seeds; `undecided` unless its interval leaves zero out.
-
-    None where no seed has both.
-    """
-    # Only seeds that have both: a difference takes a pair.
-    differences = [
-        variant - reference
-        for variant, reference in pairs
-        if variant is not None and reference is not None
-    ]
-    if not differences:
-        return None
-
-    # Over one seed there is no interval, and so nothing is decided.
-    interval = intervals.student(differences, confidence)
-    return {
-        "value": sum(differences) / len(differences),
-        "ci": interval,
-        "n": len(differences),
-        "undecided": interval is None or interval[0] <= 0 <= interval[1],
-    }
 
 
 def compared_verdicts(
@@ -113,7 +86,7 @@ def _compared(
     # Each verdict has an interval of its own, the effect one of the paired differences.
     metric = OUTCOME_METRICS[claim.metric]
     after, before = [[metric(of) for of in one.outcomes] for one in judged]
-    effect = paired_effect(list(zip(after, before, strict=True)), settings.confidence)
+    effect = intervals.paired_effect(list(zip(after, before, strict=True)), settings.confidence)
 
     verdict_after = untested[0] or _judged_over_seeds(claim, settings, after)
     verdict_before = untested[1] or _judged_over_seeds(claim, settings, before)

@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from repro.intervals import Interval
 from repro.report.judging.claims import Claims
 from repro.report.judging.verdicts import judged_claims
+from repro.report.numbers import intervals
 from repro.report.numbers.cells import LOSSES, cells
 from repro.report.numbers.evidence import Evidence, Settings
+from repro.report.schema.base import Effect
 from repro.report.schema.studies import (
     Answer,
-    Effect,
     EffectRow,
     InteractionRow,
     RepeatedClaim,
@@ -28,10 +29,8 @@ from repro.report.schema.studies import (
 )
 from repro.report.studies.comparison import (
     Judged,
-    Pair,
     compared_verdicts,
     could_change,
-    paired_effect,
 )
 from repro.report.studies.outcomes import (
     MEASURES,
@@ -63,7 +62,7 @@ def study_entry(
         "rows": effects(found, reference, claims, settings),
         "sizes": size_effects(found, reference, settings.confidence),
         "interactions": interactions(found, reference, settings.confidence),
-        "claims": repeated_claims(study, claims, settings, variants),
+        "claims": repeated_claims(study, claims, variants),
         "code": sorted({run.record.code for run in study.runs}),
         "commits": sorted({run.record.commit or "" for run in study.runs}),
         "machines": sorted({run.machine for run in study.runs}),
@@ -130,7 +129,7 @@ def _effects(
             (of.measure(name), reference.measure(name))
             for of, reference in zip(after, before, strict=True)
         ]
-        found[name] = paired_effect(pairs, confidence)
+        found[name] = intervals.paired_effect(pairs, confidence)
     return found
 
 
@@ -148,7 +147,7 @@ def interactions(found: Outcomes, reference: str, confidence: float) -> list[Int
             continue
 
         # None where no seed has all four trainings that it takes.
-        effect = paired_effect(_changes(found, cell, reference), confidence)
+        effect = intervals.paired_effect(_changes(found, cell, reference), confidence)
         if effect is None:
             continue
         rows.append(
@@ -162,7 +161,7 @@ def interactions(found: Outcomes, reference: str, confidence: float) -> list[Int
     return rows
 
 
-def _changes(found: Outcomes, cell: VariantCell, reference: str) -> list[Pair]:
+def _changes(found: Outcomes, cell: VariantCell, reference: str) -> list[intervals.Pair]:
     """By seed: what the variant changes of an MMCL + SSL model, and of the MMCL model beside it."""
     with_ssl, without = cell, cell._replace(objective="mmcl")
 
@@ -172,7 +171,7 @@ def _changes(found: Outcomes, cell: VariantCell, reference: str) -> list[Pair]:
         for of in (with_ssl, without)
         for variant in (cell.variant, reference)
     ]
-    pairs: list[Pair] = []
+    pairs: list[intervals.Pair] = []
     for seed in sorted(set[int].intersection(*map(set, groups))):
         best = [group[seed].cleaned_accuracy for group in groups]
 
@@ -222,14 +221,15 @@ def _size_row(
 ) -> SizeRow:
     # A gain is a difference already, so it is paired with zero.
     gain = gains[model]
-    effect = paired_effect([(value, 0.0) for value in gain.values()], confidence)
+    effect = intervals.paired_effect([(value, 0.0) for value in gain.values()], confidence)
 
     # And how much of it is the variant's doing: the gain here less the gain under the reference.
     change = None
     if model.variant != reference:
         compared = gains.get(model._replace(variant=reference), {})
         shared = sorted(gain.keys() & compared.keys())
-        change = paired_effect([(gain[seed], compared[seed]) for seed in shared], confidence)
+        pairs = [(gain[seed], compared[seed]) for seed in shared]
+        change = intervals.paired_effect(pairs, confidence)
     return {
         "variant": model.variant,
         "dataset": model.dataset,
@@ -253,7 +253,7 @@ def _worse(effect: Interval | None, change: Interval | None) -> Answer:
 
 
 def repeated_claims(
-    study: StudyResults, claims: Claims, settings: Settings, variants: Mapping[str, Evidence]
+    study: StudyResults, claims: Claims, variants: Mapping[str, Evidence]
 ) -> list[RepeatedClaim]:
     """Verdicts over the seeds of a study whose reference covers every cell and loss of the main
     graph.
@@ -261,20 +261,28 @@ def repeated_claims(
     None of another.
     """
     # Only a study of the whole graph can answer all claims; one of a part would leave most open.
-    whole = variants.get(f"{study.name}/{study.spec.reference}", Evidence(settings=settings))
-    specs = [run.record.spec for run in whole.runs if run.record.spec.stage == "clean"]
+    whole = whole_graph(study, variants)
+    if whole is None:
+        return []
+    return [
+        {"id": claim["id"], "verdict": claim["verdict"], "evidence": claim["evidence"]}
+        for claim in judged_claims(whole, claims, claims.claims, variants)
+    ]
+
+
+def whole_graph(study: StudyResults, variants: Mapping[str, Evidence]) -> Evidence | None:
+    """The runs of a study's reference, if they cover every cell and loss of the main graph."""
+    whole = variants.get(f"{study.name}/{study.spec.reference}")
+    if whole is None:
+        return None
 
     # What the reference cleaned, against all that Table 1 and the losses beside it are made of.
+    specs = [run.record.spec for run in whole.runs if run.record.spec.stage == "clean"]
     covered = {
         (spec.dataset, spec.clean_size, spec.pretrain_objective, spec.loss) for spec in specs
     }
     wanted = {(*cell, loss) for cell in cells() for loss in LOSSES}
-    if not wanted <= covered:
-        return []
-    return [
-        {"id": claim["id"], "verdict": claim["verdict"], "evidence": claim["evidence"]}
-        for claim in judged_claims(whole, claims, variants)
-    ]
+    return whole if wanted <= covered else None
 
 
 def _in_order(found: Outcomes, variants: Sequence[str]) -> Outcomes:
