@@ -116,11 +116,7 @@ def chart(
     `epochs` has the epoch of a step, for those that have one.
     """
     # A diverged loss is NaN or infinite, and has no place on a line.
-    pairs = [
-        (step, value)
-        for step, value in zip(steps, values, strict=False)
-        if isinstance(value, (int, float)) and math.isfinite(value)
-    ]
+    pairs = _finite(steps, values)
     if not pairs:
         return Chart(name, [])
 
@@ -199,9 +195,18 @@ def _read(path: Path) -> SacredRun:
 
 
 def _by_step(metrics: Mapping[str, Any], name: str) -> dict[float, float]:
-    """Values of a metric by step; nothing where the run has no such metric."""
+    """Finite values of a metric by step; nothing where the run has no such metric."""
     series = metrics.get(name, {"steps": [], "values": []})
-    return dict(zip(series["steps"], series["values"], strict=False))
+    return dict(_finite(series["steps"], series["values"]))
+
+
+def _finite(steps: Sequence[float], values: Sequence[Any]) -> list[tuple[float, float]]:
+    """Steps and values of a metric where the value is a finite number."""
+    return [
+        (step, value)
+        for step, value in zip(steps, values, strict=False)
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    ]
 
 
 def _best(metrics: Mapping[str, Any], cap: float | None) -> float | None:
