@@ -96,7 +96,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Sample:
-    """Some of the images, in an order of chance, as a model sees them."""
+    """Some of the images, chosen by chance, and what a model made of them."""
 
     indices: Classes
     """Their numbers among all images, (n,)."""
@@ -107,8 +107,8 @@ class Sample:
 
 def draw_sample(labels: Classes, clean: Classes) -> Sample:
     """Up to SAMPLE images out of all classes; the same ones at every call."""
-    # Mixed, for the statistics of a batch of one class would be that class's.
-    order = keyed_rng("probes", len(labels)).permutation(len(labels))[:SAMPLE]
+    # In the order of the files, which some sources are slow to read otherwise.
+    order = np.sort(keyed_rng("probes", len(labels)).permutation(len(labels))[:SAMPLE])
     return Sample(order, labels[order], clean[order])
 
 
@@ -207,8 +207,12 @@ def batch_norm(
     layers = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
     if not layers:
         return
+
+    # Mixed, for the statistics of a batch of one class would be that class's.
+    order = keyed_rng("probes", len(images)).permutation(len(images))
+    found = np.empty(len(images), np.int64)
     with _own_statistics(layers):
-        found = classes_of(model, classifier, images)
+        found[order] = classes_of(model, classifier, images[order])
     words = "the images' own statistics instead of the stored ones"
     yield of_accuracy("BatchNorm statistics", words, sample, sample.clean, found)
 
