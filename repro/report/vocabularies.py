@@ -183,8 +183,10 @@ def rescience(subject: Subject) -> str:
     }
 
     # One line a field, since people fill in the rest.
-    writer = YAML()
+    writer = YAML(typ="safe", pure=True)
     writer.width = 10_000
+    writer.default_flow_style = False
+    writer.sort_base_mapping_type_on_output = False
     text = io.StringIO()
     writer.dump(fields, text)
     return text.getvalue()
