@@ -186,7 +186,7 @@ def rescience(subject: Subject) -> str:
     writer = YAML(typ="safe", pure=True)
     writer.width = 10_000
     writer.default_flow_style = False
-    writer.sort_base_mapping_type_on_output = False
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # ruamel has None there
     text = io.StringIO()
     writer.dump(fields, text)
     return text.getvalue()
