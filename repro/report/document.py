@@ -26,6 +26,7 @@ from repro.report.numbers.evidence import Evidence
 from repro.report.numbers.paper import Erratum, Paper, paper_entry
 from repro.report.numbers.predictions import predictions
 from repro.report.numbers.resistance import resistance
+from repro.report.scales.settings import settings_table
 from repro.report.schema.base import Denominator
 from repro.report.schema.document import ReportNumbers, lookup
 from repro.report.schema.judged import ErratumResult
@@ -70,6 +71,7 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
         "commit": commits.most_common(1)[0][0] if commits else None,
         "commits": sorted(commits),
         "settings": _settings(evidence, claims),
+        "settings_table": settings_table(settings.name, evidence.root),
         "paper": paper_entry(claims.paper),
         "tables": {
             "table1": {"rows": tables.table1(evidence, claims.paper, claims.control_rule)},

@@ -14,7 +14,7 @@ MOST_MODULES = 13
 
 CONTRACTS = {"spec", "profile", "ledger", "files", "intervals"}
 SHAPES = {"report.format", "report.schema"}
-COMPUTED = {"report.numbers", "report.judging", "report.studies"}
+COMPUTED = {"report.numbers", "report.judging", "report.scales", "report.studies"}
 ALLOWED = {
     # contracts
     "spec": set(),
@@ -65,6 +65,7 @@ ALLOWED = {
     "report.schema": {"spec", "ledger", "intervals"},
     "report.numbers": CONTRACTS | {"runs", "plan", *SHAPES},
     "report.judging": CONTRACTS | {"report.numbers", *SHAPES},
+    "report.scales": CONTRACTS | {"report.numbers", *SHAPES},
     "report.studies": CONTRACTS | {"runs", "study", "report.numbers", "report.judging", *SHAPES},
     "report.pages": CONTRACTS | {"markdown", *COMPUTED, *SHAPES},
     "report": CONTRACTS | {"runs", "study", "integrity", "report.pages", *COMPUTED, *SHAPES},

@@ -24,6 +24,7 @@ from repro.report.pages.figures import captions
 from repro.report.pages.sacred import Chart, SacredRun
 from repro.report.pages.templating import TEMPLATES, jinja_environment
 from repro.report.pages.verdicts import control_lines, rate_lines, seed_verdicts, verdict_counts
+from repro.report.scales.printed import setting_lines
 from repro.report.schema.document import lookup
 from repro.report.studies.outcomes import MEASURES
 
@@ -104,6 +105,7 @@ def index_page(
         answer_lines=prepared.answer_lines(document),
         control_lines=control_lines(document),
         rate_lines=rate_lines(document),
+        setting_lines=setting_lines(document),
         verdict_counts=verdict_counts(document),
         seed_verdicts=seed_verdicts(document),
         by_loss=prepared.by_loss(document),

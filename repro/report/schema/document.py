@@ -36,6 +36,7 @@ from repro.report.schema.results import (
     Tables,
     Trajectory,
 )
+from repro.report.schema.scales import SettingRow
 from repro.report.schema.studies import DoseEntry, StudyEntry
 
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
@@ -55,6 +56,8 @@ class ReportNumbers(TypedDict):
     """Of most runs."""
     commits: list[str]
     settings: DocumentSettings
+    settings_table: list[SettingRow]
+    """The paper's settings and the profile's; empty for a replay, which has no profile."""
     paper: PaperEntry
     tables: Tables
     figures: dict[str, ScatterFigure]
