@@ -33,7 +33,7 @@ POINT = (
     "attackable",
     "run",
 )
-"""Columns of points.csv after the figure: the fields of a dot in report.json."""
+"""Fields of a dot in report.json: the columns of points.csv after the name of its figure."""
 NUMBER = ("paper", "authors_points", "reproduced", "n", "run")
 CLEANED = ("asr", "learning_rate", "epoch", "row", "evaluations", "successes", "lowest_asr")
 """Fields of a number of Table 1 or 2, and those that only a cleaned one has."""
@@ -41,12 +41,14 @@ CLEANED = ("asr", "learning_rate", "epoch", "row", "evaluations", "successes", "
 
 def exported(document: dict[str, Any]) -> dict[str, bytes]:
     """Content of the files by name."""
-    tables = document["tables"]
+    table1 = [_table1_row(row) for row in document["tables"]["table1"]["rows"]]
+    table2 = [_table2_row(row) for row in document["tables"]["table2"]["rows"]]
     contents = {
         METRICS: json.dumps(_metrics(document), indent=1) + "\n",
-        POINTS: _csv(_points(document)),
-        TABLE1: _csv([_table1_row(row) for row in tables["table1"]["rows"]]),
-        TABLE2: _csv([_table2_row(row) for row in tables["table2"]["rows"]]),
+        POINTS: _csv(_points(document), ("figure", *POINT)),
+        # Both have all rows of the paper, be they measured or not.
+        TABLE1: _csv(table1, list(table1[0])),
+        TABLE2: _csv(table2, list(table2[0])),
     }
     return {name: text.encode() for name, text in contents.items()}
 
@@ -117,11 +119,10 @@ def _ends(name: str, interval: Sequence[float] | None) -> dict[str, float | None
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of equal fields, their names first; empty without rows."""
+def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Rows under the names of their columns, which stand there without rows too."""
     text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from repro.report.exports import exported
 from tests.support.checkout import dvc
+from tests.support.ledger import build_at, write_specs
 
 BUILD = Path("report/build/mini")
 CELL = ("dataset", "clean_size", "pretrain_objective")
@@ -80,6 +81,18 @@ def test_what_was_not_measured_is_empty_and_no_metric(document: dict[str, Any]) 
     }
     (line,) = csv.DictReader(io.StringIO(files["table1.csv"].decode()))
     assert line["clean_accuracy_reproduced"] == line["clean_asr_low"] == line["relative_drop"] == ""
+
+
+def test_without_runs_tables_have_their_columns_and_claims_are_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: dict[str, Any]
+) -> None:
+    """DVC cannot plot a file without a head."""
+    empty, _ = build_at(tmp_path, write_specs(tmp_path), monkeypatch)
+    files, full = exported(empty), exported(document)
+    assert files["points.csv"].decode().splitlines() == full["points.csv"].decode().splitlines()[:1]
+    metrics = json.loads(files["metrics.json"])
+    assert metrics["claims"]["not run"] == len(empty["claims"]) > 0
+    assert set(map(len, metrics["table1"].values())) == {0}
 
 
 def test_figures_beside_the_report_are_pictures_of_their_own(built: Path) -> None:

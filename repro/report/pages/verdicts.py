@@ -73,8 +73,10 @@ def control_lines(document: Mapping[str, Any]) -> list[ControlLine]:
 
 
 def verdict_counts(document: dict[str, Any]) -> dict[str, int]:
-    """Claims by verdict, all verdicts named; without own runs, those on the authors' points."""
-    field = "verdict" if document["runs"] else "authors_verdict"
+    """Claims by verdict, all verdicts named; in a replay, those on the authors' points."""
+    # Without runs and without points, claims are not run, and are counted as that.
+    replayed = not document["runs"] and bool(document["authors_files"])
+    field = "authors_verdict" if replayed else "verdict"
     found = [claim[field].partition(":")[0] for claim in document["claims"] if claim[field]]
     return {verdict: found.count(verdict) for verdict in VERDICTS}
 
