@@ -179,6 +179,11 @@ def test_a_model_that_no_rate_cleans_gives_a_bound_and_an_area(
     assert rates["at_least"] and rates["ratio"] > 10
     assert "above 0.01 for MMCL + SSL" in page and "at least " in page
 
+    # A rate has no interval over images, so that one seed decides nothing about it.
+    verdicts = {claim["id"]: claim["evidence"][0]["verdict"] for claim in document["own_claims"]}
+    assert verdicts["needs-a-higher-rate"] == verdicts["keeps-less-accuracy"] == "undecided"
+    assert verdicts["resists-at-equal-finetuning"] == "reproduced"
+
     # The MMCL model keeps all from its 1% on, the other one nothing at all.
     (ours,) = cell["trade_offs"]
     lowest = min(end["asr"] for row in cell["equal"] for end in row["mmcl"])
