@@ -10,7 +10,17 @@ from typing import Any
 
 TOLERANCE = 1e-9
 """Relative; libraries may differ in the last digits."""
-NAMING = ("variant", "dataset", "clean_size", "pretrain_objective", "loss", "id", "run")
+NAMING = (
+    "variant",
+    "dataset",
+    "clean_size",
+    "pretrain_objective",
+    "loss",
+    "id",
+    "run",
+    "setting",
+    "scale",
+)
 """Fields that name an entry of a list."""
 NUMBER = re.compile(r'<data value="([^"]*)" data-path="([^"]*)">([^<]*)</data>')
 """A number of the page: value, place in report.json, text."""

@@ -26,6 +26,7 @@ from repro.report.numbers.evidence import Evidence
 from repro.report.numbers.paper import Erratum, Paper, paper_entry
 from repro.report.numbers.predictions import predictions
 from repro.report.numbers.resistance import resistance
+from repro.report.scales.ladder import MeasuredScale, ladder, larger_study
 from repro.report.scales.settings import settings_table
 from repro.report.schema.base import Denominator
 from repro.report.schema.document import ReportNumbers, lookup
@@ -59,7 +60,9 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
 
     # Every run that any number here rests on, for provenance, cost and the hash of the ledger.
     own = [*evidence.runs, *evidence.controls]
-    archived = [run for study in studies for run in study.runs]
+    larger = larger_study(settings.name, evidence.root)
+    quoted = [*studies, *([larger] if larger else [])]
+    archived = [run for study in quoted for run in study.runs]
     runs = [*own, *archived]
     commits = Counter(run.record.commit for run in evidence.runs if run.record.commit)
     return {
@@ -72,6 +75,7 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
         "commits": sorted(commits),
         "settings": _settings(evidence, claims),
         "settings_table": settings_table(settings.name, evidence.root),
+        "ladder": ladder(MeasuredScale(repeated, study_of_most), larger, claims, evidence.root),
         "paper": paper_entry(claims.paper),
         "tables": {
             "table1": {"rows": tables.table1(evidence, claims.paper, claims.control_rule)},

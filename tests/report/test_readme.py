@@ -154,7 +154,12 @@ def test_a_page_without_its_marks_is_refused(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("page", "name"),
-    [("README.md", "results"), ("docs/mini.md", "regime"), ("docs/findings.md", "findings")],
+    [
+        ("README.md", "ladder"),
+        ("README.md", "results"),
+        ("docs/mini.md", "regime"),
+        ("docs/findings.md", "findings"),
+    ],
 )
 def test_the_pages_of_this_repository_can_be_filled(
     root: Path, page: str, name: str, tmp_path: Path

@@ -24,7 +24,7 @@ from repro.report.pages.figures import captions
 from repro.report.pages.sacred import Chart, SacredRun
 from repro.report.pages.templating import TEMPLATES, jinja_environment
 from repro.report.pages.verdicts import control_lines, rate_lines, seed_verdicts, verdict_counts
-from repro.report.scales.printed import setting_lines
+from repro.report.scales.printed import ladder_table, setting_lines
 from repro.report.schema.document import lookup
 from repro.report.studies.outcomes import MEASURES
 
@@ -106,6 +106,7 @@ def index_page(
         control_lines=control_lines(document),
         rate_lines=rate_lines(document),
         setting_lines=setting_lines(document),
+        ladder=ladder_table(document),
         verdict_counts=verdict_counts(document),
         seed_verdicts=seed_verdicts(document),
         by_loss=prepared.by_loss(document),

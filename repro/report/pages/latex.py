@@ -20,7 +20,7 @@ from repro.report.pages import prepared, summary
 from repro.report.pages.figures import captions
 from repro.report.pages.templating import jinja_environment
 from repro.report.pages.verdicts import control_lines, rate_lines, seed_verdicts, verdict_counts
-from repro.report.scales.printed import setting_lines
+from repro.report.scales.printed import ladder_table, setting_lines
 from repro.report.schema.document import lookup
 from repro.report.studies.outcomes import MEASURES
 
@@ -85,6 +85,7 @@ def tex(document: dict[str, Any], digest: str) -> str:
         rate_lines=rate_lines(document),
         seed_verdicts=seed_verdicts(document),
         setting_lines=setting_lines(document),
+        ladder=ladder_table(document),
         verdict_counts=verdict_counts(document),
         departures=prepared.departures(document),
         title=summary.report_title(document),

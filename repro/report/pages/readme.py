@@ -1,4 +1,4 @@
-"""The generated blocks of README.md, results and graph, and of specs/README.md, switches."""
+"""Generated blocks: ladder, results and graph of README.md, and switches of specs/README.md."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from repro.report.format import label
 from repro.report.format import markdown_percent as percent
 from repro.report.judging.control import control_words
 from repro.report.pages.verdicts import control_lines
+from repro.report.scales.printed import ladder_table
 from repro.report.schema.document import ReportDocument, read_report
 from repro.spec import Switches
 
@@ -44,13 +45,31 @@ NOT_CLEANED = "none"
 
 
 def write_blocks(profile: str) -> None:
-    """Write results and graph into README.md, from report.json and dvc.yaml, and the switches into
-    specs/README.md.
+    """Write ladder, results and graph into README.md, from report.json and dvc.yaml, and the
+    switches into specs/README.md.
     """
     fill(README, "graph", graph_block())
     document = read_report(Path("report/build") / profile / "report.json")
+    fill(README, "ladder", ladder_block(document))
     fill(README, "results", results_block(document))
     fill(SPECS / "README.md", "switches", switches_block())
+
+
+def ladder_block(document: ReportDocument) -> str:
+    """The ladder of scales as Markdown: what is smaller at each, and what came out there."""
+    table = ladder_table(document)
+    return "\n".join(
+        [
+            "What was done at which scale, and what came out there for CC6M, means over seeds "
+            "(positive control: CleanCLIP on the poisoned MMCL model; resistance: the points of "
+            "its start accuracy that the MMCL model keeps more than the MMCL + SSL model, in the "
+            "mean over ASRs up to 20%):",
+            "",
+            _row(list(table.heads)),
+            "|---" * len(table.heads) + "|",
+            *(_row(list(row)) for row in table.rows),
+        ]
+    )
 
 
 def results_block(document: ReportDocument) -> str:

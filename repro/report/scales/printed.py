@@ -6,10 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from repro.report.format import percent, rate
+from repro.report.format import label, percent, rate, short
 
 LISTED_RATES = 5
 """Learning rates that are listed; of more the ends and the number are told."""
+
+
+LADDER_HEADS = (
+    "scale",
+    "pairs",
+    "poisoned (%)",
+    "patch, of the image (%)",
+    "cleaning pairs (%)",
+    "MMCL at the start, accuracy / ASR (%)",
+    "MMCL + SSL at the start",
+    "positive control",
+    "the objective decides",
+    "resistance",
+)
+"""Columns of the ladder of scales."""
+NONE = "-"
+NO_RESULTS = "no results yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +37,94 @@ class SettingLine:
     paper: str
     here: str
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class LadderTable:
+    """The ladder of scales, a row a scale; the first cell of a row names the scale."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    @property
+    def columns(self) -> list[tuple[str, ...]]:
+        """The table turned over, a row for each head, for a narrow page."""
+        return list(zip(self.heads, *self.rows, strict=True))
+
+
+def ladder_table(document: Mapping[str, Any]) -> LadderTable:
+    """The ladder of scales in words; results are those of CC6M."""
+    return LadderTable(LADDER_HEADS, [_scale_cells(row) for row in document["ladder"]])
+
+
+def _scale_cells(row: Mapping[str, Any]) -> list[str]:
+    cells = [
+        _scale_name(row),
+        f"{row['pairs']:,}",
+        share_words(row["poisoned"]),
+        NONE if row["patch"] is None else share_words(row["patch"]),
+        "; ".join(
+            f"{label(of['clean_size'])}: {share_words(of['share'])}" for of in row["cleaning"]
+        ),
+    ]
+    if row["source"] is None:
+        return [*cells, NO_RESULTS, *[NONE] * (len(LADDER_HEADS) - len(cells) - 1)]
+    return [
+        *cells,
+        _start_words(row, "mmcl"),
+        _start_words(row, "mmcl_ssl"),
+        "; ".join(_control_words(of, row["asr_cap"]) for of in row["controls"]),
+        _verdict_words(row),
+        "; ".join(map(_resistance_words, row["resistance"])) or NONE,
+    ]
+
+
+def _scale_name(row: Mapping[str, Any]) -> str:
+    """The scale, with whose results and seeds these are."""
+    told = ["stand-in data"] if row["stand_in"] else []
+    if row["source"] == "printed":
+        told.append("its own numbers")
+    if row["seeds"]:
+        several = "s" if len(row["seeds"]) > 1 else ""
+        told.append(f"seed{several} {', '.join(map(str, row['seeds']))}")
+    return f"{row['scale']} ({'; '.join(told)})" if told else row["scale"]
+
+
+def _start_words(row: Mapping[str, Any], objective: str) -> str:
+    for start in row["starts"]:
+        if start["pretrain_objective"] == objective:
+            return f"{percent(start['accuracy'], 1)} / {percent(start['asr'], 1)}"
+    return NONE
+
+
+def _control_words(control: Mapping[str, Any], cap: float) -> str:
+    """Whether CleanCLIP cleaned the MMCL model, with the share of the accuracy lost and the ASR."""
+    size = label(control["clean_size"])
+    if control["holds"] is None:
+        return f"{size} not run"
+    asr = f"at most {short(cap)}%" if control["asr"] is None else f"{100 * control['asr']:.1f}%"
+    said = "holds" if control["holds"] else "fails"
+    return f"{size} {said}: {100 * control['loss']:.1f}% lost, ASR {asr}"
+
+
+def _verdict_words(row: Mapping[str, Any]) -> str:
+    """The verdicts on the main claims, as one where they are the same."""
+    if row["source"] == "printed":
+        return "claimed"
+    verdicts = {claim["verdict"] for claim in row["claims"]}
+    if len(verdicts) == 1:
+        return str(*verdicts)
+    return "; ".join(
+        f"{label(claim['dataset'])}, {label(claim['clean_size'])}: {claim['verdict']}"
+        for claim in row["claims"]
+    )
+
+
+def _resistance_words(found: Mapping[str, Any]) -> str:
+    """Points of accuracy that the MMCL model keeps more, with the interval over seeds."""
+    area = found["area"]
+    ends = "" if area["ci"] is None else " [{:.1f}, {:.1f}]".format(*(100 * e for e in area["ci"]))
+    return f"{label(found['clean_size'])}: {100 * area['value']:.1f}{ends}"
 
 
 def setting_lines(document: Mapping[str, Any]) -> list[SettingLine]:

@@ -40,10 +40,10 @@ def settings_table(name: str, root: Path = Path()) -> list[SettingRow]:
 
     No rows for a replay, which has no profile.
     """
-    specs = root / SPECS
-    if not (specs / name).is_dir():
+    if not has_profile(name, root):
         return []
 
+    specs = root / SPECS
     paper, here = load_profile(PRINTED, specs), load_profile(name, specs)
     quoted = {
         part: QuotedSpec(specs / PRINTED / f"{part}.yaml") for part in ("data", "pretrain", "clean")
@@ -57,6 +57,11 @@ def settings_table(name: str, root: Path = Path()) -> list[SettingRow]:
         }
         for setting in COMPARED
     ]
+
+
+def has_profile(name: str, root: Path = Path()) -> bool:
+    """Whether specs/ below `root` has a profile of this name: a replay has none."""
+    return (root / SPECS / name).is_dir()
 
 
 def poisoned_shares(profile: Profile) -> dict[str, float]:

@@ -36,7 +36,7 @@ from repro.report.schema.results import (
     Tables,
     Trajectory,
 )
-from repro.report.schema.scales import SettingRow
+from repro.report.schema.scales import LadderRow, SettingRow
 from repro.report.schema.studies import DoseEntry, StudyEntry
 
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
@@ -58,6 +58,8 @@ class ReportNumbers(TypedDict):
     settings: DocumentSettings
     settings_table: list[SettingRow]
     """The paper's settings and the profile's; empty for a replay, which has no profile."""
+    ladder: list[LadderRow]
+    """One row a scale, the smallest first; empty for a replay."""
     paper: PaperEntry
     tables: Tables
     figures: dict[str, ScatterFigure]
