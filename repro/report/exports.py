@@ -37,6 +37,8 @@ POINT = (
 NUMBER = ("paper", "authors_points", "reproduced", "n", "run")
 CLEANED = ("asr", "learning_rate", "epoch", "row", "evaluations", "successes", "lowest_asr")
 """Fields of a number of Table 1 or 2, and those that only a cleaned one has."""
+CONTROL = ("loss", "asr", "holds")
+"""Fields of a positive control that the metrics have: accuracy lost and ASR at the cap, passed."""
 
 
 def exported(document: dict[str, Any]) -> dict[str, bytes]:
@@ -59,12 +61,14 @@ def _metrics(document: dict[str, Any]) -> dict[str, Any]:
     cells = {}
     for row in document["tables"]["table1"]["rows"]:
         before, after = row["original_accuracy"], row["clean_accuracy"]
-        drop = after["relative_drop"]
+        drop, control = after["relative_drop"], row["control"]
         values = {
             "original_accuracy": before["reproduced"],
             "clean_accuracy": after["reproduced"],
             "asr": after["asr"],
             "relative_drop": drop and drop["value"],
+            # Whether the row tells anything: CleanCLIP on the MMCL model beside it.
+            "control": control and {key: control[key] for key in CONTROL},
         }
         name = "-".join(row[key] for key in CELL)
         cells[name] = {key: value for key, value in values.items() if value is not None}

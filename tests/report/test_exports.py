@@ -73,7 +73,7 @@ def test_tables_have_value_interval_and_run_of_each_number(
 def test_what_was_not_measured_is_empty_and_no_metric(document: dict[str, Any]) -> None:
     row = document["tables"]["table1"]["rows"][0]
     never = {"reproduced": None, "ci95": None, "asr": None, "asr_ci95": None, "relative_drop": None}
-    uncleaned = {**row, "clean_accuracy": row["clean_accuracy"] | never}
+    uncleaned = {**row, "clean_accuracy": row["clean_accuracy"] | never, "control": None}
     tables = document["tables"] | {"table1": {"rows": [uncleaned]}}
     files = exported({**document, "tables": tables})
     assert json.loads(files["metrics.json"])["table1"] == {
@@ -81,6 +81,18 @@ def test_what_was_not_measured_is_empty_and_no_metric(document: dict[str, Any]) 
     }
     (line,) = csv.DictReader(io.StringIO(files["table1.csv"].decode()))
     assert line["clean_accuracy_reproduced"] == line["clean_asr_low"] == line["relative_drop"] == ""
+
+
+def test_metrics_tell_whether_a_row_of_table_1_passed_its_control(
+    built: Path, document: dict[str, Any]
+) -> None:
+    table1 = json.loads((built / BUILD / "metrics.json").read_bytes())["table1"]
+    for row in document["tables"]["table1"]["rows"]:
+        shown, control = table1["-".join(row[key] for key in CELL)]["control"], row["control"]
+        assert shown == {key: control[key] for key in ("loss", "asr", "holds")}
+
+    # The two objectives of a dataset and size have one control: the MMCL model.
+    assert table1["cc3m-100k-mmcl"]["control"] == table1["cc3m-100k-mmcl_ssl"]["control"]
 
 
 def test_without_runs_tables_have_their_columns_and_claims_are_not_run(
@@ -147,6 +159,7 @@ def test_dvc_shows_table_1_and_compares_it(repository: Path, document: dict[str,
         "clean_accuracy",
         "asr",
         "relative_drop",
+        "control",
     }
 
     changed = json.loads(dvc(repository, "metrics", "diff", "--json"))[name]
