@@ -121,11 +121,11 @@ def test_honest_selection_shrinks_what_chance_chose():
     result = selection.select_on_halves(
         correct, attacked, np.ones(400, bool), 0.05, splits=50, seed=0
     )
-    assert result.chosen == 50
-    assert result.naive == correct.mean(1).max()
-    assert result.naive > 0.54
-    assert result.accuracy == pytest.approx(0.5, abs=0.03)
-    assert result.held == 1.0
+    assert result["chosen"] == 50
+    assert result["naive"] == correct.mean(1).max()
+    assert result["naive"] > 0.54
+    assert result["accuracy"] == pytest.approx(0.5, abs=0.03)
+    assert result["held"] == 1.0
 
 
 @pytest.mark.faults(14)
@@ -138,14 +138,19 @@ def test_honest_selection_leaves_the_target_class_out_of_the_denominator():
     with_it = selection.select_on_halves(
         correct, attacked, np.ones(4, bool), 0.05, splits=5, seed=0
     )
-    assert (without.naive, with_it.naive) == (1.0, None)
+    assert (without["naive"], with_it["naive"]) == (1.0, None)
 
 
 def test_honest_selection_says_so_when_nothing_meets_the_cap():
     result = selection.select_on_halves(
         np.ones((2, 10), bool), np.ones((2, 10), bool), np.ones(10, bool), 0.05, splits=3, seed=0
     )
-    assert (result.chosen, result.naive, result.accuracy, result.held) == (0, None, None, None)
+    assert (result["chosen"], result["naive"], result["accuracy"], result["held"]) == (
+        0,
+        None,
+        None,
+        None,
+    )
 
 
 def test_threshold_sweep_keeps_only_steps_that_gain():

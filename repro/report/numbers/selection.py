@@ -7,42 +7,21 @@ Shapes: R = evaluations, N = images, S = splits. Shares are fractions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.intervals import Interval
 from repro.report.numbers.cells import CLEANCLIP, DATASETS, SIZES, Cell, cells
 from repro.report.numbers.cleaned import authors_or_printed_start, best_under_cap
 from repro.report.numbers.evaluations import Point
 from repro.report.numbers.evidence import Evidence
 from repro.report.numbers.paper import Paper
 from repro.report.schema.base import Source
-from repro.report.schema.results import BestOfN, CapSweep, HonestSelection
+from repro.report.schema.results import BestOfN, CapSweep, HonestSelection, Selection
 
 SPLITS = 200
 """Random halvings of the evaluation images for the honest choice."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Best accuracy at ASR <= cap, chosen on one half of the images and measured on the other."""
-
-    splits: int
-    chosen: int
-    """Splits in which some evaluation met the cap on the choosing half."""
-    naive: float | None
-    """Chosen and measured on all images, as the paper does."""
-    accuracy: float | None
-    """Mean accuracy on the other half."""
-    accuracy_range: Interval | None
-    """2.5% and 97.5% quantiles over splits."""
-    asr: float | None
-    """Mean ASR on the other half."""
-    held: float | None
-    """Share of the choices that meet the cap on the other half as well."""
 
 
 def select_on_halves(
@@ -93,18 +72,26 @@ def select_on_halves(
         rates.append(float(other_hits / (bases[-1] - bases[split])))
 
     if not accuracies:
-        return Selection(splits, 0, naive, None, None, None, None)
+        return {
+            "splits": splits,
+            "chosen": 0,
+            "naive": naive,
+            "accuracy": None,
+            "accuracy_range": None,
+            "asr": None,
+            "held": None,
+        }
     # The range is over splits, not an interval of the accuracy: halves of one set overlap.
     low, high = np.quantile(accuracies, [0.025, 0.975])
-    return Selection(
-        splits=splits,
-        chosen=len(accuracies),
-        naive=naive,
-        accuracy=fmean(accuracies),
-        accuracy_range=(float(low), float(high)),
-        asr=fmean(rates),
-        held=sum(rate <= cap for rate in rates) / len(rates),
-    )
+    return {
+        "splits": splits,
+        "chosen": len(accuracies),
+        "naive": naive,
+        "accuracy": fmean(accuracies),
+        "accuracy_range": (float(low), float(high)),
+        "asr": fmean(rates),
+        "held": sum(rate <= cap for rate in rates) / len(rates),
+    }
 
 
 def threshold_sweep(accuracy: Sequence[float], asr: Sequence[float]) -> list[tuple[float, float]]:
@@ -164,7 +151,7 @@ def honest_selection(evidence: Evidence) -> list[HonestSelection]:
             SPLITS,
             seed=0,
         )
-        rows.append({**cell.keys, **asdict(found)})  # type: ignore[typeddict-item]
+        rows.append({**cell.keys, **found})
     return rows
 
 

@@ -253,20 +253,29 @@ class ScatterFigure(TypedDict):
 
 
 @closed
-class HonestSelection(CellKeys):
+class Selection(TypedDict):
     """Best accuracy at the cap, chosen on one half of the images and measured on the other."""
 
     splits: int
     chosen: int
     """Splits in which some evaluation met the cap on the choosing half."""
     naive: float | None
-    """Chosen and measured on all images."""
+    """Chosen and measured on all images, as the paper does."""
     accuracy: float | None
+    """Mean on the other half."""
     accuracy_range: Interval | None
     """2.5% and 97.5% quantiles over splits."""
     asr: float | None
+    """Mean on the other half."""
     held: float | None
     """Share of the choices that meet the cap on the other half as well."""
+
+
+@closed
+class HonestSelection(CellKeys, Selection):
+    """Best accuracy at the cap in a cell, chosen on one half of the images and measured on the
+    other, over `splits` random halvings.
+    """
 
 
 @closed
