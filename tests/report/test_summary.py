@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from repro.report.pages import latex
+from repro.report.pages.figures import answer, hardly_any, scatter
 from repro.report.pages.summary import other_caps, report_title
 
 BUILD = Path("report/build/mini")
@@ -68,6 +69,37 @@ def test_the_version_of_the_paper_stands_beside_its_address(
     assert "workshop text" in version and "v4" in version
     assert f"</a>\n({version})" in (built / BUILD / "index.html").read_text()
     assert f"}}\n({version})" in (built / BUILD / "report.tex").read_text()
+
+
+def test_the_kept_share_of_the_claims_is_the_green_band_and_the_success_region(
+    document: dict[str, Any],
+) -> None:
+    """With 80% to keep, a fifth may be lost."""
+    other = copy.deepcopy(document)
+    other["settings"]["kept_share"] = 0.80
+    assert [hardly_any(of) for of in (document, other)] == pytest.approx([0.05, 0.20])
+    assert r"hardly any (at most 20\%)" in latex.tex(other, "0" * 64)
+
+    # The band is the first patch of the answer, the region's edge the first line of a panel.
+    band = answer(other).axes[0].patches[0]
+    assert band.get_x() + band.get_width() == pytest.approx(0.20)
+    start = other["figures"]["figure1"]["panels"][0]["start"]["accuracy"]
+    (edge,) = [
+        line
+        for line in scatter(other, "figure1").axes[0].lines
+        if line.get_gid() == "figure1-0-edge"
+    ]
+    assert edge.get_ydata()[0] == pytest.approx(0.80 * start)
+
+
+def test_talk_with_the_authors_is_told_where_the_claims_file_has_some(
+    document: dict[str, Any],
+) -> None:
+    assert "Communication with" not in latex.tex(document, "0" * 64)
+    other = copy.deepcopy(document)
+    other["paper"]["communication"] = "They sent 5% of the points."
+    told = r"\textbf{Communication with the original authors.} They sent 5\% of the points."
+    assert told in latex.tex(other, "0" * 64)
 
 
 def caps(*steps: list[tuple[float, float]]) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class Paper(ClaimsEntry):
     doi: str
     version: str
     """Which text is quoted, where the address leads to another one."""
+    communication: Annotated[str, Field(min_length=1)] | None
+    """What was asked of its authors and answered; None where there is nothing to tell."""
     table1_printed: list[Cleaned]
     """As the paper lays them out."""
     table1: list[Cleaned]
@@ -130,6 +132,7 @@ def paper_entry(paper: Paper) -> PaperEntry:
         "url": paper.url,
         "doi": paper.doi,
         "version": paper.version,
+        "communication": paper.communication,
         "table1": {
             "printed": [_printed(cell) for cell in paper.table1_printed],
             "corrected": [_printed(cell) for cell in paper.table1],

@@ -20,7 +20,7 @@ from repro.report.format import duration, label, percent, rate, short
 from repro.report.judging.control import control_words
 from repro.report.numbers.cells import LOSSES, SIZES
 from repro.report.pages import prepared, summary
-from repro.report.pages.figures import captions
+from repro.report.pages.figures import SIGNIFICANT, captions, hardly_any
 from repro.report.pages.sacred import Chart, SacredRun
 from repro.report.pages.templating import TEMPLATES, jinja_environment
 from repro.report.pages.verdicts import control_lines, rate_lines, seed_verdicts, verdict_counts
@@ -100,6 +100,8 @@ def index_page(
         losses=LOSSES,
         sizes=SIZES,
         measures=MEASURES,
+        hardly_any=hardly_any(document),
+        significant=SIGNIFICANT,
         standing=STANDING,
         # what is made ready for one section
         answer_lines=prepared.answer_lines(document),

@@ -17,7 +17,7 @@ import jinja2
 from repro.report.format import duration, label, percent, rate, short
 from repro.report.judging.control import control_words
 from repro.report.pages import prepared, summary
-from repro.report.pages.figures import captions
+from repro.report.pages.figures import SIGNIFICANT, captions, hardly_any
 from repro.report.pages.templating import jinja_environment
 from repro.report.pages.verdicts import control_lines, rate_lines, seed_verdicts, verdict_counts
 from repro.report.scales.printed import ladder_table, setting_lines
@@ -95,6 +95,8 @@ def tex(document: dict[str, Any], digest: str) -> str:
         captions=captions(document),
         wide=WIDE,
         measures=MEASURES,
+        hardly_any=hardly_any(document),
+        significant=SIGNIFICANT,
     )
 
 

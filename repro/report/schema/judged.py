@@ -152,6 +152,8 @@ class PaperEntry(TypedDict):
     doi: str
     version: str
     """Which text is quoted, where the address leads to another one."""
+    communication: str | None
+    """What was asked of its authors and answered; null where there is nothing to tell."""
     table1: PaperTable1
 
 
