@@ -247,6 +247,7 @@ def test_variants_that_set_one_number_make_a_curve_which_is_drawn():
             "clean_size": "100k",
             "values": {"asr": [0.9, 0.9], "cleaned_accuracy": [value, value]},
             "means": {"asr": 0.9, "cleaned_accuracy": value},
+            "not_cleaned": 0,
         }
         for name, value in kept.items()
     ]

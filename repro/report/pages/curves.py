@@ -22,6 +22,7 @@ from repro.report.pages.drawing import (
     Columns,
     Drawn,
     cap_line,
+    columns,
     draw,
     legend_of,
     percent_axes,
@@ -306,17 +307,21 @@ def _response(ax: Axes, dose: Mapping[str, Any]) -> None:
         colour = COLOURS[curve["pretrain_objective"]]
         seeds: Columns = {"number": [], "value": []}
         for point in curve["points"]:
-            # A seed on which nothing was cleaned has no dot.
+            # A seed that was not run has no mark.
             values = [value for value in point["values"] if value is not None]
             seeds["number"] += [point["number"]] * len(values)
             seeds["value"] += values
         looks = {"color": colour, "s": 12, "alpha": 0.5, "linewidth": 0}
         seaborn.scatterplot(data=seeds, x="number", y="value", ax=ax, legend=False, **looks)
 
-        means = {
-            "number": [point["number"] for point in curve["points"]],
-            "mean": [point["mean"] for point in curve["points"]],
-        }
+        # One on which nothing was cleaned is a cross at the bottom, and in no mean.
+        never = [point["number"] for point in curve["points"] if point["not_cleaned"]]
+        if never:
+            bottom = [0.0] * len(never)
+            ax.scatter(never, bottom, marker="x", s=25, color=colour, clip_on=False, zorder=3)
+
+        known = [point for point in curve["points"] if point["mean"] is not None]
+        means = columns(known, "number", "mean")
 
         # The dash tells the larger cleaning set, the colour the objective.
         dash = "--" if curve["clean_size"] == "200k" else "-"

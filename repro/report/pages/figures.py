@@ -43,7 +43,8 @@ CAPTIONS = {
     "trajectories": "Accuracy and ASR over epochs: pre-training, and CleanCLIP with 100K pairs by "
     "learning rate (dark: smallest).",
     "responses": "What the studies measured over a number that they vary: one dot a seed, lines "
-    "through the means.",
+    "through the means; a cross at the bottom where no rate reached the cap on some seed, which "
+    "is in no mean.",
 }
 """What each figure shows; the paper's own come first."""
 SIGNIFICANT = 0.10

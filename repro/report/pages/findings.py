@@ -17,7 +17,7 @@ import jinja2
 from repro.ledger import LedgerError
 from repro.markdown import fill
 from repro.profile import SPECS, load_profile
-from repro.report.format import label, markdown_percent, short
+from repro.report.format import markdown_percent, short
 from repro.report.judging.claims import Claims, combine, load_claims
 from repro.report.judging.control import control_words
 from repro.report.numbers.evidence import Settings
@@ -40,6 +40,13 @@ from repro.report.studies.results import (
     read_study_results,
     variants_of,
 )
+from repro.report.studies.words import (
+    effect_text,
+    is_nought,
+    model_name,
+    not_cleaned,
+    outcome_text,
+)
 
 FINDINGS = Path("docs/findings.md")
 BLOCK = "findings"
@@ -55,8 +62,6 @@ MOVED = {
     "asr": "the ASR before cleaning",
 }
 """Measures that the summary looks through for choices that move them."""
-NO_CHANGE = (0.0, 0.0)
-"""Interval of an effect that is nought on every seed."""
 
 
 class Told(NamedTuple):
@@ -83,7 +88,9 @@ class ClaimLine(NamedTuple):
 
 
 class Price(NamedTuple):
-    """What the finetuning costs an unpoisoned model, and how much more the poisoned one."""
+    """What the finetuning costs an unpoisoned model, and how much more the poisoned one; of models
+    that were cleaned on every seed.
+    """
 
     control: EffectRow
     poisoned: EffectRow
@@ -119,6 +126,8 @@ class Summary:
     """Of these, the ones whose interval leaves zero out."""
     by_chance: float
     """How many would do so by chance alone."""
+    not_cleaned: list[str]
+    """Models that no learning rate cleaned, with the number of seeds."""
     rounding: list[MachineRow]
 
 
@@ -206,29 +215,6 @@ def stale_findings(profile_name: str, root: Path = Path()) -> list[str]:
     return lines
 
 
-def model_name(row: Mapping[str, Any]) -> str:
-    """Dataset, cleaning size and objective of a row, as far as it names them."""
-    # A start model has no cleaning size, a comparison of objectives no objective.
-    keys = [row["dataset"], row.get("clean_size"), row.get("pretrain_objective")]
-    return ", ".join(label(key) for key in keys if key)
-
-
-def effect_text(effect: Effect | None) -> str:
-    """An effect in percentage points with its interval; `u` marks one that is undecided."""
-    if effect is None:
-        return "-"
-    interval = effect["ci"]
-    if _is_nought(effect):
-        return "none"
-
-    text = ("+" if effect["value"] > 0 else "") + markdown_percent(effect["value"])
-
-    # One seed has no interval; such an effect is undecided.
-    if interval is not None:
-        text += f" [{markdown_percent(interval[0])}, {markdown_percent(interval[1])}]"
-    return text + (" u" if effect["undecided"] else "")
-
-
 def _environment() -> jinja2.Environment:
     # Markdown, so nothing is escaped as HTML would be: `finalize` keeps tags out of it.
     environment = jinja2.Environment(  # noqa: S701
@@ -246,6 +232,7 @@ def _environment() -> jinja2.Environment:
         "abbreviated": lambda commit: commit[:7],
         "model": model_name,
         "effect": effect_text,
+        "outcome": outcome_text,
         "by_seed": _by_seed,
         # A bare bar would end the table's cell.
         "cell": lambda text: text.replace("|", "\\|"),
@@ -318,7 +305,7 @@ def _summary(
     counted = [
         effect
         for effect in (*of_measures, *differences)
-        if effect["ci"] is not None and not _is_nought(effect)
+        if effect["ci"] is not None and not is_nought(effect)
     ]
 
     return Summary(
@@ -337,6 +324,11 @@ def _summary(
         decided=sum(not effect["undecided"] for effect in counted),
         # At 95%, one interval in twenty misses the true value, zero here.
         by_chance=len(counted) * (1 - confidence),
+        not_cleaned=_distinct(
+            f"`{row['variant']}` ({model_name(row)}: {not_cleaned(row)})"
+            for row in rows
+            if row["not_cleaned"]
+        ),
         rounding=[row for row in machines if row["difference"]["cleaned_accuracy"] is not None],
     )
 
@@ -361,7 +353,10 @@ def _prices(study: StudyEntry) -> Iterator[Price]:
 
 
 def _lost(row: EffectRow) -> float | None:
-    """Mean accuracy before cleaning less the best at the cap."""
+    """Mean accuracy before cleaning less the best at the cap; None where a seed was not cleaned."""
+    # The two means would be of different seeds.
+    if row["not_cleaned"]:
+        return None
     before, after = row["means"]["accuracy"], row["means"]["cleaned_accuracy"]
     return None if before is None or after is None else before - after
 
@@ -383,12 +378,6 @@ def _choice(row: Mapping[str, Any], effect: Effect) -> str:
 
 def _effect(row: EffectRow, measure: str) -> Effect | None:
     return row["effects"][measure] if row["effects"] else None
-
-
-def _is_nought(effect: Effect) -> bool:
-    """Whether there was not the least difference on any seed."""
-    interval = effect["ci"]
-    return interval is not None and tuple(interval) == NO_CHANGE
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:

@@ -27,6 +27,7 @@ from repro.report.pages.verdicts import control_lines, rate_lines, seed_verdicts
 from repro.report.scales.printed import ladder_table, setting_lines
 from repro.report.schema.document import lookup
 from repro.report.studies.outcomes import MEASURES
+from repro.report.studies.words import not_cleaned
 
 CONTENTS = [
     ("answer", "Answer"),
@@ -223,6 +224,7 @@ def _environment() -> jinja2.Environment:
         "duration": duration,
         "control": control_words,
         "decision": prepared.decision,
+        "not_cleaned": not_cleaned,
         "first_few": prepared.first_few,
         "run_text": prepared.run_text,
         "seed_note": prepared.seed_note,

@@ -23,6 +23,7 @@ from repro.report.pages.verdicts import control_lines, rate_lines, seed_verdicts
 from repro.report.scales.printed import ladder_table, setting_lines
 from repro.report.schema.document import lookup
 from repro.report.studies.outcomes import MEASURES
+from repro.report.studies.words import not_cleaned
 
 # fmt: off
 SPECIAL = {
@@ -204,6 +205,7 @@ def _environment() -> jinja2.Environment:
         "label": label,
         "control": control_words,
         "seed_note": prepared.seed_note,
+        "not_cleaned": not_cleaned,
         "erratum_result": _erratum_result,
         "breakable": _breakable,
         "hash": _hash,

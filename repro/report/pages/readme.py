@@ -17,6 +17,7 @@ from repro.report.judging.control import control_words
 from repro.report.pages.verdicts import control_lines
 from repro.report.scales.printed import ladder_table
 from repro.report.schema.document import ReportDocument, read_report
+from repro.report.studies.words import not_cleaned
 from repro.spec import Switches
 
 README = Path("README.md")
@@ -193,21 +194,20 @@ def _repeats(document: ReportDocument) -> dict[tuple[Any, ...], str]:
         # The reference alone: other variants are other experiments.
         for row in study["rows"]:
             if row["variant"] == study["reference"]:
-                found[_cell(row)] = _spread(row["values"]["cleaned_accuracy"])
+                found[_cell(row)] = _spread(row)
     return found
 
 
-def _spread(values: Sequence[float | None]) -> str:
+def _spread(row: Mapping[str, Any]) -> str:
     """Mean and standard deviation over seeds; a seed on which no model was cleaned is told."""
-    # An accuracy of 0 says that no evaluation met the cap, which is no value to average.
-    run = [value for value in values if value is not None]
-    known = [value for value in run if value]
+    values = row["values"]["cleaned_accuracy"]
+    known = [value for value in values if value is not None]
 
     # A standard deviation takes two values.
-    if len(run) < 2:
+    if row["tried"] < 2:
         return NONE
     if len(known) < 2:
-        return f"{NOT_CLEANED} on {len(run) - len(known)} of {len(run)} seeds"
+        return not_cleaned(row) or NONE
 
     # A mean over fewer seeds than were run is told, or it would look better than it is.
     seeds = f"{len(known)} seeds"

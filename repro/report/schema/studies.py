@@ -12,7 +12,7 @@ from repro.spec import CleanSize, Dataset, Objective
 
 Answer = Literal["yes", "no", "undecided"]
 BySeedValues = dict[str, list[float | None]]
-"""Measure to values, one a seed; null where it was not run."""
+"""Measure to values, one a seed; null where it was not run, or where nothing was cleaned."""
 
 
 @closed
@@ -55,6 +55,13 @@ class EffectRow(StudyCell):
     seeds: list[int]
     values: BySeedValues
     means: dict[str, float | None]
+    """Over the seeds that have a value."""
+    tried: int
+    """Seeds on which the model was cleaned, with or without success."""
+    not_cleaned: int
+    """Of these, the ones on which no evaluation met the cap: they are in no mean and no effect of
+    the best accuracy.
+    """
     effects: dict[str, Effect | None] | None
     """By measure; null for the reference and where no seed is common."""
     verdicts: list[VerdictPair]
@@ -120,6 +127,8 @@ class DosePoint(TypedDict):
     number: float
     mean: float | None
     values: list[float | None]
+    not_cleaned: int
+    """Seeds without a best accuracy, as no evaluation met the cap; 0 for other measures."""
 
 
 @closed

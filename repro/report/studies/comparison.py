@@ -21,7 +21,8 @@ from repro.report.studies.outcomes import VariantCell, VariantOutcome
 OUTCOME_METRICS: dict[Metric, Callable[[VariantOutcome], float | None]] = {
     "start_accuracy": lambda outcome: outcome.accuracy,
     "start_asr": lambda outcome: outcome.asr,
-    "cleaned_accuracy": lambda outcome: outcome.cleaned_accuracy,
+    # A verdict takes a model that was not cleaned as one without accuracy.
+    "cleaned_accuracy": lambda outcome: 0.0 if outcome.not_cleaned else outcome.cleaned_accuracy,
     "lowest_asr": lambda outcome: outcome.lowest_asr,
     "relative_drop": lambda outcome: outcome.relative_drop,
 }
@@ -112,7 +113,7 @@ def _control(claims: Claims, judged: Judged) -> PositiveControl | None:
     """Whether CleanCLIP cleans the MMCL models beside a cell, over their seeds."""
     # At which ASR each was best is not known here; whether the control holds does not ask for it.
     outcomes = [
-        ControlOutcome(of.asr, of.relative_drop, of.lowest_asr, cleaned=bool(of.cleaned_accuracy))
+        ControlOutcome(of.asr, of.relative_drop, of.lowest_asr, cleaned=not of.not_cleaned)
         for of in judged.control
         if of.asr is not None and of.relative_drop is not None and of.lowest_asr is not None
     ]

@@ -103,6 +103,7 @@ def _curve(
                 "number": numbers[row["variant"]],
                 "mean": row["means"][measure],
                 "values": row["values"][measure],
+                "not_cleaned": row["not_cleaned"] if measure == "cleaned_accuracy" else 0,
             }
             for row in ordered
         ],

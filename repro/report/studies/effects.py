@@ -73,6 +73,9 @@ def study_entry(
 def effects(found: Outcomes, reference: str, claims: Claims, settings: Settings) -> list[EffectRow]:
     """Outcomes of every variant and model, and their differences from the reference: one row a
     cell.
+
+    A seed on which nothing was cleaned has no best accuracy, so it is in no mean and no effect of
+    it; the row counts such seeds, and its verdicts take them as not cleaned.
     """
     return [_effect_row(found, cell, reference, claims, settings) for cell in found]
 
@@ -92,6 +95,8 @@ def _effect_row(
         "seeds": sorted(by_seed),
         "values": {name: [of.measure(name) for of in own] for name in MEASURES},
         "means": {name: _mean([of.measure(name) for of in own]) for name in MEASURES},
+        "tried": sum(of.tried for of in own),
+        "not_cleaned": sum(of.not_cleaned for of in own),
         "effects": None,
         "verdicts": [],
         "could_change": None,

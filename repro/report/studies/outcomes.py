@@ -50,9 +50,20 @@ class VariantOutcome:
     """Of the model that is cleaned, as the others of this line are after it."""
     asr: float | None
     cleaned_accuracy: float | None
-    """Best of CleanCLIP at ASR <= cap; 0 if no evaluation reached the cap."""
+    """Best of CleanCLIP at ASR <= cap; None also where no evaluation reached the cap."""
     lowest_asr: float | None
     relative_drop: float | None
+    """1 where no evaluation reached the cap: no model is left that one would deploy."""
+
+    @property
+    def tried(self) -> bool:
+        """Whether CleanCLIP was run at all."""
+        return self.lowest_asr is not None
+
+    @property
+    def not_cleaned(self) -> bool:
+        """Whether CleanCLIP was run, and no evaluation reached the cap."""
+        return self.tried and self.cleaned_accuracy is None
 
     def measure(self, name: str) -> float | None:
         """One of MEASURES."""
@@ -141,17 +152,17 @@ def _taken(runs: Sequence[FinishedRun]) -> dict[str, Row]:
 
 
 def _outcome(start: Row | None, rows: list[Row], settings: Settings) -> VariantOutcome:
-    # The best accuracy among evaluations at the cap; 0 is "tried in vain", None "not run".
+    # The best accuracy among evaluations at the cap. Where none reached it there is no such
+    # accuracy, which is not one of 0: it must not go into a mean.
     rates = [row.asr(settings.denominator) for row in rows]
-    best = None
-    if rows:
-        at_cap = [row.accuracy for row, asr in zip(rows, rates, strict=True) if asr <= settings.cap]
-        best = max(at_cap, default=0.0)
+    at_cap = [row.accuracy for row, asr in zip(rows, rates, strict=True) if asr <= settings.cap]
+    best = max(at_cap, default=None)
 
-    # Relative to a start accuracy of zero there is no drop.
+    # Verdicts are on the share that is lost, all of it where nothing was cleaned. Relative to a
+    # start accuracy of zero there is no drop.
     lost = None
-    if best is not None and start and start.accuracy:
-        lost = 1 - best / start.accuracy
+    if rows and start and start.accuracy:
+        lost = 1.0 if best is None else 1 - best / start.accuracy
     return VariantOutcome(
         accuracy=start.accuracy if start else None,
         asr=start.asr(settings.denominator) if start else None,

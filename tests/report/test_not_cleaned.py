@@ -1,0 +1,119 @@
+"""A model that no learning rate cleans has no accuracy at the cap: tables of studies tell it and
+average the others, verdicts take it as not cleaned.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.report.judging.claims import load_claims
+from repro.report.numbers.evidence import Settings
+from repro.report.pages.curves import responses
+from repro.report.pages.findings import findings_block
+from repro.report.pages.latex import tex
+from repro.report.studies.effects import effects, interactions
+from repro.report.studies.outcomes import VariantCell, VariantOutcome
+from repro.report.studies.words import outcome_text
+from repro.runs.published import read_results
+from repro.spec import Profile
+from repro.study.archive import write_archive
+from tests.support.ledger import build_at, write_run, write_specs, write_study_spec
+
+KEPT = {"default": (0.40, 0.42, 0.44), "worse": (0.20, 0.205, 0.21)}
+"""Best accuracy after cleaning, by seed."""
+NEVER = ("worse", 2)
+"""Variant and seed whose runs all end above the cap."""
+
+
+def write_study_of_mmcl(root: Path) -> Profile:
+    """A study of the MMCL model of CC3M over three seeds, and the profile."""
+    profile = write_specs(root)
+    write_study_spec(root, "matter", {"default": {}, "worse": {"switches.text_view": "redrawn"}})
+    seeds = load_profile("mini", root / "specs", {"pretrain.seeds": [0, 1, 2]})
+    for variant, kept in KEPT.items():
+        for spec in [
+            *pretrain_runs(seeds, "cc3m", "mmcl", variant=variant),
+            *clean_runs(seeds, "cc3m", "mmcl", variant=variant),
+        ]:
+            left = 0.50 if (variant, spec.seed) == NEVER else 0.02
+            if spec.stage == "pretrain":
+                write_run(root / "made", spec, [(0.4, 0.9)])
+            elif spec.loss == "mmcl_ssl":
+                write_run(root / "made", spec, [(0.4, 0.9), (kept[spec.seed], left)])
+    write_archive(
+        root / "results/studies/matter.jsonl.gz",
+        ((record, rows) for _, record, rows in read_results(root / "made")),
+    )
+    return profile
+
+
+def test_a_seed_on_which_nothing_was_cleaned_is_told_and_no_accuracy_of_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    profile = write_study_of_mmcl(tmp_path)
+    document, page = build_at(tmp_path, profile, monkeypatch)
+    default, worse = document["studies"][0]["rows"]
+    assert (default["tried"], default["not_cleaned"]) == (3, 0)
+    assert (worse["tried"], worse["not_cleaned"]) == (3, 1)
+    assert worse["values"]["cleaned_accuracy"][2] is None
+    assert worse["means"]["cleaned_accuracy"] == pytest.approx((0.20 + 0.205) / 2)
+
+    # -20 and -21.5 points on the two seeds that have a pair.
+    effect = worse["effects"]["cleaned_accuracy"]
+    assert (effect["value"], effect["n"]) == (pytest.approx(-0.2075, abs=1e-9), 2)
+    assert worse["effects"]["lowest_asr"]["n"] == 3
+
+    # Shown everywhere, beside the effect over the others.
+    told = "none on 1 of 3 seeds"
+    assert f'<span class="interval">{told}</span>' in page
+    assert f"({told})" in tex(document, "0" * 64)
+    block = findings_block("mini")
+    (row,) = [line for line in block.splitlines() if line.startswith("| worse")]
+    assert re.search(r"\| -20\.\d \[[^]]*\] *u?; none on 1 of 3 seeds \|", row)
+    assert f"`worse` (CC3M, 100K, MMCL: {told})" in block
+
+
+def test_a_verdict_takes_a_model_that_no_rate_cleans_as_not_cleaned(root: Path):
+    """MMCL models that lose nothing, and MMCL + SSL models that are not cleaned on any seed."""
+    kept, never = VariantOutcome(0.4, 0.9, 0.4, 0.0, 0.0), VariantOutcome(0.4, 0.9, None, 0.6, 1.0)
+    found = {
+        VariantCell(variant, "cc3m", objective, "100k"): dict.fromkeys(range(3), outcome)
+        for variant in ("default", "other")
+        for objective, outcome in (
+            ("mmcl", kept),
+            ("mmcl_ssl", kept if variant == "default" else never),
+        )
+    }
+    settings = Settings.of(load_profile("mini", root / "specs"))
+    row = effects(found, "default", load_claims(root / "specs/claims.yaml"), settings)[-1]
+    verdicts = {v["id"]: (v["reference"], v["variant"]) for v in row["verdicts"]}
+    assert verdicts["mmcl-ssl-fails"] == ("not reproduced", "reproduced")
+    assert row["means"]["cleaned_accuracy"] is None
+    assert row["effects"]["cleaned_accuracy"] is None
+    assert outcome_text(row, "cleaned_accuracy", "default") == "none on 3 of 3 seeds"
+    assert interactions(found, "default", 0.95) == []
+
+    # Such an MMCL model is a control that fails.
+    beside = {cell: never if cell.objective == "mmcl" else kept for cell in found}
+    swapped = {cell: dict.fromkeys(range(3), outcome) for cell, outcome in beside.items()}
+    row = effects(swapped, "default", load_claims(root / "specs/claims.yaml"), settings)[-1]
+    verdicts = {v["id"]: v["variant"] for v in row["verdicts"]}
+    assert verdicts["mmcl-ssl-fails"] == "not tested: control failed"
+
+
+def test_seeds_on_which_nothing_was_cleaned_are_crosses_and_in_no_mean():
+    point = {"mean": 0.3, "values": [0.3], "not_cleaned": 0}
+    never = {"mean": None, "values": [None], "not_cleaned": 1}
+    curve = {"dataset": "cc3m", "pretrain_objective": "mmcl", "clean_size": "100k"}
+    points = [{"number": 1} | point, {"number": 9} | never]
+    dose = {"path": "x.y", "measure": "cleaned_accuracy", "curves": [curve | {"points": points}]}
+    ax = responses({"doses": [dose]}).axes[0]
+    (means,) = ax.get_lines()
+    dots, crosses = ax.collections
+    assert means.get_xydata().tolist() == [[1, 0.3]]
+    assert len(dots.get_offsets()) == 1
+    assert crosses.get_offsets().tolist() == [[9, 0.0]]
