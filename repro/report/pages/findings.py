@@ -35,6 +35,7 @@ from repro.report.schema.studies import (
 from repro.report.studies.effects import study_entry
 from repro.report.studies.machines import repeated
 from repro.report.studies.outcomes import MEASURES
+from repro.report.studies.resisting import OwnClaim, own_claims
 from repro.report.studies.results import (
     archive_problems,
     read_study_results,
@@ -107,6 +108,8 @@ class Repetition:
     told: list[Told]
     main: list[MainClaim]
     lines: list[ClaimLine]
+    own: list[OwnClaim]
+    """Claims of ours, which the paper does not make."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,11 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
             settings=settings,
             measures=MEASURES,
             studies=studies,
-            repetitions=[_repetition(study, claims) for study in studies if study["claims"]],
+            repetitions=[
+                _repetition(study, claims, own_claims(of, claims, variants))
+                for study, of in zip(studies, results, strict=True)
+                if study["claims"]
+            ],
             of_sizes=[study for study in studies if study["sizes"] and not study["claims"]],
             others=[study for study in studies if not study["sizes"] and not study["claims"]],
             machines=machines,
@@ -259,7 +266,7 @@ def _variant_of(study: StudyEntry, name: str) -> StudyVariant:
     return {"variant": name, "changed": {}, "poisoned": True, "why": ""}
 
 
-def _repetition(study: StudyEntry, claims: Claims) -> Repetition:
+def _repetition(study: StudyEntry, claims: Claims, own: list[OwnClaim]) -> Repetition:
     # Verdicts over the study's seeds; those of the main claims together are the headline.
     by_id = {claim["id"]: claim for claim in study["claims"]}
     return Repetition(
@@ -276,6 +283,7 @@ def _repetition(study: StudyEntry, claims: Claims) -> Repetition:
             for cell in by_id[name]["evidence"]
         ],
         lines=[line for claim in study["claims"] for line in _claim_lines(claim)],
+        own=own,
     )
 
 
