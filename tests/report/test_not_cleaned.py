@@ -4,6 +4,7 @@ average the others, verdicts take it as not cleaned.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -29,7 +30,7 @@ NEVER = ("worse", 2)
 """Variant and seed whose runs all end above the cap."""
 
 
-def write_study_of_mmcl(root: Path) -> Profile:
+def write_study_of_mmcl(root: Path, never: tuple[str, int] | None = NEVER) -> Profile:
     """A study of the MMCL model of CC3M over three seeds, and the profile."""
     profile = write_specs(root)
     write_study_spec(root, "matter", {"default": {}, "worse": {"switches.text_view": "redrawn"}})
@@ -39,7 +40,7 @@ def write_study_of_mmcl(root: Path) -> Profile:
             *pretrain_runs(seeds, "cc3m", "mmcl", variant=variant),
             *clean_runs(seeds, "cc3m", "mmcl", variant=variant),
         ]:
-            left = 0.50 if (variant, spec.seed) == NEVER else 0.02
+            left = 0.50 if (variant, spec.seed) == never else 0.02
             if spec.stage == "pretrain":
                 write_run(root / "made", spec, [(0.4, 0.9)])
             elif spec.loss == "mmcl_ssl":
@@ -75,6 +76,21 @@ def test_a_seed_on_which_nothing_was_cleaned_is_told_and_no_accuracy_of_0(
     (row,) = [line for line in block.splitlines() if line.startswith("| worse")]
     assert re.search(r"\| -20\.\d \[[^]]*\] *u?; none on 1 of 3 seeds \|", row)
     assert f"`worse` (CC3M, 100K, MMCL: {told})" in block
+
+
+@pytest.mark.parametrize(("never", "told"), [(None, True), (NEVER, False)])
+def test_a_price_is_told_of_models_that_were_cleaned_on_every_seed(
+    tmp_path: Path, never: tuple[str, int] | None, told: bool
+):
+    """`worse` as the model without a backdoor: from 40% to 20.5% in the mean, if on all seeds."""
+    write_study_of_mmcl(tmp_path, never)
+    spec = tmp_path / "specs/studies/matter.yaml"
+    content = json.loads(spec.read_text())
+    content["variants"]["worse"]["poisoned"] = False
+    spec.write_text(json.dumps(content))
+    block = " ".join(findings_block("mini", tmp_path).split())
+    assert ("to 20.5 (the best at the cap)" in block) is told
+    assert ("price of the finetuning itself" in block) is told
 
 
 def test_a_verdict_takes_a_model_that_no_rate_cleans_as_not_cleaned(root: Path):
