@@ -27,6 +27,7 @@ from repro.data.index import StoreError
 from repro.data.shards import PairStore, ShardWriter, write_store
 from repro.data.sums import write_sums
 from repro.events import EVENT, parse
+from repro.files import sealed
 from repro.ledger import LedgerError
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.build import build
@@ -144,7 +145,7 @@ def make_context(folder: Path) -> None:
     }
     evaluation = {"row": 0, "class": "pear", "image": "iVBORw==", "triggered": "iVBORw=="}
     samples = {"accounting": accounting, "pairs": [pair], "evaluation": [evaluation]}
-    (folder / "poisoned/mini/cc3m-samples.json").write_text(json.dumps(samples))
+    (folder / "poisoned/mini/cc3m-samples.json").write_bytes(sealed(samples))
     test = {"name": "tests/x.py::test_y", "passed": 1, "failed": 0, "skipped": 0}
     case = {"case": 1, "fault": "x", "must": "y", "outcome": "passed", "tests": [test]}
     faults = {
