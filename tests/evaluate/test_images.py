@@ -163,12 +163,12 @@ def test_stamping_50000_images_of_224_pixels_takes_less_than_a_second() -> None:
     squares = torch.from_numpy(rng.integers(0, 256, (count, patch, patch, 3), dtype=np.uint8))
     corners = torch.from_numpy(rng.integers(0, side - patch, (count, 2)))
 
+    # The fastest of many short rounds: other programs share the core's caches and units.
     costs = []
-    for _ in range(5):
+    for _ in range(50):
         begun = time.process_time()
-        for _ in range(4):
-            paste(pixels, squares, corners)
-        costs.append((time.process_time() - begun) / 4)
+        paste(pixels, squares, corners)
+        costs.append(time.process_time() - begun)
 
     whole = min(costs) * 50_000 / count
     print(f"stamping of 50,000 images of {side} pixels, fixed: {whole:.2f} s")
