@@ -28,8 +28,8 @@ from tests.support.synthetic import noise_profile
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than cores
 LOADERS = 4
-STOPS = 4
-"""Stops of one run on its way to the end; the more, the longer the run."""
+STOPS = int(os.environ.get("REPRO_STOP_ROUNDS", "2"))
+"""Stops of one run on its way to the end; the more, the longer the run. REPRO_STOP_ROUNDS sets them."""
 
 EPOCHS = 10 * (STOPS + 1)
 OVERRIDES = {
