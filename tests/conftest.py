@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.faults import CASES, FaultTable, fault_cases
+from tests.support.pipeline import project as project
 
 ROOT = Path(__file__).resolve().parents[1]
 

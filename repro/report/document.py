@@ -56,6 +56,7 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
     variants = variants_of(studies, settings)
     judged = judged_claims(evidence, claims, claims.claims, variants)
     study_of_most, repeated = _most_seeds(evidence, studies, variants)
+    resisted = resistance(repeated, claims.paper, study_of_most)
     entries = [study_entry(study, claims, settings, variants) for study in studies]
 
     # Every run that any number here rests on, for provenance, cost and the hash of the ledger.
@@ -75,7 +76,7 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
         "commits": sorted(commits),
         "settings": _settings(evidence, claims),
         "settings_table": settings_table(settings.name, evidence.root),
-        "ladder": ladder(MeasuredScale(repeated, study_of_most), larger, claims, evidence.root),
+        "ladder": ladder(MeasuredScale(repeated, resisted), larger, claims, evidence.root),
         "paper": paper_entry(claims.paper),
         "tables": {
             "table1": {"rows": tables.table1(evidence, claims.paper, claims.control_rule)},
@@ -85,7 +86,7 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
         "figures": {name: _figure(evidence, claims.paper, name) for name in PANELS},
         "claims": judged,
         "own_claims": judged_claims(repeated, claims, claims.own_claims, variants),
-        "resistance": resistance(repeated, claims.paper, study_of_most),
+        "resistance": resisted,
         "headline": headline(evidence, judged, claims.main_claims),
         "errata": [_erratum(erratum) for erratum in claims.errata],
         "statistics": {

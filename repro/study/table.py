@@ -8,11 +8,12 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from repro.ledger import Row
 from repro.markdown import table_lines
-from repro.study.archive import read_archive
-from repro.study.spec import Variant, archive_of, load_study, varied
+from repro.study.archive import ArchivedRun, read_archive
+from repro.study.spec import Study, Variant, archive_of, load_study, varied
 
 HEADER = (
     "variant",
@@ -50,12 +51,22 @@ class _End:
     train_seconds: float
 
 
+class _Finetuning(NamedTuple):
+    """What the runs of a line share beside their variant."""
+
+    cell: str
+    loss: str
+    clean_size: str
+    learning_rate: float
+
+
 def outcome_table(name: str) -> str:
     """For each variant and model, accuracy and ASR at the end of pre-training, by seed; where the
     study cleans, a second table of what each learning rate makes of them.
     """
     study = load_study(name)
-    ends = _ends(name)
+    runs = read_archive(archive_of(name))
+    ends = _ends(runs)
 
     lines = []
     for label, variant in study.variants.items():
@@ -65,44 +76,41 @@ def outcome_table(name: str) -> str:
 
     tables = [table_lines(HEADER, lines)] if lines else []
     if "clean" in study.stages:
-        tables.append(table_lines(CLEANING_HEADER, _cleaning_lines(name)))
+        tables.append(table_lines(CLEANING_HEADER, _cleaning_lines(study, runs)))
     return "\n\n".join("\n".join(table) for table in tables) + "\n"
 
 
-def _cleaning_lines(name: str) -> list[list[str]]:
+def _cleaning_lines(study: Study, runs: Iterable[ArchivedRun]) -> list[list[str]]:
     """One line a variant, cell and learning rate, in the order of the study's file."""
-    study = load_study(name)
-    found: dict[tuple[str, str, str, str, float], dict[int, list[Row]]] = defaultdict(dict)
-    for record, rows in read_archive(archive_of(name)):
+    found: dict[str, dict[_Finetuning, dict[int, list[Row]]]] = defaultdict(dict)
+    for record, rows in runs:
         spec = record.spec
-        if spec.stage == "clean" and rows and spec.loss is not None:
-            size = f"{spec.clean_size}"
+        if spec.stage == "clean" and rows:
             rate = spec.schedule.learning_rate
-            found[spec.variant, spec.cell, spec.loss, size, rate][spec.seed] = rows
+            finetuning = _Finetuning(spec.cell, spec.loss, str(spec.clean_size), rate)
+            found[spec.variant].setdefault(finetuning, {})[spec.seed] = rows
 
-    order = list(study.variants)
     lines = []
-    for key in sorted(found, key=lambda item: (order.index(item[0]), item[1:])):
-        label, cell, loss, size, rate = key
-        by_seed = found[key]
-        variant = study.variants[label]
+    for label, variant in study.variants.items():
         cap = varied(study, variant).evaluate.asr_cap
-        runs = [by_seed[seed] for seed in sorted(by_seed)]
-        lines.append(
-            [
-                label,
-                _changed(variant),
-                cell,
-                loss,
-                size,
-                " / ".join(sorted({str(rows[-1].step) for rows in runs})),
-                f"{rate:g}",
-                ", ".join(map(str, sorted(by_seed))),
-                "; ".join(_shown(rows[0]) for rows in runs),
-                "; ".join(_best_at(rows, cap) for rows in runs),
-                "; ".join(_shown(rows[-1]) for rows in runs),
-            ]
-        )
+        for finetuning, by_seed in sorted(found[label].items()):
+            seeds = sorted(by_seed)
+            tried = [by_seed[seed] for seed in seeds]
+            lines.append(
+                [
+                    label,
+                    _changed(variant),
+                    finetuning.cell,
+                    finetuning.loss,
+                    finetuning.clean_size,
+                    " / ".join(sorted({str(rows[-1].step) for rows in tried})),
+                    f"{finetuning.learning_rate:g}",
+                    ", ".join(map(str, seeds)),
+                    "; ".join(_shown(rows[0]) for rows in tried),
+                    "; ".join(_best_at(rows, cap) for rows in tried),
+                    "; ".join(_shown(rows[-1]) for rows in tried),
+                ]
+            )
     return lines
 
 
@@ -119,10 +127,10 @@ def _best_at(rows: Sequence[Row], cap: float) -> str:
     return f"{_shown(best)} ({1 - best.accuracy / rows[0].accuracy:.1%})"
 
 
-def _ends(name: str) -> dict[tuple[str, str], dict[int, _End]]:
+def _ends(runs: Iterable[ArchivedRun]) -> dict[tuple[str, str], dict[int, _End]]:
     """By variant and cell, then by seed."""
     found: dict[tuple[str, str], dict[int, _End]] = defaultdict(dict)
-    for record, rows in read_archive(archive_of(name)):
+    for record, rows in runs:
         if record.spec.stage == "pretrain" and rows:
             model = record.spec.variant, record.spec.cell
             found[model][record.spec.seed] = _End(rows[-1], record.train_seconds)

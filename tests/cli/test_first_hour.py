@@ -21,7 +21,7 @@ from repro.cli.commands import COMMANDS, Command
 from repro.cli.reproduce import named_profile
 from repro.runs import signals
 from repro.spec import SpecError
-from tests.support.pipeline import environment, project  # noqa: F401  (a fixture)
+from tests.support.pipeline import environment
 
 BARE = (sys.executable, "-S", "-m", "repro")
 """An interpreter without packages, as where no environment is activated."""
@@ -160,7 +160,7 @@ def test_a_missing_dvc_is_named_like_any_package(
 
 
 @pytest.mark.slow
-def test_dvc_repro_without_the_environment_says_what_to_type(project: Path) -> None:  # noqa: F811
+def test_dvc_repro_without_the_environment_says_what_to_type(project: Path) -> None:
     """By its full path, DVC runs; the stage then finds the system's Python."""
     (project / "results" / "studies").mkdir(parents=True)
     put_python(project, f'exec {sys.executable} -S "$@"')
@@ -171,7 +171,7 @@ def test_dvc_repro_without_the_environment_says_what_to_type(project: Path) -> N
 
 
 @pytest.mark.slow
-def test_ctrl_c_on_dvc_repro_says_how_to_go_on(project: Path) -> None:  # noqa: F811
+def test_ctrl_c_on_dvc_repro_says_how_to_go_on(project: Path) -> None:
     """The terminal sends it to DVC and to the stage; the line is the stage's."""
     (project / "results" / "studies").mkdir(parents=True)
     (project / "call.py").write_text(SLOW)
@@ -215,12 +215,12 @@ sys.exit(m.main(["data", "--profile", "smoke"]))
 """
 
 
-def put_python(project: Path, line: str) -> None:  # noqa: F811
+def put_python(project: Path, line: str) -> None:
     """What the stages find as `python`."""
     (project / "bin" / "python").write_text(f"#!/bin/sh\n{line}\n")
 
 
-def dvc(project: Path, *arguments: str) -> subprocess.Popen[str]:  # noqa: F811
+def dvc(project: Path, *arguments: str) -> subprocess.Popen[str]:
     """DVC in a process group of its own, as a terminal starts it."""
     return subprocess.Popen(
         [sys.executable, "-m", "dvc", *arguments],

@@ -1,7 +1,5 @@
 """Two at once: the second pipeline in a folder says so, and nothing runs twice or is mixed."""
 
-# ruff: noqa: F811  (the fixture is imported, and named again where it is used)
-
 from __future__ import annotations
 
 import re
@@ -13,7 +11,7 @@ import pytest
 
 from repro.files import building
 from repro.spec import SpecError
-from tests.support.pipeline import STUB, environment, project, repro  # noqa: F401
+from tests.support.pipeline import STUB, environment, repro
 
 
 @pytest.mark.faults(6)

@@ -1,7 +1,5 @@
 """The call over all stages: no studies, the user's files untouched, DVC's torn ones mended."""
 
-# ruff: noqa: F811  (fixtures are imported, and named again where they are used)
-
 from __future__ import annotations
 
 import contextlib
@@ -19,7 +17,7 @@ from repro.__main__ import main
 from repro.cli import reproduce
 from repro.runs import signals
 from repro.spec import SpecError
-from tests.support.pipeline import environment, project, repro  # noqa: F401  (fixtures)
+from tests.support.pipeline import repro
 
 CALL = (sys.executable, "-m", "repro", "reproduce")
 MINE = "profile: paper  # mine\n"

@@ -2,8 +2,6 @@
 what an edit reruns.
 """
 
-# ruff: noqa: F811  (fixtures are imported, and named again where they are used)
-
 from __future__ import annotations
 
 import re
@@ -17,7 +15,7 @@ from ruamel.yaml import YAML
 
 from repro.cli import reproduce
 from repro.profile import load_profile
-from tests.support.pipeline import environment, project, repro  # noqa: F401  (fixtures)
+from tests.support.pipeline import environment, repro
 
 CELLS = [
     f"{dataset} {objective}" for dataset in ("cc3m", "cc6m") for objective in ("mmcl", "mmcl_ssl")

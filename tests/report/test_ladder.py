@@ -13,6 +13,7 @@ import pytest
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.document import claims_of
 from repro.report.numbers.evidence import Evidence, read_evidence
+from repro.report.numbers.resistance import resistance
 from repro.report.pages.readme import ladder_block
 from repro.report.replay import SETTINGS
 from repro.report.scales.ladder import LARGER, MeasuredScale, ladder, larger_study
@@ -70,7 +71,9 @@ def write_larger(root: Path, outcome: Outcome = usual) -> None:
 def rows_at(root: Path, name: str = "mini") -> list[dict[str, Any]]:
     """The ladder of the ledger at `root`, as JSON has it."""
     evidence = read_evidence(load_profile(name, root / "specs"), root)
-    rows = ladder(MeasuredScale(evidence, None), larger_study(name, root), claims_of(root), root)
+    claims = claims_of(root)
+    measured = MeasuredScale(evidence, resistance(evidence, claims.paper))
+    rows = ladder(measured, larger_study(name, root), claims, root)
     found: list[dict[str, Any]] = json.loads(json.dumps(rows))
     return found
 
@@ -215,7 +218,8 @@ def test_a_report_of_the_larger_scale_has_its_own_runs_in_its_row(
 
 
 def test_a_replay_has_no_ladder(root: Path) -> None:
-    measured = MeasuredScale(Evidence(settings=SETTINGS), None)
+    evidence = Evidence(settings=SETTINGS)
+    measured = MeasuredScale(evidence, resistance(evidence, claims_of(root).paper))
     assert ladder(measured, larger_study("replay", root), claims_of(root), root) == []
 
 

@@ -24,18 +24,20 @@ def write(folder: Path, content: Any, name: str = CC3M) -> Path:
     return folder
 
 
+def write_larger_set(folder: Path) -> None:
+    """The authors' file of 200K cleaning pairs, which has the MMCL + SSL model alone."""
+    both = series("cc6m_", "3000poison_")
+    with_ssl = {name: value for name, value in both.items() if "mmcl_ssl_3000" in name}
+    write(folder, with_ssl, CC6M_200K)
+
+
 def test_synthetic_points_fill_tables_and_figures_of_all_three_files(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(root)
     write(tmp_path, series())
     write(tmp_path, series("cc6m_", "3000poison_"), CC6M)
-    larger = {
-        name: value
-        for name, value in series("cc6m_", "3000poison_").items()
-        if "mmcl_ssl_3000" in name
-    }
-    write(tmp_path, larger, CC6M_200K)
+    write_larger_set(tmp_path)
     document = replay(tmp_path, tmp_path / "out")
     values = [
         row["clean_accuracy"]["authors_points"] for row in document["tables"]["table1"]["rows"]
@@ -81,12 +83,7 @@ def test_the_authors_points_are_judged_by_the_same_control(
     """
     monkeypatch.chdir(root)
     write(tmp_path, series())
-    larger = {
-        name: value
-        for name, value in series("cc6m_", "3000poison_").items()
-        if "mmcl_ssl_3000" in name
-    }
-    write(tmp_path, larger, CC6M_200K)
+    write_larger_set(tmp_path)
     document = replay(tmp_path, tmp_path / "out")
     verdicts = {claim["id"]: claim["authors_verdict"] for claim in document["claims"]}
     assert verdicts["objective-decides-cc3m"] == "not tested: control failed"

@@ -19,14 +19,11 @@ from markupsafe import Markup
 from repro.report.format import duration, label, percent, rate, short
 from repro.report.judging.control import control_words
 from repro.report.numbers.cells import LOSSES, SIZES
-from repro.report.pages import prepared, summary
+from repro.report.pages import prepared
 from repro.report.pages.figures import SIGNIFICANT, captions, hardly_any
 from repro.report.pages.sacred import Chart, SacredRun
-from repro.report.pages.templating import TEMPLATES, jinja_environment
-from repro.report.pages.verdicts import control_lines, rate_lines, seed_verdicts, verdict_counts
-from repro.report.scales.printed import ladder_table, setting_lines
+from repro.report.pages.templating import TEMPLATES, jinja_environment, told_everywhere
 from repro.report.schema.document import lookup
-from repro.report.studies.outcomes import MEASURES
 from repro.report.studies.words import not_cleaned
 
 CONTENTS = [
@@ -85,40 +82,27 @@ def index_page(
     main_figures = [name for name in shown if name in document["figures"]]
 
     return pages.get_template("index.html.j2").render(
-        document=document,
-        title=summary.report_title(document),
+        **told_everywhere(document),
         digest=digest,
         links=links,
         contents=[entry for entry in CONTENTS if entry[0] != "studies" or document["studies"]],
         # what stands in several sections
-        cap=document["settings"]["asr_cap"],
         confidence=document["settings"]["confidence"],
         stand_in=document["stand_in"],
-        has_authors=bool(document["authors_files"]),
         replayed=not document["runs"] and bool(document["authors_files"]),
         anchors={run: f"run-{index}" for index, run in enumerate(document["runs"])},
         sacred_anchors=prepared.sacred_anchors(document, records),
         losses=LOSSES,
         sizes=SIZES,
-        measures=MEASURES,
         hardly_any=hardly_any(document),
         significant=SIGNIFICANT,
         standing=STANDING,
         # what is made ready for one section
-        answer_lines=prepared.answer_lines(document),
-        control_lines=control_lines(document),
-        rate_lines=rate_lines(document),
-        setting_lines=setting_lines(document),
-        ladder=ladder_table(document),
-        verdict_counts=verdict_counts(document),
-        seed_verdicts=seed_verdicts(document),
         by_loss=prepared.by_loss(document),
         variants=prepared.variants(document),
         gallery=gallery,
         prediction_rows=prepared.prediction_rows(document, images),
-        departures=prepared.departures(document),
         accounts=prepared.accounts(document),
-        cost=summary.times_taken(document),
         run_tables=prepared.run_tables(document),
         fault_rows=prepared.fault_rows(document),
         # figures: SVG that we drew ourselves, so it goes in as it is

@@ -18,11 +18,8 @@ from repro.report.format import duration, label, percent, rate, short
 from repro.report.judging.control import control_words
 from repro.report.pages import prepared, summary
 from repro.report.pages.figures import SIGNIFICANT, captions, hardly_any
-from repro.report.pages.templating import jinja_environment
-from repro.report.pages.verdicts import control_lines, rate_lines, seed_verdicts, verdict_counts
-from repro.report.scales.printed import ladder_table, setting_lines
+from repro.report.pages.templating import jinja_environment, told_everywhere
 from repro.report.schema.document import lookup
-from repro.report.studies.outcomes import MEASURES
 from repro.report.studies.words import not_cleaned
 
 # fmt: off
@@ -72,30 +69,17 @@ def tex(document: dict[str, Any], digest: str) -> str:
     # The template names numbers by their path in report.json, as index.html does.
     pages = _environment()
     pages.filters["at"] = lambda path: lookup(document, path)
-    has_authors = bool(document["authors_files"])
+    shared = told_everywhere(document)
 
     return pages.get_template("report.tex.j2").render(
-        document=document,
+        **shared,
         digest=digest,
-        cap=document["settings"]["asr_cap"],
-        has_authors=has_authors,
         # Columns of the tables: the authors' points take one more.
-        sources=4 if has_authors else 3,
-        answer_lines=prepared.answer_lines(document),
-        control_lines=control_lines(document),
-        rate_lines=rate_lines(document),
-        seed_verdicts=seed_verdicts(document),
-        setting_lines=setting_lines(document),
-        ladder=ladder_table(document),
-        verdict_counts=verdict_counts(document),
-        departures=prepared.departures(document),
-        title=summary.report_title(document),
-        cost=summary.times_taken(document),
+        sources=4 if shared["has_authors"] else 3,
         other_caps=summary.other_caps(document),
         published_points=summary.published_points(document),
         captions=captions(document),
         wide=WIDE,
-        measures=MEASURES,
         hardly_any=hardly_any(document),
         significant=SIGNIFICANT,
     )

@@ -1,4 +1,6 @@
-"""Jinja as all pages use it: our templates, and an error for a name that a template lacks."""
+"""Jinja as all pages use it: our templates, and an error for a name that a template lacks; and what
+page and PDF both tell.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+
+from repro.report.pages import prepared, summary
+from repro.report.pages.verdicts import control_lines, rate_lines, seed_verdicts, verdict_counts
+from repro.report.scales.printed import ladder_table, setting_lines
+from repro.report.studies.outcomes import MEASURES
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -20,3 +27,23 @@ def jinja_environment(**options: Any) -> jinja2.Environment:
         lstrip_blocks=True,
         **options,
     )
+
+
+def told_everywhere(document: dict[str, Any]) -> dict[str, Any]:
+    """What page and PDF both tell, in the same words; names of the templates."""
+    return {
+        "document": document,
+        "title": summary.report_title(document),
+        "cap": document["settings"]["asr_cap"],
+        "has_authors": bool(document["authors_files"]),
+        "answer_lines": prepared.answer_lines(document),
+        "control_lines": control_lines(document),
+        "rate_lines": rate_lines(document),
+        "seed_verdicts": seed_verdicts(document),
+        "setting_lines": setting_lines(document),
+        "ladder": ladder_table(document),
+        "verdict_counts": verdict_counts(document),
+        "departures": prepared.departures(document),
+        "cost": summary.times_taken(document),
+        "measures": MEASURES,
+    }

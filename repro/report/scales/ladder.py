@@ -19,6 +19,7 @@ from repro.report.numbers.evidence import Evidence, Settings
 from repro.report.numbers.paper import Paper
 from repro.report.numbers.resistance import resistance
 from repro.report.scales.settings import PRINTED, has_profile, patch_share, poisoned_shares
+from repro.report.schema.resistance import Resistance
 from repro.report.schema.scales import (
     LadderControl,
     LadderResistance,
@@ -40,8 +41,8 @@ class MeasuredScale:
     """The runs that tell what came out at a scale."""
 
     evidence: Evidence
-    study: str | None
-    """The study that they are of; None for those of the report itself."""
+    resistance: Resistance
+    """Measured on these runs; it names the study that they are of, if they are of one."""
 
 
 def larger_study(name: str, root: Path) -> StudyResults | None:
@@ -66,16 +67,16 @@ def ladder(
     rows = [_row(load_profile(name, root / SPECS), own, claims)]
     if name != LARGER:
         profile = load_profile(LARGER, root / SPECS)
-        rows.append(_row(profile, _of_study(larger, profile), claims))
+        rows.append(_row(profile, _of_study(larger, profile, claims.paper), claims))
     return [*rows, _printed(load_profile(PRINTED, root / SPECS), claims)]
 
 
-def _of_study(study: StudyResults | None, profile: Profile) -> MeasuredScale | None:
+def _of_study(study: StudyResults | None, profile: Profile, paper: Paper) -> MeasuredScale | None:
     """The reference of a study: the profile as it is, over the study's seeds."""
     if study is None:
         return None
     whole = study.by_variant(Settings.of(profile)).get(f"{study.name}/{study.spec.reference}")
-    return None if whole is None else MeasuredScale(whole, study.name)
+    return None if whole is None else MeasuredScale(whole, resistance(whole, paper, study.name))
 
 
 def _row(profile: Profile, measured: MeasuredScale | None, claims: Claims) -> LadderRow:
@@ -84,18 +85,18 @@ def _row(profile: Profile, measured: MeasuredScale | None, claims: Claims) -> La
         return row
 
     # Verdicts over all seeds of these runs, whatever the first one says in the tables.
-    evidence, study = measured.evidence, measured.study
+    evidence = measured.evidence
     main = [claim for claim in claims.claims if claim.id in claims.main_claims]
     answer = headline(evidence, judged_claims(evidence, claims, main, {}), claims.main_claims)
     return {
         **row,
-        "source": "report" if study is None else "study",
+        "source": "report" if measured.resistance["study"] is None else "study",
         "seeds": list(evidence.settings.seeds),
         "starts": _starts(evidence),
         "controls": [_control(evidence, claims, size) for size in SLOT_SIZES],
         "verdict": answer["verdict"],
         "claims": answer["claims"],
-        "resistance": _resistance(evidence, claims.paper),
+        "resistance": _areas(measured.resistance),
     }
 
 
@@ -153,11 +154,11 @@ def _control(evidence: Evidence, claims: Claims, size: CleanSize) -> LadderContr
     }
 
 
-def _resistance(evidence: Evidence, paper: Paper) -> list[LadderResistance]:
+def _areas(found: Resistance) -> list[LadderResistance]:
     """What the MMCL model keeps more of its accuracy, by our own runs."""
     return [
         {"clean_size": cell["clean_size"], "area": trade_off["area"]}
-        for cell in resistance(evidence, paper)["cells"]
+        for cell in found["cells"]
         if cell["dataset"] == SLOT
         for trade_off in cell["trade_offs"]
         if trade_off["source"] == "ledger"
