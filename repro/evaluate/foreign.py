@@ -147,12 +147,8 @@ def evaluate_foreign(
     files = validation_images(images, len(names))
 
     # Refused unless every weight of the model is there and none is left over.
-    spec = profile.pretrain.model
-    if safetensors:
-        weights = convert(checkpoint, format, spec, safetensors)
-    else:
-        weights = load_foreign(checkpoint, format, spec)
-    model = _model(spec, weights)
+    weights = _weights(checkpoint, format, profile.pretrain.model, safetensors)
+    model = _model(profile.pretrain.model, weights)
 
     prompts = PromptSet(names, templates_of(profile.evaluate), switches.truncation)
     precision = profile.evaluate.precision or profile.pretrain.precision
@@ -188,14 +184,30 @@ def evaluate_foreign(
     if twins is not None:
         attacked = triggered == target
         result["attack"] = {
-            **described(attack, profile),
-            "target_class": names[target],
-            "target_number": target,
-            "place": attack.place,
+            **_told_attack(attack, profile, names, target),
             "non_target": share(attacked[labels != target]),
             "all": share(attacked),
         }
     return result
+
+
+def _told_attack(attack: Attack, profile: Profile, names: list[str], target: int) -> dict[str, Any]:
+    """What the attack was, for the result."""
+    return {
+        **described(attack, profile),
+        "target_class": names[target],
+        "target_number": target,
+        "place": attack.place,
+    }
+
+
+def _weights(
+    checkpoint: Path, format: Format, spec: ModelSpec, safetensors: Path | None
+) -> dict[str, Tensor]:
+    """All weights of the model, and none left over; kept in `safetensors` if that is named."""
+    if safetensors:
+        return convert(checkpoint, format, spec, safetensors)
+    return load_foreign(checkpoint, format, spec)
 
 
 def _model(spec: ModelSpec, weights: dict[str, Tensor]) -> CLIP:
