@@ -323,7 +323,7 @@ def clean_runs(
             ),
             model_age="last",
             mitigation=spec.mitigation,
-            ssl_weight=None,
+            ssl_weight=spec.mitigation.ssl_weight,
             views=spec.views,
             precision=spec.precision,
             compile=spec.compile,

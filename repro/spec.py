@@ -368,8 +368,10 @@ class CleanSpec(Spec):
     mitigation: Mitigation
     epochs: PositiveInt
     warmup_steps: NonNegativeInt
-    evaluations_per_epoch: PositiveInt | None
-    """Evaluations at equal distances in every epoch; null where evaluate_every_steps is given."""
+    evaluations_per_epoch: Annotated[FiniteFloat, Field(gt=0)] | None
+    """Evaluations at equal distances, so many an epoch, 0.5 one in two of them; null where
+    evaluate_every_steps is given.
+    """
     evaluate_every_steps: PositiveInt | None
     """Evaluations every so many steps of an epoch and at its end (the authors' rhythm)."""
     views: Views
@@ -462,8 +464,8 @@ class RunSpec(Spec):
     """`last` in cleaning."""
     mitigation: Mitigation | None
     """None in pre-training."""
-    ssl_weight: Weight | None
-    """Factor on the SSL term in pre-training; None in cleaning, where `mitigation` tells it."""
+    ssl_weight: Weight
+    """Factor on the SSL term, in cleaning that of `mitigation`."""
     views: Views
     precision: Literal["fp32", "tf32", "bf16"]
     compile: bool
@@ -520,16 +522,12 @@ class RunSpec(Spec):
     @property
     def loss_weights(self) -> dict[str, float]:
         """Weights of the loss terms, `{"mmcl": ..., "ssl": ..., "clusters": ...}`."""
-        ssl_weight, cluster_weight = self.ssl_weight, 0.0
-        if self.mitigation is not None:
-            ssl_weight = self.mitigation.ssl_weight
-            cluster_weight = self.mitigation.cluster_weight if self.mitigation.clusters else 0.0
-
+        cleaning = self.mitigation
         weights = LOSS_WEIGHTS[self.loss]
         return {
             "mmcl": weights["mmcl"],
-            "ssl": weights["ssl"] * (1.0 if ssl_weight is None else ssl_weight),
-            "clusters": cluster_weight,
+            "ssl": weights["ssl"] * self.ssl_weight,
+            "clusters": cleaning.cluster_weight if cleaning and cleaning.clusters else 0.0,
         }
 
 
