@@ -1,13 +1,21 @@
 """Several CPU ranks against one process: the gathered loss, its gradient, and a training step."""
 
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 
+from repro.train.loop import TrainingRun
 from repro.train.losses import total_loss
+from repro.train.model import build_model
+from repro.train.process import distributed
 from tests.support.ranks import on_ranks
+from tests.support.short_run import run_spec
 
 BATCH, WIDTH = 8, 6
 WEIGHTS = {"mmcl": 1.0, "ssl": 1.0}
@@ -70,3 +78,53 @@ def test_authors_gather_divides_the_encoders_gradient_by_the_ranks_but_not_the_t
     torch.testing.assert_close(got["weight"], expected["weight"] / 2, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(got["scale"], expected["scale"], rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(got["loss"], expected["loss"], rtol=1e-12, atol=0)
+
+
+def test_on_gpus_the_group_knows_its_device_and_ends_where_a_rank_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pretended machine with two GPUs: what NCCL is started with."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda name, **given: asked.update(given, of=name)
+    )
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+    device = distributed.start(["0", "1"])
+    assert asked["of"] == "nccl" and asked["device_id"] == device == torch.device("cuda", 1)
+    assert timedelta(minutes=1) <= asked["timeout"] <= timedelta(minutes=30)
+
+
+def test_gradients_lie_in_the_buckets_that_ranks_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of them for the sum alone would take the weights' size once more."""
+    spec = run_spec(optimizer_state="fresh")
+    half = spec.schedule.global_batch_size // 2
+    spec = spec.model_copy(
+        update={"schedule": spec.schedule.model_copy(update={"norm_batch_size": half})}
+    )
+    model = build_model(spec.model, 0, "fp32")
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1
+    )
+    try:
+        monkeypatch.setattr(distributed, "ranks", lambda: 2)
+        run = SimpleNamespace(spec=spec, model=model, device=torch.device("cpu"))
+        encoder = TrainingRun._encoder(cast(TrainingRun, run))
+        assert isinstance(encoder, DistributedDataParallel)
+
+        side, views = spec.model.vision.image_size, spec.num_views
+        images = torch.zeros(views, half, 3, side, side, dtype=torch.uint8)
+        features = encoder(images, torch.ones(views, half, 8, dtype=torch.long))
+        sum(part.sum() for part in features[:2]).backward()
+        held = [p.grad.untyped_storage() for p in model.parameters() if p.grad is not None]
+        assert len({storage.data_ptr() for storage in held}) < len(held) / 2
+        del encoder
+    finally:
+        monkeypatch.undo()
+        distributed.stop()
