@@ -16,13 +16,14 @@ from typing import Any
 
 from repro.files import file_sha256, replace_file
 from repro.profile import load_profile
+from repro.report.article import latex
 from repro.report.document import build_document, claims_of
 from repro.report.exports import EXPORTS, exported
 from repro.report.judging.claims import Claims
 from repro.report.material import Material, read_material
 from repro.report.numbers.authors import authors_points
 from repro.report.numbers.evidence import Evidence, read_evidence
-from repro.report.pages import curves, latex
+from repro.report.pages import curves
 from repro.report.pages.drawing import Drawn
 from repro.report.pages.html import index_page, runs_page
 from repro.report.pages.links import record_anchors

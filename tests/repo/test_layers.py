@@ -68,7 +68,9 @@ ALLOWED = {
     "report.studies": CONTRACTS | {"runs", "study", "report.numbers", "report.judging", *SHAPES},
     "report.scales": CONTRACTS | {"report.numbers", "report.judging", "report.studies", *SHAPES},
     "report.pages": CONTRACTS | {"markdown", *COMPUTED, *SHAPES},
-    "report": CONTRACTS | {"runs", "study", "integrity", "report.pages", *COMPUTED, *SHAPES},
+    "report.article": {"report.pages", *COMPUTED, *SHAPES},
+    "report": CONTRACTS
+    | {"runs", "study", "integrity", "report.pages", "report.article", *COMPUTED, *SHAPES},
     "cli": CONTRACTS | {"events", "runs", "train.process", "worker"},
 }
 """Part of the package -> the other parts it may import. The command line imports all."""

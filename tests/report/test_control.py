@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.report.article.latex import tex
 from repro.report.judging.control import control_words
 from repro.report.numbers.cleaned import ControlOutcome, ControlRule, judged_control
-from repro.report.pages.latex import tex
 from repro.report.pages.readme import results_block
 from repro.report.verify import verify
 from tests.support.ledger import build_at, row_of, write_run, write_specs

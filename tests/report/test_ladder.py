@@ -190,7 +190,7 @@ def test_the_scale_between_comes_from_its_study(
     said = f"{LARGER} (stand-in data; seeds 3, 4)"
     assert page.index('<table id="ladder">') < page.index(said) < page.index("<figure")
     tex = Path("out/report.tex").read_text()
-    assert tex.index(r"\section*{Methods}") < tex.index(said) < tex.index(r"\section*{Table 1}")
+    assert tex.index(r"\section{Settings}") < tex.index(said) < tex.index(r"\section{Results}")
     assert f"| {said} | 174,539 |" in ladder_block(document)  # type: ignore[arg-type]
 
     # An edit is found in the document, and on the page.

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.report.article.latex import tex
 from repro.report.judging.claims import load_claims
 from repro.report.numbers.evidence import Settings
 from repro.report.pages.curves import responses
 from repro.report.pages.findings import findings_block
-from repro.report.pages.latex import tex
 from repro.report.studies.effects import effects, interactions
 from repro.report.studies.outcomes import VariantCell, VariantOutcome
 from repro.report.studies.words import outcome_text

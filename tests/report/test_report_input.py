@@ -12,8 +12,8 @@ import pytest
 from repro.files import sealed
 from repro.ledger import LedgerError
 from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.report.article.latex import escape
 from repro.report.pages.html import runs_page
-from repro.report.pages.latex import escape
 from repro.report.pages.sacred import read_records
 from tests.support.ledger import build_at, reseal, row_of, write_run, write_specs
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.report.article.latex import tex
 from repro.report.document import build_document, claims_of
 from repro.report.numbers.evaluations import Point
 from repro.report.numbers.evidence import read_evidence
 from repro.report.numbers.intervals import geometric
 from repro.report.numbers.resistance import Ended, kept_at, lowest_rate, mean_kept
 from repro.report.pages.curves import resisting
-from repro.report.pages.latex import tex
 from repro.report.replay import replay
 from repro.spec import RunSpec
 from tests.support.ledger import build_at, write_run, write_specs
@@ -161,7 +161,7 @@ def test_resistance_of_a_ledger_known_by_hand_is_shown_everywhere(
     assert "Resistance (ours, not the paper" in page and 'id="claim-needs-a-higher-rate"' in page
     assert f"The latter is {rates['ratio']:.2f} [" in page
     paper = tex(document, "0" * 64)
-    assert r"\section*{Resistance (ours, not the paper's)}" in paper
+    assert r"\section{Resistance (ours, not the paper's)}" in paper
     assert f"{rates['ratio']:.2f} [" in paper and "figures/resistance.pdf" in paper
     left, right = resisting(document).axes
     assert left.get_xscale() == "log"

@@ -121,7 +121,7 @@ def test_the_table_stands_before_the_figures_and_among_the_methods(
     assert "what holds here, at profile mini. Here with stand-in data." in page
     assert source.split('"')[0] in page
 
-    # In the PDF within the section on methods.
+    # In the PDF before the results.
     tex = (tmp_path / "out/report.tex").read_text()
-    methods = tex[tex.index(r"\section*{Methods}") : tex.index(r"\section*{Table 1}")]
+    methods = tex[tex.index(r"\section{Settings}") : tex.index(r"\section{Results}")]
     assert "102,007,137 parameters" in methods and "pre-training rates" in methods

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from repro.report.pages import latex
+from repro.report.article import latex
 from repro.report.pages.figures import answer, hardly_any, scatter
 from repro.report.pages.summary import other_caps, report_title
 

@@ -35,6 +35,7 @@ from repro.report.schema.studies import (
 from repro.report.studies.effects import study_entry
 from repro.report.studies.machines import repeated
 from repro.report.studies.outcomes import MEASURES
+from repro.report.studies.prices import Price, prices
 from repro.report.studies.resisting import OwnClaim, own_claims
 from repro.report.studies.results import (
     archive_problems,
@@ -86,17 +87,6 @@ class ClaimLine(NamedTuple):
     """Empty after a claim's first line."""
     verdict: str
     cell: CellEvidence | None
-
-
-class Price(NamedTuple):
-    """What the finetuning costs an unpoisoned model, and how much more the poisoned one; of models
-    that were cleaned on every seed.
-    """
-
-    control: EffectRow
-    poisoned: EffectRow
-    without_backdoor: float
-    with_backdoor: float
 
 
 @dataclass(frozen=True)
@@ -317,7 +307,7 @@ def _summary(
     ]
 
     return Summary(
-        prices=[price for study in studies for price in _prices(study)],
+        prices=[price for study in studies for price in prices(study)],
         changing=_distinct(
             f"{study['name']}/{row['variant']}"
             for study in studies
@@ -339,34 +329,6 @@ def _summary(
         ),
         rounding=[row for row in machines if row["difference"]["cleaned_accuracy"] is not None],
     )
-
-
-def _prices(study: StudyEntry) -> Iterator[Price]:
-    """The unpoisoned variants of a study, model by model, beside its reference."""
-    # The poisoned twin of each unpoisoned model: same data, size and objective, as its name says.
-    reference = {
-        model_name(row): row for row in study["rows"] if row["variant"] == study["reference"]
-    }
-    unpoisoned = [variant["variant"] for variant in study["variants"] if not variant["poisoned"]]
-    for name in unpoisoned:
-        for row in study["rows"]:
-            other = reference.get(model_name(row))
-            if row["variant"] != name or other is None:
-                continue
-
-            # What the finetuning costs both, and what it costs the poisoned one besides.
-            without, with_backdoor = _lost(row), _lost(other)
-            if without is not None and with_backdoor is not None:
-                yield Price(row, other, without, with_backdoor - without)
-
-
-def _lost(row: EffectRow) -> float | None:
-    """Mean accuracy before cleaning less the best at the cap; None where a seed was not cleaned."""
-    # The two means would be of different seeds.
-    if row["not_cleaned"]:
-        return None
-    before, after = row["means"]["accuracy"], row["means"]["cleaned_accuracy"]
-    return None if before is None or after is None else before - after
 
 
 def _moved(rows: Iterable[EffectRow], measure: str) -> list[str]:

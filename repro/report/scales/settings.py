@@ -183,7 +183,8 @@ def _of_cleanclip(profile: Profile, value: Callable[[list[CleanCell]], Value]) -
 def _rhythm(profile: Profile) -> Values:
     spec = profile.clean
     if spec.evaluations_per_epoch is not None:
-        return {"": spec.evaluations_per_epoch}
+        # As text, since a fraction would be printed in percent.
+        return {"": f"{spec.evaluations_per_epoch:g}"}
     return {"": f"every {spec.evaluate_every_steps} steps and at the end"}
 
 

@@ -1,4 +1,4 @@
-"""The report as LaTeX and PDF: the document through booktabs and siunitx, figures beside it."""
+"""The report as an article: LaTeX through booktabs and siunitx, figures beside it, and its PDF."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from typing import Any
 
 import jinja2
 
+from repro.report.article import appendix, facts
+from repro.report.article.references import REFERENCES
 from repro.report.format import duration, label, percent, rate, short
 from repro.report.judging.control import control_words
+from repro.report.numbers.cells import LOSSES
 from repro.report.pages import prepared, summary
-from repro.report.pages.figures import SIGNIFICANT, captions, hardly_any
+from repro.report.pages.curves import figure_names
+from repro.report.pages.figures import SIGNIFICANT, hardly_any
 from repro.report.pages.templating import jinja_environment, told_everywhere
 from repro.report.schema.document import lookup
 from repro.report.studies.words import not_cleaned
@@ -36,9 +40,12 @@ SPECIAL = {
 """Characters with a meaning in TeX, and those beyond ASCII that our texts and the paper's use."""
 NOTHING = "{--}"
 """A cell without a value, in a column of numbers."""
-WIDE = ("answer", "resistance", "trajectories", "responses")
-"""Figures that take the whole width of the text."""
-PASSES = 2
+AUTHOR = "The contributors to repro"
+"""As pyproject.toml has it."""
+KEYWORDS = ("CLIP", "backdoor", "CleanCLIP", "replication")
+LADDER = 0.77
+"""Share of the text's width that the columns of scales have between them."""
+PASSES = 3
 """Runs of TeX until tables and references are settled."""
 NO_RUN_STARTED = "2023-11-25T00:00:00+00:00"
 """The PDF's date where there are no runs: that of the paper."""
@@ -70,16 +77,34 @@ def tex(document: dict[str, Any], digest: str) -> str:
     pages = _environment()
     pages.filters["at"] = lambda path: lookup(document, path)
     shared = told_everywhere(document)
+    claims = facts.claim_rows(document)
+    main = {claim["id"] for claim in document["headline"]["claims"]}
 
     return pages.get_template("report.tex.j2").render(
         **shared,
         digest=digest,
+        author=AUTHOR,
+        keywords=KEYWORDS,
+        date=_last_start(document)[:10],
         # Columns of the tables: the authors' points take one more.
         sources=4 if shared["has_authors"] else 3,
+        ladder_width=round(LADDER / max(1, len(document["ladder"])), 3),
+        claims=claims,
+        claim_counts=facts.claim_counts(claims),
+        main_claims=[row for row in claims if row.claim["id"] in main],
+        own_claims=facts.own_claim_rows(document),
+        seeds=facts.seed_table(document),
+        found=facts.discussion(document),
+        resistance=facts.resistance_rows(document),
+        studies=appendix.study_tables(document),
+        credits=appendix.picture_credits(document),
+        references=REFERENCES,
+        losses=LOSSES,
+        by_loss=prepared.by_loss(document),
         other_caps=summary.other_caps(document),
         published_points=summary.published_points(document),
-        captions=captions(document),
-        wide=WIDE,
+        data=document["context"]["accounting"].get("data"),
+        figures=figure_names(document),
         hardly_any=hardly_any(document),
         significant=SIGNIFICANT,
     )
@@ -125,8 +150,7 @@ def compile_pdf(out: Path, document: Mapping[str, Any]) -> bool:
 def _run(program: str, out: Path, document: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
     """One pass of TeX, which may neither start programs nor touch files outside of `out`."""
     # TeX takes its date from the environment: that of the last run, not of the build.
-    started = max((run["started"] for run in document["runs"].values()), default=NO_RUN_STARTED)
-    epoch = int(datetime.fromisoformat(started).timestamp())
+    epoch = int(datetime.fromisoformat(_last_start(document)).timestamp())
     variables = {
         "PATH": os.environ.get("PATH", ""),
         "HOME": os.environ.get("HOME", "/"),
@@ -160,6 +184,11 @@ def _run(program: str, out: Path, document: Mapping[str, Any]) -> subprocess.Com
     )
 
 
+def _last_start(document: Mapping[str, Any]) -> str:
+    """When the last run was started."""
+    return max((run["started"] for run in document["runs"].values()), default=NO_RUN_STARTED)
+
+
 def _environment() -> jinja2.Environment:
     """Jinja with other marks, since TeX is full of braces.
 
@@ -188,7 +217,10 @@ def _environment() -> jinja2.Environment:
         "lost": _lost,
         "label": label,
         "control": control_words,
-        "seed_note": prepared.seed_note,
+        "first_few": prepared.first_few,
+        "gigabytes": prepared.gigabytes,
+        "plain": prepared.plain,
+        "quoted": _quoted,
         "not_cleaned": not_cleaned,
         "erratum_result": _erratum_result,
         "breakable": _breakable,
@@ -203,9 +235,9 @@ def _aligned(value: float | None) -> Tex:
     return Tex(percent(value, missing=NOTHING, minus="-"))
 
 
-def _percent(value: float | None) -> Tex:
+def _percent(value: float | None, digits: int = 2) -> Tex:
     """A percentage in the text, its minus set as siunitx sets that of columns and intervals."""
-    return Tex("--" if value is None else rf"\num{{{percent(value, minus='-')}}}")
+    return Tex("--" if value is None else rf"\num{{{percent(value, digits, minus='-')}}}")
 
 
 def _signed(value: float) -> Tex:
@@ -233,9 +265,14 @@ def _erratum_result(erratum: Mapping[str, Any]) -> Tex:
     return Tex(rf"\num{{{result:.6g}}}")
 
 
-def _breakable(text: str) -> Tex:
+def _breakable(text: Any) -> Tex:
     """A path that may be broken after its slashes, dashes and underscores."""
     return Tex(re.sub(r"([/\-]|\\_)", r"\1\\allowbreak{}", escape(text)))
+
+
+def _quoted(text: str) -> Tex:
+    """Words of the paper, its losses set as it sets them."""
+    return Tex(re.sub(r"\bL\\_(MMCL|SSL)\b", r"\\loss{\1}", escape(text)))
 
 
 def _hash(text: str) -> Tex:

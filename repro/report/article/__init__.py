@@ -1,0 +1,1 @@
+"""The report as an article: LaTeX and PDF."""

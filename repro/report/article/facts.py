@@ -1,0 +1,364 @@
+"""What the article tells besides the tables of report.json: results by seed and by claim, and what
+its discussion rests on.
+
+Documents in, lines out; every number is one of report.json, or a mean of some.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from repro.report.format import label
+from repro.report.judging.claims import combine
+from repro.report.judging.control import control_words
+from repro.report.pages.prepared import AnswerLine, answer_lines, is_of_profile, seed_note
+from repro.report.pages.verdicts import VERDICTS, RateLine, rate_lines
+from repro.report.schema.judged import Verdict
+from repro.report.schema.results import PositiveControl
+from repro.report.studies.prices import Price, prices
+
+PRINTED = {
+    "mmcl": "MMCL",
+    "ssl": "SSL",
+    "asr": "ASR",
+    "cc3m": "CC3M",
+    "cc6m": "CC6M",
+    "200k": "200K",
+}
+"""How words of a claim's id are printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean over seeds; without a standard deviation where there is one seed."""
+
+    mean: float
+    sd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeedRow:
+    """A cell of Table 1 over seeds."""
+
+    dataset: str
+    clean_size: str
+    pretrain_objective: str
+    start: Mean | None
+    """Accuracy before cleaning."""
+    by_seed: list[float | None]
+    """Best accuracy at the cap; None where no model came down to it."""
+    cleaned: Mean | None
+    """Over the seeds that have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedTable:
+    """Table 1 over several seeds."""
+
+    study: str | None
+    """Whose seeds they are; None for those of this report."""
+    seeds: Sequence[int]
+    rows: list[SeedRow]
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimValues:
+    """What was measured for a claim in one cell."""
+
+    place: str
+    """Empty where the claim is about this cell alone."""
+    values: list[float]
+    notes: list[str]
+    """Of this cell, where the claim's other cells have others."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRow:
+    """A claim of the paper with its number in the article."""
+
+    number: int
+    name: str
+    claim: Mapping[str, Any]
+    cells: list[ClaimValues]
+    notes: list[str]
+    """What is to be said of every cell."""
+    verdict: Verdict
+    """Over the seeds of the table by seed."""
+    other: Verdict | None
+    """By this report's own seeds, where the table has those of a study."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellVerdict:
+    """A main claim in one cell, over some seeds."""
+
+    verdict: Verdict
+    control: PositiveControl | None
+    """None where it was not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class MainRow:
+    """A main claim in its cell."""
+
+    dataset: str
+    clean_size: str
+    lost: list[AnswerLine]
+    """By the MMCL model and by the MMCL + SSL model, in this report."""
+    own: CellVerdict
+    """Over this report's own seeds."""
+    over_seeds: CellVerdict | None
+    """Over those of a study, where one has more."""
+
+    @property
+    def counts(self) -> CellVerdict:
+        """What is said over the most seeds."""
+        return self.over_seeds or self.own
+
+    @property
+    def said(self) -> str:
+        """What came of the positive control, over the most seeds."""
+        return control_words(self.counts.control)
+
+
+@dataclass(frozen=True, slots=True)
+class Discussion:
+    """What the discussion rests on, all of it over the most seeds."""
+
+    study: str | None
+    seeds: Sequence[int]
+    verdict: Verdict
+    """Of the main claims together."""
+    main: list[MainRow]
+    held: list[MainRow]
+    """Those whose control holds."""
+    failed: list[MainRow]
+    not_run: list[MainRow]
+    prices: list[Price]
+    """What the finetuning costs models without a backdoor."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResistanceRow:
+    """How far the models of one cell resist, besides at equal rates."""
+
+    dataset: str
+    clean_size: str
+    rates: RateLine | None
+    areas: list[Mapping[str, Any]]
+    """Ours, then the authors': source, and what the MMCL model keeps more, as an effect."""
+
+
+def most_seeds(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The study that repeats the whole graph over more seeds than this report has."""
+    best, most = None, len(own_seeds(document))
+    for study in document["studies"]:
+        # Only such a study judges claims.
+        seeds = study["rows"][0]["seeds"]
+        if study["claims"] and len(seeds) > most:
+            best, most = study, len(seeds)
+    return best
+
+
+def own_seeds(document: Mapping[str, Any]) -> Sequence[int]:
+    """Seeds of this report's runs; none where it has no runs."""
+    has_runs = any(is_of_profile(run, document) for run in document["runs"])
+    return document["settings"]["seeds"] if has_runs else []
+
+
+def seed_table(document: Mapping[str, Any]) -> SeedTable | None:
+    """Table 1 over the most seeds that there are; None where that is one."""
+    study = most_seeds(document)
+    if study is not None:
+        rows = [row for row in study["rows"] if row["variant"] == study["reference"]]
+        return SeedTable(
+            study["name"],
+            rows[0]["seeds"],
+            [_study_row(row) for row in rows if row["clean_size"]],
+        )
+
+    seeds = own_seeds(document)
+    if len(seeds) < 2:
+        return None
+    starts = {
+        (row["dataset"], row["pretrain_objective"]): row["accuracy"]["spread"]
+        for row in document["tables"]["table2"]["rows"]
+    }
+    return SeedTable(
+        None, seeds, [_own_row(row, starts) for row in document["tables"]["table1"]["rows"]]
+    )
+
+
+def _study_row(row: Mapping[str, Any]) -> SeedRow:
+    values = row["values"]
+    return SeedRow(
+        dataset=row["dataset"],
+        clean_size=row["clean_size"],
+        pretrain_objective=row["pretrain_objective"],
+        start=_mean(values["accuracy"]),
+        by_seed=values["cleaned_accuracy"],
+        cleaned=_mean(values["cleaned_accuracy"]),
+    )
+
+
+def _own_row(row: Mapping[str, Any], starts: Mapping[tuple[str, str], Any]) -> SeedRow:
+    start = starts[row["dataset"], row["pretrain_objective"]]
+    by_seed = [of["accuracy"] for of in row["clean_accuracy"]["by_seed"]]
+    return SeedRow(
+        dataset=row["dataset"],
+        clean_size=row["clean_size"],
+        pretrain_objective=row["pretrain_objective"],
+        start=start and Mean(start["mean"], start["sd"]),
+        by_seed=by_seed,
+        cleaned=_mean(by_seed),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> Mean | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return Mean(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else None)
+
+
+def claim_rows(document: Mapping[str, Any]) -> list[ClaimRow]:
+    """The paper's claims, numbered, each over the most seeds that there are."""
+    study = most_seeds(document)
+    over_seeds = {claim["id"]: claim for claim in study["claims"]} if study else {}
+    return [
+        _claim_row(
+            number,
+            claim,
+            over_seeds.get(claim["id"], claim),
+            claim["verdict"] if study else None,
+        )
+        for number, claim in enumerate(document["claims"], start=1)
+    ]
+
+
+def own_claim_rows(document: Mapping[str, Any]) -> list[ClaimRow]:
+    """Our own claims, which are over the seeds of `resistance`."""
+    return [
+        _claim_row(number, claim, claim, None)
+        for number, claim in enumerate(document["own_claims"], start=1)
+    ]
+
+
+def claim_counts(rows: Sequence[ClaimRow]) -> dict[str, int]:
+    """Claims by verdict, those that some have."""
+    found = [row.verdict.partition(":")[0] for row in rows]
+    return {verdict: found.count(verdict) for verdict in VERDICTS if verdict in found}
+
+
+def _claim_row(
+    number: int, claim: Mapping[str, Any], judged: Mapping[str, Any], other: Verdict | None
+) -> ClaimRow:
+    cells = judged["evidence"]
+    notes = [{seed_note(item["note"]) for item in cell["by_seed"]} - {""} for cell in cells]
+
+    # A note that all cells have is said once.
+    common = set.intersection(*notes) if notes else set()
+    return ClaimRow(
+        number,
+        _claim_name(claim["id"]),
+        claim,
+        [
+            ClaimValues(
+                _claim_place(claim, cell),
+                [item["value"] for item in cell["by_seed"]],
+                sorted(of_cell - common),
+            )
+            for cell, of_cell in zip(cells, notes, strict=True)
+        ],
+        sorted(common),
+        judged["verdict"],
+        other,
+    )
+
+
+def _claim_name(name: str) -> str:
+    """The id of a claim as words."""
+    words = [PRINTED.get(word, word) for word in name.split("-")]
+    text = " ".join(words).replace("MMCL SSL", "MMCL + SSL")
+    return text[0].upper() + text[1:]
+
+
+def _claim_place(claim: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
+    # What all cells of a claim share goes without saying.
+    parts = [cell["dataset"]] if len(claim["datasets"]) > 1 else []
+    if len(claim["objectives"]) > 1 and cell["pretrain_objective"]:
+        parts.append(cell["pretrain_objective"])
+    return ", ".join(map(label, parts))
+
+
+def discussion(document: Mapping[str, Any]) -> Discussion:
+    """What came of the main claims, their controls, and models without a backdoor."""
+    study = most_seeds(document)
+    main = _main_rows(document, study)
+    run = [row for row in main if row.counts.control]
+    return Discussion(
+        study=study["name"] if study else None,
+        seeds=study["rows"][0]["seeds"] if study else own_seeds(document),
+        verdict=combine([row.counts.verdict for row in main]),
+        main=main,
+        held=[row for row in run if _holds(row)],
+        failed=[row for row in run if not _holds(row)],
+        not_run=[row for row in main if row not in run],
+        prices=[price for entry in document["studies"] for price in prices(entry)],
+    )
+
+
+def _holds(row: MainRow) -> bool:
+    control = row.counts.control
+    return control is not None and control["holds"]
+
+
+def _main_rows(document: Mapping[str, Any], study: Mapping[str, Any] | None) -> list[MainRow]:
+    """The main claims, by this report and, if there is one, by the study."""
+    lost: dict[tuple[str, str], list[AnswerLine]] = {}
+    for line in answer_lines(dict(document)):
+        lost.setdefault((line.dataset, line.clean_size), []).append(line)
+
+    # The two objectives of a dataset and size have one control, which each of their rows bears.
+    controls = {
+        (row["dataset"], row["clean_size"]): row["control"]
+        for row in document["tables"]["table1"]["rows"]
+    }
+    over_seeds = {claim["id"]: claim for claim in study["claims"]} if study else {}
+
+    rows = []
+    for head in document["headline"]["claims"]:
+        cell = (head["dataset"], head["clean_size"])
+        judged = over_seeds.get(head["id"])
+        rows.append(
+            MainRow(
+                *cell,
+                lost=lost[cell],
+                own=CellVerdict(head["verdict"] or "not run", controls[cell]),
+                over_seeds=judged
+                and CellVerdict(
+                    judged["verdict"],
+                    # A main claim is about one cell, if that was run.
+                    next((entry["control"] for entry in judged["evidence"]), None),
+                ),
+            )
+        )
+    return rows
+
+
+def resistance_rows(document: Mapping[str, Any]) -> list[ResistanceRow]:
+    """A row for each dataset and cleaning size."""
+    cells = document["resistance"]["cells"]
+    rates = {line.place: line for line in rate_lines(document)}
+    return [
+        ResistanceRow(
+            cell["dataset"],
+            cell["clean_size"],
+            rates.get(f"{label(cell['dataset'])}, {label(cell['clean_size'])}"),
+            [{"source": of["source"], "kept": of["area"]} for of in cell["trade_offs"]],
+        )
+        for cell in cells
+    ]

@@ -1,0 +1,81 @@
+"""A report as the small study makes it at its full size: several seeds, and studies beside them.
+
+Outcomes are those of the synthetic study, moved a little by seed; nothing here is a result.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from repro.profile import clean_runs, pretrain_runs
+from repro.report.build import report_stage
+from repro.runs.published import read_results
+from repro.spec import RunSpec
+from repro.study.archive import write_archive
+from repro.study.spec import Study, load_study, varied
+from tests.support.ledger import EVALUATIONS, outcome, write_run, write_study
+
+STUDIES = ("seeds", "control", "dose", "starts")
+"""One that repeats the whole graph, one with unpoisoned models, one that varies a number, and one
+that only pre-trains.
+"""
+SEEDS = (10, 11, 12)
+SHIFT = 0.01
+"""Accuracy from one seed to the next."""
+
+
+def write_whole(root: Path, studies: Sequence[str] = STUDIES) -> None:
+    """The synthetic study at `root`, the archives of studies, and its report."""
+    write_study(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.delenv("REPRO_AUTHORS_DIR", raising=False)
+        for name in studies:
+            _write_archive(root, name)
+        report_stage("mini")
+
+
+def _write_archive(root: Path, name: str) -> None:
+    study = load_study(name)
+    made = root / "made"
+    for spec in (spec for label in study.variants for spec in _runs(study, label)):
+        write_run(made, spec, _outcomes(spec))
+    archived = ((record, rows) for _, record, rows in read_results(made))
+    write_archive(root / "results/studies" / f"{name}.jsonl.gz", archived)
+    shutil.rmtree(made)
+
+
+def _runs(study: Study, label: str) -> list[RunSpec]:
+    """The runs of a variant, on as many seeds as it has, but at most three."""
+    variant = study.variants[label]
+    profile = varied(study, variant)
+    asked = {"variant": label, "poisoned": variant.poisoned}
+    runs = pretrain_runs(profile, **asked)
+    if "clean" in study.stages:
+        runs += [
+            run
+            for run in clean_runs(profile, **asked)
+            if run.clean_size in study.clean_sizes and run.loss in study.losses
+        ]
+    return [
+        run
+        for run in runs
+        if run.dataset in study.datasets
+        and run.pretrain_objective in variant.pretrain_objectives
+        and run.seed in variant.seeds[: len(SEEDS)]
+    ]
+
+
+def _outcomes(spec: RunSpec) -> list[tuple[float, float]]:
+    """As in the synthetic study, with an accuracy of the seed's; without poison, no attack."""
+    strongest = max(spec.schedule.learning_rate, 1.6e-3)
+    relative = spec.schedule.learning_rate / strongest
+    found = []
+    for step in range(EVALUATIONS):
+        accuracy, asr = outcome(spec, step / (EVALUATIONS - 1), relative)
+        found.append((accuracy + SHIFT * (spec.seed % len(SEEDS)), asr if spec.poisoned else 0.0))
+    return found
