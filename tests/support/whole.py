@@ -23,9 +23,8 @@ STUDIES = ("seeds", "control", "dose", "starts")
 """One that repeats the whole graph, one with unpoisoned models, one that varies a number, and one
 that only pre-trains.
 """
-SEEDS = (10, 11, 12)
-SHIFT = 0.01
-"""Accuracy from one seed to the next."""
+SHIFT, EVERY = 0.01, 3
+"""Accuracy from one seed to the next, and after how many seeds it starts anew."""
 
 
 def write_whole(root: Path, studies: Sequence[str] = STUDIES) -> None:
@@ -41,16 +40,20 @@ def write_whole(root: Path, studies: Sequence[str] = STUDIES) -> None:
 
 def _write_archive(root: Path, name: str) -> None:
     study = load_study(name)
+    specs = [spec for label in study.variants for spec in _runs(study, label)]
+    # Of cleaning, as in the synthetic study; a study that only pre-trains has none.
+    rates = [spec.schedule.learning_rate for spec in specs if spec.stage == "clean"]
+    strongest = max(rates, default=1.0)
     made = root / "made"
-    for spec in (spec for label in study.variants for spec in _runs(study, label)):
-        write_run(made, spec, _outcomes(spec))
+    for spec in specs:
+        write_run(made, spec, _outcomes(spec, spec.schedule.learning_rate / strongest))
     archived = ((record, rows) for _, record, rows in read_results(made))
     write_archive(root / "results/studies" / f"{name}.jsonl.gz", archived)
     shutil.rmtree(made)
 
 
 def _runs(study: Study, label: str) -> list[RunSpec]:
-    """The runs of a variant, on as many seeds as it has, but at most three."""
+    """The runs of a variant."""
     variant = study.variants[label]
     profile = varied(study, variant)
     asked = {"variant": label, "poisoned": variant.poisoned}
@@ -64,18 +67,14 @@ def _runs(study: Study, label: str) -> list[RunSpec]:
     return [
         run
         for run in runs
-        if run.dataset in study.datasets
-        and run.pretrain_objective in variant.pretrain_objectives
-        and run.seed in variant.seeds[: len(SEEDS)]
+        if run.dataset in study.datasets and run.pretrain_objective in variant.pretrain_objectives
     ]
 
 
-def _outcomes(spec: RunSpec) -> list[tuple[float, float]]:
+def _outcomes(spec: RunSpec, relative_rate: float) -> list[tuple[float, float]]:
     """As in the synthetic study, with an accuracy of the seed's; without poison, no attack."""
-    strongest = max(spec.schedule.learning_rate, 1.6e-3)
-    relative = spec.schedule.learning_rate / strongest
     found = []
     for step in range(EVALUATIONS):
-        accuracy, asr = outcome(spec, step / (EVALUATIONS - 1), relative)
-        found.append((accuracy + SHIFT * (spec.seed % len(SEEDS)), asr if spec.poisoned else 0.0))
+        accuracy, asr = outcome(spec, step / (EVALUATIONS - 1), relative_rate)
+        found.append((accuracy + SHIFT * (spec.seed % EVERY), asr if spec.poisoned else 0.0))
     return found

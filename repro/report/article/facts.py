@@ -142,11 +142,25 @@ class Discussion:
 
 
 @dataclass(frozen=True, slots=True)
+class EqualRow:
+    """Both models after runs of one learning rate, over seeds."""
+
+    learning_rate: float
+    mmcl: Mean | None
+    """ASR that is left."""
+    mmcl_ssl: Mean | None
+    asr: Mapping[str, Any]
+    """What the MMCL + SSL model has more of, as an effect."""
+    kept: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class ResistanceRow:
-    """How far the models of one cell resist, besides at equal rates."""
+    """How far the models of one cell resist."""
 
     dataset: str
     clean_size: str
+    equal: list[EqualRow]
     rates: RateLine | None
     areas: list[Mapping[str, Any]]
     """Ours, then the authors': source, and what the MMCL model keeps more, as an effect."""
@@ -357,8 +371,19 @@ def resistance_rows(document: Mapping[str, Any]) -> list[ResistanceRow]:
         ResistanceRow(
             cell["dataset"],
             cell["clean_size"],
+            [_equal_row(row) for row in cell["equal"]],
             rates.get(f"{label(cell['dataset'])}, {label(cell['clean_size'])}"),
             [{"source": of["source"], "kept": of["area"]} for of in cell["trade_offs"]],
         )
         for cell in cells
     ]
+
+
+def _equal_row(row: Mapping[str, Any]) -> EqualRow:
+    return EqualRow(
+        row["learning_rate"],
+        mmcl=_mean([end["asr"] for end in row["mmcl"]]),
+        mmcl_ssl=_mean([end["asr"] for end in row["mmcl_ssl"]]),
+        asr=row["asr"],
+        kept=row["kept"],
+    )

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ def tex(document: dict[str, Any], digest: str) -> str:
         sources=4 if shared["has_authors"] else 3,
         ladder_width=round(LADDER / max(1, len(document["ladder"])), 3),
         claims=claims,
+        claim_parts=_halves(claims),
         claim_counts=facts.claim_counts(claims),
         main_claims=[row for row in claims if row.claim["id"] in main],
         own_claims=facts.own_claim_rows(document),
@@ -108,6 +109,12 @@ def tex(document: dict[str, Any], digest: str) -> str:
         hardly_any=hardly_any(document),
         significant=SIGNIFICANT,
     )
+
+
+def _halves(rows: Sequence[facts.ClaimRow]) -> list[Sequence[facts.ClaimRow]]:
+    """The rows in two tables, each short enough for a page."""
+    middle = (len(rows) + 1) // 2
+    return [rows[:middle], rows[middle:]]
 
 
 def compile_pdf(out: Path, document: Mapping[str, Any]) -> bool:
