@@ -49,7 +49,10 @@ def write_study(root: Path) -> Profile:
         write_run(
             root,
             spec,
-            [outcome(spec, step / (EVALUATIONS - 1), relative_rate) for step in range(EVALUATIONS)],
+            [
+                _outcome(spec, step / (EVALUATIONS - 1), relative_rate)
+                for step in range(EVALUATIONS)
+            ],
         )
     return profile
 
@@ -204,7 +207,7 @@ def _pick(order: np.ndarray, share: float, jitter: np.random.Generator) -> np.nd
     return chosen
 
 
-def outcome(spec: RunSpec, progress: float, relative_rate: float) -> tuple[float, float]:
+def _outcome(spec: RunSpec, progress: float, relative_rate: float) -> tuple[float, float]:
     """Accuracy and ASR: stronger rates clean more and cost more, and cost more after MMCL + SSL
     pre-training.
     """

@@ -20,6 +20,8 @@ from repro.report.schema.judged import Verdict
 from repro.report.schema.results import PositiveControl
 from repro.report.studies.prices import Price, prices
 
+RATIO = "lowest_rate_ratio"
+"""The metric that is no share."""
 PRINTED = {
     "mmcl": "MMCL",
     "ssl": "SSL",
@@ -87,6 +89,8 @@ class ClaimRow:
     """What is to be said of every cell."""
     verdict: Verdict
     """Over the seeds of the table by seed."""
+    is_ratio: bool
+    """Whether its values are factors and no shares."""
     other: Verdict | None
     """By this report's own seeds, where the table has those of a study."""
 
@@ -289,6 +293,7 @@ def _claim_row(
         ],
         sorted(common),
         judged["verdict"],
+        claim["metric"] == RATIO,
         other,
     )
 

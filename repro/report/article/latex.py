@@ -21,7 +21,7 @@ from repro.report.judging.control import control_words
 from repro.report.numbers.cells import LOSSES
 from repro.report.pages import prepared, summary
 from repro.report.pages.curves import figure_names
-from repro.report.pages.figures import SIGNIFICANT, hardly_any
+from repro.report.pages.figures import SIGNIFICANT, captions, hardly_any
 from repro.report.pages.templating import jinja_environment, told_everywhere
 from repro.report.schema.document import lookup
 from repro.report.studies.words import not_cleaned
@@ -45,6 +45,8 @@ AUTHOR = "The contributors to repro"
 KEYWORDS = ("CLIP", "backdoor", "CleanCLIP", "replication")
 LADDER = 0.77
 """Share of the text's width that the columns of scales have between them."""
+IN_RESULTS = ("answer", "resistance")
+"""Figures that stand among the results, besides the paper's own; all others are in the appendix."""
 PASSES = 3
 """Runs of TeX until tables and references are settled."""
 NO_RUN_STARTED = "2023-11-25T00:00:00+00:00"
@@ -78,6 +80,7 @@ def tex(document: dict[str, Any], digest: str) -> str:
     pages.filters["at"] = lambda path: lookup(document, path)
     shared = told_everywhere(document)
     claims = facts.claim_rows(document)
+    names = figure_names(document)
     main = {claim["id"] for claim in document["headline"]["claims"]}
 
     return pages.get_template("report.tex.j2").render(
@@ -105,7 +108,12 @@ def tex(document: dict[str, Any], digest: str) -> str:
         other_caps=summary.other_caps(document),
         published_points=summary.published_points(document),
         data=document["context"]["accounting"].get("data"),
-        figures=figure_names(document),
+        figures=names,
+        more_figures=[name for name in names if name not in (*IN_RESULTS, *document["figures"])],
+        # The paper's figures have numbers of their own here.
+        captions={
+            name: re.sub(r"^Figure \d\. ", "", text) for name, text in captions(document).items()
+        },
         hardly_any=hardly_any(document),
         significant=SIGNIFICANT,
     )
@@ -239,7 +247,7 @@ def _environment() -> jinja2.Environment:
 
 def _aligned(value: float | None) -> Tex:
     """A percentage in a column of numbers, which siunitx reads itself."""
-    return Tex(percent(value, missing=NOTHING, minus="-"))
+    return Tex(percent(value, digits=2, missing=NOTHING, minus="-"))
 
 
 def _percent(value: float | None, digits: int = 2) -> Tex:
