@@ -49,10 +49,7 @@ def write_study(root: Path) -> Profile:
         write_run(
             root,
             spec,
-            [
-                _outcome(spec, step / (EVALUATIONS - 1), relative_rate)
-                for step in range(EVALUATIONS)
-            ],
+            [outcome(spec, step / (EVALUATIONS - 1), relative_rate) for step in range(EVALUATIONS)],
         )
     return profile
 
@@ -207,7 +204,7 @@ def _pick(order: np.ndarray, share: float, jitter: np.random.Generator) -> np.nd
     return chosen
 
 
-def _outcome(spec: RunSpec, progress: float, relative_rate: float) -> tuple[float, float]:
+def outcome(spec: RunSpec, progress: float, relative_rate: float) -> tuple[float, float]:
     """Accuracy and ASR: stronger rates clean more and cost more, and cost more after MMCL + SSL
     pre-training.
     """

@@ -17,8 +17,7 @@ from repro.runs.published import read_results
 from repro.spec import RunSpec
 from repro.study.archive import write_archive
 from repro.study.spec import Study, load_study, varied
-from tests.support.ledger import EVALUATIONS, write_run, write_study
-from tests.support.ledger import _outcome as outcome
+from tests.support.ledger import EVALUATIONS, outcome, write_run, write_study
 
 STUDIES = ("seeds", "control", "dose", "starts")
 """One that repeats the whole graph, one with unpoisoned models, one that varies a number, and one
