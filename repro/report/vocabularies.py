@@ -13,9 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from repro.report.pages.prepared import is_of_profile
-from repro.report.pages.summary import report_title
-
-KEYWORDS = ["CLIP", "backdoor", "CleanCLIP", "replication"]
+from repro.report.pages.summary import KEYWORDS, report_title
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ def describe(project: dict[str, Any], document: dict[str, Any]) -> Subject:
         version=project["version"],
         license=project["license"],
         authors=authors or [f"The contributors to {project['name']}"],
-        keywords=KEYWORDS,
+        keywords=list(KEYWORDS),
         paper=document["paper"],
         verdict=document["headline"]["verdict"],
         repository=project.get("urls", {}).get("Repository", ""),

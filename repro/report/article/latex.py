@@ -42,7 +42,6 @@ NOTHING = "{--}"
 """A cell without a value, in a column of numbers."""
 AUTHOR = "The contributors to repro"
 """As pyproject.toml has it."""
-KEYWORDS = ("CLIP", "backdoor", "CleanCLIP", "replication")
 LADDER = 0.77
 """Share of the text's width that the columns of scales have between them."""
 IN_RESULTS = ("answer", "resistance")
@@ -87,7 +86,7 @@ def tex(document: dict[str, Any], digest: str) -> str:
         **shared,
         digest=digest,
         author=AUTHOR,
-        keywords=KEYWORDS,
+        keywords=summary.KEYWORDS,
         date=_last_start(document)[:10],
         # Columns of the tables: the authors' points take one more.
         sources=4 if shared["has_authors"] else 3,

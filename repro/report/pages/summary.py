@@ -8,6 +8,8 @@ from typing import Any
 
 from repro.report.pages.prepared import is_of_profile
 
+KEYWORDS = ("CLIP", "backdoor", "CleanCLIP", "replication")
+"""What the PDF and a release are found by."""
 FACTOR = 2
 """By which the cap is divided and multiplied to see what hangs on it."""
 
