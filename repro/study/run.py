@@ -19,9 +19,11 @@ from repro.runs.layout import WORK, model_dir, results_dir, standard_inputs
 from repro.runs.published import read_results
 from repro.spec import Profile, RunSpec
 from repro.study.archive import read_archive, unpack_run, write_archive
-from repro.study.spec import Study, archive_of, lenders, load_study, varied
+from repro.study.spec import Study, archive_of, lenders, load_study, owner, varied
 from repro.study.table import outcome_table
 from repro.study.variant_data import variant_folders
+
+Stage = Literal["pretrain", "clean"]
 
 
 def study_command(name: str, table: Path | None) -> None:
@@ -66,31 +68,31 @@ def _run_part(name: str, part: Study, whole: Study, models: bool) -> None:
     """
     delivered = _results_of(name)
     _unpack_archive(name, delivered)
-    profiles = {label: varied(part, variant) for label, variant in part.variants.items()}
-    inputs = _inputs(part, profiles)
+    inputs = _inputs(part)
 
     for stage in part.stages:
-        due = [
-            run
-            for label, profile in profiles.items()
-            for run in _runs_of(part, label, profile, stage)
-        ]
+        due = [run for label in part.variants for run in _runs_of(part, label, stage)]
         # Of the whole study, also where only a part of it is due now.
-        kept = [
-            run
-            for label, variant in whole.variants.items()
-            for run in _runs_of(whole, label, varied(whole, variant), stage)
-        ]
+        kept = [run for label in whole.variants for run in _runs_of(whole, label, stage)]
         run_all(due, inputs, results=delivered, kept=kept, models=models)
 
 
-def _runs_of(
-    study: Study, label: str, profile: Profile, stage: Literal["pretrain", "clean"]
-) -> list[RunSpec]:
+def _profile_of(study: Study, label: str, stage: Stage) -> Profile:
+    """The variant's profile; of a borrowed pre-training the lender's, with this variant's seeds."""
+    variant = study.variants[label]
+    if stage == "clean" or variant.models is None:
+        return varied(study, variant)
+
+    lent = load_study(owner(variant.models)).variants[variant.models]
+    return varied(study, lent.model_copy(update={"seeds": variant.seeds}))
+
+
+def _runs_of(study: Study, label: str, stage: Stage) -> list[RunSpec]:
     """Runs of a stage of one variant; a borrowed pre-training is the lender's run under this
     variant's name.
     """
     variant = study.variants[label]
+    profile = _profile_of(study, label, stage)
     expand = pretrain_runs if stage == "pretrain" else clean_runs
 
     def asked_for(run: RunSpec) -> bool:
@@ -106,12 +108,16 @@ def _runs_of(
     return [run for run in runs if asked_for(run)]
 
 
-def _inputs(part: Study, profiles: dict[str, Profile]) -> Callable[[RunSpec], dict[str, Path]]:
+def _inputs(part: Study) -> Callable[[RunSpec], dict[str, Path]]:
     """Where the inputs of a run of the study lie; data that are not there are made."""
-    folders = {label: variant_folders(part, profile) for label, profile in profiles.items()}
+    folders = {
+        (label, stage): variant_folders(part, _profile_of(part, label, stage))
+        for label in part.variants
+        for stage in part.stages
+    }
 
     def inputs(spec: RunSpec) -> dict[str, Path]:
-        data, poisoned = folders[spec.variant]
+        data, poisoned = folders[spec.variant, spec.stage]
         found = standard_inputs(spec)
         found |= {"evaluation": data / "evaluation", "synonyms": data / "synonyms.json"}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from repro.study import variant_data
 from repro.study.archive import read_archive, write_archive
 from repro.study.spec import archive_of, lenders, load_study, owner, varied
 from repro.study.table import outcome_table
+from repro.study.variant_data import poison_key
 from tests.support.ledger import write_run
 
 STUDIES = sorted(
@@ -152,9 +154,7 @@ def test_a_study_goes_on_from_its_archive(
     Path("specs").symlink_to(root / "specs")
     loaded = load_study("seeds")
     small = loaded.model_copy(update={"stages": ["pretrain"], "datasets": ["cc6m"]})
-    for spec in study_run._runs_of(
-        small, "default", varied(small, small.variants["default"]), "pretrain"
-    ):
+    for spec in study_run._runs_of(small, "default", "pretrain"):
         write_run(tmp_path, spec, [(0.25, 0.75)])
     made = [(record, rows) for _, record, rows in read_results(Path("results/mini"))]
     write_archive(archive_of("seeds"), made)
@@ -245,3 +245,28 @@ def test_every_lent_variant_is_of_the_same_kind_and_covers_the_borrowers_seeds()
                     name,
                     label,
                 )
+
+
+def test_a_borrowed_pre_training_is_the_lenders_run_whatever_the_variant_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the variant cleans with another set, whose store is another input."""
+    monkeypatch.setattr(
+        study_run, "variant_folders", lambda _, profile: (Path("data"), Path(poison_key(profile)))
+    )
+    study = load_study("regime")
+    inputs = study_run._inputs(study)
+
+    def computed(label: str) -> list[tuple[dict[str, Any], Path]]:
+        runs = study_run._runs_of(study, label, "pretrain")
+        return [(run.computed(), inputs(run)["pairs"]) for run in runs if run.seed == 0]
+
+    assert computed("half_of_the_pairs") == computed("epochs_16") != []
+    assert computed("epochs_8") != computed("epochs_16")
+
+    # Its cleaning is its own.
+    own, lent = (
+        {inputs(run)["pairs"] for run in study_run._runs_of(study, label, "clean")}
+        for label in ("half_of_the_pairs", "epochs_16")
+    )
+    assert own.isdisjoint(lent)
