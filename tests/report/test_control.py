@@ -23,14 +23,15 @@ Outcomes = Mapping[str, list[tuple[float, float]]]
 
 
 def report(
-    root: Path, after: Outcomes, monkeypatch: pytest.MonkeyPatch, *, seeds: tuple[int, ...] = (0,)
+    root: Path, after: Outcomes, monkeypatch: pytest.MonkeyPatch, *, seeds: tuple[int, ...] = ()
 ) -> tuple[dict[str, Any], str, str, str]:
     """Document, page, LaTeX source and README block of a ledger of the CC3M models.
 
-    Every learning rate of CleanCLIP has the same evaluations.
+    Every learning rate of CleanCLIP has the same evaluations. Without `seeds` they are the profile's.
     """
     write_specs(root)
-    profile = load_profile("mini", root / "specs", {"pretrain.seeds": list(seeds)})
+    changed = {"pretrain.seeds": list(seeds)} if seeds else {}
+    profile = load_profile("mini", root / "specs", changed)
     for spec in [*pretrain_runs(profile, "cc3m"), *clean_runs(profile, "cc3m")]:
         if spec.stage == "pretrain":
             write_run(root, spec, [START])
