@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import pty
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +72,39 @@ def test_another_stop_signal_is_told_by_the_exit_status(
     with pytest.raises(Stopped, match="SIGTERM"):
         omniboard.omniboard()
     assert ended == ["server"]
+
+
+STUB = """
+import time
+from repro.runs.signals import Stopped, stoppable
+from repro.tracking.server.terminal import foreground
+with foreground():
+    try:
+        with stoppable():
+            print("up", flush=True)
+            time.sleep(30)
+    except Stopped:
+        print("ended", flush=True)
+"""
+"""Ends as `omniboard` does."""
+
+
+def test_make_does_not_fail_when_ctrl_c_ends_what_it_called(tmp_path: Path) -> None:
+    """On a terminal of its own: `make` is not told, the program is, and the exit status is 0."""
+    (tmp_path / "stub.py").write_text(STUB)
+    (tmp_path / "Makefile").write_text(f"omniboard:\n\t@exec {sys.executable} stub.py\n")
+    call, terminal = pty.fork()
+    if call == 0:
+        os.chdir(tmp_path)
+        os.execvp("make", ["make", "omniboard"])
+
+    said = b""
+    while b"up" not in said:
+        said += os.read(terminal, 1000)
+    os.write(terminal, b"\x03")
+    _, status = os.waitpid(call, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    os.close(terminal)
 
 
 def test_values_have_four_digits_in_a_copy() -> None:

@@ -30,6 +30,7 @@ from repro.tracking.server.address import (
 )
 from repro.tracking.server.database import connect
 from repro.tracking.server.process import answers_in_time, program, require_free
+from repro.tracking.server.terminal import foreground
 
 ASSETS = Path(__file__).parent / "assets"
 HOME = Path("work/omniboard")
@@ -166,6 +167,11 @@ def omniboard(port: int = PORT, write: bool = False) -> None:
     Ctrl-C is how it is meant to end, and no failure. An embedded server that this call started ends
     with it; one that was there before stays, for others may use it.
     """
+    with foreground():
+        _omniboard(port, write)
+
+
+def _omniboard(port: int, write: bool) -> None:
     start = install()
     add_to_page(write)
     require_free(port)
