@@ -21,6 +21,7 @@ from repro.report.judging.verdicts import headline, judged_claims
 from repro.report.numbers import compute, selection, tables
 from repro.report.numbers.authors import authors_notices
 from repro.report.numbers.cells import PANELS, Cell
+from repro.report.numbers.cleaned import authors_or_printed_start
 from repro.report.numbers.evaluations import FinishedRun, Point
 from repro.report.numbers.evidence import Evidence
 from repro.report.numbers.paper import Erratum, Paper, paper_entry
@@ -172,8 +173,18 @@ def _figure(evidence: Evidence, paper: Paper, name: str) -> ScatterFigure:
             )
     return {
         "panels": [_panel(evidence, paper, cell) for cell in PANELS[name]],
-        "points": [_dot(point) for point in points],
+        "points": [_dot(point, _start_of(evidence, paper, point)) for point in points],
     }
+
+
+def _start_of(evidence: Evidence, paper: Paper, point: Point) -> Point | None:
+    """The model that was cleaned: of the same seed, or the authors', who tell none."""
+    if point.source == "ledger":
+        assert point.seed is not None
+        return evidence.start(point.dataset, point.objective, point.seed)
+    assert point.clean_size is not None
+    cell = Cell(point.dataset, point.clean_size, point.objective)
+    return authors_or_printed_start(evidence, paper, cell)
 
 
 def _panel(evidence: Evidence, paper: Paper, cell: Cell) -> FigurePanel:
@@ -193,7 +204,7 @@ def _panel(evidence: Evidence, paper: Paper, cell: Cell) -> FigurePanel:
     }
 
 
-def _dot(point: Point) -> FigureDot:
+def _dot(point: Point, start: Point | None) -> FigureDot:
     # The points of a figure are those of its cells, and so have their size.
     assert point.clean_size is not None
     return {
@@ -209,6 +220,7 @@ def _dot(point: Point) -> FigureDot:
         "step": point.step,
         # Shares, with the counts that they are of: the page computes intervals from both.
         "accuracy": point.accuracy,
+        "kept": point.accuracy / start.accuracy if start and start.accuracy else None,
         "asr": point.asr,
         "images": point.images,
         "attackable": point.attackable,

@@ -26,7 +26,7 @@ def label(key: str | None) -> str:
 
 
 def percent(
-    fraction: float | None, digits: int = 2, *, missing: str = "–", minus: str = "−"
+    fraction: float | None, digits: int = 1, *, missing: str = "–", minus: str = "−"
 ) -> str:
     """A fraction as a percentage, without the sign of percent; `missing` stands for None."""
     if fraction is None:
@@ -36,7 +36,12 @@ def percent(
 
 def markdown_percent(fraction: float | None) -> str:
     """A fraction as a percentage with one decimal, in ASCII: Markdown is read in terminals too."""
-    return percent(fraction, digits=1, missing="-", minus="-")
+    return percent(fraction, missing="-", minus="-")
+
+
+def factor(value: float) -> str:
+    """How many times one thing is as much as another."""
+    return f"{value:.2f}"
 
 
 def short(fraction: float) -> str:

@@ -165,4 +165,19 @@ def test_best_of_n_grows_with_n_and_its_band_holds_the_curve():
     assert [row[0] for row in curve] == [1, 2, 3, 4, 5, 6]
     medians = [row[2] for row in curve]
     assert medians == sorted(medians)
-    assert all(low <= middle <= high for _, low, middle, high in curve)
+    assert all((low is None or low <= middle) and middle <= high for _, low, middle, high in curve)
+
+
+def test_a_try_that_cleans_nothing_is_no_accuracy_of_nought() -> None:
+    """Of four rates three clean nothing: one try most often gives none, four of them something."""
+    curve = selection.best_of_n([None, 0.3, None, None], 0.95)
+    assert curve[0][2] is None
+    assert curve[-1][2] == 0.3
+    assert selection.best_of_n([None, None], 0.95)[1][1:3] == (None, None)
+    assert selection.best_of_n([0.0, 0.0], 0.95)[1][2] == 0.0, "cleaned, and right on no image"
+
+
+def test_ratios_are_averaged_in_their_logarithms() -> None:
+    found = s.geometric_spread([0.5, 2.0])
+    assert found["mean"] == pytest.approx(1.0), "as far below one as above it"
+    assert found["sd"] == pytest.approx(math.exp(math.sqrt(2) * math.log(2)))

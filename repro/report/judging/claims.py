@@ -21,6 +21,8 @@ from repro.spec import CleanSize, Dataset, Fraction, Loss, Objective, SpecError
 
 OVER_SEEDS: tuple[Metric, ...] = ("asr_left_difference", "lowest_rate_ratio", "kept_difference")
 """Metrics of our own, judged on the interval over seeds where there are several."""
+RATIOS: tuple[Metric, ...] = ("lowest_rate_ratio",)
+"""Metrics that are factors: averaged in their logarithms, and never shown in percent."""
 ABOUT_BOTH: tuple[Metric, ...] = ("accuracy_gain", "drop_difference", *OVER_SEEDS)
 """Metrics that compare the two objectives, so that their cells have none of their own."""
 ABOUT_START: tuple[Metric, ...] = ("start_accuracy", "start_asr", "accuracy_gain")

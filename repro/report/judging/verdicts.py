@@ -10,6 +10,7 @@ from repro.report.judging.claims import (
     ABOUT_BOTH,
     ABOUT_START,
     OVER_SEEDS,
+    RATIOS,
     UNTESTED,
     Bound,
     Claim,
@@ -89,8 +90,8 @@ def _judged(
         "absolute": claim.absolute,
         "reason": claim.reason,
         "refuted_by": claim.refuted_by,
-        "expect": _words(claim.expect),
-        "direction": _words(claim.direction),
+        "expect": _words(claim, claim.expect),
+        "direction": _words(claim, claim.direction),
         "verdict": combine([cell["verdict"] for cell in ours]),
         "evidence": ours,
         "authors_verdict": authors_verdict if evidence.authors else None,
@@ -152,6 +153,7 @@ def _look_everywhere(
         by_seed = _by_seed(evidence, claims, claim, cell, source, control)
         values = [item["value"] for item in by_seed]
         interval = _interval_over_seeds(claim, values, evidence.settings.confidence)
+        spread = intervals.geometric_spread if claim.metric in RATIOS else intervals.spread
         found.append(
             {
                 "dataset": cell.dataset,
@@ -159,7 +161,7 @@ def _look_everywhere(
                 "pretrain_objective": None if claim.metric in ABOUT_BOTH else cell.objective,
                 "verdict": _over_seeds(claim, claim.expect, by_seed, interval),
                 "by_seed": by_seed,
-                "spread": intervals.spread(values) if values else None,
+                "spread": spread(values) if values else None,
                 "ci": interval,
                 "control": control,
             }
@@ -173,7 +175,7 @@ def _interval_over_seeds(
     """Student's interval of a metric of our own; None for one seed, and for the paper's claims."""
     if claim.metric not in OVER_SEEDS:
         return None
-    if claim.metric == "lowest_rate_ratio" and values:
+    if claim.metric in RATIOS and values:
         return intervals.geometric(values, confidence)[1]
     return intervals.student(values, confidence)
 
@@ -294,9 +296,14 @@ def _was_poisoned(claim: Claim, place: JudgedCell, attack_taken: float) -> bool:
     return all(start is None or start.asr >= attack_taken for start in starts)
 
 
-def _words(bound: Bound | None) -> str | None:
+def _words(claim: Claim, bound: Bound | None) -> str | None:
     if bound is None:
         return None
+    if claim.metric in RATIOS:
+        ends = {"at least": bound.at_least, "at most": bound.at_most, "about": bound.about}
+        return " and ".join(
+            f"{word} {end:g} times" for word, end in ends.items() if end is not None
+        )
     if bound.about is not None:
         return f"{100 * bound.about:g}% within {100 * bound.margin:g} points"
     if bound.at_least is not None:

@@ -157,6 +157,18 @@ def geometric(ratios: Sequence[float], confidence: float) -> tuple[float, Interv
     return math.exp(fmean(logs)), ends and (math.exp(ends[0]), math.exp(ends[1]))
 
 
+def geometric_spread(ratios: Sequence[float]) -> Spread:
+    """Between seeds, of positive ratios: geometric mean, and the standard deviation as a factor."""
+    logs = spread([math.log(ratio) for ratio in ratios])
+    return {
+        "seeds": logs["seeds"],
+        "mean": math.exp(logs["mean"]),
+        "sd": None if logs["sd"] is None else math.exp(logs["sd"]),
+        "min": min(ratios),
+        "max": max(ratios),
+    }
+
+
 def _quantile(confidence: float) -> float:
     # Two-sided, so half of the error lies in each tail: 1.96 at 95%.
     return NormalDist().inv_cdf(0.5 + confidence / 2)

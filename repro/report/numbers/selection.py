@@ -20,6 +20,8 @@ from repro.report.numbers.paper import Paper
 from repro.report.schema.base import Source
 from repro.report.schema.results import BestOfN, CapSweep, HonestSelection, Selection
 
+NOT_CLEANED = -1.0
+"""Below every accuracy: where a try that cleans nothing stands among the others."""
 SPLITS = 200
 """Random halvings of the evaluation images for the honest choice."""
 
@@ -105,27 +107,36 @@ def threshold_sweep(accuracy: Sequence[float], asr: Sequence[float]) -> list[tup
     return steps
 
 
-def best_of_n(scores: Sequence[float], confidence: float) -> list[tuple[int, float, float, float]]:
+def best_of_n(
+    scores: Sequence[float | None], confidence: float
+) -> list[tuple[int, float | None, float | None, float | None]]:
     """Median best score after trying n learning rates, with a simultaneous band (opda, DKW).
 
-    `scores`: the best accuracy at ASR <= cap of each run, 0 where none met the cap. Rows are (n,
-    low, median, high). Treats the learning rates as draws from one distribution, which a grid is
-    only roughly.
+    `scores`: the best accuracy at ASR <= cap of each run, None where none met the cap. Rows are (n,
+    low, median, high); None of these is a best of n that cleans nothing. Treats the learning rates
+    as draws from one distribution, which a grid is only roughly.
     """
     from opda.nonparametric import EmpiricalDistribution  # half a second
 
-    # Scores are accuracies, so the distribution lies within 0 and 1 (a and b).
+    # Medians and bands need an order only: what cleans nothing comes before all that does.
+    # Accuracies are at most 1, so the distribution lies within a and b.
     sizes = np.arange(1, len(scores) + 1)
+    ranked = [NOT_CLEANED if score is None else score for score in scores]
     low, middle, high = EmpiricalDistribution.confidence_bands(
-        ys=np.asarray(scores, float), confidence=confidence, a=0.0, b=1.0, method="dkw"
+        ys=np.asarray(ranked, float), confidence=confidence, a=NOT_CLEANED, b=1.0, method="dkw"
     )
 
     # The lower band of the distribution is the upper one of the scores.
     curves = [distribution.quantile_tuning_curve(sizes) for distribution in (high, middle, low)]
     return [
-        (int(n), float(lowest), float(median), float(highest))
+        (int(n), _cleaned(lowest), _cleaned(median), _cleaned(highest))
         for n, lowest, median, highest in zip(sizes, *curves, strict=True)
     ]
+
+
+def _cleaned(score: float) -> float | None:
+    """A score as an accuracy; None where nothing was cleaned."""
+    return None if score < 0 else float(score)
 
 
 def honest_selection(evidence: Evidence) -> list[HonestSelection]:
@@ -166,11 +177,9 @@ def budget_curves(evidence: Evidence) -> list[BestOfN]:
         if not by_run:
             continue
 
-        # A learning rate by which nothing was cleaned is a failed try, and counts as 0.
-        scores = []
-        for points in by_run.values():
-            best = best_under_cap(points, evidence.settings.cap)
-            scores.append(best.accuracy if best else 0.0)
+        # A learning rate by which nothing was cleaned is a failed try, and no accuracy.
+        best = [best_under_cap(points, evidence.settings.cap) for points in by_run.values()]
+        scores = [point and point.accuracy for point in best]
         curve = best_of_n(scores, evidence.settings.confidence)
         rows.append({**cell.keys, "scores": scores, "curve": curve})
     return rows

@@ -43,8 +43,9 @@ class Spread(TypedDict):
     seeds: int
     """Number of values."""
     mean: float
+    """Of ratios the geometric one."""
     sd: float | None
-    """Sample standard deviation; null for one seed."""
+    """Sample standard deviation, of ratios as a factor; null for one seed."""
     min: float
     max: float
 

@@ -237,6 +237,8 @@ class FigureDot(CellKeys):
     epoch: float | None
     step: int | None
     accuracy: float
+    kept: float | None
+    """Accuracy as a share of the start model's; null where no start is known."""
     asr: float
     images: int
     attackable: int
@@ -282,10 +284,10 @@ class HonestSelection(CellKeys, Selection):
 class BestOfN(CellKeys):
     """What trying n learning rates buys."""
 
-    scores: list[float]
-    """Best accuracy at the cap of each run; 0 where none met it."""
-    curve: list[tuple[int, float, float, float]]
-    """Number of rates, lower band, median, upper band."""
+    scores: list[float | None]
+    """Best accuracy at the cap of each run; null where none met it."""
+    curve: list[tuple[int, float | None, float | None, float | None]]
+    """Number of rates, lower band, median, upper band; null is a best try that cleans nothing."""
 
 
 @closed

@@ -7,11 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from repro.report.format import markdown_percent
-from repro.report.judging.claims import Claims
+from repro.report.format import factor, markdown_percent
+from repro.report.judging.claims import RATIOS, Claims
 from repro.report.judging.control import control_words
 from repro.report.judging.verdicts import judged_claims
-from repro.report.numbers import intervals
 from repro.report.numbers.evidence import Evidence
 from repro.report.schema.judged import CellEvidence, JudgedClaim, Metric, SeedEvidence, Verdict
 from repro.report.studies.effects import whole_graph
@@ -49,10 +48,10 @@ def own_claims(
     if whole is None:
         return []
     judged = judged_claims(whole, claims, claims.own_claims, variants)
-    return [_own_claim(claim, whole.settings.confidence) for claim in judged]
+    return [_own_claim(claim) for claim in judged]
 
 
-def _own_claim(claim: JudgedClaim, confidence: float) -> OwnClaim:
+def _own_claim(claim: JudgedClaim) -> OwnClaim:
     metric = claim["metric"]
     return OwnClaim(
         id=claim["id"],
@@ -63,7 +62,7 @@ def _own_claim(claim: JudgedClaim, confidence: float) -> OwnClaim:
                 place=model_name(cell),
                 verdict=cell["verdict"],
                 by_seed=" / ".join(_of_seed(item, metric) for item in cell["by_seed"]) or "not run",
-                mean=_mean(cell, metric, confidence),
+                mean=_mean(cell, metric),
                 control=control_words(cell["control"]),
             )
             for cell in claim["evidence"]
@@ -77,18 +76,13 @@ def _of_seed(item: SeedEvidence, metric: Metric) -> str:
     return _number(item["value"], metric) + note
 
 
-def _mean(cell: CellEvidence, metric: Metric, confidence: float) -> str:
+def _mean(cell: CellEvidence, metric: Metric) -> str:
     if cell["ci"] is None or cell["spread"] is None:
         return "-"
 
-    # The interval of a ratio is one of logarithms, and so is its mean.
-    mean = cell["spread"]["mean"]
-    if metric == "lowest_rate_ratio":
-        values = [item["value"] for item in cell["by_seed"]]
-        mean, _ = intervals.geometric(values, confidence)
     low, high = (_number(end, metric) for end in cell["ci"])
-    return f"{_number(mean, metric)} [{low}, {high}]"
+    return f"{_number(cell['spread']['mean'], metric)} [{low}, {high}]"
 
 
 def _number(value: float, metric: Metric) -> str:
-    return f"{value:.2f}" if metric == "lowest_rate_ratio" else markdown_percent(value)
+    return factor(value) if metric in RATIOS else markdown_percent(value)
