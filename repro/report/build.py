@@ -25,21 +25,15 @@ from repro.report.numbers.authors import authors_points
 from repro.report.numbers.evidence import Evidence, read_evidence
 from repro.report.pages import curves
 from repro.report.pages.drawing import Drawn
-from repro.report.pages.html import index_page, runs_page
+from repro.report.pages.html import INDEX, document_pages, page_names, runs_page
 from repro.report.pages.links import record_anchors
 from repro.report.pages.prepared import chosen_runs
 from repro.report.pages.sacred import SacredRun, read_records
 from repro.report.schema.document import finite
 
-DOCUMENT, INDEX, RUNS, PDF, SUMS = (
-    "report.json",
-    "index.html",
-    "runs.html",
-    "report.pdf",
-    "SHA256SUMS",
-)
+DOCUMENT, RUNS, PDF, SUMS = ("report.json", "runs.html", "report.pdf", "SHA256SUMS")
 LINKED = (DOCUMENT, "report.tex", PDF, RUNS, *EXPORTS)
-"""Files that the page links to where they lie beside it."""
+"""Files that pages link to where they lie beside them."""
 
 
 def report_stage(profile_name: str) -> None:
@@ -77,7 +71,7 @@ def build(
     # As whoever reads report.json gets it, so that the pages can be made from it again.
     document: dict[str, Any] = json.loads(content)
 
-    # Drawn once for all: SVG in index.html and beside it, PDF beside report.tex.
+    # Drawn once for all: SVG in the pages and beside them, PDF beside report.tex.
     drawn = curves.draw_all(document)
 
     files = {DOCUMENT: content, **reusable_files(document, drawn)}
@@ -87,13 +81,12 @@ def build(
         files |= paper_files(document, digest, drawn)
     _write(out, files)
 
-    # The page links to the PDF, so it can only be written when TeX has had its turn.
-    names = [*files, INDEX]
+    # Pages link to the PDF, so they can only be written when TeX has had its turn.
+    names = [*files, *page_names(document)]
     if latex_too and latex.compile_pdf(out, document):
         names.append(PDF)
     records_page = files.get(RUNS, b"").decode()
-    page = web_page(document, digest, drawn, material.gallery, names, records_page)
-    _write(out, {INDEX: page})
+    _write(out, web_pages(document, digest, drawn, material.gallery, names, records_page))
 
     # Last, over what was written: a build that is cut short leaves old sums or none.
     _write(out, {SUMS: checksums(out, names).encode()})
@@ -112,23 +105,23 @@ def records_file(document: Mapping[str, Any], records: Sequence[SacredRun]) -> b
     return runs_page(document["profile"], records, chosen_runs(document)).encode()
 
 
-def web_page(
+def web_pages(
     document: dict[str, Any],
     digest: str,
     drawn: Mapping[str, Drawn],
     gallery: Mapping[str, Any],
     names: Iterable[str],
     records_page: str,
-) -> bytes:
-    """index.html, of a folder that holds files of these names; `records_page` is its runs.html."""
-    pictures = {name: drawing.svg for name, drawing in drawn.items()}
-    layouts = {name: drawing.layout for name, drawing in drawn.items()}
-
+) -> dict[str, bytes]:
+    """index.html and what it leads to, by name, of a folder that holds files of these names;
+    `records_page` is its runs.html.
+    """
     # Only what is there is linked to, so a folder without TeX has no dead link.
     there = set(names)
     links = [name for name in LINKED if name in there]
     records = record_anchors(records_page)
-    return index_page(document, digest, pictures, layouts, gallery, links, records).encode()
+    pages = document_pages(document, digest, drawn, gallery, links, records)
+    return {name: page.encode() for name, page in pages.items()}
 
 
 def reusable_files(document: dict[str, Any], drawn: Mapping[str, Drawn]) -> dict[str, bytes]:

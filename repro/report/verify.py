@@ -18,7 +18,6 @@ from repro.ledger import LedgerError
 from repro.profile import load_profile
 from repro.report.build import (
     DOCUMENT,
-    INDEX,
     PDF,
     RUNS,
     SUMS,
@@ -27,7 +26,7 @@ from repro.report.build import (
     paper_files,
     records_file,
     reusable_files,
-    web_page,
+    web_pages,
 )
 from repro.report.differences import document_differences, text_differences
 from repro.report.document import build_document, claims_of
@@ -37,13 +36,14 @@ from repro.report.numbers.authors import authors_points
 from repro.report.numbers.evidence import Evidence, read_evidence
 from repro.report.pages import curves
 from repro.report.pages.findings import stale_findings
+from repro.report.pages.html import INDEX, TITLES, page_names
 from repro.report.pages.links import broken_links
 from repro.report.pages.sacred import read_records
 from repro.report.replay import MATERIAL, NAME, replay_evidence
 from repro.spec import SpecError
 
 BUILT_FROM = {
-    INDEX: rb'<meta name="report-json-sha256" content="([^"]*)">',
+    **dict.fromkeys(TITLES, rb'<meta name="report-json-sha256" content="([^"]*)">'),
     "report.tex": rb"report\.json, SHA-256 ([0-9a-f]{64})",
     PDF: rb"report\.json sha256 ([0-9a-f]{64})",
 }
@@ -166,7 +166,7 @@ def expected_files(folder: Path, document: dict[str, Any]) -> list[str]:
     # The LaTeX files are made together: where one is, all should be.
     drawn = [f"figures/{name}" for name in curves.figure_names(document)]
     paper = ["report.tex", *(f"{name}.pdf" for name in drawn)]
-    names = [DOCUMENT, INDEX, *EXPORTS, *(f"{name}.svg" for name in drawn)]
+    names = [DOCUMENT, *page_names(document), *EXPORTS, *(f"{name}.svg" for name in drawn)]
     names += [name for name in (RUNS, PDF) if is_meant(name)]
     if any(map(is_meant, paper)):
         names += paper
@@ -183,7 +183,7 @@ def made_again(
     folder: Path, names: list[str], document: dict[str, Any], digest: str, material: Material
 ) -> dict[str, bytes]:
     """The pages of these names, made from the document; runs.html only if the records are here."""
-    made = {}
+    made: dict[str, bytes] = {}
     # Sacred's records are not part of a release, so runs.html cannot be made again everywhere.
     records = Path("sacred") / document["profile"]
     if RUNS in names and records.is_dir():
@@ -192,12 +192,12 @@ def made_again(
         note = f"verify: {records} is not here; {RUNS} is compared by its hash only"
         print(note, file=sys.stderr)
 
-    # The page links to the records that runs.html has.
+    # Pages link to the records that runs.html has.
     records_page = made[RUNS].decode() if RUNS in made else _text(folder / RUNS)
 
     # By the functions that `build` uses, so that equal documents give equal bytes.
     drawn = curves.draw_all(document)
-    made[INDEX] = web_page(document, digest, drawn, material.gallery, names, records_page)
+    made |= web_pages(document, digest, drawn, material.gallery, names, records_page)
     made |= reusable_files(document, drawn)
     if "report.tex" in names:
         made |= paper_files(document, digest, drawn)

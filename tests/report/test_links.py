@@ -64,7 +64,7 @@ def study(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(study: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The study's page, with the study as working folder."""
+    """The study's first page, with the study as working folder."""
     monkeypatch.chdir(study)
     return REPORT.with_name("index.html").read_text()
 
@@ -77,14 +77,20 @@ def test_only_runs_whose_own_record_is_there_link_to_it(page: str) -> None:
     assert archived and all(numbers[name] == "mini/1" for name in archived)
     assert numbers[ELSEWHERE] == "mini/2"
 
-    rows = re.findall(r'<tr id="run-\d+"><th scope="row"><code>(.*?)</code>(.*?)</tr>', page, re.S)
+    ledger = REPORT.with_name("ledger.html").read_text()
+    rows = re.findall(
+        r'<tr id="run-\d+"><th scope="row"><code>(.*?)</code>(.*?)</tr>', ledger, re.S
+    )
     assert len(rows) == len(numbers)
     linked = {name: re.findall(r'href="(runs\.html#.*?)"', row) for name, row in rows}
     assert {name: links for name, links in linked.items() if links} == {OWN: ["runs.html#run-1"]}
 
 
-def test_every_link_of_both_pages_has_a_target(page: str) -> None:
+def test_every_link_of_all_pages_has_a_target(page: str) -> None:
+    """A run leads to its record where runs.html has it, to its row in the table of runs else."""
     assert "runs.html#run-1" in page
+    assert re.search(r'href="ledger\.html#run-\d+"', page)
+    assert 'href="studies.html#study-again"' in page
     assert verify(REPORT) == []
 
 
@@ -96,8 +102,11 @@ def test_a_record_that_is_gone_and_a_link_to_nothing_are_named(
     monkeypatch.chdir(tmp_path / "study")
     runs = REPORT.with_name("runs.html")
     runs.write_text(runs.read_text().replace('id="run-1"', 'id="run-11"'))
-    REPORT.with_name("index.html").write_text(page.replace('href="#pairs"', 'href="#pears"'))
+    pears = page.replace('href="#pairs"', 'href="#pears"')
+    pears = pears.replace('href="studies.html#study-again"', 'href="studies.html#study-agin"')
+    REPORT.with_name("index.html").write_text(pears)
     found = verify(REPORT)
+    assert "index.html: link to studies.html#study-agin, which has no target" in found
     assert "index.html: link to runs.html#run-1, which has no target" in found
     assert "index.html: link to #pears, which has no target" in found
     assert "runs.html: link to #run-1, which has no target" in found

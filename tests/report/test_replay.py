@@ -56,7 +56,7 @@ def test_synthetic_points_fill_tables_and_figures_of_all_three_files(
     )
     assert [len(figure["points"]) for figure in document["figures"].values()] == [12, 12, 18]
     page = (tmp_path / "out/index.html").read_text()
-    assert "14.00" in page
+    assert "14.0" in page
     assert "NOT the published file" in page
     monkeypatch.setenv("REPRO_AUTHORS_DIR", str(tmp_path))
     assert verify(tmp_path / "out/report.json") == []

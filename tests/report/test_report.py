@@ -124,7 +124,7 @@ def test_a_stand_in_is_named_at_the_top_in_captions_and_below_figures(built: Pat
     captions = re.findall(r"<caption>Table.*?</caption>", page, re.DOTALL)
     assert len(captions) == 2
     assert all("stand-in data" in caption for caption in captions)
-    assert page.count("Stand-in data: the paper's marks") == 3
+    assert page.count("the data differ,\nand so directions can be compared") == 3
     assert (built / "report/build/mini/report.tex").read_text().count("\\standin") >= 8
 
 
@@ -188,6 +188,7 @@ def test_the_same_inputs_give_the_same_bytes_in_another_process_time_zone_locale
     """HTML, JSON, TeX, figures and, where a TeX is installed, the PDF."""
     names = [
         "index.html",
+        "ledger.html",
         "report.json",
         "report.tex",
         "runs.html",

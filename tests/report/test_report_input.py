@@ -157,9 +157,9 @@ def test_malicious_text_is_inert_on_both_pages(tmp_path: Path, monkeypatch: pyte
     profile = write_specs(tmp_path)
     folder = write_run(tmp_path, pretrain_runs(profile)[0], [(0.1, 0.1), (0.4, 0.97)])
     reseal(folder, reason=attack, commit=attack, environment={attack: attack})
-    _, page = build_at(tmp_path, profile, monkeypatch, latex_too=True)
-    assert page.count("<script") == 2
-    assert "alert(1)</script>" not in page
+    _, pages = build_at(tmp_path, profile, monkeypatch, latex_too=True)
+    assert pages.count("<script") == 3, "two on the first page, one on that of the runs"
+    assert "alert(1)</script>" not in pages
     source = Path("out/report.tex").read_text()
     assert "textbackslash{}input" in source
     assert "\\input{" not in source
@@ -308,7 +308,7 @@ def test_sacred_records_are_browsed_and_a_broken_one_is_named(tmp_path: Path):
     (broken / "run.json").write_text("{")
     page = runs_page("mini", read_records(tmp_path))
     assert page.index('href="#run-2"') < page.index("unreadable: JSONDecodeError")
-    assert "40.00" in page
+    assert "40.0" in page
     assert "&lt;the end&gt;" in page
     assert "secret-host" not in page
     assert 'points="0.0,86.0 220.0,4.0"' in page

@@ -106,7 +106,7 @@ def test_effects_are_paired_and_those_below_the_spread_are_undecided(
     assert asr["value"] == pytest.approx(0.01 / 3, abs=1e-9)
     assert asr["undecided"]
     assert row["effects"]["cleaned_accuracy"]["value"] == pytest.approx(-0.215, abs=1e-9)
-    assert "−2.00" in page
+    assert "−2.0" in page
     assert "&lt;b&gt;why" in page
 
 

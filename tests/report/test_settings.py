@@ -116,8 +116,9 @@ def test_the_table_stands_before_the_figures_and_among_the_methods(
     document, page = build_at(tmp_path, profile, monkeypatch, latex_too=True)
     source = document["settings_table"][0]["source"]
 
-    # On the page after the verdict and before the first figure, with what "here" stands for.
-    assert page.index('id="answer"') < page.index('<table id="settings">') < page.index("<figure")
+    # On the page between the answer and the tables, with what "here" stands for.
+    assert page.index('id="answer"') < page.index('<table id="settings">')
+    assert page.index('<table id="settings">') < page.index('id="tables"')
     assert "what holds here, at profile mini. Here with stand-in data." in page
     assert source.split('"')[0] in page
 

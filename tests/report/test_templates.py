@@ -75,7 +75,7 @@ def test_a_template_holds_prose_and_layout(root: Path, path: Path):
     assert list(faults(path.read_text(encoding="utf-8"), claims, **marks)) == []
 
 
-@pytest.mark.parametrize("name", ["page.css", "page.js", "runs.js"])
+@pytest.mark.parametrize("name", ["page.css", "page.js", "reveal.js", "runs.js"])
 def test_styles_and_scripts_have_no_long_lines(name: str):
     lines = (TEMPLATES / name).read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if len(line) > LONGEST] == []

@@ -23,6 +23,7 @@ from repro.report.build import build
 from repro.report.document import claims_of
 from repro.report.material import read_material
 from repro.report.numbers.evidence import read_evidence
+from repro.report.pages.html import page_names
 from repro.runs.published import export_run, write_record
 from repro.spec import Profile, RunSpec
 from repro.study.spec import Study
@@ -175,13 +176,13 @@ def reseal(folder: Path, **changes: Any) -> None:
 def build_at(
     root: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch, *, latex_too: bool = False
 ) -> tuple[dict[str, Any], str]:
-    """Document and page of the ledger at `root`."""
+    """Document and pages of the ledger at `root`, the pages as one text with index.html first."""
     monkeypatch.chdir(root)
     study = read_evidence(profile, Path())
     document = build(
         study, claims_of(), read_material(study, Path()), Path("out"), latex_too=latex_too
     )
-    return document, Path("out/index.html").read_text()
+    return document, "".join(Path("out", name).read_text() for name in page_names(document))
 
 
 def row_of(document: dict[str, Any], dataset: str, size: str, objective: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from repro.report.build import report_stage
 from repro.runs.published import read_results
 from repro.spec import RunSpec
 from repro.study.archive import write_archive
-from repro.study.spec import Study, load_study, varied
+from repro.study.spec import Study, load_study, study_names, varied
 from tests.support.ledger import EVALUATIONS, outcome, write_run, write_study
 
 STUDIES = ("seeds", "control", "dose", "starts")
@@ -27,19 +27,32 @@ SHIFT, EVERY = 0.01, 3
 """Accuracy from one seed to the next, and after how many seeds it starts anew."""
 
 
-def write_whole(root: Path, studies: Sequence[str] = STUDIES) -> None:
-    """The synthetic study at `root`, the archives of studies, and its report."""
+def studies_of(profile: str) -> list[str]:
+    """Every study of a profile."""
+    return [name for name in study_names() if load_study(name).profile == profile]
+
+
+def write_whole(root: Path, studies: Sequence[str] = STUDIES, seeds: int | None = None) -> None:
+    """The synthetic study at `root`, the archives of studies, and its report.
+
+    `seeds`: of each variant no more than so many.
+    """
     write_study(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.delenv("REPRO_AUTHORS_DIR", raising=False)
         for name in studies:
-            _write_archive(root, name)
+            _write_archive(root, name, seeds)
         report_stage("mini")
 
 
-def _write_archive(root: Path, name: str) -> None:
+def _write_archive(root: Path, name: str, seeds: int | None) -> None:
     study = load_study(name)
+    fewer = {
+        label: variant.model_copy(update={"seeds": variant.seeds[:seeds]})
+        for label, variant in study.variants.items()
+    }
+    study = study.model_copy(update={"variants": fewer})
     specs = [spec for label in study.variants for spec in _runs(study, label)]
     # Of cleaning, as in the synthetic study; a study that only pre-trains has none.
     rates = [spec.schedule.learning_rate for spec in specs if spec.stage == "clean"]

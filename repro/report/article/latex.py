@@ -249,13 +249,13 @@ def _aligned(value: float | None) -> Tex:
     return Tex(percent(value, digits=2, missing=NOTHING, minus="-"))
 
 
-def _percent(value: float | None, digits: int = 2) -> Tex:
+def _percent(value: float | None, digits: int = 1) -> Tex:
     """A percentage in the text, its minus set as siunitx sets that of columns and intervals."""
     return Tex("--" if value is None else rf"\num{{{percent(value, digits, minus='-')}}}")
 
 
 def _signed(value: float) -> Tex:
-    return Tex(rf"\num[print-implicit-plus]{{{100 * value:.2f}}}")
+    return Tex(rf"\num[print-implicit-plus]{{{100 * value:.1f}}}")
 
 
 def _interval(ends: list[float] | None) -> Tex:

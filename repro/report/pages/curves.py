@@ -1,6 +1,6 @@
-"""Curves: what the result depends on, and all figures of a report together.
+"""Curves of runs and studies, and all figures of a report together.
 
-Cap, number of learning rates tried, epochs, and what a study varies; documents in, figures out.
+Learning rates, epochs, and what a study varies; documents in, figures out.
 """
 
 from __future__ import annotations
@@ -15,28 +15,24 @@ from matplotlib.ticker import NullFormatter
 
 from repro.report.format import label, tick
 from repro.report.numbers.cells import CLEANCLIP, DATASETS, OBJECTIVES
+from repro.report.pages.answer import answer, answer_keys, budgets, sweep
 from repro.report.pages.drawing import (
     BLACK,
     COLOURS,
     WIDTH,
     Columns,
     Drawn,
+    Key,
     cap_line,
+    cell_name,
     columns,
     draw,
+    draw_line,
     legend_of,
-    percent_axes,
     style,
 )
-from repro.report.pages.figures import answer, captions, scatter
+from repro.report.pages.figures import captions, scatter, scatter_keys
 
-CELL_COLOURS = {
-    ("cc3m", "100k"): COLOURS["mmcl"],
-    ("cc6m", "100k"): COLOURS["ssl"],
-    ("cc6m", "200k"): COLOURS["mmcl_ssl"],
-}
-"""Of a dataset slot with a number of cleaning pairs."""
-CELL_DASHES = dict(zip(CELL_COLOURS, ("-", "--", ":"), strict=True))
 STAGES = {"pretrain": "Pre-training", "clean": "CleanCLIP"}
 METRICS = {"accuracy": "accuracy", "asr": "ASR"}
 MEASURED = {
@@ -44,89 +40,6 @@ MEASURED = {
     "cleaned_accuracy": "Best accuracy at the cap (%)",
 }
 """What a study measures over a number."""
-
-
-def sweep(document: Mapping[str, Any]) -> Figure:
-    """Best accuracy kept against the ASR that one is ready to accept."""
-    figure = Figure(figsize=(2 * WIDTH, 3.2), layout="constrained")
-
-    # A panel a pre-training objective, on the same axes, so that the two can be compared by eye.
-    axes = figure.subplots(1, 2, sharex=True, sharey=True, squeeze=False)
-    for objective, ax in zip(OBJECTIVES, axes.flat, strict=True):
-        for row in document["statistics"]["threshold_sweep"]:
-            # What is kept is a share of the start accuracy: without one there is no line.
-            if row["pretrain_objective"] == objective and row["start"]:
-                _kept(ax, row)
-
-        # The cap that the tables use: this figure asks how much hangs on it.
-        cap_line(ax, document["settings"]["asr_cap"])
-        ax.set_title(f"Pre-trained with {label(objective)}", fontsize=8)
-        ax.set(xlabel="", ylabel="")
-        legend_of(ax)
-
-    # An ASR of more than a half is no success; above 1, finetuning gained accuracy.
-    axes[0, 0].set(xlim=(0, 0.5), ylim=(0, 1.1))
-    percent_axes(axes)
-    figure.supxlabel("Accepted attack success rate (%)", fontsize=9)
-    figure.supylabel("Best accuracy kept (% of start)", fontsize=9)
-    return figure
-
-
-def _kept(ax: Axes, row: Mapping[str, Any]) -> None:
-    """The accuracy kept of one cell: a step where a higher ASR admits a better model."""
-    # From the last step on nothing better comes, so the line goes on level to an ASR of 1.
-    steps = [*row["steps"], (1.0, row["steps"][-1][1])] if row["steps"] else []
-    data = {
-        "cap": [cap for cap, _ in steps],
-        "kept": [accuracy / row["start"] for _, accuracy in steps],
-    }
-
-    # Colour is the cell's, the dash tells the authors' points from ours.
-    is_theirs = row["source"] == "authors"
-    _line(
-        ax,
-        data,
-        drawstyle="steps-post",
-        lw=1.3,
-        color=CELL_COLOURS[row["dataset"], row["clean_size"]],
-        ls="--" if is_theirs else "-",
-        label=_cell_name(row) + (" (authors)" if is_theirs else ""),
-    )
-
-
-def budgets(document: Mapping[str, Any]) -> Figure:
-    """Median best score after n learning rates, with its simultaneous band."""
-    figure = Figure(figsize=(2 * WIDTH, 2.9), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True, squeeze=False)
-    for objective, ax in zip(OBJECTIVES, axes.flat, strict=True):
-        for row in document["statistics"]["best_of_n"]:
-            if row["pretrain_objective"] == objective:
-                _budget(ax, row)
-        ax.set_title(f"Pre-trained with {label(objective)}", fontsize=8)
-        ax.set(xlabel="", ylabel="")
-        legend_of(ax)
-
-        # Numbers of learning rates are whole.
-        ax.xaxis.get_major_locator().set_params(integer=True)
-
-    # Shared axes: what is set on the first holds for the other.
-    axes[0, 0].set_ylim(bottom=0)
-    axes[0, 0].yaxis.set_major_formatter(tick)
-    figure.supxlabel("Learning rates tried", fontsize=9)
-    figure.supylabel("Best accuracy at the cap (%)", fontsize=9)
-    return figure
-
-
-def _budget(ax: Axes, row: Mapping[str, Any]) -> None:
-    """Median and band of one cell; no band where it would span all values and tell nothing."""
-    key = (row["dataset"], row["clean_size"])
-    sizes, low, median, high = zip(*row["curve"], strict=True)
-
-    # A few scores bound a distribution on [0, 1] so weakly that the band is all of it.
-    tells = [bottom > 0 or top < 1 for bottom, top in zip(low, high, strict=True)]
-    ax.fill_between(sizes, low, high, where=tells, color=CELL_COLOURS[key], alpha=0.12, lw=0)
-    data = {"rates": list(sizes), "median": list(median)}
-    _line(ax, data, color=CELL_COLOURS[key], ls=CELL_DASHES[key], label=_cell_name(row))
 
 
 def resisting(document: Mapping[str, Any]) -> Figure:
@@ -145,7 +58,7 @@ def resisting(document: Mapping[str, Any]) -> Figure:
         cap_line(right, cap)
         legend_of(right)
 
-        name = f"{_cell_name(cell)} pairs"
+        name = f"{cell_name(cell)} pairs"
         left.set_title(f"{name}: end of equal runs", fontsize=8)
         right.set_title(f"{name}: trade-off", fontsize=8)
         left.set(xlabel="", ylabel="ASR left (%)", ylim=(-0.04, 1.04))
@@ -197,7 +110,7 @@ def _kept_curves(ax: Axes, caps: Sequence[float], trade_off: Mapping[str, Any]) 
     is_theirs = trade_off["source"] == "authors"
     for objective in OBJECTIVES:
         data: Columns = {"cap": list(caps), "kept": trade_off[objective]}
-        _line(
+        draw_line(
             ax,
             data,
             drawstyle="steps-post",
@@ -227,6 +140,9 @@ def trajectories(document: Mapping[str, Any]) -> Figure:
     for (dataset, objective), row in zip(models, axes, strict=True):
         for (stage, metric), ax in zip(shown, row, strict=True):
             _trajectory(ax, document, (stage, dataset, objective), metric)
+            # What it is called where it stands alone.
+            model_name = f"{label(dataset)}, {label(objective)}"
+            ax.set_label(f"{model_name}\n{STAGES[stage]}: {METRICS[metric]} (%)")
         row[0].set_ylabel(f"{label(dataset)}\n{label(objective)}", fontsize=8)
     for (stage, metric), ax in zip(shown, axes[0], strict=True):
         ax.set_title(f"{STAGES[stage]}: {METRICS[metric]} (%)", fontsize=8)
@@ -258,9 +174,10 @@ def _trajectory(
         data["rate"] += [run["learning_rate"]] * len(run["epochs"])
         data["run"] += [run["run"]] * len(run["epochs"])
 
-    # Pre-training has one rate a model; of cleaning, darker means smaller.
+    # Pre-training has one rate a model; of cleaning, the colours go from the smallest to the
+    # largest, each of them seen on a light and on a dark page.
     rates = sorted(set(data["rate"]))
-    palette = seaborn.color_palette("viridis", len(rates))
+    palette = seaborn.blend_palette([COLOURS["mmcl"], "#a05fb4", COLOURS["ssl"]], len(rates))
     if model[0] == "pretrain":
         palette = [COLOURS["mmcl"]] * len(rates)
 
@@ -325,7 +242,7 @@ def _response(ax: Axes, dose: Mapping[str, Any]) -> None:
 
         # The dash tells the larger cleaning set, the colour the objective.
         dash = "--" if curve["clean_size"] == "200k" else "-"
-        _line(ax, means, lw=1.3, color=colour, ls=dash, label=_model_name(curve))
+        draw_line(ax, means, lw=1.3, color=colour, ls=dash, label=_model_name(curve))
 
     # The numbers span powers of ten and may include zero, as of poisoned pairs left in a cleaning
     # set: linear up to the smallest positive one, logarithmic above.
@@ -346,6 +263,12 @@ def _response(ax: Axes, dose: Mapping[str, Any]) -> None:
 def figure_names(document: Mapping[str, Any]) -> list[str]:
     """The figures that a document has."""
     return ["answer", *captions(document)]
+
+
+def legends(document: Mapping[str, Any]) -> dict[str, list[Key]]:
+    """The legends that stand above a whole figure, by its name."""
+    found = {name: scatter_keys(document, name) for name in document["figures"]}
+    return {"answer": answer_keys(document), **found}
 
 
 def all_figures(document: Mapping[str, Any]) -> dict[str, Figure]:
@@ -371,17 +294,6 @@ def draw_all(document: Mapping[str, Any]) -> dict[str, Drawn]:
     # Drawing depends on settings that are global in matplotlib, so it all happens within them.
     with style():
         return {name: draw(figure, name) for name, figure in all_figures(document).items()}
-
-
-def _line(ax: Axes, data: Columns, **looks: Any) -> None:
-    """A line through the points of two columns as they stand: nothing is averaged or sorted."""
-    # The names of the columns, in the order in which they were put in.
-    x, y = data
-    seaborn.lineplot(data=data, x=x, y=y, ax=ax, estimator=None, sort=False, **looks)
-
-
-def _cell_name(row: Mapping[str, Any]) -> str:
-    return f"{label(row['dataset'])}, {label(row['clean_size'])}"
 
 
 def _model_name(curve: Mapping[str, Any]) -> str:

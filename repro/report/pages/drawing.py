@@ -15,10 +15,15 @@ from typing import Any
 
 import matplotlib
 import seaborn
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.transforms import Bbox
 
-from repro.report.format import tick
+from repro.report.format import label, tick
 
 COLOURS = {"mmcl": "#2f7fd0", "ssl": "#c2631b", "mmcl_ssl": "#22915a"}
 """Of the losses; at least 3:1 against both the light and the dark page."""
@@ -27,8 +32,16 @@ BLACK = "#000000"
 """Follows the page's text colour."""
 START = "#d4323c"
 """Of the model that is cleaned."""
+SUCCESS = "#22915a"
+"""Of where a model counts as cleaned at hardly any loss."""
 WIDTH = 3.35
 """Inches of one panel."""
+POINTS = 72
+"""To the inch, as in the SVG."""
+DASHES = (0, (4, 3))
+"""Of the cap's line."""
+MARGIN = 3
+"""Points about a panel that stands alone."""
 THEME: dict[str, Any] = {
     # Ids in the SVG from a fixed salt, not from chance.
     "svg.hashsalt": "repro",
@@ -39,7 +52,7 @@ THEME: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     # A dot is a point (1/72 inch), the unit of the SVG.
-    "figure.dpi": 72,
+    "figure.dpi": POINTS,
     # Transparent, for light and dark pages.
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -49,8 +62,22 @@ THEME: dict[str, Any] = {
 }
 """Settings that make drawings equal byte for byte and let them stand on any page."""
 
+PANEL = ("dataset", "clean_size", "pretrain_objective")
+"""Fields that name a row of Table 1, and a panel of Figures 1-3."""
+
 Columns = dict[str, list[Any]]
 """A table as seaborn takes it: name of a column to its values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One of a figure's axes as a drawing of its own, so that a narrow page can set several below
+    one another.
+    """
+
+    svg: str
+    layout: dict[str, Any]
+    """Its size, and where the axes lie in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +85,22 @@ class Drawn:
     """A figure as the pages need it."""
 
     svg: str
+    """The whole figure with its legend, for other programs."""
     pdf: bytes
-    layout: dict[str, Any]
-    """Where the axes lie in the SVG."""
+    panels: list[Panel]
+    """For the page, which has a legend of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An entry of a legend, for matplotlib and for the page."""
+
+    text: str
+    shape: str
+    """A marker of matplotlib's, or `line`, `dashes`, `band` or `interval`."""
+    colour: str
+    filled: float = 1.0
+    """How far the face is filled, 0 to 1."""
 
 
 @contextmanager
@@ -78,44 +118,107 @@ def style() -> Iterator[None]:
 def draw(figure: Figure, name: str) -> Drawn:
     """A figure in all its forms."""
     # Before saving: settling the layout is what moves the axes.
-    settled = layout(figure)
-    return Drawn(svg(figure, name), pdf(figure), settled)
+    _settle(figure)
+    whole, paper = svg(figure, name), pdf(figure)
+
+    # Last, for it takes the figure apart.
+    return Drawn(whole, paper, _panels(figure, name))
 
 
-def layout(figure: Figure) -> dict[str, Any]:
-    """Size of the figure in points, and of each of its axes the box and the limits of the data.
-
-    Settles the layout: what is saved afterwards has the axes where this says.
-    """
+def _settle(figure: Figure) -> None:
+    """Fix the layout: what is saved afterwards has the axes where they are now."""
     # The constrained layout moves the axes whenever it draws. So draw once, then switch it off.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
-    # 72 points an inch, as in the SVG.
-    width, height = (float(inches) * 72 for inches in figure.get_size_inches())
 
-    axes = []
-    for ax in figure.axes:
-        # Figure fractions with y upwards become points with y downwards, as SVG counts.
-        box = ax.get_position()
-        corners = [width * box.x0, height * (1 - box.y1), width * box.x1, height * (1 - box.y0)]
+def _panels(figure: Figure, name: str) -> list[Panel]:
+    """Each of a figure's axes alone, with all its labels; the figure has none left afterwards."""
+    # What the axes share, each of them says for itself.
+    across, up = figure.get_supxlabel(), figure.get_supylabel()
+    figure.supxlabel("")
+    figure.supylabel("")
+    for legend in figure.legends:
+        legend.set_visible(False)
 
-        # Left, top, right, bottom in points; then the limits of x and of y in data units.
-        axes.append([*corners, *ax.get_xlim(), *ax.get_ylim()])
-    return {"width": width, "height": height, "axes": axes}
+    shown = [ax for ax in figure.axes if ax.axison]
+    for ax in shown:
+        ax.set_visible(False)
+
+    panels = []
+    for index, ax in enumerate(shown):
+        ax.set_visible(True)
+        _name_alone(ax, across, up)
+        box = _inches(figure, ax)
+        drawing = svg(figure, name, f"{name}.{index}.", bbox_inches=box)
+        panels.append(Panel(drawing, _layout(figure, ax, box)))
+        ax.set_visible(False)
+    return panels
 
 
-def svg(figure: Figure, name: str) -> str:
-    """The figure as an inline SVG element; no id in it occurs in another one."""
+def _name_alone(ax: Axes, across: str, up: str) -> None:
+    """Give axes the title, labels and ticks that they need where nothing stands beside them."""
+    # Of axes that share their x, one has the label.
+    column = ax.get_shared_x_axes().get_siblings(ax)
+    labels = [other.get_xlabel() for other in (ax, *column)]
+    ax.set_xlabel(across or next(filter(None, labels), ""), fontsize=8)
+
+    # `label` is what a panel is called where its place in the figure tells it.
+    named = str(ax.get_label())
+    if named:
+        ax.set_title(named, fontsize=8)
+    ax.set_ylabel("" if named else up or ax.get_ylabel(), fontsize=8)
+    ax.tick_params(labelbottom=True, labelleft=True)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.label.set_visible(True)
+
+
+def _inches(figure: Figure, ax: Axes) -> Bbox:
+    """The part of the figure that axes with their labels take."""
+    figure.draw_without_rendering()
+    box = ax.get_tightbbox()
+    assert box is not None
+    return Bbox(box.padded(MARGIN).get_points() / figure.dpi)
+
+
+def _layout(figure: Figure, ax: Axes, part: Bbox) -> dict[str, Any]:
+    """Size of a part of the figure in points, and where axes lie in it with the limits of their
+    data.
+    """
+    width, height = figure.get_size_inches()
+
+    # Figure fractions with y upwards become points with y downwards, as SVG counts.
+    box = ax.get_position()
+    corners = [
+        POINTS * (width * box.x0 - part.x0),
+        POINTS * (part.y1 - height * box.y1),
+        POINTS * (width * box.x1 - part.x0),
+        POINTS * (part.y1 - height * box.y0),
+    ]
+
+    # Left, top, right, bottom in points; then the limits of x and of y in data units.
+    return {
+        "width": POINTS * part.width,
+        "height": POINTS * part.height,
+        "axes": [float(value) for value in (*corners, *ax.get_xlim(), *ax.get_ylim())],
+    }
+
+
+def svg(figure: Figure, name: str, prefix: str | None = None, **how: Any) -> str:
+    """The figure as an inline SVG element; no id in it occurs in another one.
+
+    `prefix` of the ids that matplotlib gives, the figure's name if there is none; `how` it is
+    saved.
+    """
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, **how)
     text = buffer.getvalue()
 
     # Without the XML declaration and DOCTYPE, which cannot stand within a page.
     text = text[text.index("<svg") :]
 
-    # Prefix every id, and every reference to one, with the figure's name; ids that we gave have it.
-    text = re.sub(rf'( id="|url\(#|href="#)(?!{name}-)', rf"\g<1>{name}.", text)
+    # Prefix every id, and every reference to one; ids that we gave have the figure's name.
+    text = re.sub(rf'( id="|url\(#|href="#)(?!{name}-)', rf"\g<1>{prefix or f'{name}.'}", text)
 
     # Black becomes the text's colour, which a dark page makes light.
     return text.replace(BLACK, "currentColor")
@@ -135,6 +238,11 @@ def columns(rows: Sequence[Mapping[str, Any]], *names: str) -> Columns:
     return {name: [row[name] for row in rows] for name in names}
 
 
+def panel_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Dataset, cleaning pairs and objective of a row."""
+    return tuple(row[key] for key in PANEL)
+
+
 def percent_axes(axes: Any) -> None:
     """Percent on the axes that the others share."""
     axes[0, 0].xaxis.set_major_formatter(tick)
@@ -143,10 +251,62 @@ def percent_axes(axes: Any) -> None:
 
 def cap_line(ax: Axes, cap: float, gid: str | None = None) -> None:
     """The ASR up to which a model counts as cleaned."""
-    ax.axvline(cap, color=BLACK, lw=0.7, ls=(0, (4, 3)), gid=gid)
+    ax.axvline(cap, color=BLACK, lw=0.7, ls=DASHES, gid=gid)
+
+
+def legend_above(figure: Figure, keys: Sequence[Key], columns: int = 4) -> None:
+    """The legend of a whole figure."""
+    figure.legend(
+        handles=[_handle(key) for key in keys],
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        fontsize=7.5,
+        handletextpad=0.3,
+        columnspacing=1.2,
+    )
+
+
+def faced(colour: str, filled: float) -> tuple[float, float, float, float]:
+    """A colour, filled in part."""
+    red, green, blue = to_rgb(colour)
+    return red, green, blue, filled
+
+
+def _handle(key: Key) -> Artist:
+    """An entry of a legend."""
+    match key.shape:
+        case "band":
+            # As the region in a panel: a faint face with a dotted edge.
+            return Patch(fc=faced(key.colour, 0.13), ec=key.colour, ls=":", label=key.text)
+        case "line":
+            return Line2D([], [], color=key.colour, lw=2, label=key.text)
+        case "dashes":
+            return Line2D([], [], color=key.colour, lw=0.7, ls=DASHES, label=key.text)
+
+    looks: dict[str, Any] = {"color": key.colour, "mfc": faced(key.colour, key.filled), "ms": 4}
+    shape = key.shape
+    if shape == "interval":
+        shape, looks["lw"] = "o", 1.2
+    if shape == "*":
+        looks["ms"] = 9
+    style = "-" if "lw" in looks else ""
+    return Line2D([], [], marker=shape, ls=style, label=key.text, **looks)
 
 
 def legend_of(ax: Axes) -> None:
     """A small legend, where there is anything to name."""
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False, fontsize=7)
+
+
+def draw_line(ax: Axes, data: Columns, **looks: Any) -> None:
+    """A line through the points of two columns as they stand: nothing is averaged or sorted."""
+    # The names of the columns, in the order in which they were put in.
+    x, y = data
+    seaborn.lineplot(data=data, x=x, y=y, ax=ax, estimator=None, sort=False, **looks)
+
+
+def cell_name(row: Mapping[str, Any]) -> str:
+    """Dataset and cleaning pairs of a row."""
+    return f"{label(row['dataset'])}, {label(row['clean_size'])}"

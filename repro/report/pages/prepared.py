@@ -148,6 +148,15 @@ def decision(effect: Mapping[str, Any]) -> str:
     return "undecided" if effect["undecided"] else "decided"
 
 
+def mean_of(entry: Mapping[str, Any]) -> str:
+    """Where below a claim's cell the number lies that stands for it: the mean over several seeds,
+    or the value of one; empty where nothing was run.
+    """
+    if not entry["by_seed"]:
+        return ""
+    return "spread/mean" if len(entry["by_seed"]) > 1 else "by_seed/0/value"
+
+
 def first_few(items: Sequence[T], count: int = FEW) -> tuple[Sequence[T], int]:
     """What a page lists of a long list, and how many entries it leaves out."""
     return items[:count], max(0, len(items) - count)
@@ -176,6 +185,22 @@ def chosen_runs(document: Mapping[str, Any]) -> frozenset[str]:
     ]
     runs = document["runs"]
     return frozenset(runs[run]["fingerprint"] for run in cells if run in runs)
+
+
+def run_anchors(document: Mapping[str, Any]) -> dict[str, str]:
+    """The anchor of each run's row in the table of runs, by the run's folder."""
+    return {run: f"run-{index}" for index, run in enumerate(document["runs"])}
+
+
+def run_links(
+    document: Mapping[str, Any], records: Mapping[str, str], ledger: str
+) -> dict[str, str]:
+    """Where a page leads for a run: to its Sacred record if runs.html has it, else to its row on
+    the page `ledger`.
+    """
+    rows = {run: f"{ledger}#{anchor}" for run, anchor in run_anchors(document).items()}
+    found = sacred_anchors(document, records)
+    return rows | {run: f"runs.html#{anchor}" for run, anchor in found.items()}
 
 
 def sacred_anchors(document: Mapping[str, Any], records: Mapping[str, str]) -> dict[str, str]:

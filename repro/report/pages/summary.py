@@ -1,17 +1,33 @@
-"""What the head of the report and its summary say: title, time, and what the answer hangs on."""
+"""What the head of the report and its summary say: title, time, what was done at which scale, what
+the answer hangs on, and the studies in a line each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from repro.report.pages.prepared import is_of_profile
+from repro.report.scales.printed import SettingLine, setting_lines
+from repro.report.studies.words import model_name
 
 KEYWORDS = ("CLIP", "backdoor", "CleanCLIP", "replication")
 """What the PDF and a release are found by."""
 FACTOR = 2
 """By which the cap is divided and multiplied to see what hangs on it."""
+
+SHOWN_EFFECTS = 2
+"""Effects of a study that its line names."""
+MEASURE_WORDS = {
+    "cleaned_accuracy": "best accuracy",
+    "lowest_asr": "lowest ASR",
+    "asr": "start ASR",
+    "accuracy": "start accuracy",
+}
+"""Measures of a study, the ones that it is about first."""
+TOLD_SETTINGS = ("pairs", "poisoned pairs (%)", "image size (px)", "model")
+"""Settings that tell the scale at a glance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +54,45 @@ class OtherCaps:
     """Cells with a model at the cap."""
     lost: int
     """Of these, the ones without a model at half the cap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What the report is about, for one who knows only the paper's title."""
+
+    pretrained: int
+    """Models pre-trained here, by this profile and its archived studies."""
+    cleaned: int
+    """Finetuning runs on them."""
+    scale: Sequence[SettingLine]
+
+
+@dataclass(frozen=True, slots=True)
+class EffectLine:
+    """A decided effect of a study."""
+
+    variant: str
+    model: str
+    measure: str
+    path: str
+    """Of the effect in report.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyLine:
+    """A study in a line."""
+
+    name: str
+    question: str
+    effects: Sequence[EffectLine]
+    """The decided ones that are named."""
+    more: int
+    """Decided ones beside these."""
+    decided: int
+    compared: int
+    """Effects, decided or not."""
+    claims: int
+    """Claims that are judged over its seeds."""
 
 
 def report_title(document: Mapping[str, Any]) -> str:
@@ -98,6 +153,42 @@ def other_caps(document: Mapping[str, Any]) -> OtherCaps | None:
     return OtherCaps(cap / FACTOR, cap * FACTOR, change, row, len(sweeps), lost)
 
 
+def brief(document: Mapping[str, Any]) -> Brief | None:
+    """Numbers of the first screen; None where nothing of our own was run."""
+    runs = document["runs"]
+    if not runs:
+        return None
+
+    # A run's folder tells its stage, in results as in archives.
+    pretrained = sum("/pretrain/" in folder for folder in runs)
+    lines = {line.setting: line for line in setting_lines(document)}
+    return Brief(
+        pretrained=pretrained,
+        cleaned=len(runs) - pretrained,
+        scale=[lines[name] for name in TOLD_SETTINGS if name in lines],
+    )
+
+
+def study_lines(document: Mapping[str, Any]) -> list[StudyLine]:
+    """A line for each study: its decided effects, those on what cleaning leaves first."""
+    lines = []
+    for index, study in enumerate(document["studies"]):
+        found = list(_effects(study, f"studies/{index}"))
+        decided = [line for line, effect in found if not effect["undecided"]]
+        lines.append(
+            StudyLine(
+                name=study["name"],
+                question=study["question"],
+                effects=decided[:SHOWN_EFFECTS],
+                more=max(0, len(decided) - SHOWN_EFFECTS),
+                decided=len(decided),
+                compared=len(found),
+                claims=len(study["claims"]),
+            )
+        )
+    return lines
+
+
 def published_points(document: Mapping[str, Any]) -> int:
     """Points that the authors published, of those files that were read."""
     return sum(file["points"] for file in document["authors_files"])
@@ -108,3 +199,15 @@ def _best_at(steps: Sequence[tuple[float, float]], cap: float) -> float | None:
     # Steps rise in cap and accuracy, so the last one that the cap allows is the best.
     allowed = [accuracy for asr, accuracy in steps if asr <= cap]
     return allowed[-1] if allowed else None
+
+
+def _effects(
+    study: Mapping[str, Any], place: str
+) -> Iterator[tuple[EffectLine, Mapping[str, Any]]]:
+    """Every effect of a study, measure by measure."""
+    for measure, words in MEASURE_WORDS.items():
+        for index, row in enumerate(study["rows"]):
+            effect = row["effects"] and row["effects"][measure]
+            if effect:
+                path = f"{place}/rows/{index}/effects/{measure}"
+                yield EffectLine(row["variant"], model_name(row), words, path), effect
