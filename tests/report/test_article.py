@@ -19,7 +19,10 @@ import pytest
 
 from repro.report.article import appendix, facts, latex
 from repro.report.article.references import REFERENCES
+from repro.report.pages.answer import answer
 from repro.report.pages.curves import figure_names
+from repro.report.pages.drawing import style
+from repro.report.pages.figures import scatter
 from repro.report.studies.prices import prices
 from repro.study.spec import load_study
 from tests.support.whole import EVERY, SHIFT, write_whole
@@ -154,6 +157,25 @@ def test_every_figure_and_table_is_numbered_and_spoken_of(
     # The second of the paper's three figures is spoken of by "Figures 2 to 4".
     spoken = set(re.findall(r"\\ref{((?:fig|tab):\w+)}", text)) | {"fig:figure2"}
     assert spoken == set(labels)
+
+
+def test_legends_lie_within_their_figures_and_hollow_marks_have_an_edge_in_a_pdf(
+    document: dict[str, Any],
+) -> None:
+    """PDFs lose the edge of a mark whose face is transparent."""
+    with style():
+        for figure in (scatter(document, "figure1"), answer(document)):
+            figure.draw_without_rendering()
+            (legend,) = figure.legends
+            extent = legend.get_window_extent()
+            assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1
+            marks = {entry.get_label(): entry for entry in legend.legend_handles}
+            (paper,) = [
+                mark
+                for name, mark in marks.items()
+                if str(name).startswith("paper") and getattr(mark, "get_marker", str)() == "*"
+            ]
+            assert paper.get_markerfacecolor() == "none"
 
 
 def test_every_work_is_cited_and_every_citation_has_its_work(text: str) -> None:

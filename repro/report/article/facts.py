@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from repro.report.format import label
-from repro.report.judging.claims import combine
+from repro.report.judging.claims import RATIOS, combine
 from repro.report.judging.control import control_words
 from repro.report.pages.prepared import AnswerLine, answer_lines, is_of_profile, seed_note
 from repro.report.pages.verdicts import VERDICTS, RateLine, rate_lines
@@ -20,8 +20,6 @@ from repro.report.schema.judged import Verdict
 from repro.report.schema.results import PositiveControl
 from repro.report.studies.prices import Price, prices
 
-RATIO = "lowest_rate_ratio"
-"""The metric that is no share."""
 PRINTED = {
     "mmcl": "MMCL",
     "ssl": "SSL",
@@ -293,7 +291,7 @@ def _claim_row(
         ],
         sorted(common),
         judged["verdict"],
-        claim["metric"] == RATIO,
+        claim["metric"] in RATIOS,
         other,
     )
 

@@ -16,7 +16,7 @@ import jinja2
 
 from repro.report.article import appendix, facts
 from repro.report.article.references import REFERENCES
-from repro.report.format import duration, label, percent, rate, short
+from repro.report.format import duration, factor, label, percent, rate, short
 from repro.report.judging.control import control_words
 from repro.report.numbers.cells import LOSSES
 from repro.report.pages import prepared, summary
@@ -226,6 +226,7 @@ def _environment() -> jinja2.Environment:
         "short": short,
         "rate": rate,
         "duration": duration,
+        "factor": factor,
         "signed": _signed,
         "interval": _interval,
         "lost": _lost,

@@ -261,7 +261,8 @@ def legend_above(figure: Figure, keys: Sequence[Key], columns: int = 4) -> None:
         loc="outside upper center",
         ncols=columns,
         frameon=False,
-        fontsize=7.5,
+        # So small that four columns are no wider than the figure, which would cut them off.
+        fontsize=7,
         handletextpad=0.3,
         columnspacing=1.2,
     )
@@ -284,7 +285,9 @@ def _handle(key: Key) -> Artist:
         case "dashes":
             return Line2D([], [], color=key.colour, lw=0.7, ls=DASHES, label=key.text)
 
-    looks: dict[str, Any] = {"color": key.colour, "mfc": faced(key.colour, key.filled), "ms": 4}
+    # A face that is all transparent would take its edge along in a PDF.
+    face = faced(key.colour, key.filled) if key.filled else "none"
+    looks: dict[str, Any] = {"color": key.colour, "mfc": face, "ms": 4}
     shape = key.shape
     if shape == "interval":
         shape, looks["lw"] = "o", 1.2
