@@ -110,6 +110,7 @@ FEW_PAIRS = {
     "pretrain.objectives.mmcl.epochs": 16,
     "pretrain.objectives.mmcl.global_batch_size": 64,
     "pretrain.evaluate_every_epochs": 4,
+    "pretrain.seeds": [0],
     "clean.epochs": 4,
     "clean.evaluations_per_epoch": 3,
     "clean.cells.0.global_batch_size": 64,
@@ -269,6 +270,7 @@ def small_study(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "data.cleaning_sizes": {"100k": 320, "200k": 320},
         "pretrain.objectives.mmcl.epochs": 4,
         "pretrain.evaluate_every_epochs": 4,
+        "pretrain.seeds": [0],
         "clean.epochs": 2,
     }
     profile = load_profile("mini", overrides=overrides)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,12 @@ START = {"mmcl": (0.40, 0.97), "mmcl_ssl": (0.45, 0.96)}
 
 
 def write_specs(root: Path) -> Profile:
-    """Copy specs/ to `root`; the profile `mini` of the copy, without any result."""
+    """Copy specs/ to `root`; the profile `mini` of the copy, of seed 0, without any result."""
     shutil.copytree(ROOT / "specs", root / "specs")
+
+    # Which seeds the project reports on is no matter of these tests.
+    path = root / "specs/mini/pretrain.yaml"
+    path.write_text(re.sub(r"^seeds: .*$", "seeds: [0]", path.read_text(), flags=re.MULTILINE))
     return load_profile("mini", root / "specs")
 
 
