@@ -188,7 +188,7 @@ def test_the_scale_between_comes_from_its_study(
 
     # The same words on page, PDF and README, each where a reader looks first.
     said = f"{LARGER} (stand-in data; seeds 3, 4)"
-    assert page.index('<table id="ladder">') < page.index(said) < page.index('id="tables"')
+    assert page.index('<table id="ladder"') < page.index(said) < page.index('id="tables"')
     tex = Path("out/report.tex").read_text()
     assert tex.index(r"\section{Settings}") < tex.index(said) < tex.index(r"\section{Results}")
     assert f"| {said} | 174,539 |" in ladder_block(document)  # type: ignore[arg-type]
