@@ -28,6 +28,7 @@ POINT = (
     "epoch",
     "step",
     "accuracy",
+    "kept",
     "asr",
     "images",
     "attackable",
