@@ -114,6 +114,7 @@ FEW_PAIRS = {
     "clean.epochs": 4,
     "clean.evaluations_per_epoch": 3,
     "clean.cells.0.global_batch_size": 64,
+    "clean.cells.2.global_batch_size": 64,
 }
 """Counts that a test can reckon with, whatever `mini` has."""
 

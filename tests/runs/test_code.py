@@ -78,7 +78,7 @@ def test_editing_a_reached_line_changes_the_hash(copy: Path) -> None:
     for name, old, new in (
         (LOSSES, "return", "1 + 1\n    return"),
         ("repro/train/schedule.py", "/ 2", "/ 3"),
-        ("repro/spec.py", 'weights["ssl"] * (1.0', 'weights["ssl"] + (1.0'),
+        ("repro/spec.py", 'weights["ssl"] * self', 'weights["ssl"] + self'),
         ("repro/ledger.py", "SAMPLES = 8", "SAMPLES = 9"),
         ("repro/train/views/text.py", "ALPHA = ", "ALPHA = 2 * "),
     ):
