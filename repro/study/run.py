@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from repro.launch.driver import run_all
 from repro.markdown import fill
@@ -19,11 +18,12 @@ from repro.runs.layout import WORK, model_dir, results_dir, standard_inputs
 from repro.runs.published import read_results
 from repro.spec import Profile, RunSpec
 from repro.study.archive import read_archive, unpack_run, write_archive
-from repro.study.spec import Study, archive_of, lenders, load_study, owner, varied
+from repro.study.spec import Stage, Study, archive_of, lenders, load_study, owner, varied
 from repro.study.table import outcome_table
 from repro.study.variant_data import variant_folders
 
-Stage = Literal["pretrain", "clean"]
+Profiles = dict[tuple[str, Stage], Profile]
+"""What is run, by variant and stage."""
 
 
 def study_command(name: str, table: Path | None) -> None:
@@ -68,31 +68,36 @@ def _run_part(name: str, part: Study, whole: Study, models: bool) -> None:
     """
     delivered = _results_of(name)
     _unpack_archive(name, delivered)
-    inputs = _inputs(part)
+    profiles, known = _profiles(part), _profiles(whole)
+    inputs = _inputs(part, profiles)
 
     for stage in part.stages:
-        due = [run for label in part.variants for run in _runs_of(part, label, stage)]
+        due = [run for label in part.variants for run in _runs_of(part, profiles, label, stage)]
         # Of the whole study, also where only a part of it is due now.
-        kept = [run for label in whole.variants for run in _runs_of(whole, label, stage)]
+        kept = [run for label in whole.variants for run in _runs_of(whole, known, label, stage)]
         run_all(due, inputs, results=delivered, kept=kept, models=models)
 
 
-def _profile_of(study: Study, label: str, stage: Stage) -> Profile:
-    """The variant's profile; of a borrowed pre-training the lender's, with this variant's seeds."""
-    variant = study.variants[label]
-    if stage == "clean" or variant.models is None:
-        return varied(study, variant)
+def _profiles(study: Study) -> Profiles:
+    """The variants' profiles; a borrowed pre-training has the lender's, with the borrower's seeds."""
+    borrowed = {variant.models for variant in study.variants.values() if variant.models}
+    lent = {name: load_study(owner(name)).variants[name] for name in borrowed}
 
-    lent = load_study(owner(variant.models)).variants[variant.models]
-    return varied(study, lent.model_copy(update={"seeds": variant.seeds}))
+    found: Profiles = {}
+    for label, variant in study.variants.items():
+        for stage in study.stages:
+            of = variant
+            if stage == "pretrain" and variant.models is not None:
+                of = lent[variant.models].model_copy(update={"seeds": variant.seeds})
+            found[label, stage] = varied(study, of)
+    return found
 
 
-def _runs_of(study: Study, label: str, stage: Stage) -> list[RunSpec]:
+def _runs_of(study: Study, profiles: Profiles, label: str, stage: Stage) -> list[RunSpec]:
     """Runs of a stage of one variant; a borrowed pre-training is the lender's run under this
     variant's name.
     """
-    variant = study.variants[label]
-    profile = _profile_of(study, label, stage)
+    variant, profile = study.variants[label], profiles[label, stage]
     expand = pretrain_runs if stage == "pretrain" else clean_runs
 
     def asked_for(run: RunSpec) -> bool:
@@ -108,13 +113,9 @@ def _runs_of(study: Study, label: str, stage: Stage) -> list[RunSpec]:
     return [run for run in runs if asked_for(run)]
 
 
-def _inputs(part: Study) -> Callable[[RunSpec], dict[str, Path]]:
+def _inputs(part: Study, profiles: Profiles) -> Callable[[RunSpec], dict[str, Path]]:
     """Where the inputs of a run of the study lie; data that are not there are made."""
-    folders = {
-        (label, stage): variant_folders(part, _profile_of(part, label, stage))
-        for label in part.variants
-        for stage in part.stages
-    }
+    folders = {key: variant_folders(part, profile) for key, profile in profiles.items()}
 
     def inputs(spec: RunSpec) -> dict[str, Path]:
         data, poisoned = folders[spec.variant, spec.stage]

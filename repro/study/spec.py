@@ -21,6 +21,8 @@ from repro.spec import (
     SpecError,
 )
 
+Stage = Literal["pretrain", "clean"]
+
 
 class Variant(Spec):
     """One way to change the profile."""
@@ -44,7 +46,7 @@ class Study(Spec):
 
     question: str
     profile: Name
-    stages: Annotated[list[Literal["pretrain", "clean"]], Field(min_length=1)]
+    stages: Annotated[list[Stage], Field(min_length=1)]
     datasets: Annotated[list[Dataset], Field(min_length=1)]
     clean_sizes: list[CleanSize]
     losses: list[Loss]

@@ -154,7 +154,7 @@ def test_a_study_goes_on_from_its_archive(
     Path("specs").symlink_to(root / "specs")
     loaded = load_study("seeds")
     small = loaded.model_copy(update={"stages": ["pretrain"], "datasets": ["cc6m"]})
-    for spec in study_run._runs_of(small, "default", "pretrain"):
+    for spec in study_run._runs_of(small, study_run._profiles(small), "default", "pretrain"):
         write_run(tmp_path, spec, [(0.25, 0.75)])
     made = [(record, rows) for _, record, rows in read_results(Path("results/mini"))]
     write_archive(archive_of("seeds"), made)
@@ -255,10 +255,11 @@ def test_a_borrowed_pre_training_is_the_lenders_run_whatever_the_variant_changes
         study_run, "variant_folders", lambda _, profile: (Path("data"), Path(poison_key(profile)))
     )
     study = load_study("regime")
-    inputs = study_run._inputs(study)
+    profiles = study_run._profiles(study)
+    inputs = study_run._inputs(study, profiles)
 
     def computed(label: str) -> list[tuple[dict[str, Any], Path]]:
-        runs = study_run._runs_of(study, label, "pretrain")
+        runs = study_run._runs_of(study, profiles, label, "pretrain")
         return [(run.computed(), inputs(run)["pairs"]) for run in runs if run.seed == 0]
 
     assert computed("half_of_the_pairs") == computed("epochs_16") != []
@@ -266,7 +267,7 @@ def test_a_borrowed_pre_training_is_the_lenders_run_whatever_the_variant_changes
 
     # Its cleaning is its own.
     own, lent = (
-        {inputs(run)["pairs"] for run in study_run._runs_of(study, label, "clean")}
+        {inputs(run)["pairs"] for run in study_run._runs_of(study, profiles, label, "clean")}
         for label in ("half_of_the_pairs", "epochs_16")
     )
     assert own.isdisjoint(lent)
