@@ -79,7 +79,7 @@ def _run_part(name: str, part: Study, whole: Study, models: bool) -> None:
 
 
 def _profiles(study: Study) -> Profiles:
-    """The variants' profiles; a borrowed pre-training has the lender's, with the borrower's seeds."""
+    """The variants' profiles; a borrowed pre-training has its lender's, with their own seeds."""
     borrowed = {variant.models for variant in study.variants.values() if variant.models}
     lent = {name: load_study(owner(name)).variants[name] for name in borrowed}
 
