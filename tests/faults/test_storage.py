@@ -38,10 +38,10 @@ needs_mount = pytest.mark.skipif(
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one MiB, under a name with spaces and letters beyond ASCII."""
+    """A disk of four MiB, under a name with spaces and letters beyond ASCII."""
     folder = tmp_path / "kleine Größe ✓"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], check=True)
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
 
