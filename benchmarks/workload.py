@@ -26,8 +26,10 @@ from repro.data.templates import templates_of
 from repro.evaluate.images import EvaluationSet
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model
+from repro.ledger import RunRecord
 from repro.profile import clean_runs, load_profile
-from repro.runs.layout import standard_inputs
+from repro.runs.layout import content_hash, standard_inputs
+from repro.runs.published import write_record
 from repro.sources.stage import data_stage
 from repro.spec import RunSpec
 from repro.train.model import PairEncoder, build_model, build_optimizer
@@ -146,7 +148,7 @@ def mini_workload(folder: Path, learning_rates: int) -> Workload:
     if not inputs["pairs"].exists():
         poison_stage(profile.name, "cc6m")
     workload = Workload(specs, inputs)
-    _save_model(workload)
+    save_model(workload)
     return workload
 
 
@@ -174,7 +176,7 @@ def rn50_workload(folder: Path, source: Workload) -> Workload:
         write_store(inputs["pairs"], *writer.close())
         np.savez(inputs["pairs"] / "rows.npz", **{str(spec.clean_size): np.arange(RN50_PAIRS)})  # type: ignore[arg-type]  # its stub
         hash_folder(inputs["pairs"])
-        _save_model(workload)
+        save_model(workload)
     return workload
 
 
@@ -216,7 +218,34 @@ def _enlarged(store: PairStore, row: int, spec: RunSpec) -> bytes:
     return encode_png(np.asarray(enlarged))
 
 
-def _save_model(workload: Workload) -> None:
-    folder = workload.inputs["model"]
+def save_model(workload: Workload) -> None:
+    """A start model of random weights, with the record that cleaning asks for."""
+    spec, folder = workload.spec, workload.inputs["model"]
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / "model.safetensors", model_tensors(workload.model()))
+
+    record = RunRecord(
+        spec=spec,
+        fingerprint="",
+        inputs={},
+        code="",
+        commit=None,
+        dirty=False,
+        status="completed",
+        reason="",
+        environment={},
+        ranks=1,
+        threads=1,
+        started="",
+        seconds=0.0,
+        train_seconds=0.0,
+        evaluate_seconds=0.0,
+        data_wait_seconds=0.0,
+        peak_memory_bytes=0,
+        num_samples=0,
+        model_step=0,
+        attempts=0,
+        sacred=None,
+        model_hash=content_hash(folder),
+    )
+    write_record(folder / "run.json", record)

@@ -17,14 +17,14 @@ import torch
 from benchmarks import __main__ as bench
 from benchmarks import measures, reference, workspace
 from benchmarks.timing import compare, elapsed
-from benchmarks.workload import RATE, Trainer, Workload
+from benchmarks.workload import RATE, Trainer, Workload, save_model
 from repro.data.images import encode_png
 from repro.data.keyed import keyed_rng
 from repro.data.shards import ShardWriter, write_store
+from repro.data.sums import hash_folder
 from repro.profile import clean_runs, load_profile
 from repro.spec import RunSpec
 from repro.train.model import normalise
-from repro.train.process.tensor_files import model_tensors, save_tensors
 
 NAMES = ["apple", "banana", "cherry pie", "date", "elderberry jam"]
 BATCH = 12
@@ -67,11 +67,12 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
                 label,
             )
         write_store(inputs[name], *writer.close())
-    np.savez(inputs["pairs"] / "rows.npz", **{"100k": np.arange(2, 30)})
+    np.savez(inputs["pairs"] / "rows.npz", **{"100k": np.arange(2, 30), "poisoned": np.arange(2)})
     (inputs["evaluation"] / "classnames.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    for name in ("pairs", "evaluation"):
+        hash_folder(inputs[name])
     found = Workload([spec], inputs)
-    inputs["model"].mkdir()
-    save_tensors(inputs["model"] / "model.safetensors", model_tensors(found.model()))
+    save_model(found)
     return found
 
 
@@ -152,6 +153,19 @@ def test_the_reference_cleans_in_a_process_of_its_own(
     rows = json.loads(done.stdout)
     assert [row[0] for row in rows] == reference.evaluation_steps(workload.spec, 2)
     assert all(0 <= count <= 20 for row in rows for count in row[1:])
+
+
+@pytest.mark.slow
+def test_both_sides_clean_from_start_to_last_row(
+    workload: Workload, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher takes the start model, and every run leaves its rows, or there is no ratio."""
+    for name, value in bench.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    absolute = {name: path.absolute() for name, path in workload.inputs.items()}
+    found = measures.cleaning_run(Workload(workload.specs, absolute), tmp_path)
+    assert len(found.runs) == 2 and min(found.runs) > 0
 
 
 def test_a_ratio_is_the_median_of_pairs_taken_in_turn() -> None:
