@@ -138,7 +138,7 @@ def table(details: dict[str, Any]) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.2g} s" if value >= 1 else f"{1000 * value:.3g} ms"
+    return "" if value is None else f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
 
 
 def _read(name: str) -> dict[str, Any]:
