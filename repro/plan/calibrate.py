@@ -62,6 +62,7 @@ def calibrate(profile_name: str, seconds: float) -> tuple[Rates, Calibration]:
         evaluation=mean(lambda speed: speed.evaluation),
         start=mean(lambda speed: speed.start),
         checkpoint_share=CHECKPOINT_SHARE,
+        run={kind: mean(lambda speed, kind=kind: speed.run[kind]) for kind in kinds},  # type: ignore[misc]
     )
     return rates, Calibration(
         places=len(places),

@@ -16,7 +16,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from open_clip.model import CLIP
@@ -27,12 +30,14 @@ from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import IMAGE_BATCH
 from repro.ledger import Input
 from repro.plan.assumptions import load_assumptions, num_evaluation_images
-from repro.plan.work import kind_of
-from repro.profile import clean_runs, load_classnames, load_profile, pretrain_runs
+from repro.plan.rates import Rates
+from repro.plan.work import Work, work_of
+from repro.profile import load_classnames, load_profile
 from repro.runs.layout import WORK, standard_inputs
 from repro.spec import Profile, RunSpec, Schedule
-from repro.train.loop import Task
+from repro.train.loop import Task, train
 from repro.train.model import PairEncoder, build_model, build_optimizer, encode_text, normalise
+from repro.train.pairs import TrainingPairs
 from repro.train.process import distributed
 from repro.train.step import training_step
 from repro.worker import Resident
@@ -57,6 +62,10 @@ class Speed:
     """Seconds that it waits for the data of a pair-view besides, by kind."""
     batch: dict[str, int]
     """Pairs in the steps that were timed."""
+    run: dict[str, float]
+    """Seconds of a run beside its steps and evaluations, by kind; 0 where a whole one takes too
+    long to be timed, and they are next to nothing.
+    """
     evaluation: float
     start: float
     """From the start of the process until data and model of the first kind were there."""
@@ -74,33 +83,59 @@ class _Timed:
     count: int = 0
 
 
-def measure(profile: Profile, seconds: float, specs: list[RunSpec]) -> Speed:
-    """Time every kind of run among `specs`, runs of the profile, and an evaluation, for `seconds`
+def measure(profile: Profile, seconds: float, works: list[Work]) -> Speed:
+    """Time every kind of run among `works`, runs of the profile, and an evaluation, for `seconds`
     in all.
     """
     device = distributed.start()
     resident = Resident(WORK / "cache", device)
-    kinds = {kind_of(spec): spec for spec in specs}
+    kinds = {work.kind: work for work in works}
     budget = seconds / (len(kinds) + EVALUATION_WEIGHT)
 
-    step, wait, batches = {}, {}, {}
+    step, wait, batches, whole = {}, {}, {}, {}
     start, task = 0.0, None
-    for kind, spec in kinds.items():
-        task = load_task(resident, spec)
+    for kind, work in kinds.items():
+        task = load_task(resident, work.spec)
         if not start:
-            build_model(spec.model, 0, "fp32")
+            build_model(work.spec.model, 0, "fp32")
             start = time.process_time()
-        step[kind], wait[kind], batches[kind] = _training(spec, task, device, budget)
+        step[kind], wait[kind], batches[kind] = _training(work.spec, task, device, budget)
 
+        # Short runs are made, for they are more than their steps.
+        if task is not None and work.pair_views * (step[kind] + wait[kind]) < budget / 2:
+            whole[kind] = whole_run(work, task, device)
+
+    evaluation = _evaluation(profile, task, device, EVALUATION_WEIGHT * budget)
+    known = Rates(step, wait, evaluation, start)
+    run = {kind: took - known.seconds(kinds[kind]).total for kind, took in whole.items()}
     return Speed(
         step=step,
         wait=wait,
         batch=batches,
-        evaluation=_evaluation(profile, task, device, EVALUATION_WEIGHT * budget),
+        run={kind: max(0.0, run.get(kind, 0.0)) for kind in kinds},
+        evaluation=evaluation,
         start=start,
         matrix_flops=matrix_rate(device, profile.pretrain.precision),
         real_data=task is not None,
     )
+
+
+def whole_run(work: Work, task: Task, device: torch.device) -> float:
+    """Seconds of a run of `work`, as the worker makes it but for its start model."""
+    model = build_model(work.spec.model, 0, "fp32").to(device)
+
+    # What the worker keeps between runs: triggers, and of start models the predictions.
+    if work.spec.stage == "clean":
+        task.evaluate(model, 0, 0, _never)
+
+    with TemporaryDirectory() as folder:
+        begun = now(device)
+        train(replace(task, work_dir=Path(folder)), model, None, device, _unheard, 0)
+        return now(device) - begun
+
+
+def _unheard(event: str, content: dict[str, Any]) -> None:
+    """Nobody watches a measurement."""
 
 
 def load_task(resident: Resident, spec: RunSpec) -> Task | None:
@@ -138,23 +173,20 @@ def _training(
     step(*probe, 2)
     batch = _affordable(schedule, step(*probe, 2) / 2, budget)
 
-    whole = batch == schedule.global_batch_size
-    source = _batches(task if whole else None, spec, batch)
     timed = _Timed()
     warm_up = WARM_UP
-    while timed.trained + timed.waited <= budget:
-        begun = now(device)
-        images, tokens = next(source)
-        wait = now(device) - begun
+    for images, tokens, waited in _batches(task, spec, batch, device):
         took = step(images, tokens, min(schedule.norm_batch_size, batch))
 
         # Steps that take the whole time are not thrown away.
-        if warm_up > 0 and WARM_UP * (took + wait) < budget:
+        if warm_up > 0 and WARM_UP * (took + waited) < budget:
             warm_up -= 1
             continue
         timed.trained += took
-        timed.waited += wait
+        timed.waited += waited
         timed.count += 1
+        if timed.trained + timed.waited > budget:
+            break
 
     pair_views = timed.count * batch * spec.num_views
     return timed.trained / pair_views, timed.waited / pair_views, batch
@@ -170,15 +202,31 @@ def _affordable(schedule: Schedule, seconds_per_pair: float, budget: float) -> i
     return batch
 
 
-def _batches(task: Task | None, spec: RunSpec, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    if task is not None:
-        workers = int(os.environ.get("REPRO_LOADER_WORKERS", "0"))
+def _batches(
+    task: Task | None, spec: RunSpec, batch: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Batches of `batch` pairs, parts of the run's own, each with its share of the wait for these;
+    without data, of the same random pairs.
+    """
+    if task is None:
+        drawn = random_batch(spec, spec.num_views, batch, _caption_tokens(spec))
         while True:
-            yield from task.pairs.batches(0, task.pairs.steps_per_epoch, workers)
+            yield *drawn, 0.0
 
-    drawn = random_batch(spec, spec.num_views, batch, _caption_tokens(spec))
+    loaded = _endless(task.pairs, int(os.environ.get("REPRO_LOADER_WORKERS", "0")))
     while True:
-        yield drawn
+        begun = now(device)
+        images, tokens = next(loaded)
+        parts = images.shape[1] // batch
+        waited = (now(device) - begun) / parts
+        for part in range(parts):
+            pairs = slice(part * batch, (part + 1) * batch)
+            yield images[:, pairs], tokens[:, pairs], waited
+
+
+def _endless(pairs: TrainingPairs, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        yield from pairs.batches(0, pairs.steps_per_epoch, workers)
 
 
 def _caption_tokens(spec: RunSpec) -> int:
@@ -282,7 +330,7 @@ def main(profile_name: str, seconds: float, threads: int) -> None:
     """Print the speed as a line of JSON."""
     distributed.repeatable(threads=threads)
     profile = load_profile(profile_name)
-    speed = measure(profile, seconds, [*pretrain_runs(profile), *clean_runs(profile)])
+    speed = measure(profile, seconds, work_of(profile))
     print(json.dumps(asdict(speed)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from repro.plan.work import Work
 from repro.spec import RunSpec
@@ -20,6 +20,8 @@ class Seconds:
     """Waiting for pairs that the host is still making ready."""
     evaluation: float = 0.0
     checkpoints: float = 0.0
+    run: float = 0.0
+    """What runs take besides: their optimizers and files, and first steps, which are slower."""
     start: float = 0.0
     """Imports, data and model, before the first step of a process."""
 
@@ -29,13 +31,15 @@ class Seconds:
             self.host + other.host,
             self.evaluation + other.evaluation,
             self.checkpoints + other.checkpoints,
+            self.run + other.run,
             self.start + other.start,
         )
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.training + self.host + self.evaluation + self.checkpoints + self.start
+        computing = self.training + self.host + self.evaluation
+        return computing + self.checkpoints + self.run + self.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,8 @@ class Rates:
     """From the start of a process to its first step."""
     checkpoint_share: float = 0.0
     """Time of checkpoints over that of training."""
+    run: Mapping[str, float] = field(default_factory=dict)
+    """For a run beside its steps and evaluations, by `Work.kind`; none where that is not known."""
 
     def seconds(self, work: Work) -> Seconds:
         """Device time of a run from its first step to its last evaluation."""
@@ -61,6 +67,7 @@ class Rates:
             host=host,
             evaluation=work.evaluations * self.evaluation,
             checkpoints=(training + host) * self.checkpoint_share,
+            run=self.run.get(work.kind, 0.0),
         )
 
 

@@ -11,6 +11,7 @@ PARTS = {
     "host": "waiting for the host",
     "evaluation": "evaluations",
     "checkpoints": "checkpoints",
+    "run": "runs besides",
     "start": "starts",
 }
 

@@ -27,6 +27,7 @@ from repro.profile import clean_runs, load_classnames, load_profile
 from repro.spec import Profile
 from repro.train.loop import train
 from repro.train.model import build_model
+from repro.train.process.stopping import Interrupted
 
 GFLOP = 1e9
 
@@ -199,7 +200,7 @@ def test_the_plan_on_the_command_line_adds_up(capsys: pytest.CaptureFixture[str]
     computing = sum(hours["training"] + hours["evaluation"] for hours in parts.values())
     assert computing == pytest.approx(total * 1e18 / (156e12 * 0.5) / 3600)
     for stage, hours in parts.items():
-        assert hours.keys() == {"training", "host", "evaluation", "checkpoints", "start"}
+        assert hours.keys() == {"training", "host", "evaluation", "checkpoints", "run", "start"}
         assert sum(hours.values()) == pytest.approx(content["gpu_hours_by_stage"][stage])
     assert content["gpu_hours_at_highest_peak"]["0.4"] == pytest.approx(
         total * 1e18 / (312e12 * 0.4) / 3600
@@ -221,18 +222,21 @@ def test_a_device_waits_for_what_its_loaders_cannot_make_ready() -> None:
 
 
 def test_hours_are_told_apart_by_what_they_go_into(paper: Profile) -> None:
-    """A second for the step of a pair-view, two for its data, 5 for an evaluation; checkpoints a
-    tenth of training.
+    """A second for the step of a pair-view, two for its data, 5 for an evaluation, 7 for a run
+    besides; checkpoints a tenth of training.
     """
     work = next(work for work in work_of(paper) if work.spec.stage == "clean")
     kind = {work.kind: 1.0}
-    rates = Rates(kind, {work.kind: 2.0}, evaluation=5.0, start=9.0, checkpoint_share=0.1)
+    rates = Rates(
+        kind, {work.kind: 2.0}, 5.0, start=9.0, checkpoint_share=0.1, run={work.kind: 7.0}
+    )
     pair_views = work.pair_views
     assert rates.seconds(work) == Seconds(
         training=pair_views,
         host=2 * pair_views,
         evaluation=5 * work.evaluations,
         checkpoints=pytest.approx(0.3 * pair_views),
+        run=7.0,
     )
 
 
@@ -325,6 +329,27 @@ def test_a_start_model_is_evaluated_once_for_all_runs_that_evaluate_alike(
     assert outcomes[0] is outcomes[1] and outcomes[2] is not outcomes[0]
 
 
+def test_a_stop_request_ends_the_evaluation_of_a_run_as_the_worker_loads_it(
+    small_study: Profile,
+) -> None:
+    """Of the start model too, whose evaluation is kept for other runs only when it is whole."""
+    spec = clean_runs(small_study)[0]
+    task = measure.load_task(measure.Resident(Path("work/cache"), torch.device("cpu")), spec)
+    assert task is not None
+    model = build_model(spec.model, 0, "fp32")
+    for step in (0, 1):
+        asked: list[int] = []
+
+        def stop(asked: list[int] = asked) -> None:
+            asked.append(1)
+            if len(asked) == 2:
+                raise Interrupted(143)
+
+        with pytest.raises(Interrupted):
+            task.evaluate(model, step, 0, stop)
+        assert len(task.evaluate(model, step, 0, lambda: None).correct) == len(task.is_target)
+
+
 @pytest.mark.slow
 def test_a_calibrated_forecast_is_what_the_runs_then_take(small_study: Profile) -> None:
     """One pre-training and one cleaning run; processor time of both, since other programs run
@@ -340,8 +365,8 @@ def test_a_calibrated_forecast_is_what_the_runs_then_take(small_study: Profile) 
     chosen = [works["pretrain", "mmcl"], works["clean", "mmcl_ssl"]]
     ratios = []
     for _ in range(3):
-        speed = measure.measure(small_study, 10.0, [work.spec for work in chosen])
-        rates = Rates(speed.step, speed.wait, speed.evaluation, speed.start)
+        speed = measure.measure(small_study, 10.0, chosen)
+        rates = Rates(speed.step, speed.wait, speed.evaluation, speed.start, run=speed.run)
         took = [_processor_seconds(work, cpu) for work in chosen]
         ratios.append(sum(rates.seconds(work).total for work in chosen) / sum(took))
         if abs(ratios[-1] - 1) < 0.15:
