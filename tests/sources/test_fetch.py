@@ -177,6 +177,23 @@ def write_list(path: Path, address: str) -> Counter[str]:
     )
 
 
+@pytest.mark.parametrize("name", ["nope.tsv", "folder"])
+def test_a_list_that_is_not_there_is_named_before_anything_is_installed(
+    tmp_path, monkeypatch, capsys, name
+):
+    (tmp_path / "specs").symlink_to(Path(__file__).parents[2] / "specs")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "repro.sources.download.fetch.fetch_python", lambda: pytest.fail("installed")
+    )
+    assert main(["fetch", "cc3m", "--list", name]) == 2
+    assert capsys.readouterr().err == (
+        f"repro: --list: {name}: no such file (allowed: the published tsv)\n"
+    )
+    assert not (tmp_path / "incoming").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.faults(10, 28)
 def test_every_row_of_the_list_is_accounted_for_and_a_second_run_fetches_only_what_failed(

@@ -13,6 +13,7 @@ import pytest
 
 from repro.runs.signals import Stopped
 from repro.tracking.server import copies, omniboard
+from repro.tracking.server.address import TrackingError
 
 
 @pytest.fixture
@@ -72,6 +73,17 @@ def test_another_stop_signal_is_told_by_the_exit_status(
     with pytest.raises(Stopped, match="SIGTERM"):
         omniboard.omniboard()
     assert ended == ["server"]
+
+
+@pytest.mark.parametrize("port", [0, 99999])
+def test_a_port_that_is_none_is_refused_before_anything_is_installed(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(omniboard, "install", lambda: pytest.fail("installed"))
+    with pytest.raises(TrackingError, match=rf"--port: {port} \(allowed: 1 to 65535\)"):
+        omniboard.omniboard(port)
+    assert list(tmp_path.iterdir()) == []
 
 
 STUB = """

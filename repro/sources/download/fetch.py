@@ -47,7 +47,7 @@ def fetch(
     of the rows, in words.
 
     `allowed` names private networks that may be asked as well. Raises SpecError for a profile
-    without such a source, RuntimeError if the download ended early.
+    without such a source or a list that is not there, RuntimeError if the download ended early.
     """
     profile = load_profile(profile_name)
     source = profile.data.source
@@ -56,6 +56,10 @@ def fetch(
             f"{profile_name}: data.yaml: source.kind: {source.kind!r} needs nothing fetched "
             "(allowed: webdataset)"
         )
+
+    # Before img2dataset is installed, which takes a minute and 800 MB.
+    if url_list is not None and not url_list.is_file():
+        raise SpecError(f"--list: {url_list}: no such file (allowed: the published tsv)")
 
     folder = Path(source.pairs[SLOTS[dataset]])
     with sole_user(folder) as lock:

@@ -172,9 +172,10 @@ def omniboard(port: int = PORT, write: bool = False) -> None:
 
 
 def _omniboard(port: int, write: bool) -> None:
+    # First, for the installation takes a minute.
+    require_free(port)
     start = install()
     add_to_page(write)
-    require_free(port)
     named = mongo_url()
     started = not named and embedded_state() is None
     url = named or embedded.up()
