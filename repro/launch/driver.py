@@ -26,6 +26,7 @@ from repro.profile import clean_runs, load_profile, pretrain_runs, spec_hash
 from repro.runs.code import code_version
 from repro.runs.deliver import deliver, is_delivered, prune, refresh, reopen
 from repro.runs.layout import WORK, standard_inputs
+from repro.runs.machine import git_refusal
 from repro.runs.run import LaunchError, Run, identify
 from repro.runs.signals import stoppable
 from repro.spec import Dataset, Objective, RunSpec
@@ -119,6 +120,8 @@ def run_all(
 
     place_runs = slurm.run_on_cluster if launcher() == "slurm" else local.run_here
     board = Board([*runs, *(run for run in waiting if run not in runs)], once)
+    if once and (refusal := git_refusal()):
+        board.say(f"git does not tell the commit, so that no record will: {refusal}")
     with stoppable(), board:
         place_runs(once, results, worker, board)
 
@@ -126,6 +129,13 @@ def run_all(
     for run in waiting:
         if run not in once:
             deliver(run, results)
+
+    # Tracking never fails a run, so that nothing else would tell.
+    if untold := _unrecorded(once):
+        board.say(
+            f"{untold} of {len(once)} runs have results, but no record in sacred/; why is in "
+            f"{WORK / 'packs'}"
+        )
 
     # A run that was made early may fail without failing this stage.
     for name, reason in _failures(early).items():
@@ -157,6 +167,15 @@ def _failures(runs: list[Run]) -> dict[str, str]:
         for name, record in records.items()
         if record and record.status == "failed"
     }
+
+
+def _unrecorded(runs: list[Run]) -> int:
+    """How many ended well without a Sacred record."""
+    records = [run.finished() for run in runs]
+    return sum(
+        record is not None and record.status != "failed" and record.sacred is None
+        for record in records
+    )
 
 
 def launcher() -> str:

@@ -9,6 +9,8 @@ there and is made again.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +54,24 @@ def deliver(run: Run, results: Path) -> bool:
         if makes_model(record):
             weights = {name: record.files[name] for name in WEIGHTS}
             record = record.model_copy(update={"model_hash": folder_hash(weights)})
-            _deliver_model(run, record)
+            with _named(model_dir(run.spec)):
+                _deliver_model(run, record)
 
-        export_run(run.work_dir, record, results_dir(run.spec, results))
+        folder = results_dir(run.spec, results)
+        with _named(folder):
+            export_run(run.work_dir, record, folder)
     return True
+
+
+@contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """Have an error name the folder where it names no file, as that of a write to a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(folder)) from None
 
 
 def makes_model(record: RunRecord) -> bool:

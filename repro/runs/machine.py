@@ -49,6 +49,27 @@ def commit_state() -> tuple[str | None, bool]:
     return commit, bool(changes.strip())
 
 
+def git_refusal() -> str:
+    """Why git does not tell the commit of this checkout, in a line; empty where it does, and where
+    there is no checkout.
+    """
+    folder = Path(repro.__file__).resolve().parent
+    if not any((parent / ".git").exists() for parent in folder.parents):
+        return ""
+
+    # Of another owner, for example, as where root runs in a container.
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError as error:
+        return f"git: {error.strerror}"
+    return "" if done.returncode == 0 else (done.stderr.splitlines() or ["git ended"])[0]
+
+
 def environment() -> dict[str, str]:
     """Versions and device, without host name or path."""
     found = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
 import repro
-from repro.runs.machine import WRITTEN, commit_state
+from repro.runs.machine import WRITTEN, commit_state, git_refusal
 from repro.study.spec import archive_of
 
 
@@ -57,3 +58,21 @@ def test_every_file_that_is_left_out_is_there(root: Path) -> None:
 def test_outside_of_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repro, "__file__", str(tmp_path / "repro/__init__.py"))
     assert commit_state() == (None, False)
+    assert git_refusal() == ""
+
+
+def test_a_checkout_of_which_git_tells_nothing_is_no_archive(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of another user's, as root sees it in a container, or a machine without git."""
+    assert git_refusal() == ""
+    monkeypatch.setenv("HOME", str(clone))
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    # By this, git's own tests have every checkout belong to somebody else.
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert commit_state() == (None, False)
+    assert "dubious ownership" in git_refusal() and "\n" not in git_refusal()
+
+    monkeypatch.setenv("PATH", str(clone))
+    assert git_refusal() == "git: No such file or directory"

@@ -4,6 +4,7 @@ not.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -145,12 +146,13 @@ def test_a_byte_changed_anywhere_in_what_a_run_published_is_found(run: Run) -> N
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "model.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("harm", [lambda path: flip(path, 3), Path.unlink], ids=["flip", "lose"])
 def test_damage_in_the_work_folder_makes_the_run_again_with_a_line(
-    run: Run, capsys: pytest.CaptureFixture[str], name: str
+    run: Run, capsys: pytest.CaptureFixture[str], name: str, harm: Callable[[Path], None]
 ) -> None:
     shutil.rmtree(folder_of(run))
     shutil.rmtree(model_dir(run.spec))
-    flip(run.work_dir / name, 3)
+    harm(run.work_dir / name)
     capsys.readouterr()
     reopen(run)
     told = capsys.readouterr().out
@@ -176,6 +178,22 @@ def test_a_run_damaged_while_the_driver_watches_is_published_as_failed(run: Run)
     assert (record.status, rows) == ("failed", [])
     assert "model.safetensors: not the file that the run left" in record.reason
     assert not is_delivered(run, RESULTS)
+
+
+@pytest.mark.faults(3)
+@pytest.mark.parametrize("what", ["results", "models"])
+def test_a_full_disk_is_named_by_the_folder_that_does_not_fit(
+    run: Run, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A write to an open file fails without a name."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write = {"results": "export_run", "models": "_deliver_model"}[what]
+    monkeypatch.setattr(f"repro.runs.deliver.{write}", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '{what}/smoke/.*cc3m-mmcl"):
+        deliver(run, RESULTS)
 
 
 @pytest.mark.parametrize("name", ["record.json", "outcome.json", "spec.json", "attempts.json"])
