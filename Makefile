@@ -40,7 +40,7 @@ omniboard: setup ## browse the recorded runs in Omniboard on this machine
 	@$(ACTIVATE) && exec python -m repro omniboard
 
 publish: setup ## pack the report and its inputs for release
-	@$(ACTIVATE) && exec python -m repro publish $(if $(PROFILE),--profile $(PROFILE))
+	@$(ACTIVATE) && exec python -m repro publish $${PROFILE:+--profile "$$PROFILE"}
 
 setup: ## .venv with everything pinned; nothing to do when nothing changed
 	@bash setup.sh

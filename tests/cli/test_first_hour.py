@@ -254,6 +254,28 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize("way", ["argument", "environment"])
+@pytest.mark.parametrize("target", ["reproduce", "publish"])
+def test_what_stands_in_profile_is_a_name_and_no_command(
+    makefile: Path, monkeypatch: pytest.MonkeyPatch, target: str, way: str
+) -> None:
+    (makefile / "setup.sh").touch()
+    (makefile / ".venv/bin").mkdir(parents=True)
+    (makefile / ".venv/bin/activate").write_text('PATH="$PWD/bin:$PATH"\n')
+    (makefile / "bin").mkdir()
+    put_python(makefile, 'for word; do echo "word: $word"; done')
+    (makefile / "bin/python").chmod(0o755)
+    value = "smoke; touch 'hit' $(touch hit) `touch hit`"
+    if way == "environment":
+        monkeypatch.setenv("PROFILE", value)
+        ended = make(makefile, target)
+    else:
+        # As make wants it: a dollar is written twice.
+        ended = make(makefile, target, f"PROFILE={value.replace('$', '$$')}")
+    assert ended.returncode == 0 and ended.stdout.endswith(f"word: {value}\n"), ended.stderr
+    assert not (makefile / "hit").exists()
+
+
 def test_make_alone_lists_every_target_with_its_purpose(makefile: Path) -> None:
     with (makefile / "Makefile").open("a") as file:
         file.write("two-words_3.x: setup ## a name of all signs\n\t@false\n")
