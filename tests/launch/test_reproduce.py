@@ -203,6 +203,19 @@ def test_a_folder_that_cannot_be_written_is_named_without_a_traceback(
     assert ".dvc/tmp" in capsys.readouterr().err
 
 
+def test_stages_find_an_interpreter_where_no_environment_is_activated(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They call `python`, which many a machine does not have, or has as another one."""
+    monkeypatch.setenv("PATH", str(here))
+    monkeypatch.setattr(sys, "executable", str(here / "venv/bin/python3"))
+    Path("venv/bin").mkdir(parents=True)
+    Path("venv/bin/python").write_text("#!/bin/sh\necho called > called\n")
+    Path("venv/bin/python").chmod(0o755)
+    assert reproduce.run(["/bin/sh", "-c", "python"]) == 0
+    assert (here / "called").exists()
+
+
 @pytest.mark.faults(1)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stop_signal_reaches_the_pipeline(here: Path, number: signal.Signals) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -23,6 +24,14 @@ def study(built: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     for name in ("pyproject.toml", "dvc.yaml", "LICENSE", "README.md"):
         shutil.copy2(root / name, folder / name)
     return folder
+
+
+@pytest.fixture(scope="module")
+def released(study: Path) -> Path:
+    """The folder to upload."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(study)
+        return study / release("mini")
 
 
 READ = {
@@ -48,13 +57,18 @@ READ = {
 metadata.yaml: fields, and what the entries of each list have."""
 PEOPLE = ("authors", "affiliations", "contributors")
 """Lists whose entries have all their fields each; of the others each entry has one."""
+DESCRIBING = (
+    "metadata.yaml",
+    "CITATION.cff",
+    ".zenodo.json",
+    "codemeta.json",
+    "ro-crate-metadata.json",
+)
+"""Files that say what a release is."""
 
 
-def test_the_metadata_have_every_field_that_the_journals_tools_read(
-    study: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(study)
-    metadata = YAML(typ="safe").load((release("mini") / "metadata.yaml").read_text())
+def test_the_metadata_have_every_field_that_the_journals_tools_read(released: Path):
+    metadata = YAML(typ="safe").load((released / "metadata.yaml").read_text())
     assert metadata.keys() == READ.keys()
     for field, parts in READ.items():
         if parts is None:
@@ -72,29 +86,25 @@ def test_the_metadata_have_every_field_that_the_journals_tools_read(
 
 
 def test_no_link_of_the_released_readme_leads_to_a_file_that_stays_behind(
-    study: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, released: Path
 ):
-    monkeypatch.chdir(study)
-    before = Path("README.md").read_text()
+    before = (root / "README.md").read_text()
     assert "[docs/design.md](docs/design.md)" in before
-    out = release("mini")
-    text = (out / "README.md").read_text()
+    text = (released / "README.md").read_text()
     targets = re.findall(r"\]\(([^)#:]+)[^)]*\)", text)
     assert "dvc.yaml" in targets
-    assert [name for name in targets if not (out / name).exists()] == []
+    assert [name for name in targets if not (released / name).exists()] == []
     assert re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", text) == re.sub(
         r"\[([^]]+)\]\([^)]*\)", r"\1", before
     )
 
 
-def test_four_vocabularies_say_the_same(study: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(study)
-    out = release("mini")
+def test_four_vocabularies_say_the_same(released: Path):
     zenodo, codemeta, crate = (
-        json.loads((out / n).read_bytes())
+        json.loads((released / n).read_bytes())
         for n in (".zenodo.json", "codemeta.json", "ro-crate-metadata.json")
     )
-    citation = YAML(typ="safe").load((out / "CITATION.cff").read_text())
+    citation = YAML(typ="safe").load((released / "CITATION.cff").read_text())
     root_entity = next(e for e in crate["@graph"] if e["@id"] == "./")
     assert zenodo["title"] == codemeta["name"] == citation["title"] == root_entity["name"]
     assert zenodo["version"] == codemeta["version"] == citation["version"]
@@ -105,13 +115,11 @@ def test_four_vocabularies_say_the_same(study: Path, monkeypatch: pytest.MonkeyP
     )
 
 
-def test_the_crate_lists_every_file_and_nothing_else(study: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(study)
-    out = release("mini")
-    crate = json.loads((out / "ro-crate-metadata.json").read_bytes())
+def test_the_crate_lists_every_file_and_nothing_else(released: Path):
+    crate = json.loads((released / "ro-crate-metadata.json").read_bytes())
     entities = {e["@id"]: e for e in crate["@graph"]}
     parts = {part["@id"] for part in entities["./"]["hasPart"]}
-    files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    files = {p.relative_to(released).as_posix() for p in released.rglob("*") if p.is_file()}
     assert parts == files - {"ro-crate-metadata.json"}
     assert parts <= entities.keys()
     assert {e["@id"] for e in entities["#run"]["result"]} >= {"index.html", "report.json"}
@@ -129,6 +137,49 @@ def test_a_report_that_differs_from_its_ledger_is_not_published(
         release("mini")
     with pytest.raises(LedgerError, match=r"paper/report\.json: missing"):
         release("paper")
+
+
+@pytest.mark.faults(21)
+def test_a_page_or_figure_that_says_else_than_the_report_is_not_published(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(study, tmp_path / "study", ignore=shutil.ignore_patterns("publish"))
+    monkeypatch.chdir(tmp_path / "study")
+    folder = Path("report/build/mini")
+    page = folder / "index.html"
+    text = page.read_text()
+    lead = text.index('<span class="verdict ', text.index('class="lead"'))
+    page.write_text(text[:lead] + text[lead:].replace(">reproduced<", ">undecided<", 1))
+    shutil.copy(folder / "figures/figure2.pdf", folder / "figures/figure1.pdf")
+    with pytest.raises(LedgerError) as refused:
+        release("mini")
+    said = str(refused.value)
+    assert re.search(r"index\.html:\d+: '.*\">undec.*' from report\.json", said)
+    assert "figures/figure1.pdf: not the drawing of report.json" in said
+    assert not Path("report/publish").exists()
+
+
+@pytest.mark.faults(21)
+def test_every_digit_edited_in_what_describes_a_release_is_told_by_its_sums(released: Path):
+    """40 digits of each file, drawn with a fixed seed."""
+    draw = random.Random(4)
+    for name in DESCRIBING:
+        path = released / name
+        text = path.read_text()
+        places = [match.start() for match in re.finditer(r"\d", text)]
+        for place in draw.choices(places, k=40):
+            digit = draw.choice([d for d in "0123456789" if d != text[place]])
+            path.write_text(text[:place] + digit + text[place + 1 :])
+            assert unlike_sums(released) == [f"{name}: FAILED"], place
+        path.write_text(text)
+    assert unlike_sums(released) == []
+
+
+def unlike_sums(folder: Path) -> list[str]:
+    """What `sha256sum` finds wrong with a released folder."""
+    check = ["sha256sum", "--check", "--quiet", "SHA256SUMS"]
+    done = subprocess.run(check, cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -154,10 +205,9 @@ def validator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_validator_of_ro_crate_accepts_the_crate_and_refuses_a_broken_one(
-    validator: Path, study: Path, monkeypatch: pytest.MonkeyPatch
+    validator: Path, released: Path, tmp_path: Path
 ):
-    monkeypatch.chdir(study)
-    out = release("mini")
+    out = Path(shutil.copytree(released, tmp_path / "released"))
     profiles = (
         "ro-crate-1.1",
         "process-run-crate-0.5",

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from repro.__main__ import main
 from repro.ledger import LedgerError
 from repro.profile import load_profile
 from repro.report.build import checksums, report_stage
@@ -173,7 +174,9 @@ def visible_digits(name: str, text: str) -> list[int]:
 
 
 @pytest.mark.faults(21)
-@pytest.mark.parametrize("name", ["index.html", "runs.html", "report.tex"])
+@pytest.mark.parametrize(
+    "name", ["index.html", "runs.html", "report.tex", "metrics.json", "table1.csv", "points.csv"]
+)
 def test_every_edit_of_one_visible_digit_is_found(pages: Pages, tmp_path: Path, name: str):
     """200 digits, drawn with a fixed seed, each replaced by another one."""
     assert pages.differences(pages.folder) == []
@@ -262,3 +265,27 @@ def test_a_report_that_is_not_there_says_what_to_do(tmp_path: Path):
         verify(tmp_path / "report.json")
     with pytest.raises(LedgerError, match="a folder"):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "report/build/smoke/report.json: missing; build the report first"),
+        (["--profile", "midi"], "report/build/midi/report.json: missing; build the report first"),
+        (["nope.json"], "nope.json: missing; build the report first"),
+        (["specs"], "specs: a folder (allowed: a report.json)"),
+    ],
+)
+def test_without_a_report_the_one_of_params_is_meant_and_what_is_missing_told(
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    expected: str,
+):
+    monkeypatch.chdir(tmp_path)
+    Path("specs").symlink_to(root / "specs")
+    Path("params.yaml").write_text("profile: smoke\n")
+    assert main(["verify", *arguments]) == 1
+    assert capsys.readouterr().err == f"repro: LedgerError: {expected}\n"
