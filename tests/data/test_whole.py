@@ -203,6 +203,23 @@ def test_an_array_may_take_half_of_the_free_disk_and_an_eighth_of_the_memory(
     assert has_room(path, 10**9)
 
 
+def test_the_larger_cleaning_set_of_the_paper_is_kept_where_the_machine_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """200,000 images of 224 px are 30 GB: half of 64 GB of free disk, an eighth of 256 GB."""
+    size = 200_000 * 224**2 * 3
+    pages = {"SC_PHYS_PAGES": 256, "SC_PAGE_SIZE": 10**9}
+    monkeypatch.setattr(memory.os, "sysconf", pages.__getitem__)
+    free = SimpleNamespace(free=64 * 10**9)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: free)
+    assert has_room(tmp_path / "a.npy", size)
+
+    free.free = 32 * 10**9
+    assert not has_room(tmp_path / "a.npy", size)
+    free.free, pages["SC_PHYS_PAGES"] = 64 * 10**9, 128
+    assert not has_room(tmp_path / "a.npy", size)
+
+
 def test_the_memory_that_arrays_and_steps_count_on_can_be_lowered_by_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

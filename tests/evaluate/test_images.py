@@ -95,6 +95,21 @@ def test_other_triggers_are_stamp_to_the_byte(
             assert (expected == twin).all(), number
 
 
+@pytest.mark.parametrize("name", evaluated.PATCH_TRIGGERS)
+def test_a_fixed_patch_is_drawn_once_for_all_evaluations(
+    store: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large the images are: what is kept is the patch, and later evaluations paste it."""
+    monkeypatch.setattr(evaluated, "COPY_LIMIT", 0)
+    trigger = Trigger.model_validate({"name": name, "patch_size": PATCH})
+    images = evaluation_set(store, SIZE, trigger, switches())
+    first = triggered(images, 0, SOME[:2])
+
+    for costly in ("draw_patches", "patch_centres", "stamp"):
+        monkeypatch.setattr(evaluated, costly, None)  # is not called again
+    assert (triggered(images, 0, SOME[:2]) == first).all()
+
+
 def test_stamping_leaves_the_clean_images_of_the_next_evaluation_alone(store: Path) -> None:
     images = evaluation_set(store, SIZE, BADNET, switches(trigger_geometry="crop"))
     for _ in range(2):

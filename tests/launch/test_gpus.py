@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
+from repro import worker
 from repro.events import PackFile
 from repro.launch import packs, places, slurm, torchrun
 from repro.launch.driver import run_all
@@ -15,8 +19,11 @@ from repro.launch.pack import read_pack
 from repro.profile import clean_runs, pretrain_runs
 from repro.runs.run import LaunchError, Run
 from repro.spec import Profile, RunSpec
+from repro.train.loop import Task, train
+from repro.train.model import build_model
 from repro.train.process import distributed
 from tests.support.launch import Launch, launch, profile, stub_inputs  # noqa: F401  (fixtures)
+from tests.support.short_run import CPU, Pairs, no_outcomes, run_spec
 
 # ruff: noqa: F811  (fixtures are imported, and named again where they are used)
 
@@ -176,6 +183,41 @@ def test_promised_gpus_that_torch_cannot_use_end_the_stage_before_training(
     said = r"RuntimeError: GPUs 0 are there, but torch .* cannot use them: install the build of"
     with pytest.raises(LaunchError, match=said):
         run_all(clean_runs(profile)[:1], stub_inputs, worker="tests.support.promised")
+
+
+@pytest.mark.parametrize(("device", "name"), [(torch.device("cuda", 1), "GPU 1"), (CPU, "cpu")])
+def test_a_record_names_what_torch_computed_on(
+    device: torch.device, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what the machine has: a pretended second GPU, and the processor."""
+    spec = run_spec(optimizer_state="fresh")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+
+    def trained(task: Task, model: Any, restored: None, device: object, *rest: Any) -> Any:
+        return train(task, model, restored, CPU, *rest)
+
+    monkeypatch.setattr(worker, "train", trained)
+    run = Run(spec, "0" * 16, {}, "code")
+    run.save()
+    task = Task(
+        spec,
+        run.fingerprint,
+        run.work_dir,
+        cast(Any, Pairs()),
+        no_outcomes,
+        is_target=np.arange(5) == 0,
+        validation=None,
+    )
+    model = build_model(spec.model, 0, "fp32")
+    resident = SimpleNamespace(
+        device=device, task=lambda *_: task, start_model=lambda *_: (model, None)
+    )
+    worker.run_one(run.fingerprint, Path("work"), cast(worker.Resident, resident), 0)
+
+    outcome = run.outcome()
+    assert outcome is not None
+    assert run.record(outcome, None).device == name
 
 
 def test_the_cells_of_a_sweep_run_side_by_side_on_gpus_too(

@@ -261,8 +261,8 @@ def test_compose_keeps_every_folder_that_the_study_fills(
 
 
 def test_containers_have_what_training_on_gpus_needs(root: Path, services: dict[str, Any]) -> None:
-    """Shared memory for loader processes and NCCL, pinned memory, a compiler for Triton, and the
-    user's data.
+    """Shared memory for loader processes and NCCL, pinned memory, a compiler for Triton, the user's
+    data, and a base that asks for the driver that torch's own wheels need, which are of CUDA 13.
     """
     on_gpu = services["reproduce-gpu"]
     assert int(on_gpu["shm_size"].removesuffix("gb")) >= 16
@@ -273,3 +273,4 @@ def test_containers_have_what_training_on_gpus_needs(root: Path, services: dict[
     text = (root / "Dockerfile").read_text(encoding="utf-8")
     assert {"gcc", "python3-dev"} <= set(text.split())
     assert "--ipc=host --ulimit memlock=-1" in text
+    assert re.search(r"^ARG BASE=nvidia/cuda:13\.", text, re.MULTILINE)

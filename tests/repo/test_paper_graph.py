@@ -186,6 +186,14 @@ def test_a_derived_profile_differs_by_the_values_of_its_file(specs: Path) -> Non
     assert few.clean.model_copy(update={"epochs": base.clean.epochs}) == base.clean
 
 
+def test_the_rehearsal_draws_its_triggers_anew_at_each_evaluation(specs: Path) -> None:
+    """The way that costs the most; `paper` itself draws them once."""
+    derive("paper", "rehearsal", specs / "rehearsal.yaml", specs)
+    profiles = [load_profile(name, specs) for name in ("paper", "rehearsal")]
+    drawn = [profile.switches.evaluation_triggers for profile in profiles]
+    assert drawn == ["fixed", "redrawn"]
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "expected"),
     [

@@ -178,3 +178,24 @@ def test_tokens_are_made_once_for_all_runs_of_a_store(
     assert isinstance(again._tokens, np.memmap) and again._tokens.dtype == np.uint16
     assert again._tokens.shape == (COUNT, 77)
     assert torch.equal(first.tokens(np.arange(COUNT)), again.tokens(np.arange(COUNT)))
+
+
+def test_images_are_decoded_at_every_step_only_where_there_is_no_room(
+    store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """120 KB of pixels, for which a memory of 1 KB has no room; the batches are the same."""
+    folders = [tmp_path / "large", tmp_path / "small"]
+    batches = []
+    for folder in folders:
+        folder.mkdir()
+        data = pairs(store, folder, spec("mmcl_ssl"))
+        batches.append([data[step] for step in (0, 6)])
+        monkeypatch.setenv("REPRO_MEMORY_BYTES", "1000")
+
+    kept = [
+        [array.shape for path in folder.rglob("*.npy") if (array := np.load(path)).ndim == 4]
+        for folder in folders
+    ]
+    assert kept == [[(COUNT, 32, 32, 3)], []]
+    for one, other in zip(*batches, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
