@@ -34,7 +34,7 @@ def _damaged_shards(listed: Path) -> Iterator[str]:
         # A poisoned store names shards of the data beside it, and either may name a user's own.
         path = Path(os.path.normpath(listed.parent / shard.path))
         if not path.is_file():
-            yield f"{path}: missing"
+            yield f"{path}: missing, but named in {listed}"
         elif file_sha256(path) != shard.sha256:
             yield f"{path}: not the file whose hash is in {listed}"
 

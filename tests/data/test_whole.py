@@ -140,7 +140,7 @@ def test_an_array_is_made_once_and_cannot_be_written(tmp_path: Path) -> None:
         found[0] = 1
 
 
-@pytest.mark.parametrize("damage", ["flipped", "zeroed", "cut", "no hash", "other hash"])
+@pytest.mark.parametrize("damage", ["flipped", "zeroed", "cut", "emptied", "no hash", "other hash"])
 def test_a_damaged_array_is_made_again_with_a_line(
     damage: str,
     tmp_path: Path,
@@ -158,6 +158,8 @@ def test_a_damaged_array_is_made_again_with_a_line(
             path.write_bytes(content[:128] + bytes(len(content) - 128))
         case "cut":
             path.write_bytes(path.read_bytes()[:100])
+        case "emptied":
+            path.write_bytes(b"")
         case "no hash":
             (tmp_path / "a.npy.sha256").unlink()
         case "other hash":
@@ -169,6 +171,19 @@ def test_a_damaged_array_is_made_again_with_a_line(
     new_process()
     assert array(path, chunks)[5].tolist() == [5, 5, 5]
     assert chunks.times == 2
+
+
+def test_pixels_that_are_black_in_the_cache_are_decoded_again(
+    store: PairStore, tmp_path: Path, new_process: Callable[[], None]
+) -> None:
+    """What a power cut leaves of a file whose size reached the disk and whose bytes did not."""
+    folder = tmp_path / "cache"
+    right = np.array(store.decoded(8, folder))
+    (path,) = folder.glob("*.npy")
+    content = path.read_bytes()
+    path.write_bytes(content[: -right.size] + bytes(right.size))
+    new_process()
+    assert np.array_equal(store.decoded(8, folder), right) and right.any()
 
 
 def test_an_array_that_could_not_be_finished_is_not_there(tmp_path: Path) -> None:
