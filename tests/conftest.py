@@ -8,6 +8,7 @@ tests/faults/cases.yaml.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("study")
     write_study(folder)
+    shutil.copy(ROOT / "pyproject.toml", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("REPRO_AUTHORS_DIR", raising=False)

@@ -117,7 +117,7 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
 def _most_seeds(
     evidence: Evidence, studies: Sequence[StudyResults], variants: Mapping[str, Evidence]
 ) -> tuple[str | None, Evidence]:
-    """Runs of the whole graph over the most seeds: those of a study, by its name, or our own."""
+    """Runs of all cells over the most seeds: those of a study, by its name, or our own."""
     name, most = None, evidence
     for study in studies:
         whole = whole_graph(study, variants)

@@ -16,6 +16,8 @@ LABELS = {
     "mmcl_ssl": "MMCL + SSL",
 }
 """How the keys of specifications and ledger are printed."""
+ON_STAND_INS = {"reproduced": "holds here", "not reproduced": "does not hold here"}
+"""Verdicts on stand-in data, which reproduce nothing of the paper's."""
 
 
 def label(key: str | None) -> str:
@@ -23,6 +25,13 @@ def label(key: str | None) -> str:
     if not key:
         return "–"
     return LABELS.get(key, key)
+
+
+def worded(verdict: str | None, stand_in: object) -> str:
+    """A verdict as printed; `stand_in`: what the data are instead of the paper's, if anything."""
+    if verdict is None:
+        return "not run"
+    return ON_STAND_INS.get(verdict, verdict) if stand_in else verdict
 
 
 def percent(

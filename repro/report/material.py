@@ -8,6 +8,7 @@ is left out and the page says so. Nothing here is needed to recompute a number.
 from __future__ import annotations
 
 import json
+import tomllib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,34 @@ from repro.profile import SPECS, read_yaml
 from repro.report.format import label
 from repro.report.numbers.cells import DATASETS
 from repro.report.numbers.evidence import Evidence
-from repro.report.schema.provenance import EnvironmentRow, Faults, ReportContext, SwitchRow
+from repro.report.schema.provenance import (
+    EnvironmentRow,
+    Faults,
+    ProjectEntry,
+    ReportContext,
+    SwitchRow,
+)
 from repro.runs.layout import DATA, POISONED, REPORT
 from repro.spec import Switches
 
 T = TypeVar("T")
+PROJECT = "pyproject.toml"
+"""The file that names the authors, for the report as for a release."""
 PNG = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+=*$")]
 """A PNG file in base64."""
+
+
+class Author(BaseModel):
+    """An author of the project."""
+
+    name: str
+
+
+class Project(BaseModel):
+    """What the report tells of pyproject.toml."""
+
+    authors: list[Author] = []
+    urls: dict[str, str] = {}
 
 
 class Pair(BaseModel):
@@ -102,6 +124,7 @@ def read_material(evidence: Evidence, root: Path) -> Material:
         accounting[f"poisoned pairs, {label(slot)}"] = shown.accounting
 
     context: ReportContext = {
+        "project": _project(root / PROJECT),
         "switches": _switches(name, evidence.settings.protocol, root / SPECS),
         "accounting": accounting,
         "attribution": _read_json(root / DATA / name / "attribution.json"),
@@ -109,6 +132,21 @@ def read_material(evidence: Evidence, root: Path) -> Material:
         "faults": _read(Faults, root / REPORT / "faults.json"),
     }
     return Material(context, gallery)
+
+
+def _project(path: Path) -> ProjectEntry:
+    """Authors and repository by pyproject.toml; nobody where it is not there."""
+    if not path.is_file():
+        return {"authors": [], "repository": ""}
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise LedgerError(f"{path}: not TOML ({error})") from None
+    project = _checked(Project, content.get("project"), path)
+    return {
+        "authors": [author.name for author in project.authors],
+        "repository": project.urls.get("Repository", ""),
+    }
 
 
 def _switches(name: str, protocol: str, specs: Path) -> list[SwitchRow]:
@@ -153,10 +191,22 @@ def _read(shape: type[T], path: Path) -> T | None:
     try:
         return TypeAdapter(shape).validate_json(path.read_bytes())
     except ValidationError as error:
-        # The first problem is enough: these files are made by our own stages, not by hand.
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "content"
-        raise LedgerError(f"{path}: {field}: {first['msg']}") from None
+        raise _refused(path, error) from None
+
+
+def _checked(shape: type[T], content: object, path: Path) -> T:
+    """What was read from a file, checked."""
+    try:
+        return TypeAdapter(shape).validate_python(content)
+    except ValidationError as error:
+        raise _refused(path, error) from None
+
+
+def _refused(path: Path, error: ValidationError) -> LedgerError:
+    """What is wrong with a file; the first problem is enough."""
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"])) or "content"
+    return LedgerError(f"{path}: {field}: {first['msg']}")
 
 
 def _read_sealed(shape: type[T], path: Path) -> T | None:

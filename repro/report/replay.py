@@ -30,6 +30,7 @@ SETTINGS = Settings(
 """Cap of the paper (Table 1); denominator of the authors' code (src/evaluate.py)."""
 MATERIAL = Material(
     context={
+        "project": {"authors": [], "repository": ""},
         "switches": [],
         "accounting": {},
         "attribution": None,

@@ -12,6 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from repro.report.format import worded
 from repro.report.pages.prepared import is_of_profile
 from repro.report.pages.summary import KEYWORDS, report_title
 
@@ -54,7 +55,7 @@ class Subject:
 
 def describe(project: dict[str, Any], document: dict[str, Any]) -> Subject:
     """The one source: `project` of pyproject.toml for the software, report.json for the study."""
-    authors = [author["name"] for author in project.get("authors", [])]
+    said = document["context"]["project"]
     # Archived studies are older than the study that is released.
     runs = document["runs"].items()
     started = [run["started"] for name, run in runs if is_of_profile(name, document)]
@@ -64,11 +65,11 @@ def describe(project: dict[str, Any], document: dict[str, Any]) -> Subject:
         name=project["name"],
         version=project["version"],
         license=project["license"],
-        authors=authors or [f"The contributors to {project['name']}"],
+        authors=said["authors"] or [f"The contributors to {project['name']}"],
         keywords=list(KEYWORDS),
         paper=document["paper"],
-        verdict=document["headline"]["verdict"],
-        repository=project.get("urls", {}).get("Repository", ""),
+        verdict=worded(document["headline"]["verdict"], document["stand_in"]),
+        repository=said["repository"],
         commit=document["commit"],
         started=min(started, default=""),
         ended=max(started, default=""),

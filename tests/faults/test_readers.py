@@ -28,6 +28,7 @@ SLOW = {
     "foreign-safetensors": 40,
     "study-archive": 60,
     "beside-results": 12,
+    "project": 12,
     "report": 12,
 }
 """Fewer where one copy takes longer."""

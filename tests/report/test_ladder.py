@@ -80,7 +80,7 @@ def rows_at(root: Path, name: str = "mini") -> list[dict[str, Any]]:
 
 def words(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Each row as printed, by the heads of the columns."""
-    table = ladder_table({"ladder": rows})
+    table = ladder_table({"ladder": rows, "profile": "mini", "context": {"accounting": {}}})
     return [dict(zip(table.heads, row, strict=True)) for row in table.rows]
 
 
@@ -143,7 +143,7 @@ def test_the_own_row_has_what_the_ledger_says(
     said = words([row])[0]
     assert said["scale"] == "mini (stand-in data; seed 0)"
     assert said["MMCL at the start, accuracy / ASR (%)"].startswith("40.0 / 9")
-    assert "CC6M, 100K: reproduced; CC6M, 200K: not run" in said["the objective decides"]
+    assert "CC6M, 100K: holds here; CC6M, 200K: not run" in said["the objective decides"]
     assert said["resistance"].startswith("100K: 4")
 
 
@@ -209,7 +209,8 @@ def test_a_report_of_the_larger_scale_has_its_own_runs_in_its_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_specs(tmp_path)
-    write_cc6m(tmp_path, LARGER, [0])
+    profile = load_profile(LARGER, tmp_path / "specs")
+    write_cc6m(tmp_path, LARGER, profile.pretrain.seeds)
     monkeypatch.chdir(tmp_path)
     rows = rows_at(tmp_path, LARGER)
     assert [(row["scale"], row["source"]) for row in rows] == [

@@ -59,7 +59,7 @@ def test_our_claims_have_verdict_numbers_and_control_over_seeds(tmp_path: Path):
     block = block_of(tmp_path, kept=0.40)
     assert "(ours, not the paper's), on seeds 0, 1" in block
     assert re.search(
-        r"\[resists-at-equal-finetuning\].*“The finetuning .*” \*\*reproduced\*\*", block
+        r"\[resists-at-equal-finetuning\].*“The finetuning .*” \*\*holds here\*\*", block
     )
 
     # Both datasets; 70% less 2% on either seed, at the middle rate.
@@ -69,7 +69,7 @@ def test_our_claims_have_verdict_numbers_and_control_over_seeds(tmp_path: Path):
     assert values == pytest.approx([68, 68], abs=1)
     mean, low, high = map(float, re.findall(r"-?[\d.]+", small[4]))
     assert mean == pytest.approx(sum(values) / 2, abs=0.06) and low <= mean <= high
-    assert small[2] == "**reproduced**"
+    assert small[2] == "**holds here**"
     assert small[5].startswith("holds: 0.0% of the accuracy lost at ASR ")
 
     # A factor and no percentage: about ten, its mean that of logarithms.

@@ -21,10 +21,22 @@ def cell(dataset: str, size: str, objective: str) -> dict[str, str]:
     return {"dataset": dataset, "clean_size": size, "pretrain_objective": objective}
 
 
+def price_row(variant: str, cleaned: float) -> dict[str, Any]:
+    """A model that starts at 40%, and its best accuracy at the cap."""
+    return {
+        **cell("cc6m", "100k", "mmcl"),
+        "variant": variant,
+        "means": {"accuracy": 0.40, "cleaned_accuracy": cleaned},
+        "values": {"cleaned_accuracy": [cleaned]},
+        "not_cleaned": 0,
+    }
+
+
 def document() -> dict[str, Any]:
     """A report of three rows: one measured, one never cleaned, one not run."""
     measured = {"paper": 0.16, "reproduced": 0.25, "ci95": [0.2, 0.305], "n": 3124, "asr": 0.04}
     absent = {"paper": None, "reproduced": None, "ci95": None, "n": None, "asr": None}
+    measured["relative_drop"] = absent["relative_drop"] = None
     control = {
         "holds": False,
         "loss": 0.412,
@@ -36,13 +48,22 @@ def document() -> dict[str, Any]:
     return {
         "profile": "mini",
         "stand_in": "icons",
-        "settings": {"seeds": [0, 1], "asr_cap": 0.05, "confidence": 0.95},
+        "settings": {"seeds": [0, 1], "asr_cap": 0.05, "confidence": 0.95, "kept_share": 0.95},
+        "resistance": {"study": "seeds"},
         "runs": {"results/mini/a": {}},
         "authors_files": [],
         "studies": [
-            {"reference": "default", "claims": [], "rows": []},
             {
+                "name": "control",
                 "reference": "default",
+                "claims": [],
+                "variants": [{"variant": "unpoisoned", "poisoned": False}],
+                "rows": [price_row("default", 0.30), price_row("unpoisoned", 0.36)],
+            },
+            {
+                "name": "seeds",
+                "reference": "default",
+                "variants": [],
                 "claims": [
                     {
                         "id": "it-decides",
@@ -128,7 +149,7 @@ def test_the_table_has_the_paper_beside_the_reproduction() -> None:
 
 def test_the_verdict_over_seeds_stands_first_and_each_has_its_control() -> None:
     text = "\n".join(results_block(document()).splitlines()[7:])
-    over_seeds, own = text.split("\n\n")
+    over_seeds, own, _ = text.split("\n\n")
     assert "judged on seeds 0, 1, 2: **CC6M, 100K: not tested: control failed**" in over_seeds
     assert (
         "CC6M, 100K fails: 41.2% of the accuracy lost at ASR 3.2% from a start ASR of 93.0%, "
@@ -136,6 +157,32 @@ def test_the_verdict_over_seeds_stands_first_and_each_has_its_control() -> None:
     )
     assert "(seeds 0, 1): **CC6M, 100K: not tested: control not run**" in own
     assert "CC3M, 100K fails: 41.2%" in own and "CC6M, 200K not run." in own
+
+
+def test_the_price_of_the_finetuning_and_what_would_settle_it_stand_below() -> None:
+    *_, why = "\n".join(results_block(document()).splitlines()).split("\n\n")
+    price, settled = why.splitlines()
+    assert price == (
+        "Price of the finetuning itself, CC6M, 100K, MMCL: a model without a backdoor loses 4.0 "
+        "points of its 40.0% by it, and the poisoned one 6.0 more."
+    )
+    assert "A finetuning under which the control holds" in settled and "for CC6M, 100K." in settled
+    assert "nothing that is measured on stand-ins can refute" in settled
+    assert "More seeds" not in settled
+
+
+def test_one_seed_is_no_plural() -> None:
+    alone = document()
+    alone["settings"]["seeds"] = [10]
+    text = results_block(alone)
+    assert text.startswith("Profile `mini`, seed 10;") and "in this report (seed 10):" in text
+
+
+def test_on_stand_in_data_nothing_of_the_papers_is_reproduced() -> None:
+    told = document()
+    told["headline"]["claims"][0]["verdict"] = "reproduced"
+    assert "**CC6M, 100K: holds here**" in results_block(told)
+    assert "**CC6M, 100K: reproduced**" in results_block({**told, "stand_in": ""})
 
 
 def test_filling_twice_is_filling_once(tmp_path: Path) -> None:

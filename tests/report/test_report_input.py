@@ -247,13 +247,16 @@ def test_gallery_shows_the_samples_with_their_predictions(
         ),
         ("report/faults.json", '{"cases": 3}', r"faults\.json: commit: Field required"),
         ("data/mini/accounting.json", "[1", r"accounting\.json: not JSON"),
+        ("pyproject.toml", "[project", r"pyproject\.toml: not TOML"),
+        ("pyproject.toml", "project = 3", r"pyproject\.toml: content: "),
+        ("pyproject.toml", "project.authors = [{}]", r"authors\.0\.name: Field required"),
     ],
 )
 def test_a_file_beside_the_results_that_is_not_as_it_should_be_is_refused_by_field(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str, message: str
 ):
     profile = write_specs(tmp_path)
-    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(content)
     with pytest.raises(LedgerError, match=message):
         build_at(tmp_path, profile, monkeypatch)

@@ -180,6 +180,7 @@ def test_keys_reach_every_mark_and_its_run(built: Path, chromium: Page):
     page.call("Input.dispatchKeyEvent", type="keyDown", key="Enter")
     page.wait("location.pathname.endsWith('/ledger.html') && document.readyState === 'complete'")
     assert said.split("; ")[-1] in page.run("document.querySelector(location.hash).innerText")
+    assert page.run("document.activeElement === document.querySelector(location.hash)")
 
 
 def test_a_tap_shows_a_mark_and_a_second_one_opens_its_run(built: Path, chromium: Page):
@@ -207,6 +208,18 @@ def test_panels_stand_below_one_another_on_a_phone(built: Path, chromium: Page):
     assert first[0] == second[0] and first[3] <= second[1]
     assert all(left >= 0 and right <= 390 for left, _, right, _ in boxes)
     assert chromium.run("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("width", [1440, 800, 390])
+def test_tables_fit_or_fold_on_the_first_page(whole: Path, chromium: Page, width: int):
+    """With closed parts closed, none scrolls sideways within its box."""
+    visit(chromium, whole / BUILD / "index.html", width=width)
+    wide = chromium.run(
+        "[...document.querySelectorAll('.scroll')]"
+        ".filter(e => !e.closest('details:not([open])') && e.scrollWidth > e.clientWidth + 1)"
+        ".map(e => `${e.getAttribute('aria-label')}: ${e.scrollWidth} in ${e.clientWidth}`)"
+    )
+    assert wide == []
 
 
 def test_the_first_page_is_short_and_ready_at_once(whole: Path, chromium: Page):

@@ -14,6 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from repro.ledger import LedgerError
+from repro.report.pages.summary import report_title
 from repro.report.release import release
 
 
@@ -77,6 +78,11 @@ def test_the_metadata_have_every_field_that_the_journals_tools_read(released: Pa
             assert metadata[field] and all(entry.keys() >= set(parts) for entry in metadata[field])
         else:
             assert [name for entry in metadata[field] for name in entry] == parts
+
+    # A mark of success or failure only where the report has one.
+    document = json.loads((released / "report.json").read_bytes())
+    assert metadata["title"] == report_title(document) and "Re]" not in metadata["title"]
+    assert metadata["abstract"].endswith("The paper's answer: holds here.")
 
     # Somebody to write to, and places for the editor and two reviewers.
     assert metadata["authors"][0]["name"] and metadata["authors"][0]["affiliations"] == "1,*"
@@ -149,7 +155,7 @@ def test_a_page_or_figure_that_says_else_than_the_report_is_not_published(
     page = folder / "index.html"
     text = page.read_text()
     lead = text.index('<span class="verdict ', text.index('class="lead"'))
-    page.write_text(text[:lead] + text[lead:].replace(">reproduced<", ">undecided<", 1))
+    page.write_text(text[:lead] + text[lead:].replace(">holds here<", ">undecided<", 1))
     shutil.copy(folder / "figures/figure2.pdf", folder / "figures/figure1.pdf")
     with pytest.raises(LedgerError) as refused:
         release("mini")

@@ -74,8 +74,16 @@ def test_the_values_are_those_of_the_profiles(tmp_path: Path) -> None:
 
     lines = {
         line.setting: line
-        for line in setting_lines({"settings_table": settings_table("mini", tmp_path)})
+        for line in setting_lines(
+            {
+                "settings_table": settings_table("mini", tmp_path),
+                "context": {"accounting": {"data": {"used": {"cc3m": 14_936, "cc6m": 29_934}}}},
+            }
+        )
     }
+    assert lines["cleaning pairs"].paper == "100K: 100,000; 200K: 200,000"
+    assert lines["cleaning pairs"].here == "100K: 2,000; 200K: 4,000"
+    assert lines["pairs"].here == "CC3M: 14,936; CC6M: 30,000 (29,934 of them used)"
     assert lines["poisoned pairs (%)"].paper == "CC3M: 0.055; CC6M: 0.05"
     assert lines["poisoned pairs (%)"].here == "CC3M: 10.0; CC6M: 0.1"
     # A patch of 16 px in the paper's 224 px, and in 64 px.

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
+import html
 import json
 import re
+import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from repro.report.article import latex
+from repro.report.format import worded
 from repro.report.pages.answer import answer
 from repro.report.pages.figures import hardly_any, scatter
-from repro.report.pages.summary import other_caps, report_title
+from repro.report.pages.prepared import mmcl_alone
+from repro.report.pages.summary import origin, other_caps, report_title
+from repro.report.pages.verdicts import METRICS
+from repro.report.schema.judged import Metric
 
 BUILD = Path("report/build/mini")
 
@@ -70,6 +76,90 @@ def test_the_version_of_the_paper_stands_beside_its_address(
     assert "workshop text" in version and "v4" in version
     assert f"</a>\n({version})" in (built / BUILD / "index.html").read_text()
     assert f"}}\n({version})" in (built / BUILD / "report.tex").read_text()
+
+
+def test_the_head_says_who_made_it_when_and_how_it_is_made_again(
+    built: Path, document: dict[str, Any], root: Path
+) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    names = ", ".join(author["name"] for author in project["authors"])
+    assert origin(document).authors == names != ""
+    page = (built / BUILD / "index.html").read_text()
+    head = " ".join(page[: page.index('id="answer"')].split())
+    assert f"Replication report by {names} at profile" in head
+    assert f"Runs of 2026-01-02 at commit <code>{'0' * 10}</code>" in head
+    assert "<code>PROFILE=mini make reproduce</code>" in head
+    assert "Repository" not in project.get("urls", {}) and 'of <a href="' not in head
+
+    later = copy.deepcopy(document)
+    later["runs"][next(iter(later["runs"]))]["started"] = "2026-01-09T00:00:00+00:00"
+    assert (origin(later).first, origin(later).last) == ("2026-01-02", "2026-01-09")
+
+
+def test_the_first_screen_says_why_and_what_would_settle_it(built: Path) -> None:
+    """The control, the price of the finetuning, and what is missing."""
+    page = (built / BUILD / "index.html").read_text()
+    head = " ".join(page[: page.index('id="answer"')].split())
+    assert re.search(r"CC3M, 100K: holds: \d", head)
+    assert "was not run, so its own price cannot be told" in head
+    settled = head[head.index("<dt>To settle it</dt>") :]
+    assert "More seeds. With one, the spread between trainings is unknown." in settled
+    assert "nothing that is measured on stand-ins can refute" in settled
+
+
+@pytest.mark.parametrize(
+    ("verdict", "stand_in", "words"),
+    [
+        ("reproduced", "icons", "holds here"),
+        ("not reproduced", "icons", "does not hold here"),
+        ("direction only", "icons", "direction only"),
+        ("not tested: control failed", "icons", "not tested: control failed"),
+        ("reproduced", "", "reproduced"),
+    ],
+)
+def test_a_verdict_on_stand_in_data_says_where_it_holds(
+    verdict: str, stand_in: str, words: str
+) -> None:
+    assert worded(verdict, stand_in) == words
+
+
+def test_no_page_of_a_small_study_says_that_a_claim_was_reproduced(built: Path) -> None:
+    for name in ("index.html", "studies.html", "report.tex"):
+        path = built / BUILD / name
+        text = path.read_text() if path.exists() else ""
+        assert re.findall(r">(?:not )?reproduced<|textbf\{(?:not )?reproduced\}", text) == []
+    assert ">holds here<" in (built / BUILD / "index.html").read_text()
+
+
+def test_what_a_claim_is_about_is_told_in_words(built: Path) -> None:
+    assert set(METRICS) == set(get_args(Metric))
+    page, tex = ((built / BUILD / name).read_text() for name in ("index.html", "report.tex"))
+    tex = tex.replace(r"\allowbreak{}", "")
+    names = [metric for metric in METRICS if "_" in metric]
+    assert [name for name in names if f">{name}<" in page] == []
+    assert [name for name in names if name.replace("_", r"\_") in tex] == []
+    for text in (page, tex):
+        assert METRICS["drop_difference"] in html.unescape(" ".join(text.split()))
+
+
+def test_mmcl_alone_is_compared_with_cleanclip_cell_by_cell(document: dict[str, Any]) -> None:
+    """Better, as good, worse, neither cleaned, and not run."""
+    best = [(0.3, 0.2), (0.2, 0.2), (None, 0.1), (None, None), (0.4, None)]
+    rows = [
+        {"loss": loss, "clean_accuracy": {"reproduced": value, "evaluations": 9}}
+        for alone, cleanclip in best
+        for loss, value in (("mmcl", alone), ("ssl", 0.5), ("mmcl_ssl", cleanclip))
+    ]
+    rows[-3]["clean_accuracy"]["evaluations"] = 0
+    found = mmcl_alone({"tables": {"by_loss": {"rows": rows}}})
+    assert (found.better, found.equal, found.compared) == (1, 1, 3)
+    assert mmcl_alone(document).compared == 6
+
+
+def test_accuracy_says_that_each_image_counts_once(built: Path) -> None:
+    for name in ("index.html", "report.tex"):
+        text = " ".join((built / BUILD / name).read_text().split())
+        assert "each image counts once, whatever its class" in text
 
 
 def test_the_kept_share_of_the_claims_is_the_green_band_and_the_success_region(

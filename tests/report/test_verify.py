@@ -225,11 +225,11 @@ def test_a_changed_verdict_swapped_figures_a_plain_number_and_a_foreign_pdf_are_
     folder = REPORT.parent
     page = folder / "index.html"
     text = page.read_text()
-    lead = '<span class="verdict reproduced">reproduced</span>'
+    lead = '<span class="verdict reproduced">holds here</span>'
     place = text.index(lead, text.index('class="lead"'))
     number = re.search(r"<data [^>]*>([^<]*)</data>", text[place:])
     assert number is not None
-    changed = text[:place] + lead.replace("reproduced", "undecided") + text[place + len(lead) :]
+    changed = text[:place] + lead.replace("holds here", "undecided") + text[place + len(lead) :]
     page.write_text(changed.replace(number[0], number[1], 1))
     figure = folder / "figures/figure1.pdf"
     figure.write_bytes((folder / "figures/figure2.pdf").read_bytes())

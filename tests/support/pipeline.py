@@ -35,7 +35,7 @@ def project(root: Path, tmp_path: Path) -> Path:
         shutil.copytree(
             source, target, ignore=shutil.ignore_patterns("__pycache__")
         ) if source.is_dir() else shutil.copy(source, target)
-    for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+    for name in ("dvc.yaml", "params.yaml", "pyproject.toml", ".dvcignore", ".gitignore"):
         shutil.copy(root / name, tmp_path / name)
     stub = tmp_path / "bin" / "python"
     stub.parent.mkdir()

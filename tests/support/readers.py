@@ -157,6 +157,8 @@ def make_context(folder: Path) -> None:
         "cases": [case],
     }
     (folder / "report/faults.json").write_text(json.dumps(faults))
+    project = 'authors = [{name = "N"}]\nurls = {Repository = "https://example.org"}\n'
+    (folder / "pyproject.toml").write_text(f"[project]\n{project}")
 
 
 def read_files_beside(folder: Path) -> Any:
@@ -289,6 +291,7 @@ def read_output(folder: Path) -> Any:
 
 SPECS = ("specs/claims.yaml", "specs/mini/*.yaml", "specs/protocols/*.yaml")
 BESIDE = ("data/mini/*.json", "poisoned/mini/*.json", "report/faults.json")
+PROJECT = ("pyproject.toml",)
 READERS = {
     "store-index": Reader(make_store, ("index.npz",), read_store, StoreError, "npz"),
     "store-list": Reader(make_store, ("shards.json",), read_store, StoreError, "json"),
@@ -310,6 +313,7 @@ READERS = {
         "gz",
     ),
     "beside-results": Reader(make_context, BESIDE, read_files_beside, LedgerError, "json"),
+    "project": Reader(make_context, PROJECT, read_files_beside, LedgerError),
     "report": Reader(make_report, ("out/report.json",), read_report, LedgerError, "json"),
     "authors": Reader(make_authors, ("*",), read_authors, LedgerError, "json"),
     "record": Reader(

@@ -17,7 +17,7 @@ from repro.runs.published import read_results
 from repro.spec import RunSpec
 from repro.study.archive import write_archive
 from repro.study.spec import Study, load_study, study_names, varied
-from tests.support.ledger import EVALUATIONS, outcome, write_run, write_study
+from tests.support.ledger import EVALUATIONS, ROOT, outcome, write_run, write_study
 
 STUDIES = ("seeds", "control", "dose", "starts")
 """One that repeats the whole graph, one with unpoisoned models, one that varies a number, and one
@@ -38,6 +38,7 @@ def write_whole(root: Path, studies: Sequence[str] = STUDIES, seeds: int | None 
     `seeds`: of each variant no more than so many.
     """
     write_study(root)
+    shutil.copy(ROOT / "pyproject.toml", root)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.delenv("REPRO_AUTHORS_DIR", raising=False)

@@ -1,5 +1,4 @@
-"""What the article tells besides the tables of report.json: results by seed and by claim, and what
-its discussion rests on.
+"""What the article tells besides the tables of report.json: results by seed and by claim.
 
 Documents in, lines out; every number is one of report.json, or a mean of some.
 """
@@ -12,13 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from repro.report.format import label
-from repro.report.judging.claims import RATIOS, combine
-from repro.report.judging.control import control_words
-from repro.report.pages.prepared import AnswerLine, answer_lines, is_of_profile, seed_note
-from repro.report.pages.verdicts import VERDICTS, RateLine, rate_lines
+from repro.report.judging.claims import RATIOS
+from repro.report.pages.prepared import seed_note
+from repro.report.pages.verdicts import VERDICTS, RateLine, most_seeds, own_seeds, rate_lines
 from repro.report.schema.judged import Verdict
-from repro.report.schema.results import PositiveControl
-from repro.report.studies.prices import Price, prices
 
 PRINTED = {
     "mmcl": "MMCL",
@@ -91,56 +87,8 @@ class ClaimRow:
     """Whether its values are factors and no shares."""
     other: Verdict | None
     """By this report's own seeds, where the table has those of a study."""
-
-
-@dataclass(frozen=True, slots=True)
-class CellVerdict:
-    """A main claim in one cell, over some seeds."""
-
-    verdict: Verdict
-    control: PositiveControl | None
-    """None where it was not run."""
-
-
-@dataclass(frozen=True, slots=True)
-class MainRow:
-    """A main claim in its cell."""
-
-    dataset: str
-    clean_size: str
-    lost: list[AnswerLine]
-    """By the MMCL model and by the MMCL + SSL model, in this report."""
-    own: CellVerdict
-    """Over this report's own seeds."""
-    over_seeds: CellVerdict | None
-    """Over those of a study, where one has more."""
-
-    @property
-    def counts(self) -> CellVerdict:
-        """What is said over the most seeds."""
-        return self.over_seeds or self.own
-
-    @property
-    def said(self) -> str:
-        """What came of the positive control, over the most seeds."""
-        return control_words(self.counts.control)
-
-
-@dataclass(frozen=True, slots=True)
-class Discussion:
-    """What the discussion rests on, all of it over the most seeds."""
-
-    study: str | None
-    seeds: Sequence[int]
-    verdict: Verdict
-    """Of the main claims together."""
-    main: list[MainRow]
-    held: list[MainRow]
-    """Those whose control holds."""
-    failed: list[MainRow]
-    not_run: list[MainRow]
-    prices: list[Price]
-    """What the finetuning costs models without a backdoor."""
+    own_only: bool
+    """Whether the study has no runs for it, so that this report's own are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,18 +114,6 @@ class ResistanceRow:
     rates: RateLine | None
     areas: list[Mapping[str, Any]]
     """Ours, then the authors': source, and what the MMCL model keeps more, as an effect."""
-
-
-def most_seeds(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The study that repeats the whole graph over more seeds than this report has."""
-    name = document["resistance"]["study"]
-    return next((study for study in document["studies"] if study["name"] == name), None)
-
-
-def own_seeds(document: Mapping[str, Any]) -> Sequence[int]:
-    """Seeds of this report's runs; none where it has no runs."""
-    has_runs = any(is_of_profile(run, document) for run in document["runs"])
-    return document["settings"]["seeds"] if has_runs else []
 
 
 def seed_table(document: Mapping[str, Any]) -> SeedTable | None:
@@ -244,7 +180,8 @@ def claim_rows(document: Mapping[str, Any]) -> list[ClaimRow]:
             number,
             claim,
             over_seeds.get(claim["id"], claim),
-            claim["verdict"] if study else None,
+            claim["verdict"] if claim["id"] in over_seeds else None,
+            own_only=bool(study) and claim["id"] not in over_seeds,
         )
         for number, claim in enumerate(document["claims"], start=1)
     ]
@@ -265,7 +202,12 @@ def claim_counts(rows: Sequence[ClaimRow]) -> dict[str, int]:
 
 
 def _claim_row(
-    number: int, claim: Mapping[str, Any], judged: Mapping[str, Any], other: Verdict | None
+    number: int,
+    claim: Mapping[str, Any],
+    judged: Mapping[str, Any],
+    other: Verdict | None,
+    *,
+    own_only: bool = False,
 ) -> ClaimRow:
     cells = judged["evidence"]
     notes = [{seed_note(item["note"]) for item in cell["by_seed"]} - {""} for cell in cells]
@@ -288,6 +230,7 @@ def _claim_row(
         judged["verdict"],
         claim["metric"] in RATIOS,
         other,
+        own_only,
     )
 
 
@@ -304,61 +247,6 @@ def _claim_place(claim: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
     if len(claim["objectives"]) > 1 and cell["pretrain_objective"]:
         parts.append(cell["pretrain_objective"])
     return ", ".join(map(label, parts))
-
-
-def discussion(document: Mapping[str, Any]) -> Discussion:
-    """What came of the main claims, their controls, and models without a backdoor."""
-    study = most_seeds(document)
-    main = _main_rows(document, study)
-    run = [row for row in main if row.counts.control]
-    return Discussion(
-        study=study["name"] if study else None,
-        seeds=study["rows"][0]["seeds"] if study else own_seeds(document),
-        verdict=combine([row.counts.verdict for row in main]),
-        main=main,
-        held=[row for row in run if _holds(row)],
-        failed=[row for row in run if not _holds(row)],
-        not_run=[row for row in main if row not in run],
-        prices=[price for entry in document["studies"] for price in prices(entry)],
-    )
-
-
-def _holds(row: MainRow) -> bool:
-    control = row.counts.control
-    return control is not None and control["holds"]
-
-
-def _main_rows(document: Mapping[str, Any], study: Mapping[str, Any] | None) -> list[MainRow]:
-    """The main claims, by this report and, if there is one, by the study."""
-    lost: dict[tuple[str, str], list[AnswerLine]] = {}
-    for line in answer_lines(dict(document)):
-        lost.setdefault((line.dataset, line.clean_size), []).append(line)
-
-    # The two objectives of a dataset and size have one control, which each of their rows bears.
-    controls = {
-        (row["dataset"], row["clean_size"]): row["control"]
-        for row in document["tables"]["table1"]["rows"]
-    }
-    over_seeds = {claim["id"]: claim for claim in study["claims"]} if study else {}
-
-    rows = []
-    for head in document["headline"]["claims"]:
-        cell = (head["dataset"], head["clean_size"])
-        judged = over_seeds.get(head["id"])
-        rows.append(
-            MainRow(
-                *cell,
-                lost=lost[cell],
-                own=CellVerdict(head["verdict"] or "not run", controls[cell]),
-                over_seeds=judged
-                and CellVerdict(
-                    judged["verdict"],
-                    # A main claim is about one cell, if that was run.
-                    next((entry["control"] for entry in judged["evidence"]), None),
-                ),
-            )
-        )
-    return rows
 
 
 def resistance_rows(document: Mapping[str, Any]) -> list[ResistanceRow]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import jinja2
 
 from repro.report.article import appendix, facts
 from repro.report.article.references import REFERENCES
-from repro.report.format import duration, factor, label, percent, rate, short
+from repro.report.format import duration, factor, label, percent, rate, short, worded
 from repro.report.judging.control import control_words
 from repro.report.numbers.cells import LOSSES
 from repro.report.pages import prepared, summary
@@ -40,8 +41,6 @@ SPECIAL = {
 """Characters with a meaning in TeX, and those beyond ASCII that our texts and the paper's use."""
 NOTHING = "{--}"
 """A cell without a value, in a column of numbers."""
-AUTHOR = "The contributors to repro"
-"""As pyproject.toml has it."""
 LADDER = 0.77
 """Share of the text's width that the columns of scales have between them."""
 IN_RESULTS = ("answer", "resistance")
@@ -77,6 +76,7 @@ def tex(document: dict[str, Any], digest: str) -> str:
     # The template names numbers by their path in report.json, as index.html does.
     pages = _environment()
     pages.filters["at"] = lambda path: lookup(document, path)
+    pages.filters["worded"] = partial(worded, stand_in=document["stand_in"])
     shared = told_everywhere(document)
     claims = facts.claim_rows(document)
     names = figure_names(document)
@@ -85,7 +85,6 @@ def tex(document: dict[str, Any], digest: str) -> str:
     return pages.get_template("report.tex.j2").render(
         **shared,
         digest=digest,
-        author=AUTHOR,
         keywords=summary.KEYWORDS,
         date=_last_start(document)[:10],
         # Columns of the tables: the authors' points take one more.
@@ -97,7 +96,6 @@ def tex(document: dict[str, Any], digest: str) -> str:
         main_claims=[row for row in claims if row.claim["id"] in main],
         own_claims=facts.own_claim_rows(document),
         seeds=facts.seed_table(document),
-        found=facts.discussion(document),
         resistance=facts.resistance_rows(document),
         studies=appendix.study_tables(document),
         credits=appendix.picture_credits(document),
@@ -238,6 +236,7 @@ def _environment() -> jinja2.Environment:
         "quoted": _quoted,
         "not_cleaned": not_cleaned,
         "erratum_result": _erratum_result,
+        "exact": prepared.exact,
         "breakable": _breakable,
         "hash": _hash,
         "tex": Tex,

@@ -76,7 +76,7 @@ def answer(document: Mapping[str, Any]) -> Figure:
 
 
 def seed_losses(document: Mapping[str, Any]) -> dict[tuple[str, ...], list[float | None]]:
-    """Share of the start accuracy lost on each seed of the study that repeats the whole graph, by
+    """Share of the start accuracy lost on each seed of the study that cleans every cell, by
     row of Table 1; None for a seed on which nothing reached the cap.
     """
     found = {}

@@ -40,6 +40,14 @@ MEASURED = {
     "cleaned_accuracy": "Best accuracy at the cap (%)",
 }
 """What a study measures over a number."""
+VARIED = {
+    "pretrain.ssl_weight": "Weight of SSL in pre-training",
+    "clean.mitigation.ssl_weight": "Weight of SSL in cleaning",
+    "clean.mitigation.poisons_left": "Poisoned pairs left among the cleaning pairs",
+    "data.poison.trigger.patch_size": "Side of the patch (px)",
+    "data.poison.num_poisoned.cc3m": "Poisoned pairs, CC3M",
+}
+"""Numbers that studies vary, in words; any other is named by its place in the specification."""
 
 
 def resisting(document: Mapping[str, Any]) -> Figure:
@@ -255,7 +263,7 @@ def _response(ax: Axes, dose: Mapping[str, Any]) -> None:
     ax.set_ylim(bottom=0)
     ax.yaxis.set_major_formatter(tick)
     ax.set_title(MEASURED[dose["measure"]], fontsize=8)
-    ax.set_xlabel(dose["path"], fontsize=8)
+    ax.set_xlabel(VARIED.get(dose["path"], dose["path"]), fontsize=8)
     ax.set_ylabel("")
     ax.legend(frameon=False, fontsize=7)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import jinja2
 from repro.ledger import LedgerError
 from repro.markdown import fill
 from repro.profile import SPECS, load_profile
-from repro.report.format import markdown_percent, short
+from repro.report.format import markdown_percent, short, worded
 from repro.report.judging.claims import Claims, combine, load_claims
 from repro.report.judging.control import control_words
 from repro.report.numbers.evidence import Settings
@@ -91,7 +92,7 @@ class ClaimLine(NamedTuple):
 
 @dataclass(frozen=True)
 class Repetition:
-    """A study that repeats the whole graph over seeds."""
+    """A study that cleans every cell of Table 1 over seeds."""
 
     seeds: list[int]
     headline: Verdict
@@ -151,24 +152,23 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
     )
     machines: list[MachineRow] = finite(repeated(results, settings))
 
-    # Studies that repeat the graph come first, then those of cleaning sizes, then all others.
-    text = (
-        _environment()
-        .get_template("findings.md.j2")
-        .render(
-            settings=settings,
-            measures=MEASURES,
-            studies=studies,
-            repetitions=[
-                _repetition(study, claims, own_claims(of, claims, variants))
-                for study, of in zip(studies, results, strict=True)
-                if study["claims"]
-            ],
-            of_sizes=[study for study in studies if study["sizes"] and not study["claims"]],
-            others=[study for study in studies if not study["sizes"] and not study["claims"]],
-            machines=machines,
-            summary=_summary(studies, machines, settings.confidence),
-        )
+    environment = _environment()
+    environment.filters["worded"] = partial(worded, stand_in=settings.stand_in)
+
+    # Studies that clean every cell come first, then those of cleaning sizes, then all others.
+    text = environment.get_template("findings.md.j2").render(
+        settings=settings,
+        measures=MEASURES,
+        studies=studies,
+        repetitions=[
+            _repetition(study, claims, own_claims(of, claims, variants))
+            for study, of in zip(studies, results, strict=True)
+            if study["claims"]
+        ],
+        of_sizes=[study for study in studies if study["sizes"] and not study["claims"]],
+        others=[study for study in studies if not study["sizes"] and not study["claims"]],
+        machines=machines,
+        summary=_summary(studies, machines, settings.confidence),
     )
 
     # Parts of the template that do not apply leave blank lines behind.

@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from repro.report.format import duration, factor, label, percent, rate, short
+from repro.report.format import duration, factor, label, percent, rate, short, worded
 from repro.report.judging.claims import RATIOS
 from repro.report.judging.control import control_words
 from repro.report.numbers.cells import LOSSES, SIZES
@@ -109,6 +109,7 @@ def document_pages(
     """
     # A template names a number by its path, so a page cannot show one that report.json lacks.
     pages = _environment()
+    pages.filters["worded"] = partial(worded, stand_in=document["stand_in"])
     pages.globals |= {
         "number": partial(number, document),
         "interval": partial(interval, document),

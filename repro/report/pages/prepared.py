@@ -39,6 +39,16 @@ class LossCell:
 
 
 @dataclass(frozen=True, slots=True)
+class AloneCount:
+    """How often finetuning with MMCL alone leaves the better model at the cap than CleanCLIP."""
+
+    better: int
+    equal: int
+    compared: int
+    """Cells of Table 1 in which both were run, and one of them reached the cap."""
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """A small table: heads of the columns after the first, and per row its name and its cells."""
 
@@ -130,6 +140,23 @@ def by_loss(document: dict[str, Any]) -> list[list[LossCell]]:
         for index, row in enumerate(document["tables"]["by_loss"]["rows"])
     ]
     return [cells[first : first + len(LOSSES)] for first in range(0, len(cells), len(LOSSES))]
+
+
+def mmcl_alone(document: dict[str, Any]) -> AloneCount:
+    """MMCL alone against CleanCLIP, by the best accuracy at the cap; none is the worst."""
+    pairs = []
+    for group in by_loss(document):
+        found = {cell.row["loss"]: cell.row["clean_accuracy"] for cell in group}
+        alone, cleanclip = found["mmcl"], found["mmcl_ssl"]
+        if alone["evaluations"] and cleanclip["evaluations"]:
+            pairs.append((alone["reproduced"], cleanclip["reproduced"]))
+
+    known = [(one or 0.0, other or 0.0) for one, other in pairs if (one, other) != (None, None)]
+    return AloneCount(
+        better=sum(one > other for one, other in known),
+        equal=sum(one == other for one, other in known),
+        compared=len(known),
+    )
 
 
 def variants(document: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -233,8 +260,9 @@ def erratum_result(erratum: Mapping[str, Any]) -> str:
 
 
 def exact(value: float) -> str:
-    """A number as the paper prints it: up to ten digits, thousands in groups."""
-    return f"{value:,.10g}"
+    """A number as the paper prints it: up to ten digits, those of a large one in groups."""
+    # A year has none.
+    return f"{value:,.10g}" if abs(value) >= 10_000 else f"{value:.10g}"
 
 
 def thousands(value: int) -> str:

@@ -11,13 +11,13 @@ from typing import Any
 
 from repro.markdown import fill
 from repro.profile import SPECS, read_yaml
-from repro.report.format import label
+from repro.report.format import label, worded
 from repro.report.format import markdown_percent as percent
 from repro.report.judging.control import control_words
-from repro.report.pages.verdicts import control_lines
+from repro.report.pages.verdicts import control_lines, discussion, settling
 from repro.report.scales.printed import ladder_table
 from repro.report.schema.document import ReportDocument, read_report
-from repro.report.studies.words import not_cleaned
+from repro.report.studies.words import model_name, not_cleaned
 from repro.spec import Switches
 
 README = Path("README.md")
@@ -76,15 +76,15 @@ def ladder_block(document: ReportDocument) -> str:
 def results_block(document: ReportDocument) -> str:
     """Table 1 as Markdown, in percent: paper beside reproduced, with interval, images and seeds."""
     settings = document["settings"]
-    seeds = ", ".join(map(str, settings["seeds"]))
 
     # Nobody may take results on stand-in data for results on the paper's.
     data = "The paper's data."
     if document["stand_in"]:
         data = f"Stand-in data: {document['stand_in']}."
+    seeds, cap = _seeds(settings["seeds"]), f"{settings['asr_cap']:.0%}"
     lines = [
-        f"Profile `{document['profile']}`, seeds {seeds}; best zero-shot top-1 (%) at an ASR of at "
-        f"most {settings['asr_cap']:.0%}, with {settings['confidence']:.0%} intervals. {data}",
+        f"Profile `{document['profile']}`, {seeds}; best zero-shot top-1 (%) at an ASR of at most "
+        f"{cap}, with {settings['confidence']:.0%} intervals. {data}",
         "",
         _row(HEADS),
         # A rule under the heads, as Markdown tables have it.
@@ -151,38 +151,60 @@ def _share_files(one: str, other: str) -> bool:
     return all(fnmatch(a, b) or fnmatch(b, a) for a, b in zip(*parts, strict=False))
 
 
+def _seeds(numbers: Sequence[int]) -> str:
+    """One seed or several, by number."""
+    return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
 def _verdicts(document: ReportDocument) -> Iterator[str]:
-    """What is said of the main claims: first over seeds, by the studies that repeat the whole
-    graph, then in this report.
+    """What is said of the main claims: first over seeds, by the studies that clean every cell, then
+    in this report; and what would settle them.
     """
+    stand_in = document["stand_in"]
     for study in document["studies"]:
         # Studies of a part of the graph judge no claim.
         judged = {claim["id"]: claim for claim in study["claims"]}
         if not judged:
             continue
         main = document["headline"]["claims"]
-        said = [f"{_place(claim)}: {judged[claim['id']]['verdict']}" for claim in main]
+        said = [
+            f"{_place(claim)}: {worded(judged[claim['id']]['verdict'], stand_in)}" for claim in main
+        ]
         controls = [
             f"{_place(cell)} {control_words(cell['control'])}"
             for claim in main
             for cell in judged[claim["id"]]["evidence"]
         ]
-        seeds = ", ".join(map(str, study["rows"][0]["seeds"]))
         yield ""
-        yield f"{CLAIM}, judged on seeds {seeds}: **{'; '.join(said)}**;"
+        yield f"{CLAIM}, judged on {_seeds(study['rows'][0]['seeds'])}: **{'; '.join(said)}**;"
         yield "see [docs/findings.md](docs/findings.md)."
         yield f"{CONTROL}: {'; '.join(controls)}."
 
     # The runs of this report, whose table stands above.
-    seeds = ", ".join(map(str, document["settings"]["seeds"]))
-    said = [f"{_place(claim)}: {claim['verdict']}" for claim in document["headline"]["claims"]]
+    seeds = _seeds(document["settings"]["seeds"])
+    said = [
+        f"{_place(claim)}: {worded(claim['verdict'], stand_in)}"
+        for claim in document["headline"]["claims"]
+    ]
     controls = [
         f"{label(line.dataset)}, {label(line.clean_size)} {line.said}"
         for line in control_lines(document)
     ]
     yield ""
-    yield f"{CLAIM}, in this report (seeds {seeds}): **{'; '.join(said)}**."
+    yield f"{CLAIM}, in this report ({seeds}): **{'; '.join(said)}**."
     yield f"{CONTROL}: {'; '.join(controls)}."
+
+    # What of the loss is the finetuning's own doing, and what is still missing.
+    found = discussion(document)
+    yield ""
+    for price in found.prices:
+        yield (
+            f"Price of the finetuning itself, {model_name(price.control)}: a model without a "
+            f"backdoor loses {percent(price.without_backdoor)} points of its "
+            f"{percent(price.control['means']['accuracy'])}% by it, and the poisoned one "
+            f"{percent(price.with_backdoor)} more."
+        )
+    yield f"What would settle it: {' '.join(settling(document, found))}"
 
 
 def _repeats(document: ReportDocument) -> dict[tuple[Any, ...], str]:

@@ -26,7 +26,7 @@ MEASURE_WORDS = {
     "accuracy": "start accuracy",
 }
 """Measures of a study, the ones that it is about first."""
-TOLD_SETTINGS = ("pairs", "poisoned pairs (%)", "image size (px)", "model")
+TOLD_SETTINGS = ("pairs", "poisoned pairs (%)", "cleaning pairs", "image size (px)", "model")
 """Settings that tell the scale at a glance."""
 
 
@@ -65,6 +65,19 @@ class Brief:
     cleaned: int
     """Finetuning runs on them."""
     scale: Sequence[SettingLine]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """By whom and when the runs were made, and how they are made again."""
+
+    authors: str
+    repository: str
+    """Address; empty where none is known."""
+    first: str
+    """Day on which the first of the profile's own runs began; empty without runs."""
+    last: str
+    command: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +179,23 @@ def brief(document: Mapping[str, Any]) -> Brief | None:
         pretrained=pretrained,
         cleaned=len(runs) - pretrained,
         scale=[lines[name] for name in TOLD_SETTINGS if name in lines],
+    )
+
+
+def origin(document: Mapping[str, Any]) -> Origin:
+    """Who made the profile's own runs, when, and the call that makes them again."""
+    project, profile = document["context"]["project"], document["profile"]
+    days = sorted(
+        run["started"][:10]
+        for folder, run in document["runs"].items()
+        if is_of_profile(folder, document)
+    )
+    return Origin(
+        authors=", ".join(project["authors"]),
+        repository=project["repository"],
+        first=days[0] if days else "",
+        last=days[-1] if days else "",
+        command=f"PROFILE={profile} make reproduce",
     )
 
 

@@ -10,7 +10,15 @@ from typing import Any
 import jinja2
 
 from repro.report.pages import prepared, summary
-from repro.report.pages.verdicts import control_lines, rate_lines, seed_verdicts, verdict_counts
+from repro.report.pages.verdicts import (
+    METRICS,
+    control_lines,
+    discussion,
+    rate_lines,
+    seed_verdicts,
+    settling,
+    verdict_counts,
+)
 from repro.report.scales.printed import ladder_table, setting_lines
 from repro.report.studies.outcomes import MEASURES
 
@@ -31,15 +39,21 @@ def jinja_environment(**options: Any) -> jinja2.Environment:
 
 def told_everywhere(document: dict[str, Any]) -> dict[str, Any]:
     """What page and PDF both tell, in the same words; names of the templates."""
+    found = discussion(document)
     return {
         "document": document,
         "title": summary.report_title(document),
+        "origin": summary.origin(document),
         "cap": document["settings"]["asr_cap"],
         "has_authors": bool(document["authors_files"]),
         "answer_lines": prepared.answer_lines(document),
         "control_lines": control_lines(document),
         "rate_lines": rate_lines(document),
         "seed_verdicts": seed_verdicts(document),
+        "found": found,
+        "settling": settling(document, found),
+        "alone": prepared.mmcl_alone(document),
+        "metrics": METRICS,
         "setting_lines": setting_lines(document),
         "ladder": ladder_table(document),
         "verdict_counts": verdict_counts(document),

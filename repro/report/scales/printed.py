@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from repro.report.format import label, percent, rate, short
+from repro.report.format import label, percent, rate, short, worded
 
 LISTED_RATES = 5
 """Learning rates that are listed; of more the ends and the number are told."""
@@ -25,6 +25,10 @@ LADDER_HEADS = (
     "resistance",
 )
 """Columns of the ladder of scales."""
+PAIRS = "pairs"
+"""The setting that says how many pairs were asked for."""
+SLOT = "CC6M"
+"""Whose pairs the ladder has."""
 NONE = "-"
 NO_RESULTS = "no results yet"
 
@@ -54,13 +58,30 @@ class LadderTable:
 
 def ladder_table(document: Mapping[str, Any]) -> LadderTable:
     """The ladder of scales in words; results are those of CC6M."""
-    return LadderTable(LADDER_HEADS, [_scale_cells(row) for row in document["ladder"]])
+    used = used_pairs(document)
+    return LadderTable(
+        LADDER_HEADS,
+        [
+            _scale_cells(row, used.get(SLOT) if row["scale"] == document["profile"] else None)
+            for row in document["ladder"]
+        ],
+    )
 
 
-def _scale_cells(row: Mapping[str, Any]) -> list[str]:
+def used_pairs(document: Mapping[str, Any]) -> dict[str, int]:
+    """Pairs that there were of those asked for, by dataset as printed; none where the data's
+    accounting is not here.
+    """
+    used = document["context"]["accounting"].get("data", {}).get("used")
+    if not isinstance(used, dict):
+        return {}
+    return {label(name): count for name, count in used.items() if isinstance(count, int)}
+
+
+def _scale_cells(row: Mapping[str, Any], used: int | None) -> list[str]:
     cells = [
         _scale_name(row),
-        f"{row['pairs']:,}",
+        _value(row["pairs"]) + _used_words(row["pairs"], used),
         share_words(row["poisoned"]),
         NONE if row["patch"] is None else share_words(row["patch"]),
         "; ".join(
@@ -111,12 +132,12 @@ def _verdict_words(row: Mapping[str, Any]) -> str:
     """The verdicts on the main claims, as one where they are the same."""
     if row["source"] == "printed":
         return "claimed"
-    verdicts = {claim["verdict"] for claim in row["claims"]}
-    if len(verdicts) == 1:
-        return str(*verdicts)
+    verdicts = [worded(claim["verdict"], row["stand_in"]) for claim in row["claims"]]
+    if len(set(verdicts)) == 1:
+        return verdicts[0]
     return "; ".join(
-        f"{label(claim['dataset'])}, {label(claim['clean_size'])}: {claim['verdict']}"
-        for claim in row["claims"]
+        f"{label(claim['dataset'])}, {label(claim['clean_size'])}: {verdict}"
+        for claim, verdict in zip(row["claims"], verdicts, strict=True)
     )
 
 
@@ -129,22 +150,35 @@ def _resistance_words(found: Mapping[str, Any]) -> str:
 
 def setting_lines(document: Mapping[str, Any]) -> list[SettingLine]:
     """The settings table, a line a setting."""
+    used = used_pairs(document)
     return [
         SettingLine(
-            row["setting"], setting_words(row["paper"]), setting_words(row["here"]), row["source"]
+            row["setting"],
+            setting_words(row["paper"]),
+            setting_words(row["here"], used if row["setting"] == PAIRS else None),
+            row["source"],
         )
         for row in document["settings_table"]
     ]
 
 
-def setting_words(values: Sequence[Mapping[str, Any]]) -> str:
-    """The values of a setting, each after what has it."""
+def setting_words(
+    values: Sequence[Mapping[str, Any]], used: Mapping[str, int] | None = None
+) -> str:
+    """The values of a setting, each after what has it; `used`: what there was of a value."""
+    there = used or {}
     return "; ".join(
         f"{' and '.join(entry['of'])}: {_value(entry['value'])}"
+        + _used_words(entry["value"], there.get(entry["of"][0]))
         if entry["of"]
         else _value(entry["value"])
         for entry in values
     )
+
+
+def _used_words(asked: object, used: int | None) -> str:
+    """What was used of a number, where that is another one."""
+    return "" if used is None or used == asked else f" ({used:,} of them used)"
 
 
 def share_words(fraction: float) -> str:

@@ -144,6 +144,10 @@ def _rates(profile: Profile) -> Values:
 
 
 def _cleaning_pairs(profile: Profile) -> Values:
+    return {label(size): count for size, count in profile.data.cleaning_sizes.items()}
+
+
+def _cleaning_shares(profile: Profile) -> Values:
     data = profile.data
     return {
         f"{label(slot)}, {label(size)}": data.cleaning_sizes[size] / data.num_pairs[slot]
@@ -201,7 +205,8 @@ COMPARED = (
     ComparedSetting("pre-training epochs", _epochs, "pretrain", ("objectives.mmcl.epochs",)),
     ComparedSetting("pre-training batch", _batch, "pretrain", ("objectives.mmcl.norm_batch_size",)),
     ComparedSetting("pre-training rates", _rates, "pretrain", ("objectives.mmcl.learning_rate",)),
-    ComparedSetting("cleaning pairs (%)", _cleaning_pairs, "data", ("cleaning_sizes",)),
+    ComparedSetting("cleaning pairs", _cleaning_pairs, "data", ("cleaning_sizes",)),
+    ComparedSetting("cleaning pairs (%)", _cleaning_shares, "data", ("cleaning_sizes",)),
     ComparedSetting("cleaning epochs", _cleaning_epochs, "clean", ("epochs",)),
     ComparedSetting("cleaning batch", _cleaning_batch, "clean", ("cells.0.global_batch_size",)),
     ComparedSetting(

@@ -175,9 +175,19 @@ class Faults(TypedDict):
 
 
 @closed
+class ProjectEntry(TypedDict):
+    """Who replicates the paper and where, as pyproject.toml says it."""
+
+    authors: list[str]
+    repository: str
+    """Address; empty where none is named."""
+
+
+@closed
 class ReportContext(TypedDict):
     """What the report tells besides results; nothing here is needed to recompute a number."""
 
+    project: ProjectEntry
     switches: list[SwitchRow]
     accounting: dict[str, dict[str, Any]]
     """Kept and left out, by step."""

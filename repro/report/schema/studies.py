@@ -94,7 +94,7 @@ class SizeRow(TypedDict):
 
 @closed
 class RepeatedClaim(TypedDict):
-    """Verdict on a claim over the seeds of a study that repeats the whole graph."""
+    """Verdict on a claim over the seeds of a study that cleans every cell of Table 1."""
 
     id: str
     verdict: Verdict
@@ -113,7 +113,7 @@ class StudyEntry(TypedDict):
     sizes: list[SizeRow]
     interactions: list[InteractionRow]
     claims: list[RepeatedClaim]
-    """None unless the study repeats the whole graph."""
+    """None unless the study cleans every cell of Table 1 by CleanCLIP."""
     code: list[str]
     commits: list[str]
     machines: list[str]

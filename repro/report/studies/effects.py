@@ -3,7 +3,7 @@ reference.
 
 A variant and the reference are trained from the same seeds, so effects are paired differences, with
 a Student interval over seeds. An effect whose interval holds zero lies below the spread of training
-and is called undecided. Of a study that repeats the whole graph, every claim gets its verdict over
+and is called undecided. Of a study that cleans every cell of Table 1, claims get their verdict over
 the seeds.
 """
 
@@ -15,7 +15,7 @@ from repro.intervals import Interval
 from repro.report.judging.claims import Claims
 from repro.report.judging.verdicts import judged_claims
 from repro.report.numbers import intervals
-from repro.report.numbers.cells import LOSSES, cells
+from repro.report.numbers.cells import CLEANCLIP, cells
 from repro.report.numbers.evidence import Evidence, Settings
 from repro.report.schema.base import Effect
 from repro.report.schema.studies import (
@@ -260,34 +260,34 @@ def _worse(effect: Interval | None, change: Interval | None) -> Answer:
 def repeated_claims(
     study: StudyResults, claims: Claims, variants: Mapping[str, Evidence]
 ) -> list[RepeatedClaim]:
-    """Verdicts over the seeds of a study whose reference covers every cell and loss of the main
-    graph.
+    """Verdicts over the seeds of a study whose reference covers every cell of Table 1, on claims
+    about models before cleaning and about the losses that it cleans with.
 
     None of another.
     """
-    # Only a study of the whole graph can answer all claims; one of a part would leave most open.
+    # Only such a study can answer the main claims; one of a part would leave most of them open.
     whole = whole_graph(study, variants)
     if whole is None:
         return []
+    specs = [run.record.spec for run in whole.runs]
+    cleaned_with = {spec.loss for spec in specs if spec.stage == "clean"}
+    asked = [claim for claim in claims.claims if not claim.loss or claim.loss in cleaned_with]
     return [
         {"id": claim["id"], "verdict": claim["verdict"], "evidence": claim["evidence"]}
-        for claim in judged_claims(whole, claims, claims.claims, variants)
+        for claim in judged_claims(whole, claims, asked, variants)
     ]
 
 
 def whole_graph(study: StudyResults, variants: Mapping[str, Evidence]) -> Evidence | None:
-    """The runs of a study's reference, if they cover every cell and loss of the main graph."""
+    """The runs of a study's reference, if they clean every cell of Table 1 by CleanCLIP."""
     whole = variants.get(f"{study.name}/{study.spec.reference}")
     if whole is None:
         return None
 
-    # What the reference cleaned, against all that Table 1 and the losses beside it are made of.
-    specs = [run.record.spec for run in whole.runs if run.record.spec.stage == "clean"]
-    covered = {
-        (spec.dataset, spec.clean_size, spec.pretrain_objective, spec.loss) for spec in specs
-    }
-    wanted = {(*cell, loss) for cell in cells() for loss in LOSSES}
-    return whole if wanted <= covered else None
+    # What the reference cleaned, against all that Table 1 is made of.
+    specs = [run.record.spec for run in whole.runs if run.record.spec.loss == CLEANCLIP]
+    covered = {(spec.dataset, spec.clean_size, spec.pretrain_objective) for spec in specs}
+    return whole if {tuple(cell) for cell in cells()} <= covered else None
 
 
 def _in_order(found: Outcomes, variants: Sequence[str]) -> Outcomes:

@@ -6,6 +6,8 @@ const reveal = () => {
     if (node instanceof HTMLDetailsElement) node.open = true;
   }
   target.scrollIntoView();
+  target.tabIndex = -1;  // so that the keyboard goes on from here
+  target.focus({ preventScroll: true });
 };
 addEventListener("hashchange", reveal);
 reveal();
