@@ -28,6 +28,7 @@ from torch import Tensor
 from repro.data.templates import templates_of
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import IMAGE_BATCH
+from repro.launch.places import LOADER_WORKERS
 from repro.ledger import Input
 from repro.plan.assumptions import load_assumptions, num_evaluation_images
 from repro.plan.rates import Rates
@@ -128,10 +129,16 @@ def whole_run(work: Work, task: Task, device: torch.device) -> float:
     if work.spec.stage == "clean":
         task.evaluate(model, 0, 0, _never)
 
+    workers = _loader_workers()
     with TemporaryDirectory() as folder:
         begun = now(device)
-        train(replace(task, work_dir=Path(folder)), model, None, device, _unheard, 0)
+        train(replace(task, work_dir=Path(folder)), model, None, device, _unheard, workers)
         return now(device) - begun
+
+
+def _loader_workers() -> int:
+    """As the worker reads it."""
+    return int(os.environ.get(LOADER_WORKERS, "0"))
 
 
 def _unheard(event: str, content: dict[str, Any]) -> None:
@@ -213,7 +220,7 @@ def _batches(
         while True:
             yield *drawn, 0.0
 
-    loaded = _endless(task.pairs, int(os.environ.get("REPRO_LOADER_WORKERS", "0")))
+    loaded = _endless(task.pairs, _loader_workers())
     while True:
         begun = now(device)
         images, tokens = next(loaded)

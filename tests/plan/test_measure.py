@@ -10,7 +10,8 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-from repro.plan import measure
+from repro.launch.places import GPU_ENVIRONMENT, TRAINING_ENVIRONMENT, Place
+from repro.plan import calibrate, measure
 from repro.plan.work import work_of
 from repro.profile import load_profile, pretrain_runs
 from repro.train.loop import Task
@@ -78,3 +79,18 @@ def test_a_short_run_is_timed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     enough = measure.measure(load_profile("smoke"), 10.0 * known, [work])
     assert enough.run == {work.kind: pytest.approx(7.0)}
     assert measure.measure(load_profile("smoke"), 0.1 * known, [work]).run == {work.kind: 0.0}
+
+
+@pytest.mark.parametrize(("devices", "workers"), [(("0",), "3"), ((), "0")])
+def test_a_place_is_measured_in_the_environment_of_training(
+    devices: tuple[str, ...], workers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the loader processes that a rank of four cores would have."""
+    monkeypatch.delenv("REPRO_LOADER_WORKERS", raising=False)
+    started = MagicMock()
+    monkeypatch.setattr(calibrate.subprocess, "Popen", started)
+    calibrate._start("paper", 1.0, Place(devices, 1, 4))
+    environment = started.call_args.kwargs["env"]
+    assert environment["REPRO_LOADER_WORKERS"] == workers
+    assert (environment.items() >= GPU_ENVIRONMENT.items()) == bool(devices)
+    assert environment.items() >= TRAINING_ENVIRONMENT.items()
