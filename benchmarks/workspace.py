@@ -20,6 +20,7 @@ COPIED = (
     "repro",
     "specs",
     "dvc.yaml",
+    "pyproject.toml",
     ".dvcignore",
     ".dvc/config",
     "report/faults.json",
