@@ -23,6 +23,8 @@ STAGE = "DVC_STAGE"
 """Environment variable that DVC sets for the commands of its stages."""
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 WATCH_SECONDS = 0.5
+AGAIN_SECONDS = 0.1
+"""After which a stop signal is sent again that Python could not raise."""
 INTERRUPTED = "repro: interrupted; the next call goes on from here"
 
 
@@ -39,7 +41,8 @@ def stoppable() -> Iterator[None]:
     """Turn the first stop signal into `Stopped` inside the outermost of such blocks.
 
     Those after it change nothing, for they would tear the end that the first one began; every such
-    end has a time limit of its own.
+    end has a time limit of its own. One that Python could not raise, amid a weak reference's
+    callback or a `__del__`, comes again.
     """
     stopping = False
 
@@ -54,8 +57,25 @@ def stoppable() -> Iterator[None]:
     if getattr(signal.getsignal(signal.SIGTERM), "stops", False):
         yield
         return
-    with _handling(stop):
-        yield
+
+    def lost(unraisable: sys.UnraisableHookArgs) -> None:
+        nonlocal stopping
+        error = unraisable.exc_value
+        if not isinstance(error, Stopped):
+            others(unraisable)
+            return
+        stopping = False
+        # From a thread and not at once: raised in here it would be lost as well.
+        again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), error.number))
+        again.daemon = True
+        again.start()
+
+    others, sys.unraisablehook = sys.unraisablehook, lost
+    try:
+        with _handling(stop):
+            yield
+    finally:
+        sys.unraisablehook = others
 
 
 @contextmanager
