@@ -44,10 +44,11 @@ SAVED_LOCK = Path(".dvc/tmp/dvc.lock.saved")
 RWLOCK = Path(".dvc/tmp/rwlock")
 LOCK = Path(".dvc/tmp/profile.lock")
 SWAPPED = """\
-# For one call of `make reproduce`, which puts your own file back at its end; after a kill, the next
-# call does.
-profile: {}
+# For one call of `PROFILE={0} make reproduce`, which puts your own file back at its end; after a
+# kill, the next call does.
+profile: {0}
 """
+"""The profile stands in it twice: where an edit sets another one, the two differ."""
 APART = ("study",)
 """Stages that only `dvc repro STAGE@NAME` runs."""
 END_SECONDS = 40.0

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -87,24 +87,39 @@ def test_params_come_back_with_the_next_call_after_a_kill(here: Path) -> None:
         assert reproduce.PARAMS.read_text() == MINE
 
 
+@pytest.fixture(params=["another file", "another profile in the same file"])
+def edit(request: pytest.FixtureRequest) -> Callable[[], str]:
+    """Edits what `reproduce` has put there; gives what the file then holds."""
+
+    def write() -> str:
+        before = reproduce.PARAMS.read_text()
+        same = before.replace("profile: smoke", "profile: paper")
+        content = EDITED if request.param == "another file" else same
+        assert content != before
+        reproduce.PARAMS.write_text(content)
+        return content
+
+    return write
+
+
 def test_an_edit_of_params_during_the_call_stays(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, edit: Callable[[], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with reproduce.profile_set("smoke"):
-        reproduce.PARAMS.write_text(EDITED)
-    assert reproduce.PARAMS.read_text() == EDITED
+        edited = edit()
+    assert reproduce.PARAMS.read_text() == edited
     assert "params.yaml: edited since `make reproduce` began; your edit" in capsys.readouterr().err
     assert Path(".dvc/tmp/params.yaml.before").read_text() == MINE
 
 
-def test_an_edit_of_params_after_a_kill_stays(here: Path) -> None:
+def test_an_edit_of_params_after_a_kill_stays(here: Path, edit: Callable[[], str]) -> None:
     kill_amid_a_call()
-    reproduce.PARAMS.write_text(EDITED)
+    edited = edit()
     with reproduce.profile_set(None):
-        assert reproduce.PARAMS.read_text() == EDITED
+        assert reproduce.PARAMS.read_text() == edited
     with reproduce.profile_set("smoke"):
         pass
-    assert reproduce.PARAMS.read_text() == EDITED
+    assert reproduce.PARAMS.read_text() == edited
 
 
 @pytest.mark.faults(6)
