@@ -26,7 +26,6 @@ from repro.data.templates import templates_of
 from repro.evaluate.images import EvaluationSet
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model
-from repro.ledger import RunRecord
 from repro.profile import clean_runs, load_profile
 from repro.runs.layout import content_hash, standard_inputs
 from repro.runs.published import write_record
@@ -37,6 +36,7 @@ from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
 from repro.train.process.tensor_files import model_tensors, save_tensors
 from repro.train.step import training_step
+from tests.support.ledger import record_of
 
 RATE = 1e-4
 RN50_BATCH, RN50_PAIRS = 16, 64
@@ -220,32 +220,8 @@ def _enlarged(store: PairStore, row: int, spec: RunSpec) -> bytes:
 
 def save_model(workload: Workload) -> None:
     """A start model of random weights, with the record that cleaning asks for."""
-    spec, folder = workload.spec, workload.inputs["model"]
+    folder = workload.inputs["model"]
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / "model.safetensors", model_tensors(workload.model()))
-
-    record = RunRecord(
-        spec=spec,
-        fingerprint="",
-        inputs={},
-        code="",
-        commit=None,
-        dirty=False,
-        status="completed",
-        reason="",
-        environment={},
-        ranks=1,
-        threads=1,
-        started="",
-        seconds=0.0,
-        train_seconds=0.0,
-        evaluate_seconds=0.0,
-        data_wait_seconds=0.0,
-        peak_memory_bytes=0,
-        num_samples=0,
-        model_step=0,
-        attempts=0,
-        sacred=None,
-        model_hash=content_hash(folder),
-    )
+    record = record_of(workload.spec, model_hash=content_hash(folder))
     write_record(folder / "run.json", record)

@@ -130,3 +130,16 @@ def _listed(counts: list[int]) -> str:
 def loader_workers(threads: int, gpu: bool) -> int:
     """Processes that make the batches of a rank of so many cores; none where these train."""
     return min(MAX_LOADER_WORKERS, threads - 1) if gpu else 0
+
+
+def rank_environment(threads: int, gpu: bool) -> dict[str, str]:
+    """This process's environment with what one that trains on so many cores needs."""
+    defaults = {LOADER_WORKERS: str(loader_workers(threads, gpu))}
+    if gpu:
+        defaults |= GPU_ENVIRONMENT
+
+    # The user's values win over the defaults, and TRAINING_ENVIRONMENT over both: results and speed
+    # depend on it.
+    environment = defaults | os.environ | TRAINING_ENVIRONMENT
+    environment["OMP_NUM_THREADS"] = str(threads)
+    return environment

@@ -16,12 +16,7 @@ import sys
 from pathlib import Path
 
 from repro.events import PARENT, PackFile, die_with_parent
-from repro.launch.places import (
-    GPU_ENVIRONMENT,
-    LOADER_WORKERS,
-    TRAINING_ENVIRONMENT,
-    loader_workers,
-)
+from repro.launch.places import rank_environment
 
 FIRST_PORT, NUM_PORTS = 20000, 20000
 """Ports for the meeting of several nodes, by job number: below those of outgoing connections."""
@@ -72,17 +67,8 @@ def training_environment(pack: PackFile) -> dict[str, str]:
 
     The tracking server's address stays behind: it may hold a password.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MONGO_URL")}
-    gpu = bool(pack["devices"])
-    workers = loader_workers(pack["threads"], gpu)
-
-    # The user's values win over the defaults, and TRAINING_ENVIRONMENT over both: results and speed
-    # depend on it.
-    defaults = {LOADER_WORKERS: str(workers)}
-    if gpu:
-        defaults |= GPU_ENVIRONMENT
-    environment = defaults | kept | TRAINING_ENVIRONMENT
-    environment["OMP_NUM_THREADS"] = str(pack["threads"])
+    environment = rank_environment(pack["threads"], gpu=bool(pack["devices"]))
+    environment = {k: v for k, v in environment.items() if not k.startswith("MONGO_URL")}
 
     # Of several nodes, the parents are Slurm's, and it ends the step with its job.
     environment.pop(PARENT, None)

@@ -8,21 +8,12 @@ does stands in `repro/plan/measure.py`.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from repro.launch.places import (
-    GPU_ENVIRONMENT,
-    LOADER_WORKERS,
-    TRAINING_ENVIRONMENT,
-    Place,
-    devices,
-    loader_workers,
-    shared_places,
-)
+from repro.launch.places import Place, devices, rank_environment, shared_places
 from repro.plan.assumptions import HostCost
 from repro.plan.host import measure_host
 from repro.plan.measure import Speed
@@ -85,13 +76,8 @@ def calibrate(profile_name: str, seconds: float) -> tuple[Rates, Calibration]:
 
 def _start(profile_name: str, seconds: float, place: Place) -> subprocess.Popen[str]:
     """The process of a place, in the environment that the launcher gives to training."""
-    gpu = bool(place.devices)
-    defaults = {LOADER_WORKERS: str(loader_workers(place.threads, gpu))}
-    if gpu:
-        defaults |= GPU_ENVIRONMENT
-    environment = defaults | os.environ | TRAINING_ENVIRONMENT
+    environment = rank_environment(place.threads, gpu=bool(place.devices))
     environment["CUDA_VISIBLE_DEVICES"] = ",".join(place.devices)
-    environment["OMP_NUM_THREADS"] = str(place.threads)
     arguments = [profile_name, str(seconds), str(place.threads)]
     return subprocess.Popen(
         [sys.executable, "-m", "repro.plan.measure", *arguments],

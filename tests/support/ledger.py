@@ -103,33 +103,45 @@ def write_run(
         append_row(work, row, correct, attacked, is_target)
     model_hash = hashlib.sha256(f"{spec.cell} {spec.seed}".encode()).hexdigest()[:16]
     model = {"model": model_hash} if spec.stage == "clean" else {}
-    record = RunRecord(
-        spec=spec,
+    record = record_of(
+        spec,
         fingerprint=fingerprint,
         inputs={"pairs": "0123456789abcdef", "evaluation": "fedcba9876543210", **model},
-        code="c0de",
-        commit="0" * 40,
-        dirty=False,
         status=status,
         reason="" if status == "completed" else "loss is not finite at step 3",
-        environment={"python": "3.11", "torch": "2.13", "device": "cpu"},
-        ranks=1,
-        threads=1,
-        started="2026-01-02T03:04:05+00:00",
-        seconds=30.0,
-        train_seconds=20.0,
-        evaluate_seconds=9.0,
-        data_wait_seconds=1.0,
-        peak_memory_bytes=500_000_000,
-        num_samples=4000,
         model_step=10 * (len(outcomes) - 1),
-        attempts=1,
-        sacred=f"{spec.profile}/1",
         model_hash=model_hash if spec.stage == "pretrain" else "",
     )
     folder = export_run(work, record, root / "results" / spec.profile / spec.stage / spec.cell)
     shutil.rmtree(work)
     return folder
+
+
+def record_of(spec: RunSpec, **told: Any) -> RunRecord:
+    """The record of a made-up run; `told`: fields of it, above all how it ended."""
+    fields: dict[str, Any] = {
+        "fingerprint": "",
+        "inputs": {},
+        "code": "c0de",
+        "commit": "0" * 40,
+        "dirty": False,
+        "status": "completed",
+        "reason": "",
+        "environment": {"python": "3.11", "torch": "2.13", "device": "cpu"},
+        "ranks": 1,
+        "threads": 1,
+        "started": "2026-01-02T03:04:05+00:00",
+        "seconds": 30.0,
+        "train_seconds": 20.0,
+        "evaluate_seconds": 9.0,
+        "data_wait_seconds": 1.0,
+        "peak_memory_bytes": 500_000_000,
+        "num_samples": 4000,
+        "model_step": 0,
+        "attempts": 1,
+        "sacred": f"{spec.profile}/1",
+    }
+    return RunRecord(spec=spec, **(fields | told))
 
 
 def study_spec(variants: dict[str, dict[str, Any]], **changed: Any) -> Study:

@@ -155,7 +155,7 @@ def verdict_counts(document: dict[str, Any]) -> dict[str, int]:
 
 
 def seed_verdicts(document: dict[str, Any]) -> list[SeedVerdict]:
-    """What each study that repeats the whole graph says of the main claims."""
+    """What each study that cleans every cell says of the main claims."""
     # The main claims, as the headline lists them; a study has verdicts on all claims.
     main = {claim["id"] for claim in document["headline"]["claims"]}
     return [
@@ -175,7 +175,7 @@ def seed_verdicts(document: dict[str, Any]) -> list[SeedVerdict]:
 
 
 def most_seeds(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The study that repeats the whole graph over more seeds than this report has."""
+    """The study that cleans every cell over more seeds than this report has."""
     name = document["resistance"]["study"]
     return next((study for study in document["studies"] if study["name"] == name), None)
 

@@ -1,4 +1,4 @@
-"""Claims of our own over the seeds of a study that repeats the whole graph, for docs/findings.md:
+"""Claims of our own over the seeds of a study that cleans every cell, for docs/findings.md:
 verdict, numbers and positive control in words.
 """
 
