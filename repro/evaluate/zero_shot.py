@@ -67,7 +67,9 @@ def evaluate_model(
     # Every rank gets every row, in the order of the images.
     indices = [index for batch in mine for index in batch]
     classes = torch.cat([torch.zeros((0, 2), dtype=torch.long, device=device), *found])
-    rows = torch.cat([torch.tensor(indices, device=device).view(-1, 1), classes], dim=1)
+    rows = torch.cat(
+        [torch.tensor(indices, dtype=torch.long, device=device).view(-1, 1), classes], dim=1
+    )
     table = distributed.gather_rows(rows).cpu().numpy()
     _, clean_classes, triggered_classes = table[table[:, 0].argsort()].T
     return Predictions(

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from repro.spec import Mitigation, ModelSpec, Optimizer
 
-MAX_LOG_LOGIT_SCALE = math.log(100)
-"""Upper clamp of the log-temperature: a factor of 100, the bound of CLIP (code: CleanCLIP
-src/train.py clamps to [0, 4.6052], which lets the factor reach 100.003).
+MAX_LOG_LOGIT_SCALE = 4.6052
+"""Upper clamp of the log-temperature: log(100), CLIP's bound, as the authors rounded it: the factor
+can reach 100.003 (code: CleanCLIP src/train.py).
 """
 
 
@@ -228,7 +228,9 @@ class PairEncoder(nn.Module):
 
 
 def clamp_logit_scale(model: CLIP) -> None:
-    """Keep the temperature factor in [1, 100] (code: CleanCLIP src/train.py, after every step)."""
+    """Keep the log-temperature in [0, `MAX_LOG_LOGIT_SCALE`], after every step (code: CleanCLIP
+    src/train.py).
+    """
     with torch.no_grad():
         model.logit_scale.clamp_(0, MAX_LOG_LOGIT_SCALE)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,10 @@ from repro.spec import Trigger
 from repro.train.process import distributed
 from tests.evaluate.test_evaluation import BADNET, Clocked, centred_model
 from tests.support.evaluation import evaluation_set, switches
-folder, out = map(Path, sys.argv[1:])
+folder, out = map(Path, sys.argv[1:3])
 distributed.repeatable(1)
 device = distributed.start()
-zero_shot.IMAGE_BATCH = 16
+zero_shot.IMAGE_BATCH = int(sys.argv[3])
 model, classifier = centred_model(folder)
 images = evaluation_set(folder, 32, BADNET, switches())
 asked = []
@@ -78,24 +79,27 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("images") / "store", blocks(150, 32, 40), 10)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize(("ranks", "batch"), [(2, 16), (3, 16), (2, 150), (3, 100)])
 def test_ranks_find_to_the_last_bit_what_one_process_finds(
-    store: Path, tmp_path: Path, ranks: int, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path, ranks: int, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten batches on two and three ranks, of which one has a batch more: all ask equally often."""
-    monkeypatch.setattr(zero_shot, "IMAGE_BATCH", 16)
+    """Ten batches on two and three ranks, of which one has a batch more, and fewer batches than
+    ranks: all ask equally often.
+    """
+    monkeypatch.setattr(zero_shot, "IMAGE_BATCH", batch)
     model, classifier = centred_model(store)
     images = evaluation_set(store, 32, BADNET, switches())
     alone = evaluate_model(model, images, Clocked(classifier), CPU)  # type: ignore[arg-type]
     assert len(set(alone.classes)) > 3 and (alone.classes != alone.classes_triggered).any()
 
-    on_ranks(ranks, RANK, str(store), str(tmp_path))
+    rounds = math.ceil(math.ceil(150 / batch) / ranks)
+    on_ranks(ranks, RANK, str(store), str(tmp_path), str(batch))
 
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(ranks)]
     for classes, classes_triggered, asked in found:
         assert classes == alone.classes.tolist()
         assert classes_triggered == alone.classes_triggered.tolist()
-        assert asked == 1 + -(-10 // ranks)
+        assert asked == 1 + rounds
 
 
 def test_what_is_raised_between_batches_ends_the_evaluation_and_leaves_the_model_as_it_was(

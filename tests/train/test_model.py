@@ -2,8 +2,6 @@
 clamp.
 """
 
-import math
-
 import pytest
 import torch
 from open_clip import create_model
@@ -155,7 +153,9 @@ def test_optimizer_holds_every_parameter_once(model: CLIP) -> None:
 
 
 @pytest.mark.faults(7)
-@pytest.mark.parametrize(("value", "expected"), [(-1.0, 0.0), (3.0, 3.0), (9.0, math.log(100))])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(-1.0, 0.0), (3.0, 3.0), (4.6052, 4.6052), (9.0, 4.6052)]
+)
 def test_logit_scale_is_clamped(model: CLIP, value: float, expected: float) -> None:
     with torch.no_grad():
         model.logit_scale.fill_(value)
