@@ -27,7 +27,14 @@ LOADED = "document.readyState === 'complete'"
 READY = (
     f"{LOADED} && document.getElementById('points') && !document.getElementById('controls').hidden"
 )
-PAGES = ("index.html", "studies.html", "ledger.html", "faults.html", "runs.html")
+PAGES = (
+    "index.html",
+    "studies.html",
+    "attack.html",
+    "ledger.html",
+    "faults.html",
+    "runs.html",
+)
 FEW_OF_EACH = """
 for (const list of document.querySelectorAll('tbody, ul, section, main, article, div')) {
     const kinds = {};

@@ -25,7 +25,7 @@ from repro.report.pages.curves import figure_names
 from repro.report.pages.figures import SIGNIFICANT, captions, hardly_any
 from repro.report.pages.templating import jinja_environment, told_everywhere
 from repro.report.schema.document import lookup
-from repro.report.studies.words import not_cleaned
+from repro.report.studies.words import matched_words, not_cleaned
 
 # fmt: off
 SPECIAL = {
@@ -235,6 +235,7 @@ def _environment() -> jinja2.Environment:
         "plain": prepared.plain,
         "quoted": _quoted,
         "not_cleaned": not_cleaned,
+        "matched": matched_words,
         "erratum_result": _erratum_result,
         "exact": prepared.exact,
         "breakable": _breakable,
