@@ -245,27 +245,12 @@ def _matched(
     if place.size is None or place.rate is None:
         return None
     reference = variants.get(f"{study.name}/{study.spec.reference}")
-    if reference is None:
-        return None
-
-    # A model of a seed counts where both measures of it are known.
-    seeds: list[MatchedSeed] = []
-    for seed in reference.settings.seeds:
-        with_ssl = _model(study.spec.reference, reference, place, "mmcl_ssl", seed)
-        others = [
-            _model(name, variants[f"{study.name}/{name}"], place, "mmcl", seed)
-            for name in study.spec.variants
-            if f"{study.name}/{name}" in variants
-        ]
-        known = [model for model in others if model is not None]
-        if with_ssl is not None and known:
-            accuracy = with_ssl["accuracy"]
-            nearest = min(known, key=lambda model: abs(model["accuracy"] - accuracy))
-            seeds.append({"seed": seed, "mmcl": nearest, "mmcl_ssl": with_ssl})
+    seeds = reference.settings.seeds if reference is not None else ()
+    pairs = [pair for seed in seeds if (pair := _pair(study, place, variants, seed)) is not None]
 
     def effect(measure: str) -> Effect | None:
-        pairs = [(of["mmcl_ssl"][measure], of["mmcl"][measure]) for of in seeds]  # type: ignore[literal-required]
-        return intervals.paired_effect(pairs, confidence)
+        values = [(of["mmcl_ssl"][measure], of["mmcl"][measure]) for of in pairs]  # type: ignore[literal-required]
+        return intervals.paired_effect(values, confidence)
 
     accuracy_left, asr_left, lost = effect("accuracy"), effect("asr_left"), effect("lost")
     if accuracy_left is None or asr_left is None or lost is None:
@@ -275,16 +260,36 @@ def _matched(
         "dataset": place.dataset,
         "clean_size": place.size,
         "learning_rate": place.rate,
-        "seeds": seeds,
+        "seeds": pairs,
         "accuracy": accuracy_left,
         "asr_left": asr_left,
         "lost": lost,
     }
 
 
+def _pair(study: StudyResults, place: Place, variants: Variants, seed: int) -> MatchedSeed | None:
+    """The reference's MMCL + SSL model of a seed, and the MMCL model that is nearest to it."""
+    of_variant = {
+        name: variants[f"{study.name}/{name}"]
+        for name in study.spec.variants
+        if f"{study.name}/{name}" in variants
+    }
+    others = [_model(name, of, place, "mmcl", seed) for name, of in of_variant.items()]
+    known = [model for model in others if model is not None]
+
+    reference = study.spec.reference
+    with_ssl = _model(reference, of_variant[reference], place, "mmcl_ssl", seed)
+    if with_ssl is None or not known:
+        return None
+    accuracy = with_ssl["accuracy"]
+    nearest = min(known, key=lambda model: abs(model["accuracy"] - accuracy))
+    return {"seed": seed, "mmcl": nearest, "mmcl_ssl": with_ssl}
+
+
 def _model(
     name: str, evidence: Evidence, place: Place, objective: Objective, seed: int
 ) -> MatchedModel | None:
+    """A model of a seed; None where the ASR that is left of it, or the loss, is not known."""
     found = _measures(evidence, place, objective, seed)
     if "asr_left" not in found or "lost" not in found:
         return None
