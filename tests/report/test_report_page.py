@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.report.pages import curves
+from repro.report.figures import curves
 from repro.report.pages.html import document_pages
 from tests.support.browser import CHROMIUM, Page, browser
 from tests.support.whole import studies_of, write_whole

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.report.figures.responding import matched, responding
 from repro.report.numbers.evidence import Settings
-from repro.report.pages import curves
 from repro.report.pages.findings import findings_block
-from repro.report.pages.prepared import attacks
+from repro.report.pages.studied import attacks
 from repro.report.schema.resistance import Resistance
 from repro.report.studies.responses import cleaning_rate, equal_starts, responses
 from repro.report.studies.results import StudyResults, read_study_results, variants_of
@@ -169,7 +169,7 @@ def test_a_dot_a_seed_and_a_line_through_the_means_are_drawn(
         "responses": responses(study, variants, found, settings),
         "equal_starts": equal_starts(study, variants, found, settings),
     }
-    left, _ = curves.responses(document).axes
+    left, _ = responding(document).axes
     lines = {line.get_label(): line.get_xydata() for line in left.get_lines()}
     assert lines["MMCL + SSL"][:, 0].tolist() == [2, 8, 16]
     assert lines["MMCL + SSL"][:, 1] == pytest.approx([0.11, 0.51, 0.91], abs=0.01)
@@ -177,7 +177,7 @@ def test_a_dot_a_seed_and_a_line_through_the_means_are_drawn(
     assert len(dots) == 2
 
     # At equal accuracy: every model a dot, every seed a line.
-    left, _ = curves.matched(document).axes
+    left, _ = matched(document).axes
     assert len(left.get_lines()) == len(SEEDS)
     assert [len(dots.get_offsets()) for dots in left.collections] == [6, 6]
 

@@ -17,21 +17,22 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from repro.report.format import duration, factor, label, percent, rate, short, worded
-from repro.report.judging.claims import RATIOS
-from repro.report.judging.control import control_words
-from repro.report.numbers.cells import LOSSES, SIZES
-from repro.report.pages import prepared
-from repro.report.pages.curves import legends
-from repro.report.pages.drawing import BLACK, Drawn, Key, panel_of
-from repro.report.pages.figures import (
+from repro.report.figures.curves import legends
+from repro.report.figures.drawing import BLACK, Drawn, Key, panel_of
+from repro.report.figures.scatter import (
     SIGNIFICANT,
     attack_responses,
     captions,
     hardly_any,
     height,
 )
+from repro.report.format import duration, factor, label, percent, rate, short, worded
+from repro.report.judging.claims import RATIOS
+from repro.report.judging.control import control_words
+from repro.report.numbers.cells import LOSSES, SIZES
+from repro.report.pages import prepared
 from repro.report.pages.sacred import Chart, SacredRun
+from repro.report.pages.studied import attacks, by_study, variants
 from repro.report.pages.summary import brief, study_lines
 from repro.report.pages.templating import TEMPLATES, jinja_environment, told_everywhere
 from repro.report.schema.document import lookup
@@ -197,9 +198,9 @@ def _index(
 def _studies(document: dict[str, Any]) -> dict[str, Any]:
     """What studies.html alone shows."""
     return {
-        "variants": prepared.variants(document),
-        "responses": prepared.by_study(document, "responses"),
-        "equal_starts": prepared.by_study(document, "equal_starts"),
+        "variants": variants(document),
+        "responses": by_study(document, "responses"),
+        "equal_starts": by_study(document, "equal_starts"),
         "other_figures": _figures_of(document, STUDIES),
     }
 
@@ -207,7 +208,7 @@ def _studies(document: dict[str, Any]) -> dict[str, Any]:
 def _attack(document: dict[str, Any]) -> dict[str, Any]:
     """What attack.html alone shows."""
     return {
-        "attacks": prepared.attacks(document),
+        "attacks": attacks(document),
         "taken": document["settings"]["attack_taken"],
         "other_figures": _figures_of(document, ATTACK),
     }

@@ -40,7 +40,7 @@ Variants = Mapping[str, Evidence]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CleanedPlace:
     """What is looked at: models of a dataset, cleaned with as many pairs at one learning rate."""
 
     dataset: Dataset
@@ -104,12 +104,12 @@ def equal_starts(
     return [entry for entry in found if entry is not None]
 
 
-def _places(study: StudyResults, resisted: Resistance, cap: float) -> list[Place]:
+def _places(study: StudyResults, resisted: Resistance, cap: float) -> list[CleanedPlace]:
     """Where the study has runs; without a cleaning size where it does not clean."""
     spec = study.spec
     sizes: Sequence[CleanSize | None] = spec.clean_sizes if "clean" in spec.stages else [None]
     return [
-        Place(dataset, size, cleaning_rate(resisted, cap, dataset, size))
+        CleanedPlace(dataset, size, cleaning_rate(resisted, cap, dataset, size))
         for dataset in DATASETS
         if dataset in spec.datasets
         for size in sizes
@@ -117,7 +117,7 @@ def _places(study: StudyResults, resisted: Resistance, cap: float) -> list[Place
 
 
 def _response(
-    study: StudyResults, axis: Axis, place: Place, variants: Variants, confidence: float
+    study: StudyResults, axis: Axis, place: CleanedPlace, variants: Variants, confidence: float
 ) -> ResponseEntry:
     curves: list[ResponseCurve] = []
     for objective in OBJECTIVES:
@@ -157,7 +157,7 @@ def _point(
     name: str,
     number: float,
     evidence: Evidence | None,
-    place: Place,
+    place: CleanedPlace,
     objective: Objective,
     confidence: float,
 ) -> ResponsePoint:
@@ -175,7 +175,7 @@ def _point(
 
 
 def _measures(
-    evidence: Evidence, place: Place, objective: Objective, seed: int
+    evidence: Evidence, place: CleanedPlace, objective: Objective, seed: int
 ) -> dict[ResponseMeasure, float]:
     """What is known of a model of a seed."""
     start = evidence.start(place.dataset, objective, seed)
@@ -240,7 +240,7 @@ def _gaps(
 
 
 def _matched(
-    study: StudyResults, place: Place, variants: Variants, confidence: float
+    study: StudyResults, place: CleanedPlace, variants: Variants, confidence: float
 ) -> EqualStarts | None:
     if place.size is None or place.rate is None:
         return None
@@ -267,7 +267,9 @@ def _matched(
     }
 
 
-def _pair(study: StudyResults, place: Place, variants: Variants, seed: int) -> MatchedSeed | None:
+def _pair(
+    study: StudyResults, place: CleanedPlace, variants: Variants, seed: int
+) -> MatchedSeed | None:
     """The reference's MMCL + SSL model of a seed, and the MMCL model that is nearest to it."""
     of_variant = {
         name: variants[f"{study.name}/{name}"]
@@ -287,7 +289,7 @@ def _pair(study: StudyResults, place: Place, variants: Variants, seed: int) -> M
 
 
 def _model(
-    name: str, evidence: Evidence, place: Place, objective: Objective, seed: int
+    name: str, evidence: Evidence, place: CleanedPlace, objective: Objective, seed: int
 ) -> MatchedModel | None:
     """A model of a seed; None where the ASR that is left of it, or the loss, is not known."""
     found = _measures(evidence, place, objective, seed)

@@ -13,9 +13,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from repro.report.format import label, short
-from repro.report.numbers.cells import LOSSES
-from repro.report.pages.drawing import (
+from repro.report.figures.drawing import (
     BLACK,
     COLOURS,
     MARKERS,
@@ -29,6 +27,8 @@ from repro.report.pages.drawing import (
     panel_of,
     percent_axes,
 )
+from repro.report.format import label, short
+from repro.report.numbers.cells import LOSSES
 
 CAPTIONS = {
     "figure1": "Figure 1. Accuracy and ASR during finetuning of the CC3M models.",
