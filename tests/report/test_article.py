@@ -95,7 +95,7 @@ def compiled(
 def without_studies(document: dict[str, Any]) -> dict[str, Any]:
     """The document as it is where no study was run."""
     alone = copy.deepcopy(document)
-    alone["studies"], alone["doses"] = [], []
+    alone["studies"], alone["responses"], alone["equal_starts"] = [], [], []
     return alone
 
 
