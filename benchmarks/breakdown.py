@@ -28,7 +28,7 @@ from repro.plan.flops import count
 from repro.plan.measure import load_task, matrix_rate, measure, random_batch
 from repro.plan.rates import Rates, Seconds
 from repro.plan.work import work_of
-from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.profile import load_profile, pretrain_runs
 from repro.runs.layout import WORK
 from repro.runs.machine import environment
 from repro.spec import RunSpec
@@ -163,8 +163,9 @@ def mini_run() -> str:
     counts = count(
         mini, assumptions.caption_tokens[mini.data.source.kind], num_evaluation_images(mini)
     )
-    speed = measure(mini, SECONDS, [*pretrain_runs(mini), *clean_runs(mini)])
-    rates = Rates(speed.step, speed.wait, speed.evaluation, speed.start)
+    works = work_of(mini)
+    speed = measure(mini, SECONDS, works)
+    rates = Rates(speed.step, speed.wait, speed.evaluation, speed.start, run=speed.run)
     lines = [
         f"{environment()['device']}, one thread:"
         f" {speed.matrix_flops / 1e9:.0f} GFLOP/s in matrix products."
@@ -175,10 +176,10 @@ def mini_run() -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for stage in ("pretrain", "clean"):
-        works = [work for work in work_of(mini) if work.spec.stage == stage]
-        spent = sum(map(rates.seconds, works), Seconds())
+        of_stage = [work for work in works if work.spec.stage == stage]
+        spent = sum(map(rates.seconds, of_stage), Seconds())
         floor = (
-            sum(counts.training(work) + work.evaluations * counts.evaluation for work in works)
+            sum(counts.training(work) + work.evaluations * counts.evaluation for work in of_stage)
             / speed.matrix_flops
         )
         minutes = [
@@ -186,7 +187,7 @@ def mini_run() -> str:
             for value in (spent.training, spent.host, spent.evaluation, spent.total, floor)
         ]
         lines.append(
-            f"| {stage} | {len(works)} | {' | '.join(minutes)} | {floor / spent.total:.0%} |"
+            f"| {stage} | {len(of_stage)} | {' | '.join(minutes)} | {floor / spent.total:.0%} |"
         )
     return "\n".join(lines)
 

@@ -63,6 +63,8 @@ class Assumptions(Spec):
     kg_co2e_per_kwh: Fraction
     start_seconds: PositiveInt
     """From the start of a training process to its first step."""
+    record_seconds: Rate
+    """Processor time that the Sacred record of a cleaning run takes."""
 
 
 def load_assumptions(specs: Path = SPECS) -> tuple[Assumptions, dict[str, str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,6 +121,10 @@ def plan(
     if calibrated:
         rates, calibration = calibrate(profile_name, CALIBRATION_SECONDS)
         devices = gpus or calibration.places
+
+        # On GPUs, cores are left for the records.
+        if not calibration.gpu:
+            rates = replace(rates, record=assumptions.record_seconds)
         machine = Machine(rates, devices, calibration.gpu, calibration)
     else:
         machine = Machine(assumed_rates(study), gpus or AUTHORS_GPUS, True, None)

@@ -21,7 +21,7 @@ class Seconds:
     evaluation: float = 0.0
     checkpoints: float = 0.0
     run: float = 0.0
-    """What runs take besides: their optimizers and files, and first steps, which are slower."""
+    """What runs take besides: optimizers, files and records, and first steps, which are slower."""
     start: float = 0.0
     """Imports, data and model, before the first step of a process."""
 
@@ -57,17 +57,23 @@ class Rates:
     """Time of checkpoints over that of training."""
     run: Mapping[str, float] = field(default_factory=dict)
     """For a run beside its steps and evaluations, by `Work.kind`; none where that is not known."""
+    record: float = 0.0
+    """Processor time that the record of a cleaning run takes from the runs beside it, where these
+    fill all cores: the process that tracks a pack has no core of its own."""
 
     def seconds(self, work: Work) -> Seconds:
         """Device time of a run from its first step to its last evaluation."""
         training = work.pair_views * self.pair_view[work.kind]
         host = work.pair_views * self.wait[work.kind]
+
+        # A pre-training has a process of its own, and its record is made before and after it.
+        record = self.record if work.spec.stage == "clean" else 0.0
         return Seconds(
             training=training,
             host=host,
             evaluation=work.evaluations * self.evaluation,
             checkpoints=(training + host) * self.checkpoint_share,
-            run=self.run.get(work.kind, 0.0),
+            run=self.run.get(work.kind, 0.0) + record,
         )
 
 

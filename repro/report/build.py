@@ -19,12 +19,12 @@ from repro.profile import load_profile
 from repro.report.article import latex
 from repro.report.document import build_document, claims_of
 from repro.report.exports import EXPORTS, exported
+from repro.report.figures import curves
+from repro.report.figures.drawing import Drawn
 from repro.report.judging.claims import Claims
 from repro.report.material import Material, read_material
 from repro.report.numbers.authors import authors_points
 from repro.report.numbers.evidence import Evidence, read_evidence
-from repro.report.pages import curves
-from repro.report.pages.drawing import Drawn
 from repro.report.pages.html import INDEX, document_pages, page_names, runs_page
 from repro.report.pages.links import record_anchors
 from repro.report.pages.prepared import chosen_runs

@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from repro.files import file_sha256
 from repro.intervals import wilson
-from repro.profile import SPECS, load_profile
+from repro.profile import SPECS
 from repro.report.judging.claims import Claims, load_claims
 from repro.report.judging.verdicts import headline, judged_claims
 from repro.report.numbers import compute, selection, tables
@@ -30,7 +29,7 @@ from repro.report.numbers.resistance import resistance
 from repro.report.scales.ladder import MeasuredScale, ladder, larger_study
 from repro.report.scales.settings import settings_table
 from repro.report.schema.base import Denominator
-from repro.report.schema.document import ReportNumbers, lookup
+from repro.report.schema.document import ReportNumbers
 from repro.report.schema.judged import ErratumResult
 from repro.report.schema.provenance import DocumentSettings, RunProvenance
 from repro.report.schema.results import (
@@ -40,9 +39,8 @@ from repro.report.schema.results import (
     ScatterFigure,
     Trajectory,
 )
-from repro.report.schema.studies import DoseEntry, StudyEntry
-from repro.report.studies.doses import doses
-from repro.report.studies.effects import study_entry, whole_graph
+from repro.report.studies.effects import most_repeated, study_entry
+from repro.report.studies.responses import equal_starts, responses
 from repro.report.studies.results import StudyResults, read_study_results, variants_of
 
 
@@ -99,7 +97,14 @@ def build_document(evidence: Evidence, claims: Claims) -> ReportNumbers:
         "controls": _controls(evidence),
         "predictions": predictions(evidence),
         "studies": entries,
-        "doses": _doses(evidence, studies, entries),
+        "responses": [
+            entry for study in studies for entry in responses(study, variants, resisted, settings)
+        ],
+        "equal_starts": [
+            entry
+            for study in studies
+            for entry in equal_starts(study, variants, resisted, settings)
+        ],
         "runs": {run.folder: _provenance(run) for run in runs},
         "missing": list(evidence.missing),
         "notices": [*evidence.notices, *authors_notices(evidence.files)],
@@ -118,15 +123,13 @@ def _most_seeds(
     evidence: Evidence, studies: Sequence[StudyResults], variants: Mapping[str, Evidence]
 ) -> tuple[str | None, Evidence]:
     """Runs of all cells over the most seeds: those of a study, by its name, or our own."""
-    name, most = None, evidence
-    for study in studies:
-        whole = whole_graph(study, variants)
-        seeds = len(most.settings.seeds) if most.runs else 0
-        if whole is not None and len(whole.settings.seeds) > seeds:
-            # The authors' points stand beside whichever runs of ours are taken.
-            most = replace(whole, authors=evidence.authors, files=evidence.files)
-            name = study.name
-    return name, most
+    name, most = most_repeated(studies, variants)
+    seeds = len(evidence.settings.seeds) if evidence.runs else 0
+    if most is None or len(most.settings.seeds) <= seeds:
+        return None, evidence
+
+    # The authors' points stand beside whichever runs of ours are taken.
+    return name, replace(most, authors=evidence.authors, files=evidence.files)
 
 
 def claims_of(root: Path = Path()) -> Claims:
@@ -278,27 +281,6 @@ def _control(run: FinishedRun, denominator: Denominator) -> ControlRow:
         "accuracy_ci95": wilson(point.correct, point.images),
         "asr_ci95": wilson(point.attacked, point.attackable),
     }
-
-
-def _doses(
-    evidence: Evidence, studies: Sequence[StudyResults], entries: Sequence[StudyEntry]
-) -> list[DoseEntry]:
-    """What the studies measured over a number that they vary."""
-    if not studies:
-        return []
-
-    # A variant names what it changes by a dotted path into the profile; the reference's value there
-    # is the profile's own.
-    profile = load_profile(evidence.settings.name, evidence.root / SPECS).model_dump(mode="json")
-
-    def value_of(path: str) -> Any:
-        return lookup(profile, path.replace(".", "/"))
-
-    return [
-        curve
-        for study, entry in zip(studies, entries, strict=True)
-        for curve in doses(study, entry["rows"], value_of)
-    ]
 
 
 def _provenance(run: FinishedRun) -> RunProvenance:

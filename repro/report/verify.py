@@ -31,10 +31,10 @@ from repro.report.build import (
 from repro.report.differences import document_differences, text_differences
 from repro.report.document import build_document, claims_of
 from repro.report.exports import EXPORTS
+from repro.report.figures import curves
 from repro.report.material import Material, read_material
 from repro.report.numbers.authors import authors_points
 from repro.report.numbers.evidence import Evidence, read_evidence
-from repro.report.pages import curves
 from repro.report.pages.findings import stale_findings
 from repro.report.pages.html import INDEX, TITLES, page_names
 from repro.report.pages.links import broken_links

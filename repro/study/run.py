@@ -16,7 +16,7 @@ from repro.markdown import fill
 from repro.profile import clean_runs, pretrain_runs
 from repro.runs.layout import WORK, model_dir, results_dir, standard_inputs
 from repro.runs.published import read_results
-from repro.spec import Profile, RunSpec
+from repro.spec import Profile, RunSpec, SpecError
 from repro.study.archive import read_archive, unpack_run, write_archive
 from repro.study.spec import Stage, Study, archive_of, lenders, load_study, owner, varied
 from repro.study.table import outcome_table
@@ -44,6 +44,7 @@ def run_study(name: str) -> None:
     had.
     """
     study = load_study(name)
+    _check_rates(name, study)
     models = "clean" in study.stages
 
     # Models that other studies train come first.
@@ -58,6 +59,19 @@ def run_study(name: str) -> None:
         _run_part(name, study, whole=study, models=models)
     finally:
         _archive_results(name, study)
+
+
+def _check_rates(name: str, study: Study) -> None:
+    """SpecError for a learning rate that the sweep of a variant does not have."""
+    for label, variant in study.variants.items():
+        cells = varied(study, variant).clean.cells
+        known = {rate for cell in cells for rate in cell.learning_rates}
+        for rate in study.learning_rates:
+            if rate not in known:
+                raise SpecError(
+                    f"specs/studies/{name}.yaml: learning_rates: {rate:g} for variant {label!r} "
+                    f"(allowed: {', '.join(f'{of:g}' for of in sorted(known))})"
+                )
 
 
 def _run_part(name: str, part: Study, whole: Study, models: bool) -> None:
@@ -105,9 +119,11 @@ def _runs_of(study: Study, profiles: Profiles, label: str, stage: Stage) -> list
             return False
         if run.pretrain_objective not in variant.pretrain_objectives:
             return False
-        return stage == "pretrain" or (
-            run.clean_size in study.clean_sizes and run.loss in study.losses
-        )
+        if stage == "pretrain":
+            return True
+        if run.clean_size not in study.clean_sizes or run.loss not in study.losses:
+            return False
+        return not study.learning_rates or run.schedule.learning_rate in study.learning_rates
 
     runs = expand(profile, variant=label, poisoned=variant.poisoned)
     return [run for run in runs if asked_for(run)]

@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from repro.profile import SPECS, check, load_profile, read_yaml
 from repro.runs.layout import RESULTS
@@ -17,6 +17,7 @@ from repro.spec import (
     Name,
     Objective,
     Profile,
+    Rate,
     Spec,
     SpecError,
 )
@@ -41,6 +42,15 @@ class Variant(Spec):
     """What the variant is there to show."""
 
 
+class Axis(Spec):
+    """A number in which variants of a study differ, and what they are drawn over."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """In words, with the unit: "Epochs of pre-training"."""
+    numbers: Annotated[dict[Name, Annotated[FiniteFloat, Field(ge=0)]], Field(min_length=3)]
+    """Variant to number, the reference among them."""
+
+
 class Study(Spec):
     """specs/studies/<name>.yaml."""
 
@@ -53,14 +63,24 @@ class Study(Spec):
     """Which part of the profile's cleaning sweep the study makes; both empty where it does not
     clean.
     """
+    learning_rates: list[Rate] = Field(default_factory=list)
+    """Of the sweep's, those that the study cleans with; none given: all."""
     reference: Name
     """The variant that the effects of the others are measured against."""
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
+    axes: list[Axis] = Field(default_factory=list)
+    """What the report draws results over."""
 
     @model_validator(mode="after")
-    def _reference_is_one(self) -> Self:
+    def _names_are_variants(self) -> Self:
+        allowed = f"(allowed: {', '.join(self.variants)})"
         if self.reference not in self.variants:
-            raise ValueError(f"reference: {self.reference!r} (allowed: {', '.join(self.variants)})")
+            raise ValueError(f"reference: {self.reference!r} {allowed}")
+
+        for axis in self.axes:
+            for name in axis.numbers:
+                if name not in self.variants:
+                    raise ValueError(f"axes: {axis.name}: {name!r} {allowed}")
         return self
 
 

@@ -17,8 +17,9 @@ from repro import __main__
 from repro.data.images import encode_png
 from repro.data.shards import ShardWriter, write_store
 from repro.data.sums import hash_folder
-from repro.plan import measure
+from repro.plan import forecast, measure
 from repro.plan.assumptions import Assumptions, HostCost, load_assumptions
+from repro.plan.calibrate import Calibration
 from repro.plan.flops import Counts, count
 from repro.plan.rates import Rates, Seconds, makespan, wall_seconds
 from repro.plan.table import cost_table
@@ -172,6 +173,28 @@ def test_wall_time_takes_all_gpus_for_a_pretraining_and_one_for_a_cleaning_run(
         assert wall["pretrain"] == pretrain / split
         assert wall["clean"] == makespan([float(pairs) for pairs in clean], devices)
     assert wall_seconds(works, rates, 8, side_by_side=True)["pretrain"] == pretrain
+
+
+def test_records_take_time_from_cleaning_runs_where_these_fill_all_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """36 cleaning runs of a second each, and 4 pre-trainings; on GPUs the cores are not full."""
+    works = work_of(load_profile("smoke"))
+    kinds = {work.kind for work in works}
+    rates = Rates(
+        pair_view=dict.fromkeys(kinds, 0.0),
+        wait=dict.fromkeys(kinds, 0.0),
+        evaluation=0.0,
+        start=0.0,
+        run=dict.fromkeys(kinds, 1.0),
+    )
+    assumptions, _ = load_assumptions()
+    for gpu, clean in ((False, 36 * (1 + assumptions.record_seconds)), (True, 36)):
+        found = Calibration(2, 1, gpu, True, 1e9, dict.fromkeys(kinds, 1), assumptions.host_seconds)
+        monkeypatch.setattr(forecast, "calibrate", lambda *_, found=found: (rates, found))
+        parts = forecast.plan("smoke", calibrated=True)["gpu_hours_by_part"]
+        assert 3600 * parts["clean"]["run"] == pytest.approx(clean)
+        assert 3600 * parts["pretrain"]["run"] == pytest.approx(4)
 
 
 def test_every_assumption_has_a_source() -> None:

@@ -67,10 +67,20 @@ ALLOWED = {
     "report.judging": CONTRACTS | {"report.numbers", *SHAPES},
     "report.studies": CONTRACTS | {"runs", "study", "report.numbers", "report.judging", *SHAPES},
     "report.scales": CONTRACTS | {"report.numbers", "report.judging", "report.studies", *SHAPES},
-    "report.pages": CONTRACTS | {"markdown", *COMPUTED, *SHAPES},
-    "report.article": {"report.pages", *COMPUTED, *SHAPES},
+    "report.figures": {"report.numbers", *SHAPES},
+    "report.pages": CONTRACTS | {"markdown", "report.figures", *COMPUTED, *SHAPES},
+    "report.article": {"report.figures", "report.pages", *COMPUTED, *SHAPES},
     "report": CONTRACTS
-    | {"runs", "study", "integrity", "report.pages", "report.article", *COMPUTED, *SHAPES},
+    | {
+        "runs",
+        "study",
+        "integrity",
+        "report.figures",
+        "report.pages",
+        "report.article",
+        *COMPUTED,
+        *SHAPES,
+    },
     "cli": CONTRACTS | {"events", "runs", "train.process", "worker"},
 }
 """Part of the package -> the other parts it may import. The command line imports all."""

@@ -19,10 +19,10 @@ import pytest
 
 from repro.report.article import appendix, facts, latex
 from repro.report.article.references import REFERENCES
-from repro.report.pages.answer import answer
-from repro.report.pages.curves import figure_names
-from repro.report.pages.drawing import style
-from repro.report.pages.figures import scatter
+from repro.report.figures.answer import answer
+from repro.report.figures.curves import figure_names
+from repro.report.figures.drawing import style
+from repro.report.figures.scatter import scatter
 from repro.report.pages.verdicts import discussion
 from repro.report.studies.prices import prices
 from repro.study.spec import load_study
@@ -95,7 +95,7 @@ def compiled(
 def without_studies(document: dict[str, Any]) -> dict[str, Any]:
     """The document as it is where no study was run."""
     alone = copy.deepcopy(document)
-    alone["studies"], alone["doses"] = [], []
+    alone["studies"], alone["responses"], alone["equal_starts"] = [], [], []
     return alone
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from repro.report.pages.curves import draw_all, figure_names, legends
-from repro.report.pages.drawing import SUCCESS
-from repro.report.pages.figures import captions, height, seed_fills
+from repro.report.figures.curves import draw_all, figure_names, legends
+from repro.report.figures.drawing import SUCCESS
+from repro.report.figures.scatter import captions, height, seed_fills
 
 BUILD = Path("report/build/mini")
 

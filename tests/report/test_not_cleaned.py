@@ -14,7 +14,6 @@ from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.article.latex import tex
 from repro.report.judging.claims import load_claims
 from repro.report.numbers.evidence import Settings
-from repro.report.pages.curves import responses
 from repro.report.pages.findings import findings_block
 from repro.report.studies.effects import effects, interactions
 from repro.report.studies.outcomes import VariantCell, VariantOutcome
@@ -119,17 +118,3 @@ def test_a_verdict_takes_a_model_that_no_rate_cleans_as_not_cleaned(root: Path):
     row = effects(swapped, "default", load_claims(root / "specs/claims.yaml"), settings)[-1]
     verdicts = {v["id"]: v["variant"] for v in row["verdicts"]}
     assert verdicts["mmcl-ssl-fails"] == "not tested: control failed"
-
-
-def test_seeds_on_which_nothing_was_cleaned_are_crosses_and_in_no_mean():
-    point = {"mean": 0.3, "values": [0.3], "not_cleaned": 0}
-    never = {"mean": None, "values": [None], "not_cleaned": 1}
-    curve = {"dataset": "cc3m", "pretrain_objective": "mmcl", "clean_size": "100k"}
-    points = [{"number": 1} | point, {"number": 9} | never]
-    dose = {"path": "x.y", "measure": "cleaned_accuracy", "curves": [curve | {"points": points}]}
-    ax = responses({"doses": [dose]}).axes[0]
-    (means,) = ax.get_lines()
-    dots, crosses = ax.collections
-    assert means.get_xydata().tolist() == [[1, 0.3]]
-    assert len(dots.get_offsets()) == 1
-    assert crosses.get_offsets().tolist() == [[9, 0.0]]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.report.pages import curves
+from repro.report.figures import curves
 from repro.report.pages.html import document_pages
 from tests.support.browser import CHROMIUM, Page, browser
 from tests.support.whole import studies_of, write_whole
@@ -27,7 +27,14 @@ LOADED = "document.readyState === 'complete'"
 READY = (
     f"{LOADED} && document.getElementById('points') && !document.getElementById('controls').hidden"
 )
-PAGES = ("index.html", "studies.html", "ledger.html", "faults.html", "runs.html")
+PAGES = (
+    "index.html",
+    "studies.html",
+    "attack.html",
+    "ledger.html",
+    "faults.html",
+    "runs.html",
+)
 FEW_OF_EACH = """
 for (const list of document.querySelectorAll('tbody, ul, section, main, article, div')) {
     const kinds = {};

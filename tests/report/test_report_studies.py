@@ -15,17 +15,15 @@ from repro.markdown import fill
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.judging.claims import load_claims
 from repro.report.numbers.evidence import Settings
-from repro.report.pages.curves import responses
 from repro.report.pages.findings import findings_block, stale_findings
-from repro.report.studies.doses import doses
 from repro.report.studies.effects import effects, interactions, size_effects
 from repro.report.studies.outcomes import VariantCell, VariantOutcome, outcomes
-from repro.report.studies.results import StudyResults, read_study_results
+from repro.report.studies.results import read_study_results
 from repro.report.verify import verify
 from repro.runs.published import read_results
 from repro.spec import Profile, SpecError
 from repro.study.archive import write_archive
-from tests.support.ledger import build_at, study_spec, write_run, write_specs, write_study_spec
+from tests.support.ledger import build_at, write_run, write_specs, write_study_spec
 
 SPEC = """
 question: Does it matter?
@@ -223,50 +221,6 @@ def test_a_shrunk_model_is_compared_with_what_it_was_before(tmp_path: Path):
         assert (outcome.accuracy, outcome.asr, outcome.relative_drop) == pytest.approx(
             (0.4, 0.9, 0.5), abs=0.01
         )
-
-
-def test_variants_that_set_one_number_make_a_curve_which_is_drawn():
-    """Cleaning keeps the ASR before it, so the curve shows the accuracy after it; `both` sets a
-    second field and is left out.
-    """
-    overrides = {
-        "default": {},
-        "one": {"x.y": 1},
-        "nine": {"x.y": 9},
-        "three": {"x.y": 3},
-        "both": {"x.y": 3, "z": 1},
-        "word": {"w": "a"},
-    }
-    study = StudyResults("s", study_spec(overrides), ())
-    kept = {"default": 0.4, "one": 0.3, "nine": 0.0, "three": 0.1, "both": 0.2, "word": 0.2}
-    rows = [
-        {
-            "variant": name,
-            "dataset": "cc3m",
-            "pretrain_objective": "mmcl",
-            "clean_size": "100k",
-            "values": {"asr": [0.9, 0.9], "cleaned_accuracy": [value, value]},
-            "means": {"asr": 0.9, "cleaned_accuracy": value},
-            "not_cleaned": 0,
-        }
-        for name, value in kept.items()
-    ]
-    (dose,) = doses(study, rows, {"x.y": 0}.__getitem__)
-    assert (dose["study"], dose["path"], dose["measure"]) == ("s", "x.y", "cleaned_accuracy")
-    (curve,) = dose["curves"]
-    assert [(p["number"], p["values"]) for p in curve["points"]] == [
-        (0, [0.4, 0.4]),
-        (1, [0.3, 0.3]),
-        (3, [0.1, 0.1]),
-        (9, [0.0, 0.0]),
-    ]
-    ax = responses({"doses": [dose]}).axes[0]
-    (means,) = ax.get_lines()
-    (seeds,) = ax.collections
-    assert len(seeds.get_offsets()) == 8
-    assert means.get_xydata().tolist() == [[0, 0.4], [1, 0.3], [3, 0.1], [9, 0.0]]
-    unchanged = StudyResults("s", study_spec({"default": {}}), ())
-    assert doses(unchanged, rows, float) == []
 
 
 def test_verify_covers_studies_and_the_main_tables_do_not(

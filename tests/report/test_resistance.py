@@ -13,11 +13,11 @@ import pytest
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.article.latex import tex
 from repro.report.document import build_document, claims_of
+from repro.report.figures.curves import resisting
 from repro.report.numbers.evaluations import Point
 from repro.report.numbers.evidence import read_evidence
 from repro.report.numbers.intervals import geometric
 from repro.report.numbers.resistance import Ended, kept_at, lowest_rate, mean_kept
-from repro.report.pages.curves import resisting
 from repro.report.replay import replay
 from repro.spec import RunSpec
 from tests.support.ledger import build_at, write_run, write_specs

@@ -13,9 +13,9 @@ from typing import Any, get_args
 import pytest
 
 from repro.report.article import latex
+from repro.report.figures.answer import answer
+from repro.report.figures.scatter import hardly_any, scatter
 from repro.report.format import worded
-from repro.report.pages.answer import answer
-from repro.report.pages.figures import hardly_any, scatter
 from repro.report.pages.prepared import mmcl_alone
 from repro.report.pages.summary import origin, other_caps, report_title
 from repro.report.pages.verdicts import METRICS

@@ -203,11 +203,13 @@ def build_at(
 
 
 def row_of(document: dict[str, Any], dataset: str, size: str, objective: str) -> dict[str, Any]:
-    (row,) = [
-        r
-        for r in document["tables"]["table1"]["rows"]
-        if (r["dataset"], r["clean_size"], r["pretrain_objective"]) == (dataset, size, objective)
+    found: list[dict[str, Any]] = [
+        row
+        for row in document["tables"]["table1"]["rows"]
+        if (row["dataset"], row["clean_size"], row["pretrain_objective"])
+        == (dataset, size, objective)
     ]
+    (row,) = found
     return row
 
 

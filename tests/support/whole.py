@@ -19,9 +19,9 @@ from repro.study.archive import write_archive
 from repro.study.spec import Study, load_study, study_names, varied
 from tests.support.ledger import EVALUATIONS, ROOT, outcome, write_run, write_study
 
-STUDIES = ("seeds", "control", "dose", "starts")
-"""One that repeats the whole graph, one with unpoisoned models, one that varies a number, and one
-that only pre-trains.
+STUDIES = ("seeds", "control", "dose", "starts", "maturity", "strength")
+"""One that repeats the whole graph, one with unpoisoned models, one that varies a number, one that
+only pre-trains, and one of each that does so over a number.
 """
 SHIFT, EVERY = 0.01, 3
 """Accuracy from one seed to the next, and after how many seeds it starts anew."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ class StudyTable:
     interactions: list[Mapping[str, Any]]
     """Of these, the decided ones."""
     sizes: list[Mapping[str, Any]]
+    responses: list[Mapping[str, Any]]
+    """What was measured over a number."""
+    equal_starts: list[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +40,10 @@ class Credits:
 
 def study_tables(document: Mapping[str, Any]) -> list[StudyTable]:
     """Every study, with the rows that tell something."""
-    return [_study_table(study) for study in document["studies"]]
+    return [_study_table(document, study) for study in document["studies"]]
 
 
-def _study_table(study: Mapping[str, Any]) -> StudyTable:
+def _study_table(document: Mapping[str, Any], study: Mapping[str, Any]) -> StudyTable:
     shown = [row for row in study["rows"] if _tells(row, study["reference"])]
     told = {row["variant"] for row in shown}
     tried = (row["variant"] for row in study["rows"])
@@ -51,7 +54,13 @@ def _study_table(study: Mapping[str, Any]) -> StudyTable:
         undecided=[name for name in dict.fromkeys(tried) if name not in told],
         interactions=[row for row in study["interactions"] if _decided(row["effect"])],
         sizes=[row for row in study["sizes"] if row["effect"] and _decided(row["effect"])],
+        responses=_of(study, document["responses"]),
+        equal_starts=_of(study, document["equal_starts"]),
     )
+
+
+def _of(study: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [entry for entry in entries if entry["study"] == study["name"]]
 
 
 def _tells(row: Mapping[str, Any], reference: str) -> bool:

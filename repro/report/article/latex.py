@@ -17,15 +17,15 @@ import jinja2
 
 from repro.report.article import appendix, facts
 from repro.report.article.references import REFERENCES
+from repro.report.figures.curves import figure_names
+from repro.report.figures.scatter import SIGNIFICANT, captions, hardly_any
 from repro.report.format import duration, factor, label, percent, rate, short, worded
 from repro.report.judging.control import control_words
 from repro.report.numbers.cells import LOSSES
 from repro.report.pages import prepared, summary
-from repro.report.pages.curves import figure_names
-from repro.report.pages.figures import SIGNIFICANT, captions, hardly_any
 from repro.report.pages.templating import jinja_environment, told_everywhere
 from repro.report.schema.document import lookup
-from repro.report.studies.words import not_cleaned
+from repro.report.studies.words import matched_words, not_cleaned
 
 # fmt: off
 SPECIAL = {
@@ -235,6 +235,7 @@ def _environment() -> jinja2.Environment:
         "plain": prepared.plain,
         "quoted": _quoted,
         "not_cleaned": not_cleaned,
+        "matched": matched_words,
         "erratum_result": _erratum_result,
         "exact": prepared.exact,
         "breakable": _breakable,

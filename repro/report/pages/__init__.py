@@ -1,1 +1,1 @@
-"""What people read: HTML, LaTeX, figures, Markdown."""
+"""What people read: HTML and Markdown."""

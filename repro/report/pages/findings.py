@@ -7,7 +7,7 @@ their machine. Everything that is counted or chosen is counted here; the templat
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,27 +18,32 @@ import jinja2
 from repro.ledger import LedgerError
 from repro.markdown import fill
 from repro.profile import SPECS, load_profile
-from repro.report.format import markdown_percent, short, worded
+from repro.report.format import label, markdown_percent, short, worded
 from repro.report.judging.claims import Claims, combine, load_claims
 from repro.report.judging.control import control_words
-from repro.report.numbers.evidence import Settings
+from repro.report.numbers.evidence import Evidence, Settings
+from repro.report.numbers.resistance import resistance
 from repro.report.pages.templating import TEMPLATES
 from repro.report.schema.base import Effect
 from repro.report.schema.document import finite
 from repro.report.schema.judged import CellEvidence, Verdict
+from repro.report.schema.resistance import Resistance
 from repro.report.schema.studies import (
+    BySeed,
     EffectRow,
     MachineRow,
     RepeatedClaim,
     StudyEntry,
     StudyVariant,
 )
-from repro.report.studies.effects import study_entry
+from repro.report.studies.effects import most_repeated, study_entry
 from repro.report.studies.machines import repeated
 from repro.report.studies.outcomes import MEASURES
 from repro.report.studies.prices import Price, prices
 from repro.report.studies.resisting import OwnClaim, own_claims
+from repro.report.studies.responses import equal_starts, responses
 from repro.report.studies.results import (
+    StudyResults,
     archive_problems,
     read_study_results,
     variants_of,
@@ -46,6 +51,7 @@ from repro.report.studies.results import (
 from repro.report.studies.words import (
     effect_text,
     is_nought,
+    matched_words,
     model_name,
     not_cleaned,
     outcome_text,
@@ -152,6 +158,10 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
     )
     machines: list[MachineRow] = finite(repeated(results, settings))
 
+    # What studies of a part are measured by: the rate that cleans the MMCL models over all seeds.
+    of_most, most = most_repeated(results, variants)
+    resisted = resistance(most, claims.paper, of_most) if most is not None else None
+
     environment = _environment()
     environment.filters["worded"] = partial(worded, stand_in=settings.stand_in)
 
@@ -167,6 +177,8 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
         ],
         of_sizes=[study for study in studies if study["sizes"] and not study["claims"]],
         others=[study for study in studies if not study["sizes"] and not study["claims"]],
+        responses=_by_study(results, variants, resisted, settings, responses),
+        equal_starts=_by_study(results, variants, resisted, settings, equal_starts),
         machines=machines,
         summary=_summary(studies, machines, settings.confidence),
     )
@@ -231,11 +243,30 @@ def _environment() -> jinja2.Environment:
         "effect": effect_text,
         "outcome": outcome_text,
         "by_seed": _by_seed,
+        "spread": _spread,
+        "label": label,
+        "matched": matched_words,
         # A bare bar would end the table's cell.
         "cell": lambda text: text.replace("|", "\\|"),
     }
     environment.globals["variant_of"] = _variant_of
     return environment
+
+
+def _by_study(
+    results: Sequence[StudyResults],
+    variants: Mapping[str, Evidence],
+    resisted: Resistance | None,
+    settings: Settings,
+    measured: Callable[..., list[Any]],
+) -> dict[str, list[Any]]:
+    """What `responses` or `equal_starts` finds, by study; nothing where no study covers all of
+    Table 1.
+    """
+    if resisted is None:
+        return {}
+    found = {study.name: measured(study, variants, resisted, settings) for study in results}
+    return {name: finite(entries) for name, entries in found.items() if entries}
 
 
 def _inert(value: Any) -> Any:
@@ -246,6 +277,17 @@ def _inert(value: Any) -> Any:
 def _by_seed(cell: CellEvidence, separator: str) -> str:
     """The values of a cell, one a seed."""
     return separator.join(markdown_percent(item["value"]) for item in cell["by_seed"])
+
+
+def _spread(measure: BySeed | None) -> str:
+    """A mean over seeds with its interval."""
+    if measure is None:
+        return "-"
+    text = markdown_percent(measure["mean"])
+    if measure["ci"] is not None:
+        low, high = map(markdown_percent, measure["ci"])
+        text += f" [{low}, {high}]"
+    return text
 
 
 def _variant_of(study: StudyEntry, name: str) -> StudyVariant:

@@ -17,24 +17,33 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from repro.report.figures.curves import legends
+from repro.report.figures.drawing import BLACK, Drawn, Key, panel_of
+from repro.report.figures.scatter import (
+    SIGNIFICANT,
+    attack_responses,
+    captions,
+    hardly_any,
+    height,
+)
 from repro.report.format import duration, factor, label, percent, rate, short, worded
 from repro.report.judging.claims import RATIOS
 from repro.report.judging.control import control_words
 from repro.report.numbers.cells import LOSSES, SIZES
 from repro.report.pages import prepared
-from repro.report.pages.curves import legends
-from repro.report.pages.drawing import BLACK, Drawn, Key, panel_of
-from repro.report.pages.figures import SIGNIFICANT, captions, hardly_any, height
 from repro.report.pages.sacred import Chart, SacredRun
+from repro.report.pages.studied import attacks, by_study, variants
 from repro.report.pages.summary import brief, study_lines
 from repro.report.pages.templating import TEMPLATES, jinja_environment, told_everywhere
 from repro.report.schema.document import lookup
-from repro.report.studies.words import not_cleaned
+from repro.report.studies.words import matched_words, not_cleaned
 
 INDEX, LEDGER, STUDIES, FAULTS = "index.html", "ledger.html", "studies.html", "faults.html"
+ATTACK = "attack.html"
 TITLES = {
     INDEX: "Report",
     STUDIES: "Studies",
+    ATTACK: "When the attack does not take",
     LEDGER: "Runs and evaluations",
     FAULTS: "Faults",
 }
@@ -61,6 +70,8 @@ PLACES = {
     "resistance": "resistance",
     "trajectories": LEDGER,
     "responses": STUDIES,
+    "attack": ATTACK,
+    "matched": STUDIES,
 }
 """Where figures without points stand: a section of index.html, or a page."""
 SCRIPTS = {INDEX: ("page.js", "reveal.js")}
@@ -89,7 +100,11 @@ SHAPES = {
 def page_names(document: Mapping[str, Any]) -> list[str]:
     """The pages that a document gives."""
     # A page without anything on it is left out.
-    empty = {STUDIES: not document["studies"], FAULTS: not document["context"]["faults"]}
+    empty = {
+        STUDIES: not document["studies"],
+        ATTACK: not attack_responses(document),
+        FAULTS: not document["context"]["faults"],
+    }
     return [name for name in TITLES if not empty.get(name)]
 
 
@@ -135,6 +150,7 @@ def document_pages(
     of_page = {
         INDEX: partial(_index, document, drawn, gallery, run_links),
         STUDIES: partial(_studies, document),
+        ATTACK: partial(_attack, document),
         LEDGER: partial(_ledger, document, records),
         FAULTS: partial(_faults, document),
     }
@@ -182,8 +198,19 @@ def _index(
 def _studies(document: dict[str, Any]) -> dict[str, Any]:
     """What studies.html alone shows."""
     return {
-        "variants": prepared.variants(document),
+        "variants": variants(document),
+        "responses": by_study(document, "responses"),
+        "equal_starts": by_study(document, "equal_starts"),
         "other_figures": _figures_of(document, STUDIES),
+    }
+
+
+def _attack(document: dict[str, Any]) -> dict[str, Any]:
+    """What attack.html alone shows."""
+    return {
+        "attacks": attacks(document),
+        "taken": document["settings"]["attack_taken"],
+        "other_figures": _figures_of(document, ATTACK),
     }
 
 
@@ -321,6 +348,7 @@ def _environment() -> jinja2.Environment:
         "duration": duration,
         "control": control_words,
         "decision": prepared.decision,
+        "matched": matched_words,
         "mean_of": prepared.mean_of,
         "ink": _ink,
         "not_cleaned": not_cleaned,

@@ -159,14 +159,6 @@ def mmcl_alone(document: dict[str, Any]) -> AloneCount:
     )
 
 
-def variants(document: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """What each variant changes, by study and variant."""
-    return {
-        study["name"]: {variant["variant"]: variant for variant in study["variants"]}
-        for study in document["studies"]
-    }
-
-
 def decision(effect: Mapping[str, Any]) -> str:
     """Whether an effect lies above the spread between seeds."""
     # The same on every seed: no spread, and nothing to decide.

@@ -37,7 +37,7 @@ from repro.report.schema.results import (
     Trajectory,
 )
 from repro.report.schema.scales import LadderRow, SettingRow
-from repro.report.schema.studies import DoseEntry, StudyEntry
+from repro.report.schema.studies import EqualStarts, ResponseEntry, StudyEntry
 
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
 """The published JSON Schema."""
@@ -76,7 +76,9 @@ class ReportNumbers(TypedDict):
     controls: list[ControlRow]
     predictions: ShownPredictions
     studies: list[StudyEntry]
-    doses: list[DoseEntry]
+    responses: list[ResponseEntry]
+    """What studies measured over a number that they vary."""
+    equal_starts: list[EqualStarts]
     runs: dict[str, RunProvenance]
     """By folder."""
     missing: list[MissingRun]

@@ -1,4 +1,4 @@
-"""Studies in report.json: effects of variants, doses; and equal runs on several machines."""
+"""Studies in report.json: effects of variants, measures over numbers, equal runs on machines."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
+from repro.intervals import Interval
 from repro.report.schema.base import Effect, closed
 from repro.report.schema.judged import CellEvidence, Verdict
 from repro.spec import CleanSize, Dataset, Objective
 
 Answer = Literal["yes", "no", "undecided"]
+ResponseMeasure = Literal["accuracy", "asr", "asr_left", "lost"]
+"""Before cleaning: accuracy and ASR; after it: ASR at the end of runs with one learning rate, and
+the share of the accuracy that is lost to reach the cap, 1 where nothing reaches it.
+"""
 BySeedValues = dict[str, list[float | None]]
 """Measure to values, one a seed; null where it was not run, or where nothing was cleaned."""
 
@@ -121,35 +126,99 @@ class StudyEntry(TypedDict):
 
 
 @closed
-class DosePoint(TypedDict):
-    """Outcomes at one value of the number."""
+class BySeed(TypedDict):
+    """A measure of one variant and model over its seeds."""
+
+    values: list[float | None]
+    """One a seed; null where it was not run."""
+    mean: float
+    """Over the seeds that have a value."""
+    ci: Interval | None
+    """Student's; null for one seed."""
+
+
+@closed
+class ResponsePoint(TypedDict):
+    """One model at one value of the number."""
+
+    variant: str
+    number: float
+    seeds: list[int]
+    measures: dict[ResponseMeasure, BySeed]
+    """Those that some seed has."""
+
+
+@closed
+class ResponseCurve(TypedDict):
+    """The models of one objective, by rising number."""
+
+    pretrain_objective: Objective
+    points: list[ResponsePoint]
+
+
+@closed
+class ObjectiveGap(TypedDict):
+    """MMCL + SSL less MMCL at one value of the number, paired over seeds."""
 
     number: float
-    mean: float | None
-    values: list[float | None]
-    not_cleaned: int
-    """Seeds without a best accuracy, as no evaluation met the cap; 0 for other measures."""
+    effect: Effect
 
 
 @closed
-class DoseCurve(TypedDict):
-    """The curve of one model and cleaning size."""
-
-    dataset: Dataset
-    pretrain_objective: Objective
-    clean_size: CleanSize | None
-    points: list[DosePoint]
-
-
-@closed
-class DoseEntry(TypedDict):
-    """A measure over a number that several variants of a study set."""
+class ResponseEntry(TypedDict):
+    """What a study measured over a number in which its variants differ, in one cell."""
 
     study: str
-    path: str
-    """Dotted path of the number."""
-    measure: str
-    curves: list[DoseCurve]
+    axis: str
+    """Name of the number."""
+    dataset: Dataset
+    clean_size: CleanSize | None
+    """Null where the study does not clean."""
+    learning_rate: float | None
+    """Of the runs whose end is `asr_left`; null where none of them cleans the MMCL model."""
+    curves: list[ResponseCurve]
+    tested: ResponseMeasure
+    """The measure of `changes` and `gaps`: the ASR left, else the ASR before cleaning."""
+    changes: dict[Objective, Effect]
+    """From the lowest number to the highest, paired over seeds."""
+    gaps: list[ObjectiveGap]
+    """At the lowest number and at the highest, where both objectives were run."""
+
+
+@closed
+class MatchedModel(TypedDict):
+    """One of two models of a seed whose accuracies before cleaning are as equal as the study has
+    them.
+    """
+
+    variant: str
+    accuracy: float
+    asr_left: float
+    lost: float
+
+
+@closed
+class MatchedSeed(TypedDict):
+    """The MMCL + SSL model of a study's reference, and the MMCL model that comes closest to it."""
+
+    seed: int
+    mmcl: MatchedModel
+    mmcl_ssl: MatchedModel
+
+
+@closed
+class EqualStarts(TypedDict):
+    """Resistance at equal accuracy before cleaning; effects are MMCL + SSL less MMCL over seeds."""
+
+    study: str
+    dataset: Dataset
+    clean_size: CleanSize
+    learning_rate: float
+    seeds: list[MatchedSeed]
+    accuracy: Effect
+    """What is left of the difference before cleaning."""
+    asr_left: Effect
+    lost: Effect
 
 
 @closed

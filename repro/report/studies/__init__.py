@@ -1,1 +1,1 @@
-"""What the studies of specs/studies say: effects, outcomes, doses, machines."""
+"""What the studies of specs/studies say: effects, outcomes, responses, machines."""

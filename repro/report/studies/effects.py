@@ -290,6 +290,20 @@ def whole_graph(study: StudyResults, variants: Mapping[str, Evidence]) -> Eviden
     return whole if {tuple(cell) for cell in cells()} <= covered else None
 
 
+def most_repeated(
+    studies: Sequence[StudyResults], variants: Mapping[str, Evidence]
+) -> tuple[str | None, Evidence | None]:
+    """Of the studies whose reference covers every cell of Table 1, the one with the most seeds."""
+    name, most = None, None
+    for study in studies:
+        whole = whole_graph(study, variants)
+        if whole is None:
+            continue
+        if most is None or len(whole.settings.seeds) > len(most.settings.seeds):
+            name, most = study.name, whole
+    return name, most
+
+
 def _in_order(found: Outcomes, variants: Sequence[str]) -> Outcomes:
     """Outcomes in the order of the variants; those of others come last."""
     # The reference is named twice, first and among the variants: its first place counts.

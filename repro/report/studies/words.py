@@ -62,6 +62,16 @@ def outcome_text(row: Mapping[str, Any], measure: str, reference: str) -> str:
     return "; ".join(text for text in (found, told) if text and not (told and text == "-"))
 
 
+def matched_words(entry: Mapping[str, Any]) -> str:
+    """What a comparison at equal accuracy before cleaning says of the objective."""
+    effect = entry["asr_left"]
+    if effect["undecided"]:
+        return "it stays open whether the objective or the accuracy is what counts"
+    if effect["value"] > 0:
+        return "it is not only that models of MMCL + SSL are better ones: the objective counts"
+    return "models of MMCL + SSL resist no more than MMCL models that are as good"
+
+
 def is_nought(effect: Effect) -> bool:
     """Whether there was not the least difference on any seed."""
     interval = effect["ci"]

@@ -13,9 +13,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from repro.report.format import label, short
-from repro.report.numbers.cells import LOSSES
-from repro.report.pages.drawing import (
+from repro.report.figures.drawing import (
     BLACK,
     COLOURS,
     MARKERS,
@@ -29,6 +27,8 @@ from repro.report.pages.drawing import (
     panel_of,
     percent_axes,
 )
+from repro.report.format import label, short
+from repro.report.numbers.cells import LOSSES
 
 CAPTIONS = {
     "figure1": "Figure 1. Accuracy and ASR during finetuning of the CC3M models.",
@@ -45,9 +45,16 @@ CAPTIONS = {
     "crosses the cap. Right: best accuracy for an ASR that one allows, mean over seeds.",
     "trajectories": "Accuracy and ASR over epochs: pre-training, and CleanCLIP with 100K pairs by "
     "learning rate (blue: smallest, orange: largest).",
-    "responses": "What the studies measured over a number that they vary: one dot a seed, lines "
-    "through the means; a cross at the bottom where no rate reached the cap on some seed, which "
-    "is in no mean.",
+    "responses": "What cleaning leaves over a number that a study varies: a dot a seed, a line "
+    "through the means, and their intervals. ASR left is that at the end of runs with the lowest "
+    "learning rate that cleans the MMCL models on average; accuracy lost is 100% where no rate "
+    "reached the cap.",
+    "attack": "When the attack does not take: ASR and accuracy before cleaning over what a study "
+    "of pre-training varies; a dot a seed, a line through the means, and their intervals.",
+    "matched": "Is it the objective, or only that its models are better? ASR left and "
+    "accuracy lost against the accuracy before cleaning, a dot a model of the studies that vary a "
+    "number; of each seed a line joins the MMCL + SSL model to the MMCL model that was nearest in "
+    "accuracy.",
 }
 """What each figure shows; the paper's own come first."""
 SIGNIFICANT = 0.10
@@ -63,10 +70,22 @@ def captions(document: Mapping[str, Any]) -> dict[str, str]:
     # A figure without anything to draw is left out.
     empty = {
         "budgets": not searched(document),
-        "responses": not document["doses"],
+        "responses": not cleaned_responses(document),
+        "attack": not attack_responses(document),
+        "matched": not document["equal_starts"],
         "resistance": not document["resistance"]["cells"],
     }
     return {name: text for name, text in CAPTIONS.items() if not empty.get(name)}
+
+
+def cleaned_responses(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What studies that clean measured over a number."""
+    return [entry for entry in document["responses"] if entry["clean_size"]]
+
+
+def attack_responses(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What studies that only pre-train measured over a number."""
+    return [entry for entry in document["responses"] if not entry["clean_size"]]
 
 
 def searched(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:

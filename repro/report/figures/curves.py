@@ -1,6 +1,6 @@
 """Curves of runs and studies, and all figures of a report together.
 
-Learning rates, epochs, and what a study varies; documents in, figures out.
+Learning rates and epochs; documents in, figures out.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from repro.report.format import label, tick
-from repro.report.numbers.cells import CLEANCLIP, DATASETS, OBJECTIVES
-from repro.report.pages.answer import answer, answer_keys, budgets, sweep
-from repro.report.pages.drawing import (
+from repro.report.figures.answer import answer, answer_keys, budgets, sweep
+from repro.report.figures.drawing import (
     BLACK,
     COLOURS,
     WIDTH,
@@ -25,29 +23,18 @@ from repro.report.pages.drawing import (
     Key,
     cap_line,
     cell_name,
-    columns,
     draw,
     draw_line,
     legend_of,
     style,
 )
-from repro.report.pages.figures import captions, scatter, scatter_keys
+from repro.report.figures.responding import attack, matched, responding
+from repro.report.figures.scatter import captions, scatter, scatter_keys
+from repro.report.format import label, tick
+from repro.report.numbers.cells import CLEANCLIP, DATASETS, OBJECTIVES
 
 STAGES = {"pretrain": "Pre-training", "clean": "CleanCLIP"}
 METRICS = {"accuracy": "accuracy", "asr": "ASR"}
-MEASURED = {
-    "asr": "ASR before cleaning (%)",
-    "cleaned_accuracy": "Best accuracy at the cap (%)",
-}
-"""What a study measures over a number."""
-VARIED = {
-    "pretrain.ssl_weight": "Weight of SSL in pre-training",
-    "clean.mitigation.ssl_weight": "Weight of SSL in cleaning",
-    "clean.mitigation.poisons_left": "Poisoned pairs left among the cleaning pairs",
-    "data.poison.trigger.patch_size": "Side of the patch (px)",
-    "data.poison.num_poisoned.cc3m": "Poisoned pairs, CC3M",
-}
-"""Numbers that studies vary, in words; any other is named by its place in the specification."""
 
 
 def resisting(document: Mapping[str, Any]) -> Figure:
@@ -209,65 +196,6 @@ def _trajectory(
     ax.tick_params(labelsize=7)
 
 
-def responses(document: Mapping[str, Any]) -> Figure:
-    """What a study measured over the number that it varies: a panel a study."""
-    doses = document["doses"]
-
-    # Two panels a row, rounded up; an odd number leaves one empty.
-    rows = -(-len(doses) // 2)
-    figure = Figure(figsize=(2 * WIDTH, 2.5 * rows + 0.4), layout="constrained")
-    axes = figure.subplots(rows, 2, squeeze=False)
-
-    # The axes that are left over.
-    for ax in axes.flat[len(doses) :]:
-        ax.set_axis_off()
-    for dose, ax in zip(doses, axes.flat, strict=False):
-        _response(ax, dose)
-    return figure
-
-
-def _response(ax: Axes, dose: Mapping[str, Any]) -> None:
-    """A dot a seed, and a line through the means, for every model of a study."""
-    for curve in dose["curves"]:
-        colour = COLOURS[curve["pretrain_objective"]]
-        seeds: Columns = {"number": [], "value": []}
-        for point in curve["points"]:
-            # A seed that was not run has no mark.
-            values = [value for value in point["values"] if value is not None]
-            seeds["number"] += [point["number"]] * len(values)
-            seeds["value"] += values
-        looks = {"color": colour, "s": 12, "alpha": 0.5, "linewidth": 0}
-        seaborn.scatterplot(data=seeds, x="number", y="value", ax=ax, legend=False, **looks)
-
-        # One on which nothing was cleaned is a cross at the bottom, and in no mean.
-        never = [point["number"] for point in curve["points"] if point["not_cleaned"]]
-        if never:
-            bottom = [0.0] * len(never)
-            ax.scatter(never, bottom, marker="x", s=25, color=colour, clip_on=False, zorder=3)
-
-        known = [point for point in curve["points"] if point["mean"] is not None]
-        means = columns(known, "number", "mean")
-
-        # The dash tells the larger cleaning set, the colour the objective.
-        dash = "--" if curve["clean_size"] == "200k" else "-"
-        draw_line(ax, means, lw=1.3, color=colour, ls=dash, label=_model_name(curve))
-
-    # The numbers span powers of ten and may include zero, as of poisoned pairs left in a cleaning
-    # set: linear up to the smallest positive one, logarithmic above.
-    numbers = sorted({point["number"] for curve in dose["curves"] for point in curve["points"]})
-    ax.set_xscale("symlog", linthresh=min([n for n in numbers if n > 0], default=1))
-
-    # Exactly the numbers that were tried.
-    ax.set_xticks(numbers, [f"{number:g}" for number in numbers])
-    ax.minorticks_off()
-    ax.set_ylim(bottom=0)
-    ax.yaxis.set_major_formatter(tick)
-    ax.set_title(MEASURED[dose["measure"]], fontsize=8)
-    ax.set_xlabel(VARIED.get(dose["path"], dose["path"]), fontsize=8)
-    ax.set_ylabel("")
-    ax.legend(frameon=False, fontsize=7)
-
-
 def figure_names(document: Mapping[str, Any]) -> list[str]:
     """The figures that a document has."""
     return ["answer", *captions(document)]
@@ -280,14 +208,16 @@ def legends(document: Mapping[str, Any]) -> dict[str, list[Key]]:
 
 
 def all_figures(document: Mapping[str, Any]) -> dict[str, Figure]:
-    """Every figure of the report by name; `responses` only where a study varies a number."""
+    """Every figure of the report by name."""
     others = {
         "answer": answer,
         "sweep": sweep,
         "budgets": budgets,
         "resistance": resisting,
         "trajectories": trajectories,
-        "responses": responses,
+        "responses": responding,
+        "attack": attack,
+        "matched": matched,
     }
 
     # What is not named here is one of the paper's scatter plots.
@@ -302,8 +232,3 @@ def draw_all(document: Mapping[str, Any]) -> dict[str, Drawn]:
     # Drawing depends on settings that are global in matplotlib, so it all happens within them.
     with style():
         return {name: draw(figure, name) for name, figure in all_figures(document).items()}
-
-
-def _model_name(curve: Mapping[str, Any]) -> str:
-    keys = ("dataset", "clean_size", "pretrain_objective")
-    return ", ".join(label(curve[key]) for key in keys if curve[key])

@@ -9,9 +9,7 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from repro.report.format import label, short, tick
-from repro.report.numbers.cells import OBJECTIVES
-from repro.report.pages.drawing import (
+from repro.report.figures.drawing import (
     BLACK,
     COLOURS,
     START,
@@ -26,7 +24,9 @@ from repro.report.pages.drawing import (
     panel_of,
     percent_axes,
 )
-from repro.report.pages.figures import SIGNIFICANT, hardly_any, searched
+from repro.report.figures.scatter import SIGNIFICANT, hardly_any, searched
+from repro.report.format import label, short, tick
+from repro.report.numbers.cells import OBJECTIVES
 
 CELL_COLOURS = {
     ("cc3m", "100k"): COLOURS["mmcl"],
