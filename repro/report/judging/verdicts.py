@@ -19,7 +19,7 @@ from repro.report.judging.claims import (
     combine,
     judge,
 )
-from repro.report.judging.control import control_words, needs_control, without_control
+from repro.report.judging.control import needs_control, without_control
 from repro.report.judging.quantities import QUANTITIES, JudgedCell
 from repro.report.numbers import intervals
 from repro.report.numbers.cleaned import positive_control
@@ -258,7 +258,7 @@ def _look(
     if quantity.interval is not None:
         capped = claim.absolute and stand_in
         verdict = judge(expect, claim.direction, quantity.interval, capped)
-    notes = [quantity.note]
+    note = quantity.note
 
     # A value that the measure fell back on may refute a claim, but it bears out none.
     if quantity.untested and verdict != "not reproduced":
@@ -268,17 +268,16 @@ def _look(
     untested = without_control(control) if needs_control(claim, place.objective) else None
     if untested is not None:
         verdict = untested
-        notes.append(f"positive control {control_words(control)}")
 
     # Where the attack never took, cleaning looks perfect and says nothing.
     if not _was_poisoned(claim, place, attack_taken):
-        verdict, notes = "undecided", [HARDLY]
+        verdict, note = "undecided", HARDLY
     return {
         "seed": place.seed,
         "value": quantity.value,
         "ci": quantity.interval,
         "runs": list(dict.fromkeys(quantity.runs)),
-        "note": "; ".join(filter(None, notes)),
+        "note": note,
         "verdict": verdict,
     }
 
