@@ -158,6 +158,11 @@ def test_resistance_of_a_ledger_known_by_hand_is_shown_everywhere(
     assert claims["needs-a-higher-rate"]["evidence"][0]["verdict"] == "reproduced"
     assert "needs-a-higher-rate" not in {claim["id"] for claim in document["claims"]}
 
+    # What is decided stands on the first screen; what is not does not.
+    screen = page[page.index("<dt>Besides</dt>") : page.index("<dt>Why</dt>")]
+    assert 'href="#claim-needs-a-higher-rate"' in screen and "holds here" in screen
+    assert 'href="#claim-needs-a-higher-rate-200k"' not in screen
+
     assert "Resistance (ours, not the paper" in page and 'id="claim-needs-a-higher-rate"' in page
     assert f"The latter is {rates['ratio']:.2f} [" in page
     paper = tex(document, "0" * 64)
@@ -195,10 +200,11 @@ def test_claims_of_ours_are_not_tested_where_the_control_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A quarter of the accuracy is lost by both."""
-    document, _ = ledger(tmp_path, table(RESISTS, accuracy=0.30), monkeypatch, seeds=(0, 1))
+    document, page = ledger(tmp_path, table(RESISTS, accuracy=0.30), monkeypatch, seeds=(0, 1))
     asked = [claim for claim in document["own_claims"] if claim["clean_sizes"] == ["100k"]]
     cells = [claim["evidence"][0] for claim in asked]
     assert len(cells) == 3
+    assert "<dt>Besides</dt>" not in page
     assert {cell["verdict"] for cell in cells} == {"not tested: control failed"}
     assert all(cell["control"]["loss"] == pytest.approx(0.25) for cell in cells)
 

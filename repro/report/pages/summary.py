@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from repro.report.pages.prepared import is_of_profile
+from repro.report.judging.claims import RATIOS
+from repro.report.pages.prepared import is_of_profile, mean_of
 from repro.report.scales.printed import SettingLine, setting_lines
 from repro.report.studies.words import model_name
 
@@ -26,6 +27,8 @@ MEASURE_WORDS = {
     "accuracy": "start accuracy",
 }
 """Measures of a study, the ones that it is about first."""
+DECIDED = ("reproduced", "not reproduced")
+"""Verdicts that decide a claim."""
 TOLD_SETTINGS = ("pairs", "poisoned pairs (%)", "cleaning pairs", "image size (px)", "model")
 """Settings that tell the scale at a glance."""
 
@@ -57,6 +60,17 @@ class OtherCaps:
 
 
 @dataclass(frozen=True, slots=True)
+class DecidedClaim:
+    """A claim of ours with a decided verdict."""
+
+    claim: Mapping[str, Any]
+    ratio: bool
+    """Whether its values are factors rather than points."""
+    values: Sequence[tuple[Mapping[str, Any], str]]
+    """Its cells, each with the place of its value in report.json."""
+
+
+@dataclass(frozen=True, slots=True)
 class Brief:
     """What the report is about, for one who knows only the paper's title."""
 
@@ -65,6 +79,7 @@ class Brief:
     cleaned: int
     """Finetuning runs on them."""
     scale: Sequence[SettingLine]
+    decided: Sequence[DecidedClaim]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +194,23 @@ def brief(document: Mapping[str, Any]) -> Brief | None:
         pretrained=pretrained,
         cleaned=len(runs) - pretrained,
         scale=[lines[name] for name in TOLD_SETTINGS if name in lines],
+        decided=decided_claims(document),
     )
+
+
+def decided_claims(document: Mapping[str, Any]) -> list[DecidedClaim]:
+    """What our own measures decide, for the paper's claims or against them."""
+    found = []
+    for index, claim in enumerate(document["own_claims"]):
+        if claim["verdict"] not in DECIDED:
+            continue
+        values = [
+            (entry, f"own_claims/{index}/evidence/{place}/{mean_of(entry)}")
+            for place, entry in enumerate(claim["evidence"])
+            if mean_of(entry)
+        ]
+        found.append(DecidedClaim(claim, claim["metric"] in RATIOS, values))
+    return found
 
 
 def origin(document: Mapping[str, Any]) -> Origin:
