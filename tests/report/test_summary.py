@@ -17,7 +17,7 @@ from repro.report.figures.answer import answer
 from repro.report.figures.scatter import hardly_any, scatter
 from repro.report.format import worded
 from repro.report.pages.prepared import mmcl_alone
-from repro.report.pages.summary import origin, other_caps, report_title
+from repro.report.pages.summary import decided_claims, origin, other_caps, report_title
 from repro.report.pages.verdicts import METRICS
 from repro.report.schema.judged import Metric
 
@@ -233,3 +233,24 @@ def test_the_summary_says_what_was_easy_only_where_the_points_were_read(
     files = [{"name": "a", "sha256": "0" * 64, "points": n, "verified": True} for n in (4, 3)]
     read = latex.tex({**document, "authors_files": files}, "0" * 64)
     assert re.search(r"What was easy.\} The authors published [^.]* the 7 of them", read)
+
+
+def test_the_first_screen_has_the_claims_of_ours_that_are_decided() -> None:
+    """One over seeds, one of a seed alone; a cell that was not run has no value."""
+    over_seeds = {"by_seed": [{"value": 0.5}, {"value": 0.6}]}
+    claims = [
+        {"verdict": "undecided", "metric": "kept_difference", "evidence": [over_seeds]},
+        {"verdict": "reproduced", "metric": "lowest_rate_ratio", "evidence": [over_seeds]},
+        {
+            "verdict": "not reproduced",
+            "metric": "kept_difference",
+            "evidence": [{"by_seed": []}, {"by_seed": [{"value": 0.5}]}],
+        },
+    ]
+    first, second = decided_claims({"own_claims": claims})
+    assert first.ratio and [path for _, path in first.values] == [
+        "own_claims/1/evidence/0/spread/mean"
+    ]
+    assert not second.ratio and [path for _, path in second.values] == [
+        "own_claims/2/evidence/1/by_seed/0/value"
+    ]
