@@ -18,6 +18,8 @@ from typing import Any
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
+LEFT = "Inspected target navigated or closed"
+"""What Chromium answers where the page that was asked is gone."""
 WAIT_SECONDS = 180.0
 
 
@@ -87,11 +89,21 @@ class Page:
     def wait(self, condition: str) -> None:
         """Until an expression in the page is true."""
         deadline = time.monotonic() + WAIT_SECONDS
-        while not self.run(
-            f"(() => {{ try {{ return Boolean({condition}) }} catch {{ return false }} }})()"
-        ):
+        while not self._holds(condition):
             assert time.monotonic() < deadline, f"never true: {condition}\n{self.text()[:3000]}"
             time.sleep(0.2)
+
+    def _holds(self, condition: str) -> bool:
+        expression = (
+            f"(() => {{ try {{ return Boolean({condition}) }} catch {{ return false }} }})()"
+        )
+        try:
+            return bool(self.run(expression))
+        except AssertionError as error:
+            # Asked in the moment in which the page gives way to the next one.
+            if LEFT in str(error):
+                return False
+            raise
 
     def click(self, expression: str) -> None:
         """Press the mouse on the middle of the element that an expression gives."""
