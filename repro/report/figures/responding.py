@@ -114,31 +114,17 @@ def _against_accuracy(
         if (entry["dataset"], entry["clean_size"]) == (cell["dataset"], cell["clean_size"])
     ]
     for objective in OBJECTIVES:
-        # Studies share their reference, whose models are to stand here once.
-        models = {
-            (point["variant"], seed): (accuracy, value)
-            for entry in of_cell
-            for curve in entry["curves"]
-            if curve["pretrain_objective"] == objective
-            for point in curve["points"]
-            if measure in point["measures"]
-            for seed, accuracy, value in zip(
-                point["seeds"],
-                point["measures"]["accuracy"]["values"],
-                point["measures"][measure]["values"],
-                strict=True,
-            )
-            if value is not None
-        }
-        data: Columns = {
-            "accuracy": [accuracy for accuracy, _ in models.values()],
-            "value": [value for _, value in models.values()],
-        }
         looks = {"color": COLOURS[objective], "s": 16, "alpha": 0.7, "linewidth": 0}
         seaborn.scatterplot(
-            data=data, x="accuracy", y="value", ax=ax, label=label(objective), **looks
+            data=_models(of_cell, objective, measure),
+            x="accuracy",
+            y="value",
+            ax=ax,
+            label=label(objective),
+            **looks,
         )
 
+    # The two models of a seed that are compared.
     for seed in cell["seeds"]:
         pair = (seed["mmcl"], seed["mmcl_ssl"])
         ax.plot(
@@ -154,3 +140,27 @@ def _against_accuracy(
     ax.xaxis.set_major_formatter(tick)
     ax.yaxis.set_major_formatter(tick)
     ax.legend(frameon=False, fontsize=7)
+
+
+def _models(entries: Sequence[Mapping[str, Any]], objective: str, measure: str) -> Columns:
+    """Accuracy before cleaning and a measure after it, of every model of an objective."""
+    points = [
+        point
+        for entry in entries
+        for curve in entry["curves"]
+        if curve["pretrain_objective"] == objective
+        for point in curve["points"]
+        if measure in point["measures"]
+    ]
+
+    # Studies share their reference, whose models are to stand here once.
+    found: dict[tuple[str, int], tuple[float, float]] = {}
+    for point in points:
+        accuracies, values = (point["measures"][name]["values"] for name in ("accuracy", measure))
+        for seed, accuracy, value in zip(point["seeds"], accuracies, values, strict=True):
+            if value is not None:
+                found[point["variant"], seed] = accuracy, value
+    return {
+        "accuracy": [accuracy for accuracy, _ in found.values()],
+        "value": [value for _, value in found.values()],
+    }

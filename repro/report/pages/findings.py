@@ -55,6 +55,7 @@ from repro.report.studies.words import (
     model_name,
     not_cleaned,
     outcome_text,
+    with_interval,
 )
 
 FINDINGS = Path("docs/findings.md")
@@ -283,11 +284,7 @@ def _spread(measure: BySeed | None) -> str:
     """A mean over seeds with its interval."""
     if measure is None:
         return "-"
-    text = markdown_percent(measure["mean"])
-    if measure["ci"] is not None:
-        low, high = map(markdown_percent, measure["ci"])
-        text += f" [{low}, {high}]"
-    return text
+    return with_interval(markdown_percent(measure["mean"]), measure["ci"])
 
 
 def _variant_of(study: StudyEntry, name: str) -> StudyVariant:

@@ -64,37 +64,35 @@ def attacks(document: dict[str, Any]) -> list[AttackTable]:
     """What studies that only pre-train measured, a table a number."""
     questions = {study["name"]: study["question"] for study in document["studies"]}
     described = variants(document)
-    tables = []
-    for index, entry in enumerate(document["responses"]):
-        if entry["clean_size"]:
-            continue
-
-        rows: dict[str, AttackRow] = {}
-        for c, curve in enumerate(entry["curves"]):
-            for p, point in enumerate(curve["points"]):
-                name = point["variant"]
-                why = described[entry["study"]][name]["why"]
-                row = rows.setdefault(
-                    name, AttackRow(point["number"], name, why, point["seeds"], {})
-                )
-                place = f"responses/{index}/curves/{c}/points/{p}/measures"
-                row.measures[curve["pretrain_objective"]] = place
-        tables.append(
-            AttackTable(
-                axis=entry["axis"],
-                study=entry["study"],
-                question=questions[entry["study"]],
-                dataset=entry["dataset"],
-                rows=sorted(rows.values(), key=lambda row: row.number),
-                taken_from={
-                    curve["pretrain_objective"]: _taken_from(
-                        curve, document["settings"]["attack_taken"]
-                    )
-                    for curve in entry["curves"]
-                },
-            )
+    taken = document["settings"]["attack_taken"]
+    return [
+        AttackTable(
+            axis=entry["axis"],
+            study=entry["study"],
+            question=questions[entry["study"]],
+            dataset=entry["dataset"],
+            rows=_attack_rows(entry, f"responses/{index}", described[entry["study"]]),
+            taken_from={
+                curve["pretrain_objective"]: _taken_from(curve, taken) for curve in entry["curves"]
+            },
         )
-    return tables
+        for index, entry in enumerate(document["responses"])
+        if not entry["clean_size"]
+    ]
+
+
+def _attack_rows(
+    entry: Mapping[str, Any], path: str, described: Mapping[str, Any]
+) -> list[AttackRow]:
+    """A row a variant, by rising number; the curves of both objectives meet in it."""
+    rows: dict[str, AttackRow] = {}
+    for c, curve in enumerate(entry["curves"]):
+        for p, point in enumerate(curve["points"]):
+            name = point["variant"]
+            new = AttackRow(point["number"], name, described[name]["why"], point["seeds"], {})
+            row = rows.setdefault(name, new)
+            row.measures[curve["pretrain_objective"]] = f"{path}/curves/{c}/points/{p}/measures"
+    return sorted(rows.values(), key=lambda row: row.number)
 
 
 def _taken_from(curve: Mapping[str, Any], threshold: float) -> float | None:

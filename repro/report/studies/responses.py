@@ -4,7 +4,7 @@ and how far models resist cleaning that were equally good before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
@@ -248,11 +248,13 @@ def _matched(
     seeds = reference.settings.seeds if reference is not None else ()
     pairs = [pair for seed in seeds if (pair := _pair(study, place, variants, seed)) is not None]
 
-    def effect(measure: str) -> Effect | None:
-        values = [(of["mmcl_ssl"][measure], of["mmcl"][measure]) for of in pairs]  # type: ignore[literal-required]
+    def effect(measure: Callable[[MatchedModel], float]) -> Effect | None:
+        values = [(measure(of["mmcl_ssl"]), measure(of["mmcl"])) for of in pairs]
         return intervals.paired_effect(values, confidence)
 
-    accuracy_left, asr_left, lost = effect("accuracy"), effect("asr_left"), effect("lost")
+    accuracy_left = effect(lambda model: model["accuracy"])
+    asr_left = effect(lambda model: model["asr_left"])
+    lost = effect(lambda model: model["lost"])
     if accuracy_left is None or asr_left is None or lost is None:
         return None
     return {

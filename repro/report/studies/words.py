@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from repro.intervals import Interval
 from repro.report.format import label, markdown_percent
 from repro.report.schema.base import Effect
 
@@ -42,9 +43,15 @@ def effect_text(effect: Effect | None) -> str:
     text = ("+" if effect["value"] > 0 else "") + markdown_percent(effect["value"])
 
     # One seed has no interval; such an effect is undecided.
-    if interval is not None:
-        text += f" [{markdown_percent(interval[0])}, {markdown_percent(interval[1])}]"
-    return text + (" u" if effect["undecided"] else "")
+    return with_interval(text, interval) + (" u" if effect["undecided"] else "")
+
+
+def with_interval(text: str, interval: Interval | None) -> str:
+    """A number, and its interval where it has one."""
+    if interval is None:
+        return text
+    low, high = map(markdown_percent, interval)
+    return f"{text} [{low}, {high}]"
 
 
 def outcome_text(row: Mapping[str, Any], measure: str, reference: str) -> str:
