@@ -134,25 +134,46 @@ def _models_wanted(own: Part, lent: list[Part]) -> set[Path]:
     if "clean" not in own.study.stages:
         return set()
 
+    # Where two archives of different machines met, the study has cleaned the lender's training, but
+    # not the very model that the lender's archive tells of: of a lent one any hash will do.
     code = code_version()
-    hashes: dict[Path, str] = {}
-    for part in [*lent, own]:
-        for spec in part.runs("pretrain"):
-            run = identify(spec, part.inputs(spec), code, part.delivered)
-            if is_delivered(run, part.delivered, models=False):
-                record = read_record(results_dir(spec, part.delivered) / spec.run_id / RECORD)
-                hashes[model_dir(spec)] = record.model_hash
+    starts: dict[Path, str | None] = {
+        folder: None for part in lent for folder in _known_models(part, code)
+    }
+    starts |= _known_models(own, code)
 
     wanted = set()
     for spec in own.runs("clean"):
         inputs = own.inputs(spec)
         folder = inputs.pop("model")
-        known = {name: content_hash(path) for name, path in inputs.items()}
-        known["model"] = hashes.get(folder, "")
-        run = Run(spec, fingerprint_of(spec, known, code), {}, code)
-        if folder.exists() or not is_delivered(run, own.delivered):
+        hashes = {name: content_hash(path) for name, path in inputs.items()}
+        hashes["model"] = starts.get(folder) or _archived_start(spec, own.delivered)
+        run = Run(spec, fingerprint_of(spec, hashes, code), {}, code)
+
+        known = folder in starts and is_delivered(run, own.delivered)
+        if known and starts[folder] is None:
+            # All of its cleaning has to be of one model.
+            starts[folder] = hashes["model"]
+        if folder.exists() or not known:
             wanted.add(folder)
     return wanted
+
+
+def _known_models(part: Part, code: str) -> dict[Path, str]:
+    """Folders and hashes of the models whose pre-training is archived as it would be made today."""
+    found = {}
+    for spec in part.runs("pretrain"):
+        run = identify(spec, part.inputs(spec), code, part.delivered)
+        if is_delivered(run, part.delivered, models=False):
+            record = read_record(results_dir(spec, part.delivered) / spec.run_id / RECORD)
+            found[model_dir(spec)] = record.model_hash
+    return found
+
+
+def _archived_start(spec: RunSpec, delivered: Path) -> str:
+    """Hash of the model that an archived cleaning run started from; empty where there is none."""
+    path = results_dir(spec, delivered) / spec.run_id / RECORD
+    return read_record(path).inputs.get("model", "") if path.exists() else ""
 
 
 def _run_part(part: Part, models: set[Path]) -> None:

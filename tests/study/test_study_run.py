@@ -103,6 +103,40 @@ def test_a_lender_trains_no_model_whose_cleaning_is_archived(folder: Path) -> No
     assert started() == []
 
 
+def with_other_models(name: str) -> None:
+    """As if another kind of machine had made the archive: its trainings left other weights."""
+    told = [
+        (run.model_copy(update={"model_hash": "f" * 64 if run.model_hash else ""}), rows)
+        for run, rows in read_archive(archive_of(name))
+    ]
+    study_run.write_archive(archive_of(name), told)
+
+
+def test_cleaning_of_the_lenders_training_on_another_machine_counts(folder: Path) -> None:
+    study_run.run_study("lends")
+    study_run.run_study("borrows")
+    started()
+    with_other_models("lends")
+    new_checkout()
+    study_run.run_study("borrows")
+    assert started() == []
+
+
+def test_a_model_that_the_archived_cleaning_did_not_start_from_is_trained_again(
+    folder: Path,
+) -> None:
+    study_run.run_study("lends")
+    started()
+    with_other_models("lends")
+    new_checkout()
+    study_run.run_study("lends")
+    (model,) = (
+        run.spec for run, _ in read_archive(archive_of("lends")) if run.spec.stage == "pretrain"
+    )
+    # The same as before, as it turns out, so that its cleaning is of it.
+    assert started() == [model.run_id]
+
+
 def test_a_model_of_which_one_cleaning_run_is_missing_is_trained_again(folder: Path) -> None:
     study_run.run_study("lends")
     started()
@@ -117,11 +151,10 @@ def test_a_model_of_which_one_cleaning_run_is_missing_is_trained_again(folder: P
     assert started() == [model.run_id, gone.run_id]
 
 
-@pytest.mark.parametrize("changed", ["data/evaluation", "poisoned/cc3m"])
-def test_other_data_make_archived_runs_anew(folder: Path, changed: str) -> None:
+def test_other_data_make_archived_runs_anew(folder: Path) -> None:
     study_run.run_study("lends")
     before = sorted(started())
     new_checkout()
-    Path(changed).write_text("other")
+    Path("poisoned/cc3m").write_text("other")
     study_run.run_study("lends")
     assert sorted(started()) == before
