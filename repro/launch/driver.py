@@ -17,7 +17,7 @@ The driver only watches `work/<fingerprint>/record.json`. A run counts as done w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from repro.launch import local, slurm
@@ -25,7 +25,7 @@ from repro.launch.board import Board
 from repro.profile import clean_runs, load_profile, pretrain_runs, spec_hash
 from repro.runs.code import code_version
 from repro.runs.deliver import deliver, is_delivered, prune, refresh, reopen
-from repro.runs.layout import WORK, standard_inputs
+from repro.runs.layout import WORK, model_dir, standard_inputs
 from repro.runs.machine import git_refusal
 from repro.runs.run import LaunchError, Run, identify
 from repro.runs.signals import stoppable
@@ -81,16 +81,16 @@ def run_all(
     worker: str = WORKER,
     ahead: list[RunSpec] | None = None,
     kept: list[RunSpec] | None = None,
-    models: bool = True,
+    models: Collection[Path] | None = None,
 ) -> None:
     """Bring the results of `specs` up to date, and those of `ahead` if there is anything to do.
 
     `inputs` tells where the inputs of a run lie; runs of `ahead` without inputs wait for their own
     stage. Published runs in the cells at hand that are neither among `specs` nor `kept` are
-    removed, finished ones stay, the others run. Without `models` a finished pre-training whose
-    model is gone stays too: its rows are all that is wanted. Raises LaunchError naming the runs
-    that failed, after all others are published, and Stopped on a stop signal, after the running
-    ones have ended in order.
+    removed, finished ones stay, the others run. Where `models` names the folders of those that are
+    wanted, a finished pre-training whose model is gone and not among them stays too: its rows are
+    all that is asked for. Raises LaunchError naming the runs that failed, after all others are
+    published, and Stopped on a stop signal, after the running ones have ended in order.
     """
     # What every run would be if it were made now: the fingerprint tells it from what is published.
     code = code_version()
@@ -99,7 +99,8 @@ def run_all(
 
     due = []
     for run in runs:
-        if is_delivered(run, results, models):
+        wanted = models is None or model_dir(run.spec) in models
+        if is_delivered(run, results, wanted):
             refresh(run, results)
         else:
             due.append(run)

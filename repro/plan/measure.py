@@ -107,13 +107,22 @@ def measure(profile: Profile, seconds: float, works: list[Work]) -> Speed:
             whole[kind] = whole_run(work, task, device)
 
     evaluation = _evaluation(profile, task, device, EVALUATION_WEIGHT * budget)
-    known = Rates(step, wait, evaluation, start)
-    run = {kind: took - known.seconds(kinds[kind]).total for kind, took in whole.items()}
+    run = dict.fromkeys(kinds, 0.0)
+    for kind, took in whole.items():
+        apart = Rates(step, wait, evaluation, start).seconds(kinds[kind])
+        steps = apart.training + apart.host
+        run[kind] = max(0.0, took - apart.total)
+
+        # Timed apart, steps may take longer than one after another in a run: the run is right.
+        share = min(1.0, max(0.0, took - apart.evaluation) / steps)
+        step[kind] *= share
+        wait[kind] *= share
+
     return Speed(
         step=step,
         wait=wait,
         batch=batches,
-        run={kind: max(0.0, run.get(kind, 0.0)) for kind in kinds},
+        run=run,
         evaluation=evaluation,
         start=start,
         matrix_flops=matrix_rate(device, profile.pretrain.precision),

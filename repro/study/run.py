@@ -9,16 +9,29 @@ Variants share data, and where they say so pre-trained models, that they do not 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from repro.launch.driver import run_all
 from repro.markdown import fill
 from repro.profile import clean_runs, pretrain_runs
-from repro.runs.layout import WORK, model_dir, results_dir, standard_inputs
-from repro.runs.published import read_results
+from repro.runs.code import code_version
+from repro.runs.deliver import is_delivered
+from repro.runs.layout import WORK, content_hash, model_dir, results_dir, standard_inputs
+from repro.runs.published import RECORD, read_record, read_results
+from repro.runs.run import Run, fingerprint_of, identify
 from repro.spec import Profile, RunSpec, SpecError
 from repro.study.archive import read_archive, unpack_run, write_archive
-from repro.study.spec import Stage, Study, archive_of, lenders, load_study, owner, varied
+from repro.study.spec import (
+    Stage,
+    Study,
+    Variant,
+    archive_of,
+    lenders,
+    load_study,
+    owner,
+    varied,
+)
 from repro.study.table import outcome_table
 from repro.study.variant_data import variant_folders
 
@@ -45,18 +58,18 @@ def run_study(name: str) -> None:
     """
     study = load_study(name)
     _check_rates(name, study)
-    models = "clean" in study.stages
 
     # Models that other studies train come first.
-    for of, variants in lenders(study).items():
-        if of == name:
-            continue
-        lender = load_study(of)
-        asked = {"stages": ["pretrain"], "datasets": study.datasets, "variants": variants}
-        _run_part(of, lender.model_copy(update=asked), whole=lender, models=models)
+    lent = [
+        _lent_part(of, study, variants) for of, variants in lenders(study).items() if of != name
+    ]
+    own = _part(name, study, whole=study)
+    models = _models_wanted(own, lent)
 
+    for part in lent:
+        _run_part(part, models)
     try:
-        _run_part(name, study, whole=study, models=models)
+        _run_part(own, models)
     finally:
         _archive_results(name, study)
 
@@ -74,22 +87,110 @@ def _check_rates(name: str, study: Study) -> None:
                 )
 
 
-def _run_part(name: str, part: Study, whole: Study, models: bool) -> None:
-    """Run a part of the study; its results are delivered below `work/studies`.
+@dataclass(frozen=True)
+class Part:
+    """Runs of a study that are asked for; all it has, or what another study borrows."""
 
-    Models do not lie in git: a study that cleans trains those again that are not there (`models`),
-    any other makes do with their rows.
-    """
+    name: str
+    study: Study
+    whole: Study
+    profiles: Profiles
+    inputs: Callable[[RunSpec], dict[str, Path]]
+    delivered: Path
+    """Folder of the results, below `work/studies`."""
+
+    def runs(self, stage: Stage) -> list[RunSpec]:
+        """Those of a stage, over all variants; none of a stage that is not asked for."""
+        if stage not in self.study.stages:
+            return []
+        return [
+            run
+            for label in self.study.variants
+            for run in _runs_of(self.study, self.profiles, label, stage)
+        ]
+
+
+def _lent_part(name: str, borrower: Study, variants: dict[str, Variant]) -> Part:
+    """The pre-trainings of study `name` whose models another one cleans."""
+    lender = load_study(name)
+    asked = {"stages": ["pretrain"], "datasets": borrower.datasets, "variants": variants}
+    return _part(name, lender.model_copy(update=asked), whole=lender)
+
+
+def _part(name: str, asked: Study, whole: Study) -> Part:
+    """The runs of `asked`, with what the archive of the study holds laid out as delivered."""
     delivered = _results_of(name)
     _unpack_archive(name, delivered)
-    profiles, known = _profiles(part), _profiles(whole)
-    inputs = _inputs(part, profiles)
+    profiles = _profiles(asked)
+    return Part(name, asked, whole, profiles, _inputs(asked, profiles), delivered)
 
-    for stage in part.stages:
-        due = [run for label in part.variants for run in _runs_of(part, profiles, label, stage)]
+
+def _models_wanted(own: Part, lent: list[Part]) -> set[Path]:
+    """Folders of the models that a cleaning run which is still due starts from.
+
+    Models do not lie in git, rows do: a model whose cleaning runs are all archived is not trained
+    again to be cleaned by none.
+    """
+    if "clean" not in own.study.stages:
+        return set()
+
+    # Where two archives of different machines met, the study has cleaned the lender's training, but
+    # not the very model that the lender's archive tells of: of a lent one any hash will do.
+    code = code_version()
+    starts: dict[Path, str | None] = {
+        folder: None for part in lent for folder in _known_models(part, code)
+    }
+    starts |= _known_models(own, code)
+
+    wanted = set()
+    for spec in own.runs("clean"):
+        inputs = own.inputs(spec)
+        folder = inputs.pop("model")
+        hashes = {name: content_hash(path) for name, path in inputs.items()}
+        hashes["model"] = starts.get(folder) or _archived_start(spec, own.delivered)
+        run = Run(spec, fingerprint_of(spec, hashes, code), {}, code)
+
+        known = folder in starts and is_delivered(run, own.delivered)
+        if known and starts[folder] is None:
+            # All of its cleaning has to be of one model.
+            starts[folder] = hashes["model"]
+        if folder.exists() or not known:
+            wanted.add(folder)
+    return wanted
+
+
+def _known_models(part: Part, code: str) -> dict[Path, str]:
+    """Folders and hashes of the models whose pre-training is archived as it would be made today."""
+    found = {}
+    for spec in part.runs("pretrain"):
+        run = identify(spec, part.inputs(spec), code, part.delivered)
+        if is_delivered(run, part.delivered, models=False):
+            record = read_record(results_dir(spec, part.delivered) / spec.run_id / RECORD)
+            found[model_dir(spec)] = record.model_hash
+    return found
+
+
+def _archived_start(spec: RunSpec, delivered: Path) -> str:
+    """Hash of the model that an archived cleaning run started from; empty where there is none."""
+    path = results_dir(spec, delivered) / spec.run_id / RECORD
+    return read_record(path).inputs.get("model", "") if path.exists() else ""
+
+
+def _run_part(part: Part, models: set[Path]) -> None:
+    """Run a part of the study; of its models, those that are wanted are there afterwards."""
+    known = _profiles(part.whole)
+    for stage in part.study.stages:
+        due = part.runs(stage)
+        if stage == "clean":
+            due = [spec for spec in due if part.inputs(spec)["model"] in models]
+
         # Of the whole study, also where only a part of it is due now.
-        kept = [run for label in whole.variants for run in _runs_of(whole, known, label, stage)]
-        run_all(due, inputs, results=delivered, kept=kept, models=models)
+        kept = [
+            run
+            for label in part.whole.variants
+            for run in _runs_of(part.whole, known, label, stage)
+        ]
+        run_all(due, part.inputs, results=part.delivered, kept=kept, models=models)
 
 
 def _profiles(study: Study) -> Profiles:

@@ -191,7 +191,7 @@ def test_a_pretraining_without_its_model_is_done_only_where_rows_suffice(
     shutil.rmtree("models")
     shutil.rmtree("work")
     started()
-    run_all(specs, stub_inputs, worker="tests.support.stub_worker", models=False)
+    run_all(specs, stub_inputs, worker="tests.support.stub_worker", models=[])
     assert started() == []
     launch(specs)
     assert started() == [spec.run_id for spec in specs]

@@ -86,7 +86,7 @@ def test_a_panel_alone_has_its_title_and_the_labels_that_the_figure_shares(
 
 
 def test_a_ratio_is_a_factor_and_no_percentage(built: Path, document: dict[str, Any]) -> None:
-    (claim,) = [c for c in document["own_claims"] if c["metric"] == "lowest_rate_ratio"]
+    claim = next(c for c in document["own_claims"] if c["metric"] == "lowest_rate_ratio")
     assert claim["expect"] == "at least 1.5 times"
     value = claim["evidence"][0]["by_seed"][0]["value"]
     path = f"own_claims/{document['own_claims'].index(claim)}/evidence/0/by_seed/0/value"

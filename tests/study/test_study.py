@@ -143,7 +143,7 @@ def test_a_study_goes_on_from_its_archive(
     asked: list[str] = []
 
     def run_all(
-        specs: list[RunSpec], inputs: object, results: Path, kept: list[RunSpec], models: bool
+        specs: list[RunSpec], inputs: object, results: Path, kept: list[RunSpec], models: set[Path]
     ) -> None:
         assert {spec.seed for spec in kept} == set(loaded.variants["default"].seeds)
         for spec in specs:
@@ -176,7 +176,7 @@ def test_a_lender_that_trains_again_leaves_its_archive_alone(
     )
 
     def run_all(
-        specs: list[RunSpec], inputs: object, results: Path, kept: list[RunSpec], models: bool
+        specs: list[RunSpec], inputs: object, results: Path, kept: list[RunSpec], models: set[Path]
     ) -> None:
         for spec in specs:
             trained = write_run(Path("trained"), spec, [(0.5, 0.5)])
@@ -196,6 +196,9 @@ def test_a_lender_that_trains_again_leaves_its_archive_alone(
         [(record, rows) for _, record, rows in read_results(Path("results/mini"))],
     )
     before = archive_of("seeds").read_bytes()
+    for name in ("data/evaluation", "data/synonyms.json", "poisoned/cc3m", "poisoned/cc6m"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(name)
     study_run.run_study("cleaning")
     (retrained,) = {rows[-1].accuracy for _, _, rows in read_results(Path("work/studies/seeds"))}
     assert retrained == pytest.approx(0.5, abs=0.02) and archive_of("seeds").read_bytes() == before

@@ -18,7 +18,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -249,11 +249,18 @@ def _index_all(folder: Path, paths: Sequence[Path], places: Sequence[Path]) -> N
         with ProcessPoolExecutor(
             processes, multiprocessing.get_context("spawn"), die_with_parent
         ) as pool:
-            results: Iterable[Any] = pool.map(_index_shard, paths, places)
-            if console.is_terminal:
-                results = track(results, f"indexing {folder}", total=len(paths), console=console)
-            for _ in results:
-                pass
+            try:
+                # Not `pool.map`: at a stop it would cancel from this thread, while the pool's own
+                # tells the same calls that their processes have ended.
+                calls = [pool.submit(_index_shard, *one) for one in zip(paths, places, strict=True)]
+                results: Iterable[Future[Any]] = calls
+                if console.is_terminal:
+                    results = track(calls, f"indexing {folder}", console=console)
+                for call in results:
+                    call.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     except BrokenProcessPool:
         raise StoreError(
             f"{folder}: a process was killed, perhaps for want of memory; call again to go on with "

@@ -1,0 +1,160 @@
+"""A study in several sittings: its rows lie in git, its models do not, and a new checkout goes on.
+
+Real launches, with the stub worker of the launcher's tests.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from repro.launch.driver import run_all
+from repro.study import run as study_run
+from repro.study.archive import read_archive
+from repro.study.spec import archive_of
+from tests.support.launch import started
+
+LENDER = {
+    "question": "What do models of several seeds make of it?",
+    "profile": "smoke",
+    "stages": ["pretrain", "clean"],
+    "datasets": ["cc3m"],
+    "clean_sizes": ["100k"],
+    "losses": ["mmcl_ssl"],
+    "reference": "default",
+    "variants": {
+        "default": {
+            "overrides": {},
+            "models": None,
+            "poisoned": True,
+            "pretrain_objectives": ["mmcl"],
+            "seeds": [1],
+            "why": "as it is",
+        }
+    },
+}
+
+
+@pytest.fixture
+def folder(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with two studies, of which one cleans the other's models, and data for both."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    monkeypatch.setenv("REPRO_SLOTS", "2")
+    monkeypatch.setattr(study_run, "run_all", partial(run_all, worker="tests.support.stub_worker"))
+    monkeypatch.setattr(
+        study_run, "variant_folders", lambda part, profile: (Path("data"), Path("poisoned"))
+    )
+
+    shutil.copytree(root / "specs", "specs", ignore=lambda *_: ["studies"])
+    Path("specs/studies").mkdir()
+    write_study("lends", LENDER)
+    variant = LENDER["variants"]["default"]  # type: ignore[index]
+    longer = variant | {"models": "default", "overrides": {"clean.epochs": 3}}
+    borrower = {"stages": ["clean"], "reference": "longer", "variants": {"longer": longer}}
+    write_study("borrows", LENDER | borrower)
+
+    for name in ("data/evaluation", "data/synonyms.json", "poisoned/cc3m"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(name)
+    Path("behaviour.json").write_text("{}")
+    return tmp_path
+
+
+def write_study(name: str, content: dict[str, object]) -> None:
+    Path(f"specs/studies/{name}.yaml").write_text(json.dumps(content))  # JSON is YAML
+
+
+def new_checkout() -> None:
+    """What git does not keep is gone."""
+    for name in ("work", "models", "sacred"):
+        shutil.rmtree(name, ignore_errors=True)
+
+
+def with_seeds(seeds: list[int]) -> dict[str, object]:
+    variant = LENDER["variants"]["default"] | {"seeds": seeds}  # type: ignore[index]
+    return LENDER | {"variants": {"default": variant}}
+
+
+def test_archived_seeds_are_not_trained_again_for_a_new_one(folder: Path) -> None:
+    study_run.run_study("lends")
+    assert len(started()) == 3  # one model, cleaned at two rates
+    before = read_archive(archive_of("lends"))
+
+    new_checkout()
+    write_study("lends", with_seeds([1, 2]))
+    study_run.run_study("lends")
+    assert sorted(started()) == sorted(
+        run.spec.run_id for run, _ in read_archive(archive_of("lends")) if run.spec.seed == 2
+    )
+    assert all(item in read_archive(archive_of("lends")) for item in before)
+
+
+def test_a_lender_trains_no_model_whose_cleaning_is_archived(folder: Path) -> None:
+    study_run.run_study("lends")
+    study_run.run_study("borrows")
+    assert len(started()) == 5
+    new_checkout()
+    study_run.run_study("borrows")
+    assert started() == []
+
+
+def with_other_models(name: str) -> None:
+    """As if another kind of machine had made the archive: its trainings left other weights."""
+    told = [
+        (run.model_copy(update={"model_hash": "f" * 64 if run.model_hash else ""}), rows)
+        for run, rows in read_archive(archive_of(name))
+    ]
+    study_run.write_archive(archive_of(name), told)
+
+
+def test_cleaning_of_the_lenders_training_on_another_machine_counts(folder: Path) -> None:
+    study_run.run_study("lends")
+    study_run.run_study("borrows")
+    started()
+    with_other_models("lends")
+    new_checkout()
+    study_run.run_study("borrows")
+    assert started() == []
+
+
+def test_a_model_that_the_archived_cleaning_did_not_start_from_is_trained_again(
+    folder: Path,
+) -> None:
+    study_run.run_study("lends")
+    started()
+    with_other_models("lends")
+    new_checkout()
+    study_run.run_study("lends")
+    (model,) = (
+        run.spec for run, _ in read_archive(archive_of("lends")) if run.spec.stage == "pretrain"
+    )
+    # The same as before, as it turns out, so that its cleaning is of it.
+    assert started() == [model.run_id]
+
+
+def test_a_model_of_which_one_cleaning_run_is_missing_is_trained_again(folder: Path) -> None:
+    study_run.run_study("lends")
+    started()
+    runs = read_archive(archive_of("lends"))
+    study_run.write_archive(archive_of("lends"), runs[1:])
+    gone = runs[0][0].spec
+    assert gone.stage == "clean"
+
+    new_checkout()
+    study_run.run_study("lends")
+    (model,) = (run.spec for run, _ in runs if run.spec.stage == "pretrain")
+    assert started() == [model.run_id, gone.run_id]
+
+
+def test_other_data_make_archived_runs_anew(folder: Path) -> None:
+    study_run.run_study("lends")
+    before = sorted(started())
+    new_checkout()
+    Path("poisoned/cc3m").write_text("other")
+    study_run.run_study("lends")
+    assert sorted(started()) == before
