@@ -6,6 +6,7 @@ import json
 import os
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from repro.events import PackFile
@@ -13,6 +14,7 @@ from repro.files import replace_file
 from repro.launch.places import Place, cores, devices, shared_places, whole_place
 from repro.runs.layout import WORK
 from repro.runs.run import Run
+from repro.spec import CleanSize, Dataset
 
 LOSS_COST = {"mmcl": 1.0, "ssl": 2.0, "mmcl_ssl": 2.0}
 """Time of a training step relative to MMCL: SSL encodes a second view of every pair."""
@@ -57,9 +59,22 @@ def pack_log(pack: Pack) -> Path:
 
 def cost(run: Run) -> float:
     """Expected duration in arbitrary units, comparable within a stage."""
-    # The names of sizes and datasets are their sizes: 100k, cc3m.
-    pairs = int((run.spec.clean_size or run.spec.dataset).strip("ckm"))
+    pairs = _num_pairs(run.inputs["pairs"]["path"], run.spec.dataset, run.spec.clean_size)
     return LOSS_COST[run.spec.loss] * run.spec.schedule.epochs * pairs
+
+
+@cache
+def _num_pairs(store: str, dataset: Dataset, size: CleanSize | None) -> int:
+    """Pairs that a run trains on, as its store tells; else as the names of sizes do: 100k, cc3m."""
+    folder = Path(store)
+    try:
+        # Only a poisoned store has accounts.
+        if (folder / "accounting.json").exists():
+            accounts = json.loads((folder / "accounting.json").read_bytes())
+            return int(accounts["cleaning"][size] if size else accounts["train"])
+        return sum(shard["count"] for shard in json.loads((folder / "shards.json").read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return int((size or dataset).strip("ckm"))
 
 
 def queues(runs: list[Run], nodes: int | None = None) -> list[list[Pack]]:

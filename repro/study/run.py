@@ -88,7 +88,7 @@ def _check_rates(name: str, study: Study) -> None:
 
 
 @dataclass(frozen=True)
-class Part:
+class StudyPart:
     """Runs of a study that are asked for; all it has, or what another study borrows."""
 
     name: str
@@ -110,22 +110,22 @@ class Part:
         ]
 
 
-def _lent_part(name: str, borrower: Study, variants: dict[str, Variant]) -> Part:
+def _lent_part(name: str, borrower: Study, variants: dict[str, Variant]) -> StudyPart:
     """The pre-trainings of study `name` whose models another one cleans."""
     lender = load_study(name)
     asked = {"stages": ["pretrain"], "datasets": borrower.datasets, "variants": variants}
     return _part(name, lender.model_copy(update=asked), whole=lender)
 
 
-def _part(name: str, asked: Study, whole: Study) -> Part:
+def _part(name: str, asked: Study, whole: Study) -> StudyPart:
     """The runs of `asked`, with what the archive of the study holds laid out as delivered."""
     delivered = _results_of(name)
     _unpack_archive(name, delivered)
     profiles = _profiles(asked)
-    return Part(name, asked, whole, profiles, _inputs(asked, profiles), delivered)
+    return StudyPart(name, asked, whole, profiles, _inputs(asked, profiles), delivered)
 
 
-def _models_wanted(own: Part, lent: list[Part]) -> set[Path]:
+def _models_wanted(own: StudyPart, lent: list[StudyPart]) -> set[Path]:
     """Folders of the models that a cleaning run which is still due starts from.
 
     Models do not lie in git, rows do: a model whose cleaning runs are all archived is not trained
@@ -159,7 +159,7 @@ def _models_wanted(own: Part, lent: list[Part]) -> set[Path]:
     return wanted
 
 
-def _known_models(part: Part, code: str) -> dict[Path, str]:
+def _known_models(part: StudyPart, code: str) -> dict[Path, str]:
     """Folders and hashes of the models whose pre-training is archived as it would be made today."""
     found = {}
     for spec in part.runs("pretrain"):
@@ -176,7 +176,7 @@ def _archived_start(spec: RunSpec, delivered: Path) -> str:
     return read_record(path).inputs.get("model", "") if path.exists() else ""
 
 
-def _run_part(part: Part, models: set[Path]) -> None:
+def _run_part(part: StudyPart, models: set[Path]) -> None:
     """Run a part of the study; of its models, those that are wanted are there afterwards."""
     known = _profiles(part.whole)
     for stage in part.study.stages:

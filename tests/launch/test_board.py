@@ -11,6 +11,7 @@ from repro.launch import board
 from repro.launch.board import Board
 from repro.launch.packs import Pack
 from repro.launch.places import Place
+from repro.ledger import Input
 from repro.profile import load_profile, pretrain_runs
 from repro.runs.run import Run
 
@@ -21,7 +22,8 @@ def due(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "60")
     specs = pretrain_runs(load_profile("smoke", root / "specs"))
-    runs = [Run(spec, f"{number:016x}", {}, "code") for number, spec in enumerate(specs)]
+    data: dict[str, Input] = {"pairs": {"path": "pairs", "hash": ""}}
+    runs = [Run(spec, f"{number:016x}", data, "code") for number, spec in enumerate(specs)]
     for run in runs:
         run.save()
     return runs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,27 @@ def test_slots_get_equal_shares_longest_first(
     )
 
 
+def test_a_run_costs_what_its_store_holds(profile: Profile, tmp_path: Path) -> None:
+    """Variants of a study clean with a set of another size under the same name."""
+    spec = clean_runs(profile)[0]
+    pretrain = pretrain_runs(profile, spec.dataset, spec.pretrain_objective)[0]
+
+    def pairs(name: str, spec: RunSpec) -> float:
+        inputs = {"pairs": {"path": str(tmp_path / name), "hash": "p"}}
+        return packs.cost(run.Run(spec, "0", inputs, "code")) / spec.schedule.epochs
+
+    for name, count in (("small", 150), ("large", 6000)):
+        accounts = {"train": 14910, "cleaning": {"100k": count, "200k": 2 * count}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "accounting.json").write_text(json.dumps(accounts))
+    (tmp_path / "clean").mkdir()
+    shards = [{"count": 9000}, {"count": 936}]
+    (tmp_path / "clean" / "shards.json").write_text(json.dumps(shards))
+    assert (pairs("small", spec), pairs("large", spec)) == (150, 6000)
+    assert (pairs("small", pretrain), pairs("clean", pretrain)) == (14910, 9936)
+    assert pairs("gone", spec) == 100
+
+
 def test_runs_on_the_same_data_share_a_process_one_model_after_another(
     profile: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,7 +81,7 @@ def test_runs_on_the_same_data_share_a_process_one_model_after_another(
         run.Run(
             spec.model_copy(update={"clean_size": size}),
             f"{index}",
-            {"pairs": {"hash": pairs}, "model": {"hash": model}},
+            {"pairs": {"path": "", "hash": pairs}, "model": {"hash": model}},
             "code",
         )
         for index, (pairs, model, size) in enumerate(asked)

@@ -12,15 +12,15 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import multiprocessing
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -246,21 +246,15 @@ def _index_all(folder: Path, paths: Sequence[Path], places: Sequence[Path]) -> N
     console = Console(stderr=True)
     processes = min(len(paths), os.cpu_count() or 1)
     try:
-        with ProcessPoolExecutor(
-            processes, multiprocessing.get_context("spawn"), die_with_parent
-        ) as pool:
+        with ProcessPoolExecutor(processes, get_context("spawn"), die_with_parent) as pool:
             try:
-                # Not `pool.map`: at a stop it would cancel from this thread, while the pool's own
-                # tells the same calls that their processes have ended.
+                # Not `pool.map`: at a stop it would end calls that the pool's own thread ends too.
                 calls = [pool.submit(_index_shard, *one) for one in zip(paths, places, strict=True)]
-                results: Iterable[Future[Any]] = calls
-                if console.is_terminal:
-                    results = track(calls, f"indexing {folder}", console=console)
-                for call in results:
+                hidden = not console.is_terminal
+                for call in track(calls, f"indexing {folder}", console=console, disable=hidden):
                     call.result()
-            except BaseException:
+            finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise
     except BrokenProcessPool:
         raise StoreError(
             f"{folder}: a process was killed, perhaps for want of memory; call again to go on with "
