@@ -121,6 +121,8 @@ def test_measures_stand_over_the_number_with_what_changes_and_what_differs(
     assert last["seeds"] == SEEDS
     assert last["measures"]["accuracy"]["mean"] == pytest.approx(0.5)
     assert last["measures"]["asr_left"]["values"] == pytest.approx([0.9, 0.92], abs=0.006)
+    # Student's interval of two seeds is wider than what a share can be.
+    assert last["measures"]["asr_left"]["ci"][1] == 1
     # No evaluation of it reaches the cap, so that all is lost; the MMCL model keeps half.
     assert last["measures"]["lost"]["mean"] == 1
     assert mmcl["points"][1]["measures"]["lost"]["mean"] == pytest.approx(0.5, abs=0.01)

@@ -4,12 +4,14 @@ and how far models resist cleaning that were equally good before it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
 from typing import get_args
 
+from repro.intervals import Interval
 from repro.report.numbers import intervals
 from repro.report.numbers.cells import CLEANCLIP, DATASETS, OBJECTIVES, Cell
 from repro.report.numbers.evidence import Evidence, Settings
@@ -34,6 +36,8 @@ from repro.study.spec import Axis
 FEWEST_STARTS = 2
 """MMCL models of other accuracies, beside the reference, among which an equal one is looked for."""
 MEASURED: tuple[ResponseMeasure, ...] = get_args(ResponseMeasure)
+LOWEST: dict[ResponseMeasure, float] = {"accuracy": 0.0, "asr": 0.0, "asr_left": 0.0}
+"""What a share cannot go below, nor any measure above 1; a model may lose less than nothing."""
 
 Variants = Mapping[str, Evidence]
 """The runs of every variant of every study, as `<study>/<variant>`."""
@@ -169,9 +173,16 @@ def _point(
         values = [of.get(measure) for of in of_seed]
         known = [value for value in values if value is not None]
         if known:
-            ci = intervals.student(known, confidence)
+            ci = _within(intervals.student(known, confidence), LOWEST.get(measure, -math.inf))
             measures[measure] = {"values": values, "mean": fmean(known), "ci": ci}
     return {"variant": name, "number": number, "seeds": seeds, "measures": measures}
+
+
+def _within(interval: Interval | None, lowest: float) -> Interval | None:
+    """The part of an interval of a share that can be; Student's of few seeds goes beyond it."""
+    if interval is None:
+        return None
+    return max(lowest, interval[0]), min(1.0, interval[1])
 
 
 def _measures(
