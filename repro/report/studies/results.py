@@ -26,6 +26,11 @@ class StudyResults:
     spec: Study
     runs: tuple[FinishedRun, ...]
 
+    @property
+    def seeds(self) -> set[int]:
+        """Those of any variant."""
+        return {run.record.spec.seed for run in self.runs}
+
     def by_variant(self, settings: Settings) -> dict[str, Evidence]:
         """The runs of each variant, as `<study>/<variant>`, with the seeds that they have."""
         found: dict[str, list[FinishedRun]] = defaultdict(list)
@@ -47,7 +52,7 @@ def archive_problems(profile: str, root: Path) -> list[str]:
 
 
 def read_study_results(profile: str, root: Path) -> tuple[StudyResults, ...]:
-    """Studies of the profile below `root` that have results.
+    """Studies of the profile below `root` that have results, the most repeated ones first.
 
     SpecError or LedgerError for a file that cannot be used.
     """
@@ -57,7 +62,8 @@ def read_study_results(profile: str, root: Path) -> tuple[StudyResults, ...]:
         runs = tuple(run for run in _runs(root / archive_of(name), root) if run.rows)
         if runs:
             found.append(StudyResults(name, spec, runs))
-    return tuple(found)
+    # Those of few seeds are tries, which a reader may leave out.
+    return tuple(sorted(found, key=lambda study: (-len(study.seeds), study.name)))
 
 
 def variants_of(studies: Sequence[StudyResults], settings: Settings) -> dict[str, Evidence]:
