@@ -18,7 +18,15 @@ from repro.study.archive import read_archive
 from repro.study.spec import archive_of
 from tests.support.launch import started
 
-LENDER = {
+VARIANT: dict[str, object] = {
+    "overrides": {},
+    "models": None,
+    "poisoned": True,
+    "pretrain_objectives": ["mmcl"],
+    "seeds": [1],
+    "why": "as it is",
+}
+LENDER: dict[str, object] = {
     "question": "What do models of several seeds make of it?",
     "profile": "smoke",
     "stages": ["pretrain", "clean"],
@@ -26,16 +34,7 @@ LENDER = {
     "clean_sizes": ["100k"],
     "losses": ["mmcl_ssl"],
     "reference": "default",
-    "variants": {
-        "default": {
-            "overrides": {},
-            "models": None,
-            "poisoned": True,
-            "pretrain_objectives": ["mmcl"],
-            "seeds": [1],
-            "why": "as it is",
-        }
-    },
+    "variants": {"default": VARIANT},
 }
 
 
@@ -53,8 +52,7 @@ def folder(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(root / "specs", "specs", ignore=lambda *_: ["studies"])
     Path("specs/studies").mkdir()
     write_study("lends", LENDER)
-    variant = LENDER["variants"]["default"]  # type: ignore[index]
-    longer = variant | {"models": "default", "overrides": {"clean.epochs": 3}}
+    longer = VARIANT | {"models": "default", "overrides": {"clean.epochs": 3}}
     borrower = {"stages": ["clean"], "reference": "longer", "variants": {"longer": longer}}
     write_study("borrows", LENDER | borrower)
 
@@ -76,8 +74,7 @@ def new_checkout() -> None:
 
 
 def with_seeds(seeds: list[int]) -> dict[str, object]:
-    variant = LENDER["variants"]["default"] | {"seeds": seeds}  # type: ignore[index]
-    return LENDER | {"variants": {"default": variant}}
+    return LENDER | {"variants": {"default": VARIANT | {"seeds": seeds}}}
 
 
 def test_archived_seeds_are_not_trained_again_for_a_new_one(folder: Path) -> None:
