@@ -171,7 +171,8 @@ def test_a_dot_a_seed_and_a_line_through_the_means_are_drawn(
         "responses": responses(study, variants, found, settings),
         "equal_starts": equal_starts(study, variants, found, settings),
     }
-    left, _ = responding(document).axes
+    left, lost = responding(document).axes
+    assert left.get_ylim() == lost.get_ylim() == (-0.04, 1.04)
     lines = {line.get_label(): line.get_xydata() for line in left.get_lines()}
     assert lines["MMCL + SSL"][:, 0].tolist() == [2, 8, 16]
     assert lines["MMCL + SSL"][:, 1] == pytest.approx([0.11, 0.51, 0.91], abs=0.01)
@@ -182,6 +183,15 @@ def test_a_dot_a_seed_and_a_line_through_the_means_are_drawn(
     left, _ = matched(document).axes
     assert len(left.get_lines()) == len(SEEDS)
     assert [len(dots.get_offsets()) for dots in left.collections] == [6, 6]
+
+
+def test_a_gain_in_accuracy_is_within_the_picture(study: StudyResults, settings: Settings) -> None:
+    entries = responses(study, variants_of([study], settings), resisted({RATE: 0.01}), settings)
+    point = entries[0]["curves"][0]["points"][0]
+    point["measures"]["lost"] = {"values": [-0.2, -0.1], "mean": -0.15, "ci": (-0.4, 0.1)}
+    left, lost = responding({"responses": entries}).axes
+    assert left.get_ylim()[0] == -0.04
+    assert lost.get_ylim() == pytest.approx((-0.24, 1.04))
 
 
 def test_the_attack_takes_from_the_number_on_from_which_no_asr_is_lower() -> None:

@@ -64,8 +64,13 @@ def _response(ax: Axes, entry: Mapping[str, Any], measure: str) -> None:
         }
         text = label(curve["pretrain_objective"])
         draw_line(ax, means, lw=1.3, color=colour, label=text)
-        for point in known:
-            if ci := point["measures"][measure]["ci"]:
+
+    # After the limits: an interval of two seeds would leave no room for anything else.
+    _shares_on_y(ax)
+    for curve in entry["curves"]:
+        colour = COLOURS[curve["pretrain_objective"]]
+        for point in curve["points"]:
+            if measure in point["measures"] and (ci := point["measures"][measure]["ci"]):
                 ax.vlines(point["number"], *ci, color=colour, lw=1, alpha=0.7)
 
     _numbers_on_x(ax, entry)
@@ -75,10 +80,14 @@ def _response(ax: Axes, entry: Mapping[str, Any], measure: str) -> None:
     cell = cell_name(entry) if entry["clean_size"] else label(entry["dataset"])
     ax.set_title(f"{entry['study']}, {cell}: {title}", fontsize=7)
     ax.set_xlabel(entry["axis"], fontsize=8)
-    ax.set(ylabel="", ylim=(-0.04, 1.04))
-    ax.yaxis.set_major_formatter(tick)
     if entry["curves"]:
         ax.legend(frameon=False, fontsize=7)
+
+
+def _shares_on_y(ax: Axes) -> None:
+    # From none to all, or lower: a model that gains accuracy has lost less than nothing.
+    ax.set(ylabel="", ylim=(min(0.0, ax.dataLim.ymin) - 0.04, 1.04))
+    ax.yaxis.set_major_formatter(tick)
 
 
 def _numbers_on_x(ax: Axes, entry: Mapping[str, Any]) -> None:
@@ -136,9 +145,8 @@ def _against_accuracy(
         )
     ax.set_title(f"{cell_name(cell)}: {MEASURED[measure]}", fontsize=8)
     ax.set_xlabel("Accuracy before cleaning (%)", fontsize=8)
-    ax.set(ylabel="", ylim=(-0.04, 1.04))
+    _shares_on_y(ax)
     ax.xaxis.set_major_formatter(tick)
-    ax.yaxis.set_major_formatter(tick)
     ax.legend(frameon=False, fontsize=7)
 
 
