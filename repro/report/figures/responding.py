@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,8 +86,10 @@ def _response(ax: Axes, entry: Mapping[str, Any], measure: str) -> None:
 
 
 def _shares_on_y(ax: Axes) -> None:
-    # From none to all, or lower: a model that gains accuracy has lost less than nothing.
-    ax.set(ylabel="", ylim=(min(0.0, ax.dataLim.ymin) - 0.04, 1.04))
+    # From none to all, or lower: a model that gains accuracy has lost less than nothing. Axes on
+    # which nothing was measured end at infinity.
+    lowest = ax.dataLim.ymin if math.isfinite(ax.dataLim.ymin) else 0.0
+    ax.set(ylabel="", ylim=(min(0.0, lowest) - 0.04, 1.04))
     ax.yaxis.set_major_formatter(tick)
 
 
