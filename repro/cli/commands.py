@@ -179,7 +179,7 @@ COMMANDS = (
     ),
     Command(
         "study",
-        "run a study of specs/studies and print its table",
+        "run a study of specs/studies and print its table; with --table run nothing",
         "study seeds",
         "repro.study.run:study_command",
         (option("name", names=STUDIES, help="a file of specs/studies, without .yaml"), TABLE),

@@ -40,8 +40,12 @@ Profiles = dict[tuple[str, Stage], Profile]
 
 
 def study_command(name: str, table: Path | None) -> None:
-    """Bring the study up to date and print its table, also into the Markdown file `table`."""
-    run_study(name)
+    """Bring the study up to date and print its table. With `table` nothing is run: what the archive
+    holds is written into that Markdown file.
+    """
+    if table is None:
+        run_study(name)
+
     content = outcome_table(name)
     print(content)
     if table is not None:

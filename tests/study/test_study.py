@@ -274,3 +274,10 @@ def test_a_borrowed_pre_training_is_the_lenders_run_whatever_the_variant_changes
         for label in ("half_of_the_pairs", "epochs_16")
     )
     assert own.isdisjoint(lent)
+
+
+@pytest.mark.parametrize("name", ["starts", "regime", "midi_regime"])
+def test_the_tables_of_the_tries_are_those_of_their_archives(root: Path, name: str) -> None:
+    page = (root / "docs/mini.md").read_text(encoding="utf-8")
+    block = page.partition(f"<!-- {name}:start -->\n")[2].partition(f"\n<!-- {name}:end -->")[0]
+    assert block == outcome_table(name).rstrip()
