@@ -59,16 +59,21 @@ def building(out: Path) -> Iterator[Path]:
     SpecError if another process builds it.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
+    partial, old = (out.with_name(f".{out.name}.{what}") for what in ("partial", "old"))
     busy = f"{out}: another process is building it; wait for it to end"
 
     with held(out.with_name(f".{out.name}.lock"), busy):
         # What an earlier build left that was cut short.
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
         partial.mkdir()
         yield partial
-        shutil.rmtree(out, ignore_errors=True)
+
+        # Moved away before it is deleted: a kill in between must not leave a part of it.
+        if out.exists():
+            out.rename(old)
         partial.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -23,6 +23,8 @@ from repro.report.verify import verify
 from repro.runs.published import read_results
 from repro.spec import Profile, SpecError
 from repro.study.archive import write_archive
+from repro.study.asked import asked_runs, study_profiles
+from repro.study.spec import load_study
 from tests.support.ledger import build_at, write_run, write_specs, write_study_spec
 
 SPEC = """
@@ -60,17 +62,14 @@ ASR_SHIFT = {0: 0.02, 1: -0.02, 2: 0.01}
 def write_side_study(root: Path) -> Profile:
     profile = write_specs(root)
     (root / "specs/studies/matter.yaml").write_text(SPEC)
-    seeds = load_profile("mini", root / "specs", {"pretrain.seeds": [0, 1, 2]})
-    for variant in ("default", "worse"):
-        for spec in [
-            *pretrain_runs(seeds, "cc3m", "mmcl", variant=variant),
-            *clean_runs(seeds, "cc3m", "mmcl", variant=variant),
-        ]:
-            if spec.stage == "pretrain" or spec.loss == "mmcl_ssl":
-                accuracy = START[spec.seed] - (0.02 if variant == "worse" else 0)
-                asr = 0.9 + (ASR_SHIFT[spec.seed] if variant == "worse" else 0)
-                after = [] if spec.stage == "pretrain" else [(KEPT[variant][spec.seed], 0.02)]
-                write_run(root / "made", spec, [(accuracy, asr), *after])
+    study = load_study("matter", root / "specs")
+    profiles = study_profiles(study, root / "specs")
+    for variant, stage in profiles:
+        for spec in asked_runs(study, profiles, variant, stage):
+            accuracy = START[spec.seed] - (0.02 if variant == "worse" else 0)
+            asr = 0.9 + (ASR_SHIFT[spec.seed] if variant == "worse" else 0)
+            after = [] if stage == "pretrain" else [(KEPT[variant][spec.seed], 0.02)]
+            write_run(root / "made", spec, [(accuracy, asr), *after])
     write_archive(
         root / "results/studies/matter.jsonl.gz",
         ((record, rows) for _, record, rows in read_results(root / "made")),
