@@ -59,21 +59,29 @@ def building(out: Path) -> Iterator[Path]:
     SpecError if another process builds it.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial, old = (out.with_name(f".{out.name}.{what}") for what in ("partial", "old"))
+    partial = out.with_name(f".{out.name}.partial")
     busy = f"{out}: another process is building it; wait for it to end"
 
     with held(out.with_name(f".{out.name}.lock"), busy):
         # What an earlier build left that was cut short.
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
         partial.mkdir()
         yield partial
 
-        # Moved away before it is deleted: a kill in between must not leave a part of it.
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
+        replace_folder(out, partial)
+
+
+def replace_folder(path: Path, partial: Path) -> None:
+    """Put the folder `partial` where another one may be, so that readers see one of them or none,
+    never a part.
+    """
+    # Moved away before it is deleted: a kill in between must not leave a part of it.
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def replace_file(path: Path, content: bytes) -> None:
