@@ -16,6 +16,7 @@ from repro.report.document import claims_of
 from repro.report.numbers.evidence import Evidence, read_evidence
 from repro.report.numbers.resistance import resistance
 from repro.report.pages.readme import ladder_block
+from repro.report.release import release
 from repro.report.replay import SETTINGS
 from repro.report.scales.ladder import LARGER, MeasuredScale, ladder, larger_study
 from repro.report.scales.printed import NO_RESULTS, ladder_table
@@ -221,10 +222,11 @@ def test_a_report_of_the_larger_scale_has_its_own_runs_in_its_row(
 
 
 def test_a_scale_of_which_nothing_is_published_is_reported_from_its_archive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No data, models or results of the scale: what git keeps is enough for its page."""
     write_specs(tmp_path)
+    shutil.copy(root / "pyproject.toml", tmp_path)
     write_larger(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")  # no TeX
@@ -247,6 +249,9 @@ def test_a_scale_of_which_nothing_is_published_is_reported_from_its_archive(
     missing = {(run["stage"], run["cell"]) for run in document["missing"]}
     assert ("pretrain", "cc3m-mmcl") in missing
     assert verify(folder / "report.json") == []
+
+    # It can be given on as any other.
+    assert (release(LARGER) / archive).is_file()
 
 
 def test_a_replay_has_no_ladder(root: Path) -> None:
