@@ -61,7 +61,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let reports carry the numbers of their cases."""
+    """Let reports carry the numbers of their cases, and begin with the files that take longest."""
     known = {case["case"] for case in fault_cases()["cases"]}
     for item in items:
         numbers = sorted(
@@ -72,6 +72,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 f"{item.nodeid}: faults{tuple(unknown)}: no such case in {CASES.relative_to(ROOT)}"
             )
         item.user_properties += [("fault", number) for number in numbers]
+
+    # Files with slow tests first: begun last, the longest of them would keep one worker busy while
+    # the others have nothing left. Sorting keeps the order within a file.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.hookimpl(trylast=True)
