@@ -67,8 +67,21 @@ def building(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         yield partial
-        shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
+
+        replace_folder(out, partial)
+
+
+def replace_folder(path: Path, partial: Path) -> None:
+    """Put the folder `partial` where another one may be, so that readers see one of them or none,
+    never a part.
+    """
+    # Moved away before it is deleted: a kill in between must not leave a part of it.
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -59,21 +61,31 @@ def read_yaml(path: Path) -> Any:
     if len(text) > MAX_CHARACTERS:
         raise SpecError(f"{path}: {len(text)} characters (allowed: at most {MAX_CHARACTERS})")
 
+    try:
+        # A copy, so that no caller changes what another one gets.
+        return deepcopy(_parsed(text))
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """The content of a specification; kept, since studies read the same files for each variant."""
     yaml = YAML(typ="safe", pure=True)
     depth = 0
     try:
         # Event by event: a bomb is refused at its first anchor or its 33rd level.
         for event in yaml.parse(text):
             if getattr(event, "anchor", None):
-                raise SpecError(f"{path}: anchors and aliases are not allowed")
+                raise SpecError("anchors and aliases are not allowed")
             depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
             if depth > MAX_DEPTH:
-                raise SpecError(f"{path}: nested more than {MAX_DEPTH} levels deep")
+                raise SpecError(f"nested more than {MAX_DEPTH} levels deep")
         return yaml.load(text)
     except SpecError:
         raise
     except (YAMLError, ValueError, RecursionError) as error:
-        raise SpecError(f"{path}: not valid YAML: {error}") from None
+        raise SpecError(f"not valid YAML: {error}") from None
 
 
 def check(model: type[T], content: Any, path: Path) -> T:

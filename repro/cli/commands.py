@@ -58,7 +58,7 @@ STUDIES = "specs/studies/*.yaml"
 RECORDED = ("specs", "sacred")
 """Either shows that records of runs belong here."""
 PROFILE = option(
-    "--profile", names=PROFILES, required=True, help="a folder of specs/: smoke, mini, paper"
+    "--profile", names=PROFILES, required=True, help="a folder of specs/: smoke, mini, midi, paper"
 )
 DATASET = option("--dataset", required=True, choices=DATASETS)
 OBJECTIVE = option("--objective", required=True, choices=OBJECTIVES)
@@ -179,7 +179,7 @@ COMMANDS = (
     ),
     Command(
         "study",
-        "run a study of specs/studies and print its table",
+        "run a study of specs/studies and print its table; with --table run nothing",
         "study seeds",
         "repro.study.run:study_command",
         (option("name", names=STUDIES, help="a file of specs/studies, without .yaml"), TABLE),

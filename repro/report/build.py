@@ -24,12 +24,13 @@ from repro.report.figures.drawing import Drawn
 from repro.report.judging.claims import Claims
 from repro.report.material import Material, read_material
 from repro.report.numbers.authors import authors_points
-from repro.report.numbers.evidence import Evidence, read_evidence
+from repro.report.numbers.evidence import Evidence
 from repro.report.pages.html import INDEX, document_pages, page_names, runs_page
 from repro.report.pages.links import record_anchors
 from repro.report.pages.prepared import chosen_runs
 from repro.report.pages.sacred import SacredRun, read_records
 from repro.report.schema.document import finite
+from repro.report.studies.results import evidence_of
 
 DOCUMENT, RUNS, PDF, SUMS = ("report.json", "runs.html", "report.pdf", "SHA256SUMS")
 LINKED = (DOCUMENT, "report.tex", PDF, RUNS, *EXPORTS)
@@ -40,7 +41,7 @@ def report_stage(profile_name: str) -> None:
     """Build `report/build/<profile>/`: document, pages, figures and, with TeX, the PDF."""
     root = Path()
     profile = load_profile(profile_name)
-    evidence = read_evidence(profile, root, authors_points())
+    evidence = evidence_of(profile, root, authors_points())
     out = root / "report" / "build" / profile.name
 
     # Sacred's records fill runs.html only; no number is read from them.

@@ -47,8 +47,11 @@ def release(profile: str) -> Path:
     out.mkdir(parents=True)
     _copy_report(report, out)
 
-    # What the report is computed from, so that a reader can compute it again.
-    shutil.copytree(Path("results") / profile, out / "results" / profile)
+    # What the report is computed from, so that a reader can compute it again; a scale that lies in
+    # its archive alone has no results beside it.
+    results = Path("results") / profile
+    if results.is_dir():
+        shutil.copytree(results, out / results)
     if STUDIES.is_dir():
         shutil.copytree(STUDIES, out / STUDIES)
     shutil.copytree("specs", out / "specs")

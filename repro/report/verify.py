@@ -34,12 +34,13 @@ from repro.report.exports import EXPORTS
 from repro.report.figures import curves
 from repro.report.material import Material, read_material
 from repro.report.numbers.authors import authors_points
-from repro.report.numbers.evidence import Evidence, read_evidence
+from repro.report.numbers.evidence import Evidence
 from repro.report.pages.findings import stale_findings
 from repro.report.pages.html import INDEX, TITLES, page_names
 from repro.report.pages.links import broken_links
 from repro.report.pages.sacred import read_records
 from repro.report.replay import MATERIAL, NAME, replay_evidence
+from repro.report.studies.results import evidence_of
 from repro.spec import SpecError
 
 BUILT_FROM = {
@@ -111,7 +112,7 @@ def _sources(document: Mapping[str, Any]) -> tuple[Evidence, Material]:
         evidence, material = replay_evidence(None), MATERIAL
     else:
         authors = authors_points() if overlaid else ((), ())
-        evidence = read_evidence(load_profile(profile), Path(), authors)
+        evidence = evidence_of(load_profile(profile), Path(), authors)
         material = read_material(evidence, Path())
 
     # Their files have no licence and so are not in the repository: the reader has to supply them.

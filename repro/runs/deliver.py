@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from repro.files import file_sha256, held
+from repro.files import file_sha256, held, replace_folder
 from repro.ledger import LedgerError, Row, RunRecord, count_bits, decode_bits, pending_rows
 from repro.runs.layout import content_hash, folder_hash, model_dir, results_dir
 from repro.runs.published import check_complete, export_run, read_record, read_run, write_record
@@ -120,8 +120,7 @@ def _deliver_model(run: Run, record: RunRecord) -> None:
             raise LedgerError(f"{partial / name}: the copy differs from {run.work_dir / name}")
     write_record(partial / "run.json", record.model_copy(update={"files": weights}))
 
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    replace_folder(target, partial)
 
 
 def _failed(run: Run, record: RunRecord, reason: str) -> RunRecord:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from repro.files import file_sha256, replace_file, sealed, unsealed
+from repro.files import file_sha256, replace_file, replace_folder, sealed, unsealed
 from repro.ledger import (
     NPZ_ERRORS,
     LedgerError,
@@ -93,8 +93,7 @@ def export_run(work_dir: Path, record: RunRecord, results_dir: Path) -> Path:
     }
     write_record(partial / RECORD, record.model_copy(update=told))
 
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    replace_folder(target, partial)
     return target
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from repro.data.shards import write_json
-from repro.data.stages import DATA
+from repro.data.stages import DATA, data_key, tell_settings
 from repro.data.sums import hash_folder
 from repro.files import building
 from repro.profile import load_classnames, load_profile
@@ -44,3 +44,4 @@ def make_data(profile: Profile, out: Path) -> None:
         names = "".join(f"{name}\n" for name in load_classnames(profile))
         (folder / "evaluation" / "classnames.txt").write_text(names, encoding="utf-8")
         hash_folder(folder)
+    tell_settings(out, data_key(profile))

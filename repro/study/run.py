@@ -14,14 +14,14 @@ from pathlib import Path
 
 from repro.launch.driver import run_all
 from repro.markdown import fill
-from repro.profile import clean_runs, pretrain_runs
 from repro.runs.code import code_version
 from repro.runs.deliver import is_delivered
 from repro.runs.layout import WORK, content_hash, model_dir, results_dir, standard_inputs
 from repro.runs.published import RECORD, read_record, read_results
 from repro.runs.run import Run, fingerprint_of, identify
-from repro.spec import Profile, RunSpec, SpecError
+from repro.spec import RunSpec, SpecError
 from repro.study.archive import read_archive, unpack_run, write_archive
+from repro.study.asked import Profiles, asked_runs, study_profiles
 from repro.study.spec import (
     Stage,
     Study,
@@ -29,19 +29,19 @@ from repro.study.spec import (
     archive_of,
     lenders,
     load_study,
-    owner,
     varied,
 )
 from repro.study.table import outcome_table
 from repro.study.variant_data import variant_folders
 
-Profiles = dict[tuple[str, Stage], Profile]
-"""What is run, by variant and stage."""
-
 
 def study_command(name: str, table: Path | None) -> None:
-    """Bring the study up to date and print its table, also into the Markdown file `table`."""
-    run_study(name)
+    """Bring the study up to date and print its table. With `table` nothing is run: what the archive
+    holds is written into that Markdown file.
+    """
+    if table is None:
+        run_study(name)
+
     content = outcome_table(name)
     print(content)
     if table is not None:
@@ -106,7 +106,7 @@ class StudyPart:
         return [
             run
             for label in self.study.variants
-            for run in _runs_of(self.study, self.profiles, label, stage)
+            for run in asked_runs(self.study, self.profiles, label, stage)
         ]
 
 
@@ -121,7 +121,7 @@ def _part(name: str, asked: Study, whole: Study) -> StudyPart:
     """The runs of `asked`, with what the archive of the study holds laid out as delivered."""
     delivered = _results_of(name)
     _unpack_archive(name, delivered)
-    profiles = _profiles(asked)
+    profiles = study_profiles(asked)
     return StudyPart(name, asked, whole, profiles, _inputs(asked, profiles), delivered)
 
 
@@ -178,7 +178,7 @@ def _archived_start(spec: RunSpec, delivered: Path) -> str:
 
 def _run_part(part: StudyPart, models: set[Path]) -> None:
     """Run a part of the study; of its models, those that are wanted are there afterwards."""
-    known = _profiles(part.whole)
+    known = study_profiles(part.whole)
     for stage in part.study.stages:
         due = part.runs(stage)
         if stage == "clean":
@@ -188,46 +188,9 @@ def _run_part(part: StudyPart, models: set[Path]) -> None:
         kept = [
             run
             for label in part.whole.variants
-            for run in _runs_of(part.whole, known, label, stage)
+            for run in asked_runs(part.whole, known, label, stage)
         ]
         run_all(due, part.inputs, results=part.delivered, kept=kept, models=models)
-
-
-def _profiles(study: Study) -> Profiles:
-    """The variants' profiles; a borrowed pre-training has its lender's, with their own seeds."""
-    borrowed = {variant.models for variant in study.variants.values() if variant.models}
-    lent = {name: load_study(owner(name)).variants[name] for name in borrowed}
-
-    found: Profiles = {}
-    for label, variant in study.variants.items():
-        for stage in study.stages:
-            of = variant
-            if stage == "pretrain" and variant.models is not None:
-                of = lent[variant.models].model_copy(update={"seeds": variant.seeds})
-            found[label, stage] = varied(study, of)
-    return found
-
-
-def _runs_of(study: Study, profiles: Profiles, label: str, stage: Stage) -> list[RunSpec]:
-    """Runs of a stage of one variant; a borrowed pre-training is the lender's run under this
-    variant's name.
-    """
-    variant, profile = study.variants[label], profiles[label, stage]
-    expand = pretrain_runs if stage == "pretrain" else clean_runs
-
-    def asked_for(run: RunSpec) -> bool:
-        if run.dataset not in study.datasets:
-            return False
-        if run.pretrain_objective not in variant.pretrain_objectives:
-            return False
-        if stage == "pretrain":
-            return True
-        if run.clean_size not in study.clean_sizes or run.loss not in study.losses:
-            return False
-        return not study.learning_rates or run.schedule.learning_rate in study.learning_rates
-
-    runs = expand(profile, variant=label, poisoned=variant.poisoned)
-    return [run for run in runs if asked_for(run)]
 
 
 def _inputs(part: Study, profiles: Profiles) -> Callable[[RunSpec], dict[str, Path]]:

@@ -90,11 +90,10 @@ def load_study(name: str, specs: Path = SPECS) -> Study:
     return check(Study, read_yaml(path), path)
 
 
-def varied(study: Study, variant: Variant) -> Profile:
-    """The study's profile with the variant's overrides and seeds."""
-    return load_profile(
-        study.profile, overrides={"pretrain.seeds": variant.seeds, **variant.overrides}
-    )
+def varied(study: Study, variant: Variant, specs: Path = SPECS) -> Profile:
+    """The study's profile below `specs` with the variant's overrides and seeds."""
+    overrides = {"pretrain.seeds": variant.seeds, **variant.overrides}
+    return load_profile(study.profile, specs, overrides=overrides)
 
 
 def archive_of(name: str) -> Path:
@@ -107,11 +106,11 @@ def study_names(specs: Path = SPECS) -> list[str]:
     return sorted(path.stem for path in (specs / "studies").glob("*.yaml"))
 
 
-def owner(variant: str) -> str:
+def owner(variant: str, specs: Path = SPECS) -> str:
     """The study that trains the models of a variant; SpecError unless exactly one does."""
     found = []
-    for name in study_names():
-        own = load_study(name).variants.get(variant)
+    for name in study_names(specs):
+        own = load_study(name, specs).variants.get(variant)
         if own is not None and own.models is None:
             found.append(name)
 

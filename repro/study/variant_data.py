@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from repro.data.stages import DATA, POISONED, make_poison
+from repro.data.stages import (
+    DATA,
+    POISONED,
+    check_settings,
+    data_key,
+    make_poison,
+    poison_key,
+)
 from repro.profile import load_profile
 from repro.sources.stage import make_data
-from repro.spec import Profile, digest
+from repro.spec import Profile
 from repro.study.spec import Study
-
-POISON_SWITCHES = {"poison_caption", "trigger_centre", "trigger_overflow", "cleaning_pairs"}
-"""Switches that the poison stage depends on."""
 
 
 def variant_folders(study: Study, profile: Profile) -> tuple[Path, Path]:
     """Folders of data and poisoned pairs for a variant's profile, made where they are not there
-    yet.
+    yet; SpecError for those that were made from other settings.
 
     What the variant leaves as it is lies in the folders of the study's own profile.
     """
@@ -30,21 +34,10 @@ def variant_folders(study: Study, profile: Profile) -> tuple[Path, Path]:
 
     if not data.exists():
         make_data(profile, data)
+    check_settings(data, data_key(profile))
+
     for dataset in study.datasets:
         if not (poisoned / dataset).exists():
             make_poison(profile, dataset, data, poisoned / dataset)
-
+        check_settings(poisoned / dataset, poison_key(profile))
     return data, poisoned
-
-
-def data_key(profile: Profile) -> str:
-    """Hash of all that the stage `data` depends on."""
-    source = profile.data.model_dump(mode="json", exclude={"poison", "cleaning_sizes"})
-    task = profile.evaluate.model_dump(mode="json", include={"classnames", "templates"})
-    return digest([source, profile.data.poison.target_class, task])
-
-
-def poison_key(profile: Profile) -> str:
-    """Hash of all that the stage `poison` depends on."""
-    switches = profile.switches.model_dump(mode="json", include=POISON_SWITCHES)
-    return digest([data_key(profile), profile.data.model_dump(mode="json"), switches])

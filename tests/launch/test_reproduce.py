@@ -258,7 +258,9 @@ def test_the_end_of_a_killed_call_reaches_the_pipeline(here: Path) -> None:
 @contextlib.contextmanager
 def started(script: str) -> Iterator[subprocess.Popen[bytes]]:
     """A call that runs the shell script in place of DVC, once it says that it is ready."""
+    # Whoever runs the tests may ignore SIGHUP, as nohup does, and calls inherit that.
     code = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "import sys, repro.cli.reproduce as r, repro.runs.signals as s\n"
         f"try: r.run(['bash', '-c', {script!r}])\n"
         "except s.Stopped as stopped: sys.exit(128 + stopped.number)\n"

@@ -112,6 +112,17 @@ def test_a_claim_that_a_study_decides_names_a_variant_that_it_has(claims: Claims
     assert all(variant in load_study(study).variants for study, variant in named)
 
 
+def test_the_study_that_decides_a_claim_runs_all_of_its_cells(claims: Claims):
+    for claim in claims.claims:
+        if claim.study is not None:
+            name, variant = claim.study.split("/")
+            study = load_study(name)
+            assert set(claim.datasets) <= set(study.datasets)
+            assert set(claim.clean_sizes) <= set(study.clean_sizes)
+            assert claim.loss in study.losses
+            assert set(claim.objectives) <= set(study.variants[variant].pretrain_objectives)
+
+
 @pytest.mark.parametrize(
     ("interval", "verdict"),
     [

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.report.build import report_stage
 from repro.report.document import claims_of
 from repro.report.numbers.evidence import Evidence, read_evidence
 from repro.report.numbers.resistance import resistance
 from repro.report.pages.readme import ladder_block
+from repro.report.release import release
 from repro.report.replay import SETTINGS
 from repro.report.scales.ladder import LARGER, MeasuredScale, ladder, larger_study
 from repro.report.scales.printed import NO_RESULTS, ladder_table
@@ -22,7 +24,7 @@ from repro.report.verify import verify
 from repro.runs.published import read_results
 from repro.spec import Objective, RunSpec
 from repro.study.archive import write_archive
-from tests.support.ledger import build_at, study_spec, write_run, write_specs
+from tests.support.ledger import build_at, row_of, study_spec, write_run, write_specs
 
 START = {"mmcl": (0.40, 0.95), "mmcl_ssl": (0.50, 0.90)}
 AFTER = {"mmcl": (0.40, 0.02), "mmcl_ssl": (0.25, 0.02)}
@@ -217,6 +219,39 @@ def test_a_report_of_the_larger_scale_has_its_own_runs_in_its_row(
         (LARGER, "report"),
         ("paper", "printed"),
     ]
+
+
+def test_a_scale_of_which_nothing_is_published_is_reported_from_its_archive(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No data, models or results of the scale: what git keeps is enough for its page."""
+    write_specs(tmp_path)
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    write_larger(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")  # no TeX
+    report_stage(LARGER)
+
+    folder = Path("report/build", LARGER)
+    document = json.loads((folder / "report.json").read_bytes())
+    row = row_of(document, "cc6m", "100k", "mmcl_ssl")
+    assert row["original_accuracy"]["reproduced"] == pytest.approx(0.5)
+    assert row["clean_accuracy"]["reproduced"] == pytest.approx(0.25)
+    verdicts = {claim["id"]: claim["verdict"] for claim in document["claims"]}
+    assert verdicts["objective-decides-cc6m"] == "reproduced"
+    assert document["settings"]["seeds"] == [3, 4]
+
+    # It says so, names what is missing beside it, and is held to the archive.
+    archive = f"results/studies/{LARGER}.jsonl.gz"
+    (notice,) = [notice for notice in document["notices"] if "nothing is published" in notice]
+    assert archive in notice and notice in (folder / "index.html").read_text()
+    assert all(run.startswith(archive) for run in document["runs"])
+    missing = {(run["stage"], run["cell"]) for run in document["missing"]}
+    assert ("pretrain", "cc3m-mmcl") in missing
+    assert verify(folder / "report.json") == []
+
+    # It can be given on as any other.
+    assert (release(LARGER) / archive).is_file()
 
 
 def test_a_replay_has_no_ladder(root: Path) -> None:

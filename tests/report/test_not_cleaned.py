@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,15 +30,24 @@ NEVER = ("worse", 2)
 """Variant and seed whose runs all end above the cap."""
 
 
-def write_study_of_mmcl(root: Path, never: tuple[str, int] | None = NEVER) -> Profile:
+def write_study_of_mmcl(
+    root: Path, never: tuple[str, int] | None = NEVER, *, worse_poisoned: bool = True
+) -> Profile:
     """A study of the MMCL model of CC3M over three seeds, and the profile."""
     profile = write_specs(root)
-    write_study_spec(root, "matter", {"default": {}, "worse": {"switches.text_view": "redrawn"}})
-    seeds = load_profile("mini", root / "specs", {"pretrain.seeds": [0, 1, 2]})
+    changes: dict[str, dict[str, Any]] = {
+        "default": {},
+        "worse": {"switches.text_view": "redrawn"},
+    }
+    write_study_spec(root, "matter", changes)
     for variant, kept in KEPT.items():
+        seeds = load_profile(
+            "mini", root / "specs", {"pretrain.seeds": [0, 1, 2], **changes[variant]}
+        )
+        poisoned = worse_poisoned or variant != "worse"
         for spec in [
-            *pretrain_runs(seeds, "cc3m", "mmcl", variant=variant),
-            *clean_runs(seeds, "cc3m", "mmcl", variant=variant),
+            *pretrain_runs(seeds, "cc3m", "mmcl", variant=variant, poisoned=poisoned),
+            *clean_runs(seeds, "cc3m", "mmcl", variant=variant, poisoned=poisoned),
         ]:
             left = 0.50 if (variant, spec.seed) == never else 0.02
             if spec.stage == "pretrain":
@@ -82,7 +92,7 @@ def test_a_price_is_told_of_models_that_were_cleaned_on_every_seed(
     tmp_path: Path, never: tuple[str, int] | None, told: bool
 ):
     """`worse` as the model without a backdoor: from 40% to 20.5% in the mean, if on all seeds."""
-    write_study_of_mmcl(tmp_path, never)
+    write_study_of_mmcl(tmp_path, never, worse_poisoned=False)
     spec = tmp_path / "specs/studies/matter.yaml"
     content = json.loads(spec.read_text())
     content["variants"]["worse"]["poisoned"] = False

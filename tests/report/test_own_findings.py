@@ -34,8 +34,8 @@ def block_of(root: Path, kept: float, *, whole: bool = True) -> str:
     `whole`: whether the study repeats the whole graph, or the 100K cells alone.
     """
     cells = len(write_specs(root).clean.cells)
-    write_study_spec(root, "again", {"default": {}})
     rates = {f"clean.cells.{cell}.learning_rates": TRIED for cell in range(cells)}
+    write_study_spec(root, "again", {"default": rates})
     profile = load_profile("mini", root / "specs", {"pretrain.seeds": [0, 1], **rates})
     for spec in pretrain_runs(profile, variant="default"):
         write_run(root / "made", spec, [(0.4, 0.9)])

@@ -18,11 +18,13 @@ from repro.report.numbers.evidence import Settings
 from repro.report.pages.findings import findings_block, stale_findings
 from repro.report.studies.effects import effects, interactions, size_effects
 from repro.report.studies.outcomes import VariantCell, VariantOutcome, outcomes
-from repro.report.studies.results import read_study_results
+from repro.report.studies.results import archive_problems, read_study_results
 from repro.report.verify import verify
 from repro.runs.published import read_results
 from repro.spec import Profile, SpecError
 from repro.study.archive import write_archive
+from repro.study.asked import asked_runs, study_profiles
+from repro.study.spec import load_study
 from tests.support.ledger import build_at, write_run, write_specs, write_study_spec
 
 SPEC = """
@@ -60,17 +62,14 @@ ASR_SHIFT = {0: 0.02, 1: -0.02, 2: 0.01}
 def write_side_study(root: Path) -> Profile:
     profile = write_specs(root)
     (root / "specs/studies/matter.yaml").write_text(SPEC)
-    seeds = load_profile("mini", root / "specs", {"pretrain.seeds": [0, 1, 2]})
-    for variant in ("default", "worse"):
-        for spec in [
-            *pretrain_runs(seeds, "cc3m", "mmcl", variant=variant),
-            *clean_runs(seeds, "cc3m", "mmcl", variant=variant),
-        ]:
-            if spec.stage == "pretrain" or spec.loss == "mmcl_ssl":
-                accuracy = START[spec.seed] - (0.02 if variant == "worse" else 0)
-                asr = 0.9 + (ASR_SHIFT[spec.seed] if variant == "worse" else 0)
-                after = [] if spec.stage == "pretrain" else [(KEPT[variant][spec.seed], 0.02)]
-                write_run(root / "made", spec, [(accuracy, asr), *after])
+    study = load_study("matter", root / "specs")
+    profiles = study_profiles(study, root / "specs")
+    for variant, stage in profiles:
+        for spec in asked_runs(study, profiles, variant, stage):
+            accuracy = START[spec.seed] - (0.02 if variant == "worse" else 0)
+            asr = 0.9 + (ASR_SHIFT[spec.seed] if variant == "worse" else 0)
+            after = [] if stage == "pretrain" else [(KEPT[variant][spec.seed], 0.02)]
+            write_run(root / "made", spec, [(accuracy, asr), *after])
     write_archive(
         root / "results/studies/matter.jsonl.gz",
         ((record, rows) for _, record, rows in read_results(root / "made")),
@@ -239,6 +238,24 @@ def test_verify_covers_studies_and_the_main_tables_do_not(
     assert any("studies" in line for line in found)
 
 
+def test_an_archive_of_another_specification_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    assert archive_problems("mini", Path()) == []
+
+    study = Path("specs/studies/matter.yaml")
+    study.write_text(study.read_text().replace("text_view: redrawn", "truncation: cut"))
+    (line,) = archive_problems("mini", Path())
+    assert line.startswith("results/studies/matter.jsonl.gz: ")
+    assert "/worse-100k-" in line and "another specification" in line
+
+    # More seeds than are asked for are no fault.
+    study.write_text(SPEC.replace("seeds: [0, 1, 2]", "seeds: [0]"))
+    assert archive_problems("mini", Path()) == []
+
+
 def test_a_study_of_the_whole_graph_gives_every_claim_a_verdict_over_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -289,20 +306,17 @@ def test_a_variant_of_a_study_decides_the_claim_that_names_it(
     the paper's conclusion has it.
     """
     profile = write_specs(tmp_path)
-    seeds = load_profile(
-        "mini", tmp_path / "specs", {"pretrain.seeds": [0, 1], "clean.mitigation.poisons_left": 5}
-    )
-    for spec in clean_runs(seeds, "cc6m", variant="poisons_left_5"):
-        if spec.clean_size == "100k" and spec.loss == "mmcl_ssl":
-            write_run(
-                tmp_path / "made",
-                spec,
-                [(0.4, 0.9), (0.4 if spec.pretrain_objective == "mmcl" else 0.2, 0.02)],
-            )
+    study = load_study("leftovers", tmp_path / "specs")
+    profiles = study_profiles(study, tmp_path / "specs")
+    for spec in asked_runs(study, profiles, "poisons_left_5", "clean"):
+        # Two of the study's seeds.
+        if spec.seed in (10, 11):
+            kept = 0.4 if spec.pretrain_objective == "mmcl" else 0.2
+            write_run(tmp_path / "made", spec, [(0.4, 0.9), (kept, 0.02)])
 
     # The control is of the main graph: without the poisoned pairs, CleanCLIP works.
     for spec in clean_runs(profile, "cc6m", "mmcl"):
-        if spec.clean_size == "100k" and spec.loss == "mmcl_ssl":
+        if spec.clean_size == "200k" and spec.loss == "mmcl_ssl":
             write_run(tmp_path, spec, [(0.4, 0.9), (0.4, 0.02)])
     archive = tmp_path / "results/studies/leftovers.jsonl.gz"
     archive.parent.mkdir(parents=True)
@@ -310,7 +324,7 @@ def test_a_variant_of_a_study_decides_the_claim_that_names_it(
     document, _ = build_at(tmp_path, profile, monkeypatch)
     claims = {claim["id"]: claim for claim in document["claims"]}
     (cell,) = claims["poison-in-the-cleaning-set"]["evidence"]
-    assert [item["seed"] for item in cell["by_seed"]] == [0, 1] and cell["by_seed"][0][
+    assert [item["seed"] for item in cell["by_seed"]] == [10, 11] and cell["by_seed"][0][
         "value"
     ] == pytest.approx(0.5, abs=0.02)
     assert claims["poison-in-the-cleaning-set"]["verdict"] == "reproduced"

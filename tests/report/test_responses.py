@@ -23,6 +23,7 @@ from repro.runs.published import read_results
 from repro.spec import Objective, SpecError
 from repro.study import run as study_run
 from repro.study.archive import write_archive
+from repro.study.asked import asked_runs, study_profiles
 from repro.study.spec import load_study
 from tests.support.ledger import study_spec, write_run, write_specs, write_study_spec
 
@@ -248,10 +249,10 @@ def test_a_rate_that_the_sweep_lacks_is_refused_before_anything_runs() -> None:
 
 def test_a_study_cleans_with_the_rates_that_it_names_alone() -> None:
     study = study_spec({"default": {}}, learning_rates=[5e-4])
-    profiles = study_run._profiles(study)
-    runs = study_run._runs_of(study, profiles, "default", "clean")
+    profiles = study_profiles(study)
+    runs = asked_runs(study, profiles, "default", "clean")
     assert {run.schedule.learning_rate for run in runs} == {5e-4}
-    every = study_run._runs_of(study_spec({"default": {}}), profiles, "default", "clean")
+    every = asked_runs(study_spec({"default": {}}), profiles, "default", "clean")
     assert len({run.schedule.learning_rate for run in every}) > 1
 
 

@@ -82,6 +82,16 @@ def test_a_run_that_never_came_down_to_the_cap_has_no_best(tmp_path: Path, recor
     assert [run.best for run in read_records(tmp_path / "mini")][1] is None
 
 
+def test_pre_training_has_no_best_though_it_begins_below_the_cap(
+    tmp_path: Path, records: Path
+) -> None:
+    shutil.copytree(records, tmp_path / "mini")
+    path = tmp_path / "mini" / "3" / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"clean_size": None}))
+    assert [run.best for run in read_records(tmp_path / "mini")][1] is None
+
+
 def test_the_runs_that_fill_table_1_are_marked(records: Path) -> None:
     document = {
         "profile": "mini",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from repro.data.stages import data_key, poison_key, tell_settings
 from repro.ledger import LedgerError
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.layout import results_dir
@@ -18,11 +19,11 @@ from repro.runs.published import read_results
 from repro.spec import RunSpec, SpecError
 from repro.study import run as study_run
 from repro.study import table as table_module
-from repro.study import variant_data
 from repro.study.archive import read_archive, write_archive
+from repro.study.asked import asked_runs, study_profiles
 from repro.study.spec import archive_of, lenders, load_study, owner, varied
 from repro.study.table import outcome_table
-from repro.study.variant_data import poison_key
+from repro.study.variant_data import variant_folders
 from tests.support.ledger import write_run
 
 STUDIES = sorted(
@@ -47,8 +48,33 @@ def test_a_variant_changes_the_field_it_names_and_its_data_folder() -> None:
     )
     changed = varied(loaded, larger)
     assert (base.data.poison.trigger.patch_size, changed.data.poison.trigger.patch_size) == (16, 8)
-    assert variant_data.data_key(base) == variant_data.data_key(changed)  # the same drawings
-    assert variant_data.poison_key(base) != variant_data.poison_key(changed)
+    assert data_key(base) == data_key(changed)  # the same drawings
+    assert poison_key(base) != poison_key(changed)
+
+
+def test_data_that_tell_of_other_settings_are_refused(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "specs").symlink_to(root / "specs")
+    monkeypatch.chdir(tmp_path)
+    loaded = load_study("starts")
+    base = varied(loaded, loaded.variants["start"])
+
+    # As after the stages of the main graph.
+    data, poisoned = Path("data/mini"), Path("poisoned/mini")
+    keys = {data: data_key(base)}
+    keys |= {poisoned / dataset: poison_key(base) for dataset in loaded.datasets}
+    for folder, key in keys.items():
+        folder.mkdir(parents=True)
+        tell_settings(folder, key)
+    assert variant_folders(loaded, base) == (data, poisoned)
+
+    for folder, key in keys.items():
+        tell_settings(folder, "other settings")
+        with pytest.raises(SpecError, match=f"{folder}: made from other settings"):
+            variant_folders(loaded, base)
+        tell_settings(folder, key)
+    assert variant_folders(loaded, base) == (data, poisoned)
 
 
 def test_an_override_of_a_field_that_does_not_exist_is_refused() -> None:
@@ -154,7 +180,7 @@ def test_a_study_goes_on_from_its_archive(
     Path("specs").symlink_to(root / "specs")
     loaded = load_study("seeds")
     small = loaded.model_copy(update={"stages": ["pretrain"], "datasets": ["cc6m"]})
-    for spec in study_run._runs_of(small, study_run._profiles(small), "default", "pretrain"):
+    for spec in asked_runs(small, study_profiles(small), "default", "pretrain"):
         write_run(tmp_path, spec, [(0.25, 0.75)])
     made = [(record, rows) for _, record, rows in read_results(Path("results/mini"))]
     write_archive(archive_of("seeds"), made)
@@ -258,11 +284,11 @@ def test_a_borrowed_pre_training_is_the_lenders_run_whatever_the_variant_changes
         study_run, "variant_folders", lambda _, profile: (Path("data"), Path(poison_key(profile)))
     )
     study = load_study("regime")
-    profiles = study_run._profiles(study)
+    profiles = study_profiles(study)
     inputs = study_run._inputs(study, profiles)
 
     def computed(label: str) -> list[tuple[dict[str, Any], Path]]:
-        runs = study_run._runs_of(study, profiles, label, "pretrain")
+        runs = asked_runs(study, profiles, label, "pretrain")
         return [(run.computed(), inputs(run)["pairs"]) for run in runs if run.seed == 0]
 
     assert computed("half_of_the_pairs") == computed("epochs_16") != []
@@ -270,7 +296,14 @@ def test_a_borrowed_pre_training_is_the_lenders_run_whatever_the_variant_changes
 
     # Its cleaning is its own.
     own, lent = (
-        {inputs(run)["pairs"] for run in study_run._runs_of(study, profiles, label, "clean")}
+        {inputs(run)["pairs"] for run in asked_runs(study, profiles, label, "clean")}
         for label in ("half_of_the_pairs", "epochs_16")
     )
     assert own.isdisjoint(lent)
+
+
+@pytest.mark.parametrize("name", ["starts", "regime", "midi_regime"])
+def test_the_tables_of_the_tries_are_those_of_their_archives(root: Path, name: str) -> None:
+    page = (root / "docs/mini.md").read_text(encoding="utf-8")
+    block = page.partition(f"<!-- {name}:start -->\n")[2].partition(f"\n<!-- {name}:end -->")[0]
+    assert block == outcome_table(name).rstrip()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from repro.launch.driver import run_all
+from repro.ledger import LedgerError
 from repro.study import run as study_run
 from repro.study.archive import read_archive
 from repro.study.spec import archive_of
@@ -89,6 +90,20 @@ def test_archived_seeds_are_not_trained_again_for_a_new_one(folder: Path) -> Non
         run.spec.run_id for run, _ in read_archive(archive_of("lends")) if run.spec.seed == 2
     )
     assert all(item in read_archive(archive_of("lends")) for item in before)
+
+
+def test_the_table_in_a_document_is_written_without_a_training(folder: Path) -> None:
+    page = folder / "page.md"
+    page.write_text("before\n<!-- lends:start -->\n<!-- lends:end -->\nafter\n")
+    with pytest.raises(LedgerError, match=r"lends\.jsonl\.gz: missing"):
+        study_run.study_command("lends", page)
+
+    study_run.study_command("lends", None)
+    new_checkout()
+    started()
+    study_run.study_command("lends", page)
+    assert started() == []
+    assert "| default | - | " in page.read_text()
 
 
 def test_a_lender_trains_no_model_whose_cleaning_is_archived(folder: Path) -> None:

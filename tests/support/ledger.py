@@ -171,9 +171,15 @@ def study_spec(variants: dict[str, dict[str, Any]], **changed: Any) -> Study:
 
 
 def write_study_spec(root: Path, name: str, variants: dict[str, dict[str, Any]]) -> None:
-    """Write `study_spec` as `specs/studies/<name>.yaml`; JSON is YAML."""
+    """Write a study of every cell as `specs/studies/<name>.yaml`; JSON is YAML."""
     path = root / "specs" / "studies" / f"{name}.yaml"
-    path.write_text(study_spec(variants).model_dump_json())
+    study = study_spec(
+        variants,
+        datasets=["cc3m", "cc6m"],
+        clean_sizes=["100k", "200k"],
+        losses=["mmcl", "ssl", "mmcl_ssl"],
+    )
+    path.write_text(study.model_dump_json())
 
 
 def reseal(folder: Path, **changes: Any) -> None:

@@ -137,12 +137,14 @@ def rates_of(measured: Sequence[Measured]) -> Rates:
 
 def _measured(evidence: Evidence) -> list[Measured]:
     """Completed runs with the work that they were to do."""
-    # Every counted run is a planned one: both come from the same profile.
+    # Every counted run is a planned one, but those of an archive, which bear other names.
     planned = {RunKey.of(work.spec): work for work in evidence.planned}
     return [
-        Measured(planned[RunKey.of(run.record.spec)], run)
+        Measured(planned[key], run)
         for run in evidence.runs
-        if run.record.status == "completed" and run.record.seconds > 0
+        if (key := RunKey.of(run.record.spec)) in planned
+        and run.record.status == "completed"
+        and run.record.seconds > 0
     ]
 
 

@@ -16,13 +16,14 @@ State = Literal["poisoned", "cleaned"]
 
 
 def predictions(evidence: Evidence) -> ShownPredictions:
-    """Outcomes for the models of the first seed; each is cleaned with the smaller set.
+    """Outcomes for the models of the first seed; each is cleaned with the smaller set. None of
+    archived runs, which have no bits.
 
     `images` are those of the gallery (repro/data/samples.py), spread evenly over the evaluation
     set.
     """
     # All models are judged on one evaluation set, so the first tells its size.
-    shown = list(_shown(evidence))
+    shown = [] if evidence.archived else list(_shown(evidence))
     images = sample_images(shown[0][1].images) if shown else []
     rows = {run.folder: run.rows for run in evidence.runs}
     return {

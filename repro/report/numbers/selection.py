@@ -140,8 +140,13 @@ def _cleaned(score: float) -> float | None:
 
 
 def honest_selection(evidence: Evidence) -> list[HonestSelection]:
-    """Choice on half of the images, measured on the others: every cell, first seed."""
+    """Choice on half of the images, measured on the others: every cell, first seed. None of
+    archived runs, which have no bits.
+    """
     rows: list[HonestSelection] = []
+    if evidence.archived:
+        return rows
+
     for cell in cells():
         points = _cleancliped(evidence, cell)
         if not points:

@@ -183,7 +183,8 @@ def _read(path: Path) -> SacredRun:
         seed=numbers["seed"],
         accuracy=last.get(ACCURACY),
         asr=last.get(ASR),
-        best=_best(metrics, numbers["cap"]),
+        # A model that is not yet poisoned is no cleaned one, so pre-training has no best.
+        best=_best(metrics, numbers["cap"]) if texts["size"] else None,
         cap=numbers["cap"],
         charts=charts,
         config=json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False),

@@ -11,9 +11,18 @@ from pathlib import Path
 
 from repro.profile import SPECS
 from repro.report.numbers.evaluations import FinishedRun
-from repro.report.numbers.evidence import Evidence, Settings
+from repro.report.numbers.evidence import (
+    AuthorsPoints,
+    Evidence,
+    RunKey,
+    Settings,
+    read_evidence,
+)
+from repro.runs.layout import RESULTS
 from repro.runs.published import check_unique
+from repro.spec import Profile, RunSpec, digest
 from repro.study.archive import read_archive
+from repro.study.asked import asked_runs, study_profiles
 from repro.study.spec import Study, archive_of, load_study, study_names
 from repro.study.witness import archive_problem
 
@@ -45,10 +54,80 @@ class StudyResults:
         return parts
 
 
+def evidence_of(
+    profile: Profile, root: Path = Path(), authors: AuthorsPoints = ((), ())
+) -> Evidence:
+    """What a report of the profile is computed from: the runs that are published below `root`.
+
+    A scale whose models take hours is kept in git as a study of its own name. Where nothing of it
+    is published, as in a fresh checkout, the runs are those of that study's reference, which is the
+    profile as it is.
+    """
+    evidence = read_evidence(profile, root, authors)
+    if evidence.runs:
+        return evidence
+
+    name = profile.name
+    studies = {study.name: study for study in read_study_results(name, root)}
+    if name not in studies:
+        return evidence
+    study = studies[name]
+    whole = study.by_variant(evidence.settings).get(f"{name}/{study.spec.reference}")
+    if whole is None:
+        return evidence
+
+    # The study's runs bear the reference's name, the profile's own have none.
+    specs = [run.record.spec.model_copy(update={"variant": ""}) for run in whole.runs]
+    made = {RunKey.of(spec) for spec in specs}
+    told = f"nothing is published in {RESULTS / name}: the runs are those of {archive_of(name)}"
+    return replace(
+        evidence,
+        settings=whole.settings,
+        runs=whole.runs,
+        missing=tuple(
+            run
+            for run in evidence.missing
+            if RunKey(run["stage"], run["cell"], run["run"]) not in made
+        ),
+        notices=(*evidence.notices, told),
+        archived=True,
+    )
+
+
 def archive_problems(profile: str, root: Path) -> list[str]:
-    """A line for each archive of the profile's studies that dvc.lock or git knows otherwise."""
-    problems = [archive_problem(name, root) for name, _ in _with_archive(profile, root)]
+    """A line for each archive of the profile's studies that dvc.lock or git knows otherwise, and
+    for each that holds what its study does not ask for as specifications now are.
+    """
+    problems = []
+    for name, study in _with_archive(profile, root):
+        problems += [archive_problem(name, root), _outdated(name, study, root)]
     return [problem for problem in problems if problem is not None]
+
+
+def _outdated(name: str, study: Study, root: Path) -> str | None:
+    """What in an archive was made with another specification, in a line; None if nothing."""
+    profiles = study_profiles(study, root / SPECS)
+    asked = {
+        _unseeded(spec)
+        for label, stage in profiles
+        for spec in asked_runs(study, profiles, label, stage)
+    }
+
+    for record, _ in read_archive(root / archive_of(name)):
+        if _unseeded(record.spec) not in asked:
+            return (
+                f"{archive_of(name)}: {'/'.join(RunKey.of(record.spec))} was made with another "
+                f"specification than the study asks for; `dvc repro --force study@{name}` makes "
+                f"it anew"
+            )
+    return None
+
+
+def _unseeded(spec: RunSpec) -> tuple[str, str]:
+    """Variant and all that determines the results but the seed, of which an archive may hold more
+    than are asked for.
+    """
+    return spec.variant, digest({**spec.computed(), "seed": None})
 
 
 def read_study_results(profile: str, root: Path) -> tuple[StudyResults, ...]:
