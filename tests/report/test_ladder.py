@@ -15,6 +15,7 @@ from repro.report.build import report_stage
 from repro.report.document import claims_of
 from repro.report.numbers.evidence import Evidence, read_evidence
 from repro.report.numbers.resistance import resistance
+from repro.report.pages.findings import findings_block
 from repro.report.pages.readme import ladder_block
 from repro.report.release import release
 from repro.report.replay import SETTINGS
@@ -194,6 +195,11 @@ def test_the_scale_between_comes_from_its_study(
     tex = Path("out/report.tex").read_text()
     assert tex.index(r"\section{Settings}") < tex.index(said) < tex.index(r"\section{Results}")
     assert f"| {said} | 174,539 |" in ladder_block(document)  # type: ignore[arg-type]
+
+    # The page of all studies tells it cell by cell.
+    cells = "- the objective decides: CC3M, 100K: not run; CC6M, 100K: holds here"
+    block = findings_block("mini")
+    assert f"What was done at {said}, and what came out for CC6M" in block and cells in block
 
     # An edit is found in the document, and on the page.
     assert verify(Path("out/report.json")) == []

@@ -24,6 +24,8 @@ from repro.report.judging.control import control_words
 from repro.report.numbers.evidence import Evidence, Settings
 from repro.report.numbers.resistance import resistance
 from repro.report.pages.templating import TEMPLATES
+from repro.report.scales.ladder import told_problems
+from repro.report.scales.printed import larger_in_words
 from repro.report.schema.base import Effect
 from repro.report.schema.document import finite
 from repro.report.schema.judged import CellEvidence, Verdict
@@ -44,7 +46,6 @@ from repro.report.studies.resisting import OwnClaim, own_claims
 from repro.report.studies.responses import equal_starts, responses
 from repro.report.studies.results import (
     StudyResults,
-    archive_problems,
     read_study_results,
     variants_of,
 )
@@ -145,8 +146,7 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
     git knows.
     """
     # A page from archives that git does not know would tell what nobody else can recompute.
-    problems = archive_problems(profile_name, root)
-    if problems:
+    if problems := told_problems(profile_name, root):
         raise LedgerError("\n".join(problems))
 
     # Everything below is computed from the archives; of the profile only its settings are read.
@@ -181,6 +181,7 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
         responses=_by_study(results, variants, resisted, settings, responses),
         equal_starts=_by_study(results, variants, resisted, settings, equal_starts),
         machines=machines,
+        larger=larger_in_words(profile_name, claims, root),
         summary=_summary(studies, machines, settings.confidence),
     )
 
@@ -194,7 +195,7 @@ def stale_findings(profile_name: str, root: Path = Path()) -> list[str]:
     Of a page that is not there, or is of another profile, none; archives are checked all the same.
     """
     # Where the archives themselves are wrong, comparing the page with them tells nothing.
-    if problems := archive_problems(profile_name, root):
+    if problems := told_problems(profile_name, root):
         return problems
 
     path = root / FINDINGS

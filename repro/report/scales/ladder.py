@@ -26,7 +26,7 @@ from repro.report.schema.scales import (
     LadderRow,
     LadderStart,
 )
-from repro.report.studies.results import StudyResults, read_study_results
+from repro.report.studies.results import StudyResults, archive_problems, read_study_results
 from repro.spec import CleanSize, Dataset, Profile
 
 LARGER = "midi"
@@ -69,6 +69,23 @@ def ladder(
         profile = load_profile(LARGER, root / SPECS)
         rows.append(_row(profile, _of_study(larger, profile, claims.paper), claims))
     return [*rows, _printed(load_profile(PRINTED, root / SPECS), claims)]
+
+
+def told_problems(name: str, root: Path) -> list[str]:
+    """What is wrong with the archives of a profile's studies, and of those of the larger scale that
+    is told beside them.
+    """
+    profiles = dict.fromkeys([name, LARGER])
+    return [line for profile in profiles for line in archive_problems(profile, root)]
+
+
+def larger_scale(name: str, claims: Claims, root: Path) -> LadderRow | None:
+    """The row of the scale `midi`, for results of another profile; None without results."""
+    study = larger_study(name, root)
+    if study is None:
+        return None
+    profile = load_profile(LARGER, root / SPECS)
+    return _row(profile, _of_study(study, profile, claims.paper), claims)
 
 
 def _of_study(study: StudyResults | None, profile: Profile, paper: Paper) -> MeasuredScale | None:

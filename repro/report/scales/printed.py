@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from repro.report.format import label, percent, rate, short, worded
+from repro.report.judging.claims import Claims
+from repro.report.scales.ladder import larger_scale
 
 LISTED_RATES = 5
 """Learning rates that are listed; of more the ends and the number are told."""
@@ -56,6 +59,16 @@ class LadderTable:
         return list(zip(self.heads, *self.rows, strict=True))
 
 
+class LargerScale(NamedTuple):
+    """What was done at the next larger scale, and what came out."""
+
+    name: str
+    study: str
+    """The study that its results are of."""
+    cells: list[tuple[str, str]]
+    """Head and text of each cell of its row in the ladder of scales."""
+
+
 def ladder_table(document: Mapping[str, Any]) -> LadderTable:
     """The ladder of scales in words; results are those of CC6M."""
     used = used_pairs(document)
@@ -68,6 +81,15 @@ def ladder_table(document: Mapping[str, Any]) -> LadderTable:
     )
 
 
+def larger_in_words(name: str, claims: Claims, root: Path) -> LargerScale | None:
+    """The scale `midi` as its archive tells it, for results of another profile; None without."""
+    row = larger_scale(name, claims, root)
+    if row is None:
+        return None
+    cells = list(zip(LADDER_HEADS, _scale_cells(row), strict=True))
+    return LargerScale(cells[0][1], row["scale"], cells[1:])
+
+
 def used_pairs(document: Mapping[str, Any]) -> dict[str, int]:
     """Pairs that there were of those asked for, by dataset as printed; none where the data's
     accounting is not here.
@@ -78,7 +100,10 @@ def used_pairs(document: Mapping[str, Any]) -> dict[str, int]:
     return {label(name): count for name, count in used.items() if isinstance(count, int)}
 
 
-def _scale_cells(row: Mapping[str, Any], used: int | None) -> list[str]:
+def _scale_cells(row: Mapping[str, Any], used: int | None = None) -> list[str]:
+    """A row of the ladder in words, a cell for each of LADDER_HEADS; `used` of the pairs that were
+    asked for.
+    """
     cells = [
         _scale_name(row),
         _value(row["pairs"]) + _used_words(row["pairs"], used),
