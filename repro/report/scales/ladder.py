@@ -66,8 +66,7 @@ def ladder(
 
     rows = [_row(load_profile(name, root / SPECS), own, claims)]
     if name != LARGER:
-        profile = load_profile(LARGER, root / SPECS)
-        rows.append(_row(profile, _of_study(larger, profile, claims.paper), claims))
+        rows.append(_larger_row(larger, claims, root))
     return [*rows, _printed(load_profile(PRINTED, root / SPECS), claims)]
 
 
@@ -82,8 +81,10 @@ def told_problems(name: str, root: Path) -> list[str]:
 def larger_scale(name: str, claims: Claims, root: Path) -> LadderRow | None:
     """The row of the scale `midi`, for results of another profile; None without results."""
     study = larger_study(name, root)
-    if study is None:
-        return None
+    return None if study is None else _larger_row(study, claims, root)
+
+
+def _larger_row(study: StudyResults | None, claims: Claims, root: Path) -> LadderRow:
     profile = load_profile(LARGER, root / SPECS)
     return _row(profile, _of_study(study, profile, claims.paper), claims)
 
