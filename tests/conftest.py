@@ -8,8 +8,11 @@ tests/faults/cases.yaml.
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -23,6 +26,13 @@ ROOT = Path(__file__).resolve().parents[1]
 def root() -> Path:
     """The repository's root."""
     return ROOT
+
+
+@pytest.fixture(autouse=True)
+def _environment_ends_with_the_test() -> Iterator[None]:
+    """What a command called in this process sets in the environment, no later test sees."""
+    with patch.dict(os.environ):
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,9 +62,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     write_study(folder)
     shutil.copy(ROOT / "pyproject.toml", folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("REPRO_AUTHORS_DIR", raising=False)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("REPRO_AUTHORS_DIR", raising=False)
         report_stage("mini")
     return folder
 

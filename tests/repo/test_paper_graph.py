@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import shutil
 from collections import Counter
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from repro.launch.driver import run_all
 from repro.profile import load_profile, pretrain_runs, read_yaml
 from repro.spec import SpecError
 from repro.study.derive import derive
-from tests.support.checkout import dvc, fresh_checkout
+from tests.support.checkout import dvc, fresh_checkout, up_to_date_within
 from tests.support.loaders import counted_loaders
 from tests.support.slurm import needs_slurm, running_cluster
 from tests.support.synthetic import noise_profile, small_overrides, write_all
@@ -152,18 +151,7 @@ def groups_a_rank(work: Path) -> list[str]:
 @needs_slurm
 @pytest.mark.slow
 def test_with_nothing_to_do_the_paper_graph_takes_five_seconds_at_most(checkout: Path) -> None:
-    """Counted in processor time, so that a busy machine does not matter."""
-
-    def spent() -> float:
-        return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
-
-    # The better of two: what else runs here costs cache and so processor time too.
-    took = []
-    for _ in range(2):
-        before = spent()
-        assert "up to date" in dvc(checkout, "repro")
-        took.append(spent() - before)
-    assert min(took) <= 5
+    assert up_to_date_within(5, checkout)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -46,3 +47,23 @@ def dvc(folder: Path, *arguments: str, **more: str) -> str:
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout + result.stderr
+
+
+def up_to_date_within(seconds: float, folder: Path) -> bool:
+    """Whether `dvc repro` finds nothing to do, and that soon.
+
+    Counted in processor time, of the better of two calls, since a busy machine makes all else longer;
+    on a machine that needs more than a second to list the stages, `seconds` are as many times that.
+    """
+
+    def spent(*arguments: str) -> tuple[str, float]:
+        before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+        said = dvc(folder, *arguments)
+        return said, sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before
+
+    calls = []
+    for _ in range(2):
+        allowed = seconds * max(1.0, spent("stage", "list")[1])
+        said, took = spent("repro")
+        calls.append("up to date" in said and took <= allowed)
+    return any(calls)
