@@ -38,7 +38,7 @@ from repro.report.numbers.evidence import Evidence
 from repro.report.pages.findings import stale_findings
 from repro.report.pages.html import INDEX, TITLES, page_names
 from repro.report.pages.links import broken_links
-from repro.report.pages.sacred import read_records
+from repro.report.pages.sacred import SacredRun, read_records
 from repro.report.replay import MATERIAL, NAME, replay_evidence
 from repro.report.studies.results import evidence_of
 from repro.spec import SpecError
@@ -188,7 +188,8 @@ def made_again(
     # Sacred's records are not part of a release, so runs.html cannot be made again everywhere.
     records = Path("sacred") / document["profile"]
     if RUNS in names and records.is_dir():
-        made[RUNS] = records_file(document, read_records(records))
+        shown = _shown(read_records(records), _text(folder / RUNS))
+        made[RUNS] = records_file(document, shown)
     elif RUNS in names:
         note = f"verify: {records} is not here; {RUNS} is compared by its hash only"
         print(note, file=sys.stderr)
@@ -203,6 +204,14 @@ def made_again(
     if "report.tex" in names:
         made |= paper_files(document, digest, drawn)
     return made
+
+
+def _shown(records: list[SacredRun], page: str) -> list[SacredRun]:
+    """Those that there were when the page was made: Sacred counts upwards, and a study that ran
+    since has added its own.
+    """
+    newest = max(map(int, re.findall(r'data-run="run-(\d+)"', page)), default=0)
+    return [record for record in records if int(record.id) <= newest]
 
 
 def _built_from_others(folder: Path, digest: str) -> list[str]:

@@ -79,12 +79,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("images") / "store", blocks(150, 32, 40), 10)
 
 
-@pytest.mark.parametrize(("ranks", "batch"), [(2, 16), (3, 16), (2, 150), (3, 100)])
+@pytest.mark.parametrize(("ranks", "batch"), [(3, 16), (2, 150)])
 def test_ranks_find_to_the_last_bit_what_one_process_finds(
     store: Path, tmp_path: Path, ranks: int, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten batches on two and three ranks, of which one has a batch more, and fewer batches than
-    ranks: all ask equally often.
+    """Ten batches on three ranks, of which one has a batch more, and one batch on two: all ask
+    equally often.
     """
     monkeypatch.setattr(zero_shot, "IMAGE_BATCH", batch)
     model, classifier = centred_model(store)

@@ -198,6 +198,21 @@ def test_every_edit_of_one_visible_digit_is_found(pages: Pages, tmp_path: Path, 
     assert missed == []
 
 
+def test_runs_since_the_report_was_built_are_no_difference(pages: Pages):
+    """A later study's, killed or not, for which nobody builds the report anew."""
+    root = pages.folder.parents[2]
+    later = shutil.copytree(root / "sacred/mini/1", root / "sacred/mini/2")
+    document = json.loads((pages.folder / "report.json").read_bytes())
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(root)
+            material = read_material(read_evidence(load_profile("mini")), Path())
+            made = made_again(REPORT.parent, ["runs.html"], document, pages.digest, material)
+    finally:
+        shutil.rmtree(later)
+    assert made["runs.html"] == (pages.folder / "runs.html").read_bytes()
+
+
 @pytest.mark.faults(21)
 def test_every_lost_page_is_named(pages: Pages, tmp_path: Path):
     for name in [*pages.names[1:], "SHA256SUMS"]:
