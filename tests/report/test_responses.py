@@ -276,3 +276,6 @@ def test_findings_tell_it_where_a_study_of_all_cells_gives_the_rate(tmp_path: Pa
     assert "At 16, MMCL + SSL models have +86." in block
     assert "At equal accuracy before cleaning (CC3M, 100K)" in block
     assert "So it is not only that models of MMCL + SSL are better ones" in block
+    believed = block.partition("## What to believe")[2].partition("## ")[0]
+    assert "Beside MMCL models of the same accuracy before cleaning (CC3M, 100K; " in believed
+    assert "points more ASR: it is not only that models of MMCL + SSL are better ones" in believed
