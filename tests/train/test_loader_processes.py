@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -142,7 +143,7 @@ def stopped_at_random(pack: Path, rng: random.Random) -> bool:
     process = started(pack)
     assert process.stdout is not None
     losses = (line for line in process.stdout if tells_a_loss(line))
-    for _ in zip(range(rng.randint(1, 2)), losses, strict=False):
+    for _ in itertools.islice(losses, rng.randint(1, 2)):
         pass
     time.sleep(0.1 * rng.random())
     if process.poll() is not None:

@@ -38,6 +38,7 @@ from repro.report.schema.studies import (
     StudyEntry,
     StudyVariant,
 )
+from repro.report.studies.comparison import DECIDED
 from repro.report.studies.effects import most_repeated, study_entry
 from repro.report.studies.machines import repeated
 from repro.report.studies.outcomes import MEASURES
@@ -170,6 +171,7 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
     text = environment.get_template("findings.md.j2").render(
         settings=settings,
         measures=MEASURES,
+        decided=DECIDED,
         studies=studies,
         repetitions=[
             _repetition(study, claims, own_claims(of, claims, variants))
