@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
+import secrets
 import shutil
 import signal
 import socket
@@ -41,9 +41,11 @@ needs_server = pytest.mark.skipif(
 def free_port() -> int:
     """A port that nothing listens on, below those of outgoing connections: one of these may meet
     itself there while a server is away.
+
+    Not from `random`: Sacred seeds it, and two workers of the tests would draw the same ports.
     """
     while True:
-        port = random.randrange(10_000, 20_000)
+        port = 10_000 + secrets.randbelow(10_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

@@ -161,6 +161,20 @@ class TestEmbedded:
         with pytest.raises(TrackingError, match=r"--port: 99999 \(allowed: 1 to 65535\)"):
             require_free(99999)
 
+    def test_a_server_that_took_the_port_in_the_meantime_is_not_taken_for_ours(
+        self, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two folders find the same port free at once; one of them gets it."""
+        other = Path("other")
+        other.mkdir()
+        monkeypatch.setattr(embedded, "require_free", lambda port: None)
+        with monkeypatch.context() as there:
+            there.chdir(other)
+            with pytest.raises(TrackingError, match=r"the server did not start: .*in use"):
+                embedded.up(port_of(url))
+            assert server_url() is None
+        assert server_url() == url
+
     @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
     def test_a_folder_of_another_owner_is_refused(self, here: Path) -> None:
         embedded.HOME.mkdir(parents=True)

@@ -75,7 +75,7 @@ def _start(path: str, port: int) -> str:
     def lives() -> bool:
         return os.waitpid(pid, os.WNOHANG) == (0, 0)
 
-    if answers_in_time(lambda: _answers(url), lives, START_SECONDS):
+    if answers_in_time(lambda: _answers(url, pid), lives, START_SECONDS):
         (HOME / "version").write_text(version)
         replace_file(HOME / "server.json", json.dumps({"pid": pid, "port": port}).encode())
         return url
@@ -140,10 +140,13 @@ def _why_it_did_not_start() -> str:
     return f"the server did not start: {last} (log: {log})"
 
 
-def _answers(url: str) -> bool:
+def _answers(url: str, pid: int) -> bool:
+    """Whether this very process answers there: another server may have taken the port since it was
+    found free.
+    """
     try:
-        with connect(url):
-            return True
+        with connect(url) as database:
+            return bool(database.client.admin.command("serverStatus")["pid"] == pid)
     except TrackingError:
         return False
 
