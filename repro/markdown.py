@@ -5,7 +5,9 @@ They lie between `<!-- NAME:start -->` and `<!-- NAME:end -->`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 
 from repro.files import replace_file
@@ -30,6 +32,33 @@ def fill(path: Path, name: str, block: str) -> None:
             + text[text.index(end) :]
         ).encode(),
     )
+
+
+def block_in(text: str, name: str) -> re.Match[str] | None:
+    """The block `name` of a file's text as group 1; None if its marks are not there."""
+    return re.search(rf"<!-- {name}:start -->\n(.*?)\n<!-- {name}:end -->", text, re.DOTALL)
+
+
+def differences(path: Path, text: str, found: re.Match[str], block: str) -> list[str]:
+    """Where a block in `text`, the content of `path`, is not `block`: each place by its line in the
+    file.
+    """
+    shown, expected = found[1].splitlines(), block.splitlines()
+    # The block's first line within the file, counted from one.
+    first = text[: found.start(1)].count("\n") + 1
+
+    # Compared as texts are, so that one line too many does not make all after it wrong.
+    changes = SequenceMatcher(None, shown, expected, autojunk=False).get_opcodes()
+    return [
+        f"{path}:{first + start}: {_shortened(shown[start:end])} on the page,"
+        f" {_shortened(expected[wanted_start:wanted_end])} expected"
+        for kind, start, end, wanted_start, wanted_end in changes
+        if kind != "equal"
+    ]
+
+
+def _shortened(lines: list[str]) -> str:
+    return " ".join(repr(line[:100]) for line in lines) or "nothing"
 
 
 def table_lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

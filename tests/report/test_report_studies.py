@@ -389,6 +389,16 @@ def test_a_changed_digit_of_the_findings_is_named(folder: Path, monkeypatch: pyt
     page.unlink()
 
 
+def test_the_findings_name_the_studies_without_results(folder: Path):
+    """Of the studies of mini, `matter` alone has an archive."""
+    for path in (folder / "specs/studies").glob("*.yaml"):
+        if path.stem != "matter":
+            path.unlink()
+    assert "without results" not in findings_block("mini", folder)
+    (folder / "specs/studies/later.yaml").write_text(SPEC.replace("Does it", "Will it"))
+    assert "- Specified, but without results so far: `later`." in findings_block("mini", folder)
+
+
 def test_a_study_file_that_is_none_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from repro.ledger import LedgerError
-from repro.markdown import fill
+from repro.markdown import block_in, differences, fill
 from repro.profile import SPECS, load_profile
 from repro.report.format import label, markdown_percent, short, worded
 from repro.report.judging.claims import Claims, combine, load_claims
@@ -48,6 +48,7 @@ from repro.report.studies.responses import equal_starts, responses
 from repro.report.studies.results import (
     StudyResults,
     read_study_results,
+    studies_to_run,
     variants_of,
 )
 from repro.report.studies.words import (
@@ -184,6 +185,7 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
         equal_starts=_by_study(results, variants, resisted, settings, equal_starts),
         machines=machines,
         larger=larger_in_words(profile_name, claims, root),
+        to_run=studies_to_run(profile_name, root),
         summary=_summary(studies, machines, settings.confidence),
     )
 
@@ -206,29 +208,15 @@ def stale_findings(profile_name: str, root: Path = Path()) -> list[str]:
 
     # Only the block between the marks is generated; what stands around it is prose.
     text = path.read_text(encoding="utf-8")
-    match = re.search(rf"<!-- {BLOCK}:start -->\n(.*?)\n<!-- {BLOCK}:end -->", text, re.DOTALL)
-    if match is None:
+    block = block_in(text, BLOCK)
+    if block is None:
         return [f"{FINDINGS}: the marks of the block {BLOCK!r} are missing"]
 
-    of = re.match(r"Profile `(\w+)`", match[1])
+    of = re.match(r"Profile `(\w+)`", block[1])
     if of is not None and of[1] != profile_name:
         return []
 
-    shown, expected = match[1].splitlines(), findings_block(profile_name, root).splitlines()
-
-    # The block's first line within the file, counted from one.
-    first = text[: match.start(1)].count("\n") + 1
-    lines = [
-        f"{FINDINGS}:{first + index}: {line[:100]!r} on the page, "
-        f"{wanted[:100]!r} from the archives"
-        for index, (line, wanted) in enumerate(zip(shown, expected, strict=False))
-        if line != wanted
-    ]
-
-    # Equal as far as the shorter one goes: then it is cut off, or goes on.
-    if not lines and len(shown) != len(expected):
-        lines = [f"{FINDINGS}: {len(shown)} lines, {len(expected)} from the archives"]
-    return lines
+    return differences(FINDINGS, text, block, findings_block(profile_name, root))
 
 
 def _environment() -> jinja2.Environment:

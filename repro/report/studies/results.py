@@ -153,14 +153,23 @@ def variants_of(studies: Sequence[StudyResults], settings: Settings) -> dict[str
     return variants
 
 
+def studies_to_run(profile: str, root: Path = Path()) -> list[str]:
+    """Studies of the profile that have no archive yet."""
+    done = dict(_with_archive(profile, root))
+    return [name for name in _of_profile(profile, root) if name not in done]
+
+
 def _with_archive(profile: str, root: Path) -> Iterator[tuple[str, Study]]:
     """Studies of the profile that have an archive."""
-    for name in study_names(root / SPECS):
+    for name, spec in _of_profile(profile, root).items():
         # Without an archive a study has no results, which is no error.
         if (root / archive_of(name)).is_file():
-            spec = load_study(name, root / SPECS)
-            if spec.profile == profile:
-                yield name, spec
+            yield name, spec
+
+
+def _of_profile(profile: str, root: Path) -> dict[str, Study]:
+    specs = {name: load_study(name, root / SPECS) for name in study_names(root / SPECS)}
+    return {name: spec for name, spec in specs.items() if spec.profile == profile}
 
 
 def _runs(archive: Path, root: Path) -> Iterator[FinishedRun]:
