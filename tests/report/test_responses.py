@@ -128,8 +128,13 @@ def test_measures_stand_over_the_number_with_what_changes_and_what_differs(
     assert last["measures"]["lost"]["mean"] == 1
     assert mmcl["points"][1]["measures"]["lost"]["mean"] == pytest.approx(0.5, abs=0.01)
 
-    assert entry["changes"]["mmcl_ssl"]["value"] == pytest.approx(0.8, abs=0.01)
-    assert entry["changes"]["mmcl"]["value"] == pytest.approx(0.04, abs=0.01)
+    for objective, changes in entry["changes"].items():
+        assert [change["number"] for change in changes] == [8, 16]
+        least = LEFT[("short", objective)]
+        for change, name in zip(changes, ("default", "long"), strict=True):
+            grown = LEFT[(name, objective)] - least
+            assert change["effect"]["value"] == pytest.approx(grown, abs=0.01)
+    assert entry["changes"]["mmcl_ssl"][-1]["effect"]["value"] == pytest.approx(0.8, abs=0.01)
     assert [gap["number"] for gap in entry["gaps"]] == [2, 16]
     assert entry["gaps"][0]["effect"]["value"] == pytest.approx(0.1, abs=0.01)
     assert entry["gaps"][1]["effect"]["value"] == pytest.approx(0.86, abs=0.01)
@@ -279,3 +284,9 @@ def test_findings_tell_it_where_a_study_of_all_cells_gives_the_rate(tmp_path: Pa
     believed = block.partition("## What to believe")[2].partition("## ")[0]
     assert "Beside MMCL models of the same accuracy before cleaning (CC3M, 100K; " in believed
     assert "points more ASR: it is not only that models of MMCL + SSL are better ones" in believed
+    changed = (
+        "- Epochs (CC3M, 100K): against the lowest, the ASR left of MMCL + SSL models changes by"
+    )
+    (at_8, at_16) = believed.partition(changed)[2].partition(" - ")[0].split(", +")
+    assert at_8.startswith(" +40.") and at_8.endswith(" points at 8")
+    assert at_16.startswith("80.") and at_16.rstrip().endswith(" points at 16.")

@@ -157,8 +157,8 @@ class ResponseCurve(TypedDict):
 
 
 @closed
-class ObjectiveGap(TypedDict):
-    """MMCL + SSL less MMCL at one value of the number, paired over seeds."""
+class EffectAt(TypedDict):
+    """An effect at one value of the number, paired over seeds."""
 
     number: float
     effect: Effect
@@ -179,10 +179,10 @@ class ResponseEntry(TypedDict):
     curves: list[ResponseCurve]
     tested: ResponseMeasure
     """The measure of `changes` and `gaps`: the ASR left, else the ASR before cleaning."""
-    changes: dict[Objective, Effect]
-    """From the lowest number to the highest, paired over seeds."""
-    gaps: list[ObjectiveGap]
-    """At the lowest number and at the highest, where both objectives were run."""
+    changes: dict[Objective, list[EffectAt]]
+    """At every number but the lowest: less what is measured at the lowest."""
+    gaps: list[EffectAt]
+    """MMCL + SSL less MMCL, at the lowest number and at the highest, where both were run."""
 
 
 @closed

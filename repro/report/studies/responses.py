@@ -20,10 +20,10 @@ from repro.report.schema.base import Effect
 from repro.report.schema.resistance import Resistance
 from repro.report.schema.studies import (
     BySeed,
+    EffectAt,
     EqualStarts,
     MatchedModel,
     MatchedSeed,
-    ObjectiveGap,
     ResponseCurve,
     ResponseEntry,
     ResponseMeasure,
@@ -222,19 +222,23 @@ def _paired(
 
 def _changes(
     curves: Sequence[ResponseCurve], measure: ResponseMeasure, confidence: float
-) -> dict[Objective, Effect]:
-    found: dict[Objective, Effect] = {}
+) -> dict[Objective, list[EffectAt]]:
+    found: dict[Objective, list[EffectAt]] = {}
     for curve in curves:
-        first, last = curve["points"][0], curve["points"][-1]
-        effect = _paired(last, first, measure, confidence) if first is not last else None
-        if effect is not None:
-            found[curve["pretrain_objective"]] = effect
+        lowest, *higher = curve["points"]
+        effects: list[EffectAt] = [
+            {"number": point["number"], "effect": effect}
+            for point in higher
+            if (effect := _paired(point, lowest, measure, confidence)) is not None
+        ]
+        if effects:
+            found[curve["pretrain_objective"]] = effects
     return found
 
 
 def _gaps(
     curves: Sequence[ResponseCurve], measure: ResponseMeasure, confidence: float
-) -> list[ObjectiveGap]:
+) -> list[EffectAt]:
     of = {
         curve["pretrain_objective"]: {point["number"]: point for point in curve["points"]}
         for curve in curves
@@ -242,7 +246,7 @@ def _gaps(
     shared = sorted(of.get("mmcl", {}).keys() & of.get("mmcl_ssl", {}).keys())
 
     # The two ends, which may be one.
-    gaps: list[ObjectiveGap] = []
+    gaps: list[EffectAt] = []
     for number in dict.fromkeys([*shared[:1], *shared[-1:]]):
         effect = _paired(of["mmcl_ssl"][number], of["mmcl"][number], measure, confidence)
         if effect is not None:
