@@ -44,7 +44,7 @@ from repro.report.studies.machines import repeated
 from repro.report.studies.outcomes import MEASURES
 from repro.report.studies.prices import Price, prices
 from repro.report.studies.resisting import OwnClaim, own_claims
-from repro.report.studies.responses import equal_starts, responses
+from repro.report.studies.responses import decided_changes, equal_starts, responses
 from repro.report.studies.results import (
     StudyResults,
     read_study_results,
@@ -241,6 +241,7 @@ def _environment() -> jinja2.Environment:
         "spread": _spread,
         "label": label,
         "matched": matched_words,
+        "decided_changes": decided_changes,
         # A bare bar would end the table's cell.
         "cell": lambda text: text.replace("|", "\\|"),
     }

@@ -86,6 +86,15 @@ def responses(
     return [entry for entry in found if entry["curves"]]
 
 
+def decided_changes(entry: ResponseEntry) -> dict[Objective, list[EffectAt]]:
+    """Of the entry's changes those above the spread between trainings."""
+    decided = {
+        objective: [change for change in changes if not change["effect"]["undecided"]]
+        for objective, changes in entry["changes"].items()
+    }
+    return {objective: changes for objective, changes in decided.items() if changes}
+
+
 def equal_starts(
     study: StudyResults, variants: Variants, resisted: Resistance, settings: Settings
 ) -> list[EqualStarts]:
