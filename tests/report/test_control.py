@@ -23,20 +23,27 @@ Outcomes = Mapping[str, list[tuple[float, float]]]
 
 
 def report(
-    root: Path, after: Outcomes, monkeypatch: pytest.MonkeyPatch, *, seeds: tuple[int, ...] = ()
+    root: Path,
+    after: Outcomes,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    seeds: tuple[int, ...] = (),
+    starts: Mapping[tuple[str, int], tuple[float, float]] | None = None,
 ) -> tuple[dict[str, Any], str, str, str]:
     """Document, page, LaTeX source and README block of a ledger of the CC3M models.
 
-    Every learning rate of CleanCLIP has the same evaluations. Without `seeds` they are the profile's.
+    Every learning rate of CleanCLIP has the same evaluations. Without `seeds` they are the profile's;
+    `starts` are those of an objective and seed that are not `START`.
     """
     write_specs(root)
     changed = {"pretrain.seeds": list(seeds)} if seeds else {}
     profile = load_profile("mini", root / "specs", changed)
     for spec in [*pretrain_runs(profile, "cc3m"), *clean_runs(profile, "cc3m")]:
+        start = (starts or {}).get((spec.pretrain_objective, spec.seed), START)
         if spec.stage == "pretrain":
-            write_run(root, spec, [START])
+            write_run(root, spec, [start])
         elif spec.loss == "mmcl_ssl":
-            write_run(root, spec, [START, *after[spec.pretrain_objective]])
+            write_run(root, spec, [start, *after[spec.pretrain_objective]])
     document, page = build_at(root, profile, monkeypatch)
     return document, page, tex(document, "0" * 64), results_block(document)
 
@@ -115,6 +122,20 @@ def test_over_several_seeds_the_control_is_judged_by_their_mean(
     assert [item["verdict"] for item in cell["by_seed"]] == ["not tested: control failed"] * 2
     assert cell["control"] == control
     assert "mean of 2 seeds" in readme
+
+
+def test_a_failed_control_leaves_a_hardly_poisoned_seed_untested_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """On seed 1 the attack took on the MMCL model alone."""
+    after = {"mmcl": [(0.20, 0.02), (0.1, 0.02)], "mmcl_ssl": [(0.04, 0.02), (0.02, 0.02)]}
+    starts = {("mmcl_ssl", 1): (0.40, 0.30)}
+    document, *_ = report(tmp_path, after, monkeypatch, seeds=(0, 1), starts=starts)
+    (claim,) = [c for c in document["claims"] if c["id"] == "objective-decides-cc3m"]
+    (cell,) = claim["evidence"]
+    assert claim["verdict"] == "not tested: control failed"
+    assert [item["verdict"] for item in cell["by_seed"]] == ["not tested: control failed"] * 2
+    assert cell["by_seed"][1]["note"] == "the start model was hardly poisoned"
 
 
 @pytest.mark.parametrize(

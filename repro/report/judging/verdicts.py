@@ -264,14 +264,15 @@ def _look(
     if quantity.untested and verdict != "not reproduced":
         verdict = quantity.untested
 
-    # Where CleanCLIP does not work on the MMCL model either, its failure on the other says nothing.
-    untested = without_control(control) if needs_control(claim, place.objective) else None
-    if untested is not None:
-        verdict = untested
-
     # Where the attack never took, cleaning looks perfect and says nothing.
     if not _was_poisoned(claim, place, attack_taken):
         verdict, note = "undecided", HARDLY
+
+    # Where CleanCLIP does not work on the MMCL model either, its failure on the other says nothing:
+    # of no seed, since the control is of all of them.
+    untested = without_control(control) if needs_control(claim, place.objective) else None
+    if untested is not None:
+        verdict = untested
     return {
         "seed": place.seed,
         "value": quantity.value,
