@@ -39,13 +39,13 @@ def block_in(text: str, name: str) -> re.Match[str] | None:
     return re.search(rf"<!-- {name}:start -->\n(.*?)\n<!-- {name}:end -->", text, re.DOTALL)
 
 
-def differences(path: Path, text: str, found: re.Match[str], block: str) -> list[str]:
-    """Where a block in `text`, the content of `path`, is not `block`: each place by its line in the
-    file.
+def differences(path: Path, found: re.Match[str], block: str) -> list[str]:
+    """Where what `block_in` found in the text of `path` is not `block`: each place by its line in
+    the file.
     """
     shown, expected = found[1].splitlines(), block.splitlines()
     # The block's first line within the file, counted from one.
-    first = text[: found.start(1)].count("\n") + 1
+    first = found.string[: found.start(1)].count("\n") + 1
 
     # Compared as texts are, so that one line too many does not make all after it wrong.
     changes = SequenceMatcher(None, shown, expected, autojunk=False).get_opcodes()

@@ -273,6 +273,7 @@ def _look(
     untested = without_control(control) if needs_control(claim, place.objective) else None
     if untested is not None:
         verdict = untested
+
     return {
         "seed": place.seed,
         "value": quantity.value,

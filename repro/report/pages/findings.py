@@ -207,8 +207,7 @@ def stale_findings(profile_name: str, root: Path = Path()) -> list[str]:
         return []
 
     # Only the block between the marks is generated; what stands around it is prose.
-    text = path.read_text(encoding="utf-8")
-    block = block_in(text, BLOCK)
+    block = block_in(path.read_text(encoding="utf-8"), BLOCK)
     if block is None:
         return [f"{FINDINGS}: the marks of the block {BLOCK!r} are missing"]
 
@@ -216,7 +215,7 @@ def stale_findings(profile_name: str, root: Path = Path()) -> list[str]:
     if of is not None and of[1] != profile_name:
         return []
 
-    return differences(FINDINGS, text, block, findings_block(profile_name, root))
+    return differences(FINDINGS, block, findings_block(profile_name, root))
 
 
 def _environment() -> jinja2.Environment:

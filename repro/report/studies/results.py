@@ -99,7 +99,7 @@ def archive_problems(profile: str, root: Path) -> list[str]:
     for each that holds what its study does not ask for as specifications now are.
     """
     problems = []
-    for name, study in _with_archive(profile, root):
+    for name, study in _of_profile(profile, root, archived=True):
         problems += [archive_problem(name, root), _outdated(name, study, root)]
     return [problem for problem in problems if problem is not None]
 
@@ -137,7 +137,7 @@ def read_study_results(profile: str, root: Path) -> tuple[StudyResults, ...]:
     """
     # A run without rows, such as one that failed at once, says nothing of the variant.
     found = []
-    for name, spec in _with_archive(profile, root):
+    for name, spec in _of_profile(profile, root, archived=True):
         runs = tuple(run for run in _runs(root / archive_of(name), root) if run.rows)
         if runs:
             found.append(StudyResults(name, spec, runs))
@@ -155,21 +155,17 @@ def variants_of(studies: Sequence[StudyResults], settings: Settings) -> dict[str
 
 def studies_to_run(profile: str, root: Path = Path()) -> list[str]:
     """Studies of the profile that have no archive yet."""
-    done = dict(_with_archive(profile, root))
-    return [name for name in _of_profile(profile, root) if name not in done]
+    return [name for name, _ in _of_profile(profile, root, archived=False)]
 
 
-def _with_archive(profile: str, root: Path) -> Iterator[tuple[str, Study]]:
-    """Studies of the profile that have an archive."""
-    for name, spec in _of_profile(profile, root).items():
+def _of_profile(profile: str, root: Path, *, archived: bool) -> Iterator[tuple[str, Study]]:
+    """Studies of the profile: those that have an archive, or those that have none."""
+    for name in study_names(root / SPECS):
         # Without an archive a study has no results, which is no error.
-        if (root / archive_of(name)).is_file():
-            yield name, spec
-
-
-def _of_profile(profile: str, root: Path) -> dict[str, Study]:
-    specs = {name: load_study(name, root / SPECS) for name in study_names(root / SPECS)}
-    return {name: spec for name, spec in specs.items() if spec.profile == profile}
+        if (root / archive_of(name)).is_file() == archived:
+            spec = load_study(name, root / SPECS)
+            if spec.profile == profile:
+                yield name, spec
 
 
 def _runs(archive: Path, root: Path) -> Iterator[FinishedRun]:

@@ -24,6 +24,7 @@ from bson import CodecOptions
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
+from pymongo.errors import PyMongoError
 
 from repro.files import replace_file
 from repro.tracking.server.address import (
@@ -147,7 +148,7 @@ def _answers(url: str, pid: int) -> bool:
     try:
         with connect(url) as database:
             return bool(database.client.admin.command("serverStatus")["pid"] == pid)
-    except TrackingError:
+    except (TrackingError, PyMongoError):
         return False
 
 
