@@ -319,7 +319,7 @@ def test_what_the_finetuning_costs_by_itself_comes_from_the_unpoisoned_models(
     (study,) = [study for study in document["studies"] if study["name"] == "control"]
     found = {price.control["pretrain_objective"]: price for price in prices(study)}
     assert found["mmcl_ssl"].without_backdoor == pytest.approx(0.055)
-    assert found["mmcl_ssl"].with_backdoor == pytest.approx(0.17)
+    assert found["mmcl_ssl"].with_backdoor == pytest.approx(0.225)
     assert r"So \num{5.5} points are the price of the finetuning" in text
     assert "No study with unpoisoned models" in latex.tex(without_studies(document), "0" * 64)
 

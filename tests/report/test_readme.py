@@ -164,7 +164,7 @@ def test_the_price_of_the_finetuning_and_what_would_settle_it_stand_below() -> N
     price, settled = why.splitlines()
     assert price == (
         "Price of the finetuning itself, CC6M, 100K, MMCL: a model without a backdoor loses 4.0 "
-        "points of its 40.0% by it, and the poisoned one 6.0 more."
+        "points of its 40.0% by it, the poisoned one 10.0 of its 40.0%."
     )
     assert "A finetuning under which the control holds" in settled and "for CC6M, 100K." in settled
     assert "nothing that is measured on stand-ins can refute" in settled

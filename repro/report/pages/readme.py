@@ -198,11 +198,11 @@ def _verdicts(document: ReportDocument) -> Iterator[str]:
     found = discussion(document)
     yield ""
     for price in found.prices:
+        starts = [percent(row["means"]["accuracy"]) for row in (price.control, price.poisoned)]
         yield (
             f"Price of the finetuning itself, {model_name(price.control)}: a model without a "
-            f"backdoor loses {percent(price.without_backdoor)} points of its "
-            f"{percent(price.control['means']['accuracy'])}% by it, and the poisoned one "
-            f"{percent(price.with_backdoor)} more."
+            f"backdoor loses {percent(price.without_backdoor)} points of its {starts[0]}% by it, "
+            f"the poisoned one {percent(price.with_backdoor)} of its {starts[1]}%."
         )
     yield f"What would settle it: {' '.join(settling(document, found))}"
 

@@ -10,8 +10,8 @@ from repro.report.studies.words import model_name
 
 
 class Price(NamedTuple):
-    """What the finetuning costs an unpoisoned model, and how much more the poisoned one; of models
-    that were cleaned on every seed.
+    """What the finetuning costs an unpoisoned model and its poisoned twin, as a fraction of the
+    images; of models that were cleaned on every seed.
     """
 
     control: EffectRow
@@ -33,10 +33,10 @@ def prices(study: Mapping[str, Any]) -> Iterator[Price]:
             if row["variant"] != name or other is None:
                 continue
 
-            # What the finetuning costs both, and what it costs the poisoned one besides.
+            # What the finetuning costs both: the second is not always the dearer one.
             without, with_backdoor = _lost(row), _lost(other)
             if without is not None and with_backdoor is not None:
-                yield Price(row, other, without, with_backdoor - without)
+                yield Price(row, other, without, with_backdoor)
 
 
 def _lost(row: EffectRow) -> float | None:
