@@ -84,7 +84,14 @@ def test_a_seed_on_which_nothing_was_cleaned_is_told_and_no_accuracy_of_0(
     block = findings_block("mini")
     (row,) = [line for line in block.splitlines() if line.startswith("| worse")]
     assert re.search(r"\| -20\.\d \[[^]]*\] *u?; none on 1 of 3 seeds \|", row)
-    assert f"`worse` (CC3M, 100K, MMCL: {told})" in block
+    lines = block.splitlines()
+    assert f"  - `matter`: `worse` (CC3M, 100K, MMCL: {told})" in lines
+
+    # Choices stand by their study, and a measure that nothing moved says so.
+    head = "- Choices that move the {} by more than the spread between trainings:"
+    moved = lines[lines.index(head.format("best accuracy at the cap")) + 1]
+    assert moved.startswith("  - `matter`: `worse` (CC3M, 100K, MMCL: -20.8 [")
+    assert head.format("accuracy before cleaning") + " none." in lines
 
 
 @pytest.mark.parametrize(("never", "told"), [(None, True), (NEVER, False)])

@@ -7,7 +7,7 @@ their machine. Everything that is counted or chosen is counted here; the templat
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,13 +26,11 @@ from repro.report.numbers.resistance import resistance
 from repro.report.pages.templating import TEMPLATES
 from repro.report.scales.ladder import told_problems
 from repro.report.scales.printed import larger_in_words
-from repro.report.schema.base import Effect
 from repro.report.schema.document import finite
 from repro.report.schema.judged import CellEvidence, Verdict
 from repro.report.schema.resistance import Resistance
 from repro.report.schema.studies import (
     BySeed,
-    EffectRow,
     MachineRow,
     RepeatedClaim,
     StudyEntry,
@@ -42,7 +40,7 @@ from repro.report.studies.comparison import DECIDED
 from repro.report.studies.effects import most_repeated, study_entry
 from repro.report.studies.machines import repeated
 from repro.report.studies.outcomes import MEASURES
-from repro.report.studies.prices import Price, prices
+from repro.report.studies.overview import overview
 from repro.report.studies.resisting import OwnClaim, own_claims
 from repro.report.studies.responses import decided_changes, equal_starts, responses
 from repro.report.studies.results import (
@@ -53,10 +51,8 @@ from repro.report.studies.results import (
 )
 from repro.report.studies.words import (
     effect_text,
-    is_nought,
     matched_words,
     model_name,
-    not_cleaned,
     outcome_text,
     with_interval,
 )
@@ -69,12 +65,6 @@ IN_WORDS = {
     "mmcl-ssl-fails": "That it costs MMCL + SSL models accuracy",
 }
 """Claims that the summary tells, by id."""
-MOVED = {
-    "cleaned_accuracy": "the best accuracy at the cap",
-    "accuracy": "the accuracy before cleaning",
-    "asr": "the ASR before cleaning",
-}
-"""Measures that the summary looks through for choices that move them."""
 
 
 class Told(NamedTuple):
@@ -111,28 +101,6 @@ class Repetition:
     lines: list[ClaimLine]
     own: list[OwnClaim]
     """Claims of ours, which the paper does not make."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What to believe after all studies of a profile."""
-
-    prices: list[Price]
-    changing: list[str]
-    """`<study>/<variant>` of choices that turn a decided verdict into another decided one."""
-    moved: dict[str, list[str]]
-    """By what they move: choices that do so by more than the spread between trainings."""
-    harder: list[str]
-    """Choices that move the two objectives differently."""
-    with_interval: int
-    """Effects that have an interval, those that are nought on every seed left out."""
-    decided: int
-    """Of these, the ones whose interval leaves zero out."""
-    by_chance: float
-    """How many would do so by chance alone."""
-    not_cleaned: list[str]
-    """Models that no learning rate cleaned, with the number of seeds."""
-    rounding: list[MachineRow]
 
 
 def write_findings(profile_name: str) -> None:
@@ -186,7 +154,7 @@ def findings_block(profile_name: str, root: Path = Path()) -> str:
         machines=machines,
         larger=larger_in_words(profile_name, claims, root),
         to_run=studies_to_run(profile_name, root),
-        summary=_summary(studies, machines, settings.confidence),
+        overview=overview(studies, machines, settings.confidence),
     )
 
     # Parts of the template that do not apply leave blank lines behind.
@@ -317,72 +285,3 @@ def _claim_lines(claim: RepeatedClaim) -> Iterator[ClaimLine]:
         # Id and verdict stand once, at the first of a claim's cells.
         first = index == 0
         yield ClaimLine(claim["id"] if first else "", claim["verdict"] if first else "", cell)
-
-
-def _summary(
-    studies: Sequence[StudyEntry], machines: Sequence[MachineRow], confidence: float
-) -> Summary:
-    # Effects on the measures that the summary looks through, of all variants of all studies.
-    rows = [row for study in studies for row in study["rows"]]
-    of_measures = [
-        effect for row in rows for measure in MOVED if (effect := _effect(row, measure)) is not None
-    ]
-
-    # Differences between the objectives are looked through as well, so they count as tries too.
-    interactions = [row for study in studies for row in study["interactions"]]
-    differences = [row["effect"] for row in interactions]
-
-    # An effect that is nought on every seed was no try: nothing could leave zero out by chance.
-    counted = [
-        effect
-        for effect in (*of_measures, *differences)
-        if effect["ci"] is not None and not is_nought(effect)
-    ]
-
-    return Summary(
-        prices=[price for study in studies for price in prices(study)],
-        changing=_distinct(
-            f"{study['name']}/{row['variant']}"
-            for study in studies
-            for row in study["rows"]
-            if row["could_change"] == "yes"
-        ),
-        moved={name: _moved(rows, measure) for measure, name in MOVED.items()},
-        harder=_distinct(
-            _choice(row, row["effect"]) for row in interactions if not row["effect"]["undecided"]
-        ),
-        with_interval=len(counted),
-        decided=sum(not effect["undecided"] for effect in counted),
-        # At 95%, one interval in twenty misses the true value, zero here.
-        by_chance=len(counted) * (1 - confidence),
-        not_cleaned=_distinct(
-            f"`{row['variant']}` ({model_name(row)}: {not_cleaned(row)})"
-            for row in rows
-            if row["not_cleaned"]
-        ),
-        rounding=[row for row in machines if row["difference"]["cleaned_accuracy"] is not None],
-    )
-
-
-def _moved(rows: Iterable[EffectRow], measure: str) -> list[str]:
-    """Choices that move a measure by more than the spread between trainings."""
-    # Decided means that the interval over seeds leaves zero out.
-    found = []
-    for row in rows:
-        effect = _effect(row, measure)
-        if effect is not None and not effect["undecided"]:
-            found.append(_choice(row, effect))
-    return _distinct(found)
-
-
-def _choice(row: Mapping[str, Any], effect: Effect) -> str:
-    return f"`{row['variant']}` ({model_name(row)}: {effect_text(effect)})"
-
-
-def _effect(row: EffectRow, measure: str) -> Effect | None:
-    return row["effects"][measure] if row["effects"] else None
-
-
-def _distinct(texts: Iterable[str]) -> list[str]:
-    """Each text once, in order; several studies may have the same variant."""
-    return list(dict.fromkeys(texts))
