@@ -17,6 +17,7 @@ from repro.evaluate import images as evaluated
 from repro.evaluate.images import EvaluationSet, paste
 from repro.spec import Trigger
 from tests.support.evaluation import blocks, evaluation_set, switches, write_images
+from tests.support.threads import one_thread
 
 CPU = torch.device("cpu")
 SIZE, PATCH = 16, 4
@@ -181,13 +182,11 @@ def test_stamping_50000_images_of_224_pixels_takes_less_than_a_second() -> None:
     # The fastest of many short rounds: other programs share the core's caches and units. In one
     # thread, for several that wait for each other on a busy machine burn processor time.
     costs = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for _ in range(50):
-        begun = time.process_time()
-        paste(pixels, squares, corners)
-        costs.append(time.process_time() - begun)
-    torch.set_num_threads(threads)
+    with one_thread():
+        for _ in range(50):
+            begun = time.process_time()
+            paste(pixels, squares, corners)
+            costs.append(time.process_time() - begun)
 
     whole = min(costs) * 50_000 / count
     print(f"stamping of 50,000 images of {side} pixels, fixed: {whole:.2f} s")

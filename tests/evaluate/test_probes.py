@@ -8,7 +8,6 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from repro.__main__ import main
@@ -19,6 +18,7 @@ from repro.evaluate.foreign import evaluate_foreign
 from repro.evaluate.probes import Subject
 from repro.spec import SpecError
 from tests.support.backdoored import NAMES, TARGET, train_backdoored, write_folder
+from tests.support.threads import one_thread
 
 pytestmark = pytest.mark.slow
 
@@ -31,10 +31,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images.
     """
     folder = tmp_path_factory.mktemp("backdoored")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so that it is the same model on every machine
-    train_backdoored(folder / "epoch_1.pt")
-    torch.set_num_threads(threads)
+    with one_thread():  # so that it is the same model on every machine
+        train_backdoored(folder / "epoch_1.pt")
     save_file(read_weights(folder / "epoch_1.pt", "cleanclip"), folder / "x.safetensors")
     write_folder(folder / "images", range(CLASSES))
     return folder

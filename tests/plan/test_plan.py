@@ -29,6 +29,7 @@ from repro.spec import Profile
 from repro.train.loop import train
 from repro.train.model import build_model
 from repro.train.process.stopping import Interrupted
+from tests.support.threads import one_thread
 
 GFLOP = 1e9
 
@@ -324,10 +325,8 @@ def small_study(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "".join(f"{name}\n" for name in names), encoding="utf-8"
     )
     Path("data/mini/synonyms.json").write_text('{"lemmas": {}, "exceptions": {}}')
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield profile
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield profile
 
 
 def test_a_start_model_is_evaluated_once_for_all_runs_that_evaluate_alike(

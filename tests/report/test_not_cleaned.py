@@ -81,10 +81,9 @@ def test_a_seed_on_which_nothing_was_cleaned_is_told_and_no_accuracy_of_0(
     told = "none on 1 of 3 seeds"
     assert f'<span class="interval">{told}</span>' in page
     assert f"({told})" in tex(document, "0" * 64)
-    block = findings_block("mini")
-    (row,) = [line for line in block.splitlines() if line.startswith("| worse")]
+    lines = findings_block("mini").splitlines()
+    (row,) = [line for line in lines if line.startswith("| worse")]
     assert re.search(r"\| -20\.\d \[[^]]*\] *u?; none on 1 of 3 seeds \|", row)
-    lines = block.splitlines()
     assert f"  - `matter`: `worse` (CC3M, 100K, MMCL: {told})" in lines
 
     # Choices stand by their study, and a measure that nothing moved says so.

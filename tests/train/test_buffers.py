@@ -15,6 +15,7 @@ from repro.train.process import distributed
 from repro.train.process.tensor_files import load_model, model_tensors, save_tensors
 from tests.support.ranks import on_ranks
 from tests.support.short_run import run_spec, run_to_outcome
+from tests.support.threads import one_thread
 
 IMAGES = 48
 RANK = """
@@ -36,14 +37,11 @@ def predict(model: torch.nn.Module, rank: int, ranks: int) -> Predictions:
     images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
     model.eval()
     # How many threads share a convolution may change its last bit.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         mine = [
             (batch, model.encode_image(normalise(images[4 * batch : 4 * batch + 4])))
             for batch in range(rank, IMAGES // 4, ranks)
         ]
-    torch.set_num_threads(threads)
     order = distributed.gather_rows(torch.tensor([batch for batch, _ in mine])).argsort()
     features = torch.cat([features for _, features in mine]).unflatten(0, (-1, 4))
     features = distributed.gather_rows(features)[order].flatten(0, 1)

@@ -49,15 +49,14 @@ def overview(
     studies: Sequence[StudyEntry], machines: Sequence[MachineRow], confidence: float
 ) -> Overview:
     """Choices that moved or turned something, over all studies, and how many would by chance."""
-    # Effects on these measures, of all variants of all studies.
+    # Effects on the measures that are looked through, of all variants of all studies.
     rows = [row for study in studies for row in study["rows"]]
     of_measures = [
         effect for row in rows for measure in MOVED if (effect := _effect(row, measure)) is not None
     ]
 
     # Differences between the objectives are looked through as well, so they count as tries too.
-    interactions = [row for study in studies for row in study["interactions"]]
-    differences = [row["effect"] for row in interactions]
+    differences = [row["effect"] for study in studies for row in study["interactions"]]
 
     # An effect that is nought on every seed was no try: nothing could leave zero out by chance.
     counted = [
