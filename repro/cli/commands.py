@@ -182,7 +182,11 @@ COMMANDS = (
         "run a study of specs/studies and print its table; with --table run nothing",
         "study seeds",
         "repro.study.run:study_command",
-        (option("name", names=STUDIES, help="a file of specs/studies, without .yaml"), TABLE),
+        (
+            option("name", names=STUDIES, help="a file of specs/studies, without .yaml"),
+            TABLE,
+            option("--seeds", type=int, nargs="+", help="those to run; all if none"),
+        ),
     ),
     Command(
         "tracking",

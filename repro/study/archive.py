@@ -2,7 +2,8 @@
 
 One line a run: its record and its rows, without the columns that the record tells and without the
 bits, and a hash of both. The record tells the hashes of the rows and bits that the run handed on.
-Equal runs give equal bytes.
+Where the bits were at hand, a line also has the rows' counts over the validation images
+(`repro.evaluate.split`). Equal runs give equal bytes.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pydantic import ValidationError
 
@@ -25,15 +26,38 @@ REMEDY = "`git checkout` takes it from git again; else delete it, and `dvc repro
 ArchivedRun = tuple[RunRecord, list[Row]]
 
 
-def write_archive(path: Path, runs: Iterable[ArchivedRun]) -> None:
-    """Write the runs in the order of stage, cell and run id."""
+class ValidationCounts(TypedDict):
+    """What a run's rows count over the validation images alone; the rest of a row is the test
+    part's.
+    """
+
+    num_images: int
+    num_target: int
+    num_correct: list[int]
+    """One number a row, as in the next two."""
+    num_attacked: list[int]
+    num_target_attacked: list[int]
+
+
+def write_archive(
+    path: Path,
+    runs: Iterable[ArchivedRun],
+    validation: Mapping[str, ValidationCounts] | None = None,
+) -> None:
+    """Write the runs in the order of stage, cell and run id; `validation` by fingerprint."""
     lines = []
     for record, rows in sorted(runs, key=lambda item: _place(item[0])):
         # Columns that name the run stand once, in its record.
         told = set(identity_of(record.spec, record.fingerprint))
         shown = [row.model_dump(mode="json", exclude=told) for row in rows]
         told_run = record.model_dump(mode="json")
-        content = {"run": told_run, "rows": shown, "sha256": _line_hash(told_run, shown)}
+        content: dict[str, Any] = {
+            "run": told_run,
+            "rows": shown,
+            "sha256": _line_hash(told_run, shown),
+        }
+        if validation and record.fingerprint in validation:
+            content["validation"] = validation[record.fingerprint]
         lines.append(json.dumps(content) + "\n")
 
     # No time in the header of gzip: equal runs give equal bytes.
@@ -47,17 +71,27 @@ def read_archive(path: Path) -> list[ArchivedRun]:
     Checked are the hash of every line, and that its rows are those whose hash the run's record
     tells. Archives from before there were hashes have neither.
     """
+    return [
+        _read_line(line, f"{path}:{number}") for number, line in enumerate(_lines(path), start=1)
+    ]
+
+
+def read_validation(path: Path) -> dict[str, ValidationCounts]:
+    """The counts over validation images of an archive's runs that have them, by fingerprint."""
+    items = [json.loads(line) for line in _lines(path)]
+    return {
+        item["run"]["fingerprint"]: item["validation"] for item in items if "validation" in item
+    }
+
+
+def _lines(path: Path) -> list[str]:
     study = path.name.partition(".")[0]
     try:
-        content = gzip.decompress(path.read_bytes()).decode()
+        return gzip.decompress(path.read_bytes()).decode().splitlines()
     except FileNotFoundError:
         raise LedgerError(f"{path}: missing; `python -m repro study {study}` makes it") from None
     except (OSError, EOFError, MemoryError, zlib.error, UnicodeDecodeError) as error:
         raise LedgerError(f"{path}: unreadable ({error})") from None
-    return [
-        _read_line(line, f"{path}:{number}")
-        for number, line in enumerate(content.splitlines(), start=1)
-    ]
 
 
 def _read_line(line: str, where: str) -> ArchivedRun:

@@ -10,17 +10,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from repro.data.shards import PairStore
+from repro.data.stages import DATA
+from repro.evaluate.split import validation_mask
 from repro.launch.driver import run_all
+from repro.ledger import Row
 from repro.markdown import fill
 from repro.runs.code import code_version
 from repro.runs.deliver import is_delivered
 from repro.runs.layout import WORK, content_hash, model_dir, results_dir, standard_inputs
-from repro.runs.published import RECORD, read_record, read_results
+from repro.runs.published import BITS, RECORD, read_bits, read_record, read_results
 from repro.runs.run import Run, fingerprint_of, identify
 from repro.spec import RunSpec, SpecError
-from repro.study.archive import read_archive, unpack_run, write_archive
+from repro.study.archive import (
+    ValidationCounts,
+    read_archive,
+    read_validation,
+    unpack_run,
+    write_archive,
+)
 from repro.study.asked import Profiles, asked_runs, study_profiles
 from repro.study.spec import (
     Stage,
@@ -35,12 +49,12 @@ from repro.study.table import outcome_table
 from repro.study.variant_data import variant_folders
 
 
-def study_command(name: str, table: Path | None) -> None:
-    """Bring the study up to date and print its table. With `table` nothing is run: what the archive
-    holds is written into that Markdown file.
+def study_command(name: str, table: Path | None, seeds: list[int] | None = None) -> None:
+    """Bring the study up to date, or its part of some seeds, and print its table. With `table`
+    nothing is run: what the archive holds is written into that Markdown file.
     """
     if table is None:
-        run_study(name)
+        run_study(name, seeds)
 
     content = outcome_table(name)
     print(content)
@@ -48,9 +62,9 @@ def study_command(name: str, table: Path | None) -> None:
         fill(table, name, content)
 
 
-def run_study(name: str) -> None:
-    """Bring the results of a study up to date; what is finished, here or in the archive, is not run
-    again.
+def run_study(name: str, seeds: list[int] | None = None) -> None:
+    """Bring the results of a study, or of some of its seeds, up to date; what is finished, here or
+    in the archive, is not run again.
 
     They are archived however it ends, since a study takes several sittings. Archives of lenders
     stay as they are: they are other stages' outputs, and their cleaning was of the models that they
@@ -60,10 +74,11 @@ def run_study(name: str) -> None:
     _check_rates(name, study)
 
     # Models that other studies train come first.
+    asked = study if seeds is None else _of_seeds(name, study, seeds)
     lent = [
-        _lent_part(of, study, variants) for of, variants in lenders(study).items() if of != name
+        _lent_part(of, asked, variants) for of, variants in lenders(asked).items() if of != name
     ]
-    own = _part(name, study, whole=study)
+    own = _part(name, asked, whole=study)
     models = _models_wanted(own, lent)
 
     for part in lent:
@@ -72,6 +87,23 @@ def run_study(name: str) -> None:
         _run_part(own, models)
     finally:
         _archive_results(name, study)
+
+
+def _of_seeds(name: str, study: Study, seeds: list[int]) -> Study:
+    """The study on some of its seeds; SpecError for a seed that no variant has."""
+    known = {seed for variant in study.variants.values() for seed in variant.seeds}
+    for seed in seeds:
+        if seed not in known:
+            raise SpecError(
+                f"--seeds: {seed} (allowed by specs/studies/{name}.yaml: "
+                f"{', '.join(map(str, sorted(known)))})"
+            )
+    variants = {
+        label: variant.model_copy(update={"seeds": kept})
+        for label, variant in study.variants.items()
+        if (kept := [seed for seed in variant.seeds if seed in seeds])
+    }
+    return study.model_copy(update={"variants": variants})
 
 
 def _check_rates(name: str, study: Study) -> None:
@@ -226,12 +258,38 @@ def _unpack_archive(name: str, delivered: Path) -> None:
 
 def _archive_results(name: str, study: Study) -> None:
     """Write what has been delivered into the file that git keeps."""
-    found = (
-        (record, rows)
-        for _, record, rows in read_results(_results_of(name))
-        if record.spec.variant in study.variants
+    path, delivered = archive_of(name), _results_of(name)
+    validation = read_validation(path) if path.exists() else {}
+    images = (DATA / study.profile / "evaluation").exists()
+    found = []
+    for folder, record, rows in read_results(delivered):
+        if record.spec.variant not in study.variants:
+            continue
+        found.append((record, rows))
+        if images and record.fingerprint not in validation and (folder / BITS).exists():
+            validation[record.fingerprint] = _validation_counts(study, folder, rows)
+    write_archive(path, found, validation)
+
+
+def _validation_counts(study: Study, folder: Path, rows: list[Row]) -> ValidationCounts:
+    """Counts of a published run over the validation images, from its bits."""
+    bits, mask = read_bits(folder, rows[0].num_images), _validation_mask(study.profile)
+    correct, attacked = bits["correct"][:, mask], bits["attacked"][:, mask]
+    target = bits["is_target"][mask]
+    return ValidationCounts(
+        num_images=int(mask.sum()),
+        num_target=int(target.sum()),
+        num_correct=correct.sum(1).tolist(),
+        num_attacked=attacked.sum(1).tolist(),
+        num_target_attacked=(attacked & target).sum(1).tolist(),
     )
-    write_archive(archive_of(name), found)
+
+
+@lru_cache(maxsize=1)
+def _validation_mask(profile: str) -> NDArray[np.bool_]:
+    """Of the profile's evaluation images; a study's variants share them."""
+    index = PairStore.open(DATA / profile / "evaluation").index
+    return validation_mask([key.tobytes() for key in index.keys], index.labels)
 
 
 def _results_of(name: str) -> Path:

@@ -8,7 +8,7 @@ point estimate.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
@@ -112,8 +112,45 @@ class Claim(ClaimsEntry):
         return self
 
 
+class MeasureRule(ClaimsEntry):
+    """How a difference of MMCL + SSL less MMCL is judged; fractions, logits or doublings."""
+
+    expect: Literal["above"]
+    negligible: Annotated[FiniteFloat, Field(gt=0)]
+    """The smallest difference that counts: refuted is what is surely below it."""
+    paper: FiniteFloat | None
+    """The smallest difference of the paper; None where its numbers do not give it."""
+
+
+class SecondaryRule(ClaimsEntry):
+    """A comparison that was fixed beforehand and stands apart from the claims."""
+
+    study: str
+    variant: str
+    why: str
+
+
+class Rules(ClaimsEntry):
+    """How claims about the two objectives are judged over seeds; docs/rules.md."""
+
+    fixed: str
+    seeds: dict[str, list[int]]
+    level: Fraction
+    cleaned_share: Fraction
+    twin_margin: Fraction
+    weak_start: Fraction
+    rate: dict[str, FiniteFloat]
+    hull_cap: Fraction
+    cells: list[list[str]]
+    comparators: list[str]
+    measures: dict[str, MeasureRule]
+    secondary: dict[str, SecondaryRule]
+
+
 class Claims(ClaimsEntry):
     """specs/claims.yaml."""
+
+    rules: Rules
 
     attack_taken: Fraction
     """A model counts as poisoned from this start ASR on; otherwise cleaning shows nothing."""
