@@ -1,76 +1,85 @@
 """From YAML to runs: the only place that reads specifications.
 
-A profile is a folder of `specs/` with four files (data, pretrain, clean, evaluate) on top of a
-protocol file, which settles every detail in which the paper and the authors' code differ.
-`load_profile` checks all of them before anything runs and reports every problem of a file at once;
-`pretrain_runs` and `clean_runs` expand a profile into `RunSpec`s, one per training run, complete
-enough for a worker that sees nothing else.
+A profile is a file `specs/<name>.yaml`: all values (`paper`), or those in which it differs from the
+profile that it `extends`. `load_profile` checks it before anything runs and reports every problem
+at once; `pretrain_runs` and `clean_runs` expand it into `RunSpec`s, one a training run, complete
+enough for a worker that reads nothing else.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
-from repro.consistency import cells_of, problems_of
-from repro.files import file_sha256
+from repro.consistency import models_of, problems_of
+from repro.files import replace_file
 from repro.spec import (
-    CleanSpec,
     Dataset,
-    DataSpec,
-    EvaluateSpec,
     IconSource,
+    Name,
     Objective,
-    PretrainSpec,
     Profile,
     RunSpec,
     Schedule,
     Spec,
     SpecError,
-    Switches,
-    digest,
+    Training,
 )
 
 SPECS = Path("specs")
+PARAMS = Path("params.yaml")
 MAX_CHARACTERS = 2**18
 MAX_DEPTH = 32
 """Limits of a specification file."""
+MAX_SHOWN = 100
+"""Characters of a value in a message."""
 T = TypeVar("T", bound=Spec)
 
 
 def read_yaml(path: Path) -> Any:
-    """Parse a YAML file without tags, without duplicate keys and without anchors; SpecError says
-    what is wrong.
+    """Parse a YAML file that holds text, numbers, truth values, null, lists and mappings only.
+
+    SpecError for anything else: tags, dates, anchors, duplicate keys, bytes that are not UTF-8.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SpecError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    text = _read_text(path)
     if len(text) > MAX_CHARACTERS:
         raise SpecError(f"{path}: {len(text)} characters (allowed: at most {MAX_CHARACTERS})")
-
     try:
         # A copy, so that no caller changes what another one gets.
-        return deepcopy(_parsed(text))
+        return deepcopy(_parse(text))
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None
 
 
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+        return content.decode("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise SpecError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise SpecError(f"{path}: a folder (allowed: a file)") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
+        raise SpecError(f"{path}: line {line}: not UTF-8 (byte 0x{byte:02x})") from None
+
+
 @lru_cache(maxsize=256)
-def _parsed(text: str) -> Any:
-    """The content of a specification; kept, since studies read the same files for each variant."""
+def _parse(text: str) -> Any:
+    """Content of a specification; cached, since a study reads the same files for each variant."""
     yaml = YAML(typ="safe", pure=True)
     depth = 0
     try:
@@ -78,132 +87,219 @@ def _parsed(text: str) -> Any:
         for event in yaml.parse(text):
             if getattr(event, "anchor", None):
                 raise SpecError("anchors and aliases are not allowed")
+            if tag := getattr(event, "tag", None):
+                line, tag = event.start_mark.line + 1, tag.replace("tag:yaml.org,2002:", "!!")
+                raise SpecError(f"line {line}: tag {tag} (allowed: values without tags)")
             depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise SpecError(f"nested more than {MAX_DEPTH} levels deep")
-        return yaml.load(text)
+        content = yaml.load(text)
     except SpecError:
         raise
-    except (YAMLError, ValueError, RecursionError) as error:
+    except (YAMLError, ValueError, RecursionError, TypeError) as error:
         raise SpecError(f"not valid YAML: {error}") from None
 
-
-def check(model: type[T], content: Any, path: Path) -> T:
-    """Validate `content` as `model`.
-
-    SpecError tells all problems at once, each with field, value and what is allowed.
-    """
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        lines = [line for item in error.errors() for line in _told(item)]
-
-    # Raised outside the handler, so that pydantic's own error is not shown above it.
-    shown = [f"{path}: {len(lines)} problem(s)", *(f"  {line}" for line in lines)]
-    raise SpecError("\n".join(shown))
-
-
-def _told(item: Mapping[str, Any]) -> list[str]:
-    """One of pydantic's errors in our words; a validator of ours may tell several problems."""
-    field = ".".join(map(str, item["loc"]))
-    if item["type"] == "value_error":
-        prefix = field + "." if field else ""
-        return [prefix + line for line in str(item["ctx"]["error"]).split("\n")]
-    value = "" if item["type"] == "missing" else f" (got {item['input']!r})"
-    return [f"{field or 'file'}: {item['msg']}{value}"]
-
-
-class Protocol(Spec):
-    """specs/<profile>/protocol.yaml: the named protocol and the switches in which this profile
-    departs from it.
-    """
-
-    protocol: Literal["paper", "authors"]
-    overrides: dict[str, Any]
-    """Switch name to value; every entry is a deviation that the report lists."""
-
-
-def _merge(content: Any, overrides: dict[str, Any], path: Path) -> Any:
-    """`content` with dotted-path overrides applied; SpecError for a path that names no field."""
-    # A copy, so that several variations start from the same file.
-    content = json.loads(json.dumps(content))
-    for dotted, value in overrides.items():
-        *parents, last = dotted.split(".")
-        node = content
-        for key in parents:
-            node = _child(node, key)
-        if not isinstance(node, dict) or last not in node:
-            raise SpecError(f"{path}: {dotted}: no such field to override")
-        node[last] = value
+    if problem := next(_foreign_values(content), None):
+        raise SpecError(problem)
     return content
 
 
-def _child(node: Any, key: str) -> Any:
-    """The part of a table or list under a key; None if there is none."""
-    if isinstance(node, dict):
-        return node.get(key)
-    if isinstance(node, list) and key.isdigit() and int(key) < len(node):
-        return node[int(key)]
-    return None
+def _foreign_values(node: Any, field: str = "") -> Iterator[str]:
+    """Problems of what YAML reads as none of text, number, truth value and null, such as dates."""
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            path = f"{field}.{key}".lstrip(".")
+            if not isinstance(key, str | int):
+                yield f"{path}: a {type(key).__name__} as key (allowed: text, numbers)"
+            yield from _foreign_values(value, path)
+    elif node is not None and not isinstance(node, str | int | float):
+        kind = type(node).__name__
+        yield f"{field or 'file'}: {node} is a {kind} (allowed: quoted text, numbers, true, false)"
+
+
+def check(
+    model: type[T], content: Any, path: Path | str, origins: Mapping[str, str] | None = None
+) -> T:
+    """Validate `content` as `model`.
+
+    SpecError lists all problems at once, each with field, value and what is allowed. `origins` maps
+    dotted paths to the files that set them, where these are others than `path`.
+    """
+    lines = []
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        for item in error.errors():
+            field = ".".join(map(str, item["loc"]))
+            if item["type"] == "value_error":  # of a validator of ours, which may list several
+                prefix = field + "." if field else ""
+                lines += [prefix + line for line in str(item["ctx"]["error"]).split("\n")]
+            else:
+                value = "" if item["type"] == "missing" else f" (got {_short(item['input'])})"
+                lines.append(f"{field or 'file'}: {item['msg']}{value}")
+
+    # Raised outside the handler, so that pydantic's own error is not printed above it.
+    raise problem_list(path, lines, origins or {})
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
+
+
+def problem_list(path: Path | str, lines: list[str], origins: Mapping[str, str]) -> SpecError:
+    """The error that lists problems, each with the file that set the value where not `path`."""
+    text = [f"{path}: {len(lines)} problem(s)"]
+    for line in lines:
+        field = line.partition(":")[0]
+        while field and field not in origins:
+            field = field.rpartition(".")[0]
+        origin = origins.get(field, str(path))
+        text.append(f"  {line}" + (f" in {origin}" if origin != str(path) else ""))
+    return SpecError("\n".join(text))
+
+
+class ProfileFile(Spec):
+    """specs/<profile>.yaml before it is merged with the profile that it extends."""
+
+    extends: Name | None = None
+    """The profile that has the values which this file leaves out."""
+    protocol: Literal["paper", "authors"] | None = None
+    """The profile whose switches are the ones to compare with: departures are reported."""
+    switches: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
+    pretrain: dict[str, Any] = Field(default_factory=dict)
+    clean: dict[str, Any] = Field(default_factory=dict)
+    evaluate: dict[str, Any] = Field(default_factory=dict)
+
+
+SECTIONS = ("switches", "data", "pretrain", "clean", "evaluate")
+
+
+def merge(base: Any, change: Any, source: str, origins: dict[str, str], field: str = "") -> Any:
+    """`base` with `change` laid over it; `origins` gets the source of every path that changes.
+
+    Mappings are merged key by key and anything else is replaced. A mapping over a list changes the
+    entries that its keys count, `*` all of them. A mapping of another `kind` is replaced.
+    """
+    if isinstance(change, dict) and isinstance(base, dict | list):
+        is_list = isinstance(base, list)
+        entries = {str(index): entry for index, entry in enumerate(base)} if is_list else dict(base)
+        if entries.get("kind") == change.get("kind", entries.get("kind")):
+            for key, value in change.items():
+                for each in list(entries) if key == "*" else [str(key) if is_list else key]:
+                    path = f"{field}.{each}".lstrip(".")
+                    if is_list and each not in entries:
+                        allowed = ", ".join(map(str, [*entries, "*"]))
+                        raise SpecError(f"{source}: {path}: no such entry (allowed: {allowed})")
+                    entries[each] = merge(entries.get(each), value, source, origins, path)
+            return list(entries.values()) if is_list else entries
+
+    for path in [path for path in origins if path.startswith(f"{field}.")]:
+        del origins[path]
+    origins[field] = source
+    return change
+
+
+def profile_names(specs: Path = SPECS) -> list[str]:
+    """Profiles of `specs`: the files that name a protocol or extend a profile."""
+    key = re.compile(r"^(extends|protocol):", re.MULTILINE)
+    return sorted(
+        path.stem
+        for path in specs.glob("*.yaml")
+        if key.search(path.read_text(encoding="utf-8", errors="replace"))
+    )
+
+
+def _chain(name: str, specs: Path) -> list[tuple[Path, ProfileFile]]:
+    """The file of a profile and those of the profiles that it extends, the base first."""
+    files: dict[str, tuple[Path, ProfileFile]] = {}
+    names, where = profile_names(specs), "profile"
+    while True:
+        if name not in names:
+            if re.fullmatch(r"\w+", name) and (path := specs / f"{name}.yaml").is_file():
+                raise SpecError(f"{path}: no profile: it has neither `extends` nor `protocol`")
+            allowed = ", ".join(names) or f"none found in {specs}"
+            raise SpecError(f"{where}: {name!r} (allowed: {allowed})")
+        if name in files:
+            raise SpecError(f"{where}: {name!r} extends itself by way of {', '.join(files)}")
+        path = specs / f"{name}.yaml"
+        content = check(ProfileFile, read_yaml(path), path)
+        files[name] = (path, content)
+        if content.extends is None:
+            return list(reversed(files.values()))
+        name, where = content.extends, f"{path}: extends"
 
 
 def load_profile(
-    name: str, specs: Path = SPECS, overrides: dict[str, Any] | None = None
+    name: str,
+    specs: Path = SPECS,
+    overrides: Mapping[str, Any] | None = None,
+    source: Path | str = "overrides",
 ) -> Profile:
-    """Read and check the profile `specs/<name>`.
+    """Read and check the profile `specs/<name>.yaml`.
 
-    `overrides` maps dotted paths (`data.poison.num_poisoned.cc6m`, `switches.gather`) to values:
-    how studies vary a profile. Raises SpecError with every problem of the first bad file.
+    `overrides` maps dotted paths (`data.poison.num_poisoned.cc6m`, `clean.cells.*.learning_rates`)
+    to values: how a study, whose file is `source`, varies a profile. SpecError lists every problem.
     """
-    folder = specs / name
-    known = sorted(path.parent.name for path in specs.glob("*/data.yaml"))
-    if name not in known:
-        allowed = ", ".join(known) or f"none found in {specs}"
-        raise SpecError(f"profile: {name!r} (allowed: {allowed})")
+    merged: Any = {"name": name}
+    origins: dict[str, str] = {}
+    last: Path | str = ""
+    for last, file in _chain(name, specs):
+        content = file.model_dump(exclude_unset=True, exclude={"extends"})
+        merged = merge(merged, content, str(last), origins)
 
-    # The switches are the protocol's, but for those in which the profile departs from it.
-    protocol = check(Protocol, read_yaml(folder / "protocol.yaml"), folder / "protocol.yaml")
-    protocol_path = specs / "protocols" / f"{protocol.protocol}.yaml"
-    switches = _merge(read_yaml(protocol_path), protocol.overrides, folder / "protocol.yaml")
-    parts: dict[str, tuple[type[Spec], Any, Path]] = {
-        "switches": (Switches, switches, protocol_path)
-    }
-    models: dict[str, type[Spec]] = {
-        "data": DataSpec,
-        "pretrain": PretrainSpec,
-        "clean": CleanSpec,
-        "evaluate": EvaluateSpec,
-    }
-    for part, model in models.items():
-        parts[part] = (model, read_yaml(folder / f"{part}.yaml"), folder / f"{part}.yaml")
-
-    # Overrides come before validation: a bad value is reported like one in the file.
     for dotted, value in (overrides or {}).items():
-        part, _, rest = dotted.partition(".")
-        if part not in parts or not rest:
-            raise SpecError(
-                f"override {dotted!r} (allowed: {', '.join(parts)} followed by a field)"
-            )
-        model, content, path = parts[part]
-        parts[part] = (model, _merge(content, {rest: value}, path), path)
+        last = source
+        part, *rest = dotted.split(".")
+        if part not in SECTIONS:
+            allowed = f"{', '.join(SECTIONS)} and their fields"
+            raise SpecError(f"{source}: {dotted}: no such field (allowed: {allowed})")
+        for key in reversed(rest):
+            value = {key: value}
+        merged = merge(merged, {part: value}, str(source), origins)
 
-    checked: dict[str, Any] = {part: check(*arguments) for part, arguments in parts.items()}
-    profile = Profile(name=name, protocol=protocol.protocol, **checked)
-    _check_across(profile, folder, specs)
+    profile = check(Profile, merged, last, origins)
+    names_file = classnames_file(profile.evaluate.classnames, specs)
+    num_names = len(_read_text(names_file).splitlines())
+    names = load_classnames(profile, specs)
+    problems = problems_of(profile, names, names_file.as_posix(), num_names, clean_runs(profile))
+    if problems:
+        raise problem_list(last, problems, origins)
     return profile
 
 
-def spec_hash(profile: str) -> str:
-    """Hash of every file that a profile is read from: DVC hashes them after a stage, so the stage
-    must notice edits.
-    """
-    files = [
-        file
-        for folder in (profile, "protocols", "classnames")
-        for file in sorted((SPECS / folder).glob("*"))
-        if file.is_file()
-    ]
-    return digest([[file.as_posix(), file_sha256(file)] for file in files])
+def chosen_profile(params: Path = PARAMS) -> str:
+    """The profile that params.yaml names, which `dvc repro` runs."""
+    content = read_yaml(params)
+    name = content.get("profile") if isinstance(content, dict) else None
+    names = profile_names(params.parent / SPECS)
+    if name not in names:
+        got = "missing" if name is None else repr(name)
+        raise SpecError(f"{params}: profile: {got} (allowed: {', '.join(names)})")
+    return str(name)
+
+
+def resolved_file(profile: str) -> Path:
+    """The values of a profile after `extends`, which DVC cannot follow: its parameters lie here."""
+    return Path("results") / profile / "resolved" / "profile.json"
+
+
+def resolve_stage(profile_name: str) -> None:
+    """Write `resolved_file`: the first stage of the graph, on whose values the others depend."""
+    path = resolved_file(profile_name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = load_profile(profile_name).model_dump(mode="json")
+    replace_file(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def resolved_profile(name: str) -> Profile | None:
+    """The values that DVC has read, and will record with the result; None outside of its stages."""
+    path = resolved_file(name)
+    stage = os.environ.get("DVC_STAGE", "").partition("@")[0]
+    if stage in ("", "study") or not path.exists():
+        return None
+    return check(Profile, json.loads(path.read_bytes()), path)
 
 
 def classnames_file(classnames: str, specs: Path = SPECS) -> Path:
@@ -212,41 +308,21 @@ def classnames_file(classnames: str, specs: Path = SPECS) -> Path:
 
 
 def load_classnames(profile: Profile, specs: Path = SPECS) -> list[str]:
-    """Class names of the profile's zero-shot task in label order; the target class is always among
-    them.
-    """
-    names = (
-        classnames_file(profile.evaluate.classnames, specs).read_text(encoding="utf-8").splitlines()
-    )
+    """Class names of the profile's zero-shot task in label order, with the target class."""
+    names = _read_text(classnames_file(profile.evaluate.classnames, specs)).splitlines()
     source = profile.data.source
     if isinstance(source, IconSource):
-        target = profile.data.poison.target_class
         # The target must be a class: it takes the last place where it is not among the first.
-        kept = names[: source.num_concepts]
-        names = kept if target in kept or target not in names else [*kept[:-1], target]
+        target = profile.data.poison.target_class
+        first = names[: source.num_concepts]
+        names = first if target in first or target not in names else [*first[:-1], target]
     return names
 
 
 def count_icon_images(specs: Path = SPECS) -> Counter[str]:
     """Evaluation images of each class in the committed list of the data source `icons`."""
-    lines = classnames_file("icons-images", specs).read_text(encoding="utf-8").splitlines()
+    lines = _read_text(classnames_file("icons-images", specs)).splitlines()
     return Counter(line.partition("\t")[0] for line in lines)
-
-
-def _check_across(profile: Profile, folder: Path, specs: Path) -> None:
-    """Refuse a profile whose files do not fit each other."""
-    names_file = classnames_file(profile.evaluate.classnames, specs)
-    num_known = len(names_file.read_text(encoding="utf-8").splitlines())
-    problems = problems_of(
-        profile,
-        load_classnames(profile, specs),
-        names_file.as_posix(),
-        num_known,
-        clean_runs(profile),
-    )
-    if problems:
-        lines = [f"{folder}: {len(problems)} problem(s)", *(f"  {line}" for line in problems)]
-        raise SpecError("\n".join(lines))
 
 
 def pretrain_runs(
@@ -257,39 +333,29 @@ def pretrain_runs(
     variant: str = "",
     poisoned: bool = True,
 ) -> list[RunSpec]:
-    """Pre-training runs of the profile, or of one dataset slot and objective; one per seed."""
+    """Pre-training runs of the profile, or of one dataset and objective; one per seed."""
     spec = profile.pretrain
     return [
-        RunSpec(
-            profile=profile.name,
+        _run(
+            profile,
+            spec,
             stage="pretrain",
-            dataset=slot,
+            dataset=data,
             pretrain_objective=goal,
             clean_size=None,
             loss=goal,
             variant=variant,
             poisoned=poisoned,
             seed=seed,
-            model=spec.model,
-            optimizer=spec.optimizer,
             schedule=spec.objectives[goal],
-            model_age=spec.model_age[slot][goal],
-            mitigation=None,
+            model_age=spec.model_age[data][goal],
             ssl_weight=spec.ssl_weight,
-            views=spec.views,
-            precision=spec.precision,
-            compile=spec.compile,
-            deterministic=spec.deterministic,
             evaluations_per_epoch=1 / spec.evaluate_every_epochs,
             evaluate_every_steps=None,
-            switches=profile.switches,
-            trigger=profile.data.poison.trigger,
-            target_class=profile.data.poison.target_class,
-            evaluate=profile.evaluate,
         )
-        for slot, goal in cells_of(profile)
+        for data, goal in models_of(profile)
         for seed in spec.seeds
-        if dataset in (None, slot) and objective in (None, goal)
+        if dataset in (None, data) and objective in (None, goal)
     ]
 
 
@@ -301,30 +367,24 @@ def clean_runs(
     variant: str = "",
     poisoned: bool = True,
 ) -> list[RunSpec]:
-    """Cleaning runs of the profile, or of one pre-trained model; ordered so that runs of one size
-    stay together.
-    """
+    """Cleaning runs of the profile, or of one pre-trained model; runs of one size stay together."""
     spec = profile.clean
-    # A restored AdamW state brings its hyper-parameters along: the cleaning's own weight decay has
-    # no effect
-    # (code: CleanCLIP src/main.py loads the checkpoint's optimizer after building one).
-    optimizer = (
-        profile.pretrain.optimizer
-        if profile.switches.optimizer_state == "restored"
-        else spec.optimizer
-    )
+    # A restored AdamW state brings its hyper-parameters along, so the cleaning's own weight decay
+    # has no effect (code: CleanCLIP src/main.py loads the checkpoint's optimizer after its own).
+    restored = profile.switches.optimizer_state == "restored"
+    optimizer = profile.pretrain.optimizer if restored else spec.optimizer
     return [
-        RunSpec(
-            profile=profile.name,
+        _run(
+            profile,
+            spec,
             stage="clean",
-            dataset=slot,
+            dataset=data,
             pretrain_objective=goal,
             clean_size=size,
             loss=loss,
             variant=variant,
             poisoned=poisoned,
             seed=seed,
-            model=profile.pretrain.model,
             optimizer=optimizer,
             schedule=Schedule(
                 learning_rate=rate,
@@ -334,25 +394,31 @@ def clean_runs(
                 norm_batch_size=cell.global_batch_size,
             ),
             model_age="last",
-            mitigation=spec.mitigation,
-            ssl_weight=spec.mitigation.ssl_weight,
-            views=spec.views,
-            precision=spec.precision,
-            compile=spec.compile,
-            deterministic=spec.deterministic,
+            defence=spec.defence,
+            poisons_left=spec.poisons_left,
             evaluations_per_epoch=spec.evaluations_per_epoch,
             evaluate_every_steps=spec.evaluate_every_steps,
-            switches=profile.switches,
-            trigger=profile.data.poison.trigger,
-            target_class=profile.data.poison.target_class,
-            evaluate=profile.evaluate,
         )
-        for slot, goal in cells_of(profile)
+        for data, goal in models_of(profile)
         for cell in spec.cells
-        if slot in cell.datasets and goal in cell.pretrain_objectives
+        if data in cell.datasets and goal in cell.pretrain_objectives
         for size in cell.clean_sizes
         for seed in profile.pretrain.seeds
         for loss in cell.losses
         for rate in cell.learning_rates
-        if dataset in (None, slot) and objective in (None, goal)
+        if dataset in (None, data) and objective in (None, goal)
     ]
+
+
+def _run(profile: Profile, part: Training, **fields: Any) -> RunSpec:
+    """A run with the `fields` of its stage and those that both stages take from the profile."""
+    training: dict[str, Any] = {name: getattr(part, name) for name in Training.model_fields}
+    return RunSpec(
+        profile=profile.name,
+        model=profile.pretrain.model,
+        switches=profile.switches,
+        trigger=profile.data.poison.trigger,
+        target_class=profile.data.poison.target_class,
+        evaluate=profile.evaluate,
+        **(training | fields),
+    )

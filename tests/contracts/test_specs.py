@@ -4,8 +4,6 @@ what is allowed.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -13,12 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
-from repro.profile import clean_runs, load_classnames, load_profile, pretrain_runs, read_yaml
+from repro.profile import (
+    chosen_profile,
+    clean_runs,
+    load_classnames,
+    load_profile,
+    pretrain_runs,
+    profile_names,
+    read_yaml,
+    resolve_stage,
+    resolved_profile,
+)
 from repro.spec import SpecError
+from repro.study.spec import load_study, study_names, varied
+from repro.unchanged import unchanged
 
+PROFILES = ["authors", "midi", "mini", "paper", "paper_fast", "rehearsal", "smoke"]
 Edit = Callable[..., Path]
 
 
@@ -28,281 +40,239 @@ def specs(root: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(root / "specs", tmp_path / "specs"))
 
 
-@pytest.fixture
-def edit(specs: Path) -> Edit:
-    """`edit("data", {"image_size": 0})` rewrites smoke's data.yaml with dotted fields set, or taken
-    out where the value is `...`.
-    """
-
-    def change(file: str, fields: dict[str, Any]) -> Path:
-        path = specs / "smoke" / f"{file}.yaml"
-        content = read_yaml(path)
-        for dotted, value in fields.items():
-            *parents, last = dotted.split(".")
-            node = content
-            for key in parents:
-                node = node[int(key) if isinstance(node, list) else key]
-            if value is ...:
-                del node[last]
-            else:
-                node[last] = value
-        path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
-        return path
-
-    return change
+def replaced(path: Path, old: str, new: str) -> Path:
+    """The file with `old` replaced once."""
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    return path
 
 
-def message(specs: Path, profile: str = "smoke") -> str:
+def message(specs: Path, profile: str = "smoke", overrides: dict[str, Any] | None = None) -> str:
     with pytest.raises(SpecError) as caught:
-        load_profile(profile, specs)
-    return str(caught.value)
+        load_profile(profile, specs, overrides)
+    return str(caught.value).replace(f"{specs}/", "specs/")
 
 
-@pytest.mark.parametrize("profile", ["smoke", "mini", "paper"])
-@pytest.mark.parametrize("protocol", ["paper", "authors"])
-def test_every_profile_loads_under_both_protocols(specs: Path, profile: str, protocol: str) -> None:
-    (specs / profile / "protocol.yaml").write_text(f"protocol: {protocol}\noverrides: {{}}\n")
-    loaded = load_profile(profile, specs)
-    assert load_classnames(loaded, specs).count(loaded.data.poison.target_class) == 1
-    runs = [(run.stage, run.cell, run.run_id) for run in pretrain_runs(loaded) + clean_runs(loaded)]
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_loads_and_names_each_run_once(root: Path, name: str) -> None:
+    assert profile_names(root / "specs") == PROFILES
+    profile = load_profile(name, root / "specs")
+    assert load_classnames(profile).count(profile.data.poison.target_class) == 1
+    runs = [(run.stage, run.cell, run.run_id) for run in pretrain_runs(profile)]
+    runs += [(run.stage, run.cell, run.run_id) for run in clean_runs(profile)]
     assert len(set(runs)) == len(runs)
-    assert {cell for _, cell, _ in runs} == {
-        "cc3m-mmcl",
-        "cc3m-mmcl_ssl",
-        "cc6m-mmcl",
-        "cc6m-mmcl_ssl",
-    }
+    models = {"cc3m-mmcl", "cc3m-mmcl_ssl", "cc6m-mmcl", "cc6m-mmcl_ssl"}
+    assert {cell for _, cell, _ in runs} == models
 
 
-def test_every_number_of_a_shipped_spec_tells_where_it_comes_from(root: Path) -> None:
-    """A line with a number carries a provenance note, or its block does, at the head or on a line
-    of its own.
+def test_every_study_loads_with_its_defaults(root: Path) -> None:
+    for name in study_names(root / "specs"):
+        study = load_study(name)
+        for variant in study.variants.values():
+            assert varied(study, variant).pretrain.seeds == variant.seeds
+    rates = [1.25e-4, 2.5e-4, 5.0e-4, 1.0e-3, 2.0e-3, 4.0e-3, 8.0e-3]
+    study = load_study("confirmation")
+    profile = varied(study, study.variants["norm_groups_64"])
+    assert profile.pretrain.objectives["mmcl"].norm_batch_size == 64
+    assert [cell.learning_rates for cell in profile.clean.cells] == [rates] * 4
+    assert not study.variants["twin_mmcl"].poisoned and study.variants["confirmed"].poisoned
+
+
+def test_every_number_of_a_shipped_spec_has_a_source(root: Path) -> None:
+    """A line with a number has a provenance note, or its block does, at the head or on a line of
+    its own.
     """
-    note = re.compile(r"#.*(paper|code|assumed|study)", re.DOTALL)
+    note = re.compile(r"#.*(paper|code|assumed|study|first setting)")
     silent = []
-    files = [
-        file
-        for folder in ("smoke", "mini", "paper", "protocols")
-        for file in sorted((root / "specs" / folder).glob("*.yaml"))
-    ]
-    for file in files:
+    for name in set(PROFILES) - {"rehearsal"}:
         covered: list[int] = []  # indents of the open blocks whose head carries a note
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-            body = re.sub(
-                r'"[^"]*"|[12]00k', "", line.split("#")[0]
-            )  # text and names of sizes are no numbers
-            indent = len(body) - len(body.lstrip())
+        text = (root / "specs" / f"{name}.yaml").read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines(), start=1):
+            # Text and names of sizes are no numbers.
+            body = re.sub(r'"[^"]*"|[12]00k|^ *\d:', "", line.split("#")[0])
+            indent = len(line) - len(line.lstrip())
             if not body.strip():
-                indent = len(line) - len(line.lstrip())
-                if indent and note.search(line):
-                    covered.append(
-                        indent - 1
-                    )  # a note on a line of its own is for the rest of its block
+                # A note on a line of its own is for the rest of its block.
+                covered += [indent - 1] if indent and note.search(line) else []
                 continue
             covered = [level for level in covered if level < indent]
-            has_note = bool(note.search(line))
-            if re.search(r"[:\[ ]-?\d", body) and not has_note and not covered:
-                silent.append(f"{file.relative_to(root)}:{number}: {line.strip()}")
-            if has_note:
+            if note.search(line):
                 covered.append(indent)
+            elif re.search(r"[:\[ ]-?\d", body) and not covered:
+                silent.append(f"{name}.yaml:{number}: {line.strip()}")
     assert silent == []
 
 
-@pytest.mark.faults(12, 17)
-@pytest.mark.parametrize(
-    ("file", "fields", "expected"),
-    [
-        ("data", {"image_sizes": 32}, "image_sizes: Extra inputs are not permitted (got 32)"),
-        ("data", {"image_size": ...}, "image_size: Field required"),
-        ("data", {"image_size": "32"}, "image_size: Input should be a valid integer (got '32')"),
-        ("data", {"image_size": 32.0}, "image_size: Input should be a valid integer (got 32.0)"),
-        ("data", {"image_size": -32}, "image_size: Input should be greater than 0 (got -32)"),
-        (
-            "data",
-            {"poison.trigger.patch_size": 33},
-            "poison.trigger.patch_size: 33 is larger than the image (allowed: 1 to image_size = 32)",
-        ),
-        (
-            "data",
-            {"poison.num_poisoned.cc3m": 156},
-            "poison.num_poisoned.cc3m: 156 is more than the 155 pairs (allowed: 1 to 155)",
-        ),
-        (
-            "data",
-            {"poison.num_poisoned.cc6m": ...},
-            "poison.num_poisoned.cc6m: missing (allowed: a positive count)",
-        ),
-        (
-            "data",
-            {"poison.trigger.name": "sticker"},
-            "poison.trigger.name: Input should be 'badnet'",
-        ),
-        (
-            "data",
-            {"poison.target_class": ""},
-            "poison.target_class: String should have at least 1 character (got '')",
-        ),
-        (
-            "data",
-            {"poison.target_class": "bananas"},
-            "poison.target_class: 'bananas' names 0 classes (allowed: one of the 48 names in",
-        ),
-        (
-            "data",
-            {"cleaning_sizes.200k": 156},
-            "cleaning_sizes.200k: 156 is more than the smallest dataset (allowed: 1 to 155)",
-        ),
-        (
-            "data",
-            {"source.kind": "folder"},
-            "source: Input tag 'folder' found using 'kind' does not match any of the expected tags",
-        ),
-        ("pretrain", {"seeds": []}, "seeds: List should have at least 1 item"),
-        ("pretrain", {"seeds": [True]}, "seeds.0: Input should be a valid integer (got True)"),
-        (
-            "pretrain",
-            {"precision": "fp8"},
-            "precision: Input should be 'fp32', 'tf32' or 'bf16' (got 'fp8')",
-        ),
-        (
-            "pretrain",
-            {"model.text.heads": 3},
-            "model.text.heads: 3 (allowed: a divisor of text.width = 32)",
-        ),
-        (
-            "pretrain",
-            {"model.vision.image_size": 64},
-            "model.vision.image_size: 64 (allowed: data.yaml's image_size = 32)",
-        ),
-        (
-            "pretrain",
-            {"objectives.mmcl.norm_batch_size": 5},
-            "norm_batch_size: 5 (allowed: a divisor of global_batch_size = 32)",
-        ),
-        (
-            "clean",
-            {"cells.0.learning_rates": []},
-            "cells.0.learning_rates: List should have at least 1 item",
-        ),
-        (
-            "clean",
-            {"cells.0.learning_rates": [-1e-3]},
-            "cells.0.learning_rates.0: Input should be greater than 0 (got -0.001)",
-        ),
-        (
-            "clean",
-            {"cells.0.learning_rates": [1e-3, 1e-3]},
-            "run 100k-mmcl-lr0.001-seed0 of cc3m-mmcl is listed 2 times",
-        ),
-        (
-            "clean",
-            {"cells.0.losses": ["clip"]},
-            "cells.0.losses.0: Input should be 'mmcl', 'ssl' or 'mmcl_ssl' (got 'clip')",
-        ),
-        (
-            "clean",
-            {"cells.0.global_batch_size": 49},
-            "cells.0.global_batch_size: more than the 100k subset holds",
-        ),
-        (
-            "clean",
-            {"evaluate_every_steps": 4},
-            "give exactly one of evaluations_per_epoch and evaluate_every_steps",
-        ),
-        ("evaluate", {"asr_cap": 5}, "asr_cap: Input should be less than or equal to 1 (got 5)"),
-        (
-            "evaluate",
-            {"templates": ["a photo"]},
-            "templates: 'a photo' (allowed: strings with exactly one {})",
-        ),
-        (
-            "protocol",
-            {"overrides": {"gather": "mean"}},
-            "gather: Input should be 'exact' or 'authors' (got 'mean')",
-        ),
-        ("protocol", {"overrides": {"gathering": "exact"}}, "gathering: no such field to override"),
-        (
-            "protocol",
-            {"protocol": "../mini/data"},
-            "protocol: Input should be 'paper' or 'authors' (got '../mini/data')",
-        ),
-    ],
-    ids=lambda value: (
-        value
-        if isinstance(value, str) and len(value) < 9
-        else next(iter(value))
-        if isinstance(value, dict)
-        else ""
+def test_a_profile_takes_from_the_one_that_it_extends_what_it_leaves_out(specs: Path) -> None:
+    (specs / "own.yaml").write_text(
+        "extends: midi\nclean: {cells: {'*': {global_batch_size: 64}, 1: {learning_rates: [0.5]}}}\n"
+        "data: {num_pairs: {cc3m: 50000}}\nevaluate: {templates: ['{}']}\n"
+    )
+    own, midi = load_profile("own", specs), load_profile("midi", specs)
+    assert own.data.num_pairs == {"cc3m": 50000, "cc6m": 174539}
+    assert own.evaluate.templates == ["{}"]
+    assert [cell.global_batch_size for cell in own.clean.cells] == [64] * 4
+    assert own.clean.cells[1].learning_rates == [0.5] and own.clean.cells[0] == (
+        midi.clean.cells[0].model_copy(update={"global_batch_size": 64})
+    )
+    assert (own.pretrain, own.switches, own.protocol) == (midi.pretrain, midi.switches, "paper")
+    assert load_profile("mini", specs).data.source.kind == "icons"  # a mapping of another kind
+
+
+FIELDS: list[tuple[dict[str, Any], str]] = [
+    ({"data.image_sizes": 32}, "data.image_sizes: Extra inputs are not permitted (got 32)"),
+    ({"data.image_size": "32"}, "data.image_size: Input should be a valid integer (got '32')"),
+    ({"data.image_size": 32.0}, "data.image_size: Input should be a valid integer (got 32.0)"),
+    ({"data.image_size": -32}, "data.image_size: Input should be greater than 0 (got -32)"),
+    (
+        {"data.poison.trigger.patch_size": 33},
+        "poison.trigger.patch_size: 33 is larger than the image (allowed: 1 to image_size = 32)",
     ),
+    (
+        {"data.poison.num_poisoned.cc3m": 156},
+        "poison.num_poisoned.cc3m: 156 is more than the 155 pairs (allowed: 1 to 155)",
+    ),
+    ({"data.poison.trigger.name": "sticker"}, "poison.trigger.name: Input should be 'badnet'"),
+    (
+        {"data.poison.target_class": ""},
+        "poison.target_class: String should have at least 1 character (got '')",
+    ),
+    (
+        {"data.poison.target_class": "bananas"},
+        "poison.target_class: 'bananas' names 0 classes (allowed: one of the 48 names in",
+    ),
+    (
+        {"data.cleaning_sizes.200k": 156},
+        "cleaning_sizes.200k: 156 is more than the smallest dataset (allowed: 1 to 155)",
+    ),
+    ({"data.source.kind": "folder"}, "data.source: Input tag 'folder' found using 'kind'"),
+    ({"pretrain.seeds": []}, "pretrain.seeds: List should have at least 1 item"),
+    ({"pretrain.seeds": [True]}, "seeds.0: Input should be a valid integer (got True)"),
+    ({"pretrain.seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0 (got -1)"),
+    ({"pretrain.seeds": [2**32]}, "seeds.0: Input should be less than 4294967296 (got 4294967296)"),
+    ({"pretrain.seeds.1": 3}, "pretrain.seeds.1: no such entry (allowed: 0, *)"),
+    ({"pretrain.precision": "fp8"}, "precision: Input should be 'fp32', 'tf32' or 'bf16'"),
+    ({"pretrain.optimizer.betas": [1.0, 1.0]}, "betas.0: Input should be less than 1 (got 1.0)"),
+    ({"pretrain.model.text.heads": 3}, "text.heads: 3 (allowed: a divisor of text.width = 32)"),
+    (
+        {"pretrain.model.vision.image_size": 64},
+        "pretrain.model.vision.image_size: 64 (allowed: data.image_size = 32)",
+    ),
+    (
+        {"pretrain.objectives.mmcl.norm_batch_size": 5},
+        "norm_batch_size: 5 (allowed: a divisor of global_batch_size = 32)",
+    ),
+    (
+        {"pretrain.objectives.mmcl.norm_batch_size": 1},
+        "norm_batch_size: Input should be greater than or equal to 2 (got 1)",
+    ),
+    (
+        {"pretrain.objectives.*.global_batch_size": 256},
+        "objectives.mmcl.global_batch_size: 256 (allowed: 2 to 155, the pairs that cc3m trains on)",
+    ),
+    (
+        {"data.num_validation": 135},
+        "objectives.mmcl.global_batch_size: 32 (allowed: 2 to 20, the pairs that cc3m trains on)",
+    ),
+    ({"clean.cells.0.learning_rates": []}, "learning_rates: List should have at least 1 item"),
+    (
+        {"clean.cells.0.learning_rates": [1e-3, 1e-3]},
+        "clean.cells: run 100k-mmcl-lr0.001-seed0 of cc3m-mmcl is listed 2 times (allowed: once)",
+    ),
+    ({"clean.cells.2.losses": ["ssl"]}, "clean.cells.2: no such entry (allowed: 0, 1, *)"),
+    ({"clean.cells.0.losses": ["clip"]}, "losses.0: Input should be 'mmcl', 'ssl' or 'mmcl_ssl'"),
+    (
+        {"clean.cells.0.global_batch_size": 49},
+        "clean.cells.0.global_batch_size: 49 (allowed: 2 to 48, the cleaning pairs of 100k)",
+    ),
+    (
+        {"clean.poisons_left": 11},
+        "clean.poisons_left: 11 (allowed: 0 to 10, the poisoned pairs of cc3m)",
+    ),
+    (
+        {"clean.defence": {"name": "cleanclip", "shrink": 0.5}},
+        "clean.defence.shrink: no setting of cleanclip (allowed: ssl_weight)",
+    ),
+    ({"clean.evaluate_every_steps": 4}, "give exactly one of evaluations_per_epoch and"),
+    ({"evaluate.asr_cap": 5}, "asr_cap: Input should be less than or equal to 1 (got 5)"),
+    ({"evaluate.templates": ["a photo"]}, "templates: 'a photo' (allowed: strings with exactly"),
+    ({"evaluate.templates": ["a {0.x} {}"]}, "templates: 'a {0.x} {}' (allowed: strings with"),
+    ({"evaluate.templates": ["a { {}"]}, "templates: 'a { {}' (allowed: strings with exactly"),
+    ({"evaluate.templates": ["a {!r}{}"]}, "templates: 'a {!r}{}' (allowed: strings with exactly"),
+    ({"data.source.num_concepts": 9999}, "num_concepts: 9999 (allowed: 1 to 1000, the names in"),
+    ({"switches.gather": "mean"}, "gather: Input should be 'exact' or 'authors' (got 'mean')"),
+    ({"switches.gathering": "exact"}, "switches.gathering: Extra inputs are not permitted"),
+    ({"seed": 1}, "seed: no such field (allowed: switches, data, pretrain, clean, evaluate"),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"), FIELDS, ids=[str(next(iter(fields))) for fields, _ in FIELDS]
 )
 def test_a_bad_field_is_refused_with_its_value_and_what_is_allowed(
-    specs: Path, edit: Edit, file: str, fields: dict[str, Any], expected: str
+    specs: Path, fields: dict[str, Any], expected: str
 ) -> None:
-    edit(file, fields)
-    text = message(specs)
-    assert expected in text
-    assert (
-        f"{file}.yaml" in text or "protocols/" in text
-    )  # a wrong switch belongs to the protocol's table
+    assert expected in message(specs, overrides=fields)
 
 
-@pytest.mark.faults(17)
-def test_all_problems_of_a_file_come_at_once(specs: Path, edit: Edit) -> None:
-    path = edit(
-        "evaluate",
-        {"asr_cap": 2.0, "confidence": 0.5, "trigger_seed": ..., "classnames": "coco", "margin": 1},
-    )
-    lines = message(specs).splitlines()
-    assert lines[0] == f"{path}: 5 problem(s)"
-    assert {line.split(":")[0].strip() for line in lines[1:]} == {
-        "asr_cap",
-        "confidence",
-        "trigger_seed",
-        "classnames",
-        "margin",
-    }
+def test_the_largest_values_that_work_are_taken(root: Path) -> None:
+    overrides = {"pretrain.seeds": [0, 2**32 - 1], "evaluate.templates": ["{}", "a {}"]}
+    profile = load_profile("smoke", root / "specs", overrides)
+    assert profile.pretrain.seeds == [0, 2**32 - 1]
 
 
-@pytest.mark.faults(12, 17)
-def test_all_impossible_values_of_a_file_come_at_once(specs: Path, edit: Edit) -> None:
-    edit(
-        "data",
-        {
-            "poison.trigger.patch_size": 40,
-            "poison.num_poisoned.cc3m": 999,
-            "cleaning_sizes.100k": 5000,
-        },
-    )
-    assert len(message(specs).splitlines()) == 1 + 3
-
-
-@pytest.mark.faults(17)
-@pytest.mark.parametrize(
-    "number", [".nan", ".inf", "-.inf", "1e-3x", "0.0", "'0.001'", "null", "[1.0e-3]"]
-)
+@pytest.mark.parametrize("number", [".nan", ".inf", "1e-3x", "0.0", "'0.001'", "null", "[1.0e-3]"])
 def test_a_learning_rate_is_a_finite_positive_number(specs: Path, number: str) -> None:
-    path = specs / "smoke" / "clean.yaml"
-    path.write_text(
-        path.read_text().replace("learning_rates: [3.0e-4, 1.0e-3]", f"learning_rates: [{number}]")
-    )
-    assert f"{path}: 2 problem(s)\n  cells.0.learning_rates.0: " in message(specs)
+    path = specs / "smoke.yaml"
+    old = "learning_rates: [3.0e-4, 1.0e-3]"
+    path.write_text(path.read_text().replace(old, f"learning_rates: [{number}]"))
+    start = "specs/smoke.yaml: 2 problem(s)\n  clean.cells.0.learning_rates.0: "
+    assert message(specs).startswith(start)
 
 
-@pytest.mark.faults(17, 33)
+def test_all_problems_come_at_once_each_with_the_file_that_has_it(specs: Path) -> None:
+    replaced(specs / "smoke.yaml", "evaluate_every_epochs: 1", "evaluate_every_epochs: 0")
+    replaced(specs / "mini.yaml", "classnames: icons", "classnames: coco")
+    replaced(specs / "paper.yaml", "confidence: 0.95", "confidence: 0.5\n  margin: 1")
+    assert message(specs).splitlines() == [
+        "specs/smoke.yaml: 4 problem(s)",
+        "  pretrain.evaluate_every_epochs: Input should be greater than 0 (got 0)",
+        "  evaluate.classnames: Input should be 'imagenet' or 'icons' (got 'coco')"
+        f" in {specs}/mini.yaml".replace(f"{specs}/", "specs/"),
+        "  evaluate.confidence: Input should be greater than 0.5 (got 0.5) in specs/paper.yaml",
+        "  evaluate.margin: Extra inputs are not permitted (got 1) in specs/paper.yaml",
+    ]
+    text = message(specs, overrides={"data.image_size": 0})
+    assert "data.image_size: Input should be greater than 0 (got 0)\n" in text
+
+
+def test_a_problem_of_a_studys_override_names_the_study(specs: Path) -> None:
+    replaced(specs / "studies" / "dose.yaml", "ssl_weight: 0.25", "ssl_weight: -1.0")
+    study = load_study("dose", specs)
+    with pytest.raises(SpecError) as caught:
+        varied(study, study.variants["ssl_quarter"], specs)
+    assert str(caught.value).splitlines() == [
+        f"{specs}/studies/dose.yaml: 1 problem(s)",
+        "  pretrain.ssl_weight: Input should be greater than or equal to 0 (got -1.0)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (
-            "a: !!python/object/apply:os.system ['touch canary']",
-            "could not determine a constructor for the tag",
-        ),
-        ("a: !include /etc/passwd", "could not determine a constructor for the tag"),
+        ("a: !!python/object/apply:os.system ['touch x']", "tag !!python/object/apply:os.system"),
+        ("a: !include /etc/passwd", "line 1: tag !include (allowed: values without tags)"),
+        ("b: 1\na: !!binary aGk=", "line 2: tag !!binary (allowed: values without tags)"),
+        ("a: {b: [2020-01-01]}", "a.b.0: 2020-01-01 is a date (allowed: quoted text"),
+        ("2020-01-01: 3", "2020-01-01: a date as key (allowed: text, numbers)"),
         ("a: &x [1]\nb: [*x, *x]", "anchors and aliases are not allowed"),
         ("a: &x {b: 1}\n<<: *x", "anchors and aliases are not allowed"),
         ("a: 1\na: 2", "found duplicate key"),
         ("a: [1", "not valid YAML"),
         ("a: 1\n---\nb: 2", "not valid YAML"),
         ("a:\t1\n\tb: 2", "not valid YAML"),
+        ("[" * 40 + "]" * 40, "nested more than 32 levels deep"),
     ],
 )
 def test_yaml_that_does_more_than_hold_values_is_refused(
@@ -317,63 +287,110 @@ def test_yaml_that_does_more_than_hold_values_is_refused(
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.faults(17)
-def test_a_file_that_is_no_text_is_refused(specs: Path) -> None:
-    (specs / "smoke" / "data.yaml").write_bytes(b"a: \xff\xfe")
-    assert message(specs).endswith("data.yaml: not UTF-8 (invalid start byte at byte 3)")
-
-
-@pytest.mark.faults(17)
-@pytest.mark.parametrize("content", ["", "[]", "3", "null", "text"])
-def test_a_file_that_is_no_table_is_refused(specs: Path, content: str) -> None:
-    for file in ("data", "protocol"):
-        (specs / "smoke" / f"{file}.yaml").write_text(content)
-        assert message(specs).startswith(f"{specs}/smoke/")
-
-
-@pytest.mark.faults(17)
-def test_a_missing_file_is_named(specs: Path) -> None:
-    (specs / "smoke" / "clean.yaml").unlink()
-    assert message(specs) == f"{specs}/smoke/clean.yaml: no such file"
-
-
-@pytest.mark.faults(17)
 @pytest.mark.parametrize(
-    "profile", ["", ".", "tiny", "../specs/mini", "mini/../smoke", "/etc", "protocols", "smoke\n"]
+    ("name", "content", "expected"),
+    [
+        (
+            "smoke.yaml",
+            b"extends: mini\na: \xff",
+            "specs/smoke.yaml: line 2: not UTF-8 (byte 0xff)",
+        ),
+        ("smoke.yaml", b"extends: mini\n- 1", "specs/smoke.yaml: not valid YAML"),
+        ("smoke.yaml", b"", "specs/smoke.yaml: no profile: it has neither `extends` nor `protoc"),
+        ("smoke.yaml", b"extends: mini\ndata: 3", "  data: Input should be a valid dictionary"),
+        ("smoke.yaml", b"extends: mini\nclaen: {}", "  claen: Extra inputs are not permitted"),
+        ("smoke.yaml", b"extends: smoke", "specs/smoke.yaml: extends: 'smoke' extends itself"),
+        ("smoke.yaml", b"extends: few", "specs/smoke.yaml: extends: 'few' (allowed: authors, "),
+        ("smoke.yaml", b"protocol: paper", "  switches: Field required"),
+        ("mini.yaml", None, "specs/smoke.yaml: extends: 'mini' (allowed: authors, midi, "),
+        ("classnames/icons.txt", b"banana\n\xe9t\xe9", "icons.txt: line 2: not UTF-8 (byte 0xe9)"),
+        ("classnames/icons.txt", None, "specs/classnames/icons.txt: no such file"),
+    ],
 )
-def test_a_profile_is_a_folder_of_specs_and_nothing_else(specs: Path, profile: str) -> None:
-    known = "authors, midi, mini, paper, paper_fast, smoke"
-    assert message(specs, profile) == f"profile: {profile!r} (allowed: {known})"
-
-
-def test_an_override_of_a_field_that_is_not_there_is_refused(root: Path) -> None:
-    with pytest.raises(
-        SpecError, match=r"data\.poison\.rate: no such field|poison\.rate: no such field"
-    ):
-        load_profile("smoke", root / "specs", {"data.poison.rate": 1})
-    with pytest.raises(
-        SpecError, match="allowed: switches, data, pretrain, clean, evaluate followed by a field"
-    ):
-        load_profile("smoke", root / "specs", {"seed": 1})
-
-
-def test_an_override_is_checked_like_a_file(root: Path) -> None:
-    with pytest.raises(
-        SpecError, match=re.escape("image_size: Input should be greater than 0 (got -1)")
-    ):
-        load_profile("smoke", root / "specs", {"data.image_size": -1})
-    assert load_profile("smoke", root / "specs", {"pretrain.seeds": [3, 4]}).pretrain.seeds == [
-        3,
-        4,
-    ]
-
-
-@pytest.mark.faults(17)
-@given(text=st.text(max_size=200))
-def test_any_text_is_read_or_refused_but_never_crashes(
-    tmp_path_factory: pytest.TempPathFactory, text: str
+def test_a_file_that_cannot_be_used_is_named(
+    specs: Path, name: str, content: bytes | None, expected: str
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
-    path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    with contextlib.suppress(SpecError):
-        read_yaml(path)
+    (specs / name).unlink()
+    if content is not None:
+        (specs / name).write_bytes(content)
+    assert expected in message(specs)
+
+
+@pytest.mark.parametrize("profile", ["", ".", "tiny", "../specs/mini", "/etc", "été", "smoke\n"])
+def test_a_profile_is_a_file_of_specs_and_nothing_else(specs: Path, profile: str) -> None:
+    assert message(specs, profile) == f"profile: {profile!r} (allowed: {', '.join(PROFILES)})"
+    assert message(specs, "claims").startswith("specs/claims.yaml: no profile: it has neither")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "profile: tiny", "profile: [mini]", "mini"])
+def test_params_that_name_no_profile_are_refused(specs: Path, content: str) -> None:
+    path = specs.parent / "params.yaml"
+    path.write_text(content)
+    with pytest.raises(SpecError, match=r"params\.yaml: profile: .* \(allowed: authors, midi"):
+        chosen_profile(path)
+    path.write_text("profile: mini\n")
+    assert chosen_profile(path) == "mini"
+
+
+def test_a_stage_of_dvc_refuses_values_that_dvc_has_not_read(
+    specs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC would credit the results to the values of `resolve`, which ran before the edit."""
+    monkeypatch.chdir(specs.parent)
+    resolve_stage("smoke")
+    assert resolved_profile("smoke") is None
+    monkeypatch.setenv("DVC_STAGE", "clean@smoke-cc3m-mmcl")
+    assert resolved_profile("smoke") == load_profile("smoke")
+    replaced(specs / "smoke.yaml", "warmup_steps: 1 ", "warmup_steps: 2 ")
+    with unchanged("smoke", lambda profile: profile.data, ()):
+        pass
+    with (
+        pytest.raises(SpecError, match="specs of smoke changed after DVC had read them"),
+        unchanged("smoke", lambda profile: profile.clean, ()),
+    ):
+        pass
+
+
+ODD = ["", "null", "[]", "{}", ".nan", "-1", "1e400", "2020-01-01", "!!set {}", "*x", "é", "{a: }"]
+
+
+@pytest.fixture(scope="module")
+def spoilt(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of specs/ of which one file at a time is edited, and written back."""
+    return Path(shutil.copytree(root / "specs", tmp_path_factory.mktemp("fuzz") / "specs"))
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data(), name=st.sampled_from(["smoke.yaml", "studies/attacks.yaml"]))
+def test_a_random_edit_is_read_or_refused_by_the_name_of_its_file(
+    spoilt: Path, data: st.DataObject, name: str
+) -> None:
+    path = spoilt / name
+    text = path.read_text(encoding="utf-8")
+    start = data.draw(st.integers(0, len(text)))
+    end = min(len(text), start + data.draw(st.integers(0, 12)))
+    if data.draw(st.booleans()):  # a whole value
+        values = list(re.finditer(r"(?<=: )[^\n#{]+", text))
+        start, end = data.draw(st.sampled_from(values)).span()
+    new = data.draw(st.one_of(st.sampled_from(ODD), st.text(max_size=8)))
+    edited = text[:start] + new + text[end:]
+    path.write_bytes(edited.encode("utf-8", "surrogatepass"))
+    problem = ""
+    try:
+        load_profile("smoke", spoilt)
+        study = load_study("attacks", spoilt)
+        for variant in study.variants.values():
+            varied(study, variant, spoilt)
+    except SpecError as error:
+        problem = str(error)
+    finally:
+        path.write_text(text, encoding="utf-8")
+    assert not problem or name in problem
+
+
+def test_no_text_of_a_specification_is_lost_when_yaml_is_read_twice(root: Path) -> None:
+    """DVC reads the files with another parser than `read_yaml`: both get the same values."""
+    for path in [*(root / "specs").glob("*.yaml"), *(root / "specs/studies").glob("*.yaml")]:
+        assert read_yaml(path) == YAML(typ="safe").load(path.read_text(encoding="utf-8"))

@@ -5,7 +5,6 @@ and the same accuracy.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +14,12 @@ import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import measures, reference, workspace
-from benchmarks.timing import compare, elapsed
+from benchmarks import measures, reference
+from benchmarks.timing import compare
 from benchmarks.workload import RATE, Trainer, Workload, save_model
 from repro.data.images import encode_png
 from repro.data.keyed import keyed_rng
 from repro.data.shards import ShardWriter, write_store
-from repro.data.sums import hash_folder
 from repro.profile import clean_runs, load_profile
 from repro.spec import RunSpec
 from repro.train.model import normalise
@@ -69,8 +67,6 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
         write_store(inputs[name], *writer.close())
     np.savez(inputs["pairs"] / "rows.npz", **{"100k": np.arange(2, 30), "poisoned": np.arange(2)})
     (inputs["evaluation"] / "classnames.txt").write_text("".join(f"{name}\n" for name in NAMES))
-    for name in ("pairs", "evaluation"):
-        hash_folder(inputs[name])
     found = Workload([spec], inputs)
     save_model(found)
     return found
@@ -185,7 +181,6 @@ def test_a_ratio_is_the_median_of_pairs_taken_in_turn() -> None:
         2.0,
     )
     assert "".join(name[0] for name in calls) == "sf" + "fs" + "sf" + "fs"
-    assert elapsed(lambda: spend("slow", 0), 2).unit == "seconds"
 
 
 def test_the_table_has_what_was_measured() -> None:
@@ -197,42 +192,10 @@ def test_the_table_has_what_was_measured() -> None:
             "reference_seconds": 0.2345,
             "seconds": 0.1,
         },
-        "noop_seconds": {
-            "ratio": 2.0,
-            "unit": "seconds",
-            "reference_seconds": None,
-            "seconds": 2.0,
-        },
     }
     lines = bench.table(details).splitlines()
     assert "Abacus" in lines[0]
-    assert lines[-2].endswith("| 234 ms | 100 ms | 2.3 times as fast | at least 2 |")
-    assert lines[-1] == "| `dvc repro` with nothing to do |  | 2 s |  | at most 5 |"
-
-
-@pytest.mark.parametrize(
-    ("call", "most"),
-    [
-        ("clean --help", 1),
-        ("clean --profile none --dataset cc3m --objective mmcl", 1),
-        ("verify none.json", 4),  # draws the figures again, with seaborn
-    ],
-)
-def test_commands_without_torch_start_soon(call: str, most: float, root: Path) -> None:
-    """CPU time, so that a busy machine does not fail it, the better of two; the calls end in a help
-    text or an error.
-    """
-    times = []
-    for _ in range(2):
-        before = sum(os.times()[2:4])
-        subprocess.run(
-            [sys.executable, "-m", "repro", *call.split()],
-            cwd=root,
-            capture_output=True,
-            timeout=120,
-        )
-        times.append(sum(os.times()[2:4]) - before)
-    assert min(times) < most
+    assert lines[-1].endswith("| 234 ms | 100 ms | 2.3 times as fast | at least 2 |")
 
 
 def test_every_name_is_measured(workload: Workload, tmp_path: Path) -> None:
@@ -243,13 +206,3 @@ def test_every_name_is_measured(workload: Workload, tmp_path: Path) -> None:
     step, image = measures.train_step(workload, tmp_path, 1, 1), measures.loader(workload, tmp_path)
     assert len(step.runs) == 1 and image.ratio > 0
     assert image.seconds < step.seconds
-
-
-@pytest.mark.slow
-def test_the_finished_study_leaves_dvc_nothing_to_do(root: Path, tmp_path: Path) -> None:
-    """`commit` fails where the copy lacks something that a stage depends on; the report itself is a
-    placeholder.
-    """
-    workspace.make_workspace(root, tmp_path / "finished")
-    workspace.commit(tmp_path / "finished")
-    workspace.repeat(tmp_path / "finished")

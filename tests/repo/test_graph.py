@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from repro.cli import reproduce
 from repro.profile import load_profile
 from tests.support.pipeline import environment, repro
 
@@ -31,83 +30,59 @@ def graph(request: pytest.FixtureRequest) -> dict[str, Any]:
     return dict(content["stages"])
 
 
-def test_the_stages_are_the_study_in_order(graph: dict[str, Any]) -> None:
-    assert list(graph) == ["data", "poison", "pretrain", "clean", "study", "report"]
-    assert all(
-        stage["cmd"].startswith(f"python -m repro {name} --profile ${{item.profile}}")
-        for name, stage in of_profiles(graph)
-    )
-
-
-def of_profiles(graph: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Names and stages of the graph proper; studies lie beside it and name their profile
-    themselves.
+def test_stages_are_the_study_in_order_each_for_one_profile(graph: dict[str, Any]) -> None:
+    """Axes are strings, since DVC renders other values into names in its own way (1.0e-6 becomes
+    1e-06), and outputs lie in folders of the profile, so that two profiles share nothing.
     """
-    return [(name, stage) for name, stage in graph.items() if name != "study"]
+    of_profiles = {name: stage for name, stage in graph.items() if name != "study"}
+    assert list(of_profiles) == ["resolve", "data", "poison", "pretrain", "clean", "report"]
+    for name, stage in of_profiles.items():
+        first = stage["cmd"] if isinstance(stage["cmd"], str) else stage["cmd"][0]
+        assert first.startswith(f"python -m repro {name} --profile ${{item.profile}}")
+        assert stage["matrix"]["profile"] == ["${profile}"]
+        assert all(isinstance(value, str) for axis in stage["matrix"].values() for value in axis)
+        assert all("/${item.profile}" in str(out) for out in stage["outs"])
+        # Where runs go is no part of the graph.
+        content = str({**stage, "desc": "", "deps": ""}).lower()
+        assert not re.search("slurm|slots|partition|cuda|nproc", content)
+    for name in ("pretrain", "clean"):
+        assert all(list(out.values()) == [{"persist": True}] for out in graph[name]["outs"])
 
 
 def test_the_studies_of_the_graph_are_those_with_results_and_depend_on_their_specification_alone(
-    graph: dict[str, Any],
+    root: Path, graph: dict[str, Any]
 ) -> None:
     """A study without results would make plain `dvc repro` start hours of training, and so would
     one that depends on code.
     """
-    root = Path(__file__).parents[2]
-    archives = {
-        path.name.removesuffix(".jsonl.gz") for path in root.glob("results/studies/*.jsonl.gz")
-    }
-    assert (
-        set(graph["study"]["matrix"]["name"])
-        == archives
-        <= {path.stem for path in root.glob("specs/studies/*.yaml")}
-    )
-    assert "deps" not in graph["study"] and graph["study"]["params"] == [
-        {"specs/studies/${item.name}.yaml": None}
-    ]
-    assert graph["study"]["outs"] == [
-        {"results/studies/${item.name}.jsonl.gz": {"cache": False, "persist": True}}
-    ]
-
-
-def test_axes_are_strings_and_the_profile_is_one_of_them(graph: dict[str, Any]) -> None:
-    """Other values are rendered into names (1.0e-6 becomes 1e-06), and stages of two profiles must
-    not share a name.
-    """
-    for _, stage in of_profiles(graph):
-        assert stage["matrix"]["profile"] == ["${profile}"]
-        assert all(isinstance(value, str) for axis in stage["matrix"].values() for value in axis)
-
-
-def test_every_output_lies_in_a_folder_of_its_profile(graph: dict[str, Any]) -> None:
-    for _, stage in of_profiles(graph):
-        outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]]
-        assert all("/${item.profile}" in out for out in outs)
-
-
-def test_training_stages_keep_their_outputs(graph: dict[str, Any]) -> None:
-    for name in ("pretrain", "clean"):
-        assert all(
-            isinstance(out, dict) and list(out.values()) == [{"persist": True}]
-            for out in graph[name]["outs"]
-        )
+    study = graph["study"]
+    archives = {path.name.partition(".")[0] for path in root.glob("results/studies/*.jsonl.gz")}
+    assert set(study["matrix"]["name"]) == archives
+    assert archives <= {path.stem for path in root.glob("specs/studies/*.yaml")}
+    assert "deps" not in study
+    assert study["params"] == [{"specs/studies/${item.name}.yaml": None}]
+    kept = {"cache": False, "persist": True}
+    assert study["outs"] == [{"results/studies/${item.name}.jsonl.gz": kept}]
 
 
 def test_only_the_report_reads_results(graph: dict[str, Any]) -> None:
-    readers = {
-        name
-        for name, stage in graph.items()
-        if any(dep.startswith("results/") for dep in stage.get("deps", []))
-    }
-    assert readers == {"report"}
+    readers = [name for name, stage in graph.items() if "results/" in str(stage.get("deps", []))]
+    assert readers == ["report"]
 
 
-def test_where_runs_go_is_no_part_of_the_graph(graph: dict[str, Any]) -> None:
-    told = [
-        {key: value for key, value in stage.items() if key not in ("desc", "deps")}
+def test_every_value_of_a_profile_reruns_a_stage(root: Path, graph: dict[str, Any]) -> None:
+    """A field that no stage names could change without any effect; the report depends on specs/."""
+    named = [
+        field.replace("${item.objective}", "mmcl_ssl")
         for stage in graph.values()
+        for file in stage.get("params", [])
+        for field in next(iter(file.values())) or []
     ]
-    text = str(told).lower()
-    assert not any(word in text for word in ("slurm", "slots", "partition", "cuda", "nproc"))
+    profile = load_profile("mini", root / "specs").model_dump()
+    fields = [f"{part}.{name}" for part in ("data", "pretrain", "clean") for name in profile[part]]
+    left = {"pretrain.objectives", "data.poison"}
+    unnamed = [field for field in fields if not {field, field.partition(".")[0]} & set(named)]
+    assert set(unnamed) <= left and "switches" in named
 
 
 def replace(path: Path, old: str, new: str) -> None:
@@ -118,10 +93,16 @@ def replace(path: Path, old: str, new: str) -> None:
 
 @pytest.mark.slow
 def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
-    smoke = project / "specs" / "smoke"
+    smoke = project / "specs" / "smoke.yaml"
     (project / "params.yaml").write_text("profile: smoke\n")
     cells = [f"smoke {cell}" for cell in CELLS]
-    everything = ["data smoke", "poison smoke cc3m", "poison smoke cc6m", "report smoke"]
+    everything = [
+        "resolve smoke",
+        "data smoke",
+        "poison smoke cc3m",
+        "poison smoke cc6m",
+        "report smoke",
+    ]
     everything += [f"{stage} {cell}" for stage in ("pretrain", "clean") for cell in cells]
     studies = len(
         YAML(typ="safe").load(project / "dvc.yaml")["stages"]["study"]["matrix"]["name"]
@@ -152,23 +133,22 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
     (project / "params.yaml").write_text("profile: smoke\n")
     assert repro(project) == []  # both profiles keep their entries in dvc.lock
 
-    replace(
-        smoke / "clean.yaml", "learning_rates: [3.0e-4, 1.0e-3]", "learning_rates: [3.0e-4, 2.0e-3]"
-    )
-    assert repro(project) == [*(f"clean {cell}" for cell in cells), "report smoke"]
-
-    replace(
-        smoke / "pretrain.yaml",
-        "mmcl_ssl: {learning_rate: 1.0e-3",
-        "mmcl_ssl: {learning_rate: 2.0e-3",
-    )
-    changed = [
-        f"{stage} smoke {cell}" for stage in ("pretrain",) for cell in CELLS if cell.endswith("ssl")
-    ]
+    replace(smoke, "learning_rates: [3.0e-4, 1.0e-3]", "learning_rates: [3.0e-4, 2.0e-3]")
     assert repro(project) == [
-        *changed,
+        "resolve smoke",
+        *(f"clean {cell}" for cell in cells),
         "report smoke",
-    ]  # the stub's model is the same as before, so cleaning stays
+    ]
+
+    replace(smoke, "mmcl_ssl: {learning_rate: 1.0e-3", "mmcl_ssl: {learning_rate: 2.0e-3")
+    changed = [f"pretrain smoke {cell}" for cell in CELLS if cell.endswith("ssl")]
+    # The stub's model is the same as before, so cleaning stays.
+    assert repro(project) == ["resolve smoke", *changed, "report smoke"]
+
+    # A value that is inherited, and one of another profile.
+    replace(project / "specs/paper.yaml", "trigger_seed: 0 ", "trigger_seed: 1 ")
+    replace(project / "specs/midi.yaml", "num_concepts: 1000", "num_concepts: 900")
+    assert sorted(repro(project)) == sorted(set(everything) - {"data smoke"})
 
     template = next(
         path
@@ -178,8 +158,8 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
     template.write_text(template.read_text() + "\n")
     assert repro(project) == ["report smoke"]
 
-    (smoke / "clean.yaml").write_text("# a comment\n" + (smoke / "clean.yaml").read_text())
-    assert repro(project) == ["report smoke"]  # it quotes the specs' comments
+    smoke.write_text("# a comment\n" + smoke.read_text())
+    assert repro(project) == ["resolve smoke", "report smoke"]  # which quotes comments
 
 
 @pytest.mark.slow
@@ -196,9 +176,9 @@ def test_one_value_set_as_an_experiment_reruns_what_it_touches(project: Path) ->
         subprocess.run(["git", *command], cwd=project, check=True)
     before = load_profile("smoke", project / "specs")
 
-    value = "specs/smoke/clean.yaml:warmup_steps=2"
+    value = "specs/smoke.yaml:clean.warmup_steps=2"
     ran = repro(project, "dvc", "exp", "run", "-S", value)
-    assert ran == [*(f"clean smoke {cell}" for cell in CELLS), "report smoke"]
+    assert ran == ["resolve smoke", *(f"clean smoke {cell}" for cell in CELLS), "report smoke"]
     changed = before.clean.model_copy(update={"warmup_steps": 2})
     assert before.clean.warmup_steps != 2
     assert load_profile("smoke", project / "specs") == before.model_copy(update={"clean": changed})
@@ -214,7 +194,11 @@ def test_a_reader_without_data_or_models_rebuilds_the_report(
     (project / "params.yaml").write_text("profile: smoke\n")
     repro(project)
     remote, clone = (str(tmp_path_factory.mktemp(name)) for name in ("remote", "clone"))
-    outs = ["report/build/smoke", "data/smoke/accounting.json", "data/smoke/attribution.json"]
+    outs = [
+        "report/build/smoke",
+        "data/smoke/accounting.json",
+        "data/smoke/attribution.json",
+    ]
     outs += [f"poisoned/smoke/{dataset}-samples.json" for dataset in ("cc3m", "cc6m")]
     outs += [
         f"results/smoke/{stage}/{cell.replace(' ', '-')}"
@@ -250,7 +234,7 @@ def test_a_reader_without_data_or_models_rebuilds_the_report(
 
 @pytest.mark.slow
 def test_an_unpacked_archive_works_without_git(
-    project: Path, tmp_path_factory: pytest.TempPathFactory
+    root: Path, project: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """With the one setting that setup.sh makes where there is no .git."""
     archive = tmp_path_factory.mktemp("archive")
@@ -264,19 +248,17 @@ def test_an_unpacked_archive_works_without_git(
     ).stdout
     subprocess.run(["tar", "-x"], cwd=archive, input=packed, check=True)
     setting = ["dvc", "config", "--local", "core.no_scm", "true"]
-    assert " ".join(setting[1:]) in Path(reproduce.__file__).parents[2].joinpath(
-        "setup.sh"
-    ).read_text().replace('"', "")
+    assert " ".join(setting[1:]) in (root / "setup.sh").read_text().replace('"', "")
     subprocess.run(setting, cwd=archive, env=environment(project), check=True)
     (archive / "params.yaml").write_text("profile: smoke\n")
     assert repro(archive, "dvc", "repro", "poison@smoke-cc3m") == [
+        "resolve smoke",
         "data smoke",
         "poison smoke cc3m",
     ]
 
 
 @pytest.mark.slow
-@pytest.mark.faults(6)
 def test_a_second_pipeline_in_the_folder_is_refused(project: Path) -> None:
     (project / "params.yaml").write_text("profile: smoke\n")
     stub, hold = project / "bin" / "python", project / "hold"
@@ -286,7 +268,7 @@ def test_a_second_pipeline_in_the_folder_is_refused(project: Path) -> None:
     )
     stub.chmod(0o755)
     hold.touch()
-    target = ["dvc", "repro", "data@smoke"]
+    target = ["dvc", "repro", "resolve@smoke"]
     with subprocess.Popen(
         target,
         cwd=project,
@@ -308,4 +290,4 @@ def test_a_second_pipeline_in_the_folder_is_refused(project: Path) -> None:
         assert second.returncode != 0 and re.search("busy|lock", second.stderr)
         hold.unlink()
         assert first.communicate(timeout=120) and first.returncode == 0
-    assert (project / "ran.log").read_text().splitlines() == ["data smoke  "]
+    assert (project / "ran.log").read_text().splitlines() == ["resolve smoke  "]

@@ -17,45 +17,21 @@ import pytest
 HEAVY = {"torch", "torchvision", "open_clip", "transformers", "sacred", "pymongo"}
 
 
-def loaded_by(statement: str, root: Path) -> set[str]:
-    """Top-level packages in sys.modules after a statement, in an interpreter of its own."""
-    code = f"{statement}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=root,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return set(done.stdout.splitlines()[-1].split())
-
-
-def test_the_command_line_starts_without_heavy_packages(root: Path) -> None:
-    statement = (
-        "from repro.cli.calls import build_parser\nimport repro.spec, repro.ledger\nbuild_parser()"
-    )
-    assert loaded_by(statement, root) & (HEAVY | {"matplotlib", "pandas", "scipy"}) == set()
-
-
-def test_the_report_imports_no_torch(root: Path) -> None:
-    modules = [
-        file.stem
-        for file in sorted((root / "repro" / "report").glob("*.py"))
-        if file.stem != "__init__"
-    ]
-    statement = "import repro.report\n" + "".join(
-        f"import repro.report.{module}\n" for module in modules
-    )
-    assert loaded_by(statement, root) & HEAVY == set()
-
-
-def test_the_launcher_and_the_pipeline_wrapper_import_no_torch(root: Path) -> None:
-    assert (
-        loaded_by("import repro.launch, repro.cli.reproduce", root)
-        & {"torch", "torchvision", "open_clip"}
-        == set()
-    )
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("repro.__main__", HEAVY | {"matplotlib", "pandas", "scipy", "pydantic"}),
+        ("repro.profile", HEAVY | {"matplotlib", "pandas", "scipy"}),
+        ("repro.report.build", HEAVY),
+        ("repro.launch.driver", {"torch", "torchvision", "open_clip"}),
+    ],
+)
+def test_a_module_starts_without_heavy_packages(root: Path, module: str, without: set[str]) -> None:
+    """In an interpreter of its own."""
+    code = f"import {module}, sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
+    assert set(done.stdout.split()) & without == set()
 
 
 def declared(root: Path) -> set[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,11 @@ import numpy as np
 import pytest
 
 from repro.launch.driver import run_all
-from repro.profile import load_profile, pretrain_runs, read_yaml
-from repro.spec import SpecError
-from repro.study.derive import derive
+from repro.profile import pretrain_runs
 from tests.support.checkout import dvc, fresh_checkout, up_to_date_within
 from tests.support.loaders import counted_loaders
 from tests.support.slurm import needs_slurm, running_cluster
-from tests.support.synthetic import noise_profile, small_overrides, write_all
+from tests.support.synthetic import noise_profile, small_overrides, write_all, write_profile
 
 SLURM = {
     "REPRO_LAUNCHER": "slurm",
@@ -52,11 +49,10 @@ class Study:
 
 @pytest.fixture(scope="module")
 def study(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """A fresh checkout at the derived profile, run once to its end."""
+    """A fresh checkout at the profile `rehearsal`, run once to its end."""
     folder = fresh_checkout(root, tmp_path_factory.mktemp("paper") / "study")
     write_all(folder / "incoming" / "rehearsal")
-    (folder / "specs" / "rehearsal.yaml").write_text(json.dumps(small_overrides(root)))
-    derive("paper", "rehearsal", folder / "specs" / "rehearsal.yaml", folder / "specs")
+    write_profile("rehearsal", small_overrides(root), folder / "specs")
     (folder / "params.yaml").write_text("profile: rehearsal\n")
     with running_cluster(tmp_path_factory.mktemp("slurm")), counted_loaders(folder) as loaders:
         dvc(folder, "repro", **SLURM)
@@ -94,8 +90,8 @@ def test_the_paper_graph_runs_through_slurm_to_a_report(checkout: Path) -> None:
 @needs_slurm
 @pytest.mark.slow
 def test_the_rehearsal_makes_batches_in_loader_processes(study: Study) -> None:
-    """Two for each rank: of the pre-trainings two packs on four, of the cleaning runs four on one."""
-    assert Counter(study.loaders.values()) == {2: 2 * 4 + 4}
+    """Two for each rank: four pre-trainings on four ranks each, four jobs of cleaning on one."""
+    assert Counter(study.loaders.values()) == {2: 4 * 4 + 4}
 
 
 @needs_slurm
@@ -124,7 +120,8 @@ def test_the_rehearsal_takes_the_same_ways_with_images_of_the_true_size(
         "REPRO_MEMORY_BYTES": "10000000",
     }.items():
         monkeypatch.setenv(name, value)
-    profile = noise_profile(root, read_yaml(root / "specs" / "rehearsal.yaml"))
+    true_size = {"data.image_size": 224, "pretrain.model.vision": {"image_size": 224, "width": 2}}
+    profile = noise_profile(root, true_size)
 
     with counted_loaders(tmp_path) as loaders:
         run_all(pretrain_runs(profile, "cc3m", "mmcl_ssl"))
@@ -152,55 +149,3 @@ def groups_a_rank(work: Path) -> list[str]:
 @pytest.mark.slow
 def test_with_nothing_to_do_the_paper_graph_takes_five_seconds_at_most(checkout: Path) -> None:
     assert up_to_date_within(5, checkout)
-
-
-@pytest.fixture
-def specs(root: Path, tmp_path: Path) -> Path:
-    """A copy of specs/."""
-    return Path(shutil.copytree(root / "specs", tmp_path / "specs"))
-
-
-def test_a_derived_profile_differs_by_the_values_of_its_file(specs: Path) -> None:
-    (specs / "few.yaml").write_text(
-        "pretrain.seeds: [3, 4]\nclean.epochs: 7\nswitches.gather: authors\n"
-    )
-    for _ in range(2):  # a second time over the first
-        assert derive("paper", "few", specs / "few.yaml", specs) == specs / "few"
-    base, few = load_profile("paper", specs), load_profile("few", specs)
-    assert (few.pretrain.seeds, few.clean.epochs, few.switches.gather) == ([3, 4], 7, "authors")
-    same = {
-        "pretrain": base.pretrain,
-        "clean": base.clean,
-        "switches": base.switches,
-        "name": "paper",
-    }
-    assert few.model_copy(update=same) == base
-    assert few.clean.model_copy(update={"epochs": base.clean.epochs}) == base.clean
-
-
-def test_the_rehearsal_draws_its_triggers_anew_at_each_evaluation(specs: Path) -> None:
-    """The way that costs the most; `paper` itself draws them once."""
-    derive("paper", "rehearsal", specs / "rehearsal.yaml", specs)
-    profiles = [load_profile(name, specs) for name in ("paper", "rehearsal")]
-    drawn = [profile.switches.evaluation_triggers for profile in profiles]
-    assert drawn == ["fixed", "redrawn"]
-
-
-@pytest.mark.parametrize(
-    ("name", "overrides", "expected"),
-    [
-        ("mini", "pretrain.seeds: [1]", "profile: 'mini' "),
-        ("../x", "pretrain.seeds: [1]", "profile: '../x' "),
-        ("few", "pretrain.sids: [1]", "pretrain.yaml: sids: no such field"),
-        ("few", "pretrain.seeds: []", "seeds: List should have at least 1 item"),
-        ("few", "- 1", "no table"),
-    ],
-)
-def test_nothing_is_written_for_a_wrong_override(
-    specs: Path, name: str, overrides: str, expected: str
-) -> None:
-    (specs / "few.yaml").write_text(overrides)
-    before = sorted(specs.rglob("*"))
-    with pytest.raises(SpecError, match=re.escape(expected)):
-        derive("paper", name, specs / "few.yaml", specs)
-    assert sorted(specs.rglob("*")) == before
