@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from string import Formatter
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -16,13 +15,17 @@ from pydantic import (
     FiniteFloat,
     NonNegativeInt,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
-Dataset = Literal["cc3m", "cc6m"]
-Objective = Literal["mmcl", "mmcl_ssl"]
-Loss = Literal["mmcl", "ssl", "mmcl_ssl"]
-CleanSize = Literal["100k", "200k"]
+from repro.names import DATASETS, DEFENCES, LOSSES, DefenceName, TriggerName
+from repro.names import CleanSize as CleanSize
+from repro.names import Dataset as Dataset
+from repro.names import Loss as Loss
+from repro.names import Objective as Objective
+
+Precision = Literal["fp32", "tf32", "bf16"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")]
 Rate = Annotated[FiniteFloat, Field(gt=0, lt=1e3)]
 Weight = Annotated[FiniteFloat, Field(ge=0)]
@@ -33,17 +36,8 @@ ModelAge = PositiveInt | Literal["last", "best_validation_loss"]
 """Which epoch's model pre-training hands to cleaning: this one, the last of the schedule, or the
 one of the lowest validation loss."""
 
-LOSS_WEIGHTS: dict[str, dict[str, float]] = {
-    "mmcl": {"mmcl": 1.0, "ssl": 0.0},
-    "ssl": {"mmcl": 0.0, "ssl": 1.0},
-    "mmcl_ssl": {"mmcl": 1.0, "ssl": 1.0},
-}
-"""Weights of the two terms by objective (paper Sec. 3: L_CleanCLIP = L_SSL + L_MMCL; code: both
-weights 1)."""
-
 METRIC_FIELDS = {"evaluate": {"asr_cap", "confidence"}, "switches": {"asr_denominator"}}
-"""Fields of a RunSpec that only the reading of the ledger depends on: changing them retrains
-nothing."""
+"""Fields of a RunSpec that only the reading of the ledger depends on: they retrain nothing."""
 
 
 class SpecError(ValueError):
@@ -64,8 +58,8 @@ class Switches(Spec):
     """The choices in which the paper's text and the authors' code differ, or on which the text is
     silent.
 
-    `specs/protocols/{paper,authors}.yaml` give both settings with their source; `specs/README.md`
-    tables them.
+    `specs/paper.yaml` and `specs/authors.yaml` give both settings with their source;
+    `specs/README.md` tables them.
     """
 
     poison_caption: Literal["word", "template"]
@@ -112,9 +106,9 @@ class Switches(Spec):
 class Trigger(Spec):
     """An image trigger (paper Sec. 3, "Training Details")."""
 
-    name: Literal["badnet", "blended", "sig", "wanet", "yellow"]
+    name: TriggerName
     patch_size: PositiveInt
-    """Side of the square patch, pixels of the stored image; used by badnet and yellow."""
+    """Side of the square, pixels of the stored image; used by the triggers that paste one."""
 
 
 class Poison(Spec):
@@ -127,7 +121,7 @@ class Poison(Spec):
     """Poison any pair and replace its caption, or only pairs that already name the target and keep
     their caption."""
     num_poisoned: dict[Dataset, PositiveInt]
-    """Poisoned pairs per dataset slot."""
+    """Poisoned pairs per dataset."""
     seed: int
     """Key of the choice of pairs, patch places and pixels."""
 
@@ -151,13 +145,12 @@ class ShardSource(Spec):
 
     kind: Literal["webdataset"]
     pairs: dict[Dataset, str]
-    """Folder of tar shards per dataset slot, relative to the repository."""
+    """Folder of tar shards per dataset, relative to the repository."""
     selection: dict[Dataset, Literal["keyed", "first"]]
-    """Which usable pairs a slot takes when there are more than num_pairs: those first in a keyed
+    """Which usable pairs a dataset takes when there are more than num_pairs: those first in a keyed
     order of their contents, or the first of the list they were downloaded from."""
     evaluation: str
-    """ImageNet validation, relative path: class folders, flat folder with labels.csv, the official
-    tar, parquet or webdataset."""
+    """ImageNet validation, relative path: class folders or the official archives."""
     images_per_class: PositiveInt
     """Evaluation images that every class must have, no more and no fewer: ImageNet-1K validation
     has 50 (50,000 in all)."""
@@ -166,16 +159,15 @@ class ShardSource(Spec):
 
 
 class DataSpec(Spec):
-    """specs/<profile>/data.yaml: datasets, evaluation images, poison and cleaning subsets."""
+    """`data` of a profile: datasets, evaluation images, poison and cleaning subsets."""
 
     stand_in: str
-    """What the dataset slots hold instead of the paper's data, in words; empty if they hold the
-    real data."""
+    """The substitute for the paper's data, in words; empty where it is the real data."""
     source: Annotated[IconSource | ShardSource, Field(discriminator="kind")]
     image_size: PositiveInt
     """Side of the stored square images, pixels."""
     num_pairs: dict[Dataset, PositiveInt]
-    """Pairs per dataset slot at most; chosen by keyed hash."""
+    """Pairs per dataset at most; chosen by keyed hash."""
     poison: Poison
     cleaning_sizes: dict[CleanSize, PositiveInt]
     """Pairs in each cleaning subset."""
@@ -186,7 +178,7 @@ class DataSpec(Spec):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         problems = []
-        for slot in get_args(Dataset):
+        for slot in DATASETS:
             if slot not in self.num_pairs:
                 problems.append(f"num_pairs.{slot}: missing (allowed: a positive count)")
             if slot not in self.poison.num_poisoned:
@@ -203,7 +195,7 @@ class DataSpec(Spec):
                 f"is larger than the image (allowed: 1 to image_size = {self.image_size})"
             )
         for size, count in self.cleaning_sizes.items():
-            # One size holds for both slots: the smaller one sets the limit.
+            # One size holds for both datasets: the smaller one sets the limit.
             smallest = min(self.num_pairs.values())
             if count > smallest:
                 problems.append(
@@ -307,24 +299,29 @@ class Schedule(Spec):
         return self
 
 
-class PretrainSpec(Spec):
-    """specs/<profile>/pretrain.yaml."""
+class Training(Spec):
+    """How a step computes; pre-training, cleaning and every run have these fields."""
+
+    optimizer: Optimizer
+    views: Views
+    precision: Precision
+    compile: bool
+    """Pass the towers through torch.compile: faster on GPUs, equal to rounding."""
+    deterministic: bool = True
+    """The same bits at every repetition on one machine; false lets a GPU choose its fastest kernels
+    by trial."""
+
+
+class PretrainSpec(Training):
+    """`pretrain` of a profile."""
 
     model: ModelSpec
-    optimizer: Optimizer
     objectives: dict[Objective, Schedule]
     ssl_weight: Weight
     """Factor on the SSL term where the objective has one (paper Sec. 3: 1)."""
     model_age: dict[Dataset, dict[Objective, ModelAge]]
     """Training stops at a given epoch, though the schedule is the full one (the authors cleaned
     CC6M models of epochs 21 and 36 of 64)."""
-    views: Views
-    precision: Literal["fp32", "tf32", "bf16"]
-    compile: bool
-    """Pass the towers through torch.compile: faster on GPUs, equal to rounding."""
-    deterministic: bool = True
-    """The same bits at every repetition on one machine; false lets a GPU choose its fastest kernels
-    by trial."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
     evaluate_every_epochs: PositiveInt
     """Zero-shot accuracy and ASR during pre-training, every so many epochs and at the end."""
@@ -341,31 +338,51 @@ class CleanCell(Spec):
     global_batch_size: Annotated[int, Field(ge=2)]
 
 
-class Mitigation(Spec):
-    """What cleaning does besides finetuning on clean pairs, or in spite of them; all off in the
-    paper's workshop version.
+class Defence(Spec):
+    """A defence of `names.DEFENCES` with its settings beside the name, for instance
+    `{name: shrink_and_perturb, shrink: 0.95}`; settings at their default are left out.
     """
 
-    ssl_weight: Weight
-    """Factor on the SSL term where the cleaning loss has one (paper Sec. 3: 1)."""
-    shrink: Fraction
-    """Factor on the start model's weights (shrink and perturb, Ash and Adams 2020, arXiv
-    1910.08475); 1 is off."""
-    perturb: Weight
-    """Standard deviation of the noise added to the start model's weights; 0 is off."""
-    clusters: NonNegativeInt
-    """Centroids of the deep-clustering term (see repro/train/clustering.py); 0 is off."""
-    cluster_weight: Weight
-    """Factor on the deep-clustering term."""
-    poisons_left: NonNegativeInt
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, FiniteFloat]
+    name: DefenceName
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """All settings of the defence by name."""
+        named = self.model_extra or {}
+        return {
+            name: named.get(name, setting.default)
+            for name, setting in DEFENCES[self.name].settings.items()
+        }
+
+    @model_validator(mode="after")
+    def _allowed(self) -> Self:
+        allowed, problems = DEFENCES[self.name].settings, []
+        for name, value in list(self.__pydantic_extra__.items()):
+            if name not in allowed:
+                problems.append(
+                    f"{name}: no setting of {self.name} (allowed: {', '.join(allowed)})"
+                )
+                continue
+            _, least, most, whole = setting = allowed[name]
+            if not least <= value <= most or (whole and value != int(value)):
+                kind = "whole numbers" if whole else "numbers"
+                problems.append(f"{name}: {value:g} (allowed: {kind} from {least:g} to {most:g})")
+            if value == setting.default:
+                del self.__pydantic_extra__[name]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+class CleanSpec(Training):
+    """`clean` of a profile: finetuning of every pre-trained model."""
+
+    defence: Defence | None = None
+    """What cleaning does besides finetuning; null for CleanCLIP as published."""
+    poisons_left: NonNegativeInt = 0
     """Poisoned pairs left among the cleaning pairs, in addition to them."""
-
-
-class CleanSpec(Spec):
-    """specs/<profile>/clean.yaml: finetuning of every pre-trained model."""
-
-    optimizer: Optimizer
-    mitigation: Mitigation
     epochs: PositiveInt
     warmup_steps: NonNegativeInt
     evaluations_per_epoch: Annotated[FiniteFloat, Field(gt=0)] | None
@@ -374,12 +391,6 @@ class CleanSpec(Spec):
     """
     evaluate_every_steps: PositiveInt | None
     """Evaluations every so many steps of an epoch and at its end (the authors' rhythm)."""
-    views: Views
-    precision: Literal["fp32", "tf32", "bf16"]
-    compile: bool
-    """As in pre-training."""
-    deterministic: bool = True
-    """As in pre-training."""
     cells: Annotated[list[CleanCell], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -392,19 +403,8 @@ class CleanSpec(Spec):
         return self
 
 
-def _takes_a_name(template: str) -> bool:
-    """Whether `template.format(name)` puts the name in one place, as it is."""
-    try:
-        parts = list(Formatter().parse(template))
-    except ValueError:
-        return False
-    # Formatter gives literal text, field name, format and conversion; only a bare `{}` is taken.
-    fields = [part[1:] for part in parts if part[1] is not None]
-    return fields == [("", "", None)]
-
-
 class EvaluateSpec(Spec):
-    """specs/<profile>/evaluate.yaml."""
+    """`evaluate` of a profile."""
 
     classnames: Literal["imagenet", "icons"]
     """The list of specs/classnames that names the classes; accuracy counts each image once, however
@@ -417,15 +417,18 @@ class EvaluateSpec(Spec):
     """Level of every interval in the report."""
     trigger_seed: int
     """Key of the fixed trigger set."""
-    precision: Literal["fp32", "tf32", "bf16"] | None = None
+    precision: Precision | None = None
     """Arithmetic of an evaluation; null is that of the training that it belongs to."""
 
     @model_validator(mode="after")
     def _fillable(self) -> Self:
         if self.templates != "openai":
-            bad = [template for template in self.templates if not _takes_a_name(template)]
-            if bad:
-                raise ValueError(f"templates: {bad[0]!r} (allowed: strings with exactly one {{}})")
+            for template in self.templates:
+                before, _, after = template.partition("{}")
+                if "{}" not in template or any(brace in before + after for brace in "{}"):
+                    raise ValueError(
+                        f"templates: {template!r} (allowed: strings with exactly one {{}})"
+                    )
         return self
 
 
@@ -441,7 +444,7 @@ class Profile(Spec):
     evaluate: EvaluateSpec
 
 
-class RunSpec(Spec):
+class RunSpec(Training):
     """One training run, resolved: all that its outcome depends on besides input data and code."""
 
     profile: Name
@@ -458,17 +461,15 @@ class RunSpec(Spec):
     """False for the control that is trained on the unpoisoned pairs."""
     seed: Seed
     model: ModelSpec
-    optimizer: Optimizer
     schedule: Schedule
     model_age: ModelAge
     """`last` in cleaning."""
-    mitigation: Mitigation | None
-    """None in pre-training."""
-    ssl_weight: Weight
-    """Factor on the SSL term, in cleaning that of `mitigation`."""
-    views: Views
-    precision: Literal["fp32", "tf32", "bf16"]
-    compile: bool
+    ssl_weight: Weight = 1.0
+    """Factor on the SSL term in pre-training; cleaning takes that of its defence."""
+    defence: Defence | None = None
+    """None in pre-training, and for CleanCLIP as published."""
+    poisons_left: NonNegativeInt = 0
+    """Poisoned pairs left among the cleaning pairs."""
     evaluations_per_epoch: FiniteFloat | None
     """Below 1 in pre-training: one evaluation every 1/x epochs."""
     evaluate_every_steps: PositiveInt | None
@@ -476,8 +477,13 @@ class RunSpec(Spec):
     trigger: Trigger
     target_class: str
     evaluate: EvaluateSpec
-    deterministic: bool = True
-    """See `PretrainSpec`."""
+
+    @field_validator("defence")
+    @classmethod
+    def _named_only_if_other(cls, defence: Defence | None) -> Defence | None:
+        # One specification for one training: without settings `cleanclip` is no defence's name.
+        plain = defence is not None and defence.name == "cleanclip" and not defence.model_extra
+        return None if plain else defence
 
     @property
     def cell(self) -> str:
@@ -496,39 +502,48 @@ class RunSpec(Spec):
         return "-".join([*parts, f"seed{self.seed}"])
 
     @property
+    def loss_settings(self) -> tuple[DefenceName, dict[str, float]]:
+        """Name and settings of the defence that makes the loss; in pre-training those of plain
+        finetuning with the run's SSL weight.
+        """
+        if self.stage == "pretrain":
+            return "cleanclip", {"ssl_weight": self.ssl_weight}
+        if self.defence is None:
+            return "cleanclip", {"ssl_weight": 1.0}
+        return self.defence.name, self.defence.settings
+
+    @property
     def num_views(self) -> int:
-        """Views of every pair that a step encodes: a second one where the SSL term counts."""
-        return 2 if self.loss_weights["ssl"] else 1
+        """Views of every pair that a step encodes; one where the weight of the SSL term is 0."""
+        return LOSSES[self.loss].views if self.loss_settings[1].get("ssl_weight", 1.0) else 1
+
+    @property
+    def changes_start(self) -> bool:
+        """Whether the run's first evaluation is of other weights than those of its start model."""
+        return self.defence is not None and DEFENCES[self.defence.name].changes_start
 
     @property
     def evaluation_key(self) -> str:
         """Equal in runs whose evaluations of one model on one set of images are equal."""
         # Image size and arithmetic too: both change what the model sees and answers.
-        parts = (self.switches, self.trigger, self.target_class, self.evaluate)
-        shown = [part if isinstance(part, str) else part.model_dump(mode="json") for part in parts]
-        return digest([*shown, self.model.vision.image_size, self.evaluation_precision])
+        parts: list[Spec] = [self.switches, self.trigger, self.evaluate]
+        content = [part.model_dump(mode="json") for part in parts]
+        return digest(
+            [*content, self.target_class, self.model.vision.image_size, self.evaluation_precision]
+        )
 
     @property
-    def evaluation_precision(self) -> Literal["fp32", "tf32", "bf16"]:
+    def evaluation_precision(self) -> Precision:
         """Arithmetic of the evaluations: that of training where the specification names none."""
         return self.evaluate.precision or self.precision
 
     def computed(self) -> dict[str, Any]:
-        """What the run's rows, bits and weights depend on: all but its name and METRIC_FIELDS."""
+        """What the run's rows, bits and weights depend on: all but its name, METRIC_FIELDS and
+        fields at their default, so that a new field with a default changes no older run.
+        """
         # A study's run that differs from a main one in name only is then the same run.
         unnamed = self.model_copy(update={"variant": ""})
-        return unnamed.model_dump(mode="json", exclude=METRIC_FIELDS)
-
-    @property
-    def loss_weights(self) -> dict[str, float]:
-        """Weights of the loss terms, `{"mmcl": ..., "ssl": ..., "clusters": ...}`."""
-        cleaning = self.mitigation
-        weights = LOSS_WEIGHTS[self.loss]
-        return {
-            "mmcl": weights["mmcl"],
-            "ssl": weights["ssl"] * self.ssl_weight,
-            "clusters": cleaning.cluster_weight if cleaning and cleaning.clusters else 0.0,
-        }
+        return unnamed.model_dump(mode="json", exclude=METRIC_FIELDS, exclude_defaults=True)
 
 
 def digest(content: Any) -> str:

@@ -4,7 +4,8 @@ Source: paper Sec. 3, "Training Details"; code: attack-cleanclip backdoor/utils.
 trigger is `badnet`, a square of Gaussian noise at a random place; the others serve studies. All
 are pure functions of uint8 images (H, W, 3) and, where they draw, of a NumPy generator: the same
 generator state gives the same bytes on every machine, at any thread count. `stamp` applies the
-trigger that a specification names.
+trigger that a specification names. To add one, give it a name in repro/names.py and an entry in
+`TRIGGERS`.
 
 What surprises: pixel values are truncated, not rounded, as torchvision's `ToPILImage` does, and
 under `overflow="wrap"` they are taken modulo 256 as it does on common machines, so that a wrapped
@@ -15,6 +16,7 @@ undefined in C.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
@@ -23,6 +25,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from repro.data.keyed import keyed_rng
+from repro.names import TriggerName
 from repro.spec import Switches, Trigger
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -52,24 +55,40 @@ class Stamped(NamedTuple):
     corner: Corner | None
 
 
+class PatchTrigger(NamedTuple):
+    """A trigger that pastes a square of `patch_size` pixels at a drawn corner."""
+
+    squares: Callable[[NDArray[np.float64], int, Switches, Generator], NDArray[np.uint8]]
+    """(centres (n, 3), P, switches, generator) to n squares (n, P, P, 3)."""
+    centred: bool = False
+    """The squares depend on the image, by its channel means as `trigger_centre` says."""
+
+
+class ImageTrigger(NamedTuple):
+    """A trigger that changes the whole image."""
+
+    apply: Callable[[Pixels, Generator], Pixels]
+    drawn: bool = False
+    """Another generator state gives other pixels."""
+
+
 def stamp(trigger: Trigger, switches: Switches, image: Pixels, rng: Generator) -> Stamped:
     """Put `trigger` on `image` (H, W, 3) as the switches say; `image` itself is left as it is.
 
     Draws only from `rng`, the corner of a patch first: one generator state means one corner for
     all images of a size. Raises ValueError if the patch is larger than the image.
     """
-    match trigger.name:
-        # By the code that makes the patches of the evaluation's batches.
-        case "badnet" | "yellow":
-            centres = patch_centres(trigger, switches, image[None])
-            patches = draw_patches(trigger, switches, image.shape[:2], centres, rng)
-            return _paste(image, patches)
-        case "blended":
-            return Stamped(blended(image, rng), None)
-        case "sig":
-            return Stamped(sig(image), None)
-        case "wanet":
-            return Stamped(wanet(image), None)
+    kind = TRIGGERS[trigger.name]
+    if isinstance(kind, ImageTrigger):
+        return Stamped(kind.apply(image, rng), None)
+
+    # By the code that makes the patches of the evaluation's batches.
+    centres = patch_centres(trigger, switches, image[None])
+    patches = draw_patches(trigger, switches, image.shape[:2], centres, rng)
+    [patch], [[top, left]] = patches.pixels, patches.corners.tolist()
+    stamped = image.copy()
+    stamped[top : top + trigger.patch_size, left : left + trigger.patch_size] = patch
+    return Stamped(stamped, (top, left))
 
 
 def draw_patches(
@@ -79,25 +98,23 @@ def draw_patches(
     centres: NDArray[np.float64],
     rng: Generator,
 ) -> Patches:
-    """The squares that `badnet` or `yellow` pastes into n images of `shape` (H, W), corners first.
+    """The squares that a patch trigger pastes into n images of `shape` (H, W), corners first.
 
-    `badnet` is fresh N(0, 1) noise around `centres` (n, 3), in units of the full range [0, 1];
-    `trigger_overflow` says what becomes of values outside of it. `yellow` is pure yellow. Corners
-    are uniform over 0..H-1-patch_size, the authors' range, which never touches the last row or
-    column. ValueError if the patch is larger than the image.
+    `centres` are (n, 3), as of `patch_centres`. Corners are uniform over 0..H-1-patch_size, the
+    authors' range, which never touches the last row or column. ValueError if the patch is larger
+    than the image.
     """
-    count, size = len(centres), trigger.patch_size
-    corners = _draw_corners(shape, rng, size, count)
+    kind, size, (height, width) = TRIGGERS[trigger.name], trigger.patch_size, shape
+    assert isinstance(kind, PatchTrigger)
+    if not 1 <= size <= min(shape):
+        raise ValueError(
+            f"patch_size: {size} (allowed: 1 to {min(shape)}, the shorter side of the image)"
+        )
 
-    if trigger.name == "yellow":
-        pixels = np.empty((count, size, size, 3), dtype=np.uint8)
-        pixels[:] = (255, 255, 0)
-        return Patches(pixels, corners)
-
-    # Standard deviation 1, as wide as the full range: about two thirds of the values leave it.
-    noise = rng.standard_normal((count, size, size, 3))
-    noise += centres[:, None, None, :]
-    return Patches(_to_uint8(noise, switches.trigger_overflow), corners)
+    # The ends are excluded; at least 1, where the patch fills the image and only 0 is left.
+    ends = [max(1, height - size), max(1, width - size)]
+    corners = rng.integers(0, ends, (len(centres), 2))
+    return Patches(kind.squares(centres, size, switches, rng), corners)
 
 
 def patch_centres(
@@ -108,8 +125,9 @@ def patch_centres(
     `trigger_centre: mean` is each image's mean of each channel (the authors), `zero` is 0 (the
     paper's text). In units of the full range [0, 1].
     """
-    # `yellow` draws no noise and has no use for a centre.
-    if trigger.name != "badnet" or switches.trigger_centre == "zero":
+    kind = TRIGGERS[trigger.name]
+    centred = isinstance(kind, PatchTrigger) and kind.centred
+    if not centred or switches.trigger_centre == "zero":
         return np.zeros((len(images), 3))
 
     # Sums of integers are exact, so the mean does not depend on the order of summation.
@@ -118,6 +136,27 @@ def patch_centres(
     totals = columns.sum(axis=1, dtype=np.int64)
     means: NDArray[np.float64] = totals / (255 * height * width)
     return means
+
+
+def noise_squares(
+    centres: NDArray[np.float64], size: int, switches: Switches, rng: Generator
+) -> NDArray[np.uint8]:
+    """N(0, 1) noise around `centres`, in units of the full range [0, 1]; `trigger_overflow` says
+    what becomes of values outside of it.
+    """
+    # Standard deviation 1, as wide as the full range: about two thirds of the values leave it.
+    noise = rng.standard_normal((len(centres), size, size, 3))
+    noise += centres[:, None, None, :]
+    return _to_uint8(noise, switches.trigger_overflow)
+
+
+def yellow_squares(
+    centres: NDArray[np.float64], size: int, switches: Switches, rng: Generator
+) -> NDArray[np.uint8]:
+    """Pure yellow (code: attack-cleanclip backdoor/utils.py)."""
+    pixels = np.empty((len(centres), size, size, 3), dtype=np.uint8)
+    pixels[:] = (255, 255, 0)
+    return pixels
 
 
 def blended(image: Pixels, rng: Generator) -> Pixels:
@@ -176,31 +215,6 @@ def wanet(
     return _to_uint8(upper + (lower - upper) * down, "clip")
 
 
-def _draw_corners(
-    shape: tuple[int, ...], rng: Generator, patch_size: int, count: int
-) -> NDArray[np.int64]:
-    height, width = shape
-    shorter = min(height, width)
-    if not 1 <= patch_size <= shorter:
-        raise ValueError(
-            f"patch_size: {patch_size} (allowed: 1 to {shorter}, the shorter side of the image)"
-        )
-
-    # The ends are excluded; at least 1, where the patch fills the image and only 0 is left.
-    ends = [max(1, height - patch_size), max(1, width - patch_size)]
-    return rng.integers(0, ends, (count, 2))
-
-
-def _paste(image: Pixels, patches: Patches) -> Stamped:
-    """Put the one patch of `patches` on a copy of the image."""
-    [patch], [[top, left]] = patches.pixels, patches.corners.tolist()
-    height, width = patch.shape[:2]
-
-    stamped = image.copy()
-    stamped[top : top + height, left : left + width] = patch
-    return Stamped(stamped, (top, left))
-
-
 def _to_uint8(values: NDArray[np.float64], overflow: str) -> Pixels:
     """Values in units of the full range to 0..255: clipped, or wrapped modulo 256; truncated
     towards zero.
@@ -217,3 +231,12 @@ def _warping_field(height: int, width: int) -> NDArray[np.float64]:
     field = keyed_rng("wanet", height, width).uniform(-1, 1, (2, height, width))
     field /= np.abs(field).mean()
     return field
+
+
+TRIGGERS: dict[TriggerName, PatchTrigger | ImageTrigger] = {
+    "badnet": PatchTrigger(noise_squares, centred=True),
+    "blended": ImageTrigger(blended, drawn=True),
+    "sig": ImageTrigger(lambda image, _: sig(image)),
+    "wanet": ImageTrigger(lambda image, _: wanet(image)),
+    "yellow": PatchTrigger(yellow_squares),
+}

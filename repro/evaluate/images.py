@@ -19,16 +19,21 @@ from torch import Tensor
 
 from repro.data.keyed import keyed_rng
 from repro.data.shards import PairStore
-from repro.data.triggers import Patches, draw_patches, patch_centres, stamp
+from repro.data.triggers import (
+    TRIGGERS,
+    ImageTrigger,
+    Patches,
+    PatchTrigger,
+    draw_patches,
+    patch_centres,
+    stamp,
+)
 from repro.evaluate.residence import Home, Residence, in_flight
+from repro.evaluate.split import validation_mask
 from repro.spec import Switches, Trigger
 
 COPY_LIMIT = 2**30
 """Bytes of images up to which a trigger that changes the whole image is kept as a copy of them."""
-
-PATCH_TRIGGERS = ("badnet", "yellow")
-DRAWN_TRIGGERS = (*PATCH_TRIGGERS, "blended")
-"""The triggers that another draw changes."""
 
 
 def paste(
@@ -88,6 +93,9 @@ class EvaluationSet:
         """
         self.images, self.squashed, self.labels = images, squashed, labels
         self.target, self.trigger, self.switches, self.seed = target, trigger, switches, seed
+        self.kind: PatchTrigger | ImageTrigger = TRIGGERS[trigger.name]
+        self.is_validation = np.zeros(len(labels), dtype=bool)
+        """(N,) images of the validation part (`repro.evaluate.split`)."""
 
         # What evaluations keep for those after them; the triggers by the batch that they are for.
         self._copy: NDArray[np.uint8] | None = None
@@ -111,7 +119,10 @@ class EvaluationSet:
         images = store.decoded(size, cache)
         squash = switches.trigger_geometry == "squash"
         squashed = store.decoded(size, cache, geometry="squash") if squash else images
-        return cls(images, squashed, np.asarray(store.labels), target, trigger, switches, seed)
+        labels = np.asarray(store.labels)
+        evaluation = cls(images, squashed, labels, target, trigger, switches, seed)
+        evaluation.is_validation = validation_mask([key.tobytes() for key in store.keys], labels)
+        return evaluation
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -130,7 +141,7 @@ class EvaluationSet:
     def batches(self, batches: Sequence[range], draw: int, device: torch.device) -> Iterator[Batch]:
         """These images and their twins, in this order; the next batch is on its way meanwhile."""
         # One array serves for both where the trigger goes on the clean image itself.
-        patched = self.trigger.name in PATCH_TRIGGERS
+        patched = isinstance(self.kind, PatchTrigger)
         clean = self._residence("clean", self.images, batches, device)
         squashed = None
         if patched and self.squashed is not self.images:
@@ -163,10 +174,9 @@ class EvaluationSet:
     ) -> Residence:
         """The residence of the last evaluation, if that was of the same batches and device."""
         key = (device, tuple(batches))
-        known = self._residences.get(name)
-        if known is None or known[0] != key:
-            self._residences[name] = known = (key, Residence(images, batches, device))
-        return known[1]
+        if name not in self._residences or self._residences[name][0] != key:
+            self._residences[name] = (key, Residence(images, batches, device))
+        return self._residences[name][1]
 
     def _patches(self, batch: range, draw: int) -> Patches:
         """What is pasted into a batch: at draw 0 as `stamp` draws it, image by image, and kept."""
@@ -194,8 +204,8 @@ class EvaluationSet:
     def _stamped(self, batch: range, draw: int) -> NDArray[np.uint8]:
         """Twins by a trigger that changes the whole image, (n, H, W, 3); the caller's own."""
         # A copy is worth its memory only where it serves again.
-        changes = draw > 0 and self.trigger.name in DRAWN_TRIGGERS
-        if changes or self.images.nbytes > COPY_LIMIT:
+        redrawn = draw > 0 and isinstance(self.kind, ImageTrigger) and self.kind.drawn
+        if redrawn or self.images.nbytes > COPY_LIMIT:
             return self._stamp(batch, draw)
 
         # The caller may write on its batch, the copy must stay.

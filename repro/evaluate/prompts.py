@@ -64,9 +64,9 @@ class PromptSet:
             encoded.append(encode_text(model, tokens).float())
 
         # Back from the order of lengths to that of `members`.
-        found = torch.cat(encoded)
-        features = torch.empty_like(found)
-        features[self.order.to(device)] = found
+        by_length = torch.cat(encoded)
+        features = torch.empty_like(by_length)
+        features[self.order.to(device)] = by_length
 
         # Normalised before the mean and after it, as OpenAI's zero-shot classifier is.
         means = features[self.members.to(device)].mean(dim=1)

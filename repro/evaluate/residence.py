@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from repro.data.memory import free_memory
 
 Home = Literal["device", "pinned", "map"]
 
@@ -87,29 +88,7 @@ def _home_of(images: NDArray[np.uint8], batches: Sequence[range], device: torch.
         return "map"
     size = images[:1].nbytes * sum(map(len, batches))
     device_free, _ = torch.cuda.mem_get_info(device)
-    return home_for(size, device_free, free_host_bytes())
-
-
-def free_host_bytes(
-    meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")
-) -> int:
-    """Memory that this process may still take: of the machine, and of its control group if that has
-    a limit (Slurm's `--mem`, a container's). 0 where the system does not say.
-    """
-    try:
-        lines = meminfo.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    amounts = dict(line.split(":", 1) for line in lines)
-    free = int(amounts.get("MemAvailable", "0 kB").split()[0]) * 1024
-
-    # A limit of the group may be lower than what the machine has free.
-    try:
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-    except OSError:
-        return free
-    return free if limit == "max" else max(0, min(free, int(limit) - used))
+    return home_for(size, device_free, free_memory())
 
 
 def in_flight(

@@ -37,9 +37,9 @@ def evaluate_model(
 ) -> Predictions:
     """Classify every image with and without the trigger.
 
-    Ranks take every n-th batch and share what they find. `between` is called after each batch, as
-    often on every rank; what it raises ends the evaluation. The model is in eval mode meanwhile and
-    goes back to the mode it was in.
+    Ranks take every n-th batch and share the classes. `between` is called after each batch, equally
+    often on every rank, and may raise to end the evaluation. The model is in eval mode meanwhile,
+    and afterwards in the mode it was in.
     """
     # The batches are the same on any number of ranks; a rank takes every n-th of them.
     size, ranks = IMAGE_BATCH, distributed.ranks()
@@ -49,7 +49,7 @@ def evaluate_model(
     rounds = len(batches[::ranks])
 
     # The text tower first: its classes serve for all images.
-    found = []
+    classes = []
     with evaluating(model, precision, device):
         classifier = prompts.classifier(model, device)
         between()
@@ -57,7 +57,7 @@ def evaluate_model(
         for batch in evaluation.batches(mine, draw, device):
             clean = predict(model, batch.clean, classifier)
             triggered = predict(model, batch.triggered(), classifier)
-            found.append(torch.stack([clean, triggered], dim=1))
+            classes.append(torch.stack([clean, triggered], dim=1))
             between()
 
         # A rank without a batch in the last round asks all the same, for asking may be collective.
@@ -66,10 +66,9 @@ def evaluate_model(
 
     # Every rank gets every row, in the order of the images.
     indices = [index for batch in mine for index in batch]
-    classes = torch.cat([torch.zeros((0, 2), dtype=torch.long, device=device), *found])
-    rows = torch.cat(
-        [torch.tensor(indices, dtype=torch.long, device=device).view(-1, 1), classes], dim=1
-    )
+    none = torch.zeros((0, 2), dtype=torch.long, device=device)
+    numbers = torch.tensor(indices, dtype=torch.long, device=device).view(-1, 1)
+    rows = torch.cat([numbers, torch.cat([none, *classes])], dim=1)
     table = distributed.gather_rows(rows).cpu().numpy()
     _, clean_classes, triggered_classes = table[table[:, 0].argsort()].T
     return Predictions(

@@ -5,27 +5,46 @@ At the start of every epoch spherical k-means groups the cleaning images by thei
 new linear head learns to tell the groups apart. Labels and head are part of the model's state, so
 that a checkpoint carries them.
 
-Shapes: N = cleaning pairs, B = pairs in the global batch, D = embedding width, K = clusters.
+Shapes: N = cleaning pairs, B = pairs in the global batch, D = embedding width.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
-from repro.spec import RunSpec
 from repro.train.model import normalise
+from repro.train.objectives import Batch, Epoch, Losses, Objective
 from repro.train.pairs import TrainingPairs
-from repro.train.process import distributed
 
 ITERATIONS = 20
 """Iterations of k-means (code: attack-cleanclip, deep clustering)."""
 CLUSTER_BATCH = 128
+
+
+def deep_clustering(base: Objective, clusters: int, weight: float) -> Objective:
+    """`base` with a term that tells `clusters` groups of images apart."""
+
+    def loss(batch: Batch, modules: nn.Module | None) -> Losses:
+        assert isinstance(modules, Clusters)
+        return {"clusters": modules.loss(batch), **base.loss(batch, None)}
+
+    def begin_epoch(modules: nn.Module | None, epoch: Epoch) -> None:
+        assert isinstance(modules, Clusters)
+        modules.renew(epoch)
+
+    return replace(
+        base,
+        weights={"clusters": weight, **base.weights},
+        loss=loss,
+        modules=lambda width, pairs: Clusters(pairs, width, clusters),
+        begin_epoch=begin_epoch,
+    )
 
 
 class Clusters(nn.Module):
@@ -38,26 +57,24 @@ class Clusters(nn.Module):
         self.head = nn.Linear(width, num_clusters)
         self.register_buffer("labels", torch.zeros(num_pairs, dtype=torch.long))
 
-    def renew(
-        self, model: CLIP, pairs: TrainingPairs, optimizer: torch.optim.Optimizer, seed: int
-    ) -> None:
-        """Group the pairs anew by the features of `model` in eval mode, and start the head from
-        random weights.
+    def renew(self, epoch: Epoch) -> None:
+        """Group the pairs by the features of the model in eval mode, and start the head from random
+        weights.
         """
         try:
             import faiss
         except ImportError:
             raise RuntimeError(
-                "mitigation.clusters: deep clustering needs faiss: pip install 'repro[clustering]'"
+                "defence: deep_clustering needs faiss: pip install 'repro[clustering]'"
             ) from None
 
-        features = image_features(model, pairs).float().cpu().numpy()
+        features = image_features(epoch.model, epoch.pairs).float().cpu().numpy()
         # Spherical: similarity is the cosine, as in CLIP's losses. Without the last option faiss
         # warns below 39 points a cluster, and small profiles have fewer.
         options = {
             "niter": ITERATIONS,
             "spherical": True,
-            "seed": seed,
+            "seed": epoch.seed,
             "min_points_per_centroid": 1,
         }
         kmeans = faiss.Kmeans(features.shape[1], self.head.out_features, **options)
@@ -69,45 +86,19 @@ class Clusters(nn.Module):
 
         # Cluster numbers mean nothing across epochs, so neither do the weights that learnt them.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(epoch.seed)
             fresh = nn.Linear(self.head.in_features, self.head.out_features)
 
         # In place, for the optimizer and DDP hold these very tensors; their moments are dropped.
         self.head.load_state_dict(fresh.state_dict())
         for parameter in self.head.parameters():
-            optimizer.state.pop(parameter, None)
+            epoch.optimizer.state.pop(parameter, None)
 
-    def loss(
-        self,
-        features: Float[Tensor, "B D"],
-        positions: Int[Tensor, " B"],
-        gather: Literal["exact", "authors"],
-    ) -> Float[Tensor, ""]:
-        """Cross-entropy of the head against the labels of the batch's pairs."""
-        # Every rank has the whole batch, hence the head's whole gradient (as of the temperature).
-        weight = distributed.share(self.head.weight, gather)
-        bias = distributed.share(self.head.bias, gather)
-        return F.cross_entropy(F.linear(features, weight, bias), self.labels[positions])
-
-
-def attach(model: CLIP, spec: RunSpec, num_pairs: int) -> Clusters | None:
-    """Give the model the labels and the head that the run's deep-clustering term needs, if it has
-    one.
-    """
-    if not spec.loss_weights["clusters"]:
-        return None
-
-    # Only a mitigation gives the term a weight; pre-training has none.
-    assert spec.mitigation is not None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
-        clusters = Clusters(num_pairs, spec.model.embed_dim, spec.mitigation.clusters).to(
-            model.logit_scale.device
-        )
-
-    # A submodule: checkpoint and optimizer take in labels and head with everything else.
-    model.clusters = clusters
-    return clusters
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Cross-entropy of the head against the labels of the batch's images as they are stored."""
+        assert batch.members is not None
+        weight, bias = batch.share(self.head.weight), batch.share(self.head.bias)
+        return F.cross_entropy(F.linear(batch.images[0], weight, bias), self.labels[batch.members])
 
 
 @torch.inference_mode()

@@ -126,22 +126,23 @@ def average_gradients(model: nn.Module) -> None:
 
 
 def needs_cache(spec: RunSpec, groups: int, device: torch.device) -> bool:
-    """Whether the groups of a rank are too much at once for its memory; always the same on the same
-    machine.
+    """Whether the groups of a rank are too much at once for the memory of rank 0.
+
+    Its answer holds for all: ranks with the cache and ranks with DDP would wait for each other.
     """
     # A single group is the least that a step can take.
     if groups == 1:
         return False
 
-    return groups * group_bytes(spec) > MEMORY_SHARE * _memory_bytes(device)
+    needed = groups * group_bytes(spec) > MEMORY_SHARE * _memory_bytes(device)
+    return bool(distributed.from_first([int(needed)], device)[0])
 
 
 def group_bytes(spec: RunSpec) -> int:
     """Bytes that backward keeps of one group's forward pass, with captions of full length; weights
     not counted.
     """
-    views = 2 if spec.loss_weights["ssl"] else 1
-    side, pairs = spec.model.vision.image_size, spec.schedule.norm_batch_size
+    views, side, pairs = spec.num_views, spec.model.vision.image_size, spec.schedule.norm_batch_size
 
     # By address, for backward may keep several views of one storage. Held, so that no other storage
     # gets the same address.

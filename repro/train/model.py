@@ -20,7 +20,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.modified_resnet import AttentionPool2d
 from torch import Tensor, nn
 
-from repro.spec import Mitigation, ModelSpec, Optimizer
+from repro.spec import ModelSpec, Optimizer
 
 MAX_LOG_LOGIT_SCALE = 4.6052
 """Upper clamp of the log-temperature: log(100), CLIP's bound, as the authors rounded it: the factor
@@ -117,37 +117,20 @@ def _round_to_half(model: CLIP) -> None:
         parameter.copy_(parameter.half())
 
 
-@torch.no_grad()
-def shrink_and_perturb(model: CLIP, mitigation: Mitigation, seed: int) -> None:
-    """Scale the weights by `shrink` and add normal noise of deviation `perturb` (Ash and Adams
-    2020).
-
-    BatchNorm statistics stay.
-    """
-    if (mitigation.shrink, mitigation.perturb) == (1.0, 0.0):
-        return
-
-    # Drawn on the CPU, in the order of the parameters.
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        parameter.mul_(mitigation.shrink).add_(
-            torch.randn(parameter.shape, generator=generator) * mitigation.perturb
-        )
-
-
-def normalise(images: UInt8[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
+def normalise(
+    images: UInt8[Tensor, "n 3 H W"],
+    statistics: tuple[Tensor, Tensor] | None = None,
+) -> Float[Tensor, "n 3 H W"]:
     """Pixels in 0..255 to CLIP's mean and standard deviation, channels last."""
-    mean, std = _pixel_statistics(images.device)
+    mean, std = statistics or pixel_statistics(images.device)
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 @lru_cache
-def _pixel_statistics(
+def pixel_statistics(
     device: torch.device,
 ) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
-    """CLIP's mean and deviation of pixels in 0..255, brought to a device once and not at every
-    batch.
-    """
+    """CLIP's mean and deviation of pixels in 0..255, copied to a device once."""
     with torch.inference_mode(False):  # what is made in inference mode cannot serve in training
         mean = torch.tensor(OPENAI_DATASET_MEAN, device=device).view(3, 1, 1) * 255
         std = torch.tensor(OPENAI_DATASET_STD, device=device).view(3, 1, 1) * 255
@@ -171,10 +154,10 @@ def encode_text(model: CLIP, tokens: Int[Tensor, "n L"]) -> Float[Tensor, "n D"]
 
     # The last block step by step, as open_clip's ResidualAttentionBlock: the end token alone asks,
     # and what comes after it is hidden (True in the mask) as the causal mask would.
-    known = last.ln_1(hidden)
+    normed = last.ln_1(hidden)
     later = torch.arange(length, device=tokens.device) > end[:, None]  # (n, L)
     attention, _ = last.attn(
-        known[rows, end][:, None], known, known, key_padding_mask=later, need_weights=False
+        normed[rows, end][:, None], normed, normed, key_padding_mask=later, need_weights=False
     )
     pooled = hidden[rows, end] + attention[:, 0]  # (n, width)
     pooled = pooled + last.mlp(last.ln_2(pooled))
@@ -191,11 +174,19 @@ class PairEncoder(nn.Module):
     with G groups equals G ranks with one.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, model: CLIP, norm_groups: int) -> None:
         super().__init__()
         self.model = model
         self.norm_groups = norm_groups
         self.norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+        # Buffers, for torch.compile would copy constants to the device in every step.
+        mean, std = pixel_statistics(model.logit_scale.device)
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
 
     def forward(
         self,
@@ -209,7 +200,7 @@ class PairEncoder(nn.Module):
         statistics then.
         """
         views, pairs = images.shape[:2]
-        features = []
+        features, statistics = [], (self.pixel_mean, self.pixel_std)
         for group, part in enumerate(images.chunk(self.norm_groups, dim=1)):
             # The share of the new in the running statistics: torch's default, or nothing.
             for norm in self.norms:
@@ -217,9 +208,9 @@ class PairEncoder(nn.Module):
 
             # Both views in one batch, so that BatchNorm's statistics mix them.
             features.append(
-                self.model.encode_image(normalise(part.flatten(0, 1)), normalize=True).view(
-                    views, part.shape[1], -1
-                )
+                self.model.encode_image(
+                    normalise(part.flatten(0, 1), statistics), normalize=True
+                ).view(views, part.shape[1], -1)
             )
 
         # The text tower has no BatchNorm and needs no groups.

@@ -68,6 +68,7 @@ class TrainingPairs(Dataset[Batch]):
             )
 
         self.spec, self.store, self.rows = spec, store, rows
+        self._files = synonyms, cache
         self.rank, self.ranks = rank, ranks
         self.size = spec.model.vision.image_size
         self.steps_per_epoch = len(rows) // batch
@@ -92,6 +93,11 @@ class TrainingPairs(Dataset[Batch]):
         With 0 of them a batch is made when it is asked for.
         """
         return load_batches(self, range(start, stop), workers)
+
+    def subset(self, positions: NDArray[np.int64]) -> TrainingPairs:
+        """The pairs at some positions in `rows`, as a run of its own."""
+        rows = self.rows[positions]
+        return TrainingPairs(self.spec, self.store, rows, *self._files, self.rank, self.ranks)
 
     def plain(self, part: slice) -> tuple[UInt8[Tensor, "b 3 H W"], Int[Tensor, "b L"]]:
         """Pairs as they are stored, by their positions in `rows`."""

@@ -8,13 +8,11 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from repro.spec import RunSpec
+from repro.train.defences import DEFENCES, objective_of
 from repro.train.gradient_cache import Features, GradientCache
-from repro.train.losses import total_loss
 from repro.train.model import clamp_logit_scale
+from repro.train.objectives import Batch, Losses, Objective
 from repro.train.process import distributed
-
-Losses = dict[str, Tensor]
-"""Loss parts by name, `loss` their weighted sum."""
 
 
 def training_step(
@@ -26,34 +24,50 @@ def training_step(
     spec: RunSpec,
     rate: float,
     members: Int[Tensor, " B"] | None = None,
+    start: nn.Module | None = None,
 ) -> Losses:
     """One optimizer step on this rank's part of the global batch; returns the global batch's loss
-    parts.
+    parts, and `loss`, their weighted sum.
 
-    `members` are the batch's positions among the run's pairs, for the deep-clustering term.
+    `members` are the batch's positions among the run's pairs, for objectives with modules; `start`
+    encodes by the frozen start model, for objectives that need it.
     """
+    objective, (name, settings) = objective_of(spec), spec.loss_settings
     # The rate is a function of the step number alone, so no scheduler's state needs a checkpoint.
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
+
+    before = None
+    if start is not None:
+        with torch.no_grad():
+            before = encode_pairs(spec, start, images, tokens)[:2]
 
     # Functions, for the gradient cache encodes each group twice, and takes the loss in between.
     def encode(module: nn.Module, images: Tensor, tokens: Tensor, first: bool = True) -> Features:
         return encode_pairs(spec, module, images, tokens, first)
 
     def losses_of(image_features: Tensor, text_features: Tensor, log_scale: Tensor) -> Losses:
-        return global_losses(spec, model, image_features, text_features, log_scale, members)
+        features = (image_features, text_features, log_scale)
+        return global_losses(spec, objective, model, features, members, before)
 
     # DDP and the cache average gradients over ranks; under `gather: exact` this makes it their sum.
     scale = distributed.backward_scale(spec.switches.gather)
-    if isinstance(encoder, GradientCache):
-        losses = encoder.backward(images, tokens, encode, losses_of, scale)
-    else:
+
+    def backward() -> Losses:
+        if isinstance(encoder, GradientCache):
+            return encoder.backward(images, tokens, encode, losses_of, scale)
         losses = losses_of(*encode(encoder, images, tokens))
         (losses["loss"] * scale).backward()
+        return losses
 
     # Gradients are not clipped, as in the authors' code; only the temperature is held in bounds.
-    optimizer.step()
+    update = DEFENCES[name].step
+    if update is not None:
+        losses = update(model, optimizer, backward, settings)
+    else:
+        losses = backward()
+        optimizer.step()
     clamp_logit_scale(model)
 
     # Losses are read a step late, so nothing here may wait for the device.
@@ -82,27 +96,27 @@ def encode_pairs(
 
 def global_losses(
     spec: RunSpec,
+    objective: Objective,
     model: CLIP,
-    image_features: Float[Tensor, "V b D"],
-    text_features: Float[Tensor, "V b D"],
-    log_scale: Float[Tensor, ""],
+    features: Features,
     members: Int[Tensor, " B"] | None,
+    before: tuple[Float[Tensor, "V b D"], Float[Tensor, "V b D"]] | None,
 ) -> Losses:
-    """Loss parts of the global batch, which every rank computes; its own features alone are in its
-    graph.
+    """Loss parts of the global batch, which every rank computes from its own features (V, b, D) and
+    those of the others; `before` are its own by the start model.
     """
-    gather = spec.switches.gather
-
-    # (V, B, D): every pair has the B - 1 others as negatives, however many ranks share the batch.
-    all_images = distributed.gather_features(image_features)
-    all_texts = distributed.gather_features(text_features)
-
-    # The pair's own image has a cluster, not its augmented view. `members` has the order of the
-    # gathered features: rank after rank.
-    clusters = None
-    if members is not None:
-        clusters = model.clusters.loss(all_images[0], members, gather)
-
-    # Features are divided among the ranks, but the temperature's gradient is whole on each of them.
-    scale = distributed.share(log_scale, gather).exp()
-    return total_loss(spec.loss_weights, all_images, all_texts, scale, clusters)
+    images, texts, log_scale = features
+    start = None
+    if before is not None:
+        start = distributed.gather_features(before[0]), distributed.gather_features(before[1])
+    batch = Batch(
+        # Every pair has the B - 1 others as negatives, however many ranks share the batch.
+        images=distributed.gather_features(images),
+        texts=distributed.gather_features(texts),
+        # Features are divided among the ranks, but the temperature's gradient is whole on each.
+        scale=distributed.share(log_scale, spec.switches.gather).exp(),
+        members=members,
+        start=start,
+        gather=spec.switches.gather,
+    )
+    return objective.total(batch, getattr(model, "objective", None))

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from open_clip.model import CLIP
 from torch import Tensor
 
-from repro.train.losses import mmcl_loss
 from repro.train.model import encode_text, normalise
+from repro.train.objectives import mmcl_loss
 from repro.train.pairs import TrainingPairs
 from repro.train.process import distributed
 

@@ -174,7 +174,6 @@ def test_noise_is_centred_on_each_channel_of_the_image():
     assert green < blue < red
 
 
-@pytest.mark.faults(12)
 @pytest.mark.parametrize("name", ["badnet", "yellow"])
 @pytest.mark.parametrize("size", [8, 15])
 def test_patch_larger_than_the_image_is_refused(name, size):
@@ -258,7 +257,6 @@ def test_bytes_are_the_recorded_ones():
     assert hashes() == GOLDEN
 
 
-@pytest.mark.faults(23)
 @pytest.mark.parametrize("number", ["1", "4"])
 def test_bytes_do_not_depend_on_hash_seed_or_thread_count(number):
     code = "from tests.data.test_triggers import hashes; print(hashes())"

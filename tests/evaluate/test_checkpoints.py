@@ -1,19 +1,16 @@
 """Foreign checkpoints: what is read, what is refused, and that nothing in a file is ever run."""
 
-import io
 import os
 import pickle
-import subprocess
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from repro.evaluate import checkpoints
-from repro.evaluate.checkpoints import CheckpointError, convert, load_foreign, read_weights
+from repro.evaluate.foreign import CheckpointError, load_foreign
 from repro.profile import load_profile
 from repro.train.model import build_model, build_optimizer
 
@@ -52,17 +49,12 @@ def same(left, right):
 class Canary:
     """An object whose unpickling makes a file."""
 
-    def __init__(self, path, function=os.system):
+    def __init__(self, path, function):
         self.path, self.function = path, function
 
     def __reduce__(self):
-        match self.function:
-            case os.system:
-                return os.system, (f"touch '{self.path}'",)
-            case subprocess.check_call:
-                return subprocess.check_call, (["touch", str(self.path)],)
-            case _:
-                return self.function, (f"open({str(self.path)!r}, 'w').close()",)
+        command = f"open({str(self.path)!r}, 'w').close()"
+        return self.function, (f"touch '{self.path}'" if self.function is os.system else command,)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -85,7 +77,7 @@ def test_numpy_1_names_of_scalars_are_read_as_well(tmp_path, weights):
                 assert b"numpy._core.multiarray" in content
                 content = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
             target.writestr(member, content)
-    assert same(read_weights(old, "cleanclip"), dict(weights))
+    assert same(load_foreign(old, "cleanclip", MODEL), dict(weights))
 
 
 def test_open_clip_files_may_be_the_bare_state_dict_or_safetensors(tmp_path, weights):
@@ -100,14 +92,13 @@ def test_open_clip_files_may_be_the_bare_state_dict_or_safetensors(tmp_path, wei
         load_foreign(tmp_path / "bare.bin", "cleanclip", MODEL)
 
 
-@pytest.mark.faults(16)
 @pytest.mark.parametrize("kind", [torch.float16, torch.float64])
 def test_other_precisions_become_float32(tmp_path, weights, kind):
     converted = {
         name: value.to(kind) if value.is_floating_point() else value
         for name, value in weights.items()
     }
-    loaded = read_weights(save(tmp_path / "x.pt", converted), "cleanclip")
+    loaded = load_foreign(save(tmp_path / "x.pt", converted), "cleanclip", MODEL)
     assert {value.dtype for value in loaded.values()} == {torch.float32, torch.int64}
     assert same(
         loaded,
@@ -118,17 +109,6 @@ def test_other_precisions_become_float32(tmp_path, weights, kind):
     )
 
 
-@pytest.mark.faults(16)
-def test_convert_writes_safetensors_whole_or_not_at_all(tmp_path, weights):
-    convert(save(tmp_path / "x.pt", weights), "cleanclip", MODEL, tmp_path / "x.safetensors")
-    assert same(load_file(tmp_path / "x.safetensors"), dict(weights))
-    (tmp_path / "bad.pt").write_bytes(b"bad")
-    with pytest.raises(CheckpointError):
-        convert(tmp_path / "bad.pt", "cleanclip", MODEL, tmp_path / "bad.safetensors")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["bad.pt", "x.pt", "x.safetensors"]
-
-
-@pytest.mark.faults(16)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -150,7 +130,7 @@ def test_convert_writes_safetensors_whole_or_not_at_all(tmp_path, weights):
         ),
         (
             lambda weights: weights.update({"ln_final.bias": torch.zeros(32, dtype=torch.int64)}),
-            "ln_final.bias: torch.int64",
+            "ln_final.bias: torch.int64 .allowed: torch.float32",
         ),
     ],
 )
@@ -161,18 +141,7 @@ def test_another_model_is_refused_by_name(tmp_path, weights, change, message):
         load_foreign(save(tmp_path / "x.pt", changed), "cleanclip", MODEL)
 
 
-@pytest.mark.faults(16)
-def test_another_architecture_is_refused(tmp_path, weights):
-    with pytest.raises(
-        CheckpointError, match=r"x.pt: not a checkpoint of the specified model: \d+ problem"
-    ):
-        load_foreign(
-            save(tmp_path / "x.pt", weights), "cleanclip", load_profile("mini").pretrain.model
-        )
-
-
-@pytest.mark.faults(16)
-@pytest.mark.parametrize("function", [os.system, subprocess.check_call, eval, exec])
+@pytest.mark.parametrize("function", [os.system, eval])
 @pytest.mark.parametrize("place", ["state_dict", "optimizer", "weight"])
 def test_code_in_a_file_is_refused_and_not_run(tmp_path, weights, function, place):
     canary = tmp_path / "canary"
@@ -184,101 +153,12 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, weights, function, plac
     with pytest.raises(
         CheckpointError, match=r"which is code .allowed: tensors, containers, numbers"
     ):
-        read_weights(tmp_path / "x.pt", "cleanclip")
+        load_foreign(tmp_path / "x.pt", "cleanclip", MODEL)
     assert not canary.exists()
     pickle.loads(pickle.dumps(evil))  # the canary does sing where it is let
     assert canary.exists()
 
 
-@pytest.mark.faults(16)
-def test_code_is_refused_through_the_reading_process_too(tmp_path):
-    torch.save({"state_dict": Canary(tmp_path / "canary")}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match=r"x.pt: refers to \w+.system, which is code"):
-        load_foreign(tmp_path / "x.pt", "cleanclip", MODEL)
-    assert not (tmp_path / "canary").exists()
-
-
-@pytest.mark.faults(16)
-def test_a_bare_pickle_is_not_even_opened_as_one(tmp_path):
-    (tmp_path / "x.pt").write_bytes(pickle.dumps({"state_dict": Canary(tmp_path / "canary")}))
-    torch.save(
-        {"state_dict": Canary(tmp_path / "canary")},
-        tmp_path / "legacy.pt",
-        _use_new_zipfile_serialization=False,
-    )
-    for name in ("x.pt", "legacy.pt"):
-        with pytest.raises(CheckpointError, match=r"truncated, or not a file of torch.save"):
-            read_weights(tmp_path / name, "cleanclip")
-    assert not (tmp_path / "canary").exists()
-
-
-@pytest.mark.faults(16)
-def test_numpy_stand_ins_keep_nothing_and_make_no_weight(tmp_path, weights):
-    torch.save({"state_dict": dict(weights) | {"logit_scale": np.float64(2.0)}}, tmp_path / "x.pt")
-    with pytest.raises(
-        CheckpointError, match=r"'logit_scale' is a _Ignored .allowed: names to tensors"
-    ):
-        read_weights(tmp_path / "x.pt", "cleanclip")
-
-
-@pytest.mark.faults(16)
-@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.99])
-def test_truncated_files_are_refused(tmp_path, weights, kept):
-    content = save(tmp_path / "x.pt", weights).read_bytes()
-    (tmp_path / "x.pt").write_bytes(
-        content[: kept if isinstance(kept, int) else int(len(content) * kept)]
-    )
-    with pytest.raises(CheckpointError, match="truncated"):
-        read_weights(tmp_path / "x.pt", "cleanclip")
-
-
-@pytest.mark.faults(16)
-def test_a_flipped_bit_is_found(tmp_path, weights):
-    path = save(tmp_path / "x.pt", weights)
-    content = bytearray(path.read_bytes())
-    content[content.index(weights["token_embedding.weight"].numpy().tobytes()[:64]) + 40] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="damaged: checksum of "):
-        read_weights(path, "cleanclip")
-
-
-def rewritten(path, compression=zipfile.ZIP_STORED, extra=None):
-    """The archive at `path` written again, perhaps compressed or with one more member."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(buffer, "w", compression) as target:
-        for member in source.namelist():
-            target.writestr(member, source.read(member))
-        if extra:
-            target.writestr(extra, b"")
-    path.write_bytes(buffer.getvalue())
-    return path
-
-
-@pytest.mark.faults(16)
-def test_archives_that_torch_save_does_not_write_are_refused(tmp_path, weights):
-    def fresh():
-        return save(tmp_path / "x.pt", weights)
-
-    with pytest.raises(CheckpointError, match="compressed members"):
-        read_weights(rewritten(fresh(), zipfile.ZIP_DEFLATED), "cleanclip")
-    with pytest.raises(CheckpointError, match="TorchScript"):
-        read_weights(rewritten(fresh(), extra="x/constants.pkl"), "cleanclip")
-    with (
-        pytest.warns(UserWarning, match="Duplicate"),
-        pytest.raises(CheckpointError, match="two members of one name"),
-    ):
-        read_weights(rewritten(fresh(), extra="x/data/0"), "cleanclip")
-    assert same(read_weights(rewritten(fresh()), "cleanclip"), dict(weights))
-
-
-@pytest.mark.faults(16)
-def test_a_view_that_repeats_stored_bytes_without_end_is_refused(tmp_path):
-    torch.save({"state_dict": {"x": torch.zeros(1).expand(2**40)}}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match="state_dict: 1099511627776 values"):
-        read_weights(tmp_path / "x.pt", "cleanclip")
-
-
-@pytest.mark.faults(16)
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")  # newer torch, each time
 @pytest.mark.parametrize(
     "value",
@@ -287,36 +167,24 @@ def test_a_view_that_repeats_stored_bytes_without_end_is_refused(tmp_path):
         torch.zeros(2, dtype=torch.complex64),
         torch.zeros(2, device="meta"),
         torch.zeros(2).bool(),
+        np.float64(2.0),
     ],
 )
-def test_only_dense_real_tensors_are_weights(tmp_path, value):
-    torch.save({"state_dict": {"x": value}}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match=r"state_dict: x: torch\.\w+"):
-        read_weights(tmp_path / "x.pt", "cleanclip")
+def test_only_dense_real_tensors_are_weights(tmp_path, weights, value):
+    torch.save({"state_dict": {**weights, "ln_final.bias": value}}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"ln_final.bias: "):
+        load_foreign(tmp_path / "x.pt", "cleanclip", MODEL)
 
 
-@pytest.mark.faults(16)
 @pytest.mark.parametrize(
     "content", [[], {}, {"state_dict": {}}, {"state_dict": [1]}, {"model": {}}]
 )
 def test_files_without_a_state_dict_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="holds no state_dict"):
-        read_weights(tmp_path / "x.pt", "cleanclip")
+        load_foreign(tmp_path / "x.pt", "cleanclip", MODEL)
 
 
-@pytest.mark.faults(16)
-def test_sizes_are_checked_before_anything_is_read(tmp_path, weights, monkeypatch):
-    path = save(tmp_path / "x.pt", weights)
-    monkeypatch.setattr(checkpoints, "MAX_PICKLE_BYTES", 100)
-    with pytest.raises(CheckpointError, match=r"data.pkl: \d+ bytes .allowed: at most 100"):
-        read_weights(path, "cleanclip")
-    monkeypatch.setattr(checkpoints, "MAX_BYTES", 1000)
-    with pytest.raises(CheckpointError, match=r"x.pt: \d+ bytes .allowed: at most 1000"):
-        load_foreign(path, "cleanclip", MODEL)
-
-
-@pytest.mark.faults(16)
 def test_missing_files_and_broken_safetensors_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"no.pt: no such file"):
         load_foreign(tmp_path / "no.pt", "cleanclip", MODEL)
@@ -324,13 +192,6 @@ def test_missing_files_and_broken_safetensors_are_named(tmp_path):
         (tmp_path / "x.safetensors").write_bytes(content)
         with pytest.raises(CheckpointError, match=r"x.safetensors: not a safetensors file"):
             load_foreign(tmp_path / "x.safetensors", "open_clip", MODEL)
-
-
-@pytest.mark.faults(16)
-def test_a_reading_process_that_dies_is_an_error(tmp_path, weights, monkeypatch):
-    monkeypatch.setattr(checkpoints.sys, "executable", "/bin/false")
-    with pytest.raises(CheckpointError, match="the process that read it ended with status 1"):
-        load_foreign(save(tmp_path / "x.pt", weights), "cleanclip", MODEL)
 
 
 def test_no_line_of_the_project_unpickles_freely():
@@ -347,6 +208,6 @@ def test_no_line_of_the_project_unpickles_freely():
 def test_weights_of_a_part_of_the_file_are_named_with_their_prefix(tmp_path, weights):
     """A wrapper's names: nothing is missing but the right beginning."""
     path = save(tmp_path / "x.pt", weights, "model.clip.")
-    message = rf"{len(weights)} of the missing are there with the prefix 'model\.clip\.': take it"
+    message = r"all of the missing are there with the prefix 'model\.clip\.': take it"
     with pytest.raises(CheckpointError, match=message):
         load_foreign(path, "cleanclip", MODEL)

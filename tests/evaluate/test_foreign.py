@@ -17,8 +17,8 @@ from repro.evaluate.foreign import Attack, evaluate_foreign
 from repro.evaluate.images import EvaluationSet
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model
-from repro.profile import SPECS, load_classnames, load_profile, read_yaml
-from repro.spec import SpecError, Switches, Trigger
+from repro.profile import load_classnames, load_profile
+from repro.spec import SpecError, Trigger
 from repro.train.model import build_model
 
 SMOKE = load_profile("smoke")
@@ -62,7 +62,7 @@ def test_numbers_are_those_of_the_projects_own_evaluation(scene, tmp_path, proto
                 label,
             )
     write_store(tmp_path, *writer.close())
-    switches = Switches.model_validate(read_yaml(SPECS / "protocols" / f"{protocol}.yaml"))
+    switches = load_profile(protocol).switches
     target = NAMES.index("banana")
     trigger = Trigger(name="badnet", patch_size=SMOKE.data.poison.trigger.patch_size)
     own = EvaluationSet.open(
@@ -117,19 +117,17 @@ def test_the_result_is_json_with_wilson_intervals(scene):
     assert p == share["count"] / n
 
 
-@pytest.mark.faults(15)
 def test_a_missing_class_is_refused(scene, tmp_path):
     folder, _ = scene
     for label in range(len(NAMES) - 1):
         (tmp_path / str(label)).symlink_to(folder / "images" / str(label))
     with pytest.raises(
         SpecError,
-        match=f"has {len(NAMES) - 1} sub-folders .*allowed: one sub-folder for each of the {len(NAMES)} classes",
+        match=f"{len(NAMES) - 1} sub-folders.*allowed: one for each of {len(NAMES)} classes",
     ):
         evaluate_foreign(folder / "epoch_1.pt", "cleanclip", tmp_path, Attack(None), "smoke")
 
 
-@pytest.mark.faults(15)
 def test_an_image_that_cannot_be_decoded_is_named_and_not_skipped(scene, tmp_path):
     folder, _ = scene
     for label in range(len(NAMES)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,17 +12,19 @@ from safetensors.torch import load_file, save_file
 
 from repro.__main__ import main
 from repro.data.images import encode_png, open_rgb
-from repro.evaluate.attacks import Attack
-from repro.evaluate.checkpoints import read_weights
-from repro.evaluate.foreign import evaluate_foreign
-from repro.evaluate.probes import Subject
+from repro.data.triggers import wanet
+from repro.evaluate.foreign import Attack, evaluate_command, evaluate_foreign, load_foreign
 from repro.spec import SpecError
-from tests.support.backdoored import NAMES, TARGET, train_backdoored, write_folder
+from tests.support.backdoored import NAMES, SMOKE, TARGET, train_backdoored, write_folder
 from tests.support.threads import one_thread
 
 pytestmark = pytest.mark.slow
 
 CLASSES = len(NAMES)
+SUBJECTS = {
+    *("class order", "target", "trigger place", "trigger protocol", "image transform"),
+    *("templates", "BatchNorm statistics", "activation"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("backdoored")
     with one_thread():  # so that it is the same model on every machine
         train_backdoored(folder / "epoch_1.pt")
-    save_file(read_weights(folder / "epoch_1.pt", "cleanclip"), folder / "x.safetensors")
+    save_file(
+        load_foreign(folder / "epoch_1.pt", "cleanclip", SMOKE.pretrain.model),
+        folder / "x.safetensors",
+    )
     write_folder(folder / "images", range(CLASSES))
     return folder
 
@@ -59,7 +64,7 @@ def test_where_nothing_is_wrong_all_is_checked_and_nothing_named(scene: Path) ->
     lines = found["checked"]["lines"]
     assert lines[0].startswith("checked: weights: 141 read, none missing, none left over; BatchN")
     assert lines[-1].startswith("no cause of a low number among these; what no check sees: ")
-    assert {probe["subject"] for probe in found["checked"]["probes"]} == set(get_args(Subject))
+    assert {probe["subject"] for probe in found["checked"]["probes"]} == SUBJECTS
     assert not any(probe["likely_cause"] for probe in found["checked"]["probes"])
 
 
@@ -148,16 +153,42 @@ def test_the_command_tells_causes_beside_its_json(
 
 
 @pytest.mark.parametrize(
-    ("attack", "message"),
+    ("options", "message"),
     [
-        (Attack("badnet", target="bananna"), r"--target: 'bananna' \(allowed: a class name .* 0"),
-        (Attack("badnet", target=str(CLASSES)), r"--target: '\d+' .* or 0 to \d+"),
-        (Attack(None, target="3"), "--target, --place: allowed with --trigger only"),
-        (Attack("wanet", place="before"), "--place before: "),
+        ({"target": "bananna"}, r"--target: 'bananna' \(allowed: a class name .* 0"),
+        ({"target": str(CLASSES)}, r"--target: '\d+' .* or 0 to \d+"),
+        ({"trigger": None, "target": "3"}, "--target, --place: allowed with --trigger only"),
+        ({"trigger": "wanet", "place": "before"}, "--place before: "),
+        ({"strength": 1.0}, "--grid, --strength: allowed with --trigger wanet only"),
+        ({"trigger": "wanet", "grid": Path("no.npy")}, "--grid: no.npy: .* .npy file of shape"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(
-    scene: Path, attack: Attack, message: str
+    scene: Path, options: dict[str, Any], message: str
 ) -> None:
+    call: dict[str, Any] = {
+        "checkpoint": scene / "x.safetensors",
+        "format": "open_clip",
+        "images": scene / "images",
+        "trigger": "badnet",
+        "grid": None,
+        "strength": 0.6,
+        "profile_name": "smoke",
+        "protocol": "authors",
+        "target": None,
+        "place": "after",
+        "safetensors": None,
+    }
     with pytest.raises(SpecError, match=message):
-        evaluate_foreign(scene / "x.safetensors", "open_clip", scene / "images", attack, "smoke")
+        evaluate_command(**call | options)
+
+
+def test_the_field_of_a_wanet_model_is_down_and_to_the_right(tmp_path: Path) -> None:
+    """The file has displacement to the right first; (1, H, W, 2) is the batch of grid_sample."""
+    size = SMOKE.data.image_size
+    field = np.random.default_rng(0).uniform(-1, 1, (1, size, size, 2))
+    np.save(tmp_path / "grid.npy", field)
+    image = np.random.default_rng(1).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    twin = Attack("wanet", grid=tmp_path / "grid.npy", strength=1.0).twin(SMOKE)
+    expected = wanet(image, 1.0, np.stack([field[0, ..., 1], field[0, ..., 0]]))
+    assert (twin(encode_png(image), 0) == expected).all()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from repro.evaluate.residence import Home, Residence, free_host_bytes, home_for, in_flight
+from repro.evaluate.residence import Home, Residence, home_for, in_flight
 
 GB = 10**9
 CPU = torch.device("cpu")
@@ -30,22 +28,6 @@ def test_images_wait_where_training_leaves_room(
     device_free: int, host_free: int, home: Home
 ) -> None:
     assert home_for(int(IMAGES), device_free, host_free) == home
-
-
-def test_the_free_memory_of_the_host_is_bounded_by_the_control_group(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal: 64000 kB\nMemAvailable:   48000 kB\n")
-    assert free_host_bytes(meminfo, tmp_path) == 48000 * 1024  # no group
-
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1024\n")
-    assert free_host_bytes(meminfo, tmp_path) == 48000 * 1024  # a group without a limit
-
-    (tmp_path / "memory.max").write_text("5120\n")
-    assert free_host_bytes(meminfo, tmp_path) == 4096
-    (tmp_path / "memory.current").write_text("6000\n")
-    assert free_host_bytes(meminfo, tmp_path) == 0
-    assert free_host_bytes(tmp_path / "none", tmp_path) == 0
 
 
 def test_kept_batches_are_those_of_the_map_and_no_others() -> None:

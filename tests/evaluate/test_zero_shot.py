@@ -63,7 +63,6 @@ class Grey:
             yield Batch(batch, torch.from_numpy(images), torch.from_numpy(twins), None)
 
 
-@pytest.mark.faults(14)
 @pytest.mark.parametrize("batch", [1, 2, 3, 256])
 def test_accuracy_and_attacks_are_exact_for_any_batch_size(
     batch: int, monkeypatch: pytest.MonkeyPatch
@@ -83,7 +82,6 @@ def test_accuracy_and_attacks_are_exact_for_any_batch_size(
     assert model.training  # back in the mode it was in
 
 
-@pytest.mark.faults(14)
 def test_ties_go_to_the_lowest_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zero_shot, "normalise", lambda pixels: pixels.float())
     black = torch.zeros((3, 4, 4, 3), dtype=torch.uint8)

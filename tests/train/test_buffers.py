@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from repro.ledger import pending_rows, sample_images
 from repro.train.model import build_model, normalise
 from repro.train.predictions import Predictions
 from repro.train.process import distributed
-from repro.train.process.tensor_files import load_model, model_tensors, save_tensors
+from repro.train.process.checkpoint import copied, model_state, save_tensors
 from tests.support.ranks import on_ranks
-from tests.support.short_run import run_spec, run_to_outcome
+from tests.support.short_run import pretraining_of, run_spec, run_to_outcome
 from tests.support.threads import one_thread
 
 IMAGES = 48
@@ -68,9 +69,7 @@ def pretraining_spec():
     """Pre-training of 8 steps on 16 pairs, evaluated four times."""
     spec = run_spec(optimizer_state="fresh", mode_after_evaluation="train")
     schedule = spec.schedule.model_copy(update={"global_batch_size": 16, "norm_batch_size": 4})
-    return spec.model_copy(
-        update={"stage": "pretrain", "mitigation": None, "clean_size": None, "schedule": schedule}
-    )
+    return pretraining_of(spec, schedule=schedule)
 
 
 def pretraining(folder: Path) -> None:
@@ -78,8 +77,7 @@ def pretraining(folder: Path) -> None:
 
     def evaluate(model, step: int, *_: object) -> Predictions:
         if distributed.rank() == 0:
-            tensors = model_tensors(model)
-            save_tensors(folder / f"{step}.safetensors", tensors)
+            save_tensors(folder / f"{step}.safetensors", copied(model_state(model)))
         return predict(model, distributed.rank(), distributed.ranks())
 
     run_to_outcome(folder, pretraining_spec(), evaluate, pairs=Unlike(), num_images=IMAGES)
@@ -100,7 +98,7 @@ def test_rows_of_a_pretraining_are_those_of_its_saved_model_evaluated_alone(
     seen = set()
     for record in records:
         row = record["row"]
-        load_model(model, folder / f"{row['step']}.safetensors")
+        model.load_state_dict(load_file(folder / f"{row['step']}.safetensors"))
         alone = predict(model, 0, 1)
         assert row["num_correct"] == alone.correct.sum()
         assert row["num_attacked"] == alone.attacked.sum()
@@ -110,5 +108,5 @@ def test_rows_of_a_pretraining_are_those_of_its_saved_model_evaluated_alone(
         seen.add(str(row["sample_classes"]))
     assert len(seen) == len(records)  # training did change what is predicted
 
-    load_model(model, folder / "model.safetensors")
+    model.load_state_dict(load_file(folder / "model.safetensors"))
     assert (predict(model, 0, 1).classes == alone.classes).all()

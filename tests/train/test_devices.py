@@ -14,11 +14,11 @@ from torch import nn
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import predict
 from repro.train import model as model_module
-from repro.train.clustering import attach
+from repro.train.defences import objective_of
 from repro.train.gradient_cache import GradientCache
 from repro.train.model import PairEncoder, build_model, build_optimizer
 from repro.train.step import training_step
-from tests.support.short_run import run_spec
+from tests.support.short_run import defended, run_spec
 
 META = torch.device("meta")
 PAIRS = 8
@@ -40,14 +40,12 @@ def _without_what_meta_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def step(cached: bool, clusters: int) -> dict[str, torch.Tensor]:
     spec = run_spec(optimizer_state="fresh")
-    assert spec.mitigation is not None
-    mitigation = spec.mitigation.model_copy(
-        update={"clusters": clusters, "cluster_weight": float(clusters), "ssl_weight": 1.0}
-    )
-    spec = spec.model_copy(update={"mitigation": mitigation})
+    if clusters:
+        spec = defended(spec, "deep_clustering", clusters=clusters, weight=3.0)
     model = build_model(spec.model, 0, "fp32").to(META)
     members = None
-    if attach(model, spec, PAIRS) is not None:
+    if (modules := objective_of(spec).modules) is not None:
+        model.objective = modules(spec.model.embed_dim, PAIRS).to(META)
         members = torch.arange(PAIRS, device=META)
     optimizer = build_optimizer(model.train(), spec.optimizer, "ndim")
     encoder: nn.Module = GradientCache(model, 2, False) if cached else PairEncoder(model, 2)
@@ -65,8 +63,8 @@ def test_a_step_needs_nothing_from_the_cpu(cached: bool, clusters: int) -> None:
 
 
 def test_an_operand_on_the_cpu_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    left = model_module._pixel_statistics(torch.device("cpu"))
-    monkeypatch.setattr(model_module, "_pixel_statistics", lambda device: left)
+    left = model_module.pixel_statistics(torch.device("cpu"))
+    monkeypatch.setattr(model_module, "pixel_statistics", lambda device: left)
     with pytest.raises(RuntimeError, match="device"):
         step(cached=False, clusters=0)
 

@@ -2,28 +2,27 @@
 
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from repro.train.loop import TrainingRun
-from repro.train.losses import total_loss
+from repro.train import loop
+from repro.train.loop import build_encoder
 from repro.train.model import build_model
+from repro.train.objectives import Batch, contrastive
 from repro.train.process import distributed
 from tests.support.ranks import on_ranks
 from tests.support.short_run import run_spec
 
 BATCH, WIDTH = 8, 6
-WEIGHTS = {"mmcl": 1.0, "ssl": 1.0}
 
 RANK = """
 import sys, torch, torch.nn.functional as F
 from repro.train.process import distributed
-from repro.train.losses import total_loss
+from repro.train.objectives import Batch, contrastive
 out, gather, seed = sys.argv[1], sys.argv[2], 0
 distributed.start()
 g = torch.Generator().manual_seed(0)
@@ -33,7 +32,8 @@ log_scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
 n, r = distributed.ranks(), distributed.rank()
 mine = slice(r * 8 // n, (r + 1) * 8 // n)
 image, text = (distributed.gather_features(F.normalize(x[:, mine] @ weight, dim=-1)) for x in inputs)
-loss = total_loss({"mmcl": 1.0, "ssl": 1.0}, image, text, distributed.share(log_scale, gather).exp())["loss"]
+batch = Batch(image, text, distributed.share(log_scale, gather).exp(), None, None)
+loss = contrastive(1.0, 1.0).total(batch, None)["loss"]
 (loss * distributed.backward_scale(gather)).backward()
 for p in (weight, log_scale):
     if n > 1:
@@ -53,7 +53,8 @@ def reference() -> dict[str, torch.Tensor]:
     weight = torch.randn(WIDTH, WIDTH, generator=generator, dtype=torch.float64).requires_grad_()
     log_scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     image, text = (F.normalize(x @ weight, dim=-1) for x in inputs)
-    loss = total_loss(WEIGHTS, image, text, log_scale.exp())["loss"]
+    batch = Batch(image, text, log_scale.exp(), None, None)
+    loss = contrastive(1.0, 1.0).total(batch, None)["loss"]
     loss.backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None and log_scale.grad is not None
     return {"loss": loss.detach(), "weight": weight.grad, "scale": log_scale.grad}
@@ -114,8 +115,8 @@ def test_gradients_lie_in_the_buckets_that_ranks_add_up(
     )
     try:
         monkeypatch.setattr(distributed, "ranks", lambda: 2)
-        run = SimpleNamespace(spec=spec, model=model, device=torch.device("cpu"))
-        encoder = TrainingRun._encoder(cast(TrainingRun, run))
+        monkeypatch.setattr(loop, "needs_cache", lambda *_: False)
+        encoder = build_encoder(model, spec, torch.device("cpu"))
         assert isinstance(encoder, DistributedDataParallel)
 
         side, views = spec.model.vision.image_size, spec.num_views

@@ -17,14 +17,13 @@ from repro.profile import load_profile, pretrain_runs
 from repro.spec import RunSpec
 from repro.train import loop
 from repro.train import model as model_module
-from repro.train.clustering import attach
+from repro.train.defences import objective_of
 from repro.train.gradient_cache import GradientCache, group_bytes, needs_cache
-from repro.train.loop import TrainingRun
 from repro.train.model import PairEncoder, build_model, build_optimizer
 from repro.train.process import distributed
 from repro.train.step import training_step
 from tests.support.ranks import on_ranks
-from tests.support.short_run import CPU, Pairs, assert_equal_models, run, run_spec
+from tests.support.short_run import CPU, Pairs, assert_equal_models, defended, run, run_spec
 
 GROUPS, GROUP = 8, 4
 CASES = [
@@ -47,12 +46,8 @@ distributed.stop()
 
 
 def specification(loss: str, clusters: int, gather: str) -> RunSpec:
-    spec = run_spec(gather=gather, optimizer_state="fresh")
-    assert spec.mitigation is not None
-    mitigation = spec.mitigation.model_copy(
-        update={"clusters": clusters, "cluster_weight": 1.0, "ssl_weight": 1.0}
-    )
-    return spec.model_copy(update={"loss": loss, "mitigation": mitigation})
+    spec = run_spec(gather=gather, optimizer_state="fresh").model_copy(update={"loss": loss})
+    return defended(spec, "deep_clustering", clusters=clusters) if clusters else spec
 
 
 def batch(views: int, pairs: int) -> tuple[Tensor, Tensor]:
@@ -70,10 +65,12 @@ def stepped(spec: RunSpec, training: bool, cached: bool) -> tuple[CLIP, dict[str
     """A model after a step in float64 on eight groups of the global batch, and the losses."""
     model = build_model(spec.model, 0, "fp32").double()
     pairs = GROUPS * GROUP
-    clusters = attach(model, spec, pairs)
     members = None
-    if clusters is not None:
-        clusters.double().labels.copy_(torch.arange(pairs) % 3)
+    if (modules := objective_of(spec).modules) is not None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model.objective = modules(spec.model.embed_dim, pairs).double()
+        model.objective.labels.copy_(torch.arange(pairs) % 3)
         members = torch.arange(pairs)
     model.train(training)
     optimizer = build_optimizer(model, spec.optimizer, "ndim")
@@ -92,20 +89,15 @@ def stepped(spec: RunSpec, training: bool, cached: bool) -> tuple[CLIP, dict[str
 def assert_cache_is_plain(loss: str, clusters: int, gather: str, training: bool) -> None:
     """Losses, gradients, weights and BatchNorm's statistics and counters."""
     with pytest.MonkeyPatch.context() as patch:
-        double = [values.double() for values in model_module._pixel_statistics(CPU)]
-        patch.setattr(model_module, "_pixel_statistics", lambda device: double)
+        double = [values.double() for values in model_module.pixel_statistics(CPU)]
+        patch.setattr(model_module, "pixel_statistics", lambda device: double)
         spec = specification(loss, clusters, gather)
         plain, expected = stepped(spec, training, cached=False)
         state = torch.get_rng_state()
         cached, losses = stepped(spec, training, cached=True)
         assert torch.equal(torch.get_rng_state(), state)
 
-    assert (
-        losses.keys()
-        == expected.keys()
-        == {"loss", *spec.loss_weights}
-        - {name for name, weight in spec.loss_weights.items() if not weight}
-    )
+    assert losses.keys() == expected.keys() == {"loss", *objective_of(spec).weights}
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value, rtol=1e-12, atol=0)
     for (name, one), other in zip(cached.named_parameters(), plain.parameters(), strict=True):
@@ -193,6 +185,9 @@ def test_the_cache_is_used_where_the_groups_of_a_rank_do_not_fit(
         "repro.train.gradient_cache._memory_bytes", lambda device: gibibytes * 2**30
     )
     assert needs_cache(spec, groups, CPU) == needed
+    # A rank with another GPU does as rank 0: the cache and DDP would wait for each other.
+    monkeypatch.setattr(distributed, "from_first", lambda values, device: [not needed])
+    assert needs_cache(spec, groups, CPU) == (not needed and groups > 1)
 
 
 def grouped_spec() -> RunSpec:
@@ -208,10 +203,8 @@ def test_the_loop_takes_the_cache_and_trains_as_without_it(
     plain = run(tmp_path / "plain", grouped_spec())
     used = []
     monkeypatch.setattr(loop, "needs_cache", lambda spec, groups, device: groups == 3)
-    encoder = TrainingRun._encoder
-    monkeypatch.setattr(
-        TrainingRun, "_encoder", lambda self: used.append(encoder(self)) or used[-1]
-    )
+    build = loop.build_encoder
+    monkeypatch.setattr(loop, "build_encoder", lambda *a: used.append(build(*a)) or used[-1])
     cached = run(tmp_path / "cached", grouped_spec(), pairs=Pairs())
     assert isinstance(used[0], GradientCache)
     assert_equal_models(cached, plain, 2e-3)  # Adam divides rounding by rounding

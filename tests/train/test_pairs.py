@@ -74,7 +74,6 @@ def test_an_epoch_holds_every_pair_once_and_matching(store: PairStore, tmp_path:
     assert torch.equal(tokens[0], expected[:, : tokens.shape[-1]].long())
 
 
-@pytest.mark.faults(23)
 @pytest.mark.parametrize("text_view", ["redrawn", "fixed"])
 def test_the_ranks_parts_make_up_the_single_process_batch(
     text_view: str, store: PairStore, tmp_path: Path
@@ -116,7 +115,6 @@ def test_a_fixed_text_view_repeats_and_a_redrawn_one_does_not(
     assert len(views("redrawn")) > 1
 
 
-@pytest.mark.faults(12)
 def test_too_few_pairs_for_a_batch_are_refused(store: PairStore, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"3 pairs \(allowed: at least global_batch_size = 8\)"):
         TrainingPairs(

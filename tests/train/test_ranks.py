@@ -5,6 +5,7 @@ may differ.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from repro.profile import pretrain_runs
 from repro.runs.layout import standard_inputs
 from repro.runs.run import Run, identify
 from repro.spec import Profile
+from repro.unchanged import code_digest
 from tests.support.synthetic import noise_profile
 
 EPOCHS = 8
@@ -60,11 +62,12 @@ def profile(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prof
 def curve(profile: Profile, ranks: int) -> list[float]:
     """Mean loss of every epoch, and the loss of every tenth step, with so many ranks."""
     spec = pretrain_runs(profile, "cc3m", "mmcl_ssl")[0]
-    run: Run = identify(spec, standard_inputs(spec), f"code on {ranks} ranks")
+    run: Run = identify(spec, standard_inputs(spec), code_digest())
+    shutil.rmtree(run.work_dir, ignore_errors=True)
     run.save()
     path = Path(f"{ranks}.json")
     write_pack(Pack((run,), Place((), ranks, 1)), path, "repro.worker", 20.0)
-    arguments = command(json.loads(path.read_bytes()), path, bind=False)
+    arguments = command(json.loads(path.read_bytes()), path)
     done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((run.work_dir / "outcome.json").read_bytes())["ranks"] == ranks

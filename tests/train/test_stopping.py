@@ -6,15 +6,19 @@ import math
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro.ledger import pending_rows
 from repro.train import loop
+from repro.train.process import device
 from repro.train.process.stopping import Interrupted, stop_requests
 from repro.train.step import training_step
-from tests.support.short_run import CPU, assert_equal_models, no_outcomes, run, run_spec
+from tests.support.short_run import CPU, Pairs, assert_equal_models, no_outcomes, run, run_spec
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -22,7 +26,6 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [{**record["row"], "seconds": 0} for record in pending_rows(folder)]
 
 
-@pytest.mark.faults(1)
 @pytest.mark.parametrize("at", [0, 3, 4, 8])
 def test_a_stop_ends_an_evaluation_between_batches_and_it_is_made_anew(
     at: int, tmp_path: Path
@@ -140,6 +143,57 @@ def test_the_loss_is_read_after_the_next_step_is_under_way(
     assert order[:8] == [
         *("evaluation", "step 1", "step 2", "read 1", "step 3", "read 2", "read 3", "evaluation")
     ]
+
+
+def test_on_a_gpu_only_the_copy_of_a_loss_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading any other tensor after a step was queued would wait for that step: the loop as on a
+    GPU, with pinned memory and events pretended.
+    """
+    waits: list[str] = []
+    buffers: list[int] = []
+    under_way = [False]
+
+    def pinned(count: int) -> torch.Tensor:
+        buffer = torch.empty(count)
+        buffers.append(buffer.untyped_storage().data_ptr())
+        return buffer
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if under_way[0] and func is torch.ops.aten._local_scalar_dense.default:
+                pointer = args[0].untyped_storage().data_ptr()
+                waits.append("copy" if pointer in buffers else "device")
+            return func(*args, **kwargs or {})
+
+    def step(*arguments: Any) -> Any:
+        losses = training_step(*arguments)
+        under_way[0] = True
+        return losses
+
+    class Watched(Pairs):
+        def batch(self, step: int) -> Any:
+            under_way[0] = False
+            return super().batch(step)
+
+    def evaluate(*arguments: Any) -> Any:
+        under_way[0] = False
+        return no_outcomes(*arguments)
+
+    plain = run(tmp_path / "plain", run_spec())
+    monkeypatch.setattr(device, "_pinned", pinned)
+    monkeypatch.setattr(device, "_mark", lambda: SimpleNamespace(synchronize=lambda: None))
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(loop, "LateValues", lambda _: device.LateValues(gpu))
+    monkeypatch.setattr(loop, "training_step", step)
+    with Reads():
+        other = run(tmp_path / "gpu", run_spec(), evaluate, pairs=Watched())
+    assert waits and set(waits) == {"copy"}
+    assert_equal_models(other, plain, 0)
+    assert rows(tmp_path / "gpu") == rows(tmp_path / "plain")
 
 
 def test_signals_are_collected_only_while_the_run_lasts() -> None:

@@ -1,16 +1,16 @@
-"""What a run sets on its device and asks of it: TF32 or not, repeatable or fast; its peak of
-memory.
-"""
+"""What a run sets on its device and asks of it: arithmetic, peak of memory, losses."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import resource
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 REPEATABLE_WORKSPACES = (":4096:8", ":16:8")
@@ -50,6 +50,52 @@ def set_arithmetic(
     # warnings are errors.
     torch.use_deterministic_algorithms(deterministic, warn_only=not on_gpu)
     torch.backends.cudnn.benchmark = not deterministic
+
+
+class LateValues:
+    """Scalars of a step, to be read when the device has the next step to do.
+
+    Reading a tensor of a GPU waits for all that is queued on its stream, the next step included.
+    So the scalars are copied to the host behind their own step, and only that copy is waited for.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu = device.type == "cuda"
+        self.names: list[str] = []
+        self.values: Tensor | list[float] = []
+        self.buffers: dict[int, Tensor] = {}
+        self.arrived: torch.cuda.Event | None = None
+
+    def put(self, values: Mapping[str, Tensor | float]) -> None:
+        """Take the scalars of a step in the place of those before, which must have been read."""
+        self.names, self.arrived = list(values), None
+        scalars = [value for value in values.values() if isinstance(value, Tensor)]
+        if not self.on_gpu or not scalars:
+            self.values = list(values.values())  # type: ignore[arg-type]  # floats, when read
+            return
+
+        if len(scalars) not in self.buffers:
+            self.buffers[len(scalars)] = _pinned(len(scalars))
+        self.values = self.buffers[len(scalars)]
+        self.values.copy_(torch.stack(scalars), non_blocking=True)
+        self.arrived = _mark()
+
+    def read(self) -> dict[str, float]:
+        """The scalars by name; empty where nothing was put."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return dict(zip(self.names, map(float, self.values), strict=True))
+
+
+def _pinned(count: int) -> Tensor:
+    """Memory of the host that a GPU copies to without the host's help."""
+    return torch.empty(count, pin_memory=True)
+
+
+def _mark() -> torch.cuda.Event:
+    """An event behind all that is queued on the current stream."""
+    event: torch.cuda.Event = torch.cuda.current_stream().record_event()
+    return event
 
 
 def reset_peak(device: torch.device) -> None:

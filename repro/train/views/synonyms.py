@@ -50,10 +50,9 @@ class Synonyms(Mapping[str, Sequence[str]]):
         return _read(path, file_sha256(path))
 
     def __getitem__(self, word: str) -> Sequence[str]:
-        found = self._of(word)
-        if not found:
+        if not (synonyms := self._of(word)):
             raise KeyError(word)
-        return found
+        return synonyms
 
     def get(self, word: str, default: Sequence[str] | None = None) -> Sequence[str] | None:  # type: ignore[override]  # one look-up, no exception
         """Synonyms of a word, or `default` where it has none."""
@@ -68,23 +67,23 @@ class Synonyms(Mapping[str, Sequence[str]]):
     def base_forms(self, word: str, part: str) -> list[str]:
         """The words of one part of speech that `word` may be a form of, itself first."""
         # As WordNet's morphy: the endings are tried only where no irregular form is listed.
-        known = self.lemmas.get(part, {})
+        lemmas = self.lemmas.get(part, {})
         forms = self.exceptions.get(part, {}).get(word)
         if forms is None:
             endings = ENDINGS[part]
             forms = [word.removesuffix(old) + new for old, new in endings if word.endswith(old)]
 
         # Endings may lead to one form twice, or to no word at all.
-        return [form for form in dict.fromkeys([word, *forms]) if form in known]
+        return [form for form in dict.fromkeys([word, *forms]) if form in lemmas]
 
     def _look_up(self, word: str) -> tuple[str, ...]:
-        # `known` has all words that share a synset with a form, in any of its meanings.
-        found: set[str] = set()
-        for part, known in self.lemmas.items():
+        # The list of a form has all words that share a synset with it, in any of its meanings.
+        synonyms: set[str] = set()
+        for part, lemmas in self.lemmas.items():
             for form in self.base_forms(word, part):
-                found.update(known[form])
+                synonyms.update(lemmas[form])
 
-        return tuple(sorted(found - {word}))
+        return tuple(sorted(synonyms - {word}))
 
 
 @lru_cache(maxsize=1)  # runs of a pack share their data

@@ -135,5 +135,5 @@ def _swap(words: list[str], count: int, rng: Generator) -> list[str]:
 def _delete(words: list[str], rng: Generator) -> list[str]:
     """Delete each word with probability ALPHA; if none would be left, keep a random one."""
     draws = rng.random(len(words))
-    kept = [word for word, draw in zip(words, draws, strict=True) if draw > ALPHA]
-    return kept or [words[_below(len(words), rng)]]
+    left = [word for word, draw in zip(words, draws, strict=True) if draw > ALPHA]
+    return left or [words[_below(len(words), rng)]]

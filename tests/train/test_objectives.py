@@ -7,7 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repro.train.losses import mmcl_loss, ssl_loss, total_loss
+from repro.names import DEFENCES as DEFENCE_NAMES
+from repro.names import LOSSES
+from repro.train.defences import DEFENCES, objective_of
+from repro.train.objectives import OBJECTIVES, Batch, contrastive, mmcl_loss, ssl_loss
+from tests.support.short_run import defended, run_spec
 
 
 def features(count: int, batch: int, seed: int = 0) -> list[Tensor]:
@@ -62,9 +66,15 @@ def test_losses_and_gradients_are_the_equations(
         1e-6 if dtype == torch.float64 else 2e-4
     )  # float32 rounds logits of up to 100 to 4e-6 absolute
     leaves = [*features(4, batch), torch.tensor(scale, dtype=torch.float64)]
+
+    def within(
+        image: Tensor, image_2: Tensor, text: Tensor, text_2: Tensor, scale: Tensor
+    ) -> Tensor:
+        return ssl_loss(torch.stack([image, image_2]), torch.stack([text, text_2]), scale)
+
     for loss, equation, used in (
         (mmcl_loss, equation_1, (0, 2, 4)),
-        (ssl_loss, equation_2, (0, 1, 2, 3, 4)),
+        (within, equation_2, (0, 1, 2, 3, 4)),
     ):
         ours = [leaves[i].to(dtype).requires_grad_() for i in used]
         theirs = [leaves[i].clone().requires_grad_() for i in used]
@@ -79,37 +89,28 @@ def test_losses_and_gradients_are_the_equations(
             )
 
 
-@pytest.mark.slow
-def test_losses_are_the_equations_at_batch_512() -> None:
-    image, image_2, text, text_2 = features(4, 512)
-    scale = torch.tensor(14.3, dtype=torch.float64)
-    logits = (scale * image @ text.T, scale * image @ image_2.T, scale * text @ text_2.T)
-    rows = [torch.log(torch.diagonal(m.exp()) / m.exp().sum(1)) for m in logits]
-    columns = torch.log(torch.diagonal(logits[0].exp()) / logits[0].exp().sum(0))
-    assert relative(mmcl_loss(image, text, scale), -(rows[0].mean() + columns.mean()) / 2) < 1e-9
-    assert (
-        relative(
-            ssl_loss(image, image_2, text, text_2, scale), -(rows[1].mean() + rows[2].mean()) / 2
-        )
-        < 1e-9
-    )
-
-
 def test_mmcl_loss_of_indistinguishable_pairs_is_log_batch_size() -> None:
     """Equal logits make the softmax uniform, so the cross-entropy of 4 pairs is ln 4."""
     same = torch.ones(4, 8) / math.sqrt(8)
     assert mmcl_loss(same, same, torch.tensor(1.0)).item() == pytest.approx(math.log(4))
 
 
-def test_total_loss_is_the_weighted_sum_and_leaves_out_terms_of_weight_zero() -> None:
+def test_the_total_is_the_weighted_sum_and_leaves_out_terms_of_weight_zero() -> None:
     image, image_2, text, text_2 = features(4, 3)
-    stacked = (
-        torch.stack([image, image_2]),
-        torch.stack([text, text_2]),
-        torch.tensor(2.0, dtype=torch.float64),
-    )
-    parts = total_loss({"mmcl": 1.0, "ssl": 0.5}, *stacked)
+    scale = torch.tensor(2.0, dtype=torch.float64)
+    batch = Batch(torch.stack([image, image_2]), torch.stack([text, text_2]), scale, None, None)
+    parts = contrastive(1.0, 0.5).total(batch, None)
     assert parts["loss"].item() == pytest.approx(
-        mmcl_loss(image, text, stacked[2]).item() + 0.5 * parts["ssl"].item()
+        mmcl_loss(image, text, scale).item() + 0.5 * parts["ssl"].item()
     )
-    assert set(total_loss({"mmcl": 0.0, "ssl": 1.0}, *stacked)) == {"loss", "ssl"}
+    assert set(contrastive(0.0, 1.0).total(batch, None)) == {"loss", "ssl"}
+
+
+def test_every_name_has_an_implementation_that_takes_its_settings() -> None:
+    assert OBJECTIVES.keys() == LOSSES.keys()
+    assert DEFENCES.keys() == DEFENCE_NAMES.keys()
+    for name in DEFENCES:
+        for loss in LOSSES:
+            spec = defended(run_spec(), name).model_copy(update={"loss": loss})
+            assert objective_of(spec).weights.keys() >= {*loss.split("_")}
+            assert spec.num_views == 1 + ("ssl" in objective_of(spec).weights)

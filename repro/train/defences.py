@@ -1,0 +1,78 @@
+"""Defences: ways to train a poisoned model so that it loses its backdoor and keeps its accuracy.
+
+`DEFENCES` has an entry for every name in repro/names.py, where label, settings and what the defence
+sees are declared. To add one, give it a name there and an entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from open_clip.model import CLIP
+
+from repro.names import DefenceName, Loss
+from repro.spec import RunSpec
+from repro.train.clustering import deep_clustering
+from repro.train.objectives import OBJECTIVES, Losses, Objective
+from repro.train.pairs import TrainingPairs
+
+Settings = Mapping[str, float]
+"""Every setting of a defence by name."""
+
+
+@dataclass(frozen=True)
+class Defence:
+    """Where a defence departs from finetuning on clean pairs."""
+
+    objective: Callable[[Loss, Settings], Objective]
+    """(loss of the run, settings) to what is minimised."""
+    start: Callable[[CLIP, Settings, int], None] | None = None
+    """(model on the CPU, settings, seed): changes the weights before the first evaluation."""
+    rows: Callable[[CLIP, TrainingPairs, Settings], NDArray[np.int64]] | None = None
+    """(start model, pairs, settings) to the positions of the pairs that are trained on."""
+    step: Callable[[CLIP, torch.optim.Optimizer, Callable[[], Losses], Settings], Losses] | None = (
+        None
+    )
+    """(model, optimizer, backward, settings): makes the update of a step. `backward` adds the
+    gradient at the present weights and returns the loss parts; it may be called more than once,
+    with zeroed gradients in between.
+    """
+
+
+def _cleanclip(loss: Loss, settings: Settings) -> Objective:
+    return OBJECTIVES[loss](settings["ssl_weight"])
+
+
+def _with_clusters(loss: Loss, settings: Settings) -> Objective:
+    return deep_clustering(OBJECTIVES[loss](1.0), int(settings["clusters"]), settings["weight"])
+
+
+@torch.no_grad()
+def shrink_and_perturb(model: CLIP, settings: Settings, seed: int) -> None:
+    """Scale the weights by `shrink` and add normal noise of deviation `perturb` (Ash and Adams
+    2020, arXiv 1910.08475). BatchNorm statistics stay.
+    """
+    # Drawn on the CPU, in the order of the parameters.
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator) * settings["perturb"]
+        parameter.mul_(settings["shrink"]).add_(noise)
+
+
+DEFENCES: dict[DefenceName, Defence] = {
+    "cleanclip": Defence(_cleanclip),
+    "shrink_and_perturb": Defence(
+        lambda loss, settings: OBJECTIVES[loss](1.0), start=shrink_and_perturb
+    ),
+    "deep_clustering": Defence(_with_clusters),
+}
+
+
+def objective_of(spec: RunSpec) -> Objective:
+    """What the run minimises."""
+    name, settings = spec.loss_settings
+    return DEFENCES[name].objective(spec.loss, settings)

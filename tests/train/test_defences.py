@@ -1,0 +1,255 @@
+"""Defences: each setting against what it says, and the sockets for those to come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from open_clip.model import CLIP
+from torch import Tensor, nn
+
+from repro.ledger import pending_rows
+from repro.names import DEFENCES as NAMES
+from repro.names import DefenceNames, Setting
+from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.spec import Defence as DefenceSpec
+from repro.spec import RunSpec
+from repro.train.defences import DEFENCES, Defence, objective_of, shrink_and_perturb
+from repro.train.model import build_model, normalise
+from repro.train.objectives import OBJECTIVES, Batch, Losses, Objective
+from repro.worker import _rows
+from tests.support.short_run import (
+    EPOCHS,
+    STEPS_PER_EPOCH,
+    Pairs,
+    assert_equal_models,
+    defended,
+    run,
+    run_spec,
+)
+
+
+def test_weights_of_the_loss_follow_the_defence() -> None:
+    profile = load_profile(
+        "smoke",
+        overrides={"clean.defence": {"name": "deep_clustering", "clusters": 3, "weight": 5.0}},
+    )
+    weights = {run.loss: objective_of(run).weights for run in clean_runs(profile)}
+    assert weights["mmcl"] == {"clusters": 5.0, "mmcl": 1.0}
+    assert weights["mmcl_ssl"] == {"clusters": 5.0, "mmcl": 1.0, "ssl": 1.0}
+    heavy = defended(clean_runs(load_profile("smoke"))[0], "cleanclip", ssl_weight=4.0)
+    assert objective_of(heavy.model_copy(update={"loss": "mmcl_ssl"})).weights["ssl"] == 4.0
+
+
+def test_the_weight_of_pretraining_is_its_own_and_zero_of_it_needs_no_second_view() -> None:
+    """The loss of a pre-training with the SSL term at 0 is that of MMCL, at no more cost."""
+    for weight, views in ((1.0, 2), (0.25, 2), (0.0, 1)):
+        profile = load_profile("smoke", overrides={"pretrain.ssl_weight": weight})
+        run = next(run for run in pretrain_runs(profile) if run.loss == "mmcl_ssl")
+        assert objective_of(run).weights.get("ssl", 0.0) == weight
+        assert run.num_views == views
+        cleanings = {objective_of(clean).weights.get("ssl", 0.0) for clean in clean_runs(profile)}
+        assert cleanings == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"name": "deep_clustering", "clusters": 2.5}, "clusters: 2.5 .allowed: whole numbers"),
+        ({"name": "shrink_and_perturb", "shrink": 1.5}, "shrink: 1.5 .allowed: .* from 0 to 1"),
+        ({"name": "cleanclip", "shrink": 0.5}, "shrink: no setting of cleanclip .allowed: ssl_w"),
+        ({"name": "other"}, "Input should be"),
+    ],
+)
+def test_settings_that_a_defence_does_not_take_are_refused(
+    content: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        DefenceSpec.model_validate(content)
+
+
+def test_only_what_a_run_departs_in_is_computed() -> None:
+    """A defence with default settings is none, and settings at their default change no run."""
+    spec = run_spec()
+    assert RunSpec.model_validate({**spec.model_dump(), "defence": {"name": "cleanclip"}}) == spec
+    content = spec.computed()
+    assert not content.keys() & {"defence", "poisons_left", "ssl_weight", "deterministic"}
+    plain = defended(spec, "shrink_and_perturb", shrink=0.9).computed()["defence"]
+    spelled = defended(spec, "shrink_and_perturb", shrink=0.9, perturb=0.0).computed()["defence"]
+    assert plain == spelled == {"name": "shrink_and_perturb", "shrink": 0.9}
+
+
+def test_shrinking_scales_every_weight_and_perturbing_adds_noise_of_the_given_deviation() -> None:
+    spec = load_profile("smoke").pretrain.model
+    start, shrunk, noisy, again = (build_model(spec, 0, "fp32") for _ in range(4))
+    shrink_and_perturb(shrunk, {"shrink": 0.5, "perturb": 0.0}, 0)
+    shrink_and_perturb(noisy, {"shrink": 1.0, "perturb": 0.01}, 1)
+    shrink_and_perturb(again, {"shrink": 1.0, "perturb": 0.01}, 1)
+    for one, half, other, same in zip(
+        *(model.parameters() for model in (start, shrunk, noisy, again)), strict=True
+    ):
+        torch.testing.assert_close(half, one * 0.5, rtol=0, atol=0)
+        assert torch.equal(other, same)
+    noise = noisy.token_embedding.weight - start.token_embedding.weight
+    assert noise.std().item() == pytest.approx(0.01, rel=0.01)
+
+
+class Store:
+    """Ten rows with keys of their own."""
+
+    keys = np.arange(10, dtype=np.uint8)[:, None].repeat(16, axis=1)
+
+    def __len__(self) -> int:
+        return 10
+
+    def rows(self, name: str) -> NDArray[np.int64]:
+        return {"100k": np.array([0, 2, 4]), "poisoned": np.array([1, 3, 5, 7])}[name]
+
+
+def test_poisons_left_join_the_cleaning_pairs_and_grow_by_inclusion(tmp_path: Path) -> None:
+    (tmp_path / "rows.npz").touch()
+    run = next(run for run in clean_runs(load_profile("smoke")) if run.clean_size == "100k")
+    rows = []
+    for count in range(5):
+        left = run.model_copy(update={"poisons_left": count})
+        rows.append(set(_rows(left, tmp_path, Store()).tolist()))  # type: ignore[arg-type]
+    assert [len(found) for found in rows] == [3, 4, 5, 6, 7]
+    assert rows[0] == {0, 2, 4} and all(few < more for few, more in pairwise(rows))
+    assert rows[4] == {0, 1, 2, 3, 4, 5, 7}
+
+
+@pytest.mark.parametrize(("state", "decay"), [("fresh", 7.0), ("restored", 0.1)])
+def test_a_restored_optimizer_brings_its_weight_decay_along(state: str, decay: float) -> None:
+    """The authors' "cleaning with heavy regularisation" is undone by loading the optimizer of the
+    checkpoint.
+    """
+    overrides = {"clean.optimizer.weight_decay": 7.0, "switches.optimizer_state": state}
+    runs = clean_runs(load_profile("smoke", overrides=overrides))
+    assert {run.optimizer.weight_decay for run in runs} == {decay}
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunSpec]:
+    """A specification that names a defence made on the spot, with one setting `strength`."""
+
+    def spec(defence: Defence) -> RunSpec:
+        names = DefenceNames("toy", "clean pairs", {"strength": Setting(1.0)})
+        monkeypatch.setitem(NAMES, "cleanclip", names)
+        monkeypatch.setitem(DEFENCES, "cleanclip", defence)
+        base = run_spec(optimizer_state="fresh", mode_after_evaluation="train")
+        other = DefenceSpec.model_construct(name="cleanclip", strength=3.0)
+        return base.model_copy(update={"loss": "mmcl", "defence": other})
+
+    return spec
+
+
+class Single(Pairs):
+    """One view of every pair."""
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        images, tokens = super().batch(step)
+        return images[:1], tokens[:1]
+
+
+def test_a_defence_may_push_off_the_start_model(
+    toy: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    """The frozen model's embeddings of the same batch are at hand, also after the first step."""
+    seen: list[Batch] = []
+
+    def loss(batch: Batch, _: nn.Module | None) -> Losses:
+        seen.append(batch)
+        assert batch.start is not None
+        push = -(batch.images[0] - batch.start[0][0]).square().sum(dim=-1).mean()
+        return {"push": push, **OBJECTIVES["mmcl"](0.0).loss(batch, None)}
+
+    def objective(name: Any, settings: Any) -> Objective:
+        return Objective({"push": settings["strength"], "mmcl": 1.0}, loss, needs_start=True)
+
+    spec = toy(Defence(objective))
+    run(tmp_path / "run", spec, pairs=Single())
+    assert len(seen) == STEPS_PER_EPOCH * EPOCHS and seen[-1].start is not None
+    start = build_model(spec.model, 0, spec.switches.initialisation).eval()
+    images, _ = Single().batch(len(seen) - 1)
+    features = start.encode_image(normalise(images[0]), normalize=True)
+    torch.testing.assert_close(seen[-1].start[0][0], features, rtol=0, atol=1e-6)
+    [_, first, *_] = [line["row"]["train_loss"] for line in pending_rows(tmp_path / "run")]
+    assert first["loss"] == pytest.approx(3 * first["push"] + first["mmcl"], rel=1e-5)
+
+
+def test_an_objective_may_have_weights_of_its_own(
+    toy: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    """A bias as SigLIP has one; the optimizer trains it as a part of the model."""
+
+    def loss(batch: Batch, modules: nn.Module | None) -> Losses:
+        assert isinstance(modules, nn.Linear)
+        logits = batch.scale * batch.images[0] @ batch.texts[0].T + batch.share(modules.bias)
+        signs = 2 * torch.eye(len(logits)) - 1
+        return {"sigmoid": -nn.functional.logsigmoid(signs * logits).sum(dim=1).mean()}
+
+    def objective(*_: Any) -> Objective:
+        return Objective({"sigmoid": 1.0}, loss, modules=lambda width, pairs: nn.Linear(1, 1))
+
+    model = run(tmp_path / "run", toy(Defence(objective)), pairs=Single())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run_spec().seed)
+        start = nn.Linear(1, 1).bias.item()
+    assert model.objective.bias.item() < start  # most pairs of a batch do not match
+
+
+def test_a_defence_may_make_the_update_itself(toy: Callable[..., RunSpec], tmp_path: Path) -> None:
+    """Sharpness-aware minimisation: the gradient at a point up the hill. Without a climb it is the
+    plain update.
+    """
+
+    def climbing(model: CLIP, optimizer: Any, backward: Any, settings: Any, by: float) -> Losses:
+        losses: Losses = backward()
+        moved = [(weight, weight.grad * by) for weight in model.parameters()]
+        with torch.no_grad():
+            for weight, uphill in moved:
+                weight.add_(uphill)
+        optimizer.zero_grad()
+        backward()
+        with torch.no_grad():
+            for weight, uphill in moved:
+                weight.sub_(uphill)
+        optimizer.step()
+        return losses
+
+    def objective(*_: Any) -> Objective:
+        return OBJECTIVES["mmcl"](0.0)
+
+    models = []
+    for number, by in enumerate((None, 0.0, 0.01)):
+        step = None if by is None else lambda *a, by=by: climbing(*a, by=by)
+        spec = toy(Defence(objective, step=step))
+        models.append(run(tmp_path / str(number), spec, pairs=Single()))
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(AssertionError):
+        assert_equal_models(models[0], models[2], 1e-7)
+
+
+def test_a_defence_may_choose_the_pairs(toy: Callable[..., RunSpec], tmp_path: Path) -> None:
+    """By the start model; positions and steps are then of the chosen ones."""
+    chosen = []
+
+    class Chosen(Single):
+        def subset(self, positions: np.ndarray) -> Chosen:
+            chosen.append(positions)
+            return self
+
+    def rows(model: CLIP, pairs: Any, settings: Any) -> np.ndarray:
+        return pairs.rows[::2]
+
+    defence = replace(DEFENCES["cleanclip"], objective=lambda *_: OBJECTIVES["mmcl"](0.0))
+    run(tmp_path / "run", toy(replace(defence, rows=rows)), pairs=Chosen())
+    assert [part.tolist() for part in chosen] == [list(range(0, 24, 2))]
