@@ -1,6 +1,4 @@
-"""Files that appear whole or not at all, locks on them, and hashes that tell whether they still
-are.
-"""
+"""Files that appear whole or not at all, locks, and hashes of files."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """What `flock` raises on a file system that keeps no locks, such as Lustre mounted without them."""
 
 _hashes: dict[tuple[str, int, int, int], str] = {}
-"""What `file_sha256` remembers: path, size, modification time and inode to hash."""
+"""Cache of `file_sha256`: path, size, modification time and inode to hash."""
 
 
 @contextmanager
@@ -84,24 +82,25 @@ def replace_folder(path: Path, partial: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old or the new content, never a part (fsync, then
-    rename).
+def replace_file(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """Write a file so that readers see the old or the new content, never a part.
+
+    Without `sync` (fsync) a power cut may lose both; for files that nobody resumes from.
     """
     # In the same folder, for a rename is atomic only within one file system.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     partial.replace(path)
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits.
 
-    Read once in a process as long as path, size, modification time and inode stay; remembered
-    nowhere else, for a failing disk or a restored backup may change bytes and keep all of these.
+    A process reads a file once as long as path, size, modification time and inode stay.
     """
     state = path.stat()
     key = (os.fspath(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ino)
@@ -111,44 +110,22 @@ def file_sha256(path: Path) -> str:
     return _hashes[key]
 
 
-SEAL = "seal"
-"""Last field of a sealed JSON file: the SHA-256 of the file with zeros in its place."""
-_BLANK = "0" * 64
-
-
-def sealed(content: Mapping[str, object]) -> bytes:
-    """JSON text of an object that carries its own hash, so that one changed byte shows without a
-    second file.
-    """
-    text = json.dumps({**content, SEAL: _BLANK}, indent=1) + "\n"
-    head, _, tail = text.rpartition(_BLANK)
-    return (head + hashlib.sha256(text.encode()).hexdigest() + tail).encode()
-
-
-def unsealed(data: bytes) -> dict[str, Any]:
-    """The object in a sealed JSON text, without its seal; ValueError if a byte is not as it was
-    written.
-    """
-    # The hash is that of the file with zeros where the hash stands.
-    head, mark, tail = data.rpartition(f'"{SEAL}": "'.encode())
-    told, rest = tail[:64], tail[64:]
-    blank = head + mark + _BLANK.encode() + rest
-    if not mark or hashlib.sha256(blank).hexdigest().encode() != told:
-        raise ValueError("does not bear its own hash")
-
-    content: dict[str, Any] = json.loads(data)
-    del content[SEAL]
-    return content
-
-
-def read_sealed(path: Path) -> dict[str, Any] | None:
-    """The object in a sealed file; None if there is none, or if it is damaged, which one printed
-    line says.
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None if there is none, or if it is torn, which one printed line
+    says.
     """
     try:
-        return unsealed(path.read_bytes())
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        return content
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         print(f"warning: {path} is damaged and counts as absent: {error}", flush=True)
         return None
+
+
+def replace_json(path: Path, content: Mapping[str, object], *, sync: bool = True) -> None:
+    """`replace_file` with the JSON text of an object."""
+    replace_file(path, (json.dumps(content, indent=1) + "\n").encode(), sync=sync)

@@ -1,16 +1,13 @@
-"""The ledger's words: one `Row` per evaluation, one `RunRecord` per run, and the rows of a run that
-goes on.
+"""Schema of the results: one `Row` per evaluation and one `RunRecord` per run.
 
-Counts in rows are over the evaluation images; every metric, denominator and interval is computed
-from them later, so that changing a metric never retrains. A running run appends its rows, with one
-bit per evaluation image, to `rows.jsonl` in its work folder (`append_row`); repro/runs/published.py
-makes the published files of them.
+Rows hold counts of evaluation images. Metrics, denominators and intervals are computed from them
+later, so a change of a metric never retrains. A running run appends its rows, with one bit per
+image, to `rows.jsonl` in its work folder (`append_row`); repro/runs/published.py publishes them.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import zipfile
@@ -60,31 +57,13 @@ class LedgerError(ValueError):
     """A result file that cannot be used; the message names file, line, field and what is wrong."""
 
 
-class Row(BaseModel):
-    """One evaluation of one model state."""
+class Counts(BaseModel):
+    """Counts over evaluation images, and the metrics that follow from them."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=True, ser_json_inf_nan="constants"
     )
 
-    schema_version: Literal[1] = SCHEMA
-    run: str
-    """`RunSpec.run_id`."""
-    fingerprint: str
-    profile: str
-    stage: Literal["pretrain", "clean"]
-    dataset: Dataset
-    pretrain_objective: Objective
-    clean_size: CleanSize | None
-    loss: Loss
-    variant: str
-    poisoned: bool
-    learning_rate: float
-    """Base learning rate of the run."""
-    seed: int
-    epoch: float = Field(ge=0)
-    """Epochs done, fractional; 0 is the start model."""
-    step: int = Field(ge=0)
     num_images: int = Field(gt=0)
     num_correct: int = Field(ge=0)
     """Clean images classified right."""
@@ -94,24 +73,6 @@ class Row(BaseModel):
     """Evaluation images of the target class."""
     num_target_attacked: int = Field(ge=0)
     """Of `num_attacked`, those of the target class; subtract both for the non-target ASR."""
-    sample_classes: list[int]
-    """Predicted class numbers of the images that `sample_images` picks."""
-    sample_classes_triggered: list[int]
-    """The same for their triggered twins."""
-    train_loss: dict[str, float] | None
-    """Mean loss parts (`loss`, `mmcl`, `ssl`) since the previous evaluation.
-
-    None at the start; NaN if it diverged."""
-    logit_scale: float
-    step_learning_rate: float
-    """Learning rate of the last step."""
-    seconds: float = Field(ge=0)
-    """Wall seconds of the run up to this row, evaluation included."""
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """Identity of the row within a ledger."""
-        return (f"{self.stage}/{self.dataset}-{self.pretrain_objective}", self.run, self.step)
 
     @property
     def accuracy(self) -> float:
@@ -132,18 +93,62 @@ class Row(BaseModel):
         return attacked / total
 
 
+class Row(Counts):
+    """One evaluation of one model state; its own counts are over all evaluation images."""
+
+    schema_version: Literal[1] = SCHEMA
+    run: str
+    """`RunSpec.run_id`."""
+    fingerprint: str
+    profile: str
+    stage: Literal["pretrain", "clean"]
+    dataset: Dataset
+    pretrain_objective: Objective
+    clean_size: CleanSize | None
+    loss: Loss
+    variant: str
+    poisoned: bool
+    learning_rate: float
+    """Base learning rate of the run."""
+    seed: int
+    epoch: float = Field(ge=0)
+    """Epochs done, fractional; 0 is the start model."""
+    step: int = Field(ge=0)
+    sample_classes: list[int]
+    """Predicted class numbers of the images that `sample_images` picks."""
+    sample_classes_triggered: list[int]
+    """The same for their triggered twins."""
+    train_loss: dict[str, float] | None
+    """Mean loss parts (`loss`, `mmcl`, `ssl`) since the previous evaluation.
+
+    None at the start; NaN if it diverged."""
+    logit_scale: float
+    step_learning_rate: float
+    """Learning rate of the last step."""
+    seconds: float = Field(ge=0)
+    """Wall seconds of the run up to this row, evaluation included."""
+    validation: Counts | None = None
+    """Counts over the validation images alone (`repro.evaluate.split`), which are part of all
+    images; None in runs that were made before rows had this field."""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Identity of the row within a ledger."""
+        return (f"{self.stage}/{self.dataset}-{self.pretrain_objective}", self.run, self.step)
+
+
 class Input(TypedDict):
     """One input of a run."""
 
     path: str
     """Relative to the repository."""
     hash: str
-    """`content_hash` of it."""
+    """Hash of what the run reads of it (`repro.runs.inputs`)."""
 
 
 class RunOutcome(TypedDict, total=False):
-    """`outcome.json`: what the worker tells of a run that it ended; each becomes the record's field
-    of that name.
+    """`outcome.json`: the worker's account of a run that it ended. Each field becomes the record's
+    field of that name.
     """
 
     status: Literal["completed", "diverged", "failed"]
@@ -175,9 +180,11 @@ class RunRecord(BaseModel):
     spec: RunSpec
     fingerprint: str
     inputs: dict[str, str]
-    """Input name to content hash: `pairs`, `cleaning`, `evaluation`, `model`."""
+    """Input name (`pairs`, `evaluation`, `synonyms`, `model`) to hash (`repro.runs.inputs`)."""
     code: str
-    """Hash of the code that determines results (`repro.runs.code`)."""
+    """Digest of the code that the ranks ran (`repro.runs.version`)."""
+    made_by: str = ""
+    """Fingerprint under which an older version of the package made the run, if it did."""
     commit: str | None
     dirty: bool
     status: Literal["completed", "diverged", "failed"]
@@ -218,12 +225,6 @@ class RunRecord(BaseModel):
     """What the worker computed on, as torch names it."""
     deterministic: bool = True
     """Whether the run is repeatable to the last bit on the same machine."""
-    accepted_code: str = ""
-    """Hash of the older code under which the run began, where the user accepted that it goes on
-    under `code`."""
-    seal: str = ""
-    """SHA-256 of the file itself (`repro.files.sealed`); empty in records that were made before
-    there were hashes."""
 
 
 def sample_images(num_images: int) -> list[int]:
@@ -262,8 +263,6 @@ class PendingRow(TypedDict):
     """Bits, eight a byte, in base64; so are the next two."""
     attacked: str
     is_target: str
-    sha256: str
-    """Of the line without this field."""
 
 
 def append_row(
@@ -272,30 +271,34 @@ def append_row(
     correct: NDArray[np.bool_],
     attacked: NDArray[np.bool_],
     is_target: NDArray[np.bool_],
+    is_validation: NDArray[np.bool_] | None = None,
 ) -> None:
     """Append one evaluation to the running run's `rows.jsonl`, durably (fsync) and in one write.
 
-    `correct`, `attacked`, `is_target`: (num_images,) booleans.
+    `correct`, `attacked`, `is_target`, `is_validation`: (num_images,). The row's counts over the
+    validation images are added here.
     """
     assert correct.shape == attacked.shape == is_target.shape == (row.num_images,)
-    content: dict[str, Any] = {
+    if is_validation is not None and is_validation.any():
+        part = [bits[is_validation] for bits in (correct, attacked, is_target)]
+        counts = Counts(num_images=int(is_validation.sum()), **count_bits(*part))
+        row = row.model_copy(update={"validation": counts})
+    content: PendingRow = {
         "row": row.model_dump(),
         "correct": encode_bits(correct),
         "attacked": encode_bits(attacked),
         "is_target": encode_bits(is_target),
     }
-    line = json.dumps({**content, "sha256": _line_hash(content)})
-
     with (work_dir / "rows.jsonl").open("ab") as file:
-        file.write(line.encode() + b"\n")
+        file.write(json.dumps(content).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
 def pending_rows(work_dir: Path, max_step: int | None = None) -> list[PendingRow]:
-    """Rows appended so far, up to `max_step` (the last checkpoint's); a torn last line is left out.
+    """Rows appended so far, up to `max_step` (the last checkpoint's). A torn last line is left out.
 
-    LedgerError names a line that is not as it was written.
+    LedgerError names a line that is no row.
     """
     path = work_dir / "rows.jsonl"
     if not path.exists():
@@ -307,9 +310,8 @@ def pending_rows(work_dir: Path, max_step: int | None = None) -> list[PendingRow
     for number, line in enumerate(lines, start=1):
         try:
             item: PendingRow = json.loads(line)
-            content = {name: value for name, value in item.items() if name != "sha256"}
-            if _line_hash(content) != item["sha256"]:
-                raise ValueError("another hash")
+            for name in ("correct", "attacked", "is_target"):
+                base64.b64decode(item[name], validate=True)
             if max_step is None or item["row"]["step"] <= max_step:
                 pending.append(item)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -327,7 +329,7 @@ def rewind_rows(work_dir: Path, max_step: int) -> None:
 
 
 def handed_on(work_dir: Path) -> dict[str, str]:
-    """SHA-256 of what a run that has ended leaves in its work folder for those that take it up."""
+    """SHA-256 of the files that an ended run leaves in its work folder."""
     names = ("rows.jsonl", "model.safetensors", "optimizer.safetensors")
     return {name: file_sha256(work_dir / name) for name in names if (work_dir / name).exists()}
 
@@ -340,7 +342,3 @@ def encode_bits(bits: NDArray[np.bool_]) -> str:
 def decode_bits(text: str) -> NDArray[np.uint8]:
     """What `encode_bits` packed, still packed: (bytes,)."""
     return np.frombuffer(base64.b64decode(text), dtype=np.uint8)
-
-
-def _line_hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,9 +1,8 @@
-"""What torchrun starts: one pack of runs, one after another, with shared data and start evaluation.
+"""One rank of a batch of runs, which go one after another with shared data and start evaluation.
 
-`torchrun ... -m repro.worker PACK.json`. A pack lists fingerprints under its work folder; each
-run's `spec.json` there says what it is and where its inputs lie. Rank 0 reports by the events of
-repro/events.py and leaves `outcome.json` in the run's folder; the ranks know nothing of the
-tracker.
+torchrun starts it as `-m repro.worker BATCH.json`. The file lists fingerprints under a work folder;
+each run's `spec.json` there has its specification and the places of its inputs. Rank 0 reports by
+the events of repro/events.py and leaves `outcome.json` in the run's folder.
 """
 
 from __future__ import annotations
@@ -23,26 +22,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from open_clip.model import CLIP
+from safetensors.torch import load_file
 
 from repro import events
 from repro.data.keyed import keyed_subset
 from repro.data.shards import PairStore
-from repro.data.sums import whole
 from repro.data.templates import templates_of
 from repro.evaluate.images import EvaluationSet
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model
-from repro.files import read_sealed, replace_file, sealed
+from repro.files import read_json, replace_json
 from repro.ledger import Input, LedgerError, RunOutcome, handed_on, pending_rows
 from repro.runs.layout import content_hash
+from repro.runs.run import LaunchError, Run
+from repro.runs.version import same_digits
 from repro.spec import RunSpec
+from repro.train.defences import DEFENCES
 from repro.train.loop import Task, train
-from repro.train.model import build_model, shrink_and_perturb
+from repro.train.model import build_model
 from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
 from repro.train.process import checkpoint, distributed
 from repro.train.process.stopping import Stop
-from repro.train.process.tensor_files import load_model
+from repro.unchanged import code_digest
 
 Rows = NDArray[np.int64]
 Kept = TypeVar("Kept")
@@ -51,15 +53,15 @@ STATUS_SECONDS = 1.0
 
 
 class Latest(Generic[Kept]):
-    """The thing made last, kept for as long as the same is asked for."""
+    """Cache of one entry."""
 
     def __init__(self) -> None:
         self.key: object = None
         self.thing: Kept | None = None
 
     def get(self, key: object, make: Callable[[], Kept]) -> Kept:
-        """What was made for an equal key, else a new one; the old one is let go first, for it may
-        be large.
+        """The entry, made anew where the key differs. The old one is dropped first, for it may be
+        large.
         """
         if self.thing is None or key != self.key:
             self.thing = None
@@ -68,7 +70,7 @@ class Latest(Generic[Kept]):
 
 
 class Resident:
-    """Data and models that the runs of a pack share."""
+    """Data and models that the runs of a batch share."""
 
     def __init__(self, cache: Path, device: torch.device) -> None:
         self.cache, self.device = cache, device
@@ -81,7 +83,7 @@ class Resident:
     def task(
         self, spec: RunSpec, fingerprint: str, inputs: dict[str, Input], work_dir: Path
     ) -> Task:
-        """Load (or find loaded) what the run needs."""
+        """The run's inputs, from memory where an earlier run has loaded them."""
         folder, synonyms = Path(inputs["pairs"]["path"]), Path(inputs["synonyms"]["path"])
         store = self.store(folder)
 
@@ -91,7 +93,7 @@ class Resident:
         # Pairs kept from pre-training, not divided among the ranks: rank 0 of 1.
         validation = None
         if spec.model_age == "best_validation_loss":
-            validation = pairs(_read_rows(folder, "validation"), 0, 1)
+            validation = pairs(store.rows("validation"), 0, 1)
 
         evaluation, prompts = self._evaluation(spec, Path(inputs["evaluation"]["path"]))
 
@@ -104,7 +106,7 @@ class Resident:
                 )
 
             # Pre-training starts from its own weights, and later steps are each run's own.
-            if step or spec.mitigation is None:
+            if step or spec.stage == "pretrain":
                 return fresh()
             # Runs that clean one model begin with the same evaluation.
             key = _start_key(spec, inputs)
@@ -119,6 +121,7 @@ class Resident:
             pairs=pairs(_rows(spec, folder, store), distributed.rank(), distributed.ranks()),
             evaluate=evaluate,
             is_target=evaluation.is_target,
+            is_validation=evaluation.is_validation,
             validation=validation,
         )
 
@@ -147,7 +150,7 @@ class Resident:
         ValueError if the start model is not the one that the run was planned with.
         """
         model = build_model(spec.model, spec.seed, spec.switches.initialisation)
-        if spec.mitigation is None:
+        if spec.stage == "pretrain":
             return model.to(self.device), None
 
         # The file may have been replaced since the launch.
@@ -157,8 +160,10 @@ class Resident:
                 f"{folder}: content {found} (allowed: {told}, the model that the run was planned "
                 "with); run the stage `pretrain` again, which publishes it anew"
             )
-        load_model(model, folder / "model.safetensors")
-        shrink_and_perturb(model, spec.mitigation, spec.seed)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        name, settings = spec.loss_settings
+        if (change := DEFENCES[name].start) is not None:
+            change(model, settings, spec.seed)
 
         restored = None
         if spec.switches.optimizer_state == "restored":
@@ -168,12 +173,11 @@ class Resident:
 
 def _start_key(spec: RunSpec, inputs: dict[str, Input]) -> tuple[object, ...]:
     """What the predictions of a cleaning run's start model depend on."""
-    assert spec.mitigation is not None
     return (
         inputs["model"]["hash"],
         inputs["evaluation"]["hash"],
         spec.evaluation_key,
-        (spec.mitigation.shrink, spec.mitigation.perturb, spec.seed),
+        (spec.defence, spec.seed) if spec.changes_start else None,
         spec.deterministic,
     )
 
@@ -185,28 +189,22 @@ def _rows(spec: RunSpec, folder: Path, store: PairStore) -> Rows:
     """
     if not (folder / "rows.npz").exists():
         return np.arange(len(store))
-    if spec.mitigation is None:
-        return _read_rows(folder, "train")
+    if spec.stage == "pretrain":
+        return store.rows("train")
 
-    clean, poisoned = _read_rows(folder, str(spec.clean_size)), _read_rows(folder, "poisoned")
+    clean, poisoned = store.rows(str(spec.clean_size)), store.rows("poisoned")
     # Chosen by a key that holds the seed: each repetition is left with other poisoned pairs.
     left = keyed_subset(
         [store.keys[row].tobytes() for row in poisoned],
-        spec.mitigation.poisons_left,
+        spec.poisons_left,
         "poisons left",
         spec.seed,
     )
     return np.union1d(clean, poisoned[left])
 
 
-def _read_rows(folder: Path, name: str) -> Rows:
-    with np.load(whole(folder, "rows.npz"), allow_pickle=False) as file:
-        rows: Rows = file[name]
-        return rows
-
-
 class Reporter:
-    """Rank 0's voice: events to the parent, status.json for whoever watches."""
+    """Reports of rank 0: events to the parent process, status.json for the driver."""
 
     def __init__(self, fingerprint: str, work_dir: Path, total_steps: int) -> None:
         self.fingerprint, self.work_dir, self.total_steps = fingerprint, work_dir, total_steps
@@ -217,7 +215,7 @@ class Reporter:
         self._emit({"event": "start", "fingerprint": self.fingerprint})
 
     def emit(self, event: str, content: dict[str, Any]) -> None:
-        """What the training loop calls with the numbers of a step; they also move the status."""
+        """Report the numbers of a step; called by the training loop."""
         assert event == "metrics"
         step, epoch = content["step"], content["epoch"]
         self._emit(
@@ -238,7 +236,7 @@ class Reporter:
                 "total_steps": self.total_steps,
                 "epoch": epoch,
             }
-            replace_file(self.work_dir / "status.json", json.dumps(status).encode())
+            replace_json(self.work_dir / "status.json", status, sync=False)
 
     def end(self, outcome: RunOutcome, result: dict[str, float]) -> None:
         """Report how the run ended."""
@@ -257,70 +255,73 @@ class Reporter:
             events.emit(event)
 
 
-def run_one(fingerprint: str, work: Path, resident: Resident, workers: int) -> None:
-    """Train one run of the pack, or return at once if its outcome is there."""
+def run_one(fingerprint: str, work: Path, resident: Resident, workers: int, code: str) -> None:
+    """Train one run of the batch, or return at once if its outcome is there.
+
+    `code` is the digest of this rank's code; LaunchError if the run was launched with another.
+    """
+    run = Run.load(fingerprint, work)
+    if run.code != code:
+        raise LaunchError(
+            f"{run.name}: the code changed after the launch (digest {code}, at the launch "
+            f"{run.code}); run the stage again"
+        )
     work_dir = work / fingerprint
     # All ranks look before rank 0 of a finished run can go on and write.
-    outcome: Any = read_sealed(work_dir / "outcome.json")
+    outcome: Any = read_json(work_dir / "outcome.json")
     distributed.barrier()
     if outcome is not None:
         Reporter(fingerprint, work_dir, 0).end(outcome, {})
         return
 
-    content = read_sealed(work_dir / "spec.json")
-    if content is None:
-        raise ValueError(f"{work_dir / 'spec.json'}: missing or damaged; run the stage again")
-    spec, inputs = RunSpec.model_validate(content["spec"]), content["inputs"]
-    attempts = _count_attempt(work_dir)
-    _drop_damaged(work_dir)
-
-    task = resident.task(spec, fingerprint, inputs, work_dir)
+    attempts = _begin_attempt(work_dir, code)
+    task = resident.task(run.spec, fingerprint, run.inputs, work_dir)
     reporter = Reporter(fingerprint, work_dir, len(task.pairs))
     reporter.start()
-    model, restored = resident.start_model(spec, inputs)
+    model, restored = resident.start_model(run.spec, run.inputs)
     trained = train(task, model, restored, resident.device, reporter.emit, workers)
 
     distributed.barrier()
     if distributed.rank() == 0:
         steps = [item["row"]["step"] for item in pending_rows(work_dir)]
-        ended = {
+        outcome = asdict(trained) | attempts
+        outcome |= {
             "files": handed_on(work_dir),
             "num_rows": len(steps),
             "last_step": steps[-1],
             "device": _device_name(resident.device),
         }
-        outcome = asdict(trained) | attempts | ended
-        replace_file(work_dir / "outcome.json", sealed(outcome))
+        replace_json(work_dir / "outcome.json", outcome)
         checkpoint.remove_checkpoints(work_dir)
 
-        shown = ("seconds", "num_samples", "peak_memory_bytes")
-        reporter.end(outcome, {name: outcome[name] for name in shown})
+        names = ("seconds", "num_samples", "peak_memory_bytes")
+        reporter.end(outcome, {name: outcome[name] for name in names})
 
 
-def _drop_damaged(work_dir: Path) -> None:
-    """Where a row of an earlier attempt is damaged, begin again: what is lost cannot be told from
-    its checkpoints.
+def _begin_attempt(work_dir: Path, code: str) -> dict[str, Any]:
+    """Number of this attempt, start of the first, and code; kept over restarts.
+
+    The run begins again where an earlier attempt left a damaged row, or ran code that may give
+    other digits.
     """
+    path = work_dir / "attempts.json"
+    now: dict[str, Any] = {"attempts": 0, "started": datetime.now(UTC).isoformat(), "code": code}
+    now |= read_json(path) or {}
+
+    # Every rank has read the file before rank 0 replaces it.
+    distributed.barrier()
     if distributed.rank() == 0:
+        reason = "" if same_digits(now["code"], code) else "an earlier attempt ran other code"
         try:
             pending_rows(work_dir)
         except LedgerError as error:
-            print(f"warning: {error}; the run begins again", flush=True)
+            reason = str(error)
+        if reason:
+            print(f"warning: {reason}; the run begins again", flush=True)
             checkpoint.remove_checkpoints(work_dir)
-            (work_dir / "rows.jsonl").unlink()
-    distributed.barrier()
-
-
-def _count_attempt(work_dir: Path) -> dict[str, Any]:
-    """Number of this attempt and start of the first, kept over restarts."""
-    path = work_dir / "attempts.json"
-    before = read_sealed(path) or {"attempts": 0, "started": datetime.now(UTC).isoformat()}
-
-    # Every rank has read the file before rank 0 replaces it.
-    now = {**before, "attempts": before["attempts"] + 1}
-    distributed.barrier()
-    if distributed.rank() == 0:
-        replace_file(path, sealed(now))
+            (work_dir / "rows.jsonl").unlink(missing_ok=True)
+        now |= {"attempts": now["attempts"] + 1, "code": code}
+        replace_json(path, now)
     distributed.barrier()
     return now
 
@@ -331,18 +332,21 @@ def _device_name(device: torch.device) -> str:
 
 
 def main(pack_path: str) -> None:
-    """Run the pack; exits with 143 when a signal asked to stop."""
+    """Run the batch; exits with 143 when a signal asked to stop."""
     events.die_with_parent()
+    code = code_digest()
     pack: events.PackFile = json.loads(Path(pack_path).read_text(encoding="utf-8"))
     distributed.repeatable(pack["threads"])
     device = distributed.start(pack["devices"])
 
     # What is loaded for one run stays for the next.
     work = Path(pack["work"])
+    # The cache may be a link to a disk of the node, where its folder is not there yet.
+    (work / "cache").resolve().mkdir(parents=True, exist_ok=True)
     resident = Resident(work / "cache", device)
     workers = int(os.environ.get("REPRO_LOADER_WORKERS", "0"))
     for fingerprint in pack["runs"]:
-        run_one(fingerprint, work, resident, workers)
+        run_one(fingerprint, work, resident, workers, code)
     distributed.stop()
 
 

@@ -1,9 +1,8 @@
-"""What dvc.lock says of the files of a profile, and which files are not as it says.
+"""Files of a profile that are not as dvc.lock says.
 
 DVC keeps of a folder the MD5 of a list, and in its cache the list itself, `[{"md5": ..., "relpath":
-...}]` in the order of the paths. Where the cache lacks the list, that a folder changed can be told,
-but not which file. MD5 finds accidents; against intent stand the SHA-256 of records and the report,
-which is computed again.
+...}]` in the order of the paths. Where the cache lacks the list, only the folder can be named. Read
+here and not by `dvc data status`, which knows the profile of params.yaml only.
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -25,8 +22,6 @@ LOCK = Path("dvc.lock")
 CACHE = Path(".dvc/cache/files/md5")
 FOLDER = ".dir"
 """End of the MD5 of a folder."""
-READERS = 4
-"""Files read at once; hashing lets other threads run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +30,6 @@ class Locked:
 
     path: Path
     md5: str
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether it is a folder."""
-        return self.md5.endswith(FOLDER)
 
 
 def locked_outputs(lock: Path = LOCK) -> list[Locked]:
@@ -59,71 +49,50 @@ def changed_outputs(outputs: Iterable[Locked]) -> Iterator[str]:
     for output in outputs:
         if not output.path.exists():
             yield f"{output.path}: missing"
-        elif not output.is_folder:
-            if file_md5(output.path) != output.md5:
+        elif not output.md5.endswith(FOLDER):
+            if _md5(output.path) != output.md5:
                 yield f"{output.path}: not the file that {LOCK} names"
         else:
             yield from _changed_files(output)
 
 
-def file_md5(path: Path) -> str:
-    """MD5 of a file's bytes, as DVC has it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def _changed_files(output: Locked) -> Iterator[str]:
-    # One hash settles the usual case; file by file only where it differs.
-    there = _listing(output.path)
-    if _listing_md5(there) == output.md5:
+    paths = [path for path in sorted(output.path.rglob("*")) if path.is_file()]
+    present = {path.relative_to(output.path).as_posix(): _md5(path) for path in paths}
+    if _list_md5(present) == output.md5:
         return
-    wanted = _wanted(output)
 
-    if wanted is None:
+    # DVC files its cache by the first two digits of the hash.
+    path = CACHE / output.md5[:2] / output.md5[2:]
+    try:
+        locked = {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_bytes())}
+    except (OSError, ValueError, LookupError, TypeError):
+        locked = {}
+    # The cache may be damaged too: a wrong list would accuse whole files.
+    if _list_md5(locked) != output.md5:
         yield (
-            f"{output.path}: not the folder that {LOCK} names; which of its {len(there)} files "
+            f"{output.path}: not the folder that {LOCK} names; which of its {len(present)} files "
             f"differs cannot be told, for {CACHE} lacks its list"
         )
         return
 
-    for name in sorted({*there, *wanted}):
-        path = output.path / name
-        if name not in there:
-            yield f"{path}: missing"
-        elif name not in wanted:
-            yield f"{path}: no part of what the stage made"
-        elif there[name] != wanted[name]:
-            yield f"{path}: not the file that {LOCK} names"
+    for name in sorted({*present, *locked}):
+        if name not in present:
+            yield f"{output.path / name}: missing"
+        elif name not in locked:
+            yield f"{output.path / name}: no part of what the stage made"
+        elif present[name] != locked[name]:
+            yield f"{output.path / name}: not the file that {LOCK} names"
 
 
-def _listing(folder: Path) -> dict[str, str]:
-    """Relative path and MD5 of every file below a folder."""
-    if not folder.is_dir():
-        return {}
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    with ThreadPoolExecutor(READERS) as pool:
-        hashes = pool.map(file_md5, paths)
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    return dict(zip(names, hashes, strict=True))
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _listing_md5(listing: Mapping[str, str]) -> str:
-    """The MD5 that DVC gives a folder with these files."""
+def _list_md5(files: Mapping[str, str]) -> str:
+    """The MD5 that DVC gives a folder with these files, name to MD5."""
     # Order and spelling are DVC's: its MD5 is over exactly these bytes.
-    entries = [{"md5": listing[name], "relpath": name} for name in sorted(listing)]
+    entries = [{"md5": files[name], "relpath": name} for name in sorted(files)]
     content = json.dumps(entries, sort_keys=True).encode()
     return hashlib.md5(content, usedforsecurity=False).hexdigest() + FOLDER
-
-
-def _wanted(output: Locked) -> dict[str, str] | None:
-    """The list of a folder's files from the cache; None if it is not there, or not the one."""
-    # DVC files its cache by the first two digits of the hash.
-    path = CACHE / output.md5[:2] / output.md5[2:]
-    try:
-        entries: list[dict[str, Any]] = json.loads(path.read_bytes())
-        wanted = {entry["relpath"]: entry["md5"] for entry in entries}
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-
-    # The cache may be damaged too: a list that is not the one would accuse whole files.
-    return wanted if _listing_md5(wanted) == output.md5 else None

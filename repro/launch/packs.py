@@ -1,23 +1,24 @@
-"""Runs grouped into packs: a process that loads data and evaluates each start model once."""
+"""Batches of runs (packs): a process loads data and evaluates each start model once for all its
+runs. `Attempts` counts the failures of runs.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from repro.events import PackFile
-from repro.files import replace_file
+from repro.files import replace_json
 from repro.launch.places import Place, cores, devices, shared_places, whole_place
+from repro.names import LOSSES
 from repro.runs.layout import WORK
 from repro.runs.run import Run
 from repro.spec import CleanSize, Dataset
-
-LOSS_COST = {"mmcl": 1.0, "ssl": 2.0, "mmcl_ssl": 2.0}
-"""Time of a training step relative to MMCL: SSL encodes a second view of every pair."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def write_pack(
         "in_job": in_job,
         "grace_seconds": grace_seconds,
     }
-    replace_file(path, json.dumps(content, indent=1).encode())
+    replace_json(path, content)
 
 
 def pack_log(pack: Pack) -> Path:
@@ -60,7 +61,8 @@ def pack_log(pack: Pack) -> Path:
 def cost(run: Run) -> float:
     """Expected duration in arbitrary units, comparable within a stage."""
     pairs = _num_pairs(run.inputs["pairs"]["path"], run.spec.dataset, run.spec.clean_size)
-    return LOSS_COST[run.spec.loss] * run.spec.schedule.epochs * pairs
+    # A second view of every pair doubles the time of a step.
+    return LOSSES[run.spec.loss].views * run.spec.schedule.epochs * pairs
 
 
 @cache
@@ -95,9 +97,9 @@ def queues(runs: list[Run], nodes: int | None = None) -> list[list[Pack]]:
     # Runs that take the whole machine share one queue: they go one after another.
     result = []
     if alone:
-        result.append(_packs([(run, whole_place(run, nodes)) for run in alone]))
+        result.append(_packs([(run, whole_place(run, nodes)) for run in alone], nodes is not None))
     for share, place in zip(shares, places, strict=True):
-        result.append(_packs([(run, place) for run in share]))
+        result.append(_packs([(run, place) for run in share], nodes is not None))
     return result
 
 
@@ -112,12 +114,14 @@ def _alone(runs: list[Run], nodes: int | None) -> list[Run]:
     return [] if one_core_each and "REPRO_RANKS" not in os.environ else found
 
 
-def _packs(placed: list[tuple[Run, Place]]) -> list[Pack]:
+def _packs(placed: list[tuple[Run, Place]], on_cluster: bool) -> list[Pack]:
     """Group runs that share place and data, those of one start model and size side by side."""
     groups: dict[tuple[Place, str, str], list[Run]] = defaultdict(list)
     for run, place in placed:
-        # A process opens one store of pairs and keeps it.
-        groups[place, run.spec.stage, run.inputs["pairs"]["hash"]].append(run)
+        # A process opens one store of pairs and keeps it. On a cluster each pre-training is a job
+        # of its own: they go side by side, and a failure of one costs the others nothing.
+        alone = run.fingerprint if run.spec.stage == "pretrain" and on_cluster else ""
+        groups[place, run.spec.stage, run.inputs["pairs"]["path"] + alone].append(run)
 
     packs = []
     for (place, _, _), members in groups.items():
@@ -133,3 +137,39 @@ def _resident(run: Run) -> tuple[str, ...]:
     spec = run.spec
     model = run.inputs["model"]["hash"] if "model" in run.inputs else ""
     return (spec.evaluation_key, model, str(spec.clean_size))
+
+
+class Attempts:
+    """Failures of runs in a row without progress.
+
+    A run of days on eight GPUs meets a bad memory cell or a lost node more than once; a fault of
+    its own it meets at the same step again.
+    """
+
+    def __init__(self) -> None:
+        self.failures: Counter[str] = Counter()
+        # By run, those that started in one process with it, and their progress then.
+        self.begun: dict[str, tuple[Sequence[Run], tuple[int, int]]] = {}
+
+    def begin(self, runs: Sequence[Run]) -> None:
+        """These runs start in one process: progress of one of them counts for all."""
+        for run in runs:
+            self.begun[run.fingerprint] = runs, run_progress(runs)
+
+    def failed(self, run: Run) -> int:
+        """Note an end without a result of the run; its failures in a row, this one included."""
+        runs, before = self.begun[run.fingerprint]
+        if run_progress(runs) > before:
+            self.failures[run.fingerprint] = 0
+        self.failures[run.fingerprint] += 1
+        return self.failures[run.fingerprint]
+
+
+def run_progress(runs: Sequence[Run]) -> tuple[int, int]:
+    """How many runs have ended, and the sum of the steps in the others' newest checkpoints."""
+    ended = [run for run in runs if (run.work_dir / "record.json").exists()]
+    steps = 0
+    for run in runs:
+        names = [path.name for path in run.work_dir.glob("checkpoint-*") if run not in ended]
+        steps += max((int(name.partition("-")[2]) for name in names), default=0)
+    return len(ended), steps

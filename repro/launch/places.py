@@ -107,8 +107,9 @@ def whole_place(run: Run, cluster_nodes: int | None = None) -> Place:
     fitting = [ranks for ranks in range(nodes, groups + 1, nodes) if groups % ranks == 0]
     possible = [ranks for ranks in fitting if ranks == wanted or (ranks < wanted and not asked)]
     if not possible:
+        allowed = ", ".join(map(str, fitting)) or "none"
         raise LaunchError(
-            f"{run.name}: {wanted} ranks on {nodes} nodes (allowed: {_listed(fitting)}; set "
+            f"{run.name}: {wanted} ranks on {nodes} nodes (allowed: {allowed}; set "
             f"REPRO_RANKS: ranks must divide {groups} = global_batch_size / norm_batch_size, and "
             "REPRO_NODES must divide the ranks)"
         )
@@ -121,10 +122,6 @@ def whole_place(run: Run, cluster_nodes: int | None = None) -> Place:
             "REPRO_RANKS, or name more GPUs in CUDA_VISIBLE_DEVICES)"
         )
     return Place(tuple(found), ranks, max(1, cores() * nodes // ranks), nodes)
-
-
-def _listed(counts: list[int]) -> str:
-    return ", ".join(map(str, counts)) or "none"
 
 
 def loader_workers(threads: int, gpu: bool) -> int:

@@ -24,10 +24,9 @@ from pathlib import Path
 
 from repro.events import PARENT
 from repro.files import replace_file
-from repro.launch.board import Board
-from repro.launch.packs import Pack, queues, write_pack
+from repro.launch.packs import Attempts, Pack, queues, write_pack
 from repro.launch.places import count_from_environment
-from repro.launch.tries import Tries
+from repro.launch.progress import Progress
 from repro.ledger import RunOutcome
 from repro.runs.deliver import deliver, save_record
 from repro.runs.layout import WORK
@@ -73,7 +72,7 @@ class LiveJob:
     """In Slurm's words, with the reason where it waits."""
 
 
-def run_on_cluster(due: list[Run], results: Path, worker: str, board: Board) -> None:
+def run_on_cluster(due: list[Run], results: Path, worker: str, progress: Progress) -> None:
     """Submit what no live job carries, watch and publish, until every due run has a record."""
     name = job_name()
     waiting = {run.fingerprint: run for run in due}
@@ -96,23 +95,22 @@ def run_on_cluster(due: list[Run], results: Path, worker: str, board: Board) -> 
                 "squeue fails; the jobs go on, and the next call attaches to them again"
             )
 
-        # The board counts runs by their records; jobs only by Slurm's states.
+        # Progress counts runs by their records; jobs only by Slurm's states.
         states = Counter(job.state for job in jobs or ())
         counts = [f"{count} {state}" for state, count in sorted(states.items())]
-        board.show([], ", ".join(counts) or "no jobs in the queue yet")
+        progress.show([], ", ".join(counts) or "no jobs in the queue yet")
         time.sleep(POLL_SECONDS)
 
 
 class Submitter:
-    """Submits runs that no job carries, and gives up those that come no further."""
+    """Submits runs that no job carries, and records those as failed that come no further."""
 
     def __init__(self, name: str, worker: str) -> None:
         self.name, self.worker = name, worker
-        # Fingerprints of runs, as in `missed`.
         self.submitted: set[str] = set()
-        self.missed: set[str] = set()
-        """Absent when looked at last."""
-        self.tries = Tries()
+        """Fingerprints, as in `absent`."""
+        self.absent: set[str] = set()
+        self.attempts = Attempts()
 
     def submit_lost(self, waiting: dict[str, Run], jobs: list[LiveJob]) -> None:
         """Submit the waiting runs that are in none of the jobs, or record them as failed."""
@@ -120,13 +118,13 @@ class Submitter:
         carried = frozenset[str]().union(*(job.runs for job in jobs))
         absent = waiting.keys() - carried
         again = [run for key, run in waiting.items() if key in absent and self._may_try(run)]
-        self.missed = set(absent)
+        self.absent = set(absent)
 
-        # Grouped anew: what remains of several packs may share one.
+        # Grouped anew: what remains of several batches may share one.
         nodes = count_from_environment("REPRO_NODES", 1)
         packs = [pack for queue in queues(again, nodes) for pack in queue]
         for pack in packs:
-            self.tries.begin(pack.runs)
+            self.attempts.begin(pack.runs)
         submit(self.name, packs, self.worker)
         self.submitted |= {run.fingerprint for run in again}
 
@@ -135,14 +133,13 @@ class Submitter:
         if run.fingerprint not in self.submitted:
             return True
         # A record may reach this machine later than the news that its job has ended: look twice.
-        if run.fingerprint not in self.missed:
+        if run.fingerprint not in self.absent:
             return False
-        if self.tries.failed(run) < ROUNDS:
+        if self.attempts.failed(run) < ROUNDS:
             return True
-
         reason = f"no result after {ROUNDS} Slurm jobs; see {WORK / 'packs' / self.name}"
-        ended: RunOutcome = {"status": "failed", "reason": reason, "attempts": ROUNDS}
-        save_record(run, run.record(ended, None))
+        outcome: RunOutcome = {"status": "failed", "reason": reason, "attempts": ROUNDS}
+        save_record(run, run.record(outcome, None))
         return False
 
 

@@ -1,35 +1,49 @@
-"""torchrun that does not outlive the process that started it.
+"""torchrun around the worker: its command line, its environment, and its events and output.
 
-The process is `python -m repro.launch.torchrun ARGUMENTS`.
-
-No restarts by torchrun itself: with those, ranks would meet stale addresses of dead ones. The pack
-starts it again.
+`python -m repro.launch.torchrun ARGUMENTS` is torchrun that does not outlive the process that
+started it. It restarts nothing by itself: it would count all failures, also those of runs that
+came further, and ranks would meet stale addresses of dead ones.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import re
 import shutil
 import socket
+import subprocess
 import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
-from repro.events import PARENT, PackFile, die_with_parent
+from repro.events import PARENT, Event, PackFile, die_with_parent, parse
 from repro.launch.places import rank_environment
 
 FIRST_PORT, NUM_PORTS = 20000, 20000
 """Ports for the meeting of several nodes, by job number: below those of outgoing connections."""
 NEWER_OPTIONS = ("--numa-binding", "--shutdown-timeout")
 """Options that torchrun does without where its torch does not have them yet."""
+KILL_SECONDS = 5.0
+"""Time for torchrun itself to end, beside that of its ranks."""
+ERROR = re.compile(r"^(?:\[rank\d+\]: ?)?([\w.]*(?:Error|Exception|Exit)\b.*)")
+"""The last line of a traceback, as Python or torchrun's ranks print it."""
 
 
-def command(pack: PackFile, pack_path: Path, bind: bool) -> list[str]:
-    """Command line that runs a pack's worker: torchrun here, or by srun on each node of the job.
+def command(pack: PackFile, pack_path: Path) -> list[str]:
+    """Command line that runs a batch's worker: torchrun here, or by srun on each node of the job.
 
-    With `bind`, ranks are bound to the cores near their GPUs.
+    Where memory is divided among the processors, ranks are bound to the cores near their GPUs. A
+    single rank that need not be bound goes without torchrun, which takes seconds to start.
     """
-    nodes = pack["nodes"]
+    nodes, worker = pack["nodes"], ["-m", pack["worker"], str(pack_path)]
+    memories = list(Path("/sys/devices/system/node").glob("node[0-9]*"))
+    bind = bool(pack["devices"]) and len(memories) > 1 and shutil.which("numactl") is not None
+    if pack["ranks"] == 1 and not bind:
+        return [sys.executable, *worker]
     torchrun = [
         sys.executable,
         "-m",
@@ -41,7 +55,6 @@ def command(pack: PackFile, pack_path: Path, bind: bool) -> list[str]:
     if bind:
         torchrun.append("--numa-binding=node")
 
-    worker = ["-m", pack["worker"], str(pack_path)]
     if nodes == 1:
         return [*torchrun, "--standalone", *worker]
 
@@ -54,9 +67,11 @@ def command(pack: PackFile, pack_path: Path, bind: bool) -> list[str]:
         f"--rdzv-id={job}",
     ]
 
-    # One agent a node. srun takes the number of cores a task from the command line, not from
-    # sbatch.
-    step = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--kill-on-bad-exit=1"]
+    # One agent a node. After the first one has ended, by an error or a stop signal, rank 0 has the
+    # grace period to write its checkpoint; --kill-on-bad-exit would end it in the middle. srun
+    # takes the number of cores a task from its command line.
+    wait = f"--wait={pack['grace_seconds']:.0f}"
+    step = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", wait]
     if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):
         step.append(f"--cpus-per-task={cpus}")
     return [*step, *torchrun, *meeting, *worker]
@@ -77,11 +92,72 @@ def training_environment(pack: PackFile) -> dict[str, str]:
     return environment
 
 
-def can_bind(pack: PackFile) -> bool:
-    """Whether ranks can be bound to the cores near their GPUs (by numactl), to any effect."""
-    # With a single memory node all cores are equally near.
-    memories = list(Path("/sys/devices/system/node").glob("node[0-9]*"))
-    return bool(pack["devices"]) and len(memories) > 1 and shutil.which("numactl") is not None
+class Torchrun:
+    """A running torchrun: iterate over its events; ordinary lines are echoed on the way."""
+
+    def __init__(self, pack: PackFile, path: Path) -> None:
+        self.grace_seconds = pack["grace_seconds"]
+        # One pipe for both outputs: one that nobody empties would block the ranks.
+        self.process = subprocess.Popen(
+            command(pack, path),
+            env=training_environment(pack),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        # The last lines are enough for `reason`; a run of days may print many.
+        self.lines: deque[str] = deque(maxlen=200)
+        self.events = self._events()
+
+    def _events(self) -> Iterator[Event]:
+        # Rank 0's events are for the caller; all other output is for the log.
+        assert self.process.stdout is not None
+        for raw in self.process.stdout:
+            line = raw.decode(errors="replace").rstrip("\n")
+            if event := parse(line):
+                yield event
+            elif line:
+                self.lines.append(line)
+                say(line)
+        self.process.wait()
+
+    def reason(self) -> str:
+        """Why the worker ended: the exception it printed last, or how its process ended."""
+        if error := last_error(self.lines):
+            return error
+        # No traceback, as where the system killed a rank: torchrun prints its exit status.
+        codes = [re.search(r"exitcode\s*: (-?\d+)", line) for line in self.lines]
+        first = next((code[1] for code in codes if code), self.process.returncode)
+        return f"the worker ended with status {first}"
+
+    def stop(self) -> None:
+        """End the process: politely, and after the grace period by force."""
+        if self.process.poll() is not None:
+            return
+        # torchrun passes the signal on, and the ranks write a checkpoint first.
+        self.process.terminate()
+        try:
+            # Not `wait`: what the ranks still print would fill the pipe and block them.
+            self.process.communicate(timeout=self.grace_seconds + KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def last_error(lines: Iterable[str]) -> str:
+    """The exception that a process printed last, cut to 500 characters; "" if it printed none."""
+    for line in reversed(list(lines)):
+        found = ERROR.match(line)
+        # torchrun's own account of a rank that died says nothing of the cause.
+        if found and "ChildFailedError" not in line:
+            return found[1][:500]
+    return ""
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line, unless the disk that takes it is full: training goes on without."""
+    with contextlib.suppress(OSError):
+        print(line, file=stream, flush=True)
 
 
 def supported(arguments: list[str], parser: argparse.ArgumentParser) -> list[str]:

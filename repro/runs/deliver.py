@@ -1,9 +1,8 @@
 """Delivery of finished runs from the work folder: results, and models after pre-training, each in
 one rename.
 
-What is delivered is checked on both sides: the files of the work folder against the hashes that the
-worker told when it ended, and a published run against its own record. What is damaged counts as not
-there and is made again.
+Files of the work folder are checked against the hashes in the worker's outcome, and a published run
+against its own record. What is damaged counts as absent and is made again.
 """
 
 from __future__ import annotations
@@ -13,16 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from repro.files import file_sha256, held, replace_folder
-from repro.ledger import LedgerError, Row, RunRecord, count_bits, decode_bits, pending_rows
-from repro.runs.layout import content_hash, folder_hash, model_dir, results_dir
+from repro.ledger import LedgerError, Row, RunRecord, pending_rows
+from repro.runs.layout import WEIGHTS, content_hash, folder_hash, model_dir, results_dir
 from repro.runs.published import check_complete, export_run, read_record, read_run, write_record
 from repro.runs.run import Run
 from repro.spec import RunSpec
-
-WEIGHTS = ("model.safetensors", "optimizer.safetensors")
 
 
 def save_record(run: Run, record: RunRecord) -> None:
@@ -33,8 +28,7 @@ def save_record(run: Run, record: RunRecord) -> None:
 def deliver(run: Run, results: Path) -> bool:
     """Publish the run if it has ended: its results, and its model after pre-training.
 
-    A run whose files are not those that its record tells is recorded as failed, and published as
-    such.
+    A run whose files are not those in its record is published as failed.
     """
     # Another driver may publish the same run.
     with held(run.work_dir / "publish.lock", wait=True):
@@ -45,12 +39,15 @@ def deliver(run: Run, results: Path) -> bool:
             try:
                 check_work(run, record)
             except LedgerError as error:
-                record = _failed(run, record, str(error))
+                forget(run)
+                update = {"status": "failed", "reason": str(error), "files": {}, "model_hash": ""}
+                record = record.model_copy(update=update)
+                save_record(run, record)
 
         # It may have been made under another name.
         record = record.model_copy(update={"spec": run.spec})
 
-        # The model's hash is what the cleaning runs name as their input.
+        # The model's hash is the input of the cleaning runs.
         if makes_model(record):
             weights = {name: record.files[name] for name in WEIGHTS}
             record = record.model_copy(update={"model_hash": folder_hash(weights)})
@@ -80,28 +77,15 @@ def makes_model(record: RunRecord) -> bool:
 
 
 def check_work(run: Run, record: RunRecord) -> None:
-    """LedgerError unless the work folder holds, whole, what the record of the ended run tells."""
-
-    wanted = ["rows.jsonl", *(WEIGHTS if makes_model(record) else ())]
-    for name in wanted:
+    """LedgerError unless the work folder holds the files of the ended run's record."""
+    for name in ("rows.jsonl", *(WEIGHTS if makes_model(record) else ())):
         path = run.work_dir / name
         if not path.is_file():
             raise LedgerError(f"{path}: missing")
         if file_sha256(path) != record.files.get(name):
             raise LedgerError(f"{path}: not the file that the run left")
 
-    # The counts are what the report adds up; they must follow from the bits beside them.
-    rows = []
-    for number, item in enumerate(pending_rows(run.work_dir), start=1):
-        row = Row.model_validate(item["row"])
-        bits = [
-            np.unpackbits(decode_bits(text), count=row.num_images).astype(bool)
-            for text in (item["correct"], item["attacked"], item["is_target"])
-        ]
-        counted = count_bits(*bits)
-        if counted != {name: getattr(row, name) for name in counted}:
-            raise LedgerError(f"{run.work_dir / 'rows.jsonl'}:{number}: counts are not its bits'")
-        rows.append(row)
+    rows = [Row.model_validate(item["row"]) for item in pending_rows(run.work_dir)]
     check_complete(record, rows, str(run.work_dir / "rows.jsonl"))
 
 
@@ -114,23 +98,12 @@ def _deliver_model(run: Run, record: RunRecord) -> None:
     partial.mkdir(parents=True)
 
     weights = {name: record.files[name] for name in WEIGHTS}
-    for name, told in weights.items():
+    for name, content in weights.items():
         shutil.copyfile(run.work_dir / name, partial / name)
-        if file_sha256(partial / name) != told:
+        if file_sha256(partial / name) != content:
             raise LedgerError(f"{partial / name}: the copy differs from {run.work_dir / name}")
     write_record(partial / "run.json", record.model_copy(update={"files": weights}))
-
     replace_folder(target, partial)
-
-
-def _failed(run: Run, record: RunRecord, reason: str) -> RunRecord:
-    """Record the run as failed because of what happened to its files, which are dropped."""
-    forget(run)
-    failed = record.model_copy(
-        update={"status": "failed", "reason": reason, "files": {}, "model_hash": ""}
-    )
-    save_record(run, failed)
-    return failed
 
 
 def forget(run: Run) -> None:
@@ -140,8 +113,7 @@ def forget(run: Run) -> None:
 
 
 def reopen(run: Run) -> None:
-    """Before a start: drop an end that cannot be published, of a run that failed or whose files are
-    damaged.
+    """Before a start: drop an end that cannot be published.
 
     A failed run goes on from its last checkpoint, a damaged one is made again; a line says so.
     """
@@ -162,8 +134,7 @@ def is_delivered(run: Run, results: Path, models: bool = True) -> bool:
     """Whether the run's results are published and whole, and with `models` the model that it made
     too.
 
-    Reads only. A line names what is published under the run's name and damaged; it is published
-    again, or made again.
+    Reads only. A line names what is published under the run's name and damaged.
     """
     folder = results_dir(run.spec, results) / run.spec.run_id
     if not (folder / "run.json").exists():
@@ -172,11 +143,8 @@ def is_delivered(run: Run, results: Path, models: bool = True) -> bool:
         record, rows = read_run(folder)
         if record.fingerprint != run.fingerprint or record.status == "failed":
             return False
-        # From before there were hashes: nothing that its files could be held to.
         if not record.files:
-            raise LedgerError(
-                f"{folder / 'run.json'}: files: missing (allowed: hashes of the run's files)"
-            )
+            raise LedgerError(f"{folder / 'run.json'}: files: no hashes of the run's files")
         check_complete(record, rows, str(folder / "rows.jsonl"))
         if models and run.spec.stage == "pretrain":
             check_published_model(record, model_dir(run.spec))
@@ -187,18 +155,16 @@ def is_delivered(run: Run, results: Path, models: bool = True) -> bool:
 
 
 def check_published_model(record: RunRecord, folder: Path) -> None:
-    """LedgerError unless the folder holds, whole, the model that the run of the record made."""
-    told = read_record(folder / "run.json")
-    if told.fingerprint != record.fingerprint:
-        raise LedgerError(f"{folder}: holds the model of another run ({told.fingerprint})")
+    """LedgerError unless the folder holds the model that the run of the record made."""
+    made = read_record(folder / "run.json")
+    if made.fingerprint != record.fingerprint:
+        raise LedgerError(f"{folder}: holds the model of another run ({made.fingerprint})")
     if not record.model_hash or content_hash(folder) != record.model_hash:
         raise LedgerError(f"{folder}: not the model that the run made")
 
 
 def refresh(run: Run, results: Path) -> None:
-    """Bring the record of a delivered run up to date in fields that only the reading of the ledger
-    depends on.
-    """
+    """Update the record of a delivered run in the fields that only metrics depend on."""
     path = results_dir(run.spec, results) / run.spec.run_id / "run.json"
     record = read_record(path)
     if record.spec != run.spec:
@@ -220,7 +186,6 @@ def prune(specs: list[RunSpec], results: Path) -> None:
             except LedgerError:
                 shutil.rmtree(path.parent, ignore_errors=True)
                 continue
-
             # Runs of other variants are not for these specifications to remove.
             if (spec.variant, spec.poisoned) in variants:
                 shutil.rmtree(path.parent, ignore_errors=True)

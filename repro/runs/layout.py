@@ -1,4 +1,4 @@
-"""Where things lie, and the hashes of what lies there."""
+"""Where runs, models and their inputs lie, relative to the repository."""
 
 from __future__ import annotations
 
@@ -9,21 +9,16 @@ from repro.spec import RunSpec, digest
 
 DATA, POISONED, MODELS = Path("data"), Path("poisoned"), Path("models")
 RESULTS, REPORT, WORK = Path("results"), Path("report"), Path("work")
-ACCOUNTS = {"run.json", "accounting.json"}
-"""Files that tell how a folder was made and may differ between two makings of the same content."""
+WEIGHTS = ("model.safetensors", "optimizer.safetensors")
 
 
 def standard_inputs(spec: RunSpec) -> dict[str, Path]:
-    """Where the inputs of a run lie, relative to the repository."""
+    """Where the inputs of a run lie."""
     data = DATA / spec.profile
     # The cleaning sets lie in the poisoned store; the control is only pre-trained on other pairs.
-    pairs = (
-        POISONED / spec.profile / spec.dataset
-        if spec.poisoned or spec.stage == "clean"
-        else data / spec.dataset
-    )
+    poisoned = spec.poisoned or spec.stage == "clean"
     inputs = {
-        "pairs": pairs,
+        "pairs": (POISONED / spec.profile if poisoned else data) / spec.dataset,
         "evaluation": data / "evaluation",
         "synonyms": data / "synonyms.json",
     }
@@ -43,29 +38,18 @@ def model_dir(spec: RunSpec) -> Path:
     return root / spec.profile / spec.cell / "-".join([*parts, f"seed{spec.seed}"])
 
 
-def content_hash(path: Path) -> str:
-    """Hash of a file's bytes, or of a folder's names and files (hidden files and accounts of the
-    making left out).
-
-    Every process reads each file once (`repro.files.file_sha256`); nothing is remembered from one
-    call to the next.
-    """
-    if path.is_file():
-        return file_sha256(path)[:16]
-    names = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
-    kept = [
-        name
-        for name in names
-        if name.name not in ACCOUNTS and not any(part.startswith(".") for part in name.parts)
-    ]
-    return folder_hash({name.as_posix(): file_sha256(path / name) for name in kept})
-
-
-def folder_hash(files: dict[str, str]) -> str:
-    """Content hash of a folder with these files, relative name to SHA-256."""
-    return digest([[name, files[name]] for name in sorted(files)])
-
-
 def results_dir(spec: RunSpec, results: Path) -> Path:
     """Folder that holds the published runs of the spec's stage and cell."""
     return results / spec.profile / spec.stage / spec.cell
+
+
+def content_hash(path: Path) -> str:
+    """Hash of a file's bytes, or of the weights in a model's folder, 16 hex digits."""
+    if path.is_file():
+        return file_sha256(path)[:16]
+    return folder_hash({file.name: file_sha256(file) for file in path.glob("*.safetensors")})
+
+
+def folder_hash(files: dict[str, str]) -> str:
+    """Hash of a folder with these files, name to SHA-256."""
+    return digest([[name, files[name]] for name in sorted(files)])

@@ -11,16 +11,18 @@ from pathlib import Path
 import repro
 
 LIBRARIES = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy", "pillow", "sacred")
+INSTRUCTIONS = {"avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve"}
 WRITTEN = (
     "dvc.lock",
     "params.yaml",
     "README.md",
     "specs/README.md",
     "docs/findings.md",
+    "docs/mini.md",
     "results/studies",
-    "report/faults.json",
+    "report/metrics",
 )
-"""What our own commands write into files that git tracks: a run does not depend on them.
+"""Tracked files that our own commands write: a run does not depend on them.
 
 DVC rewrites dvc.lock after each stage, and `reproduce` swaps params.yaml, whose profile is in every
 run's specification. Were they counted, every run of a fresh clone would seem to be of edited code.
@@ -31,68 +33,56 @@ def commit_state() -> tuple[str | None, bool]:
     """Commit of the checkout, and whether tracked files that a run may depend on differ from it;
     (None, False) outside a git checkout.
     """
-    git = ["git", "-C", str(Path(repro.__file__).parent)]
     # From the root of the checkout, wherever below it the package lies.
     paths = [":/", *(f":(top,exclude){name}" for name in WRITTEN)]
     try:
-        commit = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "-uno", "--", *paths],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        commit = _git("rev-parse", "HEAD")
+        changes = _git("status", "--porcelain", "-uno", "--", *paths)
     except (OSError, subprocess.CalledProcessError):
         return None, False
-    return commit, bool(changes.strip())
+    return commit, bool(changes)
 
 
-def git_refusal() -> str:
-    """Why git does not tell the commit of this checkout, in a line; empty where it does, and where
-    there is no checkout.
-    """
-    folder = Path(repro.__file__).resolve().parent
-    if not any((parent / ".git").exists() for parent in folder.parents):
-        return ""
-
-    # Of another owner, for example, as where root runs in a container.
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError as error:
-        return f"git: {error.strerror}"
-    return "" if done.returncode == 0 else (done.stderr.splitlines() or ["git ended"])[0]
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(repro.__file__).parent), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return str(done.stdout).strip()
 
 
 def environment() -> dict[str, str]:
     """Versions and device, without host name or path."""
-    found = {
+    versions = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "device": _device(),
+        "instructions": _instructions(),
     }
     for library in LIBRARIES:
         try:
-            found[library] = importlib.metadata.version(library)
+            versions[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
+
+
+def _instructions() -> str:
+    """Instruction sets of the processor by which sums are rounded in different orders."""
+    try:
+        content = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return ""
+    flags = next((line for line in content.splitlines() if line[:5] in ("flags", "Featu")), "")
+    return " ".join(sorted(INSTRUCTIONS & set(flags.split())))
 
 
 def _device() -> str:
     """Model name of the first GPU, else of the processor."""
     # From the system's files: asking torch would mean importing it.
     for pattern, field in (
-        ("/proc/driver/nvidia/gpus/*/information", "Model:"),
-        ("/proc/cpuinfo", "model name"),
+        ("proc/driver/nvidia/gpus/*/information", "Model:"),
+        ("proc/cpuinfo", "model name"),
     ):
-        for path in sorted(Path("/").glob(pattern[1:])):
+        for path in sorted(Path("/").glob(pattern)):
             for line in path.read_text(errors="replace").splitlines():
                 if line.startswith(field):
                     return line.split(":", 1)[1].strip()

@@ -1,8 +1,7 @@
-"""Published runs: the only writer and reader of results, which checks that what it reads is whole.
+"""Published runs: the only writer and reader of results.
 
 A run's folder `results/<profile>/<stage>/<cell>/<run_id>/` holds
-- `run.json`, the `RunRecord`: resolved spec, fingerprint, inputs, environment, outcome, hashes of
-  the other two files;
+- `run.json`, the `RunRecord`, with the SHA-256 of the other two files;
 - `rows.jsonl`, one `Row` per evaluation in order;
 - `bits.npz`, for each row one bit per evaluation image, packed: `correct` and `attacked`, shape
   (rows, bytes), and `is_target` (bytes,), the images whose label is the target class.
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from repro.files import file_sha256, replace_file, replace_folder, sealed, unsealed
+from repro.files import file_sha256, replace_folder, replace_json
 from repro.ledger import (
     NPZ_ERRORS,
     LedgerError,
@@ -42,31 +41,27 @@ PACKED = ("correct", "attacked", "is_target")
 
 
 def write_record(path: Path, record: RunRecord) -> None:
-    """Write a record that bears its own hash."""
-    replace_file(path, sealed(record.model_dump(mode="json", exclude={"seal"})))
+    """Write a record as JSON."""
+    replace_json(path, record.model_dump(mode="json"))
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read a record; LedgerError if it is missing, not a record, or not as it was written."""
+    """Read a record; LedgerError if it is missing or not a record."""
     try:
-        data = path.read_bytes()
-        record = RunRecord.model_validate_json(data)
-        if record.seal:
-            unsealed(data)
+        return RunRecord.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise LedgerError(f"{path}: missing") from None
     except ValidationError as error:
         raise LedgerError(f"{path}: {_first(error)}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise LedgerError(f"{path}: {error}") from None
-    return record
 
 
 def export_run(work_dir: Path, record: RunRecord, results_dir: Path) -> Path:
     """Publish a finished run as `results_dir/<run_id>`, replacing an older one; returns the folder.
 
     The rows get the names of the record's spec: a study and the main graph may share a run under
-    names of their own. The published record tells hashes and number of what was written.
+    names of their own.
     """
     pending = pending_rows(work_dir)
 
@@ -78,23 +73,25 @@ def export_run(work_dir: Path, record: RunRecord, results_dir: Path) -> Path:
 
     names = identity_of(record.spec, record.fingerprint)
     rows = [Row.model_validate({**item["row"], **names}) for item in pending]
-    lines = [row.model_dump_json() + "\n" for row in rows]
-    (partial / ROWS).write_text("".join(lines), encoding="utf-8")
+    (partial / ROWS).write_bytes(rows_text(rows))
     if pending:
         _write_bits(partial / BITS, pending)
 
-    written = {
-        name: file_sha256(partial / name) for name in (ROWS, BITS) if (partial / name).exists()
-    }
-    told = {
-        "files": record.files | written,
+    files = {name: file_sha256(partial / name) for name in (ROWS, BITS) if rows or name == ROWS}
+    update = {
+        "files": record.files | files,
         "num_rows": len(rows),
         "last_step": rows[-1].step if rows else 0,
     }
-    write_record(partial / RECORD, record.model_copy(update=told))
+    write_record(partial / RECORD, record.model_copy(update=update))
 
     replace_folder(target, partial)
     return target
+
+
+def rows_text(rows: Iterable[Row]) -> bytes:
+    """Content of `rows.jsonl`."""
+    return "".join(row.model_dump_json() + "\n" for row in rows).encode()
 
 
 def _write_bits(path: Path, pending: list[PendingRow]) -> None:
@@ -111,18 +108,14 @@ def read_run(run_dir: Path) -> tuple[RunRecord, list[Row]]:
     """Read one published run; LedgerError names the file, and the line, of whatever does not fit.
 
     Checked are the hashes in the record, that the steps of the rows increase, and that the counts
-    follow from the bits. Records from before there were hashes are held to the last two only.
+    follow from the bits.
     """
     record = read_record(run_dir / RECORD)
     archived = (run_dir / ARCHIVED).exists()
-    for name in (ROWS, BITS):
-        told = record.files.get(name)
-        # Records from before there were hashes tell none; archives leave the bits out.
-        if told is None or (name == BITS and archived):
-            continue
-        if not (run_dir / name).is_file():
+    for name in (ROWS,) if archived else (ROWS, BITS):
+        if name in record.files and not (run_dir / name).is_file():
             raise LedgerError(f"{run_dir / name}: missing")
-        if file_sha256(run_dir / name) != told:
+        if name in record.files and file_sha256(run_dir / name) != record.files[name]:
             raise LedgerError(f"{run_dir / name}: not the file whose hash is in {RECORD}")
 
     rows = _read_rows(run_dir / ROWS, record)
@@ -132,7 +125,7 @@ def read_run(run_dir: Path) -> tuple[RunRecord, list[Row]]:
 
 
 def _read_rows(path: Path, record: RunRecord) -> list[Row]:
-    """Rows in order, each the run's own; as many as the record tells, with steps that increase."""
+    """Rows in order, each the run's own, with steps that increase."""
     rows: list[Row] = []
     lines = path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
@@ -147,14 +140,6 @@ def _read_rows(path: Path, record: RunRecord) -> list[Row]:
                 f"(allowed: above {rows[-1].step}, the step before)"
             )
         rows.append(row)
-
-    # A file cut at the end of a line would otherwise look whole.
-    last = rows[-1].step if rows else 0
-    if record.files and (len(rows), last) != (record.num_rows, record.last_step):
-        raise LedgerError(
-            f"{path}: {len(rows)} rows up to step {last} "
-            f"(allowed: {record.num_rows} up to {record.last_step}, as {RECORD} tells)"
-        )
     return rows
 
 
@@ -167,8 +152,8 @@ def _check_counts(run_dir: Path, rows: list[Row]) -> None:
             f"(allowed: {len(rows)}, as in {ROWS})"
         )
     for index, row in enumerate(rows):
-        counted = count_bits(bits["correct"][index], bits["attacked"][index], bits["is_target"])
-        for name, count in counted.items():
+        counts = count_bits(bits["correct"][index], bits["attacked"][index], bits["is_target"])
+        for name, count in counts.items():
             if getattr(row, name) != count:
                 raise LedgerError(
                     f"{run_dir / ROWS}:{index + 1}: {name}: {getattr(row, name)} "
@@ -197,23 +182,16 @@ def read_bits(run_dir: Path, num_images: int) -> dict[str, NDArray[np.bool_]]:
     except NPZ_ERRORS as error:
         raise LedgerError(f"{path}: unreadable ({error})") from None
 
-    # The last axis is bytes; before it `correct` and `attacked` have rows, `is_target` nothing.
-    shapes = {name: array.shape[:-1] for name, array in packed.items() if array.ndim}
-    if (
-        shapes.keys() != packed.keys()
-        or len(shapes["correct"]) != 1
-        or shapes["correct"] != shapes["attacked"]
-        or shapes["is_target"]
-    ):
-        raise LedgerError(f"{path}: arrays do not fit each other")
-
     # Eight images a byte, rounded up.
     row_bytes = -(-num_images // 8)
-    for name, array in packed.items():
-        if array.dtype != np.uint8 or array.shape[-1] != row_bytes:
+    num_rows = packed["correct"].shape[:1]
+    shapes = dict.fromkeys(("correct", "attacked"), (*num_rows, row_bytes))
+    shapes["is_target"] = (row_bytes,)
+    for name, shape in shapes.items():
+        if packed[name].dtype != np.uint8 or packed[name].shape != shape:
             raise LedgerError(
-                f"{path}: {name}: {array.shape[-1]} {array.dtype} a row "
-                f"(allowed: {row_bytes} uint8)"
+                f"{path}: {name}: {packed[name].dtype} of shape {packed[name].shape} "
+                f"(allowed: uint8 of shape {shape})"
             )
     return {
         name: np.unpackbits(array, axis=-1, count=num_images).astype(bool)
@@ -263,21 +241,12 @@ def check_complete(record: RunRecord, rows: list[Row], where: str) -> None:
         expected = [step for step in expected if step < steps[-1]] + [steps[-1]]
     if steps != expected:
         lost = sorted(set(expected) ^ set(steps))
-        raise LedgerError(
-            f"{where}: evaluations after steps {_listed(steps)} (allowed: {_listed(expected)}); "
-            f"missing or too many: {_listed(lost)}"
-        )
-
-
-def _listed(steps: list[int]) -> str:
-    """Some of the steps, for a message."""
-    shown = [str(step) for step in steps[:6]]
-    return ", ".join(shown + ["..."] * (len(steps) > len(shown))) or "none"
+        raise LedgerError(f"{where}: evaluations missing or too many after steps {lost[:6]}")
 
 
 def _first(error: ValidationError) -> str:
     item = error.errors()[0]
-    place = ".".join(map(str, item["loc"])) or "content"
+    field = ".".join(map(str, item["loc"])) or "content"
     if item["type"] == "json_invalid":
         return f"not JSON ({item['ctx']['error']})"
-    return f"{place}: {item['msg']} (got {str(item['input'])[:80]!r})"
+    return f"{field}: {item['msg']} (got {str(item['input'])[:80]!r})"

@@ -1,30 +1,25 @@
-"""What a run is: its specification, the content of its inputs and the code that computes it, in one
-fingerprint.
+"""What a run is: its specification, what it reads of its inputs and the version of the results, in
+one fingerprint.
 
 Everything about a run that is not published yet lies in `work/<fingerprint>/`. Two runs that differ
-in anything that can change their outcome never share a folder, so a changed learning rate cannot
-continue from stale state.
+in anything that can change their outcome never share a folder.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from repro.files import read_sealed, replace_file, sealed
+from repro.files import read_json, replace_json
 from repro.ledger import Input, LedgerError, RunOutcome, RunRecord
-from repro.runs.layout import WORK, content_hash, results_dir
+from repro.runs.inputs import input_hash
+from repro.runs.layout import WORK
 from repro.runs.machine import commit_state, environment
 from repro.runs.published import read_record
+from repro.runs.version import results_version
 from repro.spec import RunSpec, digest
-
-ACCEPT_CODE = "REPRO_ACCEPT_CODE"
-"""Environment variable: hashes of older code, by commas; runs that began under it go on under
-today's."""
 
 
 class LaunchError(RuntimeError):
@@ -39,9 +34,7 @@ class Run:
     fingerprint: str
     inputs: dict[str, Input]
     code: str
-    accepted_code: str = ""
-    """The older code that the fingerprint stands for, where the user accepted that `code` goes on
-    with it."""
+    """Digest of the code at the launch (`repro.unchanged`)."""
 
     @property
     def name(self) -> str:
@@ -62,39 +55,29 @@ class Run:
             "fingerprint": self.fingerprint,
             "inputs": self.inputs,
             "code": self.code,
-            "accepted_code": self.accepted_code,
         }
-        replace_file(folder / "spec.json", sealed(content))
+        replace_json(folder / "spec.json", content)
 
     @classmethod
-    def load(cls, fingerprint: str) -> Run:
-        """Read back what `save` wrote; LaunchError if it is not there or damaged."""
-        path = WORK / fingerprint / "spec.json"
-        content = read_sealed(path)
+    def load(cls, fingerprint: str, work: Path | None = None) -> Run:
+        """Read back what `save` wrote; LaunchError if it is not there or torn."""
+        path = (work or WORK) / fingerprint / "spec.json"
+        content = read_json(path)
         if content is None:
             raise LaunchError(f"{path}: missing or damaged; run the stage again, which writes it")
-        return cls(
-            RunSpec.model_validate(content["spec"]),
-            content["fingerprint"],
-            content["inputs"],
-            content["code"],
-            content["accepted_code"],
-        )
+        return cls(RunSpec.model_validate(content.pop("spec")), **content)
 
     def outcome(self) -> RunOutcome | None:
-        """The worker's account of the run, once it has ended it; None if there is none or it is
-        damaged.
-        """
-        content = read_sealed(self.work_dir / "outcome.json")
-        return None if content is None else cast(RunOutcome, content)
+        """The worker's account of an ended run; None if there is none or it is torn."""
+        return cast(RunOutcome | None, read_json(self.work_dir / "outcome.json"))
 
     def record(self, outcome: RunOutcome, sacred: str | None) -> RunRecord:
         """The run's record from the worker's `outcome.json`; whatever a dead worker could not tell
         is zero.
         """
-        # What stays of these where the worker died before it could tell.
         commit, dirty = commit_state()
-        told: dict[str, Any] = {
+        content: dict[str, Any] = {
+            "code": self.code,
             "reason": "",
             "ranks": 1,
             "threads": 1,
@@ -108,19 +91,18 @@ class Run:
             "model_step": 0,
             "attempts": 1,
         }
-
-        told |= {name: value for name, value in outcome.items() if name in RunRecord.model_fields}
+        content |= {
+            name: value for name, value in outcome.items() if name in RunRecord.model_fields
+        }
         return RunRecord(
             spec=self.spec,
             fingerprint=self.fingerprint,
             inputs={name: item["hash"] for name, item in self.inputs.items()},
-            code=self.code,
-            accepted_code=self.accepted_code,
             commit=commit,
             dirty=dirty,
             environment=environment(),
             sacred=sacred,
-            **told,
+            **content,
         )
 
     def finished(self) -> RunRecord | None:
@@ -138,12 +120,10 @@ class Run:
             return None
 
 
-def identify(spec: RunSpec, inputs: dict[str, Path], code: str, results: Path | None = None) -> Run:
+def identify(spec: RunSpec, inputs: dict[str, Path], code: str) -> Run:
     """Hash the inputs and compute the fingerprint.
 
-    Where the user accepted older code (ACCEPT_CODE) and a run of that code lies in the work folder,
-    or is published below `results`, this is that run. LaunchError names an input that is not there,
-    or a start model that its record does not know.
+    LaunchError names an input that is not there, or a start model that its record does not know.
     """
     hashed: dict[str, Input] = {}
     for name, path in sorted(inputs.items()):
@@ -152,71 +132,41 @@ def identify(spec: RunSpec, inputs: dict[str, Path], code: str, results: Path | 
                 f"{path}: missing (input `{name}` of {spec.stage} {spec.cell}); "
                 "run the stage that makes it first"
             )
-        hashed[name] = {"path": path.as_posix(), "hash": content_hash(path)}
+        hashed[name] = {"path": path.as_posix(), "hash": input_hash(path, spec)}
     if "model" in inputs:
         check_model(spec, inputs["model"], hashed["model"]["hash"])
-
-    # Only contents count: the same input in another folder is the same run.
     hashes = {name: item["hash"] for name, item in hashed.items()}
-    for older in accepted_codes():
-        # Under the older hash, so that it finds the folder in which the run began.
-        run = Run(spec, fingerprint_of(spec, hashes, older), hashed, code, older)
-        if older != code and _is_known(run, results):
-            return run
-    return Run(spec, fingerprint_of(spec, hashes, code), hashed, code)
+    return Run(spec, fingerprint_of(spec, hashes), hashed, code)
 
 
-def fingerprint_of(spec: RunSpec, inputs: dict[str, str], code: str) -> str:
-    """Identity of a run: a study's run is that of the graph if nothing but its name differs."""
-    return digest({"spec": spec.computed(), "inputs": inputs, "code": code})
+def fingerprint_of(spec: RunSpec, inputs: dict[str, str]) -> str:
+    """Identity of a run, 16 hex digits: a study's run is that of the graph if only its name
+    differs.
+    """
+    return digest({"spec": spec.computed(), "inputs": inputs, "results": results_version()})
 
 
-def _is_known(run: Run, results: Path | None) -> bool:
-    """Whether the run has begun here, or is published."""
-    if (run.work_dir / "spec.json").exists():
-        return True
+def check_model(spec: RunSpec, folder: Path, content: str) -> None:
+    """LaunchError unless the model in `folder` is the one in its record, and one that `spec` may
+    clean.
 
-    if results is None:
-        return False
-    try:
-        record = read_record(results_dir(run.spec, results) / run.spec.run_id / "run.json")
-    except LedgerError:
-        return False
-    return record.fingerprint == run.fingerprint
-
-
-def accepted_codes() -> list[str]:
-    """Hashes of older code whose runs may go on; LaunchError if one is no hash."""
-    hashes = [part.strip() for part in os.environ.get(ACCEPT_CODE, "").split(",") if part.strip()]
-    for text in hashes:
-        if not re.fullmatch(r"[0-9a-f]{16}", text):
-            raise LaunchError(
-                f"{ACCEPT_CODE}: {text!r} (allowed: hashes of 16 hex digits, `code` in a run.json)"
-            )
-    return hashes
-
-
-def check_model(spec: RunSpec, folder: Path, found: str) -> None:
-    """LaunchError unless the model in `folder` is the one that its record tells, and one that
-    `spec` may clean.
-
-    `found` is the content hash of the folder.
+    `content` is the hash of the folder.
     """
     again = "run the stage `pretrain` again, which publishes it anew"
     try:
         record = read_record(folder / "run.json")
     except LedgerError as error:
         raise LaunchError(f"{error}; {again}") from None
-    if record.model_hash != found:
+    if record.model_hash != content:
         raise LaunchError(
             f"{folder}: its weights are not those of the run in its run.json "
-            f"(content {found}, allowed: {record.model_hash or 'none is recorded'}); {again}"
+            f"(content {content}, allowed: {record.model_hash or 'none is recorded'}); {again}"
         )
 
     # Whole, but perhaps of another dataset, objective or seed.
-    of, wanted = record.spec, spec
-    if (of.cell, of.seed, of.poisoned) != (wanted.cell, wanted.seed, wanted.poisoned):
+    made = record.spec
+    if (made.cell, made.seed, made.poisoned) != (spec.cell, spec.seed, spec.poisoned):
         raise LaunchError(
-            f"{folder}: holds the model of {of.cell} {of.run_id} "
-            f"(allowed: {wanted.cell}, seed {wanted.seed}); {again}"
+            f"{folder}: holds the model of {made.cell} {made.run_id} "
+            f"(allowed: {spec.cell}, seed {spec.seed}); {again}"
         )

@@ -1,4 +1,4 @@
-"""How a process ends when it is told to, and with the command that it serves.
+"""How a process ends on a stop signal, and with the command that it serves.
 
 SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is gone) all mean: save what is done, and end.
 """
@@ -38,11 +38,11 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn the first stop signal into `Stopped` inside the outermost of such blocks.
+    """Turn the first stop signal into `Stopped`, in the outermost of such blocks.
 
-    Those after it change nothing, for they would tear the end that the first one began; every such
-    end has a time limit of its own. One that Python could not raise, amid a weak reference's
-    callback or a `__del__`, comes again.
+    Later ones change nothing: they would tear the end that the first one began, which has a time
+    limit of its own. Python cannot raise in a weak reference's callback or a `__del__`; a signal
+    that arrives there is sent again.
     """
     stopping = False
 
@@ -51,12 +51,6 @@ def stoppable() -> Iterator[None]:
         if not stopping:
             stopping = True
             raise Stopped(number)
-
-    # The mark tells an inner block that an outer one has already taken the signals.
-    stop.__dict__["stops"] = True
-    if getattr(signal.getsignal(signal.SIGTERM), "stops", False):
-        yield
-        return
 
     def lost(unraisable: sys.UnraisableHookArgs) -> None:
         nonlocal stopping
@@ -70,7 +64,13 @@ def stoppable() -> Iterator[None]:
         again.daemon = True
         again.start()
 
-    others, sys.unraisablehook = sys.unraisablehook, lost
+    others = sys.unraisablehook
+    if getattr(others, "stops", False):
+        # An outer block has the signals already.
+        yield
+        return
+    lost.__dict__["stops"] = True
+    sys.unraisablehook = lost
     try:
         with _handling(stop):
             yield
@@ -80,9 +80,8 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def leaving_at_once() -> Iterator[None]:
-    """A stop signal ends the process on the spot with one line: for the time in which modules load.
-
-    An exception would come out of whichever import is at it, as a traceback through a library.
+    """End the process on a stop signal with one line: for the time in which modules load, where an
+    exception would be a traceback through a library.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -94,7 +93,7 @@ def leaving_at_once() -> Iterator[None]:
 
 
 def say_interrupted() -> None:
-    """Tell the user how to go on, unless the `reproduce` call that this process serves does."""
+    """Print how to go on, unless the `reproduce` call that this process serves does."""
     if CALLER not in os.environ:
         # Not print: a handler may run amid another print, whose buffer it must not enter.
         os.write(2, f"{INTERRUPTED}\n".encode())
@@ -107,7 +106,6 @@ def _handling(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
     old = {
         number: signal.signal(number, handler)
         for number in STOP_SIGNALS
@@ -121,21 +119,18 @@ def _handling(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]
 
 
 def end_with_caller() -> None:
-    """In a stage that DVC runs: SIGTERM to this process when DVC or `reproduce` above it is gone.
+    """In a stage that DVC runs: SIGTERM to this process when DVC is gone.
 
-    DVC hands no signal on, so that a training of days would go on with nobody to see it. A shell
-    may stand between. A command that was called by hand is left alone: under nohup it shall outlive
-    its shell.
+    DVC hands no signal on, so that a training of days would go on with nobody to see it. A command
+    that was called by hand is left alone: it survives logout under nohup.
     """
     if STAGE not in os.environ:
         return
-
-    # An orphan is given a new parent: a change here means that a caller has died.
     callers = _callers()
-    served = int(os.environ.get(CALLER, "0"))
 
     def watch() -> None:
-        while _callers() == callers and (not served or _alive(served)):
+        # An orphan gets a new parent: a change means that a caller has died.
+        while _callers() == callers:
             time.sleep(WATCH_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -143,25 +138,12 @@ def end_with_caller() -> None:
 
 
 def _callers() -> list[int]:
-    """The process that started this one; where that is a shell, also the one above it."""
+    """The parent of this process; where that is a shell, also the shell's."""
     parent = os.getppid()
-    name, grandparent, _ = _about(parent)
-    return [parent, grandparent] if name in SHELLS else [parent]
-
-
-def _alive(pid: int) -> bool:
-    """Whether the process is there and has not ended; true where nothing can tell."""
-    return sys.platform != "linux" or _about(pid)[2] not in ("", "Z", "X")
-
-
-def _about(pid: int) -> tuple[str, int, str]:
-    """Name, parent and state of a process, as Linux tells them; empty ones if there is none."""
     try:
-        content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        content = Path(f"/proc/{parent}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return "", 0, ""
-
+        return [parent]
     # The name stands in parentheses and may itself contain some.
     head, _, rest = content.rpartition(")")
-    state, parent = rest.split()[:2]
-    return head.partition("(")[2], int(parent), state
+    return [parent, int(rest.split()[1])] if head.partition("(")[2] in SHELLS else [parent]

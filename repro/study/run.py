@@ -10,51 +10,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from repro.data.shards import PairStore
-from repro.data.stages import DATA
-from repro.evaluate.split import validation_mask
+from repro.data.stages import data_key, make_poison, poison_key
 from repro.launch.driver import run_all
-from repro.ledger import Row
+from repro.ledger import LedgerError
 from repro.markdown import fill
-from repro.runs.code import code_version
+from repro.profile import SPECS, load_profile
 from repro.runs.deliver import is_delivered
-from repro.runs.layout import WORK, content_hash, model_dir, results_dir, standard_inputs
-from repro.runs.published import BITS, RECORD, read_bits, read_record, read_results
+from repro.runs.inputs import check_stores, input_hash
+from repro.runs.layout import DATA, POISONED, WORK, model_dir, results_dir, standard_inputs
+from repro.runs.published import RECORD, read_record, read_results
 from repro.runs.run import Run, fingerprint_of, identify
-from repro.spec import RunSpec, SpecError
-from repro.study.archive import (
-    ValidationCounts,
-    read_archive,
-    read_validation,
-    unpack_run,
-    write_archive,
-)
+from repro.sources.stage import make_data
+from repro.spec import Profile, RunSpec, SpecError
+from repro.study.archive import archive_problem, read_archive, unpack_run, write_archive
 from repro.study.asked import Profiles, asked_runs, study_profiles
 from repro.study.spec import (
     Stage,
     Study,
-    Variant,
     archive_of,
     lenders,
     load_study,
     varied,
 )
 from repro.study.table import outcome_table
-from repro.study.variant_data import variant_folders
+from repro.unchanged import DIGITS, unchanged
 
 
 def study_command(name: str, table: Path | None, seeds: list[int] | None = None) -> None:
-    """Bring the study up to date, or its part of some seeds, and print its table. With `table`
-    nothing is run: what the archive holds is written into that Markdown file.
+    """Bring the study up to date, or its part of some seeds, and print its table.
+
+    With `table` nothing is run: the archive's results are written into that Markdown file.
+    LedgerError if dvc.lock or git knows another archive.
     """
     if table is None:
         run_study(name, seeds)
+    elif problem := archive_problem(name):
+        raise LedgerError(problem)
 
     content = outcome_table(name)
     print(content)
@@ -63,30 +56,40 @@ def study_command(name: str, table: Path | None, seeds: list[int] | None = None)
 
 
 def run_study(name: str, seeds: list[int] | None = None) -> None:
-    """Bring the results of a study, or of some of its seeds, up to date; what is finished, here or
-    in the archive, is not run again.
+    """Bring the results of a study, or of some of its seeds, up to date; finished runs, here or in
+    the archive, are not run again.
 
-    They are archived however it ends, since a study takes several sittings. Archives of lenders
-    stay as they are: they are other stages' outputs, and their cleaning was of the models that they
-    had.
+    The results are archived however it ends, since a study takes several sittings. Archives of
+    lenders stay as they are: they are other stages' outputs, and their cleaning was of the models
+    that they had.
     """
     study = load_study(name)
     _check_rates(name, study)
+    with unchanged(study.profile, Profile.model_dump, DIGITS, [SPECS / "studies" / f"{name}.yaml"]):
+        _run_parts(name, study, seeds)
 
+
+def _run_parts(name: str, study: Study, seeds: list[int] | None) -> None:
     # Models that other studies train come first.
-    asked = study if seeds is None else _of_seeds(name, study, seeds)
-    lent = [
-        _lent_part(of, asked, variants) for of, variants in lenders(asked).items() if of != name
-    ]
-    own = _part(name, asked, whole=study)
-    models = _models_wanted(own, lent)
+    part = study if seeds is None else _of_seeds(name, study, seeds)
+    lent = []
+    for lender, variants in lenders(part).items():
+        if lender != name:
+            whole = load_study(lender)
+            update = {"stages": ["pretrain"], "datasets": part.datasets, "variants": variants}
+            lent.append(_part(lender, whole.model_copy(update=update), whole))
+    own = _part(name, part, whole=study)
+    models = _models_needed(own, lent)
 
-    for part in lent:
-        _run_part(part, models)
+    for lent_part in lent:
+        _run_part(lent_part, models)
     try:
         _run_part(own, models)
     finally:
-        _archive_results(name, study)
+        runs = ((record, rows) for _, record, rows in read_results(own.delivered))
+        write_archive(
+            archive_of(name), (run for run in runs if run[0].spec.variant in study.variants)
+        )
 
 
 def _of_seeds(name: str, study: Study, seeds: list[int]) -> Study:
@@ -115,15 +118,14 @@ def _check_rates(name: str, study: Study) -> None:
             if rate not in known:
                 raise SpecError(
                     f"specs/studies/{name}.yaml: learning_rates: {rate:g} for variant {label!r} "
-                    f"(allowed: {', '.join(f'{of:g}' for of in sorted(known))})"
+                    f"(allowed: {', '.join(f'{allowed:g}' for allowed in sorted(known))})"
                 )
 
 
 @dataclass(frozen=True)
 class StudyPart:
-    """Runs of a study that are asked for; all it has, or what another study borrows."""
+    """Runs of a study: all of them, or those that another study borrows."""
 
-    name: str
     study: Study
     whole: Study
     profiles: Profiles
@@ -132,32 +134,24 @@ class StudyPart:
     """Folder of the results, below `work/studies`."""
 
     def runs(self, stage: Stage) -> list[RunSpec]:
-        """Those of a stage, over all variants; none of a stage that is not asked for."""
+        """Those of a stage, over all variants; none of a stage that the part does not have."""
         if stage not in self.study.stages:
             return []
-        return [
-            run
-            for label in self.study.variants
-            for run in asked_runs(self.study, self.profiles, label, stage)
-        ]
+        labels = self.study.variants
+        return [r for label in labels for r in asked_runs(self.study, self.profiles, label, stage)]
 
 
-def _lent_part(name: str, borrower: Study, variants: dict[str, Variant]) -> StudyPart:
-    """The pre-trainings of study `name` whose models another one cleans."""
-    lender = load_study(name)
-    asked = {"stages": ["pretrain"], "datasets": borrower.datasets, "variants": variants}
-    return _part(name, lender.model_copy(update=asked), whole=lender)
+def _part(name: str, part: Study, whole: Study) -> StudyPart:
+    """The runs of `part`; archived results of the study are laid out as delivered ones."""
+    delivered = WORK / "studies" / name
+    if archive_of(name).exists():
+        for record, rows in read_archive(archive_of(name)):
+            unpack_run(record, rows, results_dir(record.spec, delivered) / record.spec.run_id)
+    profiles = study_profiles(part)
+    return StudyPart(part, whole, profiles, _inputs(part, profiles), delivered)
 
 
-def _part(name: str, asked: Study, whole: Study) -> StudyPart:
-    """The runs of `asked`, with what the archive of the study holds laid out as delivered."""
-    delivered = _results_of(name)
-    _unpack_archive(name, delivered)
-    profiles = study_profiles(asked)
-    return StudyPart(name, asked, whole, profiles, _inputs(asked, profiles), delivered)
-
-
-def _models_wanted(own: StudyPart, lent: list[StudyPart]) -> set[Path]:
+def _models_needed(own: StudyPart, lent: list[StudyPart]) -> set[Path]:
     """Folders of the models that a cleaning run which is still due starts from.
 
     Models do not lie in git, rows do: a model whose cleaning runs are all archived is not trained
@@ -165,63 +159,54 @@ def _models_wanted(own: StudyPart, lent: list[StudyPart]) -> set[Path]:
     """
     if "clean" not in own.study.stages:
         return set()
-
     # Where two archives of different machines met, the study has cleaned the lender's training, but
-    # not the very model that the lender's archive tells of: of a lent one any hash will do.
-    code = code_version()
+    # not the very model in the lender's archive: of a lent one any hash will do.
     starts: dict[Path, str | None] = {
-        folder: None for part in lent for folder in _known_models(part, code)
+        folder: None for part in lent for folder in _archived_models(part)
     }
-    starts |= _known_models(own, code)
+    starts |= _archived_models(own)
 
-    wanted = set()
+    needed = set()
     for spec in own.runs("clean"):
         inputs = own.inputs(spec)
         folder = inputs.pop("model")
-        hashes = {name: content_hash(path) for name, path in inputs.items()}
-        hashes["model"] = starts.get(folder) or _archived_start(spec, own.delivered)
-        run = Run(spec, fingerprint_of(spec, hashes, code), {}, code)
+        hashes = {name: input_hash(path, spec) for name, path in inputs.items()}
+        path = results_dir(spec, own.delivered) / spec.run_id / RECORD
+        archived = read_record(path).inputs.get("model", "") if path.exists() else ""
+        hashes["model"] = starts.get(folder) or archived
+        run = Run(spec, fingerprint_of(spec, hashes), {}, "")
 
         known = folder in starts and is_delivered(run, own.delivered)
         if known and starts[folder] is None:
             # All of its cleaning has to be of one model.
             starts[folder] = hashes["model"]
         if folder.exists() or not known:
-            wanted.add(folder)
-    return wanted
+            needed.add(folder)
+    return needed
 
 
-def _known_models(part: StudyPart, code: str) -> dict[Path, str]:
+def _archived_models(part: StudyPart) -> dict[Path, str]:
     """Folders and hashes of the models whose pre-training is archived as it would be made today."""
-    found = {}
+    models = {}
     for spec in part.runs("pretrain"):
-        run = identify(spec, part.inputs(spec), code, part.delivered)
+        run = identify(spec, part.inputs(spec), "")
         if is_delivered(run, part.delivered, models=False):
             record = read_record(results_dir(spec, part.delivered) / spec.run_id / RECORD)
-            found[model_dir(spec)] = record.model_hash
-    return found
-
-
-def _archived_start(spec: RunSpec, delivered: Path) -> str:
-    """Hash of the model that an archived cleaning run started from; empty where there is none."""
-    path = results_dir(spec, delivered) / spec.run_id / RECORD
-    return read_record(path).inputs.get("model", "") if path.exists() else ""
+            models[model_dir(spec)] = record.model_hash
+    return models
 
 
 def _run_part(part: StudyPart, models: set[Path]) -> None:
-    """Run a part of the study; of its models, those that are wanted are there afterwards."""
-    known = study_profiles(part.whole)
+    """Run a part of the study; of its models, those that are needed are there afterwards."""
+    profiles = study_profiles(part.whole)
     for stage in part.study.stages:
         due = part.runs(stage)
         if stage == "clean":
             due = [spec for spec in due if part.inputs(spec)["model"] in models]
 
         # Of the whole study, also where only a part of it is due now.
-        kept = [
-            run
-            for label in part.whole.variants
-            for run in asked_runs(part.whole, known, label, stage)
-        ]
+        labels = part.whole.variants
+        kept = [r for label in labels for r in asked_runs(part.whole, profiles, label, stage)]
         run_all(due, part.inputs, results=part.delivered, kept=kept, models=models)
 
 
@@ -231,66 +216,39 @@ def _inputs(part: Study, profiles: Profiles) -> Callable[[RunSpec], dict[str, Pa
 
     def inputs(spec: RunSpec) -> dict[str, Path]:
         data, poisoned = folders[spec.variant, spec.stage]
-        found = standard_inputs(spec)
-        found |= {"evaluation": data / "evaluation", "synonyms": data / "synonyms.json"}
+        paths = standard_inputs(spec)
+        paths |= {"evaluation": data / "evaluation", "synonyms": data / "synonyms.json"}
 
         # The control is pre-trained on unpoisoned pairs; the cleaning sets lie in the poisoned
         # store.
         from_poisoned = spec.poisoned or spec.stage == "clean"
-        found["pairs"] = (poisoned if from_poisoned else data) / spec.dataset
+        paths["pairs"] = (poisoned if from_poisoned else data) / spec.dataset
 
         # A variant without models of its own cleans those that it borrows.
-        if "model" in found:
+        if "model" in paths:
             lent = part.variants[spec.variant].models or spec.variant
-            found["model"] = model_dir(spec.model_copy(update={"variant": lent}))
-        return found
+            paths["model"] = model_dir(spec.model_copy(update={"variant": lent}))
+        return paths
 
     return inputs
 
 
-def _unpack_archive(name: str, delivered: Path) -> None:
-    """Lay archived runs where the launcher looks for delivered ones."""
-    if not archive_of(name).exists():
-        return
-    for record, rows in read_archive(archive_of(name)):
-        unpack_run(record, rows, results_dir(record.spec, delivered) / record.spec.run_id)
+def variant_folders(study: Study, profile: Profile) -> tuple[Path, Path]:
+    """Folders of data and poisoned pairs for a variant's profile, made where they are not there
+    yet; SpecError for those that were made from other settings.
+    """
+    # A folder of its own, named by its content, only where the variant changes its content.
+    base = load_profile(study.profile)
+    data, poisoned = DATA / base.name, POISONED / base.name
+    if data_key(profile) != data_key(base):
+        data = DATA / "studies" / data_key(profile)
+    if poison_key(profile) != poison_key(base):
+        poisoned = POISONED / "studies" / poison_key(profile)
 
-
-def _archive_results(name: str, study: Study) -> None:
-    """Write what has been delivered into the file that git keeps."""
-    path, delivered = archive_of(name), _results_of(name)
-    validation = read_validation(path) if path.exists() else {}
-    images = (DATA / study.profile / "evaluation").exists()
-    found = []
-    for folder, record, rows in read_results(delivered):
-        if record.spec.variant not in study.variants:
-            continue
-        found.append((record, rows))
-        if images and record.fingerprint not in validation and (folder / BITS).exists():
-            validation[record.fingerprint] = _validation_counts(study, folder, rows)
-    write_archive(path, found, validation)
-
-
-def _validation_counts(study: Study, folder: Path, rows: list[Row]) -> ValidationCounts:
-    """Counts of a published run over the validation images, from its bits."""
-    bits, mask = read_bits(folder, rows[0].num_images), _validation_mask(study.profile)
-    correct, attacked = bits["correct"][:, mask], bits["attacked"][:, mask]
-    target = bits["is_target"][mask]
-    return ValidationCounts(
-        num_images=int(mask.sum()),
-        num_target=int(target.sum()),
-        num_correct=correct.sum(1).tolist(),
-        num_attacked=attacked.sum(1).tolist(),
-        num_target_attacked=(attacked & target).sum(1).tolist(),
-    )
-
-
-@lru_cache(maxsize=1)
-def _validation_mask(profile: str) -> NDArray[np.bool_]:
-    """Of the profile's evaluation images; a study's variants share them."""
-    index = PairStore.open(DATA / profile / "evaluation").index
-    return validation_mask([key.tobytes() for key in index.keys], index.labels)
-
-
-def _results_of(name: str) -> Path:
-    return WORK / "studies" / name
+    if not data.exists():
+        make_data(profile, data)
+    for dataset in study.datasets:
+        if not (poisoned / dataset).exists():
+            make_poison(profile, dataset, data, poisoned / dataset)
+    check_stores(profile, data, poisoned, study.datasets)
+    return data, poisoned

@@ -20,7 +20,6 @@ from tests.support.synthetic import noise_profile
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.faults(3),
     pytest.mark.skipif(
         os.getuid() != 0 or shutil.which("mount") is None, reason="only root can mount a small disk"
     ),
@@ -74,7 +73,7 @@ def profile(
 def test_a_run_that_finds_the_disk_full_says_so_and_ends_well_when_there_is_room(
     profile: Profile, small_work: Path
 ) -> None:
-    runs = pretrain_runs(profile, "cc3m")
+    runs = pretrain_runs(profile, "cc3m", "mmcl")
     with pytest.raises((LaunchError, OSError), match="No space left on device"):
         run_all(runs)
     assert not list(Path("models").rglob("*.safetensors")), "nothing of it is published"

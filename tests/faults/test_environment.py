@@ -1,5 +1,5 @@
-"""Surroundings that differ: hash seed, locale, time zone, cores, network, clock, and secrets that
-lie about.
+"""Surroundings that differ: hash seed, locale, time zone, cores, network, and secrets in the
+environment.
 """
 
 # ruff: noqa: F811  (fixtures are imported, and named again where they are used)
@@ -54,8 +54,7 @@ def hashes(folder: Path, environment: dict[str, str], *prefix: str) -> dict[str,
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.faults(4, 22, 23)
-def test_poison_captions_pixels_and_report_are_the_same_bytes_everywhere(tmp_path: Path) -> None:
+def test_poison_captions_and_pixels_are_the_same_bytes_everywhere(tmp_path: Path) -> None:
     """Hash seed, locale, encoding, time zone, threads, cores, folder name and network varied; a
     Turkish locale where there is one.
     """
@@ -71,80 +70,10 @@ def test_poison_captions_pixels_and_report_are_the_same_bytes_everywhere(tmp_pat
         else []
     )
     first = hashes(tmp_path / "a", plain)
-    assert {
-        "out/index.html",
-        "out/report.tex",
-        "views.json",
-        "poisoned/mini/cc3m/manifest.jsonl",
-        "pixels.bin",
-    } <= first.keys()
+    assert {"views.json", "poisoned/mini/cc3m/manifest.jsonl", "pixels.bin"} <= first.keys()
     assert hashes(tmp_path / "zwei ü", odd, *(OFFLINE if CAN_UNSHARE else []), *one_core) == first
 
 
-SHIM = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <sys/time.h>
-#include <time.h>
-/* The wall clock jumps by up to a day, back and forth, at every look; the monotonic clock is left alone. */
-static long jump(void) {
-    static unsigned long n;
-    n = n * 6364136223846793005UL + 1442695040888963407UL;
-    return (long)(n >> 40) % 172800 - 86400;
-}
-int clock_gettime(clockid_t id, struct timespec *t) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
-    int result = real(id, t);
-    if (id == CLOCK_REALTIME) t->tv_sec += jump();
-    return result;
-}
-int gettimeofday(struct timeval *restrict t, void *restrict zone) {
-    struct timespec now;
-    (void)zone;
-    clock_gettime(CLOCK_REALTIME, &now);
-    t->tv_sec = now.tv_sec; t->tv_usec = now.tv_nsec / 1000;
-    return 0;
-}
-time_t time(time_t *t) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    if (t) *t = now.tv_sec;
-    return now.tv_sec;
-}
-"""
-
-
-@pytest.mark.faults(25)
-@pytest.mark.skipif(shutil.which("cc") is None, reason="a C compiler makes the clock that jumps")
-def test_a_clock_that_jumps_disturbs_no_launch(
-    tmp_path: Path,
-    profile: Profile,
-    launch: Launch,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (tmp_path / "shim.c").write_text(SHIM)
-    subprocess.run(
-        ["cc", "-shared", "-fPIC", "-O1", "-o", "shim.so", "shim.c", "-ldl"],
-        cwd=tmp_path,
-        check=True,
-    )
-    monkeypatch.setenv("LD_PRELOAD", str(tmp_path / "shim.so"))
-    look = "import time; a = [time.time() for _ in range(9)]; print(max(a) - min(a) > 3600)"
-    assert (
-        subprocess.run([sys.executable, "-c", look], capture_output=True, text=True).stdout
-        == "True\n"
-    )
-    specs = clean_runs(profile)
-    process = start_driver(specs, {})
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    assert set(published(specs).values()) == {"completed"} and len(published(specs)) == len(specs)
-    for path in Path("sacred/smoke").glob("*/run.json"):
-        assert json.loads(path.read_bytes())["status"] == "COMPLETED"
-
-
-@pytest.mark.faults(25)
 def test_no_duration_is_taken_from_the_wall_clock(root: Path) -> None:
     """`time.time` is not called, and what `datetime.now` gives is written down, never subtracted or
     compared.
@@ -171,7 +100,6 @@ PLANTED = {
 }
 
 
-@pytest.mark.faults(18, 24)
 def test_no_secret_of_the_environment_reaches_a_record_or_log(
     profile: Profile,
     launch: Launch,

@@ -1,14 +1,10 @@
-"""What must hold for any input: specifications and identities, ledger, triggers, text views, and
-what a page shows.
-"""
+"""Properties of any input: specifications and identities, ledger, triggers, keyed choices."""
 
 from __future__ import annotations
 
 import functools
 import json
 import math
-import string
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +15,11 @@ from hypothesis import strategies as st
 
 from repro.data.keyed import keyed_order, keyed_rng, keyed_subset
 from repro.data.triggers import stamp
-from repro.intervals import wilson
 from repro.ledger import LedgerError, append_row, pending_rows
 from repro.profile import check, clean_runs, load_profile
-from repro.report.pages.html import runs_page
-from repro.report.pages.sacred import read_records
 from repro.runs import run
 from repro.runs.published import read_bits, read_run
 from repro.spec import METRIC_FIELDS, RunSpec, SpecError, Switches, Trigger
-from repro.train.views.text import eda
 from tests.support.ledger import write_run, write_specs
 
 SPECS = Path(__file__).parents[2] / "specs"
@@ -81,7 +73,6 @@ values = st.one_of(
 )
 
 
-@pytest.mark.faults(5, 17)
 @quick
 @given(data=st.data())
 def test_any_field_of_a_run_changed_is_refused_or_another_identity(
@@ -107,25 +98,9 @@ def test_any_field_of_a_run_changed_is_refused_or_another_identity(
     assert (before == after) == (other == RUN() or left_out)
 
 
-@pytest.mark.faults(5)
-def test_other_data_or_code_is_another_identity(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("pairs", "evaluation"):
-        Path(name).write_text(name)
-    inputs = {name: Path(name) for name in ("pairs", "evaluation")}
-    found = {run.identify(RUN(), inputs, code).fingerprint for code in ("old", "new")}
-    for name in inputs:
-        Path(name).write_text(f"another {name}")
-        found.add(run.identify(RUN(), inputs, "old").fingerprint)
-    assert len(found) == 4
-
-
 PROFILE = functools.cache(lambda: load_profile("smoke", SPECS))
 
 
-@pytest.mark.faults(17)
 @quick
 @given(data=st.data(), part=st.sampled_from(["data", "pretrain", "clean", "evaluate", "switches"]))
 def test_any_value_in_a_specification_is_refused_by_name_or_taken_as_it_is(
@@ -142,7 +117,6 @@ def test_any_value_in_a_specification_is_refused_by_name_or_taken_as_it_is(
     assert not problem or any(str(key) in problem for key in path)
 
 
-@pytest.mark.faults(20)
 @settings(deadline=None, max_examples=20)
 @given(
     outcomes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=1, max_size=4)
@@ -165,20 +139,6 @@ def test_the_ledger_gives_back_what_was_written(
         read_bits(run, 500)
 
 
-@pytest.mark.faults(20)
-@quick
-@given(
-    counts=st.lists(st.integers(0, 50_000), min_size=2, max_size=2),
-    confidence=st.floats(0.5, 0.999),
-)
-def test_intervals_are_defined_and_hold_their_estimate(
-    counts: list[int], confidence: float
-) -> None:
-    part, whole = min(counts), max(1, *counts)
-    low, high = wilson(part, whole, confidence)
-    assert 0 <= low <= part / whole <= high <= 1 and low < high
-
-
 switches = st.builds(
     lambda overflow, centre: PROFILE().switches.model_copy(
         update={"trigger_overflow": overflow, "trigger_centre": centre}
@@ -188,7 +148,6 @@ switches = st.builds(
 )
 
 
-@pytest.mark.faults(12)
 @quick
 @given(
     name=st.sampled_from(["badnet", "blended", "sig", "wanet", "yellow"]),
@@ -219,25 +178,6 @@ def test_any_trigger_on_any_image_stays_in_place_or_is_refused(
         assert (result[outside] == image[outside]).all()
 
 
-words = st.text(string.ascii_lowercase + " ", min_size=1)
-
-
-@pytest.mark.faults(11)
-@quick
-@given(
-    caption=st.text(max_size=200),
-    seed=st.integers(0, 2**32),
-    more=st.dictionaries(words, st.lists(words, max_size=3), max_size=5),
-)
-def test_a_text_view_is_never_empty_and_always_the_same(
-    caption: str, seed: int, more: dict[str, list[str]]
-) -> None:
-    view = eda(caption, keyed_rng(seed), more)
-    assert view == eda(caption, keyed_rng(seed), more)
-    assert view or not caption
-
-
-@pytest.mark.faults(13, 23)
 @quick
 @given(
     keys=st.lists(st.binary(min_size=1, max_size=4), unique=True, min_size=1, max_size=30),
@@ -255,64 +195,6 @@ def test_a_keyed_choice_survives_missing_rows_and_another_order(
     assert [rest[i] for i in keyed_order(rest, "x")] == order
 
 
-class Elements(HTMLParser):
-    """Counts scripts and event attributes of a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scripts, self.handlers = 0, []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.scripts += tag == "script"
-        self.handlers += [
-            name
-            for name, value in attrs
-            if name.startswith("on") or (value or "").lstrip().lower().startswith("javascript:")
-        ]
-
-
-ATTACKS = [
-    "<script>alert(1)</script>",
-    '" onload="x',
-    "]]>",
-    "{{ 7 * 7 }}",
-    "</script",
-    "\u202e",
-    "\0",
-    "'",
-]
-hostile = st.one_of(st.text(max_size=30), st.sampled_from(ATTACKS))
-
-
-@pytest.mark.faults(11, 20)
-@settings(deadline=None, max_examples=25)
-@given(
-    name=hostile,
-    config=st.dictionaries(hostile, hostile, max_size=3),
-    output=hostile,
-    status=hostile,
-)
-def test_no_text_of_a_record_becomes_markup(
-    tmp_path_factory: pytest.TempPathFactory,
-    name: str,
-    config: dict[str, str],
-    output: str,
-    status: str,
-) -> None:
-    folder = tmp_path_factory.mktemp("records") / "1"
-    folder.mkdir()
-    (folder / "run.json").write_text(
-        json.dumps({"experiment": {"name": name}, "status": status, "fail_trace": [output]})
-    )
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "cout.txt").write_bytes(output.encode("utf-8", "replace"))
-    plain, page = Elements(), Elements()
-    plain.feed(runs_page("mini", []))
-    page.feed(runs_page("mini", read_records(folder.parent)))
-    assert (page.scripts, page.handlers) == (plain.scripts, [])
-
-
-@pytest.mark.faults(20)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_losses_that_are_not_finite_survive_the_ledger(tmp_path: Path, value: float) -> None:
     write_specs(tmp_path)

@@ -24,7 +24,7 @@ from repro.files import replace_file
 from repro.ledger import LedgerError, Row, append_row, identity_of, pending_rows
 from repro.profile import pretrain_runs
 from repro.runs.published import export_run, read_bits, read_run
-from tests.support.ledger import build_at, write_run, write_specs
+from tests.support.ledger import write_run
 from tests.support.poison import make_data as make_pairs
 from tests.support.poison import profile as poison_profile
 
@@ -107,7 +107,6 @@ def replace(folder: Path, pairs: Path, seed: int) -> None:
 
 
 @needs_mount
-@pytest.mark.faults(3, 4)
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # a shard that cannot be flushed is not closed
@@ -128,22 +127,6 @@ def test_a_full_disk_leaves_what_was_there_and_room_lets_it_go_on(
 
 
 @needs_mount
-@pytest.mark.faults(3)
-def test_a_full_disk_leaves_the_report_of_before(
-    disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    profile = write_specs(disk)
-    build_at(disk, profile, monkeypatch)
-    before = visible(disk / "out")
-    write_run(disk, pretrain_runs(profile)[0], [(0.1, 0.1), (0.4, 0.97)])
-    fill(disk, 0)
-    with pytest.raises(OSError, match="No space left on device"):
-        build_at(disk, profile, monkeypatch)
-    assert visible(disk / "out") == before
-
-
-@needs_mount
-@pytest.mark.faults(4)
 def test_a_read_only_disk_is_named(
     root: Path,
     disk: Path,
@@ -183,7 +166,6 @@ for seconds in sys.stdin:
 """
 
 
-@pytest.mark.faults(1)
 @pytest.mark.parametrize("write", [publish, poison])
 def test_a_kill_while_something_is_written_leaves_it_whole_or_absent(
     tmp_path: Path, pairs: Path, write: Callable[[Path, Path, int], None]
@@ -244,28 +226,14 @@ def some_rows(number: int) -> list[Row]:
     ]
 
 
-@pytest.mark.faults(31)
 def test_only_the_last_row_of_a_running_run_may_be_torn(tmp_path: Path) -> None:
     """A kill tears the last line; damage in the middle must not make an evaluation vanish."""
     for row in some_rows(3):
         append_row(tmp_path, row, *[np.zeros(row.num_images, bool)] * 3)
     lines = (tmp_path / "rows.jsonl").read_bytes().splitlines()
-    other_digit = lines[1].replace(b'"num_correct": 0', b'"num_correct": 1')
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines)[:-4])
     assert [record["row"]["step"] for record in pending_rows(tmp_path)] == [0, 1]
-    for damaged in (b"{", b"{}", b"null", b'{"row": 1}', other_digit):
+    for damaged in (b"{", b"{}", b"null", b'{"row": 1}'):
         (tmp_path / "rows.jsonl").write_bytes(b"\n".join([lines[0], damaged, lines[2]]) + b"\n")
         with pytest.raises(LedgerError, match=r"rows\.jsonl:2: "):
             pending_rows(tmp_path, 2)
-
-
-@pytest.mark.faults(4)
-def test_a_cache_behind_a_link_under_an_odd_name_is_used(tmp_path: Path, pairs: Path) -> None:
-    real = tmp_path / "andere Platte ü"
-    real.mkdir()
-    (tmp_path / "a b").mkdir()
-    (tmp_path / "a b" / "cache").symlink_to(real)
-    store = PairStore.open(pairs / "cc3m")
-    first = store.decoded(16, tmp_path / "a b" / "cache")
-    assert np.array_equal(first, store.decoded(16, real))
-    assert len(list(real.glob("*.npy"))) == 1

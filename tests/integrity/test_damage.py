@@ -1,4 +1,4 @@
-"""What dvc.lock and the lists beside files tell of damage: each damaged file is named."""
+"""Files that are not as dvc.lock says are named one by one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.data.sums import hash_folder
 from repro.integrity.locked import changed_outputs, locked_outputs
-from repro.integrity.whole import damaged_folders
 from repro.ledger import LedgerError
 
 Harm = Callable[[Path], object]
@@ -83,19 +81,3 @@ def test_a_lock_file_that_is_none_is_refused(outputs: Path) -> None:
             locked_outputs()
     Path("dvc.lock").unlink()
     assert locked_outputs() == []
-
-
-@pytest.mark.parametrize("harm", HARMS)
-@pytest.mark.parametrize("name", ["x", "deep/y", "SHA256SUMS", "deep/SHA256SUMS"])
-def test_lists_name_each_damaged_file_themselves_included(
-    tmp_path: Path, name: str, harm: str
-) -> None:
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "x").write_bytes(b"first")
-    (tmp_path / "deep/y").write_bytes(b"second")
-    hash_folder(tmp_path)
-    assert list(damaged_folders([tmp_path])) == []
-    HARMS[harm](tmp_path / name)
-    found = list(damaged_folders([tmp_path]))
-    assert any(line.startswith(f"{tmp_path / name}: ") for line in found)
-    assert all(str(tmp_path / name) in line for line in found)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from repro.__main__ import main
-from repro.launch import driver, local
+from repro.launch import local
 from repro.launch.driver import run_all
 from repro.launch.packs import Pack, pack_log
 from repro.launch.places import Place
@@ -30,7 +30,6 @@ from tests.support.launch import (  # noqa: F401  (fixtures)
 STUB = "tests.support.stub_worker"
 
 
-@pytest.mark.faults(1)
 def test_deaths_with_progress_between_them_do_not_count(profile: Profile, launch: Launch) -> None:
     """Four deaths where two in vain are the limit: each came after a new checkpoint."""
     spec = clean_runs(profile)[0]
@@ -39,7 +38,6 @@ def test_deaths_with_progress_between_them_do_not_count(profile: Profile, launch
     assert len(started()) == 5
 
 
-@pytest.mark.faults(8)
 def test_a_run_made_ahead_that_fails_does_not_fail_the_stage_at_hand(
     profile: Profile, launch: Launch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -53,23 +51,6 @@ def test_a_run_made_ahead_that_fails_does_not_fail_the_stage_at_hand(
         run_all([second], stub_inputs, worker=STUB, ahead=[first, second])
 
 
-def test_a_checkout_of_which_git_tells_nothing_is_told_before_the_runs(
-    profile: Profile,
-    launch: Launch,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Else its records would look like those of an archive without git, of nobody knows what."""
-    monkeypatch.setattr(driver, "git_refusal", lambda: "fatal: dubious ownership")
-    specs = clean_runs(profile)[:1]
-    launch(specs)
-    first, *_ = capsys.readouterr().out.splitlines()
-    assert first == "git does not tell the commit, so that no record will: fatal: dubious ownership"
-    launch(specs)
-    assert "git" not in capsys.readouterr().out
-
-
-@pytest.mark.faults(4)
 def test_runs_whose_record_could_not_be_written_are_counted(
     profile: Profile, launch: Launch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,7 +64,7 @@ def test_runs_whose_record_could_not_be_written_are_counted(
     told = "3 of 3 runs have results, but no record in sacred/; why is in work/packs"
     assert told in capsys.readouterr().out
     logs = "".join(path.read_text() for path in Path("work/packs").glob("*.log"))
-    assert "tracking: no record in sacred/smoke for now: Not a directory" in logs
+    assert "tracking: no record in sacred/smoke: Not a directory" in logs
 
 
 def test_the_reason_of_a_dead_pack_is_the_last_error_of_its_log(

@@ -13,10 +13,9 @@ import torch
 
 from repro import worker
 from repro.events import PackFile
-from repro.launch import packs, places, slurm, torchrun
+from repro.launch import driver, pack, packs, places, slurm, torchrun
 from repro.launch.driver import run_all
-from repro.launch.pack import read_pack
-from repro.profile import clean_runs, pretrain_runs
+from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.run import LaunchError, Run
 from repro.spec import Profile, RunSpec
 from repro.train.loop import Task, train
@@ -77,50 +76,54 @@ def test_a_gpu_run_starts_in_the_environment_that_it_needs(
     assert found["REPRO_LOADER_WORKERS"] == "0" and "PYTORCH_ALLOC_CONF" not in found
 
 
-def test_what_the_user_sets_for_the_loader_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REPRO_LOADER_WORKERS", "2")
-    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:128")
-    found = torchrun.training_environment(make_pack())
-    assert found["REPRO_LOADER_WORKERS"] == "2"
-    assert found["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:128"
-
-
+@pytest.mark.parametrize(("in_job", "expected"), [(True, (["3"], 6)), (False, (["1"], 3))])
 def test_a_slurm_job_counts_its_own_devices_and_cores(
-    profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    profile: Profile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_job: bool,
+    expected: tuple[list[str], int],
 ) -> None:
-    """And trains in the same environment as a run on this machine."""
+    """By its affinity, with or without --cpus-per-task; a batch on this machine keeps its share."""
     path = tmp_path / "0.json"
-    pack = packs.Pack((make_run(clean_runs(profile)[0]),), places.Place((), 1, 2))
-    packs.write_pack(pack, path, "repro.worker", slurm.RANK_SECONDS, in_job=True)
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "12")
+    batch = packs.Pack((make_run(clean_runs(profile)[0]),), places.Place(("1",), 2, 3))
+    packs.write_pack(batch, path, "repro.worker", slurm.RANK_SECONDS, in_job=in_job)
+    monkeypatch.setattr(pack, "cores", lambda: 12)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    found = read_pack(path)
-    assert (found["devices"], found["threads"]) == (["3"], 12)
-    assert found["grace_seconds"] == 100, "what Slurm grants, less 20 seconds"
-    assert "--shutdown-timeout=100" in torchrun.command(found, path, bind=False)
-    assert torchrun.training_environment(found)["REPRO_LOADER_WORKERS"] == "8"
-    assert f"--signal=B:USR1@{slurm.NOTICE_SECONDS}" == "--signal=B:USR1@120"
+    found = pack.read_pack(path)
+    assert (found["devices"], found["threads"]) == expected
+    assert found["grace_seconds"] == slurm.NOTICE_SECONDS - 20
+    assert "--shutdown-timeout=100" in torchrun.command(found, path)
 
 
-def test_a_pack_on_this_machine_keeps_its_share_of_an_allocation(
-    profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`make reproduce` inside of salloc: the job's cores are shared by all places."""
-    path = tmp_path / "0.json"
-    pack = packs.Pack((make_run(clean_runs(profile)[0]),), places.Place(("1",), 1, 3))
-    packs.write_pack(pack, path, "repro.worker", 20.0)
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "12")
-    found = read_pack(path)
-    assert (found["devices"], found["threads"]) == (["1"], 3)
+def test_a_file_that_is_no_batch_is_refused(tmp_path: Path) -> None:
+    for content in ("# README", "{}"):
+        (tmp_path / "x.json").write_text(content)
+        with pytest.raises(LaunchError, match=r"x\.json: not a file of a batch of runs"):
+            pack.read_pack(tmp_path / "x.json")
 
 
 def test_ranks_are_bound_to_cores_only_where_that_is_possible(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert "--numa-binding=node" in torchrun.command(make_pack(), Path("p"), bind=True)
-    assert not torchrun.can_bind(make_pack(devices=[]))
-    monkeypatch.setattr(torchrun.shutil, "which", lambda name: None)
-    assert not torchrun.can_bind(make_pack()), "torchrun binds by numactl"
+    def bound(found: str | None, nodes: int, **values: object) -> bool:
+        monkeypatch.setattr(torchrun.shutil, "which", lambda name: found)
+        monkeypatch.setattr(torchrun.Path, "glob", lambda path, pattern: [path] * nodes)
+        return "--numa-binding=node" in torchrun.command(make_pack(**values), Path("p"))
+
+    assert bound("/usr/bin/numactl", 2)
+    assert not bound("/usr/bin/numactl", 1), "all cores are equally near"
+    assert not bound(None, 2), "torchrun binds by numactl"
+    assert not bound("/usr/bin/numactl", 2, devices=[])
+
+
+def test_a_stop_on_two_nodes_leaves_rank_0_the_time_to_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first agent to end must not have srun kill the others."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    command = torchrun.command(make_pack(nodes=2, ranks=2, grace_seconds=100.0), Path("p"))
+    assert "--wait=100" in command and "--kill-on-bad-exit=1" not in command
 
 
 def test_an_older_torchrun_gets_no_option_that_it_does_not_know() -> None:
@@ -207,13 +210,14 @@ def test_a_record_names_what_torch_computed_on(
         cast(Any, Pairs()),
         no_outcomes,
         is_target=np.arange(5) == 0,
+        is_validation=np.arange(5) == 1,
         validation=None,
     )
     model = build_model(spec.model, 0, "fp32")
     resident = SimpleNamespace(
         device=device, task=lambda *_: task, start_model=lambda *_: (model, None)
     )
-    worker.run_one(run.fingerprint, Path("work"), cast(worker.Resident, resident), 0)
+    worker.run_one(run.fingerprint, Path("work"), cast(worker.Resident, resident), 0, run.code)
 
     outcome = run.outcome()
     assert outcome is not None
@@ -221,14 +225,13 @@ def test_a_record_names_what_torch_computed_on(
 
 
 def test_the_cells_of_a_sweep_run_side_by_side_on_gpus_too(
-    profile: Profile, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from repro.launch import driver
-
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    asked: list[object] = []
-    monkeypatch.setattr(driver, "spec_hash", lambda name: "same")
-    monkeypatch.setattr(driver, "run_all", lambda specs, ahead: asked.append(ahead))
-    specs = clean_runs(profile)
-    driver.run_stage("smoke", specs[:1], specs)
-    assert asked == [specs]
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        driver, "run_all", lambda specs, ahead: asked.append((len(specs), len(ahead)))
+    )
+    driver.clean_stage("smoke", "cc3m", "mmcl")
+    runs = clean_runs(load_profile("smoke"))
+    assert asked == [(sum(run.cell == "cc3m-mmcl" for run in runs), len(runs))]

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from repro.launch import driver
 from repro.launch.driver import run_all
 from repro.profile import clean_runs, pretrain_runs
 from repro.runs import layout
@@ -53,7 +52,6 @@ def test_runs_are_published_and_recorded_once(profile: Profile, launch: Launch) 
     assert started() == []
 
 
-@pytest.mark.faults(5)
 def test_only_a_changed_learning_rate_runs_again(profile: Profile, launch: Launch) -> None:
     specs = clean_runs(profile)
     launch(specs)
@@ -120,7 +118,6 @@ def test_a_threshold_of_the_report_retrains_nothing(profile: Profile, launch: La
     )
 
 
-@pytest.mark.faults(1)
 def test_a_worker_that_dies_once_costs_one_try(profile: Profile, launch: Launch) -> None:
     specs = clean_runs(profile)
     launch(specs, {specs[0].run_id: "die once"})
@@ -143,7 +140,6 @@ def test_a_worker_that_dies_once_costs_one_try(profile: Profile, launch: Launch)
     )
 
 
-@pytest.mark.faults(8)
 def test_a_run_that_fails_twice_is_named_and_the_others_go_on(
     profile: Profile, launch: Launch
 ) -> None:
@@ -161,7 +157,6 @@ def test_a_run_that_fails_twice_is_named_and_the_others_go_on(
     assert set(published(specs).values()) == {"completed"}
 
 
-@pytest.mark.faults(8)
 def test_a_worker_that_cannot_start_fails_all_runs_with_its_reason(
     profile: Profile, launch: Launch
 ) -> None:
@@ -197,7 +192,6 @@ def test_a_pretraining_without_its_model_is_done_only_where_rows_suffice(
     assert started() == [spec.run_id for spec in specs]
 
 
-@pytest.mark.faults(1)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_driver_leaves_no_process_and_the_next_goes_on(
     profile: Profile, launch: Launch, number: signal.Signals
@@ -223,7 +217,6 @@ def test_a_stopped_driver_leaves_no_process_and_the_next_goes_on(
     assert started() == [specs[1].run_id]
 
 
-@pytest.mark.faults(6)
 def test_two_drivers_run_nothing_twice(profile: Profile, launch: Launch) -> None:
     specs = clean_runs(profile)
     both = [start_driver(specs, {specs[1].run_id: "wait"}) for _ in range(2)]
@@ -238,7 +231,6 @@ def test_two_drivers_run_nothing_twice(profile: Profile, launch: Launch) -> None
     assert sorted(started()) == sorted(spec.run_id for spec in specs)
 
 
-@pytest.mark.faults(18, 24)
 @pytest.mark.slow
 def test_no_secret_of_the_tracking_server_reaches_a_file(
     profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
@@ -252,16 +244,3 @@ def test_no_secret_of_the_tracking_server_reaches_a_file(
         path for path in Path().rglob("*") if path.is_file() and b"pl4nted" in path.read_bytes()
     ] == []
     assert "does not answer" in next(Path("work/packs").glob("*.log")).read_text()
-
-
-@pytest.mark.faults(5)
-def test_specs_that_change_during_a_stage_fail_it(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    spec = Path("specs/smoke/clean.yaml")
-    spec.parent.mkdir(parents=True)
-    spec.write_text("epochs: 1")
-    monkeypatch.setattr(driver, "run_all", lambda specs, ahead: spec.write_text("epochs: 2"))
-    with pytest.raises(LaunchError, match="specs of smoke changed"):
-        driver.run_stage("smoke", [], [])

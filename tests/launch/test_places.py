@@ -81,7 +81,7 @@ def test_runs_on_the_same_data_share_a_process_one_model_after_another(
         run.Run(
             spec.model_copy(update={"clean_size": size}),
             f"{index}",
-            {"pairs": {"path": "", "hash": pairs}, "model": {"hash": model}},
+            {"pairs": {"path": pairs, "hash": size}, "model": {"hash": model}},
             "code",
         )
         for index, (pairs, model, size) in enumerate(asked)
@@ -89,7 +89,7 @@ def test_runs_on_the_same_data_share_a_process_one_model_after_another(
     (queue,) = packs.queues(runs)
     found = sorted(
         [
-            (r.inputs["pairs"]["hash"], r.inputs["model"]["hash"], r.spec.clean_size)
+            (r.inputs["pairs"]["path"], r.inputs["model"]["hash"], r.spec.clean_size)
             for r in pack.runs
         ]
         for pack in queue
@@ -115,3 +115,16 @@ def test_a_wrong_slot_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPRO_SLOTS", "many")
     with pytest.raises(LaunchError, match="REPRO_SLOTS: 'many'"):
         places.shared_places()
+
+
+def test_on_a_cluster_each_pretraining_is_a_job_of_its_own(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go side by side, and a failure of one costs the others nothing."""
+    monkeypatch.setenv("REPRO_RANKS", "1")
+    runs = make_runs(pretrain_runs(profile, "cc3m"))
+    sizes = {
+        nodes: [len(pack.runs) for queue in packs.queues(runs, nodes) for pack in queue]
+        for nodes in (None, 1)
+    }
+    assert sizes == {None: [2], 1: [1, 1]}

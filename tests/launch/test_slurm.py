@@ -96,7 +96,6 @@ def test_a_machine_without_slurm_is_told(
         launch(clean_runs(profile)[:1])
 
 
-@pytest.mark.faults(29)
 def test_a_failing_squeue_never_looks_like_no_jobs(
     profile: Profile,
     launch: Launch,
@@ -141,7 +140,6 @@ def test_jobs_of_other_folders_are_not_ours(
     subprocess.run(["scancel", job], check=True)
 
 
-@pytest.mark.faults(1, 29)
 def test_the_wall_time_ends_a_run_with_a_checkpoint_and_requeues_it(
     profile: Profile, launch: Launch, through_slurm: None
 ) -> None:
@@ -166,7 +164,6 @@ def test_the_wall_time_ends_a_run_with_a_checkpoint_and_requeues_it(
     assert sorted(statuses) == ["COMPLETED", "INTERRUPTED"]
 
 
-@pytest.mark.faults(1, 29)
 def test_jobs_outlive_their_driver_and_the_next_one_attaches(
     profile: Profile, launch: Launch, through_slurm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

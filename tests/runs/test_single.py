@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from repro.study.derive import derive
 from repro.train.step import training_step
-from tests.support.synthetic import noise_profile, small_overrides
+from tests.support.synthetic import noise_profile, small_overrides, write_profile
 
 RUN = ["run-one", "pretrain", "--profile", "noise", "--dataset", "cc3m", "--objective", "mmcl"]
 
@@ -27,8 +26,7 @@ def folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         noise_profile(root, {})
         Path("specs").unlink()
         subprocess.run(["cp", "-r", str(root / "specs"), "specs"], check=True)
-        Path("overrides.yaml").write_text(json.dumps(small_overrides(root)))
-        derive("paper", "noise", Path("overrides.yaml"))
+        write_profile("noise", small_overrides(root))
         for kind in ("data", "poisoned"):
             Path(kind, "paper").rename(Path(kind, "noise"))
     return folder

@@ -14,10 +14,10 @@ import pytest
 
 from repro.ledger import LedgerError
 from repro.profile import load_profile, pretrain_runs
-from repro.report.pages.findings import findings_block, stale_findings
-from repro.report.verify import verify
-from repro.runs.published import read_results
-from repro.study.archive import read_archive, write_archive
+from repro.report.pages.findings import write_findings
+from repro.report.studies.results import archive_problems, evidence_of
+from repro.runs.published import read_results, read_run
+from repro.study.archive import archive_problem, read_archive, unpack_run, write_archive
 from tests.support.ledger import write_run, write_specs, write_study_spec
 
 NAME = "again"
@@ -50,12 +50,6 @@ def more_correct(item: dict[str, Any]) -> None:
     item["rows"][-1]["num_correct"] += 30
 
 
-def rehash(item: dict[str, Any]) -> None:
-    """What a careful editor would do after a change."""
-    content = json.dumps([item["run"], item["rows"]])
-    item["sha256"] = hashlib.sha256(content.encode()).hexdigest()
-
-
 def lock(archive: Path) -> None:
     """A dvc.lock that knows the archive as it is, and a stage before and after its own."""
     md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
@@ -78,38 +72,47 @@ def test_an_archive_carries_the_hashes_of_the_rows_and_bits_that_it_was_made_fro
 
 def test_a_count_edited_in_an_archive_is_refused_by_line(archive: Path) -> None:
     edit(archive, more_correct)
-    with pytest.raises(LedgerError, match=r"again\.jsonl\.gz:1: changed after it was written"):
+    with pytest.raises(LedgerError, match=r"again\.jsonl\.gz:1: its rows do not have the hash"):
         read_archive(archive)
 
 
-def test_rows_that_the_run_did_not_hand_on_are_refused_though_the_line_bears_its_hash(
-    archive: Path,
-) -> None:
-    edit(archive, lambda item: (more_correct(item), rehash(item)))
-    with pytest.raises(LedgerError, match=r":1: rows are not those that the run handed on"):
+def test_an_archive_of_the_first_version_is_refused_with_the_remedy(archive: Path) -> None:
+    edit(archive, lambda item: item.update(sha256="0" * 64))
+    with pytest.raises(LedgerError, match=r"convert it with tools/rekey\.py"):
         read_archive(archive)
 
 
-def test_findings_and_verify_name_an_archive_that_dvc_lock_does_not_know(archive: Path) -> None:
-    """A record's time is changed and the line hashed again: only dvc.lock can tell."""
+def test_an_unpacked_run_has_the_rows_of_the_one_that_was_archived(archive: Path) -> None:
+    made = {record.fingerprint: folder for folder, record, _ in read_results(Path("made"))}
+    for record, rows in read_archive(archive):
+        unpack_run(record, rows, Path("unpacked", record.fingerprint))
+        folder = Path("unpacked", record.fingerprint)
+        source = made[record.fingerprint]
+        assert (folder / "rows.jsonl").read_bytes() == (source / "rows.jsonl").read_bytes()
+        assert read_run(folder) == (record, rows)
+
+
+def test_an_unreadable_run_of_an_older_version_gives_way_to_the_archive(archive: Path) -> None:
+    record, rows = read_archive(archive)[0]
+    folder = Path("unpacked")
+    folder.mkdir()
+    (folder / "run.json").write_text('{"seal": "0"}')
+    unpack_run(record, rows, folder)
+    assert read_run(folder) == (record, rows)
+
+
+def test_an_edited_archive_is_named_and_no_table_is_written_from_it(archive: Path) -> None:
+    """A record's time is changed: only dvc.lock can tell."""
     lock(archive)
-    Path("docs").mkdir()
-    block = findings_block("mini")
-    Path("docs/findings.md").write_text(
-        f"<!-- findings:start -->\n{block}\n<!-- findings:end -->\n"
-    )
-    assert stale_findings("mini") == []
-
-    edit(archive, lambda item: (item["run"].update(seconds=1.0), rehash(item)))
-    with pytest.raises(LedgerError, match=r"not the file that is known to dvc\.lock"):
-        findings_block("mini")
-    (line,) = stale_findings("mini")
+    assert archive_problems("mini") == []
+    edit(archive, lambda item: item["run"].update(seconds=1.0))
+    (line,) = archive_problems("mini")
     assert line.startswith("results/studies/again.jsonl.gz: not the file that is known to dvc.lock")
     assert "dvc repro study@again" in line
-
-    # `verify` asks for these lines wherever a report shows studies.
-    Path("report.json").write_text(json.dumps({"profile": "mini", "studies": [{}]}))
-    assert line in verify(Path("report.json"))
+    with pytest.raises(LedgerError, match=r"known to dvc\.lock"):
+        write_findings("mini")
+    # A report has the line among its notices.
+    assert line in evidence_of(load_profile("mini")).notices
 
 
 def test_git_knows_an_archive_that_dvc_lock_does_not_name(archive: Path) -> None:
@@ -120,13 +123,11 @@ def test_git_knows_an_archive_that_dvc_lock_does_not_name(archive: Path) -> None
     git("init")
     git("add", archive.as_posix())
     git("commit", "-m", "results")
-    assert "again" in findings_block("mini")
-
-    edit(archive, lambda item: (item["run"].update(seconds=1.0), rehash(item)))
-    with pytest.raises(LedgerError, match="not the file that is known to git"):
-        findings_block("mini")
+    assert archive_problem(NAME) is None
+    edit(archive, lambda item: item["run"].update(seconds=1.0))
+    assert "not the file that is known to git" in str(archive_problem(NAME))
 
 
 def test_where_nobody_knows_better_an_archive_counts_as_it_is(archive: Path) -> None:
-    edit(archive, lambda item: (item["run"].update(seconds=1.0), rehash(item)))
-    assert "again" in findings_block("mini")
+    edit(archive, lambda item: item["run"].update(seconds=1.0))
+    assert archive_problem(NAME) is None

@@ -1,0 +1,134 @@
+"""docs/a100.md as it is typed: each block of shell runs, with stand-ins for what downloads or
+trains.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from repro import cli
+from repro.data.cache import cached_array
+from repro.launch import slurm
+from repro.launch.packs import queues
+from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.runs.run import Run
+from repro.spec import RunSpec
+
+STUB = '#!/bin/bash\necho "$(basename "$0") $*" >> "$CALLS"\n'
+COMMANDS = ("python", "pip", "hf", "img2dataset", "dvc", "make")
+
+
+def blocks(root: Path) -> list[str]:
+    text = (root / "docs/a100.md").read_text(encoding="utf-8")
+    return re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def calls(root: Path, tmp_path: Path) -> list[str]:
+    """Calls of the commands in all blocks, run one after another in an empty folder."""
+    (tmp_path / ".venv/fetch/bin").mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    for name in COMMANDS:
+        for folder in ("bin", ".venv/fetch/bin"):
+            (tmp_path / folder / name).write_text(STUB)
+            (tmp_path / folder / name).chmod(0o755)
+    for name in ("Train_GCC-training.tsv", "cc12m.tsv"):
+        (tmp_path / name).write_text("a boat\thttp://example.org/1.jpg\n")
+    environment = os.environ | {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "CALLS": str(tmp_path / "calls"),
+    }
+    for block in blocks(root):
+        subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "Train_GCC-training.tsv").read_text().startswith("caption\turl\n")
+    return (tmp_path / "calls").read_text().splitlines()
+
+
+def test_each_call_is_one_that_the_project_has(root: Path, calls: list[str]) -> None:
+    """Commands with options, targets and stages; img2dataset is called for both lists."""
+    assert sum(call.startswith("img2dataset --url_list") for call in calls) == 2
+    for call in calls:
+        words = call.split()
+        if words[:3] == ["python", "-m", "repro"]:
+            with click.Context(cli.commands) as context:
+                command = cli.commands.get_command(context, words[3])
+                assert command is not None
+                command.make_context(words[3], words[4:], parent=context)
+        elif words[0] == "make":
+            assert f"\n{words[1]}:" in (root / "Makefile").read_text(encoding="utf-8")
+
+
+def test_each_stage_and_command_in_the_text_exists(root: Path) -> None:
+    text = (root / "docs/a100.md").read_text(encoding="utf-8")
+    graph = YAML(typ="safe").load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    stages = set(re.findall(r"(\w+)@paper(?:-cc[36]m-mmcl(?:_ssl)?)?\b", text))
+    assert {"data", "clean"} <= stages <= set(graph)
+    for name in set(re.findall(r"`python -m repro ([a-z-]+)", text)) - {"accept"}:
+        assert name in cli.commands.commands
+
+
+def run_of(spec: RunSpec) -> Run:
+    inputs: dict[str, Any] = {
+        "pairs": {"path": spec.dataset, "hash": ""},
+        "model": {"path": spec.cell, "hash": ""},
+    }
+    return Run(spec, f"{spec.cell} {spec.run_id}", inputs, "code")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_settings_for_slurm_start_every_run_of_the_paper(
+    root: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one node of eight GPUs, and on two nodes of four."""
+    exports = [
+        "\n".join(line for line in block.splitlines() if line.startswith("export"))
+        for block in blocks(root)
+    ]
+    first, second = [lines for lines in exports if "REPRO_SBATCH_PRETRAIN" in lines]
+    lines = first if number == 0 else f"{first}\n{second}"
+    shown = subprocess.run(
+        ["bash", "-euc", f"{lines}\nenv"], capture_output=True, text=True, check=True
+    ).stdout
+    for line in shown.splitlines():
+        if line.startswith("REPRO_"):
+            monkeypatch.setenv(*line.split("=", 1))
+    nodes = int(os.environ.get("REPRO_NODES", "1"))
+    assert nodes == number + 1
+
+    paper = load_profile("paper")
+    runs = [run_of(spec) for spec in pretrain_runs(paper)]
+    packs = [pack for queue in queues(runs, nodes) for pack in queue]
+    assert len(packs) == len(runs) == 4, "each pre-training is a job of its own"
+    for pack in packs:
+        assert (pack.place.ranks, pack.place.nodes) == (8, nodes)
+        options = slurm._options(pack)
+        assert any(option.startswith("--mem=") for option in options)
+        assert any(option.startswith("--cpus-per-task=") for option in options)
+    cleaning = [run_of(spec) for spec in clean_runs(paper, "cc3m", "mmcl")]
+    assert len([pack for queue in queues(cleaning, nodes) for pack in queue]) == 32
+    options = slurm._options(queues(cleaning, nodes)[0][0])
+    assert "--mem=64G" in options and "--gres=gpu:1" in options
+
+
+def test_the_cache_may_be_a_link_to_a_folder_that_a_node_lacks(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (root / "docs/a100.md").read_text(encoding="utf-8")
+    link = re.search(r"`(ln -s [^`]*)`", text)
+    assert link
+    Path("work").mkdir()
+    command = link[1].replace("/scratch/$USER", f"{tmp_path}/node")
+    subprocess.run(["bash", "-euc", command], check=True)
+    assert not Path("work/cache").exists()
+    array = cached_array(Path("work/cache/x.npy"), (2,), np.uint8, lambda: [np.zeros(2, np.uint8)])
+    assert array.shape == (2,) and (tmp_path / "node/cache/x.npy").exists()

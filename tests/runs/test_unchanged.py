@@ -1,0 +1,172 @@
+"""Edits while something runs: no result is credited to a state that did not make it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from repro import unchanged as module
+from repro.data import stages
+from repro.launch import driver
+from repro.profile import load_profile, pretrain_runs
+from repro.report import build as report
+from repro.runs.run import LaunchError, Run
+from repro.sources import stage as sources
+from repro.spec import SpecError
+from repro.study.archive import archive_problem, write_archive
+from repro.study.run import study_command
+from repro.study.spec import archive_of
+from repro.worker import Resident, run_one
+
+CHANGED = "changed while the stage ran"
+
+
+@pytest.fixture
+def here(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with specifications and package of its own, both free to be edited."""
+    shutil.copytree(root / "specs", tmp_path / "specs")
+    shutil.copytree(
+        root / "repro", tmp_path / "repro", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    monkeypatch.chdir(tmp_path)
+    default = (module.code_state.__defaults__, module.code_digest.__defaults__)
+    for function in (module.code_state, module.code_digest):
+        monkeypatch.setattr(function, "__defaults__", (tmp_path / "repro",))
+    assert default[0] == default[1]
+    return tmp_path
+
+
+def edit(files: str, old: str, new: str) -> Callable[..., None]:
+    """A stage's work during which the first file that has `old` is edited."""
+
+    def work(*arguments: object, **options: object) -> None:
+        for path in sorted(Path().glob(files)):
+            if path.is_file() and re.search(old, path.read_text()):
+                path.write_text(re.sub(old, new, path.read_text(), count=1))
+                return
+        raise AssertionError((files, old))
+
+    return work
+
+
+SMOKE = "specs/smoke.yaml"
+DATA = (SMOKE, r"cc6m: 300", "cc6m: 250")
+POISON = (SMOKE, r"patch_size: \d+", "patch_size: 4")
+CODE = ("repro/data/poison.py", r"\Z", "\nMORE = 1\n")
+RATES = (SMOKE, r"1\.0e-3\]", "9.0e-4]")
+LOSSES = ("repro/train/schedule.py", r"\Z", "\nMORE = 1\n")
+
+
+def make_report(*arguments: object, **options: object) -> None:
+    """A stage's work; that of a report leaves a folder."""
+    for argument in arguments:
+        if isinstance(argument, Path) and argument.name == ".smoke.new":
+            argument.mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("stage", "work", "change", "named"),
+    [
+        (lambda: sources.data_stage("smoke"), (sources, "make_data"), DATA, "num_pairs.cc6m"),
+        (
+            lambda: stages.poison_stage("smoke", "cc3m"),
+            (stages, "make_poison"),
+            POISON,
+            "patch_size",
+        ),
+        (
+            lambda: stages.poison_stage("smoke", "cc3m"),
+            (stages, "make_poison"),
+            CODE,
+            "data/poison.py",
+        ),
+        (lambda: driver.clean_stage("smoke"), (driver, "run_all"), RATES, "learning_rates|cells"),
+        (lambda: driver.pretrain_stage("smoke"), (driver, "run_all"), LOSSES, "train/schedule.py"),
+        (lambda: report.report_stage("smoke"), (report, "build"), DATA, "num_pairs.cc6m"),
+    ],
+    ids=["data", "poison", "code of poison", "clean", "code of pretrain", "report"],
+)
+def test_a_stage_fails_when_its_dependencies_change_while_it_runs(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: Callable[[], None],
+    work: tuple[object, str],
+    change: tuple[str, str, str],
+    named: str,
+) -> None:
+    """DVC hashes dependencies at the end, and records nothing of a stage that failed."""
+    monkeypatch.setattr("repro.data.samples.write_samples", lambda *arguments: None)
+    for name in ("evidence_of", "read_material", "claims_of", "authors_points", "read_records"):
+        monkeypatch.setattr(report, name, lambda *arguments: None, raising=False)
+    monkeypatch.setattr(*work, make_report)
+    stage()
+    monkeypatch.setattr(*work, edit(*change))
+    with pytest.raises(SpecError, match=f"({named}).*{CHANGED}"):
+        stage()
+
+
+def test_an_edit_that_a_stage_does_not_depend_on_does_not_fail_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "run_all", edit(*RATES))
+    driver.pretrain_stage("smoke")
+    monkeypatch.setattr(driver, "run_all", edit("repro/train/schedule.py", r"\A", "# why\n"))
+    driver.pretrain_stage("smoke")
+
+
+def test_a_rank_refuses_a_run_that_was_launched_with_other_code(here: Path) -> None:
+    spec = pretrain_runs(load_profile("smoke"))[0]
+    Run(spec, "0" * 16, {}, module.code_digest()).save()
+    edit(*LOSSES)()
+    with pytest.raises(
+        LaunchError, match=r"the code changed after the launch .*run the stage again"
+    ):
+        run_one("0" * 16, Path("work"), Resident.__new__(Resident), 0, module.code_digest())
+
+
+@pytest.fixture
+def poisoned(here: Path) -> Path:
+    """A store of poisoned pairs that names its settings."""
+    folder = Path("poisoned/smoke/cc3m")
+    folder.mkdir(parents=True)
+    stages.write_settings(folder, stages.poison_settings(load_profile("smoke")))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        lambda: driver.pretrain_stage("smoke", "cc3m", "mmcl"),
+        lambda: driver.clean_stage("smoke", "cc3m", "mmcl"),
+        lambda: report.report_stage("smoke"),
+    ],
+    ids=["pretrain", "clean", "report"],
+)
+def test_pairs_of_other_settings_are_refused_by_every_later_stage(
+    poisoned: Path, monkeypatch: pytest.MonkeyPatch, stage: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(driver, "run_all", lambda *arguments, **options: None)
+    edit(*POISON)()
+    with pytest.raises(SpecError, match=r"poisoned/smoke/cc3m: made with .*patch_size"):
+        stage()
+
+
+def test_an_edited_archive_is_named_by_dvc_lock_and_fills_no_table(here: Path) -> None:
+    archive = archive_of("seeds")
+    write_archive(archive, [])
+    assert archive_problem("seeds") is None
+    md5 = module.hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    Path("dvc.lock").write_text(
+        f"stages:\n  study@seeds:\n    cmd: x\n    outs:\n    - path: {archive}\n      md5: {md5}\n"
+    )
+    assert archive_problem("seeds") is None
+    archive.write_bytes(gzip.compress(json.dumps({}).encode()))
+    assert "not the file that is known to dvc.lock" in str(archive_problem("seeds"))
+    with pytest.raises(ValueError, match=r"known to dvc\.lock"):
+        study_command("seeds", Path("page.md"))
