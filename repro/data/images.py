@@ -1,10 +1,9 @@
-"""Bytes of a stranger's image file to RGB pixels, bounded in memory; nothing else in the project
-opens images.
+"""Image files of strangers to RGB pixels, within bounds of memory.
 
-Geometry is torchvision's `Resize(size, BICUBIC)` and `CenterCrop(size)`, what CLIP and the authors
-do with every image (code: attack-cleanclip pkgs/openai/clip.py); `squash` resizes both sides as
-the authors do before they stamp a trigger. Limits are checked on the header, before any pixel is
-decompressed. EXIF orientation is ignored, as in the authors' code.
+The geometry is torchvision's `Resize(size, BICUBIC)` and `CenterCrop(size)`, as in CLIP and the
+authors' code (attack-cleanclip pkgs/openai/clip.py). `squash` resizes both sides, as the authors do
+before they stamp a trigger. Limits are checked on the header, before any pixel is decompressed.
+EXIF orientation is ignored, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -23,17 +22,15 @@ from PIL import Image
 Geometry = Literal["crop", "squash"]
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-"""Decoders allowed to run; Pillow's others have had memory errors of their own."""
+"""Allowed decoders; some of Pillow's others have had memory errors."""
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 64 * 10**6
 MAX_ASPECT = 100
-"""Longer over shorter side: beyond it, resizing the short side would make a long side without
-bound.
-"""
+"""Longer over shorter side; a resize of the short side must not make an endless long side."""
 
 
 class ImageError(ValueError):
-    """An image that is not used; `reason` is the word under which it is counted."""
+    """An unusable image; `reason` is the name of its count in accounting.json."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -50,7 +47,7 @@ def open_rgb(data: bytes) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise ImageError("too_many_bytes")
 
-    # This reads the header alone. Pillow has limits of its own, which are told as ours.
+    # This reads only the header. Pillow's own limits count as ours.
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -58,7 +55,7 @@ def open_rgb(data: bytes) -> Image.Image:
     except Exception:  # a boundary: Pillow's readers raise a dozen types on damaged headers
         raise ImageError("not_an_image") from None
 
-    # A small file may stand for pixels that fill the memory.
+    # A small file may hold pixels that fill the memory.
     if image.width * image.height > MAX_PIXELS:
         raise ImageError("too_many_pixels")
     if max(image.size) > MAX_ASPECT * min(image.size):
@@ -77,7 +74,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         high = np.asarray(image).astype(np.int64) >> 8
         return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")
 
-    # Pillow's conversion would show whatever colour lies under the transparency.
+    # Pillow's own conversion shows the colour under the transparency.
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -109,7 +106,7 @@ def decode_image(data: bytes, size: int, geometry: Geometry = "crop") -> NDArray
 
 @cache
 def decoder_version() -> str:
-    """What the pixels of an image file depend on besides its bytes: the library, and this code."""
+    """Version of library and code, on which the pixels of an image file depend."""
     code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     return f"Pillow {PIL.__version__}, {code}"
 

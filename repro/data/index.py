@@ -1,8 +1,8 @@
 """The index of a store: its rows as columns, and the list of its shards.
 
 `index.npz` has per row shard number, offset and size of the image, key, image hash, label, caption
-(no pickled objects); `shards.json` has path relative to the store, bytes, SHA-256 and rows of
-every shard. Both are checked whole when read, so that no row misleads its reader later.
+(no pickled objects). `shards.json` has path relative to the store, bytes, SHA-256 and rows of each
+shard. Both are checked for consistency when read.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ NO_LABEL = -1
 
 
 class StoreError(ValueError):
-    """A store that cannot be used or made; the message names the file and what is wrong."""
+    """A store that cannot be read or made; the message names file and fault."""
 
 
 class Captions(Sequence[str]):
     """Captions as one blob of UTF-8.
 
-    A list of six million strings would cost several times the memory, and every process that
-    reads it would copy its pages one by one, for each look counts references.
+    A list of six million strings takes several times the memory. Besides, each forked process would
+    copy its pages, because Python counts references in them.
     """
 
     def __init__(self, blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
@@ -38,7 +38,7 @@ class Captions(Sequence[str]):
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Self:
-        """The captions of a list, or of whatever else gives strings."""
+        """The captions of a list or iterator."""
         # N + 1 offsets: caption i lies between the i-th and the next.
         encoded = [text.encode() for text in texts]
         offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
@@ -51,7 +51,7 @@ class Captions(Sequence[str]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
 
-        # Negative numbers, and an IndexError beyond the end, as of a list.
+        # Negative numbers and IndexError as in a list.
         i = range(len(self))[index]
         encoded = self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes()
         try:
@@ -102,19 +102,36 @@ class Index:
         }
         return self._columns() | captions
 
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Self:
+        """Inverse of `arrays`."""
+        columns = dict(arrays)
+        captions = Captions(columns.pop("caption_bytes"), columns.pop("caption_offsets"))
+        return cls(**columns, captions=captions)
+
     def take(self, rows: NDArray[np.int64]) -> Index:
         """The index of the given rows, in their order."""
-        picked = {name: column[rows] for name, column in self._columns().items()}
-        return Index(**picked, captions=Captions.of(self.captions[i] for i in rows))
+        columns = {name: column[rows] for name, column in self._columns().items()}
+        return Index(**columns, captions=Captions.of(self.captions[i] for i in rows))
+
+    def replace(self, rows: NDArray[np.int64], other: Index) -> Index:
+        """A copy with `rows` replaced by the rows of `other`, in order."""
+        columns = {name: column.copy() for name, column in self._columns().items()}
+        for name, column in other._columns().items():
+            columns[name][rows] = column
+        captions = list(self.captions)
+        for row, caption in zip(rows, other.captions, strict=True):
+            captions[row] = caption
+        return Index(**columns, captions=Captions.of(captions))
 
     def _columns(self) -> dict[str, NDArray[Any]]:
-        """The columns with one number, or one hash, a row."""
+        """The columns with one entry a row."""
         names = [field.name for field in fields(self) if field.name != "captions"]
         return {name: getattr(self, name) for name in names}
 
 
 class StoreRow(NamedTuple):
-    """Where one row lies, and what it says."""
+    """Position and content of one row."""
 
     shard: int
     offset: int
@@ -145,6 +162,11 @@ def pair_key(image_hash: bytes, caption: str) -> bytes:
     return keyed_digest("pair", image_hash, caption)[:16]
 
 
+def key_values(keys: NDArray[np.uint8]) -> NDArray[np.void]:
+    """Keys or hashes (N, 16) as N values that numpy can sort and compare."""
+    return np.ascontiguousarray(keys).view("V16").ravel()
+
+
 COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "shard": (np.int32, ()),
     "offset": (np.int64, ()),
@@ -159,55 +181,40 @@ COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
 
 
 def read_index(path: Path, shards: Sequence[Shard]) -> Index:
-    """Read index.npz; ValueError if anything in it would fail or mislead a reader of rows later."""
-    columns = _read_columns(path)
-
-    # The pieces of the blob must be in order and leave nothing over.
-    blob, offsets = columns.pop("caption_bytes"), columns.pop("caption_offsets")
-    cut_up = len(offsets) and offsets[0] == 0 and offsets[-1] == len(blob)
-    if not cut_up or (np.diff(offsets) < 0).any():
-        raise ValueError(f"{path.name}: caption_offsets do not cut up caption_bytes")
-
-    # Each column by itself may be in order, and yet a row be without a caption.
-    index = Index(**columns, captions=Captions(blob, offsets))
-    if {len(index.captions), *map(len, columns.values())} != {len(index)}:
-        raise ValueError(f"{path.name}: columns of unequal length")
-
-    _check_places(path, index, shards)
-    return index
-
-
-def _read_columns(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of index.npz, each of its type and shape."""
+    """Read index.npz; ValueError if it is damaged, inconsistent or does not fit the shards."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because numpy leaves a damaged file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             columns = {name: file[name] for name in COLUMNS}
-    except FileNotFoundError:  # whoever opens the store says what to do
+    except FileNotFoundError:
         raise
     except NPZ_ERRORS as error:
         raise ValueError(f"{path.name}: unreadable ({error})") from None
 
     for name, (kind, entry) in COLUMNS.items():
-        found = columns[name]
-        # The first axis counts rows; a single number has no axis.
-        if found.dtype != kind or found.shape[1:] != entry or not found.ndim:
-            raise ValueError(f"{path.name}: {name}: {found.dtype} of shape {found.shape}")
+        column = columns[name]
+        if column.dtype != kind or column.shape[1:] != entry or not column.ndim:
+            raise ValueError(f"{path.name}: {name}: {column.dtype} of shape {column.shape}")
 
-    return columns
+    offsets = columns["caption_offsets"]
+    bounds = offsets[[0, -1]].tolist() if len(offsets) else []
+    if bounds != [0, len(columns["caption_bytes"])] or (np.diff(offsets) < 0).any():
+        raise ValueError(f"{path.name}: caption_offsets do not cut up caption_bytes")
 
-
-def _check_places(path: Path, index: Index, shards: Sequence[Shard]) -> None:
-    """ValueError if a row lies in no shard, or not wholly inside of its own."""
+    index = Index.of_arrays(columns)
+    if {len(index.captions), *map(len, index._columns().values())} != {len(index)}:
+        raise ValueError(f"{path.name}: columns of unequal length")
     if not len(index):
-        return
+        return index
 
+    # Every row must lie wholly inside its shard.
     first, last = index.shard.min(), index.shard.max()
     if not 0 <= first <= last < len(shards):
         raise ValueError(f"{path.name}: shard number {last} (allowed: below {len(shards)})")
-
     negative = (index.offset < 0) | (index.size < 0)
     room = np.array([shard.bytes for shard in shards], dtype=np.int64)[index.shard]
-    # Two comparisons, for the sum of offset and size may overflow.
+    # Two comparisons, because the sum of offset and size may overflow.
     beyond = (index.offset > room) | (index.size > room - index.offset)
     if (negative | beyond).any():
         raise ValueError(f"{path.name}: a row lies outside its shard")
+    return index

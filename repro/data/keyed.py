@@ -1,7 +1,7 @@
-"""Choices that depend on names and contents only, never on order, row count or process.
+"""Random choices by hashes of names and contents, independent of order, number and process.
 
-Every draw in the data and poison stages is keyed: the same parts give the same answer on every
-machine, and a missing row changes no other row's answer.
+Every draw of the stages `data` and `poison` is keyed: the same parts give the same result on every
+machine, and a missing row changes the result of no other row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def keyed_digest(*parts: Part) -> bytes:
     """SHA-256 of the parts; no two lists of parts collide, for type and length precede each."""
     digest = hashlib.sha256()
     for part in parts:
-        # As text 1 and "1" are the same; the letter tells them apart.
+        # The letter distinguishes 1 from "1".
         if isinstance(part, bytes):
             kind, content = "b", part
         else:
@@ -30,21 +30,21 @@ def keyed_digest(*parts: Part) -> bytes:
 
 def keyed_rng(*parts: Part) -> np.random.Generator:
     """Generator seeded by the parts alone."""
-    # PCG64 by name, for numpy may change what its `default_rng` is.
+    # PCG64 by name, because numpy may change its `default_rng`.
     return np.random.Generator(np.random.PCG64(int.from_bytes(keyed_digest(*parts), "big")))
 
 
 def keyed_order(keys: Iterable[bytes], *parts: Part) -> np.ndarray:
     """Positions of `keys`, (N,) int64, in the order of their keyed hashes.
 
-    A shuffle that missing rows do not disturb.
+    A shuffle in which missing rows do not change the order of the others.
     """
     ranks = [keyed_digest(*parts, key) for key in keys]
     return np.array(sorted(range(len(ranks)), key=ranks.__getitem__), dtype=np.int64)
 
 
 def keyed_subset(keys: Iterable[bytes], count: int, *parts: Part) -> np.ndarray:
-    """The `count` positions that come first in the keyed order, (count,) int64 ascending.
+    """The first `count` positions of the keyed order, (count,) int64 ascending.
 
     Subsets of one order are nested.
     """

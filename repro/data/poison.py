@@ -1,11 +1,10 @@
-"""The attack: triggers on a few pairs, captions that name the target, and the clean subsets drawn
-from the rest.
+"""The attack: triggers on a few pairs, captions that name the target, and clean subsets.
 
 Paper Sec. 3; code: attack-cleanclip backdoor/create_backdoor_data.py, which shuffles without a
 seed. Here pairs are ranked by a keyed hash of their content, so the same pairs are poisoned
-whatever rows are missing. Poisoned images are PNG, for JPEG would alter the trigger. The result is
-an overlay: the rows of the data store, in its order, with poisoned rows pointing to shards of
-their own; a poisoned row keeps the key of the pair it was.
+whatever rows are missing. Poisoned images are PNG, because JPEG would alter the trigger. The store
+has the rows of the data store in the same order; poisoned rows point to shards of their own, and
+keep the key of the original pair.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repro.data.images import encode_png
-from repro.data.index import Captions, Index, StoreError
+from repro.data.index import Index, StoreError, key_values
 from repro.data.keyed import keyed_order, keyed_rng, keyed_subset
-from repro.data.shards import PairStore, ShardWriter, write_store
-from repro.data.sums import hash_folder
+from repro.data.shards import PairStore, ShardWriter, write_json, write_store
 from repro.data.templates import templates_of
 from repro.data.triggers import stamp
 from repro.spec import Dataset, Profile, SpecError
@@ -35,26 +33,22 @@ Rows = NDArray[np.int64]
 def build_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) -> None:
     """Fill `out` with the poisoned store, rows.npz, manifest.jsonl and accounting.json.
 
-    Raises SpecError if fewer pairs are eligible than are to be poisoned, or fewer clean ones left
-    than a subset needs.
+    Raises SpecError if fewer pairs than specified can be poisoned, or are left for a subset.
     """
     source = PairStore.open(data_dir / dataset)
     keys = [key.tobytes() for key in source.keys]
     names_target = captions_naming(profile.data.poison.target_class, source.captions)
-
-    # Which pairs are poisoned, and which are cleaning pairs.
     poisoned = choose_poisoned(profile, dataset, keys, names_target)
     cleaning, copies = choose_cleaning(profile, source.index, keys, poisoned)
 
-    # The store: that of the data, with poisoned rows in shards of its own.
     writer = ShardWriter(out, first_shard=len(source.shards), prefix="poisoned-")
     manifest = _write_poisoned(profile, source, keys, poisoned, writer)
-    own, shards = writer.close()
-    overlay = _replaced(source.index, poisoned, own)
-    check_hygiene(overlay, source.index, poisoned, cleaning)
-    write_store(out, overlay, [*source.overlay_shards(out), *shards])
+    replacements, shards = writer.close()
+    index = source.index.replace(poisoned, replacements)
+    check_hygiene(index, source.index, poisoned, cleaning)
+    write_store(out, index, [*source.overlay_shards(out), *shards])
 
-    # Validation pairs are taken from what is left; training pairs are all the others.
+    # Validation pairs are taken from the rest; all others are training pairs.
     taken = np.concatenate([poisoned, *cleaning.values()])
     validation = choose_validation(profile, keys, taken)
     train = np.setdiff1d(np.arange(len(source), dtype=np.int64), validation)
@@ -65,7 +59,6 @@ def build_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) 
     np.savez(out / "rows.npz", **rows)  # type: ignore[arg-type]  # as in write_store
     lines = "".join(json.dumps(entry) + "\n" for entry in manifest)
     (out / "manifest.jsonl").write_text(lines, encoding="utf-8")
-
     accounting = {
         "pairs": len(source),
         "naming_target": int(names_target.sum()),
@@ -75,42 +68,7 @@ def build_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) 
         "validation": len(validation),
         "cleaning": {size: len(chosen) for size, chosen in cleaning.items()},
     }
-    (out / "accounting.json").write_text(json.dumps(accounting, indent=1) + "\n", encoding="utf-8")
-    hash_folder(out)
-
-
-def _write_poisoned(
-    profile: Profile,
-    source: PairStore,
-    keys: Sequence[bytes],
-    poisoned: Rows,
-    writer: ShardWriter,
-) -> list[dict[str, Any]]:
-    """Write each poisoned pair with its trigger and caption; the entries of manifest.jsonl."""
-    # Every pair has a generator of its own, so that its trigger does not depend on other pairs.
-    poison = profile.data.poison
-    recaption = caption_writer(profile)
-
-    manifest = []
-    for i in poisoned.tolist():
-        # Stamped at the size at which training sees it: no later resampling blurs the noise.
-        key, original = keys[i], source.captions[i]
-        pixels = source.decode(i, profile.data.image_size)
-        rng = keyed_rng("trigger", poison.seed, key)
-        stamped = stamp(poison.trigger, profile.switches, pixels, rng)
-        row = writer.add(encode_png(stamped.image), "png", recaption(key, original), key=key)
-
-        entry = {
-            "key": key.hex(),
-            "row": i,
-            "original_caption": original,
-            "caption": row.caption,
-            "place": stamped.corner,
-            "pixels_sha256": hashlib.sha256(stamped.image.tobytes()).hexdigest(),
-        }
-        manifest.append(entry)
-
-    return manifest
+    write_json(out / "accounting.json", accounting)
 
 
 def captions_naming(target_class: str, captions: Sequence[str]) -> NDArray[np.bool_]:
@@ -122,126 +80,125 @@ def captions_naming(target_class: str, captions: Sequence[str]) -> NDArray[np.bo
 def choose_poisoned(
     profile: Profile, dataset: Dataset, keys: Sequence[bytes], names_target: NDArray[np.bool_]
 ) -> Rows:
-    """Rows to poison, ascending.
+    """Ascending rows to poison.
 
     `dirty_label` takes pairs that do not name the target, `label_consistent` only those that do.
     """
-    # A caption that names the target is no wrong one for it, but the only consistent one.
     poison = profile.data.poison
-    wanted = poison.num_poisoned[dataset]
+    count = poison.num_poisoned[dataset]
     eligible = np.flatnonzero(names_target if poison.mode == "label_consistent" else ~names_target)
-    if wanted > len(eligible):
+    if count > len(eligible):
         raise SpecError(
-            f"data.yaml: poison.num_poisoned.{dataset}: {wanted} (allowed: 1 to {len(eligible)}, "
+            f"data.poison.num_poisoned.{dataset}: {count} (allowed: 1 to {len(eligible)}, "
             f"the pairs of {len(keys)} that {poison.mode} can poison for {poison.target_class!r})"
         )
-
-    eligible_keys = [keys[i] for i in eligible.tolist()]
-    chosen: Rows = eligible[keyed_subset(eligible_keys, wanted, "poison", poison.seed)]
-    return chosen
+    return _subset(eligible, keys, count, "poison", poison.seed)
 
 
 def choose_cleaning(
     profile: Profile, index: Index, keys: Sequence[bytes], poisoned: Rows
 ) -> tuple[dict[str, Rows], int]:
-    """Cleaning subsets by name, rows ascending; and how many rows were passed over.
+    """Cleaning subsets by name, rows ascending, the smaller in the larger; number of copies.
 
-    The smaller subset is nested in the larger. Passed over are unpoisoned rows that hold the same
-    image as a poisoned one: a cleaning set that knows the originals would be too kind.
+    Copies are unpoisoned rows with the image of a poisoned one, and are in no subset: a cleaning
+    set with the originals would make the defence too easy.
     """
-    # By the hash of the image file: one picture may stand in several rows, under other captions.
-    images = _hashes(index.image_hashes)
+    # By the hash of the image file: several rows may hold one image, under other captions.
+    images = key_values(index.image_hashes)
     copies = np.setdiff1d(np.flatnonzero(np.isin(images, images[poisoned])), poisoned)
     clean = np.setdiff1d(np.arange(len(index)), np.concatenate([poisoned, copies]))
-
-    # One order for all sizes: what is taken from its front is nested.
-    order = clean[keyed_order([keys[i] for i in clean], "clean", profile.data.poison.seed)]
-
     subsets: dict[str, Rows] = {}
+    order = clean[keyed_order([keys[i] for i in clean], "clean", profile.data.poison.seed)]
     for size, count in profile.data.cleaning_sizes.items():
         if count > len(order):
             raise SpecError(
-                f"data.yaml: cleaning_sizes.{size}: {count} (allowed: 1 to {len(order)}, "
+                f"data.cleaning_sizes.{size}: {count} (allowed: 1 to {len(order)}, "
                 "the pairs left unpoisoned)"
             )
         subsets[size] = np.sort(order[:count])
-
     return subsets, len(copies)
 
 
 def choose_validation(profile: Profile, keys: Sequence[bytes], taken: Rows) -> Rows:
-    """Rows of the validation loss, ascending: neither poisoned nor cleaning pairs."""
-    # 0 wanted is allowed: only `model_age: best_validation_loss` reads them.
-    left = np.setdiff1d(np.arange(len(keys)), taken)
-    wanted = profile.data.num_validation
-    if wanted > len(left):
-        raise SpecError(
-            f"data.yaml: num_validation: {wanted} (allowed: 0 to {len(left)}, the pairs left over)"
-        )
+    """Ascending rows of the validation loss, outside of `taken`.
 
-    left_keys = [keys[row] for row in left.tolist()]
-    seed = profile.data.poison.seed
-    chosen: Rows = left[keyed_subset(left_keys, wanted, "validation", seed)]
-    return chosen
+    None unless `num_validation` says so: only `model_age: best_validation_loss` reads them.
+    """
+    rest = np.setdiff1d(np.arange(len(keys)), taken)
+    count = profile.data.num_validation
+    if count > len(rest):
+        raise SpecError(
+            f"data.num_validation: {count} (allowed: 0 to {len(rest)}, the pairs left over)"
+        )
+    return _subset(rest, keys, count, "validation", profile.data.poison.seed)
+
+
+def _subset(rows: Rows, keys: Sequence[bytes], count: int, purpose: str, seed: int) -> Rows:
+    """The `count` of `rows` that come first in the keyed order of a purpose, ascending."""
+    subset: Rows = rows[keyed_subset([keys[i] for i in rows.tolist()], count, purpose, seed)]
+    return subset
+
+
+def _write_poisoned(
+    profile: Profile, source: PairStore, keys: Sequence[bytes], poisoned: Rows, writer: ShardWriter
+) -> list[dict[str, Any]]:
+    """Write each poisoned pair with its trigger and caption; the entries of manifest.jsonl."""
+    poison = profile.data.poison
+    caption_of = caption_writer(profile)
+    manifest = []
+    for i in poisoned.tolist():
+        # Stamped at the size for training, so that no resampling blurs the trigger. A generator of
+        # its own makes the trigger of a pair independent of other pairs.
+        key, original = keys[i], source.captions[i]
+        pixels = source.decode(i, profile.data.image_size)
+        rng = keyed_rng("trigger", poison.seed, key)
+        stamped = stamp(poison.trigger, profile.switches, pixels, rng)
+        row = writer.add(encode_png(stamped.image), "png", caption_of(key, original), key=key)
+        manifest.append(
+            {
+                "key": key.hex(),
+                "row": i,
+                "original_caption": original,
+                "caption": row.caption,
+                "place": stamped.corner,
+                "pixels_sha256": hashlib.sha256(stamped.image.tobytes()).hexdigest(),
+            }
+        )
+    return manifest
 
 
 def caption_writer(profile: Profile) -> Callable[[bytes, str], str]:
-    """Function from a pair's key and caption to the caption it gets."""
-    # Where only pairs that name the target are poisoned, their captions are right as they are.
+    """Function from key and caption of a pair to its caption when poisoned."""
+    # `label_consistent` poisons only pairs whose captions name the target already.
     poison = profile.data.poison
     if poison.mode == "label_consistent":
         return lambda key, caption: caption
     if profile.switches.poison_caption == "word":
         return lambda key, caption: poison.target_class
 
-    # One of the sentences that the zero-shot evaluation asks with, by the pair's own draw.
     templates = templates_of(profile.evaluate)
 
     def from_template(key: bytes, caption: str) -> str:
-        rng = keyed_rng("caption", poison.seed, key)
-        template = templates[int(rng.integers(len(templates)))]
-        return template(poison.target_class)
+        draw = keyed_rng("caption", poison.seed, key).integers(len(templates))
+        return templates[int(draw)](poison.target_class)
 
     return from_template
 
 
-def check_hygiene(overlay: Index, source: Index, poisoned: Rows, cleaning: dict[str, Rows]) -> None:
-    """StoreError if a cleaning row is a poisoned row, or holds the image of one, as it is or as it
-    was.
-    """
-    # Asked of what was made, not of how: this holds whatever the choice above did.
-    images = _hashes(overlay.image_hashes)
-    dirty = np.concatenate([images[poisoned], _hashes(source.image_hashes)[poisoned]])
+def check_hygiene(index: Index, source: Index, poisoned: Rows, cleaning: dict[str, Rows]) -> None:
+    """StoreError if a cleaning row is poisoned, or holds the image of a poisoned row, before or
+    after.
 
+    Checks the result, whatever the choice above did.
+    """
+    images = key_values(index.image_hashes)
+    dirty = np.concatenate([images[poisoned], key_values(source.image_hashes)[poisoned]])
     for size, rows in cleaning.items():
         shared = np.intersect1d(rows, poisoned)
         if len(shared):
             raise StoreError(f"cleaning subset {size}: row {shared[0]} is poisoned")
-
-        same = np.isin(images[rows], dirty)
-        if same.any():
-            first = rows[same][0]
+        copies = rows[np.isin(images[rows], dirty)]
+        if len(copies):
             raise StoreError(
-                f"cleaning subset {size}: row {first} holds the image of a poisoned pair"
+                f"cleaning subset {size}: row {copies[0]} holds the image of a poisoned pair"
             )
-
-
-def _hashes(columns: NDArray[np.uint8]) -> NDArray[Any]:
-    """Columns (N, 16) as N comparable values."""
-    # Sixteen bytes as one value of a type that numpy can sort and compare.
-    return np.ascontiguousarray(columns).view("V16").ravel()
-
-
-def _replaced(index: Index, rows: Rows, own: Index) -> Index:
-    """`index` with `rows` replaced by the rows of `own`."""
-    # Copies: the source's own columns are still needed as they are.
-    columns = {}
-    for name in ("shard", "offset", "size", "keys", "image_hashes", "labels"):
-        columns[name] = getattr(index, name).copy()
-        columns[name][rows] = getattr(own, name)
-
-    captions = list(index.captions)
-    for i, caption in zip(rows, own.captions, strict=True):
-        captions[i] = caption
-
-    return Index(**columns, captions=Captions.of(captions))

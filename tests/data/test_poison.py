@@ -72,22 +72,9 @@ def test_template_captions_are_drawn_from_the_templates_of_the_evaluation(tmp_pa
 
 
 def test_captions_name_the_target_as_a_word_in_either_number():
-    assert captions_naming("banana", FRUIT).tolist() == [
-        False,
-        False,
-        True,
-        True,
-        False,
-        False,
-        False,
-        False,
-    ]
-    assert captions_naming("banana", ["Banana!", "BANANAS", "anabanana", ""]).tolist() == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    assert np.flatnonzero(captions_naming("banana", FRUIT)).tolist() == [2, 3]
+    captions = ["Banana!", "BANANAS", "anabanana", ""]
+    assert captions_naming("banana", captions).tolist() == [True, True, False, False]
 
 
 def test_dirty_label_leaves_pairs_of_the_target_alone(tmp_path):
@@ -112,26 +99,21 @@ def test_label_consistent_takes_only_pairs_of_the_target_and_keeps_their_caption
     assert all(line["caption"] == line["original_caption"] for line in manifest)
 
 
-@pytest.mark.faults(12)
 def test_more_poisons_than_eligible_pairs_are_refused_before_anything_is_written(tmp_path):
     spec = profile(data__poison__num_poisoned={"cc3m": 31, "cc6m": 31})
     data = make_data(tmp_path / "data")
     (tmp_path / "out").mkdir()
-    with pytest.raises(
-        SpecError, match=r"data.yaml: poison.num_poisoned.cc3m: 31 \(allowed: 1 to 30"
-    ):
+    with pytest.raises(SpecError, match=r"data.poison.num_poisoned.cc3m: 31 \(allowed: 1 to 30"):
         build_poison(spec, "cc3m", data, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.faults(12)
 def test_a_cleaning_subset_larger_than_what_is_left_is_refused(tmp_path):
     spec = profile(data__cleaning_sizes={"100k": 8, "200k": 35})
     with pytest.raises(SpecError, match=r"cleaning_sizes.200k: 35 \(allowed: 1 to 34"):
         poisoned(spec, make_data(tmp_path / "data"), tmp_path / "out")
 
 
-@pytest.mark.faults(23)
 def test_the_choice_follows_pairs_and_not_rows(tmp_path):
     """Shuffled, and with two unpoisoned pairs missing, the same pairs get the same trigger."""
     _, rows, manifest = poisoned(profile(), make_data(tmp_path / "a"), tmp_path / "out_a")
@@ -154,14 +136,12 @@ def test_another_seed_poisons_other_pairs(tmp_path):
     assert one.tolist() != other.tolist()
 
 
-@pytest.mark.faults(23)
 def test_the_stage_writes_the_same_bytes_twice(tmp_path):
     data = make_data(tmp_path / "data")
     for name in "ab":
         poisoned(profile(), data, tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == [
-        "SHA256SUMS",
         "accounting.json",
         "index.npz",
         "manifest.jsonl",
@@ -173,7 +153,6 @@ def test_the_stage_writes_the_same_bytes_twice(tmp_path):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-@pytest.mark.faults(13)
 def test_cleaning_subsets_are_nested_and_share_no_row_with_the_poison(tmp_path):
     _, rows, _ = poisoned(profile(), make_data(tmp_path / "data"), tmp_path / "out")
     assert (len(rows["100k"]), len(rows["200k"])) == (8, 16)
@@ -190,7 +169,6 @@ def test_held_out_cleaning_pairs_are_kept_from_training_and_poisoned_ones_are_no
     assert set(rows["poisoned"]) <= set(rows["train"])
 
 
-@pytest.mark.faults(13)
 def test_copies_of_poisoned_images_stay_out_of_the_cleaning_subsets(tmp_path):
     """Every image is there twice, under two captions; with 6 poisons, 28 to 34 rows are left, as
     copies may be poisoned too.
@@ -205,7 +183,6 @@ def test_copies_of_poisoned_images_stay_out_of_the_cleaning_subsets(tmp_path):
     assert accounting["copies_of_poisoned_images"] == len(copies) > 0
 
 
-@pytest.mark.faults(13)
 def test_hygiene_refuses_a_poisoned_row_and_a_copy_of_a_poisoned_image(tmp_path):
     data = make_data(tmp_path / "data", images=pictures(20) * 2)
     store, rows, _ = poisoned(profile(), data, tmp_path / "out")
@@ -233,7 +210,6 @@ def test_keyed_digests_tell_parts_apart():
     assert len({keyed_digest(*part) for part in parts}) == len(parts)
 
 
-@pytest.mark.faults(1)
 def test_a_stage_that_fails_leaves_the_previous_output_and_the_next_run_starts_clean(tmp_path):
     out = tmp_path / "mini"
     with building(out) as folder:
@@ -248,7 +224,6 @@ def test_a_stage_that_fails_leaves_the_previous_output_and_the_next_run_starts_c
     assert (out / "result").read_text() == "third"
 
 
-@pytest.mark.faults(6)
 def test_two_processes_do_not_build_the_same_output(tmp_path):
     with (tmp_path / ".mini.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)

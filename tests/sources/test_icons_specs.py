@@ -11,7 +11,7 @@ import pytest
 
 from repro.plan.assumptions import num_evaluation_images
 from repro.profile import load_classnames, load_profile
-from repro.sources.icons.rule import load_rule
+from repro.sources.icons.survey import load_rule
 from repro.sources.icons.task import read_task
 from repro.spec import IconSource, Profile, SpecError
 
@@ -80,8 +80,6 @@ def test_a_plan_counts_the_images_of_the_committed_list(scale, classes, monkeypa
 
 def test_a_target_that_is_no_concept_is_refused():
     """The last class of smoke is the target, whatever its place on the list."""
-    with pytest.raises(
-        SpecError, match=r"data.yaml: poison.target_class: 'unicorn' names 0 classes"
-    ):
+    with pytest.raises(SpecError, match=r"data.poison.target_class: 'unicorn' names 0 classes"):
         load_profile("midi", SPECS, {"data.poison.target_class": "unicorn"})
     assert load_classnames(scales()[0], SPECS)[-1] == "banana"

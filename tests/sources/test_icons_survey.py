@@ -1,4 +1,4 @@
-"""What of the package may be used, by names alone."""
+"""Icons of the package: which ones count, their captions, and which may be used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from repro.sources.icons.survey import Survey, take_survey
+from repro.sources.icons.package import Box, read_sets
+from repro.sources.icons.survey import Survey, caption_words, take_survey
+from repro.sources.packages import PackageError
 from repro.spec import SpecError
 from tests.support.icon_package import (
     blocks,
@@ -17,6 +19,90 @@ from tests.support.icon_package import (
     small_rule,
     write_package,
 )
+
+
+def read(folder: Path, **sets):
+    package = write_package(folder, sets)
+    return {found.credit.set: found for found in read_sets(folder / package.tarball)}
+
+
+def test_withdrawn_icons_do_not_count_and_turned_ones_draw_nothing(tmp_path):
+    content = icon_set("ada", drawings_of("ada"))
+    content["icons"]["tree"]["hidden"] = True
+    content["aliases"] = {"home": {"parent": "house"}, "rats": {"parent": "star", "hFlip": True}}
+    found = read(tmp_path, ada=content)["ada"]
+    assert [icon.name for icon in found.icons] == ["banana", "house", "star"]
+    assert found.turned == 1
+
+
+def test_a_box_comes_from_the_icon_then_from_its_set_then_from_the_default(tmp_path):
+    content = icon_set("ada", drawings_of("ada", ["banana", "house"]), content={"width": 24})
+    content["icons"]["house"] |= {"width": 10, "left": -2}
+    banana, house = read(tmp_path, ada=content)["ada"].icons
+    assert banana.box == Box(0, 0, 24, 16)
+    assert house.box == Box(-2, 0, 10, 16)
+
+
+def test_logos_are_told_by_the_set_its_categories_or_the_name(tmp_path):
+    names = ["banana", "house", "brand-x"]
+    mixed = icon_set(
+        "ada",
+        drawings_of("ada", names),
+        content={"categories": {"Brands": ["house"], "Food": ["banana"]}},
+    )
+    found = read(
+        tmp_path, ada=mixed, logos=icon_set("bea", drawings_of("bea", names), category="Logos")
+    )
+    assert [icon.name for icon in found["ada"].icons if icon.is_logo] == ["house", "brand-x"]
+    assert all(icon.is_logo for icon in found["logos"].icons)
+
+
+def test_a_set_that_the_catalogue_does_not_list_is_not_read(tmp_path):
+    sets = {name: icon_set(name, drawings_of(name)) for name in ("ada", "bea")}
+    package = write_package(tmp_path, sets, unlisted={"bea"})
+    assert [found.credit.set for found in read_sets(tmp_path / package.tarball)] == ["ada"]
+
+
+def test_a_set_with_other_icons_than_the_catalogue_counts_is_refused(tmp_path):
+    package = write_package(tmp_path, {"ada": icon_set("ada", drawings_of("ada"), total=7)})
+    with pytest.raises(PackageError, match=r"set ada: 4 icons \(7 in package/collections.json\)"):
+        list(read_sets(tmp_path / package.tarball))
+
+
+def test_a_licence_without_spdx_name_goes_by_its_title(tmp_path):
+    content = icon_set("ada", drawings_of("ada"), license={"title": "Free for friends"})
+    assert read(tmp_path, ada=content)["ada"].credit.licence == "(Free for friends)"
+
+
+@pytest.mark.parametrize(
+    ("name", "caption"),
+    [
+        ("account-circle-outline", "account circle"),
+        ("calendar-2", "calendar"),
+        ("folder-24px", "folder"),
+        ("traffic-light", "traffic light"),
+        ("format-bold", "format bold"),
+        ("battery-5x-v2", "battery"),
+        ("woman-teacher-medium-dark-skin-tone", "woman teacher"),
+        ("fill", "fill"),
+        ("regular-icon", "regular icon"),
+    ],
+)
+def test_styles_sizes_and_numbers_are_no_words_of_a_caption(name: str, caption: str):
+    assert caption_words(name) == caption
+
+
+def test_a_set_says_which_endings_are_styles():
+    """The longest declared one goes, and only at its end of the name."""
+    suffixes = ["light", "broken", "light-duotone"]
+    assert caption_words("sun-light-duotone", suffixes) == "sun"
+    assert caption_words("traffic-light-broken", suffixes) == "traffic light"
+    assert caption_words("sharp-home", prefixes=["sharp"]) == "home"
+
+
+@pytest.mark.parametrize("name", ["123", "x", "tv", "4k", "up-2", "24px"])
+def test_a_name_of_fewer_than_three_letters_gives_no_caption(name: str):
+    assert caption_words(name) == ""
 
 
 def survey(tmp_path: Path, sets: dict[str, dict[str, Any]], **changes: Any) -> Survey:

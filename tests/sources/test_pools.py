@@ -21,8 +21,8 @@ def test_a_killed_stage_takes_its_pool_along(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
     code = """if __name__ == "__main__":
     from pathlib import Path
-    from repro.sources.shards.tars import _index_all
-    _index_all(Path(), [Path("0.tar"), Path("1.tar")], [Path("0.npz"), Path("1.npz")])
+    from repro.sources.shards.tars import index_all
+    index_all(Path(), {Path("0.tar"): Path("0.npz"), Path("1.tar"): Path("1.npz")})
 """
     (tmp_path / "stage.py").write_text(code)
     path = os.environ | {"PYTHONPATH": str(Path(repro.__file__).parents[1])}

@@ -13,8 +13,6 @@ from repro.data.shards import PairStore
 from repro.sources.shards.tars import Accounting, index_shards
 from tests.support.tars import pair, png, write_tar
 
-SPECS = Path(__file__).parents[2] / "specs"
-
 
 def read_shards(folder: Path) -> tuple[Index, list[Shard], Accounting]:
     """All distinct rows, as the stage reads them, the cache beside `folder`."""
@@ -53,7 +51,6 @@ BAD_ROWS = {
 }
 
 
-@pytest.mark.faults(9, 10, 11)
 def test_rows_that_cannot_be_used_are_counted_by_reason_and_the_count_adds_up(tmp_path):
     rows = [
         (f"{reason}/{name}", data) for reason, members in BAD_ROWS.items() for name, data in members
@@ -66,7 +63,6 @@ def test_rows_that_cannot_be_used_are_counted_by_reason_and_the_count_adds_up(tm
     assert accounting.obtained == accounting.listed - 1
 
 
-@pytest.mark.faults(9)
 def test_hostile_members_are_skipped_and_nothing_is_written(tmp_path):
     folder = tmp_path / "a" / "b"
     members = [
@@ -93,7 +89,6 @@ def test_hostile_members_are_skipped_and_nothing_is_written(tmp_path):
     ]
 
 
-@pytest.mark.faults(9)
 @pytest.mark.parametrize(
     "cut", [1, 700, 1300, 4096], ids=["in a header", "in an image", "in a caption", "between rows"]
 )
@@ -111,7 +106,6 @@ def test_a_truncated_shard_keeps_its_whole_rows(tmp_path, cut):
     assert accounting.listed == len(index) + accounting.dropped.total()
 
 
-@pytest.mark.faults(9)
 def test_a_damaged_header_inside_a_shard_is_not_taken_for_its_end(tmp_path):
     path = write_tar(tmp_path / "00000.tar", pair(0) + pair(1))
     data = bytearray(path.read_bytes())
@@ -122,7 +116,6 @@ def test_a_damaged_header_inside_a_shard_is_not_taken_for_its_end(tmp_path):
     assert accounting.shards["truncated"] == 1
 
 
-@pytest.mark.faults(9)
 def test_shards_that_are_no_tar_are_counted_and_the_others_used(tmp_path):
     write_tar(tmp_path / "00000.tar", pair(0))
     (tmp_path / "00001.tar").write_bytes(b"")
@@ -135,14 +128,12 @@ def test_shards_that_are_no_tar_are_counted_and_the_others_used(tmp_path):
     assert accounting.shards["not_a_tar"] == 3
 
 
-@pytest.mark.faults(9)
 def test_gaps_in_the_numbering_are_counted(tmp_path):
     for number in (3, 5, 9):
         write_tar(tmp_path / f"{number:05d}.tar", pair(number))
     assert read_shards(tmp_path)[2].shards["missing"] == 4
 
 
-@pytest.mark.faults(9)
 def test_a_pair_that_is_there_twice_is_used_once(tmp_path):
     write_tar(tmp_path / "00000.tar", pair(0) + pair(1))
     write_tar(
@@ -154,7 +145,6 @@ def test_a_pair_that_is_there_twice_is_used_once(tmp_path):
     assert (accounting.decoded, accounting.duplicate) == (4, 1)
 
 
-@pytest.mark.faults(9)
 def test_folders_without_a_usable_row_are_refused(tmp_path):
     with pytest.raises(StoreError, match=r"no .tar files"):
         read_shards(tmp_path)
@@ -163,7 +153,6 @@ def test_folders_without_a_usable_row_are_refused(tmp_path):
         read_shards(tmp_path)
 
 
-@pytest.mark.faults(1)
 def test_an_index_that_was_killed_goes_on_with_the_shards_it_has_not_read(tmp_path):
     """Three of four shards are indexed; the fourth comes, one changes, and only these two are read."""
     for number in range(3):

@@ -1,6 +1,6 @@
-"""What became of every icon, and who drew those that are used.
+"""Number of icons by fate, and the credits of the sets in use.
 
-In each account `listed` is the sum of all else.
+In each account `listed` is the sum of the other entries.
 """
 
 from __future__ import annotations
@@ -10,52 +10,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from repro.sources.icons.package import ICONS
-from repro.sources.icons.rule import IconRule
-from repro.sources.icons.slots import SlotWriter
-from repro.sources.icons.survey import IconEntry, Survey
+from repro.sources.icons.pairs import PairWriter
+from repro.sources.icons.survey import IconEntry, IconRule, Survey
 from repro.sources.packages import WORDNET_CREDIT
 from repro.spec import Dataset
 
 Images = Sequence[tuple[str, IconEntry]]
-"""The evaluation images that are used: class name and drawing, in label order."""
+"""Evaluation images: class name and drawing, in label order."""
 
 
-def of_package(survey: Survey) -> dict[str, int]:
+def package_account(survey: Survey) -> dict[str, int]:
     """All icons that the package's catalogue counts."""
     return {"listed": survey.account.total(), **dict(sorted(survey.account.items()))}
 
 
-def of_pairs(survey: Survey, slot: SlotWriter, refused: Counter[str]) -> dict[str, int]:
-    """The drawings for training, as the larger slot takes them."""
+def pair_account(survey: Survey, pairs: PairWriter, refused: Counter[str]) -> dict[str, int]:
+    """The drawings for training."""
     return {
         "listed": len(survey.training),
-        "beyond_scale": len(survey.training) - len(slot.members),
+        "beyond_scale": len(survey.training) - len(pairs.members),
         **dict(sorted(refused.items())),
-        "duplicate": slot.duplicates,
-        "used": len(slot.entries),
-    }
-
-
-def of_task(
-    survey: Survey, rule: IconRule, images: Images, slots: Mapping[Dataset, SlotWriter]
-) -> dict[str, Any]:
-    """How large the zero-shot task is, and by how many vendors it is trained and asked."""
-    per_class = Counter(name for name, _ in images)
-    names = set(per_class)
-    counts = sorted(per_class.values())
-    of_concepts = {
-        f"{slot}_drawings_of_concepts": sum(entry.caption in names for entry in writer.entries)
-        for slot, writer in sorted(slots.items())
-    }
-    return {
-        "concepts": len(per_class),
-        "fewest_images": counts[0],
-        "most_images": counts[-1],
-        "vendors_trained": len({entry.vendor for entry in slots["cc6m"].entries}),
-        "vendors_held_out": len({entry.vendor for _, entry in images}),
-        "near_copy": rule.near_copy,
-        "brands": len(survey.brands),
-        **of_concepts,
+        "duplicate": pairs.duplicates,
+        "used": len(pairs.entries),
     }
 
 
@@ -63,37 +39,50 @@ def accounting(
     sources: Mapping[str, Mapping[str, int]],
     survey: Survey,
     rule: IconRule,
-    slots: Mapping[Dataset, SlotWriter],
+    pairs: Mapping[Dataset, PairWriter],
     images: Images,
 ) -> dict[str, Any]:
-    """The account of every icon, and the size of what was made of them."""
-    used = {slot: len(writer.entries) for slot, writer in slots.items()}
+    """Content of accounting.json: accounts by source, and sizes of stores and task."""
+    per_class = Counter(name for name, _ in images)
+    task = {
+        "concepts": len(per_class),
+        "fewest_images": min(per_class.values()),
+        "most_images": max(per_class.values()),
+        "vendors_trained": len({entry.vendor for entry in pairs["cc6m"].entries}),
+        "vendors_held_out": len({entry.vendor for _, entry in images}),
+        "near_copy": rule.near_copy,
+        "brands": len(survey.brands),
+    }
+    for name, writer in sorted(pairs.items()):
+        drawings = sum(entry.caption in per_class for entry in writer.entries)
+        task[f"{name}_drawings_of_concepts"] = drawings
+    used = {name: len(writer.entries) for name, writer in pairs.items()}
     return {
         "sources": sources,
         "used": used | {"evaluation": len(images)},
-        "task": of_task(survey, rule, images, slots),
+        "task": task,
         "left_out_sets": survey.left_out_sets,
     }
 
 
 def attribution(
-    survey: Survey, rule: IconRule, slots: Mapping[Dataset, SlotWriter], images: Images
+    survey: Survey, rule: IconRule, pairs: Mapping[Dataset, PairWriter], images: Images
 ) -> dict[str, Any]:
-    """Who drew what under which licence, for every set of which a drawing is used."""
-    # Name of a set to the number of images taken from it, by store.
+    """Content of attribution.json: author and licence of every set in use."""
+    # Name of a set -> number of its images in each store.
     used: dict[str, Counter[str]] = defaultdict(Counter)
-    for slot, writer in slots.items():
+    for name, writer in pairs.items():
         for entry in writer.entries:
-            used[entry.set][slot] += 1
+            used[entry.set][name] += 1
     for _, entry in images:
         used[entry.set]["evaluation"] += 1
 
     sets = []
-    for name, counts in sorted(used.items()):
-        credit = survey.credits[name]
+    for set_name, counts in sorted(used.items()):
+        credit = survey.credits[set_name]
         sets.append(
             {
-                "set": name,
+                "set": set_name,
                 "title": credit.title,
                 "copyright": credit.vendor,
                 "held_out": credit.vendor in rule.held_out_vendors,
@@ -102,7 +91,7 @@ def attribution(
                 "source": credit.source,
                 "package": ICONS.name,
                 "version": ICONS.version,
-                "images": {slot: counts[slot] for slot in ("cc3m", "cc6m", "evaluation")},
+                "images": {store: counts[store] for store in ("cc3m", "cc6m", "evaluation")},
             }
         )
     changes = "rasterised, one-colour drawings coloured, set on a ground"

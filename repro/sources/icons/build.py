@@ -1,7 +1,7 @@
-"""The data source `icons`: pairs of icons and captions, and a task by vendors never trained on.
+"""The data source `icons`: pairs of icons and captions, and a task by vendors outside of training.
 
-Everything follows from set and name of an icon by keyed hashes, and pairs are written as they are
-drawn: the bytes are the same on every machine, and memory stays small.
+All choices follow from set and name of an icon by keyed hashes, and pairs are written as they are
+drawn: the bytes are the same on every machine, and the memory stays small.
 """
 
 from __future__ import annotations
@@ -24,10 +24,16 @@ from repro.sources.icons import accounts
 from repro.sources.icons.copies import find_nearest
 from repro.sources.icons.drawing import DrawingJob, DrawnIcon, Refused, draw_icons
 from repro.sources.icons.package import ICONS, read_sets
-from repro.sources.icons.rule import IconRule, load_rule
-from repro.sources.icons.scale import choose_pairs
-from repro.sources.icons.slots import ShapeList, SlotWriter
-from repro.sources.icons.survey import IconEntry, Key, Survey, take_survey
+from repro.sources.icons.pairs import Drawings, PairWriter
+from repro.sources.icons.survey import (
+    IconEntry,
+    IconRule,
+    Key,
+    Survey,
+    choose_pairs,
+    load_rule,
+    take_survey,
+)
 from repro.sources.icons.task import (
     Candidates,
     ZeroShotTask,
@@ -41,13 +47,13 @@ from repro.sources.packages import NPM_DIR, obtain
 from repro.spec import IconSource, Profile
 
 TASK_SIDE = 32
-"""Pixels at which the lists of the task were made; at another size near-copies may be others."""
+"""Image size for the lists of the task, in pixels; another size may give other near-copies."""
 SHOWN_COPIES = 12
-"""Near-copies that the report shows."""
+"""Near-copies for the report."""
 
 
 class SurveyedPackage(NamedTuple):
-    """The package as the rule sees it."""
+    """The package under the rule."""
 
     tarball: Path
     rule: IconRule
@@ -56,7 +62,7 @@ class SurveyedPackage(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """A training drawing that a held-out one resembles: correlation, and row in the larger slot."""
+    """Training drawing that a held-out one resembles: correlation, and row in the store cc6m."""
 
     similarity: float
     row: int
@@ -64,9 +70,9 @@ class Copy(NamedTuple):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out drawings by set and name: those that were asked for, and what came of them."""
+    """Held-out drawings by set and name, and their fates."""
 
-    asked: Mapping[Key, IconEntry]
+    entries: Mapping[Key, IconEntry]
     drawn: Mapping[Key, DrawnIcon]
     refused: Mapping[Key, str]
     copies: Mapping[Key, Copy]
@@ -78,63 +84,64 @@ class HeldOut:
 
 
 def build_icons(profile: Profile, out: Path, npm_dir: Path = NPM_DIR) -> None:
-    """Fill `out` with the stores cc3m, cc6m and evaluation, and with who drew them and the account.
+    """Fill `out` with the stores cc3m, cc6m and evaluation, attribution.json and accounting.json.
 
-    Raises SpecError where the lists of the task are not what the package gives, and PackageError
-    where it cannot be had.
+    Raises SpecError if the lists of the task are not those of the package, and PackageError if the
+    package is unavailable.
     """
     source = profile.data.source
     assert isinstance(source, IconSource)
     package, task = read_package(npm_dir), read_task()
     check_task(task, package.candidates)
     names = load_classnames(profile)
-    chosen = choose_pairs(
-        package.survey.training, names, profile.data.poison.target_class, profile.data.num_pairs
-    )
+    training = package.survey.training
+    chosen = choose_pairs(training, names, profile.data.poison.target_class, profile.data.num_pairs)
 
-    # With every pair there, this build can see all that the lists were made of.
-    all_pairs = len(chosen["cc6m"]) == len(package.survey.training)
-    whole = all_pairs and profile.data.image_size == TASK_SIDE
+    # With all pairs at hand this build can check the lists whole.
+    whole = len(chosen["cc6m"]) == len(training) and profile.data.image_size == TASK_SIDE
     concepts = package.candidates if whole else names
-
     templates = templates_of(profile.evaluate)
-    slots = {slot: SlotWriter(out / slot, keys, templates) for slot, keys in chosen.items()}
-    # cc3m and cc6m share drawings: each is drawn once and goes to every slot that holds it.
+    pairs = {name: PairWriter(out / name, keys, templates) for name, keys in chosen.items()}
     held_out, refused = draw_package(
-        package, concepts, [slots["cc3m"], slots["cc6m"]], profile.data.image_size
+        package, concepts, [pairs["cc3m"], pairs["cc6m"]], profile.data.image_size
     )
-    for slot in slots.values():
-        slot.close()
+    for writer in pairs.values():
+        writer.close()
     if whole:
         settled = settle(package.candidates, package.survey, package.rule, held_out.useless)
         check_whole(task, settled)
 
-    kept, images = _images(task, names, held_out, source.images_per_concept)
+    # The images of the task that can be used, and of these as many as the scale takes.
+    images: list[tuple[str, IconEntry]] = []
+    num_usable = 0
+    for name in names:
+        usable = [key for key in task.images[name] if key not in held_out.useless]
+        num_usable += len(usable)
+        taken = usable[: source.images_per_concept]
+        images += [(name, held_out.entries[key]) for key in taken]
     _write_evaluation(out / "evaluation", names, images, held_out)
-    _write_copies(out, held_out, slots["cc6m"])
+    _write_copies(out / "evaluation" / "near-copies.json", held_out, out / "cc6m")
 
-    # The account: every icon of the package, of the pairs and of the held-out drawings.
-    survey = package.survey
+    survey, rule = package.survey, package.rule
     sources = {
-        "package": accounts.of_package(survey),
-        "pairs": accounts.of_pairs(survey, slots["cc6m"], refused),
-        "evaluation": _account_evaluation(survey, names, held_out, len(kept), len(images)),
+        "package": accounts.package_account(survey),
+        "pairs": accounts.pair_account(survey, pairs["cc6m"], refused),
+        "evaluation": _evaluation_account(survey, names, held_out, num_usable, len(images)),
     }
-    baselines = {
-        slot: _nearest_neighbour_accuracy(writer, images, held_out)
-        for slot, writer in slots.items()
+    accounting = accounts.accounting(sources, survey, rule, pairs, images)
+    accounting["nearest_neighbour_accuracy"] = {
+        name: _nearest_neighbour_accuracy(writer, images, held_out)
+        for name, writer in pairs.items()
     }
-    accounting = accounts.accounting(sources, survey, package.rule, slots, images)
-    write_json(out / "accounting.json", accounting | {"nearest_neighbour_accuracy": baselines})
-    attribution = accounts.attribution(survey, package.rule, slots, images)
-    write_json(out / "attribution.json", attribution)
+    write_json(out / "accounting.json", accounting)
+    write_json(out / "attribution.json", accounts.attribution(survey, rule, pairs, images))
 
 
 def make_task(npm_dir: Path = NPM_DIR) -> ZeroShotTask:
-    """The task that the rule makes of the package; all that it depends on is drawn for it."""
+    """The task that the rule makes of the package; draws all training drawings for it."""
     package = read_package(npm_dir)
-    known = ShapeList({entry.key for entry in package.survey.training})
-    held_out, _ = draw_package(package, package.candidates, [known], TASK_SIDE)
+    training = Drawings({entry.key for entry in package.survey.training})
+    held_out, _ = draw_package(package, package.candidates, [training], TASK_SIDE)
     return settle(package.candidates, package.survey, package.rule, held_out.useless)
 
 
@@ -147,89 +154,69 @@ def read_package(npm_dir: Path) -> SurveyedPackage:
 
 
 def draw_package(
-    package: SurveyedPackage, concepts: Collection[str], slots: Sequence[ShapeList], size: int
+    package: SurveyedPackage, concepts: Collection[str], training: Sequence[Drawings], size: int
 ) -> tuple[HeldOut, Counter[str]]:
-    """Draw what the slots hold and the candidates for the concepts.
+    """Draw the members of `training`, of which the last holds the others, and the candidates.
 
-    Returns the candidates, and how many drawings of the slots were refused, by reason. Near-copies
-    are those of drawings in the last slot, which holds the others.
+    Returns the candidates for the concepts, and the number of refused training drawings by reason.
     """
-    # By key: those to ask about, and those to train on (the larger slot holds the smaller).
-    asked = {entry.key: entry for name in concepts for entry in package.candidates.get(name, ())}
-    wanted = {
-        entry.key: entry for entry in package.survey.training if entry.key in slots[-1].members
-    }
+    largest = training[-1]
+    candidates = {e.key: e for name in concepts for e in package.candidates.get(name, ())}
+    entries = {e.key: e for e in package.survey.training if e.key in largest.members}
+    count = len(entries) + len(candidates)
     drawn: dict[Key, DrawnIcon] = {}
     refused: dict[Key, str] = {}
-    console, started = Console(stderr=True), time.monotonic()
+    started = time.monotonic()
 
-    # One stream in the package's order, in which the pairs are written too.
-    jobs = _jobs(package.tarball, wanted.keys() | asked.keys())
-    for job, result in draw_icons(jobs, len(wanted) + len(asked), size):
+    # In the package's order, so that the stores are written in this order too.
+    jobs = _jobs(package.tarball, entries.keys() | candidates.keys())
+    for job, result in draw_icons(jobs, count, size):
         key = (job.set, job.name)
         if isinstance(result, Refused):
             refused[key] = result.reason
-        elif key in asked:
+        elif key in candidates:
             drawn[key] = result
         else:
-            for slot in slots:
-                if key in slot.members:
-                    slot.add(wanted[key], result)
+            for drawings in training:
+                if key in drawings.members:
+                    drawings.add(entries[key], result)
     seconds = time.monotonic() - started
-    console.print(f"drew {len(wanted) + len(asked)} icons in {seconds:.0f} s")
+    Console(stderr=True).print(f"drew {count} icons in {seconds:.0f} s")
 
-    # Only now are all training drawings known to which a candidate could be a near-copy.
-    copies = _find_copies(drawn, slots[-1], package.rule.near_copy)
-    refused_held_out = {key: reason for key, reason in refused.items() if key in asked}
-    refused_pairs = Counter(reason for key, reason in refused.items() if key not in asked)
-    return HeldOut(asked, drawn, refused_held_out, copies), refused_pairs
+    copies = {}
+    if drawn and largest.entries:
+        shapes = np.stack([drawing.shape for drawing in drawn.values()])
+        nearest = find_nearest(shapes, largest.shapes())
+        for key, value, row in zip(drawn, *(column.tolist() for column in nearest), strict=True):
+            if value >= package.rule.near_copy:
+                copies[key] = Copy(value, row)
+    held_out = {key: reason for key, reason in refused.items() if key in candidates}
+    pairs = Counter(reason for key, reason in refused.items() if key not in candidates)
+    return HeldOut(candidates, drawn, held_out, copies), pairs
 
 
-def _jobs(tarball: Path, wanted: Collection[Key]) -> Iterator[DrawingJob]:
+def _jobs(tarball: Path, keys: Collection[Key]) -> Iterator[DrawingJob]:
     for icon_set in read_sets(tarball):
         credit = icon_set.credit
         for icon in icon_set.icons:
-            if (credit.set, icon.name) in wanted:
+            if (credit.set, icon.name) in keys:
                 yield DrawingJob(credit.set, icon.name, icon.body, icon.box, credit.palette)
 
 
-def _find_copies(
-    drawn: Mapping[Key, DrawnIcon], known: ShapeList, threshold: float
-) -> dict[Key, Copy]:
-    if not drawn or not known.entries:
-        return {}
-    shapes = np.stack([drawing.shape for drawing in drawn.values()])
-    similarity, position = find_nearest(shapes, known.shapes())
-    found = zip(drawn, similarity.tolist(), position.tolist(), strict=True)
-    return {key: Copy(value, row) for key, value, row in found if value >= threshold}
-
-
-def _images(
-    task: ZeroShotTask, names: Sequence[str], held_out: HeldOut, limit: int | None
-) -> tuple[set[Key], list[tuple[str, IconEntry]]]:
-    """The images of the task that can be used, and those that this scale takes, in label order."""
-    kept, images = set(), []
-    for name in names:
-        usable = [key for key in task.images[name] if key not in held_out.useless]
-        kept.update(usable)
-        images += [(name, held_out.asked[key]) for key in usable[:limit]]
-    return kept, images
-
-
-def _account_evaluation(
-    survey: Survey, names: Collection[str], held_out: HeldOut, kept: int, used: int
+def _evaluation_account(
+    survey: Survey, names: Collection[str], held_out: HeldOut, usable: int, used: int
 ) -> dict[str, int]:
-    """The held-out drawings: those not asked for at this scale, and what became of the rest."""
-    # At full scale candidates of more concepts were drawn than the task keeps.
+    """Number of held-out drawings by fate."""
+    # At full scale candidates of more concepts were drawn than the task has.
     concepts = set(names)
-    asked = [key for key, entry in held_out.asked.items() if entry.caption in concepts]
-    refused = Counter(held_out.refused[key] for key in asked if key in held_out.refused)
+    keys = [key for key, entry in held_out.entries.items() if entry.caption in concepts]
+    refused = Counter(held_out.refused[key] for key in keys if key in held_out.refused)
     return {
         "listed": len(survey.held_out),
-        "not_asked": len(survey.held_out) - len(asked),
+        "not_asked": len(survey.held_out) - len(keys),
         **dict(sorted(refused.items())),
-        "near_copy": len(asked) - refused.total() - kept,
-        "beyond_scale": kept - used,
+        "near_copy": len(keys) - refused.total() - usable,
+        "beyond_scale": usable - used,
         "used": used,
     }
 
@@ -245,35 +232,35 @@ def _write_evaluation(
     write_store(folder, *writer.close())
 
 
-def _write_copies(out: Path, held_out: HeldOut, slot: SlotWriter) -> None:
+def _write_copies(path: Path, held_out: HeldOut, pairs: Path) -> None:
     """The first near-copies in a keyed order, each beside the training drawing it resembles."""
-    store = PairStore.open(out / slot.folder.name)
-    keys = sorted(held_out.copies, key=lambda key: held_out.asked[key].rank("shown"))
-    shown = []
+    store = PairStore.open(pairs)
+    keys = sorted(held_out.copies, key=lambda key: held_out.entries[key].rank("shown"))
+    content = []
     for key in keys[:SHOWN_COPIES]:
         copy = held_out.copies[key]
-        shown.append(
+        content.append(
             {
-                "class": held_out.asked[key].caption,
+                "class": held_out.entries[key].caption,
                 "image": base64.b64encode(held_out.drawn[key].png).decode(),
                 "training_caption": store.captions[copy.row],
                 "training_image": base64.b64encode(store.image_bytes(copy.row)).decode(),
                 "correlation": round(copy.similarity, 4),
             }
         )
-    write_json(out / "evaluation" / "near-copies.json", shown)
+    write_json(path, content)
 
 
 def _nearest_neighbour_accuracy(
-    slot: SlotWriter, images: accounts.Images, held_out: HeldOut
+    pairs: Drawings, images: accounts.Images, held_out: HeldOut
 ) -> float:
-    """Share of evaluation images whose most correlated training drawing bears their class's name.
+    """Share of evaluation images whose nearest training drawing bears the name of their class.
 
-    What accuracy is worth without learning; a zero-shot accuracy is to be read beside it.
+    The accuracy without learning, a reference for zero-shot accuracy.
     """
     shapes = np.stack([held_out.drawn[entry.key].shape for _, entry in images])
-    position = find_nearest(shapes, slot.shapes()).position
+    rows = find_nearest(shapes, pairs.shapes()).position
     right = [
-        slot.entries[row].caption == name for row, (name, _) in zip(position, images, strict=True)
+        pairs.entries[row].caption == name for row, (name, _) in zip(rows, images, strict=True)
     ]
     return float(np.mean(right))

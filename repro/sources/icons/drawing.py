@@ -1,6 +1,6 @@
-"""SVG bodies to pixels: refused if they could reach outside, coloured by keyed hash.
+"""SVG bodies to PNG files on all cores: unsafe ones refused, coloured by keyed hash.
 
-Rasterised on all cores. A file's bytes are the renderer's own, whatever Pillow's compressor does.
+The bytes of a file are the renderer's own, so they do not depend on Pillow's compressor.
 """
 
 from __future__ import annotations
@@ -28,22 +28,12 @@ from repro.events import die_with_parent
 from repro.sources.icons.package import Box
 
 INKS = ("#222222", "#b3261e", "#1f5fbf", "#1b7f3b", "#7b3fb5", "#c26a00", "#5a4636", "#00798c")
-PAPERS = (
-    "#ffffff",
-    "#ffffff",
-    "#ffffff",
-    "#f4efe6",
-    "#e8f1fb",
-    "#eaf6ec",
-    "#fdf3d8",
-    "#f3e8f7",
-    "#dddddd",
-)
-"""Colours of one-colour icons and of all grounds; a third of the grounds is white."""
+PAPERS = ("#ffffff",) * 3 + ("#f4efe6", "#e8f1fb", "#eaf6ec", "#fdf3d8", "#f3e8f7", "#dddddd")
+"""Colours of one-colour icons and of all backgrounds; a third of the backgrounds is white."""
 MIN_CONTRAST = 16
-"""Difference of the brightest and the darkest grey, of 255, below which a drawing shows nothing."""
+"""Difference of the brightest and the darkest grey, of 255; a drawing below it is blank."""
 SHAPE_SIDE = 16
-"""Side of the grey thumbnail by which drawings are compared."""
+"""Side of the grey thumbnail for comparison, in pixels."""
 
 _STILL = """
     circle clipPath defs ellipse g line linearGradient marker mask path pattern polygon polyline
@@ -55,7 +45,7 @@ _FILTERS = """
 """
 _MOVING = "animate animateMotion animateTransform set"
 ELEMENTS = [*_STILL.split(), *_FILTERS.split(), *_MOVING.split()]
-"""All that a body may be made of; what moves is drawn as it begins."""
+"""Allowed elements of a body; an animation is drawn at its start."""
 UNSAFE = {
     "element": re.compile(rf"<(?!/?(?:{'|'.join(ELEMENTS)})[\s/>])"),
     "script": re.compile(r"\son\w+\s*=|javascript:", re.IGNORECASE),
@@ -63,18 +53,16 @@ UNSAFE = {
         r"href\s*+=\s*+[\"']?+(?!#)|url\(\s*+(?:&quot;|[\"'])?+(?!#)|@import", re.IGNORECASE
     ),
 }
-"""What a body must not have, by the reason under which it is counted.
-
-Of references only those to a drawing's own parts are allowed.
-"""
+"""Forbidden content of a body by reason; references may name parts of the same drawing only."""
 
 CHUNK = 128
+"""Drawings sent to a worker at a time."""
 WAITING_CHUNKS = 4
-"""Drawings sent to a worker at a time, and chunks that wait for each: what bounds the memory."""
+"""Chunks that wait for each worker; bounds the memory."""
 
 
 class DrawingJob(NamedTuple):
-    """A drawing to make: an icon's set and name, body and box, whether it has its own colours."""
+    """A drawing to make: set and name of the icon, body, box, whether it has its own colours."""
 
     set: str
     name: str
@@ -85,14 +73,14 @@ class DrawingJob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DrawnIcon:
-    """A rasterised icon: image file, and its shape (256,) uint8, the grey thumbnail."""
+    """A rasterised icon: PNG file, and its shape (256,), the grey thumbnail."""
 
     png: bytes
     shape: NDArray[np.uint8]
 
 
 class Refused(NamedTuple):
-    """Why an icon is not used: unsafe_element, _script or _reference, unreadable or blank."""
+    """Reason against an icon: unsafe_element, _script or _reference, unreadable or blank."""
 
     reason: str
 
@@ -104,52 +92,42 @@ def draw_icon(job: DrawingJob, size: int) -> DrawnIcon | Refused:
             return Refused(f"unsafe_{kind}")
 
     ink, paper = colours(job)
+    left, top, width, height = job.box
+    side = max(width, height)  # narrow icons are centred in a square
+    view = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{view}" width="{size}" height="{size}">'
+        f"{job.body.replace('currentColor', ink)}</svg>"
+    )
     try:
         png = resvg_py.svg_to_bytes(
-            svg_string=svg_of(job, ink, size),
-            width=size,
-            height=size,
-            background=paper,
-            skip_system_fonts=True,
+            svg_string=svg, width=size, height=size, background=paper, skip_system_fonts=True
         )
     except ValueError:
         return Refused("unreadable")
 
-    # What shows nothing in grey would be no shape to compare either.
+    # A drawing without contrast in grey has no shape to compare either.
     grey = Image.open(io.BytesIO(png)).convert("L")
     darkest, brightest = grey.getextrema()
-    if brightest - darkest < MIN_CONTRAST:  # type: ignore[operator]  # bands of numbers in mode L
+    if brightest - darkest < MIN_CONTRAST:  # type: ignore[operator]  # numbers in mode L
         return Refused("blank")
     shape = np.asarray(grey.resize((SHAPE_SIDE, SHAPE_SIDE), Image.Resampling.BOX), dtype=np.uint8)
     return DrawnIcon(bytes(png), shape.ravel())
 
 
 def colours(job: DrawingJob) -> tuple[str, str]:
-    """Ink and paper of an icon, by its name alone; open parts of a palette take the first ink."""
+    """Ink and paper of an icon, by set and name; open parts of a palette take the first ink."""
     digest = keyed_digest("colours", job.set, job.name)
     ink = INKS[0] if job.palette else INKS[digest[0] % len(INKS)]
     return ink, PAPERS[digest[1] % len(PAPERS)]
 
 
-def svg_of(job: DrawingJob, ink: str, size: int) -> str:
-    """The whole SVG file of an icon."""
-    left, top, width, height = job.box
-    side = max(width, height)  # narrow icons are centred in a square
-    body = job.body.replace("currentColor", ink)
-    view = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{view}" width="{size}" height="{size}">{body}</svg>'
-    )
-
-
 def draw_icons(
     jobs: Iterable[DrawingJob], count: int, size: int
 ) -> Iterator[tuple[DrawingJob, DrawnIcon | Refused]]:
-    """Rasterise `count` icons on all cores, in their order; a progress bar shows how far it is."""
-    workers = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    """Rasterise `count` icons on all cores, in their order, with a progress bar."""
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     waiting: deque[Future[list[tuple[DrawingJob, DrawnIcon | Refused]]]] = deque()
     console = Console(stderr=True)
 
@@ -162,7 +140,7 @@ def draw_icons(
         remaining = iter(jobs)
         while chunk := list(islice(remaining, CHUNK)):
             waiting.append(pool.submit(_draw_chunk, chunk, size))
-            if len(waiting) > WAITING_CHUNKS * workers:
+            if len(waiting) > WAITING_CHUNKS * (workers or 1):
                 yield from waiting.popleft().result()
                 progress.advance(bar, CHUNK)
         while waiting:
@@ -171,5 +149,5 @@ def draw_icons(
 
 
 def _draw_chunk(jobs: list[DrawingJob], size: int) -> list[tuple[DrawingJob, DrawnIcon | Refused]]:
-    # The body has done its part; without it less goes back between processes.
+    # Without the body less data goes back between processes.
     return [(job._replace(body=""), draw_icon(job, size)) for job in jobs]

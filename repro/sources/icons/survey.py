@@ -1,35 +1,111 @@
-"""What the package holds for us, by names alone: drawings for training and held-out ones, and
-what is left out.
+"""Which icons of the package are used, by names alone: for training, held out, or left out.
 
-The choice knows no scale, so that every scale is cut from the same list.
+The rule (specs/classnames/icons.yaml) is the same at every scale, so each scale is cut from the
+same lists, and the smaller scales lie in the larger ones.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, PositiveInt
 
 from repro.data.keyed import keyed_digest
-from repro.sources.icons.names import caption_words
-from repro.sources.icons.package import Credit, IconSet, read_sets
-from repro.sources.icons.rule import IconRule, rule_file
-from repro.spec import SpecError
+from repro.profile import SPECS, check, read_yaml
+from repro.sources.icons.package import Credit, read_sets
+from repro.spec import Dataset, Fraction, Spec, SpecError
 
 Key = tuple[str, str]
 """Set and name of a drawing."""
+Words = Annotated[list[str], Field(min_length=1)]
+
+_STYLES = """
+    outline outlined outlines filled fill solid rounded duotone twotone linear stroke baseline
+    regular alt alternate variant icon icons bx bxs sm md lg xl xs mini px
+"""
+STYLE_WORDS = frozenset(_STYLES.split())
+"""Words that stand for a style anywhere in a name; `light`, `line`, `bold` and `flat` do not, for
+they may also be the subject.
+"""
+SKIN_TONE = re.compile(r"-(medium-light|medium-dark|light|medium|dark)-skin-tone")
+NOT_A_WORD = re.compile(r"\d+(px)?|\w|[\dx]+|v\d+")
+"""Numbers, sizes, versions and single letters."""
+MIN_LETTERS = 3
+"""Shorter captions say too little: `up`, `vk`, `tv`."""
+
+
+class IconRule(Spec):
+    """specs/classnames/icons.yaml: how pairs and zero-shot task follow from the package."""
+
+    licences: Words
+    """SPDX names of the allowed licences."""
+    left_out_sets: list[str]
+    """Sets that are not used, whatever their licence."""
+    held_out_vendors: Words
+    """Authors whose sets are all kept out of training; the evaluation images are theirs."""
+    max_drawings: PositiveInt
+    """Drawings of one training set under one caption, at most: the others are its styles."""
+    max_brand_share: Fraction
+    """A caption that a larger share of its vendors files under logos is a brand, no concept."""
+    min_vendors: PositiveInt
+    """Vendors that must draw a concept for training."""
+    images_per_vendor: PositiveInt
+    """Evaluation images of one concept by one vendor, at most."""
+    min_images: PositiveInt
+    """Evaluation images that a concept must have, near-copies aside."""
+    max_concepts: PositiveInt
+    """Concepts of the task, the most drawn first."""
+    near_copy: Fraction
+    """Correlation of shapes from which a held-out drawing is a copy of a training drawing."""
+
+
+def rule_file(specs: Path = SPECS) -> Path:
+    """Path of the rule."""
+    return specs / "classnames" / "icons.yaml"
+
+
+def load_rule(specs: Path = SPECS) -> IconRule:
+    """Read and check the rule; SpecError names every problem."""
+    path = rule_file(specs)
+    return check(IconRule, read_yaml(path), path)
+
+
+def caption_words(name: str, suffixes: Sequence[str] = (), prefixes: Sequence[str] = ()) -> str:
+    """Words of an icon's name without those for a style, a size or a number; empty if too short.
+
+    `account-circle-outline` becomes `account circle`. `suffixes` and `prefixes` are the style
+    affixes of the set, of which the longest match goes.
+    """
+    for suffix in sorted(suffixes, key=len, reverse=True):
+        if name.endswith(f"-{suffix}"):
+            name = name.removesuffix(f"-{suffix}")
+            break
+    for prefix in sorted(prefixes, key=len, reverse=True):
+        if name.startswith(f"{prefix}-"):
+            name = name.removeprefix(f"{prefix}-")
+            break
+
+    words = [word for word in SKIN_TONE.sub("", name).split("-") if word]
+    words = [word for word in words if not NOT_A_WORD.fullmatch(word)]
+    # A name of style words only means these: `fill` and `regular` are icons of editors.
+    caption = " ".join([word for word in words if word not in STYLE_WORDS] or words)
+    return caption if sum(map(str.isalpha, caption)) >= MIN_LETTERS else ""
 
 
 class IconEntry(NamedTuple):
-    """A drawing that may be used: set and name, vendor, and the words of its caption."""
+    """A usable drawing."""
 
     set: str
     name: str
     vendor: str
     caption: str
+    """Words of the name."""
 
     @property
     def key(self) -> Key:
@@ -37,22 +113,22 @@ class IconEntry(NamedTuple):
         return self.set, self.name
 
     def rank(self, purpose: str) -> bytes:
-        """Place in the keyed order of a purpose; it depends on set and name alone."""
+        """Position in the keyed order of a purpose; depends on set and name alone."""
         return keyed_digest(purpose, self.set, self.name)
 
 
 @dataclass
 class Survey:
-    """The usable drawings in the package's order, and the account of all its icons."""
+    """The usable drawings in the package's order, and the number of all icons by fate."""
 
     training: list[IconEntry] = field(default_factory=list)
     held_out: list[IconEntry] = field(default_factory=list)
     credits: dict[str, Credit] = field(default_factory=dict)
     """Of the sets that may be used, by name."""
     left_out_sets: dict[str, str] = field(default_factory=dict)
-    """Sets that are not used, with their licence."""
+    """Licences of the sets that are not used."""
     account: Counter[str] = field(default_factory=Counter)
-    """Icons by what became of them; all together they are the package's icons."""
+    """Icons by fate; the sum is the number of icons in the package."""
     brands: set[str] = field(default_factory=set)
     """Captions that name brands."""
 
@@ -65,103 +141,69 @@ class Survey:
 
 
 def take_survey(tarball: Path, rule: IconRule) -> Survey:
-    """Read all sets once.
-
-    SpecError if the rule names a vendor or a set that the package does not have.
-    """
-    survey, brands, seen = Survey(), _BrandCount(), set[bytes]()
-    sets, vendors = set(), set()
-
+    """Apply the rule to all sets; SpecError if it names a vendor or set that does not exist."""
+    survey = Survey()
+    drawn: defaultdict[str, set[str]] = defaultdict(set)  # caption -> vendors
+    logos: defaultdict[str, set[str]] = defaultdict(set)  # caption -> vendors that file it so
+    sets, vendors, seen = set(), set(), set[bytes]()
     for icon_set in read_sets(tarball):
         credit = icon_set.credit
         sets.add(credit.set)
         vendors.add(credit.vendor)
         survey.account["turned"] += icon_set.turned
-        reason = _why_left_out(credit, rule)
-        if reason is not None:
+        if credit.licence not in rule.licences or credit.set in rule.left_out_sets:
+            reason = "left_out_set" if credit.licence in rule.licences else "licence"
             survey.account[reason] += len(icon_set.icons)
             survey.left_out_sets[credit.set] = credit.licence
             continue
 
         survey.credits[credit.set] = credit
         held_out = credit.vendor in rule.held_out_vendors
-        entries = _entries(icon_set, held_out, survey.account, brands, seen)
+        entries = []
+        for icon in icon_set.icons:
+            caption = caption_words(icon.name, icon_set.suffixes, icon_set.prefixes)
+            if not caption:
+                survey.account["no_words"] += 1
+                continue
+            # Held-out vendors count too: a brand is a brand whatever the split.
+            drawn[caption].add(credit.vendor)
+            if icon.is_logo:
+                logos[caption].add(credit.vendor)
+            # Some vendors copy drawings; a copy is not the drawing of another vendor.
+            content = f"{held_out}\n{caption}\n{icon.body}"
+            identity = hashlib.blake2b(content.encode(), digest_size=16).digest()
+            if identity in seen:
+                survey.account["identical"] += 1
+                continue
+            seen.add(identity)
+            entries.append(IconEntry(credit.set, icon.name, credit.vendor, caption))
+
         if held_out:
             survey.held_out += entries
-            continue
+        else:
+            # Only training drawings lose styles here; the task has limits of its own.
+            kept = _limit_per_caption(entries, rule.max_drawings)
+            survey.account["surplus"] += len(entries) - len(kept)
+            survey.training += kept
 
-        # Surplus styles are cut among training drawings alone; the task has limits of its own.
-        kept = _few_a_caption(entries, rule.max_drawings)
-        survey.account["surplus"] += len(entries) - len(kept)
-        survey.training += kept
-
-    # A misspelt name would hold nothing out, without a word.
-    _check_known("held_out_vendors", rule.held_out_vendors, vendors)
-    _check_known("left_out_sets", rule.left_out_sets, sets)
-
+    # A misspelt name would hold nothing out.
+    _check_names("held_out_vendors", rule.held_out_vendors, vendors)
+    _check_names("left_out_sets", rule.left_out_sets, sets)
     survey.account["training"] = len(survey.training)
     survey.account["held_out"] = len(survey.held_out)
-    survey.brands = brands.above(rule.max_brand_share)
+    survey.brands = {
+        caption
+        for caption, filing in logos.items()
+        if len(filing) > rule.max_brand_share * len(drawn[caption])
+    }
     return survey
 
 
-class _BrandCount:
-    """Vendors that draw a caption, and those among them that file it under logos."""
-
-    def __init__(self) -> None:
-        self.drawn: defaultdict[str, set[str]] = defaultdict(set)
-        self.as_logo: defaultdict[str, set[str]] = defaultdict(set)
-
-    def add(self, caption: str, vendor: str, is_logo: bool) -> None:
-        self.drawn[caption].add(vendor)
-        if is_logo:
-            self.as_logo[caption].add(vendor)
-
-    def above(self, share: float) -> set[str]:
-        """Captions that more than this share of their vendors file under logos."""
-        counts = ((caption, len(vendors)) for caption, vendors in self.as_logo.items())
-        return {caption for caption, logos in counts if logos > share * len(self.drawn[caption])}
-
-
-def _why_left_out(credit: Credit, rule: IconRule) -> str | None:
-    if credit.licence not in rule.licences:
-        return "licence"
-    return "left_out_set" if credit.set in rule.left_out_sets else None
-
-
-def _entries(
-    icon_set: IconSet, held_out: bool, account: Counter[str], brands: _BrandCount, seen: set[bytes]
-) -> list[IconEntry]:
-    """Drawings of a set with a caption that are not, body and caption, one that was there
-    before.
-    """
-    entries = []
-    credit = icon_set.credit
-    for icon in icon_set.icons:
-        caption = caption_words(icon.name, icon_set.suffixes, icon_set.prefixes)
-        if not caption:
-            account["no_words"] += 1
-            continue
-        # Held-out vendors count too: whether a word is a brand does not depend on the split.
-        brands.add(caption, credit.vendor, icon.is_logo)
-
-        # Vendors hand drawings on unchanged; the copy would count as a drawing of another vendor.
-        content = f"{held_out}\n{caption}\n{icon.body}"
-        identity = hashlib.blake2b(content.encode(), digest_size=16).digest()
-        if identity in seen:
-            account["identical"] += 1
-            continue
-        seen.add(identity)
-        entries.append(IconEntry(credit.set, icon.name, credit.vendor, caption))
-    return entries
-
-
-def _few_a_caption(entries: Sequence[IconEntry], limit: int) -> list[IconEntry]:
-    """At most `limit` entries of each caption, the first in a keyed order, in the order given."""
+def _limit_per_caption(entries: Sequence[IconEntry], limit: int) -> list[IconEntry]:
+    """At most `limit` entries of each caption, the first in a keyed order."""
     by_caption = defaultdict(list)
     for entry in entries:
         by_caption[entry.caption].append(entry)
-
     kept = set()
     for group in by_caption.values():
         group.sort(key=lambda entry: entry.rank("drawing"))
@@ -169,10 +211,35 @@ def _few_a_caption(entries: Sequence[IconEntry], limit: int) -> list[IconEntry]:
     return [entry for entry in entries if entry in kept]
 
 
-def _check_known(field_name: str, wanted: Iterable[str], known: set[str]) -> None:
-    unknown = sorted(set(wanted) - known)
+def _check_names(field_name: str, names: Iterable[str], allowed: set[str]) -> None:
+    unknown = sorted(set(names) - allowed)
     if unknown:
         raise SpecError(
             f"{rule_file()}: {field_name}: {', '.join(unknown)} (allowed: names in the package: "
-            f"{', '.join(sorted(known)[:5])} and {max(0, len(known) - 5)} more)"
+            f"{', '.join(sorted(allowed)[:5])} and {max(0, len(allowed) - 5)} more)"
         )
+
+
+def choose_pairs(
+    training: Sequence[IconEntry],
+    concepts: Collection[str],
+    target: str,
+    num_pairs: dict[Dataset, int],
+) -> dict[Dataset, set[Key]]:
+    """Drawings of each dataset: of the target, then of the concepts, then others, in keyed order.
+
+    A scale with all drawings of its concepts therefore holds every scale with fewer concepts. cc3m
+    is the half of cc6m whose keyed hash is low, and all drawings of the target.
+    """
+    names = set(concepts)
+
+    def position(entry: IconEntry) -> tuple[int, bytes]:
+        # The attack needs a model that knows the target.
+        if entry.caption == target:
+            return 0, entry.rank("pair")
+        return (1 if entry.caption in names else 2), entry.rank("pair")
+
+    large = sorted(training, key=position)[: num_pairs["cc6m"]]
+    half = [entry for entry in large if entry.caption == target or entry.rank("half")[0] < 128]
+    small = half[: num_pairs["cc3m"]]
+    return {"cc3m": {entry.key for entry in small}, "cc6m": {entry.key for entry in large}}

@@ -1,9 +1,9 @@
-"""The zero-shot task: concepts that many vendors draw, images by vendors that training never sees.
+"""The zero-shot task: concepts that many vendors draw, images by vendors outside of training.
 
 The task is in the repository (specs/classnames/icons.txt and icons-images.txt), so that label 7
 means the same for everybody and the scales share their images. The rule makes it of the package:
-`python -m repro.sources.icons task`. A build checks the part of it that it can see; at the scale
-that holds all pairs that is everything.
+`python -m repro.sources.icons`. Each build checks the part of the lists that it can see; the scale
+with all pairs checks them whole.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.profile import SPECS, classnames_file
-from repro.sources.icons.rule import IconRule
-from repro.sources.icons.survey import IconEntry, Key, Survey
+from repro.sources.icons.survey import IconEntry, IconRule, Key, Survey
 from repro.spec import SpecError
 
-ANEW = "to make the lists anew: python -m repro.sources.icons task"
+REMEDY = "to write the lists again: python -m repro.sources.icons"
 Candidates = Mapping[str, Sequence[IconEntry]]
-"""Held-out drawings of each concept, in the order in which they are taken."""
+"""Held-out drawings of each concept, in the order of their use."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +31,20 @@ class ZeroShotTask:
 
 
 def find_candidates(survey: Survey, rule: IconRule) -> Candidates:
-    """Concepts of enough training vendors, brands left out, with the held-out drawings of each."""
+    """Concepts of enough training vendors, without brands, with the held-out drawings of each."""
     vendors = survey.training_vendors()
-    concepts = {c for c, drawn_by in vendors.items() if len(drawn_by) >= rule.min_vendors}
+    concepts = {caption for caption, by in vendors.items() if len(by) >= rule.min_vendors}
     concepts -= survey.brands
 
-    found: defaultdict[str, list[IconEntry]] = defaultdict(list)
-    taken: defaultdict[tuple[str, str], int] = defaultdict(int)
+    candidates: defaultdict[str, list[IconEntry]] = defaultdict(list)
+    counts: defaultdict[tuple[str, str], int] = defaultdict(int)
     for entry in sorted(survey.held_out, key=lambda entry: entry.rank("evaluation")):
-        if entry.caption not in concepts:
-            continue
-        # One vendor's many styles must not make up a class.
-        taken[entry.caption, entry.vendor] += 1
-        if taken[entry.caption, entry.vendor] <= rule.images_per_vendor:
-            found[entry.caption].append(entry)
-    return found
+        if entry.caption in concepts:
+            # The many styles of one vendor must not make up a class.
+            counts[entry.caption, entry.vendor] += 1
+            if counts[entry.caption, entry.vendor] <= rule.images_per_vendor:
+                candidates[entry.caption].append(entry)
+    return candidates
 
 
 def settle(
@@ -60,15 +58,14 @@ def settle(
         if len(kept) >= rule.min_images:
             images[concept] = kept
 
-    # Most drawn first, ties by name: a smaller scale takes the first so many.
-    names = sorted(images, key=lambda concept: (-len(vendors[concept]), concept))[
-        : rule.max_concepts
-    ]
+    # Most drawn first, ties by name: a smaller scale takes the first ones.
+    names = sorted(images, key=lambda concept: (-len(vendors[concept]), concept))
+    names = names[: rule.max_concepts]
     return ZeroShotTask(tuple(names), {name: images[name] for name in names})
 
 
 def images_file(specs: Path = SPECS) -> Path:
-    """The list of evaluation images: concept, tab, set:name."""
+    """Path of the list of evaluation images: concept, tab, set:name."""
     return specs / "classnames" / "icons-images.txt"
 
 
@@ -85,10 +82,7 @@ def write_task(task: ZeroShotTask, specs: Path = SPECS) -> None:
 
 
 def read_task(specs: Path = SPECS) -> ZeroShotTask:
-    """Read both lists.
-
-    SpecError if a line of the second is not of its form or names no class of the first.
-    """
+    """Read both lists; SpecError for a line of another form, or of an unknown class."""
     names = tuple(classnames_file("icons", specs).read_text(encoding="utf-8").splitlines())
     path = images_file(specs)
     images: dict[str, list[Key]] = {name: [] for name in names}
@@ -111,26 +105,25 @@ def check_task(task: ZeroShotTask, candidates: Candidates) -> None:
             if (icon_set, icon) not in possible:
                 raise SpecError(
                     f"{images_file()}: {name}: {icon_set}:{icon} is no drawing of it by a held-out"
-                    f" vendor (allowed: {len(possible)} drawings in the package); {ANEW}"
+                    f" vendor (allowed: {len(possible)} drawings in the package); {REMEDY}"
                 )
 
 
 def check_whole(task: ZeroShotTask, settled: ZeroShotTask) -> None:
-    """SpecError unless the lists are what the rule gives; it says where they first differ."""
-    # The first difference says most; lengths are compared when all common lines agree.
+    """SpecError at the first difference between the lists and the task by the rule."""
     for label, (committed, built) in enumerate(zip(task.names, settled.names, strict=False)):
         if committed != built:
             raise SpecError(
                 f"{classnames_file('icons')}: line {label + 1}: {committed!r} is not what the"
-                f" package gives ({built!r}); {ANEW}"
+                f" package gives ({built!r}); {REMEDY}"
             )
         if task.images[committed] != settled.images[built]:
             raise SpecError(
                 f"{images_file()}: images of {committed!r} are not those that the package gives;"
-                f" {ANEW}"
+                f" {REMEDY}"
             )
     if len(task.names) != len(settled.names):
         raise SpecError(
             f"{classnames_file('icons')}: {len(task.names)} names"
-            f" (the package gives {len(settled.names)}); {ANEW}"
+            f" (the package gives {len(settled.names)}); {REMEDY}"
         )
