@@ -1,17 +1,13 @@
-"""Sacred around every run: the records, their copies on a server, and the pages that show them."""
+"""Sacred around every run: file records, their copies on a server, Omniboard to browse them."""
 
 import sys
-import time
 import warnings
-
-STARTED = time.process_time()
-"""Processor seconds of this process before anything of tracking was imported."""
 
 # Sacred 0.8.7 imports pkg_resources; setuptools is pinned below the release that lacks it.
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
 
-# It also imports pandas where there is one, only to know its tables in a result:
-# a third of a pack's start, so not here.
+# Sacred also imports pandas where there is one, only to recognise its tables in a result. This
+# takes a third of the start of a batch of runs.
 if "pandas" not in sys.modules:
     sys.modules["pandas"] = None  # type: ignore[assignment]
     try:

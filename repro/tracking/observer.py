@@ -1,7 +1,4 @@
-"""The Sacred observer that keeps the truth on disk, and that one failing call does not silence.
-
-Sacred drops an observer for the rest of a run after its first exception and still says COMPLETED.
-"""
+"""Sacred's file observer, with files that are replaced whole and a lock while the process lives."""
 
 from __future__ import annotations
 
@@ -23,168 +20,106 @@ from repro.files import replace_file
 
 RECORDS = Path("sacred")
 ALIVE = ".alive"
-"""Locked by the process that keeps the record for as long as it lives."""
+"""File in a record, locked by the process that writes the record."""
 PATIENCE = 200
-"""Between two writings of the metrics, which grow with the run, lies at least this multiple of the
-processor time of the last one.
+"""The pause between two writes of the metrics is at least so many times the processor time of the
+last write: the file grows with the run.
 """
 
 
 class FileObserver(FileStorageObserver):
-    """The record on disk, `<basedir>/<number>/`: whole files, replaced in one step, kept through a
-    full disk.
+    """The record of a run in `<basedir>/<number>/`; an error of the file system never ends the run.
 
-    Later events write every file anew, so a call that failed for want of space, the first one
-    included, is made up for by the next one. `watch` is called with the record's folder when it is
-    there; `resources` are (path, hash) of the inputs.
+    `opened` is called with the folder of the record; `resources` are (path, hash) of the inputs.
     """
 
     def __init__(
         self,
         basedir: Path,
-        watch: Callable[[Path], None],
-        resources: tuple[tuple[str, str], ...] = (),
+        opened: Callable[[Path], None],
+        resources: list[tuple[str, str]],
     ) -> None:
         super().__init__(basedir)
-        self.watch = watch
-        self.resources = resources
+        self.opened, self.resources = opened, resources
         self.points: dict[str, Any] = {}
         self.points_due = 0.0
-        """`time.monotonic()` before which the metrics are not written again."""
-        self.said: set[str] = set()
-        self.unsaved: dict[str, str] = {}
-        """Artifacts that could not be copied yet: name to file."""
-        self.writing = threading.RLock()
-        """Sacred calls from the run and from the thread of its heartbeat."""
+        self.messages: set[str] = set()
+        # Sacred calls from the run and from the thread of its heartbeat.
+        self.lock = threading.RLock()
 
-    @property
-    def folder(self) -> Path | None:
-        """Folder of the record; None while it could not be made."""
-        return Path(self.dir) if self.dir and self.run_entry else None
-
-    def started_event(self, *arguments: Any, **named: Any) -> Any:
-        """Open the record, now or, if the disk is full, as soon as it is not."""
-        self.start = arguments, named
-        self._opened()
-        return None  # numbers count per profile, so they identify nothing to Sacred
-
-    def _opened(self) -> bool:
-        """Whether the record is there; makes it, and holds its sign of life until the run or this
-        process ends.
-        """
-        with self.writing:
-            if self.folder:
-                return True
-            try:
-                super().started_event(*self.start[0], **self.start[1])  # type: ignore[no-untyped-call]
-                self.alive = os.open(Path(str(self.dir), ALIVE), os.O_CREAT | os.O_RDWR, 0o644)
-            except OSError as error:
-                self._say(f"no record in {self.basedir} for now", error)
-                # Half a record would take a number and never end.
-                if self.dir:
-                    shutil.rmtree(self.dir, ignore_errors=True)
-                self.run_entry = None
-                return False
-            assert self.run_entry is not None
+    def started_event(self, *arguments: Any, **named: Any) -> None:
+        """Open the record; without one the later events do nothing."""
+        try:
+            super().started_event(*arguments, **named)  # type: ignore[no-untyped-call]
+            assert self.dir is not None and self.run_entry is not None
+            self.alive = os.open(Path(self.dir, ALIVE), os.O_CREAT | os.O_RDWR, 0o644)
+            fcntl.flock(self.alive, fcntl.LOCK_EX)
             self.run_entry["resources"] = [list(item) for item in self.resources]
-            self._try(ALIVE, lambda: fcntl.flock(self.alive, fcntl.LOCK_EX))
-            self._try("its link", lambda: self.watch(Path(str(self.dir))))
-            return True
-
-    def heartbeat_event(self, *arguments: Any, **named: Any) -> None:
-        """Write what has changed, and the artifacts that found no space before."""
-        if self._opened():
-            super().heartbeat_event(*arguments, **named)  # type: ignore[no-untyped-call]
-            for name, file in list(self.unsaved.items()):
-                self.artifact_event(name, file)
-
-    def completed_event(self, *arguments: Any, **named: Any) -> None:
-        """Write the end of the run."""
-        self._end(super().completed_event, arguments, named)
-
-    def interrupted_event(self, *arguments: Any, **named: Any) -> None:
-        """Write the end of a run that was stopped."""
-        self._end(super().interrupted_event, arguments, named)
-
-    def failed_event(self, *arguments: Any, **named: Any) -> None:
-        """Write the end of a run that failed, and why."""
-        self._end(super().failed_event, arguments, named)
-
-    def _end(
-        self, event: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]
-    ) -> None:
-        if not self._opened():
-            return
-        self.save_json(self.points, "metrics.json")
-        if self.unsaved:
-            self.save_json((self.info or {}) | {"lost": sorted(self.unsaved)}, "info.json")
-        event(*arguments, **named)
-        os.close(self.alive)
+            self.opened(Path(self.dir))
+        except OSError as error:
+            self._say(f"no record in {self.basedir}", error)
+            if self.dir:
+                shutil.rmtree(self.dir, ignore_errors=True)
+            self.dir, self.run_entry = None, {}
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: Any) -> None:
-        """Add points; they stay in memory too, so that a write that failed is repeated whole."""
-        with self.writing:
+        """Add points, and write all of them if the last write was long enough ago."""
+        with self.lock:
             for name, new in metrics_by_name.items():
                 series = self.points.setdefault(name, {"values": [], "steps": [], "timestamps": []})
                 series["values"] += new["values"]
                 series["steps"] += new["steps"]
                 series["timestamps"] += [time.isoformat() for time in new["timestamps"]]
-
-            # The file holds all points so far: writing it at each would cost quadratic time.
-            if time.monotonic() >= self.points_due and self._opened():
+            if time.monotonic() >= self.points_due:
                 begin = time.thread_time()
                 self.save_json(self.points, "metrics.json")
                 self.points_due = time.monotonic() + PATIENCE * (time.thread_time() - begin)
 
+    def render_template(self) -> None:
+        """Release the lock; this is Sacred's last call for a run, however it ended."""
+        if self.dir:
+            os.close(self.alive)
+
     def save_json(self, obj: Any, filename: str) -> None:
-        """Replace one JSON file of the record."""
-        with self.writing:
-            content = json.dumps(
-                flatten(obj), sort_keys=True, indent=1 if filename != "metrics.json" else None
-            ).encode()
-            self._try(filename, lambda: replace_file(Path(str(self.dir), filename), content))
+        """Replace a JSON file of the record; before the end of the run all points are written."""
+        if filename == "run.json" and obj["status"] != "RUNNING":
+            self.save_json(self.points, "metrics.json")
+
+        def write() -> None:
+            indent = None if filename == "metrics.json" else 1
+            content = json.dumps(flatten(obj), sort_keys=True, indent=indent)
+            replace_file(Path(str(self.dir), filename), content.encode())
+
+        self._try(filename, write)
 
     def save_cout(self) -> None:
-        """Append what was printed since the last call."""
-        with self.writing:
-            self._try("cout.txt", super().save_cout)
+        """Append the output since the last call."""
+        self._try("cout.txt", super().save_cout)
 
-    def artifact_event(
-        self, name: str, filename: str, metadata: Any = None, content_type: str | None = None
-    ) -> None:
-        """Copy an artifact into the record."""
-        # Taken off the list once copied; until then each heartbeat tries again.
-        self.unsaved[name] = filename
-        with self.writing:
-            event = super().artifact_event
+    def save_file(self, filename: str, target_name: str | None = None) -> None:
+        """Copy an artifact."""
+        save = super().save_file
+        self._try(target_name or filename, lambda: save(filename, target_name))  # type: ignore[no-untyped-call]
 
-            def write() -> None:
-                event(name, filename, metadata, content_type)  # type: ignore[no-untyped-call]
-
-            if self._opened() and self._try(name, write):
-                del self.unsaved[name]
-
-    def _try(self, what: str, action: Callable[[], Any]) -> bool:
-        """Whether the action succeeded; a failure of the file system is said and survived."""
-        try:
-            action()
-        except OSError as error:
-            self._say(f"{Path(str(self.dir), what)} not written", error)
-            return False
-        return True
+    def _try(self, name: str, write: Callable[[], Any]) -> None:
+        if self.dir is None:
+            return
+        with self.lock:
+            try:
+                write()
+            except OSError as error:
+                self._say(f"{Path(self.dir, name)} not written", error)
 
     def _say(self, what: str, error: OSError) -> None:
-        """Tell a problem on standard error, once."""
+        """Print a problem, once."""
         message = f"tracking: {what}: {error.strerror} ({error.filename})"
-        if message not in self.said:
-            self.said.add(message)
+        if message not in self.messages:
+            self.messages.add(message)
             print(message, file=sys.stderr)
 
 
 def is_alive(folder: Path) -> bool:
-    """Whether a process still keeps this record, whatever its status and the clock say; True where
-    that cannot be found out.
-    """
+    """Whether a process still writes this record; True where that cannot be determined."""
     try:
         with (folder / ALIVE).open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

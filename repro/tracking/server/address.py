@@ -1,5 +1,6 @@
-"""Where the tracking server is: what MONGO_URL or MONGO_URL_FILE says, else the embedded server if
-it runs.
+"""Address of the tracking server: MONGO_URL or MONGO_URL_FILE, else the embedded server if it runs.
+
+No database driver is imported here, so that a batch of runs without a server starts faster.
 """
 
 from __future__ import annotations
@@ -11,17 +12,15 @@ from pathlib import Path
 DATABASE = "sacred"
 LOOPBACK = "127.0.0.1"
 HOME = Path("work/tracking")
-"""The embedded server's folder."""
+"""Folder of the embedded server."""
 
 
 class TrackingError(RuntimeError):
-    """A tracking server that cannot be used; the message says why and what to do, without its
-    password.
-    """
+    """A server that cannot be used; the message has reason and remedy, and no password."""
 
 
 def server_url() -> str | None:
-    """Address of the server that takes the copies; None where there is none."""
+    """Address of the server for copies of records; None if there is none."""
     if url := mongo_url():
         return url
     state = embedded_state()
@@ -29,7 +28,7 @@ def server_url() -> str | None:
 
 
 def mongo_url() -> str | None:
-    """MONGO_URL, or the content of the file that MONGO_URL_FILE names."""
+    """MONGO_URL, or the content of the file in MONGO_URL_FILE."""
     if path := os.environ.get("MONGO_URL_FILE"):
         try:
             return Path(path).read_text(encoding="utf-8").strip()
@@ -43,7 +42,7 @@ def mongo_url() -> str | None:
 
 
 def embedded_state() -> dict[str, int] | None:
-    """`pid` and `port` of the embedded server of this folder while it lives."""
+    """`pid` and `port` of the embedded server of this folder, if it lives."""
     try:
         state = json.loads((HOME / "server.json").read_bytes())
         command = Path(f"/proc/{state['pid']}/cmdline").read_bytes().split(b"\0")
@@ -58,14 +57,12 @@ def embedded_url(port: int) -> str:
 
 
 def with_database(url: str) -> str:
-    """The address with the database in its path, for programs that look nowhere else."""
+    """The address with the database in its path, as Omniboard needs it."""
     base, _, options = url.partition("?")
     scheme, _, rest = base.partition("://")
     servers, _, name = rest.partition("/")
-
-    # A database in the path would change where the user is looked for.
+    # A database in the path would change the database that holds the users.
     if not name and "@" in servers and "authSource=" not in options:
         options = "&".join(filter(None, (options, "authSource=admin")))
-
     address = f"{scheme}://{servers}/{name or DATABASE}"
     return f"{address}?{options}" if options else address
