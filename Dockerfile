@@ -11,10 +11,10 @@
 ARG BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
 FROM ${BASE}
 
-# gcc and Python's headers: `compile: true` builds its kernels' launchers with Triton.
+# gcc and Python's headers: `compile: true` builds its kernels' launchers with Triton. numactl binds ranks to cores.
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-        ca-certificates gcc git make python3 python3-dev python3-venv \
+        ca-certificates gcc git make numactl python3 python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
 RUN useradd --create-home --uid 10001 repro && mkdir /project && chown repro:repro /project
@@ -33,6 +33,6 @@ RUN PIP_NO_CACHE_DIR=1 bash setup.sh
 COPY --chown=repro:repro . .
 # The build context has no .git, and DVC asks to be told. The folders are here so that volumes over them belong to the user.
 RUN .venv/bin/dvc config --local core.no_scm true \
-    && mkdir -p data incoming poisoned models results sacred work .dvc/cache report/build
+    && mkdir -p data incoming poisoned models results sacred work .dvc/cache report/build report/metrics
 
 CMD ["make", "reproduce"]

@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: reproduce test bench faults gpu-check lint omniboard publish setup help
+.PHONY: reproduce test bench gpu-check lint omniboard publish setup help
 
 # Through the environment, so that no shell reads what is in it.
 export PROFILE ?=
@@ -23,9 +23,6 @@ test: setup ## every test that can run here; FAST=1 leaves out those marked slow
 
 bench: setup ## speed against the straightforward implementation, about 20 minutes on an idle core
 	@$(ACTIVATE) && exec python -m benchmarks
-
-faults: setup ## kills, full disks, hostile files; writes the outcomes that the report shows
-	@$(ACTIVATE) && exec python -m pytest -m faults --fault-table=report/faults.json
 
 gpu-check: ## what a GPU must show before days of it are spent, ten minutes; needs torch, not all of setup
 	@$(if $(wildcard .venv/bin/activate),$(ACTIVATE);) python3 -c "from importlib.util import find_spec as f; exit(not f('torch'))" \

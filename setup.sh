@@ -7,11 +7,13 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 VENV=.venv
-TORCH_FLOOR=2.10
+TORCH_FLOOR=2.12
 extras=${EXTRAS:-test}
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
+
+[[ $PWD != *[\$:]* ]] || die "$PWD: the path holds \$ or :, which setuptools and venv do not take; move the folder"
 
 find_python() {
     local candidate

@@ -31,8 +31,6 @@ NAMES = {
     ),
     "loader": ("loading of an image with its augmented view", "at least 3"),
     "rn50_of_floor": ("training step of RN50, 32 pairs of 224 px", "at least 0.6"),
-    "report_seconds": ("report of {points:,} points", "at most 10"),
-    "noop_seconds": ("`dvc repro` with nothing to do", "at most 5"),
 }
 """What bench.json holds: in words, and what is wanted of it."""
 BESIDES = {
@@ -81,9 +79,8 @@ def main(arguments: list[str]) -> None:
     print(block)
     if chosen.readme:
         from repro.markdown import fill
-        from repro.report.pages.readme import README
 
-        fill(README, "speed", block)
+        fill(Path("docs/usage.md"), "speed", block)
 
 
 def measure(names: list[str]) -> None:
@@ -117,8 +114,6 @@ def measure(names: list[str]) -> None:
 
 def table(details: dict[str, Any]) -> str:
     """The measurements as Markdown."""
-    from benchmarks.workspace import POINTS
-
     machine = details["machine"]
     lines = [
         f"Processor time on one core of an {machine['device']}, medians;"
@@ -131,14 +126,14 @@ def table(details: dict[str, Any]) -> str:
     for name, (text, wanted) in (NAMES | BESIDES).items():
         if found := details.get(name):
             slow, fast = (_seconds(found[side]) for side in ("reference_seconds", "seconds"))
-            ratio = f"{found['ratio']:.2g} {found['unit']}" if found["unit"] != "seconds" else ""
-            what = text.format(rates=LEARNING_RATES, points=POINTS)
+            ratio = f"{found['ratio']:.2g} {found['unit']}"
+            what = text.format(rates=LEARNING_RATES)
             lines.append(f"| {what} | {slow} | {fast} | {ratio} | {wanted} |")
     return "\n".join(lines)
 
 
-def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import reference, workspace
-from benchmarks.timing import Measurement, compare, elapsed
+from benchmarks import reference
+from benchmarks.timing import Measurement, compare
 from benchmarks.workload import (
     RATE,
     Trainer,
@@ -165,7 +164,6 @@ def rn50_of_floor(workload: Workload, folder: Path) -> Measurement:
     matrix = torch.randn(MATRIX, MATRIX, generator=random)
     result = compare(lambda: matrix @ matrix, lambda: trainer.step(images, tokens), 3)
     products = counter.get_total_flops() / (2 * MATRIX**3)
-    assert result.reference_seconds is not None
     runs = [ratio * products for ratio in result.runs]
     return Measurement(
         sorted(runs)[len(runs) // 2],
@@ -174,20 +172,6 @@ def rn50_of_floor(workload: Workload, folder: Path) -> Measurement:
         result.reference_seconds * products,
         result.seconds,
     )
-
-
-def report_seconds(workload: Workload, folder: Path) -> Measurement:
-    """`repro report` on as many points as the authors published."""
-    with _workspace(folder) as root:
-        return elapsed(lambda: workspace.report(root), 3)
-
-
-def noop_seconds(workload: Workload, folder: Path) -> Measurement:
-    """`dvc repro` with nothing to do."""
-    with _workspace(folder) as root:
-        workspace.report(root)
-        workspace.commit(root)
-        return elapsed(lambda: workspace.repeat(root), 3)
 
 
 def _endless(pairs: reference.Pairs) -> Iterator[tuple[Tensor, Tensor]]:
@@ -200,13 +184,3 @@ def _batches(workload: Workload, folder: Path) -> Iterator[tuple[Tensor, Tensor]
     pairs = workload.pairs(folder / "cache")
     for _ in count():
         yield from pairs.batches(0, len(pairs), 0)
-
-
-@contextlib.contextmanager
-def _workspace(folder: Path) -> Iterator[Path]:
-    root = folder / "workspace"
-    try:
-        workspace.make_workspace(Path.cwd(), root)
-        yield root
-    finally:
-        shutil.rmtree(root, ignore_errors=True)

@@ -50,6 +50,7 @@ from repro.data.shards import PairStore
 from repro.data.templates import templates_of
 from repro.data.triggers import stamp
 from repro.spec import ModelSpec, RunSpec, Views
+from repro.train.defences import objective_of
 from repro.train.schedule import evaluation_steps, learning_rate
 from repro.train.views.synonyms import Synonyms
 from repro.train.views.text import eda
@@ -86,7 +87,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         tokenizer = SimpleTokenizer()
         captions = [store.captions[int(row)] for row in rows]
         self.tokens = [tokenizer(captions)]  # (N, 77) a view
-        if spec.loss_weights["ssl"]:
+        if spec.num_views == 2:
             table = Synonyms.read(synonyms)
             views = [
                 eda(text, keyed_rng("text view", spec.seed, int(row)), table)
@@ -189,7 +190,8 @@ def training_step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad()
-    loss = loss_of(model, images, tokens, spec.loss_weights)
+    weights = {"mmcl": 0.0, "ssl": 0.0, **objective_of(spec).weights}
+    loss = loss_of(model, images, tokens, weights)
     loss.backward()
     optimizer.step()
     model.logit_scale.data.clamp_(0, 4.6052)

@@ -23,8 +23,8 @@ class Measurement:
     unit: str
     runs: list[float]
     """One value a repetition."""
-    reference_seconds: float | None
-    """Median of the side that is compared with; None where there is none."""
+    reference_seconds: float
+    """Median of the side that is compared with."""
     seconds: float
     """Median of ours."""
 
@@ -63,15 +63,3 @@ def compare(
     return Measurement(
         statistics.median(runs), "times as fast", runs, medians["reference"], medians["ours"]
     )
-
-
-def elapsed(call: Callable[[], object], repetitions: int) -> Measurement:
-    """Seconds that a call takes, after one unmeasured."""
-    call()
-    runs = []
-    for _ in range(repetitions):
-        begun = processor_seconds()
-        call()
-        runs.append(processor_seconds() - begun)
-    median = statistics.median(runs)
-    return Measurement(median, "seconds", runs, None, median)

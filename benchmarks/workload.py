@@ -21,7 +21,6 @@ from PIL import Image
 from repro.data.images import encode_png
 from repro.data.shards import PairStore, ShardWriter, write_store
 from repro.data.stages import poison_stage
-from repro.data.sums import hash_folder
 from repro.data.templates import templates_of
 from repro.evaluate.images import EvaluationSet
 from repro.evaluate.prompts import PromptSet
@@ -34,7 +33,7 @@ from repro.spec import RunSpec
 from repro.train.model import PairEncoder, build_model, build_optimizer
 from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
-from repro.train.process.tensor_files import model_tensors, save_tensors
+from repro.train.process.checkpoint import copied, model_state, save_tensors
 from repro.train.step import training_step
 from tests.support.ledger import record_of
 
@@ -175,7 +174,6 @@ def rn50_workload(folder: Path, source: Workload) -> Workload:
             writer.add(_enlarged(source.store, int(row), spec), "png", caption)
         write_store(inputs["pairs"], *writer.close())
         np.savez(inputs["pairs"] / "rows.npz", **{str(spec.clean_size): np.arange(RN50_PAIRS)})  # type: ignore[arg-type]  # its stub
-        hash_folder(inputs["pairs"])
         save_model(workload)
     return workload
 
@@ -222,6 +220,6 @@ def save_model(workload: Workload) -> None:
     """A start model of random weights, with the record that cleaning asks for."""
     folder = workload.inputs["model"]
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / "model.safetensors", model_tensors(workload.model()))
+    save_tensors(folder / "model.safetensors", copied(model_state(workload.model())))
     record = record_of(workload.spec, model_hash=content_hash(folder))
     write_record(folder / "run.json", record)

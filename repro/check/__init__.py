@@ -1,5 +1,5 @@
-"""What a GPU must show before days of it are spent: `make gpu-check`.
+"""What a GPU must show before days of it are spent: `make gpu-check`, ten minutes.
 
-Needs torch and the libraries of the training process, neither DVC nor Sacred. On a GPU it takes at
-most ten minutes and writes the table of docs/gpu.md; on a CPU it runs at toy size, to test itself.
+Images are blocks of colour and models random: no data is needed. Without a GPU the parts that a
+processor can run do so at toy size, which tests the check itself.
 """

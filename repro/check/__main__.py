@@ -1,82 +1,86 @@
-"""`python -m repro.check [SECTION ...]`: prints a line a check; exit status 1 if one failed."""
+"""`python -m repro.check [SECTION ...]`: a line a check; exit status 1 if one failed.
+
+On a GPU the measured rates go to work/gpu-check.json, where `python -m repro plan` reads them.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 
+import click
 import torch
 
-from repro.check import rates, training
-from repro.check.results import Check, failed, measured_block
-from repro.check.work import FULL, TOY, Scale
-from repro.markdown import fill
-from repro.train.process.device import REPEATABLE_WORKSPACES, WORKSPACE
+from repro.check import processes, training
+from repro.check.noise import FULL, TOY, Scale
+from repro.check.outcome import Check
+from repro.files import replace_json
+from repro.launch.places import GPU_ENVIRONMENT, TRAINING_ENVIRONMENT
+from repro.plan.forecast import MEASURED
 
 Section = Callable[[Scale, torch.device], Iterator[Check]]
-
+FLOPS: dict[str, float] = {}
+"""FLOP/s by arithmetic, as the section `speed` measured them."""
 SECTIONS: dict[str, Section] = {
-    "environment": training.machine_environment,
     "equality": training.equality,
-    "repeatable": training.same_bits,
-    "resume": training.resume,
-    "ranks": training.several_ranks,
-    "evaluation": rates.evaluation,
-    "speed": rates.speed,
-    "memory": rates.memory,
+    "repeatable": training.repeatable,
+    "checkpoint": training.checkpoint,
+    "waiting": training.waiting,
+    "cache": training.gradient_cache,
+    "residence": training.residence,
+    "worker": processes.worker,
+    "ranks": processes.ranks,
+    "speed": partial(training.speed, flops=FLOPS),
 }
 
-PAGE = Path("docs/gpu.md")
-BLOCK = "gpu-check"
 
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the sections, all of them by default, which then also write the page on a GPU."""
-    parser = argparse.ArgumentParser(prog="python -m repro.check", description=__doc__)
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
-    chosen = parser.parse_args(arguments).sections or [*SECTIONS]
-    if unknown := [name for name in chosen if name not in SECTIONS]:
-        parser.error(f"{unknown[0]} (allowed: {', '.join(SECTIONS)})")
-
-    # Both are read when the device is first used.
-    os.environ.setdefault(WORKSPACE, REPEATABLE_WORKSPACES[0])
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", 0) if cuda else torch.device("cpu")
-    scale = FULL if cuda else TOY
-    if not cuda:
-        print(f"no GPU: toy size on the CPU; {PAGE} is left as it is")
+@click.command(help=__doc__)
+@click.argument("sections", nargs=-1, type=click.Choice(list(SECTIONS)))
+def main(sections: tuple[str, ...]) -> None:
+    """Run the sections, all of them by default."""
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda", 0) if gpu else torch.device("cpu")
+    if gpu:
+        free, total = torch.cuda.mem_get_info(device)
+        name = torch.cuda.get_device_name(device)
+        print(f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, torch {torch.__version__}")
+    else:
+        print("no GPU: toy size on the CPU, which shows nothing about a GPU")
 
     checks = []
-    for name in chosen:
-        checks += _run(name, scale, device)
-    if cuda and chosen == [*SECTIONS]:
-        day = datetime.now(UTC).date().isoformat()
-        fill(PAGE, BLOCK, measured_block(torch.cuda.get_device_name(device), day, checks))
-    return int(failed(checks))
+    for section in sections or SECTIONS:
+        begun = time.monotonic()
+        try:
+            for check in SECTIONS[section](FULL if gpu else TOY, device):
+                print(f"{section}: {check}", flush=True)
+                checks.append(check)
+        # A boundary: the sections after it must run whatever this one met.
+        except Exception as error:
+            checks.append(Check("raised", f"{type(error).__name__}: {error}", False))
+            print(f"{section}: {checks[-1]}", flush=True)
+        print(f"  ({section}: {time.monotonic() - begun:.0f} s)", flush=True)
 
-
-def _run(name: str, scale: Scale, device: torch.device) -> list[Check]:
-    """One section; what it raises is one more check that failed."""
-    begun = time.monotonic()
-    checks: list[Check] = []
-    try:
-        for check in SECTIONS[name](scale, device):
-            print(check, flush=True)
-            checks.append(check)
-    # A boundary: the sections after it must run whatever this one met.
-    except Exception as error:
-        checks.append(Check(name, "raised", f"{type(error).__name__}: {error}", False))
-        print(checks[-1], flush=True)
-    print(f"  ({name}: {time.monotonic() - begun:.0f} s)", flush=True)
-    return checks
+    failed = [check for check in checks if check.passed is False]
+    skipped = [check for check in checks if check.text.startswith("not checked")]
+    print(f"{len(checks)} checks, {len(failed)} failed, {len(skipped)} not possible here")
+    if gpu and FLOPS and not failed:
+        MEASURED.parent.mkdir(exist_ok=True)
+        content = {"device": name, "memory_bytes": total, "flops": FLOPS}
+        replace_json(MEASURED, content)
+        print(f"rates: {MEASURED}")
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Libraries read these when they load or first use the device: this process is started again.
+    wanted = TRAINING_ENVIRONMENT | GPU_ENVIRONMENT
+    if not wanted.items() <= os.environ.items():
+        os.execve(  # noqa: S606
+            sys.executable,
+            [sys.executable, "-m", "repro.check", *sys.argv[1:]],
+            os.environ | wanted,
+        )
+    main()

@@ -1,77 +1,85 @@
-"""specs/plan.yaml: what a forecast takes for granted where nothing was measured."""
+"""specs/plan.yaml: what a forecast assumes where nothing was measured."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat, PositiveInt
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from repro.profile import SPECS, check, count_icon_images, load_classnames, read_yaml
-from repro.spec import Fraction, IconSource, Profile, Rate, ShardSource, Spec
+from repro.spec import Fraction, IconSource, Profile, Rate, RunSpec, ShardSource, Spec
 
-ASSUMPTIONS = "plan.yaml"
+Range = Annotated[tuple[Rate, Rate], Field(strict=False)]
+"""Low and high."""
+Precision = Literal["fp32", "tf32", "bf16"]
 SourceKind = Literal["webdataset", "icons"]
+DeviceName = Literal["a100", "h100", "core"]
 
 
-class HostCost(Spec):
-    """What a core takes to make a training pair ready; images of any size, by their area."""
+class Device(Spec):
+    """A GPU, or one processor core."""
 
-    decode: Rate
-    """Seconds to read, check and decode a JPEG, for each million pixels."""
-    augment: Rate
-    """Seconds to augment an image, for each million pixels."""
-    text: Rate
-    """Seconds to augment a caption and make tokens of it."""
+    name: str
+    memory_bytes: PositiveInt
+    watts: PositiveInt
+    peak_tflops: dict[Precision, Rate]
+    utilisation: dict[Precision, Range]
+    """Share of the peak that training and evaluation reach with the fastest kernels, uncompiled."""
+    deterministic: Fraction
+    """Factor on it with deterministic kernels."""
+    compiled: Rate
+    """Factor on it with compiled kernels."""
+    loaders: NonNegativeInt
+    """Processes that make its batches; 0 where the device itself makes them."""
 
-    def pair(self, pixels: int, *, decoded: bool, views: int) -> float:
-        """Core-seconds of a pair with images of `pixels` pixels; `decoded`: its pixels lie in a
-        memory map.
-        """
-        megapixels = pixels / 1e6
-        seconds = 0.0 if decoded else self.decode * megapixels
-
-        # The first view is the image as it is, with tokens made once for all epochs.
-        augmented = views - 1
-        return seconds + augmented * (self.augment * megapixels + self.text)
+    def flops(self, precision: Precision, spec: RunSpec) -> tuple[float, float]:
+        """FLOP/s in the arithmetic of the run, low and high."""
+        factor = (self.deterministic if spec.deterministic else 1.0) * (
+            self.compiled if spec.compile else 1.0
+        )
+        low, high = self.utilisation[precision]
+        peak = self.peak_tflops[precision] * 1e12 * factor
+        return low * peak, high * peak
 
 
 class Assumptions(Spec):
-    """The content of specs/plan.yaml."""
+    """The content of specs/plan.yaml; sources stand there as comments."""
 
+    devices: dict[DeviceName, Device]
     caption_tokens: dict[SourceKind, PositiveInt]
     """Tokens to which a training batch is trimmed, by kind of source."""
     pair_bytes: dict[SourceKind, PositiveInt]
     """Disk of a training pair, image and caption."""
+    mirror_pair_bytes: PositiveInt
     image_bytes: dict[SourceKind, PositiveInt]
     """Disk of an evaluation image."""
-    device: str
-    """The accelerator that the next fields describe."""
-    peak_tflops: dict[Literal["fp32", "tf32", "bf16"], Rate]
-    utilisation: Fraction
-    """Share of the peak at the run's precision that training and evaluation reach."""
-    cores_per_device: PositiveInt
-    """Processor cores that make pairs ready for a device."""
-    host_seconds: HostCost
+    decode_seconds: Range
+    """Of a core, to read and decode an image, for each million pixels of the model's size."""
+    augment_seconds: Rate
+    text_seconds: Rate
     cache_bytes: PositiveInt
     """Disk for decoded images: a set that fits is decoded once, any other at every step."""
-    device_watts: PositiveInt
-    core_watts: PositiveInt
+    start_seconds: dict[SourceKind, Range]
+    """From the start of a process to its first step, and what its first evaluation takes longer."""
     power_usage_effectiveness: Annotated[FiniteFloat, Field(ge=1)]
     """Power of the data centre over that of its computers."""
     kg_co2e_per_kwh: Fraction
-    start_seconds: PositiveInt
-    """From the start of a training process to its first step."""
-    record_seconds: Rate
-    """Processor time that the Sacred record of a cleaning run takes."""
+
+    def host_seconds(self, pixels: int, views: int, decoded: bool) -> tuple[float, float]:
+        """Core-seconds to make a pair ready with images of `pixels` pixels; `decoded`: these lie in
+        a memory map.
+        """
+        # The first view is the image as it is, with tokens made once for all epochs.
+        augment = (views - 1) * (self.augment_seconds * pixels / 1e6 + self.text_seconds)
+        low, high = (0.0, 0.0) if decoded else self.decode_seconds
+        return low * pixels / 1e6 + augment, high * pixels / 1e6 + augment
 
 
-def load_assumptions(specs: Path = SPECS) -> tuple[Assumptions, dict[str, str]]:
-    """The checked assumptions and, for each, the source that its comment names."""
-    path = specs / ASSUMPTIONS
-    commented = re.findall(r"^(\w+): .+? +# (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return check(Assumptions, read_yaml(path), path), dict(commented)
+def load_assumptions(specs: Path = SPECS) -> Assumptions:
+    """The checked content of specs/plan.yaml."""
+    path = specs / "plan.yaml"
+    return check(Assumptions, read_yaml(path), path)
 
 
 def num_evaluation_images(profile: Profile) -> int:

@@ -22,8 +22,8 @@ from repro.evaluate.prompts import TEXT_BATCH, PromptSet
 from repro.plan.work import Work, kind_of
 from repro.profile import clean_runs, load_classnames, pretrain_runs
 from repro.spec import Profile, RunSpec
-from repro.train.losses import total_loss
 from repro.train.model import build_model, encode_text, normalise
+from repro.train.objectives import OBJECTIVES, Batch
 
 META = torch.device("meta")
 SAMPLE = 2
@@ -128,7 +128,9 @@ def _loss(spec: RunSpec) -> int:
     images = torch.zeros(shape, device=META, requires_grad=True)
     texts = torch.zeros(shape, device=META, requires_grad=True)
 
+    batch_of = Batch(images, texts, torch.ones((), device=META), members=None, start=None)
+    objective = OBJECTIVES[spec.loss](1.0 if views > 1 else 0.0)
     with FlopCounterMode(display=False) as counter:
-        total_loss(spec.loss_weights, images, texts, torch.ones((), device=META))["loss"].backward()
+        objective.total(batch_of, None)["loss"].backward()
     total: int = counter.get_total_flops()
     return total // (views * batch)

@@ -1,107 +1,215 @@
-"""`python -m repro plan --profile P`: what a profile costs, known before anything runs.
+"""`python -m repro plan --profile P`: what a profile costs, before anything runs.
 
-Runs, samples and evaluations follow from the specifications, FLOPs are counted on the model
-(repro/plan/flops.py), and the time comes from specs/plan.yaml's device or, with `--calibrate`, from
-steps timed on this machine (repro/plan/calibrate.py). Where results of the profile are there
-already, the forecast stands beside what they took.
+Runs, pairs and evaluations follow from the specifications (repro/plan/work.py), FLOPs are counted
+on the model (repro/plan/flops.py). Device-seconds of a run are
+
+    pairs x max(FLOP of a pair / rate, core-seconds of a pair / loaders) x (1 + checkpoints)
+    + evaluations x FLOP of an evaluation / rate
+
+and each process has a start besides. The rate is a share of the device's peak (specs/plan.yaml): a
+range, because nothing was measured. Where `make gpu-check` has measured a GPU, its rates give hours
+of their own.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from repro.launch.places import MAX_LOADER_WORKERS
-from repro.markdown import fill
-from repro.plan.assumptions import Assumptions, load_assumptions, num_evaluation_images
-from repro.plan.calibrate import Calibration, calibrate
+from repro.markdown import fill, table_lines
+from repro.plan.assumptions import (
+    Assumptions,
+    Device,
+    Precision,
+    load_assumptions,
+    num_evaluation_images,
+)
 from repro.plan.flops import Counts, count
-from repro.plan.rates import Rates, Seconds, num_processes, wall_seconds
-from repro.plan.table import cost_table
 from repro.plan.work import Work, num_rows, work_of
 from repro.profile import load_profile
-from repro.runs.published import read_results
-from repro.spec import Profile, SpecError
+from repro.spec import PretrainSpec, Profile, RunSpec, SpecError
+from repro.train.gradient_cache import MEMORY_SHARE, group_bytes
 from repro.train.process.checkpoint import CHECKPOINT_SHARE, KEEP
 
 AUTHORS_GPUS = 8
 """GPUs for the wall time where none are named (code: attack-cleanclip README.md)."""
-CALIBRATION_SECONDS = 40.0
-"""Of timed steps and evaluations; imports and first steps come to about 15 more."""
+MEASURED = Path("work/gpu-check.json")
+"""What `make gpu-check` writes: `{"device": name, "flops": {arithmetic: FLOP/s}}`."""
 HOUR = 3600.0
-PEAK_SHARES = (1.0, 0.4, 0.25)
-"""Shares of the device's highest peak for which the hours are also given."""
 STATE_BYTES = 12
 """Of a parameter on disk: weight and AdamW's two moments, float32."""
 INDEX_BYTES = 250
 """Of a row in a store's index, caption included."""
 ROW_BYTES = 1000
 """Of an evaluation in the ledger, bits aside."""
-Precision = Literal["fp32", "tf32", "bf16"]
-Stage = Literal["pretrain", "clean"]
-STAGES: tuple[Stage, ...] = ("pretrain", "clean")
+STAGES = ("pretrain", "clean")
+
+
+def arithmetic(precision: Precision, spec: RunSpec | PretrainSpec) -> str:
+    """What the speed of a GPU depends on, in words, such as `bf16 compiled fast`."""
+    compiled = " compiled" if spec.compile else ""
+    return f"{precision}{compiled}{'' if spec.deterministic else ' fast'}"
 
 
 @dataclass(frozen=True)
-class Planned:
-    """What the parts of a forecast are computed from."""
+class Forecast:
+    """A profile, and the devices that it would run on."""
 
     profile: Profile
-    works: list[Work]
-    counts: Counts
-    num_images: int
+    gpus: int
     assumptions: Assumptions
+    group_bytes: dict[str, int] = field(default_factory=dict)
+    """Bytes that backward keeps of a BatchNorm group, by `Work.kind`: counting takes seconds."""
 
-    def of_stage(self, stage: Stage) -> list[Work]:
-        """The runs of one stage."""
-        return [work for work in self.works if work.spec.stage == stage]
+    @cached_property
+    def works(self) -> list[Work]:
+        """All runs, pre-trainings first."""
+        return work_of(self.profile)
 
-    def flops(self, works: list[Work]) -> float:
-        """Of training and evaluation."""
+    @cached_property
+    def num_images(self) -> int:
+        """Images of an evaluation."""
+        return num_evaluation_images(self.profile)
+
+    @cached_property
+    def counts(self) -> Counts:
+        """FLOPs of the model."""
+        tokens = self.assumptions.caption_tokens[self.profile.data.source.kind]
+        return count(self.profile, tokens, self.num_images)
+
+    def flops(self, works: Sequence[Work]) -> float:
+        """Of training and evaluation, without what a gradient cache computes twice."""
         evaluations = sum(work.evaluations for work in works)
         return sum(map(self.counts.training, works)) + evaluations * self.counts.evaluation
 
+    def ranks(self, spec: RunSpec, device: Device) -> int:
+        """GPUs of a run: a pre-training takes as many as divide its BatchNorm groups."""
+        if spec.stage == "clean":
+            return 1
+        groups = spec.schedule.global_batch_size // spec.schedule.norm_batch_size
+        return max(n for n in range(1, groups + 1) if groups % n == 0 and n <= self.gpus)
 
-@dataclass(frozen=True)
-class Machine:
-    """What the study would run on."""
+    def seconds(self, work: Work, device: Device) -> tuple[float, float]:
+        """Device-seconds of a run from its first step to its last evaluation, low and high."""
+        spec, counts, data = work.spec, self.counts, self.profile.data
+        flops = spec.num_views * counts.pair_view(work.kind)
 
-    rates: Rates
-    devices: int
-    on_gpu: bool
-    calibration: Calibration | None
+        # A gradient cache takes the groups of a rank one after another, each forward twice.
+        schedule = spec.schedule
+        groups = schedule.global_batch_size // schedule.norm_batch_size // self.ranks(spec, device)
+        if groups > 1 and self._cached(work.kind, spec, groups, device):
+            flops += spec.num_views * (counts.image_forward + counts.text_forward)
 
+        pixels = data.image_size**2
+        decoded = 3 * pixels * num_rows(self.profile, spec) <= self.assumptions.cache_bytes
+        host = self.assumptions.host_seconds(pixels, spec.num_views, decoded)
+        rates = device.flops(spec.precision, spec)
+        evaluating = device.flops(spec.evaluation_precision, spec)
 
-def plan_command(
-    profile_name: str,
-    as_json: bool,
-    table: Path | None,
-    gpus: int | None,
-    utilisation: float | None,
-    calibrated: bool,
-) -> None:
-    """Print the forecast, for people or as JSON, also as a table into the Markdown file `table`."""
-    content = plan(profile_name, gpus, utilisation, calibrated=calibrated)
-    print(json.dumps(content, indent=1) if as_json else cost_table(content))
-    if table is not None:
-        fill(table, "plan", cost_table(content))
+        def total(index: int) -> float:
+            # The low end of the time is the high end of the rate.
+            step, wait = flops / rates[1 - index], host[index]
+            pair = max(step, wait / device.loaders) if device.loaders else step + wait
+            evaluation = counts.evaluation / evaluating[1 - index]
+            return work.pairs * pair * (1 + CHECKPOINT_SHARE) + work.evaluations * evaluation
+
+        return total(0), total(1)
+
+    def _cached(self, kind: str, spec: RunSpec, groups: int, device: Device) -> bool:
+        if kind not in self.group_bytes:
+            self.group_bytes[kind] = group_bytes(spec)
+        return groups * self.group_bytes[kind] > MEMORY_SHARE * device.memory_bytes
+
+    def hours(self, device: Device) -> dict[str, Any]:
+        """Device-hours of each stage, and hours of the clock, low and high."""
+        by_stage: dict[str, list[float]] = {}
+        wall = [0.0, 0.0]
+        for stage in STAGES:
+            works = [work for work in self.works if work.spec.stage == stage]
+            seconds = [self.seconds(work, device) for work in works]
+            # A process for each pre-training; cleaning runs on the same data share one a GPU.
+            datasets = len({work.spec.dataset for work in works})
+            processes = len(works) if stage == "pretrain" else min(len(works), datasets * self.gpus)
+            sums = []
+            for index in (0, 1):
+                start = self.assumptions.start_seconds[self.profile.data.source.kind][index]
+                total = sum(pair[index] for pair in seconds) + processes * start
+                sums.append(total / HOUR)
+
+                # Pre-trainings follow one another on all devices; cleaning runs go side by side.
+                spread = max(total / self.gpus, max(pair[index] for pair in seconds) + start)
+                if stage == "pretrain":
+                    spread = sum(
+                        start + pair[index] / self.ranks(work.spec, device)
+                        for work, pair in zip(works, seconds, strict=True)
+                    )
+                wall[index] += spread / HOUR
+            by_stage[stage] = sums
+        both = [sum(sums[index] for sums in by_stage.values()) for index in (0, 1)]
+        return {"total": both, **by_stage, "wall": wall}
+
+    def disk(self) -> dict[str, int]:
+        """Bytes by folder; DVC's cache is not in it (links where the file system can)."""
+        data, assumptions = self.profile.data, self.assumptions
+        kind, pixels = data.source.kind, 3 * data.image_size**2
+        pairs = sum(data.num_pairs.values())
+        images = self.num_images * assumptions.image_bytes[kind]
+        files = pairs * assumptions.pair_bytes[kind] + images
+        # Shards of a webdataset lie in `incoming`; other sources write their pairs into `data`.
+        brought = kind == "webdataset"
+
+        # Decoded: each set of pairs that fits, and the evaluation images, twice where triggers come
+        # before resizing.
+        sets = [*data.num_pairs.values(), *(len(data.num_pairs) * [*data.cleaning_sizes.values()])]
+        decoded = sum(size * pixels for size in sets if size * pixels <= assumptions.cache_bytes)
+        squashed = self.profile.switches.trigger_geometry == "squash"
+        decoded += self.num_images * pixels * (2 if squashed else 1)
+
+        # Weights and optimizer state of one model.
+        state = self.counts.parameters * STATE_BYTES
+        models = sum(work.spec.stage == "pretrain" for work in self.works)
+        evaluations = sum(work.evaluations for work in self.works)
+        poisons = sum(data.poison.num_poisoned.values())
+        return {
+            "incoming": files if brought else 0,
+            "data": (images if brought else files) + pairs * INDEX_BYTES,
+            "poisoned": poisons * pixels + pairs * INDEX_BYTES,
+            "cache": decoded,
+            "models": models * state,
+            "work": (models + KEEP * self.gpus) * state,
+            "results": evaluations * (ROW_BYTES + self.num_images // 4),
+        }
+
+    def models(self) -> list[dict[str, Any]]:
+        """What making or cleaning each model takes."""
+        groups: dict[tuple[str, str], list[Work]] = defaultdict(list)
+        for work in self.works:
+            groups[work.spec.stage, work.spec.cell].append(work)
+        return [
+            {"stage": stage, "cell": cell, **self.totals(works)}
+            for (stage, cell), works in groups.items()
+        ]
+
+    def totals(self, works: Sequence[Work]) -> dict[str, Any]:
+        """Sums over runs."""
+        return {
+            "runs": len(works),
+            "pairs": sum(work.pairs for work in works),
+            "evaluations": sum(work.evaluations for work in works),
+            "eflop": self.flops(works) / 1e18,
+        }
 
 
 def plan(
-    profile_name: str,
-    gpus: int | None = None,
-    utilisation: float | None = None,
-    *,
-    calibrated: bool = False,
+    profile_name: str, gpus: int | None = None, utilisation: float | None = None
 ) -> dict[str, Any]:
-    """The forecast of a profile, as JSON content; times in hours of devices or of the clock.
+    """The forecast of a profile, as JSON content; `utilisation` replaces every assumed share.
 
-    `gpus`: devices for the wall time; None takes those of this machine when it is calibrated, else
-    the authors' 8.
-    `utilisation` replaces that of specs/plan.yaml; `calibrated` times this machine's steps instead.
     SpecError where an argument is not possible.
     """
     if gpus is not None and gpus < 1:
@@ -109,251 +217,132 @@ def plan(
     if utilisation is not None and not 0 < utilisation <= 1:
         raise SpecError(f"--utilisation: {utilisation} (allowed: above 0, at most 1)")
 
-    profile = load_profile(profile_name)
-    assumptions, sources = load_assumptions()
+    forecast = Forecast(load_profile(profile_name), gpus or AUTHORS_GPUS, load_assumptions())
+    devices = forecast.assumptions.devices
     if utilisation is not None:
-        assumptions = assumptions.model_copy(update={"utilisation": utilisation})
-        sources |= {"utilisation": "given on the command line"}
+        devices = {name: fixed(device, utilisation) for name, device in devices.items()}
+    hours = {name: forecast.hours(device) for name, device in devices.items()}
 
-    num_images = num_evaluation_images(profile)
-    counts = count(profile, assumptions.caption_tokens[profile.data.source.kind], num_images)
-    study = Planned(profile, work_of(profile), counts, num_images, assumptions)
-    if calibrated:
-        rates, calibration = calibrate(profile_name, CALIBRATION_SECONDS)
-        devices = gpus or calibration.places
-
-        # On GPUs, cores are left for the records.
-        if not calibration.gpu:
-            rates = replace(rates, record=assumptions.record_seconds)
-        machine = Machine(rates, devices, calibration.gpu, calibration)
-    else:
-        machine = Machine(assumed_rates(study), gpus or AUTHORS_GPUS, True, None)
-
-    shown = {
-        name: {"value": value, "source": sources.get(name, "")}
-        for name, value in assumptions.model_dump(mode="json").items()
+    # Electricity of the device-hours, data centre included.
+    effectiveness = forecast.assumptions.power_usage_effectiveness
+    kwh = {
+        name: [value * device.watts / 1000 * effectiveness for value in hours[name]["total"]]
+        for name, device in devices.items()
     }
+    by_stage = {
+        stage: forecast.totals([work for work in forecast.works if work.spec.stage == stage])
+        for stage in STAGES
+    }
+    disk, data = forecast.disk(), forecast.profile.data
+    precisions = {work.spec.precision for work in forecast.works}
+    mirrored = sum(data.num_pairs.values()) * forecast.assumptions.mirror_pair_bytes
     return {
-        "profile": profile.name,
-        "stand_in": profile.data.stand_in,
-        **_machine(study, machine),
-        **_totals(study, machine),
-        "gpu_hours_at_highest_peak": _hours_at_peak(study),
-        **_disk(study, machine.devices),
-        **_energy(study, machine),
-        "models": _models(study, machine.rates),
-        "gflop": _unit_costs(study),
-        "parameters": counts.parameters,
-        "prompts": counts.prompts,
-        "evaluation_images": num_images,
-        "assumptions": shown,
-        "measured": _measured(study, machine.rates),
+        "profile": forecast.profile.name,
+        "gpus": forecast.gpus,
+        # Nobody trains on processors what is to be computed in TF32 or bfloat16.
+        "devices": ["a100", "h100", "core"] if precisions == {"fp32"} else ["a100", "h100"],
+        **{f"{stage}_eflop": totals["eflop"] for stage, totals in by_stage.items()},
+        "stages": by_stage,
+        "models": forecast.models(),
+        "gpu_hours": {name: hours[name]["total"] for name in ("a100", "h100")},
+        "core_hours": hours["core"]["total"],
+        "hours": hours,
+        "measured": measured_hours(forecast),
+        "kwh": kwh,
+        "kg_co2e": {
+            name: [value * forecast.assumptions.kg_co2e_per_kwh for value in pair]
+            for name, pair in kwh.items()
+        },
+        "disk_bytes": sum(disk.values()),
+        "disk_bytes_by_folder": disk,
+        "incoming_bytes_of_a_mirror": mirrored if disk["incoming"] else 0,
+        "parameters": forecast.counts.parameters,
+        "prompts": forecast.counts.prompts,
+        "evaluation_images": forecast.num_images,
     }
 
 
-def assumed_rates(study: Planned) -> Rates:
-    """Rates of the assumed device at the assumed utilisation of its peak at each stage's precision.
+def fixed(device: Device, utilisation: float) -> Device:
+    """The device with one share of its peak in every arithmetic."""
+    shares = dict.fromkeys(device.utilisation, (utilisation, utilisation))
+    return device.model_copy(update={"utilisation": shares, "deterministic": 1.0, "compiled": 1.0})
 
-    Loader processes work while the device does: it waits for what they cannot make ready in that
-    time.
-    """
-    assumptions, profile = study.assumptions, study.profile
-    loaders = max(1, min(MAX_LOADER_WORKERS, assumptions.cores_per_device - 1))
-    pixels = profile.data.image_size**2
 
-    pair_view, wait = {}, {}
-    for work in study.works:
-        step = study.counts.pair_view(work.kind) / _speed(assumptions, work.spec.precision)
+def measured_hours(forecast: Forecast) -> dict[str, Any] | None:
+    """Hours at the rates that gpu-check measured; None if it has not, or not in this arithmetic."""
+    if not MEASURED.exists():
+        return None
+    content = json.loads(MEASURED.read_bytes())
+    peaks = {}
+    for work in forecast.works:
+        for precision in (work.spec.precision, work.spec.evaluation_precision):
+            flops = content["flops"].get(arithmetic(precision, work.spec))
+            if flops is None:
+                return None
+            peaks[precision] = flops / 1e12
 
-        # Pairs that fit the cache are decoded once; 3 bytes a pixel.
-        decoded = 3 * pixels * num_rows(profile, work.spec) <= assumptions.cache_bytes
-        views = work.spec.num_views
-        host = assumptions.host_seconds.pair(pixels, decoded=decoded, views=views) / views
-        pair_view[work.kind] = step
-        wait[work.kind] = max(0.0, host / loaders - step)
+    gpu = fixed(forecast.assumptions.devices["a100"], 1.0).model_copy(
+        update={"peak_tflops": peaks, "memory_bytes": content["memory_bytes"]}
+    )
+    return {"device": content["device"], **forecast.hours(gpu)}
 
-    # Evaluations take the cleaning runs' precision where they have none of their own.
-    precision = profile.evaluate.precision or profile.clean.precision
-    return Rates(
-        pair_view=pair_view,
-        wait=wait,
-        evaluation=study.counts.evaluation / _speed(assumptions, precision),
-        start=assumptions.start_seconds,
-        checkpoint_share=CHECKPOINT_SHARE,
+
+def plan_command(
+    profile_name: str, as_json: bool, table: Path | None, gpus: int | None, share: float | None
+) -> None:
+    """Print the forecast, for people or as JSON, also into the block `plan` of a Markdown file."""
+    content = plan(profile_name, gpus, share)
+    print(json.dumps(content, indent=1) if as_json else cost_table(content))
+    if table is not None:
+        fill(table, "plan", cost_table(content))
+
+
+def cost_table(content: dict[str, Any]) -> str:
+    """The forecast as Markdown: work, hours by device, disk."""
+    rows = []
+    for stage, totals in content["stages"].items():
+        rows.append([f"**{stage}**", *_cells(totals)])
+        rows += [[row["cell"], *_cells(row)] for row in content["models"] if row["stage"] == stage]
+    hours = []
+    measured = {f"{entry['device']}, measured": entry for entry in [content["measured"]] if entry}
+    shown = {name: content["hours"][name] for name in content["devices"]}
+    for name, entry in (shown | measured).items():
+        spans = [span(entry[key]) for key in (*STAGES, "total", "wall")]
+        energy = [
+            span(content[key][name]) if name in content[key] else "" for key in ("kwh", "kg_co2e")
+        ]
+        hours.append([name, *spans, *energy])
+
+    folders = content["disk_bytes_by_folder"].items()
+    listed = ", ".join(f"`{name}` {value / 1e9:.3g}" for name, value in folders if value)
+    mirror = content["incoming_bytes_of_a_mirror"] / 1e9
+    header = (
+        "device",
+        *STAGES,
+        "device-hours",
+        f"hours on {content['gpus']}",
+        "kWh",
+        "kg CO2e",
+    )
+    return "\n".join(
+        [
+            *table_lines((content["profile"], "runs", "pairs", "evaluations", "EFLOP"), rows),
+            "",
+            *table_lines(header, hours),
+            "",
+            f"Disk: {content['disk_bytes'] / 1e9:,.3g} GB ({listed})"
+            + (f"; of a mirror `incoming` is about {mirror:,.0f}." if mirror else "."),
+            "Assumptions and their sources: specs/plan.yaml.",
+        ]
     )
 
 
-def _speed(assumptions: Assumptions, precision: Precision) -> float:
-    """FLOP/s."""
-    return assumptions.peak_tflops[precision] * 1e12 * assumptions.utilisation
+def _cells(totals: dict[str, Any]) -> list[str]:
+    counts = [f"{totals[name]:,}" for name in ("runs", "pairs", "evaluations")]
+    return [*counts, f"{totals['eflop']:.3g}"]
 
 
-def stage_seconds(study: Planned, machine: Machine, stage: Stage) -> Seconds:
-    """Device time of a stage by what it goes into."""
-    works = study.of_stage(stage)
-    starts = num_processes(works, machine.devices) * machine.rates.start
-    return sum(map(machine.rates.seconds, works), Seconds(start=starts))
-
-
-def _machine(study: Planned, machine: Machine) -> dict[str, Any]:
-    """What the hours are hours of."""
-    calibration = machine.calibration
-    if calibration is None:
-        device, utilisation = study.assumptions.device, study.assumptions.utilisation
-    else:
-        device = f"this machine's {'GPU' if machine.on_gpu else 'core'}"
-        seconds = sum(machine.rates.seconds(work).total for work in study.works)
-        utilisation = study.flops(study.works) / (seconds * calibration.matrix_flops)
-
-    side_by_side = not machine.on_gpu
-    wall = wall_seconds(study.works, machine.rates, machine.devices, side_by_side=side_by_side)
-    hours = {stage: seconds / HOUR for stage, seconds in wall.items()}
-    return {
-        "device": device,
-        "gpus": machine.devices,
-        "utilisation": utilisation,
-        "wall_hours": hours | {"total": sum(hours.values())},
-        "calibration": None if calibration is None else asdict(calibration),
-    }
-
-
-def _totals(study: Planned, machine: Machine) -> dict[str, Any]:
-    """Sums over the runs of each stage, and over all."""
-    runs, samples, evaluations, eflop, hours = {}, {}, {}, {}, {}
-    for stage in STAGES:
-        works = study.of_stage(stage)
-        seconds = stage_seconds(study, machine, stage)
-        runs[stage] = len(works)
-        samples[stage] = sum(work.pairs for work in works)
-        evaluations[stage] = sum(work.evaluations for work in works)
-        eflop[stage] = study.flops(works) / 1e18
-        hours[stage] = {name: part / HOUR for name, part in asdict(seconds).items()}
-
-    by_stage = {stage: sum(parts.values()) for stage, parts in hours.items()}
-    return {
-        "runs": runs,
-        "samples": samples,
-        "evaluations": evaluations,
-        **{f"{stage}_eflop": eflop[stage] for stage in STAGES},
-        "evaluation_eflop": sum(evaluations.values()) * study.counts.evaluation / 1e18,
-        "gpu_hours": sum(by_stage.values()),
-        "gpu_hours_by_stage": by_stage,
-        "gpu_hours_by_part": hours,
-    }
-
-
-def _hours_at_peak(study: Planned) -> dict[str, float]:
-    """GPU-hours if the device did all of it at a share of its highest peak."""
-    peak = max(study.assumptions.peak_tflops.values()) * 1e12
-    flops = study.flops(study.works)
-    return {str(share): flops / (peak * share) / HOUR for share in PEAK_SHARES}
-
-
-def _disk(study: Planned, devices: int) -> dict[str, Any]:
-    """Bytes by folder, and their sum; DVC's cache is not in it (links where the file system can,
-    copies where not).
-    """
-    data, assumptions = study.profile.data, study.assumptions
-    kind, pixels = data.source.kind, 3 * data.image_size**2
-    pairs = sum(data.num_pairs.values())
-    images = study.num_images * assumptions.image_bytes[kind]
-    files = pairs * assumptions.pair_bytes[kind] + images
-    # Shards of a webdataset lie in `incoming`; other sources write their pairs into `data`.
-    brought = kind == "webdataset"
-
-    # Decoded: each set of pairs that fits, and the evaluation images, twice where triggers come
-    # before resizing.
-    sets = [*data.num_pairs.values(), *(len(data.num_pairs) * [*data.cleaning_sizes.values()])]
-    decoded = sum(size * pixels for size in sets if size * pixels <= assumptions.cache_bytes)
-    squashed = study.profile.switches.trigger_geometry == "squash"
-    decoded += study.num_images * pixels * (2 if squashed else 1)
-
-    # Weights and optimizer state of one model.
-    state = study.counts.parameters * STATE_BYTES
-    models = len(study.of_stage("pretrain"))
-    evaluations = sum(work.evaluations for work in study.works)
-    poisons = sum(data.poison.num_poisoned.values())
-    folders = {
-        "incoming": files if brought else 0,
-        "data": (images if brought else files) + pairs * INDEX_BYTES,
-        "poisoned": poisons * pixels + pairs * INDEX_BYTES,
-        "cache": decoded,
-        "models": models * state,
-        "work": (models + KEEP * devices) * state,
-        "results": evaluations * (ROW_BYTES + study.num_images // 4),
-    }
-    return {"disk_bytes": sum(folders.values()), "disk_bytes_by_folder": folders}
-
-
-def _energy(study: Planned, machine: Machine) -> dict[str, float]:
-    """Electricity of the device-hours, data centre included, and its emissions."""
-    assumptions = study.assumptions
-    hours = sum(stage_seconds(study, machine, stage).total for stage in STAGES) / HOUR
-    watts = assumptions.device_watts if machine.on_gpu else assumptions.core_watts
-    kwh = hours * watts / 1000 * assumptions.power_usage_effectiveness
-    return {"kwh": kwh, "kg_co2e": kwh * assumptions.kg_co2e_per_kwh}
-
-
-def _models(study: Planned, rates: Rates) -> list[dict[str, Any]]:
-    """What making or cleaning each model takes; starts of processes are not in it."""
-    groups: dict[tuple[str, str], list[Work]] = defaultdict(list)
-    for work in study.works:
-        groups[work.spec.stage, work.spec.cell].append(work)
-
-    rows = []
-    for (stage, cell), works in groups.items():
-        evaluations = sum(work.evaluations for work in works)
-        rows.append(
-            {
-                "stage": stage,
-                "cell": cell,
-                "runs": len(works),
-                "samples": sum(work.pairs for work in works),
-                "evaluations": evaluations,
-                "train_eflop": sum(map(study.counts.training, works)) / 1e18,
-                "evaluate_eflop": evaluations * study.counts.evaluation / 1e18,
-                "gpu_hours": sum(rates.seconds(work).total for work in works) / HOUR,
-            }
-        )
-    return rows
-
-
-def _unit_costs(study: Planned) -> dict[str, Any]:
-    """In 10^9 FLOPs."""
-    counts = study.counts
-    units = {
-        "image_forward": counts.image_forward,
-        "image_backward": counts.image_backward,
-        "text_forward": counts.text_forward,
-        "text_backward": counts.text_backward,
-        "evaluation": counts.evaluation,
-        "evaluation_prompts": counts.prompts_forward,
-    }
-    steps = {
-        work.kind: work.spec.num_views * counts.pair_view(work.kind) / 1e9 for work in study.works
-    }
-    return {name: value / 1e9 for name, value in units.items()} | {"step_per_pair": steps}
-
-
-def _measured(study: Planned, rates: Rates) -> dict[str, dict[str, float]]:
-    """Device-hours that delivered runs of each stage took, those forecast for the same runs, and
-    forecast over measured.
-    """
-    planned = {(work.spec.stage, work.spec.cell, work.spec.run_id): work for work in study.works}
-    took: dict[str, float] = defaultdict(float)
-    expected: dict[str, float] = defaultdict(float)
-    for _, record, _ in read_results(Path("results") / study.profile.name):
-        spec = record.spec
-        work = planned.get((spec.stage, spec.cell, spec.run_id))
-        if work is not None and record.status == "completed":
-            took[spec.stage] += record.seconds * record.ranks * record.threads
-            expected[spec.stage] += rates.seconds(work).total
-
-    return {
-        stage: {
-            "hours": took[stage] / HOUR,
-            "forecast": expected[stage] / HOUR,
-            "ratio": expected[stage] / took[stage],
-        }
-        for stage in took
-    }
+def span(pair: Sequence[float]) -> str:
+    """A range in three digits; one number where both ends are the same."""
+    low, high = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in pair)
+    return low if low == high else f"{low} to {high}"

@@ -1,4 +1,4 @@
-"""What a study has to do: the pairs and evaluations of every run, from its specifications alone.
+"""What a profile has to do: the pairs and evaluations of every run, from its specifications alone.
 
 Pure and without torch, so that the report can compare forecast and measurement. A pair-view is one
 view of one pair through both towers, forward and backward: the unit of training work.
@@ -6,6 +6,7 @@ view of one pair through both towers, forward and backward: the unit of training
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from repro.profile import clean_runs, pretrain_runs
@@ -34,6 +35,19 @@ class Work:
     def kind(self) -> str:
         """What the speed of a step depends on, besides the device."""
         return kind_of(self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Device-seconds that one kind of run was seen to take."""
+
+    pair_view: Mapping[str, float]
+    """Of the training of one pair-view, by `Work.kind`."""
+    evaluation: float
+
+    def seconds(self, work: Work) -> float:
+        """Of a run from its first step to its last evaluation."""
+        return work.pair_views * self.pair_view[work.kind] + work.evaluations * self.evaluation
 
 
 def kind_of(spec: RunSpec) -> str:
@@ -66,7 +80,7 @@ def num_rows(profile: Profile, spec: RunSpec) -> int:
     """
     sizes = profile.data.cleaning_sizes
     if spec.clean_size is not None:
-        left_in = spec.mitigation.poisons_left if spec.mitigation else 0
+        left_in = spec.poisons_left
         return sizes[spec.clean_size] + left_in
 
     rows = profile.data.num_pairs[spec.dataset] - profile.data.num_validation

@@ -1,43 +1,111 @@
-"""`make gpu-check` at toy size on the CPU, and what it writes on a GPU."""
+"""`make gpu-check` at toy size on the CPU: what it can run there, and that its bounds can fail."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from repro.check import __main__ as gpu_check
-from repro.check.results import EXPECTED, Check, failed, measured_block, unconfirmed_block
-from repro.check.work import TOY, Trainee, batch
+from repro.check import processes, training
+from repro.check.noise import TOY, Scale, Trainee, batch
+from repro.check.outcome import Check
+from repro.plan import forecast
+from tests.support.threads import one_thread
 
 CPU = torch.device("cpu")
+OF_PROCESSES = ("worker", "ranks")
+
+
+@pytest.mark.parametrize("section", sorted(set(gpu_check.SECTIONS) - set(OF_PROCESSES)))
+def test_a_section_passes_at_toy_size(section: str) -> None:
+    with one_thread():
+        checks = list(gpu_check.SECTIONS[section](TOY, CPU))
+    assert checks and not [check for check in checks if check.passed is False]
 
 
 @pytest.mark.slow
-def test_every_section_passes_on_a_cpu_and_leaves_the_page_alone(root: Path) -> None:
-    page = (root / "docs" / "gpu.md").read_bytes()
+@pytest.mark.parametrize("section", OF_PROCESSES)
+def test_processes_pass_at_toy_size(section: str, root: Path) -> None:
+    """The worker under torchrun, stopped and resumed; two gloo ranks against one."""
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-
     done = subprocess.run(
-        [sys.executable, "-m", "repro.check"],
+        [sys.executable, "-m", "repro.check", section],
         cwd=root,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=550,
     )
-
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
-    assert lines[0] == "no GPU: toy size on the CPU; docs/gpu.md is left as it is"
-    for section in gpu_check.SECTIONS:
-        assert any(f" {section}: " in line for line in lines), section
-    assert not any(line.startswith("FAIL") for line in lines)
-    assert (root / "docs" / "gpu.md").read_bytes() == page
+    assert f"{section}: PASS" in done.stdout and "FAIL" not in done.stdout
+    if section == "worker":
+        assert "PASS rows of both: equal" in done.stdout and "2 attempt(s)" in done.stdout
+
+
+def test_what_no_cpu_can_show_is_said_to_be_unchecked() -> None:
+    with one_thread():
+        texts = [str(check) for check in training.residence(TOY, CPU)]
+        texts += [str(check) for check in training.waiting(TOY, CPU)]
+    assert sum("not checked: no GPU" in text for text in texts) == 2
+
+
+def test_another_model_is_not_taken_for_equal() -> None:
+    """The bound of `equality` can fail: weights of another seed give other gradients."""
+    data = batch(TOY.spec(), 8, 20, 0, CPU)
+    trainees = [Trainee(TOY.spec(), CPU, seed) for seed in (0, 0, 1)]
+    losses = [float(trainee.step(*data)) for trainee in trainees]
+    first, same, other = map(training._gradients, trainees)
+    assert losses[0] == losses[1] and training._distance(same, first) == 0
+    assert training._distance(other, first) > 2 * max(training.TOLERANCES.values())
+
+
+def test_a_run_whose_rows_differ_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing to run, the outcome that the worker should leave is missing."""
+    monkeypatch.setattr(processes, "Torchrun", lambda pack, path: path)
+    monkeypatch.setattr(processes, "_run_worker", lambda torchrun, stop_step: None)
+    [check] = processes.worker(TOY, CPU)
+    assert check.passed is False and "no outcome" in check.text
+
+
+def test_a_section_that_raises_has_failed_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(scale: Scale, device: torch.device) -> Iterator[Check]:
+        yield Check("first", "fine", True)
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setitem(gpu_check.SECTIONS, "equality", broken)
+    monkeypatch.setitem(gpu_check.SECTIONS, "cache", lambda *_: iter([Check("x", "not checked")]))
+    ended = CliRunner().invoke(gpu_check.main, ["equality", "cache"])
+    assert ended.exit_code == 1
+    assert "equality: FAIL raised: RuntimeError: no kernel image is available" in ended.output
+    assert "cache: INFO x: not checked" in ended.output
+    assert "3 checks, 1 failed, 1 not possible here" in ended.output
+    assert CliRunner().invoke(gpu_check.main, ["sped"]).exit_code == 2
+
+
+def test_rates_of_a_gpu_are_where_the_plan_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, whose rates are those of the arithmetic that profiles name."""
+    monkeypatch.setattr(gpu_check, "MEASURED", tmp_path / "work" / "rates.json")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70 * 10**9, 80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA X")
+    monkeypatch.setattr(gpu_check, "FLOPS", {"tf32": 3e13})
+    monkeypatch.setitem(gpu_check.SECTIONS, "cache", lambda *_: iter([Check("x", "y", True)]))
+    assert CliRunner().invoke(gpu_check.main, ["cache"]).exit_code == 0
+    content = json.loads((tmp_path / "work" / "rates.json").read_bytes())
+    assert content == {"device": "NVIDIA X", "memory_bytes": 80 * 10**9, "flops": {"tf32": 3e13}}
+    assert Path("work/gpu-check.json") == forecast.MEASURED
 
 
 def test_it_needs_neither_dvc_nor_sacred(root: Path) -> None:
@@ -50,76 +118,6 @@ class Absent(MetaPathFinder):
         if name.partition(".")[0] in {"dvc", "sacred", "pymongo", "git", "seaborn", "statsmodels"}:
             raise ImportError(name)
 sys.meta_path.insert(0, Absent())
-from repro.check.__main__ import main
-sys.exit(main(["environment", "memory"]))
+import repro.check.__main__
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_the_target_takes_the_machines_python_where_there_is_no_environment(
-    root: Path, tmp_path: Path
-) -> None:
-    """`make -n` in a folder without .venv: no setup, no activation."""
-    (tmp_path / "Makefile").write_bytes((root / "Makefile").read_bytes())
-    # The tests themselves may have been called by make, which tells its children so.
-    environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
-    shown = subprocess.run(
-        ["make", "-n", "gpu-check"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    *_, last = shown.stdout.strip().splitlines()
-    assert last.strip() == "exec python3 -m repro.check" and "activate" not in shown.stdout
-
-
-def test_an_unknown_section_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        gpu_check.main(["sped"])
-    assert "sped (allowed: environment, equality," in capsys.readouterr().err
-
-
-def test_a_section_that_raises_has_failed_and_the_others_go_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def broken(scale: object, device: object):  # type: ignore[no-untyped-def]
-        yield Check("equality", "first", "fine", True)
-        raise RuntimeError("no kernel image is available")
-
-    monkeypatch.setitem(gpu_check.SECTIONS, "equality", broken)
-    assert gpu_check.main(["equality", "environment"]) == 1
-    shown = capsys.readouterr().out
-    assert "FAIL equality: raised: RuntimeError: no kernel image is available" in shown
-    assert "PASS environment: device" in shown
-
-
-def test_another_model_is_not_taken_for_equal() -> None:
-    """The bound of `equality` can fail: weights of another seed give another loss and gradient."""
-    spec = TOY.spec("mmcl", "fp32")
-    data = batch(TOY, 8, 1, 20, 0, CPU)
-    losses = [float(Trainee(spec, CPU, seed).step(*data)) for seed in (0, 0, 1)]
-    assert losses[0] == losses[1] and abs(losses[0] - losses[2]) > 1e-3
-
-
-def test_the_measured_table_names_the_gpu_and_every_line() -> None:
-    checks = [Check("speed", "a | b", "2\n3"), Check("ranks", "losses", "off", False)]
-    block = measured_block("NVIDIA H100", "2030-01-02", checks)
-    assert block.startswith("Measured on one NVIDIA H100, 2030-01-02: with failures, see below.")
-    assert "| speed | a / b | 2 3 | INFO |" in block and "| ranks | losses | off | FAIL |" in block
-    assert failed(checks) and not failed(checks[:1])
-    assert "all checks passed" in measured_block("x", "y", checks[:1])
-
-
-def test_the_page_says_that_no_gpu_has_confirmed_it_or_which_one_has(root: Path) -> None:
-    text = (root / "docs" / "gpu.md").read_text(encoding="utf-8")
-    block = text.partition("<!-- gpu-check:start -->\n")[2].partition("\n<!-- gpu-check:end -->")[0]
-    assert block == unconfirmed_block() or block.startswith("Measured on one NVIDIA ")
-
-
-def test_every_section_has_an_expectation_but_the_description_of_the_machine() -> None:
-    assert [*gpu_check.SECTIONS] == ["environment", *EXPECTED]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=200)

@@ -1,65 +1,253 @@
-"""The table of commands: parsed without heavy imports, with examples, calling what is there."""
+"""The command line and the Makefile: what somebody types in the first hour, mistakes included."""
 
 from __future__ import annotations
 
 import inspect
+import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import get_args
 
+import click
 import pytest
 
-from repro import spec
-from repro.__main__ import load
-from repro.cli.calls import build_parser
-from repro.cli.commands import COMMANDS, DATASETS, OBJECTIVES, PROTOCOLS, Command
+from repro import cli, spec
+from repro.__main__ import main
+from repro.runs import signals
 
-BY_NAME = {command.name: command for command in COMMANDS}
+BARE = (sys.executable, "-S", "-m", "repro")
+"""An interpreter without packages, as where no environment is activated."""
+CELL = "--profile smoke --dataset cc3m --objective mmcl"
+MISTAKES = {
+    "": "repro: Missing command",
+    "dat": "Did you mean 'data'?",
+    "data": "repro data: Missing option '--profile'",
+    "data --profile smok": "repro: profile: 'smok' (allowed: authors, midi, mini, paper,",
+    "publish --profile ../mini": "'../mini' (allowed: letters, digits and _)",
+    "reproduce tiny": "repro: profile: 'tiny' (allowed: authors, ",
+    "reproduce smoke mini": "unexpected extra argument (mini)",
+    "study seedz": "repro: ",
+    f"clean {CELL} --lossy x": "No such option '--lossy'",
+    f"clean {CELL[:-4]} mcl": "'mcl' is not one of 'mmcl', 'mmcl_ssl'",
+    f"run-one pretrain {CELL} --run seed9": "repro: run: 'seed9' (allowed: seed0)",
+    "omniboard --port many": "'many' is not a valid integer",
+    "plan --profile smoke --gpus 0": "--gpus: 0 (allowed: ",
+    "plan --profile smoke --utilisation 1.5": "--utilisation: 1.5 (allowed: ",
+}
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=BY_NAME)
-def test_the_help_of_a_command_ends_with_an_example_that_parses(
-    command: Command, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("call", MISTAKES)
+def test_a_mistake_is_one_line_with_what_is_allowed(
+    call: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        build_parser().parse_args([command.name, "--help"])
-    assert f"example: python -m repro {command.example}" in " ".join(
-        capsys.readouterr().out.split()
-    )
-    assert build_parser().parse_args(command.example.split()).chosen is command
+    monkeypatch.chdir(root)
+    params = (root / "params.yaml").read_bytes()
+    assert main(call.split()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert MISTAKES[call] in said.err and said.err.count("\n") == 1, said.err
+    assert (root / "params.yaml").read_bytes() == params
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS, ids=BY_NAME)
-def test_a_command_calls_a_function_that_takes_its_options(command: Command) -> None:
-    parameters = inspect.signature(load(command.function))
-    parameters.bind(*command.options)
+@pytest.mark.parametrize("name", cli.commands.commands)
+def test_a_command_explains_itself_and_calls_a_function_that_takes_its_values(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The import inside a command is tried too: a renamed function shows here."""
+    command = cli.commands.commands[name]
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert command.help and command.help.split("\n")[0] in shown
+
+    called = []
+    monkeypatch.setattr(cli, "run", lambda *values, **how: called.append(values) or 0)
+    values = {each.name: "x" for each in command.params}
+    assert command.callback is not None
+    command.callback(**values)
+    [(function, *arguments)] = called
+    inspect.signature(function).bind(*arguments)
 
 
-def test_parsing_imports_nothing_heavy(root: Path) -> None:
+def test_help_is_quick_and_loads_nothing_heavy(root: Path) -> None:
+    """0.5 s of processor time is the bound that a slow machine needs; docstrings may be stripped."""
     code = (
-        "import sys, repro.__main__, repro.cli.calls as m; m.build_parser().parse_args(['findings'])\n"
-        "print(*(n for n in ('torch', 'numpy', 'pydantic', 'dvc') if n in sys.modules))"
+        "import sys, time, repro.__main__ as m; status = m.main(['data', '--help'])\n"
+        "loaded = [n for n in ('torch', 'numpy', 'pydantic', 'dvc') if n in sys.modules]\n"
+        "assert status == 0 and not loaded and time.process_time() < 0.5, loaded"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == []
+    subprocess.run([sys.executable, "-OO", "-c", code], cwd=root, check=True)
 
 
-def test_the_closed_sets_are_those_of_the_specifications(root: Path) -> None:
-    assert set(DATASETS) == set(get_args(spec.Dataset))
-    assert set(OBJECTIVES) == set(get_args(spec.Objective))
-    assert set(PROTOCOLS) == {path.stem for path in (root / "specs/protocols").glob("*.yaml")}
+def test_the_protocols_are_those_of_the_specifications() -> None:
+    assert set(cli.PROTOCOLS) == set(get_args(spec.Profile.model_fields["protocol"].annotation))
 
 
-def test_docstrings_may_be_stripped(root: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-OO", "-m", "repro", "--help"],
-        cwd=root,
-        capture_output=True,
+@pytest.mark.parametrize("missing", ["click", "numpy"])
+def test_without_the_environment_a_command_names_what_to_type(
+    missing: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = "`make setup`, then `source .venv/bin/activate`, and call again"
+    if missing == "click":
+        ended = subprocess.run([*BARE, "data"], cwd=root, capture_output=True, text=True)
+        assert ended.returncode and expected in ended.stderr and ended.stderr.count("\n") == 1
+    else:
+        error = ModuleNotFoundError("No module named 'numpy.linalg'", name="numpy.linalg")
+        assert cli.report(error) == 2 and expected in capsys.readouterr().err
+        with pytest.raises(ModuleNotFoundError):
+            cli.report(ModuleNotFoundError("ours", name="repro.nowhere"))
+
+
+def test_from_another_folder_the_right_one_is_named_and_nothing_is_left(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "--profile", "smoke"]) == 2
+    assert f"{tmp_path} has no specs/: `cd {root}` and call again" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_of_the_project_end_in_one_line_and_others_in_a_traceback(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from repro.ledger import LedgerError
+
+    monkeypatch.chdir(root)
+    for error, status, line in (
+        (spec.SpecError("a: wrong"), 2, "repro: a: wrong\n"),
+        (LedgerError("b: torn"), 1, "repro: LedgerError: b: torn\n"),
+        (OSError("disk full"), 1, "repro: OSError: disk full\n"),
+    ):
+
+        def fails(error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setitem(
+            cli.commands.commands,
+            "fails",
+            click.Command("fails", callback=lambda f=fails: cli.run(f)),
+        )
+        assert main(["fails"]) == status and capsys.readouterr().err == line
+    assert cli.run(lambda: 3) == 3 and cli.run(lambda: {"a": 1}, prints=True) == 0
+    assert capsys.readouterr().out == '{\n "a": 1\n}\n'
+    with pytest.raises(KeyError):
+        cli.report(KeyError("a bug"))
+
+
+AT_WORK = """\
+import sys, time
+from pathlib import Path
+import repro.sources.stage as stage
+import repro.__main__ as m
+
+def work(profile):
+    Path("working").touch()
+    time.sleep(60)
+
+stage.data_stage = work
+sys.exit(m.main(["data", "--profile", "smoke"]))
+"""
+LOADING = """\
+import sys
+from importlib.abc import MetaPathFinder
+import repro.__main__ as m
+
+class Slow(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "repro.sources.stage":
+            open("working", "w").close()
+            import time; time.sleep(60)
+
+sys.meta_path.insert(0, Slow())
+sys.exit(m.main(["data", "--profile", "smoke"]))
+"""
+
+
+@pytest.mark.parametrize("code", [AT_WORK, LOADING], ids=["at work", "while modules load"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_is_one_line(tmp_path: Path, root: Path, code: str, number: signal.Signals) -> None:
+    (tmp_path / "specs").symlink_to(root / "specs")
+    call = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=False,
     )
-    assert done.returncode == 0 and "reproduce" in done.stdout
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "working").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    call.send_signal(number)
+    assert call.communicate(timeout=30)[0] == f"{signals.INTERRUPTED}\n"
+    assert call.returncode == 128 + number
+
+
+@pytest.fixture
+def makefile(root: Path, tmp_path: Path) -> Path:
+    """A folder with the Makefile, and a `python` that says how it is called."""
+    shutil.copy(root / "Makefile", tmp_path)
+    (tmp_path / "setup.sh").touch()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/activate").write_text('PATH="$PWD/bin:$PATH"\n')
+    (tmp_path / "bin").mkdir()
+    for name in ("python", "python3"):
+        stub = tmp_path / "bin" / name
+        stub.write_text('#!/bin/sh\nfor word; do echo "word: $word"; done\n')
+        stub.chmod(0o755)
+    return tmp_path
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=clean, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("way", ["argument", "environment"])
+@pytest.mark.parametrize("target", ["reproduce", "publish"])
+def test_the_value_of_profile_is_a_name_and_no_command(
+    makefile: Path, monkeypatch: pytest.MonkeyPatch, target: str, way: str
+) -> None:
+    value = "smoke; touch 'hit' $(touch hit) `touch hit`"
+    if way == "environment":
+        monkeypatch.setenv("PROFILE", value)
+        ended = make(makefile, target)
+    else:
+        # As make wants it: a dollar is written twice.
+        ended = make(makefile, target, f"PROFILE={value.replace('$', '$$')}")
+    assert ended.returncode == 0 and ended.stdout.endswith(f"word: {value}\n"), ended.stderr
+    assert not (makefile / "hit").exists()
+
+
+def test_make_alone_lists_every_target_and_names_it_for_a_mistyped_one(makefile: Path) -> None:
+    content = (makefile / "Makefile").read_text()
+    rules = set(re.findall(r"^([a-z-]+):(?!=)", content, re.M))
+    listed = make(makefile).stdout.splitlines()
+    assert {line.split()[0] for line in listed} == rules
+    # A target runs though a file has its name.
+    phony = re.search(r"^\.PHONY: (.*)$", content, re.M)
+    assert phony and set(phony[1].split()) == rules
+
+    ended = make(makefile, "reprodcue")
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert "no target 'reprodcue': `make` alone lists them" in ended.stderr
+
+
+@pytest.mark.parametrize("letter", ["$", ":"])
+def test_set_up_refuses_a_path_that_breaks_it_minutes_later(
+    root: Path, tmp_path: Path, letter: str
+) -> None:
+    folder = tmp_path / f"a{letter}b"
+    folder.mkdir()
+    shutil.copy(root / "setup.sh", folder)
+    ended = subprocess.run(["bash", "setup.sh"], cwd=folder, capture_output=True, text=True)
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1
+    assert f"{folder}: the path holds $ or :" in ended.stderr
+    assert not (folder / ".venv").exists()
