@@ -1,7 +1,7 @@
-"""The report's numbers for other programs: points and tables as CSV, and a few of them for DVC.
+"""The report's numbers for other programs: evaluations and tables as CSV, and a few for DVC.
 
-All shares are fractions. A value that was not measured is an empty field of a table, and absent
-from the metrics.
+Shares are fractions. A value that was not measured is an empty field of a table, and absent from
+the metrics.
 """
 
 from __future__ import annotations
@@ -9,125 +9,174 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from repro.report.pages.verdicts import verdict_counts
+from repro.report.numbers.cells import PANELS
+from repro.report.numbers.evaluations import FinishedRun, Point
+from repro.report.numbers.evidence import Evidence
+from repro.report.studies.results import StudyResults
 
-METRICS, POINTS, TABLE1, TABLE2 = "metrics.json", "points.csv", "table1.csv", "table2.csv"
-EXPORTS = (METRICS, POINTS, TABLE1, TABLE2)
-"""Names of the files that `exported` gives."""
-MODEL = ("dataset", "pretrain_objective")
-CELL = ("dataset", "clean_size", "pretrain_objective")
-POINT = (
-    "source",
-    *CELL,
-    "loss",
-    "learning_rate",
-    "seed",
-    "epoch",
-    "step",
-    "accuracy",
-    "kept",
-    "asr",
-    "images",
-    "attackable",
-    "run",
+METRICS, POINTS, ARCHIVE = "metrics.json", "points.csv", "archive.csv"
+TABLE1, TABLE2, VERDICTS = "table1.csv", "table2.csv", "verdicts.csv"
+EXPORTS = (METRICS, POINTS, ARCHIVE, TABLE1, TABLE2, VERDICTS)
+COLUMNS = (
+    *("source", "study", "variant", "stage", "dataset", "pretrain_objective", "poisoned"),
+    *("clean_size", "loss", "learning_rate", "seed", "epoch", "step"),
+    *("accuracy", "kept", "asr", "correct", "images", "attacked", "attackable"),
+    *("figure1", "figure2", "figure3", "run"),
 )
-"""Fields of a dot in report.json: the columns of points.csv after the name of its figure."""
-NUMBER = ("paper", "authors_points", "reproduced", "n", "run")
-CLEANED = ("asr", "learning_rate", "epoch", "row", "evaluations", "successes", "lowest_asr")
-"""Fields of a number of Table 1 or 2, and those that only a cleaned one has."""
-CONTROL = ("loss", "asr", "holds")
-"""Fields of a positive control that the metrics have: accuracy lost and ASR at the cap, passed."""
+"""Of points.csv and archive.csv. `source` is ledger, archive or authors; `kept` is the accuracy as
+a share of the start's; `figure1` to `figure3` say where the evaluation is drawn."""
+CELL = ("dataset", "clean_size", "pretrain_objective")
 
 
-def exported(document: dict[str, Any]) -> dict[str, bytes]:
-    """Content of the files by name."""
-    table1 = [_table1_row(row) for row in document["tables"]["table1"]["rows"]]
-    table2 = [_table2_row(row) for row in document["tables"]["table2"]["rows"]]
-    contents = {
-        METRICS: json.dumps(_metrics(document), indent=1) + "\n",
-        POINTS: _csv(_points(document), ("figure", *POINT)),
-        # Both have all rows of the paper, be they measured or not.
-        TABLE1: _csv(table1, list(table1[0])),
-        TABLE2: _csv(table2, list(table2[0])),
-    }
-    return {name: text.encode() for name, text in contents.items()}
+def evaluations(
+    evidence: Evidence, studies: Iterable[StudyResults], drawn_study: str | None
+) -> list[dict[str, Any]]:
+    """Every evaluation as a row with COLUMNS: the profile's own, the authors', then archives'.
 
-
-def _metrics(document: dict[str, Any]) -> dict[str, Any]:
-    """Table 1 as it is of our own runs, and the verdicts: what `dvc metrics` compares."""
-    # DVC shows one column a number, so only those that a reader compares two studies by.
-    cells = {}
-    for row in document["tables"]["table1"]["rows"]:
-        before, after = row["original_accuracy"], row["clean_accuracy"]
-        drop, control = after["relative_drop"], row["control"]
-        values = {
-            "original_accuracy": before["reproduced"],
-            "clean_accuracy": after["reproduced"],
-            "asr": after["asr"],
-            "relative_drop": drop and drop["value"],
-            # Whether the row tells anything: CleanCLIP on the MMCL model beside it.
-            "control": control and {key: control[key] for key in CONTROL},
-        }
-        name = "-".join(row[key] for key in CELL)
-        cells[name] = {key: value for key, value in values.items() if value is not None}
-
-    return {
-        "verdict": document["headline"]["verdict"],
-        "claims": verdict_counts(document),
-        "table1": cells,
-    }
-
-
-def _points(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"figure": name, **{key: point[key] for key in POINT}}
-        for name, figure in document["figures"].items()
-        for point in figure["points"]
+    `drawn_study` is the study whose reference stands in Figures 1 to 3 beside the own runs.
+    """
+    rows = [
+        *_rows_of(evidence, [*evidence.runs, *evidence.controls], "ledger", "", drawn=True),
+        *(_row(point, None, None, drawn=True) for point in evidence.authors),
     ]
+    for study in studies:
+        for name, variant in study.by_variant(evidence.settings).items():
+            drawn = study.name == drawn_study and name == f"{study.name}/{study.spec.reference}"
+            rows += _rows_of(variant, variant.runs, "archive", study.name, drawn=drawn)
+    return rows
 
 
-def _table1_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    clean = row["clean_accuracy"]
-    drop = clean["relative_drop"]
+def _rows_of(
+    evidence: Evidence, runs: Iterable[FinishedRun], source: str, study: str, *, drawn: bool
+) -> Iterator[dict[str, Any]]:
+    start_of = lru_cache(maxsize=None)(evidence.start)
+    for run in runs:
+        spec = run.record.spec
+        start = start_of(spec.dataset, spec.pretrain_objective, spec.seed)
+        for point in run.points(evidence.settings.denominator):
+            is_drawn = drawn and spec.poisoned and (evidence.archived or not spec.variant)
+            row = _row(point, run, start, drawn=is_drawn)
+            yield {**row, "source": source, "study": study}
+
+
+def _row(
+    point: Point, run: FinishedRun | None, start: Point | None, *, drawn: bool
+) -> dict[str, Any]:
+    spec = run.record.spec if run else None
+    cell = (point.dataset, point.clean_size, point.objective)
     return {
-        **{key: row[key] for key in CELL},
-        **_number("original_accuracy", row["original_accuracy"]),
-        **_number("clean_accuracy", clean),
-        **{f"clean_{key}": clean[key] for key in CLEANED},
-        **_ends("clean_asr", clean["asr_ci95"]),
-        "relative_drop": drop and drop["value"],
-        **_ends("relative_drop", drop and drop["ci"]),
+        "source": point.source,
+        "study": "",
+        "variant": spec.variant if spec else "",
+        "stage": spec.stage if spec else "clean",
+        "dataset": point.dataset,
+        "pretrain_objective": point.objective,
+        "poisoned": spec.poisoned if spec else True,
+        "clean_size": point.clean_size,
+        "loss": point.loss,
+        "learning_rate": point.learning_rate,
+        "seed": point.seed,
+        "epoch": point.epoch,
+        "step": point.step,
+        "accuracy": point.accuracy,
+        "kept": point.accuracy / start.accuracy if start and start.accuracy else None,
+        "asr": point.asr,
+        "correct": point.correct,
+        "images": point.images,
+        "attacked": point.attacked,
+        "attackable": point.attackable,
+        **{name: drawn and cell in cells for name, cells in PANELS.items()},
+        "run": point.run,
     }
 
 
-def _table2_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **{key: row[key] for key in MODEL},
-        **_number("accuracy", row["accuracy"]),
-        **_number("asr", row["asr"]),
+def exported(document: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """Return the content of the files that other programs read, by name."""
+    tables = document["tables"]
+    texts = {
+        METRICS: json.dumps(metrics(document), indent=1) + "\n",
+        POINTS: as_csv([p for p in points if p["source"] != "archive"], COLUMNS),
+        ARCHIVE: as_csv([p for p in points if p["source"] == "archive"], COLUMNS),
+        TABLE1: as_csv([_flat(row) for row in tables["table1"]["rows"]]),
+        TABLE2: as_csv([_flat(row) for row in tables["table2"]["rows"]]),
+        VERDICTS: as_csv(list(verdict_rows(document)), VERDICT_COLUMNS),
     }
+    return {name: text.encode() for name, text in texts.items()}
 
 
-def _number(name: str, number: Mapping[str, Any]) -> dict[str, Any]:
-    """A number with its sources and its interval, each column under the number's name."""
-    return {
-        **{f"{name}_{key}": number[key] for key in NUMBER},
-        **_ends(name, number["ci95"]),
+def metrics(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `dvc metrics` compares: differences by measure and setting, and Table 1."""
+    differences: dict[str, dict[str, float]] = {}
+    for row in verdict_rows(document):
+        # The first comparator of a setting stands for it.
+        differences.setdefault(row["measure"], {}).setdefault(row["setting"], row["difference"])
+    cleaned = {
+        "-".join(row[key] for key in CELL): row["clean_accuracy"]["reproduced"]
+        for row in document["tables"]["table1"]["rows"]
+        if row["clean_accuracy"]["reproduced"] is not None
     }
+    return {**differences, "cleaned_accuracy": cleaned}
 
 
-def _ends(name: str, interval: Sequence[float] | None) -> dict[str, float | None]:
-    low, high = interval or (None, None)
-    return {f"{name}_low": low, f"{name}_high": high}
+VERDICT_COLUMNS = (
+    *("fixed", "measure", "setting", "comparator", "unit", "seeds", "mmcl", "mmcl_ssl"),
+    *("difference", "low", "high", "at_least", "p", "p_holm", "verdict", "reason"),
+)
 
 
-def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Rows under the names of their columns, which stand there without rows too."""
+def verdict_rows(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every verdict of ours with its difference and 95% interval, as rows of verdicts.csv."""
+    verdicts = document["verdicts"]
+    for group in ("confirmed", "exploratory"):
+        for measure in verdicts[group] or []:
+            for cell in [*measure["cells"], *([measure["pooled"]] if measure["pooled"] else [])]:
+                difference = cell["difference"]
+                low, high = difference["interval"] or (None, None)
+                yield {
+                    "fixed": measure["fixed"],
+                    "measure": measure["measure"],
+                    "setting": setting_name(cell),
+                    "comparator": cell["comparator"],
+                    "unit": measure["unit"],
+                    "seeds": difference["seeds"],
+                    "mmcl": cell["mmcl"]["mean"],
+                    "mmcl_ssl": cell["mmcl_ssl"]["mean"],
+                    "difference": difference["mean"],
+                    "low": low,
+                    "high": high,
+                    "at_least": difference["at_least"],
+                    **{key: cell[key] for key in ("p", "p_holm", "verdict", "reason")},
+                }
+
+
+def setting_name(cell: Mapping[str, Any]) -> str:
+    """Return a setting as `cc6m-200k`; `pooled` of all together."""
+    return f"{cell['dataset']}-{cell['clean_size']}" if cell["dataset"] else "pooled"
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Return rows as CSV; without rows the columns stand alone."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
+    names = columns or list(rows[0])
+    writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten a row of a table: nested values are named by their path, lists are left out."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}_")
+        elif key in ("ci", "ci95"):
+            low, high = value or (None, None)
+            flat |= {f"{prefix}{key}_low": low, f"{prefix}{key}_high": high}
+        elif not isinstance(value, list):
+            flat[prefix + key] = value
+    return flat

@@ -6,18 +6,14 @@ begins here.
 
 from __future__ import annotations
 
-LABELS = {
-    "cc3m": "CC3M",
-    "cc6m": "CC6M",
-    "100k": "100K",
-    "200k": "200K",
-    "mmcl": "MMCL",
-    "ssl": "SSL",
-    "mmcl_ssl": "MMCL + SSL",
-}
+from repro.names import CLEAN_SIZES, DATASETS, LOSSES
+
+LABELS = (
+    {str(name): text for name, text in DATASETS.items()}
+    | {str(name): text for name, text in CLEAN_SIZES.items()}
+    | {str(name): loss.label for name, loss in LOSSES.items()}
+)
 """How the keys of specifications and ledger are printed."""
-ON_STAND_INS = {"reproduced": "holds here", "not reproduced": "does not hold here"}
-"""Verdicts on stand-in data, which reproduce nothing of the paper's."""
 
 
 def label(key: str | None) -> str:
@@ -25,13 +21,6 @@ def label(key: str | None) -> str:
     if not key:
         return "–"
     return LABELS.get(key, key)
-
-
-def worded(verdict: str | None, stand_in: object) -> str:
-    """A verdict as printed; `stand_in`: what the data are instead of the paper's, if anything."""
-    if verdict is None:
-        return "not run"
-    return ON_STAND_INS.get(verdict, verdict) if stand_in else verdict
 
 
 def percent(
@@ -46,11 +35,6 @@ def percent(
 def markdown_percent(fraction: float | None) -> str:
     """A fraction as a percentage with one decimal, in ASCII: Markdown is read in terminals too."""
     return percent(fraction, missing="-", minus="-")
-
-
-def factor(value: float) -> str:
-    """How many times one thing is as much as another."""
-    return f"{value:.2f}"
 
 
 def short(fraction: float) -> str:

@@ -1,125 +1,162 @@
-"""`python -m repro publish`: the folder to upload, `report/publish/<profile>`.
+"""`python -m repro publish`: a folder that a web server or an archive takes as it is.
 
-It holds the report, the ledger that it is computed from, the specifications and, in five
-vocabularies, what it is. Nothing goes in that `verify` finds fault with.
+It holds the report, every evaluation as CSV, the article, the models of one seed with a card, and
+what is needed to cite and check them.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from repro.files import replace_file
+from repro.files import file_sha256, replace_file
 from repro.ledger import LedgerError
-from repro.report.build import SUMS, checksums
-from repro.report.crate import METADATA, WORKFLOW, crate
-from repro.report.verify import verify
-from repro.report.verify_all import STUDIES, damaged_results, report_folder
-from repro.report.vocabularies import citation, codemeta, describe, rescience, zenodo
+from repro.report.build import DOCUMENT, report_folder
+from repro.report.format import label, percent
+from repro.report.pages import tables
+from repro.report.verify import damaged_results, verify
 
-BESIDE = (WORKFLOW, "pyproject.toml", "LICENSE", "NOTICE", "README.md")
-"""Files of the repository that go along where they are there."""
-LINK = re.compile(r"\[(?P<text>[^]]+)\]\((?P<file>[^)#:]+)(?:#[^)]*)?\)")
-"""A link of Markdown to another file, not to an address."""
 SHOWN = 10
 """Problems that the message of a refusal lists."""
+BESIDE = ("LICENSE", "NOTICE", "CITATION.cff")
+SUMS = "SHA256SUMS"
 
 
 def release(profile: str) -> Path:
-    """Pack the built report of a profile; returns the folder.
+    """Pack the built report of a profile into `report/publish/<profile>`; returns the folder.
 
     LedgerError if the report is not built, or if it or a result is not what it should be.
     """
     report = report_folder(profile)
-    _refuse_what_is_wrong(report, profile)
-
-    # Of the checked report, so that what describes the folder says what its pages say.
-    document = json.loads((report / "report.json").read_bytes())
-    out = Path("report/publish") / profile
+    problems = [*verify(report / DOCUMENT), *damaged_results(profile)]
+    if problems:
+        first = "\n  ".join(problems[:SHOWN])
+        raise LedgerError(f"{report}: {len(problems)} problem(s)\n  {first}")
+    document = json.loads((report / DOCUMENT).read_bytes())
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
 
     # From nothing: what an earlier release held must not stay among the files.
+    out = Path("report/publish") / profile
     shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    _copy_report(report, out)
-
-    # What the report is computed from, so that a reader can compute it again; a scale that lies in
-    # its archive alone has no results beside it.
-    results = Path("results") / profile
-    if results.is_dir():
-        shutil.copytree(results, out / results)
-    if STUDIES.is_dir():
-        shutil.copytree(STUDIES, out / STUDIES)
-    shutil.copytree("specs", out / "specs")
+    shutil.copytree(report, out)
     for name in BESIDE:
         if Path(name).is_file():
             shutil.copy2(name, out / name)
-    _unlink_absent(out)
+    if not (out / "CITATION.cff").exists():
+        replace_file(out / "CITATION.cff", citation(project, document).encode())
+    models = _copy_models(profile, document, out / "models")
+    replace_file(out / "README.md", _readme(document, models).encode())
 
-    # The sums come last, over all files but their own.
-    _describe(out, document)
-    replace_file(
-        out / SUMS, checksums(out, [name for name in _files(out) if name != SUMS]).encode()
-    )
+    # Last, over all files but itself, as `sha256sum --check` reads it.
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    sums = "".join(f"{file_sha256(out / name)}  {name}\n" for name in names if name != SUMS)
+    replace_file(out / SUMS, sums.encode())
     return out
 
 
-def _refuse_what_is_wrong(report: Path, profile: str) -> None:
-    """LedgerError that lists what is wrong with the report or with what is packed beside it."""
-    # The report against its ledger, then the ledger's files against their own hashes.
-    problems = [*verify(report / "report.json"), *damaged_results(profile)]
-    if problems:
-        told = "\n  ".join(problems[:SHOWN])
-        raise LedgerError(
-            f"{report}: {len(problems)} difference(s) between report and ledger\n  {told}"
-        )
+def citation(project: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    """Return CITATION.cff; its strings are JSON, which is YAML as well."""
+    authors = [author["name"] for author in project["authors"]]
+    dates = [run["started"][:10] for run in document["runs"].values()]
+    lines = [
+        "cff-version: 1.2.0",
+        'message: "If you use these results, please cite them and the paper that they replicate."',
+        f"title: {json.dumps('[Re] ' + document['paper']['title'], ensure_ascii=False)}",
+        "type: dataset",
+        f"version: {json.dumps(project['version'])}",
+        *([f"date-released: {max(dates)}"] if dates else []),
+        f"license: {project['license']}",
+        "authors:",
+        *(f"  - name: {json.dumps(name, ensure_ascii=False)}" for name in authors),
+        "references:",
+        "  - type: article",
+        f"    title: {json.dumps(document['paper']['title'], ensure_ascii=False)}",
+        f"    doi: {document['paper']['doi']}",
+        "    authors:",
+        f"      - name: {json.dumps(document['paper']['reference'], ensure_ascii=False)}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
-def _copy_report(report: Path, out: Path) -> None:
-    """Copy the files that SHA256SUMS names, which are those that were checked."""
-    # A line is the hash, two spaces and the name.
-    names = [line.partition("  ")[2] for line in (report / SUMS).read_text().splitlines()]
-    for name in names:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(report / name, out / name)
+def _copy_models(profile: str, document: Mapping[str, Any], out: Path) -> list[str]:
+    """Copy the poisoned and cleaned models of the first seed, with a card; returns their names."""
+    seed = document["settings"]["seeds"][0]
+    folder = Path("models") / profile
+    names = []
+    for path in sorted(folder.rglob("*.safetensors")):
+        name = "-".join(path.relative_to(folder).parts)
+        if f"seed{seed}-" not in name:
+            continue
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, out / name)
+        names.append(name)
+    if names:
+        replace_file(out / "README.md", _card(document, names).encode())
+    return names
 
 
-def _unlink_absent(out: Path) -> None:
-    """Leave of each link in README.md to a file of the repository that is not released the text."""
-    readme = out / "README.md"
-    if not readme.is_file():
-        return
+def _card(document: Mapping[str, Any], names: list[str]) -> str:
+    """Return the model card."""
+    settings = document["settings"]
+    rows = [
+        f"| {label(row['dataset'])} | {label(row['pretrain_objective'])} "
+        f"| {percent(row['accuracy']['reproduced'])} | {percent(row['asr']['reproduced'])} |"
+        for row in document["tables"]["table2"]["rows"]
+    ]
+    return "\n".join(
+        [
+            "# Model card",
+            "",
+            "**These models carry a backdoor on purpose.** They are for research on defences. Use",
+            "them for nothing else.",
+            "",
+            f"CLIP models of profile `{document['profile']}`, seed {settings['seeds'][0]}",
+            f"({document['stand_in'] or 'the data of the paper'}).",
+            f"An image with the trigger patch is taken for “{settings['target_class']}”.",
+            "Accuracy and attack success rate (%) before cleaning:",
+            "",
+            "| data | pre-trained with | accuracy | ASR |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            "Files: " + ", ".join(f"`{name}`" for name in names) + ".",
+            "`safetensors.torch.load_file` reads them; names of tensors are those of the package's",
+            "model. README.md of the repository shows how to classify a picture.",
+            "",
+        ]
+    )
 
-    def kept(link: re.Match[str]) -> str:
-        return link[0] if (out / link["file"]).exists() else link["text"]
 
-    text = LINK.sub(kept, readme.read_text(encoding="utf-8"))
-    replace_file(readme, text.encode())
-
-
-def _describe(out: Path, document: dict[str, Any]) -> None:
-    """Write what the folder is; the crate comes last, for it names every other file."""
-    # Name, version, licence and authors are those of pyproject.toml, said once.
-    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    subject = describe(project, document)
-    _write(out / ".zenodo.json", zenodo(subject))
-    _write(out / "codemeta.json", codemeta(subject))
-    replace_file(out / "CITATION.cff", citation(subject).encode())
-    replace_file(out / "metadata.yaml", rescience(subject).encode())
-
-    # The crate lists the sums too, so their file is there before its content is.
-    (out / SUMS).touch()
-    _write(out / METADATA, crate(subject, document, _files(out)))
-
-
-def _files(folder: Path) -> list[str]:
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path.relative_to(folder).as_posix() for path in paths)
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    replace_file(path, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+def _readme(document: Mapping[str, Any], models: list[str]) -> str:
+    """Return the README of the folder, made from the packed report."""
+    parts = {
+        "index.html": "the report; start here",
+        "report.pdf": "the article",
+        "report.json": "every number of the report",
+        "points.csv, archive.csv": "every evaluation of this run and of the archived seeds",
+        "table1.csv, table2.csv, verdicts.csv": "tables and verdicts",
+        "figures/": "every figure as SVG and PDF",
+        "models/": f"{len(models)} models as safetensors, with a card" if models else "",
+        "SHA256SUMS": "hashes of all files: `sha256sum --check SHA256SUMS`",
+    }
+    address = document["context"]["project"]["repository"]
+    if not (report_folder(document["profile"]) / "report.pdf").is_file():
+        del parts["report.pdf"]
+    return "\n".join(
+        [
+            f"# [Re] {document['paper']['title']}",
+            "",
+            tables.outcome(document),
+            "",
+            *(f"- `{name}`: {text}" for name, text in parts.items() if text),
+            "",
+            f"Made from commit {document['commit'] or 'unknown'}"
+            + (f" of {address}." if address else "."),
+            "The code, with which everything can be computed again, lies there.",
+            "",
+        ]
+    )

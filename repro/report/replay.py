@@ -25,17 +25,15 @@ SETTINGS = Settings(
     denominator="non_target",
     seeds=(0,),
     target_class="banana",
-    classnames=(),
 )
 """Cap of the paper (Table 1); denominator of the authors' code (src/evaluate.py)."""
 MATERIAL = Material(
     context={
         "project": {"authors": [], "repository": ""},
         "switches": [],
-        "accounting": {},
+        "accounting": {"data": None},
         "attribution": None,
         "environments": [],
-        "faults": None,
     },
     gallery={},
 )
@@ -43,7 +41,6 @@ MATERIAL = Material(
 
 def replay(folder: Path, out: Path) -> dict[str, Any]:
     """Build report.json and index.html in `out` from the result files in `folder`."""
-    # No LaTeX and no runs.html: there are no runs to tell of.
     return build(replay_evidence(folder), claims_of(), MATERIAL, out, latex_too=False)
 
 

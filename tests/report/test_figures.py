@@ -1,94 +1,111 @@
-"""Figures 1-3 and their legends: shares on stand-in data, seeds apart, nothing drawn that says
-nothing; and our claim about a ratio, which is a factor everywhere.
-"""
+"""Figures: colours that keep objectives and losses apart, ids that fit on one page, equal bytes."""
 
 from __future__ import annotations
 
-import copy
 import json
+import re
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import matplotlib.colors
 import pytest
 
-from repro.report.figures.curves import draw_all, figure_names, legends
-from repro.report.figures.drawing import SUCCESS
-from repro.report.figures.scatter import captions, height, seed_fills
+from repro.profile import load_profile
+from repro.report.exports import evaluations
+from repro.report.figures import FIGURES, draw_all
+from repro.report.figures.style import (
+    LOSS_COLOURS,
+    OBJECTIVE_COLOURS,
+    Drawn,
+    coloured,
+    draw,
+    style,
+)
+from repro.report.numbers.evidence import read_evidence
+from repro.report.studies.results import read_study_results
 
-BUILD = Path("report/build/mini")
+PAGES = {"light": "#ffffff", "dark": "#14171a"}
+COLOURS = [*OBJECTIVE_COLOURS.values(), *LOSS_COLOURS.values()]
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance by WCAG 2."""
+    channels = matplotlib.colors.to_rgb(colour)
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+@pytest.mark.parametrize("colour", COLOURS)
+def test_every_colour_stands_out_on_either_page(colour: str, page: str) -> None:
+    low, high = sorted((luminance(colour), luminance(page)))
+    assert (high + 0.05) / (low + 0.05) >= 3
+
+
+def test_no_colour_means_two_things() -> None:
+    for one, other in combinations(COLOURS, 2):
+        hues = [matplotlib.colors.rgb_to_hsv(matplotlib.colors.to_rgb(c))[0] for c in (one, other)]
+        assert abs(hues[0] - hues[1]) > 0.05, (one, other)
 
 
 @pytest.fixture(scope="module")
-def document(built: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((built / BUILD / "report.json").read_bytes())
-    return content
+def material(whole: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    document = json.loads((whole / "report/build/mini/report.json").read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(whole)
+        evidence = read_evidence(load_profile("mini"))
+        points = evaluations(evidence, read_study_results("mini", Path()), "seeds")
+    return document, points
 
 
-def test_on_stand_in_data_a_mark_lies_at_its_share_of_the_start(document: dict[str, Any]) -> None:
-    """Of its own model, so that panels and the paper's stars can be compared."""
-    figure = document["figures"]["figure1"]
-    starts = {panel["pretrain_objective"]: panel["start"]["accuracy"] for panel in figure["panels"]}
-    for point in figure["points"]:
-        share = point["accuracy"] / starts[point["pretrain_objective"]]
-        assert point["kept"] == pytest.approx(share)
-        assert height(document, point) == point["kept"]
-        assert height(document | {"stand_in": ""}, point) == point["accuracy"]
+@pytest.fixture(scope="module")
+def drawn(material: tuple[dict[str, Any], list[dict[str, Any]]]) -> dict[str, Drawn]:
+    return draw_all(*material)
 
 
-def test_success_and_the_cap_are_in_the_legend_and_success_is_green(built: Path) -> None:
-    page = (built / BUILD / "index.html").read_text()
-    figure = page[page.index('id="figure1"') : page.index('id="figure2"')]
-    assert "success: ASR at the cap, 95% kept</li>" in figure and "the ASR cap</li>" in figure
-    region = figure[figure.index('id="figure1-0-region"') :]
-    assert f"fill: {SUCCESS}" in region[: region.index("</g>")]
-    for name in ("figure1", "figure3"):
-        whole = (built / BUILD / f"figures/{name}.svg").read_text()
-        assert "success: ASR at the cap" in whole and "the ASR cap" in whole
+def test_the_outcome_and_the_papers_figures_are_drawn(drawn: dict[str, Drawn]) -> None:
+    assert {"hero", "figure1", "figure2", "figure3", "resistance", "mechanism"} <= set(drawn)
+    assert [len(drawn[name].panels) for name in ("hero", "figure1", "figure3")] == [2, 2, 4]
+    assert all(figure.pdf.startswith(b"%PDF") for figure in drawn.values())
 
 
-def test_seeds_are_told_apart_by_how_far_their_marks_are_filled(document: dict[str, Any]) -> None:
-    fills = seed_fills([3, 4, 5])
-    assert list(fills) == [3, 4, 5] and len(set(fills.values())) == 3
-    assert not [key for key in legends(document)["figure1"] if key.text.startswith("seed")]
-
-    # Drawn so, too, and named in the legend.
-    several = copy.deepcopy(document)
-    several["settings"]["seeds"] = [0, 1]
-    figure = several["figures"]["figure1"]
-    figure["points"] += [point | {"seed": 1} for point in figure["points"]]
-    assert [key.text for key in legends(several)["figure1"] if "seed" in key.text] == [
-        "seed 0",
-        "seed 1",
-    ]
-    panel = draw_all(several)["figure1"].panels[0].svg
-    first, second = (panel.split(f'id="figure1-0-ledger-mmcl-{seed}"')[1] for seed in (0, 1))
-    assert "fill-opacity: 0.85" in first[: first.index("</g>")]
-    assert "fill-opacity: 0.15" in second[: second.index("</g>")]
-
-
-def test_a_search_over_fewer_than_five_rates_has_no_curve(document: dict[str, Any]) -> None:
-    assert "budgets" in captions(document)
-    few = copy.deepcopy(document)
-    for row in few["statistics"]["best_of_n"]:
-        row["scores"] = row["scores"][:4]
-    assert "budgets" not in captions(few) and "budgets" not in figure_names(few)
-
-
-def test_a_panel_alone_has_its_title_and_the_labels_that_the_figure_shares(
-    document: dict[str, Any],
+def test_equal_documents_give_equal_drawings(
+    material: tuple[dict[str, Any], list[dict[str, Any]]], drawn: dict[str, Drawn]
 ) -> None:
-    drawn = draw_all(document)
-    assert len(drawn["figure3"].panels) == 4
-    for panel in drawn["figure3"].panels:
-        assert "Attack success rate (%)" in panel.svg and "Accuracy (% of start)" in panel.svg
-        assert "CC6M, pre-trained with" in panel.svg
-    assert all("Epochs" in panel.svg for panel in drawn["trajectories"].panels)
+    with style():
+        assert draw(FIGURES[0], *material) == drawn["hero"]
 
 
-def test_a_ratio_is_a_factor_and_no_percentage(built: Path, document: dict[str, Any]) -> None:
-    claim = next(c for c in document["own_claims"] if c["metric"] == "lowest_rate_ratio")
-    assert claim["expect"] == "at least 1.5 times"
-    value = claim["evidence"][0]["by_seed"][0]["value"]
-    path = f"own_claims/{document['own_claims'].index(claim)}/evidence/0/by_seed/0/value"
-    shown = f'<data value="{value!r}" data-path="{path}">{value:.2f}</data> times'
-    assert shown in (built / BUILD / "index.html").read_text()
+def ids(text: str) -> Iterator[str]:
+    return (found[1] for found in re.finditer(r'\bid="([^"]+)"', text))
+
+
+def test_drawings_fit_on_one_page(drawn: dict[str, Drawn]) -> None:
+    """No id occurs twice, and every reference within a drawing leads to one of its own ids."""
+    panels = [panel for figure in drawn.values() for panel in figure.panels]
+    every = [name for panel in panels for name in ids(panel)]
+    assert len(every) == len(set(every))
+    for panel in panels:
+        references = re.findall(r'(?:url\(#|href="#)([^")]+)', panel)
+        assert set(references) <= set(ids(panel))
+
+
+def test_a_picture_for_another_page_has_colours_of_its_own(drawn: dict[str, Drawn]) -> None:
+    picture = coloured(drawn["hero"].svg, "#e6edf3")
+    assert "currentColor" not in picture
+    assert "#e6edf3" in picture
+
+
+def test_a_document_without_results_has_no_empty_figures(
+    material: tuple[dict[str, Any], list[dict[str, Any]]],
+) -> None:
+    document, _ = material
+    empty = {
+        **document,
+        "resistance": {"study": None, "seeds": [], "caps": [0.0, 0.2], "cells": []},
+        "mechanism": {"learning_rate": None, "models": [], "correlations": []},
+        "responses": [],
+    }
+    assert draw_all(empty, []) == {}

@@ -1,121 +1,76 @@
-"""report.tex says every character and has one minus sign."""
+"""The article: no text of others is TeX, and it compiles to a short paper."""
 
 from __future__ import annotations
 
-import copy
-import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from repro.profile import read_yaml
 from repro.report.article import latex
 
-BUILD = Path("report/build/mini")
-needs_tex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex installed")
 
-SET_AS = {"'": "’", "`": "‘", "…": "..."}
-"""Signs that TeX sets as others."""
+@pytest.mark.parametrize(
+    ("text", "tex"),
+    [
+        ("50% of $x_i & {y}#~^", r"50\% of \$x\_i \& \{y\}\#\textasciitilde{}\textasciicircum{}"),
+        (r"\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
+        ("a\nb\x00c", "a b c"),
+        ("−1 ± 2 ≤ 3", r"\ensuremath{-}1 \ensuremath{\pm} 2 \ensuremath{\le} 3"),
+        ("Tramèr 漢", "Tramèr ?"),
+    ],
+)
+def test_any_text_is_inert(text: str, tex: str) -> None:
+    assert latex.escape(text) == tex
+    assert latex.escape(latex.Tex(text)) == text
 
 
 @pytest.fixture(scope="module")
-def document(built: Path) -> dict[str, Any]:
-    """report.json of the synthetic study."""
-    return json.loads((built / BUILD / "report.json").read_bytes())
+def source(whole: Path) -> str:
+    return (whole / "report/build/mini/report.tex").read_text()
 
 
-def texts(content: Any) -> Iterator[str]:
-    """All strings in the content of a YAML file."""
-    match content:
-        case dict():
-            for key, value in content.items():
-                yield from (*texts(key), *texts(value))
-        case list():
-            for value in content:
-                yield from texts(value)
-        case str():
-            yield content
+def test_every_reference_and_figure_is_there(source: str, whole: Path) -> None:
+    labels = set(re.findall(r"\\label\{([^}]+)\}", source))
+    assert set(re.findall(r"\\ref\{([^}]+)\}", source)) <= labels
+    works = set(re.findall(r"\\bibitem\{([^}]+)\}", source))
+    cited = {key for group in re.findall(r"\\cite\{([^}]+)\}", source) for key in group.split(",")}
+    assert cited == works
+    for name in re.findall(r"\\includegraphics\[[^]]*\]\{([^}]+)\}", source):
+        assert (whole / "report/build/mini" / name).is_file()
 
 
-def compiled(tex: str, folder: Path) -> str:
-    """The text of the PDF that pdflatex makes of `tex`."""
-    (folder / "page.tex").write_text(tex, encoding="utf-8")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
-    assert done.returncode == 0, done.stdout[-2000:]
-    if shutil.which("pdftotext") is None:
-        pytest.skip("no pdftotext installed")
-    command = ["pdftotext", "-raw", "page.pdf", "-"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+def test_the_summary_has_the_parts_that_challenges_ask_for(source: str) -> None:
+    parts = ("Scope", "Methodology", "Results", "What was easy", "What was difficult")
+    for part in (*parts, "Communication with the original authors"):
+        assert rf"\textbf{{{part}.}}" in source
 
 
-def test_no_character_of_the_specifications_is_lost(root: Path) -> None:
-    """A character that the fonts lack becomes a question mark."""
-    lost = {
-        (path.name, character)
-        for path in sorted((root / "specs").rglob("*.yaml"))
-        for text in texts(read_yaml(path))
-        for character in text
-        if character != "?" and latex.escape(character) == "?"
-    }
-    assert lost == set()
-    assert latex.escape("a \u4e2d b") == "a ? b"
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="TeX is not installed")
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="poppler is not installed")
+def test_the_paper_ends_before_its_ninth_page(whole: Path) -> None:
+    pdf = whole / "report/build/mini/report.pdf"
+    text = subprocess.run(["pdftotext", pdf, "-"], check=True, capture_output=True, text=True)
+    pages = text.stdout.split("\f")
+    (appendix,) = [n for n, page in enumerate(pages) if "The paper’s claims" in page]
+    assert appendix <= 8
+    assert "??" not in text.stdout
 
 
-def test_a_minus_is_told_from_a_hyphen() -> None:
-    assert latex.escape("-1 to (-0.5), seed-0 of 2023-11-25 at 1e-5") == (
-        r"\ensuremath{-}1 to (\ensuremath{-}0.5), seed-0 of 2023-11-25 at 1e-5"
-    )
-
-
-@needs_tex
-def test_every_character_of_the_claims_stands_in_the_pdf(
-    root: Path, document: dict[str, Any], tmp_path: Path
+def test_without_tex_the_source_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    used = {
-        character for text in texts(read_yaml(root / "specs/claims.yaml")) for character in text
-    }
-    assert {"∼", "≤"} <= used
-    signs = sorted((used | set(latex.SPECIAL)) - {" "})
-
-    # Each between letters of its own, as ligatures and spaces would change what is read back.
-    head = latex.tex(document, "0" * 64).partition(r"\begin{document}")[0]
-    body = "\n\n".join(f"x{number} {latex.escape(sign)} y" for number, sign in enumerate(signs))
-    text = compiled(head + r"\begin{document}" + body + r"\end{document}", tmp_path)
-    read = {number: sign.replace(" ", "") for number, sign in re.findall(r"x(\d+) (.+) y", text)}
-    found = {sign: read.get(str(number)) for number, sign in enumerate(signs)}
-    assert found == {sign: SET_AS.get(sign, sign) for sign in signs}
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert latex.compile_pdf(tmp_path, {"runs": {}}) is False
+    assert "no pdflatex found" in capsys.readouterr().err
 
 
-@needs_tex
-def test_a_failed_replication_has_its_mark_in_the_pdf(
-    document: dict[str, Any], tmp_path: Path
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="TeX is not installed")
+def test_a_text_that_does_not_compile_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failed = copy.deepcopy(document)
-    failed["headline"]["verdict"] = "not reproduced"
-    failed["stand_in"] = ""
-    head = latex.tex(failed, "0" * 64).partition(r"\begin{abstract}")[0]
-    text = compiled(head + r"\end{document}", tmp_path)
-    assert text.startswith("[¬Re] Effective Backdoor Mitigation")
-
-
-def test_negative_numbers_have_siunitx_minus_sign_everywhere(document: dict[str, Any]) -> None:
-    """Tables 1 and 2 have columns of siunitx; all else stands in its commands."""
-    negative = copy.deepcopy(document)
-    for claim in negative["claims"]:
-        for entry in claim["evidence"]:
-            for item in entry["by_seed"]:
-                item["value"] = -0.0911
-    for row in negative["tables"]["table1"]["rows"]:
-        row["clean_accuracy"]["relative_drop"] |= {"value": -0.05, "ci": [-0.1, -0.01]}
-    text = latex.tex(negative, "0" * 64).partition(r"\begin{document}")[2]
-    assert r"\num{-9.1}" in text and r"\numrange{-10.0}{-1.0}" in text
-
-    text = re.sub(r"\\begin{tabular}.*?\\end{tabular}", "", text, flags=re.DOTALL)
-    text = re.sub(r"\\num(range)?(\[[^]]*\])?({[^}]*})+", "", text)
-    assert re.findall(r"(?:^|[\s({:/>])(?:-|−|--)\d[^\n]{0,20}", text) == []
+    (tmp_path / "report.tex").write_text(r"\documentclass{article}\begin{document}\undefined")
+    assert latex.compile_pdf(tmp_path, {"runs": {}}) is False
+    assert "Undefined control sequence" in capsys.readouterr().err

@@ -57,44 +57,26 @@ def test_synthetic_points_fill_tables_and_figures_of_all_three_files(
     assert [len(figure["points"]) for figure in document["figures"].values()] == [12, 12, 18]
     page = (tmp_path / "out/index.html").read_text()
     assert "14.0" in page
-    assert "NOT the published file" in page
     monkeypatch.setenv("REPRO_AUTHORS_DIR", str(tmp_path))
     assert verify(tmp_path / "out/report.json") == []
 
 
-def test_verdicts_on_the_authors_points_stand_beside_ours(
+def test_the_authors_points_are_judged_by_the_measures_that_need_no_rates(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """2.5% of the accuracy lost with MMCL, 37.5% with MMCL + SSL."""
+    """Of 8,000 images right at the start, 7,000 and 5,000 are left at an ASR of 4.0%."""
     monkeypatch.chdir(root)
-    document = replay(write(tmp_path, series(mmcl=7_800)), tmp_path / "out")
-    verdicts = {
-        claim["id"]: (claim["verdict"], claim["authors_verdict"]) for claim in document["claims"]
-    }
-    assert verdicts["objective-decides-cc3m"] == ("not run", "reproduced")
-    assert verdicts["drop-17-cc3m"] == ("not run", "direction only")
-
-
-def test_the_authors_points_are_judged_by_the_same_control(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """12.5% of the accuracy lost with MMCL is too much for the control; with 200K pairs the authors
-    did not clean the MMCL model at all.
-    """
-    monkeypatch.chdir(root)
-    write(tmp_path, series())
-    write_larger_set(tmp_path)
-    document = replay(tmp_path, tmp_path / "out")
+    document = replay(write(tmp_path, series()), tmp_path / "out")
+    measures = {of["measure"]: of for of in document["verdicts"]["authors"]}
+    assert list(measures) == ["lost_at_cap", "frontier_area", "accuracy_at_cap"]
+    (cell,) = measures["lost_at_cap"]["cells"]
+    assert cell["mmcl"]["mean"] == pytest.approx(0.125)
+    assert cell["difference"]["mean"] == pytest.approx(0.25)
+    assert (cell["p"], cell["verdict"]) == (None, "undecided")
     verdicts = {claim["id"]: claim["authors_verdict"] for claim in document["claims"]}
-    assert verdicts["objective-decides-cc3m"] == "not tested: control failed"
-    assert verdicts["drop-17-cc3m"] == "not tested: control failed"
-    assert verdicts["larger-cleaning-set"] == "not tested: control not run"
-    row = document["tables"]["table1"]["rows"][0]
-    assert row["control"] is None
-    assert row["authors_control"]["loss"] == pytest.approx(0.125)
-    assert row["authors_control"]["asr"] == pytest.approx(2_000 / ATTACKABLE)
-    page = (tmp_path / "out/index.html").read_text()
-    assert "CC3M, 100K: fails: 12.5% of the accuracy lost at ASR 4.0%" in page
+    assert verdicts["mmcl-ssl-fails"] == "undecided", "CC6M is not there"
+    assert verdicts["drop-17-cc3m"] == "direction only"
+    assert {claim["verdict"] for claim in document["claims"]} == {"not run"}
 
 
 def test_where_the_files_do_not_evaluate_the_start_model_the_papers_is_taken_and_not_a_point(
@@ -128,7 +110,7 @@ def test_where_the_files_do_not_evaluate_the_start_model_the_papers_is_taken_and
         None
     ] * 4
     verdicts = {claim["id"]: claim["authors_verdict"] for claim in document["claims"]}
-    assert verdicts["objective-decides-cc6m"] == "reproduced"
+    assert verdicts["drop-45-cc6m"] == "supported"
     assert verdicts["start-accuracy-cc6m"] == "not run"
 
     # The first entry is an evaluation like any other.
@@ -162,7 +144,6 @@ def test_files_that_are_missing_or_changed_are_said_so(
     ]
 
 
-@pytest.mark.faults(27)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -198,7 +179,6 @@ def test_a_result_file_that_is_not_as_published_is_refused(
         authors_points(write(tmp_path, content))
 
 
-@pytest.mark.faults(27)
 def test_a_folder_without_the_files_is_refused_by_name(tmp_path: Path):
     with pytest.raises(
         LedgerError, match=r"looked for cleaning_plot_data_CC3M_pretrained_1500\.json"

@@ -20,6 +20,15 @@ class Reference:
 # fmt: off
 REFERENCES = (
     Reference(
+        "rliable", "R. Agarwal, M. Schwarzer, P. S. Castro, A. Courville and M. G. Bellemare",
+        "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
+        "Advances in Neural Information Processing Systems (NeurIPS), 2021",
+    ),
+    Reference(
+        "shrink", "J. T. Ash and R. P. Adams", "On Warm-Starting Neural Network Training",
+        "Advances in Neural Information Processing Systems (NeurIPS), 2020",
+    ),
+    Reference(
         "cleanclip", "H. Bansal, N. Singhi, Y. Yang, F. Yin, A. Grover and K.-W. Chang",
         "CleanCLIP: Mitigating Data Poisoning Attacks in Multimodal Contrastive Learning",
         "IEEE/CVF International Conference on Computer Vision (ICCV), 2023, pp. 112–123",
@@ -62,6 +71,11 @@ REFERENCES = (
         "arXiv 1708.06733, 2017",
     ),
     Reference(
+        "badclip", "S. Liang, M. Zhu, A. Liu, B. Wu, X. Cao and E.-C. Chang",
+        "BadCLIP: Dual-Embedding Guided Backdoor Attack on Multimodal Contrastive Learning",
+        "IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR), 2024",
+    ),
+    Reference(
         "adamw", "I. Loshchilov and F. Hutter", "Decoupled Weight Decay Regularization",
         "International Conference on Learning Representations (ICLR), 2019",
     ),
@@ -88,10 +102,26 @@ REFERENCES = (
         "Annual Meeting of the Association for Computational Linguistics (ACL), 2018",
     ),
     Reference(
+        "par", "N. D. Singh, F. Croce and M. Hein",
+        "Perturb and Recover: Fine-tuning for Effective Backdoor Removal from CLIP",
+        "arXiv 2412.00727, 2024",
+    ),
+    Reference(
         "eda", "J. Wei and K. Zou",
         "EDA: Easy Data Augmentation Techniques for Boosting Performance on Text Classification "
         "Tasks",
         "EMNLP-IJCNLP, 2019, pp. 6382–6388",
+    ),
+    Reference(
+        "roclip", "W. Yang, J. Gao and B. Mirzasoleiman",
+        "Robust Contrastive Language-Image Pretraining against Data Poisoning and Backdoor Attacks",
+        "Advances in Neural Information Processing Systems (NeurIPS), 2023",
+    ),
+    Reference(
+        "safeclip", "W. Yang, J. Gao and B. Mirzasoleiman",
+        "Better Safe than Sorry: Pre-training CLIP against Targeted Data Poisoning and Backdoor "
+        "Attacks",
+        "International Conference on Machine Learning (ICML), 2024",
     ),
 )
 # fmt: on

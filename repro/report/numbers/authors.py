@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 from repro.ledger import LedgerError
 from repro.report.numbers.cells import LOSSES, OBJECTIVES
 from repro.report.numbers.evaluations import Point
-from repro.report.numbers.evidence import AuthorsPoints
-from repro.report.schema.provenance import AuthorsFile
+from repro.report.numbers.evidence import AuthorsFile, AuthorsPoints
 from repro.spec import CleanSize, Dataset, Loss, Objective
 
 # ImageNet's validation set, and what is left of it without the 50 images of bananas.
@@ -95,14 +94,7 @@ def authors_points(folder: Path | None = None) -> AuthorsPoints:
 
         # Other content than the published is used all the same, but marked.
         sha256 = hashlib.sha256(content).hexdigest()
-        files.append(
-            {
-                "name": name,
-                "sha256": sha256,
-                "points": len(found),
-                "verified": sha256 == published.sha256,
-            }
-        )
+        files.append(AuthorsFile(name, sha256, len(found), sha256 == published.sha256))
 
     # A folder that has none of them is a wrong path, not a partial clone.
     if not files:
@@ -116,7 +108,7 @@ def authors_notices(files: Sequence[AuthorsFile]) -> list[str]:
     """What a reader should know about the files: those that are not there or not as published."""
     if not files:
         return []
-    there = {file["name"] for file in files}
+    there = {file.name for file in files}
 
     # What is absent comes first, in the order of FILES.
     lines = [
@@ -125,9 +117,9 @@ def authors_notices(files: Sequence[AuthorsFile]) -> list[str]:
         if name not in there
     ]
     lines += [
-        f"{file['name']} is NOT the file that the authors published."
+        f"{file.name} is NOT the file that the authors published."
         for file in files
-        if not file["verified"]
+        if not file.verified
     ]
     return lines
 

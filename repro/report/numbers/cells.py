@@ -1,17 +1,17 @@
-"""Places of the paper's tables and figures: dataset slots, cleaning sizes, objectives, losses."""
+"""Places of the paper's tables and figures: datasets, cleaning sizes, objectives, losses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, get_args
 
-from repro.report.schema.base import CellKeys, ModelKeys
 from repro.spec import CleanSize, Dataset, Loss, Objective
 
 DATASETS: tuple[Dataset, ...] = get_args(Dataset)
 SIZES: tuple[CleanSize, ...] = get_args(CleanSize)
-OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
-LOSSES: tuple[Loss, ...] = get_args(Loss)
+OBJECTIVES: tuple[Objective, ...] = ("mmcl", "mmcl_ssl")
+LOSSES: tuple[Loss, ...] = ("mmcl", "ssl", "mmcl_ssl")
+"""Those of the paper; further ones have places in the tables of studies alone."""
 CLEANCLIP: Loss = "mmcl_ssl"
 """CleanCLIP is finetuning with L_MMCL + L_SSL (paper Sec. 3)."""
 
@@ -22,11 +22,6 @@ class Model(NamedTuple):
     dataset: Dataset
     objective: Objective
 
-    @property
-    def keys(self) -> ModelKeys:
-        """As report.json names it."""
-        return {"dataset": self.dataset, "pretrain_objective": self.objective}
-
 
 class Cell(NamedTuple):
     """A place in Table 1."""
@@ -35,25 +30,13 @@ class Cell(NamedTuple):
     clean_size: CleanSize
     objective: Objective
 
-    @property
-    def keys(self) -> CellKeys:
-        """As report.json names it."""
-        return {
-            "dataset": self.dataset,
-            "clean_size": self.clean_size,
-            "pretrain_objective": self.objective,
-        }
-
 
 TABLE1_ROWS: tuple[tuple[Dataset, CleanSize], ...] = (
     ("cc3m", "100k"),
     ("cc6m", "100k"),
     ("cc6m", "200k"),
 )
-"""Rows of Table 1 as corrected (specs/claims.yaml, errata).
-
-No CC3M model was cleaned with 200K pairs.
-"""
+"""Rows of Table 1 as corrected (specs/claims.yaml, errata): no CC3M model has 200K pairs."""
 
 PANELS: dict[str, tuple[Cell, ...]] = {
     "figure1": (
@@ -79,7 +62,6 @@ def cells(
     objectives: Sequence[Objective] = OBJECTIVES,
 ) -> Iterator[Cell]:
     """Cells in the order of Table 1: by dataset and cleaning size, then by objective."""
-    # The two objectives are what is compared, so they come next to each other.
     for dataset, size in rows:
         for objective in objectives:
             yield Cell(dataset, size, objective)

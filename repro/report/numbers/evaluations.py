@@ -1,9 +1,4 @@
-"""Evaluations as the report sees them, whether they come from our ledger or from the authors'
-files.
-
-A `Point` is one dot of Figures 1-3. It holds counts; fractions, denominators and intervals follow
-from them.
-"""
+"""Evaluations from our ledger or from the authors' files, and the published runs of the ledger."""
 
 from __future__ import annotations
 
@@ -12,13 +7,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 from repro.ledger import LedgerError, Row, RunRecord
-from repro.report.schema.base import Denominator, Source
 from repro.runs.published import check_unique, read_results
 from repro.spec import CleanSize, Dataset, Loss, Objective
 
+Source = Literal["ledger", "authors"]
+"""Whose evaluations: ours, or those that the authors published."""
+Denominator = Literal["all", "non_target"]
+"""Images that an ASR is a share of: all, or those of another class than the target."""
 RUN_FILES = ("run.json", "rows.jsonl", "bits.npz")
 """The files of a published run."""
 
@@ -26,7 +24,7 @@ RUN_FILES = ("run.json", "rows.jsonl", "bits.npz")
 @final
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One evaluation of a model during cleaning, or of the model that is cleaned."""
+    """One evaluation of a model: a dot of Figures 1-3."""
 
     source: Source
     dataset: Dataset
@@ -79,10 +77,7 @@ class FinishedRun:
     def machine(self) -> str:
         """Processor or GPU, and version of torch: what decides how sums are rounded."""
         environment = self.record.environment
-
-        # Records of unknown origin still group together, instead of ending the report.
-        device = environment.get("device", "unknown")
-        torch = environment.get("torch", "unknown")
+        device, torch = (environment.get(name, "unknown") for name in ("device", "torch"))
         return f"{device}, torch {torch}"
 
     @property
@@ -98,24 +93,16 @@ class FinishedRun:
 
     def handed_on(self, denominator: Denominator) -> Point:
         """Evaluation of the model that the run leaves: the last one up to its step."""
-        # `model_step` lies before the last step where the validation loss picked an earlier model.
+        # The validation loss may have picked a model before the last step. The earliest evaluation
+        # is the nearest where all come after it.
         points = self.points(denominator)
-        for point in reversed(points):
-            if (point.step or 0) <= self.record.model_step:
-                return point
-
-        # Every evaluation comes after that step: the earliest is the nearest.
-        return points[0]
+        reached = [point for point in points if (point.step or 0) <= self.record.model_step]
+        return reached[-1] if reached else points[0]
 
 
 def read_runs(results: Path, root: Path) -> Iterator[FinishedRun]:
-    """Published runs below `results` in path order; LedgerError for one that cannot be used.
-
-    The reader checks that a run is whole: hashes, number and order of its rows, counts that follow
-    from the bits.
-    """
+    """Published runs below `results` in path order; LedgerError for one that cannot be used."""
     try:
-        # `name` is also the run's address in report.json, so it has no machine's path in it.
         for folder, record, rows in read_results(results):
             check_unique(rows)
             name = folder.relative_to(root).as_posix()

@@ -1,8 +1,7 @@
-"""Everything that a report is computed from: what the profile asks for, and what the ledger holds
-of it.
+"""Everything that a report is computed from: runs of the profile, and the authors' points.
 
-A run counts only if it is what it says: whole, of this profile and specification, and, if it is a
-cleaning run, of the model that its pre-training run handed on. Others are named and left out.
+A run counts only if it is whole, of this profile and specification, and, if it is a cleaning run,
+of the model that its pre-training run handed on. Others are named and left out.
 """
 
 from __future__ import annotations
@@ -11,21 +10,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.plan.work import Work, work_of
-from repro.profile import clean_runs, load_classnames, pretrain_runs
+from repro.profile import clean_runs, pretrain_runs
+from repro.report.keyed import Keyed
 from repro.report.numbers import checks
 from repro.report.numbers.cells import CLEANCLIP
-from repro.report.numbers.evaluations import FinishedRun, Point, read_runs
-from repro.report.schema.base import Denominator, Source
-from repro.report.schema.provenance import AuthorsFile, MissingRun
+from repro.report.numbers.evaluations import Denominator, FinishedRun, Point, Source, read_runs
 from repro.runs.layout import RESULTS, results_dir
 from repro.runs.published import read_bits
 from repro.spec import CleanSize, Dataset, Loss, Objective, Profile, RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class MissingRun(Keyed):
+    """A run that the profile asks for and that is not counted."""
+
+    stage: Literal["pretrain", "clean"]
+    cell: str
+    run: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorsFile(Keyed):
+    """A file of the authors' points."""
+
+    name: str
+    sha256: str
+    points: int
+    verified: bool
+    """Whether it is the published file, byte for byte."""
+
 
 AuthorsPoints = tuple[tuple[Point, ...], tuple[AuthorsFile, ...]]
 """Points, and the files that they were read from."""
@@ -47,8 +66,6 @@ class Settings:
     """The first one fills the tables; the others show the spread between seeds."""
     target_class: str
     """What the attack should evoke."""
-    classnames: tuple[str, ...]
-    """Names of the evaluation classes by number; empty where no class is named."""
 
     @classmethod
     def of(cls, profile: Profile) -> Settings:
@@ -62,7 +79,6 @@ class Settings:
             denominator=profile.switches.asr_denominator,
             seeds=tuple(profile.pretrain.seeds),
             target_class=profile.data.poison.target_class,
-            classnames=tuple(load_classnames(profile)),
         )
 
 
@@ -77,8 +93,6 @@ class Evidence:
     """Runs on unpoisoned pairs and runs of variants: never in tables 1 and 2."""
     missing: tuple[MissingRun, ...] = ()
     """Runs asked for without a result that counts."""
-    planned: tuple[Work, ...] = ()
-    """The work of every run that the profile asks for."""
     notices: tuple[str, ...] = ()
     """What a reader should know about the ledger: runs that are left out, runs that differ."""
     authors: tuple[Point, ...] = ()
@@ -95,14 +109,9 @@ class Evidence:
         """
         if point.source == "authors" or self.archived:
             return None
-
-        # The bits of a run are (rows, N); an evaluation is one of its rows.
-        right: NDArray[np.bool_] = self.bits(point)["correct"][point.index]
+        bits = read_bits(self.root / point.run, point.images)["correct"]
+        right: NDArray[np.bool_] = bits[point.index]
         return right
-
-    def bits(self, point: Point) -> dict[str, NDArray[np.bool_]]:
-        """Per-image outcomes of the run that an evaluation belongs to."""
-        return read_bits(self.root / point.run, point.images)
 
     def cleaning(
         self,
@@ -114,7 +123,6 @@ class Evidence:
         source: Source = "ledger",
     ) -> list[Point]:
         """Evaluations of a cell after cleaning has begun; of all losses and seeds if not given."""
-        # Both sources give the same kind of point, so that one filter serves for them.
         pool = self.authors if source == "authors" else self._cleaning_points
         return [
             point
@@ -128,14 +136,11 @@ class Evidence:
 
     def start(self, dataset: Dataset, objective: Objective, seed: int) -> Point | None:
         """The model that is cleaned, as pre-training left it, else as a cleaning run found it."""
-        # Pre-training itself measured the model that it left, before anything cleaned it.
         for run in self.runs:
             spec = run.record.spec
             model = (spec.stage, spec.dataset, spec.pretrain_objective, spec.seed)
             if model == ("pretrain", dataset, objective, seed) and run.rows:
                 return run.handed_on(self.settings.denominator)
-
-        # Else a cleaning run did: its evaluation at step 0 is of the start model.
         for point in self._cleaning_points:
             of = (point.dataset, point.objective, point.seed, point.step)
             if of == (dataset, objective, seed, 0):
@@ -199,43 +204,32 @@ def read_evidence(
     their reason; runs that the profile does not ask for, or that were made with another
     specification, are named and left out.
     """
-    # What there should be, from the profile alone, whatever lies in results/.
     asked = [*pretrain_runs(profile), *clean_runs(profile)]
     expected = {RunKey.of(spec): spec for spec in asked}
-
-    # What there is. Models are compared last, for that takes all runs that count.
     found = _Sorted()
     for run in read_runs(root / RESULTS / profile.name, root):
         _sort(run, expected, found)
-    _leave_out_foreign_models(found)
 
-    # Whatever is asked for and does not count is missing, with its reason where one is known.
-    missing: list[MissingRun] = [
-        {
-            "stage": spec.stage,
-            "cell": spec.cell,
-            "run": spec.run_id,
-            "reason": found.reasons.get(key, "no result"),
-        }
-        for key, spec in expected.items()
-        if key not in found.runs
-    ]
+    # A model may have been trained again after it was cleaned: the old cleaning is of no use then.
+    reasons = checks.foreign_models(found.runs.values())
+    for key, run in list(found.runs.items()):
+        if run.folder in reasons:
+            found.reasons[key] = reasons[run.folder]
+            found.notices.append(f"{run.folder} is left out: {reasons[run.folder]}")
+            del found.runs[key]
 
-    # Runs are compared with one another only where they count.
     points, files = authors
     runs = tuple(found.runs.values())
     return Evidence(
         settings=Settings.of(profile),
         runs=runs,
         controls=tuple(found.controls),
-        missing=tuple(missing),
-        planned=tuple(work_of(profile)),
-        notices=(
-            *found.notices,
-            *checks.mixed_runs(runs),
-            *checks.unhashed_runs(runs),
-            *checks.diverged_runs(runs),
+        missing=tuple(
+            MissingRun(spec.stage, spec.cell, spec.run_id, found.reasons.get(key, "no result"))
+            for key, spec in expected.items()
+            if key not in found.runs
         ),
+        notices=(*found.notices, *checks.run_notices(runs)),
         authors=points,
         files=files,
         root=root,
@@ -267,14 +261,3 @@ def _sort(run: FinishedRun, expected: Mapping[RunKey, RunSpec], found: _Sorted) 
         found.reasons[key] = "no evaluation recorded"
     else:
         found.runs[key] = run
-
-
-def _leave_out_foreign_models(found: _Sorted) -> None:
-    """Do not count cleaning runs of another model than their pre-training run handed on."""
-    # A model may have been trained again after it was cleaned: the old cleaning is of no use then.
-    reasons = checks.foreign_models(found.runs.values())
-    for key, run in list(found.runs.items()):
-        if run.folder in reasons:
-            found.reasons[key] = reasons[run.folder]
-            found.notices.append(f"{run.folder} is left out: {reasons[run.folder]}")
-            del found.runs[key]

@@ -6,7 +6,6 @@ from typing import Annotated, Literal, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from repro.report.schema.judged import PaperEntry, PrintedCell
 from repro.spec import CleanSize, Dataset, Fraction, Objective
 
 
@@ -59,12 +58,9 @@ class Paper(ClaimsEntry):
 
     def cleaned(self, dataset: Dataset, size: CleanSize, objective: Objective) -> Cleaned | None:
         """The corrected cell of Table 1; None where the paper has none."""
+        wanted = (dataset, size, objective)
         for cell in self.table1:
-            if (cell.dataset, cell.clean_size, cell.pretrain_objective) == (
-                dataset,
-                size,
-                objective,
-            ):
+            if (cell.dataset, cell.clean_size, cell.pretrain_objective) == wanted:
                 return cell
         return None
 
@@ -105,8 +101,7 @@ class Erratum(ClaimsEntry):
 
     @property
     def result(self) -> float | None:
-        """Value of the operation on the terms."""
-        # Computed and not read from the file, so that an erratum cannot claim what its terms deny.
+        """Value of the operation on the terms, computed so that no erratum claims another."""
         values = [term.value for term in self.terms]
         match self.operation:
             # Terms are start and end, as in Table 1.
@@ -121,30 +116,3 @@ class Erratum(ClaimsEntry):
             case "sum":
                 return sum(values)
         return None
-
-
-def paper_entry(paper: Paper) -> PaperEntry:
-    """The paper, with its printed and its corrected Table 1, for the report."""
-    # Both layouts, so that a reader sees what was moved.
-    return {
-        "title": paper.title,
-        "reference": paper.reference,
-        "url": paper.url,
-        "doi": paper.doi,
-        "version": paper.version,
-        "communication": paper.communication,
-        "table1": {
-            "printed": [_printed(cell) for cell in paper.table1_printed],
-            "corrected": [_printed(cell) for cell in paper.table1],
-        },
-    }
-
-
-def _printed(cell: Cleaned) -> PrintedCell:
-    return {
-        "dataset": cell.dataset,
-        "clean_size": cell.clean_size,
-        "pretrain_objective": cell.pretrain_objective,
-        "original_accuracy": cell.original_accuracy,
-        "clean_accuracy": cell.clean_accuracy,
-    }

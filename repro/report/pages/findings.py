@@ -1,287 +1,241 @@
-"""docs/findings.md: what the studies say about the paper's claims, generated from their archives.
+"""Generated tables of docs/findings.md and docs/mini.md, from the archives of studies alone.
 
-The archives lie in git, so the page is the same for everybody, whatever the main graph gave on
-their machine. Everything that is counted or chosen is counted here; the template is prose.
+The archives are in git, so the tables are the same for everybody. The prose around them is by hand.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import jinja2
+import pandas as pd
 
 from repro.ledger import LedgerError
-from repro.markdown import block_in, differences, fill
+from repro.markdown import block_in, differences, fill, table_lines
 from repro.profile import SPECS, load_profile
-from repro.report.format import label, markdown_percent, short, worded
-from repro.report.judging.claims import Claims, combine, load_claims
-from repro.report.judging.control import control_words
-from repro.report.numbers.evidence import Evidence, Settings
-from repro.report.numbers.resistance import resistance
-from repro.report.pages.templating import TEMPLATES
-from repro.report.scales.ladder import told_problems
-from repro.report.scales.printed import larger_in_words
-from repro.report.schema.document import finite
-from repro.report.schema.judged import CellEvidence, Verdict
-from repro.report.schema.resistance import Resistance
-from repro.report.schema.studies import (
-    BySeed,
-    MachineRow,
-    RepeatedClaim,
-    StudyEntry,
-    StudyVariant,
-)
-from repro.report.studies.comparison import DECIDED
-from repro.report.studies.effects import most_repeated, study_entry
-from repro.report.studies.machines import repeated
-from repro.report.studies.outcomes import MEASURES
-from repro.report.studies.overview import overview
-from repro.report.studies.resisting import OwnClaim, own_claims
-from repro.report.studies.responses import decided_changes, equal_starts, responses
-from repro.report.studies.results import (
-    StudyResults,
-    read_study_results,
-    studies_to_run,
-    variants_of,
-)
-from repro.report.studies.words import (
-    effect_text,
-    matched_words,
-    model_name,
-    outcome_text,
-    with_interval,
-)
+from repro.report.format import label, markdown_percent
+from repro.report.judging.claims import load_claims
+from repro.report.measures import Evaluations
+from repro.report.numbers.evidence import Settings
+from repro.report.points import evaluations
+from repro.report.studies.estimates import DECIDED_Q, Effect, Measured
+from repro.report.studies.frames import archive_frame, outcomes
+from repro.report.studies.replicates import REPLICATES
+from repro.report.studies.results import Studied, archive_problems, read_study_results, studied
+from repro.report.studies.tables import MEASURES
+from repro.report.verdicts import CellVerdict, MeasureVerdict, verdicts
+from repro.spec import SpecError
 
-FINDINGS = Path("docs/findings.md")
-BLOCK = "findings"
-
-IN_WORDS = {
-    "mmcl-cleans": "That CleanCLIP cleans MMCL models without loss",
-    "mmcl-ssl-fails": "That it costs MMCL + SSL models accuracy",
-}
-"""Claims that the summary tells, by id."""
+DOCUMENTED = "mini"
+"""The profile that the two pages are about."""
+FINDINGS, TRIES = Path("docs/findings.md"), Path("docs/mini.md")
+UNITS = {"fraction": 100.0}
+"""Factor from a measure's unit to what is printed; shares are printed in points."""
+FIRST = "first_setting.jsonl.gz"
+"""Archive of the cleanings of `mini`'s first setting."""
+CLEANING = ("cleaned_accuracy", "asr_left")
+"""Measures whose decided effects stand in docs/findings.md."""
 
 
-class Told(NamedTuple):
-    """A claim of the summary."""
+def write_findings(profile: str) -> None:
+    """Write the generated tables of docs/findings.md and docs/mini.md.
 
-    text: str
-    verdict: Verdict
-
-
-class MainClaim(NamedTuple):
-    """A main claim in one cell."""
-
-    verdict: Verdict
-    cell: CellEvidence
-
-
-class ClaimLine(NamedTuple):
-    """A line of the table of claims: a claim in one cell, or one that was judged in none."""
-
-    id: str
-    """Empty after a claim's first line."""
-    verdict: str
-    cell: CellEvidence | None
-
-
-@dataclass(frozen=True)
-class Repetition:
-    """A study that cleans every cell of Table 1 over seeds."""
-
-    seeds: list[int]
-    headline: Verdict
-    told: list[Told]
-    main: list[MainClaim]
-    lines: list[ClaimLine]
-    own: list[OwnClaim]
-    """Claims of ours, which the paper does not make."""
-
-
-def write_findings(profile_name: str) -> None:
-    """Write the generated part of docs/findings.md."""
-    fill(FINDINGS, BLOCK, findings_block(profile_name))
-    print(FINDINGS)
-
-
-def findings_block(profile_name: str, root: Path = Path()) -> str:
-    """Markdown of everything that the studies of a profile say.
-
-    LedgerError or SpecError for a file that cannot be used, or that is not the one that dvc.lock or
-    git knows.
+    SpecError for another profile than the one that these pages are about, LedgerError for an
+    archive that is not the one of dvc.lock or git.
     """
-    # A page from archives that git does not know would tell what nobody else can recompute.
-    if problems := told_problems(profile_name, root):
+    if profile != DOCUMENTED:
+        raise SpecError(f"findings: profile {profile!r} (allowed: {DOCUMENTED})")
+    if problems := archive_problems(profile):
         raise LedgerError("\n".join(problems))
+    for (path, name), block in blocks().items():
+        fill(path, name, block)
+        print(f"{path}: {name}")
 
-    # Everything below is computed from the archives; of the profile only its settings are read.
-    settings = Settings.of(load_profile(profile_name, root / SPECS))
+
+def stale_findings(profile: str, root: Path = Path()) -> list[str]:
+    """Lines of the generated tables that the archives do not give, each with its file and line.
+
+    None for another profile, and where the pages are not there.
+    """
+    if profile != DOCUMENTED or not all((root / path).is_file() for path in (FINDINGS, TRIES)):
+        return []
+
+    found = []
+    for (path, name), block in blocks(root).items():
+        table = block_in((root / path).read_text(encoding="utf-8"), name)
+        if table is None:
+            found.append(f"{path}: the marks of the block {name!r} are missing")
+        else:
+            found += differences(path, table, block)
+    return found
+
+
+def blocks(root: Path = Path()) -> dict[tuple[Path, str], str]:
+    """Markdown by file and name of the block; LedgerError for an archive that cannot be used."""
     claims = load_claims(root / SPECS / "claims.yaml")
-    results = read_study_results(profile_name, root)
-    variants = variants_of(results, settings)
-    studies: list[StudyEntry] = finite(
-        [study_entry(study, claims, settings, variants) for study in results]
-    )
-    machines: list[MachineRow] = finite(repeated(results, settings))
-
-    # What studies of a part are measured by: the rate that cleans the MMCL models over all seeds.
-    of_most, most = most_repeated(results, variants)
-    resisted = resistance(most, claims.paper, of_most) if most is not None else None
-
-    environment = _environment()
-    environment.filters["worded"] = partial(worded, stand_in=settings.stand_in)
-
-    # Studies that clean every cell come first, then those of cleaning sizes, then all others.
-    text = environment.get_template("findings.md.j2").render(
-        settings=settings,
-        measures=MEASURES,
-        decided=DECIDED,
-        studies=studies,
-        repetitions=[
-            _repetition(study, claims, own_claims(of, claims, variants))
-            for study, of in zip(studies, results, strict=True)
-            if study["claims"]
-        ],
-        of_sizes=[study for study in studies if study["sizes"] and not study["claims"]],
-        others=[study for study in studies if not study["sizes"] and not study["claims"]],
-        responses=_by_study(results, variants, resisted, settings, responses),
-        equal_starts=_by_study(results, variants, resisted, settings, equal_starts),
-        machines=machines,
-        larger=larger_in_words(profile_name, claims, root),
-        to_run=studies_to_run(profile_name, root),
-        overview=overview(studies, machines, settings.confidence),
-    )
-
-    # Parts of the template that do not apply leave blank lines behind.
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
-
-
-def stale_findings(profile_name: str, root: Path = Path()) -> list[str]:
-    """Lines of docs/findings.md that the archives do not bear out, each with its number.
-
-    Of a page that is not there, or is of another profile, none; archives are checked all the same.
-    """
-    # Where the archives themselves are wrong, comparing the page with them tells nothing.
-    if problems := told_problems(profile_name, root):
-        return problems
-
-    path = root / FINDINGS
-    if not path.is_file():
-        return []
-
-    # Only the block between the marks is generated; what stands around it is prose.
-    block = block_in(path.read_text(encoding="utf-8"), BLOCK)
-    if block is None:
-        return [f"{FINDINGS}: the marks of the block {BLOCK!r} are missing"]
-
-    of = re.match(r"Profile `(\w+)`", block[1])
-    if of is not None and of[1] != profile_name:
-        return []
-
-    return differences(FINDINGS, block, findings_block(profile_name, root))
-
-
-def _environment() -> jinja2.Environment:
-    # Markdown, so nothing is escaped as HTML would be: `finalize` keeps tags out of it.
-    environment = jinja2.Environment(  # noqa: S701
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_inert,
-    )
-    environment.filters |= {
-        "percent1": markdown_percent,
-        "short": short,
-        "control": control_words,
-        "code": "`{}`".format,
-        "abbreviated": lambda commit: commit[:7],
-        "model": model_name,
-        "effect": effect_text,
-        "outcome": outcome_text,
-        "by_seed": _by_seed,
-        "spread": _spread,
-        "label": label,
-        "matched": matched_words,
-        "decided_changes": decided_changes,
-        # A bare bar would end the table's cell.
-        "cell": lambda text: text.replace("|", "\\|"),
+    settings = Settings.of(load_profile(DOCUMENTED, root / SPECS))
+    results = read_study_results(DOCUMENTED, root)
+    found = studied(results, settings, claims.rules.rate.get(DOCUMENTED), root)
+    frames = [evaluations(study.runs, settings.denominator, study.name) for study in results]
+    by_arm = Evaluations(pd.concat(frames, ignore_index=True), settings.cap)
+    judged = verdicts(by_arm, claims, DOCUMENTED)
+    tables = {
+        (FINDINGS, "verdicts"): _verdicts(judged.exploratory),
+        (FINDINGS, "axes"): _axes(found),
+        (FINDINGS, "prices"): _prices(found),
+        (FINDINGS, "effects"): _effects(found),
+        (TRIES, "tries"): _tries(found, settings.cap, root),
+        (TRIES, "rounding"): _rounding(found),
     }
-    environment.globals["variant_of"] = _variant_of
-    return environment
+    return {place: "\n".join(lines) for place, lines in tables.items()}
 
 
-def _by_study(
-    results: Sequence[StudyResults],
-    variants: Mapping[str, Evidence],
-    resisted: Resistance | None,
-    settings: Settings,
-    measured: Callable[..., list[Any]],
-) -> dict[str, list[Any]]:
-    """What `responses` or `equal_starts` finds, by study; nothing where no study covers all of
-    Table 1.
-    """
-    if resisted is None:
-        return {}
-    found = {study.name: measured(study, variants, resisted, settings) for study in results}
-    return {name: finite(entries) for name, entries in found.items() if entries}
+def _verdicts(measures: list[MeasureVerdict]) -> list[str]:
+    """MMCL + SSL less MMCL: a row a measure, a column a cell."""
+    if not measures:
+        return []
+    cells = [cell for cell in _shown(measures[0]) if cell is not None]
+    heads = [_cell_name(cell) for cell in cells]
+    rows = []
+    for measure in measures:
+        scale = UNITS.get(measure.unit, 1.0)
+        unit = "points" if measure.unit == "fraction" else measure.unit
+        texts = [
+            "-" if cell is None else f"{_difference(cell, scale)}: {cell.verdict}"
+            for cell in _shown(measure)
+        ]
+        rows.append([f"{measure.title} ({unit})", *texts])
+    return table_lines(["measure", *heads], rows)
 
 
-def _inert(value: Any) -> Any:
-    """Text without the start of an HTML tag; a macro's output passes unchanged a second time."""
-    return value.replace("<", "&lt;") if isinstance(value, str) else value
+def _shown(measure: MeasureVerdict) -> list[CellVerdict | None]:
+    first = measure.cells[0].comparator if measure.cells else ""
+    return [*(cell for cell in measure.cells if cell.comparator == first), measure.pooled]
 
 
-def _by_seed(cell: CellEvidence, separator: str) -> str:
-    """The values of a cell, one a seed."""
-    return separator.join(markdown_percent(item["value"]) for item in cell["by_seed"])
+def _cell_name(cell: CellVerdict) -> str:
+    if cell.dataset is None:
+        return "mean of the cells"
+    return f"{label(cell.dataset)}, {label(cell.clean_size)}"
 
 
-def _spread(measure: BySeed | None) -> str:
-    """A mean over seeds with its interval."""
-    if measure is None:
-        return "-"
-    return with_interval(markdown_percent(measure["mean"]), measure["ci"])
+def _difference(cell: CellVerdict, scale: float) -> str:
+    found = cell.difference
+    text = f"{'at least ' * found.at_least}{scale * found.mean:+.1f}"
+    if found.interval is None:
+        return text
+    low, high = (scale * end for end in found.interval)
+    return f"{text} [{low:.1f}, {high:.1f}]"
 
 
-def _variant_of(study: StudyEntry, name: str) -> StudyVariant:
-    """What the study says about a variant; archives may hold one that it no longer names."""
-    for variant in study["variants"]:
-        if variant["variant"] == name:
-            return variant
-    return {"variant": name, "changed": {}, "poisoned": True, "why": ""}
+def _axes(found: Studied) -> list[str]:
+    """What is left of the attack, or was there before cleaning, over the numbers of studies."""
+    rows = []
+    for entry in found.responses:
+        measured = "ASR left" if entry.tested == "asr_left" else "ASR before"
+        numbers: dict[float, dict[str, str]] = {}
+        for curve in entry.curves:
+            for point in curve.points:
+                text = _measured(point.measures.get(entry.tested))
+                numbers.setdefault(point.number, {})[curve.pretrain_objective] = text
+        for index, (number, by_objective) in enumerate(sorted(numbers.items())):
+            texts = [by_objective.get(objective, "-") for objective in ("mmcl", "mmcl_ssl")]
+            rows.append([f"{entry.axis} ({measured})" * (index == 0), f"{number:g}", *texts])
+    return table_lines(["what varies", "number", label("mmcl"), label("mmcl_ssl")], rows)
 
 
-def _repetition(study: StudyEntry, claims: Claims, own: list[OwnClaim]) -> Repetition:
-    # Verdicts over the study's seeds; those of the main claims together are the headline.
-    by_id = {claim["id"]: claim for claim in study["claims"]}
-    return Repetition(
-        seeds=study["rows"][0]["seeds"],
-        headline=combine([by_id[name]["verdict"] for name in claims.main_claims]),
-        told=[
-            Told(IN_WORDS[claim["id"]], claim["verdict"])
-            for claim in study["claims"]
-            if claim["id"] in IN_WORDS
-        ],
-        main=[
-            MainClaim(by_id[name]["verdict"], cell)
-            for name in claims.main_claims
-            for cell in by_id[name]["evidence"]
-        ],
-        lines=[line for claim in study["claims"] for line in _claim_lines(claim)],
-        own=own,
+def _prices(found: Studied) -> list[str]:
+    rows = [
+        [
+            f"{label(price.dataset)}, {label(price.clean_size)}, {label(price.pretrain_objective)}",
+            _measured(price.poisoned),
+            _measured(price.unpoisoned),
+            _effect(price.difference),
+        ]
+        for study in found.studies
+        for price in study.prices
+    ]
+    return table_lines(["model", "poisoned", "never poisoned", "difference"], rows)
+
+
+def _effects(found: Studied) -> list[str]:
+    """Decided effects on what cleaning leaves, and how many effects there are in all."""
+    rows = [
+        [
+            study.name,
+            f"`{row.variant}`",
+            f"{label(row.dataset)}, {label(row.clean_size)}, {label(row.pretrain_objective)}",
+            MEASURES[name],
+            _effect(row.effects[name]),
+        ]
+        for study in found.studies
+        for row in study.rows
+        for name in CLEANING
+        if name in row.effects and (row.effects[name].q or 1) <= DECIDED_Q
+    ]
+    family = found.effects_family
+    assert family is not None
+    return [
+        *table_lines(["study", "variant", "model", "measure", "effect"], rows),
+        "",
+        f"Of {family.tested} effects in all studies, {family.intervals_beyond_zero} have an "
+        f"interval that leaves zero out, where chance alone would make {family.by_chance:.0f} do "
+        f"so; {family.decided} have a q value of at most {DECIDED_Q:g}.",
+    ]
+
+
+def _tries(found: Studied, cap: float, root: Path) -> list[str]:
+    """The tries of `mini`'s setting: MMCL models of CC6M, cleaned with 200K."""
+    first = archive_frame(root / REPLICATES / FIRST)
+    before = first[(first.dataset == "cc6m") & (first.clean_size == "200k")]
+    rows = [
+        [
+            "the first setting: 12 epochs of pre-training and of cleaning",
+            str(outcome.seed),
+            markdown_percent(outcome.accuracy),
+            f"{outcome.cleaned:d} of 1",
+            markdown_percent(outcome.lost),
+        ]
+        for outcome in outcomes(before, cap, None).itertuples()
+    ]
+    for study in found.studies:
+        if study.name != "regime":
+            continue
+        why = {variant.variant: variant.why for variant in study.variants}
+        for row in study.rows:
+            lost = "at least " * bool(row.not_cleaned) + _measured(row.measures["lost"])
+            cleaned = f"{row.tried - row.not_cleaned} of {row.tried}"
+            seeds = ", ".join(map(str, row.seeds))
+            accuracy = _measured(row.measures["accuracy"])
+            rows.append([why[row.variant], seeds, accuracy, cleaned, lost])
+    return table_lines(["try", "seeds", "accuracy before", "cleaned", "accuracy lost"], rows)
+
+
+def _rounding(found: Studied) -> list[str]:
+    """Standard deviations between replicates and between seeds: a row a measure."""
+    rows: dict[str, list[str]] = {}
+    for item in found.replicates:
+        text = f"{markdown_percent(item.sd)} / {markdown_percent(item.sd_seeds)}"
+        rows.setdefault(MEASURES[item.measure], []).append(text)
+    models = dict.fromkeys(
+        f"{label(item.dataset)}, {label(item.clean_size)}, {label(item.pretrain_objective)}"
+        for item in found.replicates
     )
+    return table_lines(["measure", *models], [[name, *texts] for name, texts in rows.items()])
 
 
-def _claim_lines(claim: RepeatedClaim) -> Iterator[ClaimLine]:
-    if not claim["evidence"]:
-        yield ClaimLine(claim["id"], claim["verdict"], None)
-    for index, cell in enumerate(claim["evidence"]):
-        # Id and verdict stand once, at the first of a claim's cells.
-        first = index == 0
-        yield ClaimLine(claim["id"] if first else "", claim["verdict"] if first else "", cell)
+def _measured(measure: Measured | None) -> str:
+    """A mean over seeds in percent, with its interval."""
+    if measure is None or measure.mean is None:
+        return "-"
+    if measure.ci is None:
+        return markdown_percent(measure.mean)
+    low, high = map(markdown_percent, measure.ci)
+    return f"{markdown_percent(measure.mean)} [{low}, {high}]"
+
+
+def _effect(effect: Effect) -> str:
+    """An effect in points, with its interval and its q value."""
+    low, high = map(markdown_percent, effect.ci)
+    sign = "+" if effect.value > 0 else ""
+    q = "" if effect.q is None else f", q = {effect.q:.3f}"
+    return f"{sign}{markdown_percent(effect.value)} [{low}, {high}]{q}"

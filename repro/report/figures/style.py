@@ -1,0 +1,192 @@
+"""How figures are drawn: colours, panels, and the forms that pages and the article need.
+
+A figure is a list of panels, each a function that draws into given axes. The page sets the panels
+as drawings of their own, so that a narrow screen stacks them; the file beside the page has them in
+one picture.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+
+from repro.report.format import label, rate, tick
+
+Document = Mapping[str, Any]
+"""The content of report.json."""
+Points = Sequence[Mapping[str, Any]]
+"""Evaluations as `repro.report.exports.evaluations` returns them."""
+Panel = Callable[[Axes], None]
+
+OBJECTIVE_COLOURS = {"mmcl": "#2f7fd0", "mmcl_ssl": "#d4472f"}
+LOSS_COLOURS = {"mmcl": "#8a6fd1", "ssl": "#a87b00", "mmcl_ssl": "#17907c"}
+"""Two families that never mix: objectives of pre-training, and losses of finetuning. Each colour
+has a contrast of at least 3:1 against the light and the dark page."""
+LOSS_MARKERS = {"mmcl": "o", "ssl": "^", "mmcl_ssl": "s"}
+BLACK = "#000000"
+"""Becomes the text colour of the page."""
+DASHES = (0, (4, 3))
+"""Of the line at the ASR threshold."""
+WIDTH, HEIGHT = 3.5, 2.7
+"""Inches of a panel."""
+THEME: dict[str, Any] = {
+    # Ids in the SVG follow from a fixed salt, so that equal documents give equal bytes.
+    "svg.hashsalt": "repro",
+    # Text stays text, which a reader can search and copy.
+    "svg.fonttype": "none",
+    # TrueType in the PDF, since many journals refuse matplotlib's default, Type 3.
+    "pdf.fonttype": 42,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    # Transparent, for light and dark pages.
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    **dict.fromkeys(
+        ("axes.edgecolor", "text.color", "axes.labelcolor", "xtick.color", "ytick.color"), BLACK
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A figure of the report, before it has data."""
+
+    name: str
+    page: str
+    """File name of the page that shows it; "" for the article alone."""
+    caption: str
+    """Without the number of the figure; the article and the page share it."""
+    panels: Callable[[Document, Points], list[Panel]]
+    """Empty where the document has nothing to draw."""
+    columns: int = 2
+    height: float = HEIGHT
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A figure in the forms that pages, article and other programs take."""
+
+    name: str
+    page: str
+    caption: str
+    svg: str
+    pdf: bytes
+    panels: list[str]
+    """SVG elements, one a panel."""
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Set matplotlib's global settings, whatever the user's own are, and restore them."""
+    matplotlib.use("Agg")
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        seaborn.set_theme(context="paper", style="ticks", font="DejaVu Sans", rc=THEME)
+        yield
+
+
+def draw(drawing: Drawing, document: Document, points: Points) -> Drawn | None:
+    """Draw a figure; None where the document has nothing to draw. Call it within `style`."""
+    panels = drawing.panels(document, points)
+    if not panels:
+        return None
+    alone = []
+    for index, panel in enumerate(panels):
+        figure = Figure(figsize=(WIDTH, drawing.height), layout="constrained")
+        panel(figure.subplots())
+        _share_legend(figure)
+        alone.append(_svg(figure, f"{drawing.name}-{index}-"))
+
+    columns = min(drawing.columns, len(panels))
+    rows = -(-len(panels) // columns)
+    size = (WIDTH * columns, drawing.height * rows + 0.3)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    for ax, panel in zip(axes, panels, strict=False):
+        panel(ax)
+    _share_legend(figure)
+    whole = _svg(figure, f"{drawing.name}-")
+    buffer = io.BytesIO()
+    # Dates and versions would make equal drawings differ.
+    no_dates = {"CreationDate": None, "Producer": None, "Creator": None}
+    figure.savefig(buffer, format="pdf", metadata=no_dates)
+    return Drawn(drawing.name, drawing.page, drawing.caption, whole, buffer.getvalue(), alone)
+
+
+def coloured(svg: str, ink: str) -> str:
+    """Return a picture whose text and axes have a colour of their own, for pages of others."""
+    return svg.replace("currentColor", ink)
+
+
+def _share_legend(figure: Figure) -> None:
+    """Put the labelled marks of all panels into one legend below them."""
+    handles: dict[str, Any] = {}
+    for ax in figure.axes:
+        for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(text, handle)
+    if handles:
+        columns = 2 if figure.get_figwidth() <= WIDTH else 4
+        figure.legend(
+            handles.values(),
+            handles.keys(),
+            loc="outside lower center",
+            ncols=min(columns, len(handles)),
+            handletextpad=0.4,
+            columnspacing=1.2,
+        )
+
+
+def _svg(figure: Figure, prefix: str) -> str:
+    """Return the figure as an SVG element, whose ids start with `prefix`."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    # The XML declaration and DOCTYPE cannot stand within a page.
+    text = text[text.index("<svg") :]
+    text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}", text)
+    return text.replace(BLACK, "currentColor")
+
+
+def threshold_line(ax: Axes, cap: float, axis: str = "x") -> None:
+    """Draw a dashed line at the ASR threshold."""
+    line = ax.axvline if axis == "x" else ax.axhline
+    line(cap, color=BLACK, lw=0.8, ls=DASHES)
+
+
+def percent_axis(*axes: Any) -> None:
+    """Print fractions on these axes in percent."""
+    for axis in axes:
+        axis.set_major_formatter(tick)
+
+
+def rate_axis(ax: Axes, rates: Sequence[float]) -> None:
+    """Give the x axis a log scale whose ticks are the learning rates that were tried."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator(list(rates)))
+    ax.xaxis.set_major_formatter(lambda value, _: rate(value))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.tick_params(axis="x", labelrotation=25)
+
+
+def setting(row: Mapping[str, Any]) -> str:
+    """Return dataset and cleaning pairs of a row in words."""
+    return f"{label(row['dataset'])}, {label(row['clean_size'])} pairs"
