@@ -1,0 +1,120 @@
+"""The edits that docs/extend.md shows, made in a copy of the package."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"^(?:# |<!-- )(\S+)(?: -->)?\n")
+"""First line of a block: the file that it belongs to."""
+ENTRY = re.compile(r"^(\w+) = (?:Literal\[|\{|\()\.\.\., (.*)[\]})]$", re.MULTILINE)
+"""An entry beside those that a list has, for instance `TRIGGERS = {..., "stripes": ...}`."""
+METHOD = re.compile(r"^class (\w+):\n    \.\.\.\n")
+PLACES = {
+    # In the first table of the template: a head after this one, a cell after that one.
+    "<th": "Pre-trained with</th>",
+    "<td": "{{ row.pretrain_objective | label }}</td>",
+}
+
+
+def copy_of_package(root: Path, copy: Path) -> None:
+    """What the stages read of the repository, without results; large files are links."""
+    ignored = shutil.ignore_patterns("__pycache__", "classnames")
+    for name in ("repro", "specs"):
+        shutil.copytree(root / name, copy / name, ignore=ignored)
+    for name in ("pyproject.toml", "params.yaml"):
+        shutil.copy(root / name, copy / name)
+    (copy / "specs/classnames").symlink_to(root / "specs/classnames")
+    if (root / "data/npm").is_dir():  # verified before use like a download
+        (copy / "data").mkdir()
+        (copy / "data/npm").symlink_to(root / "data/npm")
+
+
+def sections(page: Path) -> dict[str, list[tuple[str, str]]]:
+    """Heading of every extension with its blocks: file and text."""
+    found = {}
+    for part in re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        heading, _, content = part.partition("\n")
+        blocks = [textwrap.dedent(match[3]) for match in BLOCK.finditer(content)]
+        if named := [
+            (match[1], text[match.end() :]) for text in blocks if (match := FILE.match(text))
+        ]:
+            found[heading] = named
+    return found
+
+
+def extend(copy: Path, blocks: list[tuple[str, str]]) -> set[str]:
+    """Make the edits; the files that they changed."""
+    before = contents(copy)
+    for name, text in blocks:
+        path = copy / name
+        old = path.read_text(encoding="utf-8") if path.exists() else ""
+        path.write_text(_edited(path.suffix, old, text), encoding="utf-8")
+    after = contents(copy)
+    return {name for name in after if after[name] != before.get(name)}
+
+
+def contents(copy: Path) -> dict[str, bytes]:
+    """Every file that an extension may change."""
+    files = [path for name in ("repro", "specs") for path in (copy / name).rglob("*")]
+    return {
+        path.relative_to(copy).as_posix(): path.read_bytes()
+        for path in files
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def _edited(suffix: str, old: str, text: str) -> str:
+    if suffix == ".yaml":
+        return _after(old, "\n  measures:", "\n" + textwrap.indent(text.rstrip(), "    "))
+    if suffix == ".j2":
+        for line in text.splitlines():
+            old = _after(old, PLACES[line[:3]], line)
+        return old
+    if not old:
+        return text
+    if method := METHOD.match(text):
+        *_, (_, end) = _statement(old, method[1])
+        return old[:end] + "\n" + text[method.end() :].rstrip() + old[end:]
+    return _with_entries(old, text)
+
+
+def _after(old: str, place: str, text: str) -> str:
+    head, found, tail = old.partition(place)
+    assert found, place
+    return head + found + text + tail
+
+
+def _with_entries(old: str, text: str) -> str:
+    """Imports come first, other definitions before the list that has the entry."""
+    entries = list(ENTRY.finditer(text))
+    rest = ENTRY.sub("", text).strip()
+    imports = "".join(
+        f"{line}\n" for line in re.findall(r"^(?:from|import) .*$", rest, re.MULTILINE)
+    )
+    rest = re.sub(r"^(?:from|import) .*\n*", "", rest, flags=re.MULTILINE)
+    for number, entry in enumerate(entries):
+        *_, (start, end) = _statement(old, entry[1])
+        listed = old[start : end - 1].rstrip()
+        comma = " " if listed.endswith(",") else ", "
+        definitions = f"{rest}\n\n\n" if rest and number == 0 else ""
+        old = old[:start] + definitions + listed + comma + entry[2] + old[end - 1 :]
+    assert entries, text
+    return _after(old, "from __future__ import annotations\n", imports)
+
+
+def _statement(source: str, name: str) -> Iterator[tuple[int, int]]:
+    """Where the class, or the assignment, of this name begins and ends."""
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    for node in ast.parse(source).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names = {getattr(node, "name", None), *(getattr(of, "id", None) for of in targets)}
+        if name in names and node.end_lineno and node.end_col_offset is not None:
+            yield starts[node.lineno - 1], starts[node.end_lineno - 1] + node.end_col_offset

@@ -1,0 +1,44 @@
+"""What the runs of the smaller profiles and of their studies compute: `python FILE`, in a folder
+with specs/, prints where the package lies and a digest a run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import repro
+from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.spec import RunSpec, digest
+from repro.study.asked import asked_runs, study_profiles
+from repro.study.spec import load_study, study_names
+
+PROFILES = ("smoke", "mini")
+
+
+def digests(specs: Path, but: Sequence[str] = ()) -> dict[str, str]:
+    """Name of every run of PROFILES and of their studies to the digest of what it computes."""
+    found = {}
+    for name in PROFILES:
+        profile = load_profile(name, specs)
+        found |= _named(name, [*pretrain_runs(profile), *clean_runs(profile)])
+    for name in study_names(specs):
+        study = load_study(name, specs)
+        if study.profile in PROFILES and name not in but:
+            profiles = study_profiles(study, specs)
+            parts = [asked_runs(study, profiles, *key) for key in profiles]
+            found |= _named(name, list(chain.from_iterable(parts)))
+    return found
+
+
+def _named(name: str, runs: list[RunSpec]) -> dict[str, str]:
+    return {
+        " ".join([name, run.stage, run.cell, run.run_id]): digest(run.computed()) for run in runs
+    }
+
+
+if __name__ == "__main__":
+    found = digests(Path("specs"), but=["toys"])
+    print(json.dumps({"package": str(Path(repro.__file__).parent), "digests": found}))
