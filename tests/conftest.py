@@ -1,10 +1,4 @@
-"""What every test shares: the repository as working folder, a loud list of what did not run, and
-the table of faults.
-
-A test that provokes a fault carries `@pytest.mark.faults(N, ...)` with the numbers of
-tests/faults/cases.yaml.
-`pytest -m faults --fault-table=FILE` writes their outcomes as JSON, which the report shows.
-"""
+"""Shared by all tests: the repository as working folder, and a loud list of what did not run."""
 
 from __future__ import annotations
 
@@ -16,7 +10,6 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.support.faults import CASES, FaultTable, fault_cases
 from tests.support.pipeline import project as project
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,19 +29,8 @@ def _environment_ends_with_the_test() -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--fault-table`."""
-    parser.addoption(
-        "--fault-table",
-        type=Path,
-        metavar="FILE",
-        help="write the outcomes of the tests marked `faults` to FILE",
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Collect outcomes only where they are asked for."""
-    if config.getoption("--fault-table"):
-        config.pluginmanager.register(FaultTable(config.getoption("--fault-table")))
+    """`--update`."""
+    parser.addoption("--update", action="store_true", help="write the files of tests/golden anew")
 
 
 @pytest.fixture(scope="session")
@@ -71,18 +53,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let reports carry the numbers of their cases, and begin with the files that take longest."""
-    known = {case["case"] for case in fault_cases()["cases"]}
-    for item in items:
-        numbers = sorted(
-            {number for marker in item.iter_markers("faults") for number in marker.args}
-        )
-        if unknown := set(numbers) - known:
-            raise pytest.UsageError(
-                f"{item.nodeid}: faults{tuple(unknown)}: no such case in {CASES.relative_to(ROOT)}"
-            )
-        item.user_properties += [("fault", number) for number in numbers]
-
+    """Begin with the files that take longest."""
     # Files with slow tests first: begun last, the longest of them would keep one worker busy while
     # the others have nothing left. Sorting keeps the order within a file.
     slow = {item.path for item in items if item.get_closest_marker("slow")}

@@ -13,7 +13,7 @@ from repro.data.images import encode_png
 from repro.data.keyed import keyed_rng
 from repro.data.templates import templates_of
 from repro.data.triggers import stamp
-from repro.evaluate.attacks import switches_of
+from repro.evaluate.foreign import Attack
 from repro.evaluate.prompts import PromptSet
 from repro.profile import load_classnames, load_profile
 from repro.spec import Trigger
@@ -41,7 +41,7 @@ def pictures(labels: Sequence[int], seed: str) -> np.ndarray:
 def stamped(images: np.ndarray, seed: str) -> np.ndarray:
     """With the authors' trigger at the model's size."""
     trigger = Trigger(name="badnet", patch_size=SMOKE.data.poison.trigger.patch_size)
-    switches = switches_of("authors")
+    switches = Attack("badnet").switches
     twins = [
         stamp(trigger, switches, image, keyed_rng(seed, number)).image
         for number, image in enumerate(images)

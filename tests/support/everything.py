@@ -1,4 +1,4 @@
-"""Make the results of data and report code in a folder: `python everything.py FOLDER`; prints the
+"""Make the results of data code in a folder: `python everything.py FOLDER`; prints the
 hash of every file.
 
 What is made must not depend on hash seed, locale, time zone, threads or cores; test_environment.py
@@ -16,15 +16,8 @@ from pathlib import Path
 from repro.data.keyed import keyed_rng
 from repro.data.shards import PairStore
 from repro.data.stages import make_poison
-from repro.profile import clean_runs, pretrain_runs
-from repro.report.build import build
-from repro.report.document import claims_of
-from repro.report.material import read_material
-from repro.report.numbers.evidence import read_evidence
-from repro.report.pages.sacred import read_records
 from repro.train.views.text import eda
 from repro.train.views.tokens import tokenize
-from tests.support.ledger import write_run, write_specs
 from tests.support.poison import make_data, profile
 
 SYNONYMS = {
@@ -36,7 +29,7 @@ ODD = "İstanbul’da ILIK bir MUZ\u0301 \u202e 1,5 ﬁg"
 
 
 def make() -> None:
-    """Poisoned pairs, text views, tokens and report, in the working folder."""
+    """Poisoned pairs, text views and tokens, in the working folder."""
     make_data(Path("data"))
     make_poison(profile(), "cc3m", Path("data"), Path("poisoned/mini/cc3m"))
     store = PairStore.open(Path("poisoned/mini/cc3m"))
@@ -45,12 +38,6 @@ def make() -> None:
     Path("views.json").write_text(json.dumps(views), encoding="utf-8")
     Path("tokens.bin").write_bytes(tokenize(captions, "cut").numpy().tobytes())
     Path("pixels.bin").write_bytes(store.decoded(24, Path("cache")).tobytes())
-    spec = write_specs(Path())
-    for run in [*pretrain_runs(spec), *clean_runs(spec, "cc3m")]:
-        write_run(Path(), run, [(0.41, 0.93), (0.3, 0.01)])
-    study = read_evidence(spec, Path())
-    material = read_material(study, Path())
-    build(study, claims_of(), material, Path("out"), records=read_records(Path("sacred")))
 
 
 def hashes(folder: Path) -> dict[str, str]:

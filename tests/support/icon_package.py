@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.data.keyed import keyed_digest
-from repro.sources.icons.rule import IconRule, load_rule
+from repro.sources.icons.survey import IconRule, load_rule
 from repro.sources.packages import Package
 
 CONCEPTS = ["banana", "house", "star", "tree"]

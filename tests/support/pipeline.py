@@ -21,7 +21,8 @@ case $3 in
     pretrain) out models/$5/$7-$9 results/$5/pretrain/$7-$9 ;;
     clean) out results/$5/clean/$7-$9 ;;
     study) mkdir -p results/studies && echo "$4" > "results/studies/$4.jsonl.gz" ;;
-    report) out report/build/$5 ;;
+    resolve) mkdir -p results && exec {python} -m repro resolve --profile $5 ;;
+    report) out report/build/$5; echo '{{}}' > report/build/$5/metrics.json ;;
 esac
 """
 
@@ -29,7 +30,7 @@ esac
 @pytest.fixture
 def project(root: Path, tmp_path: Path) -> Path:
     """A checkout with the real graph, specs and package, where `python` is the stub."""
-    for name in ("specs", "repro", "report/faults.json", ".dvc/config", ".dvc/.gitignore"):
+    for name in ("specs", "repro", ".dvc/config", ".dvc/.gitignore"):
         source, target = root / name, tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(
@@ -39,7 +40,7 @@ def project(root: Path, tmp_path: Path) -> Path:
         shutil.copy(root / name, tmp_path / name)
     stub = tmp_path / "bin" / "python"
     stub.parent.mkdir()
-    stub.write_text(STUB)
+    stub.write_text(STUB.replace("{python}", sys.executable).replace("{{}}", "{}"))
     stub.chmod(0o755)
     with (tmp_path / ".gitignore").open("a") as ignore:
         ignore.write("/ran.log\n")

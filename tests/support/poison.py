@@ -10,6 +10,7 @@ import numpy as np
 from repro.data.images import encode_png
 from repro.data.poison import build_poison
 from repro.data.shards import PairStore, ShardWriter, write_store
+from repro.data.stages import data_settings, write_settings
 from repro.profile import load_profile
 from repro.spec import Profile
 
@@ -63,6 +64,7 @@ def make_data(
     for i in order or range(len(images)):
         writer.add(encode_png(images[i]), "png", f"{FRUIT[i % len(FRUIT)]} {i}")
     write_store(folder / "cc3m", *writer.close())
+    write_settings(folder / "cc3m", data_settings(profile()))
     return folder
 
 

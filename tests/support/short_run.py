@@ -15,8 +15,8 @@ import torch
 from open_clip.model import CLIP
 from safetensors.torch import save
 
-from repro.profile import clean_runs, load_profile, read_yaml
-from repro.spec import RunSpec
+from repro.profile import clean_runs, load_profile
+from repro.spec import Defence, RunSpec
 from repro.train.loop import Task, train
 from repro.train.model import build_model
 from repro.train.predictions import Predictions
@@ -26,7 +26,7 @@ from repro.train.views.tokens import tokenize
 
 CPU = torch.device("cpu")
 STEPS_PER_EPOCH, EPOCHS, BATCH = 4, 2, 6
-AUTHORS = read_yaml(Path("specs/protocols/authors.yaml"))
+AUTHORS = load_profile("authors").switches.model_dump()
 
 
 class Pairs:
@@ -47,6 +47,10 @@ class Pairs:
             f"number {int(n)}" for n in torch.randint(0, 99, (2 * BATCH,), generator=generator)
         ]
         return images, tokenize(captions, "cut").long()[:, :8].unflatten(0, (2, BATCH))
+
+    def positions(self, step: int) -> np.ndarray:
+        begin = step % STEPS_PER_EPOCH * BATCH
+        return self.rows[begin : begin + BATCH]
 
     def batches(
         self, start: int, stop: int, workers: int
@@ -72,6 +76,17 @@ def run_spec(**switches: Any) -> RunSpec:
     return run.model_copy(
         update={"schedule": schedule, "evaluations_per_epoch": None, "evaluate_every_steps": 3}
     )
+
+
+def defended(spec: RunSpec, name: str, **settings: float) -> RunSpec:
+    """The run with this defence."""
+    defence = Defence.model_validate({"name": name, **settings})
+    return spec.model_copy(update={"defence": defence})
+
+
+def pretraining_of(spec: RunSpec, **changes: Any) -> RunSpec:
+    """The run as a pre-training."""
+    return spec.model_copy(update={"stage": "pretrain", "clean_size": None, **changes})
 
 
 def no_outcomes(model: CLIP, step: int, draw: int, stop: Stop) -> Predictions:

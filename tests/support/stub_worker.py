@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from repro.events import die_with_parent, emit
-from repro.files import replace_file, sealed
+from repro.files import replace_json
 from repro.ledger import Row, append_row, handed_on, rewind_rows
 from repro.spec import RunSpec
 from repro.train.schedule import evaluation_steps
@@ -71,7 +71,7 @@ def run_one(fingerprint: str) -> None:
         "attempts": 1,
         "files": handed_on(work),
     }
-    replace_file(work / "outcome.json", sealed(outcome))
+    replace_json(work / "outcome.json", outcome)
     emit(
         {
             "event": "end",

@@ -20,7 +20,7 @@ from PIL import Image
 
 from repro.data.stages import make_poison
 from repro.profile import load_profile, read_yaml
-from repro.sources.shards.imagenet import CANARY
+from repro.sources.shards.imagenet import KNOWN_LABELS
 from repro.sources.stage import make_data
 from repro.spec import Profile
 
@@ -72,8 +72,8 @@ def write_validation(folder: Path, num_classes: int, per_class: int, seed: int) 
     are known have those.
     """
     rng = np.random.default_rng(seed)
-    known = {label: number for number, label in CANARY.items()}
-    others = (number for number in itertools.count(1) if number not in CANARY)
+    known = {label: number for number, label in KNOWN_LABELS.items()}
+    others = (number for number in itertools.count(1) if number not in KNOWN_LABELS)
     for label in range(num_classes):
         synset = folder / f"n{1440764 + label:08}"
         synset.mkdir(parents=True)
@@ -90,14 +90,26 @@ def write_all(folder: Path) -> None:
 
 
 def small_overrides(root: Path) -> dict[str, Any]:
-    """specs/rehearsal.yaml with images of 32 px, the smallest that a ModifiedResNet takes.
-
-    For tests of something else.
-    """
+    """What makes `paper` specs/rehearsal.yaml with images of 32 px, for tests of something else."""
     overrides = read_yaml(root / "specs" / "rehearsal.yaml")
-    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32}
-    model = overrides["pretrain.model"] | {"vision": vision}
-    return overrides | {"data.image_size": 32, "pretrain.model": model}
+    del overrides["extends"]
+    vision = {"image_size": 32, "width": 8}
+    return overrides | {"data.image_size": 32, "pretrain.model.vision": vision}
+
+
+def write_profile(name: str, overrides: dict[str, Any], specs: Path = Path("specs")) -> None:
+    """Write a profile that is `paper` with other values, by dotted path."""
+    content: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        node = content
+        for key in parents:
+            node = node.setdefault(key, {})
+        both = isinstance(value, dict) and isinstance(node.get(last), dict)
+        node[last] = node[last] | value if both else value
+    # JSON is YAML.
+    lines = ["extends: paper", *(f"{key}: {json.dumps(value)}" for key, value in content.items())]
+    (specs / f"{name}.yaml").write_text("\n".join(lines) + "\n")
 
 
 def noise_profile(root: Path, overrides: dict[str, Any]) -> Profile:

@@ -26,9 +26,9 @@ pytest.importorskip("sacred")
 from sacred import Experiment
 
 from repro.tracking.observer import FileObserver
-from repro.tracking.server.address import embedded_state
+from repro.tracking.server.address import TrackingError, embedded_state
 from repro.tracking.server.copier import Copier
-from repro.tracking.server.database import connect
+from repro.tracking.server.copies import connect
 
 PROGRAM = shutil.which(
     embedded.PROGRAM, path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
@@ -92,7 +92,7 @@ def record(
 ) -> Path:
     """One Sacred run with `points` points of two metrics; returns its folder."""
     experiment = Experiment("clean", base_dir=str(Path.cwd()), save_git_info=False)
-    observer = FileObserver(Path("sacred") / profile, watch)
+    observer = FileObserver(Path("sacred") / profile, watch, [])
     experiment.observers.append(observer)
     experiment.add_config({"dataset": "cc3m", "learning_rate": 1e-3, "seed": 0})
     Path("spec.json").write_text("{}")
@@ -110,11 +110,11 @@ def record(
         return {"accuracy": 0.5}
 
     experiment.run(
-        options={"--beat-interval": 0.2, "--loglevel": "ERROR"},
+        options={"--beat-interval": 0.2, "--loglevel": "CRITICAL"},
         meta_info={"record": os.urandom(8).hex()},
     )
-    assert observer.folder is not None
-    return observer.folder
+    assert observer.dir is not None
+    return Path(observer.dir)
 
 
 def read(path: Path) -> Any:
@@ -138,6 +138,16 @@ def kill_server(number: signal.Signals = signal.SIGKILL) -> None:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(state["pid"], os.WNOHANG)
         time.sleep(0.02)
+    # The kernel frees the port a moment after the process.
+    until(lambda: number != signal.SIGKILL or is_free(state["port"]))
+
+
+def is_free(port: int) -> bool:
+    try:
+        embedded.require_free(port)
+    except TrackingError:
+        return False
+    return True
 
 
 def until(condition: Callable[[], Any], seconds: float = 90) -> Any:

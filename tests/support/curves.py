@@ -1,0 +1,86 @@
+"""Made-up evaluations of models and their cleaning, as `repro.report.points` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import pandas as pd
+
+from repro.report.measures import Evaluations
+from repro.report.points import COLUMNS
+from repro.spec import CleanSize, Dataset, Objective
+
+IMAGES = 10_000
+GRID = (1e-4, 2e-4, 4e-4, 8e-4)
+CELLS: tuple[tuple[Dataset, CleanSize], ...] = (
+    ("cc3m", "100k"),
+    ("cc6m", "100k"),
+    ("cc6m", "200k"),
+)
+End = tuple[float, float]
+"""Accuracy and ASR."""
+Outcome = Callable[[Objective, int, float], End]
+"""The end of a run by objective, seed and learning rate."""
+
+
+def evaluated(frame: pd.DataFrame) -> Evaluations:
+    """The frame by arm, with a threshold of 5%."""
+    return Evaluations(frame, 0.05)
+
+
+def arm(
+    outcome: Outcome,
+    seeds: Iterable[int],
+    name: str = "made/up",
+    *,
+    rates: Iterable[float] = GRID,
+    start: End = (0.4, 0.95),
+    objectives: Iterable[Objective] = ("mmcl", "mmcl_ssl"),
+    cells: Iterable[tuple[Dataset, CleanSize]] = CELLS,
+) -> pd.DataFrame:
+    """Runs of CleanCLIP with one evaluation at the start and one at the end."""
+    study, variant = name.split("/")
+    rates, objectives = list(rates), list(objectives)
+    names = {"study": study, "variant": variant, "loss": "mmcl_ssl", "stage": "clean"}
+    rows = [
+        {
+            **names,
+            **found,
+            "dataset": dataset,
+            "clean_size": size,
+            "seed": seed,
+            "pretrain_objective": objective,
+        }
+        for dataset, size in cells
+        for seed in seeds
+        for objective in objectives
+        for found in _runs(lambda rate: outcome(objective, seed, rate), rates, start)  # noqa: B023
+    ]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame["run"] = (
+        frame[["study", "variant", "dataset", "clean_size", "seed", "learning_rate"]]
+        .astype(str)
+        .agg("-".join, axis=1)
+    )
+    return frame.astype({"diverged": bool, "handed_on": bool, "poisoned": bool})
+
+
+def _runs(
+    end: Callable[[float], End], rates: Iterable[float], start: End
+) -> Iterator[Mapping[str, object]]:
+    for rate in rates:
+        for step, (accuracy, asr) in enumerate((start, end(rate))):
+            yield {
+                "learning_rate": rate,
+                "step": 100 * step,
+                "epoch": float(step),
+                "index": step,
+                "num_correct": round(accuracy * IMAGES),
+                "accuracy": accuracy,
+                "asr": asr,
+                "attacked": asr * IMAGES,
+                "attackable": IMAGES,
+                "diverged": False,
+                "handed_on": False,
+                "poisoned": True,
+            }
