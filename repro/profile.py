@@ -211,14 +211,19 @@ def profile_names(specs: Path = SPECS) -> list[str]:
     )
 
 
-def _chain(name: str, specs: Path) -> list[tuple[Path, ProfileFile]]:
-    """The file of a profile and those of the profiles that it extends, the base first."""
+def _chain(name: str, specs: Path, where: str) -> list[tuple[Path, ProfileFile]]:
+    """The file of a profile and those of the profiles that it extends, the base first; `where` says
+    in messages which field names it.
+    """
     files: dict[str, tuple[Path, ProfileFile]] = {}
-    names, where = profile_names(specs), "profile"
+    names = profile_names(specs)
     while True:
         if name not in names:
             if re.fullmatch(r"\w+", name) and (path := specs / f"{name}.yaml").is_file():
-                raise SpecError(f"{path}: no profile: it has neither `extends` nor `protocol`")
+                prefix = "" if where == "profile" else f"{where}: "
+                raise SpecError(
+                    f"{prefix}{path}: no profile: it has neither `extends` nor `protocol`"
+                )
             allowed = ", ".join(names) or f"none found in {specs}"
             raise SpecError(f"{where}: {name!r} (allowed: {allowed})")
         if name in files:
@@ -245,7 +250,8 @@ def load_profile(
     merged: Any = {"name": name}
     origins: dict[str, str] = {}
     last: Path | str = ""
-    for last, file in _chain(name, specs):
+    where = "profile" if overrides is None else f"{source}: profile"
+    for last, file in _chain(name, specs, where):
         content = file.model_dump(exclude_unset=True, exclude={"extends"})
         merged = merge(merged, content, str(last), origins)
 
