@@ -26,11 +26,11 @@ from typing import Any
 
 from repro.events import PARENT, die_with_parent
 from repro.files import held, replace_file
-from repro.profile import load_profile, read_yaml
+from repro.profile import PARAMS, chosen_profile, load_profile, read_yaml
 from repro.runs.signals import CALLER, stoppable
 from repro.spec import SpecError
 
-PARAMS, SAVED_PARAMS = Path("params.yaml"), Path(".dvc/tmp/params.yaml.saved")
+SAVED_PARAMS = Path(".dvc/tmp/params.yaml.saved")
 DVC_LOCK, SAVED_DVC_LOCK = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.saved")
 RWLOCK = Path(".dvc/tmp/rwlock")
 BUSY = Path(".dvc/tmp/profile.lock")
@@ -104,13 +104,8 @@ def _restore_params() -> None:
 
 
 def check_params() -> None:
-    """SpecError if params.yaml names no profile of specs/."""
-    content = read_yaml(PARAMS)
-    name = content.get("profile") if isinstance(content, dict) else None
-    try:
-        load_profile(str(name))
-    except SpecError as error:
-        raise SpecError(f"{PARAMS}: {error}") from None
+    """SpecError if params.yaml names no profile of specs/, or one with a problem."""
+    load_profile(chosen_profile(PARAMS))
 
 
 def mend_dvc_files() -> None:

@@ -20,7 +20,6 @@ from repro.report.studies.results import StudyResults
 
 METRICS, POINTS, ARCHIVE = "metrics.json", "points.csv", "archive.csv"
 TABLE1, TABLE2, VERDICTS = "table1.csv", "table2.csv", "verdicts.csv"
-EXPORTS = (METRICS, POINTS, ARCHIVE, TABLE1, TABLE2, VERDICTS)
 COLUMNS = (
     *("source", "study", "variant", "stage", "dataset", "pretrain_objective", "poisoned"),
     *("clean_size", "loss", "learning_rate", "seed", "epoch", "step"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from repro.ledger import Row, RunRecord
+from repro.ledger import IDENTITY, Row, RunRecord
 from repro.report.numbers.evaluations import Denominator, FinishedRun, Point
 from repro.study.archive import read_archive
 from repro.study.spec import archive_of
@@ -22,26 +22,15 @@ LOSSES = ("mmcl", "ssl")
 AUTHORS = "authors"
 """Study of the authors' points."""
 COUNTS = ("num_images", "num_correct", "num_attacked", "num_target", "num_target_attacked")
-IDENTITY = (
-    "stage",
-    "dataset",
-    "pretrain_objective",
-    "clean_size",
-    "loss",
-    "variant",
-    "poisoned",
-    "seed",
-    "learning_rate",
-    "epoch",
-    "step",
-    "logit_scale",
-    "fingerprint",
+FIELDS = (
+    *(name for name in IDENTITY if name != "profile"),
+    *("learning_rate", "epoch", "step", "logit_scale", "fingerprint"),
     *COUNTS,
 )
 """Columns that are a ledger row's own fields."""
 COLUMNS = (
     "study",
-    *IDENTITY,
+    *FIELDS,
     *(f"loss_{term}" for term in LOSSES),
     "accuracy",
     "asr",
@@ -74,7 +63,7 @@ def evaluations(
             records.append(
                 {
                     "study": study,
-                    **{name: getattr(row, name) for name in IDENTITY},
+                    **{name: getattr(row, name) for name in FIELDS},
                     **{f"loss_{term}": terms.get(term, math.nan) for term in LOSSES},
                     "accuracy": row.accuracy,
                     "asr": attacked / attackable,

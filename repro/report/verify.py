@@ -17,7 +17,7 @@ from typing import Any
 
 from repro.integrity.locked import LOCK, changed_outputs, locked_outputs
 from repro.ledger import LedgerError
-from repro.profile import load_profile, read_yaml
+from repro.profile import chosen_profile, load_profile
 from repro.report.build import DOCUMENT, build, report_folder
 from repro.report.document import claims_of
 from repro.report.material import read_material
@@ -29,7 +29,6 @@ from repro.runs.published import RECORD, read_run
 from repro.spec import SpecError
 from repro.study.archive import read_archive
 
-PARAMS = Path("params.yaml")
 STUDIES = Path("results/studies")
 SHOWN = 20
 """Differing values of report.json that are listed."""
@@ -40,7 +39,7 @@ def verify_command(report: Path | None, everything: bool, profile: str | None) -
 
     Without either, the report of the profile that params.yaml names.
     """
-    name = profile or current_profile()
+    name = profile or chosen_profile()
     if everything:
         lines = verify_all(name)
         done = f"profile {name}: data, pairs, models, results and report are whole"
@@ -175,11 +174,3 @@ def damaged_results(profile: str) -> Iterator[str]:
             read_archive(archive)
         except LedgerError as error:
             yield str(error)
-
-
-def current_profile() -> str:
-    """Return the profile that params.yaml names."""
-    name = read_yaml(PARAMS).get("profile")
-    if not isinstance(name, str):
-        raise SpecError(f"{PARAMS}: profile: {name!r} (allowed: a profile of specs/)")
-    return name

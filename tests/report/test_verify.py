@@ -15,7 +15,8 @@ from ruamel.yaml import YAML
 from repro.files import file_sha256
 from repro.ledger import LedgerError
 from repro.report.release import release
-from repro.report.verify import verify, verify_all
+from repro.report.verify import verify, verify_all, verify_command
+from repro.spec import SpecError
 from tests.support.ledger import reseal
 
 REPORT = Path("report/build/mini")
@@ -146,3 +147,10 @@ def test_what_does_not_verify_is_not_released(light: Path) -> None:
     shutil.rmtree(REPORT)
     with pytest.raises(LedgerError, match="build the report first"):
         release("mini")
+
+
+@pytest.mark.parametrize("content", ["", "- mini\n"])
+def test_params_that_name_no_profile_are_named(copy: Path, content: str) -> None:
+    Path("params.yaml").write_text(content)
+    with pytest.raises(SpecError, match=r"params\.yaml: profile: missing"):
+        verify_command(None, everything=False, profile=None)

@@ -11,15 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from repro.ledger import LedgerError
+from repro.ledger import IDENTITY, LedgerError
 from repro.names import DEFENCES
 from repro.report.numbers.cells import CLEANCLIP
+from repro.report.points import COUNTS
 
 MODEL = ["variant", "dataset", "pretrain_objective", "seed"]
 """Columns that name one pre-trained model of a study."""
 CELL = ["variant", "dataset", "pretrain_objective", "clean_size"]
 """Columns that name a model over its seeds, and how many pairs cleaned it."""
-COUNTS = ("num_images", "num_correct", "num_attacked", "num_target", "num_target_attacked")
 LOSSES = ("loss_mmcl", "loss_ssl")
 OUTCOMES = ("accuracy", "asr", "cleaned_accuracy", "lost", "asr_left")
 """Columns of `outcomes` that are measures."""
@@ -55,15 +55,6 @@ def _evaluations(
     name: str, record: Mapping[str, Any], rows: list[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     spec, environment = record["spec"], record["environment"]
-    identity = (
-        "profile",
-        "stage",
-        "dataset",
-        "pretrain_objective",
-        "clean_size",
-        "loss",
-        "variant",
-    )
     last = [index for index, row in enumerate(rows) if row["step"] <= record["model_step"]]
     # A defence that changes the weights does so before the first evaluation. Replicates have its
     # settings in every run.
@@ -72,9 +63,7 @@ def _evaluations(
     if defence := spec.get("defence"):
         untouched = not DEFENCES[defence["name"]].changes_start
     run = {
-        **{field: spec[field] for field in identity},
-        "seed": spec["seed"],
-        "poisoned": spec["poisoned"],
+        **{field: spec[field] for field in IDENTITY},
         "learning_rate": spec["schedule"]["learning_rate"],
         "fingerprint": record["fingerprint"],
         "run": name,
