@@ -127,14 +127,16 @@ def mend_dvc_files() -> None:
     if SAVED_DVC_LOCK.exists() and DVC_LOCK.exists() and not _is_whole(DVC_LOCK):
         replace_file(DVC_LOCK, SAVED_DVC_LOCK.read_bytes())
         _say(f"{DVC_LOCK}: torn by the end of an earlier call; put back as it was before that call")
-    if DVC_LOCK.exists():
-        content = DVC_LOCK.read_bytes()
-        if not content.endswith(b"\n"):
-            raise SpecError(
-                f"{DVC_LOCK}: ends in the middle of a line; `git checkout {DVC_LOCK}` brings back "
-                "the committed one; without git, delete it: finished runs are found again"
-            )
-        replace_file(SAVED_DVC_LOCK, content)
+    # DVC refuses an empty file. An empty copy means that the call began without a dvc.lock.
+    if DVC_LOCK.exists() and not DVC_LOCK.stat().st_size:
+        DVC_LOCK.unlink()
+    content = DVC_LOCK.read_bytes() if DVC_LOCK.exists() else b""
+    if content and not content.endswith(b"\n"):
+        raise SpecError(
+            f"{DVC_LOCK}: ends in the middle of a line; `git checkout {DVC_LOCK}` brings back "
+            "the committed one; without git, delete it: finished runs are found again"
+        )
+    replace_file(SAVED_DVC_LOCK, content)
 
 
 def _is_whole(lock: Path) -> bool:

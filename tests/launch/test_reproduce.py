@@ -167,6 +167,14 @@ def test_a_lock_file_that_an_end_tore_is_as_before_the_call(
     assert "dvc.lock: torn by the end of an earlier call" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("size", [0, 20, LOCKED.index("- path")])
+def test_a_lock_file_that_a_first_call_tore_is_gone(here: Path, size: int) -> None:
+    reproduce.mend_dvc_files()
+    reproduce.DVC_LOCK.write_text(LOCKED[:size])
+    reproduce.mend_dvc_files()
+    assert not reproduce.DVC_LOCK.exists()
+
+
 def test_a_whole_lock_file_of_a_stopped_call_stays(here: Path) -> None:
     reproduce.DVC_LOCK.write_text("stages: {}\n")
     reproduce.mend_dvc_files()
@@ -175,9 +183,14 @@ def test_a_whole_lock_file_of_a_stopped_call_stays(here: Path) -> None:
     assert reproduce.DVC_LOCK.read_text() == LOCKED
 
 
-@pytest.mark.parametrize("size", [0, len(LOCKED) - 5])
-def test_a_lock_file_torn_by_another_call_is_named_with_its_remedy(here: Path, size: int) -> None:
-    reproduce.DVC_LOCK.write_text(LOCKED[:size])
+def test_an_empty_lock_file_is_no_dead_end(here: Path) -> None:
+    reproduce.DVC_LOCK.write_text("")
+    reproduce.mend_dvc_files()
+    assert not reproduce.DVC_LOCK.exists()
+
+
+def test_a_lock_file_torn_by_another_call_is_named_with_its_remedy(here: Path) -> None:
+    reproduce.DVC_LOCK.write_text(LOCKED[:-5])
     with pytest.raises(SpecError, match=r"middle of a line; `git checkout dvc\.lock` brings back"):
         reproduce.mend_dvc_files()
 
