@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -23,6 +24,8 @@ from repro.spec import (
 )
 
 Stage = Literal["pretrain", "clean"]
+Model = tuple[str, int]
+"""Variant and seed."""
 
 
 class Variant(Spec):
@@ -51,6 +54,23 @@ class Axis(Spec):
     """Variant to number, the reference among them."""
 
 
+class Hypothesis(Spec):
+    """An expectation that was written down before the study's first run; docs/rules.md has the rule
+    by which it is judged.
+    """
+
+    family: Annotated[str, Field(min_length=1)]
+    """Hypotheses of a family are corrected for each other."""
+    says: Annotated[str, Field(min_length=1)]
+    measure: Literal["asr_left_at_rate", "asr_frontier"]
+    contrast: Annotated[dict[str, FiniteFloat], Field(min_length=2)]
+    """`<variant>/<pre-training objective>` to the weight of its measure in the sum."""
+    expect: Literal["above", "below"]
+    """Side of zero on which the sum is expected."""
+    negligible: Annotated[FiniteFloat, Field(gt=0)]
+    """Smallest difference that counts, for refutation."""
+
+
 class Study(Spec):
     """specs/studies/<name>.yaml, with `defaults` filled in."""
 
@@ -72,6 +92,7 @@ class Study(Spec):
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
     axes: list[Axis] = Field(default_factory=list)
     """What the report draws results over."""
+    hypotheses: list[Hypothesis] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _names_are_variants(self) -> Self:
@@ -83,6 +104,15 @@ class Study(Spec):
             for name in axis.numbers:
                 if name not in self.variants:
                     raise ValueError(f"axes: {axis.name}: {name!r} {allowed}")
+
+        models = {f"{v}/{o}" for v, of in self.variants.items() for o in of.pretrain_objectives}
+        for hypothesis in self.hypotheses:
+            for name in hypothesis.contrast:
+                if name not in models:
+                    raise ValueError(
+                        f"hypotheses: {hypothesis.says}: contrast: {name!r} "
+                        f"(allowed: {', '.join(sorted(models))})"
+                    )
         return self
 
 
@@ -141,20 +171,11 @@ def owner(variant: str, specs: Path = SPECS) -> str:
     return owners[0]
 
 
-def lenders(study: Study) -> dict[str, dict[str, Variant]]:
-    """Studies that train the models which this one's variants clean.
-
-    Each with the variants that it lends, and of these the seeds that this study needs: the owner
-    may train more.
-    """
-    seeds: dict[str, set[int]] = defaultdict(set)
-    for variant in study.variants.values():
+def lenders(study: Study, chosen: Collection[Model]) -> dict[str, set[Model]]:
+    """Studies that train models which the chosen ones of this study clean, with those models."""
+    lent: dict[str, set[Model]] = defaultdict(set)
+    for label, variant in study.variants.items():
         if variant.models is not None:
-            seeds[variant.models] |= set(variant.seeds)
-
-    lent: dict[str, dict[str, Variant]] = defaultdict(dict)
-    for label, needed in seeds.items():
-        name = owner(label)
-        variant = load_study(name).variants[label]
-        lent[name][label] = variant.model_copy(update={"seeds": sorted(needed)})
+            seeds = [seed for seed in variant.seeds if (label, seed) in chosen]
+            lent[owner(variant.models)] |= {(variant.models, seed) for seed in seeds}
     return lent
