@@ -18,6 +18,7 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError, safe_open
 
 from repro.files import file_sha256, replace_file
 from repro.spec import CleanSize, Dataset, Loss, Objective, RunSpec
@@ -37,8 +38,8 @@ NPZ_ERRORS = (
     zlib.error,
 )
 """What numpy raises for an npz file that is missing or has changed bytes."""
-
-
+CLEANED = "cleaned.safetensors"
+"""File in the work folder of a cleaning run: the weights of its best evaluation, with that row."""
 IDENTITY = (
     "profile",
     "stage",
@@ -128,13 +129,22 @@ class Row(Counts):
     seconds: float = Field(ge=0)
     """Wall seconds of the run up to this row, evaluation included."""
     validation: Counts | None = None
-    """Counts over the validation images alone (`repro.evaluate.split`), which are part of all
+    """Counts over the validation images alone (`repro.evaluate.images`), which are part of all
     images; None in runs that were made before rows had this field."""
 
     @property
     def key(self) -> tuple[str, str, int]:
         """Identity of the row within a ledger."""
         return (f"{self.stage}/{self.dataset}-{self.pretrain_objective}", self.run, self.step)
+
+    def rank(self, spec: RunSpec) -> tuple[float, float, float, str, int] | None:
+        """Order of a setting's cleaned models, the best first, as Table 1 chooses: accuracy, lower
+        ASR, earlier epoch; None for a model that is not cleaned.
+        """
+        asr = self.asr(spec.switches.asr_denominator)
+        if not self.step or asr > spec.evaluate.asr_cap:
+            return None
+        return -self.accuracy, asr, self.epoch, self.run, self.step
 
 
 class Input(TypedDict):
@@ -146,29 +156,8 @@ class Input(TypedDict):
     """Hash of what the run reads of it (`repro.runs.inputs`)."""
 
 
-class RunOutcome(TypedDict, total=False):
-    """`outcome.json`: the worker's account of a run that it ended. Each field becomes the record's
-    field of that name.
-    """
-
-    status: Literal["completed", "diverged", "failed"]
-    reason: str
-    ranks: int
-    threads: int
-    started: str
-    seconds: float
-    train_seconds: float
-    evaluate_seconds: float
-    data_wait_seconds: float
-    peak_memory_bytes: int
-    num_samples: int
-    model_step: int
-    attempts: int
-    files: dict[str, str]
-    num_rows: int
-    last_step: int
-    device: str
-    deterministic: bool
+RunOutcome = dict[str, Any]
+"""`outcome.json`: the worker's account of a run that it ended, fields of its record."""
 
 
 class RunRecord(BaseModel):
@@ -188,32 +177,32 @@ class RunRecord(BaseModel):
     commit: str | None
     dirty: bool
     status: Literal["completed", "diverged", "failed"]
-    reason: str
+    reason: str = ""
     """Why it failed or diverged; empty when completed."""
     environment: dict[str, str]
     """Python, library versions, device, host operating system; no host name, no path."""
-    ranks: int
-    threads: int
+    ranks: int = 1
+    threads: int = 1
     started: str
     """UTC, ISO 8601."""
-    seconds: float
+    seconds: float = 0.0
     """Training and evaluation wall time over all attempts, start-up excluded."""
-    train_seconds: float
-    evaluate_seconds: float
-    data_wait_seconds: float
-    peak_memory_bytes: int
-    num_samples: int
+    train_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    data_wait_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    num_samples: int = 0
     """Training pairs processed (views not counted)."""
-    model_step: int
+    model_step: int = 0
     """Step of the model that the run hands on: the last, unless the validation loss picked an
     earlier one."""
-    attempts: int
+    attempts: int = 1
     sacred: str | None
     """Folder name of the Sacred file record, e.g. `smoke/12`."""
     files: dict[str, str] = {}
     """SHA-256 of what the run hands on: `rows.jsonl`, `bits.npz`; after pre-training also
-    `model.safetensors` and `optimizer.safetensors`. Empty in records that were made before there
-    were hashes."""
+    `model.safetensors` and `optimizer.safetensors`, after a cleaning that worked
+    `cleaned.safetensors`. Empty in records that were made before there were hashes."""
     num_rows: int = 0
     """Evaluations recorded."""
     last_step: int = 0
@@ -272,13 +261,18 @@ def append_row(
     attacked: NDArray[np.bool_],
     is_target: NDArray[np.bool_],
     is_validation: NDArray[np.bool_] | None = None,
+    seen: NDArray[np.bool_] | None = None,
 ) -> None:
     """Append one evaluation to the running run's `rows.jsonl`, durably (fsync) and in one write.
 
-    `correct`, `attacked`, `is_target`, `is_validation`: (num_images,). The row's counts over the
-    validation images are added here.
+    `correct`, `attacked`, `is_target`, `is_validation`, and `seen`, the images that were looked at
+    (all, if None): (N,). The row's counts over the validation images are added here.
     """
-    assert correct.shape == attacked.shape == is_target.shape == (row.num_images,)
+    if seen is None:
+        seen = np.ones_like(is_target)
+    assert correct.shape == attacked.shape == is_target.shape and seen.sum() == row.num_images
+    if is_validation is not None:
+        is_validation = is_validation & seen
     if is_validation is not None and is_validation.any():
         part = [bits[is_validation] for bits in (correct, attacked, is_target)]
         counts = Counts(num_images=int(is_validation.sum()), **count_bits(*part))
@@ -330,8 +324,17 @@ def rewind_rows(work_dir: Path, max_step: int) -> None:
 
 def handed_on(work_dir: Path) -> dict[str, str]:
     """SHA-256 of the files that an ended run leaves in its work folder."""
-    names = ("rows.jsonl", "model.safetensors", "optimizer.safetensors")
+    names = ("rows.jsonl", "model.safetensors", "optimizer.safetensors", CLEANED)
     return {name: file_sha256(work_dir / name) for name in names if (work_dir / name).exists()}
+
+
+def cleaned_row(path: Path) -> Row | None:
+    """The evaluation of the cleaned model in a file; None if the file is missing or damaged."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return Row.model_validate_json(file.metadata()["row"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
 
 
 def encode_bits(bits: NDArray[np.bool_]) -> str:

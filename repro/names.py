@@ -12,13 +12,22 @@ import math
 from typing import Literal, NamedTuple
 
 Dataset = Literal["cc3m", "cc6m"]
-Objective = Literal["mmcl", "mmcl_ssl"]
+Objective = Literal["mmcl", "mmcl_ssl", "two_views", "image_ssl", "text_ssl", "ssl_unused"]
 """Losses by which models are pre-trained."""
-Loss = Literal["mmcl", "ssl", "mmcl_ssl"]
+Loss = Literal["mmcl", "ssl", "mmcl_ssl", "two_views", "image_ssl", "text_ssl", "ssl_unused"]
 """Losses by which models are trained: `Objective`, and those of cleaning alone."""
 CleanSize = Literal["100k", "200k"]
-TriggerName = Literal["badnet", "blended", "sig", "wanet", "yellow"]
-DefenceName = Literal["cleanclip", "shrink_and_perturb", "deep_clustering"]
+TriggerName = Literal["badnet", "blended", "blended_strong", "sig", "stripes", "wanet", "yellow"]
+DefenceName = Literal[
+    "cleanclip",
+    "shrink_and_perturb",
+    "deep_clustering",
+    "crop_view",
+    "word_view",
+    "reset_temperature",
+    "fresh_head",
+    "par",
+]
 
 DATASETS: dict[Dataset, str] = {"cc3m": "CC3M", "cc6m": "CC6M"}
 CLEAN_SIZES: dict[CleanSize, str] = {"100k": "100K", "200k": "200K"}
@@ -36,12 +45,18 @@ LOSSES: dict[Loss, LossName] = {
     "mmcl": LossName("MMCL", 1),
     "ssl": LossName("SSL", 2),
     "mmcl_ssl": LossName("MMCL + SSL", 2),
+    "two_views": LossName("MMCL of both views", 2),
+    "image_ssl": LossName("MMCL + image SSL", 2),
+    "text_ssl": LossName("MMCL + text SSL", 2),
+    "ssl_unused": LossName("MMCL, SSL without gradient", 2),
 }
 
 TRIGGERS: dict[TriggerName, str] = {
     "badnet": "square of Gaussian noise",
     "blended": "uniform noise blended in",
+    "blended_strong": "uniform noise blended in at 0.3",
     "sig": "sine added along the width",
+    "stripes": "square of random vertical stripes",
     "wanet": "warp by a fixed random field",
     "yellow": "yellow square",
 }
@@ -66,6 +81,16 @@ class DefenceNames(NamedTuple):
     settings: dict[str, Setting]
     changes_start: bool = False
     """Whether it changes the weights before the first evaluation."""
+    views: int | None = None
+    """Views of every pair that a step encodes; None for those of the run's loss."""
+    base_view: str = ""
+    """Augmentation of the images themselves, of `IMAGE_VIEWS` in repro/train/views/image.py."""
+    image_view: str = "autoaugment"
+    """Augmentation that makes the second view of an image, of the same list."""
+    text_view: str = "eda"
+    """Augmentation that makes the second view of a caption, of `TEXT_VIEWS` in
+    repro/train/views/text.py.
+    """
 
 
 DEFENCES: dict[DefenceName, DefenceNames] = {
@@ -81,6 +106,23 @@ DEFENCES: dict[DefenceName, DefenceNames] = {
         "deep clustering",
         "clean pairs",
         {"clusters": Setting(100, least=1, whole=True), "weight": Setting(1.0)},
+    ),
+    "crop_view": DefenceNames(
+        "CleanCLIP, crops and colours", "clean pairs", {}, image_view="crop_and_colour"
+    ),
+    "word_view": DefenceNames(
+        "CleanCLIP, words dropped and shuffled", "clean pairs", {}, text_view="shuffled"
+    ),
+    "reset_temperature": DefenceNames(
+        "CleanCLIP, temperature reset", "clean pairs", {}, changes_start=True
+    ),
+    "fresh_head": DefenceNames("CleanCLIP, new SSL head", "clean pairs", {}),
+    "par": DefenceNames(
+        "PAR",
+        "clean pairs",
+        {"threshold": Setting(2.15, most=4.0)},
+        views=1,
+        base_view="noise_and_erasing",
     ),
 }
 """`cleanclip` with default settings is what a run has that names no defence."""

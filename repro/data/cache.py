@@ -18,9 +18,7 @@ SHARE_OF_DISK = 1 / 2
 """Of the free disk, for one array: checkpoints and results need the rest."""
 
 SHARE_OF_MEMORY = 1 / 8
-"""Of the machine's memory, for one array. Rows outside the page cache are read from disk in random
-order at every epoch, and a machine has up to eight GPUs, each with a training set of its own.
-"""
+"""Of the machine's memory, for one array: up to eight GPUs have a training set of their own."""
 
 
 def cached_array(
@@ -72,16 +70,11 @@ def _make(
 
 
 def has_room(path: Path, size: int) -> bool:
-    """Whether an array of `size` bytes exists, or may be made, by free disk and memory.
-
-    A partial file counts as room. ValueError if the environment's memory limit is not a number.
-    """
+    """Whether an array of `size` bytes exists, or may be made, by free disk and memory."""
     if path.exists():
         return True
 
     # The cache may not exist yet: its disk is that of the nearest existing folder.
-    partial = path.with_suffix(".partial")
-    begun = partial.stat().st_size if partial.exists() else 0
     folder = next(parent for parent in path.resolve().parents if parent.exists())
-    free = shutil.disk_usage(folder).free + begun
+    free = shutil.disk_usage(folder).free
     return size <= min(free * SHARE_OF_DISK, machine_memory() * SHARE_OF_MEMORY)

@@ -38,10 +38,7 @@ class ImageError(ValueError):
 
 
 def open_rgb(data: bytes) -> Image.Image:
-    """Decode the first frame of `data` to RGB; transparency becomes white.
-
-    Raises ImageError if it is damaged or beyond the limits.
-    """
+    """The first frame of `data` in RGB, on white; ImageError if damaged or beyond the limits."""
     if not data:
         raise ImageError("empty")
     if len(data) > MAX_BYTES:
@@ -84,10 +81,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def decode_image(data: bytes, size: int, geometry: Geometry = "crop") -> NDArray[np.uint8]:
-    """Pixels (size, size, 3) of an image file.
-
-    `crop`: short side to `size` and centre crop; `squash`: both sides to `size`.
-    """
+    """Pixels (size, size, 3): `crop` by the short side and the centre, `squash` by both sides."""
     # Stored images have the right size already: nothing is resampled.
     image = open_rgb(data)
     if image.size == (size, size):

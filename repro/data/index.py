@@ -2,7 +2,7 @@
 
 `index.npz` has per row shard number, offset and size of the image, key, image hash, label, caption
 (no pickled objects). `shards.json` has path relative to the store, bytes, SHA-256 and rows of each
-shard. Both are checked for consistency when read.
+shard.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 
 from repro.data.keyed import keyed_digest
-from repro.ledger import NPZ_ERRORS
 
 NO_LABEL = -1
 
@@ -53,22 +52,18 @@ class Captions(Sequence[str]):
 
         # Negative numbers and IndexError as in a list.
         i = range(len(self))[index]
-        encoded = self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes()
-        try:
-            return encoded.decode()
-        except UnicodeDecodeError:
-            raise StoreError(f"caption {i}: not UTF-8; make the store again") from None
+        return self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes().decode()
 
 
 @dataclass(frozen=True)
 class Shard:
     """One tar file of a store."""
 
-    path: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
+    path: str
     """Relative to the store."""
-    bytes: Annotated[int, Field(ge=0, lt=2**63)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    count: Annotated[int, Field(ge=0)]
+    bytes: int
+    sha256: str
+    count: int
     """Rows that it contributes."""
 
 
@@ -96,11 +91,9 @@ class Index:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays of index.npz by name."""
-        captions: dict[str, NDArray[Any]] = {
-            "caption_bytes": self.captions.blob,
-            "caption_offsets": self.captions.offsets,
-        }
-        return self._columns() | captions
+        columns = dict(vars(self))
+        captions = columns.pop("captions")
+        return columns | {"caption_bytes": captions.blob, "caption_offsets": captions.offsets}
 
     @classmethod
     def of_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Self:
@@ -109,25 +102,33 @@ class Index:
         captions = Captions(columns.pop("caption_bytes"), columns.pop("caption_offsets"))
         return cls(**columns, captions=captions)
 
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read index.npz; one of NPZ_ERRORS if it is damaged or inconsistent."""
+        names = [field.name for field in fields(cls) if field.name != "captions"]
+        # Opened here, because numpy leaves a damaged file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            names += ["caption_bytes", "caption_offsets"]
+            index = cls.of_arrays({name: file[name] for name in names})
+        if {len(column) for column in vars(index).values()} != {len(index)}:
+            raise ValueError(f"{path.name}: columns of unequal length")
+        return index
+
     def take(self, rows: NDArray[np.int64]) -> Index:
         """The index of the given rows, in their order."""
-        columns = {name: column[rows] for name, column in self._columns().items()}
-        return Index(**columns, captions=Captions.of(self.captions[i] for i in rows))
+        columns = dict(vars(self))
+        captions = Captions.of(map(columns.pop("captions").__getitem__, rows))
+        return Index(**{name: values[rows] for name, values in columns.items()}, captions=captions)
 
     def replace(self, rows: NDArray[np.int64], other: Index) -> Index:
         """A copy with `rows` replaced by the rows of `other`, in order."""
-        columns = {name: column.copy() for name, column in self._columns().items()}
-        for name, column in other._columns().items():
-            columns[name][rows] = column
         captions = list(self.captions)
+        columns = {name: values.copy() for name, values in vars(self).items() if name != "captions"}
+        for name, column in columns.items():
+            column[rows] = getattr(other, name)
         for row, caption in zip(rows, other.captions, strict=True):
             captions[row] = caption
         return Index(**columns, captions=Captions.of(captions))
-
-    def _columns(self) -> dict[str, NDArray[Any]]:
-        """The columns with one entry a row."""
-        names = [field.name for field in fields(self) if field.name != "captions"]
-        return {name: getattr(self, name) for name in names}
 
 
 class StoreRow(NamedTuple):
@@ -144,16 +145,17 @@ class StoreRow(NamedTuple):
 
 def index_of(rows: Sequence[StoreRow]) -> Index:
     """Columns from rows."""
-    keys = b"".join(row.key for row in rows)
-    image_hashes = b"".join(row.image_hash for row in rows)
+    shard, offset, size, keys, hashes, labels, captions = (
+        zip(*rows, strict=True) if rows else ((),) * 7
+    )
     return Index(
-        shard=np.array([row.shard for row in rows], dtype=np.int32),
-        offset=np.array([row.offset for row in rows], dtype=np.int64),
-        size=np.array([row.size for row in rows], dtype=np.int64),
-        keys=np.frombuffer(keys, dtype=np.uint8).reshape(-1, 16),
-        image_hashes=np.frombuffer(image_hashes, dtype=np.uint8).reshape(-1, 16),
-        labels=np.array([row.label for row in rows], dtype=np.int64),
-        captions=Captions.of(row.caption for row in rows),
+        np.array(shard, dtype=np.int32),
+        np.array(offset, dtype=np.int64),
+        np.array(size, dtype=np.int64),
+        np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 16),
+        np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, 16),
+        np.array(labels, dtype=np.int64),
+        Captions.of(captions),
     )
 
 
@@ -165,56 +167,3 @@ def pair_key(image_hash: bytes, caption: str) -> bytes:
 def key_values(keys: NDArray[np.uint8]) -> NDArray[np.void]:
     """Keys or hashes (N, 16) as N values that numpy can sort and compare."""
     return np.ascontiguousarray(keys).view("V16").ravel()
-
-
-COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
-    "shard": (np.int32, ()),
-    "offset": (np.int64, ()),
-    "size": (np.int64, ()),
-    "keys": (np.uint8, (16,)),
-    "image_hashes": (np.uint8, (16,)),
-    "labels": (np.int64, ()),
-    "caption_bytes": (np.uint8, ()),
-    "caption_offsets": (np.int64, ()),
-}
-"""Arrays of index.npz: type, and shape of an entry."""
-
-
-def read_index(path: Path, shards: Sequence[Shard]) -> Index:
-    """Read index.npz; ValueError if it is damaged, inconsistent or does not fit the shards."""
-    try:
-        # Opened here, because numpy leaves a damaged file open.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            columns = {name: file[name] for name in COLUMNS}
-    except FileNotFoundError:
-        raise
-    except NPZ_ERRORS as error:
-        raise ValueError(f"{path.name}: unreadable ({error})") from None
-
-    for name, (kind, entry) in COLUMNS.items():
-        column = columns[name]
-        if column.dtype != kind or column.shape[1:] != entry or not column.ndim:
-            raise ValueError(f"{path.name}: {name}: {column.dtype} of shape {column.shape}")
-
-    offsets = columns["caption_offsets"]
-    bounds = offsets[[0, -1]].tolist() if len(offsets) else []
-    if bounds != [0, len(columns["caption_bytes"])] or (np.diff(offsets) < 0).any():
-        raise ValueError(f"{path.name}: caption_offsets do not cut up caption_bytes")
-
-    index = Index.of_arrays(columns)
-    if {len(index.captions), *map(len, index._columns().values())} != {len(index)}:
-        raise ValueError(f"{path.name}: columns of unequal length")
-    if not len(index):
-        return index
-
-    # Every row must lie wholly inside its shard.
-    first, last = index.shard.min(), index.shard.max()
-    if not 0 <= first <= last < len(shards):
-        raise ValueError(f"{path.name}: shard number {last} (allowed: below {len(shards)})")
-    negative = (index.offset < 0) | (index.size < 0)
-    room = np.array([shard.bytes for shard in shards], dtype=np.int64)[index.shard]
-    # Two comparisons, because the sum of offset and size may overflow.
-    beyond = (index.offset > room) | (index.size > room - index.offset)
-    if (negative | beyond).any():
-        raise ValueError(f"{path.name}: a row lies outside its shard")
-    return index

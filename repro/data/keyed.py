@@ -35,17 +35,11 @@ def keyed_rng(*parts: Part) -> np.random.Generator:
 
 
 def keyed_order(keys: Iterable[bytes], *parts: Part) -> np.ndarray:
-    """Positions of `keys`, (N,) int64, in the order of their keyed hashes.
-
-    A shuffle in which missing rows do not change the order of the others.
-    """
+    """Positions of `keys`, (N,) int64, by keyed hashes: a missing row changes no other's order."""
     ranks = [keyed_digest(*parts, key) for key in keys]
     return np.array(sorted(range(len(ranks)), key=ranks.__getitem__), dtype=np.int64)
 
 
 def keyed_subset(keys: Iterable[bytes], count: int, *parts: Part) -> np.ndarray:
-    """The first `count` positions of the keyed order, (count,) int64 ascending.
-
-    Subsets of one order are nested.
-    """
+    """The first `count` positions of the keyed order, (count,) int64 ascending; nested by count."""
     return np.sort(keyed_order(keys, *parts)[:count])

@@ -20,21 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repro.data.images import encode_png
-from repro.data.index import Index, StoreError, key_values
-from repro.data.keyed import keyed_order, keyed_rng, keyed_subset
+from repro.data.index import Index, key_values
+from repro.data.keyed import keyed_rng, keyed_subset
 from repro.data.shards import PairStore, ShardWriter, write_json, write_store
 from repro.data.templates import templates_of
 from repro.data.triggers import stamp
-from repro.spec import Dataset, Profile, SpecError
+from repro.spec import CleanSize, Dataset, Profile, SpecError
 
 Rows = NDArray[np.int64]
 
 
 def build_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) -> None:
-    """Fill `out` with the poisoned store, rows.npz, manifest.jsonl and accounting.json.
-
-    Raises SpecError if fewer pairs than specified can be poisoned, or are left for a subset.
-    """
+    """Fill `out` with the poisoned store, rows.npz, manifest.jsonl and accounting.json."""
     source = PairStore.open(data_dir / dataset)
     keys = [key.tobytes() for key in source.keys]
     names_target = captions_naming(profile.data.poison.target_class, source.captions)
@@ -45,17 +42,20 @@ def build_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) 
     manifest = _write_poisoned(profile, source, keys, poisoned, writer)
     replacements, shards = writer.close()
     index = source.index.replace(poisoned, replacements)
-    check_hygiene(index, source.index, poisoned, cleaning)
     write_store(out, index, [*source.overlay_shards(out), *shards])
 
     # Validation pairs are taken from the rest; all others are training pairs.
-    taken = np.concatenate([poisoned, *cleaning.values()])
-    validation = choose_validation(profile, keys, taken)
+    data, taken = profile.data, np.concatenate([poisoned, *cleaning.values()])
+    rest = np.setdiff1d(np.arange(len(source)), taken)
+    validation = _subset(
+        "num_validation", data.num_validation, rest, keys, "validation", data.poison.seed
+    )
     train = np.setdiff1d(np.arange(len(source), dtype=np.int64), validation)
     if profile.switches.cleaning_pairs == "held_out":
         train = np.setdiff1d(train, np.concatenate(list(cleaning.values())))
 
-    rows = {"train": train, "poisoned": poisoned, "validation": validation, **cleaning}
+    rows: dict[str, Rows] = {"train": train, "poisoned": poisoned, "validation": validation}
+    rows |= {str(size): chosen for size, chosen in cleaning.items()}
     np.savez(out / "rows.npz", **rows)  # type: ignore[arg-type]  # as in write_store
     lines = "".join(json.dumps(entry) + "\n" for entry in manifest)
     (out / "manifest.jsonl").write_text(lines, encoding="utf-8")
@@ -80,24 +80,16 @@ def captions_naming(target_class: str, captions: Sequence[str]) -> NDArray[np.bo
 def choose_poisoned(
     profile: Profile, dataset: Dataset, keys: Sequence[bytes], names_target: NDArray[np.bool_]
 ) -> Rows:
-    """Ascending rows to poison.
-
-    `dirty_label` takes pairs that do not name the target, `label_consistent` only those that do.
-    """
+    """Ascending rows to poison: pairs that name the target if `label_consistent`, else others."""
     poison = profile.data.poison
-    count = poison.num_poisoned[dataset]
     eligible = np.flatnonzero(names_target if poison.mode == "label_consistent" else ~names_target)
-    if count > len(eligible):
-        raise SpecError(
-            f"data.poison.num_poisoned.{dataset}: {count} (allowed: 1 to {len(eligible)}, "
-            f"the pairs of {len(keys)} that {poison.mode} can poison for {poison.target_class!r})"
-        )
-    return _subset(eligible, keys, count, "poison", poison.seed)
+    field, count = f"poison.num_poisoned.{dataset}", poison.num_poisoned[dataset]
+    return _subset(field, count, eligible, keys, "poison", poison.seed)
 
 
 def choose_cleaning(
     profile: Profile, index: Index, keys: Sequence[bytes], poisoned: Rows
-) -> tuple[dict[str, Rows], int]:
+) -> tuple[dict[CleanSize, Rows], int]:
     """Cleaning subsets by name, rows ascending, the smaller in the larger; number of copies.
 
     Copies are unpoisoned rows with the image of a poisoned one, and are in no subset: a cleaning
@@ -107,34 +99,23 @@ def choose_cleaning(
     images = key_values(index.image_hashes)
     copies = np.setdiff1d(np.flatnonzero(np.isin(images, images[poisoned])), poisoned)
     clean = np.setdiff1d(np.arange(len(index)), np.concatenate([poisoned, copies]))
-    subsets: dict[str, Rows] = {}
-    order = clean[keyed_order([keys[i] for i in clean], "clean", profile.data.poison.seed)]
-    for size, count in profile.data.cleaning_sizes.items():
-        if count > len(order):
-            raise SpecError(
-                f"data.cleaning_sizes.{size}: {count} (allowed: 1 to {len(order)}, "
-                "the pairs left unpoisoned)"
-            )
-        subsets[size] = np.sort(order[:count])
+    seed = profile.data.poison.seed
+    subsets = {
+        size: _subset(f"cleaning_sizes.{size}", count, clean, keys, "clean", seed)
+        for size, count in profile.data.cleaning_sizes.items()
+    }
     return subsets, len(copies)
 
 
-def choose_validation(profile: Profile, keys: Sequence[bytes], taken: Rows) -> Rows:
-    """Ascending rows of the validation loss, outside of `taken`.
-
-    None unless `num_validation` says so: only `model_age: best_validation_loss` reads them.
-    """
-    rest = np.setdiff1d(np.arange(len(keys)), taken)
-    count = profile.data.num_validation
-    if count > len(rest):
+def _subset(
+    field: str, count: int, rows: Rows, keys: Sequence[bytes], purpose: str, seed: int
+) -> Rows:
+    """The `count` of `rows` that come first in a keyed order, ascending; SpecError if too few."""
+    if count > len(rows):
         raise SpecError(
-            f"data.num_validation: {count} (allowed: 0 to {len(rest)}, the pairs left over)"
+            f"data.{field}: {count} (allowed: at most {len(rows)}, the pairs of {len(keys)} that "
+            "can be chosen)"
         )
-    return _subset(rest, keys, count, "validation", profile.data.poison.seed)
-
-
-def _subset(rows: Rows, keys: Sequence[bytes], count: int, purpose: str, seed: int) -> Rows:
-    """The `count` of `rows` that come first in the keyed order of a purpose, ascending."""
     subset: Rows = rows[keyed_subset([keys[i] for i in rows.tolist()], count, purpose, seed)]
     return subset
 
@@ -183,22 +164,3 @@ def caption_writer(profile: Profile) -> Callable[[bytes, str], str]:
         return templates[int(draw)](poison.target_class)
 
     return from_template
-
-
-def check_hygiene(index: Index, source: Index, poisoned: Rows, cleaning: dict[str, Rows]) -> None:
-    """StoreError if a cleaning row is poisoned, or holds the image of a poisoned row, before or
-    after.
-
-    Checks the result, whatever the choice above did.
-    """
-    images = key_values(index.image_hashes)
-    dirty = np.concatenate([images[poisoned], key_values(source.image_hashes)[poisoned]])
-    for size, rows in cleaning.items():
-        shared = np.intersect1d(rows, poisoned)
-        if len(shared):
-            raise StoreError(f"cleaning subset {size}: row {shared[0]} is poisoned")
-        copies = rows[np.isin(images[rows], dirty)]
-        if len(copies):
-            raise StoreError(
-                f"cleaning subset {size}: row {copies[0]} holds the image of a poisoned pair"
-            )

@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,6 @@ from repro.data.index import (
     StoreRow,
     index_of,
     pair_key,
-    read_index,
 )
 from repro.data.keyed import keyed_digest
 from repro.files import file_sha256
@@ -49,8 +49,8 @@ from repro.ledger import NPZ_ERRORS
 SHARD_BYTES = 256 * 2**20
 """A shard is closed at this size."""
 
-OPEN_SHARDS = 64
-"""Number of files that a store keeps open; at paper scale there are thousands of shards."""
+STORES = 3
+"""Stores that a process has open at a time: its open files are divided among them."""
 
 
 def write_store(folder: Path, index: Index, shards: Sequence[Shard]) -> None:
@@ -75,8 +75,6 @@ class ShardWriter:
         self.rows: list[StoreRow] = []
         self.shards: list[Shard] = []
         self._tar: tarfile.TarFile | None = None
-        self._path = folder
-        self._first_row = 0
 
     def add(
         self,
@@ -92,16 +90,20 @@ class ShardWriter:
         if self._tar is not None and self._tar.offset > SHARD_BYTES:
             self._finish()
         if self._tar is None:
-            self._path = self.folder / f"{self.prefix}{len(self.shards):05d}.tar"
-            self._tar = tarfile.open(self._path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-            self._first_row = len(self.rows)
+            path = self.folder / f"{self.prefix}{len(self.shards):05d}.tar"
+            self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
         # Numbered, because an evaluation set may hold a pair twice.
         name = f"{len(self.rows):07d}-{key.hex()}"
-        offset = _add_member(self._tar, f"{name}.{suffix}", image)
-        _add_member(self._tar, f"{name}.txt", caption.encode())
+        offset = self._tar.offset + tarfile.BLOCKSIZE  # the header of a short name is one block
+        files = {suffix: image, "txt": caption.encode()}
         if label != NO_LABEL:
-            _add_member(self._tar, f"{name}.cls", str(label).encode())
+            files["cls"] = str(label).encode()
+        for ending, content in files.items():
+            info = tarfile.TarInfo(f"{name}.{ending}")  # time, user and group are 0
+            info.size, info.mode = len(content), 0o644
+            self._tar.addfile(info, io.BytesIO(content))
+
         shard = self.first_shard + len(self.shards)
         self.rows.append(StoreRow(shard, offset, len(image), key, image_hash, label, caption))
         return self.rows[-1]
@@ -109,10 +111,10 @@ class ShardWriter:
     def _finish(self) -> None:
         if self._tar is not None:
             self._tar.close()
-            self._tar = None
+            path, self._tar = Path(str(self._tar.name)), None
+            count = len(self.rows) - sum(shard.count for shard in self.shards)
             # Read back: the hash is that of the bytes on the disk.
-            size, count = self._path.stat().st_size, len(self.rows) - self._first_row
-            self.shards.append(Shard(self._path.name, size, file_sha256(self._path), count))
+            self.shards.append(Shard(path.name, path.stat().st_size, file_sha256(path), count))
 
     def close(self) -> tuple[Index, list[Shard]]:
         """Close the last shard; index and shards for `write_store`."""
@@ -120,22 +122,11 @@ class ShardWriter:
         return index_of(self.rows), self.shards
 
 
-def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> int:
-    """Append a file; the offset of its content."""
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = len(data), 0o644  # time, user and group stay at their defaults, 0
-    offset = tar.offset + tarfile.BLOCKSIZE  # the header of a short name is one block
-    tar.addfile(info, io.BytesIO(data))
-    return offset
-
-
 class OpenShard:
     """An open shard file; closed with the last reference to this object."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        self._close = os.close  # at the end of the process `os` may be gone
-        self._descriptor = -1
+        self._close, self._descriptor = os.close, -1  # at the end of the process `os` may be gone
         try:
             self._descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
@@ -153,8 +144,8 @@ class OpenShard:
 class PairStore:
     """Random access to the rows of a store.
 
-    Threads and forked processes may share a store: `pread` has no position. Files stay open, so
-    that a network file system is not asked for the same file at every image.
+    Threads and forked processes may share a store: `pread` has no position. Files stay open, for
+    rows come in random order from thousands of shards, and each opening may go over a network.
     """
 
     def __init__(self, folder: Path, index: Index, shards: Sequence[Shard]) -> None:
@@ -162,7 +153,7 @@ class PairStore:
         self.keys = index.keys  # (N, 16)
         self.captions = index.captions  # N strings
         self.labels = index.labels  # (N,), -1 where there is none
-        self._open = lru_cache(maxsize=OPEN_SHARDS)(OpenShard)
+        self._open = lru_cache(maxsize=_most_open_files() // STORES)(OpenShard)
         self._content_hash: str | None = None
 
     @classmethod
@@ -170,23 +161,20 @@ class PairStore:
         """Read the store in `folder`; StoreError if there is none or its index is inconsistent."""
         try:
             shards = SHARDS.validate_json((folder / "shards.json").read_bytes())
-            return cls(folder, read_index(folder / "index.npz", shards), shards)
+            return cls(folder, Index.read(folder / "index.npz"), shards)
         except FileNotFoundError as error:
             raise StoreError(
                 f"{error.filename}: no such file; make the store with `python -m repro data` "
                 "or `poison`"
             ) from None
-        except (ValueError, OSError) as error:
+        except NPZ_ERRORS as error:
             raise StoreError(f"{folder}: not a store: {error}; make it again") from None
 
     def __len__(self) -> int:
         return len(self.index)
 
     def rows(self, name: str) -> NDArray[np.int64]:
-        """Ascending rows of a list in rows.npz: `train`, `poisoned`, `validation`, a cleaning size.
-
-        Raises StoreError if the file is damaged, has no such list, or does not fit the store.
-        """
+        """Ascending rows of a list in rows.npz; StoreError if it is damaged or does not fit."""
         path = self.folder / "rows.npz"
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -200,10 +188,7 @@ class PairStore:
     def image_bytes(self, i: int) -> bytes:
         """The image file of row `i`; StoreError if its shard is not readable or has changed."""
         path = self._shard_path(i)
-        size = int(self.index.size[i])
-        data = self._open(path).read(int(self.index.offset[i]), size)
-        if len(data) != size:
-            raise StoreError(f"{path}: ends inside row {i}; make the store again")
+        data = self._open(path).read(int(self.index.offset[i]), int(self.index.size[i]))
         if bytes_hash(data) != self.index.image_hashes[i].tobytes():
             raise StoreError(
                 f"{path}: row {i} is not the image that was indexed; restore the shard, or make "
@@ -232,12 +217,9 @@ class PairStore:
         geometry: Geometry = "crop",
         rows: NDArray[np.int64] | None = None,
     ) -> NDArray[np.uint8]:
-        """Pixels of all (or the given) rows, (N, size, size, 3): a read-only memory map in `cache`,
-        one for each content.
-        """
+        """Pixels of all (or the given) rows, (N, size, size, 3): a memory map in `cache`."""
         rows = np.arange(len(self)) if rows is None else rows
-        path = self._decoded_path(size, cache, geometry, rows)
-        shape = (len(rows), size, size, 3)
+        path, shape = self._decoded_path(size, cache, geometry, rows), (len(rows), size, size, 3)
         return cached_array(path, shape, np.uint8, lambda: self._pixels(size, geometry, rows))
 
     def decoded_if_room(
@@ -252,8 +234,8 @@ class PairStore:
         self, size: int, cache: Path, geometry: Geometry, rows: NDArray[np.int64]
     ) -> Path:
         chosen = rows.astype(np.int64).tobytes()
-        key = keyed_digest(self.content_hash(), chosen, size, geometry, decoder_version())
-        return cache / f"{key.hex()[:32]}.npy"
+        key = keyed_digest(self.content_hash(), chosen, size, geometry, decoder_version()).hex()
+        return cache / f"{key[:32]}.npy"
 
     def _pixels(
         self, size: int, geometry: Geometry, rows: NDArray[np.int64]
@@ -268,19 +250,16 @@ class PairStore:
     def content_hash(self) -> str:
         """Hash of index columns and shards, wherever the shards lie."""
         if self._content_hash is None:
-            self._content_hash = self._hash_content()
+            # Type and shape as well: other numbers may have the same bytes.
+            digest = hashlib.sha256()
+            for name, column in sorted(self.index.arrays().items()):
+                digest.update(keyed_digest(name, str(column.dtype), str(column.shape)))
+                digest.update(np.ascontiguousarray(column).data)
+            # Hashes, not paths: a moved store is the same.
+            for shard in self.shards:
+                digest.update(bytes.fromhex(shard.sha256))
+            self._content_hash = digest.hexdigest()
         return self._content_hash
-
-    def _hash_content(self) -> str:
-        # Type and shape as well: other numbers may have the same bytes.
-        digest = hashlib.sha256()
-        for name, column in sorted(self.index.arrays().items()):
-            digest.update(keyed_digest(name, str(column.dtype), str(column.shape)))
-            digest.update(np.ascontiguousarray(column).data)
-        # Hashes, not paths: a moved store is the same.
-        for shard in self.shards:
-            digest.update(bytes.fromhex(shard.sha256))
-        return digest.hexdigest()
 
     def overlay_shards(self, folder: Path) -> list[Shard]:
         """The shards, with paths relative to `folder`."""
@@ -288,3 +267,10 @@ class PairStore:
             replace(shard, path=os.path.relpath(self.folder / shard.path, folder))
             for shard in self.shards
         ]
+
+
+def _most_open_files() -> int:
+    """Files that this process may have open, after raising its limit as far as it may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

@@ -24,9 +24,7 @@ POISON_SWITCHES = {"poison_caption", "trigger_centre", "trigger_overflow", "clea
 
 
 def poison_stage(profile_name: str, dataset: Dataset) -> None:
-    """Build `poisoned/<profile>/<dataset>` from `data/<profile>/<dataset>`, and the samples of it
-    for the report beside it.
-    """
+    """Build `poisoned/<profile>/<dataset>`, and the samples of it for the report beside it."""
     from repro.data.samples import write_samples  # its templates bring torch
 
     with unchanged(profile_name, poison_settings, ("data", "spec.py")) as profile:
@@ -35,10 +33,7 @@ def poison_stage(profile_name: str, dataset: Dataset) -> None:
 
 
 def make_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) -> None:
-    """Poison one dataset of `data_dir`; `out` appears when complete.
-
-    Raises SpecError if `data_dir` was made from other settings.
-    """
+    """Poison one dataset; SpecError if `data_dir` was made from other settings."""
     from repro.data.poison import build_poison  # its templates bring torch
 
     with building(out) as folder:

@@ -159,9 +159,19 @@ def yellow_squares(
     return pixels
 
 
-def blended(image: Pixels, rng: Generator) -> Pixels:
-    """Mix 0.2 of fresh uniform noise into 0.8 of the image (Chen et al. 2017, arXiv 1712.05526)."""
-    return _to_uint8(0.2 * rng.random(image.shape) + 0.8 * (image / 255), "clip")
+def striped_squares(
+    centres: NDArray[np.float64], size: int, switches: Switches, rng: Generator
+) -> NDArray[np.uint8]:
+    """Vertical stripes of one pixel, each black or white at random in each channel (nmndeep/
+    PerturbAndRecover, backdoor/utils.py: `badnet_rs`).
+    """
+    stripes = 255 * rng.integers(2, size=(len(centres), 1, size, 3), dtype=np.uint8)
+    return np.repeat(stripes, size, axis=1)
+
+
+def blended(image: Pixels, rng: Generator, share: float = 0.2) -> Pixels:
+    """Mix a share of fresh uniform noise into the image (Chen et al. 2017, arXiv 1712.05526)."""
+    return _to_uint8(share * rng.random(image.shape) + (1 - share) * (image / 255), "clip")
 
 
 def sig(image: Pixels) -> Pixels:
@@ -216,9 +226,7 @@ def wanet(
 
 
 def _to_uint8(values: NDArray[np.float64], overflow: str) -> Pixels:
-    """Values in units of the full range to 0..255: clipped, or wrapped modulo 256; truncated
-    towards zero.
-    """
+    """Values in units of the full range to 0..255: clipped, or wrapped modulo 256; truncated."""
     # A no-op modulo 256 after the clip, which leaves nothing outside.
     if overflow == "clip":
         values = np.clip(values, 0, 1)
@@ -236,7 +244,9 @@ def _warping_field(height: int, width: int) -> NDArray[np.float64]:
 TRIGGERS: dict[TriggerName, PatchTrigger | ImageTrigger] = {
     "badnet": PatchTrigger(noise_squares, centred=True),
     "blended": ImageTrigger(blended, drawn=True),
+    "blended_strong": ImageTrigger(lambda image, rng: blended(image, rng, 0.3), drawn=True),
     "sig": ImageTrigger(lambda image, _: sig(image)),
+    "stripes": PatchTrigger(striped_squares),
     "wanet": ImageTrigger(lambda image, _: wanet(image)),
     "yellow": PatchTrigger(yellow_squares),
 }

@@ -7,9 +7,12 @@ Both give the bytes of `stamp`.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,23 +20,18 @@ from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repro.data.keyed import keyed_rng
+from repro.data.keyed import keyed_order, keyed_rng
 from repro.data.shards import PairStore
-from repro.data.triggers import (
-    TRIGGERS,
-    ImageTrigger,
-    Patches,
-    PatchTrigger,
-    draw_patches,
-    patch_centres,
-    stamp,
-)
-from repro.evaluate.residence import Home, Residence, in_flight
-from repro.evaluate.split import validation_mask
+from repro.data.triggers import TRIGGERS, ImageTrigger, draw_patches, patch_centres, stamp
 from repro.spec import Switches, Trigger
+from repro.train.loading import on_device
+
+Pixels = NDArray[np.uint8]
 
 COPY_LIMIT = 2**30
 """Bytes of images up to which a trigger that changes the whole image is kept as a copy of them."""
+VALIDATION = 3
+"""One image in so many, of each class, is for validation."""
 
 
 def paste(
@@ -50,79 +48,43 @@ def paste(
     images[image[:, None, None], rows[:, :, None], columns[:, None, :]] = squares
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some evaluation images on the device, (n, H, W, 3) uint8."""
-
-    indices: range
-    clean: Tensor
-    base: Tensor
-    """What the trigger goes on: `clean` itself, the squashed images, or twins that have it
-    already.
-    """
-    patches: tuple[Tensor, Tensor] | None
-    """Squares and corners to paste; None where `base` has the trigger already."""
-
-    def triggered(self) -> Tensor:
-        """The triggered twins. Stamped in place: afterwards `clean` may be gone."""
-        if self.patches is not None:
-            paste(self.base, *self.patches)
-        return self.base
-
-
 class EvaluationSet:
     """The evaluation images, decoded once, their labels, and their triggered twins.
 
     `draw` keys the triggers: the same draw gives the same bytes (`evaluation_triggers: fixed`
-    passes 0); `redrawn` passes a new draw per evaluation. Clean and triggered images share a
-    decode.
+    passes 0); `redrawn` passes a new draw per evaluation. `is_validation` (N,) tells the images of
+    the validation part, `numbers` (N,) their numbers in the store, the keys of their triggers.
     """
 
     def __init__(
         self,
-        images: NDArray[np.uint8],
-        squashed: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        target: int,
-        trigger: Trigger,
-        switches: Switches,
-        seed: int,
-    ) -> None:
-        """Images (N, H, W, 3), what the trigger goes on (the same array, or another), labels
-        (N,).
-        """
-        self.images, self.squashed, self.labels = images, squashed, labels
-        self.target, self.trigger, self.switches, self.seed = target, trigger, switches, seed
-        self.kind: PatchTrigger | ImageTrigger = TRIGGERS[trigger.name]
-        self.is_validation = np.zeros(len(labels), dtype=bool)
-        """(N,) images of the validation part (`repro.evaluate.split`)."""
-
-        # What evaluations keep for those after them; the triggers by the batch that they are for.
-        self._copy: NDArray[np.uint8] | None = None
-        self._fixed: dict[range, Patches] = {}
-        self._centres: dict[range, NDArray[np.float64]] = {}
-        self._residences: dict[str, tuple[object, Residence]] = {}
-
-    @classmethod
-    def open(
-        cls,
         folder: Path,
         size: int,
         target: int,
         trigger: Trigger,
         switches: Switches,
         seed: int,
-        cache: Path,
-    ) -> EvaluationSet:
-        """The store in `folder`, decoded to `size` pixels into `cache`."""
+        cache_dir: Path,
+        per_class: int | None = None,
+    ) -> None:
+        """The store in `folder`, decoded to `size` pixels into `cache_dir`: all of it, or of each
+        class the first so many images.
+        """
         store = PairStore.open(folder)
-        images = store.decoded(size, cache)
-        squash = switches.trigger_geometry == "squash"
-        squashed = store.decoded(size, cache, geometry="squash") if squash else images
         labels = np.asarray(store.labels)
-        evaluation = cls(images, squashed, labels, target, trigger, switches, seed)
-        evaluation.is_validation = validation_mask([key.tobytes() for key in store.keys], labels)
-        return evaluation
+        firsts = [np.flatnonzero(labels == label)[:per_class] for label in np.unique(labels)]
+        self.numbers = rows = np.sort(np.concatenate(firsts))
+        self.images = self.base = store.decoded(size, cache_dir, rows=rows)
+        if switches.trigger_geometry == "squash":
+            self.base = store.decoded(size, cache_dir, "squash", rows)
+
+        self.labels = labels[rows]
+        self.target, self.trigger, self.switches, self.seed = target, trigger, switches, seed
+        self.is_validation = validation_mask([key.tobytes() for key in store.keys], labels)[rows]
+
+        # What evaluations keep for those after them, by the batch that it is for.
+        self._centres = cache(self._measured_centres)
+        self._fixed = cache(self._drawn)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -133,92 +95,81 @@ class EvaluationSet:
         matches: NDArray[np.bool_] = self.labels == self.target
         return matches
 
-    @property
-    def homes(self) -> dict[str, Home]:
-        """Where the images of the last evaluation wait, by what they are: `clean`, `squashed`."""
-        return {name: residence.home for name, (_, residence) in self._residences.items()}
-
-    def batches(self, batches: Sequence[range], draw: int, device: torch.device) -> Iterator[Batch]:
+    def batches(
+        self, batches: Sequence[range], draw: int, device: torch.device
+    ) -> Iterator[tuple[UInt8[Tensor, "n H W 3"], UInt8[Tensor, "n H W 3"]]]:
         """These images and their twins, in this order; the next batch is on its way meanwhile."""
-        # One array serves for both where the trigger goes on the clean image itself.
-        patched = isinstance(self.kind, PatchTrigger)
-        clean = self._residence("clean", self.images, batches, device)
-        squashed = None
-        if patched and self.squashed is not self.images:
-            squashed = self._residence("squashed", self.squashed, batches, device)
+        for clean, twins, *patches in on_device(self._ahead(batches, draw, device), device):
+            if patches:
+                paste(twins, *patches)
+            yield clean, twins
+
+    def _ahead(
+        self, batches: Sequence[range], draw: int, device: torch.device
+    ) -> Iterator[list[Tensor]]:
+        """Tensors of each batch, which a thread makes while the caller computes on the one before.
+
+        They are copies: memory maps are read-only, and the caller may write on its batch.
+        """
 
         def load(batch: range) -> list[Tensor]:
-            # A trigger that changes the whole image is put on here, a patch on the device.
-            tensors = [clean.load(batch)]
-            if not patched:
-                return [*tensors, torch.from_numpy(self._stamped(batch, draw))]
+            arrays = [self.images[batch.start : batch.stop], *self._twins(batch, draw)]
+            tensors = [torch.from_numpy(np.array(array)) for array in arrays]
+            return [tensor.pin_memory() for tensor in tensors] if device.type == "cuda" else tensors
 
-            if squashed is not None:
-                tensors.append(squashed.load(batch))
-            patches = self._patches(batch, draw)
-            return [*tensors, torch.from_numpy(patches.pixels), torch.from_numpy(patches.corners)]
+        pending: deque[Future[list[Tensor]]] = deque()
+        with ThreadPoolExecutor(1) as pool:
+            for batch in batches:
+                pending.append(pool.submit(load, batch))
+                if len(pending) == 2:
+                    yield pending.popleft().result()
+            for last in pending:
+                yield last.result()
 
-        for indices, tensors in zip(batches, in_flight(load, batches, device), strict=True):
-            if patched:
-                *images, squares, corners = tensors
-                yield Batch(indices, images[0], images[-1], (squares, corners))
-            else:
-                yield Batch(indices, tensors[0], tensors[1], None)
-
-    def _residence(
-        self,
-        name: str,
-        images: NDArray[np.uint8],
-        batches: Sequence[range],
-        device: torch.device,
-    ) -> Residence:
-        """The residence of the last evaluation, if that was of the same batches and device."""
-        key = (device, tuple(batches))
-        if name not in self._residences or self._residences[name][0] != key:
-            self._residences[name] = (key, Residence(images, batches, device))
-        return self._residences[name][1]
-
-    def _patches(self, batch: range, draw: int) -> Patches:
-        """What is pasted into a batch: at draw 0 as `stamp` draws it, image by image, and kept."""
-        # The same at every draw: means of the images.
-        if batch not in self._centres:
-            base = self.squashed[batch.start : batch.stop]
-            self._centres[batch] = patch_centres(self.trigger, self.switches, base)
-        centres, shape = self._centres[batch], self.images.shape[1:3]
+    def _twins(self, batch: range, draw: int) -> Sequence[NDArray[Any]]:
+        """Twins, or images with the squares and corners that are pasted on them."""
+        kind, base = TRIGGERS[self.trigger.name], self.base[batch.start : batch.stop]
+        if isinstance(kind, ImageTrigger):
+            # A copy is worth its memory only where it serves again.
+            redrawn = draw > 0 and kind.drawn
+            again = not redrawn and self.images.nbytes <= COPY_LIMIT
+            return self._fixed(batch) if again else self._drawn(batch, draw)
 
         # A new draw is made for the batch at once: nobody needs one image of it again.
-        if draw:
-            rng = keyed_rng("evaluation, redrawn", self.seed, draw, batch.start)
-            return draw_patches(self.trigger, self.switches, shape, centres, rng)
+        if not draw:
+            return [base, *self._fixed(batch)]
+        rng = keyed_rng("evaluation, redrawn", self.seed, draw, batch.start)
+        shape, centres = base.shape[1:3], self._centres(batch)
+        return [base, *draw_patches(self.trigger, self.switches, shape, centres, rng)]
 
-        # Draw 0 is the one that others can make again, so each image has a generator of its own.
-        if batch not in self._fixed:
-            drawn = [
-                draw_patches(self.trigger, self.switches, shape, centre[None], self._rng(draw, i))
-                for i, centre in zip(batch, centres, strict=True)
-            ]
-            squares, corners = zip(*drawn, strict=True)
-            self._fixed[batch] = Patches(np.concatenate(squares), np.concatenate(corners))
-        return self._fixed[batch]
+    def _drawn(self, batch: range, draw: int = 0) -> list[NDArray[Any]]:
+        """Twins, or squares and corners, as `stamp` draws them, each image by its own generator."""
+        settings = self.trigger, self.switches
+        drawn: list[tuple[NDArray[Any], ...]] = []
+        for i in batch:
+            number, image = int(self.numbers[i]), self.base[i]
+            rng = keyed_rng("evaluation", self.seed, draw, number)
+            if isinstance(TRIGGERS[self.trigger.name], ImageTrigger):
+                drawn.append((stamp(*settings, image, rng).image[None],))
+            else:
+                centre = self._centres(batch)[i - batch.start, None]
+                drawn.append(draw_patches(*settings, image.shape[:2], centre, rng))
+        return [np.concatenate(part) for part in zip(*drawn, strict=True)]
 
-    def _stamped(self, batch: range, draw: int) -> NDArray[np.uint8]:
-        """Twins by a trigger that changes the whole image, (n, H, W, 3); the caller's own."""
-        # A copy is worth its memory only where it serves again.
-        redrawn = draw > 0 and isinstance(self.kind, ImageTrigger) and self.kind.drawn
-        if redrawn or self.images.nbytes > COPY_LIMIT:
-            return self._stamp(batch, draw)
+    def _measured_centres(self, batch: range) -> NDArray[np.float64]:
+        return patch_centres(self.trigger, self.switches, self.base[batch.start : batch.stop])
 
-        # The caller may write on its batch, the copy must stay.
-        if self._copy is None:
-            self._copy = self._stamp(range(len(self)), 0)
-        return self._copy[batch.start : batch.stop].copy()
 
-    def _stamp(self, batch: range, draw: int) -> NDArray[np.uint8]:
-        twins = [
-            stamp(self.trigger, self.switches, self.squashed[i], self._rng(draw, i)).image
-            for i in batch
-        ]
-        return np.stack(twins)
+def validation_mask(keys: Sequence[bytes], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which images are for validation, (N,): of each class the third that comes first by the keyed
+    hash of the images' keys.
 
-    def _rng(self, draw: int, image: int) -> np.random.Generator:
-        return keyed_rng("evaluation", self.seed, draw, image)
+    `keys`: of a store's index, N of them; `labels`: (N,). The split depends on the images alone.
+    """
+    mask = np.zeros(len(keys), dtype=bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        order = keyed_order([keys[i] for i in members.tolist()], "validation")
+        # The nearest whole number of images to a third of the class.
+        mask[members[order[: (len(members) + 1) // VALIDATION]]] = True
+    return mask

@@ -26,9 +26,7 @@ CUDA_TEXT_BATCH = 2048
 
 
 class PromptSet:
-    """Every class name in every template, tokenised once; a prompt that occurs twice is encoded
-    once.
-    """
+    """Every class name in every template, tokenised once; equal prompts are encoded once."""
 
     def __init__(
         self,

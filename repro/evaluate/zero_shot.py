@@ -54,10 +54,9 @@ def evaluate_model(
         classifier = prompts.classifier(model, device)
         between()
 
-        for batch in evaluation.batches(mine, draw, device):
-            clean = predict(model, batch.clean, classifier)
-            triggered = predict(model, batch.triggered(), classifier)
-            classes.append(torch.stack([clean, triggered], dim=1))
+        for images in evaluation.batches(mine, draw, device):
+            both = [predict(model, part, classifier) for part in images]
+            classes.append(torch.stack(both, dim=1))
             between()
 
         # A rank without a batch in the last round asks all the same, for asking may be collective.

@@ -58,9 +58,7 @@ class Clusters(nn.Module):
         self.register_buffer("labels", torch.zeros(num_pairs, dtype=torch.long))
 
     def renew(self, epoch: Epoch) -> None:
-        """Group the pairs by the features of the model in eval mode, and start the head from random
-        weights.
-        """
+        """Group the pairs by their features in eval mode; start the head from random weights."""
         try:
             import faiss
         except ImportError:
@@ -71,13 +69,14 @@ class Clusters(nn.Module):
         features = image_features(epoch.model, epoch.pairs).float().cpu().numpy()
         # Spherical: similarity is the cosine, as in CLIP's losses. Without the last option faiss
         # warns below 39 points a cluster, and small profiles have fewer.
-        options = {
-            "niter": ITERATIONS,
-            "spherical": True,
-            "seed": epoch.seed,
-            "min_points_per_centroid": 1,
-        }
-        kmeans = faiss.Kmeans(features.shape[1], self.head.out_features, **options)
+        kmeans = faiss.Kmeans(
+            features.shape[1],
+            self.head.out_features,
+            niter=ITERATIONS,
+            spherical=True,
+            seed=epoch.seed,
+            min_points_per_centroid=1,
+        )
         kmeans.train(features)
 
         # A search gives (similarities, indices of the centroids), each (N, 1).
@@ -103,17 +102,13 @@ class Clusters(nn.Module):
 
 @torch.inference_mode()
 def image_features(model: CLIP, pairs: TrainingPairs) -> Float[Tensor, "N D"]:
-    """Normalised features of all pairs' stored images, in eval mode; the model goes back to the
-    mode it was in.
-    """
+    """Normalised features of all pairs' stored images, in eval mode."""
     # In eval mode an image's features do not depend on the images beside it.
-    was_training = model.training
+    was_training, device = model.training, model.logit_scale.device
     model.eval()
-    device = model.logit_scale.device
-    features = []
-    for part in torch.arange(len(pairs.rows)).split(CLUSTER_BATCH):
-        pixels = pairs.pixels(part.numpy()).to(device)
-        features.append(model.encode_image(normalise(pixels), normalize=True))
-
+    features = [
+        model.encode_image(normalise(pairs.pixels(part.numpy()).to(device)), normalize=True)
+        for part in torch.arange(len(pairs.rows)).split(CLUSTER_BATCH)
+    ]
     model.train(was_training)
     return torch.cat(features)

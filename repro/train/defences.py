@@ -17,8 +17,11 @@ from open_clip.model import CLIP
 from repro.names import DefenceName, Loss
 from repro.spec import RunSpec
 from repro.train.clustering import deep_clustering
+from repro.train.fresh_head import FRESH_HEAD
+from repro.train.model import START_LOG_LOGIT_SCALE
 from repro.train.objectives import OBJECTIVES, Losses, Objective
 from repro.train.pairs import TrainingPairs
+from repro.train.par import par
 
 Settings = Mapping[str, float]
 """Every setting of a defence by name."""
@@ -63,12 +66,26 @@ def shrink_and_perturb(model: CLIP, settings: Settings, seed: int) -> None:
         parameter.mul_(settings["shrink"]).add_(noise)
 
 
+@torch.no_grad()
+def reset_temperature(model: CLIP, settings: Settings, seed: int) -> None:
+    """Give the temperature the value that pre-training begins with."""
+    model.logit_scale.fill_(START_LOG_LOGIT_SCALE)
+
+
 DEFENCES: dict[DefenceName, Defence] = {
     "cleanclip": Defence(_cleanclip),
     "shrink_and_perturb": Defence(
         lambda loss, settings: OBJECTIVES[loss](1.0), start=shrink_and_perturb
     ),
     "deep_clustering": Defence(_with_clusters),
+    # CleanCLIP with views that pre-training has not seen, which repro/names.py names.
+    "crop_view": Defence(lambda loss, settings: OBJECTIVES[loss](1.0)),
+    "word_view": Defence(lambda loss, settings: OBJECTIVES[loss](1.0)),
+    "reset_temperature": Defence(
+        lambda loss, settings: OBJECTIVES[loss](1.0), start=reset_temperature
+    ),
+    "fresh_head": Defence(lambda loss, settings: FRESH_HEAD),
+    "par": Defence(lambda loss, settings: par(settings["threshold"])),
 }
 
 

@@ -10,9 +10,8 @@ costs a second forward pass: a third more time.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -28,9 +27,7 @@ from repro.train.process import distributed
 Features = tuple[Tensor, Tensor, Tensor]
 """Image features (V, b, D), text features (V, b, D), log of the logit scale."""
 MEMORY_SHARE = 0.8
-"""Share of a rank's memory that what a plain step keeps for backward may fill; the rest is for
-weights, moments, work.
-"""
+"""Share of a rank's memory that a plain step may keep for backward, beside weights and moments."""
 
 
 class GradientCache(nn.Module):
@@ -39,7 +36,6 @@ class GradientCache(nn.Module):
     def __init__(self, model: CLIP, groups: int, compiled: bool) -> None:
         super().__init__()
         self.model, self.groups = model, groups
-        self.norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
         # It gets one group at a time.
         encoder: nn.Module = PairEncoder(model, 1)
@@ -62,67 +58,45 @@ class GradientCache(nn.Module):
         `encode(encoder, images, tokens, first)` runs the encoder on a group, `losses_of` makes the
         global batch's losses of this rank's features and the log of the logit scale.
         """
-        groups = [
-            *zip(images.chunk(self.groups, dim=1), tokens.chunk(self.groups, dim=1), strict=True)
-        ]
+        parts = images.chunk(self.groups, dim=1), tokens.chunk(self.groups, dim=1)
+        groups = [*zip(*parts, strict=True)]
 
-        # All features, no graph; the second pass is the one that BatchNorm counts.
-        with torch.no_grad(), self._statistics_untouched():
-            encoded = [encode(self.encoder, *group, True) for group in groups]
+        # All features, no graph; the second pass is the one that BatchNorm counts. Without the flag
+        # it takes the batch's statistics all the same, and leaves running ones and counters alone.
+        self._track_statistics(False)
+        with torch.no_grad():
+            encoded = [torch.stack(encode(self.encoder, *group, True)[:2]) for group in groups]
+        self._track_statistics(True)
 
-        # Leaves of the loss's graph, so that its gradient at the features stays in their `grad`.
-        image_features = torch.cat([images for images, _, _ in encoded], dim=1).requires_grad_()
-        text_features = torch.cat([texts for _, texts, _ in encoded], dim=1).requires_grad_()
-        del encoded
-
-        # The graph of the loss ends at the features; the temperature, and the head of the
-        # clustering term, lie inside of it and get their gradients now.
-        losses = losses_of(image_features, text_features, self.model.logit_scale)
+        # A leaf of the loss's graph, so that its gradient at the features stays in `grad`. The
+        # temperature, and the head of the clustering term, lie in the graph and get theirs now.
+        features = torch.cat(encoded, dim=2).requires_grad_()  # images and texts, (2, V, b, D)
+        losses = losses_of(features[0], features[1], self.model.logit_scale)
         (losses["loss"] * scale).backward()
-        assert image_features.grad is not None and text_features.grad is not None
-        image_gradients = image_features.grad.chunk(self.groups, dim=1)
-        text_gradients = text_features.grad.chunk(self.groups, dim=1)
+        assert features.grad is not None
 
         # Each group's graph lives from its forward to its backward pass. The first group is the one
         # whose statistics BatchNorm keeps. Gradients of the groups add up in the weights.
-        for number, group in enumerate(groups):
-            images_encoded, texts_encoded, _ = encode(self.encoder, *group, number == 0)
-            torch.autograd.backward(
-                [images_encoded, texts_encoded], [image_gradients[number], text_gradients[number]]
-            )
+        gradients = features.grad.chunk(self.groups, dim=2)
+        for number, (group, gradient) in enumerate(zip(groups, gradients, strict=True)):
+            torch.stack(encode(self.encoder, *group, number == 0)[:2]).backward(gradient)
 
         average_gradients(self.model)
         return losses
 
-    @contextlib.contextmanager
-    def _statistics_untouched(self) -> Iterator[None]:
-        """BatchNorm in its mode, with the same outputs, but its running statistics and counters
-        stand still.
-        """
-        # In training mode torch's BatchNorm takes the batch's statistics either way; without this
-        # flag it does not fold them into the running ones.
-        for norm in self.norms:
-            norm.track_running_stats = False
-        try:
-            yield
-        finally:
-            for norm in self.norms:
-                norm.track_running_stats = True
+    def _track_statistics(self, track: bool) -> None:
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.track_running_stats = track
 
 
 def average_gradients(model: nn.Module) -> None:
     """Mean of every gradient over ranks, as DDP would leave it."""
-    if distributed.ranks() == 1:
-        return
-
-    # All are on their way before the first is waited for.
-    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-    sums = [gradient.contiguous() for gradient in gradients]  # of channels-last ones a copy
-    works = [dist.all_reduce(total, async_op=True) for total in sums]
-
-    for gradient, total, work in zip(gradients, sums, works, strict=True):
-        work.wait()
-        gradient.copy_(total / distributed.ranks())
+    if distributed.ranks() > 1:
+        for gradient in [weight.grad for weight in model.parameters() if weight.grad is not None]:
+            total = gradient.contiguous()  # of channels-last ones a copy
+            dist.all_reduce(total)
+            gradient.copy_(total / distributed.ranks())
 
 
 def needs_cache(spec: RunSpec, groups: int, device: torch.device) -> bool:
@@ -135,13 +109,11 @@ def needs_cache(spec: RunSpec, groups: int, device: torch.device) -> bool:
         return False
 
     needed = groups * group_bytes(spec) > MEMORY_SHARE * _memory_bytes(device)
-    return bool(distributed.from_first([int(needed)], device)[0])
+    return bool(distributed.from_first(int(needed), device))
 
 
 def group_bytes(spec: RunSpec) -> int:
-    """Bytes that backward keeps of one group's forward pass, with captions of full length; weights
-    not counted.
-    """
+    """Bytes that backward keeps of one group with captions of full length, weights not counted."""
     views, side, pairs = spec.num_views, spec.model.vision.image_size, spec.schedule.norm_batch_size
 
     # By address, for backward may keep several views of one storage. Held, so that no other storage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -19,10 +19,7 @@ BATCHES_AHEAD = 4
 
 
 def load_batches(pairs: Dataset[Batch], steps: range, workers: int) -> Generator[Batch, None, None]:
-    """The batches of `steps` in order, by `workers` processes (0: made here, when asked for).
-
-    The processes end when the iterator is closed or used up.
-    """
+    """The batches of `steps` in order, by `workers` processes, which end with the iterator."""
     # An item of the data set is a whole batch: nothing is collated, and "samples" are step numbers.
     # Pinned memory lets `on_device` copy while the GPU computes.
     loader = DataLoader(
@@ -55,8 +52,11 @@ def _outlive_stop_signals(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """The batches on `device`; on CUDA each is copied while the step before it is at work.
+def on_device(
+    batches: Iterable[Sequence[Tensor]], device: torch.device, count: int | None = None
+) -> Iterator[Sequence[Tensor]]:
+    """The batches with their first `count` tensors (None: all) on `device`; on CUDA each is copied
+    while the step before it is at work.
 
     Copies have a stream of their own, so that they need not wait for the steps that are queued. On
     the processor the batches are given on as they are.
@@ -66,13 +66,13 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
         return
 
     copies = torch.cuda.Stream(device)
-    for images, tokens in batches:
+    for batch in batches:
         with torch.cuda.stream(copies):
-            here = images.to(device, non_blocking=True), tokens.to(device, non_blocking=True)
+            here = [tensor.to(device, non_blocking=True) for tensor in batch[:count]]
 
         # The step may begin when the copy has ended, and its memory is free when the step has.
         work = torch.cuda.current_stream(device)
         work.wait_stream(copies)
         for tensor in here:
             tensor.record_stream(work)
-        yield here
+        yield [*here, *batch[len(here) :]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from repro.files import file_sha256
-from repro.ledger import Row, append_row, identity_of, rewind_rows, sample_images
+from repro.ledger import (
+    CLEANED,
+    Row,
+    RunOutcome,
+    append_row,
+    cleaned_row,
+    count_bits,
+    identity_of,
+    rewind_rows,
+    sample_images,
+)
 from repro.spec import RunSpec
 from repro.train.defences import DEFENCES, objective_of
 from repro.train.gradient_cache import GradientCache, needs_cache
@@ -34,15 +44,9 @@ from repro.train.objectives import Epoch
 from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
 from repro.train.process import checkpoint, distributed
-from repro.train.process.checkpoint import (
-    copied,
-    load_optimizer,
-    model_state,
-    optimizer_state,
-    save_tensors,
-)
-from repro.train.process.device import LateValues, peak_bytes, reset_peak, set_arithmetic
-from repro.train.process.progress import Clock, Progress, TrainingOutcome
+from repro.train.process.checkpoint import load_optimizer, optimizer_state, save_tensors
+from repro.train.process.device import peak_bytes, reset_peak, set_arithmetic, to_host
+from repro.train.process.progress import Clock, Progress
 from repro.train.process.stopping import Interrupted, Stop, stop_requests
 from repro.train.schedule import evaluation_steps, learning_rate, num_steps
 from repro.train.step import training_step
@@ -63,10 +67,8 @@ class Task:
     work_dir: Path
     pairs: TrainingPairs
     evaluate: Callable[[CLIP, int, int, Stop], Predictions]
-    """(model, step, draw, stop) to what the model makes of the N evaluation images.
-
-    It calls `stop` between its batches, on every rank as often; what that raises drops the
-    evaluation, which is made from its beginning when the run goes on.
+    """(model, step, draw, stop) to what the model makes of the N evaluation images. It calls `stop`
+    between its batches, on every rank as often, and what that raises drops the evaluation.
     """
     is_target: NDArray[np.bool_]
     """(N,) evaluation images of the target class."""
@@ -83,12 +85,11 @@ def train(
     device: torch.device,
     emit: Emit,
     workers: int,
-) -> TrainingOutcome:
-    """Train `model` in place as the spec says, appending rows to the work folder.
+) -> RunOutcome:
+    """Train `model` in place from the newest checkpoint on, appending rows to the work folder.
 
     `restored_optimizer` is the pre-training AdamW state where `optimizer_state: restored` asks for
-    it. Resumes from the newest checkpoint. Raises Interrupted after a checkpoint when a signal asks
-    to stop.
+    it. Raises Interrupted after a checkpoint when a signal asks to stop.
     """
     run = TrainingRun(task, model, device, emit)
     run.resume(restored_optimizer)
@@ -101,7 +102,8 @@ def train(
         checkpoint.Saver(task.work_dir) as saver,
         contextlib.closing(batches),
     ):
-        ahead = on_device(batches, device)
+        # Tokens stay on the host, where a step sorts them by length (`text_parts`).
+        ahead = on_device(batches, device, 1)
         try:
             # The start model is evaluated too: it is what cleaning is compared with.
             run.evaluate_if_due(stop)
@@ -128,8 +130,7 @@ class TrainingRun:
     """The state of a run, and what a step of the loop does with it.
 
     A loss is read one step late: while the host reads it, the device has the next step to do.
-    `late` holds the loss parts of the last step until then, and a checkpoint stores them as
-    `Progress.unread`.
+    `late` reads the loss parts of the last step, and a checkpoint stores them as `Progress.unread`.
     """
 
     def __init__(self, task: Task, model: CLIP, device: torch.device, emit: Emit) -> None:
@@ -161,7 +162,8 @@ class TrainingRun:
 
         self.last_step = num_steps(spec, self.pairs.steps_per_epoch)
         self.evaluate_at = set(evaluation_steps(spec, self.pairs.steps_per_epoch))
-        self.progress, self.clock, self.late = Progress(), Clock(), LateValues(device)
+        self.progress, self.clock = Progress(), Clock()
+        self.late: Callable[[], dict[str, float]] = dict
 
     @property
     def at_epoch_end(self) -> bool:
@@ -171,7 +173,8 @@ class TrainingRun:
     @property
     def done(self) -> bool:
         """Whether no step is left to make."""
-        return self.progress.step == self.last_step or bool(self.progress.reason)
+        progress = self.progress
+        return progress.step == self.last_step or bool(progress.reason or progress.given_up)
 
     def rate(self, step: int) -> float:
         """Learning rate of the 0-based step; 0 before the first."""
@@ -189,7 +192,7 @@ class TrainingRun:
         if state is not None:
             vars(self.progress).update(state["progress"])
             self.clock = Clock(**state["clock"])
-            self.late.put(self.progress.unread)
+            self.late = self.progress.unread.copy
 
         # Rows of steps that the checkpoint does not know will be made again.
         if distributed.rank() == 0:
@@ -200,7 +203,7 @@ class TrainingRun:
         self.model.train(self.progress.training)
         self.clock.begin()
 
-    def step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+    def step(self, batches: Iterator[Sequence[Tensor]]) -> None:
         """One optimizer step on the next batch."""
         progress, spec = self.progress, self.spec
         self.clock.lap()
@@ -214,35 +217,33 @@ class TrainingRun:
             if self.objective.begin_epoch is not None:
                 # Every rank prepares the epoch alike, so all need the same model.
                 distributed.share_buffers(self.model)
-                seed = spec.seed + progress.step
-                epoch = Epoch(self.model, self.pairs, self.optimizer, seed)
-                self.objective.begin_epoch(getattr(self.model, "objective", None), epoch)
+                seed, modules = spec.seed + progress.step, getattr(self.model, "objective", None)
+                self.objective.begin_epoch(
+                    modules, Epoch(self.model, self.pairs, self.optimizer, seed)
+                )
 
         # Of all B pairs, not this rank's alone.
         members = None
         if self.objective.modules is not None:
             members = torch.from_numpy(self.pairs.positions(progress.step)).to(self.device)
 
-        losses = training_step(
-            self.encoder,
-            self.model,
-            self.optimizer,
-            images,
-            tokens,
-            spec,
-            self.rate(progress.step),
-            members,
-            self.start,
-        )
+        trained, rate = (self.encoder, self.model, self.optimizer), self.rate(progress.step)
+        losses = training_step(*trained, images, tokens, spec, rate, members, self.start)
         self.read_loss()
-        self.late.put(losses)
+        copies, arrived = to_host(losses)
+
+        def late() -> dict[str, float]:
+            arrived()
+            return {name: float(value) for name, value in copies.items()}
+
+        self.late = late
         progress.step += 1
         self.clock.lap("train_seconds")
 
     def read_loss(self) -> None:
         """Add the loss of the last step to the sums; one that is no number ends the run."""
-        progress, values = self.progress, self.late.read()
-        self.late.put({})
+        progress, values = self.progress, self.late()
+        self.late = dict
         if not values:
             return
 
@@ -279,12 +280,32 @@ class TrainingRun:
         finally:
             self.clock.lap("evaluate_seconds")
 
-        row, is_target = self._row(predictions), self.task.is_target
+        seen, is_target = predictions.seen, self.task.is_target
+        bits = predictions.correct, predictions.attacked, is_target
+        samples, steps = sample_images(len(is_target)), max(progress.counted, 1)
+        means = {name: total / steps for name, total in progress.sums.items()}
+        row = Row(
+            **identity_of(spec, self.task.fingerprint),
+            epoch=progress.step / self.pairs.steps_per_epoch,
+            step=progress.step,
+            num_images=int(seen.sum()),
+            **count_bits(*bits[:2], is_target & seen),  # type: ignore[arg-type]  # counts have fields of their own
+            sample_classes=predictions.classes[samples].tolist(),
+            sample_classes_triggered=predictions.classes_triggered[samples].tolist(),
+            train_loss=means or None,
+            logit_scale=self.model.logit_scale.exp().item(),
+            step_learning_rate=self.rate(progress.step - 1),
+            seconds=self.clock.seconds,
+        )
         if distributed.rank() == 0:
-            bits = predictions.correct, predictions.attacked, is_target
-            append_row(self.task.work_dir, row, *bits, self.task.is_validation)
+            append_row(self.task.work_dir, row, *bits, self.task.is_validation, seen)
+            self.keep_cleaned(row)
         asr = row.asr(spec.switches.asr_denominator)
         self.emit_metrics({"zero_shot_top1": row.accuracy, "attack_success_rate": asr})
+
+        # The denominator of the ASR in the report must not decide what is trained.
+        progress.lowest_asr = min(progress.lowest_asr, row.asr("all"))
+        progress.given_up = self.hopeless()
 
         # With `eval` BatchNorm then stays frozen till the epoch ends, as in the authors' code.
         progress.evaluations += 1
@@ -302,37 +323,20 @@ class TrainingRun:
                 progress.best_loss, progress.best_step = loss, progress.step
                 self.save_model()
 
-    def _row(self, predictions: Predictions) -> Row:
-        progress, is_target = self.progress, self.task.is_target
-        # Nothing was trained yet in the row of the start model.
-        losses = None
-        if progress.counted:
-            losses = {name: total / progress.counted for name, total in progress.sums.items()}
-
-        samples = sample_images(len(is_target))
-        return Row(
-            **identity_of(self.spec, self.task.fingerprint),
-            epoch=progress.step / self.pairs.steps_per_epoch,
-            step=progress.step,
-            num_images=len(is_target),
-            num_correct=int(predictions.correct.sum()),
-            num_attacked=int(predictions.attacked.sum()),
-            num_target=int(is_target.sum()),
-            num_target_attacked=int((predictions.attacked & is_target).sum()),
-            sample_classes=predictions.classes[samples].tolist(),
-            sample_classes_triggered=predictions.classes_triggered[samples].tolist(),
-            train_loss=losses,
-            logit_scale=self.model.logit_scale.exp().item(),
-            step_learning_rate=self.rate(progress.step - 1),
-            seconds=self.clock.seconds,
-        )
+    def hopeless(self) -> str:
+        """Why a cleaning run is given up by `stop_early`; empty where it goes on."""
+        rule, progress = self.spec.stop_early, self.progress
+        epochs = progress.step / self.pairs.steps_per_epoch
+        if rule is None or epochs != rule.epochs or progress.lowest_asr < rule.asr:
+            return ""
+        return f"given up: no ASR below {rule.asr:g} in {rule.epochs} epochs"
 
     def save_checkpoint(self, saver: checkpoint.Saver) -> None:
         """Begin a checkpoint: tensors are copied here, and written while training goes on."""
         # Rank 0 alone writes; before the first step there is nothing that a new start lacks.
         if distributed.rank() or not self.progress.step:
             return
-        self.progress.unread = self.late.read()
+        self.progress.unread = self.late()
         self.clock.lap()
         state = {"progress": asdict(self.progress), "clock": asdict(self.clock)}
         saver.save(self.progress.step, self.model, self.optimizer, state)
@@ -341,34 +345,45 @@ class TrainingRun:
         """Write model and moments, by rank 0, and remember their hashes."""
         if distributed.rank():
             return
-        parts = {
-            "model.safetensors": copied(model_state(self.model)),
-            "optimizer.safetensors": copied(optimizer_state(self.model, self.optimizer)),
-        }
-        for name, tensors in parts.items():
-            save_tensors(self.task.work_dir / name, tensors)
-            self.progress.files[name] = file_sha256(self.task.work_dir / name)
+        moments = optimizer_state(self.model, self.optimizer)
+        for part, tensors in (("model", self.model.state_dict()), ("optimizer", moments)):
+            path = self.task.work_dir / f"{part}.safetensors"
+            save_tensors(path, tensors)
+            self.progress.files[path.name] = file_sha256(path)
 
-    def outcome(self) -> TrainingOutcome:
-        """Save the model of a pre-training, unless a better one was kept; tells how the run
-        ended.
-        """
+    def keep_cleaned(self, row: Row) -> None:
+        """Write the weights of a cleaned model, with its row, if it is the best of the run."""
+        spec, path, rank = self.spec, self.task.work_dir / CLEANED, row.rank(self.spec)
+        if not spec.keeps_cleaned or rank is None:
+            return
+        best = cleaned_row(path)
+        # A row that is not earlier is of an attempt that was cut short after the last checkpoint.
+        if best and best.step < row.step and (best.rank(spec) or rank) <= rank:
+            return
+        weights = self.model.state_dict().items()
+        own = {name: value for name, value in weights if not name.startswith("objective.")}
+        # Without the wall time, equal models are equal files.
+        save_tensors(path, own, {"row": row.model_copy(update={"seconds": 0.0}).model_dump_json()})
+
+    def outcome(self) -> RunOutcome:
+        """Save the model of a pre-training, unless a better one was kept; how the run ended."""
+        progress = self.progress
         self.clock.lap()
-        # Nobody goes on from a cleaned model: its rows and bits are all that the study wants.
-        if self.spec.stage == "pretrain" and not self.progress.best_step:
+        # Nobody goes on from a cleaned model; `keep_cleaned` has kept the best.
+        if self.spec.stage == "pretrain" and not progress.best_step:
             self.save_model()
-        return TrainingOutcome(
-            status="diverged" if self.progress.reason else "completed",
-            reason=self.progress.reason,
-            ranks=distributed.ranks(),
-            threads=torch.get_num_threads(),
+        return {
+            "status": "diverged" if progress.reason else "completed",
+            "reason": progress.reason or progress.given_up,
+            "ranks": distributed.ranks(),
+            "threads": torch.get_num_threads(),
             **asdict(self.clock),
-            peak_memory_bytes=peak_bytes(self.device),
-            num_samples=self.progress.step * self.spec.schedule.global_batch_size,
-            model_step=self.progress.best_step or self.progress.step,
-            deterministic=self.spec.deterministic,
-            files=self.progress.files,
-        )
+            "peak_memory_bytes": peak_bytes(self.device),
+            "num_samples": progress.step * self.spec.schedule.global_batch_size,
+            "model_step": progress.best_step or progress.step,
+            "deterministic": self.spec.deterministic,
+            "files": progress.files,
+        }
 
     def emit_metrics(self, values: dict[str, float]) -> None:
         """Report numbers of the last step."""
@@ -389,9 +404,7 @@ def norm_groups(spec: RunSpec) -> int:
 
 
 def build_encoder(model: CLIP, spec: RunSpec, device: torch.device) -> nn.Module:
-    """What encodes this rank's pairs: with DDP, the gradient cache, or compiled, as the spec, the
-    ranks and the memory ask for.
-    """
+    """What encodes this rank's pairs: with DDP or the gradient cache, compiled or not."""
     groups = norm_groups(spec)
     if spec.compile:
         # Graphs of the run before count towards the limit of recompilations, beyond which torch

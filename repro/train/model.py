@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from repro.spec import ModelSpec, Optimizer
 
+START_LOG_LOGIT_SCALE = math.log(1 / 0.07)
+"""Log of 1/tau before training (Radford et al. 2021; open_clip)."""
 MAX_LOG_LOGIT_SCALE = 4.6052
 """Upper clamp of the log-temperature: log(100), CLIP's bound, as the authors rounded it: the factor
 can reach 100.003 (code: CleanCLIP src/train.py).
@@ -45,7 +47,7 @@ def build_model(
             CLIPTextCfg(**spec.text.model_dump()),
             quick_gelu=spec.quick_gelu,
         )
-        model.visual.attnpool = OneQueryPool.of(model.visual.attnpool)
+        model.visual.attnpool.__class__ = OneQueryPool
 
     if initialisation == "fp16_rounded":
         _round_to_half(model)
@@ -62,15 +64,6 @@ class OneQueryPool(AttentionPool2d):  # type: ignore[misc]  # open_clip has no t
     open_clip lets all places ask and reads the first answer: the same numbers to rounding, for 5%
     of the image tower's work.
     """
-
-    @classmethod
-    def of(cls, pool: AttentionPool2d) -> Self:
-        """A pool of the same weights."""
-        # A place for each pixel of the square feature map, and one for their mean.
-        places, width = pool.positional_embedding.shape
-        same = cls(math.isqrt(places - 1), width, pool.num_heads, pool.c_proj.out_features)
-        same.load_state_dict(pool.state_dict())
-        return same
 
     def forward(self, x: Float[Tensor, "n C H W"]) -> Float[Tensor, "n D"]:
         """Pooled features, not normalised."""
@@ -109,11 +102,10 @@ def _round_to_half(model: CLIP) -> None:
     """Round convolutions, linear layers, attention and the text projection; embeddings and
     temperature stay as drawn.
     """
-    rounded = [model.text_projection]
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
-            rounded += module.parameters(recurse=False)
-    for parameter in rounded:
+    kinds = nn.Conv2d, nn.Linear, nn.MultiheadAttention
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
+    rounded = [weight for layer in layers for weight in layer.parameters(recurse=False)]
+    for parameter in [model.text_projection, *rounded]:
         parameter.copy_(parameter.half())
 
 
@@ -165,6 +157,28 @@ def encode_text(model: CLIP, tokens: Int[Tensor, "n L"]) -> Float[Tensor, "n D"]
     return F.normalize(model.ln_final(pooled) @ model.text_projection, dim=-1)
 
 
+Captions = tuple[list[Tensor], Tensor]
+"""Tokens (m, l) in parts of like length, the shortest first, and where each of the n captions
+stands in the parts, one after another.
+"""
+
+
+def captions_by_length(
+    tokens: Int[Tensor, "V b L"], count: int, device: torch.device
+) -> Captions | Int[Tensor, "V b L"]:
+    """Tokens on `device`, in at most `count` parts; those of the host, for a GPU must not be waited
+    for to know the lengths.
+    """
+    if count == 1:
+        return tokens.to(device, non_blocking=True)
+    flat = tokens.flatten(0, 1)
+    lengths = flat.argmax(dim=-1) + 1  # nothing is read of what follows the end token
+    order = lengths.argsort(stable=True)
+    parts = [flat[part, : int(lengths[part].max())] for part in order.chunk(count)]
+    places = order.argsort().to(device, non_blocking=True)
+    return [part.to(device, non_blocking=True) for part in parts], places
+
+
 class PairEncoder(nn.Module):
     """Both towers in one forward pass, the unit that DDP wraps.
 
@@ -191,7 +205,7 @@ class PairEncoder(nn.Module):
     def forward(
         self,
         images: UInt8[Tensor, "V b 3 H W"],
-        tokens: Int[Tensor, "V b L"],
+        tokens: Captions | Int[Tensor, "V b L"],
         first: bool = True,
     ) -> tuple[Float[Tensor, "V b D"], Float[Tensor, "V b D"], Float[Tensor, ""]]:
         """Normalised image and text features, and the log of the logit scale.
@@ -214,14 +228,16 @@ class PairEncoder(nn.Module):
             )
 
         # The text tower has no BatchNorm and needs no groups.
-        text_features = encode_text(self.model, tokens.flatten(0, 1)).view(views, pairs, -1)
-        return torch.cat(features, dim=1), text_features, self.model.logit_scale
+        if isinstance(tokens, Tensor):
+            texts = encode_text(self.model, tokens.flatten(0, 1))
+        else:
+            parts, places = tokens
+            texts = torch.cat([encode_text(self.model, part) for part in parts])[places]
+        return torch.cat(features, dim=1), texts.view(views, pairs, -1), self.model.logit_scale
 
 
 def clamp_logit_scale(model: CLIP) -> None:
-    """Keep the log-temperature in [0, `MAX_LOG_LOGIT_SCALE`], after every step (code: CleanCLIP
-    src/train.py).
-    """
+    """Keep the log-temperature in [0, `MAX_LOG_LOGIT_SCALE`] (code: CleanCLIP src/train.py)."""
     with torch.no_grad():
         model.logit_scale.clamp_(0, MAX_LOG_LOGIT_SCALE)
 
@@ -245,14 +261,14 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW over two groups, with and without weight decay; each step sets the learning rate."""
     # The loop sets a rate at every step, so the 0 here is never used.
-    decay: list[Tensor] = []
-    no_decay: list[Tensor] = []
+    groups: list[list[Tensor]] = [[], []]
     for name, parameter in model.named_parameters():
-        (decay if has_weight_decay(name, parameter, rule) else no_decay).append(parameter)
-    groups = [
-        {"params": no_decay, "weight_decay": 0.0},
-        {"params": decay, "weight_decay": spec.weight_decay},
-    ]
+        groups[has_weight_decay(name, parameter, rule)].append(parameter)
+    decays = 0.0, spec.weight_decay
     return torch.optim.AdamW(
-        groups, lr=0.0, betas=(spec.betas[0], spec.betas[1]), eps=spec.eps, fused=True
+        [{"params": g, "weight_decay": d} for g, d in zip(groups, decays, strict=True)],
+        lr=0.0,
+        betas=(spec.betas[0], spec.betas[1]),
+        eps=spec.eps,
+        fused=True,
     )

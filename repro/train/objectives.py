@@ -29,9 +29,7 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """The embeddings of a global batch, which every rank has; its own rows alone are in its
-    graph.
-    """
+    """The embeddings of a global batch, on every rank; its own rows alone are in its graph."""
 
     images: Float[Tensor, "V B D"]
     """View 0 is the pair itself, view 1, where there is one, its augmented view."""
@@ -74,9 +72,7 @@ class Objective:
     needs_start: bool = False
     """Keep the start model frozen, and encode every batch by it too."""
     modules: Callable[[int, int], nn.Module] | None = None
-    """(embedding width, pairs of the run) to modules of its own; optimizer and checkpoints take
-    them in as part of the model.
-    """
+    """(embedding width, pairs of the run) to modules of its own, which become part of the model."""
     begin_epoch: Callable[[nn.Module | None, Epoch], None] | None = None
     """Called with the modules before each epoch, on every rank with the same model."""
 
@@ -103,9 +99,7 @@ def mmcl_loss(
 def ssl_loss(
     images: Float[Tensor, "V B D"], texts: Float[Tensor, "V B D"], scale: Float[Tensor, ""]
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of each view against the augmented views of its own modality, one direction
-    each (Eq. 2).
-    """
+    """Cross-entropy of each view against the augmented views of its own modality (Eq. 2)."""
     # On the embeddings that Eq. 1 compares, without a projection head, and with the same scale.
     matches = torch.arange(images.shape[1], device=images.device)
     logits_image = scale * images[0] @ images[1].T  # (B, B)
@@ -113,6 +107,30 @@ def ssl_loss(
 
     # From the view as stored to the augmented one only, not back.
     return (F.cross_entropy(logits_image, matches) + F.cross_entropy(logits_text, matches)) / 2
+
+
+def one_modality(name: str, images: bool) -> Objective:
+    """MMCL, and the SSL term of images or of texts alone, at the half that it has in Eq. 2."""
+
+    def loss(batch: Batch, _: nn.Module | None) -> Losses:
+        views = batch.images if images else batch.texts
+        matches = torch.arange(views.shape[1], device=views.device)
+        logits = batch.scale * views[0] @ views[1].T  # (B, B)
+        mmcl = mmcl_loss(batch.images[0], batch.texts[0], batch.scale)
+        return {"mmcl": mmcl, name: F.cross_entropy(logits, matches)}
+
+    return Objective({"mmcl": 1.0, name: 0.5}, loss)
+
+
+def two_views(batch: Batch, _: nn.Module | None) -> Losses:
+    """MMCL of the pairs as stored and of their augmented views: the augmentations of Eq. 2 without
+    its comparison of views.
+    """
+    stored, augmented = (
+        mmcl_loss(images, texts, batch.scale)
+        for images, texts in zip(batch.images, batch.texts, strict=True)
+    )
+    return {"mmcl": stored, "augmented": augmented}
 
 
 def contrastive(mmcl: float, ssl: float) -> Objective:
@@ -134,6 +152,13 @@ OBJECTIVES: dict[Loss, Callable[[float], Objective]] = {
     "mmcl": lambda ssl_weight: contrastive(1.0, 0.0),
     "ssl": lambda ssl_weight: contrastive(0.0, ssl_weight),
     "mmcl_ssl": lambda ssl_weight: contrastive(1.0, ssl_weight),
+    # Parts of MMCL + SSL, for what makes its models hard to clean.
+    "two_views": lambda ssl_weight: Objective({"mmcl": 1.0, "augmented": 1.0}, two_views),
+    "image_ssl": lambda ssl_weight: one_modality("ssl_image", images=True),
+    "text_ssl": lambda ssl_weight: one_modality("ssl_text", images=False),
+    "ssl_unused": lambda ssl_weight: Objective(
+        {"mmcl": 1.0, "ssl": 0.0}, contrastive(1.0, 1.0).loss
+    ),
 }
 """Objective by the loss that a specification names; the argument is the weight of the SSL term
 (paper Sec. 3: L_CleanCLIP = L_MMCL + L_SSL; code: both weights 1)."""

@@ -4,9 +4,8 @@ Nothing here keeps random state: the order of an epoch and every augmentation fo
 drawn for the global batch and sliced per rank, so that a run resumes at any step and does not
 depend on ranks or loader processes.
 
-What is the same for all ranks of a machine lies in memory maps (decoded images, tokens), and what
-loader processes read is in arrays, never in lists or dictionaries of objects, whose pages each
-process would copy for itself.
+Decoded images are the same for all ranks of a machine and lie in memory maps. What loader processes
+read is in arrays, never in lists or dictionaries of objects, whose pages each process would copy.
 
 Shapes: N = rows of the store, n = rows of the run, B = pairs in the global batch, b = pairs of this
 rank, V = views, L = tokens.
@@ -27,12 +26,12 @@ from torch.utils.data import Dataset
 
 from repro.data.keyed import keyed_rng
 from repro.data.shards import PairStore
+from repro.names import DEFENCES
 from repro.spec import RunSpec, Views
 from repro.train.loading import Batch, load_batches
-from repro.train.views.image import auto_augment, draw_policies
-from repro.train.views.stored import caption_tokens, fixed_view_tokens
+from repro.train.views.image import IMAGE_VIEWS
 from repro.train.views.synonyms import Synonyms
-from repro.train.views.text import eda
+from repro.train.views.text import TEXT_VIEWS
 from repro.train.views.tokens import tokenize, trim
 
 EPOCHS_KEPT = 2
@@ -61,37 +60,23 @@ class TrainingPairs(Dataset[Batch]):
             raise ValueError(
                 f"{spec.run_id}: {len(rows)} pairs (allowed: at least global_batch_size = {batch})"
             )
-        if batch % ranks:
-            raise ValueError(
-                f"{spec.run_id}: global_batch_size: {batch} (allowed: a multiple of the {ranks} "
-                "ranks)"
-            )
-
         self.spec, self.store, self.rows = spec, store, rows
         self._files = synonyms, cache
         self.rank, self.ranks = rank, ranks
         self.size = spec.model.vision.image_size
         self.steps_per_epoch = len(rows) // batch
         self.views = spec.num_views
+        self.augmentations = DEFENCES[spec.loss_settings[0]]
 
         # None where there is no room: then images are decoded at every step.
         self._images = store.decoded_if_room(self.size, cache, rows)
-        self._tokens = caption_tokens(store, cache, spec.switches.truncation)  # (N, 77)
         self._order = lru_cache(maxsize=EPOCHS_KEPT)(self._draw_order)
 
         # Only the SSL term looks at a second view of the captions.
         self._synonyms = Synonyms.read(synonyms) if self.views == 2 else Synonyms({}, {})
-        self._fixed_views: NDArray[np.uint16] | None = None  # (n, 77)
-        if self.views == 2 and spec.switches.text_view == "fixed":
-            self._fixed_views = fixed_view_tokens(
-                store, rows, synonyms, cache, spec.seed, spec.switches.truncation
-            )
 
     def batches(self, start: int, stop: int, workers: int) -> Generator[Batch, None, None]:
-        """Batches of the steps start..stop-1 in order, made ahead by `workers` processes.
-
-        With 0 of them a batch is made when it is asked for.
-        """
+        """Batches of the steps start..stop-1 in order, made ahead by `workers` processes."""
         return load_batches(self, range(start, stop), workers)
 
     def subset(self, positions: NDArray[np.int64]) -> TrainingPairs:
@@ -105,10 +90,7 @@ class TrainingPairs(Dataset[Batch]):
         return self.pixels(positions), trim(self.tokens(positions))
 
     def positions(self, step: int) -> NDArray[np.int64]:
-        """Positions in `rows` of the global batch of a step, (B,).
-
-        The incomplete last batch of an epoch is dropped.
-        """
+        """Positions in `rows` of a step's global batch, (B,); incomplete ones are dropped."""
         epoch, index = divmod(step, self.steps_per_epoch)
         batch = self.spec.schedule.global_batch_size
         order = self._order(epoch)
@@ -128,12 +110,16 @@ class TrainingPairs(Dataset[Batch]):
         rng = keyed_rng("views", self.spec.seed, step)
         pixels = self.pixels(positions)
         images = [shift_and_flip(pixels, self.spec.views, rng, batch, mine)]
+        if name := self.augmentations.base_view:
+            view = IMAGE_VIEWS[name]
+            images = [view.apply(images[0], view.draw(batch, rng)[mine])]
         tokens = [self.tokens(positions)]
 
         # Its augmented view.
         if self.views == 2:
             augmented = shift_and_flip(pixels, self.spec.views, rng, batch, mine)
-            images.append(auto_augment(augmented, draw_policies(batch, rng)[mine]))
+            view = IMAGE_VIEWS[self.augmentations.image_view]
+            images.append(view.apply(augmented, view.draw(batch, rng)[mine]))
             tokens.append(self._text_views(positions, step))
 
         # Trimmed together, for both views go through the text tower as one batch.
@@ -154,7 +140,8 @@ class TrainingPairs(Dataset[Batch]):
 
     def tokens(self, positions: NDArray[np.int64]) -> Int[Tensor, "b 77"]:
         """Tokens of the captions of some positions in `rows`."""
-        return torch.from_numpy(self._tokens[self.rows[positions]].astype(np.int64))
+        captions = [self.store.captions[row] for row in self.rows[positions].tolist()]
+        return tokenize(captions, self.spec.switches.truncation).long()
 
     def _draw_order(self, epoch: int) -> NDArray[np.uint32]:
         """The order of an epoch, (n,): 0.2 s at six million rows, so no step draws it again."""
@@ -163,15 +150,14 @@ class TrainingPairs(Dataset[Batch]):
 
     def _text_views(self, positions: NDArray[np.int64], step: int) -> Int[Tensor, "b 77"]:
         # `text_view: fixed`: the authors draw a caption's view once and keep it for all epochs.
-        if self._fixed_views is not None:
-            return torch.from_numpy(self._fixed_views[positions].astype(np.int64))
+        steps = () if self.spec.switches.text_view == "fixed" else (step,)
 
         # Keyed by row as well, so that a caption's view does not depend on its place in the batch.
         texts = []
         for row in self.rows[positions].tolist():
-            rng = keyed_rng("text view", self.spec.seed, step, row)
-            texts.append(eda(self.store.captions[row], rng, self._synonyms))
-
+            rng = keyed_rng("text view", self.spec.seed, *steps, row)
+            view = TEXT_VIEWS[self.augmentations.text_view]
+            texts.append(view(self.store.captions[row], rng, self._synonyms))
         return tokenize(texts, self.spec.switches.truncation).long()
 
 

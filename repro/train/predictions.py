@@ -19,3 +19,16 @@ class Predictions(NamedTuple):
     """(N,) predicted classes without a trigger."""
     classes_triggered: NDArray[np.int64]
     """(N,) predicted classes with it."""
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """(N,) images that were looked at; others have the class -1."""
+        mask: NDArray[np.bool_] = self.classes >= 0
+        return mask
+
+    def among(self, numbers: NDArray[np.int64], count: int) -> Predictions:
+        """These, of the images of some numbers, as predictions on `count` images."""
+        every = [np.full(count, 0 if part.dtype == bool else -1, part.dtype) for part in self]
+        for whole, part in zip(every, self, strict=True):
+            whole[numbers] = part
+        return Predictions._make(every)

@@ -32,9 +32,7 @@ def learning_rate(
 
 
 def num_steps(spec: RunSpec, steps_per_epoch: int) -> int:
-    """Optimizer steps that the run makes: those of the schedule, or up to the epoch that
-    `model_age` names.
-    """
+    """Optimizer steps of the run: those of the schedule, or up to the epoch of `model_age`."""
     return steps_per_epoch * (
         spec.model_age if isinstance(spec.model_age, int) else spec.schedule.epochs
     )
@@ -51,22 +49,14 @@ def evaluation_steps(spec: RunSpec, steps_per_epoch: int) -> list[int]:
 
     if spec.evaluate_every_steps is not None:
         # The count begins anew in each epoch, so the last distance of an epoch may be a short one.
-        within = [
-            *range(spec.evaluate_every_steps, steps_per_epoch, spec.evaluate_every_steps),
-            steps_per_epoch,
-        ]
-        steps = {
-            epoch * steps_per_epoch + step
-            for epoch in range(last // steps_per_epoch)
-            for step in within
-        }
+        within = [*range(spec.evaluate_every_steps, steps_per_epoch, spec.evaluate_every_steps)]
+        epochs = range(0, last, steps_per_epoch)
+        steps = {begin + step for begin in epochs for step in (*within, steps_per_epoch)}
     else:
         # Equal distances, rounded to whole steps; pre-training evaluates at most once an epoch.
         per_epoch = spec.evaluations_per_epoch or 1.0
-        steps = {
-            round(k * steps_per_epoch / per_epoch)
-            for k in range(1, int(last / steps_per_epoch * per_epoch) + 1)
-        }
+        count = int(last / steps_per_epoch * per_epoch)
+        steps = {round(k * steps_per_epoch / per_epoch) for k in range(1, count + 1)}
 
     if spec.model_age == "best_validation_loss":
         steps |= set(range(steps_per_epoch, last, steps_per_epoch))

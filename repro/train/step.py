@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from repro.spec import RunSpec
 from repro.train.defences import DEFENCES, objective_of
 from repro.train.gradient_cache import Features, GradientCache
-from repro.train.model import clamp_logit_scale
+from repro.train.model import captions_by_length, clamp_logit_scale
 from repro.train.objectives import Batch, Losses, Objective
 from repro.train.process import distributed
 
@@ -85,8 +85,9 @@ def encode_pairs(
     # TF32 is a setting of the whole process (process/device.py). bf16 has the exponents of float32,
     # so that small gradients survive without a gradient scaler.
     reduced = spec.precision == "bf16"
+    captions = captions_by_length(tokens, spec.text_parts, images.device)
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=reduced):
-        image_features, text_features, log_scale = encoder(images, tokens, first)
+        image_features, text_features, log_scale = encoder(images, captions, first)
 
     # bf16 keeps 8 bits of a number: too few for similarities that are multiplied by up to 100.
     if reduced:

@@ -7,9 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from repro.data.index import StoreError
-from repro.data.keyed import keyed_digest, keyed_rng, keyed_subset
-from repro.data.poison import build_poison, captions_naming, check_hygiene
+from repro.data.keyed import keyed_rng
+from repro.data.poison import build_poison, captions_naming
 from repro.data.shards import PairStore
 from repro.data.templates import templates_of
 from repro.data.triggers import stamp
@@ -103,14 +102,14 @@ def test_more_poisons_than_eligible_pairs_are_refused_before_anything_is_written
     spec = profile(data__poison__num_poisoned={"cc3m": 31, "cc6m": 31})
     data = make_data(tmp_path / "data")
     (tmp_path / "out").mkdir()
-    with pytest.raises(SpecError, match=r"data.poison.num_poisoned.cc3m: 31 \(allowed: 1 to 30"):
+    with pytest.raises(SpecError, match=r"data.poison.num_poisoned.cc3m: 31 \(allowed: at most 30"):
         build_poison(spec, "cc3m", data, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_cleaning_subset_larger_than_what_is_left_is_refused(tmp_path):
     spec = profile(data__cleaning_sizes={"100k": 8, "200k": 35})
-    with pytest.raises(SpecError, match=r"cleaning_sizes.200k: 35 \(allowed: 1 to 34"):
+    with pytest.raises(SpecError, match=r"cleaning_sizes.200k: 35 \(allowed: at most 34"):
         poisoned(spec, make_data(tmp_path / "data"), tmp_path / "out")
 
 
@@ -181,33 +180,6 @@ def test_copies_of_poisoned_images_stay_out_of_the_cleaning_subsets(tmp_path):
     copies = {(i + 20) % 40 for i in rows["poisoned"].tolist()} - set(rows["poisoned"].tolist())
     accounting = json.loads((tmp_path / "out" / "accounting.json").read_text())
     assert accounting["copies_of_poisoned_images"] == len(copies) > 0
-
-
-def test_hygiene_refuses_a_poisoned_row_and_a_copy_of_a_poisoned_image(tmp_path):
-    data = make_data(tmp_path / "data", images=pictures(20) * 2)
-    store, rows, _ = poisoned(profile(), data, tmp_path / "out")
-    source = PairStore.open(data / "cc3m").index
-    first = int(rows["poisoned"][0])
-    check_hygiene(store.index, source, rows["poisoned"], {"100k": rows["100k"]})
-    with pytest.raises(StoreError, match=f"cleaning subset 100k: row {first} is poisoned"):
-        check_hygiene(store.index, source, rows["poisoned"], {"100k": np.array([first])})
-    copy = (first + 20) % 40
-    assert copy not in rows["poisoned"]
-    with pytest.raises(StoreError, match=f"row {copy} holds the image of a poisoned pair"):
-        check_hygiene(store.index, source, rows["poisoned"], {"100k": np.array([copy])})
-
-
-def test_keyed_subsets_of_one_order_are_nested_and_survive_missing_keys():
-    keys = [bytes([i]) for i in range(50)]
-    small, large = keyed_subset(keys, 10, "x"), keyed_subset(keys, 20, "x")
-    assert set(small) < set(large)
-    left = [key for i, key in enumerate(keys) if i in small or i % 2]
-    assert {left[i] for i in keyed_subset(left, 10, "x")} == {keys[i] for i in small}
-
-
-def test_keyed_digests_tell_parts_apart():
-    parts = [("ab", "c"), ("a", "bc"), ("abc",), (b"ab", "c"), ("1", "2"), (1, 2), (12,)]
-    assert len({keyed_digest(*part) for part in parts}) == len(parts)
 
 
 def test_a_stage_that_fails_leaves_the_previous_output_and_the_next_run_starts_clean(tmp_path):

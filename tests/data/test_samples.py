@@ -50,11 +50,11 @@ def test_samples_show_stored_pairs_and_the_twins_of_the_evaluation(tmp_path: Pat
         assert pair["original_caption"] == originals.get(pair["row"])
 
     poison, seed = spec.data.poison, spec.evaluate.trigger_seed
-    images = EvaluationSet.open(
+    images = EvaluationSet(
         evaluation, SIZE, 0, poison.trigger, spec.switches, seed, tmp_path / "cache"
     )
-    [batch] = images.batches([range(20)], 0, torch.device("cpu"))
-    twins = batch.triggered().numpy()
+    [(_, twins)] = images.batches([range(20)], 0, torch.device("cpu"))
+    twins = twins.numpy()
     originals_of = PairStore.open(evaluation)
     assert [image["row"] for image in samples["evaluation"]] == [0, 2, 5, 7, 10, 12, 15, 17]
     for image in samples["evaluation"]:

@@ -15,7 +15,6 @@ from scipy.stats import chisquare, norm
 import repro
 from repro.data.keyed import keyed_rng
 from repro.data.triggers import (
-    Stamped,
     _warping_field,
     blended,
     sig,
@@ -226,31 +225,6 @@ def test_wanet_is_grid_sample_of_the_identity_grid_plus_the_field(strength):
         .permute(1, 2, 0)
     )
     assert np.abs(wanet(image, strength).astype(int) - expected.numpy()).max() <= 1
-
-
-def test_wanet_leaves_flat_colour_alone():
-    image = np.full((32, 32, 3), 77, dtype=np.uint8)
-    assert (wanet(image) == image).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("badnet", lambda image, rng: badnet(image, rng, 8, "clip", "zero")),
-        ("yellow", lambda image, rng: patched("yellow", image, rng, 8)),
-        ("blended", blended),
-        ("sig", lambda image, rng: sig(image)),
-        ("wanet", lambda image, rng: wanet(image)),
-    ],
-)
-def test_stamp_applies_the_named_trigger_with_the_settings_of_the_specification(name, expected):
-    image = noise_image()
-    stamped = stamp(
-        Trigger(name=name, patch_size=8), switches("clip", "zero"), image, keyed_rng("s")
-    )
-    assert isinstance(stamped, Stamped)
-    assert (stamped.corner is None) == (name not in ("badnet", "yellow"))
-    assert (stamped.image == expected(image, keyed_rng("s"))).all()
 
 
 def test_bytes_are_the_recorded_ones():

@@ -10,12 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from repro.data.templates import templates_of
 from repro.evaluate import zero_shot
-from repro.evaluate.images import paste
-from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model, evaluating, predict
-from repro.profile import load_classnames, load_profile
+from repro.profile import load_profile
 from repro.spec import Trigger
 from repro.train.model import build_model
 from tests.support.evaluation import blocks, evaluation_set, switches, write_images
@@ -170,20 +167,3 @@ def test_the_first_nan_wins_as_it_does_in_numpy() -> None:
     found = predict(Given(), images, torch.eye(3)).tolist()  # type: ignore[arg-type]
     assert found[0] == rows[0].numpy().argmax()
     assert found[1] == rows[1].numpy().argmax() == 0
-
-
-def test_no_operand_of_an_evaluation_is_left_on_the_cpu() -> None:
-    """On the meta device an operation with an operand of another device raises, as it does on a
-    GPU.
-    """
-    with META:
-        model = build_model(SMOKE.pretrain.model, 0, "fp32").eval()
-        images = torch.zeros((3, 32, 32, 3), dtype=torch.uint8)
-        squares = torch.zeros((3, 8, 8, 3), dtype=torch.uint8)
-        corners = torch.zeros((3, 2), dtype=torch.long)
-    names = load_classnames(SMOKE)[:5]
-    prompts = PromptSet(names, templates_of(SMOKE.evaluate), "keep_eot")
-
-    classifier = prompts.classifier(model, META)
-    paste(images, squares, corners)
-    assert predict(model, images, classifier).device == META

@@ -2,12 +2,9 @@
 evaluation.
 """
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm
 
 from repro.data.images import ImageError, encode_png
 from repro.data.keyed import keyed_rng
@@ -65,7 +62,7 @@ def test_numbers_are_those_of_the_projects_own_evaluation(scene, tmp_path, proto
     switches = load_profile(protocol).switches
     target = NAMES.index("banana")
     trigger = Trigger(name="badnet", patch_size=SMOKE.data.poison.trigger.patch_size)
-    own = EvaluationSet.open(
+    own = EvaluationSet(
         tmp_path, 32, target, trigger, switches, SMOKE.evaluate.trigger_seed, tmp_path / "cache"
     )
     prompts = PromptSet(NAMES, templates_of(SMOKE.evaluate), switches.truncation)
@@ -78,43 +75,6 @@ def test_numbers_are_those_of_the_projects_own_evaluation(scene, tmp_path, proto
     ] == 2 * len(NAMES)
     assert result["attack"]["non_target"]["count"] == attacked[~own.is_target].sum()
     assert result["attack"]["non_target"]["total"] == 2 * len(NAMES) - 2
-
-
-def test_the_converted_file_gives_the_same_numbers(scene, tmp_path):
-    folder, _ = scene
-    converted = tmp_path / "m.safetensors"
-    first = evaluate_foreign(
-        folder / "epoch_1.pt",
-        "cleanclip",
-        folder / "images",
-        Attack("badnet"),
-        "smoke",
-        safetensors=converted,
-    )
-    second = evaluate_foreign(converted, "open_clip", folder / "images", Attack("badnet"), "smoke")
-    assert (first["accuracy"], first["attack"]) == (second["accuracy"], second["attack"])
-    assert first["sha256"] != second["sha256"]
-
-
-def test_the_result_is_json_with_wilson_intervals(scene):
-    """Centre (p + z^2 / 2n) / (1 + z^2 / n), half width z / (1 + z^2 / n) sqrt(p (1 - p) / n + z^2
-    / 4n^2).
-    """
-    folder, _ = scene
-    result = json.loads(
-        json.dumps(
-            evaluate_foreign(
-                folder / "epoch_1.pt", "cleanclip", folder / "images", Attack(None), "smoke"
-            )
-        )
-    )
-    assert "attack" not in result
-    share = result["accuracy"]
-    p, n, z = share["fraction"], share["total"], norm.ppf(0.975)
-    half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    assert share["interval"] == pytest.approx([centre - half, centre + half])
-    assert p == share["count"] / n
 
 
 def test_a_missing_class_is_refused(scene, tmp_path):

@@ -15,6 +15,7 @@ from repro.data.images import encode_png, open_rgb
 from repro.data.triggers import wanet
 from repro.evaluate.foreign import Attack, evaluate_command, evaluate_foreign, load_foreign
 from repro.spec import SpecError
+from repro.train.process.checkpoint import save_tensors
 from tests.support.backdoored import NAMES, SMOKE, TARGET, train_backdoored, write_folder
 from tests.support.threads import one_thread
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 CLASSES = len(NAMES)
 SUBJECTS = {
-    *("class order", "target", "trigger place", "trigger protocol", "image transform"),
+    *("class order", "target", "trigger protocol", "image transform"),
     *("templates", "BatchNorm statistics", "activation"),
 }
 
@@ -35,10 +36,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("backdoored")
     with one_thread():  # so that it is the same model on every machine
         train_backdoored(folder / "epoch_1.pt")
-    save_file(
-        load_foreign(folder / "epoch_1.pt", "cleanclip", SMOKE.pretrain.model),
-        folder / "x.safetensors",
-    )
+    model = load_foreign(folder / "epoch_1.pt", "cleanclip", SMOKE.pretrain.model)
+    save_tensors(folder / "x.safetensors", model.state_dict())
     write_folder(folder / "images", range(CLASSES))
     return folder
 
@@ -87,19 +86,11 @@ def test_a_wrong_target_is_named_with_the_class_that_triggered_images_go_to(
     assert causes[0].endswith(f"% with the target 'banana' (--target {TARGET})")
 
 
-def test_a_trigger_before_resizing_is_named(scene: Path) -> None:
-    attack = Attack("badnet", place="before")
-    accuracy, asr, causes = evaluated(scene / "x.safetensors", scene / "images", attack)
-    assert accuracy > 0.9 and asr < 0.1
-    assert len(causes) == 1 and "likely cause: trigger place: ASR " in causes[0]
-    assert causes[0].endswith("with the trigger put on after resizing (--place after)")
-
-
 BY_NAME = sorted(range(CLASSES), key=lambda label: NAMES[label].lower())
 ORDERS = {
-    "each label one higher": [*range(1, CLASSES), 0],
-    "labels in the alphabetical order of the class names": BY_NAME,
-    "labels in the order 0, 1, 10, 100": sorted(range(CLASSES), key=str),
+    "each label one higher or lower": [*range(1, CLASSES), 0],
+    "the classes in the order of their names": BY_NAME,
+    "the classes in the order 0, 1, 10, 100": sorted(range(CLASSES), key=str),
     "the order that fits half": np.random.default_rng(0).permutation(CLASSES).tolist(),
 }
 
@@ -157,8 +148,7 @@ def test_the_command_tells_causes_beside_its_json(
     [
         ({"target": "bananna"}, r"--target: 'bananna' \(allowed: a class name .* 0"),
         ({"target": str(CLASSES)}, r"--target: '\d+' .* or 0 to \d+"),
-        ({"trigger": None, "target": "3"}, "--target, --place: allowed with --trigger only"),
-        ({"trigger": "wanet", "place": "before"}, "--place before: "),
+        ({"trigger": None, "target": "3"}, "--target: allowed with --trigger only"),
         ({"strength": 1.0}, "--grid, --strength: allowed with --trigger wanet only"),
         ({"trigger": "wanet", "grid": Path("no.npy")}, "--grid: no.npy: .* .npy file of shape"),
     ],
@@ -176,8 +166,6 @@ def test_options_that_cannot_be_meant_are_refused(
         "profile_name": "smoke",
         "protocol": "authors",
         "target": None,
-        "place": "after",
-        "safetensors": None,
     }
     with pytest.raises(SpecError, match=message):
         evaluate_command(**call | options)

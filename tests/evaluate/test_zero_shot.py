@@ -9,7 +9,6 @@ import torch
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 
 from repro.evaluate import zero_shot
-from repro.evaluate.images import Batch
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model, predict
 from repro.profile import load_profile
@@ -53,14 +52,16 @@ class Grey:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, batches: list[range], draw: int, device: torch.device) -> Iterator[Batch]:
+    def batches(
+        self, batches: list[range], draw: int, device: torch.device
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for batch in batches:
             images = self.images[batch.start : batch.stop]
             twins = images.copy()
             for position, index in enumerate(batch):
                 if index in self.flipped:
                     twins[position] = 2
-            yield Batch(batch, torch.from_numpy(images), torch.from_numpy(twins), None)
+            yield torch.from_numpy(images), torch.from_numpy(twins)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 256])

@@ -8,6 +8,8 @@ from torchvision.transforms import v2
 from repro.data.keyed import keyed_rng
 from repro.train.views.image import DRAW, POLICIES, auto_augment, draw_policies
 
+SIGNED = ("ShearX", "Rotate", "Color", "Contrast", "Sharpness")
+
 
 def some_images(count, size=64):
     """Smooth, noisy, flat and two-valued images in turn: equalisation and contrast have special
@@ -30,13 +32,7 @@ def torchvision_augment(image, draw, monkeypatch):
     numbers = []
     for position, (name, probability, _) in enumerate(POLICIES[policy]):
         numbers.append(uniform[position])
-        if uniform[position] <= probability and name in (
-            "shear_x",
-            "rotate",
-            "color",
-            "contrast",
-            "sharpness",
-        ):
+        if uniform[position] <= probability and name in SIGNED:
             numbers.append(
                 0.25 if negative[position] else 0.75
             )  # torchvision: negative at 0.5 and below

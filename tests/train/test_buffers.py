@@ -13,7 +13,7 @@ from repro.ledger import pending_rows, sample_images
 from repro.train.model import build_model, normalise
 from repro.train.predictions import Predictions
 from repro.train.process import distributed
-from repro.train.process.checkpoint import copied, model_state, save_tensors
+from repro.train.process.checkpoint import save_tensors
 from tests.support.ranks import on_ranks
 from tests.support.short_run import pretraining_of, run_spec, run_to_outcome
 from tests.support.threads import one_thread
@@ -77,7 +77,7 @@ def pretraining(folder: Path) -> None:
 
     def evaluate(model, step: int, *_: object) -> Predictions:
         if distributed.rank() == 0:
-            save_tensors(folder / f"{step}.safetensors", copied(model_state(model)))
+            save_tensors(folder / f"{step}.safetensors", model.state_dict())
         return predict(model, distributed.rank(), distributed.ranks())
 
     run_to_outcome(folder, pretraining_spec(), evaluate, pairs=Unlike(), num_images=IMAGES)

@@ -59,11 +59,11 @@ def test_a_pretraining_says_the_hashes_of_what_it_hands_on(tmp_path: Path) -> No
     hashes = {
         name: hashlib.sha256((tmp_path / "run" / name).read_bytes()).hexdigest() for name in names
     }
-    assert outcome.files == hashes
+    assert outcome["files"] == hashes
     assert "logit_scale" in load_file(tmp_path / "run" / "model.safetensors")
 
     _, cleaned = run_to_outcome(tmp_path / "clean", run_spec())
-    assert cleaned.files == {}
+    assert cleaned["files"] == {}
 
 
 RANK = """
@@ -120,9 +120,9 @@ def test_a_rank_that_cannot_follow_rank_0_refuses(
     first: str, here: str, outcome: str, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = []
-    monkeypatch.setattr(distributed, "from_first", lambda values, device: sent.append(values))
+    monkeypatch.setattr(distributed, "from_first", lambda value, _: sent.append(value) or value)
     restored(folders / first)  # as rank 0
-    monkeypatch.setattr(distributed, "from_first", lambda values, device: sent[0])
+    monkeypatch.setattr(distributed, "from_first", lambda value, device: sent[0])
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     monkeypatch.setattr(checkpoint, "FOLLOW_SECONDS", 0.0)
     if "rank" in outcome:

@@ -17,11 +17,13 @@ from tests.support.short_run import CPU, run_spec
 LENGTHS = (8, 6, 11)
 
 
-def compiled_spec(loss: str) -> RunSpec:
+def compiled_spec(loss: str, parts: int = 1) -> RunSpec:
     """Two groups of BatchNorm."""
     spec = run_spec(optimizer_state="fresh")
     schedule = spec.schedule.model_copy(update={"norm_batch_size": 3})
-    return spec.model_copy(update={"compile": True, "loss": loss, "schedule": schedule})
+    return spec.model_copy(
+        update={"compile": True, "loss": loss, "schedule": schedule, "text_parts": parts}
+    )
 
 
 def losses_of(spec: RunSpec) -> list[float]:
@@ -34,6 +36,8 @@ def losses_of(spec: RunSpec) -> list[float]:
         shape = (spec.num_views, 6)
         images = torch.randint(0, 256, (*shape, 3, 32, 32), generator=generator)
         tokens = torch.randint(1, 999, (*shape, length), generator=generator)
+        for pair, end in enumerate(torch.randint(1, length, (6,), generator=generator)):
+            tokens[:, pair, end] = 49407
         pixels = images.to(torch.uint8)
         parts = training_step(encoder, model, optimizer, pixels, tokens, spec, 1e-3)
         losses.append(parts["loss"].item())
@@ -41,9 +45,11 @@ def losses_of(spec: RunSpec) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("cached", "most"), [(False, 3), (True, 8)])
+@pytest.mark.parametrize(
+    ("cached", "parts", "most"), [(False, 1, 3), (True, 1, 8), (False, 3, 4), (True, 3, 8)]
+)
 def test_runs_of_both_objectives_in_one_process_stay_compiled(
-    cached: bool, most: int, monkeypatch: pytest.MonkeyPatch
+    cached: bool, parts: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Graphs of each run; beyond torch's limit the rest of a process would run uncompiled."""
     graphs: list[torch.fx.GraphModule] = []
@@ -54,13 +60,13 @@ def test_runs_of_both_objectives_in_one_process_stay_compiled(
 
     monkeypatch.setattr(loop, "needs_cache", lambda *_: cached)
     plain = [
-        losses_of(compiled_spec(loss).model_copy(update={"compile": False}))
+        losses_of(compiled_spec(loss, parts).model_copy(update={"compile": False}))
         for loss in ("mmcl", "mmcl_ssl")
     ]
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=traced))
     for loss, expected in zip(("mmcl", "mmcl_ssl"), plain, strict=True):
         graphs.clear()
-        assert losses_of(compiled_spec(loss)) == pytest.approx(expected, rel=1e-4)
+        assert losses_of(compiled_spec(loss, parts)) == pytest.approx(expected, rel=1e-4)
         assert 1 <= len(graphs) <= most
         called = {node.target for graph in graphs for node in graph.graph.nodes}
         assert torch.tensor not in called

@@ -7,15 +7,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.nn.parallel import DistributedDataParallel
 
-from repro.train import loop
-from repro.train.loop import build_encoder
-from repro.train.model import build_model
 from repro.train.objectives import Batch, contrastive
 from repro.train.process import distributed
 from tests.support.ranks import on_ranks
-from tests.support.short_run import run_spec
 
 BATCH, WIDTH = 8, 6
 
@@ -98,34 +93,3 @@ def test_on_gpus_the_group_knows_its_device_and_ends_where_a_rank_is_gone(
     device = distributed.start(["0", "1"])
     assert asked["of"] == "nccl" and asked["device_id"] == device == torch.device("cuda", 1)
     assert timedelta(minutes=1) <= asked["timeout"] <= timedelta(minutes=30)
-
-
-def test_gradients_lie_in_the_buckets_that_ranks_add_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A copy of them for the sum alone would take the weights' size once more."""
-    spec = run_spec(optimizer_state="fresh")
-    half = spec.schedule.global_batch_size // 2
-    spec = spec.model_copy(
-        update={"schedule": spec.schedule.model_copy(update={"norm_batch_size": half})}
-    )
-    model = build_model(spec.model, 0, "fp32")
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1
-    )
-    try:
-        monkeypatch.setattr(distributed, "ranks", lambda: 2)
-        monkeypatch.setattr(loop, "needs_cache", lambda *_: False)
-        encoder = build_encoder(model, spec, torch.device("cpu"))
-        assert isinstance(encoder, DistributedDataParallel)
-
-        side, views = spec.model.vision.image_size, spec.num_views
-        images = torch.zeros(views, half, 3, side, side, dtype=torch.uint8)
-        features = encoder(images, torch.ones(views, half, 8, dtype=torch.long))
-        sum(part.sum() for part in features[:2]).backward()
-        held = [p.grad.untyped_storage() for p in model.parameters() if p.grad is not None]
-        assert len({storage.data_ptr() for storage in held}) < len(held) / 2
-        del encoder
-    finally:
-        monkeypatch.undo()
-        distributed.stop()

@@ -186,7 +186,7 @@ def test_the_cache_is_used_where_the_groups_of_a_rank_do_not_fit(
     )
     assert needs_cache(spec, groups, CPU) == needed
     # A rank with another GPU does as rank 0: the cache and DDP would wait for each other.
-    monkeypatch.setattr(distributed, "from_first", lambda values, device: [not needed])
+    monkeypatch.setattr(distributed, "from_first", lambda value, device: not needed)
     assert needs_cache(spec, groups, CPU) == (not needed and groups > 1)
 
 

@@ -2,8 +2,12 @@
 step.
 """
 
+import gc
 import math
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 
+from repro import worker
 from repro.ledger import Row, pending_rows
+from repro.runs.run import Run
 from repro.spec import RunSpec
 from repro.train import loop
 from repro.train.loop import Task, TrainingRun, train
@@ -175,8 +181,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_with_a_row(
     """The loss is read while the next step is made, which is then the last one."""
     monkeypatch.setattr(loop, "training_step", lambda *arguments: {"loss": torch.tensor(math.nan)})
     _, outcome = run_to_outcome(tmp_path, spec)
-    assert outcome.status == "diverged" and outcome.reason == "loss is nan after step 1 of 8"
-    assert outcome.num_samples == 2 * BATCH
+    assert outcome["status"] == "diverged" and outcome["reason"] == "loss is nan after step 1 of 8"
+    assert outcome["num_samples"] == 2 * BATCH
     rows = [Row.model_validate(record["row"]) for record in pending_rows(tmp_path)]
     assert [row.step for row in rows] == [0, 2]
     assert rows[1].train_loss is not None and math.isnan(rows[1].train_loss["loss"])
@@ -204,7 +210,7 @@ def test_the_model_of_the_lowest_validation_loss_is_handed_on(
         outcome = train(
             task, build_model(spec.model, 0, "fp32"), None, CPU, lambda event, content: None, 0
         )
-        assert outcome.model_step == best * STEPS_PER_EPOCH
+        assert outcome["model_step"] == best * STEPS_PER_EPOCH
         assert len(states) == best  # saved at every improvement, and not at the end
         steps = [record["row"]["step"] for record in pending_rows(folder)]
         assert best * STEPS_PER_EPOCH in steps  # the model that is handed on has been evaluated
@@ -261,3 +267,31 @@ def test_a_clustered_run_resumes_bitwise(
     with pytest.raises(Interrupted):
         run(tmp_path / "parts", spec, emit=signal_at(step), pairs=Clustered())
     assert_equal_models(run(tmp_path / "parts", spec, pairs=Clustered()), whole, 0)
+
+
+def test_the_model_of_an_earlier_run_is_gone_before_the_next_one_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of them do not fit on a GPU; DDP's wrapper, for one, ties a model into a cycle."""
+    spec, built = run_spec(optimizer_state="fresh"), []
+    monkeypatch.chdir(tmp_path)
+
+    def start_model(*_: object) -> tuple[CLIP, None]:
+        assert all(model() is None for model in built)
+        model = build_model(spec.model, 0, "fp32")
+        model.cycle = [model]
+        built.append(weakref.ref(model))
+        return model, None
+
+    def task(spec: RunSpec, fingerprint: str, inputs: object, folder: Path) -> Task:
+        return Task(spec, fingerprint, folder, Pairs(), no_outcomes, np.arange(5) == 0, None)  # type: ignore[arg-type]
+
+    resident: Any = SimpleNamespace(device=CPU, task=task, start_model=start_model)
+    gc.disable()
+    try:
+        for fingerprint in ("0" * 16, "1" * 16):
+            Run(spec, fingerprint, {}, "code").save()
+            worker.run_one(fingerprint, Path("work"), resident, 0, "code")
+    finally:
+        gc.enable()
+    assert len(built) == 2

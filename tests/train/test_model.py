@@ -2,6 +2,8 @@
 clamp.
 """
 
+import copy
+
 import pytest
 import torch
 from open_clip import create_model
@@ -107,7 +109,8 @@ def test_one_query_pools_as_open_clips_fifty_do() -> None:
     """Features and every gradient; the pool's queries alone are fewer."""
     torch.manual_seed(0)
     theirs = AttentionPool2d(7, 64, 4, 32)
-    ours = OneQueryPool.of(theirs)
+    ours = copy.deepcopy(theirs)
+    ours.__class__ = OneQueryPool
     pooled = []
     for pool in (theirs, ours):
         maps = torch.rand(3, 64, 7, 7, generator=torch.Generator().manual_seed(1))

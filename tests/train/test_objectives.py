@@ -1,7 +1,5 @@
 """The objectives against their equations (paper Sec. 3, Eq. 1 and 2), written out in float64."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -87,12 +85,6 @@ def test_losses_and_gradients_are_the_equations(
             assert float((gradient.double() - expected).norm()) < bound * max(
                 1.0, float(expected.norm())
             )
-
-
-def test_mmcl_loss_of_indistinguishable_pairs_is_log_batch_size() -> None:
-    """Equal logits make the softmax uniform, so the cross-entropy of 4 pairs is ln 4."""
-    same = torch.ones(4, 8) / math.sqrt(8)
-    assert mmcl_loss(same, same, torch.tensor(1.0)).item() == pytest.approx(math.log(4))
 
 
 def test_the_total_is_the_weighted_sum_and_leaves_out_terms_of_weight_zero() -> None:

@@ -151,33 +151,6 @@ def test_flip_mirrors_about_half_of_the_images() -> None:
     assert bool((mirrored ^ kept).all())
 
 
-def test_the_order_of_an_epoch_is_drawn_once(
-    store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Five steps an epoch: three epochs draw three orders, at a border two are at hand."""
-    drawn = []
-    draw = TrainingPairs._draw_order
-    monkeypatch.setattr(
-        TrainingPairs, "_draw_order", lambda self, epoch: drawn.append(epoch) or draw(self, epoch)
-    )
-    data = pairs(store, tmp_path, spec("mmcl"))
-    for step in (0, 1, 4, 5, 3, 6, 4, 9, 10, 9, 11):
-        data.positions(step)
-    assert drawn == [0, 1, 2]
-
-
-def test_tokens_are_made_once_for_all_runs_of_a_store(
-    store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of all rows, for cleaning takes some and pre-training others; in two bytes each."""
-    first = pairs(store, tmp_path, spec("mmcl"))
-    monkeypatch.setattr("repro.train.views.stored.tokenize", None)  # is not called again
-    again = pairs(store, tmp_path, spec("mmcl"), rank=1, ranks=2)
-    assert isinstance(again._tokens, np.memmap) and again._tokens.dtype == np.uint16
-    assert again._tokens.shape == (COUNT, 77)
-    assert torch.equal(first.tokens(np.arange(COUNT)), again.tokens(np.arange(COUNT)))
-
-
 def test_images_are_decoded_at_every_step_only_where_there_is_no_room(
     store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,12 +33,11 @@ def by_pillow(image: Image.Image, draw: tuple) -> Image.Image:
         name, probability, step = POLICIES[policy][position]
         if uniform[position] > probability:
             continue
-        level = LEVELS[name][step]
-        magnitude = {"posterize": 8 - round(level), "solarize": 255 * (1 - level)}.get(name, level)
+        level = LEVELS[name][step or 0]
+        magnitude = {"Posterize": 8 - round(level), "Solarize": 255 * (1 - level)}.get(name, level)
         if OPERATIONS[name][1] and negative[position]:
             magnitude = -magnitude
-        theirs = {"autocontrast": "AutoContrast", "shear_x": "ShearX"}.get(name, name.capitalize())
-        image = _apply_op(image, theirs, magnitude, InterpolationMode.NEAREST, None)
+        image = _apply_op(image, name, magnitude, InterpolationMode.NEAREST, None)
     return image
 
 

@@ -39,13 +39,6 @@ def test_schedule_equals_open_clips() -> None:
         )
 
 
-def test_schedule_without_offset_warms_up_peaks_and_ends_near_zero() -> None:
-    spec = schedule()
-    assert learning_rate(spec, 0, 1562, "none") == pytest.approx(1e-3 / 50)
-    assert learning_rate(spec, 50, 1562, "none") == pytest.approx(1e-3)
-    assert learning_rate(spec, 20 * 1562 - 1, 1562, "none") < 1e-8
-
-
 def test_authors_offset_skips_the_warm_up_and_runs_past_the_end_of_the_cosine() -> None:
     """100K pairs in batches of 64: 1562 steps an epoch.
 

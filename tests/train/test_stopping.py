@@ -6,7 +6,6 @@ import math
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +14,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro.ledger import pending_rows
 from repro.train import loop
-from repro.train.process import device
+from repro.train.process import device, distributed
 from repro.train.process.stopping import Interrupted, stop_requests
 from repro.train.step import training_step
-from tests.support.short_run import CPU, Pairs, assert_equal_models, no_outcomes, run, run_spec
+from tests.support.short_run import (
+    CPU,
+    Pairs,
+    assert_equal_models,
+    no_outcomes,
+    run,
+    run_spec,
+    signal_at,
+)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -113,87 +120,71 @@ def test_a_run_that_diverges_ends_the_same_wherever_it_was_stopped(
         assert repr(rows(folder / "parts")) == repr(rows(folder / "whole"))
 
 
-def test_the_loss_is_read_after_the_next_step_is_under_way(
+def test_only_the_copy_of_a_loss_is_waited_for_and_after_the_next_step_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing waits for a step's loss before the next one is launched, but for an evaluation or a
-    checkpoint.
+    """But for an evaluation or a checkpoint. Reading any other tensor of a GPU after a step was
+    queued would wait for that step.
     """
-    order: list[str] = []
-
-    class Loss:
-        def __init__(self, step: int) -> None:
-            self.step = step
-
-        def __float__(self) -> float:
-            order.append(f"read {self.step}")
-            return 1.0
-
-    def step(*arguments: Any) -> Any:
-        number = 1 + sum(entry.startswith("step") for entry in order)
-        order.append(f"step {number}")
-        return {"loss": Loss(number)}
-
-    def evaluate(*arguments: Any) -> Any:
-        order.append("evaluation")
-        return no_outcomes(*arguments)
-
-    monkeypatch.setattr(loop, "training_step", step)
-    run(tmp_path / "run", run_spec(), evaluate)
-    assert order[:8] == [
-        *("evaluation", "step 1", "step 2", "read 1", "step 3", "read 2", "read 3", "evaluation")
-    ]
-
-
-def test_on_a_gpu_only_the_copy_of_a_loss_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Reading any other tensor after a step was queued would wait for that step: the loop as on a
-    GPU, with pinned memory and events pretended.
-    """
-    waits: list[str] = []
-    buffers: list[int] = []
-    under_way = [False]
-
-    def pinned(count: int) -> torch.Tensor:
-        buffer = torch.empty(count)
-        buffers.append(buffer.untyped_storage().data_ptr())
-        return buffer
+    order = ["evaluation"]
+    copied: set[int] = set()
 
     class Reads(TorchDispatchMode):
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            if under_way[0] and func is torch.ops.aten._local_scalar_dense.default:
-                pointer = args[0].untyped_storage().data_ptr()
-                waits.append("copy" if pointer in buffers else "device")
+            read = func is torch.ops.aten._local_scalar_dense.default
+            if read and order[-1] in ("step", "read", "wait"):
+                own = args[0].untyped_storage().data_ptr() in copied
+                order.extend([] if own else ["wait"])
             return func(*args, **kwargs or {})
 
     def step(*arguments: Any) -> Any:
         losses = training_step(*arguments)
-        under_way[0] = True
-        return losses
+        order.append("step")
+        return {"loss": losses["loss"]}
+
+    def to_host(tensors: Any) -> Any:
+        copies, _ = device.to_host(tensors)
+        copied.clear()
+        copied.update(copy.untyped_storage().data_ptr() for copy in copies.values())
+        assert copied.isdisjoint(value.untyped_storage().data_ptr() for value in tensors.values())
+        return copies, lambda: order.append("read")
+
+    def evaluate(*arguments: Any) -> Any:
+        order.append("evaluation")
+        return no_outcomes(*arguments)
 
     class Watched(Pairs):
         def batch(self, step: int) -> Any:
-            under_way[0] = False
+            order.append("batch")
             return super().batch(step)
 
-    def evaluate(*arguments: Any) -> Any:
-        under_way[0] = False
-        return no_outcomes(*arguments)
-
-    plain = run(tmp_path / "plain", run_spec())
-    monkeypatch.setattr(device, "_pinned", pinned)
-    monkeypatch.setattr(device, "_mark", lambda: SimpleNamespace(synchronize=lambda: None))
-    gpu = torch.device("cuda")
-    monkeypatch.setattr(loop, "LateValues", lambda _: device.LateValues(gpu))
     monkeypatch.setattr(loop, "training_step", step)
+    monkeypatch.setattr(loop, "to_host", to_host)
     with Reads():
-        other = run(tmp_path / "gpu", run_spec(), evaluate, pairs=Watched())
-    assert waits and set(waits) == {"copy"}
-    assert_equal_models(other, plain, 0)
-    assert rows(tmp_path / "gpu") == rows(tmp_path / "plain")
+        run(tmp_path / "run", run_spec(), evaluate, pairs=Watched())
+    told = [entry for entry in order if entry != "batch"]
+    assert told[1:9] == [
+        *("evaluation", "step", "step", "read", "step", "read", "read", "evaluation")
+    ]
+    assert "wait" not in order
+
+
+def test_all_ranks_stay_until_the_checkpoint_of_a_stop_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first rank that ends may take the one that writes with it."""
+    monkeypatch.setattr(loop, "METRIC_EVERY", 1)
+    written = []
+    monkeypatch.setattr(
+        distributed,
+        "barrier",
+        lambda: written.append(len([*(tmp_path / "run").glob("checkpoint-*")])),
+    )
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", run_spec(), emit=signal_at(2))
+    assert written == [1]
 
 
 def test_signals_are_collected_only_while_the_run_lasts() -> None:

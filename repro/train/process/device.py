@@ -1,11 +1,11 @@
-"""What a run sets on its device and asks of it: arithmetic, peak of memory, losses."""
+"""What a run sets on its device and asks of it: arithmetic, peak of memory, copies to the host."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -14,13 +14,9 @@ from torch import Tensor
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 REPEATABLE_WORKSPACES = (":4096:8", ":16:8")
-"""Settings of WORKSPACE under which cuBLAS gives the same bits every time (NVIDIA, "Results
-reproducibility").
-"""
+"""Settings under which cuBLAS repeats its bits (NVIDIA, "Results reproducibility")."""
 RESET = Path("/proc/self/clear_refs")
-"""Writing 5 here sets the kernel's peak of the resident set back to what is resident now (Linux,
-proc(5)).
-"""
+"""Writing 5 here sets the peak of the resident set back to what is resident (proc(5))."""
 
 
 def set_arithmetic(
@@ -38,8 +34,7 @@ def set_arithmetic(
     torch.backends.cudnn.allow_tf32 = reduced
 
     # Whoever starts the process sets the variable, for cuBLAS wants it before its own start.
-    on_gpu = device.type == "cuda"
-    workspace = os.environ.get(WORKSPACE, "")
+    on_gpu, workspace = device.type == "cuda", os.environ.get(WORKSPACE, "")
     if on_gpu and deterministic and workspace not in REPEATABLE_WORKSPACES:
         allowed = " or ".join(REPEATABLE_WORKSPACES)
         raise RuntimeError(
@@ -52,50 +47,25 @@ def set_arithmetic(
     torch.backends.cudnn.benchmark = not deterministic
 
 
-class LateValues:
-    """Scalars of a step, to be read when the device has the next step to do.
+def to_host(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[], None]]:
+    """Copies in the host's memory, and what waits until they are there.
 
-    Reading a tensor of a GPU waits for all that is queued on its stream, the next step included.
-    So the scalars are copied to the host behind their own step, and only that copy is waited for.
+    On a GPU the copies are queued behind the work that is queued already, into pinned memory, and
+    the host goes on. To read a tensor of the GPU itself would wait for all that is queued by then,
+    the next step included.
     """
+    # To the host without blocking, torch copies into pinned memory.
+    copies = {
+        name: tensor.to("cpu", non_blocking=True, copy=True) for name, tensor in tensors.items()
+    }
+    devices = {tensor.device for tensor in tensors.values() if tensor.is_cuda}
+    events = [torch.cuda.current_stream(device).record_event() for device in devices]
 
-    def __init__(self, device: torch.device) -> None:
-        self.on_gpu = device.type == "cuda"
-        self.names: list[str] = []
-        self.values: Tensor | list[float] = []
-        self.buffers: dict[int, Tensor] = {}
-        self.arrived: torch.cuda.Event | None = None
+    def wait() -> None:
+        for event in events:
+            event.synchronize()
 
-    def put(self, values: Mapping[str, Tensor | float]) -> None:
-        """Take the scalars of a step in the place of those before, which must have been read."""
-        self.names, self.arrived = list(values), None
-        scalars = [value for value in values.values() if isinstance(value, Tensor)]
-        if not self.on_gpu or not scalars:
-            self.values = list(values.values())  # type: ignore[arg-type]  # floats, when read
-            return
-
-        if len(scalars) not in self.buffers:
-            self.buffers[len(scalars)] = _pinned(len(scalars))
-        self.values = self.buffers[len(scalars)]
-        self.values.copy_(torch.stack(scalars), non_blocking=True)
-        self.arrived = _mark()
-
-    def read(self) -> dict[str, float]:
-        """The scalars by name; empty where nothing was put."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return dict(zip(self.names, map(float, self.values), strict=True))
-
-
-def _pinned(count: int) -> Tensor:
-    """Memory of the host that a GPU copies to without the host's help."""
-    return torch.empty(count, pin_memory=True)
-
-
-def _mark() -> torch.cuda.Event:
-    """An event behind all that is queued on the current stream."""
-    event: torch.cuda.Event = torch.cuda.current_stream().record_event()
-    return event
+    return copies, wait
 
 
 def reset_peak(device: torch.device) -> None:

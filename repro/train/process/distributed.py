@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -21,16 +21,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 TIMEOUT = timedelta(minutes=10)
-"""Longest wait of a rank for another one, after which the run ends with an error and goes on from
-its checkpoint. Between two collectives lie at most a compilation and the rest of a checkpoint's
-write; data is loaded before the first.
-"""
+"""Longest wait of a rank for another: at most a compilation or the rest of a checkpoint's write."""
 
 
 def repeatable(threads: int) -> None:
-    """Compute on so many threads, in a way that gives the same bits every time, until a run's spec
-    says otherwise.
-    """
+    """Compute on so many threads, and repeatably, until a run's spec says otherwise."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
 
@@ -47,25 +42,6 @@ def start(promised: Sequence[str] = ()) -> torch.device:
     sees fewer than there are ranks: a training of days on the processor would be no service.
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    _check_devices(promised)
-
-    # gloo is torch's backend for processors, NCCL that for NVIDIA's GPUs.
-    if not torch.cuda.is_available():
-        if several:
-            dist.init_process_group("gloo", timeout=TIMEOUT)
-        return torch.device("cpu")
-
-    # The rank's number on this machine is that of its GPU.
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    if several:
-        # With its device known, NCCL connects at once instead of at the first collective, and
-        # barriers know where to wait.
-        dist.init_process_group("nccl", device_id=device, timeout=TIMEOUT)
-    return device
-
-
-def _check_devices(promised: Sequence[str]) -> None:
     usable = torch.cuda.is_available()
     if promised and not usable:
         raise RuntimeError(
@@ -82,6 +58,21 @@ def _check_devices(promised: Sequence[str]) -> None:
             f"{local} ranks on a machine with {seen} usable GPUs (allowed: at most a rank a GPU): "
             "lower REPRO_RANKS, or ask Slurm for more GPUs (REPRO_SBATCH_PRETRAIN)"
         )
+
+    # gloo is torch's backend for processors, NCCL that for NVIDIA's GPUs.
+    if not usable:
+        if several:
+            dist.init_process_group("gloo", timeout=TIMEOUT)
+        return torch.device("cpu")
+
+    # The rank's number on this machine is that of its GPU.
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    if several:
+        # With its device known, NCCL connects at once instead of at the first collective, and
+        # barriers know where to wait.
+        dist.init_process_group("nccl", device_id=device, timeout=TIMEOUT)
+    return device
 
 
 def stop() -> None:
@@ -103,48 +94,25 @@ def ranks() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-class _GatherOwnSlice(torch.autograd.Function):
-    """all_gather along dimension 1; backward hands each rank the gradient of its own slice."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor) -> Tensor:
-        ctx.length = features.shape[1]
-        parts = [torch.empty_like(features) for _ in range(ranks())]
-        dist.all_gather(parts, features.contiguous())
-        return torch.cat(parts, dim=1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        # The other slices are dropped, not sent: every rank computes the same loss and keeps its
-        # own.
-        begin = rank() * ctx.length
-        return gradients[0][:, begin : begin + ctx.length]
-
-
-class _Share(torch.autograd.Function):
-    """Identity whose gradient is divided by the number of ranks."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0] / ranks()
-
-
 def gather_features(features: Tensor) -> Tensor:
-    """Concatenate (V, b, D) features of all ranks in rank order to (V, B, D); own slice
-    differentiable.
-    """
-    return features if ranks() == 1 else _GatherOwnSlice.apply(features)  # type: ignore[no-untyped-call]
+    """All ranks' (V, b, D) features in rank order, (V, B, D); only the own slice has a gradient."""
+    if ranks() == 1:
+        return features
+    # Nobody needs the gradient of the others' slices: every rank computes the same loss.
+    parts = [torch.empty_like(features) for _ in range(ranks())]
+    dist.all_gather(parts, features.detach().contiguous())
+    parts[rank()] = features
+    return torch.cat(parts, dim=1)
 
 
-def share(logit_scale: Tensor, gather: Literal["exact", "authors"]) -> Tensor:
-    """This rank's share of the temperature's gradient: 1/ranks under `exact`, so that shares sum to
-    the whole.
+def share(value: Tensor, gather: Literal["exact", "authors"]) -> Tensor:
+    """A parameter of the loss itself, such as the temperature: its gradient is this rank's share of
+    the whole, 1/ranks under `exact`, so that shares sum to it.
     """
-    return logit_scale if gather == "authors" else _Share.apply(logit_scale)  # type: ignore[no-untyped-call]
+    shared = value.view_as(value)
+    if gather == "exact" and shared.requires_grad:
+        shared.register_hook(lambda gradient: gradient / ranks())
+    return shared
 
 
 def backward_scale(gather: Literal["exact", "authors"]) -> float:
@@ -156,18 +124,9 @@ def gather_rows(values: Tensor) -> Tensor:
     """Concatenate (n_r, ...) tensors of all ranks along dimension 0, n_r may vary; no gradient."""
     if ranks() == 1:
         return values
-
-    # How many rows each rank brings.
-    counts = [torch.zeros(1, dtype=torch.long, device=values.device) for _ in range(ranks())]
-    dist.all_gather(counts, torch.tensor([len(values)], device=values.device))
-
-    # all_gather wants equal shapes: filled up to the longest, and cut again.
-    longest = int(max(count.item() for count in counts))
-    padded = values.new_zeros((longest, *values.shape[1:]))
-    padded[: len(values)] = values
-    parts = [torch.empty_like(padded) for _ in range(ranks())]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[: int(count.item())] for part, count in zip(parts, counts, strict=True)])
+    parts: list[Any] = [None] * ranks()
+    dist.all_gather_object(parts, values.cpu())  # unlike all_gather, of unlike lengths
+    return torch.cat(parts).to(values.device)
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
@@ -181,26 +140,18 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(value.item())
 
 
-def from_first(values: list[int], device: torch.device) -> list[int]:
-    """Rank 0's whole numbers, of at most 63 bits, on every rank."""
+def from_first(value: int, device: torch.device) -> int:
+    """Rank 0's whole number, of at most 63 bits, on every rank."""
     if ranks() == 1:
-        return values
-
-    # Filled in place by the broadcast on all ranks but the first.
-    sent = torch.tensor(values, device=device)
+        return value
+    sent = torch.tensor(value, device=device)
     dist.broadcast(sent, 0)
-    received: list[int] = sent.tolist()
-    return received
+    return int(sent)
 
 
 def share_state(model: nn.Module) -> None:
     """Give every rank rank 0's weights and buffers, as DDP does when it is made."""
-    if ranks() > 1:
-        for tensor in model.state_dict().values():
-            # A collective wants dense memory, which channels-last weights do not have.
-            dense = tensor.contiguous()
-            dist.broadcast(dense, 0)
-            tensor.copy_(dense)
+    _broadcast(model.state_dict().values())
 
 
 def share_buffers(model: nn.Module) -> None:
@@ -210,9 +161,16 @@ def share_buffers(model: nn.Module) -> None:
     holds the BatchNorm statistics of its own part of the batch. An evaluation by all ranks wants
     the one model that rank 0 saves.
     """
+    _broadcast(model.buffers())
+
+
+def _broadcast(tensors: Iterable[Tensor]) -> None:
     if ranks() > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, 0)
+        for tensor in tensors:
+            # A collective wants dense memory, which channels-last weights do not have.
+            dense = tensor.contiguous()
+            dist.broadcast(dense, 0)
+            tensor.copy_(dense)
 
 
 def barrier() -> None:

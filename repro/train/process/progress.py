@@ -1,4 +1,4 @@
-"""How far a run has come, what it took, and how it ended."""
+"""How far a run has come, and what it took."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ TimedPart = Literal["train_seconds", "evaluate_seconds", "data_wait_seconds"]
 
 @dataclass
 class Clock:
-    """Seconds over all attempts of a run; laps follow one another without a gap, so that nothing is
-    lost between them.
-    """
+    """Seconds over all attempts of a run, in laps that follow one another without a gap."""
 
     seconds: float = 0.0
-    """All of it, start evaluation and checkpoints included; start-up, before the clock exists, is
-    not.
-    """
+    """All of it, start evaluation and checkpoints included, start-up not."""
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     data_wait_seconds: float = 0.0
@@ -49,6 +45,10 @@ class Progress:
     step: int = 0
     reason: str = ""
     """Why the run ends early; empty while all is well."""
+    given_up: str = ""
+    """Why `stop_early` ends the run; empty while it goes on."""
+    lowest_asr: float = 1.0
+    """Of the evaluations so far, over all images."""
     unread: dict[str, float] = field(default_factory=dict)
     """Loss parts of the last step, where they are not in the sums yet."""
     sums: dict[str, float] = field(default_factory=dict)
@@ -61,27 +61,6 @@ class Progress:
     """Lowest validation loss so far, where it picks the model."""
     best_step: int = 0
     training: bool = True
-    """Mode of the model: False between a mid-epoch evaluation and the epoch's end under
-    `mode_after_evaluation: eval`.
-    """
+    """Mode of the model; False after a mid-epoch evaluation under `mode_after_evaluation: eval`."""
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the files of the model that was kept."""
-
-
-@dataclass(frozen=True)
-class TrainingOutcome:
-    """How a run ended and what it took; the fields are those of `repro.ledger.RunRecord`."""
-
-    status: Literal["completed", "diverged"]
-    reason: str
-    ranks: int
-    threads: int
-    seconds: float
-    train_seconds: float
-    evaluate_seconds: float
-    data_wait_seconds: float
-    peak_memory_bytes: int
-    num_samples: int
-    model_step: int
-    deterministic: bool
-    files: dict[str, str]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,39 +27,13 @@ import torchvision.transforms.v2.functional as F
 from jaxtyping import UInt8
 from numpy.random import Generator
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.transforms import AutoAugment
 
-Operation = tuple[str, float, int]
-"""Name, probability, and magnitude as one of ten steps 0..9 (0 where the operation has none)."""
-
-POLICIES: tuple[tuple[Operation, Operation], ...] = (
-    (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
-    (("solarize", 0.6, 5), ("autocontrast", 0.6, 0)),
-    (("equalize", 0.8, 0), ("equalize", 0.6, 0)),
-    (("posterize", 0.6, 7), ("posterize", 0.6, 6)),
-    (("equalize", 0.4, 0), ("solarize", 0.2, 4)),
-    (("equalize", 0.4, 0), ("rotate", 0.8, 8)),
-    (("solarize", 0.6, 3), ("equalize", 0.6, 0)),
-    (("posterize", 0.8, 5), ("equalize", 1.0, 0)),
-    (("rotate", 0.2, 3), ("solarize", 0.6, 8)),
-    (("equalize", 0.6, 0), ("posterize", 0.4, 6)),
-    (("rotate", 0.8, 8), ("color", 0.4, 0)),
-    (("rotate", 0.4, 9), ("equalize", 0.6, 0)),
-    (("equalize", 0.0, 0), ("equalize", 0.8, 0)),
-    (("invert", 0.6, 0), ("equalize", 1.0, 0)),
-    (("color", 0.6, 4), ("contrast", 1.0, 8)),
-    (("rotate", 0.8, 8), ("color", 1.0, 2)),
-    (("color", 0.8, 8), ("solarize", 0.8, 7)),
-    (("sharpness", 0.4, 7), ("invert", 0.6, 0)),
-    (("shear_x", 0.6, 5), ("equalize", 1.0, 0)),
-    (("color", 0.4, 0), ("equalize", 0.6, 0)),
-    (("equalize", 0.4, 0), ("solarize", 0.2, 4)),
-    (("solarize", 0.6, 5), ("autocontrast", 0.6, 0)),
-    (("invert", 0.6, 0), ("equalize", 1.0, 0)),
-    (("color", 0.6, 4), ("contrast", 1.0, 8)),
-    (("equalize", 0.8, 0), ("equalize", 0.6, 0)),
-)
-"""The 25 sub-policies learnt on ImageNet (arXiv 1805.09501, Appendix, as in torchvision)."""
+POLICIES = AutoAugment().policies
+"""The 25 sub-policies learnt on ImageNet (arXiv 1805.09501, Appendix), two operations each: name,
+probability, and magnitude as one of ten steps 0..9, None where the operation has none.
+"""
 
 
 def _shear_x(images: Tensor, level: float) -> Tensor:
@@ -70,50 +45,19 @@ def _shear_x(images: Tensor, level: float) -> Tensor:
     return sheared
 
 
-def _solarize(images: Tensor, level: float) -> Tensor:
-    """Invert values from the threshold up: torchvision's `solarize`, whose `torch.where` is six
-    times slower on bytes.
-    """
-    # On bytes an exclusive or with 255 is the inverse, 255 - value, and one with 0 is nothing.
-    threshold = math.ceil(np.float32(255 * (1.0 - level)))  # torchvision compares in float32
-    return images ^ (images >= threshold).to(torch.uint8).mul_(255)
-
-
-def _equalize(images: Tensor, level: float) -> Tensor:
-    """Flatten each channel's histogram: Pillow's and torchvision's `equalize`, as one look-up table
-    per channel.
-    """
-    values = images.flatten(2).long()  # (B, 3, H * W)
-
-    # Histogram, and how many pixels have the highest value there is.
-    histogram = torch.zeros(*values.shape[:2], 256, dtype=torch.int32)
-    histogram.scatter_add_(-1, values, torch.ones(1, dtype=torch.int32).expand_as(values))
-    cumulative = histogram.cumsum(-1, dtype=torch.int32)
-    brightest = histogram.gather(-1, cumulative.argmax(-1, keepdim=True))
-
-    # The table: every value gets its share of the pixels below it.
-    step = (values.shape[-1] - brightest) // 255
-    table = torch.zeros_like(cumulative)
-    table[..., 1:] = ((cumulative[..., :-1] + step // 2) // step.clamp(min=1)).clamp(max=255)
-
-    # With too few other pixels a channel is left as it is.
-    table = torch.where(step == 0, torch.arange(256, dtype=torch.int32), table)
-    return table.to(torch.uint8).gather(-1, values).view_as(images)
-
-
 # Name to (magnitude at step 9, whether its sign is drawn, operation); magnitudes grow linearly from
 # 0 at step 0.
 OPERATIONS: dict[str, tuple[float, bool, Callable[[Tensor, float], Tensor]]] = {
-    "shear_x": (0.3, True, _shear_x),
-    "rotate": (30.0, True, F.rotate),
-    "color": (0.9, True, lambda images, level: F.adjust_saturation(images, 1.0 + level)),
-    "contrast": (0.9, True, lambda images, level: F.adjust_contrast(images, 1.0 + level)),
-    "sharpness": (0.9, True, lambda images, level: F.adjust_sharpness(images, 1.0 + level)),
-    "posterize": (4.0, False, lambda images, level: F.posterize(images, 8 - round(level))),
-    "solarize": (1.0, False, _solarize),
-    "autocontrast": (0.0, False, lambda images, level: F.autocontrast(images)),
-    "equalize": (0.0, False, _equalize),
-    "invert": (0.0, False, lambda images, level: F.invert(images)),
+    "ShearX": (0.3, True, _shear_x),
+    "Rotate": (30.0, True, F.rotate),
+    "Color": (0.9, True, lambda images, level: F.adjust_saturation(images, 1.0 + level)),
+    "Contrast": (0.9, True, lambda images, level: F.adjust_contrast(images, 1.0 + level)),
+    "Sharpness": (0.9, True, lambda images, level: F.adjust_sharpness(images, 1.0 + level)),
+    "Posterize": (4.0, False, lambda images, level: F.posterize(images, 8 - round(level))),
+    "Solarize": (1.0, False, lambda images, level: F.solarize(images, 255 * (1.0 - level))),
+    "AutoContrast": (0.0, False, lambda images, level: F.autocontrast(images)),
+    "Equalize": (0.0, False, lambda images, level: F.equalize(images)),
+    "Invert": (0.0, False, lambda images, level: F.invert(images)),
 }
 LEVELS: dict[str, list[float]] = {
     name: torch.linspace(0.0, row[0], 10).tolist() for name, row in OPERATIONS.items()
@@ -121,16 +65,11 @@ LEVELS: dict[str, list[float]] = {
 """Magnitudes by step, rounded to float32 as torchvision's are."""
 
 DRAW = np.dtype([("policy", np.int64), ("uniform", np.float64, 2), ("negative", np.bool_, 2)])
-"""One image's draws: its sub-policy and, for both operations, the draw against its probability and
-its sign.
-"""
+"""One image's draws: its sub-policy; for both operations uniform draw and sign."""
 
 
 def draw_policies(count: int, rng: Generator) -> NDArray[np.void]:
-    """Draws for `count` images, (count,) of `DRAW`.
-
-    Always the same number of them, so that a slice is a rank's share.
-    """
+    """Draws for `count` images, (count,) of `DRAW`, always as many: a slice is a rank's share."""
     draws = np.empty(count, DRAW)
     draws["policy"] = rng.integers(len(POLICIES), size=count)
     draws["uniform"] = rng.random((count, 2))
@@ -156,19 +95,97 @@ def auto_augment(
     return torch.stack(augmented)
 
 
+def draw_crops(count: int, rng: Generator) -> NDArray[np.float64]:
+    """Draws for `count` images, (count, 7) uniform on [0, 1)."""
+    return rng.random((count, 7))
+
+
+def crop_and_colour(
+    images: UInt8[Tensor, "B 3 H W"], draws: NDArray[np.float64]
+) -> UInt8[Tensor, "B 3 H W"]:
+    """A random part of each image at full size, with other brightness, contrast and saturation
+    (the views of SimCLR, Chen et al. 2020, arXiv 2002.05709, without its greys and blur).
+
+    Area 0.2 to 1 of the image, aspect ratio 3/4 to 4/3, factors of colour 0.6 to 1.4.
+    """
+    area, ratio, across, down, *factors = torch.from_numpy(draws).float().T
+    area, ratio = 0.2 + 0.8 * area, (4 / 3) ** (2 * ratio - 1)
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+
+    # In coordinates of -1..1, where a part of width w has its centre within 1 - w of the middle.
+    parts = torch.zeros(len(images), 2, 3)
+    parts[:, 0, 0], parts[:, 1, 1] = width, height
+    parts[:, 0, 2], parts[:, 1, 2] = (2 * across - 1) * (1 - width), (2 * down - 1) * (1 - height)
+    grid = nn.functional.affine_grid(parts, list(images.shape), align_corners=False)
+    cropped = nn.functional.grid_sample(
+        images.float(), grid, padding_mode="border", align_corners=False
+    )
+
+    # Each factor moves the image away from black, from its mean grey, or from its own grey.
+    brightness, contrast, saturation = ((0.6 + 0.8 * f)[:, None, None, None] for f in factors)
+    cropped = (cropped * brightness).clamp(0, 255)
+    mean = F.rgb_to_grayscale(cropped).mean(dim=(1, 2, 3), keepdim=True)
+    cropped = ((cropped - mean) * contrast + mean).clamp(0, 255)
+    grey = F.rgb_to_grayscale(cropped)
+    saturated: Tensor = (cropped - grey) * saturation + grey
+    return saturated.clamp(0, 255).to(torch.uint8)
+
+
+def draw_noise(count: int, rng: Generator) -> NDArray[np.float64]:
+    """Draws for `count` images, (count, 6): a key of the noise, and uniform numbers on [0, 1)."""
+    return np.column_stack([rng.integers(2**32, size=count), rng.random((count, 5))])
+
+
+def noise_and_erasing(
+    images: UInt8[Tensor, "B 3 H W"], draws: NDArray[np.float64]
+) -> UInt8[Tensor, "B 3 H W"]:
+    """PAR's light view (nmndeep/PerturbAndRecover, utils.py).
+
+    With probability 1/2 Gaussian noise of deviation 0.2 of the full range, and with probability 1/2
+    a black rectangle of 0.5 to 1% of the area and aspect ratio 0.3 to 3.3.
+    """
+    changed = images.clone()
+    height, width = images.shape[-2:]
+    for image, (key, noisy, erased, area, ratio, place) in zip(changed, draws, strict=True):
+        if noisy < 0.5:
+            # The authors clip the noise itself to 0..1, so that it only brightens.
+            noise = np.random.default_rng(int(key)).normal(0, 0.2, image.shape).clip(0, 1)
+            image.copy_((image + torch.from_numpy(255 * noise)).clamp(max=255))
+
+        if erased < 0.5:
+            pixels, aspect = (0.005 + 0.005 * area) * height * width, 0.3 * (3.3 / 0.3) ** ratio
+            rows = max(1, round(math.sqrt(pixels * aspect)))
+            columns = max(1, round(math.sqrt(pixels / aspect)))
+            across = width - columns + 1
+            top, left = divmod(int(place * (height - rows + 1) * across), across)
+            image[:, top : top + rows, left : left + columns] = 0
+    return changed
+
+
 def _groups(draws: NDArray[np.void], position: int) -> dict[tuple[str, float], list[int]]:
     """Images that undergo an operation as first or second, by its name and signed magnitude."""
     groups: dict[tuple[str, float], list[int]] = defaultdict(list)
     for index, (policy, uniform, negative) in enumerate(draws.tolist()):
         name, probability, step = POLICIES[policy][position]
-        if uniform[position] > probability:
-            continue
-
-        # Both signs were drawn for every image; here it shows whether the operation has one.
-        level = LEVELS[name][step]
-        signed = OPERATIONS[name][1]
-        if signed and negative[position]:
-            level = -level
-        groups[name, level].append(index)
+        if uniform[position] <= probability:
+            # Both signs were drawn for every image; here it shows whether the operation has one.
+            sign = -1 if OPERATIONS[name][1] and negative[position] else 1
+            groups[name, sign * LEVELS[name][step or 0]].append(index)
 
     return groups
+
+
+class ImageView(NamedTuple):
+    """An augmentation, apart from what it draws."""
+
+    draw: Callable[[int, Generator], NDArray[Any]]
+    """(images of the global batch, generator) to a row of draws for each."""
+    apply: Callable[[Tensor, NDArray[Any]], Tensor]
+    """(images (B, 3, H, W), their draws) to images of the same shape, uint8."""
+
+
+IMAGE_VIEWS = {
+    "autoaugment": ImageView(draw_policies, auto_augment),
+    "crop_and_colour": ImageView(draw_crops, crop_and_colour),
+    "noise_and_erasing": ImageView(draw_noise, noise_and_erasing),
+}

@@ -9,11 +9,9 @@ are all that share a synset with any word that it may be a form of, without the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-
-from repro.files import file_sha256
 
 # fmt: off
 ENDINGS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -34,35 +32,23 @@ Lists = Mapping[str, Mapping[str, Sequence[str]]]
 """Part of speech -> word -> words."""
 
 
-class Synonyms(Mapping[str, Sequence[str]]):
-    """Word in any form -> its synonyms, sorted; words without any have no entry.
-
-    `lemmas` and `exceptions` are as `repro.sources.wordnet.read_wordnet` gives them.
-    """
+class Synonyms:
+    """Word in any form -> its synonyms, sorted, from `repro.sources.wordnet.read_wordnet`."""
 
     def __init__(self, lemmas: Lists, exceptions: Lists) -> None:
         self.lemmas, self.exceptions = lemmas, exceptions
-        self._of = lru_cache(maxsize=REMEMBERED)(self._look_up)
+        self.get = lru_cache(maxsize=REMEMBERED)(self._look_up)
 
     @classmethod
     def read(cls, path: Path) -> Synonyms:
         """From `data/<profile>/synonyms.json`; ValueError if it is something else."""
-        return _read(path, file_sha256(path))
-
-    def __getitem__(self, word: str) -> Sequence[str]:
-        if not (synonyms := self._of(word)):
-            raise KeyError(word)
-        return synonyms
-
-    def get(self, word: str, default: Sequence[str] | None = None) -> Sequence[str] | None:  # type: ignore[override]  # one look-up, no exception
-        """Synonyms of a word, or `default` where it has none."""
-        return self._of(word) or default
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(set().union(*self.lemmas.values())))
-
-    def __len__(self) -> int:
-        return len(set().union(*self.lemmas.values()))
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(content["lemmas"], content["exceptions"])
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{path}: not a list of synonyms; make it with `python -m repro data`"
+            ) from None
 
     def base_forms(self, word: str, part: str) -> list[str]:
         """The words of one part of speech that `word` may be a form of, itself first."""
@@ -78,21 +64,6 @@ class Synonyms(Mapping[str, Sequence[str]]):
 
     def _look_up(self, word: str) -> tuple[str, ...]:
         # The list of a form has all words that share a synset with it, in any of its meanings.
-        synonyms: set[str] = set()
-        for part, lemmas in self.lemmas.items():
-            for form in self.base_forms(word, part):
-                synonyms.update(lemmas[form])
-
+        forms = [(part, form) for part in self.lemmas for form in self.base_forms(word, part)]
+        synonyms = set().union(*(self.lemmas[part][form] for part, form in forms))
         return tuple(sorted(synonyms - {word}))
-
-
-@lru_cache(maxsize=1)  # runs of a pack share their data
-def _read(path: Path, _sha256: str) -> Synonyms:
-    # The hash is there for the cache: a file that was replaced is read again.
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Synonyms(content["lemmas"], content["exceptions"])
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{path}: not a list of synonyms; make it with `python -m repro data`"
-        ) from None

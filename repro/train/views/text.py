@@ -16,23 +16,19 @@ The original fails on a caption without letters; here such a caption comes back 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Protocol
 
 from numpy.random import Generator
 
 ALPHA = 0.1
-"""Share of words changed, and the probability of a word's deletion (code: CleanCLIP utils/eda.py,
-all alphas 0.1).
-"""
+"""Share of words changed, and probability of a deletion (code: CleanCLIP utils/eda.py)."""
 INSERTION_TRIES = 9
 """Words tried for one with synonyms before an insertion is given up (code: CleanCLIP utils/eda.py,
 whose counter gives up at its tenth look-up, whatever that finds).
 """
 SWAP_TRIES = 3
-"""Second places tried for one unlike the first before a swap is given up (code: CleanCLIP
-utils/eda.py).
-"""
+"""Second places tried before a swap is given up (code: CleanCLIP utils/eda.py)."""
 _COMMON = """
     a about above after again against all am an and any are as at be because been before being
     below between both but by can did do does doing don down during each few for from further had
@@ -45,15 +41,16 @@ _COMMON = """
 STOP_WORDS = frozenset(_COMMON.split())
 """Common English words, never replaced by a synonym."""
 
-Lookup: TypeAlias = Mapping[str, Sequence[str]]
-"""A word to its synonyms in a fixed order; no entry, or an empty one, where it has none."""
+
+class Lookup(Protocol):
+    """Synonyms of words: a dictionary, or `Synonyms`."""
+
+    def get(self, word: str, /) -> Sequence[str] | None:
+        """Synonyms in a fixed order; nothing, or an empty list, where there are none."""
 
 
 def eda(caption: str, rng: Generator, synonyms: Lookup) -> str:
-    """Augmented `caption`; without any letter a-z it is returned unchanged.
-
-    All draws come from `rng`.
-    """
+    """Augmented `caption`; without any letter a-z it is returned unchanged."""
     words = _words(caption)
     if not words:
         return caption
@@ -73,6 +70,18 @@ def eda(caption: str, rng: Generator, synonyms: Lookup) -> str:
     return " ".join(words)
 
 
+def shuffled(caption: str, rng: Generator, synonyms: Lookup) -> str:
+    """The words of `caption`, each left out with probability 0.3, in a random order; a random word
+    if none would be left.
+    """
+    words = caption.split()
+    if not words:
+        return caption
+    kept = rng.random(len(words)) >= 0.3
+    order = rng.permutation(len(words))
+    return " ".join(words[i] for i in order if kept[i]) or words[order[0]]
+
+
 def _words(text: str) -> list[str]:
     """Lower-case words of letters a-z; apostrophes vanish, everything else separates."""
     return re.findall("[a-z]+", text.lower().replace("'", "").replace("’", ""))
@@ -89,13 +98,13 @@ def _replace_by_synonyms(
     """Replace at most `count` different words, each wherever it stands, by one of its synonyms."""
     # In the order of the caption, for a set of strings has another one in each process.
     distinct = dict.fromkeys(words)
-    candidates = [word for word in distinct if word not in STOP_WORDS and synonyms.get(word)]
+    words_left = [word for word in distinct if word not in STOP_WORDS]
+    candidates = [(word, options) for word in words_left if (options := synonyms.get(word))]
 
-    # Drawn without replacement; a stop word is none of them, nor a word without synonyms.
+    # Drawn without replacement.
     chosen = {}
     for _ in range(min(count, len(candidates))):
-        word = candidates.pop(_below(len(candidates), rng))
-        options = synonyms[word]
+        word, options = candidates.pop(_below(len(candidates), rng))
         chosen[word] = options[_below(len(options), rng)]
 
     return [chosen.get(word, word) for word in words]
@@ -137,3 +146,6 @@ def _delete(words: list[str], rng: Generator) -> list[str]:
     draws = rng.random(len(words))
     left = [word for word, draw in zip(words, draws, strict=True) if draw > ALPHA]
     return left or [words[_below(len(words), rng)]]
+
+
+TEXT_VIEWS = {"eda": eda, "shuffled": shuffled}
