@@ -1,17 +1,18 @@
-"""Between a launch and its ranks: the pack file, events on standard output, and a common end.
+"""Between a launch and its ranks: the file of a batch, events on standard output, a common end.
 
-Rank 0 of the worker reports by lines that start with `EVENT`, each one JSON object: a `StartEvent`,
-`MetricsEvent` or `EndEvent`. All other lines are ordinary output.
+Rank 0 of the worker reports by lines that start with `EVENT`, each one JSON object. All other lines
+are ordinary output.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import signal
 import sys
-from typing import Literal, TypedDict, cast
+from typing import Any, TextIO, TypedDict
 
 EVENT = "::repro "
 PARENT = "REPRO_PARENT"
@@ -19,7 +20,7 @@ PARENT = "REPRO_PARENT"
 
 
 class PackFile(TypedDict):
-    """What the launcher tells a pack process, and that its ranks, in one JSON file."""
+    """What the launcher tells the process of a batch of runs, and that its ranks."""
 
     runs: list[str]
     """Fingerprints, in the order of their start."""
@@ -37,37 +38,16 @@ class PackFile(TypedDict):
     in_job: bool
     """Whether devices and threads are the Slurm job's, which the launcher could not know."""
     grace_seconds: float
-    """How long the ranks may take to write a checkpoint and end when the pack is stopped."""
+    """Time for the ranks to write a checkpoint and end when they are stopped."""
 
 
-class StartEvent(TypedDict):
-    """The run begins, or goes on from a checkpoint."""
+Event = dict[str, Any]
+"""Of a run, by `event` and `fingerprint`:
 
-    event: Literal["start"]
-    fingerprint: str
-
-
-class MetricsEvent(TypedDict):
-    """Numbers after a step: losses, or zero-shot accuracy and attack success."""
-
-    event: Literal["metrics"]
-    fingerprint: str
-    step: int
-    epoch: float
-    values: dict[str, float]
-
-
-class EndEvent(TypedDict):
-    """The run has ended; it left its outcome in the work folder."""
-
-    event: Literal["end"]
-    fingerprint: str
-    status: Literal["completed", "diverged", "failed"]
-    reason: str
-    result: dict[str, float]
-
-
-Event = StartEvent | MetricsEvent | EndEvent
+- `start`: it begins, or goes on from a checkpoint;
+- `metrics`: `values` after a `step` and `epoch`, losses or zero-shot accuracy and attack success;
+- `end`: it left its outcome in the work folder; `status`, `reason`, `result`.
+"""
 
 
 def emit(event: Event) -> None:
@@ -88,13 +68,19 @@ def parse(line: str) -> Event | None:
         return None
 
     # Not checked further: the worker that wrote it is this package's own.
-    return cast(Event, content) if isinstance(content, dict) and "event" in content else None
+    return content if isinstance(content, dict) and "event" in content else None
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line; a full disk under the log does not end the training."""
+    with contextlib.suppress(OSError):
+        print(line, file=stream, flush=True)
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
     """Have the kernel send `number` to this process when the one that started it dies (on Linux).
 
-    Not inherited by children: every link of driver, pack, torchrun and rank calls it.
+    Children do not inherit it: every process between driver and rank calls it.
     """
     if sys.platform != "linux":
         return

@@ -57,28 +57,28 @@ def building(out: Path) -> Iterator[Path]:
     SpecError if another process builds it.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
     busy = f"{out}: another process is building it; wait for it to end"
-
-    with held(out.with_name(f".{out.name}.lock"), busy):
-        # What an earlier build left that was cut short.
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+    with held(out.with_name(f".{out.name}.lock"), busy), replacing(out) as partial:
         yield partial
 
-        replace_folder(out, partial)
 
-
-def replace_folder(path: Path, partial: Path) -> None:
-    """Put the folder `partial` where another one may be, so that readers see one of them or none,
-    never a part.
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """Give an empty folder beside `out`, and rename it to `out` when the block ends well: readers
+    see the old folder or the new one, or for a moment none, never a part.
     """
+    partial = out.with_name(f".{out.name}.partial")
+    # What an earlier build left that was cut short.
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+
     # Moved away before it is deleted: a kill in between must not leave a part of it.
-    old = path.with_name(f".{path.name}.old")
+    old = out.with_name(f".{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    partial.rename(path)
+    if out.exists():
+        out.rename(old)
+    partial.rename(out)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -12,7 +12,6 @@ mended before the next start.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import re
 import signal
@@ -25,15 +24,17 @@ from pathlib import Path
 from typing import Any
 
 from repro.events import PARENT, die_with_parent
-from repro.files import held, replace_file
+from repro.files import held, read_json, replace_file, replace_json
 from repro.profile import PARAMS, chosen_profile, load_profile, read_yaml
-from repro.runs.signals import CALLER, stoppable
+from repro.runs.signals import CALLER, STOP_SIGNALS, stoppable
 from repro.spec import SpecError
+from repro.unchanged import CALL, code_state
 
 SAVED_PARAMS = Path(".dvc/tmp/params.yaml.saved")
 DVC_LOCK, SAVED_DVC_LOCK = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.saved")
 RWLOCK = Path(".dvc/tmp/rwlock")
 BUSY = Path(".dvc/tmp/profile.lock")
+CODE_AT_CALL = Path(".dvc/tmp/code.json")
 REPLACED = """\
 # For one call of `PROFILE={0} make reproduce`, which puts your own file back at its end; after a
 # kill, the next call does.
@@ -64,8 +65,11 @@ def reproduce(profile: str | None = None) -> int:
     busy = f"{BUSY}: held by another `make reproduce` in this folder; wait for it or stop it"
     with held(BUSY, busy), profile_for_call(profile):
         if not profile:
-            check_params()
+            # A mistake in params.yaml is reported before DVC reads it.
+            load_profile(chosen_profile(PARAMS))
         mend_dvc_files()
+        replace_json(CODE_AT_CALL, code_state([""]))
+        os.environ[CALL] = str(CODE_AT_CALL.resolve())
         # `--single-item` runs the stages that match and follows no dependency to a study.
         status = run([sys.executable, "-m", "dvc", "repro", "--single-item", "--glob", STAGES])
     SAVED_DVC_LOCK.unlink(missing_ok=True)
@@ -90,22 +94,14 @@ def profile_for_call(profile: str | None) -> Iterator[None]:
 
 
 def _restore_params() -> None:
+    """Put the user's params.yaml back, unless the one of a call was edited meanwhile."""
     if not SAVED_PARAMS.exists():
         return
     content = PARAMS.read_text(encoding="utf-8") if PARAMS.exists() else ""
     named = re.search(r"^profile: (.*)$", content, re.MULTILINE)
     if named and content == REPLACED.format(named[1]):
         replace_file(PARAMS, SAVED_PARAMS.read_bytes())
-    elif content != SAVED_PARAMS.read_text(encoding="utf-8"):
-        before = SAVED_PARAMS.with_name("params.yaml.before")
-        before.write_bytes(SAVED_PARAMS.read_bytes())
-        _say(f"{PARAMS}: edited during a call; the edit stays, {before} has what was before it")
     SAVED_PARAMS.unlink()
-
-
-def check_params() -> None:
-    """SpecError if params.yaml names no profile of specs/, or one with a problem."""
-    load_profile(chosen_profile(PARAMS))
 
 
 def mend_dvc_files() -> None:
@@ -115,18 +111,12 @@ def mend_dvc_files() -> None:
     copy is there, because the torn call was not `reproduce`.
     """
     # DVC's list of who reads and writes at this moment; torn, DVC would refuse it for ever.
-    with suppress(FileNotFoundError):
-        try:
-            torn = not isinstance(json.loads(RWLOCK.read_bytes()), dict)
-        except ValueError:
-            torn = True
-        if torn:
-            RWLOCK.unlink()
-            _say(f"{RWLOCK}: torn by the end of an earlier call; removed, DVC makes it again")
+    if RWLOCK.exists() and read_json(RWLOCK) is None:
+        RWLOCK.unlink()
 
     if SAVED_DVC_LOCK.exists() and DVC_LOCK.exists() and not _is_whole(DVC_LOCK):
         replace_file(DVC_LOCK, SAVED_DVC_LOCK.read_bytes())
-        _say(f"{DVC_LOCK}: torn by the end of an earlier call; put back as it was before that call")
+        print(f"repro: {DVC_LOCK}: torn by the end of an earlier call; put back as before it")
     # DVC refuses an empty file. An empty copy means that the call began without a dvc.lock.
     if DVC_LOCK.exists() and not DVC_LOCK.stat().st_size:
         DVC_LOCK.unlink()
@@ -162,32 +152,31 @@ def run(command: list[str]) -> int:
 
     # Stages call `python`, which must be this one, with the pinned packages.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    environment = os.environ | {CALLER: str(os.getpid()), "PATH": path}
-    stops = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-
-    def prepare() -> None:
-        die_with_parent(signal.SIGTERM)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
-
     process = None
     with stoppable():
         try:
             # A stop between the start and its assignment would leave the process unattended.
-            signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             process = subprocess.Popen(
                 command,
-                env=environment,
+                env=os.environ | {CALLER: str(os.getpid()), "PATH": path},
                 stdin=subprocess.DEVNULL,
                 process_group=0,
-                preexec_fn=prepare,
+                preexec_fn=_prepare,
             )
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             status = process.wait()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             if process is not None:
                 _end_group(process)
     return status if status >= 0 else 128 - status
+
+
+def _prepare() -> None:
+    """In the new process: end with the one that started it, and take signals again."""
+    die_with_parent(signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
@@ -205,7 +194,3 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
             with suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
-
-
-def _say(line: str) -> None:
-    print(f"repro: {line}", file=sys.stderr, flush=True)

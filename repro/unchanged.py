@@ -2,6 +2,9 @@
 
 DVC hashes the dependencies of a stage when its command has ended. An edit during the command would
 be taken for the state that made the output. Every stage therefore runs inside `unchanged`.
+
+An edit between two stages would join results of two states. `reproduce` therefore writes the state
+of the code at its start into a file, which the environment variable CALL names.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -22,6 +26,7 @@ from repro.spec import Profile, SpecError, digest
 CODE = Path(repro.__file__).resolve().parent
 DIGITS = ("data", "evaluate", "train", "ledger.py", "names.py", "spec.py", "worker.py")
 """Packages and modules of `repro` that compute rows, bits and weights from stores."""
+CALL = "REPRO_CODE_AT_CALL"
 
 
 def code_digest(code: Path = CODE) -> str:
@@ -79,7 +84,7 @@ def unchanged(
     files: Sequence[Path] = (),
 ) -> Iterator[Profile]:
     """Load the profile for a stage, and raise SpecError at the end of the block if an edit changed
-    what the stage depends on.
+    what the stage depends on, or at its start if the code is not that at the start of `reproduce`.
 
     `settings` selects what the stage depends on of a profile, `code` names packages and modules of
     `repro`, `files` other files, or folders of files. The output of the stage stays where it is.
@@ -95,23 +100,48 @@ def unchanged(
     profile, before = load_profile(profile_name), state()
     read_by_dvc = resolved_profile(profile_name)
     if read_by_dvc is not None and settings(read_by_dvc) != settings(profile):
-        raise SpecError(f"specs of {profile_name} changed after DVC had read them: call DVC again")
-    yield profile
-
-    now, after = load_profile(profile_name), state()
-    changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
-    if settings(now) != settings(profile):
-        old, new = _leaves(profile.model_dump(mode="json")), _leaves(now.model_dump(mode="json"))
-        changed += [
-            f"{name} ({old.get(name)} -> {new.get(name)})"
-            for name in sorted({*old, *new})
-            if old.get(name) != new.get(name)
-        ]
-    if changed:
         raise SpecError(
+            f"specs of {profile_name} changed after DVC had read them: "
+            f"{', '.join(_changes(read_by_dvc, profile))}; call DVC again"
+        )
+    if CALL in os.environ:
+        at_call = json.loads(Path(os.environ[CALL]).read_bytes())
+        if newer := [name for name in code_state(code) if before[name] != at_call.get(name)]:
+            raise SpecError(
+                f"{', '.join(newer)}: changed after the call began, so earlier stages may have "
+                "run the code before; call again"
+            )
+
+    def edited() -> str:
+        now, after = load_profile(profile_name), state()
+        changed = [
+            name for name in sorted({*before, *after}) if before.get(name) != after.get(name)
+        ]
+        if settings(now) != settings(profile):
+            changed += _changes(profile, now)
+        if not changed:
+            return ""
+        return (
             f"{', '.join(changed)}: changed while the stage ran, so its output is that of the "
             "state before; run the stage again"
         )
+
+    try:
+        yield profile
+    except Exception as error:
+        # A rank, for example, refuses to start with other code.
+        if message := edited():
+            raise SpecError(f"{message} ({error})") from error
+        raise
+    if message := edited():
+        raise SpecError(message)
+
+
+def _changes(before: Profile, after: Profile) -> list[str]:
+    """Dotted names of the values that differ, with both values."""
+    old, new = (_leaves(each.model_dump(mode="json")) for each in (before, after))
+    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    return [f"{name} ({old.get(name)} -> {new.get(name)})" for name in names]
 
 
 def _leaves(content: Any, name: str = "") -> dict[str, str]:

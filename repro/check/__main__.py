@@ -15,8 +15,7 @@ import click
 import torch
 
 from repro.check import processes, training
-from repro.check.noise import FULL, TOY, Scale
-from repro.check.outcome import Check
+from repro.check.noise import FULL, TOY, Check, Scale
 from repro.files import replace_json
 from repro.launch.places import GPU_ENVIRONMENT, TRAINING_ENVIRONMENT
 from repro.plan.forecast import MEASURED
@@ -26,11 +25,9 @@ FLOPS: dict[str, float] = {}
 """FLOP/s by arithmetic, as the section `speed` measured them."""
 SECTIONS: dict[str, Section] = {
     "equality": training.equality,
-    "repeatable": training.repeatable,
-    "checkpoint": training.checkpoint,
     "waiting": training.waiting,
     "cache": training.gradient_cache,
-    "residence": training.residence,
+    "copies": training.copies,
     "worker": processes.worker,
     "ranks": processes.ranks,
     "speed": partial(training.speed, flops=FLOPS),
@@ -68,19 +65,15 @@ def main(sections: tuple[str, ...]) -> None:
     print(f"{len(checks)} checks, {len(failed)} failed, {len(skipped)} not possible here")
     if gpu and FLOPS and not failed:
         MEASURED.parent.mkdir(exist_ok=True)
-        content = {"device": name, "memory_bytes": total, "flops": FLOPS}
-        replace_json(MEASURED, content)
+        replace_json(MEASURED, {"device": name, "memory_bytes": total, "flops": FLOPS})
         print(f"rates: {MEASURED}")
     sys.exit(bool(failed))
 
 
 if __name__ == "__main__":
     # Libraries read these when they load or first use the device: this process is started again.
-    wanted = TRAINING_ENVIRONMENT | GPU_ENVIRONMENT
-    if not wanted.items() <= os.environ.items():
-        os.execve(  # noqa: S606
-            sys.executable,
-            [sys.executable, "-m", "repro.check", *sys.argv[1:]],
-            os.environ | wanted,
-        )
+    environment = os.environ | TRAINING_ENVIRONMENT | GPU_ENVIRONMENT
+    if environment != dict(os.environ):
+        command = [sys.executable, "-m", "repro.check", *sys.argv[1:]]
+        os.execve(sys.executable, command, environment)  # noqa: S606
     main()

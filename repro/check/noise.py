@@ -1,12 +1,15 @@
-"""Models, batches and stores that the checks work on: blocks of colour with random captions."""
+"""What a check says, and the models, batches and stores that the checks work on: blocks of colour
+with random captions.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +32,19 @@ WORDS = ("red", "boat", "harbour", "old", "stone", "water", "crane", "small", "n
 CLASSES, IMAGES_PER_CLASS = 20, 8
 START, END = 49406, 49407
 """Tokens at the ends of a caption."""
+
+
+class Check(NamedTuple):
+    """What was compared, what came out, and whether that is right."""
+
+    name: str
+    text: str
+    passed: bool | None = None
+    """None for a number without a bound, and for what could not be checked."""
+
+    def __str__(self) -> str:
+        verdict = {True: "PASS", False: "FAIL", None: "INFO"}[self.passed]
+        return f"{verdict} {self.name}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -54,8 +70,8 @@ class Scale:
         return run.model_copy(update={"precision": precision, "deterministic": True})
 
 
-FULL = Scale("paper", "paper_fast", pairs=256, length=77, steps=12, stored=2048, epochs=8)
-TOY = Scale("smoke", "smoke", pairs=16, length=24, steps=2, stored=96, epochs=6)
+FULL = Scale("paper", "paper_lean", pairs=256, length=77, steps=12, stored=2048, epochs=8)
+TOY = Scale("smoke", "smoke", pairs=16, length=24, steps=2, stored=96, epochs=4)
 
 
 class Trainee:
@@ -80,12 +96,17 @@ class Trainee:
             self.encoder, self.model, self.optimizer, images, tokens, self.spec, 1e-4
         )["loss"]
 
-    def digest(self) -> str:
-        """Hash of weights and buffers, 12 hex digits."""
-        content = hashlib.sha256()
-        for tensor in self.model.state_dict().values():
-            content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return content.hexdigest()[:12]
+    def pairs_per_second(self, data: tuple[Tensor, Tensor], steps: int) -> float:
+        """Speed of so many steps on one batch, after three others."""
+        loss = torch.zeros(())
+        for number in range(3 + steps):
+            if number == 3:
+                # Reading a loss waits for the device.
+                float(loss)
+                begun = time.monotonic()
+            loss = self.step(*data)
+        float(loss)
+        return steps * data[0].shape[1] / (time.monotonic() - begun)
 
 
 def batch(
@@ -102,24 +123,17 @@ def batch(
     return images.to(device), tokens.to(device)
 
 
-def noise_run(scale: Scale, folder: Path) -> Run:
+def noise_run(scale: Scale, folder: Path, precision: Precision = "tf32") -> Run:
     """A pre-training by MMCL + SSL on JPEG files of noise, which are written into `folder`."""
-    spec = scale.spec("mmcl_ssl", "tf32")
+    spec = scale.spec("mmcl_ssl", precision)
     pairs = scale.pairs // spec.num_views
-    schedule = spec.schedule.model_copy(
-        update={
-            "epochs": scale.epochs,
-            "warmup_steps": 2,
-            "global_batch_size": pairs,
-            "norm_batch_size": pairs,
-        }
-    )
+    sizes = {"global_batch_size": pairs, "norm_batch_size": pairs}
+    changes = {"epochs": scale.epochs, "warmup_steps": 2, **sizes}
+    schedule = spec.schedule.model_copy(update=changes)
     every = {"evaluations_per_epoch": 0.5, "evaluate_every_steps": None, "model_age": "last"}
     spec = spec.model_copy(update={"schedule": schedule, **every})
 
-    others = [
-        name for name in load_classnames(load_profile(scale.profile)) if name != spec.target_class
-    ]
+    others = [n for n in load_classnames(load_profile(scale.profile)) if n != spec.target_class]
     names = [spec.target_class, *others[: CLASSES - 1]]
     rng = np.random.default_rng(0)
     labels = [-1] * scale.stored, [*range(CLASSES)] * IMAGES_PER_CLASS

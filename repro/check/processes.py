@@ -7,28 +7,26 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from repro.check.noise import FULL, TOY, Scale, Trainee, batch, noise_run
-from repro.check.outcome import Check
-from repro.events import PackFile
-from repro.files import replace_json
-from repro.launch.places import cores, devices
+from repro.check.noise import FULL, TOY, Check, Scale, Trainee, batch, noise_run
+from repro.files import read_json
+from repro.launch.packs import Pack, write_pack
+from repro.launch.places import Place, cores, devices
 from repro.launch.torchrun import Torchrun
 from repro.ledger import pending_rows
+from repro.spec import Precision
 from repro.train.process import distributed
 from repro.train.process.device import set_arithmetic
 
 WAIT_SHARE = 0.05
 """Share of its time that a run on a GPU may wait for data."""
-STOP_STEP = 10
+STOP_STEP, GRACE_SECONDS = 10, 100.0
 RANKS_TOLERANCE = 2e-3
 """Largest difference of losses over six steps between one rank and all."""
 SCALING = 0.9
@@ -43,43 +41,42 @@ def worker(scale: Scale, device: torch.device) -> Iterator[Check]:
     gpu = device.type == "cuda"
     # As at full scale, where no decoded set fits: JPEG files are decoded at every step.
     os.environ["REPRO_MEMORY_BYTES"] = str(10**7)
-    with tempfile.TemporaryDirectory() as name:
-        run = noise_run(scale, Path(name) / "data")
-        rows = {}
-        for way in ("whole", "resumed"):
-            work = Path(name) / way
-            run.save(work)
-            pack: PackFile = {
-                "runs": [run.fingerprint],
-                "work": work.as_posix(),
-                "worker": "repro.worker",
-                "ranks": 1,
-                "nodes": 1,
-                "threads": min(8, cores()) if gpu else 1,
-                "devices": devices()[:1] if gpu else [],
-                "in_job": False,
-                "grace_seconds": 100.0,
-            }
-            replace_json(work / "pack.json", pack)
-            attempts = [STOP_STEP, 0] if way == "resumed" else [0]
-            for stop_step in attempts:
-                _run_worker(Torchrun(pack, work / "pack.json"), stop_step)
-            rows[way] = _rows(work / run.fingerprint)
-            if not (work / run.fingerprint / "outcome.json").exists():
-                yield Check(f"the worker ends a run, {way}", "no outcome; see its output", False)
-                return
-            outcome = json.loads((work / run.fingerprint / "outcome.json").read_bytes())
-            text = f"{outcome['attempts']} attempt(s), {len(rows[way])} rows"
-            good = outcome["status"] == "completed" and outcome["attempts"] == len(attempts)
-            yield Check(f"the worker ends a run, {way}", text, good)
-            if way == "whole":
-                share = outcome["data_wait_seconds"] / outcome["seconds"]
-                yield Check(
-                    "it waits for data", f"{share:.1%}", share < WAIT_SHARE if gpu else None
-                )
-    same = rows["whole"] == rows["resumed"]
-    yield Check("rows of both", "equal" if same else "unlike", same)
+    place = Place(tuple(devices()[:1]) if gpu else (), 1, min(8, cores()) if gpu else 1)
+    precisions: tuple[Precision, ...] = ("tf32", "bf16")
+    for precision in precisions:
+        yield from _twice(scale, precision, place)
     del os.environ["REPRO_MEMORY_BYTES"]
+
+
+def _twice(scale: Scale, precision: Precision, place: Place) -> Iterator[Check]:
+    """The run as a whole, then with a SIGTERM after STOP_STEP."""
+    left = []
+    with tempfile.TemporaryDirectory() as name:
+        run = noise_run(scale, Path(name) / "data", precision)
+        for stops in ([0], [STOP_STEP, 0]):
+            work = Path(name) / str(len(stops))
+            run.save(work)
+            path, folder = work / "pack.json", work / run.fingerprint
+            pack = write_pack(Pack((run,), place), path, "repro.worker", GRACE_SECONDS, work=work)
+            for stop_step in stops:
+                _run_worker(Torchrun(pack, path), stop_step)
+
+            what = f"the worker ends a run in {precision} in {len(stops)} attempt(s)"
+            outcome = read_json(folder / "outcome.json")
+            if outcome is None:
+                yield Check(what, "no outcome; see its output", False)
+                return
+            rows = [item["row"] | {"seconds": 0} for item in pending_rows(folder)]
+            good = outcome["status"] == "completed" and outcome["attempts"] == len(stops)
+            yield Check(what, f"{outcome['attempts']} attempt(s), {len(rows)} rows", good)
+            files = outcome["files"]
+            left.append([rows, files["model.safetensors"], files["optimizer.safetensors"]])
+            if len(stops) == 1:
+                share = outcome["data_wait_seconds"] / outcome["seconds"]
+                good = share < WAIT_SHARE if place.devices else None
+                yield Check("it waits for data", f"{share:.1%}", good)
+    same = left[0] == left[1]
+    yield Check("rows and weights of both", "equal" if same else "unlike", same)
 
 
 def _run_worker(torchrun: Torchrun, stop_step: int) -> None:
@@ -92,15 +89,6 @@ def _run_worker(torchrun: Torchrun, stop_step: int) -> None:
         torchrun.stop()
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    if not (folder / "rows.jsonl").exists():
-        return []
-    return [
-        {key: value for key, value in item["row"].items() if key != "seconds"}
-        for item in pending_rows(folder)
-    ]
-
-
 def ranks(scale: Scale, device: torch.device) -> Iterator[Check]:
     """Losses, statistics, compiled graphs and speed of all GPUs against one."""
     # What divides the eight BatchNorm groups of the paper's batch.
@@ -110,30 +98,26 @@ def ranks(scale: Scale, device: torch.device) -> Iterator[Check]:
     for number in sorted({1, count}):
         with tempfile.TemporaryDirectory() as name:
             out = Path(name) / "result.json"
-            launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
-            command = [*launcher, "-m", "repro.check.processes", scale.profile, str(out)]
-            done = subprocess.run(
-                [sys.executable, "-m", *command], capture_output=True, text=True, timeout=TIMEOUT
-            )
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            command += [f"--nproc-per-node={number}", "-m", "repro.check.processes"]
+            command += [scale.profile, str(out)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
             if done.returncode:
                 yield Check(f"{number} ranks", done.stderr[-600:], False)
                 return
             results[number] = json.loads(out.read_bytes())
     one, every = results[1], results[count]
 
-    graphs = every["graphs"]
-    yield Check(f"compiled graphs of {count} ranks", f"{graphs}", graphs <= MOST_GRAPHS)
+    good = every["graphs"] <= MOST_GRAPHS
+    yield Check(f"compiled graphs of {count} ranks", f"{every['graphs']}", good)
     if count == 1:
         yield Check("several ranks over NCCL", "not checked: one GPU here")
         return
     off = max(abs(a - b) for a, b in zip(one["losses"], every["losses"], strict=True))
     text = f"largest difference {off:.1e} of {one['losses'][0]:.3f}"
     yield Check(f"losses of {count} ranks are those of one", text, off < RANKS_TOLERANCE)
-    yield Check(
-        "BatchNorm is equal on all ranks before an evaluation",
-        str(every["buffers_equal"]),
-        every["buffers_equal"],
-    )
+    equal = every["buffers_equal"]
+    yield Check("BatchNorm is equal on all ranks before an evaluation", str(equal), equal)
     scaling = every["pairs_per_second"] / one["pairs_per_second"] / count
     good = scaling > SCALING if device.type == "cuda" else None
     yield Check(f"speed of {count} ranks over {count} times that of one", f"{scaling:.0%}", good)
@@ -150,8 +134,8 @@ def _rank(profile: str, out: Path) -> None:
     rank, number = distributed.rank(), distributed.ranks()
 
     # As many pairs and BatchNorm groups in all, however many ranks share them.
-    pairs = groups = 8 if gpu else 2
-    pairs *= 8
+    groups = 8 if gpu else 2
+    pairs = 8 * groups
     spec = scale.spec("mmcl", "fp32")
     set_arithmetic("fp32", True, device)
     trainee = Trainee(spec, device, groups=groups // number)
@@ -179,11 +163,7 @@ def _rank(profile: str, out: Path) -> None:
     timed = Trainee(spec, device)
     timed.encoder = DistributedDataParallel(timed.encoder)
     data = batch(spec, scale.pairs, scale.length, rank, device)
-    for step in range(2 + scale.steps):
-        if step == 2:
-            begun = time.monotonic()
-        float(timed.step(*data))
-    rate = number * scale.pairs * scale.steps / (time.monotonic() - begun)
+    rate = number * timed.pairs_per_second(data, scale.steps)
     if rank == 0:
         result = {
             "losses": losses,

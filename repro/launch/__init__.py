@@ -1,1 +1,1 @@
-"""Where runs go: which are due, on which places, through which processes."""
+"""Where runs go: which are due, on which devices, through which processes."""

@@ -6,7 +6,7 @@ one before it:
     python -m repro reproduce    params.yaml for this call, DVC in its own process group
     dvc repro                    which stages are stale
     python -m repro clean        the driver: which runs are due, and where they go
-    python -m repro run-pack     one a device, or one a Slurm job: records and restarts (batch.py)
+    python -m repro run-pack     one a device, or one a Slurm job: records and restarts (pack.py)
     torchrun                     which process is which rank (torchrun.py)
     python -m repro.worker       one a rank: trains and evaluates
 
@@ -20,12 +20,13 @@ import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from repro.events import say
 from repro.launch import local, slurm
 from repro.launch.progress import Progress
 from repro.profile import clean_runs, pretrain_runs
-from repro.runs.deliver import deliver, is_delivered, prune, refresh, reopen
+from repro.runs.deliver import deliver, drop_stale, is_delivered, prune, refresh, reopen
 from repro.runs.inputs import check_stores
-from repro.runs.layout import DATA, POISONED, RESULTS, WORK, model_dir, standard_inputs
+from repro.runs.layout import DATA, MODELS, POISONED, RESULTS, WORK, model_dir, standard_inputs
 from repro.runs.run import LaunchError, Run, identify
 from repro.runs.signals import stoppable
 from repro.runs.version import code_notice
@@ -39,7 +40,7 @@ Inputs = Callable[[RunSpec], dict[str, Path]]
 def pretrain_stage(
     profile_name: str, dataset: Dataset | None = None, objective: Objective | None = None
 ) -> None:
-    """Pre-train the models of a profile, or of one dataset slot and objective."""
+    """Pre-train the models of a profile, or of one dataset and objective."""
     _run_stage(profile_name, pretrain_runs, dataset, objective)
 
 
@@ -48,9 +49,9 @@ def clean_stage(
 ) -> None:
     """Clean the pre-trained models of a profile, or one: all sizes, losses and learning rates."""
     if dataset and objective:
-        # DVC wants the stage's output also where the sweep has no run in this cell.
-        cell = RESULTS / profile_name / "clean" / f"{dataset}-{objective}"
-        cell.mkdir(parents=True, exist_ok=True)
+        # DVC wants the stage's outputs also where this cell has no run or no cleaned model.
+        for folder in (RESULTS / profile_name / "clean", MODELS / profile_name / "cleaned"):
+            (folder / f"{dataset}-{objective}").mkdir(parents=True, exist_ok=True)
     _run_stage(profile_name, clean_runs, dataset, objective)
 
 
@@ -62,7 +63,7 @@ def _run_stage(
 ) -> None:
     """Run a stage, or one cell of it.
 
-    DVC runs the cells one after another, and at the end of each some devices would stand idle. The
+    DVC runs the cells one after another, which would leave devices idle at the end of each. The
     first cell therefore makes the runs of the others too, as far as their inputs are there.
     """
 
@@ -104,14 +105,14 @@ def run_all(
         else:
             due.append(run)
 
+    # A cleaning run, for example, waits for its start model.
     early: list[Run] = []
-    if due:
-        paths = {id(spec): inputs(spec) for spec in ahead or [] if spec not in specs}
-        others = [spec for spec in ahead or [] if id(spec) in paths]
-        # A cleaning run, for example, waits for its start model.
-        ready = [s for s in others if all(path.exists() for path in paths[id(s)].values())]
-        early = [identify(spec, paths[id(spec)], code) for spec in ready]
-        early = [run for run in early if not is_delivered(run, results)]
+    for spec in (ahead or []) if due else []:
+        paths = inputs(spec)
+        if spec not in specs and all(path.exists() for path in paths.values()):
+            early.append(identify(spec, paths, code))
+    drop_stale([*runs, *early])
+    early = [run for run in early if not is_delivered(run, results)]
 
     # Batches find a run by its fingerprint in the work folder.
     for run in [*due, *early]:
@@ -122,10 +123,13 @@ def run_all(
     waiting = [run for run in [*due, *early] if not deliver(run, results)]
     once = list({run.fingerprint: run for run in waiting}.values())
 
-    run_batches = slurm.run_on_cluster if launcher() == "slurm" else local.run_here
+    name = os.environ.get("REPRO_LAUNCHER", "local")
+    if name not in ("local", "slurm"):
+        raise LaunchError(f"REPRO_LAUNCHER: {name!r} (allowed: local, slurm)")
+    run_batches = slurm.run_on_cluster if name == "slurm" else local.run_here
     progress = Progress([*runs, *(run for run in waiting if run not in runs)], once)
     if notice := code_notice():
-        progress.say(notice)
+        say(notice)
     with stoppable(), progress:
         run_batches(once, results, worker, progress)
 
@@ -135,34 +139,26 @@ def run_all(
             deliver(run, results)
 
     # Tracking never fails a run, so this line is the only sign.
-    records = [record for run in once if (record := run.finished()) is not None]
-    lost = sum(record.status != "failed" and record.sacred is None for record in records)
+    records = {run.fingerprint: run.finished() for run in once}
+    lost = sum(r is not None and r.status != "failed" and not r.sacred for r in records.values())
     if lost:
-        progress.say(
+        say(
             f"{lost} of {len(once)} runs have results, but no record in sacred/; why is in "
             f"{WORK / 'packs'}"
         )
 
     # A run that was made early may fail without failing this stage.
-    for name, reason in _failures(early).items():
-        progress.say(f"{name}: {reason}; its own stage tries it again")
-    if failed := _failures(due):
-        reasons = "".join(f"\n  {name}: {reason}" for name, reason in failed.items())
+    failed = []
+    for run in waiting:
+        record = records[run.fingerprint]
+        if record is None or record.status != "failed":
+            continue
+        if run in early:
+            say(f"{run.name}: {record.reason}; its own stage tries it again")
+        else:
+            failed.append(f"\n  {run.name}: {record.reason}")
+    if failed:
         raise LaunchError(
             f"{len(failed)} of {len(runs)} runs failed; the others are published. "
-            f"Logs: {WORK / 'packs'}{reasons}"
+            f"Logs: {WORK / 'packs'}{''.join(failed)}"
         )
-
-
-def _failures(runs: list[Run]) -> dict[str, str]:
-    """Reasons of those that failed, by name."""
-    records = {run.name: run.finished() for run in runs}
-    return {name: item.reason for name, item in records.items() if item and item.status == "failed"}
-
-
-def launcher() -> str:
-    """Where runs go: `local` or `slurm`, by REPRO_LAUNCHER."""
-    name = os.environ.get("REPRO_LAUNCHER", "local")
-    if name not in ("local", "slurm"):
-        raise LaunchError(f"REPRO_LAUNCHER: {name!r} (allowed: local, slurm)")
-    return name

@@ -10,15 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from repro.events import PARENT
-from repro.launch.packs import Attempts, Pack, pack_log, queues, write_pack
+from repro.events import PARENT, say
+from repro.launch.packs import Attempts, Pack, queues, write_pack
 from repro.launch.progress import Progress
 from repro.launch.torchrun import last_error
-from repro.ledger import RunOutcome
-from repro.runs.deliver import deliver, save_record
+from repro.runs.deliver import deliver, save_failure
 from repro.runs.layout import WORK
 from repro.runs.run import Run
 
@@ -33,44 +31,35 @@ LOG_TAIL = 1 << 16
 """Bytes at the end of a log that are searched for an error."""
 
 
-@dataclass
-class Device:
-    """The batches of one device: waiting ones and the running one."""
-
-    waiting: list[Pack]
-    pack: Pack | None = None
-    process: subprocess.Popen[bytes] | None = None
-
-
 def run_here(due: list[Run], results: Path, worker: str, progress: Progress) -> None:
     """Start, watch and publish until every due run has a record and every process has ended."""
-    devices = [Device(packs) for packs in queues(due)]
+    waiting = queues(due)
+    running: dict[int, tuple[Pack, subprocess.Popen[bytes]]] = {}
     # Runs leave as their results are published.
     unpublished = {run.fingerprint: run for run in due}
     attempts = Attempts()
     try:
-        while unpublished or any(device.process for device in devices):
-            for device in devices:
-                if device.process is None and device.waiting:
-                    device.pack = device.waiting.pop(0)
-                    attempts.begin(device.pack.runs)
-                    device.process = _start(device.pack, worker)
-                elif device.process and device.process.poll() is not None:
-                    _settle(device, attempts, progress)
+        while unpublished or running:
+            for device, queue in enumerate(waiting):
+                if device in running and running[device][1].poll() is not None:
+                    pack, process = running.pop(device)
+                    # Before the other batches of the device, as it began before them.
+                    queue[:0] = _again(pack, process.returncode, attempts)
+                if device not in running and queue:
+                    pack = queue.pop(0)
+                    attempts.begin(pack.runs)
+                    running[device] = pack, _start(pack, worker)
 
             unpublished = {k: run for k, run in unpublished.items() if not deliver(run, results)}
-            progress.show([device.pack for device in devices if device.pack is not None])
+            progress.show([pack for pack, _ in running.values()])
             time.sleep(POLL_SECONDS)
     finally:
         # Also after an error or a stop signal: no process outlives its driver.
-        _stop([device.process for device in devices if device.process is not None])
+        _stop([process for _, process in running.values()])
 
 
-def _settle(device: Device, attempts: Attempts, progress: Progress) -> None:
-    """After the process of a batch ended: runs without a record get another one, or have failed."""
-    pack, process = device.pack, device.process
-    assert pack is not None and process is not None
-    status = process.returncode
+def _again(pack: Pack, status: int, attempts: Attempts) -> list[Pack]:
+    """The runs of a batch whose process left them without a record, but for those that failed."""
     end = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
     again = []
     for run in pack.runs:
@@ -79,25 +68,21 @@ def _settle(device: Device, attempts: Attempts, progress: Progress) -> None:
             continue
         if attempts.failed(run) < MAX_PACKS:
             again.append(run)
-            continue
-        reason = f"the process of its pack ended with {end}{_last_words(pack)}"
-        outcome: RunOutcome = {"status": "failed", "reason": reason, "attempts": MAX_PACKS}
-        save_record(run, run.record(outcome, None))
-
-    if again:
-        progress.say(f"a pack of {len(again)} unfinished runs ended with {end}: started again")
-        # Before the other batches of the device, as it began before them.
-        device.waiting.insert(0, Pack(tuple(again), pack.place))
-    device.pack = device.process = None
+        else:
+            save_failure(run, f"its process ended with {end}{_last_words(pack)}", MAX_PACKS)
+    if not again:
+        return []
+    say(f"a process with {len(again)} unfinished runs ended with {end}: started again")
+    return [Pack(tuple(again), pack.place)]
 
 
 def _start(pack: Pack, worker: str) -> subprocess.Popen[bytes]:
-    """Start the process of a batch, its output going to `work/packs/<name>.log`."""
+    """Start the process of a batch, its output going to the batch's log."""
     # Another driver may start the same runs, hence the process id.
-    path = WORK / "packs" / f"{pack.name}.{os.getpid()}.json"
+    path = WORK / "packs" / f"{pack.runs[0].fingerprint}.{os.getpid()}.json"
     write_pack(pack, path, worker, RANK_SECONDS)
     devices = {"CUDA_VISIBLE_DEVICES": ",".join(pack.place.devices)}
-    with pack_log(pack).open("ab") as log:
+    with pack.log.open("ab") as log:
         # Its own process group: Ctrl-C reaches the driver alone, which stops the batches in order.
         return subprocess.Popen(
             [sys.executable, "-m", "repro", "run-pack", str(path)],
@@ -125,10 +110,8 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
 
 def _last_words(pack: Pack) -> str:
     """The last error in a batch's log, and where the log is."""
-    path = pack_log(pack)
     # Logs of earlier batches of that name lie before it in the same file.
-    with path.open("rb") as log:
-        log.seek(max(0, path.stat().st_size - LOG_TAIL))
-        lines = log.read().decode(errors="replace").splitlines()
-    error = last_error(lines)
-    return (f": {error}" if error else "") + f"; see {path}"
+    with pack.log.open("rb") as log:
+        log.seek(max(0, pack.log.stat().st_size - LOG_TAIL))
+        error = last_error(log.read().decode(errors="replace").splitlines())
+    return (f": {error}" if error else "") + f"; see {pack.log}"

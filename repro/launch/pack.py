@@ -1,6 +1,6 @@
 """One batch of runs: torchrun around the worker, and Sacred around every run.
 
-The process is `python -m repro run-pack PACK.json`. Sacred lives here, outside torchrun: rank 0
+The process is `python -m repro run-pack BATCH.json`. Sacred lives here, outside torchrun: rank 0
 reports events (`repro.events`), and each run's events become one Sacred run. After the death of a
 worker torchrun is started again for the runs that remain, and they resume from their checkpoints.
 
@@ -17,20 +17,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from repro.events import Event, PackFile, die_with_parent
+from repro.events import Event, PackFile, die_with_parent, say
 from repro.files import held, read_json, replace_json
 from repro.launch.packs import Attempts
 from repro.launch.places import cores, devices
-from repro.launch.torchrun import Torchrun, say
-from repro.ledger import RunOutcome
-from repro.runs.deliver import save_record
+from repro.launch.torchrun import Torchrun
+from repro.runs.deliver import save_failure, save_record
 from repro.runs.run import LaunchError, Run
 from repro.runs.signals import stoppable
-from repro.tracking.record import Recorder
-from repro.tracking.server.address import TrackingError, server_url
 
 if TYPE_CHECKING:
-    from repro.tracking.server.copier import Copier
+    from repro.tracking.record import Recorder
 
 MAX_ATTEMPTS = 2
 """Failures of a run in a row without progress after which it is recorded as failed."""
@@ -39,24 +36,17 @@ MAX_BARREN = 2
 
 
 def run_pack(path: Path) -> None:
-    """Run the pack in `path` to a record for every run."""
+    """Run the batch in `path` to a record for every run."""
     # A driver that is killed cannot ask for an end in order, so the kernel does.
     die_with_parent(signal.SIGTERM)
     pack = read_pack(path)
     runs = [Run.load(fingerprint) for fingerprint in pack["runs"]]
-    copies = _copies()
-
     with stoppable(), ExitStack() as stack:
-        # Closed last, after the end of every record.
-        if copies:
-            copies.start()
-            stack.callback(copies.close)
-        recorder = Recorder(copies.watch if copies else lambda folder: None, len(runs))
         # One order for all batches, so that no two wait for each other.
         for run in sorted(runs, key=lambda run: run.fingerprint):
             busy = f"{run.name}: another process works on it ({run.work_dir}); waiting"
             stack.enter_context(held(run.work_dir / "lock", busy, wait=True))
-        _run_all(path, pack, runs, recorder)
+        _run_all(path, pack, runs, stack)
 
 
 def read_pack(path: Path) -> PackFile:
@@ -76,20 +66,44 @@ def read_pack(path: Path) -> PackFile:
     return pack
 
 
-def _run_all(path: Path, pack: PackFile, runs: list[Run], recorder: Recorder) -> None:
+def _recorder(stack: ExitStack) -> Recorder:
+    """Records with copies on the tracking server, if there is one; `stack` ends them."""
+    # Not at the top: Sacred loads while the ranks do.
+    from repro.tracking.record import Recorder
+    from repro.tracking.server.address import TrackingError, server_url
+
+    try:
+        url = server_url()
+    except TrackingError as error:
+        say(f"tracking: {error}; records are kept on disk", sys.stderr)
+        url = None
+    if url is None:
+        return Recorder(lambda folder: None)
+
+    # Half of the time that this process takes to start, so only where there is a server.
+    from repro.tracking.server.copier import Copier
+
+    copier = Copier(url)
+    stack.callback(copier.close)
+    return Recorder(copier.copy)
+
+
+def _run_all(path: Path, pack: PackFile, runs: list[Run], stack: ExitStack) -> None:
     """Start torchrun again and again, until every run has a record."""
-    attempts, barren = Attempts(), 0
+    attempts, barren, recorder = Attempts(), 0, None
     while waiting := [run for run in runs if run.finished() is None]:
         # The ranks read the file anew: what has a record is not run again.
         pack["runs"] = [run.fingerprint for run in waiting]
         replace_json(path, pack)
-        started, reason = _launch(Torchrun(pack, path), waiting, attempts, recorder)
+        torchrun = Torchrun(pack, path)
+        recorder = recorder or _recorder(stack)
+        started, reason = _launch(torchrun, waiting, attempts, recorder)
 
         # Where no run starts, none is at fault, but the machine, the environment or the data.
         barren = 0 if started else barren + 1
         if barren == MAX_BARREN:
             for run in waiting:
-                _save_failure(run, {}, reason, None)
+                save_failure(run, reason, MAX_BARREN)
 
 
 def _launch(
@@ -99,12 +113,6 @@ def _launch(
     by_fingerprint = {run.fingerprint: run for run in runs}
     for run in runs:
         attempts.begin([run])
-        # The end of a failed attempt must not pass for that of this one. Any other outcome stays:
-        # an earlier process died before the record, and the worker only reports the end again.
-        outcome = run.outcome()
-        if outcome is None or outcome["status"] == "failed":
-            (run.work_dir / "outcome.json").unlink(missing_ok=True)
-
     started = 0
     try:
         for event in torchrun.events:
@@ -121,35 +129,15 @@ def _follow(
 ) -> None:
     """One run from its first event to its record, or to a failure that does not count yet."""
     reason, sacred = recorder.record(run, first, torchrun.events, torchrun.reason)
-    # The worker leaves its outcome as a file, written before it reports the end.
-    outcome = run.outcome()
-    if outcome is None and not reason:
+    # The worker leaves its outcome as a file, written before it reports the end. Where an earlier
+    # process died before the record, the worker only reports the end again.
+    if not reason:
+        outcome = run.outcome()
+        if outcome is not None:
+            save_record(run, run.record(outcome, sacred))
+            return
         reason = f"{run.work_dir / 'outcome.json'}: missing or damaged"
-
-    if outcome is not None and not reason:
-        save_record(run, run.record(outcome, sacred))
-    elif attempts.failed(run) == MAX_ATTEMPTS:
-        _save_failure(run, outcome or {}, reason, sacred)
+    if attempts.failed(run) == MAX_ATTEMPTS:
+        save_failure(run, reason, MAX_ATTEMPTS, sacred)
     else:
         say(f"{run.name}: {reason}; started again from its last checkpoint", sys.stderr)
-
-
-def _save_failure(run: Run, outcome: RunOutcome, reason: str, sacred: str | None) -> None:
-    ended: RunOutcome = {"status": "failed", "reason": reason, "attempts": MAX_ATTEMPTS}
-    save_record(run, run.record({**outcome, **ended}, sacred))
-
-
-def _copies() -> Copier | None:
-    """Copies to the tracking server, if there is one; one that cannot be named stops no run."""
-    try:
-        url = server_url()
-    except TrackingError as error:
-        say(f"tracking: {error}; records are kept on disk", sys.stderr)
-        return None
-    if url is None:
-        return None
-
-    # Half of the time that a pack takes to start, so only where there is a server.
-    from repro.tracking.server.copier import Copier
-
-    return Copier(url)

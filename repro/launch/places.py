@@ -1,8 +1,8 @@
-"""Where runs go on this machine: places, and the ranks, devices and cores of each.
+"""Where runs go on this machine: a GPU or a share of the processor cores each; a pre-training takes
+the whole machine.
 
-A place is a GPU, or a share of the processor cores; for a pre-training, the whole machine.
-Environment: `REPRO_SLOTS` sets the number of places and `REPRO_RANKS` the ranks of a pre-training,
-CUDA_VISIBLE_DEVICES limits the GPUs. On a cluster a place is a job, see `repro.launch.slurm`.
+Environment: `REPRO_SLOTS` sets how many processes run at a time, `REPRO_RANKS` the ranks of a
+pre-training, CUDA_VISIBLE_DEVICES limits the GPUs. On a cluster each is a job (repro/launch/slurm).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_LOADER_WORKERS = 8
 
 @dataclass(frozen=True)
 class Place:
-    """A place for one pack at a time."""
+    """Devices and cores of one process of runs."""
 
     devices: tuple[str, ...]
     """CUDA device numbers; empty on a machine without GPU."""
@@ -76,17 +76,12 @@ def count_from_environment(name: str, default: int) -> int:
 
 
 def shared_places() -> list[Place]:
-    """One-rank places that share the machine: for the many short cleaning runs."""
-    found = devices()
-    count = count_from_environment("REPRO_SLOTS", len(found) or cores())
+    """Shares of the machine with one rank each, for the many short cleaning runs."""
+    gpus = devices()
+    count = count_from_environment("REPRO_SLOTS", len(gpus) or cores())
     threads = max(1, cores() // count)
-
-    places = []
-    for index in range(count):
-        # More places than GPUs: these are shared in turn.
-        device = (found[index % len(found)],) if found else ()
-        places.append(Place(device, 1, threads))
-    return places
+    # More processes than GPUs share these in turn.
+    return [Place((gpus[index % len(gpus)],) if gpus else (), 1, threads) for index in range(count)]
 
 
 def whole_place(run: Run, cluster_nodes: int | None = None) -> Place:
@@ -96,47 +91,41 @@ def whole_place(run: Run, cluster_nodes: int | None = None) -> Place:
     the batch can be split into. LaunchError where REPRO_RANKS cannot be kept, or the batch cannot
     be split evenly over the nodes.
     """
-    found = devices()
-    nodes = cluster_nodes or 1
-    asked = "REPRO_RANKS" in os.environ
-    wanted = count_from_environment("REPRO_RANKS", len(found) or cores())
+    gpus, nodes = devices(), cluster_nodes or 1
+    most = count_from_environment("REPRO_RANKS", len(gpus) or cores())
 
     # Each rank takes whole groups of BatchNorm, and each node the same number of ranks.
     schedule = run.spec.schedule
     groups = schedule.global_batch_size // schedule.norm_batch_size
-    fitting = [ranks for ranks in range(nodes, groups + 1, nodes) if groups % ranks == 0]
-    possible = [ranks for ranks in fitting if ranks == wanted or (ranks < wanted and not asked)]
-    if not possible:
-        allowed = ", ".join(map(str, fitting)) or "none"
+    allowed = [ranks for ranks in range(nodes, groups + 1, nodes) if groups % ranks == 0]
+    ranks = max((ranks for ranks in allowed if ranks <= most), default=0)
+    if not ranks or ("REPRO_RANKS" in os.environ and ranks != most):
         raise LaunchError(
-            f"{run.name}: {wanted} ranks on {nodes} nodes (allowed: {allowed}; set "
+            f"{run.name}: {most} ranks on {nodes} nodes (allowed: "
+            f"{', '.join(map(str, allowed)) or 'none'}; set "
             f"REPRO_RANKS: ranks must divide {groups} = global_batch_size / norm_batch_size, and "
             "REPRO_NODES must divide the ranks)"
         )
-
     # The devices of a cluster's node are counted there, by the worker.
-    ranks = possible[-1]
-    if cluster_nodes is None and found and ranks > len(found):
+    if cluster_nodes is None and gpus and ranks > len(gpus):
         raise LaunchError(
-            f"{run.name}: {ranks} ranks on {len(found)} GPUs (allowed: at most a rank a GPU; lower "
+            f"{run.name}: {ranks} ranks on {len(gpus)} GPUs (allowed: at most a rank a GPU; lower "
             "REPRO_RANKS, or name more GPUs in CUDA_VISIBLE_DEVICES)"
         )
-    return Place(tuple(found), ranks, max(1, cores() * nodes // ranks), nodes)
+    return Place(tuple(gpus), ranks, max(1, cores() * nodes // ranks), nodes)
 
 
 def loader_workers(threads: int, gpu: bool) -> int:
-    """Processes that make the batches of a rank of so many cores; none where these train."""
+    """Number of loader processes of a rank with so many cores; 0 without a GPU."""
     return min(MAX_LOADER_WORKERS, threads - 1) if gpu else 0
 
 
 def rank_environment(threads: int, gpu: bool) -> dict[str, str]:
     """This process's environment with what one that trains on so many cores needs."""
-    defaults = {LOADER_WORKERS: str(loader_workers(threads, gpu))}
-    if gpu:
-        defaults |= GPU_ENVIRONMENT
-
+    defaults = {LOADER_WORKERS: str(loader_workers(threads, gpu))} | (
+        GPU_ENVIRONMENT if gpu else {}
+    )
     # The user's values win over the defaults, and TRAINING_ENVIRONMENT over both: results and speed
     # depend on it.
-    environment = defaults | os.environ | TRAINING_ENVIRONMENT
-    environment["OMP_NUM_THREADS"] = str(threads)
-    return environment
+    threads_of = {"OMP_NUM_THREADS": str(threads)}
+    return defaults | os.environ | TRAINING_ENVIRONMENT | threads_of

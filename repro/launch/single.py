@@ -11,18 +11,17 @@ It begins at the first step every time. What it leaves lies in `work/single` and
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 from typing import Literal
 
-from repro.events import PackFile
-from repro.files import replace_file
+from repro.launch.packs import Pack, write_pack
+from repro.launch.places import Place
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.layout import WORK, standard_inputs
 from repro.runs.run import identify
-from repro.spec import Dataset, Objective, RunSpec, SpecError
+from repro.spec import Dataset, Objective, SpecError
 from repro.train.process.device import REPEATABLE_WORKSPACES, WORKSPACE
 from repro.unchanged import code_digest
 from repro.worker import main
@@ -42,8 +41,15 @@ def step_through(
     SpecError names the runs of the cell if `run_id` is none of them, LaunchError an input that is
     not there.
     """
+    # By id, in the order of the specification; without an id the first is meant.
+    expand = pretrain_runs if stage == "pretrain" else clean_runs
+    specs = {spec.run_id: spec for spec in expand(load_profile(profile_name), dataset, objective)}
+    run_id = run_id or next(iter(specs), None)
+    if run_id not in specs:
+        raise SpecError(f"run: {run_id!r} (allowed: {', '.join(specs) or 'none in this cell'})")
+    spec = specs[run_id]
+
     # The run as the launcher would make it, but in a folder of its own that is empty at the start.
-    spec = _chosen(stage, profile_name, dataset, objective, run_id)
     run = identify(spec, standard_inputs(spec), code_digest())
     folder = FOLDER / run.fingerprint
     shutil.rmtree(folder, ignore_errors=True)
@@ -58,31 +64,8 @@ def step_through(
     os.environ.setdefault(WORKSPACE, REPEATABLE_WORKSPACES[0])
     os.environ.setdefault("REPRO_LOADER_WORKERS", "0")
 
-    # A pack of one run and one rank. `main` is the worker's, called and not started by torchrun.
-    pack: PackFile = {
-        "runs": [run.fingerprint],
-        "work": FOLDER.as_posix(),
-        "worker": "repro.worker",
-        "ranks": 1,
-        "nodes": 1,
-        "threads": os.cpu_count() or 1,
-        "devices": [],
-        "in_job": False,
-        "grace_seconds": 0.0,
-    }
-
-    replace_file(FOLDER / "pack.json", json.dumps(pack).encode())
+    # A batch of one run and one rank. `main` is the worker's, called and not started by torchrun.
+    pack = Pack((run,), Place((), ranks=1, threads=os.cpu_count() or 1))
+    write_pack(pack, FOLDER / "pack.json", "repro.worker", 0.0, work=FOLDER)
     main(str(FOLDER / "pack.json"))
     return folder
-
-
-def _chosen(
-    stage: str, profile_name: str, dataset: Dataset, objective: Objective, run_id: str | None
-) -> RunSpec:
-    # By id, in the order of the specification; without an id the first is meant.
-    expand = pretrain_runs if stage == "pretrain" else clean_runs
-    specs = {spec.run_id: spec for spec in expand(load_profile(profile_name), dataset, objective)}
-    wanted = run_id or next(iter(specs), None)
-    if wanted not in specs:
-        raise SpecError(f"run: {wanted!r} (allowed: {', '.join(specs) or 'none in this cell'})")
-    return specs[wanted]

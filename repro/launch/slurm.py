@@ -1,8 +1,8 @@
-"""Packs as Slurm job arrays, by sbatch and squeue alone (`REPRO_LAUNCHER=slurm`).
+"""Batches of runs as Slurm job arrays, by sbatch and squeue alone (`REPRO_LAUNCHER=slurm`).
 
-Jobs outlive the driver: each carries the folder of its pack files as a comment, so that a driver
-that starts again knows which runs are under way and submits only the others. Results come through
-the work folder as they do locally, so it must lie on a shared file system. Environment:
+Jobs outlive the driver: each carries the folder of its batches' files as a comment, so that a
+driver that starts again knows which runs are under way and submits only the others. Results come
+through the work folder as they do locally, so it must lie on a shared file system. Environment:
 `REPRO_SBATCH`, further options of sbatch (`--partition=gpu --cpus-per-task=8 --time=4:00:00`), and
 `REPRO_SBATCH_PRETRAIN` (`--gres=gpu:8`) and `REPRO_SBATCH_CLEAN` (`--gres=gpu:1`) for one stage;
 `REPRO_SLOTS`, jobs at a time; `REPRO_RANKS`, ranks of a pre-training job, and `REPRO_NODES`, the
@@ -19,16 +19,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from repro.events import PARENT
 from repro.files import replace_file
 from repro.launch.packs import Attempts, Pack, queues, write_pack
 from repro.launch.places import count_from_environment
 from repro.launch.progress import Progress
-from repro.ledger import RunOutcome
-from repro.runs.deliver import deliver, save_record
+from repro.runs.deliver import deliver, save_failure
 from repro.runs.layout import WORK
 from repro.runs.run import LaunchError, Run
 from repro.runs.signals import CALLER, STAGE
@@ -62,12 +61,11 @@ exit "$status"
 """
 
 
-@dataclass(frozen=True)
-class LiveJob:
+class LiveJob(NamedTuple):
     """One of our jobs that waits or runs."""
 
     runs: frozenset[str]
-    """Fingerprints of its pack."""
+    """Fingerprints of its batch."""
     state: str
     """In Slurm's words, with the reason where it waits."""
 
@@ -116,9 +114,19 @@ class Submitter:
         """Submit the waiting runs that are in none of the jobs, or record them as failed."""
         # A driver before this one may have submitted some: its jobs count like ours.
         carried = frozenset[str]().union(*(job.runs for job in jobs))
-        absent = waiting.keys() - carried
-        again = [run for key, run in waiting.items() if key in absent and self._may_try(run)]
+        absent, again = [key for key in waiting if key not in carried], []
+        for key in absent:
+            # A record may come later than the news that its job has ended: look twice.
+            if key in self.submitted and key not in self.absent:
+                continue
+            if key not in self.submitted or self.attempts.failed(waiting[key]) < ROUNDS:
+                again.append(waiting[key])
+                continue
+            log = WORK / "packs" / self.name
+            save_failure(waiting[key], f"no result after {ROUNDS} Slurm jobs; see {log}", ROUNDS)
         self.absent = set(absent)
+        if not again:
+            return
 
         # Grouped anew: what remains of several batches may share one.
         nodes = count_from_environment("REPRO_NODES", 1)
@@ -128,20 +136,6 @@ class Submitter:
         submit(self.name, packs, self.worker)
         self.submitted |= {run.fingerprint for run in again}
 
-    def _may_try(self, run: Run) -> bool:
-        """Whether to submit a run that no job carries; after ROUNDS in vain it has failed."""
-        if run.fingerprint not in self.submitted:
-            return True
-        # A record may reach this machine later than the news that its job has ended: look twice.
-        if run.fingerprint not in self.absent:
-            return False
-        if self.attempts.failed(run) < ROUNDS:
-            return True
-        reason = f"no result after {ROUNDS} Slurm jobs; see {WORK / 'packs' / self.name}"
-        outcome: RunOutcome = {"status": "failed", "reason": reason, "attempts": ROUNDS}
-        save_record(run, run.record(outcome, None))
-        return False
-
 
 def job_name() -> str:
     """Name of this checkout's jobs: how a later driver finds them again."""
@@ -149,12 +143,15 @@ def job_name() -> str:
 
 
 def submit(name: str, packs: list[Pack], worker: str) -> None:
-    """Submit the packs as job arrays, as many as the cluster's largest array demands."""
-    size = max_array_size()
+    """Submit the batches as job arrays, as many as the cluster's largest array demands."""
+    config = _slurm(["scontrol", "show", "config"]).stdout
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", config)
+    # Where nobody says: within Slurm's default of 1001.
+    size = max(1, int(found[1])) if found else 1000
     at_a_time = count_from_environment("REPRO_SLOTS", max(1, len(packs)))
     for start in range(0, len(packs), size):
         members = packs[start : start + size]
-        # A folder for each array: its name goes with the jobs as their comment, the index names the
+        # A folder for each array: the jobs carry its name as a comment, and the index names the
         # file.
         part = WORK / "packs" / name / str(time.time_ns())
         for index, pack in enumerate(members):
@@ -190,7 +187,7 @@ def submit(name: str, packs: list[Pack], worker: str) -> None:
 
 
 def _options(pack: Pack) -> list[str]:
-    """Options of sbatch for jobs like this pack's; a driver is at one stage at a time."""
+    """Options of sbatch for jobs like this batch's; a driver is at one stage at a time."""
     nodes, stage = pack.place.nodes, pack.runs[0].spec.stage
     # One torchrun a node, which starts the node's ranks.
     options = [] if nodes == 1 else [f"--nodes={nodes}", "--ntasks-per-node=1"]
@@ -201,9 +198,9 @@ def _options(pack: Pack) -> list[str]:
 
 def live_jobs(name: str) -> list[LiveJob] | None:
     """Our jobs of that name that wait or run; None if squeue cannot tell."""
-    # Pack folder (the comment), index in the array, state, reason.
-    wanted = "--format=%k|%K|%T|%r"
-    done = _slurm(["squeue", "--me", "--noheader", "--array", f"--name={name}", wanted])
+    # Folder of the batch (the comment), index in the array, state, reason.
+    fields = "--format=%k|%K|%T|%r"
+    done = _slurm(["squeue", "--me", "--noheader", "--array", f"--name={name}", fields])
     if done.returncode:
         return None
 
@@ -211,19 +208,11 @@ def live_jobs(name: str) -> list[LiveJob] | None:
     for line in done.stdout.splitlines():
         part, index, state, reason = line.split("|", 3)
         pack = WORK / "packs" / name / part / f"{index}.json"
-        # A job whose pack file is gone carries nothing that could be waited for.
+        # A job whose file is gone carries nothing that could be waited for.
         runs = json.loads(pack.read_bytes())["runs"] if pack.is_file() else []
         waits = f" ({reason})" if state == "PENDING" else ""
         jobs.append(LiveJob(frozenset(runs), state.lower() + waits))
     return jobs
-
-
-def max_array_size() -> int:
-    """Largest array that the cluster takes."""
-    config = _slurm(["scontrol", "show", "config"]).stdout
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", config)
-    # Where nobody says: within Slurm's default of 1001.
-    return max(1, int(found[1])) if found else 1000
 
 
 def _slurm(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -7,8 +7,6 @@ came further, and ranks would meet stale addresses of dead ones.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import os
 import re
 import shutil
@@ -18,9 +16,8 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
 
-from repro.events import PARENT, Event, PackFile, die_with_parent, parse
+from repro.events import PARENT, Event, PackFile, die_with_parent, parse, say
 from repro.launch.places import rank_environment
 
 FIRST_PORT, NUM_PORTS = 20000, 20000
@@ -39,42 +36,33 @@ def command(pack: PackFile, pack_path: Path) -> list[str]:
     Where memory is divided among the processors, ranks are bound to the cores near their GPUs. A
     single rank that need not be bound goes without torchrun, which takes seconds to start.
     """
-    nodes, worker = pack["nodes"], ["-m", pack["worker"], str(pack_path)]
+    nodes, grace = pack["nodes"], f"{pack['grace_seconds']:.0f}"
+    worker = ["-m", pack["worker"], str(pack_path)]
     memories = list(Path("/sys/devices/system/node").glob("node[0-9]*"))
     bind = bool(pack["devices"]) and len(memories) > 1 and shutil.which("numactl") is not None
     if pack["ranks"] == 1 and not bind:
         return [sys.executable, *worker]
-    torchrun = [
-        sys.executable,
-        "-m",
-        "repro.launch.torchrun",
-        f"--nproc-per-node={pack['ranks'] // nodes}",
-        "--max-restarts=0",
-        f"--shutdown-timeout={pack['grace_seconds']:.0f}",
-    ]
+
+    torchrun = [sys.executable, "-m", "repro.launch.torchrun", "--max-restarts=0"]
+    torchrun += [f"--nproc-per-node={pack['ranks'] // nodes}", f"--shutdown-timeout={grace}"]
     if bind:
         torchrun.append("--numa-binding=node")
-
     if nodes == 1:
         return [*torchrun, "--standalone", *worker]
 
     # The batch script runs on the job's first node, so this is where the agents meet.
     job = os.environ["SLURM_JOB_ID"]
-    meeting = [
-        f"--nnodes={nodes}",
-        "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={socket.gethostname()}:{FIRST_PORT + int(job) % NUM_PORTS}",
-        f"--rdzv-id={job}",
-    ]
+    meeting = f"{socket.gethostname()}:{FIRST_PORT + int(job) % NUM_PORTS}"
+    torchrun += [f"--nnodes={nodes}", "--rdzv-backend=c10d"]
+    torchrun += [f"--rdzv-endpoint={meeting}", f"--rdzv-id={job}"]
 
     # One agent a node. After the first one has ended, by an error or a stop signal, rank 0 has the
     # grace period to write its checkpoint; --kill-on-bad-exit would end it in the middle. srun
     # takes the number of cores a task from its command line.
-    wait = f"--wait={pack['grace_seconds']:.0f}"
-    step = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", wait]
+    step = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", f"--wait={grace}"]
     if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):
         step.append(f"--cpus-per-task={cpus}")
-    return [*step, *torchrun, *meeting, *worker]
+    return [*step, *torchrun, *worker]
 
 
 def training_environment(pack: PackFile) -> dict[str, str]:
@@ -126,9 +114,8 @@ class Torchrun:
         if error := last_error(self.lines):
             return error
         # No traceback, as where the system killed a rank: torchrun prints its exit status.
-        codes = [re.search(r"exitcode\s*: (-?\d+)", line) for line in self.lines]
-        first = next((code[1] for code in codes if code), self.process.returncode)
-        return f"the worker ended with status {first}"
+        codes = re.findall(r"exitcode\s*: (-?\d+)", "\n".join(self.lines))
+        return f"the worker ended with status {codes[0] if codes else self.process.returncode}"
 
     def stop(self) -> None:
         """End the process: politely, and after the grace period by force."""
@@ -146,24 +133,14 @@ class Torchrun:
 
 def last_error(lines: Iterable[str]) -> str:
     """The exception that a process printed last, cut to 500 characters; "" if it printed none."""
-    for line in reversed(list(lines)):
-        found = ERROR.match(line)
-        # torchrun's own account of a rank that died says nothing of the cause.
-        if found and "ChildFailedError" not in line:
-            return found[1][:500]
-    return ""
+    # torchrun's own account of a rank that died says nothing of the cause.
+    errors = [match[1] for line in lines if (match := ERROR.match(line))]
+    return next((e[:500] for e in reversed(errors) if "ChildFailedError" not in e), "")
 
 
-def say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line, unless the disk that takes it is full: training goes on without."""
-    with contextlib.suppress(OSError):
-        print(line, file=stream, flush=True)
-
-
-def supported(arguments: list[str], parser: argparse.ArgumentParser) -> list[str]:
-    """The arguments without those of NEWER_OPTIONS that torchrun's parser does not know."""
-    known = parser.format_help()
-    missing = tuple(option for option in NEWER_OPTIONS if option not in known)
+def supported(arguments: list[str], help_text: str) -> list[str]:
+    """The arguments without those of NEWER_OPTIONS that torchrun's help does not know."""
+    missing = tuple(option for option in NEWER_OPTIONS if option not in help_text)
     return [argument for argument in arguments if not argument.startswith(missing)]
 
 
@@ -173,4 +150,4 @@ if __name__ == "__main__":
     os.environ[PARENT] = str(os.getpid())
     from torch.distributed.run import get_args_parser, main
 
-    main(supported(sys.argv[1:], get_args_parser()))
+    main(supported(sys.argv[1:], get_args_parser().format_help()))

@@ -38,6 +38,12 @@ def model_dir(spec: RunSpec) -> Path:
     return root / spec.profile / spec.cell / "-".join([*parts, f"seed{spec.seed}"])
 
 
+def cleaned_file(spec: RunSpec) -> Path:
+    """The best cleaned model of the run's setting and seed (`Row.rank`)."""
+    name = f"{spec.clean_size}-seed{spec.seed}.safetensors"
+    return MODELS / spec.profile / "cleaned" / spec.cell / name
+
+
 def results_dir(spec: RunSpec, results: Path) -> Path:
     """Folder that holds the published runs of the spec's stage and cell."""
     return results / spec.profile / spec.stage / spec.cell

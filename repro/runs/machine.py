@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -67,23 +68,22 @@ def environment() -> dict[str, str]:
 
 def _instructions() -> str:
     """Instruction sets of the processor by which sums are rounded in different orders."""
-    try:
-        content = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        return ""
-    flags = next((line for line in content.splitlines() if line[:5] in ("flags", "Featu")), "")
+    flags = _field("proc/cpuinfo", "flags") or _field("proc/cpuinfo", "Features")
     return " ".join(sorted(INSTRUCTIONS & set(flags.split())))
 
 
 def _device() -> str:
     """Model name of the first GPU, else of the processor."""
     # From the system's files: asking torch would mean importing it.
-    for pattern, field in (
-        ("proc/driver/nvidia/gpus/*/information", "Model:"),
-        ("proc/cpuinfo", "model name"),
-    ):
-        for path in sorted(Path("/").glob(pattern)):
-            for line in path.read_text(errors="replace").splitlines():
-                if line.startswith(field):
-                    return line.split(":", 1)[1].strip()
-    return f"{platform.machine()} with {os.cpu_count()} cores"
+    gpu = _field("proc/driver/nvidia/gpus/*/information", "Model")
+    processor = f"{platform.machine()} with {os.cpu_count()} cores"
+    return gpu or _field("proc/cpuinfo", "model name") or processor
+
+
+def _field(pattern: str, name: str) -> str:
+    """The first value of a field in the system's files that match; empty if there is none."""
+    for path in sorted(Path("/").glob(pattern)):
+        found = re.search(rf"^{name}\s*:(.*)$", path.read_text(errors="replace"), re.MULTILINE)
+        if found:
+            return found[1].strip()
+    return ""

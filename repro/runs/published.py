@@ -4,7 +4,8 @@ A run's folder `results/<profile>/<stage>/<cell>/<run_id>/` holds
 - `run.json`, the `RunRecord`, with the SHA-256 of the other two files;
 - `rows.jsonl`, one `Row` per evaluation in order;
 - `bits.npz`, for each row one bit per evaluation image, packed: `correct` and `attacked`, shape
-  (rows, bytes), and `is_target` (bytes,), the images whose label is the target class.
+  (rows, bytes), and `is_target` (bytes,), the images whose label is the target class. Images that
+  an evaluation did not see have zeros.
 
 A folder that was unpacked from an archive in git bears the mark `archived` and has no bits; its
 record keeps their hash.
@@ -12,7 +13,6 @@ record keeps their hash.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from repro.files import file_sha256, replace_folder, replace_json
+from repro.files import file_sha256, replace_json, replacing
 from repro.ledger import (
     NPZ_ERRORS,
     LedgerError,
@@ -32,7 +32,6 @@ from repro.ledger import (
     identity_of,
     pending_rows,
 )
-from repro.train.schedule import evaluation_steps
 
 RECORD, ROWS, BITS = "run.json", "rows.jsonl", "bits.npz"
 ARCHIVED = "archived"
@@ -64,28 +63,20 @@ def export_run(work_dir: Path, record: RunRecord, results_dir: Path) -> Path:
     names of their own.
     """
     pending = pending_rows(work_dir)
-
-    # Built in a hidden folder beside its place and renamed at the end: readers see all or nothing.
-    target = results_dir / record.spec.run_id
-    partial = results_dir / f".{record.spec.run_id}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-
     names = identity_of(record.spec, record.fingerprint)
     rows = [Row.model_validate({**item["row"], **names}) for item in pending]
-    (partial / ROWS).write_bytes(rows_text(rows))
-    if pending:
-        _write_bits(partial / BITS, pending)
-
-    files = {name: file_sha256(partial / name) for name in (ROWS, BITS) if rows or name == ROWS}
-    update = {
-        "files": record.files | files,
-        "num_rows": len(rows),
-        "last_step": rows[-1].step if rows else 0,
-    }
-    write_record(partial / RECORD, record.model_copy(update=update))
-
-    replace_folder(target, partial)
+    target = results_dir / record.spec.run_id
+    with replacing(target) as partial:
+        (partial / ROWS).write_bytes(rows_text(rows))
+        if pending:
+            _write_bits(partial / BITS, pending)
+        files = {path.name: file_sha256(path) for path in partial.iterdir()}
+        update = {
+            "files": record.files | files,
+            "num_rows": len(rows),
+            "last_step": rows[-1].step if rows else 0,
+        }
+        write_record(partial / RECORD, record.model_copy(update=update))
     return target
 
 
@@ -107,8 +98,7 @@ def _write_bits(path: Path, pending: list[PendingRow]) -> None:
 def read_run(run_dir: Path) -> tuple[RunRecord, list[Row]]:
     """Read one published run; LedgerError names the file, and the line, of whatever does not fit.
 
-    Checked are the hashes in the record, that the steps of the rows increase, and that the counts
-    follow from the bits.
+    Checked are the hashes in the record, and that the counts follow from the bits.
     """
     record = read_record(run_dir / RECORD)
     archived = (run_dir / ARCHIVED).exists()
@@ -125,7 +115,7 @@ def read_run(run_dir: Path) -> tuple[RunRecord, list[Row]]:
 
 
 def _read_rows(path: Path, record: RunRecord) -> list[Row]:
-    """Rows in order, each the run's own, with steps that increase."""
+    """Rows in order, each the run's own."""
     rows: list[Row] = []
     lines = path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
@@ -134,11 +124,6 @@ def _read_rows(path: Path, record: RunRecord) -> list[Row]:
         except ValidationError as error:
             raise LedgerError(f"{path}:{number}: {_first(error)}") from None
         check_row(row, record, f"{path}:{number}")
-        if rows and row.step <= rows[-1].step:
-            raise LedgerError(
-                f"{path}:{number}: step: {row.step} "
-                f"(allowed: above {rows[-1].step}, the step before)"
-            )
         rows.append(row)
     return rows
 
@@ -154,7 +139,9 @@ def _check_counts(run_dir: Path, rows: list[Row]) -> None:
     for index, row in enumerate(rows):
         counts = count_bits(bits["correct"][index], bits["attacked"][index], bits["is_target"])
         for name, count in counts.items():
-            if getattr(row, name) != count:
+            # Bits do not tell which images a partial evaluation saw.
+            partial = row.num_images < rows[0].num_images and name == "num_target"
+            if getattr(row, name) != count and not partial:
                 raise LedgerError(
                     f"{run_dir / ROWS}:{index + 1}: {name}: {getattr(row, name)} "
                     f"(allowed: {count}, as counted from {BITS})"
@@ -182,16 +169,13 @@ def read_bits(run_dir: Path, num_images: int) -> dict[str, NDArray[np.bool_]]:
     except NPZ_ERRORS as error:
         raise LedgerError(f"{path}: unreadable ({error})") from None
 
-    # Eight images a byte, rounded up.
+    # Eight images a byte, rounded up; numpy would fill what is missing with zeros.
     row_bytes = -(-num_images // 8)
-    num_rows = packed["correct"].shape[:1]
-    shapes = dict.fromkeys(("correct", "attacked"), (*num_rows, row_bytes))
-    shapes["is_target"] = (row_bytes,)
-    for name, shape in shapes.items():
-        if packed[name].dtype != np.uint8 or packed[name].shape != shape:
+    for name, array in packed.items():
+        if array.dtype != np.uint8 or array.shape[-1:] != (row_bytes,):
             raise LedgerError(
-                f"{path}: {name}: {packed[name].dtype} of shape {packed[name].shape} "
-                f"(allowed: uint8 of shape {shape})"
+                f"{path}: {name}: {array.dtype} of shape {array.shape} "
+                f"(allowed: uint8, {row_bytes} bytes a row)"
             )
     return {
         name: np.unpackbits(array, axis=-1, count=num_images).astype(bool)
@@ -200,18 +184,13 @@ def read_bits(run_dir: Path, num_images: int) -> dict[str, NDArray[np.bool_]]:
 
 
 def check_row(row: Row, record: RunRecord, where: str) -> None:
-    """LedgerError if the row is not the run's, or counts more than there is."""
+    """LedgerError if the row is not the run's."""
     spec = record.spec
     if row.fingerprint != record.fingerprint or row.run != spec.run_id:
         raise LedgerError(
             f"{where}: belongs to run {row.run} ({row.fingerprint}), "
             f"not to {spec.run_id} ({record.fingerprint})"
         )
-    limits = dict.fromkeys(("num_correct", "num_attacked", "num_target"), row.num_images)
-    limits["num_target_attacked"] = min(row.num_target, row.num_attacked)
-    for name, limit in limits.items():
-        if getattr(row, name) > limit:
-            raise LedgerError(f"{where}: {name}: {getattr(row, name)} (allowed: 0 to {limit})")
 
 
 def check_unique(rows: Iterable[Row]) -> None:
@@ -220,28 +199,6 @@ def check_unique(rows: Iterable[Row]) -> None:
     for row in rows:
         if seen.setdefault(row.key, row) != row:
             raise LedgerError(f"{'/'.join(map(str, row.key))}: two rows contradict each other")
-
-
-def check_complete(record: RunRecord, rows: list[Row], where: str) -> None:
-    """LedgerError if an evaluation is missing that a run of this length makes (`evaluation_steps`).
-
-    A diverged run ends early: it must have those before its last row.
-    """
-    steps = [row.step for row in rows]
-    trained = next((row for row in rows if row.step), None)
-    if trained is None:
-        raise LedgerError(f"{where}: no evaluation of a trained model")
-
-    # The record does not tell the length of an epoch, but any row after the start does.
-    steps_per_epoch = round(trained.step / trained.epoch) if trained.epoch else 0
-    if steps_per_epoch < 1:
-        raise LedgerError(f"{where}: epoch {trained.epoch} after {trained.step} steps")
-    expected = evaluation_steps(record.spec, steps_per_epoch)
-    if record.status == "diverged":
-        expected = [step for step in expected if step < steps[-1]] + [steps[-1]]
-    if steps != expected:
-        lost = sorted(set(expected) ^ set(steps))
-        raise LedgerError(f"{where}: evaluations missing or too many after steps {lost[:6]}")
 
 
 def _first(error: ValidationError) -> str:

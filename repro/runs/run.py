@@ -10,12 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
 
-from repro.files import read_json, replace_json
+from repro.files import file_sha256, read_json, replace_json
 from repro.ledger import Input, LedgerError, RunOutcome, RunRecord
 from repro.runs.inputs import input_hash
-from repro.runs.layout import WORK
+from repro.runs.layout import WEIGHTS, WORK
 from repro.runs.machine import commit_state, environment
 from repro.runs.published import read_record
 from repro.runs.version import results_version
@@ -69,29 +68,13 @@ class Run:
 
     def outcome(self) -> RunOutcome | None:
         """The worker's account of an ended run; None if there is none or it is torn."""
-        return cast(RunOutcome | None, read_json(self.work_dir / "outcome.json"))
+        return read_json(self.work_dir / "outcome.json")
 
     def record(self, outcome: RunOutcome, sacred: str | None) -> RunRecord:
-        """The run's record from the worker's `outcome.json`; whatever a dead worker could not tell
-        is zero.
-        """
+        """The run's record from the worker's `outcome.json`; what that leaves out is zero."""
         commit, dirty = commit_state()
-        content: dict[str, Any] = {
-            "code": self.code,
-            "reason": "",
-            "ranks": 1,
-            "threads": 1,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": 0.0,
-            "train_seconds": 0.0,
-            "evaluate_seconds": 0.0,
-            "data_wait_seconds": 0.0,
-            "peak_memory_bytes": 0,
-            "num_samples": 0,
-            "model_step": 0,
-            "attempts": 1,
-        }
-        content |= {
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        content = {"code": self.code, "started": now} | {
             name: value for name, value in outcome.items() if name in RunRecord.model_fields
         }
         return RunRecord(
@@ -106,18 +89,30 @@ class Run:
         )
 
     def finished(self) -> RunRecord | None:
-        """The record in the work folder once the run has ended, however it ended; a damaged one
-        counts as absent.
+        """The record in the work folder once the run has ended, however it ended.
+
+        A line names what is damaged of the record, or of the files whose hashes it has; the run
+        then begins again.
         """
         path = self.work_dir / "record.json"
         if not path.exists():
             return None
         try:
-            return read_record(path)
-        except LedgerError as error:
-            print(f"warning: {error}; the record counts as absent", flush=True)
-            path.unlink(missing_ok=True)
+            record = read_record(path)
+            for name in _left(self.spec) if record.status != "failed" else ():
+                if file_sha256(self.work_dir / name) != record.files.get(name):
+                    raise LedgerError(f"{self.work_dir / name}: not the file that the run left")
+            return record
+        except (LedgerError, OSError) as error:
+            print(f"{self.name}: {error}; it is made again", flush=True)
+            for name in ("record.json", "outcome.json", *_left(self.spec)):
+                (self.work_dir / name).unlink(missing_ok=True)
             return None
+
+
+def _left(spec: RunSpec) -> tuple[str, ...]:
+    """Files that an ended run leaves in its work folder."""
+    return ("rows.jsonl", *(WEIGHTS if spec.stage == "pretrain" else ()))
 
 
 def identify(spec: RunSpec, inputs: dict[str, Path], code: str) -> Run:
@@ -147,26 +142,16 @@ def fingerprint_of(spec: RunSpec, inputs: dict[str, str]) -> str:
 
 
 def check_model(spec: RunSpec, folder: Path, content: str) -> None:
-    """LaunchError unless the model in `folder` is the one in its record, and one that `spec` may
-    clean.
-
-    `content` is the hash of the folder.
+    """LaunchError unless the model in `folder`, whose hash is `content`, is the one in its record,
+    and of the cell that `spec` cleans.
     """
     again = "run the stage `pretrain` again, which publishes it anew"
     try:
         record = read_record(folder / "run.json")
     except LedgerError as error:
         raise LaunchError(f"{error}; {again}") from None
-    if record.model_hash != content:
+    if record.model_hash != content or record.spec.cell != spec.cell:
         raise LaunchError(
-            f"{folder}: its weights are not those of the run in its run.json "
+            f"{folder}: its weights are not those of the run of {spec.cell} in its run.json "
             f"(content {content}, allowed: {record.model_hash or 'none is recorded'}); {again}"
-        )
-
-    # Whole, but perhaps of another dataset, objective or seed.
-    made = record.spec
-    if (made.cell, made.seed, made.poisoned) != (spec.cell, spec.seed, spec.poisoned):
-        raise LaunchError(
-            f"{folder}: holds the model of {made.cell} {made.run_id} "
-            f"(allowed: {spec.cell}, seed {spec.seed}); {again}"
         )

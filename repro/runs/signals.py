@@ -44,7 +44,7 @@ def stoppable() -> Iterator[None]:
     limit of its own. Python cannot raise in a weak reference's callback or a `__del__`; a signal
     that arrives there is sent again.
     """
-    stopping = False
+    others, stopping = sys.unraisablehook, False
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal stopping
@@ -54,8 +54,7 @@ def stoppable() -> Iterator[None]:
 
     def lost(unraisable: sys.UnraisableHookArgs) -> None:
         nonlocal stopping
-        error = unraisable.exc_value
-        if not isinstance(error, Stopped):
+        if not isinstance(error := unraisable.exc_value, Stopped):
             others(unraisable)
             return
         stopping = False
@@ -64,8 +63,7 @@ def stoppable() -> Iterator[None]:
         again.daemon = True
         again.start()
 
-    others = sys.unraisablehook
-    if getattr(others, "stops", False):
+    if hasattr(others, "stops"):
         # An outer block has the signals already.
         yield
         return
@@ -137,13 +135,12 @@ def end_with_caller() -> None:
     threading.Thread(target=watch, daemon=True, name="caller").start()
 
 
-def _callers() -> list[int]:
+def _callers() -> list[str]:
     """The parent of this process; where that is a shell, also the shell's."""
     parent = os.getppid()
     try:
-        content = Path(f"/proc/{parent}/stat").read_text(encoding="utf-8", errors="replace")
+        # After the name, in parentheses, stand the state and the parent.
+        head, _, rest = Path(f"/proc/{parent}/stat").read_text(errors="replace").rpartition(")")
     except OSError:
-        return [parent]
-    # The name stands in parentheses and may itself contain some.
-    head, _, rest = content.rpartition(")")
-    return [parent, int(rest.split()[1])] if head.partition("(")[2] in SHELLS else [parent]
+        return [str(parent)]
+    return [str(parent), *rest.split()[1:2] * (head.partition("(")[2] in SHELLS)]

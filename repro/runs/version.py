@@ -18,8 +18,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-
 from repro.files import file_sha256, replace_json
 from repro.ledger import RunRecord
 from repro.runs.layout import DATA, MODELS, RESULTS
@@ -103,30 +101,29 @@ def accept() -> None:
 
 def compare(before: Path, after: Path) -> Iterator[str]:
     """A line for every result of PROFILE below two folders that differs; wall times may."""
-    folders = [root / RESULTS / PROFILE for root in (before, after)]
-    runs = [{p.parent.relative_to(f) for p in f.rglob("run.json")} for f in folders]
-    for run in sorted(runs[0] ^ runs[1]):
-        yield f"{run}: in one of the two only"
-    for run in sorted(runs[0] & runs[1]):
-        old, new = (_rows(folder / run / "rows.jsonl") for folder in folders)
-        for number, (one, other) in enumerate(zip(old, new, strict=False)):
-            for name in sorted(one.keys() & other.keys() - UNCOMPARED):
-                # As text, in which NaN equals NaN.
-                if json.dumps(one[name]) != json.dumps(other[name]):
-                    yield f"{run}, row {number}: {name}: {one[name]} -> {other[name]}"
-        if len(old) != len(new):
-            yield f"{run}: {len(old)} -> {len(new)} rows"
-        with (
-            np.load(folders[0] / run / "bits.npz", allow_pickle=False) as one_bits,
-            np.load(folders[1] / run / "bits.npz", allow_pickle=False) as other_bits,
-        ):
-            for name in one_bits.files:
-                if not np.array_equal(one_bits[name], other_bits[name]):
-                    yield f"{run}: bits `{name}`"
-    for weights in sorted((before / MODELS / PROFILE).rglob("*.safetensors")):
-        other_weights = after / weights.relative_to(before)
-        if not other_weights.exists() or file_sha256(weights) != file_sha256(other_weights):
-            yield f"{weights.relative_to(before)}"
+    old, new = _results(before), _results(after)
+    for name in sorted({*old, *new}):
+        one, other = old.get(name, []), new.get(name, [])
+        if len(one) != len(other):
+            yield f"{name}: {len(one)} -> {len(other)} rows"
+        for number, (row, now) in enumerate(zip(one, other, strict=False)):
+            # Newer code may have more fields. As text, in which NaN equals NaN.
+            for field in sorted(row.keys() & now.keys() - UNCOMPARED):
+                if json.dumps(row[field]) != json.dumps(now[field]):
+                    yield f"{name}, row {number}: {field}: {row[field]} -> {now[field]}"
+
+
+def _results(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Rows by file, and of bits and weights one row with their hash."""
+    found = {}
+    for part in (RESULTS, MODELS):
+        for path in (folder / part / PROFILE).rglob("*"):
+            name = path.relative_to(folder).as_posix()
+            if path.suffix == ".jsonl":
+                found[name] = [json.loads(line) for line in path.read_bytes().splitlines()]
+            elif path.suffix in (".npz", ".safetensors"):
+                found[name] = [{"content": file_sha256(path)}]
+    return found
 
 
 def _make(folder: Path, package: Path, npm: Path) -> None:
@@ -143,10 +140,6 @@ def _make(folder: Path, package: Path, npm: Path) -> None:
         command = [sys.executable, "-m", "repro", stage, "--profile", PROFILE, *options]
         if subprocess.run(command, cwd=folder, env=environment, check=False).returncode:
             raise SpecError(f"{' '.join(command[2:])}: failed with the code of {package}")
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def _content() -> dict[str, Any]:

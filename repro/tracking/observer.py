@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,28 +20,18 @@ from repro.files import replace_file
 RECORDS = Path("sacred")
 ALIVE = ".alive"
 """File in a record, locked by the process that writes the record."""
-PATIENCE = 200
-"""The pause between two writes of the metrics is at least so many times the processor time of the
-last write: the file grows with the run.
-"""
 
 
 class FileObserver(FileStorageObserver):
     """The record of a run in `<basedir>/<number>/`; an error of the file system never ends the run.
 
-    `opened` is called with the folder of the record; `resources` are (path, hash) of the inputs.
+    `resources` are (path, hash) of the inputs.
     """
 
-    def __init__(
-        self,
-        basedir: Path,
-        opened: Callable[[Path], None],
-        resources: list[tuple[str, str]],
-    ) -> None:
+    def __init__(self, basedir: Path, resources: list[tuple[str, str]]) -> None:
         super().__init__(basedir)
-        self.opened, self.resources = opened, resources
+        self.resources = resources
         self.points: dict[str, Any] = {}
-        self.points_due = 0.0
         self.messages: set[str] = set()
         # Sacred calls from the run and from the thread of its heartbeat.
         self.lock = threading.RLock()
@@ -55,7 +44,6 @@ class FileObserver(FileStorageObserver):
             self.alive = os.open(Path(self.dir, ALIVE), os.O_CREAT | os.O_RDWR, 0o644)
             fcntl.flock(self.alive, fcntl.LOCK_EX)
             self.run_entry["resources"] = [list(item) for item in self.resources]
-            self.opened(Path(self.dir))
         except OSError as error:
             self._say(f"no record in {self.basedir}", error)
             if self.dir:
@@ -63,17 +51,14 @@ class FileObserver(FileStorageObserver):
             self.dir, self.run_entry = None, {}
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: Any) -> None:
-        """Add points, and write all of them if the last write was long enough ago."""
+        """Add points and write all; Sacred would read what an earlier write left, or did not."""
         with self.lock:
             for name, new in metrics_by_name.items():
                 series = self.points.setdefault(name, {"values": [], "steps": [], "timestamps": []})
                 series["values"] += new["values"]
                 series["steps"] += new["steps"]
                 series["timestamps"] += [time.isoformat() for time in new["timestamps"]]
-            if time.monotonic() >= self.points_due:
-                begin = time.thread_time()
-                self.save_json(self.points, "metrics.json")
-                self.points_due = time.monotonic() + PATIENCE * (time.thread_time() - begin)
+            self.save_json(self.points, "metrics.json")
 
     def render_template(self) -> None:
         """Release the lock; this is Sacred's last call for a run, however it ended."""
@@ -81,7 +66,7 @@ class FileObserver(FileStorageObserver):
             os.close(self.alive)
 
     def save_json(self, obj: Any, filename: str) -> None:
-        """Replace a JSON file of the record; before the end of the run all points are written."""
+        """Replace a JSON file of the record; at the end of the run all points again."""
         if filename == "run.json" and obj["status"] != "RUNNING":
             self.save_json(self.points, "metrics.json")
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import sys
-import time
+import math
 import uuid
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from sacred import SETTINGS, Experiment
 
 import repro
-from repro.events import EVENT, Event, MetricsEvent, parse
-from repro.files import replace_file
+from repro.events import Event, say
+from repro.files import read_json, replace_json
+from repro.ledger import Row, pending_rows
 from repro.runs.layout import content_hash, model_dir
 from repro.runs.machine import LIBRARIES, commit_state, environment
 from repro.runs.run import Run
@@ -44,16 +42,12 @@ class RunFailed(RuntimeError):
 class Recorder:
     """Turns the events of a worker into records, one a run."""
 
-    def __init__(self, watch: Callable[[Path], None], runs: int) -> None:
-        """`watch` is called with the folder of each record; `runs` is the number of runs, which
-        share the cost of the start.
-        """
+    def __init__(self, changed: Callable[[Path], None]) -> None:
+        """`changed` is called with the folder of a record at its start, evaluations and end."""
         commit, dirty = commit_state()
-        self.watch = watch
+        self.changed = changed
         self.environment = environment()
         self.about = {"environment": self.environment, "commit": commit, "dirty": dirty}
-        self.seconds = time.process_time()
-        self.start_seconds = self.seconds / runs
 
     def record(
         self,
@@ -69,38 +63,53 @@ class Recorder:
         an earlier process died between outcome and record. `reason_of_end` says why the events
         ended before the run.
         """
-        link, key = run.work_dir / "sacred.json", uuid.uuid4().hex
-        earlier = dict(json.loads(link.read_bytes())) if link.exists() else {}
-
-        def opened(folder: Path) -> None:
-            content = {"record": f"{run.spec.profile}/{folder.name}", "key": key}
-            replace_file(link, json.dumps(content).encode())
-            self.watch(folder)
-
-        experiment = self._experiment(run)
+        link = run.work_dir / "sacred.json"
+        # The record of the attempt before this one, and the last record that has points.
+        earlier = read_json(link) or {}
         inputs = [(item["path"], item["hash"]) for item in run.inputs.values()]
-        observer = FileObserver(RECORDS / run.spec.profile, opened, inputs)
+        observer = FileObserver(RECORDS / run.spec.profile, inputs)
+        experiment = self._experiment(run)
         experiment.observers.append(observer)
+
+        def name() -> str | None:
+            return f"{run.spec.profile}/{Path(observer.dir).name}" if observer.dir else None
+
+        def update() -> None:
+            if observer.dir:
+                self.changed(Path(observer.dir))
 
         # Sacred passes its run by this name.
         @experiment.main  # type: ignore[untyped-decorator]
         def follow(_run: Any) -> dict[str, Any]:
-            try:
-                return self._follow(run, _run, chain([first], events), reason_of_end)
-            except RunFailed as error:
-                _run.info["reason"] = str(error)
-                raise
+            update()
+            replace_json(link, earlier | {"record": name()})
+            whole = False
+            for event in chain([first], events):
+                if event["event"] == "start":
+                    continue
+                if not whole:
+                    _repeat(_run, earlier.get("points"), event.get("step", math.inf))
+                    replace_json(link, {"record": name(), "points": name()})
+                    whole = True
+                if event["event"] == "end":
+                    return _result(run, _run, event)
+                _log(_run, event)
+                if EVALUATED[0] in event["values"]:
+                    update()
+            _run.info["reason"] = reason_of_end()
+            raise RunFailed(_run.info["reason"])
 
         # A resumed run names the record of its earlier attempt.
         info = self.about | {"resumes": earlier.get("record")}
         options = {"--beat-interval": BEAT_SECONDS, "--loglevel": "CRITICAL"}
         reason = ""
         try:
-            experiment.run(info=info, meta_info={"record": key}, options=options)
+            experiment.run(info=info, meta_info={"record": uuid.uuid4().hex}, options=options)
         except RunFailed as error:
             reason = str(error)
-        name = f"{run.spec.profile}/{Path(observer.dir).name}" if observer.dir else None
-        return reason, name
+        finally:
+            update()
+        return reason, name()
 
     def _experiment(self, run: Run) -> Experiment:
         """Sacred's experiment, with configuration, sources and packages of the worker."""
@@ -124,79 +133,38 @@ class Recorder:
                 experiment.add_package_dependency(library, version.split("+")[0])
         return experiment
 
-    def _follow(
-        self,
-        run: Run,
-        sacred_run: Any,
-        events: Iterable[Event],
-        reason_of_end: Callable[[], str],
-    ) -> dict[str, Any]:
-        """Log the events of a run; returns Sacred's result. RunFailed where it has none."""
-        points = Points(run.work_dir / "metrics.jsonl")
-        for event in events:
-            for point in points.due(event):
-                for name, value in {**point["values"], "epoch": point["epoch"]}.items():
-                    sacred_run.log_scalar(name, float(value), int(point["step"]))
-                values = [
-                    f"{n} {point['values'][n]:.4f}" for n in EVALUATED if n in point["values"]
-                ]
-                if values:
-                    say(f"step {point['step']}, epoch {point['epoch']:.2f}: {', '.join(values)}")
 
-            if event["event"] == "end":
-                if event["status"] == "failed":
-                    raise RunFailed(event["reason"])
-                for name in ARTIFACTS:
-                    sacred_run.add_artifact(str(run.work_dir / name))
-                model = run.work_dir / "model.safetensors"
-                if model.exists():
-                    path = (model_dir(run.spec) / model.name).as_posix()
-                    sacred_run.info["model"] = {"path": path, "hash": content_hash(model)}
-                before, self.seconds = self.seconds, time.process_time()
-                sacred_run.info["tracking_seconds"] = self.start_seconds + self.seconds - before
-                result = {name: float(value) for name, value in event["result"].items()}
-                return {"status": event["status"], **result}
-
-        raise RunFailed(reason_of_end())
+def _log(sacred_run: Any, event: Event) -> None:
+    """Log the numbers of a step; those of an evaluation are printed too."""
+    for name, value in {**event["values"], "epoch": event["epoch"]}.items():
+        sacred_run.log_scalar(name, float(value), int(event["step"]))
+    values = [
+        f"{name} {event['values'][name]:.4f}" for name in EVALUATED if name in event["values"]
+    ]
+    if values:
+        say(f"step {event['step']}, epoch {event['epoch']:.2f}: {', '.join(values)}")
 
 
-class Points:
-    """The metrics of a run over all its attempts, so that the record of a resumed run is whole."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        events = [event for line in lines if (event := parse(line)) is not None]
-        self.earlier = [event for event in events if event["event"] == "metrics"]
-
-    def due(self, event: Event) -> list[MetricsEvent]:
-        """Points to log for an event: itself if it has metrics.
-
-        The first metrics, or the end, also bring the points of earlier attempts below them.
-        """
-        if event["event"] == "start":
-            return []
-        points = self.earlier
-        if event["event"] == "metrics":
-            points = [point for point in self.earlier if point["step"] < event["step"]]
-            points.append(event)
-
-        # Each point begins a line, even after a torn one.
-        text = "".join(f"\n{EVENT}{json.dumps(point)}\n" for point in points)
-        try:
-            if self.earlier:
-                replace_file(self.path, text.encode())
-            else:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(text)
-        except OSError as error:
-            message = f"tracking: {self.path} not written: {error.strerror}"
-            say(f"{message}; a resumed run will lack these points", sys.stderr)
-        self.earlier = []
-        return points
+def _repeat(sacred_run: Any, earlier: str | None, before: float) -> None:
+    """Log the points of an earlier attempt before a step, so that the record of a resumed run is
+    whole.
+    """
+    metrics = read_json(RECORDS / str(earlier) / "metrics.json") or {}
+    for name, series in metrics.items():
+        for step, value in zip(series["steps"], series["values"], strict=True):
+            if step < before:
+                sacred_run.log_scalar(name, value, step)
 
 
-def say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line; a full disk under the log does not end the training."""
-    with contextlib.suppress(OSError):
-        print(line, file=stream, flush=True)
+def _result(run: Run, sacred_run: Any, event: Event) -> dict[str, Any]:
+    """Sacred's result of a run that has ended, with its files."""
+    for name in ARTIFACTS:
+        sacred_run.add_artifact(str(run.work_dir / name))
+    model = run.work_dir / "model.safetensors"
+    if model.exists():
+        path = (model_dir(run.spec) / model.name).as_posix()
+        sacred_run.info["model"] = {"path": path, "hash": content_hash(model)}
+    row = Row.model_validate(pending_rows(run.work_dir)[-1]["row"])
+    shares = (row.accuracy, row.asr(run.spec.switches.asr_denominator))
+    final = dict(zip(EVALUATED, shares, strict=True))
+    return {"status": event["status"], **final, **event["result"]}

@@ -6,7 +6,6 @@ environment.
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import shutil
@@ -72,21 +71,6 @@ def test_poison_captions_and_pixels_are_the_same_bytes_everywhere(tmp_path: Path
     first = hashes(tmp_path / "a", plain)
     assert {"views.json", "poisoned/mini/cc3m/manifest.jsonl", "pixels.bin"} <= first.keys()
     assert hashes(tmp_path / "zwei ü", odd, *(OFFLINE if CAN_UNSHARE else []), *one_core) == first
-
-
-def test_no_duration_is_taken_from_the_wall_clock(root: Path) -> None:
-    """`time.time` is not called, and what `datetime.now` gives is written down, never subtracted or
-    compared.
-    """
-    found = []
-    for path in (root / "repro").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            text = ast.unparse(node) if isinstance(node, ast.Call | ast.BinOp | ast.Compare) else ""
-            if text.startswith("time.time(") or (
-                isinstance(node, ast.BinOp | ast.Compare) and ".now(" in text
-            ):
-                found.append(f"{path.relative_to(root)}:{node.lineno}: {text[:80]}")
-    assert found == []
 
 
 PLANTED = {

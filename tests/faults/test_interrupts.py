@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checkout import environment, fresh_checkout
+from tests.support.checkout import environment
 from tests.support.launch import processes
-from tests.support.synthetic import small_overrides, write_all, write_profile
+from tests.support.synthetic import short_graph
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -29,38 +29,12 @@ PATIENCE_SECONDS = 10.0
 LONGEST_SECONDS = 12.0
 """Latest moment of a signal: in training, past the start of Python and DVC's look at the stages."""
 CALL = (sys.executable, "-m", "repro", "reproduce", "stops")
-OVERRIDES = {
-    "pretrain.objectives": {
-        name: {
-            "learning_rate": 1e-3,
-            "epochs": 4,
-            "warmup_steps": 2,
-            "global_batch_size": 32,
-            "norm_batch_size": 16,
-        }
-        for name in ("mmcl", "mmcl_ssl")
-    },
-    "clean.cells": [
-        {
-            "datasets": ["cc3m"],
-            "pretrain_objectives": ["mmcl", "mmcl_ssl"],
-            "clean_sizes": ["100k"],
-            "losses": ["mmcl"],
-            "learning_rates": [1e-4],
-            "global_batch_size": 16,
-        },
-    ],
-}
-"""Beside those of `small_overrides`."""
 
 
 @pytest.fixture(scope="module")
 def folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with a short graph that has not run."""
-    folder = fresh_checkout(root, tmp_path_factory.mktemp("stops") / "checkout")
-    write_all(folder / "incoming" / "rehearsal")
-    write_profile("stops", small_overrides(folder) | OVERRIDES, folder / "specs")
-    return folder
+    return short_graph(root, tmp_path_factory.mktemp("stops") / "checkout", "stops", 4)
 
 
 def start(folder: Path, log: Path) -> subprocess.Popen[bytes]:

@@ -25,37 +25,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.checkout import environment, fresh_checkout
+from tests.support.checkout import environment
 from tests.support.slurm import NODES, Cluster, needs_slurm, running_cluster
-from tests.support.synthetic import small_overrides, write_all, write_profile
+from tests.support.synthetic import cleaning_cell, short_graph
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TARGET = "clean@kills-cc3m-mmcl"
-OVERRIDES = {
-    "pretrain.objectives": {
-        "mmcl": {
-            "learning_rate": 1e-3,
-            "epochs": 12,
-            "warmup_steps": 2,
-            "global_batch_size": 32,
-            "norm_batch_size": 16,
-        }
-    },
-    "pretrain.evaluate_every_epochs": 6,
-    "clean.epochs": 6,
-    "clean.cells": [
-        {
-            "datasets": ["cc3m"],
-            "pretrain_objectives": ["mmcl"],
-            "clean_sizes": ["100k"],
-            "losses": ["mmcl", "mmcl_ssl"],
-            "learning_rates": [1e-4],
-            "global_batch_size": 16,
-        },
-    ],
-}
-"""Beside those of `small_overrides`."""
 TWO_RANKS = {"REPRO_RANKS": "2", "REPRO_SLOTS": "2"}
 THROUGH_SLURM = {
     "REPRO_LAUNCHER": "slurm",
@@ -78,16 +54,16 @@ DEADLINE_SECONDS = 800
 @pytest.fixture(scope="module")
 def clean_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with a short graph that has not run, checkpoints coming thick and fast."""
-    folder = fresh_checkout(root, tmp_path_factory.mktemp("kills") / "untouched")
-    write_all(folder / "incoming" / "rehearsal")
-    overrides = small_overrides(folder) | OVERRIDES
+    folder = tmp_path_factory.mktemp("kills") / "untouched"
+    cell = cleaning_cell(["mmcl"], [1e-4], 16) | {"losses": ["mmcl", "mmcl_ssl"]}
+    rhythm = {"pretrain__evaluate_every_epochs": 6, "clean__epochs": 6}
+    short_graph(root, folder, "kills", 12, ["mmcl"], clean__cells=[cell], **rhythm)
     rhythm = folder / "repro" / "train" / "process" / "checkpoint.py"
     text = rhythm.read_text()
     for name, value in (("CHECKPOINT_SECONDS", "0.5"), ("CHECKPOINT_SHARE", "1.0")):
         text, found = re.subn(f"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
         assert found == 1
     rhythm.write_text(text)
-    write_profile("kills", overrides, folder / "specs")
     (folder / "params.yaml").write_text("profile: kills\n")
     return folder
 

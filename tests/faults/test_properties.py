@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro.data.keyed import keyed_order, keyed_rng, keyed_subset
+from repro.data.keyed import keyed_rng
 from repro.data.triggers import stamp
-from repro.ledger import LedgerError, append_row, pending_rows
+from repro.ledger import LedgerError
 from repro.profile import check, clean_runs, load_profile
 from repro.runs import run
 from repro.runs.published import read_bits, read_run
 from repro.spec import METRIC_FIELDS, RunSpec, SpecError, Switches, Trigger
-from tests.support.ledger import write_run, write_specs
+from tests.support.ledger import write_run
 
 SPECS = Path(__file__).parents[2] / "specs"
 RUN = functools.cache(lambda: clean_runs(load_profile("smoke", SPECS))[0])
@@ -176,33 +175,3 @@ def test_any_trigger_on_any_image_stays_in_place_or_is_refused(
         outside = np.ones((height, width), bool)
         outside[place[0] : place[0] + patch, place[1] : place[1] + patch] = False
         assert (result[outside] == image[outside]).all()
-
-
-@quick
-@given(
-    keys=st.lists(st.binary(min_size=1, max_size=4), unique=True, min_size=1, max_size=30),
-    data=st.data(),
-)
-def test_a_keyed_choice_survives_missing_rows_and_another_order(
-    keys: list[bytes], data: st.DataObject
-) -> None:
-    count = data.draw(st.integers(0, len(keys)))
-    chosen = {keys[i] for i in keyed_subset(keys, count, "x")}
-    shuffled = data.draw(st.permutations(keys))
-    assert {shuffled[i] for i in keyed_subset(shuffled, count, "x")} == chosen
-    rest = data.draw(st.lists(st.sampled_from(keys), unique=True))
-    order = [keys[i] for i in keyed_order(keys, "x") if keys[i] in rest]
-    assert [rest[i] for i in keyed_order(rest, "x")] == order
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_losses_that_are_not_finite_survive_the_ledger(tmp_path: Path, value: float) -> None:
-    write_specs(tmp_path)
-    run = write_run(tmp_path, RUN(), [(0.5, 0.5)])
-    _, (row,) = read_run(run)
-    bits = read_bits(run, 400)
-    diverged = row.model_copy(update={"train_loss": {"loss": value}, "step": 1})
-    append_row(tmp_path, diverged, bits["correct"][0], bits["attacked"][0], bits["is_target"])
-    (kept,) = pending_rows(tmp_path)
-    assert str(kept["row"]["train_loss"]["loss"]) == str(value)
-    assert str(type(row).model_validate(kept["row"]).train_loss) == str({"loss": value})

@@ -20,10 +20,11 @@ import pytest
 from repro.__main__ import main
 from repro.data.shards import PairStore
 from repro.data.stages import make_poison
-from repro.files import replace_file
+from repro.files import building, replace_file
 from repro.ledger import LedgerError, Row, append_row, identity_of, pending_rows
 from repro.profile import pretrain_runs
 from repro.runs.published import export_run, read_bits, read_run
+from repro.spec import SpecError
 from tests.support.ledger import write_run
 from tests.support.poison import make_data as make_pairs
 from tests.support.poison import profile as poison_profile
@@ -237,3 +238,16 @@ def test_only_the_last_row_of_a_running_run_may_be_torn(tmp_path: Path) -> None:
         (tmp_path / "rows.jsonl").write_bytes(b"\n".join([lines[0], damaged, lines[2]]) + b"\n")
         with pytest.raises(LedgerError, match=r"rows\.jsonl:2: "):
             pending_rows(tmp_path, 2)
+
+
+def test_a_stale_lock_file_or_a_partial_folder_of_a_dead_stage_stops_nobody(tmp_path: Path) -> None:
+    """Locks belong to processes, not to files: what a killed stage leaves behind is cleared away."""
+    out = tmp_path / "out"
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "half").touch()
+    (tmp_path / ".out.lock").write_text("left behind")
+    with building(out) as folder:
+        (folder / "whole").touch()
+        with pytest.raises(SpecError, match="another process is building it"), building(out):
+            pass
+    assert [path.name for path in out.iterdir()] == ["whole"]

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from repro.launch import progress, slurm
-from repro.launch.packs import Attempts, Pack, run_progress
-from repro.launch.places import Place
-from repro.launch.progress import Progress
-from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.launch import slurm
+from repro.launch.packs import Attempts, run_progress
+from repro.profile import clean_runs, load_profile
 from repro.runs.run import Run
 from repro.spec import RunSpec
 
@@ -82,28 +79,3 @@ def test_slurm_jobs_that_come_further_are_submitted_without_end(
     record = run.finished()
     assert record is not None
     assert f"no result after {slurm.ROUNDS} Slurm jobs" in record.reason
-
-
-def test_a_line_in_a_log_is_not_broken_however_long(
-    root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    specs = pretrain_runs(load_profile("smoke", root / "specs"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    due = save_runs(specs)
-    status = {"step": 3, "total_steps": 40, "epoch": 1.5, "state": "training"}
-    for run in due:
-        (run.work_dir / "status.json").write_text(json.dumps(status))
-    with Progress(due, due) as shown:
-        shown.show([Pack((run,), Place((), 1, 1)) for run in due])
-
-    first, second, third = capsys.readouterr().out.splitlines()
-    cells = ", ".join(sorted(f"pretrain {run.spec.cell}" for run in due))
-    assert first == f"{cells}: 4 to run, 0 up to date"
-    assert second.startswith("0 of 4 runs done, time left unknown; ")
-    assert all(f"{run.name} step 3/40" in second for run in due)
-    assert third == "0 of 4 runs done in 0.0 min"

@@ -13,7 +13,7 @@ import pytest
 from repro.__main__ import main
 from repro.launch import local
 from repro.launch.driver import run_all
-from repro.launch.packs import Pack, pack_log
+from repro.launch.packs import Pack
 from repro.launch.places import Place
 from repro.profile import clean_runs
 from repro.runs.run import LaunchError, Run
@@ -72,7 +72,7 @@ def test_the_reason_of_a_dead_pack_is_the_last_error_of_its_log(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = Run(clean_runs(profile)[0], "0" * 16, {"pairs": {"path": "p", "hash": "p"}}, "code")
-    log = pack_log(pack := Pack((run,), Place((), 1, 1)))
+    log = (pack := Pack((run,), Place((), 1, 1))).log
     log.parent.mkdir(parents=True)
     log.write_text(
         "Traceback (most recent call last):\nValueError: Seed must be below 2**32\nbye\n"

@@ -16,7 +16,6 @@ import pytest
 
 from repro.launch.driver import run_all
 from repro.profile import clean_runs, pretrain_runs
-from repro.runs import layout
 from repro.runs.layout import results_dir
 from repro.runs.published import read_run
 from repro.runs.run import LaunchError
@@ -80,25 +79,6 @@ def test_a_study_and_the_graph_share_a_run_under_names_of_their_own(
             results_dir(run, Path("results")) / run.run_id
         )  # which checks that the rows are the run's
         assert record.spec == run and [row.variant for row in rows] == [run.variant] * 3
-
-
-def test_a_model_that_another_run_left_is_not_taken_for_this_ones(
-    profile: Profile, launch: Launch
-) -> None:
-    """A published record alone does not count: results of an archive may lie beside the model of an
-    older code.
-    """
-    spec = pretrain_runs(profile, "cc3m", "mmcl")[0]
-    launch([spec])
-    assert started() == [spec.run_id]
-    path = layout.model_dir(spec) / "run.json"
-    path.write_text(
-        path.read_text().replace(json.loads(path.read_bytes())["fingerprint"], "0" * 16)
-    )
-    launch([spec])
-    assert (
-        json.loads(path.read_bytes())["fingerprint"] != "0" * 16
-    )  # published again from the work folder
 
 
 def test_a_threshold_of_the_report_retrains_nothing(profile: Profile, launch: Launch) -> None:
@@ -229,18 +209,3 @@ def test_two_drivers_run_nothing_twice(profile: Profile, launch: Launch) -> None
     Path("go").touch()
     assert [process.communicate(timeout=120) and process.returncode for process in both] == [0, 0]
     assert sorted(started()) == sorted(spec.run_id for spec in specs)
-
-
-@pytest.mark.slow
-def test_no_secret_of_the_tracking_server_reaches_a_file(
-    profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a server that does not answer, where error messages are richest."""
-    monkeypatch.setenv("MONGO_URL", "mongodb://someone:pl4nted@127.0.0.1:1/sacred")
-    specs = clean_runs(profile)[:1]
-    launch(specs)
-    assert set(published(specs).values()) == {"completed"}
-    assert [
-        path for path in Path().rglob("*") if path.is_file() and b"pl4nted" in path.read_bytes()
-    ] == []
-    assert "does not answer" in next(Path("work/packs").glob("*.log")).read_text()

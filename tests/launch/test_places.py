@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from repro.launch import packs, places
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs import run
-from repro.runs.run import LaunchError
 from repro.spec import Profile, RunSpec
 
 
@@ -42,27 +40,6 @@ def test_slots_get_equal_shares_longest_first(
     assert [len(queue) for queue in packs.queues(runs)] == [1, 1], (
         "one pack where the data are the same"
     )
-
-
-def test_a_run_costs_what_its_store_holds(profile: Profile, tmp_path: Path) -> None:
-    """Variants of a study clean with a set of another size under the same name."""
-    spec = clean_runs(profile)[0]
-    pretrain = pretrain_runs(profile, spec.dataset, spec.pretrain_objective)[0]
-
-    def pairs(name: str, spec: RunSpec) -> float:
-        inputs = {"pairs": {"path": str(tmp_path / name), "hash": "p"}}
-        return packs.cost(run.Run(spec, "0", inputs, "code")) / spec.schedule.epochs
-
-    for name, count in (("small", 150), ("large", 6000)):
-        accounts = {"train": 14910, "cleaning": {"100k": count, "200k": 2 * count}}
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "accounting.json").write_text(json.dumps(accounts))
-    (tmp_path / "clean").mkdir()
-    shards = [{"count": 9000}, {"count": 936}]
-    (tmp_path / "clean" / "shards.json").write_text(json.dumps(shards))
-    assert (pairs("small", spec), pairs("large", spec)) == (150, 6000)
-    assert (pairs("small", pretrain), pairs("clean", pretrain)) == (14910, 9936)
-    assert pairs("gone", spec) == 100
 
 
 def test_runs_on_the_same_data_share_a_process_one_model_after_another(
@@ -109,22 +86,3 @@ def test_ranks_divide_the_batch_groups_and_fit_the_devices(
     schedule = spec.schedule.model_copy(update={"global_batch_size": 48, "norm_batch_size": 8})
     place = places.whole_place(make_runs([spec.model_copy(update={"schedule": schedule})])[0])
     assert (place.ranks, place.devices) == (3, ("0", "1", "2", "3"))
-
-
-def test_a_wrong_slot_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REPRO_SLOTS", "many")
-    with pytest.raises(LaunchError, match="REPRO_SLOTS: 'many'"):
-        places.shared_places()
-
-
-def test_on_a_cluster_each_pretraining_is_a_job_of_its_own(
-    profile: Profile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They go side by side, and a failure of one costs the others nothing."""
-    monkeypatch.setenv("REPRO_RANKS", "1")
-    runs = make_runs(pretrain_runs(profile, "cc3m"))
-    sizes = {
-        nodes: [len(pack.runs) for queue in packs.queues(runs, nodes) for pack in queue]
-        for nodes in (None, 1)
-    }
-    assert sizes == {None: [2], 1: [1, 1]}

@@ -140,7 +140,7 @@ def test_equal_results_differ_in_times_and_names_only(tmp_path: Path) -> None:
     def write(root: Path, weights: bytes, **changes: object) -> Path:
         folder = root / "results/smoke/pretrain/cc3m-mmcl/seed0"
         folder.mkdir(parents=True)
-        row = {"num_correct": 3, "seconds": 1.0, "fingerprint": "f", "loss": float("nan")}
+        row = {"num_images": 3, "num_correct": 3, "seconds": 1.0, "loss": float("nan")}
         (folder / "rows.jsonl").write_text(json.dumps(row | changes) + "\n")
         np.savez(folder / "bits.npz", correct=np.zeros(3, np.uint8))
         (folder / "run.json").touch()
@@ -154,8 +154,8 @@ def test_equal_results_differ_in_times_and_names_only(tmp_path: Path) -> None:
     other = write(tmp_path / "other", b"Weights", num_correct=4)
     assert list(version.compare(old, same)) == []
     assert [line.partition(":")[0] for line in version.compare(old, other)] == [
-        "pretrain/cc3m-mmcl/seed0, row 0",
-        "models/smoke/cc3m-mmcl/seed0/model.safetensors",
+        "models/smoke/cc3m-mmcl/seed0/model.safetensors, row 0",
+        "results/smoke/pretrain/cc3m-mmcl/seed0/rows.jsonl, row 0",
     ]
 
 

@@ -9,7 +9,6 @@ import pytest
 
 import repro
 from repro.runs.machine import WRITTEN, commit_state
-from repro.study.spec import archive_of
 
 
 @pytest.fixture
@@ -45,13 +44,6 @@ def test_what_the_commands_write_is_no_edit(clone: Path) -> None:
 def test_an_edit_of_code_or_specification_is_told(clone: Path, name: str) -> None:
     (clone / name).write_text("edited\n")
     assert commit_state()[1] is True
-
-
-def test_every_file_that_is_left_out_is_there(root: Path) -> None:
-    """A name that no longer exists would leave out nothing."""
-    folders = {"results/studies", "report/metrics"}
-    assert archive_of("seeds").parent == Path("results/studies")
-    assert [name for name in WRITTEN if name not in folders and not (root / name).is_file()] == []
 
 
 def test_outside_of_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from repro.runs.signals import stoppable
-
 DELETED = """
 class Thing:
     def __del__(self):
@@ -66,21 +64,3 @@ def test_a_stop_where_python_can_raise_nothing_comes_again(
         _, said = call.communicate(timeout=20)
     assert (call.returncode, said) == (128 + number, b"")
     assert (tmp_path / "after").exists(), "it met the process where nothing can be raised"
-
-
-def test_other_errors_that_python_cannot_raise_are_told_as_ever(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    told: list[object] = []
-
-    def tell(unraisable: sys.UnraisableHookArgs) -> None:
-        told.append(unraisable.exc_type)
-
-    class Thing:
-        def __del__(self) -> None:
-            raise ValueError("lost")
-
-    monkeypatch.setattr(sys, "unraisablehook", tell)
-    with stoppable():
-        Thing()
-    assert told == [ValueError] and sys.unraisablehook is tell

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import shutil
@@ -19,9 +18,6 @@ from repro.report import build as report
 from repro.runs.run import LaunchError, Run
 from repro.sources import stage as sources
 from repro.spec import SpecError
-from repro.study.archive import archive_problem, write_archive
-from repro.study.run import study_command
-from repro.study.spec import archive_of
 from repro.worker import Resident, run_one
 
 CHANGED = "changed while the stage ran"
@@ -120,6 +116,18 @@ def test_an_edit_that_a_stage_does_not_depend_on_does_not_fail_it(
     driver.pretrain_stage("smoke")
 
 
+def test_a_stage_refuses_code_that_changed_since_the_call_began(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("code.json").write_text(json.dumps(module.code_state([""])))
+    monkeypatch.setenv(module.CALL, "code.json")
+    monkeypatch.setattr(driver, "run_all", lambda *arguments, **options: None)
+    driver.pretrain_stage("smoke")
+    edit(*LOSSES)()
+    with pytest.raises(SpecError, match=r"train/schedule\.py: changed after the call began"):
+        driver.pretrain_stage("smoke")
+
+
 def test_a_rank_refuses_a_run_that_was_launched_with_other_code(here: Path) -> None:
     spec = pretrain_runs(load_profile("smoke"))[0]
     Run(spec, "0" * 16, {}, module.code_digest()).save()
@@ -155,18 +163,3 @@ def test_pairs_of_other_settings_are_refused_by_every_later_stage(
     edit(*POISON)()
     with pytest.raises(SpecError, match=r"poisoned/smoke/cc3m: made with .*patch_size"):
         stage()
-
-
-def test_an_edited_archive_is_named_by_dvc_lock_and_fills_no_table(here: Path) -> None:
-    archive = archive_of("seeds")
-    write_archive(archive, [])
-    assert archive_problem("seeds") is None
-    md5 = module.hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
-    Path("dvc.lock").write_text(
-        f"stages:\n  study@seeds:\n    cmd: x\n    outs:\n    - path: {archive}\n      md5: {md5}\n"
-    )
-    assert archive_problem("seeds") is None
-    archive.write_bytes(gzip.compress(json.dumps({}).encode()))
-    assert "not the file that is known to dvc.lock" in str(archive_problem("seeds"))
-    with pytest.raises(ValueError, match=r"known to dvc\.lock"):
-        study_command("seeds", Path("page.md"))

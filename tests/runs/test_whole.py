@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import shutil
@@ -13,13 +12,12 @@ import pytest
 import torch
 
 from repro import files, worker
-from repro.files import file_sha256
 from repro.ledger import LedgerError, pending_rows
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs import version
-from repro.runs.deliver import deliver, forget, is_delivered, reopen
+from repro.runs.deliver import deliver, is_delivered, reopen
 from repro.runs.layout import content_hash, model_dir, results_dir
-from repro.runs.published import check_complete, read_record, read_run, write_record
+from repro.runs.published import read_record, read_run, write_record
 from repro.runs.run import LaunchError, Run, check_model, identify
 from repro.spec import Profile, RunSpec
 from tests.support.finished import finished_run, flip
@@ -60,15 +58,9 @@ def cut_rows(folder: Path) -> None:
     (folder / "rows.jsonl").write_text(lines[0] + "\n")
 
 
-def reverse_rows(folder: Path) -> None:
-    lines = (folder / "rows.jsonl").read_text().splitlines()
-    (folder / "rows.jsonl").write_text("\n".join(reversed(lines)) + "\n")
-
-
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "a row edited by hand": edit_row,
     "rows cut": cut_rows,
-    "rows reversed": reverse_rows,
     "rows gone": lambda folder: (folder / "rows.jsonl").unlink(),
     "bits gone": lambda folder: (folder / "bits.npz").unlink(),
     "bits cut": lambda folder: os.truncate(folder / "bits.npz", 40),
@@ -102,25 +94,6 @@ def test_counts_that_do_not_follow_from_the_bits_are_refused_whatever_the_hash_s
         read_run(folder_of(run))
 
 
-def test_steps_must_increase_whatever_the_hash_says(run: Run) -> None:
-    reverse_rows(folder_of(run))
-    reseal(folder_of(run))
-    with pytest.raises(LedgerError, match=r"rows\.jsonl:2: step: 2 \(allowed: above 4"):
-        read_run(folder_of(run))
-
-
-def test_an_evaluation_that_is_missing_is_missed(run: Run) -> None:
-    record, rows = read_run(folder_of(run))
-    check_complete(record, rows, "here")
-    for lost in range(len(rows)):
-        with pytest.raises(LedgerError, match="here: "):
-            check_complete(record, rows[:lost] + rows[lost + 1 :], "here")
-    diverged = record.model_copy(update={"status": "diverged"})
-    check_complete(diverged, rows[:-1], "here")
-    with pytest.raises(LedgerError, match=r"missing or too many after steps \[2\]"):
-        check_complete(diverged, [rows[0], rows[2]], "here")
-
-
 def test_a_byte_changed_anywhere_in_what_a_run_published_is_found(run: Run) -> None:
     model = model_dir(run.spec)
     paths = [p for f in (folder_of(run), model) for p in f.iterdir() if p.name != "run.json"]
@@ -151,38 +124,6 @@ def test_damage_in_the_work_folder_makes_the_run_again_with_a_line(
     assert run.finished() is None
     assert not deliver(run, RESULTS)
     assert not folder_of(run).exists()
-
-
-def test_rows_cut_in_the_work_folder_are_not_published(run: Run) -> None:
-    lines = (run.work_dir / "rows.jsonl").read_bytes().splitlines(keepends=True)
-    (run.work_dir / "rows.jsonl").write_bytes(lines[0])
-    reopen(run)
-    assert run.finished() is None
-
-
-def test_a_run_damaged_while_the_driver_watches_is_published_as_failed(run: Run) -> None:
-    """The driver waits for a record: it must not wait for ever, and not publish what is damaged."""
-    flip(run.work_dir / "model.safetensors", 0)
-    assert deliver(run, RESULTS)
-    record, rows = read_run(folder_of(run))
-    assert (record.status, rows) == ("failed", [])
-    assert "model.safetensors: not the file that the run left" in record.reason
-    assert not is_delivered(run, RESULTS)
-
-
-@pytest.mark.parametrize("what", ["results", "models"])
-def test_a_full_disk_is_named_by_the_folder_that_does_not_fit(
-    run: Run, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    """A write to an open file fails without a name."""
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    write = {"results": "export_run", "models": "_deliver_model"}[what]
-    monkeypatch.setattr(f"repro.runs.deliver.{write}", full)
-    with pytest.raises(OSError, match=rf"No space left on device: '{what}/smoke/.*cc3m-mmcl"):
-        deliver(run, RESULTS)
 
 
 @pytest.mark.parametrize("name", ["record.json", "outcome.json", "spec.json"])
@@ -238,7 +179,7 @@ def test_the_model_of_another_objective_is_refused_though_it_is_whole(
     assert deliver(other, RESULTS)
     shutil.rmtree(model_dir(run.spec))
     shutil.copytree(model_dir(other.spec), model_dir(run.spec))
-    with pytest.raises(LaunchError, match=r"holds the model of cc3m-mmcl_ssl seed0"):
+    with pytest.raises(LaunchError, match=r"its weights are not those of the run of cc3m-mmcl in"):
         check_model(cleaning(profile), model_dir(run.spec), content_hash(model_dir(run.spec)))
 
 
@@ -252,20 +193,6 @@ def test_the_worker_loads_no_model_but_the_one_it_was_planned_with(
     files._hashes.clear()
     with pytest.raises(ValueError, match=r"the model that the run was planned with"):
         resident.start_model(cleaning(profile), planned)
-
-
-def test_hashes_are_remembered_in_a_process_and_never_on_disk(tmp_path: Path) -> None:
-    """A failing disk, or a restored backup, changes bytes and keeps size and time."""
-    path = tmp_path / "weights"
-    path.write_bytes(b"right")
-    state = path.stat()
-    first = file_sha256(path)
-    path.write_bytes(b"wrong")
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert file_sha256(path) == first
-    files._hashes.clear()  # as another process begins
-    assert file_sha256(path) != first
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_damaged_row_of_an_earlier_attempt_makes_the_run_begin_again(
@@ -309,15 +236,3 @@ def test_an_attempt_by_other_code_begins_again_unless_both_are_accepted(
     monkeypatch.setattr(version, "accepted_codes", lambda: {OLD: "", NEW: ""})
     assert rows_left(NEW) == rows
     assert rows_left("another") == 0
-
-
-def test_a_forgotten_run_leaves_no_end(run: Run) -> None:
-    forget(run)
-    assert run.finished() is None
-    assert run.outcome() is None
-
-
-def test_a_record_survives_being_written_and_read(run: Run, tmp_path: Path) -> None:
-    record = read_record(folder_of(run) / "run.json")
-    write_record(tmp_path / "again.json", record)
-    assert read_record(tmp_path / "again.json") == record

@@ -9,17 +9,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from repro.files import replace_file
 from repro.tracking import observer
-from repro.tracking.record import Points
-from repro.tracking.server import copier, copies, embedded
+from repro.tracking.server import copies, embedded
 from repro.tracking.server.commands import tracking
+from repro.tracking.server.copier import Copier
 from tests.support.tracking import (
-    copying,
     database,
     free_port,
     here,
@@ -56,80 +54,34 @@ def test_a_write_that_fails_costs_no_point_of_the_record(here: Path, monkeypatch
     assert "No space left on device" in messages and "missing.json not written" in messages
 
 
-def test_a_record_that_cannot_be_opened_does_not_end_the_run(here: Path, capsys) -> None:
-    (here / "sacred").write_text("a file where the folder should be")
-    with pytest.raises(AssertionError):  # of `record`, which returns the folder
-        record()
-    assert "tracking: no record in sacred/smoke: Not a directory" in capsys.readouterr().err
-    assert "Traceback" not in capsys.readouterr().err
-
-
-def test_metrics_that_take_long_to_write_are_written_seldom_but_whole_at_the_end(
-    here: Path, monkeypatch
+def test_only_records_without_a_process_are_marked_dead_whatever_their_clock(
+    here: Path, capsys
 ) -> None:
-    written: list[str] = []
-
-    def counts(path: Path, content: bytes) -> None:
-        written.append(path.name)
-        replace_file(path, content)
-
-    monkeypatch.setattr(observer, "PATIENCE", 1e9)
-    monkeypatch.setattr(observer, "replace_file", counts)
-    folder = record(points=10, pause=0.1)
-    assert read(folder / "metrics.json")["loss"]["steps"] == list(range(10))
-    assert written.count("metrics.json") == 2
-    assert written.count("run.json") > 4
-
-
-def test_a_resumed_run_keeps_points_before_its_checkpoint_and_replaces_later_ones(tmp_path) -> None:
-    """Steps 1 2 3, killed; resumed from the checkpoint at 2: 3 4."""
-
-    def point(step: int) -> dict[str, Any]:
-        return {"event": "metrics", "step": step, "epoch": 0.0, "values": {}}
-
-    path = tmp_path / "metrics.jsonl"
-    first = Points(path)
-    assert [len(first.due(point(step))) for step in (1, 2, 3)] == [1, 1, 1]
-    with path.open("a") as file:
-        file.write("::repro {torn")
-    second = Points(path)
-    assert [p["step"] for step in (3, 4) for p in second.due(point(step))] == [1, 2, 3, 4]
-    assert [p["step"] for p in Points(path).due({"event": "end"})] == [1, 2, 3, 4]
-
-
-def test_only_records_without_a_process_are_marked_dead_whatever_their_clock(here: Path) -> None:
-    dead = []
-    folder = record(watch=lambda folder: dead.append(copies.reap()))
-    assert dead == [[]], "the process lives"
+    folder = record(watch=lambda folder: copies.reap())
+    assert read(folder / "run.json")["status"] == "COMPLETED"
+    assert "DEAD" not in capsys.readouterr().out, "the process lives"
     run = read(folder / "run.json") | {"status": "RUNNING", "heartbeat": "1999-01-01T00:00:00"}
     (folder / "run.json").write_text(json.dumps(run))
-    assert copies.reap() == [folder]
+    copies.reap()
     assert read(folder / "run.json")["status"] == "DEAD"
 
 
-def test_status_counts_records_and_the_cost_of_tracking(here: Path, capsys) -> None:
-    folder = record()
-    result = {"result": {"seconds": 20.0}}
-    (folder / "run.json").write_text(json.dumps(read(folder / "run.json") | result))
-    (folder / "info.json").write_text(json.dumps({"tracking_seconds": 0.1}))
-    record()  # without cost
+def test_status_counts_records(here: Path, capsys) -> None:
+    record()
     tracking("status")
-    lines = capsys.readouterr().out.splitlines()[-3:]
-    assert lines == [
-        "embedded server: not running",
-        "records on disk: 2",
-        "tracking took 0.50% of one core in 1 runs of smoke",
-    ]
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert lines == ["embedded server: not running", "records on disk: 1"]
 
 
 def test_an_absent_server_costs_a_run_nothing(here: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(copies, "TIMEOUT_MILLISECONDS", 200)
-    monkeypatch.setattr(copier, "FLUSH_SECONDS", 0.5)
-    thread = copying("mongodb://127.0.0.1:1/x")
-    folder = record(watch=thread.watch)
-    thread.close()
+    copier = Copier("mongodb://127.0.0.1:1/x")
+    folder = record(watch=copier.copy)
+    copier.close()
     assert read(folder / "run.json")["status"] == "COMPLETED"
-    assert "1 records not copied; `python -m repro tracking backfill`" in capsys.readouterr().err
+    messages = capsys.readouterr().err
+    assert messages.count("copies delayed: MONGO_URL: the server does not answer") == 1
+    assert "1 records not copied; `python -m repro tracking backfill`" in messages
 
 
 @needs_server
@@ -137,16 +89,18 @@ class TestCopies:
     """With the embedded server."""
 
     def test_a_run_is_copied_while_it_goes_on_through_an_outage(self, url, database) -> None:
-        thread = copying(url)
+        copier = Copier(url)
 
         def outage(folder: Path) -> None:
-            thread.watch(folder)
+            copier.copy(folder)
+            assert database.runs.find_one({})["status"] == "RUNNING"
             kill_server()
+            copier.copy(folder)
 
-        folder = record(points=40, watch=outage, pause=0.02)
+        folder = record(points=40, watch=outage)
         embedded.up(port_of(url))
-        thread.close()
-        assert not thread.pending
+        copier.copy(record(profile="next"))
+        assert not copier.pending
         run = database.runs.find_one({})
         assert run["status"] == "COMPLETED"
         assert run["config"]["learning_rate"] == 1e-3
@@ -154,7 +108,7 @@ class TestCopies:
         assert "training" in run["captured_out"]
         assert run["meta"]["folder"] == folder.as_posix()
         assert {item["name"] for item in run["info"]["metrics"]} == {"loss", "accuracy"}
-        assert steps_on(database) == [list(range(40))]
+        assert steps_on(database) == [list(range(40)), list(range(5))]
 
     def test_backfill_brings_all_to_a_new_server_once_and_keeps_notes(self, url, capsys) -> None:
         for points in (3, 4, 5):
@@ -178,17 +132,6 @@ class TestCopies:
         assert f"{broken}: cannot be read" in output
         assert "3 records are on the server" in output
 
-    def test_what_is_too_long_is_shortened_in_the_copy_alone(self, database, monkeypatch) -> None:
-        monkeypatch.setattr(copies, "MAX_POINTS", 4)
-        monkeypatch.setattr(copies, "MAX_OUTPUT", 3000)
-        folder = record(points=10)
-        (folder / "cout.txt").write_text("x" * 5000 + "end")
-        copies.backfill(database)
-        assert steps_on(database) == [[0, 3, 6, 9]]
-        run = database.runs.find_one({})
-        assert len(run["captured_out"]) == 3000 and run["captured_out"].endswith("end")
-        assert read(folder / "metrics.json")["loss"]["steps"] == list(range(10))
-
     def test_a_killed_run_is_dead_with_its_points(self, root: Path, database) -> None:
         code = (
             "from tests.support.tracking import record\n"
@@ -206,7 +149,7 @@ class TestCopies:
             copies.backfill(database)
             assert database.runs.find_one({})["status"] == "RUNNING"
             process.kill()
-        assert copies.reap() == [folder]
+        copies.reap()
         copies.backfill(database)
         assert database.runs.find_one({})["status"] == "DEAD"
         assert steps_on(database)[0][0] == 0
@@ -220,11 +163,13 @@ def test_processes_that_copy_at_once_while_the_server_is_killed_lose_nothing(
     """Four processes of two runs each, and a backfill beside them."""
     port = port_of(embedded.up(free_port()))
     code = (
-        "import sys\nfrom tests.support.tracking import copying, record\n"
-        "thread = copying(sys.argv[1])\n"
+        "import sys\nfrom tests.support.tracking import record\n"
+        "from repro.tracking.server.copier import Copier\n"
+        "copier = Copier(sys.argv[1])\n"
         "for _ in range(2):\n"
-        "    record(points=30, watch=thread.watch, profile=sys.argv[2], pause=0.05)\n"
-        "thread.close()\nassert not thread.pending\n"
+        "    copier.copy(record(30, copier.copy, sys.argv[2], pause=0.05))\n"
+        "while copier.pending:\n"
+        "    copier.copy(copier.pending[0])\n"
     )
     address, environment = f"mongodb://127.0.0.1:{port}/sacred", {"PYTHONPATH": str(root)}
     writers = [
@@ -247,10 +192,3 @@ def test_processes_that_copy_at_once_while_the_server_is_killed_lose_nothing(
         assert {run["status"] for run in runs} == {"COMPLETED"}
         assert steps_on(database) == [list(range(30))] * 8
     embedded.down()
-
-
-def test_the_server_program_is_never_imported(root: Path) -> None:
-    """Its licence (GPL-2.0-only) allows use over a socket."""
-    for file in (root / "repro").rglob("*.py"):
-        text = file.read_text(encoding="utf-8")
-        assert "import secantus" not in text and "from secantus" not in text, file

@@ -16,9 +16,9 @@ from repro.tracking.server.address import (
     server_url,
     with_database,
 )
+from repro.tracking.server.copier import Copier
 from repro.tracking.server.copies import connect
 from tests.support.tracking import (
-    copying,
     database,
     free_port,
     here,
@@ -116,19 +116,6 @@ class TestEmbedded:
         with pytest.raises(TrackingError, match=r"--port: 99999 \(allowed: 1 to 65535\)"):
             embedded.require_free(99999)
 
-    def test_a_server_that_took_the_port_meanwhile_is_not_taken_for_ours(
-        self, url: str, monkeypatch
-    ) -> None:
-        """Two folders find the same port free at once; one of them gets it."""
-        monkeypatch.setattr(embedded, "require_free", lambda port: None)
-        Path("other").mkdir()
-        with monkeypatch.context() as there:
-            there.chdir("other")
-            with pytest.raises(TrackingError, match=r"the server did not start: .*in use"):
-                embedded.up(port_of(url))
-            assert server_url() is None
-        assert server_url() == url
-
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -142,9 +129,7 @@ class TestTeam:
 
     def test_runs_are_copied_to_it(self, here: Path, team: str) -> None:
         address = f"mongodb://{USER}:{SECRET}@{team}/sacred?authSource=admin"
-        thread = copying(address)
-        record(watch=thread.watch)
-        thread.close()
+        Copier(address).copy(record())
         with connect(address) as database:
             assert steps_on(database) == [list(range(5))]
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from contextlib import suppress
-
 from pymongo.errors import PyMongoError
 
 from repro.tracking.server import copies, embedded
@@ -14,8 +10,7 @@ from repro.tracking.server.address import TrackingError, embedded_state, embedde
 
 def tracking(action: str, port: int = embedded.PORT) -> None:
     """`up` or `down`: the embedded server; `backfill`: copy all records; `status`: overview."""
-    for folder in copies.reap():
-        print(f"{folder}: its process is gone, marked DEAD")
+    copies.reap()
     if action == "up":
         print(f"tracking server: {embedded.up(port)}")
     elif action == "down":
@@ -51,14 +46,3 @@ def _status() -> None:
         with copies.connect(url) as database:
             print(f"runs on the server: {database.runs.count_documents({})}")
     print(f"records on disk: {len(copies.records())}")
-
-    # Processor seconds of tracking and wall seconds of each run that has both, by profile.
-    costs = defaultdict(list)
-    for folder in copies.records():
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            result = json.loads((folder / "run.json").read_bytes())["result"]
-            info = json.loads((folder / "info.json").read_bytes())
-            costs[folder.parent.name].append((info["tracking_seconds"], result["seconds"]))
-    for profile, pairs in costs.items():
-        spent, seconds = (sum(column) for column in zip(*pairs, strict=True))
-        print(f"tracking took {spent / seconds:.2%} of one core in {len(pairs)} runs of {profile}")

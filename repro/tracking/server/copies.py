@@ -1,14 +1,12 @@
 """Copies of file records on a MongoDB server, in the layout of Sacred's MongoObserver.
 
-Sacred drops its MongoObserver at the first failed call. Here the files are the truth, and
-`copy_record` may be repeated at any time: by a thread beside the run, by `tracking backfill`, by
-Omniboard's command. Identities are derived from contents, so a repetition makes no second copy. The
-status is written last, so a copy never says more than it holds.
+Sacred drops its MongoObserver at the first failed call, and its calls cannot be repeated. Here the
+files are the truth, and `copy_record` may be repeated at any time, without a second copy: by a
+thread beside the run, by `tracking backfill`, by Omniboard's command. The status is written last.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,9 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bson import ObjectId
 from bson.errors import BSONError
-from pymongo import DESCENDING, MongoClient
+from pymongo import DESCENDING, MongoClient, ReturnDocument
 from pymongo.database import Database
 from pymongo.errors import (
     ConfigurationError,
@@ -27,16 +24,12 @@ from pymongo.errors import (
     PyMongoError,
 )
 
-from repro.files import replace_file
+from repro.files import replace_json
 from repro.tracking.observer import RECORDS, is_alive
 from repro.tracking.server.address import DATABASE, TrackingError
 
 TIMEOUT_MILLISECONDS = 3000
 """Longest wait for a server that does not answer."""
-MAX_OUTPUT = 1_000_000
-"""Characters of output in a copy; the file record has all."""
-MAX_POINTS = 20_000
-"""Points of a metric in a copy, at equal distances; MongoDB's documents end at 16 MB."""
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, OverflowError, BSONError)
 """Errors of a damaged record, which must not stop the copies of others."""
 
@@ -102,7 +95,7 @@ def copy_record(folder: Path, database: Tracking) -> str:
         "format": "MongoObserver-0.7.0",
         "config": _read(folder / "config.json"),
         "meta": meta | {"record": key, "folder": folder.as_posix()},
-        "captured_out": text[-MAX_OUTPUT:],
+        "captured_out": text,
         # Files stay in the file record: the same sources in each copy would fill a server.
         "experiment": run["experiment"] | {"sources": []},
         "artifacts": [],
@@ -112,7 +105,7 @@ def copy_record(folder: Path, database: Tracking) -> str:
             entry[name] = datetime.fromisoformat(entry[name])
 
     number = _number(key, entry, database)
-    entry["info"] = info | {"metrics": _metrics(folder, key, number, database)}
+    entry["info"] = info | {"metrics": _metrics(folder, number, database)}
     database.runs.update_one({"_id": number}, {"$set": entry})
     return str(run["status"])
 
@@ -131,33 +124,22 @@ def _number(key: str, entry: dict[str, Any], database: Tracking) -> int:
             return number
 
 
-def _metrics(folder: Path, key: str, number: int, database: Tracking) -> list[dict[str, str]]:
-    """Replace the copies of metrics that have grown; Omniboard's references to all."""
-    copies = database.metrics.find({"run_id": number}, {"length": 1})
-    lengths = {copy["_id"]: copy["length"] for copy in copies}
+def _metrics(folder: Path, number: int, database: Tracking) -> list[dict[str, str]]:
+    """Replace the copies of the metrics; Omniboard's references to them."""
     references = []
     for name, series in _read(folder / "metrics.json").items():
-        identity, length = _identity("metric", key, name), len(series["values"])
-        if lengths.get(identity) != length:
-            step = -(-length // MAX_POINTS) or 1
-            rows = sorted({*range(0, length, step), length - 1} - {-1})
-            document = {
-                "_id": identity,
-                "run_id": number,
-                "name": name,
-                "length": length,
-                "steps": [series["steps"][i] for i in rows],
-                "values": [series["values"][i] for i in rows],
-                "timestamps": [datetime.fromisoformat(series["timestamps"][i]) for i in rows],
-            }
-            with suppress(DuplicateKeyError):  # another process writes the same at the same time
-                database.metrics.replace_one({"_id": identity}, document, upsert=True)
-        references.append({"name": name, "id": str(identity)})
+        times = [datetime.fromisoformat(text) for text in series["timestamps"]]
+        identity = {"run_id": number, "name": name}
+        copy = database.metrics.find_one_and_replace(
+            identity,
+            identity | series | {"timestamps": times},
+            {"_id": 1},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+        )
+        assert copy is not None
+        references.append({"name": name, "id": str(copy["_id"])})
     return references
-
-
-def _identity(*parts: str) -> ObjectId:
-    return ObjectId(hashlib.sha256("\0".join(parts).encode()).digest()[:12])
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -169,8 +151,8 @@ def backfill(
 ) -> list[str]:
     """Copy every file record; returns a line for each that cannot be read.
 
-    `copied` holds the state of the files at the last copy, by record: a record of the same state is
-    not copied again. Raises PyMongoError if the server is lost.
+    `copied` holds by record the state of its files at the last copy, which spares another one.
+    Raises PyMongoError if the server is lost.
     """
     problems = []
     copied = {} if copied is None else copied
@@ -188,9 +170,8 @@ def backfill(
     return problems
 
 
-def reap(root: Path = RECORDS) -> list[Path]:
-    """Mark file records as DEAD that say RUNNING, but whose process is gone; returns these."""
-    dead = []
+def reap(root: Path = RECORDS) -> None:
+    """Mark file records as DEAD that say RUNNING, but whose process is gone; a line names each."""
     for folder in records(root):
         with suppress(*UNREADABLE):
             run = _read(folder / "run.json")
@@ -198,7 +179,5 @@ def reap(root: Path = RECORDS) -> list[Path]:
                 run["status"] = "DEAD"
                 run["fail_trace"] = ["the process that kept this record was killed\n"]
                 run["stop_time"] = run.get("heartbeat") or run["start_time"]
-                content = json.dumps(run, indent=1, sort_keys=True)
-                replace_file(folder / "run.json", content.encode())
-                dead.append(folder)
-    return dead
+                replace_json(folder / "run.json", run)
+                print(f"{folder}: its process is gone, marked DEAD", flush=True)

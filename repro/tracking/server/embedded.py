@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from pymongo.errors import PyMongoError
-
-from repro.files import held, replace_file
+from repro.files import held, replace_json
 from repro.tracking.server.address import (
     HOME,
     LOOPBACK,
@@ -29,7 +26,6 @@ from repro.tracking.server.address import (
     embedded_state,
     embedded_url,
 )
-from repro.tracking.server.copies import connect
 
 PORT = 27117
 PROGRAM = "secantusd-py"
@@ -75,40 +71,25 @@ def _start(path: str, port: int) -> str:
     ]
     # fmt: on
     # In a session of its own, so that it outlives this process.
-    log, append = HOME / "server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    pid = os.posix_spawn(
-        path,
-        command,
-        os.environ | {"MALLOC_ARENA_MAX": "2"},
-        setsid=True,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-    )
-    url = embedded_url(port)
-
-    def lives() -> bool:
-        return os.waitpid(pid, os.WNOHANG) == (0, 0)
-
-    if not wait_for(lambda: _answers(url, pid), lives, START_SECONDS):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    log = HOME / "server.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | {"MALLOC_ARENA_MAX": "2"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    if not wait_for_port(process, port, START_SECONDS):
+        process.kill()
         last = log.read_text(errors="replace").strip().splitlines()[-1:]
         raise TrackingError(f"the server did not start: {' '.join(last)} (log: {log})")
     written.write_text(version)
-    replace_file(HOME / "server.json", json.dumps({"pid": pid, "port": port}).encode())
-    return url
-
-
-def _answers(url: str, pid: int) -> bool:
-    """Whether this process answers there, and not another server that took the port meanwhile."""
-    try:
-        with connect(url) as database:
-            return bool(database.client.admin.command("serverStatus")["pid"] == pid)
-    except (TrackingError, PyMongoError):
-        return False
+    replace_json(HOME / "server.json", {"pid": process.pid, "port": port})
+    # Left running on purpose: without this Python warns of it.
+    process.returncode = 0
+    return embedded_url(port)
 
 
 def down() -> bool:
@@ -154,17 +135,12 @@ def require_free(port: int) -> None:
             ) from None
 
 
-def listens(port: int) -> bool:
-    """Whether something listens on the port."""
-    with socket.socket() as probe:
-        return probe.connect_ex((LOOPBACK, port)) == 0
-
-
-def wait_for(ready: Callable[[], bool], lives: Callable[[], bool], seconds: float) -> bool:
-    """Wait for a new server; False if it ended, or is not ready in time."""
+def wait_for_port(process: subprocess.Popen[bytes], port: int, seconds: float) -> bool:
+    """Wait until a new server listens; False if it ended, or does not in time."""
     deadline = time.monotonic() + seconds
-    while lives() and time.monotonic() < deadline:
-        if ready():
-            return True
+    while process.poll() is None and time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex((LOOPBACK, port)) == 0:
+                return True
         time.sleep(0.1)
     return False

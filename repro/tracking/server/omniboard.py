@@ -7,12 +7,8 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
 
 from pymongo.errors import PyMongoError
 
@@ -66,7 +62,6 @@ def omniboard(port: int = PORT, write: bool = False) -> None:
     embedded.require_free(port)
     start = install()
     add_to_page(write)
-    signal.signal(signal.SIGTERM, _stop)
     named = mongo_url()
     started = not named and embedded_state() is None
     try:
@@ -76,10 +71,6 @@ def omniboard(port: int = PORT, write: bool = False) -> None:
     finally:
         if started:
             embedded.down()
-
-
-def _stop(number: int, frame: object) -> NoReturn:
-    sys.exit(128 + number)
 
 
 def install() -> Path:
@@ -116,12 +107,8 @@ def add_to_page(write: bool = False) -> None:
     """Put assets/columns.js into Omniboard's page: default columns, and no buttons for changes
     unless `write`.
     """
-    shown = {
-        "write": write,
-        "custom": CUSTOM_COLUMNS,
-        "metrics": list(METRIC_COLUMNS),
-        "plotted": list(METRIC_COLUMNS.values()),
-    }
+    metrics, plotted = list(METRIC_COLUMNS), list(METRIC_COLUMNS.values())
+    shown = {"write": write, "custom": CUSTOM_COLUMNS, "metrics": metrics, "plotted": plotted}
     code = (ASSETS / "columns.js").read_text(encoding="utf-8")
     build = HOME / "node_modules" / "omniboard" / "web" / "build"
     script = f"const shown = {json.dumps(shown)};\n{code}"
@@ -135,20 +122,19 @@ def add_to_page(write: bool = False) -> None:
 
 def add_columns(database: copies.Tracking) -> None:
     """Add columns and settings that the database lacks; a user's own stay."""
-    for name, metric in METRIC_COLUMNS.items():
-        column = {"metric_name": metric, "extrema": "last"}
-        _add(database, "omniboard.metric.columns", name, column)
-    for name, path in CUSTOM_COLUMNS.items():
-        _add(database, "omniboard.custom.columns", name, {"config_path": path})
-    for name, value in SETTINGS.items():
-        _add(database, "omniboard.settings", name, {"value": value})
-
-
-def _add(
-    database: copies.Tracking, collection: str, name: str, content: Mapping[str, object]
-) -> None:
-    document = {"name": name, **content}
-    database[collection].update_one({"name": name}, {"$setOnInsert": document}, upsert=True)
+    contents: dict[str, dict[str, dict[str, object]]] = {
+        "metric.columns": {
+            name: {"metric_name": metric, "extrema": "last"}
+            for name, metric in METRIC_COLUMNS.items()
+        },
+        "custom.columns": {name: {"config_path": path} for name, path in CUSTOM_COLUMNS.items()},
+        "settings": {name: {"value": value} for name, value in SETTINGS.items()},
+    }
+    for collection, documents in contents.items():
+        for name, content in documents.items():
+            database[f"omniboard.{collection}"].update_one(
+                {"name": name}, {"$setOnInsert": {"name": name, **content}}, upsert=True
+            )
 
 
 def _serve(start: Path, url: str, port: int, write: bool) -> None:
@@ -170,9 +156,7 @@ def _serve(start: Path, url: str, port: int, write: bool) -> None:
             command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
         try:
-            if embedded.wait_for(
-                lambda: embedded.listens(port), lambda: process.poll() is None, START_SECONDS
-            ):
+            if embedded.wait_for_port(process, port, START_SECONDS):
                 print(f"Omniboard: http://{LOOPBACK}:{port}/sacred (Ctrl-C ends it)", flush=True)
                 while process.poll() is None:
                     _refresh(database, copied)
@@ -189,8 +173,7 @@ def _serve(start: Path, url: str, port: int, write: bool) -> None:
 def _refresh(database: copies.Tracking, copied: dict[Path, object]) -> None:
     """Copy records that changed since the last call; a lost server delays copies."""
     try:
-        for folder in copies.reap():
-            print(f"{folder}: its process is gone, marked DEAD", flush=True)
+        copies.reap()
         for line in copies.backfill(database, copied=copied):
             print(line, flush=True)
     except (PyMongoError, OSError) as error:
