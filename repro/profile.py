@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import reprlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
@@ -40,41 +41,28 @@ from repro.spec import (
 
 SPECS = Path("specs")
 PARAMS = Path("params.yaml")
-MAX_CHARACTERS = 2**18
 MAX_DEPTH = 32
-"""Limits of a specification file."""
-MAX_SHOWN = 100
-"""Characters of a value in a message."""
 T = TypeVar("T", bound=Spec)
 
 
 def read_yaml(path: Path) -> Any:
-    """Parse a YAML file that holds text, numbers, truth values, null, lists and mappings only.
-
-    SpecError for anything else: tags, dates, anchors, duplicate keys, bytes that are not UTF-8.
-    """
+    """Parse a YAML file without tags and anchors, in UTF-8; SpecError for anything else."""
     text = _read_text(path)
-    if len(text) > MAX_CHARACTERS:
-        raise SpecError(f"{path}: {len(text)} characters (allowed: at most {MAX_CHARACTERS})")
     try:
         # A copy, so that no caller changes what another one gets.
         return deepcopy(_parse(text))
-    except SpecError as error:
-        raise SpecError(f"{path}: {error}") from None
+    except (YAMLError, ValueError, RecursionError, TypeError) as error:
+        raise SpecError(f"{path}: not valid YAML: {error}") from None
 
 
 def _read_text(path: Path) -> str:
     try:
-        content = path.read_bytes()
-        return content.decode("utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        raise SpecError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise SpecError(f"{path}: a folder (allowed: a file)") from None
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start]
-        raise SpecError(f"{path}: line {line}: not UTF-8 (byte 0x{byte:02x})") from None
+        byte = error.object[error.start]
+        raise SpecError(f"{path}: not UTF-8 (0x{byte:02x} at byte {error.start})") from None
 
 
 @lru_cache(maxsize=256)
@@ -82,39 +70,15 @@ def _parse(text: str) -> Any:
     """Content of a specification; cached, since a study reads the same files for each variant."""
     yaml = YAML(typ="safe", pure=True)
     depth = 0
-    try:
-        # Event by event: a bomb is refused at its first anchor or its 33rd level.
-        for event in yaml.parse(text):
-            if getattr(event, "anchor", None):
-                raise SpecError("anchors and aliases are not allowed")
-            if tag := getattr(event, "tag", None):
-                line, tag = event.start_mark.line + 1, tag.replace("tag:yaml.org,2002:", "!!")
-                raise SpecError(f"line {line}: tag {tag} (allowed: values without tags)")
-            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise SpecError(f"nested more than {MAX_DEPTH} levels deep")
-        content = yaml.load(text)
-    except SpecError:
-        raise
-    except (YAMLError, ValueError, RecursionError, TypeError) as error:
-        raise SpecError(f"not valid YAML: {error}") from None
-
-    if problem := next(_foreign_values(content), None):
-        raise SpecError(problem)
-    return content
-
-
-def _foreign_values(node: Any, field: str = "") -> Iterator[str]:
-    """Problems of what YAML reads as none of text, number, truth value and null, such as dates."""
-    if isinstance(node, dict | list):
-        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            path = f"{field}.{key}".lstrip(".")
-            if not isinstance(key, str | int):
-                yield f"{path}: a {type(key).__name__} as key (allowed: text, numbers)"
-            yield from _foreign_values(value, path)
-    elif node is not None and not isinstance(node, str | int | float):
-        kind = type(node).__name__
-        yield f"{field or 'file'}: {node} is a {kind} (allowed: quoted text, numbers, true, false)"
+    # Event by event: a bomb is refused at its first anchor or its 33rd level.
+    for event in yaml.parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if getattr(event, "anchor", None) or getattr(event, "tag", None) or depth > MAX_DEPTH:
+            raise ValueError(
+                f"line {event.start_mark.line + 1}: an anchor, an alias, a tag or too many levels "
+                f"(allowed: plain values, {MAX_DEPTH} levels)"
+            )
+    return yaml.load(text)
 
 
 def check(
@@ -131,20 +95,14 @@ def check(
     except ValidationError as error:
         for item in error.errors():
             field = ".".join(map(str, item["loc"]))
-            if item["type"] == "value_error":  # of a validator of ours, which may list several
-                prefix = field + "." if field else ""
-                lines += [prefix + line for line in str(item["ctx"]["error"]).split("\n")]
+            if item["type"] == "value_error":  # of a validator of ours, which names a field below
+                lines.append(f"{field}.{item['ctx']['error']}".lstrip("."))
             else:
-                value = "" if item["type"] == "missing" else f" (got {_short(item['input'])})"
+                value = "" if item["type"] == "missing" else f" (got {reprlib.repr(item['input'])})"
                 lines.append(f"{field or 'file'}: {item['msg']}{value}")
 
     # Raised outside the handler, so that pydantic's own error is not printed above it.
     raise problem_list(path, lines, origins or {})
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 
 def problem_list(path: Path | str, lines: list[str], origins: Mapping[str, str]) -> SpecError:
@@ -159,21 +117,11 @@ def problem_list(path: Path | str, lines: list[str], origins: Mapping[str, str])
     return SpecError("\n".join(text))
 
 
-class ProfileFile(Spec):
+class ProfileFile(Spec, extra="allow"):
     """specs/<profile>.yaml before it is merged with the profile that it extends."""
 
     extends: Name | None = None
     """The profile that has the values which this file leaves out."""
-    protocol: Literal["paper", "authors"] | None = None
-    """The profile whose switches are the ones to compare with: departures are reported."""
-    switches: dict[str, Any] = Field(default_factory=dict)
-    data: dict[str, Any] = Field(default_factory=dict)
-    pretrain: dict[str, Any] = Field(default_factory=dict)
-    clean: dict[str, Any] = Field(default_factory=dict)
-    evaluate: dict[str, Any] = Field(default_factory=dict)
-
-
-SECTIONS = ("switches", "data", "pretrain", "clean", "evaluate")
 
 
 def merge(base: Any, change: Any, source: str, origins: dict[str, str], field: str = "") -> Any:
@@ -211,29 +159,28 @@ def profile_names(specs: Path = SPECS) -> list[str]:
     )
 
 
-def _chain(name: str, specs: Path, where: str) -> list[tuple[Path, ProfileFile]]:
-    """The file of a profile and those of the profiles that it extends, the base first; `where` says
-    in messages which field names it.
+def _merged(
+    name: str, specs: Path, where: str, origins: dict[str, str], above: tuple[str, ...] = ()
+) -> Any:
+    """The file of a profile laid over those that it extends; `where` says in messages which field
+    names it.
     """
-    files: dict[str, tuple[Path, ProfileFile]] = {}
-    names = profile_names(specs)
-    while True:
-        if name not in names:
-            if re.fullmatch(r"\w+", name) and (path := specs / f"{name}.yaml").is_file():
-                prefix = "" if where == "profile" else f"{where}: "
-                raise SpecError(
-                    f"{prefix}{path}: no profile: it has neither `extends` nor `protocol`"
-                )
-            allowed = ", ".join(names) or f"none found in {specs}"
-            raise SpecError(f"{where}: {name!r} (allowed: {allowed})")
-        if name in files:
-            raise SpecError(f"{where}: {name!r} extends itself by way of {', '.join(files)}")
-        path = specs / f"{name}.yaml"
-        content = check(ProfileFile, read_yaml(path), path)
-        files[name] = (path, content)
-        if content.extends is None:
-            return list(reversed(files.values()))
-        name, where = content.extends, f"{path}: extends"
+    path, names = specs / f"{name}.yaml", profile_names(specs)
+    if name not in names:
+        plain = re.fullmatch(r"\w+", name) and path.is_file()
+        reason = f"{path} has neither `extends` nor `protocol`; " if plain else ""
+        allowed = ", ".join(names) or f"none found in {specs}"
+        raise SpecError(f"{where}: {name!r} ({reason}allowed: {allowed})")
+    if name in above:
+        raise SpecError(f"{where}: {name!r} extends itself by way of {', '.join(above)}")
+
+    content = read_yaml(path)
+    extends = check(ProfileFile, content, path).extends
+    base = {}
+    if extends:
+        base = _merged(extends, specs, f"{path}: extends", origins, (*above, name))
+    own = {key: value for key, value in content.items() if key != "extends"}
+    return merge(base, own, path.as_posix(), origins)
 
 
 def load_profile(
@@ -247,25 +194,16 @@ def load_profile(
     `overrides` maps dotted paths (`data.poison.num_poisoned.cc6m`, `clean.cells.*.learning_rates`)
     to values: how a study, whose file is `source`, varies a profile. SpecError lists every problem.
     """
-    merged: Any = {"name": name}
     origins: dict[str, str] = {}
-    last: Path | str = ""
     where = "profile" if overrides is None else f"{source}: profile"
-    for last, file in _chain(name, specs, where):
-        content = file.model_dump(exclude_unset=True, exclude={"extends"})
-        merged = merge(merged, content, str(last), origins)
-
+    merged, last = _merged(name, specs, where, origins), f"{specs.as_posix()}/{name}.yaml"
     for dotted, value in (overrides or {}).items():
-        last = source
-        part, *rest = dotted.split(".")
-        if part not in SECTIONS:
-            allowed = f"{', '.join(SECTIONS)} and their fields"
-            raise SpecError(f"{source}: {dotted}: no such field (allowed: {allowed})")
-        for key in reversed(rest):
+        for key in reversed(dotted.split(".")):
             value = {key: value}
-        merged = merge(merged, {part: value}, str(source), origins)
+        last = str(source)
+        merged = merge(merged, value, last, origins)
 
-    profile = check(Profile, merged, last, origins)
+    profile = check(Profile, merged | {"name": name}, last, origins)
     names_file = classnames_file(profile.evaluate.classnames, specs)
     num_names = len(_read_text(names_file).splitlines())
     names = load_classnames(profile, specs)
@@ -295,8 +233,12 @@ def resolve_stage(profile_name: str) -> None:
     """Write `resolved_file`: the first stage of the graph, on whose values the others depend."""
     path = resolved_file(profile_name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = load_profile(profile_name).model_dump(mode="json")
+    profile = load_profile(profile_name)
+    content = profile.model_dump(mode="json")
     replace_file(path, (json.dumps(content, indent=2) + "\n").encode())
+    # DVC hashes specs/ when this stage has ended, and would take its output for that of the edit.
+    if load_profile(profile_name) != profile:
+        raise SpecError(f"specs of {profile_name} changed while they were read: call again")
 
 
 def resolved_profile(name: str) -> Profile | None:
@@ -359,9 +301,8 @@ def pretrain_runs(
             evaluations_per_epoch=1 / spec.evaluate_every_epochs,
             evaluate_every_steps=None,
         )
-        for data, goal in models_of(profile)
+        for data, goal in models_of(profile, dataset, objective)
         for seed in spec.seeds
-        if dataset in (None, data) and objective in (None, goal)
     ]
 
 
@@ -404,15 +345,16 @@ def clean_runs(
             poisons_left=spec.poisons_left,
             evaluations_per_epoch=spec.evaluations_per_epoch,
             evaluate_every_steps=spec.evaluate_every_steps,
+            images_between=spec.images_between,
+            stop_early=spec.stop_early,
         )
-        for data, goal in models_of(profile)
+        for data, goal in models_of(profile, dataset, objective)
         for cell in spec.cells
         if data in cell.datasets and goal in cell.pretrain_objectives
         for size in cell.clean_sizes
         for seed in profile.pretrain.seeds
         for loss in cell.losses
         for rate in cell.learning_rates
-        if dataset in (None, data) and objective in (None, goal)
     ]
 
 

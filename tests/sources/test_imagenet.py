@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from repro.sources.shards.imagenet import (
-    ARCHIVE,
-    DEVKIT,
-    KNOWN_LABELS,
-    UNPACKED,
-    validation_images,
-)
+from repro.sources.shards.imagenet import ARCHIVE, DEVKIT, UNPACKED, validation_images
 from repro.spec import SpecError
 
 SYNSETS = ["n00000005", "n00000002", "n00000009"]
@@ -59,7 +53,7 @@ def write_folders(folder, images=IMAGES):
 
 
 def read(folder):
-    return {image.name: (image.read(), image.label) for image in validation_images(folder, 3)}
+    return {image.path.name: (image.read(), image.label) for image in validation_images(folder, 3)}
 
 
 def test_class_folders_and_official_archives_give_the_same_images(tmp_path, monkeypatch):
@@ -88,28 +82,16 @@ def test_class_folders_and_official_archives_give_the_same_images(tmp_path, monk
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "0 sub-folders"),
         (["n01440764"], r"1 sub-folders, such as \['n01440764'\] \(allowed: one for each of 3"),
         (["cats", "dogs", "eels"], r"such as \['cats', 'dogs'\] \(allowed: .* named by synset"),
         (SYNSETS, "no valid file for the classes n00000002, n00000005, n00000009"),
+        (map(str, range(1000)), "1000 sub-folders, .*allowed: .* named by synset"),
     ],
 )
 def test_folders_that_are_no_classes_are_refused(tmp_path, names, message):
+    """Numbers are no labels of ImageNet: the development kit has others."""
+    names = list(names)
     for name in names:
         (tmp_path / name).mkdir()
     with pytest.raises(SpecError, match=message):
-        validation_images(tmp_path, 3)
-
-
-def test_images_in_folders_of_other_classes_are_recognised_by_the_first_ones(tmp_path):
-    """A thousand classes pass with the known labels, and not when they are rotated by one."""
-    number_of = {label: number for number, label in KNOWN_LABELS.items()}
-    for shift in (0, 1):
-        for label in range(1000):
-            synset = tmp_path / str(shift) / f"n{label + shift:08d}"
-            synset.mkdir(parents=True)
-            (synset / f"ILSVRC2012_val_{number_of.get(label, label + 7):08d}.JPEG").touch()
-    assert len(validation_images(tmp_path / "0", 1000)) == 1000
-    (tmp_path / "1" / "n00001000").rename(tmp_path / "1" / "n00000000")
-    with pytest.raises(SpecError, match=r"00000006.JPEG has label 58 \(allowed: 57\)"):
-        validation_images(tmp_path / "1", 1000)
+        validation_images(tmp_path, max(3, len(names)))

@@ -90,10 +90,10 @@ def test_accounting_reaches_from_the_url_list_to_the_rows_used(profile, tmp_path
         "decoded": 13,
         "dropped": {"not_an_image": 1},
         "duplicate": 1,
+        "shards": {"read": 2},
         "surplus": 4,
         "used": 8,
         "wanted": 8,
-        "shards": {"read": 2},
     }
     assert account["listed"] == added_up(account)
 
@@ -107,14 +107,6 @@ def test_the_first_rows_of_a_list_are_those_of_the_first_names_whatever_their_or
     first = [f"caption {i}" for i in (0, 3, 5, 7)]
     assert list(index.take(select(index, 4, "first")).captions) == first
     assert len(select(index, 9, "first")) == 5
-
-
-def test_too_many_unusable_rows_stop_the_stage(profile, tmp_path):
-    """2 of 14 rows are more than a tenth."""
-    bad = [("98.jpg", b"<html>"), ("98.txt", b"a"), ("99.jpg", b""), ("99.txt", b"b")]
-    write_tar(tmp_path / "cc3m" / "00001.tar", bad)
-    with pytest.raises(StoreError, match=r"cc3m: 2 of 14 rows cannot be used .*allowed: 10.00%"):
-        build_external(profile, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -153,23 +145,14 @@ def ten_shards(folder: Path) -> list[Path]:
     ]
 
 
-def lose(paths: list[Path], damage: str) -> None:
-    """Do to the fourth shard what disks and users do."""
-    path = paths[3]
-    match damage:
-        case "deleted":
-            path.unlink()
-        case "noise":
-            path.write_bytes(bytes(range(256)) * 40)
-
-
 @pytest.mark.parametrize("damage", ["deleted", "noise"])
 def test_a_lost_shard_counts_as_many_pairs_as_the_others_hold(profile, tmp_path, damage):
     """Three of 30 pairs are lost: a tenth is allowed here, and anything less is refused."""
     for slot in ("cc3m", "cc6m"):
-        lose(ten_shards(tmp_path / slot), damage)
+        path = ten_shards(tmp_path / slot)[3]
+        path.unlink() if damage == "deleted" else path.write_bytes(bytes(range(256)) * 40)
     index = index_shards(tmp_path / "cc3m", tmp_path / "cache")
-    assert (index.accounting.listed, index.accounting.lost) == (27, 3)
+    assert (index.listed, index.lost) == (27, 3)
 
     strict = profile.data.source.model_copy(update={"max_drop_fraction": 0.09})
     data = profile.data.model_copy(update={"source": strict})
@@ -192,7 +175,7 @@ def test_a_cut_shard_counts_what_it_lacks(profile, tmp_path):
     content = paths[5].read_bytes()
     paths[5].write_bytes(content[: content.index(b"00016.jpg")])
     index = index_shards(tmp_path / "cc3m", tmp_path / "cache")
-    assert (index.accounting.listed, index.accounting.lost) == (28, 2)
+    assert (index.listed, index.lost) == (28, 2)
 
 
 def with_pairs(profile, **counts):
@@ -204,14 +187,6 @@ def test_fewer_pairs_than_specified_are_reported(profile, tmp_path, capsys):
     build_external(with_pairs(profile, cc3m=4, cc6m=20), tmp_path / "out")
     assert "repro: cc6m: 12 of 20 pairs, because cc6m holds no more" in capsys.readouterr().err
     assert not capsys.readouterr().err
-
-
-def test_two_slots_that_should_differ_and_do_not_are_refused(profile, tmp_path):
-    """Twelve pairs are there: who asks for 15 and 20 gets the same twelve twice."""
-    with pytest.raises(
-        StoreError, match=r"cc3m and cc6m hold the same 12 pairs .specified: 15 of cc3m and 20 of"
-    ):
-        build_external(with_pairs(profile, cc3m=15, cc6m=20), tmp_path / "out")
 
 
 def test_a_damaged_index_of_a_shard_is_named(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,14 +61,6 @@ def lock(archive: Path) -> None:
     )
 
 
-def test_an_archive_carries_the_hashes_of_the_rows_and_bits_that_it_was_made_from(
-    archive: Path,
-) -> None:
-    for record, _ in read_archive(archive):
-        assert record.files.keys() == {"rows.jsonl", "bits.npz"}
-        assert all(len(digest) == 64 for digest in record.files.values())
-
-
 def test_a_count_edited_in_an_archive_is_refused_by_line(archive: Path) -> None:
     edit(archive, more_correct)
     with pytest.raises(LedgerError, match=r"again\.jsonl\.gz:1: its rows do not have the hash"):
@@ -113,19 +104,6 @@ def test_an_edited_archive_is_named_and_no_table_is_written_from_it(archive: Pat
         write_findings("mini")
     # A report has the line among its notices.
     assert line in evidence_of(load_profile("mini")).notices
-
-
-def test_git_knows_an_archive_that_dvc_lock_does_not_name(archive: Path) -> None:
-    def git(*arguments: str) -> None:
-        identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
-        subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
-
-    git("init")
-    git("add", archive.as_posix())
-    git("commit", "-m", "results")
-    assert archive_problem(NAME) is None
-    edit(archive, lambda item: item["run"].update(seconds=1.0))
-    assert "not the file that is known to git" in str(archive_problem(NAME))
 
 
 def test_where_nobody_knows_better_an_archive_counts_as_it_is(archive: Path) -> None:

@@ -9,4 +9,4 @@ from repro.sources.icons.task import write_task
 if __name__ == "__main__":
     task = make_task()
     write_task(task)
-    print(f"{len(task.names)} concepts, {sum(map(len, task.images.values()))} images")
+    print(f"{len(task)} concepts, {sum(map(len, task.values()))} images")

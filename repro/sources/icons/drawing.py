@@ -1,4 +1,4 @@
-"""SVG bodies to PNG files on all cores: unsafe ones refused, coloured by keyed hash.
+"""SVG bodies to PNG files on all cores, and the similarity of what they show.
 
 The bytes of a file are the renderer's own, so they do not depend on Pillow's compressor.
 """
@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import io
 import multiprocessing
-import os
-import re
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +17,11 @@ import resvg_py
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 
 from repro.data.keyed import keyed_digest
 from repro.events import die_with_parent
-from repro.sources.icons.package import Box
+from repro.sources.icons.package import Icon
 
 INKS = ("#222222", "#b3261e", "#1f5fbf", "#1b7f3b", "#7b3fb5", "#c26a00", "#5a4636", "#00798c")
 PAPERS = ("#ffffff",) * 3 + ("#f4efe6", "#e8f1fb", "#eaf6ec", "#fdf3d8", "#f3e8f7", "#dddddd")
@@ -35,119 +31,95 @@ MIN_CONTRAST = 16
 SHAPE_SIDE = 16
 """Side of the grey thumbnail for comparison, in pixels."""
 
-_STILL = """
-    circle clipPath defs ellipse g line linearGradient marker mask path pattern polygon polyline
-    radialGradient rect stop symbol title use
-"""
-_FILTERS = """
-    feBlend feColorMatrix feComponentTransfer feComposite feDropShadow feFlood feFuncA feFuncB
-    feFuncG feFuncR feGaussianBlur feMerge feMergeNode feMorphology feOffset filter
-"""
-_MOVING = "animate animateMotion animateTransform set"
-ELEMENTS = [*_STILL.split(), *_FILTERS.split(), *_MOVING.split()]
-"""Allowed elements of a body; an animation is drawn at its start."""
-UNSAFE = {
-    "element": re.compile(rf"<(?!/?(?:{'|'.join(ELEMENTS)})[\s/>])"),
-    "script": re.compile(r"\son\w+\s*=|javascript:", re.IGNORECASE),
-    "reference": re.compile(
-        r"href\s*+=\s*+[\"']?+(?!#)|url\(\s*+(?:&quot;|[\"'])?+(?!#)|@import", re.IGNORECASE
-    ),
-}
-"""Forbidden content of a body by reason; references may name parts of the same drawing only."""
-
 CHUNK = 128
 """Drawings sent to a worker at a time."""
-WAITING_CHUNKS = 4
-"""Chunks that wait for each worker; bounds the memory."""
+BLOCK = 64
+"""Drawings compared at a time with all N others: BLOCK x N x 4 bytes of memory."""
 
 
-class DrawingJob(NamedTuple):
-    """A drawing to make: set and name of the icon, body, box, whether it has its own colours."""
-
-    set: str
-    name: str
-    body: str
-    box: Box
-    palette: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DrawnIcon:
+class DrawnIcon(NamedTuple):
     """A rasterised icon: PNG file, and its shape (256,), the grey thumbnail."""
 
     png: bytes
     shape: NDArray[np.uint8]
 
 
-class Refused(NamedTuple):
-    """Reason against an icon: unsafe_element, _script or _reference, unreadable or blank."""
-
-    reason: str
-
-
-def draw_icon(job: DrawingJob, size: int) -> DrawnIcon | Refused:
-    """Rasterise one icon, `size` pixels square, centred."""
-    for kind, pattern in UNSAFE.items():
-        if pattern.search(job.body):
-            return Refused(f"unsafe_{kind}")
-
-    ink, paper = colours(job)
-    left, top, width, height = job.box
+def draw_icon(icon: Icon, size: int) -> DrawnIcon | None:
+    """Rasterise one icon, `size` pixels square, centred; None where nothing is to be seen."""
+    ink, paper = colours(icon)
+    left, top, width, height = icon.box
     side = max(width, height)  # narrow icons are centred in a square
     view = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="{view}" width="{size}" height="{size}">'
-        f"{job.body.replace('currentColor', ink)}</svg>"
+        f"{icon.body.replace('currentColor', ink)}</svg>"
     )
-    try:
-        png = resvg_py.svg_to_bytes(
-            svg_string=svg, width=size, height=size, background=paper, skip_system_fonts=True
-        )
-    except ValueError:
-        return Refused("unreadable")
+    png = resvg_py.svg_to_bytes(
+        svg_string=svg, width=size, height=size, background=paper, skip_system_fonts=True
+    )
 
     # A drawing without contrast in grey has no shape to compare either.
     grey = Image.open(io.BytesIO(png)).convert("L")
-    darkest, brightest = grey.getextrema()
-    if brightest - darkest < MIN_CONTRAST:  # type: ignore[operator]  # numbers in mode L
-        return Refused("blank")
+    if np.ptp(np.asarray(grey)) < MIN_CONTRAST:
+        return None
     shape = np.asarray(grey.resize((SHAPE_SIDE, SHAPE_SIDE), Image.Resampling.BOX), dtype=np.uint8)
     return DrawnIcon(bytes(png), shape.ravel())
 
 
-def colours(job: DrawingJob) -> tuple[str, str]:
+def colours(icon: Icon) -> tuple[str, str]:
     """Ink and paper of an icon, by set and name; open parts of a palette take the first ink."""
-    digest = keyed_digest("colours", job.set, job.name)
-    ink = INKS[0] if job.palette else INKS[digest[0] % len(INKS)]
+    digest = keyed_digest("colours", icon.set, icon.name)
+    ink = INKS[0] if icon.palette else INKS[digest[0] % len(INKS)]
     return ink, PAPERS[digest[1] % len(PAPERS)]
 
 
-def draw_icons(
-    jobs: Iterable[DrawingJob], count: int, size: int
-) -> Iterator[tuple[DrawingJob, DrawnIcon | Refused]]:
-    """Rasterise `count` icons on all cores, in their order, with a progress bar."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    waiting: deque[Future[list[tuple[DrawingJob, DrawnIcon | Refused]]]] = deque()
+def draw_icons(icons: Sequence[Icon], size: int) -> dict[tuple[str, str], DrawnIcon]:
+    """Rasterise icons on all cores; those that show something, by set and name in their order."""
     console = Console(stderr=True)
-
     # Spawned, not forked: the progress bar runs a thread.
-    with (
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), die_with_parent) as pool,
-        Progress(console=console, disable=not console.is_terminal) as progress,
-    ):
-        bar = progress.add_task("drawing icons", total=count)
-        remaining = iter(jobs)
-        while chunk := list(islice(remaining, CHUNK)):
-            waiting.append(pool.submit(_draw_chunk, chunk, size))
-            if len(waiting) > WAITING_CHUNKS * (workers or 1):
-                yield from waiting.popleft().result()
-                progress.advance(bar, CHUNK)
-        while waiting:
-            yield from waiting.popleft().result()
-            progress.advance(bar, CHUNK)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(mp_context=context, initializer=die_with_parent) as pool:
+        drawings = pool.map(partial(draw_icon, size=size), icons, chunksize=CHUNK)
+        shown = track(
+            zip(icons, drawings, strict=True),
+            "drawing icons",
+            total=len(icons),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        return {(icon.set, icon.name): drawing for icon, drawing in shown if drawing is not None}
 
 
-def _draw_chunk(jobs: list[DrawingJob], size: int) -> list[tuple[DrawingJob, DrawnIcon | Refused]]:
-    # Without the body less data goes back between processes.
-    return [(job._replace(body=""), draw_icon(job, size)) for job in jobs]
+def find_nearest(
+    shapes: NDArray[np.uint8], others: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Similarity and position of the nearest of `others` (N, P) to each of `shapes` (M, P); of
+    equal ones the first.
+
+    Similarity is the absolute correlation, which is 1 for the same drawing in other colours: the
+    grey of a one-colour icon is a linear function of its shape.
+    """
+    values, scale = _centred(shapes)
+    other_values, other_scale = _centred(others)
+    similarity = np.zeros(len(shapes), dtype=np.float32)
+    position = np.zeros(len(shapes), dtype=np.int64)
+    for begin in range(0, len(shapes), BLOCK):
+        rows = slice(begin, begin + BLOCK)
+        # The length of the shape itself does not change which one is nearest.
+        products = np.abs(values[rows] @ other_values.T) * other_scale
+        position[rows] = best = products.argmax(axis=1)
+        similarity[rows] = products[np.arange(len(best)), best] * scale[rows]
+    return similarity, position
+
+
+def _centred(shapes: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Shapes less their rounded means, (N, P), and one over their lengths, (N,)."""
+    # Whole numbers below 2^24 are exact in float32, and by Cauchy and Schwarz so are all products
+    # of rows and their partial sums: the result is the same on every machine.
+    means = np.round(shapes.mean(axis=1, dtype=np.float64))
+    centred = shapes.astype(np.float32) - means.astype(np.float32)[:, None]
+    squares = np.einsum("ij,ij->i", centred, centred)
+    assert (squares < 2**24).all()
+    lengths = np.sqrt(np.maximum(squares, 1).astype(np.float64))
+    return centred, (1 / lengths).astype(np.float32)

@@ -1,7 +1,7 @@
 """The npm package @iconify/json: 238 sets of icons with author, licence and SVG bodies.
 
 The package also ships a few sets that its catalogue does not list, and icons that their authors
-withdrew (`hidden`); neither counts. The catalogue counts drawings and aliases that turn a drawing.
+withdrew (`hidden`); neither counts.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import re
 import tarfile
+from collections import ChainMap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from repro.sources.packages import Package, PackageError
+from repro.sources.packages import Package
 
 ICONS = Package(
     "@iconify/json",
@@ -22,102 +23,65 @@ ICONS = Package(
     "sha512-nAV60ACUSHwnsb6fsp+letHlNkrwO4vzBtcC6B4EDHErQQfezk7E3nJdnwJjve6OCfMNO0uVT5Vrgna9/NCmXw==",
 )
 CATALOGUE = "package/collections.json"
-DEFAULT_BOX = {"left": 0, "top": 0, "width": 16, "height": 16}
+DEFAULT_BOX: dict[str, Any] = {"left": 0, "top": 0, "width": 16, "height": 16}
 """Box of an icon where neither the icon nor its set gives one."""
-TURNED = {"hFlip", "vFlip", "rotate"}
 BRAND_CATEGORY = re.compile(r"brand|logo", re.IGNORECASE)
 
 
-class Box(NamedTuple):
-    """View box of a drawing, in its own units."""
-
-    left: float
-    top: float
-    width: float
-    height: float
+Box = tuple[float, float, float, float]
+"""Left, top, width and height of a drawing's view box, in its own units."""
 
 
-@dataclass(frozen=True, slots=True)
-class Icon:
+class Icon(NamedTuple):
     """One drawing."""
 
+    set: str
     name: str
     """Unique in its set."""
     body: str
     """SVG without the outer element."""
     box: Box
-    is_logo: bool
+    palette: bool = False
+    """Whether the drawing has colours of its own."""
+    is_logo: bool = False
     """Whether its set files it under brands or logos."""
-
-
-@dataclass(frozen=True, slots=True)
-class Credit:
-    """Catalogue entry of a set."""
-
-    set: str
-    title: str
-    vendor: str
-    source: str | None
-    licence: str
-    """SPDX name, or the licence's title in parentheses."""
-    licence_url: str | None
-    palette: bool
-    """Whether the drawings have colours of their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class IconSet:
     """A set of the catalogue with its drawings."""
 
-    credit: Credit
+    name: str
+    entry: dict[str, Any]
+    """Of the catalogue."""
+    vendor: str
+    licence: str
+    """SPDX name, or the licence's title in parentheses."""
     icons: list[Icon]
     turned: int
-    """Aliases that only turn a drawing; the catalogue counts them as icons."""
-    suffixes: tuple[str, ...]
+    """Icons of the catalogue without a drawing: aliases that turn another one."""
+    suffixes: list[str]
     """Endings of names that stand for a style, by the set's own declaration."""
-    prefixes: tuple[str, ...]
+    prefixes: list[str]
 
 
 def read_sets(tarball: Path) -> Iterator[IconSet]:
-    """All sets of the catalogue, in the package's order.
+    """All sets of the catalogue, in the package's order."""
+    with tarfile.open(tarball, "r:gz") as tar:
 
-    Raises PackageError if a set has another number of icons than the catalogue says.
-    """
-    catalogue = next((content for name, content in _members(tarball) if name == CATALOGUE), None)
-    if catalogue is None:
-        raise PackageError(f"{tarball}: no {CATALOGUE}")
-    for member, content in _members(tarball):
-        name = member.removeprefix("package/json/").removesuffix(".json")
-        if member != f"package/json/{name}.json" or name not in catalogue:
-            continue
-        icon_set = _icon_set(name, catalogue[name], content)
-        total, listed = len(icon_set.icons) + icon_set.turned, catalogue[name]["total"]
-        if total != listed:
-            raise PackageError(f"{tarball}: set {name}: {total} icons ({listed} in {CATALOGUE})")
-        yield icon_set
+        def content(member: str | tarfile.TarInfo) -> Any:
+            file = tar.extractfile(member)
+            assert file is not None  # the pin guarantees plain files
+            return json.loads(file.read())
 
-
-def _members(tarball: Path) -> Iterator[tuple[str, Any]]:
-    """Names and contents of the JSON files that hold catalogue and sets."""
-    with tarfile.open(tarball, "r|gz") as tar:
+        catalogue = content(CATALOGUE)
         for member in tar:
-            if member.name == CATALOGUE or member.name.startswith("package/json/"):
-                file = tar.extractfile(member)
-                assert file is not None  # the pin guarantees plain files
-                yield member.name, json.loads(file.read())
+            name = PurePath(member.name).stem
+            if member.name == f"package/json/{name}.json" and name in catalogue:
+                yield _icon_set(name, catalogue[name], content(member))
 
 
 def _icon_set(name: str, entry: dict[str, Any], content: dict[str, Any]) -> IconSet:
-    licence = entry["license"]
-    credit = Credit(
-        set=name,
-        title=entry["name"],
-        vendor=entry["author"]["name"],
-        source=entry["author"].get("url"),
-        licence=licence.get("spdx") or f"({licence['title']})",
-        licence_url=licence.get("url"),
-        palette=bool(entry.get("palette")),
-    )
     if entry.get("category") == "Logos":
         logos = set(content["icons"])
     else:
@@ -126,15 +90,26 @@ def _icon_set(name: str, entry: dict[str, Any], content: dict[str, Any]) -> Icon
             if BRAND_CATEGORY.search(category):
                 logos.update(icons)
 
-    default = {side: content.get(side, value) for side, value in DEFAULT_BOX.items()}
-    drawings = []
+    drawings, palette = [], bool(entry.get("palette"))
     for icon, fields in content["icons"].items():
         if not fields.get("hidden"):
-            box = Box(*(float(fields.get(side, value)) for side, value in default.items()))
-            drawings.append(Icon(icon, fields["body"], box, icon in logos))
+            box = ChainMap(fields, content, DEFAULT_BOX)
+            sides = (
+                float(box["left"]),
+                float(box["top"]),
+                float(box["width"]),
+                float(box["height"]),
+            )
+            drawings.append(Icon(name, icon, fields["body"], sides, palette, icon in logos))
 
-    # An alias that is only another name is no icon of the catalogue.
-    aliases = content.get("aliases", {}).values()
-    turned = sum(bool(TURNED & alias.keys()) and not alias.get("hidden") for alias in aliases)
-    affixes = [tuple(filter(None, content.get(kind, {}))) for kind in ("suffixes", "prefixes")]
-    return IconSet(credit, drawings, turned, *affixes)
+    licence = entry["license"]
+    return IconSet(
+        name=name,
+        entry=entry,
+        vendor=entry["author"]["name"],
+        licence=licence.get("spdx") or f"({licence['title']})",
+        icons=drawings,
+        turned=entry["total"] - len(drawings),
+        suffixes=[suffix for suffix in content.get("suffixes", ()) if suffix],
+        prefixes=[prefix for prefix in content.get("prefixes", ()) if prefix],
+    )

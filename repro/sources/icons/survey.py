@@ -6,11 +6,13 @@ same lists, and the smaller scales lie in the larger ones.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -18,7 +20,7 @@ from pydantic import Field, PositiveInt
 
 from repro.data.keyed import keyed_digest
 from repro.profile import SPECS, check, read_yaml
-from repro.sources.icons.package import Credit, read_sets
+from repro.sources.icons.package import IconSet, read_sets
 from repro.spec import Dataset, Fraction, Spec, SpecError
 
 Key = tuple[str, str]
@@ -38,6 +40,8 @@ NOT_A_WORD = re.compile(r"\d+(px)?|\w|[\dx]+|v\d+")
 """Numbers, sizes, versions and single letters."""
 MIN_LETTERS = 3
 """Shorter captions say too little: `up`, `vk`, `tv`."""
+RULE = Path("classnames/icons.yaml")
+"""The rule, below `specs`."""
 
 
 class IconRule(Spec):
@@ -65,15 +69,9 @@ class IconRule(Spec):
     """Correlation of shapes from which a held-out drawing is a copy of a training drawing."""
 
 
-def rule_file(specs: Path = SPECS) -> Path:
-    """Path of the rule."""
-    return specs / "classnames" / "icons.yaml"
-
-
 def load_rule(specs: Path = SPECS) -> IconRule:
     """Read and check the rule; SpecError names every problem."""
-    path = rule_file(specs)
-    return check(IconRule, read_yaml(path), path)
+    return check(IconRule, read_yaml(specs / RULE), specs / RULE)
 
 
 def caption_words(name: str, suffixes: Sequence[str] = (), prefixes: Sequence[str] = ()) -> str:
@@ -82,14 +80,10 @@ def caption_words(name: str, suffixes: Sequence[str] = (), prefixes: Sequence[st
     `account-circle-outline` becomes `account circle`. `suffixes` and `prefixes` are the style
     affixes of the set, of which the longest match goes.
     """
-    for suffix in sorted(suffixes, key=len, reverse=True):
-        if name.endswith(f"-{suffix}"):
-            name = name.removesuffix(f"-{suffix}")
-            break
-    for prefix in sorted(prefixes, key=len, reverse=True):
-        if name.startswith(f"{prefix}-"):
-            name = name.removeprefix(f"{prefix}-")
-            break
+    ends = [f"-{suffix}" for suffix in suffixes if name.endswith(f"-{suffix}")]
+    name = name.removesuffix(max(ends, key=len, default=""))
+    starts = [f"{prefix}-" for prefix in prefixes if name.startswith(f"{prefix}-")]
+    name = name.removeprefix(max(starts, key=len, default=""))
 
     words = [word for word in SKIN_TONE.sub("", name).split("-") if word]
     words = [word for word in words if not NOT_A_WORD.fullmatch(word)]
@@ -99,13 +93,12 @@ def caption_words(name: str, suffixes: Sequence[str] = (), prefixes: Sequence[st
 
 
 class IconEntry(NamedTuple):
-    """A usable drawing."""
+    """A usable drawing; its caption is the words of the name."""
 
     set: str
     name: str
     vendor: str
     caption: str
-    """Words of the name."""
 
     @property
     def key(self) -> Key:
@@ -121,44 +114,60 @@ class IconEntry(NamedTuple):
 class Survey:
     """The usable drawings in the package's order, and the number of all icons by fate."""
 
+    tarball: Path
+    rule: IconRule
     training: list[IconEntry] = field(default_factory=list)
     held_out: list[IconEntry] = field(default_factory=list)
-    credits: dict[str, Credit] = field(default_factory=dict)
-    """Of the sets that may be used, by name."""
-    left_out_sets: dict[str, str] = field(default_factory=dict)
-    """Licences of the sets that are not used."""
+    sets: dict[str, IconSet] = field(default_factory=dict)
+    """Those that may be used, by name, without their icons."""
     account: Counter[str] = field(default_factory=Counter)
     """Icons by fate; the sum is the number of icons in the package."""
     brands: set[str] = field(default_factory=set)
     """Captions that name brands."""
 
-    def training_vendors(self) -> dict[str, set[str]]:
+    @cached_property
+    def vendors(self) -> dict[str, set[str]]:
         """Vendors that draw each caption for training."""
         vendors = defaultdict(set)
         for entry in self.training:
             vendors[entry.caption].add(entry.vendor)
         return vendors
 
+    @cached_property
+    def candidates(self) -> dict[str, list[IconEntry]]:
+        """Held-out drawings of each concept in the order of their use. A concept is drawn by enough
+        training vendors, and no brand.
+        """
+        candidates: defaultdict[str, list[IconEntry]] = defaultdict(list)
+        counts: Counter[tuple[str, str]] = Counter()
+        for entry in sorted(self.held_out, key=lambda entry: entry.rank("evaluation")):
+            few = len(self.vendors.get(entry.caption, ())) < self.rule.min_vendors
+            if few or entry.caption in self.brands:
+                continue
+            # The many styles of one vendor must not make up a class.
+            counts[entry.caption, entry.vendor] += 1
+            if counts[entry.caption, entry.vendor] <= self.rule.images_per_vendor:
+                candidates[entry.caption].append(entry)
+        return candidates
+
 
 def take_survey(tarball: Path, rule: IconRule) -> Survey:
     """Apply the rule to all sets; SpecError if it names a vendor or set that does not exist."""
-    survey = Survey()
+    survey = Survey(tarball, rule)
     drawn: defaultdict[str, set[str]] = defaultdict(set)  # caption -> vendors
     logos: defaultdict[str, set[str]] = defaultdict(set)  # caption -> vendors that file it so
     sets, vendors, seen = set(), set(), set[bytes]()
     for icon_set in read_sets(tarball):
-        credit = icon_set.credit
-        sets.add(credit.set)
-        vendors.add(credit.vendor)
+        sets.add(icon_set.name)
+        vendors.add(icon_set.vendor)
         survey.account["turned"] += icon_set.turned
-        if credit.licence not in rule.licences or credit.set in rule.left_out_sets:
-            reason = "left_out_set" if credit.licence in rule.licences else "licence"
+        if icon_set.licence not in rule.licences or icon_set.name in rule.left_out_sets:
+            reason = "left_out_set" if icon_set.licence in rule.licences else "licence"
             survey.account[reason] += len(icon_set.icons)
-            survey.left_out_sets[credit.set] = credit.licence
             continue
 
-        survey.credits[credit.set] = credit
-        held_out = credit.vendor in rule.held_out_vendors
+        survey.sets[icon_set.name] = dataclasses.replace(icon_set, icons=[])
+        held_out = icon_set.vendor in rule.held_out_vendors
         entries = []
         for icon in icon_set.icons:
             caption = caption_words(icon.name, icon_set.suffixes, icon_set.prefixes)
@@ -166,9 +175,9 @@ def take_survey(tarball: Path, rule: IconRule) -> Survey:
                 survey.account["no_words"] += 1
                 continue
             # Held-out vendors count too: a brand is a brand whatever the split.
-            drawn[caption].add(credit.vendor)
+            drawn[caption].add(icon_set.vendor)
             if icon.is_logo:
-                logos[caption].add(credit.vendor)
+                logos[caption].add(icon_set.vendor)
             # Some vendors copy drawings; a copy is not the drawing of another vendor.
             content = f"{held_out}\n{caption}\n{icon.body}"
             identity = hashlib.blake2b(content.encode(), digest_size=16).digest()
@@ -176,7 +185,7 @@ def take_survey(tarball: Path, rule: IconRule) -> Survey:
                 survey.account["identical"] += 1
                 continue
             seen.add(identity)
-            entries.append(IconEntry(credit.set, icon.name, credit.vendor, caption))
+            entries.append(IconEntry(icon_set.name, icon.name, icon_set.vendor, caption))
 
         if held_out:
             survey.held_out += entries
@@ -201,13 +210,11 @@ def take_survey(tarball: Path, rule: IconRule) -> Survey:
 
 def _limit_per_caption(entries: Sequence[IconEntry], limit: int) -> list[IconEntry]:
     """At most `limit` entries of each caption, the first in a keyed order."""
-    by_caption = defaultdict(list)
-    for entry in entries:
-        by_caption[entry.caption].append(entry)
-    kept = set()
-    for group in by_caption.values():
-        group.sort(key=lambda entry: entry.rank("drawing"))
-        kept.update(group[:limit])
+    kept, counts = set(), Counter[str]()
+    for entry in sorted(entries, key=lambda entry: entry.rank("drawing")):
+        counts[entry.caption] += 1
+        if counts[entry.caption] <= limit:
+            kept.add(entry)
     return [entry for entry in entries if entry in kept]
 
 
@@ -215,7 +222,7 @@ def _check_names(field_name: str, names: Iterable[str], allowed: set[str]) -> No
     unknown = sorted(set(names) - allowed)
     if unknown:
         raise SpecError(
-            f"{rule_file()}: {field_name}: {', '.join(unknown)} (allowed: names in the package: "
+            f"{SPECS / RULE}: {field_name}: {', '.join(unknown)} (allowed: names in the package: "
             f"{', '.join(sorted(allowed)[:5])} and {max(0, len(allowed) - 5)} more)"
         )
 
@@ -233,11 +240,9 @@ def choose_pairs(
     """
     names = set(concepts)
 
-    def position(entry: IconEntry) -> tuple[int, bytes]:
-        # The attack needs a model that knows the target.
-        if entry.caption == target:
-            return 0, entry.rank("pair")
-        return (1 if entry.caption in names else 2), entry.rank("pair")
+    def position(entry: IconEntry) -> tuple[bool, bool, bytes]:
+        # The target first: the attack needs a model that knows it.
+        return entry.caption != target, entry.caption not in names, entry.rank("pair")
 
     large = sorted(training, key=position)[: num_pairs["cc6m"]]
     half = [entry for entry in large if entry.caption == target or entry.rank("half")[0] < 128]

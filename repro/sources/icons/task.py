@@ -8,122 +8,75 @@ with all pairs checks them whole.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
+from itertools import zip_longest
 from pathlib import Path
 
 from repro.profile import SPECS, classnames_file
-from repro.sources.icons.survey import IconEntry, IconRule, Key, Survey
+from repro.sources.icons.survey import Key, Survey
 from repro.spec import SpecError
 
 REMEDY = "to write the lists again: python -m repro.sources.icons"
-Candidates = Mapping[str, Sequence[IconEntry]]
-"""Held-out drawings of each concept, in the order of their use."""
+Task = dict[str, list[Key]]
+"""Images of each class, as set and name of the icon; classes in label order."""
 
 
-@dataclass(frozen=True)
-class ZeroShotTask:
-    """Class names in label order, and the images of each, as set and name of the icon."""
-
-    names: tuple[str, ...]
-    images: Mapping[str, tuple[Key, ...]]
-
-
-def find_candidates(survey: Survey, rule: IconRule) -> Candidates:
-    """Concepts of enough training vendors, without brands, with the held-out drawings of each."""
-    vendors = survey.training_vendors()
-    concepts = {caption for caption, by in vendors.items() if len(by) >= rule.min_vendors}
-    concepts -= survey.brands
-
-    candidates: defaultdict[str, list[IconEntry]] = defaultdict(list)
-    counts: defaultdict[tuple[str, str], int] = defaultdict(int)
-    for entry in sorted(survey.held_out, key=lambda entry: entry.rank("evaluation")):
-        if entry.caption in concepts:
-            # The many styles of one vendor must not make up a class.
-            counts[entry.caption, entry.vendor] += 1
-            if counts[entry.caption, entry.vendor] <= rule.images_per_vendor:
-                candidates[entry.caption].append(entry)
-    return candidates
-
-
-def settle(
-    candidates: Candidates, survey: Survey, rule: IconRule, useless: Collection[Key]
-) -> ZeroShotTask:
-    """The task by the rule; `useless` candidates are near-copies or cannot be drawn."""
-    vendors = survey.training_vendors()
-    images = {}
-    for concept, entries in candidates.items():
-        kept = tuple(entry.key for entry in entries if entry.key not in useless)
-        if len(kept) >= rule.min_images:
-            images[concept] = kept
+def settle(survey: Survey, usable: Collection[Key]) -> Task:
+    """The task by the rule; `usable` candidates show something and are no near-copies."""
+    images = {
+        concept: [entry.key for entry in entries if entry.key in usable]
+        for concept, entries in survey.candidates.items()
+    }
+    enough = [name for name in images if len(images[name]) >= survey.rule.min_images]
 
     # Most drawn first, ties by name: a smaller scale takes the first ones.
-    names = sorted(images, key=lambda concept: (-len(vendors[concept]), concept))
-    names = names[: rule.max_concepts]
-    return ZeroShotTask(tuple(names), {name: images[name] for name in names})
+    names = sorted(enough, key=lambda concept: (-len(survey.vendors[concept]), concept))
+    return {name: images[name] for name in names[: survey.rule.max_concepts]}
 
 
-def images_file(specs: Path = SPECS) -> Path:
-    """Path of the list of evaluation images: concept, tab, set:name."""
-    return specs / "classnames" / "icons-images.txt"
-
-
-def write_task(task: ZeroShotTask, specs: Path = SPECS) -> None:
-    """Write both lists."""
-    names = "".join(f"{name}\n" for name in task.names)
-    classnames_file("icons", specs).write_text(names, encoding="utf-8")
+def write_task(task: Task, specs: Path = SPECS) -> None:
+    """Write both lists: a class a line; and class, tab, set:name an image."""
+    classnames_file("icons", specs).write_text("".join(f"{name}\n" for name in task), "utf-8")
     lines = [
-        f"{name}\t{icon_set}:{icon}\n"
-        for name in task.names
-        for icon_set, icon in task.images[name]
+        f"{name}\t{icon_set}:{icon}\n" for name, images in task.items() for icon_set, icon in images
     ]
-    images_file(specs).write_text("".join(lines), encoding="utf-8")
+    classnames_file("icons-images", specs).write_text("".join(lines), "utf-8")
 
 
-def read_task(specs: Path = SPECS) -> ZeroShotTask:
+def read_task(specs: Path = SPECS) -> Task:
     """Read both lists; SpecError for a line of another form, or of an unknown class."""
-    names = tuple(classnames_file("icons", specs).read_text(encoding="utf-8").splitlines())
-    path = images_file(specs)
-    images: dict[str, list[Key]] = {name: [] for name in names}
+    names = classnames_file("icons", specs).read_text(encoding="utf-8").splitlines()
+    task: Task = {name: [] for name in names}
+    path = classnames_file("icons-images", specs)
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         name, tab, icon = line.partition("\t")
         icon_set, colon, icon_name = icon.partition(":")
-        if not (tab and colon and name in images):
+        if not (tab and colon and name in task):
             raise SpecError(
                 f"{path}: line {number}: {line!r} (allowed: a class of icons.txt, a tab, set:name)"
             )
-        images[name].append((icon_set, icon_name))
-    return ZeroShotTask(names, {name: tuple(icons) for name, icons in images.items()})
+        task[name].append((icon_set, icon_name))
+    return task
 
 
-def check_task(task: ZeroShotTask, candidates: Candidates) -> None:
+def check_task(task: Task, survey: Survey) -> None:
     """SpecError unless every image of the task is a candidate for its class."""
-    for name in task.names:
-        possible = {entry.key for entry in candidates.get(name, ())}
-        for icon_set, icon in task.images[name]:
-            if (icon_set, icon) not in possible:
+    for name, images in task.items():
+        possible = {entry.key for entry in survey.candidates.get(name, ())}
+        for key in images:
+            if key not in possible:
                 raise SpecError(
-                    f"{images_file()}: {name}: {icon_set}:{icon} is no drawing of it by a held-out"
-                    f" vendor (allowed: {len(possible)} drawings in the package); {REMEDY}"
+                    f"{classnames_file('icons-images')}: {name}: {':'.join(key)} is no drawing of"
+                    f" it by a held-out vendor (allowed: {len(possible)} drawings in the package);"
+                    f" {REMEDY}"
                 )
 
 
-def check_whole(task: ZeroShotTask, settled: ZeroShotTask) -> None:
+def check_whole(task: Task, settled: Task) -> None:
     """SpecError at the first difference between the lists and the task by the rule."""
-    for label, (committed, built) in enumerate(zip(task.names, settled.names, strict=False)):
+    for committed, built in zip_longest(task.items(), settled.items()):
         if committed != built:
             raise SpecError(
-                f"{classnames_file('icons')}: line {label + 1}: {committed!r} is not what the"
-                f" package gives ({built!r}); {REMEDY}"
+                f"{classnames_file('icons-images')}: {committed} is not what the package gives "
+                f"({built}); {REMEDY}"
             )
-        if task.images[committed] != settled.images[built]:
-            raise SpecError(
-                f"{images_file()}: images of {committed!r} are not those that the package gives;"
-                f" {REMEDY}"
-            )
-    if len(task.names) != len(settled.names):
-        raise SpecError(
-            f"{classnames_file('icons')}: {len(task.names)} names"
-            f" (the package gives {len(settled.names)}); {REMEDY}"
-        )

@@ -8,7 +8,6 @@ surplus + used.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
 import sys
@@ -20,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repro.data.images import ImageError, open_rgb
-from repro.data.index import StoreError, key_values
+from repro.data.index import StoreError
 from repro.data.keyed import keyed_subset
 from repro.data.shards import ShardWriter, write_json, write_store
 from repro.profile import load_classnames
 from repro.sources.packages import WORDNET_CREDIT
 from repro.sources.shards.imagenet import validation_images
-from repro.sources.shards.tars import Accounting, ShardIndex, index_shards
-from repro.spec import Dataset, Profile, ShardSource
+from repro.sources.shards.tars import ShardIndex, index_shards
+from repro.spec import Profile, ShardSource
 
 LOST = "lost_with_shards"
 """Reason for rows that were downloaded, but lie in shards that are missing, cut or no tars."""
@@ -37,48 +36,32 @@ def build_external(profile: Profile, out: Path) -> None:
     """Fill `out` with the stores cc3m, cc6m and evaluation, attribution.json and accounting.json.
 
     Raises StoreError if a folder holds no usable row, if more than `max_drop_fraction` of its rows
-    are unusable or lost, if two datasets that should differ hold the same pairs, or if a class has
-    more or fewer than `images_per_class` evaluation images.
+    are unusable or lost, or if a class has not `images_per_class` evaluation images.
     """
     source = profile.data.source
     assert isinstance(source, ShardSource)
     names = load_classnames(profile)
     accounts: dict[str, Any] = {"evaluation": _build_evaluation(source, names, out)}
 
-    keys: dict[Dataset, NDArray[np.void]] = {}
     for dataset, count in profile.data.num_pairs.items():
         folder = Path(source.pairs[dataset])
         index = index_shards(folder)
-        account = row_accounting(folder, index.accounting)
-        _check_drops(folder, account, source.max_drop_fraction)
-
+        _check_drops(folder, index, source.max_drop_fraction)
         rows = select(index, count, source.selection[dataset])
-        decoded = index.accounting.decoded - index.accounting.duplicate
-        account |= {"surplus": decoded - len(rows), "used": len(rows), "wanted": count}
+        accounts[dataset] = _pair_account(folder, index, len(rows), count)
         if len(rows) < count:
             print(
                 f"repro: {dataset}: {len(rows)} of {count} pairs, because {folder} holds no more; "
                 "accounting.json counts the others by reason",
                 file=sys.stderr,
             )
-        accounts[dataset] = account
-        keys[dataset] = np.sort(key_values(index.keys[rows]))
 
         (out / dataset).mkdir()
         shards = [
             dataclasses.replace(shard, path=os.path.relpath(folder / shard.path, out / dataset))
-            for shard in index.shards
+            for shard in (part.shard for part in index.parts)
         ]
         write_store(out / dataset, index.take(rows), shards)
-
-    for one, other in itertools.combinations(keys, 2):
-        wanted = [(profile.data.num_pairs[name], source.pairs[name]) for name in (one, other)]
-        if wanted[0] != wanted[1] and np.array_equal(keys[one], keys[other]):
-            raise StoreError(
-                f"data.num_pairs: {one} and {other} hold the same {len(keys[one])} pairs "
-                f"(specified: {wanted[0][0]} of {wanted[0][1]} and {wanted[1][0]} of "
-                f"{wanted[1][1]}); bring more shards, or specify fewer pairs"
-            )
 
     used = {name: account["used"] for name, account in accounts.items()}
     write_json(out / "accounting.json", {"sources": accounts, "used": used})
@@ -90,17 +73,16 @@ def build_external(profile: Profile, out: Path) -> None:
 
 def select(index: ShardIndex, count: int, selection: str) -> NDArray[np.int64]:
     """Ascending positions of at most `count` distinct pairs: `keyed` by hash, or the `first`."""
-    rows = index.distinct()
     if selection == "first":
-        return rows[:count]
+        return index.rows[:count]
     # One order for all datasets: if cc3m and cc6m are one folder, the smaller lies in the larger.
-    keys = [key.tobytes() for key in index.keys[rows]]
-    chosen: NDArray[np.int64] = rows[keyed_subset(keys, count, "slot")]
+    keys = [key.tobytes() for key in index.keys[index.rows]]
+    chosen: NDArray[np.int64] = index.rows[keyed_subset(keys, count, "slot")]
     return chosen
 
 
-def row_accounting(folder: Path, shards: Accounting) -> dict[str, Any]:
-    """Number of rows by fate, up to the choice of pairs.
+def _pair_account(folder: Path, index: ShardIndex, used: int, wanted: int) -> dict[str, Any]:
+    """Number of rows by fate.
 
     img2dataset counts failed downloads in `*_stats.json` beside each shard. Other mirrors have no
     such file, and their rows count from the shards on.
@@ -110,27 +92,29 @@ def row_accounting(folder: Path, shards: Accounting) -> dict[str, Any]:
         stats = json.loads(path.read_text(encoding="utf-8"))
         for reason in ("failed_to_download", "failed_to_resize"):
             not_obtained[reason] += stats.get(reason, 0)
-    not_obtained[LOST] = shards.lost
+    not_obtained[LOST] = index.lost
     return {
-        "listed": not_obtained.total() + shards.listed,
+        "listed": not_obtained.total() + index.listed,
         "not_obtained": dict(+not_obtained),  # without zeros
-        "obtained": shards.obtained,
-        "decoded": shards.decoded,
-        "dropped": dict(shards.dropped),
-        "duplicate": shards.duplicate,
-        "shards": dict(shards.shards),
+        "obtained": index.obtained,
+        "decoded": len(index.keys),
+        "dropped": dict(index.dropped),
+        "duplicate": len(index.keys) - len(index.rows),
+        "shards": dict(index.shards),
+        "surplus": len(index.rows) - used,
+        "used": used,
+        "wanted": wanted,
     }
 
 
-def _check_drops(folder: Path, account: dict[str, Any], allowed: float) -> None:
+def _check_drops(folder: Path, index: ShardIndex, allowed: float) -> None:
     """StoreError if too many rows are unusable, or lost with their shards."""
-    reasons = Counter(account["dropped"])
-    reasons[LOST] = account["not_obtained"].get(LOST, 0)
-    rows = reasons.total() + account["decoded"]
+    reasons = index.dropped + Counter({LOST: index.lost})
+    rows = reasons.total() + len(index.keys)
     if reasons.total() > allowed * rows:
-        faults = {name: number for name, number in account["shards"].items() if name != "read"}
+        faults = {name: number for name, number in index.shards.items() if name != "read"}
         raise StoreError(
-            f"{folder}: {reasons.total()} of {rows} rows cannot be used ({dict(+reasons)}; "
+            f"{folder}: {reasons.total()} of {rows} rows cannot be used ({dict(reasons)}; "
             f"allowed: {allowed:.2%}); faults of shards: {faults or 'none'}"
         )
 
@@ -150,10 +134,7 @@ def _build_evaluation(source: ShardSource, names: list[str], out: Path) -> dict[
         except ImageError as error:
             dropped[error.reason] += 1
             continue
-        # Suffix by content: names of files may be wrong.
-        png, webp = data.startswith(b"\x89PNG"), data.startswith(b"RIFF")
-        suffix = "png" if png else "webp" if webp else "jpg"
-        writer.add(data, suffix, names[image.label], image.label)
+        writer.add(data, image.path.suffix[1:], names[image.label], image.label)
         per_class[image.label] += 1
 
     index, shards = writer.close()
@@ -176,6 +157,5 @@ def _build_evaluation(source: ShardSource, names: list[str], out: Path) -> dict[
         "duplicate": 0,
         "surplus": 0,
         "used": len(index),
-        "repeated_images": len(index) - len({row.image_hash for row in writer.rows}),
         "images_per_class": source.images_per_class,
     }

@@ -1,9 +1,7 @@
 """ImageNet-1K validation: class folders, or the official archives, which are unpacked into these.
 
-Class folders are named by WordNet synset, whose sorted order is the label order 0..999 of OpenAI's
-class names; folders of another task are named by label. The official archives are
-`ILSVRC2012_img_val.tar` and the development kit `ILSVRC2012_devkit_t12.tar.gz` beside it, which
-holds the labels; torchvision checks their MD5.
+The sorted order of WordNet synsets is the label order 0..999 of OpenAI's class names. Of the
+official archives the development kit holds the labels; torchvision checks their MD5.
 """
 
 from __future__ import annotations
@@ -19,8 +17,6 @@ ARCHIVE = "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 UNPACKED = "validation"
 """Folder for the unpacked archive, beside it."""
-KNOWN_LABELS = {1: 65, 2: 970, 3: 230, 4: 809, 5: 516, 6: 57}
-"""Labels of the first images by the number in their names (Caffe's val.txt)."""
 
 
 class ValidationImage(NamedTuple):
@@ -42,8 +38,9 @@ class ValidationImage(NamedTuple):
 def validation_images(folder: Path, num_classes: int) -> list[ValidationImage]:
     """All validation images by label, then by name.
 
-    Unpacks the official archives if `folder` holds them, once. Raises SpecError for a folder
-    without one sub-folder a class, for a class without images, and for labels of another order.
+    Unpacks the official archives if `folder` holds them, once. Class folders of other tasks are
+    named by label. Raises SpecError for a folder without one sub-folder a class, and for a class
+    without images.
     """
     from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset  # brings torch
 
@@ -52,13 +49,13 @@ def validation_images(folder: Path, num_classes: int) -> list[ValidationImage]:
     if (folder / UNPACKED).is_dir():
         folder = folder / UNPACKED
     classes = sorted((path.name for path in folder.glob("*/")), key=lambda name: name.zfill(9))
-    labels = [str(label) for label in range(num_classes)]
     synsets = all(re.fullmatch(r"n\d{8}", name) for name in classes)
-    if len(classes) != num_classes or not (synsets or classes == labels):
+    # Folders of ImageNet by number may have the development kit's order.
+    numbers = num_classes != 1000 and classes == [str(label) for label in range(num_classes)]
+    if len(classes) != num_classes or not (synsets or numbers):
         raise SpecError(
             f"{folder}: {len(classes)} sub-folders, such as {classes[:2]} (allowed: one for each "
-            f"of {num_classes} classes, named by synset as n01440764, or by label; or {ARCHIVE} "
-            f"and {DEVKIT})"
+            f"of {num_classes} classes, named by synset as n01440764; or {ARCHIVE} and {DEVKIT})"
         )
     label_of = {name: label for label, name in enumerate(classes)}
     try:
@@ -67,16 +64,7 @@ def validation_images(folder: Path, num_classes: int) -> list[ValidationImage]:
         raise SpecError(f"{folder}: {error}") from None
 
     samples.sort(key=lambda sample: sample[1])  # torchvision takes class 10 before class 2
-    images = [ValidationImage(Path(path), label) for path, label in samples]
-    for image in images:
-        match = re.match(r"ILSVRC2012_val_(\d{8})", image.name)
-        label = KNOWN_LABELS.get(int(match[1]), image.label) if match else image.label
-        if num_classes == 1000 and image.label != label:
-            raise SpecError(
-                f"{image.path} has label {image.label} (allowed: {label}); "
-                "images lie in folders of other classes"
-            )
-    return images
+    return [ValidationImage(Path(path), label) for path, label in samples]
 
 
 def _unpack(folder: Path) -> None:

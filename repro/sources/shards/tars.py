@@ -11,10 +11,9 @@ import json
 import os
 import re
 import tarfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
@@ -46,33 +45,6 @@ CACHE = Path("work/cache/index")
 """Cache of the indices of single shards, relative to the repository."""
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 MAX_CAPTION_BYTES = 2**16
-BROKEN = {"not_a_tar", "truncated"}
-"""Faults that lose an unknown number of rows of a shard."""
-
-
-@dataclass
-class Accounting:
-    """Number of rows by fate: listed = decoded + dropped; duplicates are among the decoded."""
-
-    listed: int
-    obtained: int
-    """Rows with an image file."""
-    decoded: int
-    duplicate: int
-    dropped: Counter[str]
-    shards: Counter[str]
-    """Number of shards: read, missing in the numbering, faulty by reason."""
-    lost: int
-    """Estimated rows that broken and missing shards lack, if they were like the others; these are
-    not among the listed.
-    """
-
-
-class Member(NamedTuple):
-    """Position of a file in its archive, in bytes."""
-
-    offset: int
-    size: int
 
 
 class ShardPart(NamedTuple):
@@ -83,8 +55,9 @@ class ShardPart(NamedTuple):
     keys: NDArray[np.uint8]
     """(N, 16)"""
     counts: Counter[str]
-    """Rows: listed, obtained, dropped by reason."""
+    """Rows: listed, obtained (with an image file), and by reason those that cannot be used."""
     faults: Counter[str]
+    """`not_a_tar` or `truncated`: either loses an unknown number of rows."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +69,16 @@ class ShardIndex:
     """(N, 16), by path of the shard and then by name in the shard: the order of the list of
     addresses that img2dataset numbered the shards and names by.
     """
-    accounting: Accounting
-
-    @property
-    def shards(self) -> list[Shard]:
-        """All shards, with paths relative to the folder of the index."""
-        return [part.shard for part in self.parts]
-
-    def distinct(self) -> NDArray[np.int64]:
-        """Ascending positions of rows, each pair once: at its first position."""
-        _, first = np.unique(key_values(self.keys), return_index=True)
-        return np.sort(first)
+    rows: NDArray[np.int64]
+    """Ascending positions of the distinct pairs, each at its first."""
+    listed: int
+    obtained: int
+    dropped: Counter[str]
+    """Rows by fate: listed = dropped + len(keys)."""
+    shards: Counter[str]
+    """Number of shards: read, missing in the numbering, faulty by reason."""
+    lost: int
+    """Estimated rows that broken and missing shards lack; these are not among the listed."""
 
     def take(self, rows: NDArray[np.int64]) -> Index:
         """Index of the rows at ascending positions."""
@@ -137,35 +109,22 @@ def index_shards(folder: Path, cache: Path = CACHE) -> ShardIndex:
         raise StoreError(
             f"{folder}: no usable row in {len(paths)} shards ({dict(counts + faults)})"
         )
-    accounting = Accounting(
-        listed=counts.pop("listed", 0),
-        obtained=counts.pop("obtained", 0),
-        decoded=len(keys),
-        duplicate=len(keys) - len(np.unique(key_values(keys))),
-        dropped=counts,
-        shards=faults,
-        lost=_lost_rows(parts, faults["missing"]),
-    )
-    return ShardIndex(parts, keys, accounting)
 
-
-def _lost_rows(parts: Sequence[ShardPart], missing: int) -> int:
-    """Rows that broken and missing shards lack, if they were as large as the whole ones.
-
-    Without a whole shard the largest broken one is the measure.
-    """
-    broken = [part.counts["listed"] for part in parts if part.faults.keys() & BROKEN]
-    whole = [part.counts["listed"] for part in parts if not part.faults.keys() & BROKEN]
-    usual = sum(whole) / len(whole) if whole else max(broken)
-    return round(missing * usual + sum(max(0.0, usual - listed) for listed in broken))
+    # A broken or missing shard is taken for as large as the usual one.
+    usual = float(np.median([part.counts["listed"] for part in parts]))
+    broken = [part.counts["listed"] for part in parts if part.faults]
+    lost = round(faults["missing"] * usual + sum(max(0.0, usual - rows) for rows in broken))
+    _, first = np.unique(key_values(keys), return_index=True)
+    listed, obtained = counts.pop("listed", 0), counts.pop("obtained", 0)
+    return ShardIndex(parts, keys, np.sort(first), listed, obtained, counts, faults, lost)
 
 
 def _missing(paths: Sequence[Path]) -> int:
     """Gaps in the numbering of shards, folder by folder."""
-    numbers: dict[Path, set[int]] = {}
+    numbers: defaultdict[Path, set[int]] = defaultdict(set)
     for path in paths:
         if match := re.search(r"(\d+)$", path.stem):
-            numbers.setdefault(path.parent, set()).add(int(match[1]))
+            numbers[path.parent].add(int(match[1]))
     return sum(max(seen) - min(seen) + 1 - len(seen) for seen in numbers.values())
 
 
@@ -194,27 +153,17 @@ def index_all(folder: Path, parts: dict[Path, Path]) -> None:
     console = Console(stderr=True)
     processes = min(len(parts), os.cpu_count() or 1)
     with ProcessPoolExecutor(processes, get_context("spawn"), die_with_parent) as pool:
-        calls = [pool.submit(_index_shard, *part) for part in parts.items()]
-        try:
-            hidden = not console.is_terminal
-            for call in track(calls, f"indexing {folder}", console=console, disable=hidden):
-                call.result()
-        except BrokenProcessPool:
-            raise StoreError(
-                f"{folder}: a process was killed, perhaps for lack of memory; call again to "
-                "continue with the next shard"
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        calls = pool.map(_index_shard, parts.keys(), parts.values())
+        hidden = not console.is_terminal
+        list(track(calls, f"indexing {folder}", len(parts), console=console, disable=hidden))
 
 
 def _read_part(name: str, path: Path) -> ShardPart:
     try:
         index, summary = _read_index(path)
         shard = Shard(name, summary["bytes"], summary["sha256"], len(index))
-        return ShardPart(
-            path, shard, index.keys, Counter(summary["counts"]), Counter(summary["faults"])
-        )
+        counts, faults = Counter(summary["counts"]), Counter(summary["faults"])
+        return ShardPart(path, shard, index.keys, counts, faults)
     except (*NPZ_ERRORS, KeyError) as error:
         raise StoreError(f"{path}: damaged ({error}); delete it and call again") from None
 
@@ -248,13 +197,11 @@ def _concatenate(indices: Sequence[Index]) -> Index:
 def _index_shard(path: Path, part: Path) -> None:
     """Write the index of one shard (as shard number 0) and its summary to `part`."""
     faults: Counter[str] = Counter()
-    groups: dict[str, dict[str, Member]] = {}
-    for name, member in tar_members(path, faults):
-        folder, _, file_name = name.rpartition("/")
+    groups: defaultdict[str, dict[str, tarfile.TarInfo]] = defaultdict(dict)
+    for member in tar_members(path, faults):
+        folder, _, file_name = member.name.rpartition("/")
         stem, _, suffix = file_name.partition(".")
-        group = groups.setdefault(f"{folder}/{stem}", {})
-        faults["duplicate_name"] += suffix.lower() in group
-        group.setdefault(suffix.lower(), member)
+        groups[f"{folder}/{stem}"].setdefault(suffix.lower(), member)
 
     counts: Counter[str] = Counter(listed=0, obtained=0)
     rows: list[StoreRow] = []
@@ -285,8 +232,8 @@ def _index_shard(path: Path, part: Path) -> None:
     partial.replace(part)
 
 
-def tar_members(path: Path, faults: Counter[str]) -> Iterator[tuple[str, Member]]:
-    """Plain files that lie wholly inside an uncompressed tar; all else is counted in `faults`."""
+def tar_members(path: Path, faults: Counter[str]) -> Iterator[tarfile.TarInfo]:
+    """Plain files that lie wholly inside an uncompressed tar; `faults` tells of one cut short."""
     try:
         archive = tarfile.open(path, "r:")  # noqa: SIM115
     except (tarfile.TarError, OSError):
@@ -295,32 +242,22 @@ def tar_members(path: Path, faults: Counter[str]) -> Iterator[tuple[str, Member]
 
     with archive, path.open("rb") as file:
         size = path.stat().st_size
-        while True:
-            try:
-                member = archive.next()
-            except (tarfile.TarError, OSError, ValueError):
-                # The archive ends inside a member, or the member's header is damaged.
-                faults["truncated"] += 1
-                return
-            if member is None:
-                break
-            # A list of a million members would fill the memory.
-            archive.members.clear()  # type: ignore[attr-defined]
-            if member.isdir():
-                continue
-            if not member.isreg() or member.issparse():
-                faults["not_a_file"] += 1
-            elif member.name.startswith("/") or ".." in member.name.split("/"):
-                faults["unsafe_name"] += 1
-            elif member.offset_data + member.size <= size:
-                yield member.name, Member(member.offset_data, member.size)
+        try:
+            for member in archive:
+                inside = member.offset_data + member.size <= size
+                if member.isreg() and not member.issparse() and inside:
+                    yield member
+        except (tarfile.TarError, OSError, ValueError):
+            # The archive ends inside a member, or the member's header is damaged.
+            faults["truncated"] += 1
+            return
 
         # tarfile takes a damaged header for the end; the true end is a block of zeros.
         end = os.pread(file.fileno(), tarfile.BLOCKSIZE, archive.offset)
         faults["truncated"] += end != bytes(tarfile.BLOCKSIZE)
 
 
-def _row(descriptor: int, image: Member | None, text: Member | None) -> StoreRow:
+def _row(descriptor: int, image: tarfile.TarInfo | None, text: tarfile.TarInfo | None) -> StoreRow:
     """One row; ImageError with the reason if image or caption cannot be used."""
     if image is None:
         raise ImageError("no_image")
@@ -331,14 +268,14 @@ def _row(descriptor: int, image: Member | None, text: Member | None) -> StoreRow
     if text.size > MAX_CAPTION_BYTES:
         raise ImageError("caption_too_long")
     try:
-        caption = os.pread(descriptor, text.size, text.offset).decode().strip()
+        caption = os.pread(descriptor, text.size, text.offset_data).decode().strip()
     except UnicodeDecodeError:
         raise ImageError("caption_not_utf8") from None
     if not caption or "\0" in caption:
         raise ImageError("caption_with_nul" if caption else "caption_empty")
 
-    data = os.pread(descriptor, image.size, image.offset)
+    data = os.pread(descriptor, image.size, image.offset_data)
     open_rgb(data)
     image_hash = bytes_hash(data)
     key = pair_key(image_hash, caption)
-    return StoreRow(0, image.offset, image.size, key, image_hash, NO_LABEL, caption)
+    return StoreRow(0, image.offset_data, image.size, key, image_hash, NO_LABEL, caption)
