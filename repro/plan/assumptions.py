@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from repro.profile import SPECS, check, count_icon_images, load_classnames, read_yaml
-from repro.spec import Fraction, IconSource, Profile, Rate, RunSpec, ShardSource, Spec
+from repro.spec import Dataset, Fraction, Profile, Rate, RunSpec, ShardSource, Spec
 
 Range = Annotated[tuple[Rate, Rate], Field(strict=False)]
 """Low and high."""
@@ -35,11 +35,10 @@ class Device(Spec):
 
     def flops(self, precision: Precision, spec: RunSpec) -> tuple[float, float]:
         """FLOP/s in the arithmetic of the run, low and high."""
-        factor = (self.deterministic if spec.deterministic else 1.0) * (
-            self.compiled if spec.compile else 1.0
-        )
+        peak = self.peak_tflops[precision] * 1e12
+        peak *= self.deterministic if spec.deterministic else 1.0
+        peak *= self.compiled if spec.compile else 1.0
         low, high = self.utilisation[precision]
-        peak = self.peak_tflops[precision] * 1e12 * factor
         return low * peak, high * peak
 
 
@@ -49,6 +48,10 @@ class Assumptions(Spec):
     devices: dict[DeviceName, Device]
     caption_tokens: dict[SourceKind, PositiveInt]
     """Tokens to which a training batch is trimmed, by kind of source."""
+    caption_tokens_in_parts: dict[SourceKind, PositiveInt]
+    """Their mean over captions where `text_parts` is four."""
+    given_up: dict[Dataset, Range]
+    """Share of the cleaning runs that `stop_early` ends."""
     pair_bytes: dict[SourceKind, PositiveInt]
     """Disk of a training pair, image and caption."""
     mirror_pair_bytes: PositiveInt
@@ -71,9 +74,10 @@ class Assumptions(Spec):
         a memory map.
         """
         # The first view is the image as it is, with tokens made once for all epochs.
-        augment = (views - 1) * (self.augment_seconds * pixels / 1e6 + self.text_seconds)
+        millions = pixels / 1e6
+        augment = (views - 1) * (self.augment_seconds * millions + self.text_seconds)
         low, high = (0.0, 0.0) if decoded else self.decode_seconds
-        return low * pixels / 1e6 + augment, high * pixels / 1e6 + augment
+        return low * millions + augment, high * millions + augment
 
 
 def load_assumptions(specs: Path = SPECS) -> Assumptions:
@@ -85,11 +89,7 @@ def load_assumptions(specs: Path = SPECS) -> Assumptions:
 def num_evaluation_images(profile: Profile) -> int:
     """Images of the zero-shot task: of every class as many as the source has."""
     source, names = profile.data.source, load_classnames(profile)
-    match source:
-        case ShardSource():
-            return len(names) * source.images_per_class
-        case IconSource():
-            counts = count_icon_images()
-            limit = source.images_per_concept
-            drawn = (counts[name] for name in names)
-            return sum(drawn if limit is None else (min(count, limit) for count in drawn))
+    if isinstance(source, ShardSource):
+        return len(names) * source.images_per_class
+    counts, limit = count_icon_images(), source.images_per_concept
+    return sum(min(counts[name], limit or counts[name]) for name in names)

@@ -9,6 +9,7 @@ memory traffic instead. Left out is the deep-clustering term of the studies.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -37,37 +38,42 @@ class Counts:
     parameters: int
     image_forward: int
     """Of one image through the image tower."""
-    image_backward: int
+    image_step: int
+    """The same, forward and backward."""
     text_forward: int
-    """Of one caption, trimmed to `caption_tokens`, through the text tower."""
-    text_backward: int
-    caption_tokens: int
+    """Of one caption through the text tower."""
+    text_step: int
     loss: dict[str, int]
-    """Of the similarity matrices, forward and backward, for one pair-view, by `Work.kind`."""
+    """Of the similarity matrices, forward and backward, for one view of a pair, by `kind_of`."""
     prompts: int
     """Different prompts of an evaluation."""
     prompts_forward: int
     """All of them through the text tower, batch by batch as they are trimmed."""
-    evaluation: int
-    """Prompts once, every evaluation image without and with trigger, and their similarities to the
-    classes.
-    """
+    evaluation_image: int
+    """An image without and with trigger, and their similarities to the classes."""
+    num_images: int
+    """Images of a whole evaluation."""
+    classes: int
+
+    @property
+    def evaluation(self) -> int:
+        """A whole evaluation: prompts once, and every image."""
+        return self.prompts_forward + self.num_images * self.evaluation_image
+
+    def evaluations(self, work: Work) -> int:
+        """All evaluations of a run."""
+        left_out = self.num_images - (work.spec.images_between or 0) * self.classes
+        return work.evaluations * self.evaluation - work.partial * left_out * self.evaluation_image
 
     def pair_view(self, kind: str) -> int:
         """One view of one pair through both towers, forward and backward, and its part of the
         loss.
         """
-        return (
-            self.image_forward
-            + self.image_backward
-            + self.text_forward
-            + self.text_backward
-            + self.loss[kind]
-        )
+        return self.image_step + self.text_step + self.loss[kind]
 
     def training(self, work: Work) -> int:
         """All training steps of a run."""
-        return work.pair_views * self.pair_view(work.kind)
+        return work.pairs * work.spec.num_views * self.pair_view(kind_of(work.spec))
 
 
 def count(profile: Profile, caption_tokens: int, num_images: int) -> Counts:
@@ -77,49 +83,50 @@ def count(profile: Profile, caption_tokens: int, num_images: int) -> Counts:
     spec = profile.pretrain.model
     with torch.device("meta"):
         model = build_model(spec, 0, "fp32")
-    pixels = torch.zeros(
-        SAMPLE, 3, spec.vision.image_size, spec.vision.image_size, dtype=torch.uint8, device=META
-    )
+    side = spec.vision.image_size
+    pixels = torch.zeros(SAMPLE, 3, side, side, dtype=torch.uint8, device=META)
 
     def text(length: int) -> Tensor:
         return encode_text(model, torch.zeros(SAMPLE, length, dtype=torch.long, device=META))
 
-    image_forward, image_backward = _forward_backward(
+    image_forward, image_step = _counted(
         lambda: model.encode_image(normalise(pixels), normalize=True)
     )
-    text_forward, text_backward = _forward_backward(lambda: text(caption_tokens))
+    text_forward, text_step = _counted(lambda: text(caption_tokens))
 
     # Prompts go through the tower in batches, each as long as its longest.
     names = load_classnames(profile)
     prompts = PromptSet(names, templates_of(profile.evaluate), profile.switches.truncation)
-    longest = [int(part.max()) for part in prompts.lengths.split(TEXT_BATCH)]
-    by_length = {length: _forward_backward(partial(text, length))[0] for length in set(longest)}
-    prompts_forward = 0
-    for length, part in zip(longest, prompts.lengths.split(TEXT_BATCH), strict=True):
-        prompts_forward += by_length[length] * len(part)
+    encoded: Counter[int] = Counter()
+    for part in prompts.lengths.split(TEXT_BATCH):
+        encoded[int(part.max())] += len(part)
+    prompts_forward = sum(
+        _counted(partial(text, length))[0] * captions for length, captions in encoded.items()
+    )
 
     similarity = 2 * spec.embed_dim * len(names)
     return Counts(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         image_forward=image_forward,
-        image_backward=image_backward,
+        image_step=image_step,
         text_forward=text_forward,
-        text_backward=text_backward,
-        caption_tokens=caption_tokens,
+        text_step=text_step,
         loss={kind_of(run): _loss(run) for run in [*pretrain_runs(profile), *clean_runs(profile)]},
         prompts=len(prompts.lengths),
         prompts_forward=prompts_forward,
-        evaluation=prompts_forward + 2 * num_images * (image_forward + similarity),
+        evaluation_image=2 * (image_forward + similarity),
+        num_images=num_images,
+        classes=len(names),
     )
 
 
-def _forward_backward(forward: Callable[[], Tensor]) -> tuple[int, int]:
-    """FLOPs of a tower for one of its SAMPLE inputs."""
+def _counted(forward: Callable[[], Tensor]) -> tuple[int, int]:
+    """FLOPs of a tower for one of its SAMPLE inputs: forward, and with backward."""
     with FlopCounterMode(display=False) as counter:
         output = forward()
         first = counter.get_total_flops()
         output.sum().backward()
-    return first // SAMPLE, (counter.get_total_flops() - first) // SAMPLE
+    return first // SAMPLE, counter.get_total_flops() // SAMPLE
 
 
 def _loss(spec: RunSpec) -> int:

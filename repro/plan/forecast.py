@@ -4,11 +4,11 @@ Runs, pairs and evaluations follow from the specifications (repro/plan/work.py),
 on the model (repro/plan/flops.py). Device-seconds of a run are
 
     pairs x max(FLOP of a pair / rate, core-seconds of a pair / loaders) x (1 + checkpoints)
-    + evaluations x FLOP of an evaluation / rate
+    + FLOP of evaluations / rate
 
-and each process has a start besides. The rate is a share of the device's peak (specs/plan.yaml): a
-range, because nothing was measured. Where `make gpu-check` has measured a GPU, its rates give hours
-of their own.
+less what an early end is assumed to leave out, and each process has a start besides. The rate is a
+share of the device's peak (specs/plan.yaml): a range, because nothing was measured. Where `make
+gpu-check` has measured a GPU, its rates give hours of their own.
 """
 
 from __future__ import annotations
@@ -16,23 +16,18 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from repro.markdown import fill, table_lines
-from repro.plan.assumptions import (
-    Assumptions,
-    Device,
-    Precision,
-    load_assumptions,
-    num_evaluation_images,
-)
+from repro.plan.assumptions import Assumptions, Device, load_assumptions, num_evaluation_images
 from repro.plan.flops import Counts, count
-from repro.plan.work import Work, num_rows, work_of
+from repro.plan.work import Work, kind_of, num_rows, work_of
 from repro.profile import load_profile
-from repro.spec import PretrainSpec, Profile, RunSpec, SpecError
+from repro.runs.layout import cleaned_file
+from repro.spec import Dataset, PretrainSpec, Profile, RunSpec
 from repro.train.gradient_cache import MEMORY_SHARE, group_bytes
 from repro.train.process.checkpoint import CHECKPOINT_SHARE, KEEP
 
@@ -40,7 +35,6 @@ AUTHORS_GPUS = 8
 """GPUs for the wall time where none are named (code: attack-cleanclip README.md)."""
 MEASURED = Path("work/gpu-check.json")
 """What `make gpu-check` writes: `{"device": name, "flops": {arithmetic: FLOP/s}}`."""
-HOUR = 3600.0
 STATE_BYTES = 12
 """Of a parameter on disk: weight and AdamW's two moments, float32."""
 INDEX_BYTES = 250
@@ -50,10 +44,17 @@ ROW_BYTES = 1000
 STAGES = ("pretrain", "clean")
 
 
-def arithmetic(precision: Precision, spec: RunSpec | PretrainSpec) -> str:
+def arithmetic(precision: str, spec: RunSpec | PretrainSpec) -> str:
     """What the speed of a GPU depends on, in words, such as `bf16 compiled fast`."""
     compiled = " compiled" if spec.compile else ""
     return f"{precision}{compiled}{'' if spec.deterministic else ' fast'}"
+
+
+def counts_of(profile: Profile, assumptions: Assumptions) -> Counts:
+    """FLOPs of the profile's model, with captions as long as its data have them."""
+    whole = profile.pretrain.text_parts == 1
+    tokens = assumptions.caption_tokens if whole else assumptions.caption_tokens_in_parts
+    return count(profile, tokens[profile.data.source.kind], num_evaluation_images(profile))
 
 
 @dataclass(frozen=True)
@@ -61,33 +62,20 @@ class Forecast:
     """A profile, and the devices that it would run on."""
 
     profile: Profile
+    counts: Counts
     gpus: int
     assumptions: Assumptions
+    dataset: Dataset | None = None
+    """None for all."""
     group_bytes: dict[str, int] = field(default_factory=dict)
-    """Bytes that backward keeps of a BatchNorm group, by `Work.kind`: counting takes seconds."""
+    """Bytes that backward keeps of a BatchNorm group, by `kind_of`: counting takes seconds."""
 
     @cached_property
     def works(self) -> list[Work]:
         """All runs, pre-trainings first."""
-        return work_of(self.profile)
+        return work_of(self.profile, self.dataset)
 
-    @cached_property
-    def num_images(self) -> int:
-        """Images of an evaluation."""
-        return num_evaluation_images(self.profile)
-
-    @cached_property
-    def counts(self) -> Counts:
-        """FLOPs of the model."""
-        tokens = self.assumptions.caption_tokens[self.profile.data.source.kind]
-        return count(self.profile, tokens, self.num_images)
-
-    def flops(self, works: Sequence[Work]) -> float:
-        """Of training and evaluation, without what a gradient cache computes twice."""
-        evaluations = sum(work.evaluations for work in works)
-        return sum(map(self.counts.training, works)) + evaluations * self.counts.evaluation
-
-    def ranks(self, spec: RunSpec, device: Device) -> int:
+    def ranks(self, spec: RunSpec) -> int:
         """GPUs of a run: a pre-training takes as many as divide its BatchNorm groups."""
         if spec.stage == "clean":
             return 1
@@ -96,16 +84,20 @@ class Forecast:
 
     def seconds(self, work: Work, device: Device) -> tuple[float, float]:
         """Device-seconds of a run from its first step to its last evaluation, low and high."""
-        spec, counts, data = work.spec, self.counts, self.profile.data
-        flops = spec.num_views * counts.pair_view(work.kind)
+        spec, counts = work.spec, self.counts
+        kind = kind_of(spec)
+        flops = spec.num_views * counts.pair_view(kind)
 
         # A gradient cache takes the groups of a rank one after another, each forward twice.
         schedule = spec.schedule
-        groups = schedule.global_batch_size // schedule.norm_batch_size // self.ranks(spec, device)
-        if groups > 1 and self._cached(work.kind, spec, groups, device):
-            flops += spec.num_views * (counts.image_forward + counts.text_forward)
+        groups = schedule.global_batch_size // schedule.norm_batch_size // self.ranks(spec)
+        if groups > 1:
+            if kind not in self.group_bytes:
+                self.group_bytes[kind] = group_bytes(spec)
+            if groups * self.group_bytes[kind] > MEMORY_SHARE * device.memory_bytes:
+                flops += spec.num_views * (counts.image_forward + counts.text_forward)
 
-        pixels = data.image_size**2
+        pixels = self.profile.data.image_size**2
         decoded = 3 * pixels * num_rows(self.profile, spec) <= self.assumptions.cache_bytes
         host = self.assumptions.host_seconds(pixels, spec.num_views, decoded)
         rates = device.flops(spec.precision, spec)
@@ -115,150 +107,178 @@ class Forecast:
             # The low end of the time is the high end of the rate.
             step, wait = flops / rates[1 - index], host[index]
             pair = max(step, wait / device.loaders) if device.loaders else step + wait
-            evaluation = counts.evaluation / evaluating[1 - index]
-            return work.pairs * pair * (1 + CHECKPOINT_SHARE) + work.evaluations * evaluation
+            evaluations = counts.evaluations(work) / evaluating[1 - index]
+            whole = work.pairs * pair * (1 + CHECKPOINT_SHARE) + evaluations
+
+            # The runs that are given up are spread over all of a dataset's.
+            left_out = 0.0
+            if rule := spec.stop_early:
+                share = self.assumptions.given_up[spec.dataset][1 - index]
+                left_out = share * (1 - rule.epochs / schedule.epochs)
+            return whole * (1 - left_out)
 
         return total(0), total(1)
 
-    def _cached(self, kind: str, spec: RunSpec, groups: int, device: Device) -> bool:
-        if kind not in self.group_bytes:
-            self.group_bytes[kind] = group_bytes(spec)
-        return groups * self.group_bytes[kind] > MEMORY_SHARE * device.memory_bytes
-
     def hours(self, device: Device) -> dict[str, Any]:
         """Device-hours of each stage, and hours of the clock, low and high."""
-        by_stage: dict[str, list[float]] = {}
-        wall = [0.0, 0.0]
+        result: dict[str, list[float]] = {"total": [0, 0], "wall": [0, 0]}
         for stage in STAGES:
             works = [work for work in self.works if work.spec.stage == stage]
-            seconds = [self.seconds(work, device) for work in works]
             # A process for each pre-training; cleaning runs on the same data share one a GPU.
             datasets = len({work.spec.dataset for work in works})
             processes = len(works) if stage == "pretrain" else min(len(works), datasets * self.gpus)
-            sums = []
+            result[stage] = []
             for index in (0, 1):
+                seconds = [self.seconds(work, device)[index] for work in works]
                 start = self.assumptions.start_seconds[self.profile.data.source.kind][index]
-                total = sum(pair[index] for pair in seconds) + processes * start
-                sums.append(total / HOUR)
+                total = sum(seconds) + processes * start
+                result[stage].append(total / 3600)
+                result["total"][index] += total / 3600
 
                 # Pre-trainings follow one another on all devices; cleaning runs go side by side.
-                spread = max(total / self.gpus, max(pair[index] for pair in seconds) + start)
+                spread = max(total / self.gpus, max(seconds) + start)
                 if stage == "pretrain":
-                    spread = sum(
-                        start + pair[index] / self.ranks(work.spec, device)
-                        for work, pair in zip(works, seconds, strict=True)
-                    )
-                wall[index] += spread / HOUR
-            by_stage[stage] = sums
-        both = [sum(sums[index] for sums in by_stage.values()) for index in (0, 1)]
-        return {"total": both, **by_stage, "wall": wall}
+                    ranks = [self.ranks(work.spec) for work in works]
+                    spread = sum(start + own / n for own, n in zip(seconds, ranks, strict=True))
+                result["wall"][index] += spread / 3600
+        return result
 
     def disk(self) -> dict[str, int]:
         """Bytes by folder; DVC's cache is not in it (links where the file system can)."""
-        data, assumptions = self.profile.data, self.assumptions
+        data, assumptions, num_images = self.profile.data, self.assumptions, self.counts.num_images
         kind, pixels = data.source.kind, 3 * data.image_size**2
-        pairs = sum(data.num_pairs.values())
-        images = self.num_images * assumptions.image_bytes[kind]
+        datasets = [name for name in data.num_pairs if self.dataset in (None, name)]
+        pairs = sum(data.num_pairs[name] for name in datasets)
+        images = num_images * assumptions.image_bytes[kind]
         files = pairs * assumptions.pair_bytes[kind] + images
         # Shards of a webdataset lie in `incoming`; other sources write their pairs into `data`.
         brought = kind == "webdataset"
 
         # Decoded: each set of pairs that fits, and the evaluation images, twice where triggers come
-        # before resizing.
-        sets = [*data.num_pairs.values(), *(len(data.num_pairs) * [*data.cleaning_sizes.values()])]
-        decoded = sum(size * pixels for size in sets if size * pixels <= assumptions.cache_bytes)
+        # before resizing; those of partial evaluations have a file of their own.
+        partial = (self.profile.clean.images_between or 0) * self.counts.classes
+        cleaning = list(data.cleaning_sizes.values())
+        sizes = [size for name in datasets for size in (data.num_pairs[name], *cleaning)]
+        sizes = [size for size in sizes if size * pixels <= assumptions.cache_bytes]
         squashed = self.profile.switches.trigger_geometry == "squash"
-        decoded += self.num_images * pixels * (2 if squashed else 1)
 
         # Weights and optimizer state of one model.
         state = self.counts.parameters * STATE_BYTES
-        models = sum(work.spec.stage == "pretrain" for work in self.works)
-        evaluations = sum(work.evaluations for work in self.works)
-        poisons = sum(data.poison.num_poisoned.values())
+        stages = {stage: self.totals(stage) for stage in STAGES}
+        models, poisons = stages["pretrain"]["runs"], data.poison.num_poisoned
+        # The weights alone of the cleaned model of each setting and seed.
+        cleaned = len({cleaned_file(w.spec) for w in self.works if w.spec.keeps_cleaned})
         return {
             "incoming": files if brought else 0,
             "data": (images if brought else files) + pairs * INDEX_BYTES,
-            "poisoned": poisons * pixels + pairs * INDEX_BYTES,
-            "cache": decoded,
-            "models": models * state,
+            "poisoned": sum(poisons[name] for name in datasets) * pixels + pairs * INDEX_BYTES,
+            "cache": pixels * (sum(sizes) + (num_images + partial) * (1 + squashed)),
+            "models": models * state + cleaned * state // 3,
             "work": (models + KEEP * self.gpus) * state,
-            "results": evaluations * (ROW_BYTES + self.num_images // 4),
+            "results": sum(total["evaluations"] for total in stages.values())
+            * (ROW_BYTES + num_images // 4),
         }
 
-    def models(self) -> list[dict[str, Any]]:
-        """What making or cleaning each model takes."""
-        groups: dict[tuple[str, str], list[Work]] = defaultdict(list)
-        for work in self.works:
-            groups[work.spec.stage, work.spec.cell].append(work)
-        return [
-            {"stage": stage, "cell": cell, **self.totals(works)}
-            for (stage, cell), works in groups.items()
-        ]
-
-    def totals(self, works: Sequence[Work]) -> dict[str, Any]:
-        """Sums over runs."""
+    def totals(self, stage: str, cell: str = "") -> dict[str, Any]:
+        """Sums over the runs of a stage, of one model if named; FLOPs without what a gradient cache
+        computes twice and with what an early end leaves out.
+        """
+        counts = self.counts
+        works = [w for w in self.works if w.spec.stage == stage and cell in ("", w.spec.cell)]
+        flops = sum(counts.training(work) + counts.evaluations(work) for work in works)
         return {
             "runs": len(works),
             "pairs": sum(work.pairs for work in works),
             "evaluations": sum(work.evaluations for work in works),
-            "eflop": self.flops(works) / 1e18,
+            "eflop": flops / 1e18,
         }
+
+    def differences(self) -> list[dict[str, Any]]:
+        """Where the profile departs from `paper` on the same data, and the hours of an H100 that
+        each departure saves: those without it less those with it, low and high.
+        """
+        paper, here = load_profile("paper"), self.profile
+        if here.data != paper.data:
+            return []
+
+        # A field that both stages have is one departure.
+        settings: dict[str, dict[str, Any]] = defaultdict(dict)
+        for stage in STAGES:
+            theirs, ours = getattr(paper, stage).model_dump(), getattr(here, stage).model_dump()
+            for name in ours:
+                if ours[name] != theirs[name]:
+                    settings[name][f"{stage}.{name}"] = theirs[name], ours[name]
+
+        device, result = self.assumptions.devices["h100"], []
+        for name, fields in settings.items():
+            other = load_profile(
+                here.name, overrides={key: old for key, (old, _) in fields.items()}
+            )
+            counts = counts_of(other, self.assumptions) if name == "text_parts" else self.counts
+            without = replace(self, profile=other, counts=counts, group_bytes={})
+            hours = [without.hours(device)["total"], self.hours(device)["total"]]
+            # Of a mapping, the entries that differ.
+            old, new = next(iter(fields.values()))
+            if isinstance(old, dict) and isinstance(new, dict):
+                changed = [key for key in new if old[key] != new[key]]
+                old, new = ({key: of[key] for key in changed} for of in (old, new))
+            saved = sorted(before - after for before, after in zip(*hours, strict=True))
+            result.append({"field": name, "paper": old, "here": new, "h100_hours": saved})
+        return result
 
 
 def plan(
-    profile_name: str, gpus: int | None = None, utilisation: float | None = None
+    profile_name: str,
+    gpus: int = AUTHORS_GPUS,
+    utilisation: float | None = None,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
-    """The forecast of a profile, as JSON content; `utilisation` replaces every assumed share.
-
-    SpecError where an argument is not possible.
+    """The forecast of a profile, or of its runs on one dataset, as JSON content; `utilisation`
+    replaces every assumed share.
     """
-    if gpus is not None and gpus < 1:
-        raise SpecError(f"--gpus: {gpus} (allowed: at least 1)")
-    if utilisation is not None and not 0 < utilisation <= 1:
-        raise SpecError(f"--utilisation: {utilisation} (allowed: above 0, at most 1)")
-
-    forecast = Forecast(load_profile(profile_name), gpus or AUTHORS_GPUS, load_assumptions())
-    devices = forecast.assumptions.devices
+    assumptions, profile = load_assumptions(), load_profile(profile_name)
+    counts = counts_of(profile, assumptions)
+    forecast = Forecast(profile, counts, gpus, assumptions, dataset)
+    devices = assumptions.devices
     if utilisation is not None:
         devices = {name: fixed(device, utilisation) for name, device in devices.items()}
     hours = {name: forecast.hours(device) for name, device in devices.items()}
 
     # Electricity of the device-hours, data centre included.
-    effectiveness = forecast.assumptions.power_usage_effectiveness
-    kwh = {
-        name: [value * device.watts / 1000 * effectiveness for value in hours[name]["total"]]
-        for name, device in devices.items()
-    }
-    by_stage = {
-        stage: forecast.totals([work for work in forecast.works if work.spec.stage == stage])
-        for stage in STAGES
-    }
-    disk, data = forecast.disk(), forecast.profile.data
+    kwh = {}
+    for name, device in devices.items():
+        kilowatts = device.watts / 1000 * assumptions.power_usage_effectiveness
+        kwh[name] = [value * kilowatts for value in hours[name]["total"]]
+    by_stage = {stage: forecast.totals(stage) for stage in STAGES}
+    models = dict.fromkeys((work.spec.stage, work.spec.cell) for work in forecast.works)
+    disk = forecast.disk()
     precisions = {work.spec.precision for work in forecast.works}
-    mirrored = sum(data.num_pairs.values()) * forecast.assumptions.mirror_pair_bytes
+    pairs = sum(n for name, n in profile.data.num_pairs.items() if dataset in (None, name))
+    mirrored = pairs if disk["incoming"] else 0
     return {
-        "profile": forecast.profile.name,
+        "profile": profile.name,
         "gpus": forecast.gpus,
         # Nobody trains on processors what is to be computed in TF32 or bfloat16.
         "devices": ["a100", "h100", "core"] if precisions == {"fp32"} else ["a100", "h100"],
         **{f"{stage}_eflop": totals["eflop"] for stage, totals in by_stage.items()},
         "stages": by_stage,
-        "models": forecast.models(),
+        "models": [{"stage": s, "cell": cell, **forecast.totals(s, cell)} for s, cell in models],
         "gpu_hours": {name: hours[name]["total"] for name in ("a100", "h100")},
         "core_hours": hours["core"]["total"],
         "hours": hours,
         "measured": measured_hours(forecast),
+        "differences": forecast.differences(),
         "kwh": kwh,
         "kg_co2e": {
-            name: [value * forecast.assumptions.kg_co2e_per_kwh for value in pair]
+            name: [value * assumptions.kg_co2e_per_kwh for value in pair]
             for name, pair in kwh.items()
         },
         "disk_bytes": sum(disk.values()),
         "disk_bytes_by_folder": disk,
-        "incoming_bytes_of_a_mirror": mirrored if disk["incoming"] else 0,
-        "parameters": forecast.counts.parameters,
-        "prompts": forecast.counts.prompts,
-        "evaluation_images": forecast.num_images,
+        "incoming_bytes_of_a_mirror": mirrored * assumptions.mirror_pair_bytes,
+        "parameters": counts.parameters,
+        "prompts": counts.prompts,
+        "evaluation_images": counts.num_images,
     }
 
 
@@ -273,14 +293,14 @@ def measured_hours(forecast: Forecast) -> dict[str, Any] | None:
     if not MEASURED.exists():
         return None
     content = json.loads(MEASURED.read_bytes())
-    peaks = {}
-    for work in forecast.works:
-        for precision in (work.spec.precision, work.spec.evaluation_precision):
-            flops = content["flops"].get(arithmetic(precision, work.spec))
-            if flops is None:
-                return None
-            peaks[precision] = flops / 1e12
-
+    wanted = {
+        precision: arithmetic(precision, work.spec)
+        for work in forecast.works
+        for precision in (work.spec.precision, work.spec.evaluation_precision)
+    }
+    if not content["flops"].keys() >= set(wanted.values()):
+        return None
+    peaks = {precision: content["flops"][how] / 1e12 for precision, how in wanted.items()}
     gpu = fixed(forecast.assumptions.devices["a100"], 1.0).model_copy(
         update={"peak_tflops": peaks, "memory_bytes": content["memory_bytes"]}
     )
@@ -288,61 +308,63 @@ def measured_hours(forecast: Forecast) -> dict[str, Any] | None:
 
 
 def plan_command(
-    profile_name: str, as_json: bool, table: Path | None, gpus: int | None, share: float | None
+    profile_name: str,
+    as_json: bool,
+    table: Path | None,
+    gpus: int = AUTHORS_GPUS,
+    utilisation: float | None = None,
+    dataset: Dataset | None = None,
 ) -> None:
-    """Print the forecast, for people or as JSON, also into the block `plan` of a Markdown file."""
-    content = plan(profile_name, gpus, share)
+    """Print the forecast, for people or as JSON, also into the profile's block of a Markdown
+    file.
+    """
+    content = plan(profile_name, gpus, utilisation, dataset)
     print(json.dumps(content, indent=1) if as_json else cost_table(content))
     if table is not None:
-        fill(table, "plan", cost_table(content))
+        fill(table, f"plan-{profile_name}", cost_table(content))
 
 
 def cost_table(content: dict[str, Any]) -> str:
-    """The forecast as Markdown: work, hours by device, disk."""
+    """The forecast as Markdown: work, hours by device, departures from the paper, disk."""
     rows = []
     for stage, totals in content["stages"].items():
-        rows.append([f"**{stage}**", *_cells(totals)])
-        rows += [[row["cell"], *_cells(row)] for row in content["models"] if row["stage"] == stage]
-    hours = []
-    measured = {f"{entry['device']}, measured": entry for entry in [content["measured"]] if entry}
-    shown = {name: content["hours"][name] for name in content["devices"]}
-    for name, entry in (shown | measured).items():
-        spans = [span(entry[key]) for key in (*STAGES, "total", "wall")]
-        energy = [
-            span(content[key][name]) if name in content[key] else "" for key in ("kwh", "kg_co2e")
+        models = [row for row in content["models"] if row["stage"] == stage]
+        for name, row in [(f"**{stage}**", totals), *((row["cell"], row) for row in models)]:
+            numbers = [f"{row[key]:,}" for key in ("runs", "pairs", "evaluations")]
+            rows.append([name, *numbers, f"{row['eflop']:.3g}"])
+    lines = table_lines((content["profile"], "runs", "pairs", "evaluations", "EFLOP"), rows)
+
+    hours = {name: content["hours"][name] for name in content["devices"]}
+    if entry := content["measured"]:
+        hours[f"{entry['device']}, measured"] = entry
+    rows = [
+        [
+            name,
+            *(span(entry[key]) for key in (*STAGES, "total", "wall")),
+            *(span(content[key].get(name, ())) for key in ("kwh", "kg_co2e")),
         ]
-        hours.append([name, *spans, *energy])
+        for name, entry in hours.items()
+    ]
+    clock = f"hours on {content['gpus']}"
+    header = ("device", *STAGES, "device-hours", clock, "kWh", "kg CO2e")
+    lines += ["", *table_lines(header, rows), ""]
+
+    if content["differences"]:
+        rows = [
+            [row["field"], *(f"`{row[of]}`" for of in ("paper", "here")), span(row["h100_hours"])]
+            for row in content["differences"]
+        ]
+        lines += [*table_lines(("differs in", "paper", "here", "saves, h100"), rows), ""]
 
     folders = content["disk_bytes_by_folder"].items()
     listed = ", ".join(f"`{name}` {value / 1e9:.3g}" for name, value in folders if value)
     mirror = content["incoming_bytes_of_a_mirror"] / 1e9
-    header = (
-        "device",
-        *STAGES,
-        "device-hours",
-        f"hours on {content['gpus']}",
-        "kWh",
-        "kg CO2e",
-    )
-    return "\n".join(
-        [
-            *table_lines((content["profile"], "runs", "pairs", "evaluations", "EFLOP"), rows),
-            "",
-            *table_lines(header, hours),
-            "",
-            f"Disk: {content['disk_bytes'] / 1e9:,.3g} GB ({listed})"
-            + (f"; of a mirror `incoming` is about {mirror:,.0f}." if mirror else "."),
-            "Assumptions and their sources: specs/plan.yaml.",
-        ]
-    )
-
-
-def _cells(totals: dict[str, Any]) -> list[str]:
-    counts = [f"{totals[name]:,}" for name in ("runs", "pairs", "evaluations")]
-    return [*counts, f"{totals['eflop']:.3g}"]
+    end = f"; of a mirror `incoming` is about {mirror:,.0f}." if mirror else "."
+    lines.append(f"Disk: {content['disk_bytes'] / 1e9:,.3g} GB ({listed}){end}")
+    return "\n".join([*lines, "Assumptions and their sources: specs/plan.yaml."])
 
 
 def span(pair: Sequence[float]) -> str:
-    """A range in three digits; one number where both ends are the same."""
-    low, high = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in pair)
-    return low if low == high else f"{low} to {high}"
+    """A range in three digits; one number where both ends are the same, nothing of no number."""
+    ends = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in pair]
+    return " to ".join(dict.fromkeys(ends))
