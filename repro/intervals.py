@@ -28,7 +28,7 @@ def wilson(successes: int, total: int, confidence: float = 0.95) -> Interval:
     centre = (share + correction / 2) / (1 + correction)
     half = z / (1 + correction) * math.sqrt(share * (1 - share) / total + correction / (4 * total))
 
-    # At the ends rounding would leave a hair's breadth.
+    # Rounding moves neither end.
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == total else min(1.0, centre + half)
     return low, high

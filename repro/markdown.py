@@ -23,15 +23,8 @@ def fill(path: Path, name: str, block: str) -> None:
         raise ValueError(
             f"{path}: {name}: marks missing or out of order (allowed: one {start} before one {end})"
         )
-
-    replace_file(
-        path,
-        (
-            text[: text.index(start) + len(start)]
-            + f"\n{block.rstrip()}\n"
-            + text[text.index(end) :]
-        ).encode(),
-    )
+    before, after = text.partition(start)[0], text.partition(end)[2]
+    replace_file(path, f"{before}{start}\n{block.rstrip()}\n{end}{after}".encode())
 
 
 def block_in(text: str, name: str) -> re.Match[str] | None:
@@ -39,26 +32,23 @@ def block_in(text: str, name: str) -> re.Match[str] | None:
     return re.search(rf"<!-- {name}:start -->\n(.*?)\n<!-- {name}:end -->", text, re.DOTALL)
 
 
-def differences(path: Path, found: re.Match[str], block: str) -> list[str]:
+def differences(path: Path, place: re.Match[str], block: str) -> list[str]:
     """Where what `block_in` found in the text of `path` is not `block`: each place by its line in
     the file.
     """
-    shown, expected = found[1].splitlines(), block.splitlines()
-    # The block's first line within the file, counted from one.
-    first = found.string[: found.start(1)].count("\n") + 1
+    shown, expected = place[1].splitlines(), block.splitlines()
+    first = place.string[: place.start(1)].count("\n") + 1
+
+    def words(lines: list[str]) -> str:
+        return " ".join(repr(line[:100]) for line in lines) or "nothing"
 
     # Compared as texts are, so that one line too many does not make all after it wrong.
     changes = SequenceMatcher(None, shown, expected, autojunk=False).get_opcodes()
     return [
-        f"{path}:{first + start}: {_shortened(shown[start:end])} on the page,"
-        f" {_shortened(expected[wanted_start:wanted_end])} expected"
-        for kind, start, end, wanted_start, wanted_end in changes
+        f"{path}:{first + a}: {words(shown[a:b])} on the page, {words(expected[c:d])} expected"
+        for kind, a, b, c, d in changes
         if kind != "equal"
     ]
-
-
-def _shortened(lines: list[str]) -> str:
-    return " ".join(repr(line[:100]) for line in lines) or "nothing"
 
 
 def table_lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

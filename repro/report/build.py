@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from repro.files import replace_file
-from repro.report.article import latex
 from repro.report.document import build_document, claims_of, plain
-from repro.report.exports import evaluations, exported
+from repro.report.exports import exported, points_of
 from repro.report.figures import draw_all
-from repro.report.figures.style import Drawn, coloured
 from repro.report.judging.claims import Claims
 from repro.report.material import Material, read_material
 from repro.report.numbers.authors import authors_points
 from repro.report.numbers.evidence import Evidence
+from repro.report.pages import latex
 from repro.report.pages.html import INDEX, pages
 from repro.report.studies.results import evidence_of, read_study_results
 from repro.runs.inputs import check_stores
 from repro.runs.layout import DATA, POISONED
 from repro.spec import Profile
-from repro.unchanged import unchanged
+from repro.unchanged import DIGITS, unchanged
 
 DOCUMENT = "report.json"
-HERO_INKS = {"light": "#1f2328", "dark": "#e6edf3"}
-"""Colours of text in the two forms of the first figure that README.md shows."""
+CODE = (*DIGITS, "intervals.py", "plan", "profile.py", "report", "runs", "study")
+"""Packages and modules of `repro` that the report and its numbers depend on."""
+TEMPLATES = Path("repro/report/pages/templates")
 
 
 def report_folder(profile: str) -> Path:
@@ -39,8 +39,8 @@ def report_folder(profile: str) -> Path:
 def report_stage(profile_name: str) -> None:
     """Build `report/build/<profile>/`: document, figures, pages and, where TeX is, the PDF."""
     root = Path()
-    files = [root / "specs" / name for name in ("claims.yaml", "studies")]
-    with unchanged(profile_name, Profile.model_dump, ("report",), files) as profile:
+    files = [root / "specs", root / TEMPLATES]
+    with unchanged(profile_name, Profile.model_dump, CODE, files) as profile:
         check_stores(profile, root / DATA / profile.name, root / POISONED / profile.name)
         evidence = evidence_of(profile, root, authors_points())
         out = report_folder(profile.name)
@@ -65,14 +65,17 @@ def build(
 
     `latex_too` adds the article: report.tex, its figures and, where TeX is installed, report.pdf.
     """
-    content = encoded({**build_document(evidence, claims), "context": material.context})
+    parts = {**build_document(evidence, claims), "context": material.context}
+    # NaN and infinity are no JSON; `plain` makes them null.
+    text = json.dumps(plain(parts), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     # Everything is rendered from the document as a reader of report.json gets it.
-    document: dict[str, Any] = json.loads(content)
+    document: dict[str, Any] = json.loads(text)
     studies = read_study_results(evidence.settings.name, evidence.root)
-    points = evaluations(evidence, studies, document["resistance"]["study"])
+    points = points_of(evidence, studies, document["resistance"]["study"])
     drawn = draw_all(document, points)
 
-    files = {DOCUMENT: content, **exported(document, points), **_pictures(drawn)}
+    files = {DOCUMENT: text.encode(), **exported(document, points)}
+    files |= {f"figures/{name}.svg": figure.svg.encode() for name, figure in drawn.items()}
     if latex_too:
         files |= {f"figures/{name}.pdf": figure.pdf for name, figure in drawn.items()}
         files["report.tex"] = latex.tex(document, drawn).encode()
@@ -80,21 +83,6 @@ def build(
     names = [*files, *(["report.pdf"] if latex_too and latex.compile_pdf(out, document) else [])]
     _write(out, pages(document, drawn, material.gallery, names))
     return document
-
-
-def encoded(document: Mapping[str, Any]) -> bytes:
-    """Return the content of report.json."""
-    # NaN and infinity are no JSON; `plain` makes them null.
-    text = json.dumps(plain(document), indent=1, ensure_ascii=False, allow_nan=False)
-    return text.encode() + b"\n"
-
-
-def _pictures(drawn: Mapping[str, Drawn]) -> dict[str, bytes]:
-    files = {f"figures/{name}.svg": figure.svg.encode() for name, figure in drawn.items()}
-    if "hero" in drawn:
-        for name, ink in HERO_INKS.items():
-            files[f"figures/hero-{name}.svg"] = coloured(drawn["hero"].svg, ink).encode()
-    return files
 
 
 def _write(out: Path, files: Mapping[str, bytes]) -> None:

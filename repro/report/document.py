@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,49 +18,27 @@ import pandas as pd
 
 from repro.files import file_sha256
 from repro.profile import SPECS
-from repro.report.judging.claims import Claims, load_claims
+from repro.report.hypotheses import judged_hypotheses
+from repro.report.judging.claims import Claims, Paper, load_claims
 from repro.report.judging.paper_claims import judged_claims
 from repro.report.measures import Context, Evaluations
-from repro.report.numbers import compute, scatter, tables
+from repro.report.numbers import tables
 from repro.report.numbers.authors import authors_notices
-from repro.report.numbers.cells import cells
-from repro.report.numbers.evaluations import FinishedRun
+from repro.report.numbers.cells import CELLS
 from repro.report.numbers.evidence import Evidence
 from repro.report.numbers.mechanism import mechanism
 from repro.report.numbers.resistance import resistance
-from repro.report.own_run import OwnValue, own_values
-from repro.report.points import authors_evaluations, evaluations
-from repro.report.scales.settings import settings_table
-from repro.report.scales.table import scale_rows
-from repro.report.studies.results import (
-    StudyResults,
-    read_study_results,
-    studied,
-    variants_of,
-)
+from repro.report.own_run import own_values
+from repro.report.points import FinishedRun
+from repro.report.scales import scale_rows, settings_table
+from repro.report.studies.results import read_study_results, studied
 from repro.report.verdicts import verdicts
 
-
-@dataclass(frozen=True, slots=True)
-class RunProvenance:
-    """A run that the report counts."""
-
-    sha256: str
-    """Over the hashes of its files."""
-    status: str
-    reason: str
-    diverged: bool
-    """Whether its loss was no finite number at some step."""
-    fingerprint: str
-    commit: str | None
-    dirty: bool
-    code: str
-    inputs: dict[str, str]
-    sacred: str | None
-    seed: int
-    started: str
-    seconds: float
-    attempts: int
+PROVENANCE = {
+    *("status", "reason", "fingerprint", "commit", "dirty", "code", "inputs", "sacred"),
+    *("started", "seconds", "attempts"),
+}
+"""Fields of a run's record in `runs`."""
 
 
 def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
@@ -68,30 +46,25 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
 
     The caller adds `context`, which holds no results.
     """
-    settings, paper, rules = evidence.settings, claims.paper, claims.rules
-    context = Context(rules.rate.get(settings.name), rules.hull_cap)
+    settings, paper = evidence.settings, claims.paper
+    context = Context.of(claims, settings.name)
     studies = read_study_results(settings.name, evidence.root)
-    frame = _frame(evidence, studies, claims)
+    frame = _joined(
+        # Runs of an archive that stand for the profile's own are a study of their own.
+        evidence.frame[:0] if evidence.archived else evidence.frame,
+        *(study.frame for study in studies),
+        _authors(evidence, paper),
+    )
     by_arm = Evaluations(frame, settings.cap)
     judged = verdicts(by_arm, claims, settings.name)
-    arms = claims.comparisons.exploratory.get(settings.name)
 
-    # The archived seeds, beside which the authors' points stand.
-    archived = evidence
-    beside_archive: list[OwnValue] = []
-    if arms is not None and judged.source is not None:
-        beside_archive = list(own_values(by_arm, arms, rules, context))
-        archived = replace(
-            variants_of(studies, settings)[arms.mmcl_ssl],
-            authors=evidence.authors,
-            files=evidence.files,
-        )
+    # The archived seeds, beside which the authors' points stand; without them the own runs.
+    arms = claims.comparisons.exploratory.get(settings.name) if judged.source else None
+    arm, seeds = (arms.mmcl_ssl, by_arm.seeds(arms.mmcl_ssl)) if arms else ("/", settings.seeds)
     about = studied(studies, settings, context.rate, evidence.root)
 
-    # Every run that any number here rests on, for provenance, cost and the hash of the ledger.
-    own = [*evidence.runs, *evidence.controls]
-    of_studies = [run for study in studies for run in study.runs]
-    runs = [*own, *of_studies]
+    # Every run that any number here rests on, for provenance and the hash of the ledger.
+    runs = [*evidence.runs, *evidence.controls, *(run for study in studies for run in study.runs)]
     commits = Counter(run.record.commit for run in evidence.runs if run.record.commit)
     return {
         "schema": 2,
@@ -100,7 +73,6 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
         "stand_in": settings.stand_in,
         # The commit of most runs stands for the report.
         "commit": commits.most_common(1)[0][0] if commits else None,
-        "commits": sorted(commits),
         "settings": {
             "asr_cap": settings.cap,
             "confidence": settings.confidence,
@@ -111,35 +83,40 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
         },
         "scales": scale_rows(settings.name, about.studies, paper, evidence.root),
         "settings_table": settings_table(settings.name, evidence.root),
-        "paper": {
-            **paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
-            "table1": {"printed": paper.table1_printed, "corrected": paper.table1},
-        },
+        "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
         "verdicts": judged,
-        "own_run": beside_archive,
+        "own_run": list(own_values(by_arm, arms, claims.rules, context)) if arms else [],
         "claims": judged_claims(
             by_arm, claims, judged, context, settings.name, stand_in=bool(settings.stand_in)
         ),
         "tables": {
             "table1": {"rows": tables.table1(evidence, paper)},
             "table2": {"rows": tables.table2(evidence, paper)},
-            "by_loss": {"rows": tables.loss_rows(evidence)},
         },
-        "figures": scatter.figures(evidence, paper),
-        "resistance": resistance(archived, paper, judged.source),
+        "figures": tables.figures(evidence, paper),
+        "resistance": resistance(by_arm, arm, seeds),
         "mechanism": mechanism(frame, context.rate, judged.seeds),
         "errata": [erratum.model_dump() | {"result": erratum.result} for erratum in claims.errata],
         "studies": about.studies,
+        "hypotheses": {
+            study.name: judged_hypotheses(study.name, study.spec, by_arm, context)
+            for study in studies
+            if study.spec.hypotheses
+        },
         "responses": about.responses,
         "equal_starts": about.equal_starts,
         "effects_family": about.effects_family,
         "replicates": about.replicates,
-        "runs": {run.folder: _provenance(run) for run in runs},
-        "missing": evidence.missing,
+        "runs": {
+            run.folder: run.record.model_dump(include=PROVENANCE)
+            | {"sha256": run.sha256, "diverged": run.diverged, "seed": run.record.spec.seed}
+            for run in runs
+        },
+        "missing": [
+            {**key._asdict(), "reason": reason} for key, reason in evidence.missing.items()
+        ],
         "notices": [*evidence.notices, *authors_notices(evidence.files)],
         "authors_files": evidence.files,
-        "compute": compute.compute_rows(own),
-        "archived_compute": compute.archived_compute(own, of_studies),
         "sources": {
             "ledger": _ledger_hash(runs),
             "claims": file_sha256(SPECS / "claims.yaml"),
@@ -156,9 +133,7 @@ def plain(content: Any) -> Any:
     """Results as JSON content: dataclasses and models as objects, NaN and infinity as null."""
     if is_dataclass(content) and not isinstance(content, type):
         return {field.name: plain(getattr(content, field.name)) for field in fields(content)}
-    if hasattr(content, "model_dump"):
-        return plain(content.model_dump())
-    if isinstance(content, dict):
+    if isinstance(content, Mapping):
         return {key: plain(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
         return [plain(value) for value in content]
@@ -167,41 +142,21 @@ def plain(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _frame(evidence: Evidence, studies: Sequence[StudyResults], claims: Claims) -> pd.DataFrame:
-    """Evaluations of the own runs, of all studies and of the authors."""
-    denominator = evidence.settings.denominator
-    starts = [
-        start
-        for cell in cells()
-        if (start := tables.authors_or_printed_start(evidence, claims.paper, cell)) is not None
-    ]
-    frames = [
-        # Runs of an archive that stand for the profile's own are a study of their own.
-        evaluations([] if evidence.archived else evidence.runs, denominator),
-        *(evaluations(study.runs, denominator, study.name) for study in studies),
-        authors_evaluations(evidence.authors, starts),
-    ]
+def _authors(evidence: Evidence, paper: Paper) -> pd.DataFrame:
+    """The authors' points as one seed, each cell with its start model.
+
+    Steps are not in the files, so that `step` counts the points of a series.
+    """
+    points = evidence.authors_frame
+    starts = [tables.authors_start(evidence, paper, cell) for cell in CELLS]
+    before = pd.DataFrame([start for start in starts if start], columns=points.columns)
+    after = points[points.step != 0]
+    both = _joined(before.assign(step=0), after.assign(step=after["index"] + 1))
+    return both.assign(seed=0, epoch=0.0).astype({"learning_rate": float})
+
+
+def _joined(*frames: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
-
-
-def _provenance(run: FinishedRun) -> RunProvenance:
-    record = run.record
-    return RunProvenance(
-        sha256=run.sha256,
-        status=record.status,
-        reason=record.reason,
-        diverged=run.diverged,
-        fingerprint=record.fingerprint,
-        commit=record.commit,
-        dirty=record.dirty,
-        code=record.code,
-        inputs=record.inputs,
-        sacred=record.sacred,
-        seed=record.spec.seed,
-        started=record.started,
-        seconds=record.seconds,
-        attempts=record.attempts,
-    )
 
 
 def _ledger_hash(runs: Iterable[FinishedRun]) -> str:

@@ -30,6 +30,18 @@ class Material:
     """Samples by dataset: keys `pairs` and `evaluation`, as repro/data/samples.py writes them."""
 
 
+NO_MATERIAL = Material(
+    context={
+        "project": {"authors": [], "repository": ""},
+        "switches": [],
+        "accounting": {"data": None},
+        "attribution": None,
+        "environments": [],
+    },
+    gallery={},
+)
+
+
 def read_material(evidence: Evidence, root: Path) -> Material:
     """Read context and gallery of the profile's report; LedgerError for a file that is no JSON."""
     name = evidence.settings.name
@@ -44,14 +56,13 @@ def read_material(evidence: Evidence, root: Path) -> Material:
         "attribution": _read_json(root / DATA / name / "attribution.json"),
         "environments": _environments(evidence),
     }
-    return Material(context, {dataset: found for dataset, found in samples.items() if found})
+    return Material(context, {dataset: sample for dataset, sample in samples.items() if sample})
 
 
 def _project(path: Path) -> dict[str, Any]:
-    """Return authors and repository by pyproject.toml; nobody where it is not there."""
-    if not path.is_file():
-        return {"authors": [], "repository": ""}
-    project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    """Authors and repository by pyproject.toml; nobody where it is not there."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else "project = {}"
+    project = tomllib.loads(text)["project"]
     return {
         "authors": [author["name"] for author in project.get("authors", [])],
         "repository": project.get("urls", {}).get("Repository", ""),
@@ -59,44 +70,42 @@ def _project(path: Path) -> dict[str, Any]:
 
 
 def _switches(name: str, protocol: str, specs: Path) -> list[dict[str, Any]]:
-    """Return every choice that text and code make differently, or the text does not make."""
-    settings = {p: load_profile(p, specs).switches.model_dump() for p in ("paper", "authors")}
-    used = load_profile(name, specs).switches.model_dump()
+    """Every choice that text and code make differently, or the text does not make."""
+    settings = {p: load_profile(p, specs).switches.model_dump() for p in ("paper", "authors", name)}
     return [
         {
             "switch": field,
             "meaning": info.description,
-            "used": used[field],
+            "used": settings[name][field],
             "paper": settings["paper"][field],
             "authors": settings["authors"][field],
-            "departs": used[field] != settings[protocol][field],
+            "departs": settings[name][field] != settings[protocol][field],
         }
         for field, info in Switches.model_fields.items()
     ]
 
 
 def _environments(evidence: Evidence) -> list[dict[str, Any]]:
-    """Return the distinct environments of the runs, most used first."""
+    """The distinct environments of the runs, most used first, equally frequent ones by name."""
     counts: Counter[str] = Counter()
     for run in (*evidence.runs, *evidence.controls):
         record = run.record
         # As canonical JSON, since a dict cannot be counted.
         environment = {**record.environment, "ranks": record.ranks, "threads": record.threads}
         counts[json.dumps(environment, sort_keys=True)] += 1
-    # Equally frequent ones by their text, so that the order is the same in every build.
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [{"runs": number, "environment": json.loads(key)} for key, number in ordered]
 
 
 def _read_json(path: Path) -> Any:
-    """Return the JSON object in a file; None if there is no such file."""
+    """The JSON object in a file; None if there is no such file."""
     try:
         content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}, allowed: an object")
     except FileNotFoundError:
         return None
     # Nesting without end overflows the parser's stack, which is no ValueError.
     except (ValueError, RecursionError) as error:
         raise LedgerError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise LedgerError(f"{path}: content: a {type(content).__name__} (allowed: an object)")
     return content

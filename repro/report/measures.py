@@ -6,7 +6,7 @@ docs/rules.md defines the measures; shares are fractions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from repro.report.judging.claims import Claims
 from repro.report.numbers.cells import CLEANCLIP
+from repro.report.points import start_models
 from repro.spec import CleanSize, Dataset, Loss, Objective
-
-BOTH: tuple[Objective, Objective] = ("mmcl", "mmcl_ssl")
 
 
 class Value(NamedTuple):
@@ -28,30 +28,49 @@ class Value(NamedTuple):
     at_most: bool = False
 
 
+def best_under_cap(points: pd.DataFrame, cap: float) -> pd.Series | None:
+    """The most accurate evaluation with an ASR of at most `cap`; ties go to the lower ASR, then the
+    earlier.
+    """
+    allowed = points[points.asr <= cap]
+    if allowed.empty:
+        return None
+    allowed = allowed[allowed.accuracy == allowed.accuracy.max()]
+    allowed = allowed[allowed.asr == allowed.asr.min()]
+    return allowed.sort_values(["epoch", "run", "index"]).iloc[0]
+
+
 @dataclass(frozen=True)
 class CleanedModel:
-    """A model and all its CleanCLIP runs in one cell."""
+    """A model and its finetuning runs of one kind in one cell; `start` is it before them."""
 
-    start_accuracy: float
-    start_asr: float
-    points: pd.DataFrame
-    """Evaluations after the start, of all runs."""
-    ends: pd.DataFrame
-    """Last evaluations of the runs that did not diverge, by rising learning rate; of no run where
-    the rates are not known.
-    """
+    start: pd.Series
+    runs: pd.DataFrame
     threshold: float
     """Highest ASR of a cleaned model."""
 
     @cached_property
+    def points(self) -> pd.DataFrame:
+        """Evaluations after the start, of all runs."""
+        return self.runs[self.runs.step > 0]
+
+    @cached_property
+    def ends(self) -> pd.DataFrame:
+        """Last evaluations of the runs that did not diverge, by rising learning rate; of no run
+        where the rates are not known.
+        """
+        whole = ~self.points.diverged.astype(bool) & self.points.learning_rate.notna()
+        last = self.points[whole].groupby("run", sort=False).tail(1)
+        return last.sort_values("learning_rate")
+
+    @cached_property
     def best(self) -> pd.Series | None:
-        """The most accurate evaluation at the threshold; ties go to the lower ASR, then by step."""
-        allowed = self.points[self.points.asr <= self.threshold]
-        if allowed.empty:
-            return None
-        allowed = allowed[allowed.accuracy == allowed.accuracy.max()]
-        allowed = allowed[allowed.asr == allowed.asr.min()]
-        return allowed.sort_values(["epoch", "run", "index"]).iloc[0]
+        """The best evaluation at the threshold."""
+        return best_under_cap(self.points, self.threshold)
+
+
+Pair = dict[Objective, dict[int, CleanedModel]]
+"""Models of both objectives in a cell, by seed."""
 
 
 class Evaluations:
@@ -64,8 +83,12 @@ class Evaluations:
         self.threshold = threshold
         self.rows = {(str(a), str(d), str(o)): rows for (a, d, o), rows in groups}
         self.arms = {arm for arm, _, _ in self.rows}
-        self.studies = {arm.split("/")[0] for arm in self.arms}
         self._cleaned: dict[tuple[str, ...], dict[int, CleanedModel]] = {}
+
+    def seeds(self, arm: str) -> list[int]:
+        """Seeds that an arm has."""
+        of_arm = (rows.seed for (name, _, _), rows in self.rows.items() if name == arm)
+        return sorted({int(seed) for seeds in of_arm for seed in seeds.unique()})
 
     def cleaned(
         self,
@@ -77,45 +100,40 @@ class Evaluations:
     ) -> dict[int, CleanedModel]:
         """The models of an arm with their finetuning runs in a cell, by seed."""
         key = (arm, dataset, size, objective, loss)
-        if key not in self._cleaned:
-            of = self.rows.get((arm, dataset, objective))
-            self._cleaned[key] = {} if of is None else self._models(of, size, loss)
-        return self._cleaned[key]
+        rows = self.rows.get((arm, dataset, objective))
+        if rows is not None and key not in self._cleaned:
+            cleaning = rows[
+                (rows.stage == "clean") & (rows.clean_size == size) & (rows.loss == loss)
+            ]
+            starts = start_models(pd.concat([rows[rows.stage == "pretrain"], cleaning]))
+            models = {
+                int(start.seed): CleanedModel(start, runs, self.threshold)
+                for _, start in starts.sort_values("seed").iterrows()
+                if start.num_correct and len(runs := cleaning[cleaning.seed == start.seed])
+            }
+            self._cleaned[key] = {s: model for s, model in models.items() if len(model.points)}
+        return self._cleaned.get(key, {})
 
-    def pair(
-        self, mmcl: str, mmcl_ssl: str, dataset: Dataset, size: CleanSize
-    ) -> dict[Objective, dict[int, CleanedModel]]:
+    def pair(self, mmcl: str, mmcl_ssl: str, dataset: Dataset, size: CleanSize) -> Pair:
         """The models of both objectives in a cell, from one arm each."""
         return {
             "mmcl": self.cleaned(mmcl, dataset, size, "mmcl"),
             "mmcl_ssl": self.cleaned(mmcl_ssl, dataset, size, "mmcl_ssl"),
         }
 
-    def _models(self, of: pd.DataFrame, size: CleanSize, loss: Loss) -> dict[int, CleanedModel]:
-        cleaning = of[(of.stage == "clean") & (of.clean_size == size) & (of.loss == loss)]
-        left = of[(of.stage == "pretrain") & of.handed_on.astype(bool)]
-        models = {}
-        for seed, rows in cleaning.groupby("seed"):
-            # A study that cleans another study's models measured them at step 0.
-            made = left[left.seed == seed]
-            starts = made if len(made) else rows[rows.step == 0]
-            points = rows[rows.step > 0]
-            whole = points[~points.diverged.astype(bool) & points.learning_rate.notna()]
-            ends = whole.groupby("run", sort=False).tail(1).sort_values("learning_rate")
-            if len(starts) and len(points) and starts.iloc[0].num_correct:
-                start = starts.iloc[0]
-                models[int(seed)] = CleanedModel(
-                    start.accuracy, start.asr, points, ends, self.threshold
-                )
-        return models
-
 
 class Context(NamedTuple):
-    """What a measure needs besides a model."""
+    """What a measure needs besides a model; fields as in specs/claims.yaml."""
 
     rate: float | None
-    """Learning rate of `asr_left_at_rate`."""
     hull_cap: float
+    kept_share: float
+
+    @classmethod
+    def of(cls, claims: Claims, profile: str) -> Context:
+        """As the claims file has it for a profile."""
+        rules = claims.rules
+        return cls(rules.rate.get(profile), rules.hull_cap, claims.kept_share)
 
 
 def rate_doublings(model: CleanedModel, context: Context) -> Value | None:
@@ -154,17 +172,17 @@ def lost_at_cap(model: CleanedModel, context: Context) -> Value | None:
     A model that no rate cleans counts with its loss at the end of the highest rate.
     """
     best = model.best
-    if best is None and model.ends.empty:
+    if (best is None and model.ends.empty) or not model.start.accuracy:
         return None
     left = model.ends.accuracy.iloc[-1] if best is None else best.accuracy
-    return Value(1 - float(left) / model.start_accuracy, at_least=best is None)
+    return Value(1 - float(left) / model.start.accuracy, at_least=best is None)
 
 
 def frontier_area(model: CleanedModel, context: Context) -> Value | None:
     """Mean over ASR thresholds from 0 to `hull_cap` of the share of accuracy lost, on the hull."""
-    points = [(0.0, 0.0), (model.start_asr, model.start_accuracy)]
+    points = [(0.0, 0.0), (model.start.asr, model.start.accuracy)]
     points += zip(model.points.asr, model.points.accuracy, strict=True)
-    return Value(1 - hull_mean(points, context.hull_cap) / model.start_accuracy)
+    return Value(1 - hull_mean(points, context.hull_cap) / model.start.accuracy)
 
 
 def accuracy_at_cap(model: CleanedModel, context: Context) -> Value | None:
@@ -183,6 +201,11 @@ class Measure:
     of: Callable[[CleanedModel, Context], Value | None]
     price: bool
     """Whether it needs the whole control, not only that CleanCLIP removes the backdoor."""
+
+    def of_seeds(self, models: Mapping[int, CleanedModel], context: Context) -> dict[int, Value]:
+        """The values of the seeds that have one."""
+        values = {seed: self.of(model, context) for seed, model in models.items()}
+        return {seed: value for seed, value in values.items() if value is not None}
 
 
 MEASURES = (

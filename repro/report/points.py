@@ -1,4 +1,4 @@
-"""The evaluations of a ledger or of archives as one pandas table, a row an evaluation.
+"""Runs of the ledger and of archives, and their evaluations as one table, a row an evaluation.
 
 Tables, figures, verdicts and exports start from this table. Shares are fractions.
 """
@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 
-from repro.ledger import IDENTITY, Row, RunRecord
-from repro.report.numbers.evaluations import Denominator, FinishedRun, Point
+from repro.ledger import IDENTITY, LedgerError, Row, RunRecord
+from repro.names import DEFENCES
+from repro.runs.published import BITS, RECORD, ROWS, read_results
 from repro.study.archive import read_archive
-from repro.study.spec import archive_of
 
-LOSSES = ("mmcl", "ssl")
-"""Terms of the training loss that have a column, `loss_mmcl` and `loss_ssl`."""
+Denominator = Literal["all", "non_target"]
+"""Images that an ASR is a share of: all, or those of another class than the target."""
 AUTHORS = "authors"
 """Study of the authors' points."""
 COUNTS = ("num_images", "num_correct", "num_attacked", "num_target", "num_target_attacked")
@@ -29,19 +31,56 @@ FIELDS = (
 )
 """Columns that are a ledger row's own fields."""
 COLUMNS = (
-    "study",
-    *FIELDS,
-    *(f"loss_{term}" for term in LOSSES),
-    "accuracy",
-    "asr",
-    "attacked",
-    "attackable",
-    "run",
-    "index",
-    "model",
-    "handed_on",
-    "diverged",
+    *("study", *FIELDS, "loss_mmcl", "loss_ssl", "accuracy", "asr", "attacked", "attackable"),
+    *("validation_accuracy", "validation_asr", "test_asr"),
+    *("run", "index", "model", "machine", "handed_on", "untouched", "diverged"),
 )
+MODEL = ["study", "variant", "dataset", "pretrain_objective", "poisoned", "seed"]
+"""Columns that name a pre-trained model."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """One published or archived run."""
+
+    folder: str
+    """Path below the repository, with forward slashes."""
+    record: RunRecord
+    rows: tuple[Row, ...]
+    sha256: str
+    """Over the files of the run."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss was no finite number at some step, by its record or a row."""
+        # The rows are asked too: a record that says `completed` is no proof of finite losses.
+        losses = [loss for row in self.rows for loss in (row.train_loss or {}).values()]
+        return self.record.status == "diverged" or not all(map(math.isfinite, losses))
+
+
+def read_runs(results: Path, root: Path) -> Iterator[FinishedRun]:
+    """Published runs below `results` in path order; LedgerError for one that cannot be used."""
+    try:
+        for folder, record, rows in read_results(results):
+            # A failed run may have written no bits, which is a state of its own to hash.
+            files = [folder / name for name in (RECORD, ROWS, BITS)]
+            contents = [path.read_bytes() if path.is_file() else b"" for path in files]
+            hashes = b"".join(hashlib.sha256(content).digest() for content in contents)
+            name = folder.relative_to(root).as_posix()
+            yield FinishedRun(name, record, tuple(rows), hashlib.sha256(hashes).hexdigest())
+    except LedgerError as error:
+        raise LedgerError(f"{error}; `dvc repro` publishes the run again") from None
+
+
+def archived_runs(archive: Path, root: Path = Path()) -> list[FinishedRun]:
+    """The runs in an archive below `root`; LedgerError for one that cannot be used."""
+    runs = []
+    for record, rows in read_archive(root / archive):
+        name = f"{record.spec.stage}/{record.spec.cell}/{record.spec.run_id}"
+        texts = [record.model_dump_json(), *(row.model_dump_json() for row in rows)]
+        sha256 = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+        runs.append(FinishedRun(f"{archive.as_posix()}/{name}", record, tuple(rows), sha256))
+    return runs
 
 
 def evaluations(
@@ -51,95 +90,56 @@ def evaluations(
 
     `attacked` of `attackable` images are the ASR by `denominator`. `loss_*` is the mean of a term
     of the training loss since the evaluation before; NaN at the start. `model` is the hash of the
-    weights that a cleaning run started from. `handed_on` marks the evaluation of the model that a
-    run leaves.
+    weights that a cleaning run is given, and an `untouched` run starts from them as they are.
+    `handed_on` marks the evaluation of the model that a run leaves. `index` counts within the run.
+    `validation_*` and `test_asr` are of the two parts of the images; NaN for runs without counts.
     """
-    records = []
+    records: list[dict[str, Any]] = []
     for run in runs:
-        last = run.handed_on(denominator).index if run.rows else -1
+        record, spec = run.record, run.record.spec
+        # The last up to the step of the model; the first where all come after it.
+        last = sum(row.step <= record.model_step for row in run.rows[1:])
+        of_run = {
+            "study": study,
+            "run": run.folder,
+            "model": record.inputs.get("model", ""),
+            "machine": record.environment.get("device", "unknown"),
+            "untouched": spec.defence is None or not DEFENCES[spec.defence.name].changes_start,
+            "diverged": run.diverged,
+        }
         for index, row in enumerate(run.rows):
             attacked, attackable = row.attack_success(denominator)
             terms = row.train_loss or {}
+            part = row.validation
+            held, of_held = part.attack_success(denominator) if part else (0, 0)
             records.append(
                 {
-                    "study": study,
+                    **of_run,
                     **{name: getattr(row, name) for name in FIELDS},
-                    **{f"loss_{term}": terms.get(term, math.nan) for term in LOSSES},
+                    **{f"loss_{term}": terms.get(term, math.nan) for term in ("mmcl", "ssl")},
                     "accuracy": row.accuracy,
                     "asr": attacked / attackable,
                     "attacked": attacked,
                     "attackable": attackable,
-                    "run": run.folder,
+                    "validation_accuracy": part.accuracy if part else math.nan,
+                    "validation_asr": held / of_held if part else math.nan,
+                    "test_asr": (attacked - held) / (attackable - of_held) if part else math.nan,
                     "index": index,
-                    "model": run.record.inputs.get("model", ""),
                     "handed_on": index == last,
-                    "diverged": run.diverged,
                 }
             )
     return pd.DataFrame.from_records(records, columns=list(COLUMNS))
 
 
-def authors_evaluations(points: Sequence[Point], starts: Sequence[Point]) -> pd.DataFrame:
-    """The authors' points in the same columns, as study "authors" and seed 0.
-
-    `starts` are the models that were cleaned, one a model and cleaning size. Rates and steps are
-    not in the files, so that `learning_rate` is NaN and `step` counts the points of a series.
-    """
-    records = [
-        {
-            "study": AUTHORS,
-            "stage": "clean",
-            "dataset": point.dataset,
-            "pretrain_objective": point.objective,
-            "clean_size": point.clean_size,
-            "loss": point.loss,
-            "variant": "",
-            "poisoned": True,
-            "seed": 0,
-            "epoch": 0.0,
-            "step": 0 if start else point.index + 1,
-            "num_correct": point.correct,
-            "num_images": point.images,
-            "accuracy": point.accuracy,
-            "asr": point.asr,
-            "attacked": point.attacked,
-            "attackable": point.attackable,
-            "run": point.run,
-            "index": point.index,
-            "handed_on": False,
-            "diverged": False,
-        }
-        for start, part in ((True, starts), (False, points))
-        for point in part
-        if start or point.step != 0
-    ]
-    frame = pd.DataFrame.from_records(records, columns=list(COLUMNS))
-    return frame.astype({"learning_rate": float})
+def start_models(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a MODEL before cleaning: as pre-training left it, else as cleaning met it."""
+    left = frame[(frame.stage == "pretrain") & frame.handed_on.astype(bool)]
+    met = frame[(frame.stage == "clean") & (frame.step == 0)]
+    return pd.concat([left, met]).drop_duplicates(MODEL)
 
 
-def archived_runs(name: str, root: Path = Path()) -> list[FinishedRun]:
-    """The runs in the archive of a study; LedgerError for one that cannot be used."""
-    path = archive_of(name)
-    return [
-        FinishedRun(
-            f"{path.as_posix()}/{record.spec.stage}/{record.spec.cell}/{record.spec.run_id}",
-            record,
-            tuple(rows),
-            _content_hash(record, rows),
-        )
-        for record, rows in read_archive(root / path)
-    ]
-
-
-def _content_hash(record: RunRecord, rows: Sequence[Row]) -> str:
-    """SHA-256 of a run in an archive, which has no files of its own to hash."""
-    texts = [record.model_dump_json(), *(row.model_dump_json() for row in rows)]
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
-
-
-def archive_frame(
-    names: Sequence[str], denominator: Denominator, root: Path = Path()
-) -> pd.DataFrame:
-    """Evaluations of the named studies, as `evaluations` has them."""
-    frames = [evaluations(archived_runs(name, root), denominator, name) for name in names]
-    return pd.concat(frames, ignore_index=True)
+def accuracy_kept(frame: pd.DataFrame) -> pd.Series:
+    """Accuracies as shares of the start's; NaN where it is not known, or nothing was right."""
+    starts = start_models(frame).set_index(MODEL).accuracy.rename("start")
+    kept: pd.Series = frame.accuracy / frame.join(starts, on=MODEL).start.replace(0, math.nan)
+    return kept

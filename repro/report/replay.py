@@ -6,16 +6,24 @@ Needs no GPU. The document has the shape of the main report's, with `authors_poi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from repro.profile import load_profile
 from repro.report.build import build
 from repro.report.document import claims_of
-from repro.report.material import Material
+from repro.report.format import percent
+from repro.report.material import NO_MATERIAL
 from repro.report.numbers.authors import authors_points
 from repro.report.numbers.evidence import Evidence, Settings
+from repro.spec import StopEarly
 
 NAME = "replay"
+EPOCHS = 20
+"""Of a cleaning run of the authors."""
 SETTINGS = Settings(
     name=NAME,
     protocol="authors",
@@ -27,21 +35,11 @@ SETTINGS = Settings(
     target_class="banana",
 )
 """Cap of the paper (Table 1); denominator of the authors' code (src/evaluate.py)."""
-MATERIAL = Material(
-    context={
-        "project": {"authors": [], "repository": ""},
-        "switches": [],
-        "accounting": {"data": None},
-        "attribution": None,
-        "environments": [],
-    },
-    gallery={},
-)
 
 
 def replay(folder: Path, out: Path) -> dict[str, Any]:
     """Build report.json and index.html in `out` from the result files in `folder`."""
-    return build(replay_evidence(folder), claims_of(), MATERIAL, out, latex_too=False)
+    return build(replay_evidence(folder), claims_of(), NO_MATERIAL, out, latex_too=False)
 
 
 def replay_evidence(folder: Path | None) -> Evidence:
@@ -49,5 +47,39 @@ def replay_evidence(folder: Path | None) -> Evidence:
 
     Those in `folder`, or if None in the folder that REPRO_AUTHORS_DIR names.
     """
-    points, files = authors_points(folder)
-    return Evidence(settings=SETTINGS, authors=points, files=files)
+    evidence = Evidence(SETTINGS, authors=authors_points(folder))
+    rule = load_profile("paper_lean").clean.stop_early
+    runs, lost = early_end(evidence.authors_frame, rule) if rule else (0, [])
+    if not lost:
+        return evidence
+    lowest = min(evaluations.asr.min() for evaluations in lost)
+    notice = (
+        f"The early end of paper_lean would have ended {len(lost)} of {runs} runs of these files "
+        f"and left out {sum(map(len, lost))} evaluations, the lowest ASR of which is "
+        f"{percent(lowest)}%."
+    )
+    return replace(evidence, notices=(notice,))
+
+
+def early_end(points: pd.DataFrame, rule: StopEarly) -> tuple[int, list[pd.DataFrame]]:
+    """How many runs the authors' points are of, and of each that the rule ends the evaluations that
+    it leaves out.
+
+    A series joins runs of 20 epochs. CC3M was evaluated before cleaning and after each epoch; CC6M
+    every 1,500 steps and after each epoch, with batches of 128 for MMCL and of 64 otherwise (code:
+    attack-cleanclip src/train.py). A series that is no whole number of such runs is left alone.
+    """
+    runs, lost = 0, []
+    for _, series in points.groupby("run", sort=False):
+        first = series.iloc[0]
+        start = first.dataset == "cc3m"
+        an_epoch = 1 if start or first.loss == "mmcl" else 2 if first.clean_size == "100k" else 3
+        length, seen = (start + epochs * an_epoch for epochs in (EPOCHS, rule.epochs))
+        if len(series) % length:
+            continue
+        for begin in range(0, len(series), length):
+            runs += 1
+            run = series[begin : begin + length]
+            if (run.asr[:seen] >= rule.asr).all():
+                lost.append(run[seen:])
+    return runs, lost

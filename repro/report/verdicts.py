@@ -7,10 +7,11 @@ is MMCL + SSL less MMCL within a cell, one value a seed. Shares are fractions.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean, stdev
-from typing import Literal
+from typing import Any, NamedTuple
 
 import pandas as pd
 from scipy.special import stdtr, stdtrit
@@ -19,14 +20,15 @@ from repro.intervals import Interval
 from repro.report.format import label
 from repro.report.judging.claims import Arms, Claims, MeasureRule, Rules
 from repro.report.measures import (
-    BOTH,
     MEASURES,
     CleanedModel,
     Context,
     Evaluations,
     Measure,
-    Value,
+    Pair,
+    best_under_cap,
 )
+from repro.report.numbers.cells import OBJECTIVES
 from repro.report.points import AUTHORS
 from repro.spec import CleanSize, Dataset, Objective
 
@@ -73,17 +75,17 @@ class Control:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """Best models that lie at an end of the grid of learning rates."""
+class Comparison(NamedTuple):
+    """The models of a cell with those of one comparator, and the control of these."""
 
-    objective: Objective
-    end: Literal["lowest", "highest"]
-    seeds: int
-    of: int
+    dataset: Dataset
+    clean_size: CleanSize
+    comparator: str
+    pair: Pair
+    control: Control
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CellVerdict:
     """A measure in one cell, or pooled over the cells (then dataset and size are None)."""
 
@@ -96,21 +98,22 @@ class CellVerdict:
     difference: Estimate
     p: float | None
     """One-sided, of a difference above zero."""
-    p_holm: float | None
+    p_holm: float | None = None
     """Corrected over the cells."""
-    alone: str
+    alone: str = ""
     """The verdict against this comparator."""
-    verdict: str
+    verdict: str = ""
     """The verdict against all comparators."""
-    reason: str
+    reason: str = ""
     control: Control | None
     """None where the measures are pooled."""
     start_asr: dict[Objective, float]
     """ASR before cleaning, means over seeds."""
     weak_backdoor: bool
-    cleaned: dict[Objective, int]
-    """Seeds that reach the ASR threshold at some evaluation."""
-    edge: list[Edge]
+    edge: list[dict[str, Any]]
+    """By `objective` and `end` of the grid of learning rates ("lowest", "highest"), on how many
+    `seeds` of how many the best model lies there.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,26 +138,6 @@ class MeasureVerdict:
 
 
 @dataclass(frozen=True, slots=True)
-class EqualRuns:
-    """Runs of the two models with equal data, seed, learning rate and steps, at their end."""
-
-    dataset: Dataset
-    clean_size: CleanSize
-    pairs: int
-    more: int
-    """Pairs in which the MMCL + SSL model has the higher ASR."""
-
-
-@dataclass(frozen=True, slots=True)
-class Secondary:
-    """A comparison that was fixed with the rules and stands apart from the claims."""
-
-    name: str
-    why: str
-    measures: list[MeasureVerdict]
-
-
-@dataclass(frozen=True, slots=True)
 class Verdicts:
     """All verdicts over seeds."""
 
@@ -162,14 +145,19 @@ class Verdicts:
     """Study of the exploratory verdicts; None for the runs of this report."""
     seeds: list[int]
     exploratory: list[MeasureVerdict]
-    equal_runs: list[EqualRuns]
-    """Of the same runs."""
+    equal_runs: list[dict[str, Any]]
+    """By cell, of how many `pairs` of the same runs with equal data, seed, learning rate and steps
+    the MMCL + SSL model ends with `more` ASR.
+    """
     confirmed: list[MeasureVerdict] | None
     """None until all planned seeds are archived."""
     confirmed_seeds: list[int]
     """Archived so far."""
     planned_seeds: list[int]
-    secondary: list[Secondary]
+    secondary: list[dict[str, Any]]
+    """Comparisons that were fixed with the rules and stand apart from the claims: `name`, `why`,
+    `measures`.
+    """
     authors: list[MeasureVerdict]
     """Of the authors' points, which are of one training and name no learning rates."""
 
@@ -211,19 +199,19 @@ def positive_control(
     mmcl: Mapping[int, CleanedModel], twins: Mapping[int, CleanedModel], rules: Rules
 ) -> Control:
     """Whether CleanCLIP cleans MMCL models and costs them no more than their twins."""
-    lost = {
-        seed: 1 - float(model.best.accuracy) / model.start_accuracy
-        for seed, model in mmcl.items()
-        if model.best is not None
-    }
-    excess = {}
-    for seed in sorted(mmcl.keys() & twins.keys()):
-        model, twin, keys = mmcl[seed], twins[seed], ["learning_rate", "step"]
-        of_twin = twin.points[[*keys, "accuracy"]]
-        both = model.points.merge(of_twin, on=keys, suffixes=("", "_twin"))
-        if (best := replace(model, points=both).best) is not None:
-            kept = best.accuracy / model.start_accuracy
-            excess[seed] = float(best.accuracy_twin / twin.start_accuracy - kept)
+    lost, excess = {}, {}
+    for seed, model in mmcl.items():
+        if model.best is not None:
+            lost[seed] = 1 - float(model.best.accuracy) / model.start.accuracy
+        if twin := twins.get(seed):
+            # The best among the rates and steps at which both were evaluated.
+            keys = ["learning_rate", "step"]
+            both = model.points.merge(
+                twin.points[[*keys, "accuracy"]], on=keys, suffixes=("", "_twin")
+            )
+            if (best := best_under_cap(both, model.threshold)) is not None:
+                kept = best.accuracy / model.start.accuracy
+                excess[seed] = float(best.accuracy_twin / twin.start.accuracy - kept)
     loss = estimate(lost, level=rules.level) if lost else None
     twin_loss = estimate(excess, level=rules.level) if excess else None
 
@@ -231,63 +219,55 @@ def positive_control(
     judged = twin_loss if twins else loss
     upper = judged.upper if judged else None
     margin = f"{100 * rules.twin_margin:g}% of the accuracy"
-    removes, holds = True, upper is not None and upper < rules.twin_margin
-    if fmean(model.start_asr for model in mmcl.values()) <= next(iter(mmcl.values())).threshold:
-        removes, reason = False, "the MMCL models have no backdoor"
-    elif len(lost) < rules.cleaned_share * len(mmcl):
-        removes, reason = False, f"MMCL models were cleaned on {len(lost)} of {len(mmcl)} seeds"
-    elif holds:
-        reason = f"loses less than {margin}" + " more than the twin" * bool(twins)
-    elif not twins or upper is None:
-        reason = "no never-poisoned twin at the same rates and steps"
-        return Control(len(lost), len(mmcl), loss, twin_loss, removes, None, reason)
-    else:
-        reason = f"may lose {margin} more than the twin"
-    return Control(len(lost), len(mmcl), loss, twin_loss, removes, removes and holds, reason)
+    control = partial(Control, len(lost), len(mmcl), loss, twin_loss)
+    if fmean(model.start.asr for model in mmcl.values()) <= next(iter(mmcl.values())).threshold:
+        return control(False, False, "the MMCL models have no backdoor")
+    if len(lost) < rules.cleaned_share * len(mmcl):
+        reason = f"MMCL models were cleaned on {len(lost)} of {len(mmcl)} seeds"
+        return control(False, False, reason)
+    if upper is not None and upper < rules.twin_margin:
+        return control(
+            True, True, f"loses less than {margin}" + " more than the twin" * bool(twins)
+        )
+    if twins and upper is not None:
+        return control(True, False, f"may lose {margin} more than the twin")
+    return control(True, None, "no never-poisoned twin at the same rates and steps")
 
 
 def cell_verdicts(
     evaluations: Evaluations, arms: Arms, rules: Rules, context: Context, fixed: str
 ) -> list[MeasureVerdict]:
     """Every measure in every cell that has runs of both models."""
-    places = [(name, cell) for name in arms.mmcl for cell in rules.cells]
-    models = {
-        (name, cell): both
-        for name, cell in places
-        if (both := evaluations.pair(arms.mmcl[name], arms.mmcl_ssl, *cell))["mmcl"].keys()
-        & both["mmcl_ssl"].keys()
-    }
-    controls = {}
-    for (name, cell), both in models.items():
-        twins = evaluations.cleaned(arms.twin, *cell, "mmcl") if arms.twin else {}
-        controls[name, cell] = positive_control(both["mmcl"], twins, rules)
+    comparisons = []
+    for name, arm in arms.mmcl.items():
+        for cell in rules.cells:
+            pair = evaluations.pair(arm, arms.mmcl_ssl, *cell)
+            if pair["mmcl"].keys() & pair["mmcl_ssl"].keys():
+                twins = evaluations.cleaned(arms.twin, *cell, "mmcl") if arms.twin else {}
+                control = positive_control(pair["mmcl"], twins, rules)
+                comparisons.append(Comparison(*cell, name, pair, control))
 
-    found = []
+    verdicts = []
     for measure in MEASURES:
         rule = rules.measures[measure.name]
-        cells: list[CellVerdict] = []
-        pooled: list[CellVerdict] = []
+        every: list[CellVerdict] = []
         for name in arms.mmcl:
             measured = [
-                cell_verdict
-                for (of, cell), both in models.items()
-                if of == name
-                and (
-                    cell_verdict := _measured(
-                        measure, both, cell, name, controls[name, cell], rules, context
-                    )
-                )
+                cell
+                for comparison in comparisons
+                if comparison.comparator == name
+                for cell in _measured(measure, comparison, rules, context)
             ]
             corrected = holm([cell.p for cell in measured])
             judged = [
                 _judged(replace(cell, p_holm=p), measure, rule, rules.level)
                 for cell, p in zip(measured, corrected, strict=True)
             ]
-            cells += judged
-            pooled += _pooled(judged, rule, rules.level)
-        if cells:
-            pooled = _against_all(pooled)
-            found.append(
+            every += [*judged, *_pooled(judged, rule, rules.level)]
+        combined = _against_all(every)
+        pooled = next((cell for cell in combined if cell.dataset is None), None)
+        if cells := [cell for cell in combined if cell.dataset is not None]:
+            verdicts.append(
                 MeasureVerdict(
                     measure=measure.name,
                     title=measure.title,
@@ -295,116 +275,99 @@ def cell_verdicts(
                     negligible=rule.negligible,
                     paper=rule.paper,
                     fixed=fixed,
-                    cells=_against_all(cells),
-                    pooled=pooled[0] if pooled else None,
-                    verdict=pooled[0].verdict if pooled else "not run",
+                    cells=cells,
+                    pooled=pooled,
+                    verdict=pooled.verdict if pooled else "not run",
                 )
             )
-    return found
+    return verdicts
 
 
 def _measured(
-    measure: Measure,
-    models: Mapping[Objective, Mapping[int, CleanedModel]],
-    cell: tuple[Dataset, CleanSize],
-    comparator: str,
-    control: Control,
-    rules: Rules,
-    context: Context,
-) -> CellVerdict | None:
-    """A cell without its verdict; None where no seed has the measure of both models."""
-    sides: list[dict[int, Value]] = [
-        {
-            seed: value
-            for seed, model in sorted(models[of].items())
-            if (value := measure.of(model, context)) is not None
-        }
-        for of in BOTH
-    ]
-    seeds = sorted(sides[0].keys() & sides[1].keys())
-    if not seeds:
-        return None
-    mmcl, ssl = ({seed: side[seed] for seed in seeds} for side in sides)
-    at_least = any(ssl[seed].at_least or mmcl[seed].at_most for seed in seeds)
-    difference = {seed: ssl[seed].value - mmcl[seed].value for seed in seeds}
-    starts = {of: fmean(model.start_asr for model in models[of].values()) for of in BOTH}
-    return CellVerdict(
-        dataset=cell[0],
-        clean_size=cell[1],
-        comparator=comparator,
-        mmcl=_side(mmcl, rules.level),
-        mmcl_ssl=_side(ssl, rules.level),
+    measure: Measure, comparison: Comparison, rules: Rules, context: Context
+) -> Iterator[CellVerdict]:
+    """A cell without its verdict; nothing where no seed has the measure of both models."""
+    pair = comparison.pair
+    values = {objective: measure.of_seeds(pair[objective], context) for objective in OBJECTIVES}
+    both = {
+        seed: (value, values["mmcl_ssl"][seed])
+        for seed, value in values["mmcl"].items()
+        if seed in values["mmcl_ssl"]
+    }
+    if not both:
+        return
+    mmcl, ssl = (
+        estimate(
+            {seed: pair_of_seed[side].value for seed, pair_of_seed in both.items()},
+            any(pair_of_seed[side].at_least for pair_of_seed in both.values()),
+            rules.level,
+        )
+        for side in range(2)
+    )
+    difference = {seed: other.value - one.value for seed, (one, other) in both.items()}
+    at_least = any(other.at_least or one.at_most for one, other in both.values())
+    starts = {
+        objective: fmean(model.start.asr for model in pair[objective].values())
+        for objective in OBJECTIVES
+    }
+    yield CellVerdict(
+        dataset=comparison.dataset,
+        clean_size=comparison.clean_size,
+        comparator=comparison.comparator,
+        mmcl=mmcl,
+        mmcl_ssl=ssl,
         difference=estimate(difference, at_least, rules.level),
         p=p_above(list(difference.values())),
-        p_holm=None,
-        alone="",
-        verdict="",
-        reason="",
-        control=control,
+        control=comparison.control,
         start_asr=starts,
         weak_backdoor=min(starts.values()) < rules.weak_start,
-        cleaned={of: sum(m.best is not None for m in models[of].values()) for of in BOTH},
-        edge=[edge for of in BOTH for edge in _edges(of, models[of])],
+        edge=[edge for objective in OBJECTIVES for edge in _edges(objective, pair[objective])],
     )
 
 
-def _side(values: Mapping[int, Value], level: float) -> Estimate:
-    at_least = any(value.at_least for value in values.values())
-    return estimate({seed: value.value for seed, value in values.items()}, at_least, level)
-
-
-def _edges(objective: Objective, models: Mapping[int, CleanedModel]) -> list[Edge]:
+def _edges(objective: Objective, models: Mapping[int, CleanedModel]) -> Iterator[dict[str, Any]]:
     rates = [
         (model.best.learning_rate, model.ends.learning_rate)
         for model in models.values()
         if model.best is not None and len(model.ends) > 1
     ]
-    at_ends = {
-        "lowest": sum(best == grid.iloc[0] for best, grid in rates),
-        "highest": sum(best == grid.iloc[-1] for best, grid in rates),
-    }
-    ends: tuple[Literal["lowest", "highest"], ...] = ("lowest", "highest")
-    return [Edge(objective, end, int(at_ends[end]), len(models)) for end in ends if at_ends[end]]
+    for end, place in (("lowest", 0), ("highest", -1)):
+        if seeds := sum(best == grid.iloc[place] for best, grid in rates):
+            yield {"objective": objective, "end": end, "seeds": seeds, "of": len(models)}
 
 
 def _judged(cell: CellVerdict, measure: Measure, rule: MeasureRule, level: float) -> CellVerdict:
     control = cell.control
     assert control is not None
     if cell.difference.seeds < FEWEST_SEEDS:
-        return _told(cell, "undecided", f"fewer than {FEWEST_SEEDS} seeds")
+        verdict, reason = "undecided", f"fewer than {FEWEST_SEEDS} seeds"
     # The first measures need only that CleanCLIP removes the backdoor of the MMCL model.
-    if not control.removes or (measure.price and not control.holds):
+    elif not control.removes or (measure.price and not control.holds):
         word = "not run" if control.holds is None else "failed"
-        return _told(cell, f"not tested: control {word}", control.reason)
-    return _told(cell, _verdict(cell, rule, level), _reason(cell))
-
-
-def _told(cell: CellVerdict, verdict: str, reason: str) -> CellVerdict:
+        verdict, reason = f"not tested: control {word}", control.reason
+    else:
+        verdict, reason = _verdict(cell, rule, level)
     return replace(cell, alone=verdict, verdict=verdict, reason=reason)
 
 
-def _verdict(cell: CellVerdict, rule: MeasureRule, level: float) -> str:
+def _verdict(cell: CellVerdict, rule: MeasureRule, level: float) -> tuple[str, str]:
+    """Verdict of a difference, and its reason."""
     difference = cell.difference
+    reason = "at least: the grid of learning rates ends too early" * difference.at_least
     if difference.upper is None or difference.lower is None or cell.p_holm is None:
-        return "undecided"
+        return "undecided", reason
     small = difference.upper < rule.negligible and not difference.at_least
-    if cell.p_holm <= level:
-        if small:
-            return SUPPORTED[0]
-        of_papers_size = rule.paper is not None and difference.lower >= rule.paper
-        return SUPPORTED[2] if of_papers_size else SUPPORTED[1]
-    # A lower bound cannot show that a difference is small.
-    return "refuted" if small else "undecided"
-
-
-def _reason(cell: CellVerdict) -> str:
-    return "at least: the grid of learning rates ends too early" if cell.difference.at_least else ""
+    if cell.p_holm > level:
+        # A lower bound cannot show that a difference is small.
+        return "refuted" if small else "undecided", reason
+    of_papers_size = rule.paper is not None and difference.lower >= rule.paper
+    return SUPPORTED[0 if small else 2 if of_papers_size else 1], reason
 
 
 def _pooled(cells: Sequence[CellVerdict], rule: MeasureRule, level: float) -> list[CellVerdict]:
     """The mean over the cells for each seed that all of them have; nothing without such a seed."""
     by_cell = [cell.difference.by_seed for cell in cells]
-    seeds = [seed for seed in (by_cell or [{}])[0] if all(seed in of for of in by_cell)]
+    seeds = [seed for seed in (by_cell or [{}])[0] if all(seed in by_seed for by_seed in by_cell)]
     if not seeds:
         return []
 
@@ -424,31 +387,33 @@ def _pooled(cells: Sequence[CellVerdict], rule: MeasureRule, level: float) -> li
         p=p,
         p_holm=p,
         control=None,
-        start_asr={of: fmean(cell.start_asr[of] for cell in cells) for of in BOTH},
+        start_asr={
+            objective: fmean(cell.start_asr[objective] for cell in cells)
+            for objective in OBJECTIVES
+        },
         weak_backdoor=any(cell.weak_backdoor for cell in cells),
-        cleaned={of: sum(cell.cleaned[of] for cell in cells) for of in BOTH},
         edge=[],
     )
-    untested = [cell for cell in cells if cell.alone.startswith("not tested")]
-    if not untested:
-        return [_told(pooled, _verdict(pooled, rule, level), _reason(pooled))]
-    worst = next((cell for cell in untested if "failed" in cell.alone), untested[0])
-    where = ", ".join(f"{label(cell.dataset)} {label(cell.clean_size)}" for cell in untested)
-    return [_told(pooled, worst.alone, f"{worst.reason} ({where})")]
+    verdict, reason = _verdict(pooled, rule, level)
+    if untested := [cell for cell in cells if cell.alone.startswith("not tested")]:
+        worst = next((cell for cell in untested if "failed" in cell.alone), untested[0])
+        where = ", ".join(f"{label(cell.dataset)} {label(cell.clean_size)}" for cell in untested)
+        verdict, reason = worst.alone, f"{worst.reason} ({where})"
+    return [replace(pooled, alone=verdict, verdict=verdict, reason=reason)]
 
 
 def _against_all(cells: Sequence[CellVerdict]) -> list[CellVerdict]:
     """A verdict other than "undecided" holds only if it holds against every comparator."""
     combined = []
     for cell in cells:
+        place = (cell.dataset, cell.clean_size)
         alone = {
             other.comparator: other.alone
             for other in cells
-            if (other.dataset, other.clean_size) == (cell.dataset, cell.clean_size)
+            if (other.dataset, other.clean_size) == place
         }
         verdicts = list(alone.values())
-        untested = [verdict for verdict in verdicts if verdict.startswith("not tested")]
-        if untested:
+        if untested := [verdict for verdict in verdicts if verdict.startswith("not tested")]:
             verdict = untested[0]
         elif all(verdict in SUPPORTED for verdict in verdicts):
             verdict = min(verdicts, key=SUPPORTED.index)
@@ -461,22 +426,20 @@ def _against_all(cells: Sequence[CellVerdict]) -> list[CellVerdict]:
     return combined
 
 
-def equal_runs(evaluations: Evaluations, arms: Arms, rules: Rules) -> list[EqualRuns]:
+def equal_runs(evaluations: Evaluations, arms: Arms, rules: Rules) -> Iterator[dict[str, Any]]:
     """In how many pairs of runs of equal rate and steps the MMCL + SSL model keeps more ASR."""
-    found = []
     for dataset, size in rules.cells:
         first = next(iter(arms.mmcl.values()))
         mmcl, ssl = evaluations.pair(first, arms.mmcl_ssl, dataset, size).values()
         keys = ["learning_rate", "step"]
         pairs = [
             mmcl[seed].ends.merge(ssl[seed].ends, on=keys, suffixes=("", "_ssl"))
-            for seed in sorted(mmcl.keys() & ssl.keys())
+            for seed in mmcl.keys() & ssl.keys()
         ]
         if pairs:
-            table = pd.concat(pairs)
-            more = int((table.asr_ssl > table.asr).sum())
-            found.append(EqualRuns(dataset, size, len(table), more))
-    return found
+            more = sum(int((table.asr_ssl > table.asr).sum()) for table in pairs)
+            counts = {"pairs": sum(map(len, pairs)), "more": more}
+            yield {"dataset": dataset, "clean_size": size, **counts}
 
 
 def verdicts(evaluations: Evaluations, claims: Claims, profile: str) -> Verdicts:
@@ -486,9 +449,9 @@ def verdicts(evaluations: Evaluations, claims: Claims, profile: str) -> Verdicts
     authors. The exploratory verdicts are of the archived study; without it, of the own runs.
     """
     rules = claims.rules
-    context = Context(rules.rate.get(profile), rules.hull_cap)
+    context = Context.of(claims, profile)
     arms = claims.comparisons.exploratory.get(profile)
-    if arms is None or arms.study not in evaluations.studies:
+    if arms is None or not any(arm.startswith(f"{arms.study}/") for arm in evaluations.arms):
         arms = OWN
     if arms.twin not in evaluations.arms:
         arms = arms.model_copy(update={"twin": None})
@@ -502,18 +465,18 @@ def verdicts(evaluations: Evaluations, claims: Claims, profile: str) -> Verdicts
         confirmed = cell_verdicts(evaluations, confirming, rules, context, rules.fixed)
         for name, rule in rules.secondary.items():
             arm = f"{rule.study}/{rule.variant}"
-            objectives = {objective for of, _, objective in evaluations.rows if of == arm}
+            objectives = {key[2] for key in evaluations.rows if key[0] == arm}
             ssl = arm if "mmcl_ssl" in objectives else confirming.mmcl_ssl
             beside = Arms(mmcl_ssl=ssl, mmcl={rule.variant: arm}, twin=None)
             if objectives:
                 judged = cell_verdicts(evaluations, beside, rules, context, rules.fixed)
-                secondary.append(Secondary(name, rule.why, judged))
-    seeds = {seed for m in exploratory for cell in m.cells for seed in cell.difference.by_seed}
+                secondary.append({"name": name, "why": rule.why, "measures": judged})
+    cells = [cell for measure in exploratory for cell in measure.cells]
     return Verdicts(
         source=arms.study or None,
-        seeds=sorted(seeds),
+        seeds=sorted({seed for cell in cells for seed in cell.difference.by_seed}),
         exploratory=exploratory,
-        equal_runs=equal_runs(evaluations, arms, rules),
+        equal_runs=list(equal_runs(evaluations, arms, rules)),
         confirmed=confirmed,
         confirmed_seeds=done,
         planned_seeds=list(planned),
@@ -524,9 +487,9 @@ def verdicts(evaluations: Evaluations, claims: Claims, profile: str) -> Verdicts
 
 def _complete_seeds(evaluations: Evaluations, study: str, planned: Sequence[int]) -> list[int]:
     """Seeds of those planned with as many runs as the one that has most."""
-    of = [rows for (arm, _, _), rows in evaluations.rows.items() if arm.split("/")[0] == study]
-    if not of:
+    of_study = [rows for key, rows in evaluations.rows.items() if key[0].startswith(f"{study}/")]
+    if not of_study:
         return []
-    rows = pd.concat(of)
+    rows = pd.concat(of_study)
     runs = rows[rows.seed.isin(planned)].groupby("seed").run.nunique()
     return sorted(int(seed) for seed in runs.index[runs == runs.max()])

@@ -20,12 +20,13 @@ from repro.ledger import LedgerError
 from repro.profile import chosen_profile, load_profile
 from repro.report.build import DOCUMENT, build, report_folder
 from repro.report.document import claims_of
-from repro.report.material import read_material
+from repro.report.material import NO_MATERIAL, read_material
 from repro.report.numbers.authors import authors_points
 from repro.report.pages.findings import stale_findings
-from repro.report.replay import MATERIAL, NAME, replay_evidence
+from repro.report.replay import NAME, replay_evidence
 from repro.report.studies.results import archive_problems, evidence_of
-from repro.runs.published import RECORD, read_run
+from repro.runs.published import RECORD, read_record, read_run
+from repro.runs.version import same_digits
 from repro.spec import SpecError
 from repro.study.archive import read_archive
 
@@ -55,43 +56,32 @@ def verify(path: Path) -> list[str]:
     """Build the report of `path`, a report.json, again; one line a file or value that differs.
 
     Reads ledger, specifications and claims below the working directory. LedgerError if there is no
-    report, or if it shows authors' files that are not here.
+    report.
     """
+    if not path.is_file():
+        raise LedgerError(f"{path}: no report.json; build the report first")
     try:
         document = json.loads(path.read_bytes())
         profile = document["profile"]
         if not isinstance(profile, str):
             raise ValueError(f"profile: {profile!r}")
-    except (FileNotFoundError, NotADirectoryError):
-        raise LedgerError(f"{path}: missing; build the report first") from None
-    except IsADirectoryError:
-        raise LedgerError(f"{path}: a folder (allowed: a report.json)") from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         return [f"{path}: no report.json ({error!r})"]
-    folder = path.parent
-    with tempfile.TemporaryDirectory() as temporary:
-        again = Path(temporary)
-        # Where there is no TeX the PDF cannot be made again, and stands for itself.
-        if (folder / "report.pdf").is_file():
-            shutil.copy2(folder / "report.pdf", again)
+    with tempfile.TemporaryDirectory() as again:
         try:
-            _build_again(profile, document, folder, again)
+            _build_again(profile, bool(document.get("authors_files")), path.parent, Path(again))
         except (LedgerError, SpecError) as error:
             return [f"ledger: {error}"]
-        return [
-            *_differences(folder, again),
-            *archive_problems(profile, Path()),
-            *stale_findings(profile),
-        ]
+        lines = list(_differences(path.parent, Path(again)))
+    return [*lines, *archive_problems(profile), *stale_findings(profile)]
 
 
-def _build_again(profile: str, document: dict[str, Any], folder: Path, out: Path) -> None:
-    shows_authors = bool(document.get("authors_files"))
+def _build_again(profile: str, shows_authors: bool, folder: Path, out: Path) -> None:
     if profile == NAME:
-        evidence, material = replay_evidence(None), MATERIAL
+        evidence, material = replay_evidence(None), NO_MATERIAL
     else:
         authors = authors_points() if shows_authors else ((), ())
-        evidence = evidence_of(load_profile(profile), Path(), authors)
+        evidence = evidence_of(load_profile(profile), authors=authors)
         material = read_material(evidence, Path())
     # Their files have no licence and so are not in the repository: the reader has to supply them.
     if shows_authors and not evidence.files:
@@ -99,24 +89,27 @@ def _build_again(profile: str, document: dict[str, Any], folder: Path, out: Path
             "authors_files: set REPRO_AUTHORS_DIR to the folder that was read for this report; "
             "nothing was compared without it"
         )
+    # Where there is no TeX the PDF cannot be made again, and stands for itself.
+    if (folder / "report.pdf").is_file():
+        shutil.copy2(folder / "report.pdf", out)
     build(evidence, claims_of(), material, out, latex_too=(folder / "report.tex").is_file())
 
 
 def _differences(folder: Path, again: Path) -> Iterator[str]:
     """Yield a line for each file that is in one folder only, or differs."""
     here, there = (
-        {path.relative_to(base).as_posix() for path in base.rglob("*") if path.is_file()}
+        {path.relative_to(base).as_posix(): path for path in base.rglob("*") if path.is_file()}
         for base in (folder, again)
     )
     for name in sorted(here | there):
         if name not in here:
             yield f"{folder / name}: missing"
         elif name not in there:
-            yield f"{folder / name}: no part of the report"
-        elif (folder / name).read_bytes() != (again / name).read_bytes():
-            yield f"{folder / name}: not what the ledger gives"
+            yield f"{here[name]}: no part of the report"
+        elif here[name].read_bytes() != there[name].read_bytes():
+            yield f"{here[name]}: not what the ledger gives"
             if name == DOCUMENT:
-                texts = (json.loads((base / name).read_bytes()) for base in (folder, again))
+                texts = (json.loads(of[name].read_bytes()) for of in (here, there))
                 changed = list(_changed_values(*texts))
                 yield from changed[:SHOWN]
                 if len(changed) > SHOWN:
@@ -141,6 +134,7 @@ def verify_all(profile: str) -> list[str]:
     for check in (
         lambda: _changed_outputs(profile),
         lambda: damaged_results(profile),
+        lambda: mixed_codes(profile),
         lambda: verify(report_folder(profile) / DOCUMENT),
     ):
         # What one of them cannot read at all hides nothing of the others.
@@ -153,13 +147,29 @@ def verify_all(profile: str) -> list[str]:
 
 def _changed_outputs(profile: str) -> Iterator[str]:
     """Yield the files that dvc.lock knows otherwise, of the profile and of the studies."""
-    rooms = ("data", "poisoned", "models", "results", "report/build")
-    folders = (*(f"{room}/{profile}/" for room in rooms), f"{STUDIES}/")
+    names = ("data", "poisoned", "models", "results", "report/build")
+    folders = (*(f"{name}/{profile}/" for name in names), f"{STUDIES}/")
     own = [out for out in locked_outputs() if f"{out.path.as_posix()}/".startswith(folders)]
     if not any(out.path.is_relative_to("data") for out in own):
         note = f"verify: {LOCK} knows nothing of profile {profile}; only records are asked"
         print(note, file=sys.stderr)
     yield from changed_outputs(own)
+
+
+def mixed_codes(profile: str) -> Iterator[str]:
+    """Yield the runs whose code may give other digits than that of the first run."""
+    first = ""
+    for path in sorted((Path("results") / profile).rglob(RECORD)):
+        try:
+            code = read_record(path).code
+        except LedgerError:
+            continue  # `damaged_results` names it
+        first = first or code
+        if not same_digits(code, first):
+            yield (
+                f"{path}: made by code {code}, other runs by {first}, whose digits were not found "
+                "equal; `python -m repro accept` compares those of the present code"
+            )
 
 
 def damaged_results(profile: str) -> Iterator[str]:

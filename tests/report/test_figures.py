@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.colors
+import pandas as pd
 import pytest
 
 from repro.profile import load_profile
-from repro.report.exports import evaluations
+from repro.report.exports import points_of
 from repro.report.figures import FIGURES, draw_all
 from repro.report.figures.style import (
     LOSS_COLOURS,
     OBJECTIVE_COLOURS,
     Drawn,
-    coloured,
     draw,
     style,
 )
@@ -51,17 +51,17 @@ def test_no_colour_means_two_things() -> None:
 
 
 @pytest.fixture(scope="module")
-def material(whole: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def material(whole: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     document = json.loads((whole / "report/build/mini/report.json").read_bytes())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(whole)
         evidence = read_evidence(load_profile("mini"))
-        points = evaluations(evidence, read_study_results("mini", Path()), "seeds")
+        points = points_of(evidence, read_study_results("mini", Path()), "seeds")
     return document, points
 
 
 @pytest.fixture(scope="module")
-def drawn(material: tuple[dict[str, Any], list[dict[str, Any]]]) -> dict[str, Drawn]:
+def drawn(material: tuple[dict[str, Any], pd.DataFrame]) -> dict[str, Drawn]:
     return draw_all(*material)
 
 
@@ -72,7 +72,7 @@ def test_the_outcome_and_the_papers_figures_are_drawn(drawn: dict[str, Drawn]) -
 
 
 def test_equal_documents_give_equal_drawings(
-    material: tuple[dict[str, Any], list[dict[str, Any]]], drawn: dict[str, Drawn]
+    material: tuple[dict[str, Any], pd.DataFrame], drawn: dict[str, Drawn]
 ) -> None:
     with style():
         assert draw(FIGURES[0], *material) == drawn["hero"]
@@ -92,20 +92,14 @@ def test_drawings_fit_on_one_page(drawn: dict[str, Drawn]) -> None:
         assert set(references) <= set(ids(panel))
 
 
-def test_a_picture_for_another_page_has_colours_of_its_own(drawn: dict[str, Drawn]) -> None:
-    picture = coloured(drawn["hero"].svg, "#e6edf3")
-    assert "currentColor" not in picture
-    assert "#e6edf3" in picture
-
-
 def test_a_document_without_results_has_no_empty_figures(
-    material: tuple[dict[str, Any], list[dict[str, Any]]],
+    material: tuple[dict[str, Any], pd.DataFrame],
 ) -> None:
-    document, _ = material
+    document, points = material
     empty = {
         **document,
         "resistance": {"study": None, "seeds": [], "caps": [0.0, 0.2], "cells": []},
         "mechanism": {"learning_rate": None, "models": [], "correlations": []},
         "responses": [],
     }
-    assert draw_all(empty, []) == {}
+    assert draw_all(empty, points[:0]) == {}

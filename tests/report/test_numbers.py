@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from repro.ledger import LedgerError
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.report.numbers.compute import archived_compute
-from repro.report.numbers.evaluations import Point
-from repro.report.numbers.evidence import read_evidence
-from repro.report.numbers.intervals import geometric
-from repro.report.numbers.resistance import Ended, ReachedRate, kept_at, lowest_rate, mean_kept
+from repro.report.measures import CleanedModel
+from repro.report.numbers.resistance import kept_at
 from repro.spec import Profile, RunSpec
 from tests.support.ledger import document_at, reseal, row_of, write_run, write_specs
 
@@ -215,66 +212,17 @@ def test_diverged_runs_are_marked_counted_and_have_no_end(tmp_path: Path) -> Non
     assert notice.startswith(f"{len(cleaned) - 1} of {len(cleaned) + 1} runs diverged")
 
 
-def point(asr: float, accuracy: float = 0.4, rate: float = LOW) -> Point:
-    """An evaluation of 1,000 images."""
-    return Point(
-        source="ledger",
-        dataset="cc3m",
-        objective="mmcl",
-        clean_size="100k",
-        loss="mmcl_ssl",
-        learning_rate=rate,
-        seed=0,
-        epoch=1.0,
-        step=10,
-        correct=round(1000 * accuracy),
-        images=1000,
-        attacked=round(1000 * asr),
-        attackable=1000,
-        other_asr=None,
-        run=f"lr{rate}",
-        index=1,
-    )
-
-
-def test_the_lowest_rate_is_interpolated_in_its_logarithm_or_a_bound():
-    """From 25% to 1% ASR over a factor of ten, the threshold of 5% lies at 20 of 24 parts."""
-
-    def ends(*asrs: float) -> list[Ended]:
-        return [Ended(point(asr, rate=LOW * 10**i), 1.0) for i, asr in enumerate(asrs)]
-
-    found = lowest_rate(ends(0.25, 0.01, 0.3), 0.05, 0)
-    assert (found.side, found.rate) == ("between", pytest.approx(LOW * 10 ** (20 / 24)))
-    assert lowest_rate(ends(0.5, 0.06), 0.05, 3) == ReachedRate(3, MIDDLE, "above")
-    assert lowest_rate(ends(0.05, 0.5), 0.05, 3) == ReachedRate(3, LOW, "below")
-
-
 def test_what_is_kept_is_a_step_function_of_the_asr_allowed():
-    """Nothing below 5%, a half from there on, all from 15% on: in the mean over 0 to 20%, half for
-    ten points and all for five are half of it.
-    """
-    points = [point(0.05, 0.2), point(0.15, 0.4), point(0.10, 0.1), point(0.9, 0.5)]
-    start = point(0.95, 0.4)
-    assert [kept_at(points, start, cap) for cap in (0.04, 0.05, 0.149, 0.15)] == [0, 0.5, 0.5, 1]
-    assert mean_kept(points, start) == pytest.approx((0.10 * 0.5 + 0.05 * 1.0) / 0.20)
-    assert mean_kept([point(0.3, 0.4)], start) == 0
+    """Nothing below 5%, a half from there on, all from 15% on."""
+    points = [(0.05, 0.2), (0.15, 0.4), (0.10, 0.1), (0.9, 0.5)]
+    rows = pd.DataFrame(points, columns=["asr", "accuracy"]).assign(step=10)
+    model = CleanedModel(pd.Series({"accuracy": 0.4}), rows, 0.05)
+    assert [kept_at(model, cap) for cap in (0.04, 0.05, 0.149, 0.15)] == [0, 0.5, 0.5, 1]
 
 
-def test_a_ratio_over_seeds_has_its_interval_in_logarithms():
-    """Factors 2 and 8: four in the mean, and symmetric about it as a factor."""
-    mean, ends = geometric([2.0, 8.0], 0.95)
-    assert mean == pytest.approx(4)
-    assert ends is not None and ends[0] * ends[1] == pytest.approx(16)
-    assert geometric([3.0], 0.95) == (pytest.approx(3), None)
-
-
-@pytest.mark.parametrize("highest", [0.02, 0.60])
-def test_resistance_of_a_ledger_known_by_hand(tmp_path: Path, highest: float) -> None:
-    """The middle rate cleans the MMCL model; the highest one the other, or none does."""
-    left: Mapping[str, tuple[float, ...]] = {
-        "mmcl": (0.50, 0.02, 0.01),
-        "mmcl_ssl": (0.90, 0.70, highest),
-    }
+def test_resistance_of_a_ledger_known_by_hand(tmp_path: Path) -> None:
+    """The middle rate cleans the MMCL model; none does the other."""
+    left: Mapping[str, tuple[float, ...]] = {"mmcl": (0.5, 0.02, 0.01), "mmcl_ssl": (0.9, 0.7, 0.6)}
     write_specs(tmp_path)
     changes = {"pretrain.seeds": [0, 1], "clean.cells.0.learning_rates": [LOW, MIDDLE, HIGH]}
     profile = load_profile("mini", tmp_path / "specs", changes)
@@ -291,34 +239,16 @@ def test_resistance_of_a_ledger_known_by_hand(tmp_path: Path, highest: float) ->
     found = document_at(tmp_path, profile)["resistance"]
     assert (found["study"], found["seeds"]) == (None, [0, 1])
     (cell,) = found["cells"]
-    rows, rates, (ours,) = cell["equal"], cell["rates"], cell["trade_offs"]
+    rows, (ours,) = cell["equal"], cell["trade_offs"]
     assert [(row["learning_rate"], row["step"]) for row in rows] == [
         (LOW, 20),
         (MIDDLE, 20),
         (HIGH, 20),
     ]
-    expected = [0.4, 0.68, highest - 0.01]
-    assert [row["asr"]["value"] for row in rows] == pytest.approx(expected, abs=0.01)
-    assert all(row["kept"]["value"] == 0 and row["asr"]["n"] == 2 for row in rows)
-
-    # From 50% to 2% and from 70% to 2% over a factor of ten each, one factor of ten apart.
-    if highest < 0.05:
-        assert rates["ratio"] == pytest.approx(10 ** (1 + 65 / 68 - 45 / 48), rel=0.03)
-        assert ours["area"]["value"] == pytest.approx(0.01 / 0.20, abs=0.01)
-    else:
-        assert [of["side"] for of in rates["mmcl_ssl"]] == ["above"] * 2
-        assert ours["area"]["value"] == pytest.approx(0.19 / 0.20, abs=0.01)
-    assert rates["at_least"] == (highest > 0.05)
-
-
-def test_a_training_that_several_studies_share_counts_once_and_an_own_one_not_at_all(
-    tmp_path: Path,
-) -> None:
-    profile, _ = write_cell(tmp_path)
-    runs = read_evidence(profile, tmp_path).runs
-    own, archived = runs[:2], runs[2:5]
-    shared = replace(archived[0], folder="results/studies/other.jsonl.gz/pretrain/x/y")
-    later = archived[1].record.model_copy(update={"started": "2026-02-01", "seconds": 7.0})
-    found = archived_compute(own, [*own, *archived, shared, replace(archived[1], record=later)])
-    seconds = sum(run.record.seconds for run in archived)
-    assert (found.runs, found.seconds) == (4, pytest.approx(seconds + 7.0))
+    for objective, rates in left.items():
+        for row, asr in zip(rows, rates, strict=True):
+            assert [end["seed"] for end in row[objective]] == [0, 1]
+            assert [end["asr"] for end in row[objective]] == pytest.approx([asr] * 2, abs=0.01)
+            assert {end["kept"] for end in row[objective]} == {1.0}
+    kept = dict(zip(found["caps"], ours["mmcl"], strict=True))
+    assert (kept[0.005], kept[0.05], max(ours["mmcl_ssl"])) == (0, 1, 0)

@@ -12,7 +12,7 @@ import pytest
 from repro.report.pages.html import PAGES, amount, interval, level, pages
 from tests.support.browser import CHROMIUM, browser
 
-NAMES = [page.name for page in PAGES if page.name != "bench.html"]
+NAMES = list(PAGES)
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from ruamel.yaml import YAML
 
 from repro.report.document import claims_of
 from repro.report.judging.claims import Claim, Claims, load_claims
-from repro.report.judging.paper_claims import METRICS, JudgedClaim, combine, judge, judged_claims
+from repro.report.judging.paper_claims import METRICS, combine, judge, judged_claims
 from repro.report.measures import Context
 from repro.report.verdicts import verdicts
 from repro.spec import SpecError
 from tests.support.curves import Outcome, arm, evaluated
 
-CONTEXT = Context(rate=4e-4, hull_cap=0.2)
+CONTEXT = Context(rate=4e-4, hull_cap=0.2, kept_share=0.95)
 INFINITY = float("inf")
 
 
@@ -103,14 +103,14 @@ def test_a_claim_that_cannot_be_judged_is_refused_with_its_field(
 
 def judged(
     claims: Claims, outcome: Outcome, seeds: int = 4, **options: Any
-) -> dict[str, JudgedClaim]:
+) -> dict[str, dict[str, Any]]:
     """All claims on the report's own runs, in which MMCL and SSL alone clean like both."""
     frame = arm(outcome, range(seeds), "/", **options)
     losses = [frame.assign(loss=loss, run=frame.run + loss) for loss in ("mmcl", "ssl")]
     evaluations = evaluated(pd.concat([frame, *losses], ignore_index=True))
     found = verdicts(evaluations, claims, "smoke")
     claims_found = judged_claims(evaluations, claims, found, CONTEXT, "smoke", stand_in=False)
-    return {claim.id: claim for claim in claims_found}
+    return {claim["id"]: claim for claim in claims_found}
 
 
 def outcome_of(objective: str, seed: int, rate: float) -> tuple[float, float]:
@@ -121,7 +121,7 @@ def outcome_of(objective: str, seed: int, rate: float) -> tuple[float, float]:
 
 def test_every_metric_on_models_whose_answer_is_known(claims: Claims) -> None:
     found = judged(claims, outcome_of, start=(0.24, 0.995))
-    verdict = {name: claim.verdict for name, claim in found.items()}
+    verdict = {name: claim["verdict"] for name, claim in found.items()}
     assert verdict["mmcl-cleans"] == "supported"
     assert verdict["mmcl-cleans-to-low-asr"] == "supported"
     assert verdict["mmcl-ssl-fails"] == "supported"
@@ -136,26 +136,26 @@ def test_every_metric_on_models_whose_answer_is_known(claims: Claims) -> None:
     assert verdict["poison-in-the-cleaning-set"] == "not run"
 
     # The best evaluation is the only one, and so the last of its run.
-    (cell, _) = found["more-epochs-do-not-hurt"].evidence
+    (cell, _) = found["more-epochs-do-not-hurt"]["evidence"]
     assert (cell.verdict, cell.estimate, cell.without) == ("undecided", None, 4)
-    assert found["drop-45-cc6m"].evidence[0].estimate is not None
-    assert found["drop-45-cc6m"].expect == "45% within 10 points"
+    assert found["drop-45-cc6m"]["evidence"][0].estimate is not None
+    assert found["drop-45-cc6m"]["expect"] == "45% within 10 points"
 
 
 def test_failure_is_no_evidence_where_mmcl_models_fail_as_well(claims: Claims) -> None:
     found = judged(claims, lambda *_: (0.12, 0.01), start=(0.24, 0.995))
-    assert found["mmcl-ssl-fails"].verdict == "not tested"
-    assert "twin" in found["mmcl-ssl-fails"].evidence[0].note
-    assert found["mmcl-cleans"].verdict == "refuted"
+    assert found["mmcl-ssl-fails"]["verdict"] == "not tested"
+    assert "twin" in found["mmcl-ssl-fails"]["evidence"][0].note
+    assert found["mmcl-cleans"]["verdict"] == "refuted"
 
 
 def test_a_model_that_no_rate_cleans_is_a_lower_bound_and_no_success(claims: Claims) -> None:
     found = judged(claims, lambda *_: (0.24, 0.5), start=(0.24, 0.995))
-    (cell, _) = found["mmcl-cleans"].evidence
+    (cell, _) = found["mmcl-cleans"]["evidence"]
     assert cell.estimate is not None and (cell.estimate.mean, cell.estimate.at_least) == (0, True)
-    assert found["mmcl-cleans"].verdict == "undecided"
+    assert found["mmcl-cleans"]["verdict"] == "undecided"
 
 
 def test_one_seed_decides_nothing(claims: Claims) -> None:
     found = judged(claims, outcome_of, seeds=1, start=(0.24, 0.995))
-    assert {claim.verdict for claim in found.values()} == {"undecided", "not run"}
+    assert {claim["verdict"] for claim in found.values()} == {"undecided", "not run"}

@@ -100,7 +100,7 @@ def test_where_the_files_do_not_evaluate_the_start_model_the_papers_is_taken_and
         for row in document["tables"]["table1"]["rows"]
         if (row["dataset"], row["clean_size"]) == ("cc6m", "100k")
     }
-    drops = {key: row["clean_accuracy"]["authors_drop"]["value"] for key, row in rows.items()}
+    drops = {key: row["clean_accuracy"]["authors_drop"] for key, row in rows.items()}
     assert drops["mmcl"] == pytest.approx(-0.0119, abs=1e-4)
     assert drops["mmcl_ssl"] == pytest.approx(0.4531, abs=1e-4)
 
@@ -126,10 +126,10 @@ def test_every_run_of_the_cc3m_file_begins_with_the_start_model(tmp_path: Path):
     counted = [round(rate * ATTACKABLE) / ATTACKABLE for rate in rates]
     content = {name: [list(counted), list(accuracies)] for name in series()}
     points, _ = authors_points(write(tmp_path, content))
-    starts = [point for point in points if point.step == 0]
+    starts = [point for point in points if point["step"] == 0]
     assert len(points) == 6 * 42
     assert len(starts) == 6 * 2
-    assert {point.accuracy for point in starts} == {0.16}
+    assert {point["accuracy"] for point in starts} == {0.16}
 
 
 def test_files_that_are_missing_or_changed_are_said_so(
@@ -149,18 +149,18 @@ def test_files_that_are_missing_or_changed_are_said_so(
     [
         (
             lambda s: s.update({"cleaning_poisoned_mmcl_clean_ssl_lr_": [[0.0], [0.0, 0.0]]}),
-            r"clean_ssl_lr_: \[1, 2\] .*equally long",
+            r"clean_ssl_lr_: \[1, 2\] .*equally many",
         ),
         (lambda s: s.update({"<script>": [[0.0], [0.0]]}), "unknown series"),
         (
             lambda s: s.update(
                 {"cleaning_poisoned_mmcl_clean_ssl_lr_": [[0.5, float("nan")], [0.0, 0.0]]}
             ),
-            r"entry 0|entry 1: nan",
+            r"clean_ssl_lr_: 0: 1: .*nan.*fractions from 0 to 1",
         ),
         (
             lambda s: s.update({"cleaning_poisoned_mmcl_clean_ssl_lr_": [[0.5], [1.5]]}),
-            r"1\.5 .*fraction from 0 to 1",
+            r"clean_ssl_lr_: 1: 0: .*1\.5.*fractions from 0 to 1",
         ),
         (
             lambda s: s.update({"cleaning_poisoned_mmcl_clean_ssl_lr_": [[0.123456789], [0.5]]}),
@@ -211,12 +211,5 @@ def test_the_published_cc3m_file_gives_the_papers_numbers_in_seconds(
         for key in ("mmcl", "mmcl_ssl")
     }
     assert printed == {"mmcl": "16.49", "mmcl_ssl": "14.16"}
-    assert rows["cc3m", "100k", "mmcl"]["authors_asr_standing"] == "undecided"
-    alone = {
-        r["pretrain_objective"]: f"{100 * r['clean_accuracy']['authors_points']:.2f}"
-        for r in document["tables"]["by_loss"]["rows"]
-        if (r["dataset"], r["loss"]) == ("cc3m", "mmcl")
-    }
-    assert alone == {"mmcl": "12.43", "mmcl_ssl": "13.41"}
     assert document["authors_files"][0]["verified"]
     assert document["authors_files"][0]["points"] == 1428

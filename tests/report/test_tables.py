@@ -9,11 +9,8 @@ from typing import Any
 import pytest
 
 from repro.report.pages import tables
-from repro.report.readme import (
-    graph_block,
-    results_block,
-    switches_block,
-)
+from repro.report.pages.html import shared_values
+from repro.report.readme import results_block, switches_block, write_blocks
 
 
 @pytest.fixture
@@ -22,11 +19,17 @@ def document(whole: Path) -> dict[str, Any]:
     return content
 
 
-def test_survivors_have_no_mean() -> None:
-    whole = tables.SeedValues([10, 11, 12], [0.1, 0.2, 0.3])
-    assert (whole.mean, whole.sd) == (pytest.approx(0.2), pytest.approx(0.1))
-    part = tables.SeedValues([10, 11, 12], [0.1, None, 0.3])
-    assert (part.mean, part.sd, part.known) == (None, None, [0.1, 0.3])
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.1, 0.2, 0.3], "20.0 ± 10.0"),
+        ([0.1, None, 0.3], "2 of 3 cleaned: 10.0, 30.0"),
+        ([None, None], "none of 2 cleaned"),
+        ([0.1], "10.0"),
+    ],
+)
+def test_survivors_have_no_mean(values: list[float | None], words: str) -> None:
+    assert tables.over_seeds({"values": values}) == words
 
 
 def cell(verdict: str, size: str = "100k", comparator: str = "default") -> dict[str, Any]:
@@ -54,7 +57,7 @@ def test_verdicts_are_counted_by_setting(cells: list[dict[str, Any]], words: str
 
 
 def test_the_outcome_names_the_measured_values(document: dict[str, Any]) -> None:
-    text = tables.outcome(document)
+    text = shared_values(document)["outcome"]
     row = document["resistance"]["cells"][-1]["equal"][2]
     for objective in ("mmcl", "mmcl_ssl"):
         mean = sum(end["asr"] for end in row[objective]) / len(row[objective])
@@ -66,7 +69,7 @@ def test_models_without_a_backdoor_say_nothing_of_the_claims(document: dict[str,
     for measure in document["verdicts"]["exploratory"]:
         for of_cell in measure["cells"]:
             of_cell["start_asr"] = {"mmcl": 0.0, "mmcl_ssl": 0.01}
-    assert "no backdoor (ASR 0.5% before cleaning)" in tables.outcome(document)
+    assert "no backdoor (ASR 0.5% before cleaning)" in shared_values(document)["outcome"]
 
 
 def test_confirmed_verdicts_come_before_exploratory_ones(document: dict[str, Any]) -> None:
@@ -77,21 +80,11 @@ def test_confirmed_verdicts_come_before_exploratory_ones(document: dict[str, Any
     assert (shown.confirmed, list(shown.seeds), len(shown.rows)) == (True, [15, 16], 1)
 
 
-def test_values_of_settings_in_words() -> None:
-    values = [
-        {"of": ["CC3M", "CC6M"], "value": 2000},
-        {"of": [], "value": 0.0005},
-        {"of": [], "value": [1e-5, 2e-5, 3e-5, 4e-5, 5e-5, 0.004]},
-    ]
-    words = "CC3M and CC6M: 2,000; 0.05; 6 from 1e-05 to 0.004"
-    assert tables.setting_values(values) == words
-
-
 def test_the_block_of_readme_has_picture_outcome_and_a_narrow_table(
     document: dict[str, Any],
 ) -> None:
     block = results_block(document)
-    assert tables.outcome(document) in " ".join(block.split())
+    assert shared_values(document)["outcome"] in " ".join(block.split())
     assert "docs/pictures/hero-dark.svg" in block
     rows = [line for line in block.splitlines() if line.startswith("|")]
     # Three measures in three settings, the head and its rule.
@@ -99,16 +92,17 @@ def test_the_block_of_readme_has_picture_outcome_and_a_narrow_table(
     assert {line.count("|") - 1 for line in rows} == {4}
 
 
-def test_the_graph_of_readme_follows_dvc_yaml(tmp_path: Path) -> None:
-    graph = tmp_path / "dvc.yaml"
-    graph.write_text(
-        "stages:\n  data: {cmd: a, outs: ['data/${profile}']}\n"
-        "  train: {cmd: b, deps: ['data/${profile}/x'], outs: [models: {cache: true}]}\n"
-    )
-    assert graph_block(graph).splitlines()[2:-1] == ["  data --> train"]
-
-
 def test_every_switch_has_both_values_and_their_sources() -> None:
     rows = switches_block().splitlines()[2:]
     assert len(rows) == 15
     assert all(cell.strip() for row in rows for cell in row.strip("|").split("|"))
+
+
+def test_readme_gets_the_results_and_its_pictures_their_own_colours(copy: Path) -> None:
+    for name, block in (("README.md", "results"), ("specs/README.md", "switches")):
+        Path(name).write_text(f"<!-- {block}:start -->\nold\n<!-- {block}:end -->\n")
+    Path("docs/pictures").mkdir(parents=True)
+    write_blocks("mini")
+    assert "(mean of 3 seeds)" in " ".join(Path("README.md").read_text().split())
+    dark = Path("docs/pictures/hero-dark.svg").read_text()
+    assert "#e6edf3" in dark and "currentColor" not in dark

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+import torch
+from safetensors.torch import save_file
 
 from repro.files import file_sha256
 from repro.ledger import LedgerError
-from repro.report.release import release
+from repro.report.release import BESIDE, release
 from repro.report.verify import verify, verify_all, verify_command
+from repro.runs.published import read_run
 from repro.spec import SpecError
-from tests.support.ledger import reseal
+from tests.support.ledger import ROOT, reseal
 
 REPORT = Path("report/build/mini")
 RUN = Path("results/mini/clean/cc3m-mmcl/100k-mmcl_ssl-lr0.002-seed0")
@@ -111,28 +115,47 @@ def test_everything_of_a_profile_is_asked_of_lock_records_and_report(light: Path
     assert any(line.startswith(f"{RUN}/rows.jsonl") for line in lines)
 
 
+def test_runs_of_codes_that_were_not_compared_are_named(light: Path) -> None:
+    record = json.loads((Path(RUN) / "run.json").read_bytes()) | {"code": "f" * 16}
+    (Path(RUN) / "run.json").write_text(json.dumps(record))
+    assert any("digits were not found equal" in line for line in verify_all("mini"))
+
+
 def test_a_release_is_whole_and_says_how_to_cite_and_check_it(light: Path) -> None:
     model = light / "models/mini/cc3m-mmcl/seed0/model.safetensors"
     model.parent.mkdir(parents=True)
     model.write_bytes(b"weights")
-    other = light / "models/mini/cc3m-mmcl/seed1/model.safetensors"
-    other.parent.mkdir(parents=True)
-    other.write_bytes(b"weights of another seed")
+    for name in ("cc3m-mmcl/seed0/optimizer", "cc3m-mmcl/seed1/model"):
+        (light / f"models/mini/{name}.safetensors").parent.mkdir(exist_ok=True)
+        (light / f"models/mini/{name}.safetensors").write_bytes(b"not to be packed")
+    cleaned = light / "models/mini/cleaned/cc3m-mmcl/100k-seed0.safetensors"
+    cleaned.parent.mkdir(parents=True)
+    row = read_run(Path(RUN))[1][-1]
+    save_file({"weights": torch.zeros(1)}, cleaned, {"row": row.model_dump_json()})
+    for name in BESIDE:
+        shutil.copy2(ROOT / name, name)
     out = release("mini")
 
     names = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
     sums = dict(line.split("  ")[::-1] for line in (out / "SHA256SUMS").read_text().splitlines())
     assert sorted([*sums, "SHA256SUMS"]) == names
     assert all(file_sha256(out / name) == digest for name, digest in sums.items())
-    assert {"index.html", "archive.csv", "README.md", "models/README.md"} <= set(names)
+    assert {"index.html", "archive.csv", "CITATION.cff", "README.md", "models/README.md"} <= set(
+        names
+    )
     assert "dvc.yaml" not in names
-    assert [name for name in names if name.endswith("safetensors")] == [
-        "models/cc3m-mmcl-seed0-model.safetensors"
-    ]
+    models = [name for name in names if name.endswith("safetensors")]
+    assert models == [f"models/cc3m-mmcl-{of}.safetensors" for of in ("cleaned-100k", "poisoned")]
+    card = (out / "models/README.md").read_text()
+    line = f"| {100 * row.accuracy:.1f} | {100 * row.asr('all'):.1f} | `{file_sha256(cleaned)}` |"
+    for text in (line, file_sha256(model), "a backdoor on purpose", "`badnet`", "Apache-2.0"):
+        assert text in card
+    # Pages open from the disk and below any address: they link to the web or within the folder.
+    for page in out.glob("*.html"):
+        for link in re.findall(r'(?:href|src)="([^"#]+)', page.read_text()):
+            assert re.match(r"(https?|data|mailto):", link) or (out / link).is_file(), link
+    assert zipfile.is_zipfile(f"{out}.zip")
 
-    citation = YAML(typ="safe").load(out / "CITATION.cff")
-    assert citation["title"].startswith("[Re] Effective Backdoor")
-    assert citation["references"][0]["doi"] == "10.48550/arXiv.2311.14948"
     readme = (out / "README.md").read_text()
     assert "mean of 3 seeds" in readme
     for path in out.rglob("*.md"):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
@@ -13,6 +12,7 @@ from repro.report.figures.style import (
     OBJECTIVE_COLOURS,
     Document,
     Drawing,
+    Entry,
     Panel,
     Points,
     percent_axis,
@@ -29,65 +29,51 @@ TITLES = {
 }
 LOG_SPAN = 20
 """Ratio of the largest to the smallest positive number from which on an axis is logarithmic."""
-
 LOSS_TICKS = (0.1, 0.2, 0.5, 1, 2, 5)
 LOWEST_LOSS = -0.3
 """Where the axis of accuracy lost is cut; a gain of accuracy is a negative loss."""
 
 
-def response_panels(document: Document, _points: Points) -> list[Panel]:
-    """ASR left and accuracy lost over the number that a study of cleaning varies."""
+def response_panels(measures: tuple[str, str], document: Document, _points: Points) -> list[Panel]:
+    """Two measures over the number that a study varies: of cleaning, or of models before it."""
     return [
         partial(_response, entry, measure)
         for entry in document["responses"]
-        if entry["clean_size"]
-        for measure in ("asr_left", "lost")
+        if bool(entry["clean_size"]) == ("asr_left" in measures)
+        for measure in measures
     ]
 
 
-def attack_panels(document: Document, _points: Points) -> list[Panel]:
-    """ASR and accuracy before cleaning over the number that a study of pre-training varies."""
-    return [
-        partial(_response, entry, measure)
-        for entry in document["responses"]
-        if not entry["clean_size"]
-        for measure in ("asr", "accuracy")
-    ]
-
-
-def _response(entry: Mapping[str, Any], measure: str, ax: Axes) -> None:
-    numbers: list[float] = []
+def _response(entry: Entry, measure: str, ax: Axes) -> None:
+    numbers: set[float] = set()
     for curve in entry["curves"]:
-        objective = curve["pretrain_objective"]
-        colour = OBJECTIVE_COLOURS[objective]
-        points = [point for point in curve["points"] if point["measures"].get(measure)]
-        found = [(point["number"], point["measures"][measure]) for point in points]
+        colour = OBJECTIVE_COLOURS[curve["pretrain_objective"]]
+        points = [(of["number"], of["measures"].get(measure)) for of in curve["points"]]
+        found = {number: values for number, values in points if values}
         if not found:
             continue
-        numbers += [number for number, _ in found]
-        for number, values in found:
+        numbers |= set(found)
+        for number, values in found.items():
             known = [value for value in values["values"] if value is not None]
             ax.scatter([number] * len(known), known, s=11, color=colour, alpha=0.45, linewidth=0)
             if values["ci"] is not None:
                 ax.vlines(number, *values["ci"], color=colour, lw=1, alpha=0.6)
-        means = [values["mean"] for _, values in found]
-        ax.plot([number for number, _ in found], means, color=colour, lw=2, label=label(objective))
-    positive = [number for number in numbers if number > 0]
-    if positive and max(positive) >= LOG_SPAN * min(positive):
+        means = [values["mean"] for values in found.values()]
+        ax.plot(list(found), means, color=colour, lw=2, label=label(curve["pretrain_objective"]))
+
+    ticks, smallest = sorted(numbers), min((n for n in numbers if n > 0), default=0)
+    if smallest and ticks[-1] >= LOG_SPAN * smallest:
         # A study may include nought, which a logarithmic axis does not have.
-        if min(numbers) > 0:
-            rate_axis(ax, sorted(set(numbers)))
+        if ticks[0] > 0:
+            rate_axis(ax, ticks)
         else:
-            ax.set_xscale("symlog", linthresh=min(positive))
-            ticks = sorted(set(numbers))
+            ax.set_xscale("symlog", linthresh=smallest)
             ax.set_xticks(ticks, [rate(number) for number in ticks])
     ax.set_title(setting(entry) if entry["clean_size"] else label(entry["dataset"]))
-    ax.set_xlabel(entry["axis"][:1].lower() + entry["axis"][1:])
-    ax.set_ylabel(TITLES[measure])
+    ax.set(xlabel=entry["axis"][:1].lower() + entry["axis"][1:], ylabel=TITLES[measure])
+    # A model that has hardly learnt anything gains several times its accuracy by cleaning.
     if measure == "lost":
-        # A model that has hardly learnt anything gains several times its accuracy by cleaning.
-        low = ax.get_ylim()[0]
-        ax.set_ylim(max(low, LOWEST_LOSS), 1.05)
+        ax.set_ylim(max(ax.get_ylim()[0], LOWEST_LOSS), 1.05)
     else:
         ax.set_ylim(-0.02, None)
     percent_axis(ax.yaxis)
@@ -95,29 +81,23 @@ def _response(entry: Mapping[str, Any], measure: str, ax: Axes) -> None:
 
 def mechanism_panels(document: Document, _points: Points) -> list[Panel]:
     """ASR left over the SSL loss at the start of cleaning: a panel a setting, a dot a model."""
-    settings: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for model in document["mechanism"]["models"]:
-        settings.setdefault((model["dataset"], model["clean_size"]), []).append(model)
-    return [partial(_mechanism, settings[key]) for key in sorted(settings)]
+    models = pd.DataFrame(document["mechanism"]["models"])
+    if models.empty:
+        return []
+    return [partial(_mechanism, of) for _, of in models.groupby(["dataset", "clean_size"])]
 
 
-def _mechanism(models: list[Mapping[str, Any]], ax: Axes) -> None:
+def _mechanism(models: pd.DataFrame, ax: Axes) -> None:
     for objective, colour in OBJECTIVE_COLOURS.items():
-        dots = [model for model in models if model["pretrain_objective"] == objective]
-        ax.scatter(
-            [model["loss_ssl"] for model in dots],
-            [model["asr_left"] for model in dots],
-            s=16,
-            color=colour,
-            alpha=0.7,
-            linewidth=0,
-            label=f"pre-trained with {label(objective)}",
-        )
-    ax.set_title(setting(models[0]))
-    losses = [model["loss_ssl"] for model in models]
+        dots = models[models.pretrain_objective == objective]
+        name = f"pre-trained with {label(objective)}"
+        x, y = dots.loss_ssl, dots.asr_left
+        ax.scatter(x, y, s=16, color=colour, alpha=0.7, linewidth=0, label=name)
+    ax.set_title(setting(models.iloc[0]))
     ax.set(xlabel="SSL loss when cleaning begins", ylabel="ASR left (%)", xscale="log")
+    low, high = models.loss_ssl.min() / 2, 2 * models.loss_ssl.max()
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticks([tick for tick in LOSS_TICKS if min(losses) / 2 <= tick <= 2 * max(losses)])
+    ax.set_xticks([tick for tick in LOSS_TICKS if low <= tick <= high])
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.set_ylim(-0.02, 1.03)
     percent_axis(ax.yaxis)
@@ -130,13 +110,13 @@ RESPONSES = Drawing(
     "95% intervals. ASR left is that at the end of runs of one learning rate; accuracy lost is "
     "that at the highest rate where no rate reached the threshold, and its axis is cut at gains of "
     "30%.",
-    response_panels,
+    partial(response_panels, ("asr_left", "lost")),
 )
 ATTACK = Drawing(
     "attack",
     "studies.html",
     "When the attack takes: ASR and accuracy before cleaning over the number that a study varies.",
-    attack_panels,
+    partial(response_panels, ("asr", "accuracy")),
 )
 MECHANISM = Drawing(
     "mechanism",

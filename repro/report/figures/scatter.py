@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from statistics import fmean
+from itertools import product
 from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 
 from repro.report.figures.style import (
@@ -15,6 +15,7 @@ from repro.report.figures.style import (
     LOSS_MARKERS,
     Document,
     Drawing,
+    Entry,
     Panel,
     Points,
     percent_axis,
@@ -26,84 +27,64 @@ from repro.report.numbers.cells import LOSSES
 
 SUCCESS = "#2f9e44"
 """Of the region in which a model counts as cleaned without loss."""
+CELL = ["dataset", "clean_size", "pretrain_objective"]
 
 
 def scatter_panels(name: str, document: Document, points: Points) -> list[Panel]:
     """A panel for each pre-trained model and cleaning size of a figure."""
-    shown = [point for point in points if point[name]]
-    if not shown:
+    cells = dict(list(points[points[name]].groupby(CELL)))
+    if not cells:
         return []
+    none = points[:0]
     return [
-        partial(_panel, document, panel, [point for point in shown if _is_of(point, panel)])
+        partial(_panel, document, panel, cells.get(tuple(panel[key] for key in CELL), none))
         for panel in document["figures"][name]["panels"]
     ]
 
 
-def _is_of(point: Mapping[str, Any], panel: Mapping[str, Any]) -> bool:
-    keys = ("dataset", "clean_size", "pretrain_objective")
-    return all(point[key] == panel[key] for key in keys)
-
-
-def _panel(document: Document, panel: Mapping[str, Any], points: Points, ax: Axes) -> None:
-    settings, paper = document["settings"], panel["paper"]
-    # On other data than the paper's, both are shares of their own start.
-    shares = bool(document["stand_in"])
-    height = "kept" if shares else "accuracy"
-    start = 1.0 if shares else (panel["start"] or {}).get("accuracy") or paper["start_accuracy"]
-    cap = settings["asr_cap"]
+def _panel(document: Document, panel: Entry, points: pd.DataFrame, ax: Axes) -> None:
+    paper, cap = panel["paper"], document["settings"]["asr_cap"]
+    # On other data than the paper's, all accuracies are shares of their own start.
+    height = "kept" if document["stand_in"] else "accuracy"
+    printed = paper["start_accuracy"]
+    unit = printed if document["stand_in"] and printed else 1.0
+    began = points[(points.step == 0) & (points.source != "authors")]
+    start = began[height].mean() if len(began) else printed and printed / unit
     if start:
-        low = settings["kept_share"] * start
+        low = document["settings"]["kept_share"] * start
         ax.fill_between([0, cap], low, 1.05 * start, color=SUCCESS, alpha=0.25, lw=0)
     threshold_line(ax, cap)
 
-    for theirs in (True, False):
-        for loss in LOSSES:
-            dots = [p for p in points if p["loss"] == loss and (p["source"] == "authors") == theirs]
-            dots = [p for p in dots if p[height] is not None and p["step"] != 0]
-            if not dots:
-                continue
-            ax.scatter(
-                [p["asr"] for p in dots],
-                [p[height] for p in dots],
-                s=9,
-                marker=LOSS_MARKERS[loss],
-                facecolor="none" if theirs else LOSS_COLOURS[loss],
-                edgecolor=LOSS_COLOURS[loss],
-                alpha=1 if theirs else 0.6,
-                linewidth=0.5 if theirs else 0,
-                label=f"finetuned with {label(loss)}" + (" (authors)" if theirs else ""),
-            )
-    _stars(ax, panel, points, shares)
-    if not points:
+    after = points[(points.step != 0).fillna(value=True) & points[height].notna()]
+    for theirs, loss in product((True, False), LOSSES):
+        dots = after[(after.loss == loss) & ((after.source == "authors") == theirs)]
+        if dots.empty:
+            continue
+        style: dict[str, Any] = {"color": LOSS_COLOURS[loss], "alpha": 0.6, "linewidth": 0}
+        if theirs:
+            style = {"facecolor": "none", "edgecolor": LOSS_COLOURS[loss], "linewidth": 0.5}
+        name = f"finetuned with {label(loss)}" + " (authors)" * theirs
+        ax.scatter(dots.asr, dots[height], s=9, marker=LOSS_MARKERS[loss], label=name, **style)
+
+    star: dict[str, Any] = {"marker": "*", "zorder": 5, "clip_on": False}
+    if len(began):
+        ax.scatter(began.asr.mean(), start, s=110, color=BLACK, label="start", **star)
+    if printed:
+        star |= {"facecolors": "none", "edgecolors": BLACK, "linewidths": 0.8}
+        ax.scatter(paper["start_asr"], printed / unit, s=80, label="start, paper", **star)
+        if (best := paper["clean_accuracy"]) is not None:
+            # The paper prints no ASR for it, only that it is below the threshold.
+            dash: dict[str, Any] = {"marker": "_", "s": 130, "linewidths": 2, "color": BLACK}
+            ax.scatter(cap / 2, best / unit, label="best cleaned, paper", **dash)
+    if points.empty:
         ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center")
     # Most of what decides lies near an ASR of 0, so that part has more room.
     ax.set_xscale("function", functions=(lambda x: abs(x) ** 0.5, lambda x: x**2))
     ax.set(xlim=(0, 1.02), xticks=[0, 0.05, 0.2, 0.5, 1], ylim=(0, None))
     ax.set_title(f"pre-trained with {label(panel['pretrain_objective'])}\n({setting(panel)})")
     ax.set_xlabel("attack success rate (%, square-root scale)")
-    ax.set_ylabel("accuracy (% of the start)" if shares else "zero-shot accuracy (%)")
+    ax.set_ylabel("accuracy (% of the start)" if height == "kept" else "zero-shot accuracy (%)")
     percent_axis(ax.xaxis, ax.yaxis)
-
-
-def _stars(ax: Axes, panel: Mapping[str, Any], points: Points, shares: bool) -> None:
-    """Mark our start models, the paper's, and the paper's best cleaned model."""
-    star: dict[str, Any] = {"marker": "*", "zorder": 5, "clip_on": False}
-    starts = [point for point in points if point["step"] == 0 and point["source"] != "authors"]
-    if starts:
-        asr = fmean(point["asr"] for point in starts)
-        height = 1 if shares else fmean(point["accuracy"] for point in starts)
-        ax.scatter([asr], [height], s=110, color=BLACK, label="start", **star)
-    paper = panel["paper"]
-    printed, best = paper["start_accuracy"], paper["clean_accuracy"]
-    if printed:
-        height = 1 if shares else printed
-        hollow: dict[str, Any] = {"facecolors": "none", "edgecolors": BLACK, "linewidths": 0.8}
-        ax.scatter([paper["start_asr"]], [height], s=80, label="start, paper", **star, **hollow)
-    if printed and best is not None:
-        # The paper prints no ASR for it, only that it is below the threshold.
-        height = best / printed if shares else best
-        dash: dict[str, Any] = {"marker": "_", "s": 130, "linewidths": 2, "color": BLACK}
-        ax.scatter([0.025], [height], label="best cleaned, paper", **dash)
 
 
 CAPTIONS = {

@@ -12,20 +12,24 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import zip_longest
+from typing import Any, TypeAlias
 
 import matplotlib
+import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from repro.report.format import label, rate, tick
 
-Document = Mapping[str, Any]
-"""The content of report.json."""
-Points = Sequence[Mapping[str, Any]]
-"""Evaluations as `repro.report.exports.evaluations` returns them."""
+Entry: TypeAlias = Mapping[str, Any]
+"""An object of report.json."""
+Document: TypeAlias = Entry
+"""The whole of report.json."""
+Points: TypeAlias = pd.DataFrame
+"""Evaluations as `repro.report.exports.points_of` returns them."""
 Panel = Callable[[Axes], None]
 
 OBJECTIVE_COLOURS = {"mmcl": "#2f7fd0", "mmcl_ssl": "#d4472f"}
@@ -37,8 +41,8 @@ BLACK = "#000000"
 """Becomes the text colour of the page."""
 DASHES = (0, (4, 3))
 """Of the line at the ASR threshold."""
-WIDTH, HEIGHT = 3.5, 2.7
-"""Inches of a panel."""
+WIDTH, HEIGHT, LEGEND = 3.5, 2.7, 0.3
+"""Inches of a panel and of the legend below the panels."""
 THEME: dict[str, Any] = {
     # Ids in the SVG follow from a fixed salt, so that equal documents give equal bytes.
     "svg.hashsalt": "repro",
@@ -106,52 +110,37 @@ def draw(drawing: Drawing, document: Document, points: Points) -> Drawn | None:
     panels = drawing.panels(document, points)
     if not panels:
         return None
-    alone = []
-    for index, panel in enumerate(panels):
-        figure = Figure(figsize=(WIDTH, drawing.height), layout="constrained")
-        panel(figure.subplots())
-        _share_legend(figure)
-        alone.append(_svg(figure, f"{drawing.name}-{index}-"))
-
-    columns = min(drawing.columns, len(panels))
-    rows = -(-len(panels) // columns)
-    size = (WIDTH * columns, drawing.height * rows + 0.3)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for ax in axes[len(panels) :]:
-        ax.set_axis_off()
-    for ax, panel in zip(axes, panels, strict=False):
-        panel(ax)
-    _share_legend(figure)
-    whole = _svg(figure, f"{drawing.name}-")
+    alone = [
+        _svg(_composed([panel], 1, drawing.height), f"{drawing.name}-{index}-")
+        for index, panel in enumerate(panels)
+    ]
+    figure = _composed(panels, min(drawing.columns, len(panels)), drawing.height)
     buffer = io.BytesIO()
     # Dates and versions would make equal drawings differ.
     no_dates = {"CreationDate": None, "Producer": None, "Creator": None}
     figure.savefig(buffer, format="pdf", metadata=no_dates)
+    whole = _svg(figure, f"{drawing.name}-")
     return Drawn(drawing.name, drawing.page, drawing.caption, whole, buffer.getvalue(), alone)
 
 
-def coloured(svg: str, ink: str) -> str:
-    """Return a picture whose text and axes have a colour of their own, for pages of others."""
-    return svg.replace("currentColor", ink)
-
-
-def _share_legend(figure: Figure) -> None:
-    """Put the labelled marks of all panels into one legend below them."""
+def _composed(panels: Sequence[Panel], columns: int, height: float) -> Figure:
+    """Draw panels in rows, with one legend for the labelled marks of all."""
+    rows = -(-len(panels) // columns)
+    size = (WIDTH * columns, height * rows + LEGEND)
+    figure = Figure(figsize=size, layout="constrained")
     handles: dict[str, Any] = {}
-    for ax in figure.axes:
-        for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
-            handles.setdefault(text, handle)
+    for ax, panel in zip_longest(figure.subplots(rows, columns, squeeze=False).flat, panels):
+        if panel is None:
+            ax.set_axis_off()
+            continue
+        panel(ax)
+        marks, names = ax.get_legend_handles_labels()
+        handles |= dict(zip(names, marks, strict=True))
     if handles:
-        columns = 2 if figure.get_figwidth() <= WIDTH else 4
-        figure.legend(
-            handles.values(),
-            handles.keys(),
-            loc="outside lower center",
-            ncols=min(columns, len(handles)),
-            handletextpad=0.4,
-            columnspacing=1.2,
-        )
+        columns = min(2 * columns, 4, len(handles))
+        style: dict[str, Any] = {"handletextpad": 0.4, "columnspacing": 1.2, "ncols": columns}
+        figure.legend(handles.values(), handles, loc="outside lower center", **style)
+    return figure
 
 
 def _svg(figure: Figure, prefix: str) -> str:
@@ -180,13 +169,10 @@ def percent_axis(*axes: Any) -> None:
 def rate_axis(ax: Axes, rates: Sequence[float]) -> None:
     """Give the x axis a log scale whose ticks are the learning rates that were tried."""
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(FixedLocator(list(rates)))
-    ax.xaxis.set_major_formatter(lambda value, _: rate(value))
+    ax.set_xticks(rates, [rate(value) for value in rates], rotation=25)
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.tick_params(axis="x", labelrotation=25)
 
 
-def setting(row: Mapping[str, Any]) -> str:
+def setting(row: Entry) -> str:
     """Return dataset and cleaning pairs of a row in words."""
     return f"{label(row['dataset'])}, {label(row['clean_size'])} pairs"

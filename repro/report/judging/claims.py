@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import operator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from repro.intervals import Interval
-from repro.profile import SPECS, read_yaml
-from repro.report.numbers.paper import ClaimsEntry, Erratum, Paper
-from repro.spec import CleanSize, Dataset, Fraction, Loss, Objective, SpecError
+from repro.profile import check, read_yaml
+from repro.spec import CleanSize, Dataset, Fraction, Loss, Objective, Spec
 
 Metric = Literal[
     "start_accuracy",
@@ -30,7 +32,101 @@ ABOUT_START: tuple[Metric, ...] = ("start_accuracy", "start_asr", "accuracy_gain
 """Metrics of models before cleaning."""
 
 
-class Bound(ClaimsEntry):
+class Cleaned(Spec):
+    """A cell of Table 1, fractions."""
+
+    dataset: Dataset
+    clean_size: CleanSize
+    pretrain_objective: Objective
+    original_accuracy: Fraction
+    clean_accuracy: Fraction | None
+    """None where the paper prints a dash."""
+
+
+class Started(Spec):
+    """A cell of Table 2, fractions."""
+
+    dataset: Dataset
+    pretrain_objective: Objective
+    accuracy: Fraction
+    asr: Fraction
+
+
+class Paper(Spec):
+    """The paper's numbers."""
+
+    title: str
+    reference: str
+    url: str
+    doi: str
+    version: str
+    """Which text is quoted, where the address leads to another one."""
+    communication: Annotated[str, Field(min_length=1)] | None
+    """What was asked of its authors and answered; None where there is nothing to tell."""
+    table1_printed: list[Cleaned]
+    """As the paper lays them out."""
+    table1: list[Cleaned]
+    """As they belong, by text, Table 2 and the authors' points (errata 1 to 3)."""
+    table2: list[Started]
+
+    def cleaned(self, dataset: Dataset, size: CleanSize, objective: Objective) -> Cleaned | None:
+        """The corrected cell of Table 1; None where the paper has none."""
+        cells = {
+            (cell.dataset, cell.clean_size, cell.pretrain_objective): cell for cell in self.table1
+        }
+        return cells.get((dataset, size, objective))
+
+    def start(self, dataset: Dataset, objective: Objective) -> Started | None:
+        """The cell of Table 2; None where the paper has none."""
+        models = {(cell.dataset, cell.pretrain_objective): cell for cell in self.table2}
+        return models.get((dataset, objective))
+
+
+class Term(Spec):
+    """A number in an erratum: its name, its value and where it is from."""
+
+    name: str
+    value: FiniteFloat
+    source: str
+
+
+OPERATIONS: dict[str, Callable[..., float | None]] = {
+    # Terms are start and end, as in Table 1.
+    "relative_drop": lambda start, end: 1 - end / start,
+    "difference": operator.sub,
+    "ratio": operator.truediv,
+    "product": operator.mul,
+    "sum": lambda *terms: sum(terms),
+    "none": lambda: None,
+}
+
+
+class Erratum(Spec):
+    """An inconsistency of the paper, with the arithmetic that shows it."""
+
+    id: Annotated[int, Field(ge=1)]
+    place: str
+    says: str
+    finding: str
+    operation: Literal["relative_drop", "difference", "ratio", "product", "sum", "none"]
+    terms: list[Term]
+    unit: Literal["fraction", "count", "percentage points"]
+
+    @model_validator(mode="after")
+    def _computable(self) -> Self:
+        # A sum takes as many terms as there are; all other operations take two.
+        allowed = {"none": 0, "sum": len(self.terms)}.get(self.operation, 2)
+        if len(self.terms) != allowed:
+            raise ValueError(f"terms: {len(self.terms)} (allowed: {allowed} for {self.operation})")
+        return self
+
+    @property
+    def result(self) -> float | None:
+        """Value of the operation on the terms, computed so that no erratum claims another."""
+        return OPERATIONS[self.operation](*(term.value for term in self.terms))
+
+
+class Bound(Spec):
     """Exactly one of: at least, at most, or about a value."""
 
     at_least: FiniteFloat | None = None
@@ -41,10 +137,8 @@ class Bound(ClaimsEntry):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        # Two bounds would leave open which of them decides.
         if sum(v is not None for v in (self.at_least, self.at_most, self.about)) != 1:
             raise ValueError("give exactly one of at_least, at_most and about")
-
         # A band of no width could not hold an interval, so nothing would ever be reproduced.
         if (self.about is None) != (self.margin == 0):
             raise ValueError("margin belongs to about, and about needs a positive margin")
@@ -55,9 +149,8 @@ class Bound(ClaimsEntry):
         """The values that satisfy it."""
         if self.about is not None:
             return self.about - self.margin, self.about + self.margin
-        if self.at_least is not None:
-            return self.at_least, float("inf")
-        return float("-inf"), self.at_most or 0.0
+        low, high = self.at_least, self.at_most
+        return -math.inf if low is None else low, math.inf if high is None else high
 
     @property
     def words(self) -> str:
@@ -69,7 +162,7 @@ class Bound(ClaimsEntry):
         return f"at most {100 * (self.at_most or 0):g}%"
 
 
-class Claim(ClaimsEntry):
+class Claim(Spec):
     """One statement of the paper and how it is tested."""
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
@@ -99,13 +192,12 @@ class Claim(ClaimsEntry):
 
     @model_validator(mode="after")
     def _testable(self) -> Self:
-        # After cleaning, it matters with how many pairs and by which loss.
         if self.metric not in ABOUT_START and not (self.clean_sizes and self.loss):
             raise ValueError("clean_sizes and loss: a claim about cleaning names them")
         return self
 
 
-class MeasureRule(ClaimsEntry):
+class MeasureRule(Spec):
     """How a difference of MMCL + SSL less MMCL is judged; fractions, logits or doublings."""
 
     expect: Literal["above"]
@@ -115,7 +207,7 @@ class MeasureRule(ClaimsEntry):
     """The smallest difference of the paper; None where its numbers do not give it."""
 
 
-class SecondaryRule(ClaimsEntry):
+class SecondaryRule(Spec):
     """A comparison that was fixed beforehand and stands apart from the claims."""
 
     study: str
@@ -123,7 +215,7 @@ class SecondaryRule(ClaimsEntry):
     why: str
 
 
-class Rules(ClaimsEntry):
+class Rules(Spec):
     """How claims about the two objectives are judged over seeds; docs/rules.md."""
 
     fixed: str
@@ -140,7 +232,7 @@ class Rules(ClaimsEntry):
     secondary: dict[str, SecondaryRule]
 
 
-class Arms(ClaimsEntry):
+class Arms(Spec):
     """Where the models of a comparison stand, as `<study>/<variant>`."""
 
     mmcl_ssl: str
@@ -155,14 +247,14 @@ class Arms(ClaimsEntry):
         return self.mmcl_ssl.split("/")[0]
 
 
-class Comparisons(ClaimsEntry):
+class Comparisons(Spec):
     """Which archived runs the verdicts rest on, by profile."""
 
     exploratory: dict[str, Arms]
     confirmed: dict[str, Arms]
 
 
-class Claims(ClaimsEntry):
+class Claims(Spec):
     """specs/claims.yaml."""
 
     rules: Rules
@@ -183,15 +275,6 @@ class Claims(ClaimsEntry):
         return self
 
 
-def load_claims(path: Path = SPECS / "claims.yaml") -> Claims:
+def load_claims(path: Path) -> Claims:
     """Read and check the claims file; SpecError lists every problem with its field and value."""
-    try:
-        return Claims.model_validate(read_yaml(path))
-    except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            # The place as dotted keys and list positions, such as claims.0.expect.at_least.
-            field = ".".join(map(str, problem["loc"])) or "file"
-            got = "" if problem["type"] == "missing" else f" (got {str(problem['input'])[:80]!r})"
-            lines.append(f"  {field}: {problem['msg']}{got}")
-        raise SpecError("\n".join([f"{path}: {len(lines)} problem(s)", *lines])) from None
+    return check(Claims, read_yaml(path), path)

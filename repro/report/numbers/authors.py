@@ -10,27 +10,26 @@ ImageNet's 50,000 validation images, ASRs over the 49,950 that are no banana.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from repro.ledger import LedgerError
-from repro.report.numbers.cells import LOSSES, OBJECTIVES
-from repro.report.numbers.evaluations import Point
-from repro.report.numbers.evidence import AuthorsFile, AuthorsPoints
-from repro.spec import CleanSize, Dataset, Loss, Objective
+from repro.report.points import AUTHORS
+from repro.spec import CleanSize, Dataset, Fraction
 
 # ImageNet's validation set, and what is left of it without the 50 images of bananas.
 IMAGES, ATTACKABLE = 50_000, 49_950
 SERIES = re.compile(
     r"^cleaning_poisoned_(?:cc6m_)?(mmcl|mmcl_ssl)_(?:3000poison_)?clean_(mmcl|ssl|mmcl_ssl)_lr_$"
 )
-# From the text of a name to its literal type.
-OBJECTIVE_NAMES: dict[str, Objective] = {name: name for name in OBJECTIVES}
-LOSS_NAMES: dict[str, Loss] = {name: name for name in LOSSES}
+Shares = Annotated[list[Fraction], Field(min_length=1)]
+CONTENT = TypeAdapter(dict[str, Annotated[tuple[Shares, Shares], Field(strict=False)]])
 
 
 class Published(NamedTuple):
@@ -64,151 +63,129 @@ every epoch; those of CC6M have no evaluation before cleaning (their first is wi
 """
 
 
+@dataclass(frozen=True, slots=True)
+class AuthorsFile:
+    """A file of the authors' points."""
+
+    name: str
+    sha256: str
+    points: int
+    verified: bool
+    """Whether it is the published file, byte for byte."""
+
+
+AuthorsPoints = tuple[Sequence[dict[str, Any]], Sequence[AuthorsFile]]
+"""Evaluations with columns of repro/report/points.py, and the files that they were read from.
+
+The files tell no rates, seeds and epochs; `step` is 0 for a start model and else None.
+"""
+
+
 def authors_points(folder: Path | None = None) -> AuthorsPoints:
     """Points of the known files in `folder` (or its `results_plots`), and one entry a file read.
 
     Without a folder, the one that REPRO_AUTHORS_DIR names; nothing if that is unset. LedgerError if
     the folder holds none of the files or one of them cannot be used.
     """
-    # A user names the clone once, in the environment, or a folder for this call alone.
     if folder is None:
         named = os.environ.get("REPRO_AUTHORS_DIR")
         if not named:
             return (), ()
         folder = Path(named)
-
-    # Either the clone's root or the folder of the files in it will do.
     if (folder / "results_plots").is_dir():
         folder /= "results_plots"
 
-    points: list[Point] = []
+    points: list[dict[str, Any]] = []
     files: list[AuthorsFile] = []
     for name, published in FILES.items():
         # A file that is not there leaves its cells empty, and `authors_notices` says so.
         path = folder / name
-        if not path.is_file():
-            continue
-        content = path.read_bytes()
-        found = _read(path, content, published)
-        points += found
-
-        # Other content than the published is used all the same, but marked.
-        sha256 = hashlib.sha256(content).hexdigest()
-        files.append(AuthorsFile(name, sha256, len(found), sha256 == published.sha256))
+        if path.is_file():
+            content = path.read_bytes()
+            of_file = list(_points(path, content, published))
+            points += of_file
+            # Other content than the published is used all the same, but marked.
+            sha256 = hashlib.sha256(content).hexdigest()
+            files.append(AuthorsFile(name, sha256, len(of_file), sha256 == published.sha256))
 
     # A folder that has none of them is a wrong path, not a partial clone.
     if not files:
         raise LedgerError(
             f"{folder}: none of the authors' result files here (looked for {', '.join(FILES)})"
         )
-    return tuple(points), tuple(files)
+    return points, files
 
 
 def authors_notices(files: Sequence[AuthorsFile]) -> list[str]:
     """What a reader should know about the files: those that are not there or not as published."""
-    if not files:
-        return []
     there = {file.name for file in files}
-
-    # What is absent comes first, in the order of FILES.
-    lines = [
-        f"{name} is not among the authors' files here: its cells are empty."
-        for name in FILES
-        if name not in there
+    return [
+        *(
+            f"{name} is not among the authors' files here: its cells are empty."
+            for name in FILES
+            if files and name not in there
+        ),
+        *(
+            f"{file.name} is NOT the file that the authors published."
+            for file in files
+            if not file.verified
+        ),
     ]
-    lines += [
-        f"{file.name} is NOT the file that the authors published."
-        for file in files
-        if not file.verified
-    ]
-    return lines
 
 
-def _read(path: Path, content: bytes, published: Published) -> list[Point]:
+def _points(path: Path, content: bytes, published: Published) -> Iterator[dict[str, Any]]:
     """The points of one file, series by series."""
     try:
-        # Lists nested without end overflow the parser's stack: a RecursionError, not a ValueError.
-        series = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise LedgerError(f"{path}: not JSON ({error})") from None
-    if not isinstance(series, dict):
+        series = CONTENT.validate_json(content, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ": ".join(map(str, [path, *first["loc"]]))
         raise LedgerError(
-            f"{path}: content: a {type(series).__name__} (allowed: an object of series)"
-        )
+            f"{where}: {first['msg']} (got {str(first['input'])[:80]!r}; allowed: an object of "
+            "series, each a list of ASRs and one of accuracies, fractions from 0 to 1)"
+        ) from None
 
-    # Names and values first: their errors say more than the number of series does.
-    points: list[Point] = []
-    for name, value in series.items():
-        points += _series(path, name, value, published)
+    for name, (rates, accuracies) in series.items():
+        match = SERIES.match(name)
+        if match is None:
+            raise LedgerError(
+                f"{path}: {name!r}: unknown series "
+                "(allowed: names like cleaning_poisoned_mmcl_clean_ssl_lr_)"
+            )
+        if len(rates) != len(accuracies):
+            lengths = [len(rates), len(accuracies)]
+            raise LedgerError(f"{path}: {name}: {lengths} entries (allowed: equally many)")
+        for index, (asr, accuracy) in enumerate(zip(rates, accuracies, strict=True)):
+            # Counts, so that intervals are computed as for our own evaluations.
+            where = f"{path}: {name}: entry {index}"
+            correct, attacked = _count(accuracy, IMAGES, where), _count(asr, ATTACKABLE, where)
+            yield {
+                "study": AUTHORS,
+                "variant": "",
+                "stage": "clean",
+                "dataset": published.dataset,
+                "pretrain_objective": match[1],
+                "clean_size": published.clean_size,
+                "loss": match[2],
+                "poisoned": True,
+                "step": 0 if published.run_length and index % published.run_length == 0 else None,
+                "num_correct": correct,
+                "num_images": IMAGES,
+                "accuracy": correct / IMAGES,
+                "attacked": attacked,
+                "attackable": ATTACKABLE,
+                "asr": attacked / ATTACKABLE,
+                "run": f"{path.name}#{name}",
+                "index": index,
+                "handed_on": False,
+                "diverged": False,
+            }
     if len(series) != published.series:
         raise LedgerError(f"{path}: {len(series)} series (allowed: {published.series})")
-    return points
 
 
-def _series(path: Path, name: str, value: Any, published: Published) -> list[Point]:
-    # The name alone says which model was cleaned by which loss.
-    match = SERIES.match(name)
-    if match is None:
-        raise LedgerError(
-            f"{path}: {name!r}: unknown series "
-            "(allowed: names like cleaning_poisoned_mmcl_clean_ssl_lr_)"
-        )
-
-    # The files give neither rate, seed nor epoch: a series joins the runs of the whole grid.
-    points = []
-    rates, accuracies = _two_lists(value, f"{path}: {name}")
-    for index, (asr, accuracy) in enumerate(zip(rates, accuracies, strict=True)):
-        where = f"{path}: {name}: entry {index}"
-        point = Point(
-            source="authors",
-            dataset=published.dataset,
-            objective=OBJECTIVE_NAMES[match[1]],
-            clean_size=published.clean_size,
-            loss=LOSS_NAMES[match[2]],
-            learning_rate=None,
-            seed=None,
-            epoch=None,
-            # A CC3M run begins with its start model; of other entries the step is not told.
-            step=0 if published.run_length and index % published.run_length == 0 else None,
-            # Counts, so that intervals and drops are computed as for our own evaluations.
-            correct=_count(accuracy, IMAGES, where),
-            images=IMAGES,
-            attacked=_count(asr, ATTACKABLE, where),
-            attackable=ATTACKABLE,
-            other_asr=None,
-            run=f"{path.name}#{name}",
-            index=index,
-        )
-        points.append(point)
-    return points
-
-
-def _two_lists(value: Any, where: str) -> tuple[list[Any], list[Any]]:
-    """ASRs and accuracies of a series; LedgerError unless they are two lists of one length."""
-    allowed = "(allowed: a list of ASR and one of accuracy, equally long, not empty)"
-    if (
-        not isinstance(value, list)
-        or len(value) != 2
-        or not all(isinstance(part, list) for part in value)
-    ):
-        raise LedgerError(f"{where}: {type(value).__name__} {allowed}")
-
-    rates, accuracies = value
-    if len(rates) != len(accuracies) or not rates:
-        raise LedgerError(f"{where}: {[len(rates), len(accuracies)]} {allowed}")
-    return rates, accuracies
-
-
-def _count(fraction: Any, total: int, where: str) -> int:
+def _count(fraction: float, total: int, where: str) -> int:
     """Images behind a fraction; LedgerError unless it is a whole number of them."""
-    # JSON's `true` would pass for a number, since bool is a subclass of int.
-    if (
-        isinstance(fraction, bool)
-        or not isinstance(fraction, (int, float))
-        or not 0 <= fraction <= 1
-    ):
-        raise LedgerError(f"{where}: {fraction!r} (allowed: a fraction from 0 to 1)")
-
     # Printed decimals are off by far less than an image; a share of other images is not.
     count = round(fraction * total)
     if abs(count - fraction * total) > 0.01:

@@ -2,78 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from repro.report.figures.style import Drawn
-from repro.report.format import duration, label, percent, rate, short
+from repro.report.figures.style import Document, Drawn, Entry
+from repro.report.format import duration, label, markdown_percent, percent, rate, short
 from repro.report.pages import tables
 
 TEMPLATES = Path(__file__).parent / "templates"
 INDEX = "index.html"
+PAGES = {
+    INDEX: "Results",
+    "studies.html": "Studies",
+    "mechanism.html": "Mechanism",
+    "evidence.html": "Runs, data, licences",
+}
+"""Titles in the order of the menu; each page has a template of its name."""
 PAIRS_SHOWN = 6
 """Example pairs of each kind on the page."""
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A page, and whether a document and its figures have anything to show on it."""
-
-    name: str
-    title: str
-    is_shown: Callable[[Mapping[str, Any], Mapping[str, Drawn]], bool]
-
-
-PAGES = (
-    Page(INDEX, "Results", lambda document, drawn: True),
-    Page("studies.html", "Studies", lambda document, drawn: bool(document["studies"])),
-    Page("mechanism.html", "Mechanism", lambda document, drawn: "mechanism" in drawn),
-    Page("bench.html", "Defences", lambda document, drawn: bool(document.get("bench"))),
-    Page("evidence.html", "Runs, data, licences", lambda document, drawn: True),
-)
-"""In the order of the menu; each has a template of its name."""
-
-
 def pages(
-    document: dict[str, Any],
+    document: Document,
     drawn: Mapping[str, Drawn],
-    gallery: Mapping[str, Any],
+    gallery: Entry,
     files: Sequence[str],
 ) -> dict[str, bytes]:
-    """Render every page of the document; `files` are those beside the pages that may be linked."""
-    shown = [page for page in PAGES if page.is_shown(document, drawn)]
-    environment = jinja_environment(autoescape=True)
-    environment.filters |= {"amount": amount, "level": level, "interval": interval}
+    """Render every page of the document that has something to show.
+
+    `files` are those beside the pages that may be linked.
+    """
+    empty = {"studies.html": not document["studies"], "mechanism.html": "mechanism" not in drawn}
+    menu = {name: title for name, title in PAGES.items() if not empty.get(name)}
+    # A few training pairs of each kind, of the last dataset.
+    pairs = list(gallery.values())[-1]["pairs"] if gallery else []
+    kinds = ([p for p in pairs if p["kind"] == kind] for kind in ("poisoned", "clean"))
     shared = {
         **shared_values(document),
         "figures": drawn,
-        "gallery": _examples(gallery),
+        "gallery": [pair for kind in kinds for pair in kind[:PAIRS_SHOWN]],
         "files": sorted(files),
-        "menu": shown,
+        "menu": menu,
         "style": Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704
     }
-    rendered = {}
-    for page in shown:
-        template = environment.get_template(f"{page.name}.j2")
-        # The macro of figures notes in `placed` which of them the page has shown so far.
-        rendered[page.name] = template.render(**shared, page=page, placed=[]).encode()
-    return rendered
-
-
-def shared_values(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the templates of pages and article use beside the document."""
+    environment = jinja_environment(autoescape=True)
     return {
+        # The macro of figures notes in `placed` which of them the page has shown so far.
+        name: environment.get_template(f"{name}.j2").render(**shared, page=name, placed=[]).encode()
+        for name in menu
+    }
+
+
+def markdown(name: str, **values: Any) -> str:
+    """Render a template of Markdown."""
+    return jinja_environment().get_template(f"{name}.md.j2").render(values).strip()
+
+
+def shared_values(document: Document) -> dict[str, Any]:
+    """Return what the templates of pages and article use beside the document."""
+    values = {
         "document": document,
         "cap": document["settings"]["asr_cap"],
-        "outcome": tables.outcome(document),
-        "sentences": tables.outcome_sentences(document),
         "verdicts": tables.verdicts_of(document),
-        "hero": tables.hero_numbers(document),
+        "hero": tables.hero(document),
+    }
+    sentences = markdown("outcome", **values).splitlines()
+    return {
+        **values,
+        "sentences": sentences,
+        "outcome": " ".join(sentences),
         "table1": tables.table1(document),
         "claim_counts": tables.claim_counts(document),
         "surprises": tables.surprises(document),
@@ -94,15 +95,20 @@ def jinja_environment(**options: Any) -> jinja2.Environment:
     )
     environment.filters |= {
         "percent": percent,
+        "markdown_percent": markdown_percent,
         "label": label,
         "rate": rate,
         "short": short,
         "duration": duration,
+        "amount": amount,
+        "level": level,
+        "interval": interval,
+        "factor": lambda doublings: f"{2**doublings:.1f}",
         "setting": tables.setting_words,
-        "values": tables.setting_values,
         "tally": tables.tally,
         "base": tables.base_verdict,
         "seeds": tables.seeds_in_words,
+        "over_seeds": tables.over_seeds,
     }
     return environment
 
@@ -124,12 +130,3 @@ def interval(ends: Sequence[float], unit: str) -> str:
     """Return an interval in brackets, in the unit of its measure."""
     low, high = (amount(end, unit) for end in ends)
     return f"[{low}, {high}]"
-
-
-def _examples(gallery: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return a few training pairs of each kind, of the last dataset."""
-    if not gallery:
-        return []
-    pairs = list(gallery.values())[-1]["pairs"]
-    kinds = ("poisoned", "clean")
-    return [p for kind in kinds for p in [p for p in pairs if p["kind"] == kind][:PAIRS_SHOWN]]

@@ -1,4 +1,4 @@
-"""Rows and sentences that page, article and README share, made from report.json."""
+"""Rows and words that page, article and README share, made from report.json."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
 
+from repro.report.figures.style import Document, Entry
 from repro.report.format import label, percent
+from repro.report.keyed import Keyed
 
-Document = Mapping[str, Any]
+ALL = "all settings"
 
 
 @dataclass(frozen=True, slots=True)
 class VerdictRow:
     """A measure with its verdicts by setting, pooled last; empty where it was not measured."""
 
-    measure: Mapping[str, Any]
-    cells: Sequence[Sequence[Mapping[str, Any]]]
+    measure: Entry
+    cells: list[list[Entry]]
     """A list a setting, with an entry a comparator."""
 
 
@@ -41,76 +42,64 @@ class Verdicts:
     more: int
     pairs: int
     """In how many pairs of runs at equal seed, rate and steps the MMCL + SSL model keeps more."""
-    secondary: Sequence[Mapping[str, Any]]
+    secondary: Sequence[Entry]
 
-    def measure(self, name: str) -> Mapping[str, Any] | None:
+    def measure(self, name: str) -> Entry | None:
         """Return the verdicts by one measure."""
         return next((row.measure for row in self.rows if row.measure["measure"] == name), None)
 
-
-@dataclass(frozen=True, slots=True)
-class SeedValues:
-    """A value of one setting over the seeds of the archive; None for a seed without it."""
-
-    seeds: Sequence[int]
-    values: Sequence[float | None]
-
     @property
-    def known(self) -> list[float]:
-        """Values of the seeds that have one."""
-        return [value for value in self.values if value is not None]
-
-    @property
-    def mean(self) -> float | None:
-        """Mean over all seeds; None where one lacks a value, for survivors are no sample."""
-        return fmean(self.known) if self.known and None not in self.values else None
-
-    @property
-    def sd(self) -> float | None:
-        """Standard deviation between seeds, by the same rule."""
-        return stdev(self.known) if self.mean is not None and len(self.known) > 1 else None
+    def start_asr(self) -> float:
+        """Mean ASR before cleaning."""
+        cells = self.rows[0].measure["cells"]
+        return fmean(asr for cell in cells for asr in cell["start_asr"].values())
 
 
 @dataclass(frozen=True, slots=True)
-class Table1Row:
+class Hero:
+    """What both models have left at one learning rate, as means over seeds, by objective."""
+
+    setting: str
+    rate: float
+    seeds: int
+    asr: Mapping[str, float]
+    kept: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Table1Row(Keyed):
     """A setting of Table 1: the paper's numbers beside ours, as fractions."""
 
     dataset: str
     clean_size: str
     pretrain_objective: str
-    before: Mapping[str, Any]
+    before: Entry
     """`original_accuracy` of report.json: paper, authors_points, reproduced by this run, ci95."""
-    after: Mapping[str, Any]
+    after: Entry
     """`clean_accuracy`, and with it ASR, learning rate and number of evaluations."""
-    start: SeedValues | None
-    """Accuracy before cleaning over the seeds of the archive; None without an archive."""
-    start_asr: SeedValues | None
-    cleaned: SeedValues | None
-    """Best accuracy at the ASR threshold."""
-
-    @property
-    def setting(self) -> str:
-        """Dataset and cleaning pairs in words."""
-        return f"{label(self.dataset)}, {label(self.clean_size)}"
+    over: Entry
+    """Over the seeds of the archive: `accuracy` and `asr` before cleaning, `cleaned_accuracy` at
+    the ASR threshold; empty without an archive."""
 
 
 def verdicts_of(document: Document) -> Verdicts | None:
     """Return the verdicts to show first; None where no seed was run."""
-    found: Mapping[str, Any] = document["verdicts"]
+    found: Entry = document["verdicts"]
     measures = found["confirmed"] or found["exploratory"] or found["authors"]
     if not measures:
         return None
-    places = list(dict.fromkeys(_place(cell) for m in measures for cell in m["cells"]))
-    rows = []
-    for measure in measures:
-        cells = [[cell for cell in measure["cells"] if _place(cell) == place] for place in places]
-        if len(places) > 1:
-            cells.append([measure["pooled"]] if measure["pooled"] else [])
-        rows.append(VerdictRow(measure, cells))
-    names = [f"{label(dataset)}, {label(size)}" for dataset, size in places]
+    settings = list(dict.fromkeys(setting_words(cell) for m in measures for cell in m["cells"]))
+    rows = [
+        VerdictRow(m, [[of for of in m["cells"] if setting_words(of) == name] for name in settings])
+        for m in measures
+    ]
+    if len(settings) > 1:
+        settings.append(ALL)
+        for row in rows:
+            row.cells.append([row.measure["pooled"]] if row.measure["pooled"] else [])
     return Verdicts(
         rows,
-        [*names, "all settings"] if len(names) > 1 else names,
+        settings,
         confirmed=found["confirmed"] is not None,
         of_authors=not found["confirmed"] and not found["exploratory"],
         seeds=found["confirmed_seeds"] if found["confirmed"] else found["seeds"],
@@ -122,15 +111,10 @@ def verdicts_of(document: Document) -> Verdicts | None:
     )
 
 
-def _place(cell: Mapping[str, Any]) -> tuple[str, str]:
-    return cell["dataset"], cell["clean_size"]
-
-
-def tally(measure: Mapping[str, Any]) -> str:
+def tally(measure: Entry) -> str:
     """Return how many settings have which verdict: "supported in 2 of 3 settings, refuted in 1"."""
-    verdicts = {_place(cell): base_verdict(cell["verdict"]) for cell in measure["cells"]}
-    counts = Counter(verdicts.values()).most_common()
-    words = [f"{verdict} in {count}" for verdict, count in counts]
+    verdicts = {setting_words(cell): base_verdict(cell["verdict"]) for cell in measure["cells"]}
+    words = [f"{verdict} in {n}" for verdict, n in Counter(verdicts.values()).most_common()]
     words[0] += f" of {len(verdicts)} settings" if len(verdicts) > 1 else " setting"
     return ", ".join(words)
 
@@ -140,141 +124,67 @@ def base_verdict(verdict: str | None) -> str:
     return re.split("[:,]", verdict or "not run")[0]
 
 
-def outcome(document: Document) -> str:
-    """Return the outcome as a text, for abstract and README."""
-    return " ".join(outcome_sentences(document))
-
-
-def outcome_sentences(document: Document) -> list[str]:
-    """Return the outcome in a few sentences, the plainest first."""
-    verdicts, hero = verdicts_of(document), hero_numbers(document)
-    if verdicts is None:
-        return ["No seed was run at this profile, so nothing can be said of the paper's claims."]
-    first = verdicts.rows[0].measure["cells"]
-    start = fmean(asr for cell in first for asr in cell["start_asr"].values())
-    if start <= document["settings"]["asr_cap"]:
-        return [
-            f"The models of these runs have no backdoor (ASR {percent(start)}% before cleaning), "
-            "so nothing can be said of the paper's claims."
-        ]
-    sentences = []
-    if verdicts.of_authors:
-        sentences.append("These are the authors' published points; no seed was run here.")
-    if hero is not None:
-        sentences.append(
-            f"After the same CleanCLIP finetuning ({hero.setting}, learning rate {hero.rate:g}), "
-            f"the MMCL + SSL model keeps an ASR of {percent(hero.asr['mmcl_ssl'])}% and the MMCL "
-            f"model {percent(hero.asr['mmcl'])}% ({seeds_in_words(hero.seeds)})."
-        )
-    if rates := verdicts.measure("rate_doublings"):
-        sentences.append(
-            f"The learning rate that cleans the MMCL + SSL model is {_pooled_words(rates)} "
-            f"({tally(rates)})."
-        )
-    if lost := verdicts.measure("lost_at_cap"):
-        sentences.append(
-            "By the paper's own measure, the accuracy lost when a model is cleaned, the MMCL + SSL "
-            f"model loses {_pooled_words(lost)} ({tally(lost)})."
-        )
-    if not verdicts.confirmed and not verdicts.of_authors:
-        sentences.append(
-            "These results are exploratory, because the rules were fixed after these seeds had "
-            "been seen."
-        )
-    return sentences
-
-
-def _pooled_words(measure: Mapping[str, Any]) -> str:
-    """Return the mean difference over all settings in words, with its interval."""
-    whole = measure["pooled"] or measure["cells"][0]
-    difference = whole["difference"]
-    values = [difference["mean"], *(difference["interval"] or ())]
-    if measure["unit"] == "doublings":
-        mean, *ends = (f"{2**value:.1f}" for value in values)
-        words = f"{mean} times as high"
-    else:
-        mean, *ends = (percent(value) for value in values)
-        words = f"{mean} points more"
-    bound = "at least " if difference["at_least"] else ""
-    interval = f" [{', '.join(ends)}]" if ends else ""
-    return f"{bound}{words}{interval}"
-
-
 def seeds_in_words(count: int) -> str:
     """Return "one seed" or "mean of 5 seeds"."""
     return "one seed" if count == 1 else f"mean of {count} seeds"
 
 
-@dataclass(frozen=True, slots=True)
-class HeroNumbers:
-    """What both models have left at one learning rate, as means over seeds."""
-
-    setting: str
-    rate: float
-    seeds: int
-    asr: Mapping[str, float]
-    kept: Mapping[str, float]
+def setting_words(row: Entry) -> str:
+    """Return "CC6M, 200K" of a row, "CC6M" before cleaning; "all settings" of a pooled one."""
+    keys = (row["dataset"], row["clean_size"])
+    return ", ".join(label(key) for key in keys if key) or ALL
 
 
-def hero_numbers(document: Document) -> HeroNumbers | None:
+def over_seeds(measured: Entry | None) -> str:
+    """Return mean and standard deviation over seeds, or the values of those that were cleaned."""
+    if measured is None:
+        return "–"
+    values = measured["values"]
+    known = [value for value in values if value is not None]
+    # Those that were cleaned are no sample of all, so that their mean would mislead.
+    if len(known) < len(values):
+        found = f": {', '.join(map(percent, known))}" if known else ""
+        return f"{len(known) or 'none'} of {len(values)} cleaned{found}"
+    return percent(fmean(known)) + (f" ± {percent(stdev(known))}" if len(known) > 1 else "")
+
+
+def hero(document: Document) -> Hero | None:
     """Return what stands in the first figure at its middle learning rate."""
     cells = [cell for cell in document["resistance"]["cells"] if cell["equal"]]
     if not cells:
         return None
-    cell = cells[-1]
-    row = cell["equal"][len(cell["equal"]) // 2]
-    both = ("mmcl", "mmcl_ssl")
-    return HeroNumbers(
-        setting_words(cell),
-        row["learning_rate"],
-        min(len(row[objective]) for objective in both),
-        {objective: fmean(end["asr"] for end in row[objective]) for objective in both},
-        {objective: fmean(end["kept"] or 0 for end in row[objective]) for objective in both},
+    row = cells[-1]["equal"][len(cells[-1]["equal"]) // 2]
+    ends = {objective: row[objective] for objective in ("mmcl", "mmcl_ssl")}
+    asr, kept = (
+        {objective: fmean(end[name] or 0 for end in of) for objective, of in ends.items()}
+        for name in ("asr", "kept")
     )
-
-
-def setting_words(row: Mapping[str, Any]) -> str:
-    """Return "CC6M, 200K" of a row; "all settings" of a pooled one."""
-    if not row["dataset"]:
-        return "all settings"
-    return f"{label(row['dataset'])}, {label(row['clean_size'])}"
+    seeds = min(map(len, ends.values()))
+    return Hero(setting_words(cells[-1]), row["learning_rate"], seeds, asr, kept)
 
 
 def table1(document: Document) -> list[Table1Row]:
     """Return the rows of Table 1, with the seeds of the archive beside this run."""
-    archived = {
-        (row["dataset"], row["clean_size"], row["pretrain_objective"]): row
-        for row in _reference_rows(document)
-    }
-    rows = []
-    for row in document["tables"]["table1"]["rows"]:
-        cell = (row["dataset"], row["clean_size"], row["pretrain_objective"])
-        over = archived.get(cell)
-        values = {
-            name: SeedValues(over["seeds"], over["measures"][name]["values"]) if over else None
-            for name in ("accuracy", "asr", "cleaned_accuracy")
-        }
-        rows.append(
-            Table1Row(
-                *cell,
-                row["original_accuracy"],
-                row["clean_accuracy"],
-                values["accuracy"],
-                values["asr"],
-                values["cleaned_accuracy"],
-            )
-        )
-    return rows
-
-
-def _reference_rows(document: Document) -> list[Mapping[str, Any]]:
-    """Return the rows of the study that cleans every setting over the most seeds."""
     name = document["resistance"]["study"]
-    for study in document["studies"]:
-        if study["name"] == name:
-            rows = [row for row in study["rows"] if row["variant"] == study["reference"]]
-            return [row for row in rows if "cleaned_accuracy" in row["measures"]]
-    return []
+    archived = {
+        _cell(row): row["measures"]
+        for study in document["studies"]
+        for row in study["rows"]
+        if (study["name"], study["reference"]) == (name, row["variant"])
+    }
+    return [
+        Table1Row(
+            *_cell(row),
+            row["original_accuracy"],
+            row["clean_accuracy"],
+            archived.get(_cell(row), {}),
+        )
+        for row in document["tables"]["table1"]["rows"]
+    ]
+
+
+def _cell(row: Entry) -> tuple[str, str, str]:
+    return row["dataset"], row["clean_size"], row["pretrain_objective"]
 
 
 def claim_counts(document: Document) -> dict[str, int]:
@@ -286,9 +196,7 @@ def claim_counts(document: Document) -> dict[str, int]:
 
 def surprises(document: Document) -> list[str]:
     """Return the values of this run that lie outside what the archived seeds predict, in words."""
-    titles = {
-        measure["measure"]: measure["title"] for measure in document["verdicts"]["exploratory"]
-    }
+    titles = {row["measure"]: row["title"] for row in document["verdicts"]["exploratory"]}
     return [
         f"{titles.get(row['measure'], row['measure'])}, {setting_words(row)}, {label(row['of'])}"
         for row in document["own_run"]
@@ -296,43 +204,19 @@ def surprises(document: Document) -> list[str]:
     ]
 
 
-def setting_values(values: Sequence[Mapping[str, Any]]) -> str:
-    """Return the values of a setting in words, each after what it belongs to."""
-    parts = []
-    for entry in values:
-        owner = f"{' and '.join(entry['of'])}: " if entry["of"] else ""
-        parts.append(owner + _value(entry["value"]))
-    return "; ".join(parts)
-
-
-def _value(value: str | float | Sequence[float]) -> str:
-    match value:
-        case str():
-            return value
-        case int():
-            return f"{value:,}"
-        case float():
-            # The paper's share of poisoned pairs, 0.05%, would be 0.1% with one decimal.
-            return f"{100 * value:.2g}" if 0 < value < 0.01 else percent(value)
-    if len(value) > 5:
-        return f"{len(value)} from {value[0]:g} to {value[-1]:g}"
-    return ", ".join(f"{rate:g}" for rate in value)
-
-
 def run_counts(document: Document) -> dict[str, int]:
     """Return the number of runs made here and of distinct archived ones, and their seconds."""
-    own = f"results/{document['profile']}/"
-    here = [run for folder, run in document["runs"].items() if folder.startswith(own)]
-    archived = {
-        run["fingerprint"]: run
-        for folder, run in document["runs"].items()
-        if not folder.startswith(own)
-    }
+    here, archived = {}, {}
+    for folder, run in document["runs"].items():
+        if folder.startswith(f"results/{document['profile']}/"):
+            here[folder] = run["seconds"]
+        else:
+            archived[run["fingerprint"]] = run["seconds"]
     return {
         "here": len(here),
         "archived": len(archived),
-        "seconds_here": round(sum(run["seconds"] for run in here)),
-        "seconds_archived": round(sum(run["seconds"] for run in archived.values())),
+        "seconds_here": round(sum(here.values())),
+        "seconds_archived": round(sum(archived.values())),
     }
 
 

@@ -4,149 +4,102 @@ and how far models resist cleaning that were equally good before it.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Any
 
 import pandas as pd
 
 from repro.report.numbers.cells import DATASETS, OBJECTIVES
-from repro.report.studies.estimates import Effect, Measured, measured
-from repro.report.studies.tables import LOWEST, Cell, StudyTable
-from repro.spec import CleanSize, Dataset, Objective
-from repro.study.spec import Axis, Study
+from repro.report.studies.tables import Cell, StudyTable
+from repro.spec import CleanSize, Dataset
 
 FEWEST_STARTS = 2
 """MMCL models of other accuracies, beside the reference, among which an equal one is looked for."""
-MEASURED = ("accuracy", "asr", "asr_left", "lost")
+POINT = ("variant", "seeds", "measures", "not_cleaned")
+MATCHED = ["accuracy", "asr_left", "lost"]
 
 
-@dataclass(frozen=True, slots=True)
-class ResponsePoint:
-    """The models of one variant at its number."""
+def responses(name: str, table: StudyTable, rate: float | None) -> list[dict[str, Any]]:
+    """What a study measured over its axes: one entry an axis, dataset and cleaning size that has
+    runs; the size is None where the study does not clean.
 
-    variant: str
-    number: float
-    seeds: list[int]
-    measures: dict[str, Measured]
-    """By MEASURED, those that some seed has."""
-    not_cleaned: int
-    """Seeds on which no evaluation reached the ASR threshold: of these `lost` is a lower bound."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseCurve:
-    """The models of one objective, by rising number."""
-
-    pretrain_objective: Objective
-    points: list[ResponsePoint]
-
-
-@dataclass(frozen=True, slots=True)
-class EffectAt:
-    """An effect at one number."""
-
-    number: float
-    effect: Effect
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What a study measured over one of its axes, in one dataset and with one cleaning size."""
-
-    study: str
-    axis: str
-    dataset: Dataset
-    clean_size: CleanSize | None
-    """None where the study does not clean."""
-    learning_rate: float | None
-    """Of the runs whose end is `asr_left`; None where the study does not clean."""
-    curves: list[ResponseCurve]
-    tested: Literal["asr_left", "asr"]
-    """The measure of `changes` and `gaps`: the ASR left, else the ASR before cleaning."""
-    changes: dict[Objective, list[EffectAt]]
-    """At every number but the lowest: less what is measured at the lowest."""
-    gaps: list[EffectAt]
-    """MMCL + SSL less MMCL, at the lowest number and at the highest, where both were run."""
-
-
-@dataclass(frozen=True, slots=True)
-class MatchedModel:
-    """One of the two models of a seed."""
-
-    variant: str
-    accuracy: float
-    """Before cleaning, fraction."""
-    asr_left: float
-    lost: float
-    cleaned: bool
-    """Whether some evaluation reached the ASR threshold; else `lost` is a lower bound."""
-
-
-@dataclass(frozen=True, slots=True)
-class MatchedSeed:
-    """The MMCL + SSL model of the reference, and the MMCL model that comes closest to it."""
-
-    seed: int
-    mmcl: MatchedModel
-    mmcl_ssl: MatchedModel
-
-
-@dataclass(frozen=True, slots=True)
-class EqualStarts:
-    """Resistance at equal accuracy before cleaning; effects are MMCL + SSL less MMCL."""
-
-    study: str
-    dataset: Dataset
-    clean_size: CleanSize
-    learning_rate: float
-    seeds: list[MatchedSeed]
-    accuracy: Effect
-    """What is left of the difference before cleaning."""
-    asr_left: Effect
-    lost: Effect
-
-
-def responses(name: str, table: StudyTable, rate: float | None) -> list[Response]:
-    """One entry an axis of the study, dataset and cleaning size that has runs.
-
-    `rate`: the learning rate at which `asr_left` of the table was measured.
+    `rate`: the learning rate at which `asr_left` of the table was measured. `curves` have the rows
+    of the table by rising number, one curve an objective. `changes` and `gaps` are effects on the
+    measure `tested`, the ASR left, else the ASR before cleaning: at every number but the lowest,
+    less what is measured at the lowest; and MMCL + SSL less MMCL, at the lowest number and at the
+    highest, where both were run.
     """
-    found = []
-    for axis, dataset, size in product(table.study.axes, DATASETS, _sizes(table.study)):
-        curves = [
-            ResponseCurve(objective, points)
+    study, entries = table.study, []
+    sizes = study.clean_sizes if "clean" in study.stages else [None]
+    for axis, dataset, size in product(study.axes, DATASETS, sizes):
+        # By the number and not by the variant's place in the file, since a line joins the points.
+        numbers = sorted(axis.numbers.items(), key=lambda item: item[1])
+        cells = {
+            objective: {
+                number: cell
+                for variant, number in numbers
+                if (cell := Cell(variant, dataset, objective, size)) in table.rows
+            }
             for objective in OBJECTIVES
-            if (points := list(_points(table, axis, dataset, objective, size)))
-        ]
-        if not curves:
+        }
+        rows = [table.rows[cell] for by_number in cells.values() for cell in by_number.values()]
+        if not rows:
             continue
-        measures = {name for curve in curves for point in curve.points for name in point.measures}
-        tested: Literal["asr_left", "asr"] = "asr_left" if "asr_left" in measures else "asr"
-        found.append(
-            Response(
-                study=name,
-                axis=axis.name,
-                dataset=dataset,
-                clean_size=size,
-                learning_rate=None if size is None else rate,
-                curves=curves,
-                tested=tested,
-                changes=_changes(table, curves, tested),
-                gaps=_gaps(table, curves, tested),
-            )
+        tested = "asr_left" if any("asr_left" in row.measures for row in rows) else "asr"
+        changes = {
+            objective: _effects(table, tested, by_number, dict.fromkeys([*by_number][1:], lowest))
+            for objective, by_number in cells.items()
+            for lowest in [*by_number.values()][:1]
+        }
+        mmcl, ssl = (cells[objective] for objective in OBJECTIVES)
+        both = sorted(mmcl.keys() & ssl.keys())
+        entries.append(
+            {
+                "study": name,
+                "axis": axis.name,
+                "dataset": dataset,
+                "clean_size": size,
+                "learning_rate": None if size is None else rate,
+                "curves": [
+                    {
+                        "pretrain_objective": objective,
+                        "points": [
+                            {
+                                "number": at,
+                                **{name: getattr(table.rows[cell], name) for name in POINT},
+                            }
+                            for at, cell in by_number.items()
+                        ],
+                    }
+                    for objective, by_number in cells.items()
+                    if by_number
+                ],
+                "tested": tested,
+                "changes": {objective: change for objective, change in changes.items() if change},
+                # The two ends may be one.
+                "gaps": _effects(
+                    table, tested, ssl, {end: mmcl[end] for end in (*both[:1], *both[-1:])}
+                ),
+            }
         )
-    return found
+    return entries
 
 
-def equal_starts(name: str, table: StudyTable, rate: float | None) -> list[EqualStarts]:
+def _effects(
+    table: StudyTable, measure: str, cells: dict[float, Cell], others: dict[float, Cell]
+) -> list[dict[str, Any]]:
+    """At each number of `others` one cell less the other."""
+    effects = {at: table.effect(table.less(cells[at], others[at], measure)) for at in others}
+    return [{"number": number, "effect": effect} for number, effect in effects.items() if effect]
+
+
+def equal_starts(name: str, table: StudyTable, rate: float | None) -> list[dict[str, Any]]:
     """The reference's MMCL + SSL models against MMCL models that were as good before cleaning: one
     entry a dataset and cleaning size.
 
     Of every seed the MMCL model is taken, among those of all variants, whose accuracy before
-    cleaning is nearest. None of a study that has no MMCL models of other accuracies.
+    cleaning is nearest. Effects are MMCL + SSL less MMCL. None of a study that has no MMCL models
+    of other accuracies.
     """
     study = table.study
     others = [
@@ -154,110 +107,40 @@ def equal_starts(name: str, table: StudyTable, rate: float | None) -> list[Equal
         for variant in study.variants.values()
         if variant.models is None and "mmcl" in variant.pretrain_objectives
     ]
-    if rate is None or not study.axes or len(others) < FEWEST_STARTS:
+    if rate is None or "clean" not in study.stages or not study.axes or len(others) < FEWEST_STARTS:
         return []
 
-    found = []
-    for dataset, size in product(DATASETS, _sizes(study)):
-        seeds = list(_matched(table, dataset, size))
-        pairs = {
-            measure: table.effect(
-                pd.Series([getattr(s.mmcl_ssl, measure) - getattr(s.mmcl, measure) for s in seeds])
-            )
-            for measure in ("accuracy", "asr_left", "lost")
-        }
-        accuracy, asr_left, lost = pairs.values()
-        if size is not None and accuracy and asr_left and lost:
-            found.append(EqualStarts(name, dataset, size, rate, seeds, accuracy, asr_left, lost))
-    return found
-
-
-def _sizes(study: Study) -> list[CleanSize | None]:
-    return [*study.clean_sizes] if "clean" in study.stages else [None]
-
-
-def _points(
-    table: StudyTable, axis: Axis, dataset: Dataset, objective: Objective, size: CleanSize | None
-) -> Iterator[ResponsePoint]:
-    # By the number and not by the variant's place in the file, since a line joins the points.
-    for variant, number in sorted(axis.numbers.items(), key=lambda item: item[1]):
-        found = table.cells.get(Cell(variant, dataset, objective, size))
-        if found is None:
-            continue
-        measures = {}
-        for name in MEASURED:
-            values = [None if pd.isna(value) else float(value) for value in found[name]]
-            if any(value is not None for value in values):
-                lowest = LOWEST.get(name, -math.inf)
-                measures[name] = measured(values, table.confidence, lowest, highest=1.0)
-        not_cleaned = int((found.tried & ~found.cleaned).sum())
-        seeds = [int(seed) for seed in found.index]
-        yield ResponsePoint(variant, number, seeds, measures, not_cleaned)
-
-
-def _less(
-    table: StudyTable, point: ResponsePoint, other: ResponsePoint, measure: str
-) -> Effect | None:
-    """One point less another, paired over seeds."""
-    first, second = (
-        pd.Series(dict(zip(one.seeds, one.measures[measure].values, strict=True)), dtype=float)
-        if measure in one.measures
-        else pd.Series(dtype=float)
-        for one in (point, other)
-    )
-    return table.effect(first - second)
-
-
-def _changes(
-    table: StudyTable, curves: list[ResponseCurve], measure: str
-) -> dict[Objective, list[EffectAt]]:
-    changes = {}
-    for curve in curves:
-        lowest, *higher = curve.points
-        effects = [
-            EffectAt(point.number, effect)
-            for point in higher
-            if (effect := _less(table, point, lowest, measure)) is not None
+    entries = []
+    for dataset, size in product(DATASETS, study.clean_sizes):
+        pairs = _matched(table, dataset, size)
+        effects = {name: table.effect(pairs[f"{name}_ssl"] - pairs[name]) for name in MATCHED}
+        fields = ("variant", *MATCHED, "cleaned")
+        seeds = [
+            {
+                "seed": pair.seed,
+                "mmcl": {name: pair[name] for name in fields},
+                "mmcl_ssl": {name: pair[f"{name}_ssl"] for name in fields},
+            }
+            for _, pair in pairs.iterrows()
         ]
-        if effects:
-            changes[curve.pretrain_objective] = effects
-    return changes
+        if all(effects.values()):
+            place = {"study": name, "dataset": dataset, "clean_size": size, "learning_rate": rate}
+            entries.append({**place, "seeds": seeds, **effects})
+    return entries
 
 
-def _gaps(table: StudyTable, curves: list[ResponseCurve], measure: str) -> list[EffectAt]:
-    points = {
-        curve.pretrain_objective: {point.number: point for point in curve.points}
-        for curve in curves
-    }
-    shared = sorted(points.get("mmcl", {}).keys() & points.get("mmcl_ssl", {}).keys())
-    # The two ends may be one.
-    ends = dict.fromkeys([*shared[:1], *shared[-1:]])
-    gaps = [
-        (end, _less(table, points["mmcl_ssl"][end], points["mmcl"][end], measure)) for end in ends
-    ]
-    return [EffectAt(number, effect) for number, effect in gaps if effect is not None]
+def _matched(table: StudyTable, dataset: Dataset, size: CleanSize | None) -> pd.DataFrame:
+    """A row a seed: the MMCL model that is nearest, and with `_ssl` the reference's MMCL + SSL."""
+    columns = ["seed", "variant", *MATCHED, "cleaned"]
 
+    def models(cells: list[Cell]) -> pd.DataFrame:
+        none = pd.DataFrame(columns=columns)
+        tables = [table.cells[cell].reset_index()[columns].dropna(subset=MATCHED) for cell in cells]
+        return pd.concat(tables) if tables else none
 
-def _matched(table: StudyTable, dataset: Dataset, size: CleanSize | None) -> Iterator[MatchedSeed]:
-    """Of each seed the MMCL + SSL model of the reference, and the MMCL model nearest to it."""
-    models: dict[tuple[str, int], list[MatchedModel]] = {}
-    for cell, found in table.cells.items():
-        if (cell.dataset, cell.clean_size) != (dataset, size):
-            continue
-        if cell.pretrain_objective == "mmcl_ssl" and cell.variant != table.study.reference:
-            continue
-        for seed, outcome in found.dropna(subset=["accuracy", "asr_left", "lost"]).iterrows():
-            model = MatchedModel(
-                cell.variant,
-                float(outcome.accuracy),
-                float(outcome.asr_left),
-                float(outcome.lost),
-                bool(outcome.cleaned),
-            )
-            models.setdefault((cell.pretrain_objective, int(seed)), []).append(model)
-
-    for (objective, seed), (with_ssl, *_) in models.items():
-        others = models.get(("mmcl", seed), [])
-        if objective == "mmcl_ssl" and others:
-            nearest = min(others, key=lambda model: abs(model.accuracy - with_ssl.accuracy))
-            yield MatchedSeed(seed, nearest, with_ssl)
+    reference = Cell(table.study.reference, dataset, "mmcl_ssl", size)
+    mmcl = [cell for cell in table.cells if cell[1:] == (dataset, "mmcl", size)]
+    ssl = [cell for cell in table.cells if cell == reference]
+    pairs = models(mmcl).merge(models(ssl), on="seed", suffixes=("", "_ssl"))
+    nearest = (pairs.accuracy - pairs.accuracy_ssl).abs().groupby(pairs.seed).idxmin()
+    return pairs.loc[nearest]

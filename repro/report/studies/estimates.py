@@ -8,20 +8,18 @@ over all effects that the report lists (docs/rules.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any, TypeVar
 
+import pandas as pd
 from scipy.stats import false_discovery_control, t
 
 from repro.intervals import Interval
+from repro.report.verdicts import FEWEST_SEEDS
 
-FEWEST_SEEDS = 3
-"""Of fewer seeds neither interval nor effect is given."""
 DECIDED_Q = 0.05
 """Largest q value of an effect that counts as decided."""
-Tree = TypeVar("Tree")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class Measured:
     """Student's, within the possible values; None for fewer than FEWEST_SEEDS seeds."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Effect:
     """Mean of differences that are paired over seeds."""
 
@@ -50,7 +48,7 @@ class Effect:
     p: float | None = None
     """None where every difference is exactly zero, as of models that two variants share."""
     q: float | None = None
-    """By `with_q_values`, over all effects of the report."""
+    """Set by `set_q_values`, over all effects of the report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,59 +64,48 @@ class Family:
     """Effects with a q value of at most DECIDED_Q."""
 
 
-def measured(
-    values: Sequence[float | None],
-    confidence: float,
-    lowest: float = -math.inf,
-    highest: float = math.inf,
-) -> Measured:
-    """Mean and interval of a measure over seeds; the interval is cut at `lowest` and `highest`."""
-    known = [value for value in values if value is not None]
+def measured(values: pd.Series, confidence: float, *, negative: bool = False) -> Measured:
+    """Mean and interval of a share over seeds; the interval ends at 1, and at 0 if the share cannot
+    be `negative`.
+    """
+    known = values.dropna().tolist()
     ends = _student(known, confidence)
     return Measured(
-        values=list(values),
+        values=[None if math.isnan(value) else value for value in values.tolist()],
         mean=fmean(known) if known else None,
-        ci=ends and (max(lowest, ends[0]), min(highest, ends[1])),
+        ci=ends and (ends[0] if negative else max(0.0, ends[0]), min(1.0, ends[1])),
     )
 
 
-def effect(differences: Sequence[float], confidence: float) -> Effect | None:
-    """Effect of a choice from its differences, one a seed; None for fewer than FEWEST_SEEDS."""
-    ends = _student(differences, confidence)
+def effect(differences: pd.Series, confidence: float) -> Effect | None:
+    """Effect of a choice from its differences by seed; None for fewer than FEWEST_SEEDS."""
+    known = differences.dropna().tolist()
+    ends = _student(known, confidence)
     if ends is None:
         return None
-
-    centre, p = fmean(differences), None
-    if any(differences):
-        error = stdev(differences) / math.sqrt(len(differences))
-        p = 2 * float(t.sf(abs(centre) / error, len(differences) - 1)) if error else 0.0
-    return Effect(
-        value=centre,
-        ci=ends,
-        n=len(differences),
-        undecided=ends[0] <= 0 <= ends[1],
-        p=p,
-    )
+    mean, p = fmean(known), None
+    if any(known):
+        error = stdev(known) / math.sqrt(len(known))
+        p = 2 * float(t.sf(abs(mean) / error, len(known) - 1)) if error else 0.0
+    return Effect(mean, ends, len(known), undecided=ends[0] <= 0 <= ends[1], p=p)
 
 
-def with_q_values(tree: Tree, confidence: float) -> tuple[Tree, Family]:
-    """The tree of dataclasses, mappings and lists, with a q value in each effect that has a p
-    value.
+def set_q_values(effects: Sequence[Effect], confidence: float) -> Family:
+    """Give each effect that has a p value its q value.
 
     Effects of the same models, which several variants share, are equal and count once.
     """
-    tested = {(item.value, item.ci): item for item in _effects(tree) if item.p is not None}
-    values = [item.p for item in tested.values()]
-    corrected = false_discovery_control(values) if values else []
+    tested = {(effect.value, effect.ci): effect for effect in effects if effect.p is not None}
+    corrected = false_discovery_control([effect.p for effect in tested.values()]) if tested else []
     q_values = dict(zip(tested, map(float, corrected), strict=True))
-    beyond_zero = sum(not item.undecided for item in tested.values())
-    family = Family(
+    for effect in effects:
+        effect.q = q_values.get((effect.value, effect.ci)) if effect.p is not None else None
+    return Family(
         tested=len(tested),
-        intervals_beyond_zero=beyond_zero,
+        intervals_beyond_zero=sum(not effect.undecided for effect in tested.values()),
         by_chance=len(tested) * (1 - confidence),
         decided=sum(q <= DECIDED_Q for q in q_values.values()),
     )
-    return _with_q(tree, q_values), family
 
 
 def _student(values: Sequence[float], confidence: float) -> Interval | None:
@@ -127,30 +114,3 @@ def _student(values: Sequence[float], confidence: float) -> Interval | None:
     half = float(t.ppf(0.5 + confidence / 2, len(values) - 1)) * stdev(values)
     half /= math.sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
-
-
-def _effects(node: Any) -> Iterator[Effect]:
-    if isinstance(node, Effect):
-        yield node
-    elif is_dataclass(node):
-        for field in fields(node):
-            yield from _effects(getattr(node, field.name))
-    elif isinstance(node, Mapping):
-        for value in node.values():
-            yield from _effects(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _effects(value)
-
-
-def _with_q(node: Any, q_values: Mapping[Any, float]) -> Any:
-    if isinstance(node, Effect):
-        return replace(node, q=q_values.get((node.value, node.ci))) if node.p is not None else node
-    if is_dataclass(node) and not isinstance(node, type):
-        parts = {field.name: getattr(node, field.name) for field in fields(node)}
-        return replace(node, **{name: _with_q(part, q_values) for name, part in parts.items()})
-    if isinstance(node, Mapping):
-        return {key: _with_q(value, q_values) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_with_q(value, q_values) for value in node]
-    return node

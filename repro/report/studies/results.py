@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from repro.names import DEFENCES, TRIGGERS
+import pandas as pd
+
 from repro.profile import SPECS
-from repro.report.numbers.evaluations import FinishedRun
-from repro.report.numbers.evidence import AuthorsPoints, Evidence, RunKey, Settings, read_evidence
-from repro.report.points import archived_runs
-from repro.report.studies.axes import EqualStarts, Response, equal_starts, responses
-from repro.report.studies.estimates import Family, with_q_values
-from repro.report.studies.frames import archive_frame, outcomes
-from repro.report.studies.replicates import Replicates, replicates
+from repro.report.numbers.authors import AuthorsPoints
+from repro.report.numbers.evidence import Evidence, RunKey, Settings, read_evidence
+from repro.report.points import FinishedRun, archived_runs, evaluations
+from repro.report.studies.axes import equal_starts, responses
+from repro.report.studies.estimates import Family, set_q_values
+from repro.report.studies.outcomes import outcomes
+from repro.report.studies.replicates import EARLIER, REPLICATES, replicates
 from repro.report.studies.tables import StudyEntry, StudyTable
 from repro.runs.layout import RESULTS
 from repro.spec import Profile
@@ -26,7 +28,7 @@ CONFIRMATORY = "confirmation"
 """Studies whose name begins so are judged by the rules alone, and have no exploratory effects."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StudyResults:
     """A study that has results."""
 
@@ -39,19 +41,11 @@ class StudyResults:
         """Seeds of any variant."""
         return {run.record.spec.seed for run in self.runs}
 
-    def by_variant(self, settings: Settings) -> dict[str, Evidence]:
-        """The runs of each variant, as `<study>/<variant>`, with the seeds that they have."""
-        runs: dict[str, list[FinishedRun]] = defaultdict(list)
-        for run in self.runs:
-            runs[f"{self.name}/{run.record.spec.variant}"].append(run)
-        return {
-            name: Evidence(
-                replace(settings, seeds=tuple(sorted({run.record.spec.seed for run in own}))),
-                tuple(own),
-                archived=True,
-            )
-            for name, own in runs.items()
-        }
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """Evaluations of the runs, by the profile's denominator of the ASR."""
+        denominator = self.runs[0].record.spec.switches.asr_denominator
+        return evaluations(self.runs, denominator, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +53,11 @@ class Studied:
     """What the report says of the studies of a profile."""
 
     studies: list[StudyEntry]
-    responses: list[Response]
-    equal_starts: list[EqualStarts]
+    responses: list[dict[str, Any]]
+    equal_starts: list[dict[str, Any]]
     effects_family: Family | None
     """The effects of the three above together; None without studies."""
-    replicates: list[Replicates]
+    replicates: list[dict[str, Any]]
 
 
 def read_study_results(profile: str, root: Path) -> tuple[StudyResults, ...]:
@@ -71,16 +65,27 @@ def read_study_results(profile: str, root: Path) -> tuple[StudyResults, ...]:
 
     SpecError or LedgerError for a file that cannot be used.
     """
-    found = []
+    studies = [
+        # A run without rows, such as one that failed at once, says nothing of its variant.
+        StudyResults(name, spec, tuple(run for run in archived_runs(archive, root) if run.rows))
+        for name, spec in _with_archive(profile, root)
+        for archive in [archive_of(name)]
+    ]
+    made = [study for study in studies if study.runs]
+    return tuple(sorted(made, key=lambda study: (-len(study.seeds), study.name)))
+
+
+def archive_problems(profile: str, root: Path = Path()) -> list[str]:
+    """A line for each archive of the profile's studies that is not the one of dvc.lock or git."""
+    problems = [archive_problem(name, root) for name, _ in _with_archive(profile, root)]
+    return [problem for problem in problems if problem is not None]
+
+
+def _with_archive(profile: str, root: Path) -> Iterator[tuple[str, Study]]:
     for name in study_names(root / SPECS):
         spec = load_study(name, root / SPECS)
-        if spec.profile != profile or not (root / archive_of(name)).is_file():
-            continue
-        # A run without rows, such as one that failed at once, says nothing of its variant.
-        runs = tuple(run for run in archived_runs(name, root) if run.rows)
-        if runs:
-            found.append(StudyResults(name, spec, runs))
-    return tuple(sorted(found, key=lambda study: (-len(study.seeds), study.name)))
+        if spec.profile == profile and (root / archive_of(name)).is_file():
+            yield name, spec
 
 
 def studied(
@@ -91,60 +96,46 @@ def studied(
     `rate`: the learning rate at which the ASR left is compared (`rules.rate` of specs/claims.yaml);
     None for a profile that has none.
     """
-    frames = [(of.name, of.spec, archive_frame(root / archive_of(of.name))) for of in studies]
     tables = {
-        name: StudyTable(
-            spec,
-            outcomes(frame, settings.cap, rate),
+        study.name: StudyTable(
+            study.spec,
+            outcomes(study.frame, settings.cap, rate),
             settings.confidence,
-            effects=not name.startswith(CONFIRMATORY),
+            effects=not study.name.startswith(CONFIRMATORY),
         )
-        for name, spec, frame in frames
+        for study in studies
     }
-    listed = Studied(
+    return Studied(
         studies=[
-            _labelled(table.entry(of.name), of.runs)
-            for of, table in zip(studies, tables.values(), strict=True)
+            tables[study.name].entry(study.name, (run.record.spec for run in study.runs))
+            for study in studies
         ],
-        responses=[
-            entry for name, table in tables.items() for entry in responses(name, table, rate)
-        ],
-        equal_starts=[
-            entry for name, table in tables.items() for entry in equal_starts(name, table, rate)
-        ],
-        effects_family=None,
-        replicates=replicates(frames, settings.cap, rate, root),
-    )
-    if not studies:
-        return listed
-    found, family = with_q_values(listed, settings.confidence)
-    return replace(found, effects_family=family)
-
-
-def _labelled(entry: StudyEntry, runs: Sequence[FinishedRun]) -> StudyEntry:
-    """The entry with the triggers and defences of its runs, in the order of their lists."""
-    specs = [run.record.spec for run in runs]
-    triggers = {spec.trigger.name for spec in specs}
-    defences = {spec.loss_settings[0] for spec in specs if spec.stage == "clean"}
-    return replace(
-        entry,
-        triggers={name: text for name, text in TRIGGERS.items() if name in triggers},
-        defences={name: of.label for name, of in DEFENCES.items() if name in defences},
+        responses=[e for name, table in tables.items() for e in responses(name, table, rate)],
+        equal_starts=[e for name, table in tables.items() for e in equal_starts(name, table, rate)],
+        replicates=replicates(_unchanged(studies, root), settings.cap, rate),
+        # Last, since the tables know by now what was asked of them.
+        effects_family=set_q_values(
+            [effect for table in tables.values() for effect in table.effects], settings.confidence
+        )
+        if studies
+        else None,
     )
 
 
-def variants_of(studies: Sequence[StudyResults], settings: Settings) -> dict[str, Evidence]:
-    """The runs of every variant of every study, as `<study>/<variant>`."""
-    variants: dict[str, Evidence] = {}
+def _unchanged(studies: Sequence[StudyResults], root: Path) -> dict[str, pd.DataFrame]:
+    """Evaluations of the unchanged profile by archive."""
+    archives = {}
     for study in studies:
-        variants |= study.by_variant(settings)
-    return variants
-
-
-def archive_problems(profile: str, root: Path = Path()) -> list[str]:
-    """A line for each archive of the profile's studies that is not the one of dvc.lock or git."""
-    problems = [archive_problem(study.name, root) for study in read_study_results(profile, root)]
-    return [problem for problem in problems if problem is not None]
+        variants = study.spec.variants.items()
+        same = [label for label, variant in variants if not variant.overrides and variant.poisoned]
+        archives[study.name] = study.frame[study.frame.variant.isin(same)]
+    earlier = REPLICATES / f"{EARLIER}.jsonl.gz"
+    if studies and (root / earlier).is_file():
+        runs = archived_runs(earlier, root)
+        own = [run for run in runs if run.record.spec.profile == studies[0].spec.profile]
+        if own:
+            archives[EARLIER] = StudyResults(EARLIER, studies[0].spec, tuple(own)).frame
+    return archives
 
 
 def evidence_of(
@@ -156,30 +147,30 @@ def evidence_of(
     published, as in a fresh checkout, the runs are those of the study's reference.
     """
     evidence = read_evidence(profile, root, authors)
-    studies = {study.name: study for study in read_study_results(profile.name, root)}
-    problems = [problem for name in studies if (problem := archive_problem(name, root))]
+    problems = archive_problems(profile.name, root)
     evidence = replace(evidence, notices=(*evidence.notices, *problems))
-    study = studies.get(profile.name)
-    if evidence.runs or study is None:
-        return evidence
-    whole = study.by_variant(evidence.settings).get(f"{study.name}/{study.spec.reference}")
-    if whole is None:
+    runs = [
+        run
+        for study in read_study_results(profile.name, root)
+        if study.name == profile.name and not evidence.runs
+        for run in study.runs
+        if run.record.spec.variant == study.spec.reference
+    ]
+    if not runs:
         return evidence
 
     # The study's runs have the reference's name as variant, the profile's own have none.
-    specs = [run.record.spec.model_copy(update={"variant": ""}) for run in whole.runs]
+    specs = [run.record.spec.model_copy(update={"variant": ""}) for run in runs]
     made = {RunKey.of(spec) for spec in specs}
+    notice = (
+        f"nothing is published in {RESULTS / profile.name}: "
+        f"the runs are those of {archive_of(profile.name)}"
+    )
     return replace(
         evidence,
-        settings=whole.settings,
-        runs=whole.runs,
-        missing=tuple(
-            run for run in evidence.missing if RunKey(run.stage, run.cell, run.run) not in made
-        ),
-        notices=(
-            *evidence.notices,
-            f"nothing is published in {RESULTS / profile.name}: "
-            f"the runs are those of {archive_of(study.name)}",
-        ),
+        settings=replace(evidence.settings, seeds=tuple(sorted({spec.seed for spec in specs}))),
+        runs=tuple(runs),
+        missing={key: reason for key, reason in evidence.missing.items() if key not in made},
+        notices=(*evidence.notices, notice),
         archived=True,
     )

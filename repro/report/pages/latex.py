@@ -1,0 +1,134 @@
+"""The report as an article: LaTeX through booktabs, figures beside it, and its PDF."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from repro.report.figures.style import Document, Drawn
+from repro.report.pages.html import amount, jinja_environment, shared_values
+
+# fmt: off
+SPECIAL = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
+    "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+}
+# fmt: on
+"""Characters with a meaning in TeX."""
+BEYOND_ASCII = re.compile("[^\x20-\x7eÀ-ž–—“”‘’…−±×≤≥→∼≈¬]")
+"""Characters that the article's fonts and preamble do not have."""
+PASSES = 3
+"""Runs of TeX until tables and references are settled."""
+NO_RUN_STARTED = "2023-11-25T00:00:00+00:00"
+"""The PDF's date where there are no runs: that of the paper."""
+
+
+class Tex(str):
+    """Text that is TeX already and is not escaped again."""
+
+
+def escape(value: Any) -> str:
+    """Any value as inert TeX; characters that the article does not have become a question mark."""
+    if isinstance(value, Tex):
+        return value
+    # Control characters could end a line or a comment in TeX.
+    text = BEYOND_ASCII.sub("?", re.sub(r"[\x00-\x1f\x7f]", " ", str(value)))
+    # The minus of a number in a text looks like that of the tables' numbers.
+    text = re.sub(r"(?<![^\s(])-(?=[\d.])", "−", text)
+    return "".join(SPECIAL.get(character, character) for character in text)
+
+
+def tex(document: Document, drawn: Mapping[str, Drawn]) -> str:
+    """Return report.tex, which includes the figures as `figures/<name>.pdf`."""
+    # Other marks than those of the pages, since TeX is full of braces; every value is escaped.
+    environment = jinja_environment(
+        finalize=escape,
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+        keep_trailing_newline=True,
+    )
+    # What a macro gives is TeX already.
+    environment.filters |= {"interval": _interval, "quoted": _quoted, "tex": Tex}
+    return environment.get_template("report.tex.j2").render(
+        **shared_values(document),
+        figures=drawn,
+        date=_last_start(document)[:10],
+        authors=", ".join(document["context"]["project"]["authors"]),
+        data=(document["context"]["accounting"] or {}).get("data"),
+    )
+
+
+def compile_pdf(out: Path, document: Document) -> bool:
+    """Compile `out/report.tex` where a TeX is installed; says what is missing where it is not.
+
+    Dates inside the PDF are those of the last run, so that the same report gives the same bytes.
+    """
+    # TeX is a convenience: a machine without it still has report.tex and index.html.
+    program = shutil.which("pdflatex")
+    if program is None:
+        print(
+            "report: no pdflatex found, so report.tex is not compiled (Debian: "
+            "texlive-latex-recommended, texlive-latex-extra, texlive-science, lmodern)",
+            file=sys.stderr,
+        )
+        return (out / "report.pdf").is_file()
+
+    # A PDF of an earlier report must not stay beside this one.
+    (out / "report.pdf").unlink(missing_ok=True)
+    epoch = int(datetime.fromisoformat(_last_start(document)).timestamp())
+    # "p" for paranoid (texmf.cnf): no absolute path, and none that climbs out of the folder.
+    limits = {"openin_any": "p", "openout_any": "p"}
+    dates = {"SOURCE_DATE_EPOCH": str(epoch), "FORCE_SOURCE_DATE": "1", "TZ": "UTC"}
+    options = ["-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error"]
+    # TeX's own files stay in a folder of their own.
+    build = out / "tex"
+    build.mkdir(exist_ok=True)
+    for _ in range(PASSES):
+        done = subprocess.run(
+            [program, *options, "-output-directory=tex", "report.tex"],
+            cwd=out,
+            env=os.environ | limits | dates,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=300,
+            check=False,
+        )
+        if done.returncode:
+            # TeX marks an error by an exclamation mark; what follows tells where it is.
+            problem = re.search(r"^!.*(?:\n.*){0,4}", done.stdout, re.MULTILINE)
+            text = problem[0] if problem else done.stdout[-400:]
+            print(f"report: report.tex does not compile: {text}", file=sys.stderr)
+            break
+    else:
+        # Only a PDF that is complete comes to the place where the page links to it.
+        (build / "report.pdf").replace(out / "report.pdf")
+    shutil.rmtree(build)
+    return (out / "report.pdf").is_file()
+
+
+def _last_start(document: Document) -> str:
+    """When the last run was started."""
+    return max((run["started"] for run in document["runs"].values()), default=NO_RUN_STARTED)
+
+
+def _interval(ends: Sequence[float], unit: str) -> Tex:
+    low, high = (escape(amount(end, unit)) for end in ends)
+    return Tex(rf"{{\scriptsize [{low}, {high}]}}")
+
+
+def _quoted(text: str) -> Tex:
+    """Return words of the paper, its losses set as it sets them."""
+    return Tex(re.sub(r"\bL\\_(MMCL|SSL)\b", r"\\loss{\1}", escape(text)))
