@@ -1,0 +1,113 @@
+"""`repro.load` and `repro.points`: models and evaluations of the repository it is called in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repro.files import file_sha256
+from repro.ledger import CLEANED, LedgerError, cleaned_row
+from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.runs.layout import MODELS, RESULTS, WEIGHTS, cleaned_file, model_dir, results_dir
+from repro.runs.published import RECORD, read_record, read_run
+from repro.spec import RunSpec, SpecError
+from repro.study.spec import archive_of, load_study, study_names
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load(
+    profile: str, cell: str, seed: int | None = None, clean: str | None = None
+) -> tuple[Any, Any, Any]:
+    """open_clip model in eval mode, preprocessing of a PIL image to (3, H, W), and tokenizer of N
+    texts to (N, 77).
+
+    `cell` is dataset and objective, such as "cc6m-mmcl_ssl". The model is the poisoned one, or with
+    `clean`, such as "200k", the cleaned one of Table 1; of the first seed where none is given.
+    SpecError for a name that the profile lacks, LedgerError for a model that is missing or altered.
+    """
+    study = load_profile(profile)
+    models = pretrain_runs(study)
+    _check("cell", cell, [run.cell for run in models])
+    seeds = {run.seed: run for run in models if run.cell == cell}
+    seed = next(iter(seeds)) if seed is None else seed
+    _check("seed", seed, seeds)
+    spec, path = seeds[seed], model_dir(seeds[seed]) / WEIGHTS[0]
+    if clean is None:
+        made = read_record(path.with_name(RECORD)).files if path.exists() else {}
+        best: tuple[Any, str] = (None, made.get(path.name, ""))
+    else:
+        runs = [run for run in clean_runs(study) if run.keeps_cleaned and run.cell == cell]
+        _check("clean", clean, [str(run.clean_size) for run in runs])
+        runs = [run for run in runs if (run.seed, run.clean_size) == (seed, clean)]
+        path, best = cleaned_file(runs[0]), _best(runs)
+
+    if not path.is_file():
+        files = (MODELS / profile).rglob("*.safetensors")
+        there = ", ".join(sorted(str(file) for file in files if file.name != WEIGHTS[1]))
+        raise LedgerError(
+            f"{path}: missing (there: {there or 'no model'}); `make reproduce PROFILE={profile}` "
+            f"makes it, a cleaned one if an ASR of at most {study.evaluate.asr_cap:.0%} is reached"
+        )
+    row = cleaned_row(path)
+    if (row and row.rank(spec), file_sha256(path)) != best:
+        raise LedgerError(
+            f"{path}: not the weights that the best run in results/ left; remove the run's folders "
+            "there and in work/, and run the stage again"
+        )
+
+    import open_clip
+    from safetensors.torch import load_file
+
+    from repro.train.model import build_model
+    from repro.train.views.tokens import tokenize
+
+    model = build_model(spec.model, seed, spec.switches.initialisation)
+    model.load_state_dict(load_file(path))
+    preprocess = open_clip.image_transform(spec.model.vision.image_size, is_train=False)
+    return model.eval(), preprocess, partial(tokenize, truncation=spec.switches.truncation)
+
+
+def _check(name: str, value: object, allowed: Any) -> None:
+    if value not in allowed:
+        listed = ", ".join(map(str, dict.fromkeys(allowed)))
+        raise SpecError(f"{name}: {value!r} (allowed: {listed})")
+
+
+def _best(runs: Sequence[RunSpec]) -> tuple[Any, str]:
+    """The best evaluation among published runs (`Row.rank`), and the hash of its weights."""
+    folders = [results_dir(run, RESULTS) / run.run_id for run in runs]
+    ranked = [
+        (rank, record.files.get(CLEANED, ""))
+        for record, rows in (read_run(folder) for folder in folders if folder.is_dir())
+        for row in rows
+        if record.status != "failed" and (rank := row.rank(runs[0]))
+    ]
+    return min(ranked, default=(None, ""))
+
+
+def points(profile: str) -> pd.DataFrame:
+    """Every evaluation of a profile, a row each: own runs, whose `study` is empty, and archives.
+
+    Columns are those of repro/report/points.py, shares are fractions. LedgerError if there is none.
+    """
+    import pandas as pd
+
+    from repro.report.points import evaluations, read_runs
+    from repro.report.studies.results import read_study_results
+
+    denominator = load_profile(profile).switches.asr_denominator
+    own = evaluations(read_runs(RESULTS / profile, Path()), denominator)
+    studies = read_study_results(profile, Path())
+    frames = [own, *(evaluations(study.runs, denominator, study.name) for study in studies)]
+    frames = [frame for frame in frames if len(frame)]
+    if not frames:
+        there = {load_study(name).profile for name in study_names() if archive_of(name).is_file()}
+        raise LedgerError(
+            f"{RESULTS / profile}: no evaluations (archives in results/studies are of: "
+            f"{', '.join(sorted(there)) or 'no profile'})"
+        )
+    return pd.concat(frames, ignore_index=True)
