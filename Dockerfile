@@ -2,7 +2,7 @@
 #   docker run --rm --gpus all --ipc=host --ulimit memlock=-1 -v "$PWD/incoming:/project/incoming:ro" repro
 #   docker run --rm repro make test FAST=1
 # The first is `make reproduce`; compose.yaml keeps its results. --ipc=host: loader processes and NCCL hand batches over in
-# shared memory, of which a container has 64 MB otherwise. memlock: pinned memory. The volume: what the user brings for `paper`.
+# shared memory, of which a container has 64 MB otherwise. memlock is for pinned memory. The volume has what the user brings for `paper`.
 #
 # A CUDA base gives the driver libraries' mount points and refuses drivers that are too old; torch brings its own CUDA
 # libraries from the package registry. They are of CUDA 13 from torch 2.11 on, and so is the base (driver 580 or newer); for

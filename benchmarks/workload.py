@@ -33,7 +33,7 @@ from repro.spec import RunSpec
 from repro.train.model import PairEncoder, build_model, build_optimizer
 from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
-from repro.train.process.checkpoint import copied, model_state, save_tensors
+from repro.train.process.checkpoint import save_tensors
 from repro.train.step import training_step
 from tests.support.ledger import record_of
 
@@ -96,7 +96,7 @@ class Workload:
         this very call.
         """
         spec = self.spec
-        images = EvaluationSet.open(
+        images = EvaluationSet(
             self.inputs["evaluation"],
             spec.model.vision.image_size,
             self.names.index(spec.target_class),
@@ -220,6 +220,6 @@ def save_model(workload: Workload) -> None:
     """A start model of random weights, with the record that cleaning asks for."""
     folder = workload.inputs["model"]
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / "model.safetensors", copied(model_state(workload.model())))
+    save_tensors(folder / "model.safetensors", workload.model().state_dict())
     record = record_of(workload.spec, model_hash=content_hash(folder))
     write_record(folder / "run.json", record)

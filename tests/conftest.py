@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -33,24 +33,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update", action="store_true", help="write the files of tests/golden anew")
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a complete synthetic study at profile `mini` and its report; tests that change
-    it copy it first.
-    """
-    from repro.report.build import report_stage
-    from tests.support.ledger import write_study
-
-    folder = tmp_path_factory.mktemp("study")
-    write_study(folder)
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder)
-        monkeypatch.delenv("REPRO_AUTHORS_DIR", raising=False)
-        report_stage("mini")
-    return folder
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest."""
@@ -63,14 +45,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """After the results: each reason for which tests were skipped, and how many they were."""
-    reasons: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", []):
-        reason = (
-            report.longrepr[2].removeprefix("Skipped: ")
-            if isinstance(report.longrepr, tuple)
-            else str(report.longrepr)
-        )
-        reasons[reason] = reasons.get(reason, 0) + 1
+        place = report.longrepr
+        reasons[str(place[2] if isinstance(place, tuple) else place).removeprefix("Skipped: ")] += 1
     deselected = len(terminalreporter.stats.get("deselected", []))
     if deselected:
         reasons["left out by -m, -k or FAST=1"] = deselected

@@ -43,7 +43,7 @@ TOYS = {
     "variants": {
         "toys": {
             "overrides": {
-                "data.poison.trigger.name": "stripes",
+                "data.poison.trigger.name": "negative_columns",
                 "pretrain.objectives.sigmoid": {
                     "learning_rate": 1.0e-3,
                     "epochs": 1,
@@ -138,7 +138,7 @@ def test_trainings_name_the_new_entries(reported: Path) -> None:
         json.loads(path.read_text())["spec"] for path in copy.glob("work/studies/toys/**/run.json")
     ]
     assert {spec["stage"] for spec in specs} == {"pretrain", "clean"} and len(specs) == 2
-    assert {spec["trigger"]["name"] for spec in specs} == {"stripes"}
+    assert {spec["trigger"]["name"] for spec in specs} == {"negative_columns"}
     assert {spec["pretrain_objective"] for spec in specs} == {"sigmoid"}
 
     rows = [
@@ -153,7 +153,7 @@ def test_trainings_name_the_new_entries(reported: Path) -> None:
 def test_the_report_shows_the_new_entries(reported: Path) -> None:
     document: dict[str, Any] = json.loads((reported / "report.json").read_text())
     (study,) = document["studies"]
-    assert study["triggers"] == {"stripes": "every second column inverted"}
+    assert study["triggers"] == {"negative_columns": "every second column inverted"}
     assert study["defences"] == {"pull": "pull to the start"}
     (row,) = study["rows"]
     assert row["pretrain_objective"] == "sigmoid" and row["tried"] == 1

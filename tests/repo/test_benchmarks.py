@@ -5,9 +5,8 @@ and the same accuracy.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -29,15 +28,10 @@ BATCH = 12
 
 
 def small_spec() -> RunSpec:
-    run = next(
-        run
-        for run in clean_runs(load_profile("smoke"))
-        if run.loss == "mmcl_ssl" and run.clean_size == "100k"
-    )
-    schedule = run.schedule.model_copy(
-        update={"global_batch_size": BATCH, "norm_batch_size": BATCH, "epochs": 2}
-    )
-    return run.model_copy(update={"schedule": schedule})
+    runs = clean_runs(load_profile("smoke"))
+    run = next(run for run in runs if run.loss == "mmcl_ssl" and run.clean_size == "100k")
+    sizes = {"global_batch_size": BATCH, "norm_batch_size": BATCH, "epochs": 2}
+    return run.model_copy(update={"schedule": run.schedule.model_copy(update=sizes)})
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +52,8 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
         for row in range(count):
             pixels = keyed_rng(name, row).integers(0, 256, (size, size, 3), dtype=np.uint8)
             label = row % len(NAMES)
-            writer.add(
-                encode_png(pixels),
-                "png",
-                f"{'very ' * (row % 7)}nice picture of {NAMES[label]}",
-                label,
-            )
+            caption = f"{'very ' * (row % 7)}nice picture of {NAMES[label]}"
+            writer.add(encode_png(pixels), "png", caption, label)
         write_store(inputs[name], *writer.close())
     np.savez(inputs["pairs"] / "rows.npz", **{"100k": np.arange(2, 30), "poisoned": np.arange(2)})
     (inputs["evaluation"] / "classnames.txt").write_text("".join(f"{name}\n" for name in NAMES))
@@ -135,20 +125,15 @@ def test_both_sides_load_the_same_pixels_and_tokens(workload: Workload, tmp_path
             assert torch.equal(ids[1], expected_ids[1])
 
 
-@pytest.mark.slow
-def test_the_reference_cleans_in_a_process_of_its_own(
-    workload: Workload, root: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run.json"
-    inputs = {name: str(path) for name, path in workload.inputs.items()}
-    run.write_text(json.dumps({"spec": workload.spec.model_dump(mode="json"), "inputs": inputs}))
-    command = [sys.executable, "-m", "benchmarks.reference", str(run)]
-    done = subprocess.run(
-        command, cwd=root, check=True, capture_output=True, text=True, timeout=300
-    )
-    rows = json.loads(done.stdout)
-    assert [row[0] for row in rows] == reference.evaluation_steps(workload.spec, 2)
-    assert all(0 <= count <= 20 for row in rows for count in row[1:])
+def test_the_reference_shares_a_text_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between clean and triggered images, as the authors' code does: else it would be too slow."""
+    built, predictions = MagicMock(), MagicMock(return_value=iter(()))
+    monkeypatch.setattr(reference, "text_classifier", built)
+    monkeypatch.setattr(reference, "predictions", predictions)
+    spec = small_spec()
+    reference.evaluate(MagicMock(), spec, MagicMock(), [spec.target_class])
+    built.assert_called_once()
+    assert [call.kwargs["triggered"] for call in predictions.call_args_list] == [False, True]
 
 
 @pytest.mark.slow
@@ -181,21 +166,6 @@ def test_a_ratio_is_the_median_of_pairs_taken_in_turn() -> None:
         2.0,
     )
     assert "".join(name[0] for name in calls) == "sf" + "fs" + "sf" + "fs"
-
-
-def test_the_table_has_what_was_measured() -> None:
-    details = {
-        "machine": {"device": "Abacus", "torch": "3"},
-        "train_step": {
-            "ratio": 2.345,
-            "unit": "times as fast",
-            "reference_seconds": 0.2345,
-            "seconds": 0.1,
-        },
-    }
-    lines = bench.table(details).splitlines()
-    assert "Abacus" in lines[0]
-    assert lines[-1].endswith("| 234 ms | 100 ms | 2.3 times as fast | at least 2 |")
 
 
 def test_every_name_is_measured(workload: Workload, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ what an edit reruns.
 
 from __future__ import annotations
 
-import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -14,37 +14,35 @@ import pytest
 from ruamel.yaml import YAML
 
 from repro.profile import load_profile
-from tests.support.pipeline import environment, repro
+from tests.support.checkout import commit
+from tests.support.imports import closure
+from tests.support.pipeline import environment, repro, write_project
 
 CELLS = [
     f"{dataset} {objective}" for dataset in ("cc3m", "cc6m") for objective in ("mmcl", "mmcl_ssl")
 ]
+ENTRIES = {
+    "resolve": "repro.profile",
+    "data": "repro.sources.stage",
+    "poison": "repro.data.stages",
+    "pretrain": "repro.worker",
+    "clean": "repro.worker",
+    "report": "repro.report.build",
+}
+"""Stage -> the module that makes its content. Where a run goes (repro/launch) changes no result."""
 
 
 @pytest.fixture(scope="module")
 def graph(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The stages of dvc.yaml."""
-    content = YAML(typ="safe", pure=True).load(
-        (request.config.rootpath / "dvc.yaml").read_text(encoding="utf-8")
-    )
-    return dict(content["stages"])
+    text = (request.config.rootpath / "dvc.yaml").read_text(encoding="utf-8")
+    return dict(YAML(typ="safe", pure=True).load(text)["stages"])
 
 
-def test_stages_are_the_study_in_order_each_for_one_profile(graph: dict[str, Any]) -> None:
-    """Axes are strings, since DVC renders other values into names in its own way (1.0e-6 becomes
-    1e-06), and outputs lie in folders of the profile, so that two profiles share nothing.
-    """
-    of_profiles = {name: stage for name, stage in graph.items() if name != "study"}
-    assert list(of_profiles) == ["resolve", "data", "poison", "pretrain", "clean", "report"]
-    for name, stage in of_profiles.items():
-        first = stage["cmd"] if isinstance(stage["cmd"], str) else stage["cmd"][0]
-        assert first.startswith(f"python -m repro {name} --profile ${{item.profile}}")
+def test_two_profiles_share_no_output_and_training_keeps_its_own(graph: dict[str, Any]) -> None:
+    for stage in (graph[name] for name in ENTRIES):
         assert stage["matrix"]["profile"] == ["${profile}"]
-        assert all(isinstance(value, str) for axis in stage["matrix"].values() for value in axis)
         assert all("/${item.profile}" in str(out) for out in stage["outs"])
-        # Where runs go is no part of the graph.
-        content = str({**stage, "desc": "", "deps": ""}).lower()
-        assert not re.search("slurm|slots|partition|cuda|nproc", content)
     for name in ("pretrain", "clean"):
         assert all(list(out.values()) == [{"persist": True}] for out in graph[name]["outs"])
 
@@ -65,9 +63,15 @@ def test_the_studies_of_the_graph_are_those_with_results_and_depend_on_their_spe
     assert study["outs"] == [{"results/studies/${item.name}.jsonl.gz": kept}]
 
 
-def test_only_the_report_reads_results(graph: dict[str, Any]) -> None:
-    readers = [name for name, stage in graph.items() if "results/" in str(stage.get("deps", []))]
-    assert readers == ["report"]
+@pytest.mark.parametrize("stage", ENTRIES)
+def test_a_stage_depends_on_every_package_that_its_entry_imports(
+    root: Path, graph: dict[str, Any], stage: str
+) -> None:
+    listed = {path for path in graph[stage]["deps"] if path.startswith("repro/")}
+    assert not [path for path in listed if not (root / path).exists()]
+    reached = {path.relative_to(root) for path in closure(ENTRIES[stage], root / "repro")}
+    parts = {Path(*path.parts[:2]).as_posix() for path in reached}
+    assert parts - {"repro/__init__.py"} <= listed
 
 
 def test_every_value_of_a_profile_reruns_a_stage(root: Path, graph: dict[str, Any]) -> None:
@@ -85,42 +89,46 @@ def test_every_value_of_a_profile_reruns_a_stage(root: Path, graph: dict[str, An
     assert set(unnamed) <= left and "switches" in named
 
 
+def edit_template(project: Path) -> None:
+    template = project / "repro/report/pages/templates/index.html.j2"
+    template.write_text(template.read_text() + "\n")
+
+
 def replace(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
 
 
+@pytest.fixture(scope="module")
+def first_call(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A checkout at profile smoke whose stages, which are stubs, have run; what ran."""
+    folder = write_project(root, tmp_path_factory.mktemp("once"))
+    (folder / "params.yaml").write_text("profile: smoke\n")
+    return folder, repro(folder)
+
+
+@pytest.fixture
+def complete(first_call: tuple[Path, list[str]], tmp_path: Path) -> Path:
+    """A copy of this checkout that a test may change."""
+    return Path(shutil.copytree(first_call[0], tmp_path / "project", symlinks=True))
+
+
 @pytest.mark.slow
-def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
-    smoke = project / "specs" / "smoke.yaml"
-    (project / "params.yaml").write_text("profile: smoke\n")
+def test_an_edit_reruns_what_it_changes_and_nothing_else(
+    first_call: tuple[Path, list[str]], complete: Path, graph: dict[str, Any]
+) -> None:
+    project, smoke = complete, complete / "specs" / "smoke.yaml"
     cells = [f"smoke {cell}" for cell in CELLS]
-    everything = [
-        "resolve smoke",
-        "data smoke",
-        "poison smoke cc3m",
-        "poison smoke cc6m",
-        "report smoke",
-    ]
+    everything = ["resolve smoke", "data smoke", "poison smoke cc3m", "poison smoke cc6m"]
     everything += [f"{stage} {cell}" for stage in ("pretrain", "clean") for cell in cells]
-    studies = len(
-        YAML(typ="safe").load(project / "dvc.yaml")["stages"]["study"]["matrix"]["name"]
-    )  # their results are not copied
-    assert sorted(repro(project)) == sorted([*everything, *["study"] * studies])
-    status = subprocess.run(
-        ["git", "status", "--porcelain", "-uall"],
-        cwd=project,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    generated = ("data/", "poisoned/", "models/", "results/", "report/build/", ".dvc/cache/")
-    assert not [
-        line
-        for line in status.splitlines()
-        if line[3:].startswith(generated) and "results/studies/" not in line
-    ]
+    everything += ["report smoke"]
+    studies = ["study"] * len(graph["study"]["matrix"]["name"])  # their results are not copied
+    assert sorted(first_call[1]) == sorted([*everything, *studies])
+    status = ["git", "status", "--porcelain", "-uall"]
+    lines = subprocess.check_output(status, cwd=project, text=True).splitlines()
+    generated = ("data/", "poisoned/", "models/", "results/smoke", "report/build/", ".dvc/cache/")
+    assert not [line for line in lines if line[3:].startswith(generated)]
 
     started = time.monotonic()
     assert repro(project) == []
@@ -134,11 +142,7 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
     assert repro(project) == []  # both profiles keep their entries in dvc.lock
 
     replace(smoke, "learning_rates: [3.0e-4, 1.0e-3]", "learning_rates: [3.0e-4, 2.0e-3]")
-    assert repro(project) == [
-        "resolve smoke",
-        *(f"clean {cell}" for cell in cells),
-        "report smoke",
-    ]
+    assert repro(project) == ["resolve smoke", *(f"clean {cell}" for cell in cells), "report smoke"]
 
     replace(smoke, "mmcl_ssl: {learning_rate: 1.0e-3", "mmcl_ssl: {learning_rate: 2.0e-3")
     changed = [f"pretrain smoke {cell}" for cell in CELLS if cell.endswith("ssl")]
@@ -150,12 +154,7 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
     replace(project / "specs/midi.yaml", "num_concepts: 1000", "num_concepts: 900")
     assert sorted(repro(project)) == sorted(set(everything) - {"data smoke"})
 
-    template = next(
-        path
-        for path in sorted((project / "repro" / "report" / "pages" / "templates").rglob("*"))
-        if path.is_file()
-    )
-    template.write_text(template.read_text() + "\n")
+    edit_template(project)
     assert repro(project) == ["report smoke"]
 
     smoke.write_text("# a comment\n" + smoke.read_text())
@@ -163,42 +162,28 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_value_set_as_an_experiment_reruns_what_it_touches(project: Path) -> None:
-    """DVC writes the file anew, and the value is all that its content differs in."""
-    (project / "params.yaml").write_text("profile: smoke\n")
-    repro(project)
-    for command in (
-        ["config", "user.name", "x"],
-        ["config", "user.email", "x@example.org"],
-        ["add", "-A"],
-        ["commit", "-qm", "x"],
-    ):
-        subprocess.run(["git", *command], cwd=project, check=True)
-    before = load_profile("smoke", project / "specs")
+def test_one_value_set_as_an_experiment_reruns_what_it_touches(complete: Path) -> None:
+    """DVC rewrites the file, and the value is all that its content differs in."""
+    commit(complete)
+    before = load_profile("smoke", complete / "specs")
 
     value = "specs/smoke.yaml:clean.warmup_steps=2"
-    ran = repro(project, "dvc", "exp", "run", "-S", value)
+    ran = repro(complete, "dvc", "exp", "run", "-S", value)
     assert ran == ["resolve smoke", *(f"clean smoke {cell}" for cell in CELLS), "report smoke"]
     changed = before.clean.model_copy(update={"warmup_steps": 2})
     assert before.clean.warmup_steps != 2
-    assert load_profile("smoke", project / "specs") == before.model_copy(update={"clean": changed})
+    assert load_profile("smoke", complete / "specs") == before.model_copy(update={"clean": changed})
 
 
 @pytest.mark.slow
 def test_a_reader_without_data_or_models_rebuilds_the_report(
-    project: Path, tmp_path_factory: pytest.TempPathFactory
+    complete: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """With a remote that holds only results: fresh clone, changed template, and nothing but the
     report runs.
     """
-    (project / "params.yaml").write_text("profile: smoke\n")
-    repro(project)
     remote, clone = (str(tmp_path_factory.mktemp(name)) for name in ("remote", "clone"))
-    outs = [
-        "report/build/smoke",
-        "data/smoke/accounting.json",
-        "data/smoke/attribution.json",
-    ]
+    outs = ["report/build/smoke", "data/smoke/accounting.json", "data/smoke/attribution.json"]
     outs += [f"poisoned/smoke/{dataset}-samples.json" for dataset in ("cc3m", "cc6m")]
     outs += [
         f"results/smoke/{stage}/{cell.replace(' ', '-')}"
@@ -208,27 +193,13 @@ def test_a_reader_without_data_or_models_rebuilds_the_report(
     for command in (
         ["dvc", "remote", "add", "-d", "small", remote],
         ["dvc", "push", *outs],
-        ["git", "add", "-A"],
-        ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "x"],
-        ["git", "clone", "-q", ".", clone],
     ):
-        subprocess.run(
-            command,
-            cwd=project,
-            env=environment(project),
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
-    template = next(
-        path
-        for path in sorted((Path(clone) / "repro" / "report" / "pages" / "templates").rglob("*"))
-        if path.is_file()
-    )
-    template.write_text(template.read_text() + "\n")
-    assert repro(Path(clone), "dvc", "repro", "--pull", "--allow-missing", "report") == [
-        "report smoke"
-    ]
+        subprocess.run(command, cwd=complete, env=environment(complete), check=True, timeout=120)
+    commit(complete)
+    subprocess.run(["git", "clone", "-q", complete, clone], check=True)
+    edit_template(Path(clone))
+    ran = repro(Path(clone), "dvc", "repro", "--pull", "--allow-missing", "report")
+    assert ran == ["report smoke"]
     assert not (Path(clone) / "models").exists() and (Path(clone) / "results" / "smoke").is_dir()
 
 
@@ -238,14 +209,8 @@ def test_an_unpacked_archive_works_without_git(
 ) -> None:
     """With the one setting that setup.sh makes where there is no .git."""
     archive = tmp_path_factory.mktemp("archive")
-    for command in (
-        ["git", "add", "-A"],
-        ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "x"],
-    ):
-        subprocess.run(command, cwd=project, check=True)
-    packed = subprocess.run(
-        ["git", "archive", "HEAD"], cwd=project, check=True, capture_output=True
-    ).stdout
+    commit(project)
+    packed = subprocess.check_output(["git", "archive", "HEAD"], cwd=project)
     subprocess.run(["tar", "-x"], cwd=archive, input=packed, check=True)
     setting = ["dvc", "config", "--local", "core.no_scm", "true"]
     assert " ".join(setting[1:]) in (root / "setup.sh").read_text().replace('"', "")
@@ -256,38 +221,3 @@ def test_an_unpacked_archive_works_without_git(
         "data smoke",
         "poison smoke cc3m",
     ]
-
-
-@pytest.mark.slow
-def test_a_second_pipeline_in_the_folder_is_refused(project: Path) -> None:
-    (project / "params.yaml").write_text("profile: smoke\n")
-    stub, hold = project / "bin" / "python", project / "hold"
-    stub.rename(project / "bin" / "stage")
-    stub.write_text(
-        '#!/bin/sh\ntouch started\nwhile [ -e hold ]; do sleep 0.1; done\nexec "${0%python}stage" "$@"\n'
-    )
-    stub.chmod(0o755)
-    hold.touch()
-    target = ["dvc", "repro", "resolve@smoke"]
-    with subprocess.Popen(
-        target,
-        cwd=project,
-        env=environment(project),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as first:
-        while not (project / "started").exists():
-            assert first.poll() is None
-            time.sleep(0.1)
-        second = subprocess.run(
-            target,
-            cwd=project,
-            env=environment(project),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert second.returncode != 0 and re.search("busy|lock", second.stderr)
-        hold.unlink()
-        assert first.communicate(timeout=120) and first.returncode == 0
-    assert (project / "ran.log").read_text().splitlines() == ["resolve smoke  "]

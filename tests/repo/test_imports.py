@@ -54,27 +54,15 @@ def test_every_imported_package_is_declared(root: Path, folder: str) -> None:
     dependency's next release.
     """
     providers = importlib.metadata.packages_distributions()
-    # In environments of their own: requirements-fetch.txt, and the validator of
-    # tests/crate_validator.py with what it brings.
-    allowed = declared(root) | {"repro", "img2dataset", "rocrate-validator", "requests"}
-    beside = {path.stem for path in (root / "tests").rglob("*.py")}
+    # In an environment of its own: requirements-fetch.txt.
+    allowed = declared(root) | {"repro", "img2dataset"}
+    known = {*sys.stdlib_module_names, "repro", "tests", "benchmarks"}
     undeclared = set()
     for file in sorted((root / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_bytes())):
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module]
-            else:
-                continue
-            for name in names:
-                top = name.partition(".")[0]
-                if (
-                    top in sys.stdlib_module_names
-                    or top in ("repro", "tests", "benchmarks")
-                    or top in beside
-                ):
-                    continue
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for top in {name.partition(".")[0] for name in names} - known:
                 if not {normal(provider) for provider in providers.get(top, [top])} & allowed:
                     undeclared.add(f"{file.relative_to(root)}: {top}")
     assert undeclared == set()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ import numpy as np
 import pytest
 
 from repro.launch.driver import run_all
-from repro.profile import pretrain_runs
+from repro.profile import clean_runs, pretrain_runs
+from repro.runs.published import read_run
 from tests.support.checkout import dvc, fresh_checkout, up_to_date_within
 from tests.support.loaders import counted_loaders
 from tests.support.slurm import needs_slurm, running_cluster
@@ -131,6 +133,57 @@ def test_the_rehearsal_takes_the_same_ways_with_images_of_the_true_size(
     assert list(loaders.values()) == [2, 2]
     assert cached_images(Path("work")) == {(1000, 224, 224, 3)}
     assert groups_a_rank(Path("work")) == ["4"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_paper_lean_on_eight_ranks_gives_the_rows_of_one_and_its_cleaning_is_given_up(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through torchrun and the worker, eight groups of BatchNorm; uncompiled, in float32,
+    for bfloat16 rounds captions of other companions otherwise.
+
+    Cleaning: the start, half an epoch on one of two images a class, the epoch's end, and no more.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    small = {
+        **{f"{stage}.compile": False for stage in ("pretrain", "clean")},
+        **{f"{stage}.precision": "fp32" for stage in ("pretrain", "clean")},
+        "data.source.images_per_class": 2,
+        "pretrain.model_age": {
+            "cc3m": {"mmcl": 1, "mmcl_ssl": 1}, "cc6m": {"mmcl": 1, "mmcl_ssl": 1}
+        },
+        "clean.epochs": 2,
+        "clean.evaluations_per_epoch": 2,
+        "clean.images_between": 1,
+        "clean.stop_early": {"epochs": 1, "asr": 0.0},
+    }  # fmt: skip
+    profile = noise_profile(root, small, "paper_lean")
+    (spec,) = pretrain_runs(profile, "cc3m", "mmcl_ssl")
+    assert spec.text_parts == 4
+
+    rows = {}
+    for ranks in (1, 8):
+        for folder in ("results", "work", "models"):
+            shutil.rmtree(folder, ignore_errors=True)
+        monkeypatch.setenv("REPRO_RANKS", str(ranks))
+        run_all([spec])
+        (folder,) = Path("results").rglob("seed0")
+        record, rows[ranks] = read_run(folder)
+        assert (record.status, record.ranks) == ("completed", ranks)
+    counts = ("step", "num_images", "num_correct", "num_attacked", "num_target_attacked")
+    assert len(rows[1]) == 2
+    for one, eight in zip(rows[1], rows[8], strict=True):
+        assert [getattr(one, name) for name in counts] == [getattr(eight, name) for name in counts]
+        assert (one.train_loss or {}) == pytest.approx(eight.train_loss or {}, rel=1e-5)
+
+    cleaning = [run for run in clean_runs(profile, "cc3m", "mmcl_ssl") if run.loss == "mmcl_ssl"]
+    run_all(cleaning)
+    (folder,) = Path("results").rglob(cleaning[0].run_id)
+    record, cleaned = read_run(folder)
+    assert (record.status, record.reason) == ("completed", "given up: no ASR below 0 in 1 epochs")
+    assert [(row.epoch, row.num_images) for row in cleaned] == [(0, 2000), (0.5, 1000), (1, 2000)]
 
 
 def cached_images(work: Path) -> set[tuple[int, ...]]:

@@ -1,10 +1,7 @@
-"""Headless Chromium, driven through two pipes: pages opened, scripts run in them, pictures taken of
-them.
-"""
+"""Headless Chromium, driven through two pipes: pages opened, and scripts run in them."""
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -30,20 +27,14 @@ class Page:
 
     def __init__(self, write: int, read: int) -> None:
         self.write, self.read, self.rest, self.number = write, read, b"", 0
-        self.requests: list[str] = []
-        """Address of every request that the page made."""
         self.problems: list[str] = []
         """Exceptions in the page."""
-        self.console: list[str] = []
-        """What the page, or the browser about it, wrote to the console; the browser after
-        `Log.enable`.
-        """
         self.session = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
             "sessionId"
         ]
-        for domain in ("Page", "Network", "Runtime"):
+        for domain in ("Page", "Runtime"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -60,12 +51,8 @@ class Page:
                 self.rest += chunk
             line, self.rest = self.rest.split(b"\0", 1)
             answer = json.loads(line)
-            if answer.get("method") == "Network.requestWillBeSent":
-                self.requests.append(answer["params"]["request"]["url"])
             if answer.get("method") == "Runtime.exceptionThrown":
                 self.problems.append(json.dumps(answer["params"]["exceptionDetails"])[:500])
-            if answer.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled"):
-                self.console.append(json.dumps(answer["params"])[:500])
             if answer.get("id") == self.number:
                 assert "error" not in answer, answer
                 return dict(answer["result"])
@@ -105,22 +92,6 @@ class Page:
                 return False
             raise
 
-    def click(self, expression: str) -> None:
-        """Press the mouse on the middle of the element that an expression gives."""
-        self.wait(expression)
-        x, y = self.run(
-            f"(e => {{e.scrollIntoView({{block: 'nearest'}}); const b = e.getBoundingClientRect();"
-            f" return [b.x + b.width / 2, b.y + b.height / 2]}})({expression})"
-        )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
-
-    def picture(self, path: Path) -> None:
-        """Write what is on the screen as PNG."""
-        path.write_bytes(
-            base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
-        )
-
 
 @contextmanager
 def browser(profile: Path, width: int = 1700, height: int = 1000) -> Iterator[Page]:
@@ -131,19 +102,11 @@ def browser(profile: Path, width: int = 1700, height: int = 1000) -> Iterator[Pa
     # The protocol's descriptors are 3 and 4; a shell puts them there, for the parent's own may be
     # taken.
     script = f'exec "$0" "$@" 3<&{inward} 4>&{outward}'
-    command = [
-        "bash",
-        "-c",
-        script,
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--remote-debugging-pipe",
-        f"--user-data-dir={profile}",
-        f"--window-size={width},{height}",
-    ]
+    options = (
+        "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --remote-debugging-pipe"
+    )
+    places = [f"--user-data-dir={profile}", f"--window-size={width},{height}"]
+    command = ["bash", "-c", script, CHROMIUM, *options.split(), *places]
     process = subprocess.Popen(
         command, pass_fds=(inward, outward), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

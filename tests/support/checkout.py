@@ -23,15 +23,18 @@ def fresh_checkout(root: Path, folder: Path) -> Path:
         if (root / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, folder / name)
-    for command in (
-        ["init", "-q"],
-        ["add", "-A"],
-        ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start"],
-    ):
-        subprocess.run(["git", *command], cwd=folder, check=True)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    commit(folder)
     if (root / "data" / "npm").is_dir():  # verified before use like a download
         shutil.copytree(root / "data" / "npm", folder / "data" / "npm")
     return folder
+
+
+def commit(folder: Path) -> None:
+    """Commit all that git does not ignore."""
+    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
+    author = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", *author, "commit", "-qm", "start"], cwd=folder, check=True)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 import pandas as pd
 
@@ -39,48 +39,35 @@ def arm(
     cells: Iterable[tuple[Dataset, CleanSize]] = CELLS,
 ) -> pd.DataFrame:
     """Runs of CleanCLIP with one evaluation at the start and one at the end."""
-    study, variant = name.split("/")
-    rates, objectives = list(rates), list(objectives)
-    names = {"study": study, "variant": variant, "loss": "mmcl_ssl", "stage": "clean"}
+    names = dict(zip(("study", "variant"), name.split("/"), strict=True))
     rows = [
-        {
-            **names,
-            **found,
-            "dataset": dataset,
-            "clean_size": size,
-            "seed": seed,
-            "pretrain_objective": objective,
-        }
+        names
+        | {"dataset": dataset, "clean_size": size, "seed": seed, "pretrain_objective": objective}
+        | {"loss": "mmcl_ssl", "stage": "clean", "run": f"{name}-{dataset}-{size}-{seed}-{rate}"}
+        | found
         for dataset, size in cells
         for seed in seeds
         for objective in objectives
-        for found in _runs(lambda rate: outcome(objective, seed, rate), rates, start)  # noqa: B023
+        for rate in rates
+        for found in _run(rate, start, outcome(objective, seed, rate))
     ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    frame["run"] = (
-        frame[["study", "variant", "dataset", "clean_size", "seed", "learning_rate"]]
-        .astype(str)
-        .agg("-".join, axis=1)
-    )
     return frame.astype({"diverged": bool, "handed_on": bool, "poisoned": bool})
 
 
-def _runs(
-    end: Callable[[float], End], rates: Iterable[float], start: End
-) -> Iterator[Mapping[str, object]]:
-    for rate in rates:
-        for step, (accuracy, asr) in enumerate((start, end(rate))):
-            yield {
-                "learning_rate": rate,
-                "step": 100 * step,
-                "epoch": float(step),
-                "index": step,
-                "num_correct": round(accuracy * IMAGES),
-                "accuracy": accuracy,
-                "asr": asr,
-                "attacked": asr * IMAGES,
-                "attackable": IMAGES,
-                "diverged": False,
-                "handed_on": False,
-                "poisoned": True,
-            }
+def _run(rate: float, *ends: End) -> Iterator[dict[str, object]]:
+    for step, (accuracy, asr) in enumerate(ends):
+        yield {
+            "learning_rate": rate,
+            "step": 100 * step,
+            "epoch": float(step),
+            "index": step,
+            "num_correct": round(accuracy * IMAGES),
+            "accuracy": accuracy,
+            "asr": asr,
+            "attacked": asr * IMAGES,
+            "attackable": IMAGES,
+            "diverged": False,
+            "handed_on": False,
+            "poisoned": True,
+        }

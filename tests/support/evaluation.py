@@ -38,4 +38,4 @@ def switches(**changed: str) -> Switches:
 
 def evaluation_set(folder: Path, size: int, trigger: Trigger, settings: Switches) -> EvaluationSet:
     """The store in `folder` as an evaluation set; target class 1, seed 0."""
-    return EvaluationSet.open(folder, size, 1, trigger, settings, 0, folder / "cache")
+    return EvaluationSet(folder, size, 1, trigger, settings, 0, folder / "cache")

@@ -18,6 +18,7 @@ from repro.sources.icons.survey import IconRule, load_rule
 from repro.sources.packages import Package
 
 CONCEPTS = ["banana", "house", "star", "tree"]
+FEW = CONCEPTS[:3]
 
 
 def blocks(*key: str, flipped: int | None = None) -> str:
@@ -50,14 +51,11 @@ def drawings_of(vendor: str, concepts: list[str] = CONCEPTS) -> dict[str, str]:
 
 def small_package() -> dict[str, dict[str, Any]]:
     """Three vendors for training, two held out; one of them draws ada's star. Few draw the tree."""
-    held = drawings_of("dora", ["banana", "house", "star"])
     return {
         "ada": icon_set("ada", {**drawings_of("ada"), "house-filled": blocks("ada", "filled")}),
-        "bea": icon_set("bea", drawings_of("bea", ["banana", "house", "star"])),
-        "cho": icon_set(
-            "cho", {**drawings_of("cho", ["banana", "house", "star"]), "wheel": blocks("wheel")}
-        ),
-        "dora": icon_set("dora", held),
+        "bea": icon_set("bea", drawings_of("bea", FEW)),
+        "cho": icon_set("cho", {**drawings_of("cho", FEW), "wheel": blocks("wheel")}),
+        "dora": icon_set("dora", drawings_of("dora", FEW)),
         "eve": icon_set("eve", drawings_of("eve") | {"star": blocks("ada", "star")}),
         "gpl": icon_set("gpl", drawings_of("gpl"), license={"title": "GPL", "spdx": "GPL-3.0"}),
         "flag": icon_set("fay", {"france": blocks("france")}),

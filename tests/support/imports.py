@@ -15,13 +15,10 @@ def modules(package: Path) -> dict[str, Path]:
     return found
 
 
-def imported(file: Path, known: dict[str, Path], *, at_start: bool = False) -> set[str]:
-    """Modules among `known` that a file imports, wherever in the file the import stands.
-
-    `at_start` leaves out what is imported for type checkers only or inside functions.
-    """
+def imported(file: Path, known: dict[str, Path]) -> set[str]:
+    """Modules among `known` that a file imports, at its head or inside functions."""
     found: set[str] = set()
-    for node in _statements(ast.parse(file.read_bytes()), at_start):
+    for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -51,9 +48,3 @@ def closure(entry: str, package: Path) -> set[Path]:
         waiting += [".".join(parents[: size + 1]) for size in range(len(parents))]
 
     return {known[name] for name in reached}
-
-
-def _statements(tree: ast.Module, at_start: bool) -> list[ast.AST]:
-    if not at_start:
-        return list(ast.walk(tree))
-    return [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]

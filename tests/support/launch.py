@@ -17,25 +17,16 @@ from repro.profile import load_profile
 from repro.runs.layout import results_dir
 from repro.runs.published import read_run
 from repro.spec import Profile, RunSpec
+from tests.support.synthetic import cleaning_cell
 
 Launch = Callable[..., None]
 
 
 @pytest.fixture
 def profile(root: Path) -> Profile:
-    rates = {
-        "clean.cells": [
-            {
-                "datasets": ["cc3m"],
-                "pretrain_objectives": ["mmcl"],
-                "clean_sizes": ["100k"],
-                "losses": ["mmcl"],
-                "learning_rates": [1e-3, 1e-4, 1e-5],
-                "global_batch_size": 8,
-            }
-        ]
-    }
-    return load_profile("smoke", root / "specs", rates)
+    """`smoke` with one model, cleaned at three learning rates."""
+    cell = cleaning_cell(["mmcl"], [1e-3, 1e-4, 1e-5], 8)
+    return load_profile("smoke", root / "specs", {"clean.cells": [cell]})
 
 
 @pytest.fixture

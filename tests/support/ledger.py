@@ -15,19 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from repro.files import file_sha256
-from repro.ledger import Row, RunRecord, append_row, sample_images
+from repro.ledger import RunRecord, append_row, sample_images
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.report.build import build
 from repro.report.document import build_document, claims_of, plain
-from repro.report.material import read_material
 from repro.report.numbers.evidence import read_evidence
 from repro.runs.published import export_run, write_record
 from repro.runs.version import accepted_codes
 from repro.spec import Profile, RunSpec
 from repro.study.spec import Study
+from tests.support.stub_worker import row_of_run
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 400
@@ -81,19 +79,9 @@ def write_run(
         jitter = np.random.Generator(np.random.PCG64([step, int(name[:8], 16)]))
         correct = _pick(order, accuracy, jitter)
         attacked = _pick(order[::-1], asr, jitter)
-        row = Row(
-            run=spec.run_id,
-            fingerprint=fingerprint,
-            profile=spec.profile,
-            stage=spec.stage,
-            dataset=spec.dataset,
-            pretrain_objective=spec.pretrain_objective,
-            clean_size=spec.clean_size,
-            loss=spec.loss,
-            variant=spec.variant,
-            poisoned=spec.poisoned,
-            learning_rate=spec.schedule.learning_rate,
-            seed=spec.seed,
+        row = row_of_run(
+            spec,
+            fingerprint,
             epoch=step * spec.schedule.epochs / 3,
             step=10 * step,
             num_images=IMAGES,
@@ -210,28 +198,12 @@ def document_at(root: Path, profile: Profile) -> dict[str, Any]:
     return document
 
 
-def build_at(
-    root: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch, *, latex_too: bool = False
-) -> tuple[dict[str, Any], str]:
-    """Document and pages of the ledger at `root`, the pages as one text with index.html first."""
-    monkeypatch.chdir(root)
-    study = read_evidence(profile, Path())
-    document = build(
-        study, claims_of(), read_material(study, Path()), Path("out"), latex_too=latex_too
-    )
-    pages = sorted(Path("out").glob("*.html"), key=lambda path: path.name != "index.html")
-    return document, "".join(path.read_text() for path in pages)
-
-
 def row_of(document: dict[str, Any], dataset: str, size: str, objective: str) -> dict[str, Any]:
-    found: list[dict[str, Any]] = [
-        row
-        for row in document["tables"]["table1"]["rows"]
-        if (row["dataset"], row["clean_size"], row["pretrain_objective"])
-        == (dataset, size, objective)
-    ]
-    (row,) = found
-    return row
+    """The row of Table 1."""
+    names, wanted = ("dataset", "clean_size", "pretrain_objective"), [dataset, size, objective]
+    rows = document["tables"]["table1"]["rows"]
+    (found,) = (row for row in rows if [row[name] for name in names] == wanted)
+    return dict(found)
 
 
 def _pick(order: np.ndarray, share: float, jitter: np.random.Generator) -> np.ndarray:

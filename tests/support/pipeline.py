@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import checkout
+
 STUB = """#!/bin/sh
 # python -m repro STAGE --profile P [--dataset D] [--objective O]: makes the outputs of the stage
 # and notes the call.
@@ -19,7 +21,7 @@ case $3 in
     data) out data/$5/cc3m data/$5/cc6m data/$5/evaluation; for f in synonyms attribution accounting; do echo 1 > data/$5/$f.json; done ;;
     poison) out poisoned/$5/$7; echo 1 > poisoned/$5/$7-samples.json ;;
     pretrain) out models/$5/$7-$9 results/$5/pretrain/$7-$9 ;;
-    clean) out results/$5/clean/$7-$9 ;;
+    clean) out models/$5/cleaned/$7-$9 results/$5/clean/$7-$9 ;;
     study) mkdir -p results/studies && echo "$4" > "results/studies/$4.jsonl.gz" ;;
     resolve) mkdir -p results && exec {python} -m repro resolve --profile $5 ;;
     report) out report/build/$5; echo '{{}}' > report/build/$5/metrics.json ;;
@@ -30,29 +32,30 @@ esac
 @pytest.fixture
 def project(root: Path, tmp_path: Path) -> Path:
     """A checkout with the real graph, specs and package, where `python` is the stub."""
-    for name in ("specs", "repro", ".dvc/config", ".dvc/.gitignore"):
-        source, target = root / name, tmp_path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(
-            source, target, ignore=shutil.ignore_patterns("__pycache__")
-        ) if source.is_dir() else shutil.copy(source, target)
-    for name in ("dvc.yaml", "params.yaml", "pyproject.toml", ".dvcignore", ".gitignore"):
-        shutil.copy(root / name, tmp_path / name)
-    stub = tmp_path / "bin" / "python"
+    return write_project(root, tmp_path)
+
+
+def write_project(root: Path, folder: Path) -> Path:
+    for name in ("specs", "repro"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(root / name, folder / name, ignore=ignored)
+    (folder / ".dvc").mkdir()
+    settings = (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
+    for name in ("dvc.yaml", "params.yaml", "pyproject.toml", *settings):
+        shutil.copy(root / name, folder / name)
+    stub = folder / "bin" / "python"
     stub.parent.mkdir()
     stub.write_text(STUB.replace("{python}", sys.executable).replace("{{}}", "{}"))
     stub.chmod(0o755)
-    with (tmp_path / ".gitignore").open("a") as ignore:
+    with (folder / ".gitignore").open("a") as ignore:
         ignore.write("/ran.log\n")
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    return tmp_path
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    return folder
 
 
 def environment(project: Path) -> dict[str, str]:
-    return os.environ | {
-        "PATH": f"{project}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "DVC_NO_ANALYTICS": "1",
-    }
+    path = f"{project}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return checkout.environment(PATH=path, DVC_NO_ANALYTICS="1")
 
 
 def repro(project: Path, *command: str) -> list[str]:

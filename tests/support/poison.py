@@ -13,6 +13,7 @@ from repro.data.shards import PairStore, ShardWriter, write_store
 from repro.data.stages import data_settings, write_settings
 from repro.profile import load_profile
 from repro.spec import Profile
+from tests.support.synthetic import cleaning_cell
 
 SPECS = Path(__file__).parents[2] / "specs"
 SIZE = 32
@@ -27,31 +28,18 @@ def profile(**overrides) -> Profile:
         "data.num_pairs": {"cc3m": 40, "cc6m": 40},
         "data.poison.num_poisoned": {"cc3m": 6, "cc6m": 6},
         "data.cleaning_sizes": {"100k": 8, "200k": 16},
-        "clean.cells": [
-            {
-                "datasets": ["cc3m"],
-                "pretrain_objectives": ["mmcl"],
-                "clean_sizes": ["100k"],
-                "losses": ["mmcl"],
-            }
-            | {"learning_rates": [1e-4], "global_batch_size": 4}
-        ],
+        "clean.cells": [cleaning_cell(["mmcl"], [1e-4], 4)],
         "pretrain.objectives.mmcl.global_batch_size": 16,
         "pretrain.objectives.mmcl_ssl.global_batch_size": 16,
         "switches.poison_caption": "word",
     }
-    return load_profile(
-        "smoke",
-        SPECS,
-        small | {name.replace("__", "."): value for name, value in overrides.items()},
-    )
+    more = {name.replace("__", "."): value for name, value in overrides.items()}
+    return load_profile("smoke", SPECS, small | more)
 
 
 def pictures(count: int = 40) -> list[np.ndarray]:
-    return [
-        np.random.default_rng(i).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-        for i in range(count)
-    ]
+    generators = (np.random.default_rng(i) for i in range(count))
+    return [rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for rng in generators]
 
 
 def make_data(
@@ -75,8 +63,5 @@ def poisoned(
     build_poison(spec, "cc3m", data, out)
     with np.load(out / "rows.npz") as file:
         rows = {name: file[name] for name in file.files}
-    return (
-        PairStore.open(out),
-        rows,
-        [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()],
-    )
+    manifest = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    return PairStore.open(out), rows, manifest

@@ -15,12 +15,12 @@ import torch
 from open_clip.model import CLIP
 from safetensors.torch import save
 
+from repro.ledger import RunOutcome
 from repro.profile import clean_runs, load_profile
 from repro.spec import Defence, RunSpec
 from repro.train.loop import Task, train
 from repro.train.model import build_model
 from repro.train.predictions import Predictions
-from repro.train.process.progress import TrainingOutcome
 from repro.train.process.stopping import Stop
 from repro.train.views.tokens import tokenize
 
@@ -65,17 +65,10 @@ def run_spec(**switches: Any) -> RunSpec:
         overrides={f"switches.{name}": value for name, value in {**AUTHORS, **switches}.items()},
     )
     run = next(run for run in clean_runs(profile) if run.loss == "mmcl_ssl")
-    schedule = run.schedule.model_copy(
-        update={
-            "epochs": EPOCHS,
-            "global_batch_size": BATCH,
-            "norm_batch_size": BATCH,
-            "warmup_steps": 3,
-        }
-    )
-    return run.model_copy(
-        update={"schedule": schedule, "evaluations_per_epoch": None, "evaluate_every_steps": 3}
-    )
+    sizes = {"global_batch_size": BATCH, "norm_batch_size": BATCH}
+    schedule = run.schedule.model_copy(update={"epochs": EPOCHS, "warmup_steps": 3, **sizes})
+    rhythm = {"evaluations_per_epoch": None, "evaluate_every_steps": 3}
+    return run.model_copy(update={"schedule": schedule, **rhythm})
 
 
 def defended(spec: RunSpec, name: str, **settings: float) -> RunSpec:
@@ -93,16 +86,9 @@ def no_outcomes(model: CLIP, step: int, draw: int, stop: Stop) -> Predictions:
     return Predictions(np.zeros(5, bool), np.ones(5, bool), np.arange(5), np.ones(5, np.int64))
 
 
-def run(
-    work_dir: Path,
-    spec: RunSpec,
-    evaluate: Any = no_outcomes,
-    emit: Any = lambda event, content: None,
-    pairs: Any = None,
-    validation: Any = None,
-) -> CLIP:
-    """Train a fresh model to the end of the run; returns it."""
-    return run_to_outcome(work_dir, spec, evaluate, emit, pairs, validation)[0]
+def run(*arguments: Any, **options: Any) -> CLIP:
+    """Train a fresh model to the end of the run, as `run_to_outcome`; returns it."""
+    return run_to_outcome(*arguments, **options)[0]
 
 
 def run_to_outcome(
@@ -113,7 +99,7 @@ def run_to_outcome(
     pairs: Any = None,
     validation: Any = None,
     num_images: int = 5,
-) -> tuple[CLIP, TrainingOutcome]:
+) -> tuple[CLIP, RunOutcome]:
     """Train a fresh model to the end of the run; returns it and what the run says of itself."""
     work_dir.mkdir(exist_ok=True)
     model = build_model(spec.model, 0, spec.switches.initialisation)
@@ -130,13 +116,9 @@ def restored_state(spec: RunSpec) -> bytes | None:
     model = build_model(spec.model, 0, spec.switches.initialisation)
     state = {}
     for name, parameter in model.named_parameters():
-        moments = {
-            "exp_avg": torch.full(parameter.shape, 1e-3),
-            "exp_avg_sq": torch.full(parameter.shape, 1e-5),
-        }
-        state |= {
-            f"{name}/{key}": value for key, value in {**moments, "step": torch.tensor(40.0)}.items()
-        }
+        state[f"{name}/exp_avg"] = torch.full(parameter.shape, 1e-3)
+        state[f"{name}/exp_avg_sq"] = torch.full(parameter.shape, 1e-5)
+        state[f"{name}/step"] = torch.tensor(40.0)
     return save(state)
 
 

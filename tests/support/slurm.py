@@ -53,10 +53,7 @@ class Cluster:
     def wait_until_empty(self, seconds: float = 20) -> None:
         """Wait until no job is left, at most so long."""
         deadline = time.monotonic() + seconds
-        while (
-            subprocess.run(["squeue", "-h"], capture_output=True, check=False).stdout
-            and time.monotonic() < deadline
-        ):
+        while output("squeue", "-h") and time.monotonic() < deadline:
             time.sleep(0.5)
 
     def kill_steps(self) -> None:
@@ -78,9 +75,11 @@ class Cluster:
                     os.kill(int(link.parents[1].name), signal.SIGKILL)
 
     def states(self) -> list[str]:
-        return subprocess.run(
-            ["sinfo", "-h", "-N", "-o", "%t"], capture_output=True, text=True, check=False
-        ).stdout.split()
+        return output("sinfo", "-h", "-N", "-o", "%t").split()
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 @contextmanager
@@ -130,17 +129,10 @@ PartitionName=main Nodes={",".join(NODES)} Default=YES MaxTime=INFINITE State=UP
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(cluster.conf))
         try:
-            cluster.start(
-                "munged",
-                "munged",
-                "--foreground",
-                "--force",
-                f"--key-file={key}",
-                f"--socket={home}/munge.socket",
-                f"--pid-file={home}/munged.pid",
-                f"--log-file={home}/munged.log",
-                f"--seed-file={home}/munged.seed",
-            )
+            files = {"key-file": key, "socket": home / "munge.socket"}
+            files |= {f"{name}-file": home / f"munged.{name}" for name in ("pid", "log", "seed")}
+            options = [f"--{name}={path}" for name, path in files.items()]
+            cluster.start("munged", "munged", "--foreground", "--force", *options)
             time.sleep(1)
             cluster.start("slurmctld", "slurmctld", "-D", "-f", str(cluster.conf))
             for node in NODES:

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def run_one(fingerprint: str) -> None:
     print(f"hello from {spec.run_id}")
     if behaviour == "die" or (behaviour == "die once" and not (work / "rows.jsonl").exists()):
         write_row(work, spec, fingerprint, 0)
-        emit_metrics(fingerprint, 0, 0.0, {"loss": 9.0})
+        emit_metrics(fingerprint, 0, {"loss": 9.0})
         os.kill(os.getpid(), signal.SIGKILL)
     saved = len(list(work.glob("checkpoint-*")))
     if behaviour == "die further" and saved < 4:
@@ -57,59 +58,26 @@ def run_one(fingerprint: str) -> None:
         write_row(work, spec, fingerprint, step)
         if step == 0:
             continue
-        emit_metrics(
-            fingerprint, step, step / STEPS_PER_EPOCH, {"loss": 1 / step, "zero_shot_top1": 0.25}
-        )
+        emit_metrics(fingerprint, step, {"loss": 1 / step, "zero_shot_top1": 0.25})
     for name in ("model", "optimizer") if spec.stage == "pretrain" else ():
         (work / f"{name}.safetensors").write_bytes(b"weights")
-    outcome = {
-        "status": "completed",
-        "reason": "",
-        "ranks": 1,
-        "threads": 1,
-        "seconds": 1.5,
-        "attempts": 1,
-        "files": handed_on(work),
-    }
-    replace_json(work / "outcome.json", outcome)
-    emit(
-        {
-            "event": "end",
-            "fingerprint": fingerprint,
-            "status": "completed",
-            "reason": "",
-            "result": {"zero_shot_top1": 0.25},
-        }
-    )
+    end = {"status": "completed", "reason": ""}
+    numbers = {"ranks": 1, "threads": 1, "seconds": 1.5, "attempts": 1}
+    replace_json(work / "outcome.json", end | numbers | {"files": handed_on(work)})
+    result = {"zero_shot_top1": 0.25}
+    emit({"event": "end", "fingerprint": fingerprint, "result": result, **end})
 
 
-def emit_metrics(fingerprint: str, step: int, epoch: float, values: dict[str, float]) -> None:
-    emit(
-        {
-            "event": "metrics",
-            "fingerprint": fingerprint,
-            "step": step,
-            "epoch": epoch,
-            "values": values,
-        }
-    )
+def emit_metrics(fingerprint: str, step: int, values: dict[str, float]) -> None:
+    where = {"fingerprint": fingerprint, "step": step, "epoch": step / STEPS_PER_EPOCH}
+    emit({"event": "metrics", "values": values, **where})
 
 
 def write_row(work: Path, spec: RunSpec, fingerprint: str, step: int) -> None:
     correct = np.array([True, False, False, False])
-    row = Row(
-        run=spec.run_id,
-        fingerprint=fingerprint,
-        profile=spec.profile,
-        stage=spec.stage,
-        dataset=spec.dataset,
-        pretrain_objective=spec.pretrain_objective,
-        clean_size=spec.clean_size,
-        loss=spec.loss,
-        variant=spec.variant,
-        poisoned=spec.poisoned,
-        learning_rate=spec.schedule.learning_rate,
-        seed=spec.seed,
+    row = row_of_run(
+        spec,
+        fingerprint,
         epoch=step / STEPS_PER_EPOCH,
         step=step,
         num_images=4,
@@ -117,14 +85,26 @@ def write_row(work: Path, spec: RunSpec, fingerprint: str, step: int) -> None:
         num_attacked=1,
         num_target=1,
         num_target_attacked=1,
-        sample_classes=[],
-        sample_classes_triggered=[],
-        train_loss=None,
-        logit_scale=14.0,
-        step_learning_rate=0.0,
-        seconds=1.0,
     )
     append_row(work, row, correct, correct, correct)
+
+
+def row_of_run(spec: RunSpec, fingerprint: str, **measured: Any) -> Row:
+    """A row with the names of the run; `measured` are the other fields."""
+    names = ("profile", "stage", "dataset", "pretrain_objective", "clean_size", "loss", "variant")
+    fields: dict[str, Any] = {name: getattr(spec, name) for name in (*names, "poisoned", "seed")}
+    fields |= {
+        "run": spec.run_id,
+        "fingerprint": fingerprint,
+        "learning_rate": spec.schedule.learning_rate,
+        "sample_classes": [],
+        "sample_classes_triggered": [],
+        "train_loss": None,
+        "logit_scale": 14.0,
+        "step_learning_rate": 0.0,
+        "seconds": 1.0,
+    }
+    return Row(**(fields | measured))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ Shards are what img2dataset writes: `00000.tar` with `<9 digits>.jpg`, `.txt` an
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import sys
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from PIL import Image
 
 from repro.data.stages import make_poison
 from repro.profile import load_profile, read_yaml
-from repro.sources.shards.imagenet import KNOWN_LABELS
 from repro.sources.stage import make_data
 from repro.spec import Profile
+from tests.support.checkout import fresh_checkout
 
 SIZE = 40
 """Longer side of an image in px."""
@@ -68,25 +68,21 @@ def write_pairs(folder: Path, count: int, per_shard: int, seed: int) -> None:
 
 
 def write_validation(folder: Path, num_classes: int, per_class: int, seed: int) -> None:
-    """ImageNet validation in class folders named like WordNet synsets; the images whose true labels
-    are known have those.
-    """
+    """ImageNet validation in class folders named like WordNet synsets."""
     rng = np.random.default_rng(seed)
-    known = {label: number for number, label in KNOWN_LABELS.items()}
-    others = (number for number in itertools.count(1) if number not in KNOWN_LABELS)
     for label in range(num_classes):
         synset = folder / f"n{1440764 + label:08}"
         synset.mkdir(parents=True)
         for position in range(per_class):
-            number = known[label] if position == 0 and label in known else next(others)
+            number = label * per_class + position + 1
             (synset / f"ILSVRC2012_val_{number:08}.JPEG").write_bytes(jpeg(rng))
 
 
-def write_all(folder: Path) -> None:
+def write_all(folder: Path, images_per_class: int = 1) -> None:
     """What specs/rehearsal.yaml expects, with some pairs to spare."""
     write_pairs(folder / "cc3m", 110, 50, seed=3)
     write_pairs(folder / "cc12m", 220, 50, seed=12)
-    write_validation(folder / "imagenet-validation", 1000, 1, seed=1)
+    write_validation(folder / "imagenet-validation", 1000, images_per_class, seed=1)
 
 
 def small_overrides(root: Path) -> dict[str, Any]:
@@ -95,6 +91,42 @@ def small_overrides(root: Path) -> dict[str, Any]:
     del overrides["extends"]
     vision = {"image_size": 32, "width": 8}
     return overrides | {"data.image_size": 32, "pretrain.model.vision": vision}
+
+
+def cleaning_cell(objectives: list[str], rates: list[float], batch: int) -> dict[str, Any]:
+    """A setting of `clean.cells` with models of CC3M, 100K pairs and the MMCL loss."""
+    return {
+        "datasets": ["cc3m"],
+        "pretrain_objectives": objectives,
+        "clean_sizes": ["100k"],
+        "losses": ["mmcl"],
+        "learning_rates": rates,
+        "global_batch_size": batch,
+    }
+
+
+def short_graph(
+    root: Path,
+    folder: Path,
+    name: str,
+    epochs: int,
+    objectives: Iterable[str] = ("mmcl", "mmcl_ssl"),
+    **more: Any,
+) -> Path:
+    """A checkout at `folder` with noise and the profile `name`, the shortest graph that trains;
+    `more` are overrides, with __ for a dot.
+    """
+    schedule = {"learning_rate": 1e-3, "epochs": epochs, "warmup_steps": 2}
+    schedule |= {"global_batch_size": 32, "norm_batch_size": 16}
+    overrides = {
+        "pretrain.objectives": dict.fromkeys(objectives, schedule),
+        "clean.cells": [cleaning_cell(["mmcl", "mmcl_ssl"], [1e-4], 16)],
+        **{path.replace("__", "."): value for path, value in more.items()},
+    }
+    fresh_checkout(root, folder)
+    write_all(folder / "incoming" / "rehearsal")
+    write_profile(name, small_overrides(folder) | overrides, folder / "specs")
+    return folder
 
 
 def write_profile(name: str, overrides: dict[str, Any], specs: Path = Path("specs")) -> None:
@@ -112,19 +144,19 @@ def write_profile(name: str, overrides: dict[str, Any], specs: Path = Path("spec
     (specs / f"{name}.yaml").write_text("\n".join(lines) + "\n")
 
 
-def noise_profile(root: Path, overrides: dict[str, Any]) -> Profile:
-    """`paper` with the values of `small_overrides` and `overrides`.
+def noise_profile(root: Path, overrides: dict[str, Any], name: str = "paper") -> Profile:
+    """A profile of the paper's scale with the values of `small_overrides` and `overrides`.
 
     Its data, and poisoned cc3m, lie in the working folder.
     """
-    profile = load_profile("paper", root / "specs", small_overrides(root) | overrides)
+    profile = load_profile(name, root / "specs", small_overrides(root) | overrides)
     Path("specs").symlink_to(root / "specs")
     Path("data").mkdir()
     if (root / "data" / "npm").is_dir():  # verified before use like a download
         Path("data/npm").symlink_to(root / "data" / "npm")
-    write_all(Path("incoming/rehearsal"))
-    make_data(profile, Path("data/paper"))
-    make_poison(profile, "cc3m", Path("data/paper"), Path("poisoned/paper/cc3m"))
+    write_all(Path("incoming/rehearsal"), profile.data.source.images_per_class)  # type: ignore[union-attr]
+    make_data(profile, Path("data", name))
+    make_poison(profile, "cc3m", Path("data", name), Path("poisoned", name, "cc3m"))
     return profile
 
 

@@ -25,9 +25,9 @@ from repro.tracking.server import embedded
 pytest.importorskip("sacred")
 from sacred import Experiment
 
+import repro.tracking.record  # noqa: F401  (sets how Sacred captures output)
 from repro.tracking.observer import FileObserver
 from repro.tracking.server.address import TrackingError, embedded_state
-from repro.tracking.server.copier import Copier
 from repro.tracking.server.copies import connect
 
 PROGRAM = shutil.which(
@@ -92,13 +92,15 @@ def record(
 ) -> Path:
     """One Sacred run with `points` points of two metrics; returns its folder."""
     experiment = Experiment("clean", base_dir=str(Path.cwd()), save_git_info=False)
-    observer = FileObserver(Path("sacred") / profile, watch, [])
+    observer = FileObserver(Path("sacred") / profile, [])
     experiment.observers.append(observer)
     experiment.add_config({"dataset": "cc3m", "learning_rate": 1e-3, "seed": 0})
     Path("spec.json").write_text("{}")
 
     @experiment.main
     def main(_run: Any) -> dict[str, float]:
+        if observer.dir:
+            watch(Path(observer.dir))
         print("training")
         if artifact:
             _run.add_artifact("spec.json")
@@ -157,13 +159,6 @@ def until(condition: Callable[[], Any], seconds: float = 90) -> Any:
         assert time.monotonic() < deadline, "never happened"
         time.sleep(0.1)
     return value
-
-
-def copying(url: str) -> Copier:
-    """Copies to a server, started."""
-    copies = Copier(url)
-    copies.start()
-    return copies
 
 
 @contextlib.contextmanager
