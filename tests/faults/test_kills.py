@@ -270,7 +270,12 @@ def ending(folder: Path) -> dict[str, Any]:
                 "bits": {key: bits[key].tobytes().hex() for key in sorted(bits)},
             }
     counts = Counter(Path(name).name for name in found)
-    assert counts == {"model.safetensors": 1, "optimizer.safetensors": 1, "run.json": 3}
+    assert counts == {
+        "model.safetensors": 1,
+        "optimizer.safetensors": 1,
+        "100k-seed0.safetensors": 1,
+        "run.json": 3,
+    }
     return found
 
 

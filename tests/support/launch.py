@@ -15,7 +15,7 @@ import pytest
 from repro.launch.driver import run_all
 from repro.profile import load_profile
 from repro.runs.layout import results_dir
-from repro.runs.published import read_run
+from repro.runs.published import read_results
 from repro.spec import Profile, RunSpec
 from tests.support.synthetic import cleaning_cell
 
@@ -66,11 +66,8 @@ def started() -> list[str]:
 
 def published(specs: list[RunSpec]) -> dict[str, str]:
     """Status of every published run of the first spec's cell."""
-    folder = results_dir(specs[0], Path("results"))
-    return {
-        path.parent.name: read_run(path.parent)[0].status
-        for path in sorted(folder.glob("*/run.json"))
-    }
+    results = read_results(results_dir(specs[0], Path("results")))
+    return {folder.name: record.status for folder, record, _ in results}
 
 
 def start_driver(specs: list[RunSpec], behaviour: dict[str, str]) -> subprocess.Popen[str]:

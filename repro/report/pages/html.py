@@ -58,8 +58,9 @@ def pages(
 
 
 def markdown(name: str, **values: Any) -> str:
-    """Render a template of Markdown."""
-    return jinja_environment().get_template(f"{name}.md.j2").render(values).strip()
+    """Render a template of Markdown; no value opens a tag."""
+    environment = jinja_environment(finalize=lambda value: str(value).replace("<", "&lt;"))
+    return environment.get_template(f"{name}.md.j2").render(values).strip()
 
 
 def shared_values(document: Document) -> dict[str, Any]:
