@@ -101,8 +101,7 @@ def points(profile: str) -> pd.DataFrame:
 
     denominator = load_profile(profile).switches.asr_denominator
     own = evaluations(read_runs(RESULTS / profile, Path()), denominator)
-    studies = read_study_results(profile, Path())
-    frames = [own, *(evaluations(study.runs, denominator, study.name) for study in studies)]
+    frames = [own, *(study.frame for study in read_study_results(profile, Path()))]
     frames = [frame for frame in frames if len(frame)]
     if not frames:
         there = {load_study(name).profile for name in study_names() if archive_of(name).is_file()}

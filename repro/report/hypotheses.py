@@ -49,13 +49,13 @@ def judged_hypotheses(
         hypothesis.says: _sum_by_seed(name, study, hypothesis, evaluations, context)
         for hypothesis in study.hypotheses
     }
+    planned = {seed for variant in study.variants.values() for seed in variant.seeds}
     judged = []
     for hypothesis in study.hypotheses:
         family = [h for h in study.hypotheses if h.family == hypothesis.family]
         corrected = holm([p_above(list(_expected(h, sums[h.says]).values())) for h in family])
         p = corrected[family.index(hypothesis)]
         by_seed = sums[hypothesis.says]
-        planned = {seed for variant in study.variants.values() for seed in variant.seeds}
         complete = by_seed.keys() >= planned
         judged.append(
             JudgedHypothesis(

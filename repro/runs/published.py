@@ -193,14 +193,6 @@ def check_row(row: Row, record: RunRecord, where: str) -> None:
         )
 
 
-def check_unique(rows: Iterable[Row]) -> None:
-    """Refuse two rows of one run and step that differ."""
-    seen: dict[tuple[str, str, int], Row] = {}
-    for row in rows:
-        if seen.setdefault(row.key, row) != row:
-            raise LedgerError(f"{'/'.join(map(str, row.key))}: two rows contradict each other")
-
-
 def _first(error: ValidationError) -> str:
     item = error.errors()[0]
     field = ".".join(map(str, item["loc"])) or "content"
