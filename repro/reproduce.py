@@ -130,7 +130,12 @@ def mend_dvc_files() -> None:
 
 
 def _is_whole(lock: Path) -> bool:
-    """Whether each entry of its last stage has path and hash: DVC writes from the beginning."""
+    """Whether it ends with a line and each entry of its last stage has path and hash.
+
+    DVC writes from the beginning. A hash that is cut is a hash to a reader of YAML.
+    """
+    if not lock.read_bytes().endswith(b"\n"):
+        return False
     try:
         last: dict[str, Any] = list(read_yaml(lock)["stages"].values())[-1]
         entries = [*last.get("deps", []), *last.get("outs", [])]

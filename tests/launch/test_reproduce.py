@@ -175,6 +175,21 @@ def test_a_torn_lock_file_is_as_before_the_call_and_a_whole_one_stays(
     assert left == mended
 
 
+@pytest.mark.parametrize("before", [None, LOCKED])
+def test_wherever_the_end_of_a_call_tears_the_lock_file_the_next_call_goes_on(
+    here: Path, before: str | None
+) -> None:
+    for size in range(len(LOCKED)):
+        if before is not None:
+            reproduce.DVC_LOCK.write_text(before)
+        reproduce.mend_dvc_files()
+        reproduce.DVC_LOCK.write_text(LOCKED[:size])
+        reproduce.mend_dvc_files()
+        left = reproduce.DVC_LOCK.read_text() if reproduce.DVC_LOCK.exists() else None
+        assert left == before or (left == LOCKED[:size] and left.endswith("\n"))
+        reproduce.DVC_LOCK.unlink(missing_ok=True)
+
+
 def test_a_lock_file_torn_by_another_call_is_named_with_its_remedy(here: Path) -> None:
     reproduce.DVC_LOCK.write_text(LOCKED[:-5])
     with pytest.raises(SpecError, match=r"middle of a line; `git checkout dvc\.lock` brings back"):
