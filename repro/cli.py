@@ -208,6 +208,8 @@ command(
     "Run the study specs/studies/NAME.yaml and print its table.",
     click.Argument(["name"]),
     option("--seeds", "One to run, again for more; else all.", type=int, multiple=True),
+    option("--variants", "One to run, again for more; else all.", multiple=True),
+    option("--dry-run", "Print what would run, with core-hours.", is_flag=True),
 )
 command(
     "accept",

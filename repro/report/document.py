@@ -18,6 +18,7 @@ import pandas as pd
 
 from repro.files import file_sha256
 from repro.profile import SPECS
+from repro.report.bench import bench
 from repro.report.hypotheses import judged_hypotheses
 from repro.report.judging.claims import Claims, Paper, load_claims
 from repro.report.judging.paper_claims import judged_claims
@@ -103,6 +104,7 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
             for study in studies
             if study.spec.hypotheses
         },
+        "bench": bench(studies, by_arm, context),
         "responses": about.responses,
         "equal_starts": about.equal_starts,
         "effects_family": about.effects_family,

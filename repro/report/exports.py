@@ -65,6 +65,7 @@ def exported(document: Document, points: pd.DataFrame) -> dict[str, bytes]:
         "archive.csv": points[archived],
         **{f"{name}.csv": flat(document["tables"][name]["rows"]) for name in ("table1", "table2")},
         "verdicts.csv": pd.DataFrame(verdict_rows(document)),
+        "bench.csv": flat(document["bench"]),
     }
     files = {
         name: table.to_csv(index=False).encode()
@@ -116,7 +117,7 @@ def verdict_rows(document: Document) -> Iterator[dict[str, Any]]:
 def flat(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """A table of report.json: nested values are named by their path, lists are left out."""
     table = pd.json_normalize(rows, sep="_")
-    for name in [name for name in table if name.endswith(("ci", "ci95"))]:
+    for name in [name for name in table if name.endswith(("ci", "ci95", "interval"))]:
         place = table.columns.get_loc(name)
         low, high = zip(*(value or (None, None) for value in table.pop(name)), strict=True)
         table.insert(place, f"{name}_low", low)

@@ -8,6 +8,7 @@ Variants share data, and where they say so pre-trained models, that they do not 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
@@ -27,14 +28,69 @@ from repro.sources.stage import make_data
 from repro.spec import Dataset, Profile, RunSpec, SpecError
 from repro.study.archive import read_archive, unpack_run, write_archive
 from repro.study.asked import Profiles, asked_runs, study_profiles
-from repro.study.spec import Model, Stage, Study, archive_of, lenders, load_study, varied
+from repro.study.spec import (
+    Model,
+    Stage,
+    Study,
+    archive_of,
+    lenders,
+    load_study,
+    study_names,
+    varied,
+)
 from repro.unchanged import DIGITS, unchanged
 
 
-def study_command(name: str, seeds: Collection[int] = ()) -> None:
-    """Bring the study up to date, or its part of some seeds, and print its table."""
-    run_study(name, seeds)
+def study_command(
+    name: str,
+    seeds: Collection[int] = (),
+    variants: Collection[str] = (),
+    dry_run: bool = False,
+) -> None:
+    """Bring the study up to date, or its part of some seeds and variants, and print its table.
+
+    `dry_run` prints what is due instead.
+    """
+    if dry_run:
+        print(due_table(name, seeds, variants))
+        return
+    run_study(name, seeds, variants)
     print(outcome_table(name))
+
+
+def due_table(name: str, seeds: Collection[int] = (), variants: Collection[str] = ()) -> str:
+    """Runs of a study that its archive lacks, by variant and stage, with core-hours: the mean time
+    of archived runs of the profile of the same stage and loss, where there is none the longest of
+    the stage.
+    """
+    study = load_study(name)
+    models = _chosen(name, study, seeds, variants)
+    profiles = study_profiles(study)
+    archives = {n: read_archive(archive_of(n)) for n in study_names() if archive_of(n).exists()}
+    archived = [record.spec for record, _ in archives.get(name, [])]
+    times = pd.DataFrame(
+        [
+            {"stage": record.spec.stage, "loss": record.spec.loss, "hours": record.seconds / 3600}
+            for runs in archives.values()
+            for record, _ in runs
+            if record.spec.profile == study.profile
+        ],
+        columns=["stage", "loss", "hours"],
+    )
+    mean = times.groupby(["stage", "loss"]).hours.mean()
+    longest = mean.groupby("stage").max()
+    due = [
+        (label, stage, mean.get((spec.stage, spec.loss), longest.get(stage, math.nan)))
+        for label, variant in study.variants.items()
+        for stage in study.stages
+        # Borrowed models are trained once, by the variant that has them.
+        if stage == "clean" or variant.models is None
+        for spec in asked_runs(study, profiles, label, stage)
+        if (label, spec.seed) in models and spec not in archived
+    ]
+    table = pd.DataFrame(due, columns=["variant", "stage", "hours"])
+    rows = table.groupby(["variant", "stage"], sort=False).hours.agg(runs="size", core_hours="sum")
+    return f"{rows.round(1)}\n{len(table)} runs, {table.hours.sum():.1f} core-hours"
 
 
 def outcome_table(name: str) -> str:
@@ -55,21 +111,21 @@ def outcome_table(name: str) -> str:
     return str(table.to_string(float_format="{:.1f}".format))
 
 
-def run_study(name: str, seeds: Collection[int] = ()) -> None:
-    """Bring the results of a study, or of some of its seeds, up to date; finished runs, here or in
-    the archive, are not run again.
+def run_study(name: str, seeds: Collection[int] = (), variants: Collection[str] = ()) -> None:
+    """Bring the results of a study, or of some of its seeds and variants, up to date; runs that are
+    finished, here or in the archive, are not run again.
 
     The results are archived however it ends, since a study takes several sittings. Archives of
     lenders stay as they are: they are other stages' outputs, and their cleaning was of the models
     that they had.
     """
     study = load_study(name)
-    models = {(label, seed) for label, variant in study.variants.items() for seed in variant.seeds}
-    _check_choices(name, study, seeds, {seed for _, seed in models})
-    chosen = {model for model in models if not seeds or model[1] in seeds}
+    chosen = _chosen(name, study, seeds, variants)
+    models = [(study.variants[label].models, seed) for label, seed in chosen]
+    lent_inside = {(label, seed) for label, seed in models if label in study.variants}
 
     with unchanged(study.profile, Profile.model_dump, DIGITS, [SPECS / "studies" / f"{name}.yaml"]):
-        own = _part(name, study, study.stages, study.datasets, chosen)
+        own = _part(name, study, study.stages, study.datasets, chosen, lent_inside)
         lent = [
             _part(lender, load_study(lender), ["pretrain"], study.datasets, borrowed)
             for lender, borrowed in lenders(study, chosen).items()
@@ -89,13 +145,20 @@ def run_study(name: str, seeds: Collection[int] = ()) -> None:
             )
 
 
-def _check_choices(name: str, study: Study, seeds: Collection[int], allowed: set[int]) -> None:
-    """SpecError for a seed that no variant has, or a rate that the sweep of a variant lacks."""
+def _chosen(
+    name: str, study: Study, seeds: Collection[int], variants: Collection[str]
+) -> set[Model]:
+    """The models of some seeds and variants, of all where none is given.
+
+    SpecError for a seed or variant that is not there, or a rate that the sweep of a variant lacks.
+    """
     path = f"specs/studies/{name}.yaml"
-    for seed in seeds:
-        if seed not in allowed:
-            known = ", ".join(map(str, sorted(allowed)))
-            raise SpecError(f"--seeds: {seed} (allowed by {path}: {known})")
+    models = {(label, seed) for label, variant in study.variants.items() for seed in variant.seeds}
+    every = {"--seeds": {seed for _, seed in models}, "--variants": set(study.variants)}
+    for option, chosen in ("--seeds", seeds), ("--variants", variants):
+        if unknown := sorted(set(chosen) - every[option]):
+            allowed = ", ".join(map(str, sorted(every[option])))
+            raise SpecError(f"{option}: {unknown[0]} (allowed by {path}: {allowed})")
     for label, variant in study.variants.items():
         cells = varied(study, variant).clean.cells if study.learning_rates else []
         rates = {rate for cell in cells for rate in cell.learning_rates}
@@ -105,6 +168,11 @@ def _check_choices(name: str, study: Study, seeds: Collection[int], allowed: set
                     f"{path}: learning_rates: {rate:g} for variant {label!r} "
                     f"(allowed: {', '.join(f'{allowed:g}' for allowed in sorted(rates))})"
                 )
+    return {
+        (label, seed)
+        for label, seed in models
+        if (not seeds or seed in seeds) and (not variants or label in variants)
+    }
 
 
 @dataclass(frozen=True)
@@ -125,8 +193,11 @@ def _part(
     stages: Collection[Stage],
     datasets: Collection[Dataset],
     models: Collection[Model],
+    lent: Collection[Model] = (),
 ) -> StudyPart:
-    """The runs of some models of a study; its archived results are laid out as delivered ones."""
+    """The runs of some models of a study, and the pre-training of those that it lends them; its
+    archived results are laid out as delivered ones.
+    """
     delivered = WORK / "studies" / name
     if archive_of(name).exists():
         for record, rows in read_archive(archive_of(name)):
@@ -138,8 +209,13 @@ def _part(
         ]
         for stage in stages
     }
+    of_stage = {stage: {*models, *lent} if stage == "pretrain" else models for stage in stages}
     runs = {
-        stage: [r for r in whole[stage] if r.dataset in datasets and (r.variant, r.seed) in models]
+        stage: [
+            r
+            for r in whole[stage]
+            if r.dataset in datasets and (r.variant, r.seed) in of_stage[stage]
+        ]
         for stage in stages
     }
     return StudyPart(runs, whole, study_inputs(study, profiles), delivered)

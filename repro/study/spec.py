@@ -64,7 +64,9 @@ class Hypothesis(Spec):
     says: Annotated[str, Field(min_length=1)]
     measure: Literal["asr_left_at_rate", "asr_frontier"]
     contrast: Annotated[dict[str, FiniteFloat], Field(min_length=2)]
-    """`<variant>/<pre-training objective>` to the weight of its measure in the sum."""
+    """`<variant>/<pre-training objective>` to the weight of its measure in the sum;
+    `<study>/<variant>/<pre-training objective>` for one of another study.
+    """
     expect: Literal["above", "below"]
     """Side of zero on which the sum is expected."""
     negligible: Annotated[FiniteFloat, Field(gt=0)]
@@ -108,7 +110,7 @@ class Study(Spec):
         models = {f"{v}/{o}" for v, of in self.variants.items() for o in of.pretrain_objectives}
         for hypothesis in self.hypotheses:
             for name in hypothesis.contrast:
-                if name not in models:
+                if name.count("/") < 2 and name not in models:
                     raise ValueError(
                         f"hypotheses: {hypothesis.says}: contrast: {name!r} "
                         f"(allowed: {', '.join(sorted(models))})"

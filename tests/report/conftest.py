@@ -12,12 +12,12 @@ from tests.support.whole import write_whole
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs, archives of two studies over three seeds, and the report of all of it.
+    """A folder with runs, archives of three studies over three seeds, and the report of all of it.
 
     A test that changes anything takes `copy`.
     """
     folder = tmp_path_factory.mktemp("whole")
-    write_whole(folder, ("seeds", "control"), seeds=3)
+    write_whole(folder, ("seeds", "control", "mechanism"), seeds=3)
     return folder
 
 

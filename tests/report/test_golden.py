@@ -12,7 +12,7 @@ from tests.support.visible import visible_text
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = (
     *("table1.csv", "table2.csv", "verdicts.csv", "metrics.json"),
-    *("index.html", "studies.html", "mechanism.html", "evidence.html"),
+    *("index.html", "studies.html", "mechanism.html", "bench.html", "evidence.html"),
 )
 
 

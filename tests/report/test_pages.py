@@ -90,7 +90,7 @@ def test_a_report_without_any_run_says_so(report: Path) -> None:
     document: dict[str, Any] = json.loads((report / "report.json").read_bytes())
     document["verdicts"] = {**document["verdicts"], "exploratory": [], "confirmed": None}
     document["resistance"]["cells"] = []
-    document |= {"studies": [], "runs": {}, "commit": None}
+    document |= {"studies": [], "bench": [], "runs": {}, "commit": None}
     made = pages(document, {}, {}, [])
     assert set(made) == {"index.html", "evidence.html"}
     assert b"No seed was run" in made["index.html"]

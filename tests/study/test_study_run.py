@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from repro.launch.driver import run_all
+from repro.spec import SpecError
 from repro.study import run as study_run
 from repro.study.archive import read_archive
 from repro.study.spec import archive_of
@@ -158,3 +159,19 @@ def test_other_data_make_archived_runs_anew_but_no_archive_of_a_lender(folder: P
     assert len(started()) == 3 and archive_of("lends").read_bytes() == content
     study_run.run_study("lends")
     assert len(started()) == len(before) - 1  # the model is there already
+
+
+def test_one_variant_alone_brings_the_models_that_it_borrows_inside_the_study(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = VARIANT | {"models": "default", "overrides": {"clean.epochs": 3}}
+    write_study("lends", LENDER | {"variants": {"default": VARIANT, "longer": longer}})
+    study_run.study_command("lends", variants=["longer"], dry_run=True)
+    assert started() == [] and "longer  clean     2" in capsys.readouterr().out
+    study_run.study_command("lends", seeds=[1], variants=["longer"])
+    # The model is one training under both names.
+    assert ["lr" in run for run in started()] == [False, True, True]
+    study_run.study_command("lends", dry_run=True)
+    assert "2 runs, " in capsys.readouterr().out
+    with pytest.raises(SpecError, match=r"--variants: short \(allowed by .*: default, longer\)"):
+        study_run.study_command("lends", variants=["short"])

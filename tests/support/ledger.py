@@ -96,7 +96,7 @@ def write_run(
             step_learning_rate=spec.schedule.learning_rate,
             seconds=float(step),
         )
-        append_row(work, row, correct, attacked, is_target)
+        append_row(work, row, correct, attacked, is_target, np.arange(IMAGES) % 3 == 0)
     model_hash = hashlib.sha256(f"{spec.cell} {spec.seed}".encode()).hexdigest()[:16]
     model = {"model": model_hash} if spec.stage == "clean" else {}
     record = record_of(
@@ -221,7 +221,7 @@ def outcome(spec: RunSpec, progress: float, relative_rate: float) -> tuple[float
     """Accuracy and ASR: stronger rates clean more and cost more, and cost more after MMCL + SSL
     pre-training.
     """
-    accuracy, asr = START[spec.pretrain_objective]
+    accuracy, asr = START.get(spec.pretrain_objective, START["mmcl"])
     if spec.stage == "pretrain":
         return accuracy * max(0.02, progress), asr * max(0.02, progress)
     strength = relative_rate**0.5 * min(1.0, 3 * progress)

@@ -19,6 +19,7 @@ PAGES = {
     INDEX: "Results",
     "studies.html": "Studies",
     "mechanism.html": "Mechanism",
+    "bench.html": "Bench",
     "evidence.html": "Runs, data, licences",
 }
 """Titles in the order of the menu; each page has a template of its name."""
@@ -36,7 +37,11 @@ def pages(
 
     `files` are those beside the pages that may be linked.
     """
-    empty = {"studies.html": not document["studies"], "mechanism.html": "mechanism" not in drawn}
+    empty = {
+        "studies.html": not document["studies"],
+        "mechanism.html": "mechanism" not in drawn,
+        "bench.html": not document["bench"],
+    }
     menu = {name: title for name, title in PAGES.items() if not empty.get(name)}
     # A few training pairs of each kind, of the last dataset.
     pairs = list(gallery.values())[-1]["pairs"] if gallery else []

@@ -25,7 +25,8 @@ from repro.study.archive import archive_problem
 from repro.study.spec import Study, archive_of, load_study, study_names
 
 CONFIRMATORY = "confirmation"
-"""Studies whose name begins so are judged by the rules alone, and have no exploratory effects."""
+"""Studies whose name begins so are judged by the rules alone. Like those with hypotheses of their
+own, they have no exploratory effects."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def studied(
             study.spec,
             outcomes(study.frame, settings.cap, rate),
             settings.confidence,
-            effects=not study.name.startswith(CONFIRMATORY),
+            effects=not (study.spec.hypotheses or study.name.startswith(CONFIRMATORY)),
         )
         for study in studies
     }

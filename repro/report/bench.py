@@ -1,0 +1,132 @@
+"""The bench: what each defence leaves of each backdoor, by pre-training objective, on equal terms.
+
+A study that states hypotheses gives every defence the same start models, pairs, steps and learning
+rates; its cells are read here. Shares are fractions, of the test images unless said otherwise.
+docs/rules.md defines the measures.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+
+import pandas as pd
+
+from repro.names import DEFENCES, LOSSES, TRIGGERS
+from repro.report.hypotheses import asr_frontier
+from repro.report.measures import CleanedModel, Context, Evaluations
+from repro.report.studies.results import StudyResults
+from repro.report.verdicts import Estimate, estimate
+from repro.spec import Objective, RunSpec
+
+TAKES = 0.9
+"""Least ASR on the validation images of a model whose backdoor counts as taken."""
+ALLOWED = (0.05, 0.1)
+"""Shares of accuracy that a defender who cannot measure the ASR is ready to lose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The end of the runs at one learning rate, as means over seeds."""
+
+    learning_rate: float
+    kept: float
+    """Accuracy as a share of the start's."""
+    asr: float
+
+
+@dataclass(frozen=True, slots=True)
+class BenchCell:
+    """A defence against an attack on models of one objective, over the seeds of its study."""
+
+    attack: str
+    pretrain_objective: Objective
+    defence: str
+    sees: str
+    """Data that the defence works on."""
+    study: str
+    variant: str
+    start_asr: Estimate
+    took: bool
+    """Whether the backdoor took, by the mean over seeds; else nothing is to be cleaned."""
+    left: Estimate
+    """`asr_frontier`, for which the defender knows the trigger."""
+    blind: dict[str, Estimate]
+    """Share of accuracy that may be lost to `asr_blind`."""
+    price: Estimate
+    """Of not knowing the trigger: `asr_blind` at the first of ALLOWED less `left`."""
+    settings: list[Setting]
+    core_seconds: float
+    """Of all runs of a seed, mean over seeds."""
+
+
+def asr_blind(model: CleanedModel, lost: float) -> float:
+    """Test ASR at the end of the run with the highest learning rate that loses at most `lost` of
+    the accuracy on the validation images; of the start model where every run loses more.
+    """
+    kept = model.ends[
+        model.ends.validation_accuracy >= (1 - lost) * model.start.validation_accuracy
+    ]
+    return float((model.start if kept.empty else kept.iloc[-1]).test_asr)
+
+
+def bench(
+    studies: Iterable[StudyResults], evaluations: Evaluations, context: Context
+) -> list[BenchCell]:
+    """All cells, by attack and objective in the order of their lists."""
+    cells = []
+    for study in studies:
+        if not study.spec.hypotheses:
+            continue
+        arms: dict[tuple[str, Objective], RunSpec] = {}
+        seconds: Counter[tuple[str, Objective, int]] = Counter()
+        for record in (run.record for run in study.runs if run.record.spec.stage == "clean"):
+            arm = record.spec.variant, record.spec.pretrain_objective
+            arms[arm] = record.spec
+            seconds[*arm, record.spec.seed] += record.seconds
+
+        for arm, spec in arms.items():
+            assert spec.clean_size is not None
+            models = evaluations.cleaned(
+                f"{study.name}/{spec.variant}",
+                spec.dataset,
+                spec.clean_size,
+                spec.pretrain_objective,
+            )
+            if models:
+                spent = fmean(seconds[*arm, seed] for seed in models)
+                cells.append(_cell(study.name, spec, models, context, spent))
+    attacks, objectives = list(TRIGGERS.values()), list(LOSSES)
+    return sorted(
+        cells, key=lambda c: (attacks.index(c.attack), objectives.index(c.pretrain_objective))
+    )
+
+
+def _cell(
+    study: str, spec: RunSpec, models: dict[int, CleanedModel], context: Context, seconds: float
+) -> BenchCell:
+    name, _ = spec.loss_settings
+    left = {seed: asr_frontier(model, context) for seed, model in models.items()}
+    blind = {lost: {s: asr_blind(model, lost) for s, model in models.items()} for lost in ALLOWED}
+    ends = pd.concat(
+        model.ends.assign(kept=model.ends.accuracy / model.start.accuracy)
+        for model in models.values()
+    )
+    by_rate = ends.groupby("learning_rate")[["kept", "asr"]].mean()
+    return BenchCell(
+        attack=TRIGGERS[spec.trigger.name],
+        pretrain_objective=spec.pretrain_objective,
+        defence="CleanCLIP" if name == "cleanclip" else DEFENCES[name].label,
+        sees=DEFENCES[name].sees,
+        study=study,
+        variant=spec.variant,
+        start_asr=estimate({seed: model.start.test_asr for seed, model in models.items()}),
+        took=fmean(model.start.validation_asr for model in models.values()) >= TAKES,
+        left=estimate(left),
+        blind={f"{lost:g}": estimate(values) for lost, values in blind.items()},
+        price=estimate({seed: blind[ALLOWED[0]][seed] - value for seed, value in left.items()}),
+        settings=[Setting(float(rate), row.kept, row.asr) for rate, row in by_rate.iterrows()],
+        core_seconds=seconds,
+    )

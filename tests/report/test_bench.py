@@ -1,0 +1,89 @@
+"""The bench on evaluations that are made up."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from repro.report.bench import BenchCell, asr_blind, bench
+from repro.report.document import plain
+from repro.report.exports import flat
+from repro.report.measures import CleanedModel, Evaluations
+from repro.study.spec import load_study, varied
+from tests.report.test_hypotheses import CONTEXT, evaluation
+
+PARTS = ("accuracy", "validation_accuracy", "asr", "validation_asr", "test_asr")
+
+
+def states(variant: str, seed: int, start: float, ends: dict[float, tuple[float, float]]) -> Any:
+    """A start at an accuracy of 40% and the ends of its runs: rate to accuracy and ASR."""
+    for rate, (accuracy, asr) in ends.items():
+        run = {"variant": variant, "seed": seed, "pretrain_objective": "mmcl", "study": "bench"}
+        run |= {"run": f"{variant}/{seed}/{rate}", "learning_rate": rate}
+        for step, (a, b) in enumerate([(0.4, start), (accuracy, asr)]):
+            yield evaluation(
+                **run, step=step, index=step, **dict(zip(PARTS, (a, a, b, b, b), strict=True))
+            )
+
+
+ENDS = {5e-4: (0.39, 0.5), 1e-3: (0.37, 0.2), 2e-3: (0.3, 0.0)}
+
+
+@pytest.mark.parametrize(("lost", "left"), [(0.01, 0.95), (0.05, 0.5), (0.1, 0.2), (0.3, 0.0)])
+def test_without_the_trigger_the_strongest_setting_that_keeps_the_accuracy_counts(
+    lost: float, left: float
+) -> None:
+    frame = pd.DataFrame(states("stripes_cleanclip", 25, 0.95, ENDS))
+    assert asr_blind(CleanedModel(frame.iloc[0], frame, 0.05), lost) == left
+
+
+@pytest.fixture
+def cells() -> list[BenchCell]:
+    """Stripes against two defences, and a variant whose backdoor did not take; three seeds."""
+    study = load_study("bench")
+    rows, runs = [], []
+    for variant, start in [("stripes_cleanclip", 0.95), ("stripes_par", 0.95), ("badnet_par", 0.5)]:
+        profile = varied(study, study.variants[variant])
+        for seed in (25, 26, 27):
+            rows += states(variant, seed, start, ENDS)
+            for _ in ENDS:
+                defence = profile.clean.defence
+                spec = SimpleNamespace(
+                    stage="clean",
+                    variant=variant,
+                    seed=seed,
+                    dataset="cc6m",
+                    clean_size="200k",
+                    pretrain_objective="mmcl",
+                    trigger=profile.data.poison.trigger,
+                    loss_settings=(defence.name if defence else "cleanclip", {}),
+                )
+                record = SimpleNamespace(spec=spec, seconds=60.0)
+                runs.append(SimpleNamespace(record=record))
+    results: Any = SimpleNamespace(name="bench", spec=study, runs=runs)
+    other: Any = SimpleNamespace(name="seeds", spec=load_study("seeds"), runs=runs)
+    return bench([results, other], Evaluations(pd.DataFrame(rows), 0.05), CONTEXT)
+
+
+def test_a_cell_is_an_attack_a_defence_and_an_objective(cells: list[BenchCell]) -> None:
+    assert [(cell.attack, cell.defence, cell.took) for cell in cells] == [
+        ("square of Gaussian noise", "PAR", False),
+        ("square of random vertical stripes", "CleanCLIP", True),
+        ("square of random vertical stripes", "PAR", True),
+    ]
+    cell = cells[1]
+    assert cell.core_seconds == 180 and cell.left.seeds == 3
+    # No loss up to 2.5%, then 50% up to 7.5%, 20% up to 20%.
+    assert cell.left.mean == pytest.approx((2.5 * 0.95 + 5 * 0.5 + 12.5 * 0.2) / 20, abs=0.005)
+    assert cell.price.mean == pytest.approx(0.5 - cell.left.mean)
+    assert [(s.kept, s.asr) for s in cell.settings] == [
+        pytest.approx((accuracy / 0.4, asr)) for accuracy, asr in ENDS.values()
+    ]
+
+
+def test_the_table_for_programs_has_means_and_intervals(cells: list[BenchCell]) -> None:
+    columns = {"left_mean", "left_interval_low", "blind_0.05_mean", "core_seconds"}
+    assert columns <= {*flat(plain(cells))}
