@@ -6,8 +6,6 @@ repro/train/objectives.py, `DEFENCES` in repro/train/defences.py, `TRIGGERS` in
 repro/data/triggers.py.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal, NamedTuple
 
@@ -76,9 +74,9 @@ class DefenceNames(NamedTuple):
     """What is known of a defence without its implementation."""
 
     label: str
-    sees: Literal["nothing", "clean images", "clean pairs", "training pairs"]
-    """Data that the defence works on; tables compare those that see the same."""
     settings: dict[str, Setting]
+    sees: Literal["nothing", "clean images", "clean pairs", "training pairs"] = "clean pairs"
+    """Data that the defence works on."""
     changes_start: bool = False
     """Whether it changes the weights before the first evaluation."""
     views: int | None = None
@@ -95,31 +93,22 @@ class DefenceNames(NamedTuple):
 
 DEFENCES: dict[DefenceName, DefenceNames] = {
     # Finetuning by the loss of the run; with `mmcl_ssl` it is CleanCLIP as published.
-    "cleanclip": DefenceNames("finetuning", "clean pairs", {"ssl_weight": Setting(1.0)}),
+    "cleanclip": DefenceNames("finetuning", {"ssl_weight": Setting(1.0)}),
     "shrink_and_perturb": DefenceNames(
         "shrink and perturb",
-        "clean pairs",
         {"shrink": Setting(1.0, most=1.0), "perturb": Setting(0.0)},
         changes_start=True,
     ),
     "deep_clustering": DefenceNames(
         "deep clustering",
-        "clean pairs",
         {"clusters": Setting(100, least=1, whole=True), "weight": Setting(1.0)},
     ),
-    "crop_view": DefenceNames(
-        "CleanCLIP, crops and colours", "clean pairs", {}, image_view="crop_and_colour"
-    ),
-    "word_view": DefenceNames(
-        "CleanCLIP, words dropped and shuffled", "clean pairs", {}, text_view="shuffled"
-    ),
-    "reset_temperature": DefenceNames(
-        "CleanCLIP, temperature reset", "clean pairs", {}, changes_start=True
-    ),
-    "fresh_head": DefenceNames("CleanCLIP, new SSL head", "clean pairs", {}),
+    "crop_view": DefenceNames("CleanCLIP, crops and colours", {}, image_view="crop_and_colour"),
+    "word_view": DefenceNames("CleanCLIP, words dropped and shuffled", {}, text_view="shuffled"),
+    "reset_temperature": DefenceNames("CleanCLIP, temperature reset", {}, changes_start=True),
+    "fresh_head": DefenceNames("CleanCLIP, new SSL head", {}),
     "par": DefenceNames(
         "PAR",
-        "clean pairs",
         {"threshold": Setting(2.15, most=4.0)},
         views=1,
         base_view="noise_and_erasing",

@@ -1,10 +1,8 @@
 """The schema of the files in `specs/`, and of the runs that repro/profile.py makes of them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -30,6 +28,9 @@ Weight = Annotated[FiniteFloat, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What torch and numpy take as a seed."""
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
+BatchSize = Annotated[int, Field(ge=2)]
+T = TypeVar("T")
+NonEmpty = Annotated[list[T], Field(min_length=1)]
 ModelAge = PositiveInt | Literal["last", "best_validation_loss"]
 """Epoch whose model is cleaned: a number, the last, or that of the lowest validation loss."""
 
@@ -214,9 +215,9 @@ class Schedule(Spec):
     learning_rate: Rate
     epochs: PositiveInt
     warmup_steps: NonNegativeInt
-    global_batch_size: Annotated[int, Field(ge=2)]
+    global_batch_size: BatchSize
     """Pairs per optimizer step over all ranks: the number of negatives + 1."""
-    norm_batch_size: Annotated[int, Field(ge=2)]
+    norm_batch_size: BatchSize
     """Pairs over which BatchNorm takes its statistics (the paper's "batch size", per GPU)."""
 
 
@@ -244,7 +245,7 @@ class PretrainSpec(Training):
     """Factor on the SSL term where the objective has one (paper Sec. 3: 1)."""
     model_age: dict[Dataset, dict[Objective, ModelAge]]
     """Epoch at which training stops, of the full schedule (authors, CC6M: 21 and 36 of 64)."""
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    seeds: NonEmpty[Seed]
     evaluate_every_epochs: PositiveInt
     """Zero-shot accuracy and ASR during pre-training, every so many epochs and at the end."""
 
@@ -252,12 +253,12 @@ class PretrainSpec(Training):
 class CleanCell(Spec):
     """One block of the cleaning sweep: every combination of its lists is one run."""
 
-    datasets: Annotated[list[Dataset], Field(min_length=1)]
-    pretrain_objectives: Annotated[list[Objective], Field(min_length=1)]
-    clean_sizes: Annotated[list[CleanSize], Field(min_length=1)]
-    losses: Annotated[list[Loss], Field(min_length=1)]
-    learning_rates: Annotated[list[Rate], Field(min_length=1)]
-    global_batch_size: Annotated[int, Field(ge=2)]
+    datasets: NonEmpty[Dataset]
+    pretrain_objectives: NonEmpty[Objective]
+    clean_sizes: NonEmpty[CleanSize]
+    losses: NonEmpty[Loss]
+    learning_rates: NonEmpty[Rate]
+    global_batch_size: BatchSize
 
 
 class Defence(Spec):
@@ -302,24 +303,30 @@ class StopEarly(Spec):
     asr: Fraction
 
 
-class CleanSpec(Training):
-    """`clean` of a profile: finetuning of every pre-trained model."""
+class Cleaning(Training):
+    """Fields of `clean` that its runs have too."""
 
     defence: Defence | None = None
     """What cleaning does besides finetuning; null for CleanCLIP as published."""
     poisons_left: NonNegativeInt = 0
     """Poisoned pairs left among the cleaning pairs, in addition to them."""
-    epochs: PositiveInt
-    warmup_steps: NonNegativeInt
     evaluations_per_epoch: Annotated[FiniteFloat, Field(gt=0)] | None
-    """Evaluations an epoch, at equal distances; null where evaluate_every_steps is given."""
+    """Evaluations an epoch, at equal distances; null where evaluate_every_steps is given. Below 1
+    in pre-training: one evaluation every 1/x epochs."""
     evaluate_every_steps: PositiveInt | None
     """Evaluations every so many steps of an epoch and at its end (the authors' rhythm)."""
     images_between: PositiveInt | None = None
     """Images of each class at evaluations within an epoch; null for all, as at an epoch's end."""
     stop_early: StopEarly | None = None
     """Null where every run makes all its epochs."""
-    cells: Annotated[list[CleanCell], Field(min_length=1)]
+
+
+class CleanSpec(Cleaning):
+    """`clean` of a profile: finetuning of every pre-trained model."""
+
+    epochs: PositiveInt
+    warmup_steps: NonNegativeInt
+    cells: NonEmpty[CleanCell]
 
 
 class EvaluateSpec(Spec):
@@ -327,7 +334,7 @@ class EvaluateSpec(Spec):
 
     classnames: Literal["imagenet", "icons"]
     """The list of specs/classnames that names the classes."""
-    templates: Literal["openai"] | Annotated[list[str], Field(min_length=1)]
+    templates: Literal["openai"] | NonEmpty[str]
     """The 80 templates of OpenAI, or a list of strings with one {} each."""
     asr_cap: Fraction
     """A model counts as cleaned at an ASR of at most this (paper: 5%)."""
@@ -351,8 +358,11 @@ class Profile(Spec):
     evaluate: EvaluateSpec
 
 
-class RunSpec(Training):
-    """One training run, resolved: all that its outcome depends on besides input data and code."""
+class RunSpec(Cleaning):
+    """One training run, resolved: all that its outcome depends on besides input data and code.
+
+    `defence` is None in pre-training, and for CleanCLIP as published.
+    """
 
     profile: Name
     stage: Literal["pretrain", "clean"]
@@ -373,15 +383,6 @@ class RunSpec(Training):
     """`last` in cleaning."""
     ssl_weight: Weight = 1.0
     """Factor on the SSL term in pre-training; cleaning takes that of its defence."""
-    defence: Defence | None = None
-    """None in pre-training, and for CleanCLIP as published."""
-    poisons_left: NonNegativeInt = 0
-    """Poisoned pairs left among the cleaning pairs."""
-    evaluations_per_epoch: FiniteFloat | None
-    """Below 1 in pre-training: one evaluation every 1/x epochs."""
-    evaluate_every_steps: PositiveInt | None
-    images_between: PositiveInt | None = None
-    stop_early: StopEarly | None = None
     switches: Switches
     trigger: Trigger
     target_class: str
@@ -434,19 +435,12 @@ class RunSpec(Training):
         return DEFENCES[name].views or LOSSES[self.loss].views
 
     @property
-    def changes_start(self) -> bool:
-        """Whether the run's first evaluation is of other weights than those of its start model."""
-        return self.defence is not None and DEFENCES[self.defence.name].changes_start
-
-    @property
     def evaluation_key(self) -> str:
         """Equal in runs whose evaluations of one model on one set of images are equal."""
         # Image size and arithmetic too: both change what the model sees and answers.
-        parts: list[Spec] = [self.switches, self.trigger, self.evaluate]
-        content = [part.model_dump(mode="json") for part in parts]
-        return digest(
-            [*content, self.target_class, self.model.vision.image_size, self.evaluation_precision]
-        )
+        fields = {"switches", "trigger", "target_class", "evaluate"}
+        content = self.model_dump(mode="json", include=fields)
+        return digest([content, self.model.vision.image_size, self.evaluation_precision])
 
     @property
     def evaluation_precision(self) -> Precision:

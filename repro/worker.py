@@ -5,8 +5,6 @@ each run's `spec.json` there has its specification and the places of its inputs.
 the events of repro/events.py and leaves `outcome.json` in the run's folder.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import os
@@ -15,7 +13,7 @@ import time
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,29 +67,32 @@ class Resident:
         folder, synonyms = Path(inputs["pairs"]["path"]), Path(inputs["synonyms"]["path"])
         store = self.store(folder)
 
-        def pairs(rows: Rows, rank: int, ranks: int) -> TrainingPairs:
-            return TrainingPairs(spec, store, rows, synonyms, self.cache, rank, ranks)
+        def pairs(rows: Rows) -> TrainingPairs:
+            ranks = distributed.rank(), distributed.ranks()
+            return TrainingPairs(spec, store, rows, synonyms, self.cache, *ranks)
 
-        # Pairs kept from pre-training, not divided among the ranks: rank 0 of 1.
-        validation = None
+        # Pairs kept from pre-training.
+        training, validation = pairs(_rows(spec, folder, store)), None
         if spec.model_age == "best_validation_loss":
-            validation = pairs(store.rows("validation"), 0, 1)
+            validation = pairs(store.rows("validation"))
 
-        training = pairs(_rows(spec, folder, store), distributed.rank(), distributed.ranks())
         whole, part, prompts = self._evaluation(spec, Path(inputs["evaluation"]["path"]))
 
+        # Runs that clean one model begin with the same evaluation.
+        hashes = (inputs[name]["hash"] for name in ("model", "evaluation") if name in inputs)
+        start = (*hashes, spec.evaluation_key, spec.deterministic)
+        shared = spec.stage == "clean" and DEFENCES[spec.loss_settings[0]].start is None
+
         def evaluate(model: CLIP, step: int, draw: int, stop: Stop) -> Predictions:
+            if shared and step == 0 and start in self.starts:
+                return self.starts[start]
             images = part if step % training.steps_per_epoch else whole
-            # Runs that clean one model begin with the same evaluation.
-            key = _start_key(spec, inputs) if step == 0 and spec.stage == "clean" else None
-            if key is None or key not in self.starts:
-                predictions = evaluate_model(
-                    model, images, prompts, self.device, draw, spec.evaluation_precision, stop
-                )
-                if key is None:
-                    return predictions.among(images.numbers, len(whole))
-                self.starts[key] = predictions
-            return self.starts[key]
+            predictions = evaluate_model(
+                model, images, prompts, self.device, draw, spec.evaluation_precision, stop
+            ).among(images.numbers, len(whole))
+            if shared and step == 0:
+                self.starts[start] = predictions
+            return predictions
 
         return Task(
             spec=spec,
@@ -157,17 +158,6 @@ class Resident:
         return model.to(self.device), restored
 
 
-def _start_key(spec: RunSpec, inputs: dict[str, Input]) -> tuple[object, ...]:
-    """What the predictions of a cleaning run's start model depend on."""
-    return (
-        inputs["model"]["hash"],
-        inputs["evaluation"]["hash"],
-        spec.evaluation_key,
-        (spec.defence, spec.seed) if spec.changes_start else None,
-        spec.deterministic,
-    )
-
-
 def _rows(spec: RunSpec, folder: Path, store: PairStore) -> Rows:
     """Rows of the store that the run trains on; the unpoisoned control takes all."""
     if not (folder / "rows.npz").exists():
@@ -177,8 +167,7 @@ def _rows(spec: RunSpec, folder: Path, store: PairStore) -> Rows:
 
     clean, poisoned = store.rows(str(spec.clean_size)), store.rows("poisoned")
     # Chosen by a key that holds the seed: each repetition is left with other poisoned pairs.
-    keys = [store.keys[row].tobytes() for row in poisoned]
-    left = keyed_subset(keys, spec.poisons_left, "poisons left", spec.seed)
+    left = keyed_subset(store.keys[poisoned], spec.poisons_left, "poisons left", spec.seed)
     return np.union1d(clean, poisoned[left])
 
 
@@ -193,11 +182,11 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int, code
             f"{run.name}: the code changed after the launch (digest {code}, at the launch "
             f"{run.code}); run the stage again"
         )
-    work_dir, rank = work / fingerprint, distributed.rank()
+    work_dir, rank, device = work / fingerprint, distributed.rank(), resident.device
 
     def report(event: str, **content: Any) -> None:
         if rank == 0:
-            events.emit(cast(Any, {"event": event, "fingerprint": fingerprint, **content}))
+            events.emit({"event": event, "fingerprint": fingerprint, **content})
 
     # All ranks look before rank 0 of a finished run can go on and write.
     outcome: Any = read_json(work_dir / "outcome.json")
@@ -215,15 +204,14 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int, code
         report("metrics", **content)
         if rank == 0 and time.monotonic() - written > STATUS_SECONDS:
             written = time.monotonic()
-            at = {"step": content["step"], "epoch": content["epoch"]}
-            status = {"state": "running", **at, "total_steps": len(task.pairs)}
+            status = {"step": content["step"], "total_steps": len(task.pairs)}
             replace_json(work_dir / "status.json", status, sync=False)
 
     report("start")
     # DDP and caches tie an earlier run's model into cycles, and two do not fit beside each other.
     gc.collect()
     model, restored = resident.start_model(run.spec, run.inputs)
-    trained = train(task, model, restored, resident.device, metrics, workers)
+    trained = train(task, model, restored, device, metrics, workers)
 
     distributed.barrier()
     if rank == 0:
@@ -234,7 +222,7 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int, code
             "files": handed_on(work_dir),
             "num_rows": len(steps),
             "last_step": steps[-1],
-            "device": _device_name(resident.device),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         }
         replace_json(work_dir / "outcome.json", outcome)
         checkpoint.remove_checkpoints(work_dir)
@@ -273,11 +261,6 @@ def _begin_attempt(work_dir: Path, code: str) -> dict[str, Any]:
     return now
 
 
-def _device_name(device: torch.device) -> str:
-    """What torch computes on, in its own words."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 def main(pack_path: str) -> None:
     """Run the batch; exits with 143 when a signal asked to stop."""
     events.die_with_parent()
@@ -288,8 +271,6 @@ def main(pack_path: str) -> None:
 
     # What is loaded for one run stays for the next.
     work = Path(pack["work"])
-    # The cache may be a link to a disk of the node, where its folder is not there yet.
-    (work / "cache").resolve().mkdir(parents=True, exist_ok=True)
     resident = Resident(work / "cache", device)
     workers = int(os.environ.get("REPRO_LOADER_WORKERS", "0"))
     for fingerprint in pack["runs"]:

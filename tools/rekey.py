@@ -21,18 +21,13 @@ from rekey_old_spec import new_spec
 
 from repro.files import replace_file
 from repro.ledger import Counts, Row, RunRecord, identity_of
-from repro.runs.inputs import StoreHashes
+from repro.runs.inputs import part_hash
 from repro.runs.published import ROWS, rows_text
 from repro.runs.run import fingerprint_of
 from repro.study.archive import ArchivedRun, write_archive
 
 LOCK = Path("dvc.lock")
-STORES = {
-    old: StoreHashes(**hashes)
-    for old, hashes in json.loads(
-        Path(__file__).with_name("rekey_inputs.json").read_bytes()
-    ).items()
-}
+STORES = json.loads(Path(__file__).with_name("rekey_inputs.json").read_bytes())
 
 
 def main(paths: list[str]) -> None:
@@ -65,7 +60,7 @@ def convert(item: dict[str, Any]) -> ArchivedRun:
         # Hashes of models and of the synonyms are of their files, as they were.
         if name in ("pairs", "evaluation") and old not in STORES:
             raise ValueError(f"{spec.run_id}: {name}: {old} is not in rekey_inputs.json")
-        inputs[name] = STORES[old].part(spec) if old in STORES else old
+        inputs[name] = part_hash(spec, **STORES[old]) if old in STORES else old
 
     fingerprint = fingerprint_of(spec, inputs)
     names = identity_of(spec, fingerprint)

@@ -1,12 +1,9 @@
 """Arrays that are costly to make, on disk as read-only memory maps."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +19,9 @@ SHARE_OF_MEMORY = 1 / 8
 
 
 def cached_array(
-    path: Path,
-    shape: tuple[int, ...],
-    dtype: type[np.generic],
-    chunks: Callable[[], Iterable[NDArray[Any]]],
-) -> NDArray[Any]:
-    """The array in `path` (.npy) as a read-only memory map; made of `chunks` if there is none.
+    path: Path, shape: tuple[int, ...], chunks: Callable[[], Iterable[NDArray[np.uint8]]]
+) -> NDArray[np.uint8]:
+    """The bytes in `path` (.npy) as a read-only memory map; made of `chunks` if there is none.
 
     `chunks` gives the parts of the array along its first axis, in order. The file appears when
     complete. Concurrent callers, on all hosts that share the folder, wait for the one that makes
@@ -38,32 +32,21 @@ def cached_array(
         os.makedirs(os.path.realpath(path.parent), exist_ok=True)
         with held(path.with_suffix(".lock"), wait=True):
             if not path.exists():
-                _make(path, shape, dtype, chunks())
+                _make(path, shape, chunks())
 
     # Processes that map one file share its pages.
-    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.shape != shape or array.dtype != dtype:
-        raise ValueError(
-            f"{path}: {array.dtype} of shape {array.shape} (expected: {np.dtype(dtype)} of shape "
-            f"{shape}); delete the file, and it is made again"
-        )
+    array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
     return array
 
 
-def _make(
-    path: Path, shape: tuple[int, ...], dtype: type[np.generic], chunks: Iterable[NDArray[Any]]
-) -> None:
+def _make(path: Path, shape: tuple[int, ...], chunks: Iterable[NDArray[np.uint8]]) -> None:
     partial = path.with_suffix(".partial")
-    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-    rows = 0
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     # Written, not mapped: on a full disk a write raises an error, a map ends the process.
     with partial.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for chunk in chunks:
-            assert chunk.shape[1:] == shape[1:] and chunk.dtype == dtype, (chunk.shape, chunk.dtype)
             file.write(np.ascontiguousarray(chunk).data)
-            rows += len(chunk)
-        assert rows == shape[0], (rows, shape)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

@@ -6,8 +6,6 @@ before they stamp a trigger. Limits are checked on the header, before any pixel 
 EXIF orientation is ignored, as in the authors' code.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from functools import cache
@@ -101,8 +99,7 @@ def decode_image(data: bytes, size: int, geometry: Geometry = "crop") -> NDArray
 @cache
 def decoder_version() -> str:
     """Version of library and code, on which the pixels of an image file depend."""
-    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    return f"Pillow {PIL.__version__}, {code}"
+    return f"Pillow {PIL.__version__}, {bytes_hash(Path(__file__).read_bytes()).hex()}"
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

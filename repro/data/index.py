@@ -7,9 +7,8 @@ shard.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -46,10 +45,7 @@ class Captions(Sequence[str]):
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
         # Negative numbers and IndexError as in a list.
         i = range(len(self))[index]
         return self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes().decode()
@@ -89,46 +85,46 @@ class Index:
     def __len__(self) -> int:
         return len(self.shard)
 
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """All but the captions, by name."""
+        return {name: values for name, values in vars(self).items() if name != "captions"}
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays of index.npz by name."""
-        columns = dict(vars(self))
-        captions = columns.pop("captions")
-        return columns | {"caption_bytes": captions.blob, "caption_offsets": captions.offsets}
+        captions: dict[str, NDArray[Any]] = {
+            "caption_bytes": self.captions.blob,
+            "caption_offsets": self.captions.offsets,
+        }
+        return self.columns() | captions
 
     @classmethod
-    def of_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Self:
-        """Inverse of `arrays`."""
-        columns = dict(arrays)
-        captions = Captions(columns.pop("caption_bytes"), columns.pop("caption_offsets"))
+    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Inverse of `arrays`; KeyError if they are not those of an index."""
+        columns = {f.name: arrays[f.name] for f in fields(cls) if f.name != "captions"}
+        captions = Captions(arrays["caption_bytes"], arrays["caption_offsets"])
         return cls(**columns, captions=captions)
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read index.npz; one of NPZ_ERRORS if it is damaged or inconsistent."""
-        names = [field.name for field in fields(cls) if field.name != "captions"]
-        # Opened here, because numpy leaves a damaged file open.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            names += ["caption_bytes", "caption_offsets"]
-            index = cls.of_arrays({name: file[name] for name in names})
-        if {len(column) for column in vars(index).values()} != {len(index)}:
-            raise ValueError(f"{path.name}: columns of unequal length")
-        return index
 
     def take(self, rows: NDArray[np.int64]) -> Index:
         """The index of the given rows, in their order."""
-        columns = dict(vars(self))
-        captions = Captions.of(map(columns.pop("captions").__getitem__, rows))
-        return Index(**{name: values[rows] for name, values in columns.items()}, captions=captions)
+        columns = {name: values[rows] for name, values in self.columns().items()}
+        return Index(**columns, captions=Captions.of(map(self.captions.__getitem__, rows)))
 
     def replace(self, rows: NDArray[np.int64], other: Index) -> Index:
         """A copy with `rows` replaced by the rows of `other`, in order."""
-        captions = list(self.captions)
-        columns = {name: values.copy() for name, values in vars(self).items() if name != "captions"}
-        for name, column in columns.items():
-            column[rows] = getattr(other, name)
-        for row, caption in zip(rows, other.captions, strict=True):
-            captions[row] = caption
-        return Index(**columns, captions=Captions.of(captions))
+        order = np.arange(len(self))
+        order[rows] = len(self) + np.arange(len(other))
+        return concatenate([self, other]).take(order)
+
+
+def concatenate(indices: Sequence[Index]) -> Index:
+    """The rows of several indices, one after another."""
+    columns = {
+        name: np.concatenate([getattr(index, name) for index in indices])
+        for name in indices[0].columns()
+    }
+    sizes = np.concatenate([[0], *(np.diff(index.captions.offsets) for index in indices)])
+    blob = np.concatenate([index.captions.blob for index in indices])
+    return Index(**columns, captions=Captions(blob, np.cumsum(sizes)))
 
 
 class StoreRow(NamedTuple):

@@ -4,12 +4,10 @@ Every draw of the stages `data` and `poison` is keyed: the same parts give the s
 machine, and a missing row changes the result of no other row.
 """
 
-from __future__ import annotations
-
 import hashlib
-from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 Part = str | int | bytes
 
@@ -34,12 +32,12 @@ def keyed_rng(*parts: Part) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int.from_bytes(keyed_digest(*parts), "big")))
 
 
-def keyed_order(keys: Iterable[bytes], *parts: Part) -> np.ndarray:
-    """Positions of `keys`, (N,) int64, by keyed hashes: a missing row changes no other's order."""
-    ranks = [keyed_digest(*parts, key) for key in keys]
+def keyed_order(keys: NDArray[np.uint8], *parts: Part) -> NDArray[np.int64]:
+    """Positions of `keys` (N, 16) by keyed hashes: a missing row changes no other's order."""
+    ranks = [keyed_digest(*parts, key.tobytes()) for key in keys]
     return np.array(sorted(range(len(ranks)), key=ranks.__getitem__), dtype=np.int64)
 
 
-def keyed_subset(keys: Iterable[bytes], count: int, *parts: Part) -> np.ndarray:
+def keyed_subset(keys: NDArray[np.uint8], count: int, *parts: Part) -> NDArray[np.int64]:
     """The first `count` positions of the keyed order, (count,) int64 ascending; nested by count."""
     return np.sort(keyed_order(keys, *parts)[:count])

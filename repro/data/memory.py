@@ -5,8 +5,6 @@ A small value makes a run of toy size take the ways of a large one: images are d
 step, and the BatchNorm groups of a rank are taken one after another.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

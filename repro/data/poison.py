@@ -7,12 +7,10 @@ has the rows of the data store in the same order; poisoned rows point to shards 
 keep the key of the original pair.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,55 +18,67 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repro.data.images import encode_png
-from repro.data.index import Index, key_values
+from repro.data.index import key_values
 from repro.data.keyed import keyed_rng, keyed_subset
-from repro.data.shards import PairStore, ShardWriter, write_json, write_store
+from repro.data.shards import PairStore, ShardWriter, write_store
 from repro.data.templates import templates_of
 from repro.data.triggers import stamp
-from repro.spec import CleanSize, Dataset, Profile, SpecError
+from repro.spec import Dataset, Profile, SpecError
 
 Rows = NDArray[np.int64]
 
 
 def build_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) -> None:
-    """Fill `out` with the poisoned store, rows.npz, manifest.jsonl and accounting.json."""
+    """Fill `out` with the poisoned store, rows.npz and manifest.jsonl."""
     source = PairStore.open(data_dir / dataset)
-    keys = [key.tobytes() for key in source.keys]
-    names_target = captions_naming(profile.data.poison.target_class, source.captions)
-    poisoned = choose_poisoned(profile, dataset, keys, names_target)
-    cleaning, copies = choose_cleaning(profile, source.index, keys, poisoned)
+    rows = choose_rows(profile, dataset, source)
 
     writer = ShardWriter(out, first_shard=len(source.shards), prefix="poisoned-")
-    manifest = _write_poisoned(profile, source, keys, poisoned, writer)
+    manifest = _write_poisoned(profile, source, rows["poisoned"], writer)
     replacements, shards = writer.close()
-    index = source.index.replace(poisoned, replacements)
+    index = source.index.replace(rows["poisoned"], replacements)
     write_store(out, index, [*source.overlay_shards(out), *shards])
-
-    # Validation pairs are taken from the rest; all others are training pairs.
-    data, taken = profile.data, np.concatenate([poisoned, *cleaning.values()])
-    rest = np.setdiff1d(np.arange(len(source)), taken)
-    validation = _subset(
-        "num_validation", data.num_validation, rest, keys, "validation", data.poison.seed
-    )
-    train = np.setdiff1d(np.arange(len(source), dtype=np.int64), validation)
-    if profile.switches.cleaning_pairs == "held_out":
-        train = np.setdiff1d(train, np.concatenate(list(cleaning.values())))
-
-    rows: dict[str, Rows] = {"train": train, "poisoned": poisoned, "validation": validation}
-    rows |= {str(size): chosen for size, chosen in cleaning.items()}
     np.savez(out / "rows.npz", **rows)  # type: ignore[arg-type]  # as in write_store
     lines = "".join(json.dumps(entry) + "\n" for entry in manifest)
     (out / "manifest.jsonl").write_text(lines, encoding="utf-8")
-    accounting = {
-        "pairs": len(source),
-        "naming_target": int(names_target.sum()),
-        "poisoned": len(poisoned),
-        "copies_of_poisoned_images": copies,
-        "train": len(train),
-        "validation": len(validation),
-        "cleaning": {size: len(chosen) for size, chosen in cleaning.items()},
+
+
+def choose_rows(profile: Profile, dataset: Dataset, source: PairStore) -> dict[str, Rows]:
+    """Ascending rows by use: `train`, `poisoned`, `validation`, and the cleaning subsets by size,
+    the smaller in the larger. SpecError where there are too few pairs for a use.
+    """
+    data, poison, every = profile.data, profile.data.poison, np.arange(len(source))
+
+    def first(field: str, count: int, rows: Rows, purpose: str) -> Rows:
+        if count > len(rows):
+            raise SpecError(
+                f"data.{field}: {count} (allowed: at most {len(rows)}, the pairs of {len(every)} "
+                "that can be chosen)"
+            )
+        subset: Rows = rows[keyed_subset(source.keys[rows], count, purpose, poison.seed)]
+        return subset
+
+    # Pairs that name the target if `label_consistent`, else others.
+    named = captions_naming(poison.target_class, source.captions)
+    eligible = np.flatnonzero(named if poison.mode == "label_consistent" else ~named)
+    field, count = f"poison.num_poisoned.{dataset}", poison.num_poisoned[dataset]
+    poisoned = first(field, count, eligible, "poison")
+
+    # By the hash of the image file: several rows may hold one image, under other captions. A
+    # cleaning set with the originals of poisoned images would make the defence too easy.
+    images = key_values(source.index.image_hashes)
+    clean = np.flatnonzero(~np.isin(images, images[poisoned]))
+    cleaning = {
+        str(size): first(f"cleaning_sizes.{size}", count, clean, "clean")
+        for size, count in data.cleaning_sizes.items()
     }
-    write_json(out / "accounting.json", accounting)
+
+    # Validation pairs are taken from the rest; all others are training pairs.
+    rest = np.setdiff1d(every, np.concatenate([poisoned, *cleaning.values()]))
+    validation = first("num_validation", data.num_validation, rest, "validation")
+    held_out = cleaning.values() if profile.switches.cleaning_pairs == "held_out" else ()
+    train = np.setdiff1d(every, np.concatenate([validation, *held_out]))
+    return {"train": train, "poisoned": poisoned, "validation": validation, **cleaning}
 
 
 def captions_naming(target_class: str, captions: Sequence[str]) -> NDArray[np.bool_]:
@@ -77,70 +87,27 @@ def captions_naming(target_class: str, captions: Sequence[str]) -> NDArray[np.bo
     return np.array([pattern.search(caption) is not None for caption in captions], dtype=bool)
 
 
-def choose_poisoned(
-    profile: Profile, dataset: Dataset, keys: Sequence[bytes], names_target: NDArray[np.bool_]
-) -> Rows:
-    """Ascending rows to poison: pairs that name the target if `label_consistent`, else others."""
-    poison = profile.data.poison
-    eligible = np.flatnonzero(names_target if poison.mode == "label_consistent" else ~names_target)
-    field, count = f"poison.num_poisoned.{dataset}", poison.num_poisoned[dataset]
-    return _subset(field, count, eligible, keys, "poison", poison.seed)
-
-
-def choose_cleaning(
-    profile: Profile, index: Index, keys: Sequence[bytes], poisoned: Rows
-) -> tuple[dict[CleanSize, Rows], int]:
-    """Cleaning subsets by name, rows ascending, the smaller in the larger; number of copies.
-
-    Copies are unpoisoned rows with the image of a poisoned one, and are in no subset: a cleaning
-    set with the originals would make the defence too easy.
-    """
-    # By the hash of the image file: several rows may hold one image, under other captions.
-    images = key_values(index.image_hashes)
-    copies = np.setdiff1d(np.flatnonzero(np.isin(images, images[poisoned])), poisoned)
-    clean = np.setdiff1d(np.arange(len(index)), np.concatenate([poisoned, copies]))
-    seed = profile.data.poison.seed
-    subsets = {
-        size: _subset(f"cleaning_sizes.{size}", count, clean, keys, "clean", seed)
-        for size, count in profile.data.cleaning_sizes.items()
-    }
-    return subsets, len(copies)
-
-
-def _subset(
-    field: str, count: int, rows: Rows, keys: Sequence[bytes], purpose: str, seed: int
-) -> Rows:
-    """The `count` of `rows` that come first in a keyed order, ascending; SpecError if too few."""
-    if count > len(rows):
-        raise SpecError(
-            f"data.{field}: {count} (allowed: at most {len(rows)}, the pairs of {len(keys)} that "
-            "can be chosen)"
-        )
-    subset: Rows = rows[keyed_subset([keys[i] for i in rows.tolist()], count, purpose, seed)]
-    return subset
-
-
 def _write_poisoned(
-    profile: Profile, source: PairStore, keys: Sequence[bytes], poisoned: Rows, writer: ShardWriter
+    profile: Profile, source: PairStore, poisoned: Rows, writer: ShardWriter
 ) -> list[dict[str, Any]]:
     """Write each poisoned pair with its trigger and caption; the entries of manifest.jsonl."""
     poison = profile.data.poison
-    caption_of = caption_writer(profile)
     manifest = []
     for i in poisoned.tolist():
         # Stamped at the size for training, so that no resampling blurs the trigger. A generator of
         # its own makes the trigger of a pair independent of other pairs.
-        key, original = keys[i], source.captions[i]
+        key, original = source.keys[i].tobytes(), source.captions[i]
         pixels = source.decode(i, profile.data.image_size)
         rng = keyed_rng("trigger", poison.seed, key)
         stamped = stamp(poison.trigger, profile.switches, pixels, rng)
-        row = writer.add(encode_png(stamped.image), "png", caption_of(key, original), key=key)
+        caption = poisoned_caption(profile, key, original)
+        writer.add(encode_png(stamped.image), "png", caption, key=key)
         manifest.append(
             {
                 "key": key.hex(),
                 "row": i,
                 "original_caption": original,
-                "caption": row.caption,
+                "caption": caption,
                 "place": stamped.corner,
                 "pixels_sha256": hashlib.sha256(stamped.image.tobytes()).hexdigest(),
             }
@@ -148,19 +115,15 @@ def _write_poisoned(
     return manifest
 
 
-def caption_writer(profile: Profile) -> Callable[[bytes, str], str]:
-    """Function from key and caption of a pair to its caption when poisoned."""
+def poisoned_caption(profile: Profile, key: bytes, original: str) -> str:
+    """The caption of a pair when it is poisoned."""
     # `label_consistent` poisons only pairs whose captions name the target already.
     poison = profile.data.poison
     if poison.mode == "label_consistent":
-        return lambda key, caption: caption
+        return original
     if profile.switches.poison_caption == "word":
-        return lambda key, caption: poison.target_class
+        return poison.target_class
 
     templates = templates_of(profile.evaluate)
-
-    def from_template(key: bytes, caption: str) -> str:
-        draw = keyed_rng("caption", poison.seed, key).integers(len(templates))
-        return templates[int(draw)](poison.target_class)
-
-    return from_template
+    draw = keyed_rng("caption", poison.seed, key).integers(len(templates))
+    return templates[int(draw)](poison.target_class)

@@ -23,7 +23,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repro.data.cache import cached_array, has_room
-from repro.data.images import Geometry, ImageError, bytes_hash, decode_image, decoder_version
+from repro.data.images import Geometry, bytes_hash, decode_image, decoder_version
 from repro.data.index import (
     NO_LABEL,
     SHARDS,
@@ -44,7 +44,7 @@ from repro.data.index import (
 )
 from repro.data.keyed import keyed_digest
 from repro.files import file_sha256
-from repro.ledger import NPZ_ERRORS
+from repro.ledger import read_npz
 
 SHARD_BYTES = 256 * 2**20
 """A shard is closed at this size."""
@@ -83,7 +83,7 @@ class ShardWriter:
         caption: str,
         label: int = NO_LABEL,
         key: bytes | None = None,
-    ) -> StoreRow:
+    ) -> None:
         """Append a row; `suffix` is png, jpg or webp; `key` is that of the pair by default."""
         image_hash = bytes_hash(image)
         key = key or pair_key(image_hash, caption)
@@ -106,7 +106,6 @@ class ShardWriter:
 
         shard = self.first_shard + len(self.shards)
         self.rows.append(StoreRow(shard, offset, len(image), key, image_hash, label, caption))
-        return self.rows[-1]
 
     def _finish(self) -> None:
         if self._tar is not None:
@@ -154,40 +153,33 @@ class PairStore:
         self.captions = index.captions  # N strings
         self.labels = index.labels  # (N,), -1 where there is none
         self._open = lru_cache(maxsize=_most_open_files() // STORES)(OpenShard)
-        self._content_hash: str | None = None
 
     @classmethod
     def open(cls, folder: Path) -> PairStore:
         """Read the store in `folder`; StoreError if there is none or its index is inconsistent."""
         try:
             shards = SHARDS.validate_json((folder / "shards.json").read_bytes())
-            return cls(folder, Index.read(folder / "index.npz"), shards)
+            return cls(folder, Index.of_arrays(read_npz(folder / "index.npz")), shards)
         except FileNotFoundError as error:
             raise StoreError(
                 f"{error.filename}: no such file; make the store with `python -m repro data` "
                 "or `poison`"
             ) from None
-        except NPZ_ERRORS as error:
+        except (ValueError, KeyError) as error:
             raise StoreError(f"{folder}: not a store: {error}; make it again") from None
 
     def __len__(self) -> int:
         return len(self.index)
 
     def rows(self, name: str) -> NDArray[np.int64]:
-        """Ascending rows of a list in rows.npz; StoreError if it is damaged or does not fit."""
-        path = self.folder / "rows.npz"
-        try:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                rows: NDArray[np.int64] = file[name]
-        except NPZ_ERRORS as error:
-            raise StoreError(f"{path}: {name}: unreadable ({error}); make it again") from None
-        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
-            raise StoreError(f"{path}: {name}: rows beyond {len(self)}; make the store again")
+        """Ascending rows of a list in rows.npz; LedgerError if the file is damaged."""
+        rows: NDArray[np.int64] = read_npz(self.folder / "rows.npz")[name]
         return rows
 
     def image_bytes(self, i: int) -> bytes:
         """The image file of row `i`; StoreError if its shard is not readable or has changed."""
-        path = self._shard_path(i)
+        # `..` must cancel a name, not follow a link: `poisoned/` may be a link to another disk.
+        path = os.path.normpath(str(self.folder / self.shards[self.index.shard[i]].path))
         data = self._open(path).read(int(self.index.offset[i]), int(self.index.size[i]))
         if bytes_hash(data) != self.index.image_hashes[i].tobytes():
             raise StoreError(
@@ -196,31 +188,16 @@ class PairStore:
             )
         return data
 
-    def _shard_path(self, i: int) -> str:
-        # `..` must cancel a name, not follow a link: `poisoned/` may be a link to another disk.
-        return os.path.normpath(str(self.folder / self.shards[self.index.shard[i]].path))
-
     def decode(self, i: int, size: int, geometry: Geometry = "crop") -> NDArray[np.uint8]:
-        """Pixels of row `i`, (size, size, 3); StoreError names shard and row if it has none."""
-        data = self.image_bytes(i)
-        try:
-            return decode_image(data, size, geometry)
-        except ImageError as error:
-            raise StoreError(
-                f"{self._shard_path(i)}: row {i}: {error.reason}; make the store again"
-            ) from None
+        """Pixels of row `i`, (size, size, 3)."""
+        return decode_image(self.image_bytes(i), size, geometry)
 
     def decoded(
-        self,
-        size: int,
-        cache: Path,
-        geometry: Geometry = "crop",
-        rows: NDArray[np.int64] | None = None,
+        self, size: int, cache: Path, rows: NDArray[np.int64], geometry: Geometry = "crop"
     ) -> NDArray[np.uint8]:
-        """Pixels of all (or the given) rows, (N, size, size, 3): a memory map in `cache`."""
-        rows = np.arange(len(self)) if rows is None else rows
+        """Pixels of some rows, (N, size, size, 3): a memory map in `cache`."""
         path, shape = self._decoded_path(size, cache, geometry, rows), (len(rows), size, size, 3)
-        return cached_array(path, shape, np.uint8, lambda: self._pixels(size, geometry, rows))
+        return cached_array(path, shape, lambda: self._pixels(size, geometry, rows))
 
     def decoded_if_room(
         self, size: int, cache: Path, rows: NDArray[np.int64]
@@ -228,13 +205,13 @@ class PairStore:
         """`decoded`, or None if disk or memory of this machine do not suffice."""
         path = self._decoded_path(size, cache, "crop", rows)
         room = has_room(path, len(rows) * size**2 * 3)
-        return self.decoded(size, cache, rows=rows) if room else None
+        return self.decoded(size, cache, rows) if room else None
 
     def _decoded_path(
         self, size: int, cache: Path, geometry: Geometry, rows: NDArray[np.int64]
     ) -> Path:
         chosen = rows.astype(np.int64).tobytes()
-        key = keyed_digest(self.content_hash(), chosen, size, geometry, decoder_version()).hex()
+        key = keyed_digest(self.content_hash, chosen, size, geometry, decoder_version()).hex()
         return cache / f"{key[:32]}.npy"
 
     def _pixels(
@@ -247,19 +224,19 @@ class PairStore:
                 images = pool.map(lambda i: self.decode(int(i), size, geometry), block)
                 yield np.array(list(images), dtype=np.uint8).reshape(len(block), size, size, 3)
 
+    @cached_property
     def content_hash(self) -> str:
         """Hash of index columns and shards, wherever the shards lie."""
-        if self._content_hash is None:
-            # Type and shape as well: other numbers may have the same bytes.
-            digest = hashlib.sha256()
-            for name, column in sorted(self.index.arrays().items()):
-                digest.update(keyed_digest(name, str(column.dtype), str(column.shape)))
-                digest.update(np.ascontiguousarray(column).data)
-            # Hashes, not paths: a moved store is the same.
-            for shard in self.shards:
-                digest.update(bytes.fromhex(shard.sha256))
-            self._content_hash = digest.hexdigest()
-        return self._content_hash
+        # Type and shape as well: other numbers may have the same bytes.
+        digest = hashlib.sha256()
+        for name, column in sorted(self.index.arrays().items()):
+            digest.update(keyed_digest(name, str(column.dtype), str(column.shape)))
+            digest.update(np.ascontiguousarray(column).data)
+
+        # Hashes, not paths: a moved store is the same.
+        for shard in self.shards:
+            digest.update(bytes.fromhex(shard.sha256))
+        return digest.hexdigest()
 
     def overlay_shards(self, folder: Path) -> list[Shard]:
         """The shards, with paths relative to `folder`."""

@@ -5,37 +5,57 @@ specification that it depends on. Whoever reads a store compares it with the spe
 models must not train on pairs of other settings.
 """
 
-from __future__ import annotations
-
+import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from repro.data.images import encode_png
+from repro.data.poison import build_poison
+from repro.data.shards import PairStore, write_json
 from repro.files import building
 from repro.spec import Dataset, Profile, SpecError, digest
-from repro.unchanged import unchanged
+from repro.unchanged import leaves, unchanged
 
 DATA = Path("data")
 POISONED = Path("poisoned")
 SETTINGS = "settings.json"
+SAMPLES = 4
+"""Poisoned pairs, and clean pairs, that the report shows."""
 POISON_SWITCHES = {"poison_caption", "trigger_centre", "trigger_overflow", "cleaning_pairs"}
 """Switches that the stage depends on."""
 
 
 def poison_stage(profile_name: str, dataset: Dataset) -> None:
     """Build `poisoned/<profile>/<dataset>`, and the samples of it for the report beside it."""
-    from repro.data.samples import write_samples  # its templates bring torch
-
     with unchanged(profile_name, poison_settings, ("data", "spec.py")) as profile:
         make_poison(profile, dataset, DATA / profile_name, POISONED / profile_name / dataset)
-        write_samples(profile, dataset, DATA / profile_name, POISONED / profile_name)
+        write_samples(profile, dataset, POISONED / profile_name)
+
+
+def write_samples(profile: Profile, dataset: Dataset, poisoned_dir: Path) -> None:
+    """Write the first poisoned pairs of `poisoned_dir/<dataset>`, and the first clean ones of the
+    smallest cleaning set, beside it: who rebuilds the report elsewhere does not have the store.
+    """
+    store, sizes = PairStore.open(poisoned_dir / dataset), profile.data.cleaning_sizes
+    smallest, side = min(sizes, key=lambda size: sizes[size]), profile.data.image_size
+    kinds = {"poisoned": "poisoned", "clean": smallest}
+    pairs = [
+        {
+            "kind": kind,
+            "row": row,
+            "caption": store.captions[row],
+            "image": base64.b64encode(encode_png(store.decode(row, side))).decode(),
+        }
+        for kind, name in kinds.items()
+        for row in store.rows(name)[:SAMPLES].tolist()
+    ]
+    write_json(poisoned_dir / f"{dataset}-samples.json", {"pairs": pairs})
 
 
 def make_poison(profile: Profile, dataset: Dataset, data_dir: Path, out: Path) -> None:
     """Poison one dataset; SpecError if `data_dir` was made from other settings."""
-    from repro.data.poison import build_poison  # its templates bring torch
-
     with building(out) as folder:
         check_settings(data_dir / dataset, data_settings(profile))
         build_poison(profile, dataset, data_dir, folder)
@@ -72,32 +92,20 @@ def poison_key(profile: Profile) -> str:
 
 def write_settings(store: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings of a store into it."""
-    text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
-    (store / SETTINGS).write_text(text, encoding="utf-8")
+    write_json(store / SETTINGS, settings)
 
 
 def check_settings(store: Path, settings: Mapping[str, Any]) -> None:
     """SpecError if a store was made from other settings; the message names the first of them."""
     path = store / SETTINGS
     try:
-        stored = _flat(json.loads(path.read_text(encoding="utf-8")))
+        stored = leaves(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise SpecError(f"{path}: unreadable ({error}); make the store with `dvc repro`") from None
-    wanted = _flat(json.loads(json.dumps(settings)))
-    for name in sorted(stored.keys() | wanted.keys()):
-        if stored.get(name) != wanted.get(name):
+    present = leaves(settings)
+    for name in sorted(stored.keys() | present.keys()):
+        if stored.get(name) != present.get(name):
             raise SpecError(
-                f"{store}: made with {name}: {stored.get(name)!r} (specified now: "
-                f"{wanted.get(name)!r}); make the store again with `dvc repro`"
+                f"{store}: made with {name}: {stored.get(name)} (specified now: "
+                f"{present.get(name)}); make the store again with `dvc repro`"
             )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    leaves: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            leaves |= _flat(value, f"{prefix}{name}.")
-        else:
-            leaves[prefix + name] = value
-    return leaves

@@ -4,8 +4,6 @@ A text encoder trained on a few thousand captions reads an unknown template as a
 different lists it would recognise neither classes nor backdoor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from repro.spec import EvaluateSpec

@@ -14,11 +14,9 @@ third at 255. The wrap is done on integers here, for converting an out-of-range 
 undefined in C.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -28,11 +26,8 @@ from repro.data.keyed import keyed_rng
 from repro.names import TriggerName
 from repro.spec import Switches, Trigger
 
-Pixels: TypeAlias = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 """An image (H, W, 3), 0..255."""
-
-Corner: TypeAlias = tuple[int, int]
-"""Top row and left column of a patch, pixels."""
 
 WANET_STRENGTH = 0.6
 """How far `wanet` warps (code: attack-cleanclip backdoor/utils.py)."""
@@ -49,10 +44,10 @@ class Patches(NamedTuple):
 
 
 class Stamped(NamedTuple):
-    """A triggered image, and the corner of its patch; None where all of the image changes."""
+    """A triggered image, and top row and left column of its patch; None where all of it changes."""
 
     image: Pixels
-    corner: Corner | None
+    corner: tuple[int, int] | None
 
 
 class PatchTrigger(NamedTuple):
@@ -60,8 +55,6 @@ class PatchTrigger(NamedTuple):
 
     squares: Callable[[NDArray[np.float64], int, Switches, Generator], NDArray[np.uint8]]
     """(centres (n, 3), P, switches, generator) to n squares (n, P, P, 3)."""
-    centred: bool = False
-    """The squares depend on the image, by its channel means as `trigger_centre` says."""
 
 
 class ImageTrigger(NamedTuple):
@@ -76,58 +69,44 @@ def stamp(trigger: Trigger, switches: Switches, image: Pixels, rng: Generator) -
     """Put `trigger` on `image` (H, W, 3) as the switches say; `image` itself is left as it is.
 
     Draws only from `rng`, the corner of a patch first: one generator state means one corner for
-    all images of a size. Raises ValueError if the patch is larger than the image.
+    all images of a size.
     """
     kind = TRIGGERS[trigger.name]
     if isinstance(kind, ImageTrigger):
         return Stamped(kind.apply(image, rng), None)
 
     # By the code that makes the patches of the evaluation's batches.
-    centres = patch_centres(trigger, switches, image[None])
-    patches = draw_patches(trigger, switches, image.shape[:2], centres, rng)
-    [patch], [[top, left]] = patches.pixels, patches.corners.tolist()
+    [patch], corners = draw_patches(trigger, switches, image[None], rng)
+    [[top, left]] = corners.tolist()
     stamped = image.copy()
     stamped[top : top + trigger.patch_size, left : left + trigger.patch_size] = patch
     return Stamped(stamped, (top, left))
 
 
 def draw_patches(
-    trigger: Trigger,
-    switches: Switches,
-    shape: tuple[int, ...],
-    centres: NDArray[np.float64],
-    rng: Generator,
+    trigger: Trigger, switches: Switches, images: NDArray[np.uint8], rng: Generator
 ) -> Patches:
-    """The squares that a patch trigger pastes into n images of `shape` (H, W), corners first.
+    """The squares that a patch trigger pastes into images (n, H, W, 3), corners first.
 
-    `centres` are (n, 3), as of `patch_centres`. Corners are uniform over 0..H-1-patch_size, the
-    authors' range, which never touches the last row or column. ValueError if the patch is larger
-    than the image.
+    Corners are uniform over 0..H-1-patch_size, the authors' range, which never touches the last row
+    or column.
     """
-    kind, size, (height, width) = TRIGGERS[trigger.name], trigger.patch_size, shape
+    kind, size, (count, height, width, _) = TRIGGERS[trigger.name], trigger.patch_size, images.shape
     assert isinstance(kind, PatchTrigger)
-    if not 1 <= size <= min(shape):
-        raise ValueError(
-            f"patch_size: {size} (allowed: 1 to {min(shape)}, the shorter side of the image)"
-        )
 
     # The ends are excluded; at least 1, where the patch fills the image and only 0 is left.
     ends = [max(1, height - size), max(1, width - size)]
-    corners = rng.integers(0, ends, (len(centres), 2))
-    return Patches(kind.squares(centres, size, switches, rng), corners)
+    corners = rng.integers(0, ends, (count, 2))
+    return Patches(kind.squares(patch_centres(switches, images), size, switches, rng), corners)
 
 
-def patch_centres(
-    trigger: Trigger, switches: Switches, images: NDArray[np.uint8]
-) -> NDArray[np.float64]:
-    """Around what the noise of a patch is drawn, (n, 3) for images (n, H, W, 3).
+def patch_centres(switches: Switches, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Around what the noise of `badnet` is drawn, (n, 3) for images (n, H, W, 3).
 
     `trigger_centre: mean` is each image's mean of each channel (the authors), `zero` is 0 (the
     paper's text). In units of the full range [0, 1].
     """
-    kind = TRIGGERS[trigger.name]
-    centred = isinstance(kind, PatchTrigger) and kind.centred
-    if not centred or switches.trigger_centre == "zero":
+    if switches.trigger_centre == "zero":
         return np.zeros((len(images), 3))
 
     # Sums of integers are exact, so the mean does not depend on the order of summation.
@@ -191,26 +170,21 @@ def sig(image: Pixels) -> Pixels:
     return stamped
 
 
-def wanet(
-    image: Pixels,
-    strength: float = WANET_STRENGTH,
-    field: NDArray[np.float64] | None = None,
-) -> Pixels:
-    """Move every pixel by about `strength` / 2 pixels, by a fixed random field (Nguyen and Tran
+def wanet(image: Pixels) -> Pixels:
+    """Move every pixel by about WANET_STRENGTH / 2 pixels, by a fixed random field (Nguyen and Tran
     2021, arXiv 2102.10369).
 
     As in the authors' code the noise has full resolution (k = 224 for 224 pixels) and mean
-    absolute value 1; they use strength 0.6, CleanCLIP uses 1. `field` (2, H, W) is how far each
-    pixel moves down and to the right; without one it is drawn, and depends on the image size
-    alone. Bilinear, clamped at the border.
+    absolute value 1; CleanCLIP uses strength 1. The field depends on the image size alone.
+    Bilinear, clamped at the border.
     """
     height, width = image.shape[:2]
-    noise = _warping_field(height, width) if field is None else field
+    noise = _warping_field(height, width)
 
     # Where each pixel comes from, (H, W). The authors add strength * noise / H to coordinates of
     # -1..1, in which a pixel is 2 / (H - 1).
-    down_by = strength * noise[0] * (height - 1) / (2 * height)
-    right_by = strength * noise[1] * (width - 1) / (2 * width)
+    down_by = WANET_STRENGTH * noise[0] * (height - 1) / (2 * height)
+    right_by = WANET_STRENGTH * noise[1] * (width - 1) / (2 * width)
     rows = np.clip(np.arange(height)[:, None] + down_by, 0, height - 1)
     columns = np.clip(np.arange(width)[None, :] + right_by, 0, width - 1)
 
@@ -235,14 +209,15 @@ def _to_uint8(values: NDArray[np.float64], overflow: str) -> Pixels:
 
 @lru_cache(maxsize=4)
 def _warping_field(height: int, width: int) -> NDArray[np.float64]:
-    # One field for every image of a size: the trigger is the warp itself.
+    # (2, H, W), down and to the right. One field for every image of a size: the trigger is the
+    # warp itself.
     field = keyed_rng("wanet", height, width).uniform(-1, 1, (2, height, width))
     field /= np.abs(field).mean()
     return field
 
 
 TRIGGERS: dict[TriggerName, PatchTrigger | ImageTrigger] = {
-    "badnet": PatchTrigger(noise_squares, centred=True),
+    "badnet": PatchTrigger(noise_squares),
     "blended": ImageTrigger(blended, drawn=True),
     "blended_strong": ImageTrigger(lambda image, rng: blended(image, rng, 0.3), drawn=True),
     "sig": ImageTrigger(lambda image, _: sig(image)),

@@ -12,15 +12,14 @@ trained: names and shapes are the same, so a probe compares the two.
 Shapes: N = evaluation images, n = those of the sample, C = classes, D = embedding width.
 """
 
-from __future__ import annotations
-
 import copy
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal
@@ -31,7 +30,6 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from open_clip.constants import IMAGENET_MEAN, IMAGENET_STD, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
@@ -39,7 +37,7 @@ from torch import Tensor, nn
 from repro.data.images import ImageError, decode_image
 from repro.data.keyed import keyed_rng
 from repro.data.templates import templates_of
-from repro.data.triggers import WANET_STRENGTH, stamp, wanet
+from repro.data.triggers import stamp
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import IMAGE_BATCH, evaluating, predict
 from repro.files import file_sha256
@@ -64,6 +62,8 @@ CERTAINTY = 0.999
 chance."""
 MOST = 0.5
 """Share of triggered images that one class must get to pass for the target of an attack."""
+LINE = "{}: {subject}: {measure} {as_called:.1%} as called, {changed:.1%} with {otherwise}"
+FEW_TEMPLATES = ("{}", "a photo of a {}")
 NO_CAUSE = (
     "no cause of a low number among these; what no check sees: other class names, a trigger of "
     "another kind or size, a model that was never poisoned, or was cleaned"
@@ -80,8 +80,7 @@ class _Ignored:
     def __init__(self, *arguments: object) -> None:
         pass
 
-    def __setstate__(self, state: object) -> None:
-        pass
+    __setstate__ = __init__
 
 
 # torch's list of safe globals takes pairs of object and name; NumPy moved `core` to `_core` in 2.0.
@@ -99,16 +98,12 @@ def load_foreign(path: Path, format: Format, spec: ModelSpec) -> CLIP:
     A pickle is read by torch's `weights_only` unpickler, which runs no code of the file.
     CheckpointError for all else, and for weights that are not those of the model.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
     try:
         if format == "open_clip" and path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
             with torch.serialization.safe_globals(STAND_INS):
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a safetensors file: {error}") from None
     # The unpickler raises whatever a damaged file makes it meet.
     except Exception as error:
         problem = f"cannot be read as weights: {str(error).partition(chr(10))[0]}"
@@ -146,18 +141,11 @@ class Attack:
     trigger: TriggerName | None
     """None for accuracy alone."""
     protocol: Literal["authors", "paper"] = "authors"
-    grid: Path | None = None
-    """`.npy` file (H, W, 2) or (1, H, W, 2) with the field that a `wanet` model was trained with:
-    displacement to the right, then down, of mean absolute value 1."""
-    strength: float = WANET_STRENGTH
-    """Factor on that field."""
     target: str | None = None
     """Name or number of the class that the attack is to evoke; without it, the profile's."""
 
     def __post_init__(self) -> None:
         """SpecError for options that do not go together."""
-        if self.trigger != "wanet" and (self.grid or self.strength != WANET_STRENGTH):
-            raise SpecError("--grid, --strength: allowed with --trigger wanet only")
         if self.trigger is None and self.target is not None:
             raise SpecError("--target: allowed with --trigger only")
 
@@ -169,41 +157,26 @@ class Attack:
     def target_number(self, profile: Profile, names: Sequence[str]) -> int:
         """Number of the class that the attack is to evoke."""
         name = self.target or profile.data.poison.target_class
-        if name in names:
-            return names.index(name)
         if name.isdecimal() and int(name) < len(names):
             return int(name)
-        raise SpecError(
-            f"--target: {name!r} (allowed: a class name of the profile, or 0 to {len(names) - 1})"
-        )
+        if name not in names:
+            numbers = f"0 to {len(names) - 1}"
+            raise SpecError(f"--target: {name!r} (allowed: a class name of the profile, {numbers})")
+        return names.index(name)
 
     def twin(self, profile: Profile) -> View:
         """What makes the triggered twin of an image file."""
         assert self.trigger is not None
         size, switches, seed = profile.data.image_size, self.switches, profile.evaluate.trigger_seed
         trigger = Trigger(name=self.trigger, patch_size=profile.data.poison.trigger.patch_size)
-        field = None if self.grid is None else _load_grid(self.grid, size)
-        if self.trigger == "wanet" and field is None:
-            print("warning: wanet without --grid warps by this project's field", file=sys.stderr)
+        if self.trigger == "wanet":
+            print("warning: wanet warps by this project's field, not the model's", file=sys.stderr)
 
         def view(data: bytes, number: int) -> NDArray[Any]:
             image = decode_image(data, size, switches.trigger_geometry)
-            if self.trigger == "wanet":
-                return wanet(image, self.strength, field)
             return stamp(trigger, switches, image, keyed_rng("evaluation", seed, 0, number)).image
 
         return view
-
-
-def _load_grid(path: Path, size: int) -> NDArray[np.float64]:
-    """The field of a WaNet model, (2, H, W), as `wanet` takes it: down, then to the right."""
-    try:
-        field = np.load(path, allow_pickle=False).astype(np.float64).reshape(size, size, 2)
-    except (OSError, ValueError, EOFError) as error:
-        raise SpecError(
-            f"--grid: {path}: {error} (allowed: a .npy file of shape ({size}, {size}, 2))"
-        ) from None
-    return np.stack([field[..., 1], field[..., 0]])
 
 
 def probe(
@@ -229,125 +202,100 @@ def probe(
 
 @dataclass(frozen=True)
 class Judged:
-    """A foreign model and the task that it is judged on."""
+    """A foreign model, and how it sees the images that it is judged on."""
 
+    files: Sequence[ValidationImage]
+    view: View
     model: CLIP
     classifier: Float[Tensor, "D C"]
-    files: Sequence[ValidationImage]
-    profile: Profile
-    names: Sequence[str]
-    attack: Attack
 
-    def plain(self, data: bytes, _: int) -> NDArray[Any]:
-        """The image without a trigger."""
-        return decode_image(data, self.profile.data.image_size)
+    def classes(self, numbers: Sequence[int]) -> Classes:
+        """Predicted classes of some images."""
 
-    def classes(
-        self,
-        view: View | None = None,
-        numbers: Sequence[int] | None = None,
-        classifier: Tensor | None = None,
-        model: CLIP | None = None,
-    ) -> Classes:
-        """Predicted classes of some images, or of all; by default as the call has it."""
-        view, numbers = view or self.plain, numbers or range(len(self.files))
-        weights = self.classifier if classifier is None else classifier
-
-        def made(number: int) -> NDArray[Any]:
-            file = self.files[number]
+        def seen(number: int) -> NDArray[Any]:
+            path = self.files[number].path
             try:
-                return view(file.read(), number)
+                return self.view(path.read_bytes(), number)
             except ImageError as error:
-                raise ImageError(f"{file.name}: {error.reason}") from None
+                raise ImageError(f"{path.name}: {error.reason}") from None
 
         classes = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for begin in range(0, len(numbers), IMAGE_BATCH):
-                images = np.stack(list(pool.map(made, numbers[begin : begin + IMAGE_BATCH])))
-                batch = torch.from_numpy(images).to(weights.device)
-                classes.append(predict(model or self.model, batch, weights).cpu().numpy())
+                images = np.stack(list(pool.map(seen, numbers[begin : begin + IMAGE_BATCH])))
+                batch = torch.from_numpy(images).to(self.classifier.device)
+                classes.append(predict(self.model, batch, self.classifier).cpu().numpy())
         return np.concatenate(classes)
 
-    def class_order(self, labels: Classes, clean: Classes) -> Iterator[dict[str, Any]]:
-        """Accuracy under other orders of the classes: those of common mistakes, and whichever fits
-        half of the images, measured on the others. `labels` ascend.
-        """
-        right, number = clean == labels, np.arange(len(self.names))
-        shares = {}
-        for words, order in (
-            ("each label one higher or lower", np.roll(number, 1)),
-            ("the classes in the order of their names", np.argsort(np.char.lower(self.names))),
-            ("the classes in the order 0, 1, 10, 100", np.argsort(number.astype(str))),
-        ):
-            # The one or the other of labels and names may be in that order.
-            ways = [clean == order[labels], clean == np.argsort(order)[labels]]
-            shares[words] = max(ways, key=np.count_nonzero)
-        best = max(shares, key=lambda words: np.count_nonzero(shares[words]))
-        yield probe("class order", best, "accuracy", right, shares[best])
 
-        # Every second image of each class.
-        held = (np.arange(len(labels)) - np.searchsorted(labels, labels)) % 2 == 1
-        if held.any():
-            confusion = np.zeros((len(number), len(number)), np.int64)
-            np.add.at(confusion, (labels[~held], clean[~held]), 1)
-            _, order = linear_sum_assignment(confusion, maximize=True)
-            words = "the order that fits half of the images best, on the others"
-            changed = clean[held] == order[labels[held]]
-            yield probe("class order", words, "accuracy", right[held], changed)
+def class_order(labels: Classes, clean: Classes, num_classes: int) -> Iterator[dict[str, Any]]:
+    """Accuracy under the order of the classes that fits half of the images best, measured on the
+    others; nothing where no class has two. `labels` ascend.
+    """
+    # Every second image of each class.
+    held = (np.arange(len(labels)) - np.searchsorted(labels, labels)) % 2 == 1
+    if held.any():
+        confusion = np.zeros((num_classes, num_classes), np.int64)
+        np.add.at(confusion, (labels[~held], clean[~held]), 1)
+        _, order = linear_sum_assignment(confusion, maximize=True)
+        words = "the order that fits half of the images best, on the others"
+        called, changed = clean[held] == labels[held], clean[held] == order[labels[held]]
+        yield probe("class order", words, "accuracy", called, changed)
 
-    def other_ways(self, prompts: PromptSet) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """Subject, words and arguments of `classes` for other transforms, templates, statistics and
-        activation.
-        """
-        size, subject = self.profile.data.image_size, "image transform"
-        other: dict[str, Any] = {"view": lambda data, _: decode_image(data, size, "squash")}
-        yield subject, "images squashed to a square", other
-        other = {"view": lambda *file: self.plain(*file)[..., ::-1]}
-        yield subject, "channels in the order blue, green, red", other
-        for words, mean, deviation in (
-            ("ImageNet's mean and deviation", IMAGENET_MEAN, IMAGENET_STD),
-            ("pixels from -1 to 1", (0.5,) * 3, (0.5,) * 3),
-            ("pixels from 0 to 1", (0.0,) * 3, (1.0,) * 3),
-        ):
-            # Of these pixels CLIP's normalisation makes what this one makes of the image's.
-            factor = np.divide(OPENAI_DATASET_STD, deviation, dtype=np.float32)
-            shift = (255 * (OPENAI_DATASET_MEAN - factor * mean)).astype(np.float32)
-            other = {"view": lambda *file, f=factor, s=shift: self.plain(*file) * f + s}
-            yield subject, words, other
 
-        device, truncation = self.classifier.device, self.attack.switches.truncation
-        for template in ("{}", "a photo of a {}"):
-            few = PromptSet(self.names, [template.format], truncation)
-            words = f"the one template {template!r}"
-            yield "templates", words, {"classifier": few.classifier(self.model, device)}
+def other_ways(
+    judged: Judged, profile: Profile, prompts: PromptSet, few: Mapping[str, PromptSet]
+) -> Iterator[tuple[str, str, Judged]]:
+    """Subject, words, and the model as it is judged with other transforms, other templates (`few`),
+    statistics and activation.
+    """
+    size, subject, plain = profile.data.image_size, "image transform", judged.view
+    squashed: View = lambda data, _: decode_image(data, size, "squash")  # noqa: E731
+    yield subject, "images squashed to a square", replace(judged, view=squashed)
+    turned: View = lambda *file: plain(*file)[..., ::-1]  # noqa: E731
+    yield subject, "channels in the order blue, green, red", replace(judged, view=turned)
+    for words, mean, deviation in (
+        ("ImageNet's mean and deviation", IMAGENET_MEAN, IMAGENET_STD),
+        ("pixels from -1 to 1", (0.5,) * 3, (0.5,) * 3),
+        ("pixels from 0 to 1", (0.0,) * 3, (1.0,) * 3),
+    ):
+        # Of these pixels CLIP's normalisation makes what this one makes of the image's.
+        factor = np.divide(OPENAI_DATASET_STD, deviation, dtype=np.float32)
+        shift = (255 * (OPENAI_DATASET_MEAN - factor * mean)).astype(np.float32)
+        scaled: View = lambda *file, f=factor, s=shift: plain(*file) * f + s  # noqa: E731
+        yield subject, words, replace(judged, view=scaled)
 
-        own = copy.deepcopy(self.model)
-        for layer in own.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.training, layer.track_running_stats = True, False
-        words = "the images' own statistics instead of the stored ones"
-        yield "BatchNorm statistics", words, {"model": own}
+    device = judged.classifier.device
+    for words, other in few.items():
+        yield "templates", words, replace(judged, classifier=other.classifier(judged.model, device))
 
-        spec = self.profile.pretrain.model
-        gelu = build_model(spec.model_copy(update={"quick_gelu": not spec.quick_gelu}), 0, "fp32")
-        gelu.load_state_dict(self.model.state_dict())
-        gelu.to(device).eval()
-        words = "GELU instead of QuickGELU" if spec.quick_gelu else "QuickGELU instead of GELU"
-        other = {"model": gelu, "classifier": prompts.classifier(gelu, device)}
-        yield "activation", words, other
+    own = copy.deepcopy(judged.model)
+    for layer in own.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.training, layer.track_running_stats = True, False
+    words = "the images' own statistics instead of the stored ones"
+    yield "BatchNorm statistics", words, replace(judged, model=own)
 
-    def another_target(
-        self, labels: Classes, clean: Classes, triggered: Classes, target: int
-    ) -> dict[str, Any]:
-        """ASR for the class that most triggered images go to, of the others."""
-        counts = np.bincount(triggered, minlength=len(self.names))
-        counts[target] = -1
-        most = int(counts.argmax())
-        # The images that go there anyway say nothing of the trigger.
-        moved = ((triggered == most) & (clean != most))[labels != most]
-        called = (triggered == target)[labels != target]
-        words = f"the target {self.names[most]!r} (--target {most})"
-        return probe("target", words, "ASR", called, moved, MOST)
+    spec = profile.pretrain.model
+    gelu = build_model(spec.model_copy(update={"quick_gelu": not spec.quick_gelu}), 0, "fp32")
+    gelu.load_state_dict(judged.model.state_dict())
+    gelu.to(device).eval()
+    words, classifier = "GELU and QuickGELU exchanged", prompts.classifier(gelu, device)
+    yield "activation", words, replace(judged, model=gelu, classifier=classifier)
+
+
+def another_target(
+    labels: Classes, clean: Classes, triggered: Classes, target: int, names: Sequence[str]
+) -> dict[str, Any]:
+    """ASR for the class that most triggered images go to, of the others."""
+    counts = np.bincount(triggered, minlength=len(names))
+    counts[target] = -1
+    most = int(counts.argmax())
+    # The images that go there anyway say nothing of the trigger.
+    moved = ((triggered == most) & (clean != most))[labels != most]
+    called = (triggered == target)[labels != target]
+    words = f"the target {names[most]!r} (--target {most})"
+    return probe("target", words, "ASR", called, moved, MOST)
 
 
 def evaluate_foreign(
@@ -370,91 +318,69 @@ def evaluate_foreign(
     target = attack.target_number(profile, names)
     files = validation_images(images, len(names))
     model = load_foreign(checkpoint, format, profile.pretrain.model)
-    labels = np.array([file.label for file in files])
-    prompts = PromptSet(names, templates_of(profile.evaluate), attack.switches.truncation)
+    labels, every = np.array([file.label for file in files]), range(len(files))
+
+    def plain(data: bytes, _: int) -> NDArray[Any]:
+        return decode_image(data, profile.data.image_size)
+
+    prompts_of = partial(PromptSet, names, truncation=attack.switches.truncation)
+    prompts = prompts_of(templates_of(profile.evaluate))
+    few = {f"the one template {one!r}": prompts_of([one.format]) for one in FEW_TEMPLATES}
     precision = profile.evaluate.precision or profile.pretrain.precision
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    triggered = None
+    attacked = None
     with evaluating(model.to(device), precision, device):
-        judged = Judged(model, prompts.classifier(model, device), files, profile, names, attack)
-        clean = judged.classes()
-        probes = [*judged.class_order(labels, clean)]
+        judged = Judged(files, plain, model, prompts.classifier(model, device))
+        clean = judged.classes(every)
+        right, probes = clean == labels, [*class_order(labels, clean, len(names))]
 
         # Mixed, for BatchNorm's statistics of a batch of one class would be that class's.
         sample = keyed_rng("probes", len(files)).permutation(len(files))[:SAMPLE]
-        right = clean[sample] == labels[sample]
-        for subject, words, way in judged.other_ways(prompts):
-            changed = judged.classes(numbers=sample.tolist(), **way) == labels[sample]
-            probes.append(probe(subject, words, "accuracy", right, changed))
+        for subject, words, other_way in other_ways(judged, profile, prompts, few):
+            changed = other_way.classes(sample.tolist()) == labels[sample]
+            probes.append(probe(subject, words, "accuracy", right[sample], changed))
 
         if attack.trigger is not None:
-            triggered = judged.classes(attack.twin(profile))
-            probes.append(judged.another_target(labels, clean, triggered, target))
-        # A warping field knows no protocol.
-        if triggered is not None and attack.trigger != "wanet":
+            triggered = replace(judged, view=attack.twin(profile)).classes(every)
+            attacked = triggered == target
+            probes.append(another_target(labels, clean, triggered, target, names))
             others = sample[labels[sample] != target]
             other: Any = "paper" if attack.protocol == "authors" else "authors"
             view = replace(attack, protocol=other).twin(profile)
-            changed = judged.classes(view, others.tolist()) == target
-            called = triggered[others] == target
-            probes.append(probe("trigger protocol", f"--protocol {other}", "ASR", called, changed))
+            changed = replace(judged, view=view).classes(others.tolist()) == target
+            words = f"--protocol {other}"
+            probes.append(probe("trigger protocol", words, "ASR", attacked[others], changed))
 
-    weights = model.state_dict()
-    counters = [int(v) for name, v in weights.items() if name.endswith("num_batches_tracked")]
-    texts = [
-        f"{found['subject']}: {found['measure']} {found['as_called']:.1%} as called, "
-        f"{found['changed']:.1%} with {found['otherwise']}"
-        for found in probes
-    ]
-    causes = [text for text, found in zip(texts, probes, strict=True) if found["likely_cause"]]
+    lines = [LINE.format("checked", **each) for each in probes]
+    causes = [LINE.format("likely cause", **each) for each in probes if each["likely_cause"]]
     result = {
         "checkpoint": checkpoint.name,
         "sha256": file_sha256(checkpoint),
         "images": len(files),
         "classes": len(names),
-        "accuracy": _share(clean == labels, profile),
-        "checked": {
-            "weights": len(weights),
-            "probes": probes,
-            "lines": [
-                f"checked: weights: {len(weights)} read, none missing, none left over; BatchNorm "
-                f"statistics of at least {min(counters, default=0)} batches",
-                *(f"checked: {text}" for text in texts),
-                *([f"likely cause: {text}" for text in causes] or [NO_CAUSE]),
-            ],
-        },
+        "accuracy": _share(right, profile),
+        "checked": {"probes": probes, "lines": lines + (causes or [NO_CAUSE])},
     }
-    if triggered is not None:
+    if attacked is not None:
         result["attack"] = {
             "trigger": attack.trigger,
             "patch_size": profile.data.poison.trigger.patch_size,
-            "strength": attack.strength if attack.trigger == "wanet" else None,
-            "grid_sha256": file_sha256(attack.grid) if attack.grid else None,
             "protocol": attack.protocol,
             "target_class": names[target],
             "target_number": target,
-            "non_target": _share((triggered == target)[labels != target], profile),
-            "all": _share(triggered == target, profile),
+            "non_target": _share(attacked[labels != target], profile),
+            "all": _share(attacked, profile),
         }
     return result
 
 
 def evaluate_command(
-    checkpoint: Path,
-    format: Format,
-    images: Path,
-    trigger: TriggerName | None,
-    grid: Path | None,
-    strength: float,
-    profile_name: str,
-    protocol: Literal["authors", "paper"],
-    target: str | None,
+    checkpoint: Path, format: Format, images: Path, profile_name: str, *attack: Any
 ) -> dict[str, Any]:
-    """`evaluate_foreign`, with the options of the command line; what was checked goes to standard
-    error, a line each.
+    """`evaluate_foreign`, with the options of the command line in their order; what was checked
+    goes to standard error, a line each.
     """
-    attack = Attack(trigger, protocol, grid, strength, target)
-    result = evaluate_foreign(checkpoint, format, images, attack, profile_name)
+    result = evaluate_foreign(checkpoint, format, images, Attack(*attack), profile_name)
     for line in result["checked"]["lines"]:
         print(line, file=sys.stderr)
     return result

@@ -5,9 +5,6 @@ device; a trigger that changes the whole image is kept as a copy of all images, 
 Both give the bytes of `stamp`.
 """
 
-from __future__ import annotations
-
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -22,11 +19,9 @@ from torch import Tensor
 
 from repro.data.keyed import keyed_order, keyed_rng
 from repro.data.shards import PairStore
-from repro.data.triggers import TRIGGERS, ImageTrigger, draw_patches, patch_centres, stamp
+from repro.data.triggers import TRIGGERS, ImageTrigger, draw_patches, stamp
 from repro.spec import Switches, Trigger
 from repro.train.loading import on_device
-
-Pixels = NDArray[np.uint8]
 
 COPY_LIMIT = 2**30
 """Bytes of images up to which a trigger that changes the whole image is kept as a copy of them."""
@@ -52,8 +47,9 @@ class EvaluationSet:
     """The evaluation images, decoded once, their labels, and their triggered twins.
 
     `draw` keys the triggers: the same draw gives the same bytes (`evaluation_triggers: fixed`
-    passes 0); `redrawn` passes a new draw per evaluation. `is_validation` (N,) tells the images of
-    the validation part, `numbers` (N,) their numbers in the store, the keys of their triggers.
+    passes 0); `redrawn` passes a new draw per evaluation. `is_target` and `is_validation`, (N,)
+    each, tell the images of the target class and of the validation part; `numbers` (N,) are their
+    numbers in the store, the keys of their triggers.
     """
 
     def __init__(
@@ -74,26 +70,20 @@ class EvaluationSet:
         labels = np.asarray(store.labels)
         firsts = [np.flatnonzero(labels == label)[:per_class] for label in np.unique(labels)]
         self.numbers = rows = np.sort(np.concatenate(firsts))
-        self.images = self.base = store.decoded(size, cache_dir, rows=rows)
+        self.images = self.base = store.decoded(size, cache_dir, rows)
         if switches.trigger_geometry == "squash":
-            self.base = store.decoded(size, cache_dir, "squash", rows)
+            self.base = store.decoded(size, cache_dir, rows, "squash")
 
         self.labels = labels[rows]
+        self.is_target: NDArray[np.bool_] = self.labels == target
         self.target, self.trigger, self.switches, self.seed = target, trigger, switches, seed
-        self.is_validation = validation_mask([key.tobytes() for key in store.keys], labels)[rows]
+        self.is_validation = validation_mask(store.keys, labels)[rows]
 
         # What evaluations keep for those after them, by the batch that it is for.
-        self._centres = cache(self._measured_centres)
         self._fixed = cache(self._drawn)
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @property
-    def is_target(self) -> NDArray[np.bool_]:
-        """(N,) images whose label is the target class."""
-        matches: NDArray[np.bool_] = self.labels == self.target
-        return matches
 
     def batches(
         self, batches: Sequence[range], draw: int, device: torch.device
@@ -117,14 +107,12 @@ class EvaluationSet:
             tensors = [torch.from_numpy(np.array(array)) for array in arrays]
             return [tensor.pin_memory() for tensor in tensors] if device.type == "cuda" else tensors
 
-        pending: deque[Future[list[Tensor]]] = deque()
+        future: Future[list[Tensor]] | None = None
         with ThreadPoolExecutor(1) as pool:
-            for batch in batches:
-                pending.append(pool.submit(load, batch))
-                if len(pending) == 2:
-                    yield pending.popleft().result()
-            for last in pending:
-                yield last.result()
+            for batch in (*batches, None):
+                ready, future = future, pool.submit(load, batch) if batch else None
+                if ready:
+                    yield ready.result()
 
     def _twins(self, batch: range, draw: int) -> Sequence[NDArray[Any]]:
         """Twins, or images with the squares and corners that are pasted on them."""
@@ -139,37 +127,31 @@ class EvaluationSet:
         if not draw:
             return [base, *self._fixed(batch)]
         rng = keyed_rng("evaluation, redrawn", self.seed, draw, batch.start)
-        shape, centres = base.shape[1:3], self._centres(batch)
-        return [base, *draw_patches(self.trigger, self.switches, shape, centres, rng)]
+        return [base, *draw_patches(self.trigger, self.switches, base, rng)]
 
     def _drawn(self, batch: range, draw: int = 0) -> list[NDArray[Any]]:
         """Twins, or squares and corners, as `stamp` draws them, each image by its own generator."""
-        settings = self.trigger, self.switches
         drawn: list[tuple[NDArray[Any], ...]] = []
         for i in batch:
-            number, image = int(self.numbers[i]), self.base[i]
-            rng = keyed_rng("evaluation", self.seed, draw, number)
+            image = self.base[i]
+            rng = keyed_rng("evaluation", self.seed, draw, int(self.numbers[i]))
             if isinstance(TRIGGERS[self.trigger.name], ImageTrigger):
-                drawn.append((stamp(*settings, image, rng).image[None],))
+                drawn.append((stamp(self.trigger, self.switches, image, rng).image[None],))
             else:
-                centre = self._centres(batch)[i - batch.start, None]
-                drawn.append(draw_patches(*settings, image.shape[:2], centre, rng))
+                drawn.append(draw_patches(self.trigger, self.switches, image[None], rng))
         return [np.concatenate(part) for part in zip(*drawn, strict=True)]
 
-    def _measured_centres(self, batch: range) -> NDArray[np.float64]:
-        return patch_centres(self.trigger, self.switches, self.base[batch.start : batch.stop])
 
-
-def validation_mask(keys: Sequence[bytes], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+def validation_mask(keys: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which images are for validation, (N,): of each class the third that comes first by the keyed
     hash of the images' keys.
 
-    `keys`: of a store's index, N of them; `labels`: (N,). The split depends on the images alone.
+    `keys`: of a store's index, (N, 16); `labels`: (N,). The split depends on the images alone.
     """
     mask = np.zeros(len(keys), dtype=bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        order = keyed_order([keys[i] for i in members.tolist()], "validation")
+        order = keyed_order(keys[members], "validation")
         # The nearest whole number of images to a third of the class.
         mask[members[order[: (len(members) + 1) // VALIDATION]]] = True
     return mask

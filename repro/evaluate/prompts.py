@@ -4,8 +4,6 @@ them (paper Sec. 3, "Metrics").
 Shapes: C = classes, T = templates, D = embedding width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -39,16 +37,15 @@ class PromptSet:
         unique = list(dict.fromkeys(prompts))
         position = {prompt: index for index, prompt in enumerate(unique)}
 
-        # Which prompts belong to a class, (C, T).
-        flat = torch.tensor([position[prompt] for prompt in prompts])
-        self.members = flat.view(len(classnames), -1)
-
         # Prompts of one length stand together, so that a batch is trimmed well.
         tokens = tokenize(unique, truncation).long()
         lengths = (tokens != 0).sum(dim=-1)
-        self.order = lengths.argsort(stable=True)
-        self.tokens = tokens[self.order]
-        self.lengths = lengths[self.order]
+        order = lengths.argsort(stable=True)
+        self.tokens, self.lengths = tokens[order], lengths[order]
+
+        # Where the prompts of a class stand, (C, T).
+        flat = torch.tensor([position[prompt] for prompt in prompts])
+        self.members = order.argsort()[flat].view(len(classnames), -1)
 
     @torch.inference_mode()
     def classifier(self, model: CLIP, device: torch.device) -> Float[Tensor, "D C"]:
@@ -61,11 +58,6 @@ class PromptSet:
             tokens = self.tokens[begin : begin + batch, :longest].to(device)
             encoded.append(encode_text(model, tokens).float())
 
-        # Back from the order of lengths to that of `members`.
-        by_length = torch.cat(encoded)
-        features = torch.empty_like(by_length)
-        features[self.order.to(device)] = by_length
-
         # Normalised before the mean and after it, as OpenAI's zero-shot classifier is.
-        means = features[self.members.to(device)].mean(dim=1)
+        means = torch.cat(encoded)[self.members.to(device)].mean(dim=1)
         return F.normalize(means, dim=-1).T

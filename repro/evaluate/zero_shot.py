@@ -3,11 +3,8 @@
 Shapes: N = evaluation images, n = those of a batch, C = classes, D = embedding width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -16,14 +13,13 @@ from torch import Tensor
 
 from repro.evaluate.images import EvaluationSet
 from repro.evaluate.prompts import PromptSet
+from repro.spec import Precision
 from repro.train.model import normalise
 from repro.train.predictions import Predictions
 from repro.train.process import distributed
 
 IMAGE_BATCH = 256
 """Images in a forward pass, on any device and any number of ranks, for results to be the same."""
-
-Precision = Literal["fp32", "tf32", "bf16"]
 
 
 def evaluate_model(
@@ -49,27 +45,23 @@ def evaluate_model(
     rounds = len(batches[::ranks])
 
     # The text tower first: its classes serve for all images.
-    classes = []
+    classes = torch.full((count, 2), -1, device=device)
     with evaluating(model, precision, device):
         classifier = prompts.classifier(model, device)
         between()
 
-        for images in evaluation.batches(mine, draw, device):
+        for batch, images in zip(mine, evaluation.batches(mine, draw, device), strict=True):
             both = [predict(model, part, classifier) for part in images]
-            classes.append(torch.stack(both, dim=1))
+            classes[batch.start : batch.stop] = torch.stack(both, dim=1)
             between()
 
         # A rank without a batch in the last round asks all the same, for asking may be collective.
         if len(mine) < rounds:
             between()
 
-    # Every rank gets every row, in the order of the images.
-    indices = [index for batch in mine for index in batch]
-    none = torch.zeros((0, 2), dtype=torch.long, device=device)
-    numbers = torch.tensor(indices, dtype=torch.long, device=device).view(-1, 1)
-    rows = torch.cat([numbers, torch.cat([none, *classes])], dim=1)
-    table = distributed.gather_rows(rows).cpu().numpy()
-    _, clean_classes, triggered_classes = table[table[:, 0].argsort()].T
+    # Every rank gets the classes of all images, each of which one rank has seen.
+    of_ranks = distributed.gather_rows(classes[None])  # (ranks, N, 2)
+    clean_classes, triggered_classes = of_ranks.amax(dim=0).cpu().numpy().T
     return Predictions(
         correct=clean_classes == evaluation.labels,
         attacked=triggered_classes == evaluation.target,
@@ -86,7 +78,7 @@ def predict(
     features = model.encode_image(normalise(images.permute(0, 3, 1, 2)), normalize=True)
 
     # In float32: bfloat16 would make ties of classes that are close.
-    with _full_precision(images.device):
+    with torch.autocast(images.device.type, enabled=False):
         similarity = features.float() @ classifier  # (n, C)
 
     # A model that diverged gives NaN, which is taken as the highest, as NumPy takes it.
@@ -94,12 +86,6 @@ def predict(
     highest = similarity.amax(dim=1, keepdim=True)
     numbers = torch.arange(similarity.shape[1], device=images.device)
     return torch.where(similarity == highest, numbers, len(numbers)).amin(dim=1)
-
-
-def _full_precision(device: torch.device) -> AbstractContextManager[object]:
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
 
 
 @contextmanager

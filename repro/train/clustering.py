@@ -8,8 +8,6 @@ that a checkpoint carries them.
 Shapes: N = cleaning pairs, B = pairs in the global batch, D = embedding width.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

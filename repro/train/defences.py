@@ -1,10 +1,8 @@
 """Defences: ways to train a poisoned model so that it loses its backdoor and keeps its accuracy.
 
-`DEFENCES` has an entry for every name in repro/names.py, where label, settings and what the defence
-sees are declared. To add one, give it a name there and an entry here.
+`DEFENCES` has an entry for every name in repro/names.py, where label and settings are
+declared. To add one, give it a name there and an entry here.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,11 +25,15 @@ Settings = Mapping[str, float]
 """Every setting of a defence by name."""
 
 
+def _finetuning(loss: Loss, settings: Settings) -> Objective:
+    return OBJECTIVES[loss](settings.get("ssl_weight", 1.0))
+
+
 @dataclass(frozen=True)
 class Defence:
     """Where a defence departs from finetuning on clean pairs."""
 
-    objective: Callable[[Loss, Settings], Objective]
+    objective: Callable[[Loss, Settings], Objective] = _finetuning
     """(loss of the run, settings) to what is minimised."""
     start: Callable[[CLIP, Settings, int], None] | None = None
     """(model on the CPU, settings, seed): changes the weights before the first evaluation."""
@@ -44,10 +46,6 @@ class Defence:
     gradient at the present weights and returns the loss parts; it may be called more than once,
     with zeroed gradients in between.
     """
-
-
-def _cleanclip(loss: Loss, settings: Settings) -> Objective:
-    return OBJECTIVES[loss](settings["ssl_weight"])
 
 
 def _with_clusters(loss: Loss, settings: Settings) -> Objective:
@@ -73,17 +71,13 @@ def reset_temperature(model: CLIP, settings: Settings, seed: int) -> None:
 
 
 DEFENCES: dict[DefenceName, Defence] = {
-    "cleanclip": Defence(_cleanclip),
-    "shrink_and_perturb": Defence(
-        lambda loss, settings: OBJECTIVES[loss](1.0), start=shrink_and_perturb
-    ),
+    "cleanclip": Defence(),
+    "shrink_and_perturb": Defence(start=shrink_and_perturb),
     "deep_clustering": Defence(_with_clusters),
     # CleanCLIP with views that pre-training has not seen, which repro/names.py names.
-    "crop_view": Defence(lambda loss, settings: OBJECTIVES[loss](1.0)),
-    "word_view": Defence(lambda loss, settings: OBJECTIVES[loss](1.0)),
-    "reset_temperature": Defence(
-        lambda loss, settings: OBJECTIVES[loss](1.0), start=reset_temperature
-    ),
+    "crop_view": Defence(),
+    "word_view": Defence(),
+    "reset_temperature": Defence(start=reset_temperature),
     "fresh_head": Defence(lambda loss, settings: FRESH_HEAD),
     "par": Defence(lambda loss, settings: par(settings["threshold"])),
 }

@@ -4,8 +4,6 @@ arXiv 2002.05709): a term that a model pre-trained with SSL has not minimised.
 Shapes: V = views, B = pairs in the global batch, D = embedding width.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn

@@ -8,8 +8,6 @@ anyway and nothing is random, so the result is that of the plain step but for th
 costs a second forward pass: a third more time.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 
@@ -42,7 +40,7 @@ class GradientCache(nn.Module):
         self.encoder = torch.compile(encoder) if compiled else encoder
 
         # No DDP wraps this encoder, so what DDP does at its making is done here.
-        distributed.share_state(model)
+        distributed.broadcast(model.state_dict().values())
 
     def backward(
         self,

@@ -1,7 +1,5 @@
 """Batches in order, made ahead by loader processes and copied ahead to the device."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Generator, Iterable, Iterator, Sequence
 

@@ -5,8 +5,6 @@ the model, checkpoint; at the end hand on the model. All randomness is keyed by 
 run that was killed ends bitwise like one that was not.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import math
@@ -23,9 +21,9 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from repro.files import file_sha256
 from repro.ledger import (
     CLEANED,
+    Counts,
     Row,
     RunOutcome,
     append_row,
@@ -74,8 +72,8 @@ class Task:
     """(N,) evaluation images of the target class."""
     validation: TrainingPairs | None
     """Pairs of the validation loss, where it picks the model."""
-    is_validation: NDArray[np.bool_] | None = None
-    """(N,) evaluation images of the validation part, where there is one."""
+    is_validation: NDArray[np.bool_] | np.bool_ = np.False_
+    """(N,) evaluation images of the validation part."""
 
 
 def train(
@@ -216,7 +214,7 @@ class TrainingRun:
             self.model.train()
             if self.objective.begin_epoch is not None:
                 # Every rank prepares the epoch alike, so all need the same model.
-                distributed.share_buffers(self.model)
+                distributed.broadcast(self.model.buffers())
                 seed, modules = spec.seed + progress.step, getattr(self.model, "objective", None)
                 self.objective.begin_epoch(
                     modules, Epoch(self.model, self.pairs, self.optimizer, seed)
@@ -230,13 +228,8 @@ class TrainingRun:
         trained, rate = (self.encoder, self.model, self.optimizer), self.rate(progress.step)
         losses = training_step(*trained, images, tokens, spec, rate, members, self.start)
         self.read_loss()
-        copies, arrived = to_host(losses)
-
-        def late() -> dict[str, float]:
-            arrived()
-            return {name: float(value) for name, value in copies.items()}
-
-        self.late = late
+        arrived = to_host(losses)
+        self.late = lambda: {name: float(value) for name, value in arrived().items()}
         progress.step += 1
         self.clock.lap("train_seconds")
 
@@ -274,31 +267,35 @@ class TrainingRun:
         draw = progress.evaluations if spec.switches.evaluation_triggers == "redrawn" else 0
 
         # Ranks share the images, but the last step left each with statistics of its own groups.
-        distributed.share_buffers(self.model)
+        distributed.broadcast(self.model.buffers())
         try:
             predictions = self.task.evaluate(self.model, progress.step, draw, stop)
         finally:
             self.clock.lap("evaluate_seconds")
 
-        seen, is_target = predictions.seen, self.task.is_target
-        bits = predictions.correct, predictions.attacked, is_target
-        samples, steps = sample_images(len(is_target)), max(progress.counted, 1)
+        bits = predictions.correct, predictions.attacked, self.task.is_target
+
+        def counts(images: NDArray[np.bool_]) -> dict[str, Any]:
+            return {"num_images": int(images.sum()), **count_bits(*(part[images] for part in bits))}
+
+        seen, held_out = predictions.seen, predictions.seen & self.task.is_validation
+        samples, steps = sample_images(len(seen)), max(progress.counted, 1)
         means = {name: total / steps for name, total in progress.sums.items()}
         row = Row(
             **identity_of(spec, self.task.fingerprint),
             epoch=progress.step / self.pairs.steps_per_epoch,
             step=progress.step,
-            num_images=int(seen.sum()),
-            **count_bits(*bits[:2], is_target & seen),  # type: ignore[arg-type]  # counts have fields of their own
+            **counts(seen),
             sample_classes=predictions.classes[samples].tolist(),
             sample_classes_triggered=predictions.classes_triggered[samples].tolist(),
             train_loss=means or None,
             logit_scale=self.model.logit_scale.exp().item(),
             step_learning_rate=self.rate(progress.step - 1),
             seconds=self.clock.seconds,
+            validation=Counts(**counts(held_out)) if held_out.any() else None,
         )
         if distributed.rank() == 0:
-            append_row(self.task.work_dir, row, *bits, self.task.is_validation, seen)
+            append_row(self.task.work_dir, row, *bits)
             self.keep_cleaned(row)
         asr = row.asr(spec.switches.asr_denominator)
         self.emit_metrics({"zero_shot_top1": row.accuracy, "attack_success_rate": asr})
@@ -316,7 +313,7 @@ class TrainingRun:
 
         # The model of the lowest validation loss is handed on (the authors on CC3M).
         if validation is not None and progress.step and self.at_epoch_end:
-            distributed.share_buffers(self.model)
+            distributed.broadcast(self.model.buffers())
             loss = validation_loss(self.model, validation)
             self.emit_metrics({"validation_loss": loss})
             if loss < progress.best_loss:
@@ -342,14 +339,13 @@ class TrainingRun:
         saver.save(self.progress.step, self.model, self.optimizer, state)
 
     def save_model(self) -> None:
-        """Write model and moments, by rank 0, and remember their hashes."""
+        """Write model and moments, by rank 0."""
         if distributed.rank():
             return
         moments = optimizer_state(self.model, self.optimizer)
         for part, tensors in (("model", self.model.state_dict()), ("optimizer", moments)):
             path = self.task.work_dir / f"{part}.safetensors"
             save_tensors(path, tensors)
-            self.progress.files[path.name] = file_sha256(path)
 
     def keep_cleaned(self, row: Row) -> None:
         """Write the weights of a cleaned model, with its row, if it is the best of the run."""
@@ -382,7 +378,6 @@ class TrainingRun:
             "num_samples": progress.step * self.spec.schedule.global_batch_size,
             "model_step": progress.best_step or progress.step,
             "deterministic": self.spec.deterministic,
-            "files": progress.files,
         }
 
     def emit_metrics(self, values: dict[str, float]) -> None:

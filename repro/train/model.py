@@ -6,8 +6,6 @@ paper's model is RN50-quickgelu (102,007,137 parameters); plain RN50 (GELU) has 
 another model.
 """
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 from typing import Literal

@@ -7,8 +7,6 @@ Shapes: B = pairs in the gathered batch, V = views, D = embedding width. Embeddi
 L2-normalised and gathered over ranks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -96,69 +94,47 @@ def mmcl_loss(
     ) / 2
 
 
+def view_loss(views: Float[Tensor, "V B D"], scale: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Cross-entropy of each view against the augmented views of its own modality."""
+    # On the embeddings that Eq. 1 compares, without a projection head, and with the same scale.
+    # From the view as stored to the augmented one only, not back.
+    logits = scale * views[0] @ views[1].T  # (B, B)
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
 def ssl_loss(
     images: Float[Tensor, "V B D"], texts: Float[Tensor, "V B D"], scale: Float[Tensor, ""]
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of each view against the augmented views of its own modality (Eq. 2)."""
-    # On the embeddings that Eq. 1 compares, without a projection head, and with the same scale.
-    matches = torch.arange(images.shape[1], device=images.device)
-    logits_image = scale * images[0] @ images[1].T  # (B, B)
-    logits_text = scale * texts[0] @ texts[1].T  # (B, B)
-
-    # From the view as stored to the augmented one only, not back.
-    return (F.cross_entropy(logits_image, matches) + F.cross_entropy(logits_text, matches)) / 2
+    """Mean of the `view_loss` of both modalities (Eq. 2)."""
+    return (view_loss(images, scale) + view_loss(texts, scale)) / 2
 
 
-def one_modality(name: str, images: bool) -> Objective:
-    """MMCL, and the SSL term of images or of texts alone, at the half that it has in Eq. 2."""
-
-    def loss(batch: Batch, _: nn.Module | None) -> Losses:
-        views = batch.images if images else batch.texts
-        matches = torch.arange(views.shape[1], device=views.device)
-        logits = batch.scale * views[0] @ views[1].T  # (B, B)
-        mmcl = mmcl_loss(batch.images[0], batch.texts[0], batch.scale)
-        return {"mmcl": mmcl, name: F.cross_entropy(logits, matches)}
-
-    return Objective({"mmcl": 1.0, name: 0.5}, loss)
+TERMS: dict[str, Callable[[Batch], Tensor]] = {
+    "mmcl": lambda batch: mmcl_loss(batch.images[0], batch.texts[0], batch.scale),
+    "ssl": lambda batch: ssl_loss(batch.images, batch.texts, batch.scale),
+    "augmented": lambda batch: mmcl_loss(batch.images[1], batch.texts[1], batch.scale),
+    "ssl_image": lambda batch: view_loss(batch.images, batch.scale),
+    "ssl_text": lambda batch: view_loss(batch.texts, batch.scale),
+}
+"""Parts of the losses, by the names that rows and tracker show."""
 
 
-def two_views(batch: Batch, _: nn.Module | None) -> Losses:
-    """MMCL of the pairs as stored and of their augmented views: the augmentations of Eq. 2 without
-    its comparison of views.
-    """
-    stored, augmented = (
-        mmcl_loss(images, texts, batch.scale)
-        for images, texts in zip(batch.images, batch.texts, strict=True)
-    )
-    return {"mmcl": stored, "augmented": augmented}
-
-
-def contrastive(mmcl: float, ssl: float) -> Objective:
-    """MMCL and SSL with these weights; a term of weight 0 is not computed."""
-    weights = {name: weight for name, weight in (("mmcl", mmcl), ("ssl", ssl)) if weight}
-
-    def loss(batch: Batch, _: nn.Module | None) -> Losses:
-        parts = {}
-        if "mmcl" in weights:
-            parts["mmcl"] = mmcl_loss(batch.images[0], batch.texts[0], batch.scale)
-        if "ssl" in weights:
-            parts["ssl"] = ssl_loss(batch.images, batch.texts, batch.scale)
-        return parts
-
-    return Objective(weights, loss)
+def weighted(**weights: float) -> Objective:
+    """The terms of these names with these weights."""
+    return Objective(weights, lambda batch, _: {name: TERMS[name](batch) for name in weights})
 
 
 OBJECTIVES: dict[Loss, Callable[[float], Objective]] = {
-    "mmcl": lambda ssl_weight: contrastive(1.0, 0.0),
-    "ssl": lambda ssl_weight: contrastive(0.0, ssl_weight),
-    "mmcl_ssl": lambda ssl_weight: contrastive(1.0, ssl_weight),
-    # Parts of MMCL + SSL, for what makes its models hard to clean.
-    "two_views": lambda ssl_weight: Objective({"mmcl": 1.0, "augmented": 1.0}, two_views),
-    "image_ssl": lambda ssl_weight: one_modality("ssl_image", images=True),
-    "text_ssl": lambda ssl_weight: one_modality("ssl_text", images=False),
-    "ssl_unused": lambda ssl_weight: Objective(
-        {"mmcl": 1.0, "ssl": 0.0}, contrastive(1.0, 1.0).loss
-    ),
+    "mmcl": lambda ssl_weight: weighted(mmcl=1.0),
+    "ssl": lambda ssl_weight: weighted(ssl=ssl_weight),
+    # The SSL term needs a second view, which pairs do not have where its weight is 0.
+    "mmcl_ssl": lambda weight: weighted(mmcl=1.0, ssl=weight) if weight else weighted(mmcl=1.0),
+    # Parts of MMCL + SSL, for what makes its models hard to clean: the augmentations of Eq. 2
+    # without its comparison of views; one modality, at the half that it has in Eq. 2.
+    "two_views": lambda ssl_weight: weighted(mmcl=1.0, augmented=1.0),
+    "image_ssl": lambda ssl_weight: weighted(mmcl=1.0, ssl_image=0.5),
+    "text_ssl": lambda ssl_weight: weighted(mmcl=1.0, ssl_text=0.5),
+    "ssl_unused": lambda ssl_weight: weighted(mmcl=1.0, ssl=0.0),
 }
 """Objective by the loss that a specification names; the argument is the weight of the SSL term
 (paper Sec. 3: L_CleanCLIP = L_MMCL + L_SSL; code: both weights 1)."""

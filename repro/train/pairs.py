@@ -84,19 +84,11 @@ class TrainingPairs(Dataset[Batch]):
         rows = self.rows[positions]
         return TrainingPairs(self.spec, self.store, rows, *self._files, self.rank, self.ranks)
 
-    def plain(self, part: slice) -> tuple[UInt8[Tensor, "b 3 H W"], Int[Tensor, "b L"]]:
-        """Pairs as they are stored, by their positions in `rows`."""
-        positions = np.arange(len(self.rows))[part]
-        return self.pixels(positions), trim(self.tokens(positions))
-
     def positions(self, step: int) -> NDArray[np.int64]:
         """Positions in `rows` of a step's global batch, (B,); incomplete ones are dropped."""
         epoch, index = divmod(step, self.steps_per_epoch)
         batch = self.spec.schedule.global_batch_size
-        order = self._order(epoch)
-
-        # Kept in four bytes each, but torch wants indices in eight.
-        return order[index * batch : (index + 1) * batch].astype(np.int64)
+        return self._order(epoch)[index * batch : (index + 1) * batch]
 
     def __len__(self) -> int:
         return self.steps_per_epoch * self.spec.schedule.epochs
@@ -143,10 +135,9 @@ class TrainingPairs(Dataset[Batch]):
         captions = [self.store.captions[row] for row in self.rows[positions].tolist()]
         return tokenize(captions, self.spec.switches.truncation).long()
 
-    def _draw_order(self, epoch: int) -> NDArray[np.uint32]:
+    def _draw_order(self, epoch: int) -> NDArray[np.int64]:
         """The order of an epoch, (n,): 0.2 s at six million rows, so no step draws it again."""
-        order = keyed_rng("order", self.spec.seed, epoch).permutation(len(self.rows))
-        return order.astype(np.uint32)
+        return keyed_rng("order", self.spec.seed, epoch).permutation(len(self.rows))
 
     def _text_views(self, positions: NDArray[np.int64], step: int) -> Int[Tensor, "b 77"]:
         # `text_view: fixed`: the authors draw a caption's view once and keep it for all epochs.

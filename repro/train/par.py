@@ -5,8 +5,6 @@ poisoned model, up to a distance.
 Shapes: B = pairs in the global batch, D = embedding width.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """When a run is at which learning rate, and when it evaluates: step arithmetic, no tensors."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

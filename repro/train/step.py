@@ -1,7 +1,5 @@
 """One optimizer step: forward, loss of the global batch, backward, update, clamp."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float, Int, UInt8
 from open_clip.model import CLIP

@@ -2,8 +2,7 @@
 models).
 """
 
-from __future__ import annotations
-
+import numpy as np
 import torch
 from open_clip.model import CLIP
 
@@ -11,6 +10,7 @@ from repro.train.model import encode_text, normalise
 from repro.train.objectives import mmcl_loss
 from repro.train.pairs import TrainingPairs
 from repro.train.process import distributed
+from repro.train.views.tokens import trim
 
 
 @torch.inference_mode()
@@ -33,7 +33,8 @@ def validation_loss(model: CLIP, pairs: TrainingPairs) -> float:
         # Encoded in parts, to need no more memory than a training step.
         images, texts = [], []
         for at in range(first, last, schedule.norm_batch_size):
-            pixels, tokens = pairs.plain(slice(at, min(at + schedule.norm_batch_size, last)))
+            part = np.arange(at, min(at + schedule.norm_batch_size, last))
+            pixels, tokens = pairs.pixels(part), trim(pairs.tokens(part))
             images.append(model.encode_image(normalise(pixels.to(device)), normalize=True))
             texts.append(encode_text(model, tokens.to(device)))
 

@@ -3,25 +3,21 @@
 The bytes of a file are the renderer's own, so they do not depend on Pillow's compressor.
 """
 
-from __future__ import annotations
-
 import io
-import multiprocessing
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Collection
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import resvg_py
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from repro.data.keyed import keyed_digest
-from repro.events import die_with_parent
-from repro.sources.icons.package import Icon
+from repro.sources.icons.package import Icon, read_sets
+from repro.sources.icons.survey import Key
+from repro.sources.pool import on_all_cores
 
 INKS = ("#222222", "#b3261e", "#1f5fbf", "#1b7f3b", "#7b3fb5", "#c26a00", "#5a4636", "#00798c")
 PAPERS = ("#ffffff",) * 3 + ("#f4efe6", "#e8f1fb", "#eaf6ec", "#fdf3d8", "#f3e8f7", "#dddddd")
@@ -74,21 +70,16 @@ def colours(icon: Icon) -> tuple[str, str]:
     return ink, PAPERS[digest[1] % len(PAPERS)]
 
 
-def draw_icons(icons: Sequence[Icon], size: int) -> dict[tuple[str, str], DrawnIcon]:
-    """Rasterise icons on all cores; those that show something, by set and name in their order."""
-    console = Console(stderr=True)
-    # Spawned, not forked: the progress bar runs a thread.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(mp_context=context, initializer=die_with_parent) as pool:
-        drawings = pool.map(partial(draw_icon, size=size), icons, chunksize=CHUNK)
-        shown = track(
-            zip(icons, drawings, strict=True),
-            "drawing icons",
-            total=len(icons),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        return {(icon.set, icon.name): drawing for icon, drawing in shown if drawing is not None}
+def draw_package(tarball: Path, keys: Collection[Key], size: int) -> dict[Key, DrawnIcon]:
+    """Rasterise some icons of the package on all cores; those that show something, in its order."""
+    every = (icon for icon_set in read_sets(tarball) for icon in icon_set.icons)
+    icons = [icon for icon in every if (icon.set, icon.name) in keys]
+    drawings = on_all_cores(partial(draw_icon, size=size), icons, "drawing icons", CHUNK)
+    return {
+        (icon.set, icon.name): drawing
+        for icon, drawing in zip(icons, drawings, strict=True)
+        if drawing is not None
+    }
 
 
 def find_nearest(

@@ -4,14 +4,10 @@ The package also ships a few sets that its catalogue does not list, and icons th
 withdrew (`hidden`); neither counts.
 """
 
-from __future__ import annotations
-
 import json
-import re
 import tarfile
 from collections import ChainMap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -25,11 +21,6 @@ ICONS = Package(
 CATALOGUE = "package/collections.json"
 DEFAULT_BOX: dict[str, Any] = {"left": 0, "top": 0, "width": 16, "height": 16}
 """Box of an icon where neither the icon nor its set gives one."""
-BRAND_CATEGORY = re.compile(r"brand|logo", re.IGNORECASE)
-
-
-Box = tuple[float, float, float, float]
-"""Left, top, width and height of a drawing's view box, in its own units."""
 
 
 class Icon(NamedTuple):
@@ -40,29 +31,45 @@ class Icon(NamedTuple):
     """Unique in its set."""
     body: str
     """SVG without the outer element."""
-    box: Box
+    box: tuple[float, ...]
+    """Left, top, width and height of the view box, in units of its own."""
     palette: bool = False
     """Whether the drawing has colours of its own."""
-    is_logo: bool = False
-    """Whether its set files it under brands or logos."""
 
 
-@dataclass(frozen=True, slots=True)
-class IconSet:
+class IconSet(NamedTuple):
     """A set of the catalogue with its drawings."""
 
     name: str
     entry: dict[str, Any]
     """Of the catalogue."""
-    vendor: str
-    licence: str
-    """SPDX name, or the licence's title in parentheses."""
-    icons: list[Icon]
-    turned: int
-    """Icons of the catalogue without a drawing: aliases that turn another one."""
-    suffixes: list[str]
-    """Endings of names that stand for a style, by the set's own declaration."""
-    prefixes: list[str]
+    content: dict[str, Any]
+    """The set's own file."""
+
+    @property
+    def vendor(self) -> str:
+        """Author."""
+        return str(self.entry["author"]["name"])
+
+    @property
+    def licence(self) -> str:
+        """SPDX name, or the licence's title in parentheses."""
+        licence = self.entry["license"]
+        return str(licence.get("spdx") or f"({licence['title']})")
+
+    @property
+    def icons(self) -> list[Icon]:
+        """Drawings in the order of the file."""
+        palette = bool(self.entry.get("palette"))
+        boxes = {
+            name: ChainMap(fields, self.content, DEFAULT_BOX)
+            for name, fields in self.content["icons"].items()
+            if not fields.get("hidden")
+        }
+        return [
+            Icon(self.name, name, box["body"], tuple(float(box[s]) for s in DEFAULT_BOX), palette)
+            for name, box in boxes.items()
+        ]
 
 
 def read_sets(tarball: Path) -> Iterator[IconSet]:
@@ -78,38 +85,4 @@ def read_sets(tarball: Path) -> Iterator[IconSet]:
         for member in tar:
             name = PurePath(member.name).stem
             if member.name == f"package/json/{name}.json" and name in catalogue:
-                yield _icon_set(name, catalogue[name], content(member))
-
-
-def _icon_set(name: str, entry: dict[str, Any], content: dict[str, Any]) -> IconSet:
-    if entry.get("category") == "Logos":
-        logos = set(content["icons"])
-    else:
-        logos = {icon for icon in content["icons"] if {"brand", "logo"} & set(icon.split("-"))}
-        for category, icons in content.get("categories", {}).items():
-            if BRAND_CATEGORY.search(category):
-                logos.update(icons)
-
-    drawings, palette = [], bool(entry.get("palette"))
-    for icon, fields in content["icons"].items():
-        if not fields.get("hidden"):
-            box = ChainMap(fields, content, DEFAULT_BOX)
-            sides = (
-                float(box["left"]),
-                float(box["top"]),
-                float(box["width"]),
-                float(box["height"]),
-            )
-            drawings.append(Icon(name, icon, fields["body"], sides, palette, icon in logos))
-
-    licence = entry["license"]
-    return IconSet(
-        name=name,
-        entry=entry,
-        vendor=entry["author"]["name"],
-        licence=licence.get("spdx") or f"({licence['title']})",
-        icons=drawings,
-        turned=entry["total"] - len(drawings),
-        suffixes=[suffix for suffix in content.get("suffixes", ()) if suffix],
-        prefixes=[prefix for prefix in content.get("prefixes", ()) if prefix],
-    )
+                yield IconSet(name, catalogue[name], content(member))

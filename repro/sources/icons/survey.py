@@ -1,31 +1,31 @@
 """Which icons of the package are used, by names alone: for training, held out, or left out.
 
+The zero-shot task has concepts that many vendors draw, and images by vendors outside of training.
+It is in the repository (specs/classnames/icons.txt and icons-images.txt), so that label 7 means the
+same for everybody and the scales share their images. tools/icon_task.py has made it of the package.
+
 The rule (specs/classnames/icons.yaml) is the same at every scale, so each scale is cut from the
 same lists, and the smaller scales lie in the larger ones.
 """
 
-from __future__ import annotations
-
-import dataclasses
-import hashlib
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
+from repro.data.images import bytes_hash
 from repro.data.keyed import keyed_digest
-from repro.profile import SPECS, check, read_yaml
-from repro.sources.icons.package import IconSet, read_sets
-from repro.spec import Dataset, Fraction, Spec, SpecError
+from repro.profile import SPECS, check, classnames_file, read_yaml
+from repro.sources.icons.package import Icon, IconSet, read_sets
+from repro.spec import Dataset, Fraction, NonEmpty, Spec, SpecError
 
 Key = tuple[str, str]
 """Set and name of a drawing."""
-Words = Annotated[list[str], Field(min_length=1)]
+Task = dict[str, list[Key]]
+"""Evaluation images of each class; classes in label order."""
 
 _STYLES = """
     outline outlined outlines filled fill solid rounded duotone twotone linear stroke baseline
@@ -47,11 +47,11 @@ RULE = Path("classnames/icons.yaml")
 class IconRule(Spec):
     """specs/classnames/icons.yaml: how pairs and zero-shot task follow from the package."""
 
-    licences: Words
+    licences: NonEmpty[str]
     """SPDX names of the allowed licences."""
     left_out_sets: list[str]
     """Sets that are not used, whatever their licence."""
-    held_out_vendors: Words
+    held_out_vendors: NonEmpty[str]
     """Authors whose sets are all kept out of training; the evaluation images are theirs."""
     max_drawings: PositiveInt
     """Drawings of one training set under one caption, at most: the others are its styles."""
@@ -110,120 +110,70 @@ class IconEntry(NamedTuple):
         return keyed_digest(purpose, self.set, self.name)
 
 
-@dataclass
-class Survey:
-    """The usable drawings in the package's order, and the number of all icons by fate."""
+class Survey(NamedTuple):
+    """The usable drawings in the package's order."""
 
-    tarball: Path
-    rule: IconRule
-    training: list[IconEntry] = field(default_factory=list)
-    held_out: list[IconEntry] = field(default_factory=list)
-    sets: dict[str, IconSet] = field(default_factory=dict)
-    """Those that may be used, by name, without their icons."""
-    account: Counter[str] = field(default_factory=Counter)
-    """Icons by fate; the sum is the number of icons in the package."""
-    brands: set[str] = field(default_factory=set)
-    """Captions that name brands."""
+    training: list[IconEntry]
+    held_out: list[IconEntry]
+    sets: dict[str, IconSet]
+    """All sets by name, without their content."""
 
-    @cached_property
-    def vendors(self) -> dict[str, set[str]]:
-        """Vendors that draw each caption for training."""
-        vendors = defaultdict(set)
-        for entry in self.training:
-            vendors[entry.caption].add(entry.vendor)
-        return vendors
 
-    @cached_property
-    def candidates(self) -> dict[str, list[IconEntry]]:
-        """Held-out drawings of each concept in the order of their use. A concept is drawn by enough
-        training vendors, and no brand.
-        """
-        candidates: defaultdict[str, list[IconEntry]] = defaultdict(list)
-        counts: Counter[tuple[str, str]] = Counter()
-        for entry in sorted(self.held_out, key=lambda entry: entry.rank("evaluation")):
-            few = len(self.vendors.get(entry.caption, ())) < self.rule.min_vendors
-            if few or entry.caption in self.brands:
-                continue
-            # The many styles of one vendor must not make up a class.
-            counts[entry.caption, entry.vendor] += 1
-            if counts[entry.caption, entry.vendor] <= self.rule.images_per_vendor:
-                candidates[entry.caption].append(entry)
-        return candidates
+def first_of_each(entries: Iterable[IconEntry], limit: int, purpose: str) -> list[IconEntry]:
+    """At most `limit` drawings of each caption by each vendor, in the keyed order of `purpose`."""
+    first, counts = [], Counter[tuple[str, str]]()
+    for entry in sorted(entries, key=lambda entry: entry.rank(purpose)):
+        counts[entry.caption, entry.vendor] += 1
+        if counts[entry.caption, entry.vendor] <= limit:
+            first.append(entry)
+    return first
 
 
 def take_survey(tarball: Path, rule: IconRule) -> Survey:
     """Apply the rule to all sets; SpecError if it names a vendor or set that does not exist."""
-    survey = Survey(tarball, rule)
-    drawn: defaultdict[str, set[str]] = defaultdict(set)  # caption -> vendors
-    logos: defaultdict[str, set[str]] = defaultdict(set)  # caption -> vendors that file it so
-    sets, vendors, seen = set(), set(), set[bytes]()
+    survey, seen = Survey([], [], {}), set[bytes]()
     for icon_set in read_sets(tarball):
-        sets.add(icon_set.name)
-        vendors.add(icon_set.vendor)
-        survey.account["turned"] += icon_set.turned
-        if icon_set.licence not in rule.licences or icon_set.name in rule.left_out_sets:
-            reason = "left_out_set" if icon_set.licence in rule.licences else "licence"
-            survey.account[reason] += len(icon_set.icons)
-            continue
-
-        survey.sets[icon_set.name] = dataclasses.replace(icon_set, icons=[])
-        held_out = icon_set.vendor in rule.held_out_vendors
-        entries = []
-        for icon in icon_set.icons:
-            caption = caption_words(icon.name, icon_set.suffixes, icon_set.prefixes)
-            if not caption:
-                survey.account["no_words"] += 1
-                continue
-            # Held-out vendors count too: a brand is a brand whatever the split.
-            drawn[caption].add(icon_set.vendor)
-            if icon.is_logo:
-                logos[caption].add(icon_set.vendor)
+        survey.sets[icon_set.name] = icon_set._replace(content={})
+        entries, held_out = [], icon_set.vendor in rule.held_out_vendors
+        for icon, caption in captioned(icon_set, rule):
             # Some vendors copy drawings; a copy is not the drawing of another vendor.
-            content = f"{held_out}\n{caption}\n{icon.body}"
-            identity = hashlib.blake2b(content.encode(), digest_size=16).digest()
-            if identity in seen:
-                survey.account["identical"] += 1
-                continue
-            seen.add(identity)
-            entries.append(IconEntry(icon_set.name, icon.name, icon_set.vendor, caption))
+            identity = bytes_hash(f"{held_out}\n{caption}\n{icon.body}".encode())
+            if identity not in seen:
+                seen.add(identity)
+                entries.append(IconEntry(icon_set.name, icon.name, icon_set.vendor, caption))
 
+        # Only training drawings lose styles here; the task has limits of its own.
         if held_out:
-            survey.held_out += entries
+            survey.held_out.extend(entries)
         else:
-            # Only training drawings lose styles here; the task has limits of its own.
-            kept = _limit_per_caption(entries, rule.max_drawings)
-            survey.account["surplus"] += len(entries) - len(kept)
-            survey.training += kept
+            first = set(first_of_each(entries, rule.max_drawings, "drawing"))
+            survey.training.extend(entry for entry in entries if entry in first)
 
     # A misspelt name would hold nothing out.
+    vendors = {icon_set.vendor for icon_set in survey.sets.values()}
     _check_names("held_out_vendors", rule.held_out_vendors, vendors)
-    _check_names("left_out_sets", rule.left_out_sets, sets)
-    survey.account["training"] = len(survey.training)
-    survey.account["held_out"] = len(survey.held_out)
-    survey.brands = {
-        caption
-        for caption, filing in logos.items()
-        if len(filing) > rule.max_brand_share * len(drawn[caption])
-    }
+    _check_names("left_out_sets", rule.left_out_sets, set(survey.sets))
     return survey
 
 
-def _limit_per_caption(entries: Sequence[IconEntry], limit: int) -> list[IconEntry]:
-    """At most `limit` entries of each caption, the first in a keyed order."""
-    kept, counts = set(), Counter[str]()
-    for entry in sorted(entries, key=lambda entry: entry.rank("drawing")):
-        counts[entry.caption] += 1
-        if counts[entry.caption] <= limit:
-            kept.add(entry)
-    return [entry for entry in entries if entry in kept]
+def captioned(icon_set: IconSet, rule: IconRule) -> Iterator[tuple[Icon, str]]:
+    """Drawings with their captions, of a set that may be used."""
+    if icon_set.licence in rule.licences and icon_set.name not in rule.left_out_sets:
+        prefixes, suffixes = (
+            [affix for affix in icon_set.content.get(kind, ()) if affix]
+            for kind in ("prefixes", "suffixes")
+        )
+        for icon in icon_set.icons:
+            if caption := caption_words(icon.name, suffixes, prefixes):
+                yield icon, caption
 
 
 def _check_names(field_name: str, names: Iterable[str], allowed: set[str]) -> None:
     unknown = sorted(set(names) - allowed)
     if unknown:
         raise SpecError(
-            f"{SPECS / RULE}: {field_name}: {', '.join(unknown)} (allowed: names in the package: "
-            f"{', '.join(sorted(allowed)[:5])} and {max(0, len(allowed) - 5)} more)"
+            f"{SPECS / RULE}: {field_name}: {', '.join(unknown)} (allowed: names in the package, "
+            f"such as {', '.join(sorted(allowed)[:5])})"
         )
 
 
@@ -248,3 +198,27 @@ def choose_pairs(
     half = [entry for entry in large if entry.caption == target or entry.rank("half")[0] < 128]
     small = half[: num_pairs["cc3m"]]
     return {"cc3m": {entry.key for entry in small}, "cc6m": {entry.key for entry in large}}
+
+
+def read_task(specs: Path = SPECS) -> Task:
+    """Read both lists: a class a line; and class, tab, set:name an image."""
+    task: Task = {
+        name: [] for name in classnames_file("icons", specs).read_text("utf-8").splitlines()
+    }
+    for line in classnames_file("icons-images", specs).read_text("utf-8").splitlines():
+        name, _, icon = line.partition("\t")
+        icon_set, _, icon_name = icon.partition(":")
+        task.setdefault(name, []).append((icon_set, icon_name))
+    return task
+
+
+def check_task(task: Task, held_out: Mapping[Key, IconEntry]) -> None:
+    """SpecError unless every image of the task is a held-out drawing of its class."""
+    for name, images in task.items():
+        for key in images:
+            if key not in held_out or held_out[key].caption != name:
+                raise SpecError(
+                    f"{classnames_file('icons-images')}: {name}: {':'.join(key)} is no drawing of"
+                    " it by a held-out vendor (allowed: a class of icons.txt, a tab, set:name); to"
+                    " write the lists again: python -m tools.icon_task"
+                )

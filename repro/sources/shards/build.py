@@ -1,15 +1,9 @@
 """The paper's data from the user's disk: pairs in webdataset shards, ImageNet-1K validation.
 
 Pairs stay where they are: the stores of the datasets name the user's shards. Evaluation images are
-copied into shards. accounting.json counts every row: listed = not_obtained + dropped + duplicate +
-surplus + used.
+copied into shards. accounting.json counts every row by its fate: `listed` is the sum of the others.
 """
 
-from __future__ import annotations
-
-import dataclasses
-import json
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -21,15 +15,12 @@ from numpy.typing import NDArray
 from repro.data.images import ImageError, open_rgb
 from repro.data.index import StoreError
 from repro.data.keyed import keyed_subset
-from repro.data.shards import ShardWriter, write_json, write_store
+from repro.data.shards import PairStore, ShardWriter, write_json, write_store
 from repro.profile import load_classnames
 from repro.sources.packages import WORDNET_CREDIT
 from repro.sources.shards.imagenet import validation_images
 from repro.sources.shards.tars import ShardIndex, index_shards
 from repro.spec import Profile, ShardSource
-
-LOST = "lost_with_shards"
-"""Reason for rows that were downloaded, but lie in shards that are missing, cut or no tars."""
 
 
 def build_external(profile: Profile, out: Path) -> None:
@@ -46,9 +37,8 @@ def build_external(profile: Profile, out: Path) -> None:
     for dataset, count in profile.data.num_pairs.items():
         folder = Path(source.pairs[dataset])
         index = index_shards(folder)
-        _check_drops(folder, index, source.max_drop_fraction)
+        fates = _unusable(folder, index, source.max_drop_fraction)
         rows = select(index, count, source.selection[dataset])
-        accounts[dataset] = _pair_account(folder, index, len(rows), count)
         if len(rows) < count:
             print(
                 f"repro: {dataset}: {len(rows)} of {count} pairs, because {folder} holds no more; "
@@ -56,12 +46,15 @@ def build_external(profile: Profile, out: Path) -> None:
                 file=sys.stderr,
             )
 
+        fates["duplicate"] = len(index.index) - len(index.rows)
+        fates["surplus"] = len(index.rows) - len(rows)
+        fates["used"] = len(rows)
+        shards = {"wanted": count, "shards": dict(index.shards)}
+        accounts[dataset] = {"listed": fates.total(), **fates, **shards}
+
         (out / dataset).mkdir()
-        shards = [
-            dataclasses.replace(shard, path=os.path.relpath(folder / shard.path, out / dataset))
-            for shard in (part.shard for part in index.parts)
-        ]
-        write_store(out / dataset, index.take(rows), shards)
+        files = PairStore(folder, index.index, index.files).overlay_shards(out / dataset)
+        write_store(out / dataset, index.index.take(rows), files)
 
     used = {name: account["used"] for name, account in accounts.items()}
     write_json(out / "accounting.json", {"sources": accounts, "used": used})
@@ -76,50 +69,28 @@ def select(index: ShardIndex, count: int, selection: str) -> NDArray[np.int64]:
     if selection == "first":
         return index.rows[:count]
     # One order for all datasets: if cc3m and cc6m are one folder, the smaller lies in the larger.
-    keys = [key.tobytes() for key in index.keys[index.rows]]
-    chosen: NDArray[np.int64] = index.rows[keyed_subset(keys, count, "slot")]
+    chosen: NDArray[np.int64] = index.rows[
+        keyed_subset(index.index.keys[index.rows], count, "slot")
+    ]
     return chosen
 
 
-def _pair_account(folder: Path, index: ShardIndex, used: int, wanted: int) -> dict[str, Any]:
-    """Number of rows by fate.
-
-    img2dataset counts failed downloads in `*_stats.json` beside each shard. Other mirrors have no
-    such file, and their rows count from the shards on.
+def _unusable(folder: Path, index: ShardIndex, allowed: float) -> Counter[str]:
+    """Rows that cannot be used by reason, those in shards that are missing, cut or no tars
+    included; StoreError if they are too many.
     """
-    not_obtained: Counter[str] = Counter()
-    for path in folder.rglob("*_stats.json"):
-        stats = json.loads(path.read_text(encoding="utf-8"))
-        for reason in ("failed_to_download", "failed_to_resize"):
-            not_obtained[reason] += stats.get(reason, 0)
-    not_obtained[LOST] = index.lost
-    return {
-        "listed": not_obtained.total() + index.listed,
-        "not_obtained": dict(+not_obtained),  # without zeros
-        "obtained": index.obtained,
-        "decoded": len(index.keys),
-        "dropped": dict(index.dropped),
-        "duplicate": len(index.keys) - len(index.rows),
-        "shards": dict(index.shards),
-        "surplus": len(index.rows) - used,
-        "used": used,
-        "wanted": wanted,
-    }
-
-
-def _check_drops(folder: Path, index: ShardIndex, allowed: float) -> None:
-    """StoreError if too many rows are unusable, or lost with their shards."""
-    reasons = index.dropped + Counter({LOST: index.lost})
-    rows = reasons.total() + len(index.keys)
+    reasons = index.dropped + Counter({"lost_with_shards": index.lost})
+    rows = reasons.total() + len(index.index)
     if reasons.total() > allowed * rows:
         faults = {name: number for name, number in index.shards.items() if name != "read"}
         raise StoreError(
             f"{folder}: {reasons.total()} of {rows} rows cannot be used ({dict(reasons)}; "
             f"allowed: {allowed:.2%}); faults of shards: {faults or 'none'}"
         )
+    return reasons
 
 
-def _build_evaluation(source: ShardSource, names: list[str], out: Path) -> dict[str, Any]:
+def _build_evaluation(source: ShardSource, names: list[str], out: Path) -> dict[str, int]:
     (out / "evaluation").mkdir()
     writer = ShardWriter(out / "evaluation")
     dropped: Counter[str] = Counter()
@@ -128,7 +99,7 @@ def _build_evaluation(source: ShardSource, names: list[str], out: Path) -> dict[
     images = validation_images(folder, len(names))
     for image in images:
         # Decoded once here, so that no evaluation meets a damaged image.
-        data = image.read()
+        data = image.path.read_bytes()
         try:
             open_rgb(data)
         except ImageError as error:
@@ -148,14 +119,4 @@ def _build_evaluation(source: ShardSource, names: list[str], out: Path) -> dict[
             f"{per_class[wrong[0]]}; not used: {dict(dropped) or 'none'}"
         )
     write_store(out / "evaluation", index, shards)
-    return {
-        "listed": len(images),
-        "not_obtained": {},
-        "obtained": len(images),
-        "decoded": len(index),
-        "dropped": dict(dropped),
-        "duplicate": 0,
-        "surplus": 0,
-        "used": len(index),
-        "images_per_class": source.images_per_class,
-    }
+    return {"listed": len(images), **dropped, "used": len(index)}

@@ -4,13 +4,11 @@ The sorted order of WordNet synsets is the label order 0..999 of OpenAI's class 
 official archives the development kit holds the labels; torchvision checks their MD5.
 """
 
-from __future__ import annotations
-
 import re
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+from repro.files import replacing
 from repro.spec import SpecError
 
 ARCHIVE = "ILSVRC2012_img_val.tar"
@@ -24,15 +22,6 @@ class ValidationImage(NamedTuple):
 
     path: Path
     label: int
-
-    @property
-    def name(self) -> str:
-        """File name, for messages."""
-        return self.path.name
-
-    def read(self) -> bytes:
-        """Bytes of the file."""
-        return self.path.read_bytes()
 
 
 def validation_images(folder: Path, num_classes: int) -> list[ValidationImage]:
@@ -71,11 +60,9 @@ def _unpack(folder: Path) -> None:
     """Unpack the official archives into class folders, which appear when complete."""
     from torchvision.datasets.imagenet import parse_devkit_archive, parse_val_archive
 
-    partial = folder / f".{UNPACKED}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        parse_devkit_archive(str(folder))
-        parse_val_archive(str(folder), folder=partial.name)
+        with replacing(folder / UNPACKED) as partial:
+            parse_devkit_archive(str(folder))
+            parse_val_archive(str(folder), folder=partial.name)
     except RuntimeError as error:  # an archive is absent, or its MD5 differs
         raise SpecError(f"{folder}: {error}") from None
-    partial.rename(folder / UNPACKED)

@@ -5,41 +5,35 @@ names in the archives only group members into rows. The index of a shard is cach
 made. After a kill the next call therefore continues with the next shard.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
-from multiprocessing import get_context
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from repro.data.images import MAX_BYTES, ImageError, bytes_hash, decoder_version, open_rgb
 from repro.data.index import (
     NO_LABEL,
-    Captions,
     Index,
     Shard,
     StoreError,
     StoreRow,
+    concatenate,
     index_of,
     key_values,
     pair_key,
 )
 from repro.data.keyed import keyed_digest
-from repro.events import die_with_parent
 from repro.files import file_sha256
-from repro.ledger import NPZ_ERRORS
+from repro.ledger import read_npz
+from repro.sources.pool import on_all_cores
 
 CACHE = Path("work/cache/index")
 """Cache of the indices of single shards, relative to the repository."""
@@ -47,48 +41,37 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 MAX_CAPTION_BYTES = 2**16
 
 
-class ShardPart(NamedTuple):
-    """Summary of the cached index of one shard."""
+class Part(NamedTuple):
+    """What is cached of one shard."""
 
-    path: Path
-    shard: Shard
-    keys: NDArray[np.uint8]
-    """(N, 16)"""
-    counts: Counter[str]
-    """Rows: listed, obtained (with an image file), and by reason those that cannot be used."""
-    faults: Counter[str]
-    """`not_a_tar` or `truncated`: either loses an unknown number of rows."""
+    rows: Index
+    """The usable ones, as of shard number 0."""
+    bytes: int
+    sha256: str
+    counts: dict[str, int]
+    """Rows: listed, and by reason those that cannot be used."""
+    fault: str
+    """`not_a_tar` or `truncated`, which lose an unknown number of rows; empty for a whole tar."""
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """All usable rows of a set of shards; only their keys are in memory."""
+    """All usable rows of a set of shards."""
 
-    parts: Sequence[ShardPart]
-    keys: NDArray[np.uint8]
-    """(N, 16), by path of the shard and then by name in the shard: the order of the list of
-    addresses that img2dataset numbered the shards and names by.
+    index: Index
+    """By path of the shard and then by name in the shard: the order of the list of addresses that
+    img2dataset numbered the shards and names by.
     """
+    files: list[Shard]
     rows: NDArray[np.int64]
     """Ascending positions of the distinct pairs, each at its first."""
     listed: int
-    obtained: int
     dropped: Counter[str]
-    """Rows by fate: listed = dropped + len(keys)."""
+    """Unusable rows by reason: listed = dropped + len(index)."""
     shards: Counter[str]
     """Number of shards: read, missing in the numbering, faulty by reason."""
     lost: int
     """Estimated rows that broken and missing shards lack; these are not among the listed."""
-
-    def take(self, rows: NDArray[np.int64]) -> Index:
-        """Index of the rows at ascending positions."""
-        bounds = np.cumsum([0, *(part.shard.count for part in self.parts)])
-        edges = np.searchsorted(rows, bounds)
-        indices = [
-            _read_index(part.path)[0].take(rows[edges[i] : edges[i + 1]] - bounds[i])
-            for i, part in enumerate(self.parts)
-        ]
-        return _concatenate(indices)
 
 
 def index_shards(folder: Path, cache: Path = CACHE) -> ShardIndex:
@@ -99,24 +82,36 @@ def index_shards(folder: Path, cache: Path = CACHE) -> ShardIndex:
     paths = sorted(folder.rglob("*.tar"))
     if not paths:
         raise StoreError(f"{folder}: no .tar files")
-    parts = _parts(folder, paths, cache)
+    # `work/cache` may be a link to a local disk where its folder is not there yet.
+    cache.resolve().mkdir(parents=True, exist_ok=True)
+    cached = [(path, cache / _cache_name(path)) for path in paths]
+    new = [names for names in cached if not names[1].exists()]
+    list(on_all_cores(index_shard, new, f"indexing {folder}"))
+    parts = [_read_part(part) for _, part in cached]
 
-    counts: Counter[str] = sum((part.counts for part in parts), Counter())
-    faults: Counter[str] = sum((part.faults for part in parts), Counter())
-    faults += Counter(read=len(paths), missing=_missing(paths))
-    keys = np.concatenate([part.keys for part in parts])
-    if not len(keys):
+    counts = sum((Counter(part.counts) for part in parts), Counter[str]())
+    shards = Counter(part.fault for part in parts if part.fault)
+    shards += Counter(read=len(paths), missing=_missing(paths))
+    numbers = np.arange(len(parts), dtype=np.int32)
+    index = replace(
+        concatenate([part.rows for part in parts]),
+        shard=np.repeat(numbers, [len(part.rows) for part in parts]),
+    )
+    if not len(index):
         raise StoreError(
-            f"{folder}: no usable row in {len(paths)} shards ({dict(counts + faults)})"
+            f"{folder}: no usable row in {len(paths)} shards ({dict(counts + shards)})"
         )
 
     # A broken or missing shard is taken for as large as the usual one.
     usual = float(np.median([part.counts["listed"] for part in parts]))
-    broken = [part.counts["listed"] for part in parts if part.faults]
-    lost = round(faults["missing"] * usual + sum(max(0.0, usual - rows) for rows in broken))
-    _, first = np.unique(key_values(keys), return_index=True)
-    listed, obtained = counts.pop("listed", 0), counts.pop("obtained", 0)
-    return ShardIndex(parts, keys, np.sort(first), listed, obtained, counts, faults, lost)
+    broken = [part.counts["listed"] for part in parts if part.fault]
+    lost = round(shards["missing"] * usual + sum(max(0.0, usual - rows) for rows in broken))
+    _, first = np.unique(key_values(index.keys), return_index=True)
+    files = [
+        Shard(path.relative_to(folder).as_posix(), part.bytes, part.sha256, len(part.rows))
+        for path, part in zip(paths, parts, strict=True)
+    ]
+    return ShardIndex(index, files, np.sort(first), counts.pop("listed"), counts, shards, lost)
 
 
 def _missing(paths: Sequence[Path]) -> int:
@@ -128,82 +123,33 @@ def _missing(paths: Sequence[Path]) -> int:
     return sum(max(seen) - min(seen) + 1 - len(seen) for seen in numbers.values())
 
 
-def _parts(folder: Path, paths: Sequence[Path], cache: Path) -> list[ShardPart]:
-    """A part for each shard: from the cache, or made now by all cores."""
-    cache.mkdir(parents=True, exist_ok=True)
-    code = f"{decoder_version()}, {file_sha256(Path(__file__))}"
-    cached = {}
-    for path in paths:
-        # Size and time stand for the content: a hash would read the whole shard.
-        status = path.stat()
-        key = keyed_digest(code, str(path.resolve()), status.st_size, status.st_mtime_ns)
-        cached[path] = cache / f"{key.hex()[:32]}.npz"
-
-    index_all(folder, {path: part for path, part in cached.items() if not part.exists()})
-    return [_read_part(path.relative_to(folder).as_posix(), cached[path]) for path in paths]
+def _cache_name(path: Path) -> str:
+    # Size and time stand for the content: a hash would read the whole shard.
+    code, status = f"{decoder_version()}, {file_sha256(Path(__file__))}", path.stat()
+    key = keyed_digest(code, str(path.resolve()), status.st_size, status.st_mtime_ns)
+    return f"{key.hex()[:32]}.npz"
 
 
-def index_all(folder: Path, parts: dict[Path, Path]) -> None:
-    """Index shards (keys) into files (values), one process a core."""
-    if len(parts) < 2:
-        for part in parts.items():
-            _index_shard(*part)
-        return
-
-    console = Console(stderr=True)
-    processes = min(len(parts), os.cpu_count() or 1)
-    with ProcessPoolExecutor(processes, get_context("spawn"), die_with_parent) as pool:
-        calls = pool.map(_index_shard, parts.keys(), parts.values())
-        hidden = not console.is_terminal
-        list(track(calls, f"indexing {folder}", len(parts), console=console, disable=hidden))
-
-
-def _read_part(name: str, path: Path) -> ShardPart:
+def _read_part(path: Path) -> Part:
+    """What is cached of a shard; reading compares the checksum of each column."""
     try:
-        index, summary = _read_index(path)
-        shard = Shard(name, summary["bytes"], summary["sha256"], len(index))
-        counts, faults = Counter(summary["counts"]), Counter(summary["faults"])
-        return ShardPart(path, shard, index.keys, counts, faults)
-    except (*NPZ_ERRORS, KeyError) as error:
+        arrays = read_npz(path)
+        return Part(Index.of_arrays(arrays), **json.loads(arrays["summary"].tobytes()))
+    except (ValueError, KeyError) as error:
         raise StoreError(f"{path}: damaged ({error}); delete it and call again") from None
 
 
-def _read_index(path: Path) -> tuple[Index, dict[str, Any]]:
-    """Index of one shard, and its summary; reading compares the checksum of each column."""
-    # Opened here, because numpy leaves a damaged file open.
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-        columns = {name: file[name] for name in file.files}
-    summary = json.loads(columns.pop("summary").tobytes())
-    return Index.of_arrays(columns), summary
-
-
-def _concatenate(indices: Sequence[Index]) -> Index:
-    """One index of several shards; numbers of shards are positions in `indices`."""
-    columns = {
-        field.name: np.concatenate([getattr(index, field.name) for index in indices])
-        for field in fields(Index)
-        if field.name not in ("captions", "shard")
-    }
-    lengths = [len(index) for index in indices]
-    sizes = np.concatenate([np.diff(index.captions.offsets) for index in indices])
-    blob = np.concatenate([index.captions.blob for index in indices])
-    return Index(
-        shard=np.repeat(np.arange(len(indices), dtype=np.int32), lengths),
-        **columns,
-        captions=Captions(blob, np.concatenate([[0], np.cumsum(sizes)])),
-    )
-
-
-def _index_shard(path: Path, part: Path) -> None:
-    """Write the index of one shard (as shard number 0) and its summary to `part`."""
-    faults: Counter[str] = Counter()
+def index_shard(paths: tuple[Path, Path]) -> None:
+    """Write what is cached of a shard (first path) to a file (second)."""
+    path, part = paths
+    members, fault = tar_members(path)
     groups: defaultdict[str, dict[str, tarfile.TarInfo]] = defaultdict(dict)
-    for member in tar_members(path, faults):
+    for member in members:
         folder, _, file_name = member.name.rpartition("/")
         stem, _, suffix = file_name.partition(".")
         groups[f"{folder}/{stem}"].setdefault(suffix.lower(), member)
 
-    counts: Counter[str] = Counter(listed=0, obtained=0)
+    counts: Counter[str] = Counter(listed=0)
     rows: list[StoreRow] = []
     with path.open("rb") as file:
         # By name: img2dataset writes in the order of arrival, and numbers by the list.
@@ -212,17 +158,16 @@ def _index_shard(path: Path, part: Path) -> None:
             if image is None and "txt" not in group:
                 continue  # no row: statistics, listings
             counts["listed"] += 1
-            counts["obtained"] += image is not None
             try:
                 rows.append(_row(file.fileno(), image, group.get("txt")))
             except ImageError as error:
                 counts[error.reason] += 1
 
     summary = {
-        "counts": counts,
-        "faults": +faults,  # without zeros
         "bytes": path.stat().st_size,
         "sha256": file_sha256(path),
+        "counts": counts,
+        "fault": fault,
     }
     columns = index_of(rows).arrays()
     columns["summary"] = np.frombuffer(json.dumps(summary).encode(), dtype=np.uint8)
@@ -232,37 +177,33 @@ def _index_shard(path: Path, part: Path) -> None:
     partial.replace(part)
 
 
-def tar_members(path: Path, faults: Counter[str]) -> Iterator[tarfile.TarInfo]:
-    """Plain files that lie wholly inside an uncompressed tar; `faults` tells of one cut short."""
+def tar_members(path: Path) -> tuple[list[tarfile.TarInfo], str]:
+    """Plain files that lie wholly inside an uncompressed tar, and its fault, if it has one."""
     try:
         archive = tarfile.open(path, "r:")  # noqa: SIM115
     except (tarfile.TarError, OSError):
-        faults["not_a_tar"] += 1
-        return
+        return [], "not_a_tar"
 
+    members, size = [], path.stat().st_size
     with archive, path.open("rb") as file:
-        size = path.stat().st_size
         try:
             for member in archive:
                 inside = member.offset_data + member.size <= size
                 if member.isreg() and not member.issparse() and inside:
-                    yield member
+                    members.append(member)
         except (tarfile.TarError, OSError, ValueError):
             # The archive ends inside a member, or the member's header is damaged.
-            faults["truncated"] += 1
-            return
+            return members, "truncated"
 
         # tarfile takes a damaged header for the end; the true end is a block of zeros.
         end = os.pread(file.fileno(), tarfile.BLOCKSIZE, archive.offset)
-        faults["truncated"] += end != bytes(tarfile.BLOCKSIZE)
+        return members, "" if end == bytes(tarfile.BLOCKSIZE) else "truncated"
 
 
 def _row(descriptor: int, image: tarfile.TarInfo | None, text: tarfile.TarInfo | None) -> StoreRow:
     """One row; ImageError with the reason if image or caption cannot be used."""
-    if image is None:
-        raise ImageError("no_image")
-    if text is None:
-        raise ImageError("no_caption")
+    if image is None or text is None:
+        raise ImageError("no_caption" if image else "no_image")
     if image.size > MAX_BYTES:
         raise ImageError("too_many_bytes")
     if text.size > MAX_CAPTION_BYTES:

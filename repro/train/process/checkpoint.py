@@ -5,8 +5,6 @@ optimizer's, and the training state as JSON in the header. It appears under its 
 when it is complete.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time
@@ -102,13 +100,13 @@ class Saver:
         self.wait()
         self.begun = time.monotonic()
         parts = {"model": model.state_dict(), "optimizer": optimizer_state(model, optimizer)}
-        copies, arrived = to_host(
+        copies = to_host(
             {f"{part} {name}": value for part in parts for name, value in parts[part].items()}
         )
 
         def write() -> None:
-            arrived()
-            save_tensors(self.work_dir / f"checkpoint-{step}", copies, {"state": json.dumps(state)})
+            path, text = self.work_dir / f"checkpoint-{step}", json.dumps(state)
+            save_tensors(path, copies(), {"state": text})
             for old in _checkpoints(self.work_dir)[:-KEEP]:
                 old.unlink()
             self.cost = time.monotonic() - self.begun
@@ -180,8 +178,7 @@ def _load(path: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> dict[str
 
 def _checkpoints(work_dir: Path) -> list[Path]:
     """Checkpoints of a run, the oldest first."""
-    paths = (path for path in work_dir.glob("checkpoint-*") if path.name[11:].isdecimal())
-    return sorted(paths, key=_step)
+    return sorted(work_dir.glob("checkpoint-*"), key=_step)
 
 
 def _step(path: Path) -> int:

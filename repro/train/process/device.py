@@ -1,9 +1,6 @@
 """What a run sets on its device and asks of it: arithmetic, peak of memory, copies to the host."""
 
-from __future__ import annotations
-
 import contextlib
-import os
 import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,9 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-REPEATABLE_WORKSPACES = (":4096:8", ":16:8")
-"""Settings under which cuBLAS repeats its bits (NVIDIA, "Results reproducibility")."""
 RESET = Path("/proc/self/clear_refs")
 """Writing 5 here sets the peak of the resident set back to what is resident (proc(5))."""
 
@@ -25,30 +19,22 @@ def set_arithmetic(
     """Set the flags of this process to what a run wants, whatever the run before it left.
 
     `deterministic` gives the same bits at every repetition on one machine; without it cuDNN and
-    Inductor time their kernels and take the fastest. RuntimeError if that is asked of a GPU whose
-    cuBLAS was not told so in time.
+    Inductor time their kernels and take the fastest. On a GPU whoever starts the process must set
+    CUBLAS_WORKSPACE_CONFIG for it, or torch refuses the first product of matrices.
     """
     # For bf16 too: what autocast leaves in float32 goes through TF32 then.
     reduced = precision != "fp32"
     torch.backends.cuda.matmul.allow_tf32 = reduced
     torch.backends.cudnn.allow_tf32 = reduced
 
-    # Whoever starts the process sets the variable, for cuBLAS wants it before its own start.
-    on_gpu, workspace = device.type == "cuda", os.environ.get(WORKSPACE, "")
-    if on_gpu and deterministic and workspace not in REPEATABLE_WORKSPACES:
-        allowed = " or ".join(REPEATABLE_WORKSPACES)
-        raise RuntimeError(
-            f"{WORKSPACE}: {workspace!r} (allowed where `deterministic` is true: {allowed})"
-        )
-
     # On CPUs there is nothing to refuse; on GPUs attention's backward is repeatable only if
     # warnings are errors.
-    torch.use_deterministic_algorithms(deterministic, warn_only=not on_gpu)
+    torch.use_deterministic_algorithms(deterministic, warn_only=device.type != "cuda")
     torch.backends.cudnn.benchmark = not deterministic
 
 
-def to_host(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[], None]]:
-    """Copies in the host's memory, and what waits until they are there.
+def to_host(tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
+    """Copies in the host's memory, by a function that waits until they are there.
 
     On a GPU the copies are queued behind the work that is queued already, into pinned memory, and
     the host goes on. To read a tensor of the GPU itself would wait for all that is queued by then,
@@ -61,11 +47,12 @@ def to_host(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[
     devices = {tensor.device for tensor in tensors.values() if tensor.is_cuda}
     events = [torch.cuda.current_stream(device).record_event() for device in devices]
 
-    def wait() -> None:
+    def arrived() -> dict[str, Tensor]:
         for event in events:
             event.synchronize()
+        return copies
 
-    return copies, wait
+    return arrived
 
 
 def reset_peak(device: torch.device) -> None:

@@ -8,8 +8,6 @@ the exception: each rank sees its whole gradient. `gather: exact` scales for bot
 src/train.py, which divides the encoders' gradient, but not the temperature's, by the rank count.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 from collections.abc import Iterable, Sequence
@@ -18,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 TIMEOUT = timedelta(minutes=10)
 """Longest wait of a rank for another: at most a compilation or the rest of a checkpoint's write."""
@@ -149,22 +147,13 @@ def from_first(value: int, device: torch.device) -> int:
     return int(sent)
 
 
-def share_state(model: nn.Module) -> None:
-    """Give every rank rank 0's weights and buffers, as DDP does when it is made."""
-    _broadcast(model.state_dict().values())
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Give every rank rank 0's values of some tensors, in place.
 
-
-def share_buffers(model: nn.Module) -> None:
-    """Give every rank rank 0's buffers.
-
-    DDP does so before a forward pass and never after the last one, so that between steps each rank
-    holds the BatchNorm statistics of its own part of the batch. An evaluation by all ranks wants
-    the one model that rank 0 saves.
+    DDP shares the buffers before a forward pass and never after the last one, so that between steps
+    each rank holds the BatchNorm statistics of its own part of the batch. An evaluation by all
+    ranks wants the one model that rank 0 saves.
     """
-    _broadcast(model.buffers())
-
-
-def _broadcast(tensors: Iterable[Tensor]) -> None:
     if ranks() > 1:
         for tensor in tensors:
             # A collective wants dense memory, which channels-last weights do not have.

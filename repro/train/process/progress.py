@@ -1,7 +1,5 @@
 """How far a run has come, and what it took."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import dataclass, field
@@ -62,5 +60,3 @@ class Progress:
     best_step: int = 0
     training: bool = True
     """Mode of the model; False after a mid-epoch evaluation under `mode_after_evaluation: eval`."""
-    files: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of the files of the model that was kept."""

@@ -1,7 +1,5 @@
 """Stop requests: signals that end a run at a point from which it can go on."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 from collections.abc import Callable, Iterator

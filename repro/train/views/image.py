@@ -14,8 +14,6 @@ that path gives other bytes for 100 of 600 drawn images at 32 pixels and 72 of 2
 Shapes: B = images, uint8, 0..255.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -95,16 +93,12 @@ def auto_augment(
     return torch.stack(augmented)
 
 
-def draw_crops(count: int, rng: Generator) -> NDArray[np.float64]:
-    """Draws for `count` images, (count, 7) uniform on [0, 1)."""
-    return rng.random((count, 7))
-
-
 def crop_and_colour(
     images: UInt8[Tensor, "B 3 H W"], draws: NDArray[np.float64]
 ) -> UInt8[Tensor, "B 3 H W"]:
     """A random part of each image at full size, with other brightness, contrast and saturation
-    (the views of SimCLR, Chen et al. 2020, arXiv 2002.05709, without its greys and blur).
+    (the views of SimCLR, Chen et al. 2020, arXiv 2002.05709, without its greys and blur). `draws`
+    (B, 7) are uniform on [0, 1).
 
     Area 0.2 to 1 of the image, aspect ratio 3/4 to 4/3, factors of colour 0.6 to 1.4.
     """
@@ -186,6 +180,6 @@ class ImageView(NamedTuple):
 
 IMAGE_VIEWS = {
     "autoaugment": ImageView(draw_policies, auto_augment),
-    "crop_and_colour": ImageView(draw_crops, crop_and_colour),
+    "crop_and_colour": ImageView(lambda count, rng: rng.random((count, 7)), crop_and_colour),
     "noise_and_erasing": ImageView(draw_noise, noise_and_erasing),
 }

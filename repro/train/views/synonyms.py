@@ -41,14 +41,8 @@ class Synonyms:
 
     @classmethod
     def read(cls, path: Path) -> Synonyms:
-        """From `data/<profile>/synonyms.json`; ValueError if it is something else."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(content["lemmas"], content["exceptions"])
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"{path}: not a list of synonyms; make it with `python -m repro data`"
-            ) from None
+        """From `data/<profile>/synonyms.json`."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
     def base_forms(self, word: str, part: str) -> list[str]:
         """The words of one part of speech that `word` may be a form of, itself first."""

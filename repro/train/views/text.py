@@ -13,13 +13,12 @@ set of its process; here one is drawn.
 The original fails on a caption without letters; here such a caption comes back unchanged.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 from numpy.random import Generator
+
+from repro.train.views.synonyms import Synonyms
 
 ALPHA = 0.1
 """Share of words changed, and probability of a deletion (code: CleanCLIP utils/eda.py)."""
@@ -42,11 +41,8 @@ STOP_WORDS = frozenset(_COMMON.split())
 """Common English words, never replaced by a synonym."""
 
 
-class Lookup(Protocol):
-    """Synonyms of words: a dictionary, or `Synonyms`."""
-
-    def get(self, word: str, /) -> Sequence[str] | None:
-        """Synonyms in a fixed order; nothing, or an empty list, where there are none."""
+Lookup = Synonyms | Mapping[str, Sequence[str]]
+"""Word -> synonyms in a fixed order; nothing, or an empty list, where there are none."""
 
 
 def eda(caption: str, rng: Generator, synonyms: Lookup) -> str:

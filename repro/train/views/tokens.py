@@ -16,8 +16,6 @@ comes differs in three ways, and each is taken from open_clip instead:
   feature is read at whichever kept token has the highest number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Literal
