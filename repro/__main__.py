@@ -1,7 +1,5 @@
 """`python -m repro`: the command line of repro/cli.py."""
 
-from __future__ import annotations
-
 import signal
 import sys
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro.files import file_sha256
-from repro.ledger import CLEANED, LedgerError, cleaned_row
+from repro.ledger import CLEANED, LedgerError
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.layout import MODELS, RESULTS, WEIGHTS, cleaned_file, model_dir, results_dir
 from repro.runs.published import RECORD, read_record, read_run
@@ -29,31 +29,26 @@ def load(
     `clean`, such as "200k", the cleaned one of Table 1; of the first seed where none is given.
     SpecError for a name that the profile lacks, LedgerError for a model that is missing or altered.
     """
-    study = load_profile(profile)
-    models = pretrain_runs(study)
-    _check("cell", cell, [run.cell for run in models])
-    seeds = {run.seed: run for run in models if run.cell == cell}
-    seed = next(iter(seeds)) if seed is None else seed
-    _check("seed", seed, seeds)
-    spec, path = seeds[seed], model_dir(seeds[seed]) / WEIGHTS[0]
-    if clean is None:
-        made = read_record(path.with_name(RECORD)).files if path.exists() else {}
-        best: tuple[Any, str] = (None, made.get(path.name, ""))
-    else:
-        runs = [run for run in clean_runs(study) if run.keeps_cleaned and run.cell == cell]
-        _check("clean", clean, [str(run.clean_size) for run in runs])
-        runs = [run for run in runs if (run.seed, run.clean_size) == (seed, clean)]
-        path, best = cleaned_file(runs[0]), _best(runs)
-
+    runs = pretrain_runs(load_profile(profile))
+    if clean is not None:
+        runs = [run for run in clean_runs(load_profile(profile)) if run.keeps_cleaned]
+    runs = _chosen(runs, "cell", cell)
+    runs = _chosen(runs, "seed", runs[0].seed if seed is None else seed)
+    if clean is not None:
+        runs = _chosen(runs, "clean_size", clean)
+    spec = runs[0]
+    path = model_dir(spec) / WEIGHTS[0] if clean is None else cleaned_file(spec)
     if not path.is_file():
         files = (MODELS / profile).rglob("*.safetensors")
         there = ", ".join(sorted(str(file) for file in files if file.name != WEIGHTS[1]))
         raise LedgerError(
             f"{path}: missing (there: {there or 'no model'}); `make reproduce PROFILE={profile}` "
-            f"makes it, a cleaned one if an ASR of at most {study.evaluate.asr_cap:.0%} is reached"
+            f"makes it, a cleaned one if an ASR of at most {spec.evaluate.asr_cap:.0%} is reached"
         )
-    row = cleaned_row(path)
-    if (row and row.rank(spec), file_sha256(path)) != best:
+    made = (
+        read_record(path.with_name(RECORD)).files.get(path.name) if clean is None else _best(runs)
+    )
+    if file_sha256(path) != made:
         raise LedgerError(
             f"{path}: not the weights that the best run in results/ left; remove the run's folders "
             "there and in work/, and run the stage again"
@@ -65,20 +60,23 @@ def load(
     from repro.train.model import build_model
     from repro.train.views.tokens import tokenize
 
-    model = build_model(spec.model, seed, spec.switches.initialisation)
+    model = build_model(spec.model, spec.seed, spec.switches.initialisation)
     model.load_state_dict(load_file(path))
     preprocess = open_clip.image_transform(spec.model.vision.image_size, is_train=False)
     return model.eval(), preprocess, partial(tokenize, truncation=spec.switches.truncation)
 
 
-def _check(name: str, value: object, allowed: Any) -> None:
-    if value not in allowed:
-        listed = ", ".join(map(str, dict.fromkeys(allowed)))
-        raise SpecError(f"{name}: {value!r} (allowed: {listed})")
+def _chosen(runs: Sequence[RunSpec], field: str, value: object) -> list[RunSpec]:
+    """The runs whose field has the value; SpecError if there is none."""
+    chosen = [run for run in runs if getattr(run, field) == value]
+    if not chosen:
+        allowed = ", ".join(dict.fromkeys(str(getattr(run, field)) for run in runs))
+        raise SpecError(f"{field}: {value!r} (allowed: {allowed})")
+    return chosen
 
 
-def _best(runs: Sequence[RunSpec]) -> tuple[Any, str]:
-    """The best evaluation among published runs (`Row.rank`), and the hash of its weights."""
+def _best(runs: Sequence[RunSpec]) -> str:
+    """The hash of the weights of the best evaluation among published runs (`Row.rank`)."""
     folders = [results_dir(run, RESULTS) / run.run_id for run in runs]
     ranked = [
         (rank, record.files.get(CLEANED, ""))
@@ -86,7 +84,7 @@ def _best(runs: Sequence[RunSpec]) -> tuple[Any, str]:
         for row in rows
         if record.status != "failed" and (rank := row.rank(runs[0]))
     ]
-    return min(ranked, default=(None, ""))
+    return min(ranked, default=(None, ""))[1]
 
 
 def points(profile: str) -> pd.DataFrame:

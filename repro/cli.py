@@ -5,14 +5,11 @@ a second. Exit status: 0 done; 1 the work failed, with a message; 2 the call or 
 wrong; 128 + signal: stopped.
 """
 
-from __future__ import annotations
-
 import json
-import re
 import sys
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, get_args
 
 import click
@@ -26,8 +23,6 @@ from repro.runs.signals import (
     stoppable,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
-"""The project's folder, where the package was not copied elsewhere."""
 USAGE = 2
 """Exit status of a call or specification that is wrong."""
 PROTOCOLS = ("authors", "paper")
@@ -49,17 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def run(
-    function: Callable[..., Any], *arguments: Any, prints: bool = False, anywhere: bool = False
-) -> int:
+def run(function: Callable[..., Any], *arguments: Any, prints: bool = False) -> int:
     """Call what a command stands for; returns the exit status. A stop signal ends it in order.
 
-    `prints`: the result is printed, a table as JSON. `anywhere`: it needs no specifications.
+    `prints`: the result is printed, a table as JSON.
     """
-    if not (anywhere or Path("specs").is_dir()):
-        folder = ROOT if (ROOT / "specs").is_dir() else "the project's folder"
-        raise click.UsageError(f"{Path.cwd()} has no specs/: `cd {folder}` and call again")
-
     end_with_caller()
     try:
         with stoppable():
@@ -83,15 +72,14 @@ def report(error: Exception) -> int:
         print(f"repro: {sys.executable} has no package {error.name!r}: {remedy}", file=sys.stderr)
         return USAGE
 
-    # Not at the top: these bring numpy and pydantic, which `--help` does without.
-    from repro.ledger import LedgerError
+    # Not at the top: it brings pydantic, which `--help` does without.
     from repro.spec import SpecError
 
     # Before the others, for it is a ValueError too.
     if isinstance(error, SpecError):
         print(f"repro: {error}", file=sys.stderr)
         return USAGE
-    if isinstance(error, LedgerError | OSError | RuntimeError | ValueError):
+    if isinstance(error, OSError | RuntimeError | ValueError):
         print(f"repro: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     raise error
@@ -105,25 +93,16 @@ def commands() -> None:
     """
 
 
-def command(name: str, target: str, help: str, *params: click.Parameter, **how: bool) -> None:
-    """Add a command that calls `target` (module:function) with the values of `params` in order.
-
-    `how` goes to `run`.
-    """
+def command(
+    name: str, target: str, help: str, *params: click.Parameter, prints: bool = False
+) -> None:
+    """Add a command that calls `target` (module:function) with the values of `params` in order."""
 
     def callback(**values: Any) -> int:
-        module, function = target.split(":")
-        call = getattr(import_module(f"repro.{module}"), function)
-        return run(call, *(values[str(param.name)] for param in params), **how)
+        call = resolve_name(f"repro.{target}")
+        return run(call, *(values[str(param.name)] for param in params), prints=prints)
 
     commands.add_command(click.Command(name, callback=callback, params=list(params), help=help))
-
-
-def profile_name(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """Refuse what could lead out of specs/; whether there is such a profile is seen later."""
-    if value is not None and not re.fullmatch(r"\w+", value):
-        raise click.BadParameter(f"{value!r} (allowed: letters, digits and _)")
-    return value
 
 
 def option(name: str, help: str | None = None, **settings: Any) -> click.Option:
@@ -131,22 +110,15 @@ def option(name: str, help: str | None = None, **settings: Any) -> click.Option:
     return click.Option([name], help=help, show_default="default" in settings, **settings)
 
 
-def profile_or(default: str | None, help: str) -> click.Option:
-    """`--profile` where one is meant if none is named."""
-    return option("--profile", help, default=default, callback=profile_name)
-
-
-def choice(name: str, values: Sequence[str], help: str | None = None, **how: Any) -> click.Option:
+def choice(name: str, values: Iterable[str], help: str | None = None, **how: Any) -> click.Option:
     """An option that takes one of some words."""
-    return option(name, help, type=click.Choice(values), **how)
+    return option(name, help, type=click.Choice(list(values)), **how)
 
 
 FILE = click.Path(path_type=Path)
-PART = click.FloatRange(0, 1, min_open=True)
-PROFILE = option(
-    "--profile", "Of specs/: smoke, mini, midi, paper, ...", required=True, callback=profile_name
-)
-DATASET = choice("--dataset", list(DATASETS), required=True)
+PORT = click.IntRange(1, 65535)
+PROFILE = option("--profile", "Of specs/: smoke, mini, midi, paper, ...", required=True)
+DATASET = choice("--dataset", DATASETS, required=True)
 CELL = (PROFILE, DATASET, choice("--objective", get_args(Objective), required=True))
 
 command(
@@ -155,7 +127,7 @@ command(
     """Run the whole study, data to report, through DVC.
 
     PROFILE holds for this call only, instead of that of params.yaml.""",
-    click.Argument(["profile"], required=False, callback=profile_name),
+    click.Argument(["profile"], required=False),
 )
 command(
     "resolve",
@@ -199,13 +171,17 @@ command(
     option("--json", "For programs.", is_flag=True),
     option("--table", "Markdown file whose generated block gets the table.", type=FILE),
     option("--gpus", "GPUs for the wall time.", type=click.IntRange(1), default=8),
-    option("--utilisation", "Share of the GPU's peak, for all precisions.", type=PART),
-    choice("--dataset", list(DATASETS), "Its runs alone."),
+    option(
+        "--utilisation",
+        "Share of the GPU's peak, for all precisions.",
+        type=click.FloatRange(0, 1, min_open=True),
+    ),
+    choice("--dataset", DATASETS, "Its runs alone."),
 )
 command(
     "study",
     "study.run:study_command",
-    "Run the study specs/studies/NAME.yaml and print its table.",
+    "Run the study specs/studies/NAME.yaml, whose results the report shows.",
     click.Argument(["name"]),
     option("--seeds", "One to run, again for more; else all.", type=int, multiple=True),
     option("--variants", "One to run, again for more; else all.", multiple=True),
@@ -220,19 +196,17 @@ command(
 )
 command(
     "tracking",
-    "tracking.server.commands:tracking",
+    "tracking.server.copies:tracking",
     "Work with the tracking server and the copies of the run records on it.",
     click.Argument(["action"], type=click.Choice(("up", "down", "status", "backfill"))),
-    option("--port", "Of the embedded server (up).", default=27117),
-    anywhere=True,
+    option("--port", "Of the embedded server (up).", type=PORT, default=27117),
 )
 command(
     "omniboard",
     "tracking.server.omniboard:omniboard",
     "Browse the recorded runs in Omniboard on this machine.",
-    option("--port", default=9000),
+    option("--port", type=PORT, default=9000),
     option("--write", "Allow notes, tags and deletion.", is_flag=True),
-    anywhere=True,
 )
 command(
     "evaluate",
@@ -246,10 +220,8 @@ command(
         type=FILE,
         required=True,
     ),
-    choice("--trigger", list(TRIGGERS)),
-    option("--grid", "With wanet: the field of the attack (.npy).", type=FILE),
-    option("--strength", "With wanet: factor on it (CleanCLIP: 1).", default=0.6),
-    profile_or("paper", "Whose model, prompts and image size to use."),
+    option("--profile", "Whose model, prompts and image size to use.", default="paper"),
+    choice("--trigger", TRIGGERS),
     choice("--protocol", PROTOCOLS, "Whose trigger and geometry to use.", default="authors"),
     option("--target", "Class that the attack evokes, a name or a number."),
     prints=True,
@@ -267,25 +239,25 @@ command(
     "Compute a report again and compare; --all: check every file.",
     click.Argument(["report"], type=FILE, required=False),
     option("--all", "Also data, pairs, models and results.", is_flag=True),
-    profile_or(None, "Whose report or files; else that of params.yaml."),
+    option("--profile", "Whose report or files; else that of params.yaml."),
 )
 command(
     "findings",
     "report.pages.findings:write_findings",
     "Write the tables of docs/findings.md and docs/mini.md from the archives.",
-    profile_or("mini", "Whose studies to tell about."),
+    option("--profile", "Whose studies to tell about.", default="mini"),
 )
 command(
     "readme",
     "report.readme:write_blocks",
     "Write the generated tables of README.md and specs/README.md.",
-    profile_or("mini", "Whose report to read."),
+    option("--profile", "Whose report to read.", default="mini"),
 )
 command(
     "publish",
     "report.release:release",
     "Build the folder to upload: report, ledger, metadata.",
-    profile_or("mini", "Whose report to pack."),
+    option("--profile", "Whose report to pack.", default="mini"),
     prints=True,
 )
 command(
@@ -302,5 +274,4 @@ command(
     "launch.pack:run_pack",
     "Run a job of training runs (the launcher calls this).",
     click.Argument(["pack"], type=FILE),
-    anywhere=True,
 )

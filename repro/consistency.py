@@ -4,12 +4,10 @@ Each function yields problems as field, value and what is allowed. They are chec
 runs, so that no stage starts on a specification that a later one would refuse.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from repro.names import DATASETS
@@ -26,41 +24,30 @@ def models_of(
     return [m for m in models if dataset in (None, m[0]) and objective in (None, m[1])]
 
 
-def problems_of(
-    profile: Profile,
-    classnames: Sequence[str],
-    names_file: str,
-    num_names: int,
-    runs: list[RunSpec],
-) -> list[str]:
+def problems_of(profile: Profile, classnames: Sequence[str], runs: list[RunSpec]) -> list[str]:
     """Every problem of the profile as `field: value (allowed: ...)`.
 
-    `classnames` are the classes of its task, a part of the `num_names` names in `names_file`;
-    `runs` are its cleaning runs.
+    `classnames` are the classes of its task, `runs` its cleaning runs.
     """
-    problems: Iterable[Problem] = [
-        *_task_problems(profile, classnames, names_file, num_names),
-        *_data_problems(profile),
-        *_model_problems(profile),
-        *_pretraining_problems(profile),
-        *_cleaning_problems(profile, runs),
-    ]
-    return [
-        f"{field}: {'missing' if value is None else repr(value)} (allowed: {allowed})"
-        for field, value, allowed in problems
-    ]
+    problems = itertools.chain(
+        _task_problems(profile, classnames),
+        _data_problems(profile),
+        _model_problems(profile),
+        _pretraining_problems(profile),
+        _cleaning_problems(profile, runs),
+    )
+    return [f"{field}: {value!r} (allowed: {allowed})" for field, value, allowed in problems]
 
 
-def _task_problems(
-    profile: Profile, names: Sequence[str], names_file: str, num_names: int
-) -> Iterator[Problem]:
+def _task_problems(profile: Profile, names: Sequence[str]) -> Iterator[Problem]:
     # Attack success is counted for one class: the name must be there, and only once.
     target, source = profile.data.poison.target_class, profile.data.source
+    file = f"classnames/{profile.evaluate.classnames}.txt"
     if names.count(target) != 1:
-        allowed = f"a name that occurs once among the {len(names)} in {names_file}"
+        allowed = f"a name that occurs once among the {len(names)} in {file}"
         yield "data.poison.target_class", target, allowed
-    if isinstance(source, IconSource) and source.num_concepts > num_names:
-        allowed = f"1 to {num_names}, the names in {names_file}"
+    if isinstance(source, IconSource) and source.num_concepts > len(names):
+        allowed = f"1 to {len(names)}, the names in {file}"
         yield "data.source.num_concepts", source.num_concepts, allowed
     if profile.evaluate.templates != "openai":
         for template in profile.evaluate.templates:
@@ -109,10 +96,10 @@ def _pretraining_problems(profile: Profile) -> Iterator[Problem]:
     data, spec = profile.data, profile.pretrain
     for objective, schedule in spec.objectives.items():
         # BatchNorm takes its statistics over whole groups of the batch.
-        batch, group = schedule.global_batch_size, schedule.norm_batch_size
-        if batch % group:
-            field = f"pretrain.objectives.{objective}.norm_batch_size"
-            yield field, group, f"a divisor of global_batch_size = {batch}"
+        field, batch = f"pretrain.objectives.{objective}", schedule.global_batch_size
+        if batch % schedule.norm_batch_size:
+            allowed = f"a divisor of global_batch_size = {batch}"
+            yield f"{field}.norm_batch_size", schedule.norm_batch_size, allowed
 
     for dataset, objective in models_of(profile):
         # Validation pairs, and cleaning pairs where they are held out, are not trained on.
@@ -121,18 +108,16 @@ def _pretraining_problems(profile: Profile) -> Iterator[Problem]:
             left -= max(data.cleaning_sizes.values(), default=0)
 
         # An incomplete batch is not trained on.
-        batch, epochs = (
-            spec.objectives[objective].global_batch_size,
-            spec.objectives[objective].epochs,
-        )
+        schedule = spec.objectives[objective]
+        batch = schedule.global_batch_size
         if batch > left:
             field = f"pretrain.objectives.{objective}.global_batch_size"
             yield field, batch, f"2 to {left}, the pairs that {dataset} trains on"
 
         age = spec.model_age.get(dataset, {}).get(objective)
         field = f"pretrain.model_age.{dataset}.{objective}"
-        if age is None or (isinstance(age, int) and age > epochs):
-            yield field, age, f"last, best_validation_loss, or an epoch up to {epochs}"
+        if age is None or (isinstance(age, int) and age > schedule.epochs):
+            yield field, age, f"last, best_validation_loss, or an epoch up to {schedule.epochs}"
         if age == "best_validation_loss" and data.num_validation < batch:
             yield field, age, "this where data.num_validation is at least one global batch"
 

@@ -4,15 +4,16 @@ Rank 0 of the worker reports by lines that start with `EVENT`, each one JSON obj
 are ordinary output.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import json
 import os
 import signal
+import subprocess
 import sys
-from typing import Any, TextIO, TypedDict
+import time
+from collections.abc import Sequence
+from typing import Any, TypedDict
 
 EVENT = "::repro "
 PARENT = "REPRO_PARENT"
@@ -60,21 +61,31 @@ def emit(event: Event) -> None:
 
 def parse(line: str) -> Event | None:
     """The event in a line of output, or None for an ordinary line."""
-    if not line.startswith(EVENT):
-        return None
-    try:
-        content = json.loads(line[len(EVENT) :])
-    except ValueError:
-        return None
-
-    # Not checked further: the worker that wrote it is this package's own.
-    return content if isinstance(content, dict) and "event" in content else None
+    # Not checked further: the worker that wrote it is this package's own, and a pipe takes so short
+    # a line whole.
+    event: Event | None = json.loads(line[len(EVENT) :]) if line.startswith(EVENT) else None
+    return event
 
 
-def say(line: str, stream: TextIO | None = None) -> None:
+def say(line: str) -> None:
     """Print a line; a full disk under the log does not end the training."""
     with contextlib.suppress(OSError):
-        print(line, file=stream, flush=True)
+        print(line, flush=True)
+
+
+def end(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    """End the processes: politely, and by force those that are there after so many seconds."""
+    for process in processes:
+        process.terminate()
+    # One deadline for all: ranks write their checkpoints side by side.
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        try:
+            # Not `wait`: what a process still prints would fill its pipe and block it.
+            process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
@@ -85,7 +96,7 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
     if sys.platform != "linux":
         return
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG in linux/prctl.h
-    ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, number, 0, 0, 0)
+    ctypes.CDLL(None).prctl(set_parent_death_signal, number, 0, 0, 0)
 
     # The parent may have died before the call above took effect; then no signal would come.
     if os.getppid() != int(os.environ.get(PARENT, os.getppid())):

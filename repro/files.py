@@ -1,8 +1,5 @@
 """Files that appear whole or not at all, locks, and hashes of files."""
 
-from __future__ import annotations
-
-import errno
 import fcntl
 import hashlib
 import json
@@ -10,25 +7,19 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from repro.spec import SpecError
 
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-"""What `flock` raises on a file system that keeps no locks, such as Lustre mounted without them."""
-
-_hashes: dict[tuple[str, int, int, int], str] = {}
-"""Cache of `file_sha256`: path, size, modification time and inode to hash."""
-
 
 @contextmanager
-def held(path: Path, message: str = "", *, wait: bool = False) -> Iterator[int]:
-    """Hold the lock file `path` inside the block; gives its descriptor.
+def held(path: Path, message: str = "", *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file `path` inside the block.
 
     While another process holds it: SpecError with `message`, or with `wait` the message is printed,
-    if there is one, and the block begins when the other one lets go. The lock ends with the last
-    process that has the descriptor open.
+    if there is one, and the block begins when the other one lets go.
     """
     with path.open("w") as lock:
         try:
@@ -40,14 +31,12 @@ def held(path: Path, message: str = "", *, wait: bool = False) -> Iterator[int]:
                 print(message, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
             raise SpecError(
                 f"{path}: the file system grants no locks ({error.strerror}); mount it with them "
                 "(Lustre: option `flock`) or move the checkout to one that has them"
             ) from None
 
-        yield lock.fileno()
+        yield
 
 
 @contextmanager
@@ -103,11 +92,13 @@ def file_sha256(path: Path) -> str:
     A process reads a file once as long as path, size, modification time and inode stay.
     """
     state = path.stat()
-    key = (os.fspath(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ino)
-    if key not in _hashes:
-        with path.open("rb") as file:
-            _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _hashes[key]
+    return _sha256(path.absolute(), state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, *state: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -3,8 +3,6 @@
 Written out and not taken from statsmodels, which takes a second to import; a test compares the two.
 """
 
-from __future__ import annotations
-
 import math
 from statistics import NormalDist
 

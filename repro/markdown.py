@@ -3,8 +3,6 @@
 They lie between `<!-- NAME:start -->` and `<!-- NAME:end -->`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
@@ -19,7 +17,7 @@ def fill(path: Path, name: str, block: str) -> None:
     """
     text = path.read_text(encoding="utf-8")
     start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
-    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+    if re.findall(f"{start}|{end}", text) != [start, end]:
         raise ValueError(
             f"{path}: {name}: marks missing or out of order (allowed: one {start} before one {end})"
         )
@@ -32,20 +30,18 @@ def block_in(text: str, name: str) -> re.Match[str] | None:
     return re.search(rf"<!-- {name}:start -->\n(.*?)\n<!-- {name}:end -->", text, re.DOTALL)
 
 
-def differences(path: Path, place: re.Match[str], block: str) -> list[str]:
-    """Where what `block_in` found in the text of `path` is not `block`: each place by its line in
-    the file.
-    """
+def differences(text: str, name: str, block: str) -> list[str]:
+    """Where the block `name` of a text is not `block`: each place by its line in the text."""
+    place = block_in(text, name)
+    if place is None:
+        return [f" the marks of the block {name!r} are missing"]
     shown, expected = place[1].splitlines(), block.splitlines()
     first = place.string[: place.start(1)].count("\n") + 1
-
-    def words(lines: list[str]) -> str:
-        return " ".join(repr(line[:100]) for line in lines) or "nothing"
 
     # Compared as texts are, so that one line too many does not make all after it wrong.
     changes = SequenceMatcher(None, shown, expected, autojunk=False).get_opcodes()
     return [
-        f"{path}:{first + a}: {words(shown[a:b])} on the page, {words(expected[c:d])} expected"
+        f"{first + a}: {shown[a:b]} on the page, {expected[c:d]} expected"
         for kind, a, b, c, d in changes
         if kind != "equal"
     ]

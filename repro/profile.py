@@ -6,8 +6,6 @@ at once; `pretrain_runs` and `clean_runs` expand it into `RunSpec`s, one a train
 enough for a worker that reads nothing else.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -22,14 +20,12 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from repro.consistency import models_of, problems_of
 from repro.files import replace_file
 from repro.spec import (
     Dataset,
     IconSource,
-    Name,
     Objective,
     Profile,
     RunSpec,
@@ -41,7 +37,6 @@ from repro.spec import (
 
 SPECS = Path("specs")
 PARAMS = Path("params.yaml")
-MAX_DEPTH = 32
 T = TypeVar("T", bound=Spec)
 
 
@@ -58,26 +53,19 @@ def read_yaml(path: Path) -> Any:
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise SpecError(f"{path}: not UTF-8 (0x{byte:02x} at byte {error.start})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: {getattr(error, 'strerror', error)}") from None
 
 
 @lru_cache(maxsize=256)
 def _parse(text: str) -> Any:
     """Content of a specification; cached, since a study reads the same files for each variant."""
     yaml = YAML(typ="safe", pure=True)
-    depth = 0
-    # Event by event: a bomb is refused at its first anchor or its 33rd level.
+    # Event by event: a bomb is refused at its first anchor.
     for event in yaml.parse(text):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if getattr(event, "anchor", None) or getattr(event, "tag", None) or depth > MAX_DEPTH:
-            raise ValueError(
-                f"line {event.start_mark.line + 1}: an anchor, an alias, a tag or too many levels "
-                f"(allowed: plain values, {MAX_DEPTH} levels)"
-            )
+        if getattr(event, "anchor", None) or getattr(event, "tag", None):
+            line = event.start_mark.line + 1
+            raise ValueError(f"line {line}: an anchor, an alias or a tag (allowed: plain values)")
     return yaml.load(text)
 
 
@@ -117,13 +105,6 @@ def problem_list(path: Path | str, lines: list[str], origins: Mapping[str, str])
     return SpecError("\n".join(text))
 
 
-class ProfileFile(Spec, extra="allow"):
-    """specs/<profile>.yaml before it is merged with the profile that it extends."""
-
-    extends: Name | None = None
-    """The profile that has the values which this file leaves out."""
-
-
 def merge(base: Any, change: Any, source: str, origins: dict[str, str], field: str = "") -> Any:
     """`base` with `change` laid over it; `origins` gets the source of every path that changes.
 
@@ -132,10 +113,10 @@ def merge(base: Any, change: Any, source: str, origins: dict[str, str], field: s
     """
     if isinstance(change, dict) and isinstance(base, dict | list):
         is_list = isinstance(base, list)
-        entries = {str(index): entry for index, entry in enumerate(base)} if is_list else dict(base)
+        entries: dict[Any, Any] = dict(enumerate(base) if is_list else base)
         if entries.get("kind") == change.get("kind", entries.get("kind")):
             for key, value in change.items():
-                for each in list(entries) if key == "*" else [str(key) if is_list else key]:
+                for each in list(entries) if key == "*" else [key]:
                     path = f"{field}.{each}".lstrip(".")
                     if is_list and each not in entries:
                         allowed = ", ".join(map(str, [*entries, "*"]))
@@ -166,28 +147,27 @@ def _merged(
     names it.
     """
     path, names = specs / f"{name}.yaml", profile_names(specs)
+    if not names:
+        raise SpecError(f"{specs.absolute()}: no profiles; call again from the project's folder")
     if name not in names:
-        plain = re.fullmatch(r"\w+", name) and path.is_file()
-        reason = f"{path} has neither `extends` nor `protocol`; " if plain else ""
-        allowed = ", ".join(names) or f"none found in {specs}"
-        raise SpecError(f"{where}: {name!r} ({reason}allowed: {allowed})")
+        unfit = f"{path} is none; " if path in [*specs.glob("*.yaml")] else ""
+        allowed = f"allowed: {', '.join(names)}; files with `extends` or `protocol`"
+        raise SpecError(f"{where}: {name!r} ({unfit}{allowed})")
     if name in above:
         raise SpecError(f"{where}: {name!r} extends itself by way of {', '.join(above)}")
 
-    content = read_yaml(path)
-    extends = check(ProfileFile, content, path).extends
-    base = {}
-    if extends:
+    content, base = read_yaml(path), {}
+    if "extends" in content:
+        extends = content.pop("extends")
         base = _merged(extends, specs, f"{path}: extends", origins, (*above, name))
-    own = {key: value for key, value in content.items() if key != "extends"}
-    return merge(base, own, path.as_posix(), origins)
+    return merge(base, content, path.as_posix(), origins)
 
 
 def load_profile(
     name: str,
     specs: Path = SPECS,
     overrides: Mapping[str, Any] | None = None,
-    source: Path | str = "overrides",
+    source: str = "overrides",
 ) -> Profile:
     """Read and check the profile `specs/<name>.yaml`.
 
@@ -199,16 +179,12 @@ def load_profile(
     merged, last = _merged(name, specs, where, origins), f"{specs.as_posix()}/{name}.yaml"
     for dotted, value in (overrides or {}).items():
         for key in reversed(dotted.split(".")):
-            value = {key: value}
-        last = str(source)
+            value = {int(key) if key.isdigit() else key: value}
+        last = source
         merged = merge(merged, value, last, origins)
 
     profile = check(Profile, merged | {"name": name}, last, origins)
-    names_file = classnames_file(profile.evaluate.classnames, specs)
-    num_names = len(_read_text(names_file).splitlines())
-    names = load_classnames(profile, specs)
-    problems = problems_of(profile, names, names_file.as_posix(), num_names, clean_runs(profile))
-    if problems:
+    if problems := problems_of(profile, load_classnames(profile, specs), clean_runs(profile)):
         raise problem_list(last, problems, origins)
     return profile
 
@@ -219,8 +195,7 @@ def chosen_profile(params: Path = PARAMS) -> str:
     name = content.get("profile") if isinstance(content, dict) else None
     names = profile_names(params.parent / SPECS)
     if name not in names:
-        got = "missing" if name is None else repr(name)
-        raise SpecError(f"{params}: profile: {got} (allowed: {', '.join(names)})")
+        raise SpecError(f"{params}: profile: {name!r} (allowed: {', '.join(names)})")
     return str(name)
 
 
@@ -267,9 +242,9 @@ def load_classnames(profile: Profile, specs: Path = SPECS) -> list[str]:
     return names
 
 
-def count_icon_images(specs: Path = SPECS) -> Counter[str]:
+def count_icon_images() -> Counter[str]:
     """Evaluation images of each class in the committed list of the data source `icons`."""
-    lines = _read_text(classnames_file("icons-images", specs)).splitlines()
+    lines = _read_text(classnames_file("icons-images")).splitlines()
     return Counter(line.partition("\t")[0] for line in lines)
 
 
@@ -297,7 +272,6 @@ def pretrain_runs(
             seed=seed,
             schedule=spec.objectives[goal],
             model_age=spec.model_age[data][goal],
-            ssl_weight=spec.ssl_weight,
             evaluations_per_epoch=1 / spec.evaluate_every_epochs,
             evaluate_every_steps=None,
         )
@@ -341,12 +315,6 @@ def clean_runs(
                 norm_batch_size=cell.global_batch_size,
             ),
             model_age="last",
-            defence=spec.defence,
-            poisons_left=spec.poisons_left,
-            evaluations_per_epoch=spec.evaluations_per_epoch,
-            evaluate_every_steps=spec.evaluate_every_steps,
-            images_between=spec.images_between,
-            stop_early=spec.stop_early,
         )
         for data, goal in models_of(profile, dataset, objective)
         for cell in spec.cells
@@ -359,14 +327,14 @@ def clean_runs(
 
 
 def _run(profile: Profile, part: Training, **fields: Any) -> RunSpec:
-    """A run with the `fields` of its stage and those that both stages take from the profile."""
-    training: dict[str, Any] = {name: getattr(part, name) for name in Training.model_fields}
+    """A run with `fields`, and all others by their names from its part of the profile."""
+    names = RunSpec.model_fields.keys() & type(part).model_fields.keys()
+    common: dict[str, Any] = {name: getattr(part, name) for name in names}
     return RunSpec(
         profile=profile.name,
-        model=profile.pretrain.model,
         switches=profile.switches,
         trigger=profile.data.poison.trigger,
         target_class=profile.data.poison.target_class,
         evaluate=profile.evaluate,
-        **(training | fields),
+        **(common | {"model": profile.pretrain.model} | fields),
     )

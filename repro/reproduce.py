@@ -9,9 +9,8 @@ order: its runs write checkpoints. DVC writes some of its files in place; what s
 mended before the next start.
 """
 
-from __future__ import annotations
-
 import ctypes
+import json
 import os
 import re
 import signal
@@ -21,20 +20,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from repro.events import PARENT, die_with_parent
-from repro.files import held, read_json, replace_file, replace_json
-from repro.profile import PARAMS, chosen_profile, load_profile, read_yaml
-from repro.runs.signals import CALLER, STOP_SIGNALS, stoppable
+from repro.files import held, read_json, replace_file
+from repro.profile import PARAMS, chosen_profile, load_profile
+from repro.runs.signals import CALLER, STOP_SIGNALS
 from repro.spec import SpecError
 from repro.unchanged import CALL, code_state
 
 SAVED_PARAMS = Path(".dvc/tmp/params.yaml.saved")
 DVC_LOCK, SAVED_DVC_LOCK = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.saved")
+WHOLE_END = re.compile(rb"\n      md5: .+\n(      .+\n)*\Z")
+"""End of a dvc.lock: an output with its hash. DVC writes from the beginning."""
 RWLOCK = Path(".dvc/tmp/rwlock")
 BUSY = Path(".dvc/tmp/profile.lock")
-CODE_AT_CALL = Path(".dvc/tmp/code.json")
 REPLACED = """\
 # For one call of `PROFILE={0} make reproduce`, which puts your own file back at its end; after a
 # kill, the next call does.
@@ -58,18 +57,13 @@ def reproduce(profile: str | None = None) -> int:
         die_with_parent(signal.SIGTERM)
         del os.environ[PARENT]
 
-    # A mistake is reported before any file changes.
-    if profile:
-        load_profile(profile)
+    # A mistake is reported before any file changes, and before DVC reads params.yaml.
+    load_profile(profile or chosen_profile())
     BUSY.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{BUSY}: held by another `make reproduce` in this folder; wait for it or stop it"
     with held(BUSY, busy), profile_for_call(profile):
-        if not profile:
-            # A mistake in params.yaml is reported before DVC reads it.
-            load_profile(chosen_profile(PARAMS))
         mend_dvc_files()
-        replace_json(CODE_AT_CALL, code_state([""]))
-        os.environ[CALL] = str(CODE_AT_CALL.resolve())
+        os.environ[CALL] = json.dumps(code_state([""]))
         # `--single-item` runs the stages that match and follows no dependency to a study.
         status = run([sys.executable, "-m", "dvc", "repro", "--single-item", "--glob", STAGES])
     SAVED_DVC_LOCK.unlink(missing_ok=True)
@@ -98,8 +92,8 @@ def _restore_params() -> None:
     if not SAVED_PARAMS.exists():
         return
     content = PARAMS.read_text(encoding="utf-8") if PARAMS.exists() else ""
-    named = re.search(r"^profile: (.*)$", content, re.MULTILINE)
-    if named and content == REPLACED.format(named[1]):
+    profile = content.rpartition(": ")[2].rstrip()
+    if content == REPLACED.format(profile):
         replace_file(PARAMS, SAVED_PARAMS.read_bytes())
     SAVED_PARAMS.unlink()
 
@@ -110,38 +104,36 @@ def mend_dvc_files() -> None:
     Finished stages and runs that it then lacks are recognised by their contents. SpecError where no
     copy is there, because the torn call was not `reproduce`.
     """
-    # DVC's list of who reads and writes at this moment; torn, DVC would refuse it for ever.
-    if RWLOCK.exists() and read_json(RWLOCK) is None:
-        RWLOCK.unlink()
+    # DVC's list of who reads and writes at this moment. It refuses a torn one for ever, and that of
+    # a killed process until it is collected, which a container's first process may never do.
+    text = RWLOCK.read_text(encoding="utf-8") if RWLOCK.exists() else ""
+    holders = map(int, re.findall(r'"pid": (\d+)', text))
+    if read_json(RWLOCK) is None or not any(map(_runs, holders)):
+        RWLOCK.unlink(missing_ok=True)
 
-    if SAVED_DVC_LOCK.exists() and DVC_LOCK.exists() and not _is_whole(DVC_LOCK):
-        replace_file(DVC_LOCK, SAVED_DVC_LOCK.read_bytes())
+    lock = DVC_LOCK.read_bytes() if DVC_LOCK.exists() else b""
+    if DVC_LOCK.exists() and SAVED_DVC_LOCK.exists() and not WHOLE_END.search(lock):
+        lock = SAVED_DVC_LOCK.read_bytes()
+        replace_file(DVC_LOCK, lock)
         print(f"repro: {DVC_LOCK}: torn by the end of an earlier call; put back as before it")
     # DVC refuses an empty file. An empty copy means that the call began without a dvc.lock.
-    if DVC_LOCK.exists() and not DVC_LOCK.stat().st_size:
-        DVC_LOCK.unlink()
-    content = DVC_LOCK.read_bytes() if DVC_LOCK.exists() else b""
-    if content and not content.endswith(b"\n"):
+    if not lock:
+        DVC_LOCK.unlink(missing_ok=True)
+    elif not lock.endswith(b"\n"):
         raise SpecError(
             f"{DVC_LOCK}: ends in the middle of a line; `git checkout {DVC_LOCK}` brings back "
             "the committed one; without git, delete it: finished runs are found again"
         )
-    replace_file(SAVED_DVC_LOCK, content)
+    replace_file(SAVED_DVC_LOCK, lock)
 
 
-def _is_whole(lock: Path) -> bool:
-    """Whether it ends with a line and each entry of its last stage has path and hash.
-
-    DVC writes from the beginning. A hash that is cut is a hash to a reader of YAML.
-    """
-    if not lock.read_bytes().endswith(b"\n"):
-        return False
+def _runs(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
     try:
-        last: dict[str, Any] = list(read_yaml(lock)["stages"].values())[-1]
-        entries = [*last.get("deps", []), *last.get("outs", [])]
-        return "cmd" in last and all(entry["path"] and entry["md5"] for entry in entries)
-    except (SpecError, OSError, AttributeError, IndexError, KeyError, TypeError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
         return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def run(command: list[str]) -> int:
@@ -153,28 +145,24 @@ def run(command: list[str]) -> int:
     # Children of a child that dies come to this process, which can then wait for them.
     if sys.platform == "linux":
         set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER in linux/prctl.h
-        ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0)
+        ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
 
     # Stages call `python`, which must be this one, with the pinned packages.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    process = None
-    with stoppable():
-        try:
-            # A stop between the start and its assignment would leave the process unattended.
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-            process = subprocess.Popen(
-                command,
-                env=os.environ | {CALLER: str(os.getpid()), "PATH": path},
-                stdin=subprocess.DEVNULL,
-                process_group=0,
-                preexec_fn=_prepare,
-            )
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-            status = process.wait()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-            if process is not None:
-                _end_group(process)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    # A stop between the start and `try` would leave the process unattended.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {CALLER: str(os.getpid()), "PATH": path},
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+        preexec_fn=_prepare,
+    )
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        status = process.wait()
+    finally:
+        _end_group(process)
     return status if status >= 0 else 128 - status
 
 

@@ -4,17 +4,15 @@ DVC hashes the dependencies of a stage when its command has ended. An edit durin
 be taken for the state that made the output. Every stage therefore runs inside `unchanged`.
 
 An edit between two stages would join results of two states. `reproduce` therefore writes the state
-of the code at its start into a file, which the environment variable CALL names.
+of the code at its start into the environment variable CALL.
 """
-
-from __future__ import annotations
 
 import ast
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -49,12 +47,10 @@ def code_state(names: Sequence[str], code: Path = CODE) -> dict[str, str]:
 @lru_cache(maxsize=1024)
 def _syntax_digest(source: bytes) -> str:
     """Digest of a module without comments, docstrings and layout; equal in all Python versions."""
-    try:
-        tree = _syntax(ast.parse(source))
-    except (SyntaxError, ValueError):
-        # A file in the middle of an edit is another file.
-        return hashlib.sha256(source).hexdigest()[:16]
-    return hashlib.sha256(json.dumps(tree).encode()).hexdigest()[:16]
+    # A file in the middle of an edit counts as it is.
+    with suppress(SyntaxError, ValueError):
+        source = json.dumps(_syntax(ast.parse(source))).encode()
+    return hashlib.sha256(source).hexdigest()[:16]
 
 
 def _syntax(node: Any) -> Any:
@@ -69,11 +65,10 @@ def _syntax(node: Any) -> Any:
 
 def _is_text(node: Any) -> bool:
     """Whether a statement is a bare string, such as a docstring."""
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+    match node:
+        case ast.Expr(ast.Constant(str())):
+            return True
+    return False
 
 
 @contextmanager
@@ -93,62 +88,52 @@ def unchanged(
     def state() -> dict[str, str]:
         found = code_state(code)
         for path in files:
-            inner = sorted(path.rglob("*")) if path.is_dir() else [path]
-            found |= {f.as_posix(): digest(f.read_bytes().hex()) for f in inner if f.is_file()}
+            found |= {
+                file.as_posix(): digest(file.read_bytes().hex())
+                for file in (path, *path.rglob("*"))
+                if file.is_file()
+            }
         return found
 
+    def edits(profile: Profile, then: Mapping[str, str]) -> str:
+        """Files that differ from `then`, and fields from those of `profile` if `settings` do."""
+        present = load_profile(profile_name)
+        names = _different(then, state())
+        if settings(present) != settings(profile):
+            names += _different(*(leaves(p.model_dump(mode="json")) for p in (profile, present)))
+        return ", ".join(names)
+
     profile, before = load_profile(profile_name), state()
-    read_by_dvc = resolved_profile(profile_name)
-    if read_by_dvc is not None and settings(read_by_dvc) != settings(profile):
+    at_call = json.loads(os.environ[CALL]) if CALL in os.environ else before
+    # With the values that DVC has read, and will record with the result.
+    began = before | {name: at_call.get(name, "") for name in code_state(code)}
+    if names := edits(resolved_profile(profile_name) or profile, began):
         raise SpecError(
-            f"specs of {profile_name} changed after DVC had read them: "
-            f"{', '.join(_changes(read_by_dvc, profile))}; call DVC again"
+            f"{names}: changed after the call began, so earlier stages may have had the state "
+            "before; call again"
         )
-    if CALL in os.environ:
-        at_call = json.loads(Path(os.environ[CALL]).read_bytes())
-        if newer := [name for name in code_state(code) if before[name] != at_call.get(name)]:
-            raise SpecError(
-                f"{', '.join(newer)}: changed after the call began, so earlier stages may have "
-                "run the code before; call again"
-            )
-
-    def edited() -> str:
-        now, after = load_profile(profile_name), state()
-        changed = [
-            name for name in sorted({*before, *after}) if before.get(name) != after.get(name)
-        ]
-        if settings(now) != settings(profile):
-            changed += _changes(profile, now)
-        if not changed:
-            return ""
-        return (
-            f"{', '.join(changed)}: changed while the stage ran, so its output is that of the "
-            "state before; run the stage again"
-        )
-
+    said = "changed while the stage ran, so its output is that of the state before; run it again"
     try:
         yield profile
     except Exception as error:
         # A rank, for example, refuses to start with other code.
-        if message := edited():
-            raise SpecError(f"{message} ({error})") from error
+        if names := edits(profile, before):
+            raise SpecError(f"{names}: {said} ({error})") from error
         raise
-    if message := edited():
-        raise SpecError(message)
+    if names := edits(profile, before):
+        raise SpecError(f"{names}: {said}")
 
 
-def _changes(before: Profile, after: Profile) -> list[str]:
-    """Dotted names of the values that differ, with both values."""
-    old, new = (_leaves(each.model_dump(mode="json")) for each in (before, after))
-    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-    return [f"{name} ({old.get(name)} -> {new.get(name)})" for name in names]
+def _different(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Names whose values differ, or that one of both lacks."""
+    return [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
 
 
-def _leaves(content: Any, name: str = "") -> dict[str, str]:
+def leaves(content: Any, name: str = "") -> dict[str, str]:
     """Dotted name to value, as JSON."""
     if not isinstance(content, dict):
         return {name: json.dumps(content)}
     found: dict[str, str] = {}
     for key, value in content.items():
-        found |= _leaves(value, f"{name}.{key}" if name else key)
+        found |= leaves(value, f"{name}.{key}" if name else key)
     return found

@@ -2,12 +2,9 @@
 with random captions.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +16,7 @@ from torch import Tensor, nn
 
 from repro.data.shards import ShardWriter, write_store
 from repro.names import Objective
-from repro.profile import load_classnames, load_profile, pretrain_runs
+from repro.profile import load_profile, pretrain_runs
 from repro.runs.run import Run, identify
 from repro.spec import Precision, RunSpec
 from repro.train.model import PairEncoder, build_model, build_optimizer
@@ -47,10 +44,10 @@ class Check(NamedTuple):
         return f"{verdict} {self.name}: {self.text}"
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How large the checks are."""
+class Scale(NamedTuple):
+    """On what the checks run, and how large they are."""
 
+    device: torch.device
     profile: str
     fast: str
     """Profile of the same model in the fastest arithmetic."""
@@ -64,21 +61,41 @@ class Scale:
     """Pairs of the worker's store."""
     epochs: int
 
+    @property
+    def gpu(self) -> bool:
+        """Whether the bounds that hold for a GPU apply."""
+        return self.device.type == "cuda"
+
+    def bound(self, good: bool) -> bool | None:
+        """The verdict of a bound that only a GPU has to keep."""
+        return good if self.gpu else None
+
     def spec(self, objective: Objective = "mmcl", precision: Precision = "fp32") -> RunSpec:
         """The pre-training by an objective, in another precision."""
-        run = pretrain_runs(load_profile(self.profile), "cc6m", objective)[0]
-        return run.model_copy(update={"precision": precision, "deterministic": True})
+        return repeatable(self.profile, objective).model_copy(update={"precision": precision})
 
 
-FULL = Scale("paper", "paper_lean", pairs=256, length=77, steps=12, stored=2048, epochs=8)
-TOY = Scale("smoke", "smoke", pairs=16, length=24, steps=2, stored=96, epochs=4)
+def repeatable(profile: str, objective: Objective) -> RunSpec:
+    """The pre-training of a profile by an objective, with the same bits at every repetition."""
+    run = pretrain_runs(load_profile(profile), "cc6m", objective)[0]
+    return run.model_copy(update={"deterministic": True})
+
+
+CPU = torch.device("cpu")
+FULL = Scale(torch.device("cuda", 0), "paper", "paper_lean", 256, 77, 12, 2048, 8)
+TOY = Scale(CPU, "smoke", "smoke", 16, 24, 2, 96, 4)
+
+
+def scale_here() -> Scale:
+    """FULL where there is a GPU."""
+    return FULL if torch.cuda.is_available() else TOY
 
 
 class Trainee:
     """A model in training, with its optimizer and encoder."""
 
     def __init__(self, spec: RunSpec, device: torch.device, seed: int = 0, groups: int = 1) -> None:
-        self.spec, self.device = spec, device
+        self.spec = spec
         self.model: CLIP = build_model(spec.model, seed, "fp32").to(device)
         self.model.train()
         # The last gain of each block is 0 at the start and would hide the block's gradients.
@@ -98,12 +115,12 @@ class Trainee:
 
     def pairs_per_second(self, data: tuple[Tensor, Tensor], steps: int) -> float:
         """Speed of so many steps on one batch, after three others."""
-        loss = torch.zeros(())
-        for number in range(3 + steps):
-            if number == 3:
-                # Reading a loss waits for the device.
-                float(loss)
-                begun = time.monotonic()
+        for _ in range(3):
+            loss = self.step(*data)
+        # Reading a loss waits for the device.
+        float(loss)
+        begun = time.monotonic()
+        for _ in range(steps):
             loss = self.step(*data)
         float(loss)
         return steps * data[0].shape[1] / (time.monotonic() - begun)
@@ -123,31 +140,35 @@ def batch(
     return images.to(device), tokens.to(device)
 
 
-def noise_run(scale: Scale, folder: Path, precision: Precision = "tf32") -> Run:
+def noise_run(scale: Scale, folder: Path, profile: str) -> Run:
     """A pre-training by MMCL + SSL on JPEG files of noise, which are written into `folder`."""
-    spec = scale.spec("mmcl_ssl", precision)
+    spec = repeatable(profile, "mmcl_ssl")
     pairs = scale.pairs // spec.num_views
     sizes = {"global_batch_size": pairs, "norm_batch_size": pairs}
-    changes = {"epochs": scale.epochs, "warmup_steps": 2, **sizes}
-    schedule = spec.schedule.model_copy(update=changes)
-    every = {"evaluations_per_epoch": 0.5, "evaluate_every_steps": None, "model_age": "last"}
-    spec = spec.model_copy(update={"schedule": schedule, **every})
+    schedule = {"epochs": scale.epochs, "warmup_steps": 2, **sizes}
+    changes = {
+        "schedule": spec.schedule.model_copy(update=schedule),
+        "evaluations_per_epoch": 0.5,
+        "evaluate_every_steps": None,
+        "model_age": "last",
+    }
+    spec = spec.model_copy(update=changes)
 
-    others = [n for n in load_classnames(load_profile(scale.profile)) if n != spec.target_class]
-    names = [spec.target_class, *others[: CLASSES - 1]]
+    names = [spec.target_class, *(f"class {number}" for number in range(1, CLASSES))]
     rng = np.random.default_rng(0)
+    inputs = {"pairs": folder / "pairs", "evaluation": folder / "evaluation"}
     labels = [-1] * scale.stored, [*range(CLASSES)] * IMAGES_PER_CLASS
-    for store, rows in zip(("pairs", "evaluation"), labels, strict=True):
-        (folder / store).mkdir(parents=True)
-        writer = ShardWriter(folder / store)
+    for store, rows in zip(inputs.values(), labels, strict=True):
+        store.mkdir(parents=True)
+        writer = ShardWriter(store)
         for label in rows:
             caption = "" if label >= 0 else " ".join(rng.choice(WORDS, rng.integers(3, 9)))
             writer.add(_jpeg(rng, spec.model.vision.image_size), "jpg", caption, label)
-        write_store(folder / store, *writer.close())
-    (folder / "evaluation/classnames.txt").write_text("".join(f"{name}\n" for name in names))
-    (folder / "synonyms.json").write_text(json.dumps({"lemmas": {}, "exceptions": {}}))
-    inputs = {name: folder / name for name in ("pairs", "evaluation")}
-    return identify(spec, inputs | {"synonyms": folder / "synonyms.json"}, code_digest())
+        write_store(store, *writer.close())
+    (inputs["evaluation"] / "classnames.txt").write_text("".join(f"{name}\n" for name in names))
+    inputs["synonyms"] = folder / "synonyms.json"
+    inputs["synonyms"].write_text(json.dumps({"lemmas": {}, "exceptions": {}}))
+    return identify(spec, inputs, code_digest())
 
 
 def _jpeg(rng: np.random.Generator, side: int) -> bytes:

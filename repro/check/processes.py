@@ -1,7 +1,5 @@
 """Checks that start processes as the launcher does: the worker, stopped and resumed; all GPUs."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -14,13 +12,12 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from repro.check.noise import FULL, TOY, Check, Scale, Trainee, batch, noise_run
-from repro.files import read_json
+from repro.check.noise import Check, Scale, Trainee, batch, noise_run, scale_here
 from repro.launch.packs import Pack, write_pack
 from repro.launch.places import Place, cores, devices
 from repro.launch.torchrun import Torchrun
 from repro.ledger import pending_rows
-from repro.spec import Precision
+from repro.runs.layout import WEIGHTS
 from repro.train.process import distributed
 from repro.train.process.device import set_arithmetic
 
@@ -36,23 +33,21 @@ MOST_GRAPHS = 3
 TIMEOUT = 500
 
 
-def worker(scale: Scale, device: torch.device) -> Iterator[Check]:
+def worker(scale: Scale) -> Iterator[Check]:
     """A run by the worker under the launcher's environment, and one that is stopped and resumed."""
-    gpu = device.type == "cuda"
     # As at full scale, where no decoded set fits: JPEG files are decoded at every step.
     os.environ["REPRO_MEMORY_BYTES"] = str(10**7)
-    place = Place(tuple(devices()[:1]) if gpu else (), 1, min(8, cores()) if gpu else 1)
-    precisions: tuple[Precision, ...] = ("tf32", "bf16")
-    for precision in precisions:
-        yield from _twice(scale, precision, place)
-    del os.environ["REPRO_MEMORY_BYTES"]
+    place = Place(tuple(devices()[:1]), 1, min(8, cores())) if scale.gpu else Place((), 1, 1)
+    # The second has compiled towers, captions in parts and bfloat16.
+    for profile in dict.fromkeys((scale.profile, scale.fast)):
+        yield from _twice(scale, profile, place)
 
 
-def _twice(scale: Scale, precision: Precision, place: Place) -> Iterator[Check]:
+def _twice(scale: Scale, profile: str, place: Place) -> Iterator[Check]:
     """The run as a whole, then with a SIGTERM after STOP_STEP."""
     left = []
     with tempfile.TemporaryDirectory() as name:
-        run = noise_run(scale, Path(name) / "data", precision)
+        run = noise_run(scale, Path(name) / "data", profile)
         for stops in ([0], [STOP_STEP, 0]):
             work = Path(name) / str(len(stops))
             run.save(work)
@@ -61,20 +56,15 @@ def _twice(scale: Scale, precision: Precision, place: Place) -> Iterator[Check]:
             for stop_step in stops:
                 _run_worker(Torchrun(pack, path), stop_step)
 
-            what = f"the worker ends a run in {precision} in {len(stops)} attempt(s)"
-            outcome = read_json(folder / "outcome.json")
-            if outcome is None:
-                yield Check(what, "no outcome; see its output", False)
-                return
+            outcome = json.loads((folder / "outcome.json").read_bytes())
             rows = [item["row"] | {"seconds": 0} for item in pending_rows(folder)]
-            good = outcome["status"] == "completed" and outcome["attempts"] == len(stops)
+            what = f"the worker ends a run of {profile} in {len(stops)} attempt(s)"
+            good = (outcome["status"], outcome["attempts"]) == ("completed", len(stops))
             yield Check(what, f"{outcome['attempts']} attempt(s), {len(rows)} rows", good)
-            files = outcome["files"]
-            left.append([rows, files["model.safetensors"], files["optimizer.safetensors"]])
+            left.append([rows, *(outcome["files"][name] for name in WEIGHTS)])
             if len(stops) == 1:
                 share = outcome["data_wait_seconds"] / outcome["seconds"]
-                good = share < WAIT_SHARE if place.devices else None
-                yield Check("it waits for data", f"{share:.1%}", good)
+                yield Check("it waits for data", f"{share:.1%}", scale.bound(share < WAIT_SHARE))
     same = left[0] == left[1]
     yield Check("rows and weights of both", "equal" if same else "unlike", same)
 
@@ -89,24 +79,20 @@ def _run_worker(torchrun: Torchrun, stop_step: int) -> None:
         torchrun.stop()
 
 
-def ranks(scale: Scale, device: torch.device) -> Iterator[Check]:
+def ranks(scale: Scale) -> Iterator[Check]:
     """Losses, statistics, compiled graphs and speed of all GPUs against one."""
     # What divides the eight BatchNorm groups of the paper's batch.
-    gpus = torch.cuda.device_count() if device.type == "cuda" else 2
+    gpus = torch.cuda.device_count() if scale.gpu else 2
     count = max(number for number in (1, 2, 4, 8) if number <= gpus)
-    results = {}
+    results = []
     for number in sorted({1, count}):
         with tempfile.TemporaryDirectory() as name:
             out = Path(name) / "result.json"
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-            command += [f"--nproc-per-node={number}", "-m", "repro.check.processes"]
-            command += [scale.profile, str(out)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
-            if done.returncode:
-                yield Check(f"{number} ranks", done.stderr[-600:], False)
-                return
-            results[number] = json.loads(out.read_bytes())
-    one, every = results[1], results[count]
+            command += [f"--nproc-per-node={number}", "-m", "repro.check.processes", str(out)]
+            subprocess.run(command, check=True, timeout=TIMEOUT)
+            results.append(json.loads(out.read_bytes()))
+    one, every = results[0], results[-1]
 
     good = every["graphs"] <= MOST_GRAPHS
     yield Check(f"compiled graphs of {count} ranks", f"{every['graphs']}", good)
@@ -119,56 +105,51 @@ def ranks(scale: Scale, device: torch.device) -> Iterator[Check]:
     equal = every["buffers_equal"]
     yield Check("BatchNorm is equal on all ranks before an evaluation", str(equal), equal)
     scaling = every["pairs_per_second"] / one["pairs_per_second"] / count
-    good = scaling > SCALING if device.type == "cuda" else None
+    good = scale.bound(scaling > SCALING)
     yield Check(f"speed of {count} ranks over {count} times that of one", f"{scaling:.0%}", good)
 
 
-def _rank(profile: str, out: Path) -> None:
+def _rank(out: Path) -> None:
     """One rank, started by torchrun; rank 0 writes the result."""
-    scale = FULL if profile == FULL.profile else TOY
+    scale = scale_here()
     distributed.repeatable(threads=1)
     device = distributed.start()
-    gpu = device.type == "cuda"
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if gpu else "gloo")
+        dist.init_process_group("nccl" if scale.gpu else "gloo")
     rank, number = distributed.rank(), distributed.ranks()
 
     # As many pairs and BatchNorm groups in all, however many ranks share them.
-    groups = 8 if gpu else 2
-    pairs = 8 * groups
+    groups = 8 if scale.gpu else 2
     spec = scale.spec("mmcl", "fp32")
     set_arithmetic("fp32", True, device)
-    trainee = Trainee(spec, device, groups=groups // number)
-    trainee.encoder = DistributedDataParallel(trainee.encoder)
-    mine = slice(rank * pairs // number, (rank + 1) * pairs // number)
+    trainee, compiled, timed = (
+        Trainee(spec, device, groups=of_rank) for of_rank in (groups // number, 1, 1)
+    )
+    for each in (trainee, compiled, timed):
+        each.encoder = DistributedDataParallel(each.encoder)
     losses = []
     for step in range(6):
-        images, tokens = batch(spec, pairs, 20, step, device)
-        losses.append(float(trainee.step(images[:, mine], tokens[:, mine])))
-    distributed.share_buffers(trainee.model)
+        shares = (part.chunk(number, dim=1) for part in batch(spec, 8 * groups, 20, step, device))
+        losses.append(float(trainee.step(*(share[rank] for share in shares))))
+    distributed.broadcast(trainee.model.buffers())
     means = trainee.model.visual.bn1.running_mean
     copies = [torch.empty_like(means) for _ in range(number)]
     dist.all_gather(copies, means)
 
-    compiled = Trainee(spec, device)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    compiled.encoder = torch.compile(  # type: ignore[assignment]
-        DistributedDataParallel(compiled.encoder), backend="inductor" if gpu else "aot_eager"
-    )
+    backend = "inductor" if scale.gpu else "aot_eager"
+    compiled.encoder = torch.compile(compiled.encoder, backend=backend)  # type: ignore[assignment]
     for step, length in enumerate((20, 24, 17, 23, 18, 21)):
         compiled.step(*batch(spec, 8, length, step, device))
-    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
-    timed = Trainee(spec, device)
-    timed.encoder = DistributedDataParallel(timed.encoder)
     data = batch(spec, scale.pairs, scale.length, rank, device)
     rate = number * timed.pairs_per_second(data, scale.steps)
     if rank == 0:
         result = {
             "losses": losses,
             "buffers_equal": all(torch.equal(copies[0], other) for other in copies),
-            "graphs": graphs,
+            "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
             "pairs_per_second": rate,
         }
         out.write_text(json.dumps(result), encoding="utf-8")
@@ -176,4 +157,4 @@ def _rank(profile: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    _rank(sys.argv[1], Path(sys.argv[2]))
+    _rank(Path(sys.argv[1]))

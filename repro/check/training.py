@@ -1,21 +1,17 @@
 """Checks of one process: the same function on every device, no waiting, rates."""
 
-from __future__ import annotations
-
 import gc
-import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from repro.check.noise import Check, Scale, Trainee, batch, noise_run
+from repro.check.noise import CPU, Check, Scale, Trainee, batch, noise_run
 from repro.launch.places import cores, loader_workers
 from repro.plan.assumptions import load_assumptions
-from repro.plan.flops import count
+from repro.plan.flops import count, kind_of
 from repro.plan.forecast import arithmetic
-from repro.plan.work import kind_of
 from repro.profile import load_profile, pretrain_runs
 from repro.spec import Precision
 from repro.train.gradient_cache import GradientCache
@@ -24,7 +20,6 @@ from repro.train.loop import TrainingRun
 from repro.train.process.device import peak_bytes, reset_peak, set_arithmetic
 from repro.worker import Resident
 
-CPU = torch.device("cpu")
 TOLERANCES: dict[Precision, float] = {"fp32": 5e-3, "tf32": 5e-2, "bf16": 5e-1}
 """Largest difference between GPU and CPU: of the loss, and of the gradients over their norm; those
 of another model differ by more than 1.
@@ -34,9 +29,11 @@ TRAINING_BYTES = 42 * 10**9
 """Most memory of a step on 256 pairs of RN50 in float32."""
 SPEED_SHARE = 0.8
 """Of the lowest rate that specs/plan.yaml assumes: below it, the forecast does not hold."""
+FLOPS: dict[str, float] = {}
+"""FLOP/s by arithmetic, as `speed` measured them, for `repro plan`."""
 
 
-def equality(scale: Scale, device: torch.device) -> Iterator[Check]:
+def equality(scale: Scale) -> Iterator[Check]:
     """One step on this device against one in float32 on the CPU: loss and gradients."""
     set_arithmetic("fp32", True, CPU)
     data = batch(scale.spec(), 8, 20, 0, CPU)
@@ -45,48 +42,46 @@ def equality(scale: Scale, device: torch.device) -> Iterator[Check]:
 
     for precision, allowed in TOLERANCES.items():
         spec = scale.spec("mmcl", precision)
-        set_arithmetic(spec.precision, True, device)
-        trainee = Trainee(spec, device)
-        loss = float(trainee.step(*(tensor.to(device) for tensor in data)))
+        set_arithmetic(precision, True, scale.device)
+        trainee = Trainee(spec, scale.device)
+        loss = float(trainee.step(*(tensor.to(scale.device) for tensor in data)))
         off = _distance(_gradients(trainee), expected)
         text = f"loss {loss:.5f} against {expected_loss:.5f}, gradients off by {off:.1e}"
         good = max(off, abs(loss - expected_loss)) < allowed
         yield Check(f"a step in {precision} is that on the CPU", text, good)
 
 
-def waiting(scale: Scale, device: torch.device) -> Iterator[Check]:
+def waiting(scale: Scale) -> Iterator[Check]:
     """Twenty steps of the loop with loader processes, in which the host must never wait."""
     with tempfile.TemporaryDirectory() as name:
-        run = noise_run(scale, Path(name))
-        task = Resident(Path(name) / "cache", device).task(
+        run = noise_run(scale, Path(name), scale.profile)
+        task = Resident(Path(name) / "cache", scale.device).task(
             run.spec, run.fingerprint, run.inputs, Path(name)
         )
-        model = Trainee(run.spec, device).model
-        training = TrainingRun(task, model, device, lambda event, content: None)
+        model = Trainee(run.spec, scale.device).model
+        training = TrainingRun(task, model, scale.device, lambda event, content: None)
         training.resume(None)
-        workers = loader_workers(cores(), device.type == "cuda")
+        workers = loader_workers(cores(), scale.gpu)
         batches = task.pairs.batches(0, training.last_step, workers)
-        ahead = on_device(batches, device, 1)
+        ahead = on_device(batches, scale.device, 1)
         for _ in range(4):
             training.step(ahead)
-        gpu = device.type == "cuda"
+        set_mode = torch.cuda.set_sync_debug_mode if scale.gpu else lambda mode: None
         try:
-            if gpu:
-                torch.cuda.set_sync_debug_mode("error")
+            set_mode("error")
             for _ in range(20):
                 training.step(ahead)
         finally:
-            if gpu:
-                torch.cuda.set_sync_debug_mode("default")
+            set_mode("default")
             batches.close()
-    text = "20 steps" if gpu else "not checked: no GPU"
-    yield Check("no step of the loop waits for the GPU", text, True if gpu else None)
+    text = "20 steps" if scale.gpu else "not checked: no GPU"
+    yield Check("no step of the loop waits for the GPU", text, scale.bound(True))
 
 
-def gradient_cache(scale: Scale, device: torch.device) -> Iterator[Check]:
+def gradient_cache(scale: Scale) -> Iterator[Check]:
     """A step of two BatchNorm groups taken one after the other against the plain step."""
-    spec = scale.spec("mmcl_ssl", "fp32")
-    set_arithmetic(spec.precision, True, device)
+    spec, device = scale.spec("mmcl_ssl", "fp32"), scale.device
+    set_arithmetic("fp32", True, device)
     plain, cached = Trainee(spec, device, groups=2), Trainee(spec, device)
     cached.encoder = GradientCache(cached.model, 2, compiled=False)
     data = batch(spec, scale.pairs // 4, scale.length, 0, device)
@@ -96,24 +91,25 @@ def gradient_cache(scale: Scale, device: torch.device) -> Iterator[Check]:
     yield Check("the gradient cache is the plain step", f"gradients off by {off:.1e}", good)
 
 
-def copies(scale: Scale, device: torch.device) -> Iterator[Check]:
+def copies(scale: Scale) -> Iterator[Check]:
     """Batches that are copied to the device while the one before is at work."""
     generator = torch.Generator().manual_seed(0)
     shape = 8, 16, 3, 64, 64
-    batches = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).unbind()
-    pinned = ([part.pin_memory() if device.type == "cuda" else part] for part in batches)
-    arrived = [part.clone() for [part] in on_device(pinned, device)]
-    same = all(map(torch.equal, batches, (part.cpu() for part in arrived)))
+    batches = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    pinned = ([part] for part in (batches.pin_memory() if scale.gpu else batches))
+    arrived = torch.stack([part.clone() for [part] in on_device(pinned, scale.device)])
+    same = torch.equal(batches, arrived.cpu())
     yield Check("batches that are copied ahead arrive as they are", "to the byte", same)
 
 
-def speed(scale: Scale, device: torch.device, flops: dict[str, float]) -> Iterator[Check]:
+def speed(scale: Scale) -> Iterator[Check]:
     """Steps with the batch on the device in the arithmetic of both profiles, and their memory.
 
-    Fills `flops` with FLOP/s by arithmetic, for `repro plan`.
+    Fills FLOPS.
     """
+    device = scale.device
     cost = count(load_profile(scale.profile), scale.length, 1)
-    name = torch.cuda.get_device_name(device).lower() if device.type == "cuda" else ""
+    name = torch.cuda.get_device_name(device).lower() if scale.gpu else ""
     known = next((key for key in ("a100", "h100") if key in name.replace("h200", "h100")), None)
     for profile in dict.fromkeys((scale.profile, scale.fast)):
         spec = pretrain_runs(load_profile(profile), "cc6m", "mmcl")[0]
@@ -121,41 +117,38 @@ def speed(scale: Scale, device: torch.device, flops: dict[str, float]) -> Iterat
         set_arithmetic(spec.precision, spec.deterministic, device)
         # What an earlier check left in the caches of the allocator is not this one's.
         gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
         reset_peak(device)
         trainee = Trainee(spec, device)
-        if spec.compile and device.type == "cuda":
+        if spec.compile and scale.gpu:
             torch._dynamo.reset()
             trainee.encoder = torch.compile(trainee.encoder)  # type: ignore[assignment]
         data = batch(spec, scale.pairs, scale.length, 0, device)
         rate = trainee.pairs_per_second(data, scale.steps)
 
         how = arithmetic(spec.precision, spec)
-        flops[how] = rate * cost.pair_view(kind_of(spec))
-        text = f"{rate:.0f} pairs/s, {flops[how] / 1e12:.2f} TFLOP/s"
+        FLOPS[how] = rate * cost.pair_view(kind_of(spec))
+        text = f"{rate:.0f} pairs/s, {FLOPS[how] / 1e12:.2f} TFLOP/s"
         good = None
         if known:
-            least = load_assumptions().devices[known].flops(spec.precision, spec)[0]  # type: ignore[index]
-            good = flops[how] > SPEED_SHARE * least
-            text += f" (at least {SPEED_SHARE * least / 1e12:.1f})"
+            assumed = load_assumptions().devices[known].flops(spec.precision, spec)  # type: ignore[index]
+            least = SPEED_SHARE * assumed[0]
+            good = FLOPS[how] > least
+            text += f" (at least {least / 1e12:.1f})"
         yield Check(f"speed, {how}", text, good)
 
         most = TRAINING_BYTES // (2 if spec.precision == "bf16" else 1)
         peak = peak_bytes(device)
         text = f"peak {peak / 1e9:.1f} GB (at most {most / 1e9:.0f})"
-        yield Check(f"memory, {how}", text, peak < most if device.type == "cuda" else None)
+        yield Check(f"memory, {how}", text, scale.bound(peak < most))
 
 
-def _gradients(trainee: Trainee) -> dict[str, torch.Tensor]:
-    return {
-        name: parameter.grad.detach().cpu().double()
-        for name, parameter in trainee.model.named_parameters()
-        if parameter.grad is not None
-    }
+def _gradients(trainee: Trainee) -> torch.Tensor:
+    """All gradients as one vector."""
+    parts = [parameter.grad for parameter in trainee.model.parameters()]
+    return torch.cat([part.detach().cpu().double().flatten() for part in parts if part is not None])
 
 
-def _distance(gradients: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+def _distance(gradients: torch.Tensor, expected: torch.Tensor) -> float:
     """Norm of the difference over that of `expected`."""
-    off = sum(float((gradients[name] - expected[name]).square().sum()) for name in expected)
-    return math.sqrt(off / sum(float(tensor.square().sum()) for tensor in expected.values()))
+    return float((gradients - expected).norm() / expected.norm())

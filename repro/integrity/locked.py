@@ -5,12 +5,9 @@ DVC keeps of a folder the MD5 of a list, and in its cache the list itself, `[{"m
 here and not by `dvc data status`, which knows the profile of params.yaml only.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -24,65 +21,58 @@ FOLDER = ".dir"
 """End of the MD5 of a folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class Locked:
-    """An output of a stage: a file, or a folder whose MD5 is that of its list of files."""
-
-    path: Path
-    md5: str
-
-
-def locked_outputs(lock: Path = LOCK) -> list[Locked]:
-    """All outputs that dvc.lock knows; none if it is not there. LedgerError if it is damaged."""
+def locked_outputs(lock: Path = LOCK) -> dict[Path, str]:
+    """MD5 of every output that dvc.lock knows; none if it is not there. LedgerError if it is
+    damaged.
+    """
     if not lock.is_file():
-        return []
+        return {}
     try:
         content = YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8"))
         outputs = [out for stage in content["stages"].values() for out in stage.get("outs", [])]
-        return [Locked(Path(out["path"]), out["md5"]) for out in outputs]
+        return {Path(out["path"]): out["md5"] for out in outputs}
     except (YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
         raise LedgerError(f"{lock}: not a lock file of DVC ({error})") from None
 
 
-def changed_outputs(outputs: Iterable[Locked]) -> Iterator[str]:
+def changed_outputs(outputs: Mapping[Path, str]) -> Iterator[str]:
     """A line for each file of these outputs that is not as dvc.lock says."""
-    for output in outputs:
-        if not output.path.exists():
-            yield f"{output.path}: missing"
-        elif not output.md5.endswith(FOLDER):
-            if _md5(output.path) != output.md5:
-                yield f"{output.path}: not the file that {LOCK} names"
-        else:
-            yield from _changed_files(output)
+    for path, md5 in outputs.items():
+        if not path.exists():
+            yield f"{path}: missing"
+        elif md5.endswith(FOLDER):
+            yield from _changed_files(path, md5)
+        elif _md5(path) != md5:
+            yield f"{path}: not the file that {LOCK} names"
 
 
-def _changed_files(output: Locked) -> Iterator[str]:
-    paths = [path for path in sorted(output.path.rglob("*")) if path.is_file()]
-    present = {path.relative_to(output.path).as_posix(): _md5(path) for path in paths}
-    if _list_md5(present) == output.md5:
+def _changed_files(folder: Path, md5: str) -> Iterator[str]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    present = {path.relative_to(folder).as_posix(): _md5(path) for path in paths}
+    if _list_md5(present) == md5:
         return
 
     # DVC files its cache by the first two digits of the hash.
-    path = CACHE / output.md5[:2] / output.md5[2:]
+    path = CACHE / md5[:2] / md5[2:]
     try:
         locked = {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_bytes())}
     except (OSError, ValueError, LookupError, TypeError):
         locked = {}
     # The cache may be damaged too: a wrong list would accuse whole files.
-    if _list_md5(locked) != output.md5:
+    if _list_md5(locked) != md5:
         yield (
-            f"{output.path}: not the folder that {LOCK} names; which of its {len(present)} files "
+            f"{folder}: not the folder that {LOCK} names; which of its {len(present)} files "
             f"differs cannot be told, for {CACHE} lacks its list"
         )
         return
 
     for name in sorted({*present, *locked}):
         if name not in present:
-            yield f"{output.path / name}: missing"
+            yield f"{folder / name}: missing"
         elif name not in locked:
-            yield f"{output.path / name}: no part of what the stage made"
+            yield f"{folder / name}: no part of what the stage made"
         elif present[name] != locked[name]:
-            yield f"{output.path / name}: not the file that {LOCK} names"
+            yield f"{folder / name}: not the file that {LOCK} names"
 
 
 def _md5(path: Path) -> str:

@@ -14,74 +14,74 @@ The driver only watches `work/<fingerprint>/record.json`. A run counts as done w
 `run.json` bears its fingerprint, so a killed driver loses nothing and the next one goes on.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
 from repro.events import say
 from repro.launch import local, slurm
-from repro.launch.progress import Progress
+from repro.launch.packs import Progress
 from repro.profile import clean_runs, pretrain_runs
 from repro.runs.deliver import deliver, drop_stale, is_delivered, prune, refresh, reopen
 from repro.runs.inputs import check_stores
-from repro.runs.layout import DATA, MODELS, POISONED, RESULTS, WORK, model_dir, standard_inputs
-from repro.runs.run import LaunchError, Run, identify
-from repro.runs.signals import stoppable
+from repro.runs.layout import (
+    DATA,
+    MODELS,
+    POISONED,
+    RESULTS,
+    WORK,
+    InputsOf,
+    model_dir,
+    standard_inputs,
+)
+from repro.runs.run import LaunchError, identify
 from repro.runs.version import code_notice
-from repro.spec import Dataset, Objective, Profile, RunSpec
+from repro.spec import Dataset, Objective, RunSpec
 from repro.unchanged import DIGITS, code_digest, unchanged
 
-WORKER = "repro.worker"
-Inputs = Callable[[RunSpec], dict[str, Path]]
+LAUNCHERS = {"local": local.run_here, "slurm": slurm.run_on_cluster}
+"""By the value of REPRO_LAUNCHER."""
 
 
-def pretrain_stage(
-    profile_name: str, dataset: Dataset | None = None, objective: Objective | None = None
-) -> None:
-    """Pre-train the models of a profile, or of one dataset and objective."""
-    _run_stage(profile_name, pretrain_runs, dataset, objective)
-
-
-def clean_stage(
-    profile_name: str, dataset: Dataset | None = None, objective: Objective | None = None
-) -> None:
-    """Clean the pre-trained models of a profile, or one: all sizes, losses and learning rates."""
-    if dataset and objective:
-        # DVC wants the stage's outputs also where this cell has no run or no cleaned model.
-        for folder in (RESULTS / profile_name / "clean", MODELS / profile_name / "cleaned"):
-            (folder / f"{dataset}-{objective}").mkdir(parents=True, exist_ok=True)
-    _run_stage(profile_name, clean_runs, dataset, objective)
-
-
-def _run_stage(
-    profile_name: str,
+def run_stage(
     runs: Callable[..., list[RunSpec]],
-    dataset: Dataset | None,
-    objective: Objective | None,
+    profile_name: str,
+    dataset: Dataset,
+    objective: Objective,
 ) -> None:
-    """Run a stage, or one cell of it.
+    """Make the `runs` of a profile for the models of one dataset and objective: a cell.
 
     DVC runs the cells one after another, which would leave devices idle at the end of each. The
     first cell therefore makes the runs of the others too, as far as their inputs are there.
     """
-
-    def settings(profile: Profile) -> object:
-        return [run.computed() for run in runs(profile, dataset, objective)]
-
-    with unchanged(profile_name, settings, DIGITS) as profile:
+    with unchanged(
+        profile_name,
+        lambda profile: [run.computed() for run in runs(profile, dataset, objective)],
+        DIGITS,
+    ) as profile:
         check_stores(profile, DATA / profile_name, POISONED / profile_name)
         run_all(runs(profile, dataset, objective), ahead=runs(profile))
 
 
+pretrain_stage = partial(run_stage, pretrain_runs)
+
+
+def clean_stage(profile_name: str, dataset: Dataset, objective: Objective) -> None:
+    """Clean the models of a cell: all sizes, losses and learning rates."""
+    run_stage(clean_runs, profile_name, dataset, objective)
+    # DVC wants the stage's outputs also where this cell has no run or no cleaned model.
+    for folder in (RESULTS / profile_name / "clean", MODELS / profile_name / "cleaned"):
+        (folder / f"{dataset}-{objective}").mkdir(parents=True, exist_ok=True)
+
+
 def run_all(
     specs: list[RunSpec],
-    inputs: Inputs = standard_inputs,
+    inputs: InputsOf = standard_inputs,
     results: Path = RESULTS,
-    worker: str = WORKER,
-    ahead: list[RunSpec] | None = None,
-    kept: list[RunSpec] | None = None,
+    worker: str = "repro.worker",
+    ahead: Collection[RunSpec] = (),
+    kept: Collection[RunSpec] = (),
     models: Collection[Path] | None = None,
 ) -> None:
     """Bring the results of `specs` up to date, and those of `ahead` if there is anything to do.
@@ -90,12 +90,12 @@ def run_all(
     stage. Published runs in the cells at hand that are neither in `specs` nor in `kept` are
     removed, finished ones stay, the others run. A finished pre-training whose model is gone stays
     finished where `models`, the folders of the models that are needed, does not name its folder.
-    Raises LaunchError with the runs that failed, after all others are published, and Stopped on a
-    stop signal, after the running ones have ended in order.
+    Raises LaunchError with the runs that failed, after all others are published; a stop signal ends
+    the running ones in order.
     """
     code = code_digest()
     runs = [identify(spec, inputs(spec), code) for spec in specs]
-    prune([*specs, *(kept or [])], results)
+    prune([*specs, *kept], results)
 
     due = []
     for run in runs:
@@ -105,60 +105,51 @@ def run_all(
         else:
             due.append(run)
 
-    # A cleaning run, for example, waits for its start model.
-    early: list[Run] = []
-    for spec in (ahead or []) if due else []:
-        paths = inputs(spec)
-        if spec not in specs and all(path.exists() for path in paths.values()):
-            early.append(identify(spec, paths, code))
-    drop_stale([*runs, *early])
-    early = [run for run in early if not is_delivered(run, results)]
+    # What other stages have published is theirs to remove and refresh.
+    for spec in ahead if due else ():
+        # A cleaning run, for example, waits for its start model.
+        if spec not in specs and all(path.exists() for path in inputs(spec).values()):
+            runs.append(run := identify(spec, inputs(spec), code))
+            if not is_delivered(run, results):
+                due.append(run)
 
+    drop_stale(runs)
     # Batches find a run by its fingerprint in the work folder.
-    for run in [*due, *early]:
+    for run in due:
         run.save()
         reopen(run)
 
     # Variants may share a run under names of their own: it runs once and is published under each.
-    waiting = [run for run in [*due, *early] if not deliver(run, results)]
+    waiting = [run for run in due if not deliver(run, results)]
     once = list({run.fingerprint: run for run in waiting}.values())
 
     name = os.environ.get("REPRO_LAUNCHER", "local")
-    if name not in ("local", "slurm"):
-        raise LaunchError(f"REPRO_LAUNCHER: {name!r} (allowed: local, slurm)")
-    run_batches = slurm.run_on_cluster if name == "slurm" else local.run_here
-    progress = Progress([*runs, *(run for run in waiting if run not in runs)], once)
+    if name not in LAUNCHERS:
+        raise LaunchError(f"REPRO_LAUNCHER: {name!r} (allowed: {', '.join(LAUNCHERS)})")
     if notice := code_notice():
         say(notice)
-    with stoppable(), progress:
-        run_batches(once, results, worker, progress)
+    LAUNCHERS[name](once, results, worker, Progress(runs, once))
 
     # The other names of shared runs.
     for run in waiting:
         if run not in once:
             deliver(run, results)
 
+    records = {run.fingerprint: record for run in once if (record := run.finished())}
     # Tracking never fails a run, so this line is the only sign.
-    records = {run.fingerprint: run.finished() for run in once}
-    lost = sum(r is not None and r.status != "failed" and not r.sacred for r in records.values())
-    if lost:
+    if lost := sum(r.status != "failed" and not r.sacred for r in records.values()):
         say(
             f"{lost} of {len(once)} runs have results, but no record in sacred/; why is in "
             f"{WORK / 'packs'}"
         )
-
-    # A run that was made early may fail without failing this stage.
-    failed = []
-    for run in waiting:
-        record = records[run.fingerprint]
-        if record is None or record.status != "failed":
-            continue
-        if run in early:
-            say(f"{run.name}: {record.reason}; its own stage tries it again")
-        else:
-            failed.append(f"\n  {run.name}: {record.reason}")
+    # The stage of a run that was made ahead tries it again, and names it.
+    failed = [
+        f"\n  {run.name}: {end.reason}"
+        for run in waiting
+        if run.spec in specs and (end := records[run.fingerprint]).status == "failed"
+    ]
     if failed:
         raise LaunchError(
-            f"{len(failed)} of {len(runs)} runs failed; the others are published. "
+            f"{len(failed)} of {len(specs)} runs failed; the others are published. "
             f"Logs: {WORK / 'packs'}{''.join(failed)}"
         )

@@ -3,19 +3,14 @@
 The driver is asked to stop by a signal and passes it down, so that every rank writes a checkpoint.
 """
 
-from __future__ import annotations
-
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from repro.events import PARENT, say
-from repro.launch.packs import Attempts, Pack, queues, write_pack
-from repro.launch.progress import Progress
-from repro.launch.torchrun import last_error
+from repro.events import PARENT, end, say
+from repro.launch.packs import Attempts, Pack, Progress, queues, write_pack
 from repro.runs.deliver import deliver, save_failure
 from repro.runs.layout import WORK
 from repro.runs.run import Run
@@ -27,19 +22,14 @@ RANK_SECONDS = 20.0
 STOP_SECONDS = RANK_SECONDS + 10.0
 """Time for a batch to end when it is asked to stop, its ranks included."""
 POLL_SECONDS = 0.2
-LOG_TAIL = 1 << 16
-"""Bytes at the end of a log that are searched for an error."""
 
 
 def run_here(due: list[Run], results: Path, worker: str, progress: Progress) -> None:
     """Start, watch and publish until every due run has a record and every process has ended."""
-    waiting = queues(due)
+    waiting, attempts = queues(due), Attempts()
     running: dict[int, tuple[Pack, subprocess.Popen[bytes]]] = {}
-    # Runs leave as their results are published.
-    unpublished = {run.fingerprint: run for run in due}
-    attempts = Attempts()
     try:
-        while unpublished or running:
+        while due or running:
             for device, queue in enumerate(waiting):
                 if device in running and running[device][1].poll() is not None:
                     pack, process = running.pop(device)
@@ -50,30 +40,27 @@ def run_here(due: list[Run], results: Path, worker: str, progress: Progress) -> 
                     attempts.begin(pack.runs)
                     running[device] = pack, _start(pack, worker)
 
-            unpublished = {k: run for k, run in unpublished.items() if not deliver(run, results)}
-            progress.show([pack for pack, _ in running.values()])
+            due = [run for run in due if not deliver(run, results)]
+            progress.show()
             time.sleep(POLL_SECONDS)
     finally:
         # Also after an error or a stop signal: no process outlives its driver.
-        _stop([process for _, process in running.values()])
+        end([process for _, process in running.values()], STOP_SECONDS)
 
 
 def _again(pack: Pack, status: int, attempts: Attempts) -> list[Pack]:
-    """The runs of a batch whose process left them without a record, but for those that failed."""
-    end = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-    again = []
-    for run in pack.runs:
-        # A batch records the runs that fail in it: without a record it died itself.
-        if run.finished() is not None:
-            continue
-        if attempts.failed(run) < MAX_PACKS:
-            again.append(run)
-        else:
-            save_failure(run, f"its process ended with {end}{_last_words(pack)}", MAX_PACKS)
-    if not again:
-        return []
-    say(f"a process with {len(again)} unfinished runs ended with {end}: started again")
-    return [Pack(tuple(again), pack.place)]
+    """What is left of a batch whose process has ended; its runs fail after the last attempt."""
+    # A batch records the runs that fail in it: without a record it died itself.
+    left = tuple(run for run in pack.runs if run.finished() is None)
+    reason = f"its process ended with {f'signal {-status}' if status < 0 else f'status {status}'}"
+    counts = [attempts.failed(run) for run in left]
+    if max(counts, default=0) < MAX_PACKS:
+        for run in left:
+            say(f"{run.name}: {reason}; started again")
+        return [pack._replace(runs=left)] if left else []
+    for run in left:
+        save_failure(run, f"{reason}; see {pack.log}", MAX_PACKS)
+    return []
 
 
 def _start(pack: Pack, worker: str) -> subprocess.Popen[bytes]:
@@ -92,26 +79,3 @@ def _start(pack: Pack, worker: str) -> subprocess.Popen[bytes]:
             stderr=log,
             process_group=0,
         )
-
-
-def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    """End the processes: politely, and after the grace period by force."""
-    for process in processes:
-        process.terminate()
-    # One deadline for all: they write their checkpoints side by side.
-    deadline = time.monotonic() + STOP_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _last_words(pack: Pack) -> str:
-    """The last error in a batch's log, and where the log is."""
-    # Logs of earlier batches of that name lie before it in the same file.
-    with pack.log.open("rb") as log:
-        log.seek(max(0, pack.log.stat().st_size - LOG_TAIL))
-        error = last_error(log.read().decode(errors="replace").splitlines())
-    return (f": {error}" if error else "") + f"; see {pack.log}"

@@ -1,25 +1,26 @@
 """Batches of runs: a process loads data and evaluates each start model once for all its runs.
-`Attempts` counts the failures of runs.
+`Attempts` counts the failures of runs, `Progress` says how far they are.
 """
 
-from __future__ import annotations
-
 import os
+import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from repro.events import PackFile
-from repro.files import replace_json
+from repro.events import PackFile, say
+from repro.files import read_json, replace_json
 from repro.launch.places import Place, cores, devices, shared_places, whole_place
 from repro.names import LOSSES
 from repro.runs.layout import WORK
 from repro.runs.run import Run
 
+LINE_SECONDS = 30.0
+"""Between two lines of progress."""
 
-@dataclass(frozen=True)
-class Pack:
+
+class Pack(NamedTuple):
     """Runs of one process, in order, and where they go."""
 
     runs: tuple[Run, ...]
@@ -45,12 +46,9 @@ def write_pack(
         "runs": [run.fingerprint for run in pack.runs],
         "work": work.as_posix(),
         "worker": worker,
-        "ranks": pack.place.ranks,
-        "nodes": pack.place.nodes,
-        "threads": pack.place.threads,
-        "devices": list(pack.place.devices),
         "in_job": in_job,
         "grace_seconds": grace_seconds,
+        **pack.place._asdict(),  # type: ignore[typeddict-item]
     }
     replace_json(path, content)
     return content
@@ -67,7 +65,7 @@ def cost(run: Run) -> float:
 def queues(runs: list[Run], nodes: int | None = None) -> list[list[Pack]]:
     """Batches in the order of their start, one list for each process that runs at a time.
 
-    Short runs go to the process with the least to do, longest first. A pre-training takes the whole
+    Short runs are shared out among all processes. A pre-training takes the whole
     machine, or `nodes` of a cluster's, and they go one after another. Not on one machine without
     GPU that has as many of them as cores, and no wish for ranks: there one core each is faster.
     """
@@ -75,30 +73,25 @@ def queues(runs: list[Run], nodes: int | None = None) -> list[list[Pack]]:
     one_core_each = nodes is None and not devices() and len(alone) >= cores()
     if one_core_each and "REPRO_RANKS" not in os.environ:
         alone = []
-    shared = [run for run in runs if run not in alone]
-
+    shared = sorted((run for run in runs if run not in alone), key=cost, reverse=True)
+    placed = [[(run, whole_place(run, nodes)) for run in alone]]
     places = shared_places()[: len(shared)]
-    shares: list[list[tuple[Run, Place]]] = [[] for _ in places]
-    for run in sorted(shared, key=cost, reverse=True):
-        totals = [sum(cost(other) for other, _ in share) for share in shares]
-        least = totals.index(min(totals))
-        shares[least].append((run, places[least]))
-
-    whole = [(run, whole_place(run, nodes)) for run in alone]
-    return [_packs(share, nodes is not None) for share in (whole, *shares) if share]
+    for number, place in enumerate(places):
+        # Longest first, dealt in turn, so that each has about as much to do.
+        placed.append([(run, place) for run in shared[number :: len(places)]])
+    return [_packs(share, nodes is not None) for share in placed if share]
 
 
 def _packs(placed: list[tuple[Run, Place]], on_cluster: bool) -> list[Pack]:
     """Group runs that share place and data, those of one start model and size side by side."""
-    groups: dict[tuple[Place, str, str], list[Run]] = defaultdict(list)
+    groups: dict[tuple[Place, str], list[Run]] = defaultdict(list)
     for run, place in placed:
         # A process opens one store of pairs and keeps it. On a cluster each pre-training is a job
         # of its own: they go side by side, and a failure of one costs the others nothing.
         alone = run.fingerprint if run.spec.stage == "pretrain" and on_cluster else ""
-        groups[place, run.spec.stage, run.inputs["pairs"]["path"] + alone].append(run)
+        groups[place, run.inputs["pairs"]["path"] + alone].append(run)
     return [
-        Pack(tuple(sorted(members, key=_resident)), place)
-        for (place, _, _), members in groups.items()
+        Pack(tuple(sorted(members, key=_resident)), place) for (place, _), members in groups.items()
     ]
 
 
@@ -138,9 +131,47 @@ class Attempts:
 
 def run_progress(runs: Sequence[Run]) -> tuple[int, int]:
     """How many runs have ended, and the sum of the steps in the others' newest checkpoints."""
-    others = [run.work_dir for run in runs if not (run.work_dir / "record.json").exists()]
+    others = [run for run in runs if not run.has_ended]
     steps = [
-        [int(path.name.partition("-")[2]) for path in folder.glob("checkpoint-*")]
-        for folder in others
+        [int(path.name.partition("-")[2]) for path in run.work_dir.glob("checkpoint-*")]
+        for run in others
     ]
     return len(runs) - len(others), sum(max(each, default=0) for each in steps)
+
+
+class Progress:
+    """Progress of `due` runs, out of `runs` of which the others are up to date."""
+
+    def __init__(self, runs: list[Run], due: list[Run]) -> None:
+        self.due = due
+        self.started = self.printed = time.monotonic()
+        # Work of earlier calls says nothing of the speed of this one.
+        self.before = self._done()
+        cells = ", ".join(sorted({f"{run.spec.stage} {run.spec.cell}" for run in due}))
+        say(f"{cells or 'all runs'}: {len(due)} to run, {len(runs) - len(due)} up to date")
+
+    def show(self, where: str = "") -> None:
+        """Print how far the runs are, and `where` they are, if that is elsewhere."""
+        now = time.monotonic()
+        if now - self.printed < LINE_SECONDS:
+            return
+        self.printed, done = now, self._done()
+
+        ended, left = sum(run.has_ended for run in self.due), "time left unknown"
+        if done > self.before:
+            minutes = (now - self.started) / 60 * (1 - done) / (done - self.before)
+            left = f"about {minutes:.0f} min left"
+        say(f"{ended} of {len(self.due)} runs done, {left}" + (where and f": {where}"))
+
+    def _done(self) -> float:
+        """Share of the work that is done."""
+        done = sum(cost(run) * _share(run) for run in self.due)
+        return done / max(1.0, sum(map(cost, self.due)))
+
+
+def _share(run: Run) -> float:
+    """Share of a run that is done."""
+    if run.has_ended:
+        return 1.0
+    status = read_json(run.work_dir / "status.json") or {"step": 0, "total_steps": 1}
+    return float(status["step"] / status["total_steps"])

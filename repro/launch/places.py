@@ -5,11 +5,9 @@ Environment: `REPRO_SLOTS` sets how many processes run at a time, `REPRO_RANKS` 
 pre-training, CUDA_VISIBLE_DEVICES limits the GPUs. On a cluster each is a job (repro/launch/slurm).
 """
 
-from __future__ import annotations
-
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from repro.runs.run import LaunchError, Run
 
@@ -34,8 +32,7 @@ MAX_LOADER_WORKERS = 8
 """Bound on their number by default: each holds several batches in shared memory."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Devices and cores of one process of runs."""
 
     devices: tuple[str, ...]
@@ -94,23 +91,18 @@ def whole_place(run: Run, cluster_nodes: int | None = None) -> Place:
     gpus, nodes = devices(), cluster_nodes or 1
     most = count_from_environment("REPRO_RANKS", len(gpus) or cores())
 
-    # Each rank takes whole groups of BatchNorm, and each node the same number of ranks.
+    # Each rank takes whole groups of BatchNorm, and each node the same number of ranks. A cluster's
+    # GPUs are counted on its nodes, by the worker.
     schedule = run.spec.schedule
     groups = schedule.global_batch_size // schedule.norm_batch_size
-    allowed = [ranks for ranks in range(nodes, groups + 1, nodes) if groups % ranks == 0]
+    limit = groups if cluster_nodes else len(gpus) or groups
+    allowed = [ranks for ranks in range(nodes, limit + 1, nodes) if groups % ranks == 0]
     ranks = max((ranks for ranks in allowed if ranks <= most), default=0)
     if not ranks or ("REPRO_RANKS" in os.environ and ranks != most):
         raise LaunchError(
             f"{run.name}: {most} ranks on {nodes} nodes (allowed: "
-            f"{', '.join(map(str, allowed)) or 'none'}; set "
-            f"REPRO_RANKS: ranks must divide {groups} = global_batch_size / norm_batch_size, and "
-            "REPRO_NODES must divide the ranks)"
-        )
-    # The devices of a cluster's node are counted there, by the worker.
-    if cluster_nodes is None and gpus and ranks > len(gpus):
-        raise LaunchError(
-            f"{run.name}: {ranks} ranks on {len(gpus)} GPUs (allowed: at most a rank a GPU; lower "
-            "REPRO_RANKS, or name more GPUs in CUDA_VISIBLE_DEVICES)"
+            f"{', '.join(map(str, allowed)) or 'none'}; set REPRO_RANKS: at most one a GPU; ranks "
+            f"divide {groups} = global_batch_size / norm_batch_size, and REPRO_NODES divides them)"
         )
     return Place(tuple(gpus), ranks, max(1, cores() * nodes // ranks), nodes)
 
@@ -118,14 +110,3 @@ def whole_place(run: Run, cluster_nodes: int | None = None) -> Place:
 def loader_workers(threads: int, gpu: bool) -> int:
     """Number of loader processes of a rank with so many cores; 0 without a GPU."""
     return min(MAX_LOADER_WORKERS, threads - 1) if gpu else 0
-
-
-def rank_environment(threads: int, gpu: bool) -> dict[str, str]:
-    """This process's environment with what one that trains on so many cores needs."""
-    defaults = {LOADER_WORKERS: str(loader_workers(threads, gpu))} | (
-        GPU_ENVIRONMENT if gpu else {}
-    )
-    # The user's values win over the defaults, and TRAINING_ENVIRONMENT over both: results and speed
-    # depend on it.
-    threads_of = {"OMP_NUM_THREADS": str(threads)}
-    return defaults | os.environ | TRAINING_ENVIRONMENT | threads_of

@@ -9,8 +9,6 @@ with a debugger.
 It begins at the first step every time. What it leaves lies in `work/single` and is never published.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path
@@ -19,10 +17,10 @@ from typing import Literal
 from repro.launch.packs import Pack, write_pack
 from repro.launch.places import Place
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.runs.layout import WORK, standard_inputs
+from repro.runs.inputs import check_stores
+from repro.runs.layout import DATA, POISONED, WORK, standard_inputs
 from repro.runs.run import identify
 from repro.spec import Dataset, Objective, SpecError
-from repro.train.process.device import REPEATABLE_WORKSPACES, WORKSPACE
 from repro.unchanged import code_digest
 from repro.worker import main
 
@@ -38,17 +36,19 @@ def step_through(
 ) -> Path:
     """Train the run, or the first one of its cell, to its end; returns the folder of what it left.
 
-    SpecError names the runs of the cell if `run_id` is none of them, LaunchError an input that is
-    not there.
+    SpecError names the runs of the cell if `run_id` is none of them, and a store that was made from
+    other settings; LaunchError an input that is not there.
     """
     # By id, in the order of the specification; without an id the first is meant.
     expand = pretrain_runs if stage == "pretrain" else clean_runs
-    specs = {spec.run_id: spec for spec in expand(load_profile(profile_name), dataset, objective)}
+    profile = load_profile(profile_name)
+    specs = {spec.run_id: spec for spec in expand(profile, dataset, objective)}
     run_id = run_id or next(iter(specs), None)
     if run_id not in specs:
         raise SpecError(f"run: {run_id!r} (allowed: {', '.join(specs) or 'none in this cell'})")
     spec = specs[run_id]
 
+    check_stores(profile, DATA / profile_name, POISONED / profile_name, [dataset])
     # The run as the launcher would make it, but in a folder of its own that is empty at the start.
     run = identify(spec, standard_inputs(spec), code_digest())
     folder = FOLDER / run.fingerprint
@@ -56,12 +56,12 @@ def step_through(
     run.save(FOLDER)
 
     # Decoded images are those of every other run.
-    (WORK / "cache").mkdir(parents=True, exist_ok=True)
+    (WORK / "cache").resolve().mkdir(parents=True, exist_ok=True)
     if not (FOLDER / "cache").exists():
         (FOLDER / "cache").symlink_to(Path("..") / "cache")
 
     # What the launcher would set. Loader processes would be out of the debugger's sight.
-    os.environ.setdefault(WORKSPACE, REPEATABLE_WORKSPACES[0])
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("REPRO_LOADER_WORKERS", "0")
 
     # A batch of one run and one rank. `main` is the worker's, called and not started by torchrun.

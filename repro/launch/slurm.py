@@ -9,24 +9,19 @@ through the work folder as they do locally, so it must lie on a shared file syst
 nodes they are spread over.
 """
 
-from __future__ import annotations
-
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 from repro.events import PARENT
 from repro.files import replace_file
-from repro.launch.packs import Attempts, Pack, queues, write_pack
+from repro.launch.packs import Attempts, Pack, Progress, queues, write_pack
 from repro.launch.places import count_from_environment
-from repro.launch.progress import Progress
 from repro.runs.deliver import deliver, save_failure
 from repro.runs.layout import WORK
 from repro.runs.run import LaunchError, Run
@@ -61,42 +56,36 @@ exit "$status"
 """
 
 
-class LiveJob(NamedTuple):
-    """One of our jobs that waits or runs."""
-
-    runs: frozenset[str]
-    """Fingerprints of its batch."""
-    state: str
-    """In Slurm's words, with the reason where it waits."""
+LiveJob = tuple[list[str], str]
+"""Fingerprints of the batch of a job that waits or runs, and its state, with the reason where it
+waits.
+"""
 
 
 def run_on_cluster(due: list[Run], results: Path, worker: str, progress: Progress) -> None:
     """Submit what no live job carries, watch and publish, until every due run has a record."""
-    name = job_name()
-    waiting = {run.fingerprint: run for run in due}
-    submitter = Submitter(name, worker)
-
+    submitter = Submitter(job_name(), worker)
     heard = time.monotonic()
     while True:
         # Before the records: a job that ends in between has left one.
-        jobs = live_jobs(name)
-        waiting = {key: run for key, run in waiting.items() if not deliver(run, results)}
-        if not waiting:
+        jobs = live_jobs(submitter.name)
+        due = [run for run in due if not deliver(run, results)]
+        if not due:
             return
 
         # Without an answer nothing is submitted: the jobs may well be there.
         if jobs is not None:
             heard = time.monotonic()
-            submitter.submit_lost(waiting, jobs)
+            submitter.submit_lost(due, jobs)
         elif time.monotonic() - heard > SILENCE_SECONDS:
             raise LaunchError(
                 "squeue fails; the jobs go on, and the next call attaches to them again"
             )
 
         # Progress counts runs by their records; jobs only by Slurm's states.
-        states = Counter(job.state for job in jobs or ())
+        states = Counter(state for _, state in jobs or ())
         counts = [f"{count} {state}" for state, count in sorted(states.items())]
-        progress.show([], ", ".join(counts) or "no jobs in the queue yet")
+        progress.show(", ".join(counts) or "no jobs in the queue yet")
         time.sleep(POLL_SECONDS)
 
 
@@ -105,36 +94,33 @@ class Submitter:
 
     def __init__(self, name: str, worker: str) -> None:
         self.name, self.worker = name, worker
-        self.submitted: set[str] = set()
-        """Fingerprints, as in `absent`."""
-        self.absent: set[str] = set()
+        self.absent: list[Run] = []
+        """Runs that no job carried at the last look."""
         self.attempts = Attempts()
 
-    def submit_lost(self, waiting: dict[str, Run], jobs: list[LiveJob]) -> None:
+    def submit_lost(self, waiting: list[Run], jobs: list[LiveJob]) -> None:
         """Submit the waiting runs that are in none of the jobs, or record them as failed."""
         # A driver before this one may have submitted some: its jobs count like ours.
-        carried = frozenset[str]().union(*(job.runs for job in jobs))
-        absent, again = [key for key in waiting if key not in carried], []
-        for key in absent:
+        carried = {fingerprint for runs, _ in jobs for fingerprint in runs}
+        before, self.absent = self.absent, [r for r in waiting if r.fingerprint not in carried]
+        again = []
+        for run in self.absent:
+            submitted = run.fingerprint in self.attempts.begun
             # A record may come later than the news that its job has ended: look twice.
-            if key in self.submitted and key not in self.absent:
+            if submitted and run not in before:
                 continue
-            if key not in self.submitted or self.attempts.failed(waiting[key]) < ROUNDS:
-                again.append(waiting[key])
-                continue
-            log = WORK / "packs" / self.name
-            save_failure(waiting[key], f"no result after {ROUNDS} Slurm jobs; see {log}", ROUNDS)
-        self.absent = set(absent)
-        if not again:
-            return
+            if submitted and self.attempts.failed(run) == ROUNDS:
+                log = WORK / "packs" / self.name
+                save_failure(run, f"no result after {ROUNDS} Slurm jobs; see {log}", ROUNDS)
+            else:
+                again.append(run)
 
         # Grouped anew: what remains of several batches may share one.
         nodes = count_from_environment("REPRO_NODES", 1)
-        packs = [pack for queue in queues(again, nodes) for pack in queue]
-        for pack in packs:
-            self.attempts.begin(pack.runs)
-        submit(self.name, packs, self.worker)
-        self.submitted |= {run.fingerprint for run in again}
+        if packs := [pack for queue in queues(again, nodes) for pack in queue]:
+            for pack in packs:
+                self.attempts.begin(pack.runs)
+            submit(self.name, packs, self.worker)
 
 
 def job_name() -> str:
@@ -143,57 +129,41 @@ def job_name() -> str:
 
 
 def submit(name: str, packs: list[Pack], worker: str) -> None:
-    """Submit the batches as job arrays, as many as the cluster's largest array demands."""
-    config = _slurm(["scontrol", "show", "config"]).stdout
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", config)
-    # Where nobody says: within Slurm's default of 1001.
-    size = max(1, int(found[1])) if found else 1000
-    at_a_time = count_from_environment("REPRO_SLOTS", max(1, len(packs)))
-    for start in range(0, len(packs), size):
-        members = packs[start : start + size]
-        # A folder for each array: the jobs carry its name as a comment, and the index names the
-        # file.
-        part = WORK / "packs" / name / str(time.time_ns())
-        for index, pack in enumerate(members):
-            path = part / f"{index}.json"
-            write_pack(pack, path, worker, RANK_SECONDS, in_job=True)
-        replace_file(part / "job.sh", SCRIPT.encode())
+    """Submit the batches as a job array; LaunchError with sbatch's reason if it refuses."""
+    # A folder for each array: the jobs carry its name as a comment, and the index names the file.
+    part = WORK / "packs" / name / str(time.time_ns())
+    for index, pack in enumerate(packs):
+        write_pack(pack, part / f"{index}.json", worker, RANK_SECONDS, in_job=True)
+    replace_file(part / "job.sh", SCRIPT.encode())
 
-        command = [
-            "sbatch",
-            "--parsable",
-            f"--job-name={name}",
-            f"--comment={part.name}",
-            # After %: how many of them run at a time.
-            f"--array=0-{len(members) - 1}%{at_a_time}",
-            # The job may come back, after preemption or its own wish, and goes on in the same log.
-            "--requeue",
-            "--open-mode=append",
-            # B: to the batch shell alone, which has a trap for it.
-            f"--signal=B:USR1@{NOTICE_SECONDS}",
-            f"--output={part}/%a.log",
-            *_options(members[0]),
-            str(part / "job.sh"),
-            sys.executable,
-            str(part),
-        ]
-        done = _slurm(command)
-        if done.returncode:
-            stage = members[0].runs[0].spec.stage.upper()
-            raise LaunchError(
-                f"sbatch refused the jobs: {done.stderr.strip()} "
-                f"(options come from REPRO_SBATCH and REPRO_SBATCH_{stage})"
-            )
-
-
-def _options(pack: Pack) -> list[str]:
-    """Options of sbatch for jobs like this batch's; a driver is at one stage at a time."""
-    nodes, stage = pack.place.nodes, pack.runs[0].spec.stage
-    # One torchrun a node, which starts the node's ranks.
-    options = [] if nodes == 1 else [f"--nodes={nodes}", "--ntasks-per-node=1"]
-    for variable in ("REPRO_SBATCH", f"REPRO_SBATCH_{stage.upper()}"):
-        options += shlex.split(os.environ.get(variable, ""))
-    return options
+    nodes, stage = packs[0].place.nodes, packs[0].runs[0].spec.stage.upper()
+    command = [
+        "sbatch",
+        "--parsable",
+        f"--job-name={name}",
+        f"--comment={part.name}",
+        # After %: how many of them run at a time.
+        f"--array=0-{len(packs) - 1}%{count_from_environment('REPRO_SLOTS', len(packs))}",
+        # The job may come back, after preemption or its own wish, and goes on in the same log.
+        "--requeue",
+        "--open-mode=append",
+        # B: to the batch shell alone, which has a trap for it.
+        f"--signal=B:USR1@{NOTICE_SECONDS}",
+        f"--output={part}/%a.log",
+        # One torchrun a node, which starts the node's ranks.
+        *([] if nodes == 1 else [f"--nodes={nodes}", "--ntasks-per-node=1"]),
+        *shlex.split(os.environ.get("REPRO_SBATCH", "")),
+        *shlex.split(os.environ.get(f"REPRO_SBATCH_{stage}", "")),
+        str(part / "job.sh"),
+        sys.executable,
+        str(part),
+    ]
+    done = _slurm(command)
+    if done.returncode:
+        raise LaunchError(
+            f"sbatch refused the jobs: {done.stderr.strip()} "
+            f"(options come from REPRO_SBATCH and REPRO_SBATCH_{stage})"
+        )
 
 
 def live_jobs(name: str) -> list[LiveJob] | None:
@@ -211,7 +181,7 @@ def live_jobs(name: str) -> list[LiveJob] | None:
         # A job whose file is gone carries nothing that could be waited for.
         runs = json.loads(pack.read_bytes())["runs"] if pack.is_file() else []
         waits = f" ({reason})" if state == "PENDING" else ""
-        jobs.append(LiveJob(frozenset(runs), state.lower() + waits))
+        jobs.append((runs, state.lower() + waits))
     return jobs
 
 

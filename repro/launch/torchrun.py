@@ -5,8 +5,6 @@ started it. It restarts nothing by itself: it would count all failures, also tho
 came further, and ranks would meet stale addresses of dead ones.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -14,20 +12,28 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from repro.events import PARENT, Event, PackFile, die_with_parent, parse, say
-from repro.launch.places import rank_environment
+from repro.events import PARENT, Event, PackFile, die_with_parent, end, parse, say
+from repro.launch.places import (
+    GPU_ENVIRONMENT,
+    LOADER_WORKERS,
+    TRAINING_ENVIRONMENT,
+    loader_workers,
+)
 
 FIRST_PORT, NUM_PORTS = 20000, 20000
 """Ports for the meeting of several nodes, by job number: below those of outgoing connections."""
-NEWER_OPTIONS = ("--numa-binding", "--shutdown-timeout")
-"""Options that torchrun does without where its torch does not have them yet."""
 KILL_SECONDS = 5.0
 """Time for torchrun itself to end, beside that of its ranks."""
-ERROR = re.compile(r"^(?:\[rank\d+\]: ?)?([\w.]*(?:Error|Exception|Exit)\b.*)")
-"""The last line of a traceback, as Python or torchrun's ranks print it."""
+ERROR = re.compile(
+    r"^(?:\[rank\d+\]: ?)?(?!.*ChildFailedError)([\w.]*(?:Error|Exception|Exit)\b.*)"
+)
+"""The last line of a traceback, as Python or torchrun's ranks print it; torchrun's own account of a
+rank that died says nothing of the cause.
+"""
 
 
 def command(pack: PackFile, pack_path: Path) -> list[str]:
@@ -57,9 +63,10 @@ def command(pack: PackFile, pack_path: Path) -> list[str]:
     torchrun += [f"--rdzv-endpoint={meeting}", f"--rdzv-id={job}"]
 
     # One agent a node. After the first one has ended, by an error or a stop signal, rank 0 has the
-    # grace period to write its checkpoint; --kill-on-bad-exit would end it in the middle. srun
+    # grace period to write its checkpoint; a site's KillOnBadExit would end it in the middle. srun
     # takes the number of cores a task from its command line.
-    step = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", f"--wait={grace}"]
+    step = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}"]
+    step += [f"--wait={grace}", "--kill-on-bad-exit=0"]
     if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):
         step.append(f"--cpus-per-task={cpus}")
     return [*step, *torchrun, *worker]
@@ -70,21 +77,23 @@ def training_environment(pack: PackFile) -> dict[str, str]:
 
     The tracking server's address stays behind: it may hold a password.
     """
-    environment = rank_environment(pack["threads"], gpu=bool(pack["devices"]))
-    environment = {k: v for k, v in environment.items() if not k.startswith("MONGO_URL")}
+    threads, gpu = pack["threads"], bool(pack["devices"])
+    defaults = {LOADER_WORKERS: str(loader_workers(threads, gpu))}
+    defaults |= GPU_ENVIRONMENT if gpu else {}
+    # Results and speed depend on TRAINING_ENVIRONMENT, so that it wins over the user's.
+    environment = defaults | os.environ | TRAINING_ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)}
 
     # Of several nodes, the parents are Slurm's, and it ends the step with its job.
-    environment.pop(PARENT, None)
-    if pack["nodes"] == 1:
-        environment[PARENT] = str(os.getpid())
-    return environment
+    parent = {PARENT: str(os.getpid())} if pack["nodes"] == 1 else {}
+    private = ("MONGO_URL", PARENT)
+    return {k: v for k, v in environment.items() if not k.startswith(private)} | parent
 
 
 class Torchrun:
     """A running torchrun: iterate over its events; ordinary lines are echoed on the way."""
 
     def __init__(self, pack: PackFile, path: Path) -> None:
-        self.grace_seconds = pack["grace_seconds"]
+        self.grace_seconds, self.nodes = pack["grace_seconds"], pack["nodes"]
         # One pipe for both outputs: one that nobody empties would block the ranks.
         self.process = subprocess.Popen(
             command(pack, path),
@@ -111,43 +120,29 @@ class Torchrun:
 
     def reason(self) -> str:
         """Why the worker ended: the exception it printed last, or how its process ended."""
-        if error := last_error(self.lines):
-            return error
+        if causes := [match[1] for line in self.lines if (match := ERROR.match(line))]:
+            return causes[-1][:500]
         # No traceback, as where the system killed a rank: torchrun prints its exit status.
         codes = re.findall(r"exitcode\s*: (-?\d+)", "\n".join(self.lines))
         return f"the worker ended with status {codes[0] if codes else self.process.returncode}"
 
     def stop(self) -> None:
-        """End the process: politely, and after the grace period by force."""
-        if self.process.poll() is not None:
-            return
-        # torchrun passes the signal on, and the ranks write a checkpoint first.
-        self.process.terminate()
-        try:
-            # Not `wait`: what the ranks still print would fill the pipe and block them.
-            self.process.communicate(timeout=self.grace_seconds + KILL_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-def last_error(lines: Iterable[str]) -> str:
-    """The exception that a process printed last, cut to 500 characters; "" if it printed none."""
-    # torchrun's own account of a rank that died says nothing of the cause.
-    errors = [match[1] for line in lines if (match := ERROR.match(line))]
-    return next((e[:500] for e in reversed(errors) if "ChildFailedError" not in e), "")
-
-
-def supported(arguments: list[str], help_text: str) -> list[str]:
-    """The arguments without those of NEWER_OPTIONS that torchrun's help does not know."""
-    missing = tuple(option for option in NEWER_OPTIONS if option not in help_text)
-    return [argument for argument in arguments if not argument.startswith(missing)]
+        """End the process: torchrun passes the signal on, and ranks write a checkpoint first."""
+        seconds = self.grace_seconds + KILL_SECONDS
+        if self.nodes > 1 and self.process.poll() is None:
+            # srun answers SIGTERM with SIGKILL to all ranks, so Slurm has to signal them.
+            step = ["scancel", "--signal=TERM", os.environ["SLURM_JOB_ID"]]
+            subprocess.run(step, check=False)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.communicate(timeout=seconds)
+            seconds = 0
+        end([self.process], seconds)
 
 
 if __name__ == "__main__":
     # Before torch, which takes seconds to import. The ranks in turn end with this process.
     die_with_parent()
     os.environ[PARENT] = str(os.getpid())
-    from torch.distributed.run import get_args_parser, main
+    from torch.distributed.run import main
 
-    main(supported(sys.argv[1:], get_args_parser().format_help()))
+    main()

@@ -2,13 +2,12 @@
 one rename. A published run that is not as its record says counts as absent and is made again.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from repro.files import held, replacing
+from repro.files import held, replace_file, replacing
 from repro.ledger import CLEANED, LedgerError, RunOutcome, RunRecord, cleaned_row
 from repro.runs.layout import (
     WEIGHTS,
@@ -18,7 +17,7 @@ from repro.runs.layout import (
     model_dir,
     results_dir,
 )
-from repro.runs.published import export_run, read_record, read_run, write_record
+from repro.runs.published import RECORD, export_run, read_record, read_run, write_record
 from repro.runs.run import Run
 from repro.spec import RunSpec
 
@@ -43,16 +42,16 @@ def deliver(run: Run, results: Path) -> bool:
             return False
 
         # It may have been made under another name.
-        record = record.model_copy(update={"spec": run.spec})
-        if run.spec.stage == "pretrain" and record.status != "failed":
+        record, worked = record.model_copy(update={"spec": run.spec}), record.status != "failed"
+        if worked and run.spec.stage == "pretrain":
             weights = {name: record.files[name] for name in WEIGHTS}
             # The model's hash is the input of the cleaning runs.
             record = record.model_copy(update={"model_hash": folder_hash(weights)})
             with replacing(model_dir(run.spec)) as partial:
                 for name in weights:
                     shutil.copyfile(run.work_dir / name, partial / name)
-                write_record(partial / "run.json", record.model_copy(update={"files": weights}))
-        if run.spec.keeps_cleaned and record.status != "failed":
+                write_record(partial / RECORD, record.model_copy(update={"files": weights}))
+        if worked and run.spec.keeps_cleaned:
             _keep_cleaned(run)
         export_run(run.work_dir, record, results_dir(run.spec, results))
     return True
@@ -68,9 +67,7 @@ def _keep_cleaned(run: Run) -> None:
     rival = kept.rank(run.spec) if kept and kept.fingerprint != run.fingerprint else None
     if rank and (rival is None or rank < rival):
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.copyfile(source, partial)
-        partial.replace(target)
+        replace_file(target, source.read_bytes())
     source.unlink(missing_ok=True)
 
 
@@ -99,17 +96,17 @@ def is_delivered(run: Run, results: Path, models: bool = True) -> bool:
     Reads only. A line names what is published under the run's name and damaged.
     """
     folder = results_dir(run.spec, results) / run.spec.run_id
-    if not (folder / "run.json").exists():
+    if not (folder / RECORD).exists():
         return False
     try:
         record, _ = read_run(folder)
         if record.fingerprint != run.fingerprint or record.status == "failed":
             return False
         if not record.files:
-            raise LedgerError(f"{folder / 'run.json'}: files: no hashes of the run's files")
+            raise LedgerError(f"{folder / RECORD}: files: no hashes of the run's files")
         if models and run.spec.stage == "pretrain":
             model = model_dir(run.spec)
-            made = read_record(model / "run.json")
+            made = read_record(model / RECORD)
             if made.fingerprint != run.fingerprint or content_hash(model) != record.model_hash:
                 raise LedgerError(f"{model}: not the model that the run made")
     except LedgerError as error:
@@ -120,7 +117,7 @@ def is_delivered(run: Run, results: Path, models: bool = True) -> bool:
 
 def refresh(run: Run, results: Path) -> None:
     """Update the record of a delivered run in the fields that only metrics depend on."""
-    path = results_dir(run.spec, results) / run.spec.run_id / "run.json"
+    path = results_dir(run.spec, results) / run.spec.run_id / RECORD
     record = read_record(path)
     if record.spec != run.spec:
         write_record(path, record.model_copy(update={"spec": run.spec}))
@@ -133,11 +130,10 @@ def prune(specs: list[RunSpec], results: Path) -> None:
     known |= {model_dir(spec) for spec in specs if spec.stage == "pretrain"}
     variants = {(spec.variant, spec.poisoned) for spec in specs}
     for cell in {path.parent for path in known}:
-        for folder in {path.parent for path in cell.glob("*/run.json")} - known:
-            try:
-                spec = read_record(folder / "run.json").spec
-            except LedgerError:
-                spec = None
+        for folder in {path.parent for path in cell.glob(f"*/{RECORD}")} - known:
             # Runs of other variants are not for these specifications to remove.
-            if spec is None or (spec.variant, spec.poisoned) in variants:
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(LedgerError):
+                spec = read_record(folder / RECORD).spec
+                if (spec.variant, spec.poisoned) not in variants:
+                    continue
+            shutil.rmtree(folder, ignore_errors=True)

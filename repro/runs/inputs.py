@@ -1,18 +1,17 @@
 """Hashes of what a run reads of its inputs: contents, never names or places."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import numpy as np
 
 from repro.data.shards import PairStore
 from repro.data.stages import check_settings, data_settings, poison_settings
 from repro.files import file_sha256
+from repro.ledger import read_npz
 from repro.runs.layout import content_hash
 from repro.spec import Dataset, Profile, RunSpec, digest
 
@@ -28,25 +27,14 @@ def input_hash(path: Path, spec: RunSpec) -> str:
     """
     if not (path / "shards.json").exists():
         return content_hash(path)
-    states = [(path / name).stat() for name in STORE_FILES if (path / name).exists()]
-    state = tuple((s.st_size, s.st_mtime_ns, s.st_ino) for s in states)
-    return _store_hashes(path.absolute(), state).part(spec)
+    files = [path / name for name in STORE_FILES if (path / name).exists()]
+    return part_hash(spec, *_store_hashes(path.absolute(), tuple(map(file_sha256, files))))
 
 
-class StoreHashes(NamedTuple):
-    """Hashes of a store's parts."""
-
-    content: str
-    """Columns of the index, and SHA-256 of the shards in order."""
-    rows: dict[str, str]
-    """By name of a list in `rows.npz`; empty for a store without them."""
-    classnames: str
-    """Of an evaluation store's `classnames.txt`, else empty."""
-
-    def part(self, spec: RunSpec) -> str:
-        """Hash of the part that a run reads."""
-        used = {name: self.rows[name] for name in rows_read(spec) if name in self.rows}
-        return digest([self.content, sorted(used.items()), self.classnames])
+def part_hash(spec: RunSpec, content: str, rows: dict[str, str], classnames: str) -> str:
+    """Hash of the part of a store that a run reads, from those that `_store_hashes` gives."""
+    used = sorted((name, rows[name]) for name in rows_read(spec) if name in rows)
+    return digest([content, used, classnames])
 
 
 def check_stores(
@@ -71,14 +59,16 @@ def rows_read(spec: RunSpec) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def _store_hashes(folder: Path, state: tuple[tuple[int, int, int], ...]) -> StoreHashes:
-    """Hashes of a store; `state` is that of its files, and part of the key of the cache."""
+def _store_hashes(folder: Path, files: tuple[str, ...]) -> tuple[str, dict[str, str], str]:
+    """Hashes of a store: columns and shards, each list in `rows.npz`, `classnames.txt` (or "").
+
+    `files` are the hashes of its files, which make the key of the cache.
+    """
     rows = {}
     if (folder / "rows.npz").exists():
-        with np.load(folder / "rows.npz", allow_pickle=False) as file:
-            for name in file.files:
-                content = np.ascontiguousarray(file[name], dtype=np.int64).tobytes()
-                rows[name] = hashlib.sha256(content).hexdigest()
+        for name, numbers in read_npz(folder / "rows.npz").items():
+            content = np.ascontiguousarray(numbers, dtype=np.int64).tobytes()
+            rows[name] = hashlib.sha256(content).hexdigest()
     names = folder / "classnames.txt"
     classnames = file_sha256(names) if names.exists() else ""
-    return StoreHashes(PairStore.open(folder).content_hash(), rows, classnames)
+    return PairStore.open(folder).content_hash, rows, classnames

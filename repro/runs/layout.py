@@ -1,24 +1,27 @@
 """Where runs, models and their inputs lie, relative to the repository."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from pathlib import Path
 
 from repro.files import file_sha256
 from repro.spec import RunSpec, digest
 
 DATA, POISONED, MODELS = Path("data"), Path("poisoned"), Path("models")
-RESULTS, REPORT, WORK = Path("results"), Path("report"), Path("work")
+RESULTS, WORK = Path("results"), Path("work")
 WEIGHTS = ("model.safetensors", "optimizer.safetensors")
+InputsOf = Callable[[RunSpec], dict[str, Path]]
+"""Where the inputs of a run lie, by name."""
 
 
-def standard_inputs(spec: RunSpec) -> dict[str, Path]:
-    """Where the inputs of a run lie."""
-    data = DATA / spec.profile
+def standard_inputs(
+    spec: RunSpec, data: Path | None = None, poisoned: Path | None = None
+) -> dict[str, Path]:
+    """Where the inputs of a run lie; `data` and `poisoned` are the profile's folders if None."""
+    data = data or DATA / spec.profile
     # The cleaning sets lie in the poisoned store; the control is only pre-trained on other pairs.
-    poisoned = spec.poisoned or spec.stage == "clean"
+    from_poisoned = spec.poisoned or spec.stage == "clean"
     inputs = {
-        "pairs": (POISONED / spec.profile if poisoned else data) / spec.dataset,
+        "pairs": (poisoned or POISONED / spec.profile if from_poisoned else data) / spec.dataset,
         "evaluation": data / "evaluation",
         "synonyms": data / "synonyms.json",
     }

@@ -11,8 +11,6 @@ A folder that was unpacked from an archive in git bears the mark `archived` and 
 record keeps their hash.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,21 +20,19 @@ from pydantic import ValidationError
 
 from repro.files import file_sha256, replace_json, replacing
 from repro.ledger import (
-    NPZ_ERRORS,
     LedgerError,
-    PendingRow,
     Row,
     RunRecord,
     count_bits,
     decode_bits,
     identity_of,
     pending_rows,
+    read_npz,
 )
 
 RECORD, ROWS, BITS = "run.json", "rows.jsonl", "bits.npz"
 ARCHIVED = "archived"
 """Empty file beside rows that came out of an archive, without their bits."""
-PACKED = ("correct", "attacked", "is_target")
 
 
 def write_record(path: Path, record: RunRecord) -> None:
@@ -52,8 +48,6 @@ def read_record(path: Path) -> RunRecord:
         raise LedgerError(f"{path}: missing") from None
     except ValidationError as error:
         raise LedgerError(f"{path}: {_first(error)}") from None
-    except OSError as error:
-        raise LedgerError(f"{path}: {error}") from None
 
 
 def export_run(work_dir: Path, record: RunRecord, results_dir: Path) -> Path:
@@ -69,30 +63,22 @@ def export_run(work_dir: Path, record: RunRecord, results_dir: Path) -> Path:
     with replacing(target) as partial:
         (partial / ROWS).write_bytes(rows_text(rows))
         if pending:
-            _write_bits(partial / BITS, pending)
+            np.savez_compressed(
+                partial / BITS,
+                correct=np.stack([decode_bits(item["correct"]) for item in pending]),
+                attacked=np.stack([decode_bits(item["attacked"]) for item in pending]),
+                # The same images at every evaluation.
+                is_target=decode_bits(pending[0]["is_target"]),
+            )
         files = {path.name: file_sha256(path) for path in partial.iterdir()}
-        update = {
-            "files": record.files | files,
-            "num_rows": len(rows),
-            "last_step": rows[-1].step if rows else 0,
-        }
-        write_record(partial / RECORD, record.model_copy(update=update))
+        record = record.model_copy(update={"files": record.files | files})
+        write_record(partial / RECORD, record)
     return target
 
 
 def rows_text(rows: Iterable[Row]) -> bytes:
     """Content of `rows.jsonl`."""
     return "".join(row.model_dump_json() + "\n" for row in rows).encode()
-
-
-def _write_bits(path: Path, pending: list[PendingRow]) -> None:
-    np.savez_compressed(
-        path,
-        correct=np.stack([decode_bits(item["correct"]) for item in pending]),
-        attacked=np.stack([decode_bits(item["attacked"]) for item in pending]),
-        # The same images at every evaluation.
-        is_target=decode_bits(pending[0]["is_target"]),
-    )
 
 
 def read_run(run_dir: Path) -> tuple[RunRecord, list[Row]]:
@@ -103,29 +89,20 @@ def read_run(run_dir: Path) -> tuple[RunRecord, list[Row]]:
     record = read_record(run_dir / RECORD)
     archived = (run_dir / ARCHIVED).exists()
     for name in (ROWS,) if archived else (ROWS, BITS):
-        if name in record.files and not (run_dir / name).is_file():
-            raise LedgerError(f"{run_dir / name}: missing")
-        if name in record.files and file_sha256(run_dir / name) != record.files[name]:
-            raise LedgerError(f"{run_dir / name}: not the file whose hash is in {RECORD}")
+        path = run_dir / name
+        if name in record.files and (not path.is_file() or file_sha256(path) != record.files[name]):
+            raise LedgerError(f"{path}: missing, or not the file whose hash is in {RECORD}")
 
-    rows = _read_rows(run_dir / ROWS, record)
+    rows: list[Row] = []
+    lines = (run_dir / ROWS).read_bytes().splitlines() if (run_dir / ROWS).exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(Row.model_validate_json(line))
+        except ValidationError as error:
+            raise LedgerError(f"{run_dir / ROWS}:{number}: {_first(error)}") from None
     if rows and not archived:
         _check_counts(run_dir, rows)
     return record, rows
-
-
-def _read_rows(path: Path, record: RunRecord) -> list[Row]:
-    """Rows in order, each the run's own."""
-    rows: list[Row] = []
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = Row.model_validate_json(line)
-        except ValidationError as error:
-            raise LedgerError(f"{path}:{number}: {_first(error)}") from None
-        check_row(row, record, f"{path}:{number}")
-        rows.append(row)
-    return rows
 
 
 def _check_counts(run_dir: Path, rows: list[Row]) -> None:
@@ -138,10 +115,11 @@ def _check_counts(run_dir: Path, rows: list[Row]) -> None:
         )
     for index, row in enumerate(rows):
         counts = count_bits(bits["correct"][index], bits["attacked"][index], bits["is_target"])
+        # Bits do not tell which images a partial evaluation saw.
+        if row.num_images < rows[0].num_images:
+            del counts["num_target"]
         for name, count in counts.items():
-            # Bits do not tell which images a partial evaluation saw.
-            partial = row.num_images < rows[0].num_images and name == "num_target"
-            if getattr(row, name) != count and not partial:
+            if getattr(row, name) != count:
                 raise LedgerError(
                     f"{run_dir / ROWS}:{index + 1}: {name}: {getattr(row, name)} "
                     f"(allowed: {count}, as counted from {BITS})"
@@ -163,39 +141,20 @@ def read_bits(run_dir: Path, num_images: int) -> dict[str, NDArray[np.bool_]]:
     `correct` and `attacked` (rows, num_images), `is_target` (num_images,).
     """
     path = run_dir / BITS
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            packed = {name: file[name] for name in PACKED}
-    except NPZ_ERRORS as error:
-        raise LedgerError(f"{path}: unreadable ({error})") from None
+    packed = read_npz(path)
 
     # Eight images a byte, rounded up; numpy would fill what is missing with zeros.
     row_bytes = -(-num_images // 8)
     for name, array in packed.items():
-        if array.dtype != np.uint8 or array.shape[-1:] != (row_bytes,):
-            raise LedgerError(
-                f"{path}: {name}: {array.dtype} of shape {array.shape} "
-                f"(allowed: uint8, {row_bytes} bytes a row)"
-            )
+        if array.shape[-1] != row_bytes:
+            raise LedgerError(f"{path}: {name}: {array.shape[-1]} bytes a row (not {row_bytes})")
     return {
         name: np.unpackbits(array, axis=-1, count=num_images).astype(bool)
         for name, array in packed.items()
     }
 
 
-def check_row(row: Row, record: RunRecord, where: str) -> None:
-    """LedgerError if the row is not the run's."""
-    spec = record.spec
-    if row.fingerprint != record.fingerprint or row.run != spec.run_id:
-        raise LedgerError(
-            f"{where}: belongs to run {row.run} ({row.fingerprint}), "
-            f"not to {spec.run_id} ({record.fingerprint})"
-        )
-
-
 def _first(error: ValidationError) -> str:
     item = error.errors()[0]
     field = ".".join(map(str, item["loc"])) or "content"
-    if item["type"] == "json_invalid":
-        return f"not JSON ({item['ctx']['error']})"
     return f"{field}: {item['msg']} (got {str(item['input'])[:80]!r})"

@@ -5,11 +5,10 @@ Everything about a run that is not published yet lies in `work/<fingerprint>/`. 
 in anything that can change their outcome never share a folder.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from repro.files import file_sha256, read_json, replace_json
 from repro.ledger import Input, LedgerError, RunOutcome, RunRecord
@@ -45,22 +44,22 @@ class Run:
         """Folder of the run's checkpoints and pending results."""
         return WORK / self.fingerprint
 
-    def save(self, work: Path | None = None) -> None:
-        """Write `spec.json` into the run's folder below `work`, by default WORK."""
-        folder = (work or WORK) / self.fingerprint
+    @property
+    def has_ended(self) -> bool:
+        """Whether the work folder has a record of the run, however it ended."""
+        return (self.work_dir / "record.json").exists()
+
+    def save(self, work: Path = WORK) -> None:
+        """Write `spec.json` into the run's folder below `work`."""
+        folder = work / self.fingerprint
         folder.mkdir(parents=True, exist_ok=True)
-        content = {
-            "spec": self.spec.model_dump(mode="json"),
-            "fingerprint": self.fingerprint,
-            "inputs": self.inputs,
-            "code": self.code,
-        }
+        content = asdict(self) | {"spec": self.spec.model_dump(mode="json")}
         replace_json(folder / "spec.json", content)
 
     @classmethod
-    def load(cls, fingerprint: str, work: Path | None = None) -> Run:
+    def load(cls, fingerprint: str, work: Path = WORK) -> Self:
         """Read back what `save` wrote; LaunchError if it is not there or torn."""
-        path = (work or WORK) / fingerprint / "spec.json"
+        path = work / fingerprint / "spec.json"
         content = read_json(path)
         if content is None:
             raise LaunchError(f"{path}: missing or damaged; run the stage again, which writes it")
@@ -74,9 +73,7 @@ class Run:
         """The run's record from the worker's `outcome.json`; what that leaves out is zero."""
         commit, dirty = commit_state()
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        content = {"code": self.code, "started": now} | {
-            name: value for name, value in outcome.items() if name in RunRecord.model_fields
-        }
+        content: RunOutcome = {"code": self.code, "started": now} | outcome
         return RunRecord(
             spec=self.spec,
             fingerprint=self.fingerprint,
@@ -94,25 +91,20 @@ class Run:
         A line names what is damaged of the record, or of the files whose hashes it has; the run
         then begins again.
         """
-        path = self.work_dir / "record.json"
-        if not path.exists():
+        if not self.has_ended:
             return None
+        left = ["rows.jsonl", *(WEIGHTS if self.spec.stage == "pretrain" else ())]
         try:
-            record = read_record(path)
-            for name in _left(self.spec) if record.status != "failed" else ():
+            record = read_record(self.work_dir / "record.json")
+            for name in left if record.status != "failed" else ():
                 if file_sha256(self.work_dir / name) != record.files.get(name):
                     raise LedgerError(f"{self.work_dir / name}: not the file that the run left")
             return record
         except (LedgerError, OSError) as error:
             print(f"{self.name}: {error}; it is made again", flush=True)
-            for name in ("record.json", "outcome.json", *_left(self.spec)):
+            for name in ("record.json", "outcome.json", *left):
                 (self.work_dir / name).unlink(missing_ok=True)
             return None
-
-
-def _left(spec: RunSpec) -> tuple[str, ...]:
-    """Files that an ended run leaves in its work folder."""
-    return ("rows.jsonl", *(WEIGHTS if spec.stage == "pretrain" else ()))
 
 
 def identify(spec: RunSpec, inputs: dict[str, Path], code: str) -> Run:

@@ -3,8 +3,6 @@
 SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is gone) all mean: save what is done, and end.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -38,7 +36,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn the first stop signal into `Stopped`, in the outermost of such blocks.
+    """Turn the first stop signal into `Stopped`; the command line runs every command in this block.
 
     Later ones change nothing: they would tear the end that the first one began, which has a time
     limit of its own. Python cannot raise in a weak reference's callback or a `__del__`; a signal
@@ -52,7 +50,7 @@ def stoppable() -> Iterator[None]:
             stopping = True
             raise Stopped(number)
 
-    def lost(unraisable: sys.UnraisableHookArgs) -> None:
+    def lost(unraisable: "sys.UnraisableHookArgs") -> None:
         nonlocal stopping
         if not isinstance(error := unraisable.exc_value, Stopped):
             others(unraisable)
@@ -63,11 +61,6 @@ def stoppable() -> Iterator[None]:
         again.daemon = True
         again.start()
 
-    if hasattr(others, "stops"):
-        # An outer block has the signals already.
-        yield
-        return
-    lost.__dict__["stops"] = True
     sys.unraisablehook = lost
     try:
         with _handling(stop):
@@ -100,10 +93,6 @@ def say_interrupted() -> None:
 @contextmanager
 def _handling(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     """Have `handler` take stop signals inside the block; SIGHUP stays ignored under nohup."""
-    # Python lets only the main thread set signal handlers.
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     old = {
         number: signal.signal(number, handler)
         for number in STOP_SIGNALS

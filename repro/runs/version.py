@@ -6,8 +6,6 @@ the reason why their digits are those of `version`; `python -m repro accept` add
 after it has compared the rows, bits and weights of the profile `smoke`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -16,16 +14,25 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from repro.files import file_sha256, replace_json
 from repro.ledger import RunRecord
 from repro.runs.layout import DATA, MODELS, RESULTS
-from repro.spec import Dataset, Objective, SpecError
+from repro.runs.machine import git
+from repro.spec import SpecError
 from repro.unchanged import CODE, code_digest
 
 FILE = CODE / "runs" / "results_version.json"
 PROFILE = "smoke"
+CALLS = (
+    "data",
+    "poison --dataset cc3m",
+    "poison --dataset cc6m",
+    "pretrain --dataset cc3m --objective mmcl",
+    "clean --dataset cc3m --objective mmcl",
+)
+"""Commands that make all results of PROFILE: one cell of a stage makes the runs of the others."""
 UNCOMPARED = {"seconds", "fingerprint", "run", "schema_version"}
 """Fields of a row that may differ between equal results."""
 
@@ -48,7 +55,7 @@ def same_digits(code: str, other: str) -> bool:
 def unaccepted_runs(records: Iterable[RunRecord]) -> dict[str, int]:
     """Digests of code that is not accepted, each with its number of runs."""
     accepted = accepted_codes()
-    return dict(Counter(record.code for record in records if record.code not in accepted))
+    return Counter(record.code for record in records if record.code not in accepted)
 
 
 def code_notice() -> str:
@@ -72,21 +79,21 @@ def accept() -> None:
         return
 
     root = CODE.parent
-    commit = _git(root, "log", "-1", "--format=%h", "--", FILE.relative_to(root).as_posix())
+    commit = git("log", "-1", "--format=%h", "--", str(FILE))
     with tempfile.TemporaryDirectory(prefix="repro-accept-") as temporary:
         before, here = Path(temporary) / "before", Path(temporary) / "here"
-        _git(root, "worktree", "add", "--detach", str(before), commit)
+        git("worktree", "add", "--detach", str(before), commit)
         try:
             old = code_digest(before / "repro")
             if old not in accepted_codes():
                 raise SpecError(f"{commit}: its code ({old}) is not accepted; nothing to compare")
             here.mkdir()
             (here / "specs").symlink_to(root / "specs")
-            for folder, package in ((before, before), (here, root)):
-                _make(folder, package, root / DATA / "npm")
+            _make(before, before)
+            _make(here, root)
             differences = list(compare(before, here))
         finally:
-            _git(root, "worktree", "remove", "--force", str(before))
+            git("worktree", "remove", "--force", str(before))
 
     if differences:
         raise SpecError(
@@ -103,52 +110,42 @@ def compare(before: Path, after: Path) -> Iterator[str]:
     """A line for every result of PROFILE below two folders that differs; wall times may."""
     old, new = _results(before), _results(after)
     for name in sorted({*old, *new}):
-        one, other = old.get(name, []), new.get(name, [])
-        if len(one) != len(other):
-            yield f"{name}: {len(one)} -> {len(other)} rows"
-        for number, (row, now) in enumerate(zip(one, other, strict=False)):
-            # Newer code may have more fields. As text, in which NaN equals NaN.
-            for field in sorted(row.keys() & now.keys() - UNCOMPARED):
-                if json.dumps(row[field]) != json.dumps(now[field]):
-                    yield f"{name}, row {number}: {field}: {row[field]} -> {now[field]}"
+        # Newer code may have more fields in a row.
+        both = name in old and name in new
+        if old.get(name) != new.get(name) and (both or ", row " not in name):
+            yield f"{name}: {old.get(name)} -> {new.get(name)}"
 
 
-def _results(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Rows by file, and of bits and weights one row with their hash."""
+def _results(folder: Path) -> dict[str, str]:
+    """By file: its number of rows and each field of a row, or the hash of bits or weights."""
     found = {}
     for part in (RESULTS, MODELS):
         for path in (folder / part / PROFILE).rglob("*"):
             name = path.relative_to(folder).as_posix()
             if path.suffix == ".jsonl":
-                found[name] = [json.loads(line) for line in path.read_bytes().splitlines()]
+                rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+                found[f"{name}: length"] = str(len(rows))
+                for number, row in enumerate(rows):
+                    # As text, in which NaN equals NaN.
+                    for field in row.keys() - UNCOMPARED:
+                        found[f"{name}, row {number}: {field}"] = json.dumps(row[field])
             elif path.suffix in (".npz", ".safetensors"):
-                found[name] = [{"content": file_sha256(path)}]
+                found[f"{name}: content"] = file_sha256(path)
     return found
 
 
-def _make(folder: Path, package: Path, npm: Path) -> None:
-    """Run the stages of PROFILE in a folder with the code of `package`."""
+def _make(folder: Path, package: Path) -> None:
+    """Run CALLS in a folder with the code of `package`, and the npm packages of this checkout."""
+    packages = CODE.parent / DATA / "npm"
+    packages.mkdir(parents=True, exist_ok=True)
     (folder / DATA).mkdir(exist_ok=True)
-    if npm.exists():
-        (folder / DATA / "npm").symlink_to(npm)
+    (folder / DATA / "npm").symlink_to(packages)
     environment = os.environ | {"PYTHONPATH": str(package)}
-    datasets, objectives = get_args(Dataset), get_args(Objective)
-    cells = [["--dataset", d, "--objective", o] for d in datasets for o in objectives]
-    stages = [["data"], *(["poison", "--dataset", dataset] for dataset in datasets)]
-    stages += [[stage, *cell] for stage in ("pretrain", "clean") for cell in cells]
-    for stage, *options in stages:
-        command = [sys.executable, "-m", "repro", stage, "--profile", PROFILE, *options]
+    for call in CALLS:
+        command = [sys.executable, "-m", "repro", *call.split(), "--profile", PROFILE]
         if subprocess.run(command, cwd=folder, env=environment, check=False).returncode:
-            raise SpecError(f"{' '.join(command[2:])}: failed with the code of {package}")
+            raise SpecError(f"{call}: failed with the code of {package}")
 
 
 def _content() -> dict[str, Any]:
     return dict(json.loads(FILE.read_bytes()))
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise SpecError(f"git {arguments[0]}: {done.stderr.strip()}")
-    return done.stdout.strip()

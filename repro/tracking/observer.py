@@ -1,7 +1,5 @@
 """Sacred's file observer, with files that are replaced whole and a lock while the process lives."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
@@ -23,14 +21,10 @@ ALIVE = ".alive"
 
 
 class FileObserver(FileStorageObserver):
-    """The record of a run in `<basedir>/<number>/`; an error of the file system never ends the run.
+    """The record of a run in `<basedir>/<number>/`; an error of the file system never ends it."""
 
-    `resources` are (path, hash) of the inputs.
-    """
-
-    def __init__(self, basedir: Path, resources: list[tuple[str, str]]) -> None:
+    def __init__(self, basedir: Path) -> None:
         super().__init__(basedir)
-        self.resources = resources
         self.points: dict[str, Any] = {}
         self.messages: set[str] = set()
         # Sacred calls from the run and from the thread of its heartbeat.
@@ -40,10 +34,9 @@ class FileObserver(FileStorageObserver):
         """Open the record; without one the later events do nothing."""
         try:
             super().started_event(*arguments, **named)  # type: ignore[no-untyped-call]
-            assert self.dir is not None and self.run_entry is not None
+            assert self.dir is not None
             self.alive = os.open(Path(self.dir, ALIVE), os.O_CREAT | os.O_RDWR, 0o644)
             fcntl.flock(self.alive, fcntl.LOCK_EX)
-            self.run_entry["resources"] = [list(item) for item in self.resources]
         except OSError as error:
             self._say(f"no record in {self.basedir}", error)
             if self.dir:

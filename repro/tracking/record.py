@@ -1,10 +1,9 @@
 """One Sacred record a run: the worker's events become its points, output and end."""
 
-from __future__ import annotations
-
 import math
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ from sacred import SETTINGS, Experiment
 import repro
 from repro.events import Event, say
 from repro.files import read_json, replace_json
-from repro.ledger import Row, pending_rows
-from repro.runs.layout import content_hash, model_dir
-from repro.runs.machine import LIBRARIES, commit_state, environment
+from repro.runs.machine import commit_state, environment
 from repro.runs.run import Run
 from repro.tracking.observer import RECORDS, FileObserver
 
@@ -27,7 +24,7 @@ ROOT = Path(repro.__file__).parent.parent
 
 # This process prints the worker's lines itself, so the costly capture of descriptors is not needed.
 SETTINGS.CAPTURE_MODE = "sys"
-# Sources and versions are those of the worker, added below; this process never imports torch.
+# Sources are those of the worker, added below, and versions in `info`: torch is not loaded here.
 SETTINGS.DISCOVER_SOURCES = "none"
 SETTINGS.DISCOVER_DEPENDENCIES = "none"
 # py-cpuinfo takes a second a run; `environment` names the device.
@@ -46,8 +43,7 @@ class Recorder:
         """`changed` is called with the folder of a record at its start, evaluations and end."""
         commit, dirty = commit_state()
         self.changed = changed
-        self.environment = environment()
-        self.about = {"environment": self.environment, "commit": commit, "dirty": dirty}
+        self.about = {"environment": environment(), "commit": commit, "dirty": dirty}
 
     def record(
         self,
@@ -66,9 +62,8 @@ class Recorder:
         link = run.work_dir / "sacred.json"
         # The record of the attempt before this one, and the last record that has points.
         earlier = read_json(link) or {}
-        inputs = [(item["path"], item["hash"]) for item in run.inputs.values()]
-        observer = FileObserver(RECORDS / run.spec.profile, inputs)
-        experiment = self._experiment(run)
+        observer = FileObserver(RECORDS / run.spec.profile)
+        experiment = _experiment(run)
         experiment.observers.append(observer)
 
         def name() -> str | None:
@@ -78,11 +73,15 @@ class Recorder:
             if observer.dir:
                 self.changed(Path(observer.dir))
 
+        reason = ""
+
         # Sacred passes its run by this name.
         @experiment.main  # type: ignore[untyped-decorator]
         def follow(_run: Any) -> dict[str, Any]:
+            nonlocal reason
             update()
             replace_json(link, earlier | {"record": name()})
+            final: dict[str, float] = {}
             whole = False
             for event in chain([first], events):
                 if event["event"] == "start":
@@ -92,57 +91,46 @@ class Recorder:
                     replace_json(link, {"record": name(), "points": name()})
                     whole = True
                 if event["event"] == "end":
-                    return _result(run, _run, event)
-                _log(_run, event)
+                    for artifact in ARTIFACTS:
+                        _run.add_artifact(str(run.work_dir / artifact))
+                    return {"status": event["status"], **final, **event["result"]}
+
+                for metric, value in (event["values"] | {"epoch": event["epoch"]}).items():
+                    _run.log_scalar(metric, float(value), int(event["step"]))
                 if EVALUATED[0] in event["values"]:
+                    final = {metric: event["values"][metric] for metric in EVALUATED}
+                    said = ", ".join(f"{metric} {value:.4f}" for metric, value in final.items())
+                    say(f"step {event['step']}, epoch {event['epoch']:.2f}: {said}")
                     update()
-            _run.info["reason"] = reason_of_end()
-            raise RunFailed(_run.info["reason"])
+            reason = _run.info["reason"] = reason_of_end()
+            raise RunFailed(reason)
 
         # A resumed run names the record of its earlier attempt.
         info = self.about | {"resumes": earlier.get("record")}
         options = {"--beat-interval": BEAT_SECONDS, "--loglevel": "CRITICAL"}
-        reason = ""
         try:
-            experiment.run(info=info, meta_info={"record": uuid.uuid4().hex}, options=options)
-        except RunFailed as error:
-            reason = str(error)
+            with suppress(RunFailed):
+                experiment.run(info=info, meta_info={"record": uuid.uuid4().hex}, options=options)
         finally:
             update()
         return reason, name()
 
-    def _experiment(self, run: Run) -> Experiment:
-        """Sacred's experiment, with configuration, sources and packages of the worker."""
-        spec = run.spec
-        name = f"{spec.stage} {spec.cell}/{spec.run_id}"
-        experiment = Experiment(name, base_dir=str(ROOT), save_git_info=False)
-        identity = {
-            "cell": spec.cell,
-            "run_id": spec.run_id,
-            "learning_rate": spec.schedule.learning_rate,
-            "fingerprint": run.fingerprint,
-            "code": run.code,
-            "inputs": run.inputs,
-        }
-        experiment.add_config(spec.model_dump(mode="json") | identity)
-        for file in sorted((ROOT / "repro").rglob("*.py")):
-            experiment.add_source_file(str(file))
-        for library in LIBRARIES:
-            if version := self.environment.get(library):
-                # Sacred does not know local versions, such as +cpu.
-                experiment.add_package_dependency(library, version.split("+")[0])
-        return experiment
 
-
-def _log(sacred_run: Any, event: Event) -> None:
-    """Log the numbers of a step; those of an evaluation are printed too."""
-    for name, value in {**event["values"], "epoch": event["epoch"]}.items():
-        sacred_run.log_scalar(name, float(value), int(event["step"]))
-    values = [
-        f"{name} {event['values'][name]:.4f}" for name in EVALUATED if name in event["values"]
-    ]
-    if values:
-        say(f"step {event['step']}, epoch {event['epoch']:.2f}: {', '.join(values)}")
+def _experiment(run: Run) -> Experiment:
+    """Sacred's experiment, with configuration and sources of the worker."""
+    spec = run.spec
+    name = f"{spec.stage} {spec.cell}/{spec.run_id}"
+    experiment = Experiment(name, base_dir=str(ROOT), save_git_info=False)
+    identity = {
+        "learning_rate": spec.schedule.learning_rate,
+        "fingerprint": run.fingerprint,
+        "code": run.code,
+        "inputs": run.inputs,
+    }
+    experiment.add_config(spec.model_dump(mode="json") | identity)
+    for file in sorted((ROOT / "repro").rglob("*.py")):
+        experiment.add_source_file(str(file))
+    return experiment
 
 
 def _repeat(sacred_run: Any, earlier: str | None, before: float) -> None:
@@ -154,17 +142,3 @@ def _repeat(sacred_run: Any, earlier: str | None, before: float) -> None:
         for step, value in zip(series["steps"], series["values"], strict=True):
             if step < before:
                 sacred_run.log_scalar(name, value, step)
-
-
-def _result(run: Run, sacred_run: Any, event: Event) -> dict[str, Any]:
-    """Sacred's result of a run that has ended, with its files."""
-    for name in ARTIFACTS:
-        sacred_run.add_artifact(str(run.work_dir / name))
-    model = run.work_dir / "model.safetensors"
-    if model.exists():
-        path = (model_dir(run.spec) / model.name).as_posix()
-        sacred_run.info["model"] = {"path": path, "hash": content_hash(model)}
-    row = Row.model_validate(pending_rows(run.work_dir)[-1]["row"])
-    shares = (row.accuracy, row.asr(run.spec.switches.asr_denominator))
-    final = dict(zip(EVALUATED, shares, strict=True))
-    return {"status": event["status"], **final, **event["result"]}

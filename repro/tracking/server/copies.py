@@ -5,8 +5,6 @@ files are the truth, and `copy_record` may be repeated at any time, without a se
 thread beside the run, by `tracking backfill`, by Omniboard's command. The status is written last.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,18 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from bson.errors import BSONError
-from pymongo import DESCENDING, MongoClient, ReturnDocument
+from pymongo import DESCENDING, MongoClient
 from pymongo.database import Database
-from pymongo.errors import (
-    ConfigurationError,
-    DuplicateKeyError,
-    OperationFailure,
-    PyMongoError,
-)
+from pymongo.errors import ConfigurationError, DuplicateKeyError, OperationFailure, PyMongoError
 
+from repro.events import say
 from repro.files import replace_json
 from repro.tracking.observer import RECORDS, is_alive
-from repro.tracking.server.address import DATABASE, TrackingError
+from repro.tracking.server import embedded
+from repro.tracking.server.embedded import DATABASE, TrackingError
 
 TIMEOUT_MILLISECONDS = 3000
 """Longest wait for a server that does not answer."""
@@ -64,37 +59,38 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OperationFailure):
         name = (error.details or {}).get("codeName", error.code)
         return f"the server refuses: {name} (check user name, password, authSource and roles)"
-    if isinstance(error, ConfigurationError) and "wire version" in str(error):
-        return "the server's version is not supported by this pymongo (use MongoDB 4.2 or later)"
     if isinstance(error, (ConfigurationError, ValueError)):
-        form = "mongodb://USER:PASSWORD@HOST:PORT/DATABASE?authSource=admin"
-        return f"not a valid address (allowed: {form})"
-    return (
-        f"the server does not answer ({type(error).__name__}); records are kept on disk,"
-        " `python -m repro tracking backfill` copies them"
-    )
+        return (
+            "not a valid address (allowed: mongodb://USER:PASSWORD@HOST:PORT/DATABASE?"
+            "authSource=admin), or a server before MongoDB 4.2"
+        )
+    return f"the server does not answer ({type(error).__name__}); records are kept on disk"
 
 
-def records(root: Path = RECORDS) -> list[Path]:
+def records() -> list[Path]:
     """Folders of all file records, by profile and number."""
-    folders = [path.parent for path in root.glob("*/*/run.json") if path.parent.name.isdigit()]
+    folders = [path.parent for path in RECORDS.glob("*/*/run.json") if path.parent.name.isdigit()]
     return sorted(folders, key=lambda folder: (folder.parent, int(folder.name)))
 
 
-def copy_record(folder: Path, database: Tracking) -> str:
-    """Update the copy of one file record; returns the status of the record.
+def state_of(folder: Path) -> object:
+    """State of a record's files, which differs after each change."""
+    files = filter(Path.exists, (folder / "run.json", folder / "metrics.json"))
+    return [(state.st_mtime_ns, state.st_size) for state in map(Path.stat, files)]
+
+
+def copy_record(folder: Path, database: Tracking) -> None:
+    """Update the copy of one file record.
 
     Raises PyMongoError if the server is lost, and one of `UNREADABLE` for a damaged record.
     """
     run, info = _read(folder / "run.json"), _read(folder / "info.json")
-    meta = run.get("meta") or {}
-    key = str(meta.get("record") or f"{folder.parent.name}-{folder.name}-{run['start_time']}")
     output = folder / "cout.txt"
     text = output.read_text(encoding="utf-8", errors="replace") if output.exists() else ""
     entry: dict[str, Any] = run | {
         "format": "MongoObserver-0.7.0",
         "config": _read(folder / "config.json"),
-        "meta": meta | {"record": key, "folder": folder.as_posix()},
+        "meta": run["meta"] | {"folder": folder.as_posix()},
         "captured_out": text,
         # Files stay in the file record: the same sources in each copy would fill a server.
         "experiment": run["experiment"] | {"sources": []},
@@ -104,75 +100,60 @@ def copy_record(folder: Path, database: Tracking) -> str:
         if entry.get(name):
             entry[name] = datetime.fromisoformat(entry[name])
 
-    number = _number(key, entry, database)
+    number = _number(entry, database)
     entry["info"] = info | {"metrics": _metrics(folder, number, database)}
     database.runs.update_one({"_id": number}, {"$set": entry})
-    return str(run["status"])
 
 
-def _number(key: str, entry: dict[str, Any], database: Tracking) -> int:
+def _number(entry: dict[str, Any], database: Tracking) -> int:
     """Number of the record's copy; at first the next free one, with an unfinished entry."""
-    while True:
-        if copy := database.runs.find_one({"meta.record": key}, {"_id": 1}):
-            return int(copy["_id"])
+    identity = {"meta.record": entry["meta"]["record"]}
+    while not (copy := database.runs.find_one(identity, {"_id": 1})):
         last = database.runs.find_one({}, {"_id": 1}, sort=[("_id", DESCENDING)])
-        number = int(last["_id"]) + 1 if last else 1
+        number = last["_id"] + 1 if last else 1
         unfinished: dict[str, Any] = {"status": "RUNNING", "info": {}, "result": None}
         # Another process may take the number, or copy the same record.
         with suppress(DuplicateKeyError):
-            database.runs.insert_one({**entry, **unfinished, "_id": number})
-            return number
+            database.runs.insert_one({"_id": number} | entry | unfinished)
+    return int(copy["_id"])
 
 
 def _metrics(folder: Path, number: int, database: Tracking) -> list[dict[str, str]]:
     """Replace the copies of the metrics; Omniboard's references to them."""
-    references = []
     for name, series in _read(folder / "metrics.json").items():
         times = [datetime.fromisoformat(text) for text in series["timestamps"]]
         identity = {"run_id": number, "name": name}
-        copy = database.metrics.find_one_and_replace(
-            identity,
-            identity | series | {"timestamps": times},
-            {"_id": 1},
-            upsert=True,
-            return_document=ReturnDocument.AFTER,
-        )
-        assert copy is not None
-        references.append({"name": name, "id": str(copy["_id"])})
-    return references
+        content = identity | series | {"timestamps": times}
+        database.metrics.replace_one(identity, content, upsert=True)
+    copies = database.metrics.find({"run_id": number}, {"name": 1})
+    return [{"name": copy["name"], "id": str(copy["_id"])} for copy in copies]
 
 
 def _read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_bytes())) if path.exists() else {}
 
 
-def backfill(
-    database: Tracking, root: Path = RECORDS, copied: dict[Path, object] | None = None
-) -> list[str]:
-    """Copy every file record; returns a line for each that cannot be read.
+def backfill(database: Tracking, copied: dict[Path, object] | None = None) -> list[str]:
+    """Copy all file records; returns a line for each that cannot be read.
 
-    `copied` holds by record the state of its files at the last copy, which spares another one.
-    Raises PyMongoError if the server is lost.
+    Or those in `copied`, which has by record the state of its files at the last copy, where they
+    changed. Raises PyMongoError if the server is lost.
     """
     problems = []
-    copied = {} if copied is None else copied
-    for folder in records(root):
-        files = (folder / "run.json", folder / "metrics.json")
-        states = [path.stat() for path in files if path.exists()]
-        state = [(status.st_mtime_ns, status.st_size) for status in states]
-        if copied.get(folder) == state:
-            continue
-        try:
-            copy_record(folder, database)
-        except UNREADABLE as error:
-            problems.append(f"{folder}: cannot be read ({type(error).__name__}: {error})")
-        copied[folder] = state
+    copied = dict.fromkeys(records()) if copied is None else copied
+    for folder in copied:
+        if copied[folder] != (state := state_of(folder)):
+            try:
+                copy_record(folder, database)
+            except UNREADABLE as error:
+                problems.append(f"{folder}: cannot be read ({type(error).__name__}: {error})")
+            copied[folder] = state
     return problems
 
 
-def reap(root: Path = RECORDS) -> None:
+def reap() -> None:
     """Mark file records as DEAD that say RUNNING, but whose process is gone; a line names each."""
-    for folder in records(root):
+    for folder in records():
         with suppress(*UNREADABLE):
             run = _read(folder / "run.json")
             if run.get("status") == "RUNNING" and not is_alive(folder):
@@ -180,4 +161,67 @@ def reap(root: Path = RECORDS) -> None:
                 run["fail_trace"] = ["the process that kept this record was killed\n"]
                 run["stop_time"] = run.get("heartbeat") or run["start_time"]
                 replace_json(folder / "run.json", run)
-                print(f"{folder}: its process is gone, marked DEAD", flush=True)
+                say(f"{folder}: its process is gone, marked DEAD")
+
+
+class Copier:
+    """Copies the records of a batch of runs while these go on; an outage delays the copies."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.problem = url, ""
+        self.copied: dict[Path, object] = {}
+        """State of each record at its last copy (`backfill`)."""
+
+    def copy(self, folder: Path) -> None:
+        """Update the copy of this record, and of those before it that an outage has left behind."""
+        self.copied.setdefault(folder)
+        problem = ""
+        try:
+            with connect(self.url) as database:
+                for line in backfill(database, self.copied):
+                    say(f"tracking: {line}")
+        except (TrackingError, PyMongoError) as error:
+            problem = str(error) if isinstance(error, TrackingError) else type(error).__name__
+            if problem != self.problem:
+                say(
+                    f"tracking: copies delayed: {problem}; "
+                    "`python -m repro tracking backfill` copies what is left at the end"
+                )
+        self.problem = problem
+
+
+def tracking(action: str, port: int) -> None:
+    """`up` or `down`: the embedded server; `backfill`: copy all records; `status`: overview."""
+    reap()
+    if action == "up":
+        print(f"tracking server: {embedded.up(port)}")
+    elif action == "down":
+        print("stopped" if embedded.down() else "no embedded server runs")
+    elif action == "status":
+        state = embedded.embedded_state()
+        address = embedded.embedded_url(state["port"]) if state else "not running"
+        print(f"embedded server: {address}")
+        if url := embedded.server_url():
+            with connect(url) as database:
+                print(f"runs on the server: {database.runs.count_documents({})}")
+        print(f"records on disk: {len(records())}")
+    else:
+        _backfill()
+
+
+def _backfill() -> None:
+    url = embedded.server_url()
+    if url is None:
+        raise TrackingError(
+            "no tracking server: set MONGO_URL,"
+            " or start the embedded one by `python -m repro tracking up`"
+        )
+    try:
+        with connect(url) as database:
+            problems = backfill(database)
+    except PyMongoError as error:
+        raise TrackingError(
+            f"backfill: the server was lost ({type(error).__name__}); run it again"
+        ) from None
+    copied = len(records()) - len(problems)
+    print(*problems, f"{copied} records are on the server", sep="\n")

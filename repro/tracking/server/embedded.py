@@ -1,14 +1,15 @@
-"""The embedded tracking server for machines without MongoDB: SecantusDB, on loopback only.
+"""The tracking server: MONGO_URL or MONGO_URL_FILE, else the embedded one if it runs.
 
+The embedded one is for machines without MongoDB: SecantusDB, on loopback only.
 SecantusDB (GPL-2.0-only, extra `tracking`) speaks MongoDB's protocol. It is started as a program
 and never imported. It is a beta that may refuse the files of another version, so its folder
-`work/tracking/` remembers the version; the records on disk can always be copied again.
+`work/tracking/` remembers the version; the records on disk can always be copied again. No database
+driver is imported here, so that a batch of runs without a server starts faster.
 """
-
-from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
 import os
 import shutil
 import signal
@@ -17,20 +18,74 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from repro.files import held, replace_json
-from repro.tracking.server.address import (
-    HOME,
-    LOOPBACK,
-    TrackingError,
-    embedded_state,
-    embedded_url,
-)
 
+DATABASE = "sacred"
+LOOPBACK = "127.0.0.1"
+HOME = Path("work/tracking")
+"""Folder of the embedded server."""
 PORT = 27117
 PROGRAM = "secantusd-py"
+OPTIONS = (
+    f"--host {LOOPBACK} --sync-on-commit --cache-size 256M --oplog-max-entries 5000 "
+    "--oplog-retention-seconds 300 --log-level WARNING"
+)
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
+
+
+class TrackingError(RuntimeError):
+    """A server that cannot be used; the message has reason and remedy, and no password."""
+
+
+def server_url() -> str | None:
+    """Address of the server for copies of records; None if there is none."""
+    if url := mongo_url():
+        return url
+    state = embedded_state()
+    return embedded_url(state["port"]) if state else None
+
+
+def mongo_url() -> str | None:
+    """MONGO_URL, or the content of the file in MONGO_URL_FILE."""
+    if path := os.environ.get("MONGO_URL_FILE"):
+        try:
+            return Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", error)
+            raise TrackingError(
+                f"MONGO_URL_FILE: {path}: {reason} (allowed: a file with a mongodb:// address)"
+            ) from None
+    return os.environ.get("MONGO_URL") or None
+
+
+def embedded_state() -> dict[str, int] | None:
+    """`pid` and `port` of the embedded server of this folder, if it lives."""
+    try:
+        state = json.loads((HOME / "server.json").read_bytes())
+        command = Path(f"/proc/{state['pid']}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return dict(state) if str((HOME / "data").resolve()).encode() in command else None
+
+
+def embedded_url(port: int) -> str:
+    """Address of an embedded server."""
+    return f"mongodb://{LOOPBACK}:{port}/{DATABASE}"
+
+
+def with_database(url: str) -> str:
+    """The address with the database in its path, as Omniboard needs it."""
+    parts = urlsplit(url)
+    if parts.path.strip("/"):
+        return url
+    options = [parts.query] if parts.query else []
+    # A database in the path would change the database that holds the users.
+    if "@" in parts.netloc and "authSource=" not in parts.query:
+        options.append("authSource=admin")
+    return parts._replace(path=f"/{DATABASE}", query="&".join(options)).geturl()
 
 
 def up(port: int = PORT) -> str:
@@ -56,20 +111,8 @@ def _start(path: str, port: int) -> str:
 
     # An explicit file, so that none of the working folder or home is read.
     (HOME / "server.toml").write_text("")
-    # fmt: off
-    command = [
-        path,
-        "--config", str(HOME / "server.toml"),
-        "--host", LOOPBACK,
-        "--port", str(port),
-        "--storage-path", str((HOME / "data").resolve()),
-        "--sync-on-commit",
-        "--cache-size", "256M",
-        "--oplog-max-entries", "5000",
-        "--oplog-retention-seconds", "300",
-        "--log-level", "WARNING",
-    ]
-    # fmt: on
+    command = [path, "--config", str(HOME / "server.toml"), *OPTIONS.split()]
+    command += ["--port", str(port), "--storage-path", str((HOME / "data").resolve())]
     # In a session of its own, so that it outlives this process.
     log = HOME / "server.log"
     with log.open("ab") as output:
@@ -122,8 +165,6 @@ def program(name: str, remedy: str) -> str:
 
 def require_free(port: int) -> None:
     """TrackingError if nothing can listen on the port."""
-    if not 0 < port < 1 << 16:
-        raise TrackingError(f"--port: {port} (allowed: 1 to 65535)")
     with socket.socket() as probe:
         # As servers do: a port in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,60 +1,31 @@
 """Omniboard on this machine: installed from its lock file, kept on loopback, with all records."""
 
-from __future__ import annotations
-
-import hashlib
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from pymongo.errors import PyMongoError
 
+from repro.events import say
+from repro.files import file_sha256
 from repro.tracking.server import copies, embedded
-from repro.tracking.server.address import (
-    LOOPBACK,
-    TrackingError,
-    embedded_state,
-    mongo_url,
-    with_database,
-)
 
 ASSETS = Path(__file__).parent / "assets"
 HOME = Path("work/omniboard")
-PORT = 9000
 NODE = "pip install '.[node]', or install Node.js 18 or later"
 START_SECONDS = 60.0
 REFRESH_SECONDS = 10.0
-METRIC_COLUMNS = {"accuracy": "zero_shot_top1", "ASR": "attack_success_rate"}
-"""Columns of a run's last value, by metric."""
-CUSTOM_COLUMNS = {
-    "profile": "config.profile",
-    "stage": "config.stage",
-    "dataset": "config.dataset",
-    "objective": "config.pretrain_objective",
-    "clean_size": "config.clean_size",
-    "cleaning_loss": "config.loss",
-    "learning_rate": "config.learning_rate",
-    "seed": "config.seed",
-    "variant": "config.variant",
-    "fingerprint": "config.fingerprint",
-    "outcome": "result.status",
-    "reason": "info.reason",
-    "resumes": "info.resumes",
-}
-"""Columns by path in the run; assets/columns.js puts them in order."""
-SETTINGS = {
-    "timezone": "UTC",
-    "auto_refresh_interval": 30,
-    "initial_fetch_size": 200,
-    "row_height": 40,
-}
-"""Settings that the page would write otherwise, which read-only mode refuses."""
+COLUMNS = ASSETS / "columns.json"
+"""Documents of Omniboard's collections, name to content: columns of metrics (the last value) and of
+paths in the run, and settings that the page would write otherwise, which read-only mode refuses.
+"""
 
 
-def omniboard(port: int = PORT, write: bool = False) -> None:
+def omniboard(port: int, write: bool = False) -> None:
     """Serve Omniboard on http://127.0.0.1:<port>/ until Ctrl-C or SIGTERM.
 
     `write` allows notes, tags and deletion. An embedded server that this call starts ends with it.
@@ -62,12 +33,12 @@ def omniboard(port: int = PORT, write: bool = False) -> None:
     embedded.require_free(port)
     start = install()
     add_to_page(write)
-    named = mongo_url()
-    started = not named and embedded_state() is None
+    named = embedded.mongo_url()
+    started = not named and embedded.embedded_state() is None
     try:
         _serve(start, named or embedded.up(), port, write)
     except KeyboardInterrupt:
-        print("Omniboard ended; `make omniboard` shows the runs again", flush=True)
+        say("Omniboard ended; `make omniboard` shows the runs again")
     finally:
         if started:
             embedded.down()
@@ -80,16 +51,18 @@ def install() -> Path:
     for file in ASSETS.iterdir():
         shutil.copyfile(file, HOME / file.name)
     package, installed = HOME / "node_modules" / "omniboard", HOME / "installed"
-    lock = hashlib.sha256((HOME / "package-lock.json").read_bytes()).hexdigest()
+    lock = file_sha256(HOME / "package-lock.json")
     if installed.exists() and installed.read_text() == lock:
         return package / "dist" / "start.js"
 
-    print("installing Omniboard (about a minute, once)", flush=True)
+    say("installing Omniboard (about a minute, once)")
     npm = embedded.program("npm", NODE)
     options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     done = subprocess.run([npm, "ci", *options], cwd=HOME, capture_output=True, text=True)
     if done.returncode:
-        raise TrackingError(f"npm could not install Omniboard: {done.stderr.strip()[-500:]}")
+        raise embedded.TrackingError(
+            f"npm could not install Omniboard: {done.stderr.strip()[-500:]}"
+        )
     # 315 MB of build tools.
     shutil.rmtree(package / "web" / "node_modules", ignore_errors=True)
     installed.write_text(lock)
@@ -103,12 +76,11 @@ def node() -> str:
     return str(binary) if binary and binary.exists() else embedded.program("node", NODE)
 
 
-def add_to_page(write: bool = False) -> None:
+def add_to_page(write: bool) -> None:
     """Put assets/columns.js into Omniboard's page: default columns, and no buttons for changes
     unless `write`.
     """
-    metrics, plotted = list(METRIC_COLUMNS), list(METRIC_COLUMNS.values())
-    shown = {"write": write, "custom": CUSTOM_COLUMNS, "metrics": metrics, "plotted": plotted}
+    shown = json.loads(COLUMNS.read_bytes()) | {"write": write}
     code = (ASSETS / "columns.js").read_text(encoding="utf-8")
     build = HOME / "node_modules" / "omniboard" / "web" / "build"
     script = f"const shown = {json.dumps(shown)};\n{code}"
@@ -122,15 +94,7 @@ def add_to_page(write: bool = False) -> None:
 
 def add_columns(database: copies.Tracking) -> None:
     """Add columns and settings that the database lacks; a user's own stay."""
-    contents: dict[str, dict[str, dict[str, object]]] = {
-        "metric.columns": {
-            name: {"metric_name": metric, "extrema": "last"}
-            for name, metric in METRIC_COLUMNS.items()
-        },
-        "custom.columns": {name: {"config_path": path} for name, path in CUSTOM_COLUMNS.items()},
-        "settings": {name: {"value": value} for name, value in SETTINGS.items()},
-    }
-    for collection, documents in contents.items():
+    for collection, documents in json.loads(COLUMNS.read_bytes()).items():
         for name, content in documents.items():
             database[f"omniboard.{collection}"].update_one(
                 {"name": name}, {"$setOnInsert": {"name": name, **content}}, upsert=True
@@ -141,7 +105,7 @@ def _serve(start: Path, url: str, port: int, write: bool) -> None:
     """Run Omniboard, and copy new and changed records meanwhile; TrackingError if it ends."""
     # Through the environment: arguments of a process are public, and the address has a password.
     environment = os.environ | {
-        "MONGO_URI": with_database(url),
+        "MONGO_URI": embedded.with_database(url),
         "PORT": str(port),
         "OMNI_WRITE": "1" if write else "",
     }
@@ -151,30 +115,29 @@ def _serve(start: Path, url: str, port: int, write: bool) -> None:
     with copies.connect(url) as database, log.open("ab") as output:
         add_columns(database)
         _refresh(database, copied)
-        print(f"{len(copied)} records on the server", flush=True)
+        say(f"{len(copied)} records on the server")
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
         try:
             if embedded.wait_for_port(process, port, START_SECONDS):
-                print(f"Omniboard: http://{LOOPBACK}:{port}/sacred (Ctrl-C ends it)", flush=True)
+                say(f"Omniboard: http://{embedded.LOOPBACK}:{port}/sacred (Ctrl-C ends it)")
                 while process.poll() is None:
                     _refresh(database, copied)
-                    try:
+                    with suppress(subprocess.TimeoutExpired):
                         process.wait(REFRESH_SECONDS)
-                    except subprocess.TimeoutExpired:
-                        continue
         finally:
             process.kill()
             process.wait()
-    raise TrackingError(f"Omniboard ended or did not start; see {log}")
+    raise embedded.TrackingError(f"Omniboard ended or did not start; see {log}")
 
 
 def _refresh(database: copies.Tracking, copied: dict[Path, object]) -> None:
     """Copy records that changed since the last call; a lost server delays copies."""
     try:
         copies.reap()
-        for line in copies.backfill(database, copied=copied):
-            print(line, flush=True)
+        copied |= {folder: None for folder in copies.records() if folder not in copied}
+        for line in copies.backfill(database, copied):
+            say(line)
     except (PyMongoError, OSError) as error:
-        print(f"copies delayed: {type(error).__name__}", flush=True)
+        say(f"copies delayed: {type(error).__name__}")

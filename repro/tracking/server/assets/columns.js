@@ -1,6 +1,5 @@
 // Columns and charts of a first visit: what tells the runs of the study apart, and how they ended. Later choices are the
-// visitor's. `shown`, from the line before, has the columns, the metrics to plot, and whether changes are allowed
-// (repro/tracking/server/omniboard.py).
+// visitor's. `shown`, from the line before, has the columns (columns.json), and whether changes are allowed.
 (() => {
   // hardened.cjs refuses what these would ask for: deletion, notes, columns and settings of the server.
   if (!shown.write) {
@@ -41,6 +40,8 @@
   });
   const key = 'default|RunsTable|1';
   if (localStorage.getItem(key)) return;
+  const metrics = shown['metric.columns'];
+  const custom = Object.fromEntries(Object.entries(shown['custom.columns']).map(([name, column]) => [name, column.config_path]));
   const order = [
     '_id', 'accuracy', 'ASR', 'learning_rate', 'objective', 'seed', 'profile', 'stage', 'dataset', 'clean_size', 'cleaning_loss', 'outcome',
     'status', 'reason', 'duration', 'start_time', 'resumes', 'variant', 'fingerprint', 'notes', 'tags',
@@ -51,11 +52,11 @@
     columnOrder: order,
     columnWidths: Object.fromEntries(order.map((name) => [name, widths[name] || 105])),
     dropdownOptions: order.map((name) => ({ label: label(name), value: name, selected: true })),
-    columnNameMap: { ...shown.custom, tags: 'omniboard.tags', notes: 'omniboard.notes' },
-    metricAndCustomColumns: [...shown.metrics, ...Object.keys(shown.custom)].map((name) => ({ name, value: shown.custom[name] || name })),
+    columnNameMap: { ...custom, tags: 'omniboard.tags', notes: 'omniboard.notes' },
+    metricAndCustomColumns: [...Object.keys(metrics), ...Object.keys(custom)].map((name) => ({ name, value: custom[name] || name })),
   }));
   // Omniboard 2.16.1 forgets to hand the name of the database to the chart.
   localStorage.setItem('undefined|MetricsPlotView|default', JSON.stringify({
-    metricNameOptions: shown.plotted.map((value) => ({ value, selected: true })), plotModes: ['lines+markers', 'dashdot'], plotWidth: 900,
+    metricNameOptions: Object.values(metrics).map((metric) => ({ value: metric.metric_name, selected: true })), plotModes: ['lines+markers', 'dashdot'], plotWidth: 900,
   }));
 })();
