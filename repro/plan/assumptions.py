@@ -1,18 +1,14 @@
 """specs/plan.yaml: what a forecast assumes where nothing was measured."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from repro.profile import SPECS, check, count_icon_images, load_classnames, read_yaml
-from repro.spec import Dataset, Fraction, Profile, Rate, RunSpec, ShardSource, Spec
+from repro.spec import Dataset, Fraction, Precision, Profile, Rate, RunSpec, ShardSource, Spec
 
 Range = Annotated[tuple[Rate, Rate], Field(strict=False)]
 """Low and high."""
-Precision = Literal["fp32", "tf32", "bf16"]
 SourceKind = Literal["webdataset", "icons"]
 DeviceName = Literal["a100", "h100", "core"]
 
@@ -80,9 +76,9 @@ class Assumptions(Spec):
         return low * millions + augment, high * millions + augment
 
 
-def load_assumptions(specs: Path = SPECS) -> Assumptions:
+def load_assumptions() -> Assumptions:
     """The checked content of specs/plan.yaml."""
-    path = specs / "plan.yaml"
+    path = SPECS / "plan.yaml"
     return check(Assumptions, read_yaml(path), path)
 
 

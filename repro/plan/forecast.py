@@ -1,7 +1,7 @@
 """`python -m repro plan --profile P`: what a profile costs, before anything runs.
 
-Runs, pairs and evaluations follow from the specifications (repro/plan/work.py), FLOPs are counted
-on the model (repro/plan/flops.py). Device-seconds of a run are
+Runs, pairs and evaluations follow from the specifications, FLOPs are counted on the model
+(repro/plan/flops.py). Device-seconds of a run are
 
     pairs x max(FLOP of a pair / rate, core-seconds of a pair / loaders) x (1 + checkpoints)
     + FLOP of evaluations / rate
@@ -11,20 +11,20 @@ share of the device's peak (specs/plan.yaml): a range, because nothing was measu
 gpu-check` has measured a GPU, its rates give hours of their own.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from repro.markdown import fill, table_lines
+import numpy as np
+from jinja2 import StrictUndefined, Template
+
+from repro.markdown import fill
 from repro.plan.assumptions import Assumptions, Device, load_assumptions, num_evaluation_images
-from repro.plan.flops import Counts, count
-from repro.plan.work import Work, kind_of, num_rows, work_of
+from repro.plan.flops import Counts, Work, count, kind_of, num_rows, work_of
 from repro.profile import load_profile
 from repro.runs.layout import cleaned_file
 from repro.spec import Dataset, PretrainSpec, Profile, RunSpec
@@ -42,6 +42,8 @@ INDEX_BYTES = 250
 ROW_BYTES = 1000
 """Of an evaluation in the ledger, bits aside."""
 STAGES = ("pretrain", "clean")
+Span: TypeAlias = np.ndarray
+"""Low and high end, (2,)."""
 
 
 def arithmetic(precision: str, spec: RunSpec | PretrainSpec) -> str:
@@ -75,21 +77,28 @@ class Forecast:
         """All runs, pre-trainings first."""
         return work_of(self.profile, self.dataset)
 
+    @property
+    def datasets(self) -> list[Dataset]:
+        """Those of the runs."""
+        return [self.dataset] if self.dataset else list(self.profile.data.num_pairs)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of all of its datasets."""
+        return sum(self.profile.data.num_pairs[name] for name in self.datasets)
+
     def ranks(self, spec: RunSpec) -> int:
-        """GPUs of a run: a pre-training takes as many as divide its BatchNorm groups."""
-        if spec.stage == "clean":
-            return 1
+        """GPUs of a run: as many as divide its BatchNorm groups; a cleaning run has one group."""
         groups = spec.schedule.global_batch_size // spec.schedule.norm_batch_size
         return max(n for n in range(1, groups + 1) if groups % n == 0 and n <= self.gpus)
 
-    def seconds(self, work: Work, device: Device) -> tuple[float, float]:
-        """Device-seconds of a run from its first step to its last evaluation, low and high."""
-        spec, counts = work.spec, self.counts
+    def seconds(self, work: Work, device: Device) -> Span:
+        """Device-seconds of a run from its first step to its last evaluation."""
+        spec, schedule, counts = work.spec, work.spec.schedule, self.counts
         kind = kind_of(spec)
         flops = spec.num_views * counts.pair_view(kind)
 
         # A gradient cache takes the groups of a rank one after another, each forward twice.
-        schedule = spec.schedule
         groups = schedule.global_batch_size // schedule.norm_batch_size // self.ranks(spec)
         if groups > 1:
             if kind not in self.group_bytes:
@@ -97,58 +106,58 @@ class Forecast:
             if groups * self.group_bytes[kind] > MEMORY_SHARE * device.memory_bytes:
                 flops += spec.num_views * (counts.image_forward + counts.text_forward)
 
+        # The low end of the time is the high end of the rate, and of what is given up.
+        training, evaluating, given_up = (
+            np.array(ends)[::-1]
+            for ends in (
+                device.flops(spec.precision, spec),
+                device.flops(spec.evaluation_precision, spec),
+                self.assumptions.given_up[spec.dataset],
+            )
+        )
         pixels = self.profile.data.image_size**2
         decoded = 3 * pixels * num_rows(self.profile, spec) <= self.assumptions.cache_bytes
-        host = self.assumptions.host_seconds(pixels, spec.num_views, decoded)
-        rates = device.flops(spec.precision, spec)
-        evaluating = device.flops(spec.evaluation_precision, spec)
+        step = flops / training
+        wait = np.array(self.assumptions.host_seconds(pixels, spec.num_views, decoded))
+        pair = np.maximum(step, wait / device.loaders) if device.loaders else step + wait
+        whole = work.pairs * pair * (1 + CHECKPOINT_SHARE) + counts.evaluations(work) / evaluating
 
-        def total(index: int) -> float:
-            # The low end of the time is the high end of the rate.
-            step, wait = flops / rates[1 - index], host[index]
-            pair = max(step, wait / device.loaders) if device.loaders else step + wait
-            evaluations = counts.evaluations(work) / evaluating[1 - index]
-            whole = work.pairs * pair * (1 + CHECKPOINT_SHARE) + evaluations
+        # The runs that are given up are spread over all of a dataset's.
+        if rule := spec.stop_early:
+            whole *= 1 - given_up * (1 - rule.epochs / schedule.epochs)
+        return whole
 
-            # The runs that are given up are spread over all of a dataset's.
-            left_out = 0.0
-            if rule := spec.stop_early:
-                share = self.assumptions.given_up[spec.dataset][1 - index]
-                left_out = share * (1 - rule.epochs / schedule.epochs)
-            return whole * (1 - left_out)
+    def hours(self, device: Device) -> dict[str, Span]:
+        """Device-hours of each stage and in all, and hours of the clock."""
+        start = np.array(self.assumptions.start_seconds[self.profile.data.source.kind])
+        pretrainings, cleanings = map(self.works_of, STAGES)
+        training, cleaning = (
+            np.array([self.seconds(work, device) for work in works])
+            for works in (pretrainings, cleanings)
+        )
 
-        return total(0), total(1)
+        # A process for each pre-training; cleaning runs on the same data share one a GPU.
+        datasets = len({work.spec.dataset for work in cleanings})
+        shared = min(len(cleanings), datasets * self.gpus)
+        pretrain = training.sum(axis=0) + len(pretrainings) * start
+        clean = cleaning.sum(axis=0) + shared * start
 
-    def hours(self, device: Device) -> dict[str, Any]:
-        """Device-hours of each stage, and hours of the clock, low and high."""
-        result: dict[str, list[float]] = {"total": [0, 0], "wall": [0, 0]}
-        for stage in STAGES:
-            works = [work for work in self.works if work.spec.stage == stage]
-            # A process for each pre-training; cleaning runs on the same data share one a GPU.
-            datasets = len({work.spec.dataset for work in works})
-            processes = len(works) if stage == "pretrain" else min(len(works), datasets * self.gpus)
-            result[stage] = []
-            for index in (0, 1):
-                seconds = [self.seconds(work, device)[index] for work in works]
-                start = self.assumptions.start_seconds[self.profile.data.source.kind][index]
-                total = sum(seconds) + processes * start
-                result[stage].append(total / 3600)
-                result["total"][index] += total / 3600
-
-                # Pre-trainings follow one another on all devices; cleaning runs go side by side.
-                spread = max(total / self.gpus, max(seconds) + start)
-                if stage == "pretrain":
-                    ranks = [self.ranks(work.spec) for work in works]
-                    spread = sum(start + own / n for own, n in zip(seconds, ranks, strict=True))
-                result["wall"][index] += spread / 3600
-        return result
+        # Pre-trainings follow one another on all devices; cleaning runs go side by side.
+        ranks = np.array([[self.ranks(work.spec)] for work in pretrainings])
+        one_by_one = (start + training / ranks).sum(axis=0)
+        side_by_side = np.maximum(clean / self.gpus, cleaning.max(axis=0) + start)
+        return {
+            "total": pretrain / 3600 + clean / 3600,
+            "wall": one_by_one / 3600 + side_by_side / 3600,
+            "pretrain": pretrain / 3600,
+            "clean": clean / 3600,
+        }
 
     def disk(self) -> dict[str, int]:
         """Bytes by folder; DVC's cache is not in it (links where the file system can)."""
         data, assumptions, num_images = self.profile.data, self.assumptions, self.counts.num_images
-        kind, pixels = data.source.kind, 3 * data.image_size**2
-        datasets = [name for name in data.num_pairs if self.dataset in (None, name)]
-        pairs = sum(data.num_pairs[name] for name in datasets)
+        kind, pixels, pairs = data.source.kind, 3 * data.image_size**2, self.pairs
+        poisons = sum(data.poison.num_poisoned[name] for name in self.datasets)
         images = num_images * assumptions.image_bytes[kind]
         files = pairs * assumptions.pair_bytes[kind] + images
         # Shards of a webdataset lie in `incoming`; other sources write their pairs into `data`.
@@ -157,34 +166,35 @@ class Forecast:
         # Decoded: each set of pairs that fits, and the evaluation images, twice where triggers come
         # before resizing; those of partial evaluations have a file of their own.
         partial = (self.profile.clean.images_between or 0) * self.counts.classes
-        cleaning = list(data.cleaning_sizes.values())
-        sizes = [size for name in datasets for size in (data.num_pairs[name], *cleaning)]
-        sizes = [size for size in sizes if size * pixels <= assumptions.cache_bytes]
+        cleaning = data.cleaning_sizes.values()
+        sizes = [size for name in self.datasets for size in (data.num_pairs[name], *cleaning)]
+        decoded = sum(size for size in sizes if size * pixels <= assumptions.cache_bytes)
         squashed = self.profile.switches.trigger_geometry == "squash"
 
-        # Weights and optimizer state of one model.
-        state = self.counts.parameters * STATE_BYTES
-        stages = {stage: self.totals(stage) for stage in STAGES}
-        models, poisons = stages["pretrain"]["runs"], data.poison.num_poisoned
-        # The weights alone of the cleaned model of each setting and seed.
+        # Weights and optimizer state of one model; of a cleaned one, one a setting and seed, the
+        # weights alone.
+        state, models = self.counts.parameters * STATE_BYTES, len(self.works_of("pretrain"))
         cleaned = len({cleaned_file(w.spec) for w in self.works if w.spec.keeps_cleaned})
+        evaluations = sum(work.evaluations for work in self.works)
         return {
             "incoming": files if brought else 0,
             "data": (images if brought else files) + pairs * INDEX_BYTES,
-            "poisoned": sum(poisons[name] for name in datasets) * pixels + pairs * INDEX_BYTES,
-            "cache": pixels * (sum(sizes) + (num_images + partial) * (1 + squashed)),
+            "poisoned": poisons * pixels + pairs * INDEX_BYTES,
+            "cache": pixels * (decoded + (num_images + partial) * (1 + squashed)),
             "models": models * state + cleaned * state // 3,
             "work": (models + KEEP * self.gpus) * state,
-            "results": sum(total["evaluations"] for total in stages.values())
-            * (ROW_BYTES + num_images // 4),
+            "results": evaluations * (ROW_BYTES + num_images // 4),
         }
+
+    def works_of(self, stage: str, cell: str = "") -> list[Work]:
+        """The runs of a stage, of one model if named."""
+        return [w for w in self.works if w.spec.stage == stage and cell in ("", w.spec.cell)]
 
     def totals(self, stage: str, cell: str = "") -> dict[str, Any]:
         """Sums over the runs of a stage, of one model if named; FLOPs without what a gradient cache
         computes twice and with what an early end leaves out.
         """
-        counts = self.counts
-        works = [w for w in self.works if w.spec.stage == stage and cell in ("", w.spec.cell)]
+        works, counts = self.works_of(stage, cell), self.counts
         flops = sum(counts.training(work) + counts.evaluations(work) for work in works)
         return {
             "runs": len(works),
@@ -195,7 +205,7 @@ class Forecast:
 
     def differences(self) -> list[dict[str, Any]]:
         """Where the profile departs from `paper` on the same data, and the hours of an H100 that
-        each departure saves: those without it less those with it, low and high.
+        each departure saves: those without it less those with it.
         """
         paper, here = load_profile("paper"), self.profile
         if here.data != paper.data:
@@ -209,21 +219,20 @@ class Forecast:
                 if ours[name] != theirs[name]:
                     settings[name][f"{stage}.{name}"] = theirs[name], ours[name]
 
-        device, result = self.assumptions.devices["h100"], []
+        result, device = [], self.assumptions.devices["h100"]
         for name, fields in settings.items():
-            other = load_profile(
-                here.name, overrides={key: old for key, (old, _) in fields.items()}
-            )
+            overrides = {key: old for key, (old, _) in fields.items()}
+            other = load_profile(here.name, overrides=overrides)
             counts = counts_of(other, self.assumptions) if name == "text_parts" else self.counts
             without = replace(self, profile=other, counts=counts, group_bytes={})
-            hours = [without.hours(device)["total"], self.hours(device)["total"]]
+            saved = without.hours(device)["total"] - self.hours(device)["total"]
+
             # Of a mapping, the entries that differ.
             old, new = next(iter(fields.values()))
             if isinstance(old, dict) and isinstance(new, dict):
                 changed = [key for key in new if old[key] != new[key]]
                 old, new = ({key: of[key] for key in changed} for of in (old, new))
-            saved = sorted(before - after for before, after in zip(*hours, strict=True))
-            result.append({"field": name, "paper": old, "here": new, "h100_hours": saved})
+            result.append({"field": name, "paper": old, "here": new, "h100_hours": np.sort(saved)})
         return result
 
 
@@ -242,44 +251,35 @@ def plan(
     devices = assumptions.devices
     if utilisation is not None:
         devices = {name: fixed(device, utilisation) for name, device in devices.items()}
-    hours = {name: forecast.hours(device) for name, device in devices.items()}
 
     # Electricity of the device-hours, data centre included.
-    kwh = {}
+    hours = {}
     for name, device in devices.items():
-        kilowatts = device.watts / 1000 * assumptions.power_usage_effectiveness
-        kwh[name] = [value * kilowatts for value in hours[name]["total"]]
-    by_stage = {stage: forecast.totals(stage) for stage in STAGES}
+        hours[name] = of = forecast.hours(device)
+        of["kwh"] = of["total"] * device.watts / 1000 * assumptions.power_usage_effectiveness
+        of["kg_co2e"] = of["kwh"] * assumptions.kg_co2e_per_kwh
+    stages = {stage: forecast.totals(stage) for stage in STAGES}
     models = dict.fromkeys((work.spec.stage, work.spec.cell) for work in forecast.works)
     disk = forecast.disk()
     precisions = {work.spec.precision for work in forecast.works}
-    pairs = sum(n for name, n in profile.data.num_pairs.items() if dataset in (None, name))
-    mirrored = pairs if disk["incoming"] else 0
-    return {
+    mirrored = forecast.pairs if disk["incoming"] else 0
+    content = {
         "profile": profile.name,
-        "gpus": forecast.gpus,
+        "gpus": gpus,
         # Nobody trains on processors what is to be computed in TF32 or bfloat16.
         "devices": ["a100", "h100", "core"] if precisions == {"fp32"} else ["a100", "h100"],
-        **{f"{stage}_eflop": totals["eflop"] for stage, totals in by_stage.items()},
-        "stages": by_stage,
+        **{f"{stage}_eflop": totals["eflop"] for stage, totals in stages.items()},
+        "stages": stages,
         "models": [{"stage": s, "cell": cell, **forecast.totals(s, cell)} for s, cell in models],
         "gpu_hours": {name: hours[name]["total"] for name in ("a100", "h100")},
-        "core_hours": hours["core"]["total"],
         "hours": hours,
         "measured": measured_hours(forecast),
         "differences": forecast.differences(),
-        "kwh": kwh,
-        "kg_co2e": {
-            name: [value * assumptions.kg_co2e_per_kwh for value in pair]
-            for name, pair in kwh.items()
-        },
         "disk_bytes": sum(disk.values()),
         "disk_bytes_by_folder": disk,
         "incoming_bytes_of_a_mirror": mirrored * assumptions.mirror_pair_bytes,
-        "parameters": counts.parameters,
-        "prompts": counts.prompts,
-        "evaluation_images": counts.num_images,
     }
+    return dict(json.loads(json.dumps(content, default=np.ndarray.tolist)))
 
 
 def fixed(device: Device, utilisation: float) -> Device:
@@ -293,32 +293,25 @@ def measured_hours(forecast: Forecast) -> dict[str, Any] | None:
     if not MEASURED.exists():
         return None
     content = json.loads(MEASURED.read_bytes())
-    wanted = {
-        precision: arithmetic(precision, work.spec)
+    rates = {
+        precision: content["flops"].get(arithmetic(precision, work.spec))
         for work in forecast.works
         for precision in (work.spec.precision, work.spec.evaluation_precision)
     }
-    if not content["flops"].keys() >= set(wanted.values()):
+    if None in rates.values():
         return None
-    peaks = {precision: content["flops"][how] / 1e12 for precision, how in wanted.items()}
+    peaks = {precision: rate / 1e12 for precision, rate in rates.items()}
     gpu = fixed(forecast.assumptions.devices["a100"], 1.0).model_copy(
         update={"peak_tflops": peaks, "memory_bytes": content["memory_bytes"]}
     )
     return {"device": content["device"], **forecast.hours(gpu)}
 
 
-def plan_command(
-    profile_name: str,
-    as_json: bool,
-    table: Path | None,
-    gpus: int = AUTHORS_GPUS,
-    utilisation: float | None = None,
-    dataset: Dataset | None = None,
-) -> None:
-    """Print the forecast, for people or as JSON, also into the profile's block of a Markdown
-    file.
+def plan_command(profile_name: str, as_json: bool, table: Path | None, *options: Any) -> None:
+    """Print the forecast, for people or as JSON, also into the profile's block of a Markdown file;
+    `options` are those of `plan`.
     """
-    content = plan(profile_name, gpus, utilisation, dataset)
+    content = plan(profile_name, *options)
     print(json.dumps(content, indent=1) if as_json else cost_table(content))
     if table is not None:
         fill(table, f"plan-{profile_name}", cost_table(content))
@@ -326,42 +319,9 @@ def plan_command(
 
 def cost_table(content: dict[str, Any]) -> str:
     """The forecast as Markdown: work, hours by device, departures from the paper, disk."""
-    rows = []
-    for stage, totals in content["stages"].items():
-        models = [row for row in content["models"] if row["stage"] == stage]
-        for name, row in [(f"**{stage}**", totals), *((row["cell"], row) for row in models)]:
-            numbers = [f"{row[key]:,}" for key in ("runs", "pairs", "evaluations")]
-            rows.append([name, *numbers, f"{row['eflop']:.3g}"])
-    lines = table_lines((content["profile"], "runs", "pairs", "evaluations", "EFLOP"), rows)
-
-    hours = {name: content["hours"][name] for name in content["devices"]}
-    if entry := content["measured"]:
-        hours[f"{entry['device']}, measured"] = entry
-    rows = [
-        [
-            name,
-            *(span(entry[key]) for key in (*STAGES, "total", "wall")),
-            *(span(content[key].get(name, ())) for key in ("kwh", "kg_co2e")),
-        ]
-        for name, entry in hours.items()
-    ]
-    clock = f"hours on {content['gpus']}"
-    header = ("device", *STAGES, "device-hours", clock, "kWh", "kg CO2e")
-    lines += ["", *table_lines(header, rows), ""]
-
-    if content["differences"]:
-        rows = [
-            [row["field"], *(f"`{row[of]}`" for of in ("paper", "here")), span(row["h100_hours"])]
-            for row in content["differences"]
-        ]
-        lines += [*table_lines(("differs in", "paper", "here", "saves, h100"), rows), ""]
-
-    folders = content["disk_bytes_by_folder"].items()
-    listed = ", ".join(f"`{name}` {value / 1e9:.3g}" for name, value in folders if value)
-    mirror = content["incoming_bytes_of_a_mirror"] / 1e9
-    end = f"; of a mirror `incoming` is about {mirror:,.0f}." if mirror else "."
-    lines.append(f"Disk: {content['disk_bytes'] / 1e9:,.3g} GB ({listed}){end}")
-    return "\n".join([*lines, "Assumptions and their sources: specs/plan.yaml."])
+    text = Path(__file__).with_name("forecast.md.j2").read_text(encoding="utf-8")
+    template = Template(text, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return str(template.render(content, span=span))
 
 
 def span(pair: Sequence[float]) -> str:

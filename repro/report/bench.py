@@ -5,9 +5,7 @@ rates; its cells are read here. Shares are fractions, of the test images unless 
 docs/rules.md defines the measures.
 """
 
-from __future__ import annotations
-
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
@@ -16,7 +14,7 @@ import pandas as pd
 
 from repro.names import DEFENCES, LOSSES, TRIGGERS
 from repro.report.hypotheses import asr_frontier
-from repro.report.measures import CleanedModel, Context, Evaluations
+from repro.report.measures import CleanedModel, Evaluations, Value, of_seeds
 from repro.report.studies.results import StudyResults
 from repro.report.verdicts import Estimate, estimate
 from repro.spec import Objective, RunSpec
@@ -62,26 +60,24 @@ class BenchCell:
     """Of all runs of a seed, mean over seeds."""
 
 
-def asr_blind(model: CleanedModel, lost: float) -> float:
+def asr_blind(model: CleanedModel, lost: float) -> Value:
     """Test ASR at the end of the run with the highest learning rate that loses at most `lost` of
     the accuracy on the validation images; of the start model where every run loses more.
     """
     kept = model.ends[
         model.ends.validation_accuracy >= (1 - lost) * model.start.validation_accuracy
     ]
-    return float((model.start if kept.empty else kept.iloc[-1]).test_asr)
+    return Value((model.start if kept.empty else kept.iloc[-1]).test_asr)
 
 
-def bench(
-    studies: Iterable[StudyResults], evaluations: Evaluations, context: Context
-) -> list[BenchCell]:
+def bench(studies: Iterable[StudyResults], evaluations: Evaluations) -> list[BenchCell]:
     """All cells, by attack and objective in the order of their lists."""
     cells = []
     for study in studies:
         if not study.spec.hypotheses:
             continue
         arms: dict[tuple[str, Objective], RunSpec] = {}
-        seconds: Counter[tuple[str, Objective, int]] = Counter()
+        seconds: dict[tuple[str, Objective, int], float] = defaultdict(float)
         for record in (run.record for run in study.runs if run.record.spec.stage == "clean"):
             arm = record.spec.variant, record.spec.pretrain_objective
             arms[arm] = record.spec
@@ -97,23 +93,18 @@ def bench(
             )
             if models:
                 spent = fmean(seconds[*arm, seed] for seed in models)
-                cells.append(_cell(study.name, spec, models, context, spent))
+                cells.append(_cell(study.name, spec, models, spent))
     attacks, objectives = list(TRIGGERS.values()), list(LOSSES)
     return sorted(
         cells, key=lambda c: (attacks.index(c.attack), objectives.index(c.pretrain_objective))
     )
 
 
-def _cell(
-    study: str, spec: RunSpec, models: dict[int, CleanedModel], context: Context, seconds: float
-) -> BenchCell:
+def _cell(study: str, spec: RunSpec, models: dict[int, CleanedModel], seconds: float) -> BenchCell:
     name, _ = spec.loss_settings
-    left = {seed: asr_frontier(model, context) for seed, model in models.items()}
+    left = of_seeds(asr_frontier, models)
     blind = {lost: {s: asr_blind(model, lost) for s, model in models.items()} for lost in ALLOWED}
-    ends = pd.concat(
-        model.ends.assign(kept=model.ends.accuracy / model.start.accuracy)
-        for model in models.values()
-    )
+    ends = pd.concat(model.ends for model in models.values())
     by_rate = ends.groupby("learning_rate")[["kept", "asr"]].mean()
     return BenchCell(
         attack=TRIGGERS[spec.trigger.name],
@@ -122,7 +113,7 @@ def _cell(
         sees=DEFENCES[name].sees,
         study=study,
         variant=spec.variant,
-        start_asr=estimate({seed: model.start.test_asr for seed, model in models.items()}),
+        start_asr=estimate({s: Value(model.start.test_asr) for s, model in models.items()}),
         took=fmean(model.start.validation_asr for model in models.values()) >= TAKES,
         left=estimate(left),
         blind={f"{lost:g}": estimate(values) for lost, values in blind.items()},

@@ -4,8 +4,6 @@ Numbers in report.json and in the ledger are fractions; percent is a matter of s
 begins here.
 """
 
-from __future__ import annotations
-
 from repro.names import CLEAN_SIZES, DATASETS, LOSSES
 
 LABELS = (
@@ -23,18 +21,14 @@ def label(key: str | None) -> str:
     return LABELS.get(key, key)
 
 
-def percent(
-    fraction: float | None, digits: int = 1, *, missing: str = "–", minus: str = "−"
-) -> str:
-    """A fraction as a percentage, without the sign of percent; `missing` stands for None."""
-    if fraction is None:
-        return missing
-    return f"{100 * fraction:.{digits}f}".replace("-", minus)
+def percent(fraction: float | None) -> str:
+    """A fraction as a percentage with one decimal, without the sign of percent; a dash for None."""
+    return "–" if fraction is None else f"{100 * fraction:.1f}".replace("-", "−")
 
 
 def markdown_percent(fraction: float | None) -> str:
-    """A fraction as a percentage with one decimal, in ASCII: Markdown is read in terminals too."""
-    return percent(fraction, missing="-", minus="-")
+    """`percent` in ASCII: Markdown is read in terminals too."""
+    return percent(fraction).translate(str.maketrans("–−", "--"))
 
 
 def short(fraction: float) -> str:

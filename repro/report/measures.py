@@ -9,35 +9,53 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from repro.report.judging.claims import Claims
-from repro.report.numbers.cells import CLEANCLIP
+from repro.report.numbers.cells import CLEANCLIP, OBJECTIVES
 from repro.report.points import start_models
-from repro.spec import CleanSize, Dataset, Loss, Objective
+from repro.spec import CleanSize, Dataset, Loss, Objective, Profile
 
 
 class Value(NamedTuple):
-    """A measure of one model."""
+    """A measure of one model, or of one seed."""
 
     value: float
     at_least: bool = False
     at_most: bool = False
+
+    def __sub__(self, other: Value) -> Value:
+        """The difference, which is a bound where one of the two is."""
+        at_least = self.at_least or other.at_most
+        return Value(self.value - other.value, at_least, self.at_most or other.at_least)
+
+
+class Context(NamedTuple):
+    """What measures need besides a model; but for the cap, fields as in specs/claims.yaml."""
+
+    cap: float
+    """Highest ASR of a cleaned model."""
+    rate: float | None
+    hull_cap: float
+    kept_share: float
+
+    @classmethod
+    def of(cls, claims: Claims, profile: Profile) -> Context:
+        """As the claims file has it for a profile."""
+        rules, cap = claims.rules, profile.evaluate.asr_cap
+        return cls(cap, rules.rate.get(profile.name), rules.hull_cap, claims.kept_share)
 
 
 def best_under_cap(points: pd.DataFrame, cap: float) -> pd.Series | None:
     """The most accurate evaluation with an ASR of at most `cap`; ties go to the lower ASR, then the
     earlier.
     """
-    allowed = points[points.asr <= cap]
-    if allowed.empty:
-        return None
-    allowed = allowed[allowed.accuracy == allowed.accuracy.max()]
-    allowed = allowed[allowed.asr == allowed.asr.min()]
-    return allowed.sort_values(["epoch", "run", "index"]).iloc[0]
+    order = {"accuracy": False, "asr": True, "epoch": True, "run": True, "index": True}
+    allowed = points[points.asr <= cap].sort_values([*order], ascending=[*order.values()])
+    return None if allowed.empty else allowed.iloc[0]
 
 
 @dataclass(frozen=True)
@@ -46,13 +64,13 @@ class CleanedModel:
 
     start: pd.Series
     runs: pd.DataFrame
-    threshold: float
-    """Highest ASR of a cleaned model."""
+    context: Context
 
     @cached_property
     def points(self) -> pd.DataFrame:
-        """Evaluations after the start, of all runs."""
-        return self.runs[self.runs.step > 0]
+        """Evaluations after the start, of all runs; `kept` is the accuracy as a share of its."""
+        later = self.runs[self.runs.step > 0]
+        return later.assign(kept=later.accuracy / self.start.accuracy)
 
     @cached_property
     def ends(self) -> pd.DataFrame:
@@ -66,7 +84,7 @@ class CleanedModel:
     @cached_property
     def best(self) -> pd.Series | None:
         """The best evaluation at the threshold."""
-        return best_under_cap(self.points, self.threshold)
+        return best_under_cap(self.points, self.context.cap)
 
 
 Pair = dict[Objective, dict[int, CleanedModel]]
@@ -76,19 +94,19 @@ Pair = dict[Objective, dict[int, CleanedModel]]
 class Evaluations:
     """Evaluations by arm (`<study>/<variant>`), dataset and objective, and the models of a cell."""
 
-    def __init__(self, frame: pd.DataFrame, threshold: float) -> None:
-        """`frame` is one of repro/report/points.py; `threshold`: highest ASR of a cleaned model."""
-        arm = frame.study + "/" + frame.variant
-        groups = frame.groupby([arm, frame.dataset, frame.pretrain_objective])
-        self.threshold = threshold
-        self.rows = {(str(a), str(d), str(o)): rows for (a, d, o), rows in groups}
-        self.arms = {arm for arm, _, _ in self.rows}
+    def __init__(self, frame: pd.DataFrame, context: Context) -> None:
+        """`frame` is one of repro/report/points.py."""
+        self.frame, self.context = frame.assign(arm=frame.study + "/" + frame.variant), context
+        self._rows = dict(list(self.frame.groupby(["arm", "dataset", "pretrain_objective"])))
         self._cleaned: dict[tuple[str, ...], dict[int, CleanedModel]] = {}
+
+    def rows(self, arm: str, dataset: Dataset, objective: Objective) -> pd.DataFrame:
+        """Evaluations of the models of an arm."""
+        return self._rows.get((arm, dataset, objective), self.frame[:0])
 
     def seeds(self, arm: str) -> list[int]:
         """Seeds that an arm has."""
-        of_arm = (rows.seed for (name, _, _), rows in self.rows.items() if name == arm)
-        return sorted({int(seed) for seeds in of_arm for seed in seeds.unique()})
+        return sorted(self.frame.seed[self.frame.arm == arm].unique().tolist())
 
     def cleaned(
         self,
@@ -100,19 +118,17 @@ class Evaluations:
     ) -> dict[int, CleanedModel]:
         """The models of an arm with their finetuning runs in a cell, by seed."""
         key = (arm, dataset, size, objective, loss)
-        rows = self.rows.get((arm, dataset, objective))
-        if rows is not None and key not in self._cleaned:
-            cleaning = rows[
-                (rows.stage == "clean") & (rows.clean_size == size) & (rows.loss == loss)
-            ]
-            starts = start_models(pd.concat([rows[rows.stage == "pretrain"], cleaning]))
+        if key not in self._cleaned:
+            rows = self.rows(arm, dataset, objective)
+            of_cell = (rows.stage == "clean") & (rows.clean_size == size) & (rows.loss == loss)
+            starts = start_models(rows[of_cell | (rows.stage == "pretrain")]).set_index("seed")
             models = {
-                int(start.seed): CleanedModel(start, runs, self.threshold)
-                for _, start in starts.sort_values("seed").iterrows()
-                if start.num_correct and len(runs := cleaning[cleaning.seed == start.seed])
+                int(seed): CleanedModel(starts.loc[seed], runs, self.context)
+                for seed, runs in rows[of_cell].groupby("seed")
+                if seed in starts.index and starts.num_correct[seed]
             }
             self._cleaned[key] = {s: model for s, model in models.items() if len(model.points)}
-        return self._cleaned.get(key, {})
+        return self._cleaned[key]
 
     def pair(self, mmcl: str, mmcl_ssl: str, dataset: Dataset, size: CleanSize) -> Pair:
         """The models of both objectives in a cell, from one arm each."""
@@ -122,51 +138,59 @@ class Evaluations:
         }
 
 
-class Context(NamedTuple):
-    """What a measure needs besides a model; fields as in specs/claims.yaml."""
-
-    rate: float | None
-    hull_cap: float
-    kept_share: float
-
-    @classmethod
-    def of(cls, claims: Claims, profile: str) -> Context:
-        """As the claims file has it for a profile."""
-        rules = claims.rules
-        return cls(rules.rate.get(profile), rules.hull_cap, claims.kept_share)
+Quantity = Callable[[CleanedModel], Value | None]
+"""What is measured of one model; None where it cannot be."""
 
 
-def rate_doublings(model: CleanedModel, context: Context) -> Value | None:
+def of_seeds(quantity: Quantity, models: Mapping[int, CleanedModel]) -> dict[int, Value]:
+    """The values of the seeds that have one."""
+    values = {seed: quantity(model) for seed, model in models.items()}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def of_both(
+    quantity: Quantity, pair: Pair
+) -> dict[Literal["mmcl", "mmcl_ssl", "difference"], dict[int, Value]]:
+    """The values of both models and their difference, of the seeds that have both."""
+    mmcl, ssl = (of_seeds(quantity, pair[objective]) for objective in OBJECTIVES)
+    seeds = [seed for seed in mmcl if seed in ssl]
+    return {
+        "mmcl": {seed: mmcl[seed] for seed in seeds},
+        "mmcl_ssl": {seed: ssl[seed] for seed in seeds},
+        "difference": {seed: ssl[seed] - mmcl[seed] for seed in seeds},
+    }
+
+
+def rate_doublings(model: CleanedModel) -> Value | None:
     """log2 of the learning rate whose run ends at the threshold, between the rates of the grid."""
     if model.ends.empty:
         return None
-    x = np.log2(model.ends.learning_rate.to_numpy(float))
-    y = _logits(model.ends)
-    threshold = math.log(model.threshold / (1 - model.threshold))
-    for i, asr in enumerate(model.ends.asr):
-        if asr > model.threshold:
-            continue
-        if i == 0:
-            return Value(float(x[0]), at_most=True)
-        way = min(1.0, (y[i - 1] - threshold) / (y[i - 1] - y[i]))
-        return Value(float(x[i - 1] + way * (x[i] - x[i - 1])))
-    return Value(float(x[-1]), at_least=True)
+    x, y = np.log2(model.ends.learning_rate.to_numpy(float)), _logits(model.ends)
+    cap = model.context.cap
+    cleans = np.flatnonzero(model.ends.asr <= cap)
+    if not len(cleans):
+        return Value(x[-1], at_least=True)
+    if cleans[0] == 0:
+        return Value(x[0], at_most=True)
+    (x0, x1), (y0, y1) = (of[cleans[0] - 1 : cleans[0] + 1] for of in (x, y))
+    way = (y0 - math.log(cap / (1 - cap))) / (y0 - y1)
+    return Value(x0 + min(1.0, way) * (x1 - x0))
 
 
-def asr_left_logit(model: CleanedModel, context: Context) -> Value | None:
+def asr_left_logit(model: CleanedModel) -> Value | None:
     """Mean over the grid of the logit of the ASR at the ends of the runs."""
-    return None if model.ends.empty else Value(float(_logits(model.ends).mean()))
+    return None if model.ends.empty else Value(_logits(model.ends).mean())
 
 
-def asr_left_at_rate(model: CleanedModel, context: Context) -> Value | None:
+def asr_left_at_rate(model: CleanedModel) -> Value | None:
     """ASR at the end of the run with the learning rate that was fixed for all seeds."""
-    if context.rate is None:
+    if model.context.rate is None:
         return None
-    at = model.ends[np.isclose(model.ends.learning_rate, context.rate)]
-    return None if at.empty else Value(float(at.asr.iloc[0]))
+    at = model.ends[np.isclose(model.ends.learning_rate, model.context.rate)]
+    return None if at.empty else Value(at.asr.iloc[0])
 
 
-def lost_at_cap(model: CleanedModel, context: Context) -> Value | None:
+def lost_at_cap(model: CleanedModel) -> Value | None:
     """Share of the start accuracy that the best model at the threshold has lost.
 
     A model that no rate cleans counts with its loss at the end of the highest rate.
@@ -174,21 +198,21 @@ def lost_at_cap(model: CleanedModel, context: Context) -> Value | None:
     best = model.best
     if (best is None and model.ends.empty) or not model.start.accuracy:
         return None
-    left = model.ends.accuracy.iloc[-1] if best is None else best.accuracy
-    return Value(1 - float(left) / model.start.accuracy, at_least=best is None)
+    kept = model.ends.kept.iloc[-1] if best is None else best.kept
+    return Value(1 - kept, at_least=best is None)
 
 
-def frontier_area(model: CleanedModel, context: Context) -> Value | None:
+def frontier_area(model: CleanedModel) -> Value | None:
     """Mean over ASR thresholds from 0 to `hull_cap` of the share of accuracy lost, on the hull."""
     points = [(0.0, 0.0), (model.start.asr, model.start.accuracy)]
     points += zip(model.points.asr, model.points.accuracy, strict=True)
-    return Value(1 - hull_mean(points, context.hull_cap) / model.start.accuracy)
+    return Value(1 - hull_mean(points, model.context.hull_cap) / model.start.accuracy)
 
 
-def accuracy_at_cap(model: CleanedModel, context: Context) -> Value | None:
+def accuracy_at_cap(model: CleanedModel) -> Value | None:
     """Accuracy of the best model at the threshold, which one would deploy."""
     best = model.best
-    return None if best is None else Value(float(best.accuracy))
+    return None if best is None else Value(best.accuracy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +222,9 @@ class Measure:
     name: str
     title: str
     unit: Literal["doublings", "logits", "fraction"]
-    of: Callable[[CleanedModel, Context], Value | None]
+    of: Quantity
     price: bool
     """Whether it needs the whole control, not only that CleanCLIP removes the backdoor."""
-
-    def of_seeds(self, models: Mapping[int, CleanedModel], context: Context) -> dict[int, Value]:
-        """The values of the seeds that have one."""
-        values = {seed: self.of(model, context) for seed, model in models.items()}
-        return {seed: value for seed, value in values.items() if value is not None}
 
 
 MEASURES = (
@@ -225,7 +244,7 @@ def hull_mean(points: Sequence[tuple[float, float]], cap: float) -> float:
     # after its peak the hull stays at the peak.
     hull: list[tuple[float, float]] = []
     for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
-        if hull and (x == hull[-1][0] or y <= hull[-1][1]):
+        if hull and y <= hull[-1][1]:
             continue
         while len(hull) > 1:
             (x0, y0), (x1, y1) = hull[-2:]
@@ -234,11 +253,10 @@ def hull_mean(points: Sequence[tuple[float, float]], cap: float) -> float:
             hull.pop()
         hull.append((x, y))
     grid = np.unique([0.0, cap, *(x for x, _ in hull if x < cap)])
-    values = np.interp(grid, *np.transpose(hull))
-    return float(np.trapezoid(values, grid)) / cap
+    return float(np.trapezoid(np.interp(grid, *np.transpose(hull)), grid)) / cap
 
 
-def _logits(ends: pd.DataFrame) -> np.ndarray:
-    """Logits of the ASR, (runs,), with half an image added to both counts."""
-    attacked = ends.attacked.to_numpy(float)
-    return np.asarray(np.log((attacked + 0.5) / (ends.attackable.to_numpy(float) - attacked + 0.5)))
+def _logits(ends: pd.DataFrame) -> Any:
+    """Logits of the ASR, array (runs,), with half an image added to both counts."""
+    missed = ends.attackable - ends.attacked
+    return np.log(((ends.attacked + 0.5) / (missed + 0.5)).to_numpy(float))

@@ -3,8 +3,6 @@
 Tables, figures, verdicts and exports start from this table. Shares are fractions.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
@@ -111,7 +109,7 @@ def evaluations(
             attacked, attackable = row.attack_success(denominator)
             terms = row.train_loss or {}
             part = row.validation
-            held, of_held = part.attack_success(denominator) if part else (0, 0)
+            held, of_held = part.attack_success(denominator) if part else (math.nan, math.nan)
             records.append(
                 {
                     **of_run,
@@ -122,8 +120,8 @@ def evaluations(
                     "attacked": attacked,
                     "attackable": attackable,
                     "validation_accuracy": part.accuracy if part else math.nan,
-                    "validation_asr": held / of_held if part else math.nan,
-                    "test_asr": (attacked - held) / (attackable - of_held) if part else math.nan,
+                    "validation_asr": held / of_held,
+                    "test_asr": (attacked - held) / (attackable - of_held),
                     "index": index,
                     "handed_on": index == last,
                 }

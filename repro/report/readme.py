@@ -1,7 +1,5 @@
 """Generated parts of README.md and specs/README.md, between their markers."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -12,9 +10,9 @@ from repro.ledger import LedgerError
 from repro.markdown import fill, table_lines
 from repro.profile import SPECS
 from repro.report.build import DOCUMENT, report_folder
-from repro.report.figures.style import Document
+from repro.report.pages.findings import DOCUMENTED
 from repro.report.pages.html import markdown, shared_values
-from repro.spec import Switches
+from repro.spec import SpecError, Switches
 
 README, PICTURES = Path("README.md"), Path("docs/pictures")
 INKS = {"light": "#1f2328", "dark": "#e6edf3"}
@@ -26,15 +24,18 @@ MEASURES = ("asr_left_at_rate", "lost_at_cap", "accuracy_at_cap")
 def write_blocks(profile: str) -> None:
     """Write results and picture into README.md, and the switches into specs/README.md.
 
-    LedgerError if the report is not built.
+    SpecError for another profile than the one that README.md is about, LedgerError if its report is
+    not built.
     """
-    document = read_document(profile)
+    if profile != DOCUMENTED:
+        raise SpecError(f"readme: profile {profile!r} (allowed: {DOCUMENTED})")
+    values = shared_values(read_document(profile))
     hero = report_folder(profile) / "figures/hero.svg"
     if hero.is_file():
         for name, ink in INKS.items():
             picture = hero.read_text(encoding="utf-8").replace("currentColor", ink)
             replace_file(PICTURES / f"hero-{name}.svg", picture.encode())
-    fill(README, "results", results_block(document))
+    fill(README, "results", markdown("readme", **values, measures=MEASURES))
     fill(SPECS / "README.md", "switches", switches_block())
 
 
@@ -48,14 +49,9 @@ def read_document(profile: str) -> dict[str, Any]:
     return document
 
 
-def results_block(document: Document) -> str:
-    """Outcome, first figure and the verdicts by three measures, as Markdown."""
-    return markdown("readme", **shared_values(document), measures=MEASURES)
-
-
-def switches_block(specs: Path = SPECS) -> str:
+def switches_block() -> str:
     """Every switch with both protocols' values and the source of each, as the files have them."""
-    columns = [_sourced(specs / f"{name}.yaml") for name in ("paper", "authors")]
+    columns = [_sourced(SPECS / f"{name}.yaml") for name in ("paper", "authors")]
     rows = [
         [f"`{name}`", *(cell for column in columns for cell in column[name])]
         for name in Switches.model_fields

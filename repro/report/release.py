@@ -4,8 +4,6 @@ It holds the report, every evaluation as CSV, the article, the models of one see
 what is needed to cite and check them.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +16,7 @@ from repro.profile import load_profile
 from repro.report.build import DOCUMENT, report_folder
 from repro.report.pages.html import markdown, shared_values
 from repro.report.readme import read_document
-from repro.report.verify import damaged_results, verify
+from repro.report.verify import verify
 from repro.runs.layout import MODELS, WEIGHTS
 
 SHOWN = 10
@@ -33,8 +31,7 @@ def release(profile: str) -> Path:
     LedgerError if the report is not built, or if it or a result is not what it should be.
     """
     report = report_folder(profile)
-    problems = [*verify(report / DOCUMENT), *damaged_results(profile)]
-    if problems:
+    if problems := verify(report / DOCUMENT):
         first = "\n  ".join(problems[:SHOWN])
         raise LedgerError(f"{report}: {len(problems)} problem(s)\n  {first}")
     values = shared_values(read_document(profile))

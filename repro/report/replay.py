@@ -4,42 +4,28 @@ Needs no GPU. The document has the shape of the main report's, with `authors_poi
 `reproduced` empty.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from repro.profile import load_profile
 from repro.report.build import build
-from repro.report.document import claims_of
 from repro.report.format import percent
-from repro.report.material import NO_MATERIAL
 from repro.report.numbers.authors import authors_points
-from repro.report.numbers.evidence import Evidence, Settings
+from repro.report.numbers.evidence import Evidence
 from repro.spec import StopEarly
 
 NAME = "replay"
 EPOCHS = 20
 """Of a cleaning run of the authors."""
-SETTINGS = Settings(
-    name=NAME,
-    protocol="authors",
-    stand_in="",
-    cap=0.05,
-    confidence=0.95,
-    denominator="non_target",
-    seeds=(0,),
-    target_class="banana",
-)
-"""Cap of the paper (Table 1); denominator of the authors' code (src/evaluate.py)."""
 
 
 def replay(folder: Path, out: Path) -> dict[str, Any]:
     """Build report.json and index.html in `out` from the result files in `folder`."""
-    return build(replay_evidence(folder), claims_of(), NO_MATERIAL, out, latex_too=False)
+    return build(replay_evidence(folder), out, latex_too=False)
 
 
 def replay_evidence(folder: Path | None) -> Evidence:
@@ -47,7 +33,8 @@ def replay_evidence(folder: Path | None) -> Evidence:
 
     Those in `folder`, or if None in the folder that REPRO_AUTHORS_DIR names.
     """
-    evidence = Evidence(SETTINGS, authors=authors_points(folder))
+    profile = load_profile("authors").model_copy(update={"name": NAME})
+    evidence = Evidence(profile, authors=authors_points(folder))
     rule = load_profile("paper_lean").clean.stop_early
     runs, lost = early_end(evidence.authors_frame, rule) if rule else (0, [])
     if not lost:
@@ -75,11 +62,8 @@ def early_end(points: pd.DataFrame, rule: StopEarly) -> tuple[int, list[pd.DataF
         start = first.dataset == "cc3m"
         an_epoch = 1 if start or first.loss == "mmcl" else 2 if first.clean_size == "100k" else 3
         length, seen = (start + epochs * an_epoch for epochs in (EPOCHS, rule.epochs))
-        if len(series) % length:
-            continue
-        for begin in range(0, len(series), length):
-            runs += 1
-            run = series[begin : begin + length]
-            if (run.asr[:seen] >= rule.asr).all():
-                lost.append(run[seen:])
+        if len(series) % length == 0:
+            joined = [run for _, run in series.groupby(np.arange(len(series)) // length)]
+            runs += len(joined)
+            lost += [run[seen:] for run in joined if (run.asr[:seen] >= rule.asr).all()]
     return runs, lost

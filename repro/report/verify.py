@@ -5,8 +5,6 @@ follows from both: an edited row is refused where it is read, so it never become
 report that verifies.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys
@@ -19,18 +17,17 @@ from repro.integrity.locked import LOCK, changed_outputs, locked_outputs
 from repro.ledger import LedgerError
 from repro.profile import chosen_profile, load_profile
 from repro.report.build import DOCUMENT, build, report_folder
-from repro.report.document import claims_of
-from repro.report.material import NO_MATERIAL, read_material
 from repro.report.numbers.authors import authors_points
 from repro.report.pages.findings import stale_findings
 from repro.report.replay import NAME, replay_evidence
 from repro.report.studies.results import archive_problems, evidence_of
+from repro.runs.layout import RESULTS
 from repro.runs.published import RECORD, read_record, read_run
 from repro.runs.version import same_digits
 from repro.spec import SpecError
 from repro.study.archive import read_archive
 
-STUDIES = Path("results/studies")
+STUDIES = RESULTS / "studies"
 SHOWN = 20
 """Differing values of report.json that are listed."""
 
@@ -62,9 +59,7 @@ def verify(path: Path) -> list[str]:
         raise LedgerError(f"{path}: no report.json; build the report first")
     try:
         document = json.loads(path.read_bytes())
-        profile = document["profile"]
-        if not isinstance(profile, str):
-            raise ValueError(f"profile: {profile!r}")
+        profile = str(document["profile"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         return [f"{path}: no report.json ({error!r})"]
     with tempfile.TemporaryDirectory() as again:
@@ -78,11 +73,10 @@ def verify(path: Path) -> list[str]:
 
 def _build_again(profile: str, shows_authors: bool, folder: Path, out: Path) -> None:
     if profile == NAME:
-        evidence, material = replay_evidence(None), NO_MATERIAL
+        evidence = replay_evidence(None)
     else:
         authors = authors_points() if shows_authors else ((), ())
         evidence = evidence_of(load_profile(profile), authors=authors)
-        material = read_material(evidence, Path())
     # Their files have no licence and so are not in the repository: the reader has to supply them.
     if shows_authors and not evidence.files:
         raise LedgerError(
@@ -92,7 +86,7 @@ def _build_again(profile: str, shows_authors: bool, folder: Path, out: Path) -> 
     # Where there is no TeX the PDF cannot be made again, and stands for itself.
     if (folder / "report.pdf").is_file():
         shutil.copy2(folder / "report.pdf", out)
-    build(evidence, claims_of(), material, out, latex_too=(folder / "report.tex").is_file())
+    build(evidence, out, latex_too=(folder / "report.tex").is_file())
 
 
 def _differences(folder: Path, again: Path) -> Iterator[str]:
@@ -131,15 +125,11 @@ def _changed_values(here: Any, there: Any, place: str = "") -> Iterator[str]:
 def verify_all(profile: str) -> list[str]:
     """One line a file of the profile that is not what it was made as: data to report."""
     lines: list[str] = []
-    for check in (
-        lambda: _changed_outputs(profile),
-        lambda: damaged_results(profile),
-        lambda: mixed_codes(profile),
-        lambda: verify(report_folder(profile) / DOCUMENT),
-    ):
+    report = report_folder(profile) / DOCUMENT
+    for check in (_changed_outputs, damaged_results, mixed_codes, lambda _: verify(report)):
         # What one of them cannot read at all hides nothing of the others.
         try:
-            lines += check()
+            lines += check(profile)
         except LedgerError as error:
             lines.append(str(error))
     return list(dict.fromkeys(lines))
@@ -149,8 +139,12 @@ def _changed_outputs(profile: str) -> Iterator[str]:
     """Yield the files that dvc.lock knows otherwise, of the profile and of the studies."""
     names = ("data", "poisoned", "models", "results", "report/build")
     folders = (*(f"{name}/{profile}/" for name in names), f"{STUDIES}/")
-    own = [out for out in locked_outputs() if f"{out.path.as_posix()}/".startswith(folders)]
-    if not any(out.path.is_relative_to("data") for out in own):
+    own = {
+        path: md5
+        for path, md5 in locked_outputs().items()
+        if f"{path.as_posix()}/".startswith(folders)
+    }
+    if not any(path.is_relative_to("data") for path in own):
         note = f"verify: {LOCK} knows nothing of profile {profile}; only records are asked"
         print(note, file=sys.stderr)
     yield from changed_outputs(own)
@@ -159,7 +153,7 @@ def _changed_outputs(profile: str) -> Iterator[str]:
 def mixed_codes(profile: str) -> Iterator[str]:
     """Yield the runs whose code may give other digits than that of the first run."""
     first = ""
-    for path in sorted((Path("results") / profile).rglob(RECORD)):
+    for path in sorted((RESULTS / profile).rglob(RECORD)):
         try:
             code = read_record(path).code
         except LedgerError:
@@ -174,13 +168,10 @@ def mixed_codes(profile: str) -> Iterator[str]:
 
 def damaged_results(profile: str) -> Iterator[str]:
     """Yield what is wrong with each run of the profile and each archive that is not whole."""
-    for record in sorted((Path("results") / profile).rglob(RECORD)):
-        try:
-            read_run(record.parent)
-        except LedgerError as error:
-            yield str(error)
-    for archive in sorted(STUDIES.glob("*.jsonl.gz")):
-        try:
-            read_archive(archive)
-        except LedgerError as error:
-            yield str(error)
+    runs = [record.parent for record in (RESULTS / profile).rglob(RECORD)]
+    for read, paths in ((read_run, runs), (read_archive, STUDIES.glob("*.jsonl.gz"))):
+        for path in sorted(paths):
+            try:
+                read(path)
+            except LedgerError as error:
+                yield str(error)

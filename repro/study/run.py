@@ -6,13 +6,11 @@ runs its trainings through the launcher, and keeps the results in `results/studi
 Variants share data, and where they say so pre-trained models, that they do not change.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -21,22 +19,31 @@ from repro.launch.driver import run_all
 from repro.profile import SPECS, load_profile
 from repro.runs.deliver import is_delivered
 from repro.runs.inputs import check_stores, input_hash
-from repro.runs.layout import DATA, POISONED, WORK, model_dir, results_dir, standard_inputs
+from repro.runs.layout import (
+    DATA,
+    POISONED,
+    WORK,
+    InputsOf,
+    model_dir,
+    results_dir,
+    standard_inputs,
+)
 from repro.runs.published import RECORD, read_record, read_results
 from repro.runs.run import Run, fingerprint_of, identify
 from repro.sources.stage import make_data
 from repro.spec import Dataset, Profile, RunSpec, SpecError
 from repro.study.archive import read_archive, unpack_run, write_archive
-from repro.study.asked import Profiles, asked_runs, study_profiles
 from repro.study.spec import (
     Model,
+    Profiles,
     Stage,
     Study,
     archive_of,
+    asked_runs,
     lenders,
     load_study,
     study_names,
-    varied,
+    study_profiles,
 )
 from repro.unchanged import DIGITS, unchanged
 
@@ -47,30 +54,28 @@ def study_command(
     variants: Collection[str] = (),
     dry_run: bool = False,
 ) -> None:
-    """Bring the study up to date, or its part of some seeds and variants, and print its table.
-
-    `dry_run` prints what is due instead.
+    """Bring the study up to date, or its part of some seeds and variants; `dry_run` prints what is
+    due instead.
     """
     if dry_run:
         print(due_table(name, seeds, variants))
-        return
-    run_study(name, seeds, variants)
-    print(outcome_table(name))
+    else:
+        run_study(name, seeds, variants)
 
 
-def due_table(name: str, seeds: Collection[int] = (), variants: Collection[str] = ()) -> str:
+def due_table(name: str, seeds: Collection[int], variants: Collection[str]) -> str:
     """Runs of a study that its archive lacks, by variant and stage, with core-hours: the mean time
     of archived runs of the profile of the same stage and loss, where there is none the longest of
     the stage.
     """
     study = load_study(name)
-    models = _chosen(name, study, seeds, variants)
+    models = _chosen(study, seeds, variants)
     profiles = study_profiles(study)
     archives = {n: read_archive(archive_of(n)) for n in study_names() if archive_of(n).exists()}
     archived = [record.spec for record, _ in archives.get(name, [])]
     times = pd.DataFrame(
         [
-            {"stage": record.spec.stage, "loss": record.spec.loss, "hours": record.seconds / 3600}
+            (record.spec.stage, record.spec.loss, record.seconds / 3600)
             for runs in archives.values()
             for record, _ in runs
             if record.spec.profile == study.profile
@@ -93,24 +98,6 @@ def due_table(name: str, seeds: Collection[int] = (), variants: Collection[str] 
     return f"{rows.round(1)}\n{len(table)} runs, {table.hours.sum():.1f} core-hours"
 
 
-def outcome_table(name: str) -> str:
-    """Zero-shot top-1 accuracy and ASR in percent at start and end of each training of a study in
-    its archive, means over seeds.
-    """
-    outcomes = []
-    for record, rows in read_archive(archive_of(name)):
-        if not rows:
-            continue
-        training = record.spec.run_id.removesuffix(f"-seed{record.spec.seed}")
-        outcome = {"model": record.spec.cell, "training": training, "seeds": 1}
-        for when, row in ("start", rows[0]), ("end", rows[-1]):
-            outcome |= {when: 100 * row.accuracy, f"{when} ASR": 100 * row.asr("non_target")}
-        outcomes.append(outcome)
-    by_training = pd.DataFrame(outcomes).groupby(["model", "training"])
-    table = by_training.mean().assign(seeds=by_training.size())
-    return str(table.to_string(float_format="{:.1f}".format))
-
-
 def run_study(name: str, seeds: Collection[int] = (), variants: Collection[str] = ()) -> None:
     """Bring the results of a study, or of some of its seeds and variants, up to date; runs that are
     finished, here or in the archive, are not run again.
@@ -119,15 +106,23 @@ def run_study(name: str, seeds: Collection[int] = (), variants: Collection[str] 
     lenders stay as they are: they are other stages' outputs, and their cleaning was of the models
     that they had.
     """
-    study = load_study(name)
-    chosen = _chosen(name, study, seeds, variants)
-    models = [(study.variants[label].models, seed) for label, seed in chosen]
-    lent_inside = {(label, seed) for label, seed in models if label in study.variants}
+    study, path = load_study(name), SPECS / "studies" / f"{name}.yaml"
+    chosen = _chosen(study, seeds, variants)
+    lent_inside = {(study.variants[label].models, seed) for label, seed in chosen}
 
-    with unchanged(study.profile, Profile.model_dump, DIGITS, [SPECS / "studies" / f"{name}.yaml"]):
-        own = _part(name, study, study.stages, study.datasets, chosen, lent_inside)
+    with unchanged(study.profile, Profile.model_dump, DIGITS, [path]):
+        own = _part(name, study, study.datasets, chosen, lent_inside)
+        swept = {run.schedule.learning_rate for run in own.whole if run.stage == "clean"}
+        if unknown := sorted({*study.learning_rates} - swept):
+            sweep = f"those of clean.cells in specs/{study.profile}.yaml"
+            raise SpecError(f"{path}: learning_rates: {unknown} (allowed: {sweep})")
         lent = [
-            _part(lender, load_study(lender), ["pretrain"], study.datasets, borrowed)
+            _part(
+                lender,
+                load_study(lender).model_copy(update={"stages": ["pretrain"]}),
+                study.datasets,
+                borrowed,
+            )
             for lender, borrowed in lenders(study, chosen).items()
             if lender != name
         ]
@@ -139,35 +134,27 @@ def run_study(name: str, seeds: Collection[int] = (), variants: Collection[str] 
             _run_part(own, needed)
         finally:
             results = read_results(own.delivered)
-            runs = [(record, rows) for _, record, rows in results]
-            write_archive(
-                archive_of(name), [run for run in runs if run[0].spec.variant in study.variants]
-            )
+            runs = [(of, rows) for _, of, rows in results if of.spec.variant in study.variants]
+            write_archive(archive_of(name), runs)
+    print(
+        f"{archive_of(name)}: {len(runs)} runs; "
+        f"`python -m repro report --profile {study.profile}` shows what came of them"
+    )
 
 
-def _chosen(
-    name: str, study: Study, seeds: Collection[int], variants: Collection[str]
-) -> set[Model]:
-    """The models of some seeds and variants, of all where none is given.
-
-    SpecError for a seed or variant that is not there, or a rate that the sweep of a variant lacks.
+def _chosen(study: Study, seeds: Collection[int], variants: Collection[str]) -> set[Model]:
+    """The models of some seeds and variants, of all where none is given; SpecError for one that is
+    not there.
     """
-    path = f"specs/studies/{name}.yaml"
     models = {(label, seed) for label, variant in study.variants.items() for seed in variant.seeds}
-    every = {"--seeds": {seed for _, seed in models}, "--variants": set(study.variants)}
-    for option, chosen in ("--seeds", seeds), ("--variants", variants):
-        if unknown := sorted(set(chosen) - every[option]):
-            allowed = ", ".join(map(str, sorted(every[option])))
-            raise SpecError(f"{option}: {unknown[0]} (allowed by {path}: {allowed})")
-    for label, variant in study.variants.items():
-        cells = varied(study, variant).clean.cells if study.learning_rates else []
-        rates = {rate for cell in cells for rate in cell.learning_rates}
-        for rate in study.learning_rates:
-            if rate not in rates:
-                raise SpecError(
-                    f"{path}: learning_rates: {rate:g} for variant {label!r} "
-                    f"(allowed: {', '.join(f'{allowed:g}' for allowed in sorted(rates))})"
-                )
+    for option, values, allowed in (
+        ("--seeds", seeds, sorted({seed for _, seed in models})),
+        ("--variants", variants, list(study.variants)),
+    ):
+        for value in values:
+            if value not in allowed:
+                listed = ", ".join(map(str, allowed))
+                raise SpecError(f"{option}: {value} (allowed by the study: {listed})")
     return {
         (label, seed)
         for label, seed in models
@@ -175,50 +162,53 @@ def _chosen(
     }
 
 
-@dataclass(frozen=True)
-class StudyPart:
+class StudyPart(NamedTuple):
     """Runs of a study that are due now: its own, or those that another study borrows."""
 
-    runs: dict[Stage, list[RunSpec]]
-    whole: dict[Stage, list[RunSpec]]
-    """All runs of the study at these stages."""
-    inputs: Callable[[RunSpec], dict[str, Path]]
+    runs: list[RunSpec]
+    whole: list[RunSpec]
+    """All runs of the study at their stages, pre-trainings first."""
+    inputs: InputsOf
     delivered: Path
     """Folder of the results, below `work/studies`."""
+
+    def of(self, stage: Stage) -> list[RunSpec]:
+        """The due runs of a stage."""
+        return [spec for spec in self.runs if spec.stage == stage]
+
+    def folder(self, spec: RunSpec) -> Path:
+        """Where the results of a run are delivered."""
+        return results_dir(spec, self.delivered) / spec.run_id
 
 
 def _part(
     name: str,
     study: Study,
-    stages: Collection[Stage],
     datasets: Collection[Dataset],
     models: Collection[Model],
-    lent: Collection[Model] = (),
+    lent: Collection[tuple[str | None, int]] = (),
 ) -> StudyPart:
     """The runs of some models of a study, and the pre-training of those that it lends them; its
     archived results are laid out as delivered ones.
     """
-    delivered = WORK / "studies" / name
+    profiles = study_profiles(study)
+    whole = [
+        run
+        for stage in study.stages
+        for label in study.variants
+        for run in asked_runs(study, profiles, label, stage)
+    ]
+    runs = [
+        run
+        for run in whole
+        if run.dataset in datasets
+        and (run.variant, run.seed) in (models if run.stage == "clean" else {*models, *lent})
+    ]
+    part = StudyPart(runs, whole, study_inputs(study, profiles), WORK / "studies" / name)
     if archive_of(name).exists():
         for record, rows in read_archive(archive_of(name)):
-            unpack_run(record, rows, results_dir(record.spec, delivered) / record.spec.run_id)
-    profiles = study_profiles(study)
-    whole = {
-        stage: [
-            run for label in study.variants for run in asked_runs(study, profiles, label, stage)
-        ]
-        for stage in stages
-    }
-    of_stage = {stage: {*models, *lent} if stage == "pretrain" else models for stage in stages}
-    runs = {
-        stage: [
-            r
-            for r in whole[stage]
-            if r.dataset in datasets and (r.variant, r.seed) in of_stage[stage]
-        ]
-        for stage in stages
-    }
-    return StudyPart(runs, whole, study_inputs(study, profiles), delivered)
+            unpack_run(record, rows, part.folder(record.spec))
+    return part
 
 
 def _models_needed(own: StudyPart, lent: list[StudyPart]) -> set[Path]:
@@ -235,45 +225,43 @@ def _models_needed(own: StudyPart, lent: list[StudyPart]) -> set[Path]:
     starts |= _archived_models(own)
 
     needed = set()
-    for spec in own.runs.get("clean", ()):
+    for spec in own.of("clean"):
         inputs = own.inputs(spec)
-        folder = inputs.pop("model")
+        model = inputs.pop("model")
         hashes = {name: input_hash(path, spec) for name, path in inputs.items()}
-        path = results_dir(spec, own.delivered) / spec.run_id / RECORD
-        archived = read_record(path).inputs.get("model", "") if path.exists() else ""
-        hashes["model"] = starts.get(folder) or archived
+        record = own.folder(spec) / RECORD
+        archived = read_record(record).inputs.get("model", "") if record.exists() else ""
+        hashes["model"] = starts.get(model) or archived
         run = Run(spec, fingerprint_of(spec, hashes), {}, "")
 
-        finished = folder in starts and is_delivered(run, own.delivered)
-        if finished and starts[folder] is None:
+        finished = model in starts and is_delivered(run, own.delivered)
+        if finished:
             # All of its cleaning has to be of one model.
-            starts[folder] = hashes["model"]
-        if folder.exists() or not finished:
-            needed.add(folder)
+            starts[model] = hashes["model"]
+        if model.exists() or not finished:
+            needed.add(model)
     return needed
 
 
 def _archived_models(part: StudyPart) -> dict[Path, str]:
     """Folders and hashes of the models whose pre-training is archived as it would be made today."""
-    models = {}
-    for spec in part.runs.get("pretrain", ()):
-        run = identify(spec, part.inputs(spec), "")
-        if is_delivered(run, part.delivered, models=False):
-            record = read_record(results_dir(spec, part.delivered) / spec.run_id / RECORD)
-            models[model_dir(spec)] = record.model_hash
-    return models
+    return {
+        model_dir(spec): read_record(part.folder(spec) / RECORD).model_hash
+        for spec in part.of("pretrain")
+        if is_delivered(identify(spec, part.inputs(spec), ""), part.delivered, models=False)
+    }
 
 
 def _run_part(part: StudyPart, models: set[Path]) -> None:
     """Run a part of a study; of its models, those that are needed are there afterwards."""
-    for stage, due in part.runs.items():
+    for stage in dict.fromkeys(spec.stage for spec in part.whole):
+        due = part.of(stage)
         if stage == "clean":
             due = [spec for spec in due if part.inputs(spec)["model"] in models]
-        kept = part.whole[stage]
-        run_all(due, part.inputs, results=part.delivered, kept=kept, models=models)
+        run_all(due, part.inputs, results=part.delivered, kept=part.whole, models=models)
 
 
-def study_inputs(study: Study, profiles: Profiles) -> Callable[[RunSpec], dict[str, Path]]:
+def study_inputs(study: Study, profiles: Profiles) -> InputsOf:
     """Where the inputs of a run of the study lie; data that are not there are made."""
 
     @cache
@@ -281,20 +269,10 @@ def study_inputs(study: Study, profiles: Profiles) -> Callable[[RunSpec], dict[s
         return variant_folders(study, profiles[label, stage])
 
     def inputs(spec: RunSpec) -> dict[str, Path]:
-        data, poisoned = folders(spec.variant, spec.stage)
-        paths = standard_inputs(spec)
-        paths |= {"evaluation": data / "evaluation", "synonyms": data / "synonyms.json"}
-
-        # The control is pre-trained on unpoisoned pairs; the cleaning sets lie in the poisoned
-        # store.
-        from_poisoned = spec.poisoned or spec.stage == "clean"
-        paths["pairs"] = (poisoned if from_poisoned else data) / spec.dataset
-
         # A variant without models of its own cleans those that it borrows.
-        if "model" in paths:
-            lent = study.variants[spec.variant].models or spec.variant
-            paths["model"] = model_dir(spec.model_copy(update={"variant": lent}))
-        return paths
+        lent = study.variants[spec.variant].models or spec.variant
+        owner = spec.model_copy(update={"variant": lent})
+        return standard_inputs(owner, *folders(spec.variant, spec.stage))
 
     return inputs
 
@@ -305,12 +283,10 @@ def variant_folders(study: Study, profile: Profile) -> tuple[Path, Path]:
     """
     # A folder of its own, named by its content, only where the variant changes its content.
     base = load_profile(study.profile)
-    data, poisoned = DATA / base.name, POISONED / base.name
-    if data_key(profile) != data_key(base):
-        data = DATA / "studies" / data_key(profile)
-    if poison_key(profile) != poison_key(base):
-        poisoned = POISONED / "studies" / poison_key(profile)
-
+    data, poisoned = (
+        root / (base.name if key(profile) == key(base) else f"studies/{key(profile)}")
+        for root, key in ((DATA, data_key), (POISONED, poison_key))
+    )
     if not data.exists():
         make_data(profile, data)
     for dataset in study.datasets:

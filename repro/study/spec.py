@@ -1,6 +1,6 @@
-"""specs/studies: which ways of varying a profile a study has, and whose models they clean."""
-
-from __future__ import annotations
+"""specs/studies: which ways of varying a profile a study has, whose models they clean, and which
+training runs that makes.
+"""
 
 from collections import defaultdict
 from collections.abc import Collection
@@ -9,16 +9,26 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, PrivateAttr, model_validator
 
-from repro.profile import SPECS, check, load_profile, read_yaml
+from repro.profile import (
+    SPECS,
+    check,
+    clean_runs,
+    load_profile,
+    merge,
+    pretrain_runs,
+    read_yaml,
+)
 from repro.runs.layout import RESULTS
 from repro.spec import (
     CleanSize,
     Dataset,
     Loss,
     Name,
+    NonEmpty,
     Objective,
     Profile,
     Rate,
+    RunSpec,
     Spec,
     SpecError,
 )
@@ -26,6 +36,8 @@ from repro.spec import (
 Stage = Literal["pretrain", "clean"]
 Model = tuple[str, int]
 """Variant and seed."""
+Profiles = dict[tuple[str, Stage], Profile]
+"""What is run, by variant and stage."""
 
 
 class Variant(Spec):
@@ -39,8 +51,8 @@ class Variant(Spec):
     """
     poisoned: bool = True
     """False trains on the unpoisoned pairs: the control."""
-    pretrain_objectives: Annotated[list[Objective], Field(min_length=1)]
-    seeds: Annotated[list[int], Field(min_length=1)]
+    pretrain_objectives: NonEmpty[Objective]
+    seeds: NonEmpty[int]
     why: str
     """What the variant is there to show."""
 
@@ -48,7 +60,7 @@ class Variant(Spec):
 class Axis(Spec):
     """A number in which variants of a study differ, and what they are drawn over."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: str
     """In words, with the unit: "Epochs of pre-training"."""
     numbers: Annotated[dict[Name, Annotated[FiniteFloat, Field(ge=0)]], Field(min_length=3)]
     """Variant to number, the reference among them."""
@@ -59,9 +71,9 @@ class Hypothesis(Spec):
     by which it is judged.
     """
 
-    family: Annotated[str, Field(min_length=1)]
+    family: str
     """Hypotheses of a family are corrected for each other."""
-    says: Annotated[str, Field(min_length=1)]
+    says: str
     measure: Literal["asr_left_at_rate", "asr_frontier"]
     contrast: Annotated[dict[str, FiniteFloat], Field(min_length=2)]
     """`<variant>/<pre-training objective>` to the weight of its measure in the sum;
@@ -80,8 +92,8 @@ class Study(Spec):
     """The path of the file, for messages."""
     question: str
     profile: Name
-    stages: Annotated[list[Stage], Field(min_length=1)]
-    datasets: Annotated[list[Dataset], Field(min_length=1)]
+    stages: NonEmpty[Stage]
+    datasets: NonEmpty[Dataset]
     clean_sizes: list[CleanSize]
     losses: list[Loss]
     """Which part of the profile's cleaning sweep the study makes; both empty where it does not
@@ -131,11 +143,10 @@ def load_study(name: str, specs: Path = SPECS) -> Study:
     path = specs / "studies" / f"{name}.yaml"
     written = check(StudyFile, read_yaml(path), path)
     content = written.model_dump(exclude={"defaults"})
-    for label, variant in written.variants.items():
-        both = [written.defaults.get("overrides", {}), variant.get("overrides", {})]
-        content["variants"][label] = written.defaults | variant
-        if all(isinstance(overrides, dict) for overrides in both):
-            content["variants"][label]["overrides"] = both[0] | both[1]
+    content["variants"] = {
+        label: merge(written.defaults, variant, path.as_posix(), {})
+        for label, variant in written.variants.items()
+    }
     study = check(Study, content, path)
     study._file = path.as_posix()
     return study
@@ -178,6 +189,41 @@ def lenders(study: Study, chosen: Collection[Model]) -> dict[str, set[Model]]:
     lent: dict[str, set[Model]] = defaultdict(set)
     for label, variant in study.variants.items():
         if variant.models is not None:
-            seeds = [seed for seed in variant.seeds if (label, seed) in chosen]
-            lent[owner(variant.models)] |= {(variant.models, seed) for seed in seeds}
+            borrowed = {(variant.models, seed) for of, seed in chosen if of == label}
+            lent[owner(variant.models)] |= borrowed
     return lent
+
+
+def study_profiles(study: Study, specs: Path = SPECS) -> Profiles:
+    """The variants' profiles; a borrowed pre-training has its lender's, with their own seeds."""
+    borrowed = {variant.models for variant in study.variants.values() if variant.models}
+    lent = {name: load_study(owner(name, specs), specs).variants[name] for name in borrowed}
+
+    profiles: Profiles = {}
+    for label, variant in study.variants.items():
+        for stage in study.stages:
+            source = variant
+            if stage == "pretrain" and variant.models is not None:
+                source = lent[variant.models].model_copy(update={"seeds": variant.seeds})
+            profiles[label, stage] = varied(study, source, specs)
+    return profiles
+
+
+def asked_runs(study: Study, profiles: Profiles, label: str, stage: Stage) -> list[RunSpec]:
+    """Runs of a stage of one variant; a borrowed pre-training is the lender's run under this
+    variant's name.
+    """
+    variant, profile = study.variants[label], profiles[label, stage]
+    if stage == "pretrain":
+        runs = pretrain_runs(profile, variant=label, poisoned=variant.poisoned)
+    else:
+        rates = study.learning_rates
+        runs = [
+            run
+            for run in clean_runs(profile, variant=label, poisoned=variant.poisoned)
+            if run.clean_size in study.clean_sizes
+            and run.loss in study.losses
+            and (not rates or run.schedule.learning_rate in rates)
+        ]
+    objectives = variant.pretrain_objectives
+    return [r for r in runs if r.dataset in study.datasets and r.pretrain_objective in objectives]

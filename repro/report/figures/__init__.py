@@ -1,11 +1,9 @@
 """The figures of the report, in the order in which they are numbered and shown."""
 
-from __future__ import annotations
-
 from repro.report.figures.hero import HERO, RESISTANCE
 from repro.report.figures.responses import ATTACK, MECHANISM, RESPONSES
 from repro.report.figures.scatter import SCATTERS
-from repro.report.figures.style import Document, Drawn, Points, draw, style
+from repro.report.figures.style import Document, Drawn, Points, draw
 
 FIGURES = (HERO, *SCATTERS, RESISTANCE, RESPONSES, ATTACK, MECHANISM)
 """A figure that the document has nothing for is left out."""
@@ -13,6 +11,5 @@ FIGURES = (HERO, *SCATTERS, RESISTANCE, RESPONSES, ATTACK, MECHANISM)
 
 def draw_all(document: Document, points: Points) -> dict[str, Drawn]:
     """Draw every figure that the document has data for, by name."""
-    with style():
-        drawn = [draw(drawing, document, points) for drawing in FIGURES]
+    drawn = [draw(drawing, document, points) for drawing in FIGURES]
     return {figure.name: figure for figure in drawn if figure is not None}

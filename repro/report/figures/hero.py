@@ -2,35 +2,32 @@
 price.
 """
 
-from __future__ import annotations
-
 from functools import partial
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 
 from repro.report.figures.style import (
     OBJECTIVE_COLOURS,
+    THRESHOLD,
     Document,
     Drawing,
     Entry,
     Panel,
     Points,
+    log_axis,
     percent_axis,
-    rate_axis,
     setting,
-    threshold_line,
 )
 from repro.report.format import label, short
 
 
 def hero_panels(document: Document, _points: Points) -> list[Panel]:
     """ASR left and accuracy kept over the learning rate, in the last setting with both models."""
+    cap = document["settings"]["asr_cap"]
     cells = [cell for cell in document["resistance"]["cells"] if cell["equal"]]
     if not cells:
         return []
-    cap = document["settings"]["asr_cap"]
     return [partial(_asr_left, cells[-1], cap, True), partial(_accuracy_kept, cells[-1])]
 
 
@@ -49,7 +46,7 @@ def resistance_panels(document: Document, _points: Points) -> list[Panel]:
 
 
 def _asr_left(cell: Entry, cap: float, named: bool, ax: Axes) -> None:
-    threshold_line(ax, cap, "y")
+    ax.axhline(cap, **THRESHOLD)
     _lines(cell, "asr", named, ax)
     ax.set(ylabel="ASR left (%)", ylim=(-0.02, 1.03))
     ax.set_title(f"Backdoor left after CleanCLIP\n({setting(cell)})")
@@ -67,32 +64,37 @@ def _accuracy_kept(cell: Entry, ax: Axes) -> None:
 
 def _lines(cell: Entry, measure: str, named: bool, ax: Axes) -> None:
     """Draw a thin line a seed and a thick one through the means, of both objectives."""
+    rates = [row["learning_rate"] for row in cell["equal"]]
     for objective, colour in OBJECTIVE_COLOURS.items():
+        name = label(objective)
         ends = pd.DataFrame(
-            {"rate": row["learning_rate"], **end} for row in cell["equal"] for end in row[objective]
+            {end["seed"]: end[measure] for end in row[objective]} for row in cell["equal"]
         )
-        for _, of in ends.groupby("seed"):
-            ax.plot(of.rate, of[measure], color=colour, lw=0.7, alpha=0.45)
-        means = ends.groupby("rate")[measure].mean()
-        style: dict[str, Any] = {"lw": 2.6, "marker": "o", "ms": 4, "label": label(objective)}
-        ax.plot(means.index, means, color=colour, **style)
+        ax.plot(rates, ends.sort_index(axis=1), color=colour, lw=0.7, alpha=0.45)
+        means = ends.mean(axis=1)
+        ax.plot(rates, means, color=colour, lw=2.6, marker="o", ms=4, label=name)
         if named:
             # Where the mean crosses one half, or else in the middle, the name has most room.
-            x = (means[:-1] - 0.5).abs().idxmin() if len(means) > 1 else means.index[0]
-            style = {"color": colour, "weight": "bold", "fontsize": 9}
-            offset: dict[str, Any] = {"xytext": (6, 4), "textcoords": "offset points"}
-            ax.annotate(label(objective), (x, means[x]), **offset, **style)
-    rate_axis(ax, [row["learning_rate"] for row in cell["equal"]])
+            at = int((means[:-1] - 0.5).abs().idxmin()) if len(means) > 1 else 0
+            ax.annotate(
+                name,
+                (rates[at], means[at]),
+                xytext=(6, 4),
+                textcoords="offset points",
+                color=colour,
+                weight="bold",
+                fontsize=9,
+            )
+    log_axis(ax, rates, rotation=25)
     percent_axis(ax.yaxis)
     ax.set_xlabel("learning rate of CleanCLIP")
 
 
 def _trade_off(cell: Entry, curves: Entry, caps: list[float], cap: float, ax: Axes) -> None:
     """Draw the best accuracy for each ASR that one allows, as a share of the start's."""
-    threshold_line(ax, cap)
-    for objective, colour in OBJECTIVE_COLOURS.items():
-        name = label(objective)
-        ax.step(caps, curves[objective], where="post", color=colour, lw=2, label=name)
+    ax.axvline(cap, **THRESHOLD)
+    for name, colour in OBJECTIVE_COLOURS.items():
+        ax.step(caps, curves[name], where="post", color=colour, lw=2, label=label(name))
     of_authors = "\nauthors' points" if curves["source"] == "authors" else ""
     ax.set_title(f"Trade-off{of_authors}\n({setting(cell)})")
     ax.set(xlabel="ASR allowed (%)", ylabel="accuracy kept (% of the start)")

@@ -1,12 +1,9 @@
 """What studies measured over a number that they vary, and the mechanism behind it."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullLocator
 
 from repro.report.figures.style import (
     OBJECTIVE_COLOURS,
@@ -15,8 +12,8 @@ from repro.report.figures.style import (
     Entry,
     Panel,
     Points,
+    log_axis,
     percent_axis,
-    rate_axis,
     setting,
 )
 from repro.report.format import label, rate
@@ -48,34 +45,33 @@ def _response(entry: Entry, measure: str, ax: Axes) -> None:
     numbers: set[float] = set()
     for curve in entry["curves"]:
         colour = OBJECTIVE_COLOURS[curve["pretrain_objective"]]
-        points = [(of["number"], of["measures"].get(measure)) for of in curve["points"]]
-        found = {number: values for number, values in points if values}
-        if not found:
-            continue
-        numbers |= set(found)
-        for number, values in found.items():
-            known = [value for value in values["values"] if value is not None]
-            ax.scatter([number] * len(known), known, s=11, color=colour, alpha=0.45, linewidth=0)
-            if values["ci"] is not None:
-                ax.vlines(number, *values["ci"], color=colour, lw=1, alpha=0.6)
-        means = [values["mean"] for values in found.values()]
-        ax.plot(list(found), means, color=colour, lw=2, label=label(curve["pretrain_objective"]))
+        means = {}
+        for point in curve["points"]:
+            number = point["number"]
+            if values := point["measures"].get(measure):
+                means[number] = values["mean"]
+                known = [value for value in values["values"] if value is not None]
+                ax.scatter([number] * len(known), known, s=11, color=colour, alpha=0.45, lw=0)
+                if values["ci"]:
+                    ax.vlines(number, *values["ci"], color=colour, lw=1, alpha=0.6)
+        if means:
+            name = label(curve["pretrain_objective"])
+            ax.plot(list(means), list(means.values()), color=colour, lw=2, label=name)
+        numbers |= means.keys()
 
     ticks, smallest = sorted(numbers), min((n for n in numbers if n > 0), default=0)
     if smallest and ticks[-1] >= LOG_SPAN * smallest:
         # A study may include nought, which a logarithmic axis does not have.
         if ticks[0] > 0:
-            rate_axis(ax, ticks)
+            log_axis(ax, ticks, rotation=25)
         else:
             ax.set_xscale("symlog", linthresh=smallest)
             ax.set_xticks(ticks, [rate(number) for number in ticks])
     ax.set_title(setting(entry) if entry["clean_size"] else label(entry["dataset"]))
     ax.set(xlabel=entry["axis"][:1].lower() + entry["axis"][1:], ylabel=TITLES[measure])
     # A model that has hardly learnt anything gains several times its accuracy by cleaning.
-    if measure == "lost":
-        ax.set_ylim(max(ax.get_ylim()[0], LOWEST_LOSS), 1.05)
-    else:
-        ax.set_ylim(-0.02, None)
+    lost = max(ax.get_ylim()[0], LOWEST_LOSS), 1.05
+    ax.set(ylim=lost if measure == "lost" else (-0.02, None))
     percent_axis(ax.yaxis)
 
 
@@ -94,12 +90,9 @@ def _mechanism(models: pd.DataFrame, ax: Axes) -> None:
         x, y = dots.loss_ssl, dots.asr_left
         ax.scatter(x, y, s=16, color=colour, alpha=0.7, linewidth=0, label=name)
     ax.set_title(setting(models.iloc[0]))
-    ax.set(xlabel="SSL loss when cleaning begins", ylabel="ASR left (%)", xscale="log")
+    ax.set(xlabel="SSL loss when cleaning begins", ylabel="ASR left (%)", ylim=(-0.02, 1.03))
     low, high = models.loss_ssl.min() / 2, 2 * models.loss_ssl.max()
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticks([tick for tick in LOSS_TICKS if low <= tick <= high])
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.set_ylim(-0.02, 1.03)
+    log_axis(ax, [tick for tick in LOSS_TICKS if low <= tick <= high])
     percent_axis(ax.yaxis)
 
 

@@ -1,7 +1,5 @@
 """Figures 1 to 3 of the paper: zero-shot accuracy against ASR, a dot an evaluation."""
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import product
 from typing import Any
@@ -13,6 +11,7 @@ from repro.report.figures.style import (
     BLACK,
     LOSS_COLOURS,
     LOSS_MARKERS,
+    THRESHOLD,
     Document,
     Drawing,
     Entry,
@@ -20,25 +19,24 @@ from repro.report.figures.style import (
     Points,
     percent_axis,
     setting,
-    threshold_line,
 )
 from repro.report.format import label
-from repro.report.numbers.cells import LOSSES
+from repro.report.numbers.cells import LOSSES, Cell
 
 SUCCESS = "#2f9e44"
 """Of the region in which a model counts as cleaned without loss."""
-CELL = ["dataset", "clean_size", "pretrain_objective"]
 
 
 def scatter_panels(name: str, document: Document, points: Points) -> list[Panel]:
     """A panel for each pre-trained model and cleaning size of a figure."""
-    cells = dict(list(points[points[name]].groupby(CELL)))
-    if not cells:
+    drawn = points[points[name]]
+    if drawn.empty:
         return []
-    none = points[:0]
+    keys, panels = [*Cell._fields], document["figures"][name]["panels"]
+    cells = [(drawn[keys] == [panel[key] for key in keys]).all(axis=1) for panel in panels]
     return [
-        partial(_panel, document, panel, cells.get(tuple(panel[key] for key in CELL), none))
-        for panel in document["figures"][name]["panels"]
+        partial(_panel, document, panel, drawn[cell])
+        for panel, cell in zip(panels, cells, strict=True)
     ]
 
 
@@ -53,7 +51,7 @@ def _panel(document: Document, panel: Entry, points: pd.DataFrame, ax: Axes) -> 
     if start:
         low = document["settings"]["kept_share"] * start
         ax.fill_between([0, cap], low, 1.05 * start, color=SUCCESS, alpha=0.25, lw=0)
-    threshold_line(ax, cap)
+    ax.axvline(cap, **THRESHOLD)
 
     after = points[(points.step != 0).fillna(value=True) & points[height].notna()]
     for theirs, loss in product((True, False), LOSSES):
@@ -66,16 +64,23 @@ def _panel(document: Document, panel: Entry, points: pd.DataFrame, ax: Axes) -> 
         name = f"finetuned with {label(loss)}" + " (authors)" * theirs
         ax.scatter(dots.asr, dots[height], s=9, marker=LOSS_MARKERS[loss], label=name, **style)
 
-    star: dict[str, Any] = {"marker": "*", "zorder": 5, "clip_on": False}
+    star = partial(ax.scatter, marker="*", zorder=5, clip_on=False)
     if len(began):
-        ax.scatter(began.asr.mean(), start, s=110, color=BLACK, label="start", **star)
+        star(began.asr.mean(), start, s=110, color=BLACK, label="start")
     if printed:
-        star |= {"facecolors": "none", "edgecolors": BLACK, "linewidths": 0.8}
-        ax.scatter(paper["start_asr"], printed / unit, s=80, label="start, paper", **star)
+        star(
+            paper["start_asr"],
+            printed / unit,
+            s=80,
+            facecolors="none",
+            edgecolors=BLACK,
+            lw=0.8,
+            label="start, paper",
+        )
         if (best := paper["clean_accuracy"]) is not None:
             # The paper prints no ASR for it, only that it is below the threshold.
-            dash: dict[str, Any] = {"marker": "_", "s": 130, "linewidths": 2, "color": BLACK}
-            ax.scatter(cap / 2, best / unit, label="best cleaned, paper", **dash)
+            name = "best cleaned, paper"
+            ax.scatter(cap / 2, best / unit, s=130, marker="_", color=BLACK, lw=2, label=name)
     if points.empty:
         ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center")
     # Most of what decides lies near an ASR of 0, so that part has more room.

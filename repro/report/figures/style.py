@@ -5,12 +5,9 @@ as drawings of their own, so that a narrow screen stacks them; the file beside t
 one picture.
 """
 
-from __future__ import annotations
-
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, TypeAlias
@@ -29,7 +26,7 @@ Entry: TypeAlias = Mapping[str, Any]
 Document: TypeAlias = Entry
 """The whole of report.json."""
 Points: TypeAlias = pd.DataFrame
-"""Evaluations as `repro.report.exports.points_of` returns them."""
+"""Evaluations as `repro.report.build.points_of` returns them."""
 Panel = Callable[[Axes], None]
 
 OBJECTIVE_COLOURS = {"mmcl": "#2f7fd0", "mmcl_ssl": "#d4472f"}
@@ -39,7 +36,7 @@ has a contrast of at least 3:1 against the light and the dark page."""
 LOSS_MARKERS = {"mmcl": "o", "ssl": "^", "mmcl_ssl": "s"}
 BLACK = "#000000"
 """Becomes the text colour of the page."""
-DASHES = (0, (4, 3))
+THRESHOLD: dict[str, Any] = {"color": BLACK, "lw": 0.8, "ls": (0, (4, 3))}
 """Of the line at the ASR threshold."""
 WIDTH, HEIGHT, LEGEND = 3.5, 2.7, 0.3
 """Inches of a panel and of the legend below the panels."""
@@ -95,39 +92,34 @@ class Drawn:
     """SVG elements, one a panel."""
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """Set matplotlib's global settings, whatever the user's own are, and restore them."""
+def draw(drawing: Drawing, document: Document, points: Points) -> Drawn | None:
+    """Draw a figure; None where the document has nothing to draw."""
+    panels = drawing.panels(document, points)
+    if not panels:
+        return None
+    # Whatever the user's own settings are, which stay as they are.
     matplotlib.use("Agg")
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         seaborn.set_theme(context="paper", style="ticks", font="DejaVu Sans", rc=THEME)
-        yield
-
-
-def draw(drawing: Drawing, document: Document, points: Points) -> Drawn | None:
-    """Draw a figure; None where the document has nothing to draw. Call it within `style`."""
-    panels = drawing.panels(document, points)
-    if not panels:
-        return None
-    alone = [
-        _svg(_composed([panel], 1, drawing.height), f"{drawing.name}-{index}-")
-        for index, panel in enumerate(panels)
-    ]
-    figure = _composed(panels, min(drawing.columns, len(panels)), drawing.height)
-    buffer = io.BytesIO()
-    # Dates and versions would make equal drawings differ.
-    no_dates = {"CreationDate": None, "Producer": None, "Creator": None}
-    figure.savefig(buffer, format="pdf", metadata=no_dates)
-    whole = _svg(figure, f"{drawing.name}-")
-    return Drawn(drawing.name, drawing.page, drawing.caption, whole, buffer.getvalue(), alone)
+        name = drawing.name
+        alone = [
+            _svg(_composed([panel], 1, drawing.height), f"{name}-{index}-")
+            for index, panel in enumerate(panels)
+        ]
+        figure = _composed(panels, min(drawing.columns, len(panels)), drawing.height)
+        pdf = io.BytesIO()
+        # Dates and versions would make equal drawings differ.
+        no_dates = dict.fromkeys(("CreationDate", "Producer", "Creator"))
+        figure.savefig(pdf, format="pdf", metadata=no_dates)
+        whole = _svg(figure, f"{name}-")
+        return Drawn(name, drawing.page, drawing.caption, whole, pdf.getvalue(), alone)
 
 
 def _composed(panels: Sequence[Panel], columns: int, height: float) -> Figure:
     """Draw panels in rows, with one legend for the labelled marks of all."""
     rows = -(-len(panels) // columns)
-    size = (WIDTH * columns, height * rows + LEGEND)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=(WIDTH * columns, height * rows + LEGEND), layout="constrained")
     handles: dict[str, Any] = {}
     for ax, panel in zip_longest(figure.subplots(rows, columns, squeeze=False).flat, panels):
         if panel is None:
@@ -135,11 +127,16 @@ def _composed(panels: Sequence[Panel], columns: int, height: float) -> Figure:
             continue
         panel(ax)
         marks, names = ax.get_legend_handles_labels()
-        handles |= dict(zip(names, marks, strict=True))
+        handles |= zip(names, marks, strict=True)
     if handles:
-        columns = min(2 * columns, 4, len(handles))
-        style: dict[str, Any] = {"handletextpad": 0.4, "columnspacing": 1.2, "ncols": columns}
-        figure.legend(handles.values(), handles, loc="outside lower center", **style)
+        figure.legend(
+            handles.values(),
+            handles,
+            loc="outside lower center",
+            ncols=min(2 * columns, 4, len(handles)),
+            handletextpad=0.4,
+            columnspacing=1.2,
+        )
     return figure
 
 
@@ -154,22 +151,16 @@ def _svg(figure: Figure, prefix: str) -> str:
     return text.replace(BLACK, "currentColor")
 
 
-def threshold_line(ax: Axes, cap: float, axis: str = "x") -> None:
-    """Draw a dashed line at the ASR threshold."""
-    line = ax.axvline if axis == "x" else ax.axhline
-    line(cap, color=BLACK, lw=0.8, ls=DASHES)
-
-
 def percent_axis(*axes: Any) -> None:
     """Print fractions on these axes in percent."""
     for axis in axes:
         axis.set_major_formatter(tick)
 
 
-def rate_axis(ax: Axes, rates: Sequence[float]) -> None:
-    """Give the x axis a log scale whose ticks are the learning rates that were tried."""
+def log_axis(ax: Axes, ticks: Sequence[float], rotation: float = 0) -> None:
+    """Give the x axis a log scale with these ticks."""
     ax.set_xscale("log")
-    ax.set_xticks(rates, [rate(value) for value in rates], rotation=25)
+    ax.set_xticks(ticks, [rate(value) for value in ticks], rotation=rotation)
     ax.xaxis.set_minor_locator(NullLocator())
 
 

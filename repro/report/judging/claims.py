@@ -1,7 +1,5 @@
 """specs/claims.yaml: the paper's numbers and claims, and the rules of verdicts over seeds."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Callable
@@ -61,7 +59,7 @@ class Paper(Spec):
     doi: str
     version: str
     """Which text is quoted, where the address leads to another one."""
-    communication: Annotated[str, Field(min_length=1)] | None
+    communication: str | None
     """What was asked of its authors and answered; None where there is nothing to tell."""
     table1_printed: list[Cleaned]
     """As the paper lays them out."""
@@ -69,17 +67,19 @@ class Paper(Spec):
     """As they belong, by text, Table 2 and the authors' points (errata 1 to 3)."""
     table2: list[Started]
 
-    def cleaned(self, dataset: Dataset, size: CleanSize, objective: Objective) -> Cleaned | None:
-        """The corrected cell of Table 1; None where the paper has none."""
-        cells = {
-            (cell.dataset, cell.clean_size, cell.pretrain_objective): cell for cell in self.table1
-        }
-        return cells.get((dataset, size, objective))
+    def cleaned(self, dataset: Dataset, size: CleanSize, objective: Objective) -> Cleaned:
+        """The corrected cell of Table 1."""
+        place = (dataset, size, objective)
+        [cell] = (
+            of for of in self.table1 if (of.dataset, of.clean_size, of.pretrain_objective) == place
+        )
+        return cell
 
-    def start(self, dataset: Dataset, objective: Objective) -> Started | None:
-        """The cell of Table 2; None where the paper has none."""
-        models = {(cell.dataset, cell.pretrain_objective): cell for cell in self.table2}
-        return models.get((dataset, objective))
+    def start(self, dataset: Dataset, objective: Objective) -> Started:
+        """The cell of Table 2."""
+        place = (dataset, objective)
+        [cell] = (of for of in self.table2 if (of.dataset, of.pretrain_objective) == place)
+        return cell
 
 
 class Term(Spec):
@@ -104,21 +104,14 @@ OPERATIONS: dict[str, Callable[..., float | None]] = {
 class Erratum(Spec):
     """An inconsistency of the paper, with the arithmetic that shows it."""
 
-    id: Annotated[int, Field(ge=1)]
+    id: int
     place: str
     says: str
     finding: str
     operation: Literal["relative_drop", "difference", "ratio", "product", "sum", "none"]
     terms: list[Term]
+    """As many as the operation takes: two, any number of a sum, and none of "none"."""
     unit: Literal["fraction", "count", "percentage points"]
-
-    @model_validator(mode="after")
-    def _computable(self) -> Self:
-        # A sum takes as many terms as there are; all other operations take two.
-        allowed = {"none": 0, "sum": len(self.terms)}.get(self.operation, 2)
-        if len(self.terms) != allowed:
-            raise ValueError(f"terms: {len(self.terms)} (allowed: {allowed} for {self.operation})")
-        return self
 
     @property
     def result(self) -> float | None:
@@ -129,15 +122,15 @@ class Erratum(Spec):
 class Bound(Spec):
     """Exactly one of: at least, at most, or about a value."""
 
-    at_least: FiniteFloat | None = None
-    at_most: FiniteFloat | None = None
+    at_least: FiniteFloat = -math.inf
+    at_most: FiniteFloat = math.inf
     about: FiniteFloat | None = None
     margin: Annotated[FiniteFloat, Field(ge=0)] = 0.0
     """Half-width of the band that counts as equal; only with `about`."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if sum(v is not None for v in (self.at_least, self.at_most, self.about)) != 1:
+        if len(self.model_fields_set - {"margin"}) != 1:
             raise ValueError("give exactly one of at_least, at_most and about")
         # A band of no width could not hold an interval, so nothing would ever be reproduced.
         if (self.about is None) != (self.margin == 0):
@@ -147,27 +140,26 @@ class Bound(Spec):
     @property
     def band(self) -> Interval:
         """The values that satisfy it."""
-        if self.about is not None:
-            return self.about - self.margin, self.about + self.margin
-        low, high = self.at_least, self.at_most
-        return -math.inf if low is None else low, math.inf if high is None else high
+        if self.about is None:
+            return self.at_least, self.at_most
+        return self.about - self.margin, self.about + self.margin
 
     @property
     def words(self) -> str:
         """The bound in percent."""
         if self.about is not None:
             return f"{100 * self.about:g}% within {100 * self.margin:g} points"
-        if self.at_least is not None:
+        if self.at_most == math.inf:
             return f"at least {100 * self.at_least:g}%"
-        return f"at most {100 * (self.at_most or 0):g}%"
+        return f"at most {100 * self.at_most:g}%"
 
 
 class Claim(Spec):
     """One statement of the paper and how it is tested."""
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
-    quote: str = Field(min_length=1)
-    place: str = Field(min_length=1)
+    quote: str
+    place: str
     metric: Metric
     datasets: Annotated[list[Dataset], Field(min_length=1)]
     clean_sizes: list[CleanSize]
@@ -186,7 +178,7 @@ class Claim(Spec):
     """
     reason: str
     """Why this margin."""
-    refuted_by: str = Field(min_length=1)
+    refuted_by: str
     fixed: str | None = None
     """When it was fixed; None for `claims_fixed` of the file."""
 
@@ -238,7 +230,7 @@ class Arms(Spec):
     mmcl_ssl: str
     mmcl: Annotated[dict[str, str], Field(min_length=1)]
     """MMCL models by comparator, the main one first."""
-    twin: str | None
+    twin: str | None = None
     """MMCL models that were never poisoned; None where there are none."""
 
     @property

@@ -5,27 +5,33 @@ and else the claim is undecided (docs/rules.md). A new metric is a function here
 METRICS, and its name in repro/report/judging/claims.py.
 """
 
-from __future__ import annotations
-
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal, get_args
 
 import pandas as pd
 
 from repro.intervals import Interval
 from repro.report.judging.claims import ABOUT_BOTH, Claim, Claims, Metric
-from repro.report.measures import CleanedModel, Context, Evaluations, Value, lost_at_cap
+from repro.report.measures import (
+    CleanedModel,
+    Evaluations,
+    Pair,
+    Quantity,
+    Value,
+    lost_at_cap,
+    of_both,
+    of_seeds,
+)
 from repro.report.numbers.cells import CLEANCLIP, OBJECTIVES
 from repro.report.numbers.tables import PRINTED
 from repro.report.points import AUTHORS, start_models
-from repro.report.verdicts import Estimate, Verdicts, estimate
+from repro.report.verdicts import AUTHORS_ARMS, OWN, Estimate, Verdicts, estimate
 from repro.spec import CleanSize, Dataset, Objective
 
 Verdict = Literal["refuted", "not tested", "undecided", "not run", "direction only", "supported"]
-AUTHORS_ARM = f"{AUTHORS}/"
 SEVERITY = get_args(Verdict)
 """Of several cells, the first verdict in this order is the claim's."""
 
@@ -47,95 +53,58 @@ class ClaimCell:
     note: str
 
 
-Models = Mapping[Objective, CleanedModel]
-"""The models of a cell and seed; those of a claim about start models have no runs."""
-
-
-def start_accuracy(models: Models, objective: Objective, context: Context) -> Value | None:
+def start_accuracy(model: CleanedModel) -> Value:
     """Accuracy of the model that is cleaned."""
-    return Value(float(models[objective].start.accuracy)) if objective in models else None
+    return Value(model.start.accuracy)
 
 
-def start_asr(models: Models, objective: Objective, context: Context) -> Value | None:
-    """ASR of the model that is cleaned."""
-    return Value(float(models[objective].start.asr)) if objective in models else None
-
-
-def accuracy_gain(models: Models, objective: Objective, context: Context) -> Value | None:
-    """Accuracy of the MMCL + SSL model less that of the MMCL model, before cleaning."""
-    mmcl, ssl = (start_accuracy(models, objective, context) for objective in OBJECTIVES)
-    return Value(ssl.value - mmcl.value) if mmcl and ssl else None
-
-
-def relative_drop(models: Models, objective: Objective, context: Context) -> Value | None:
-    """Share of the start accuracy that the best model at the ASR threshold has lost."""
-    return lost_at_cap(models[objective], context) if objective in models else None
-
-
-def drop_difference(models: Models, objective: Objective, context: Context) -> Value | None:
-    """Share lost by the MMCL + SSL model less the share lost by the MMCL model."""
-    mmcl, ssl = (relative_drop(models, objective, context) for objective in OBJECTIVES)
-    if mmcl is None or ssl is None:
-        return None
-    return Value(ssl.value - mmcl.value, at_least=ssl.at_least, at_most=mmcl.at_least)
-
-
-def kept_asr(models: Models, objective: Objective, context: Context) -> Value | None:
+def kept_asr(model: CleanedModel) -> Value | None:
     """Lowest ASR of the evaluations that keep enough of the start accuracy."""
-    if objective not in models:
-        return None
-    points = models[objective].points
-    kept = points[points.accuracy >= context.kept_share * models[objective].start.accuracy]
-    return None if kept.empty else Value(float(kept.asr.min()))
+    kept = model.points[model.points.accuracy >= model.context.kept_share * model.start.accuracy]
+    return None if kept.empty else Value(kept.asr.min())
 
 
-def lowest_asr(models: Models, objective: Objective, context: Context) -> Value | None:
-    """Lowest ASR of all evaluations."""
-    return Value(float(models[objective].points.asr.min())) if objective in models else None
-
-
-def late_drop(models: Models, objective: Objective, context: Context) -> Value | None:
+def late_drop(model: CleanedModel) -> Value | None:
     """Share of the accuracy lost from the best evaluation to the end of its run."""
-    if (best := _best_and_last(models, objective)) is None:
-        return None
-    return Value(1 - best[1].accuracy / best[0].accuracy)
+    best, last = model.best, _last(model)
+    return None if best is None or last is None else Value(1 - last.accuracy / best.accuracy)
 
 
-def late_asr(models: Models, objective: Objective, context: Context) -> Value | None:
+def late_asr(model: CleanedModel) -> Value | None:
     """ASR at the end of the run with the best evaluation."""
-    best = _best_and_last(models, objective)
-    return None if best is None else Value(float(best[1].asr))
+    last = _last(model)
+    return None if last is None else Value(last.asr)
 
 
-def _best_and_last(models: Models, objective: Objective) -> tuple[pd.Series, pd.Series] | None:
-    """The best evaluation and the last of its run; None where there is no later one."""
-    model = models.get(objective)
-    if model is None or model.ends.empty or model.best is None:
+def _last(model: CleanedModel) -> pd.Series | None:
+    """The end of the run with the best evaluation; None where that is the best one itself."""
+    if model.ends.empty or model.best is None:
         return None
     last = model.points[model.points.run == model.best.run].sort_values("step").iloc[-1]
-    return None if last.step == model.best.step else (model.best, last)
+    return None if last.step == model.best.step else last
 
 
-METRICS: dict[Metric, tuple[str, Callable[[Models, Objective, Context], Value | None]]] = {
+METRICS: dict[Metric, tuple[str, Quantity]] = {
     "start_accuracy": ("accuracy before cleaning", start_accuracy),
-    "start_asr": ("ASR before cleaning", start_asr),
-    "accuracy_gain": ("accuracy before cleaning, MMCL + SSL less MMCL", accuracy_gain),
-    "relative_drop": ("share of the accuracy lost at the ASR threshold", relative_drop),
-    "drop_difference": ("share of the accuracy lost, MMCL + SSL less MMCL", drop_difference),
+    "start_asr": ("ASR before cleaning", lambda model: Value(model.start.asr)),
+    "accuracy_gain": ("accuracy before cleaning, MMCL + SSL less MMCL", start_accuracy),
+    "relative_drop": ("share of the accuracy lost at the ASR threshold", lost_at_cap),
+    "drop_difference": ("share of the accuracy lost, MMCL + SSL less MMCL", lost_at_cap),
     "kept_asr": ("lowest ASR with 95% of the accuracy kept", kept_asr),
-    "lowest_asr": ("lowest ASR of all evaluations", lowest_asr),
+    "lowest_asr": (
+        "lowest ASR of all evaluations",
+        lambda model: Value(model.points.asr.min()),
+    ),
     "late_drop": ("share lost from the best evaluation to the end of its run", late_drop),
     "late_asr": ("ASR at the end of the run with the best evaluation", late_asr),
 }
-"""Every metric: its words, and its function of the models of one seed."""
+"""Every metric: its words, and what it measures of a model. Those of ABOUT_BOTH are differences."""
 
 
 def judged_claims(
     evaluations: Evaluations,
     claims: Claims,
     verdicts: Verdicts,
-    context: Context,
-    profile: str,
     stand_in: bool,
 ) -> list[dict[str, Any]]:
     """Every claim of the paper with its verdict, and the verdict by the authors' points.
@@ -145,15 +114,13 @@ def judged_claims(
     `evidence` are ClaimCells; `authors_verdict` is None where the authors' points, which are one
     training, are not at hand.
     """
-    arms = claims.comparisons.exploratory.get(profile)
-    archived = [arms.mmcl_ssl] if arms and arms.study == verdicts.source else []
-    ours = _Judge(evaluations, context, [*archived, "/"], stand_in, verdicts)
-    authors = _Judge(evaluations, context, [AUTHORS_ARM], False, None)
+    ours = _Judge(evaluations, [verdicts.arms.mmcl_ssl, OWN.mmcl_ssl], stand_in, verdicts)
+    authors = _Judge(evaluations, [AUTHORS_ARMS.mmcl_ssl], False, None)
     text = {"id", "quote", "place", "metric", "study", "absolute", "reason", "refuted_by"}
     judged = []
     for claim in claims.claims:
         evidence = list(ours.cells(claim))
-        by_authors = AUTHORS_ARM in evaluations.arms and not claim.study
+        by_authors = AUTHORS in set(evaluations.frame.study) and not claim.study
         theirs = list(authors.cells(claim)) if by_authors else []
         judged.append(
             {
@@ -202,7 +169,6 @@ class _Judge:
     """Looks at claims on the first arm of several that has the runs."""
 
     evaluations: Evaluations
-    context: Context
     arms: list[str]
     stand_in: bool
     verdicts: Verdicts | None
@@ -210,48 +176,48 @@ class _Judge:
 
     def cells(self, claim: Claim) -> Iterator[ClaimCell]:
         """The claim in each of its cells."""
-        both, metric = claim.metric in ABOUT_BOTH, METRICS[claim.metric][1]
-        for dataset in claim.datasets:
-            for size in claim.clean_sizes or (None,):
-                for objective in claim.objectives[:1] if both else claim.objectives:
-                    values: dict[int, Value | None] = {}
-                    for arm in [claim.study] if claim.study else self.arms:
-                        by_seed = self._models(claim, arm, dataset, size)
-                        values = {s: metric(m, objective, self.context) for s, m in by_seed.items()}
-                        if any(values.values()):
-                            break
-                    # The failure of CleanCLIP says little where it fails on MMCL models, too.
-                    needs_control = claim.loss == CLEANCLIP and (both or objective == "mmcl_ssl")
-                    note = self._control_note(dataset, size) if needs_control else ""
-                    verdict, mean, without, note = self._judged(claim, values, note)
-                    place = (dataset, size, None if both else objective)
-                    yield ClaimCell(*place, verdict, mean, without, note)
+        both = claim.metric in ABOUT_BOTH
+        objectives = [None] if both else claim.objectives
+        sizes: list[CleanSize | None] = [*claim.clean_sizes] or [None]
+        for dataset, size, objective in product(claim.datasets, sizes, objectives):
+            for arm in [claim.study] if claim.study else self.arms:
+                pair = self._pair(claim, arm, dataset, size)
+                of = METRICS[claim.metric][1]
+                values = (
+                    of_seeds(of, pair[objective]) if objective else of_both(of, pair)["difference"]
+                )
+                if values:
+                    break
+            seeds = len(set[int]().union(*pair.values()))
+            # The failure of CleanCLIP says little where it fails on MMCL models, too.
+            needs_control = claim.loss == CLEANCLIP and objective in (None, "mmcl_ssl")
+            note = self._control_note(dataset, size) if needs_control else ""
+            verdict, mean, note = self._judged(claim, values, seeds, note)
+            yield ClaimCell(dataset, size, objective, verdict, mean, seeds - len(values), note)
 
     def _judged(
-        self, claim: Claim, values: Mapping[int, Value | None], note: str
-    ) -> tuple[Verdict, Estimate | None, int, str]:
-        """Verdict, estimate, seeds without the quantity, and note."""
-        known = {seed: value for seed, value in values.items() if value is not None}
-        without = len(values) - len(known)
-        if not known:
-            return "undecided" if values else "not run", None, without, note
-        at_least = any(value.at_least for value in known.values())
-        mean = estimate({seed: value.value for seed, value in known.items()}, at_least)
+        self, claim: Claim, values: Mapping[int, Value], seeds: int, note: str
+    ) -> tuple[Verdict, Estimate | None, str]:
+        """Verdict, estimate and note; `seeds`: how many were run."""
+        if not values:
+            return "undecided" if seeds else "not run", None, note
+        mean = estimate(values)
         # The authors' points are of one training.
         low, high = (mean.lower, mean.upper) if self.verdicts else (mean.mean, mean.mean)
         if low is None or high is None:
-            return "undecided", mean, without, note or "too few seeds"
-        if any(value.at_most for value in known.values()):
+            return "undecided", mean, note or "too few seeds"
+        if any(value.at_most for value in values.values()):
             low = -math.inf
-        verdict = judge(claim, (low, math.inf if at_least else high), self.stand_in)
+        verdict = judge(claim, (low, math.inf if mean.at_least else high), self.stand_in)
 
         # That CleanCLIP fails on a model is evidence only where it works on MMCL models. Seeds
         # without the quantity are not missing at random.
+        without = seeds - len(values)
         if note and verdict in ("supported", "direction only"):
             verdict = "not tested"
         elif without and verdict != "refuted":
-            verdict, note = "undecided", f"{without} of {len(values)} seeds do not have it"
-        return verdict, mean, without, note
+            verdict, note = "undecided", f"{without} of {seeds} seeds do not have it"
+        return verdict, mean, note
 
     def _control_note(self, dataset: Dataset, size: CleanSize | None) -> str:
         for measure in self.verdicts.exploratory if self.verdicts else ():
@@ -260,19 +226,20 @@ class _Judge:
                     return "" if cell.control.holds else f"control: {cell.control.reason}"
         return ""
 
-    def _models(
-        self, claim: Claim, arm: str, dataset: Dataset, size: CleanSize | None
-    ) -> dict[int, dict[Objective, CleanedModel]]:
-        """The models of a cell by seed."""
-        by_seed: dict[int, dict[Objective, CleanedModel]] = defaultdict(dict)
+    def _pair(self, claim: Claim, arm: str, dataset: Dataset, size: CleanSize | None) -> Pair:
+        """The models of a cell; those of a claim about start models have no runs."""
+        pair: Pair = {}
         for objective in OBJECTIVES:
-            models: dict[int, CleanedModel] = {}
-            if size is not None and claim.loss is not None:
+            if size and claim.loss:
                 models = self.evaluations.cleaned(arm, dataset, size, objective, claim.loss)
-            elif (rows := self.evaluations.rows.get((arm, dataset, objective))) is not None:
+            else:
+                rows = self.evaluations.rows(arm, dataset, objective)
                 # A start that is printed only is no measured one.
                 starts = start_models(rows[rows.run != PRINTED])
-                models = {int(s.seed): CleanedModel(s, rows[:0], 0) for _, s in starts.iterrows()}
-            for seed, model in models.items():
-                by_seed[seed][objective] = model
-        return dict(sorted(by_seed.items()))
+                context = self.evaluations.context
+                models = {
+                    int(start.seed): CleanedModel(start, rows[:0], context)
+                    for _, start in starts.iterrows()
+                }
+            pair[objective] = models
+        return pair

@@ -7,8 +7,6 @@ loss, and whose values are two lists, ASR and accuracy, one entry an evaluation.
 ImageNet's 50,000 validation images, ASRs over the 49,950 that are no banana.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -1,13 +1,10 @@
 """Places of the paper's tables and figures: datasets, cleaning sizes, objectives, losses."""
 
-from __future__ import annotations
-
 from typing import NamedTuple, get_args
 
 from repro.spec import CleanSize, Dataset, Loss, Objective
 
 DATASETS: tuple[Dataset, ...] = get_args(Dataset)
-SIZES: tuple[CleanSize, ...] = get_args(CleanSize)
 OBJECTIVES: tuple[Objective, Objective] = ("mmcl", "mmcl_ssl")
 LOSSES: tuple[Loss, ...] = ("mmcl", "ssl", "mmcl_ssl")
 """Those of the paper; further ones have places in the tables of studies alone."""

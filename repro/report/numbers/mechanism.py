@@ -2,17 +2,17 @@
 ASR that cleaning leaves.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from repro.report.numbers.cells import CLEANCLIP, OBJECTIVES, TABLE1_ROWS
+from repro.report.numbers.cells import CLEANCLIP
 
+CELL = ["dataset", "clean_size", "pretrain_objective"]
+FIELDS = ["study", "variant", *CELL, "seed", "loss_mmcl", "loss_ssl", "first_epoch", "asr_left"]
 FEWEST_MODELS = 5
 """Of fewer models no correlation is given."""
 
@@ -25,53 +25,51 @@ def mechanism(frame: pd.DataFrame, rate: float | None, seeds: Iterable[int]) -> 
     of the end, and correlations (Spearman's) are between the two. Exploratory: all of this was
     looked for after the data had been seen.
     """
-    models: list[dict[str, Any]] = []
-    if rate is not None:
-        runs = frame[
-            (frame.stage == "clean")
-            & (frame.loss == CLEANCLIP)
-            & np.isclose(frame.learning_rate.astype(float), rate)
-            & frame.poisoned.astype(bool)
-            & ~frame.diverged.astype(bool)
-            & (frame.study != "")
-            & frame.seed.isin(list(seeds))
-        ]
-        models = [
-            model
-            for _, of_model in runs.groupby(["dataset", "clean_size", "model"])
-            for model in _model(of_model)
-        ]
-    return {"learning_rate": rate, "models": models, "correlations": _correlations(models)}
+    if rate is None:
+        return {"learning_rate": None, "models": [], "correlations": []}
+    runs = frame[
+        (frame.stage == "clean")
+        & (frame.loss == CLEANCLIP)
+        & np.isclose(frame.learning_rate.astype(float), rate)
+        & frame.poisoned.astype(bool)
+        & ~frame.diverged.astype(bool)
+        & (frame.study != "")
+        & frame.seed.isin(list(seeds))
+    ]
+    of_models = [_model(of_model) for _, of_model in runs.groupby([*CELL[:2], "model"])]
+    models = pd.DataFrame(of_models, columns=FIELDS).dropna(subset=["loss_mmcl", "loss_ssl"])
+    return {
+        "learning_rate": rate,
+        "models": models.to_dict("records"),
+        "correlations": list(_correlations(models)),
+    }
 
 
-def _model(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    """The beginning and the end of a model's cleaning; nothing where its losses are not known."""
+def _model(runs: pd.DataFrame) -> dict[str, Any]:
+    """The beginning and the end of a model's cleaning."""
     shared = runs.groupby("fingerprint").run.nunique().sort_values(kind="stable").index[-1]
     cleaning = runs[runs.fingerprint == shared]
     rows = cleaning[cleaning.run == cleaning.run.iloc[0]].sort_values("step")
     first, last = rows[rows.step > 0].iloc[0], rows.iloc[-1]
-    if np.isnan([first.loss_mmcl, first.loss_ssl]).any():
-        return []
-    names = ("study", "variant", "dataset", "clean_size", "pretrain_objective", "seed")
-    losses = {"loss_mmcl": first.loss_mmcl, "loss_ssl": first.loss_ssl}
-    return [{**last[list(names)], **losses, "first_epoch": first.epoch, "asr_left": last.asr}]
+    return {
+        **last,
+        "loss_mmcl": first.loss_mmcl,
+        "loss_ssl": first.loss_ssl,
+        "first_epoch": first.epoch,
+        "asr_left": last.asr,
+    }
 
 
-def _correlations(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _correlations(models: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """By cell, of the models of both objectives (then the objective is None) and of each."""
-    table = pd.DataFrame(models, columns=None if models else ["dataset", "clean_size"])
-    correlations = []
-    for dataset, size in TABLE1_ROWS:
-        of_cell = table[(table.dataset == dataset) & (table.clean_size == size)]
-        for objective in (None, *OBJECTIVES):
-            group = of_cell
-            if objective and len(of_cell):
-                group = of_cell[of_cell.pretrain_objective == objective]
-            if len(group) >= FEWEST_MODELS:
-                names = {"dataset": dataset, "clean_size": size, "pretrain_objective": objective}
-                values = {
-                    loss: spearmanr(group[loss], group.asr_left).statistic
-                    for loss in ("loss_ssl", "loss_mmcl")
-                }
-                correlations.append({**names, "models": len(group), **values})
-    return correlations
+    groups = pd.concat([models.assign(pretrain_objective=""), models]).groupby(CELL)
+    for (dataset, size, objective), group in groups:
+        if len(group) >= FEWEST_MODELS:
+            yield {
+                "dataset": dataset,
+                "clean_size": size,
+                "pretrain_objective": objective or None,
+                "models": len(group),
+                "loss_ssl": spearmanr(group.loss_ssl, group.asr_left).statistic,
+                "loss_mmcl": spearmanr(group.loss_mmcl, group.asr_left).statistic,
+            }

@@ -2,9 +2,7 @@
 any ASR that one allows. Ours, not the paper's. All shares are fractions.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -22,7 +20,8 @@ def resistance(evaluations: Evaluations, arm: str, seeds: Sequence[int]) -> dict
     """The resistance of every dataset and cleaning size that has evaluations of both models.
 
     `arm` names the runs: those of a study, or "/" for those of the report itself. `equal` has both
-    models after as many steps at one learning rate, a list of seeds each; `trade_offs` have the
+    models after as many steps at one learning rate, a list of seeds each, and on how many the
+    MMCL + SSL model is left with `more` ASR; `trade_offs` have the
     share of the start accuracy that is kept at CAPS, means over seeds, ours and the authors'.
     """
     cells = []
@@ -32,41 +31,35 @@ def resistance(evaluations: Evaluations, arm: str, seeds: Sequence[int]) -> dict
         equal = _equal(ours)
         trade_offs = [*_trade_off("ledger", ours), *_trade_off("authors", theirs)]
         if equal or trade_offs:
-            measures = {"equal": equal, "trade_offs": trade_offs}
-            cells.append({"dataset": dataset, "clean_size": size, **measures})
+            cells.append(
+                {"dataset": dataset, "clean_size": size, "equal": equal, "trade_offs": trade_offs}
+            )
     study = arm.split("/")[0] or None
     return {"study": study, "seeds": list(seeds), "caps": list(CAPS), "cells": cells}
 
 
 def kept_at(model: CleanedModel, cap: float) -> float:
     """Share of the start accuracy of the best model at an ASR of at most `cap`; 0 if none is."""
-    allowed = model.points.accuracy[model.points.asr <= cap]
-    return float(allowed.max() / model.start.accuracy) if len(allowed) else 0.0
+    return float(max(model.points.kept[model.points.asr <= cap], default=0.0))
 
 
 def _equal(pair: Pair) -> list[dict[str, Any]]:
-    """What is left of both models, by rising learning rate."""
-    ends = {objective: _ends(models) for objective, models in pair.items()}
-    keys = ["learning_rate", "step"]
-    both = ends["mmcl"][[*keys, "seed"]].merge(ends["mmcl_ssl"][[*keys, "seed"]])
+    """What is left of both models, by rising learning rate, on the seeds that have both."""
+    tables = [model.ends for models in pair.values() for model in models.values()]
+    if not tables:
+        return []
+    ends, keys = pd.concat(tables), ["learning_rate", "step"]
+    models = ends.groupby([*keys, "seed"]).pretrain_objective.transform("nunique")
     rows = []
-    for (rate, step), seeds in both.groupby(keys).seed:
+    for (rate, step), at in ends[models == len(OBJECTIVES)].groupby(keys):
         row: dict[str, Any] = {"learning_rate": rate, "step": step}
-        for objective, table in ends.items():
-            at = (table.learning_rate == rate) & (table.step == step) & table.seed.isin(seeds)
+        for objective, of in at.groupby("pretrain_objective"):
             columns = ["seed", "asr", "accuracy", "kept", "run"]
-            row[objective] = table.loc[at, columns].sort_values("seed").to_dict("records")
+            row[objective] = of[columns].sort_values("seed").to_dict("records")
+        pairs = zip(row["mmcl"], row["mmcl_ssl"], strict=True)
+        row["more"] = sum(ssl["asr"] > mmcl["asr"] for mmcl, ssl in pairs)
         rows.append(row)
     return rows
-
-
-def _ends(models: Mapping[int, CleanedModel]) -> pd.DataFrame:
-    columns = ["learning_rate", "step", "seed", "asr", "accuracy", "run"]
-    tables = [
-        model.ends[columns].assign(kept=model.ends.accuracy / model.start.accuracy)
-        for model in models.values()
-    ]
-    return pd.concat(tables) if tables else pd.DataFrame(columns=[*columns, "kept"])
 
 
 def _trade_off(source: str, pair: Pair) -> list[dict[str, Any]]:

@@ -3,9 +3,9 @@
 Each number of ours names its run; the interval beside it is Wilson's at 95% over the images.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from itertools import product
 from statistics import fmean, stdev
 from typing import Any
 
@@ -36,10 +36,9 @@ def table1(evidence: Evidence, paper: Paper) -> list[dict[str, Any]]:
     """
     rows = []
     for cell in CELLS:
-        printed = paper.cleaned(*cell)
-        start = start_of(evidence, cell.dataset, cell.pretrain_objective)
+        start = starts_of(evidence, cell.dataset, cell.pretrain_objective)[0]
         authors = _first(_of(evidence.authors_frame, cell, started=False))
-        original = _number(printed.original_accuracy if printed else None, start, authors)
+        original = _number(paper.cleaned(*cell).original_accuracy, start, authors)
         cleaned = _cleaned(evidence, paper, cell, start)
         rows.append({**cell._asdict(), "original_accuracy": original, "clean_accuracy": cleaned})
     return rows
@@ -47,22 +46,20 @@ def table1(evidence: Evidence, paper: Paper) -> list[dict[str, Any]]:
 
 def _cleaned(evidence: Evidence, paper: Paper, cell: Cell, start: Evaluation) -> dict[str, Any]:
     """The best evaluation at the threshold of a cell, and what it was chosen from."""
-    cap, seeds = evidence.settings.cap, evidence.settings.seeds
+    cap, seeds = evidence.profile.evaluate.asr_cap, evidence.profile.pretrain.seeds
     points = _of(evidence.frame, cell, started=True)
-    first = points[points.seed == seeds[0]]
-    best, by_seed = _best(first, cap), []
-    for seed in seeds:
-        if len(of_seed := points[points.seed == seed]):
-            chosen = _best(of_seed, cap)
-            by_seed.append(
-                {"seed": seed, **{name: chosen.get(name) for name in ("accuracy", "asr", "run")}}
-            )
+    chosen = {seed: _best(of_seed, cap) for seed, of_seed in points.groupby("seed")}
+    by_seed = [
+        {"seed": seed, **{name: chosen[seed].get(name) for name in ("accuracy", "asr", "run")}}
+        for seed in seeds
+        if seed in chosen
+    ]
+    first, best = points[points.seed == seeds[0]], chosen.get(seeds[0], {})
     authors = _best(_of(evidence.authors_frame, cell, started=True), cap)
-    printed = paper.cleaned(*cell)
     # A run's name tells its cleaning size and loss (`RunSpec.run_id`).
-    name = f"{cell.dataset}-{cell.pretrain_objective}", f"{cell.clean_size}-{CLEANCLIP}-lr"
+    name = f"/clean/{cell.dataset}-{cell.pretrain_objective}/{cell.clean_size}-{CLEANCLIP}-lr"
     return {
-        **_number(printed.clean_accuracy if printed else None, best, authors),
+        **_number(paper.cleaned(*cell).clean_accuracy, best, authors),
         **{name: best.get(name) for name in ("asr", "learning_rate", "epoch")},
         "row": best.get("index"),
         "asr_ci95": wilson(best["attacked"], best["attackable"]) if best else None,
@@ -73,37 +70,26 @@ def _cleaned(evidence: Evidence, paper: Paper, cell: Cell, start: Evaluation) ->
         "successes": int((first.asr <= cap).sum()),
         "runs": first.run.nunique(),
         "diverged_runs": first.run[first.diverged.astype(bool)].nunique(),
-        "lowest_asr": first.asr.min() if len(first) else None,
-        "missing": sum(
-            run.stage == "clean" and run.cell == name[0] and run.run.startswith(name[1])
-            for run in evidence.missing
-        ),
+        "lowest_asr": first.asr.min(),
+        "missing": sum(name in folder for folder in evidence.missing),
         "by_seed": by_seed,
-        "spread": _spread(
-            [entry["accuracy"] for entry in by_seed if entry["accuracy"] is not None]
-        ),
+        "spread": _spread([entry["accuracy"] for entry in by_seed]),
     }
 
 
 def table2(evidence: Evidence, paper: Paper) -> list[dict[str, Any]]:
     """Accuracy and ASR of the models before cleaning: one row a model."""
     rows = []
-    for dataset in DATASETS:
-        for objective in OBJECTIVES:
-            printed = paper.start(dataset, objective)
-            by_seed = [
-                start_of(evidence, dataset, objective, seed) for seed in evidence.settings.seeds
-            ]
-            # A start model does not depend on the cleaning size; all were cleaned with 100K pairs.
-            cell = Cell(dataset, "100k", objective)
-            authors = _first(_of(evidence.authors_frame, cell, started=False))
-            row: dict[str, Any] = {"dataset": dataset, "pretrain_objective": objective}
-            for measure in ("accuracy", "asr"):
-                value = getattr(printed, measure, None)
-                row[measure] = _number(value, by_seed[0], authors, measure) | {
-                    "spread": _spread([start[measure] for start in by_seed if start])
-                }
-            rows.append(row)
+    for dataset, objective in product(DATASETS, OBJECTIVES):
+        printed, starts = paper.start(dataset, objective), starts_of(evidence, dataset, objective)
+        # A start model does not depend on the cleaning size; all were cleaned with 100K pairs.
+        cell = Cell(dataset, "100k", objective)
+        authors = _first(_of(evidence.authors_frame, cell, started=False))
+        row: dict[str, Any] = {"dataset": dataset, "pretrain_objective": objective}
+        for measure in ("accuracy", "asr"):
+            row[measure] = _number(getattr(printed, measure), starts[0], authors, measure)
+            row[measure]["spread"] = _spread([start.get(measure) for start in starts])
+        rows.append(row)
     return rows
 
 
@@ -113,44 +99,39 @@ def figures(evidence: Evidence, paper: Paper) -> dict[str, dict[str, Any]]:
     `kept` is the accuracy as a share of the start's.
     """
     ours = evidence.frame.assign(source="ledger", kept=accuracy_kept(evidence.frame))
-    theirs = evidence.authors_frame.assign(source="authors", kept=None)
+    theirs = evidence.authors_frame.assign(source="authors")
     scatters = {}
     for name, cells in PANELS.items():
-        points, panels = [], []
+        points = []
         for cell in cells:
             of_cell = _of(theirs, cell, started=True, loss=None)
-            if start := authors_start(evidence, paper, cell):
-                of_cell = of_cell.assign(kept=of_cell.accuracy / start["accuracy"])
-            for dots in (_of(ours, cell, started=True, loss=None), of_cell):
+            start = authors_start(evidence, paper, cell).get("accuracy", math.nan)
+            of_authors = of_cell.assign(kept=of_cell.accuracy / start)
+            for dots in (_of(ours, cell, started=True, loss=None), of_authors):
                 points += dots.rename(columns={"num_images": "images"})[DOT].to_dict("records")
-            panels.append(_panel(evidence, paper, cell))
+        panels = [_panel(paper, cell) for cell in cells]
         scatters[name] = {"panels": panels, "points": points}
     return scatters
 
 
-def _panel(evidence: Evidence, paper: Paper, cell: Cell) -> dict[str, Any]:
-    """The model that is cleaned, of the first seed, and what the paper prints."""
-    start = start_of(evidence, cell.dataset, cell.pretrain_objective)
-    started = paper.start(cell.dataset, cell.pretrain_objective)
-    cleaned = paper.cleaned(*cell)
+def _panel(paper: Paper, cell: Cell) -> dict[str, Any]:
+    """What the paper prints of a cell."""
+    printed = paper.start(cell.dataset, cell.pretrain_objective)
     return {
         **cell._asdict(),
-        "start": {name: start[name] for name in ("accuracy", "asr", "run")} if start else None,
         "paper": {
-            "start_accuracy": started and started.accuracy,
-            "start_asr": started and started.asr,
-            "clean_accuracy": cleaned and cleaned.clean_accuracy,
+            "start_accuracy": printed.accuracy,
+            "start_asr": printed.asr,
+            "clean_accuracy": paper.cleaned(*cell).clean_accuracy,
         },
     }
 
 
-def start_of(
-    evidence: Evidence, dataset: Dataset, objective: Objective, seed: int | None = None
-) -> Evaluation:
-    """The model that is cleaned, of the first seed if none is given."""
+def starts_of(evidence: Evidence, dataset: Dataset, objective: Objective) -> list[Evaluation]:
+    """The model that is cleaned, of each seed of the profile."""
     starts = start_models(evidence.frame)
     models = starts[(starts.dataset == dataset) & (starts.pretrain_objective == objective)]
-    return _first(models[models.seed == (evidence.settings.seeds[0] if seed is None else seed)])
+    return [_first(models[models.seed == seed]) for seed in evidence.profile.pretrain.seeds]
 
 
 def authors_start(evidence: Evidence, paper: Paper, cell: Cell) -> Evaluation:
@@ -161,9 +142,9 @@ def authors_start(evidence: Evidence, paper: Paper, cell: Cell) -> Evaluation:
     """
     measured = _first(_of(evidence.authors_frame, cell, started=False))
     like = _first(_of(evidence.authors_frame, cell, started=True))
-    printed = paper.start(cell.dataset, cell.pretrain_objective)
-    if measured or not like or not printed:
+    if measured or not like:
         return measured
+    printed = paper.start(cell.dataset, cell.pretrain_objective)
     correct = round(printed.accuracy * like["num_images"])
     attacked = round(printed.asr * like["attackable"])
     return {
@@ -207,13 +188,18 @@ def _drop(start: Evaluation, best: Evaluation) -> float | None:
     return float(1 - best["num_correct"] / start["num_correct"] * share)
 
 
-def _spread(values: list[float]) -> dict[str, Any] | None:
-    """Spread of the values of seeds, with the sample standard deviation."""
-    if not values:
+def _spread(values: Sequence[float | None]) -> dict[str, Any] | None:
+    """Spread of the values of seeds that have one, with the sample standard deviation."""
+    known = [value for value in values if value is not None]
+    if not known:
         return None
-    sd = stdev(values) if len(values) > 1 else None
-    ends = {"min": min(values), "max": max(values)}
-    return {"seeds": len(values), "mean": fmean(values), "sd": sd, **ends}
+    return {
+        "seeds": len(known),
+        "mean": fmean(known),
+        "sd": stdev(known) if len(known) > 1 else None,
+        "min": min(known),
+        "max": max(known),
+    }
 
 
 def _number(

@@ -1,13 +1,10 @@
 """The HTML pages, each one file that loads nothing: styles and drawings inline, no script."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from repro.report.figures.style import Document, Drawn, Entry
 from repro.report.format import duration, label, markdown_percent, percent, rate, short
@@ -23,8 +20,6 @@ PAGES = {
     "evidence.html": "Runs, data, licences",
 }
 """Titles in the order of the menu; each page has a template of its name."""
-PAIRS_SHOWN = 6
-"""Example pairs of each kind on the page."""
 
 
 def pages(
@@ -43,16 +38,12 @@ def pages(
         "bench.html": not document["bench"],
     }
     menu = {name: title for name, title in PAGES.items() if not empty.get(name)}
-    # A few training pairs of each kind, of the last dataset.
-    pairs = list(gallery.values())[-1]["pairs"] if gallery else []
-    kinds = ([p for p in pairs if p["kind"] == kind] for kind in ("poisoned", "clean"))
     shared = {
         **shared_values(document),
         "figures": drawn,
-        "gallery": [pair for kind in kinds for pair in kind[:PAIRS_SHOWN]],
+        "gallery": gallery,
         "files": sorted(files),
         "menu": menu,
-        "style": Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704
     }
     environment = jinja_environment(autoescape=True)
     return {
@@ -83,9 +74,8 @@ def shared_values(document: Document) -> dict[str, Any]:
         "outcome": " ".join(sentences),
         "table1": tables.table1(document),
         "claim_counts": tables.claim_counts(document),
-        "surprises": tables.surprises(document),
-        "runs": tables.run_counts(document),
-        "credits": list(tables.credits_of(document)),
+        "runs": tables.runs_of(document),
+        "credits": tables.credits_of(document),
     }
 
 

@@ -1,26 +1,25 @@
 """The report as an article: LaTeX through booktabs, figures beside it, and its PDF."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from repro.report.figures.style import Document, Drawn
-from repro.report.pages.html import amount, jinja_environment, shared_values
+from repro.report.pages.html import jinja_environment, shared_values
 
 # fmt: off
-SPECIAL = {
+SPECIAL = str.maketrans({
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-}
+})
 # fmt: on
 """Characters with a meaning in TeX."""
 BEYOND_ASCII = re.compile("[^\x20-\x7eÀ-ž–—“”‘’…−±×≤≥→∼≈¬]")
@@ -43,7 +42,7 @@ def escape(value: Any) -> str:
     text = BEYOND_ASCII.sub("?", re.sub(r"[\x00-\x1f\x7f]", " ", str(value)))
     # The minus of a number in a text looks like that of the tables' numbers.
     text = re.sub(r"(?<![^\s(])-(?=[\d.])", "−", text)
-    return "".join(SPECIAL.get(character, character) for character in text)
+    return text.translate(SPECIAL)
 
 
 def tex(document: Document, drawn: Mapping[str, Drawn]) -> str:
@@ -60,13 +59,11 @@ def tex(document: Document, drawn: Mapping[str, Drawn]) -> str:
         keep_trailing_newline=True,
     )
     # What a macro gives is TeX already.
-    environment.filters |= {"interval": _interval, "quoted": _quoted, "tex": Tex}
+    environment.filters |= {"quoted": _quoted, "tex": Tex}
     return environment.get_template("report.tex.j2").render(
         **shared_values(document),
         figures=drawn,
         date=_last_start(document)[:10],
-        authors=", ".join(document["context"]["project"]["authors"]),
-        data=(document["context"]["accounting"] or {}).get("data"),
     )
 
 
@@ -85,48 +82,37 @@ def compile_pdf(out: Path, document: Document) -> bool:
         )
         return (out / "report.pdf").is_file()
 
-    # A PDF of an earlier report must not stay beside this one.
-    (out / "report.pdf").unlink(missing_ok=True)
     epoch = int(datetime.fromisoformat(_last_start(document)).timestamp())
     # "p" for paranoid (texmf.cnf): no absolute path, and none that climbs out of the folder.
     limits = {"openin_any": "p", "openout_any": "p"}
     dates = {"SOURCE_DATE_EPOCH": str(epoch), "FORCE_SOURCE_DATE": "1", "TZ": "UTC"}
     options = ["-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error"]
-    # TeX's own files stay in a folder of their own.
-    build = out / "tex"
-    build.mkdir(exist_ok=True)
-    for _ in range(PASSES):
-        done = subprocess.run(
-            [program, *options, "-output-directory=tex", "report.tex"],
-            cwd=out,
-            env=os.environ | limits | dates,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=300,
-            check=False,
-        )
-        if done.returncode:
-            # TeX marks an error by an exclamation mark; what follows tells where it is.
-            problem = re.search(r"^!.*(?:\n.*){0,4}", done.stdout, re.MULTILINE)
-            text = problem[0] if problem else done.stdout[-400:]
-            print(f"report: report.tex does not compile: {text}", file=sys.stderr)
-            break
-    else:
-        # Only a PDF that is complete comes to the place where the page links to it.
-        (build / "report.pdf").replace(out / "report.pdf")
-    shutil.rmtree(build)
-    return (out / "report.pdf").is_file()
+    # TeX's own files stay in a folder of their own, and so does a PDF that is not complete.
+    with TemporaryDirectory(dir=out, prefix="tex-") as folder:
+        command = [program, *options, f"-output-directory={Path(folder).name}", "report.tex"]
+        for _ in range(PASSES):
+            done = subprocess.run(
+                command,
+                cwd=out,
+                env=os.environ | limits | dates,
+                capture_output=True,
+                timeout=300,
+                check=False,
+            )
+            if done.returncode:
+                # TeX marks an error by an exclamation mark; what follows tells where it is.
+                log = done.stdout.decode(errors="replace")
+                problem = re.search(r"^!.*(?:\n.*){0,4}", log, re.MULTILINE)
+                text = problem[0] if problem else log[-400:]
+                print(f"report: report.tex does not compile: {text}", file=sys.stderr)
+                return False
+        Path(folder, "report.pdf").replace(out / "report.pdf")
+    return True
 
 
 def _last_start(document: Document) -> str:
     """When the last run was started."""
     return max((run["started"] for run in document["runs"].values()), default=NO_RUN_STARTED)
-
-
-def _interval(ends: Sequence[float], unit: str) -> Tex:
-    low, high = (escape(amount(end, unit)) for end in ends)
-    return Tex(rf"{{\scriptsize [{low}, {high}]}}")
 
 
 def _quoted(text: str) -> Tex:

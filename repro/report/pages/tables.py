@@ -1,57 +1,40 @@
 """Rows and words that page, article and README share, made from report.json."""
 
-from __future__ import annotations
-
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 from repro.report.figures.style import Document, Entry
 from repro.report.format import label, percent
-from repro.report.keyed import Keyed
+from repro.report.numbers.cells import OBJECTIVES
 
 ALL = "all settings"
-
-
-@dataclass(frozen=True, slots=True)
-class VerdictRow:
-    """A measure with its verdicts by setting, pooled last; empty where it was not measured."""
-
-    measure: Entry
-    cells: list[list[Entry]]
-    """A list a setting, with an entry a comparator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
     """The verdicts on MMCL + SSL against MMCL that stand first: those fixed before their runs."""
 
-    rows: Sequence[VerdictRow]
+    measures: Sequence[Entry]
     settings: Sequence[str]
-    """Heads of the columns of `rows`."""
+    """Of their cells, in words, and ALL last where there are several."""
     confirmed: bool
     """Whether rules and runs were fixed before the data were seen."""
     of_authors: bool
     """Whether they are of the authors' published points, for want of runs of our own."""
     seeds: Sequence[int]
-    archived: int
-    planned: int
-    """Seeds of the confirmation: those that are archived so far, and all."""
-    more: int
-    pairs: int
-    """In how many pairs of runs at equal seed, rate and steps the MMCL + SSL model keeps more."""
-    secondary: Sequence[Entry]
 
     def measure(self, name: str) -> Entry | None:
         """Return the verdicts by one measure."""
-        return next((row.measure for row in self.rows if row.measure["measure"] == name), None)
+        return next((measure for measure in self.measures if measure["measure"] == name), None)
 
     @property
     def start_asr(self) -> float:
         """Mean ASR before cleaning."""
-        cells = self.rows[0].measure["cells"]
+        cells = self.measures[0]["cells"]
         return fmean(asr for cell in cells for asr in cell["start_asr"].values())
 
 
@@ -67,7 +50,7 @@ class Hero:
 
 
 @dataclass(frozen=True, slots=True)
-class Table1Row(Keyed):
+class Table1Row:
     """A setting of Table 1: the paper's numbers beside ours, as fractions."""
 
     dataset: str
@@ -81,33 +64,24 @@ class Table1Row(Keyed):
     """Over the seeds of the archive: `accuracy` and `asr` before cleaning, `cleaned_accuracy` at
     the ASR threshold; empty without an archive."""
 
+    def __getitem__(self, name: str) -> Any:
+        """The field of this name, as in report.json."""
+        return getattr(self, name)
+
 
 def verdicts_of(document: Document) -> Verdicts | None:
     """Return the verdicts to show first; None where no seed was run."""
-    found: Entry = document["verdicts"]
-    measures = found["confirmed"] or found["exploratory"] or found["authors"]
+    every: Entry = document["verdicts"]
+    measures = every["confirmed"] or every["exploratory"] or every["authors"]
     if not measures:
         return None
-    settings = list(dict.fromkeys(setting_words(cell) for m in measures for cell in m["cells"]))
-    rows = [
-        VerdictRow(m, [[of for of in m["cells"] if setting_words(of) == name] for name in settings])
-        for m in measures
-    ]
-    if len(settings) > 1:
-        settings.append(ALL)
-        for row in rows:
-            row.cells.append([row.measure["pooled"]] if row.measure["pooled"] else [])
+    settings = list(dict.fromkeys(setting_words(cell) for of in measures for cell in of["cells"]))
     return Verdicts(
-        rows,
-        settings,
-        confirmed=found["confirmed"] is not None,
-        of_authors=not found["confirmed"] and not found["exploratory"],
-        seeds=found["confirmed_seeds"] if found["confirmed"] else found["seeds"],
-        archived=len(found["confirmed_seeds"]),
-        planned=len(found["planned_seeds"]),
-        more=sum(entry["more"] for entry in found["equal_runs"]),
-        pairs=sum(entry["pairs"] for entry in found["equal_runs"]),
-        secondary=found["secondary"],
+        measures,
+        settings + [ALL] * (len(settings) > 1),
+        confirmed=every["confirmed"] is not None,
+        of_authors=not every["confirmed"] and not every["exploratory"],
+        seeds=every["confirmed_seeds"] if every["confirmed"] else every["seeds"],
     )
 
 
@@ -129,7 +103,7 @@ def seeds_in_words(count: int) -> str:
     return "one seed" if count == 1 else f"mean of {count} seeds"
 
 
-def setting_words(row: Entry) -> str:
+def setting_words(row: Entry | Table1Row) -> str:
     """Return "CC6M, 200K" of a row, "CC6M" before cleaning; "all settings" of a pooled one."""
     keys = (row["dataset"], row["clean_size"])
     return ", ".join(label(key) for key in keys if key) or ALL
@@ -143,8 +117,8 @@ def over_seeds(measured: Entry | None) -> str:
     known = [value for value in values if value is not None]
     # Those that were cleaned are no sample of all, so that their mean would mislead.
     if len(known) < len(values):
-        found = f": {', '.join(map(percent, known))}" if known else ""
-        return f"{len(known) or 'none'} of {len(values)} cleaned{found}"
+        listed = f": {', '.join(map(percent, known))}" if known else ""
+        return f"{len(known) or 'none'} of {len(values)} cleaned{listed}"
     return percent(fmean(known)) + (f" ± {percent(stdev(known))}" if len(known) > 1 else "")
 
 
@@ -154,37 +128,32 @@ def hero(document: Document) -> Hero | None:
     if not cells:
         return None
     row = cells[-1]["equal"][len(cells[-1]["equal"]) // 2]
-    ends = {objective: row[objective] for objective in ("mmcl", "mmcl_ssl")}
     asr, kept = (
-        {objective: fmean(end[name] or 0 for end in of) for objective, of in ends.items()}
-        for name in ("asr", "kept")
+        {str(name): fmean(end[share] or 0 for end in row[name]) for name in OBJECTIVES}
+        for share in ("asr", "kept")
     )
-    seeds = min(map(len, ends.values()))
-    return Hero(setting_words(cells[-1]), row["learning_rate"], seeds, asr, kept)
+    return Hero(setting_words(cells[-1]), row["learning_rate"], len(row["mmcl"]), asr, kept)
 
 
 def table1(document: Document) -> list[Table1Row]:
     """Return the rows of Table 1, with the seeds of the archive beside this run."""
-    name = document["resistance"]["study"]
+
+    def cell(row: Entry) -> tuple[str, str, str]:
+        return row["dataset"], row["clean_size"], row["pretrain_objective"]
+
     archived = {
-        _cell(row): row["measures"]
+        cell(row): row["measures"]
         for study in document["studies"]
+        if study["name"] == document["resistance"]["study"]
         for row in study["rows"]
-        if (study["name"], study["reference"]) == (name, row["variant"])
+        if row["variant"] == study["reference"]
     }
     return [
         Table1Row(
-            *_cell(row),
-            row["original_accuracy"],
-            row["clean_accuracy"],
-            archived.get(_cell(row), {}),
+            *cell(row), row["original_accuracy"], row["clean_accuracy"], archived.get(cell(row), {})
         )
         for row in document["tables"]["table1"]["rows"]
     ]
-
-
-def _cell(row: Entry) -> tuple[str, str, str]:
-    return row["dataset"], row["clean_size"], row["pretrain_objective"]
 
 
 def claim_counts(document: Document) -> dict[str, int]:
@@ -194,37 +163,21 @@ def claim_counts(document: Document) -> dict[str, int]:
     return dict(Counter(base_verdict(claim[field]) for claim in document["claims"]).most_common())
 
 
-def surprises(document: Document) -> list[str]:
-    """Return the values of this run that lie outside what the archived seeds predict, in words."""
-    titles = {row["measure"]: row["title"] for row in document["verdicts"]["exploratory"]}
-    return [
-        f"{titles.get(row['measure'], row['measure'])}, {setting_words(row)}, {label(row['of'])}"
-        for row in document["own_run"]
-        if not row["inside"]
-    ]
-
-
-def run_counts(document: Document) -> dict[str, int]:
-    """Return the number of runs made here and of distinct archived ones, and their seconds."""
-    here, archived = {}, {}
-    for folder, run in document["runs"].items():
-        if folder.startswith(f"results/{document['profile']}/"):
-            here[folder] = run["seconds"]
-        else:
-            archived[run["fingerprint"]] = run["seconds"]
+def runs_of(document: Document) -> dict[str, dict[str, Entry]]:
+    """Return the runs made here by folder, and the distinct archived ones by fingerprint."""
+    runs, prefix = document["runs"], f"results/{document['profile']}/"
     return {
-        "here": len(here),
-        "archived": len(archived),
-        "seconds_here": round(sum(here.values())),
-        "seconds_archived": round(sum(archived.values())),
+        "here": {folder: run for folder, run in runs.items() if folder.startswith(prefix)},
+        "archived": {
+            run["fingerprint"]: run for folder, run in runs.items() if not folder.startswith(prefix)
+        },
     }
 
 
-def credits_of(document: Document) -> Iterator[tuple[str, list[str]]]:
+def credits_of(document: Document) -> list[tuple[str, list[str]]]:
     """Licence of pictures, and the works under it; none where the data are not here."""
-    attribution = document["context"]["attribution"] or {}
-    works: dict[str, list[str]] = {}
-    for entry in attribution.get("images", []):
+    works: dict[str, list[str]] = defaultdict(list)
+    for entry in (document["context"]["attribution"] or {}).get("images", []):
         licence = entry["license"] or "licence not stated"
-        works.setdefault(licence, []).append(f"{entry['title']} by {entry['copyright']}")
-    yield from sorted(works.items())
+        works[licence].append(f"{entry['title']} by {entry['copyright']}")
+    return sorted(works.items())

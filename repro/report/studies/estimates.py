@@ -5,8 +5,6 @@ Effects of all studies are exploratory: their q values are those of Benjamini an
 over all effects that the report lists (docs/rules.md).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,10 +94,10 @@ def set_q_values(effects: Sequence[Effect], confidence: float) -> Family:
     Effects of the same models, which several variants share, are equal and count once.
     """
     tested = {(effect.value, effect.ci): effect for effect in effects if effect.p is not None}
-    corrected = false_discovery_control([effect.p for effect in tested.values()]) if tested else []
+    corrected = false_discovery_control([effect.p for effect in tested.values()])
     q_values = dict(zip(tested, map(float, corrected), strict=True))
     for effect in effects:
-        effect.q = q_values.get((effect.value, effect.ci)) if effect.p is not None else None
+        effect.q = q_values.get((effect.value, effect.ci))
     return Family(
         tested=len(tested),
         intervals_beyond_zero=sum(not effect.undecided for effect in tested.values()),

@@ -1,27 +1,26 @@
 """Studies of specs/studies that have an archive: their runs, and what the report says of them."""
 
-from __future__ import annotations
-
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from repro.integrity.locked import LOCK, locked_outputs
+from repro.ledger import LedgerError
 from repro.profile import SPECS
 from repro.report.numbers.authors import AuthorsPoints
-from repro.report.numbers.evidence import Evidence, RunKey, Settings, read_evidence
+from repro.report.numbers.evidence import Evidence, folder_of, read_evidence
 from repro.report.points import FinishedRun, archived_runs, evaluations
 from repro.report.studies.axes import equal_starts, responses
 from repro.report.studies.estimates import Family, set_q_values
-from repro.report.studies.outcomes import outcomes
-from repro.report.studies.replicates import EARLIER, REPLICATES, replicates
+from repro.report.studies.outcomes import EARLIER, REPLICATES, outcomes, replicates
 from repro.report.studies.tables import StudyEntry, StudyTable
 from repro.runs.layout import RESULTS
 from repro.spec import Profile
-from repro.study.archive import archive_problem
 from repro.study.spec import Study, archive_of, load_study, study_names
 
 CONFIRMATORY = "confirmation"
@@ -37,11 +36,6 @@ class StudyResults:
     spec: Study
     runs: tuple[FinishedRun, ...]
 
-    @property
-    def seeds(self) -> set[int]:
-        """Seeds of any variant."""
-        return {run.record.spec.seed for run in self.runs}
-
     @cached_property
     def frame(self) -> pd.DataFrame:
         """Evaluations of the runs, by the profile's denominator of the ASR."""
@@ -49,8 +43,7 @@ class StudyResults:
         return evaluations(self.runs, denominator, self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Studied:
+class Studied(NamedTuple):
     """What the report says of the studies of a profile."""
 
     studies: list[StudyEntry]
@@ -66,31 +59,48 @@ def read_study_results(profile: str, root: Path) -> tuple[StudyResults, ...]:
 
     SpecError or LedgerError for a file that cannot be used.
     """
-    studies = [
-        # A run without rows, such as one that failed at once, says nothing of its variant.
-        StudyResults(name, spec, tuple(run for run in archived_runs(archive, root) if run.rows))
-        for name, spec in _with_archive(profile, root)
-        for archive in [archive_of(name)]
-    ]
-    made = [study for study in studies if study.runs]
-    return tuple(sorted(made, key=lambda study: (-len(study.seeds), study.name)))
+    studies = []
+    for name, spec, archive in _with_archive(profile, root):
+        # A run without rows, such as one that failed at once, says nothing of its variant; and an
+        # archive may hold a variant that its study no longer names.
+        runs = [run for run in archived_runs(archive, root) if run.rows]
+        named = tuple(run for run in runs if run.record.spec.variant in spec.variants)
+        studies += [StudyResults(name, spec, named)] if named else []
+    seeds = {of.name: len({run.record.spec.seed for run in of.runs}) for of in studies}
+    return tuple(sorted(studies, key=lambda study: (-seeds[study.name], study.name)))
 
 
 def archive_problems(profile: str, root: Path = Path()) -> list[str]:
-    """A line for each archive of the profile's studies that is not the one of dvc.lock or git."""
-    problems = [archive_problem(name, root) for name, _ in _with_archive(profile, root)]
-    return [problem for problem in problems if problem is not None]
+    """A line for each archive of the profile's studies that is not as locked; none for one that
+    dvc.lock does not name.
+    """
+    try:
+        locked = locked_outputs(root / LOCK)
+    except LedgerError:
+        # `verify --all` names a damaged one.
+        locked = {}
+    problems = []
+    for name, _, archive in _with_archive(profile, root):
+        md5 = hashlib.md5((root / archive).read_bytes(), usedforsecurity=False).hexdigest()
+        if (known := locked.get(archive, md5)) != md5:
+            problems.append(
+                f"{archive}: not the file that is known to {LOCK} (MD5 {known}, here {md5}). "
+                f"`git checkout -- {archive}` takes the committed one; deleted, `dvc repro "
+                f"study@{name}` makes it again; results that you made yourself are accepted with "
+                f"`dvc commit study@{name}`"
+            )
+    return problems
 
 
-def _with_archive(profile: str, root: Path) -> Iterator[tuple[str, Study]]:
+def _with_archive(profile: str, root: Path) -> Iterator[tuple[str, Study, Path]]:
     for name in study_names(root / SPECS):
-        spec = load_study(name, root / SPECS)
-        if spec.profile == profile and (root / archive_of(name)).is_file():
-            yield name, spec
+        spec, archive = load_study(name, root / SPECS), archive_of(name)
+        if spec.profile == profile and (root / archive).is_file():
+            yield name, spec, archive
 
 
 def studied(
-    studies: Sequence[StudyResults], settings: Settings, rate: float | None, root: Path
+    studies: Sequence[StudyResults], profile: Profile, rate: float | None, root: Path
 ) -> Studied:
     """Tables, responses and replicates of studies of one profile.
 
@@ -100,8 +110,8 @@ def studied(
     tables = {
         study.name: StudyTable(
             study.spec,
-            outcomes(study.frame, settings.cap, rate),
-            settings.confidence,
+            outcomes(study.frame, profile.evaluate.asr_cap, rate),
+            profile.evaluate.confidence,
             effects=not (study.spec.hypotheses or study.name.startswith(CONFIRMATORY)),
         )
         for study in studies
@@ -113,10 +123,11 @@ def studied(
         ],
         responses=[e for name, table in tables.items() for e in responses(name, table, rate)],
         equal_starts=[e for name, table in tables.items() for e in equal_starts(name, table, rate)],
-        replicates=replicates(_unchanged(studies, root), settings.cap, rate),
+        replicates=replicates(_unchanged(studies, root), profile.evaluate.asr_cap, rate),
         # Last, since the tables know by now what was asked of them.
         effects_family=set_q_values(
-            [effect for table in tables.values() for effect in table.effects], settings.confidence
+            [effect for table in tables.values() for effect in table.effects],
+            profile.evaluate.confidence,
         )
         if studies
         else None,
@@ -133,9 +144,9 @@ def _unchanged(studies: Sequence[StudyResults], root: Path) -> dict[str, pd.Data
     earlier = REPLICATES / f"{EARLIER}.jsonl.gz"
     if studies and (root / earlier).is_file():
         runs = archived_runs(earlier, root)
-        own = [run for run in runs if run.record.spec.profile == studies[0].spec.profile]
+        own = tuple(r for r in runs if r.record.spec.profile == studies[0].spec.profile)
         if own:
-            archives[EARLIER] = StudyResults(EARLIER, studies[0].spec, tuple(own)).frame
+            archives[EARLIER] = StudyResults(EARLIER, studies[0].spec, own).frame
     return archives
 
 
@@ -150,28 +161,30 @@ def evidence_of(
     evidence = read_evidence(profile, root, authors)
     problems = archive_problems(profile.name, root)
     evidence = replace(evidence, notices=(*evidence.notices, *problems))
-    runs = [
+    runs = tuple(
         run
         for study in read_study_results(profile.name, root)
         if study.name == profile.name and not evidence.runs
         for run in study.runs
         if run.record.spec.variant == study.spec.reference
-    ]
+    )
     if not runs:
         return evidence
 
     # The study's runs have the reference's name as variant, the profile's own have none.
     specs = [run.record.spec.model_copy(update={"variant": ""}) for run in runs]
-    made = {RunKey.of(spec) for spec in specs}
+    made = {folder_of(spec) for spec in specs}
     notice = (
         f"nothing is published in {RESULTS / profile.name}: "
         f"the runs are those of {archive_of(profile.name)}"
     )
+    seeds = sorted({spec.seed for spec in specs})
+    pretrain = profile.pretrain.model_copy(update={"seeds": seeds})
     return replace(
         evidence,
-        settings=replace(evidence.settings, seeds=tuple(sorted({spec.seed for spec in specs}))),
-        runs=tuple(runs),
-        missing={key: reason for key, reason in evidence.missing.items() if key not in made},
+        profile=profile.model_copy(update={"pretrain": pretrain}),
+        runs=runs,
+        missing={key: why for key, why in evidence.missing.items() if key not in made},
         notices=(*evidence.notices, notice),
         archived=True,
     )

@@ -3,8 +3,6 @@
 Shares are fractions. Effects are differences of the same seed, variant less reference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -63,10 +61,11 @@ class StudyEntry:
     name: str
     question: str
     reference: str
-    variants: list[dict[str, Any]]
+    variants: dict[str, str]
+    """Name to what the variant is there to show."""
     rows: list[EffectRow]
-    sizes: list[dict[str, Any]]
-    interactions: list[dict[str, Any]]
+    contrasts: list[dict[str, Any]]
+    """Effects of second order, on the best accuracy at the ASR threshold."""
     prices: list[dict[str, Any]]
     triggers: dict[str, str]
     """Of its runs, name to description, in the order of `names.TRIGGERS`."""
@@ -77,8 +76,8 @@ class StudyEntry:
 class StudyTable:
     """The outcomes of a study by cell, and what follows from them.
 
-    `rows` are in the order of the study's file, the reference first. `effects` has every effect
-    that was asked of the table.
+    `rows` and `outcomes` are in the order of the study's file, the reference first. `effects` has
+    every effect that was asked of the table.
     """
 
     def __init__(
@@ -90,17 +89,15 @@ class StudyTable:
         """
         self.study, self.confidence, self.has_effects = study, confidence, effects
         self.effects: list[Effect] = []
-        order = list(dict.fromkeys([study.reference, *study.variants]))
-        # An archive may hold a variant that its study no longer names; it comes last.
-        ranks = {name: rank for rank, name in enumerate(order)}
-        rank = outcomes.variant.map(ranks).fillna(len(order))
-        ordered = outcomes.assign(rank=rank).sort_values(["rank", *CELL[1:], "seed"])
-        self.cells: dict[Cell, pd.DataFrame] = {}
-        for (variant, dataset, objective, size), rows in ordered.groupby(
-            CELL, sort=False, dropna=False
-        ):
-            cell = Cell(variant, dataset, objective, None if pd.isna(size) else size)
-            self.cells[cell] = rows.set_index("seed")
+        ranks = list(dict.fromkeys([study.reference, *study.variants]))
+        rank = outcomes.variant.map(ranks.index)
+        self.outcomes = outcomes.assign(rank=rank).sort_values(["rank", *CELL[1:], "seed"])
+        self.cells = {
+            Cell(variant, data, objective, None if pd.isna(size) else size): rows.set_index("seed")
+            for (variant, data, objective, size), rows in self.outcomes.groupby(
+                CELL, sort=False, dropna=False
+            )
+        }
         self.rows = {cell: self._row(cell, table) for cell, table in self.cells.items()}
 
     def entry(self, name: str, specs: Iterable[RunSpec] = ()) -> StudyEntry:
@@ -108,23 +105,17 @@ class StudyTable:
         specs = list(specs)
         triggers = {spec.trigger.name for spec in specs}
         defences = {spec.loss_settings[0] for spec in specs if spec.stage == "clean"}
-        variants = [
-            {
-                "variant": label,
-                "changed": {path: str(value) for path, value in variant.overrides.items()},
-                "poisoned": variant.poisoned,
-                "why": variant.why,
-            }
-            for label, variant in self.study.variants.items()
-        ]
         return StudyEntry(
             name=name,
             question=self.study.question,
             reference=self.study.reference,
-            variants=variants,
+            variants={name: variant.why for name, variant in self.study.variants.items()},
             rows=list(self.rows.values()),
-            sizes=list(self._sizes()),
-            interactions=list(self._interactions()),
+            contrasts=[
+                {"contrast": name, **cell._asdict(), "effect": change}
+                for name, cell, differences in self._contrasts()
+                if (change := self.effect(differences))
+            ],
             prices=list(self._prices()),
             triggers={name: text for name, text in TRIGGERS.items() if name in triggers},
             defences={
@@ -141,6 +132,10 @@ class StudyTable:
     def less(self, cell: Cell, other: Cell, measure: str = "cleaned_accuracy") -> pd.Series:
         """A measure of one cell less that of another, by seed."""
         return self.values(cell, measure) - self.values(other, measure)
+
+    def change(self, cell: Cell, measure: str = "cleaned_accuracy") -> pd.Series:
+        """A measure of a cell less that of the reference, by seed."""
+        return self.less(cell, self._reference(cell), measure)
 
     def effect(self, differences: pd.Series) -> Effect | None:
         """Effect from differences by seed; None for too few."""
@@ -160,43 +155,29 @@ class StudyTable:
             cleaned = measures["cleaned_accuracy"]
             measures["cleaned_accuracy"] = replace(cleaned, mean=None, ci=None)
 
-        effects = {}
-        if cell.variant != self.study.reference:
-            for name in COMPARED:
-                if name in OF_ATTACK and self._is_unpoisoned(cell):
-                    continue
-                if change := self.effect(self.less(cell, self._reference(cell), name)):
-                    effects[name] = change
+        effects = {
+            name: change
+            for name in COMPARED
+            if cell.variant != self.study.reference
+            and not (name in OF_ATTACK and self._is_unpoisoned(cell))
+            and (change := self.effect(self.change(cell, name)))
+        }
         tried = int(table.tried.sum())
-        return EffectRow(*cell, _seeds(table), measures, tried, not_cleaned, effects)
+        return EffectRow(*cell, table.index.tolist(), measures, tried, not_cleaned, effects)
 
-    def _interactions(self) -> Iterator[dict[str, Any]]:
-        """How much more a variant changes the best accuracy at the ASR threshold of MMCL + SSL
-        models than of MMCL models: one row a variant, dataset and cleaning size.
-        """
+    def _contrasts(self) -> Iterator[tuple[str, Cell, pd.Series]]:
+        """Further differences of `cleaned_accuracy` by seed, each with the cell that it is of."""
         for cell in self.cells:
-            if cell.variant == self.study.reference or cell.pretrain_objective != "mmcl_ssl":
-                continue
-            mmcl = cell._replace(pretrain_objective="mmcl")
-            with_ssl, without = (self.less(model, self._reference(model)) for model in (cell, mmcl))
-            if change := self.effect(with_ssl - without):
-                yield {"variant": cell.variant, **_place(cell), "effect": change}
-
-    def _sizes(self) -> Iterator[dict[str, Any]]:
-        """What the larger cleaning set adds to the best accuracy at the ASR threshold, and how much
-        more than under the reference: one row a variant and model.
-        """
-        for cell in self.cells:
-            gain, reference = (
-                self.less(model, model._replace(clean_size="100k"))
-                for model in (cell, self._reference(cell))
-            )
-            if cell.clean_size == "200k" and (own := self.effect(gain)):
-                is_reference = cell.variant == self.study.reference
-                change = None if is_reference else self.effect(gain - reference)
-                names = cell._asdict()
-                del names["clean_size"]
-                yield {**names, "effect": own, "against_reference": change}
+            reference, smaller = self._reference(cell), cell._replace(clean_size="100k")
+            if cell != reference and cell.pretrain_objective == "mmcl_ssl":
+                more = self.change(cell) - self.change(cell._replace(pretrain_objective="mmcl"))
+                yield "changes MMCL + SSL more than MMCL", cell, more
+            if cell.clean_size == "200k":
+                gain = self.less(cell, smaller)
+                yield "gains by more pairs", cell, gain
+                if cell != reference:
+                    of_reference = self.less(reference, self._reference(smaller))
+                    yield "gains more than the reference", cell, gain - of_reference
 
     def _prices(self) -> Iterator[dict[str, Any]]:
         """What the same finetuning costs a poisoned model and its unpoisoned twin: accuracy before
@@ -212,20 +193,11 @@ class StudyTable:
             twins = pd.DataFrame({"poisoned": poisoned, "unpoisoned": unpoisoned}).dropna()
             costs = {name: measured(twins[name], self.confidence, negative=True) for name in twins}
             if difference := self.effect(twins.poisoned - twins.unpoisoned):
-                place = _place(cell) | {"pretrain_objective": cell.pretrain_objective}
-                yield {**place, "seeds": _seeds(twins), **costs, "difference": difference}
+                seeds = twins.index.tolist()
+                yield {**cell._asdict(), "seeds": seeds, **costs, "difference": difference}
 
     def _reference(self, cell: Cell) -> Cell:
         return cell._replace(variant=self.study.reference)
 
     def _is_unpoisoned(self, cell: Cell) -> bool:
-        variant = self.study.variants.get(cell.variant)
-        return variant is not None and not variant.poisoned
-
-
-def _place(cell: Cell) -> dict[str, Any]:
-    return {"dataset": cell.dataset, "clean_size": cell.clean_size}
-
-
-def _seeds(table: pd.DataFrame) -> list[int]:
-    return [int(seed) for seed in table.index]
+        return not self.study.variants[cell.variant].poisoned
