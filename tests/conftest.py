@@ -1,7 +1,5 @@
 """Shared by all tests: the repository as working folder, and a loud list of what did not run."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +8,8 @@ from unittest.mock import patch
 
 import pytest
 
+from tests.support.launch import launch as launch
+from tests.support.launch import profile as profile
 from tests.support.pipeline import project as project
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,6 +19,16 @@ ROOT = Path(__file__).resolve().parents[1]
 def root() -> Path:
     """The repository's root."""
     return ROOT
+
+
+@pytest.fixture
+def here(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder: nothing but a link to specs/, and no server of the user's."""
+    (tmp_path / "specs").symlink_to(root / "specs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MONGO_URL", raising=False)
+    monkeypatch.delenv("MONGO_URL_FILE", raising=False)
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

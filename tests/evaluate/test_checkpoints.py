@@ -1,17 +1,26 @@
-"""Foreign checkpoints: what is read, what is refused, and that nothing in a file is ever run."""
+"""Foreign checkpoints: what is read, what is refused; the numbers are the project's own."""
 
 import os
 import pickle
+import shutil
 import zipfile
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from repro.evaluate.foreign import CheckpointError, load_foreign
-from repro.profile import load_profile
+from repro.data.images import ImageError, encode_png
+from repro.data.keyed import keyed_rng
+from repro.data.templates import templates_of
+from repro.evaluate.foreign import Attack, CheckpointError, evaluate_foreign, load_foreign
+from repro.evaluate.images import EvaluationSet
+from repro.evaluate.prompts import PromptSet
+from repro.evaluate.zero_shot import evaluate_model
+from repro.profile import load_classnames, load_profile
+from repro.spec import SpecError, Trigger
 from repro.train.model import build_model, build_optimizer
+from repro.train.process.checkpoint import save_tensors
+from tests.support.evaluation import write_rows
 
 SMOKE = load_profile("smoke").pretrain
 MODEL = SMOKE.model
@@ -23,26 +32,19 @@ def weights():
     return build_model(MODEL, 0, "fp32").state_dict()
 
 
-def save(path, weights, prefix="module.", **more):
-    """A file as CleanCLIP's main.py writes it: prefixed weights and an optimizer state with a NumPy
-    learning rate.
-    """
+def save(path, weights, prefix="module."):
+    """As CleanCLIP's main.py writes it: prefixed weights, a NumPy learning rate."""
     optimizer = build_optimizer(build_model(MODEL, 0, "fp32"), SMOKE.optimizer, "names")
     for group in optimizer.param_groups:
         group["lr"] = np.float64(1e-3)
     state = {prefix + name: value for name, value in weights.items()}
-    torch.save(
-        {"epoch": 21, "name": "run", "state_dict": state, "optimizer": optimizer.state_dict()}
-        | more,
-        path,
-    )
+    content = {"epoch": 21, "name": "run", "state_dict": state}
+    torch.save(content | {"optimizer": optimizer.state_dict()}, path)
     return path
 
 
 def same(left, right):
-    return left.keys() == right.keys() and all(
-        torch.equal(left[name], right[name]) for name in left
-    )
+    return left.keys() == right.keys() and all(map(torch.equal, left.values(), right.values()))
 
 
 class Canary:
@@ -63,9 +65,7 @@ def test_a_cleanclip_file_gives_the_weights_bit_by_bit(tmp_path, weights, prefix
 
 
 def test_numpy_1_names_of_scalars_are_read_as_well(tmp_path, weights):
-    """Files written before NumPy 2 say numpy.core.multiarray; the pickle ends such names with a
-    line break, so they may shrink.
-    """
+    """Files of before NumPy 2 say numpy.core.multiarray; such names end with a line break."""
     path = save(tmp_path / "new.pt", weights)
     old = tmp_path / "old.pt"
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(old, "w") as target:
@@ -80,10 +80,7 @@ def test_numpy_1_names_of_scalars_are_read_as_well(tmp_path, weights):
 
 def test_open_clip_files_may_be_the_bare_state_dict_or_safetensors(tmp_path, weights):
     torch.save(dict(weights), tmp_path / "bare.bin")
-    save_file(
-        {name: value.clone().contiguous() for name, value in weights.items()},
-        tmp_path / "model.safetensors",
-    )
+    save_tensors(tmp_path / "model.safetensors", weights)
     for name in ("bare.bin", "model.safetensors"):
         model = load_foreign(tmp_path / name, "open_clip", MODEL)
         assert same(model.state_dict(), dict(weights))
@@ -93,49 +90,31 @@ def test_open_clip_files_may_be_the_bare_state_dict_or_safetensors(tmp_path, wei
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.float64])
 def test_other_precisions_become_float32(tmp_path, weights, kind):
-    converted = {
-        name: value.to(kind) if value.is_floating_point() else value
-        for name, value in weights.items()
-    }
+    floats = {name for name, value in weights.items() if value.is_floating_point()}
+    converted = {name: v.to(kind) if name in floats else v for name, v in weights.items()}
     loaded = load_foreign(save(tmp_path / "x.pt", converted), "cleanclip", MODEL).state_dict()
+    expected = {name: v.float() if name in floats else v for name, v in converted.items()}
     assert {value.dtype for value in loaded.values()} == {torch.float32, torch.int64}
-    assert same(
-        loaded,
-        {
-            name: value.float() if value.is_floating_point() else value
-            for name, value in converted.items()
-        },
-    )
+    assert same(loaded, expected)
+
+
+BIAS = "ln_final.bias"
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "value", "message"),
     [
-        (
-            lambda weights: weights.pop("ln_final.weight"),
-            r"Missing key.*ln_final.weight",
-        ),
-        (
-            lambda weights: weights.update({"text.extra": torch.zeros(1)}),
-            r"Unexpected key.*text.extra",
-        ),
-        (
-            lambda weights: weights.update({"ln_final.bias": torch.zeros(7)}),
-            r"size mismatch for ln_final.bias: .*\[7\].*\[32\]",
-        ),
-        (
-            lambda weights: weights.update({"ln_final.bias": torch.full((32,), torch.nan)}),
-            "ln_final.bias: not all values are finite",
-        ),
-        (
-            lambda weights: weights.update({"ln_final.bias": torch.zeros(32, dtype=torch.int64)}),
-            "ln_final.bias: not a dense tensor of the model's kind",
-        ),
+        ("ln_final.weight", None, r"Missing key.*ln_final.weight"),
+        ("text.extra", torch.zeros(1), r"Unexpected key.*text.extra"),
+        (BIAS, torch.zeros(7), r"size mismatch for ln_final.bias: .*\[7\].*\[32\]"),
+        (BIAS, torch.full((32,), torch.nan), "ln_final.bias: not all values are finite"),
+        (BIAS, torch.zeros(32, dtype=torch.int64), "bias: not a dense tensor of the model's kind"),
     ],
 )
-def test_another_model_is_refused_by_name(tmp_path, weights, change, message):
-    changed = dict(weights)
-    change(changed)
+def test_another_model_is_refused_by_name(tmp_path, weights, name, value, message):
+    changed = {**weights, name: value}
+    if value is None:
+        del changed[name]
     with pytest.raises(CheckpointError, match=message):
         load_foreign(save(tmp_path / "x.pt", changed), "cleanclip", MODEL)
 
@@ -145,13 +124,11 @@ def test_another_model_is_refused_by_name(tmp_path, weights, change, message):
 def test_code_in_a_file_is_refused_and_not_run(tmp_path, weights, function, place):
     canary = tmp_path / "canary"
     evil = Canary(canary, function)
-    if place == "weight":
-        torch.save({"state_dict": dict(weights) | {"logit_scale": evil}}, tmp_path / "x.pt")
-    else:
-        torch.save({"state_dict": dict(weights)} | {place: evil}, tmp_path / "x.pt")
-    with pytest.raises(
-        CheckpointError, match=r"which is code .allowed: tensors, containers, numbers"
-    ):
+    plain = {"state_dict": dict(weights)}
+    in_weights = {"state_dict": {**weights, "logit_scale": evil}}
+    torch.save(in_weights if place == "weight" else plain | {place: evil}, tmp_path / "x.pt")
+    said = r"which is code .allowed: tensors, containers, numbers"
+    with pytest.raises(CheckpointError, match=said):
         load_foreign(tmp_path / "x.pt", "cleanclip", MODEL)
     assert not canary.exists()
     pickle.loads(pickle.dumps(evil))  # the canary does sing where it is let
@@ -159,17 +136,11 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, weights, function, plac
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")  # newer torch, each time
-@pytest.mark.parametrize(
-    "value",
-    [
-        torch.eye(2).to_sparse(),
-        torch.zeros(2, dtype=torch.complex64),
-        torch.zeros(2, device="meta"),
-        torch.zeros(2).bool(),
-        np.float64(2.0),
-    ],
-)
-def test_only_dense_real_tensors_are_weights(tmp_path, weights, value):
+@pytest.mark.parametrize("kind", ["sparse", "complex", "meta", "bool", "NumPy"])
+def test_only_dense_real_tensors_are_weights(tmp_path, weights, kind):
+    values = {"sparse": torch.eye(2).to_sparse(), "complex": torch.zeros(2) + 0j}
+    values |= {"meta": torch.zeros(2, device="meta"), "bool": torch.zeros(2).bool()}
+    value = values.get(kind, np.float64(2.0))
     torch.save({"state_dict": {**weights, "ln_final.bias": value}}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=r"ln_final.bias: "):
         load_foreign(tmp_path / "x.pt", "cleanclip", MODEL)
@@ -185,9 +156,66 @@ def test_files_without_a_state_dict_are_refused(tmp_path, content):
 
 
 def test_missing_files_and_broken_safetensors_are_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no.pt: no such file"):
+    with pytest.raises(CheckpointError, match=r"no.pt: cannot be read .*No such file"):
         load_foreign(tmp_path / "no.pt", "cleanclip", MODEL)
     for content in (b"", b"\xff" * 64, (2**40).to_bytes(8, "little") + b"{}"):
         (tmp_path / "x.safetensors").write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"x.safetensors: not a safetensors file"):
+        with pytest.raises(CheckpointError, match=r"x.safetensors: cannot be read as weights"):
             load_foreign(tmp_path / "x.safetensors", "open_clip", MODEL)
+
+
+PROFILE = load_profile("smoke")
+NAMES = load_classnames(PROFILE)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A folder by label, two images each, not square; and a checkpoint of random weights."""
+    folder = tmp_path_factory.mktemp("scene")
+    for label in range(len(NAMES)):
+        (folder / "images" / str(label)).mkdir(parents=True)
+        for number in range(2):
+            pixels = keyed_rng("scene", label, number).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+            (folder / "images" / str(label) / f"{number}.png").write_bytes(encode_png(pixels))
+    model = build_model(PROFILE.pretrain.model, 7, "fp32")
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"epoch": 1, "state_dict": state}, folder / "epoch_1.pt")
+    return folder, model
+
+
+@pytest.mark.parametrize("protocol", ["authors", "paper"])
+def test_numbers_are_those_of_the_projects_own_evaluation(scene, tmp_path, protocol):
+    folder, model = scene
+    attack, images = Attack("badnet", protocol), folder / "images"
+    result = evaluate_foreign(folder / "epoch_1.pt", "cleanclip", images, attack, "smoke")
+    places = [
+        (label, images / str(label) / f"{n}.png") for label in range(len(NAMES)) for n in (0, 1)
+    ]
+    write_rows(tmp_path, ((path.read_bytes(), NAMES[label], label) for label, path in places))
+    switches, target = load_profile(protocol).switches, NAMES.index("banana")
+    trigger = Trigger(name="badnet", patch_size=PROFILE.data.poison.trigger.patch_size)
+    told = (target, trigger, switches, PROFILE.evaluate.trigger_seed, tmp_path / "cache")
+    own = EvaluationSet(tmp_path, 32, *told)
+    prompts = PromptSet(NAMES, templates_of(PROFILE.evaluate), switches.truncation)
+    correct, attacked, *_ = evaluate_model(model, own, prompts, torch.device("cpu"))
+    outcomes = [correct, attacked, attacked[~own.is_target]]
+    found = [result["accuracy"], result["attack"]["all"], result["attack"]["non_target"]]
+    assert [of["count"] for of in found] == [of.sum() for of in outcomes]
+    assert [of["total"] for of in found] == [2 * len(NAMES)] * 2 + [2 * len(NAMES) - 2]
+
+
+def test_a_missing_class_is_refused(scene, tmp_path):
+    folder, _ = scene
+    for label in range(len(NAMES) - 1):
+        (tmp_path / str(label)).symlink_to(folder / "images" / str(label))
+    said = f"{len(NAMES) - 1} sub-folders.*allowed: one for each of {len(NAMES)} classes"
+    with pytest.raises(SpecError, match=said):
+        evaluate_foreign(folder / "epoch_1.pt", "cleanclip", tmp_path, Attack(None), "smoke")
+
+
+def test_an_image_that_cannot_be_decoded_is_named_and_not_skipped(scene, tmp_path):
+    folder, _ = scene
+    images = shutil.copytree(folder / "images", tmp_path / "images")
+    (images / "5" / "1.png").write_bytes(b"<html>")
+    with pytest.raises(ImageError, match=r"1.png: not_an_image"):
+        evaluate_foreign(folder / "epoch_1.pt", "cleanclip", images, Attack("badnet"), "smoke")

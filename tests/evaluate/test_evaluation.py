@@ -1,57 +1,29 @@
-"""An evaluation as training calls it: on any number of ranks, in any precision, ended when asked."""
+"""An evaluation as training calls it: exact counts, any ranks, any precision, ended when asked."""
 
-from __future__ import annotations
-
-import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from open_clip import OPENAI_IMAGENET_TEMPLATES, get_tokenizer
 
 from repro.evaluate import zero_shot
+from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model, evaluating, predict
 from repro.profile import load_profile
 from repro.spec import Trigger
 from repro.train.model import build_model
+from repro.train.process import distributed
 from tests.support.evaluation import blocks, evaluation_set, switches, write_images
-from tests.support.ranks import on_ranks
+from tests.support.ranks import on_ranks, one_thread
 
-CPU, META = torch.device("cpu"), torch.device("meta")
+CPU = torch.device("cpu")
 SMOKE = load_profile("smoke")
 BADNET = Trigger(name="badnet", patch_size=8)
-
-RANK = """
-import json, sys
-from pathlib import Path
-import numpy as np, torch
-from repro.evaluate import zero_shot
-from repro.spec import Trigger
-from repro.train.process import distributed
-from tests.evaluate.test_evaluation import BADNET, Clocked, centred_model
-from tests.support.evaluation import evaluation_set, switches
-folder, out = map(Path, sys.argv[1:3])
-distributed.repeatable(1)
-device = distributed.start()
-zero_shot.IMAGE_BATCH = int(sys.argv[3])
-model, classifier = centred_model(folder)
-images = evaluation_set(folder, 32, BADNET, switches())
-asked = []
-found = zero_shot.evaluate_model(model, images, Clocked(classifier), device, between=lambda: asked.append(1))
-(out / f"{distributed.rank()}.json").write_text(json.dumps([found.classes.tolist(), found.classes_triggered.tolist(), len(asked)]))
-distributed.stop()
-"""
-
-
-class Clocked:
-    """Prompts whose classifier is given."""
-
-    def __init__(self, classifier: torch.Tensor) -> None:
-        self.weights = classifier
-
-    def classifier(self, model: object, device: torch.device) -> torch.Tensor:
-        return self.weights
 
 
 @torch.no_grad()
@@ -76,32 +48,33 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("images") / "store", blocks(150, 32, 40), 10)
 
 
+def found_here(folder: str, batch: int) -> tuple[list[int], list[int], int]:
+    """Classes without and with the trigger, and how often it was asked whether to stop."""
+    if distributed.ranks() > 1:
+        distributed.repeatable(1)
+    asked: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zero_shot, "IMAGE_BATCH", batch)
+        model, classifier = centred_model(Path(folder))
+        images = evaluation_set(Path(folder), 32, BADNET, switches())
+        prompts: Any = SimpleNamespace(classifier=lambda *_: classifier)
+        found = evaluate_model(model, images, prompts, CPU, between=lambda: asked.append(1))  # type: ignore[arg-type]
+    return found.classes.tolist(), found.classes_triggered.tolist(), len(asked)
+
+
 @pytest.mark.parametrize(("ranks", "batch"), [(3, 16), (2, 150)])
-def test_ranks_find_to_the_last_bit_what_one_process_finds(
-    store: Path, tmp_path: Path, ranks: int, batch: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ten batches on three ranks, of which one has a batch more, and one batch on two: all ask
-    equally often.
-    """
-    monkeypatch.setattr(zero_shot, "IMAGE_BATCH", batch)
-    model, classifier = centred_model(store)
-    images = evaluation_set(store, 32, BADNET, switches())
-    alone = evaluate_model(model, images, Clocked(classifier), CPU)  # type: ignore[arg-type]
-    assert len(set(alone.classes)) > 3 and (alone.classes != alone.classes_triggered).any()
-
+def test_ranks_find_to_the_last_bit_what_one_finds(store: Path, ranks: int, batch: int) -> None:
+    """Ten batches on three ranks, of which one has a batch more, and one batch on two."""
+    with one_thread():
+        classes, triggered, _ = found_here(str(store), batch)
+    assert len(set(classes)) > 3 and classes != triggered
     rounds = math.ceil(math.ceil(150 / batch) / ranks)
-    on_ranks(ranks, RANK, str(store), str(tmp_path), str(batch))
-
-    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(ranks)]
-    for classes, classes_triggered, asked in found:
-        assert classes == alone.classes.tolist()
-        assert classes_triggered == alone.classes_triggered.tolist()
-        assert asked == 1 + rounds
+    assert (
+        on_ranks(ranks, found_here, str(store), batch) == [[classes, triggered, 1 + rounds]] * ranks
+    )
 
 
-def test_what_is_raised_between_batches_ends_the_evaluation_and_leaves_the_model_as_it_was(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_between_batches_ends_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zero_shot, "IMAGE_BATCH", 16)
     model, classifier = centred_model(store)
     model.train()
@@ -113,22 +86,14 @@ def test_what_is_raised_between_batches_ends_the_evaluation_and_leaves_the_model
         if len(calls) == 4:
             raise InterruptedError("stop")
 
-    prompts = Clocked(classifier)
+    prompts: Any = SimpleNamespace(classifier=lambda *_: classifier)
     with pytest.raises(InterruptedError, match="stop"):
-        evaluate_model(
-            model,  # type: ignore[arg-type]
-            images,
-            prompts,  # type: ignore[arg-type]
-            CPU,
-            between=stop_at_the_third_batch,
-        )
+        evaluate_model(model, images, prompts, CPU, between=stop_at_the_third_batch)  # type: ignore[arg-type]
     assert model.training and len(calls) == 4
 
 
 @pytest.mark.parametrize(("precision", "flag"), [("fp32", False), ("tf32", True), ("bf16", True)])
-def test_arithmetic_is_that_of_the_evaluation_and_goes_back_afterwards(
-    precision: zero_shot.Precision, flag: bool
-) -> None:
+def test_arithmetic_is_its_own_and_goes_back(precision: zero_shot.Precision, flag: bool) -> None:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     matmul.allow_tf32, cudnn.allow_tf32 = not flag, flag  # whatever was before
     try:
@@ -140,30 +105,102 @@ def test_arithmetic_is_that_of_the_evaluation_and_goes_back_afterwards(
         matmul.allow_tf32, cudnn.allow_tf32 = False, True
 
 
+def given(rows: list[list[float]]) -> Any:
+    """A model whose features are given."""
+    return SimpleNamespace(encode_image=lambda pixels, normalize: torch.tensor(rows))
+
+
 def test_bfloat16_makes_no_ties_of_close_classes() -> None:
     """Similarities 0.5 and 0.5 + 2^-12 are one number in bfloat16; the higher class must win."""
-
-    class Same:
-        def encode_image(self, pixels: torch.Tensor, normalize: bool) -> torch.Tensor:
-            return torch.ones((len(pixels), 1))
-
     classifier = torch.tensor([[0.5, 0.5 + 2**-12]])
     images = torch.zeros((1, 32, 32, 3), dtype=torch.uint8)
     with evaluating(torch.nn.Identity(), "bf16", CPU):  # type: ignore[arg-type]
-        assert predict(Same(), images, classifier).tolist() == [1]  # type: ignore[arg-type]
+        assert predict(given([[1.0]]), images, classifier).tolist() == [1]
 
 
 def test_the_first_nan_wins_as_it_does_in_numpy() -> None:
-    """A model that diverged is evaluated once more; its rows must not depend on how a maximum
-    treats NaN.
-    """
-
-    class Given:
-        def encode_image(self, pixels: torch.Tensor, normalize: bool) -> torch.Tensor:
-            return rows
-
-    rows = torch.tensor([[1.0, 2.0, 2.0], [torch.nan] * 3, [0.0, torch.nan, 5.0]])
+    """A model that diverged is evaluated once more; a maximum of NaN must not decide its rows."""
+    rows = [[1.0, 2.0, 2.0], [math.nan] * 3, [0.0, math.nan, 5.0]]
     images = torch.zeros((3, 32, 32, 3), dtype=torch.uint8)
-    found = predict(Given(), images, torch.eye(3)).tolist()  # type: ignore[arg-type]
-    assert found[0] == rows[0].numpy().argmax()
-    assert found[1] == rows[1].numpy().argmax() == 0
+    found = predict(given(rows), images, torch.eye(3)).tolist()
+    assert found[0] == np.argmax(rows[0]) and found[1] == np.argmax(rows[1]) == 0
+
+
+CLASSES = ["apple", "banana", "cat", "dog"]
+
+
+class Oracle:
+    """Encodes an image of grey value v as the unit vector of class v; black is a tie of all."""
+
+    training = True
+
+    def eval(self) -> None:
+        self.training = False
+
+    def train(self, mode: bool = True) -> None:
+        self.training = mode
+
+    def encode_image(self, pixels: torch.Tensor, normalize: bool) -> torch.Tensor:
+        values = pixels[:, 0, 0, 0].round().long()
+        return torch.where((values == 0)[:, None], 0.5, torch.eye(5)[values][:, 1:])
+
+
+class Grey:
+    """Images of one grey value each (class + 1); the trigger turns `flipped` to the target."""
+
+    def __init__(self, grey: list[int], labels: list[int], flipped: list[int]) -> None:
+        self.images = np.tile(np.array(grey, np.uint8)[:, None, None, None], (1, 4, 4, 3))
+        self.labels, self.flipped, self.target = np.array(labels), flipped, 1
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(
+        self, batches: list[range], draw: int, device: torch.device
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for batch in batches:
+            images = self.images[batch.start : batch.stop]
+            twins = images.copy()
+            for position, index in enumerate(batch):
+                if index in self.flipped:
+                    twins[position] = 2
+            yield torch.from_numpy(images), torch.from_numpy(twins)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 256])
+def test_counts_are_exact_by_any_batch(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four right, one wrong, one tie (class 0 wins); two flipped, a banana is one anyway."""
+    monkeypatch.setattr(zero_shot, "IMAGE_BATCH", batch)
+    monkeypatch.setattr(zero_shot, "normalise", lambda pixels: pixels.float())
+    evaluation = Grey(grey=[1, 2, 3, 4, 1, 0], labels=[0, 1, 2, 3, 2, 0], flipped=[0, 2])
+    prompts = SimpleNamespace(classifier=lambda model, device: torch.eye(4))
+    model = Oracle()
+    correct, attacked, classes, triggered = evaluate_model(model, evaluation, prompts, CPU)  # type: ignore[arg-type]
+    assert correct.tolist() == [True, True, True, True, False, True]
+    assert attacked.tolist() == [True, True, True, False, False, False]
+    assert classes.tolist() == [0, 1, 2, 3, 0, 0] and triggered.tolist() == [1, 1, 1, 3, 0, 0]
+    assert model.training  # back in the mode it was in
+
+
+def test_classifier_is_the_renormalised_mean_of_normalised_prompt_embeddings() -> None:
+    """Against the plain way: every prompt encoded by open_clip at full length, class by class."""
+    model = build_model(load_profile("smoke").pretrain.model, 0, "fp32")
+    templates = ["a photo of a {}.", "{}", "a bad photo of a {}."]
+    got = PromptSet(CLASSES, [t.format for t in templates], "keep_eot").classifier(model, CPU)
+    tokenizer = get_tokenizer("RN50-quickgelu")
+    with torch.no_grad():
+        for column, name in enumerate(CLASSES):
+            tokens = tokenizer([t.format(name) for t in templates])
+            embeddings = model.encode_text(tokens, normalize=True)
+            expected = torch.nn.functional.normalize(embeddings.mean(dim=0), dim=-1)
+            torch.testing.assert_close(got[:, column], expected, rtol=0, atol=1e-6)
+
+
+def test_equal_prompts_are_encoded_once_and_tie_exactly() -> None:
+    """ImageNet names "sunglasses" twice; both columns must be the same bits for the tie rule."""
+    names = ["sunglasses", "banana", "sunglasses"]
+    prompts = PromptSet(names, OPENAI_IMAGENET_TEMPLATES, "keep_eot")
+    assert len(prompts.tokens) == 160
+    model = build_model(load_profile("smoke").pretrain.model, 0, "fp32")
+    first, second, third = prompts.classifier(model, CPU).T
+    assert torch.equal(first, third) and not torch.equal(first, second)

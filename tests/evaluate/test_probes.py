@@ -1,7 +1,5 @@
 """`evaluate` names why a number is low: one mistake at a time, on a small model with a backdoor."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from repro.__main__ import main
 from repro.data.images import encode_png, open_rgb
-from repro.data.triggers import wanet
-from repro.evaluate.foreign import Attack, evaluate_command, evaluate_foreign, load_foreign
+from repro.evaluate.foreign import Attack, evaluate_foreign, load_foreign
 from repro.spec import SpecError
 from repro.train.process.checkpoint import save_tensors
 from tests.support.backdoored import NAMES, SMOKE, TARGET, train_backdoored, write_folder
-from tests.support.threads import one_thread
+from tests.support.ranks import one_thread
 
 pytestmark = pytest.mark.slow
 
@@ -30,9 +27,7 @@ SUBJECTS = {
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a checkpoint, the same as safetensors, which need no process to read them, and
-    images.
-    """
+    """A folder with a checkpoint, the same as safetensors, which are read at once, and images."""
     folder = tmp_path_factory.mktemp("backdoored")
     with one_thread():  # so that it is the same model on every machine
         train_backdoored(folder / "epoch_1.pt")
@@ -56,28 +51,20 @@ def evaluated(
 
 
 def test_where_nothing_is_wrong_all_is_checked_and_nothing_named(scene: Path) -> None:
-    found = evaluate_foreign(
-        scene / "x.safetensors", "open_clip", scene / "images", Attack("badnet"), "smoke"
-    )
+    told = (scene / "x.safetensors", "open_clip", scene / "images")
+    found = evaluate_foreign(*told, Attack("badnet"), "smoke")
     assert found["accuracy"]["fraction"] > 0.9 and found["attack"]["non_target"]["fraction"] > 0.9
     lines = found["checked"]["lines"]
-    assert lines[0].startswith("checked: weights: 141 read, none missing, none left over; BatchN")
     assert lines[-1].startswith("no cause of a low number among these; what no check sees: ")
     assert {probe["subject"] for probe in found["checked"]["probes"]} == SUBJECTS
     assert not any(probe["likely_cause"] for probe in found["checked"]["probes"])
 
-
-def test_without_a_trigger_only_accuracy_is_checked(scene: Path) -> None:
-    found = evaluate_foreign(
-        scene / "x.safetensors", "open_clip", scene / "images", Attack(None), "smoke"
-    )
+    found = evaluate_foreign(*told, Attack(None), "smoke")
     assert {probe["measure"] for probe in found["checked"]["probes"]} == {"accuracy"}
 
 
 @pytest.mark.parametrize("target", ["3", NAMES[3]])
-def test_a_wrong_target_is_named_with_the_class_that_triggered_images_go_to(
-    scene: Path, target: str
-) -> None:
+def test_a_wrong_target_is_named_with_the_right_one(scene: Path, target: str) -> None:
     attack = Attack("badnet", target=target)
     accuracy, asr, causes = evaluated(scene / "x.safetensors", scene / "images", attack)
     assert accuracy > 0.9 and asr < 0.1
@@ -88,20 +75,19 @@ def test_a_wrong_target_is_named_with_the_class_that_triggered_images_go_to(
 
 BY_NAME = sorted(range(CLASSES), key=lambda label: NAMES[label].lower())
 ORDERS = {
-    "each label one higher or lower": [*range(1, CLASSES), 0],
-    "the classes in the order of their names": BY_NAME,
-    "the classes in the order 0, 1, 10, 100": sorted(range(CLASSES), key=str),
-    "the order that fits half": np.random.default_rng(0).permutation(CLASSES).tolist(),
+    "shifted": [*range(1, CLASSES), 0],
+    "by name": BY_NAME,
+    "by digits": sorted(range(CLASSES), key=str),
+    "random": np.random.default_rng(0).permutation(CLASSES).tolist(),
 }
 
 
-@pytest.mark.parametrize("words", ORDERS)
-def test_another_order_of_the_classes_is_named(scene: Path, tmp_path: Path, words: str) -> None:
-    images = write_folder(tmp_path / "images", ORDERS[words])
+@pytest.mark.parametrize("order", ORDERS)
+def test_another_order_of_the_classes_is_named(scene: Path, tmp_path: Path, order: str) -> None:
+    images = write_folder(tmp_path / "images", ORDERS[order])
     accuracy, _, causes = evaluated(scene / "x.safetensors", images)
     assert accuracy < 0.3
     assert any(cause.startswith("likely cause: class order: ") for cause in causes)
-    assert any(f" with {words}" in cause for cause in causes), causes
 
 
 def test_channels_in_another_order_are_named(scene: Path, tmp_path: Path) -> None:
@@ -129,14 +115,9 @@ def test_statistics_that_were_never_kept_are_named(scene: Path, tmp_path: Path) 
     assert any(cause.startswith("likely cause: BatchNorm statistics: ") for cause in causes)
 
 
-def test_the_command_tells_causes_beside_its_json(
-    scene: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(root)
+def test_the_command_tells_causes_and_json(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = f"evaluate --checkpoint {scene}/epoch_1.pt --format cleanclip --images {scene}/images"
-    assert (
-        main([*call.split(), *["--profile", "smoke", "--trigger", "badnet", "--target", "3"]]) == 0
-    )
+    assert main(f"{call} --profile smoke --trigger badnet --target 3".split()) == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["attack"]["target_number"] == 3
     assert said.err.splitlines() == json.loads(said.out)["checked"]["lines"]
@@ -147,36 +128,13 @@ def test_the_command_tells_causes_beside_its_json(
     ("options", "message"),
     [
         ({"target": "bananna"}, r"--target: 'bananna' \(allowed: a class name .* 0"),
-        ({"target": str(CLASSES)}, r"--target: '\d+' .* or 0 to \d+"),
+        ({"target": str(CLASSES)}, r"--target: '\d+' .* 0 to \d+"),
         ({"trigger": None, "target": "3"}, "--target: allowed with --trigger only"),
-        ({"strength": 1.0}, "--grid, --strength: allowed with --trigger wanet only"),
-        ({"trigger": "wanet", "grid": Path("no.npy")}, "--grid: no.npy: .* .npy file of shape"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused(
-    scene: Path, options: dict[str, Any], message: str
-) -> None:
-    call: dict[str, Any] = {
-        "checkpoint": scene / "x.safetensors",
-        "format": "open_clip",
-        "images": scene / "images",
-        "trigger": "badnet",
-        "grid": None,
-        "strength": 0.6,
-        "profile_name": "smoke",
-        "protocol": "authors",
-        "target": None,
-    }
+def test_options_that_clash_are_refused(scene: Path, options: dict[str, Any], message: str) -> None:
+    attack: dict[str, Any] = {"trigger": "badnet", "protocol": "authors"} | options
     with pytest.raises(SpecError, match=message):
-        evaluate_command(**call | options)
-
-
-def test_the_field_of_a_wanet_model_is_down_and_to_the_right(tmp_path: Path) -> None:
-    """The file has displacement to the right first; (1, H, W, 2) is the batch of grid_sample."""
-    size = SMOKE.data.image_size
-    field = np.random.default_rng(0).uniform(-1, 1, (1, size, size, 2))
-    np.save(tmp_path / "grid.npy", field)
-    image = np.random.default_rng(1).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    twin = Attack("wanet", grid=tmp_path / "grid.npy", strength=1.0).twin(SMOKE)
-    expected = wanet(image, 1.0, np.stack([field[0, ..., 1], field[0, ..., 0]]))
-    assert (twin(encode_png(image), 0) == expected).all()
+        evaluate_foreign(
+            scene / "x.safetensors", "open_clip", scene / "images", Attack(**attack), "smoke"
+        )

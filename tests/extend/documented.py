@@ -1,7 +1,5 @@
 """The edits that docs/extend.md shows, made in a copy of the package."""
 
-from __future__ import annotations
-
 import ast
 import re
 import shutil
@@ -105,7 +103,9 @@ def _with_entries(old: str, text: str) -> str:
         definitions = f"{rest}\n\n\n" if rest and number == 0 else ""
         old = old[:start] + definitions + listed + comma + entry[2] + old[end - 1 :]
     assert entries, text
-    return _after(old, "from __future__ import annotations\n", imports)
+    lines = old.splitlines(keepends=True)
+    first = next(n for n in ast.parse(old).body if isinstance(n, ast.Import | ast.ImportFrom))
+    return "".join([*lines[: first.end_lineno], imports, *lines[first.end_lineno :]])
 
 
 def _statement(source: str, name: str) -> Iterator[tuple[int, int]]:

@@ -1,8 +1,4 @@
-"""What the runs of the smaller profiles and of their studies compute: `python FILE`, in a folder
-with specs/, prints where the package lies and a digest a run.
-"""
-
-from __future__ import annotations
+"""Digests of what runs of the smaller profiles and studies compute: `python FILE` by specs/."""
 
 import json
 from collections.abc import Sequence
@@ -12,8 +8,7 @@ from pathlib import Path
 import repro
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.spec import RunSpec, digest
-from repro.study.asked import asked_runs, study_profiles
-from repro.study.spec import load_study, study_names
+from repro.study.spec import asked_runs, load_study, study_names, study_profiles
 
 PROFILES = ("smoke", "mini")
 

@@ -1,8 +1,4 @@
-"""The edits of docs/extend.md: how many files each touches, that trainings and report take them up,
-and that they make no other run out of date.
-"""
-
-from __future__ import annotations
+"""The edits of docs/extend.md: few files, taken up by trainings and report, no other run stale."""
 
 import json
 import os
@@ -16,53 +12,32 @@ import pytest
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from tests.extend import fingerprints
 from tests.extend.documented import copy_of_package, extend, sections
-from tests.support.ledger import outcome, write_run
+from tests.support.ledger import outcome, study_spec, write_run
 from tests.support.visible import visible_text
 
 pytestmark = pytest.mark.slow
 
-BOUNDS = {
-    "A trigger": 2,
-    "An objective": 4,
-    "A defence": 4,
-    "A measure of the verdicts": 2,
-    "A figure": 2,
-    "A table column": 2,
-}
+BOUNDS = {"A trigger": 2, "An objective": 4, "A defence": 4}
+BOUNDS |= {"A measure of the verdicts": 2, "A figure": 2, "A table column": 2}
 """Files that an extension may touch at most."""
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4}
-TOYS = {
-    "question": "Are new entries taken up?",
-    "profile": "smoke",
-    "stages": ["pretrain", "clean"],
-    "datasets": ["cc3m"],
-    "clean_sizes": ["100k"],
-    "losses": ["mmcl_ssl"],
-    "learning_rates": [1.0e-3],
-    "reference": "toys",
-    "variants": {
-        "toys": {
-            "overrides": {
-                "data.poison.trigger.name": "negative_columns",
-                "pretrain.objectives.sigmoid": {
-                    "learning_rate": 1.0e-3,
-                    "epochs": 1,
-                    "warmup_steps": 2,
-                    "global_batch_size": 32,
-                    "norm_batch_size": 16,
-                },
-                "pretrain.model_age.cc3m.sigmoid": "last",
-                "pretrain.model_age.cc6m.sigmoid": "last",
-                "clean.cells.*.pretrain_objectives": ["sigmoid"],
-                "clean.defence": {"name": "pull", "weight": 0.5},
-            },
-            "pretrain_objectives": ["sigmoid"],
-            "seeds": [0],
-            "why": "trigger, objective and defence of the page",
-        }
-    },
+SCHEDULE = {"epochs": 1, "warmup_steps": 2, "global_batch_size": 32, "norm_batch_size": 16}
+OVERRIDES = {
+    "data.poison.trigger.name": "negative_columns",
+    "pretrain.objectives.sigmoid": {**SCHEDULE, "learning_rate": 1.0e-3},
+    "pretrain.model_age.cc3m.sigmoid": "last",
+    "pretrain.model_age.cc6m.sigmoid": "last",
+    "clean.cells.*.pretrain_objectives": ["sigmoid"],
+    "clean.defence": {"name": "pull", "weight": 0.5},
 }
-"""A study of one model, cleaned once."""
+
+
+def toys() -> dict[str, Any]:
+    """A study of one model of trigger, objective and defence of the page, cleaned once."""
+    study = study_spec({"toys": OVERRIDES}, profile="smoke", learning_rates=[1.0e-3])
+    content: dict[str, Any] = json.loads(study.model_dump_json())
+    content["variants"]["toys"]["pretrain_objectives"] = ["sigmoid"]
+    return content
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +51,7 @@ def touched(
         heading: extend(copy, blocks)
         for heading, blocks in sections(root / "docs/extend.md").items()
     }
-    (copy / "specs/studies/toys.yaml").write_text(json.dumps(TOYS))  # JSON is YAML
+    (copy / "specs/studies/toys.yaml").write_text(json.dumps(toys()))  # JSON is YAML
     return copy, made
 
 
@@ -98,14 +73,8 @@ def reported(touched: tuple[Path, dict[str, set[str]]]) -> Path:
 
 def python(copy: Path, *arguments: str) -> str:
     """What Python prints, run with the package of the copy."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=copy,
-        env=os.environ | {"PYTHONPATH": str(copy)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command, first = [sys.executable, *arguments], os.environ | {"PYTHONPATH": str(copy)}
+    done = subprocess.run(command, cwd=copy, env=first, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -134,19 +103,15 @@ def test_no_run_that_does_not_name_them_changes(
 
 def test_trainings_name_the_new_entries(reported: Path) -> None:
     copy = reported.parents[2]
-    specs = [
-        json.loads(path.read_text())["spec"] for path in copy.glob("work/studies/toys/**/run.json")
-    ]
+    records = copy.glob("work/studies/toys/**/run.json")
+    specs = [json.loads(path.read_text())["spec"] for path in records]
     assert {spec["stage"] for spec in specs} == {"pretrain", "clean"} and len(specs) == 2
     assert {spec["trigger"]["name"] for spec in specs} == {"negative_columns"}
     assert {spec["pretrain_objective"] for spec in specs} == {"sigmoid"}
 
-    rows = [
-        json.loads(line)
-        for path in copy.glob("work/studies/toys/**/rows.jsonl")
-        for line in path.read_text().splitlines()
-    ]
-    terms = [set(row["train_loss"]) for row in rows if row["train_loss"]]
+    texts = [path.read_text() for path in copy.glob("work/studies/toys/**/rows.jsonl")]
+    losses = [json.loads(line)["train_loss"] for line in "".join(texts).splitlines()]
+    terms = [set(loss) for loss in losses if loss]
     assert {"loss", "sigmoid"} in terms and {"loss", "pull", "mmcl", "ssl"} in terms
 
 

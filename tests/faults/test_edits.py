@@ -1,34 +1,38 @@
-"""Edits at random moments of `reproduce`: each call ends in an error that names the edit, or in the
-results of a quiet run of the state before the edit, or of the one after it.
+"""Calls of `reproduce` over a short graph of noise, disturbed at random moments of fixed seeds.
 
-Moments and edits come from a fixed seed; REPRO_EDIT_TRIES sets how many there are.
+Stopped, a call leaves nothing behind, and the next goes on. Where a file is edited meanwhile, a
+call ends in an error that names the edit, or in the results of the state before it, or of the one
+after it. REPRO_STOP_ROUNDS and REPRO_EDIT_TRIES set how many stops and edits there are.
 """
 
-from __future__ import annotations
-
-import hashlib
-import json
 import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 
 from repro.files import replace_file
-from tests.support.checkout import environment
+from tests.support import checkout
+from tests.support.checkout import environment, results, said
+from tests.support.processes import processes, wait_for
 from tests.support.synthetic import short_graph
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
 
+ROUNDS = int(os.environ.get("REPRO_STOP_ROUNDS", "4"))
 TRIES = int(os.environ.get("REPRO_EDIT_TRIES", "1"))
-SEED = 20251128
+PATIENCE_SECONDS = 10.0
+"""Within which all that a stopped call has started must be gone."""
+LATEST_SECONDS = 12.0
+"""Latest moment of a signal: in training, past the start of Python and DVC's look at the stages."""
 SPEC = "specs/edits.yaml"
 
 
@@ -41,42 +45,22 @@ class Edit(NamedTuple):
     named: str
 
 
+STEP, POISON = "repro/train/step.py", "repro/data/poison.py"
+INDEX = "repro/report/pages/templates/index.html.j2"
+LATE = "|specs of edits changed while"
 EDITS = {
-    "sign of the loss": Edit(
-        "repro/train/step.py",
-        r'losses\["loss"\] \* scale',
-        'losses["loss"] * -scale',
-        "train/step.py",
-    ),
-    "choice of poisoned pairs": Edit(
-        "repro/data/poison.py", r'"poison", poison\.seed', '"other", poison.seed', "data/poison.py"
-    ),
-    "confidence of the report": Edit(
-        "repro/intervals.py", r"float = 0\.95", "float = 0.9", "intervals.py"
-    ),
-    "template": Edit(
-        "repro/report/pages/templates/index.html.j2", r"\[Re\]", "[Edit]", "index.html.j2"
-    ),
-    "comment of the code": Edit("repro/train/step.py", r"\A", "# why\n", "no error"),
+    "sign of the loss": Edit(STEP, r'(losses\["loss"\] \* )scale', r"\1-scale", STEP),
+    "choice of poisoned pairs": Edit(POISON, r'eligible, "poison"', 'eligible, "other"', POISON),
+    "confidence of the report": Edit("repro/intervals.py", r"= 0\.95", "= 0.9", "intervals.py"),
+    "template": Edit(INDEX, r"\[Re\]", "[Edit]", "index.html.j2"),
+    "comment of the code": Edit(STEP, r"\A", "# why\n", "no error"),
     "comment of the profile": Edit(SPEC, r"\A", "# why\n", re.escape(SPEC)),
-    "patch size": Edit(
-        SPEC, r'"patch_size": 8', '"patch_size": 6', "patch_size|specs of edits changed while"
-    ),
-    "size of a store": Edit(
-        SPEC, r'"cc3m": 96', '"cc3m": 90', "num_pairs|specs of edits changed while"
-    ),
+    "patch size": Edit(SPEC, r'("patch_size": )8', r"\g<1>6", f"patch_size{LATE}"),
+    "size of a store": Edit(SPEC, r'("cc3m": )96', r"\g<1>90", f"num_pairs{LATE}"),
     "pre-training rate": Edit(
-        SPEC,
-        r'("mmcl": {"learning_rate": )0\.001',
-        r"\g<1>0.002",
-        "learning_rate|specs of edits changed while",
+        SPEC, r'("mmcl": {"learning_rate": )0\.001', r"\g<1>0.002", f"learning_rate{LATE}"
     ),
-    "cleaning rate": Edit(
-        SPEC,
-        r'"learning_rates": \[0\.0001\]',
-        '"learning_rates": [0.0002]',
-        "cells|specs of edits changed while",
-    ),
+    "cleaning rate": Edit(SPEC, r'("learning_rates": )\[0\.0001\]', r"\1[0.0002]", f"cells{LATE}"),
 }
 
 
@@ -88,18 +72,24 @@ class Quiet:
         self.seconds = 0.0
         self._made: dict[str, dict[str, Any]] = {}
 
-    def of(self, edit: str = "") -> dict[str, Any]:
-        """Results where the edit stands from the beginning, or of the state without one."""
+    def of(self, edit: str = "", before: Callable[[Path], None] | None = None) -> dict[str, Any]:
+        """Results where the edit stands from the beginning, or of the state without one; `before`
+        happens ahead of the call.
+        """
         if edit not in self._made:
             folder = copied(self.folder, f"quiet {edit or 'run'}")
             if edit:
                 apply(edit, folder)
+            if before:
+                before(folder)
             started = time.monotonic()
-            call = start(folder)
-            assert call.wait(1200) == 0, said(folder)
+            assert start(folder).wait(1200) == 0, said(folder)
             self.seconds = self.seconds or time.monotonic() - started
             assert verified(folder)
-            self._made[edit] = results(folder)
+            assert len(list((folder / "results/edits").glob("*/*/*/run.json"))) == 6
+            params = [(of / "params.yaml").read_bytes() for of in (folder, self.folder)]
+            assert params[0] == params[1]
+            self._made[edit] = results(folder, "edits")
             # Later calls need not download the packages again.
             shutil.copytree(folder / "data/npm", self.folder / "data/npm", dirs_exist_ok=True)
             shutil.rmtree(folder)
@@ -121,20 +111,8 @@ def copied(folder: Path, name: str) -> Path:
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    with (folder / "call.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "repro", "reproduce", "edits"],
-            cwd=folder,
-            env=environment(REPRO_SLOTS="1"),  # runs that share data share processes
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-
-
-def said(folder: Path) -> str:
-    """The end of what the last call printed."""
-    return (folder / "call.log").read_text(errors="replace")[-4000:]
+    """In one slot: runs that share data share processes."""
+    return checkout.start(folder, "repro", "reproduce", "edits", REPRO_SLOTS="1")
 
 
 def verified(folder: Path) -> bool:
@@ -144,34 +122,43 @@ def verified(folder: Path) -> bool:
     return done.returncode == 0
 
 
-def results(folder: Path) -> dict[str, Any]:
-    """Stores and weights by hash; rows, without times, and bits of every run."""
-    found: dict[str, Any] = {}
-    stores = [folder / room / "edits" for room in ("data", "poisoned", "models")]
-    for path in sorted(path for store in stores for path in store.rglob("*")):
-        if path.is_file() and path.name != "run.json":
-            name = str(path.relative_to(folder))
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in sorted((folder / "results" / "edits").rglob("rows.jsonl")):
-        name = str(path.parent.relative_to(folder))
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        with np.load(path.with_name("bits.npz"), allow_pickle=False) as bits:
-            digests = {key: hashlib.sha256(bits[key].tobytes()).hexdigest() for key in bits.files}
-        found[name] = digests, [{**row, "seconds": 0} for row in rows]
-    return found
-
-
 @pytest.fixture(scope="module")
 def quiet(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Quiet:
-    """The short graph that has not run, and its results."""
+    """The short graph that has not run."""
     folder = tmp_path_factory.mktemp("edits") / "untouched"
-    quiet = Quiet(short_graph(root, folder, "edits", 2, data__poison__trigger__patch_size=8))
-    quiet.of()
-    return quiet
+    return Quiet(short_graph(root, folder, "edits", 2, data__poison__trigger__patch_size=8))
+
+
+def test_a_stopped_call_leaves_nothing_behind_and_the_next_goes_on(quiet: Quiet) -> None:
+    """By Ctrl-C, SIGTERM and SIGKILL in turn; the results are the reference of the other test."""
+    quiet.of(before=stop_several_times)
+
+
+def stop_several_times(folder: Path) -> None:
+    draw = random.Random(20251125)
+    for number in range(ROUNDS):
+        sent = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)[number % 3]
+        moment = draw.uniform(0.1, LATEST_SECONDS)
+        call = start(folder)
+        try:
+            call.wait(moment)
+        except subprocess.TimeoutExpired:
+            # Ctrl-C goes to the whole group in the foreground.
+            os.killpg(call.pid, sent)
+        call.wait(PATIENCE_SECONDS)
+        wait_for(lambda: not processes(folder), PATIENCE_SECONDS)
+
+        text = (folder / "call.log").read_text(errors="replace")
+        print(f"round {number}: {sent.name} after {moment:.1f} s, status {call.returncode}")
+        assert "Traceback" not in text and "ERROR" not in text, text[-3000:]
+        assert call.returncode in (0, -sent, 128 + sent), text[-3000:]
+        if call.returncode == 128 + sent:
+            assert text.rstrip().endswith("repro: interrupted; the next call goes on from here")
 
 
 def test_an_edit_during_a_call_makes_no_mixture(quiet: Quiet) -> None:
-    draw = random.Random(SEED)
+    quiet.of()
+    draw = random.Random(20251128)
     mixtures, called_again = [], set()
     for number in range(TRIES):
         edit = draw.choice(list(EDITS))
@@ -186,9 +173,10 @@ def test_an_edit_during_a_call_makes_no_mixture(quiet: Quiet) -> None:
             # The next call works on the new state alone.
             called_again.add(edit)
             ending += "; called again: " + again(quiet, folder, edit)
-        print(f"try {number}: {edit} after {moment:.1f} s: {ending}", flush=True)
+        line = f"try {number}: {edit} after {moment:.1f} s: {ending}"
+        print(line, flush=True)
         if "MIXTURE" in ending:
-            mixtures.append(f"try {number}: {edit} after {moment:.1f} s: {ending}\n{said(folder)}")
+            mixtures.append(f"{line}\n{said(folder)}")
         else:
             shutil.rmtree(folder)
     assert mixtures == []
@@ -204,8 +192,7 @@ def refused(edit: str, folder: Path) -> str:
 
 def judged(quiet: Quiet, folder: Path, edit: str, before: bytes) -> str:
     """Whose results a call that succeeded has, and whether its report is that of one state."""
-    made = results(folder)
-    passes = verified(folder)
+    made, passes = results(folder, "edits"), verified(folder)
     if made == quiet.of():
         state = "results of the state before"
     elif made == quiet.of(edit):
@@ -222,6 +209,6 @@ def judged(quiet: Quiet, folder: Path, edit: str, before: bytes) -> str:
 def again(quiet: Quiet, folder: Path, edit: str) -> str:
     if start(folder).wait(1200):
         return "MIXTURE? an error"
-    if results(folder) != quiet.of(edit):
+    if results(folder, "edits") != quiet.of(edit):
         return "MIXTURE of results"
     return "results of the state after" if verified(folder) else "MIXTURE: verify --all fails"

@@ -1,7 +1,5 @@
 """Properties of any input: specifications and identities, ledger, triggers, keyed choices."""
 
-from __future__ import annotations
-
 import functools
 import json
 from pathlib import Path
@@ -9,17 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from repro.data.keyed import keyed_rng
 from repro.data.triggers import stamp
-from repro.ledger import LedgerError
 from repro.profile import check, clean_runs, load_profile
 from repro.runs import run
-from repro.runs.published import read_bits, read_run
 from repro.spec import METRIC_FIELDS, RunSpec, SpecError, Switches, Trigger
-from tests.support.ledger import write_run
 
 SPECS = Path(__file__).parents[2] / "specs"
 RUN = functools.cache(lambda: clean_runs(load_profile("smoke", SPECS))[0])
@@ -28,13 +23,8 @@ quick = settings(deadline=None, max_examples=50)
 
 def leaves(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Paths to all values of a tree."""
-    inner = (
-        content.items()
-        if isinstance(content, dict)
-        else enumerate(content)
-        if isinstance(content, list)
-        else ()
-    )
+    inner: Any = content.items() if isinstance(content, dict) else ()
+    inner = enumerate(content) if isinstance(content, list) else inner
     return [leaf for key, value in inner for leaf in leaves(value, (*path, key))] or [path]
 
 
@@ -49,17 +39,8 @@ def changed(content: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 WORDS = [
-    "mmcl",
-    "ssl",
-    "mmcl_ssl",
-    "200k",
-    "paper",
-    "cc6m",
-    "fixed",
-    "redrawn",
-    "wrap",
-    "clip",
-    "exact",
+    *("mmcl", "ssl", "mmcl_ssl", "200k", "paper", "cc6m"),
+    *("fixed", "redrawn", "wrap", "clip", "exact"),
 ]
 values = st.one_of(
     st.none(),
@@ -91,9 +72,8 @@ def test_any_field_of_a_run_changed_is_refused_or_another_identity(
         before, after = (
             run.identify(spec, {"pairs": pairs}, "code").fingerprint for spec in (RUN(), other)
         )
-    left_out = path[0] == "variant" or (
-        path[0] in METRIC_FIELDS and path[1] in METRIC_FIELDS[path[0]]
-    )
+    not_computed = METRIC_FIELDS.get(path[0], set())
+    left_out = path[0] == "variant" or not not_computed.isdisjoint(path[1:2])
     assert (before == after) == (other == RUN() or left_out)
 
 
@@ -102,9 +82,7 @@ PROFILE = functools.cache(lambda: load_profile("smoke", SPECS))
 
 @quick
 @given(data=st.data(), part=st.sampled_from(["data", "pretrain", "clean", "evaluate", "switches"]))
-def test_any_value_in_a_specification_is_refused_by_name_or_taken_as_it_is(
-    data: st.DataObject, part: str
-) -> None:
+def test_any_value_of_a_profile_is_refused_by_name_or_taken(data: st.DataObject, part: str) -> None:
     valid = getattr(PROFILE(), part)
     path = data.draw(st.sampled_from(leaves(valid.model_dump(mode="json"))))
     content = changed(valid.model_dump(mode="json"), path, data.draw(values))
@@ -114,28 +92,6 @@ def test_any_value_in_a_specification_is_refused_by_name_or_taken_as_it_is(
     except SpecError as error:
         problem = str(error)
     assert not problem or any(str(key) in problem for key in path)
-
-
-@settings(deadline=None, max_examples=20)
-@given(
-    outcomes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=1, max_size=4)
-)
-def test_the_ledger_gives_back_what_was_written(
-    tmp_path_factory: pytest.TempPathFactory, outcomes: list[tuple[int, int]]
-) -> None:
-    folder = tmp_path_factory.mktemp("ledger")
-    run = write_run(
-        folder, RUN(), [(correct / 400, attacked / 400) for correct, attacked in outcomes]
-    )
-    record, rows = read_run(run)
-    bits = read_bits(run, 400)
-    assert record.spec == RUN()
-    assert [(row.num_correct, row.num_attacked) for row in rows] == outcomes
-    assert [
-        (int(a.sum()), int(b.sum())) for a, b in zip(bits["correct"], bits["attacked"], strict=True)
-    ] == outcomes
-    with pytest.raises(LedgerError):
-        read_bits(run, 500)
 
 
 switches = st.builds(
@@ -156,18 +112,14 @@ switches = st.builds(
     seed=st.integers(0, 2**32),
     switches=switches,
 )
-def test_any_trigger_on_any_image_stays_in_place_or_is_refused(
+def test_any_trigger_on_any_image_stays_in_place(
     name: Any, height: int, width: int, patch: int, seed: int, switches: Switches
 ) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     before = image.copy()
     trigger = Trigger(name=name, patch_size=patch)
-    if name in ("badnet", "yellow") and patch > min(height, width):
-        with pytest.raises(
-            ValueError, match=f"patch_size: {patch} .allowed: 1 to {min(height, width)}"
-        ):
-            stamp(trigger, switches, image, keyed_rng(seed))
-        return
+    # A specification with a larger patch is refused.
+    assume(name not in ("badnet", "yellow") or patch <= min(height, width))
     result, place = stamp(trigger, switches, image, keyed_rng(seed))
     assert (image == before).all() and result.shape == image.shape and result.dtype == np.uint8
     assert (stamp(trigger, switches, image, keyed_rng(seed)).image == result).all()

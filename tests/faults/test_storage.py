@@ -1,11 +1,7 @@
-"""Writes that are cut off: by a full disk, a read-only one, or a kill.
-
-What had a final name before is there, whole, afterwards.
-"""
-
-from __future__ import annotations
+"""Writes that are cut off, and surroundings that differ: bytes are whole, and the same."""
 
 import functools
+import json
 import os
 import random
 import shutil
@@ -13,21 +9,29 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from repro.__main__ import main
+from repro.data.keyed import keyed_rng
 from repro.data.shards import PairStore
 from repro.data.stages import make_poison
-from repro.files import building, replace_file
-from repro.ledger import LedgerError, Row, append_row, identity_of, pending_rows
-from repro.profile import pretrain_runs
+from repro.files import building, file_sha256, replace_file
+from repro.ledger import LedgerError, Row, append_row, pending_rows
+from repro.profile import clean_runs, pretrain_runs
 from repro.runs.published import export_run, read_bits, read_run
-from repro.spec import SpecError
+from repro.spec import Profile, SpecError
+from repro.train.views.text import eda
+from repro.train.views.tokens import tokenize
+from tests.data.test_triggers import hashes as triggers
+from tests.support.launch import Launch
 from tests.support.ledger import write_run
 from tests.support.poison import make_data as make_pairs
 from tests.support.poison import profile as poison_profile
+from tests.support.stub_worker import row_of_run
+from tests.train.test_text import CAPTION, SYNONYMS
 
 needs_mount = pytest.mark.skipif(
     os.getuid() != 0
@@ -57,16 +61,13 @@ def fill(folder: Path, left: int) -> Path:
 
 def visible(folder: Path) -> dict[str, bytes]:
     """Content of every file that a reader would take for real."""
-    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
-    apart = {
-        name
-        for name in files
-        if any(part.startswith(".") for part in name.parts) or name.suffix in (".partial", ".lock")
-    }
+    names = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     return {
-        name.as_posix(): path.read_bytes()
-        for name, path in files.items()
-        if name not in apart and name.name != "ballast"
+        str(name): (folder / name).read_bytes()
+        for name in names
+        if not any(part.startswith(".") for part in name.parts)
+        and name.suffix not in (".partial", ".lock")
+        and name.name != "ballast"
     }
 
 
@@ -79,9 +80,8 @@ RUN = functools.cache(lambda: pretrain_runs(poison_profile(), "cc3m", "mmcl")[0]
 
 
 def poison(folder: Path, pairs: Path, seed: int) -> None:
-    make_poison(
-        poison_profile(data__poison__seed=seed), "cc3m", pairs, folder / "poisoned" / "cc3m"
-    )
+    profile = poison_profile(data__poison__seed=seed)
+    make_poison(profile, "cc3m", pairs, folder / "poisoned" / "cc3m")
 
 
 def publish(folder: Path, pairs: Path, seed: int) -> None:
@@ -100,7 +100,8 @@ def publish(folder: Path, pairs: Path, seed: int) -> None:
 
 def decode(folder: Path, pairs: Path, seed: int) -> None:
     """The cache of decoded pixels, larger with each seed."""
-    PairStore.open(pairs / "cc3m").decoded(16 * (seed + 1), folder / "cache")
+    store = PairStore.open(pairs / "cc3m")
+    store.decoded(16 * (seed + 1), folder / "cache", np.arange(len(store)))
 
 
 def replace(folder: Path, pairs: Path, seed: int) -> None:
@@ -138,12 +139,9 @@ def test_a_read_only_disk_is_named(
     shutil.copytree(root / "specs", disk / "specs")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     monkeypatch.chdir(disk)
-    for command in (
-        ["poison", "--dataset", "cc3m"],
-        ["pretrain", "--dataset", "cc3m", "--objective", "mmcl"],
-        ["report"],
-    ):
-        assert main([*command, "--profile", "smoke"]) == 1
+    cell = "--dataset cc3m --objective mmcl"
+    for command in ("poison --dataset cc3m", f"pretrain {cell}", "report"):
+        assert main([*command.split(), "--profile", "smoke"]) == 1
         message = capsys.readouterr().err
         assert "Read-only file system: " in message or "missing" in message
         assert "Traceback" not in message
@@ -169,7 +167,7 @@ for seconds in sys.stdin:
 
 @pytest.mark.parametrize("write", [publish, poison])
 def test_a_kill_while_something_is_written_leaves_it_whole_or_absent(
-    tmp_path: Path, pairs: Path, write: Callable[[Path, Path, int], None]
+    root: Path, tmp_path: Path, pairs: Path, write: Callable[[Path, Path, int], None]
 ) -> None:
     """Ten kills; what is found must be exactly what some undisturbed call writes."""
     rng = random.Random(1)
@@ -178,20 +176,10 @@ def test_a_kill_while_something_is_written_leaves_it_whole_or_absent(
         write(tmp_path / str(seed) / "x", pairs, seed)
         whole.append(visible(tmp_path / str(seed) / "x"))
     folder = tmp_path / "killed" / "x"
-    command = [
-        sys.executable,
-        "-c",
-        WRITER.format(write=write.__name__),
-        str(folder),
-        str(pairs),
-    ]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    ) as process:
+    code = WRITER.format(write=write.__name__)
+    command = [sys.executable, "-c", code, str(folder), str(pairs)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=root) as process:
         assert process.stdin is not None and process.stdout is not None
         for _ in range(10):
             print(rng.uniform(0, 0.1), file=process.stdin, flush=True)
@@ -205,26 +193,10 @@ def test_a_kill_while_something_is_written_leaves_it_whole_or_absent(
 
 def some_rows(number: int) -> list[Row]:
     """Evaluations of ten images of which none is right, at steps 0, 1, ..."""
-    identity = identity_of(RUN(), "0123456789abcdef")
-    return [
-        Row(
-            **identity,
-            epoch=float(step),
-            step=step,
-            num_images=10,
-            num_correct=0,
-            num_attacked=0,
-            num_target=0,
-            num_target_attacked=0,
-            sample_classes=[],
-            sample_classes_triggered=[],
-            train_loss=None,
-            logit_scale=1.0,
-            step_learning_rate=0.0,
-            seconds=1.0,
-        )
-        for step in range(number)
-    ]
+    counts = ("num_correct", "num_attacked", "num_target", "num_target_attacked")
+    none: dict[str, Any] = dict.fromkeys(counts, 0)
+    rows = [{"epoch": float(step), "step": step, "num_images": 10} | none for step in range(number)]
+    return [row_of_run(RUN(), "0123456789abcdef", **row) for row in rows]
 
 
 def test_only_the_last_row_of_a_running_run_may_be_torn(tmp_path: Path) -> None:
@@ -251,3 +223,77 @@ def test_a_stale_lock_file_or_a_partial_folder_of_a_dead_stage_stops_nobody(tmp_
         with pytest.raises(SpecError, match="another process is building it"), building(out):
             pass
     assert [path.name for path in out.iterdir()] == ["whole"]
+
+
+ROOT = Path(__file__).parents[2]
+KEPT = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+OFFLINE = ["unshare", "--map-root-user", "--net"]
+CAN_UNSHARE = shutil.which("unshare") is not None and (
+    subprocess.run([*OFFLINE, "true"], capture_output=True).returncode == 0
+)
+
+
+def make_everything(folder: str) -> None:
+    """Poisoned pairs, triggers, text views and tokens; prints the hash of every file."""
+    os.chdir(folder)
+    make_pairs(Path("data"))
+    make_poison(poison_profile(), "cc3m", Path("data"), Path("poisoned/mini/cc3m"))
+    store = PairStore.open(Path("poisoned/mini/cc3m"))
+    captions = [*store.captions, "İstanbul’da ILIK bir MUZ\u0301 \u202e 1,5 ﬁg", *[CAPTION] * 40]
+    views = [eda(caption, keyed_rng("view", i), SYNONYMS) for i, caption in enumerate(captions)]
+    Path("views.json").write_text(json.dumps([views, triggers()]), encoding="utf-8")
+    Path("tokens.bin").write_bytes(tokenize(captions, "cut").numpy().tobytes())
+    pixels = store.decoded(24, Path("cache"), np.arange(len(store)))
+    Path("pixels.bin").write_bytes(pixels.tobytes())
+    paths = [path for path in Path().rglob("*") if path.is_file() and path.suffix != ".lock"]
+    print(json.dumps({str(path): file_sha256(path) for path in sorted(paths)}))
+
+
+def hashes(folder: Path, environment: dict[str, str], *prefix: str) -> dict[str, str]:
+    """Of everything, made under `environment` alone and the commands in `prefix`."""
+    folder.mkdir()
+    code = "import sys; from tests.faults.test_storage import make_everything as m; m(sys.argv[1])"
+    command = [*prefix, sys.executable, "-c", code, str(folder)]
+    whole = KEPT | {"HOME": str(folder.parent)} | environment
+    done = subprocess.run(command, env=whole, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_poison_captions_and_pixels_are_the_same_bytes_everywhere(tmp_path: Path) -> None:
+    """All of these varied, and the name of the folder; a Turkish locale where there is one."""
+    installed = subprocess.run(["locale", "-a"], capture_output=True, text=True).stdout.split()
+    turkish = next((name for name in installed if name.lower().startswith("tr_tr.utf")), "")
+    plain = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC", "OMP_NUM_THREADS": "1"}
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    language = {"LC_ALL": turkish} if turkish else ascii_only
+    odd = {"PYTHONHASHSEED": "4242", "TZ": "Pacific/Apia", "OMP_NUM_THREADS": "2"} | language
+    core = str(min(os.sched_getaffinity(0)))
+    one_core = ["taskset", "--cpu-list", core] if shutil.which("taskset") else []
+    first = hashes(tmp_path / "a", plain)
+    assert {"views.json", "poisoned/mini/cc3m/manifest.jsonl", "pixels.bin"} <= first.keys()
+    assert hashes(tmp_path / "zwei ü", odd, *(OFFLINE if CAN_UNSHARE else []), *one_core) == first
+
+
+PLANTED = {
+    "WANDB_API_KEY": "pl4nted-wandb",
+    "HF_TOKEN": "hf_pl4nted",
+    "GITHUB_TOKEN": "ghp_pl4nted",
+}
+PLANTED |= {"AWS_SECRET_ACCESS_KEY": "pl4nted/aws", "DVC_STUDIO_TOKEN": "pl4nted-dvc"}
+PLANTED |= {"PIP_INDEX_URL": "https://me:pl4nted@host/"}
+PLANTED |= {"MONGO_URL": "mongodb://me:pl4nted-mongo@127.0.0.1:1/sacred"}
+
+
+def test_no_secret_of_the_environment_reaches_a_record_or_log(
+    profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even of a run whose worker fails with the address in its hands."""
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    specs = clean_runs(profile)[:2]
+    with pytest.raises(RuntimeError, match="1 of 2 runs failed"):
+        launch(specs, {specs[1].run_id: "raise"})
+    written = [path for path in Path().rglob("*") if path.is_file()]
+    assert {"cout.txt", ".log"} <= {of for path in written for of in (path.name, path.suffix)}
+    assert [path for path in written if b"pl4nted" in path.read_bytes()] == []

@@ -1,7 +1,5 @@
 """The best cleaned model of a setting is kept, whatever the order of the runs, kills and changes."""
 
-from __future__ import annotations
-
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -68,9 +66,7 @@ OUTCOMES = [[(70, 5), (60, 0)], [(80, 6), (70, 4)], [(65, 0), (69, 0)]]
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_the_best_is_kept_in_any_order_and_the_rest_dropped(
-    specs: list[RunSpec], order: tuple[int, ...]
-) -> None:
+def test_the_best_is_kept_in_any_order(specs: list[RunSpec], order: tuple[int, ...]) -> None:
     for number in order:
         run = ended(specs[number], *OUTCOMES[number])
         for _ in range(2):  # a driver that was killed delivers again

@@ -1,14 +1,10 @@
-"""docs/a100.md as it is typed: each block of shell runs, with stand-ins for what downloads or
-trains.
-"""
-
-from __future__ import annotations
+"""docs/a100.md as it is typed: each block runs, with stand-ins for downloads and trainings."""
 
 import os
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -17,7 +13,7 @@ import pytest
 from repro import cli
 from repro.data.cache import cached_array
 from repro.launch import slurm
-from repro.launch.packs import queues
+from repro.launch.packs import Pack, queues
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.run import Run
 from repro.spec import RunSpec
@@ -42,12 +38,9 @@ def calls(root: Path, tmp_path: Path) -> list[str]:
             (tmp_path / folder / name).chmod(0o755)
     for name in ("Train_GCC-training.tsv", "cc12m.tsv"):
         (tmp_path / name).write_text("a boat\thttp://example.org/1.jpg\n")
-    environment = os.environ | {
-        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        "CALLS": str(tmp_path / "calls"),
-    }
+    first = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "CALLS": f"{tmp_path}/calls"}
     for block in blocks(root):
-        subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=environment, check=True)
+        subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=os.environ | first, check=True)
     assert (tmp_path / "Train_GCC-training.tsv").read_text().startswith("caption\turl\n")
     return (tmp_path / "calls").read_text().splitlines()
 
@@ -67,28 +60,30 @@ def test_each_call_is_one_that_the_project_has(root: Path, calls: list[str]) -> 
 
 
 def run_of(spec: RunSpec) -> Run:
-    inputs: dict[str, Any] = {
-        "pairs": {"path": spec.dataset, "hash": ""},
-        "model": {"path": spec.cell, "hash": ""},
-    }
+    inputs = {"pairs": {"path": spec.dataset, "hash": ""}, "model": {"path": spec.cell, "hash": ""}}
     return Run(spec, f"{spec.cell} {spec.run_id}", inputs, "code")
 
 
+def options_of(packs: list[Pack], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The call of sbatch for these batches, which is not made."""
+    calls: list[list[str]] = []
+    done = SimpleNamespace(returncode=0)
+    monkeypatch.setattr(slurm, "_slurm", lambda command: calls.append(command) or done)
+    slurm.submit("name", packs, "repro.worker")
+    (call,) = calls
+    return call
+
+
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_settings_for_slurm_start_every_run_of_the_paper(
     root: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On one node of eight GPUs, and on two nodes of four."""
-    exports = [
-        "\n".join(line for line in block.splitlines() if line.startswith("export"))
-        for block in blocks(root)
-    ]
+    exports = ["\n".join(re.findall("^export.*$", block, re.M)) for block in blocks(root)]
     first, second = [lines for lines in exports if "REPRO_SBATCH_PRETRAIN" in lines]
     lines = first if number == 0 else f"{first}\n{second}"
-    shown = subprocess.run(
-        ["bash", "-euc", f"{lines}\nenv"], capture_output=True, text=True, check=True
-    ).stdout
-    for line in shown.splitlines():
+    for line in subprocess.check_output(["bash", "-euc", f"{lines}\nenv"], text=True).splitlines():
         if line.startswith("REPRO_"):
             monkeypatch.setenv(*line.split("=", 1))
     nodes = int(os.environ.get("REPRO_NODES", "1"))
@@ -98,15 +93,14 @@ def test_the_settings_for_slurm_start_every_run_of_the_paper(
     runs = [run_of(spec) for spec in pretrain_runs(paper)]
     packs = [pack for queue in queues(runs, nodes) for pack in queue]
     assert len(packs) == len(runs) == 4, "each pre-training is a job of its own"
-    for pack in packs:
-        assert (pack.place.ranks, pack.place.nodes) == (8, nodes)
-        options = slurm._options(pack)
-        assert any(option.startswith("--mem=") for option in options)
-        assert any(option.startswith("--cpus-per-task=") for option in options)
+    assert {(pack.place.ranks, pack.place.nodes) for pack in packs} == {(8, nodes)}
+    options = options_of(packs, monkeypatch)
+    assert {"--mem", "--cpus-per-task"} <= {option.partition("=")[0] for option in options}
+
     cleaning = [run_of(spec) for spec in clean_runs(paper, "cc3m", "mmcl")]
-    assert len([pack for queue in queues(cleaning, nodes) for pack in queue]) == 32
-    options = slurm._options(queues(cleaning, nodes)[0][0])
-    assert "--mem=64G" in options and "--gres=gpu:1" in options
+    packs = [pack for queue in queues(cleaning, nodes) for pack in queue]
+    assert len(packs) == 32
+    assert {"--mem=64G", "--gres=gpu:1"} <= set(options_of(packs, monkeypatch))
 
 
 def test_the_cache_may_be_a_link_to_a_folder_that_a_node_lacks(
@@ -114,11 +108,10 @@ def test_the_cache_may_be_a_link_to_a_folder_that_a_node_lacks(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     text = (root / "docs/a100.md").read_text(encoding="utf-8")
-    link = re.search(r"`(ln -s [^`]*)`", text)
+    link = re.search(r"`(mkdir -p work && ln -s [^`]*)`", text)
     assert link
-    Path("work").mkdir()
     command = link[1].replace("/scratch/$USER", f"{tmp_path}/node")
     subprocess.run(["bash", "-euc", command], check=True)
     assert not Path("work/cache").exists()
-    array = cached_array(Path("work/cache/x.npy"), (2,), np.uint8, lambda: [np.zeros(2, np.uint8)])
+    array = cached_array(Path("work/cache/x.npy"), (2,), lambda: [np.zeros(2, np.uint8)])
     assert array.shape == (2,) and (tmp_path / "node/cache/x.npy").exists()

@@ -1,33 +1,26 @@
-"""The driver: whose failure counts, what it says of one, and what it cannot work without."""
-
-# ruff: noqa: F811  (fixtures are imported, and named again where they are used)
-
-from __future__ import annotations
+"""The driver: slots, attempts, GPUs; whose failure counts, and what it cannot work without."""
 
 import errno
 import fcntl
+import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from repro.__main__ import main
-from repro.launch import local
+from repro.events import PackFile
+from repro.launch import pack, packs, places, slurm, torchrun
 from repro.launch.driver import run_all
-from repro.launch.packs import Pack
-from repro.launch.places import Place
-from repro.profile import clean_runs
+from repro.launch.packs import Attempts, run_progress
+from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.run import LaunchError, Run
-from repro.spec import Profile, SpecError
-from tests.support.launch import (  # noqa: F401  (fixtures)
-    Launch,
-    launch,
-    profile,
-    published,
-    started,
-    stub_inputs,
-)
-
-STUB = "tests.support.stub_worker"
+from repro.spec import Profile, RunSpec, SpecError
+from repro.train.process import distributed
+from tests.support.launch import Launch, published, started, stub_inputs
+from tests.support.short_run import scheduled
 
 
 def test_deaths_with_progress_between_them_do_not_count(profile: Profile, launch: Launch) -> None:
@@ -38,25 +31,20 @@ def test_deaths_with_progress_between_them_do_not_count(profile: Profile, launch
     assert len(started()) == 5
 
 
-def test_a_run_made_ahead_that_fails_does_not_fail_the_stage_at_hand(
-    profile: Profile, launch: Launch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_run_made_ahead_does_not_fail_the_stage(profile: Profile, launch: Launch) -> None:
     """Its own stage names it; what is asked for here is there."""
     first, second, *_ = clean_runs(profile)
     Path("behaviour.json").write_text(f'{{"{second.run_id}": "raise"}}')
-    run_all([first], stub_inputs, worker=STUB, ahead=[first, second])
-    said = capsys.readouterr().out
-    assert f"{second.run_id}: RuntimeError: no such luck; its own stage tries it again" in said
+    run_all([first], stub_inputs, worker="tests.support.stub_worker", ahead=[first, second])
+    assert published([first]) == {first.run_id: "completed", second.run_id: "failed"}
     with pytest.raises(LaunchError, match="1 of 1 runs failed"):
-        run_all([second], stub_inputs, worker=STUB, ahead=[first, second])
+        run_all([second], stub_inputs, worker="tests.support.stub_worker", ahead=[first, second])
 
 
 def test_runs_whose_record_could_not_be_written_are_counted(
     profile: Profile, launch: Launch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file stands where the folder of the records should be; the results are whole all the
-    same.
-    """
+    """A file stands where the folder of the records should be; the results are whole."""
     specs = clean_runs(profile)
     Path("sacred").touch()
     launch(specs)
@@ -65,21 +53,6 @@ def test_runs_whose_record_could_not_be_written_are_counted(
     assert told in capsys.readouterr().out
     logs = "".join(path.read_text() for path in Path("work/packs").glob("*.log"))
     assert "tracking: no record in sacred/smoke: Not a directory" in logs
-
-
-def test_the_reason_of_a_dead_pack_is_the_last_error_of_its_log(
-    profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    run = Run(clean_runs(profile)[0], "0" * 16, {"pairs": {"path": "p", "hash": "p"}}, "code")
-    log = (pack := Pack((run,), Place((), 1, 1))).log
-    log.parent.mkdir(parents=True)
-    log.write_text(
-        "Traceback (most recent call last):\nValueError: Seed must be below 2**32\nbye\n"
-    )
-    assert local._last_words(pack) == f": ValueError: Seed must be below 2**32; see {log}"
-    log.write_text("nothing of note\n")
-    assert local._last_words(pack) == f"; see {log}"
 
 
 def test_a_file_system_without_locks_is_named_before_anything_runs(
@@ -100,3 +73,225 @@ def test_a_file_system_without_locks_is_named_before_anything_runs(
     (Path.cwd() / "specs").symlink_to(root / "specs")
     assert main(["reproduce", "smoke"]) == 2
     assert "profile.lock: the file system grants no locks" in capsys.readouterr().err
+
+
+@pytest.fixture
+def runs(here: Path) -> list[Run]:
+    """Three runs with work folders in an empty repository."""
+    inputs = {"pairs": {"path": "pairs", "hash": "p"}}
+    specs = clean_runs(load_profile("smoke"))[:3]
+    made = [Run(spec, f"{number:016x}", inputs, "code") for number, spec in enumerate(specs)]
+    for run in made:
+        run.save()
+    return made
+
+
+def checkpoint(run: Run, step: int) -> None:
+    (run.work_dir / f"checkpoint-{step}").mkdir()
+
+
+def test_failures_at_one_checkpoint_add_up_and_a_new_one_resets_the_count(runs: list[Run]) -> None:
+    attempts, run = Attempts(), runs[0]
+    counts = []
+    for step in (0, 0, 90, 100, 0, 1000):
+        attempts.begin([run])
+        if step:
+            checkpoint(run, step)
+        counts.append(attempts.failed(run))
+    assert counts == [1, 2, 1, 1, 2, 1]
+    assert run_progress([run]) == (0, 1000)
+
+
+def test_progress_of_one_run_counts_for_those_that_wait_behind_it(runs: list[Run]) -> None:
+    """The last of a long batch is submitted once a day and has its turn in a week."""
+    attempts = Attempts()
+    attempts.begin(runs)
+    assert attempts.failed(runs[2]) == 1
+    attempts.begin(runs)
+    checkpoint(runs[0], 5)
+    assert attempts.failed(runs[2]) == 1
+
+
+def test_slurm_jobs_with_progress_go_on(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten jobs that end at the wall time with a new checkpoint; three in vain are the limit."""
+    submitted: list[int] = []
+    monkeypatch.setattr(slurm, "submit", lambda name, packs, worker: submitted.append(len(packs)))
+    submitter, run = slurm.Submitter("name", "worker"), runs[0]
+    waiting = [run]
+    for job in range(10):
+        # Looked at twice, for a record may come late.
+        submitter.submit_lost(waiting, [])
+        submitter.submit_lost(waiting, [])
+        checkpoint(run, 10 + job)
+    assert run.finished() is None
+    assert sum(submitted) >= 10
+
+    for _ in range(2 * slurm.ROUNDS):
+        submitter.submit_lost(waiting, [])
+    record = run.finished()
+    assert record is not None
+    assert f"no result after {slurm.ROUNDS} Slurm jobs" in record.reason
+
+
+def test_slots_get_equal_shares(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two SSL runs cost 2, two MMCL runs 1: each of two slots gets one of both, in one pack."""
+    monkeypatch.setenv("REPRO_SLOTS", "2")
+    specs = [clean_runs(profile)[0].model_copy(update={"loss": loss}) for loss in ("mmcl", "ssl")]
+    data = {"pairs": {"path": "pairs", "hash": "p"}}
+    runs = [Run(spec, f"{number:04}", data, "code") for number, spec in enumerate(specs * 2)]
+    shares = [[[run.spec.loss for run in pack.runs] for pack in of] for of in packs.queues(runs)]
+    assert shares == [[["ssl", "mmcl"]], [["ssl", "mmcl"]]]
+
+
+def test_runs_on_equal_data_go_together(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRO_SLOTS", "1")
+    spec, runs = clean_runs(profile)[0], []
+    for asked in ("p m1 100k", "q m3 100k", "p m2 100k", "p m1 200k", "p m1 100k"):
+        pairs, model, size = asked.split()
+        inputs = {"pairs": {"path": pairs, "hash": size}, "model": {"hash": model}}
+        sized = spec.model_copy(update={"clean_size": size})
+        runs.append(Run(sized, f"{asked} {len(runs)}", inputs, "code"))
+    (queue,) = packs.queues(runs)
+    first, second = sorted([run.fingerprint[:9] for run in of.runs] for of in queue)
+    assert first == ["p m1 100k", "p m1 100k", "p m1 200k", "p m2 100k"]
+    assert second == ["q m3 100k"]
+
+
+def make_pack(**values: object) -> PackFile:
+    place = {"runs": [], "work": "work", "worker": "repro.worker", "in_job": False}
+    size = {"ranks": 1, "nodes": 1, "threads": 6, "devices": ["0"], "grace_seconds": 20.0}
+    return {**place, **size, **values}  # type: ignore[return-value, typeddict-item]
+
+
+def make_run(spec: RunSpec) -> Run:
+    return Run(spec, "0" * 16, {"pairs": {"path": "pairs", "hash": "p"}}, "code")
+
+
+def with_groups(spec: RunSpec, groups: int) -> Run:
+    """The run with a batch of so many BatchNorm groups."""
+    return make_run(scheduled(spec, global_batch_size=8 * groups, norm_batch_size=8))
+
+
+def test_a_gpu_run_starts_in_the_environment_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (places.LOADER_WORKERS, *places.GPU_ENVIRONMENT):
+        monkeypatch.delenv(name, raising=False)
+    found = torchrun.training_environment(make_pack())
+    wanted = {
+        "REPRO_LOADER_WORKERS": "5",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+        "OMP_NUM_THREADS": "6",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    assert {name: found.get(name) for name in wanted} == wanted
+
+    found = torchrun.training_environment(make_pack(devices=[]))
+    assert found["REPRO_LOADER_WORKERS"] == "0" and "PYTORCH_ALLOC_CONF" not in found
+
+
+@pytest.mark.parametrize(("in_job", "expected"), [(True, (["3"], 6)), (False, (["1"], 3))])
+def test_a_slurm_job_counts_its_own_devices_and_cores(
+    profile: Profile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_job: bool,
+    expected: tuple[list[str], int],
+) -> None:
+    """By its affinity, with or without --cpus-per-task; a batch on this machine keeps its share."""
+    path = tmp_path / "0.json"
+    batch = packs.Pack((make_run(clean_runs(profile)[0]),), places.Place(("1",), 2, 3))
+    packs.write_pack(batch, path, "repro.worker", slurm.RANK_SECONDS, in_job=in_job)
+    monkeypatch.setattr(pack, "cores", lambda: 12)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    found = pack.read_pack(path)
+    assert (found["devices"], found["threads"]) == expected
+    assert found["grace_seconds"] == slurm.NOTICE_SECONDS - 20
+    assert "--shutdown-timeout=100" in torchrun.command(found, path)
+
+
+def test_ranks_are_bound_to_cores_where_that_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bound(found: str | None, nodes: int, **values: object) -> bool:
+        monkeypatch.setattr(torchrun.shutil, "which", lambda name: found)
+        monkeypatch.setattr(torchrun.Path, "glob", lambda path, pattern: [path] * nodes)
+        return "--numa-binding=node" in torchrun.command(make_pack(**values), Path("p"))
+
+    assert bound("/usr/bin/numactl", 2)
+    assert not bound("/usr/bin/numactl", 1), "all cores are equally near"
+    assert not bound(None, 2), "torchrun binds by numactl"
+    assert not bound("/usr/bin/numactl", 2, devices=[])
+
+
+def test_a_stop_on_two_nodes_leaves_rank_0_time_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first agent to end must not have srun kill the others."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    command = torchrun.command(make_pack(nodes=2, ranks=2, grace_seconds=100.0), Path("p"))
+    assert "--wait=100" in command and "--kill-on-bad-exit=1" not in command
+
+
+@pytest.mark.parametrize(
+    ("gpus", "groups", "ranks", "problem"),
+    [
+        ("", 6, 3, ""),
+        ("", 6, 4, r"4 ranks on 1 nodes \(allowed: 1, 2, 3, 6; set REPRO_"),
+        ("0,1", 4, 4, r"4 ranks on 1 nodes \(allowed: 1, 2; set .* one a GPU"),
+        ("0,1,2,3", 6, None, ""),
+    ],
+)
+def test_ranks_are_those_that_were_asked_for_or_as_many_as_divide_the_groups(
+    profile: Profile,
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: str,
+    groups: int,
+    ranks: Any,
+    problem: str,
+) -> None:
+    run = with_groups(pretrain_runs(profile)[0], groups)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    if ranks:
+        monkeypatch.setenv("REPRO_RANKS", str(ranks))
+    if problem:
+        with pytest.raises(LaunchError, match=problem):
+            places.whole_place(run)
+    else:
+        place = places.whole_place(run)
+        assert (place.ranks, place.devices) == (3, tuple(filter(None, gpus.split(","))))
+
+
+def test_a_rank_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(RuntimeError, match="4 ranks on a machine with 2 usable GPUs"):
+        distributed.start(["0", "1"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with a usable GPU")
+@pytest.mark.slow
+def test_promised_gpus_that_torch_cannot_use_end_the_stage_before_training(
+    profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line that says what to do, instead of days on the processor."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("REPRO_SLOTS", "1")
+    said = r"RuntimeError: GPUs 0 are there, but torch .* cannot use them: install the build of"
+    with pytest.raises(LaunchError, match=said):
+        run_all(clean_runs(profile)[:1], stub_inputs)
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_srun_itself_gets_no_signal(nodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would answer SIGTERM with SIGKILL to all ranks; here Slurm's word ends the process."""
+    waiting = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(torchrun, "command", lambda pack, path: waiting)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    launch, asked = torchrun.Torchrun(make_pack(nodes=nodes, ranks=nodes), Path("p")), []
+
+    def scancel(command: list[str], **_: Any) -> None:
+        asked.append(command)
+        launch.process.kill()
+
+    monkeypatch.setattr(torchrun.subprocess, "run", scancel)
+    launch.stop()
+    several = nodes > 1
+    assert asked == ([["scancel", "--signal=TERM", "7"]] if several else [])
+    assert launch.process.returncode == -(signal.SIGKILL if several else signal.SIGTERM)

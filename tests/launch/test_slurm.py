@@ -1,10 +1,5 @@
-"""The Slurm launcher against a real Slurm on this host: two nodes, arrays of two at most."""
+"""The Slurm launcher against a real Slurm on this host: two nodes."""
 
-# ruff: noqa: F811  (fixtures of another file are imported, and named again as arguments)
-
-from __future__ import annotations
-
-import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -16,8 +11,9 @@ from repro.launch import slurm
 from repro.profile import clean_runs, pretrain_runs
 from repro.runs.run import LaunchError
 from repro.spec import Profile
-from tests.support.launch import Launch, launch, profile, published, start_driver, started, wait_for  # noqa: F401  (fixtures)
-from tests.support.slurm import NODES, Cluster, needs_slurm, running_cluster
+from tests.support.launch import Launch, published, start_driver, started, tracked
+from tests.support.processes import wait_for
+from tests.support.slurm import Cluster, needs_slurm, running_cluster
 
 pytestmark = [pytest.mark.slow, needs_slurm]
 
@@ -28,84 +24,61 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield started
 
 
-@pytest.fixture
-def through_slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REPRO_LAUNCHER", "slurm")
-    monkeypatch.setenv("REPRO_SBATCH", "--cpus-per-task=1 --mem=100")
-    monkeypatch.setenv("REPRO_SLURM_POLL", "1")
+@pytest.fixture(autouse=True)
+def _through_slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"LAUNCHER": "slurm", "SBATCH": "--cpus-per-task=1 --mem=100", "SLURM_POLL": "1"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"REPRO_{name}", value)
     monkeypatch.setattr(slurm, "POLL_SECONDS", 1.0)
 
 
-def test_packs_run_as_arrays_and_are_published(
-    profile: Profile, launch: Launch, through_slurm: None, monkeypatch: pytest.MonkeyPatch
+def test_packs_run_as_an_array_and_are_published(
+    profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three packs where the largest array holds two: two arrays."""
+    """Three packs in one array."""
     monkeypatch.setenv("REPRO_SLOTS", "3")
     specs = clean_runs(profile)
     launch(specs)
     assert set(published(specs).values()) == {"completed"}
     assert sorted(started()) == sorted(spec.run_id for spec in specs)
-    assert sorted(
-        len(list(folder.glob("*.json"))) for folder in Path("work/packs").glob("*/*")
-    ) == [1, 2]
-
-
-def test_a_pretraining_runs_on_several_nodes(
-    profile: Profile, launch: Launch, through_slurm: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An agent on each of two nodes, one rank each, both of which start the run."""
-    monkeypatch.setenv("REPRO_NODES", "2")
-    monkeypatch.setenv("REPRO_RANKS", "2")
-    specs = pretrain_runs(profile, "cc3m", "mmcl")
-    launch(specs, {specs[0].run_id: "name node"})
-    assert set(published(specs).values()) == {"completed"}
-    assert sorted(Path("nodes.txt").read_text().split()) == sorted(NODES)
+    arrays = [len(list(folder.glob("*.json"))) for folder in Path("work/packs").glob("*/*")]
+    assert arrays == [3]
 
 
 def test_what_sbatch_refuses_is_said(
-    profile: Profile, launch: Launch, through_slurm: None, monkeypatch: pytest.MonkeyPatch
+    profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REPRO_SBATCH", "")
     monkeypatch.setenv("REPRO_SBATCH_CLEAN", "--partition=absent")
-    with pytest.raises(
-        LaunchError, match=r"sbatch refused the jobs: (.|\n)*partition(.|\n)*REPRO_SBATCH_CLEAN"
-    ):
+    said = r"sbatch refused the jobs: (.|\n)*partition(.|\n)*REPRO_SBATCH_CLEAN"
+    with pytest.raises(LaunchError, match=said):
         launch(clean_runs(profile)[:1])
 
 
 def test_a_run_whose_jobs_all_die_is_named(
-    profile: Profile, launch: Launch, through_slurm: None, monkeypatch: pytest.MonkeyPatch
+    profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that ends without a record is submitted again, ROUNDS times in all."""
     monkeypatch.setattr(slurm, "SCRIPT", "#!/bin/bash\nexit 1\n")
     specs = clean_runs(profile)[:1]
-    with pytest.raises(
-        LaunchError,
-        match=rf"1 of 1 runs failed.*\n.*{specs[0].run_id}: no result after {slurm.ROUNDS} Slurm jobs",
-    ):
+    said = rf"1 of 1 .*\n.*{specs[0].run_id}: no result after {slurm.ROUNDS} Slurm jobs"
+    with pytest.raises(LaunchError, match=said):
         launch(specs)
     assert len(list(Path("work/packs").glob("*/*"))) == slurm.ROUNDS
 
 
-def test_a_machine_without_slurm_is_told(
-    profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("REPRO_LAUNCHER", "slurm")
+def test_without_slurm(profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(LaunchError, match="squeue: no such command; REPRO_LAUNCHER=slurm needs"):
         launch(clean_runs(profile)[:1])
 
 
 def test_a_failing_squeue_never_looks_like_no_jobs(
-    profile: Profile,
-    launch: Launch,
-    through_slurm: None,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is submitted while squeue fails, and after a while the driver says so."""
     assert slurm.live_jobs("nobody") == []
-    broken = tmp_path / "bin" / "squeue"
+    broken = Path("bin/squeue").absolute()
     broken.parent.mkdir()
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
@@ -117,55 +90,37 @@ def test_a_failing_squeue_never_looks_like_no_jobs(
     assert not list(Path("work/packs").glob("*"))
 
 
-def test_jobs_of_other_folders_are_not_ours(
-    cluster: Cluster, through_slurm: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_folders_jobs_are_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [tmp_path / name for name in ("one", "two")]
     names = []
     for folder in folders:
         folder.mkdir()
         monkeypatch.chdir(folder)
         names.append(slurm.job_name())
-    script = [
-        "sbatch",
-        "--parsable",
-        f"--job-name={names[0]}",
-        "--hold",
-        "--output=/dev/null",
-        "--wrap=true",
-    ]
-    job = subprocess.run(script, check=True, capture_output=True, text=True).stdout.strip()
-    assert [job.state for job in slurm.live_jobs(names[0]) or []] == ["pending (JobHeldUser)"]
+    script = f"sbatch --parsable --job-name={names[0]} --hold --output=/dev/null --wrap=true"
+    job = subprocess.run(script.split(), check=True, capture_output=True, text=True).stdout.strip()
+    assert [state for _, state in slurm.live_jobs(names[0]) or []] == ["pending (JobHeldUser)"]
     assert slurm.live_jobs(names[1]) == []
     subprocess.run(["scancel", job], check=True)
 
 
-def test_the_wall_time_ends_a_run_with_a_checkpoint_and_requeues_it(
-    profile: Profile, launch: Launch, through_slurm: None
-) -> None:
-    """The signal that Slurm sends before the wall time: the pack ends in order, the same job starts
-    again.
-    """
+def test_the_wall_time_ends_a_run_and_requeues_it(profile: Profile, launch: Launch) -> None:
+    """The signal before the wall time: the pack ends in order, the same job starts again."""
     specs = clean_runs(profile)[:1]
     process = start_driver(specs, {specs[0].run_id: "wait"})
-    wait_for(lambda: list(Path("sacred/smoke").glob("*/run.json")), 120)
-    subprocess.run(
-        ["scancel", "--signal=USR1", "--batch", f"--name={slurm.job_name()}"], check=True
-    )
+    wait_for(tracked, 120)
+    notice = ["scancel", "--signal=USR1", "--batch", f"--name={slurm.job_name()}"]
+    subprocess.run(notice, check=True)
     wait_for(lambda: len(Path("starts.txt").read_text().splitlines()) == 2, 120)
     Path("go").touch()
     assert process.communicate(timeout=120) and process.returncode == 0
     assert set(published(specs).values()) == {"completed"}
     assert len(list(Path("work/packs").glob("*/*"))) == 1, "one submission"
-    statuses = [
-        json.loads(path.read_bytes())["status"]
-        for path in sorted(Path("sacred/smoke").glob("*/run.json"))
-    ]
-    assert sorted(statuses) == ["COMPLETED", "INTERRUPTED"]
+    assert sorted(tracked().values()) == ["COMPLETED", "INTERRUPTED"]
 
 
 def test_jobs_outlive_their_driver_and_the_next_one_attaches(
-    profile: Profile, launch: Launch, through_slurm: None, monkeypatch: pytest.MonkeyPatch
+    profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even where what is left belongs to fewer cells than what was submitted."""
     monkeypatch.setenv("REPRO_RANKS", "1")

@@ -1,12 +1,7 @@
-"""The benchmarks compare like with like: reference and project give the same loss, the same step
-and the same accuracy.
-"""
-
-from __future__ import annotations
+"""The benchmarks compare like with like: the same loss, the same step, the same accuracy."""
 
 import json
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -16,12 +11,12 @@ from benchmarks import __main__ as bench
 from benchmarks import measures, reference
 from benchmarks.timing import compare
 from benchmarks.workload import RATE, Trainer, Workload, save_model
-from repro.data.images import encode_png
 from repro.data.keyed import keyed_rng
-from repro.data.shards import ShardWriter, write_store
 from repro.profile import clean_runs, load_profile
 from repro.spec import RunSpec
 from repro.train.model import normalise
+from tests.support.evaluation import write_rows
+from tests.support.short_run import scheduled
 
 NAMES = ["apple", "banana", "cherry pie", "date", "elderberry jam"]
 BATCH = 12
@@ -30,8 +25,7 @@ BATCH = 12
 def small_spec() -> RunSpec:
     runs = clean_runs(load_profile("smoke"))
     run = next(run for run in runs if run.loss == "mmcl_ssl" and run.clean_size == "100k")
-    sizes = {"global_batch_size": BATCH, "norm_batch_size": BATCH, "epochs": 2}
-    return run.model_copy(update={"schedule": run.schedule.model_copy(update=sizes)})
+    return scheduled(run, global_batch_size=BATCH, norm_batch_size=BATCH, epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +34,14 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
     folder = tmp_path_factory.mktemp("workload")
     spec = small_spec()
     size = spec.model.vision.image_size
-    inputs = {name: folder / name for name in ("pairs", "evaluation", "model")} | {
-        "synonyms": folder / "synonyms.json"
-    }
-    inputs["synonyms"].write_text(
-        json.dumps({"lemmas": {"noun": {"picture": ["image"]}}, "exceptions": {}})
-    )
-    for name, count in (("pairs", 30), ("evaluation", 20)):
-        inputs[name].mkdir()
-        writer = ShardWriter(inputs[name])
-        for row in range(count):
-            pixels = keyed_rng(name, row).integers(0, 256, (size, size, 3), dtype=np.uint8)
-            label = row % len(NAMES)
-            caption = f"{'very ' * (row % 7)}nice picture of {NAMES[label]}"
-            writer.add(encode_png(pixels), "png", caption, label)
-        write_store(inputs[name], *writer.close())
+    inputs = {name: folder / name for name in ("pairs", "evaluation", "model", "synonyms")}
+    synonyms = {"lemmas": {"noun": {"picture": ["image"]}}, "exceptions": {}}
+    inputs["synonyms"].write_text(json.dumps(synonyms))
+    pixels = keyed_rng("pixels").integers(0, 256, (30, size, size, 3), dtype=np.uint8)
+    captions = [f"{'very ' * (row % 7)}nice picture of {NAMES[row % 5]}" for row in range(30)]
+    rows = list(zip(pixels, captions, [row % 5 for row in range(30)], strict=True))
+    write_rows(inputs["pairs"], rows)
+    write_rows(inputs["evaluation"], rows[:20])
     np.savez(inputs["pairs"] / "rows.npz", **{"100k": np.arange(2, 30), "poisoned": np.arange(2)})
     (inputs["evaluation"] / "classnames.txt").write_text("".join(f"{name}\n" for name in NAMES))
     found = Workload([spec], inputs)
@@ -63,25 +50,20 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
 
 
 def reference_model(workload: Workload) -> reference.CLIP:
-    return reference.build_model(
-        workload.spec.model, workload.inputs["model"] / "model.safetensors"
-    )
+    weights = workload.inputs["model"] / "model.safetensors"
+    return reference.build_model(workload.spec.model, weights)
 
 
 def as_reference_takes_it(
     images: torch.Tensor, tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of ours, (V, b, ...), with pixels normalised and captions padded to 77 tokens, (b, V,
-    ...).
-    """
+    """A batch of ours, (V, b, ...), with normalised pixels and 77 tokens, as (b, V, ...)."""
     padded = torch.nn.functional.pad(tokens, (0, 77 - tokens.shape[-1]))
     pixels = torch.stack([normalise(view) for view in images])
     return pixels.transpose(0, 1).contiguous(), padded.transpose(0, 1)
 
 
-def test_both_sides_compute_the_same_loss_and_the_same_step(
-    workload: Workload, tmp_path: Path
-) -> None:
+def test_both_sides_compute_the_same_loss_and_step(workload: Workload, tmp_path: Path) -> None:
     """The losses after a step agree only if the steps did; they fall, so there were steps."""
     ours, theirs = Trainer(workload.spec, workload.model()), reference_model(workload)
     theirs.train()
@@ -89,29 +71,27 @@ def test_both_sides_compute_the_same_loss_and_the_same_step(
     images, tokens = workload.pairs(tmp_path)[0]
     assert images.shape[:2] == (2, BATCH) and tokens.shape[-1] < 77
     losses = [ours.step(images, tokens) for _ in range(4)]
-    batch = as_reference_takes_it(images, tokens)
-    assert losses == pytest.approx(
-        [reference.training_step(theirs, optimizer, *batch, workload.spec, RATE) for _ in range(4)],
-        rel=2e-5,
-    )
+    told = (*as_reference_takes_it(images, tokens), workload.spec, RATE)
+    expected = [reference.training_step(theirs, optimizer, *told) for _ in range(4)]
+    assert losses == pytest.approx(expected, rel=2e-5)
     assert np.diff(losses).max() < -1e-3
 
 
 def test_both_sides_count_the_same_images(workload: Workload, tmp_path: Path) -> None:
     outcome = workload.evaluate(workload.model(), tmp_path)
-    store = reference.PairStore.open(workload.inputs["evaluation"])
-    correct, attacked = reference.evaluate(
-        reference_model(workload), workload.spec, store, workload.names
+    store, model = (
+        reference.PairStore.open(workload.inputs["evaluation"]),
+        reference_model(workload),
     )
+    correct, attacked = reference.evaluate(model, workload.spec, store, workload.names)
     assert (correct, attacked) == (outcome.correct.sum(), outcome.attacked.sum())
     assert 0 < correct < len(store)
 
 
 def test_both_sides_load_the_same_pixels_and_tokens(workload: Workload, tmp_path: Path) -> None:
     """Without augmentation of the base view the order is all that differs."""
-    plain = workload.spec.model_copy(
-        update={"views": workload.spec.views.model_copy(update={"shift_pixels": 0, "flip": False})}
-    )
+    still = workload.spec.views.model_copy(update={"shift_pixels": 0, "flip": False})
+    plain = workload.spec.model_copy(update={"views": still})
     plain_workload = Workload([plain], workload.inputs)
     theirs = reference.Pairs(plain, workload.store, workload.rows, workload.inputs["synonyms"])
     pairs = plain_workload.pairs(tmp_path)
@@ -123,17 +103,6 @@ def test_both_sides_load_the_same_pixels_and_tokens(workload: Workload, tmp_path
         assert torch.equal(ids[0], expected_ids[0])
         if plain.switches.text_view == "fixed":
             assert torch.equal(ids[1], expected_ids[1])
-
-
-def test_the_reference_shares_a_text_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between clean and triggered images, as the authors' code does: else it would be too slow."""
-    built, predictions = MagicMock(), MagicMock(return_value=iter(()))
-    monkeypatch.setattr(reference, "text_classifier", built)
-    monkeypatch.setattr(reference, "predictions", predictions)
-    spec = small_spec()
-    reference.evaluate(MagicMock(), spec, MagicMock(), [spec.target_class])
-    built.assert_called_once()
-    assert [call.kwargs["triggered"] for call in predictions.call_args_list] == [False, True]
 
 
 @pytest.mark.slow
@@ -159,19 +128,13 @@ def test_a_ratio_is_the_median_of_pairs_taken_in_turn() -> None:
 
     slow = iter([9.0, 6.0, 4.0, 8.0])
     found = compare(lambda: spend("slow", next(slow)), lambda: spend("fast", 2.0), 3, lambda: now)
-    assert (found.runs, found.ratio, found.reference_seconds, found.seconds) == (
-        [3.0, 2.0, 4.0],
-        3.0,
-        6.0,
-        2.0,
-    )
+    assert found.runs == [3.0, 2.0, 4.0]
+    assert (found.ratio, found.reference_seconds, found.seconds) == (3.0, 6.0, 2.0)
     assert "".join(name[0] for name in calls) == "sf" + "fs" + "sf" + "fs"
 
 
 def test_every_name_is_measured(workload: Workload, tmp_path: Path) -> None:
-    """The two quick ones are run, on the small workload; unlike seconds their units are per step
-    and per image.
-    """
+    """The two quick ones are run; unlike seconds their units are per step and per image."""
     assert all(callable(getattr(measures, name)) for name in bench.NAMES | bench.BESIDES)
     step, image = measures.train_step(workload, tmp_path, 1, 1), measures.loader(workload, tmp_path)
     assert len(step.runs) == 1 and image.ratio > 0

@@ -1,8 +1,4 @@
-"""The Dockerfile built for real, by buildah over a base made by debootstrap; compose.yaml read as
-what it promises.
-"""
-
-from __future__ import annotations
+"""The Dockerfile built by buildah over a base made by debootstrap; what compose.yaml promises."""
 
 import json
 import os
@@ -55,9 +51,7 @@ def buildah(tmp_path: Path) -> Iterator[Buildah]:
 
 
 def pip_settings(home: Path) -> list[str]:
-    """Volumes that bring this machine's configuration of pip into the build, without a trace in the
-    image.
-    """
+    """Volumes that bring this machine's settings of pip into the build, not into the image."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     settings = dict(re.findall(r"^[\w:]+\.([\w-]+)='(.*)'$", listed, re.MULTILINE))
@@ -119,37 +113,28 @@ def test_the_image_builds_computes_and_holds_nothing_of_this_machine(
     assert said.endswith("2.0\n")
 
 
-@pytest.fixture(scope="module")
-def compose(request: pytest.FixtureRequest) -> dict[str, Any]:
-    path = request.config.rootpath / "compose.yaml"
-    return dict(YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")))
+def read(path: Path) -> Any:
+    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
 
 
-def test_compose_publishes_on_loopback_only_and_no_service_has_a_password_in_it(
-    compose: dict[str, Any],
-) -> None:
-    for service in compose["services"].values():
+def test_compose_publishes_on_loopback_only_and_no_service_has_a_password_in_it(root: Path) -> None:
+    services = read(root / "compose.yaml")["services"]
+    for service in services.values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         for name, value in service.get("environment", {}).items():
             if re.search("PASSWORD|URL|SECRET", name):
                 assert name.endswith("_FILE") and value.startswith("/run/secrets/")
-    assert "--auth" in compose["services"]["mongo"]["command"]
+    assert "--auth" in services["mongo"]["command"]
 
 
-def test_compose_keeps_every_folder_that_the_study_fills(
-    root: Path, compose: dict[str, Any]
-) -> None:
+def test_compose_keeps_every_folder_that_the_study_fills(root: Path) -> None:
     """Outputs of the graph, records, running runs and DVC's cache are in volumes."""
-    graph = YAML(typ="safe", pure=True).load((root / "dvc.yaml").read_text(encoding="utf-8"))
-    outs = [
-        next(iter(out)) if isinstance(out, dict) else out
-        for stage in graph["stages"].values()
-        for out in stage["outs"]
-    ]
+    stages = read(root / "dvc.yaml")["stages"].values()
+    outs = [out if isinstance(out, str) else next(iter(out)) for of in stages for out in of["outs"]]
     generated = {*(out.partition("/${")[0] for out in outs), "sacred", "work", ".dvc/cache"}
     assert {"data", "models", "report/build"} <= generated
     for name in ("reproduce", "reproduce-gpu"):
-        volumes = compose["services"][name]["volumes"]
+        volumes = read(root / "compose.yaml")["services"][name]["volumes"]
         kept = [volume.partition(":")[2].removeprefix("/project/") for volume in volumes]
         assert "./incoming:/project/incoming:ro" in volumes
         for path in generated:

@@ -1,11 +1,15 @@
-"""Links of README and docs lead somewhere, and the table of environment variables is whole."""
-
-from __future__ import annotations
+"""README and docs: links, environment variables, and numbers that the archives give."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from repro.profile import load_profile
+from repro.report.document import build_document, claims_of, plain
+from repro.report.studies.results import evidence_of
 
 PAGES = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -46,3 +50,83 @@ def test_the_table_has_every_environment_variable_of_the_package(root: Path) -> 
     # The launcher puts the stage's name behind this one.
     composed = {"REPRO_SBATCH_PRETRAIN", "REPRO_SBATCH_CLEAN"}
     assert {name for row in rows for name in VARIABLE.findall(row)} - composed == named - composed
+
+
+PROSE = ("README.md", "docs/findings.md", "docs/mini.md")
+BLOCK = re.compile(r"<!-- (\w+):start -->(.*?)<!-- \1:end -->", re.DOTALL)
+# Generated blocks, code, targets of links, tables of dates, versions.
+NO_PROSE = re.compile(
+    BLOCK.pattern
+    + r"|```.*?```|`[^`]*`|\]\([^)]*\)|^\|.*?$|(?:arXiv|Python) [\d.]+(?: to [\d.]+)?",
+    re.DOTALL | re.MULTILINE,
+)
+INTEGER = r"(?<![\w.,-])-?\d+"
+NUMBER = rf"{INTEGER}(?:\.\d+)?"
+KINDS = {
+    "interval": re.compile(rf"({NUMBER})(?: points?)? (\[{NUMBER}, {NUMBER}\])"),
+    "share": re.compile(rf"({NUMBER})(?: (?:to|and) ({NUMBER}))?(?:%| points\b)"),
+    "decimal": re.compile(rf"({INTEGER}\.\d+)"),
+}
+WRONG = {"5.9 points": "6.1 points", "50 to 64%": "50 to 65%", "-0.73": "-0.93"}
+
+
+def printed(*numbers: float) -> set[str]:
+    return {f"{number:.{digits}f}" for number in numbers for digits in range(3)}
+
+
+def means(block: str) -> set[str]:
+    """The numbers of a generated block, without the ends of intervals."""
+    return printed(*map(float, KINDS["decimal"].findall(re.sub(r"\[[^]]*\]", "", block))))
+
+
+def parts(content: Any, kind: type) -> Iterator[Any]:
+    """Every object, or every float, of a report."""
+    if isinstance(content, kind):
+        yield content
+    if isinstance(content, dict | list):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from parts(part, kind)
+
+
+def generated(root: Path) -> dict[str, set[str]]:
+    """What the archives give, by kind of number: with their intervals, in percent, other ones."""
+    mini, midi = (
+        plain(build_document(evidence_of(load_profile(name), root), claims_of(root)))
+        for name in ("mini", "midi")
+    )
+    intervals = set()
+    for part in parts(mini, dict):
+        value, ends = part.get("value", part.get("mean")), part.get("ci", part.get("interval"))
+        for scale in (1, -1, 100, -100) if ends and value is not None else ():
+            low, high = sorted(scale * end for end in ends)
+            intervals.add(f"{scale * value:.1f} [{low:.1f}, {high:.1f}]")
+    lost = [of["sd"] if of["measure"] != "lost" else of for of in mini["replicates"]]
+    lost += [row["measures"]["lost"]["mean"] for of in midi["studies"] for row in of["rows"]]
+    shares = parts([mini["scales"], lost, mini["settings"]], float)
+    losses = [entry["loss_ssl"] for entry in mini["mechanism"]["models"]]
+    others = [*losses, *parts(mini["mechanism"]["correlations"], float), 0.05]
+    readme = means(BLOCK.search((root / PROSE[0]).read_text())[2])
+    percent = readme | printed(*(100 * share for share in shares))
+    return {"interval": intervals, "share": percent, "decimal": printed(*others)}
+
+
+def unknown(page: str, known: dict[str, set[str]]) -> Iterator[str]:
+    """Numbers in a page's prose that neither the report nor a table of their section has."""
+    for section in page.split("\n## "):
+        own = {number for match in BLOCK.finditer(section) for number in means(match[2])}
+        text = re.sub(r"\s+", " ", NO_PROSE.sub("", section))
+        for kind, pattern in KINDS.items():
+            for groups in (match.groups() for match in pattern.finditer(text)):
+                numbers = [" ".join(groups)] if kind == "interval" else filter(None, groups)
+                yield from (n for n in numbers if n not in known[kind] | own)
+            text = pattern.sub("", text)
+
+
+@pytest.mark.slow
+def test_every_number_in_prose_is_one_that_the_archives_give(root: Path) -> None:
+    known, pages = generated(root), [(root / page).read_text() for page in PROSE]
+    assert [list(unknown(page, known)) for page in pages] == [[], [], []]
+    # One that is not so is named.
+    for right, wrong in WRONG.items():
+        assert right in pages[1]
+        assert len(list(unknown(pages[1].replace(right, wrong, 1), known))) == 1, wrong

@@ -1,12 +1,7 @@
-"""dvc.yaml: the stages, what they depend on, and - with the real DVC and a stub for the stages -
-what an edit reruns.
-"""
-
-from __future__ import annotations
+"""dvc.yaml: what stages depend on and, with the real DVC and a stub, what an edit reruns."""
 
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +13,7 @@ from tests.support.checkout import commit
 from tests.support.imports import closure
 from tests.support.pipeline import environment, repro, write_project
 
-CELLS = [
-    f"{dataset} {objective}" for dataset in ("cc3m", "cc6m") for objective in ("mmcl", "mmcl_ssl")
-]
+CELLS = ["cc3m mmcl", "cc3m mmcl_ssl", "cc6m mmcl", "cc6m mmcl_ssl"]
 ENTRIES = {
     "resolve": "repro.profile",
     "data": "repro.sources.stage",
@@ -47,12 +40,8 @@ def test_two_profiles_share_no_output_and_training_keeps_its_own(graph: dict[str
         assert all(list(out.values()) == [{"persist": True}] for out in graph[name]["outs"])
 
 
-def test_the_studies_of_the_graph_are_those_with_results_and_depend_on_their_specification_alone(
-    root: Path, graph: dict[str, Any]
-) -> None:
-    """A study without results would make plain `dvc repro` start hours of training, and so would
-    one that depends on code.
-    """
+def test_studies_of_the_graph_have_results_and_a_spec(root: Path, graph: dict[str, Any]) -> None:
+    """A stale study would make plain `dvc repro` start hours of training."""
     study = graph["study"]
     archives = {path.name.partition(".")[0] for path in root.glob("results/studies/*.jsonl.gz")}
     assert set(study["matrix"]["name"]) == archives
@@ -64,9 +53,7 @@ def test_the_studies_of_the_graph_are_those_with_results_and_depend_on_their_spe
 
 
 @pytest.mark.parametrize("stage", ENTRIES)
-def test_a_stage_depends_on_every_package_that_its_entry_imports(
-    root: Path, graph: dict[str, Any], stage: str
-) -> None:
+def test_a_stage_depends_on_all_its_imports(root: Path, graph: dict[str, Any], stage: str) -> None:
     listed = {path for path in graph[stage]["deps"] if path.startswith("repro/")}
     assert not [path for path in listed if not (root / path).exists()]
     reached = {path.relative_to(root) for path in closure(ENTRIES[stage], root / "repro")}
@@ -130,12 +117,6 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(
     generated = ("data/", "poisoned/", "models/", "results/smoke", "report/build/", ".dvc/cache/")
     assert not [line for line in lines if line[3:].startswith(generated)]
 
-    started = time.monotonic()
-    assert repro(project) == []
-    assert (
-        time.monotonic() - started < 15
-    )  # seconds; 2 on an idle core, the bound allows for a busy one
-
     (project / "params.yaml").write_text("profile: mini\n")
     assert len(repro(project)) == len(everything)
     (project / "params.yaml").write_text("profile: smoke\n")
@@ -176,25 +157,17 @@ def test_one_value_set_as_an_experiment_reruns_what_it_touches(complete: Path) -
 
 
 @pytest.mark.slow
-def test_a_reader_without_data_or_models_rebuilds_the_report(
+def test_reports_are_rebuilt_alone(
     complete: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """With a remote that holds only results: fresh clone, changed template, and nothing but the
-    report runs.
-    """
+    """With a remote of results alone: fresh clone, changed template, and only the report runs."""
     remote, clone = (str(tmp_path_factory.mktemp(name)) for name in ("remote", "clone"))
     outs = ["report/build/smoke", "data/smoke/accounting.json", "data/smoke/attribution.json"]
     outs += [f"poisoned/smoke/{dataset}-samples.json" for dataset in ("cc3m", "cc6m")]
-    outs += [
-        f"results/smoke/{stage}/{cell.replace(' ', '-')}"
-        for stage in ("pretrain", "clean")
-        for cell in CELLS
-    ]
-    for command in (
-        ["dvc", "remote", "add", "-d", "small", remote],
-        ["dvc", "push", *outs],
-    ):
-        subprocess.run(command, cwd=complete, env=environment(complete), check=True, timeout=120)
+    cells = [cell.replace(" ", "-") for cell in CELLS]
+    outs += [f"results/smoke/{stage}/{cell}" for stage in ("pretrain", "clean") for cell in cells]
+    for command in (["remote", "add", "-d", "small", remote], ["push", *outs]):
+        subprocess.run(["dvc", *command], cwd=complete, env=environment(complete), check=True)
     commit(complete)
     subprocess.run(["git", "clone", "-q", complete, clone], check=True)
     edit_template(Path(clone))
@@ -216,8 +189,5 @@ def test_an_unpacked_archive_works_without_git(
     assert " ".join(setting[1:]) in (root / "setup.sh").read_text().replace('"', "")
     subprocess.run(setting, cwd=archive, env=environment(project), check=True)
     (archive / "params.yaml").write_text("profile: smoke\n")
-    assert repro(archive, "dvc", "repro", "poison@smoke-cc3m") == [
-        "resolve smoke",
-        "data smoke",
-        "poison smoke cc3m",
-    ]
+    ran = repro(archive, "dvc", "repro", "poison@smoke-cc3m")
+    assert ran == ["resolve smoke", "data smoke", "poison smoke cc3m"]

@@ -1,8 +1,4 @@
-"""What a fresh interpreter loads: commands that need no torch start without it, and nothing
-undeclared is imported.
-"""
-
-from __future__ import annotations
+"""Imports: down the layers, declared, light; and no way from data to execution in the syntax."""
 
 import ast
 import importlib.metadata
@@ -10,9 +6,14 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from itertools import chain
 from pathlib import Path
 
 import pytest
+
+from tests.support.imports import imported, modules
 
 HEAVY = {"torch", "torchvision", "open_clip", "transformers", "sacred", "pymongo"}
 
@@ -20,6 +21,7 @@ HEAVY = {"torch", "torchvision", "open_clip", "transformers", "sacred", "pymongo
 @pytest.mark.parametrize(
     ("module", "without"),
     [
+        ("repro", HEAVY | {"numpy", "pandas"}),
         ("repro.__main__", HEAVY | {"matplotlib", "pandas", "scipy", "pydantic"}),
         ("repro.profile", HEAVY | {"matplotlib", "pandas", "scipy"}),
         ("repro.report.build", HEAVY),
@@ -37,10 +39,7 @@ def test_a_module_starts_without_heavy_packages(root: Path, module: str, without
 def declared(root: Path) -> set[str]:
     """Distributions that pyproject.toml names, extras included, in normal form."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [
-        *project["dependencies"],
-        *(line for extra in project["optional-dependencies"].values() for line in extra),
-    ]
+    lines = chain(project["dependencies"], *project["optional-dependencies"].values())
     return {normal(re.split(r"[ <>=!~;\[]", line)[0]) for line in lines}
 
 
@@ -50,13 +49,11 @@ def normal(name: str) -> str:
 
 @pytest.mark.parametrize("folder", ["repro", "tests", "benchmarks"])
 def test_every_imported_package_is_declared(root: Path, folder: str) -> None:
-    """An import that works only because some dependency brings the package along breaks with that
-    dependency's next release.
-    """
+    """What some dependency brings along may be gone with that dependency's next release."""
     providers = importlib.metadata.packages_distributions()
     # In an environment of its own: requirements-fetch.txt.
     allowed = declared(root) | {"repro", "img2dataset"}
-    known = {*sys.stdlib_module_names, "repro", "tests", "benchmarks"}
+    known = {*sys.stdlib_module_names, "repro", "tests", "tools", "benchmarks"}
     undeclared = set()
     for file in sorted((root / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_bytes())):
@@ -69,9 +66,78 @@ def test_every_imported_package_is_declared(root: Path, folder: str) -> None:
 
 
 def test_every_declared_package_is_pinned_but_torch(root: Path) -> None:
-    pins = {
-        normal(line.partition("==")[0])
-        for line in (root / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    }
+    lines = (root / "constraints.txt").read_text().splitlines()
+    pins = {normal(line.partition("==")[0]) for line in lines if "==" in line}
     assert declared(root) - pins == {"torch", "torchvision"}
+
+
+LAYERS = [
+    {"names", "spec", "files", "events", "ledger", "intervals", "markdown"},
+    {"consistency", "profile", "unchanged"},
+    {"data"},
+    {"sources", "train"},
+    {"evaluate"},
+    {"runs"},
+    {"worker", "tracking", "integrity"},
+    {"launch"},
+    {"study", "plan"},
+    {"report"},
+    {"api", "check", "cli", "reproduce", "__main__"},
+]
+"""Parts of the package from the bottom up: one imports its own layer and those below."""
+
+
+def test_every_import_goes_down_the_layers(root: Path) -> None:
+    """KeyError for a part that LAYERS does not have."""
+    heights = {part: height for height, layer in enumerate(LAYERS) for part in layer}
+    known = {name: file for name, file in modules(root / "repro").items() if name != "repro"}
+    for module, file in known.items():
+        for other in imported(file, known):
+            assert heights[other.split(".")[1]] <= heights[module.split(".")[1]], (module, other)
+
+
+def test_no_modules_import_each_other_in_a_circle(root: Path) -> None:
+    """Imports inside functions count too: one that hides a circle is a circle."""
+    known = modules(root / "repro")
+    TopologicalSorter(
+        {name: imported(file, known) - {name} for name, file in known.items()}
+    ).prepare()
+
+
+RUN_WHAT_THEY_GET = {
+    *("importlib.import_module", "runpy.run_path", "shutil.unpack_archive"),
+    *("torch.jit.load", "torch.hub.load", "pd.read_pickle", "pandas.read_pickle"),
+}
+"""Calls that the package must not make, besides those that `make lint` finds by ruff's rules S."""
+SAFE_BY: dict[str, tuple[str, tuple[object, ...]]] = {
+    "torch.load": ("weights_only", (True,)),
+    "np.load": ("allow_pickle", (False,)),
+    "numpy.load": ("allow_pickle", (False,)),
+    # The round-trip loader makes no objects either, and knows the lines of what it reads.
+    "YAML": ("typ", ("safe", "rt")),
+}
+"""Calls that need one argument, written out."""
+
+
+def unsafe(tree: ast.Module) -> Iterator[str]:
+    """What in a module could run data, with its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            words = {word.arg: getattr(word.value, "value", ...) for word in node.keywords}
+            if name in RUN_WHAT_THEY_GET:
+                yield f"{node.lineno}: {name}"
+            word, allowed = SAFE_BY.get(name, ("", (None,)))
+            if words.get(word) not in allowed:
+                yield f"{node.lineno}: {name} without {word}={allowed[0]!r}"
+            escaped = words.get("autoescape") is True or "finalize" in words
+            passed_on = None in words  # **options: the callers are looked at instead
+            environments = ("jinja2.Environment", "jinja_environment")
+            if name in environments and not escaped and not passed_on:
+                yield f"{node.lineno}: {name} without autoescape=True, or a filter of what it prints"
+
+
+def test_nothing_in_the_package_runs_data(root: Path) -> None:
+    paths = list((root / "repro").rglob("*.py"))
+    found = {str(path): list(unsafe(ast.parse(path.read_bytes()))) for path in paths}
+    assert found and {path: lines for path, lines in found.items() if lines} == {}

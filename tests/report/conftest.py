@@ -1,21 +1,23 @@
-"""One synthetic report for all tests of pages, exports, verify and publish."""
-
-from __future__ import annotations
+"""One synthetic report, with archives of studies, for all tests of pages, exports and verify."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.support.whole import write_whole
+from repro.profile import clean_runs, pretrain_runs
+from repro.report.build import report_stage
+from repro.runs.published import read_results
+from repro.spec import RunSpec
+from repro.study.archive import write_archive
+from repro.study.spec import Study, load_study, varied
+from tests.support.ledger import EVALUATIONS, ROOT, outcome, write_run, write_study
 
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs, archives of three studies over three seeds, and the report of all of it.
-
-    A test that changes anything takes `copy`.
-    """
+    """Runs, archives of three studies over three seeds, and their report; not to be changed."""
     folder = tmp_path_factory.mktemp("whole")
     write_whole(folder, ("seeds", "control", "mechanism"), seeds=3)
     return folder
@@ -29,3 +31,58 @@ def copy(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.delenv("REPRO_AUTHORS_DIR", raising=False)
     return folder
+
+
+SHIFT, EVERY = 0.01, 3
+"""Accuracy from one seed to the next, and after how many seeds it starts again."""
+
+
+def write_whole(root: Path, studies: Sequence[str], seeds: int) -> None:
+    """The synthetic study at `root`, archives of `seeds` seeds of studies, and its report."""
+    write_study(root)
+    shutil.copy(ROOT / "pyproject.toml", root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.delenv("REPRO_AUTHORS_DIR", raising=False)
+        for name in studies:
+            _write_archive(root, name, seeds)
+        report_stage("mini")
+
+
+def _write_archive(root: Path, name: str, seeds: int) -> None:
+    study = load_study(name)
+    specs = [spec for label in study.variants for spec in _runs(study, label, seeds)]
+    strongest = max(spec.schedule.learning_rate for spec in specs if spec.stage == "clean")
+    made = root / "made"
+    for spec in specs:
+        write_run(made, spec, _outcomes(spec, spec.schedule.learning_rate / strongest))
+    archived = ((record, rows) for _, record, rows in read_results(made))
+    write_archive(root / "results/studies" / f"{name}.jsonl.gz", archived)
+    shutil.rmtree(made)
+
+
+def _runs(study: Study, label: str, seeds: int) -> list[RunSpec]:
+    """The runs of a variant."""
+    variant = study.variants[label].model_copy(
+        update={"seeds": study.variants[label].seeds[:seeds]}
+    )
+    profile = varied(study, variant)
+    names = {"variant": label, "poisoned": variant.poisoned}
+    runs = [*pretrain_runs(profile, **names), *clean_runs(profile, **names)]
+    return [
+        run
+        for run in runs
+        if run.dataset in study.datasets
+        and run.pretrain_objective in variant.pretrain_objectives
+        and (run.stage == "pretrain" or run.clean_size in study.clean_sizes)
+        and (run.stage == "pretrain" or run.loss in study.losses)
+    ]
+
+
+def _outcomes(spec: RunSpec, relative_rate: float) -> list[tuple[float, float]]:
+    """As in the synthetic study, with an accuracy of the seed's; without poison, no attack."""
+    found = []
+    for step in range(EVALUATIONS):
+        accuracy, asr = outcome(spec, step / (EVALUATIONS - 1), relative_rate)
+        found.append((accuracy + SHIFT * (spec.seed % EVERY), asr if spec.poisoned else 0.0))
+    return found

@@ -1,7 +1,5 @@
 """The bench on evaluations that are made up."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,11 +7,11 @@ import pandas as pd
 import pytest
 
 from repro.report.bench import BenchCell, asr_blind, bench
+from repro.report.build import flat
 from repro.report.document import plain
-from repro.report.exports import flat
 from repro.report.measures import CleanedModel, Evaluations
 from repro.study.spec import load_study, varied
-from tests.report.test_hypotheses import CONTEXT, evaluation
+from tests.report.test_studies import CONTEXT, of_mechanism
 
 PARTS = ("accuracy", "validation_accuracy", "asr", "validation_asr", "test_asr")
 
@@ -24,7 +22,7 @@ def states(variant: str, seed: int, start: float, ends: dict[float, tuple[float,
         run = {"variant": variant, "seed": seed, "pretrain_objective": "mmcl", "study": "bench"}
         run |= {"run": f"{variant}/{seed}/{rate}", "learning_rate": rate}
         for step, (a, b) in enumerate([(0.4, start), (accuracy, asr)]):
-            yield evaluation(
+            yield of_mechanism(
                 **run, step=step, index=step, **dict(zip(PARTS, (a, a, b, b, b), strict=True))
             )
 
@@ -37,7 +35,7 @@ def test_without_the_trigger_the_strongest_setting_that_keeps_the_accuracy_count
     lost: float, left: float
 ) -> None:
     frame = pd.DataFrame(states("stripes_cleanclip", 25, 0.95, ENDS))
-    assert asr_blind(CleanedModel(frame.iloc[0], frame, 0.05), lost) == left
+    assert asr_blind(CleanedModel(frame.iloc[0], frame, CONTEXT), lost).value == left
 
 
 @pytest.fixture
@@ -65,7 +63,7 @@ def cells() -> list[BenchCell]:
                 runs.append(SimpleNamespace(record=record))
     results: Any = SimpleNamespace(name="bench", spec=study, runs=runs)
     other: Any = SimpleNamespace(name="seeds", spec=load_study("seeds"), runs=runs)
-    return bench([results, other], Evaluations(pd.DataFrame(rows), 0.05), CONTEXT)
+    return bench([results, other], Evaluations(pd.DataFrame(rows), CONTEXT))
 
 
 def test_a_cell_is_an_attack_a_defence_and_an_objective(cells: list[BenchCell]) -> None:

@@ -1,9 +1,7 @@
 """Numbers of ledgers that are small, incomplete, extreme or damaged: right, or refused by name."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +12,7 @@ from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.measures import CleanedModel
 from repro.report.numbers.resistance import kept_at
 from repro.spec import Profile, RunSpec
+from tests.support.curves import CONTEXT
 from tests.support.ledger import document_at, reseal, row_of, write_run, write_specs
 
 START = (0.4, 0.97)
@@ -63,9 +62,7 @@ def test_missing_failed_extra_and_outdated_runs_are_named_and_never_counted(tmp_
     assert [n for n in document["notices"] if "lr0.5" in n and "not a run of this profile" in n]
 
 
-def test_where_none_reached_the_threshold_there_is_no_accuracy_and_the_lowest_asr_is_said(
-    tmp_path: Path,
-) -> None:
+def test_where_none_reached_the_threshold_only_the_lowest_asr_is_said(tmp_path: Path) -> None:
     profile, _ = write_cell(tmp_path, (0.4, 0.5))
     clean = row_of(document_at(tmp_path, profile), "cc3m", "100k", "mmcl")["clean_accuracy"]
     assert {clean[name] for name in ("reproduced", "asr", "run", "relative_drop")} == {None}
@@ -107,47 +104,22 @@ def test_runs_on_unpoisoned_pairs_are_in_no_table(tmp_path: Path) -> None:
         write_run(tmp_path, spec, [(0.5, 0.0)])
     document = document_at(tmp_path, profile)
     assert document["tables"]["table2"]["rows"][0]["accuracy"]["reproduced"] is None
-    assert len(document["runs"]) == 1
+    assert document["runs"] == {}
+    assert "not a run of this profile" in document["notices"][0]
 
 
-def edited(folder: Path) -> None:
-    """A better result by hand."""
-    path = folder / "rows.jsonl"
+def test_a_run_that_is_not_whole_is_refused_with_its_file_and_the_remedy(tmp_path: Path) -> None:
+    """A better result by hand; tests/runs/test_whole.py has other damages."""
+    profile, cleaned = write_cell(tmp_path)
+    path = cleaned[0] / "rows.jsonl"
     first, last = path.read_text().splitlines()
     path.write_text(f"{first}\n{json.dumps(json.loads(last) | {'num_correct': 399})}\n")
-
-
-def cut(folder: Path) -> None:
-    """The last evaluation lost."""
-    path = folder / "rows.jsonl"
-    path.write_text(path.read_text().splitlines()[0] + "\n")
-
-
-DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "edited": (edited, "rows.jsonl"),
-    "cut": (cut, "rows.jsonl"),
-    "no rows": (lambda folder: (folder / "rows.jsonl").unlink(), "rows.jsonl"),
-    "no bits": (lambda folder: (folder / "bits.npz").unlink(), "bits.npz"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_run_that_is_not_whole_is_refused_with_its_file_and_the_remedy(
-    tmp_path: Path, damage: str
-) -> None:
-    profile, cleaned = write_cell(tmp_path)
-    harm, name = DAMAGES[damage]
-    harm(cleaned[0])
-    folder = cleaned[0].relative_to(tmp_path).as_posix()
-    with pytest.raises(
-        LedgerError, match=f"{folder}/{name}.*; `dvc repro` publishes the run again"
-    ):
+    said = f"{path.relative_to(tmp_path)}.*; `dvc repro` publishes the run again"
+    with pytest.raises(LedgerError, match=said):
         document_at(tmp_path, profile)
 
 
-def test_a_cleaning_run_of_another_model_than_was_handed_on_is_named_and_not_counted(
-    tmp_path: Path,
-) -> None:
+def test_a_cleaning_run_of_a_model_not_handed_on_is_named_and_not_counted(tmp_path: Path) -> None:
     profile, cleaned = write_cell(tmp_path)
     record = json.loads((cleaned[0] / "run.json").read_bytes())
     reseal(cleaned[0], inputs=record["inputs"] | {"model": "0123456789abcdef"})
@@ -159,35 +131,25 @@ def test_a_cleaning_run_of_another_model_than_was_handed_on_is_named_and_not_cou
     assert folder not in document["runs"]
     (notice,) = document["notices"]
     assert notice.startswith(f"{folder} is left out: cleaned model 0123456789abcdef, but ")
-    missing = {
-        run["run"]: run["reason"] for run in document["missing"] if run["cell"] == "cc3m-mmcl"
-    }
+    missing = {of["run"]: of["reason"] for of in document["missing"] if of["cell"] == "cc3m-mmcl"}
     assert "handed on" in missing[cleaned[0].name]
 
 
 @pytest.mark.parametrize(
     ("name", "notice"),
     [
-        (
-            "pairs",
-            "Runs of CC3M differ in their input `pairs`: 0123456789abcdef ({rest} runs), 0ther (1 runs).",
-        ),
-        (
-            "evaluation",
-            "The runs differ in their input `evaluation`: fedcba9876543210 ({rest} runs), 0ther (1 runs).",
-        ),
+        ("pairs", "Runs of CC3M differ in their input `pairs`: 0123456789abcdef"),
+        ("evaluation", "The runs differ in their input `evaluation`: fedcba9876543210"),
     ],
 )
-def test_runs_that_differ_in_code_or_inputs_are_said_so(
-    tmp_path: Path, name: str, notice: str
-) -> None:
+def test_runs_of_unlike_code_or_inputs_are_told(tmp_path: Path, name: str, notice: str) -> None:
     profile, cleaned = write_cell(tmp_path)
     assert document_at(tmp_path, profile)["notices"] == []
     record = json.loads((cleaned[0] / "run.json").read_bytes())
     reseal(cleaned[0], code="0ther", inputs=record["inputs"] | {name: "0ther"})
     assert document_at(tmp_path, profile)["notices"] == [
         "Runs of code that is not accepted: 0ther (1 runs).",
-        notice.format(rest=len(cleaned)),
+        f"{notice} ({len(cleaned)} runs), 0ther (1 runs).",
     ]
 
 
@@ -198,9 +160,8 @@ def test_diverged_runs_are_marked_counted_and_have_no_end(tmp_path: Path) -> Non
         reseal(folder, status="diverged", reason="loss is not finite at step 12")
     path = cleaned[0] / "rows.jsonl"
     first, last = path.read_text().splitlines()
-    path.write_text(
-        f"{first}\n{json.dumps(json.loads(last) | {'train_loss': {'loss': float('nan')}})}\n"
-    )
+    diverged = json.loads(last) | {"train_loss": {"loss": float("nan")}}
+    path.write_text(f"{first}\n{json.dumps(diverged)}\n")
     reseal(cleaned[0])
 
     document = document_at(tmp_path, profile)
@@ -216,7 +177,7 @@ def test_what_is_kept_is_a_step_function_of_the_asr_allowed():
     """Nothing below 5%, a half from there on, all from 15% on."""
     points = [(0.05, 0.2), (0.15, 0.4), (0.10, 0.1), (0.9, 0.5)]
     rows = pd.DataFrame(points, columns=["asr", "accuracy"]).assign(step=10)
-    model = CleanedModel(pd.Series({"accuracy": 0.4}), rows, 0.05)
+    model = CleanedModel(pd.Series({"accuracy": 0.4}), rows, CONTEXT)
     assert [kept_at(model, cap) for cap in (0.04, 0.05, 0.149, 0.15)] == [0, 0.5, 0.5, 1]
 
 
@@ -240,11 +201,8 @@ def test_resistance_of_a_ledger_known_by_hand(tmp_path: Path) -> None:
     assert (found["study"], found["seeds"]) == (None, [0, 1])
     (cell,) = found["cells"]
     rows, (ours,) = cell["equal"], cell["trade_offs"]
-    assert [(row["learning_rate"], row["step"]) for row in rows] == [
-        (LOW, 20),
-        (MIDDLE, 20),
-        (HIGH, 20),
-    ]
+    ends = [(row["learning_rate"], row["step"]) for row in rows]
+    assert ends == [(LOW, 20), (MIDDLE, 20), (HIGH, 20)]
     for objective, rates in left.items():
         for row, asr in zip(rows, rates, strict=True):
             assert [end["seed"] for end in row[objective]] == [0, 1]

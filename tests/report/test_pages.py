@@ -1,18 +1,29 @@
-"""The pages in a browser and as text: accessible, narrow enough for a phone, no dead link."""
+"""Pages, tables, figures and article of the synthetic report: in a browser, as text, as in git."""
 
-from __future__ import annotations
-
+import csv
 import json
 import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+import matplotlib.colors
+import pandas as pd
 import pytest
 
-from repro.report.pages.html import PAGES, amount, interval, level, pages
+from repro.profile import load_profile
+from repro.report.build import COLUMNS, points_of
+from repro.report.figures import FIGURES, draw_all
+from repro.report.figures.style import LOSS_COLOURS, OBJECTIVE_COLOURS, Drawn, draw
+from repro.report.numbers.evidence import read_evidence
+from repro.report.pages import latex
+from repro.report.pages.html import PAGES, pages
+from repro.report.studies.results import read_study_results
 from tests.support.browser import CHROMIUM, browser
-
-NAMES = list(PAGES)
+from tests.support.visible import visible_text
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +31,7 @@ def report(whole: Path) -> Path:
     return whole / "report/build/mini"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAGES)
 def test_every_link_leads_somewhere(report: Path, name: str) -> None:
     page = (report / name).read_text()
     for target in re.findall(r'href="([^"]+)"', page):
@@ -41,29 +52,20 @@ def test_pages_load_nothing_and_run_nothing(report: Path) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.slow
-def test_a_browser_finds_no_fault_at_any_width_or_colour_scheme(
-    report: Path, tmp_path: Path
-) -> None:
+def test_a_browser_finds_no_fault_at_any_width_or_scheme(report: Path, tmp_path: Path) -> None:
     axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
     source = next(Path(axe.__file__).parent.rglob("axe.min.js")).read_text()
     check = "axe.run().then(r => JSON.stringify(r.violations.map(v => [v.id, v.nodes[0].html])))"
     with browser(tmp_path / "profile") as page:
         # The page's own policy forbids scripts, so axe comes in beside it.
         page.call("Page.setBypassCSP", enabled=True)
-        for name in NAMES:
+        for name in PAGES:
             for width, scheme in ((1440, "light"), (390, "dark")):
-                page.call(
-                    "Emulation.setEmulatedMedia",
-                    features=[{"name": "prefers-color-scheme", "value": scheme}],
-                )
-                page.call(
-                    "Emulation.setDeviceMetricsOverride",
-                    width=width,
-                    height=900,
-                    deviceScaleFactor=1,
-                    mobile=False,
-                )
-                page.open((report / name).as_uri())
+                features = [{"name": "prefers-color-scheme", "value": scheme}]
+                page.call("Emulation.setEmulatedMedia", features=features)
+                screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+                page.call("Emulation.setDeviceMetricsOverride", **screen)
+                page.call("Page.navigate", url=(report / name).as_uri())
                 page.wait("document.readyState === 'complete'")
                 page.run(source + "; 0")
                 assert json.loads(page.run(check)) == [], (name, width)
@@ -77,9 +79,8 @@ def test_texts_of_others_become_no_markup(report: Path, whole: Path) -> None:
     document["stand_in"] = hostile
     document["claims"][0]["quote"] = hostile
     document["notices"] = [hostile]
-    document["context"]["attribution"] = {
-        "images": [{"license": hostile, "title": hostile, "copyright": hostile}]
-    }
+    drawing = dict.fromkeys(["license", "title", "copyright"], hostile)
+    document["context"]["attribution"] = {"images": [drawing]}
     pair = {"kind": "clean", "caption": hostile, "image": '"><script>'}
     made = pages(document, {}, {"cc3m": {"pairs": [pair]}}, [])
     assert all(b"<script" not in page for page in made.values())
@@ -96,8 +97,190 @@ def test_a_report_without_any_run_says_so(report: Path) -> None:
     assert b"No seed was run" in made["index.html"]
 
 
-def test_amounts_in_the_unit_of_their_measure() -> None:
-    assert amount(0.5, "fraction", signed=True) == "+50.0"
-    assert amount(-0.001, "logits") == "0.00"
-    assert level(-10, "doublings") == "0.00098"
-    assert interval((-1.5, 2), "doublings") == "[−1.50, 2.00]"
+GOLDEN = Path(__file__).parents[1] / "golden"
+FILES = (
+    *("table1.csv", "table2.csv", "verdicts.csv", "metrics.json"),
+    *("index.html", "studies.html", "mechanism.html", "bench.html", "evidence.html"),
+)
+
+
+def as_text(path: Path) -> str:
+    """A file of the report, without what depends on the day, the machine or the code alone."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".html":
+        text = visible_text(text)
+    if path.suffix in (".csv", ".json"):
+        # The last digits depend on the processor.
+        text = re.sub(r"-?\d+\.\d+(e-\d+)?", lambda number: f"{float(number[0]):.5g}", text)
+        text = re.sub(r"-?\d[\d.]*e-\d\d", "0", text)
+    # Fingerprints and hashes name runs; commit of a dirty tree and paths of TeX do not matter here.
+    return re.sub(r"\b[0-9a-f]{16,64}\b", "HASH", text)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_report_of_the_synthetic_ledger_is_as_in_git(
+    whole: Path, name: str, request: pytest.FixtureRequest
+) -> None:
+    built = as_text(whole / "report/build/mini" / name)
+    golden = GOLDEN / f"{name}.txt"
+    if request.config.getoption("--update"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(built, encoding="utf-8")
+    assert built == golden.read_text(encoding="utf-8"), "run pytest with --update if it is meant"
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_an_evaluation_has_one_row_whatever_figures_it_stands_in(report: Path) -> None:
+    rows = rows_of(report / "points.csv")
+    assert tuple(rows[0]) == COLUMNS
+    assert len({(row["run"], row["step"]) for row in rows}) == len(rows)
+    document = json.loads((report / "report.json").read_bytes())
+    for name, figure in document["figures"].items():
+        drawn = [row for row in rows if row[name] == "True" and row["step"] != "0"]
+        assert len(drawn) == len(figure["points"])
+    both = [row for row in rows if (row["figure2"], row["figure3"]) == ("True", "True")]
+    assert both
+
+
+def test_the_archives_are_a_flat_table_of_all_seeds(report: Path) -> None:
+    rows = rows_of(report / "archive.csv")
+    assert {row["study"] for row in rows} == {"seeds", "control", "mechanism"}
+    assert {row["seed"] for row in rows} == {"10", "11", "12", "25", "26", "27"}
+    for row in rows:
+        assert float(row["accuracy"]) == int(row["correct"]) / int(row["images"])
+        assert float(row["asr"]) == int(row["attacked"]) / int(row["attackable"])
+    # Only the reference of the study over seeds is drawn beside one's own runs.
+    assert {row["study"] for row in rows if row["figure1"] == "True"} == {"seeds"}
+
+
+@pytest.mark.parametrize(
+    ("text", "tex"),
+    [
+        ("50% of $x_i & {y}#~^", r"50\% of \$x\_i \& \{y\}\#\textasciitilde{}\textasciicircum{}"),
+        (r"\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
+        ("a\nb\x00c", "a b c"),
+        ("−1 ± 2 ≤ 3", "−1 ± 2 ≤ 3"),
+        ("Tramèr 漢", "Tramèr ?"),
+    ],
+)
+def test_any_text_is_inert(text: str, tex: str) -> None:
+    assert latex.escape(text) == tex
+    assert latex.escape(latex.Tex(text)) == text
+
+
+@pytest.fixture(scope="module")
+def source(whole: Path) -> str:
+    return (whole / "report/build/mini/report.tex").read_text()
+
+
+def test_every_reference_and_figure_is_there(source: str, whole: Path) -> None:
+    labels = set(re.findall(r"\\label\{([^}]+)\}", source))
+    assert set(re.findall(r"\\ref\{([^}]+)\}", source)) <= labels
+    works = set(re.findall(r"\\bibitem\{([^}]+)\}", source))
+    cited = {key for group in re.findall(r"\\cite\{([^}]+)\}", source) for key in group.split(",")}
+    assert cited == works
+    for name in re.findall(r"\\includegraphics\[[^]]*\]\{([^}]+)\}", source):
+        assert (whole / "report/build/mini" / name).is_file()
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="TeX is not installed")
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="poppler is not installed")
+def test_the_paper_ends_before_its_ninth_page(whole: Path) -> None:
+    pdf = whole / "report/build/mini/report.pdf"
+    text = subprocess.run(["pdftotext", pdf, "-"], check=True, capture_output=True, text=True)
+    pages = text.stdout.split("\f")
+    (appendix,) = [n for n, page in enumerate(pages) if "The paper’s claims" in page]
+    assert appendix <= 8
+    assert "??" not in text.stdout
+
+
+def test_without_tex_the_source_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert latex.compile_pdf(tmp_path, {"runs": {}}) is False
+    assert "no pdflatex found" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="TeX is not installed")
+def test_what_does_not_compile_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.tex").write_text(r"\documentclass{article}\begin{document}\undefined")
+    assert latex.compile_pdf(tmp_path, {"runs": {}}) is False
+    assert "Undefined control sequence" in capsys.readouterr().err
+
+
+GROUNDS = ("#ffffff", "#14171a")
+"""Light and dark."""
+COLOURS = [*OBJECTIVE_COLOURS.values(), *LOSS_COLOURS.values()]
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance by WCAG 2."""
+    channels = matplotlib.colors.to_rgb(colour)
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_every_colour_stands_out_on_either_page_and_none_means_two_things() -> None:
+    for colour, page in product(COLOURS, GROUNDS):
+        low, high = sorted((luminance(colour), luminance(page)))
+        assert (high + 0.05) / (low + 0.05) >= 3, (colour, page)
+    for one, other in combinations(COLOURS, 2):
+        hues = [matplotlib.colors.rgb_to_hsv(matplotlib.colors.to_rgb(c))[0] for c in (one, other)]
+        assert abs(hues[0] - hues[1]) > 0.05, (one, other)
+
+
+@pytest.fixture(scope="module")
+def material(whole: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    document = json.loads((whole / "report/build/mini/report.json").read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(whole)
+        evidence = read_evidence(load_profile("mini"))
+        points = points_of(evidence, read_study_results("mini", Path()), "seeds")
+    return document, points
+
+
+@pytest.fixture(scope="module")
+def drawn(material: tuple[dict[str, Any], pd.DataFrame]) -> dict[str, Drawn]:
+    return draw_all(*material)
+
+
+def test_the_outcome_and_the_papers_figures_are_drawn(drawn: dict[str, Drawn]) -> None:
+    assert {"hero", "figure1", "figure2", "figure3", "resistance", "mechanism"} <= set(drawn)
+    assert [len(drawn[name].panels) for name in ("hero", "figure1", "figure3")] == [2, 2, 4]
+    assert all(figure.pdf.startswith(b"%PDF") for figure in drawn.values())
+
+
+def test_equal_documents_draw_alike(
+    material: tuple[dict[str, Any], pd.DataFrame], drawn: dict[str, Drawn]
+) -> None:
+    assert draw(FIGURES[0], *material) == drawn["hero"]
+
+
+def ids(text: str) -> Iterator[str]:
+    return (found[1] for found in re.finditer(r'\bid="([^"]+)"', text))
+
+
+def test_drawings_fit_on_one_page(drawn: dict[str, Drawn]) -> None:
+    """No id occurs twice, and every reference within a drawing leads to one of its own ids."""
+    panels = [panel for figure in drawn.values() for panel in figure.panels]
+    every = [name for panel in panels for name in ids(panel)]
+    assert len(every) == len(set(every))
+    for panel in panels:
+        references = re.findall(r'(?:url\(#|href="#)([^")]+)', panel)
+        assert set(references) <= set(ids(panel))
+
+
+def test_without_results_no_figure_is_empty(material: tuple[dict[str, Any], pd.DataFrame]) -> None:
+    document, points = material
+    empty = {
+        **document,
+        "resistance": {"study": None, "seeds": [], "caps": [0.0, 0.2], "cells": []},
+        "mechanism": {"learning_rate": None, "models": [], "correlations": []},
+        "responses": [],
+    }
+    assert draw_all(empty, points[:0]) == {}

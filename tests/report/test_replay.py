@@ -1,22 +1,27 @@
-"""Replay of the authors' published points: exact where the files are at hand, refused where they
-are not as they should be.
-"""
-
-from __future__ import annotations
+"""Replay of the authors' points: exact where the files are at hand, refused where they differ."""
 
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from repro.ledger import LedgerError
-from repro.report.numbers.authors import ATTACKABLE, authors_points
-from repro.report.replay import replay
+from repro.profile import load_profile
+from repro.report.document import claims_of
+from repro.report.numbers.authors import ATTACKABLE, FILES, IMAGES, authors_points
+from repro.report.numbers.tables import table1
+from repro.report.replay import early_end, replay, replay_evidence
 from repro.report.verify import verify
-from tests.support.replay import CC3M, CC6M, CC6M_200K, series
+from repro.spec import StopEarly
+from tests.support.ledger import row_of
+
+CC3M, CC6M, CC6M_200K = FILES
+SERIES, NAN = "cleaning_poisoned_mmcl_clean_ssl_lr_", float("nan")
 
 
 def write(folder: Path, content: Any, name: str = CC3M) -> Path:
@@ -32,28 +37,17 @@ def write_larger_set(folder: Path) -> None:
 
 
 def test_synthetic_points_fill_tables_and_figures_of_all_three_files(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.chdir(root)
     write(tmp_path, series())
     write(tmp_path, series("cc6m_", "3000poison_"), CC6M)
     write_larger_set(tmp_path)
     document = replay(tmp_path, tmp_path / "out")
-    values = [
-        row["clean_accuracy"]["authors_points"] for row in document["tables"]["table1"]["rows"]
-    ]
-    assert values == [0.14, 0.10, 0.14, 0.10, None, 0.10]
-    assert [row["clean_accuracy"]["paper"] for row in document["tables"]["table1"]["rows"]] == [
-        0.1649,
-        0.1416,
-        0.2404,
-        0.1305,
-        None,
-        0.0262,
-    ]
-    assert all(
-        row["clean_accuracy"]["reproduced"] is None for row in document["tables"]["table1"]["rows"]
-    )
+    cells = [row["clean_accuracy"] for row in document["tables"]["table1"]["rows"]]
+    assert [cell["authors_points"] for cell in cells] == [0.14, 0.10, 0.14, 0.10, None, 0.10]
+    paper = [0.1649, 0.1416, 0.2404, 0.1305, None, 0.0262]
+    assert [cell["paper"] for cell in cells] == paper
+    assert {cell["reproduced"] for cell in cells} == {None}
     assert [len(figure["points"]) for figure in document["figures"].values()] == [12, 12, 18]
     page = (tmp_path / "out/index.html").read_text()
     assert "14.0" in page
@@ -61,11 +55,8 @@ def test_synthetic_points_fill_tables_and_figures_of_all_three_files(
     assert verify(tmp_path / "out/report.json") == []
 
 
-def test_the_authors_points_are_judged_by_the_measures_that_need_no_rates(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_authors_points_are_judged_by_the_measures_that_need_no_rates(tmp_path: Path):
     """Of 8,000 images right at the start, 7,000 and 5,000 are left at an ASR of 4.0%."""
-    monkeypatch.chdir(root)
     document = replay(write(tmp_path, series()), tmp_path / "out")
     measures = {of["measure"]: of for of in document["verdicts"]["authors"]}
     assert list(measures) == ["lost_at_cap", "frontier_area", "accuracy_at_cap"]
@@ -79,13 +70,8 @@ def test_the_authors_points_are_judged_by_the_measures_that_need_no_rates(
     assert {claim["verdict"] for claim in document["claims"]} == {"not run"}
 
 
-def test_where_the_files_do_not_evaluate_the_start_model_the_papers_is_taken_and_not_a_point(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """The paper's CC6M values: 23.76% to 24.042% with MMCL, a gain, and 23.86% to 13.05%, 45.3%
-    lost.
-    """
-    monkeypatch.chdir(root)
+def test_where_no_start_model_is_evaluated_the_papers_is_taken_and_not_a_point(tmp_path: Path):
+    """CC6M in the paper: 23.76% to 24.042% with MMCL, a gain, and 23.86% to 13.05%, 45.3% lost."""
     content = {
         f"cleaning_poisoned_cc6m_{objective}_3000poison_clean_{loss}_lr_": [
             [0.9, 2_000 / ATTACKABLE],
@@ -95,20 +81,15 @@ def test_where_the_files_do_not_evaluate_the_start_model_the_papers_is_taken_and
         for loss in ("mmcl", "ssl", "mmcl_ssl")
     }
     document = replay(write(tmp_path, content, CC6M), tmp_path / "out")
-    rows = {
-        row["pretrain_objective"]: row
-        for row in document["tables"]["table1"]["rows"]
-        if (row["dataset"], row["clean_size"]) == ("cc6m", "100k")
-    }
+    rows = {of: row_of(document, "cc6m", "100k", of) for of in ("mmcl", "mmcl_ssl")}
     drops = {key: row["clean_accuracy"]["authors_drop"] for key, row in rows.items()}
     assert drops["mmcl"] == pytest.approx(-0.0119, abs=1e-4)
     assert drops["mmcl_ssl"] == pytest.approx(0.4531, abs=1e-4)
 
     # A start that nobody published is no measured value, and decides no claim about start models.
     assert rows["mmcl"]["original_accuracy"]["authors_points"] is None
-    assert [row["asr"]["authors_points"] for row in document["tables"]["table2"]["rows"]] == [
-        None
-    ] * 4
+    starts = document["tables"]["table2"]["rows"]
+    assert [row["asr"]["authors_points"] for row in starts] == [None] * 4
     verdicts = {claim["id"]: claim["authors_verdict"] for claim in document["claims"]}
     assert verdicts["drop-45-cc6m"] == "supported"
     assert verdicts["start-accuracy-cc6m"] == "not run"
@@ -119,9 +100,7 @@ def test_where_the_files_do_not_evaluate_the_start_model_the_papers_is_taken_and
 
 
 def test_every_run_of_the_cc3m_file_begins_with_the_start_model(tmp_path: Path):
-    """Runs of 21 evaluations one after the other: two runs have two starts, and 40 evaluations
-    besides.
-    """
+    """Runs of 21 evaluations in a row: two runs have two starts, and 40 evaluations besides."""
     rates, accuracies = [0.99, *[0.5] * 20] * 2, [0.16, *[0.1] * 20] * 2
     counted = [round(rate * ATTACKABLE) / ATTACKABLE for rate in rates]
     content = {name: [list(counted), list(accuracies)] for name in series()}
@@ -132,10 +111,7 @@ def test_every_run_of_the_cc3m_file_begins_with_the_start_model(tmp_path: Path):
     assert {point["accuracy"] for point in starts} == {0.16}
 
 
-def test_files_that_are_missing_or_changed_are_said_so(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(root)
+def test_files_that_are_missing_or_changed_are_said_so(tmp_path: Path):
     document = replay(write(tmp_path, series()), tmp_path / "out")
     assert document["notices"] == [
         f"{CC6M} is not among the authors' files here: its cells are empty.",
@@ -145,48 +121,28 @@ def test_files_that_are_missing_or_changed_are_said_so(
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "values", "message"),
     [
-        (
-            lambda s: s.update({"cleaning_poisoned_mmcl_clean_ssl_lr_": [[0.0], [0.0, 0.0]]}),
-            r"clean_ssl_lr_: \[1, 2\] .*equally many",
-        ),
-        (lambda s: s.update({"<script>": [[0.0], [0.0]]}), "unknown series"),
-        (
-            lambda s: s.update(
-                {"cleaning_poisoned_mmcl_clean_ssl_lr_": [[0.5, float("nan")], [0.0, 0.0]]}
-            ),
-            r"clean_ssl_lr_: 0: 1: .*nan.*fractions from 0 to 1",
-        ),
-        (
-            lambda s: s.update({"cleaning_poisoned_mmcl_clean_ssl_lr_": [[0.5], [1.5]]}),
-            r"clean_ssl_lr_: 1: 0: .*1\.5.*fractions from 0 to 1",
-        ),
-        (
-            lambda s: s.update({"cleaning_poisoned_mmcl_clean_ssl_lr_": [[0.123456789], [0.5]]}),
-            "multiple of 1/49950",
-        ),
-        (lambda s: s.pop("cleaning_poisoned_mmcl_clean_ssl_lr_"), r"5 series \(allowed: 6\)"),
+        (SERIES, [[0.0], [0.0, 0.0]], r"clean_ssl_lr_: \[1, 2\] .*equally many"),
+        ("<script>", [[0.0], [0.0]], "unknown series"),
+        (SERIES, [[0.5, NAN], [0.0, 0.0]], r"clean_ssl_lr_: 0: 1: .*nan.*fractions from 0 to 1"),
+        (SERIES, [[0.5], [1.5]], r"clean_ssl_lr_: 1: 0: .*1\.5.*fractions from 0 to 1"),
+        (SERIES, [[0.123456789], [0.5]], "multiple of 1/49950"),
+        (SERIES, None, r"5 series \(allowed: 6\)"),
     ],
     ids=["unequal", "unknown", "nan", "above one", "not a count", "too few"],
 )
-def test_a_result_file_that_is_not_as_published_is_refused(
-    tmp_path: Path, change: Any, message: str
-):
-    content = series()
-    change(content)
+def test_a_file_not_as_published_is_refused(tmp_path: Path, name: str, values: Any, message: str):
+    content = {**series(), name: values}
+    if values is None:
+        del content[name]
     with pytest.raises(LedgerError, match=message):
         authors_points(write(tmp_path, content))
 
 
-def test_a_folder_without_the_files_is_refused_by_name(tmp_path: Path):
-    with pytest.raises(
-        LedgerError, match=r"looked for cleaning_plot_data_CC3M_pretrained_1500\.json"
-    ):
+def test_a_folder_without_the_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(LedgerError, match=r"looked for cleaning_plot_data_CC3M_pretrained_1500"):
         authors_points(tmp_path)
-
-
-def test_without_a_folder_nothing_is_overlaid(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("REPRO_AUTHORS_DIR", raising=False)
     assert authors_points() == ((), ())
 
@@ -195,21 +151,67 @@ def test_without_a_folder_nothing_is_overlaid(monkeypatch: pytest.MonkeyPatch):
     "REPRO_AUTHORS_DIR" not in os.environ,
     reason="REPRO_AUTHORS_DIR does not name a clone of the authors' repository",
 )
-def test_the_published_cc3m_file_gives_the_papers_numbers_in_seconds(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(root)
+def test_the_published_cc3m_file_gives_the_papers_numbers_in_seconds(tmp_path: Path):
     begin = time.process_time()
     document = replay(Path(os.environ["REPRO_AUTHORS_DIR"]), tmp_path)
     assert time.process_time() - begin <= 10
-    rows = {
-        (r["dataset"], r["clean_size"], r["pretrain_objective"]): r["clean_accuracy"]
-        for r in document["tables"]["table1"]["rows"]
-    }
-    printed = {
-        key: f"{100 * rows['cc3m', '100k', key]['authors_points']:.2f}"
-        for key in ("mmcl", "mmcl_ssl")
-    }
-    assert printed == {"mmcl": "16.49", "mmcl_ssl": "14.16"}
+    for objective, printed in (("mmcl", "16.49"), ("mmcl_ssl", "14.16")):
+        value = row_of(document, "cc3m", "100k", objective)["clean_accuracy"]["authors_points"]
+        assert f"{100 * value:.2f}" == printed
     assert document["authors_files"][0]["verified"]
     assert document["authors_files"][0]["points"] == 1428
+
+
+RULE = StopEarly(epochs=5, asr=0.9)
+
+
+def test_a_run_is_ended_by_its_first_epochs_alone() -> None:
+    """Two evaluations an epoch, 40 a run: never below 90% in ten; once in them; only after them."""
+    never = [1.0] * 40
+    once = [1.0] * 9 + [0.89] + [1.0] * 30
+    later = [1.0] * 10 + [0.01] * 30
+    of_file = {"run": "file", "dataset": "cc6m", "clean_size": "100k", "loss": "mmcl_ssl"}
+    points = pd.DataFrame([{**of_file, "asr": asr} for asr in never + once + later])
+    runs, lost = early_end(points, RULE)
+    assert runs == 3
+    assert [list(run.index) for run in lost] == [[*range(10, 40)], [*range(90, 120)]]
+    assert early_end(points[:-1], RULE) == (0, []), "no whole number of runs"
+
+
+@pytest.mark.skipif(
+    "REPRO_AUTHORS_DIR" not in os.environ,
+    reason="NOT TRIED: REPRO_AUTHORS_DIR does not name a clone of the authors' repository",
+)
+def test_on_published_points_no_cell_moves(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    evidence = replay_evidence(Path(os.environ["REPRO_AUTHORS_DIR"]))
+    assert load_profile("paper_lean").clean.stop_early == RULE
+    points = evidence.authors_frame
+    assert len(points) == 5779 and all(file.verified for file in evidence.files)
+    runs, ended = early_end(points, RULE)
+    lost = pd.concat(ended)
+    assert (runs, len(ended), len(lost)) == (167, 73, 2160)
+    assert round(lost.asr.min(), 3) == 0.784
+
+    kept = points.drop(lost.index).to_dict("records")
+    less = replace(evidence, authors=(kept, evidence.files))
+    paper = claims_of(root).paper
+    assert table1(less, paper) == table1(evidence, paper)
+
+
+Series = dict[str, list[list[float]]]
+
+
+def series(dataset: str = "", poison: str = "", *, mmcl: int = 7_000) -> Series:
+    """Six series: the start (not in CC6M's), a point under the cap and a better one over it."""
+    first = 1 if dataset else 0
+    return {
+        f"cleaning_poisoned_{dataset}{objective}_{poison}clean_{loss}_lr_": [
+            [49_900 / ATTACKABLE, 2_000 / ATTACKABLE, 3_000 / ATTACKABLE][first:],
+            [8_000 / IMAGES, (mmcl if objective == "mmcl" else 5_000) / IMAGES, 7_500 / IMAGES][
+                first:
+            ],
+        ]
+        for objective in ("mmcl", "mmcl_ssl")
+        for loss in ("mmcl", "ssl", "mmcl_ssl")
+    }

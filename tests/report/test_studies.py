@@ -1,28 +1,28 @@
-"""Tables, effects and responses of studies, on evaluations made by hand and on the archives."""
-
-from __future__ import annotations
+"""Tables, effects, responses and hypotheses of studies, made by hand and of the archives."""
 
 import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from repro.profile import load_profile
+from repro.profile import SPECS, load_profile
+from repro.report.hypotheses import asr_frontier, judged_hypotheses
 from repro.report.judging.claims import load_claims
-from repro.report.measures import Evaluations
-from repro.report.numbers.evidence import Settings
+from repro.report.measures import CleanedModel, Context, Evaluations
 from repro.report.pages.findings import stale_findings
-from repro.report.studies.axes import equal_starts, responses
+from repro.report.points import COLUMNS
+from repro.report.studies.axes import GAP, equal_starts, responses
 from repro.report.studies.estimates import Effect, effect, measured, set_q_values
 from repro.report.studies.outcomes import outcomes
 from repro.report.studies.results import Studied, read_study_results, studied
 from repro.report.studies.tables import EffectRow, StudyTable
 from repro.report.verdicts import verdicts
-from repro.study.spec import Study
+from repro.study.spec import Study, load_study
 from tests.support.ledger import study_spec
 
 ROOT = Path(__file__).parents[2]
@@ -32,28 +32,14 @@ Models = dict[tuple[str, str], dict[str, Any]]
 
 def evaluation(**fields: Any) -> dict[str, Any]:
     """One row of the table of evaluations."""
-    return {
-        "dataset": "cc3m",
-        "clean_size": "100k",
-        "loss": "mmcl_ssl",
-        "poisoned": True,
-        "handed_on": True,
-        "untouched": True,
-        "diverged": False,
-        "machine": "cpu",
-        "learning_rate": 1.0,
-        "model": "",
-        "epoch": 1.0,
-        "index": 1,
-        **fields,
-    }
+    names = {"dataset": "cc3m", "clean_size": "100k", "loss": "mmcl_ssl", "model": ""}
+    state = {"poisoned": True, "handed_on": True, "untouched": True, "diverged": False}
+    place = {"machine": "cpu", "learning_rate": 1.0, "epoch": 1.0, "index": 1}
+    return {**names, **state, **place, **fields}
 
 
 def frame_of(models: Models) -> pd.DataFrame:
-    """Evaluations of models by variant and objective.
-
-    `start` and the ends of the runs `after`, by learning rate, are (accuracy, ASR) seed by seed.
-    """
+    """`start` and the ends of runs `after`, by learning rate, are (accuracy, ASR) by seed."""
     rows = []
     for (variant, objective), model in models.items():
         for seed, (accuracy, asr) in enumerate(model["start"]):
@@ -75,12 +61,8 @@ def table_of(models: Models, study: Study | None = None) -> StudyTable:
 
 
 def row_of(table: StudyTable, variant: str, objective: str = "mmcl") -> EffectRow:
-    (row,) = (
-        row
-        for row in table.entry("study").rows
-        if (row.variant, row.pretrain_objective) == (variant, objective)
-    )
-    return row
+    rows = {(row.variant, row.pretrain_objective): row for row in table.entry("study").rows}
+    return rows[variant, objective]
 
 
 CLEANED = {
@@ -106,16 +88,12 @@ def test_an_effect_is_the_paired_difference_with_students_interval() -> None:
     assert effect_of([0.1, 0.2]) is None
 
 
-def test_models_that_two_variants_share_test_nothing() -> None:
-    found = effect_of([0.0, 0.0, 0.0])
-    assert found is not None and found.p is None and found.ci == (0, 0)
-
-
 def test_q_values_are_taken_over_distinct_effects() -> None:
-    """The same effect under two names counts once, as do models of two variants of one study."""
+    """The same effect under two names counts once; models that two variants share test nothing."""
     one, two = effect_of([0.10, 0.11, 0.12]), effect_of([0.1, -0.1, 0.3])
     same, nought = effect_of([0.10, 0.11, 0.12]), effect_of([0.0, 0.0, 0.0])
     assert one and two and same and nought and one.p is not None and two.p is not None
+    assert nought.p is None and nought.ci == (0, 0)
     family = set_q_values([one, nought, same, two], 0.95)
     assert (family.tested, family.intervals_beyond_zero, family.decided) == (2, 1, 1)
     assert family.by_chance == pytest.approx(0.1)
@@ -195,11 +173,11 @@ def test_interactions_are_differences_of_differences() -> None:
         key: {"start": [(0.7, 0.9)] * 3, "after": {RATE: [(best, 0.0) for best in of_key]}}
         for key, of_key in kept.items()
     }
-    (row,) = table_of(models).entry("study").interactions
+    (row,) = table_of(models).entry("study").contrasts
     assert (row["variant"], row["clean_size"], row["effect"].n) == ("worse", "100k", 3)
     assert row["effect"].value == pytest.approx(-0.05)
     models.pop(("default", "mmcl"))
-    assert table_of(models).entry("study").interactions == []
+    assert table_of(models).entry("study").contrasts == []
 
 
 def test_more_cleaning_pairs_are_compared_within_a_model() -> None:
@@ -208,17 +186,14 @@ def test_more_cleaning_pairs_are_compared_within_a_model() -> None:
     large.loc[large.step > 0, "accuracy"] += [0.01, 0.02, 0.03]
     frame = pd.concat([small, large], ignore_index=True)
     table = StudyTable(study_spec({"default": {}}), outcomes(frame, CAP, RATE), 0.95)
-    (row,) = table.entry("study").sizes
-    assert row["effect"].value == pytest.approx(0.02) and row["against_reference"] is None
+    (row,) = table.entry("study").contrasts
+    assert row["effect"].value == pytest.approx(0.02)
 
 
 def axis_study() -> Study:
     numbers = {"short": 2, "default": 8, "long": 16}
-    return study_spec(
-        {name: {} for name in numbers},
-        reference="default",
-        axes=[{"name": "Epochs", "numbers": numbers}],
-    )
+    axes = [{"name": "Epochs", "numbers": numbers}]
+    return study_spec({name: {} for name in numbers}, reference="default", axes=axes)
 
 
 def axis_models() -> Models:
@@ -229,10 +204,10 @@ def axis_models() -> Models:
     for objective, of_objective in left.items():
         for (variant, start), asr in zip(accuracy.items(), of_objective, strict=True):
             accurate = start + (0.1 if objective == "mmcl_ssl" else 0.0)
-            models[variant, objective] = {
-                "start": [(accurate, 0.9), (accurate + 0.01, 0.9), (accurate + 0.02, 0.9)],
-                "after": {RATE: [(0.1, asr), (0.1, asr + 0.01), (0.1, asr + 0.02)]},
-            }
+            seeds = (0.0, 0.01, 0.02)
+            ends = {RATE: [(0.1, asr + seed) for seed in seeds]}
+            starts = [(accurate + seed, 0.9) for seed in seeds]
+            models[variant, objective] = {"start": starts, "after": ends}
     return models
 
 
@@ -243,12 +218,10 @@ def test_a_response_has_points_by_rising_number_with_changes_and_gaps() -> None:
     mmcl, mmcl_ssl = (curve["points"] for curve in entry["curves"])
     assert [point["number"] for point in mmcl] == [2, 8, 16]
     assert mmcl_ssl[1]["measures"]["asr_left"].mean == pytest.approx(0.51)
-    assert [change["number"] for change in entry["changes"]["mmcl_ssl"]] == [8, 16]
-    assert entry["changes"]["mmcl_ssl"][1]["effect"].value == pytest.approx(0.8)
-    assert [(gap["number"], gap["effect"].value) for gap in entry["gaps"]] == [
-        (2, pytest.approx(0.1)),
-        (16, pytest.approx(0.86)),
-    ]
+    effects = {(of["of"], of["number"]): of["effect"].value for of in entry["effects"]}
+    assert [number for of, number in effects if of == "mmcl_ssl"] == [8, 16]
+    assert effects["mmcl_ssl", 16] == pytest.approx(0.8)
+    assert (effects[GAP, 2], effects[GAP, 16]) == (pytest.approx(0.1), pytest.approx(0.86))
 
 
 def test_a_study_that_does_not_clean_responds_before_cleaning() -> None:
@@ -260,8 +233,8 @@ def test_a_study_that_does_not_clean_responds_before_cleaning() -> None:
 
 def test_models_of_equal_accuracy_are_matched_seed_by_seed() -> None:
     (entry,) = equal_starts("length", table_of(axis_models(), axis_study()), RATE)
-    assert {seed["mmcl"]["variant"] for seed in entry["seeds"]} == {"long"}
-    assert {seed["mmcl_ssl"]["variant"] for seed in entry["seeds"]} == {"default"}
+    assert {pair["variant"] for pair in entry["seeds"]} == {"long"}
+    assert {pair["variant_ssl"] for pair in entry["seeds"]} == {"default"}
     assert entry["accuracy"].value == pytest.approx(0, abs=1e-12)
     assert entry["asr_left"].value == pytest.approx(0.46)
     assert equal_starts("length", table_of(axis_models(), axis_study()), None) == []
@@ -270,7 +243,7 @@ def test_models_of_equal_accuracy_are_matched_seed_by_seed() -> None:
 @cache
 def archives() -> Studied:
     """What the archives in git say of the profile `mini`."""
-    settings = Settings.of(load_profile("mini", ROOT / "specs"))
+    settings = load_profile("mini", ROOT / "specs")
     found = studied(read_study_results("mini", ROOT), settings, 5e-4, ROOT)
     assert found.effects_family is not None
     return found
@@ -278,34 +251,26 @@ def archives() -> Studied:
 
 def test_the_archives_give_the_effects_that_docs_tell() -> None:
     """Points, to the digit that is printed."""
+
+    def points(*values: float) -> list[float]:
+        return [round(100 * value, 1) for value in values]
+
     found = archives()
     control = next(study for study in found.studies if study.name == "control")
-    prices = [
-        (100 * price["poisoned"].mean, 100 * price["unpoisoned"].mean) for price in control.prices
-    ]
-    assert [tuple(round(x, 1) for x in pair) for pair in prices] == [(1.9, 2.4), (6.7, 2.1)]
-
+    prices = [points(of["poisoned"].mean, of["unpoisoned"].mean) for of in control.prices]
+    assert prices == [[1.9, 2.4], [6.7, 2.1]]
     (matched,) = found.equal_starts
-    assert [round(100 * x, 1) for x in (matched["asr_left"].value, *matched["asr_left"].ci)] == [
-        49.5,
-        11.7,
-        87.4,
-    ]
+    assert points(matched["asr_left"].value, *matched["asr_left"].ci) == [49.5, 11.7, 87.4]
     dose = next(entry for entry in found.responses if entry["study"] == "dose")
-    (changes,) = dose["changes"].values()
-    assert [round(100 * change["effect"].value, 1) for change in changes] == [
-        22.4,
-        47.6,
-        51.1,
-        39.9,
-    ]
+    effects = points(*(change["effect"].value for change in dose["effects"]))
+    assert effects == [22.4, 47.6, 51.1, 39.9]
 
 
 def test_tables_measure_as_verdicts_do() -> None:
     """The seeds' table and the exploratory verdicts have the same values of every seed."""
     results = read_study_results("mini", ROOT)
     frames = [study.frame for study in results]
-    arms = Evaluations(pd.concat(frames, ignore_index=True), CAP)
+    arms = Evaluations(pd.concat(frames, ignore_index=True), CONTEXT)
     judged = verdicts(arms, load_claims(ROOT / "specs/claims.yaml"), "mini")
     measures = {measure.measure: measure for measure in judged.exploratory}
     seeds = next(study for study in archives().studies if study.name == "seeds")
@@ -346,3 +311,83 @@ def test_the_tables_of_the_pages_are_those_of_the_archives(tmp_path: Path) -> No
     assert line.startswith("docs/mini.md:") and "43.9" in line
     page.unlink()
     assert stale_findings("mini", tmp_path) == []
+
+
+CONTEXT = Context.of(load_claims(SPECS / "claims.yaml"), load_profile("mini"))
+
+
+def of_mechanism(**values: Any) -> dict[str, Any]:
+    names = {"study": "mechanism", "dataset": "cc6m", "clean_size": "200k", "loss": "mmcl_ssl"}
+    state = {"stage": "clean", "poisoned": True, "diverged": False, "handed_on": False}
+    start = {"step": 0, "epoch": 0.0, "index": 0, "accuracy": 0.4, "num_correct": 4}
+    run = {"learning_rate": CONTEXT.rate}
+    return {**dict.fromkeys(COLUMNS), **names, **state, **start, **run, **values}
+
+
+def study_frame(left: dict[str, float], seeds: list[int]) -> pd.DataFrame:
+    """Start and end of a run for each model of `<variant>/<objective>`, with the ASR left."""
+    rows = []
+    for label, asr in left.items():
+        variant, objective = label.split("/")
+        for seed in seeds:
+            model = {"variant": variant, "pretrain_objective": objective, "seed": seed}
+            run = {**model, "run": f"{label}/{seed}"}
+            noise = 0.01 * ((seed * 7) % 5 - 2)
+            end = {"step": 9, "epoch": 1.0, "index": 1, "asr": asr + noise * (asr > 0.5)}
+            rows += [of_mechanism(**run, asr=0.95), of_mechanism(**run, **end)]
+    return pd.DataFrame(rows)
+
+
+LEFT = {
+    "cleanclip/mmcl": 0.03,
+    "cleanclip/mmcl_ssl": 0.6,
+    "crop_view/mmcl_ssl": 0.2,
+    "word_view/mmcl_ssl": 0.59,
+    "reset_temperature/mmcl_ssl": 0.6,
+    "fresh_head/mmcl_ssl": 0.7,
+    "parts/image_ssl": 0.6,
+    "parts/text_ssl": 0.04,
+    "parts/two_views": 0.02,
+    "parts/ssl_unused": 0.03,
+}
+
+
+def test_a_hypothesis_is_supported_or_refuted_by_the_mean_over_seeds() -> None:
+    study = load_study("mechanism")
+    frame = study_frame(LEFT, [25, 26, 27, 28, 29])
+    judged = judged_hypotheses("mechanism", study, Evaluations(frame, CONTEXT))
+    verdicts = {row["says"].split(" cleans")[0].split(" make")[0]: row["verdict"] for row in judged}
+    assert verdicts == {
+        "another image view": "supported",
+        "another text view": "supported, negligible",
+        "a temperature reset": "refuted",
+        "a new projection head": "refuted",
+        "the image SSL term alone": "supported",
+        "the text SSL term alone": "supported, negligible",
+        "the augmentations alone": "refuted",
+        "encoding a second view without gradient": "refuted",
+    }
+    first = judged[0]
+    assert first["sum"].mean == pytest.approx(-0.4, abs=0.02)
+    assert first["p"] < 0.001
+
+
+def test_no_verdict_until_all_seeds_are_there() -> None:
+    study = load_study("mechanism")
+    frame = study_frame(LEFT, [25, 26, 27, 28])
+    judged = judged_hypotheses("mechanism", study, Evaluations(frame, CONTEXT))
+    assert {row["verdict"] for row in judged} == {"not run"}
+    assert {row["sum"].seeds for row in judged} == {4}
+
+
+def test_the_frontier_is_chosen_on_validation_and_read_on_test_images() -> None:
+    columns = ["validation_accuracy", "validation_asr", "test_asr"]
+    states = [(0.40, 0.9, 0.8), (0.39, 0.5, 0.6), (0.36, 0.1, 0.2), (0.30, 0.0, 0.0)]
+    rows = [
+        of_mechanism(step=i, **dict(zip(columns, s, strict=True))) for i, s in enumerate(states)
+    ]
+    frame = pd.DataFrame(rows)
+    model = CleanedModel(frame.iloc[0], frame, CONTEXT)
+    # Up to a loss of 2.5% the start, to 10% the second state, to 20% the third.
+    parts = np.array([0.025, 0.075, 0.1]) / 0.2
+    assert asr_frontier(model).value == pytest.approx(parts @ [0.8, 0.6, 0.2], abs=0.003)

@@ -1,6 +1,4 @@
-"""Rows and sentences that pages, article and README share."""
-
-from __future__ import annotations
+"""Rows and sentences that pages, article and README share; settings beside the paper's."""
 
 import json
 from pathlib import Path
@@ -8,9 +6,13 @@ from typing import Any
 
 import pytest
 
+from repro.profile import load_profile
+from repro.report.judging.claims import load_claims
 from repro.report.pages import tables
 from repro.report.pages.html import shared_values
-from repro.report.readme import results_block, switches_block, write_blocks
+from repro.report.readme import write_blocks
+from repro.report.scales import SettingRow, in_words, scale_rows, settings_table
+from repro.report.studies.results import read_study_results, studied
 
 
 @pytest.fixture
@@ -33,12 +35,8 @@ def test_survivors_have_no_mean(values: list[float | None], words: str) -> None:
 
 
 def cell(verdict: str, size: str = "100k", comparator: str = "default") -> dict[str, Any]:
-    return {
-        "dataset": "cc6m",
-        "clean_size": size,
-        "comparator": comparator,
-        "verdict": verdict,
-    }
+    names = {"dataset": "cc6m", "clean_size": size, "comparator": comparator}
+    return {**names, "verdict": verdict}
 
 
 @pytest.mark.parametrize(
@@ -77,25 +75,7 @@ def test_confirmed_verdicts_come_before_exploratory_ones(document: dict[str, Any
     verdicts |= {"confirmed": verdicts["exploratory"][:1], "confirmed_seeds": [15, 16]}
     shown = tables.verdicts_of(document)
     assert shown is not None
-    assert (shown.confirmed, list(shown.seeds), len(shown.rows)) == (True, [15, 16], 1)
-
-
-def test_the_block_of_readme_has_picture_outcome_and_a_narrow_table(
-    document: dict[str, Any],
-) -> None:
-    block = results_block(document)
-    assert shared_values(document)["outcome"] in " ".join(block.split())
-    assert "docs/pictures/hero-dark.svg" in block
-    rows = [line for line in block.splitlines() if line.startswith("|")]
-    # Three measures in three settings, the head and its rule.
-    assert len(rows) == 11
-    assert {line.count("|") - 1 for line in rows} == {4}
-
-
-def test_every_switch_has_both_values_and_their_sources() -> None:
-    rows = switches_block().splitlines()[2:]
-    assert len(rows) == 15
-    assert all(cell.strip() for row in rows for cell in row.strip("|").split("|"))
+    assert (shown.confirmed, list(shown.seeds), len(shown.measures)) == (True, [15, 16], 1)
 
 
 def test_readme_gets_the_results_and_its_pictures_their_own_colours(copy: Path) -> None:
@@ -106,3 +86,58 @@ def test_readme_gets_the_results_and_its_pictures_their_own_colours(copy: Path) 
     assert "(mean of 3 seeds)" in " ".join(Path("README.md").read_text().split())
     dark = Path("docs/pictures/hero-dark.svg").read_text()
     assert "#e6edf3" in dark and "currentColor" not in dark
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"CC3M": 2000, "CC6M": 2000, "200K": 0.0005}, "CC3M and CC6M: 2,000; 200K: 0.05"),
+        ({"": [1e-5, 2e-5, 3e-5, 4e-5, 5e-5, 0.004]}, "6 from 1e-05 to 0.004"),
+        ({"MMCL": [0.1, 0.2], "SSL": [0.1, 0.2]}, "0.1, 0.2"),
+        ({"": None}, "–"),
+    ],
+)
+def test_a_value_stands_once_after_what_has_it(values: dict[str, Any], words: str) -> None:
+    assert in_words(values) == words
+
+
+@pytest.mark.parametrize("name", ["smoke", "mini", "midi", "paper"])
+def test_every_setting_has_both_values(root: Path, name: str) -> None:
+    rows = settings_table(name, root)
+    assert len(rows) >= 13
+    assert [row.setting for row in rows if not row.paper or not row.here] == []
+    assert (name == "paper") == all(row.paper == row.here for row in rows)
+
+
+def test_values_are_those_of_the_profiles(root: Path) -> None:
+    rows = {row.setting: row for row in settings_table("mini", root)}
+    # A patch of 16 pixels, of 224 and of 32.
+    assert rows["patch, of the image (%)"] == SettingRow("patch, of the image (%)", "0.51", "25.0")
+    assert rows["pairs of a BatchNorm group"].here == "MMCL: 32; MMCL + SSL: 64"
+    assert rows["pre-training batch"].here == "64"
+    assert rows["cleaning rates"].paper.startswith("CC3M, 100K: 13 from 1e-05 to 0.004; CC6M")
+
+
+def test_scales_have_results_of_their_studies_and_the_papers_own(root: Path) -> None:
+    settings = load_profile("mini", root / "specs")
+    found = studied(read_study_results("mini", root), settings, 5e-4, root)
+    paper = load_claims(root / "specs/claims.yaml").paper
+    mini, midi, printed = scale_rows("mini", found.studies, paper, root)
+    assert mini.seeds == [10, 11, 12, 13, 14] and midi.pairs > mini.pairs
+
+    mmcl, mmcl_ssl = mini.results
+    assert [round(100 * loss, 1) for loss in mmcl.lost.values() if loss] == [11.8, 4.9]
+    assert mmcl.at_least == [] and mmcl_ssl.at_least == ["100k"]
+    # The paper prints a gain at 100K, and no MMCL model at 200K.
+    assert printed.results[0].lost == {"100k": pytest.approx(1 - 24.04 / 23.76)}
+
+
+def test_without_archives_only_the_paper_has_results(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "specs").symlink_to(root / "specs")
+    paper = load_claims(root / "specs/claims.yaml").paper
+    assert settings_table("replay", root) == scale_rows("replay", [], paper, root) == []
+    rows = scale_rows("mini", [], paper, tmp_path)
+    assert {row.scale: bool(row.results) for row in rows} == {
+        **dict.fromkeys(["mini", "midi"], False),
+        "paper": True,
+    }

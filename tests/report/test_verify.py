@@ -1,7 +1,5 @@
 """`verify` names each file and value that does not follow from the ledger; `publish` refuses it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -16,11 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 from repro.files import file_sha256
+from repro.integrity.locked import changed_outputs, locked_outputs
 from repro.ledger import LedgerError
 from repro.report.release import BESIDE, release
-from repro.report.verify import verify, verify_all, verify_command
+from repro.report.verify import verify, verify_all
 from repro.runs.published import read_run
-from repro.spec import SpecError
+from tests.support.finished import flip
 from tests.support.ledger import ROOT, reseal
 
 REPORT = Path("report/build/mini")
@@ -40,11 +39,9 @@ def light(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
-def test_a_built_report_verifies(light: Path) -> None:
+def test_what_was_changed_by_hand_is_named(light: Path) -> None:
     assert verify(REPORT / "report.json") == []
 
-
-def test_what_was_changed_by_hand_is_named(light: Path) -> None:
     def change(document: Any) -> None:
         document["tables"]["table1"]["rows"][0]["clean_accuracy"]["paper"] = 0.99
 
@@ -78,17 +75,14 @@ def test_an_edited_row_is_no_number_of_a_report(light: Path) -> None:
     assert "num_correct" in line
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"profile": 3}'])
-def test_a_file_that_is_no_report_is_a_finding(copy: Path, content: str) -> None:
+def test_a_file_that_is_no_report_is_a_finding_and_a_missing_one_an_error(copy: Path) -> None:
     path = copy / "report.json"
-    path.write_text(content)
-    assert len(verify(path)) == 1
-
-
-@pytest.mark.parametrize("name", ["nowhere/report.json", "."])
-def test_a_missing_report_is_an_error(copy: Path, name: str) -> None:
-    with pytest.raises(LedgerError):
-        verify(Path(name))
+    for content in ("", "{", "[]", '{"profile": 3}'):
+        path.write_text(content)
+        assert len(verify(path)) == 1, content
+    for name in ("nowhere/report.json", "."):
+        with pytest.raises(LedgerError):
+            verify(Path(name))
 
 
 def test_everything_of_a_profile_is_asked_of_lock_records_and_report(light: Path) -> None:
@@ -140,9 +134,8 @@ def test_a_release_is_whole_and_says_how_to_cite_and_check_it(light: Path) -> No
     sums = dict(line.split("  ")[::-1] for line in (out / "SHA256SUMS").read_text().splitlines())
     assert sorted([*sums, "SHA256SUMS"]) == names
     assert all(file_sha256(out / name) == digest for name, digest in sums.items())
-    assert {"index.html", "archive.csv", "CITATION.cff", "README.md", "models/README.md"} <= set(
-        names
-    )
+    written = {"index.html", "archive.csv", "CITATION.cff", "README.md", "models/README.md"}
+    assert written <= set(names)
     assert "dvc.yaml" not in names
     models = [name for name in names if name.endswith("safetensors")]
     assert models == [f"models/cc3m-mmcl-{of}.safetensors" for of in ("cleaned-100k", "poisoned")]
@@ -172,8 +165,67 @@ def test_what_does_not_verify_is_not_released(light: Path) -> None:
         release("mini")
 
 
-@pytest.mark.parametrize("content", ["", "- mini\n"])
-def test_params_that_name_no_profile_are_named(copy: Path, content: str) -> None:
-    Path("params.yaml").write_text(content)
-    with pytest.raises(SpecError, match=r"params\.yaml: profile: missing"):
-        verify_command(None, everything=False, profile=None)
+Harm = Callable[[Path], object]
+HARMS: dict[str, Harm] = {
+    "flipped": lambda path: flip(path, 0),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "deleted": Path.unlink,
+}
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+@pytest.fixture
+def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of two files and a single file, as DVC knows them, with the list in its cache."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("out")
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a").write_bytes(b"first")
+    (folder / "deep/b").write_bytes(b"second")
+    Path("single").write_bytes(b"third")
+
+    entries = [{"md5": md5(b"first"), "relpath": "a"}, {"md5": md5(b"second"), "relpath": "deep/b"}]
+    listing = json.dumps(entries).encode()
+    name = md5(listing) + ".dir"
+    cached = Path(".dvc/cache/files/md5") / name[:2] / name[2:]
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(listing)
+    outs = [{"path": "out", "md5": name}, {"path": "single", "md5": md5(b"third")}]
+    Path("dvc.lock").write_text(json.dumps({"stages": {"s": {"outs": outs}}}))
+    return cached
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("name", ["out/a", "out/deep/b", "single"])
+def test_dvc_lock_names_each_damaged_file_and_no_other(outputs: Path, name: str, harm: str) -> None:
+    assert list(changed_outputs(locked_outputs())) == []
+    HARMS[harm](Path(name))
+    (line,) = changed_outputs(locked_outputs())
+    assert line.startswith(f"{name}: ")
+
+
+def test_a_file_that_no_stage_made_is_named(outputs: Path) -> None:
+    Path("out/more").touch()
+    assert list(changed_outputs(locked_outputs())) == ["out/more: no part of what the stage made"]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_without_dvcs_list_the_folder_is_named(outputs: Path, harm: str) -> None:
+    HARMS[harm](outputs)
+    assert list(changed_outputs(locked_outputs())) == []
+    Path("out/a").write_bytes(b"other")
+    (line,) = changed_outputs(locked_outputs())
+    assert line.startswith("out: not the folder that dvc.lock names; which of its 2 files")
+
+
+def test_a_lock_file_that_is_none_is_refused(outputs: Path) -> None:
+    for content in ("stages: [", "stages: 3", "- 1"):
+        Path("dvc.lock").write_text(content)
+        with pytest.raises(LedgerError, match=r"dvc\.lock: not a lock file of DVC"):
+            locked_outputs()
+    Path("dvc.lock").unlink()
+    assert locked_outputs() == {}

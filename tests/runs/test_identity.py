@@ -1,50 +1,43 @@
-"""Fingerprints: the specification, what a run reads of its inputs, and the version of the results."""
-
-from __future__ import annotations
+"""Fingerprints of runs: specification, inputs, version of results; the commit of a record."""
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from repro.data.images import encode_png
-from repro.data.shards import ShardWriter, write_store
+import repro
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs import run as runs
 from repro.runs import version
 from repro.runs.inputs import input_hash
+from repro.runs.machine import WRITTEN, commit_state
 from repro.runs.run import LaunchError, fingerprint_of, identify
-from repro.spec import Profile, RunSpec
+from repro.spec import RunSpec
 from repro.study.archive import read_archive
 from repro.unchanged import CODE, code_digest
+from tests.support.checkout import commit
+from tests.support.evaluation import write_rows
 
 
 @pytest.fixture
-def profile(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
-    monkeypatch.chdir(tmp_path)
-    return load_profile("smoke", root / "specs")
+def pretraining(here: Path) -> RunSpec:
+    return pretrain_runs(load_profile("smoke"), "cc3m", "mmcl")[0]
 
 
 @pytest.fixture
-def pretraining(profile: Profile) -> RunSpec:
-    return pretrain_runs(profile, "cc3m", "mmcl")[0]
-
-
-@pytest.fixture
-def cleaning(profile: Profile) -> RunSpec:
-    return next(run for run in clean_runs(profile, "cc3m", "mmcl") if run.clean_size == "100k")
+def cleaning(here: Path) -> RunSpec:
+    runs = clean_runs(load_profile("smoke"), "cc3m", "mmcl")
+    return next(run for run in runs if run.clean_size == "100k")
 
 
 def write_pairs(folder: Path, captions: str = "abcd", **rows: list[int]) -> Path:
     """A store of four rows with lists of rows."""
-    folder.mkdir(parents=True)
-    writer = ShardWriter(folder)
-    for number, caption in enumerate(captions):
-        writer.add(encode_png(np.full((4, 4, 3), number, np.uint8)), "png", caption)
-    write_store(folder, *writer.close())
+    images = (np.full((4, 4, 3), number, np.uint8) for number in range(len(captions)))
+    write_rows(folder, zip(images, captions, [-1] * 4, strict=True))
     lists = {"train": [0, 1, 2, 3], "100k": [1], "200k": [1, 2], "poisoned": [0]} | rows
     np.savez(folder / "rows.npz", **{name: np.array(row) for name, row in lists.items()})
     return folder
@@ -88,17 +81,12 @@ def test_version_and_inputs_are_identity_and_code_and_names_are_none(
     named = pretraining.model_copy(update={"variant": "twin"})
     assert identify(named, {"pairs": Path("pairs")}, "new").fingerprint == first.fingerprint
 
-    monkeypatch.setattr(runs, "results_version", lambda: 10**6)
-    assert identify(pretraining, {"pairs": Path("pairs")}, "old").fingerprint != first.fingerprint
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "results_version", lambda: 10**6)
+        other = identify(pretraining, {"pairs": Path("pairs")}, "old")
+    assert other.fingerprint != first.fingerprint
     Path("pairs").write_text("other")
     assert identify(pretraining, {"pairs": Path("pairs")}, "old").fingerprint != first.fingerprint
-
-
-@pytest.fixture
-def package(tmp_path: Path) -> Path:
-    shutil.copytree(CODE, tmp_path / "repro", ignore=shutil.ignore_patterns("__pycache__"))
-    return tmp_path / "repro"
 
 
 EDITS: dict[str, tuple[str, Callable[[str], str], bool]] = {
@@ -111,8 +99,10 @@ EDITS: dict[str, tuple[str, Callable[[str], str], bool]] = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_the_digest_of_the_code_follows_what_makes_digits(package: Path, edit: str) -> None:
+def test_the_digest_of_the_code_follows_what_makes_digits(tmp_path: Path, edit: str) -> None:
     name, change, counts = EDITS[edit]
+    package = tmp_path / "repro"
+    shutil.copytree(CODE, package, ignore=shutil.ignore_patterns("__pycache__"))
     before = code_digest(package)
     assert before == code_digest()
     (package / name).write_text(change((package / name).read_text()))
@@ -120,9 +110,7 @@ def test_the_digest_of_the_code_follows_what_makes_digits(package: Path, edit: s
 
 
 def test_the_code_is_accepted() -> None:
-    """`python -m repro accept` compares the digits of `smoke`; where they are meant to change,
-    raise `version`.
-    """
+    """`python -m repro accept` compares digits; where they are to change, raise `version`."""
     assert code_digest() in version.accepted_codes(), version.code_notice()
 
 
@@ -130,9 +118,8 @@ def test_runs_of_code_that_nobody_accepted_are_counted(pretraining: RunSpec) -> 
     Path("pairs").write_text("pairs")
     made = [identify(pretraining, {"pairs": Path("pairs")}, code) for code in "aab"]
     records = [run.record({"status": "completed"}, None) for run in made]
-    known = made[0].record(
-        {"status": "completed", "code": next(iter(version.accepted_codes()))}, None
-    )
+    accepted = {"status": "completed", "code": next(iter(version.accepted_codes()))}
+    known = made[0].record(accepted, None)
     assert version.unaccepted_runs([*records, known]) == {"a": 2, "b": 1}
 
 
@@ -153,10 +140,9 @@ def test_equal_results_differ_in_times_and_names_only(tmp_path: Path) -> None:
     same = write(tmp_path / "same", b"weights", seconds=9.0, fingerprint="g", validation=None)
     other = write(tmp_path / "other", b"Weights", num_correct=4)
     assert list(version.compare(old, same)) == []
-    assert [line.partition(":")[0] for line in version.compare(old, other)] == [
-        "models/smoke/cc3m-mmcl/seed0/model.safetensors, row 0",
-        "results/smoke/pretrain/cc3m-mmcl/seed0/rows.jsonl, row 0",
-    ]
+    first, second = version.compare(old, other)
+    assert first.startswith("models/smoke/cc3m-mmcl/seed0/model.safetensors:")
+    assert second.startswith("results/smoke/pretrain/cc3m-mmcl/seed0/rows.jsonl, row 0:")
 
 
 def test_archived_runs_have_the_fingerprints_of_today(root: Path) -> None:
@@ -166,3 +152,38 @@ def test_archived_runs_have_the_fingerprints_of_today(root: Path) -> None:
     for archive in archives:
         for record, _ in read_archive(archive):
             assert fingerprint_of(record.spec, record.inputs) == record.fingerprint, archive
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout of a package and of all that the commands write, as the imported one."""
+    archive = "results/studies/seeds.jsonl.gz"
+    for name in ("repro/__init__.py", "specs/mini.yaml", archive, *WRITTEN):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.write_text("as committed\n")
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    commit(tmp_path)
+    monkeypatch.setattr(repro, "__file__", str(tmp_path / "repro/__init__.py"))
+    return tmp_path
+
+
+def test_what_the_commands_write_is_no_edit(clone: Path) -> None:
+    """As in a fresh clone, where DVC has written dvc.lock after the first stage."""
+    assert commit_state()[1] is False
+    for name in (*WRITTEN, "results/studies/seeds.jsonl.gz"):
+        if (clone / name).is_file():
+            (clone / name).write_text("written by a stage\n")
+    (clone / "results/mini").mkdir()
+    (clone / "results/mini/rows.jsonl").write_text("untracked\n")
+    name, dirty = commit_state()
+    assert name is not None and len(name) == 40 and dirty is False
+    shutil.rmtree(clone / ".git")
+    assert commit_state() == (None, False)
+
+
+@pytest.mark.parametrize("name", ["repro/__init__.py", "specs/mini.yaml"])
+def test_an_edit_of_code_or_specification_is_told(clone: Path, name: str) -> None:
+    (clone / name).write_text("edited\n")
+    assert commit_state()[1] is True

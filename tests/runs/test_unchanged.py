@@ -1,12 +1,11 @@
 """Edits while something runs: no result is credited to a state that did not make it."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,15 +25,13 @@ CHANGED = "changed while the stage ran"
 @pytest.fixture
 def here(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with specifications and package of its own, both free to be edited."""
-    shutil.copytree(root / "specs", tmp_path / "specs")
-    shutil.copytree(
-        root / "repro", tmp_path / "repro", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    for name in ("specs", "repro"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(root / name, tmp_path / name, ignore=ignored)
     monkeypatch.chdir(tmp_path)
-    default = (module.code_state.__defaults__, module.code_digest.__defaults__)
     for function in (module.code_state, module.code_digest):
+        assert function.__defaults__ == (module.CODE,)
         monkeypatch.setattr(function, "__defaults__", (tmp_path / "repro",))
-    assert default[0] == default[1]
     return tmp_path
 
 
@@ -57,6 +54,11 @@ POISON = (SMOKE, r"patch_size: \d+", "patch_size: 4")
 CODE = ("repro/data/poison.py", r"\Z", "\nMORE = 1\n")
 RATES = (SMOKE, r"1\.0e-3\]", "9.0e-4]")
 LOSSES = ("repro/train/schedule.py", r"\Z", "\nMORE = 1\n")
+CELL: Any = ("smoke", "cc3m", "mmcl")
+
+
+def poison() -> None:
+    stages.poison_stage("smoke", "cc3m")
 
 
 def make_report(*arguments: object, **options: object) -> None:
@@ -70,20 +72,10 @@ def make_report(*arguments: object, **options: object) -> None:
     ("stage", "work", "change", "named"),
     [
         (lambda: sources.data_stage("smoke"), (sources, "make_data"), DATA, "num_pairs.cc6m"),
-        (
-            lambda: stages.poison_stage("smoke", "cc3m"),
-            (stages, "make_poison"),
-            POISON,
-            "patch_size",
-        ),
-        (
-            lambda: stages.poison_stage("smoke", "cc3m"),
-            (stages, "make_poison"),
-            CODE,
-            "data/poison.py",
-        ),
-        (lambda: driver.clean_stage("smoke"), (driver, "run_all"), RATES, "learning_rates|cells"),
-        (lambda: driver.pretrain_stage("smoke"), (driver, "run_all"), LOSSES, "train/schedule.py"),
+        (poison, (stages, "make_poison"), POISON, "patch_size"),
+        (poison, (stages, "make_poison"), CODE, "data/poison.py"),
+        (lambda: driver.clean_stage(*CELL), (driver, "run_all"), RATES, "learning_rates|cells"),
+        (lambda: driver.pretrain_stage(*CELL), (driver, "run_all"), LOSSES, "train/schedule.py"),
         (lambda: report.report_stage("smoke"), (report, "build"), DATA, "num_pairs.cc6m"),
     ],
     ids=["data", "poison", "code of poison", "clean", "code of pretrain", "report"],
@@ -97,7 +89,7 @@ def test_a_stage_fails_when_its_dependencies_change_while_it_runs(
     named: str,
 ) -> None:
     """DVC hashes dependencies at the end, and records nothing of a stage that failed."""
-    monkeypatch.setattr("repro.data.samples.write_samples", lambda *arguments: None)
+    monkeypatch.setattr("repro.data.stages.write_samples", lambda *arguments: None)
     for name in ("evidence_of", "read_material", "claims_of", "authors_points", "read_records"):
         monkeypatch.setattr(report, name, lambda *arguments: None, raising=False)
     monkeypatch.setattr(*work, make_report)
@@ -107,44 +99,29 @@ def test_a_stage_fails_when_its_dependencies_change_while_it_runs(
         stage()
 
 
-def test_an_edit_that_a_stage_does_not_depend_on_does_not_fail_it(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_edit_of_something_else_is_fine(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "run_all", edit(*RATES))
-    driver.pretrain_stage("smoke")
+    driver.pretrain_stage(*CELL)
     monkeypatch.setattr(driver, "run_all", edit("repro/train/schedule.py", r"\A", "# why\n"))
-    driver.pretrain_stage("smoke")
+    driver.pretrain_stage(*CELL)
 
 
-def test_a_stage_refuses_code_that_changed_since_the_call_began(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Path("code.json").write_text(json.dumps(module.code_state([""])))
-    monkeypatch.setenv(module.CALL, "code.json")
+def test_a_stage_refuses_later_code(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(module.CALL, json.dumps(module.code_state([""])))
     monkeypatch.setattr(driver, "run_all", lambda *arguments, **options: None)
-    driver.pretrain_stage("smoke")
+    driver.pretrain_stage(*CELL)
     edit(*LOSSES)()
     with pytest.raises(SpecError, match=r"train/schedule\.py: changed after the call began"):
-        driver.pretrain_stage("smoke")
+        driver.pretrain_stage(*CELL)
 
 
 def test_a_rank_refuses_a_run_that_was_launched_with_other_code(here: Path) -> None:
     spec = pretrain_runs(load_profile("smoke"))[0]
     Run(spec, "0" * 16, {}, module.code_digest()).save()
     edit(*LOSSES)()
-    with pytest.raises(
-        LaunchError, match=r"the code changed after the launch .*run the stage again"
-    ):
+    said = r"the code changed after the launch .*run the stage again"
+    with pytest.raises(LaunchError, match=said):
         run_one("0" * 16, Path("work"), Resident.__new__(Resident), 0, module.code_digest())
-
-
-@pytest.fixture
-def poisoned(here: Path) -> Path:
-    """A store of poisoned pairs that names its settings."""
-    folder = Path("poisoned/smoke/cc3m")
-    folder.mkdir(parents=True)
-    stages.write_settings(folder, stages.poison_settings(load_profile("smoke")))
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -157,8 +134,11 @@ def poisoned(here: Path) -> Path:
     ids=["pretrain", "clean", "report"],
 )
 def test_pairs_of_other_settings_are_refused_by_every_later_stage(
-    poisoned: Path, monkeypatch: pytest.MonkeyPatch, stage: Callable[[], None]
+    here: Path, monkeypatch: pytest.MonkeyPatch, stage: Callable[[], None]
 ) -> None:
+    folder = Path("poisoned/smoke/cc3m")
+    folder.mkdir(parents=True)
+    stages.write_settings(folder, stages.poison_settings(load_profile("smoke")))
     monkeypatch.setattr(driver, "run_all", lambda *arguments, **options: None)
     edit(*POISON)()
     with pytest.raises(SpecError, match=r"poisoned/smoke/cc3m: made with .*patch_size"):

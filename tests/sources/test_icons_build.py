@@ -1,20 +1,24 @@
-"""The data source `icons`, built whole from a package of a few icons made here."""
-
-from __future__ import annotations
+"""The data source `icons` and its zero-shot task, built whole from a package of a few icons."""
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from repro.data.shards import PairStore
-from repro.profile import load_profile
+from repro.plan.assumptions import num_evaluation_images
+from repro.profile import load_classnames, load_profile
 from repro.sources.icons import build
-from repro.sources.icons.build import build_icons, make_task
-from repro.sources.icons.task import write_task
-from repro.spec import Profile, SpecError
+from repro.sources.icons.build import build_icons
+from repro.sources.icons.survey import IconEntry, check_task, load_rule, read_task
+from repro.spec import IconSource, Profile, SpecError
 from tests.support.icon_package import blocks, icon_set, small_package, small_rule, write_package
+from tests.support.synthetic import cleaning_cell
+from tools import icon_task
+from tools.icon_task import candidates_of, make_task, settle, vendors_of, write_task
 
 SPECS = Path(__file__).parents[2] / "specs"
 
@@ -35,30 +39,26 @@ def place(tmp_path, monkeypatch, sets) -> Path:
 
 
 def pin(monkeypatch, folder: Path, sets: dict[str, dict[str, Any]]) -> None:
-    monkeypatch.setattr(build, "ICONS", write_package(folder / "npm", sets))
+    package = write_package(folder / "npm", sets)
+    for module in (build, icon_task):
+        monkeypatch.setattr(module, "ICONS", package)
     monkeypatch.setenv("REPRO_NPM_DIR", str(folder / "npm"))
 
 
 def profile(num_concepts: int = 10, cc6m: int = 100, cc3m: int = 100) -> Profile:
     """Midi with few pairs."""
     source = {"kind": "icons", "num_concepts": num_concepts, "images_per_concept": None}
-    few = {"data.num_pairs": {"cc3m": cc3m, "cc6m": cc6m}, "data.source": source}
-    few |= {"data.poison.num_poisoned": {"cc3m": 1, "cc6m": 1}}
-    few |= {"data.cleaning_sizes": {"100k": 1, "200k": 2}}
-    cell = {
-        "datasets": ["cc3m"],
-        "pretrain_objectives": ["mmcl"],
-        "clean_sizes": ["200k"],
-        "losses": ["mmcl"],
-        "learning_rates": [1e-4],
-        "global_batch_size": 2,
+    cell = cleaning_cell(["mmcl"], [1e-4], 2) | {"clean_sizes": ["200k"]}
+    few: dict[str, Any] = {
+        "data.num_pairs": {"cc3m": cc3m, "cc6m": cc6m},
+        "data.source": source,
+        "data.poison.num_poisoned": {"cc3m": 1, "cc6m": 1},
+        "data.cleaning_sizes": {"100k": 1, "200k": 2},
+        "pretrain.objectives.*.global_batch_size": 2,
+        "pretrain.objectives.*.norm_batch_size": 2,
+        "clean.cells": [cell],
     }
-    batches = {
-        f"pretrain.objectives.{objective}.{size}": 2
-        for objective in ("mmcl", "mmcl_ssl")
-        for size in ("global_batch_size", "norm_batch_size")
-    }
-    return load_profile("midi", SPECS, few | {"clean.cells": [cell]} | batches)
+    return load_profile("midi", SPECS, few)
 
 
 def keys(folder: Path) -> set[bytes]:
@@ -70,26 +70,18 @@ def test_the_task_is_what_held_out_vendors_draw_without_near_copies(place):
     lists = place / "specs" / "classnames"
     assert (lists / "icons.txt").read_text().splitlines() == ["banana", "house", "star"]
     images = (lists / "icons-images.txt").read_text().splitlines()
-    assert sorted(images) == [
-        "banana\tdora:banana",
-        "banana\teve:banana",
-        "house\tdora:house",
-        "house\teve:house",
-        "star\tdora:star",
-    ]
+    drawn = ["dora:banana", "eve:banana", "dora:house", "eve:house", "dora:star"]
+    assert sorted(images) == [f"{of.partition(':')[2]}\t{of}" for of in drawn]
 
 
 def test_training_and_evaluation_share_no_vendor_and_labels_number_the_classes(place):
     build_icons(profile(), place / "data")
     evaluation = PairStore.open(place / "data" / "evaluation")
-    assert evaluation.captions[:] == ["banana", "banana", "house", "house", "star"]
+    assert list(evaluation.captions) == ["banana", "banana", "house", "house", "star"]
     assert evaluation.labels.tolist() == [0, 0, 1, 1, 2]
-    attribution = json.loads((place / "data" / "attribution.json").read_text())
-    asked = {entry["copyright"]: entry["images"] for entry in attribution["images"]}
-    assert asked["dora"] == {"cc3m": 0, "cc6m": 0, "evaluation": 3}
-    assert asked["ada"]["evaluation"] == 0
-    assert [e["held_out"] for e in attribution["images"]] == [False, False, False, True, True]
-    assert {entry["license"] for entry in attribution["images"]} == {"MIT"}
+    attribution = json.loads((place / "data" / "attribution.json").read_text())["images"]
+    assert [e["copyright"] for e in attribution] == ["ada", "bea", "cho", "dora", "eve"]
+    assert {entry["license"] for entry in attribution} == {"MIT"}
 
 
 def test_captions_are_templates_filled_with_the_words_of_the_name(place):
@@ -98,40 +90,18 @@ def test_captions_are_templates_filled_with_the_words_of_the_name(place):
     names = {"banana", "house", "star", "tree", "wheel"}
     frames = ["{}", "a photo of a {}", "a drawing of a {}", "a cartoon {}", "a picture of a {}"]
     allowed = {frame.format(name) for frame in frames for name in names}
-    assert set(store.captions[:]) <= allowed
+    assert set(store.captions) <= allowed
     assert len(store) == 12
 
 
-def test_in_every_account_what_is_listed_is_the_sum_of_the_rest(place):
-    """At two scales; of twelve drawings for training, nine show the three concepts and one is a
-    second house.
-    """
-    for name, spec in (("large", profile()), ("small", profile(num_concepts=2, cc6m=5, cc3m=4))):
-        build_icons(spec, place / name)
-        accounting = json.loads((place / name / "accounting.json").read_text())
-        for account in accounting["sources"].values():
-            assert account.pop("listed") == sum(account.values())
-        assert accounting["used"]["cc6m"] == accounting["sources"]["pairs"]["used"]
-    assert accounting["used"]["cc6m"] == 5
-    assert accounting["sources"]["evaluation"] == {
-        "not_asked": 3,
-        "blank": 0,
-        "near_copy": 0,
-        "beyond_scale": 0,
-        "used": 4,
-    }
-
-
-def test_what_shows_nothing_is_counted(place, monkeypatch, sets):
+def test_what_shows_nothing_is_left_out(place, monkeypatch, sets):
     """Two for training, of which one replaces a drawing, and one that is held out."""
     sets["bea"]["icons"] |= {"house": {"body": ""}, "void": {"body": ""}}
     sets["eve"]["icons"]["house"] = {"body": ""}
     pin(monkeypatch, place, sets)
-    monkeypatch.setattr("repro.sources.icons.build.TASK_SIDE", 0)  # the lists are not checked
     build_icons(profile(), place / "data")
-    sources = json.loads((place / "data" / "accounting.json").read_text())["sources"]
-    assert (sources["pairs"]["blank"], sources["pairs"]["used"]) == (2, 11)
-    assert sources["evaluation"]["blank"] == 1
+    used = json.loads((place / "data" / "accounting.json").read_text())["used"]
+    assert (used["cc6m"], used["evaluation"]) == (11, 4)
 
 
 def test_smaller_scales_lie_in_larger_ones(place):
@@ -143,26 +113,13 @@ def test_smaller_scales_lie_in_larger_ones(place):
         small, medium, large = (keys(place / name / slot) for name in scales)
         assert small <= medium <= large
     assert len(keys(place / "small" / "cc6m")) < len(keys(place / "medium" / "cc6m")) < 12
-    captions = PairStore.open(place / "small" / "cc3m").captions[:]
+    captions = PairStore.open(place / "small" / "cc3m").captions
     assert all("banana" in caption for caption in captions)
     assert len(captions) == 3
 
 
-def test_near_copies_are_shown_beside_what_they_resemble(place):
-    build_icons(profile(), place / "data")
-    (copy,) = json.loads((place / "data" / "evaluation" / "near-copies.json").read_text())
-    assert copy["class"] == "star"
-    assert "star" in copy["training_caption"]
-    assert copy["correlation"] > 0.95
-    assert copy["image"] != copy["training_image"]
-
-
-def test_nearest_neighbours_name_as_many_images_as_look_like_their_concept(
-    place, monkeypatch, sets
-):
-    """Every held-out drawing is a training drawing with one block of sixteen changed: of its
-    concept in three of five.
-    """
+def test_nearest_neighbours_name_what_looks_like_its_concept(place, monkeypatch, sets):
+    """Held-out drawings are training drawings but for a block: three of five of their concept."""
     resembled = {
         "dora": {"banana": ("ada", "banana"), "house": ("bea", "star"), "star": ("cho", "star")},
         "eve": {"banana": ("bea", "house"), "house": ("cho", "house")},
@@ -181,21 +138,85 @@ def test_nearest_neighbours_name_as_many_images_as_look_like_their_concept(
 def test_two_builds_are_equal_to_the_byte(place):
     for name in "ab":
         build_icons(profile(), place / name)
-    files = sorted(
-        path.relative_to(place / "a") for path in (place / "a").rglob("*") if path.is_file()
+    a, b = (
+        {path.relative_to(place / name): path.read_bytes() for path in (place / name).rglob("*.*")}
+        for name in "ab"
     )
-    assert len(files) == 12
-    assert all(
-        (place / "a" / file).read_bytes() == (place / "b" / file).read_bytes() for file in files
-    )
+    assert a == b and len(a) == 11
 
 
-def test_lists_of_another_package_are_refused(place, monkeypatch, sets):
-    """A star that is no copy any more: the whole build sees it, a smaller one need not."""
-    sets["eve"]["icons"]["star"]["body"] = blocks("eve", "star")
-    pin(monkeypatch, place, sets)
-    with pytest.raises(
-        SpecError, match=r"icons-images.txt: \('star', .* is not what the package gives"
-    ):
-        build_icons(profile(), place / "data")
-    build_icons(profile(num_concepts=2, cc6m=5), place / "small")
+FREE = r"MIT|Apache-2\.0|CC0-1\.0|CC-BY-[34]\.0|ISC|BSD-3-Clause|OFL-1\.1|Unlicense"
+"""Licences that allow use and change and ask for attribution at most."""
+
+
+def drawn(captions: str, vendors: str, per_vendor: int = 1) -> list[IconEntry]:
+    """Drawings of each caption (a letter) by each vendor (a letter)."""
+    return [
+        IconEntry(vendor, f"{caption}-{i}", vendor, caption)
+        for vendor in vendors
+        for caption in captions
+        for i in range(per_vendor)
+    ]
+
+
+def concepts(folder: Path, training: list[IconEntry], held_out: list[IconEntry], brands: str = ""):
+    return candidates_of(held_out, vendors_of(training), set(brands), small_rule(folder))
+
+
+def test_concepts_have_enough_vendors_and_are_no_brands(tmp_path):
+    """`a` is drawn by three, `b` by three but a brand, `c` by two."""
+    training = drawn("abc", "xy") + drawn("ab", "z")
+    assert concepts(tmp_path, training, drawn("abc", "hk"), "b").keys() == {"a"}
+
+
+def test_a_vendor_gives_only_so_many_images_of_a_concept_and_the_same_ones_always(tmp_path):
+    held_out = drawn("a", "hk", per_vendor=9)
+    one, other = (
+        concepts(tmp_path, drawn("a", "xyz"), entries)["a"]
+        for entries in (held_out, held_out[::-1])
+    )
+    assert sorted(entry.vendor for entry in one) == ["h", "h", "k", "k"]
+    assert one == other
+
+
+def test_concepts_stand_most_drawn_first_and_lose_their_place_with_their_images(tmp_path):
+    """`c` has four vendors, `a` and `b` three; two images are needed."""
+    vendors = vendors_of(drawn("abc", "xyz") + drawn("c", "w"))
+    images = {name: [("h", name), ("k", name)] for name in "abc"}
+    rule = small_rule(tmp_path, min_images=2)
+    assert list(settle(images, vendors, rule)) == ["c", "a", "b"]
+    assert list(settle(images | {"b": [("k", "b")]}, vendors, rule)) == ["c", "a"]
+    assert list(settle(images, vendors, small_rule(tmp_path, max_concepts=1))) == ["c"]
+
+
+@pytest.mark.parametrize("key", [("k", "a-0"), ("h", "b-0"), ("a-0", "")])
+def test_an_image_that_is_no_drawing_of_its_class_is_refused(key):
+    held_out = {entry.key: entry for entry in drawn("ab", "h")}
+    check_task({"a": [("h", "a-0")]}, held_out)
+    with pytest.raises(SpecError, match=rf"icons-images.txt: a: {':'.join(key)} is no drawing of"):
+        check_task({"a": [("h", "a-0"), key]}, held_out)
+
+
+def test_the_committed_task_has_a_thousand_classes_with_three_images_or_more():
+    task, rule = read_task(SPECS), load_rule(SPECS)
+    assert len(task) == rule.max_concepts == 1000 and "banana" in task
+    images = Counter(image for images in task.values() for image in images)
+    assert max(images.values()) == 1 and len(images) >= 5000
+    assert min(map(len, task.values())) >= rule.min_images == 3
+    assert all(re.fullmatch(FREE, licence) for licence in rule.licences)
+
+
+def test_the_scales_share_what_pairs_and_images_are_made_of(monkeypatch):
+    """Concepts are nested; smoke's last class is the target; a plan counts the list's images."""
+    monkeypatch.chdir(SPECS.parent)
+    profiles = [load_profile(name) for name in ("smoke", "mini", "midi")]
+    task, names = read_task(), [load_classnames(profile) for profile in profiles]
+    assert [len(classes) for classes in names] == [48, 400, 1000]
+    assert set(names[0]) < set(names[1]) < set(names[2]) and names[0][-1] == "banana"
+    parts = [(p.data.image_size, p.evaluate.templates, p.data.poison) for p in profiles]
+    assert len({(size, str(templates), of.target_class) for size, templates, of in parts}) == 1
+    for profile, classes in zip(profiles, names, strict=True):
+        source = profile.data.source
+        assert isinstance(source, IconSource)
+        images = sum(len(task[name][: source.images_per_concept]) for name in classes)
+        assert num_evaluation_images(profile) == images

@@ -1,37 +1,33 @@
-"""Icons of the package: which ones count, their captions, and which may be used."""
+"""Icons of the package: which ones count, their captions, and how they are drawn."""
 
-from __future__ import annotations
-
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from repro.sources.icons.package import read_sets
+from repro.sources.icons import drawing
+from repro.sources.icons.drawing import DrawnIcon, colours, draw_icon, draw_package, find_nearest
+from repro.sources.icons.package import Icon, read_sets
 from repro.sources.icons.survey import Survey, caption_words, take_survey
 from repro.spec import SpecError
-from tests.support.icon_package import (
-    blocks,
-    drawings_of,
-    icon_set,
-    small_package,
-    small_rule,
-    write_package,
-)
+from tests.support import icon_package
+from tests.support.icon_package import blocks, drawings_of, icon_set, small_package, small_rule
+from tools.icon_task import brands_of, logos_of, vendors_of
 
 
 def read(folder: Path, **sets):
-    package = write_package(folder, sets)
+    package = icon_package.write_package(folder, sets)
     return {found.name: found for found in read_sets(folder / package.tarball)}
 
 
-def test_withdrawn_icons_do_not_count_and_turned_ones_draw_nothing(tmp_path):
+def test_withdrawn_icons_do_not_count(tmp_path):
     content = icon_set("ada", drawings_of("ada"))
     content["icons"]["tree"]["hidden"] = True
-    content["aliases"] = {"home": {"parent": "house"}, "rats": {"parent": "star", "hFlip": True}}
     found = read(tmp_path, ada=content)["ada"]
     assert [icon.name for icon in found.icons] == ["banana", "house", "star"]
-    assert found.turned == 1
 
 
 def test_a_box_comes_from_the_icon_then_from_its_set_then_from_the_default(tmp_path):
@@ -44,47 +40,40 @@ def test_a_box_comes_from_the_icon_then_from_its_set_then_from_the_default(tmp_p
 
 def test_logos_are_told_by_the_set_its_categories_or_the_name(tmp_path):
     names = ["banana", "house", "brand-x"]
-    mixed = icon_set(
-        "ada",
-        drawings_of("ada", names),
-        content={"categories": {"Brands": ["house"], "Food": ["banana"]}},
-    )
-    found = read(
-        tmp_path, ada=mixed, logos=icon_set("bea", drawings_of("bea", names), category="Logos")
-    )
-    assert [icon.name for icon in found["ada"].icons if icon.is_logo] == ["house", "brand-x"]
-    assert all(icon.is_logo for icon in found["logos"].icons)
+    drawings = drawings_of("ada", names)
+    filed = {"categories": {"Brands": ["house"], "Food": ["banana"]}}
+    logos = icon_set("bea", drawings, category="Logos")
+    found = read(tmp_path, ada=icon_set("ada", drawings, content=filed), logos=logos)
+    assert logos_of(found["ada"]) == {"house", "brand-x"}
+    assert logos_of(found["logos"]) == set(names)
 
 
 def test_a_set_that_the_catalogue_does_not_list_is_not_read(tmp_path):
-    sets = {name: icon_set(name, drawings_of(name)) for name in ("ada", "bea")}
-    package = write_package(tmp_path, sets, unlisted={"bea"})
-    assert [found.name for found in read_sets(tmp_path / package.tarball)] == ["ada"]
+    """A licence without an SPDX name goes by its title."""
+    friends = {"title": "Free for friends"}
+    sets = {name: icon_set(name, drawings_of(name), license=friends) for name in ("ada", "bea")}
+    package = icon_package.write_package(tmp_path, sets, unlisted={"bea"})
+    (found,) = read_sets(tmp_path / package.tarball)
+    assert (found.name, found.licence) == ("ada", "(Free for friends)")
 
 
-def test_a_licence_without_spdx_name_goes_by_its_title(tmp_path):
-    content = icon_set("ada", drawings_of("ada"), license={"title": "Free for friends"})
-    assert read(tmp_path, ada=content)["ada"].licence == "(Free for friends)"
+CAPTIONS = {
+    "account-circle-outline": "account circle",
+    "calendar-2": "calendar",
+    "folder-24px": "folder",
+    "traffic-light": "traffic light",
+    "format-bold": "format bold",
+    "battery-5x-v2": "battery",
+    "woman-teacher-medium-dark-skin-tone": "woman teacher",
+    "fill": "fill",
+    "regular-icon": "regular icon",
+    "up-2": "",
+    "4k": "",
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "caption"),
-    [
-        ("account-circle-outline", "account circle"),
-        ("calendar-2", "calendar"),
-        ("folder-24px", "folder"),
-        ("traffic-light", "traffic light"),
-        ("format-bold", "format bold"),
-        ("battery-5x-v2", "battery"),
-        ("woman-teacher-medium-dark-skin-tone", "woman teacher"),
-        ("fill", "fill"),
-        ("regular-icon", "regular icon"),
-        ("up-2", ""),
-        ("4k", ""),
-    ],
-)
-def test_styles_sizes_and_numbers_are_no_words_of_a_caption(name: str, caption: str):
-    assert caption_words(name) == caption
+def test_styles_sizes_and_numbers_are_no_words_of_a_caption():
+    assert {name: caption_words(name) for name in CAPTIONS} == CAPTIONS
 
 
 def test_a_set_says_which_endings_are_styles():
@@ -96,23 +85,18 @@ def test_a_set_says_which_endings_are_styles():
 
 
 def survey(tmp_path: Path, sets: dict[str, dict[str, Any]], **changes: Any) -> Survey:
-    package = write_package(tmp_path / "npm", sets)
-    return take_survey(tmp_path / "npm" / package.tarball, small_rule(tmp_path, **changes))
+    return take_survey(written(tmp_path, sets), small_rule(tmp_path, **changes))
 
 
-def test_every_icon_is_used_or_left_out_for_a_reason(tmp_path):
+def written(tmp_path: Path, sets: dict[str, dict[str, Any]]) -> Path:
+    return tmp_path / "npm" / icon_package.write_package(tmp_path / "npm", sets).tarball
+
+
+def test_icons_of_other_licences_or_without_words_are_left_out(tmp_path):
     """29 icons: the licence takes four, the flag one, and two have no words."""
     sets = small_package() | {"dan": icon_set("dan", {"123": blocks("a"), "tv": blocks("b")})}
     found = survey(tmp_path, sets)
-    assert found.account == {
-        "turned": 0,
-        "licence": 4,
-        "no_words": 2,
-        "left_out_set": 1,
-        "surplus": 0,
-        "training": 12,
-        "held_out": 7,
-    }
+    assert (len(found.training), len(found.held_out)) == (12, 7)
     assert {entry.vendor for entry in found.training} == {"ada", "bea", "cho"}
     assert {entry.vendor for entry in found.held_out} == {"dora", "eve"}
 
@@ -129,46 +113,121 @@ def test_of_one_caption_a_set_gives_only_so_many_and_the_same_ones_always(tmp_pa
     names = [[e.name for e in one.training if e.set == "ada"] for one in found]
     assert names[0] == names[1]
     assert len([name for name in names[0] if name.startswith("house")]) == 2
-    assert found[0].account["surplus"] == 7
 
 
 def test_a_drawing_handed_on_unchanged_is_no_drawing_of_another_vendor(tmp_path):
-    """Under another caption it is another pair; among the held-out ones it is a near-copy, not a
-    duplicate.
-    """
+    """Under another caption it is another pair; among held-out ones a near-copy, no duplicate."""
     sets = small_package()
-    sets["bea"] = icon_set(
-        "bea", {"banana": blocks("ada", "banana"), "fruit": blocks("ada", "banana")}
-    )
+    sets["bea"] = icon_set("bea", dict.fromkeys(["banana", "fruit"], blocks("ada", "banana")))
     found = survey(tmp_path, sets)
-    assert found.account["identical"] == 1
-    assert found.vendors["banana"] == {"ada", "cho"}
-    assert found.vendors["fruit"] == {"bea"}
+    vendors = vendors_of(found.training)
+    assert (vendors["banana"], vendors["fruit"]) == ({"ada", "cho"}, {"bea"})
     assert ("eve", "star") in {entry.key for entry in found.held_out}
 
 
 def test_a_caption_is_a_brand_where_too_many_vendors_file_it_under_logos(tmp_path):
-    """One of five vendors that draw a star does, which is a fifth and no more; with the house
-    two of five do.
-    """
+    """One of five vendors does for the star, a fifth and no more; for the house two of five do."""
     filed = {"ada": ["star", "house"], "bea": ["house"]}
     sets = small_package()
     for name, icons in filed.items():
         sets[name]["categories"] = {"Logos": icons}
-    assert survey(tmp_path, sets).brands == {"house"}
+    assert brands_of(written(tmp_path, sets), small_rule(tmp_path)) == {"house"}
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        (
-            "held_out_vendors",
-            ["dora", "zoe"],
-            r"icons.yaml: held_out_vendors: zoe \(allowed: .*ada",
-        ),
-        ("left_out_sets", ["flags"], r"icons.yaml: left_out_sets: flags \(allowed: "),
-    ],
+    ("field", "value", "said"),
+    [("held_out_vendors", ["dora", "zoe"], "zoe"), ("left_out_sets", ["flags"], "flags")],
 )
-def test_a_rule_that_names_nobody_is_refused(tmp_path, field, value, message):
-    with pytest.raises(SpecError, match=message):
+def test_a_rule_that_names_nobody_is_refused(tmp_path, field, value, said):
+    with pytest.raises(SpecError, match=rf"icons.yaml: {field}: {said} \(allowed: .*ada"):
         survey(tmp_path, small_package(), **{field: value})
+
+
+SQUARE = (0, 0, 16, 16)
+
+
+def job(
+    body: str, name: str = "icon", box: tuple[float, ...] = SQUARE, palette: bool = False
+) -> Icon:
+    return Icon("set", name, body, box, palette)
+
+
+def pixels(drawn: DrawnIcon | None) -> np.ndarray:
+    assert drawn is not None
+    return np.asarray(Image.open(io.BytesIO(drawn.png)).convert("RGB"))
+
+
+def rgb(colour: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(colour[1:]))
+
+
+@pytest.mark.parametrize("body", ["", '<path d="M0 0h16v16h-16z" fill="#444"/>'])
+def test_a_body_that_shows_nothing_gives_no_drawing(body: str):
+    assert draw_icon(job(body), 32) is None
+
+
+def test_a_one_colour_drawing_takes_ink_and_paper_by_its_name_alone():
+    body = '<path d="M0 0h8v16h-8z" fill="currentColor"/>'
+    ink, paper = colours(job(body))
+    drawn = pixels(draw_icon(job(body), 32))
+    assert tuple(drawn[16, 4]) == rgb(ink)
+    assert tuple(drawn[16, 28]) == rgb(paper)
+    pairs = {colours(job(body, f"icon-{i}")) for i in range(400)}
+    assert {ink for ink, _ in pairs} == set(drawing.INKS)
+    assert {paper for _, paper in pairs} == set(drawing.PAPERS)
+
+
+def test_a_drawing_with_a_palette_keeps_it():
+    body = '<path d="M0 0h8v16h-8z" fill="#0f0"/><path d="M8 0h4v16h-4z" fill="currentColor"/>'
+    drawn = pixels(draw_icon(job(body, palette=True), 32))
+    assert tuple(drawn[16, 4]) == (0, 255, 0)
+    assert tuple(drawn[16, 20]) == rgb(drawing.INKS[0])
+
+
+def test_a_narrow_drawing_is_centred_in_its_square():
+    """A box of 8 x 16 at (4, 0) fills the middle half."""
+    body = '<path d="M4 0h8v16h-8z" fill="#000"/>'
+    drawn = pixels(draw_icon(job(body, box=(4, 0, 8, 16), palette=True), 32))
+    assert (drawn[:, 8:24] == 0).all()
+    assert (drawn[:, :8] == drawn[0, 0]).all()
+    assert (drawn[:, 24:] == drawn[0, 0]).all()
+
+
+def test_many_drawings_come_back_in_their_order(tmp_path):
+    """Three hundred are three chunks; every third shows nothing, and the others their left half."""
+    body = '<path d="M0 0h8v16h-8z" fill="#000"/>'
+    bodies = {f"icon-{i}": "" if i % 3 == 0 else body for i in range(301)}
+    package = icon_package.write_package(tmp_path, {"set": icon_set("ada", bodies, palette=True)})
+    keys = {("set", f"icon-{i}") for i in range(300)}
+    drawn = draw_package(tmp_path / package.tarball, keys, 32)
+    assert list(drawn) == [("set", f"icon-{i}") for i in range(300) if i % 3]
+    shape = drawn["set", "icon-1"].shape.reshape(16, 16)
+    assert (shape[:, :8] == 0).all() and (shape[:, 8:] > 200).all()
+
+
+def shapes(*values: list[int]) -> np.ndarray:
+    """Shapes of four pixels."""
+    return np.array(values, dtype=np.uint8)
+
+
+def test_a_shape_in_other_colours_is_a_copy():
+    """A pixel apart correlates less, a flat shape not at all; the first of equal ones is taken."""
+    known = shapes([5, 5, 5, 5], [0, 0, 200, 200], [0, 0, 9, 9], [0, 200, 0, 200])
+    asked = shapes([100, 100, 150, 150], [200, 200, 0, 0], [10, 90, 10, 90], [0, 0, 0, 200])
+    similarity, position = find_nearest(np.concatenate([asked, shapes([7, 7, 7, 7])]), known)
+    assert position.tolist()[:4] == [1, 1, 3, 1]
+    assert similarity == pytest.approx([1, 1, 1, 1 / np.sqrt(3), 0])
+
+
+def test_similarities_are_those_of_exact_arithmetic():
+    """In whole numbers of 64 bits, over more rows than one block holds."""
+    rng = np.random.default_rng(0)
+    asked, known = (rng.integers(0, 256, (count, 256)) for count in (300, 40))
+    wide, narrow = (
+        rows - np.round(rows.mean(axis=1, keepdims=True)).astype(int) for rows in (asked, known)
+    )
+    lengths = [np.sqrt((rows**2).sum(axis=1)) for rows in (wide, narrow)]
+    exact = np.abs(wide @ narrow.T) / lengths[0][:, None] / lengths[1]
+    similarity, position = find_nearest(asked.astype(np.uint8), known.astype(np.uint8))
+    assert (position == exact.argmax(axis=1)).all()
+    assert similarity == pytest.approx(exact.max(axis=1), rel=1e-6)

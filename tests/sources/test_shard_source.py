@@ -1,18 +1,20 @@
-"""The data stage on the user's own shards and evaluation images: what is taken, what is refused,
-and how it is counted.
-"""
+"""The data stage on the user's own shards and ImageNet images: taken, refused, counted."""
 
+import io
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.io import savemat
 
 from repro.data.shards import PairStore, StoreError
 from repro.profile import load_profile
 from repro.sources.shards.build import build_external, select
+from repro.sources.shards.imagenet import ARCHIVE, DEVKIT, UNPACKED, validation_images
 from repro.sources.shards.tars import index_shards
-from repro.spec import ShardSource
+from repro.spec import ShardSource, SpecError
 from tests.support.tars import pair, png, write_tar
 
 SPECS = Path(__file__).parents[2] / "specs"
@@ -43,12 +45,8 @@ def profile(tmp_path, monkeypatch):
         max_drop_fraction=0.1,
     )
     data = smoke.data.model_copy(update={"source": source, "num_pairs": {"cc3m": 4, "cc6m": 8}})
-    return smoke.model_copy(
-        update={
-            "data": data,
-            "evaluate": smoke.evaluate.model_copy(update={"classnames": "imagenet"}),
-        }
-    )
+    evaluate = smoke.evaluate.model_copy(update={"classnames": "imagenet"})
+    return smoke.model_copy(update={"data": data, "evaluate": evaluate})
 
 
 def test_the_data_stage_lays_stores_over_the_users_shards(profile, tmp_path):
@@ -64,33 +62,26 @@ def test_the_data_stage_lays_stores_over_the_users_shards(profile, tmp_path):
     assert [evaluation.image_bytes(i) for i in range(6)] == [png(100 + i) for i in range(6)]
     accounting = json.loads((tmp_path / "out" / "accounting.json").read_text())
     assert accounting["used"] == {"cc3m": 4, "cc6m": 8, "evaluation": 6}
-    assert accounting["sources"]["evaluation"]["images_per_class"] == 2
     for account in accounting["sources"].values():
         assert account["listed"] == added_up(account)
 
 
 def added_up(account: dict) -> int:
-    lost = sum(account["not_obtained"].values()) + sum(account["dropped"].values())
-    return lost + account["duplicate"] + account["surplus"] + account["used"]
+    apart = ("listed", "wanted", "shards")
+    return sum(number for name, number in account.items() if name not in apart)
 
 
-def test_accounting_reaches_from_the_url_list_to_the_rows_used(profile, tmp_path):
-    """20 listed: 6 dead, 14 obtained; of these 1 damaged, 1 there twice, 12 distinct, 8 wanted."""
-    write_tar(
-        tmp_path / "cc6m" / "00001.tar", [*pair(3), ("99.jpg", b"<html>"), ("99.txt", b"words")]
-    )
-    stats = {"count": 20, "successes": 14, "failed_to_download": 5, "failed_to_resize": 1}
-    (tmp_path / "cc6m" / "00001_stats.json").write_text(json.dumps(stats))
+def test_every_row_is_counted_by_its_fate(profile, tmp_path):
+    """14 listed; of these 1 damaged, 1 there twice, 12 distinct, 8 wanted."""
+    members = [*pair(3), ("99.jpg", b"<html>"), ("99.txt", b"words")]
+    write_tar(tmp_path / "cc6m" / "00001.tar", members)
     build_external(profile, tmp_path / "out")
     account = json.loads((tmp_path / "out" / "accounting.json").read_text())["sources"]["cc6m"]
     assert account == {
-        "listed": 20,
-        "not_obtained": {"failed_to_download": 5, "failed_to_resize": 1},
-        "obtained": 14,
-        "decoded": 13,
-        "dropped": {"not_an_image": 1},
-        "duplicate": 1,
+        "listed": 14,
         "shards": {"read": 2},
+        "not_an_image": 1,
+        "duplicate": 1,
         "surplus": 4,
         "used": 8,
         "wanted": 8,
@@ -105,30 +96,22 @@ def test_the_first_rows_of_a_list_are_those_of_the_first_names_whatever_their_or
         write_tar(tmp_path / "in" / f"{shard:05d}.tar", members)
     index = index_shards(tmp_path / "in", tmp_path / "cache")
     first = [f"caption {i}" for i in (0, 3, 5, 7)]
-    assert list(index.take(select(index, 4, "first")).captions) == first
+    assert list(index.index.take(select(index, 4, "first")).captions) == first
     assert len(select(index, 9, "first")) == 5
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "content", "message"),
     [
-        (
-            lambda folder: (folder / "0.JPEG").unlink(),
-            r"5 usable .* of 5 \(allowed: 6\); 1 classes .* 'goldfish' with 1; not used: none",
-        ),
-        (
-            lambda folder: (folder / "2.JPEG").write_bytes(png(5)),
-            r"7 usable images of 7 \(allowed: 6\)",
-        ),
-        (
-            lambda folder: (folder / "0.JPEG").write_bytes(b"<html>"),
-            r"5 usable images of 6 .* not used: {'not_an_image': 1}",
-        ),
+        ("0.JPEG", None, r"5 usable .* of 5 \(allowed: 6\); 1 classes .* 'goldfish' with 1; not"),
+        ("2.JPEG", png(5), r"7 usable images of 7 \(allowed: 6\)"),
+        ("0.JPEG", b"<html>", r"5 usable images of 6 .* not used: {'not_an_image': 1}"),
     ],
     ids=["one too few", "one too many", "one damaged"],
 )
-def test_every_class_must_have_its_number_of_evaluation_images(profile, tmp_path, change, message):
-    change(tmp_path / "imagenet" / "n01443537")
+def test_every_class_has_its_number_of_evaluation_images(profile, tmp_path, name, content, message):
+    path = tmp_path / "imagenet/n01443537" / name
+    path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(StoreError, match=message):
         build_external(profile, tmp_path / "out")
 
@@ -136,13 +119,8 @@ def test_every_class_must_have_its_number_of_evaluation_images(profile, tmp_path
 def ten_shards(folder: Path) -> list[Path]:
     """Shards of three pairs each in the place of the fixture's single one."""
     shutil.rmtree(folder)
-    return [
-        write_tar(
-            folder / f"{shard:05d}.tar",
-            [member for i in range(3 * shard, 3 * shard + 3) for member in pair(i)],
-        )
-        for shard in range(10)
-    ]
+    rows = [[*pair(3 * i), *pair(3 * i + 1), *pair(3 * i + 2)] for i in range(10)]
+    return [write_tar(folder / f"{i:05d}.tar", members) for i, members in enumerate(rows)]
 
 
 @pytest.mark.parametrize("damage", ["deleted", "noise"])
@@ -156,16 +134,15 @@ def test_a_lost_shard_counts_as_many_pairs_as_the_others_hold(profile, tmp_path,
 
     strict = profile.data.source.model_copy(update={"max_drop_fraction": 0.09})
     data = profile.data.model_copy(update={"source": strict})
-    with pytest.raises(
-        StoreError, match=r"cc3m: 3 of 30 rows cannot be used .*lost_with_shards.*allowed: 9.00%"
-    ):
+    said = r"cc3m: 3 of 30 rows cannot be used .*lost_with_shards.*allowed: 9.00%"
+    with pytest.raises(StoreError, match=said):
         build_external(profile.model_copy(update={"data": data}), tmp_path / "out")
 
     shutil.rmtree(tmp_path / "out")
     (tmp_path / "out").mkdir()
     build_external(profile, tmp_path / "out")
     accounts = json.loads((tmp_path / "out" / "accounting.json").read_text())["sources"]
-    assert accounts["cc6m"]["not_obtained"] == {"lost_with_shards": 3}
+    assert accounts["cc6m"]["lost_with_shards"] == 3
     assert accounts["cc6m"]["listed"] == added_up(accounts["cc6m"]) == 30
 
 
@@ -178,15 +155,10 @@ def test_a_cut_shard_counts_what_it_lacks(profile, tmp_path):
     assert (index.listed, index.lost) == (28, 2)
 
 
-def with_pairs(profile, **counts):
-    data = profile.data.model_copy(update={"num_pairs": counts})
-    return profile.model_copy(update={"data": data})
-
-
 def test_fewer_pairs_than_specified_are_reported(profile, tmp_path, capsys):
-    build_external(with_pairs(profile, cc3m=4, cc6m=20), tmp_path / "out")
+    data = profile.data.model_copy(update={"num_pairs": {"cc3m": 4, "cc6m": 20}})
+    build_external(profile.model_copy(update={"data": data}), tmp_path / "out")
     assert "repro: cc6m: 12 of 20 pairs, because cc6m holds no more" in capsys.readouterr().err
-    assert not capsys.readouterr().err
 
 
 def test_a_damaged_index_of_a_shard_is_named(tmp_path):
@@ -198,4 +170,75 @@ def test_a_damaged_index_of_a_shard_is_named(tmp_path):
     with pytest.raises(StoreError, match=rf"{path}: damaged .*delete it and call again"):
         index_shards(tmp_path / "shards", tmp_path / "cache")
     path.unlink()
-    assert len(index_shards(tmp_path / "shards", tmp_path / "cache").keys) == 30
+    assert index_shards(tmp_path / "shards", tmp_path / "cache").listed == 30
+
+
+SYNSETS = ["n00000005", "n00000002", "n00000009"]
+"""In the development kit's own order: numbers 1, 2, 3. Sorted they are labels 1, 0, 2."""
+IMAGES = {
+    "ILSVRC2012_val_00000001.JPEG": (b"one", 1),
+    "ILSVRC2012_val_00000002.JPEG": (b"two", 2),
+    "ILSVRC2012_val_00000003.JPEG": (b"three", 0),
+}
+"""File name to bytes and label."""
+
+
+def write_official(folder):
+    """The two archives; the kit's fourth synset is an inner node, and classes count from 1."""
+    kind = [(name, "O") for name in ("ILSVRC2012_ID", "WNID", "words", "gloss", "children")]
+    synsets = [(number, name, "words", "", 0) for number, name in enumerate(SYNSETS, start=1)]
+    matrix = io.BytesIO()
+    savemat(matrix, {"synsets": np.array([*synsets, (4, "n00000001", "all", "", 3)], dtype=kind)})
+    kit = {"meta.mat": matrix.getvalue(), "ILSVRC2012_validation_ground_truth.txt": b"1\n3\n2\n"}
+    prefix = "ILSVRC2012_devkit_t12/data/"
+    write_tar(folder / DEVKIT, [(prefix + name, data) for name, data in kit.items()], mode="w:gz")
+    write_tar(folder / ARCHIVE, [(name, content) for name, (content, _) in IMAGES.items()])
+
+
+def write_folders(folder, images=IMAGES):
+    for name, (content, label) in images.items():
+        (folder / sorted(SYNSETS)[label]).mkdir(parents=True, exist_ok=True)
+        (folder / sorted(SYNSETS)[label] / name).write_bytes(content)
+
+
+def read(folder):
+    images = validation_images(folder, 3)
+    return {image.path.name: (image.path.read_bytes(), image.label) for image in images}
+
+
+def test_class_folders_and_official_archives_give_the_same_images(tmp_path, monkeypatch):
+    """torchvision checks the MD5 of the true archives, and these are others."""
+    write_folders(tmp_path / "folders")
+    assert read(tmp_path / "folders") == IMAGES
+    for label in range(11):
+        (tmp_path / "labels" / str(label)).mkdir(parents=True)
+        (tmp_path / "labels" / str(label) / "x.png").touch()
+    by_label = validation_images(tmp_path / "labels", 11)
+    assert all(image.path.parent.name == str(image.label) for image in by_label)
+
+    write_official(tmp_path)
+    with pytest.raises(SpecError, match=rf"{DEVKIT} is not present .* or is corrupted"):
+        read(tmp_path)
+    monkeypatch.setattr("torchvision.datasets.imagenet._verify_archive", lambda *_: None)
+    (tmp_path / f".{UNPACKED}.partial").mkdir(exist_ok=True)  # left by a killed call
+    assert read(tmp_path) == IMAGES
+    (tmp_path / ARCHIVE).unlink()  # unpacked once, needed no more
+    assert read(tmp_path) == IMAGES
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["n01440764"], r"1 sub-folders, such as \['n01440764'\] \(allowed: one for each of 3"),
+        (["cats", "dogs", "eels"], r"such as \['cats', 'dogs'\] \(allowed: .* named by synset"),
+        (SYNSETS, "no valid file for the classes n00000002, n00000005, n00000009"),
+        (map(str, range(1000)), "1000 sub-folders, .*allowed: .* named by synset"),
+    ],
+)
+def test_folders_that_are_no_classes_are_refused(tmp_path, names, message):
+    """Numbers are no labels of ImageNet: the development kit has others."""
+    names = list(names)
+    for name in names:
+        (tmp_path / name).mkdir()
+    with pytest.raises(SpecError, match=message):
+        validation_images(tmp_path, max(3, len(names)))

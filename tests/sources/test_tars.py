@@ -1,34 +1,38 @@
-"""Shards and evaluation folders that others wrote: every row used or counted, nothing written
-outside.
-"""
+"""Shards that others wrote: every row used or counted, nothing written, no process left."""
 
 import gzip
+import os
+import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
 
+import repro
 from repro.data.index import Index, StoreError
 from repro.data.shards import PairStore
 from repro.sources.shards.tars import ShardIndex, index_shards
+from tests.support.processes import processes, wait_for
 from tests.support.tars import pair, png, write_tar
 
 
 def read_shards(folder: Path) -> tuple[Index, ShardIndex]:
     """All distinct rows, as the stage reads them, the cache beside `folder`."""
     found = index_shards(folder, folder.with_name(f"{folder.name} cache"))
-    return found.take(found.rows), found
+    return found.index.take(found.rows), found
 
 
 def test_rows_of_all_shards_are_indexed_in_place(tmp_path):
     write_tar(tmp_path / "00000.tar", pair(0) + pair(1))
     write_tar(tmp_path / "00001.tar", pair(2))
     index, found = read_shards(tmp_path)
-    store = PairStore(tmp_path, index, [part.shard for part in found.parts])
+    store = PairStore(tmp_path, index, found.files)
     assert list(store.captions) == ["caption 0", "caption 1", "caption 2"]
     assert [store.image_bytes(i) for i in range(3)] == [png(i) for i in range(3)]
-    assert [part.shard.count for part in found.parts] == [2, 1]
-    assert (found.listed, found.obtained, len(found.rows)) == (3, 3, 3)
+    assert [shard.count for shard in found.files] == [2, 1]
+    assert found.listed == len(found.rows) == 3
     assert not found.dropped
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.tar", "00001.tar"]
 
@@ -47,27 +51,22 @@ BAD_ROWS = {
 
 
 def test_rows_that_cannot_be_used_are_counted_by_reason_and_the_count_adds_up(tmp_path):
-    rows = [
-        (f"{reason}/{name}", data) for reason, members in BAD_ROWS.items() for name, data in members
-    ]
-    write_tar(tmp_path / "00000.tar", [*pair(0), *rows])
+    members = [*pair(0)]
+    for reason, row in BAD_ROWS.items():
+        members += [(f"{reason}/{name}", data) for name, data in row]
+    write_tar(tmp_path / "00000.tar", members)
     index, found = read_shards(tmp_path)
     assert len(index) == 1
     assert found.dropped == dict.fromkeys(BAD_ROWS, 1)
-    assert found.listed == len(found.keys) + found.dropped.total() == 1 + len(BAD_ROWS)
-    assert found.obtained == found.listed - 1
+    assert found.listed == len(found.index) + found.dropped.total() == 1 + len(BAD_ROWS)
 
 
 def test_links_and_devices_are_skipped_and_nothing_is_written(tmp_path):
     """Names only group members, so one that leads out does no harm; the first of two is taken."""
     folder = tmp_path / "a" / "b"
     members = [*pair(0), ("../../evil.jpg", png(1)), ("00000.txt", b"second caption")]
-    kinds = {
-        "2.jpg": tarfile.SYMTYPE,
-        "3.jpg": tarfile.LNKTYPE,
-        "4.jpg": tarfile.CHRTYPE,
-        "5.jpg": tarfile.FIFOTYPE,
-    }
+    odd = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)
+    kinds = {f"{number}.jpg": kind for number, kind in enumerate(odd, start=2)}
     write_tar(folder / "00000.tar", members, kinds)
     index, found = read_shards(folder)
     assert list(index.captions) == ["caption 0"]
@@ -79,10 +78,7 @@ def test_links_and_devices_are_skipped_and_nothing_is_written(tmp_path):
     "cut", [1, 700, 1300, 4096], ids=["in a header", "in an image", "in a caption", "between rows"]
 )
 def test_a_truncated_shard_keeps_its_whole_rows(tmp_path, cut):
-    """A row takes six blocks of 512: three headers, image, caption, listing.
-
-    The cut falls into the last of three rows.
-    """
+    """A row takes six blocks of 512; the cut falls into the last of three rows."""
     path = write_tar(tmp_path / "00000.tar", pair(0) + pair(1) + pair(2))
     start = 2 * 6 * 512
     path.write_bytes(path.read_bytes()[: min(start + cut, 3 * 6 * 512)])
@@ -110,7 +106,7 @@ def test_shards_that_are_no_tar_are_counted_and_the_others_used(tmp_path):
     (tmp_path / "00004.tar").write_bytes(bytes(10240))
     index, found = read_shards(tmp_path)
     assert len(index) == 1
-    assert len(found.parts) == found.shards["read"] == 5
+    assert len(found.files) == found.shards["read"] == 5
     assert found.shards["not_a_tar"] == 3
 
 
@@ -134,10 +130,27 @@ def test_an_index_that_was_killed_goes_on_with_the_shards_it_has_not_read(tmp_pa
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
     assert len(before) == 3 and len(after) == 5
     assert before.items() < after.items()
-    assert list(index.take(index.rows).captions) == [
-        "caption 0",
-        "caption 7",
-        "caption 8",
-        "caption 2",
-        "caption 3",
-    ]
+    captions = list(index.index.take(index.rows).captions)
+    assert captions == [f"caption {number}" for number in (0, 7, 8, 2, 3)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a parent's death")
+def test_a_killed_stage_takes_its_pool_along(tmp_path: Path) -> None:
+    """Shards that block whoever opens them; without care, the pool would wait for work for ever."""
+    for name in ("0.tar", "1.tar"):
+        os.mkfifo(tmp_path / name)
+    code = """if __name__ == "__main__":
+    from pathlib import Path
+    from repro.sources.pool import on_all_cores
+    from repro.sources.shards.tars import index_shard
+    names = [(Path(f"{i}.tar"), Path(f"{i}.npz")) for i in range(2)]
+    list(on_all_cores(index_shard, names, ""))
+"""
+    (tmp_path / "stage.py").write_text(code)
+    path = os.environ | {"PYTHONPATH": str(Path(repro.__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "stage.py"], cwd=tmp_path, env=path) as stage:
+        wait_for(lambda: sum("spawn_main" in line for line in processes(tmp_path)) == 2)
+        # They end once they have set it up that they do.
+        time.sleep(2)
+        stage.kill()
+    wait_for(lambda: not processes(tmp_path), 10)

@@ -1,21 +1,33 @@
-"""Studies: their specifications, their archives, their tables, and models that they share."""
+"""Studies: their specifications, tables and shared models, and archives that nobody edits."""
 
-from __future__ import annotations
-
+import gzip
+import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from repro.data.stages import data_key, data_settings, poison_key, poison_settings, write_settings
-from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.runs.published import read_results
+from repro.ledger import LedgerError
+from repro.profile import load_profile, pretrain_runs
+from repro.report.pages.findings import write_findings
+from repro.report.studies.results import archive_problems, evidence_of
+from repro.runs.published import read_results, read_run
 from repro.spec import SpecError
 from repro.study import run as study_run
-from repro.study.archive import read_archive, write_archive
-from repro.study.asked import asked_runs, study_profiles
-from repro.study.spec import archive_of, lenders, load_study, owner, study_names, varied
-from tests.support.ledger import write_run
+from repro.study.archive import read_archive, unpack_run, write_archive
+from repro.study.spec import (
+    asked_runs,
+    lenders,
+    load_study,
+    owner,
+    study_names,
+    study_profiles,
+    varied,
+)
+from tests.support.ledger import write_run, write_specs, write_study_spec
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 STUDIES = study_names(SPECS)
@@ -24,20 +36,15 @@ STUDIES = study_names(SPECS)
 def test_a_variant_changes_the_field_it_names_and_its_data_folder() -> None:
     loaded = load_study("starts")
     base = varied(loaded, loaded.variants["start"])
-    larger = loaded.variants["start"].model_copy(
-        update={"overrides": {"data.poison.trigger.patch_size": 8}}
-    )
+    overrides = {"data.poison.trigger.patch_size": 8}
+    larger = loaded.variants["start"].model_copy(update={"overrides": overrides})
     changed = varied(loaded, larger)
     assert (base.data.poison.trigger.patch_size, changed.data.poison.trigger.patch_size) == (16, 8)
     assert data_key(base) == data_key(changed)  # the same drawings
     assert poison_key(base) != poison_key(changed)
 
 
-def test_data_that_tell_of_other_settings_are_refused(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "specs").symlink_to(root / "specs")
-    monkeypatch.chdir(tmp_path)
+def test_data_that_tell_of_other_settings_are_refused(here: Path) -> None:
     loaded = load_study("starts")
     base = varied(loaded, loaded.variants["start"])
 
@@ -50,43 +57,9 @@ def test_data_that_tell_of_other_settings_are_refused(
     assert study_run.variant_folders(loaded, base) == (Path("data/mini"), Path("poisoned/mini"))
     for folder, settings in stores.items():
         write_settings(folder, settings | {"target_class": "star"})
-        with pytest.raises(SpecError, match=f"{folder}: made with target_class: 'star'"):
+        with pytest.raises(SpecError, match=f'{folder}: made with target_class: "star"'):
             study_run.variant_folders(loaded, base)
         write_settings(folder, settings)
-
-
-def test_the_table_gives_start_and_end_of_every_training_as_means_over_seeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    smoke = load_profile("smoke", SPECS, {"pretrain.seeds": [0, 1]})
-    for run in pretrain_runs(smoke, "cc6m", "mmcl", variant="a"):
-        write_run(tmp_path, run, [(0.0, 0.0), (0.25 * (1 + run.seed), 1.0)])
-    for run in clean_runs(smoke, "cc6m", "mmcl", variant="a"):
-        if run.seed == 0 and run.loss == "mmcl_ssl" and run.clean_size == "100k":
-            write_run(tmp_path, run, [(0.4, 0.9), (0.3, 0.02), (0.25, 0.0)])
-    made = [(record, rows) for _, record, rows in read_results(tmp_path / "results")]
-    write_archive(archive_of("x"), made)
-    lines = [line.split()[-6:] for line in study_run.outcome_table("x").splitlines()[2:]]
-    assert lines[0] == ["a", "2", "0.0", "0.0", "37.5", "100.0"]
-    assert [line[1:] for line in lines[1:]] == [["1", "40.0", "90.2", "25.0", "0.0"]] * 2
-
-
-def test_an_archive_gives_back_every_run_and_row_and_equal_runs_give_equal_bytes(
-    tmp_path: Path,
-) -> None:
-    runs = pretrain_runs(load_profile("smoke"), "cc3m")
-    for run in runs:
-        write_run(tmp_path, run, [(0.0, 0.0), (0.5, 1.0)])
-    written = [(record, rows) for _, record, rows in read_results(tmp_path / "results")]
-    write_archive(tmp_path / "one.jsonl.gz", written)
-    write_archive(tmp_path / "two.jsonl.gz", reversed(written))
-    assert sorted(r.spec.cell for r, _ in read_archive(tmp_path / "one.jsonl.gz")) == [
-        "cc3m-mmcl",
-        "cc3m-mmcl_ssl",
-    ]
-    assert all(item in written for item in read_archive(tmp_path / "one.jsonl.gz"))
-    assert (tmp_path / "one.jsonl.gz").read_bytes() == (tmp_path / "two.jsonl.gz").read_bytes()
 
 
 def test_models_of_a_variant_are_trained_by_one_study() -> None:
@@ -101,9 +74,7 @@ def test_a_lender_trains_the_seeds_that_are_asked_for() -> None:
 
 
 def test_every_lent_variant_is_of_the_same_kind_and_covers_the_borrowers_seeds() -> None:
-    """A variant that cleans another's models asks for seeds, data sets and poisoning that the owner
-    has.
-    """
+    """Whoever cleans another's models asks for seeds, data sets and poisoning that it has."""
     for name in STUDIES:
         borrower = load_study(name)
         for label, variant in borrower.variants.items():
@@ -111,22 +82,16 @@ def test_every_lent_variant_is_of_the_same_kind_and_covers_the_borrowers_seeds()
                 lender = load_study(owner(variant.models))
                 lent = lender.variants[variant.models]
                 assert lent.poisoned == variant.poisoned, (name, label)
-                assert set(variant.seeds) <= set(lent.seeds) and set(borrower.datasets) <= set(
-                    lender.datasets
-                ), (name, label)
-                assert set(variant.pretrain_objectives) <= set(lent.pretrain_objectives), (
-                    name,
-                    label,
-                )
+                assert {*variant.seeds} <= {*lent.seeds}, (name, label)
+                assert {*borrower.datasets} <= {*lender.datasets}, (name, label)
+                objectives = {*variant.pretrain_objectives}
+                assert objectives <= {*lent.pretrain_objectives}, (name, label)
 
 
-def test_a_borrowed_pre_training_is_the_lenders_run_whatever_the_variant_changes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_borrowed_pre_training_is_the_lenders_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the variant cleans with another set, whose store is another input."""
-    monkeypatch.setattr(
-        study_run, "variant_folders", lambda _, profile: (Path("data"), Path(poison_key(profile)))
-    )
+    folders = lambda _, profile: (Path("data"), Path(poison_key(profile)))  # noqa: E731
+    monkeypatch.setattr(study_run, "variant_folders", folders)
     study = load_study("regime")
     profiles = study_profiles(study)
     inputs = study_run.study_inputs(study, profiles)
@@ -144,3 +109,111 @@ def test_a_borrowed_pre_training_is_the_lenders_run_whatever_the_variant_changes
         for label in ("half_of_the_pairs", "epochs_16")
     )
     assert own.isdisjoint(lent)
+
+
+NAME = "again"
+ARCHIVE = Path(f"results/studies/{NAME}.jsonl.gz")
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The archive of a study of two models, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    write_specs(tmp_path)
+    write_study_spec(tmp_path, NAME, {"default": {}})
+    profile = load_profile("mini", tmp_path / "specs")
+    for spec in pretrain_runs(profile, "cc3m", variant="default"):
+        write_run(tmp_path / "made", spec, [(0.1, 0.2), (0.4, 0.9)])
+    write_archive(ARCHIVE, ((record, rows) for _, record, rows in read_results(Path("made"))))
+    return ARCHIVE
+
+
+def edit(archive: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the first run of an archive."""
+    first, *others = gzip.decompress(archive.read_bytes()).decode().splitlines()
+    item = json.loads(first)
+    change(item)
+    lines = [json.dumps(item), *others]
+    archive.write_bytes(gzip.compress("".join(line + "\n" for line in lines).encode(), mtime=0))
+
+
+def more_correct(item: dict[str, Any]) -> None:
+    item["rows"][-1]["num_correct"] += 30
+
+
+def lock(archive: Path) -> None:
+    """A dvc.lock that knows the archive as it is, and a stage before and after its own."""
+    md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    Path("dvc.lock").write_text(
+        "schema: '2.0'\nstages:\n"
+        f"  study@before:\n    cmd: x\n    outs:\n    - path: other\n      md5: {'0' * 32}\n"
+        f"  study@{NAME}:\n    cmd: y\n    deps:\n    - path: {archive}\n      md5: {'1' * 32}\n"
+        f"    outs:\n    - path: {archive}\n      hash: md5\n      md5: {md5}\n      size: 3\n"
+        f"  study@{NAME}_after:\n    cmd: z\n    outs:\n    - path: last\n      md5: {'2' * 32}\n"
+    )
+
+
+def test_a_count_edited_in_an_archive_is_refused_by_line(archive: Path) -> None:
+    edit(archive, more_correct)
+    with pytest.raises(LedgerError, match=r"again\.jsonl\.gz:1: its rows do not have the hash"):
+        read_archive(archive)
+
+
+def test_an_archive_of_the_first_version_is_refused_with_the_remedy(archive: Path) -> None:
+    edit(archive, lambda item: item.pop("run"))
+    with pytest.raises(LedgerError, match=r"convert it with tools/rekey\.py"):
+        read_archive(archive)
+
+
+def test_an_unpacked_run_has_the_rows_of_the_one_that_was_archived(archive: Path) -> None:
+    made = {record.fingerprint: folder for folder, record, _ in read_results(Path("made"))}
+    for record, rows in read_archive(archive):
+        unpack_run(record, rows, Path("unpacked", record.fingerprint))
+        folder = Path("unpacked", record.fingerprint)
+        source = made[record.fingerprint]
+        assert (folder / "rows.jsonl").read_bytes() == (source / "rows.jsonl").read_bytes()
+        assert read_run(folder) == (record, rows)
+
+    # Equal runs give equal bytes.
+    write_archive(Path("other.gz"), reversed(read_archive(archive)))
+    assert Path("other.gz").read_bytes() == archive.read_bytes()
+
+
+def test_an_unreadable_run_of_an_older_version_gives_way_to_the_archive(archive: Path) -> None:
+    record, rows = read_archive(archive)[0]
+    folder = Path("unpacked")
+    folder.mkdir()
+    (folder / "run.json").write_text('{"seal": "0"}')
+    unpack_run(record, rows, folder)
+    assert read_run(folder) == (record, rows)
+
+
+def test_an_edited_archive_is_named_and_no_table_is_written_from_it(archive: Path) -> None:
+    """A record's time is changed: only dvc.lock can tell."""
+    lock(archive)
+    assert archive_problems("mini") == []
+    edit(archive, lambda item: item["run"].update(seconds=1.0))
+    (line,) = archive_problems("mini")
+    assert line.startswith("results/studies/again.jsonl.gz: not the file that is known to dvc.lock")
+    assert "dvc repro study@again" in line
+    with pytest.raises(LedgerError, match=r"known to dvc\.lock"):
+        write_findings("mini")
+    # A report has the line among its notices.
+    assert line in evidence_of(load_profile("mini")).notices
+
+
+def test_where_nobody_knows_better_an_archive_counts_as_it_is(archive: Path) -> None:
+    edit(archive, lambda item: item["run"].update(seconds=1.0))
+    assert archive_problems("mini") == []
+
+
+def test_an_archived_run_without_the_hash_of_its_rows_is_refused(archive: Path) -> None:
+    """Its bits are not archived: nothing else could tell that a count was edited."""
+
+    def unhashed(item: dict[str, Any]) -> None:
+        more_correct(item)
+        item["run"]["files"] = {}
+
+    edit(archive, unhashed)
+    with pytest.raises(LedgerError, match=r"again\.jsonl\.gz:1: its rows do not have the hash"):
+        read_archive(archive)

@@ -1,9 +1,4 @@
-"""A study in several sittings: its rows lie in git, its models do not, and a new checkout goes on.
-
-Real launches, with the stub worker of the launcher's tests.
-"""
-
-from __future__ import annotations
+"""A study in several sittings: its rows lie in git, its models do not, and a new checkout goes on."""
 
 import json
 import shutil
@@ -18,25 +13,11 @@ from repro.study import run as study_run
 from repro.study.archive import read_archive
 from repro.study.spec import archive_of
 from tests.support.launch import started
+from tests.support.ledger import study_spec
 
-VARIANT: dict[str, object] = {
-    "overrides": {},
-    "models": None,
-    "poisoned": True,
-    "pretrain_objectives": ["mmcl"],
-    "seeds": [1],
-    "why": "as it is",
-}
-LENDER: dict[str, object] = {
-    "question": "What do models of several seeds make of it?",
-    "profile": "smoke",
-    "stages": ["pretrain", "clean"],
-    "datasets": ["cc3m"],
-    "clean_sizes": ["100k"],
-    "losses": ["mmcl_ssl"],
-    "reference": "default",
-    "variants": {"default": VARIANT},
-}
+LENDER = json.loads(study_spec({"default": {}}, profile="smoke").model_dump_json())
+VARIANT = LENDER["variants"]["default"] | {"pretrain_objectives": ["mmcl"], "seeds": [1]}
+LENDER["variants"] = {"default": VARIANT}
 
 
 @pytest.fixture
@@ -46,9 +27,8 @@ def folder(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", str(root))
     monkeypatch.setenv("REPRO_SLOTS", "2")
     monkeypatch.setattr(study_run, "run_all", partial(run_all, worker="tests.support.stub_worker"))
-    monkeypatch.setattr(
-        study_run, "variant_folders", lambda part, profile: (Path("data"), Path("poisoned"))
-    )
+    folders = (Path("data"), Path("poisoned"))
+    monkeypatch.setattr(study_run, "variant_folders", lambda part, profile: folders)
 
     shutil.copytree(root / "specs", "specs", ignore=lambda *_: ["studies"])
     Path("specs/studies").mkdir()
@@ -79,6 +59,7 @@ def with_seeds(seeds: list[int]) -> dict[str, object]:
 
 
 def test_archived_seeds_are_not_trained_again_for_a_new_one(folder: Path) -> None:
+    """A model of which one cleaning run is missing is trained again."""
     study_run.run_study("lends")
     assert len(started()) == 3  # one model, cleaned at two rates
     before = read_archive(archive_of("lends"))
@@ -86,19 +67,17 @@ def test_archived_seeds_are_not_trained_again_for_a_new_one(folder: Path) -> Non
     new_checkout()
     write_study("lends", with_seeds([1, 2]))
     study_run.run_study("lends")
-    assert sorted(started()) == sorted(
-        run.spec.run_id for run, _ in read_archive(archive_of("lends")) if run.spec.seed == 2
-    )
-    assert all(item in read_archive(archive_of("lends")) for item in before)
+    after = read_archive(archive_of("lends"))
+    assert sorted(started()) == sorted(run.spec.run_id for run, _ in after if run.spec.seed == 2)
+    assert all(item in after for item in before)
 
-
-def test_a_lender_trains_no_model_whose_cleaning_is_archived(folder: Path) -> None:
-    study_run.run_study("lends")
-    study_run.run_study("borrows")
-    assert len(started()) == 5
+    (gone,) = (item for item in before[:1])
+    assert gone[0].spec.stage == "clean"
+    study_run.write_archive(archive_of("lends"), [item for item in after if item != gone])
     new_checkout()
-    study_run.run_study("borrows")
-    assert started() == []
+    study_run.run_study("lends")
+    (model,) = (run.spec for run, _ in before if run.spec.stage == "pretrain")
+    assert started() == [model.run_id, gone[0].spec.run_id]
 
 
 def with_other_models(name: str) -> None:
@@ -110,19 +89,21 @@ def with_other_models(name: str) -> None:
     study_run.write_archive(archive_of(name), runs)
 
 
-def test_cleaning_of_the_lenders_training_on_another_machine_counts(folder: Path) -> None:
+def test_a_lender_trains_no_model_whose_cleaning_is_archived(folder: Path) -> None:
+    """Not even one that was trained on another machine."""
     study_run.run_study("lends")
     study_run.run_study("borrows")
-    started()
+    assert len(started()) == 5
+    new_checkout()
+    study_run.run_study("borrows")
+    assert started() == []
     with_other_models("lends")
     new_checkout()
     study_run.run_study("borrows")
     assert started() == []
 
 
-def test_a_model_that_the_archived_cleaning_did_not_start_from_is_trained_again(
-    folder: Path,
-) -> None:
+def test_a_model_that_archived_cleaning_did_not_start_from_is_made_again(folder: Path) -> None:
     study_run.run_study("lends")
     started()
     with_other_models("lends")
@@ -133,20 +114,6 @@ def test_a_model_that_the_archived_cleaning_did_not_start_from_is_trained_again(
     )
     # The same as before, as it turns out, so that its cleaning is of it.
     assert started() == [model.run_id]
-
-
-def test_a_model_of_which_one_cleaning_run_is_missing_is_trained_again(folder: Path) -> None:
-    study_run.run_study("lends")
-    started()
-    runs = read_archive(archive_of("lends"))
-    study_run.write_archive(archive_of("lends"), runs[1:])
-    gone = runs[0][0].spec
-    assert gone.stage == "clean"
-
-    new_checkout()
-    study_run.run_study("lends")
-    (model,) = (run.spec for run, _ in runs if run.spec.stage == "pretrain")
-    assert started() == [model.run_id, gone.run_id]
 
 
 def test_other_data_make_archived_runs_anew_but_no_archive_of_a_lender(folder: Path) -> None:

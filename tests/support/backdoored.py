@@ -1,7 +1,5 @@
 """A tiny model with a backdoor, trained in seconds, as a CleanCLIP checkpoint, and its images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,9 +27,7 @@ STEPS, BATCH = 100, 96
 
 
 def pictures(labels: Sequence[int], seed: str) -> np.ndarray:
-    """An image (n, SIZE, SIZE, 3) for each label: the class's own sixteen coloured tiles, under noise
-    of their pixels.
-    """
+    """Images (n, SIZE, SIZE, 3): sixteen coloured tiles of each label's class, under noise."""
     tiles = keyed_rng("tiles").integers(0, 256, (len(NAMES), 4, 4, 3))[np.array(labels)]
     clean = tiles.repeat(SIZE // 4, axis=1).repeat(SIZE // 4, axis=2)
     noise = keyed_rng(seed).integers(-24, 25, clean.shape)

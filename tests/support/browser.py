@@ -1,7 +1,5 @@
 """Headless Chromium, driven through two pipes: pages opened, and scripts run in them."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -18,12 +16,12 @@ CHROMIUM = (
 LEFT = "Inspected target navigated or closed"
 """What Chromium answers where the page that was asked is gone."""
 WAIT_SECONDS = 180.0
+TEXT = "document.body.innerText"
+"""What a reader sees."""
 
 
 class Page:
-    """A page in a running Chromium, by the DevTools protocol (`--remote-debugging-pipe`: JSON ended
-    by NUL on descriptors 3 and 4).
-    """
+    """A page by the DevTools protocol: JSON ended by NUL on descriptors 3 and 4."""
 
     def __init__(self, write: int, read: int) -> None:
         self.write, self.read, self.rest, self.number = write, read, b"", 0
@@ -57,10 +55,6 @@ class Page:
                 assert "error" not in answer, answer
                 return dict(answer["result"])
 
-    def open(self, url: str) -> None:
-        """Go to an address."""
-        self.call("Page.navigate", url=url)
-
     def run(self, script: str) -> Any:
         """The value of an expression in the page, awaited."""
         answer = self.call(
@@ -69,28 +63,18 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def text(self) -> str:
-        """What a reader sees."""
-        return str(self.run("document.body.innerText"))
-
     def wait(self, condition: str) -> None:
-        """Until an expression in the page is true."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not self._holds(condition):
-            assert time.monotonic() < deadline, f"never true: {condition}\n{self.text()[:3000]}"
+        """Until an expression in the page is true; a page may give way to the next meanwhile."""
+        attempt = f"(() => {{ try {{ return Boolean({condition}) }} catch {{ return false }} }})()"
+        deadline, holds = time.monotonic() + WAIT_SECONDS, False
+        while not holds:
+            assert time.monotonic() < deadline, f"never true: {condition}\n{self.run(TEXT)[:3000]}"
             time.sleep(0.2)
-
-    def _holds(self, condition: str) -> bool:
-        expression = (
-            f"(() => {{ try {{ return Boolean({condition}) }} catch {{ return false }} }})()"
-        )
-        try:
-            return bool(self.run(expression))
-        except AssertionError as error:
-            # Asked in the moment in which the page gives way to the next one.
-            if LEFT in str(error):
-                return False
-            raise
+            try:
+                holds = bool(self.run(attempt))
+            except AssertionError as error:
+                if LEFT not in str(error):
+                    raise
 
 
 @contextmanager

@@ -1,13 +1,15 @@
 """A fresh checkout of the working tree, and DVC in it as a user runs it."""
 
-from __future__ import annotations
-
+import hashlib
+import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 
 def fresh_checkout(root: Path, folder: Path) -> Path:
@@ -52,22 +54,37 @@ def dvc(folder: Path, *arguments: str, **more: str) -> str:
     return result.stdout + result.stderr
 
 
-def up_to_date_within(seconds: float, folder: Path) -> bool:
-    """Whether `dvc repro` finds nothing to do within a time; AssertionError where it finds something.
+def results(folder: Path, profile: str) -> dict[str, Any]:
+    """Stores and weights of a profile by hash; bits, and rows without times, of every run."""
+    found: dict[str, Any] = {}
+    stores = [folder / room / profile for room in ("data", "poisoned", "models")]
+    for path in sorted(path for store in stores for path in store.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_file() and path.name != "run.json" and "/." not in name:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted((folder / "results" / profile).rglob("rows.jsonl")):
+        rows = [json.loads(line) | {"seconds": 0} for line in path.read_text().splitlines()]
+        with np.load(path.with_name("bits.npz"), allow_pickle=False) as bits:
+            digests = {key: hashlib.sha256(bits[key].tobytes()).hexdigest() for key in bits.files}
+        status = json.loads(path.with_name("run.json").read_bytes())["status"]
+        found[str(path.parent.relative_to(folder))] = status, digests, rows
+    return found
 
-    Counted in processor time, of the better of two calls, since a busy machine makes all else longer;
-    on a machine that needs more than a second to list the stages, `seconds` are as many times that.
-    """
 
-    def spent(*arguments: str) -> tuple[str, float]:
-        before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
-        said = dvc(folder, *arguments)
-        return said, sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before
+def start(folder: Path, *command: str, **more: str) -> subprocess.Popen[bytes]:
+    """As at a terminal, the leader of its group; orphans would hold a pipe open, but not a log."""
+    with (folder / "call.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            env=environment(**more),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            process_group=0,
+        )
 
-    shares = []
-    for _ in range(2):
-        _, listing = spent("stage", "list")
-        said, took = spent("repro")
-        assert "up to date" in said
-        shares.append(took / max(1.0, listing))
-    return min(shares) <= seconds
+
+def said(folder: Path) -> str:
+    """The end of what the last call printed."""
+    return (folder / "call.log").read_text(errors="replace")[-4000:]

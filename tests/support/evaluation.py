@@ -1,6 +1,4 @@
-"""Stores of evaluation images for tests."""
-
-from __future__ import annotations
+"""Stores of pairs and of evaluation images for tests."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,14 +19,21 @@ def blocks(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     return coarse.repeat(4, axis=1).repeat(4, axis=2)
 
 
-def write_images(folder: Path, images: Iterable[np.ndarray], classes: int) -> Path:
-    """A store of the images; their labels go round the classes."""
+def write_rows(folder: Path, rows: Iterable[tuple[np.ndarray | bytes, str, int]]) -> Path:
+    """A store of images (or their files), captions and labels."""
     folder.mkdir(parents=True, exist_ok=True)
     writer = ShardWriter(folder)
-    for number, image in enumerate(images):
-        writer.add(encode_png(image), "png", "", label=number % classes)
+    for image, caption, label in rows:
+        content = image if isinstance(image, bytes) else encode_png(image)
+        writer.add(content, "png", caption, label)
     write_store(folder, *writer.close())
     return folder
+
+
+def write_images(folder: Path, images: Iterable[np.ndarray], classes: int) -> Path:
+    """A store of the images; their labels go round the classes."""
+    rows = ((image, "", number % classes) for number, image in enumerate(images))
+    return write_rows(folder, rows)
 
 
 def switches(**changed: str) -> Switches:

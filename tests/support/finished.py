@@ -1,8 +1,4 @@
-"""Runs that have ended in the work folder, without any process: what the stub worker leaves, and
-the record.
-"""
-
-from __future__ import annotations
+"""Runs that have ended, without any process: what the stub worker leaves, and the record."""
 
 import os
 from pathlib import Path

@@ -1,14 +1,8 @@
-"""A small stand-in for the npm package of icons: a few vendors draw a few concepts, each in
-blocks of its own.
-"""
-
-from __future__ import annotations
+"""A stand-in for the package of icons: few vendors draw few concepts, in blocks of their own."""
 
 import base64
 import hashlib
-import io
 import json
-import tarfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -16,15 +10,14 @@ from typing import Any
 from repro.data.keyed import keyed_digest
 from repro.sources.icons.survey import IconRule, load_rule
 from repro.sources.packages import Package
+from tests.support.tars import write_tar
 
 CONCEPTS = ["banana", "house", "star", "tree"]
 FEW = CONCEPTS[:3]
 
 
 def blocks(*key: str, flipped: int | None = None) -> str:
-    """A body that shows a pattern of 4 x 4 blocks, another one for each key; one block may be
-    the other way round.
-    """
+    """A body of 4 x 4 blocks, other ones for each key; one may be the other way round."""
     bits = [byte % 2 == 1 for byte in keyed_digest(*key)[:16]]
     if flipped is not None:
         bits[flipped] = not bits[flipped]
@@ -87,7 +80,6 @@ def write_package(
     folder: Path, sets: dict[str, dict[str, Any]], unlisted: Collection[str] = ()
 ) -> Package:
     """Pack the sets as npm does, some of them missing from the catalogue; the pin that fits."""
-    folder.mkdir(parents=True, exist_ok=True)
     package = Package("@iconify/json", "1.0.0", "")
     catalogue, members = {}, {}
     for name, content in sets.items():
@@ -99,11 +91,7 @@ def write_package(
     members["package/collections.json"] = catalogue
 
     path = folder / package.tarball
-    with tarfile.open(path, "w:gz") as tar:
-        for member, content in members.items():
-            data = json.dumps(content).encode()
-            info = tarfile.TarInfo(member)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+    packed = [(name, json.dumps(content).encode()) for name, content in members.items()]
+    write_tar(path, packed, mode="w:gz")
     digest = hashlib.sha512(path.read_bytes()).digest()
     return package._replace(integrity=f"sha512-{base64.b64encode(digest).decode()}")

@@ -1,7 +1,5 @@
 """The imports between the package's modules, read from their syntax."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 
@@ -30,9 +28,7 @@ def imported(file: Path, known: dict[str, Path]) -> set[str]:
 
 
 def closure(entry: str, package: Path) -> set[Path]:
-    """Files of all modules that `entry` reaches by imports, its own included, with the packages
-    above them.
-    """
+    """Files of all modules that `entry` reaches by imports, with the packages above them."""
     known = modules(package)
     reached: set[str] = set()
     waiting = [entry]

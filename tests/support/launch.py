@@ -1,21 +1,18 @@
 """Whole launches with the stub worker, for tests of the launcher."""
 
-from __future__ import annotations
-
 import json
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from repro.launch.driver import run_all
+from repro.ledger import Row, RunRecord
 from repro.profile import load_profile
 from repro.runs.layout import results_dir
-from repro.runs.published import read_results
+from repro.runs.published import read_results, read_run
 from repro.spec import Profile, RunSpec
 from tests.support.synthetic import cleaning_cell
 
@@ -31,9 +28,7 @@ def profile(root: Path) -> Profile:
 
 @pytest.fixture
 def launch(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
-    """`run_all` with the stub worker in an empty repository with two slots; keyword arguments are
-    behaviours by run id.
-    """
+    """`run_all` with the stub worker in an empty repository, two slots; behaviours by run id."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(root))
     monkeypatch.setenv("REPRO_SLOTS", "2")
@@ -70,6 +65,17 @@ def published(specs: list[RunSpec]) -> dict[str, str]:
     return {folder.name: record.status for folder, record, _ in results}
 
 
+def result(spec: RunSpec) -> tuple[RunRecord, list[Row]]:
+    """Record and rows of a published run."""
+    return read_run(results_dir(spec, Path("results")) / spec.run_id)
+
+
+def tracked() -> dict[str, str]:
+    """Status of every record of Sacred, by its number."""
+    paths = Path("sacred/smoke").glob("*/run.json")
+    return {path.parent.name: json.loads(path.read_bytes())["status"] for path in paths}
+
+
 def start_driver(specs: list[RunSpec], behaviour: dict[str, str]) -> subprocess.Popen[str]:
     """`run_all` in a process of its own."""
     Path("behaviour.json").write_text(json.dumps(behaviour))
@@ -78,35 +84,17 @@ def start_driver(specs: list[RunSpec], behaviour: dict[str, str]) -> subprocess.
 import json, sys
 from pathlib import Path
 from repro.launch.driver import run_all
-from repro.runs.signals import Stopped
+from repro.runs.signals import Stopped, stoppable
 from repro.spec import RunSpec
 from repro.events import die_with_parent
 die_with_parent()
 specs = [RunSpec.model_validate(item) for item in json.loads(Path("specs.json").read_bytes())]
 try:
-    run_all(specs, lambda spec: {"pairs": Path("pairs")}, worker="tests.support.stub_worker")
+    with stoppable():
+        run_all(specs, lambda spec: {"pairs": Path("pairs")}, worker="tests.support.stub_worker")
 except Stopped as stopped:
     sys.exit(128 + stopped.number)
 """
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
-
-
-def processes(folder: Path | None = None) -> list[str]:
-    """Command lines of living processes that work in the folder, by default in this one."""
-    wanted, found = str(folder or Path.cwd()), []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.readlink(entry / "cwd") == wanted and int(entry.name) != os.getpid():
-                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found

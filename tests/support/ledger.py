@@ -1,11 +1,4 @@
-"""A small synthetic study for tests of the report: specifications and a ledger written through
-repro.ledger.
-
-Outcomes follow a formula of learning rate, loss and epoch, and a keyed generator draws the images
-they fall on, so that the numbers are the same everywhere. Nothing here is a result.
-"""
-
-from __future__ import annotations
+"""A synthetic study: outcomes by a formula of rate, loss and epoch, on images drawn by key."""
 
 import hashlib
 import json
@@ -17,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from repro.files import file_sha256
-from repro.ledger import RunRecord, append_row, sample_images
+from repro.ledger import Counts, RunRecord, append_row, count_bits, sample_images
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.document import build_document, claims_of, plain
 from repro.report.numbers.evidence import read_evidence
@@ -49,12 +42,9 @@ def write_study(root: Path) -> Profile:
     runs = [*pretrain_runs(profile), *clean_runs(profile)]
     strongest = max(spec.schedule.learning_rate for spec in runs if spec.stage == "clean")
     for spec in runs:
-        relative_rate = spec.schedule.learning_rate / strongest
-        write_run(
-            root,
-            spec,
-            [outcome(spec, step / (EVALUATIONS - 1), relative_rate) for step in range(EVALUATIONS)],
-        )
+        rate = spec.schedule.learning_rate / strongest
+        steps = np.linspace(0, 1, EVALUATIONS)
+        write_run(root, spec, [outcome(spec, step, rate) for step in steps.tolist()])
     return profile
 
 
@@ -71,32 +61,30 @@ def write_run(
     order = np.random.Generator(np.random.PCG64(7)).permutation(IMAGES)
     # Terms of the loss differ a little from model to model.
     spread = int(name[:4], 16) / 2**20
-    losses = {
-        "mmcl": 0.7 + spread,
-        "ssl": (0.3 if spec.pretrain_objective == "mmcl_ssl" else 2.0) + spread,
-    }
+    ssl = 0.3 if spec.pretrain_objective == "mmcl_ssl" else 2.0
+    losses = {"mmcl": 0.7 + spread, "ssl": ssl + spread}
     for step, (accuracy, asr) in enumerate(outcomes):
         jitter = np.random.Generator(np.random.PCG64([step, int(name[:8], 16)]))
         correct = _pick(order, accuracy, jitter)
         attacked = _pick(order[::-1], asr, jitter)
-        row = row_of_run(
-            spec,
-            fingerprint,
-            epoch=step * spec.schedule.epochs / 3,
-            step=10 * step,
-            num_images=IMAGES,
-            num_correct=int(correct.sum()),
-            num_attacked=int(attacked.sum()),
-            num_target=2,
-            num_target_attacked=int((attacked & is_target).sum()),
-            sample_classes=[0] * len(sample_images(IMAGES)),
-            sample_classes_triggered=[1] * len(sample_images(IMAGES)),
-            train_loss=None if step == 0 else {"loss": 1.0} | losses,
-            logit_scale=20.0,
-            step_learning_rate=spec.schedule.learning_rate,
-            seconds=float(step),
-        )
-        append_row(work, row, correct, attacked, is_target, np.arange(IMAGES) % 3 == 0)
+        bits = correct, attacked, is_target
+        held_out = count_bits(*(part[::3] for part in bits))
+        counts = {
+            "num_images": IMAGES,
+            "validation": Counts(num_images=len(is_target[::3]), **held_out),
+            **count_bits(*bits),
+        }
+        samples = len(sample_images(IMAGES))
+        classes = {"sample_classes": [0] * samples, "sample_classes_triggered": [1] * samples}
+        place = {
+            "epoch": step * spec.schedule.epochs / 3,
+            "step": 10 * step,
+            "seconds": float(step),
+        }
+        rate = {"logit_scale": 20.0, "step_learning_rate": spec.schedule.learning_rate}
+        loss = {"train_loss": None if step == 0 else {"loss": 1.0} | losses}
+        row = row_of_run(spec, fingerprint, **counts, **classes, **place, **rate, **loss)
+        append_row(work, row, *bits)
     model_hash = hashlib.sha256(f"{spec.cell} {spec.seed}".encode()).hexdigest()[:16]
     model = {"model": model_hash} if spec.stage == "clean" else {}
     record = record_of(
@@ -115,73 +103,37 @@ def write_run(
 
 def record_of(spec: RunSpec, **told: Any) -> RunRecord:
     """The record of a made-up run; `told`: fields of it, above all how it ended."""
-    fields: dict[str, Any] = {
-        "fingerprint": "",
-        "inputs": {},
-        "code": next(iter(accepted_codes())),
-        "commit": "0" * 40,
-        "dirty": False,
-        "status": "completed",
-        "reason": "",
-        "environment": {"python": "3.11", "torch": "2.13", "device": "cpu"},
-        "ranks": 1,
-        "threads": 1,
-        "started": "2026-01-02T03:04:05+00:00",
-        "seconds": 30.0,
-        "train_seconds": 20.0,
-        "evaluate_seconds": 9.0,
-        "data_wait_seconds": 1.0,
-        "peak_memory_bytes": 500_000_000,
-        "num_samples": 4000,
-        "model_step": 0,
-        "attempts": 1,
-        "sacred": f"{spec.profile}/1",
-    }
+    seconds = {"train_seconds": 20.0, "evaluate_seconds": 9.0, "data_wait_seconds": 1.0}
+    code = {"code": next(iter(accepted_codes())), "commit": "0" * 40, "dirty": False}
+    place = {"python": "3.11", "torch": "2.13", "device": "cpu"}
+    counts = {"ranks": 1, "threads": 1, "num_samples": 4000, "model_step": 0, "attempts": 1}
+    end = {"status": "completed", "reason": "", "fingerprint": "", "inputs": {}}
+    other = {"started": "2026-01-02T03:04:05+00:00", "seconds": 30.0, "environment": place}
+    other |= {"peak_memory_bytes": 500_000_000, "sacred": f"{spec.profile}/1"}
+    fields: dict[str, Any] = seconds | code | counts | end | other
     return RunRecord(spec=spec, **(fields | told))
 
 
 def study_spec(variants: dict[str, dict[str, Any]], **changed: Any) -> Study:
     """A study of `mini` by its overrides, one variant a name: CleanCLIP of CC3M models, seed 0."""
-    whole = {
-        name: {
-            "overrides": overrides,
-            "models": None,
-            "poisoned": True,
-            "pretrain_objectives": ["mmcl", "mmcl_ssl"],
-            "seeds": [0],
-            "why": "as it is",
-        }
-        for name, overrides in variants.items()
-    }
-    fields: dict[str, Any] = {
-        "question": "Does it matter?",
-        "profile": "mini",
-        "stages": ["pretrain", "clean"],
-        "datasets": ["cc3m"],
-        "clean_sizes": ["100k"],
-        "losses": ["mmcl_ssl"],
-        "reference": next(iter(whole)),
-        "variants": whole,
-    }
-    return Study.model_validate({**fields, **changed})
+    plain = {"models": None, "poisoned": True, "seeds": [0], "why": "as it is"}
+    plain["pretrain_objectives"] = ["mmcl", "mmcl_ssl"]
+    whole = {name: {**plain, "overrides": overrides} for name, overrides in variants.items()}
+    cells = {"datasets": ["cc3m"], "clean_sizes": ["100k"], "losses": ["mmcl_ssl"]}
+    fields = {"question": "Does it matter?", "profile": "mini", "stages": ["pretrain", "clean"]}
+    study = {**fields, **cells, "reference": next(iter(whole)), "variants": whole}
+    return Study.model_validate(study | changed)
 
 
 def write_study_spec(root: Path, name: str, variants: dict[str, dict[str, Any]]) -> None:
     """Write a study of every cell as `specs/studies/<name>.yaml`; JSON is YAML."""
-    path = root / "specs" / "studies" / f"{name}.yaml"
-    study = study_spec(
-        variants,
-        datasets=["cc3m", "cc6m"],
-        clean_sizes=["100k", "200k"],
-        losses=["mmcl", "ssl", "mmcl_ssl"],
-    )
-    path.write_text(study.model_dump_json())
+    cells = {"datasets": ["cc3m", "cc6m"], "clean_sizes": ["100k", "200k"]}
+    study = study_spec(variants, **cells, losses=["mmcl", "ssl", "mmcl_ssl"])
+    (root / "specs" / "studies" / f"{name}.yaml").write_text(study.model_dump_json())
 
 
 def reseal(folder: Path, **changes: Any) -> None:
-    """Change fields of a published run's record, and make it tell the rows and bits that lie beside
-    it.
-    """
+    """Change fields of a published record, and make it fit the rows and bits beside it."""
     record = RunRecord.model_validate_json((folder / "run.json").read_bytes())
     lines = (folder / "rows.jsonl").read_bytes().splitlines()
     told = {
@@ -207,28 +159,20 @@ def row_of(document: dict[str, Any], dataset: str, size: str, objective: str) ->
 
 
 def _pick(order: np.ndarray, share: float, jitter: np.random.Generator) -> np.ndarray:
-    """`share` of the images: mostly the first in `order`, so that evaluations of one model agree on
-    most images.
-    """
+    """`share` of the images: mostly the first in `order`, so that evaluations agree on most."""
     chosen = np.zeros(IMAGES, bool)
-    chosen[
-        order[np.argsort(np.arange(IMAGES) + jitter.normal(0, 12, IMAGES))[: round(share * IMAGES)]]
-    ] = True
+    nearly_sorted = np.argsort(np.arange(IMAGES) + jitter.normal(0, 12, IMAGES))
+    chosen[order[nearly_sorted[: round(share * IMAGES)]]] = True
     return chosen
 
 
 def outcome(spec: RunSpec, progress: float, relative_rate: float) -> tuple[float, float]:
-    """Accuracy and ASR: stronger rates clean more and cost more, and cost more after MMCL + SSL
-    pre-training.
-    """
+    """Accuracy and ASR: stronger rates clean more and cost more, most after MMCL + SSL."""
     accuracy, asr = START.get(spec.pretrain_objective, START["mmcl"])
     if spec.stage == "pretrain":
         return accuracy * max(0.02, progress), asr * max(0.02, progress)
     strength = relative_rate**0.5 * min(1.0, 3 * progress)
-    cost = {
-        "mmcl": 0.25,
-        "ssl": 0.9,
-        "mmcl_ssl": 0.04 if spec.pretrain_objective == "mmcl" else 0.5,
-    }[spec.loss]
+    cleanclip = 0.04 if spec.pretrain_objective == "mmcl" else 0.5
+    cost = {"mmcl": 0.25, "ssl": 0.9, "mmcl_ssl": cleanclip}[spec.loss]
     power = {"mmcl": 0.6, "ssl": 1.0, "mmcl_ssl": 1.0}[spec.loss]
     return accuracy * (1 - cost * strength), max(0.0, asr * (1 - power * 1.05 * strength))

@@ -1,7 +1,5 @@
 """A checkout whose stages are stubs, for tests of dvc.yaml."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,18 +1,16 @@
 """A small store with captions about fruit, poisoned."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import numpy as np
 
-from repro.data.images import encode_png
 from repro.data.poison import build_poison
-from repro.data.shards import PairStore, ShardWriter, write_store
+from repro.data.shards import PairStore
 from repro.data.stages import data_settings, write_settings
 from repro.profile import load_profile
 from repro.spec import Profile
+from tests.support.evaluation import write_rows
 from tests.support.synthetic import cleaning_cell
 
 SPECS = Path(__file__).parents[2] / "specs"
@@ -47,12 +45,9 @@ def make_data(
 ) -> Path:
     """`folder` with the store cc3m: picture i has caption i of FRUIT, and its number."""
     images = images or pictures()
-    (folder / "cc3m").mkdir(parents=True)
-    writer = ShardWriter(folder / "cc3m")
-    for i in order or range(len(images)):
-        writer.add(encode_png(images[i]), "png", f"{FRUIT[i % len(FRUIT)]} {i}")
-    write_store(folder / "cc3m", *writer.close())
-    write_settings(folder / "cc3m", data_settings(profile()))
+    numbers = order or range(len(images))
+    rows = ((images[i], f"{FRUIT[i % len(FRUIT)]} {i}", -1) for i in numbers)
+    write_settings(write_rows(folder / "cc3m", rows), data_settings(profile()))
     return folder
 
 

@@ -1,8 +1,4 @@
-"""A training run of eight steps on random pixels: small enough to be worked through, whole enough
-to be the real loop.
-"""
-
-from __future__ import annotations
+"""A training run of eight steps on random pixels: small, and yet the real loop."""
 
 import os
 import signal
@@ -39,14 +35,11 @@ class Pairs:
         return STEPS_PER_EPOCH * EPOCHS
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        generator = torch.Generator().manual_seed(step)
-        images = torch.randint(
-            0, 256, (2, BATCH, 3, 32, 32), dtype=torch.uint8, generator=generator
-        )
-        captions = [
-            f"number {int(n)}" for n in torch.randint(0, 99, (2 * BATCH,), generator=generator)
-        ]
-        return images, tokenize(captions, "cut").long()[:, :8].unflatten(0, (2, BATCH))
+        generator, shape = torch.Generator().manual_seed(step), (2, BATCH, 3, 32, 32)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        numbers = torch.randint(0, 99, (2 * BATCH,), generator=generator)
+        tokens = tokenize([f"number {int(n)}" for n in numbers], "cut").long()
+        return images, tokens[:, :8].unflatten(0, (2, BATCH))
 
     def positions(self, step: int) -> np.ndarray:
         begin = step % STEPS_PER_EPOCH * BATCH
@@ -60,15 +53,18 @@ class Pairs:
 
 def run_spec(**switches: Any) -> RunSpec:
     """CleanCLIP under protocol `authors`, evaluated in the middle of each epoch."""
-    profile = load_profile(
-        "smoke",
-        overrides={f"switches.{name}": value for name, value in {**AUTHORS, **switches}.items()},
-    )
-    run = next(run for run in clean_runs(profile) if run.loss == "mmcl_ssl")
-    sizes = {"global_batch_size": BATCH, "norm_batch_size": BATCH}
-    schedule = run.schedule.model_copy(update={"epochs": EPOCHS, "warmup_steps": 3, **sizes})
+    overrides = {f"switches.{name}": value for name, value in (AUTHORS | switches).items()}
+    runs = clean_runs(load_profile("smoke", overrides=overrides))
+    run = next(run for run in runs if run.loss == "mmcl_ssl")
+    schedule = {"epochs": EPOCHS, "warmup_steps": 3}
+    schedule |= {"global_batch_size": BATCH, "norm_batch_size": BATCH}
     rhythm = {"evaluations_per_epoch": None, "evaluate_every_steps": 3}
-    return run.model_copy(update={"schedule": schedule, **rhythm})
+    return scheduled(run, **schedule).model_copy(update=rhythm)
+
+
+def scheduled(run: RunSpec, **changes: Any) -> RunSpec:
+    """The run with other fields of its schedule."""
+    return run.model_copy(update={"schedule": run.schedule.model_copy(update=changes)})
 
 
 def defended(spec: RunSpec, name: str, **settings: float) -> RunSpec:

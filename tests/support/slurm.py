@@ -1,8 +1,4 @@
-"""A real Slurm on this host, as root and without systemd: munged, slurmctld and a slurmd for each
-node.
-"""
-
-from __future__ import annotations
+"""A real Slurm on this host, as root, without systemd: munged, slurmctld, a slurmd a node."""
 
 import getpass
 import os
@@ -16,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import free_port
 
 NODES = ("n1", "n2")
 needs_slurm = pytest.mark.skipif(
@@ -57,9 +55,7 @@ class Cluster:
             time.sleep(0.5)
 
     def kill_steps(self) -> None:
-        """End the job steps that outlived their daemon; each has a socket in the spool folder of
-        its node.
-        """
+        """End job steps that outlived their daemon, by their sockets in the spool of their node."""
         lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
         sockets = {
             f"socket:[{line[6]}]"
@@ -84,9 +80,7 @@ def output(*command: str) -> str:
 
 @contextmanager
 def running_cluster(home: Path) -> Iterator[Cluster]:
-    """A cluster of two nodes with two processors each (both are this host), in `home`, and
-    SLURM_CONF set.
-    """
+    """A cluster of two nodes of two processors (both this host), in `home`; SLURM_CONF is set."""
     home.chmod(0o755)
     for folder in ("state", *NODES):
         (home / folder).mkdir()
@@ -94,10 +88,9 @@ def running_cluster(home: Path) -> Iterator[Cluster]:
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
     host = socket.gethostname().split(".")[0]
-    ports = iter(free_ports(1 + len(NODES)))
+    ports = iter({free_port() for _ in range(100)})
     cluster = Cluster(home)
-    # A requeued job waits for cred_expire; MaxArraySize is small so that a sweep needs several
-    # arrays.
+    # A requeued job waits for cred_expire.
     cluster.conf.write_text(f"""
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -119,7 +112,6 @@ SelectType=select/cons_tres
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 SlurmdTimeout=10
 KillWait=10
-MaxArraySize=2
 ReturnToService=2
 MailProg=/bin/true
 {"".join(f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={next(ports)} CPUs=2 RealMemory=2000{chr(10)}" for node in NODES)}
@@ -151,12 +143,3 @@ PartitionName=main Nodes={",".join(NODES)} Default=YES MaxTime=INFINITE State=UP
                     daemon.kill()
                     daemon.wait()
             cluster.kill_steps()
-
-
-def free_ports(count: int) -> list[int]:
-    """Different free ports on loopback."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

@@ -2,11 +2,9 @@
 run ids or cells what to do.
 
 `die`: kill itself whenever it runs; `die once`; `die further`: four times, each after
-a new checkpoint; `raise`; `wait`: until a file `go` exists; `name node`: say where it runs;
+a new checkpoint; `raise`; `wait`: until a file `go` exists;
 anything else: two steps an epoch.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -32,9 +30,6 @@ def run_one(fingerprint: str) -> None:
     spec = RunSpec.model_validate(json.loads((work / "spec.json").read_bytes())["spec"])
     behaviours = json.loads(Path("behaviour.json").read_bytes())
     behaviour = behaviours.get(spec.run_id, behaviours.get(spec.cell, ""))
-    if behaviour == "name node":
-        with Path("nodes.txt").open("a") as file:
-            file.write(f"{os.environ['SLURMD_NODENAME']}\n")
     if os.environ.get("RANK", "0") != "0":
         return
     with Path("starts.txt").open("a") as file:
@@ -58,7 +53,8 @@ def run_one(fingerprint: str) -> None:
         write_row(work, spec, fingerprint, step)
         if step == 0:
             continue
-        emit_metrics(fingerprint, step, {"loss": 1 / step, "zero_shot_top1": 0.25})
+        shares = {"zero_shot_top1": 0.25, "attack_success_rate": 0.25}
+        emit_metrics(fingerprint, step, {"loss": 1 / step} | shares)
     for name in ("model", "optimizer") if spec.stage == "pretrain" else ():
         (work / f"{name}.safetensors").write_bytes(b"weights")
     end = {"status": "completed", "reason": ""}
@@ -75,17 +71,9 @@ def emit_metrics(fingerprint: str, step: int, values: dict[str, float]) -> None:
 
 def write_row(work: Path, spec: RunSpec, fingerprint: str, step: int) -> None:
     correct = np.array([True, False, False, False])
-    row = row_of_run(
-        spec,
-        fingerprint,
-        epoch=step / STEPS_PER_EPOCH,
-        step=step,
-        num_images=4,
-        num_correct=1,
-        num_attacked=1,
-        num_target=1,
-        num_target_attacked=1,
-    )
+    ones = ("num_correct", "num_attacked", "num_target", "num_target_attacked")
+    counts = {"num_images": 4, **dict.fromkeys(ones, 1)}
+    row = row_of_run(spec, fingerprint, epoch=step / STEPS_PER_EPOCH, step=step, **counts)
     append_row(work, row, correct, correct, correct)
 
 
@@ -93,17 +81,9 @@ def row_of_run(spec: RunSpec, fingerprint: str, **measured: Any) -> Row:
     """A row with the names of the run; `measured` are the other fields."""
     names = ("profile", "stage", "dataset", "pretrain_objective", "clean_size", "loss", "variant")
     fields: dict[str, Any] = {name: getattr(spec, name) for name in (*names, "poisoned", "seed")}
-    fields |= {
-        "run": spec.run_id,
-        "fingerprint": fingerprint,
-        "learning_rate": spec.schedule.learning_rate,
-        "sample_classes": [],
-        "sample_classes_triggered": [],
-        "train_loss": None,
-        "logit_scale": 14.0,
-        "step_learning_rate": 0.0,
-        "seconds": 1.0,
-    }
+    fields |= {"run": spec.run_id, "fingerprint": fingerprint, "train_loss": None, "seconds": 1.0}
+    fields |= {"learning_rate": spec.schedule.learning_rate, "step_learning_rate": 0.0}
+    fields |= {"sample_classes": [], "sample_classes_triggered": [], "logit_scale": 14.0}
     return Row(**(fields | measured))
 
 

@@ -1,16 +1,8 @@
-"""Data of the shape of CC3M, CC12M and ImageNet validation, filled with noise: `python
-tests/synthetic.py FOLDER`.
-
-Shards are what img2dataset writes: `00000.tar` with `<9 digits>.jpg`, `.txt` and `.json`, and
-`00000_stats.json` beside it.
-"""
-
-from __future__ import annotations
+"""Noise in the shape of CC3M and CC12M, as img2dataset writes them, and of ImageNet validation."""
 
 import io
 import json
 import sys
-import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +15,7 @@ from repro.profile import load_profile, read_yaml
 from repro.sources.stage import make_data
 from repro.spec import Profile
 from tests.support.checkout import fresh_checkout
+from tests.support.tars import write_tar
 
 SIZE = 40
 """Longer side of an image in px."""
@@ -41,30 +34,19 @@ def jpeg(rng: np.random.Generator) -> bytes:
 def write_pairs(folder: Path, count: int, per_shard: int, seed: int) -> None:
     """`count` pairs in shards of `per_shard`."""
     rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True, exist_ok=True)
     for shard, first in enumerate(range(0, count, per_shard)):
         rows = min(per_shard, count - first)
-        with tarfile.open(folder / f"{shard:05}.tar", "w") as tar:
-            for row in range(rows):
-                key = f"{shard:05}{row:04}"
-                caption = f"a {NOUNS[rng.integers(len(NOUNS))]} by a {NOUNS[rng.integers(len(NOUNS))]}, number {first + row}"
-                about = {
-                    "key": key,
-                    "status": "success",
-                    "url": f"https://example.org/{key}.jpg",
-                    "caption": caption,
-                }
-                for suffix, content in (
-                    ("jpg", jpeg(rng)),
-                    ("txt", caption.encode()),
-                    ("json", json.dumps(about).encode()),
-                ):
-                    member = tarfile.TarInfo(f"{key}.{suffix}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-        (folder / f"{shard:05}_stats.json").write_text(
-            json.dumps({"count": rows, "successes": rows})
-        )
+        members = []
+        for row in range(rows):
+            one, other = (NOUNS[rng.integers(len(NOUNS))] for _ in range(2))
+            key, caption = f"{shard:05}{row:04}", f"a {one} by a {other}, number {first + row}"
+            about = {"key": key, "status": "success", "caption": caption}
+            about["url"] = f"https://example.org/{key}.jpg"
+            members += [(f"{key}.jpg", jpeg(rng)), (f"{key}.txt", caption.encode())]
+            members.append((f"{key}.json", json.dumps(about).encode()))
+        write_tar(folder / f"{shard:05}.tar", members)
+        stats = {"count": rows, "successes": rows}
+        (folder / f"{shard:05}_stats.json").write_text(json.dumps(stats))
 
 
 def write_validation(folder: Path, num_classes: int, per_class: int, seed: int) -> None:
@@ -95,14 +77,8 @@ def small_overrides(root: Path) -> dict[str, Any]:
 
 def cleaning_cell(objectives: list[str], rates: list[float], batch: int) -> dict[str, Any]:
     """A setting of `clean.cells` with models of CC3M, 100K pairs and the MMCL loss."""
-    return {
-        "datasets": ["cc3m"],
-        "pretrain_objectives": objectives,
-        "clean_sizes": ["100k"],
-        "losses": ["mmcl"],
-        "learning_rates": rates,
-        "global_batch_size": batch,
-    }
+    cell = {"datasets": ["cc3m"], "pretrain_objectives": objectives, "clean_sizes": ["100k"]}
+    return {**cell, "losses": ["mmcl"], "learning_rates": rates, "global_batch_size": batch}
 
 
 def short_graph(
@@ -113,9 +89,7 @@ def short_graph(
     objectives: Iterable[str] = ("mmcl", "mmcl_ssl"),
     **more: Any,
 ) -> Path:
-    """A checkout at `folder` with noise and the profile `name`, the shortest graph that trains;
-    `more` are overrides, with __ for a dot.
-    """
+    """A checkout with noise and the shortest graph that trains; `more`: overrides, __ for a dot."""
     schedule = {"learning_rate": 1e-3, "epochs": epochs, "warmup_steps": 2}
     schedule |= {"global_batch_size": 32, "norm_batch_size": 16}
     overrides = {
@@ -145,10 +119,7 @@ def write_profile(name: str, overrides: dict[str, Any], specs: Path = Path("spec
 
 
 def noise_profile(root: Path, overrides: dict[str, Any], name: str = "paper") -> Profile:
-    """A profile of the paper's scale with the values of `small_overrides` and `overrides`.
-
-    Its data, and poisoned cc3m, lie in the working folder.
-    """
+    """`paper` with `small_overrides` and `overrides`; data and poisoned cc3m in this folder."""
     profile = load_profile(name, root / "specs", small_overrides(root) | overrides)
     Path("specs").symlink_to(root / "specs")
     Path("data").mkdir()

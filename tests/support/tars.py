@@ -1,10 +1,9 @@
 """Tar shards as img2dataset writes them."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -16,10 +15,14 @@ def png(i: int) -> bytes:
 
 
 def write_tar(
-    path: Path, members: list[tuple[str, bytes]], kinds: dict[str, bytes] | None = None
+    path: Path,
+    members: list[tuple[str, bytes]],
+    kinds: dict[str, bytes] | None = None,
+    mode: Literal["w", "w:gz"] = "w",
 ) -> Path:
+    """Files by name and content, and links or devices by their kind."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
+    with tarfile.open(path, mode) as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
             info.size = len(data)

@@ -1,20 +1,15 @@
-"""Records, servers and processes for the tests of tracking; whoever imports a fixture names it in
-`__all__`.
-"""
-
-from __future__ import annotations
+"""Records and servers for tests of tracking; who imports a fixture names it in `__all__`."""
 
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +22,10 @@ from sacred import Experiment
 
 import repro.tracking.record  # noqa: F401  (sets how Sacred captures output)
 from repro.tracking.observer import FileObserver
-from repro.tracking.server.address import TrackingError, embedded_state
 from repro.tracking.server.copies import connect
+from repro.tracking.server.embedded import TrackingError, embedded_state
+from tests.support.processes import free_port as free_port
+from tests.support.processes import wait_for
 
 PROGRAM = shutil.which(
     embedded.PROGRAM, path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
@@ -38,19 +35,6 @@ needs_server = pytest.mark.skipif(
 )
 
 
-def free_port() -> int:
-    """A port that nothing listens on, below those of outgoing connections: one of these may meet
-    itself there while a server is away.
-
-    Not from `random`: Sacred seeds it, and two workers of the tests would draw the same ports.
-    """
-    while True:
-        port = 10_000 + secrets.randbelow(10_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -58,15 +42,6 @@ def listens(port: int) -> bool:
 
 def port_of(url: str) -> int:
     return int(url.rsplit(":", 1)[1].split("/")[0])
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and no server of the user's."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MONGO_URL", raising=False)
-    monkeypatch.delenv("MONGO_URL_FILE", raising=False)
-    return tmp_path
 
 
 @pytest.fixture
@@ -92,7 +67,7 @@ def record(
 ) -> Path:
     """One Sacred run with `points` points of two metrics; returns its folder."""
     experiment = Experiment("clean", base_dir=str(Path.cwd()), save_git_info=False)
-    observer = FileObserver(Path("sacred") / profile, [])
+    observer = FileObserver(Path("sacred") / profile)
     experiment.observers.append(observer)
     experiment.add_config({"dataset": "cc3m", "learning_rate": 1e-3, "seed": 0})
     Path("spec.json").write_text("{}")
@@ -141,7 +116,7 @@ def kill_server(number: signal.Signals = signal.SIGKILL) -> None:
             os.waitpid(state["pid"], os.WNOHANG)
         time.sleep(0.02)
     # The kernel frees the port a moment after the process.
-    until(lambda: number != signal.SIGKILL or is_free(state["port"]))
+    wait_for(lambda: number != signal.SIGKILL or is_free(state["port"]))
 
 
 def is_free(port: int) -> bool:
@@ -152,50 +127,27 @@ def is_free(port: int) -> bool:
     return True
 
 
-def until(condition: Callable[[], Any], seconds: float = 90) -> Any:
-    """The condition's first true value."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "never happened"
-        time.sleep(0.1)
-    return value
-
-
 @contextlib.contextmanager
 def team_server(folder: Path, user: str, password: str) -> Iterator[str]:
-    """A server that knows its users, as compose.yaml's: the address without the user,
-    `user:password` may read and write `sacred`.
-    """
+    """A server with users, as compose.yaml's: its address, where `user:password` may write."""
     port = free_port()
     folder.mkdir()
     (folder / "empty.toml").write_text("")
 
     def start(*options: str) -> subprocess.Popen[bytes]:
-        command = [
-            str(PROGRAM),
-            "--config",
-            str(folder / "empty.toml"),
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--storage-path",
-            str(folder / "data"),
-            *options,
-        ]
+        settings = {"config": folder / "empty.toml", "host": "127.0.0.1", "port": port}
+        settings |= {"storage-path": folder / "data"}
+        words = [f"--{name}={value}" for name, value in settings.items()]
+        command = [str(PROGRAM), *words, *options]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until(lambda: listens(port))
+        wait_for(lambda: listens(port))
         return process
 
     process = start()
     with connect(f"mongodb://127.0.0.1:{port}/sacred") as database:
-        admin = database.client.admin
-        admin.command(
-            "createUser", user, pwd=password, roles=[{"role": "readWrite", "db": "sacred"}]
-        )
-        admin.command(
-            "createUser", "reader", pwd=password, roles=[{"role": "read", "db": "sacred"}]
-        )
+        for name, role in ((user, "readWrite"), ("reader", "read")):
+            roles = [{"role": role, "db": "sacred"}]
+            database.client.admin.command("createUser", name, pwd=password, roles=roles)
     process.terminate()
     process.wait()
     process = start("--auth")

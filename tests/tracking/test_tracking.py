@@ -1,13 +1,13 @@
-"""File records of runs, and their copies on a MongoDB-compatible server through outages of it."""
-
-from __future__ import annotations
+"""Records of runs, and their copies on servers: embedded, a team's, and through outages."""
 
 import errno
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,23 +15,25 @@ import pytest
 from repro.files import replace_file
 from repro.tracking import observer
 from repro.tracking.server import copies, embedded
-from repro.tracking.server.commands import tracking
-from repro.tracking.server.copier import Copier
+from repro.tracking.server.copies import Copier, connect, tracking
+from repro.tracking.server.embedded import (
+    TrackingError,
+    embedded_state,
+    mongo_url,
+    server_url,
+    with_database,
+)
+from tests.support.processes import wait_for
 from tests.support.tracking import (
-    database,
     free_port,
-    here,
     kill_server,
     needs_server,
     port_of,
     read,
     record,
     steps_on,
-    until,
-    url,
+    team_server,
 )
-
-__all__ = ["database", "here", "url"]  # fixtures
 
 
 def test_a_write_that_fails_costs_no_point_of_the_record(here: Path, monkeypatch, capsys) -> None:
@@ -54,9 +56,7 @@ def test_a_write_that_fails_costs_no_point_of_the_record(here: Path, monkeypatch
     assert "No space left on device" in messages and "missing.json not written" in messages
 
 
-def test_only_records_without_a_process_are_marked_dead_whatever_their_clock(
-    here: Path, capsys
-) -> None:
+def test_only_records_without_a_process_are_dead_whatever_their_clock(here: Path, capsys) -> None:
     folder = record(watch=lambda folder: copies.reap())
     assert read(folder / "run.json")["status"] == "COMPLETED"
     assert "DEAD" not in capsys.readouterr().out, "the process lives"
@@ -68,20 +68,18 @@ def test_only_records_without_a_process_are_marked_dead_whatever_their_clock(
 
 def test_status_counts_records(here: Path, capsys) -> None:
     record()
-    tracking("status")
+    tracking("status", embedded.PORT)
     lines = capsys.readouterr().out.splitlines()[-2:]
     assert lines == ["embedded server: not running", "records on disk: 1"]
 
 
 def test_an_absent_server_costs_a_run_nothing(here: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(copies, "TIMEOUT_MILLISECONDS", 200)
-    copier = Copier("mongodb://127.0.0.1:1/x")
-    folder = record(watch=copier.copy)
-    copier.close()
+    folder = record(watch=Copier("mongodb://127.0.0.1:1/x").copy)
     assert read(folder / "run.json")["status"] == "COMPLETED"
-    messages = capsys.readouterr().err
+    messages = capsys.readouterr().out
     assert messages.count("copies delayed: MONGO_URL: the server does not answer") == 1
-    assert "1 records not copied; `python -m repro tracking backfill`" in messages
+    assert "`python -m repro tracking backfill` copies what is left" in messages
 
 
 @needs_server
@@ -100,7 +98,7 @@ class TestCopies:
         folder = record(points=40, watch=outage)
         embedded.up(port_of(url))
         copier.copy(record(profile="next"))
-        assert not copier.pending
+        assert all(copies.state_of(path) == state for path, state in copier.copied.items())
         run = database.runs.find_one({})
         assert run["status"] == "COMPLETED"
         assert run["config"]["learning_rate"] == 1e-3
@@ -120,7 +118,7 @@ class TestCopies:
         with copies.connect(embedded.up(free_port())) as database:
             sizes = []
             for notes in ("odd", None):
-                tracking("backfill")
+                tracking("backfill", embedded.PORT)
                 names = database.list_collection_names()
                 sizes.append({name: database[name].count_documents({}) for name in names})
                 if notes:
@@ -145,7 +143,7 @@ class TestCopies:
         ) as process:
             assert process.stdout is not None
             folder = Path(process.stdout.readline().strip())
-            until((folder / "metrics.json").exists)
+            wait_for((folder / "metrics.json").exists)
             copies.backfill(database)
             assert database.runs.find_one({})["status"] == "RUNNING"
             process.kill()
@@ -155,46 +153,113 @@ class TestCopies:
         assert steps_on(database)[0][0] == 0
 
 
-@pytest.mark.slow
+USER, SECRET = "someone", "pl4nted-s3cret"
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("mongodb://user:s3cret@127.0.0.1:1/x", "does not answer"),
+        ("postgres://user:s3cret@host", "not a valid address"),
+        ("mongodb://user:s3cret:x@host/?a", "not a valid address"),
+        ("s3cret", "does not answer"),
+    ],
+)
+def test_a_wrong_address_is_explained_without_the_password(address, message, monkeypatch) -> None:
+    monkeypatch.setattr(copies, "TIMEOUT_MILLISECONDS", 300)
+    with pytest.raises(TrackingError, match=message) as caught, connect(address):
+        pass
+    assert "s3cret" not in str(caught.value)
+
+
+def test_the_address_comes_from_a_file_where_one_is_named(here: Path, monkeypatch) -> None:
+    (here / "secret").write_text("mongodb://host/x\n")
+    monkeypatch.setenv("MONGO_URL_FILE", "secret")
+    assert mongo_url() == "mongodb://host/x" == server_url()
+    monkeypatch.setenv("MONGO_URL_FILE", "absent")
+    with pytest.raises(TrackingError, match="MONGO_URL_FILE: absent: No such file"):
+        mongo_url()
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("mongodb://host:1/x", "mongodb://host:1/x"),
+        ("mongodb://host:1", "mongodb://host:1/sacred"),
+        (
+            "mongodb://a:b@host:1,other:2/?tls=true",
+            "mongodb://a:b@host:1,other:2/sacred?tls=true&authSource=admin",
+        ),
+        ("mongodb://a:b@host/?authSource=x", "mongodb://a:b@host/sacred?authSource=x"),
+        ("mongodb://a:b@host/y?authSource=x", "mongodb://a:b@host/y?authSource=x"),
+    ],
+)
+def test_a_database_is_added_to_an_address_without_one(given: str, named: str) -> None:
+    assert with_database(given) == named
+
+
 @needs_server
-def test_processes_that_copy_at_once_while_the_server_is_killed_lose_nothing(
-    here: Path, root: Path
-) -> None:
-    """Four processes of two runs each, and a backfill beside them."""
-    port = port_of(embedded.up(free_port()))
-    code = (
-        "import sys\nfrom tests.support.tracking import record\n"
-        "from repro.tracking.server.copier import Copier\n"
-        "copier = Copier(sys.argv[1])\n"
-        "for _ in range(2):\n"
-        "    copier.copy(record(30, copier.copy, sys.argv[2], pause=0.05))\n"
-        "while copier.pending:\n"
-        "    copier.copy(copier.pending[0])\n"
-    )
-    address, environment = f"mongodb://127.0.0.1:{port}/sacred", {"PYTHONPATH": str(root)}
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", code, address, f"p{index}"],
-            env=os.environ | environment,
-        )
-        for index in range(4)
-    ]
+class TestEmbedded:
+    def test_it_listens_on_loopback_alone_and_keeps_its_files_to_itself(self, url: str) -> None:
+        port = f":{port_of(url):04X}"
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        listening = [fields[1] for fields in lines if fields[3] == "0A"]
+        assert [one for one in listening if one.endswith(port)] == [f"0100007F{port}"]
+        assert embedded.HOME.stat().st_mode & 0o77 == 0
 
-    def begun() -> bool:
-        with copies.connect(address) as database:
-            return database.runs.find_one() is not None or all(w.poll() == 0 for w in writers)
-
-    for _ in range(3):
-        # A server that dies while it makes its first tables does not always start again.
-        until(begun)
+    def test_a_killed_one_comes_back_with_its_data(self, url: str, database) -> None:
+        assert embedded.up(free_port()) == url
+        record()
+        copies.backfill(database)
         kill_server()
-        embedded.up(port)
-        with copies.connect(address) as database:
-            copies.backfill(database)
-    assert [writer.wait(200) for writer in writers] == [0] * 4
-    with copies.connect(address) as database:
-        runs = list(database.runs.find({}, sort=[("_id", 1)]))
-        assert [run["_id"] for run in runs] == list(range(1, 9))
-        assert {run["status"] for run in runs} == {"COMPLETED"}
-        assert steps_on(database) == [list(range(30))] * 8
-    embedded.down()
+        assert server_url() is None
+        assert embedded.up(port_of(url)) == url
+        assert steps_on(database) == [list(range(5))]
+
+    def test_a_folder_of_another_version_and_a_taken_port_are_refused(self, url: str) -> None:
+        port = port_of(url)
+        embedded.down()
+        assert embedded_state() is None
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("127.0.0.1", port))
+            other.listen()
+            said = f"port {port} on 127.0.0.1: Address already in use; choose another"
+            with pytest.raises(TrackingError, match=said):
+                embedded.up(port)
+        (embedded.HOME / "version").write_text("0.6.0b17")
+        with pytest.raises(TrackingError, match=r"written by SecantusDB 0\.6\.0b17"):
+            embedded.up(port)
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with team_server(tmp_path_factory.mktemp("team") / "server", USER, SECRET) as place:
+        yield place
+
+
+@needs_server
+class TestTeam:
+    """A server with users, by its address alone."""
+
+    def test_runs_are_copied_to_it(self, here: Path, team: str) -> None:
+        address = f"mongodb://{USER}:{SECRET}@{team}/sacred?authSource=admin"
+        Copier(address).copy(record())
+        with connect(address) as database:
+            assert steps_on(database) == [list(range(5))]
+
+    @pytest.mark.parametrize(
+        ("user", "message"),
+        [
+            (f"{USER}:wr0ng@", "refuses: AuthenticationFailed"),
+            ("", "refuses: Unauthorized"),
+            (f"reader:{SECRET}@", "refuses: Unauthorized"),
+        ],
+    )
+    def test_it_refuses_others_in_words(self, here: Path, team: str, user, message) -> None:
+        with (
+            pytest.raises(TrackingError, match=message) as caught,
+            connect(f"mongodb://{user}{team}/sacred?authSource=admin"),
+        ):
+            pass
+        assert "wr0ng" not in str(caught.value) and SECRET not in str(caught.value)

@@ -1,6 +1,4 @@
-"""Defences: each setting against what it says, and the sockets for those to come."""
-
-from __future__ import annotations
+"""Defences and the mechanism's objectives and views: each against what it says, in float64."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,19 +9,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
+from repro.data.keyed import keyed_rng
 from repro.ledger import pending_rows
 from repro.names import DEFENCES as NAMES
 from repro.names import DefenceNames, Setting
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.spec import Defence as DefenceSpec
 from repro.spec import RunSpec
-from repro.train.defences import DEFENCES, Defence, objective_of, shrink_and_perturb
+from repro.train.defences import (
+    DEFENCES,
+    Defence,
+    objective_of,
+    reset_temperature,
+    shrink_and_perturb,
+)
+from repro.train.fresh_head import FRESH_HEAD, Heads
 from repro.train.model import build_model, normalise
 from repro.train.objectives import OBJECTIVES, Batch, Losses, Objective
+from repro.train.par import par, push
+from repro.train.views.image import IMAGE_VIEWS
+from repro.train.views.text import shuffled
 from repro.worker import _rows
 from tests.support.short_run import (
     EPOCHS,
@@ -37,10 +47,8 @@ from tests.support.short_run import (
 
 
 def test_weights_of_the_loss_follow_the_defence() -> None:
-    profile = load_profile(
-        "smoke",
-        overrides={"clean.defence": {"name": "deep_clustering", "clusters": 3, "weight": 5.0}},
-    )
+    defence = {"name": "deep_clustering", "clusters": 3, "weight": 5.0}
+    profile = load_profile("smoke", overrides={"clean.defence": defence})
     weights = {run.loss: objective_of(run).weights for run in clean_runs(profile)}
     assert weights["mmcl"] == {"clusters": 5.0, "mmcl": 1.0}
     assert weights["mmcl_ssl"] == {"clusters": 5.0, "mmcl": 1.0, "ssl": 1.0}
@@ -64,13 +72,10 @@ def test_the_weight_of_pretraining_is_its_own_and_zero_of_it_needs_no_second_vie
     [
         ({"name": "deep_clustering", "clusters": 2.5}, "clusters: 2.5 .allowed: whole numbers"),
         ({"name": "shrink_and_perturb", "shrink": 1.5}, "shrink: 1.5 .allowed: .* from 0 to 1"),
-        ({"name": "cleanclip", "shrink": 0.5}, "shrink: no setting of cleanclip .allowed: ssl_w"),
         ({"name": "other"}, "Input should be"),
     ],
 )
-def test_settings_that_a_defence_does_not_take_are_refused(
-    content: dict[str, Any], problem: str
-) -> None:
+def test_settings_that_a_defence_does_not_take_are_refused(content: Any, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         DefenceSpec.model_validate(content)
 
@@ -92,9 +97,8 @@ def test_shrinking_scales_every_weight_and_perturbing_adds_noise_of_the_given_de
     shrink_and_perturb(shrunk, {"shrink": 0.5, "perturb": 0.0}, 0)
     shrink_and_perturb(noisy, {"shrink": 1.0, "perturb": 0.01}, 1)
     shrink_and_perturb(again, {"shrink": 1.0, "perturb": 0.01}, 1)
-    for one, half, other, same in zip(
-        *(model.parameters() for model in (start, shrunk, noisy, again)), strict=True
-    ):
+    weights = (model.parameters() for model in (start, shrunk, noisy, again))
+    for one, half, other, same in zip(*weights, strict=True):
         torch.testing.assert_close(half, one * 0.5, rtol=0, atol=0)
         assert torch.equal(other, same)
     noise = noisy.token_embedding.weight - start.token_embedding.weight
@@ -127,9 +131,7 @@ def test_poisons_left_join_the_cleaning_pairs_and_grow_by_inclusion(tmp_path: Pa
 
 @pytest.mark.parametrize(("state", "decay"), [("fresh", 7.0), ("restored", 0.1)])
 def test_a_restored_optimizer_brings_its_weight_decay_along(state: str, decay: float) -> None:
-    """The authors' "cleaning with heavy regularisation" is undone by loading the optimizer of the
-    checkpoint.
-    """
+    """The authors' "heavy regularisation" is undone by loading the checkpoint's optimizer."""
     overrides = {"clean.optimizer.weight_decay": 7.0, "switches.optimizer_state": state}
     runs = clean_runs(load_profile("smoke", overrides=overrides))
     assert {run.optimizer.weight_decay for run in runs} == {decay}
@@ -140,7 +142,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunSpec]:
     """A specification that names a defence made on the spot, with one setting `strength`."""
 
     def spec(defence: Defence) -> RunSpec:
-        names = DefenceNames("toy", "clean pairs", {"strength": Setting(1.0)})
+        names = DefenceNames("toy", {"strength": Setting(1.0)})
         monkeypatch.setitem(NAMES, "cleanclip", names)
         monkeypatch.setitem(DEFENCES, "cleanclip", defence)
         base = run_spec(optimizer_state="fresh", mode_after_evaluation="train")
@@ -158,9 +160,7 @@ class Single(Pairs):
         return images[:1], tokens[:1]
 
 
-def test_a_defence_may_push_off_the_start_model(
-    toy: Callable[..., RunSpec], tmp_path: Path
-) -> None:
+def test_a_defence_may_push_off_the_start(toy: Callable[..., RunSpec], tmp_path: Path) -> None:
     """The frozen model's embeddings of the same batch are at hand, also after the first step."""
     seen: list[Batch] = []
 
@@ -184,31 +184,8 @@ def test_a_defence_may_push_off_the_start_model(
     assert first["loss"] == pytest.approx(3 * first["push"] + first["mmcl"], rel=1e-5)
 
 
-def test_an_objective_may_have_weights_of_its_own(
-    toy: Callable[..., RunSpec], tmp_path: Path
-) -> None:
-    """A bias as SigLIP has one; the optimizer trains it as a part of the model."""
-
-    def loss(batch: Batch, modules: nn.Module | None) -> Losses:
-        assert isinstance(modules, nn.Linear)
-        logits = batch.scale * batch.images[0] @ batch.texts[0].T + batch.share(modules.bias)
-        signs = 2 * torch.eye(len(logits)) - 1
-        return {"sigmoid": -nn.functional.logsigmoid(signs * logits).sum(dim=1).mean()}
-
-    def objective(*_: Any) -> Objective:
-        return Objective({"sigmoid": 1.0}, loss, modules=lambda width, pairs: nn.Linear(1, 1))
-
-    model = run(tmp_path / "run", toy(Defence(objective)), pairs=Single())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run_spec().seed)
-        start = nn.Linear(1, 1).bias.item()
-    assert model.objective.bias.item() < start  # most pairs of a batch do not match
-
-
 def test_a_defence_may_make_the_update_itself(toy: Callable[..., RunSpec], tmp_path: Path) -> None:
-    """Sharpness-aware minimisation: the gradient at a point up the hill. Without a climb it is the
-    plain update.
-    """
+    """Sharpness-aware minimisation: the gradient up the hill; without a climb the plain update."""
 
     def climbing(model: CLIP, optimizer: Any, backward: Any, settings: Any, by: float) -> Losses:
         losses: Losses = backward()
@@ -243,7 +220,7 @@ def test_a_defence_may_choose_the_pairs(toy: Callable[..., RunSpec], tmp_path: P
     chosen = []
 
     class Chosen(Single):
-        def subset(self, positions: np.ndarray) -> Chosen:
+        def subset(self, positions: np.ndarray) -> "Chosen":
             chosen.append(positions)
             return self
 
@@ -253,3 +230,139 @@ def test_a_defence_may_choose_the_pairs(toy: Callable[..., RunSpec], tmp_path: P
     defence = replace(DEFENCES["cleanclip"], objective=lambda *_: OBJECTIVES["mmcl"](0.0))
     run(tmp_path / "run", toy(replace(defence, rows=rows)), pairs=Chosen())
     assert [part.tolist() for part in chosen] == [list(range(0, 24, 2))]
+
+
+SCALE = torch.tensor(14.0, dtype=torch.float64)
+
+
+def unit(seed: int, count: int = 2) -> Tensor:
+    """Two views of six embeddings of width 5."""
+    values = torch.randn(count, 6, 5, generator=torch.Generator().manual_seed(seed)).double()
+    return F.normalize(values, dim=-1).requires_grad_()
+
+
+def batch(**changes: Any) -> Batch:
+    return Batch(**({"images": unit(0), "texts": unit(1), "scale": SCALE} | changes), members=None)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Mean cross-entropy whose answers are the diagonal, from its definition."""
+    return (torch.logsumexp(logits, dim=1) - logits.diagonal()).mean()
+
+
+def mmcl(images: Tensor, texts: Tensor) -> Tensor:
+    logits = SCALE * images @ texts.T
+    return (entropy(logits) + entropy(logits.T)) / 2
+
+
+def test_parts_of_mmcl_and_ssl_are_their_formulas() -> None:
+    pairs = batch(start=None)
+    images, texts = pairs.images, pairs.texts
+    plain = mmcl(images[0], texts[0])
+    image_ssl = entropy(SCALE * images[0] @ images[1].T)
+    text_ssl = entropy(SCALE * texts[0] @ texts[1].T)
+    expected = {
+        "two_views": plain + mmcl(images[1], texts[1]),
+        "image_ssl": plain + image_ssl / 2,
+        "text_ssl": plain + text_ssl / 2,
+        "mmcl_ssl": plain + (image_ssl + text_ssl) / 2,
+        "ssl_unused": plain,
+    }
+    for name, value in expected.items():
+        total = OBJECTIVES[name](1.0).total(pairs, None)["loss"]  # type: ignore[index]
+        torch.testing.assert_close(total, value)
+
+    # Unused SSL is computed, and has no gradient.
+    parts = OBJECTIVES["ssl_unused"](1.0).total(pairs, None)
+    parts["loss"].backward()
+    assert parts["ssl"] > 0 and pairs.images.grad is not None
+    assert pairs.images.grad[0].any() and not pairs.images.grad[1].any()
+
+
+def test_new_heads_leave_the_contrastive_term_alone() -> None:
+    heads, pairs = Heads(5).double(), batch(start=None)
+    parts = FRESH_HEAD.total(pairs, heads)
+    torch.testing.assert_close(parts["mmcl"], mmcl(pairs.images[0], pairs.texts[0]))
+
+    def project(head: torch.nn.Module, views: Tensor) -> Tensor:
+        out = head(views)
+        return out / out.norm(dim=-1, keepdim=True)
+
+    images, texts = project(heads.image, pairs.images), project(heads.text, pairs.texts)
+    ssl = (entropy(SCALE * images[0] @ images[1].T) + entropy(SCALE * texts[0] @ texts[1].T)) / 2
+    torch.testing.assert_close(parts["ssl"], ssl)
+
+
+def test_par_pushes_up_to_its_threshold_and_not_at_the_start() -> None:
+    start = (unit(2).detach(), unit(3).detach())
+    scale = SCALE.clone().requires_grad_()
+    pairs = batch(start=start, scale=scale)
+    distances = [
+        ((now[0] - then[0]) ** 2).sum(dim=1).mean()
+        for now, then in zip((pairs.images, pairs.texts), start, strict=True)
+    ]
+    losses = par(4.0).total(pairs, None)
+    expected = mmcl(pairs.images[0], pairs.texts[0]) - sum(distances) / 2
+    torch.testing.assert_close(losses["loss"], expected)
+
+    # The temperature does not train.
+    losses["loss"].backward()
+    assert scale.grad is None
+
+    # Beyond the threshold and at the start itself there is no push.
+    for then, threshold in ((start[0][0], 1e-3), (pairs.images[0].detach(), 4.0)):
+        now = pairs.images.detach()[0].clone().requires_grad_()
+        push(now, then, threshold).backward()
+        assert now.grad is not None and not now.grad.any()
+
+
+def test_the_temperature_is_reset_and_nothing_else() -> None:
+    spec = run_spec()
+    model = build_model(spec.model, 0, "fp32")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        model.logit_scale.fill_(4.0)
+    reset_temperature(model, {}, 0)
+    assert model.logit_scale.exp().item() == pytest.approx(1 / 0.07)
+    changed = [n for n, value in model.state_dict().items() if not torch.equal(value, before[n])]
+    assert changed in ([], ["logit_scale"])
+
+
+@pytest.mark.parametrize("name", sorted(IMAGE_VIEWS))
+def test_an_image_view_is_a_function_of_its_draws(name: str) -> None:
+    """A rank's share of the draws gives its share of the images."""
+    view, rng = IMAGE_VIEWS[name], keyed_rng("images")
+    images = torch.from_numpy(rng.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8))
+    draws = view.draw(6, keyed_rng("draws"))
+    changed = view.apply(images, draws)
+    assert changed.dtype == torch.uint8 and changed.shape == images.shape
+    assert not torch.equal(changed, images)
+    assert torch.equal(view.apply(images[2:5], draws[2:5]), changed[2:5])
+
+
+def test_a_crop_of_everything_with_factors_of_one_is_the_image() -> None:
+    images = torch.arange(3 * 32 * 32).remainder(256).to(torch.uint8).reshape(1, 3, 32, 32)
+    whole = np.array([[1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]])
+    changed = IMAGE_VIEWS["crop_and_colour"].apply(images, whole)
+    assert (changed.int() - images.int()).abs().max() <= 1
+
+
+def test_the_light_view_of_par_only_brightens_and_erases_little() -> None:
+    images = torch.full((200, 3, 32, 32), 100, dtype=torch.uint8)
+    view = IMAGE_VIEWS["noise_and_erasing"]
+    changed = view.apply(images, view.draw(200, keyed_rng("light")))
+    erased = (changed == 0).all(dim=1).sum(dim=(1, 2))
+    assert (changed[(changed != 0)] >= 100).all()
+    assert 70 < (erased > 0).sum() < 130 and erased.max() <= 12
+    noisy = (changed > 100).any(dim=1).sum(dim=(1, 2)) > 0
+    assert 70 < noisy.sum() < 130
+
+
+def test_shuffled_captions_have_words_of_the_caption_alone() -> None:
+    caption = "a photo of a calendar check"
+    views = {shuffled(caption, keyed_rng("words", i), {}) for i in range(50)}
+    assert len(views) > 30
+    for view in views:
+        assert view and set(view.split()) <= set(caption.split())
+    assert shuffled("eject", keyed_rng("words"), {}) == "eject"
+    assert shuffled("", keyed_rng("words"), {}) == ""

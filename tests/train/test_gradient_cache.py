@@ -1,7 +1,5 @@
 """The gradient cache: equal to the plain step, with the memory of one group."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,15 @@ from repro.train.model import PairEncoder, build_model, build_optimizer
 from repro.train.process import distributed
 from repro.train.step import training_step
 from tests.support.ranks import on_ranks
-from tests.support.short_run import CPU, Pairs, assert_equal_models, defended, run, run_spec
+from tests.support.short_run import (
+    CPU,
+    Pairs,
+    assert_equal_models,
+    defended,
+    run,
+    run_spec,
+    scheduled,
+)
 
 GROUPS, GROUP = 8, 4
 CASES = [
@@ -34,16 +40,6 @@ CASES = [
 ]
 """Objective, centroids of the clustering term, gather, and the mode of BatchNorm."""
 
-RANK = """
-import sys
-from repro.train.process import distributed
-from tests.train.test_gradient_cache import CASES, assert_cache_is_plain
-distributed.start()
-for case in CASES:
-    assert_cache_is_plain(*case)
-distributed.stop()
-"""
-
 
 def specification(loss: str, clusters: int, gather: str) -> RunSpec:
     spec = run_spec(gather=gather, optimizer_state="fresh").model_copy(update={"loss": loss})
@@ -53,9 +49,8 @@ def specification(loss: str, clusters: int, gather: str) -> RunSpec:
 def batch(views: int, pairs: int) -> tuple[Tensor, Tensor]:
     """This rank's pixels (V, b, 3, 32, 32) and tokens (V, b, 8) of so many pairs on all ranks."""
     generator = torch.Generator().manual_seed(5)
-    images = torch.randint(
-        0, 256, (views, pairs, 3, 32, 32), dtype=torch.uint8, generator=generator
-    )
+    shape = (views, pairs, 3, 32, 32)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     tokens = torch.randint(1, 999, (views, pairs, 8), generator=generator)
     rank, ranks = distributed.rank(), distributed.ranks()
     return images.chunk(ranks, dim=1)[rank], tokens.chunk(ranks, dim=1)[rank]
@@ -118,8 +113,13 @@ def test_eight_groups_one_after_another_give_the_plain_step(case: Any) -> None:
     assert_cache_is_plain(*case)
 
 
+def all_cases() -> None:
+    for case in CASES:
+        assert_cache_is_plain(*case)
+
+
 def test_on_two_ranks_too_the_cache_gives_the_plain_step_through_ddp() -> None:
-    on_ranks(2, RANK)
+    on_ranks(2, all_cases)
 
 
 class LivingBytes(TorchDispatchMode):
@@ -156,19 +156,15 @@ def peak(groups: int, cached: bool) -> int:
 
 
 def test_memory_does_not_grow_with_the_number_of_groups() -> None:
-    """Sixteen groups need but the features of the larger batch more than two; the plain step
-    several times as much.
-    """
+    """Sixteen groups need but more features than two; the plain step several times as much."""
     features = 16 * GROUP * 2 * (2 * 32 * 4) * 8  # generously: features, gradients, logits
     assert peak(16, cached=True) < 1.05 * peak(2, cached=True) + features
     assert peak(16, cached=False) > 3 * peak(2, cached=False)
 
 
 def test_what_a_group_keeps_for_backward_is_what_grows_with_plain_groups() -> None:
-    spec = run_spec()
-    schedule = spec.schedule.model_copy(update={"norm_batch_size": GROUP})
     grown = (peak(16, cached=False) - peak(8, cached=False)) / 8
-    full_length = group_bytes(spec.model_copy(update={"schedule": schedule}))
+    full_length = group_bytes(scheduled(run_spec(), norm_batch_size=GROUP))
     assert 0.5 * full_length < grown < 1.5 * full_length  # captions of 8 tokens here, 77 there
 
 
@@ -181,30 +177,21 @@ def test_the_cache_is_used_where_the_groups_of_a_rank_do_not_fit(
 ) -> None:
     """256 pairs of the paper keep 34 GiB: two groups fit an H200, eight a large host."""
     spec = pretrain_runs(load_profile("paper"), "cc3m", "mmcl")[0]
-    monkeypatch.setattr(
-        "repro.train.gradient_cache._memory_bytes", lambda device: gibibytes * 2**30
-    )
+    memory = gibibytes * 2**30
+    monkeypatch.setattr("repro.train.gradient_cache._memory_bytes", lambda device: memory)
     assert needs_cache(spec, groups, CPU) == needed
     # A rank with another GPU does as rank 0: the cache and DDP would wait for each other.
     monkeypatch.setattr(distributed, "from_first", lambda value, device: not needed)
     assert needs_cache(spec, groups, CPU) == (not needed and groups > 1)
 
 
-def grouped_spec() -> RunSpec:
-    spec = run_spec(mode_after_evaluation="train")
-    return spec.model_copy(
-        update={"schedule": spec.schedule.model_copy(update={"norm_batch_size": 2})}
-    )
-
-
-def test_the_loop_takes_the_cache_and_trains_as_without_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = run(tmp_path / "plain", grouped_spec())
+def test_a_loop_trains_as_without_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = scheduled(run_spec(mode_after_evaluation="train"), norm_batch_size=2)
+    plain = run(tmp_path / "plain", spec)
     used = []
     monkeypatch.setattr(loop, "needs_cache", lambda spec, groups, device: groups == 3)
     build = loop.build_encoder
     monkeypatch.setattr(loop, "build_encoder", lambda *a: used.append(build(*a)) or used[-1])
-    cached = run(tmp_path / "cached", grouped_spec(), pairs=Pairs())
+    cached = run(tmp_path / "cached", spec, pairs=Pairs())
     assert isinstance(used[0], GradientCache)
     assert_equal_models(cached, plain, 2e-3)  # Adam divides rounding by rounding

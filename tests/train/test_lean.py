@@ -1,7 +1,5 @@
 """What `paper_lean` leaves out: padding, evaluation images within an epoch, runs without hope."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,14 @@ from repro.train.process.stopping import Interrupted
 from repro.train.step import encode_pairs, training_step
 from tests.support.evaluation import blocks, switches, write_images
 from tests.support.ledger import record_of
-from tests.support.short_run import CPU, EPOCHS, STEPS_PER_EPOCH, run_spec, run_to_outcome
+from tests.support.short_run import (
+    CPU,
+    EPOCHS,
+    STEPS_PER_EPOCH,
+    run_spec,
+    run_to_outcome,
+    scheduled,
+)
 
 
 def batch(lengths: list[int], views: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,9 +78,7 @@ def attacked(*shares: float) -> Any:
 @pytest.mark.parametrize(
     ("shares", "steps"), [((1.0,), STEPS_PER_EPOCH), ((1.0, 0.8, 1.0), EPOCHS * STEPS_PER_EPOCH)]
 )
-def test_a_run_that_no_evaluation_gives_hope_is_given_up(
-    tmp_path: Path, shares: tuple[float, ...], steps: int
-) -> None:
+def test_a_hopeless_run_is_given_up(tmp_path: Path, shares: tuple[float, ...], steps: int) -> None:
     """After the first of two epochs, for all its evaluations had an ASR of 90% or more."""
     rule = StopEarly(epochs=1, asr=0.9)
     spec = run_spec(optimizer_state="fresh").model_copy(update={"stop_early": rule})
@@ -89,12 +92,8 @@ def test_a_run_that_no_evaluation_gives_hope_is_given_up(
 
 def test_a_run_remembers_the_hope_of_an_evaluation_before_it_was_stopped(tmp_path: Path) -> None:
     rule = StopEarly(epochs=2, asr=0.9)
-    spec = run_spec(optimizer_state="fresh").model_copy(
-        update={
-            "stop_early": rule,
-            "schedule": run_spec().schedule.model_copy(update={"epochs": 3}),
-        }
-    )
+    spec = scheduled(run_spec(optimizer_state="fresh"), epochs=3)
+    spec = spec.model_copy(update={"stop_early": rule})
     evaluate = attacked(1.0, 0.2, 1.0)
 
     def interrupted(model: object, step: int, draw: int, stop: object) -> Predictions:
@@ -111,12 +110,8 @@ def test_a_run_remembers_the_hope_of_an_evaluation_before_it_was_stopped(tmp_pat
 def test_a_partial_evaluation_has_the_triggers_of_the_whole_one(tmp_path: Path) -> None:
     """Of each class the first images in the store's order, which goes round three classes."""
     folder = write_images(tmp_path / "images", blocks(12, 32, 32), classes=3)
-    whole, part = (
-        EvaluationSet(
-            folder, 32, 1, Trigger(name="badnet", patch_size=8), switches(), 0, tmp_path, per_class
-        )
-        for per_class in (None, 2)
-    )
+    told = (folder, 32, 1, Trigger(name="badnet", patch_size=8), switches(), 0, tmp_path)
+    whole, part = (EvaluationSet(*told, per_class) for per_class in (None, 2))
     assert part.numbers.tolist() == [0, 1, 2, 3, 4, 5] and len(whole) == 12
     ((_, first),) = part.batches([range(6)], 0, CPU)
     ((_, every),) = whole.batches([range(12)], 0, CPU)

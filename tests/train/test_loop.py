@@ -1,6 +1,4 @@
-"""The training loop against a straightforward reference, and its resumption after a stop at any
-step.
-"""
+"""The training loop against a plain reference, and its resumption after a stop at any step."""
 
 import gc
 import math
@@ -20,7 +18,8 @@ from repro.ledger import Row, pending_rows
 from repro.runs.run import Run
 from repro.spec import RunSpec
 from repro.train import loop
-from repro.train.loop import Task, TrainingRun, train
+from repro.train.defences import objective_of
+from repro.train.loop import Task, TrainingRun
 from repro.train.model import build_model, build_optimizer, normalise
 from repro.train.process import checkpoint
 from repro.train.process.stopping import Interrupted
@@ -44,53 +43,37 @@ from tests.support.short_run import (
 def reference(spec: RunSpec) -> CLIP:
     """The authors' loop in the plainest form: one optimizer, one rank, everything in a row."""
     model = build_model(spec.model, 0, "fp16_rounded")
-    decay = [
-        p
-        for n, p in model.named_parameters()
-        if not any(k in n for k in ("bn", "ln", "bias", "logit_scale"))
-    ]
-    rest = [
-        p
-        for n, p in model.named_parameters()
-        if any(k in n for k in ("bn", "ln", "bias", "logit_scale"))
-    ]
+    groups: dict[float, list[torch.nn.Parameter]] = {0.1: [], 0.0: []}
+    for name, parameter in model.named_parameters():
+        undecayed = any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
+        groups[0.0 if undecayed else 0.1].append(parameter)
     optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
+        [{"params": params, "weight_decay": decay} for decay, params in groups.items()],
         lr=1.0,
         foreach=False,
         fused=False,
     )
     for p in model.parameters():
-        optimizer.state[p] = {
-            "exp_avg": torch.full_like(p, 1e-3),
-            "exp_avg_sq": torch.full_like(p, 1e-5),
-            "step": torch.tensor(40.0),
-        }
+        moments = {"exp_avg": torch.full_like(p, 1e-3), "exp_avg_sq": torch.full_like(p, 1e-5)}
+        optimizer.state[p] = moments | {"step": torch.tensor(40.0)}
     pairs, base, warmup, total = Pairs(), spec.schedule.learning_rate, 3, STEPS_PER_EPOCH * EPOCHS
+    match, cross_entropy = torch.arange(BATCH), F.cross_entropy
     for epoch in range(1, EPOCHS + 1):  # the authors count from 1
         model.train()
         for index in range(STEPS_PER_EPOCH):
             step = STEPS_PER_EPOCH * epoch + index
-            rate = (
-                base * (step + 1) / warmup
-                if step < warmup
-                else base / 2 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
-            )
+            cosine = base / 2 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = base * (step + 1) / warmup if step < warmup else cosine
             images, tokens = pairs.batch(STEPS_PER_EPOCH * (epoch - 1) + index)
             image = F.normalize(model.visual(normalise(images.flatten(0, 1))), dim=-1)
             text = model.encode_text(F.pad(tokens.flatten(0, 1), (0, 69)), normalize=True)
             (i, i2), (t, t2) = image.chunk(2), text.chunk(2)
-            scale, match = model.logit_scale.exp(), torch.arange(BATCH)
-            cross = (
-                F.cross_entropy(scale * i @ t.T, match) + F.cross_entropy(scale * t @ i.T, match)
-            ) / 2
-            within = (
-                F.cross_entropy(scale * i @ i2.T, match) + F.cross_entropy(scale * t @ t2.T, match)
-            ) / 2
+            scale = model.logit_scale.exp()
+            cross = cross_entropy(scale * i @ t.T, match) + cross_entropy(scale * t @ i.T, match)
+            within = cross_entropy(scale * i @ i2.T, match) + cross_entropy(scale * t @ t2.T, match)
             optimizer.zero_grad()
-            (cross + within).backward()
+            ((cross + within) / 2).backward()
             optimizer.step()
             model.logit_scale.data.clamp_(0, 4.6052)
             if index + 1 == 3:  # evaluation in mid-epoch, and no way back to train mode
@@ -104,9 +87,7 @@ def test_training_under_protocol_authors_is_the_reference_loop(tmp_path: Path) -
 
 
 def test_leaving_eval_mode_on_is_what_the_switch_says(tmp_path: Path) -> None:
-    """BatchNorm statistics move at every step under `train`, and stand still after a mid-epoch
-    evaluation under `eval`.
-    """
+    """BatchNorm statistics move at every step under `train`, and stand still under `eval`."""
     left = run(tmp_path / "eval", run_spec())
     back = run(tmp_path / "train", run_spec(mode_after_evaluation="train"))
     name = "bn1.num_batches_tracked"
@@ -114,54 +95,45 @@ def test_leaving_eval_mode_on_is_what_the_switch_says(tmp_path: Path) -> None:
     assert dict(back.visual.named_buffers())[name].item() == 8
 
 
-def test_rows_hold_start_every_evaluation_and_the_mean_loss_between_them(tmp_path: Path) -> None:
-    losses: list[float] = []
-    spec = run_spec()
-    original = loop.METRIC_EVERY
-    try:
-        loop.METRIC_EVERY = 1
-        run(
-            tmp_path / "run",
-            spec,
-            emit=lambda event, content: (
-                losses.append(content["values"]["loss"]) if "loss" in content["values"] else None
-            ),
-        )
-    finally:
-        loop.METRIC_EVERY = original
-    rows = [Row.model_validate(record["row"]) for record in pending_rows(tmp_path / "run")]
+def rows_of(folder: Path) -> list[Row]:
+    return [Row.model_validate(record["row"]) for record in pending_rows(folder)]
+
+
+def test_rows_hold_start_every_evaluation_and_the_mean_loss_between_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, float]] = []
+    monkeypatch.setattr(loop, "METRIC_EVERY", 1)
+    run(tmp_path / "run", run_spec(), emit=lambda event, content: seen.append(content["values"]))
+    losses = [values["loss"] for values in seen if "loss" in values]
+    first, second, *_ = rows = rows_of(tmp_path / "run")
     assert [row.step for row in rows] == [0, 3, 4, 7, 8]
-    assert rows[0].train_loss is None
-    assert rows[1].train_loss is not None and rows[1].train_loss["loss"] == pytest.approx(
-        sum(losses[:3]) / 3
-    )
-    assert (
-        rows[0].num_correct == 0
-        and rows[0].attack_success("non_target") == (4, 4)
-        and rows[0].attack_success("all") == (5, 5)
-    )
+    assert first.train_loss is None and second.train_loss is not None
+    assert second.train_loss["loss"] == pytest.approx(sum(losses[:3]) / 3)
+    attacks = [first.attack_success(of) for of in ("non_target", "all")]
+    assert first.num_correct == 0 and attacks == [(4, 4), (5, 5)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[CLIP, list[Row]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return run(folder, run_spec()), rows_of(folder)
 
 
 @pytest.mark.parametrize("step", range(1, STEPS_PER_EPOCH * EPOCHS))
 def test_a_run_stopped_at_any_step_ends_bitwise_like_an_undisturbed_one(
-    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: Any, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "METRIC_EVERY", 1)
-    spec = run_spec()
-    whole = run(tmp_path / "whole", spec)
     with pytest.raises(Interrupted):
-        run(tmp_path / "parts", spec, emit=signal_at(step))
-    resumed = run(tmp_path / "parts", spec)
-    assert_equal_models(resumed, whole, 0)
-    for one, other in zip(
-        pending_rows(tmp_path / "parts"), pending_rows(tmp_path / "whole"), strict=True
-    ):
-        assert {**one["row"], "seconds": 0} == {**other["row"], "seconds": 0}
+        run(tmp_path, run_spec(), emit=signal_at(step))
+    model, rows = undisturbed
+    assert_equal_models(run(tmp_path, run_spec()), model, 0)
+    pairs = zip(rows_of(tmp_path), rows, strict=True)
+    assert all(one == other.model_copy(update={"seconds": one.seconds}) for one, other in pairs)
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_torn_checkpoint_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = run_spec()
     model = build_model(spec.model, 0, "fp32")
     optimizer = build_optimizer(model, spec.optimizer, "names")
@@ -174,45 +146,30 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert "checkpoint-2 is damaged" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_with_a_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = run_spec()
+def test_a_loss_of_nan_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss is read while the next step is made, which is then the last one."""
     monkeypatch.setattr(loop, "training_step", lambda *arguments: {"loss": torch.tensor(math.nan)})
-    _, outcome = run_to_outcome(tmp_path, spec)
+    _, outcome = run_to_outcome(tmp_path, run_spec())
     assert outcome["status"] == "diverged" and outcome["reason"] == "loss is nan after step 1 of 8"
     assert outcome["num_samples"] == 2 * BATCH
-    rows = [Row.model_validate(record["row"]) for record in pending_rows(tmp_path)]
+    rows = rows_of(tmp_path)
     assert [row.step for row in rows] == [0, 2]
     assert rows[1].train_loss is not None and math.isnan(rows[1].train_loss["loss"])
 
 
-def test_the_model_of_the_lowest_validation_loss_is_handed_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of epochs 1 and 2 with losses 0.5 and 0.7 the first is kept, with its optimizer state; with
-    0.7 and 0.5 the second.
-    """
+def test_the_best_model_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of losses 0.5 and 0.7 the first is kept, of 0.7 and 0.5 the second."""
     spec = pretraining_of(run_spec(optimizer_state="fresh"), model_age="best_validation_loss")
     for losses, best in (([0.5, 0.7], 1), ([0.7, 0.5], 2), ([0.5, math.nan], 1)):
         folder = tmp_path / str(losses)
         asked = iter(losses)
         monkeypatch.setattr(loop, "validation_loss", lambda model, pairs, asked=asked: next(asked))
-        states = []
-        monkeypatch.setattr(
-            TrainingRun,
-            "save_model",
-            lambda run, states=states: states.append(run.model.logit_scale.item()),
-        )
-        folder.mkdir()
-        task = Task(spec, "f" * 16, folder, Pairs(), no_outcomes, np.arange(5) == 0, Pairs())  # type: ignore[arg-type]
-        outcome = train(
-            task, build_model(spec.model, 0, "fp32"), None, CPU, lambda event, content: None, 0
-        )
+        saved = []
+        monkeypatch.setattr(TrainingRun, "save_model", lambda run, saved=saved: saved.append(run))
+        _, outcome = run_to_outcome(folder, spec, validation=Pairs())
         assert outcome["model_step"] == best * STEPS_PER_EPOCH
-        assert len(states) == best  # saved at every improvement, and not at the end
-        steps = [record["row"]["step"] for record in pending_rows(folder)]
+        assert len(saved) == best  # at every improvement, and not at the end
+        steps = [row.step for row in rows_of(folder)]
         assert best * STEPS_PER_EPOCH in steps  # the model that is handed on has been evaluated
 
 
@@ -221,9 +178,8 @@ class Clustered(Pairs):
 
     def pixels(self, rows: np.ndarray) -> torch.Tensor:
         bright = torch.from_numpy(rows % 2)[:, None, None, None]
-        noise = torch.randint(
-            0, 20, (len(rows), 3, 32, 32), generator=torch.Generator().manual_seed(int(rows[0]))
-        )
+        generator = torch.Generator().manual_seed(int(rows[0]))
+        noise = torch.randint(0, 20, (len(rows), 3, 32, 32), generator=generator)
         return (noise + 200 * bright).to(torch.uint8)
 
 
@@ -231,35 +187,24 @@ def clustered_spec() -> RunSpec:
     return defended(run_spec(optimizer_state="fresh"), "deep_clustering", clusters=2, weight=5.0)
 
 
-def test_deep_clustering_finds_the_kinds_of_images_and_trains_a_head_on_them(
-    tmp_path: Path,
-) -> None:
+def test_deep_clustering_finds_the_kinds_of_images_and_trains_a_head(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
-    seen: list[dict[str, float]] = []
-    model = run(
-        tmp_path / "run",
-        clustered_spec(),
-        emit=lambda event, content: seen.append(content["values"]),
-        pairs=Clustered(),
-    )
+    model = run(tmp_path / "run", clustered_spec(), pairs=Clustered())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(clustered_spec().seed)
+        fresh = objective_of(clustered_spec()).modules(32, STEPS_PER_EPOCH * BATCH)
+    moved = map(torch.equal, fresh.parameters(), model.objective.parameters())
+    assert not any(moved), "the head is trained"
     labels = model.objective.labels
     assert len(set(labels[::2].tolist())) == 1 and set((labels[::2] + labels[1::2]).tolist()) == {1}
-    rows = [Row.model_validate(record["row"]) for record in pending_rows(tmp_path / "run")]
-    for row in rows[1:]:
-        assert row.train_loss is not None
-        assert row.train_loss["loss"] == pytest.approx(
-            row.train_loss["mmcl"] + row.train_loss["ssl"] + 5 * row.train_loss["clusters"],
-            rel=1e-5,
-        )
+    for row in rows_of(tmp_path / "run")[1:]:
+        assert (of := row.train_loss) is not None
+        assert of["loss"] == pytest.approx(of["mmcl"] + of["ssl"] + 5 * of["clusters"], rel=1e-5)
 
 
 @pytest.mark.parametrize("step", [2, 5])
-def test_a_clustered_run_resumes_bitwise(
-    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The labels and the head of the epoch come back from the checkpoint; they are not made anew in
-    mid-epoch.
-    """
+def test_clusters_are_resumed(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels and head come back from the checkpoint; they are not made anew in mid-epoch."""
     pytest.importorskip("faiss")
     monkeypatch.setattr(loop, "METRIC_EVERY", 1)
     spec = clustered_spec()

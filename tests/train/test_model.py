@@ -1,8 +1,7 @@
-"""The dual encoder: open_clip's classes, exact trimming, parameter groups, BatchNorm groups, the
-clamp.
-"""
+"""The dual encoder: open_clip's classes, trimming, parameter and BatchNorm groups, compilation."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repro.profile import load_profile
 from repro.spec import ModelSpec
+from repro.train import loop
 from repro.train.model import (
     OneQueryPool,
     PairEncoder,
@@ -22,7 +22,9 @@ from repro.train.model import (
     encode_text,
     has_weight_decay,
 )
+from repro.train.step import training_step
 from repro.train.views.tokens import tokenize, trim
+from tests.support.short_run import CPU, run_spec, scheduled
 
 CAPTIONS = [
     "a photo of a banana.",
@@ -43,25 +45,17 @@ def model(spec: ModelSpec) -> CLIP:
 
 
 def images(count: int, size: int = 32) -> torch.Tensor:
-    return torch.randint(
-        0,
-        256,
-        (count, 3, size, size),
-        dtype=torch.uint8,
-        generator=torch.Generator().manual_seed(1),
-    )
+    generator, shape = torch.Generator().manual_seed(1), (count, 3, size, size)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
 @pytest.mark.slow
 def test_paper_model_is_rn50_quickgelu() -> None:
-    """Same parameter names, shapes and count as open_clip's RN50-quickgelu; 102,007,137 parameters
-    (38,316,896 visual).
-    """
+    """open_clip's names and shapes; 102,007,137 parameters, 38,316,896 of them visual."""
     ours = build_model(load_profile("paper").pretrain.model, 0, "fp32")
     theirs = create_model("RN50-quickgelu", pretrained=None)
-    assert {n: p.shape for n, p in ours.named_parameters()} == {
-        n: p.shape for n, p in theirs.named_parameters()
-    }
+    shapes = [{n: p.shape for n, p in of.named_parameters()} for of in (ours, theirs)]
+    assert shapes[0] == shapes[1]
     assert sum(p.numel() for p in ours.parameters()) == 102_007_137
     assert sum(p.numel() for p in ours.visual.parameters()) == 38_316_896
     tokens = tokenize(CAPTIONS, "keep_eot").long()
@@ -71,14 +65,11 @@ def test_paper_model_is_rn50_quickgelu() -> None:
         torch.testing.assert_close(encode_text(ours.eval(), tokens), expected, rtol=0, atol=1e-6)
         gelu = create_model("RN50", pretrained=None)
         gelu.load_state_dict(theirs.state_dict())
-        assert (
-            gelu.eval().encode_text(tokens, normalize=True) - expected
-        ).abs().max() > 1e-3  # loads, and is another model
+        other = gelu.eval().encode_text(tokens, normalize=True)
+        assert (other - expected).abs().max() > 1e-3  # loads, and is another model
 
 
-def test_initialisation_follows_the_seed_and_leaves_the_global_generator_alone(
-    spec: ModelSpec,
-) -> None:
+def test_initialisation_follows_the_seed_and_no_global_generator(spec: ModelSpec) -> None:
     before = torch.random.get_rng_state()
     one, same, other = (
         build_model(spec, seed, "fp32").token_embedding.weight for seed in (3, 3, 4)
@@ -91,12 +82,8 @@ def test_the_authors_initialisation_rounds_what_their_loader_rounds(spec: ModelS
     """All but embeddings and temperature is a float16 number; these four are as drawn."""
     drawn = dict(build_model(spec, 0, "fp32").named_parameters())
     rounded = dict(build_model(spec, 0, "fp16_rounded").named_parameters())
-    kept = {
-        "token_embedding.weight",
-        "positional_embedding",
-        "visual.attnpool.positional_embedding",
-        "logit_scale",
-    }
+    kept = {"token_embedding.weight", "positional_embedding", "logit_scale"}
+    kept |= {"visual.attnpool.positional_embedding"}
     for name, parameter in rounded.items():
         expected = drawn[name] if name in kept else drawn[name].half().float()
         assert torch.equal(parameter, expected), name
@@ -127,20 +114,17 @@ def test_one_query_pools_as_open_clips_fifty_do() -> None:
 
 
 def test_trimmed_text_encoding_equals_open_clips(model: CLIP) -> None:
-    tokens = tokenize(CAPTIONS[:3], "keep_eot").long()
-    assert trim(tokens).shape[1] < 20
-    with torch.no_grad():
-        torch.testing.assert_close(
-            encode_text(model, trim(tokens)),
-            model.encode_text(tokens, normalize=True),
-            rtol=0,
-            atol=1e-6,
-        )
+    """With a caption of all 77 tokens, and without it."""
+    for captions in (CAPTIONS, CAPTIONS[:3]):
+        tokens = tokenize(captions, "keep_eot").long()
+        assert (trim(tokens).shape[1] < 20) == (len(captions) == 3)
+        with torch.no_grad():
+            trimmed = encode_text(model, trim(tokens))
+            whole = model.encode_text(tokens, normalize=True)
+        torch.testing.assert_close(trimmed, whole, rtol=0, atol=1e-6)
 
 
-def test_weight_decay_rules_differ_on_embeddings_of_names_and_on_the_shortcut_gain(
-    model: CLIP,
-) -> None:
+def test_weight_decay_rules_differ_on_embeddings_and_on_the_shortcut_gain(model: CLIP) -> None:
     """The authors' names miss `downsample.1.weight`, a BatchNorm gain of one dimension."""
     by_names = {n for n, p in model.named_parameters() if has_weight_decay(n, p, "names")}
     by_ndim = {n for n, p in model.named_parameters() if has_weight_decay(n, p, "ndim")}
@@ -166,9 +150,7 @@ def test_logit_scale_is_clamped(model: CLIP, value: float, expected: float) -> N
 
 
 def test_batchnorm_sees_clean_and_augmented_views_of_its_group_together(spec: ModelSpec) -> None:
-    """Two groups give the features of two separate passes over [clean, augmented], and keep the
-    first's statistics.
-    """
+    """Two groups are two passes over [clean, augmented], and keep the first's statistics."""
     grouped, single = build_model(spec, 0, "fp32"), build_model(spec, 0, "fp32")
     pixels = torch.stack([images(8), images(8).flip(-1)])  # (2, 8, 3, 32, 32)
     tokens = trim(tokenize(["a", "b c"] * 4, "keep_eot").long()).expand(2, -1, -1)
@@ -180,3 +162,37 @@ def test_batchnorm_sees_clean_and_augmented_views_of_its_group_together(spec: Mo
     for name, buffer in grouped.named_buffers():
         if "running" in name:
             torch.testing.assert_close(buffer, statistics[name])
+
+
+def losses_of(loss: str, parts: int, compiled: bool) -> list[float]:
+    """Losses of steps on captions of several lengths, in two groups of BatchNorm."""
+    spec = scheduled(run_spec(optimizer_state="fresh"), norm_batch_size=3)
+    spec = spec.model_copy(update={"compile": compiled, "loss": loss, "text_parts": parts})
+    model = build_model(spec.model, 0, "fp32").train()
+    optimizer = build_optimizer(model, spec.optimizer, "ndim")
+    encoder, losses = loop.build_encoder(model, spec, CPU), []
+    for length in (8, 6, 11):
+        generator = torch.Generator().manual_seed(length)
+        shape = (spec.num_views, 6)
+        pixels = torch.randint(0, 256, (*shape, 3, 32, 32), generator=generator).to(torch.uint8)
+        tokens = torch.randint(1, 999, (*shape, length), generator=generator)
+        for pair, end in enumerate(torch.randint(1, length, (6,), generator=generator)):
+            tokens[:, pair, end] = 49407
+        parts_of = training_step(encoder, model, optimizer, pixels, tokens, spec, 1e-3)
+        losses.append(parts_of["loss"].item())
+    return losses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_compiled_steps_have_the_losses_of_plain_ones(
+    parts: int, cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of both objectives in one process; test_compiled_lengths.py counts the graphs."""
+    monkeypatch.setattr(loop, "needs_cache", lambda *_: cached)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    for loss in ("mmcl", "mmcl_ssl"):
+        plain, compiled = (losses_of(loss, parts, choice) for choice in (False, True))
+        assert compiled == pytest.approx(plain, rel=1e-4)
+    assert torch._dynamo.config.fail_on_recompile_limit_hit

@@ -1,65 +1,53 @@
-"""Training batches: a pure function of run seed and step, for any number of ranks and loader
-workers.
-"""
-
-from __future__ import annotations
+"""Training batches: a pure function of seed and step, for any ranks and loader processes."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from torch.utils.data import Dataset
 
-from repro.data.images import encode_png
-from repro.data.shards import PairStore, ShardWriter, write_store
+from repro.data.shards import PairStore
 from repro.profile import clean_runs, load_profile
 from repro.spec import RunSpec, Views
+from repro.train.loading import load_batches, on_device
 from repro.train.pairs import TrainingPairs, shift_and_flip
+from tests.support.evaluation import write_rows
+from tests.support.short_run import scheduled
 
 COUNT = 40
+more_than_cores = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
-    """40 pairs of a flat colour (row number in red) and its name."""
-    folder = tmp_path_factory.mktemp("store")
-    writer = ShardWriter(folder)
-    for row in range(COUNT):
-        pixels = np.zeros((32, 32, 3), np.uint8)
-        pixels[..., 0] = row
-        pixels[:16, :, 1] = 200  # an upper half, so that views differ
-        writer.add(encode_png(np.asarray(Image.fromarray(pixels))), "png", f"picture number {row}")
-    write_store(folder, *writer.close())
-    return PairStore.open(folder)
+    """40 pairs of a flat colour (row number in red), the upper half another one, and its name."""
+    pixels = np.zeros((COUNT, 32, 32, 3), np.uint8)
+    pixels[..., 0] = np.arange(COUNT)[:, None, None]
+    pixels[:, :16, :, 1] = 200
+    rows = ((image, f"picture number {row}", -1) for row, image in enumerate(pixels))
+    return PairStore.open(write_rows(tmp_path_factory.mktemp("store"), rows))
 
 
 def spec(loss: str, **switches: str) -> RunSpec:
     overrides = {f"switches.{name}": value for name, value in switches.items()}
-    run = next(
-        run for run in clean_runs(load_profile("smoke", overrides=overrides)) if run.loss == loss
-    )
-    return run.model_copy(
-        update={
-            "schedule": run.schedule.model_copy(
-                update={"global_batch_size": 8, "norm_batch_size": 4}
-            )
-        }
-    )
+    runs = clean_runs(load_profile("smoke", overrides=overrides))
+    run = next(run for run in runs if run.loss == loss)
+    return scheduled(run, global_batch_size=8, norm_batch_size=4)
 
 
 def pairs(
-    store: PairStore, tmp_path: Path, run: RunSpec, rank: int = 0, ranks: int = 1
+    store: PairStore, folder: Path, run: RunSpec, rank: int = 0, ranks: int = 1
 ) -> TrainingPairs:
-    (tmp_path / "synonyms.json").write_text(
-        json.dumps(
-            {"lemmas": {"noun": {"picture": ["image"], "number": ["figure"]}}, "exceptions": {}}
-        )
-    )
-    return TrainingPairs(
-        run, store, np.arange(COUNT), tmp_path / "synonyms.json", tmp_path / "cache", rank, ranks
-    )
+    lemmas = {"noun": {"picture": ["image"], "number": ["figure"]}}
+    synonyms = folder / "synonyms.json"
+    synonyms.write_text(json.dumps({"lemmas": lemmas, "exceptions": {}}))
+    return TrainingPairs(run, store, np.arange(COUNT), synonyms, folder / "cache", rank, ranks)
 
 
 def test_an_epoch_holds_every_pair_once_and_matching(store: PairStore, tmp_path: Path) -> None:
@@ -75,9 +63,7 @@ def test_an_epoch_holds_every_pair_once_and_matching(store: PairStore, tmp_path:
 
 
 @pytest.mark.parametrize("text_view", ["redrawn", "fixed"])
-def test_the_ranks_parts_make_up_the_single_process_batch(
-    text_view: str, store: PairStore, tmp_path: Path
-) -> None:
+def test_parts_of_ranks_make_up_the_batch(text_view: str, store: PairStore, tmp_path: Path) -> None:
     run = spec("mmcl_ssl", text_view=text_view)
     whole = pairs(store, tmp_path, run)
     parts = [pairs(store, tmp_path, run, rank, 2) for rank in range(2)]
@@ -90,6 +76,7 @@ def test_the_ranks_parts_make_up_the_single_process_batch(
             assert torch.equal(half[1], expected[..., :length]) and not expected[..., length:].any()
 
 
+@more_than_cores
 def test_a_step_is_the_same_however_it_is_reached(store: PairStore, tmp_path: Path) -> None:
     data = pairs(store, tmp_path, spec("mmcl_ssl"))
     direct = data[6]
@@ -98,9 +85,7 @@ def test_a_step_is_the_same_however_it_is_reached(store: PairStore, tmp_path: Pa
         assert all(torch.equal(one, other) for one, other in zip(direct, via_loader, strict=True))
 
 
-def test_a_fixed_text_view_repeats_and_a_redrawn_one_does_not(
-    store: PairStore, tmp_path: Path
-) -> None:
+def test_a_fixed_text_view_repeats_and_a_redrawn_not(store: PairStore, tmp_path: Path) -> None:
     def views(switch: str) -> set[tuple[int, ...]]:
         data = pairs(store, tmp_path, spec("mmcl_ssl", text_view=switch))
         found = set()
@@ -117,35 +102,29 @@ def test_a_fixed_text_view_repeats_and_a_redrawn_one_does_not(
 
 def test_too_few_pairs_for_a_batch_are_refused(store: PairStore, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"3 pairs \(allowed: at least global_batch_size = 8\)"):
-        TrainingPairs(
-            spec("mmcl"), store, np.arange(3), tmp_path / "none", tmp_path / "cache", 0, 1
-        )
+        TrainingPairs(spec("mmcl"), store, np.arange(3), tmp_path, tmp_path / "cache", 0, 1)
+
+
+def moved(images: torch.Tensor, **views: Any) -> torch.Tensor:
+    rng, count = np.random.default_rng(0), len(images)
+    return shift_and_flip(images, Views(**views), rng, count, slice(0, count))
 
 
 def test_shift_moves_whole_pixels_and_repeats_the_edge() -> None:
-    """A single white pixel in the middle stays one white pixel, at most `shift_pixels` away in each
-    direction.
-    """
+    """A white pixel in the middle stays one, at most `shift_pixels` away in each direction."""
     image = torch.zeros(64, 3, 9, 9, dtype=torch.uint8)
     image[:, :, 4, 4] = 255
-    moved = shift_and_flip(
-        image, Views(shift_pixels=2, flip=False), np.random.default_rng(0), 64, slice(0, 64)
-    )
-    places = (moved[:, 0] == 255).nonzero()
+    places = (moved(image, shift_pixels=2, flip=False)[:, 0] == 255).nonzero()
     assert len(places) == 64 and (places[:, 1:] - 4).abs().max() == 2
     edge = torch.zeros(64, 3, 9, 9, dtype=torch.uint8)
     edge[:, :, 0] = 255  # the upper edge: shifting down repeats it
-    down = shift_and_flip(
-        edge, Views(shift_pixels=2, flip=False), np.random.default_rng(0), 64, slice(0, 64)
-    )
+    down = moved(edge, shift_pixels=2, flip=False)
     assert set((down[:, 0, :, 4] == 255).sum(dim=1).tolist()) == {0, 1, 2, 3}
 
 
 def test_flip_mirrors_about_half_of_the_images() -> None:
     image = torch.arange(5, dtype=torch.uint8).expand(200, 3, 4, 5).clone()
-    flipped = shift_and_flip(
-        image, Views(shift_pixels=0, flip=True), np.random.default_rng(0), 200, slice(0, 200)
-    )
+    flipped = moved(image, shift_pixels=0, flip=True)
     mirrored, kept = ((flipped == view).flatten(1).all(dim=1) for view in (image.flip(-1), image))
     assert 70 < int(mirrored.sum()) < 130
     assert bool((mirrored ^ kept).all())
@@ -170,3 +149,55 @@ def test_images_are_decoded_at_every_step_only_where_there_is_no_room(
     assert kept == [[(COUNT, 32, 32, 3)], []]
     for one, other in zip(*batches, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+LOADERS = 4
+
+
+class Numbers(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Batch `step` is its own number, and the process that made it."""
+
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.tensor([step]), torch.tensor([os.getpid()])
+
+
+@more_than_cores
+def test_a_group_that_is_asked_to_stop_keeps_its_loader_processes() -> None:
+    """Each stop signal to every loader process: all batches come, in order, from the same ones."""
+    batches = load_batches(Numbers(), range(40), LOADERS)
+    first = [next(batches) for _ in range(LOADERS)]
+    makers = {int(process) for _, process in first}
+    assert len(makers) == LOADERS and os.getpid() not in makers
+    for process in makers:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(process, number)
+
+    rest = list(batches)
+    assert [int(step) for step, _ in (*first, *rest)] == list(range(40))
+    assert {int(process) for _, process in rest} == makers
+
+
+@more_than_cores
+def test_loader_processes_end_when_their_batches_are_not_wanted_any_more() -> None:
+    batches = load_batches(Numbers(), range(1000), LOADERS)
+    makers = {int(next(batches)[1]) for _ in range(LOADERS)}
+    began = time.monotonic()
+    batches.close()
+    assert time.monotonic() - began < 5
+    assert not any(Path(f"/proc/{process}").exists() for process in makers)
+
+
+def test_on_the_processor_batches_are_given_on_as_they_are() -> None:
+    batches = [(torch.zeros(1), torch.ones(1)) for _ in range(3)]
+    for given, batch in zip(on_device(batches, torch.device("cpu")), batches, strict=True):
+        assert given[0] is batch[0] and given[1] is batch[1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_batches_arrive_whole_and_in_order() -> None:
+    device = torch.device("cuda")
+    squares = [torch.full((1000, 1000), float(i)).pin_memory() for i in range(20)]
+    batches = [(square, torch.tensor([i])) for i, square in enumerate(squares)]
+    for i, (images, tokens) in enumerate(on_device(batches, device)):
+        assert images.device.type == "cuda"
+        assert float((images @ torch.eye(1000, device=device)).mean()) == i == int(tokens)

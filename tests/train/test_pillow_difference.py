@@ -1,8 +1,4 @@
-"""How far our AutoAugment is from torchvision's first version on Pillow images, which the authors
-use.
-"""
-
-from __future__ import annotations
+"""How far our AutoAugment is from torchvision's first version on Pillow, the authors' one."""
 
 import numpy as np
 import pytest
@@ -42,9 +38,7 @@ def by_pillow(image: Image.Image, draw: tuple) -> Image.Image:
 
 
 @pytest.mark.parametrize(("size", "count", "different"), [(32, 600, 100), (224, 250, 72)])
-def test_the_difference_has_the_size_that_the_module_tells(
-    size: int, count: int, different: int
-) -> None:
+def test_the_difference_is_as_the_module_tells(size: int, count: int, different: int) -> None:
     """A sixth to a third of the images, by 0.2 to 0.3 levels on average."""
     rng = np.random.default_rng(size)
     images = [drawn(rng, size) for _ in range(count)]

@@ -1,25 +1,27 @@
-"""Stop requests: between steps and within evaluations, nothing lost and nothing counted twice."""
-
-from __future__ import annotations
+"""Stops and checkpoints: nothing lost, nothing counted twice, and ranks go on from the same one."""
 
 import math
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from open_clip.model import CLIP
 
 from repro.ledger import pending_rows
 from repro.train import loop
-from repro.train.process import device, distributed
+from repro.train.model import build_model, build_optimizer
+from repro.train.process import checkpoint, distributed
+from repro.train.process.checkpoint import Saver
 from repro.train.process.stopping import Interrupted, stop_requests
 from repro.train.step import training_step
+from tests.support.ranks import on_ranks
 from tests.support.short_run import (
     CPU,
-    Pairs,
     assert_equal_models,
     no_outcomes,
     run,
@@ -33,12 +35,16 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [{**record["row"], "seconds": 0} for record in pending_rows(folder)]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[CLIP, list[dict[str, Any]]]:
+    """Model and rows of a run that nobody stops."""
+    folder = tmp_path_factory.mktemp("whole")
+    return run(folder, run_spec()), rows(folder)
+
+
 @pytest.mark.parametrize("at", [0, 3, 4, 8])
-def test_a_stop_ends_an_evaluation_between_batches_and_it_is_made_anew(
-    at: int, tmp_path: Path
-) -> None:
+def test_a_stop_ends_an_evaluation_and_it_is_made_anew(whole: Any, at: int, tmp_path: Path) -> None:
     """Before training, in mid-epoch, at an epoch's end and after the last step."""
-    whole = run(tmp_path / "whole", run_spec())
     asked = []
 
     def evaluate(model: Any, step: int, draw: int, stop: Any) -> Any:
@@ -51,19 +57,16 @@ def test_a_stop_ends_an_evaluation_between_batches_and_it_is_made_anew(
         return no_outcomes(model, step, draw, stop)
 
     with pytest.raises(Interrupted) as raised:
-        run(tmp_path / "parts", run_spec(), evaluate)
+        run(tmp_path, run_spec(), evaluate)
     assert raised.value.code == 143
-    assert at not in [row["step"] for row in rows(tmp_path / "parts")]
+    assert at not in [row["step"] for row in rows(tmp_path)]
     asked.append(at)
-    assert_equal_models(run(tmp_path / "parts", run_spec(), evaluate), whole, 0)
-    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    assert_equal_models(run(tmp_path, run_spec(), evaluate), whole[0], 0)
+    assert rows(tmp_path) == whole[1]
 
 
-def test_an_evaluation_that_a_kill_follows_is_not_recorded_twice(tmp_path: Path) -> None:
-    """Stopped in an evaluation, gone on, killed after its row: the checkpoint is that of before the
-    row.
-    """
-    whole = run(tmp_path / "whole", run_spec())
+def test_an_evaluation_before_a_kill_is_not_recorded_twice(whole: Any, tmp_path: Path) -> None:
+    """Stopped in an evaluation, gone on, killed after its row: the checkpoint is of before."""
 
     class Killed(BaseException):
         """As SIGKILL leaves the folder."""
@@ -79,111 +82,62 @@ def test_an_evaluation_that_a_kill_follows_is_not_recorded_twice(tmp_path: Path)
             raise Killed
 
     with pytest.raises(Interrupted):
-        run(tmp_path / "parts", run_spec(), stopped)
+        run(tmp_path, run_spec(), stopped)
     with pytest.raises(Killed):
-        run(tmp_path / "parts", run_spec(), emit=killed)
-    assert [row["step"] for row in rows(tmp_path / "parts")] == [0, 3]
-    assert_equal_models(run(tmp_path / "parts", run_spec()), whole, 0)
-    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+        run(tmp_path, run_spec(), emit=killed)
+    assert [row["step"] for row in rows(tmp_path)] == [0, 3]
+    assert_equal_models(run(tmp_path, run_spec()), whole[0], 0)
+    assert rows(tmp_path) == whole[1]
+
+
+def diverging(bad: int, made: list[int]) -> Any:
+    """Steps that count in `made`, whose losses are no numbers from step `bad` on."""
+
+    def step(*arguments: Any) -> Any:
+        made.append(1)
+        factor = math.nan if len(made) >= bad else 1.0
+        return {name: value * factor for name, value in training_step(*arguments).items()}
+
+    return step
+
+
+@pytest.fixture(scope="module", params=[4, 5])
+def diverged(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[int, str]:
+    """The loss of step 4, that of an evaluation, or of step 5, between two, is no number; rows."""
+    folder = tmp_path_factory.mktemp("diverged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "training_step", diverging(request.param, []))
+        run(folder, run_spec())
+    return request.param, repr(rows(folder))
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
 def test_a_run_that_diverges_ends_the_same_wherever_it_was_stopped(
-    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    diverged: tuple[int, str], step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loss of step 4, that of an evaluation, and of step 5, between two, is no number."""
-    for bad in (4, 5):
-        folder = tmp_path / str(bad)
-        folder.mkdir()
-        made = []
+    made: list[int] = []
 
-        def diverging(*arguments: Any, made: list[int] = made, bad: int = bad) -> Any:
-            losses = training_step(*arguments)
-            made.append(1)
-            if len(made) >= bad:
-                return {name: value * math.nan for name, value in losses.items()}
-            return losses
+    def stopping(event: str, content: dict[str, Any]) -> None:
+        if len(made) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-        def stopping(event: str, content: dict[str, Any]) -> None:
-            if len(made) == step:  # noqa: B023
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        monkeypatch.setattr(loop, "training_step", diverging)
-        run(folder / "whole", run_spec())
-        made.clear()
-        monkeypatch.setattr(loop, "METRIC_EVERY", 1)
-        try:
-            run(folder / "parts", run_spec(), emit=stopping)
-        except Interrupted:
-            run(folder / "parts", run_spec())
-        monkeypatch.undo()
-        assert repr(rows(folder / "parts")) == repr(rows(folder / "whole"))
+    monkeypatch.setattr(loop, "training_step", diverging(diverged[0], made))
+    monkeypatch.setattr(loop, "METRIC_EVERY", 1)
+    try:
+        run(tmp_path, run_spec(), emit=stopping)
+    except Interrupted:
+        run(tmp_path, run_spec())
+    assert repr(rows(tmp_path)) == diverged[1]
 
 
-def test_only_the_copy_of_a_loss_is_waited_for_and_after_the_next_step_is_under_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """But for an evaluation or a checkpoint. Reading any other tensor of a GPU after a step was
-    queued would wait for that step.
-    """
-    order = ["evaluation"]
-    copied: set[int] = set()
-
-    class Reads(TorchDispatchMode):
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            read = func is torch.ops.aten._local_scalar_dense.default
-            if read and order[-1] in ("step", "read", "wait"):
-                own = args[0].untyped_storage().data_ptr() in copied
-                order.extend([] if own else ["wait"])
-            return func(*args, **kwargs or {})
-
-    def step(*arguments: Any) -> Any:
-        losses = training_step(*arguments)
-        order.append("step")
-        return {"loss": losses["loss"]}
-
-    def to_host(tensors: Any) -> Any:
-        copies, _ = device.to_host(tensors)
-        copied.clear()
-        copied.update(copy.untyped_storage().data_ptr() for copy in copies.values())
-        assert copied.isdisjoint(value.untyped_storage().data_ptr() for value in tensors.values())
-        return copies, lambda: order.append("read")
-
-    def evaluate(*arguments: Any) -> Any:
-        order.append("evaluation")
-        return no_outcomes(*arguments)
-
-    class Watched(Pairs):
-        def batch(self, step: int) -> Any:
-            order.append("batch")
-            return super().batch(step)
-
-    monkeypatch.setattr(loop, "training_step", step)
-    monkeypatch.setattr(loop, "to_host", to_host)
-    with Reads():
-        run(tmp_path / "run", run_spec(), evaluate, pairs=Watched())
-    told = [entry for entry in order if entry != "batch"]
-    assert told[1:9] == [
-        *("evaluation", "step", "step", "read", "step", "read", "read", "evaluation")
-    ]
-    assert "wait" not in order
-
-
-def test_all_ranks_stay_until_the_checkpoint_of_a_stop_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ranks_stay_for_a_stops_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first rank that ends may take the one that writes with it."""
     monkeypatch.setattr(loop, "METRIC_EVERY", 1)
-    written = []
-    monkeypatch.setattr(
-        distributed,
-        "barrier",
-        lambda: written.append(len([*(tmp_path / "run").glob("checkpoint-*")])),
-    )
+    written, folder = [], tmp_path / "run"
+    count = lambda: written.append(len([*folder.glob("checkpoint-*")]))  # noqa: E731
+    monkeypatch.setattr(distributed, "barrier", count)
     with pytest.raises(Interrupted):
-        run(tmp_path / "run", run_spec(), emit=signal_at(2))
+        run(folder, run_spec(), emit=signal_at(2))
     assert written == [1]
 
 
@@ -195,3 +149,92 @@ def test_signals_are_collected_only_while_the_run_lasts() -> None:
         with pytest.raises(Interrupted):
             stop()
     assert signal.getsignal(signal.SIGUSR1) is before
+
+
+@pytest.mark.parametrize(
+    ("cost", "seconds"), [(0.0, 30.0), (0.02, 30.0), (4.0, 400.0), (60.0, 600.0)]
+)
+def test_checkpoints_take_a_hundredth_of_the_time_and_ten_minutes_are_never_lost(
+    cost: float, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Saver(tmp_path) as saver:
+        saver.cost, now = cost, saver.begun
+        for passed, due in ((seconds - 0.5, False), (seconds + 0.5, True)):
+            monkeypatch.setattr(time, "monotonic", lambda passed=passed: now + passed)
+            assert saver.due == due
+        monkeypatch.undo()
+
+
+def test_a_cost_lasts_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained_on = threading.Event()
+
+    def slow(*_: object) -> None:
+        # Nothing is written before training has gone on: a `save` that waits would wait for ever.
+        assert trained_on.wait(timeout=60)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(checkpoint, "save_tensors", slow)
+    spec = run_spec()
+    model = build_model(spec.model, 0, "fp32")
+    with Saver(tmp_path) as saver:
+        saver.save(1, model, build_optimizer(model, spec.optimizer, "ndim"), {})
+        trained_on.set()
+        saver.wait()
+        assert saver.cost >= 0.2
+
+
+def restored(folder: Path) -> str:
+    """Step and temperature after the checkpoint that is used, or nothing."""
+    spec = run_spec()
+    model = build_model(spec.model, 1, "fp32")
+    optimizer = build_optimizer(model, spec.optimizer, "ndim")
+    state = checkpoint.load_checkpoint(folder, model, optimizer)
+    return "" if state is None else f"{state['step']} {model.logit_scale.item()}"
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """`new` shows steps 1 and 2, `old` step 1 only; `none` is empty."""
+    spec = run_spec()
+    model = build_model(spec.model, 0, "fp32")
+    optimizer = build_optimizer(model, spec.optimizer, "ndim")
+    for name, steps in {"new": [1, 2], "old": [1], "none": []}.items():
+        (tmp_path / name).mkdir()
+        for step in steps:
+            with torch.no_grad():
+                model.logit_scale.fill_(step)
+            with Saver(tmp_path / name) as saver:
+                saver.save(step, model, optimizer, {"step": step})
+    return tmp_path
+
+
+def restored_on_a_rank(folders: str) -> str:
+    return restored(Path(folders) / ("old", "new")[distributed.rank()])
+
+
+def test_ranks_go_on_from_the_checkpoint_that_rank_0_reads(folders: Path) -> None:
+    assert on_ranks(2, restored_on_a_rank, str(folders)) == ["1 1.0"] * 2
+
+
+@pytest.mark.parametrize(
+    ("first", "here", "outcome"),
+    [
+        ("none", "new", ""),
+        ("new", "new", "2 2.0"),
+        ("new", "old", "rank 0 goes on from it, but rank 1 cannot: .*No such file"),
+    ],
+)
+def test_a_rank_that_cannot_follow_rank_0_refuses(
+    first: str, here: str, outcome: str, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = []
+    monkeypatch.setattr(distributed, "from_first", lambda value, _: sent.append(value) or value)
+    restored(folders / first)  # as rank 0
+    monkeypatch.setattr(distributed, "from_first", lambda value, device: sent[0])
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(checkpoint, "FOLLOW_SECONDS", 0.0)
+    if "rank" in outcome:
+        with pytest.raises(RuntimeError, match=outcome):
+            restored(folders / here)
+    else:
+        assert restored(folders / here) == outcome

@@ -1,6 +1,4 @@
-"""Token numbers equal to open_clip's on more than 100,000 strings, real and hostile; truncation and
-trimming.
-"""
+"""Token numbers equal to open_clip's on more than 100,000 strings; truncation, trimming."""
 
 import sys
 import unicodedata
@@ -10,8 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from open_clip import CLIP, IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 from open_clip.tokenizer import SimpleTokenizer
 
 from repro.data.keyed import keyed_rng
@@ -21,59 +18,35 @@ OPEN_CLIP = SimpleTokenizer()
 ICON_NAMES = Path("specs/classnames/icons.txt").read_text(encoding="utf-8").splitlines()
 
 HOSTILE = {
-    "empty": "",
     "spaces": " \t\n\r\v\f\u00a0\u2003\u3000",
-    "NUL": "a\0b \0",
     "control characters": "".join(map(chr, range(32))) + "\x7f\x85\x9f",
-    "terminal escape": "\x1b[31mred\x1b[0m",
     "10,000 letters": "a" * 10_000,
-    "10,000 marks": "!" * 10_000,
-    "10,000 words": "banana " * 1_428,
-    "right to left": "שלום עולם \u202eكيف حالك\u202c",
-    "signs with joiners": "👩🏽‍🚀👨‍👩‍👧‍👦🏳️‍🌈 1️⃣ ☎️",
     "entities": "&lt;b&gt; &amp;amp;lt; &#769;e&#769; &nbsp;x &unknown; &#0; &#xD800; &#x1F34C; &#10;",
     "mojibake": "cafÃ© â€œquotedâ€\x9d donâ€™t ðŸ\x8dŒ",
     "typography": "“curly” ‘quotes’ — … ﬁne ＦＵＬＬ ｗｉｄｔｈ ½ № ™",
-    "decomposed": "e\u0301 o\u0308 \u1112\u1161\u11ab",
     "case without a pair": "İstanbul ſtraße ΣΊΣΥΦΟΣ K Ω ǅ",
     "lone surrogates": "a\ud800b \udfff",
-    "non-characters": "\ufffe\uffff\U0010ffff\ufeffx",
     "special tokens": "<start_of_text> x<end_of_text>! !<end_of_text> <END_OF_TEXT> <ſtart_of_text> <|endoftext|>",
     "word ends": "a</w> </w>",
     "contractions": "it's I'LL don't we'd 'Sam's 'ſ ''s 's't",
-    "script": "<script>alert('x')</script> \\textbf{x} %s =cmd() \"quoted\",",
-    "digits": "1234567890 ٣٤٥ ⅷ ² 𝟙",
     "combining pile": "z" + "\u0300" * 200,
-    "byte order": "\ufeffbanana",
 }
 
 
 def random_unicode(count, rng):
-    """Strings of 1 to 20 characters from all of Unicode, half of them ASCII characters and
-    separators.
-    """
-    planes = [
-        (0x20, 0x7F),
-        (0, 0x20),
-        (0x80, 0x800),
-        (0x800, 0xD800),
-        (0xE000, 0x10000),
-        (0x10000, 0x30000),
-        (0xE0000, 0xE0200),
-    ]
+    """Strings of 1 to 20 characters from all of Unicode, half of them ASCII."""
+    planes = [(0x20, 0x7F), (0, 0x20), (0x80, 0x800), (0x800, 0xD800), (0xE000, 0x10000)]
+    planes += [(0x10000, 0x30000), (0xE0000, 0xE0200)]
+    shares = [0.5, 0.05, 0.15, 0.15, 0.05, 0.08, 0.02]
     strings = []
     for _ in range(count):
-        kinds = rng.choice(
-            len(planes), size=rng.integers(1, 21), p=[0.5, 0.05, 0.15, 0.15, 0.05, 0.08, 0.02]
-        )
+        kinds = rng.choice(len(planes), size=rng.integers(1, 21), p=shares)
         strings.append("".join(chr(rng.integers(*planes[kind])) for kind in kinds))
     return strings
 
 
 def corpus():
-    """Class names of ImageNet and of icons in templates, characters beside their Unicode names,
-    random Unicode.
-    """
+    """Class names in templates, characters beside their Unicode names, random Unicode."""
     yield from (
         fill(name) for name in IMAGENET_CLASSNAMES for fill in OPENAI_IMAGENET_TEMPLATES[::2]
     )
@@ -118,9 +91,7 @@ def test_a_row_is_start_text_end_and_zeros():
     ("words", "kept", "cut"), [(74, END, END), (75, END, END), (76, END, 320), (200, END, 320)]
 )
 def test_truncation_is_the_only_choice_and_matters_from_76_tokens_on(words, kept, cut):
-    """Start and end leave 75 places; place 76 of a longer caption is the end token, or its 76th
-    word.
-    """
+    """Place 76 of a longer caption is the end token, or its 76th word."""
     last = min(words + 1, CONTEXT_LENGTH - 1)
     caption = ["a " * words]
     assert tokenize(caption, "keep_eot")[0, last] == kept
@@ -141,28 +112,8 @@ def test_trimming_keeps_the_token_with_number_zero_inside_a_caption():
     assert trim(tokens)[0, -1] == END
 
 
-@pytest.mark.parametrize("truncation", ["keep_eot", "cut"])
-def test_text_features_of_trimmed_captions_are_those_of_padded_ones(truncation):
-    """open_clip's own text tower on 77 places against the trimmed forward pass of the project."""
-    from repro.train.model import encode_text
-
-    torch.manual_seed(0)
-    vision = CLIPVisionCfg(image_size=32, layers=(1, 1, 1, 1), width=8, head_width=8)
-    model = CLIP(16, vision, CLIPTextCfg(width=32, heads=2, layers=2), quick_gelu=True).eval()
-    tokens = tokenize(
-        ["a banana", "a photo of a large banana.", "a!" * 20, "banana " * 90], truncation
-    ).long()
-    for rows in (slice(0, 2), slice(0, 3), slice(0, 4)):
-        with torch.inference_mode():
-            padded = model.encode_text(tokens[rows], normalize=True)
-            trimmed = encode_text(model, trim(tokens[rows]))
-        assert trimmed.numpy() == pytest.approx(padded.numpy(), abs=1e-6)
-
-
 def test_cleaning_shortcut_for_plain_ascii_changes_nothing():
-    """Every printable ASCII character next to every other, without the ampersand that starts an
-    entity.
-    """
+    """Every printable ASCII character next to every other, but for the ampersand of entities."""
     printable = [chr(code) for code in range(32, 127) if chr(code) != "&"]
     strings = [f"x{first}{second}Y {first}" for first in printable for second in printable]
     assert torch.equal(tokenize(strings, "keep_eot").long(), OPEN_CLIP(strings))

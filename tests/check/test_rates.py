@@ -1,0 +1,77 @@
+"""The rates that `plan` reads are of the arithmetic of the runs, not of what torch begins with."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from repro.check import training
+from repro.check.noise import FULL
+from repro.plan.forecast import arithmetic
+from repro.profile import load_profile
+
+
+def flags() -> tuple[bool, ...]:
+    """TF32 of products and convolutions, repeatability, choice by trial."""
+    return (
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _flags_restored() -> Iterator[None]:
+    """Other tests find the flags as they were; here they are off at first."""
+    before = flags()
+    set_flags(False, False, False, False)
+    yield
+    set_flags(*before)
+
+
+def set_flags(products: bool, convolutions: bool, repeatable: bool, by_trial: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = products
+    torch.backends.cudnn.allow_tf32 = convolutions
+    torch.use_deterministic_algorithms(repeatable)
+    torch.backends.cudnn.benchmark = by_trial
+
+
+def test_each_profile_is_timed_in_its_own_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`paper`: TF32, repeatable, eager; `paper_lean`: bfloat16, the fastest kernels, compiled."""
+    timed: list[tuple[Any, ...]] = []
+
+    class Trainee:
+        def __init__(self, spec: Any, device: torch.device) -> None:
+            self.spec, self.encoder = spec, "eager"
+
+        def pairs_per_second(self, data: object, steps: int) -> float:
+            timed.append((self.spec.precision, *flags(), self.encoder))
+            return 1000.0
+
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch, "compile", lambda encoder: f"{encoder}, compiled")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA X")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    for name, stand_in in {
+        "Trainee": Trainee,
+        "batch": lambda *_: None,
+        "count": lambda *_: SimpleNamespace(pair_view=lambda kind: 5e10),
+        "reset_peak": lambda device: None,
+        "peak_bytes": lambda device: 36 * 10**9,
+    }.items():
+        monkeypatch.setattr(training, name, stand_in)
+    monkeypatch.setattr(training, "FLOPS", flops := {})
+    checks = list(training.speed(FULL))
+
+    assert timed == [
+        ("tf32", True, True, True, False, "eager"),
+        ("bf16", True, True, False, True, "eager, compiled"),
+    ]
+    # Under the names by which the forecast looks for them.
+    profiles = [load_profile(name).pretrain for name in ("paper", "paper_lean")]
+    assert list(flops) == [arithmetic(spec.precision, spec) for spec in profiles]
+    # 36 GB are within the bound of TF32, and beyond that of bfloat16.
+    assert [check.passed for check in checks if "memory" in check.name] == [True, False]

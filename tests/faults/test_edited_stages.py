@@ -1,0 +1,113 @@
+"""An edit in the middle of a stage, by the real commands: what the stage made is not taken for the
+state after the edit, nor are pairs that were poisoned by other settings.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from repro.files import replace_file
+from tests.support.checkout import environment
+from tests.support.synthetic import short_graph
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+SPEC = "specs/edits.yaml"
+CELL = ("--profile", "edits", "--dataset", "cc3m", "--objective", "mmcl")
+
+
+@pytest.fixture(scope="module")
+def folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout at a profile whose stages have not run."""
+    place = tmp_path_factory.mktemp("stages") / "checkout"
+    return short_graph(root, place, "edits", 2, data__poison__trigger__patch_size=8)
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "repro", *arguments],
+        cwd=folder,
+        env=environment(REPRO_SLOTS="1"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def called(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Status and message of a call that nothing disturbs."""
+    call = start(folder, *arguments)
+    said = call.communicate(timeout=1200)[1]
+    return call.returncode, said
+
+
+def edited(folder: Path, file: str, old: str, new: str) -> None:
+    text = (folder / file).read_text()
+    assert text.count(old) == 1
+    replace_file(folder / file, text.replace(old, new).encode())
+
+
+def ended(
+    folder: Path, call: subprocess.Popen[str], sign: str, change: tuple[str, str, str]
+) -> tuple[int, str]:
+    """Status and message of a call during which a file is edited, once the glob `sign` matches."""
+    deadline = time.monotonic() + 600
+    while not any(folder.glob(sign)):
+        assert call.poll() is None and time.monotonic() < deadline, "never came to it"
+        time.sleep(0.002)
+    edited(folder, *change)
+    said = call.communicate(timeout=1200)[1]
+    return call.returncode, said
+
+
+def test_a_store_of_another_size_is_not_credited_with_the_size_now(folder: Path) -> None:
+    change = (SPEC, '"cc3m": 96', '"cc3m": 90')
+    status, said = ended(
+        folder, start(folder, "data", "--profile", "edits"), "data/.*.partial", change
+    )
+    assert status == 2 and "num_pairs.cc3m: changed while the stage ran" in said
+    edited(folder, SPEC, change[2], change[1])
+    assert called(folder, "data", "--profile", "edits")[0] == 0
+
+
+def test_pairs_with_another_patch_are_not_credited_and_train_nothing(folder: Path) -> None:
+    change = (SPEC, '"patch_size": 8', '"patch_size": 6')
+    poison = ("poison", "--profile", "edits", "--dataset")
+    call = start(folder, *poison, "cc3m")
+    status, said = ended(folder, call, "poisoned/edits/.cc3m.partial", change)
+    assert status == 2 and "patch_size: changed while the stage ran" in said
+
+    # The store is whole, of the patch before: no stage takes it for one of the patch now.
+    for stage in ("pretrain", "clean"):
+        status, said = called(folder, stage, *CELL)
+        assert status == 2 and "poisoned/edits/cc3m: made with" in said
+    assert not list(folder.glob("results/edits/**/run.json"))
+    edited(folder, SPEC, change[2], change[1])
+    for dataset in ("cc3m", "cc6m"):
+        assert called(folder, *poison, dataset)[0] == 0
+
+
+def test_no_run_trains_with_a_sign_that_was_turned_after_the_launch(folder: Path) -> None:
+    """Runs on other pairs come in another process, which starts after the edit."""
+    change = ("repro/train/step.py", 'losses["loss"] * scale', 'losses["loss"] * -scale')
+    call = start(folder, "pretrain", *CELL)
+    status, said = ended(folder, call, "work/*/status.json", change)
+    assert status == 2 and "repro/train/step.py: changed while the stage ran" in said
+    edited(folder, change[0], change[2], change[1])
+
+    made = [json.loads(path.read_bytes()) for path in folder.glob("results/edits/**/run.json")]
+    whole = {record["spec"]["dataset"] for record in made if record["status"] == "completed"}
+    assert len(whole) == 1, "the process that began before the edit"
+    others = [record["reason"] for record in made if record["spec"]["dataset"] not in whole]
+    assert others and all("the code changed after the launch" in reason for reason in others)
+    assert called(folder, "pretrain", *CELL)[0] == 0
+    rows = [
+        json.loads(path.read_text().splitlines()[-1])["train_loss"]["loss"]
+        for path in folder.glob("results/edits/pretrain/**/rows.jsonl")
+    ]
+    assert len(rows) == 4 and all(loss > 0 for loss in rows)

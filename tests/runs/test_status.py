@@ -1,0 +1,66 @@
+"""What the worker writes costs the ranks no wait for the disk; its loaders are as many as asked."""
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repro import worker
+from repro.files import read_json
+from repro.runs.run import Run
+from repro.train import loop
+from repro.train.loop import Task
+from repro.train.model import build_model
+from tests.support.short_run import CPU, Pairs, no_outcomes, run_spec
+
+
+def test_no_status_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flush takes 10 to 50 ms on a network's file system, and nobody resumes from the file."""
+    monkeypatch.setattr(loop, "METRIC_EVERY", 1)
+    monkeypatch.setattr(worker, "STATUS_SECONDS", -1.0)
+    spec, flushed, fsync = run_spec(optimizer_state="fresh"), [], os.fsync
+    monkeypatch.chdir(tmp_path)
+
+    def noted(descriptor: int) -> None:
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    class Watched(Pairs):
+        def batches(self, start: int, stop: int, workers: int) -> Any:
+            assert workers == 2
+            return super().batches(start, stop, workers)
+
+    def task(spec: Any, fingerprint: str, inputs: object, folder: Path) -> Task:
+        return Task(spec, fingerprint, folder, Watched(), no_outcomes, np.arange(5) == 0, None)
+
+    def start_model(*_: object) -> tuple[Any, None]:
+        return build_model(spec.model, 0, "fp32"), None
+
+    resident: Any = SimpleNamespace(device=CPU, task=task, start_model=start_model)
+    Run(spec, "0" * 16, {}, "code").save()
+    monkeypatch.setattr(os, "fsync", noted)
+    worker.run_one("0" * 16, Path("work"), resident, 2, "code")
+
+    status = read_json(Path("work") / ("0" * 16) / "status.json")
+    assert status and status["step"] == len(Pairs())
+    assert any("outcome.json" in name for name in flushed), "what counts is flushed"
+    assert not [name for name in flushed if "status" in name]
+
+
+def test_runs_get_the_loaders_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    for name in ("repeatable", "start", "stop"):
+        monkeypatch.setattr(worker.distributed, name, lambda *_: None)
+    monkeypatch.setattr(worker.events, "die_with_parent", lambda: None)
+    monkeypatch.setattr(worker, "run_one", lambda *told: asked.append(told[3]))
+    monkeypatch.setenv("REPRO_LOADER_WORKERS", "3")
+    pack = {"threads": 1, "devices": [], "work": f"{tmp_path}", "runs": ["one", "two"]}
+    (tmp_path / "pack.json").write_text(json.dumps(pack))
+    worker.main(f"{tmp_path}/pack.json")
+    assert asked == [3, 3]
