@@ -250,10 +250,10 @@ def other_ways(
     statistics and activation.
     """
     size, subject, plain = profile.data.image_size, "image transform", judged.view
-    squashed: View = lambda data, _: decode_image(data, size, "squash")  # noqa: E731
-    yield subject, "images squashed to a square", replace(judged, view=squashed)
-    turned: View = lambda *file: plain(*file)[..., ::-1]  # noqa: E731
-    yield subject, "channels in the order blue, green, red", replace(judged, view=turned)
+    other = replace(judged, view=lambda data, _: decode_image(data, size, "squash"))
+    yield subject, "images squashed to a square", other
+    other = replace(judged, view=lambda *file: plain(*file)[..., ::-1])
+    yield subject, "channels in the order blue, green, red", other
     for words, mean, deviation in (
         ("ImageNet's mean and deviation", IMAGENET_MEAN, IMAGENET_STD),
         ("pixels from -1 to 1", (0.5,) * 3, (0.5,) * 3),
@@ -262,12 +262,12 @@ def other_ways(
         # Of these pixels CLIP's normalisation makes what this one makes of the image's.
         factor = np.divide(OPENAI_DATASET_STD, deviation, dtype=np.float32)
         shift = (255 * (OPENAI_DATASET_MEAN - factor * mean)).astype(np.float32)
-        scaled: View = lambda *file, f=factor, s=shift: plain(*file) * f + s  # noqa: E731
-        yield subject, words, replace(judged, view=scaled)
+        other = replace(judged, view=lambda *file, f=factor, s=shift: plain(*file) * f + s)
+        yield subject, words, other
 
     device = judged.classifier.device
-    for words, other in few.items():
-        yield "templates", words, replace(judged, classifier=other.classifier(judged.model, device))
+    for words, one in few.items():
+        yield "templates", words, replace(judged, classifier=one.classifier(judged.model, device))
 
     own = copy.deepcopy(judged.model)
     for layer in own.modules():

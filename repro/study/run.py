@@ -93,6 +93,8 @@ def due_table(name: str, seeds: Collection[int], variants: Collection[str]) -> s
         for spec in asked_runs(study, profiles, label, stage)
         if (label, spec.seed) in models and spec not in archived
     ]
+    if not due:
+        return "0 runs: all are in the archive"
     table = pd.DataFrame(due, columns=["variant", "stage", "hours"])
     rows = table.groupby(["variant", "stage"], sort=False).hours.agg(runs="size", core_hours="sum")
     return f"{rows.round(1)}\n{len(table)} runs, {table.hours.sum():.1f} core-hours"
