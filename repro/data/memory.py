@@ -23,13 +23,20 @@ def machine_memory() -> int:
         lines = (PROC / "self/cgroup").read_text(encoding="ascii").splitlines()
     except OSError:
         lines = []
-    name = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
-    for folder in (GROUPS / name, *(GROUPS / name).parents):
-        # The root group has no limit, and above it there is none.
-        path = folder / "memory.max"
-        limit = path.read_text(encoding="ascii").strip() if path.exists() else "max"
-        if limit != "max":
-            size = min(size, int(limit))
+    for _, controllers, name in (line.split(":", 2) for line in lines):
+        # The first form is version 2 of control groups, the second version 1.
+        if not controllers:
+            root, file = GROUPS, "memory.max"
+        elif controllers == "memory":
+            root, file = GROUPS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        folder = root / name.strip("/")
+        for path in (folder / file, *(parent / file for parent in folder.parents)):
+            # The root group has no limit, and above it there is none.
+            limit = path.read_text(encoding="ascii").strip() if path.exists() else "max"
+            if limit != "max":
+                size = min(size, int(limit))
     return at_most_limit(size)
 
 

@@ -45,8 +45,7 @@ def batch(spec: RunSpec, number: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cached", [False, True])
-@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize(("parts", "cached"), [(1, False), (4, True)])
 def test_no_length_takes_a_process_beyond_the_limit_of_recompilations(
     parts: int, cached: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

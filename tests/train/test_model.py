@@ -184,8 +184,7 @@ def losses_of(loss: str, parts: int, compiled: bool) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cached", [False, True])
-@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize(("parts", "cached"), [(1, True), (3, False)])
 def test_compiled_steps_have_the_losses_of_plain_ones(
     parts: int, cached: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
