@@ -25,6 +25,7 @@ DefenceName = Literal[
     "reset_temperature",
     "fresh_head",
     "par",
+    "ft_sam",
 ]
 
 DATASETS: dict[Dataset, str] = {"cc3m": "CC3M", "cc6m": "CC6M"}
@@ -113,5 +114,7 @@ DEFENCES: dict[DefenceName, DefenceNames] = {
         views=1,
         base_view="noise_and_erasing",
     ),
+    # By the MMCL loss, whatever the loss of the run.
+    "ft_sam": DefenceNames("FT-SAM", {"radius": Setting(0.5)}, views=1),
 }
 """`cleanclip` with default settings is what a run has that names no defence."""

@@ -102,6 +102,9 @@ def bench(studies: Iterable[StudyResults], evaluations: Evaluations) -> list[Ben
 
 def _cell(study: str, spec: RunSpec, models: dict[int, CleanedModel], seconds: float) -> BenchCell:
     name, _ = spec.loss_settings
+    finetuned = (
+        "CleanCLIP" if spec.loss == "mmcl_ssl" else f"finetuning by {LOSSES[spec.loss].label}"
+    )
     left = of_seeds(asr_frontier, models)
     blind = {lost: {s: asr_blind(model, lost) for s, model in models.items()} for lost in ALLOWED}
     ends = pd.concat(model.ends for model in models.values())
@@ -109,7 +112,7 @@ def _cell(study: str, spec: RunSpec, models: dict[int, CleanedModel], seconds: f
     return BenchCell(
         attack=TRIGGERS[spec.trigger.name],
         pretrain_objective=spec.pretrain_objective,
-        defence="CleanCLIP" if name == "cleanclip" else DEFENCES[name].label,
+        defence=finetuned if name == "cleanclip" else DEFENCES[name].label,
         sees=DEFENCES[name].sees,
         study=study,
         variant=spec.variant,

@@ -16,6 +16,7 @@ from repro.names import DefenceName, Loss
 from repro.spec import RunSpec
 from repro.train.clustering import deep_clustering
 from repro.train.fresh_head import FRESH_HEAD
+from repro.train.ft_sam import ft_sam_step
 from repro.train.model import START_LOG_LOGIT_SCALE
 from repro.train.objectives import OBJECTIVES, Losses, Objective
 from repro.train.pairs import TrainingPairs
@@ -80,6 +81,7 @@ DEFENCES: dict[DefenceName, Defence] = {
     "reset_temperature": Defence(start=reset_temperature),
     "fresh_head": Defence(lambda loss, settings: FRESH_HEAD),
     "par": Defence(lambda loss, settings: par(settings["threshold"])),
+    "ft_sam": Defence(lambda loss, settings: OBJECTIVES["mmcl"](1.0), step=ft_sam_step),
 }
 
 

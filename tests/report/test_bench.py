@@ -56,6 +56,7 @@ def cells() -> list[BenchCell]:
                     dataset="cc6m",
                     clean_size="200k",
                     pretrain_objective="mmcl",
+                    loss="mmcl_ssl",
                     trigger=profile.data.poison.trigger,
                     loss_settings=(defence.name if defence else "cleanclip", {}),
                 )

@@ -1,5 +1,6 @@
 """Defences and the mechanism's objectives and views: each against what it says, in float64."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from open_clip.model import CLIP
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from repro.data.keyed import keyed_rng
 from repro.ledger import pending_rows
@@ -29,6 +31,7 @@ from repro.train.defences import (
     shrink_and_perturb,
 )
 from repro.train.fresh_head import FRESH_HEAD, Heads
+from repro.train.ft_sam import ft_sam_step
 from repro.train.model import build_model, normalise
 from repro.train.objectives import OBJECTIVES, Batch, Losses, Objective
 from repro.train.par import par, push
@@ -184,35 +187,40 @@ def test_a_defence_may_push_off_the_start(toy: Callable[..., RunSpec], tmp_path:
     assert first["loss"] == pytest.approx(3 * first["push"] + first["mmcl"], rel=1e-5)
 
 
-def test_a_defence_may_make_the_update_itself(toy: Callable[..., RunSpec], tmp_path: Path) -> None:
-    """Sharpness-aware minimisation: the gradient up the hill; without a climb the plain update."""
+def test_ft_sam_takes_the_gradient_up_the_hill(tmp_path: Path) -> None:
+    """Against its formula in float64; without a radius it is the plain update."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
+    inputs = torch.randn(8, 3, dtype=torch.float64)
 
-    def climbing(model: CLIP, optimizer: Any, backward: Any, settings: Any, by: float) -> Losses:
-        losses: Losses = backward()
-        moved = [(weight, weight.grad * by) for weight in model.parameters()]
-        with torch.no_grad():
-            for weight, uphill in moved:
-                weight.add_(uphill)
-        optimizer.zero_grad()
-        backward()
-        with torch.no_grad():
-            for weight, uphill in moved:
-                weight.sub_(uphill)
-        optimizer.step()
-        return losses
+    def loss_of(weights: dict[str, Tensor]) -> Tensor:
+        return functional_call(copy.deepcopy(model), weights, inputs).pow(4).mean()
 
-    def objective(*_: Any) -> Objective:
-        return OBJECTIVES["mmcl"](0.0)
+    def backward() -> Losses:
+        loss = model(inputs).pow(4).mean()
+        loss.backward()
+        return {"loss": loss}
 
-    models = []
-    for number, by in enumerate((None, 0.0, 0.01)):
-        step = None if by is None else lambda *a, by=by: climbing(*a, by=by)
-        spec = toy(Defence(objective, step=step))
-        models.append(run(tmp_path / str(number), spec, pairs=Single()))
-    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        assert torch.equal(one, other)
-    with pytest.raises(AssertionError):
-        assert_equal_models(models[0], models[2], 1e-7)
+    names = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    gradient, at_start = torch.func.grad(loss_of)(names), loss_of(names)
+    norm = sum((names[name] * gradient[name]).square().sum() for name in names) ** 0.5
+    uphill = {name: w + 0.3 * w**2 * gradient[name] / norm for name, w in names.items()}
+    assert loss_of(uphill) > at_start
+    expected = {name: names[name] - 0.1 * g for name, g in torch.func.grad(loss_of)(uphill).items()}
+    once = copy.deepcopy(model)
+    once(inputs)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = ft_sam_step(model, optimizer, backward, {"radius": 0.3})  # type: ignore[arg-type]
+    torch.testing.assert_close(dict(model.named_parameters()), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(losses["loss"], at_start, rtol=1e-12, atol=0)
+    assert all(map(torch.equal, model.buffers(), once.buffers()))
+
+    base = run_spec(optimizer_state="fresh", mode_after_evaluation="train")
+    plain = base.model_copy(update={"loss": "mmcl"})
+    specs = {"plain": plain, "none": defended(plain, "ft_sam", radius=0.0)}
+    ends = [run(tmp_path / name, spec, pairs=Single()) for name, spec in specs.items()]
+    assert_equal_models(*ends, 0.0)
 
 
 def test_a_defence_may_choose_the_pairs(toy: Callable[..., RunSpec], tmp_path: Path) -> None:
