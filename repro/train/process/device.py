@@ -31,7 +31,7 @@ def set_arithmetic(
     # warnings are errors.
     torch.use_deterministic_algorithms(deterministic, warn_only=device.type != "cuda")
     torch.backends.cudnn.benchmark = not deterministic
-    # Memory that nothing has written is not read either; filling it takes an eighth of a step.
+    # Memory that nothing has written is not read either, so filling it is wasted time.
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 
