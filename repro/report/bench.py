@@ -101,10 +101,8 @@ def bench(studies: Iterable[StudyResults], evaluations: Evaluations) -> list[Ben
 
 
 def _cell(study: str, spec: RunSpec, models: dict[int, CleanedModel], seconds: float) -> BenchCell:
-    name, _ = spec.loss_settings
-    finetuned = (
-        "CleanCLIP" if spec.loss == "mmcl_ssl" else f"finetuning by {LOSSES[spec.loss].label}"
-    )
+    name, settings = spec.loss_settings
+    finetuned = "CleanCLIP" if settings.get("ssl_weight") else "finetuning by MMCL"
     left = of_seeds(asr_frontier, models)
     blind = {lost: {s: asr_blind(model, lost) for s, model in models.items()} for lost in ALLOWED}
     ends = pd.concat(model.ends for model in models.values())

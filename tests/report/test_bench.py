@@ -56,9 +56,8 @@ def cells() -> list[BenchCell]:
                     dataset="cc6m",
                     clean_size="200k",
                     pretrain_objective="mmcl",
-                    loss="mmcl_ssl",
                     trigger=profile.data.poison.trigger,
-                    loss_settings=(defence.name if defence else "cleanclip", {}),
+                    loss_settings=(defence.name if defence else "cleanclip", {"ssl_weight": 1.0}),
                 )
                 record = SimpleNamespace(spec=spec, seconds=60.0)
                 runs.append(SimpleNamespace(record=record))
