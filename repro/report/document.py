@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from repro.files import file_sha256
 from repro.profile import SPECS
 from repro.report.bench import bench
-from repro.report.hypotheses import judged_hypotheses
+from repro.report.hypotheses import stated_hypotheses
 from repro.report.judging.claims import Claims, Paper, load_claims
 from repro.report.judging.paper_claims import judged_claims
 from repro.report.measures import Context, Evaluations
@@ -93,11 +93,7 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
         "mechanism": mechanism(frame, context.rate, judged.seeds),
         "errata": [erratum.model_dump() | {"result": erratum.result} for erratum in claims.errata],
         **about._asdict(),
-        "hypotheses": {
-            study.name: judged_hypotheses(study.name, study.spec, by_arm)
-            for study in studies
-            if study.spec.hypotheses
-        },
+        "hypotheses": stated_hypotheses(studies, by_arm),
         "bench": bench(studies, by_arm),
         "runs": {
             run.folder: run.record.model_dump(include=PROVENANCE)

@@ -3,7 +3,7 @@
 docs/rules.md has the rule, under "Hypotheses of a study".
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ from repro.report.measures import (
     asr_left_at_rate,
     of_seeds,
 )
+from repro.report.studies.results import StudyResults
 from repro.report.verdicts import Estimate, estimate, holm, p_above
 from repro.spec import Objective
 from repro.study.spec import Hypothesis, Study
@@ -25,12 +26,23 @@ LOSSES_OF_ACCURACY = np.linspace(0.0, 0.2, 201)
 """Shares of the start accuracy over which `asr_frontier` is averaged."""
 
 
+def stated_hypotheses(
+    studies: Iterable[StudyResults], evaluations: Evaluations
+) -> dict[str, list[dict[str, Any]]]:
+    """`judged_hypotheses` of every study that states some, by its name."""
+    return {
+        study.name: judged_hypotheses(study.name, study.spec, evaluations)
+        for study in studies
+        if study.spec.hypotheses
+    }
+
+
 def judged_hypotheses(name: str, study: Study, evaluations: Evaluations) -> list[dict[str, Any]]:
     """The hypotheses of a study in the order of its file, with what the seeds say.
 
     `sum` is the Estimate of the contrast over the seeds that have all of its models, None without
     any; `p` is one-sided, after Holm's correction over the family. `verdict` is "supported",
-    "supported, negligible", "refuted" or "undecided", and "not run" until all seeds are there.
+    "supported, negligible", "refuted" or "undecided", and "incomplete" until all seeds are there.
     """
     planned = {seed for variant in study.variants.values() for seed in variant.seeds}
     sums = {h.says: _sums(name, study, h, evaluations) for h in study.hypotheses}
@@ -42,7 +54,7 @@ def judged_hypotheses(name: str, study: Study, evaluations: Evaluations) -> list
         by_seed = sums[hypothesis.says]
         found = estimate(by_seed) if by_seed else None
         verdict = (
-            _verdict(hypothesis, found, p) if found and by_seed.keys() >= planned else "not run"
+            _verdict(hypothesis, found, p) if found and by_seed.keys() >= planned else "incomplete"
         )
         judged.append({**hypothesis.model_dump(), "sum": found, "p": p, "verdict": verdict})
     return judged

@@ -1,15 +1,19 @@
 """The bench on evaluations that are made up."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from repro.names import TRIGGERS
 from repro.report.bench import BenchCell, asr_blind, bench
 from repro.report.build import flat
 from repro.report.document import plain
-from repro.report.measures import CleanedModel, Evaluations
+from repro.report.measures import CleanedModel, Evaluations, Value
+from repro.report.pages.html import answers
+from repro.report.verdicts import estimate
 from repro.study.spec import load_study, varied
 from tests.report.test_studies import CONTEXT, of_mechanism
 
@@ -85,3 +89,32 @@ def test_a_cell_is_an_attack_a_defence_and_an_objective(cells: list[BenchCell]) 
 def test_the_table_for_programs_has_means_and_intervals(cells: list[BenchCell]) -> None:
     columns = {"left_mean", "left_interval_low", "blind_0.05_mean", "core_seconds"}
     assert columns <= {*flat(plain(cells))}
+
+
+def test_answers_name_what_the_seeds_say(cells: list[BenchCell]) -> None:
+    """One line a question, of cells whose backdoor took; nothing is said of what has not run."""
+    assert answers({}, []) == {}
+    rate = {"sum": estimate({25: Value(0.25), 26: Value(0.35)}), "verdict": "supported"}
+    rows = [
+        {"family": "pre-training", "says": "views make models resist", **rate},
+        {"family": "cleaning", "says": "another view cleans", "sum": None, "verdict": "incomplete"},
+    ]
+    said = answers({"mechanism": rows}, cells)
+    assert said.keys() == {"mechanism", "blind"}
+    assert (
+        "(mean of 2 seeds, ASR left after CleanCLIP): views make models resist (+30.0 points, "
+        in (said["mechanism"])
+    )
+    assert said["mechanism"].endswith("at a time: another view cleans (no seed, incomplete).")
+    blind = [cell.blind["0.05"].mean for cell in cells if cell.took]
+    ends = f"{100 * min(blind):.1f}% to {100 * max(blind):.1f}%"
+    assert f"is left with an ASR of {ends}, by attack, model and defence." in said["blind"]
+
+    patch = [replace(cells[1], attack=attack, took=True) for attack in TRIGGERS.values()][:2]
+    both = [*patch, replace(patch[0], pretrain_objective="mmcl_ssl")]
+    left = f"{100 * patch[0].left.mean:.1f}%"
+    said = answers({}, both)
+    assert said["defence"].endswith(
+        f"CleanCLIP leaves MMCL models {left} and MMCL + SSL models {left}."
+    )
+    assert said["trigger"].count(left) == 3

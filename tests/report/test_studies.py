@@ -376,7 +376,7 @@ def test_no_verdict_until_all_seeds_are_there() -> None:
     study = load_study("mechanism")
     frame = study_frame(LEFT, [25, 26, 27, 28])
     judged = judged_hypotheses("mechanism", study, Evaluations(frame, CONTEXT))
-    assert {row["verdict"] for row in judged} == {"not run"}
+    assert {row["verdict"] for row in judged} == {"incomplete"}
     assert {row["sum"].seeds for row in judged} == {4}
 
 

@@ -10,9 +10,11 @@ import pandas as pd
 from repro.ledger import LedgerError
 from repro.markdown import block_in, differences, fill
 from repro.profile import SPECS, load_profile
+from repro.report.bench import bench
+from repro.report.hypotheses import stated_hypotheses
 from repro.report.judging.claims import load_claims
 from repro.report.measures import Context, Evaluations
-from repro.report.pages.html import markdown
+from repro.report.pages.html import answers, markdown
 from repro.report.points import archived_runs, evaluations
 from repro.report.studies.estimates import DECIDED_Q
 from repro.report.studies.outcomes import MEASURES, REPLICATES, outcomes
@@ -23,7 +25,10 @@ from repro.spec import SpecError
 DOCUMENTED = "mini"
 """The profile that the two pages are about."""
 FINDINGS, TRIES = Path("docs/findings.md"), Path("docs/mini.md")
-BLOCKS = {FINDINGS: ("verdicts", "axes", "prices", "effects"), TRIES: ("tries", "rounding")}
+BLOCKS = {
+    FINDINGS: ("verdicts", "axes", "prices", "mechanism", "bench", "effects"),
+    TRIES: ("tries", "rounding"),
+}
 FIRST = "first_setting.jsonl.gz"
 """Archive of the cleanings of `mini`'s first setting."""
 
@@ -69,8 +74,11 @@ def blocks(root: Path = Path()) -> dict[tuple[Path, str], str]:
     # The tries of `mini`'s setting: MMCL models of CC6M, cleaned with 200K.
     first = evaluations(archived_runs(REPLICATES / FIRST, root), denominator)
     first = first[(first.dataset == "cc6m") & (first.clean_size == "200k")]
+    stated = stated_hypotheses(results, by_arm)
     text = markdown(
         "findings",
+        hypotheses=stated,
+        answers=answers(stated, bench(results, by_arm)),
         exploratory=verdicts(by_arm, claims, DOCUMENTED).exploratory,
         found=studied(results, profile, claims.rules.rate.get(DOCUMENTED), root),
         first=list(outcomes(first, cap, None).itertuples()),

@@ -6,6 +6,7 @@ from typing import Any
 
 import jinja2
 
+from repro.names import TRIGGERS
 from repro.report.figures.style import Document, Drawn, Entry
 from repro.report.format import duration, label, markdown_percent, percent, rate, short
 from repro.report.pages import tables
@@ -59,6 +60,13 @@ def markdown(name: str, **values: Any) -> str:
     return environment.get_template(f"{name}.md.j2").render(values).strip()
 
 
+def answers(hypotheses: Entry, bench: Sequence[Any]) -> dict[str, str]:
+    """Return what mechanism and bench answer, by the name of the question; only what has runs."""
+    noise = TRIGGERS["badnet"]
+    lines = markdown("answers", hypotheses=hypotheses, bench=bench, noise=noise).splitlines()
+    return dict(line.split(": ", 1) for line in lines if line)
+
+
 def shared_values(document: Document) -> dict[str, Any]:
     """Return what the templates of pages and article use beside the document."""
     values = {
@@ -72,6 +80,7 @@ def shared_values(document: Document) -> dict[str, Any]:
         **values,
         "sentences": sentences,
         "outcome": " ".join(sentences),
+        "answers": answers(document["hypotheses"], document["bench"]),
         "table1": tables.table1(document),
         "claim_counts": tables.claim_counts(document),
         "runs": tables.runs_of(document),
