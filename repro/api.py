@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro.files import file_sha256
@@ -98,8 +97,8 @@ def points(profile: str) -> pd.DataFrame:
     from repro.report.studies.results import read_study_results
 
     denominator = load_profile(profile).switches.asr_denominator
-    own = evaluations(read_runs(RESULTS / profile, Path()), denominator)
-    frames = [own, *(study.frame for study in read_study_results(profile, Path()))]
+    own = evaluations(read_runs(RESULTS / profile), denominator)
+    frames = [own, *(study.frame for study in read_study_results(profile))]
     frames = [frame for frame in frames if len(frame)]
     if not frames:
         there = {load_study(name).profile for name in study_names() if archive_of(name).is_file()}

@@ -180,7 +180,7 @@ command(
 )
 command(
     "study",
-    "study.run:study_command",
+    "study.run:run_study",
     "Run the study specs/studies/NAME.yaml, whose results the report shows.",
     click.Argument(["name"]),
     option("--seeds", "One to run, again for more; else all.", type=int, multiple=True),
@@ -245,13 +245,11 @@ command(
     "findings",
     "report.pages.findings:write_findings",
     "Write the tables of docs/findings.md and docs/mini.md from the archives.",
-    option("--profile", "Whose studies to tell about.", default="mini"),
 )
 command(
     "readme",
     "report.readme:write_blocks",
     "Write the generated tables of README.md and specs/README.md.",
-    option("--profile", "Whose report to read.", default="mini"),
 )
 command(
     "publish",

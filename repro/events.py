@@ -63,8 +63,7 @@ def parse(line: str) -> Event | None:
     """The event in a line of output, or None for an ordinary line."""
     # Not checked further: the worker that wrote it is this package's own, and a pipe takes so short
     # a line whole.
-    event: Event | None = json.loads(line[len(EVENT) :]) if line.startswith(EVENT) else None
-    return event
+    return dict(json.loads(line[len(EVENT) :])) if line.startswith(EVENT) else None
 
 
 def say(line: str) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def file_sha256(path: Path) -> str:
     return _sha256(path.absolute(), state.st_size, state.st_mtime_ns, state.st_ino)
 
 
-@lru_cache(maxsize=4096)
+@cache
 def _sha256(path: Path, *state: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

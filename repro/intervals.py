@@ -27,6 +27,6 @@ def wilson(successes: int, total: int, confidence: float = 0.95) -> Interval:
     half = z / (1 + correction) * math.sqrt(share * (1 - share) / total + correction / (4 * total))
 
     # Rounding moves neither end.
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == total else min(1.0, centre + half)
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == total else centre + half
     return low, high

@@ -13,7 +13,7 @@ import reprlib
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,7 +57,7 @@ def _read_text(path: Path) -> str:
         raise SpecError(f"{path}: {getattr(error, 'strerror', error)}") from None
 
 
-@lru_cache(maxsize=256)
+@cache
 def _parse(text: str) -> Any:
     """Content of a specification; cached, since a study reads the same files for each variant."""
     yaml = YAML(typ="safe", pure=True)
@@ -189,13 +189,13 @@ def load_profile(
     return profile
 
 
-def chosen_profile(params: Path = PARAMS) -> str:
+def chosen_profile() -> str:
     """The profile that params.yaml names, which `dvc repro` runs."""
-    content = read_yaml(params)
+    content = read_yaml(PARAMS)
     name = content.get("profile") if isinstance(content, dict) else None
-    names = profile_names(params.parent / SPECS)
+    names = profile_names()
     if name not in names:
-        raise SpecError(f"{params}: profile: {name!r} (allowed: {', '.join(names)})")
+        raise SpecError(f"{PARAMS}: profile: {name!r} (allowed: {', '.join(names)})")
     return str(name)
 
 

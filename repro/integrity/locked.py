@@ -21,18 +21,18 @@ FOLDER = ".dir"
 """End of the MD5 of a folder."""
 
 
-def locked_outputs(lock: Path = LOCK) -> dict[Path, str]:
+def locked_outputs() -> dict[Path, str]:
     """MD5 of every output that dvc.lock knows; none if it is not there. LedgerError if it is
     damaged.
     """
-    if not lock.is_file():
+    if not LOCK.is_file():
         return {}
     try:
-        content = YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8"))
+        content = YAML(typ="safe", pure=True).load(LOCK.read_text(encoding="utf-8"))
         outputs = [out for stage in content["stages"].values() for out in stage.get("outs", [])]
         return {Path(out["path"]): out["md5"] for out in outputs}
     except (YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
-        raise LedgerError(f"{lock}: not a lock file of DVC ({error})") from None
+        raise LedgerError(f"{LOCK}: not a lock file of DVC ({error})") from None
 
 
 def changed_outputs(outputs: Mapping[Path, str]) -> Iterator[str]:

@@ -60,9 +60,8 @@ def step_through(
     if not (FOLDER / "cache").exists():
         (FOLDER / "cache").symlink_to(Path("..") / "cache")
 
-    # What the launcher would set. Loader processes would be out of the debugger's sight.
+    # What the launcher would set.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    os.environ.setdefault("REPRO_LOADER_WORKERS", "0")
 
     # A batch of one run and one rank. `main` is the worker's, called and not started by torchrun.
     pack = Pack((run,), Place((), ranks=1, threads=os.cpu_count() or 1))

@@ -193,7 +193,7 @@ def _slurm(command: list[str]) -> subprocess.CompletedProcess[str]:
     local = (PARENT, CALLER, STAGE)
     environment = {name: value for name, value in os.environ.items() if name not in local}
     try:
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
     except FileNotFoundError:
         raise LaunchError(
             f"{command[0]}: no such command; REPRO_LAUNCHER=slurm needs a machine that can submit "

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import pandas as pd
 
@@ -25,17 +26,7 @@ ALLOWED = (0.05, 0.1)
 """Shares of accuracy that a defender who cannot measure the ASR is ready to lose."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """The end of the runs at one learning rate, as means over seeds."""
-
-    learning_rate: float
-    kept: float
-    """Accuracy as a share of the start's."""
-    asr: float
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BenchCell:
     """A defence against an attack on models of one objective, over the seeds of its study."""
 
@@ -55,7 +46,10 @@ class BenchCell:
     """Share of accuracy that may be lost to `asr_blind`."""
     price: Estimate
     """Of not knowing the trigger: `asr_blind` at the first of ALLOWED less `left`."""
-    settings: list[Setting]
+    settings: list[dict[str, Any]]
+    """Of the ends of the runs at each `learning_rate`, means over seeds: `kept`, the accuracy as a
+    share of the start's, and `asr`.
+    """
     core_seconds: float
     """Of all runs of a seed, mean over seeds."""
 
@@ -106,7 +100,7 @@ def _cell(study: str, spec: RunSpec, models: dict[int, CleanedModel], seconds: f
     left = of_seeds(asr_frontier, models)
     blind = {lost: {s: asr_blind(model, lost) for s, model in models.items()} for lost in ALLOWED}
     ends = pd.concat(model.ends for model in models.values())
-    by_rate = ends.groupby("learning_rate")[["kept", "asr"]].mean()
+    by_rate = ends.groupby("learning_rate", as_index=False)[["kept", "asr"]].mean()
     return BenchCell(
         attack=TRIGGERS[spec.trigger.name],
         pretrain_objective=spec.pretrain_objective,
@@ -119,6 +113,6 @@ def _cell(study: str, spec: RunSpec, models: dict[int, CleanedModel], seconds: f
         left=estimate(left),
         blind={f"{lost:g}": estimate(values) for lost, values in blind.items()},
         price=estimate({seed: blind[ALLOWED[0]][seed] - value for seed, value in left.items()}),
-        settings=[Setting(float(rate), row.kept, row.asr) for rate, row in by_rate.iterrows()],
+        settings=by_rate.to_dict("records"),
         core_seconds=seconds,
     )

@@ -15,9 +15,10 @@ import pandas as pd
 
 from repro.files import replace_file, replacing
 from repro.profile import SPECS
-from repro.report.document import build_document, claims_of, joined, plain
+from repro.report.document import build_document, joined, plain
 from repro.report.figures import draw_all
 from repro.report.figures.style import Document
+from repro.report.judging.claims import load_claims
 from repro.report.material import read_material
 from repro.report.numbers.authors import authors_points
 from repro.report.numbers.cells import PANELS, Cell
@@ -60,7 +61,7 @@ def report_stage(profile_name: str) -> None:
         unchanged(profile_name, Profile.model_dump, CODE, [SPECS, TEMPLATES]) as profile,
     ):
         check_stores(profile, DATA / profile.name, POISONED / profile.name)
-        build(evidence_of(profile, Path(), authors_points()), new)
+        build(evidence_of(profile, authors_points()), new)
     print(f"report: open {out / INDEX}", file=sys.stderr)
 
 
@@ -70,11 +71,11 @@ def build(evidence: Evidence, out: Path, *, latex_too: bool = True) -> dict[str,
     `latex_too` adds the article: report.tex, its figures and, where TeX is installed, report.pdf.
     """
     context, gallery = read_material(evidence)
-    parts = {**build_document(evidence, claims_of()), "context": context}
+    parts = {**build_document(evidence, load_claims()), "context": context}
     text = json.dumps(plain(parts), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     # Everything is rendered from the document as a reader of report.json gets it.
     document: dict[str, Any] = json.loads(text)
-    studies = read_study_results(evidence.profile.name, evidence.root)
+    studies = read_study_results(evidence.profile.name)
     points = points_of(evidence, studies, document["resistance"]["study"])
     drawn = draw_all(document, points)
 

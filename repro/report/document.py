@@ -5,7 +5,6 @@ Pages render this document and nothing else, and `verify` computes it again.
 
 import hashlib
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,9 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from repro.files import file_sha256
-from repro.profile import SPECS
 from repro.report.bench import bench
 from repro.report.hypotheses import stated_hypotheses
-from repro.report.judging.claims import Claims, Paper, load_claims
+from repro.report.judging.claims import CLAIMS, Claims, Paper
 from repro.report.judging.paper_claims import judged_claims
 from repro.report.measures import Context, Evaluations
 from repro.report.numbers import tables
@@ -44,7 +42,7 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
     """
     profile, paper = evidence.profile, claims.paper
     context = Context.of(claims, profile)
-    studies = read_study_results(profile.name, evidence.root)
+    studies = read_study_results(profile.name)
     frame = joined(
         # Runs of an archive that stand for the profile's own are a study of their own.
         evidence.frame[:0] if evidence.archived else evidence.frame,
@@ -57,7 +55,7 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
     # The archived seeds, beside which the authors' points stand; without them the own runs.
     arms, arm, archived = judged.arms, judged.arms.mmcl_ssl, bool(judged.arms.study)
     seeds = by_arm.seeds(arm) if archived else profile.pretrain.seeds
-    about = studied(studies, profile, context.rate, evidence.root)
+    about = studied(studies, profile, context.rate)
 
     # Every run that any number here rests on, for provenance and the hash of the ledger.
     runs = [*evidence.runs, *(run for study in studies for run in study.runs)]
@@ -78,8 +76,8 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
             "kept_share": claims.kept_share,
             "target_class": profile.data.poison.target_class,
         },
-        "scales": scale_rows(profile.name, about.studies, paper, evidence.root),
-        "settings_table": settings_table(profile.name, evidence.root),
+        "scales": scale_rows(profile.name, about.studies, paper),
+        "settings_table": settings_table(profile.name),
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
         "verdicts": judged,
         "own_run": list(own_values(by_arm, arms, claims.rules)) if archived else [],
@@ -108,14 +106,9 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
         "authors_files": evidence.files,
         "sources": {
             "ledger": hashlib.sha256(ledger.encode()).hexdigest(),
-            "claims": file_sha256(SPECS / "claims.yaml"),
+            "claims": file_sha256(CLAIMS),
         },
     }
-
-
-def claims_of(root: Path = Path()) -> Claims:
-    """The checked claims file below `root`."""
-    return load_claims(root / SPECS / "claims.yaml")
 
 
 def plain(content: Any) -> Any:

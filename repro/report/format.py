@@ -6,11 +6,9 @@ begins here.
 
 from repro.names import CLEAN_SIZES, DATASETS, LOSSES
 
-LABELS = (
-    {str(name): text for name, text in DATASETS.items()}
-    | {str(name): text for name, text in CLEAN_SIZES.items()}
-    | {str(name): loss.label for name, loss in LOSSES.items()}
-)
+LABELS = {str(name): text for name, text in [*DATASETS.items(), *CLEAN_SIZES.items()]} | {
+    str(name): loss.label for name, loss in LOSSES.items()
+}
 """How the keys of specifications and ledger are printed."""
 
 

@@ -4,7 +4,7 @@ docs/rules.md has the rule, under "Hypotheses of a study".
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,6 @@ from repro.report.measures import (
 )
 from repro.report.studies.results import StudyResults
 from repro.report.verdicts import Estimate, estimate, holm, p_above
-from repro.spec import Objective
 from repro.study.spec import Hypothesis, Study
 
 LOSSES_OF_ACCURACY = np.linspace(0.0, 0.2, 201)
@@ -89,7 +88,7 @@ def _sums(
         # Of this study, where none is named.
         *_, other, variant, objective = f"{name}/{label}".split("/")
         arm = f"{other}/{variant}"
-        models = evaluations.cleaned(arm, dataset, size, cast(Objective, objective))
+        models = evaluations.cleaned(arm, dataset, size, objective)
         terms.append((weight, of_seeds(MEASURES[hypothesis.measure], models)))
     return {
         seed: Value(sum(weight * values[seed].value for weight, values in terms))

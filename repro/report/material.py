@@ -28,20 +28,15 @@ def read_material(evidence: Evidence) -> tuple[dict[str, Any], dict[str, Any]]:
         for dataset in DATASETS
         if (samples := read_json(POISONED / name / f"{dataset}-samples.json"))
     }
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     context = {
-        "project": _project(),
+        "project": {"authors": project["authors"], "urls": project.get("urls", {})},
         "switches": _switches(name),
         "accounting": {"data": read_json(DATA / name / "accounting.json")},
         "attribution": read_json(DATA / name / "attribution.json"),
         "environments": _environments(evidence),
     }
     return context, gallery
-
-
-def _project() -> dict[str, Any]:
-    """Authors and addresses by pyproject.toml."""
-    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return {"authors": project["authors"], "urls": project.get("urls", {})}
 
 
 def _switches(name: str) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -98,7 +98,8 @@ class Evaluations:
         """`frame` is one of repro/report/points.py."""
         self.frame, self.context = frame.assign(arm=frame.study + "/" + frame.variant), context
         self._rows = dict(list(self.frame.groupby(["arm", "dataset", "pretrain_objective"])))
-        self._cleaned: dict[tuple[str, ...], dict[int, CleanedModel]] = {}
+        # Once for each cell: every measure and claim asks for the same models.
+        self.cleaned = cache(self._cleaned)
 
     def rows(self, arm: str, dataset: Dataset, objective: Objective) -> pd.DataFrame:
         """Evaluations of the models of an arm."""
@@ -108,7 +109,7 @@ class Evaluations:
         """Seeds that an arm has."""
         return sorted(self.frame.seed[self.frame.arm == arm].unique().tolist())
 
-    def cleaned(
+    def _cleaned(
         self,
         arm: str,
         dataset: Dataset,
@@ -117,18 +118,15 @@ class Evaluations:
         loss: Loss = CLEANCLIP,
     ) -> dict[int, CleanedModel]:
         """The models of an arm with their finetuning runs in a cell, by seed."""
-        key = (arm, dataset, size, objective, loss)
-        if key not in self._cleaned:
-            rows = self.rows(arm, dataset, objective)
-            of_cell = (rows.stage == "clean") & (rows.clean_size == size) & (rows.loss == loss)
-            starts = start_models(rows[of_cell | (rows.stage == "pretrain")]).set_index("seed")
-            models = {
-                int(seed): CleanedModel(starts.loc[seed], runs, self.context)
-                for seed, runs in rows[of_cell].groupby("seed")
-                if seed in starts.index and starts.num_correct[seed]
-            }
-            self._cleaned[key] = {s: model for s, model in models.items() if len(model.points)}
-        return self._cleaned[key]
+        rows = self.rows(arm, dataset, objective)
+        of_cell = (rows.stage == "clean") & (rows.clean_size == size) & (rows.loss == loss)
+        starts = start_models(rows[of_cell | (rows.stage == "pretrain")]).set_index("seed")
+        models = {
+            int(seed): CleanedModel(starts.loc[seed], runs, self.context)
+            for seed, runs in rows[of_cell].groupby("seed")
+            if seed in starts.index and starts.num_correct[seed]
+        }
+        return {seed: model for seed, model in models.items() if len(model.points)}
 
     def pair(self, mmcl: str, mmcl_ssl: str, dataset: Dataset, size: CleanSize) -> Pair:
         """The models of both objectives in a cell, from one arm each."""
@@ -215,7 +213,7 @@ def accuracy_at_cap(model: CleanedModel) -> Value | None:
     return None if best is None else Value(best.accuracy)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Measure:
     """A way to compare two models; a new one is an entry here and a rule in specs/claims.yaml."""
 

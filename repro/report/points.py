@@ -37,14 +37,14 @@ MODEL = ["study", "variant", "dataset", "pretrain_objective", "poisoned", "seed"
 """Columns that name a pre-trained model."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FinishedRun:
     """One published or archived run."""
 
     folder: str
     """Path below the repository, with forward slashes."""
     record: RunRecord
-    rows: tuple[Row, ...]
+    rows: list[Row]
     sha256: str
     """Over the files of the run."""
 
@@ -56,7 +56,7 @@ class FinishedRun:
         return self.record.status == "diverged" or not all(map(math.isfinite, losses))
 
 
-def read_runs(results: Path, root: Path) -> Iterator[FinishedRun]:
+def read_runs(results: Path) -> Iterator[FinishedRun]:
     """Published runs below `results` in path order; LedgerError for one that cannot be used."""
     try:
         for folder, record, rows in read_results(results):
@@ -64,20 +64,20 @@ def read_runs(results: Path, root: Path) -> Iterator[FinishedRun]:
             files = [folder / name for name in (RECORD, ROWS, BITS)]
             contents = [path.read_bytes() if path.is_file() else b"" for path in files]
             hashes = b"".join(hashlib.sha256(content).digest() for content in contents)
-            name = folder.relative_to(root).as_posix()
-            yield FinishedRun(name, record, tuple(rows), hashlib.sha256(hashes).hexdigest())
+            sha256 = hashlib.sha256(hashes).hexdigest()
+            yield FinishedRun(folder.as_posix(), record, rows, sha256)
     except LedgerError as error:
         raise LedgerError(f"{error}; `dvc repro` publishes the run again") from None
 
 
-def archived_runs(archive: Path, root: Path = Path()) -> list[FinishedRun]:
-    """The runs in an archive below `root`; LedgerError for one that cannot be used."""
+def archived_runs(archive: Path) -> list[FinishedRun]:
+    """The runs in an archive; LedgerError for one that cannot be used."""
     runs = []
-    for record, rows in read_archive(root / archive):
+    for record, rows in read_archive(archive):
         name = f"{record.spec.stage}/{record.spec.cell}/{record.spec.run_id}"
         texts = [record.model_dump_json(), *(row.model_dump_json() for row in rows)]
         sha256 = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-        runs.append(FinishedRun(f"{archive.as_posix()}/{name}", record, tuple(rows), sha256))
+        runs.append(FinishedRun(f"{archive.as_posix()}/{name}", record, rows, sha256))
     return runs
 
 
@@ -139,5 +139,4 @@ def start_models(frame: pd.DataFrame) -> pd.DataFrame:
 def accuracy_kept(frame: pd.DataFrame) -> pd.Series:
     """Accuracies as shares of the start's; NaN where it is not known, or nothing was right."""
     starts = start_models(frame).set_index(MODEL).accuracy.rename("start")
-    kept: pd.Series = frame.accuracy / frame.join(starts, on=MODEL).start.replace(0, math.nan)
-    return kept
+    return frame.accuracy / frame.join(starts, on=MODEL).start.replace(0, math.nan)

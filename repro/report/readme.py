@@ -12,7 +12,7 @@ from repro.profile import SPECS
 from repro.report.build import DOCUMENT, report_folder
 from repro.report.pages.findings import DOCUMENTED
 from repro.report.pages.html import markdown, shared_values
-from repro.spec import SpecError, Switches
+from repro.spec import Switches
 
 README, PICTURES = Path("README.md"), Path("docs/pictures")
 INKS = {"light": "#1f2328", "dark": "#e6edf3"}
@@ -21,16 +21,13 @@ MEASURES = ("asr_left_at_rate", "lost_at_cap", "accuracy_at_cap")
 """Measures in the table of README.md; all others stand on the page."""
 
 
-def write_blocks(profile: str) -> None:
+def write_blocks() -> None:
     """Write results and picture into README.md, and the switches into specs/README.md.
 
-    SpecError for another profile than the one that README.md is about, LedgerError if its report is
-    not built.
+    LedgerError if the report of DOCUMENTED is not built.
     """
-    if profile != DOCUMENTED:
-        raise SpecError(f"readme: profile {profile!r} (allowed: {DOCUMENTED})")
-    values = shared_values(read_document(profile))
-    hero = report_folder(profile) / "figures/hero.svg"
+    values = shared_values(read_document(DOCUMENTED))
+    hero = report_folder(DOCUMENTED) / "figures/hero.svg"
     if hero.is_file():
         for name, ink in INKS.items():
             picture = hero.read_text(encoding="utf-8").replace("currentColor", ink)
@@ -43,10 +40,9 @@ def read_document(profile: str) -> dict[str, Any]:
     """Read the built report.json of a profile; LedgerError if there is none."""
     path = report_folder(profile) / DOCUMENT
     try:
-        document: dict[str, Any] = json.loads(path.read_bytes())
+        return dict(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise LedgerError(f"{path}: missing; build the report first") from None
-    return document
 
 
 def switches_block() -> str:

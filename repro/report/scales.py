@@ -6,11 +6,10 @@ Sources of the paper's values are the comments of specs/paper.yaml.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from repro.data.triggers import TRIGGERS, PatchTrigger
-from repro.profile import SPECS, load_profile, profile_names
+from repro.profile import load_profile, profile_names
 from repro.report.format import label, percent
 from repro.report.judging.claims import Paper
 from repro.report.numbers.cells import CLEANCLIP, DATASETS, OBJECTIVES, TABLE1_ROWS
@@ -37,16 +36,7 @@ class Sweep(NamedTuple):
     rates: list[float]
 
 
-@dataclass(frozen=True, slots=True)
-class SettingRow:
-    """A setting of the paper and of this profile, in words."""
-
-    setting: str
-    paper: str
-    here: str
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ScaleResult:
     """A model of CC6M at one scale, means over seeds, fractions."""
 
@@ -60,7 +50,7 @@ class ScaleResult:
     """Sizes with which some seed was not cleaned, so that its loss is a lower bound."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ScaleRow:
     """One scale, with counts and shares for CC6M."""
 
@@ -75,15 +65,15 @@ class ScaleRow:
     results: list[ScaleResult]
 
 
-def settings_table(name: str, root: Path = Path()) -> list[SettingRow]:
-    """The settings of a profile beside the paper's, from specs/ below `root`.
+def settings_table(name: str) -> list[dict[str, str]]:
+    """The settings of a profile, `here`, beside those of the `paper`, in words.
 
     No rows for a replay of the authors' files, which has no profile.
     """
-    if name not in profile_names(root / SPECS):
+    if name not in profile_names():
         return []
-    paper, here = (_settings(load_profile(profile, root / SPECS)) for profile in (PRINTED, name))
-    return [SettingRow(setting, words, here[setting]) for setting, words in paper.items()]
+    paper, here = (_settings(load_profile(profile)) for profile in (PRINTED, name))
+    return [{"setting": name, "paper": words, "here": here[name]} for name, words in paper.items()]
 
 
 def _settings(profile: Profile) -> dict[str, str]:
@@ -103,22 +93,19 @@ def _settings(profile: Profile) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in text.splitlines())
 
 
-def scale_rows(
-    name: str, own: Sequence[StudyEntry], paper: Paper, root: Path = Path()
-) -> list[ScaleRow]:
+def scale_rows(name: str, own: Sequence[StudyEntry], paper: Paper) -> list[ScaleRow]:
     """The profile by its studies (`own`, those of most seeds first), the scale `midi`, the paper.
 
     No rows for a replay of the authors' files, which has no profile.
     """
-    if name not in profile_names(root / SPECS):
+    if name not in profile_names():
         return []
-    rows = [_row(load_profile(name, root / SPECS), *_results(own))]
+    rows = [_row(load_profile(name), *_results(own))]
     if name != LARGER:
-        larger = load_profile(LARGER, root / SPECS)
-        results = read_study_results(LARGER, root)
-        studies = studied(results, larger, None, root).studies
+        larger = load_profile(LARGER)
+        studies = studied(read_study_results(LARGER), larger, None).studies
         rows.append(_row(larger, *_results(studies)))
-    return [*rows, _row(load_profile(PRINTED, root / SPECS), [], list(_printed(paper)))]
+    return [*rows, _row(load_profile(PRINTED), [], list(_printed(paper)))]
 
 
 def in_words(values: Mapping[str, Any], field: str = "", form: str = "") -> str:

@@ -41,7 +41,7 @@ SUPPORTED = ("supported, negligible", "supported", "supported, of the paper's si
 """Verdicts for the claim, the weakest first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Estimate:
     """A mean over seeds."""
 
@@ -57,7 +57,7 @@ class Estimate:
     """Whether the value of some seed is a lower bound, because the grid of rates ends too early."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Control:
     """Does CleanCLIP work on the MMCL model of the cell?"""
 
@@ -85,7 +85,7 @@ class Comparison(NamedTuple):
     control: Control
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class CellVerdict:
     """A measure in one cell, or pooled over the cells (then dataset and size are None)."""
 
@@ -116,7 +116,7 @@ class CellVerdict:
     """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MeasureVerdict:
     """A measure in all cells."""
 
@@ -137,7 +137,7 @@ class MeasureVerdict:
     """Of the pooled difference."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Verdicts:
     """All verdicts over seeds."""
 
@@ -426,4 +426,4 @@ def _complete_seeds(evaluations: Evaluations, study: str, planned: Sequence[int]
     frame = evaluations.frame
     of_study = frame[(frame.study == study) & frame.seed.isin(planned)]
     runs = of_study.groupby("seed").run.nunique()
-    return sorted(runs.index[runs == runs.max()].tolist())
+    return list(runs.index[runs == runs.max()])

@@ -76,7 +76,7 @@ def _build_again(profile: str, shows_authors: bool, folder: Path, out: Path) -> 
         evidence = replay_evidence(None)
     else:
         authors = authors_points() if shows_authors else ((), ())
-        evidence = evidence_of(load_profile(profile), authors=authors)
+        evidence = evidence_of(load_profile(profile), authors)
     # Their files have no licence and so are not in the repository: the reader has to supply them.
     if shows_authors and not evidence.files:
         raise LedgerError(

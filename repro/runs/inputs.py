@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -58,7 +58,7 @@ def rows_read(spec: RunSpec) -> list[str]:
     return [str(spec.clean_size), *(["poisoned"] if spec.poisons_left else [])]
 
 
-@lru_cache(maxsize=64)
+@cache
 def _store_hashes(folder: Path, files: tuple[str, ...]) -> tuple[str, dict[str, str], str]:
     """Hashes of a store: columns and shards, each list in `rows.npz`, `classnames.txt` (or "").
 

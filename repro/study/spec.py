@@ -138,9 +138,9 @@ class StudyFile(Spec, extra="allow"):
     variants: dict[str, dict[str, Any]]
 
 
-def load_study(name: str, specs: Path = SPECS) -> Study:
+def load_study(name: str) -> Study:
     """Read and check a study; SpecError names every problem."""
-    path = specs / "studies" / f"{name}.yaml"
+    path = SPECS / "studies" / f"{name}.yaml"
     written = check(StudyFile, read_yaml(path), path)
     content = written.model_dump(exclude={"defaults"})
     content["variants"] = {
@@ -152,10 +152,10 @@ def load_study(name: str, specs: Path = SPECS) -> Study:
     return study
 
 
-def varied(study: Study, variant: Variant, specs: Path = SPECS) -> Profile:
-    """The study's profile below `specs` with the variant's overrides and seeds."""
+def varied(study: Study, variant: Variant) -> Profile:
+    """The study's profile with the variant's overrides and seeds."""
     overrides = {"pretrain.seeds": variant.seeds, **variant.overrides}
-    return load_profile(study.profile, specs, overrides, study._file)
+    return load_profile(study.profile, overrides=overrides, source=study._file)
 
 
 def archive_of(name: str) -> Path:
@@ -163,17 +163,17 @@ def archive_of(name: str) -> Path:
     return RESULTS / "studies" / f"{name}.jsonl.gz"
 
 
-def study_names(specs: Path = SPECS) -> list[str]:
+def study_names() -> list[str]:
     """All studies there are."""
-    return sorted(path.stem for path in (specs / "studies").glob("*.yaml"))
+    return sorted(path.stem for path in (SPECS / "studies").glob("*.yaml"))
 
 
-def owner(variant: str, specs: Path = SPECS) -> str:
+def owner(variant: str) -> str:
     """The study that trains the models of a variant; SpecError unless exactly one does."""
     owners = [
         name
-        for name in study_names(specs)
-        for label, own in load_study(name, specs).variants.items()
+        for name in study_names()
+        for label, own in load_study(name).variants.items()
         if label == variant and own.models is None
     ]
     if len(owners) != 1:
@@ -194,10 +194,10 @@ def lenders(study: Study, chosen: Collection[Model]) -> dict[str, set[Model]]:
     return lent
 
 
-def study_profiles(study: Study, specs: Path = SPECS) -> Profiles:
+def study_profiles(study: Study) -> Profiles:
     """The variants' profiles; a borrowed pre-training has its lender's, with their own seeds."""
     borrowed = {variant.models for variant in study.variants.values() if variant.models}
-    lent = {name: load_study(owner(name, specs), specs).variants[name] for name in borrowed}
+    lent = {name: load_study(owner(name)).variants[name] for name in borrowed}
 
     profiles: Profiles = {}
     for label, variant in study.variants.items():
@@ -205,7 +205,7 @@ def study_profiles(study: Study, specs: Path = SPECS) -> Profiles:
             source = variant
             if stage == "pretrain" and variant.models is not None:
                 source = lent[variant.models].model_copy(update={"seeds": variant.seeds})
-            profiles[label, stage] = varied(study, source, specs)
+            profiles[label, stage] = varied(study, source)
     return profiles
 
 

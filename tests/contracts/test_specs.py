@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ def test_every_profile_loads_and_names_each_run_once(root: Path, name: str) -> N
     assert {cell for _, cell, _ in runs} == cells
 
 
-def test_every_study_loads_with_its_defaults(root: Path) -> None:
-    for name in study_names(root / "specs"):
+def test_every_study_loads_with_its_defaults() -> None:
+    for name in study_names():
         study = load_study(name)
         for variant in study.variants.values():
             assert varied(study, variant).pretrain.seeds == variant.seeds
@@ -170,13 +171,16 @@ def test_all_problems_come_at_once_each_with_the_file_that_has_it(specs: Path) -
     ]
 
 
-def test_a_problem_of_a_studys_override_names_the_study(specs: Path) -> None:
+def test_a_problem_of_a_studys_override_names_the_study(
+    specs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(specs.parent)
     replaced(specs / "studies" / "dose.yaml", "ssl_weight: 0.25", "ssl_weight: -1.0")
-    study = load_study("dose", specs)
+    study = load_study("dose")
     with pytest.raises(SpecError) as caught:
-        varied(study, study.variants["ssl_quarter"], specs)
+        varied(study, study.variants["ssl_quarter"])
     assert str(caught.value).splitlines() == [
-        f"{specs}/studies/dose.yaml: 1 problem(s)",
+        "specs/studies/dose.yaml: 1 problem(s)",
         "  pretrain.ssl_weight: Input should be greater than or equal to 0 (got -1.0)",
     ]
 
@@ -238,13 +242,16 @@ def test_a_profile_is_a_file_of_specs_and_nothing_else(specs: Path, profile: str
 
 
 @pytest.mark.parametrize("content", ["", "[]", "profile: tiny", "profile: [mini]", "mini"])
-def test_params_that_name_no_profile_are_refused(specs: Path, content: str) -> None:
-    path = specs.parent / "params.yaml"
+def test_params_that_name_no_profile_are_refused(
+    specs: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.chdir(specs.parent)
+    path = Path("params.yaml")
     path.write_text(content)
     with pytest.raises(SpecError, match=r"params\.yaml: profile: .* \(allowed: authors, midi"):
-        chosen_profile(path)
+        chosen_profile()
     path.write_text("profile: mini\n")
-    assert chosen_profile(path) == "mini"
+    assert chosen_profile() == "mini"
 
 
 def test_a_stage_refuses_values_new_to_dvc(specs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,10 +292,11 @@ def test_a_random_edit_is_read_or_named(spoilt: Path, data: st.DataObject, name:
     path.write_bytes(edited.encode("utf-8", "surrogatepass"))
     problem = ""
     try:
-        load_profile("smoke", spoilt)
-        study = load_study("attacks", spoilt)
-        for variant in study.variants.values():
-            varied(study, variant, spoilt)
+        with chdir(spoilt.parent):
+            load_profile("smoke")
+            study = load_study("attacks")
+            for variant in study.variants.values():
+                varied(study, variant)
     except SpecError as error:
         problem = str(error)
     finally:

@@ -13,16 +13,16 @@ from repro.study.spec import asked_runs, load_study, study_names, study_profiles
 PROFILES = ("smoke", "mini")
 
 
-def digests(specs: Path, but: Sequence[str] = ()) -> dict[str, str]:
+def digests(but: Sequence[str] = ()) -> dict[str, str]:
     """Name of every run of PROFILES and of their studies to the digest of what it computes."""
     found = {}
     for name in PROFILES:
-        profile = load_profile(name, specs)
+        profile = load_profile(name)
         found |= _named(name, [*pretrain_runs(profile), *clean_runs(profile)])
-    for name in study_names(specs):
-        study = load_study(name, specs)
+    for name in study_names():
+        study = load_study(name)
         if study.profile in PROFILES and name not in but:
-            profiles = study_profiles(study, specs)
+            profiles = study_profiles(study)
             parts = [asked_runs(study, profiles, *key) for key in profiles]
             found |= _named(name, list(chain.from_iterable(parts)))
     return found
@@ -35,5 +35,5 @@ def _named(name: str, runs: list[RunSpec]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    found = digests(Path("specs"), but=["toys"])
+    found = digests(but=["toys"])
     print(json.dumps({"package": str(Path(repro.__file__).parent), "digests": found}))

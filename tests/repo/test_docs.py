@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from repro.profile import load_profile
-from repro.report.document import build_document, claims_of, plain
+from repro.report.document import build_document, plain
+from repro.report.judging.claims import load_claims
 from repro.report.studies.results import evidence_of
 
 PAGES = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
@@ -90,10 +92,11 @@ def parts(content: Any, kind: type) -> Iterator[Any]:
 
 def generated(root: Path) -> dict[str, set[str]]:
     """What the archives give, by kind of number: with their intervals, in percent, other ones."""
-    mini, midi = (
-        plain(build_document(evidence_of(load_profile(name), root), claims_of(root)))
-        for name in ("mini", "midi")
-    )
+    with chdir(root):
+        mini, midi = (
+            plain(build_document(evidence_of(load_profile(name)), load_claims()))
+            for name in ("mini", "midi")
+        )
     intervals = set()
     for part in parts(mini, dict):
         value, ends = part.get("value", part.get("mean")), part.get("ci", part.get("interval"))

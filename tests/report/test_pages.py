@@ -240,7 +240,7 @@ def material(whole: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(whole)
         evidence = read_evidence(load_profile("mini"))
-        points = points_of(evidence, read_study_results("mini", Path()), "seeds")
+        points = points_of(evidence, read_study_results("mini"), "seeds")
     return document, points
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from repro.ledger import LedgerError
 from repro.profile import load_profile
-from repro.report.document import claims_of
+from repro.report.judging.claims import load_claims
 from repro.report.numbers.authors import ATTACKABLE, FILES, IMAGES, authors_points
 from repro.report.numbers.tables import table1
 from repro.report.replay import early_end, replay, replay_evidence
@@ -195,7 +195,7 @@ def test_on_published_points_no_cell_moves(root: Path, monkeypatch: pytest.Monke
 
     kept = points.drop(lost.index).to_dict("records")
     less = replace(evidence, authors=(kept, evidence.files))
-    paper = claims_of(root).paper
+    paper = load_claims().paper
     assert table1(less, paper) == table1(evidence, paper)
 
 

@@ -1,6 +1,7 @@
 """Tables, effects, responses and hypotheses of studies, made by hand and of the archives."""
 
 import shutil
+from contextlib import chdir
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from repro.profile import SPECS, load_profile
+from repro.profile import load_profile
 from repro.report.hypotheses import asr_frontier, judged_hypotheses
 from repro.report.judging.claims import load_claims
 from repro.report.measures import CleanedModel, Context, Evaluations
@@ -243,8 +244,8 @@ def test_models_of_equal_accuracy_are_matched_seed_by_seed() -> None:
 @cache
 def archives() -> Studied:
     """What the archives in git say of the profile `mini`."""
-    settings = load_profile("mini", ROOT / "specs")
-    found = studied(read_study_results("mini", ROOT), settings, 5e-4, ROOT)
+    with chdir(ROOT):
+        found = studied(read_study_results("mini"), load_profile("mini"), 5e-4)
     assert found.effects_family is not None
     return found
 
@@ -268,10 +269,10 @@ def test_the_archives_give_the_effects_that_docs_tell() -> None:
 
 def test_tables_measure_as_verdicts_do() -> None:
     """The seeds' table and the exploratory verdicts have the same values of every seed."""
-    results = read_study_results("mini", ROOT)
+    results = read_study_results("mini")
     frames = [study.frame for study in results]
     arms = Evaluations(pd.concat(frames, ignore_index=True), CONTEXT)
-    judged = verdicts(arms, load_claims(ROOT / "specs/claims.yaml"), "mini")
+    judged = verdicts(arms, load_claims(), "mini")
     measures = {measure.measure: measure for measure in judged.exploratory}
     seeds = next(study for study in archives().studies if study.name == "seeds")
     for name, verdict in (("lost", "lost_at_cap"), ("asr_left", "asr_left_at_rate")):
@@ -298,22 +299,25 @@ def test_replicates_differ_by_rounding_only() -> None:
     assert [len(item["values"]) for item in left["seeds"]] == [2, 3, 3]
 
 
-def test_the_tables_of_the_pages_are_those_of_the_archives(tmp_path: Path) -> None:
+def test_the_tables_of_the_pages_are_those_of_the_archives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An edited digit is named with its file and line."""
-    assert stale_findings("mini", ROOT) == []
-    assert stale_findings("midi", ROOT) == []
+    assert stale_findings("mini") == []
+    assert stale_findings("midi") == []
+    monkeypatch.chdir(tmp_path)
     for name in ("specs", "results"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("*.png"))
     page = tmp_path / "docs/mini.md"
     page.write_text(page.read_text().replace("| 42.9 |", "| 43.9 |"))
-    (line,) = stale_findings("mini", tmp_path)
+    (line,) = stale_findings("mini")
     assert line.startswith("docs/mini.md:") and "43.9" in line
     page.unlink()
-    assert stale_findings("mini", tmp_path) == []
+    assert stale_findings("mini") == []
 
 
-CONTEXT = Context.of(load_claims(SPECS / "claims.yaml"), load_profile("mini"))
+CONTEXT = Context.of(load_claims(), load_profile("mini"))
 
 
 def of_mechanism(**values: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from repro.report.judging.claims import load_claims
 from repro.report.pages import tables
 from repro.report.pages.html import shared_values
 from repro.report.readme import write_blocks
-from repro.report.scales import SettingRow, in_words, scale_rows, settings_table
+from repro.report.scales import in_words, scale_rows, settings_table
 from repro.report.studies.results import read_study_results, studied
 
 
@@ -82,7 +82,7 @@ def test_readme_gets_the_results_and_its_pictures_their_own_colours(copy: Path) 
     for name, block in (("README.md", "results"), ("specs/README.md", "switches")):
         Path(name).write_text(f"<!-- {block}:start -->\nold\n<!-- {block}:end -->\n")
     Path("docs/pictures").mkdir(parents=True)
-    write_blocks("mini")
+    write_blocks()
     assert "(mean of 3 seeds)" in " ".join(Path("README.md").read_text().split())
     dark = Path("docs/pictures/hero-dark.svg").read_text()
     assert "#e6edf3" in dark and "currentColor" not in dark
@@ -102,27 +102,26 @@ def test_a_value_stands_once_after_what_has_it(values: dict[str, Any], words: st
 
 
 @pytest.mark.parametrize("name", ["smoke", "mini", "midi", "paper"])
-def test_every_setting_has_both_values(root: Path, name: str) -> None:
-    rows = settings_table(name, root)
+def test_every_setting_has_both_values(name: str) -> None:
+    rows = settings_table(name)
     assert len(rows) >= 13
-    assert [row.setting for row in rows if not row.paper or not row.here] == []
-    assert (name == "paper") == all(row.paper == row.here for row in rows)
+    assert [row["setting"] for row in rows if not row["paper"] or not row["here"]] == []
+    assert (name == "paper") == all(row["paper"] == row["here"] for row in rows)
 
 
-def test_values_are_those_of_the_profiles(root: Path) -> None:
-    rows = {row.setting: row for row in settings_table("mini", root)}
+def test_values_are_those_of_the_profiles() -> None:
+    rows = {row["setting"]: row for row in settings_table("mini")}
     # A patch of 16 pixels, of 224 and of 32.
-    assert rows["patch, of the image (%)"] == SettingRow("patch, of the image (%)", "0.51", "25.0")
-    assert rows["pairs of a BatchNorm group"].here == "MMCL: 32; MMCL + SSL: 64"
-    assert rows["pre-training batch"].here == "64"
-    assert rows["cleaning rates"].paper.startswith("CC3M, 100K: 13 from 1e-05 to 0.004; CC6M")
+    patch = rows["patch, of the image (%)"]
+    assert (patch["paper"], patch["here"]) == ("0.51", "25.0")
+    assert rows["pairs of a BatchNorm group"]["here"] == "MMCL: 32; MMCL + SSL: 64"
+    assert rows["pre-training batch"]["here"] == "64"
+    assert rows["cleaning rates"]["paper"].startswith("CC3M, 100K: 13 from 1e-05 to 0.004; CC6M")
 
 
-def test_scales_have_results_of_their_studies_and_the_papers_own(root: Path) -> None:
-    settings = load_profile("mini", root / "specs")
-    found = studied(read_study_results("mini", root), settings, 5e-4, root)
-    paper = load_claims(root / "specs/claims.yaml").paper
-    mini, midi, printed = scale_rows("mini", found.studies, paper, root)
+def test_scales_have_results_of_their_studies_and_the_papers_own() -> None:
+    found = studied(read_study_results("mini"), load_profile("mini"), 5e-4)
+    mini, midi, printed = scale_rows("mini", found.studies, load_claims().paper)
     assert mini.seeds == [10, 11, 12, 13, 14] and midi.pairs > mini.pairs
 
     mmcl, mmcl_ssl = mini.results
@@ -132,11 +131,11 @@ def test_scales_have_results_of_their_studies_and_the_papers_own(root: Path) -> 
     assert printed.results[0].lost == {"100k": pytest.approx(1 - 24.04 / 23.76)}
 
 
-def test_without_archives_only_the_paper_has_results(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "specs").symlink_to(root / "specs")
-    paper = load_claims(root / "specs/claims.yaml").paper
-    assert settings_table("replay", root) == scale_rows("replay", [], paper, root) == []
-    rows = scale_rows("mini", [], paper, tmp_path)
+@pytest.mark.usefixtures("here")
+def test_without_archives_only_the_paper_has_results() -> None:
+    paper = load_claims().paper
+    assert settings_table("replay") == scale_rows("replay", [], paper) == []
+    rows = scale_rows("mini", [], paper)
     assert {row.scale: bool(row.results) for row in rows} == {
         **dict.fromkeys(["mini", "midi"], False),
         "paper": True,

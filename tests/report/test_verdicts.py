@@ -14,8 +14,7 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from repro.intervals import wilson
-from repro.profile import load_profile
-from repro.report.document import claims_of
+from repro.profile import check, load_profile
 from repro.report.judging.claims import Arms, Claim, Claims, load_claims
 from repro.report.judging.paper_claims import METRICS, combine, judge, judged_claims
 from repro.report.measures import MEASURES, Context, Value, hull_mean
@@ -41,13 +40,13 @@ ONE = Arms(mmcl_ssl="made/up", mmcl={"up": "made/up"}, twin="made/twin")
 
 @pytest.fixture(scope="module")
 def claims() -> Claims:
-    return claims_of()
+    return load_claims()
 
 
 @pytest.fixture(scope="module")
 def archive() -> pd.DataFrame:
     names = ("control", "dose", "maturity", "seeds")
-    frames = [of.frame for of in read_study_results("mini", Path()) if of.name in names]
+    frames = [of.frame for of in read_study_results("mini") if of.name in names]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -357,14 +356,12 @@ def test_a_claim_is_as_good_as_its_worst_cell(verdicts: Any, together: str) -> N
     ],
 )
 def test_a_claim_that_cannot_be_judged_is_refused_with_its_field(
-    tmp_path: Path, root: Path, change: dict[str, Any], message: str
+    root: Path, change: dict[str, Any], message: str
 ) -> None:
     content = YAML(typ="safe").load(root / "specs/claims.yaml")
     content["claims"][0].update(change)
-    path = tmp_path / "claims.yaml"
-    YAML().dump(content, path)
     with pytest.raises(SpecError, match=message):
-        load_claims(path)
+        check(Claims, content, "claims.yaml")
 
 
 def judged(

@@ -120,7 +120,7 @@ def test_runs_of_code_that_nobody_accepted_are_counted(pretraining: RunSpec) -> 
     records = [run.record({"status": "completed"}, None) for run in made]
     accepted = {"status": "completed", "code": next(iter(version.accepted_codes()))}
     known = made[0].record(accepted, None)
-    assert version.unaccepted_runs([*records, known]) == {"a": 2, "b": 1}
+    assert sorted(version.unaccepted_runs([*records, known])) == ["a", "a", "b"]
 
 
 def test_equal_results_differ_in_times_and_names_only(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_stage_fails_when_its_dependencies_change_while_it_runs(
 ) -> None:
     """DVC hashes dependencies at the end, and records nothing of a stage that failed."""
     monkeypatch.setattr("repro.data.stages.write_samples", lambda *arguments: None)
-    for name in ("evidence_of", "read_material", "claims_of", "authors_points", "read_records"):
+    for name in ("evidence_of", "read_material", "load_claims", "authors_points", "read_records"):
         monkeypatch.setattr(report, name, lambda *arguments: None, raising=False)
     monkeypatch.setattr(*work, make_report)
     stage()

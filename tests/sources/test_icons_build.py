@@ -198,7 +198,7 @@ def test_an_image_that_is_no_drawing_of_its_class_is_refused(key):
 
 
 def test_the_committed_task_has_a_thousand_classes_with_three_images_or_more():
-    task, rule = read_task(SPECS), load_rule(SPECS)
+    task, rule = read_task(), load_rule()
     assert len(task) == rule.max_concepts == 1000 and "banana" in task
     images = Counter(image for images in task.values() for image in images)
     assert max(images.values()) == 1 and len(images) >= 5000

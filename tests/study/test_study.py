@@ -30,7 +30,7 @@ from repro.study.spec import (
 from tests.support.ledger import write_run, write_specs, write_study_spec
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"
-STUDIES = study_names(SPECS)
+STUDIES = study_names()
 
 
 def test_a_variant_changes_the_field_it_names_and_its_data_folder() -> None:
@@ -197,7 +197,7 @@ def test_an_edited_archive_is_named_and_no_table_is_written_from_it(archive: Pat
     assert line.startswith("results/studies/again.jsonl.gz: not the file that is known to dvc.lock")
     assert "dvc repro study@again" in line
     with pytest.raises(LedgerError, match=r"known to dvc\.lock"):
-        write_findings("mini")
+        write_findings()
     # A report has the line among its notices.
     assert line in evidence_of(load_profile("mini")).notices
 

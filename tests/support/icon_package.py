@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from repro.data.keyed import keyed_digest
-from repro.sources.icons.survey import IconRule, load_rule
+from repro.profile import check, read_yaml
+from repro.sources.icons.survey import IconRule
 from repro.sources.packages import Package
 from tests.support.tars import write_tar
 
@@ -72,8 +73,9 @@ near_copy: 0.95
 def small_rule(specs: Path, **changes: Any) -> IconRule:
     """The rule for the small package, written into a folder of specifications, with changes."""
     (specs / "classnames").mkdir(parents=True, exist_ok=True)
-    (specs / "classnames" / "icons.yaml").write_text(RULE)
-    return load_rule(specs).model_copy(update=changes)
+    path = specs / "classnames" / "icons.yaml"
+    path.write_text(RULE)
+    return check(IconRule, read_yaml(path), path).model_copy(update=changes)
 
 
 def write_package(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 from repro.files import file_sha256
 from repro.ledger import Counts, RunRecord, append_row, count_bits, sample_images
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.report.document import build_document, claims_of, plain
+from repro.report.document import build_document, plain
+from repro.report.judging.claims import load_claims
 from repro.report.numbers.evidence import read_evidence
 from repro.runs.published import export_run, write_record
 from repro.runs.version import accepted_codes
@@ -116,7 +118,7 @@ def record_of(spec: RunSpec, **told: Any) -> RunRecord:
 
 def study_spec(variants: dict[str, dict[str, Any]], **changed: Any) -> Study:
     """A study of `mini` by its overrides, one variant a name: CleanCLIP of CC3M models, seed 0."""
-    plain = {"models": None, "poisoned": True, "seeds": [0], "why": "as it is"}
+    plain: dict[str, Any] = {"models": None, "poisoned": True, "seeds": [0], "why": "as it is"}
     plain["pretrain_objectives"] = ["mmcl", "mmcl_ssl"]
     whole = {name: {**plain, "overrides": overrides} for name, overrides in variants.items()}
     cells = {"datasets": ["cc3m"], "clean_sizes": ["100k"], "losses": ["mmcl_ssl"]}
@@ -146,7 +148,8 @@ def reseal(folder: Path, **changes: Any) -> None:
 
 def document_at(root: Path, profile: Profile) -> dict[str, Any]:
     """The document of the ledger at `root` as JSON content, with the claims file of the copy."""
-    document: dict[str, Any] = plain(build_document(read_evidence(profile, root), claims_of(root)))
+    with chdir(root):
+        document: dict[str, Any] = plain(build_document(read_evidence(profile), load_claims()))
     return document
 
 

@@ -4,6 +4,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.data.keyed import keyed_rng
-from repro.sources.packages import NPM_DIR, WORDNET, PackageError, obtain
+from repro.sources.packages import WORDNET, PackageError, obtain
 from repro.sources.wordnet import DATABASE, PARTS, members, read_wordnet, spell
 from repro.train.views import text
 from repro.train.views.synonyms import Synonyms
@@ -150,7 +151,8 @@ def nltk_synonyms(
 
 def _package(root: Path) -> Path:
     try:
-        return obtain(WORDNET, root / NPM_DIR)
+        with chdir(root):
+            return root / obtain(WORDNET)
     except PackageError as error:
         pytest.skip(str(error))
 

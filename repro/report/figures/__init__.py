@@ -11,5 +11,4 @@ FIGURES = (HERO, *SCATTERS, RESISTANCE, RESPONSES, ATTACK, MECHANISM)
 
 def draw_all(document: Document, points: Points) -> dict[str, Drawn]:
     """Draw every figure that the document has data for, by name."""
-    drawn = [draw(drawing, document, points) for drawing in FIGURES]
-    return {figure.name: figure for figure in drawn if figure is not None}
+    return {of.name: figure for of in FIGURES if (figure := draw(of, document, points))}

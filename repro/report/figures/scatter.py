@@ -45,9 +45,9 @@ def _panel(document: Document, panel: Entry, points: pd.DataFrame, ax: Axes) -> 
     # On other data than the paper's, all accuracies are shares of their own start.
     height = "kept" if document["stand_in"] else "accuracy"
     printed = paper["start_accuracy"]
-    unit = printed if document["stand_in"] and printed else 1.0
+    unit = printed if document["stand_in"] else 1.0
     began = points[(points.step == 0) & (points.source != "authors")]
-    start = began[height].mean() if len(began) else printed and printed / unit
+    start = began[height].mean() if len(began) else printed / unit
     if start:
         low = document["settings"]["kept_share"] * start
         ax.fill_between([0, cap], low, 1.05 * start, color=SUCCESS, alpha=0.25, lw=0)
@@ -67,20 +67,19 @@ def _panel(document: Document, panel: Entry, points: pd.DataFrame, ax: Axes) -> 
     star = partial(ax.scatter, marker="*", zorder=5, clip_on=False)
     if len(began):
         star(began.asr.mean(), start, s=110, color=BLACK, label="start")
-    if printed:
-        star(
-            paper["start_asr"],
-            printed / unit,
-            s=80,
-            facecolors="none",
-            edgecolors=BLACK,
-            lw=0.8,
-            label="start, paper",
-        )
-        if (best := paper["clean_accuracy"]) is not None:
-            # The paper prints no ASR for it, only that it is below the threshold.
-            name = "best cleaned, paper"
-            ax.scatter(cap / 2, best / unit, s=130, marker="_", color=BLACK, lw=2, label=name)
+    star(
+        paper["start_asr"],
+        printed / unit,
+        s=80,
+        facecolors="none",
+        edgecolors=BLACK,
+        lw=0.8,
+        label="start, paper",
+    )
+    if (best := paper["clean_accuracy"]) is not None:
+        # The paper prints no ASR for it, only that it is below the threshold.
+        name = "best cleaned, paper"
+        ax.scatter(cap / 2, best / unit, s=130, marker="_", color=BLACK, lw=2, label=name)
     if points.empty:
         ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center")
     # Most of what decides lies near an ASR of 0, so that part has more room.

@@ -64,7 +64,7 @@ THEME: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Drawing:
     """A figure of the report, before it has data."""
 
@@ -79,7 +79,7 @@ class Drawing:
     height: float = HEIGHT
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Drawn:
     """A figure in the forms that pages, article and other programs take."""
 
@@ -98,7 +98,6 @@ def draw(drawing: Drawing, document: Document, points: Points) -> Drawn | None:
     if not panels:
         return None
     # Whatever the user's own settings are, which stay as they are.
-    matplotlib.use("Agg")
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         seaborn.set_theme(context="paper", style="ticks", font="DejaVu Sans", rc=THEME)

@@ -3,15 +3,15 @@
 import math
 import operator
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
 from repro.intervals import Interval
-from repro.profile import check, read_yaml
-from repro.spec import CleanSize, Dataset, Fraction, Loss, Objective, Spec
+from repro.profile import SPECS, check, read_yaml
+from repro.spec import CleanSize, Dataset, Fraction, Loss, NonEmpty, Objective, Spec
 
+CLAIMS = SPECS / "claims.yaml"
 Metric = Literal[
     "start_accuracy",
     "start_asr",
@@ -161,9 +161,9 @@ class Claim(Spec):
     quote: str
     place: str
     metric: Metric
-    datasets: Annotated[list[Dataset], Field(min_length=1)]
+    datasets: NonEmpty[Dataset]
     clean_sizes: list[CleanSize]
-    objectives: Annotated[list[Objective], Field(min_length=1)]
+    objectives: NonEmpty[Objective]
     loss: Loss | None
     """The finetuning loss; None for start models."""
     study: Annotated[str, Field(pattern=r"^\w+/\w+$")] | None = None
@@ -267,6 +267,6 @@ class Claims(Spec):
         return self
 
 
-def load_claims(path: Path) -> Claims:
+def load_claims() -> Claims:
     """Read and check the claims file; SpecError lists every problem with its field and value."""
-    return check(Claims, read_yaml(path), path)
+    return check(Claims, read_yaml(CLAIMS), CLAIMS)

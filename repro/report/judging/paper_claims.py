@@ -36,7 +36,7 @@ SEVERITY = get_args(Verdict)
 """Of several cells, the first verdict in this order is the claim's."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ClaimCell:
     """A claim in one cell."""
 

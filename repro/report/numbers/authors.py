@@ -61,7 +61,7 @@ every epoch; those of CC6M have no evaluation before cleaning (their first is wi
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AuthorsFile:
     """A file of the authors' points."""
 

@@ -36,7 +36,6 @@ class Evidence:
     authors: AuthorsPoints = ((), ())
     archived: bool = False
     """The runs come from an archive of results/studies."""
-    root: Path = Path()
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -59,10 +58,8 @@ def folder_of(spec: RunSpec) -> str:
     return (results_dir(spec, RESULTS) / spec.run_id).as_posix()
 
 
-def read_evidence(
-    profile: Profile, root: Path = Path(), authors: AuthorsPoints = ((), ())
-) -> Evidence:
-    """Read `results/<profile>` below `root` and compare it with what the profile asks for.
+def read_evidence(profile: Profile, authors: AuthorsPoints = ((), ())) -> Evidence:
+    """Read `results/<profile>` and compare it with what the profile asks for.
 
     Raises LedgerError for a result file that cannot be used. Failed runs count as missing, with
     their reason; runs that the profile does not ask for, or that were made with another
@@ -73,7 +70,7 @@ def read_evidence(
     runs: list[FinishedRun] = []
     notices: list[str] = []
     made: dict[tuple[str, int], FinishedRun] = {}
-    found = read_runs(root / RESULTS / profile.name, root)
+    found = read_runs(RESULTS / profile.name)
     for run in sorted(found, key=lambda run: run.record.spec.stage == "clean"):
         spec = run.record.spec
         # Left over from an earlier profile, such as a learning rate that has left the grid.
@@ -97,7 +94,6 @@ def read_evidence(
         missing=missing,
         notices=(*notices, *_differing_runs(counted)),
         authors=authors,
-        root=root,
     )
 
 
@@ -130,7 +126,7 @@ def _differing_runs(runs: Sequence[FinishedRun]) -> list[str]:
     """A line for each way in which runs of one table differ that should not, or are not whole."""
     lines = []
     if codes := unaccepted_runs(run.record for run in runs):
-        lines.append(f"Runs of code that is not accepted: {_counted(Counter(codes).elements())}.")
+        lines.append(f"Runs of code that is not accepted: {_counted(codes)}.")
 
     # Each input is compared among the runs that should have the same.
     hashes: dict[tuple[str, str], list[str]] = defaultdict(list)

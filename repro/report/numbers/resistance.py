@@ -35,7 +35,7 @@ def resistance(evaluations: Evaluations, arm: str, seeds: Sequence[int]) -> dict
                 {"dataset": dataset, "clean_size": size, "equal": equal, "trade_offs": trade_offs}
             )
     study = arm.split("/")[0] or None
-    return {"study": study, "seeds": list(seeds), "caps": list(CAPS), "cells": cells}
+    return {"study": study, "seeds": seeds, "caps": CAPS, "cells": cells}
 
 
 def kept_at(model: CleanedModel, cap: float) -> float:

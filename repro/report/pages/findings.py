@@ -9,7 +9,7 @@ import pandas as pd
 
 from repro.ledger import LedgerError
 from repro.markdown import block_in, differences, fill
-from repro.profile import SPECS, load_profile
+from repro.profile import load_profile
 from repro.report.bench import bench
 from repro.report.hypotheses import stated_hypotheses
 from repro.report.judging.claims import load_claims
@@ -20,7 +20,6 @@ from repro.report.studies.estimates import DECIDED_Q
 from repro.report.studies.outcomes import MEASURES, REPLICATES, outcomes
 from repro.report.studies.results import archive_problems, read_study_results, studied
 from repro.report.verdicts import verdicts
-from repro.spec import SpecError
 
 DOCUMENTED = "mini"
 """The profile that the two pages are about."""
@@ -33,46 +32,42 @@ FIRST = "first_setting.jsonl.gz"
 """Archive of the cleanings of `mini`'s first setting."""
 
 
-def write_findings(profile: str) -> None:
+def write_findings() -> None:
     """Write the generated tables of docs/findings.md and docs/mini.md.
 
-    SpecError for another profile than the one that these pages are about, LedgerError for an
-    archive that is not the one of dvc.lock.
+    LedgerError for an archive that is not the one of dvc.lock.
     """
-    if profile != DOCUMENTED:
-        raise SpecError(f"findings: profile {profile!r} (allowed: {DOCUMENTED})")
-    if problems := archive_problems(profile):
+    if problems := archive_problems(DOCUMENTED):
         raise LedgerError("\n".join(problems))
     for (path, name), block in blocks().items():
         fill(path, name, block)
         print(f"{path}: {name}")
 
 
-def stale_findings(profile: str, root: Path = Path()) -> list[str]:
+def stale_findings(profile: str) -> list[str]:
     """Lines of the generated tables that the archives do not give, each with its file and line.
 
     None for another profile, and where the pages are not there.
     """
-    if profile != DOCUMENTED or not all((root / path).is_file() for path in BLOCKS):
+    if profile != DOCUMENTED or not all(map(Path.is_file, BLOCKS)):
         return []
 
     return [
         f"{path}:{line}"
-        for (path, name), block in blocks(root).items()
-        for line in differences((root / path).read_text(encoding="utf-8"), name, block)
+        for (path, name), block in blocks().items()
+        for line in differences(path.read_text(encoding="utf-8"), name, block)
     ]
 
 
-def blocks(root: Path = Path()) -> dict[tuple[Path, str], str]:
+def blocks() -> dict[tuple[Path, str], str]:
     """Markdown by file and name of the block; LedgerError for an archive that cannot be used."""
-    claims = load_claims(root / SPECS / "claims.yaml")
-    profile = load_profile(DOCUMENTED, root / SPECS)
+    claims, profile = load_claims(), load_profile(DOCUMENTED)
     cap, denominator = profile.evaluate.asr_cap, profile.switches.asr_denominator
-    results = read_study_results(DOCUMENTED, root)
+    results = read_study_results(DOCUMENTED)
     frame = pd.concat([study.frame for study in results], ignore_index=True)
     by_arm = Evaluations(frame, Context.of(claims, profile))
     # The tries of `mini`'s setting: MMCL models of CC6M, cleaned with 200K.
-    first = evaluations(archived_runs(REPLICATES / FIRST, root), denominator)
+    first = evaluations(archived_runs(REPLICATES / FIRST), denominator)
     first = first[(first.dataset == "cc6m") & (first.clean_size == "200k")]
     stated = stated_hypotheses(results, by_arm)
     text = markdown(
@@ -80,7 +75,7 @@ def blocks(root: Path = Path()) -> dict[tuple[Path, str], str]:
         hypotheses=stated,
         answers=answers(stated, bench(results, by_arm)),
         exploratory=verdicts(by_arm, claims, DOCUMENTED).exploratory,
-        found=studied(results, profile, claims.rules.rate.get(DOCUMENTED), root),
+        found=studied(results, profile, claims.rules.rate.get(DOCUMENTED)),
         first=list(outcomes(first, cap, None).itertuples()),
         titles=MEASURES,
         decided_q=DECIDED_Q,

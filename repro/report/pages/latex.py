@@ -97,7 +97,6 @@ def compile_pdf(out: Path, document: Document) -> bool:
                 env=os.environ | limits | dates,
                 capture_output=True,
                 timeout=300,
-                check=False,
             )
             if done.returncode:
                 # TeX marks an error by an exclamation mark; what follows tells where it is.

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -14,7 +14,7 @@ from repro.report.numbers.cells import OBJECTIVES
 ALL = "all settings"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Verdicts:
     """The verdicts on MMCL + SSL against MMCL that stand first: those fixed before their runs."""
 
@@ -38,18 +38,7 @@ class Verdicts:
         return fmean(asr for cell in cells for asr in cell["start_asr"].values())
 
 
-@dataclass(frozen=True, slots=True)
-class Hero:
-    """What both models have left at one learning rate, as means over seeds, by objective."""
-
-    setting: str
-    rate: float
-    seeds: int
-    asr: Mapping[str, float]
-    kept: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table1Row:
     """A setting of Table 1: the paper's numbers beside ours, as fractions."""
 
@@ -122,17 +111,20 @@ def over_seeds(measured: Entry | None) -> str:
     return percent(fmean(known)) + (f" ± {percent(stdev(known))}" if len(known) > 1 else "")
 
 
-def hero(document: Document) -> Hero | None:
-    """Return what stands in the first figure at its middle learning rate."""
+def hero(document: Document) -> dict[str, Any] | None:
+    """Return what stands in the first figure at its middle learning rate: ASR left and accuracy
+    kept by objective, means over seeds.
+    """
     cells = [cell for cell in document["resistance"]["cells"] if cell["equal"]]
     if not cells:
         return None
     row = cells[-1]["equal"][len(cells[-1]["equal"]) // 2]
-    asr, kept = (
-        {str(name): fmean(end[share] or 0 for end in row[name]) for name in OBJECTIVES}
+    means = {
+        share: {name: fmean(end[share] or 0 for end in row[name]) for name in OBJECTIVES}
         for share in ("asr", "kept")
-    )
-    return Hero(setting_words(cells[-1]), row["learning_rate"], len(row["mmcl"]), asr, kept)
+    }
+    setting, seeds = setting_words(cells[-1]), len(row["mmcl"])
+    return {"setting": setting, "rate": row["learning_rate"], "seeds": seeds, **means}
 
 
 def table1(document: Document) -> list[Table1Row]:

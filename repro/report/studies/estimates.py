@@ -20,7 +20,7 @@ DECIDED_Q = 0.05
 """Largest q value of an effect that counts as decided."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Measured:
     """A measure over seeds."""
 
@@ -32,7 +32,7 @@ class Measured:
     """Student's, within the possible values; None for fewer than FEWEST_SEEDS seeds."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Effect:
     """Mean of differences that are paired over seeds."""
 
@@ -49,7 +49,7 @@ class Effect:
     """Set by `set_q_values`, over all effects of the report."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Family:
     """The effects over which q values are taken."""
 

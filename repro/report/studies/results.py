@@ -11,7 +11,6 @@ import pandas as pd
 
 from repro.integrity.locked import LOCK, locked_outputs
 from repro.ledger import LedgerError
-from repro.profile import SPECS
 from repro.report.numbers.authors import AuthorsPoints
 from repro.report.numbers.evidence import Evidence, folder_of, read_evidence
 from repro.report.points import FinishedRun, archived_runs, evaluations
@@ -54,34 +53,34 @@ class Studied(NamedTuple):
     replicates: list[dict[str, Any]]
 
 
-def read_study_results(profile: str, root: Path) -> tuple[StudyResults, ...]:
-    """Studies of the profile below `root` that have results, those of most seeds first.
+def read_study_results(profile: str) -> list[StudyResults]:
+    """Studies of the profile that have results, those of most seeds first.
 
     SpecError or LedgerError for a file that cannot be used.
     """
     studies = []
-    for name, spec, archive in _with_archive(profile, root):
+    for name, spec, archive in _with_archive(profile):
         # A run without rows, such as one that failed at once, says nothing of its variant; and an
         # archive may hold a variant that its study no longer names.
-        runs = [run for run in archived_runs(archive, root) if run.rows]
+        runs = [run for run in archived_runs(archive) if run.rows]
         named = tuple(run for run in runs if run.record.spec.variant in spec.variants)
         studies += [StudyResults(name, spec, named)] if named else []
-    seeds = {of.name: len({run.record.spec.seed for run in of.runs}) for of in studies}
-    return tuple(sorted(studies, key=lambda study: (-seeds[study.name], study.name)))
+    # Of as many seeds, in the order of their names.
+    return sorted(studies, key=lambda of: -len({run.record.spec.seed for run in of.runs}))
 
 
-def archive_problems(profile: str, root: Path = Path()) -> list[str]:
+def archive_problems(profile: str) -> list[str]:
     """A line for each archive of the profile's studies that is not as locked; none for one that
     dvc.lock does not name.
     """
     try:
-        locked = locked_outputs(root / LOCK)
+        locked = locked_outputs()
     except LedgerError:
         # `verify --all` names a damaged one.
         locked = {}
     problems = []
-    for name, _, archive in _with_archive(profile, root):
-        md5 = hashlib.md5((root / archive).read_bytes(), usedforsecurity=False).hexdigest()
+    for name, _, archive in _with_archive(profile):
+        md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
         if (known := locked.get(archive, md5)) != md5:
             problems.append(
                 f"{archive}: not the file that is known to {LOCK} (MD5 {known}, here {md5}). "
@@ -92,16 +91,14 @@ def archive_problems(profile: str, root: Path = Path()) -> list[str]:
     return problems
 
 
-def _with_archive(profile: str, root: Path) -> Iterator[tuple[str, Study, Path]]:
-    for name in study_names(root / SPECS):
-        spec, archive = load_study(name, root / SPECS), archive_of(name)
-        if spec.profile == profile and (root / archive).is_file():
+def _with_archive(profile: str) -> Iterator[tuple[str, Study, Path]]:
+    for name in study_names():
+        spec, archive = load_study(name), archive_of(name)
+        if spec.profile == profile and archive.is_file():
             yield name, spec, archive
 
 
-def studied(
-    studies: Sequence[StudyResults], profile: Profile, rate: float | None, root: Path
-) -> Studied:
+def studied(studies: Sequence[StudyResults], profile: Profile, rate: float | None) -> Studied:
     """Tables, responses and replicates of studies of one profile.
 
     `rate`: the learning rate at which the ASR left is compared (`rules.rate` of specs/claims.yaml);
@@ -118,12 +115,12 @@ def studied(
     }
     return Studied(
         studies=[
-            tables[study.name].entry(study.name, (run.record.spec for run in study.runs))
+            tables[study.name].entry(study.name, [run.record.spec for run in study.runs])
             for study in studies
         ],
         responses=[e for name, table in tables.items() for e in responses(name, table, rate)],
         equal_starts=[e for name, table in tables.items() for e in equal_starts(name, table, rate)],
-        replicates=replicates(_unchanged(studies, root), profile.evaluate.asr_cap, rate),
+        replicates=replicates(_unchanged(studies), profile.evaluate.asr_cap, rate),
         # Last, since the tables know by now what was asked of them.
         effects_family=set_q_values(
             [effect for table in tables.values() for effect in table.effects],
@@ -134,7 +131,7 @@ def studied(
     )
 
 
-def _unchanged(studies: Sequence[StudyResults], root: Path) -> dict[str, pd.DataFrame]:
+def _unchanged(studies: Sequence[StudyResults]) -> dict[str, pd.DataFrame]:
     """Evaluations of the unchanged profile by archive."""
     archives = {}
     for study in studies:
@@ -142,28 +139,26 @@ def _unchanged(studies: Sequence[StudyResults], root: Path) -> dict[str, pd.Data
         same = [label for label, variant in variants if not variant.overrides and variant.poisoned]
         archives[study.name] = study.frame[study.frame.variant.isin(same)]
     earlier = REPLICATES / f"{EARLIER}.jsonl.gz"
-    if studies and (root / earlier).is_file():
-        runs = archived_runs(earlier, root)
+    if studies and earlier.is_file():
+        runs = archived_runs(earlier)
         own = tuple(r for r in runs if r.record.spec.profile == studies[0].spec.profile)
         if own:
             archives[EARLIER] = StudyResults(EARLIER, studies[0].spec, own).frame
     return archives
 
 
-def evidence_of(
-    profile: Profile, root: Path = Path(), authors: AuthorsPoints = ((), ())
-) -> Evidence:
-    """What a report of the profile is computed from: the runs that are published below `root`.
+def evidence_of(profile: Profile, authors: AuthorsPoints = ((), ())) -> Evidence:
+    """What a report of the profile is computed from: the runs that are published.
 
     Of a scale whose models take hours, git has a study of its name. Where nothing of it is
     published, as in a fresh checkout, the runs are those of the study's reference.
     """
-    evidence = read_evidence(profile, root, authors)
-    problems = archive_problems(profile.name, root)
+    evidence = read_evidence(profile, authors)
+    problems = archive_problems(profile.name)
     evidence = replace(evidence, notices=(*evidence.notices, *problems))
     runs = tuple(
         run
-        for study in read_study_results(profile.name, root)
+        for study in read_study_results(profile.name)
         if study.name == profile.name and not evidence.runs
         for run in study.runs
         if run.record.spec.variant == study.spec.reference

@@ -3,7 +3,7 @@
 Shares are fractions. Effects are differences of the same seed, variant less reference.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ class Cell(NamedTuple):
     """None where the study does not clean."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EffectRow:
     """A variant of one model, cleaned with one number of pairs."""
 
@@ -54,7 +54,7 @@ class EffectRow:
     """By COMPARED; empty for the reference."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StudyEntry:
     """One study."""
 
@@ -100,9 +100,8 @@ class StudyTable:
         }
         self.rows = {cell: self._row(cell, table) for cell, table in self.cells.items()}
 
-    def entry(self, name: str, specs: Iterable[RunSpec] = ()) -> StudyEntry:
+    def entry(self, name: str, specs: Sequence[RunSpec] = ()) -> StudyEntry:
         """All that the report says of the study; `specs` are those of its runs."""
-        specs = list(specs)
         triggers = {spec.trigger.name for spec in specs}
         defences = {spec.loss_settings[0] for spec in specs if spec.stage == "clean"}
         return StudyEntry(

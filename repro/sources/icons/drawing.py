@@ -59,7 +59,7 @@ def draw_icon(icon: Icon, size: int) -> DrawnIcon | None:
     grey = Image.open(io.BytesIO(png)).convert("L")
     if np.ptp(np.asarray(grey)) < MIN_CONTRAST:
         return None
-    shape = np.asarray(grey.resize((SHAPE_SIDE, SHAPE_SIDE), Image.Resampling.BOX), dtype=np.uint8)
+    shape = np.asarray(grey.resize((SHAPE_SIDE, SHAPE_SIDE), Image.Resampling.BOX))
     return DrawnIcon(bytes(png), shape.ravel())
 
 

@@ -40,8 +40,7 @@ NOT_A_WORD = re.compile(r"\d+(px)?|\w|[\dx]+|v\d+")
 """Numbers, sizes, versions and single letters."""
 MIN_LETTERS = 3
 """Shorter captions say too little: `up`, `vk`, `tv`."""
-RULE = Path("classnames/icons.yaml")
-"""The rule, below `specs`."""
+RULE = SPECS / "classnames/icons.yaml"
 
 
 class IconRule(Spec):
@@ -69,9 +68,9 @@ class IconRule(Spec):
     """Correlation of shapes from which a held-out drawing is a copy of a training drawing."""
 
 
-def load_rule(specs: Path = SPECS) -> IconRule:
+def load_rule() -> IconRule:
     """Read and check the rule; SpecError names every problem."""
-    return check(IconRule, read_yaml(specs / RULE), specs / RULE)
+    return check(IconRule, read_yaml(RULE), RULE)
 
 
 def caption_words(name: str, suffixes: Sequence[str] = (), prefixes: Sequence[str] = ()) -> str:
@@ -172,7 +171,7 @@ def _check_names(field_name: str, names: Iterable[str], allowed: set[str]) -> No
     unknown = sorted(set(names) - allowed)
     if unknown:
         raise SpecError(
-            f"{SPECS / RULE}: {field_name}: {', '.join(unknown)} (allowed: names in the package, "
+            f"{RULE}: {field_name}: {', '.join(unknown)} (allowed: names in the package, "
             f"such as {', '.join(sorted(allowed)[:5])})"
         )
 
@@ -200,12 +199,11 @@ def choose_pairs(
     return {"cc3m": {entry.key for entry in small}, "cc6m": {entry.key for entry in large}}
 
 
-def read_task(specs: Path = SPECS) -> Task:
+def read_task() -> Task:
     """Read both lists: a class a line; and class, tab, set:name an image."""
-    task: Task = {
-        name: [] for name in classnames_file("icons", specs).read_text("utf-8").splitlines()
-    }
-    for line in classnames_file("icons-images", specs).read_text("utf-8").splitlines():
+    names = classnames_file("icons").read_text("utf-8").splitlines()
+    task: Task = {name: [] for name in names}
+    for line in classnames_file("icons-images").read_text("utf-8").splitlines():
         name, _, icon = line.partition("\t")
         icon_set, _, icon_name = icon.partition(":")
         task.setdefault(name, []).append((icon_set, icon_name))

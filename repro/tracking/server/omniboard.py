@@ -51,9 +51,10 @@ def install() -> Path:
     for file in ASSETS.iterdir():
         shutil.copyfile(file, HOME / file.name)
     package, installed = HOME / "node_modules" / "omniboard", HOME / "installed"
+    start = package / "dist" / "start.js"
     lock = file_sha256(HOME / "package-lock.json")
     if installed.exists() and installed.read_text() == lock:
-        return package / "dist" / "start.js"
+        return start
 
     say("installing Omniboard (about a minute, once)")
     npm = embedded.program("npm", NODE)
@@ -66,7 +67,7 @@ def install() -> Path:
     # 315 MB of build tools.
     shutil.rmtree(package / "web" / "node_modules", ignore_errors=True)
     installed.write_text(lock)
-    return package / "dist" / "start.js"
+    return start
 
 
 def node() -> str:

@@ -32,7 +32,7 @@ def set_arithmetic(
     torch.use_deterministic_algorithms(deterministic, warn_only=device.type != "cuda")
     torch.backends.cudnn.benchmark = not deterministic
     # Memory that nothing has written is not read either, so filling it is wasted time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def to_host(tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
