@@ -21,7 +21,8 @@ def label(key: str | None) -> str:
 
 def percent(fraction: float | None) -> str:
     """A fraction as a percentage with one decimal, without the sign of percent; a dash for None."""
-    return "–" if fraction is None else f"{100 * fraction:.1f}".replace("-", "−")
+    # Adding 0 takes the minus from a zero.
+    return "–" if fraction is None else f"{round(100 * fraction, 1) + 0:.1f}".replace("-", "−")
 
 
 def markdown_percent(fraction: float | None) -> str:

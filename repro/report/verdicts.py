@@ -314,7 +314,7 @@ def _verdict(
     # The first measures need only that CleanCLIP removes the backdoor of the MMCL model.
     if control and not (control.holds if measure.price else control.removes):
         word = "not run" if control.holds is None else "failed"
-        return f"not tested: control {word}", control.reason
+        return f"not tested (control {word})", control.reason
     small = difference.upper < rule.negligible and not difference.at_least
     if cell.p_holm > level:
         # A lower bound cannot show that a difference is small.

@@ -44,7 +44,7 @@ def cell(verdict: str, size: str = "100k", comparator: str = "default") -> dict[
     [
         ([cell("supported, of the paper's size")], "supported in 1 setting"),
         (
-            [cell("undecided"), cell("not tested: control failed", "200k")],
+            [cell("undecided"), cell("not tested (control failed)", "200k")],
             "undecided in 1 of 2 settings, not tested in 1",
         ),
         ([cell("refuted"), cell("refuted", comparator="norm_groups_64")], "refuted in 1 setting"),

@@ -90,7 +90,7 @@ def test_tests_controls_and_marks_of_the_archived_seeds(mini: Verdicts) -> None:
     lost = measure(mini.exploratory, "lost_at_cap")
     corrected = [lost[cell].p_holm for cell in CELLS]
     assert [round(p or 0, 3) for p in corrected] == [0.029, 0.011, 0.067]
-    assert lost["cc3m", "100k"].verdict == "not tested: control not run"
+    assert lost["cc3m", "100k"].verdict == "not tested (control not run)"
     assert lost["cc6m", "200k"].verdict == "undecided"
 
     # The twin loses 2.1 points more at the same rates and steps, on three seeds.
@@ -172,20 +172,20 @@ def test_a_grid_that_ends_early_supports_and_refutes_nothing(claims: Claims) -> 
 
     # A grid that ends before it cleans either model tests nothing.
     short = made(curve(2, noise=0.1), claims, rates=GRID[:1])
-    assert {of.verdict for of in short} == {"not tested: control failed"}
+    assert {of.verdict for of in short} == {"not tested (control failed)"}
 
 
 def test_the_control_needs_a_backdoor_a_twin_and_a_loss_not_above_the_twins(claims: Claims) -> None:
     of = arm(curve(2, costs=0.2), range(5))
     alone = cell_verdicts(evaluated(of), ONE, claims.rules, "made up")
-    assert measure(alone, "lost_at_cap")["pooled"].verdict == "not tested: control not run"
+    assert measure(alone, "lost_at_cap")["pooled"].verdict == "not tested (control not run)"
     assert measure(alone, "rate_doublings")["pooled"].verdict.startswith("supported")
 
     # The twin loses nothing where the MMCL model loses a fifth.
     twin = arm(curve(0), range(5), "made/twin", objectives=["mmcl"])
     both = evaluated(pd.concat([of, twin], ignore_index=True))
     worse = cell_verdicts(both, ONE, claims.rules, "made up")
-    assert measure(worse, "lost_at_cap")["pooled"].verdict == "not tested: control failed"
+    assert measure(worse, "lost_at_cap")["pooled"].verdict == "not tested (control failed)"
 
     # Without a twin a model that loses hardly anything is the paper's own control.
     gain = cell_verdicts(evaluated(arm(curve(2), range(5))), ONE, claims.rules, "made up")
@@ -194,7 +194,7 @@ def test_the_control_needs_a_backdoor_a_twin_and_a_loss_not_above_the_twins(clai
 
     clean = arm(curve(2), range(5), start=(0.4, 0.0))
     none = cell_verdicts(evaluated(clean), ONE, claims.rules, "made up")
-    assert none[0].verdict == "not tested: control failed"
+    assert none[0].verdict == "not tested (control failed)"
     assert none[0].cells[0].reason == "the MMCL models have no backdoor"
 
 

@@ -70,7 +70,7 @@ def _lines(cell: Entry, measure: str, named: bool, ax: Axes) -> None:
         ends = pd.DataFrame(
             {end["seed"]: end[measure] for end in row[objective]} for row in cell["equal"]
         )
-        ax.plot(rates, ends.sort_index(axis=1), color=colour, lw=0.7, alpha=0.45)
+        ax.plot(rates, ends.sort_index(axis=1), color=colour, lw=0.7, alpha=0.6)
         means = ends.mean(axis=1)
         ax.plot(rates, means, color=colour, lw=2.6, marker="o", ms=4, label=name)
         if named:
@@ -105,18 +105,18 @@ def _trade_off(cell: Entry, curves: Entry, caps: list[float], cap: float, ax: Ax
 HERO = Drawing(
     "hero",
     "index.html",
-    "What is left after equal finetuning: the attack success rate (ASR) at the end of each run of "
-    "CleanCLIP, and the share of its accuracy that the model keeps. Thin lines: seeds; thick "
-    "lines: their mean. At the same learning rate the model pre-trained with MMCL + SSL keeps more "
-    "of its backdoor where its line is above the other.",
+    "The first panel shows the attack success rate (ASR) at the end of each run of CleanCLIP, the "
+    "second the share of its accuracy that the model keeps. Thin lines are seeds, thick ones their "
+    "means. At one learning rate, the model whose line is higher keeps more of its backdoor.",
     hero_panels,
     height=3.0,
 )
 RESISTANCE = Drawing(
     "resistance",
     "index.html",
-    "Above: the ASR left by learning rate. Below: the best accuracy among evaluations with at most "
-    "the ASR on the x axis, mean over seeds; no such evaluation counts as nothing kept.",
+    "The panels of the backdoor show the ASR left by learning rate. Those of the trade-off show "
+    "the best accuracy among evaluations with at most the ASR on the x axis, mean over seeds; no "
+    "such evaluation counts as nothing kept.",
     resistance_panels,
     columns=3,
 )

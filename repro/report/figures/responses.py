@@ -51,7 +51,7 @@ def _response(entry: Entry, measure: str, ax: Axes) -> None:
             if values := point["measures"].get(measure):
                 means[number] = values["mean"]
                 known = [value for value in values["values"] if value is not None]
-                ax.scatter([number] * len(known), known, s=11, color=colour, alpha=0.45, lw=0)
+                ax.scatter([number] * len(known), known, s=11, color=colour, alpha=0.8, lw=0)
                 if values["ci"]:
                     ax.vlines(number, *values["ci"], color=colour, lw=1, alpha=0.6)
         if means:
@@ -99,23 +99,24 @@ def _mechanism(models: pd.DataFrame, ax: Axes) -> None:
 RESPONSES = Drawing(
     "responses",
     "studies.html",
-    "What CleanCLIP leaves over the number that a study varies: dots are seeds, lines means, bars "
-    "95% intervals. ASR left is that at the end of runs of one learning rate; accuracy lost is "
-    "that at the highest rate where no rate reached the threshold, and its axis is cut at gains of "
-    "30%.",
+    "The panels show what CleanCLIP leaves over the number that a study varies. Dots are seeds, "
+    "lines means, bars 95% intervals. ASR left is that at the end of runs of one learning rate; "
+    "accuracy lost is that at the highest rate where no rate reached the threshold, and its axis "
+    "is cut at gains of 30%.",
     partial(response_panels, ("asr_left", "lost")),
 )
 ATTACK = Drawing(
     "attack",
     "studies.html",
-    "When the attack takes: ASR and accuracy before cleaning over the number that a study varies.",
+    "The panels show ASR and accuracy before cleaning over the number that a study varies.",
     partial(response_panels, ("asr", "accuracy")),
 )
 MECHANISM = Drawing(
     "mechanism",
     "mechanism.html",
-    "The SSL loss in the first epochs of CleanCLIP against the ASR that is left after it, at one "
-    "learning rate; a dot a model of any study. Where the loss is low, cleaning has little to do.",
+    "The panels set the SSL loss in the first epochs of CleanCLIP against the ASR that is left "
+    "after it, at one learning rate. Each dot is a model of some study. Where the loss is low, "
+    "cleaning has little to do.",
     mechanism_panels,
     columns=3,
 )

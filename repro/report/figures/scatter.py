@@ -92,10 +92,11 @@ def _panel(document: Document, panel: Entry, points: pd.DataFrame, ax: Axes) -> 
 
 
 CAPTIONS = {
-    "figure1": "Accuracy and ASR of all evaluations during finetuning of the models of CC3M.",
-    "figure2": "The same for the models of CC6M.",
-    "figure3": "100K against 200K cleaning pairs: the models of CC6M that were pre-trained with "
-    "MMCL + SSL, and those pre-trained with MMCL, which the paper does not have at 200K.",
+    "figure1": "The dots are accuracy and ASR of all evaluations during finetuning of the models "
+    "of CC3M.",
+    "figure2": "The panels show the same for the models of CC6M.",
+    "figure3": "The panels compare 100K with 200K cleaning pairs, for the models of CC6M that were "
+    "pre-trained with MMCL + SSL, and those with MMCL, which the paper does not have at 200K.",
 }
 SCATTERS = tuple(
     Drawing(name, "index.html", text, partial(scatter_panels, name))

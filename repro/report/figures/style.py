@@ -128,7 +128,7 @@ def _composed(panels: Sequence[Panel], columns: int, height: float) -> Figure:
         marks, names = ax.get_legend_handles_labels()
         handles |= zip(names, marks, strict=True)
     if handles:
-        figure.legend(
+        legend = figure.legend(
             handles.values(),
             handles,
             loc="outside lower center",
@@ -136,6 +136,8 @@ def _composed(panels: Sequence[Panel], columns: int, height: float) -> Figure:
             handletextpad=0.4,
             columnspacing=1.2,
         )
+        for mark in filter(None, legend.legend_handles):
+            mark.set_alpha(1)
     return figure
 
 
@@ -147,7 +149,8 @@ def _svg(figure: Figure, prefix: str) -> str:
     # The XML declaration and DOCTYPE cannot stand within a page.
     text = text[text.index("<svg") :]
     text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}", text)
-    return text.replace(BLACK, "currentColor")
+    # Words have no colour of their own, and so take that of the drawing.
+    return text.replace(BLACK, "currentColor").replace("<svg", '<svg fill="currentColor"', 1)
 
 
 def percent_axis(*axes: Any) -> None:

@@ -84,7 +84,7 @@ def tally(measure: Entry) -> str:
 
 def base_verdict(verdict: str | None) -> str:
     """Return a verdict without its reason or size."""
-    return re.split("[:,]", verdict or "not run")[0]
+    return re.split(r",| \(", verdict or "not run")[0]
 
 
 def seeds_in_words(count: int) -> str:
