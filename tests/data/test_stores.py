@@ -213,24 +213,15 @@ def test_the_environment_lowers_the_memory_that_runs_count_on(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("line", "folder", "file", "unlimited"),
-    [
-        ("0::", "", "memory.max", "max"),
-        ("8:pids:/\n4:memory:", "memory", "memory.limit_in_bytes", str(2**63 - 4096)),
-    ],
+    ("line", "place"),
+    [("0::", "memory.max"), ("8:pids:/\n4:memory:", "memory/memory.limit_in_bytes")],
 )
-def test_a_jobs_limit_counts_levels_below(
-    line: str,
-    folder: str,
-    file: str,
-    unlimited: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_jobs_limit_counts_levels_below(line: str, place: str, tmp_path: Path, monkeypatch):
     """A process in a step of a Slurm job, whose `--mem` is a limit of the job's group."""
     proc, groups = tmp_path / "proc", tmp_path / "cgroup"
     (proc / "self").mkdir(parents=True)
-    job = groups / folder / "job_7"
+    folder, file = (groups / place).parent, Path(place).name
+    job = folder / "job_7"
     (job / "step_0/user").mkdir(parents=True)
     monkeypatch.setattr(memory, "PROC", proc)
     monkeypatch.setattr(memory, "GROUPS", groups)
@@ -238,7 +229,7 @@ def test_a_jobs_limit_counts_levels_below(
     machine = memory.machine_memory()  # no group tells a limit, nor is there a list of groups
     (proc / "self/cgroup").write_text(f"{line}/job_7/step_0/user\n")
     assert memory.machine_memory() == machine
-    (job / "step_0/user" / file).write_text(f"{unlimited}\n")
+    (job / "step_0/user" / file).write_text("max\n")
     assert memory.machine_memory() == machine
     (job / file).write_text("102400\n")
     assert memory.machine_memory() == 102400

@@ -69,9 +69,8 @@ def test_ranks_find_to_the_last_bit_what_one_finds(store: Path, ranks: int, batc
         classes, triggered, _ = found_here(str(store), batch)
     assert len(set(classes)) > 3 and classes != triggered
     rounds = math.ceil(math.ceil(150 / batch) / ranks)
-    assert (
-        on_ranks(ranks, found_here, str(store), batch) == [[classes, triggered, 1 + rounds]] * ranks
-    )
+    found = on_ranks(ranks, found_here, str(store), batch)
+    assert found == [[classes, triggered, 1 + rounds]] * ranks
 
 
 def test_an_error_between_batches_ends_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

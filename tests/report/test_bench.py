@@ -95,17 +95,12 @@ def test_answers_name_what_the_seeds_say(cells: list[BenchCell]) -> None:
     """One line a question, of cells whose backdoor took; nothing is said of what has not run."""
     assert answers({}, []) == {}
     rate = {"sum": estimate({25: Value(0.25), 26: Value(0.35)}), "verdict": "supported"}
-    rows = [
-        {"family": "pre-training", "says": "views make models resist", **rate},
-        {"family": "cleaning", "says": "another view cleans", "sum": None, "verdict": "incomplete"},
-    ]
+    rows = [{"family": "pre-training", "says": "views make models resist", **rate}]
+    rows += [{"family": "cleaning", "says": "a view cleans", "sum": None, "verdict": "incomplete"}]
     said = answers({"mechanism": rows}, cells)
     assert said.keys() == {"mechanism", "blind"}
-    assert (
-        "(mean of 2 seeds, ASR left after CleanCLIP): views make models resist (+30.0 points, "
-        in (said["mechanism"])
-    )
-    assert said["mechanism"].endswith("at a time: another view cleans (no seed, incomplete).")
+    assert "mean of 2 seeds" in said["mechanism"] and "resist (+30.0 points" in said["mechanism"]
+    assert said["mechanism"].endswith("at a time: a view cleans (no seed, incomplete).")
     blind = [cell.blind["0.05"].mean for cell in cells if cell.took]
     ends = f"{100 * min(blind):.1f}% to {100 * max(blind):.1f}%"
     assert f"is left with an ASR of {ends}, by attack, model and defence." in said["blind"]
@@ -114,7 +109,5 @@ def test_answers_name_what_the_seeds_say(cells: list[BenchCell]) -> None:
     both = [*patch, replace(patch[0], pretrain_objective="mmcl_ssl")]
     left = f"{100 * patch[0].left.mean:.1f}%"
     said = answers({}, both)
-    assert said["defence"].endswith(
-        f"CleanCLIP leaves MMCL models {left} and MMCL + SSL models {left}."
-    )
+    assert said["defence"].endswith(f"leaves MMCL models {left} and MMCL + SSL models {left}.")
     assert said["trigger"].count(left) == 3

@@ -216,11 +216,9 @@ def test_ft_sam_takes_the_gradient_up_the_hill(tmp_path: Path) -> None:
     torch.testing.assert_close(losses["loss"], at_start, rtol=1e-12, atol=0)
     assert all(map(torch.equal, model.buffers(), once.buffers()))
 
-    base = run_spec(optimizer_state="fresh", mode_after_evaluation="train")
-    plain = base.model_copy(update={"loss": "mmcl"})
+    plain = run_spec(optimizer_state="fresh").model_copy(update={"loss": "mmcl"})
     specs = {"plain": plain, "none": defended(plain, "ft_sam", radius=0.0)}
-    ends = [run(tmp_path / name, spec, pairs=Single()) for name, spec in specs.items()]
-    assert_equal_models(*ends, 0.0)
+    assert_equal_models(*(run(tmp_path / n, s, pairs=Single()) for n, s in specs.items()), 0.0)
 
 
 def test_a_defence_may_choose_the_pairs(toy: Callable[..., RunSpec], tmp_path: Path) -> None:
