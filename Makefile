@@ -19,7 +19,7 @@ reproduce: setup ## the whole study, data to report, at params.yaml's profile or
 	@$(ACTIVATE) && REPRO_PARENT=$$PPID exec python -m repro reproduce "$$PROFILE"
 
 test: setup ## every test that can run here; FAST=1 leaves out those marked slow
-	@$(ACTIVATE) && exec python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20 $(if $(FAST),-m "not slow")
+	@$(ACTIVATE) && OMP_NUM_THREADS=1 exec python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20 $(if $(FAST),-m "not slow")
 
 bench: setup ## speed against the straightforward implementation, about 20 minutes on an idle core
 	@$(ACTIVATE) && exec python -m benchmarks

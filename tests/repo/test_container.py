@@ -56,6 +56,7 @@ def pip_settings(home: Path) -> list[str]:
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     settings = dict(re.findall(r"^[\w:]+\.([\w-]+)='(.*)'$", listed, re.MULTILINE))
     settings.pop("constraint", None)  # of this machine's Python
+    settings["no-compile"] = "true"  # of gigabytes, of which the test imports few
     folders = [folder for folder in settings.get("find-links", "").split() if Path(folder).is_dir()]
     volumes = [f"{folder}:{folder}:ro" for folder in folders]
     if certificate := settings.pop("cert", None):

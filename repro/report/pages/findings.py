@@ -10,11 +10,10 @@ import pandas as pd
 from repro.ledger import LedgerError
 from repro.markdown import block_in, differences, fill
 from repro.profile import load_profile
-from repro.report.bench import bench
 from repro.report.hypotheses import stated_hypotheses
 from repro.report.judging.claims import load_claims
 from repro.report.measures import Context, Evaluations
-from repro.report.pages.html import answers, markdown
+from repro.report.pages.html import markdown
 from repro.report.points import archived_runs, evaluations
 from repro.report.studies.estimates import DECIDED_Q
 from repro.report.studies.outcomes import MEASURES, REPLICATES, outcomes
@@ -25,7 +24,7 @@ DOCUMENTED = "mini"
 """The profile that the two pages are about."""
 FINDINGS, TRIES = Path("docs/findings.md"), Path("docs/mini.md")
 BLOCKS = {
-    FINDINGS: ("verdicts", "axes", "prices", "mechanism", "bench", "effects"),
+    FINDINGS: ("verdicts", "axes", "prices", "mechanism", "effects"),
     TRIES: ("tries", "rounding"),
 }
 FIRST = "first_setting.jsonl.gz"
@@ -69,11 +68,9 @@ def blocks() -> dict[tuple[Path, str], str]:
     # The tries of `mini`'s setting: MMCL models of CC6M, cleaned with 200K.
     first = evaluations(archived_runs(REPLICATES / FIRST), denominator)
     first = first[(first.dataset == "cc6m") & (first.clean_size == "200k")]
-    stated = stated_hypotheses(results, by_arm)
     text = markdown(
         "findings",
-        hypotheses=stated,
-        answers=answers(stated, bench(results, by_arm)),
+        hypotheses=stated_hypotheses(results, by_arm),
         exploratory=verdicts(by_arm, claims, DOCUMENTED).exploratory,
         found=studied(results, profile, claims.rules.rate.get(DOCUMENTED)),
         first=list(outcomes(first, cap, None).itertuples()),
