@@ -1,8 +1,7 @@
 """Calls of `reproduce` over a short graph of noise, disturbed at random moments of fixed seeds.
 
 Stopped, a call leaves nothing behind, and the next goes on. Where a file is edited meanwhile, a
-call ends in an error that names the edit, or in the results of the state before it, or of the one
-after it. REPRO_STOP_ROUNDS and REPRO_EDIT_TRIES set how many stops and edits there are.
+call ends in an error that names the edit, or in the results of the state before or after it.
 """
 
 import os
@@ -28,7 +27,7 @@ from tests.support.synthetic import short_graph
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
 
 ROUNDS = int(os.environ.get("REPRO_STOP_ROUNDS", "3"))
-TRIES = int(os.environ.get("REPRO_EDIT_TRIES", "1"))
+TRIES = int(os.environ.get("REPRO_EDIT_TRIES", "0"))
 PATIENCE_SECONDS = 10.0
 """Within which all that a stopped call has started must be gone."""
 LATEST_SECONDS = 12.0
@@ -156,6 +155,7 @@ def stop_several_times(folder: Path) -> None:
             assert text.rstrip().endswith("repro: interrupted; the next call goes on from here")
 
 
+@pytest.mark.skipif(TRIES == 0, reason="a minute a try: REPRO_EDIT_TRIES says how many")
 def test_an_edit_during_a_call_makes_no_mixture(quiet: Quiet) -> None:
     quiet.of()
     draw = random.Random(20251128)
