@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from repro.files import file_sha256
 from repro.report.bench import bench
-from repro.report.hypotheses import stated_hypotheses
+from repro.report.hypotheses import experimental_seeds, stated_hypotheses
 from repro.report.judging.claims import CLAIMS, Claims, Paper
 from repro.report.judging.paper_claims import judged_claims
 from repro.report.measures import Context, Evaluations
@@ -88,7 +88,7 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
         },
         "figures": tables.figures(evidence, paper),
         "resistance": resistance(by_arm, arm, seeds),
-        "mechanism": mechanism(frame, context.rate, judged.seeds),
+        "mechanism": mechanism(frame, context.rate, {*judged.seeds, *experimental_seeds(studies)}),
         "errata": [erratum.model_dump() | {"result": erratum.result} for erratum in claims.errata],
         **about._asdict(),
         "hypotheses": stated_hypotheses(studies, by_arm),

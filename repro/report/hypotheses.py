@@ -36,6 +36,12 @@ def stated_hypotheses(
     }
 
 
+def experimental_seeds(studies: Iterable[StudyResults]) -> set[int]:
+    """Seeds of the studies that state hypotheses."""
+    stating = [study for study in studies if study.spec.hypotheses]
+    return {run.record.spec.seed for study in stating for run in study.runs}
+
+
 def judged_hypotheses(name: str, study: Study, evaluations: Evaluations) -> list[dict[str, Any]]:
     """The hypotheses of a study in the order of its file, with what the seeds say.
 

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from repro.report.figures.style import (
+    BLACK,
     OBJECTIVE_COLOURS,
     Document,
     Drawing,
@@ -84,11 +85,19 @@ def mechanism_panels(document: Document, _points: Points) -> list[Panel]:
 
 
 def _mechanism(models: pd.DataFrame, ax: Axes) -> None:
-    for objective, colour in OBJECTIVE_COLOURS.items():
-        dots = models[models.pretrain_objective == objective]
-        name = f"pre-trained with {label(objective)}"
-        x, y = dots.loss_ssl, dots.asr_left
-        ax.scatter(x, y, s=16, color=colour, alpha=0.7, linewidth=0, label=name)
+    markers = iter("^sDv")
+    for objective, dots in models.groupby("pretrain_objective"):
+        colour = OBJECTIVE_COLOURS.get(str(objective))
+        ax.scatter(
+            dots.loss_ssl,
+            dots.asr_left,
+            s=16,
+            color=colour or BLACK,
+            marker="o" if colour else next(markers),
+            alpha=0.7,
+            linewidth=0,
+            label=f"pre-trained with {label(str(objective))}",
+        )
     ax.set_title(setting(models.iloc[0]))
     ax.set(xlabel="SSL loss when cleaning begins", ylabel="ASR left (%)", ylim=(-0.02, 1.03))
     low, high = models.loss_ssl.min() / 2, 2 * models.loss_ssl.max()

@@ -47,7 +47,8 @@ def mechanism(frame: pd.DataFrame, rate: float | None, seeds: Iterable[int]) -> 
 
 def _model(runs: pd.DataFrame) -> dict[str, Any]:
     """The beginning and the end of a model's cleaning."""
-    shared = runs.groupby("fingerprint").run.nunique().sort_values(kind="stable").index[-1]
+    # Of equally many the first in the archives, where the default comes before variants.
+    shared = runs.groupby("fingerprint", sort=False).run.nunique().idxmax()
     cleaning = runs[runs.fingerprint == shared]
     rows = cleaning[cleaning.run == cleaning.run.iloc[0]].sort_values("step")
     first, last = rows[rows.step > 0].iloc[0], rows.iloc[-1]
@@ -64,7 +65,8 @@ def _correlations(models: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """By cell, of the models of both objectives (then the objective is None) and of each."""
     groups = pd.concat([models.assign(pretrain_objective=""), models]).groupby(CELL)
     for (dataset, size, objective), group in groups:
-        if len(group) >= FEWEST_MODELS:
+        different = group[["loss_ssl", "loss_mmcl", "asr_left"]].nunique().min() > 1
+        if len(group) >= FEWEST_MODELS and different:
             yield {
                 "dataset": dataset,
                 "clean_size": size,
