@@ -71,6 +71,7 @@ def pip_settings(home: Path) -> list[str]:
     shutil.which("buildah") is None or shutil.which("debootstrap") is None or os.getuid() != 0,
     reason="no tool to build an image here: apt-get install buildah debootstrap, as root",
 )
+@pytest.mark.skipif("REPRO_CONTAINER" not in os.environ, reason="with REPRO_CONTAINER=1: 4 minutes")
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_image_builds_computes_and_holds_nothing_of_this_machine(
