@@ -72,8 +72,8 @@ def test_kills_on_a_machine_change_nothing(clean_folder: Path, undisturbed: dict
 def test_kills_on_a_cluster_change_nothing(
     clean_folder: Path, undisturbed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Two ranks on two nodes end like two on one; killed daemons and nodes change nothing."""
-    victims = ["slurmd", "node", "driver"]
+    """Two ranks on two nodes end like two on one; a node or a driver that dies changes nothing."""
+    victims = ["node", "driver"]
     with running_cluster(tmp_path_factory.mktemp("slurm")) as cluster:
         endings = under_fire(clean_folder, "slurm", victims, THROUGH_SLURM, cluster)
     assert endings and all(each == undisturbed for each in endings)
@@ -102,12 +102,12 @@ def under_fire(
             assert time.monotonic() < deadline, f"{left} left: {said(folder)}"
             if process.returncode is not None:
                 process = start(folder, "dvc", "repro", TARGET, **settings)
-            if left and not seen and find(folder, left[0], cluster):
+            if left and not seen and find(folder, left[0]):
                 seen, due, before = left[0], 0.0, newest_checkpoint(folder)
             early = len(left) % 2
             if seen and not due and (early or newest_checkpoint(folder) not in ("", before)):
                 due = time.monotonic() + rng.uniform(0, 3 if early else 0.3)
-            if seen and due and time.monotonic() >= due and (pids := find(folder, seen, cluster)):
+            if seen and due and time.monotonic() >= due and (pids := find(folder, seen)):
                 newest = newest_checkpoint(folder)
                 if not newest and not early:  # its run has ended: wait for another's
                     due = 0.0
@@ -132,8 +132,8 @@ def newest_checkpoint(folder: Path) -> str:
     return times[max(times)] if times else ""
 
 
-def find(folder: Path, kind: str, cluster: Cluster | None) -> list[int]:
-    """Living processes of a kind in the folder; of a daemon or node, while a job is there."""
+def find(folder: Path, kind: str) -> list[int]:
+    """Living processes of a kind in the folder; of a node, those of its jobs."""
     at_work: list[int] = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -146,21 +146,19 @@ def find(folder: Path, kind: str, cluster: Cluster | None) -> list[int]:
             at_work += [int(entry.name)] * found
         except OSError:
             continue
-    if kind == "slurmd" and at_work and cluster:
-        return [cluster.daemons[NODES[0]].pid]
     return at_work
 
 
 def kill(kind: str, pids: list[int], cluster: Cluster | None) -> None:
-    """SIGKILL; a daemon comes back at once; with a node go its daemon and all that jobs started."""
-    if cluster is None or kind not in ("slurmd", "node"):
+    """SIGKILL; with a node go its daemon, which comes back, and all that jobs started."""
+    if cluster is None or kind != "node":
         return silently_kill(pids[0])
-    steps = {parent(pid) for pid in pids} if kind == "node" else set()
+    steps = {parent(pid) for pid in pids}
     cluster.daemons[NODES[0]].kill()
     cluster.daemons[NODES[0]].wait()
     for pid in [step for step in steps if "slurmstepd" in command(step)]:
         silently_kill(pid)
-    for pid in pids if kind == "node" else ():
+    for pid in pids:
         silently_kill(pid)
     return cluster.start_node(NODES[0])
 
