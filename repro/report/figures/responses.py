@@ -96,7 +96,7 @@ def _mechanism(models: pd.DataFrame, ax: Axes) -> None:
             marker="o" if colour else next(markers),
             alpha=0.7,
             linewidth=0,
-            label=f"pre-trained with {label(str(objective))}",
+            label=label(str(objective)),
         )
     ax.set_title(setting(models.iloc[0]))
     ax.set(xlabel="SSL loss when cleaning begins", ylabel="ASR left (%)", ylim=(-0.02, 1.03))
@@ -124,8 +124,8 @@ MECHANISM = Drawing(
     "mechanism",
     "mechanism.html",
     "The panels set the SSL loss in the first epochs of CleanCLIP against the ASR that is left "
-    "after it, at one learning rate. Each dot is a model of some study. Where the loss is low, "
-    "cleaning has little to do.",
+    "after it, at one learning rate. Each dot is a model of some study, named by the loss of its "
+    "pre-training. Where the loss is low, cleaning has little to do.",
     mechanism_panels,
     columns=3,
 )
