@@ -1,5 +1,6 @@
 # `make reproduce` runs the study, `make test` checks the project; both set up .venv first (see setup.sh).
 # Options: PROFILE=smoke|mini|midi|paper (this call only), FAST=1 (tests: leave out the slow ones), EXTRAS=test,tracking.
+# Of the environment: REPRO_CONTAINER=1 (tests: build the image too), REPRO_EDIT_TRIES=40 (tests: edits at random moments).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -18,6 +19,7 @@ help: ## list the targets
 reproduce: setup ## the whole study, data to report, at params.yaml's profile or PROFILE
 	@$(ACTIVATE) && REPRO_PARENT=$$PPID exec python -m repro reproduce "$$PROFILE"
 
+# Three processes, since many tests wait; one thread each, since threads without a core of their own spin.
 test: setup ## every test that can run here; FAST=1 leaves out those marked slow
 	@$(ACTIVATE) && OMP_NUM_THREADS=1 exec python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20 $(if $(FAST),-m "not slow")
 

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import pandas as pd
 
@@ -24,6 +23,16 @@ TAKES = 0.9
 """Least ASR on the validation images of a model whose backdoor counts as taken."""
 ALLOWED = (0.05, 0.1)
 """Shares of accuracy that a defender who cannot measure the ASR is ready to lose."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The end of the runs at one learning rate, as means over seeds."""
+
+    learning_rate: float
+    kept: float
+    """Accuracy as a share of the start's."""
+    asr: float
 
 
 @dataclass(frozen=True)
@@ -46,10 +55,7 @@ class BenchCell:
     """Share of accuracy that may be lost to `asr_blind`."""
     price: Estimate
     """Of not knowing the trigger: `asr_blind` at the first of ALLOWED less `left`."""
-    settings: list[dict[str, Any]]
-    """Of the ends of the runs at each `learning_rate`, means over seeds: `kept`, the accuracy as a
-    share of the start's, and `asr`.
-    """
+    settings: list[Setting]
     core_seconds: float
     """Of all runs of a seed, mean over seeds."""
 
@@ -113,6 +119,6 @@ def _cell(study: str, spec: RunSpec, models: dict[int, CleanedModel], seconds: f
         left=estimate(left),
         blind={f"{lost:g}": estimate(values) for lost, values in blind.items()},
         price=estimate({seed: blind[ALLOWED[0]][seed] - value for seed, value in left.items()}),
-        settings=by_rate.to_dict("records"),
+        settings=[Setting(**row) for row in by_rate.to_dict("records")],
         core_seconds=seconds,
     )

@@ -37,6 +37,15 @@ class Sweep(NamedTuple):
 
 
 @dataclass(frozen=True)
+class SettingRow:
+    """A setting of the paper and of this profile, in words."""
+
+    setting: str
+    paper: str
+    here: str
+
+
+@dataclass(frozen=True)
 class ScaleResult:
     """A model of CC6M at one scale, means over seeds, fractions."""
 
@@ -65,15 +74,15 @@ class ScaleRow:
     results: list[ScaleResult]
 
 
-def settings_table(name: str) -> list[dict[str, str]]:
-    """The settings of a profile, `here`, beside those of the `paper`, in words.
+def settings_table(name: str) -> list[SettingRow]:
+    """The settings of a profile beside the paper's.
 
     No rows for a replay of the authors' files, which has no profile.
     """
     if name not in profile_names():
         return []
     paper, here = (_settings(load_profile(profile)) for profile in (PRINTED, name))
-    return [{"setting": name, "paper": words, "here": here[name]} for name, words in paper.items()]
+    return [SettingRow(setting, words, here[setting]) for setting, words in paper.items()]
 
 
 def _settings(profile: Profile) -> dict[str, str]:

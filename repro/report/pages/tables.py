@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -36,6 +36,17 @@ class Verdicts:
         """Mean ASR before cleaning."""
         cells = self.measures[0]["cells"]
         return fmean(asr for cell in cells for asr in cell["start_asr"].values())
+
+
+@dataclass(frozen=True)
+class Hero:
+    """What both models have left at one learning rate, as means over seeds, by objective."""
+
+    setting: str
+    rate: float
+    seeds: int
+    asr: Mapping[str, float]
+    kept: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -111,20 +122,17 @@ def over_seeds(measured: Entry | None) -> str:
     return percent(fmean(known)) + (f" ± {percent(stdev(known))}" if len(known) > 1 else "")
 
 
-def hero(document: Document) -> dict[str, Any] | None:
-    """Return what stands in the first figure at its middle learning rate: ASR left and accuracy
-    kept by objective, means over seeds.
-    """
+def hero(document: Document) -> Hero | None:
+    """Return what stands in the first figure at its middle learning rate."""
     cells = [cell for cell in document["resistance"]["cells"] if cell["equal"]]
     if not cells:
         return None
     row = cells[-1]["equal"][len(cells[-1]["equal"]) // 2]
-    means = {
-        share: {name: fmean(end[share] or 0 for end in row[name]) for name in OBJECTIVES}
+    asr, kept = (
+        {str(name): fmean(end[share] or 0 for end in row[name]) for name in OBJECTIVES}
         for share in ("asr", "kept")
-    }
-    setting, seeds = setting_words(cells[-1]), len(row["mmcl"])
-    return {"setting": setting, "rate": row["learning_rate"], "seeds": seeds, **means}
+    )
+    return Hero(setting_words(cells[-1]), row["learning_rate"], len(row["mmcl"]), asr, kept)
 
 
 def table1(document: Document) -> list[Table1Row]:
