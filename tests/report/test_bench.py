@@ -81,7 +81,7 @@ def test_a_cell_is_an_attack_a_defence_and_an_objective(cells: list[BenchCell]) 
     # No loss up to 2.5%, then 50% up to 7.5%, 20% up to 20%.
     assert cell.left.mean == pytest.approx((2.5 * 0.95 + 5 * 0.5 + 12.5 * 0.2) / 20, abs=0.005)
     assert cell.price.mean == pytest.approx(0.5 - cell.left.mean)
-    assert [(s["kept"], s["asr"]) for s in cell.settings] == [
+    assert [(s.kept, s.asr) for s in cell.settings] == [
         pytest.approx((accuracy / 0.4, asr)) for accuracy, asr in ENDS.values()
     ]
 

@@ -105,18 +105,18 @@ def test_a_value_stands_once_after_what_has_it(values: dict[str, Any], words: st
 def test_every_setting_has_both_values(name: str) -> None:
     rows = settings_table(name)
     assert len(rows) >= 13
-    assert [row["setting"] for row in rows if not row["paper"] or not row["here"]] == []
-    assert (name == "paper") == all(row["paper"] == row["here"] for row in rows)
+    assert [row.setting for row in rows if not row.paper or not row.here] == []
+    assert (name == "paper") == all(row.paper == row.here for row in rows)
 
 
 def test_values_are_those_of_the_profiles() -> None:
-    rows = {row["setting"]: row for row in settings_table("mini")}
+    rows = {row.setting: row for row in settings_table("mini")}
     # A patch of 16 pixels, of 224 and of 32.
     patch = rows["patch, of the image (%)"]
-    assert (patch["paper"], patch["here"]) == ("0.51", "25.0")
-    assert rows["pairs of a BatchNorm group"]["here"] == "MMCL: 32; MMCL + SSL: 64"
-    assert rows["pre-training batch"]["here"] == "64"
-    assert rows["cleaning rates"]["paper"].startswith("CC3M, 100K: 13 from 1e-05 to 0.004; CC6M")
+    assert (patch.paper, patch.here) == ("0.51", "25.0")
+    assert rows["pairs of a BatchNorm group"].here == "MMCL: 32; MMCL + SSL: 64"
+    assert rows["pre-training batch"].here == "64"
+    assert rows["cleaning rates"].paper.startswith("CC3M, 100K: 13 from 1e-05 to 0.004; CC6M")
 
 
 def test_scales_have_results_of_their_studies_and_the_papers_own() -> None:
