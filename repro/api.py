@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from repro.files import file_sha256
 from repro.ledger import CLEANED, LedgerError
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.runs.layout import MODELS, RESULTS, WEIGHTS, cleaned_file, model_dir, results_dir
-from repro.runs.published import RECORD, read_record, read_run
+from repro.runs.deliver import best_cleaned
+from repro.runs.layout import MODELS, RESULTS, WEIGHTS, cleaned_file, model_dir
+from repro.runs.published import RECORD, read_record
 from repro.spec import RunSpec, SpecError
 from repro.study.spec import archive_of, load_study, study_names
 
@@ -38,15 +39,17 @@ def load(
     spec = runs[0]
     path = model_dir(spec) / WEIGHTS[0] if clean is None else cleaned_file(spec)
     if not path.is_file():
-        files = (MODELS / profile).rglob("*.safetensors")
-        there = ", ".join(sorted(str(file) for file in files if file.name != WEIGHTS[1]))
+        files = sorted((MODELS / profile).rglob("model.safetensors"))
         raise LedgerError(
-            f"{path}: missing (there: {there or 'no model'}); `make reproduce PROFILE={profile}` "
-            f"makes it, a cleaned one if an ASR of at most {spec.evaluate.asr_cap:.0%} is reached"
+            f"{path}: missing (there: {', '.join(map(str, files)) or 'no model'}); `make reproduce "
+            f"PROFILE={profile}` makes it, a cleaned one if an ASR of at most "
+            f"{spec.evaluate.asr_cap:.0%} is reached"
         )
-    made = (
-        read_record(path.with_name(RECORD)).files.get(path.name) if clean is None else _best(runs)
-    )
+    if clean is None:
+        made = read_record(path.with_name(RECORD)).files.get(path.name)
+    else:
+        best = best_cleaned(runs, RESULTS)
+        made = best and best[1].files.get(CLEANED)
     if file_sha256(path) != made:
         raise LedgerError(
             f"{path}: not the weights that the best run in results/ left; remove the run's folders "
@@ -72,18 +75,6 @@ def _chosen(runs: Sequence[RunSpec], field: str, value: object) -> list[RunSpec]
         allowed = ", ".join(dict.fromkeys(str(getattr(run, field)) for run in runs))
         raise SpecError(f"{field}: {value!r} (allowed: {allowed})")
     return chosen
-
-
-def _best(runs: Sequence[RunSpec]) -> str:
-    """The hash of the weights of the best evaluation among published runs (`Row.rank`)."""
-    folders = [results_dir(run, RESULTS) / run.run_id for run in runs]
-    ranked = [
-        (rank, record.files.get(CLEANED, ""))
-        for record, rows in (read_run(folder) for folder in folders if folder.is_dir())
-        for row in rows
-        if record.status != "failed" and (rank := row.rank(runs[0]))
-    ]
-    return min(ranked, default=(None, ""))[1]
 
 
 def points(profile: str) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from repro.events import say
 from repro.launch import local, slurm
 from repro.launch.packs import Progress
 from repro.profile import clean_runs, pretrain_runs
-from repro.runs.deliver import deliver, drop_stale, is_delivered, prune, refresh, reopen
+from repro.runs.deliver import deliver, is_delivered, prune, refresh, reopen, reopen_lost
 from repro.runs.inputs import check_stores
 from repro.runs.layout import (
     DATA,
@@ -113,7 +113,7 @@ def run_all(
             if not is_delivered(run, results):
                 due.append(run)
 
-    drop_stale(runs)
+    due += reopen_lost(runs, due, results)
     # Batches find a run by its fingerprint in the work folder.
     for run in due:
         run.save()

@@ -97,7 +97,7 @@ def _run_all(path: Path, pack: PackFile, runs: dict[str, Run]) -> None:
                 # The worker leaves its outcome as a file, written before it reports the end.
                 outcome = None if reason else run.outcome()
                 if outcome:
-                    save_record(run, run.record(outcome, sacred))
+                    save_record(run, outcome, sacred)
                 else:
                     reason = reason or "outcome.json: missing or damaged"
                     _note_failure(run, reason, attempts, sacred)

@@ -3,9 +3,11 @@ one rename. A published run that is not as its record says counts as absent and 
 """
 
 import shutil
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from repro.files import held, replace_file, replacing
 from repro.ledger import CLEANED, LedgerError, RunOutcome, RunRecord, cleaned_row
@@ -22,15 +24,14 @@ from repro.runs.run import Run
 from repro.spec import RunSpec
 
 
-def save_record(run: Run, record: RunRecord) -> None:
+def save_record(run: Run, outcome: RunOutcome, sacred: str | None = None) -> None:
     """Mark the run as ended; the driver publishes it."""
-    write_record(run.work_dir / "record.json", record)
+    write_record(run.work_dir / "record.json", run.record(outcome, sacred))
 
 
 def save_failure(run: Run, reason: str, attempts: int, sacred: str | None = None) -> None:
     """Mark the run as failed."""
-    outcome: RunOutcome = {"status": "failed", "reason": reason, "attempts": attempts}
-    save_record(run, run.record(outcome, sacred))
+    save_record(run, {"status": "failed", "reason": reason, "attempts": attempts}, sacred)
 
 
 def deliver(run: Run, results: Path) -> bool:
@@ -71,15 +72,43 @@ def _keep_cleaned(run: Run) -> None:
     source.unlink(missing_ok=True)
 
 
-def drop_stale(runs: Iterable[Run]) -> None:
-    """Remove cleaned models of these settings that none of these runs makes: those of an older
-    specification or other inputs must not win.
+def best_cleaned(specs: Iterable[RunSpec], results: Path) -> tuple[Any, RunRecord] | None:
+    """`Row.rank` of the best evaluation among published runs of a setting, and its run's record."""
+    ranked = []
+    for spec in specs:
+        folder = results_dir(spec, results) / spec.run_id
+        record, rows = read_run(folder) if folder.is_dir() else (None, [])
+        if record and record.status != "failed":
+            ranked += [(rank, record) for row in rows if (rank := row.rank(spec))]
+    return min(ranked, default=None)
+
+
+def reopen_lost(runs: Iterable[Run], due: Collection[Run], results: Path) -> list[Run]:
+    """Of `runs` without `due`, those that made the best cleaned model of their setting, but whose
+    weights are gone: a better model, of an older specification, had their place. They begin again.
+
+    Removes models of these settings that none of `runs` makes, or that count as cleaned no longer.
     """
-    known = {run.fingerprint: cleaned_file(run.spec) for run in runs if run.spec.keeps_cleaned}
-    for path in known.values():
-        row = cleaned_row(path)
-        if row is None or row.fingerprint not in known:
+    settings, lost = defaultdict[Path, dict[str, Run]](dict), []
+    for run in runs:
+        if run.spec.keeps_cleaned:
+            settings[cleaned_file(run.spec)][run.fingerprint] = run
+    for path, made in settings.items():
+        kept = cleaned_row(path)
+        maker = made.get(kept.fingerprint) if kept else None
+        rival = kept.rank(maker.spec) if kept and maker else None
+        if rival is None:
             path.unlink(missing_ok=True)
+        best = best_cleaned([run.spec for run in made.values() if run not in due], results)
+        if best and (rival is None or best[0] < rival):
+            lost.append(made[best[1].fingerprint])
+
+    for run in lost:
+        # One that a call began which ended early goes on from its checkpoint.
+        if run.has_ended:
+            print(f"{run.name}: the best cleaned model, but gone; it is made again", flush=True)
+            run.discard()
+    return lost
 
 
 def reopen(run: Run) -> None:

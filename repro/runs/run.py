@@ -93,18 +93,22 @@ class Run:
         """
         if not self.has_ended:
             return None
-        left = ["rows.jsonl", *(WEIGHTS if self.spec.stage == "pretrain" else ())]
         try:
             record = read_record(self.work_dir / "record.json")
+            left = ("rows.jsonl", *(WEIGHTS if self.spec.stage == "pretrain" else ()))
             for name in left if record.status != "failed" else ():
                 if file_sha256(self.work_dir / name) != record.files.get(name):
                     raise LedgerError(f"{self.work_dir / name}: not the file that the run left")
             return record
         except (LedgerError, OSError) as error:
             print(f"{self.name}: {error}; it is made again", flush=True)
-            for name in ("record.json", "outcome.json", *left):
-                (self.work_dir / name).unlink(missing_ok=True)
+            self.discard()
             return None
+
+    def discard(self) -> None:
+        """Remove what the ended run left in the work folder: it begins again."""
+        for name in ("record.json", "outcome.json", "rows.jsonl", *WEIGHTS):
+            (self.work_dir / name).unlink(missing_ok=True)
 
 
 def identify(spec: RunSpec, inputs: dict[str, Path], code: str) -> Run:

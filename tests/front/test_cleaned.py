@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import repro
 from repro.ledger import CLEANED, LedgerError, Row, append_row, cleaned_row, handed_on, pending_rows
 from repro.profile import clean_runs, load_profile
-from repro.runs.deliver import deliver, drop_stale, save_record
+from repro.runs.deliver import deliver, reopen_lost, save_record
 from repro.runs.layout import RESULTS, cleaned_file
 from repro.runs.run import Run
 from repro.spec import RunSpec
@@ -57,7 +57,7 @@ def ended(spec: RunSpec, *outcomes: tuple[int, int]) -> Run:
     outcome = run.outcome()
     assert outcome is not None
     outcome["files"] = handed_on(run.work_dir)
-    save_record(run, run.record(outcome, None))
+    save_record(run, outcome)
     return run
 
 
@@ -78,14 +78,23 @@ def test_the_best_is_kept_in_any_order(specs: list[RunSpec], order: tuple[int, .
 
 
 def test_what_no_run_makes_any_longer_gives_way(specs: list[RunSpec]) -> None:
+    """To the best of the others, which runs again: its weights were thrown away as second."""
     runs = [ended(spec, *outcomes) for spec, outcomes in zip(specs, OUTCOMES, strict=True)]
-    assert deliver(runs[1], RESULTS)
-    drop_stale(runs)
-    assert cleaned_file(specs[0]).exists()
-    drop_stale([runs[0], runs[2]])
+    for run in (runs[1], runs[0], runs[2]):
+        assert deliver(run, RESULTS)
+    assert reopen_lost(runs, [], RESULTS) == []
+    left = [runs[0], runs[2]]
+    assert reopen_lost(left, [runs[2]], RESULTS) == [runs[0]]
     assert not cleaned_file(specs[0]).exists()
-    assert deliver(runs[0], RESULTS)
-    assert cleaned_file(specs[0]).exists()
+
+    # What a call that ended early has begun goes on.
+    begun = runs[0].work_dir / "rows.jsonl"
+    begun.write_text("begun")
+    assert reopen_lost(left, [], RESULTS) == [runs[0]] and begun.exists()
+    begun.unlink()
+    assert deliver(ended(specs[0], *OUTCOMES[0]), RESULTS)
+    assert reopen_lost(left, [], RESULTS) == []
+    assert load_file(cleaned_file(specs[0]))["weights"] == pytest.approx(1e-4)
 
 
 def test_a_model_that_is_not_the_best_of_the_results_is_not_loaded(specs: list[RunSpec]) -> None:

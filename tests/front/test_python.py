@@ -36,7 +36,7 @@ def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         outcome = run.outcome()
         assert outcome is not None
         outcome["files"] = handed_on(run.work_dir)
-        save_record(run, run.record(outcome, None))
+        save_record(run, outcome)
         assert deliver(run, RESULTS)
     return folder
 

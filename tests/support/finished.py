@@ -22,7 +22,7 @@ def finished_run(spec: RunSpec, code: str = "0123456789abcdef") -> Run:
         stub_worker.run_one(run.fingerprint)
     outcome = run.outcome()
     assert outcome is not None
-    save_record(run, run.record(outcome, None))
+    save_record(run, outcome)
     return run
 
 
