@@ -109,7 +109,7 @@ def loader(workload: Workload, folder: Path) -> Measurement:
     )
 
 
-def cleaning_run(workload: Workload, folder: Path) -> Measurement:
+def cleaning_run(workload: Workload, folder: Path, repetitions: int = 2) -> Measurement:
     """All learning rates of the workload, from the first process to the last row; seconds are one
     learning rate's.
     """
@@ -139,7 +139,7 @@ def cleaning_run(workload: Workload, folder: Path) -> Measurement:
             rows = [rows for _, _, rows in read_results(Path("results"))]
             assert len(rows) == len(workload.specs) and all(rows)
 
-    return compare(theirs, ours, 2, units=len(workload.specs), warm_up=False)
+    return compare(theirs, ours, repetitions, units=len(workload.specs), warm_up=False)
 
 
 def rn50_of_floor(workload: Workload, folder: Path) -> Measurement:

@@ -3,7 +3,6 @@ with random captions.
 """
 
 import io
-import json
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -167,7 +166,7 @@ def noise_run(scale: Scale, folder: Path, profile: str) -> Run:
         write_store(store, *writer.close())
     (inputs["evaluation"] / "classnames.txt").write_text("".join(f"{name}\n" for name in names))
     inputs["synonyms"] = folder / "synonyms.json"
-    inputs["synonyms"].write_text(json.dumps({"lemmas": {}, "exceptions": {}}))
+    inputs["synonyms"].write_text('{"lemmas": {}, "exceptions": {}}')
     return identify(spec, inputs, code_digest())
 
 

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from repro.check.noise import Check, Scale, Trainee, batch, noise_run, scale_here
+from repro.files import replace_json
 from repro.launch.packs import Pack, write_pack
 from repro.launch.places import Place, cores, devices
 from repro.launch.torchrun import Torchrun
@@ -58,9 +59,11 @@ def _twice(scale: Scale, profile: str, place: Place) -> Iterator[Check]:
 
             outcome = json.loads((folder / "outcome.json").read_bytes())
             rows = [item["row"] | {"seconds": 0} for item in pending_rows(folder)]
-            what = f"the worker ends a run of {profile} in {len(stops)} attempt(s)"
-            good = (outcome["status"], outcome["attempts"]) == ("completed", len(stops))
-            yield Check(what, f"{outcome['attempts']} attempt(s), {len(rows)} rows", good)
+            yield Check(
+                f"the worker ends a run of {profile} in {len(stops)} attempt(s)",
+                f"{outcome['attempts']} attempt(s), {len(rows)} rows",
+                (outcome["status"], outcome["attempts"]) == ("completed", len(stops)),
+            )
             left.append([rows, *(outcome["files"][name] for name in WEIGHTS)])
             if len(stops) == 1:
                 share = outcome["data_wait_seconds"] / outcome["seconds"]
@@ -90,27 +93,34 @@ def ranks(scale: Scale) -> Iterator[Check]:
             out = Path(name) / "result.json"
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
             command += [f"--nproc-per-node={number}", "-m", "repro.check.processes", str(out)]
+            command += ["compiled"] * (number == count)
             subprocess.run(command, check=True, timeout=TIMEOUT)
             results.append(json.loads(out.read_bytes()))
     one, every = results[0], results[-1]
 
-    good = every["graphs"] <= MOST_GRAPHS
-    yield Check(f"compiled graphs of {count} ranks", f"{every['graphs']}", good)
+    graphs = every["graphs"]
+    yield Check(f"compiled graphs of {count} ranks", str(graphs), graphs <= MOST_GRAPHS)
     if count == 1:
         yield Check("several ranks over NCCL", "not checked: one GPU here")
         return
     off = max(abs(a - b) for a, b in zip(one["losses"], every["losses"], strict=True))
-    text = f"largest difference {off:.1e} of {one['losses'][0]:.3f}"
-    yield Check(f"losses of {count} ranks are those of one", text, off < RANKS_TOLERANCE)
+    yield Check(
+        f"losses of {count} ranks are those of one",
+        f"largest difference {off:.1e} of {one['losses'][0]:.3f}",
+        off < RANKS_TOLERANCE,
+    )
     equal = every["buffers_equal"]
     yield Check("BatchNorm is equal on all ranks before an evaluation", str(equal), equal)
     scaling = every["pairs_per_second"] / one["pairs_per_second"] / count
-    good = scale.bound(scaling > SCALING)
-    yield Check(f"speed of {count} ranks over {count} times that of one", f"{scaling:.0%}", good)
+    yield Check(
+        f"speed of {count} ranks over {count} times that of one",
+        f"{scaling:.0%}",
+        scale.bound(scaling > SCALING),
+    )
 
 
-def _rank(out: Path) -> None:
-    """One rank, started by torchrun; rank 0 writes the result."""
+def _rank(out: Path, *also: str) -> None:
+    """One rank, started by torchrun, `also` with a compiled encoder; rank 0 writes the result."""
     scale = scale_here()
     distributed.repeatable(threads=1)
     device = distributed.start()
@@ -122,10 +132,8 @@ def _rank(out: Path) -> None:
     groups = 8 if scale.gpu else 2
     spec = scale.spec("mmcl", "fp32")
     set_arithmetic("fp32", True, device)
-    trainee, compiled, timed = (
-        Trainee(spec, device, groups=of_rank) for of_rank in (groups // number, 1, 1)
-    )
-    for each in (trainee, compiled, timed):
+    trainee, single = (Trainee(spec, device, groups=of_rank) for of_rank in (groups // number, 1))
+    for each in (trainee, single):
         each.encoder = DistributedDataParallel(each.encoder)
     losses = []
     for step in range(6):
@@ -136,25 +144,29 @@ def _rank(out: Path) -> None:
     copies = [torch.empty_like(means) for _ in range(number)]
     dist.all_gather(copies, means)
 
+    data = batch(spec, scale.pairs, scale.length, rank, device)
+    rate = number * single.pairs_per_second(data, scale.steps)
+
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    backend = "inductor" if scale.gpu else "aot_eager"
-    compiled.encoder = torch.compile(compiled.encoder, backend=backend)  # type: ignore[assignment]
-    for step, length in enumerate((20, 24, 17, 23, 18, 21)):
-        compiled.step(*batch(spec, 8, length, step, device))
+    single.encoder = torch.compile(  # type: ignore[assignment]
+        single.encoder, backend="inductor" if scale.gpu else "aot_eager"
+    )
+    for step, length in enumerate((20, 24, 17, 23, 18, 21) if also else ()):
+        single.step(*batch(spec, 8, length, step, device))
 
-    data = batch(spec, scale.pairs, scale.length, rank, device)
-    rate = number * timed.pairs_per_second(data, scale.steps)
     if rank == 0:
-        result = {
-            "losses": losses,
-            "buffers_equal": all(torch.equal(copies[0], other) for other in copies),
-            "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
-            "pairs_per_second": rate,
-        }
-        out.write_text(json.dumps(result), encoding="utf-8")
+        replace_json(
+            out,
+            {
+                "losses": losses,
+                "buffers_equal": all(torch.equal(copies[0], other) for other in copies),
+                "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
+                "pairs_per_second": rate,
+            },
+        )
     distributed.stop()
 
 
 if __name__ == "__main__":
-    _rank(Path(sys.argv[1]))
+    _rank(Path(sys.argv[1]), *sys.argv[2:])

@@ -38,8 +38,7 @@ def deliver(run: Run, results: Path) -> bool:
     """Publish the run if it has ended: its results, and its model after pre-training."""
     # Another driver may publish the same run.
     with held(run.work_dir / "publish.lock", wait=True):
-        record = run.finished()
-        if record is None:
+        if not (record := run.finished()):
             return False
 
         # It may have been made under another name.
@@ -101,20 +100,19 @@ def reopen_lost(runs: Iterable[Run], due: Collection[Run], results: Path) -> lis
             path.unlink(missing_ok=True)
         best = best_cleaned([run.spec for run in made.values() if run not in due], results)
         if best and (rival is None or best[0] < rival):
-            lost.append(made[best[1].fingerprint])
-
-    for run in lost:
-        # One that a call began which ended early goes on from its checkpoint.
-        if run.has_ended:
-            print(f"{run.name}: the best cleaned model, but gone; it is made again", flush=True)
-            run.discard()
+            run = made[best[1].fingerprint]
+            lost.append(run)
+            # One that a call began which ended early goes on from its checkpoint.
+            if run.has_ended:
+                print(f"{run.name}: the best cleaned model, but gone; it is made again", flush=True)
+                run.discard()
     return lost
 
 
 def reopen(run: Run) -> None:
     """Before a start: a failed run goes on from its last checkpoint."""
     record = run.finished()
-    if record is not None and record.status == "failed":
+    if record and record.status == "failed":
         (run.work_dir / "record.json").unlink()
 
 
