@@ -50,9 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # while the others have nothing left. Sorting keeps the order within a file.
     limits: Counter[Path] = Counter()
     for item in items:
-        limit = item.get_closest_marker("timeout")
-        slow = item.get_closest_marker("slow") is not None
-        limits[item.path] = max(limits[item.path], limit.args[0] if limit else int(slow))
+        marks = [*item.iter_markers("timeout"), *item.iter_markers("slow")]
+        limits[item.path] = max(limits[item.path], 0, *(sum(mark.args) or 1 for mark in marks))
     items.sort(key=lambda item: -limits[item.path])
 
 

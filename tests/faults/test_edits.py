@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 
 from repro.files import replace_file
 from tests.support import checkout
-from tests.support.checkout import environment, results, said
+from tests.support.checkout import results, said, verify
 from tests.support.processes import processes, wait_for
 from tests.support.synthetic import short_graph
 
@@ -86,8 +85,9 @@ class Quiet:
             self.seconds = self.seconds or time.monotonic() - started
             assert verified(folder)
             assert len(list((folder / "results/edits").glob("*/*/*/run.json"))) == 6
-            params = [(of / "params.yaml").read_bytes() for of in (folder, self.folder)]
-            assert params[0] == params[1]
+            assert (folder / "params.yaml").read_bytes() == (
+                self.folder / "params.yaml"
+            ).read_bytes()
             self._made[edit] = results(folder, "edits")
             # Later calls need not download the packages again.
             shutil.copytree(folder / "data/npm", self.folder / "data/npm", dirs_exist_ok=True)
@@ -115,8 +115,7 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def verified(folder: Path) -> bool:
-    command = [sys.executable, "-m", "repro", "verify", "--all", "--profile", "edits"]
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    done = verify(folder, "edits")
     assert done.returncode in (0, 1), done.stderr[-3000:]
     return done.returncode == 0
 

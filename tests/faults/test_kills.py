@@ -56,15 +56,13 @@ def clean_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(clean_folder: Path) -> dict[str, Any]:
     """What the graph ends with when nobody dies."""
     folder = Path(shutil.copytree(clean_folder, clean_folder.with_name("undisturbed")))
-    assert start(folder, "dvc", "repro", TARGET, **TWO_RANKS).wait(DEADLINE_SECONDS) == 0, said(
-        folder
-    )
+    process = start(folder, "dvc", "repro", TARGET, **TWO_RANKS)
+    assert process.wait(DEADLINE_SECONDS) == 0, said(folder)
     return ending(folder)
 
 
 def test_kills_on_a_machine_change_nothing(clean_folder: Path, undisturbed: dict[str, Any]) -> None:
-    """The driver dies on the cluster."""
-    victims = ["rank", "agent", "pack", "dvc"]
+    victims = ["rank", "agent", "pack", "dvc"]  # the driver dies on the cluster
     endings = under_fire(clean_folder, "local", victims, TWO_RANKS)
     assert endings and all(each == undisturbed for each in endings)
 

@@ -11,16 +11,16 @@ from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
 
 import repro
-from repro.ledger import CLEANED, LedgerError, Row, append_row, cleaned_row, handed_on, pending_rows
+from repro.ledger import CLEANED, LedgerError, Row, append_row, cleaned_row, pending_rows
 from repro.profile import clean_runs, load_profile
-from repro.runs.deliver import deliver, reopen_lost, save_record
+from repro.runs.deliver import deliver, reopen_lost
 from repro.runs.layout import RESULTS, cleaned_file
 from repro.runs.run import Run
 from repro.spec import RunSpec
 from repro.train import loop
 from repro.train.predictions import Predictions
 from repro.train.process.stopping import Interrupted
-from tests.support.finished import finished_run, flip
+from tests.support.finished import end, finished_run, flip
 from tests.support.short_run import run as train_run
 from tests.support.short_run import run_spec, signal_at
 
@@ -54,10 +54,7 @@ def ended(spec: RunSpec, *outcomes: tuple[int, int]) -> Run:
         if rank and (best is None or rank < (best.rank(spec) or rank)):
             text = {"row": row.model_dump_json()}
             save_file({"weights": torch.tensor(row.learning_rate)}, run.work_dir / CLEANED, text)
-    outcome = run.outcome()
-    assert outcome is not None
-    outcome["files"] = handed_on(run.work_dir)
-    save_record(run, outcome)
+    end(run)
     return run
 
 

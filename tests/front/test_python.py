@@ -9,15 +9,15 @@ from PIL import Image
 
 import repro
 from repro.evaluate.foreign import load_foreign
-from repro.ledger import LedgerError, handed_on
+from repro.ledger import LedgerError
 from repro.profile import load_profile, pretrain_runs
-from repro.runs.deliver import deliver, save_record
+from repro.runs.deliver import deliver
 from repro.runs.layout import RESULTS
 from repro.spec import SpecError
 from repro.train.process.checkpoint import save_tensors
 from tests.support import backdoored
 from tests.support.backdoored import NAMES, pictures, train_backdoored
-from tests.support.finished import finished_run
+from tests.support.finished import end, finished_run
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,7 @@ def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = finished_run(spec)
         weights = load_foreign(Path("epoch.pt"), "cleanclip", spec.model)
         save_tensors(run.work_dir / "model.safetensors", weights.state_dict())
-        outcome = run.outcome()
-        assert outcome is not None
-        outcome["files"] = handed_on(run.work_dir)
-        save_record(run, outcome)
+        end(run)
         assert deliver(run, RESULTS)
     return folder
 

@@ -79,10 +79,8 @@ def test_both_sides_compute_the_same_loss_and_step(workload: Workload, tmp_path:
 
 def test_both_sides_count_the_same_images(workload: Workload, tmp_path: Path) -> None:
     outcome = workload.evaluate(workload.model(), tmp_path)
-    store, model = (
-        reference.PairStore.open(workload.inputs["evaluation"]),
-        reference_model(workload),
-    )
+    store = reference.PairStore.open(workload.inputs["evaluation"])
+    model = reference_model(workload)
     correct, attacked = reference.evaluate(model, workload.spec, store, workload.names)
     assert (correct, attacked) == (outcome.correct.sum(), outcome.attacked.sum())
     assert 0 < correct < len(store)

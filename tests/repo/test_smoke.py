@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checkout import dvc, environment, fresh_checkout
+from tests.support.checkout import dvc, environment, fresh_checkout, verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -94,11 +94,6 @@ def test_after_a_release_dvc_still_shows_graph_metrics_and_plots(checkout: Path)
     assert "figure1" in (checkout / "dvc_plots/index.html").read_text()
 
 
-def verify(checkout: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "repro", "verify", "--all", "--profile", "smoke"]
-    return subprocess.run(command, cwd=checkout, env=environment(), capture_output=True, text=True)
-
-
 def test_a_changed_file_of_each_kind_is_named(checkout: Path) -> None:
     """By `verify --all`: one byte changed in half of them, the others cut; fixed seed."""
     rooms = ("data/smoke", "poisoned/smoke", "models/smoke", "results", "report/build/smoke")
@@ -108,7 +103,7 @@ def test_a_changed_file_of_each_kind_is_named(checkout: Path) -> None:
             if path.is_file() and path.stat().st_size and "/." not in str(path.parent):
                 kinds.setdefault((room, path.suffix), []).append(path)
 
-    whole = verify(checkout)
+    whole = verify(checkout, "smoke")
     assert whole.returncode == 0, whole.stdout + whole.stderr
     draw = random.Random(0)
     damaged = {}
@@ -118,7 +113,7 @@ def test_a_changed_file_of_each_kind_is_named(checkout: Path) -> None:
         place = draw.randrange(len(content))
         other = bytes([content[place] ^ draw.randrange(1, 256)]) + content[place + 1 :]
         path.write_bytes(content[:place] + (other if number % 2 else b""))
-    done = verify(checkout)
+    done = verify(checkout, "smoke")
     for path, content in damaged.items():
         path.write_bytes(content)
 
@@ -128,9 +123,7 @@ def test_a_changed_file_of_each_kind_is_named(checkout: Path) -> None:
 
 
 def test_a_changed_learning_rate_reruns_exactly_the_runs_that_have_it(checkout: Path) -> None:
-    """In the cell of the stage three losses; its call may make the runs of other cells ahead. And
-    second-best ones, whose cleaned models gave way to those of runs that are gone.
-    """
+    """In the cell of the stage three losses; its call may make the runs of other cells ahead."""
     spec, before = checkout / "specs/smoke.yaml", run_records(checkout)
     old, new = "learning_rates: [3.0e-4, 1.0e-3]", "learning_rates: [5.0e-4, 1.0e-3]"
     assert old in spec.read_text()
@@ -138,7 +131,7 @@ def test_a_changed_learning_rate_reruns_exactly_the_runs_that_have_it(checkout: 
     dvc(checkout, "repro", "clean@smoke-cc3m-mmcl")
     after = run_records(checkout)
     changed = {name for name in after if after[name] != before.get(name)}
-    changed -= {name for name in changed if "-mmcl_ssl-lr0.001-" in name}
+    changed -= {name for name in changed if "-mmcl_ssl-lr0.001-" in name}  # the best now
     assert all("100k" in name and "lr0.0005" in name for name in changed)
     here = {name for name in changed if "clean/cc3m-mmcl/" in name}
     assert len(here) == 3

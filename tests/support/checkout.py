@@ -54,6 +54,11 @@ def dvc(folder: Path, *arguments: str, **more: str) -> str:
     return result.stdout + result.stderr
 
 
+def verify(folder: Path, profile: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "repro", "verify", "--all", "--profile", profile]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+
+
 def results(folder: Path, profile: str) -> dict[str, Any]:
     """Stores and weights of a profile by hash; bits, and rows without times, of every run."""
     found: dict[str, Any] = {}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from repro.ledger import handed_on
 from repro.runs.deliver import save_record
 from repro.runs.run import Run, identify
 from repro.spec import RunSpec
@@ -20,10 +21,13 @@ def finished_run(spec: RunSpec, code: str = "0123456789abcdef") -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RANK", os.environ.get("RANK", "0"))
         stub_worker.run_one(run.fingerprint)
-    outcome = run.outcome()
-    assert outcome is not None
-    save_record(run, outcome)
+    end(run)
     return run
+
+
+def end(run: Run) -> None:
+    """Record the run with the files that are in its work folder now."""
+    save_record(run, (run.outcome() or {}) | {"files": handed_on(run.work_dir)})
 
 
 def flip(path: Path, position: int, bit: int = 0) -> None:
