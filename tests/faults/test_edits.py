@@ -4,6 +4,7 @@ Stopped, a call leaves nothing behind, and the next goes on. Where a file is edi
 call ends in an error that names the edit, or in the results of the state before or after it.
 """
 
+import filecmp
 import os
 import random
 import re
@@ -85,9 +86,7 @@ class Quiet:
             self.seconds = self.seconds or time.monotonic() - started
             assert verified(folder)
             assert len(list((folder / "results/edits").glob("*/*/*/run.json"))) == 6
-            assert (folder / "params.yaml").read_bytes() == (
-                self.folder / "params.yaml"
-            ).read_bytes()
+            assert filecmp.cmp(folder / "params.yaml", self.folder / "params.yaml", shallow=False)
             self._made[edit] = results(folder, "edits")
             # Later calls need not download the packages again.
             shutil.copytree(folder / "data/npm", self.folder / "data/npm", dirs_exist_ok=True)
