@@ -50,8 +50,7 @@ def ended(spec: RunSpec, *outcomes: tuple[int, int]) -> Run:
         row = row.model_copy(update=counts | {"num_correct": right, "num_attacked": attacked})
         append_row(run.work_dir, row, *bits)
         best = cleaned_row(run.work_dir / CLEANED)
-        rank = row.rank(spec)
-        if rank and (best is None or rank < (best.rank(spec) or rank)):
+        if (rank := row.rank(spec)) and (best is None or rank < (best.rank(spec) or rank)):
             text = {"row": row.model_dump_json()}
             save_file({"weights": torch.tensor(row.learning_rate)}, run.work_dir / CLEANED, text)
     end(run)
