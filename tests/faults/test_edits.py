@@ -24,10 +24,9 @@ from tests.support.checkout import results, said, verify
 from tests.support.processes import processes, wait_for
 from tests.support.synthetic import short_graph
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
-
 ROUNDS = int(os.environ.get("REPRO_STOP_ROUNDS", "2"))
 TRIES = int(os.environ.get("REPRO_EDIT_TRIES", "0"))
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000 + 400 * TRIES)]
 PATIENCE_SECONDS = 10.0
 """Within which all that a stopped call has started must be gone."""
 LATEST_SECONDS = 12.0
