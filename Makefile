@@ -19,9 +19,9 @@ help: ## list the targets
 reproduce: setup ## the whole study, data to report, at params.yaml's profile or PROFILE
 	@$(ACTIVATE) && REPRO_PARENT=$$PPID exec python -m repro reproduce "$$PROFILE"
 
-# Four processes, since many tests wait; one thread each, since threads without a core of their own spin.
+# Three processes, since many tests wait; one thread each, since threads without a core of their own spin.
 test: setup ## every test that can run here; FAST=1 leaves out those marked slow
-	@$(ACTIVATE) && OMP_NUM_THREADS=1 exec python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=20 $(if $(FAST),-m "not slow")
+	@$(ACTIVATE) && OMP_NUM_THREADS=1 exec python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20 $(if $(FAST),-m "not slow")
 
 bench: setup ## speed against the straightforward implementation, about 20 minutes on an idle core
 	@$(ACTIVATE) && exec python -m benchmarks

@@ -52,8 +52,8 @@ def load(
         made = best and best[1].files.get(CLEANED)
     if file_sha256(path) != made:
         raise LedgerError(
-            f"{path}: not the weights that the best run in results/ left; remove the file and run "
-            "the stage `clean` again"
+            f"{path}: not the weights that the best run in results/ left; remove the file and call "
+            f"`dvc repro --force clean@{profile}-{cell}`"
         )
 
     import open_clip

@@ -46,13 +46,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest."""
-    # By the largest limit of a file's tests: begun last, the longest would keep one worker busy
-    # while the others have nothing left. Sorting keeps the order within a file.
-    limits: Counter[Path] = Counter()
-    for item in items:
-        marks = [*item.iter_markers("timeout"), *item.iter_markers("slow")]
-        limits[item.path] = max(limits[item.path], 0, *(sum(mark.args) or 1 for mark in marks))
-    items.sort(key=lambda item: -limits[item.path])
+    # Files with slow tests first: begun last, the longest of them would keep one worker busy while
+    # the others have nothing left. Sorting keeps the order within a file.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.hookimpl(trylast=True)

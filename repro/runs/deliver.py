@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from repro.files import held, replace_file, replacing
 from repro.ledger import CLEANED, LedgerError, RunOutcome, RunRecord, cleaned_row
@@ -22,6 +21,9 @@ from repro.runs.layout import (
 from repro.runs.published import RECORD, export_run, read_record, read_run, write_record
 from repro.runs.run import Run
 from repro.spec import RunSpec
+
+Rank = tuple[float, float, float, str, int]
+"""Of an evaluation (`Row.rank`)."""
 
 
 def save_record(run: Run, outcome: RunOutcome, sacred: str | None = None) -> None:
@@ -71,8 +73,8 @@ def _keep_cleaned(run: Run) -> None:
     source.unlink(missing_ok=True)
 
 
-def best_cleaned(specs: Iterable[RunSpec], results: Path) -> tuple[Any, RunRecord] | None:
-    """`Row.rank` of the best evaluation among published runs of a setting, and its run's record."""
+def best_cleaned(specs: Iterable[RunSpec], results: Path) -> tuple[Rank, RunRecord] | None:
+    """Rank of the best evaluation among published runs of a setting, and its run's record."""
     ranked = []
     for spec in specs:
         folder = results_dir(spec, results) / spec.run_id
@@ -104,7 +106,7 @@ def reopen_lost(runs: Iterable[Run], due: Collection[Run], results: Path) -> lis
             lost.append(run)
             # One that a call began which ended early goes on from its checkpoint.
             if run.has_ended:
-                print(f"{run.name}: the best cleaned model, but gone; it is made again", flush=True)
+                print(f"{run.name}: its best cleaned model is gone; it runs again", flush=True)
                 run.discard()
     return lost
 

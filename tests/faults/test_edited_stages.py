@@ -14,7 +14,7 @@ from repro.files import replace_file
 from tests.support.checkout import environment
 from tests.support.synthetic import short_graph
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SPEC = "specs/edits.yaml"
 CELL = ("--profile", "edits", "--dataset", "cc3m", "--objective", "mmcl")

@@ -26,7 +26,7 @@ from tests.support.synthetic import short_graph
 
 ROUNDS = int(os.environ.get("REPRO_STOP_ROUNDS", "2"))
 TRIES = int(os.environ.get("REPRO_EDIT_TRIES", "0"))
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000 + 400 * TRIES)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
 PATIENCE_SECONDS = 10.0
 """Within which all that a stopped call has started must be gone."""
 LATEST_SECONDS = 12.0

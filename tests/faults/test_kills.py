@@ -32,7 +32,7 @@ VICTIMS = {
     "dvc": r"-m dvc repro",
 }
 """Kind of process to a pattern of its command line."""
-DEADLINE_SECONDS = 1200
+DEADLINE_SECONDS = 800
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def pip_settings(home: Path) -> list[str]:
 )
 @pytest.mark.skipif("REPRO_CONTAINER" not in os.environ, reason="with REPRO_CONTAINER=1: 4 minutes")
 @pytest.mark.slow
-@pytest.mark.timeout(1600)
+@pytest.mark.timeout(1500)
 def test_the_image_builds_computes_and_holds_nothing_of_this_machine(
     root: Path, tmp_path: Path, buildah: Buildah
 ) -> None:

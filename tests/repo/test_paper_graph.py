@@ -26,7 +26,7 @@ SLURM |= {"REPRO_SBATCH_PRETRAIN": "--cpus-per-task=2"}
 
 @needs_slurm
 @pytest.mark.slow
-@pytest.mark.timeout(1700)
+@pytest.mark.timeout(1200)
 def test_the_paper_graph_runs_through_slurm_to_a_report(
     root: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -62,7 +62,7 @@ def test_the_paper_graph_runs_through_slurm_to_a_report(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1700)
+@pytest.mark.timeout(1200)
 def test_paper_lean_on_eight_ranks_gives_the_rows_of_one_and_its_cleaning_is_given_up(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
