@@ -53,7 +53,7 @@ def load(
     if file_sha256(path) != made:
         raise LedgerError(
             f"{path}: not the weights that the best run in results/ left; remove the file and call "
-            f"`dvc repro --force clean@{profile}-{cell}`"
+            f"`dvc repro --force --single-item clean@{profile}-{cell}`"
         )
 
     import open_clip
