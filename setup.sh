@@ -85,10 +85,12 @@ if [ "${complete_key:-}" != "$key" ] || [ -n "$missing" ]; then
     fi
     say "installing into $VENV (about 3 minutes and 2 GB with a CPU build of torch)"
     torch_constraint >"$VENV/torch.txt"
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
         -c constraints.txt -c "$VENV/torch.txt" --editable ".[${extras#,}]" || die \
         "pip could not install everything; its message is above. Offline: collect the wheels elsewhere with" \
         "'pip download -c constraints.txt .[${extras#,}]' and set PIP_NO_INDEX=1 PIP_FIND_LINKS=folder. Then run this again."
+    # pip compiles on one core. Some packages carry files that no Python compiles, for their own tests.
+    "$VENV/bin/python" -m compileall -q -j 0 "$VENV/lib" >/dev/null || true
     # An unpacked archive of the project has no history, and DVC asks to be told.
     [ -e .git ] || [ ! -d .dvc ] || "$VENV/bin/dvc" config --local core.no_scm true
     printf '%s\n' "$key" "${extras#,}" >"$VENV/.complete"
