@@ -8,7 +8,7 @@ docs/rules.md defines the measures.
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 
 import pandas as pd
 
@@ -57,7 +57,7 @@ class BenchCell:
     """Of not knowing the trigger: `asr_blind` at the first of ALLOWED less `left`."""
     settings: list[Setting]
     core_seconds: float
-    """Of all runs of a seed, mean over seeds."""
+    """Of all runs of a seed, median over seeds."""
 
 
 def asr_blind(model: CleanedModel, lost: float) -> Value:
@@ -92,7 +92,8 @@ def bench(studies: Iterable[StudyResults], evaluations: Evaluations) -> list[Ben
                 spec.pretrain_objective,
             )
             if models:
-                spent = fmean(seconds[*arm, seed] for seed in models)
+                # A run that was paused counts its pause.
+                spent = median(seconds[*arm, seed] for seed in models)
                 cells.append(_cell(study.name, spec, models, spent))
     attacks, objectives = list(TRIGGERS.values()), list(LOSSES)
     return sorted(

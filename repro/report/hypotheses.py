@@ -3,7 +3,7 @@
 docs/rules.md has the rule, under "Hypotheses of a study".
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,9 @@ def stated_hypotheses(
 
 def experimental_seeds(studies: Iterable[StudyResults]) -> set[int]:
     """Seeds of the studies that state hypotheses."""
-    stating = [study for study in studies if study.spec.hypotheses]
-    return {run.record.spec.seed for study in stating for run in study.runs}
+    return {
+        run.record.spec.seed for study in studies if study.spec.hypotheses for run in study.runs
+    }
 
 
 def judged_hypotheses(name: str, study: Study, evaluations: Evaluations) -> list[dict[str, Any]]:
@@ -54,7 +55,11 @@ def judged_hypotheses(name: str, study: Study, evaluations: Evaluations) -> list
     judged = []
     for hypothesis in study.hypotheses:
         family = [h for h in study.hypotheses if h.family == hypothesis.family]
-        corrected = holm(_p(h, sums[h.says]) for h in family)
+        # One-sided, on the expected side of zero.
+        corrected = holm(
+            p_above([v.value if h.expect == "above" else -v.value for v in sums[h.says].values()])
+            for h in family
+        )
         p = corrected[family.index(hypothesis)]
         by_seed = sums[hypothesis.says]
         found = estimate(by_seed) if by_seed else None
@@ -100,12 +105,6 @@ def _sums(
         seed: Value(sum(weight * values[seed].value for weight, values in terms))
         for seed in sorted(set.intersection(*(set(values) for _, values in terms)))
     }
-
-
-def _p(hypothesis: Hypothesis, by_seed: Mapping[int, Value]) -> float | None:
-    """One-sided p of the sum on the expected side of zero."""
-    sign = 1 if hypothesis.expect == "above" else -1
-    return p_above([sign * value.value for value in by_seed.values()])
 
 
 def _verdict(hypothesis: Hypothesis, of: Estimate, p: float | None) -> str:

@@ -90,15 +90,8 @@ def _settings(profile: Profile) -> dict[str, str]:
         f"{label(dataset)}, {label(objective)}": str(profile.pretrain.model_age[dataset][objective])
         for dataset, objective in product(DATASETS, OBJECTIVES)
     }
-    text = markdown(
-        "settings",
-        of=profile,
-        ages=ages,
-        poisoned=_poisoned(profile),
-        patch=_patch(profile),
-        sweeps=_sweeps(profile),
-        in_words=in_words,
-    )
+    values = {"poisoned": _poisoned(profile), "patch": _patch(profile), "sweeps": _sweeps(profile)}
+    text = markdown("settings", of=profile, ages=ages, in_words=in_words, **values)
     return dict(line.split(": ", 1) for line in text.splitlines())
 
 
@@ -109,12 +102,17 @@ def scale_rows(name: str, own: Sequence[StudyEntry], paper: Paper) -> list[Scale
     """
     if name not in profile_names():
         return []
-    rows = [_row(load_profile(name), *_results(own))]
+    scales = [(name, *_results(own))]
     if name != LARGER:
-        larger = load_profile(LARGER)
-        studies = studied(read_study_results(LARGER), larger, None).studies
-        rows.append(_row(larger, *_results(studies)))
-    return [*rows, _row(load_profile(PRINTED), [], list(_printed(paper)))]
+        found = studied(read_study_results(LARGER), load_profile(LARGER), None)
+        scales.append((LARGER, *_results(found.studies)))
+
+    rows = []
+    for scale, seeds, results in [*scales, (PRINTED, [], list(_printed(paper)))]:
+        profile = load_profile(scale)
+        pairs, poisoned = profile.data.num_pairs[DATASET], _poisoned(profile)[DATASET]
+        rows.append(ScaleRow(scale, pairs, poisoned, _patch(profile), seeds, results))
+    return rows
 
 
 def in_words(values: Mapping[str, Any], field: str = "", form: str = "") -> str:
@@ -146,38 +144,28 @@ def _word(value: Value) -> str:
     return ", ".join(f"{rate:g}" for rate in value)
 
 
-def _row(profile: Profile, seeds: list[int], results: list[ScaleResult]) -> ScaleRow:
-    pairs, poisoned = profile.data.num_pairs[DATASET], _poisoned(profile)[DATASET]
-    return ScaleRow(profile.name, pairs, poisoned, _patch(profile), seeds, results)
-
-
 def _results(studies: Sequence[StudyEntry]) -> tuple[list[int], list[ScaleResult]]:
-    """Seeds and results of the first study whose reference cleans models of both objectives."""
+    """Seeds and results of the study with most seeds, then with most sizes of cleaning set, whose
+    reference cleans models of both objectives."""
+    found = []
     for study in studies:
-        rows = [
-            row for row in study.rows if (row.variant, row.dataset) == (study.reference, DATASET)
-        ]
-        if {row.pretrain_objective for row in rows if row.tried} != set(OBJECTIVES):
-            continue
-        results = []
-        for objective in OBJECTIVES:
-            by_size = {
-                of.clean_size: of
-                for of in rows
-                if of.clean_size and of.pretrain_objective == objective
-            }
-            start = next(iter(by_size.values())).measures
-            results.append(
-                ScaleResult(
-                    objective,
-                    start["accuracy"].mean,
-                    start["asr"].mean,
-                    {size: of.measures["lost"].mean for size, of in by_size.items()},
-                    [size for size, of in by_size.items() if of.not_cleaned],
-                )
-            )
-        return rows[0].seeds, results
-    return [], []
+        wanted = study.reference, DATASET
+        rows = [row for row in study.rows if (row.variant, row.dataset) == wanted]
+        if {row.pretrain_objective for row in rows if row.tried} == set(OBJECTIVES):
+            found.append(rows)
+    if not found:
+        return [], []
+
+    best = max(found, key=lambda rows: (len(rows[0].seeds), len(rows)))
+    results = []
+    for objective in OBJECTIVES:
+        of = {r.clean_size: r for r in best if r.clean_size and r.pretrain_objective == objective}
+        start = next(iter(of.values())).measures
+        lost = {size: row.measures["lost"].mean for size, row in of.items()}
+        at_least = [size for size, row in of.items() if row.not_cleaned]
+        before = start["accuracy"].mean, start["asr"].mean
+        results.append(ScaleResult(objective, *before, lost, at_least))
+    return best[0].seeds, results
 
 
 def _printed(paper: Paper) -> Iterator[ScaleResult]:

@@ -35,9 +35,10 @@ def mechanism(frame: pd.DataFrame, rate: float | None, seeds: Iterable[int]) -> 
         & ~frame.diverged.astype(bool)
         & (frame.study != "")
         & frame.seed.isin(list(seeds))
-    ]
-    of_models = [_model(of_model) for _, of_model in runs.groupby([*CELL[:2], "model"])]
-    models = pd.DataFrame(of_models, columns=FIELDS).dropna(subset=["loss_mmcl", "loss_ssl"])
+        # Some defences have no SSL loss.
+        & frame.fingerprint.isin(frame.fingerprint[frame.loss_ssl.notna()])
+    ].groupby([*CELL[:2], "model"])
+    models = pd.DataFrame([_model(of) for _, of in runs], columns=FIELDS)
     return {
         "learning_rate": rate,
         "models": models.to_dict("records"),
