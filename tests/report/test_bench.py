@@ -96,18 +96,21 @@ def test_answers_name_what_the_seeds_say(cells: list[BenchCell]) -> None:
     assert answers({}, []) == {}
     rate = {"sum": estimate({25: Value(0.25), 26: Value(0.35)}), "verdict": "supported"}
     rows = [{"family": "pre-training", "says": "views make models resist", **rate}]
-    rows += [{"family": "cleaning", "says": "a view cleans", "sum": None, "verdict": "incomplete"}]
-    said = answers({"mechanism": rows}, cells)
+    rows += [{**rows[0], "says": "a view cleans", "family": "cleaning", "verdict": "refuted"}]
+    said = answers({"mechanism": rows, "bench": rows}, cells)
     assert said.keys() == {"mechanism", "blind"}
-    assert "mean of 2 seeds" in said["mechanism"] and "resist (+30.0 points" in said["mechanism"]
-    assert said["mechanism"].endswith("at a time: a view cleans (no seed, incomplete).")
+    assert said["mechanism"] == (
+        "2 seeds support that views make models resist (+30.0 points of ASR left). "
+        "They refute that a view cleans."
+    )
     blind = [cell.blind["0.05"].mean for cell in cells if cell.took]
     ends = f"{100 * min(blind):.1f}% to {100 * max(blind):.1f}%"
     assert f"is left with an ASR of {ends}, by attack, model and defence." in said["blind"]
 
     patch = [replace(cells[1], attack=attack, took=True) for attack in TRIGGERS.values()][:2]
     both = [*patch, replace(patch[0], pretrain_objective="mmcl_ssl")]
-    left = f"{100 * patch[0].left.mean:.1f}%"
-    said = answers({}, both)
-    assert said["defence"].endswith(f"leaves MMCL models {left} and MMCL + SSL models {left}.")
-    assert said["trigger"].count(left) == 3
+    said = answers({"bench": [{**row, "verdict": "undecided"} for row in rows]}, both)
+    assert "ends at its gate, because neither" in said["gate"]
+    assert said["defence"].endswith("by defence, 0.0 points (CleanCLIP).")
+    assert said["trigger"].startswith("Over 2 seeds, whether a view cleans is undecided (+30.0")
+    assert said["trigger"].count(f"{100 * patch[0].left.mean:.1f}%") == 3

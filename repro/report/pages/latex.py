@@ -41,7 +41,7 @@ def escape(value: Any) -> str:
     # Control characters could end a line or a comment in TeX.
     text = BEYOND_ASCII.sub("?", re.sub(r"[\x00-\x1f\x7f]", " ", str(value)))
     # The minus of a number in a text looks like that of the tables' numbers.
-    text = re.sub(r"(?<![^\s(])-(?=[\d.])", "−", text)
+    text = re.sub(r"(?<![^\s([])-(?=[\d.])", "−", text)
     return text.translate(SPECIAL)
 
 
