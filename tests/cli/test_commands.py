@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -201,20 +200,6 @@ def test_the_value_of_profile_is_a_name_and_no_command(
         ended = make(makefile, target, f"PROFILE={value.replace('$', '$$')}")
     assert ended.returncode == 0 and ended.stdout.endswith(f"word: {value}\n"), ended.stderr
     assert not (makefile / "hit").exists()
-
-
-def test_make_alone_lists_every_target_and_names_it_for_a_mistyped_one(makefile: Path) -> None:
-    content = (makefile / "Makefile").read_text()
-    rules = set(re.findall(r"^([a-z-]+):(?!=)", content, re.M))
-    listed = make(makefile).stdout.splitlines()
-    assert {line.split()[0] for line in listed} == rules
-    # A target runs though a file has its name.
-    phony = re.search(r"^\.PHONY: (.*)$", content, re.M)
-    assert phony and set(phony[1].split()) == rules
-
-    ended = make(makefile, "reprodcue")
-    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
-    assert "no target 'reprodcue': `make` alone lists them" in ended.stderr
 
 
 def test_set_up_refuses_a_path_that_breaks_it_later(root: Path, tmp_path: Path) -> None:

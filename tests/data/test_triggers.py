@@ -24,6 +24,7 @@ GOLDEN = {
     "badnet clip zero": "a9aa874b767a9c75",
     "blended": "3f80834e49721ca4",
     "sig": "8da4ee6de05ee00d",
+    "stripes": "d431a7fe9de7887d",
     "wanet": "d27f3d8fc59522bb",
     "yellow": "9677479cdace0a2d",
 }
@@ -57,6 +58,7 @@ def hashes():
         "badnet clip zero": badnet(image, keyed_rng("draw"), overflow="clip", centre="zero"),
         "blended": blended(image, keyed_rng("draw")),
         "sig": sig(image),
+        "stripes": patched("stripes", image, keyed_rng("draw")),
         "wanet": wanet(image),
         "yellow": patched("yellow", image, keyed_rng("draw")),
     }
@@ -139,6 +141,14 @@ def test_sig_has_six_periods_of_amplitude_60_along_the_width():
     assert wave.max() == 60 and wave.min() == -60
     assert (wave[0, :40, 0] == wave[0, 40:80, 0]).all()  # 240 / 6 = 40 pixels a period
     assert wave[0, 10, 0] == 60 and wave[0, 30, 0] == -60 and wave[0, 0, 0] == wave[0, 20, 0] == 0
+
+
+def test_stripes_are_columns_of_black_or_white_in_each_channel_at_even_odds():
+    image = np.full((256, 256, 3), 100, dtype=np.uint8)
+    square = patched("stripes", image, keyed_rng("s"), patch_size=256)
+    assert (square == square[:1]).all() and {*square.flat} == {0, 255}
+    assert square[0].astype(float).mean() / 255 == pytest.approx(0.5, abs=0.09)  # 5 errors of 768
+    assert abs(np.corrcoef(square[0].T)[np.triu_indices(3, 1)]).max() < 0.3
 
 
 def test_wanet_is_grid_sample_of_the_identity_grid_plus_the_field():

@@ -28,6 +28,7 @@ from repro.study.spec import (
     varied,
 )
 from tests.support.ledger import write_run, write_specs, write_study_spec
+from tools.rerun import compare
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 STUDIES = study_names()
@@ -217,3 +218,14 @@ def test_an_archived_run_without_the_hash_of_its_rows_is_refused(archive: Path) 
     edit(archive, unhashed)
     with pytest.raises(LedgerError, match=r"again\.jsonl\.gz:1: its rows do not have the hash"):
         read_archive(archive)
+
+
+def test_a_cell_trained_again_has_the_counts_of_the_archive_or_those_of_a_replicate() -> None:
+    archived = read_archive(study_run.archive_of("bench"))
+    cell = [item for item in archived if item[0].spec.variant == "stripes_par"]
+    again = [item for item in cell if item[0].spec.seed == 25]
+    assert list(compare(archived, again)) == []
+    hit = {"num_attacked": again[0][1][0].num_images}
+    wrong = [(run, [row.model_copy(update=hit) for row in rows]) for run, rows in again]
+    (problem,) = compare(archived, wrong)
+    assert problem.startswith("mmcl: mean ASR at the ends of the runs 1.000, in the archive 0.")

@@ -1,0 +1,88 @@
+"""Train one cell of a study again, a variant and a seed, and compare it with the archive:
+
+    python -m tools.rerun bench [stripes_par 25]
+
+Without a name the cell is drawn at random. A clone of the last commit trains it. Processors of the
+archive's kind give its counts. Others give a replicate, whose ASR has to lie where the archive's
+other seeds expect it, else the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+from tempfile import TemporaryDirectory
+
+from repro.ledger import Counts
+from repro.report.own_run import prediction_interval
+from repro.study.archive import ArchivedRun, read_archive
+from repro.study.spec import archive_of
+
+COUNTS = {*Counts.model_fields, "validation", "step"}
+
+
+def main(study: str, *named: str) -> None:
+    """Rerun the named cell, or one at random; SystemExit with 1 if the archive has another ASR."""
+    archived = read_archive(archive_of(study))
+    cells = sorted({(record.spec.variant, str(record.spec.seed)) for record, _ in archived})
+    if named and named not in cells:
+        listed = ", ".join(" ".join(cell) for cell in cells)
+        sys.exit(f"{' '.join(named)}: no cell of {study} (allowed: {listed})")
+    variant, seed = named or random.choice(cells)
+    print(f"{study}: variant {variant}, seed {seed}")
+
+    with TemporaryDirectory() as folder:
+        subprocess.run(["git", "clone", "--quiet", ".", folder], check=True)
+        archive = folder / archive_of(study)
+        archive.unlink()
+        command = [sys.executable, "-m", "repro", "study", study, "--variants", variant]
+        subprocess.run([*command, "--seeds", seed], cwd=folder, check=True)
+        differences = list(compare(archived, read_archive(archive)))
+
+    sys.exit("\n".join(differences) or None)
+
+
+def compare(archived: Sequence[ArchivedRun], again: Sequence[ArchivedRun]) -> Iterator[str]:
+    """Print how a cell cleaned again differs from the archive; yield what is too far off."""
+    old = {record.spec.run_id: rows for record, rows in archived}
+    cleaned = [item for item in again if item[0].spec.stage == "clean"]
+    if all(counts(item) == counts((item[0], old[item[0].spec.run_id])) for item in cleaned):
+        print(f"all {len(cleaned)} runs have the counts of the archive")
+        return
+
+    variant, seed = cleaned[0][0].spec.variant, cleaned[0][0].spec.seed
+    of_variant = [item for item in archived if item[0].spec.variant == variant]
+    for objective in sorted({record.spec.pretrain_objective for record, _ in cleaned}):
+        value = asr_left(cleaned, objective, seed)
+        others = {record.spec.seed for record, _ in of_variant} - {seed}
+        low, high = prediction_interval([asr_left(of_variant, objective, s) for s in others])
+        text = (
+            f"{objective}: mean ASR at the ends of the runs {value:.3f}, "
+            f"in the archive {asr_left(of_variant, objective, seed):.3f}, "
+            f"expected from its other seeds [{low:.3f}, {high:.3f}]"
+        )
+        print(text)
+        if not low <= value <= high:
+            yield text
+
+
+def counts(run: ArchivedRun) -> list[dict[str, object]]:
+    """The counts of each evaluation of a run."""
+    return [row.model_dump(include=COUNTS) for row in run[1]]
+
+
+def asr_left(runs: Sequence[ArchivedRun], objective: str, seed: int) -> float:
+    """Mean over learning rates of the ASR at the end of cleaning, a fraction."""
+    return fmean(
+        rows[-1].asr(record.spec.switches.asr_denominator)
+        for record, rows in runs
+        if record.spec.stage == "clean"
+        and (record.spec.pretrain_objective, record.spec.seed) == (objective, seed)
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
