@@ -231,7 +231,7 @@ MEASURES = (
     Measure("asr_left_at_rate", "ASR left at one rate", "fraction", asr_left_at_rate, False),
     Measure("lost_at_cap", "Accuracy lost when cleaned", "fraction", lost_at_cap, True),
     Measure("frontier_area", "Accuracy lost along the frontier", "fraction", frontier_area, True),
-    Measure("accuracy_at_cap", "Accuracy of the cleaned model", "fraction", accuracy_at_cap, True),
+    Measure("accuracy_at_cap", "Accuracy when cleaned", "fraction", accuracy_at_cap, True),
 )
 """In the order of their weight."""
 
