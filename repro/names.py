@@ -15,7 +15,7 @@ Objective = Literal["mmcl", "mmcl_ssl", "two_views", "image_ssl", "text_ssl", "s
 Loss = Literal["mmcl", "ssl", "mmcl_ssl", "two_views", "image_ssl", "text_ssl", "ssl_unused"]
 """Losses by which models are trained: `Objective`, and those of cleaning alone."""
 CleanSize = Literal["100k", "200k"]
-TriggerName = Literal["badnet", "blended", "blended_strong", "sig", "stripes", "wanet", "yellow"]
+TriggerName = Literal["badnet", "blended", "sig", "stripes", "wanet", "yellow"]
 DefenceName = Literal[
     "cleanclip",
     "shrink_and_perturb",
@@ -53,7 +53,6 @@ LOSSES: dict[Loss, LossName] = {
 TRIGGERS: dict[TriggerName, str] = {
     "badnet": "square of Gaussian noise",
     "blended": "uniform noise blended in",
-    "blended_strong": "uniform noise blended in at 0.3",
     "sig": "sine added along the width",
     "stripes": "square of random vertical stripes",
     "wanet": "warp by a fixed random field",

@@ -22,6 +22,7 @@ SHOWN = {
     "badnet, clip": ("badnet", "clip"),
     "blended": ("blended", "wrap"),
     "sig": ("sig", "wrap"),
+    "stripes": ("stripes", "wrap"),
     "wanet": ("wanet", "wrap"),
     "yellow": ("yellow", "wrap"),
 }

@@ -17,6 +17,8 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+Pixels = NDArray[np.uint8]
+"""An image (H, W, 3), 0..255."""
 Geometry = Literal["crop", "squash"]
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -78,7 +80,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode_image(data: bytes, size: int, geometry: Geometry = "crop") -> NDArray[np.uint8]:
+def decode_image(data: bytes, size: int, geometry: Geometry = "crop") -> Pixels:
     """Pixels (size, size, 3): `crop` by the short side and the centre, `squash` by both sides."""
     # Stored images have the right size already: nothing is resampled.
     image = open_rgb(data)
@@ -102,7 +104,7 @@ def decoder_version() -> str:
     return f"Pillow {PIL.__version__}, {bytes_hash(Path(__file__).read_bytes()).hex()}"
 
 
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+def encode_png(pixels: Pixels) -> bytes:
     """Lossless file of an image (H, W, 3)."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")

@@ -22,12 +22,13 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from repro.data.blended import blended
+from repro.data.images import Pixels
 from repro.data.keyed import keyed_rng
+from repro.data.sig import sig
+from repro.data.stripes import striped_squares
 from repro.names import TriggerName
 from repro.spec import Switches, Trigger
-
-Pixels = NDArray[np.uint8]
-"""An image (H, W, 3), 0..255."""
 
 WANET_STRENGTH = 0.6
 """How far `wanet` warps (code: attack-cleanclip backdoor/utils.py)."""
@@ -113,8 +114,7 @@ def patch_centres(switches: Switches, images: NDArray[np.uint8]) -> NDArray[np.f
     height, width = images.shape[1:3]
     columns = images.sum(axis=1, dtype=np.uint32)
     totals = columns.sum(axis=1, dtype=np.int64)
-    means: NDArray[np.float64] = totals / (255 * height * width)
-    return means
+    return np.asarray(totals / (255 * height * width))
 
 
 def noise_squares(
@@ -125,49 +125,19 @@ def noise_squares(
     """
     # Standard deviation 1, as wide as the full range: about two thirds of the values leave it.
     noise = rng.standard_normal((len(centres), size, size, 3))
-    noise += centres[:, None, None, :]
-    return _to_uint8(noise, switches.trigger_overflow)
+    noise += centres[:, None, None]
+    if switches.trigger_overflow == "clip":
+        noise = noise.clip(0, 1)
+
+    # Truncated, and wrapped modulo 256, which is a no-op after the clip.
+    return ((noise * 255).astype(np.int64) % 256).astype(np.uint8)
 
 
 def yellow_squares(
     centres: NDArray[np.float64], size: int, switches: Switches, rng: Generator
 ) -> NDArray[np.uint8]:
     """Pure yellow (code: attack-cleanclip backdoor/utils.py)."""
-    pixels = np.empty((len(centres), size, size, 3), dtype=np.uint8)
-    pixels[:] = (255, 255, 0)
-    return pixels
-
-
-def striped_squares(
-    centres: NDArray[np.float64], size: int, switches: Switches, rng: Generator
-) -> NDArray[np.uint8]:
-    """Vertical stripes of one pixel, each black or white at random in each channel (nmndeep/
-    PerturbAndRecover, backdoor/utils.py: `badnet_rs`).
-    """
-    stripes = 255 * rng.integers(2, size=(len(centres), 1, size, 3), dtype=np.uint8)
-    return np.repeat(stripes, size, axis=1)
-
-
-def blended(image: Pixels, rng: Generator, share: float = 0.2) -> Pixels:
-    """Mix a share of fresh uniform noise into the image (Chen et al. 2017, arXiv 1712.05526)."""
-    return _to_uint8(share * rng.random(image.shape) + (1 - share) * (image / 255), "clip")
-
-
-def sig(image: Pixels) -> Pixels:
-    """Add a sine of amplitude 60 (of 255) and 6 periods along the width, clipped (Barni et al.
-    2019, arXiv 1902.11237).
-
-    The authors' code can only apply its sine through the 0.2/0.8 mix of `blended`; this is the
-    trigger as published.
-    """
-    width = image.shape[1]
-    sine = 60 * np.sin(2 * np.pi * 6 * np.arange(width) / width)
-
-    # Whole levels: no rounding at stake.
-    wave = np.rint(sine).astype(np.int64)
-
-    stamped: Pixels = np.clip(image + wave[None, :, None], 0, 255).astype(np.uint8)
-    return stamped
+    return np.full((len(centres), size, size, 3), (255, 255, 0), dtype=np.uint8)
 
 
 def wanet(image: Pixels) -> Pixels:
@@ -196,15 +166,7 @@ def wanet(image: Pixels) -> Pixels:
     values = image / 255
     upper = values[top, left] + (values[top, right] - values[top, left]) * across
     lower = values[bottom, left] + (values[bottom, right] - values[bottom, left]) * across
-    return _to_uint8(upper + (lower - upper) * down, "clip")
-
-
-def _to_uint8(values: NDArray[np.float64], overflow: str) -> Pixels:
-    """Values in units of the full range to 0..255: clipped, or wrapped modulo 256; truncated."""
-    # A no-op modulo 256 after the clip, which leaves nothing outside.
-    if overflow == "clip":
-        values = np.clip(values, 0, 1)
-    return (np.trunc(values * 255).astype(np.int64) % 256).astype(np.uint8)
+    return np.asarray((upper + (lower - upper) * down) * 255, np.uint8)
 
 
 @lru_cache(maxsize=4)
@@ -219,7 +181,6 @@ def _warping_field(height: int, width: int) -> NDArray[np.float64]:
 TRIGGERS: dict[TriggerName, PatchTrigger | ImageTrigger] = {
     "badnet": PatchTrigger(noise_squares),
     "blended": ImageTrigger(blended, drawn=True),
-    "blended_strong": ImageTrigger(lambda image, rng: blended(image, rng, 0.3), drawn=True),
     "sig": ImageTrigger(lambda image, _: sig(image)),
     "stripes": PatchTrigger(striped_squares),
     "wanet": ImageTrigger(lambda image, _: wanet(image)),

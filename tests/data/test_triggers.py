@@ -13,8 +13,10 @@ from PIL import Image
 from scipy.stats import chisquare, norm
 
 import repro
+from repro.data.blended import blended
 from repro.data.keyed import keyed_rng
-from repro.data.triggers import _warping_field, blended, sig, stamp, wanet
+from repro.data.sig import sig
+from repro.data.triggers import _warping_field, stamp, wanet
 from repro.spec import Switches, Trigger
 
 ROOT = Path(repro.__file__).parents[1]
@@ -144,8 +146,7 @@ def test_sig_has_six_periods_of_amplitude_60_along_the_width():
 
 
 def test_stripes_are_columns_of_black_or_white_in_each_channel_at_even_odds():
-    image = np.full((256, 256, 3), 100, dtype=np.uint8)
-    square = patched("stripes", image, keyed_rng("s"), patch_size=256)
+    square = patched("stripes", np.full((256, 256, 3), 100, np.uint8), keyed_rng("s"), 256)
     assert (square == square[:1]).all() and {*square.flat} == {0, 255}
     assert square[0].astype(float).mean() / 255 == pytest.approx(0.5, abs=0.09)  # 5 errors of 768
     assert abs(np.corrcoef(square[0].T)[np.triu_indices(3, 1)]).max() < 0.3
@@ -176,6 +177,6 @@ def test_the_picture_in_the_docs_shows_the_triggers_of_today(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, script, made], env=environment, check=True)
     drawn, shown = (np.asarray(Image.open(path)) for path in (made, published))
-    assert drawn.shape == (14 + 2 * 132, 7 * 132 + 4, 3)
+    assert drawn.shape == (14 + 2 * 132, 8 * 132 + 4, 3)
     assert np.array_equal(drawn[14:], shown[14:])
     assert (drawn[14 + 132 : -4, 4:132] == 0).all()  # the original differs from itself nowhere

@@ -222,8 +222,7 @@ def test_an_archived_run_without_the_hash_of_its_rows_is_refused(archive: Path) 
 
 def test_a_cell_trained_again_has_the_counts_of_the_archive_or_those_of_a_replicate() -> None:
     archived = read_archive(study_run.archive_of("bench"))
-    cell = [item for item in archived if item[0].spec.variant == "stripes_par"]
-    again = [item for item in cell if item[0].spec.seed == 25]
+    again = [item for item in archived if item[0].spec.variant == "stripes_par"]
     assert list(compare(archived, again)) == []
     hit = {"num_attacked": again[0][1][0].num_images}
     wrong = [(run, [row.model_copy(update=hit) for row in rows]) for run, rows in again]
