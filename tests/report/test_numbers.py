@@ -136,20 +136,20 @@ def test_a_cleaning_run_of_a_model_not_handed_on_is_named_and_not_counted(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "notice"),
+    ("name", "others", "notice"),
     [
-        ("pairs", "Runs of CC3M differ in their input `pairs`: 0123456789abcdef"),
-        ("evaluation", "The runs differ in their input `evaluation`: fedcba9876543210"),
+        ("pairs", -1, "Runs of CC3M, 100K differ in their input pairs: 0123456789abcdef"),
+        ("evaluation", 0, "The runs differ in their input evaluation: fedcba9876543210"),
     ],
 )
-def test_runs_of_unlike_code_or_inputs_are_told(tmp_path: Path, name: str, notice: str) -> None:
+def test_unlike_runs_are_named(tmp_path: Path, name: str, others: int, notice: str) -> None:
     profile, cleaned = write_cell(tmp_path)
     assert document_at(tmp_path, profile)["notices"] == []
     record = json.loads((cleaned[0] / "run.json").read_bytes())
     reseal(cleaned[0], code="0ther", inputs=record["inputs"] | {name: "0ther"})
     assert document_at(tmp_path, profile)["notices"] == [
         "Runs of code that is not accepted: 0ther (1 runs).",
-        f"{notice} ({len(cleaned)} runs), 0ther (1 runs).",
+        f"{notice} ({len(cleaned) + others} runs), 0ther (1 runs).",
     ]
 
 

@@ -135,7 +135,7 @@ def _differing_runs(runs: Sequence[FinishedRun]) -> list[str]:
             hashes[_sharing(run.record.spec, name), name].append(content)
     for (whose, name), contents in sorted(hashes.items()):
         if len(set(contents)) > 1:
-            lines.append(f"{whose} differ in their input `{name}`: {_counted(contents)}.")
+            lines.append(f"{whose} differ in their input {name}: {_counted(contents)}.")
 
     if diverged := sum(run.diverged for run in runs):
         lines.append(
@@ -147,9 +147,11 @@ def _differing_runs(runs: Sequence[FinishedRun]) -> list[str]:
 
 def _sharing(spec: RunSpec, name: str) -> str:
     """The runs that should have the same input of this name."""
-    dataset, objective = label(spec.dataset), label(spec.pretrain_objective)
-    model = f"Cleaning runs of {dataset}, {objective}, seed {spec.seed}"
-    return {"model": model, "pairs": f"Runs of {dataset}"}.get(name, "The runs")
+    dataset = label(spec.dataset)
+    model = f"Cleaning runs of {dataset}, {label(spec.pretrain_objective)}, seed {spec.seed}"
+    # A hash of pairs is one of the rows that a run reads.
+    pairs = f"Runs of {dataset}, {label(spec.clean_size or spec.stage)}"
+    return {"model": model, "pairs": pairs}.get(name, "The runs")
 
 
 def _counted(values: Iterable[str]) -> str:
