@@ -42,4 +42,4 @@ publish: setup ## pack the report and its inputs for release
 	@$(ACTIVATE) && exec python -m repro publish $${PROFILE:+--profile "$$PROFILE"}
 
 setup: ## .venv with everything pinned; nothing to do when nothing changed
-	@PIP_NO_COMPILE=1 bash setup.sh # Python compiles what it imports
+	@bash setup.sh

@@ -42,7 +42,7 @@ def main(study: str, *named: str) -> None:
         subprocess.run([*command, "--seeds", seed], cwd=folder, check=True)
         differences = list(compare(archived, read_archive(archive)))
 
-    sys.exit("\n".join(differences) or None)
+    sys.exit(bool(differences))
 
 
 def compare(archived: Sequence[ArchivedRun], again: Sequence[ArchivedRun]) -> Iterator[str]:
