@@ -12,6 +12,7 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from repro.files import file_sha256
+from repro.profile import load_profile
 from repro.report.bench import bench
 from repro.report.hypotheses import experimental_seeds, stated_hypotheses
 from repro.report.judging.claims import CLAIMS, Claims, Paper
@@ -24,13 +25,22 @@ from repro.report.numbers.evidence import Evidence
 from repro.report.numbers.mechanism import mechanism
 from repro.report.numbers.resistance import resistance
 from repro.report.own_run import own_values
-from repro.report.scales import scale_rows, settings_table
+from repro.report.scales import LARGER, scale_rows, settings_table
 from repro.report.studies.results import read_study_results, studied
-from repro.report.verdicts import verdicts
+from repro.report.verdicts import MeasureVerdict, verdicts
 
 PROVENANCE = {
-    *("status", "reason", "fingerprint", "commit", "dirty", "code", "inputs", "sacred"),
-    *("started", "seconds", "attempts"),
+    "status",
+    "reason",
+    "fingerprint",
+    "commit",
+    "dirty",
+    "code",
+    "inputs",
+    "sacred",
+    "started",
+    "seconds",
+    "attempts",
 }
 """Fields of a run's record in `runs`."""
 
@@ -76,10 +86,11 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
             "kept_share": claims.kept_share,
             "target_class": profile.data.poison.target_class,
         },
-        "scales": scale_rows(profile.name, about.studies, paper),
+        "scales": scale_rows(profile.name, about.studies, claims),
         "settings_table": settings_table(profile.name),
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
         "verdicts": judged,
+        "larger": _larger(evidence, claims) if archived and profile.name != LARGER else [],
         "own_run": list(own_values(by_arm, arms, claims.rules)) if archived else [],
         "claims": judged_claims(by_arm, claims, judged, stand_in=bool(profile.data.stand_in)),
         "tables": {
@@ -109,6 +120,14 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
             "claims": file_sha256(CLAIMS),
         },
     }
+
+
+def _larger(evidence: Evidence, claims: Claims) -> list[MeasureVerdict]:
+    """Exploratory verdicts at the scale `midi`."""
+    context = Context.of(claims, load_profile(LARGER))
+    frames = (study.frame for study in read_study_results(LARGER))
+    larger = Evaluations(joined(evidence.frame[:0], *frames), context)
+    return verdicts(larger, claims, LARGER).exploratory
 
 
 def plain(content: Any) -> Any:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from repro.data.triggers import TRIGGERS, PatchTrigger
 from repro.profile import load_profile, profile_names
 from repro.report.format import label, percent
-from repro.report.judging.claims import Paper
+from repro.report.judging.claims import Claims, Paper
 from repro.report.numbers.cells import CLEANCLIP, DATASETS, OBJECTIVES, TABLE1_ROWS
 from repro.report.pages.html import markdown
 from repro.report.studies.results import read_study_results, studied
-from repro.report.studies.tables import StudyEntry
+from repro.report.studies.tables import EffectRow, StudyEntry
 from repro.spec import CleanSize, Dataset, Objective, Profile
 
 PRINTED, LARGER = "paper", "midi"
@@ -53,7 +53,7 @@ class ScaleResult:
     accuracy: float | None
     """Before cleaning, as the next one."""
     asr: float | None
-    lost: dict[CleanSize, float | None]
+    lost: Mapping[CleanSize, float | None]
     """Share of the accuracy lost at the ASR threshold."""
     at_least: list[CleanSize]
     """Sizes with which some seed was not cleaned, so that its loss is a lower bound."""
@@ -95,21 +95,28 @@ def _settings(profile: Profile) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in text.splitlines())
 
 
-def scale_rows(name: str, own: Sequence[StudyEntry], paper: Paper) -> list[ScaleRow]:
-    """The profile by its studies (`own`, those of most seeds first), the scale `midi`, the paper.
+def scale_rows(name: str, own: Sequence[StudyEntry], claims: Claims) -> list[ScaleRow]:
+    """The profile by its studies (`own`), the scale `midi`, the paper; of the archived runs those
+    that the exploratory verdicts rest on.
 
     No rows for a replay of the authors' files, which has no profile.
     """
     if name not in profile_names():
         return []
-    scales = [(name, *_results(own))]
-    if name != LARGER:
-        found = studied(read_study_results(LARGER), load_profile(LARGER), None)
-        scales.append((LARGER, *_results(found.studies)))
-
     rows = []
-    for scale, seeds, results in [*scales, (PRINTED, [], list(_printed(paper)))]:
-        profile = load_profile(scale)
+    for scale in dict.fromkeys((name, LARGER, PRINTED)):
+        profile, studies = load_profile(scale), own
+        if scale != name:
+            studies = studied(read_study_results(scale), profile, None).studies
+        arms = claims.comparisons.exploratory.get(scale)
+        best = [
+            row
+            for study in studies
+            for row in study.rows
+            if arms and f"{study.name}/{row.variant}" == arms.mmcl_ssl and row.dataset == DATASET
+        ]
+        seeds = best[0].seeds if best else []
+        results = list(_printed(claims.paper) if scale == PRINTED else _results(best))
         pairs, poisoned = profile.data.num_pairs[DATASET], _poisoned(profile)[DATASET]
         rows.append(ScaleRow(scale, pairs, poisoned, _patch(profile), seeds, results))
     return rows
@@ -144,35 +151,23 @@ def _word(value: Value) -> str:
     return ", ".join(f"{rate:g}" for rate in value)
 
 
-def _results(studies: Sequence[StudyEntry]) -> tuple[list[int], list[ScaleResult]]:
-    """Seeds and results of the study with most seeds, then with most sizes of cleaning set, whose
-    reference cleans models of both objectives."""
-    found = []
-    for study in studies:
-        wanted = study.reference, DATASET
-        rows = [row for row in study.rows if (row.variant, row.dataset) == wanted]
-        if {row.pretrain_objective for row in rows if row.tried} == set(OBJECTIVES):
-            found.append(rows)
-    if not found:
-        return [], []
-
-    best = max(found, key=lambda rows: (len(rows[0].seeds), len(rows)))
-    results = []
+def _results(rows: Sequence[EffectRow]) -> Iterator[ScaleResult]:
+    """The models of a scale, of these rows of a study."""
     for objective in OBJECTIVES:
-        of = {r.clean_size: r for r in best if r.clean_size and r.pretrain_objective == objective}
-        start = next(iter(of.values())).measures
-        lost = {size: row.measures["lost"].mean for size, row in of.items()}
-        at_least = [size for size, row in of.items() if row.not_cleaned]
-        before = start["accuracy"].mean, start["asr"].mean
-        results.append(ScaleResult(objective, *before, lost, at_least))
-    return best[0].seeds, results
+        of = {r.clean_size: r for r in rows if r.clean_size and r.pretrain_objective == objective}
+        if of:
+            start = next(iter(of.values())).measures
+            lost = {size: row.measures["lost"].mean for size, row in of.items()}
+            at_least = [size for size, row in of.items() if row.not_cleaned]
+            before = start["accuracy"].mean, start["asr"].mean
+            yield ScaleResult(objective, *before, lost, at_least)
 
 
 def _printed(paper: Paper) -> Iterator[ScaleResult]:
     """The paper's own numbers."""
     for objective in OBJECTIVES:
         start = paper.start(DATASET, objective)
-        lost: dict[CleanSize, float | None] = {
+        lost = {
             cell.clean_size: 1 - cell.clean_accuracy / cell.original_accuracy
             for cell in paper.table1
             if (cell.dataset, cell.pretrain_objective) == (DATASET, objective)

@@ -121,7 +121,7 @@ def test_values_are_those_of_the_profiles() -> None:
 
 def test_scales_have_results_of_their_studies_and_the_papers_own() -> None:
     found = studied(read_study_results("mini"), load_profile("mini"), 5e-4)
-    mini, midi, printed = scale_rows("mini", found.studies, load_claims().paper)
+    mini, midi, printed = scale_rows("mini", found.studies, load_claims())
     assert mini.seeds == [10, 11, 12, 13, 14] and midi.pairs > mini.pairs
 
     mmcl, mmcl_ssl = mini.results
@@ -133,9 +133,9 @@ def test_scales_have_results_of_their_studies_and_the_papers_own() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_without_archives_only_the_paper_has_results() -> None:
-    paper = load_claims().paper
-    assert settings_table("replay") == scale_rows("replay", [], paper) == []
-    rows = scale_rows("mini", [], paper)
+    claims = load_claims()
+    assert settings_table("replay") == scale_rows("replay", [], claims) == []
+    rows = scale_rows("mini", [], claims)
     assert {row.scale: bool(row.results) for row in rows} == {
         **dict.fromkeys(["mini", "midi"], False),
         "paper": True,
