@@ -109,14 +109,14 @@ def scale_rows(name: str, own: Sequence[StudyEntry], claims: Claims) -> list[Sca
         if scale != name:
             studies = studied(read_study_results(scale), profile, None).studies
         arms = claims.comparisons.exploratory.get(scale)
-        best = [
+        models = [
             row
             for study in studies
             for row in study.rows
             if arms and f"{study.name}/{row.variant}" == arms.mmcl_ssl and row.dataset == DATASET
         ]
-        seeds = best[0].seeds if best else []
-        results = list(_printed(claims.paper) if scale == PRINTED else _results(best))
+        seeds = models[0].seeds if models else []
+        results = list(_printed(claims.paper) if scale == PRINTED else _results(models))
         pairs, poisoned = profile.data.num_pairs[DATASET], _poisoned(profile)[DATASET]
         rows.append(ScaleRow(scale, pairs, poisoned, _patch(profile), seeds, results))
     return rows
