@@ -63,7 +63,9 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
     judged = verdicts(by_arm, claims, profile.name)
 
     # The archived seeds, beside which the authors' points stand; without them the own runs.
-    arms, arm, archived = judged.arms, judged.arms.mmcl_ssl, bool(judged.arms.study)
+    arm, archived = judged.arms.mmcl_ssl, bool(judged.arms.study)
+    # The own runs have the learning rates of the exploratory ones.
+    alike = claims.comparisons.exploratory.get(profile.name, judged.arms)
     seeds = by_arm.seeds(arm) if archived else profile.pretrain.seeds
     about = studied(studies, profile, context.rate)
 
@@ -86,19 +88,19 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
             "kept_share": claims.kept_share,
             "target_class": profile.data.poison.target_class,
         },
-        "scales": scale_rows(profile.name, about.studies, claims),
+        "scales": scale_rows(profile.name, about.studies, claims, judged.arms),
         "settings_table": settings_table(profile.name),
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
         "verdicts": judged,
         "larger": _larger(evidence, claims) if archived and profile.name != LARGER else [],
-        "own_run": list(own_values(by_arm, arms, claims.rules)) if archived else [],
+        "own_run": list(own_values(by_arm, alike, claims.rules)) if archived else [],
         "claims": judged_claims(by_arm, claims, judged, stand_in=bool(profile.data.stand_in)),
         "tables": {
             "table1": {"rows": tables.table1(evidence, paper)},
             "table2": {"rows": tables.table2(evidence, paper)},
         },
         "figures": tables.figures(evidence, paper),
-        "resistance": resistance(by_arm, arm, seeds),
+        "resistance": resistance(by_arm, arm, seeds, context.rate),
         "mechanism": mechanism(frame, context.rate, {*judged.seeds, *experimental_seeds(studies)}),
         "errata": [erratum.model_dump() | {"result": erratum.result} for erratum in claims.errata],
         **about._asdict(),

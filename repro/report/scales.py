@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from repro.data.triggers import TRIGGERS, PatchTrigger
 from repro.profile import load_profile, profile_names
 from repro.report.format import label, percent
-from repro.report.judging.claims import Claims, Paper
+from repro.report.judging.claims import Arms, Claims, Paper
 from repro.report.numbers.cells import CLEANCLIP, DATASETS, OBJECTIVES, TABLE1_ROWS
 from repro.report.pages.html import markdown
 from repro.report.studies.results import read_study_results, studied
@@ -95,9 +95,11 @@ def _settings(profile: Profile) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in text.splitlines())
 
 
-def scale_rows(name: str, own: Sequence[StudyEntry], claims: Claims) -> list[ScaleRow]:
-    """The profile by its studies (`own`), the scale `midi`, the paper; of the archived runs those
-    that the exploratory verdicts rest on.
+def scale_rows(
+    name: str, own: Sequence[StudyEntry], claims: Claims, leading: Arms
+) -> list[ScaleRow]:
+    """The profile by its studies (`own`) and in them the `leading` runs, the scale `midi` by the
+    runs of its exploratory verdicts, the paper.
 
     No rows for a replay of the authors' files, which has no profile.
     """
@@ -105,15 +107,15 @@ def scale_rows(name: str, own: Sequence[StudyEntry], claims: Claims) -> list[Sca
         return []
     rows = []
     for scale in dict.fromkeys((name, LARGER, PRINTED)):
-        profile, studies = load_profile(scale), own
+        profile, studies, arms = load_profile(scale), own, leading
         if scale != name:
             studies = studied(read_study_results(scale), profile, None).studies
-        arms = claims.comparisons.exploratory.get(scale)
+            arms = claims.comparisons.exploratory.get(scale, leading)
         models = [
             row
             for study in studies
             for row in study.rows
-            if arms and f"{study.name}/{row.variant}" == arms.mmcl_ssl and row.dataset == DATASET
+            if f"{study.name}/{row.variant}" == arms.mmcl_ssl and row.dataset == DATASET
         ]
         seeds = models[0].seeds if models else []
         results = list(_printed(claims.paper) if scale == PRINTED else _results(models))

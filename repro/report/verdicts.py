@@ -142,8 +142,9 @@ class Verdicts:
     """All verdicts over seeds."""
 
     arms: Arms
-    """Of the exploratory verdicts: an archived study's, or OWN."""
+    """Of the confirmed verdicts, or else the exploratory ones: an archived study's, or OWN."""
     seeds: list[int]
+    """Of the exploratory verdicts."""
     exploratory: list[MeasureVerdict]
     confirmed: list[MeasureVerdict] | None
     """None until all planned seeds are archived."""
@@ -400,13 +401,14 @@ def verdicts(evaluations: Evaluations, claims: Claims, profile: str) -> Verdicts
     done = _complete_seeds(evaluations, confirming.study, planned) if confirming else []
     confirmed, secondary = None, []
     if confirming and planned and done == sorted(planned):
-        confirmed = cell_verdicts(evaluations, confirming, rules, rules.fixed)
+        confirmed, arms = cell_verdicts(evaluations, confirming, rules, rules.fixed), confirming
         for name, rule in rules.secondary.items():
             arm = f"{rule.study}/{rule.variant}"
             of_arm = evaluations.frame[evaluations.frame.arm == arm]
             ssl = arm if "mmcl_ssl" in set(of_arm.pretrain_objective) else confirming.mmcl_ssl
             beside = Arms(mmcl_ssl=ssl, mmcl={rule.variant: arm})
-            if judged := cell_verdicts(evaluations, beside, rules, rules.fixed):
+            if _complete_seeds(evaluations, rule.study, planned) == done:
+                judged = cell_verdicts(evaluations, beside, rules, rules.fixed)
                 secondary.append({"name": name, "why": rule.why, "measures": judged})
     cells = [cell for measure in exploratory for cell in measure.cells]
     return Verdicts(

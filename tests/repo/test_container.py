@@ -119,6 +119,12 @@ def read(path: Path) -> Any:
     return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
 
 
+def test_the_image_has_what_binds_ranks_and_builds_kernels(root: Path) -> None:
+    text = (root / "Dockerfile").read_text(encoding="utf-8")
+    install = re.search(r"apt-get install (.*?)&&", text, re.DOTALL)
+    assert install and {"numactl", "gcc", "python3-dev"} <= set(install[1].split())
+
+
 def test_compose_publishes_on_loopback_only_and_no_service_has_a_password_in_it(root: Path) -> None:
     services = read(root / "compose.yaml")["services"]
     for service in services.values():

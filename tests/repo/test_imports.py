@@ -12,6 +12,8 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name as normal
 
 from tests.support.imports import imported, modules
 
@@ -36,15 +38,16 @@ def test_a_module_starts_without_heavy_packages(root: Path, module: str, without
     assert set(done.stdout.split()) & without == set()
 
 
-def declared(root: Path) -> set[str]:
-    """Distributions that pyproject.toml names, extras included, in normal form."""
+def requirements(root: Path) -> list[Requirement]:
+    """What pyproject.toml demands, extras included."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = chain(project["dependencies"], *project["optional-dependencies"].values())
-    return {normal(re.split(r"[ <>=!~;\[]", line)[0]) for line in lines}
+    return [*map(Requirement, lines)]
 
 
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def declared(root: Path) -> set[str]:
+    """Their distributions, in normal form."""
+    return {normal(requirement.name) for requirement in requirements(root)}
 
 
 @pytest.mark.parametrize("folder", ["repro", "tests", "benchmarks"])
@@ -69,6 +72,14 @@ def test_every_declared_package_is_pinned_but_torch(root: Path) -> None:
     lines = (root / "constraints.txt").read_text().splitlines()
     pins = {normal(line.partition("==")[0]) for line in lines if "==" in line}
     assert declared(root) - pins == {"torch", "torchvision"}
+
+
+def test_torch_is_one_whose_torchrun_waits_for_a_checkpoint(root: Path) -> None:
+    """`--shutdown-timeout` is there from 2.12 on; before, torchrun kills after 30 s."""
+    (torch,) = (of for of in requirements(root) if of.name == "torch")
+    assert "2.11.0" not in torch.specifier and "2.12.0" in torch.specifier
+    setup = (root / "setup.sh").read_text(encoding="utf-8")
+    assert re.search(r"^TORCH_FLOOR=2\.12$", setup, re.MULTILINE), "the floor for CPU builds"
 
 
 LAYERS = [

@@ -85,7 +85,7 @@ def test_ties_go_to_the_lower_asr(tmp_path: Path) -> None:
     assert row_of(document, "cc3m", "100k", "mmcl")["clean_accuracy"]["asr"] == 0.02
 
 
-def test_the_tables_show_the_first_seed_and_the_spread_of_all(tmp_path: Path) -> None:
+def test_the_tables_show_the_first_seed_and_have_all(tmp_path: Path) -> None:
     write_specs(tmp_path)
     profile = load_profile("mini", tmp_path / "specs", {"pretrain.seeds": [0, 1]})
     for spec in pretrain_runs(profile, "cc3m"):
@@ -95,7 +95,6 @@ def test_the_tables_show_the_first_seed_and_the_spread_of_all(tmp_path: Path) ->
     clean = row_of(document_at(tmp_path, profile), "cc3m", "100k", "mmcl")["clean_accuracy"]
     assert clean["reproduced"] == 0.4
     assert [(s["seed"], s["accuracy"]) for s in clean["by_seed"]] == [(0, 0.4), (1, 0.1)]
-    assert clean["spread"]["mean"] == pytest.approx(0.25)
 
 
 def test_runs_on_unpoisoned_pairs_are_in_no_table(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import pytest
 from repro.profile import load_profile
 from repro.report.judging.claims import load_claims
 from repro.report.pages import tables
-from repro.report.pages.html import shared_values
-from repro.report.readme import write_blocks
+from repro.report.pages.html import markdown, pages, shared_values
+from repro.report.readme import MEASURES, write_blocks
 from repro.report.scales import in_words, scale_rows, settings_table
 from repro.report.studies.results import read_study_results, studied
+from repro.report.verdicts import OWN
 
 
 @pytest.fixture
@@ -72,10 +73,15 @@ def test_models_without_a_backdoor_say_nothing_of_the_claims(document: dict[str,
 
 def test_confirmed_verdicts_come_before_exploratory_ones(document: dict[str, Any]) -> None:
     verdicts = document["verdicts"]
-    verdicts |= {"confirmed": verdicts["exploratory"][:1], "confirmed_seeds": [15, 16]}
-    shown = tables.verdicts_of(document)
-    assert shown is not None
-    assert (shown.confirmed, list(shown.seeds), len(shown.measures)) == (True, [15, 16], 1)
+    for of in verdicts["exploratory"]:
+        of["cells"] += [{**cell, "comparator": "norm_groups_64"} for cell in of["cells"]]
+    verdicts |= {"confirmed": verdicts["exploratory"], "confirmed_seeds": [15, 16]}
+    values = shared_values(document)
+    assert values["verdicts"].confirmed
+    assert "fixed before any of the 2 seeds was run" in values["outcome"]
+    assert "against groups of 64" in pages(document, {}, {}, [])["index.html"].decode()
+    readme = markdown("readme", **values, measures=MEASURES)
+    assert "over 2 seeds" in readme and readme.count("lost when cleaned; CC6M, 200K") == 1
 
 
 def test_readme_gets_the_results_and_its_pictures_their_own_colours(copy: Path) -> None:
@@ -121,7 +127,8 @@ def test_values_are_those_of_the_profiles() -> None:
 
 def test_scales_have_results_of_their_studies_and_the_papers_own() -> None:
     found = studied(read_study_results("mini"), load_profile("mini"), 5e-4)
-    mini, midi, printed = scale_rows("mini", found.studies, load_claims())
+    leading = load_claims().comparisons.exploratory["mini"]
+    mini, midi, printed = scale_rows("mini", found.studies, load_claims(), leading)
     assert mini.seeds == [10, 11, 12, 13, 14] and midi.pairs > mini.pairs
 
     mmcl, mmcl_ssl = mini.results
@@ -134,8 +141,8 @@ def test_scales_have_results_of_their_studies_and_the_papers_own() -> None:
 @pytest.mark.usefixtures("here")
 def test_without_archives_only_the_paper_has_results() -> None:
     claims = load_claims()
-    assert settings_table("replay") == scale_rows("replay", [], claims) == []
-    rows = scale_rows("mini", [], claims)
+    assert settings_table("replay") == scale_rows("replay", [], claims, OWN) == []
+    rows = scale_rows("mini", [], claims, OWN)
     assert {row.scale: bool(row.results) for row in rows} == {
         **dict.fromkeys(["mini", "midi"], False),
         "paper": True,

@@ -229,10 +229,13 @@ def test_the_confirmation_is_judged_when_all_its_seeds_are_archived(claims: Clai
     partial = verdicts(evaluated(frame(planned[:-1])), claims, "mini")
     assert (partial.confirmed, partial.confirmed_seeds) == (None, planned[:-1])
     whole = verdicts(evaluated(frame(planned)), claims, "mini")
-    assert whole.confirmed is not None
-    assert {of.fixed for of in whole.confirmed} == {claims.rules.fixed}
+    assert whole.confirmed and {of.fixed for of in whole.confirmed} == {claims.rules.fixed}
     assert {cell.comparator for cell in whole.confirmed[0].cells} == {"confirmed", "norm_groups_64"}
+    assert whole.arms == claims.comparisons.confirmed["mini"]
     assert [of["name"] for of in whole.secondary] == list(claims.rules.secondary)
+    every = frame(planned)
+    lacks = (every.study == claims.rules.secondary["held_out"].study) & (every.seed == planned[-1])
+    assert len(verdicts(evaluated(every[~lacks]), claims, "mini").secondary) == 1
 
 
 def test_intervals_p_values_and_corrections_are_those_of_scipy() -> None:

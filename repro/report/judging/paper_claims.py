@@ -109,12 +109,14 @@ def judged_claims(
 ) -> list[dict[str, Any]]:
     """Every claim of the paper with its verdict, and the verdict by the authors' points.
 
-    A claim without a study is judged on the archived seeds of the exploratory verdicts, or, where
-    these do not have its runs, on the report's own. `stand_in`: the data are not the paper's.
-    `evidence` are ClaimCells; `authors_verdict` is None where the authors' points, which are one
-    training, are not at hand.
+    A claim without a study is judged on the archived seeds of the verdicts that stand first, or,
+    where these do not have its runs, of the exploratory ones, or else on the report's own.
+    `stand_in`: the data are not the paper's. `evidence` are ClaimCells; `authors_verdict` is None
+    where the authors' points, which are one training, are not at hand.
     """
-    ours = _Judge(evaluations, [verdicts.arms.mmcl_ssl, OWN.mmcl_ssl], stand_in, verdicts)
+    exploratory = (arms.mmcl_ssl for arms in claims.comparisons.exploratory.values())
+    archived = [verdicts.arms.mmcl_ssl, *exploratory, OWN.mmcl_ssl]
+    ours = _Judge(evaluations, archived, stand_in, verdicts)
     authors = _Judge(evaluations, [AUTHORS_ARMS.mmcl_ssl], False, None)
     text = {"id", "quote", "place", "metric", "study", "absolute", "reason", "refuted_by"}
     judged = []
@@ -220,7 +222,8 @@ class _Judge:
         return verdict, mean, note
 
     def _control_note(self, dataset: Dataset, size: CleanSize | None) -> str:
-        for measure in self.verdicts.exploratory if self.verdicts else ():
+        ours = self.verdicts
+        for measure in (ours.confirmed or ours.exploratory) if ours else ():
             for cell in measure.cells:
                 if (cell.dataset, cell.clean_size) == (dataset, size) and cell.control:
                     return "" if cell.control.holds else f"control: {cell.control.reason}"

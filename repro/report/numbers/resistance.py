@@ -16,10 +16,13 @@ CAPS = tuple(step / 200 for step in range(41))
 """ASR thresholds at which the trade-off is given: 0 to 20% by half a point."""
 
 
-def resistance(evaluations: Evaluations, arm: str, seeds: Sequence[int]) -> dict[str, Any]:
+def resistance(
+    evaluations: Evaluations, arm: str, seeds: Sequence[int], rate: float | None
+) -> dict[str, Any]:
     """The resistance of every dataset and cleaning size that has evaluations of both models.
 
-    `arm` names the runs: those of a study, or "/" for those of the report itself. `equal` has both
+    `arm` names the runs: those of a study, or "/" for those of the report itself; `rate` is the one
+    of the measure `asr_left_at_rate`, None where the rules have none. `equal` has both
     models after as many steps at one learning rate, a list of seeds each, and on how many the
     MMCL + SSL model is left with `more` ASR; `trade_offs` have the
     share of the start accuracy that is kept at CAPS, means over seeds, ours and the authors'.
@@ -35,7 +38,7 @@ def resistance(evaluations: Evaluations, arm: str, seeds: Sequence[int]) -> dict
                 {"dataset": dataset, "clean_size": size, "equal": equal, "trade_offs": trade_offs}
             )
     study = arm.split("/")[0] or None
-    return {"study": study, "seeds": seeds, "caps": CAPS, "cells": cells}
+    return {"study": study, "seeds": seeds, "rate": rate, "caps": CAPS, "cells": cells}
 
 
 def kept_at(model: CleanedModel, cap: float) -> float:

@@ -4,9 +4,8 @@ Each number of ours names its run; the interval beside it is Wilson's at 95% ove
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
-from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
@@ -32,11 +31,11 @@ Evaluation = Mapping[str, Any]
 def table1(evidence: Evidence, paper: Paper) -> list[dict[str, Any]]:
     """Accuracy before, and the best after CleanCLIP at the ASR threshold: one row a cell.
 
-    Ours is the first seed; `by_seed` and `spread` have all of them.
+    Ours is the first seed; `by_seed` has all of them.
     """
     rows = []
     for cell in CELLS:
-        start = starts_of(evidence, cell.dataset, cell.pretrain_objective)[0]
+        start = _start(evidence, cell.dataset, cell.pretrain_objective)
         authors = _first(_of(evidence.authors_frame, cell, started=False))
         original = _number(paper.cleaned(*cell).original_accuracy, start, authors)
         cleaned = _cleaned(evidence, paper, cell, start)
@@ -73,7 +72,6 @@ def _cleaned(evidence: Evidence, paper: Paper, cell: Cell, start: Evaluation) ->
         "lowest_asr": first.asr.min(),
         "missing": sum(name in folder for folder in evidence.missing),
         "by_seed": by_seed,
-        "spread": _spread([entry["accuracy"] for entry in by_seed]),
     }
 
 
@@ -81,14 +79,13 @@ def table2(evidence: Evidence, paper: Paper) -> list[dict[str, Any]]:
     """Accuracy and ASR of the models before cleaning: one row a model."""
     rows = []
     for dataset, objective in product(DATASETS, OBJECTIVES):
-        printed, starts = paper.start(dataset, objective), starts_of(evidence, dataset, objective)
+        printed, start = paper.start(dataset, objective), _start(evidence, dataset, objective)
         # A start model does not depend on the cleaning size; all were cleaned with 100K pairs.
         cell = Cell(dataset, "100k", objective)
         authors = _first(_of(evidence.authors_frame, cell, started=False))
         row: dict[str, Any] = {"dataset": dataset, "pretrain_objective": objective}
         for measure in ("accuracy", "asr"):
-            row[measure] = _number(getattr(printed, measure), starts[0], authors, measure)
-            row[measure]["spread"] = _spread([start.get(measure) for start in starts])
+            row[measure] = _number(getattr(printed, measure), start, authors, measure)
         rows.append(row)
     return rows
 
@@ -127,11 +124,11 @@ def _panel(paper: Paper, cell: Cell) -> dict[str, Any]:
     }
 
 
-def starts_of(evidence: Evidence, dataset: Dataset, objective: Objective) -> list[Evaluation]:
-    """The model that is cleaned, of each seed of the profile."""
+def _start(evidence: Evidence, dataset: Dataset, objective: Objective) -> Evaluation:
+    """The model that is cleaned, of the profile's first seed."""
     starts = start_models(evidence.frame)
     models = starts[(starts.dataset == dataset) & (starts.pretrain_objective == objective)]
-    return [_first(models[models.seed == seed]) for seed in evidence.profile.pretrain.seeds]
+    return _first(models[models.seed == evidence.profile.pretrain.seeds[0]])
 
 
 def authors_start(evidence: Evidence, paper: Paper, cell: Cell) -> Evaluation:
@@ -186,20 +183,6 @@ def _drop(start: Evaluation, best: Evaluation) -> float | None:
     # Of other images where the best was evaluated within an epoch (`images_between`).
     share = start["num_images"] / best["num_images"]
     return float(1 - best["num_correct"] / start["num_correct"] * share)
-
-
-def _spread(values: Sequence[float | None]) -> dict[str, Any] | None:
-    """Spread of the values of seeds that have one, with the sample standard deviation."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    return {
-        "seeds": len(known),
-        "mean": fmean(known),
-        "sd": stdev(known) if len(known) > 1 else None,
-        "min": min(known),
-        "max": max(known),
-    }
 
 
 def _number(

@@ -68,10 +68,11 @@ def blocks() -> dict[tuple[Path, str], str]:
     # The tries of `mini`'s setting: MMCL models of CC6M, cleaned with 200K.
     first = evaluations(archived_runs(REPLICATES / FIRST), denominator)
     first = first[(first.dataset == "cc6m") & (first.clean_size == "200k")]
+    judged = verdicts(by_arm, claims, DOCUMENTED)
     text = markdown(
         "findings",
         hypotheses=stated_hypotheses(results, by_arm),
-        exploratory=verdicts(by_arm, claims, DOCUMENTED).exploratory,
+        leading=judged.confirmed or judged.exploratory,
         found=studied(results, profile, claims.rules.rate.get(DOCUMENTED)),
         first=list(outcomes(first, cap, None).itertuples()),
         titles=MEASURES,

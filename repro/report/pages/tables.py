@@ -123,11 +123,12 @@ def over_seeds(measured: Entry | None) -> str:
 
 
 def hero(document: Document) -> Hero | None:
-    """Return what stands in the first figure at its middle learning rate."""
+    """Return what the first figure has at the rules' learning rate, or else its middle one."""
     cells = [cell for cell in document["resistance"]["cells"] if cell["equal"]]
     if not cells:
         return None
-    row = cells[-1]["equal"][len(cells[-1]["equal"]) // 2]
+    rows, rate = cells[-1]["equal"], document["resistance"]["rate"]
+    row = next((row for row in rows if row["learning_rate"] == rate), rows[len(rows) // 2])
     asr, kept = (
         {str(name): fmean(end[share] or 0 for end in row[name]) for name in OBJECTIVES}
         for share in ("asr", "kept")
