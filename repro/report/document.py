@@ -66,7 +66,6 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
     arm, archived = judged.arms.mmcl_ssl, bool(judged.arms.study)
     # The own runs have the learning rates of the exploratory ones.
     alike = claims.comparisons.exploratory.get(profile.name, judged.arms)
-    seeds = by_arm.seeds(arm) if archived else profile.pretrain.seeds
     about = studied(studies, profile, context.rate)
 
     # Every run that any number here rests on, for provenance and the hash of the ledger.
@@ -100,7 +99,7 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
             "table2": {"rows": tables.table2(evidence, paper)},
         },
         "figures": tables.figures(evidence, paper),
-        "resistance": resistance(by_arm, arm, seeds, context.rate),
+        "resistance": resistance(by_arm, arm),
         "mechanism": mechanism(frame, context.rate, {*judged.seeds, *experimental_seeds(studies)}),
         "errata": [erratum.model_dump() | {"result": erratum.result} for erratum in claims.errata],
         **about._asdict(),

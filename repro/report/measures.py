@@ -105,10 +105,6 @@ class Evaluations:
         """Evaluations of the models of an arm."""
         return self._rows.get((arm, dataset, objective), self.frame[:0])
 
-    def seeds(self, arm: str) -> list[int]:
-        """Seeds that an arm has."""
-        return sorted(self.frame.seed[self.frame.arm == arm].unique().tolist())
-
     def _cleaned(
         self,
         arm: str,

@@ -279,7 +279,7 @@ def test_without_results_no_figure_is_empty(material: tuple[dict[str, Any], pd.D
     document, points = material
     empty = {
         **document,
-        "resistance": {"study": None, "seeds": [], "caps": [0.0, 0.2], "cells": []},
+        "resistance": {"study": None, "rate": None, "caps": [0.0, 0.2], "cells": []},
         "mechanism": {"learning_rate": None, "models": [], "correlations": []},
         "responses": [],
     }

@@ -350,13 +350,14 @@ def test_a_claim_is_as_good_as_its_worst_cell(verdicts: Any, together: str) -> N
         ({"datasets": []}, r"claims\.0\.datasets"),
         ({"id": "mmcl-ssl-fails"}, "'mmcl-ssl-fails' is used twice"),
         ({"surplus": 1}, r"claims\.0\.surplus"),
+        ({"comparators": ["confirmed"]}, "mmcl: has confirmed, norm_groups_64; allowed"),
     ],
 )
 def test_a_claim_that_cannot_be_judged_is_refused_with_its_field(
     root: Path, change: dict[str, Any], message: str
 ) -> None:
     content = YAML(typ="safe").load(root / "specs/claims.yaml")
-    content["claims"][0].update(change)
+    (content["rules"] if "comparators" in change else content["claims"][0]).update(change)
     with pytest.raises(SpecError, match=message):
         check(Claims, content, "claims.yaml")
 

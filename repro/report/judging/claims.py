@@ -260,6 +260,16 @@ class Claims(Spec):
     errata: list[Erratum]
 
     @model_validator(mode="after")
+    def _compared(self) -> Self:
+        for profile, arms in self.comparisons.confirmed.items():
+            if [*arms.mmcl] != self.rules.comparators:
+                raise ValueError(
+                    f"comparisons: confirmed: {profile}: mmcl: has {', '.join(arms.mmcl)}; allowed "
+                    f"is what rules: comparators has, {', '.join(self.rules.comparators)}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _distinct(self) -> Self:
         ids = [claim.id for claim in self.claims]
         if repeated := sorted({i for i in ids if ids.count(i) > 1}):

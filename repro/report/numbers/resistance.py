@@ -2,7 +2,6 @@
 any ASR that one allows. Ours, not the paper's. All shares are fractions.
 """
 
-from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -16,13 +15,11 @@ CAPS = tuple(step / 200 for step in range(41))
 """ASR thresholds at which the trade-off is given: 0 to 20% by half a point."""
 
 
-def resistance(
-    evaluations: Evaluations, arm: str, seeds: Sequence[int], rate: float | None
-) -> dict[str, Any]:
+def resistance(evaluations: Evaluations, arm: str) -> dict[str, Any]:
     """The resistance of every dataset and cleaning size that has evaluations of both models.
 
-    `arm` names the runs: those of a study, or "/" for those of the report itself; `rate` is the one
-    of the measure `asr_left_at_rate`, None where the rules have none. `equal` has both
+    `arm` names the runs: those of a study, or "/" for those of the report itself; `rate` is that of
+    the measure `asr_left_at_rate`, None where the rules have none. `equal` has both
     models after as many steps at one learning rate, a list of seeds each, and on how many the
     MMCL + SSL model is left with `more` ASR; `trade_offs` have the
     share of the start accuracy that is kept at CAPS, means over seeds, ours and the authors'.
@@ -38,7 +35,7 @@ def resistance(
                 {"dataset": dataset, "clean_size": size, "equal": equal, "trade_offs": trade_offs}
             )
     study = arm.split("/")[0] or None
-    return {"study": study, "seeds": seeds, "rate": rate, "caps": CAPS, "cells": cells}
+    return {"study": study, "rate": evaluations.context.rate, "caps": CAPS, "cells": cells}
 
 
 def kept_at(model: CleanedModel, cap: float) -> float:
