@@ -9,11 +9,12 @@ from repro.names import CLEAN_SIZES, DATASETS, LOSSES
 LABELS = {str(name): text for name, text in [*DATASETS.items(), *CLEAN_SIZES.items()]} | {
     str(name): loss.label for name, loss in LOSSES.items()
 }
+LABELS["norm_groups_64"] = "groups of 64"  # MMCL models by their BatchNorm groups
 """How the keys of specifications and ledger are printed."""
 
 
 def label(key: str | None) -> str:
-    """Printed name of a key; a key without one, such as a variant's, is printed as it is."""
+    """Printed name of a key; a key without one, such as most variants', is printed as it is."""
     if not key:
         return "–"
     return LABELS.get(key, key)

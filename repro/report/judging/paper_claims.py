@@ -115,8 +115,8 @@ def judged_claims(
     where the authors' points, which are one training, are not at hand.
     """
     exploratory = (arms.mmcl_ssl for arms in claims.comparisons.exploratory.values())
-    archived = [verdicts.arms.mmcl_ssl, *exploratory, OWN.mmcl_ssl]
-    ours = _Judge(evaluations, archived, stand_in, verdicts)
+    in_order = [verdicts.arms.mmcl_ssl, *exploratory, OWN.mmcl_ssl]
+    ours = _Judge(evaluations, in_order, stand_in, verdicts)
     authors = _Judge(evaluations, [AUTHORS_ARMS.mmcl_ssl], False, None)
     text = {"id", "quote", "place", "metric", "study", "absolute", "reason", "refuted_by"}
     judged = []

@@ -19,10 +19,10 @@ def resistance(evaluations: Evaluations, arm: str) -> dict[str, Any]:
     """The resistance of every dataset and cleaning size that has evaluations of both models.
 
     `arm` names the runs: those of a study, or "/" for those of the report itself; `rate` is that of
-    the measure `asr_left_at_rate`, None where the rules have none. `equal` has both
-    models after as many steps at one learning rate, a list of seeds each, and on how many the
-    MMCL + SSL model is left with `more` ASR; `trade_offs` have the
-    share of the start accuracy that is kept at CAPS, means over seeds, ours and the authors'.
+    the measure `asr_left_at_rate`, None where the rules have none. `equal` has both models after as
+    many steps at one learning rate, a list of seeds each, and on how many the MMCL + SSL model is
+    left with `more` ASR; `trade_offs` have the share of the start accuracy that is kept at CAPS,
+    means over seeds, ours and the authors'.
     """
     cells = []
     for dataset, size in TABLE1_ROWS:
