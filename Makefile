@@ -38,7 +38,7 @@ omniboard: export EXTRAS := test,tracking
 omniboard: setup ## browse the recorded runs in Omniboard on this machine
 	@$(ACTIVATE) && exec python -m repro omniboard
 
-publish: setup ## pack the report and its inputs for release
+publish: setup ## pack the report and the models for release
 	@$(ACTIVATE) && exec python -m repro publish $${PROFILE:+--profile "$$PROFILE"}
 
 setup: ## .venv with everything pinned; nothing to do when nothing changed

@@ -79,7 +79,9 @@ done
 if [ "${complete_key:-}" != "$key" ] || [ -n "$missing" ]; then
     extras=${installed:+$installed}$missing
     rm -f "$VENV/.complete"
-    if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+    # A moved environment has the old place in its scripts.
+    if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1 ||
+        ! [ "$(. "$VENV/bin/activate" && echo "$VIRTUAL_ENV")" -ef "$VENV" ]; then
         python=$(find_python)
         make_venv "$python"
     fi

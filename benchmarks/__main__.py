@@ -1,5 +1,5 @@
-"""`python -m benchmarks [NAME...]`: measure all, or some; `--readme` writes what was measured into
-README.md.
+"""`python -m benchmarks [NAME...]`: measure all, or some; `--docs` writes what was measured into
+docs/usage.md.
 
 `benchmarks/build/bench.json` holds `{name: {"ratio", "unit", "runs"}}`, ratio the median of the
 runs;
@@ -58,14 +58,14 @@ def main(arguments: list[str]) -> None:
         help=f"of {', '.join(NAMES | BESIDES)}; all if none is given",
     )
     parser.add_argument(
-        "--readme",
+        "--docs",
         action="store_true",
-        help="measure nothing, write the last measurements into README.md",
+        help="measure nothing, write the last measurements into docs/usage.md",
     )
     chosen = parser.parse_args(arguments)
     if unknown := sorted(set(chosen.names) - set(NAMES | BESIDES)):
         parser.error(f"{unknown[0]} (allowed: {', '.join(NAMES | BESIDES)})")
-    if not chosen.readme:
+    if not chosen.docs:
         if (
             not ENVIRONMENT.items() <= os.environ.items()
         ):  # the allocator reads it when the process starts
@@ -75,9 +75,12 @@ def main(arguments: list[str]) -> None:
                 )
             )
         measure(chosen.names or list(NAMES | BESIDES))
-    block = table(_read("details"))
+    details = _read("details")
+    if not details:
+        parser.error("nothing is measured yet; `make bench` does")
+    block = table(details)
     print(block)
-    if chosen.readme:
+    if chosen.docs:
         from repro.markdown import fill
 
         fill(Path("docs/usage.md"), "speed", block)

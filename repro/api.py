@@ -51,9 +51,10 @@ def load(
         best = best_cleaned(runs, RESULTS)
         made = best and best[1].files.get(CLEANED)
     if file_sha256(path) != made:
+        stage, run = ("pretrain", "its run") if clean is None else ("clean", "the best run")
         raise LedgerError(
-            f"{path}: not the weights that the best run in results/ left; remove the file and call "
-            f"`dvc repro --force --single-item clean@{profile}-{cell}`"
+            f"{path}: not the weights that {run} in results/ left; remove the file and call "
+            f"`dvc repro --force --single-item {stage}@{profile}-{cell}`"
         )
 
     import open_clip

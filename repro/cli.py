@@ -157,7 +157,7 @@ command(
 command(
     "clean",
     "launch.driver:clean_stage",
-    "Finetune that model on clean pairs, over all settings.",
+    "Finetune a pre-trained model on clean pairs: every size, loss and learning rate.",
     *CELL,
 )
 command(
@@ -254,7 +254,7 @@ command(
 command(
     "publish",
     "report.release:release",
-    "Build the folder to upload: report, ledger, metadata.",
+    "Build the folder to upload: report, models, metadata.",
     option("--profile", "Whose report to pack.", default="mini"),
     prints=True,
 )

@@ -47,9 +47,9 @@ def main(study: str, *named: str) -> None:
 
 def compare(archived: Sequence[ArchivedRun], again: Sequence[ArchivedRun]) -> Iterator[str]:
     """Print how a cell cleaned again differs from the archive; yield what is too far off."""
-    old = {record.spec.run_id: rows for record, rows in archived}
+    old = {key(item): counts(item) for item in archived}
     cleaned = [item for item in again if item[0].spec.stage == "clean"]
-    if all(counts(item) == counts((item[0], old[item[0].spec.run_id])) for item in cleaned):
+    if all(counts(item) == old[key(item)] for item in cleaned):
         print(f"all {len(cleaned)} runs have the counts of the archive")
         return
 
@@ -67,6 +67,12 @@ def compare(archived: Sequence[ArchivedRun], again: Sequence[ArchivedRun]) -> It
         print(text)
         if not low <= value <= high:
             yield text
+
+
+def key(run: ArchivedRun) -> tuple[str, str, str]:
+    """What names a run in its archive."""
+    spec = run[0].spec
+    return spec.stage, spec.cell, spec.run_id
 
 
 def counts(run: ArchivedRun) -> list[dict[str, object]]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from repro.events import say
 from repro.launch import local, slurm
 from repro.launch.packs import Progress
+from repro.launch.places import LOADER_WORKERS, count_from_environment
 from repro.profile import clean_runs, pretrain_runs
 from repro.runs.deliver import deliver, is_delivered, prune, refresh, reopen, reopen_lost
 from repro.runs.inputs import check_stores
@@ -126,6 +127,7 @@ def run_all(
     name = os.environ.get("REPRO_LAUNCHER", "local")
     if name not in LAUNCHERS:
         raise LaunchError(f"REPRO_LAUNCHER: {name!r} (allowed: {', '.join(LAUNCHERS)})")
+    count_from_environment(LOADER_WORKERS, 0, least=0)
     if notice := code_notice():
         say(notice)
     LAUNCHERS[name](once, results, worker, Progress(runs, once))

@@ -64,11 +64,11 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def count_from_environment(name: str, default: int) -> int:
-    """A positive count from the environment."""
+def count_from_environment(name: str, default: int, least: int = 1) -> int:
+    """A count from the environment."""
     text = os.environ.get(name, str(default))
-    if not text.isdigit() or int(text) < 1:
-        raise LaunchError(f"{name}: {text!r} (allowed: a positive whole number, or unset)")
+    if not text.isdigit() or int(text) < least:
+        raise LaunchError(f"{name}: {text!r} (allowed: a whole number from {least}, or unset)")
     return int(text)
 
 

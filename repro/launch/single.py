@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from repro.launch.packs import Pack, write_pack
-from repro.launch.places import Place
+from repro.launch.places import TRAINING_ENVIRONMENT, Place, cores
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.inputs import check_stores
 from repro.runs.layout import DATA, POISONED, WORK, standard_inputs
@@ -61,10 +61,11 @@ def step_through(
         (FOLDER / "cache").symlink_to(Path("..") / "cache")
 
     # What the launcher would set.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    name = "CUBLAS_WORKSPACE_CONFIG"
+    os.environ.setdefault(name, TRAINING_ENVIRONMENT[name])
 
     # A batch of one run and one rank. `main` is the worker's, called and not started by torchrun.
-    pack = Pack((run,), Place((), ranks=1, threads=os.cpu_count() or 1))
+    pack = Pack((run,), Place((), ranks=1, threads=cores()))
     write_pack(pack, FOLDER / "pack.json", "repro.worker", 0.0, work=FOLDER)
     main(str(FOLDER / "pack.json"))
     return folder

@@ -33,7 +33,6 @@ ROUNDS = 3
 
 Requeues by Slurm itself are not counted.
 """
-POLL_SECONDS = float(os.environ.get("REPRO_SLURM_POLL", "10"))
 SILENCE_SECONDS = 600.0
 """How long squeue may fail before the driver gives up; its failure never counts as `no jobs`."""
 NOTICE_SECONDS = 120
@@ -86,7 +85,7 @@ def run_on_cluster(due: list[Run], results: Path, worker: str, progress: Progres
         states = Counter(state for _, state in jobs or ())
         counts = [f"{count} {state}" for state, count in sorted(states.items())]
         progress.show(", ".join(counts) or "no jobs in the queue yet")
-        time.sleep(POLL_SECONDS)
+        time.sleep(count_from_environment("REPRO_SLURM_POLL", 10))
 
 
 class Submitter:

@@ -90,6 +90,8 @@ def accept() -> None:
             (here / "specs").symlink_to(root / "specs")
             _make(before, before)
             _make(here, root)
+            if code_digest() != code:
+                raise SpecError("the code changed while it was compared; call this again")
             differences = list(compare(before, here))
         finally:
             git("worktree", "remove", "--force", str(before))

@@ -67,10 +67,7 @@ def _read_line(line: str, where: str) -> ArchivedRun:
         rows = [Row.model_validate({**row, **names}) for row in item["rows"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         problem = " ".join(repr(error).split())
-        raise LedgerError(
-            f"{where}: not a run ({problem}); if an older version wrote it, convert it with "
-            "tools/rekey.py"
-        ) from None
+        raise LedgerError(f"{where}: not a run of this version ({problem})") from None
 
     content = hashlib.sha256(rows_text(rows)).hexdigest()
     if rows and record.files.get(ROWS) != content:

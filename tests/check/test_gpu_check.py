@@ -102,7 +102,7 @@ import sys
 from importlib.abc import MetaPathFinder
 class Absent(MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] in {"dvc", "sacred", "pymongo", "git", "seaborn", "statsmodels"}:
+        if name.partition(".")[0] in {"dvc", "sacred", "pymongo", "git", "seaborn"}:
             raise ImportError(name)
 sys.meta_path.insert(0, Absent())
 import repro.check.__main__

@@ -117,6 +117,7 @@ class TestBoard:
             ("Runs/1", "PUT", {}, 403),
             ("Runs/1", "POST", {"X-HTTP-Method-Override": "DELETE"}, 403),
             ("Runs?query=%7B%22%24where%22%3A%22sleep(9)%22%7D", "GET", {}, 400),
+            ("Runs?query=%7B%22%5Cu0024where%22%3A%22sleep(9)%22%7D", "GET", {}, 400),
             ("files/preview/zzz", "GET", {}, 404),
             ("%", "GET", {}, 400),
         ],

@@ -176,6 +176,9 @@ def test_the_address_comes_from_a_file_where_one_is_named(here: Path, monkeypatc
     (here / "secret").write_text("mongodb://host/x\n")
     monkeypatch.setenv("MONGO_URL_FILE", "secret")
     assert mongo_url() == "mongodb://host/x" == server_url()
+    monkeypatch.setenv("MONGO_URL_FILE", os.devnull)
+    with pytest.raises(TrackingError, match="MONGO_URL_FILE: /dev/null: empty"):
+        mongo_url()
     monkeypatch.setenv("MONGO_URL_FILE", "absent")
     with pytest.raises(TrackingError, match="MONGO_URL_FILE: absent: No such file"):
         mongo_url()

@@ -66,3 +66,5 @@ def _unpack(folder: Path) -> None:
             parse_val_archive(str(folder), folder=partial.name)
     except RuntimeError as error:  # an archive is absent, or its MD5 differs
         raise SpecError(f"{folder}: {error}") from None
+    except OSError as error:  # such as a volume of a container that is mounted read-only
+        raise SpecError(f"{folder}: {error.strerror}; unpack the archives there once") from None

@@ -1,8 +1,8 @@
 """Copies of file records on a MongoDB server, in the layout of Sacred's MongoObserver.
 
 Sacred drops its MongoObserver at the first failed call, and its calls cannot be repeated. Here the
-files are the truth, and `copy_record` may be repeated at any time, without a second copy: by a
-thread beside the run, by `tracking backfill`, by Omniboard's command. The status is written last.
+files are the truth, and `copy_record` may be repeated at any time, without a second copy: during
+the run, by `tracking backfill`, by Omniboard's command. The status is written last.
 """
 
 import json

@@ -52,12 +52,14 @@ def mongo_url() -> str | None:
     """MONGO_URL, or the content of the file in MONGO_URL_FILE."""
     if path := os.environ.get("MONGO_URL_FILE"):
         try:
-            return Path(path).read_text(encoding="utf-8").strip()
+            if url := Path(path).read_text(encoding="utf-8").strip():
+                return url
+            reason: object = "empty"
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", error)
-            raise TrackingError(
-                f"MONGO_URL_FILE: {path}: {reason} (allowed: a file with a mongodb:// address)"
-            ) from None
+        raise TrackingError(
+            f"MONGO_URL_FILE: {path}: {reason} (allowed: a file with a mongodb:// address)"
+        )
     return os.environ.get("MONGO_URL") or None
 
 

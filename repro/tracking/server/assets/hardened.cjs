@@ -49,7 +49,9 @@ function refusal(request) {
   } catch {
     return [400, 'bad address'];
   }
-  if (/\$(where|function|accumulator)/.test(address)) return [400, 'no code in queries'];
+  // Queries are JSON, which may write any character as an escape.
+  const plain = address.replace(/\\u([0-9a-f]{4})/gi, (_, code) => String.fromCharCode(parseInt(code, 16)));
+  if (/\$(where|function|accumulator)/.test(plain)) return [400, 'no code in queries'];
   const file = /\/files\/(?:download|preview|downloadAll)?\/?([^/?]+)/.exec(request.url);
   if (file && /\/files\/(download|preview)\//.test(request.url) && !/^[0-9a-f]{24}$/i.test(file[1])) return [404, 'no such file'];
   return null;
