@@ -173,7 +173,10 @@ def verdict_rows(document: Document) -> Iterator[dict[str, Any]]:
                 "low": low,
                 "high": high,
                 "at_least": difference["at_least"],
+                "at_most": difference["at_most"],
                 **{key: cell[key] for key in ("p", "p_holm", "verdict", "reason")},
+                **{f"start_asr_{name}": asr for name, asr in cell["start_asr"].items()},
+                "marks": "; ".join(cell["marks"]),
             }
 
 

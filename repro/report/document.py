@@ -26,7 +26,7 @@ from repro.report.numbers.mechanism import mechanism
 from repro.report.numbers.resistance import resistance
 from repro.report.own_run import own_values
 from repro.report.scales import LARGER, scale_rows, settings_table
-from repro.report.studies.results import read_study_results, studied
+from repro.report.studies.results import read_study_results, studied, whole_seeds
 from repro.report.verdicts import MeasureVerdict, verdicts
 
 PROVENANCE = {
@@ -60,7 +60,7 @@ def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
         _authors(evidence, paper),
     )
     by_arm = Evaluations(frame, context)
-    judged = verdicts(by_arm, claims, profile.name)
+    judged = verdicts(by_arm, claims, profile.name, whole_seeds(studies))
 
     # The archived seeds, beside which the authors' points stand; without them the own runs.
     arm, archived = judged.arms.mmcl_ssl, bool(judged.arms.study)

@@ -225,8 +225,8 @@ MEASURES = (
     Measure("rate_doublings", "Learning rate that cleans", "doublings", rate_doublings, False),
     Measure("asr_left_logit", "ASR left over all rates", "logits", asr_left_logit, False),
     Measure("asr_left_at_rate", "ASR left at one rate", "fraction", asr_left_at_rate, False),
-    Measure("lost_at_cap", "Accuracy lost when cleaned", "fraction", lost_at_cap, True),
-    Measure("frontier_area", "Accuracy lost along the frontier", "fraction", frontier_area, True),
+    Measure("lost_at_cap", "Share of accuracy lost", "fraction", lost_at_cap, True),
+    Measure("frontier_area", "Share lost along the frontier", "fraction", frontier_area, True),
     Measure("accuracy_at_cap", "Accuracy when cleaned", "fraction", accuracy_at_cap, True),
 )
 """In the order of their weight."""

@@ -130,9 +130,11 @@ def evaluations(
 
 
 def start_models(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a MODEL before cleaning: as pre-training left it, else as cleaning met it."""
+    """One row a MODEL before cleaning: as pre-training left it, else as a run met it that starts
+    from it as it is.
+    """
     left = frame[(frame.stage == "pretrain") & frame.handed_on.astype(bool)]
-    met = frame[(frame.stage == "clean") & (frame.step == 0)]
+    met = frame[(frame.stage == "clean") & (frame.step == 0) & frame.untouched.astype(bool)]
     return pd.concat([left, met]).drop_duplicates(MODEL)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean, stdev
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,9 @@ from repro.report.measures import (
     Measure,
     Pair,
     Value,
+    accuracy_at_cap,
     best_under_cap,
+    lost_at_cap,
     of_both,
 )
 from repro.report.numbers.cells import OBJECTIVES
@@ -39,6 +42,7 @@ OWN = Arms(mmcl_ssl="/", mmcl={"own": "/"})
 """The runs of a report itself, which belong to no study and no variant."""
 SUPPORTED = ("supported, negligible", "supported", "supported, of the paper's size")
 """Verdicts for the claim, the weakest first."""
+WEAK = "weak backdoor"
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Estimate:
     by_seed: dict[int, float]
     at_least: bool
     """Whether the value of some seed is a lower bound, because the grid of rates ends too early."""
+    at_most: bool
+    """Whether that of some seed is an upper bound."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +115,8 @@ class CellVerdict:
     """None where the measures are pooled."""
     start_asr: dict[Objective, float]
     """ASR before cleaning, means over seeds."""
-    weak_backdoor: bool
-    edge: list[dict[str, Any]]
-    """By `objective` and `end` of the grid of learning rates ("lowest", "highest"), on how many
-    `seeds` of how many the best model lies there.
-    """
+    marks: list[str]
+    """What the rules mark: WEAK, and of the best model that it is at an edge of the grid."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +170,8 @@ def estimate(by_seed: Mapping[int, Value], level: float = 0.05) -> Estimate:
         error = stdev(values.values()) / math.sqrt(len(values))
         wide, side = error * stdtrit(len(values) - 1, [0.975, 1 - level])
         interval, lower, upper = (mean - wide, mean + wide), mean - side, mean + side
-    at_least = any(value.at_least for value in by_seed.values())
-    return Estimate(mean, interval, lower, upper, len(values), values, at_least)
+    bounds = (any(value[bound] for value in by_seed.values()) for bound in (1, 2))
+    return Estimate(mean, interval, lower, upper, len(values), values, *bounds)
 
 
 def p_above(values: Collection[float]) -> float | None:
@@ -182,10 +185,10 @@ def p_above(values: Collection[float]) -> float | None:
 
 
 def holm(ps: Iterable[float | None]) -> list[float | None]:
-    """Holm's correction over the p values that are there."""
+    """Holm's correction; a test that could not be made (None) counts in the family."""
     all_ps = pd.Series(list(ps), dtype=float)
     ordered = all_ps.dropna().sort_values()
-    corrected = (ordered * np.arange(len(ordered), 0, -1)).clip(upper=1).cummax()
+    corrected = (ordered * (len(all_ps) - np.arange(len(ordered)))).clip(upper=1).cummax()
     return [corrected.get(place) for place in all_ps.index]
 
 
@@ -220,7 +223,7 @@ def positive_control(
         return control(True, True, reason)
     if twins and upper is not None:
         return control(True, False, f"may lose {margin} more than the twin")
-    return control(True, None, "no never-poisoned twin at the same rates and steps")
+    return control(True, None, "too few never-poisoned twins at the same rates and steps")
 
 
 def cell_verdicts(
@@ -241,12 +244,20 @@ def cell_verdicts(
         rule = rules.measures[measure.name]
         cells: list[CellVerdict] = []
         for name in arms.mmcl:
-            compared = [of for of in comparisons if of.comparator == name]
-            measured = [cell for of in compared if (cell := _measured(measure, of, rules))]
-            for cell, p in zip(measured, holm(cell.p for cell in measured), strict=True):
-                cell.p_holm = p
-                cell.alone, cell.reason = _verdict(cell, measure, rule, rules.level)
-            cells += [*measured, *_pooled(measured, measure, rule, rules.level)]
+            compared = [
+                _measured(measure, of, rules) for of in comparisons if of.comparator == name
+            ]
+            measured = [cell for cell in compared if cell]
+            for cell, p in zip(
+                compared, holm(cell.p if cell else None for cell in compared), strict=True
+            ):
+                if cell:
+                    cell.p_holm = p
+                    cell.alone, cell.reason = _verdict(cell, measure, rule, rules.level)
+            # A mean over some of the settings would not be what the rules pool.
+            if len(measured) == len(compared):
+                measured += _pooled(measured, measure, rule, rules.level)
+            cells += measured
         _judge_against_all(cells)
         pooled = next((cell for cell in cells if cell.dataset is None), None)
         if cells:
@@ -260,7 +271,7 @@ def cell_verdicts(
                     fixed=fixed,
                     cells=[cell for cell in cells if cell.dataset is not None],
                     pooled=pooled,
-                    verdict=pooled.verdict if pooled else "not run",
+                    verdict=pooled.verdict if pooled else "undecided",
                 )
             )
     return verdicts
@@ -286,12 +297,13 @@ def _measured(measure: Measure, comparison: Comparison, rules: Rules) -> CellVer
         p=p_above(difference.by_seed.values()),
         control=comparison.control,
         start_asr=starts,
-        weak_backdoor=min(starts.values()) < rules.weak_start,
-        edge=list(_edges(comparison.pair)),
+        marks=[WEAK] * (min(starts.values()) < rules.weak_start)
+        + [*_edges(comparison.pair)] * (measure.of in (lost_at_cap, accuracy_at_cap)),
     )
 
 
-def _edges(pair: Pair) -> Iterator[dict[str, Any]]:
+def _edges(pair: Pair) -> Iterator[str]:
+    """On how many seeds the best model is at the lowest or highest learning rate."""
     for objective, models in pair.items():
         for end, outermost in (("lowest", min), ("highest", max)):
             seeds = sum(
@@ -301,7 +313,7 @@ def _edges(pair: Pair) -> Iterator[dict[str, Any]]:
                 for model in models.values()
             )
             if seeds:
-                yield {"objective": objective, "end": end, "seeds": seeds, "of": len(models)}
+                yield f"{label(objective)} best at {end} rate on {seeds}/{len(models)} seeds"
 
 
 def _verdict(
@@ -309,17 +321,18 @@ def _verdict(
 ) -> tuple[str, str]:
     """Verdict against one comparator, and its reason; a pooled cell has no control."""
     difference, control = cell.difference, cell.control
-    reason = "at least: the grid of learning rates ends too early" * difference.at_least
+    bound = difference.at_least or difference.at_most
+    reason = "a bound: the grid of learning rates ends too early" * bound
     if difference.upper is None or difference.lower is None or cell.p_holm is None:
-        return "undecided", f"fewer than {FEWEST_SEEDS} seeds" if control else reason
+        return "undecided", f"fewer than {FEWEST_SEEDS} seeds"
     # The first measures need only that CleanCLIP removes the backdoor of the MMCL model.
     if control and not (control.holds if measure.price else control.removes):
         word = "not run" if control.holds is None else "failed"
         return f"not tested (control {word})", control.reason
     small = difference.upper < rule.negligible and not difference.at_least
-    if cell.p_holm > level:
-        # A lower bound cannot show that a difference is small.
-        return "refuted" if small else "undecided", reason
+    # A lower bound cannot show that a difference is small, nor an upper one that there is any.
+    if cell.p_holm > level or difference.at_most:
+        return "refuted" if small and cell.p_holm > level else "undecided", reason
     of_papers_size = rule.paper is not None and difference.lower >= rule.paper
     return SUPPORTED[0 if small else 2 if of_papers_size else 1], reason
 
@@ -334,8 +347,8 @@ def _pooled(
         return
 
     def mean(estimates: Sequence[Estimate]) -> Estimate:
-        at_least = any(e.at_least for e in estimates)
-        means = {seed: Value(fmean(e.by_seed[seed] for e in estimates), at_least) for seed in seeds}
+        bounds = any(e.at_least for e in estimates), any(e.at_most for e in estimates)
+        means = {seed: Value(fmean(e.by_seed[seed] for e in estimates), *bounds) for seed in seeds}
         return estimate(means, level)
 
     difference = mean([cell.difference for cell in cells])
@@ -354,8 +367,7 @@ def _pooled(
             objective: fmean(cell.start_asr[objective] for cell in cells)
             for objective in OBJECTIVES
         },
-        weak_backdoor=any(cell.weak_backdoor for cell in cells),
-        edge=[],
+        marks=[WEAK] * any(WEAK in cell.marks for cell in cells),
     )
     pooled.alone, pooled.reason = _verdict(pooled, measure, rule, level)
     if untested := [cell for cell in cells if cell.alone.startswith("not tested")]:
@@ -366,7 +378,10 @@ def _pooled(
 
 
 def _judge_against_all(cells: Sequence[CellVerdict]) -> None:
-    """A verdict other than "undecided" holds only if it holds against every comparator."""
+    """A verdict other than "undecided" holds only if it holds against every comparator.
+
+    Of two that support the claim, the weaker one does.
+    """
     for cell in cells:
         alone = {
             other.comparator: other.alone
@@ -374,21 +389,27 @@ def _judge_against_all(cells: Sequence[CellVerdict]) -> None:
             if (other.dataset, other.clean_size) == (cell.dataset, cell.clean_size)
         }
         verdicts = list(alone.values())
-        if untested := [verdict for verdict in verdicts if verdict.startswith("not tested")]:
-            cell.verdict = untested[0]
-        elif all(verdict in SUPPORTED for verdict in verdicts):
+        if all(verdict in SUPPORTED for verdict in verdicts):
             cell.verdict = min(verdicts, key=SUPPORTED.index)
         else:
-            cell.verdict = verdicts[0] if len(set(verdicts)) == 1 else "undecided"
+            # Two are the same but for a reason in brackets: "not tested (control failed)".
+            same = len({verdict.split(" (")[0] for verdict in verdicts}) == 1
+            cell.verdict = verdicts[0] if same else "undecided"
         if cell.verdict != cell.alone:
             cell.reason = "; ".join(f"against {name}: {of}" for name, of in alone.items())
 
 
-def verdicts(evaluations: Evaluations, claims: Claims, profile: str) -> Verdicts:
+def verdicts(
+    evaluations: Evaluations,
+    claims: Claims,
+    profile: str,
+    whole: Mapping[str, Collection[int]] = MappingProxyType({}),
+) -> Verdicts:
     """All verdicts over seeds of a profile.
 
     `evaluations`: of the profile's own runs (study and variant ""), of its studies, and of the
     authors. The exploratory verdicts are of the archived study; without it, of the own runs.
+    `whole`: by study that confirms, the seeds of which all runs are archived.
     """
     rules = claims.rules
     arms = claims.comparisons.exploratory.get(profile)
@@ -398,16 +419,16 @@ def verdicts(evaluations: Evaluations, claims: Claims, profile: str) -> Verdicts
 
     planned = rules.seeds.get(profile, [])
     confirming = claims.comparisons.confirmed.get(profile)
-    done = _complete_seeds(evaluations, confirming.study, planned) if confirming else []
+    done = [s for s in planned if confirming and s in whole.get(confirming.study, ())]
     confirmed, secondary = None, []
-    if confirming and planned and done == sorted(planned):
+    if confirming and planned and done == planned:
         confirmed, arms = cell_verdicts(evaluations, confirming, rules, rules.fixed), confirming
         for name, rule in rules.secondary.items():
             arm = f"{rule.study}/{rule.variant}"
             of_arm = evaluations.frame[evaluations.frame.arm == arm]
             ssl = arm if "mmcl_ssl" in set(of_arm.pretrain_objective) else confirming.mmcl_ssl
             beside = Arms(mmcl_ssl=ssl, mmcl={rule.variant: arm})
-            if _complete_seeds(evaluations, rule.study, planned) == done:
+            if {*planned} <= {*whole.get(rule.study, ())}:
                 judged = cell_verdicts(evaluations, beside, rules, rules.fixed)
                 secondary.append({"name": name, "why": rule.why, "measures": judged})
     cells = [cell for measure in exploratory for cell in measure.cells]
@@ -421,11 +442,3 @@ def verdicts(evaluations: Evaluations, claims: Claims, profile: str) -> Verdicts
         secondary=secondary,
         authors=cell_verdicts(evaluations, AUTHORS_ARMS, rules, "the authors' points"),
     )
-
-
-def _complete_seeds(evaluations: Evaluations, study: str, planned: Sequence[int]) -> list[int]:
-    """Seeds of those planned with as many runs as the one that has most."""
-    frame = evaluations.frame
-    of_study = frame[(frame.study == study) & frame.seed.isin(planned)]
-    runs = of_study.groupby("seed").run.nunique()
-    return list(runs.index[runs == runs.max()])

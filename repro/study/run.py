@@ -40,6 +40,7 @@ from repro.study.spec import (
     Study,
     archive_of,
     asked_runs,
+    lacking,
     lenders,
     load_study,
     study_names,
@@ -55,9 +56,7 @@ def due_table(name: str, seeds: Collection[int], variants: Collection[str]) -> s
     """
     study = load_study(name)
     models = _chosen(study, seeds, variants)
-    profiles = study_profiles(study)
     archives = {n: read_archive(archive_of(n)) for n in study_names() if archive_of(n).exists()}
-    archived = [record.spec for record, _ in archives.get(name, [])]
     times = pd.DataFrame(
         [
             (record.spec.stage, record.spec.loss, record.seconds / 3600)
@@ -70,13 +69,9 @@ def due_table(name: str, seeds: Collection[int], variants: Collection[str]) -> s
     mean = times.groupby(["stage", "loss"]).hours.mean()
     longest = mean.groupby("stage").max()
     due = [
-        (label, stage, mean.get((spec.stage, spec.loss), longest.get(stage, math.nan)))
-        for label, variant in study.variants.items()
-        for stage in study.stages
-        # Borrowed models are trained once, by the variant that has them.
-        if stage == "clean" or variant.models is None
-        for spec in asked_runs(study, profiles, label, stage)
-        if (label, spec.seed) in models and spec not in archived
+        (of.variant, of.stage, mean.get((of.stage, of.loss), longest.get(of.stage, math.nan)))
+        for of in lacking(study, (record for record, _ in archives.get(name, [])))
+        if (of.variant, of.seed) in models
     ]
     if not due:
         return "0 runs: all are in the archive"
@@ -129,7 +124,12 @@ def run_study(
             _run_part(own, needed)
         finally:
             results = read_results(own.delivered)
-            runs = [(of, rows) for _, of, rows in results if of.spec.variant in study.variants]
+            # A failed run says nothing, and the next call makes it again.
+            runs = [
+                (of, rows)
+                for _, of, rows in results
+                if of.spec.variant in study.variants and of.status != "failed"
+            ]
             write_archive(archive_of(name), runs)
     print(
         f"{archive_of(name)}: {len(runs)} runs; "

@@ -3,12 +3,13 @@ training runs that makes.
 """
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, PrivateAttr, model_validator
 
+from repro.ledger import RunRecord
 from repro.profile import (
     SPECS,
     check,
@@ -31,6 +32,7 @@ from repro.spec import (
     RunSpec,
     Spec,
     SpecError,
+    digest,
 )
 
 Stage = Literal["pretrain", "clean"]
@@ -207,6 +209,24 @@ def study_profiles(study: Study) -> Profiles:
                 source = lent[variant.models].model_copy(update={"seeds": variant.seeds})
             profiles[label, stage] = varied(study, source)
     return profiles
+
+
+def lacking(study: Study, records: Iterable[RunRecord]) -> list[RunSpec]:
+    """Runs that a study asks for and that are not among `records`, or failed there; a borrowed
+    model is trained by the variant that has it.
+    """
+    done = {
+        (of.spec.variant, digest(of.spec.computed())) for of in records if of.status != "failed"
+    }
+    profiles = study_profiles(study)
+    return [
+        spec
+        for label, variant in study.variants.items()
+        for stage in study.stages
+        if stage == "clean" or variant.models is None
+        for spec in asked_runs(study, profiles, label, stage)
+        if (label, digest(spec.computed())) not in done
+    ]
 
 
 def asked_runs(study: Study, profiles: Profiles, label: str, stage: Stage) -> list[RunSpec]:

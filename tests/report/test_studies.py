@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import chdir
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from repro.report.points import COLUMNS
 from repro.report.studies.axes import GAP, equal_starts, responses
 from repro.report.studies.estimates import Effect, effect, measured, set_q_values
 from repro.report.studies.outcomes import outcomes
-from repro.report.studies.results import Studied, read_study_results, studied
+from repro.report.studies.results import Studied, read_study_results, studied, whole_seeds
 from repro.report.studies.tables import EffectRow, StudyTable
 from repro.report.verdicts import verdicts
 from repro.study.spec import Study, load_study
@@ -162,33 +163,18 @@ def test_a_model_of_another_study_starts_from_a_run_that_takes_it_as_it_is() -> 
     assert found.accuracy["shrunk"] == found.accuracy["default"] == pytest.approx(0.4)
 
 
-def test_interactions_are_differences_of_differences() -> None:
-    """The variant costs MMCL models 0.1 and MMCL + SSL models 0.15, on every seed alike."""
-    kept = {
-        ("default", "mmcl"): (0.5, 0.5, 0.5),
-        ("worse", "mmcl"): (0.4, 0.3, 0.2),
-        ("default", "mmcl_ssl"): (0.6, 0.7, 0.8),
-        ("worse", "mmcl_ssl"): (0.45, 0.45, 0.45),
+def test_a_study_that_confirms_is_shown_when_its_last_run_is_there() -> None:
+    results = [of for of in read_study_results("mini") if of.name.startswith("confirmation")]
+    (first, *_) = results
+    run = first.runs[0]
+    due = replace(first, runs=first.runs[1:])
+    assert whole_seeds([first])[first.name] - whole_seeds([due])[first.name] == {
+        run.record.spec.seed
     }
-    models = {
-        key: {"start": [(0.7, 0.9)] * 3, "after": {RATE: [(best, 0.0) for best in of_key]}}
-        for key, of_key in kept.items()
-    }
-    (row,) = table_of(models).entry("study").contrasts
-    assert (row["variant"], row["clean_size"], row["effect"].n) == ("worse", "100k", 3)
-    assert row["effect"].value == pytest.approx(-0.05)
-    models.pop(("default", "mmcl"))
-    assert table_of(models).entry("study").contrasts == []
-
-
-def test_more_cleaning_pairs_are_compared_within_a_model() -> None:
-    small = frame_of({("default", "mmcl"): CLEANED})
-    large = small[small.stage == "clean"].assign(clean_size="200k")
-    large.loc[large.step > 0, "accuracy"] += [0.01, 0.02, 0.03]
-    frame = pd.concat([small, large], ignore_index=True)
-    table = StudyTable(study_spec({"default": {}}), outcomes(frame, CAP, RATE), 0.95)
-    (row,) = table.entry("study").contrasts
-    assert row["effect"].value == pytest.approx(0.02)
+    failed = replace(run, record=run.record.model_copy(update={"status": "failed"}))
+    assert replace(first, runs=(failed, *first.runs[1:])).seeds_due == due.seeds_due
+    shown = {of.name for of in studied(results, load_profile("mini"), RATE).studies}
+    assert shown == {of.name for of in results if not of.seeds_due}
 
 
 def axis_study() -> Study:
@@ -322,7 +308,13 @@ CONTEXT = Context.of(load_claims(), load_profile("mini"))
 
 def of_mechanism(**values: Any) -> dict[str, Any]:
     names = {"study": "mechanism", "dataset": "cc6m", "clean_size": "200k", "loss": "mmcl_ssl"}
-    state = {"stage": "clean", "poisoned": True, "diverged": False, "handed_on": False}
+    state = {
+        "stage": "clean",
+        "poisoned": True,
+        "diverged": False,
+        "handed_on": False,
+        "untouched": True,
+    }
     start = {"step": 0, "epoch": 0.0, "index": 0, "accuracy": 0.4, "num_correct": 4}
     run = {"learning_rate": CONTEXT.rate}
     return {**dict.fromkeys(COLUMNS), **names, **state, **start, **run, **values}

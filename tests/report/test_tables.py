@@ -81,7 +81,7 @@ def test_confirmed_verdicts_come_before_exploratory_ones(document: dict[str, Any
     assert "fixed before any of the 2 seeds was run" in values["outcome"]
     assert "against groups of 64" in pages(document, {}, {}, [])["index.html"].decode()
     readme = markdown("readme", **values, measures=MEASURES)
-    assert "over 2 seeds" in readme and readme.count("lost when cleaned; CC6M, 200K") == 1
+    assert "over 2 seeds" in readme and readme.count("Share of accuracy lost; CC6M, 200K") == 1
 
 
 def test_readme_gets_the_results_and_its_pictures_their_own_colours(copy: Path) -> None:

@@ -7,13 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 
-from repro.intervals import wilson
 from repro.profile import check, load_profile
 from repro.report.judging.claims import Arms, Claim, Claims, load_claims
 from repro.report.judging.paper_claims import METRICS, combine, judge, judged_claims
@@ -103,13 +99,14 @@ def test_tests_controls_and_marks_of_the_archived_seeds(mini: Verdicts) -> None:
     both = {"supported", "supported, of the paper's size"}
     assert {cell.verdict for cell in rates.values()} == both
     assert rates["cc6m", "100k"].difference.at_least
-    edge = {"objective": "mmcl_ssl", "end": "highest", "seeds": 2, "of": 5}
-    assert rates["cc6m", "100k"].edge == [edge]
-    assert rates["cc3m", "100k"].weak_backdoor and not rates["cc6m", "200k"].weak_backdoor
+    assert lost["cc6m", "100k"].marks == ["MMCL + SSL best at highest rate on 2/5 seeds"]
+    assert (rates["cc3m", "100k"].marks, rates["cc6m", "200k"].marks) == (["weak backdoor"], [])
 
     # The MMCL + SSL model is the more accurate one after cleaning.
     deployed = measure(mini.exploratory, "accuracy_at_cap")["cc6m", "200k"].difference
     assert shown(deployed) == (5.9, 0.1, 11.8)
+    # Two seeds of CC6M, 100K, have no test, which counts in the family of three.
+    assert measure(mini.exploratory, "accuracy_at_cap")["cc6m", "200k"].verdict == "undecided"
     assert (mini.confirmed, mini.confirmed_seeds, len(mini.planned_seeds)) == (None, [], 10)
 
 
@@ -175,6 +172,18 @@ def test_a_grid_that_ends_early_supports_and_refutes_nothing(claims: Claims) -> 
     assert {of.verdict for of in short} == {"not tested (control failed)"}
 
 
+def test_an_upper_bound_supports_nothing(claims: Claims) -> None:
+    """No rate cleans the MMCL model of one seed of six, which alone would be far harder."""
+
+    def outcome(objective: str, seed: int, rate: float) -> tuple[float, float]:
+        stuck = objective == "mmcl" and seed == 0
+        return (0.4, 0.9) if stuck else curve(2, noise=0.1)(objective, seed, rate)
+
+    rates = measure(made(outcome, claims), "rate_doublings")
+    assert rates["pooled"].difference.at_most and rates["pooled"].difference.lower > 0  # type: ignore[operator]
+    assert {cell.verdict for cell in rates.values()} == {"undecided"}
+
+
 def test_the_control_needs_a_backdoor_a_twin_and_a_loss_not_above_the_twins(claims: Claims) -> None:
     of = arm(curve(2, costs=0.2), range(5))
     alone = cell_verdicts(evaluated(of), ONE, claims.rules, "made up")
@@ -226,16 +235,18 @@ def test_the_confirmation_is_judged_when_all_its_seeds_are_archived(claims: Clai
         arms_of = [arm(curve(2, noise=0.1), seeds, name) for name in sorted(names | secondary)]
         return pd.concat(arms_of, ignore_index=True)
 
-    partial = verdicts(evaluated(frame(planned[:-1])), claims, "mini")
+    studies = {of.study for of in claims.rules.secondary.values()} | {"confirmation"}
+    done = dict.fromkeys(studies, planned)
+    lack = {**done, "confirmation": planned[:-1]}
+    partial = verdicts(evaluated(frame(planned)), claims, "mini", lack)
     assert (partial.confirmed, partial.confirmed_seeds) == (None, planned[:-1])
-    whole = verdicts(evaluated(frame(planned)), claims, "mini")
+    whole = verdicts(evaluated(frame(planned)), claims, "mini", done)
     assert whole.confirmed and {of.fixed for of in whole.confirmed} == {claims.rules.fixed}
     assert {cell.comparator for cell in whole.confirmed[0].cells} == {"confirmed", "norm_groups_64"}
     assert whole.arms == claims.comparisons.confirmed["mini"]
     assert [of["name"] for of in whole.secondary] == list(claims.rules.secondary)
-    every = frame(planned)
-    lacks = (every.study == claims.rules.secondary["held_out"].study) & (every.seed == planned[-1])
-    assert len(verdicts(evaluated(every[~lacks]), claims, "mini").secondary) == 1
+    lack = {**done, claims.rules.secondary["held_out"].study: planned[:-1]}
+    assert len(verdicts(evaluated(frame(planned)), claims, "mini", lack).secondary) == 1
 
 
 def test_intervals_p_values_and_corrections_are_those_of_scipy() -> None:
@@ -246,7 +257,7 @@ def test_intervals_p_values_and_corrections_are_those_of_scipy() -> None:
     assert found.lower == pytest.approx(expected.confidence_interval(0.95).low)
     both_sides = stats.ttest_1samp(values, 0).confidence_interval()
     assert found.interval == pytest.approx(tuple(both_sides))
-    assert holm([0.04, 0.01, None, 0.03]) == pytest.approx([0.06, 0.03, None, 0.06])
+    assert holm([0.04, 0.01, None, 0.03]) == pytest.approx([0.09, 0.04, None, 0.09])
     assert (estimate({0: Value(1.0), 1: Value(2.0)}).interval, p_above([1.0, 2.0])) == (None, None)
     low, high = prediction_interval(values)
     wide = 2 * stats.t.ppf(0.975, 3) * np.std(values, ddof=1) * math.sqrt(1.25)
@@ -270,19 +281,6 @@ def test_ones_own_run_is_compared_with_the_other_seeds_of_the_archive(claims: Cl
     frame = pd.concat([arm(outcome, range(6)), arm(curve(9), [3], "/")], ignore_index=True)
     far = own_values(evaluated(frame), ONE, claims.rules)
     assert any(not of["inside"] for of in far if of["of"] == "mmcl_ssl")
-
-
-@settings(deadline=None)
-@given(
-    st.integers(1, 60_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
-    st.sampled_from([0.9, 0.95, 0.99]),
-)
-def test_wilson_equals_statsmodels_and_stays_in_bounds(counts: tuple[int, int], confidence: float):
-    successes, total = counts
-    low, high = wilson(successes, total, confidence)
-    expected = proportion_confint(successes, total, alpha=1 - confidence, method="wilson")
-    assert (low, high) == pytest.approx(expected, abs=1e-9)
-    assert 0 <= low <= successes / total <= high <= 1
 
 
 INFINITY = float("inf")
@@ -387,9 +385,9 @@ def test_every_metric_on_models_whose_answer_is_known(claims: Claims) -> None:
     assert verdict["mmcl-cleans-to-low-asr"] == "supported"
     assert verdict["mmcl-ssl-fails"] == "supported"
     assert verdict["drop-45-cc6m"] == "supported"
-    assert verdict["drop-90-200k"] == "direction only"
+    assert verdict["drop-90-200k"] == "undecided"
     assert verdict["start-asr"] == verdict["start-accuracy-cc6m"] == "supported"
-    assert verdict["start-accuracy-cc3m"] == "direction only"
+    assert verdict["start-accuracy-cc3m"] == "undecided"
     assert verdict["starts-are-similar"] == "supported"
     assert verdict["ssl-raises-accuracy"] == "supported", "an interval of no width at zero"
     assert verdict["ssl-finetuning-lowers-asr"] == "supported"

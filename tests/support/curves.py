@@ -54,7 +54,7 @@ def arm(
 
 def _run(rate: float, *ends: End) -> Iterator[dict[str, object]]:
     fixed = {"learning_rate": rate, "attackable": IMAGES, "poisoned": True}
-    fixed |= {"diverged": False, "handed_on": False}
+    fixed |= {"diverged": False, "handed_on": False, "untouched": True}
     for step, (accuracy, asr) in enumerate(ends):
         place = {"step": 100 * step, "epoch": float(step), "index": step}
         counts = {"num_correct": round(accuracy * IMAGES), "attacked": asr * IMAGES}

@@ -56,7 +56,6 @@ class Paper(Spec):
     title: str
     reference: str
     url: str
-    doi: str
     version: str
     """Which text is quoted, where the address leads to another one."""
     communication: str | None

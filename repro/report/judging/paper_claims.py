@@ -148,7 +148,7 @@ def judge(claim: Claim, interval: Interval, stand_in: bool) -> Verdict:
     direction = claim.direction or claim.expect
     if _inside(interval, claim.expect.band):
         return "direction only" if claim.absolute and stand_in else "supported"
-    if claim.absolute and claim.direction and _inside(interval, claim.direction.band):
+    if claim.absolute and stand_in and claim.direction and _inside(interval, claim.direction.band):
         return "direction only"
     low, high = direction.band
     return "refuted" if interval[1] < low or interval[0] > high else "undecided"
@@ -188,7 +188,7 @@ class _Judge:
                 values = (
                     of_seeds(of, pair[objective]) if objective else of_both(of, pair)["difference"]
                 )
-                if values:
+                if any(pair.values()):
                     break
             seeds = len(set[int]().union(*pair.values()))
             # The failure of CleanCLIP says little where it fails on MMCL models, too.
@@ -215,7 +215,7 @@ class _Judge:
         # That CleanCLIP fails on a model is evidence only where it works on MMCL models. Seeds
         # without the quantity are not missing at random.
         without = seeds - len(values)
-        if note and verdict in ("supported", "direction only"):
+        if note and verdict != "refuted":
             verdict = "not tested"
         elif without and verdict != "refuted":
             verdict, note = "undecided", f"{without} of {seeds} seeds do not have it"
@@ -227,7 +227,7 @@ class _Judge:
             for cell in measure.cells:
                 if (cell.dataset, cell.clean_size) == (dataset, size) and cell.control:
                     return "" if cell.control.holds else f"control: {cell.control.reason}"
-        return ""
+        return "control: no MMCL model was run" if ours else ""
 
     def _pair(self, claim: Claim, arm: str, dataset: Dataset, size: CleanSize | None) -> Pair:
         """The models of a cell; those of a claim about start models have no runs."""

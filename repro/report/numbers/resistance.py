@@ -54,7 +54,7 @@ def _equal(pair: Pair) -> list[dict[str, Any]]:
     for (rate, step), at in ends[models == len(OBJECTIVES)].groupby(keys):
         row: dict[str, Any] = {"learning_rate": rate, "step": step}
         for objective, of in at.groupby("pretrain_objective"):
-            columns = ["seed", "asr", "accuracy", "kept", "run"]
+            columns = ["seed", "asr", "kept"]
             row[objective] = of[columns].sort_values("seed").to_dict("records")
         pairs = zip(row["mmcl"], row["mmcl_ssl"], strict=True)
         row["more"] = sum(ssl["asr"] > mmcl["asr"] for mmcl, ssl in pairs)

@@ -17,7 +17,12 @@ from repro.report.pages.html import markdown
 from repro.report.points import archived_runs, evaluations
 from repro.report.studies.estimates import DECIDED_Q
 from repro.report.studies.outcomes import MEASURES, REPLICATES, outcomes
-from repro.report.studies.results import archive_problems, read_study_results, studied
+from repro.report.studies.results import (
+    archive_problems,
+    read_study_results,
+    studied,
+    whole_seeds,
+)
 from repro.report.verdicts import verdicts
 
 DOCUMENTED = "mini"
@@ -68,7 +73,7 @@ def blocks() -> dict[tuple[Path, str], str]:
     # The tries of `mini`'s setting: MMCL models of CC6M, cleaned with 200K.
     first = evaluations(archived_runs(REPLICATES / FIRST), denominator)
     first = first[(first.dataset == "cc6m") & (first.clean_size == "200k")]
-    judged = verdicts(by_arm, claims, DOCUMENTED)
+    judged = verdicts(by_arm, claims, DOCUMENTED, whole_seeds(results))
     text = markdown(
         "findings",
         hypotheses=stated_hypotheses(results, by_arm),

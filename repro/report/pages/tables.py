@@ -94,8 +94,8 @@ def tally(measure: Entry) -> str:
 
 
 def base_verdict(verdict: str | None) -> str:
-    """Return a verdict without its reason or size."""
-    return re.split(r",| \(", verdict or "not run")[0]
+    """Return a verdict without its reason, and without the paper's size."""
+    return re.split(r", of| \(", verdict or "not run")[0]
 
 
 def seeds_in_words(count: int) -> str:

@@ -117,7 +117,7 @@ def _matched(table: StudyTable, dataset: Dataset, size: CleanSize) -> pd.DataFra
     """A row a seed: the MMCL model that is nearest, and with `_ssl` the reference's MMCL + SSL."""
     cleaned = table.outcomes.dropna(subset=MATCHED)
     cleaned = cleaned[(cleaned.dataset == dataset) & (cleaned.clean_size == size)]
-    models = cleaned[["seed", "variant", *MATCHED, "cleaned"]]
+    models = cleaned[["seed", "variant", *MATCHED]]
     reference = cleaned.variant == table.study.reference
     pairs = models[cleaned.pretrain_objective == "mmcl"].merge(
         models[reference & (cleaned.pretrain_objective == "mmcl_ssl")],

@@ -20,11 +20,7 @@ from repro.report.studies.outcomes import EARLIER, REPLICATES, outcomes, replica
 from repro.report.studies.tables import StudyEntry, StudyTable
 from repro.runs.layout import RESULTS
 from repro.spec import Profile
-from repro.study.spec import Study, archive_of, load_study, study_names
-
-CONFIRMATORY = "confirmation"
-"""Studies whose name begins so are judged by the rules alone. Like those with hypotheses of their
-own, they have no exploratory effects."""
+from repro.study.spec import Study, archive_of, lacking, load_study, study_names
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,18 @@ class StudyResults:
         """Evaluations of the runs, by the profile's denominator of the ASR."""
         denominator = self.runs[0].record.spec.switches.asr_denominator
         return evaluations(self.runs, denominator, self.name)
+
+    @property
+    def confirms(self) -> bool:
+        """Whether the rules alone judge it: it has no exploratory effects, and nothing of it is
+        shown before all of its seeds are whole.
+        """
+        return self.name.startswith("confirmation")
+
+    @cached_property
+    def seeds_due(self) -> set[int]:
+        """Seeds that lack a run that the study asks for."""
+        return {spec.seed for spec in lacking(self.spec, (run.record for run in self.runs))}
 
 
 class Studied(NamedTuple):
@@ -60,9 +68,8 @@ def read_study_results(profile: str) -> list[StudyResults]:
     """
     studies = []
     for name, spec, archive in _with_archive(profile):
-        # A run without rows, such as one that failed at once, says nothing of its variant; and an
-        # archive may hold a variant that its study no longer names.
-        runs = [run for run in archived_runs(archive) if run.rows]
+        # An archive may hold a variant that its study no longer names.
+        runs = [run for run in archived_runs(archive) if run.record.status != "failed"]
         named = tuple(run for run in runs if run.record.spec.variant in spec.variants)
         studies += [StudyResults(name, spec, named)] if named else []
     # Of as many seeds, in the order of their names.
@@ -104,12 +111,13 @@ def studied(studies: Sequence[StudyResults], profile: Profile, rate: float | Non
     `rate`: the learning rate at which the ASR left is compared (`rules.rate` of specs/claims.yaml);
     None for a profile that has none.
     """
+    studies = [study for study in studies if not (study.confirms and study.seeds_due)]
     tables = {
         study.name: StudyTable(
             study.spec,
             outcomes(study.frame, profile.evaluate.asr_cap, rate),
             profile.evaluate.confidence,
-            effects=not (study.spec.hypotheses or study.name.startswith(CONFIRMATORY)),
+            effects=not (study.spec.hypotheses or study.confirms),
         )
         for study in studies
     }
@@ -129,6 +137,15 @@ def studied(studies: Sequence[StudyResults], profile: Profile, rate: float | Non
         if studies
         else None,
     )
+
+
+def whole_seeds(studies: Sequence[StudyResults]) -> dict[str, set[int]]:
+    """By study that confirms, the seeds of which every run is there."""
+    return {
+        of.name: {run.record.spec.seed for run in of.runs} - of.seeds_due
+        for of in studies
+        if of.confirms
+    }
 
 
 def _unchanged(studies: Sequence[StudyResults]) -> dict[str, pd.DataFrame]:

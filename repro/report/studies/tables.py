@@ -64,8 +64,6 @@ class StudyEntry:
     variants: dict[str, str]
     """Name to what the variant is there to show."""
     rows: list[EffectRow]
-    contrasts: list[dict[str, Any]]
-    """Effects of second order, on the best accuracy at the ASR threshold."""
     prices: list[dict[str, Any]]
     triggers: dict[str, str]
     """Of its runs, name to description, in the order of `names.TRIGGERS`."""
@@ -110,11 +108,6 @@ class StudyTable:
             reference=self.study.reference,
             variants={name: variant.why for name, variant in self.study.variants.items()},
             rows=list(self.rows.values()),
-            contrasts=[
-                {"contrast": name, **cell._asdict(), "effect": change}
-                for name, cell, differences in self._contrasts()
-                if (change := self.effect(differences))
-            ],
             prices=list(self._prices()),
             triggers={name: text for name, text in TRIGGERS.items() if name in triggers},
             defences={
@@ -128,13 +121,9 @@ class StudyTable:
             return pd.Series(dtype=float)
         return self.cells[cell][measure].astype(float)
 
-    def less(self, cell: Cell, other: Cell, measure: str = "cleaned_accuracy") -> pd.Series:
+    def less(self, cell: Cell, other: Cell, measure: str) -> pd.Series:
         """A measure of one cell less that of another, by seed."""
         return self.values(cell, measure) - self.values(other, measure)
-
-    def change(self, cell: Cell, measure: str = "cleaned_accuracy") -> pd.Series:
-        """A measure of a cell less that of the reference, by seed."""
-        return self.less(cell, self._reference(cell), measure)
 
     def effect(self, differences: pd.Series) -> Effect | None:
         """Effect from differences by seed; None for too few."""
@@ -159,24 +148,10 @@ class StudyTable:
             for name in COMPARED
             if cell.variant != self.study.reference
             and not (name in OF_ATTACK and self._is_unpoisoned(cell))
-            and (change := self.effect(self.change(cell, name)))
+            and (change := self.effect(self.less(cell, self._reference(cell), name)))
         }
         tried = int(table.tried.sum())
         return EffectRow(*cell, table.index.tolist(), measures, tried, not_cleaned, effects)
-
-    def _contrasts(self) -> Iterator[tuple[str, Cell, pd.Series]]:
-        """Further differences of `cleaned_accuracy` by seed, each with the cell that it is of."""
-        for cell in self.cells:
-            reference, smaller = self._reference(cell), cell._replace(clean_size="100k")
-            if cell != reference and cell.pretrain_objective == "mmcl_ssl":
-                more = self.change(cell) - self.change(cell._replace(pretrain_objective="mmcl"))
-                yield "changes MMCL + SSL more than MMCL", cell, more
-            if cell.clean_size == "200k":
-                gain = self.less(cell, smaller)
-                yield "gains by more pairs", cell, gain
-                if cell != reference:
-                    of_reference = self.less(reference, self._reference(smaller))
-                    yield "gains more than the reference", cell, gain - of_reference
 
     def _prices(self) -> Iterator[dict[str, Any]]:
         """What the same finetuning costs a poisoned model and its unpoisoned twin: accuracy before
