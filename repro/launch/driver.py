@@ -127,6 +127,7 @@ def run_all(
     name = os.environ.get("REPRO_LAUNCHER", "local")
     if name not in LAUNCHERS:
         raise LaunchError(f"REPRO_LAUNCHER: {name!r} (allowed: {', '.join(LAUNCHERS)})")
+    # Refused here, since every rank would end with it.
     count_from_environment(LOADER_WORKERS, 0, least=0)
     if notice := code_notice():
         say(notice)

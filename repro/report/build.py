@@ -71,11 +71,11 @@ def build(evidence: Evidence, out: Path, *, latex_too: bool = True) -> dict[str,
     `latex_too` adds the article: report.tex, its figures and, where TeX is installed, report.pdf.
     """
     context, gallery = read_material(evidence)
-    parts = {**build_document(evidence, load_claims()), "context": context}
+    studies = read_study_results(evidence.profile.name)
+    parts = {**build_document(evidence, load_claims(), studies), "context": context}
     text = json.dumps(plain(parts), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     # Everything is rendered from the document as a reader of report.json gets it.
     document: dict[str, Any] = json.loads(text)
-    studies = read_study_results(evidence.profile.name)
     points = points_of(evidence, studies, document["resistance"]["study"])
     drawn = draw_all(document, points)
 

@@ -5,6 +5,7 @@ Pages render this document and nothing else, and `verify` computes it again.
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from repro.report.numbers.mechanism import mechanism
 from repro.report.numbers.resistance import resistance
 from repro.report.own_run import own_values
 from repro.report.scales import LARGER, scale_rows, settings_table
-from repro.report.studies.results import read_study_results, studied, whole_seeds
+from repro.report.studies.results import StudyResults, read_study_results, studied, whole_seeds
 from repro.report.verdicts import MeasureVerdict, verdicts
 
 PROVENANCE = {
@@ -45,14 +46,16 @@ PROVENANCE = {
 """Fields of a run's record in `runs`."""
 
 
-def build_document(evidence: Evidence, claims: Claims) -> dict[str, Any]:
-    """The parts of report.json, dataclasses or plain JSON, from the evidence and the claims file.
+def build_document(
+    evidence: Evidence, claims: Claims, studies: Sequence[StudyResults]
+) -> dict[str, Any]:
+    """The parts of report.json, dataclasses or plain JSON, from the evidence, the claims file and
+    the studies of the profile.
 
     The caller adds `context`, which holds no results.
     """
     profile, paper = evidence.profile, claims.paper
     context = Context.of(claims, profile)
-    studies = read_study_results(profile.name)
     frame = joined(
         # Runs of an archive that stand for the profile's own are a study of their own.
         evidence.frame[:0] if evidence.archived else evidence.frame,
@@ -128,7 +131,7 @@ def _larger(evidence: Evidence, claims: Claims) -> list[MeasureVerdict]:
     context = Context.of(claims, load_profile(LARGER))
     frames = (study.frame for study in read_study_results(LARGER))
     larger = Evaluations(joined(evidence.frame[:0], *frames), context)
-    return verdicts(larger, claims, LARGER).exploratory
+    return verdicts(larger, claims, LARGER, {}).exploratory
 
 
 def plain(content: Any) -> Any:

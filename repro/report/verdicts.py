@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean, stdev
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -403,7 +402,7 @@ def verdicts(
     evaluations: Evaluations,
     claims: Claims,
     profile: str,
-    whole: Mapping[str, Collection[int]] = MappingProxyType({}),
+    whole: Mapping[str, Collection[int]],
 ) -> Verdicts:
     """All verdicts over seeds of a profile.
 

@@ -29,7 +29,6 @@ def _through_slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"LAUNCHER": "slurm", "SBATCH": "--cpus-per-task=1 --mem=100", "SLURM_POLL": "1"}
     for name, value in settings.items():
         monkeypatch.setenv(f"REPRO_{name}", value)
-    monkeypatch.setenv("REPRO_SLURM_POLL", "1")
 
 
 def test_packs_run_as_an_array_and_are_published(

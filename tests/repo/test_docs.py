@@ -11,7 +11,7 @@ import pytest
 from repro.profile import load_profile
 from repro.report.document import build_document, plain
 from repro.report.judging.claims import load_claims
-from repro.report.studies.results import evidence_of
+from repro.report.studies.results import evidence_of, read_study_results
 
 PAGES = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -92,10 +92,11 @@ def parts(content: Any, kind: type) -> Iterator[Any]:
 
 def generated(root: Path) -> dict[str, set[str]]:
     """What the archives give, by kind of number: with their intervals, in percent, other ones."""
+    claims = load_claims()
     with chdir(root):
         mini, midi = (
-            plain(build_document(evidence_of(load_profile(name)), load_claims()))
-            for name in ("mini", "midi")
+            plain(build_document(evidence_of(profile), claims, read_study_results(profile.name)))
+            for profile in map(load_profile, ("mini", "midi"))
         )
     intervals = set()
     for part in parts(mini, dict):

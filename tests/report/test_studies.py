@@ -165,12 +165,10 @@ def test_a_model_of_another_study_starts_from_a_run_that_takes_it_as_it_is() -> 
 
 def test_a_study_that_confirms_is_shown_when_its_last_run_is_there() -> None:
     results = [of for of in read_study_results("mini") if of.name.startswith("confirmation")]
-    (first, *_) = results
-    run = first.runs[0]
+    first, run = results[0], results[0].runs[0]
     due = replace(first, runs=first.runs[1:])
-    assert whole_seeds([first])[first.name] - whole_seeds([due])[first.name] == {
-        run.record.spec.seed
-    }
+    lost = whole_seeds([first])[first.name] - whole_seeds([due])[first.name]
+    assert lost == {run.record.spec.seed}
     failed = replace(run, record=run.record.model_copy(update={"status": "failed"}))
     assert replace(first, runs=(failed, *first.runs[1:])).seeds_due == due.seeds_due
     shown = {of.name for of in studied(results, load_profile("mini"), RATE).studies}
@@ -258,7 +256,7 @@ def test_tables_measure_as_verdicts_do() -> None:
     results = read_study_results("mini")
     frames = [study.frame for study in results]
     arms = Evaluations(pd.concat(frames, ignore_index=True), CONTEXT)
-    judged = verdicts(arms, load_claims(), "mini")
+    judged = verdicts(arms, load_claims(), "mini", {})
     measures = {measure.measure: measure for measure in judged.exploratory}
     seeds = next(study for study in archives().studies if study.name == "seeds")
     for name, verdict in (("lost", "lost_at_cap"), ("asr_left", "asr_left_at_rate")):

@@ -48,7 +48,8 @@ def archive() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def mini(archive: pd.DataFrame, claims: Claims) -> Verdicts:
-    return verdicts(evaluated(archive, Context.of(claims, load_profile("mini"))), claims, "mini")
+    context = Context.of(claims, load_profile("mini"))
+    return verdicts(evaluated(archive, context), claims, "mini", {})
 
 
 def measure(found: list[MeasureVerdict], name: str) -> dict[Any, CellVerdict]:
@@ -180,7 +181,8 @@ def test_an_upper_bound_supports_nothing(claims: Claims) -> None:
         return (0.4, 0.9) if stuck else curve(2, noise=0.1)(objective, seed, rate)
 
     rates = measure(made(outcome, claims), "rate_doublings")
-    assert rates["pooled"].difference.at_most and rates["pooled"].difference.lower > 0  # type: ignore[operator]
+    lower = rates["pooled"].difference.lower
+    assert rates["pooled"].difference.at_most and lower is not None and lower > 0
     assert {cell.verdict for cell in rates.values()} == {"undecided"}
 
 
@@ -367,7 +369,7 @@ def judged(
     frame = arm(outcome, range(seeds), "/", **options)
     losses = [frame.assign(loss=loss, run=frame.run + loss) for loss in ("mmcl", "ssl")]
     evaluations = evaluated(pd.concat([frame, *losses], ignore_index=True))
-    found = verdicts(evaluations, claims, "smoke")
+    found = verdicts(evaluations, claims, "smoke", {})
     claims_found = judged_claims(evaluations, claims, found, stand_in=False)
     return {claim["id"]: claim for claim in claims_found}
 

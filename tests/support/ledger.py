@@ -16,6 +16,7 @@ from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.document import build_document, plain
 from repro.report.judging.claims import load_claims
 from repro.report.numbers.evidence import read_evidence
+from repro.report.studies.results import read_study_results
 from repro.runs.published import export_run, write_record
 from repro.runs.version import accepted_codes
 from repro.spec import Profile, RunSpec
@@ -149,7 +150,8 @@ def reseal(folder: Path, **changes: Any) -> None:
 def document_at(root: Path, profile: Profile) -> dict[str, Any]:
     """The document of the ledger at `root` as JSON content, with the claims file of the copy."""
     with chdir(root):
-        document: dict[str, Any] = plain(build_document(read_evidence(profile), load_claims()))
+        evidence, studies = read_evidence(profile), read_study_results(profile.name)
+        document: dict[str, Any] = plain(build_document(evidence, load_claims(), studies))
     return document
 
 

@@ -173,10 +173,12 @@ def evidence_of(profile: Profile, authors: AuthorsPoints = ((), ())) -> Evidence
     evidence = read_evidence(profile, authors)
     problems = archive_problems(profile.name)
     evidence = replace(evidence, notices=(*evidence.notices, *problems))
+    if evidence.runs:
+        return evidence
     runs = tuple(
         run
         for study in read_study_results(profile.name)
-        if study.name == profile.name and not evidence.runs
+        if study.name == profile.name
         for run in study.runs
         if run.record.spec.variant == study.spec.reference
     )
