@@ -1,12 +1,25 @@
-"""The interval of a proportion, which `python -m repro evaluate` gives."""
+"""Intervals of a proportion and of a mean over seeds."""
 
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+from scipy.special import stdtrit
 from scipy.stats import binomtest
 
 Interval = tuple[float, float]
-"""Lower and upper end, fractions."""
+"""Lower and upper end."""
 
 
 def wilson(successes: int, total: int, confidence: float = 0.95) -> Interval:
     """Score interval of a proportion (Wilson 1927); ValueError for counts that cannot be."""
     low, high = binomtest(successes, total).proportion_ci(confidence, method="wilson")
     return float(low), float(high)
+
+
+def student(values: Sequence[float], confidence: float, *, one_more: bool = False) -> Interval:
+    """Interval of the mean of a normal sample, or of `one_more` value; at least two values."""
+    n = len(values)
+    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * stdev(values)
+    half *= math.sqrt(one_more + 1 / n)
+    return fmean(values) - half, fmean(values) + half

@@ -1,37 +1,36 @@
 """One's own run against the archived seeds: is it one more draw from the same distribution?"""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import product
-from statistics import fmean, stdev
 from typing import Any
 
-from scipy.special import stdtrit
-
-from repro.intervals import Interval
+from repro.intervals import student
 from repro.report.judging.claims import Arms, Rules
-from repro.report.measures import MEASURES, Evaluations, of_both
+from repro.report.measures import MEASURES, Evaluations, Pair, of_both
 from repro.report.verdicts import FEWEST_SEEDS
+from repro.spec import Objective
 
 
 def own_values(evaluations: Evaluations, arms: Arms, rules: Rules) -> Iterator[dict[str, Any]]:
     """Every measure of the own run's first seed in every cell, of both models and their difference.
 
     `interval` is a prediction interval from the `archived` values, one a seed other than that of
-    the own run; nothing where there are fewer than FEWEST_SEEDS of them.
+    the own run; nothing where there are fewer than FEWEST_SEEDS of them, or where the own run has
+    other learning rates than they have.
     """
     first = next(iter(arms.mmcl.values()))
     for (dataset, size), measure in product(rules.cells, MEASURES):
-        own = of_both(measure.of, evaluations.pair("/", "/", dataset, size))
-        archive = of_both(measure.of, evaluations.pair(first, arms.mmcl_ssl, dataset, size))
+        own_pair = evaluations.pair("/", "/", dataset, size)
+        pair = evaluations.pair(first, arms.mmcl_ssl, dataset, size)
+        own, archive = of_both(measure.of, own_pair), of_both(measure.of, pair)
         for seed in list(own["difference"])[:1]:
             others = [other for other in archive["difference"] if other != seed]
-            if len(others) < FEWEST_SEEDS:
+            if len(others) < FEWEST_SEEDS or _rates(own_pair, [seed]) != _rates(pair, others):
                 continue
             for side, values in own.items():
                 value = values[seed].value
                 archived = [archive[side][other].value for other in others]
-                low, high = prediction_interval(archived)
+                low, high = student(archived, 0.95, one_more=True)
                 yield {
                     "measure": measure.name,
                     "dataset": dataset,
@@ -44,8 +43,9 @@ def own_values(evaluations: Evaluations, arms: Arms, rules: Rules) -> Iterator[d
                 }
 
 
-def prediction_interval(values: Sequence[float]) -> Interval:
-    """95% interval for one more value of a normal sample (Student's); at least two values."""
-    n = len(values)
-    half = stdtrit(n - 1, 0.975) * stdev(values) * math.sqrt(1 + 1 / n)
-    return fmean(values) - half, fmean(values) + half
+def _rates(pair: Pair, seeds: Iterable[int]) -> set[tuple[Objective, float]]:
+    return {
+        (objective, rate)
+        for (objective, models), seed in product(pair.items(), seeds)
+        for rate in models[seed].runs.learning_rate
+    }

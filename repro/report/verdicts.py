@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtr
 
-from repro.intervals import Interval
+from repro.intervals import Interval, student
 from repro.report.format import label
 from repro.report.judging.claims import Arms, Claims, MeasureRule, Rules
 from repro.report.measures import (
@@ -164,11 +164,10 @@ class Verdicts:
 def estimate(by_seed: Mapping[int, Value], level: float = 0.05) -> Estimate:
     """The mean over seeds with Student's interval and one-sided limits at 1 - `level`."""
     values = {seed: value.value for seed, value in by_seed.items()}
-    mean, interval, lower, upper = fmean(values.values()), None, None, None
-    if len(values) >= FEWEST_SEEDS:
-        error = stdev(values.values()) / math.sqrt(len(values))
-        wide, side = error * stdtrit(len(values) - 1, [0.975, 1 - level])
-        interval, lower, upper = (mean - wide, mean + wide), mean - side, mean + side
+    known = list(values.values())
+    mean, interval, lower, upper = fmean(known), None, None, None
+    if len(known) >= FEWEST_SEEDS:
+        interval, (lower, upper) = student(known, 0.95), student(known, 1 - 2 * level)
     bounds = (any(value[bound] for value in by_seed.values()) for bound in (1, 2))
     return Estimate(mean, interval, lower, upper, len(values), values, *bounds)
 
@@ -179,7 +178,7 @@ def p_above(values: Collection[float]) -> float | None:
         return None
     mean, error = fmean(values), stdev(values) / math.sqrt(len(values))
     if error == 0:
-        return 0.0 if mean > 0 else 1.0
+        return float(mean <= 0)
     return float(stdtr(len(values) - 1, -mean / error))
 
 

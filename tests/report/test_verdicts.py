@@ -10,12 +10,13 @@ import pytest
 from ruamel.yaml import YAML
 from scipy import stats
 
+from repro.intervals import student
 from repro.profile import check, load_profile
 from repro.report.judging.claims import Arms, Claim, Claims, load_claims
 from repro.report.judging.paper_claims import METRICS, combine, judge, judged_claims
 from repro.report.measures import MEASURES, Context, Value, hull_mean
 from repro.report.numbers.mechanism import mechanism
-from repro.report.own_run import own_values, prediction_interval
+from repro.report.own_run import own_values
 from repro.report.studies.results import read_study_results
 from repro.report.verdicts import (
     CellVerdict,
@@ -261,9 +262,8 @@ def test_intervals_p_values_and_corrections_are_those_of_scipy() -> None:
     assert found.interval == pytest.approx(tuple(both_sides))
     assert holm([0.04, 0.01, None, 0.03]) == pytest.approx([0.09, 0.04, None, 0.09])
     assert (estimate({0: Value(1.0), 1: Value(2.0)}).interval, p_above([1.0, 2.0])) == (None, None)
-    low, high = prediction_interval(values)
     wide = 2 * stats.t.ppf(0.975, 3) * np.std(values, ddof=1) * math.sqrt(1.25)
-    assert high - low == pytest.approx(wide)
+    assert np.ptp(student(values, 0.95, one_more=True)) == pytest.approx(wide)
 
 
 def test_the_frontier_is_a_concave_hull_that_stays_at_its_peak() -> None:
@@ -280,9 +280,11 @@ def test_ones_own_run_is_compared_with_the_other_seeds_of_the_archive(claims: Cl
     assert {of["measure"] for of in found} == {of.name for of in MEASURES}
     assert {len(of["archived"]) for of in found} == {5}, "without the own run's seed"
     assert all(of["inside"] for of in found if of["measure"] == "rate_doublings")
-    frame = pd.concat([arm(outcome, range(6)), arm(curve(9), [3], "/")], ignore_index=True)
+    frame = pd.concat([arm(outcome, range(6)), arm(curve(9), [3], "/")])
     far = own_values(evaluated(frame), ONE, claims.rules)
     assert any(not of["inside"] for of in far if of["of"] == "mmcl_ssl")
+    half_done = evaluated(frame[(frame.study != "") | (frame.learning_rate != GRID[-1])])
+    assert not list(own_values(half_done, ONE, claims.rules))
 
 
 INFINITY = float("inf")

@@ -8,13 +8,13 @@ over all effects that the report lists (docs/rules.md).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
 import pandas as pd
-from scipy.stats import false_discovery_control, t
+from scipy.stats import false_discovery_control
 
-from repro.intervals import Interval
-from repro.report.verdicts import FEWEST_SEEDS
+from repro.intervals import Interval, student
+from repro.report.verdicts import FEWEST_SEEDS, p_above
 
 DECIDED_Q = 0.05
 """Largest q value of an effect that counts as decided."""
@@ -67,7 +67,7 @@ def measured(values: pd.Series, confidence: float, *, negative: bool = False) ->
     be `negative`.
     """
     known = values.dropna().tolist()
-    ends = _student(known, confidence)
+    ends = student(known, confidence) if len(known) >= FEWEST_SEEDS else None
     return Measured(
         values=[None if math.isnan(value) else value for value in values.tolist()],
         mean=fmean(known) if known else None,
@@ -78,13 +78,12 @@ def measured(values: pd.Series, confidence: float, *, negative: bool = False) ->
 def effect(differences: pd.Series, confidence: float) -> Effect | None:
     """Effect of a choice from its differences by seed; None for fewer than FEWEST_SEEDS."""
     known = differences.dropna().tolist()
-    ends = _student(known, confidence)
-    if ends is None:
+    if len(known) < FEWEST_SEEDS:
         return None
-    mean, p = fmean(known), None
-    if any(known):
-        error = stdev(known) / math.sqrt(len(known))
-        p = 2 * float(t.sf(abs(mean) / error, len(known) - 1)) if error else 0.0
+    ends, mean = student(known, confidence), fmean(known)
+    towards = [math.copysign(value, value * mean) for value in known]
+    # Models that are the same have no test.
+    p = 2 * (p_above(towards) or 0.0) if any(known) else None
     return Effect(mean, ends, len(known), undecided=ends[0] <= 0 <= ends[1], p=p)
 
 
@@ -104,11 +103,3 @@ def set_q_values(effects: Sequence[Effect], confidence: float) -> Family:
         by_chance=len(tested) * (1 - confidence),
         decided=sum(q <= DECIDED_Q for q in q_values.values()),
     )
-
-
-def _student(values: Sequence[float], confidence: float) -> Interval | None:
-    if len(values) < FEWEST_SEEDS:
-        return None
-    half = float(t.ppf(0.5 + confidence / 2, len(values) - 1)) * stdev(values)
-    half /= math.sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
