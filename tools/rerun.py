@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from tempfile import TemporaryDirectory
 
+from repro.intervals import student
 from repro.ledger import Counts
-from repro.report.own_run import prediction_interval
 from repro.study.archive import ArchivedRun, read_archive
 from repro.study.spec import archive_of
 
@@ -58,7 +58,8 @@ def compare(archived: Sequence[ArchivedRun], again: Sequence[ArchivedRun]) -> It
     for objective in sorted({record.spec.pretrain_objective for record, _ in cleaned}):
         value = asr_left(cleaned, objective, seed)
         others = {record.spec.seed for record, _ in of_variant} - {seed}
-        low, high = prediction_interval([asr_left(of_variant, objective, s) for s in others])
+        values = [asr_left(of_variant, objective, other) for other in others]
+        low, high = student(values, 0.95, one_more=True)
         text = (
             f"{objective}: mean ASR at the ends of the runs {value:.3f}, "
             f"in the archive {asr_left(of_variant, objective, seed):.3f}, "
