@@ -81,8 +81,8 @@ def effect(differences: pd.Series, confidence: float) -> Effect | None:
     if len(known) < FEWEST_SEEDS:
         return None
     ends, mean = student(known, confidence), fmean(known)
+    # Two-sided, by the side of the mean. Models that are the same have no test.
     towards = [math.copysign(value, value * mean) for value in known]
-    # Models that are the same have no test.
     p = 2 * (p_above(towards) or 0.0) if any(known) else None
     return Effect(mean, ends, len(known), undecided=ends[0] <= 0 <= ends[1], p=p)
 
