@@ -5,6 +5,7 @@ is MMCL + SSL less MMCL within a cell, one value a seed. Shares are fractions.
 """
 
 import math
+from collections import ChainMap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -64,7 +65,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Control:
-    """Does CleanCLIP work on the MMCL model of the cell?"""
+    """Does CleanCLIP work on the models of one objective in a cell?"""
 
     cleaned: int
     """Seeds on which some evaluation has an ASR at or below the threshold."""
@@ -81,13 +82,13 @@ class Control:
 
 
 class Comparison(NamedTuple):
-    """The models of a cell with those of one comparator, and the control of these."""
+    """The models of a cell with those of one comparator, and their controls."""
 
     dataset: Dataset
     clean_size: CleanSize
     comparator: str
     pair: Pair
-    control: Control
+    controls: dict[Objective, Control]
 
 
 @dataclass(kw_only=True)
@@ -112,6 +113,8 @@ class CellVerdict:
     reason: str = ""
     control: Control | None
     """None where the measures are pooled."""
+    control_ssl: Control | None
+    """The same of the MMCL + SSL models, which decides nothing."""
     start_asr: dict[Objective, float]
     """ASR before cleaning, means over seeds."""
     marks: list[str]
@@ -191,11 +194,14 @@ def holm(ps: Iterable[float | None]) -> list[float | None]:
 
 
 def positive_control(
-    mmcl: Mapping[int, CleanedModel], twins: Mapping[int, CleanedModel], rules: Rules
+    models: Mapping[int, CleanedModel],
+    twins: Mapping[int, CleanedModel],
+    rules: Rules,
+    objective: Objective,
 ) -> Control:
-    """Whether CleanCLIP cleans MMCL models and costs them no more than their twins."""
-    lost, excess, cap = {}, {}, next(iter(mmcl.values())).context.cap
-    for seed, model in mmcl.items():
+    """Whether CleanCLIP cleans models and costs them no more than their twins."""
+    lost, excess, cap = {}, {}, next(iter(models.values())).context.cap
+    for seed, model in models.items():
         if model.best is not None:
             lost[seed] = Value(1 - model.best.kept)
         if twin := twins.get(seed):
@@ -210,11 +216,11 @@ def positive_control(
     judged = twin_loss if twins else loss
     upper = judged.upper if judged else None
     margin = f"{100 * rules.twin_margin:g}% of the accuracy"
-    control = partial(Control, len(lost), len(mmcl), loss, twin_loss)
-    if fmean(model.start.asr for model in mmcl.values()) <= cap:
-        return control(False, False, "the MMCL models have no backdoor")
-    if len(lost) < rules.cleaned_share * len(mmcl):
-        reason = f"MMCL models were cleaned on {len(lost)} of {len(mmcl)} seeds"
+    control = partial(Control, len(lost), len(models), loss, twin_loss)
+    if fmean(model.start.asr for model in models.values()) <= cap:
+        return control(False, False, f"the {label(objective)} models have no backdoor")
+    if len(lost) < rules.cleaned_share * len(models):
+        reason = f"{label(objective)} models were cleaned on {len(lost)} of {len(models)} seeds"
         return control(False, False, reason)
     if upper is not None and upper < rules.twin_margin:
         reason = f"loses less than {margin}" + " more than the twin" * bool(twins)
@@ -233,9 +239,11 @@ def cell_verdicts(
         for place in rules.cells:
             pair = evaluations.pair(arm, arms.mmcl_ssl, *place)
             if pair["mmcl"].keys() & pair["mmcl_ssl"].keys():
-                twins = evaluations.cleaned(arms.twin or "", *place, "mmcl")
-                control = positive_control(pair["mmcl"], twins, rules)
-                comparisons.append(Comparison(*place, name, pair, control))
+                controls = {}
+                for objective, models in pair.items():
+                    of = [evaluations.cleaned(twin, *place, objective) for twin in arms.twins]
+                    controls[objective] = positive_control(models, ChainMap(*of), rules, objective)
+                comparisons.append(Comparison(*place, name, pair, controls))
 
     verdicts = []
     for measure in MEASURES:
@@ -293,7 +301,8 @@ def _measured(measure: Measure, comparison: Comparison, rules: Rules) -> CellVer
         mmcl_ssl=ssl,
         difference=difference,
         p=p_above(difference.by_seed.values()),
-        control=comparison.control,
+        control=comparison.controls["mmcl"],
+        control_ssl=comparison.controls["mmcl_ssl"],
         start_asr=starts,
         marks=[WEAK] * (min(starts.values()) < rules.weak_start)
         + [*_edges(comparison.pair)] * (measure.of in (lost_at_cap, accuracy_at_cap)),
@@ -361,6 +370,7 @@ def _pooled(
         p=p,
         p_holm=p,
         control=None,
+        control_ssl=None,
         start_asr={
             objective: fmean(cell.start_asr[objective] for cell in cells)
             for objective in OBJECTIVES
@@ -420,7 +430,11 @@ def verdicts(
     done = [s for s in planned if confirming and s in whole.get(confirming.study, ())]
     confirmed, secondary = None, []
     if confirming and planned and done == planned:
-        confirmed, arms = cell_verdicts(evaluations, confirming, rules, rules.fixed), confirming
+        of_whole = [
+            arm for arm in confirming.twins if {*planned} <= {*whole.get(arm.split("/")[0], ())}
+        ]
+        arms = confirming.model_copy(update={"twins": of_whole})
+        confirmed = cell_verdicts(evaluations, arms, rules, rules.fixed)
         for name, rule in rules.secondary.items():
             arm = f"{rule.study}/{rule.variant}"
             of_arm = evaluations.frame[evaluations.frame.arm == arm]

@@ -32,7 +32,7 @@ from repro.report.verdicts import (
 from repro.spec import SpecError
 from tests.support.curves import CELLS, GRID, Outcome, arm, evaluated
 
-ONE = Arms(mmcl_ssl="made/up", mmcl={"up": "made/up"}, twin="made/twin")
+ONE = Arms(mmcl_ssl="made/up", mmcl={"up": "made/up"}, twins=["made/twin"])
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,8 @@ def test_tests_controls_and_marks_of_the_archived_seeds(mini: Verdicts) -> None:
     assert control is not None and control.holds and control.twin is not None
     assert shown(control.twin) == (-2.1, -5.7, 1.5)
     assert [control.loss and round(control.loss.mean, 3), control.cleaned] == [0.049, 5]
+    ssl = lost["cc6m", "200k"].control_ssl
+    assert ssl is not None and ssl.twin is not None and shown(ssl.twin) == (0.4, -9.6, 10.5)
 
     rates = measure(mini.exploratory, "rate_doublings")
     both = {"supported", "supported, of the paper's size"}
@@ -218,7 +220,7 @@ def test_a_verdict_holds_only_against_all_comparators(claims: Claims) -> None:
 
     second = arm(hard, range(6), "made/hard", objectives=["mmcl"])
     frame = pd.concat([arm(curve(2, noise=0.1), range(6)), second], ignore_index=True)
-    arms = Arms(mmcl_ssl="made/up", mmcl={"up": "made/up", "hard": "made/hard"}, twin=None)
+    arms = Arms(mmcl_ssl="made/up", mmcl={"up": "made/up", "hard": "made/hard"})
     judged = cell_verdicts(evaluated(frame), arms, claims.rules, "x")
     (rates,) = (of for of in judged if of.measure == "rate_doublings")
     assert {(cell.comparator, cell.alone, cell.verdict) for cell in rates.cells} == {
@@ -233,7 +235,7 @@ def test_the_confirmation_is_judged_when_all_its_seeds_are_archived(claims: Clai
 
     def frame(seeds: list[int]) -> pd.DataFrame:
         arms = claims.comparisons.confirmed["mini"]
-        names = {arms.mmcl_ssl, *arms.mmcl.values(), arms.twin or ""}
+        names = {arms.mmcl_ssl, *arms.mmcl.values(), *arms.twins}
         secondary = {f"{of.study}/{of.variant}" for of in claims.rules.secondary.values()}
         arms_of = [arm(curve(2, noise=0.1), seeds, name) for name in sorted(names | secondary)]
         return pd.concat(arms_of, ignore_index=True)
@@ -248,8 +250,9 @@ def test_the_confirmation_is_judged_when_all_its_seeds_are_archived(claims: Clai
     assert {cell.comparator for cell in whole.confirmed[0].cells} == {"confirmed", "norm_groups_64"}
     assert whole.arms == claims.comparisons.confirmed["mini"]
     assert [of["name"] for of in whole.secondary] == list(claims.rules.secondary)
-    lack = {**done, claims.rules.secondary["held_out"].study: planned[:-1]}
-    assert len(verdicts(evaluated(frame(planned)), claims, "mini", lack).secondary) == 1
+    lack = {**done, claims.rules.secondary["matched"].study: planned[:-1]}
+    partial = verdicts(evaluated(frame(planned)), claims, "mini", lack)
+    assert (len(partial.secondary), partial.arms.twins) == (1, ["confirmation/twin_mmcl"])
 
 
 def test_intervals_p_values_and_corrections_are_those_of_scipy() -> None:

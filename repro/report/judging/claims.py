@@ -229,8 +229,8 @@ class Arms(Spec):
     mmcl_ssl: str
     mmcl: Annotated[dict[str, str], Field(min_length=1)]
     """MMCL models by comparator, the main one first."""
-    twin: str | None = None
-    """MMCL models that were never poisoned; None where there are none."""
+    twins: list[str] = Field(default_factory=list)
+    """Models that were never poisoned."""
 
     @property
     def study(self) -> str:

@@ -29,7 +29,7 @@ DOCUMENTED = "mini"
 """The profile that the two pages are about."""
 FINDINGS, TRIES = Path("docs/findings.md"), Path("docs/mini.md")
 BLOCKS = {
-    FINDINGS: ("verdicts", "axes", "prices", "mechanism", "effects"),
+    FINDINGS: ("verdicts", "axes", "twins", "mechanism", "effects"),
     TRIES: ("tries", "rounding"),
 }
 FIRST = "first_setting.jsonl.gz"

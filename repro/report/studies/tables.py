@@ -3,9 +3,9 @@
 Shares are fractions. Effects are differences of the same seed, variant less reference.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -64,7 +64,6 @@ class StudyEntry:
     variants: dict[str, str]
     """Name to what the variant is there to show."""
     rows: list[EffectRow]
-    prices: list[dict[str, Any]]
     triggers: dict[str, str]
     """Of its runs, name to description, in the order of `names.TRIGGERS`."""
     defences: dict[str, str]
@@ -108,7 +107,6 @@ class StudyTable:
             reference=self.study.reference,
             variants={name: variant.why for name, variant in self.study.variants.items()},
             rows=list(self.rows.values()),
-            prices=list(self._prices()),
             triggers={name: text for name, text in TRIGGERS.items() if name in triggers},
             defences={
                 name: defence.label for name, defence in DEFENCES.items() if name in defences
@@ -152,23 +150,6 @@ class StudyTable:
         }
         tried = int(table.tried.sum())
         return EffectRow(*cell, table.index.tolist(), measures, tried, not_cleaned, effects)
-
-    def _prices(self) -> Iterator[dict[str, Any]]:
-        """What the same finetuning costs a poisoned model and its unpoisoned twin: accuracy before
-        cleaning less the best at the ASR threshold, on the seeds on which both were cleaned.
-        """
-        for cell in self.cells:
-            if cell.clean_size is None or not self._is_unpoisoned(cell):
-                continue
-            poisoned, unpoisoned = (
-                self.values(twin, "accuracy") - self.values(twin, "cleaned_accuracy")
-                for twin in (self._reference(cell), cell)
-            )
-            twins = pd.DataFrame({"poisoned": poisoned, "unpoisoned": unpoisoned}).dropna()
-            costs = {name: measured(twins[name], self.confidence, negative=True) for name in twins}
-            if difference := self.effect(twins.poisoned - twins.unpoisoned):
-                seeds = twins.index.tolist()
-                yield {**cell._asdict(), "seeds": seeds, **costs, "difference": difference}
 
     def _reference(self, cell: Cell) -> Cell:
         return cell._replace(variant=self.study.reference)
