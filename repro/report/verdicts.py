@@ -430,17 +430,16 @@ def verdicts(
     done = [s for s in planned if confirming and s in whole.get(confirming.study, ())]
     confirmed, secondary = None, []
     if confirming and planned and done == planned:
-        of_whole = [
-            arm for arm in confirming.twins if {*planned} <= {*whole.get(arm.split("/")[0], ())}
-        ]
-        arms = confirming.model_copy(update={"twins": of_whole})
+        complete = {study for study, seeds in whole.items() if {*planned} <= {*seeds}}
+        twins = [arm for arm in confirming.twins if arm.split("/")[0] in complete]
+        arms = confirming.model_copy(update={"twins": twins})
         confirmed = cell_verdicts(evaluations, arms, rules, rules.fixed)
         for name, rule in rules.secondary.items():
             arm = f"{rule.study}/{rule.variant}"
             of_arm = evaluations.frame[evaluations.frame.arm == arm]
             ssl = arm if "mmcl_ssl" in set(of_arm.pretrain_objective) else confirming.mmcl_ssl
             beside = Arms(mmcl_ssl=ssl, mmcl={rule.variant: arm})
-            if {*planned} <= {*whole.get(rule.study, ())}:
+            if rule.study in complete:
                 judged = cell_verdicts(evaluations, beside, rules, rules.fixed)
                 secondary.append({"name": name, "why": rule.why, "measures": judged})
     cells = [cell for measure in exploratory for cell in measure.cells]
