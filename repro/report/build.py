@@ -38,10 +38,12 @@ COLUMNS = (
     *("source", "study", "variant", "stage", "dataset", "pretrain_objective", "poisoned"),
     *("clean_size", "loss", "learning_rate", "seed", "epoch", "step"),
     *("accuracy", "kept", "asr", "correct", "images", "attacked", "attackable"),
+    *("loss_mmcl", "loss_ssl"),
     *("figure1", "figure2", "figure3", "run"),
 )
 """Of points.csv and archive.csv. `source` is ledger, archive or authors; `kept` is the accuracy as
-a share of the start's; `figure1` to `figure3` say where the evaluation is drawn."""
+a share of the start's; `loss_*` are means over the steps since the evaluation before, on the pairs
+that were trained on; `figure1` to `figure3` say where the evaluation is drawn."""
 CODE = (*DIGITS, "integrity", "intervals.py", "plan", "profile.py", "report", "runs", "study")
 """Packages and modules of `repro` that the report and its numbers depend on."""
 TEMPLATES = Path("repro/report/pages/templates")
@@ -155,12 +157,16 @@ def metrics(document: Document) -> dict[str, Any]:
 def verdict_rows(document: Document) -> Iterator[dict[str, Any]]:
     """Every verdict of ours with its difference and 95% interval, as rows of verdicts.csv."""
     verdicts = document["verdicts"]
-    for measure in [*(verdicts["confirmed"] or []), *verdicts["exploratory"]]:
+    tables = {"": [*(verdicts["confirmed"] or []), *verdicts["exploratory"]]}
+    tables |= {of["name"]: of["measures"] for of in verdicts["secondary"]}
+    tables["midi"] = (document["larger"] or {"measures": []})["measures"]
+    for table, measure in ((name, measure) for name, of in tables.items() for measure in of):
         for cell in filter(None, [*measure["cells"], measure["pooled"]]):
             difference = cell["difference"]
             low, high = difference["interval"] or (None, None)
             place = filter(None, (cell["dataset"], cell["clean_size"]))
             yield {
+                "comparison": table,
                 "fixed": measure["fixed"],
                 "measure": measure["measure"],
                 "setting": "-".join(place) or "pooled",
@@ -175,8 +181,15 @@ def verdict_rows(document: Document) -> Iterator[dict[str, Any]]:
                 "at_least": difference["at_least"],
                 "at_most": difference["at_most"],
                 **{key: cell[key] for key in ("p", "p_holm", "verdict", "reason")},
-                **{f"start_asr_{name}": asr for name, asr in cell["start_asr"].items()},
+                **{
+                    f"{start}_{name}": share
+                    for start in ("start_accuracy", "start_asr")
+                    for name, share in cell[start].items()
+                },
                 "marks": "; ".join(cell["marks"]),
+                "by_seed": "; ".join(
+                    f"{seed}: {value:.4g}" for seed, value in difference["by_seed"].items()
+                ),
             }
 
 

@@ -28,7 +28,7 @@ from repro.report.numbers.resistance import resistance
 from repro.report.own_run import own_values
 from repro.report.scales import LARGER, scale_rows, settings_table
 from repro.report.studies.results import StudyResults, read_study_results, studied, whole_seeds
-from repro.report.verdicts import MeasureVerdict, verdicts
+from repro.report.verdicts import verdicts
 
 PROVENANCE = {
     "status",
@@ -66,9 +66,7 @@ def build_document(
     judged = verdicts(by_arm, claims, profile.name, whole_seeds(studies))
 
     # The archived seeds, beside which the authors' points stand; without them the own runs.
-    arm, archived = judged.arms.mmcl_ssl, bool(judged.arms.study)
-    # The own runs have the learning rates of the exploratory ones.
-    alike = claims.comparisons.exploratory.get(profile.name, judged.arms)
+    arms, archived = judged.arms, bool(judged.arms.study)
     about = studied(studies, profile, context.rate)
 
     # Every run that any number here rests on, for provenance and the hash of the ledger.
@@ -90,19 +88,19 @@ def build_document(
             "kept_share": claims.kept_share,
             "target_class": profile.data.poison.target_class,
         },
-        "scales": scale_rows(profile.name, about.studies, claims, judged.arms),
+        "scales": scale_rows(profile.name, about.studies, claims, arms),
         "settings_table": settings_table(profile.name),
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
         "verdicts": judged,
-        "larger": _larger(evidence, claims) if archived and profile.name != LARGER else [],
-        "own_run": list(own_values(by_arm, alike, claims.rules)) if archived else [],
+        "larger": _larger(evidence, claims) if archived and profile.name != LARGER else None,
+        "own_run": list(own_values(by_arm, arms, claims.rules)) if archived else [],
         "claims": judged_claims(by_arm, claims, judged, stand_in=bool(profile.data.stand_in)),
         "tables": {
             "table1": {"rows": tables.table1(evidence, paper)},
             "table2": {"rows": tables.table2(evidence, paper)},
         },
         "figures": tables.figures(evidence, paper),
-        "resistance": resistance(by_arm, arm),
+        "resistance": resistance(by_arm, arms.mmcl_ssl),
         "mechanism": mechanism(frame, context.rate, {*judged.seeds, *experimental_seeds(studies)}),
         "errata": [erratum.model_dump() | {"result": erratum.result} for erratum in claims.errata],
         **about._asdict(),
@@ -126,12 +124,14 @@ def build_document(
     }
 
 
-def _larger(evidence: Evidence, claims: Claims) -> list[MeasureVerdict]:
-    """Exploratory verdicts at the scale `midi`."""
+def _larger(evidence: Evidence, claims: Claims) -> dict[str, Any]:
+    """Exploratory verdicts at the scale `midi`, and what its study predicted."""
     context = Context.of(claims, load_profile(LARGER))
-    frames = (study.frame for study in read_study_results(LARGER))
-    larger = Evaluations(joined(evidence.frame[:0], *frames), context)
-    return verdicts(larger, claims, LARGER, {}).exploratory
+    studies = read_study_results(LARGER)
+    larger = Evaluations(joined(evidence.frame[:0], *(of.frame for of in studies)), context)
+    found = verdicts(larger, claims, LARGER, {})
+    predicted = [of.spec.predicted for of in studies if of.name == found.arms.study]
+    return {"measures": found.exploratory, "predicted": "".join(predicted)}
 
 
 def plain(content: Any) -> Any:

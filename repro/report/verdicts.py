@@ -115,8 +115,10 @@ class CellVerdict:
     """None where the measures are pooled."""
     control_ssl: Control | None
     """The same of the MMCL + SSL models, which decides nothing."""
+    start_accuracy: dict[Objective, float]
+    """Before cleaning, mean over seeds."""
     start_asr: dict[Objective, float]
-    """ASR before cleaning, means over seeds."""
+    """Likewise."""
     marks: list[str]
     """What the rules mark: WEAK, and of the best model that it is at an edge of the grid."""
 
@@ -290,8 +292,11 @@ def _measured(measure: Measure, comparison: Comparison, rules: Rules) -> CellVer
         return None
     mmcl, ssl, difference = (estimate(of, rules.level) for of in values.values())
     starts = {
-        objective: fmean(model.start.asr for model in models.values())
-        for objective, models in comparison.pair.items()
+        number: {
+            objective: fmean(model.start[number] for model in models.values())
+            for objective, models in comparison.pair.items()
+        }
+        for number in ("accuracy", "asr")
     }
     return CellVerdict(
         dataset=comparison.dataset,
@@ -303,8 +308,9 @@ def _measured(measure: Measure, comparison: Comparison, rules: Rules) -> CellVer
         p=p_above(difference.by_seed.values()),
         control=comparison.controls["mmcl"],
         control_ssl=comparison.controls["mmcl_ssl"],
-        start_asr=starts,
-        marks=[WEAK] * (min(starts.values()) < rules.weak_start)
+        start_accuracy=starts["accuracy"],
+        start_asr=starts["asr"],
+        marks=[WEAK] * (min(starts["asr"].values()) < rules.weak_start)
         + [*_edges(comparison.pair)] * (measure.of in (lost_at_cap, accuracy_at_cap)),
     )
 
@@ -371,10 +377,8 @@ def _pooled(
         p_holm=p,
         control=None,
         control_ssl=None,
-        start_asr={
-            objective: fmean(cell.start_asr[objective] for cell in cells)
-            for objective in OBJECTIVES
-        },
+        start_accuracy={o: fmean(cell.start_accuracy[o] for cell in cells) for o in OBJECTIVES},
+        start_asr={o: fmean(cell.start_asr[o] for cell in cells) for o in OBJECTIVES},
         marks=[WEAK] * any(WEAK in cell.marks for cell in cells),
     )
     pooled.alone, pooled.reason = _verdict(pooled, measure, rule, level)

@@ -93,6 +93,8 @@ class Study(Spec):
     _file: str = PrivateAttr("")
     """The path of the file, for messages."""
     question: str
+    predicted: str = ""
+    """What was expected of it, written before its first run."""
     profile: Name
     stages: NonEmpty[Stage]
     datasets: NonEmpty[Dataset]

@@ -18,7 +18,7 @@ from repro.report.judging.claims import load_claims
 from repro.report.measures import CleanedModel, Context, Evaluations
 from repro.report.pages.findings import stale_findings
 from repro.report.points import COLUMNS
-from repro.report.studies.axes import GAP, equal_starts, responses
+from repro.report.studies.axes import GAP, responses
 from repro.report.studies.estimates import Effect, effect, measured, set_q_values
 from repro.report.studies.outcomes import outcomes
 from repro.report.studies.results import Studied, read_study_results, studied, whole_seeds
@@ -216,15 +216,6 @@ def test_a_study_that_does_not_clean_responds_before_cleaning() -> None:
     assert (entry["clean_size"], entry["learning_rate"], entry["tested"]) == (None, None, "asr")
 
 
-def test_models_of_equal_accuracy_are_matched_seed_by_seed() -> None:
-    (entry,) = equal_starts("length", table_of(axis_models(), axis_study()), RATE)
-    assert {pair["variant"] for pair in entry["seeds"]} == {"long"}
-    assert {pair["variant_ssl"] for pair in entry["seeds"]} == {"default"}
-    assert entry["accuracy"].value == pytest.approx(0, abs=1e-12)
-    assert entry["asr_left"].value == pytest.approx(0.46)
-    assert equal_starts("length", table_of(axis_models(), axis_study()), None) == []
-
-
 @cache
 def archives() -> Studied:
     """What the archives in git say of the profile `mini`."""
@@ -240,10 +231,7 @@ def test_the_archives_give_the_effects_that_docs_tell() -> None:
     def points(*values: float) -> list[float]:
         return [round(100 * value, 1) for value in values]
 
-    found = archives()
-    (matched,) = found.equal_starts
-    assert points(matched["asr_left"].value, *matched["asr_left"].ci) == [49.5, 11.7, 87.4]
-    dose = next(entry for entry in found.responses if entry["study"] == "dose")
+    dose = next(entry for entry in archives().responses if entry["study"] == "dose")
     effects = points(*(change["effect"].value for change in dose["effects"]))
     assert effects == [22.4, 47.6, 51.1, 39.9]
 

@@ -207,9 +207,9 @@ def test_the_control_needs_a_backdoor_a_twin_and_a_loss_not_above_the_twins(clai
     assert control is not None and control.holds and control.twin is None
 
     clean = arm(curve(2), range(5), start=(0.4, 0.0))
-    none = cell_verdicts(evaluated(clean), ONE, claims.rules, "made up")
-    assert none[0].verdict == "not tested (control failed)"
-    assert none[0].cells[0].reason == "the MMCL models have no backdoor"
+    none = cell_verdicts(evaluated(clean), ONE, claims.rules, "made up")[0]
+    assert none.verdict == "not tested (control failed)"
+    assert none.cells[0].reason == "the MMCL models have no backdoor"
 
 
 def test_a_verdict_holds_only_against_all_comparators(claims: Claims) -> None:
@@ -255,6 +255,19 @@ def test_the_confirmation_is_judged_when_all_its_seeds_are_archived(claims: Clai
     assert (len(partial.secondary), partial.arms.twins) == (1, ["confirmation/twin_mmcl"])
 
 
+def test_power_grows_with_seeds_and_a_true_zero_is_supported_in_one_of_twenty_draws() -> None:
+    """Some of three cells; two standard errors of a share of 5% in 1,000 draws are 1.4%."""
+
+    def supported(mean: float, seeds: int) -> float:
+        draws = np.random.default_rng(seeds).normal(mean, 5, (1000, 3, seeds)).tolist()
+        found = [holm([p_above(cell) for cell in draw]) for draw in draws]
+        return float(np.mean([any(p is not None and p <= 0.05 for p in of) for of in found]))
+
+    assert max(supported(0, seeds) for seeds in (3, 5, 10, 20)) <= 0.064
+    power = [supported(5, seeds) for seeds in (3, 5, 10, 20)]
+    assert power == sorted(power) and power[0] < 0.5 and power[-1] > 0.99
+
+
 def test_intervals_p_values_and_corrections_are_those_of_scipy() -> None:
     values = [0.1, 0.3, 0.2, 0.5]
     found = estimate({seed: Value(value) for seed, value in enumerate(values)})
@@ -287,7 +300,9 @@ def test_ones_own_run_is_compared_with_the_other_seeds_of_the_archive(claims: Cl
     far = own_values(evaluated(frame), ONE, claims.rules)
     assert any(not of["inside"] for of in far if of["of"] == "mmcl_ssl")
     half_done = evaluated(frame[(frame.study != "") | (frame.learning_rate != GRID[-1])])
-    assert not list(own_values(half_done, ONE, claims.rules))
+    found = list(own_values(half_done, ONE, claims.rules))
+    rates = [max(of["archived"]) for of in found if of["measure"] == "rate_doublings"]
+    assert max(rates) <= math.log2(GRID[-2]), "at the rates that both have"
 
 
 INFINITY = float("inf")
@@ -388,16 +403,12 @@ def outcome_of(objective: str, seed: int, rate: float) -> tuple[float, float]:
 def test_every_metric_on_models_whose_answer_is_known(claims: Claims) -> None:
     found = judged(claims, outcome_of, start=(0.24, 0.995))
     verdict = {name: claim["verdict"] for name, claim in found.items()}
-    assert verdict["mmcl-cleans"] == "supported"
-    assert verdict["mmcl-cleans-to-low-asr"] == "supported"
-    assert verdict["mmcl-ssl-fails"] == "supported"
-    assert verdict["drop-45-cc6m"] == "supported"
-    assert verdict["drop-90-200k"] == "undecided"
-    assert verdict["start-asr"] == verdict["start-accuracy-cc6m"] == "supported"
-    assert verdict["start-accuracy-cc3m"] == "undecided"
-    assert verdict["starts-are-similar"] == "supported"
-    assert verdict["ssl-raises-accuracy"] == "supported", "an interval of no width at zero"
-    assert verdict["ssl-finetuning-lowers-asr"] == "supported"
+    supported = {"mmcl-cleans", "mmcl-cleans-to-low-asr", "mmcl-ssl-fails", "drop-45-cc6m"}
+    supported |= {"start-asr", "start-accuracy-cc6m", "starts-are-similar"}
+    # The interval of the last one has no width, at zero.
+    supported |= {"ssl-finetuning-lowers-asr", "ssl-raises-accuracy"}
+    assert {verdict[name] for name in supported} == {"supported"}
+    assert verdict["drop-90-200k"] == verdict["start-accuracy-cc3m"] == "undecided"
     assert verdict["mmcl-finetuning-keeps-asr"] == "refuted"
     assert verdict["poison-in-the-cleaning-set"] == "not run"
 

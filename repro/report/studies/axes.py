@@ -1,20 +1,12 @@
-"""What a study measured over a number in which its variants differ (`axes` of its specification),
-and how far models resist cleaning that were equally good before it.
-"""
+"""What a study measured over a number in which its variants differ (`axes` of its file)."""
 
 from itertools import product
 from typing import Any
 
-import pandas as pd
-
 from repro.report.numbers.cells import DATASETS, OBJECTIVES
 from repro.report.studies.tables import Cell, StudyTable
-from repro.spec import CleanSize, Dataset
 
-FEWEST_STARTS = 2
-"""MMCL models of other accuracies, beside the reference, among which an equal one is looked for."""
 GAP = "MMCL + SSL less MMCL"
-MATCHED = ["accuracy", "asr_left", "lost"]
 
 
 def responses(name: str, table: StudyTable, rate: float | None) -> list[dict[str, Any]]:
@@ -85,44 +77,3 @@ def responses(name: str, table: StudyTable, rate: float | None) -> list[dict[str
             }
         )
     return entries
-
-
-def equal_starts(name: str, table: StudyTable, rate: float | None) -> list[dict[str, Any]]:
-    """The reference's MMCL + SSL models against MMCL models that were as good before cleaning: one
-    entry a dataset and cleaning size.
-
-    Of every seed the MMCL model is taken, among those of all variants, whose accuracy before
-    cleaning is nearest. Effects are MMCL + SSL less MMCL. None of a study that has no MMCL models
-    of other accuracies.
-    """
-    study = table.study
-    others = sum(
-        variant.models is None and "mmcl" in variant.pretrain_objectives
-        for variant in study.variants.values()
-    )
-    if rate is None or "clean" not in study.stages or not study.axes or others < FEWEST_STARTS:
-        return []
-
-    entries = []
-    for dataset, size in product(DATASETS, study.clean_sizes):
-        pairs = _matched(table, dataset, size)
-        effects = {name: table.effect(pairs[f"{name}_ssl"] - pairs[name]) for name in MATCHED}
-        if all(effects.values()):
-            place = {"study": name, "dataset": dataset, "clean_size": size, "learning_rate": rate}
-            entries.append({**place, "seeds": pairs.to_dict("records"), **effects})
-    return entries
-
-
-def _matched(table: StudyTable, dataset: Dataset, size: CleanSize) -> pd.DataFrame:
-    """A row a seed: the MMCL model that is nearest, and with `_ssl` the reference's MMCL + SSL."""
-    cleaned = table.outcomes.dropna(subset=MATCHED)
-    cleaned = cleaned[(cleaned.dataset == dataset) & (cleaned.clean_size == size)]
-    models = cleaned[["seed", "variant", *MATCHED]]
-    reference = cleaned.variant == table.study.reference
-    pairs = models[cleaned.pretrain_objective == "mmcl"].merge(
-        models[reference & (cleaned.pretrain_objective == "mmcl_ssl")],
-        on="seed",
-        suffixes=("", "_ssl"),
-    )
-    nearest = (pairs.accuracy - pairs.accuracy_ssl).abs().groupby(pairs.seed).idxmin()
-    return pairs.loc[nearest]

@@ -14,7 +14,7 @@ from repro.ledger import LedgerError
 from repro.report.numbers.authors import AuthorsPoints
 from repro.report.numbers.evidence import Evidence, folder_of, read_evidence
 from repro.report.points import FinishedRun, archived_runs, evaluations
-from repro.report.studies.axes import equal_starts, responses
+from repro.report.studies.axes import responses
 from repro.report.studies.estimates import Family, set_q_values
 from repro.report.studies.outcomes import EARLIER, REPLICATES, outcomes, replicates
 from repro.report.studies.tables import StudyEntry, StudyTable
@@ -55,9 +55,8 @@ class Studied(NamedTuple):
 
     studies: list[StudyEntry]
     responses: list[dict[str, Any]]
-    equal_starts: list[dict[str, Any]]
     effects_family: Family | None
-    """The effects of the three above together; None without studies."""
+    """The effects of the two above together; None without studies."""
     replicates: list[dict[str, Any]]
 
 
@@ -127,7 +126,6 @@ def studied(studies: Sequence[StudyResults], profile: Profile, rate: float | Non
             for study in studies
         ],
         responses=[e for name, table in tables.items() for e in responses(name, table, rate)],
-        equal_starts=[e for name, table in tables.items() for e in equal_starts(name, table, rate)],
         replicates=replicates(_unchanged(studies), profile.evaluate.asr_cap, rate),
         # Last, since the tables know by now what was asked of them.
         effects_family=set_q_values(

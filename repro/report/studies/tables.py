@@ -60,6 +60,7 @@ class StudyEntry:
 
     name: str
     question: str
+    predicted: str
     reference: str
     variants: dict[str, str]
     """Name to what the variant is there to show."""
@@ -104,6 +105,7 @@ class StudyTable:
         return StudyEntry(
             name=name,
             question=self.study.question,
+            predicted=self.study.predicted,
             reference=self.study.reference,
             variants={name: variant.why for name, variant in self.study.variants.items()},
             rows=list(self.rows.values()),
