@@ -107,7 +107,9 @@ def generated(root: Path) -> dict[str, set[str]]:
     lost = [of["sd"] if of["measure"] != "lost" else of for of in mini["replicates"]]
     lost += [row["measures"]["lost"]["mean"] for of in midi["studies"] for row in of["rows"]]
     bench = [[of["left"]["mean"], of["blind"]["0.05"]["mean"]] for of in mini["bench"]]
-    shares = parts([mini["scales"], lost, bench, mini["settings"]], float)
+    first = [of["measures"][0]["cells"][0] for of in mini["verdicts"]["secondary"]]
+    starts = [cell["start_accuracy"] for cell in first]
+    shares = parts([mini["scales"], lost, bench, starts, mini["settings"]], float)
     losses = [entry["loss_ssl"] for entry in mini["mechanism"]["models"]]
     others = [*losses, *parts(mini["mechanism"]["correlations"], float), 0.05]
     readme = means(BLOCK.search((root / PROSE[0]).read_text())[2])
