@@ -159,7 +159,7 @@ def verdict_rows(document: Document) -> Iterator[dict[str, Any]]:
     verdicts = document["verdicts"]
     tables = {"": [*(verdicts["confirmed"] or []), *verdicts["exploratory"]]}
     tables |= {of["name"]: of["measures"] for of in verdicts["secondary"]}
-    tables["midi"] = (document["larger"] or {"measures": []})["measures"]
+    tables["midi"] = document["larger"]["measures"]
     for table, measure in ((name, measure) for name, of in tables.items() for measure in of):
         for cell in filter(None, [*measure["cells"], measure["pooled"]]):
             difference = cell["difference"]

@@ -92,7 +92,9 @@ def build_document(
         "settings_table": settings_table(profile.name),
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
         "verdicts": judged,
-        "larger": _larger(evidence, claims) if archived and profile.name != LARGER else None,
+        "larger": _larger(evidence, claims)
+        if archived and profile.name != LARGER
+        else {"measures": [], "predicted": ""},
         "own_run": list(own_values(by_arm, arms, claims.rules)) if archived else [],
         "claims": judged_claims(by_arm, claims, judged, stand_in=bool(profile.data.stand_in)),
         "tables": {
