@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from repro.events import PackFile, say
 from repro.files import read_json, replace_json
-from repro.launch.places import Place, cores, devices, shared_places, whole_place
+from repro.launch.places import Place, devices, shared_places, whole_place
 from repro.names import LOSSES
 from repro.runs.layout import WORK
 from repro.runs.run import Run
@@ -65,14 +65,13 @@ def cost(run: Run) -> float:
 def queues(runs: list[Run], nodes: int | None = None) -> list[list[Pack]]:
     """Batches in the order of their start, one list for each process that runs at a time.
 
-    Short runs are shared out among all processes. A pre-training takes the whole
-    machine, or `nodes` of a cluster's, and they go one after another. Not on one machine without
-    GPU that has as many of them as cores, and no wish for ranks: there one core each is faster.
+    Short runs are shared out among all processes. A pre-training takes all GPUs of the machine, or
+    `nodes` of a cluster's, and they go one after another. Without GPU it has one rank and one core
+    like any other run, unless REPRO_RANKS asks for more: its digits must not depend on how many
+    others are due.
     """
-    alone = [run for run in runs if run.spec.stage == "pretrain"]
-    one_core_each = nodes is None and not devices() and len(alone) >= cores()
-    if one_core_each and "REPRO_RANKS" not in os.environ:
-        alone = []
+    on_cores = nodes is None and not devices() and "REPRO_RANKS" not in os.environ
+    alone = [run for run in runs if run.spec.stage == "pretrain" and not on_cores]
     shared = sorted((run for run in runs if run not in alone), key=cost, reverse=True)
     placed = [[(run, whole_place(run, nodes)) for run in alone]]
     places = shared_places()[: len(shared)]

@@ -1,5 +1,5 @@
 """Where runs go on this machine: a GPU or a share of the processor cores each; a pre-training takes
-the whole machine.
+all GPUs.
 
 Environment: `REPRO_SLOTS` sets how many processes run at a time, `REPRO_RANKS` the ranks of a
 pre-training, CUDA_VISIBLE_DEVICES limits the GPUs. On a cluster each is a job (repro/launch/slurm).
@@ -84,9 +84,9 @@ def shared_places() -> list[Place]:
 def whole_place(run: Run, cluster_nodes: int | None = None) -> Place:
     """This whole machine, or so many of a cluster's, for one pre-training.
 
-    REPRO_RANKS sets its ranks; without it they are as many as there are devices (else cores), or as
-    the batch can be split into. LaunchError where REPRO_RANKS cannot be kept, or the batch cannot
-    be split evenly over the nodes.
+    REPRO_RANKS sets its ranks; without it they are as many as there are devices (on a cluster's
+    login node: cores), or as the batch can be split into. LaunchError where REPRO_RANKS cannot be
+    kept, or the batch cannot be split evenly over the nodes.
     """
     gpus, nodes = devices(), cluster_nodes or 1
     most = count_from_environment("REPRO_RANKS", len(gpus) or cores())

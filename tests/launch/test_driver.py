@@ -4,6 +4,7 @@ import errno
 import fcntl
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,22 @@ def test_slots_get_equal_shares(profile: Profile, monkeypatch: pytest.MonkeyPatc
     runs = [Run(spec, f"{number:04}", data, "code") for number, spec in enumerate(specs * 2)]
     shares = [[[run.spec.loss for run in pack.runs] for pack in of] for of in packs.queues(runs)]
     assert shares == [[["ssl", "mmcl"]], [["ssl", "mmcl"]]]
+
+
+@pytest.mark.parametrize("due", [1, 2, 5])
+def test_a_pretraining_on_cores_has_one_rank_however_many_are_due(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch, due: int
+) -> None:
+    """Other ranks round sums in another order: the digits of a run must be its own."""
+    monkeypatch.delenv("REPRO_RANKS", raising=False)
+    monkeypatch.delenv("REPRO_SLOTS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("repro.launch.places.cores", lambda: 2)
+    spec = pretrain_runs(profile)[0]
+    runs = [replace(make_run(spec), fingerprint=f"{number:016}") for number in range(due)]
+    queued = [pack for queue in packs.queues(runs) for pack in queue]
+    assert sum(len(pack.runs) for pack in queued) == due
+    assert {(pack.place.ranks, pack.place.threads) for pack in queued} == {(1, 1)}
 
 
 def test_runs_on_equal_data_go_together(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
