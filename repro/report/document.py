@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from repro.files import file_sha256
 from repro.profile import load_profile
+from repro.report.answer import answer
 from repro.report.bench import bench
 from repro.report.hypotheses import experimental_seeds, stated_hypotheses
 from repro.report.judging.claims import CLAIMS, Claims, Paper
@@ -28,7 +29,7 @@ from repro.report.numbers.resistance import resistance
 from repro.report.own_run import own_values
 from repro.report.scales import LARGER, scale_rows, settings_table
 from repro.report.studies.results import StudyResults, read_study_results, studied, whole_seeds
-from repro.report.verdicts import verdicts
+from repro.report.verdicts import scope_of, verdicts
 
 PROVENANCE = {
     "status",
@@ -63,7 +64,8 @@ def build_document(
         _authors(evidence, paper),
     )
     by_arm = Evaluations(frame, context)
-    judged = verdicts(by_arm, claims, profile.name, whole_seeds(studies))
+    scope = scope_of(profile)
+    judged = verdicts(by_arm, claims, profile.name, whole_seeds(studies), scope)
 
     # The archived seeds, beside which the authors' points stand; without them the own runs.
     arms, archived = judged.arms, bool(judged.arms.study)
@@ -91,19 +93,24 @@ def build_document(
         "scales": scale_rows(profile.name, about.studies, claims, arms),
         "settings_table": settings_table(profile.name),
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
+        "answer": answer(judged, paper),
         "verdicts": judged,
         "larger": _larger(evidence, claims)
         if archived and profile.name != LARGER
         else {"measures": [], "predicted": ""},
         "own_run": list(own_values(by_arm, arms, claims.rules)) if archived else [],
-        "claims": judged_claims(by_arm, claims, judged, stand_in=bool(profile.data.stand_in)),
+        "claims": judged_claims(by_arm, claims, judged, scope),
         "tables": {
             "table1": {"rows": tables.table1(evidence, paper)},
             "table2": {"rows": tables.table2(evidence, paper)},
         },
         "figures": tables.figures(evidence, paper),
         "resistance": resistance(by_arm, arms.mmcl_ssl),
-        "mechanism": mechanism(frame, context.rate, {*judged.seeds, *experimental_seeds(studies)}),
+        "mechanism": mechanism(
+            frame,
+            context.rate,
+            {*judged.seeds, *judged.confirmed_seeds, *experimental_seeds(studies)},
+        ),
         "errata": [erratum.model_dump() | {"result": erratum.result} for erratum in claims.errata],
         **about._asdict(),
         "hypotheses": stated_hypotheses(studies, by_arm),
@@ -128,10 +135,11 @@ def build_document(
 
 def _larger(evidence: Evidence, claims: Claims) -> dict[str, Any]:
     """Exploratory verdicts at the scale `midi`, and what its study predicted."""
-    context = Context.of(claims, load_profile(LARGER))
+    profile = load_profile(LARGER)
+    context = Context.of(claims, profile)
     studies = read_study_results(LARGER)
     larger = Evaluations(joined(evidence.frame[:0], *(of.frame for of in studies)), context)
-    found = verdicts(larger, claims, LARGER, {})
+    found = verdicts(larger, claims, LARGER, {}, scope_of(profile))
     predicted = [of.spec.predicted for of in studies if of.name == found.arms.study]
     return {"measures": found.exploratory, "predicted": "".join(predicted)}
 

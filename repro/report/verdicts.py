@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,16 +33,32 @@ from repro.report.measures import (
 )
 from repro.report.numbers.cells import OBJECTIVES
 from repro.report.points import AUTHORS
-from repro.spec import CleanSize, Dataset, Objective
+from repro.spec import CleanSize, Dataset, Objective, Profile
 
 FEWEST_SEEDS = 3
 """Of fewer seeds there is neither an interval nor a test."""
 AUTHORS_ARMS = Arms(mmcl_ssl=f"{AUTHORS}/", mmcl={AUTHORS: f"{AUTHORS}/"})
 OWN = Arms(mmcl_ssl="/", mmcl={"own": "/"})
 """The runs of a report itself, which belong to no study and no variant."""
-SUPPORTED = ("supported, negligible", "supported", "supported, of the paper's size")
+NEGLIGIBLE, SMALLER, PLAIN, LIKE_PAPER = SUPPORTED = (
+    "supported, negligible",
+    "supported, smaller than the paper's",
+    "supported",
+    "supported, of the paper's size",
+)
 """Verdicts for the claim, the weakest first."""
+AGAINST = {
+    NEGLIGIBLE: "MMCL + SSL higher, negligible",
+    PLAIN: "MMCL + SSL higher",
+    "refuted": "MMCL + SSL not higher",
+}
+"""Words for a measure that speaks against the paper where MMCL + SSL models are higher."""
 WEAK = "weak backdoor"
+LATER = "measure chosen later, exploratory"
+
+
+Scope = Literal["proxy", "exact"]
+"""Whether a verdict is on substitutes for the paper's data and model, or on these."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +148,12 @@ class MeasureVerdict:
     unit: str
     negligible: float
     """The smallest difference that counts."""
-    paper: float | None
-    """The smallest difference of the paper."""
+    paper: dict[Dataset, float] | None
+    """The paper's difference by dataset."""
     fixed: str
-    """When the rule was fixed, or "exploratory"."""
+    """When the measure was fixed, or "exploratory"."""
+    scope: Scope
+    """Whether the data are the paper's."""
     cells: list[CellVerdict]
     """One a cell and comparator."""
     pooled: CellVerdict | None
@@ -162,8 +180,17 @@ class Verdicts:
     """Comparisons that were fixed with the rules and stand apart from the claims: `name`, `why`,
     `measures`.
     """
+    beside: list[dict[str, Any]]
+    """Comparisons within one arm that were looked for after its data were seen: `name`,
+    `measures`.
+    """
     authors: list[MeasureVerdict]
     """Of the authors' points, which are of one training and name no learning rates."""
+
+
+def scope_of(profile: Profile) -> Scope:
+    """Whether the data of a profile are the paper's."""
+    return "proxy" if profile.data.stand_in else "exact"
 
 
 def estimate(by_seed: Mapping[int, Value], level: float = 0.05) -> Estimate:
@@ -233,9 +260,11 @@ def positive_control(
 
 
 def cell_verdicts(
-    evaluations: Evaluations, arms: Arms, rules: Rules, fixed: str
+    evaluations: Evaluations, arms: Arms, rules: Rules, scope: Scope, confirmed: bool = False
 ) -> list[MeasureVerdict]:
-    """Every measure in every cell that has runs of both models."""
+    """Every measure in every cell that has runs of both models; `confirmed` where rules and arms
+    were fixed before the runs.
+    """
     comparisons: list[Comparison] = []
     for name, arm in arms.mmcl.items():
         for place in rules.cells:
@@ -250,6 +279,7 @@ def cell_verdicts(
     verdicts = []
     for measure in MEASURES:
         rule = rules.measures[measure.name]
+        later = rule.fixed > rules.fixed
         cells: list[CellVerdict] = []
         for name in arms.mmcl:
             compared = [
@@ -267,6 +297,10 @@ def cell_verdicts(
                 measured += _pooled(measured, measure, rule, rules.level)
             cells += measured
         _judge_against_all(cells)
+        for cell in cells:
+            cell.marks += [LATER] * (confirmed and later)
+            if rule.speaks == "against":
+                cell.alone, cell.verdict = (AGAINST.get(v, v) for v in (cell.alone, cell.verdict))
         pooled = next((cell for cell in cells if cell.dataset is None), None)
         if cells:
             verdicts.append(
@@ -276,7 +310,8 @@ def cell_verdicts(
                     unit=measure.unit,
                     negligible=rule.negligible,
                     paper=rule.paper,
-                    fixed=fixed,
+                    fixed=str(rule.fixed) if confirmed and not later else "exploratory",
+                    scope=scope,
                     cells=[cell for cell in cells if cell.dataset is not None],
                     pooled=pooled,
                     verdict=pooled.verdict if pooled else "undecided",
@@ -346,8 +381,15 @@ def _verdict(
     # A lower bound cannot show that a difference is small, nor an upper one that there is any.
     if cell.p_holm > level or difference.at_most:
         return "refuted" if small and cell.p_holm > level else "undecided", reason
-    of_papers_size = rule.paper is not None and difference.lower >= rule.paper
-    return SUPPORTED[0 if small else 2 if of_papers_size else 1], reason
+    if small:
+        return NEGLIGIBLE, reason
+    # A pooled difference is a mean over settings, and so is what it is compared with.
+    paper = [of for dataset, of in (rule.paper or {}).items() if cell.dataset in (None, dataset)]
+    if paper and difference.lower >= fmean(paper):
+        return LIKE_PAPER, reason
+    if paper and difference.upper < min(paper) and not difference.at_least:
+        return SMALLER, reason
+    return PLAIN, reason
 
 
 def _pooled(
@@ -416,6 +458,7 @@ def verdicts(
     claims: Claims,
     profile: str,
     whole: Mapping[str, Collection[int]],
+    scope: Scope,
 ) -> Verdicts:
     """All verdicts over seeds of a profile.
 
@@ -427,7 +470,7 @@ def verdicts(
     arms = claims.comparisons.exploratory.get(profile)
     if arms is None or arms.study not in set(evaluations.frame.study):
         arms = OWN
-    exploratory = cell_verdicts(evaluations, arms, rules, "exploratory")
+    exploratory = cell_verdicts(evaluations, arms, rules, scope)
 
     planned = rules.seeds.get(profile, [])
     confirming = claims.comparisons.confirmed.get(profile)
@@ -437,14 +480,14 @@ def verdicts(
         complete = {study for study, seeds in whole.items() if {*planned} <= {*seeds}}
         twins = [arm for arm in confirming.twins if arm.split("/")[0] in complete]
         arms = confirming.model_copy(update={"twins": twins})
-        confirmed = cell_verdicts(evaluations, arms, rules, rules.fixed)
+        confirmed = cell_verdicts(evaluations, arms, rules, scope, confirmed=True)
         for name, rule in rules.secondary.items():
             arm = f"{rule.study}/{rule.variant}"
             of_arm = evaluations.frame[evaluations.frame.arm == arm]
             ssl = arm if "mmcl_ssl" in set(of_arm.pretrain_objective) else confirming.mmcl_ssl
             beside = Arms(mmcl_ssl=ssl, mmcl={rule.variant: arm})
             if rule.study in complete:
-                judged = cell_verdicts(evaluations, beside, rules, rules.fixed)
+                judged = cell_verdicts(evaluations, beside, rules, scope, confirmed=True)
                 secondary.append({"name": name, "why": rule.why, "measures": judged})
     cells = [cell for measure in exploratory for cell in measure.cells]
     return Verdicts(
@@ -455,5 +498,14 @@ def verdicts(
         confirmed_seeds=done,
         planned_seeds=planned,
         secondary=secondary,
-        authors=cell_verdicts(evaluations, AUTHORS_ARMS, rules, "the authors' points"),
+        beside=[
+            {
+                "name": name,
+                "measures": cell_verdicts(
+                    evaluations, Arms(mmcl_ssl=arm, mmcl={name: arm}), rules, scope
+                ),
+            }
+            for name, arm in claims.comparisons.beside.get(profile, {}).items()
+        ],
+        authors=cell_verdicts(evaluations, AUTHORS_ARMS, rules, "exact"),
     )

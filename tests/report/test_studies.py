@@ -239,7 +239,7 @@ def test_tables_measure_as_verdicts_do() -> None:
     results = read_study_results("mini")
     frames = [study.frame for study in results]
     arms = Evaluations(pd.concat(frames, ignore_index=True), CONTEXT)
-    judged = verdicts(arms, load_claims(), "mini", {})
+    judged = verdicts(arms, load_claims(), "mini", {}, "proxy")
     measures = {measure.measure: measure for measure in judged.exploratory}
     seeds = next(study for study in archives().studies if study.name == "seeds")
     for name, verdict in (("lost", "lost_at_cap"), ("asr_left", "asr_left_at_rate")):

@@ -1,6 +1,7 @@
 """Verdicts over seeds and the paper's claims: on the archive, and on curves that are made up."""
 
 import math
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from repro.report.numbers.mechanism import mechanism
 from repro.report.own_run import own_values
 from repro.report.studies.results import read_study_results
 from repro.report.verdicts import (
+    LATER,
     CellVerdict,
     Estimate,
     MeasureVerdict,
@@ -50,7 +52,7 @@ def archive() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def mini(archive: pd.DataFrame, claims: Claims) -> Verdicts:
     context = Context.of(claims, load_profile("mini"))
-    return verdicts(evaluated(archive, context), claims, "mini", {})
+    return verdicts(evaluated(archive, context), claims, "mini", {}, "proxy")
 
 
 def measure(found: list[MeasureVerdict], name: str) -> dict[Any, CellVerdict]:
@@ -100,8 +102,7 @@ def test_tests_controls_and_marks_of_the_archived_seeds(mini: Verdicts) -> None:
     assert ssl is not None and ssl.twin is not None and shown(ssl.twin) == (0.4, -9.6, 10.5)
 
     rates = measure(mini.exploratory, "rate_doublings")
-    both = {"supported", "supported, of the paper's size"}
-    assert {cell.verdict for cell in rates.values()} == both
+    assert {cell.verdict for cell in rates.values()} == {"supported"}
     assert rates["cc6m", "100k"].difference.at_least
     assert lost["cc6m", "100k"].marks == ["MMCL + SSL best at highest rate on 2/5 seeds"]
     assert (rates["cc3m", "100k"].marks, rates["cc6m", "200k"].marks) == (["weak backdoor"], [])
@@ -141,18 +142,53 @@ def made(outcome: Any, claims: Claims, seeds: int = 6, **options: Any) -> list[M
     of = arm(outcome, range(seeds), **options)
     twin = arm(outcome, range(seeds), "made/twin", objectives=["mmcl"], **options)
     frame = pd.concat([of, twin], ignore_index=True)
-    return cell_verdicts(evaluated(frame), ONE, claims.rules, "made up")
+    return cell_verdicts(evaluated(frame), ONE, claims.rules, "exact")
 
 
 def test_a_shift_of_two_doublings_is_supported_and_costs_what_a_rate_costs(claims: Claims) -> None:
-    """The best MMCL model has a rate of 2e-4, the best other one 8e-4: two doublings, 8%."""
+    """The best MMCL model has a rate of 2e-4, the best other one 8e-4: two doublings, 8%.
+
+    The paper has 1.6 doublings on CC3M, 3.3 on CC6M, and 2.7 in the mean of the three settings.
+    """
     found = made(curve(2, costs=0.04, noise=0.1), claims)
     rates = measure(found, "rate_doublings")
     assert rates["pooled"].difference.mean == pytest.approx(2, abs=0.2)
-    assert {cell.verdict for cell in rates.values()} == {"supported, of the paper's size"}
+    assert {key: cell.verdict for key, cell in rates.items()} == {
+        ("cc3m", "100k"): "supported, of the paper's size",
+        ("cc6m", "100k"): "supported, smaller than the paper's",
+        ("cc6m", "200k"): "supported, smaller than the paper's",
+        "pooled": "supported",
+    }
     lost = measure(found, "lost_at_cap")["cc3m", "100k"]
     assert lost.difference.mean == pytest.approx(0.08, abs=0.01)
-    assert (lost.verdict, lost.control and lost.control.holds) == ("supported", True)
+    assert lost.verdict == "supported, smaller than the paper's"
+    assert lost.control is not None and lost.control.holds
+    assert {measure.scope for measure in found} == {"exact"}
+
+
+def test_a_measure_that_speaks_against_the_paper_supports_nothing(claims: Claims) -> None:
+    found = made(lambda objective, *of: curve(0)(objective, *of), claims)
+    words = {cell.verdict for cell in measure(found, "accuracy_at_cap").values()}
+    assert words == {"MMCL + SSL not higher"}
+
+    def better(objective: str, seed: int, rate: float) -> tuple[float, float]:
+        accuracy, asr = curve(0, noise=0.1)(objective, seed, rate)
+        return accuracy + (0.05 + 0.001 * seed) * (objective == "mmcl_ssl"), asr
+
+    words = {cell.verdict for cell in measure(made(better, claims), "accuracy_at_cap").values()}
+    assert words == {"MMCL + SSL higher"}
+
+
+def test_a_measure_that_is_younger_than_the_rules_is_exploratory(claims: Claims) -> None:
+    rules = claims.rules
+    young = rules.measures["lost_at_cap"].model_copy(update={"fixed": date(2026, 12, 1)})
+    rules = rules.model_copy(update={"measures": {**rules.measures, "lost_at_cap": young}})
+    frame = evaluated(arm(curve(2, noise=0.1), range(6)))
+    found = cell_verdicts(frame, ONE, rules, "proxy", confirmed=True)
+    fixed = {of.measure: of.fixed for of in found}
+    assert (fixed["lost_at_cap"], fixed["rate_doublings"]) == ("exploratory", "2026-11-27")
+    assert all(LATER in cell.marks for cell in measure(found, "lost_at_cap").values())
+    assert not any(LATER in cell.marks for cell in measure(found, "rate_doublings").values())
 
 
 def test_a_shift_too_small_to_count_is_refuted_or_negligible(claims: Claims) -> None:
@@ -191,23 +227,23 @@ def test_an_upper_bound_supports_nothing(claims: Claims) -> None:
 
 def test_the_control_needs_a_backdoor_a_twin_and_a_loss_not_above_the_twins(claims: Claims) -> None:
     of = arm(curve(2, costs=0.2), range(5))
-    alone = cell_verdicts(evaluated(of), ONE, claims.rules, "made up")
+    alone = cell_verdicts(evaluated(of), ONE, claims.rules, "exact")
     assert measure(alone, "lost_at_cap")["pooled"].verdict == "not tested (control not run)"
     assert measure(alone, "rate_doublings")["pooled"].verdict.startswith("supported")
 
     # The twin loses nothing where the MMCL model loses a fifth.
     twin = arm(curve(0), range(5), "made/twin", objectives=["mmcl"])
     both = evaluated(pd.concat([of, twin], ignore_index=True))
-    worse = cell_verdicts(both, ONE, claims.rules, "made up")
+    worse = cell_verdicts(both, ONE, claims.rules, "exact")
     assert measure(worse, "lost_at_cap")["pooled"].verdict == "not tested (control failed)"
 
     # Without a twin a model that loses hardly anything is the paper's own control.
-    gain = cell_verdicts(evaluated(arm(curve(2), range(5))), ONE, claims.rules, "made up")
+    gain = cell_verdicts(evaluated(arm(curve(2), range(5))), ONE, claims.rules, "exact")
     control = measure(gain, "lost_at_cap")["cc3m", "100k"].control
     assert control is not None and control.holds and control.twin is None
 
     clean = arm(curve(2), range(5), start=(0.4, 0.0))
-    none = cell_verdicts(evaluated(clean), ONE, claims.rules, "made up")[0]
+    none = cell_verdicts(evaluated(clean), ONE, claims.rules, "exact")[0]
     assert none.verdict == "not tested (control failed)"
     assert none.cells[0].reason == "the MMCL models have no backdoor"
 
@@ -221,10 +257,11 @@ def test_a_verdict_holds_only_against_all_comparators(claims: Claims) -> None:
     second = arm(hard, range(6), "made/hard", objectives=["mmcl"])
     frame = pd.concat([arm(curve(2, noise=0.1), range(6)), second], ignore_index=True)
     arms = Arms(mmcl_ssl="made/up", mmcl={"up": "made/up", "hard": "made/hard"})
-    judged = cell_verdicts(evaluated(frame), arms, claims.rules, "x")
+    judged = cell_verdicts(evaluated(frame), arms, claims.rules, "exact")
     (rates,) = (of for of in judged if of.measure == "rate_doublings")
     assert {(cell.comparator, cell.alone, cell.verdict) for cell in rates.cells} == {
         ("up", "supported, of the paper's size", "undecided"),
+        ("up", "supported, smaller than the paper's", "undecided"),
         ("hard", "refuted", "undecided"),
     }
     assert rates.pooled is not None and "against hard: refuted" in rates.pooled.reason
@@ -243,15 +280,15 @@ def test_the_confirmation_is_judged_when_all_its_seeds_are_archived(claims: Clai
     studies = {of.study for of in claims.rules.secondary.values()} | {"confirmation"}
     done = dict.fromkeys(studies, planned)
     lack = {**done, "confirmation": planned[:-1]}
-    partial = verdicts(evaluated(frame(planned)), claims, "mini", lack)
+    partial = verdicts(evaluated(frame(planned)), claims, "mini", lack, "proxy")
     assert (partial.confirmed, partial.confirmed_seeds) == (None, planned[:-1])
-    whole = verdicts(evaluated(frame(planned)), claims, "mini", done)
-    assert whole.confirmed and {of.fixed for of in whole.confirmed} == {claims.rules.fixed}
+    whole = verdicts(evaluated(frame(planned)), claims, "mini", done, "proxy")
+    assert whole.confirmed and {of.fixed for of in whole.confirmed} == {"2026-11-27"}
     assert {cell.comparator for cell in whole.confirmed[0].cells} == {"confirmed", "norm_groups_64"}
     assert whole.arms == claims.comparisons.confirmed["mini"]
     assert [of["name"] for of in whole.secondary] == list(claims.rules.secondary)
     lack = {**done, claims.rules.secondary["matched"].study: planned[:-1]}
-    partial = verdicts(evaluated(frame(planned)), claims, "mini", lack)
+    partial = verdicts(evaluated(frame(planned)), claims, "mini", lack, "proxy")
     assert (len(partial.secondary), partial.arms.twins) == (1, ["confirmation/twin_mmcl"])
 
 
@@ -389,8 +426,8 @@ def judged(
     frame = arm(outcome, range(seeds), "/", **options)
     losses = [frame.assign(loss=loss, run=frame.run + loss) for loss in ("mmcl", "ssl")]
     evaluations = evaluated(pd.concat([frame, *losses], ignore_index=True))
-    found = verdicts(evaluations, claims, "smoke", {})
-    claims_found = judged_claims(evaluations, claims, found, stand_in=False)
+    found = verdicts(evaluations, claims, "smoke", {}, "exact")
+    claims_found = judged_claims(evaluations, claims, found, "exact")
     return {claim["id"]: claim for claim in claims_found}
 
 

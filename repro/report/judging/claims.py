@@ -3,6 +3,7 @@
 import math
 import operator
 from collections.abc import Callable
+from datetime import date
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
@@ -194,8 +195,12 @@ class MeasureRule(Spec):
     expect: Literal["above"]
     negligible: Annotated[FiniteFloat, Field(gt=0)]
     """The smallest difference that counts: refuted is what is surely below it."""
-    paper: FiniteFloat | None
-    """The smallest difference of the paper; None where its numbers do not give it."""
+    paper: dict[Dataset, FiniteFloat] | None
+    """The paper's difference by dataset; None where its numbers do not give it."""
+    speaks: Literal["for", "against"] = "for"
+    """Whether a difference above zero speaks for the paper or against its advice."""
+    fixed: date
+    """When the measure was written down; in a verdict on earlier runs it is exploratory."""
 
 
 class SecondaryRule(Spec):
@@ -209,7 +214,8 @@ class SecondaryRule(Spec):
 class Rules(Spec):
     """How claims about the two objectives are judged over seeds; docs/rules.md."""
 
-    fixed: str
+    fixed: date
+    """Before any run of `seeds`."""
     seeds: dict[str, list[int]]
     level: Fraction
     cleaned_share: Fraction
@@ -243,6 +249,8 @@ class Comparisons(Spec):
 
     exploratory: dict[str, Arms]
     confirmed: dict[str, Arms]
+    beside: dict[str, dict[str, str]]
+    """By profile and name, an arm whose two objectives are compared; exploratory."""
 
 
 class Claims(Spec):

@@ -28,7 +28,7 @@ from repro.report.measures import (
 from repro.report.numbers.cells import CLEANCLIP, OBJECTIVES
 from repro.report.numbers.tables import PRINTED
 from repro.report.points import AUTHORS, start_models
-from repro.report.verdicts import AUTHORS_ARMS, OWN, Estimate, Verdicts, estimate
+from repro.report.verdicts import AUTHORS_ARMS, OWN, Estimate, Scope, Verdicts, estimate
 from repro.spec import CleanSize, Dataset, Objective
 
 Verdict = Literal["refuted", "not tested", "undecided", "not run", "direction only", "supported"]
@@ -105,18 +105,18 @@ def judged_claims(
     evaluations: Evaluations,
     claims: Claims,
     verdicts: Verdicts,
-    stand_in: bool,
+    scope: Scope,
 ) -> list[dict[str, Any]]:
     """Every claim of the paper with its verdict, and the verdict by the authors' points.
 
     A claim without a study is judged on the archived seeds of the verdicts that stand first, or,
     where these do not have its runs, of the exploratory ones, or else on the report's own.
-    `stand_in`: the data are not the paper's. `evidence` are ClaimCells; `authors_verdict` is None
+    `scope`: whether the data are the paper's. `evidence` are ClaimCells; `authors_verdict` is None
     where the authors' points, which are one training, are not at hand.
     """
     exploratory = (arms.mmcl_ssl for arms in claims.comparisons.exploratory.values())
     in_order = [verdicts.arms.mmcl_ssl, *exploratory, OWN.mmcl_ssl]
-    ours = _Judge(evaluations, in_order, stand_in, verdicts)
+    ours = _Judge(evaluations, in_order, scope == "proxy", verdicts)
     authors = _Judge(evaluations, [AUTHORS_ARMS.mmcl_ssl], False, None)
     text = {"id", "quote", "place", "metric", "study", "absolute", "reason", "refuted_by"}
     judged = []
@@ -131,6 +131,7 @@ def judged_claims(
                 "fixed": claim.fixed or claims.claims_fixed,
                 "expect": claim.expect.words,
                 "direction": claim.direction.words if claim.direction else None,
+                "scope": scope,
                 "verdict": combine([cell.verdict for cell in evidence]),
                 "evidence": evidence,
                 "authors_verdict": combine([cell.verdict for cell in theirs]) if theirs else None,

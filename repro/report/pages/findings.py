@@ -10,6 +10,7 @@ import pandas as pd
 from repro.ledger import LedgerError
 from repro.markdown import block_in, differences, fill
 from repro.profile import load_profile
+from repro.report.answer import answer
 from repro.report.hypotheses import stated_hypotheses
 from repro.report.judging.claims import load_claims
 from repro.report.measures import Context, Evaluations
@@ -23,13 +24,13 @@ from repro.report.studies.results import (
     studied,
     whole_seeds,
 )
-from repro.report.verdicts import verdicts
+from repro.report.verdicts import scope_of, verdicts
 
 DOCUMENTED = "mini"
 """The profile that the two pages are about."""
 FINDINGS, TRIES = Path("docs/findings.md"), Path("docs/mini.md")
 BLOCKS = {
-    FINDINGS: ("verdicts", "axes", "twins", "mechanism", "effects"),
+    FINDINGS: ("answer", "verdicts", "axes", "twins", "mechanism", "defences", "effects"),
     TRIES: ("tries", "rounding"),
 }
 FIRST = "first_setting.jsonl.gz"
@@ -73,11 +74,13 @@ def blocks() -> dict[tuple[Path, str], str]:
     # The tries of `mini`'s setting: MMCL models of CC6M, cleaned with 200K.
     first = evaluations(archived_runs(REPLICATES / FIRST), denominator)
     first = first[(first.dataset == "cc6m") & (first.clean_size == "200k")]
-    judged = verdicts(by_arm, claims, DOCUMENTED, whole_seeds(results))
+    judged = verdicts(by_arm, claims, DOCUMENTED, whole_seeds(results), scope_of(profile))
     text = markdown(
         "findings",
         hypotheses=stated_hypotheses(results, by_arm),
+        answer=answer(judged, claims.paper),
         leading=judged.confirmed or judged.exploratory,
+        beside=judged.beside,
         found=studied(results, profile, claims.rules.rate.get(DOCUMENTED)),
         first=list(outcomes(first, cap, None).itertuples()),
         titles=MEASURES,

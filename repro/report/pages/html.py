@@ -73,6 +73,7 @@ def shared_values(document: Document) -> dict[str, Any]:
     values = {
         "document": document,
         "cap": document["settings"]["asr_cap"],
+        "answer": document["answer"],
         "verdicts": tables.verdicts_of(document),
         "hero": tables.hero(document),
         # Its keys of datasets as they are printed elsewhere.
@@ -114,6 +115,7 @@ def jinja_environment(**options: Any) -> jinja2.Environment:
         "factor": lambda doublings: f"{2**doublings:.1f}",
         "setting": tables.setting_words,
         "tally": tables.tally,
+        "paper_sizes": tables.paper_sizes,
         "base": tables.base_verdict,
         "seeds": tables.seeds_in_words,
         "over_seeds": tables.over_seeds,

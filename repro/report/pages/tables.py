@@ -94,8 +94,15 @@ def tally(measure: Entry) -> str:
 
 
 def base_verdict(verdict: str | None) -> str:
-    """Return a verdict without its reason, and without the paper's size."""
-    return re.split(r", of| \(", verdict or "not run")[0]
+    """Return a verdict without its reason, and without how it compares with the paper's size."""
+    return re.split(r", (?:of|smaller)| \(", verdict or "not run")[0]
+
+
+def paper_sizes(measure: Entry) -> str:
+    """Return the paper's differences by dataset: "20 (CC3M), 46 (CC6M)"."""
+    scale = 100 if measure["unit"] == "fraction" else 1
+    sizes = (measure["paper"] or {}).items()
+    return ", ".join(f"{scale * value:.2g} ({label(dataset)})" for dataset, value in sizes)
 
 
 def seeds_in_words(count: int) -> str:

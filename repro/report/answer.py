@@ -1,0 +1,218 @@
+"""The answer in six lines: what README, page, article and findings say first.
+
+Each line is a question with a short answer and one or two sentences. All numbers come from the
+confirmed verdicts and from the paper's Table 1.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from repro.report.format import label, percent
+from repro.report.judging.claims import Paper
+from repro.report.measures import Value
+from repro.report.verdicts import (
+    AGAINST,
+    LIKE_PAPER,
+    SUPPORTED,
+    CellVerdict,
+    Estimate,
+    MeasureVerdict,
+    Verdicts,
+    estimate,
+)
+
+LOWER = ("refuted", AGAINST["refuted"])
+"""Verdicts by which MMCL + SSL models are not higher."""
+MATCHED, HELD_OUT = "matched", "held_out"
+"""Names of secondary comparisons in specs/claims.yaml."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the answer."""
+
+    question: str
+    answer: str
+    says: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to the paper's claim."""
+
+    headline: str
+    lines: list[Line]
+
+
+def answer(verdicts: Verdicts, paper: Paper) -> Answer | None:
+    """The answer in six lines; None before all seeds of the confirmation are archived."""
+    if verdicts.confirmed is None:
+        return None
+
+    of = {measure.measure: measure for measure in verdicts.confirmed}
+    beside = {
+        entry["name"]: {measure.measure: measure for measure in entry["measures"]}
+        for entry in verdicts.secondary
+    }
+    harder = _harder(of["asr_left_at_rate"], of["rate_doublings"])
+    impossible = _impossible(of["lost_at_cap"])
+    deployed = _deployed(of.get("accuracy_at_cap"), beside.get(MATCHED, {}).get("accuracy_at_cap"))
+    seeds = len(verdicts.confirmed_seeds)
+    lines = [
+        harder,
+        impossible,
+        _how_much(of["lost_at_cap"], beside, paper),
+        deployed,
+        Line(
+            "What do these numbers range over?",
+            f"{seeds} seeds at small scale",
+            f"A seed varies initialisation, order and views. All {seeds} share one draw of "
+            "poisoned pairs, patches and cleaning pairs, one target class, one trigger and one "
+            "set of evaluation images. Not shown: the paper's scale, other kinds of backdoor.",
+        ),
+        Line(
+            "Are the models safe to use?",
+            "no",
+            "Every poisoned model that this package trains carries a backdoor on purpose, and "
+            "a cleaned one may keep some of it.",
+        ),
+    ]
+    holds = {
+        "direction": harder.answer == "yes",
+        "strength": of["lost_at_cap"].verdict == LIKE_PAPER and impossible.answer != "no",
+        "advice": deployed.answer == "yes",
+    }
+    return Answer(_headline(holds), lines)
+
+
+def _headline(holds: Mapping[str, bool]) -> str:
+    """Which parts of the claim hold and which do not."""
+    yes, no = (
+        " and ".join(f"its {name}" for name, of in holds.items() if of is wanted)
+        for wanted in (True, False)
+    )
+    parts = [f"holds in {yes}"] * bool(yes) + [f"does not hold in {no}"] * bool(no)
+    return f"At this scale the paper's claim {' and '.join(parts)}."
+
+
+def _harder(left: MeasureVerdict, rates: MeasureVerdict) -> Line:
+    cells = _first(left)
+    of_both = [_range(getattr(cell, name).mean for cell in cells) for name in ("mmcl_ssl", "mmcl")]
+    difference = _pooled(rates, rates.cells[0].comparator)
+    return Line(
+        "Are MMCL + SSL models harder to clean?",
+        _word([left.verdict, rates.verdict]),
+        f"After CleanCLIP at one learning rate an ASR of {of_both[0]}% is left on them, and of "
+        f"{of_both[1]}% on MMCL models. Cleaning them takes {_bound(difference)}"
+        f"{2**difference.mean:.1f} times the learning rate "
+        f"{_interval(difference, lambda end: f'{2**end:.1f}')}, the mean of {len(cells)} settings.",
+    )
+
+
+def _impossible(lost: MeasureVerdict) -> Line:
+    cells = _first(lost)
+    ssl = [cell.control_ssl for cell in cells if cell.control_ssl]
+    cleaned, every = sum(of.cleaned for of in ssl), sum(of.seeds for of in ssl)
+    costs = [_range(getattr(cell, name).mean for cell in cells) for name in ("mmcl_ssl", "mmcl")]
+    return Line(
+        "Are they impossible to clean?",
+        "no" if cleaned == every else "some are" if cleaned else "yes",
+        f"CleanCLIP cleans {cleaned} of {every} MMCL + SSL models, at a loss of {costs[0]}% of "
+        f"their accuracy. MMCL models lose {costs[1]}%, and hardly any in the paper.",
+    )
+
+
+def _how_much(
+    lost: MeasureVerdict, secondary: Mapping[str, Mapping[str, MeasureVerdict]], paper: Paper
+) -> Line:
+    first, *others = dict.fromkeys(cell.comparator for cell in lost.cells)
+    beside = [
+        f"{_points(_pooled(lost, name))} against MMCL models with BatchNorm {label(name)} pairs, "
+        "as theirs"
+        for name in others
+    ]
+    for name, words in (
+        (MATCHED, "against MMCL models of twice the epochs"),
+        (HELD_OUT, "with cleaning pairs that pre-training has not seen"),
+    ):
+        other = secondary.get(name, {}).get("lost_at_cap")
+        if other and other.pooled:
+            beside.append(f"{_points(other.pooled.difference)} {words}")
+    printed = " and ".join(
+        f"{100 * _paper_difference(paper, dataset):.0f} ({label(dataset)})"
+        for dataset in dict.fromkeys(cell.dataset for cell in lost.cells if cell.dataset)
+    )
+    return Line(
+        "How much more accuracy does cleaning them cost?",
+        f"{_points(_pooled(lost, first), ' points')}",
+        f"It is {', '.join(beside)}. In the paper it is {printed}.",
+    )
+
+
+def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -> Line:
+    question = "Is it better to pre-train with MMCL alone?"
+    if accuracy is None:
+        return Line(question, "undecided", "On no seed are the models of both objectives cleaned.")
+
+    main = _pooled(accuracy, accuracy.cells[0].comparator)
+    signs = [value > 0 for cell in _first(accuracy) for value in cell.difference.by_seed.values()]
+    text = (
+        f"The cleaned MMCL + SSL model is the more accurate one in {sum(signs)} of {len(signs)} "
+        f"pairs, by {_points(main, ' points')}."
+    )
+    if matched and matched.pooled:
+        text += (
+            " Against MMCL models of twice the epochs, whose training costs about as much, it is "
+            f"{_points(matched.pooled.difference)}."
+        )
+    word = {"yes": "no", "no": "yes"}.get(higher := _word([accuracy.verdict]), higher)
+    return Line(question, word, text)
+
+
+def _word(verdicts: Sequence[str]) -> str:
+    """Whether MMCL + SSL models are the higher ones by all of these verdicts."""
+    if all(verdict in {*SUPPORTED, *AGAINST.values()} - set(LOWER) for verdict in verdicts):
+        return "yes"
+    return "no" if all(verdict in LOWER for verdict in verdicts) else "undecided"
+
+
+def _first(measure: MeasureVerdict) -> list[CellVerdict]:
+    """The settings against the first comparator."""
+    return [cell for cell in measure.cells if cell.comparator == measure.cells[0].comparator]
+
+
+def _pooled(measure: MeasureVerdict, comparator: str) -> Estimate:
+    """The mean over the settings against one comparator, for each seed that has all of them."""
+    of = [cell.difference for cell in measure.cells if cell.comparator == comparator]
+    seeds = set.intersection(*(set(each.by_seed) for each in of))
+    bounds = any(each.at_least for each in of), any(each.at_most for each in of)
+    means = {seed: sum(each.by_seed[seed] for each in of) / len(of) for seed in sorted(seeds)}
+    return estimate({seed: Value(mean, *bounds) for seed, mean in means.items()})
+
+
+def _paper_difference(paper: Paper, dataset: str) -> float:
+    """Share of accuracy lost in Table 1 with 100K pairs, MMCL + SSL less MMCL."""
+    lost = {
+        row.pretrain_objective: 1 - row.clean_accuracy / row.original_accuracy
+        for row in paper.table1
+        if (row.dataset, row.clean_size) == (dataset, "100k") and row.clean_accuracy is not None
+    }
+    return lost["mmcl_ssl"] - lost["mmcl"]
+
+
+def _range(fractions: Iterable[float]) -> str:
+    """The lowest and the highest in percent."""
+    known = sorted(fractions)
+    return f"{percent(known[0])} to {percent(known[-1])}"
+
+
+def _points(of: Estimate, unit: str = "") -> str:
+    return f"{_bound(of)}{percent(of.mean)}{unit} {_interval(of, percent)}".rstrip()
+
+
+def _bound(of: Estimate) -> str:
+    return "at least " * of.at_least + "at most " * of.at_most
+
+
+def _interval(of: Estimate, words: Callable[[float], str]) -> str:
+    return f"[{', '.join(map(words, of.interval))}]" if of.interval else ""

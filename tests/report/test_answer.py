@@ -1,0 +1,122 @@
+"""The answer in six lines: the same words in all four places, computed from the verdicts."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from repro.profile import load_profile
+from repro.report.answer import Answer, answer
+from repro.report.judging.claims import Claims, load_claims
+from repro.report.measures import Context, Evaluations
+from repro.report.pages.html import jinja_environment
+from repro.report.pages.latex import escape
+from repro.report.studies.results import read_study_results, whole_seeds
+from repro.report.verdicts import Verdicts, verdicts
+from tests.support.curves import arm, evaluated
+
+
+@pytest.fixture(scope="module")
+def claims() -> Claims:
+    return load_claims()
+
+
+@pytest.fixture(scope="module")
+def archived(claims: Claims) -> Answer:
+    studies = [of for of in read_study_results("mini") if of.name.startswith("confirmation")]
+    frame = pd.concat([study.frame for study in studies], ignore_index=True)
+    evaluations = Evaluations(frame, Context.of(claims, load_profile("mini")))
+    found = answer(
+        verdicts(evaluations, claims, "mini", whole_seeds(studies), "proxy"), claims.paper
+    )
+    assert found is not None
+    return found
+
+
+def plain_text(text: str) -> str:
+    return re.sub(r"\s+", " ", re.sub("<[^>]+>", "", text.replace("−", "-")))
+
+
+def test_readme_and_findings_say_what_the_archives_give(archived: Answer, root: Path) -> None:
+    for page in ("README.md", "docs/findings.md"):
+        text = plain_text((root / page).read_text())
+        assert archived.headline in text, page
+        for line in archived.lines:
+            assert f"**{line.question}** {line.answer.capitalize()}" in text, page
+            assert line.says.replace("−", "-") in text, page
+
+
+@pytest.mark.parametrize("name", ["index.html.j2", "report.tex.j2"])
+def test_page_and_article_place_every_line(archived: Answer, root: Path, name: str) -> None:
+    """The part of the template that shows the answer, rendered by itself."""
+    source = (root / "repro/report/pages/templates" / name).read_text()
+    if name == "index.html.j2":
+        environment = jinja_environment(autoescape=True)
+        part = re.search(r"{% if answer %}.*?{% else %}", source, re.DOTALL)
+        assert part
+        text = environment.from_string(part[0] + "{% endif %}").render(answer=archived)
+        expected = [line.says for line in archived.lines]
+    else:
+        environment = jinja_environment(
+            finalize=escape,
+            block_start_string="<%",
+            block_end_string="%>",
+            variable_start_string="<<",
+            variable_end_string=">>",
+        )
+        part = re.search(r"<% if answer %>.*?<% else %>", source, re.DOTALL)
+        assert part
+        text = environment.from_string(part[0] + "<% endif %>").render(answer=archived)
+        expected = [escape(line.says) for line in archived.lines]
+    text = plain_text(text.replace("&#39;", "'"))
+    assert archived.headline in text
+    for says in expected:
+        assert plain_text(says) in text
+
+
+def test_the_answer_has_at_most_six_lines_and_names_every_comparator(archived: Answer) -> None:
+    assert len(archived.lines) == 6
+    words = {line.question: line.answer for line in archived.lines}
+    assert [*words.values()][:2] == ["yes", "no"]
+    how_much = archived.lines[2]
+    assert how_much.answer == "8.8 points [5.7, 11.8]"
+    for number in (
+        "7.1 [5.5, 8.8]",
+        "5.7 [3.9, 7.6]",
+        "13.3 [8.3, 18.3]",
+        "20 (CC3M)",
+        "46 (CC6M)",
+    ):
+        assert number in how_much.says
+
+
+def confirmed(claims: Claims, outcome: Any) -> Answer:
+    """The answer if all arms of the confirmation behave like `outcome`."""
+    seeds, arms = claims.rules.seeds["mini"], claims.comparisons.confirmed["mini"]
+    names = sorted({arms.mmcl_ssl, *arms.mmcl.values(), *arms.twins})
+    frame = pd.concat([arm(outcome, seeds, name) for name in names], ignore_index=True)
+    done = dict.fromkeys({name.split("/")[0] for name in names}, seeds)
+    found = answer(verdicts(evaluated(frame), claims, "mini", done, "exact"), claims.paper)
+    assert found is not None
+    return found
+
+
+def test_other_data_give_another_answer(claims: Claims) -> None:
+    """No rate cleans MMCL + SSL models; and both objectives are alike."""
+
+    def stuck(objective: str, seed: int, rate: float) -> tuple[float, float]:
+        return (0.4, 0.001 * seed) if objective == "mmcl" else (0.1 - 0.001 * seed, 0.9)
+
+    worst, alike = confirmed(claims, stuck), confirmed(claims, lambda *_: (0.4, 0.01))
+    assert worst.lines[1].answer == "yes" and "0 of 30" in worst.lines[1].says
+    assert alike.lines[0].answer in ("no", "undecided")
+    assert "holds in its direction" not in alike.headline
+
+
+def test_there_is_no_answer_before_the_confirmation_is_whole(claims: Claims) -> None:
+    found: Verdicts = verdicts(
+        evaluated(arm(lambda *_: (0.4, 0.01), range(3))), claims, "mini", {}, "proxy"
+    )
+    assert answer(found, claims.paper) is None
