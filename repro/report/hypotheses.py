@@ -4,6 +4,8 @@ docs/rules.md has the rule, under "Hypotheses of a study".
 """
 
 from collections.abc import Iterable
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,9 @@ from repro.report.measures import (
     Quantity,
     Value,
     asr_left_at_rate,
+    lost_at_cap,
     of_seeds,
+    rate_doublings,
 )
 from repro.report.studies.results import StudyResults
 from repro.report.verdicts import Estimate, estimate, holm, p_above
@@ -50,7 +54,6 @@ def judged_hypotheses(name: str, study: Study, evaluations: Evaluations) -> list
     any; `p` is one-sided, after Holm's correction over the family. `verdict` is "supported",
     "supported, negligible", "refuted" or "undecided", and "incomplete" until all seeds are there.
     """
-    planned = {seed for variant in study.variants.values() for seed in variant.seeds}
     sums = {h.says: _sums(name, study, h, evaluations) for h in study.hypotheses}
     judged = []
     for hypothesis in study.hypotheses:
@@ -61,7 +64,7 @@ def judged_hypotheses(name: str, study: Study, evaluations: Evaluations) -> list
             for h in family
         )
         p = corrected[family.index(hypothesis)]
-        by_seed = sums[hypothesis.says]
+        by_seed, planned = sums[hypothesis.says], _planned(study, hypothesis)
         found = estimate(by_seed) if by_seed else None
         verdict = (
             _verdict(hypothesis, found, p) if found and by_seed.keys() >= planned else "incomplete"
@@ -86,21 +89,40 @@ def asr_frontier(model: CleanedModel) -> Value:
 MEASURES: dict[str, Quantity] = {
     "asr_left_at_rate": asr_left_at_rate,
     "asr_frontier": asr_frontier,
+    "rate_doublings": rate_doublings,
+    "lost_at_cap": lost_at_cap,
 }
+
+
+def _planned(study: Study, hypothesis: Hypothesis) -> set[int]:
+    """Seeds that a contrast is to have: those that all of its models of this study share."""
+    of_terms = [
+        {seed for variant in variants for seed in study.variants[variant].seeds}
+        for variants in map(study.matching, hypothesis.contrast)
+        if variants
+    ]
+    return set.intersection(*of_terms)
 
 
 def _sums(
     name: str, study: Study, hypothesis: Hypothesis, evaluations: Evaluations
 ) -> dict[int, Value]:
-    """The contrast of each seed that has all of its models."""
-    [dataset], [size] = study.datasets, study.clean_sizes
-    terms = []
+    """The contrast of each seed that has all of its models; bounds are taken as values."""
+    [place] = (
+        [hypothesis.setting] if hypothesis.setting else product(study.datasets, study.clean_sizes)
+    )
+    quantity = MEASURES[hypothesis.measure]
+    if hypothesis.rate is not None:
+        quantity = partial(asr_left_at_rate, rate=hypothesis.rate)
+    terms: list[tuple[float, dict[int, Value]]] = []
     for label, weight in hypothesis.contrast.items():
+        *_, arm, objective = f"{name}/{label}".rsplit("/", 1)
         # Of this study, where none is named.
-        *_, other, variant, objective = f"{name}/{label}".split("/")
-        arm = f"{other}/{variant}"
-        models = evaluations.cleaned(arm, dataset, size, objective)
-        terms.append((weight, of_seeds(MEASURES[hypothesis.measure], models)))
+        arms = [f"{name}/{of}" for of in study.matching(label)] or [arm.partition("/")[2]]
+        values: dict[int, Value] = {}
+        for each in arms:
+            values |= of_seeds(quantity, evaluations.cleaned(each, *place, objective))
+        terms.append((weight, values))
     return {
         seed: Value(sum(weight * values[seed].value for weight, values in terms))
         for seed in sorted(set.intersection(*(set(values) for _, values in terms)))

@@ -176,11 +176,12 @@ def asr_left_logit(model: CleanedModel) -> Value | None:
     return None if model.ends.empty else Value(_logits(model.ends).mean())
 
 
-def asr_left_at_rate(model: CleanedModel) -> Value | None:
-    """ASR at the end of the run with the learning rate that was fixed for all seeds."""
-    if model.context.rate is None:
+def asr_left_at_rate(model: CleanedModel, rate: float | None = None) -> Value | None:
+    """ASR at the end of the run with `rate`, or else the rate that was fixed for all seeds."""
+    rate = rate or model.context.rate
+    if rate is None:
         return None
-    at = model.ends[np.isclose(model.ends.learning_rate, model.context.rate)]
+    at = model.ends[np.isclose(model.ends.learning_rate, rate)]
     return None if at.empty else Value(at.asr.iloc[0])
 
 

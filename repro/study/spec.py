@@ -4,6 +4,10 @@ training runs that makes.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from datetime import date
+from fnmatch import filter as filter_names
+from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -76,10 +80,15 @@ class Hypothesis(Spec):
     family: str
     """Hypotheses of a family are corrected for each other."""
     says: str
-    measure: Literal["asr_left_at_rate", "asr_frontier"]
+    measure: Literal["asr_left_at_rate", "asr_frontier", "rate_doublings", "lost_at_cap"]
+    rate: Rate | None = None
+    """Learning rate of `asr_left_at_rate`; null for that of the rules."""
+    setting: Annotated[tuple[Dataset, CleanSize], Field(strict=False)] | None = None
+    """Dataset and number of cleaning pairs; null where the study has one of each."""
     contrast: Annotated[dict[str, FiniteFloat], Field(min_length=2)]
     """`<variant>/<pre-training objective>` to the weight of its measure in the sum;
-    `<study>/<variant>/<pre-training objective>` for one of another study.
+    `<study>/<variant>/<pre-training objective>` for one of another study. `draw_*` stands for all
+    variants whose names begin so, which then have seeds of their own.
     """
     expect: Literal["above", "below"]
     """Side of zero on which the sum is expected."""
@@ -111,6 +120,34 @@ class Study(Spec):
     axes: list[Axis] = Field(default_factory=list)
     """What the report draws results over."""
     hypotheses: list[Hypothesis] = Field(default_factory=list)
+    fixed: Annotated[date, Field(strict=False)] | None = None
+    """When the hypotheses were written down, before the first run; needed where there are any."""
+
+    @model_validator(mode="after")
+    def _hypotheses_can_be_judged(self) -> Self:
+        if self.hypotheses and self.fixed is None:
+            raise ValueError(
+                "fixed: missing (allowed: the day on which the hypotheses were written down)"
+            )
+        places = list(product(self.datasets, self.clean_sizes))
+        for hypothesis in self.hypotheses:
+            where, place = f"hypotheses: {hypothesis.says}", hypothesis.setting
+            if place not in places and (place or len(places) > 1):
+                allowed = ", ".join("[" + ", ".join(each) + "]" for each in places)
+                raise ValueError(f"{where}: setting: {place} (allowed: {allowed})")
+            for label in hypothesis.contrast:
+                seeds = [
+                    seed for name in self.matching(label) for seed in self.variants[name].seeds
+                ]
+                if len(set(seeds)) < len(seeds):
+                    raise ValueError(
+                        f"{where}: contrast: {label!r} (allowed: variants without a common seed)"
+                    )
+        return self
+
+    def matching(self, label: str) -> list[str]:
+        """The variants of this study that a label of a contrast stands for."""
+        return [name for name in self.variants if fnmatchcase(name, label.split("/")[0])]
 
     @model_validator(mode="after")
     def _names_are_variants(self) -> Self:
@@ -126,7 +163,7 @@ class Study(Spec):
         models = {f"{v}/{o}" for v, of in self.variants.items() for o in of.pretrain_objectives}
         for hypothesis in self.hypotheses:
             for name in hypothesis.contrast:
-                if name.count("/") < 2 and name not in models:
+                if name.count("/") < 2 and not filter_names(models, name):
                     raise ValueError(
                         f"hypotheses: {hypothesis.says}: contrast: {name!r} "
                         f"(allowed: {', '.join(sorted(models))})"

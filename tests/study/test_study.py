@@ -11,7 +11,7 @@ import pytest
 
 from repro.data.stages import data_key, data_settings, poison_key, poison_settings, write_settings
 from repro.ledger import LedgerError
-from repro.profile import load_profile, pretrain_runs
+from repro.profile import check, load_profile, pretrain_runs
 from repro.report.pages.findings import write_findings
 from repro.report.studies.results import archive_problems, evidence_of
 from repro.runs.published import read_results, read_run
@@ -19,6 +19,7 @@ from repro.spec import SpecError
 from repro.study import run as study_run
 from repro.study.archive import read_archive, unpack_run, write_archive
 from repro.study.spec import (
+    Study,
     asked_runs,
     lenders,
     load_study,
@@ -61,6 +62,33 @@ def test_data_that_tell_of_other_settings_are_refused(here: Path) -> None:
         with pytest.raises(SpecError, match=f'{folder}: made with target_class: "star"'):
             study_run.variant_folders(loaded, base)
         write_settings(folder, settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fixed": None}, "fixed: missing .allowed: the day on which"),
+        ({"setting": ["cc3m", "200k"]}, r"setting: .* \(allowed: \[cc6m, 200k\]\)"),
+        ({"contrast": {"*/mmcl_ssl": 1.0, "*/mmcl": -1.0}}, "variants without a common seed"),
+        ({"contrast": {"nobody_*/mmcl_ssl": 1.0, "cleanclip/mmcl": -1.0}}, "'nobody_.*allowed"),
+        ({"measure": "taste"}, r"hypotheses\.0\.measure"),
+        ({"rate": -1.0}, r"hypotheses\.0\.rate"),
+    ],
+)
+def test_a_hypothesis_that_cannot_be_judged_is_refused_before_the_first_run(
+    change: dict[str, Any], message: str
+) -> None:
+    content = load_study("mechanism").model_dump()
+    (content if "fixed" in change else content["hypotheses"][0]).update(change)
+    with pytest.raises(SpecError, match=message):
+        check(Study, content, "specs/studies/mechanism.yaml")
+
+
+def test_a_pattern_stands_for_the_variants_whose_names_it_matches() -> None:
+    study = load_study("draws")
+    assert len(study.matching("*/mmcl")) == 10
+    assert study.matching("target_*/mmcl") == [v for v in study.variants if v.startswith("target")]
+    assert study.matching("mechanism/cleanclip/mmcl") == []
 
 
 def test_models_of_a_variant_are_trained_by_one_study() -> None:
