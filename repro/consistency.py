@@ -7,10 +7,10 @@ runs, so that no stage starts on a specification that a later one would refuse.
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from repro.names import DATASETS
+from repro.names import DATASETS, LOSSES
 from repro.spec import Dataset, IconSource, Objective, Profile, RunSpec
 
 Problem = tuple[str, Any, str]
@@ -36,6 +36,22 @@ def problems_of(profile: Profile, classnames: Sequence[str], runs: list[RunSpec]
         _pretraining_problems(profile),
         _cleaning_problems(profile, runs),
     )
+    return _in_words(problems)
+
+
+def view_problems(profile: Profile, objectives: Iterable[Objective]) -> list[str]:
+    """Settings of the second view with which one of the objectives, which has no such view, would
+    be trained.
+    """
+    spec = profile.pretrain
+    single = [name for name in objectives if LOSSES[name].views == 1 or not spec.ssl_weight]
+    if spec.second_view == "all" or not single:
+        return []
+    allowed = f"all, because {', '.join(single)} encodes one view"
+    return _in_words([("pretrain.second_view", spec.second_view, allowed)])
+
+
+def _in_words(problems: Iterable[Problem]) -> list[str]:
     return [f"{field}: {value!r} (allowed: {allowed})" for field, value, allowed in problems]
 
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from repro.consistency import models_of, problems_of
+from repro.consistency import models_of, problems_of, view_problems
 from repro.files import replace_file
 from repro.spec import (
     Dataset,
@@ -184,7 +184,11 @@ def load_profile(
         merged = merge(merged, value, last, origins)
 
     profile = check(Profile, merged | {"name": name}, last, origins)
-    if problems := problems_of(profile, load_classnames(profile, specs), clean_runs(profile)):
+    problems = problems_of(profile, load_classnames(profile, specs), clean_runs(profile))
+    if overrides is None:
+        # A study says itself which of the objectives it trains.
+        problems += view_problems(profile, profile.pretrain.objectives)
+    if problems:
         raise problem_list(last, problems, origins)
     return profile
 

@@ -31,6 +31,7 @@ Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 BatchSize = Annotated[int, Field(ge=2)]
 T = TypeVar("T")
 NonEmpty = Annotated[list[T], Field(min_length=1)]
+SecondView = Literal["all", "poisoned", "clean"]
 ModelAge = PositiveInt | Literal["last", "best_validation_loss"]
 """Epoch whose model is cleaned: a number, the last, or that of the lowest validation loss."""
 
@@ -243,6 +244,9 @@ class PretrainSpec(Training):
     objectives: dict[Objective, Schedule]
     ssl_weight: Weight
     """Factor on the SSL term where the objective has one (paper Sec. 3: 1)."""
+    second_view: SecondView = "all"
+    """Pairs whose second view is augmented; the others have their first view twice. In a control no
+    pair is poisoned."""
     model_age: dict[Dataset, dict[Objective, ModelAge]]
     """Epoch at which training stops, of the full schedule (authors, CC6M: 21 and 36 of 64)."""
     seeds: NonEmpty[Seed]
@@ -383,6 +387,8 @@ class RunSpec(Cleaning):
     """`last` in cleaning."""
     ssl_weight: Weight = 1.0
     """Factor on the SSL term in pre-training; cleaning takes that of its defence."""
+    second_view: SecondView = "all"
+    """`all` in cleaning."""
     switches: Switches
     trigger: Trigger
     target_class: str

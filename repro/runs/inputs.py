@@ -52,9 +52,10 @@ def check_stores(
 
 
 def rows_read(spec: RunSpec) -> list[str]:
-    """Lists of rows in a poisoned store's `rows.npz` that a run trains on."""
+    """Lists of rows in a poisoned store's `rows.npz` that a run reads."""
     if spec.stage == "pretrain":
-        return ["train", "validation"] if spec.model_age == "best_validation_loss" else ["train"]
+        validation = ["validation"] if spec.model_age == "best_validation_loss" else []
+        return ["train", *validation, *(["poisoned"] if spec.second_view != "all" else [])]
     return [str(spec.clean_size), *(["poisoned"] if spec.poisons_left else [])]
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, PrivateAttr, model_validator
 
+from repro.consistency import view_problems
 from repro.ledger import RunRecord
 from repro.profile import (
     SPECS,
@@ -21,6 +22,7 @@ from repro.profile import (
     load_profile,
     merge,
     pretrain_runs,
+    problem_list,
     read_yaml,
 )
 from repro.runs.layout import RESULTS
@@ -194,9 +196,12 @@ def load_study(name: str) -> Study:
 
 
 def varied(study: Study, variant: Variant) -> Profile:
-    """The study's profile with the variant's overrides and seeds."""
+    """The study's profile with the variant's overrides and seeds; SpecError if these do not fit."""
     overrides = {"pretrain.seeds": variant.seeds, **variant.overrides}
-    return load_profile(study.profile, overrides=overrides, source=study._file)
+    profile = load_profile(study.profile, overrides=overrides, source=study._file)
+    if problems := view_problems(profile, variant.pretrain_objectives):
+        raise problem_list(study._file, problems, {})
+    return profile
 
 
 def archive_of(name: str) -> Path:

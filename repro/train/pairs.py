@@ -72,6 +72,9 @@ class TrainingPairs(Dataset[Batch]):
         self._images = store.decoded_if_room(self.size, cache, rows)
         self._order = lru_cache(maxsize=EPOCHS_KEPT)(self._draw_order)
 
+        # None where every second view is augmented.
+        self._augmented = None if spec.second_view == "all" else self._augmented_rows()
+
         # Only the SSL term looks at a second view of the captions.
         self._synonyms = Synonyms.read(synonyms) if self.views == 2 else Synonyms({}, {})
 
@@ -114,6 +117,12 @@ class TrainingPairs(Dataset[Batch]):
             images.append(view.apply(augmented, view.draw(batch, rng)[mine]))
             tokens.append(self._text_views(positions, step))
 
+            # Chosen after all draws, so that the views that stay are those of `all`.
+            if self._augmented is not None:
+                chosen = torch.from_numpy(self._augmented[self.rows[positions]])
+                images[1] = torch.where(chosen[:, None, None, None], images[1], images[0])
+                tokens[1] = torch.where(chosen[:, None], tokens[1], tokens[0])
+
         # Trimmed together, for both views go through the text tower as one batch.
         trimmed = trim(torch.cat(tokens))
         return torch.stack(images), trimmed.unflatten(0, (self.views, -1))
@@ -134,6 +143,14 @@ class TrainingPairs(Dataset[Batch]):
         """Tokens of the captions of some positions in `rows`."""
         captions = [self.store.captions[row] for row in self.rows[positions].tolist()]
         return tokenize(captions, self.spec.switches.truncation).long()
+
+    def _augmented_rows(self) -> NDArray[np.bool_]:
+        """Which rows of the store have an augmented second view, (N,)."""
+        poisoned = np.zeros(len(self.store), bool)
+        # A control trains on the store of clean pairs, which has no list of poisoned ones.
+        if self.spec.poisoned:
+            poisoned[self.store.rows("poisoned")] = True
+        return poisoned if self.spec.second_view == "poisoned" else ~poisoned
 
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
         """The order of an epoch, (n,): 0.2 s at six million rows, so no step draws it again."""

@@ -185,6 +185,35 @@ def test_a_problem_of_a_studys_override_names_the_study(
     ]
 
 
+def test_a_second_view_is_chosen_only_where_every_objective_has_one(
+    specs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A profile trains all its objectives; a study those that it names."""
+    allowed = "pretrain.second_view: 'poisoned' (allowed: all, because {} encodes one view)"
+    replaced(specs / "smoke.yaml", "pretrain:", "pretrain:\n  second_view: poisoned")
+    assert allowed.format("mmcl") in message(specs)
+
+    monkeypatch.chdir(specs.parent)
+    dose = replaced(specs / "studies" / "dose.yaml", "ssl_weight: 0.5", "second_view: poisoned")
+    study = load_study("dose")
+    chosen = varied(study, study.variants["ssl_half"])
+    assert {run.second_view for run in pretrain_runs(chosen)} == {"poisoned"}
+    assert {run.second_view for run in clean_runs(chosen)} == {"all"}
+
+    replaced(dose, "pretrain_objectives: [mmcl_ssl]", "pretrain_objectives: [mmcl, mmcl_ssl]")
+    study = load_study("dose")
+    with pytest.raises(SpecError) as caught:
+        varied(study, study.variants["ssl_half"])
+    assert f"dose.yaml: 1 problem(s)\n  {allowed.format('mmcl')}" in str(caught.value)
+
+    # Without the SSL term the other objective has one view too.
+    weightless = "pretrain.second_view: clean, pretrain.ssl_weight: 0.0"
+    replaced(dose, "pretrain.second_view: poisoned", weightless)
+    study = load_study("dose")
+    with pytest.raises(SpecError, match="'clean' .allowed: all, because mmcl, mmcl_ssl encodes"):
+        varied(study, study.variants["ssl_half"])
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

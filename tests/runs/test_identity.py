@@ -57,6 +57,8 @@ def test_only_the_rows_that_a_run_reads_count(pretraining: RunSpec, cleaning: Ru
     base = write_pairs(Path("base"))
     assert equal(pretraining, "p1", **{"100k": [3], "poisoned": [2]})
     assert not equal(pretraining, "p2", train=[0, 1, 2])
+    chosen = pretraining.model_copy(update={"second_view": "clean"})
+    assert not equal(chosen, "p3", poisoned=[2]) and equal(chosen, "p4", **{"100k": [3]})
     assert equal(cleaning, "c1", **{"200k": [3], "poisoned": [2], "train": [1]})
     assert not equal(cleaning, "c2", **{"100k": [3]})
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from repro.data.shards import PairStore
-from repro.profile import clean_runs, load_profile
+from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.spec import RunSpec, Views
 from repro.train.loading import load_batches, on_device
 from repro.train.pairs import TrainingPairs, shift_and_flip
@@ -38,6 +38,13 @@ def spec(loss: str, **switches: str) -> RunSpec:
     overrides = {f"switches.{name}": value for name, value in switches.items()}
     runs = clean_runs(load_profile("smoke", overrides=overrides))
     run = next(run for run in runs if run.loss == loss)
+    return scheduled(run, global_batch_size=8, norm_batch_size=4)
+
+
+def two_views() -> RunSpec:
+    """A pre-training with two views, shifted and flipped."""
+    overrides = {"pretrain.views": {"shift_pixels": 2, "flip": True}}
+    [run, *_] = pretrain_runs(load_profile("smoke", overrides=overrides), "cc3m", "mmcl_ssl")
     return scheduled(run, global_batch_size=8, norm_batch_size=4)
 
 
@@ -98,6 +105,44 @@ def test_a_fixed_text_view_repeats_and_a_redrawn_not(store: PairStore, tmp_path:
 
     assert len(views("fixed")) == 1
     assert len(views("redrawn")) > 1
+
+
+@pytest.mark.parametrize("second_view", ["poisoned", "clean"])
+def test_a_second_view_is_augmented_for_the_chosen_pairs_alone(
+    second_view: str, store: PairStore, tmp_path: Path
+) -> None:
+    """Augmented views are those of `all`; the other pairs have their first view twice, by bytes."""
+    np.savez(store.folder / "rows.npz", poisoned=np.arange(0, COUNT, 3))
+    run = two_views()
+    every = pairs(store, tmp_path, run)
+    chosen = pairs(store, tmp_path, run.model_copy(update={"second_view": second_view}))
+    differing = 0
+    for step in range(10):
+        (images, tokens), (all_images, all_tokens) = chosen[step], every[step]
+        length = tokens.shape[-1]
+        assert torch.equal(images[0], all_images[0])
+        assert torch.equal(tokens[0], all_tokens[0, :, :length])
+
+        rows = every.positions(step)
+        augmented = (rows % 3 == 0) if second_view == "poisoned" else (rows % 3 != 0)
+        for pair, by_view in enumerate(augmented):
+            assert torch.equal(images[1, pair], all_images[int(by_view), pair])
+            assert torch.equal(tokens[1, pair], all_tokens[int(by_view), pair, :length])
+            differing += by_view and not torch.equal(images[1, pair], images[0, pair])
+    assert differing > 10
+
+
+def test_in_a_control_no_pair_is_poisoned(store: PairStore, tmp_path: Path) -> None:
+    """Its store of clean pairs has no list of rows."""
+    (store.folder / "rows.npz").unlink(missing_ok=True)
+    control = two_views().model_copy(update={"poisoned": False})
+    views = {
+        name: pairs(store, tmp_path, control.model_copy(update={"second_view": name}))[2][0]
+        for name in ("all", "poisoned", "clean")
+    }
+    assert torch.equal(views["clean"], views["all"])
+    assert torch.equal(views["poisoned"][1], views["poisoned"][0])
+    assert not torch.equal(views["all"][1], views["all"][0])
 
 
 def test_too_few_pairs_for_a_batch_are_refused(store: PairStore, tmp_path: Path) -> None:
