@@ -18,7 +18,7 @@ from repro.train.clustering import deep_clustering
 from repro.train.fresh_head import FRESH_HEAD
 from repro.train.ft_sam import ft_sam_step
 from repro.train.model import START_LOG_LOGIT_SCALE
-from repro.train.objectives import OBJECTIVES, Losses, Objective
+from repro.train.objectives import OBJECTIVES, Losses, Objective, with_ssl_parts
 from repro.train.pairs import TrainingPairs
 from repro.train.par import par
 
@@ -88,4 +88,5 @@ DEFENCES: dict[DefenceName, Defence] = {
 def objective_of(spec: RunSpec) -> Objective:
     """What the run minimises."""
     name, settings = spec.loss_settings
-    return DEFENCES[name].objective(spec.loss, settings)
+    objective = DEFENCES[name].objective(spec.loss, settings)
+    return with_ssl_parts(objective) if spec.ssl_parts else objective

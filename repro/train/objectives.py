@@ -8,7 +8,7 @@ L2-normalised and gathered over ranks.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -64,9 +64,11 @@ class Objective:
     """A loss of one batch, with what it needs."""
 
     weights: Mapping[str, float]
-    """Factor on each part; the weighted sum is minimised."""
+    """Factor on each part that is minimised, in their weighted sum."""
     loss: Callable[[Batch, nn.Module | None], Losses]
-    """(batch, modules) to the parts, unweighted: rows and tracker show them as they are."""
+    """(batch, modules) to the parts, unweighted: rows and tracker show them as they are, those
+    without a weight too.
+    """
     needs_start: bool = False
     """Keep the start model frozen, and encode every batch by it too."""
     modules: Callable[[int, int], nn.Module] | None = None
@@ -77,7 +79,8 @@ class Objective:
     def total(self, batch: Batch, modules: nn.Module | None) -> Losses:
         """The parts, and their weighted sum as `loss`."""
         parts = self.loss(batch, modules)
-        return {"loss": sum(self.weights[name] * part for name, part in parts.items()), **parts}  # type: ignore[dict-item]
+        total = sum(weight * parts[name] for name, weight in self.weights.items())
+        return {"loss": total, **parts}  # type: ignore[dict-item]
 
 
 def mmcl_loss(
@@ -122,6 +125,18 @@ TERMS: dict[str, Callable[[Batch], Tensor]] = {
 def weighted(**weights: float) -> Objective:
     """The terms of these names with these weights."""
     return Objective(weights, lambda batch, _: {name: TERMS[name](batch) for name in weights})
+
+
+def with_ssl_parts(base: Objective) -> Objective:
+    """`base` with both halves of the SSL term, image and text, among the parts that are shown."""
+
+    def loss(batch: Batch, modules: nn.Module | None) -> Losses:
+        with torch.no_grad():
+            halves = {name: TERMS[name](batch) for name in ("ssl_image", "ssl_text")}
+        # A half that `base` minimises stays in its graph.
+        return {**halves, **base.loss(batch, modules)}
+
+    return replace(base, loss=loss)
 
 
 OBJECTIVES: dict[Loss, Callable[[float], Objective]] = {

@@ -1,6 +1,7 @@
 """Objectives against Equations 1 and 2 in float64; learning rates against closed forms."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,14 +10,23 @@ import torch.nn.functional as F
 from open_clip_train.scheduler import cosine_lr
 from torch import Tensor
 
+from repro.ledger import pending_rows
 from repro.names import DEFENCES as DEFENCE_NAMES
 from repro.names import LOSSES
 from repro.profile import clean_runs, load_profile
 from repro.spec import RunSpec, Schedule
 from repro.train.defences import DEFENCES, objective_of
-from repro.train.objectives import OBJECTIVES, Batch, mmcl_loss, ssl_loss, weighted
+from repro.train.objectives import (
+    OBJECTIVES,
+    Batch,
+    mmcl_loss,
+    ssl_loss,
+    weighted,
+    with_ssl_parts,
+)
 from repro.train.schedule import evaluation_steps, learning_rate, num_steps
-from tests.support.short_run import defended, run_spec
+from tests.support.short_run import assert_equal_models, defended, pretraining_of, run_spec
+from tests.support.short_run import run as train
 
 
 def features(count: int, batch: int, seed: int = 0) -> list[Tensor]:
@@ -86,6 +96,36 @@ def test_the_total_is_the_weighted_sum_and_leaves_out_terms_of_weight_zero() -> 
         mmcl_loss(image, text, scale).item() + 0.5 * parts["ssl"].item()
     )
     assert set(OBJECTIVES["mmcl_ssl"](0.0).total(batch, None)) == {"loss", "mmcl"}
+
+
+def test_halves_of_the_ssl_term_are_shown_and_change_no_bit(tmp_path: Path) -> None:
+    plain = pretraining_of(run_spec(optimizer_state="fresh"))
+    shown = plain.model_copy(update={"ssl_parts": True})
+    assert "ssl_parts" not in plain.computed() and shown.computed()["ssl_parts"] is True
+
+    specs = {"plain": plain, "shown": shown}
+    models = [train(tmp_path / name, spec) for name, spec in specs.items()]
+    assert_equal_models(*models, 0.0)
+
+    rows = {name: pending_rows(tmp_path / name)[1:] for name in specs}
+    for item, other in zip(rows["plain"], rows["shown"], strict=True):
+        losses, with_halves = item["row"]["train_loss"], other["row"]["train_loss"]
+        halves = with_halves.pop("ssl_image"), with_halves.pop("ssl_text")
+        assert with_halves == losses
+        assert sum(halves) / 2 == pytest.approx(losses["ssl"], rel=1e-6)
+        assert halves[0] != halves[1]
+
+
+def test_a_half_that_is_minimised_keeps_its_gradient() -> None:
+    [image, image_2, text, text_2] = features(4, 3)
+    images = torch.stack([image, image_2]).requires_grad_()
+    scale = torch.tensor(2.0, dtype=torch.float64)
+    batch = Batch(images, torch.stack([text, text_2]), scale, None, None)
+    base = OBJECTIVES["image_ssl"](1.0)
+    for objective in (base, with_ssl_parts(base)):
+        images.grad = None
+        objective.total(batch, None)["loss"].backward()
+        assert images.grad is not None and images.grad[1].any()
 
 
 def test_every_name_has_an_implementation_that_takes_its_settings() -> None:
