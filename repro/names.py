@@ -25,6 +25,8 @@ DefenceName = Literal[
     "reset_temperature",
     "fresh_head",
     "par",
+    "par_view",
+    "par_push",
     "ft_sam",
 ]
 
@@ -112,6 +114,11 @@ DEFENCES: dict[DefenceName, DefenceNames] = {
         {"threshold": Setting(2.15, most=4.0)},
         views=1,
         base_view="noise_and_erasing",
+    ),
+    # PAR taken apart, for what it is in PAR that cleans.
+    "par_view": DefenceNames("PAR, its view alone", {}, views=1, base_view="noise_and_erasing"),
+    "par_push": DefenceNames(
+        "PAR, its push alone", {"threshold": Setting(2.15, most=4.0)}, views=1
     ),
     # By the MMCL loss, whatever the loss of the run.
     "ft_sam": DefenceNames("FT-SAM", {"radius": Setting(0.5)}, views=1),

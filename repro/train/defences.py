@@ -20,7 +20,7 @@ from repro.train.ft_sam import ft_sam_step
 from repro.train.model import START_LOG_LOGIT_SCALE
 from repro.train.objectives import OBJECTIVES, Losses, Objective, with_ssl_parts
 from repro.train.pairs import TrainingPairs
-from repro.train.par import par
+from repro.train.par import par, without_push
 
 Settings = Mapping[str, float]
 """Every setting of a defence by name."""
@@ -81,6 +81,9 @@ DEFENCES: dict[DefenceName, Defence] = {
     "reset_temperature": Defence(start=reset_temperature),
     "fresh_head": Defence(lambda loss, settings: FRESH_HEAD),
     "par": Defence(lambda loss, settings: par(settings["threshold"])),
+    "par_view": Defence(lambda loss, settings: without_push()),
+    # With the run's own shift and flip, which the frozen model sees too.
+    "par_push": Defence(lambda loss, settings: par(settings["threshold"])),
     "ft_sam": Defence(lambda loss, settings: OBJECTIVES["mmcl"](1.0), step=ft_sam_step),
 }
 

@@ -18,7 +18,9 @@ def push(
     """Mean squared distance of normalised embeddings from those of the start model, 0 to 4; beyond
     `threshold` it is 0 and has no gradient.
 
-    At the start both are equal, and the gradient is 0 too: the augmentation breaks the tie.
+    Where both are equal the gradient is 0 too. Both models get the same augmented pairs, so no
+    augmentation tells them apart: images differ from the first step on, because BatchNorm takes the
+    statistics of the batch in the trained model alone, captions once the MMCL loss has made a step.
     """
     distance = (now - start).square().sum(dim=-1).mean()
     return torch.where(distance <= threshold, distance, torch.zeros_like(distance))
@@ -31,7 +33,15 @@ def par(threshold: float) -> Objective:
         assert batch.start is not None
         images = push(batch.images[0], batch.start[0][0], threshold)
         texts = push(batch.texts[0], batch.start[1][0], threshold)
-        mmcl = mmcl_loss(batch.images[0], batch.texts[0], batch.scale.detach())
-        return {"mmcl": mmcl, "push": (images + texts) / 2}
+        return {**_steady_mmcl(batch), "push": (images + texts) / 2}
 
     return Objective({"mmcl": 1.0, "push": -1.0}, loss, needs_start=True)
+
+
+def without_push() -> Objective:
+    """L_MMCL with a temperature that does not train: what is left of `par` without its push."""
+    return Objective({"mmcl": 1.0}, lambda batch, _: _steady_mmcl(batch))
+
+
+def _steady_mmcl(batch: Batch) -> Losses:
+    return {"mmcl": mmcl_loss(batch.images[0], batch.texts[0], batch.scale.detach())}

@@ -322,6 +322,52 @@ def test_par_pushes_up_to_its_threshold_and_not_at_the_start() -> None:
         assert now.grad is not None and not now.grad.any()
 
 
+def test_par_in_parts_is_its_view_and_its_push(tmp_path: Path) -> None:
+    """Which pairs a step gets, and which loss; the temperature stands still in all three."""
+    base = run_spec(optimizer_state="fresh").model_copy(update={"loss": "mmcl"})
+    specs = {name: defended(base, name) for name in ("par", "par_view", "par_push")}
+    assert {spec.num_views for spec in specs.values()} == {1}
+    views = {name: NAMES[name].base_view for name in specs}  # type: ignore[index]
+    assert views == {"par": "noise_and_erasing", "par_view": "noise_and_erasing", "par_push": ""}
+    assert specs["par"].loss_settings[1] == specs["par_push"].loss_settings[1]
+
+    start = build_model(base.model, 0, base.switches.initialisation)
+    models, parts = {}, {}
+    for name, spec in specs.items():
+        models[name] = run(tmp_path / name, spec, pairs=Single())
+        assert torch.equal(models[name].logit_scale, start.logit_scale)
+        parts[name] = [line["row"]["train_loss"] for line in pending_rows(tmp_path / name)][-1]
+    assert parts["par_view"].keys() == {"loss", "mmcl"}
+    assert parts["par_push"].keys() == {"loss", "mmcl", "push"}
+    assert parts["par_push"]["push"] > 0
+
+    # These pairs make no light view, so that what is left of the difference is the push.
+    assert_equal_models(models["par"], models["par_push"], 0.0)
+    assert not torch.equal(models["par"].text_projection, models["par_view"].text_projection)
+
+
+def test_no_augmentation_tells_the_model_from_its_start(tmp_path: Path) -> None:
+    """BatchNorm does so for images at the first step; captions follow at the second."""
+    base = run_spec(optimizer_state="fresh").model_copy(update={"loss": "mmcl"})
+    seen = []
+
+    def loss(given: Batch, modules: nn.Module | None) -> Losses:
+        assert given.start is not None
+        seen.append(
+            [
+                bool((now - then[0]).any())
+                for now, then in zip((given.images[0], given.texts[0]), given.start, strict=True)
+            ]
+        )
+        return par(2.15).loss(given, modules)
+
+    objective = replace(par(2.15), loss=loss)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DEFENCES, "par", Defence(lambda *_: objective))
+        run(tmp_path / "run", defended(base, "par"), pairs=Single())
+    assert seen[:2] == [[True, False], [True, True]]
+
+
 def test_the_temperature_is_reset_and_nothing_else() -> None:
     spec = run_spec()
     model = build_model(spec.model, 0, "fp32")
