@@ -45,15 +45,10 @@ def view_problems(profile: Profile, objectives: Iterable[Objective]) -> list[str
     """
     spec = profile.pretrain
     single = [name for name in objectives if LOSSES[name].views == 1 or not spec.ssl_weight]
-    if not single:
+    if spec.second_view == "all" or not single:
         return []
-    because = f"because {', '.join(single)} encodes one view"
-    problems: list[Problem] = []
-    if spec.second_view != "all":
-        problems.append(("pretrain.second_view", spec.second_view, f"all, {because}"))
-    if spec.ssl_parts:
-        problems.append(("pretrain.ssl_parts", True, f"false, {because}"))
-    return _in_words(problems)
+    allowed = f"all, because {', '.join(single)} encodes one view"
+    return _in_words([("pretrain.second_view", spec.second_view, allowed)])
 
 
 def _in_words(problems: Iterable[Problem]) -> list[str]:

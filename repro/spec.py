@@ -235,6 +235,9 @@ class Training(Spec):
     text_parts: PositiveInt = 1
     """Parts, by length, in which the captions of a batch pass the text tower, each as long as its
     longest caption: less work, equal to rounding."""
+    ssl_parts: bool = False
+    """Rows show image and text half of the SSL term where a second view is encoded; training does
+    not depend on it."""
 
 
 class PretrainSpec(Training):
@@ -244,8 +247,6 @@ class PretrainSpec(Training):
     objectives: dict[Objective, Schedule]
     ssl_weight: Weight
     """Factor on the SSL term where the objective has one (paper Sec. 3: 1)."""
-    ssl_parts: bool = False
-    """Rows show image and text half of the SSL term, which training does not depend on."""
     second_view: SecondView = "all"
     """Pairs whose second view is augmented; the others have their first view twice. In a control no
     pair is poisoned."""
@@ -389,9 +390,8 @@ class RunSpec(Cleaning):
     """`last` in cleaning."""
     ssl_weight: Weight = 1.0
     """Factor on the SSL term in pre-training; cleaning takes that of its defence."""
-    ssl_parts: bool = False
-    """False in cleaning, as the next field is `all`."""
     second_view: SecondView = "all"
+    """`all` in cleaning."""
     switches: Switches
     trigger: Trigger
     target_class: str

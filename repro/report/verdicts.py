@@ -485,7 +485,8 @@ def verdicts(
             arm = f"{rule.study}/{rule.variant}"
             of_arm = evaluations.frame[evaluations.frame.arm == arm]
             ssl = arm if "mmcl_ssl" in set(of_arm.pretrain_objective) else confirming.mmcl_ssl
-            beside = Arms(mmcl_ssl=ssl, mmcl={rule.variant: arm})
+            twins = [twin for twin in rule.twins if twin.split("/")[0] in complete]
+            beside = Arms(mmcl_ssl=ssl, mmcl={rule.variant: arm}, twins=twins)
             if rule.study in complete:
                 judged = cell_verdicts(evaluations, beside, rules, scope, confirmed=True)
                 secondary.append({"name": name, "why": rule.why, "measures": judged})

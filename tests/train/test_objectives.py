@@ -115,6 +115,12 @@ def test_halves_of_the_ssl_term_are_shown_and_change_no_bit(tmp_path: Path) -> N
         assert sum(halves) / 2 == pytest.approx(losses["ssl"], rel=1e-6)
         assert halves[0] != halves[1]
 
+    # Where one view is encoded there is no SSL term to take apart.
+    single = objective_of(plain.model_copy(update={"loss": "mmcl", "ssl_parts": True}))
+    image, text = features(2, 3)
+    batch = Batch(image[None], text[None], torch.tensor(2.0), None, None)
+    assert set(single.total(batch, None)) == {"loss", "mmcl"}
+
 
 def test_a_half_that_is_minimised_keeps_its_gradient() -> None:
     [image, image_2, text, text_2] = features(4, 3)

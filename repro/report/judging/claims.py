@@ -208,6 +208,8 @@ class SecondaryRule(Spec):
 
     study: str
     variant: str
+    twins: list[str] = Field(default_factory=list)
+    """Never-poisoned models for its positive control, as `<study>/<variant>`."""
     why: str
 
 
