@@ -186,6 +186,7 @@ command(
     option("--seeds", "One to run, again for more; else all.", type=int, multiple=True),
     option("--variants", "One to run, again for more; else all.", multiple=True),
     option("--dry-run", "Print what would run, with core-hours.", is_flag=True),
+    option("--models", "Train this model alone, such as cc6m-mmcl; again for more.", multiple=True),
 )
 command(
     "accept",
@@ -206,7 +207,6 @@ command(
     "tracking.server.omniboard:omniboard",
     "Browse the recorded runs in Omniboard on this machine.",
     option("--port", type=PORT, default=9000),
-    option("--write", "Allow notes, tags and deletion.", is_flag=True),
 )
 command(
     "evaluate",
@@ -242,9 +242,19 @@ command(
     option("--profile", "Whose report or files; else that of params.yaml."),
 )
 command(
+    "check",
+    "report.check:check_command",
+    """Compare runs with the archives: equal bit for bit, or like the archived seeds?
+
+    TARGET is a profile, by default that of params.yaml, or an archive (.jsonl.gz). Exit status: 0
+    like the archive, 1 not, 2 nothing to compare.""",
+    click.Argument(["target"], required=False),
+    option("--json", "For programs.", is_flag=True),
+)
+command(
     "findings",
     "report.pages.findings:write_findings",
-    "Write the tables of docs/findings.md and docs/mini.md from the archives.",
+    "Write the tables of docs/findings.md, data.md and history.md from the archives.",
 )
 command(
     "readme",
@@ -256,6 +266,12 @@ command(
     "report.release:release",
     "Build the folder to upload: report, models, metadata.",
     option("--profile", "Whose report to pack.", default="mini"),
+    option(
+        "--seeds",
+        "One whose models to pack, again for more; else the first.",
+        type=int,
+        multiple=True,
+    ),
     prints=True,
 )
 command(

@@ -17,9 +17,11 @@ def wilson(successes: int, total: int, confidence: float = 0.95) -> Interval:
     return float(low), float(high)
 
 
-def student(values: Sequence[float], confidence: float, *, one_more: bool = False) -> Interval:
-    """Interval of the mean of a normal sample, or of `one_more` value; at least two values."""
+def student(values: Sequence[float], confidence: float, *, further: int = 0) -> Interval:
+    """Interval of the mean of a normal sample of at least two values, or, with `further`, of the
+    mean of so many further values.
+    """
     n = len(values)
     half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * stdev(values)
-    half *= math.sqrt(one_more + 1 / n)
+    half *= math.sqrt(1 / n + (1 / further if further else 0))
     return fmean(values) - half, fmean(values) + half

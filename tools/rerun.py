@@ -59,7 +59,7 @@ def compare(archived: Sequence[ArchivedRun], again: Sequence[ArchivedRun]) -> It
         value = asr_left(cleaned, objective, seed)
         others = {record.spec.seed for record, _ in of_variant} - {seed}
         values = [asr_left(of_variant, objective, other) for other in others]
-        low, high = student(values, 0.95, one_more=True)
+        low, high = student(values, 0.95, further=1)
         text = (
             f"{objective}: mean ASR at the ends of the runs {value:.3f}, "
             f"in the archive {asr_left(of_variant, objective, seed):.3f}, "

@@ -316,7 +316,7 @@ def test_intervals_p_values_and_corrections_are_those_of_scipy() -> None:
     assert holm([0.04, 0.01, None, 0.03]) == pytest.approx([0.09, 0.04, None, 0.09])
     assert (estimate({0: Value(1.0), 1: Value(2.0)}).interval, p_above([1.0, 2.0])) == (None, None)
     wide = 2 * stats.t.ppf(0.975, 3) * np.std(values, ddof=1) * math.sqrt(1.25)
-    assert np.ptp(student(values, 0.95, one_more=True)) == pytest.approx(wide)
+    assert np.ptp(student(values, 0.95, further=1)) == pytest.approx(wide)
 
 
 def test_the_frontier_is_a_concave_hull_that_stays_at_its_peak() -> None:

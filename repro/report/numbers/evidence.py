@@ -76,7 +76,7 @@ def read_evidence(profile: Profile, authors: AuthorsPoints = ((), ())) -> Eviden
         # Left over from an earlier profile, such as a learning rate that has left the grid.
         if run.folder not in expected:
             notices.append(f"{run.folder} is not a run of this profile and is left out")
-        elif reason := _unusable(run, expected[run.folder]):
+        elif reason := unusable(run, expected[run.folder]):
             missing[run.folder] = reason
         # A model that was trained again after it was cleaned: the old cleaning is of no use.
         elif reason := _foreign_model(run, made.get((spec.cell, spec.seed))):
@@ -97,7 +97,7 @@ def read_evidence(profile: Profile, authors: AuthorsPoints = ((), ())) -> Eviden
     )
 
 
-def _unusable(run: FinishedRun, expected: RunSpec) -> str:
+def unusable(run: FinishedRun, expected: RunSpec) -> str:
     """Why a run that is asked for does not count; empty if it does."""
     # `computed` leaves out what changes no result, such as names and the ASR's cap.
     if run.record.spec.computed() != expected.computed():

@@ -1,0 +1,338 @@
+"""`python -m repro check [PROFILE|ARCHIVE]`: is a run what the archive says?
+
+On the archive's kind of processor, a run of archived settings, seed and data equals the archived
+one, bit for bit. Another kind rounds differently, and training amplifies the difference to about
+that between two seeds (docs/data.md). Where no run is equal, the measures are therefore compared
+with those of the archived seeds.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from repro.intervals import student
+from repro.ledger import CLEANED, IDENTITY, LedgerError, Row
+from repro.markdown import table_lines
+from repro.profile import chosen_profile, clean_runs, load_profile, pretrain_runs
+from repro.report.document import joined
+from repro.report.judging.claims import load_claims
+from repro.report.measures import Context, Evaluations
+from repro.report.numbers.evidence import folder_of, unusable
+from repro.report.own_run import OwnValue, own_starts, own_values
+from repro.report.points import FinishedRun, archived_runs, evaluations
+from repro.report.studies.results import StudyResults, archive_problems, read_study_results
+from repro.runs.published import ROWS, read_run
+from repro.runs.version import unaccepted_runs
+from repro.spec import Profile, digest
+from repro.study.spec import archive_of, lacking, load_study, study_names
+
+LEVEL = 0.05
+"""Share of runs like the archive that are taken for others, where none is equal."""
+SHOWN = 10
+"""Problems that are printed."""
+UNCOMPARED = {"run", "fingerprint", "seconds", *IDENTITY}
+"""Fields of a row that name its run or tell the time."""
+UNUSABLE = 2
+"""Exit status where nothing can be compared."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is checked."""
+
+    name: str
+    profile: Profile
+    runs: Sequence[FinishedRun]
+    """Those that can be used."""
+    problems: list[str]
+    """A line for each run that lacks, or cannot be used."""
+    archive: Path | None = None
+    """The file of the runs; None for those of results/."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of a check; the subject is like the archive if there are no `problems`."""
+
+    subject: str
+    seeds: list[int]
+    runs: int
+    counterparts: int
+    """Runs of which the archive has one with the same settings, seed and data."""
+    equal: int
+    """Of these, those that are equal bit for bit."""
+    machines: dict[str, list[str]]
+    """Processor and torch of the subject's runs (`here`) and of the `archive`."""
+    measures: list[OwnValue] = field(default_factory=list)
+    """Where runs differ: of the mean over the subject's seeds."""
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def sentence(self) -> str:
+        """The outcome in one sentence."""
+        if self.problems:
+            more = f" (and {len(self.problems) - 1} more)" * (len(self.problems) > 1)
+            return f"{self.subject} is not what the archive says: {self.problems[0]}{more}."
+        if not self.counterparts and not self.measures:
+            return (
+                f"{self.subject}: {self.runs} runs are whole; no archived run has their settings."
+            )
+        if self.equal == self.counterparts > 0:
+            others = self.runs - self.counterparts
+            rest = f"; {others} others have no archived counterpart" if others else ""
+            return (
+                f"{self.subject}: {self.equal} of {self.counterparts} runs equal the archived "
+                f"ones, bit for bit{rest}."
+            )
+        inside, here, there = (
+            sum(row["inside"] for row in self.measures),
+            *(" and ".join(self.machines[of]) for of in ("here", "archive")),
+        )
+        return (
+            f"{self.subject} is what the archive says, up to rounding: 0 of {self.counterparts} "
+            f"runs are equal bit for bit (here {here}, archive {there}), and {inside} of "
+            f"{len(self.measures)} measures lie inside the 95% prediction interval of the archived "
+            "seeds, none outside the one that holds for all of them at once."
+        )
+
+
+def check_command(target: str | None, as_json: bool) -> int:
+    """Print what came of a check; 0 if the target is like the archive, 1 if it is not, 2 if nothing
+    can be compared.
+    """
+    try:
+        found = check(target)
+    except LedgerError as error:
+        print(f"check: {error}")
+        return UNUSABLE
+    if as_json:
+        print(json.dumps(asdict(found) | {"sentence": found.sentence}, indent=1))
+        return int(bool(found.problems))
+
+    if found.measures:
+        heads = ("measure", "setting", "of", "here", "archive", "95% prediction interval", "inside")
+        print("\n".join(table_lines(heads, map(_cells, found.measures))), end="\n\n")
+    for line in found.problems[:SHOWN]:
+        print(f"- {line}")
+    if len(found.problems) > SHOWN:
+        print(f"- and {len(found.problems) - SHOWN} more")
+    print(found.sentence)
+    return int(bool(found.problems))
+
+
+def sentence_of(profile: str) -> str:
+    """The sentence on the published runs of a profile; empty where it has no archive."""
+    if profile not in _archived_profiles():
+        return ""
+    try:
+        return check(profile).sentence
+    except LedgerError as error:
+        return f"{profile} was not compared with the archive: {error}"
+
+
+def check(target: str | None = None) -> Finding:
+    """Compare the published runs of a profile, by default that of params.yaml, or those of an
+    archive (`*.jsonl.gz`), with the archives of results/studies.
+
+    LedgerError where nothing can be compared, SpecError for a name that there is not.
+    """
+    is_archive = bool(target) and str(target).endswith(".jsonl.gz")
+    subject = _archive(Path(str(target))) if is_archive else _own(target or chosen_profile())
+    studies = _archives(subject)
+    archive = [run for study in studies for run in study.runs]
+
+    same, others = _settings([*subject.runs, *archive]), defaultdict(list)
+    for run in archive:
+        others[same[id(run)]].append(run)
+    paired = [(run, others[key]) for run in subject.runs if (key := same[id(run)]) in others]
+    differing = [line for run, known in paired if (line := _difference(run, known))]
+    equal = len(paired) - len(differing)
+    measures = _measures(subject, studies) if differing or not paired else []
+
+    problems = [*subject.problems, *_structure(subject.runs)]
+    if not paired and not measures and not is_archive:
+        problems.append("no run has the settings of an archived one")
+    # Where some runs are equal, another processor explains no other.
+    problems += differing if equal else _outliers(measures)
+    return Finding(
+        subject=subject.name,
+        seeds=sorted({run.record.spec.seed for run in subject.runs}),
+        runs=len(subject.runs),
+        counterparts=len(paired),
+        equal=equal,
+        machines={"here": _machines(subject.runs), "archive": _machines(archive)},
+        measures=measures,
+        problems=problems,
+    )
+
+
+def _own(name: str) -> Subject:
+    profile = load_profile(name)
+    if name not in (there := _archived_profiles()):
+        listed = ", ".join(sorted(there)) or "none"
+        raise LedgerError(f"profile {name}: has no archive (profiles with one: {listed})")
+    runs, problems = [], []
+    for spec in [*pretrain_runs(profile), *clean_runs(profile)]:
+        folder = folder_of(spec)
+        try:
+            run = FinishedRun(folder, *read_run(Path(folder)), sha256="")
+        except LedgerError as error:
+            problems.append(str(error))
+            continue
+        if reason := unusable(run, spec):
+            problems.append(f"{folder}: {reason}")
+        else:
+            runs.append(run)
+    if not runs:
+        raise LedgerError(f"results/{name}: no runs; `make reproduce PROFILE={name}` makes them")
+    return Subject(f"profile {name}", profile, runs, problems)
+
+
+def _archive(path: Path) -> Subject:
+    study = load_study(path.name.removesuffix(".jsonl.gz"))
+    runs = [run for run in archived_runs(path) if run.record.status != "failed"]
+    problems = [
+        f"{path}: lacks the run {spec.stage} {spec.cell} {spec.run_id}"
+        for spec in lacking(study, (run.record for run in runs))
+    ]
+    return Subject(path.as_posix(), load_profile(study.profile), runs, problems, path)
+
+
+def _archives(subject: Subject) -> list[StudyResults]:
+    """What the subject is compared with; LedgerError if it is not as committed."""
+    own, name = subject.archive, subject.profile.name
+    altered = [line for line in archive_problems(name) if not line.startswith(f"{own}:")]
+    if altered:
+        raise LedgerError("\n".join(altered))
+    studies = [
+        study
+        for study in read_study_results(name)
+        if own is None or archive_of(study.name).resolve() != own.resolve()
+    ]
+    if not studies:
+        there = ", ".join(sorted(_archived_profiles())) or "none"
+        raise LedgerError(
+            f"profile {name}: no archive to compare with (profiles with one: {there})"
+        )
+    return studies
+
+
+def _archived_profiles() -> set[str]:
+    return {load_study(name).profile for name in study_names() if archive_of(name).is_file()}
+
+
+def _settings(runs: Iterable[FinishedRun], *, of_any_seed: bool = False) -> dict[int, str]:
+    """By id of a run, a digest that is equal in runs of equal settings, seed and data, whatever
+    code and machine made them.
+    """
+    seed = {"seed": 0} if of_any_seed else {}
+    starts: dict[str, str] = {}
+    found = {}
+    for run in sorted(runs, key=lambda run: run.record.spec.stage == "clean"):
+        record = run.record
+        # A start model is what its pre-training was, not its weights.
+        inputs = {name: starts.get(content, content) for name, content in record.inputs.items()}
+        found[id(run)] = digest([record.spec.model_copy(update=seed).computed(), inputs])
+        if record.model_hash:
+            starts[record.model_hash] = found[id(run)]
+    return found
+
+
+def _difference(run: FinishedRun, known: Iterable[FinishedRun]) -> str:
+    """The first way in which a run differs from archived ones; empty if one of them is equal."""
+    lines = [next(_differences(run, other), "") for other in known]
+    return "" if "" in lines else f"{run.folder}: {lines[0]}"
+
+
+def _differences(run: FinishedRun, other: FinishedRun) -> Iterator[str]:
+    if len(run.rows) != len(other.rows):
+        yield f"{len(run.rows)} evaluations (archive: {len(other.rows)})"
+    for number, rows in enumerate(zip(run.rows, other.rows, strict=False)):
+        here, there = map(_compared, rows)
+        for name in here.keys() & there.keys():
+            if here[name] != there[name]:
+                yield f"row {number}: {name}: {here[name]} (archive: {there[name]})"
+
+    # The other two hold times: a row's, and in the header of a cleaned model its row's.
+    mine, theirs = run.record.files, other.record.files
+    for name in sorted((mine.keys() & theirs.keys()) - {ROWS, CLEANED}):
+        if mine[name] != theirs[name]:
+            yield f"{name}: SHA-256 {mine[name][:16]} (archive: {theirs[name][:16]})"
+
+
+def _compared(row: Row) -> Mapping[str, str]:
+    """The fields of a row as text, in which NaN equals NaN; fields of newer code are left out."""
+    content = row.model_dump(mode="json", exclude=UNCOMPARED, exclude_unset=True)
+    return {name: json.dumps(value) for name, value in content.items()}
+
+
+def _structure(runs: Collection[FinishedRun]) -> Iterator[str]:
+    """A line for each way in which runs are not one sound set."""
+    for code, number in Counter(unaccepted_runs(run.record for run in runs)).items():
+        yield f"{number} runs of code {code}, whose digits were not found equal to the archive's"
+    for folder, number in Counter(run.folder for run in runs).items():
+        if number > 1:
+            yield f"{folder}: {number} times"
+    seeds: dict[str, set[int]] = defaultdict(set)
+    for run in runs:
+        if run.record.model_hash:
+            seeds[run.record.model_hash].add(run.record.spec.seed)
+    for weights, of in seeds.items():
+        if len(of) > 1:
+            yield f"seeds {', '.join(map(str, sorted(of)))}: the same weights ({weights})"
+
+
+def _measures(subject: Subject, studies: Sequence[StudyResults]) -> list[OwnValue]:
+    """The subject's measures beside those of the archived seeds on which the verdicts rest."""
+    claims, name = load_claims(), subject.profile.name
+    by_name = {study.name: study for study in studies}
+    both = (claims.comparisons.confirmed.get(name), claims.comparisons.exploratory.get(name))
+    arms = next((of for of in both if of and of.study in by_name), None)
+    if arms is None:
+        return []
+    compared = {name.partition("/")[2] for name in (next(iter(arms.mmcl.values())), arms.mmcl_ssl)}
+    runs = [run for run in by_name[arms.study].runs if run.record.spec.variant in compared]
+    kinds = _settings([*subject.runs, *runs], of_any_seed=True)
+    archived = {kinds[id(run)] for run in runs}
+    own = evaluations(
+        [run for run in subject.runs if kinds[id(run)] in archived],
+        subject.profile.switches.asr_denominator,
+    )
+    frame = joined(own.assign(variant=""), by_name[arms.study].frame)
+    by_arm = Evaluations(frame, Context.of(claims, subject.profile))
+    return [*own_starts(by_arm, arms), *own_values(by_arm, arms, claims.rules)]
+
+
+def _outliers(measures: Sequence[OwnValue]) -> Iterator[str]:
+    """A line for each measure outside the interval that holds for all of them at once."""
+    for row in measures:
+        confidence = 1 - LEVEL / len(measures)  # Bonferroni
+        low, high = student(row["archived"], confidence, further=len(row["seeds"]))
+        if not low <= row["value"] <= high:
+            name, setting, of, here, *_ = _cells(row)
+            yield (
+                f"{name} of {of}, {setting}: {here} (archived seeds: {low:.3f} to {high:.3f}, the "
+                f"95% prediction interval of all {len(measures)} measures at once)"
+            )
+
+
+def _cells(row: OwnValue) -> tuple[str, ...]:
+    """A measure as a row of the table."""
+    low, high = row["interval"]
+    mean = sum(row["archived"]) / len(row["archived"])
+    return (
+        row["measure"],
+        "-".join(filter(None, (row["dataset"], row["clean_size"]))),
+        row["of"],
+        f"{row['value']:.3f}",
+        f"{mean:.3f}",
+        f"{low:.3f} to {high:.3f}",
+        "yes" if row["inside"] else "no",
+    )
+
+
+def _machines(runs: Iterable[FinishedRun]) -> list[str]:
+    of = (run.record.environment for run in runs)
+    return sorted({f"{e.get('device', 'unknown')}, torch {e.get('torch', 'unknown')}" for e in of})

@@ -1,0 +1,185 @@
+"""`check`: own runs made of archived ones, then altered as another machine, or a hand, would."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repro.cli import main
+from repro.ledger import LedgerError, identity_of
+from repro.profile import clean_runs, load_profile
+from repro.report.check import check, sentence_of
+from repro.report.numbers.evidence import folder_of
+from repro.runs.published import RECORD, ROWS, rows_text
+from repro.study.archive import read_archive, unpack_run, write_archive
+from repro.study.spec import archive_of
+from tests.support.ledger import ROOT, write_run
+
+STUDY, SEED = "confirmation", 15
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An own run of `mini`: the archived runs of its seed, and made-up ones of the other losses."""
+    root = tmp_path_factory.mktemp("whole")
+    shutil.copytree(ROOT / "specs", root / "specs")
+    archive = root / archive_of(STUDY)
+    archive.parent.mkdir(parents=True)
+    shutil.copy(ROOT / archive_of(STUDY), archive)
+
+    models = {}
+    for record, rows in read_archive(archive):
+        spec = record.spec.model_copy(update={"variant": ""})
+        if record.spec.variant == "confirmed" and spec.seed == SEED:
+            names = identity_of(spec, record.fingerprint)
+            own = [row.model_copy(update=names | {"seconds": 1.0}) for row in rows]
+            folder = root / folder_of(spec)
+            unpack_run(record.model_copy(update={"spec": spec}), own, folder)
+            seal(folder)
+            models[spec.cell] = record.inputs.get("model", record.model_hash)
+    for spec in clean_runs(load_profile("mini", root / "specs")):
+        if spec.loss != "mmcl_ssl":
+            folder = write_run(root, spec, [(0.4, 0.9), (0.3, 0.5)])
+            model = {"model": models[spec.cell]}
+            edit(folder / RECORD, partial(update, "inputs", model))
+    return root
+
+
+@pytest.fixture
+def own(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of this folder that a test may change; it is the working folder."""
+    folder = tmp_path / "own"
+    shutil.copytree(whole, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change a JSON file, or each line of one of rows, in place."""
+    text = path.read_text()
+    parts = [json.loads(line) for line in (text.splitlines() if path.name == ROWS else [text])]
+    for part in parts:
+        change(part)
+    path.write_text("".join(json.dumps(part) + "\n" for part in parts))
+
+
+def update(field: str, changes: dict[str, Any], content: dict[str, Any]) -> None:
+    """Update a field that is a mapping."""
+    content[field].update(changes)
+
+
+def seal(folder: Path) -> None:
+    """Make the record of a run fit its rows."""
+    digest = hashlib.sha256((folder / ROWS).read_bytes()).hexdigest()
+    edit(folder / RECORD, partial(update, "files", {ROWS: digest}))
+
+
+def folders(own: Path, part: str = "") -> list[Path]:
+    """Folders of the own run that have a counterpart in the archive."""
+    paths = sorted(path.parent for path in (own / "results/mini").rglob("archived"))
+    return [path for path in paths if part in path.as_posix()]
+
+
+def test_archived_runs_are_equal_bit_for_bit(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "mini"]) == 0
+    sentence = (
+        "profile mini: 46 of 46 runs equal the archived ones, bit for bit; "
+        "10 others have no archived counterpart."
+    )
+    assert capsys.readouterr().out == sentence + "\n" and sentence_of("mini") == sentence
+    assert main(["check", "mini", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["seeds"], found["counterparts"], found["problems"]) == ([SEED], 46, [])
+
+
+def test_a_row_altered_by_hand_is_named(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folders(own, "clean")[0]
+    edit(folder / ROWS, lambda row: row.update(num_correct=row["num_correct"] + 1))
+    assert main(["check", "mini"]) == 1
+    assert f"{folder.relative_to(own)}/{ROWS}: missing, or not the file" in capsys.readouterr().out
+
+    # With a hash that fits, and rows that say nothing wrong by themselves.
+    seal(folder)
+    assert main(["check", "mini"]) == 1
+    out = capsys.readouterr().out
+    assert f"{folder.relative_to(own)}: row 0: num_correct: " in out and "(archive: " in out
+
+
+def test_another_machine_is_judged_by_the_spread_of_the_seeds(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in folders(own):
+        edit(folder / ROWS, lambda row: row.update(logit_scale=row["logit_scale"] * 1.0001))
+        seal(folder)
+    assert main(["check", "mini"]) == 0
+    out = capsys.readouterr().out
+    assert "up to rounding: 0 of 46 runs are equal bit for bit" in out
+    assert "| asr_left_at_rate | cc6m-200k | difference |" in out
+
+    for folder in folders(own, "clean/cc6m-mmcl/"):
+        edit(folder / ROWS, lambda row: row.update(num_attacked=row["num_images"] * 9 // 10))
+        seal(folder)
+    assert main(["check", "mini"]) == 1
+    assert "asr_left_at_rate of mmcl, cc6m-200k: 0.900 (archived seeds: " in capsys.readouterr().out
+
+
+def test_a_run_that_lacks_or_is_of_other_settings_or_code_is_named(own: Path) -> None:
+    lost, other, code = folders(own, "clean")[:3]
+    shutil.rmtree(lost)
+    edit(other / RECORD, lambda of: of["spec"]["schedule"].update(epochs=3))
+    edit(code / RECORD, lambda of: of.update(code="0123456789abcdef"))
+    found = check("mini")
+    assert found.counterparts == found.equal == 44
+    assert f"{lost.relative_to(own)}/run.json: missing" in found.problems
+    assert [line for line in found.problems if "made with another specification" in line]
+    assert [line for line in found.problems if "1 runs of code 0123456789abcdef" in line]
+
+
+def test_an_archive_is_held_against_the_others(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = read_archive(archive_of(STUDY))
+    contributed = tmp_path / "confirmation.jsonl.gz"
+    write_archive(contributed, runs[:-1])
+    found = check(str(contributed))
+    assert (found.counterparts, found.equal) == (len(runs) - 1, len(runs) - 1)
+    assert [line.partition(": ")[2][:14] for line in found.problems] == ["lacks the run "]
+
+    # A copy of one training under two seeds.
+    record, rows = next(run for run in runs if run[0].model_hash)
+    twin = record.spec.model_copy(update={"seed": 24})
+    rows = [row.model_copy(update=identity_of(twin, record.fingerprint)) for row in rows]
+    files = record.files | {ROWS: hashlib.sha256(rows_text(rows)).hexdigest()}
+    copied = record.model_copy(update={"spec": twin, "files": files})
+    write_archive(contributed, [*runs, (copied, rows)])
+    assert any(
+        "seeds 15, 24: the same weights" in line for line in check(str(contributed)).problems
+    )
+
+    assert main(["check", str(archive_of(STUDY))]) == 0
+    assert "920 runs are whole, none with settings of the archive" in capsys.readouterr().out
+
+
+def test_what_cannot_be_compared_ends_with_2(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "smoke"]) == 2
+    assert "profile smoke: has no archive (profiles with one: mini)" in capsys.readouterr().out
+    assert sentence_of("smoke") == ""
+    assert main(["check", "minii"]) == 2
+
+    lock = {"stages": {STUDY: {"outs": [{"path": str(archive_of(STUDY)), "md5": "0" * 32}]}}}
+    Path("dvc.lock").write_text(json.dumps(lock))
+    assert main(["check", "mini"]) == 2
+    assert "not the file that is known to dvc.lock" in capsys.readouterr().out
+    Path("dvc.lock").unlink()
+
+    torn = Path("confirmation.jsonl.gz")
+    torn.write_bytes(archive_of(STUDY).read_bytes()[:1000])
+    assert main(["check", str(torn)]) == 2
+    shutil.rmtree("results/mini")
+    with pytest.raises(LedgerError, match=r"results/mini: no runs; .make reproduce PROFILE=mini"):
+        check("mini")
