@@ -15,12 +15,14 @@ from repro.profile import check, load_profile, pretrain_runs
 from repro.report.pages.findings import write_findings
 from repro.report.studies.results import archive_problems, evidence_of
 from repro.runs.published import read_results, read_run
-from repro.spec import SpecError
+from repro.spec import SpecError, digest
 from repro.study import run as study_run
 from repro.study.archive import read_archive, unpack_run, write_archive
 from repro.study.spec import (
     Study,
+    archive_of,
     asked_runs,
+    lacking,
     lenders,
     load_study,
     owner,
@@ -89,6 +91,21 @@ def test_a_pattern_stands_for_the_variants_whose_names_it_matches() -> None:
     assert len(study.matching("*/mmcl")) == 10
     assert study.matching("target_*/mmcl") == [v for v in study.variants if v.startswith("target")]
     assert study.matching("mechanism/cleanclip/mmcl") == []
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if archive_of(name).is_file()])
+def test_an_archive_has_all_runs_that_its_study_asks_for_today_and_no_other(name: str) -> None:
+    """An edit of a profile must not change what a study with results asked for."""
+    study, records = load_study(name), [record for record, _ in read_archive(archive_of(name))]
+    assert lacking(study, records) == []
+    profiles = study_profiles(study)
+    asked = {
+        (run.variant, digest(run.computed()))
+        for label in study.variants
+        for stage in study.stages
+        for run in asked_runs(study, profiles, label, stage)
+    }
+    assert {(of.spec.variant, digest(of.spec.computed())) for of in records} <= asked
 
 
 def test_models_of_a_variant_are_trained_by_one_study() -> None:
