@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from repro.files import file_sha256
-from repro.ledger import CLEANED, LedgerError
+from repro.ledger import LedgerError
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.runs.deliver import best_cleaned
-from repro.runs.layout import MODELS, RESULTS, WEIGHTS, cleaned_file, model_dir
-from repro.runs.published import RECORD, read_record
+from repro.runs.layout import MODELS, RESULTS
 from repro.spec import RunSpec, SpecError
+from repro.study.models import check_archived, cleaned_model, command_for, poisoned_model
 from repro.study.spec import archive_of, load_study, study_names
 
 if TYPE_CHECKING:
@@ -26,47 +24,53 @@ def load(
     texts to (N, 77).
 
     `cell` is dataset and objective, such as "cc6m-mmcl_ssl". The model is the poisoned one, or with
-    `clean`, such as "200k", the cleaned one of Table 1; of the first seed where none is given.
+    `clean`, such as "200k", the cleaned one of Table 1; of the profile's first seed where none is
+    given. It is taken from models/, or else from the release that REPRO_MODELS names: its weights
+    have the hash in their run's record or in the archives, and those of a release also answer as
+    its index says.
     SpecError for a name that the profile lacks, LedgerError for a model that is missing or altered.
     """
     runs = pretrain_runs(load_profile(profile))
     if clean is not None:
         runs = [run for run in clean_runs(load_profile(profile)) if run.keeps_cleaned]
     runs = _chosen(runs, "cell", cell)
-    runs = _chosen(runs, "seed", runs[0].seed if seed is None else seed)
     if clean is not None:
         runs = _chosen(runs, "clean_size", clean)
+    # A study may have trained the model of another seed than the profile's, or a release have it.
+    chosen = runs[0].seed if seed is None else seed
+    runs = [run.model_copy(update={"seed": chosen}) for run in runs if run.seed == runs[0].seed]
     spec = runs[0]
-    path = model_dir(spec) / WEIGHTS[0] if clean is None else cleaned_file(spec)
-    if not path.is_file():
-        files = sorted((MODELS / profile).rglob("model.safetensors"))
-        raise LedgerError(
-            f"{path}: missing (there: {', '.join(map(str, files)) or 'no model'}); `make reproduce "
-            f"PROFILE={profile}` makes it, a cleaned one if an ASR of at most "
-            f"{spec.evaluate.asr_cap:.0%} is reached"
-        )
-    if clean is None:
-        made = read_record(path.with_name(RECORD)).files.get(path.name)
-    else:
-        best = best_cleaned(runs, RESULTS)
-        made = best and best[1].files.get(CLEANED)
-    if file_sha256(path) != made:
-        stage, run = ("pretrain", "its run") if clean is None else ("clean", "the best run")
-        raise LedgerError(
-            f"{path}: not the weights that {run} in results/ left; remove the file and call "
-            f"`dvc repro --force --single-item {stage}@{profile}-{cell}`"
-        )
 
     import open_clip
-    from safetensors.torch import load_file
 
-    from repro.train.model import build_model
+    from repro.runs.released import check_answers, load_model, released
     from repro.train.views.tokens import tokenize
 
-    model = build_model(spec.model, spec.seed, spec.switches.initialisation)
-    model.load_state_dict(load_file(path))
+    if trained := poisoned_model(spec) if clean is None else cleaned_model(runs):
+        model = load_model(spec, trained[0])
+    elif found := released(spec):
+        path, entry = found
+        check_archived(runs, path)
+        model = load_model(spec, path)
+        check_answers(model, spec, entry)
+    else:
+        raise LedgerError(_remedy(spec))
     preprocess = open_clip.image_transform(spec.model.vision.image_size, is_train=False)
-    return model.eval(), preprocess, partial(tokenize, truncation=spec.switches.truncation)
+    return model, preprocess, partial(tokenize, truncation=spec.switches.truncation)
+
+
+def _remedy(spec: RunSpec) -> str:
+    """What to do about a model that is not there."""
+    there = sorted(map(str, MODELS.rglob(f"{spec.profile}/**/model.safetensors")))
+    kind, only = "poisoned", ""
+    if spec.clean_size:
+        kind = f"cleaned on {spec.clean_size}"
+        only = f", if an ASR of at most {spec.evaluate.asr_cap:.0%} is reached"
+    return (
+        f"{spec.cell}, seed {spec.seed}, {kind}: no such model in models/ (there: "
+        f"{', '.join(there) or 'no model'}), and REPRO_MODELS names no release; "
+        f"{command_for(spec)} makes it{only}"
+    )
 
 
 def _chosen(runs: Sequence[RunSpec], field: str, value: object) -> list[RunSpec]:

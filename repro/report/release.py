@@ -1,23 +1,28 @@
 """`python -m repro publish`: a folder that a web server or an archive takes as it is.
 
-It holds the report, every evaluation as CSV, the article, the models of one seed with a card, and
-what is needed to cite and check them.
+It holds the report, every evaluation as CSV, the article, models with index and card, and what is
+needed to cite and check them.
 """
 
+from __future__ import annotations
+
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from repro.files import file_sha256, replace_file
 from repro.ledger import LedgerError, cleaned_row
 from repro.names import TRIGGERS
-from repro.profile import load_profile
+from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.build import DOCUMENT, report_folder
 from repro.report.pages.html import markdown, shared_values
 from repro.report.readme import read_document
 from repro.report.verify import verify
-from repro.runs.layout import MODELS, WEIGHTS
+from repro.study.models import cleaned_model, evaluation_of, poisoned_model
+
+if TYPE_CHECKING:
+    from repro.runs.released import Kept
 
 SHOWN = 10
 """Problems that the message of a refusal lists."""
@@ -25,16 +30,20 @@ BESIDE = ("LICENSE", "NOTICE", "CITATION.cff")
 SUMS = "SHA256SUMS"
 
 
-def release(profile: str) -> Path:
-    """Pack the built report of a profile into `report/publish/<profile>`; returns the folder.
+def release(profile: str, seeds: Collection[int] = ()) -> Path:
+    """Pack the built report of a profile, and the models of some seeds, by default the first, into
+    `report/publish/<profile>`; returns the folder.
 
-    LedgerError if the report is not built, or if it or a result is not what it should be.
+    LedgerError if the report is not built, if it or a result is not what it should be, or if a seed
+    that is named has no model.
     """
     report = report_folder(profile)
     if problems := verify(report / DOCUMENT):
         first = "\n  ".join(problems[:SHOWN])
         raise LedgerError(f"{report}: {len(problems)} problem(s)\n  {first}")
     values = shared_values(read_document(profile))
+    wanted: Collection[int | None] = seeds or [None]
+    kept = [model for seed in wanted for model in _kept(profile, seed)]
 
     # From nothing: what an earlier release held must not stay among the files.
     out = Path("report/publish") / profile
@@ -43,8 +52,12 @@ def release(profile: str) -> Path:
     for name in BESIDE:
         shutil.copy2(name, out / name)
     values["files"] = [path.name for path in report.iterdir()]
-    values["models"] = _copy_models(profile, values["document"], out / "models")
-    if values["models"]:
+
+    # It brings torch, which the report does without.
+    from repro.runs.released import pack
+
+    values["models"] = pack(out, kept)
+    if kept:
         trigger = load_profile(profile).data.poison.trigger
         card = markdown("model_card", **values, trigger=trigger, looks=TRIGGERS[trigger.name])
         replace_file(out / "models/README.md", card.encode())
@@ -58,21 +71,30 @@ def release(profile: str) -> Path:
     return out
 
 
-def _copy_models(profile: str, document: Mapping[str, Any], out: Path) -> list[dict[str, Any]]:
-    """Copy the poisoned and cleaned models of the first seed; returns what their card says."""
-    settings, folder = document["settings"], MODELS / profile
-    seed, copied = settings["seeds"][0], []
-    for row in document["tables"]["table2"]["rows"]:
-        cell = f"{row['dataset']}-{row['pretrain_objective']}"
-        start = [row[share]["reproduced"] for share in ("accuracy", "asr")]
-        paths = {folder / cell / f"seed{seed}" / WEIGHTS[0]: f"{cell}-poisoned"}
-        for path in sorted((folder / "cleaned" / cell).glob(f"*-seed{seed}.safetensors")):
-            paths[path] = f"{cell}-cleaned-{path.name.partition('-')[0]}"
-        for path, name in paths.items():
-            if path.is_file():
-                best = cleaned_row(path)
-                shares = [best.accuracy, best.asr(settings["asr_denominator"])] if best else start
-                out.mkdir(exist_ok=True)
-                shutil.copy2(path, out / f"{name}.safetensors")
-                copied.append({"name": name, "shares": shares, "sha256": file_sha256(path)})
-    return copied
+def _kept(profile: str, seed: int | None) -> list[Kept]:
+    """The poisoned and cleaned models of a seed, or of the profile's first."""
+    from repro.runs.released import Kept
+
+    loaded = load_profile(profile)
+    first = loaded.pretrain.seeds[0]
+    of_seed = {"seed": first if seed is None else seed}
+    found = []
+    for start in (
+        of.model_copy(update=of_seed) for of in pretrain_runs(loaded) if of.seed == first
+    ):
+        if model := poisoned_model(start):
+            path, record = model
+            found.append(Kept(start, path, record.code, evaluation_of(start)))
+        runs = [
+            of.model_copy(update=of_seed)
+            for of in clean_runs(loaded)
+            if of.keeps_cleaned and of.cell == start.cell and of.seed == first
+        ]
+        for size in dict.fromkeys(of.clean_size for of in runs):
+            of_size = [of for of in runs if of.clean_size == size]
+            if (model := cleaned_model(of_size)) and (row := cleaned_row(model[0])):
+                found.append(Kept(of_size[0], model[0], model[1].code, row))
+    if seed is not None and not found:
+        cells = ", ".join(of.cell for of in pretrain_runs(loaded))
+        raise LedgerError(f"--seeds: {seed}: no model of it in models/ (cells: {cells})")
+    return found

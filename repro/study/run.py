@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from repro.data.stages import data_key, make_poison, poison_key
+from repro.files import file_sha256
 from repro.launch.driver import run_all
 from repro.profile import SPECS, load_profile
 from repro.runs.deliver import is_delivered
@@ -22,6 +23,7 @@ from repro.runs.inputs import check_stores, input_hash
 from repro.runs.layout import (
     DATA,
     POISONED,
+    WEIGHTS,
     WORK,
     InputsOf,
     model_dir,
@@ -33,6 +35,7 @@ from repro.runs.run import Run, fingerprint_of, identify
 from repro.sources.stage import make_data
 from repro.spec import Dataset, Profile, RunSpec, SpecError
 from repro.study.archive import read_archive, unpack_run, write_archive
+from repro.study.models import TRAINED
 from repro.study.spec import (
     Model,
     Profiles,
@@ -85,9 +88,11 @@ def run_study(
     seeds: Collection[int] = (),
     variants: Collection[str] = (),
     dry_run: bool = False,
+    models: Collection[str] = (),
 ) -> None:
     """Bring the results of a study, or of some of its seeds and variants, up to date; runs that are
     finished, here or in the archive, are not run again. `dry_run` prints what is due instead.
+    `models`, cells such as "cc6m-mmcl", are trained instead: models do not lie in git.
 
     The results are archived however it ends, since a study takes several sittings. Archives of
     lenders stay as they are: they are other stages' outputs, and their cleaning was of the models
@@ -98,6 +103,10 @@ def run_study(
         return
     study, path = load_study(name), SPECS / "studies" / f"{name}.yaml"
     chosen = _chosen(study, seeds, variants)
+    if models:
+        with unchanged(study.profile, Profile.model_dump, DIGITS, [path]):
+            train_models(name, study, chosen, models)
+        return
     lent_inside = {(study.variants[label].models, seed) for label, seed in chosen}
 
     with unchanged(study.profile, Profile.model_dump, DIGITS, [path]):
@@ -135,6 +144,39 @@ def run_study(
         f"{archive_of(name)}: {len(runs)} runs; "
         f"`python -m repro report --profile {study.profile}` shows what came of them"
     )
+
+
+def train_models(
+    name: str, study: Study, chosen: Collection[Model], cells: Collection[str]
+) -> None:
+    """Train models of some cells unless they are there, and tell whether they are the archived
+    ones. Archive and results of the study stay as they are. SpecError for a cell without a model.
+    """
+    profiles = study_profiles(study)
+    own = {label for label, variant in study.variants.items() if variant.models is None}
+    whole = [
+        run
+        for label in study.variants
+        for run in asked_runs(study, profiles, label, "pretrain")
+        if label in own and (run.variant, run.seed) in chosen
+    ]
+    allowed = list(dict.fromkeys(run.cell for run in whole))
+    for cell in cells:
+        if cell not in allowed:
+            raise SpecError(f"--models: {cell} (allowed: {', '.join(allowed) or 'none'})")
+
+    due = [run for run in whole if run.cell in cells]
+    run_all(due, study_inputs(study, profiles), results=TRAINED / name, kept=whole)
+    archive = archive_of(name)
+    archived = {
+        (of.spec.cell, of.spec.run_id): of.files.get(WEIGHTS[0])
+        for of, _ in (read_archive(archive) if archive.exists() else ())
+    }
+    for run in due:
+        file = model_dir(run) / WEIGHTS[0]
+        known = archived.get((run.cell, run.run_id))
+        same = "the archived weights" if file_sha256(file) == known else "not the archived weights"
+        print(f"{file}: {same if known else 'in no archive'}")
 
 
 def _chosen(study: Study, seeds: Collection[int], variants: Collection[str]) -> set[Model]:

@@ -95,7 +95,9 @@ def test_what_no_run_makes_any_longer_gives_way(specs: list[RunSpec]) -> None:
 
 def test_a_model_that_is_not_the_best_of_the_results_is_not_loaded(specs: list[RunSpec]) -> None:
     path = cleaned_file(specs[1])
-    with pytest.raises(LedgerError, match=r"100k-seed0.safetensors: missing .there: no model"):
+    with pytest.raises(
+        LedgerError, match=r"cleaned on 100k: no such model in models/ .there: no model"
+    ):
         repro.load("smoke", "cc3m-mmcl", clean="100k")
     assert deliver(ended(specs[1], *OUTCOMES[1]), RESULTS)
     right = path.read_bytes()

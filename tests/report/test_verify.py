@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +16,14 @@ from safetensors.torch import save_file
 
 from repro.files import file_sha256
 from repro.integrity.locked import changed_outputs, locked_outputs
-from repro.ledger import LedgerError
+from repro.ledger import CLEANED, LedgerError
+from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.report.build import report_stage
 from repro.report.release import BESIDE, release
 from repro.report.verify import verify, verify_all
-from repro.runs.published import read_run
+from repro.runs.deliver import best_cleaned
+from repro.runs.layout import RESULTS, cleaned_file, model_dir, results_dir
+from repro.runs.published import read_record, read_run, write_record
 from tests.support.finished import flip
 from tests.support.ledger import ROOT, reseal
 
@@ -115,17 +120,39 @@ def test_runs_of_codes_that_were_not_compared_are_named(light: Path) -> None:
     assert any("digits were not found equal" in line for line in verify_all("mini"))
 
 
-def test_a_release_is_whole_and_says_how_to_cite_and_check_it(light: Path) -> None:
-    model = light / "models/mini/cc3m-mmcl/seed0/model.safetensors"
-    model.parent.mkdir(parents=True)
-    model.write_bytes(b"weights")
-    for name in ("cc3m-mmcl/seed0/optimizer", "cc3m-mmcl/seed1/model"):
-        (light / f"models/mini/{name}.safetensors").parent.mkdir(exist_ok=True)
-        (light / f"models/mini/{name}.safetensors").write_bytes(b"not to be packed")
-    cleaned = light / "models/mini/cleaned/cc3m-mmcl/100k-seed0.safetensors"
+def test_a_release_is_whole_and_says_how_to_cite_and_check_it(
+    light: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = load_profile("mini")
+    start = pretrain_runs(profile, "cc3m", "mmcl")[0]
+    model = model_dir(start) / "model.safetensors"
+    for path in (model, model.with_name("optimizer.safetensors"), model.parents[1] / "seed1/m.x"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"weights, or not to be packed")
+    run = read_record(results_dir(start, RESULTS) / start.run_id / "run.json")
+    files = {"files": {model.name: file_sha256(model)}}
+    write_record(model.with_name("run.json"), run.model_copy(update=files))
+
+    # The best cleaned one, of the only run that is cleaned.
+    runs = [of for of in clean_runs(profile, "cc3m", "mmcl") if of.keeps_cleaned]
+    found = best_cleaned(runs, RESULTS)
+    assert found is not None
+    (row,) = (
+        row
+        for row in read_run(results_dir(runs[0], RESULTS) / found[1].spec.run_id)[1]
+        if row.rank(runs[0]) == found[0]
+    )
+    cleaned = cleaned_file(runs[0])
     cleaned.parent.mkdir(parents=True)
-    row = read_run(Path(RUN))[1][-1]
     save_file({"weights": torch.zeros(1)}, cleaned, {"row": row.model_dump_json()})
+    path = results_dir(runs[0], RESULTS) / found[1].spec.run_id / "run.json"
+    edit_json(path, lambda of: of["files"].update({CLEANED: file_sha256(cleaned)}))
+    report_stage("mini")
+
+    # What a model answers is seen on trained ones (tests/front/test_released.py).
+    probe = SimpleNamespace(answers=lambda *_: (60, 2), content=lambda: b"images")
+    monkeypatch.setattr("repro.runs.released.Probe.of", lambda _: probe)
+    monkeypatch.setattr("repro.runs.released.load_model", lambda *_: None)
     for name in BESIDE:
         shutil.copy2(ROOT / name, name)
     out = release("mini")
@@ -138,7 +165,12 @@ def test_a_release_is_whole_and_says_how_to_cite_and_check_it(light: Path) -> No
     assert written <= set(names)
     assert "dvc.yaml" not in names
     models = [name for name in names if name.endswith("safetensors")]
-    assert models == [f"models/cc3m-mmcl-{of}.safetensors" for of in ("cleaned-100k", "poisoned")]
+    kinds = ("cleaned-100k", "poisoned")
+    assert models == [f"models/cc3m-mmcl-seed0-{of}.safetensors" for of in kinds]
+    index = json.loads((out / "models/index.json").read_bytes())
+    assert [of["counts"]["num_correct"] for of in index["models"]][1] == row.num_correct
+    with pytest.raises(LedgerError, match="--seeds: 7: no model of it in models/"):
+        release("mini", [0, 7])
     card = (out / "models/README.md").read_text()
     line = f"| {100 * row.accuracy:.1f} | {100 * row.asr('all'):.1f} | `{file_sha256(cleaned)}` |"
     for text in (line, file_sha256(model), "a backdoor on purpose", "`badnet`", "Apache-2.0"):

@@ -1,0 +1,121 @@
+"""Models in models/ by their specification: the profile's own, and those that studies trained."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from repro.data.stages import data_key, poison_key
+from repro.files import file_sha256
+from repro.ledger import CLEANED, Counts, LedgerError, Row, RunRecord, cleaned_row
+from repro.profile import load_profile
+from repro.runs.deliver import best_cleaned
+from repro.runs.layout import RESULTS, WEIGHTS, WORK, cleaned_file, model_dir, results_dir
+from repro.runs.published import RECORD, read_record, read_run
+from repro.spec import RunSpec
+from repro.study.archive import read_archive
+from repro.study.spec import archive_of, asked_runs, load_study, study_names, study_profiles
+
+TRAINED = WORK / "models"
+"""Results of models that `study --models` trains: those of the study stay as they are."""
+
+
+def runs_of_studies(spec: RunSpec) -> Iterator[tuple[str, RunSpec]]:
+    """The runs of studies that train the same on the same pairs, with the names of the studies."""
+    base = load_profile(spec.profile)
+    for name in study_names():
+        study = load_study(name)
+        if study.profile != spec.profile or spec.stage not in study.stages:
+            continue
+        profiles = study_profiles(study)
+        for label, variant in study.variants.items():
+            pairs = profiles[label, spec.stage]
+            same = all(key(pairs) == key(base) for key in (data_key, poison_key))
+            if same and variant.models is None:
+                for run in asked_runs(study, profiles, label, spec.stage):
+                    if run.cell == spec.cell and run.computed() == spec.computed():
+                        yield name, run
+
+
+def poisoned_model(spec: RunSpec) -> tuple[Path, RunRecord] | None:
+    """File and record of the model of a pre-training; None if it is not in models/.
+
+    LedgerError for weights that are not those of the record beside them.
+    """
+    for run in (spec, *(run for _, run in runs_of_studies(spec))):
+        path = model_dir(run) / WEIGHTS[0]
+        if path.is_file():
+            record = read_record(path.with_name(RECORD))
+            if file_sha256(path) != record.files.get(path.name):
+                raise LedgerError(
+                    f"{path}: not the weights that its run in results/ left; remove the file, and "
+                    f"{command_for(spec)} makes it again"
+                )
+            return path, record
+    return None
+
+
+def evaluation_of(spec: RunSpec) -> Row:
+    """The evaluation of the model that a pre-training handed on; LedgerError if there is none."""
+    studies = [
+        results_dir(run, root) / run.run_id
+        for name, run in runs_of_studies(spec)
+        for root in (TRAINED / name, WORK / "studies" / name)
+    ]
+    for folder in (results_dir(spec, RESULTS) / spec.run_id, *studies):
+        if folder.is_dir():
+            record, rows = read_run(folder)
+            return [row for row in rows if row.step <= record.model_step][-1]
+    raise LedgerError(f"{spec.cell}, seed {spec.seed}: has a model, but no result of its run")
+
+
+def cleaned_model(runs: Sequence[RunSpec]) -> tuple[Path, RunRecord] | None:
+    """File and record of the best cleaned model of the runs of a setting; None if it is not in
+    models/.
+
+    LedgerError for weights that are not those of the best run.
+    """
+    path = cleaned_file(runs[0])
+    if not path.is_file():
+        return None
+    best = best_cleaned(runs, RESULTS)
+    if best is None or file_sha256(path) != best[1].files.get(CLEANED):
+        stage = f"clean@{runs[0].profile}-{runs[0].cell}"
+        raise LedgerError(
+            f"{path}: not the weights that the best run in results/ left; remove the file and call "
+            f"`dvc repro --force --single-item {stage}`"
+        )
+    return path, best[1]
+
+
+def check_archived(runs: Sequence[RunSpec], path: Path) -> None:
+    """LedgerError if an archive has the run of a model with other weights or, for a cleaned one,
+    with another evaluation at its step. `runs`: one pre-training, or the cleanings of a setting.
+    """
+    kept = cleaned_row(path)
+    made = [run for run in runs if kept is None or run.run_id == kept.run]
+    for name, run in (pair for spec in made for pair in runs_of_studies(spec)):
+        archive = archive_of(name)
+        for record, rows in read_archive(archive) if archive.is_file() else ():
+            if (record.spec.cell, record.spec.run_id) != (run.cell, run.run_id):
+                continue
+            weights = kept is None and record.files.get(WEIGHTS[0]) == file_sha256(path)
+            if not (weights or (kept and any(_counts(row) == _counts(kept) for row in rows))):
+                raise LedgerError(
+                    f"{path}: not the model of {archive}; one that another processor trained can "
+                    "be used from models/ alone"
+                )
+
+
+def _counts(row: Row) -> dict[str, Any]:
+    return row.model_dump(include={"step", *Counts.model_fields})
+
+
+def command_for(spec: RunSpec) -> str:
+    """The command that makes a model, in backticks."""
+    if spec.stage == "pretrain":
+        for name, run in runs_of_studies(spec):
+            return (
+                f"`python -m repro study {name} --seeds {run.seed} --variants {run.variant} "
+                f"--models {run.cell}`"
+            )
+    return f"`make reproduce PROFILE={spec.profile}`"
