@@ -20,6 +20,7 @@ from repro.report.figures import draw_all
 from repro.report.figures.style import Document
 from repro.report.judging.claims import load_claims
 from repro.report.material import read_material
+from repro.report.metrics import metrics
 from repro.report.numbers.authors import authors_points
 from repro.report.numbers.cells import PANELS, Cell
 from repro.report.numbers.evidence import Evidence
@@ -125,33 +126,19 @@ def points_of(
 
 def exported(document: Document, points: pd.DataFrame) -> dict[str, bytes]:
     """Return the content of the files that other programs read, by name."""
-    archived = points.source == "archive"
+    archived, verdicts = points.source == "archive", [*verdict_rows(document)]
     tables = {
         "points.csv": points[~archived],
         "archive.csv": points[archived],
         **{f"{name}.csv": flat(document["tables"][name]["rows"]) for name in ("table1", "table2")},
-        "verdicts.csv": pd.DataFrame(verdict_rows(document)),
+        "verdicts.csv": pd.DataFrame(verdicts),
         "bench.csv": flat(document["bench"]),
     }
-    files = {METRICS: json.dumps(metrics(document), indent=1) + "\n"}
+    files = {METRICS: json.dumps(metrics(document, verdicts), indent=1) + "\n"}
     for name, table in tables.items():
         if len(table.columns):
             files[name] = table.to_csv(index=False)
     return {name: text.encode() for name, text in files.items()}
-
-
-def metrics(document: Document) -> dict[str, Any]:
-    """Return what `dvc metrics` compares: differences by measure and setting, and Table 1."""
-    differences: dict[str, dict[str, float]] = {}
-    for row in verdict_rows(document):
-        # The first comparator of a setting stands for it.
-        differences.setdefault(row["measure"], {}).setdefault(row["setting"], row["difference"])
-    cleaned = {
-        "-".join(row[key] for key in Cell._fields): row["clean_accuracy"]["reproduced"]
-        for row in document["tables"]["table1"]["rows"]
-        if row["clean_accuracy"]["reproduced"] is not None
-    }
-    return {**differences, "cleaned_accuracy": cleaned}
 
 
 def verdict_rows(document: Document) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """dvc.yaml: what stages depend on and, with the real DVC and a stub, what an edit reruns."""
 
+import hashlib
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -46,8 +48,7 @@ def test_studies_of_the_graph_have_results_and_a_spec(root: Path, graph: dict[st
     archives = {path.name.partition(".")[0] for path in root.glob("results/studies/*.jsonl.gz")}
     assert set(study["matrix"]["name"]) == archives
     assert archives <= {path.stem for path in root.glob("specs/studies/*.yaml")}
-    assert "deps" not in study
-    assert study["params"] == [{"specs/studies/${item.name}.yaml": None}]
+    assert "params" not in study and study["deps"] == ["specs/studies/${item.name}.yaml"]
     kept = {"cache": False, "persist": True}
     assert study["outs"] == [{"results/studies/${item.name}.jsonl.gz": kept}]
 
@@ -71,7 +72,7 @@ def test_every_value_of_a_profile_reruns_a_stage(root: Path, graph: dict[str, An
     ]
     profile = load_profile("mini", root / "specs").model_dump()
     fields = [f"{part}.{name}" for part in ("data", "pretrain", "clean") for name in profile[part]]
-    left = {"pretrain.objectives", "data.poison"}
+    left = {"pretrain.objectives", "data.poison", "data.stand_in"}
     unnamed = [field for field in fields if not {field, field.partition(".")[0]} & set(named)]
     assert set(unnamed) <= left and "switches" in named
 
@@ -156,24 +157,70 @@ def test_one_value_set_as_an_experiment_reruns_what_it_touches(complete: Path) -
     assert load_profile("smoke", complete / "specs") == before.model_copy(update={"clean": changed})
 
 
+def recipe(root: Path, number: int) -> str:
+    """A block of commands of "Share results" in docs/usage.md, for the profile smoke."""
+    section = (root / "docs/usage.md").read_text().partition("## Share results")[2]
+    return re.findall(r"```bash\n(.*?)```", section, re.DOTALL)[number].replace("mini", "smoke")
+
+
+def shell(folder: Path, commands: str, remotes: Path, *, may_fail: bool = False) -> str:
+    """Output of commands of a recipe in a checkout; each remote is a folder below `remotes`."""
+    named = re.sub(r"(small|full) URL", rf"\1 {remotes}/\1", commands)
+    command = ["bash", "-euo", "pipefail", "-c", named]
+    done = subprocess.run(
+        command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=300
+    )
+    assert may_fail or done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def shared(
+    root: Path, first_call: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """A checkout that was pushed as docs/usage.md says, and the folder of its remotes."""
+    folder, remotes = (tmp_path_factory.mktemp(name) for name in ("shared", "remotes"))
+    shutil.copytree(first_call[0], folder, symlinks=True, dirs_exist_ok=True)
+    shell(folder, recipe(root, 0), remotes)
+    commit(folder)
+    return folder, remotes
+
+
+def cloned(shared: tuple[Path, Path], folder: Path) -> Path:
+    subprocess.run(["git", "clone", "-q", shared[0], folder], check=True)
+    shutil.copytree(shared[0] / "bin", folder / "bin", dirs_exist_ok=True)
+    return folder
+
+
 @pytest.mark.slow
-def test_reports_are_rebuilt_alone(
-    complete: Path, tmp_path_factory: pytest.TempPathFactory
+def test_a_report_is_seen_and_rebuilt_from_the_small_remote(
+    root: Path, shared: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """With a remote of results alone: fresh clone, changed template, and only the report runs."""
-    remote, clone = (str(tmp_path_factory.mktemp(name)) for name in ("remote", "clone"))
-    outs = ["report/build/smoke", "data/smoke/accounting.json", "data/smoke/attribution.json"]
-    outs += [f"poisoned/smoke/{dataset}-samples.json" for dataset in ("cc3m", "cc6m")]
-    cells = [cell.replace(" ", "-") for cell in CELLS]
-    outs += [f"results/smoke/{stage}/{cell}" for stage in ("pretrain", "clean") for cell in cells]
-    for command in (["remote", "add", "-d", "small", remote], ["push", *outs]):
-        subprocess.run(["dvc", *command], cwd=complete, env=environment(complete), check=True)
-    commit(complete)
-    subprocess.run(["git", "clone", "-q", complete, clone], check=True)
-    edit_template(Path(clone))
-    ran = repro(Path(clone), "dvc", "repro", "--pull", "--allow-missing", "report")
-    assert ran == ["report smoke"]
-    assert not (Path(clone) / "models").exists() and (Path(clone) / "results" / "smoke").is_dir()
+    """In a fresh clone only the report is rebuilt, after an edit of a template."""
+    clone, remotes = cloned(shared, tmp_path / "clone"), shared[1]
+    assert "up to date" in shell(clone, recipe(root, 1), remotes)
+    assert (clone / "report/build/smoke").is_dir() and not (clone / "models").exists()
+    edit_template(clone)
+    again = "dvc repro --pull --allow-missing report"
+    assert again in recipe(root, 1)
+    assert repro(clone, *again.split()) == ["report smoke"]
+    assert not (clone / "models").exists() and (clone / "results/smoke").is_dir()
+
+
+@pytest.mark.slow
+def test_the_full_remote_gives_everything_and_a_file_that_it_lacks_is_named(
+    root: Path, shared: tuple[Path, Path], tmp_path: Path
+) -> None:
+    clone, remotes = cloned(shared, tmp_path / "clone"), shared[1]
+    assert "up to date" in shell(clone, recipe(root, 2), remotes)
+    assert (clone / "models/smoke/cc3m-mmcl/file").is_file()
+
+    lacking = Path(shutil.copytree(remotes, tmp_path / "remotes"))
+    pairs = hashlib.md5(b"data/smoke/cc3m\n", usedforsecurity=False).hexdigest()
+    (lacking / "full/files/md5" / pairs[:2] / pairs[2:]).unlink()
+    clone = cloned(shared, tmp_path / "second")
+    said = shell(clone, recipe(root, 2), lacking, may_fail=True)
+    assert "failed to pull data" in said and pairs in said
 
 
 @pytest.mark.slow

@@ -1,0 +1,115 @@
+"""dvc.lock against the graph: every stage with the values of today, outputs that fit each other; and
+report/metrics, which the archives give.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import chdir
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from repro.profile import load_profile
+from repro.report.build import verdict_rows
+from repro.report.document import build_document, plain
+from repro.report.judging.claims import load_claims
+from repro.report.metrics import SHOWN, metrics
+from repro.report.studies.results import evidence_of, read_study_results
+
+PROFILE = "smoke"
+"""The profile of which dvc.lock has all stages."""
+Stage = dict[str, Any]
+
+
+def read(path: Path) -> Any:
+    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+
+
+def filled(content: Any, item: dict[str, str]) -> Any:
+    """A definition with the values of its axes."""
+    if isinstance(content, dict):
+        return {filled(key, item): filled(value, item) for key, value in content.items()}
+    if isinstance(content, list):
+        return [filled(part, item) for part in content]
+    for name, value in item.items() if isinstance(content, str) else ():
+        content = content.replace(f"${{item.{name}}}", value)
+    return content
+
+
+def expanded(graph: dict[str, Stage]) -> Iterator[tuple[str, Stage]]:
+    """Every stage of PROFILE and of the studies by the name that DVC gives it."""
+    for name, stage in graph.items():
+        axes = stage["matrix"] | ({"profile": [PROFILE]} if "profile" in stage["matrix"] else {})
+        for values in product(*axes.values()):
+            item = dict(zip(axes, values, strict=True))
+            yield f"{name}@{'-'.join(values)}", filled(stage, item)
+
+
+def paths(listed: list[Any]) -> set[str]:
+    return {next(iter(path)) if isinstance(path, dict) else path for path in listed}
+
+
+def value_of(content: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        content = content[key]
+    return content
+
+
+def problems(graph: dict[str, Stage], lock: dict[str, Stage], profile: Any) -> Iterator[str]:
+    """What in a lock file does not fit the graph or the values of the profile."""
+    stages = dict(expanded(graph))
+    yield from (f"{name}: not in the lock" for name in stages.keys() - lock.keys())
+    yield from (f"{name}: not in the graph" for name in lock.keys() - stages.keys())
+    made = {
+        out["path"]: out["md5"] for name in stages if name in lock for out in lock[name]["outs"]
+    }
+    for name, stage in stages.items():
+        if (locked := lock.get(name)) is None:
+            continue
+        for part in ("deps", "outs"):
+            here, there = paths(stage.get(part, [])), {of["path"] for of in locked.get(part, [])}
+            yield from (f"{name}: {part}: {path}" for path in here ^ there)
+        for dep in locked.get("deps", []):
+            if made.get(dep["path"], dep["md5"]) != dep["md5"]:
+                yield f"{name}: {dep['path']}: not the output of its stage"
+        for file, fields in (next(iter(of.items())) for of in stage.get("params", [])):
+            for field in fields:
+                if locked["params"][file].get(field) != value_of(profile, field):
+                    yield f"{name}: {field}: another value"
+
+
+def test_the_lock_has_every_stage_and_the_values_of_today(root: Path) -> None:
+    graph, lock = read(root / "dvc.yaml")["stages"], read(root / "dvc.lock")["stages"]
+    profile = load_profile(PROFILE, root / "specs").model_dump(mode="json")
+    assert list(problems(graph, lock, profile)) == []
+
+    # A lock without a stage, an output of another run, and a value that was edited afterwards.
+    clean, data = f"clean@{PROFILE}-cc3m-mmcl", f"data@{PROFILE}"
+    short = {name: stage for name, stage in lock.items() if name != clean}
+    assert list(problems(graph, short, profile)) == [f"{clean}: not in the lock"]
+    other = json.loads(json.dumps(lock))
+    other[data]["outs"][0]["md5"] = "0" * 32
+    assert any("not the output of its stage" in line for line in problems(graph, other, profile))
+    edited = profile | {"switches": profile["switches"] | {"text_view": "fixed"}}
+    assert any("switches: another value" in line for line in problems(graph, lock, edited))
+
+
+@pytest.mark.slow
+def test_the_committed_metrics_are_those_of_the_archives(root: Path) -> None:
+    committed = json.loads((root / "report/metrics/mini.json").read_bytes())
+    with chdir(root):
+        studies = read_study_results("mini")
+        evidence = evidence_of(load_profile("mini"))
+        document = plain(build_document(evidence, load_claims(), studies))
+    computed = metrics(document, verdict_rows(document))
+    assert committed.keys() == computed.keys() == set(SHOWN)
+    for measure, settings in computed.items():
+        for setting, found in settings.items():
+            there = committed[measure][setting]["archive"]
+            for name, value in found["archive"].items():
+                # The last digits depend on the processor.
+                same = value if isinstance(value, str) else pytest.approx(value)
+                assert there[name] == same, f"{measure}, {setting}: {name}"
