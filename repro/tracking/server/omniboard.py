@@ -21,22 +21,22 @@ START_SECONDS = 60.0
 REFRESH_SECONDS = 10.0
 COLUMNS = ASSETS / "columns.json"
 """Documents of Omniboard's collections, name to content: columns of metrics (the last value) and of
-paths in the run, and settings that the page would write otherwise, which read-only mode refuses.
+paths in the run, and settings that the page would write otherwise, which is refused.
 """
 
 
-def omniboard(port: int, write: bool = False) -> None:
-    """Serve Omniboard on http://127.0.0.1:<port>/ until Ctrl-C or SIGTERM.
+def omniboard(port: int) -> None:
+    """Serve Omniboard on http://127.0.0.1:<port>/, for reading, until Ctrl-C or SIGTERM.
 
-    `write` allows notes, tags and deletion. An embedded server that this call starts ends with it.
+    An embedded server that this call starts ends with it.
     """
     embedded.require_free(port)
     start = install()
-    add_to_page(write)
+    add_to_page()
     named = embedded.mongo_url()
     started = not named and embedded.embedded_state() is None
     try:
-        _serve(start, named or embedded.up(), port, write)
+        _serve(start, named or embedded.up(), port)
     except KeyboardInterrupt:
         say("Omniboard ended; `make omniboard` shows the runs again")
     finally:
@@ -77,11 +77,9 @@ def node() -> str:
     return str(binary) if binary and binary.exists() else embedded.program("node", NODE)
 
 
-def add_to_page(write: bool) -> None:
-    """Put assets/columns.js into Omniboard's page: default columns, and no buttons for changes
-    unless `write`.
-    """
-    shown = json.loads(COLUMNS.read_bytes()) | {"write": write}
+def add_to_page() -> None:
+    """Put assets/columns.js into Omniboard's page: default columns, and no buttons for changes."""
+    shown = json.loads(COLUMNS.read_bytes())
     code = (ASSETS / "columns.js").read_text(encoding="utf-8")
     build = HOME / "node_modules" / "omniboard" / "web" / "build"
     script = f"const shown = {json.dumps(shown)};\n{code}"
@@ -102,14 +100,10 @@ def add_columns(database: copies.Tracking) -> None:
             )
 
 
-def _serve(start: Path, url: str, port: int, write: bool) -> None:
+def _serve(start: Path, url: str, port: int) -> None:
     """Run Omniboard, and copy new and changed records meanwhile; TrackingError if it ends."""
     # Through the environment: arguments of a process are public, and the address has a password.
-    environment = os.environ | {
-        "MONGO_URI": embedded.with_database(url),
-        "PORT": str(port),
-        "OMNI_WRITE": "1" if write else "",
-    }
+    environment = os.environ | {"MONGO_URI": embedded.with_database(url), "PORT": str(port)}
     log = HOME / "omniboard.log"
     command = [node(), "--require", str((HOME / "hardened.cjs").resolve()), str(start)]
     copied: dict[Path, object] = {}

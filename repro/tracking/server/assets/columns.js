@@ -1,15 +1,13 @@
 // Columns and charts of a first visit: what tells the runs of the study apart, and how they ended. Later choices are the
-// visitor's. `shown`, from the line before, has the columns (columns.json), and whether changes are allowed.
+// visitor's. `shown`, from the line before, has the columns (columns.json).
 (() => {
   // hardened.cjs refuses what these would ask for: deletion, notes, columns and settings of the server.
-  if (!shown.write) {
-    const style = document.createElement('style');
-    style.textContent = `
-      #delete_runs, #add_remove_metric_columns, [test-attr=manage-config-columns-button], [test-attr=settings-button],
-      .editable-empty, .editable .glyphicon-pencil { display: none !important; }
-      .editable { pointer-events: none; }`;
-    document.head.append(style);
-  }
+  const style = document.createElement('style');
+  style.textContent = `
+    #delete_runs, #add_remove_metric_columns, [test-attr=manage-config-columns-button], [test-attr=settings-button],
+    .editable-empty, .editable .glyphicon-pencil { display: none !important; }
+    .editable { pointer-events: none; }`;
+  document.head.append(style);
 
   // A chart of all runs, which Omniboard lacks: final ASR of CleanCLIP over the learning rate (log), by objective of pre-training.
   const colours = { mmcl: '#0072b2', mmcl_ssl: '#d55e00' };

@@ -1,12 +1,12 @@
 // Loaded before Omniboard 2.16.1 (`node --require`), which as shipped listens on every interface, lets any web page
 // read and delete runs, ends at a malformed file id, and never comes back after its database was away for a minute.
-// Environment: OMNI_HOSTS, further host names under which it may be called (comma-separated); OMNI_WRITE, allow changes.
+// Environment: OMNI_LISTEN, another address to listen on, inside a container.
 'use strict';
 const http = require('http');
 const net = require('net');
 
 const LOOPBACK = '127.0.0.1';
-const hosts = new Set(['localhost', LOOPBACK, ...(process.env.OMNI_HOSTS || '').split(',').filter(Boolean)]);
+const hosts = new Set(['localhost', LOOPBACK]);
 const listenHost = process.env.OMNI_LISTEN || LOOPBACK;
 const ANSWER_MILLISECONDS = 60000;
 
@@ -42,7 +42,7 @@ function refusal(request) {
   if (!hosts.has(name)) return [403, 'unknown host'];
   const origin = request.headers.origin;
   if (origin && origin.replace(/^https?:\/\//, '') !== host) return [403, 'foreign origin'];
-  if (!process.env.OMNI_WRITE && !/^(GET|HEAD|OPTIONS)$/.test(request.method)) return [403, 'read-only; start with --write to change runs'];
+  if (!/^(GET|HEAD|OPTIONS)$/.test(request.method)) return [403, 'for reading alone'];
   let address = '';
   try {
     address = decodeURIComponent(request.url);
