@@ -13,13 +13,15 @@ import repro
 LIBRARIES = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy", "pillow", "sacred")
 INSTRUCTIONS = {"avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve"}
 """Instruction sets of processors by which sums are rounded in different orders."""
+PROCESSOR = ("vendor_id", "cpu family", "model", "stepping")
 WRITTEN = (
     "dvc.lock",
     "params.yaml",
     "README.md",
     "specs/README.md",
     "docs/findings.md",
-    "docs/mini.md",
+    "docs/data.md",
+    "docs/history.md",
     "results/studies",
     "report/metrics",
 )
@@ -63,6 +65,8 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "device": gpu or _field("proc/cpuinfo", "model name") or processor,
+        # Virtual machines call a processor by its maker alone; its numbers tell the model.
+        "processor": " ".join(filter(None, (_field("proc/cpuinfo", n) for n in PROCESSOR))),
         "instructions": " ".join(sorted(INSTRUCTIONS & set(flags.split()))),
     }
     for library in LIBRARIES:

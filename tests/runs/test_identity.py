@@ -11,8 +11,8 @@ import pytest
 
 import repro
 from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.runs import machine, version
 from repro.runs import run as runs
-from repro.runs import version
 from repro.runs.inputs import input_hash
 from repro.runs.machine import WRITTEN, commit_state
 from repro.runs.run import LaunchError, fingerprint_of, identify
@@ -189,3 +189,15 @@ def test_what_the_commands_write_is_no_edit(clone: Path) -> None:
 def test_an_edit_of_code_or_specification_is_told(clone: Path, name: str) -> None:
     (clone / name).write_text("edited\n")
     assert commit_state()[1] is True
+
+
+def test_a_record_tells_the_model_of_a_processor_that_hides_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a virtual machine."""
+    told = {"vendor_id": "AuthenticAMD", "cpu family": "25", "model": "17", "stepping": "1"}
+    told |= {"model name": "AMD EPYC", "(?:flags|Features)": "fma avx2 sse"}
+    monkeypatch.setattr(machine, "_field", lambda pattern, name: told.get(name, ""))
+    found = machine.environment()
+    assert (found["device"], found["processor"]) == ("AMD EPYC", "AuthenticAMD 25 17 1")
+    assert found["instructions"] == "avx2 fma"
