@@ -1,5 +1,5 @@
-"""Contact sheet of docs/triggers.md: `PYTHONPATH=. python docs/pictures/triggers.py
-docs/triggers.png`.
+"""Contact sheet of docs/data.md: `PYTHONPATH=. python docs/pictures/triggers.py
+docs/pictures/triggers.png`.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def test_bytes_are_the_recorded_ones():
 
 def test_the_picture_in_the_docs_shows_the_triggers_of_today(tmp_path):
     """Below the titles, whose letters depend on Pillow's font, it is what its script draws."""
-    made, published = tmp_path / "sheet.png", ROOT / "docs" / "triggers.png"
+    made, published = tmp_path / "sheet.png", ROOT / "docs/pictures/triggers.png"
     script = ROOT / "docs" / "pictures" / "triggers.py"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, script, made], env=environment, check=True)

@@ -13,7 +13,7 @@ from repro.report.document import build_document, plain
 from repro.report.judging.claims import load_claims
 from repro.report.studies.results import evidence_of, read_study_results
 
-PAGES = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
+PAGES = [*sorted(Path().glob("*.md")), *sorted(Path("docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"```.*?```", re.DOTALL)
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
@@ -54,7 +54,28 @@ def test_the_table_has_every_environment_variable_of_the_package(root: Path) -> 
     assert {name for row in rows for name in VARIABLE.findall(row)} - composed == named - composed
 
 
-PROSE = ("README.md", "docs/findings.md", "docs/mini.md")
+def test_every_page_is_reached_from_readme_in_two_steps(root: Path) -> None:
+    def linked(page: Path) -> set[Path]:
+        text = CODE.sub("", (root / page).read_text(encoding="utf-8"))
+        targets = (link.partition("#")[0] for link in LINK.findall(text) if "://" not in link)
+        paths = {(root / page.parent / path).resolve() for path in targets if path}
+        return {
+            path.relative_to(root.resolve()) for path in paths if path.suffix in (".md", ".ipynb")
+        }
+
+    first = linked(Path("README.md"))
+    reached = first.union(*(linked(page) for page in first if page.suffix == ".md"))
+    assert {*Path("docs").glob("*.md"), *Path("docs").glob("*.ipynb")} - reached == set()
+
+
+def test_the_hours_in_readme_are_those_of_the_forecast(root: Path) -> None:
+    (hours,) = re.findall(r"([\d,]+ to [\d,]+) A100 hours", (root / "README.md").read_text())
+    table = (root / "docs/a100.md").read_text().partition("<!-- plan-paper_lean:start -->")[2]
+    (row,) = re.findall(r"^\| a100 \|.*$", table, re.MULTILINE)
+    assert row.split(" | ")[3] == hours
+
+
+PROSE = ("README.md", "docs/findings.md", "docs/data.md", "docs/history.md")
 BLOCK = re.compile(r"<!-- (\w+):start -->(.*?)<!-- \1:end -->", re.DOTALL)
 # Generated blocks, code, targets of links, tables of dates, versions.
 NO_PROSE = re.compile(
@@ -132,7 +153,7 @@ def unknown(page: str, known: dict[str, set[str]]) -> Iterator[str]:
 @pytest.mark.slow
 def test_every_number_in_prose_is_one_that_the_archives_give(root: Path) -> None:
     known, pages = generated(root), [(root / page).read_text() for page in PROSE]
-    assert [list(unknown(page, known)) for page in pages] == [[], [], []]
+    assert [list(unknown(page, known)) for page in pages] == [[] for _ in PROSE]
     for right, wrong in WRONG.items():
         assert right in pages[1]
         assert len(list(unknown(pages[1].replace(right, wrong, 1), known))) == 1, wrong

@@ -1,4 +1,4 @@
-"""Generated tables of docs/findings.md and docs/mini.md, from the archives of studies alone.
+"""Generated tables of docs/findings.md, data.md and history.md, from the archives of studies alone.
 
 The archives are in git, so the tables are the same for everybody. The prose around them is by hand.
 """
@@ -27,18 +27,19 @@ from repro.report.studies.results import (
 from repro.report.verdicts import scope_of, verdicts
 
 DOCUMENTED = "mini"
-"""The profile that the two pages are about."""
-FINDINGS, TRIES = Path("docs/findings.md"), Path("docs/mini.md")
+"""The profile that the pages are about."""
+FINDINGS, DATA, HISTORY = (Path("docs", f"{name}.md") for name in ("findings", "data", "history"))
 BLOCKS = {
     FINDINGS: ("answer", "verdicts", "axes", "twins", "mechanism", "defences", "effects"),
-    TRIES: ("tries", "rounding"),
+    DATA: ("rounding",),
+    HISTORY: ("tries",),
 }
 FIRST = "first_setting.jsonl.gz"
 """Archive of the cleanings of `mini`'s first setting."""
 
 
 def write_findings() -> None:
-    """Write the generated tables of docs/findings.md and docs/mini.md.
+    """Write the generated tables of the pages.
 
     LedgerError for an archive that is not the one of dvc.lock.
     """
