@@ -19,13 +19,14 @@ Metric = Literal[
     "accuracy_gain",
     "relative_drop",
     "drop_difference",
+    "asr_left_difference",
     "kept_asr",
     "lowest_asr",
     "late_drop",
     "late_asr",
 ]
 """Quantity of a claim; computed in repro/report/judging/paper_claims.py."""
-ABOUT_BOTH: tuple[Metric, ...] = ("accuracy_gain", "drop_difference")
+ABOUT_BOTH: tuple[Metric, ...] = ("accuracy_gain", "drop_difference", "asr_left_difference")
 """Metrics that compare the two objectives."""
 ABOUT_START: tuple[Metric, ...] = ("start_accuracy", "start_asr", "accuracy_gain")
 """Metrics of models before cleaning."""

@@ -21,6 +21,7 @@ from repro.report.measures import (
     Pair,
     Quantity,
     Value,
+    asr_left_at_rate,
     lost_at_cap,
     of_both,
     of_seeds,
@@ -90,6 +91,10 @@ METRICS: dict[Metric, tuple[str, Quantity]] = {
     "accuracy_gain": ("accuracy before cleaning, MMCL + SSL less MMCL", start_accuracy),
     "relative_drop": ("share of the accuracy lost at the ASR threshold", lost_at_cap),
     "drop_difference": ("share of the accuracy lost, MMCL + SSL less MMCL", lost_at_cap),
+    "asr_left_difference": (
+        "ASR left at one learning rate, MMCL + SSL less MMCL",
+        asr_left_at_rate,
+    ),
     "kept_asr": ("lowest ASR with 95% of the accuracy kept", kept_asr),
     "lowest_asr": (
         "lowest ASR of all evaluations",
