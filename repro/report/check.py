@@ -185,6 +185,12 @@ def _own(name: str) -> Subject:
             problems.append(f"{folder}: {reason}")
         else:
             runs.append(run)
+    made = {run.record.model_hash for run in runs}
+    problems += [
+        f"{run.folder}: cleaned a model that no run here has trained"
+        for run in runs
+        if run.record.inputs.get("model", run.record.model_hash) not in made
+    ]
     if not runs:
         raise LedgerError(f"results/{name}: no runs; `make reproduce PROFILE={name}` makes them")
     return Subject(f"profile {name}", profile, runs, problems)
@@ -206,17 +212,11 @@ def _archives(subject: Subject) -> list[StudyResults]:
     altered = [line for line in archive_problems(name) if not line.startswith(f"{own}:")]
     if altered:
         raise LedgerError("\n".join(altered))
-    studies = [
+    return [
         study
         for study in read_study_results(name)
         if own is None or archive_of(study.name).resolve() != own.resolve()
     ]
-    if not studies:
-        there = ", ".join(sorted(_archived_profiles())) or "none"
-        raise LedgerError(
-            f"profile {name}: no archive to compare with (profiles with one: {there})"
-        )
-    return studies
 
 
 def _archived_profiles() -> set[str]:

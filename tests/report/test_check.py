@@ -129,12 +129,16 @@ def test_another_machine_is_judged_by_the_spread_of_the_seeds(
 
 
 def test_a_run_that_lacks_or_is_of_other_settings_or_code_is_named(own: Path) -> None:
-    lost, other, code = folders(own, "clean")[:3]
+    lost, other, code, foreign = folders(own, "clean")[:4]
     shutil.rmtree(lost)
     edit(other / RECORD, lambda of: of["spec"]["schedule"].update(epochs=3))
     edit(code / RECORD, lambda of: of.update(code="0123456789abcdef"))
+    edit(foreign / RECORD, lambda of: of["inputs"].update(model="0123456789abcdef"))
     found = check("mini")
-    assert found.counterparts == found.equal == 44
+    assert found.counterparts == found.equal == 43
+    assert f"{foreign.relative_to(own)}: cleaned a model that no run here has" in str(
+        found.problems
+    )
     assert f"{lost.relative_to(own)}/run.json: missing" in found.problems
     assert [line for line in found.problems if "made with another specification" in line]
     assert [line for line in found.problems if "1 runs of code 0123456789abcdef" in line]
