@@ -14,9 +14,9 @@ from repro.data.shards import PairStore
 from repro.data.triggers import stamp
 from repro.profile import load_profile
 
-NUMBER = 0
+NUMBER = 193
 """Of the image in the store: ICON."""
-ICON = "?"
+ICON = "ph:key-bold"
 """Its name in the package, for NOTICE."""
 PICTURES = Path(__file__).parent
 
