@@ -58,6 +58,17 @@ def value_of(content: Any, dotted: str) -> Any:
     return content
 
 
+def fits(locked: Any, today: Any) -> bool:
+    """Whether values are those of today, but for fields that are newer than the lock: these have
+    their default, for which no run is made again.
+    """
+    if isinstance(locked, dict) and isinstance(today, dict):
+        return all(key in today and fits(value, today[key]) for key, value in locked.items())
+    if isinstance(locked, list) and isinstance(today, list):
+        return len(locked) == len(today) and all(map(fits, locked, today))
+    return bool(locked == today)
+
+
 def problems(graph: dict[str, Stage], lock: dict[str, Stage], profile: Any) -> Iterator[str]:
     """What in a lock file does not fit the graph or the values of the profile."""
     stages = dict(expanded(graph))
@@ -77,7 +88,8 @@ def problems(graph: dict[str, Stage], lock: dict[str, Stage], profile: Any) -> I
                 yield f"{name}: {dep['path']}: not the output of its stage"
         for file, fields in (next(iter(of.items())) for of in stage.get("params", [])):
             for field in fields:
-                if locked["params"][file].get(field) != value_of(profile, field):
+                values = locked["params"][file]
+                if field in values and not fits(values[field], value_of(profile, field)):
                     yield f"{name}: {field}: another value"
 
 
