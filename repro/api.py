@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -85,13 +86,16 @@ def _chosen(runs: Sequence[RunSpec], field: str, value: object) -> list[RunSpec]
 def points(profile: str) -> pd.DataFrame:
     """Every evaluation of a profile, a row each: own runs, whose `study` is empty, and archives.
 
-    Columns are those of repro/report/points.py, shares are fractions. LedgerError if there is none.
+    Columns are those of repro/report/points.py, shares are fractions. LedgerError if there is none;
+    a warning for an archive that is not the committed one.
     """
     import pandas as pd
 
     from repro.report.points import evaluations, read_runs
-    from repro.report.studies.results import read_study_results
+    from repro.report.studies.results import archive_problems, read_study_results
 
+    for problem in archive_problems(profile):
+        warnings.warn(problem, stacklevel=2)
     denominator = load_profile(profile).switches.asr_denominator
     own = evaluations(read_runs(RESULTS / profile), denominator)
     frames = [own, *(study.frame for study in read_study_results(profile))]

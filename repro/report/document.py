@@ -27,8 +27,14 @@ from repro.report.numbers.evidence import Evidence
 from repro.report.numbers.mechanism import mechanism
 from repro.report.numbers.resistance import resistance
 from repro.report.own_run import own_values
-from repro.report.scales import LARGER, scale_rows, settings_table
-from repro.report.studies.results import StudyResults, read_study_results, studied, whole_seeds
+from repro.report.scales import scale_rows, settings_table
+from repro.report.studies.results import (
+    LARGER,
+    StudyResults,
+    read_study_results,
+    studied,
+    whole_seeds,
+)
 from repro.report.verdicts import scope_of, verdicts
 
 PROVENANCE = {

@@ -12,6 +12,7 @@ from repro.profile import SPECS
 from repro.report.build import DOCUMENT, report_folder
 from repro.report.pages.findings import DOCUMENTED
 from repro.report.pages.html import markdown, shared_values
+from repro.report.studies.results import check_archives
 from repro.spec import Switches
 
 README, PICTURES = Path("README.md"), Path("docs/pictures")
@@ -24,8 +25,9 @@ MEASURES = ("asr_left_at_rate", "lost_at_cap", "accuracy_at_cap")
 def write_blocks() -> None:
     """Write results and picture into README.md, and the switches into specs/README.md.
 
-    LedgerError if the report of DOCUMENTED is not built.
+    LedgerError if the report of DOCUMENTED is not built, or an archive is not the committed one.
     """
+    check_archives(DOCUMENTED)
     values = shared_values(read_document(DOCUMENTED))
     hero = report_folder(DOCUMENTED) / "figures/hero.svg"
     if hero.is_file():

@@ -14,13 +14,12 @@ from repro.report.format import label, percent
 from repro.report.judging.claims import Arms, Claims, Paper
 from repro.report.numbers.cells import CLEANCLIP, DATASETS, OBJECTIVES, TABLE1_ROWS
 from repro.report.pages.html import markdown
-from repro.report.studies.results import read_study_results, studied
+from repro.report.studies.results import LARGER, read_study_results, studied
 from repro.report.studies.tables import EffectRow, StudyEntry
 from repro.spec import CleanSize, Dataset, Objective, Profile
 
-PRINTED, LARGER = "paper", "midi"
-"""Profiles: the paper's settings, and the scale between the default one and the paper's. A study
-of its name has the results of the latter."""
+PRINTED = "paper"
+"""Profile with the paper's settings."""
 DATASET: Dataset = "cc6m"
 """All pairs of a scale, cleaned with both sizes."""
 Value = str | int | float | Sequence[float] | None

@@ -3,17 +3,21 @@
 import gzip
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import repro
 from repro.data.stages import data_key, data_settings, poison_key, poison_settings, write_settings
 from repro.ledger import LedgerError
 from repro.profile import check, load_profile, pretrain_runs
 from repro.report.pages.findings import write_findings
-from repro.report.studies.results import archive_problems, evidence_of
+from repro.report.readme import write_blocks
+from repro.report.studies.outcomes import REPLICATES
+from repro.report.studies.results import LARGER, archive_problems, evidence_of
 from repro.runs.published import read_results, read_run
 from repro.spec import SpecError, digest
 from repro.study import run as study_run
@@ -187,15 +191,15 @@ def more_correct(item: dict[str, Any]) -> None:
     item["rows"][-1]["num_correct"] += 30
 
 
-def lock(archive: Path) -> None:
+def lock(archive: Path, name: str = NAME) -> None:
     """A dvc.lock that knows the archive as it is, and a stage before and after its own."""
     md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
     Path("dvc.lock").write_text(
         "schema: '2.0'\nstages:\n"
         f"  study@before:\n    cmd: x\n    outs:\n    - path: other\n      md5: {'0' * 32}\n"
-        f"  study@{NAME}:\n    cmd: y\n    deps:\n    - path: {archive}\n      md5: {'1' * 32}\n"
+        f"  study@{name}:\n    cmd: y\n    deps:\n    - path: {archive}\n      md5: {'1' * 32}\n"
         f"    outs:\n    - path: {archive}\n      hash: md5\n      md5: {md5}\n      size: 3\n"
-        f"  study@{NAME}_after:\n    cmd: z\n    outs:\n    - path: last\n      md5: {'2' * 32}\n"
+        f"  study@{name}_after:\n    cmd: z\n    outs:\n    - path: last\n      md5: {'2' * 32}\n"
     )
 
 
@@ -246,6 +250,41 @@ def test_an_edited_archive_is_named_and_no_table_is_written_from_it(archive: Pat
         write_findings()
     # A report has the line among its notices.
     assert line in evidence_of(load_profile("mini")).notices
+
+
+def test_every_archive_behind_a_report_is_guarded(archive: Path, root: Path) -> None:
+    """That of the larger scale is in each report, and so are those of earlier code."""
+    write_study_spec(Path(), "larger", {"default": {}})
+    specification = Path("specs/studies/larger.yaml")
+    text = specification.read_text().replace('"profile":"mini"', f'"profile":"{LARGER}"')
+    specification.write_text(text)
+    edit(archive, lambda item: item["run"].update(seconds=1.0))
+    larger = archive_of("larger")
+    larger.write_bytes(archive.read_bytes())
+    lock(larger, "larger")
+    for profile in ("mini", "smoke", LARGER):
+        assert archive_problems(profile) == []
+
+    edit(larger, lambda item: item["run"].update(seconds=2.0))
+    for profile in ("mini", "smoke", LARGER):
+        (line,) = archive_problems(profile)
+        assert line.startswith(f"{larger}: not the file that is known to dvc.lock")
+    for write in (write_findings, write_blocks):
+        with pytest.raises(LedgerError, match=r"larger\.jsonl\.gz: not the file"):
+            write()
+    with pytest.warns(UserWarning, match=r"larger\.jsonl\.gz: not the file"):
+        repro.points("mini")
+
+    # Of earlier code.
+    larger.unlink()
+    shutil.copytree(root / REPLICATES, REPLICATES)
+    assert archive_problems("mini") == []
+    earlier = sorted(REPLICATES.glob("*.gz"))
+    assert len(earlier) == 2
+    for path in earlier:
+        path.write_bytes(path.read_bytes() + b"\0")
+    lines = archive_problems("mini")
+    assert [line.partition(":")[0] for line in lines] == [str(path) for path in earlier]
 
 
 def test_where_nobody_knows_better_an_archive_counts_as_it_is(archive: Path) -> None:

@@ -1,7 +1,7 @@
 """Studies of specs/studies that have an archive: their runs, and what the report says of them."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,10 @@ from repro.report.studies.tables import StudyEntry, StudyTable
 from repro.runs.layout import RESULTS
 from repro.spec import Profile
 from repro.study.spec import Study, archive_of, lacking, load_study, study_names
+
+LARGER = "midi"
+"""The scale between the default one and the paper's: every report shows the study of its name."""
+SUMS = REPLICATES / "MD5SUMS"
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def read_study_results(profile: str) -> list[StudyResults]:
     SpecError or LedgerError for a file that cannot be used.
     """
     studies = []
-    for name, spec, archive in _with_archive(profile):
+    for name, spec, archive in _with_archive({profile}):
         # An archive may hold a variant that its study no longer names.
         runs = [run for run in archived_runs(archive) if run.record.status != "failed"]
         named = tuple(run for run in runs if run.record.spec.variant in spec.variants)
@@ -75,9 +79,17 @@ def read_study_results(profile: str) -> list[StudyResults]:
     return sorted(studies, key=lambda of: -len({run.record.spec.seed for run in of.runs}))
 
 
+def check_archives(profile: str) -> None:
+    """Raise LedgerError for an archive of `archive_problems`."""
+    if problems := archive_problems(profile):
+        raise LedgerError("\n".join(problems))
+
+
 def archive_problems(profile: str) -> list[str]:
-    """A line for each archive of the profile's studies that is not as locked; none for one that
-    dvc.lock does not name.
+    """A line for each archive behind the report of a profile that is not the committed one: those
+    of its own studies and of the scale LARGER, by dvc.lock, and those of earlier code, by SUMS.
+
+    None for an archive that these do not name.
     """
     try:
         locked = locked_outputs()
@@ -85,22 +97,37 @@ def archive_problems(profile: str) -> list[str]:
         # `verify --all` names a damaged one.
         locked = {}
     problems = []
-    for name, _, archive in _with_archive(profile):
-        md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
-        if (known := locked.get(archive, md5)) != md5:
+    for name, _, archive in _with_archive({profile, LARGER}):
+        if changed := _changed(archive, locked.get(archive), LOCK):
             problems.append(
-                f"{archive}: not the file that is known to {LOCK} (MD5 {known}, here {md5}). "
-                f"`git checkout -- {archive}` takes the committed one; deleted, `dvc repro "
-                f"study@{name}` makes it again; results that you made yourself are accepted with "
-                f"`dvc commit study@{name}`"
+                f"{changed}; deleted, `dvc repro study@{name}` makes it again; results that you "
+                f"made yourself are accepted with `dvc commit study@{name}`"
             )
+    if SUMS.is_file():
+        for line in SUMS.read_text(encoding="utf-8").splitlines():
+            md5, name = line.split()
+            if changed := _changed(REPLICATES / name, md5, SUMS):
+                problems.append(changed)
     return problems
 
 
-def _with_archive(profile: str) -> Iterator[tuple[str, Study, Path]]:
+def _changed(archive: Path, known: str | None, place: Path) -> str:
+    """A line where an archive is there and has another MD5 than `place` knows; else empty."""
+    if not archive.is_file():
+        return ""
+    md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    if known in (None, md5):
+        return ""
+    return (
+        f"{archive}: not the file that is known to {place} (MD5 {known}, here {md5}). "
+        f"`git checkout -- {archive}` takes the committed one"
+    )
+
+
+def _with_archive(profiles: Collection[str]) -> Iterator[tuple[str, Study, Path]]:
     for name in study_names():
         spec, archive = load_study(name), archive_of(name)
-        if spec.profile == profile and archive.is_file():
+        if spec.profile in profiles and archive.is_file():
             yield name, spec, archive
 
 
