@@ -31,6 +31,7 @@ from repro.report.scales import scale_rows, settings_table
 from repro.report.studies.results import (
     LARGER,
     StudyResults,
+    rank_notices,
     read_study_results,
     studied,
     whole_seeds,
@@ -76,6 +77,7 @@ def build_document(
     # The archived seeds, beside which the authors' points stand; without them the own runs.
     arms, archived = judged.arms, bool(judged.arms.study)
     about = studied(studies, profile, context.rate)
+    larger = read_study_results(LARGER) if archived and profile.name != LARGER else []
 
     # Every run that any number here rests on, for provenance and the hash of the ledger.
     runs = [*evidence.runs, *(run for study in studies for run in study.runs)]
@@ -101,9 +103,7 @@ def build_document(
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
         "answer": answer(judged, paper),
         "verdicts": judged,
-        "larger": _larger(evidence, claims)
-        if archived and profile.name != LARGER
-        else {"measures": [], "predicted": ""},
+        "larger": _larger(evidence, claims, larger),
         "own_run": list(own_values(by_arm, arms, claims.rules)) if archived else [],
         "claims": judged_claims(by_arm, claims, judged, scope),
         "tables": {
@@ -130,7 +130,11 @@ def build_document(
             dict(zip(("stage", "cell", "run"), folder.split("/")[2:], strict=True), reason=reason)
             for folder, reason in evidence.missing.items()
         ],
-        "notices": [*evidence.notices, *authors_notices(evidence.files)],
+        "notices": [
+            *evidence.notices,
+            *rank_notices(evidence.runs, [*studies, *larger]),
+            *authors_notices(evidence.files),
+        ],
         "authors_files": evidence.files,
         "sources": {
             "ledger": hashlib.sha256(ledger.encode()).hexdigest(),
@@ -139,11 +143,14 @@ def build_document(
     }
 
 
-def _larger(evidence: Evidence, claims: Claims) -> dict[str, Any]:
-    """Exploratory verdicts at the scale `midi`, and what its study predicted."""
+def _larger(evidence: Evidence, claims: Claims, studies: list[StudyResults]) -> dict[str, Any]:
+    """Exploratory verdicts at the scale `midi`, and what its study predicted; empty without
+    studies.
+    """
+    if not studies:
+        return {"measures": [], "predicted": ""}
     profile = load_profile(LARGER)
     context = Context.of(claims, profile)
-    studies = read_study_results(LARGER)
     larger = Evaluations(joined(evidence.frame[:0], *(of.frame for of in studies)), context)
     found = verdicts(larger, claims, LARGER, {}, scope_of(profile))
     predicted = [of.spec.predicted for of in studies if of.name == found.arms.study]

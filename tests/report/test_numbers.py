@@ -97,6 +97,20 @@ def test_the_tables_show_the_first_seed_and_have_all(tmp_path: Path) -> None:
     assert [(s["seed"], s["accuracy"]) for s in clean["by_seed"]] == [(0, 0.4), (1, 0.1)]
 
 
+def test_runs_of_other_ranks_or_threads_are_noticed(tmp_path: Path) -> None:
+    """Among those of a stage: how many ranks clean says nothing of how many pre-train."""
+    profile = write_specs(tmp_path)
+    folders = [write_run(tmp_path, spec, [START]) for spec in pretrain_runs(profile, "cc3m")]
+    for spec in clean_runs(profile, "cc3m")[:2]:
+        reseal(write_run(tmp_path, spec, [START, START]), threads=2)
+    assert document_at(tmp_path, profile)["notices"] == []
+
+    reseal(folders[0], ranks=2)
+    (notice,) = document_at(tmp_path, profile)["notices"]
+    counts = "2 ranks of 1 threads (1 runs), 1 ranks of 1 threads (1 runs)"
+    assert "stage pretrain, differ in ranks or threads" in notice and counts in notice
+
+
 def test_runs_on_unpoisoned_pairs_are_in_no_table(tmp_path: Path) -> None:
     profile = write_specs(tmp_path)
     for spec in pretrain_runs(profile, "cc3m", "mmcl", poisoned=False):

@@ -1,7 +1,8 @@
 """Studies of specs/studies that have an archive: their runs, and what the report says of them."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +78,27 @@ def read_study_results(profile: str) -> list[StudyResults]:
         studies += [StudyResults(name, spec, named)] if named else []
     # Of as many seeds, in the order of their names.
     return sorted(studies, key=lambda of: -len({run.record.spec.seed for run in of.runs}))
+
+
+def rank_notices(own: Sequence[FinishedRun], studies: Iterable[StudyResults]) -> list[str]:
+    """A line for each stage of the profile's own runs, or of a study, whose runs were divided among
+    different numbers of ranks or threads: sums are then rounded in another order.
+    """
+    lines = []
+    for name, runs in [("this profile", own), *((study.name, study.runs) for study in studies)]:
+        for stage in ("pretrain", "clean"):
+            shares = Counter(
+                f"{run.record.ranks} ranks of {run.record.threads} threads"
+                for run in runs
+                if run.record.spec.stage == stage
+            )
+            if len(shares) > 1:
+                counts = ", ".join(f"{share} ({count} runs)" for share, count in shares.items())
+                lines.append(
+                    f"Runs of {name}, stage {stage}, differ in ranks or threads, and so by about a "
+                    f"change of seed from what they would be alike: {counts}."
+                )
+    return lines
 
 
 def check_archives(profile: str) -> None:
