@@ -4,7 +4,8 @@
 # Idempotent: does nothing when pyproject.toml and constraints.txt are those of the last complete run.
 # Environment: PYTHON (interpreter to use); EXTRAS (default "test"); every setting of pip, such as PIP_INDEX_URL.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+# By its real path: a symlink on the way must not look like another place.
+cd -P "$(dirname "${BASH_SOURCE[0]}")"
 
 VENV=.venv
 TORCH_FLOOR=2.12
@@ -62,7 +63,7 @@ torch_constraint() {
     if [ -n "$best" ] && [ "$(printf '%s\n' "$TORCH_FLOOR" "$best" | sort -V | head -n 1)" = "$TORCH_FLOOR" ]; then
         echo "torch==$best"
     else
-        say "no GPU here and no CPU build of torch on offer: the CUDA build follows (about 3 GB);" \
+        say "no GPU here and no CPU build of torch on offer: the CUDA build follows (about 6 GB in all);" \
             "PIP_EXTRA_INDEX_URL may name an index with CPU builds"
     fi
 }
@@ -93,8 +94,10 @@ if [ "${complete_key:-}" != "$key" ] || [ -n "$missing" ]; then
         "'pip download -c constraints.txt .[${extras#,}]' and set PIP_NO_INDEX=1 PIP_FIND_LINKS=folder. Then run this again."
     # pip compiles on one core. Some packages carry files that no Python compiles, for their own tests.
     "$VENV/bin/python" -m compileall -q -j 0 "$VENV/lib" >/dev/null || true
-    # An unpacked archive of the project has no history, and DVC asks to be told.
-    [ -e .git ] || [ ! -d .dvc ] || "$VENV/bin/dvc" config --local core.no_scm true
     printf '%s\n' "$key" "${extras#,}" >"$VENV/.complete"
     say "done; 'source $VENV/bin/activate' gives the environment to your shell"
+fi
+# An unpacked archive of the project has no history, and DVC asks to be told.
+if [ ! -e .git ] && [ -d .dvc ] && ! grep -qs no_scm .dvc/config.local; then
+    "$VENV/bin/dvc" config --local core.no_scm true
 fi

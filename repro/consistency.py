@@ -5,13 +5,14 @@ runs, so that no stage starts on a specification that a later one would refuse.
 """
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from repro.names import DATASETS, LOSSES
-from repro.spec import Dataset, IconSource, Objective, Profile, RunSpec
+from repro.names import DATASETS
+from repro.spec import Dataset, IconSource, Objective, Profile, RunSpec, num_views
 
 Problem = tuple[str, Any, str]
 
@@ -44,7 +45,7 @@ def view_problems(profile: Profile, objectives: Iterable[Objective]) -> list[str
     be trained.
     """
     spec = profile.pretrain
-    single = [name for name in objectives if LOSSES[name].views == 1 or not spec.ssl_weight]
+    single = [name for name in objectives if num_views(name, spec.ssl_weight) == 1]
     if spec.second_view == "all" or not single:
         return []
     allowed = f"all, because {', '.join(single)} encodes one view"
@@ -52,7 +53,9 @@ def view_problems(profile: Profile, objectives: Iterable[Objective]) -> list[str
 
 
 def _in_words(problems: Iterable[Problem]) -> list[str]:
-    return [f"{field}: {value!r} (allowed: {allowed})" for field, value, allowed in problems]
+    lines = [f"{field}: {value!r} (allowed: {allowed})" for field, value, allowed in problems]
+    # Several models may have the same problem.
+    return list(dict.fromkeys(lines))
 
 
 def _task_problems(profile: Profile, names: Sequence[str]) -> Iterator[Problem]:
@@ -83,11 +86,34 @@ def _data_problems(profile: Profile) -> Iterator[Problem]:
     patch, side = poison.trigger.patch_size, profile.data.image_size
     if patch > side:
         yield "data.poison.trigger.patch_size", patch, f"1 to image_size = {side}"
-    smallest = min(pairs.values(), default=0)
-    for size, count in profile.data.cleaning_sizes.items():
-        if count > smallest:
-            allowed = f"1 to {smallest}, the pairs of the smallest dataset"
+    yield from _subset_problems(profile)
+
+
+def _subset_problems(profile: Profile) -> Iterator[Problem]:
+    """Every dataset has enough pairs that are not poisoned for cleaning and validation."""
+    data, sizes = profile.data, profile.data.cleaning_sizes
+    small, large = sizes.get("100k", 0), sizes.get("200k", math.inf)
+    if small > large:
+        yield "data.cleaning_sizes.100k", small, f"1 to {large}, the pairs of 200k"
+
+    unpoisoned = {
+        dataset: count - data.poison.num_poisoned.get(dataset, 0)
+        for dataset, count in data.num_pairs.items()
+    }
+    if not unpoisoned or min(unpoisoned.values()) < 0:
+        return
+    fewest = min(unpoisoned, key=unpoisoned.__getitem__)
+    there = unpoisoned[fewest]
+    for size, count in sizes.items():
+        if count > there:
+            allowed = f"1 to {there}, the pairs of {fewest} that are not poisoned"
             yield f"data.cleaning_sizes.{size}", count, allowed
+
+    # Validation pairs are no cleaning pairs.
+    rest = max(0, there - max(sizes.values(), default=0))
+    if data.num_validation > rest:
+        allowed = f"0 to {rest}, the pairs of {fewest} that are neither poisoned nor for cleaning"
+        yield "data.num_validation", data.num_validation, allowed
 
 
 def _model_problems(profile: Profile) -> Iterator[Problem]:
@@ -110,6 +136,8 @@ def _pretraining_problems(profile: Profile) -> Iterator[Problem]:
     choose it.
     """
     data, spec = profile.data, profile.pretrain
+    if len(set(spec.seeds)) < len(spec.seeds):
+        yield "pretrain.seeds", spec.seeds, "every seed once"
     for objective, schedule in spec.objectives.items():
         # BatchNorm takes its statistics over whole groups of the batch.
         field, batch = f"pretrain.objectives.{objective}", schedule.global_batch_size
@@ -126,6 +154,8 @@ def _pretraining_problems(profile: Profile) -> Iterator[Problem]:
         # An incomplete batch is not trained on.
         schedule = spec.objectives[objective]
         batch = schedule.global_batch_size
+        if left < 2:
+            continue  # a problem of the counts, which is named there
         if batch > left:
             field = f"pretrain.objectives.{objective}.global_batch_size"
             yield field, batch, f"2 to {left}, the pairs that {dataset} trains on"
@@ -136,6 +166,23 @@ def _pretraining_problems(profile: Profile) -> Iterator[Problem]:
             yield field, age, f"last, best_validation_loss, or an epoch up to {schedule.epochs}"
         if age == "best_validation_loss" and data.num_validation < batch:
             yield field, age, "this where data.num_validation is at least one global batch"
+
+        steps_per_epoch = left // batch
+        epochs = age if isinstance(age, int) else schedule.epochs
+        field = f"pretrain.objectives.{objective}.warmup_steps"
+        yield from _warmup_problems(profile, field, schedule.warmup_steps, steps_per_epoch, epochs)
+
+
+def _warmup_problems(
+    profile: Profile, field: str, warmup_steps: int, steps_per_epoch: int, epochs: int
+) -> Iterator[Problem]:
+    """The warm-up ends within the run, whose rate in tables would never be reached otherwise."""
+    steps = steps_per_epoch * epochs
+    # The authors' counter begins one epoch in.
+    if profile.switches.schedule_offset == "one_epoch":
+        steps += steps_per_epoch
+    if warmup_steps >= max(steps, 1):
+        yield field, warmup_steps, f"0 to {steps - 1}, one less than the run's steps"
 
 
 def _cleaning_problems(profile: Profile, runs: list[RunSpec]) -> Iterator[Problem]:
@@ -161,8 +208,19 @@ def _cleaning_problems(profile: Profile, runs: list[RunSpec]) -> Iterator[Proble
             elif sizes[size] < batch:
                 allowed = f"2 to {sizes[size]}, the cleaning pairs of {size}"
                 yield f"{field}.global_batch_size", batch, allowed
+            else:
+                steps_per_epoch = (sizes[size] + clean.poisons_left) // batch
+                warmup = clean.warmup_steps
+                yield from _warmup_problems(
+                    profile, "clean.warmup_steps", warmup, steps_per_epoch, clean.epochs
+                )
+    if clean.stop_early is not None and clean.stop_early.epochs > clean.epochs:
+        allowed = f"1 to clean.epochs = {clean.epochs}"
+        yield "clean.stop_early.epochs", clean.stop_early.epochs, allowed
 
     # The id is the name of the run's folder: a second run would take the place of the first.
+    if len(set(profile.pretrain.seeds)) < len(profile.pretrain.seeds):
+        return  # named already
     for (model, run_id), count in Counter((run.cell, run.run_id) for run in runs).items():
         if count > 1:
             yield "clean.cells", run_id, f"once in {model}, not {count} times"

@@ -78,12 +78,16 @@ def replace_file(path: Path, content: bytes, *, sync: bool = True) -> None:
     """
     # In the same folder, for a rename is atomic only within one file system.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        # On a full disk nothing is left behind.
+        partial.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:

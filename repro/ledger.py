@@ -9,12 +9,13 @@ import base64
 import json
 import math
 import os
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError, safe_open
 
 from repro.files import file_sha256, replace_file
@@ -70,6 +71,18 @@ class Counts(BaseModel):
     """Evaluation images of the target class."""
     num_target_attacked: int = Field(ge=0)
     """Of `num_attacked`, those of the target class; subtract both for the non-target ASR."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for name, most in (
+            ("num_correct", self.num_images),
+            ("num_attacked", self.num_images),
+            ("num_target", self.num_images),
+            ("num_target_attacked", min(self.num_attacked, self.num_target)),
+        ):
+            if (count := getattr(self, name)) > most:
+                raise ValueError(f"{name}: {count} (allowed: 0 to {most})")
+        return self
 
     @property
     def accuracy(self) -> float:
@@ -151,6 +164,12 @@ RunOutcome = dict[str, Any]
 """`outcome.json`: the worker's account of a run that it ended, fields of its record."""
 
 
+def _iso_time(text: str) -> str:
+    """The text; ValueError if it is no time."""
+    datetime.fromisoformat(text)
+    return text
+
+
 class RunRecord(BaseModel):
     """run.json: what ran, on what, with what, and how it ended."""
 
@@ -174,7 +193,7 @@ class RunRecord(BaseModel):
     """Python, library versions, device, host operating system; no host name, no path."""
     ranks: int = 1
     threads: int = 1
-    started: str
+    started: Annotated[str, AfterValidator(_iso_time)]
     """UTC, ISO 8601."""
     seconds: float = 0.0
     """Training and evaluation wall time over all attempts, start-up excluded."""

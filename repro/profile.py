@@ -54,7 +54,8 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: {getattr(error, 'strerror', error)}") from None
+        elsewhere = "" if path.parent.is_dir() else "; call again from the project's folder"
+        raise SpecError(f"{path}: {getattr(error, 'strerror', error)}{elsewhere}") from None
 
 
 @cache
@@ -179,7 +180,7 @@ def load_profile(
     merged, last = _merged(name, specs, where, origins), f"{specs.as_posix()}/{name}.yaml"
     for dotted, value in (overrides or {}).items():
         for key in reversed(dotted.split(".")):
-            value = {int(key) if key.isdigit() else key: value}
+            value = {int(key) if key.isdecimal() else key: value}
         last = source
         merged = merge(merged, value, last, origins)
 

@@ -94,8 +94,10 @@ def _restore_params() -> None:
     content = PARAMS.read_text(encoding="utf-8") if PARAMS.exists() else ""
     profile = content.rpartition(": ")[2].rstrip()
     if content == REPLACED.format(profile):
-        replace_file(PARAMS, SAVED_PARAMS.read_bytes())
-    SAVED_PARAMS.unlink()
+        # A rename needs no space: the call may end because the disk is full.
+        SAVED_PARAMS.replace(PARAMS)
+    else:
+        SAVED_PARAMS.unlink()
 
 
 def mend_dvc_files() -> None:

@@ -24,6 +24,8 @@ from repro.names import Objective as Objective
 Precision = Literal["fp32", "tf32", "bf16"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")]
 Rate = Annotated[FiniteFloat, Field(gt=0, lt=1e3)]
+LearningRate = Annotated[FiniteFloat, Field(ge=1e-9, le=10)]
+Width = Annotated[int, Field(ge=1, le=2**14)]
 Weight = Annotated[FiniteFloat, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What torch and numpy take as a seed."""
@@ -124,7 +126,7 @@ class IconSource(Spec):
     """Icons under their names, from one npm package: the stand-in that registries ship."""
 
     kind: Literal["icons"]
-    num_concepts: PositiveInt
+    num_concepts: Annotated[int, Field(ge=2)]
     """Classes: the first of specs/classnames/icons.txt, and the target class always."""
     images_per_concept: PositiveInt | None
     """Evaluation images of a class, at most; null takes all that are listed."""
@@ -168,8 +170,8 @@ class VisionConfig(Spec):
 
     image_size: PositiveInt
     layers: Annotated[list[PositiveInt], Field(min_length=4, max_length=4)]
-    width: PositiveInt
-    head_width: PositiveInt
+    width: Width
+    head_width: Width
 
 
 class TextConfig(Spec):
@@ -177,7 +179,7 @@ class TextConfig(Spec):
 
     context_length: Literal[77]
     vocab_size: Literal[49408]
-    width: PositiveInt
+    width: Width
     heads: PositiveInt
     layers: PositiveInt
 
@@ -185,7 +187,7 @@ class TextConfig(Spec):
 class ModelSpec(Spec):
     """An open_clip CLIP model, built from its configuration and never from pre-trained weights."""
 
-    embed_dim: PositiveInt
+    embed_dim: Width
     vision: VisionConfig
     text: TextConfig
     quick_gelu: bool
@@ -213,7 +215,7 @@ class Views(Spec):
 class Schedule(Spec):
     """How long and how fast to train: cosine with linear warm-up."""
 
-    learning_rate: Rate
+    learning_rate: LearningRate
     epochs: PositiveInt
     warmup_steps: NonNegativeInt
     global_batch_size: BatchSize
@@ -264,7 +266,7 @@ class CleanCell(Spec):
     pretrain_objectives: NonEmpty[Objective]
     clean_sizes: NonEmpty[CleanSize]
     losses: NonEmpty[Loss]
-    learning_rates: NonEmpty[Rate]
+    learning_rates: NonEmpty[LearningRate]
     global_batch_size: BatchSize
 
 
@@ -439,9 +441,7 @@ class RunSpec(Cleaning):
     def num_views(self) -> int:
         """Views of every pair that a step encodes; one where the weight of the SSL term is 0."""
         name, settings = self.loss_settings
-        if settings.get("ssl_weight", 1.0) == 0:
-            return 1
-        return DEFENCES[name].views or LOSSES[self.loss].views
+        return DEFENCES[name].views or num_views(self.loss, settings.get("ssl_weight", 1.0))
 
     @property
     def evaluation_key(self) -> str:
@@ -464,6 +464,11 @@ class RunSpec(Cleaning):
         # A study's run that differs from a main one in name only is then the same run.
         unnamed = self.model_copy(update={"variant": ""})
         return unnamed.model_dump(mode="json", exclude=METRIC_FIELDS, exclude_defaults=True)
+
+
+def num_views(loss: Loss, ssl_weight: float) -> int:
+    """Views of every pair that a loss needs; MMCL + SSL with a weight of 0 is MMCL."""
+    return 1 if loss == "mmcl_ssl" and ssl_weight == 0 else LOSSES[loss].views
 
 
 def digest(content: Any) -> str:

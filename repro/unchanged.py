@@ -110,7 +110,8 @@ def unchanged(
     if names := edits(resolved_profile(profile_name) or profile, began):
         raise SpecError(
             f"{names}: changed after the call began, so earlier stages may have had the state "
-            "before; call again"
+            "before; call again (where a stage is called alone, `dvc repro -s`, first "
+            f"`dvc repro resolve@{profile_name}`)"
         )
     said = "changed while the stage ran, so its output is that of the state before; run it again"
     try:

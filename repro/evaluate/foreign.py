@@ -124,13 +124,15 @@ def load_foreign(path: Path, format: Format, spec: ModelSpec) -> CLIP:
         dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
         if not dense or value.is_floating_point() != kinds.get(name, value.is_floating_point()):
             raise CheckpointError(f"{path}: {name}: not a dense tensor of the model's kind")
-        if not value.isfinite().all():
-            raise CheckpointError(f"{path}: {name}: not all values are finite")
+    # Shapes are compared before any value is looked at: one value may stand for gigabytes.
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:  # names what is missing, unknown, or of another shape
         problems = shorten(str(error), 600)
         raise CheckpointError(f"{path}: not the specified model: {problems}") from None
+    for name, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise CheckpointError(f"{path}: {name}: not all values are finite")
     return model
 
 

@@ -34,11 +34,12 @@ run's specification. Were they counted, every run of a fresh clone would seem to
 
 def commit_state() -> tuple[str | None, bool]:
     """Commit of the checkout, and whether tracked files that a run may depend on differ from it;
-    (None, False) outside a git checkout.
+    (None, False) where the package is in no git checkout, or in one of another project.
     """
     # From the root of the checkout, wherever below it the package lies.
     paths = [":/", *(f":(top,exclude){name}" for name in WRITTEN)]
     try:
+        git("ls-files", "--error-unmatch", "__init__.py")
         commit = git("rev-parse", "HEAD")
         changes = git("status", "--porcelain", "-uno", "--", *paths)
     except (OSError, RuntimeError):

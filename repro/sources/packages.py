@@ -91,7 +91,9 @@ def _download(package: Package) -> None:
     NPM_DIR.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=NPM_DIR) as folder:
         path = Path(folder, package.tarball)
-        command = [npm, "pack", "--loglevel=error", "--ignore-scripts", str(package)]
+        # With a cache of its own, since the user's home may be read-only.
+        options = ["--loglevel=error", "--ignore-scripts", f"--cache={folder}/cache"]
+        command = [npm, "pack", *options, str(package)]
         try:
             subprocess.run(
                 command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS, check=True

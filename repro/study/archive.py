@@ -35,8 +35,7 @@ def write_archive(path: Path, runs: Iterable[ArchivedRun]) -> None:
             "run": record.model_dump(mode="json"),
             "rows": [row.model_dump(mode="json", exclude=names) for row in rows],
         }
-        place = record.spec.stage, record.spec.cell, record.spec.run_id
-        lines[place] = json.dumps(content) + "\n"
+        lines[_place(record)] = json.dumps(content) + "\n"
 
     # No time in the header of gzip: equal runs give equal bytes.
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +46,7 @@ def write_archive(path: Path, runs: Iterable[ArchivedRun]) -> None:
 def read_archive(path: Path) -> list[ArchivedRun]:
     """Read what `write_archive` wrote; LedgerError names file, line and what is wrong.
 
-    The rows of a run must have the hash that is in its record.
+    The rows of a run must have the hash that is in its record, and no run may stand twice.
     """
     try:
         lines = gzip.decompress(path.read_bytes()).decode().splitlines()
@@ -56,7 +55,17 @@ def read_archive(path: Path) -> list[ArchivedRun]:
         raise LedgerError(f"{path}: missing; `python -m repro study {study}` makes it") from None
     except (OSError, EOFError, MemoryError, zlib.error, UnicodeDecodeError) as error:
         raise LedgerError(f"{path}: unreadable ({error})") from None
-    return [_read_line(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    runs: dict[tuple[str, str, str], ArchivedRun] = {}
+    for number, line in enumerate(lines, start=1):
+        record, rows = _read_line(line, f"{path}:{number}")
+        if (place := _place(record)) in runs:
+            raise LedgerError(f"{path}:{number}: {'/'.join(place)} stands twice")
+        runs[place] = record, rows
+    return list(runs.values())
+
+
+def _place(record: RunRecord) -> tuple[str, str, str]:
+    return record.spec.stage, record.spec.cell, record.spec.run_id
 
 
 def _read_line(line: str, where: str) -> ArchivedRun:

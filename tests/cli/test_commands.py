@@ -1,5 +1,6 @@
 """The command line and the Makefile: what somebody types in the first hour, mistakes and stops."""
 
+import hashlib
 import inspect
 import os
 import shutil
@@ -210,6 +211,35 @@ def test_set_up_refuses_a_path_that_breaks_it_later(root: Path, tmp_path: Path) 
         assert ended.returncode == 1 and ended.stderr.count("\n") == 1
         assert f"{folder}: the path holds $ or :" in ended.stderr
         assert not (folder / ".venv").exists()
+
+
+def test_set_up_knows_its_place_by_whatever_way_one_comes(root: Path, tmp_path: Path) -> None:
+    """What is installed there stays, and DVC is told once that a checkout has no history."""
+    real = tmp_path / "real"
+    (real / ".venv/bin").mkdir(parents=True)
+    (real / ".dvc").mkdir()
+    texts = b""
+    for name in ("pyproject.toml", "constraints.txt", "setup.sh"):
+        texts += Path(shutil.copy(root / name, real)).read_bytes()
+    (tmp_path / "link").symlink_to(real)
+    key = f"{hashlib.sha256(texts).hexdigest()} {real}"
+    (real / ".venv/.complete").write_text(f"{key}\ntest,node\n")
+    (real / ".venv/bin/dvc").write_text('#!/bin/sh\necho "$@" >> .dvc/config.local\n')
+    (real / ".venv/bin/dvc").chmod(0o755)
+
+    for way in ("real", "link"):
+        folder = tmp_path / way
+        # Nothing can be installed: what is tried would fail.
+        offline = {"PIP_NO_INDEX": "1", "PYTHON": "/bin/false", "PATH": "/usr/bin:/bin"}
+        ended = subprocess.run(
+            ["bash", "setup.sh"],
+            cwd=folder,
+            env=os.environ | offline | {"PWD": str(folder)},
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == 0 and not ended.stderr, ended.stderr
+    assert (real / ".dvc/config.local").read_text() == "config --local core.no_scm true\n"
 
 
 DELETED = """

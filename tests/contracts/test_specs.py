@@ -119,10 +119,28 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "data.poison.trigger.patch_size": (33, "trigger.patch_size: 33 (allowed: 1 to image_size = 32"),
     "data.poison.num_poisoned.cc3m": (156, "num_poisoned.cc3m: 156 (allowed: 1 to 155, its pairs"),
     "data.poison.target_class": ("bananas", "target_class: 'bananas' (allowed: a name that occurs"),
-    "data.cleaning_sizes.200k": (156, "200k: 156 (allowed: 1 to 155, the pairs of the smallest"),
+    "data.cleaning_sizes.200k": (
+        146,
+        "200k: 146 (allowed: 1 to 145, the pairs of cc3m that are no",
+    ),
+    "data.cleaning_sizes.100k": (97, "100k: 97 (allowed: 1 to 96, the pairs of 200k)"),
+    "data.poison.num_poisoned.cc6m": (300, "200k: 96 (allowed: 1 to 0, the pairs of cc6m that are"),
     "data.source.kind": ("folder", "data.source: Input tag 'folder' found using 'kind'"),
     "data.source.num_concepts": (9999, "num_concepts: 9999 (allowed: 1 to 1000, the names in"),
-    "data.num_validation": (135, "global_batch_size: 32 (allowed: 2 to 20, the pairs that cc3m"),
+    "data.num_validation": (50, "num_validation: 50 (allowed: 0 to 49, the pairs of cc3m that are"),
+    "data.source": (
+        {"num_concepts": 1},
+        "num_concepts: Input should be greater than or equal to 2",
+    ),
+    "pretrain.objectives.mmcl.warmup_steps": (8, "warmup_steps: 8 (allowed: 0 to 7, one less than"),
+    "pretrain.objectives.mmcl.learning_rate": (
+        999.0,
+        "should be less than or equal to 10 (got 999",
+    ),
+    "pretrain.model.vision.width": (10**6, "should be less than or equal to 16384 (got 1000000)"),
+    "clean.warmup_steps": (3, "clean.warmup_steps: 3 (allowed: 0 to 2, one less than the run's st"),
+    "clean.stop_early": ({"epochs": 2, "asr": 0.5}, "epochs: 2 (allowed: 1 to clean.epochs = 1)"),
+    "clean.cells.²": ({"losses": ["ssl"]}, "clean.cells.²: no such entry (allowed: 0, 1, *)"),
     "pretrain.seeds": ([True, -1], "seeds.0: Input should be a valid integer (got True)"),
     "pretrain.seeds.1": (3, "pretrain.seeds.1: no such entry (allowed: 0, *)"),
     "pretrain.precision": ("fp8", "precision: Input should be 'fp32', 'tf32' or 'bf16'"),
@@ -140,6 +158,26 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "clean.evaluate_every_steps": (4, "(allowed: a number for exactly one of evaluations_per_ep"),
     "evaluate.templates": (["a {!r}{}"], "templates: 'a {!r}{}' (allowed: strings with exactly"),
 }
+
+
+def test_only_the_wrong_field_is_named(specs: Path) -> None:
+    """Seeds that stand twice make runs twice, and too many validation pairs leave no batch."""
+    for field, value, line in (
+        ("pretrain.seeds", [0, 0], "pretrain.seeds: [0, 0] (allowed: every seed once)"),
+        ("data.num_validation", 1000, "data.num_validation: 1000 (allowed: 0 to 49"),
+    ):
+        first, *lines = message(specs, overrides={field: value}).splitlines()
+        assert "1 problem(s)" in first and lines[0].startswith(f"  {line}")
+
+
+def test_the_warm_up_ends_within_a_run_that_is_cut_short_or_begins_an_epoch_in() -> None:
+    """Of 9 steps an epoch on CC6M: one epoch of two is trained, or the counter begins at 9."""
+    warm = {"pretrain.objectives.mmcl_ssl.warmup_steps": 8}
+    early = {"pretrain.model_age.cc3m.mmcl_ssl": 1, "pretrain.model_age.cc6m.mmcl_ssl": 1}
+    offset = {"switches.schedule_offset": "one_epoch", "pretrain.model_age.cc3m.mmcl_ssl": "last"}
+    with pytest.raises(SpecError, match=r"warmup_steps: 8 \(allowed: 0 to 3, one less"):
+        load_profile("smoke", overrides=warm | early)
+    load_profile("smoke", overrides=warm | offset)
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -293,7 +331,7 @@ def test_a_stage_refuses_values_new_to_dvc(specs: Path, monkeypatch: pytest.Monk
     replaced(specs / "smoke.yaml", "warmup_steps: 1 ", "warmup_steps: 2 ")
     with unchanged("smoke", lambda profile: profile.data, ()):
         pass
-    with pytest.raises(SpecError, match="warmup_steps: changed after the call began"):
+    with pytest.raises(SpecError, match=r"warmup_steps: changed after the call began.*resolve@"):
         unchanged("smoke", lambda profile: profile.clean, ()).__enter__()
 
 

@@ -119,6 +119,25 @@ def test_another_model_is_refused_by_name(tmp_path, weights, name, value, messag
         load_foreign(save(tmp_path / "x.pt", changed), "cleanclip", MODEL)
 
 
+@pytest.mark.parametrize("name", ["text.extra", BIAS])
+def test_a_value_that_stands_for_gigabytes_takes_no_memory(tmp_path, weights, name, monkeypatch):
+    """A stride of 0 repeats one stored value."""
+    huge = torch.zeros(1).expand(10**11)
+    path = save(tmp_path / "x.pt", {**weights, name: huge})
+    assert path.stat().st_size < 10**7
+    sizes = []
+    finite = torch.Tensor.isfinite
+
+    def looked_at(value):
+        sizes.append(value.numel())
+        return finite(value if value.numel() < 10**8 else value[:1])
+
+    monkeypatch.setattr(torch.Tensor, "isfinite", looked_at)
+    with pytest.raises(CheckpointError, match=f"x.pt: not the specified model: .*{name}"):
+        load_foreign(path, "cleanclip", MODEL)
+    assert max(sizes, default=0) < 10**8
+
+
 @pytest.mark.parametrize("function", [os.system, eval])
 @pytest.mark.parametrize("place", ["state_dict", "optimizer", "weight"])
 def test_code_in_a_file_is_refused_and_not_run(tmp_path, weights, function, place):

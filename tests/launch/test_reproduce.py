@@ -1,5 +1,6 @@
 """The call over all stages: no studies, the user's files untouched, DVC's torn ones mended."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from repro import reproduce
 from repro.__main__ import main
+from repro.files import replace_file
 from repro.runs import signals
 from repro.spec import SpecError
 from tests.support.pipeline import repro
@@ -39,6 +41,22 @@ def kill_amid_a_call() -> None:
     killed = subprocess.run([sys.executable, "-c", code], env=environment_here(), check=False)
     assert killed.returncode == -signal.SIGKILL
     assert "profile: smoke\n" in reproduce.PARAMS.read_text()
+
+
+def test_a_full_disk_does_not_keep_the_users_file(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a half-written file stay."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with reproduce.profile_for_call("smoke"):
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            replace_file(here / "other.yaml", b"content")
+    assert reproduce.PARAMS.read_text() == MINE
+    assert not [path for path in here.rglob("*") if ".partial" in path.name]
 
 
 @pytest.mark.slow

@@ -184,6 +184,14 @@ def test_what_the_commands_write_is_no_edit(clone: Path) -> None:
     shutil.rmtree(clone / ".git")
     assert commit_state() == (None, False)
 
+    # Unpacked below the folder of another project, whose commit is not the code's.
+    (clone / "theirs").write_text("their file\n")
+    subprocess.run(["git", "init", "-q"], cwd=clone, check=True)
+    subprocess.run(["git", "add", "theirs"], cwd=clone, check=True)
+    author = ["-c", "user.name=they", "-c", "user.email=they@example.org"]
+    subprocess.run(["git", *author, "commit", "-qm", "theirs"], cwd=clone, check=True)
+    assert commit_state() == (None, False)
+
 
 @pytest.mark.parametrize("name", ["repro/__init__.py", "specs/mini.yaml"])
 def test_an_edit_of_code_or_specification_is_told(clone: Path, name: str) -> None:

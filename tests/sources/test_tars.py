@@ -13,6 +13,7 @@ import pytest
 import repro
 from repro.data.index import Index, StoreError
 from repro.data.shards import PairStore
+from repro.sources.shards import tars
 from repro.sources.shards.tars import ShardIndex, index_shards
 from tests.support.processes import processes, wait_for
 from tests.support.tars import pair, png, write_tar
@@ -35,6 +36,47 @@ def test_rows_of_all_shards_are_indexed_in_place(tmp_path):
     assert found.listed == len(found.rows) == 3
     assert not found.dropped
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.tar", "00001.tar"]
+
+
+def header(size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """The block before a member `0.jpg`, with the field of its size as it is given."""
+    info = tarfile.TarInfo("0.jpg")
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    block[124:136] = size.ljust(12, b"\0")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def test_hostile_headers_lose_their_shard_alone(tmp_path):
+    """A negative size, and a long row of headers that extend each other, first or after a pair."""
+    whole = write_tar(tmp_path / "00000.tar", pair(0)).read_bytes()
+    negative = header((2**96 - 512).to_bytes(12, "big"))
+    deep = header(b"0", tarfile.XHDTYPE) * 2000
+    for number, content in enumerate((negative, deep, whole.rstrip(b"\0") + deep), start=1):
+        (tmp_path / f"0000{number}.tar").write_bytes(content + bytes(1024))
+    index, found = read_shards(tmp_path)
+    assert list(index.captions) == ["caption 0"]
+    assert found.shards["read"] == 4
+
+
+def test_a_shard_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    write_tar(tmp_path / "00007.tar", pair(0))
+
+    def fail(data):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(tars, "open_rgb", fail)
+    with pytest.raises(StoreError, match=r"00007\.tar: OSError: .*Input/output error"):
+        tars.index_shard((tmp_path / "00007.tar", tmp_path / "part"))
+
+
+def test_members_of_one_name_are_counted_and_the_first_is_used(tmp_path):
+    write_tar(tmp_path / "00000.tar", pair(0) + pair(0, "another") + pair(1, b"\xef\xbb\xbfwords"))
+    index, found = read_shards(tmp_path)
+    assert list(index.captions) == ["caption 0", "words"]
+    assert (found.listed, found.dropped) == (3, {"name_twice": 1})
 
 
 BAD_ROWS = {

@@ -209,6 +209,32 @@ def test_a_count_edited_in_an_archive_is_refused_by_line(archive: Path) -> None:
         read_archive(archive)
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"num_correct": 10**9}, "num_correct: 1000000000 .allowed: 0 to 400"),
+        ({"num_target_attacked": 300}, "num_target_attacked: 300 .allowed: 0 to 2"),
+    ],
+)
+def test_impossible_counts_are_refused(archive: Path, change: dict[str, int], problem: str) -> None:
+    """An archive has no bits to count again."""
+    edit(archive, lambda item: item["rows"][-1].update(change))
+    with pytest.raises(LedgerError, match=rf"again\.jsonl\.gz:1: not a run .*{problem}"):
+        read_archive(archive)
+
+
+def test_a_start_that_is_no_time_and_a_run_that_stands_twice_are_refused(archive: Path) -> None:
+    lines = gzip.decompress(archive.read_bytes())
+    archive.write_bytes(gzip.compress(lines + lines.splitlines(keepends=True)[0]))
+    with pytest.raises(LedgerError, match=r"gz:3: pretrain/cc3m-mmcl/default-seed0 stands twice"):
+        read_archive(archive)
+
+    archive.write_bytes(gzip.compress(lines))
+    edit(archive, lambda item: item["run"].update(started="<script>"))
+    with pytest.raises(LedgerError, match=r"gz:1: not a run .*started.*Invalid isoformat"):
+        read_archive(archive)
+
+
 def test_an_archive_of_the_first_version_is_refused(archive: Path) -> None:
     edit(archive, lambda item: item.pop("run"))
     with pytest.raises(LedgerError, match=r"again\.jsonl\.gz:1: not a run of this version"):

@@ -140,28 +140,15 @@ def _read_part(path: Path) -> Part:
 
 
 def index_shard(paths: tuple[Path, Path]) -> None:
-    """Write what is cached of a shard (first path) to a file (second)."""
-    path, part = paths
-    members, fault = tar_members(path)
-    groups: defaultdict[str, dict[str, tarfile.TarInfo]] = defaultdict(dict)
-    for member in members:
-        folder, _, file_name = member.name.rpartition("/")
-        stem, _, suffix = file_name.partition(".")
-        groups[f"{folder}/{stem}"].setdefault(suffix.lower(), member)
+    """Write what is cached of a shard (first path) to a file (second).
 
-    counts: Counter[str] = Counter(listed=0)
-    rows: list[StoreRow] = []
-    with path.open("rb") as file:
-        # By name: img2dataset writes in the order of arrival, and numbers by the list.
-        for _, group in sorted(groups.items()):
-            image = next((group[suffix] for suffix in IMAGE_SUFFIXES if suffix in group), None)
-            if image is None and "txt" not in group:
-                continue  # no row: statistics, listings
-            counts["listed"] += 1
-            try:
-                rows.append(_row(file.fileno(), image, group.get("txt")))
-            except ImageError as error:
-                counts[error.reason] += 1
+    StoreError names a shard that cannot be read.
+    """
+    path, part = paths
+    try:
+        rows, counts, fault = _read_shard(path)
+    except Exception as error:  # a boundary: among thousands of shards it must be found
+        raise StoreError(f"{path}: {type(error).__name__}: {error}") from error
 
     summary = {
         "bytes": path.stat().st_size,
@@ -177,21 +164,50 @@ def index_shard(paths: tuple[Path, Path]) -> None:
     partial.replace(part)
 
 
+def _read_shard(path: Path) -> tuple[list[StoreRow], Counter[str], str]:
+    """Usable rows of a shard, counts by reason, and fault, as in `Part`."""
+    members, fault = tar_members(path)
+    counts: Counter[str] = Counter(listed=0)
+    groups: defaultdict[str, dict[str, tarfile.TarInfo]] = defaultdict(dict)
+    for member in members:
+        folder, _, file_name = member.name.rpartition("/")
+        stem, _, suffix = file_name.partition(".")
+        group, suffix = groups[f"{folder}/{stem}"], suffix.lower()
+        if suffix in IMAGE_SUFFIXES and suffix in group:
+            counts.update(listed=1, name_twice=1)
+        group.setdefault(suffix, member)
+
+    rows: list[StoreRow] = []
+    with path.open("rb") as file:
+        # By name: img2dataset writes in the order of arrival, and numbers by the list.
+        for _, group in sorted(groups.items()):
+            image = next((group[suffix] for suffix in IMAGE_SUFFIXES if suffix in group), None)
+            if image is None and "txt" not in group:
+                continue  # no row: statistics, listings
+            counts["listed"] += 1
+            try:
+                rows.append(_row(file.fileno(), image, group.get("txt")))
+            except ImageError as error:
+                counts[error.reason] += 1
+    return rows, counts, fault
+
+
 def tar_members(path: Path) -> tuple[list[tarfile.TarInfo], str]:
     """Plain files that lie wholly inside an uncompressed tar, and its fault, if it has one."""
     try:
         archive = tarfile.open(path, "r:")  # noqa: SIM115
-    except (tarfile.TarError, OSError):
+    except (tarfile.TarError, OSError, RecursionError):
+        # A header that extends the next one is read in it: a long row of them goes too deep.
         return [], "not_a_tar"
 
     members, size = [], path.stat().st_size
     with archive, path.open("rb") as file:
         try:
             for member in archive:
-                inside = member.offset_data + member.size <= size
+                inside = 0 <= member.size <= size - member.offset_data
                 if member.isreg() and not member.issparse() and inside:
                     members.append(member)
-        except (tarfile.TarError, OSError, ValueError):
+        except (tarfile.TarError, OSError, ValueError, RecursionError):
             # The archive ends inside a member, or the member's header is damaged.
             return members, "truncated"
 
@@ -209,7 +225,7 @@ def _row(descriptor: int, image: tarfile.TarInfo | None, text: tarfile.TarInfo |
     if text.size > MAX_CAPTION_BYTES:
         raise ImageError("caption_too_long")
     try:
-        caption = os.pread(descriptor, text.size, text.offset_data).decode().strip()
+        caption = os.pread(descriptor, text.size, text.offset_data).decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         raise ImageError("caption_not_utf8") from None
     if not caption or "\0" in caption:
