@@ -8,11 +8,11 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from repro.names import DATASETS
-from repro.spec import Dataset, IconSource, Objective, Profile, RunSpec, num_views
+from repro.spec import CleanSize, Dataset, IconSource, Objective, Profile, RunSpec, num_views
 
 Problem = tuple[str, Any, str]
 
@@ -40,16 +40,39 @@ def problems_of(profile: Profile, classnames: Sequence[str], runs: list[RunSpec]
     return _in_words(problems)
 
 
-def view_problems(profile: Profile, objectives: Iterable[Objective]) -> list[str]:
-    """Settings of the second view with which one of the objectives, which has no such view, would
-    be trained.
+def problems_of_use(
+    profile: Profile, objectives: Iterable[Objective], sizes: Collection[CleanSize]
+) -> list[str]:
+    """Problems of what is made of the profile: models by these objectives, and their cleaning with
+    sets of these sizes. A study leaves the rest of its profile aside.
     """
+    problems = itertools.chain(
+        _view_problems(profile, objectives),
+        _sweep_problems(profile, sizes),
+    )
+    return _in_words(problems)
+
+
+def _view_problems(profile: Profile, objectives: Iterable[Objective]) -> Iterator[Problem]:
+    """No setting of the second view stands for an objective that has none."""
     spec = profile.pretrain
     single = [name for name in objectives if num_views(name, spec.ssl_weight) == 1]
-    if spec.second_view == "all" or not single:
-        return []
-    allowed = f"all, because {', '.join(single)} encodes one view"
-    return _in_words([("pretrain.second_view", spec.second_view, allowed)])
+    if single and spec.second_view != "all":
+        allowed = f"all, because {', '.join(single)} encodes one view"
+        yield "pretrain.second_view", spec.second_view, allowed
+
+
+def _sweep_problems(profile: Profile, sizes: Collection[CleanSize]) -> Iterator[Problem]:
+    """The smaller set is the smaller one, and every cleaning reaches its rate."""
+    clean, counts = profile.clean, profile.data.cleaning_sizes
+    small, large = counts.get("100k", 0), counts.get("200k", math.inf)
+    if {"100k", "200k"} <= set(sizes) and small > large:
+        yield "data.cleaning_sizes.100k", small, f"1 to {large}, the pairs of 200k"
+    for cell in clean.cells:
+        for size in {*cell.clean_sizes} & {*sizes} & counts.keys():
+            steps = (counts[size] + clean.poisons_left) // cell.global_batch_size
+            field, warmup = "clean.warmup_steps", clean.warmup_steps
+            yield from _warmup_problems(profile, field, warmup, steps, clean.epochs)
 
 
 def _in_words(problems: Iterable[Problem]) -> list[str]:
@@ -92,10 +115,6 @@ def _data_problems(profile: Profile) -> Iterator[Problem]:
 def _subset_problems(profile: Profile) -> Iterator[Problem]:
     """Every dataset has enough pairs that are not poisoned for cleaning and validation."""
     data, sizes = profile.data, profile.data.cleaning_sizes
-    small, large = sizes.get("100k", 0), sizes.get("200k", math.inf)
-    if small > large:
-        yield "data.cleaning_sizes.100k", small, f"1 to {large}, the pairs of 200k"
-
     unpoisoned = {
         dataset: count - data.poison.num_poisoned.get(dataset, 0)
         for dataset, count in data.num_pairs.items()
@@ -208,12 +227,6 @@ def _cleaning_problems(profile: Profile, runs: list[RunSpec]) -> Iterator[Proble
             elif sizes[size] < batch:
                 allowed = f"2 to {sizes[size]}, the cleaning pairs of {size}"
                 yield f"{field}.global_batch_size", batch, allowed
-            else:
-                steps_per_epoch = (sizes[size] + clean.poisons_left) // batch
-                warmup = clean.warmup_steps
-                yield from _warmup_problems(
-                    profile, "clean.warmup_steps", warmup, steps_per_epoch, clean.epochs
-                )
     if clean.stop_early is not None and clean.stop_early.epochs > clean.epochs:
         allowed = f"1 to clean.epochs = {clean.epochs}"
         yield "clean.stop_early.epochs", clean.stop_early.epochs, allowed

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from repro.consistency import models_of, problems_of, view_problems
+from repro.consistency import models_of, problems_of, problems_of_use
 from repro.files import replace_file
 from repro.spec import (
     Dataset,
@@ -187,8 +187,9 @@ def load_profile(
     profile = check(Profile, merged | {"name": name}, last, origins)
     problems = problems_of(profile, load_classnames(profile, specs), clean_runs(profile))
     if overrides is None:
-        # A study says itself which of the objectives it trains.
-        problems += view_problems(profile, profile.pretrain.objectives)
+        # A study says itself what it makes.
+        sizes = profile.data.cleaning_sizes
+        problems += problems_of_use(profile, profile.pretrain.objectives, sizes)
     if problems:
         raise problem_list(last, problems, origins)
     return profile

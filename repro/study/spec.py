@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, PrivateAttr, model_validator
 
-from repro.consistency import view_problems
+from repro.consistency import problems_of_use
 from repro.ledger import RunRecord
 from repro.profile import (
     SPECS,
@@ -199,7 +199,8 @@ def varied(study: Study, variant: Variant) -> Profile:
     """The study's profile with the variant's overrides and seeds; SpecError if these do not fit."""
     overrides = {"pretrain.seeds": variant.seeds, **variant.overrides}
     profile = load_profile(study.profile, overrides=overrides, source=study._file)
-    if problems := view_problems(profile, variant.pretrain_objectives):
+    objectives, sizes = variant.pretrain_objectives, study.clean_sizes
+    if problems := problems_of_use(profile, objectives, sizes):
         raise problem_list(study._file, problems, {})
     return profile
 

@@ -123,7 +123,6 @@ FIELDS: dict[str, tuple[Any, str]] = {
         146,
         "200k: 146 (allowed: 1 to 145, the pairs of cc3m that are no",
     ),
-    "data.cleaning_sizes.100k": (97, "100k: 97 (allowed: 1 to 96, the pairs of 200k)"),
     "data.poison.num_poisoned.cc6m": (300, "200k: 96 (allowed: 1 to 0, the pairs of cc6m that are"),
     "data.source.kind": ("folder", "data.source: Input tag 'folder' found using 'kind'"),
     "data.source.num_concepts": (9999, "num_concepts: 9999 (allowed: 1 to 1000, the names in"),
@@ -138,7 +137,6 @@ FIELDS: dict[str, tuple[Any, str]] = {
         "should be less than or equal to 10 (got 999",
     ),
     "pretrain.model.vision.width": (10**6, "should be less than or equal to 16384 (got 1000000)"),
-    "clean.warmup_steps": (3, "clean.warmup_steps: 3 (allowed: 0 to 2, one less than the run's st"),
     "clean.stop_early": ({"epochs": 2, "asr": 0.5}, "epochs: 2 (allowed: 1 to clean.epochs = 1)"),
     "clean.cells.²": ({"losses": ["ssl"]}, "clean.cells.²: no such entry (allowed: 0, 1, *)"),
     "pretrain.seeds": ([True, -1], "seeds.0: Input should be a valid integer (got True)"),
@@ -158,6 +156,23 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "clean.evaluate_every_steps": (4, "(allowed: a number for exactly one of evaluations_per_ep"),
     "evaluate.templates": (["a {!r}{}"], "templates: 'a {!r}{}' (allowed: strings with exactly"),
 }
+
+
+def test_a_sweep_fits_as_far_as_it_is_made(specs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile makes all of it, a study the sizes that it names: see `share` and `regime`."""
+    smoke = replaced(specs / "smoke.yaml", "  warmup_steps: 1 ", "  warmup_steps: 3 ")
+    line = "clean.warmup_steps: 3 (allowed: 0 to 2, one less than the run's steps)"
+    assert line in message(specs)
+    replaced(smoke, "100k: 48, 200k: 96", "100k: 97, 200k: 96")
+    line = "data.cleaning_sizes.100k: 97 (allowed: 1 to 96, the pairs of 200k)"
+    assert line in message(specs)
+
+    monkeypatch.chdir(specs.parent)
+    dose = specs / "studies" / "dose.yaml"
+    replaced(dose, "pretrain.ssl_weight: 0.5", "clean.warmup_steps: 10000")
+    study = load_study("dose")
+    with pytest.raises(SpecError, match=r"dose.yaml: 1 problem.*\n  clean.warmup_steps: 10000"):
+        varied(study, study.variants["ssl_half"])
 
 
 def test_only_the_wrong_field_is_named(specs: Path) -> None:
