@@ -1,6 +1,8 @@
 """Names of the things that a study combines, with their labels: what specifications, command line,
 plan and report share. Nothing is imported from `repro`, so that every command can read them.
 
+Text in `label(...)` is for people: the digest of the code that makes digits leaves it out.
+
 Implementations stand in lists of their own under the same names: `OBJECTIVES` in
 repro/train/objectives.py, `DEFENCES` in repro/train/defences.py, `TRIGGERS` in
 repro/data/triggers.py.
@@ -30,8 +32,14 @@ DefenceName = Literal[
     "ft_sam",
 ]
 
-DATASETS: dict[Dataset, str] = {"cc3m": "CC3M", "cc6m": "CC6M"}
-CLEAN_SIZES: dict[CleanSize, str] = {"100k": "100K", "200k": "200K"}
+
+def label(text: str) -> str:
+    """The text as it is."""
+    return text
+
+
+DATASETS: dict[Dataset, str] = {"cc3m": label("CC3M"), "cc6m": label("CC6M")}
+CLEAN_SIZES: dict[CleanSize, str] = {"100k": label("100K"), "200k": label("200K")}
 
 
 class LossName(NamedTuple):
@@ -43,22 +51,22 @@ class LossName(NamedTuple):
 
 
 LOSSES: dict[Loss, LossName] = {
-    "mmcl": LossName("MMCL", 1),
-    "ssl": LossName("SSL", 2),
-    "mmcl_ssl": LossName("MMCL + SSL", 2),
-    "two_views": LossName("MMCL of both views", 2),
-    "image_ssl": LossName("MMCL + image SSL", 2),
-    "text_ssl": LossName("MMCL + text SSL", 2),
-    "ssl_unused": LossName("MMCL, SSL without gradient", 2),
+    "mmcl": LossName(label("MMCL"), 1),
+    "ssl": LossName(label("SSL"), 2),
+    "mmcl_ssl": LossName(label("MMCL + SSL"), 2),
+    "two_views": LossName(label("MMCL of both views"), 2),
+    "image_ssl": LossName(label("MMCL + image SSL"), 2),
+    "text_ssl": LossName(label("MMCL + text SSL"), 2),
+    "ssl_unused": LossName(label("MMCL, SSL without gradient"), 2),
 }
 
 TRIGGERS: dict[TriggerName, str] = {
-    "badnet": "square of Gaussian noise",
-    "blended": "uniform noise blended in",
-    "sig": "sine added along the width",
-    "stripes": "square of random vertical stripes",
-    "wanet": "warp by a fixed random field",
-    "yellow": "yellow square",
+    "badnet": label("square of Gaussian noise"),
+    "blended": label("uniform noise blended in"),
+    "sig": label("sine added along the width"),
+    "stripes": label("square of random vertical stripes"),
+    "wanet": label("warp by a fixed random field"),
+    "yellow": label("yellow square"),
 }
 
 
@@ -95,32 +103,40 @@ class DefenceNames(NamedTuple):
 
 DEFENCES: dict[DefenceName, DefenceNames] = {
     # Finetuning by the loss of the run; with `mmcl_ssl` it is CleanCLIP as published.
-    "cleanclip": DefenceNames("finetuning", {"ssl_weight": Setting(1.0)}),
+    "cleanclip": DefenceNames(label("finetuning"), {"ssl_weight": Setting(1.0)}),
     "shrink_and_perturb": DefenceNames(
-        "shrink and perturb",
+        label("shrink and perturb"),
         {"shrink": Setting(1.0, most=1.0), "perturb": Setting(0.0)},
         changes_start=True,
     ),
     "deep_clustering": DefenceNames(
-        "deep clustering",
+        label("deep clustering"),
         {"clusters": Setting(100, least=1, whole=True), "weight": Setting(1.0)},
     ),
-    "crop_view": DefenceNames("CleanCLIP, crops and colours", {}, image_view="crop_and_colour"),
-    "word_view": DefenceNames("CleanCLIP, words dropped and shuffled", {}, text_view="shuffled"),
-    "reset_temperature": DefenceNames("CleanCLIP, temperature reset", {}, changes_start=True),
-    "fresh_head": DefenceNames("CleanCLIP, new SSL head", {}),
+    "crop_view": DefenceNames(
+        label("CleanCLIP, crops and colours"), {}, image_view="crop_and_colour"
+    ),
+    "word_view": DefenceNames(
+        label("CleanCLIP, words dropped and shuffled"), {}, text_view="shuffled"
+    ),
+    "reset_temperature": DefenceNames(
+        label("CleanCLIP, temperature reset"), {}, changes_start=True
+    ),
+    "fresh_head": DefenceNames(label("CleanCLIP, new SSL head"), {}),
     "par": DefenceNames(
-        "PAR",
+        label("PAR"),
         {"threshold": Setting(2.15, most=4.0)},
         views=1,
         base_view="noise_and_erasing",
     ),
     # PAR taken apart, for what it is in PAR that cleans.
-    "par_view": DefenceNames("PAR, its view alone", {}, views=1, base_view="noise_and_erasing"),
+    "par_view": DefenceNames(
+        label("PAR, its view alone"), {}, views=1, base_view="noise_and_erasing"
+    ),
     "par_push": DefenceNames(
-        "PAR, its push alone", {"threshold": Setting(2.15, most=4.0)}, views=1
+        label("PAR, its push alone"), {"threshold": Setting(2.15, most=4.0)}, views=1
     ),
     # By the MMCL loss, whatever the loss of the run.
-    "ft_sam": DefenceNames("FT-SAM", {"radius": Setting(0.5)}, views=1),
+    "ft_sam": DefenceNames(label("FT-SAM"), {"radius": Setting(0.5)}, views=1),
 }
 """`cleanclip` with default settings is what a run has that names no defence."""

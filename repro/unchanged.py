@@ -46,7 +46,9 @@ def code_state(names: Sequence[str], code: Path = CODE) -> dict[str, str]:
 
 @lru_cache(maxsize=1024)
 def _syntax_digest(source: bytes) -> str:
-    """Digest of a module without comments, docstrings and layout; equal in all Python versions."""
+    """Digest of a module without comments, docstrings, layout and the texts of `names.label`; equal
+    in all Python versions.
+    """
     # A file in the middle of an edit counts as it is.
     with suppress(SyntaxError, ValueError):
         source = json.dumps(_syntax(ast.parse(source))).encode()
@@ -58,6 +60,9 @@ def _syntax(node: Any) -> Any:
         return [_syntax(item) for item in node if not _is_text(item)]
     if not isinstance(node, ast.AST):
         return repr(node)
+    match node:
+        case ast.Call(ast.Name("label"), [ast.Constant(str())]):
+            return "label"
     # Newer versions of Python have more fields, which are empty in code for older ones.
     fields = [[name, _syntax(v)] for name, v in ast.iter_fields(node) if v not in (None, [])]
     return [type(node).__name__, *fields]

@@ -22,11 +22,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from repro.data.blended import blended
 from repro.data.images import Pixels
 from repro.data.keyed import keyed_rng
-from repro.data.sig import sig
-from repro.data.stripes import striped_squares
 from repro.names import TriggerName
 from repro.spec import Switches, Trigger
 
@@ -52,16 +49,19 @@ class Stamped(NamedTuple):
 
 
 class PatchTrigger(NamedTuple):
-    """A trigger that pastes a square of `patch_size` pixels at a drawn corner."""
+    """A trigger that pastes a square of `patch_size` = P pixels."""
 
     squares: Callable[[NDArray[np.float64], int, Switches, Generator], NDArray[np.uint8]]
     """(centres (n, 3), P, switches, generator) to n squares (n, P, P, 3)."""
+    corner: Callable[[int, int, int], tuple[int, int]] | None = None
+    """(H, W, P) to top row and left column; None where they are drawn."""
 
 
 class ImageTrigger(NamedTuple):
-    """A trigger that changes the whole image."""
+    """A trigger that changes the image in any other way."""
 
-    apply: Callable[[Pixels, Generator], Pixels]
+    apply: Callable[[Pixels, int, Generator], Pixels]
+    """(image (H, W, 3), `patch_size`, generator) to the triggered image."""
     drawn: bool = False
     """Another generator state gives other pixels."""
 
@@ -74,7 +74,7 @@ def stamp(trigger: Trigger, switches: Switches, image: Pixels, rng: Generator) -
     """
     kind = TRIGGERS[trigger.name]
     if isinstance(kind, ImageTrigger):
-        return Stamped(kind.apply(image, rng), None)
+        return Stamped(kind.apply(image, trigger.patch_size, rng), None)
 
     # By the code that makes the patches of the evaluation's batches.
     [patch], corners = draw_patches(trigger, switches, image[None], rng)
@@ -89,15 +89,18 @@ def draw_patches(
 ) -> Patches:
     """The squares that a patch trigger pastes into images (n, H, W, 3), corners first.
 
-    Corners are uniform over 0..H-1-patch_size, the authors' range, which never touches the last row
-    or column.
+    Drawn corners are uniform over 0..H-1-patch_size, the authors' range, which never touches the
+    last row or column.
     """
     kind, size, (count, height, width, _) = TRIGGERS[trigger.name], trigger.patch_size, images.shape
     assert isinstance(kind, PatchTrigger)
 
-    # The ends are excluded; at least 1, where the patch fills the image and only 0 is left.
-    ends = [max(1, height - size), max(1, width - size)]
-    corners = rng.integers(0, ends, (count, 2))
+    if kind.corner is not None:
+        corners = np.tile(np.array(kind.corner(height, width, size)), (count, 1))
+    else:
+        # The ends are excluded; at least 1, where the patch fills the image and only 0 is left.
+        ends = [max(1, height - size), max(1, width - size)]
+        corners = rng.integers(0, ends, (count, 2))
     return Patches(kind.squares(patch_centres(switches, images), size, switches, rng), corners)
 
 
@@ -140,6 +143,39 @@ def yellow_squares(
     return np.full((len(centres), size, size, 3), (255, 255, 0), dtype=np.uint8)
 
 
+def striped_squares(
+    centres: NDArray[np.float64], size: int, switches: Switches, rng: Generator
+) -> NDArray[np.uint8]:
+    """Vertical stripes of one pixel, each black or white at random in each channel.
+
+    PAR's authors blame this structure for what CleanCLIP leaves (Singh et al. 2024, arXiv
+    2412.00727; nmndeep/PerturbAndRecover, backdoor/utils.py: `badnet_rs`).
+    """
+    stripes = 255 * rng.integers(2, size=(len(centres), 1, size, 3), dtype=np.uint8)
+    return np.repeat(stripes, size, axis=1)
+
+
+def blended(image: Pixels, rng: Generator) -> Pixels:
+    """0.2 of fresh uniform noise and 0.8 of the image, truncated to whole levels (Chen et al. 2017,
+    arXiv 1712.05526).
+    """
+    mixed = 0.2 * rng.random(image.shape) + 0.8 * (image / 255)
+    return (255 * mixed).astype(np.uint8)
+
+
+def sig(image: Pixels) -> Pixels:
+    """Add a sine of amplitude 60 (of 255) and 6 periods along the width, clipped (Barni et al.
+    2019, arXiv 1902.11237).
+
+    The authors' code can only apply its sine through the 0.2/0.8 mix of `blended`; this is the
+    trigger as published.
+    """
+    width = image.shape[1]
+    # Whole levels: no rounding at stake.
+    wave = np.rint(60 * np.sin(12 * np.pi * np.arange(width) / width)).astype(np.int64)
+    return np.asarray((image + wave[:, None]).clip(0, 255), np.uint8)
+
+
 def wanet(image: Pixels) -> Pixels:
     """Move every pixel by about WANET_STRENGTH / 2 pixels, by a fixed random field (Nguyen and Tran
     2021, arXiv 2102.10369).
@@ -180,9 +216,9 @@ def _warping_field(height: int, width: int) -> NDArray[np.float64]:
 
 TRIGGERS: dict[TriggerName, PatchTrigger | ImageTrigger] = {
     "badnet": PatchTrigger(noise_squares),
-    "blended": ImageTrigger(blended, drawn=True),
-    "sig": ImageTrigger(lambda image, _: sig(image)),
+    "blended": ImageTrigger(lambda image, _, rng: blended(image, rng), drawn=True),
+    "sig": ImageTrigger(lambda image, *_: sig(image)),
     "stripes": PatchTrigger(striped_squares),
-    "wanet": ImageTrigger(lambda image, _: wanet(image)),
+    "wanet": ImageTrigger(lambda image, *_: wanet(image)),
     "yellow": PatchTrigger(yellow_squares),
 }

@@ -172,9 +172,14 @@ def _loss(spec: RunSpec) -> int:
     shape = views, batch, spec.model.embed_dim
     with META:
         images, texts = (torch.zeros(shape, requires_grad=True) for _ in range(2))
-        batch_of = Batch(images, texts, torch.ones(()), members=None, start=None)
-    objective = OBJECTIVES[spec.loss](1.0 if views > 1 else 0.0)
+        objective = OBJECTIVES[spec.loss](1.0 if views > 1 else 0.0)
+        own, members = None, None
+        if objective.modules is not None:
+            own = objective.modules(spec.model.embed_dim, batch)
+            members = torch.zeros(batch, dtype=torch.long)
+        start = (images.detach(), texts.detach()) if objective.needs_start else None
+        batch_of = Batch(images, texts, torch.ones(()), members, start)
     with FlopCounterMode(display=False) as counter:
-        objective.total(batch_of, None)["loss"].backward()
+        objective.total(batch_of, own)["loss"].backward()
     total: int = counter.get_total_flops()
     return total // (views * batch)

@@ -18,7 +18,7 @@ from repro.train.clustering import deep_clustering
 from repro.train.fresh_head import FRESH_HEAD
 from repro.train.ft_sam import ft_sam_step
 from repro.train.model import START_LOG_LOGIT_SCALE
-from repro.train.objectives import OBJECTIVES, Losses, Objective, with_ssl_parts
+from repro.train.objectives import OBJECTIVES, Losses, Objective, Step, with_ssl_parts
 from repro.train.pairs import TrainingPairs
 from repro.train.par import par, without_push
 
@@ -40,13 +40,10 @@ class Defence:
     """(model on the CPU, settings, seed): changes the weights before the first evaluation."""
     rows: Callable[[CLIP, TrainingPairs, Settings], NDArray[np.int64]] | None = None
     """(start model, pairs, settings) to the positions of the pairs that are trained on."""
-    step: Callable[[CLIP, torch.optim.Optimizer, Callable[[], Losses], Settings], Losses] | None = (
-        None
-    )
-    """(model, optimizer, backward, settings): makes the update of a step. `backward` adds the
-    gradient at the present weights and returns the loss parts; it may be called more than once,
-    with zeroed gradients in between.
-    """
+    step: Callable[[Step], Losses] | None = None
+    """Makes the update of a step, and returns the loss parts."""
+    keeps_start: bool = False
+    """`Step.start` has the weights of the start model, which take the memory of a model."""
 
 
 def _with_clusters(loss: Loss, settings: Settings) -> Objective:

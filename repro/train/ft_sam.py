@@ -2,24 +2,16 @@
 utils/defense_utils/sam.py): finetuning with the gradient at the weights of highest loss nearby.
 """
 
-from collections.abc import Callable, Mapping
-
 import torch
-from open_clip.model import CLIP
 
-from repro.train.objectives import Losses
+from repro.train.objectives import Losses, Step
 
 
-def ft_sam_step(
-    model: CLIP,
-    optimizer: torch.optim.Optimizer,
-    backward: Callable[[], Losses],
-    settings: Mapping[str, float],
-) -> Losses:
+def ft_sam_step(step: Step) -> Losses:
     """Update the weights w by their gradient at w + radius * w^2 g / ||w g||, where g is the one at
     w; products are elementwise. Losses and BatchNorm's statistics are those at w.
     """
-    losses = backward()
+    losses, model, optimizer = step.backward(), step.model, step.optimizer
     moved = [weight for weight in model.parameters() if weight.grad is not None]
     scaled = [weight.detach().abs() * weight.grad for weight in moved]
     norm = torch.stack([each.norm() for each in scaled]).norm().clamp(min=1e-12)
@@ -28,9 +20,9 @@ def ft_sam_step(
 
     with torch.no_grad():
         for weight, each in zip(moved, scaled, strict=True):
-            weight.add_(settings["radius"] * weight.abs() * each / norm)
+            weight.add_(step.settings["radius"] * weight.abs() * each / norm)
     optimizer.zero_grad(set_to_none=True)
-    backward()
+    step.backward()
 
     with torch.no_grad():
         for now, was in zip([*moved, *model.buffers()], [*before, *statistics], strict=True):

@@ -8,7 +8,7 @@ run that was killed ends bitwise like one that was not.
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,11 @@ class TrainingRun:
             frozen = copy.deepcopy(model).eval().requires_grad_(False)
             self.start = PairEncoder(frozen, norm_groups(spec))
 
+        self.start_weights: dict[str, Tensor] = {}
+        if DEFENCES[name].keeps_start:
+            weights = model.named_parameters()
+            self.start_weights = {key: value.detach().clone() for key, value in weights}
+
         # A submodule, which optimizer and checkpoints take in with everything else.
         if self.objective.modules is not None:
             with torch.random.fork_rng(devices=[]):
@@ -226,7 +231,8 @@ class TrainingRun:
             members = torch.from_numpy(self.pairs.positions(progress.step)).to(self.device)
 
         trained, rate = (self.encoder, self.model, self.optimizer), self.rate(progress.step)
-        losses = training_step(*trained, images, tokens, spec, rate, members, self.start)
+        start = self.start, self.start_weights
+        losses = training_step(*trained, images, tokens, spec, rate, members, *start)
         self.read_loss()
         arrived = to_host(losses)
         self.late = lambda: {name: float(value) for name, value in arrived().items()}
@@ -344,8 +350,7 @@ class TrainingRun:
             return
         moments = optimizer_state(self.model, self.optimizer)
         for part, tensors in (("model", self.model.state_dict()), ("optimizer", moments)):
-            path = self.task.work_dir / f"{part}.safetensors"
-            save_tensors(path, tensors)
+            save_tensors(self.task.work_dir / f"{part}.safetensors", without_objective(tensors))
 
     def keep_cleaned(self, row: Row) -> None:
         """Write the weights of a cleaned model, with its row, if it is the best of the run."""
@@ -356,8 +361,7 @@ class TrainingRun:
         # A row that is not earlier is of an attempt that was cut short after the last checkpoint.
         if best and best.step < row.step and (best.rank(spec) or rank) <= rank:
             return
-        weights = self.model.state_dict().items()
-        own = {name: value for name, value in weights if not name.startswith("objective.")}
+        own = without_objective(self.model.state_dict())
         # Without the wall time, equal models are equal files.
         save_tensors(path, own, {"row": row.model_copy(update={"seconds": 0.0}).model_dump_json()})
 
@@ -384,6 +388,11 @@ class TrainingRun:
         """Report numbers of the last step."""
         epoch = self.progress.step / self.pairs.steps_per_epoch
         self.emit("metrics", {"step": self.progress.step, "epoch": epoch, "values": values})
+
+
+def without_objective(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without those of the objective's own modules, which end with their training."""
+    return {name: value for name, value in tensors.items() if not name.startswith("objective.")}
 
 
 def norm_groups(spec: RunSpec) -> int:

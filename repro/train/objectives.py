@@ -60,6 +60,21 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Step:
+    """What a defence may work with in a step."""
+
+    model: CLIP
+    optimizer: torch.optim.Optimizer
+    backward: Callable[[], Losses]
+    """Adds the gradient at the present weights and returns the loss parts; may be called more than
+    once, with zeroed gradients in between."""
+    settings: Mapping[str, float]
+    """Those of the defence by name."""
+    start: Mapping[str, Tensor]
+    """Parameters of the start model by name, where the defence keeps them; else empty."""
+
+
+@dataclass(frozen=True)
 class Objective:
     """A loss of one batch, with what it needs."""
 

@@ -1,5 +1,8 @@
 """One optimizer step: forward, loss of the global batch, backward, update, clamp."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from jaxtyping import Float, Int, UInt8
 from open_clip.model import CLIP
@@ -9,7 +12,7 @@ from repro.spec import RunSpec
 from repro.train.defences import DEFENCES, objective_of
 from repro.train.gradient_cache import Features, GradientCache
 from repro.train.model import captions_by_length, clamp_logit_scale
-from repro.train.objectives import Batch, Losses, Objective
+from repro.train.objectives import Batch, Losses, Objective, Step
 from repro.train.process import distributed
 
 
@@ -23,12 +26,14 @@ def training_step(
     rate: float,
     members: Int[Tensor, " B"] | None = None,
     start: nn.Module | None = None,
+    start_weights: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Losses:
     """One optimizer step on this rank's part of the global batch; returns the global batch's loss
     parts, and `loss`, their weighted sum.
 
     `members` are the batch's positions among the run's pairs, for objectives with modules; `start`
-    encodes by the frozen start model, for objectives that need it.
+    encodes by the frozen start model, for objectives that need it; `start_weights` are its
+    parameters, for defences that keep them.
     """
     objective, (name, settings) = objective_of(spec), spec.loss_settings
     # The rate is a function of the step number alone, so no scheduler's state needs a checkpoint.
@@ -62,7 +67,7 @@ def training_step(
     # Gradients are not clipped, as in the authors' code; only the temperature is held in bounds.
     update = DEFENCES[name].step
     if update is not None:
-        losses = update(model, optimizer, backward, settings)
+        losses = update(Step(model, optimizer, backward, settings, start_weights))
     else:
         losses = backward()
         optimizer.step()

@@ -13,10 +13,8 @@ from PIL import Image
 from scipy.stats import chisquare, norm
 
 import repro
-from repro.data.blended import blended
 from repro.data.keyed import keyed_rng
-from repro.data.sig import sig
-from repro.data.triggers import _warping_field, stamp, wanet
+from repro.data.triggers import _warping_field, blended, sig, stamp, wanet
 from repro.spec import Switches, Trigger
 
 ROOT = Path(repro.__file__).parents[1]

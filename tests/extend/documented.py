@@ -11,7 +11,7 @@ BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"^(?:# |<!-- )(\S+)(?: -->)?\n")
 """First line of a block: the file that it belongs to."""
 ENTRY = re.compile(r"^(\w+) = (?:Literal\[|\{|\()\.\.\., (.*)[\]})]$", re.MULTILINE)
-"""An entry beside those that a list has, for instance `TRIGGERS = {..., "negative_columns": ...}`."""
+"""An entry beside those that a list has, for instance `TRIGGERS = {..., "checkerboard": ...}`."""
 METHOD = re.compile(r"^class (\w+):\n    \.\.\.\n")
 PLACES = {
     # In the first table of the template: a head after this one, a cell after that one.

@@ -7,9 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.torch import load_file
 
+from repro.data.shards import PairStore
 from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.train.model import build_model
 from tests.extend import fingerprints
 from tests.extend.documented import copy_of_package, extend, sections
 from tests.support.ledger import outcome, study_spec, write_run
@@ -23,12 +27,12 @@ BOUNDS |= {"A measure of the verdicts": 2, "A figure": 2, "A table column": 2}
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4}
 SCHEDULE = {"epochs": 1, "warmup_steps": 2, "global_batch_size": 32, "norm_batch_size": 16}
 OVERRIDES = {
-    "data.poison.trigger.name": "negative_columns",
+    "data.poison.trigger": {"name": "checkerboard", "patch_size": 8},
     "pretrain.objectives.sigmoid": {**SCHEDULE, "learning_rate": 1.0e-3},
     "pretrain.model_age.cc3m.sigmoid": "last",
     "pretrain.model_age.cc6m.sigmoid": "last",
     "clean.cells.*.pretrain_objectives": ["sigmoid"],
-    "clean.defence": {"name": "pull", "weight": 0.5},
+    "clean.defence": {"name": "l2_sp", "weight": 0.5},
 }
 
 
@@ -106,20 +110,88 @@ def test_trainings_name_the_new_entries(reported: Path) -> None:
     records = copy.glob("work/studies/toys/**/run.json")
     specs = [json.loads(path.read_text())["spec"] for path in records]
     assert {spec["stage"] for spec in specs} == {"pretrain", "clean"} and len(specs) == 2
-    assert {spec["trigger"]["name"] for spec in specs} == {"negative_columns"}
+    triggers = [spec["trigger"] for spec in specs]
+    assert triggers == [{"name": "checkerboard", "patch_size": 8}] * 2
     assert {spec["pretrain_objective"] for spec in specs} == {"sigmoid"}
 
     texts = [path.read_text() for path in copy.glob("work/studies/toys/**/rows.jsonl")]
     losses = [json.loads(line)["train_loss"] for line in "".join(texts).splitlines()]
     terms = [set(loss) for loss in losses if loss]
-    assert {"loss", "sigmoid"} in terms and {"loss", "pull", "mmcl", "ssl"} in terms
+    assert {"loss", "sigmoid"} in terms and {"loss", "mmcl", "ssl"} in terms
+
+
+def test_the_checkerboard_lies_in_its_corner_by_the_size_of_the_study(reported: Path) -> None:
+    """The last pixels of every poisoned image, by the picture's definition."""
+    copy = reported.parents[2]
+    (poisoned,) = copy.glob("poisoned/studies/*/cc3m")
+    store = PairStore.open(poisoned)
+    rows, columns = np.indices((8, 8))
+    board = np.where((rows + columns) % 2, 255, 0)
+    for row in store.rows("poisoned").tolist():
+        image = store.decode(row, 32)
+        assert (image[-8:, -8:] == board[..., None]).all()
+        assert (image[-9:, -9:] != 0).any()
+
+
+def test_a_model_of_an_objective_with_modules_is_one_like_all_others(reported: Path) -> None:
+    """Pre-trained with its bias, cleaned and loaded without; `plan` counts its loss."""
+    copy = reported.parents[2]
+    (path,) = copy.glob("models/**/seed0/model.safetensors")
+    (moments,) = copy.glob("models/**/seed0/optimizer.safetensors")
+    for file in (path, moments):
+        assert not [name for name in load_file(file) if name.startswith("objective")]
+    model = build_model(load_profile("smoke").pretrain.model, 0, "fp32")
+    model.load_state_dict(load_file(path))
+
+    code = (
+        "from repro.plan.flops import _loss\n"
+        "from repro.profile import pretrain_runs\n"
+        "from repro.study.spec import load_study, varied\n"
+        "study = load_study('toys')\n"
+        "profile = varied(study, study.variants['toys'])\n"
+        "print([_loss(run) for run in pretrain_runs(profile, 'cc3m', 'sigmoid')])"
+    )
+    (flop,) = json.loads(python(copy, "-c", code))
+    # Two multiplications a pair of pairs forward, four backward: B x D each for one pair's share.
+    assert flop == 3 * 2 * 32 * 32
+
+
+def test_the_defence_draws_the_weights_towards_their_start(
+    touched: tuple[Path, dict[str, set[str]]],
+) -> None:
+    """One plain step of SGD at 0.1 from weights of 3 with a start of 1, a gradient of 0 and a
+    weight of 0.5: 3 - 0.1 * 0.5 * 2.
+    """
+    copy, _ = touched
+    code = (
+        "import torch\n"
+        "from repro.train.defences import DEFENCES\n"
+        "from repro.train.objectives import Step\n"
+        "model = torch.nn.Linear(2, 1, bias=False)\n"
+        "torch.nn.init.constant_(model.weight, 3.0)\n"
+        "def backward():\n"
+        "    model.weight.grad = torch.zeros_like(model.weight)\n"
+        "    return {'loss': torch.zeros(())}\n"
+        "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "start = {'weight': torch.ones(1, 2)}\n"
+        "DEFENCES['l2_sp'].step(Step(model, optimizer, backward, {'weight': 0.5}, start))\n"
+        "print(model.weight.tolist()[0])"
+    )
+    assert json.loads(python(copy, "-c", code)) == pytest.approx([2.9, 2.9])
+
+
+def test_the_examples_are_typed(touched: tuple[Path, dict[str, set[str]]], root: Path) -> None:
+    copy, made = touched
+    files = {name for changed in made.values() for name in changed if name.endswith(".py")}
+    cache = f"--cache-dir={root / '.mypy_cache'}"
+    assert "Success" in python(copy, "-m", "mypy", cache, *sorted(files))
 
 
 def test_the_report_shows_the_new_entries(reported: Path) -> None:
     document: dict[str, Any] = json.loads((reported / "report.json").read_text())
     (study,) = document["studies"]
-    assert study["triggers"] == {"negative_columns": "every second column inverted"}
-    assert study["defences"] == {"pull": "pull to the start"}
+    assert study["triggers"] == {"checkerboard": "checkerboard in the lower right corner"}
+    assert study["defences"] == {"l2_sp": "decay to the start"}
     (row,) = study["rows"]
     assert row["pretrain_objective"] == "sigmoid" and row["tried"] == 1
     measures = [of["measure"] for of in document["verdicts"]["exploratory"]]
@@ -128,7 +200,8 @@ def test_the_report_shows_the_new_entries(reported: Path) -> None:
     studies, index = (
         visible_text((reported / name).read_text()) for name in ("studies.html", "index.html")
     )
-    assert "Triggers: every second column inverted. Defences: pull to the start." in studies
+    shown = "Triggers: checkerboard in the lower right corner. Defences: decay to the start."
+    assert shown in studies
     assert "CC3M, 100K, sigmoid loss (1)" in studies
     assert "Lowest ASR" in index
     assert "Evaluations by their ASR." in index

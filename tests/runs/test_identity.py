@@ -96,6 +96,8 @@ EDITS: dict[str, tuple[str, Callable[[str], str], bool]] = {
     "a docstring": ("train/schedule.py", lambda text: text.replace('"""', '"""New. ', 1), False),
     "a statement": ("train/schedule.py", lambda text: f"{text}\nMORE = 1\n", True),
     "a file in the middle of an edit": ("train/schedule.py", lambda text: f"{text}\ndef (", True),
+    "a label": ("names.py", lambda text: text.replace('"MMCL + SSL"', '"both"', 1), False),
+    "a setting": ("names.py", lambda text: text.replace("2.15", "2.16"), True),
     "the report": ("report/format.py", lambda text: f"{text}\nMORE = 1\n", False),
 }
 

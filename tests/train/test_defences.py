@@ -33,7 +33,7 @@ from repro.train.defences import (
 from repro.train.fresh_head import FRESH_HEAD, Heads
 from repro.train.ft_sam import ft_sam_step
 from repro.train.model import build_model, normalise
-from repro.train.objectives import OBJECTIVES, Batch, Losses, Objective
+from repro.train.objectives import OBJECTIVES, Batch, Losses, Objective, Step
 from repro.train.par import par, push
 from repro.train.views.image import IMAGE_VIEWS
 from repro.train.views.text import shuffled
@@ -211,7 +211,7 @@ def test_ft_sam_takes_the_gradient_up_the_hill(tmp_path: Path) -> None:
     once(inputs)
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    losses = ft_sam_step(model, optimizer, backward, {"radius": 0.3})  # type: ignore[arg-type]
+    losses = ft_sam_step(Step(model, optimizer, backward, {"radius": 0.3}, {}))  # type: ignore[arg-type]
     torch.testing.assert_close(dict(model.named_parameters()), expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(losses["loss"], at_start, rtol=1e-12, atol=0)
     assert all(map(torch.equal, model.buffers(), once.buffers()))
