@@ -2,24 +2,28 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self, TypeVar
+from collections.abc import Collection
+from functools import partial
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     FiniteFloat,
     NonNegativeInt,
     PositiveInt,
+    SkipValidation,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
-from repro.names import DEFENCES, LOSSES, DefenceName, TriggerName
+from repro import names, plugins
+from repro.names import DEFENCES, LOSSES, TRIGGERS
 from repro.names import CleanSize as CleanSize
 from repro.names import Dataset as Dataset
-from repro.names import Loss as Loss
-from repro.names import Objective as Objective
 
 Precision = Literal["fp32", "tf32", "bf16"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")]
@@ -32,6 +36,30 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 BatchSize = Annotated[int, Field(ge=2)]
 T = TypeVar("T")
+
+
+def _entry(of: str, entries: Collection[str], name: Any) -> Any:
+    """The name, if it is one of the entries, to which plug-ins add theirs."""
+    if name not in entries:
+        expected = {"of": of, "expected": ", ".join(map(repr, entries))}
+        raise PydanticCustomError("literal_error", "Input should be a {of}: {expected}", expected)
+    return name
+
+
+def _objective(name: Any) -> Any:
+    cleaning_alone = {*get_args(names.Loss)} - {*get_args(names.Objective)}
+    return _entry("pre-training objective", LOSSES.keys() - cleaning_alone, name)
+
+
+# To the type checker the names of this package, at run time those of plug-ins too.
+TriggerName = Annotated[
+    names.TriggerName, SkipValidation(), AfterValidator(partial(_entry, "trigger", TRIGGERS))
+]
+DefenceName = Annotated[
+    names.DefenceName, SkipValidation(), AfterValidator(partial(_entry, "defence", DEFENCES))
+]
+Loss = Annotated[names.Loss, SkipValidation(), AfterValidator(partial(_entry, "loss", LOSSES))]
+Objective = Annotated[names.Objective, SkipValidation(), AfterValidator(_objective)]
 NonEmpty = Annotated[list[T], Field(min_length=1)]
 SecondView = Literal["all", "poisoned", "clean"]
 ModelAge = PositiveInt | Literal["last", "best_validation_loss"]
@@ -51,6 +79,23 @@ class Spec(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
     )
+
+
+class Plugged(Spec):
+    """Base of specifications that may name plug-ins."""
+
+    plugins: dict[str, str] = {}
+    """Name of a trigger, objective or defence of another package to `package==version`
+    (repro/plugins.py)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _used(cls, content: Any) -> Any:
+        # Before the fields that name them are checked.
+        listed = content.get("plugins") if isinstance(content, dict) else None
+        for name, requirement in (listed if isinstance(listed, dict) else {}).items():
+            plugins.use(str(name), str(requirement))
+        return content
 
 
 class Switches(Spec):
@@ -355,7 +400,7 @@ class EvaluateSpec(Spec):
     """Arithmetic of an evaluation; null is that of the training that it belongs to."""
 
 
-class Profile(Spec):
+class Profile(Plugged):
     """A whole study at one scale."""
 
     name: Name
@@ -367,7 +412,7 @@ class Profile(Spec):
     evaluate: EvaluateSpec
 
 
-class RunSpec(Cleaning):
+class RunSpec(Cleaning, Plugged):
     """One training run, resolved: all that its outcome depends on besides input data and code.
 
     `defence` is None in pre-training, and for CleanCLIP as published.

@@ -33,6 +33,7 @@ from repro.spec import (
     Name,
     NonEmpty,
     Objective,
+    Plugged,
     Profile,
     Rate,
     RunSpec,
@@ -98,7 +99,7 @@ class Hypothesis(Spec):
     """Smallest difference that counts, for refutation."""
 
 
-class Study(Spec):
+class Study(Plugged):
     """specs/studies/<name>.yaml, with `defaults` filled in."""
 
     _file: str = PrivateAttr("")
@@ -197,7 +198,8 @@ def load_study(name: str) -> Study:
 
 def varied(study: Study, variant: Variant) -> Profile:
     """The study's profile with the variant's overrides and seeds; SpecError if these do not fit."""
-    overrides = {"pretrain.seeds": variant.seeds, **variant.overrides}
+    overrides = {"plugins": study.plugins} if study.plugins else {}
+    overrides |= {"pretrain.seeds": variant.seeds, **variant.overrides}
     profile = load_profile(study.profile, overrides=overrides, source=study._file)
     objectives, sizes = variant.pretrain_objectives, study.clean_sizes
     if problems := problems_of_use(profile, objectives, sizes):
