@@ -136,8 +136,8 @@ def test_the_checkerboard_lies_in_its_corner_by_the_size_of_the_study(reported: 
 def test_a_model_of_an_objective_with_modules_is_one_like_all_others(reported: Path) -> None:
     """Pre-trained with its bias, cleaned and loaded without; `plan` counts its loss."""
     copy = reported.parents[2]
-    (path,) = copy.glob("models/**/seed0/model.safetensors")
-    (moments,) = copy.glob("models/**/seed0/optimizer.safetensors")
+    (path,) = copy.glob("models/**/*seed0/model.safetensors")
+    (moments,) = copy.glob("models/**/*seed0/optimizer.safetensors")
     for file in (path, moments):
         assert not [name for name in load_file(file) if name.startswith("objective")]
     model = build_model(load_profile("smoke").pretrain.model, 0, "fp32")
