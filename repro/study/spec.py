@@ -198,7 +198,7 @@ def load_study(name: str) -> Study:
 
 def varied(study: Study, variant: Variant) -> Profile:
     """The study's profile with the variant's overrides and seeds; SpecError if these do not fit."""
-    overrides = {"plugins": study.plugins} if study.plugins else {}
+    overrides: dict[str, Any] = {"plugins": study.plugins} if study.plugins else {}
     overrides |= {"pretrain.seeds": variant.seeds, **variant.overrides}
     profile = load_profile(study.profile, overrides=overrides, source=study._file)
     objectives, sizes = variant.pretrain_objectives, study.clean_sizes
