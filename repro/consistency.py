@@ -195,13 +195,13 @@ def _pretraining_problems(profile: Profile) -> Iterator[Problem]:
 def _warmup_problems(
     profile: Profile, field: str, warmup_steps: int, steps_per_epoch: int, epochs: int
 ) -> Iterator[Problem]:
-    """The warm-up ends within the run, whose rate in tables would never be reached otherwise."""
+    """The warm-up ends with the run at the latest, or its rate in tables would never be reached."""
     steps = steps_per_epoch * epochs
     # The authors' counter begins one epoch in.
     if profile.switches.schedule_offset == "one_epoch":
         steps += steps_per_epoch
-    if warmup_steps >= max(steps, 1):
-        yield field, warmup_steps, f"0 to {steps - 1}, one less than the run's steps"
+    if warmup_steps > steps:
+        yield field, warmup_steps, f"0 to {steps}, the run's steps"
 
 
 def _cleaning_problems(profile: Profile, runs: list[RunSpec]) -> Iterator[Problem]:

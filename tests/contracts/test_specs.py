@@ -131,7 +131,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
         {"num_concepts": 1},
         "num_concepts: Input should be greater than or equal to 2",
     ),
-    "pretrain.objectives.mmcl.warmup_steps": (8, "warmup_steps: 8 (allowed: 0 to 7, one less than"),
+    "pretrain.objectives.mmcl.warmup_steps": (9, "warmup_steps: 9 (allowed: 0 to 8, the run's st"),
     "pretrain.objectives.mmcl.learning_rate": (
         999.0,
         "should be less than or equal to 10 (got 999",
@@ -160,8 +160,8 @@ FIELDS: dict[str, tuple[Any, str]] = {
 
 def test_a_sweep_fits_as_far_as_it_is_made(specs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A profile makes all of it, a study the sizes that it names: see `share` and `regime`."""
-    smoke = replaced(specs / "smoke.yaml", "  warmup_steps: 1 ", "  warmup_steps: 3 ")
-    line = "clean.warmup_steps: 3 (allowed: 0 to 2, one less than the run's steps)"
+    smoke = replaced(specs / "smoke.yaml", "  warmup_steps: 1 ", "  warmup_steps: 4 ")
+    line = "clean.warmup_steps: 4 (allowed: 0 to 3, the run's steps)"
     assert line in message(specs)
     replaced(smoke, "100k: 48, 200k: 96", "100k: 97, 200k: 96")
     line = "data.cleaning_sizes.100k: 97 (allowed: 1 to 96, the pairs of 200k)"
@@ -186,11 +186,11 @@ def test_only_the_wrong_field_is_named(specs: Path) -> None:
 
 
 def test_the_warm_up_ends_within_a_run_that_is_cut_short_or_begins_an_epoch_in() -> None:
-    """Of 9 steps an epoch on CC6M: one epoch of two is trained, or the counter begins at 9."""
+    """Of 4 steps an epoch on CC3M: one epoch of two is trained, or the counter begins at 4."""
     warm = {"pretrain.objectives.mmcl_ssl.warmup_steps": 8}
     early = {"pretrain.model_age.cc3m.mmcl_ssl": 1, "pretrain.model_age.cc6m.mmcl_ssl": 1}
     offset = {"switches.schedule_offset": "one_epoch", "pretrain.model_age.cc3m.mmcl_ssl": "last"}
-    with pytest.raises(SpecError, match=r"warmup_steps: 8 \(allowed: 0 to 3, one less"):
+    with pytest.raises(SpecError, match=r"warmup_steps: 8 \(allowed: 0 to 4, the run's"):
         load_profile("smoke", overrides=warm | early)
     load_profile("smoke", overrides=warm | offset)
 

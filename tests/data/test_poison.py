@@ -93,7 +93,10 @@ def test_label_consistent_takes_only_pairs_of_the_target_and_keeps_their_caption
 
 
 def test_more_poisons_than_eligible_pairs_are_refused_before_anything_is_written(data, tmp_path):
-    spec = profile(data__poison__num_poisoned={"cc3m": 31, "cc6m": 31})
+    poison = profile().data.poison.model_copy(update={"num_poisoned": {"cc3m": 31, "cc6m": 31}})
+    spec = profile().model_copy(
+        update={"data": profile().data.model_copy(update={"poison": poison})}
+    )
     (tmp_path / "out").mkdir()
     with pytest.raises(SpecError, match=r"data.poison.num_poisoned.cc3m: 31 \(allowed: at most 30"):
         build_poison(spec, "cc3m", data, tmp_path / "out")
@@ -101,7 +104,12 @@ def test_more_poisons_than_eligible_pairs_are_refused_before_anything_is_written
 
 
 def test_a_cleaning_subset_larger_than_what_is_left_is_refused(data, tmp_path):
-    spec = profile(data__cleaning_sizes={"100k": 8, "200k": 35})
+    """Known before the stage, but where several pairs share the image of a poisoned one."""
+    sizes = {"100k": 8, "200k": 35}
+    with pytest.raises(SpecError, match=r"cleaning_sizes.200k: 35 \(allowed: 1 to 34"):
+        profile(data__cleaning_sizes=sizes)
+    spec = profile()
+    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"cleaning_sizes": sizes})})
     with pytest.raises(SpecError, match=r"cleaning_sizes.200k: 35 \(allowed: at most 34"):
         poisoned(spec, data, tmp_path / "out")
 
