@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
+from safetensors.torch import load_file
 
 from repro import worker
 from repro.ledger import Row, pending_rows
@@ -19,8 +20,10 @@ from repro.runs.run import Run
 from repro.spec import RunSpec
 from repro.train import loop
 from repro.train.defences import objective_of
+from repro.train.fresh_head import FRESH_HEAD
 from repro.train.loop import Task, TrainingRun
 from repro.train.model import build_model, build_optimizer, normalise
+from repro.train.objectives import OBJECTIVES
 from repro.train.process import checkpoint
 from repro.train.process.stopping import Interrupted
 from tests.support.short_run import (
@@ -56,8 +59,10 @@ def reference(spec: RunSpec) -> CLIP:
     for p in model.parameters():
         moments = {"exp_avg": torch.full_like(p, 1e-3), "exp_avg_sq": torch.full_like(p, 1e-5)}
         optimizer.state[p] = moments | {"step": torch.tensor(40.0)}
-    pairs, base, warmup, total = Pairs(), spec.schedule.learning_rate, 3, STEPS_PER_EPOCH * EPOCHS
+    pairs = Pairs()
+    base, warmup, total = spec.schedule.learning_rate, 3, STEPS_PER_EPOCH * EPOCHS
     match, cross_entropy = torch.arange(BATCH), F.cross_entropy
+
     for epoch in range(1, EPOCHS + 1):  # the authors count from 1
         model.train()
         for index in range(STEPS_PER_EPOCH):
@@ -65,15 +70,24 @@ def reference(spec: RunSpec) -> CLIP:
             cosine = base / 2 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
             for group in optimizer.param_groups:
                 group["lr"] = base * (step + 1) / warmup if step < warmup else cosine
+
             images, tokens = pairs.batch(STEPS_PER_EPOCH * (epoch - 1) + index)
             image = F.normalize(model.visual(normalise(images.flatten(0, 1))), dim=-1)
             text = model.encode_text(F.pad(tokens.flatten(0, 1), (0, 69)), normalize=True)
-            (i, i2), (t, t2) = image.chunk(2), text.chunk(2)
+            plain_image, augmented_image = image.chunk(2)
+            plain_text, augmented_text = text.chunk(2)
+
+            # Eq. 1 and Eq. 2, each the mean of two cross-entropies.
             scale = model.logit_scale.exp()
-            cross = cross_entropy(scale * i @ t.T, match) + cross_entropy(scale * t @ i.T, match)
-            within = cross_entropy(scale * i @ i2.T, match) + cross_entropy(scale * t @ t2.T, match)
+            image_to_text = cross_entropy(scale * plain_image @ plain_text.T, match)
+            text_to_image = cross_entropy(scale * plain_text @ plain_image.T, match)
+            image_to_view = cross_entropy(scale * plain_image @ augmented_image.T, match)
+            text_to_view = cross_entropy(scale * plain_text @ augmented_text.T, match)
+            mmcl = (image_to_text + text_to_image) / 2
+            ssl = (image_to_view + text_to_view) / 2
+
             optimizer.zero_grad()
-            ((cross + within) / 2).backward()
+            (mmcl + ssl).backward()
             optimizer.step()
             model.logit_scale.data.clamp_(0, 4.6052)
             if index + 1 == 3:  # evaluation in mid-epoch, and no way back to train mode
@@ -171,6 +185,22 @@ def test_the_best_model_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert len(saved) == best  # at every improvement, and not at the end
         steps = [row.step for row in rows_of(folder)]
         assert best * STEPS_PER_EPOCH in steps  # the model that is handed on has been evaluated
+
+
+def test_a_pre_training_hands_on_no_module_of_its_objective(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is loaded by runs that know nothing of them."""
+    monkeypatch.setitem(OBJECTIVES, "mmcl_ssl", lambda ssl_weight: FRESH_HEAD)
+    spec = pretraining_of(run_spec(optimizer_state="fresh"))
+    trained = run(tmp_path / "run", spec)
+    assert "objective.image.0.weight" in trained.state_dict()
+
+    model = build_model(spec.model, 0, "fp32")
+    model.load_state_dict(load_file(tmp_path / "run/model.safetensors"))
+    assert torch.equal(model.visual.conv1.weight, trained.visual.conv1.weight)
+    moments = load_file(tmp_path / "run/optimizer.safetensors")
+    assert {name.partition("/")[0] for name in moments} == dict(model.named_parameters()).keys()
 
 
 class Clustered(Pairs):
