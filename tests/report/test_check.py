@@ -166,7 +166,7 @@ def test_an_archive_is_held_against_the_others(
     )
 
     assert main(["check", str(archive_of(STUDY))]) == 0
-    assert "920 runs are whole, none with settings of the archive" in capsys.readouterr().out
+    assert "920 runs are whole; no archived run has their settings" in capsys.readouterr().out
 
 
 def test_what_cannot_be_compared_ends_with_2(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
