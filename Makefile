@@ -26,7 +26,7 @@ test: setup ## every test that can run here; FAST=1 leaves out those marked slow
 bench: setup ## speed against the straightforward implementation, about 20 minutes on an idle core
 	@$(ACTIVATE) && exec python -m benchmarks
 
-gpu-check: ## what a GPU must show before days of it are spent, ten minutes; needs torch, not all of setup
+gpu-check: ## what a GPU must show before days of it are spent, about 25 minutes; needs torch, not all of setup
 	@$(if $(wildcard .venv/bin/activate),$(ACTIVATE);) python3 -c "from importlib.util import find_spec as f; exit(not f('torch'))" \
 	    || { echo 'gpu-check: python3 has no package torch: `make setup`, or install torch, and call again' >&2; exit 2; }; \
 	    exec python3 -m repro.check

@@ -41,6 +41,7 @@ from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
 from repro.train.process import checkpoint, distributed
 from repro.train.process.stopping import Stop
+from repro.train.schedule import num_steps
 from repro.unchanged import code_digest
 
 Rows = NDArray[np.int64]
@@ -197,6 +198,8 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int, code
 
     attempts = _begin_attempt(work_dir, code)
     task = resident.task(run.spec, fingerprint, run.inputs, work_dir)
+    # A pre-training may end before its schedule (`model_age`).
+    last_step = num_steps(run.spec, task.pairs.steps_per_epoch)
     written = 0.0
 
     def metrics(_: str, content: dict[str, Any]) -> None:
@@ -204,7 +207,7 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int, code
         report("metrics", **content)
         if rank == 0 and time.monotonic() - written > STATUS_SECONDS:
             written = time.monotonic()
-            status = {"step": content["step"], "total_steps": len(task.pairs)}
+            status = {"step": content["step"], "total_steps": last_step}
             replace_json(work_dir / "status.json", status, sync=False)
 
     report("start")

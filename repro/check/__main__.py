@@ -12,13 +12,15 @@ import click
 import torch
 
 from repro.check import processes, training
-from repro.check.noise import Check, Scale, scale_here
+from repro.check.noise import FULL, TOY, Check, Scale
 from repro.files import replace_json
-from repro.launch.places import GPU_ENVIRONMENT, TRAINING_ENVIRONMENT
+from repro.launch.places import GPU_ENVIRONMENT, TRAINING_ENVIRONMENT, devices
 from repro.plan.forecast import MEASURED
+from repro.train.process import distributed
 
 FLOPS = training.FLOPS
 SECTIONS: dict[str, Callable[[Scale], Iterator[Check]]] = {
+    "tools": training.tools,
     "equality": training.equality,
     "waiting": training.waiting,
     "cache": training.gradient_cache,
@@ -41,7 +43,12 @@ def run(section: str, scale: Scale) -> Iterator[Check]:
 @click.argument("sections", nargs=-1, type=click.Choice(list(SECTIONS)))
 def main(sections: tuple[str, ...]) -> None:
     """Run the sections, all of them by default."""
-    scale = scale_here()
+    # GPUs behind too old a driver are no reason to check the processor in their place.
+    try:
+        scale = FULL if distributed.gpus_usable(devices()) else TOY
+    except RuntimeError as error:
+        raise click.ClickException(str(error)) from None
+
     if scale.gpu:
         free, total = torch.cuda.mem_get_info(scale.device)
         name = torch.cuda.get_device_name(scale.device)

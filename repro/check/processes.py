@@ -31,7 +31,8 @@ SCALING = 0.9
 """Least speed of all GPUs over that of one times their number."""
 MOST_GRAPHS = 3
 """Graphs that a compiled encoder may need for captions of six lengths."""
-TIMEOUT = 500
+TIMEOUT = 1800
+"""Seconds for the ranks of `ranks`, which compile while all others do."""
 
 
 def worker(scale: Scale) -> Iterator[Check]:

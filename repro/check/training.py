@@ -1,6 +1,9 @@
 """Checks of one process: the same function on every device, no waiting, rates."""
 
 import gc
+import os
+import shutil
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +34,20 @@ SPEED_SHARE = 0.8
 """Of the lowest rate that specs/plan.yaml assumes: below it, the forecast does not hold."""
 FLOPS: dict[str, float] = {}
 """FLOP/s by arithmetic, as `speed` measured them, for `repro plan`."""
+
+
+def tools(scale: Scale) -> Iterator[Check]:
+    """What Triton builds its launchers with at the first step of a compiled run."""
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    there = {
+        f"header {header} (package python3-dev)": header.exists(),
+        "C compiler (gcc or clang, or the variable CC)": any(
+            shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")
+        ),
+    }
+    missing = [name for name, found in there.items() if not found]
+    text = f"missing: {'; '.join(missing)}" if missing else "header of Python, C compiler"
+    yield Check("what compiles kernels is there", text, scale.bound(not missing))
 
 
 def equality(scale: Scale) -> Iterator[Check]:

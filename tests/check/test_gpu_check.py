@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from repro.check import __main__ as gpu_check
 from repro.check import processes, training
-from repro.check.noise import TOY, Check, Scale, Trainee, batch
+from repro.check.noise import FULL, TOY, Check, Scale, Trainee, batch
 from repro.plan import forecast
 from tests.support.ranks import one_thread
 
@@ -79,6 +79,37 @@ def test_a_section_that_raises_failed_and_others_go_on(monkeypatch: pytest.Monke
     assert "cache: INFO x: not checked" in ended.output
     assert "3 checks, 1 failed, 1 not possible here" in ended.output
     assert CliRunner().invoke(gpu_check.main, ["sped"]).exit_code == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with a usable GPU")
+def test_gpus_that_torch_cannot_use_end_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a driver that is too old; the processor is not checked in their place."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    ended = CliRunner().invoke(gpu_check.main, ["copies"])
+    assert ended.exit_code == 1 and "PASS" not in ended.output
+    assert "GPUs 0 are there, but torch" in ended.output and "fits the driver" in ended.output
+
+
+@pytest.mark.parametrize("absent", ["header", "compiler"])
+def test_what_compiles_kernels_must_be_there(
+    absent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a node without Python's headers or a C compiler, compiled runs end in their first step."""
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(training.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(training.shutil, "which", lambda name: f"/usr/bin/{name}")
+    (tmp_path / "Python.h").touch()
+    whole = next(training.tools(FULL))
+    assert whole.passed is True
+
+    if absent == "header":
+        (tmp_path / "Python.h").unlink()
+    else:
+        monkeypatch.setattr(training.shutil, "which", lambda name: None)
+    (check,) = training.tools(FULL)
+    assert check.passed is False and absent in str(check)
+    # Nothing is compiled where there is no GPU.
+    assert next(training.tools(TOY)).passed is None
 
 
 def test_rates_lie_where_plan_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,16 +12,41 @@ import pytest
 from repro import worker
 from repro.files import read_json
 from repro.runs.run import Run
+from repro.spec import RunSpec
 from repro.train import loop
 from repro.train.loop import Task
 from repro.train.model import build_model
-from tests.support.short_run import CPU, Pairs, no_outcomes, run_spec
+from tests.support.short_run import (
+    CPU,
+    STEPS_PER_EPOCH,
+    Pairs,
+    no_outcomes,
+    pretraining_of,
+    run_spec,
+)
+
+NAME = "0" * 16
+
+
+def run_worker(spec: RunSpec, pairs: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run `spec` on `pairs` in the folder at hand; the status that it leaves."""
+
+    def task(spec: Any, fingerprint: str, inputs: object, folder: Path) -> Task:
+        return Task(spec, fingerprint, folder, pairs, no_outcomes, np.arange(5) == 0, None)
+
+    def start_model(*_: object) -> tuple[Any, None]:
+        return build_model(spec.model, 0, "fp32"), None
+
+    monkeypatch.setattr(loop, "METRIC_EVERY", 1)
+    monkeypatch.setattr(worker, "STATUS_SECONDS", -1.0)
+    resident: Any = SimpleNamespace(device=CPU, task=task, start_model=start_model)
+    Run(spec, NAME, {}, "code").save()
+    worker.run_one(NAME, Path("work"), resident, 2, "code")
+    return read_json(Path("work") / NAME / "status.json")
 
 
 def test_no_status_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flush takes 10 to 50 ms on a network's file system, and nobody resumes from the file."""
-    monkeypatch.setattr(loop, "METRIC_EVERY", 1)
-    monkeypatch.setattr(worker, "STATUS_SECONDS", -1.0)
     spec, flushed, fsync = run_spec(optimizer_state="fresh"), [], os.fsync
     monkeypatch.chdir(tmp_path)
 
@@ -34,21 +59,21 @@ def test_no_status_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.Monkey
             assert workers == 2
             return super().batches(start, stop, workers)
 
-    def task(spec: Any, fingerprint: str, inputs: object, folder: Path) -> Task:
-        return Task(spec, fingerprint, folder, Watched(), no_outcomes, np.arange(5) == 0, None)
-
-    def start_model(*_: object) -> tuple[Any, None]:
-        return build_model(spec.model, 0, "fp32"), None
-
-    resident: Any = SimpleNamespace(device=CPU, task=task, start_model=start_model)
-    Run(spec, "0" * 16, {}, "code").save()
     monkeypatch.setattr(os, "fsync", noted)
-    worker.run_one("0" * 16, Path("work"), resident, 2, "code")
-
-    status = read_json(Path("work") / ("0" * 16) / "status.json")
-    assert status and status["step"] == len(Pairs())
+    status = run_worker(spec, Watched(), monkeypatch)
+    assert status == {"step": len(Pairs()), "total_steps": len(Pairs())}
     assert any("outcome.json" in name for name in flushed), "what counts is flushed"
     assert not [name for name in flushed if "status" in name]
+
+
+def test_a_run_that_ends_before_its_schedule_is_done_at_its_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`model_age` ends a pre-training: the time left is that to its end."""
+    spec = pretraining_of(run_spec(optimizer_state="fresh"), model_age=1, loss="mmcl")
+    monkeypatch.chdir(tmp_path)
+    status = run_worker(spec, Pairs(), monkeypatch)
+    assert status == {"step": STEPS_PER_EPOCH, "total_steps": STEPS_PER_EPOCH}
 
 
 def test_runs_get_the_loaders_of_the_environment(

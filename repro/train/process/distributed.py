@@ -40,14 +40,7 @@ def start(promised: Sequence[str] = ()) -> torch.device:
     sees fewer than there are ranks: a training of days on the processor would be no service.
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    usable = torch.cuda.is_available()
-    if promised and not usable:
-        raise RuntimeError(
-            f"GPUs {', '.join(promised)} are there, but torch {torch.__version__} (for CUDA "
-            f"{torch.version.cuda}) cannot use them: install the build of torch that fits the "
-            "driver (nvidia-smi names its CUDA), or set CUDA_VISIBLE_DEVICES= to train on the "
-            "processor"
-        )
+    usable = gpus_usable(promised)
 
     # `seen` is what CUDA_VISIBLE_DEVICES leaves of this machine, `local` its ranks.
     seen, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -71,6 +64,18 @@ def start(promised: Sequence[str] = ()) -> torch.device:
         # barriers know where to wait.
         dist.init_process_group("nccl", device_id=device, timeout=TIMEOUT)
     return device
+
+
+def gpus_usable(promised: Sequence[str]) -> bool:
+    """Whether torch can use GPUs; RuntimeError where it cannot and some are promised."""
+    usable = torch.cuda.is_available()
+    if promised and not usable:
+        raise RuntimeError(
+            f"GPUs {', '.join(promised)} are there, but torch {torch.__version__} (for CUDA "
+            f"{torch.version.cuda}) cannot use them: install the build of torch that fits the "
+            "driver (nvidia-smi names its CUDA), or set CUDA_VISIBLE_DEVICES= to use the processor"
+        )
+    return usable
 
 
 def stop() -> None:
