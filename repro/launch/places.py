@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from repro.runs.layout import WORK
 from repro.runs.run import LaunchError, Run
 
 TRAINING_ENVIRONMENT = {
@@ -24,6 +25,9 @@ TRAINING_ENVIRONMENT = {
 """Of processes that train: read when they start, so it must be set for them."""
 GPU_ENVIRONMENT = {
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # captions of ever other length fragment it
+    # By default in /tmp, which many clusters empty after a job: each would compile all kernels
+    # anew. The folder may be a link that leads nowhere yet.
+    "TORCHINDUCTOR_CACHE_DIR": os.path.realpath(WORK / "cache" / "inductor"),
 }
 """Of processes that train on a GPU, beside TRAINING_ENVIRONMENT."""
 LOADER_WORKERS = "REPRO_LOADER_WORKERS"

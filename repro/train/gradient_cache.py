@@ -36,8 +36,9 @@ class GradientCache(nn.Module):
         self.model, self.groups = model, groups
 
         # It gets one group at a time.
-        encoder: nn.Module = PairEncoder(model, 1)
-        self.encoder = torch.compile(encoder) if compiled else encoder
+        self.encoder = PairEncoder(model, 1)
+        if compiled:
+            self.encoder.compile()
 
         # No DDP wraps this encoder, so what DDP does at its making is done here.
         distributed.broadcast(model.state_dict().values())

@@ -53,6 +53,9 @@ from repro.train.validation import validation_loss
 METRIC_EVERY = 10
 """Steps between loss points in the tracking record, and between two questions to other ranks."""
 
+MOST_GRAPHS = 32
+"""Compiled graphs of a process: one for each number of views, three with the gradient cache."""
+
 Emit = Callable[[str, dict[str, Any]], None]
 
 
@@ -411,9 +414,9 @@ def build_encoder(model: CLIP, spec: RunSpec, device: torch.device) -> nn.Module
     """What encodes this rank's pairs: with DDP or the gradient cache, compiled or not."""
     groups = norm_groups(spec)
     if spec.compile:
-        # Graphs of the run before count towards the limit of recompilations, beyond which torch
-        # goes on uncompiled.
-        torch._dynamo.reset()
+        # Runs of one kind share the graphs of a process. Beyond the limit torch would go on
+        # uncompiled.
+        torch._dynamo.config.recompile_limit = MOST_GRAPHS
         torch._dynamo.config.fail_on_recompile_limit_hit = True
 
     # A rank that has too little memory for all its groups takes them one after another.
@@ -421,10 +424,11 @@ def build_encoder(model: CLIP, spec: RunSpec, device: torch.device) -> nn.Module
         print(f"{spec.run_id}: {groups} BatchNorm groups a rank, one after the other")
         return GradientCache(model, groups, spec.compile)
 
-    encoder: nn.Module = PairEncoder(model, groups)
-    if distributed.ranks() > 1:
-        # Before each forward pass rank 0 hands its BatchNorm statistics to the others.
-        encoder = DistributedDataParallel(encoder, gradient_as_bucket_view=True)
+    encoder = PairEncoder(model, groups)
     if spec.compile:
-        encoder = torch.compile(encoder)  # type: ignore[assignment]
-    return encoder
+        # Inside DDP, which would have its own forward pass cut into a graph for each 25 MB.
+        encoder.compile()
+    if distributed.ranks() == 1:
+        return encoder
+    # Before each forward pass rank 0 hands its BatchNorm statistics to the others.
+    return DistributedDataParallel(encoder, gradient_as_bucket_view=True)

@@ -19,6 +19,7 @@ from open_clip.modified_resnet import AttentionPool2d
 from torch import Tensor, nn
 
 from repro.spec import ModelSpec, Optimizer
+from repro.train.views.tokens import CONTEXT_LENGTH
 
 START_LOG_LOGIT_SCALE = math.log(1 / 0.07)
 """Log of 1/tau before training (Radford et al. 2021; open_clip)."""
@@ -128,22 +129,31 @@ def pixel_statistics(
 
 
 def encode_text(model: CLIP, tokens: Int[Tensor, "n L"]) -> Float[Tensor, "n D"]:
-    """L2-normalised text features of trimmed tokens, L <= 77.
+    """L2-normalised text features of tokens that are trimmed to L <= 77, or padded to L <= 80.
 
     open_clip's `CLIP.encode_text` wants all 77 positions; the causal mask makes the feature at the
-    end token independent of what follows, so that trimming is exact to rounding. So is the last
-    block for the end token alone: nothing reads its other positions.
+    end token independent of what follows, so that trimming and padding are exact to rounding. So is
+    the last block for the end token alone: nothing reads its other positions.
     """
-    # All blocks but the last: a place looks at itself and at those before it.
     length, rows = tokens.shape[1], torch.arange(len(tokens), device=tokens.device)
     end = tokens.argmax(dim=-1)  # the end token has the highest id
-    hidden = model.token_embedding(tokens) + model.positional_embedding[:length]  # (n, L, width)
-    *blocks, last = model.transformer.resblocks
-    for block in blocks:
-        hidden = block(hidden, attn_mask=model.attn_mask[:length, :length])
+    places = F.pad(model.positional_embedding, (0, 0, 0, -CONTEXT_LENGTH % LENGTH_STEP))
+    hidden = model.token_embedding(tokens) + places[:length]  # (n, L, width)
 
-    # The last block step by step, as open_clip's ResidualAttentionBlock: the end token alone asks,
-    # and what comes after it is hidden (True in the mask) as the causal mask would.
+    # The blocks step by step, as open_clip's ResidualAttentionBlock. In all but the last a place
+    # looks at itself and at those before it; told so, attention on a GPU reads no mask.
+    *blocks, last = model.transformer.resblocks
+    mask = nn.Transformer.generate_square_subsequent_mask(length, tokens.device)
+    for block in blocks:
+        normed = block.ln_1(hidden)
+        attention, _ = block.attn(
+            normed, normed, normed, attn_mask=mask, is_causal=True, need_weights=False
+        )
+        hidden = hidden + attention
+        hidden = hidden + block.mlp(block.ln_2(hidden))
+
+    # In the last the end token alone asks, and what comes after it is hidden (True in the mask) as
+    # the causal mask would.
     normed = last.ln_1(hidden)
     later = torch.arange(length, device=tokens.device) > end[:, None]  # (n, L)
     attention, _ = last.attn(
@@ -155,6 +165,10 @@ def encode_text(model: CLIP, tokens: Int[Tensor, "n L"]) -> Float[Tensor, "n D"]
     return F.normalize(model.ln_final(pooled) @ model.text_projection, dim=-1)
 
 
+LENGTH_STEP = 8
+"""Parts of a batch's captions are padded to multiples of it: kernels of attention want them, and
+fewer lengths are fewer compilations.
+"""
 Captions = tuple[list[Tensor], Tensor]
 """Tokens (m, l) in parts of like length, the shortest first, and where each of the n captions
 stands in the parts, one after another.
@@ -166,15 +180,29 @@ def captions_by_length(
 ) -> Captions | Int[Tensor, "V b L"]:
     """Tokens on `device`, in at most `count` parts; those of the host, for a GPU must not be waited
     for to know the lengths.
+
+    The parts are padded to multiples of LENGTH_STEP and marked, so that one compiled graph serves
+    all lengths.
     """
     if count == 1:
         return tokens.to(device, non_blocking=True)
-    flat = tokens.flatten(0, 1)
+    flat = F.pad(tokens.flatten(0, 1), (0, -tokens.shape[-1] % LENGTH_STEP))
     lengths = flat.argmax(dim=-1) + 1  # nothing is read of what follows the end token
     order = lengths.argsort(stable=True)
-    parts = [flat[part, : int(lengths[part].max())] for part in order.chunk(count)]
-    places = order.argsort().to(device, non_blocking=True)
-    return [part.to(device, non_blocking=True) for part in parts], places
+
+    parts, most = [], CONTEXT_LENGTH + -CONTEXT_LENGTH % LENGTH_STEP
+    for rows in order.chunk(count):
+        longest = int(lengths[rows].max())
+        part = _sent(flat[rows, : longest + -longest % LENGTH_STEP], device)
+        torch._dynamo.mark_dynamic(part, 1, min=LENGTH_STEP, max=most)
+        parts.append(part)
+    return parts, _sent(order.argsort(), device)
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on `device`; from pageable memory a GPU's driver may have the host wait for it."""
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=True)
 
 
 class PairEncoder(nn.Module):

@@ -3,6 +3,7 @@ the model's context, and parts of equal length.
 """
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,29 +45,72 @@ def batch(spec: RunSpec, number: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images.to(torch.uint8), tokens
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("parts", "cached"), [(1, False), (4, True)])
-def test_no_length_takes_a_process_beyond_the_limit_of_recompilations(
-    parts: int, cached: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both objectives one after the other; beyond the limit `build_encoder` has torch raise."""
-    graphs: list[torch.fx.GraphModule] = []
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
+    """Graphs that torch.compile makes from here on, which run as they are."""
+    made: list[torch.fx.GraphModule] = []
 
     def traced(module: torch.fx.GraphModule, inputs: Any) -> Any:
-        graphs.append(module)
+        made.append(module)
         return module.forward
 
-    monkeypatch.setattr(loop, "needs_cache", lambda *_: cached)
+    torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=traced))
-    counts = []
+    return made
+
+
+def train(spec: RunSpec, numbers: range) -> None:
+    """Steps of a new model on the batches of these numbers."""
+    model = build_model(spec.model, 0, "fp32").train()
+    assert model.context_length == WHOLE
+    optimizer = build_optimizer(model, spec.optimizer, "ndim")
+    encoder = loop.build_encoder(model, spec, CPU)
+    for number in numbers:
+        training_step(encoder, model, optimizer, *batch(spec, number), spec, 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("parts", "cached", "most"), [(1, False, 2), (4, False, 1), (4, True, 3)])
+def test_one_compilation_serves_all_lengths_and_all_runs_of_a_process(
+    parts: int,
+    cached: bool,
+    most: int,
+    graphs: list[torch.fx.GraphModule],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both numbers of views; the runs after them compile nothing. The gradient cache has a graph
+    for the forward pass alone, for the first group and for the others.
+    """
+    monkeypatch.setattr(loop, "needs_cache", lambda *_: cached)
     for loss in ("mmcl", "mmcl_ssl"):
-        spec = spec_of(loss, parts)
-        model = build_model(spec.model, 0, "fp32").train()
-        assert model.context_length == WHOLE
-        optimizer = build_optimizer(model, spec.optimizer, "ndim")
-        encoder = loop.build_encoder(model, spec, CPU)
         graphs.clear()
-        for number in range(len(LENGTHS)):
-            training_step(encoder, model, optimizer, *batch(spec, number), spec, 1e-3)
-            counts.append(len(graphs))
-    assert max(counts) <= 8
+        train(spec_of(loss, parts), range(len(LENGTHS)))
+        assert 0 < len(graphs) <= most
+
+    graphs.clear()
+    for loss in ("mmcl", "ssl", "mmcl_ssl"):
+        train(spec_of(loss, parts), range(2))
+    assert not graphs
+
+
+def test_the_encoder_is_compiled_inside_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around it torch would make a graph for each 25 MB of weights."""
+    monkeypatch.setattr(loop.distributed, "ranks", lambda: 2)
+    wrapped = lambda encoder, **_: SimpleNamespace(module=encoder)  # noqa: E731
+    monkeypatch.setattr(loop, "DistributedDataParallel", wrapped)
+    spec = spec_of("mmcl", 4)
+    for compiled in (True, False):
+        model, choice = build_model(spec.model, 0, "fp32"), {"compile": compiled}
+        encoder = loop.build_encoder(model, spec.model_copy(update=choice), CPU)
+        assert (encoder.module._compiled_call_impl is not None) == compiled
+
+
+def test_a_graph_takes_no_constant_from_the_host(graphs: list[torch.fx.GraphModule]) -> None:
+    """It would be copied to the device in every step: the statistics of pixels are buffers."""
+    train(spec_of("mmcl", 1), range(1))
+    (graph,) = graphs
+    nodes = list(graph.graph.nodes)
+    inputs = [node.name for node in nodes if node.op == "placeholder"]
+    assert [name for name in inputs if "pixel_mean" in name]
+    made = [node for node in nodes if node.op == "get_attr" or node.target is torch.tensor]
+    assert not made

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repro.spec import RunSpec
 from repro.train import loop
-from repro.train.model import build_model
+from repro.train.model import build_model, captions_by_length
 from tests.support.short_run import BATCH, STEPS_PER_EPOCH, Pairs, run_spec
 
 META = torch.device("meta")
@@ -84,3 +84,18 @@ def test_a_number_that_is_read_would_be_seen(
     monkeypatch.setattr(place, stand_in)
     with pytest.raises(RuntimeError, match=r"item\(\)"):
         stepped(run_spec(optimizer_state="fresh"), tmp_path, monkeypatch, cached=False)
+
+
+def test_captions_in_parts_leave_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From pageable memory a GPU's driver may have the host wait for the copy."""
+    pinned: list[Tensor] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        pinned.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    monkeypatch.setattr(Tensor, "to", lambda tensor, *_, **__: tensor)
+    _, tokens = Pairs().batch(0)
+    parts, places = captions_by_length(tokens, 3, torch.device("cuda"))
+    assert len(parts) == 3 and [*map(id, pinned)] == [*map(id, [*parts, places])]
