@@ -186,7 +186,8 @@ class ShardSource(Spec):
     selection: dict[Dataset, Literal["keyed", "first"]]
     """Pairs taken of more: the first in a keyed order of contents, or in the list of addresses."""
     evaluation: str
-    """ImageNet validation, relative path: class folders or the official archives."""
+    """ImageNet validation, relative path: class folders, the official archives, or a flat folder
+    with Kaggle's list of labels."""
     images_per_class: PositiveInt
     """Evaluation images that every class must have: 50 in ImageNet-1K validation."""
     max_drop_fraction: Fraction
@@ -276,7 +277,8 @@ class Training(Spec):
     views: Views
     precision: Precision
     compile: bool
-    """Pass the towers through torch.compile: faster on GPUs, equal to rounding."""
+    """Pass the towers through torch.compile, in evaluations with BatchNorm folded into the
+    convolutions: faster on GPUs, equal to rounding."""
     deterministic: bool = True
     """The same bits at every repetition on one machine; false lets a GPU try kernels for speed."""
     text_parts: PositiveInt = 1

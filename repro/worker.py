@@ -81,16 +81,16 @@ class Resident:
 
         # Runs that clean one model begin with the same evaluation.
         hashes = (inputs[name]["hash"] for name in ("model", "evaluation") if name in inputs)
-        start = (*hashes, spec.evaluation_key, spec.deterministic)
+        start = (*hashes, spec.evaluation_key, spec.deterministic, spec.compile)
         shared = spec.stage == "clean" and DEFENCES[spec.loss_settings[0]].start is None
 
         def evaluate(model: CLIP, step: int, draw: int, stop: Stop) -> Predictions:
             if shared and step == 0 and start in self.starts:
                 return self.starts[start]
             images = part if step % training.steps_per_epoch else whole
-            predictions = evaluate_model(
-                model, images, prompts, self.device, draw, spec.evaluation_precision, stop
-            ).among(images.numbers, len(whole))
+            how = spec.evaluation_precision, stop, spec.compile
+            found = evaluate_model(model, images, prompts, self.device, draw, *how)
+            predictions = found.among(images.numbers, len(whole))
             if shared and step == 0:
                 self.starts[start] = predictions
             return predictions

@@ -89,10 +89,17 @@ class EvaluationSet:
         self, batches: Sequence[range], draw: int, device: torch.device
     ) -> Iterator[tuple[UInt8[Tensor, "n H W 3"], UInt8[Tensor, "n H W 3"]]]:
         """These images and their twins, in this order; the next batch is on its way meanwhile."""
-        for clean, twins, *patches in on_device(self._ahead(batches, draw, device), device):
+        for clean, *others in on_device(self._ahead(batches, draw, device), device):
+            # Where the squares go on the images themselves, these are sent once.
+            twins, *patches = [clean.clone(), *others] if self._pastes_on_images else others
             if patches:
                 paste(twins, *patches)
             yield clean, twins
+
+    @property
+    def _pastes_on_images(self) -> bool:
+        whole = isinstance(TRIGGERS[self.trigger.name], ImageTrigger)
+        return not whole and self.base is self.images
 
     def _ahead(
         self, batches: Sequence[range], draw: int, device: torch.device
@@ -115,7 +122,7 @@ class EvaluationSet:
                     yield ready.result()
 
     def _twins(self, batch: range, draw: int) -> Sequence[NDArray[Any]]:
-        """Twins, or images with the squares and corners that are pasted on them."""
+        """Twins, or squares and corners, before them what they are pasted on if not `images`."""
         kind, base = TRIGGERS[self.trigger.name], self.base[batch.start : batch.stop]
         if isinstance(kind, ImageTrigger):
             # A copy is worth its memory only where it serves again.
@@ -124,10 +131,11 @@ class EvaluationSet:
             return self._fixed(batch) if again else self._drawn(batch, draw)
 
         # A new draw is made for the batch at once: nobody needs one image of it again.
+        under = [] if self._pastes_on_images else [base]
         if not draw:
-            return [base, *self._fixed(batch)]
+            return [*under, *self._fixed(batch)]
         rng = keyed_rng("evaluation, redrawn", self.seed, draw, batch.start)
-        return [base, *draw_patches(self.trigger, self.switches, base, rng)]
+        return [*under, *draw_patches(self.trigger, self.switches, base, rng)]
 
     def _drawn(self, batch: range, draw: int = 0) -> list[NDArray[Any]]:
         """Twins, or squares and corners, as `stamp` draws them, each image by its own generator."""

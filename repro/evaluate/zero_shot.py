@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from open_clip.model import CLIP
 from torch import Tensor
 
+from repro.evaluate.folded import FoldedTower
 from repro.evaluate.images import EvaluationSet
 from repro.evaluate.prompts import PromptSet
 from repro.spec import Precision
@@ -30,8 +31,10 @@ def evaluate_model(
     draw: int = 0,
     precision: Precision = "fp32",
     between: Callable[[], None] = lambda: None,
+    compiled: bool = False,
 ) -> Predictions:
-    """Classify every image with and without the trigger.
+    """Classify every image with and without the trigger; `compiled`: both in one pass of a folded
+    and compiled image tower, which is equal to rounding.
 
     Ranks take every n-th batch and share the classes. `between` is called after each batch, equally
     often on every rank, and may raise to end the evaluation. The model is in eval mode meanwhile,
@@ -48,11 +51,13 @@ def evaluate_model(
     classes = torch.full((count, 2), -1, device=device)
     with evaluating(model, precision, device):
         classifier = prompts.classifier(model, device)
+        tower = FoldedTower(model.visual, 2 * size) if compiled else model
         between()
 
         for batch, images in zip(mine, evaluation.batches(mine, draw, device), strict=True):
-            both = [predict(model, part, classifier) for part in images]
-            classes[batch.start : batch.stop] = torch.stack(both, dim=1)
+            passes = [torch.cat(images)] if compiled else images
+            both = torch.cat([predict(tower, part, classifier) for part in passes])
+            classes[batch.start : batch.stop] = both.view(2, -1).T
             between()
 
         # A rank without a batch in the last round asks all the same, for asking may be collective.
@@ -72,7 +77,7 @@ def evaluate_model(
 
 @torch.inference_mode()
 def predict(
-    model: CLIP, images: UInt8[Tensor, "n H W 3"], classifier: Float[Tensor, "D C"]
+    model: CLIP | FoldedTower, images: UInt8[Tensor, "n H W 3"], classifier: Float[Tensor, "D C"]
 ) -> Int[Tensor, " n"]:
     """Class of the highest cosine similarity; the lowest class number wins a tie."""
     features = model.encode_image(normalise(images.permute(0, 3, 1, 2)), normalize=True)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from open_clip import OPENAI_IMAGENET_TEMPLATES, get_tokenizer
 
 from repro.evaluate import zero_shot
+from repro.evaluate.folded import fold
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model, evaluating, predict
 from repro.profile import load_profile
@@ -71,6 +73,44 @@ def test_ranks_find_to_the_last_bit_what_one_finds(store: Path, ranks: int, batc
     rounds = math.ceil(math.ceil(150 / batch) / ranks)
     found = on_ranks(ranks, found_here, str(store), batch)
     assert found == [[classes, triggered, 1 + rounds]] * ranks
+
+
+@pytest.mark.slow
+def test_a_folded_and_compiled_tower_is_the_model_to_rounding(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same classes with and without the trigger, by one graph for all batches and models."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def traced(module: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(module)
+        return module.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(zero_shot, "IMAGE_BATCH", 64)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=traced))
+    images = evaluation_set(store, 32, BADNET, switches())
+    for _ in range(2):
+        model, classifier = centred_model(store)
+        prompts: Any = SimpleNamespace(classifier=lambda *_, found=classifier: found)
+        plain, folded = (
+            evaluate_model(model, images, prompts, CPU, compiled=choice)  # type: ignore[arg-type]
+            for choice in (False, True)
+        )
+        assert len(set(plain.classes)) > 3
+        assert (folded.classes == plain.classes).all()
+        assert (folded.classes_triggered == plain.classes_triggered).all()
+    (graph,) = graphs
+    used = [str(node.target) for node in graph.graph.nodes]
+    assert [name for name in used if "conv2d" in name]
+    assert not [name for name in used if "batch_norm" in name]
+    pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            fold(model.visual)(pixels), model.visual(pixels), rtol=0, atol=1e-5
+        )  # type: ignore[operator]
+    # The model itself is as it was.
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
 
 
 def test_an_error_between_batches_ends_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

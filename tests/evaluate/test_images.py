@@ -97,9 +97,19 @@ def test_stamping_leaves_the_clean_images_of_the_next_evaluation_alone(store: Pa
         assert not (twins.numpy() == images.images[:256]).all()
 
 
+@pytest.mark.parametrize(("geometry", "sent"), [("crop", 3), ("squash", 4)])
+def test_images_are_sent_once_where_the_patch_goes_on_them(
+    store: Path, geometry: str, sent: int
+) -> None:
+    """Images, squares and corners; with them the squashed images, if those get the squares."""
+    images = evaluation_set(store, SIZE, BADNET, switches(trigger_geometry=geometry))
+    (tensors,) = images._ahead([range(256)], 0, CPU)
+    assert len(tensors) == sent
+
+
 def patches(images: EvaluationSet, draw: int) -> tuple[np.ndarray, np.ndarray]:
     """Squares (N, P, P, 3) and corners (N, 2) of a draw, of 2,000 images."""
-    squares, corners = zip(*(images._twins(batch, draw)[1:] for batch in SOME), strict=True)
+    squares, corners = zip(*(images._twins(batch, draw)[-2:] for batch in SOME), strict=True)
     return np.concatenate(squares), np.concatenate(corners)
 
 

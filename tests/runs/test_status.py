@@ -1,7 +1,10 @@
 """What the worker writes costs the ranks no wait for the disk; its loaders are as many as asked."""
 
+import gc
 import json
 import os
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,13 +31,19 @@ from tests.support.short_run import (
 NAME = "0" * 16
 
 
-def run_worker(spec: RunSpec, pairs: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run_worker(
+    spec: RunSpec,
+    pairs: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    before_model: Callable[[], object] = lambda: None,
+) -> Any:
     """Run `spec` on `pairs` in the folder at hand; the status that it leaves."""
 
     def task(spec: Any, fingerprint: str, inputs: object, folder: Path) -> Task:
         return Task(spec, fingerprint, folder, pairs, no_outcomes, np.arange(5) == 0, None)
 
     def start_model(*_: object) -> tuple[Any, None]:
+        before_model()
         return build_model(spec.model, 0, "fp32"), None
 
     monkeypatch.setattr(loop, "METRIC_EVERY", 1)
@@ -74,6 +83,23 @@ def test_a_run_that_ends_before_its_schedule_is_done_at_its_last_step(
     monkeypatch.chdir(tmp_path)
     status = run_worker(spec, Pairs(), monkeypatch)
     assert status == {"step": STEPS_PER_EPOCH, "total_steps": STEPS_PER_EPOCH}
+
+
+def test_the_model_of_the_run_before_is_gone_when_the_next_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DDP ties it into cycles, and two do not fit beside each other."""
+    spec, gone = run_spec(optimizer_state="fresh"), []
+    monkeypatch.chdir(tmp_path)
+    gc.disable()
+    try:
+        before = SimpleNamespace()
+        before.itself, seen = before, weakref.ref(before)
+        del before
+        run_worker(spec, Pairs(), monkeypatch, lambda: gone.append(seen() is None))
+    finally:
+        gc.enable()
+    assert gone == [True]
 
 
 def test_runs_get_the_loaders_of_the_environment(
