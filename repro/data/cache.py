@@ -14,8 +14,10 @@ from repro.files import held
 SHARE_OF_DISK = 1 / 2
 """Of the free disk, for one array: checkpoints and results need the rest."""
 
-SHARE_OF_MEMORY = 1 / 8
-"""Of the machine's memory, for one array: up to eight GPUs have a training set of their own."""
+SHARE_OF_MEMORY = 1 / 4
+"""Of the memory, for one array: the processes of a machine map the same files, and a profile has
+three cleaning sets. `repro plan` counts on the same share.
+"""
 
 
 def cached_array(

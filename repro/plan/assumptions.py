@@ -1,16 +1,38 @@
 """specs/plan.yaml: what a forecast assumes where nothing was measured."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
+import numpy as np
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
+from repro.data.cache import SHARE_OF_MEMORY
 from repro.profile import SPECS, check, count_icon_images, load_classnames, read_yaml
 from repro.spec import Dataset, Fraction, Precision, Profile, Rate, RunSpec, ShardSource, Spec
 
 Range = Annotated[tuple[Rate, Rate], Field(strict=False)]
 """Low and high."""
+Shares = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
+Span: TypeAlias = np.ndarray
+"""Low end, middle and high end, (3,)."""
 SourceKind = Literal["webdataset", "icons"]
-DeviceName = Literal["a100", "h100", "core"]
+DeviceName = Literal["a100", "h100", "rtx3090", "core"]
+
+
+def span_of(ends: tuple[float, float]) -> Span:
+    """Low end, middle and high end of a range."""
+    low, high = ends
+    return np.array([low, (low + high) / 2, high])
+
+
+class Rates(NamedTuple):
+    """FLOP/s of a device in the arithmetic of a run."""
+
+    image: Span
+    """Of the image tower, forward and backward."""
+    text: Span
+    """Of the text tower, likewise."""
+    evaluation: Span
+    """Of the image tower in an evaluation."""
 
 
 class Device(Spec):
@@ -20,22 +42,37 @@ class Device(Spec):
     memory_bytes: PositiveInt
     watts: PositiveInt
     peak_tflops: dict[Precision, Rate]
-    utilisation: dict[Precision, Range]
-    """Share of the peak that training and evaluation reach with the fastest kernels, uncompiled."""
+    image: dict[Precision, Range]
+    """Share of the peak that the image tower reaches with the fastest kernels, uncompiled."""
+    text: dict[Precision, Range]
+    """The same of the text tower, for captions that are not in parts."""
+    text_in_parts: Fraction
+    """Factor on it where the captions of a batch pass in four parts."""
     deterministic: Fraction
-    """Factor on it with deterministic kernels."""
-    compiled: Rate
-    """Factor on it with compiled kernels."""
+    """Factor on all with deterministic kernels."""
+    compiled: Range
+    """Factor on training with compiled kernels."""
+    evaluation: dict[Literal["plain", "folded"], Range]
+    """Factor on the image tower in an evaluation: as it is, or compiled with BatchNorm folded into
+    the convolutions."""
     loaders: NonNegativeInt
     """Processes that make its batches; 0 where the device itself makes them."""
 
-    def flops(self, precision: Precision, spec: RunSpec) -> tuple[float, float]:
-        """FLOP/s in the arithmetic of the run, low and high."""
-        peak = self.peak_tflops[precision] * 1e12
-        peak *= self.deterministic if spec.deterministic else 1.0
-        peak *= self.compiled if spec.compile else 1.0
-        low, high = self.utilisation[precision]
-        return low * peak, high * peak
+    def rates(self, spec: RunSpec) -> Rates:
+        """FLOP/s of training and evaluation in the arithmetic of the run."""
+        fast = 1.0 if not spec.deterministic else self.deterministic
+        training, evaluating = (
+            self.peak_tflops[precision] * 1e12 * fast
+            for precision in (spec.precision, spec.evaluation_precision)
+        )
+        compiled = span_of(self.compiled) if spec.compile else np.ones(3)
+        evaluation = span_of(self.evaluation["folded" if spec.compile else "plain"])
+        parts = self.text_in_parts if spec.text_parts > 1 else 1.0
+        return Rates(
+            image=span_of(self.image[spec.precision]) * training * compiled,
+            text=span_of(self.text[spec.precision]) * training * compiled * parts,
+            evaluation=span_of(self.image[spec.evaluation_precision]) * evaluating * evaluation,
+        )
 
 
 class Assumptions(Spec):
@@ -46,24 +83,31 @@ class Assumptions(Spec):
     """Tokens to which a training batch is trimmed, by kind of source."""
     caption_tokens_in_parts: dict[SourceKind, PositiveInt]
     """Their mean over captions where `text_parts` is four."""
-    given_up: dict[Dataset, Range]
+    given_up: dict[Dataset, Shares]
     """Share of the cleaning runs that `stop_early` ends."""
     pair_bytes: dict[SourceKind, PositiveInt]
     """Disk of a training pair, image and caption."""
-    mirror_pair_bytes: PositiveInt
+    mirror_pair_bytes: dict[Dataset, PositiveInt]
     image_bytes: dict[SourceKind, PositiveInt]
     """Disk of an evaluation image."""
     decode_seconds: Range
     """Of a core, to read and decode an image, for each million pixels of the model's size."""
     augment_seconds: Rate
     text_seconds: Rate
-    cache_bytes: PositiveInt
-    """Disk for decoded images: a set that fits is decoded once, any other at every step."""
+    host_memory_bytes: PositiveInt
+    """Memory of a job. A set of images that fits SHARE_OF_MEMORY of it is decoded once
+    (repro/data/cache.py), any other at every step."""
+    compile_seconds: Range
+    """Of a process that trains compiled, for each number of views."""
     start_seconds: dict[SourceKind, Range]
     """From the start of a process to its first step, and what its first evaluation takes longer."""
     power_usage_effectiveness: Annotated[FiniteFloat, Field(ge=1)]
     """Power of the data centre over that of its computers."""
     kg_co2e_per_kwh: Fraction
+
+    def decoded_once(self, images: int, pixels: int) -> bool:
+        """Whether so many images of `pixels` pixels lie decoded in a memory map."""
+        return 3 * pixels * images <= SHARE_OF_MEMORY * self.host_memory_bytes
 
     def host_seconds(self, pixels: int, views: int, decoded: bool) -> tuple[float, float]:
         """Core-seconds to make a pair ready with images of `pixels` pixels; `decoded`: these lie in

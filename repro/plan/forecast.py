@@ -4,11 +4,12 @@ Runs, pairs and evaluations follow from the specifications, FLOPs are counted on
 (repro/plan/flops.py). Device-seconds of a run are
 
     pairs x max(FLOP of a pair / rate, core-seconds of a pair / loaders) x (1 + checkpoints)
-    + FLOP of evaluations / rate
+    + FLOP of evaluations / their rate
 
-less what an early end is assumed to leave out, and each process has a start besides. The rate is a
-share of the device's peak (specs/plan.yaml): a range, because nothing was measured. Where `make
-gpu-check` has measured a GPU, its rates give hours of their own.
+less what an early end is assumed to leave out; each process starts, and compiles, besides. Each
+tower has a rate of its own, a share of the device's peak (specs/plan.yaml): a range, because
+nothing was measured. The low end has all assumptions at their best, the middle has each at the
+middle of its range. Where `make gpu-check` has measured a GPU, its rates give hours of their own.
 """
 
 import json
@@ -17,13 +18,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from jinja2 import StrictUndefined, Template
 
 from repro.markdown import fill
-from repro.plan.assumptions import Assumptions, Device, load_assumptions, num_evaluation_images
+from repro.plan.assumptions import (
+    Assumptions,
+    Device,
+    Span,
+    load_assumptions,
+    num_evaluation_images,
+    span_of,
+)
 from repro.plan.flops import Counts, Work, count, kind_of, num_rows, work_of
 from repro.profile import load_profile
 from repro.runs.layout import cleaned_file
@@ -34,7 +42,9 @@ from repro.train.process.checkpoint import CHECKPOINT_SHARE, KEEP
 AUTHORS_GPUS = 8
 """GPUs for the wall time where none are named (code: attack-cleanclip README.md)."""
 MEASURED = Path("work/gpu-check.json")
-"""What `make gpu-check` writes: `{"device": name, "flops": {arithmetic: FLOP/s}}`."""
+"""What `make gpu-check` writes: `{"device": name, "memory_bytes": of it, "flops": {arithmetic:
+{"image": FLOP/s, "text": ..., "evaluation": ...}}}`.
+"""
 STATE_BYTES = 12
 """Of a parameter on disk: weight and AdamW's two moments, float32."""
 INDEX_BYTES = 250
@@ -42,8 +52,6 @@ INDEX_BYTES = 250
 ROW_BYTES = 1000
 """Of an evaluation in the ledger, bits aside."""
 STAGES = ("pretrain", "clean")
-Span: TypeAlias = np.ndarray
-"""Low and high end, (2,)."""
 
 
 def arithmetic(precision: str, spec: RunSpec | PretrainSpec) -> str:
@@ -57,6 +65,17 @@ def counts_of(profile: Profile, assumptions: Assumptions) -> Counts:
     whole = profile.pretrain.text_parts == 1
     tokens = assumptions.caption_tokens if whole else assumptions.caption_tokens_in_parts
     return count(profile, tokens[profile.data.source.kind], num_evaluation_images(profile))
+
+
+def pair_seconds(counts: Counts, spec: RunSpec, device: Device, cached: bool = False) -> Span:
+    """Device-seconds of a training step for each of its pairs; `cached`: by the gradient cache,
+    which makes the forward pass twice.
+    """
+    image_rate, text_rate, _ = (rate[::-1] for rate in device.rates(spec))
+    image, text = counts.image_step, counts.text_step + counts.loss[kind_of(spec)]
+    if cached:
+        image, text = image + counts.image_forward, text + counts.text_forward
+    return spec.num_views * (image / image_rate + text / text_rate)
 
 
 @dataclass(frozen=True)
@@ -92,66 +111,73 @@ class Forecast:
         groups = spec.schedule.global_batch_size // spec.schedule.norm_batch_size
         return max(n for n in range(1, groups + 1) if groups % n == 0 and n <= self.gpus)
 
-    def seconds(self, work: Work, device: Device) -> Span:
-        """Device-seconds of a run from its first step to its last evaluation."""
-        spec, schedule, counts = work.spec, work.spec.schedule, self.counts
+    def group(self, spec: RunSpec) -> int:
+        """Bytes that backward keeps of a BatchNorm group of the run."""
         kind = kind_of(spec)
-        flops = spec.num_views * counts.pair_view(kind)
+        if kind not in self.group_bytes:
+            self.group_bytes[kind] = group_bytes(spec)
+        return self.group_bytes[kind]
+
+    def seconds(self, work: Work, device: Device) -> tuple[Span, Span]:
+        """Device-seconds of a run from its first step to its last evaluation: of training and of
+        the evaluations.
+        """
+        spec, schedule, counts = work.spec, work.spec.schedule, self.counts
 
         # A gradient cache takes the groups of a rank one after another, each forward twice.
         groups = schedule.global_batch_size // schedule.norm_batch_size // self.ranks(spec)
-        if groups > 1:
-            if kind not in self.group_bytes:
-                self.group_bytes[kind] = group_bytes(spec)
-            if groups * self.group_bytes[kind] > MEMORY_SHARE * device.memory_bytes:
-                flops += spec.num_views * (counts.image_forward + counts.text_forward)
+        cached = groups > 1 and groups * self.group(spec) > MEMORY_SHARE * device.memory_bytes
 
-        # The low end of the time is the high end of the rate, and of what is given up.
-        training, evaluating, given_up = (
-            np.array(ends)[::-1]
-            for ends in (
-                device.flops(spec.precision, spec),
-                device.flops(spec.evaluation_precision, spec),
-                self.assumptions.given_up[spec.dataset],
-            )
-        )
+        # The low end of the time is the high end of the rates, and of what is given up.
         pixels = self.profile.data.image_size**2
-        decoded = 3 * pixels * num_rows(self.profile, spec) <= self.assumptions.cache_bytes
-        step = flops / training
-        wait = np.array(self.assumptions.host_seconds(pixels, spec.num_views, decoded))
+        decoded = self.assumptions.decoded_once(num_rows(self.profile, spec), pixels)
+        step = pair_seconds(counts, spec, device, cached)
+        wait = span_of(self.assumptions.host_seconds(pixels, spec.num_views, decoded))
         pair = np.maximum(step, wait / device.loaders) if device.loaders else step + wait
-        whole = work.pairs * pair * (1 + CHECKPOINT_SHARE) + counts.evaluations(work) / evaluating
+        training = work.pairs * pair * (1 + CHECKPOINT_SHARE)
+        evaluations = counts.evaluations(work) / device.rates(spec).evaluation[::-1]
 
         # The runs that are given up are spread over all of a dataset's.
+        kept = np.ones(3)
         if rule := spec.stop_early:
-            whole *= 1 - given_up * (1 - rule.epochs / schedule.epochs)
-        return whole
+            given_up = span_of(self.assumptions.given_up[spec.dataset])[::-1]
+            kept -= given_up * (1 - rule.epochs / schedule.epochs)
+        return training * kept, evaluations * kept
 
     def hours(self, device: Device) -> dict[str, Span]:
-        """Device-hours of each stage and in all, and hours of the clock."""
-        start = np.array(self.assumptions.start_seconds[self.profile.data.source.kind])
+        """Device-hours of each part and in all, and hours of the clock."""
         pretrainings, cleanings = map(self.works_of, STAGES)
         training, cleaning = (
-            np.array([self.seconds(work, device) for work in works])
+            np.array([self.seconds(work, device) for work in works])  # (runs, 2, 3)
             for works in (pretrainings, cleanings)
         )
 
-        # A process for each pre-training; cleaning runs on the same data share one a GPU.
+        # A process for each pre-training; cleaning runs on the same data share one a GPU. All ranks
+        # of a process wait for what it compiles: a graph for each number of views.
+        assumptions, clean = self.assumptions, self.profile.clean
+        starting = span_of(assumptions.start_seconds[self.profile.data.source.kind])
+        compiling = span_of(assumptions.compile_seconds)
+        ranks = np.array([[self.ranks(work.spec)] for work in pretrainings])
         datasets = len({work.spec.dataset for work in cleanings})
         shared = min(len(cleanings), datasets * self.gpus)
-        pretrain = training.sum(axis=0) + len(pretrainings) * start
-        clean = cleaning.sum(axis=0) + shared * start
+        views = len({work.spec.num_views for work in cleanings})
+        pretrain_start = starting + compiling * self.profile.pretrain.compile
+        clean_start = starting + compiling * clean.compile * views
+        starts = (ranks * pretrain_start).sum(axis=0) + shared * clean_start
 
         # Pre-trainings follow one another on all devices; cleaning runs go side by side.
-        ranks = np.array([[self.ranks(work.spec)] for work in pretrainings])
-        one_by_one = (start + training / ranks).sum(axis=0)
-        side_by_side = np.maximum(clean / self.gpus, cleaning.max(axis=0) + start)
-        return {
-            "total": pretrain / 3600 + clean / 3600,
-            "wall": one_by_one / 3600 + side_by_side / 3600,
-            "pretrain": pretrain / 3600,
-            "clean": clean / 3600,
+        one_by_one = (pretrain_start + training.sum(axis=1) / ranks).sum(axis=0)
+        longest = cleaning.sum(axis=1).max(axis=0) + clean_start
+        busy = cleaning.sum(axis=(0, 1)) + shared * clean_start
+        side_by_side = np.maximum(busy / self.gpus, longest)
+        parts = {
+            "pretrain": training[:, 0].sum(axis=0),
+            "clean": cleaning[:, 0].sum(axis=0),
+            "evaluate": training[:, 1].sum(axis=0) + cleaning[:, 1].sum(axis=0),
+            "start": starts,
         }
+        seconds = parts | {"total": sum(parts.values()), "wall": one_by_one + side_by_side}
+        return {name: value / 3600 for name, value in seconds.items()}
 
     def disk(self) -> dict[str, int]:
         """Bytes by folder; DVC's cache is not in it (links where the file system can)."""
@@ -168,7 +194,8 @@ class Forecast:
         partial = (self.profile.clean.images_between or 0) * self.counts.classes
         cleaning = data.cleaning_sizes.values()
         sizes = [size for name in self.datasets for size in (data.num_pairs[name], *cleaning)]
-        decoded = sum(size for size in sizes if size * pixels <= assumptions.cache_bytes)
+        once = assumptions.decoded_once
+        decoded = sum(size for size in sizes if once(size, data.image_size**2))
         squashed = self.profile.switches.trigger_geometry == "squash"
 
         # Weights and optimizer state of one model; of a cleaned one, one a setting and seed, the
@@ -261,13 +288,20 @@ def plan(
     stages = {stage: forecast.totals(stage) for stage in STAGES}
     models = dict.fromkeys((work.spec.stage, work.spec.cell) for work in forecast.works)
     disk = forecast.disk()
+
+    # A group of BatchNorm is the least that a GPU takes. Nobody trains on processors what is to be
+    # computed in TF32 or bfloat16.
+    largest = max(forecast.group(work.spec) for work in forecast.works_of("pretrain"))
+    gpu_names = [
+        name for name, of in devices.items() if name != "core" and largest <= of.memory_bytes
+    ]
     precisions = {work.spec.precision for work in forecast.works}
-    mirrored = forecast.pairs if disk["incoming"] else 0
+    pair_bytes, num_pairs = assumptions.mirror_pair_bytes, profile.data.num_pairs
+    mirrored = sum(pair_bytes[name] * num_pairs[name] for name in forecast.datasets)
     content = {
         "profile": profile.name,
         "gpus": gpus,
-        # Nobody trains on processors what is to be computed in TF32 or bfloat16.
-        "devices": ["a100", "h100", "core"] if precisions == {"fp32"} else ["a100", "h100"],
+        "devices": [*gpu_names, "core"] if precisions == {"fp32"} else gpu_names,
         **{f"{stage}_eflop": totals["eflop"] for stage, totals in stages.items()},
         "stages": stages,
         "models": [{"stage": s, "cell": cell, **forecast.totals(s, cell)} for s, cell in models],
@@ -277,33 +311,39 @@ def plan(
         "differences": forecast.differences(),
         "disk_bytes": sum(disk.values()),
         "disk_bytes_by_folder": disk,
-        "incoming_bytes_of_a_mirror": mirrored * assumptions.mirror_pair_bytes,
+        "incoming_bytes_of_a_mirror": mirrored if disk["incoming"] else 0,
     }
     return dict(json.loads(json.dumps(content, default=np.ndarray.tolist)))
 
 
 def fixed(device: Device, utilisation: float) -> Device:
     """The device with one share of its peak in every arithmetic."""
-    shares = dict.fromkeys(device.utilisation, (utilisation, utilisation))
-    return device.model_copy(update={"utilisation": shares, "deterministic": 1.0, "compiled": 1.0})
+    shares = dict.fromkeys(device.image, (utilisation, utilisation))
+    same = dict.fromkeys(device.evaluation, (1.0, 1.0))
+    factors = {"text_in_parts": 1.0, "deterministic": 1.0, "compiled": (1.0, 1.0)}
+    changes = {"image": shares, "text": shares, "evaluation": same, **factors}
+    return device.model_copy(update=changes)
 
 
 def measured_hours(forecast: Forecast) -> dict[str, Any] | None:
     """Hours at the rates that gpu-check measured; None if it has not, or not in this arithmetic."""
     if not MEASURED.exists():
         return None
-    content = json.loads(MEASURED.read_bytes())
-    rates = {
-        precision: content["flops"].get(arithmetic(precision, work.spec))
-        for work in forecast.works
-        for precision in (work.spec.precision, work.spec.evaluation_precision)
-    }
-    if None in rates.values():
+    content, spec = json.loads(MEASURED.read_bytes()), forecast.works[0].spec
+    of = content["flops"].get(arithmetic(spec.precision, spec))
+    if of is None or spec.evaluation_precision != spec.precision:
         return None
-    peaks = {precision: rate / 1e12 for precision, rate in rates.items()}
-    gpu = fixed(forecast.assumptions.devices["a100"], 1.0).model_copy(
-        update={"peak_tflops": peaks, "memory_bytes": content["memory_bytes"]}
-    )
+
+    # A device with a peak of 1 TFLOP/s, of which the towers and evaluations have these multiples.
+    image, text, evaluation = (of[name] / 1e12 for name in ("image", "text", "evaluation"))
+    changes = {
+        "peak_tflops": {spec.precision: 1.0},
+        "memory_bytes": content["memory_bytes"],
+        "image": {spec.precision: (image, image)},
+        "text": {spec.precision: (text, text)},
+        "evaluation": dict.fromkeys(("plain", "folded"), (evaluation / image, evaluation / image)),
+    }
+    gpu = fixed(forecast.assumptions.devices["a100"], 1.0).model_copy(update=changes)
     return {"device": content["device"], **forecast.hours(gpu)}
 
 
@@ -324,7 +364,7 @@ def cost_table(content: dict[str, Any]) -> str:
     return str(template.render(content, span=span))
 
 
-def span(pair: Sequence[float]) -> str:
-    """A range in three digits; one number where both ends are the same, nothing of no number."""
-    ends = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in pair]
-    return " to ".join(dict.fromkeys(ends))
+def span(values: Sequence[float]) -> str:
+    """Low, middle and high in three digits; one number where all are the same."""
+    texts = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values]
+    return ", ".join(dict.fromkeys(texts))

@@ -26,7 +26,7 @@ from repro.spec import SpecError
 from repro.study.spec import load_study, study_names, varied
 from repro.unchanged import unchanged
 
-PROFILES = ["authors", "midi", "mini", "paper", "paper_lean", "rehearsal", "smoke"]
+PROFILES = ["authors", "midi", "mini", "night", "paper", "paper_lean", "rehearsal", "smoke"]
 Edit = Callable[..., Path]
 
 

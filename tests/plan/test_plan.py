@@ -4,11 +4,14 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from repro.__main__ import main
+from repro.data import cache
 from repro.plan import forecast
 from repro.plan.assumptions import Assumptions, load_assumptions
 from repro.plan.flops import Counts, Work, count, kind_of, work_of
@@ -113,10 +116,9 @@ def chosen(costs: Forecast, stage: str, cell: str) -> Work:
 def test_a_run_takes_its_flops_over_the_rate(costs: Forecast, assumptions: Assumptions) -> None:
     """A tenth of the A100's TF32 peak, 15.6 TFLOP/s; checkpoints take a hundredth."""
     work = chosen(costs, "clean", "cc3m-mmcl")
-    low, high = costs.seconds(work, fixed(assumptions.devices["a100"], 0.1))
-    flops = costs.counts.training(work) * 1.01 + work.evaluations * costs.counts.evaluation
-    assert low == pytest.approx(flops / 15.6e12)
-    assert high == pytest.approx(low), "seven loaders keep up with files of a mirror"
+    training, evaluating = costs.seconds(work, fixed(assumptions.devices["a100"], 0.1))
+    assert training == pytest.approx([costs.counts.training(work) * 1.01 / 15.6e12] * 3)
+    assert evaluating == pytest.approx([work.evaluations * costs.counts.evaluation / 15.6e12] * 3)
 
 
 def test_a_device_waits_for_slow_loaders(costs: Forecast, assumptions: Assumptions) -> None:
@@ -130,11 +132,10 @@ def test_a_device_waits_for_slow_loaders(costs: Forecast, assumptions: Assumptio
 
     work = chosen(costs, "pretrain", "cc3m-mmcl")
     gpu = fixed(assumptions.devices["h100"], 1.0)
-    fed = costs.seconds(work, gpu)[1]
-    starved = costs.seconds(work, gpu.model_copy(update={"loaders": 1}))[1]
-    evaluating = work.evaluations * costs.counts.evaluation / 494.7e12
-    assert starved - evaluating == pytest.approx(work.pairs * high * 1.01)
-    assert fed - evaluating == pytest.approx(work.pairs * high / 7 * 1.01)
+    fed = costs.seconds(work, gpu)[0][-1]
+    starved = costs.seconds(work, gpu.model_copy(update={"loaders": 1}))[0][-1]
+    assert starved == pytest.approx(work.pairs * high * 1.01)
+    assert fed == pytest.approx(work.pairs * high / 7 * 1.01)
 
 
 def test_few_gpus_compute_a_forward_pass_twice(costs: Forecast, assumptions: Assumptions) -> None:
@@ -143,17 +144,45 @@ def test_few_gpus_compute_a_forward_pass_twice(costs: Forecast, assumptions: Ass
     gpu = fixed(assumptions.devices["a100"], 0.2)
     one = replace(costs, gpus=1, group_bytes={})
     one.group_bytes[kind_of(work.spec)] = 36 * 10**9
-    evaluating = work.evaluations * costs.counts.evaluation / (0.2 * 156e12)
-    ratio = (one.seconds(work, gpu)[0] - evaluating) / (costs.seconds(work, gpu)[0] - evaluating)
+    ratio = one.seconds(work, gpu)[0][0] / costs.seconds(work, gpu)[0][0]
     assert ratio == pytest.approx(4 / 3, rel=0.01)
     assert [replace(costs, gpus=n).ranks(work.spec) for n in (1, 7, 100)] == [1, 4, 8]
 
 
 def test_the_clock_takes_all_gpus_or_one(costs: Forecast, assumptions: Assumptions) -> None:
     hours = costs.hours(fixed(assumptions.devices["a100"], 0.2))
-    assert hours["total"][0] == pytest.approx(hours["pretrain"][0] + hours["clean"][0])
+    parts = sum(hours[name] for name in ("pretrain", "clean", "evaluate", "start"))
+    assert hours["total"] == pytest.approx(parts)
     assert hours["wall"][0] == pytest.approx(hours["total"][0] / 8, rel=0.001)
-    assert hours["wall"][0] <= hours["wall"][1]
+    assert hours["wall"][0] <= hours["wall"][1] <= hours["wall"][2]
+
+
+def test_compilation_is_paid_by_every_rank_and_process(costs: Forecast) -> None:
+    """Four pre-trainings on eight GPUs, and 16 processes that clean with one view and with two."""
+    choices = {f"{stage}.compile": True for stage in ("pretrain", "clean")}
+    compiled = replace(costs, profile=load_profile("paper", overrides=choices))
+    gpu = costs.assumptions.devices["h100"]
+    more = compiled.hours(gpu)["start"] - costs.hours(gpu)["start"]
+    assert more * 3600 == pytest.approx((4 * 8 + 16 * 2) * np.array([60, 270, 480]))
+
+
+def test_run_and_plan_decode_the_same_sets_once(
+    assumptions: Assumptions, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the memory that docs/a100.md asks for both cleaning sets of the paper fit, no training
+    set does; with half of it the larger is decoded at every step.
+    """
+    page = (root / "docs/a100.md").read_text(encoding="utf-8")
+    asked = set(re.findall(r"--mem=(\d+)G", page))
+    assert asked == {"128"} and assumptions.host_memory_bytes == 128 * 10**9
+    usage = SimpleNamespace(free=10**13)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: usage)
+    pixels, images = 224**2, (100_000, 200_000, 3_000_000)
+    for memory, expected in ((128, [True, True, False]), (64, [True, False, False])):
+        monkeypatch.setattr(cache, "machine_memory", lambda memory=memory: memory * 2**30)
+        of_run = [cache.has_room(tmp_path / "x.npy", 3 * pixels * count) for count in images]
+        plan_of = assumptions.model_copy(update={"host_memory_bytes": memory * 10**9})
+        assert of_run == [plan_of.decoded_once(count, pixels) for count in images] == expected
 
 
 def test_every_assumption_names_its_source(root: Path) -> None:
@@ -168,25 +197,14 @@ def test_the_parts_add_up() -> None:
     assert content["pretrain_eflop"] == pytest.approx(9.4 + 18.9 + 20.8 + 41.5, rel=0.15)
     total = content["pretrain_eflop"] + content["clean_eflop"]
     assert total == pytest.approx(sum(row["eflop"] for row in content["models"]))
-    for name, rate in (("a100", 156e12 * 0.26 * 0.87), ("h100", 494.7e12 * 0.18 * 0.87)):
-        low, high = content["gpu_hours"][name]
-        assert low == pytest.approx(total * 1e18 / rate / 3600, rel=0.02) and low < high
+    low, middle, high = content["gpu_hours"]["a100"]
+    assert low < middle < high
     hours = content["hours"]["a100"]
     assert hours["kwh"][0] == pytest.approx(content["gpu_hours"]["a100"][0] * 0.4 * 1.5)
-    assert hours["kg_co2e"][1] == pytest.approx(hours["kwh"][1] * 0.45)
+    assert hours["kg_co2e"][2] == pytest.approx(hours["kwh"][2] * 0.45)
     assert content["disk_bytes"] == sum(content["disk_bytes_by_folder"].values()) > 100e9
     assert content["incoming_bytes_of_a_mirror"] > content["disk_bytes_by_folder"]["incoming"]
     assert "| cc6m-mmcl_ssl | 1 | 383,975,424 | 65 |" in cost_table(content)
-
-
-def test_the_fastest_arithmetic_shortens_every_step_alike(costs: Forecast) -> None:
-    """On an A100 156 x 0.21 x 0.87 against 312 x 0.17 x 1.25 TFLOP/s."""
-    fastest = {"precision": "bf16", "compile": True, "deterministic": False}
-    changes = {f"{stage}.{k}": v for stage in ("pretrain", "clean") for k, v in fastest.items()}
-    fast = replace(costs, profile=load_profile("paper", overrides=changes))
-    slow_hours, hours = (of.hours(costs.assumptions.devices["a100"]) for of in (costs, fast))
-    ratio = slow_hours["total"][1] / hours["total"][1]
-    assert ratio == pytest.approx(312 * 0.17 * 1.25 / (156 * 0.21 * 0.87), rel=0.01)
 
 
 def test_plan_gives_json_and_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,14 +220,19 @@ def test_plan_gives_json_and_a_table(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_rates_that_gpu_check_measured_give_hours_of_their_own(
     tmp_path: Path, costs: Forecast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = {"device": "NVIDIA X", "memory_bytes": 80 * 10**9, "flops": {"tf32": 50e12}}
+    rates = {"tf32": {"image": 50e12, "text": 100e12, "evaluation": 80e12}}
+    measured = {"device": "NVIDIA X", "memory_bytes": 80 * 10**9, "flops": rates}
     monkeypatch.setattr(forecast, "MEASURED", tmp_path / "gpu-check.json")
     assert forecast.measured_hours(costs) is None
     forecast.MEASURED.write_text(json.dumps(measured))
     content = forecast.measured_hours(costs)
     assert content and content["device"] == "NVIDIA X"
-    flops = sum(costs.totals(stage)["eflop"] for stage in ("pretrain", "clean")) * 1e18
-    assert content["total"][0] == pytest.approx(flops / 50e12 / 3600, rel=0.02)
+    views = sum(work.pairs * work.spec.num_views for work in costs.works)
+    pair = costs.counts.image_step / 50e12 + costs.counts.text_step / 100e12
+    trained = content["pretrain"][1] + content["clean"][1]
+    assert trained == pytest.approx(views * pair / 3600, rel=0.02)
+    evaluated = sum(costs.counts.evaluations(work) for work in costs.works)
+    assert content["evaluate"][1] == pytest.approx(evaluated / 80e12 / 3600, rel=0.02)
 
     # Nothing was measured in the arithmetic of this one.
     fast = load_profile("paper_lean")
@@ -222,15 +245,38 @@ def lean() -> dict[str, Any]:
     return plan("paper_lean")
 
 
-def test_paper_lean_takes_200_h100_hours_and_cc3m_100(lean: dict[str, Any], root: Path) -> None:
-    low, high = lean["gpu_hours"]["h100"]
-    assert low < high <= 200
+def test_the_pages_have_the_tables_that_the_command_writes(
+    lean: dict[str, Any], root: Path
+) -> None:
     half = plan("paper_lean", dataset="cc3m")
-    assert half["gpu_hours"]["h100"][1] <= 100
+    assert half["gpu_hours"]["h100"][2] < lean["gpu_hours"]["h100"][2] / 2
     assert half["disk_bytes"] < lean["disk_bytes"] / 2
     assert {row["cell"] for row in half["models"]} == {"cc3m-mmcl", "cc3m-mmcl_ssl"}
     page = (root / "docs/a100.md").read_text(encoding="utf-8")
-    assert cost_table(lean) in page, "the page has the tables that the command writes"
+    assert cost_table(lean) in page
+    assert cost_table(night := plan("night", gpus=1)) in page
+    assert night["hours"]["rtx3090"]["wall"][2] <= 12, "a night"
+
+
+def test_hours_follow_from_published_throughputs(lean: dict[str, Any]) -> None:
+    """Without the constants of specs/plan.yaml: ResNet-50 of 3 x 8.2 GFLOP an image trains at 2,078
+    to 2,600 images/s on an A100 and 1.7 to 2.1 times as fast on an H100; the paper's tower has 34.7
+    GFLOP, a caption of 38 tokens 8.1, at 120 to 220 TFLOP/s. Compiled kernels are up to 1.2 times as
+    fast, a hundredth goes to checkpoints.
+    """
+    views = sum(
+        row["pairs"] * (2 if row["cell"].endswith("ssl") else 1)
+        for row in lean["models"]
+        if row["stage"] == "pretrain"
+    )
+    assert views == pytest.approx(1081e6, rel=0.001)
+    expected = [
+        views * 1.01 * (34.7 / 24.6 / images + 8.1 / 1000 / tflops) / compiled / 3600
+        for images, tflops, compiled in ((2600 * 2.1, 220, 1.2), (2078 * 1.7, 120, 1.0))
+    ]
+    low, middle, high = lean["hours"]["h100"]["pretrain"]
+    assert (low, high) == pytest.approx(expected, rel=0.05)
+    assert low < middle < high
 
 
 def test_the_work_of_paper_lean_counted_by_hand(lean: dict[str, Any], counts: Counts) -> None:
@@ -268,11 +314,13 @@ def test_plan_names_what_differs_from_the_paper_and_what_it_saves(lean: dict[str
     saved = {row["field"]: row["h100_hours"] for row in lean["differences"]}
     assert {"precision", "compile", "deterministic"} < saved.keys()
     assert {"model_age", "text_parts", "images_between", "stop_early"} < saved.keys()
-    assert all(0 < low <= high for low, high in saved.values())
+    assert all(low <= middle <= high for low, middle, high in saved.values())
+    assert all(middle > 0 for _, middle, _ in saved.values())
     assert "| text_parts | `1` | `4` |" in cost_table(lean)
 
     # An early end after 5 of 20 epochs leaves out three quarters of the runs that it ends.
-    (_, high) = saved["stop_early"]
-    ended = {"cc3m": 0.16, "cc6m": 0.62}
-    clean = lean["hours"]["h100"]["clean"][0]
-    assert 0.75 * ended["cc3m"] < high / (high + clean) < 0.75 * ended["cc6m"]
+    (none, middle, _) = saved["stop_early"]
+    ended = {"cc3m": 0.08, "cc6m": 0.31}
+    clean = lean["hours"]["h100"]["clean"][1]
+    assert none == 0
+    assert 0.75 * ended["cc3m"] < middle / (middle + clean) < 0.75 * ended["cc6m"]
