@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from repro.data.shards import ShardWriter, write_store
 from repro.names import Objective
+from repro.plan.assumptions import DeviceName
 from repro.profile import load_profile, pretrain_runs
 from repro.runs.run import Run, identify
 from repro.spec import Precision, RunSpec
@@ -48,8 +49,9 @@ class Scale(NamedTuple):
 
     device: torch.device
     profile: str
+    """Whose model is trained."""
     fast: str
-    """Profile of the same model in the fastest arithmetic."""
+    """Profile that is trained in the fastest arithmetic."""
     pairs: int
     """Pairs of a step, in one BatchNorm group."""
     length: int
@@ -59,6 +61,8 @@ class Scale(NamedTuple):
     stored: int
     """Pairs of the worker's store."""
     epochs: int
+    batches: int
+    """Of captions of random lengths, for the compiled encoder."""
 
     @property
     def gpu(self) -> bool:
@@ -73,6 +77,11 @@ class Scale(NamedTuple):
         """The pre-training by an objective, in another precision."""
         return repeatable(self.profile, objective).model_copy(update={"precision": precision})
 
+    def lean(self) -> RunSpec:
+        """The pre-training of `paper_lean`, with the model at hand."""
+        spec = pretrain_runs(load_profile("paper_lean"), "cc6m", "mmcl")[0]
+        return spec.model_copy(update={"model": self.spec().model})
+
 
 def repeatable(profile: str, objective: Objective) -> RunSpec:
     """The pre-training of a profile by an objective, with the same bits at every repetition."""
@@ -81,13 +90,19 @@ def repeatable(profile: str, objective: Objective) -> RunSpec:
 
 
 CPU = torch.device("cpu")
-FULL = Scale(torch.device("cuda", 0), "paper", "paper_lean", 256, 77, 12, 2048, 8)
-TOY = Scale(CPU, "smoke", "smoke", 16, 24, 2, 96, 4)
+FULL = Scale(torch.device("cuda", 0), "paper", "paper_lean", 256, 77, 12, 2048, 8, 30)
+TOY = Scale(CPU, "smoke", "smoke", 16, 24, 2, 96, 8, 30)
+WIDE = Scale(CPU, "paper", "paper_lean", 4, 77, 2, 96, 8, 6)
+"""The model of the paper on processors: minutes, in a test."""
+SCALES = {"full": FULL, "toy": TOY, "wide": WIDE}
+"""By the names under which ranks are told of them."""
 
 
-def scale_here() -> Scale:
-    """FULL where there is a GPU."""
-    return FULL if torch.cuda.is_available() else TOY
+def known_device(scale: Scale) -> DeviceName | None:
+    """The GPU here, if specs/plan.yaml has its rates."""
+    name = torch.cuda.get_device_name(scale.device).lower() if scale.gpu else ""
+    known: tuple[DeviceName, ...] = ("a100", "h100")
+    return next((key for key in known if key in name.replace("h200", "h100")), None)
 
 
 class Trainee:
@@ -106,10 +121,10 @@ class Trainee:
         )
         self.encoder: nn.Module = PairEncoder(self.model, groups)
 
-    def step(self, images: Tensor, tokens: Tensor) -> Tensor:
+    def step(self, images: Tensor, tokens: Tensor, rate: float = 1e-4) -> Tensor:
         """One step; the loss before it."""
         return training_step(
-            self.encoder, self.model, self.optimizer, images, tokens, self.spec, 1e-4
+            self.encoder, self.model, self.optimizer, images, tokens, self.spec, rate
         )["loss"]
 
     def pairs_per_second(self, data: tuple[Tensor, Tensor], steps: int) -> float:
@@ -126,22 +141,28 @@ class Trainee:
 
 
 def batch(
-    spec: RunSpec, pairs: int, length: int, seed: int, device: torch.device
+    spec: RunSpec, pairs: int, length: int, seed: int, device: torch.device, shortest: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Images (V, pairs, 3, H, W) uint8 and tokens (V, pairs, length), drawn on the CPU."""
+    """Images (V, pairs, 3, H, W) uint8 and, on the host, tokens (V, pairs, length); with `shortest`
+    captions have as many tokens or more, by chance, and the first of all has all.
+    """
     generator = torch.Generator().manual_seed(seed)
     side, views = spec.model.vision.image_size // BLOCK, spec.num_views
     shape = (views, pairs, 3, side, side)
     blocks = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     images = blocks.repeat_interleave(BLOCK, dim=3).repeat_interleave(BLOCK, dim=4)
     tokens = torch.randint(1, START, (views, pairs, length), generator=generator)
-    tokens[..., 0], tokens[..., -1] = START, END
-    return images.to(device), tokens.to(device)
+    tokens[..., 0] = START
+    ends = torch.full((views, pairs, 1), length - 1)
+    if shortest:
+        ends.random_(shortest - 1, length, generator=generator)[0, 0] = length - 1
+    tokens.scatter_(2, ends, END)
+    return images.to(device), tokens
 
 
-def noise_run(scale: Scale, folder: Path, profile: str) -> Run:
-    """A pre-training by MMCL + SSL on JPEG files of noise, which are written into `folder`."""
-    spec = repeatable(profile, "mmcl_ssl")
+def noise_run(scale: Scale, folder: Path, profile: str, objective: Objective) -> Run:
+    """A pre-training on JPEG files of noise, which are written into `folder`."""
+    spec = repeatable(profile, objective)
     pairs = scale.pairs // spec.num_views
     sizes = {"global_batch_size": pairs, "norm_batch_size": pairs}
     schedule = {"epochs": scale.epochs, "warmup_steps": 2, **sizes}

@@ -1,36 +1,37 @@
 """Checks that start processes as the launcher does: the worker, stopped and resumed; all GPUs."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from repro.check.noise import Check, Scale, Trainee, batch, noise_run, scale_here
+from repro.check.noise import SCALES, Check, Scale, Trainee, batch, noise_run
+from repro.check.training import TOLERANCES, distance, gradients
 from repro.files import replace_json
 from repro.launch.packs import Pack, write_pack
 from repro.launch.places import Place, cores, devices
 from repro.launch.torchrun import Torchrun
 from repro.ledger import pending_rows
 from repro.runs.layout import WEIGHTS
+from repro.train.loop import build_encoder
 from repro.train.process import distributed
 from repro.train.process.device import set_arithmetic
 
-WAIT_SHARE = 0.05
-"""Share of its time that a run on a GPU may wait for data."""
 STOP_STEP, GRACE_SECONDS = 10, 100.0
 RANKS_TOLERANCE = 2e-3
 """Largest difference of losses over six steps between one rank and all."""
 SCALING = 0.9
 """Least speed of all GPUs over that of one times their number."""
-MOST_GRAPHS = 3
-"""Graphs that a compiled encoder may need for captions of six lengths."""
 TIMEOUT = 1800
 """Seconds for the ranks of `ranks`, which compile while all others do."""
 
@@ -49,7 +50,7 @@ def _twice(scale: Scale, profile: str, place: Place) -> Iterator[Check]:
     """The run as a whole, then with a SIGTERM after STOP_STEP."""
     left = []
     with tempfile.TemporaryDirectory() as name:
-        run = noise_run(scale, Path(name) / "data", profile)
+        run = noise_run(scale, Path(name) / "data", profile, "mmcl_ssl")
         for stops in ([0], [STOP_STEP, 0]):
             work = Path(name) / str(len(stops))
             run.save(work)
@@ -66,9 +67,6 @@ def _twice(scale: Scale, profile: str, place: Place) -> Iterator[Check]:
                 (outcome["status"], outcome["attempts"]) == ("completed", len(stops)),
             )
             left.append([rows, *(outcome["files"][name] for name in WEIGHTS)])
-            if len(stops) == 1:
-                share = outcome["data_wait_seconds"] / outcome["seconds"]
-                yield Check("it waits for data", f"{share:.1%}", scale.bound(share < WAIT_SHARE))
     same = left[0] == left[1]
     yield Check("rows and weights of both", "equal" if same else "unlike", same)
 
@@ -88,19 +86,8 @@ def ranks(scale: Scale) -> Iterator[Check]:
     # What divides the eight BatchNorm groups of the paper's batch.
     gpus = torch.cuda.device_count() if scale.gpu else 2
     count = max(number for number in (1, 2, 4, 8) if number <= gpus)
-    results = []
-    for number in sorted({1, count}):
-        with tempfile.TemporaryDirectory() as name:
-            out = Path(name) / "result.json"
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-            command += [f"--nproc-per-node={number}", "-m", "repro.check.processes", str(out)]
-            command += ["compiled"] * (number == count)
-            subprocess.run(command, check=True, timeout=TIMEOUT)
-            results.append(json.loads(out.read_bytes()))
-    one, every = results[0], results[-1]
-
-    graphs = every["graphs"]
-    yield Check(f"compiled graphs of {count} ranks", str(graphs), graphs <= MOST_GRAPHS)
+    yield from compiled_ranks(scale, count)
+    one, every = (_on_ranks(scale, number, "plain") for number in (1, count))
     if count == 1:
         yield Check("several ranks over NCCL", "not checked: one GPU here")
         return
@@ -120,54 +107,105 @@ def ranks(scale: Scale) -> Iterator[Check]:
     )
 
 
-def _rank(out: Path, compiled: bool) -> None:
-    """One rank, started by torchrun; rank 0 writes the result. `compiled`: count graphs too."""
-    scale = scale_here()
+def compiled_ranks(scale: Scale, count: int) -> Iterator[Check]:
+    """Steps of `paper_lean` on so many ranks, compiled, against eager ones: captions of random
+    lengths in parts, bfloat16.
+    """
+    result = _on_ranks(scale, count, "compiled")
+    text = f"{result['graphs']} in {scale.batches} batches, {result['seconds']:.0f} s to the first"
+    yield Check(f"compiled graphs of {count} ranks", text, result["graphs"] == 1)
+    off, gradients = result["loss_off"], result["gradients_off"]
+    text = f"loss off by {off:.1e} at most, gradients of the last by {gradients:.1e}"
+    good = max(off, gradients) < TOLERANCES["bf16"]
+    yield Check(f"compiled steps of {count} ranks are eager ones", text, good)
+
+
+def _on_ranks(scale: Scale, number: int, what: str) -> dict[str, Any]:
+    """What rank 0 of so many leaves."""
+    (name,) = (name for name, of in SCALES.items() if of == scale)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={number}", "-m", "repro.check.processes"]
+        subprocess.run([*command, str(out), name, what], check=True, timeout=TIMEOUT)
+        return dict(json.loads(out.read_bytes()))
+
+
+def _rank(out: Path, scale: Scale, what: str) -> None:
+    """One rank, started by torchrun; rank 0 writes the result."""
     distributed.repeatable(threads=1)
     device = distributed.start()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if scale.gpu else "gloo")
-    rank, number = distributed.rank(), distributed.ranks()
+    result = (_compiled if what == "compiled" else _plain)(scale, device)
+    if distributed.rank() == 0:
+        replace_json(out, result)
+    distributed.stop()
 
+
+def _compiled(scale: Scale, device: torch.device) -> dict[str, Any]:
+    """Losses, gradients and graphs of steps whose encoder is compiled inside DDP."""
+    number, rank, spec = distributed.ranks(), distributed.rank(), scale.lean()
+    pairs = min(scale.pairs, 16)
+    sizes = {"global_batch_size": pairs * number, "norm_batch_size": pairs}
+    schedule = spec.schedule.model_copy(update=sizes)
+    spec = spec.model_copy(update={"schedule": schedule})
+    set_arithmetic(spec.precision, spec.deterministic, device)
+
+    eager, compiled = Trainee(spec, device), Trainee(spec, device)
+    plain = spec.model_copy(update={"compile": False})
+    eager.encoder = build_encoder(eager.model, plain, device)
+    compiled.encoder = build_encoder(compiled.model, spec, device)
+    if not scale.gpu:
+        # Without Inductor, which takes minutes for kernels of a processor.
+        getattr(compiled.encoder, "module", compiled.encoder).compile(backend="aot_eager")
+
+    # At the rate 0 no difference of one step is carried into the next.
+    begun, seconds, off = time.monotonic(), 0.0, 0.0
+    for step in range(scale.batches):
+        data = batch(spec, pairs, scale.length, step * number + rank, device, shortest=4)
+        loss = float(compiled.step(*data, 0.0))
+        seconds = seconds or time.monotonic() - begun
+        off = max(off, abs(float(eager.step(*data, 0.0)) - loss))
+    return {
+        "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
+        "seconds": seconds,
+        "loss_off": off,
+        "gradients_off": distance(gradients(compiled), gradients(eager)),
+    }
+
+
+def _plain(scale: Scale, device: torch.device) -> dict[str, Any]:
+    """Losses, BatchNorm's buffers and speed in float32."""
     # As many pairs and BatchNorm groups in all, however many ranks share them.
+    rank, number = distributed.rank(), distributed.ranks()
     groups = 8 if scale.gpu else 2
     spec = scale.spec("mmcl", "fp32")
     set_arithmetic("fp32", True, device)
-    trainee, single = (Trainee(spec, device, groups=of_rank) for of_rank in (groups // number, 1))
-    for each in (trainee, single):
-        each.encoder = DistributedDataParallel(each.encoder)
+    trainee = Trainee(spec, device, groups=groups // number)
+    trainee.encoder = DistributedDataParallel(trainee.encoder)
     losses = []
     for step in range(6):
-        shares = (part.chunk(number, dim=1) for part in batch(spec, 8 * groups, 20, step, device))
-        losses.append(float(trainee.step(*(share[rank] for share in shares))))
+        data = batch(spec, 8 * groups, 20, step, device)
+        images, tokens = (part.chunk(number, dim=1)[rank] for part in data)
+        losses.append(float(trainee.step(images, tokens)))
     distributed.broadcast(trainee.model.buffers())
     means = trainee.model.visual.bn1.running_mean
     copies = [torch.empty_like(means) for _ in range(number)]
     dist.all_gather(copies, means)
 
+    # Two models and a full batch would not fit a GPU of 40 GB.
+    del trainee
+    gc.collect()
+    single = Trainee(spec, device)
+    single.encoder = DistributedDataParallel(single.encoder)
     data = batch(spec, scale.pairs, scale.length, rank, device)
-    rate = number * single.pairs_per_second(data, scale.steps)
-
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    if compiled:
-        backend = "inductor" if scale.gpu else "aot_eager"
-        single.encoder = torch.compile(single.encoder, backend=backend)  # type: ignore[assignment]
-        for step, length in enumerate((20, 24, 17, 23, 18, 21)):
-            single.step(*batch(spec, 8, length, step, device))
-
-    if rank == 0:
-        replace_json(
-            out,
-            {
-                "losses": losses,
-                "buffers_equal": all(torch.equal(copies[0], other) for other in copies),
-                "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
-                "pairs_per_second": rate,
-            },
-        )
-    distributed.stop()
+    return {
+        "losses": losses,
+        "buffers_equal": all(torch.equal(copies[0], other) for other in copies),
+        "pairs_per_second": number * single.pairs_per_second(data, scale.steps),
+    }
 
 
 if __name__ == "__main__":
-    _rank(Path(sys.argv[1]), "compiled" in sys.argv)
+    _rank(Path(sys.argv[1]), SCALES[sys.argv[2]], sys.argv[3])

@@ -1,22 +1,26 @@
 """Checks of one process: the same function on every device, no waiting, rates."""
 
+import contextlib
 import gc
 import os
 import shutil
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from repro.check.noise import CPU, Check, Scale, Trainee, batch, noise_run
+from repro.check.noise import CPU, Check, Scale, Trainee, batch, known_device, noise_run
+from repro.evaluate.folded import FoldedTower
+from repro.evaluate.zero_shot import evaluating, predict
 from repro.launch.places import cores, loader_workers
 from repro.plan.assumptions import load_assumptions
-from repro.plan.flops import count, kind_of
-from repro.plan.forecast import arithmetic
+from repro.plan.flops import count
+from repro.plan.forecast import arithmetic, pair_seconds
 from repro.profile import load_profile, pretrain_runs
-from repro.spec import Precision
+from repro.spec import Precision, RunSpec
 from repro.train.gradient_cache import GradientCache
 from repro.train.loading import on_device
 from repro.train.loop import TrainingRun
@@ -28,12 +32,20 @@ TOLERANCES: dict[Precision, float] = {"fp32": 5e-3, "tf32": 5e-2, "bf16": 5e-1}
 of another model differ by more than 1.
 """
 CACHE_TOLERANCE = 1e-3
+SYNC_STEPS = 20
+"""Steps of the loop that are watched for waits."""
+WAIT_SHARE = 0.05
+"""Share of its time that a run on a GPU may wait for data."""
 TRAINING_BYTES = 42 * 10**9
 """Most memory of a step on 256 pairs of RN50 in float32."""
 SPEED_SHARE = 0.8
 """Of the lowest rate that specs/plan.yaml assumes: below it, the forecast does not hold."""
-FLOPS: dict[str, float] = {}
-"""FLOP/s by arithmetic, as `speed` measured them, for `repro plan`."""
+SHORT = 8
+"""Tokens of short captions."""
+FLOPS: dict[str, dict[str, float]] = {}
+"""FLOP/s of both towers and of evaluations by arithmetic, as `speed` measured them, for `repro
+plan`.
+"""
 
 
 def tools(scale: Scale) -> Iterator[Check]:
@@ -55,44 +67,65 @@ def equality(scale: Scale) -> Iterator[Check]:
     set_arithmetic("fp32", True, CPU)
     data = batch(scale.spec(), 8, 20, 0, CPU)
     reference = Trainee(scale.spec(), CPU)
-    expected_loss, expected = float(reference.step(*data)), _gradients(reference)
+    expected_loss, expected = float(reference.step(*data)), gradients(reference)
 
     for precision, allowed in TOLERANCES.items():
         spec = scale.spec("mmcl", precision)
         set_arithmetic(precision, True, scale.device)
         trainee = Trainee(spec, scale.device)
-        loss = float(trainee.step(*(tensor.to(scale.device) for tensor in data)))
-        off = _distance(_gradients(trainee), expected)
+        loss = float(trainee.step(data[0].to(scale.device), data[1]))
+        off = distance(gradients(trainee), expected)
         text = f"loss {loss:.5f} against {expected_loss:.5f}, gradients off by {off:.1e}"
         good = max(off, abs(loss - expected_loss)) < allowed
         yield Check(f"a step in {precision} is that on the CPU", text, good)
 
 
 def waiting(scale: Scale) -> Iterator[Check]:
-    """Twenty steps of the loop with loader processes, in which the host must never wait."""
-    with tempfile.TemporaryDirectory() as name:
-        run = noise_run(scale, Path(name), scale.profile)
-        task = Resident(Path(name) / "cache", scale.device).task(
-            run.spec, run.fingerprint, run.inputs, Path(name)
-        )
-        model = Trainee(run.spec, scale.device).model
-        training = TrainingRun(task, model, scale.device, lambda event, content: None)
-        training.resume(None)
-        workers = loader_workers(cores(), scale.gpu)
-        batches = task.pairs.batches(0, training.last_step, workers)
-        ahead = on_device(batches, scale.device, 1)
-        for _ in range(4):
+    """Steps of the loop with loader processes, in which the host must never wait for the GPU and
+    the GPU hardly for data. MMCL has the most images to a second of a GPU.
+    """
+    for profile in dict.fromkeys((scale.profile, scale.fast)):
+        with tempfile.TemporaryDirectory() as name:
+            run = noise_run(scale, Path(name), profile, "mmcl")
+            task = Resident(Path(name) / "cache", scale.device).task(
+                run.spec, run.fingerprint, run.inputs, Path(name)
+            )
+            model = Trainee(run.spec, scale.device).model
+            training = TrainingRun(task, model, scale.device, lambda event, content: None)
+            training.resume(None)
+            workers = loader_workers(cores(), scale.gpu)
+            batches = task.pairs.batches(0, training.last_step, workers)
+            with contextlib.closing(batches):
+                share = _wait_share(training, on_device(batches, scale.device, 1), scale)
+        text = f"{SYNC_STEPS} steps" if scale.gpu else "not checked: no GPU"
+        yield Check(f"no step of {profile} waits for the GPU", text, scale.bound(True))
+        good = scale.bound(share < WAIT_SHARE)
+        yield Check(f"the GPU waits for data of {profile}", f"{share:.1%}", good)
+
+
+def _wait_share(
+    training: TrainingRun, ahead: Iterator[Sequence[torch.Tensor]], scale: Scale
+) -> float:
+    """Share of the time that steps wait for data, after those that compile and start loaders, and
+    some in which whoever waits for the GPU raises an error.
+    """
+    for _ in range(4):
+        training.step(ahead)
+    set_mode = torch.cuda.set_sync_debug_mode if scale.gpu else lambda mode: None
+    try:
+        set_mode("error")
+        for _ in range(SYNC_STEPS):
             training.step(ahead)
-        set_mode = torch.cuda.set_sync_debug_mode if scale.gpu else lambda mode: None
-        try:
-            set_mode("error")
-            for _ in range(20):
-                training.step(ahead)
-        finally:
-            set_mode("default")
-            batches.close()
-    text = "20 steps" if scale.gpu else "not checked: no GPU"
-    yield Check("no step of the loop waits for the GPU", text, scale.bound(True))
+    finally:
+        set_mode("default")
+
+    clock = training.clock
+    begun, waited = clock.seconds, clock.data_wait_seconds
+    while training.progress.step < training.last_step:
+        training.step(ahead)
+    training.read_loss()
+    clock.lap()
+    return (clock.data_wait_seconds - waited) / (clock.seconds - begun)
 
 
 def gradient_cache(scale: Scale) -> Iterator[Check]:
@@ -103,7 +136,7 @@ def gradient_cache(scale: Scale) -> Iterator[Check]:
     cached.encoder = GradientCache(cached.model, 2, compiled=False)
     data = batch(spec, scale.pairs // 4, scale.length, 0, device)
     loss, other = float(plain.step(*data)), float(cached.step(*data))
-    off = _distance(_gradients(cached), _gradients(plain))
+    off = distance(gradients(cached), gradients(plain))
     good = max(off, abs(loss - other)) < CACHE_TOLERANCE
     yield Check("the gradient cache is the plain step", f"gradients off by {off:.1e}", good)
 
@@ -120,52 +153,74 @@ def copies(scale: Scale) -> Iterator[Check]:
 
 
 def speed(scale: Scale) -> Iterator[Check]:
-    """Steps with the batch on the device in the arithmetic of both profiles, and their memory.
+    """Steps with the batch on the device in the arithmetic of both profiles, their memory, and
+    evaluations.
 
-    Fills FLOPS.
+    Fills FLOPS: steps with long and with short captions tell the rates of the towers apart.
     """
-    device = scale.device
-    cost = count(load_profile(scale.profile), scale.length, 1)
-    name = torch.cuda.get_device_name(device).lower() if scale.gpu else ""
-    known = next((key for key in ("a100", "h100") if key in name.replace("h200", "h100")), None)
+    device, known = scale.device, known_device(scale)
+    lengths = (scale.length, SHORT)
+    long, short = (count(load_profile(scale.profile), length, 1) for length in lengths)
     for profile in dict.fromkeys((scale.profile, scale.fast)):
         spec = pretrain_runs(load_profile(profile), "cc6m", "mmcl")[0]
-        spec = spec.model_copy(update={"text_parts": 1})
         set_arithmetic(spec.precision, spec.deterministic, device)
         # What an earlier check left in the caches of the allocator is not this one's.
         gc.collect()
         torch.cuda.empty_cache()
         reset_peak(device)
-        trainee = Trainee(spec, device)
-        if spec.compile and scale.gpu:
-            torch._dynamo.reset()
-            trainee.encoder = torch.compile(trainee.encoder)  # type: ignore[assignment]
-        data = batch(spec, scale.pairs, scale.length, 0, device)
-        rate = trainee.pairs_per_second(data, scale.steps)
+        trainee, compiled = Trainee(spec, device), spec.compile and scale.gpu
+        if compiled:
+            trainee.encoder.compile()
+        rates = [
+            trainee.pairs_per_second(batch(spec, scale.pairs, length, 0, device), scale.steps)
+            for length in lengths
+        ]
 
         how = arithmetic(spec.precision, spec)
-        FLOPS[how] = rate * cost.pair_view(kind_of(spec))
-        text = f"{rate:.0f} pairs/s, {FLOPS[how] / 1e12:.2f} TFLOP/s"
-        good = None
+        text = (long.text_step - short.text_step) / (1 / rates[0] - 1 / rates[1])
+        image = short.image_step / (1 / rates[1] - short.text_step / text)
+        evaluated = _images_per_second(trainee, spec, scale, compiled)
+        evaluation = evaluated * short.image_forward
+        FLOPS[how] = {"image": image, "text": text, "evaluation": evaluation}
+        parts = ", ".join(f"{name} {rate / 1e12:.2f}" for name, rate in FLOPS[how].items())
+        said, good = f"{rates[0]:.0f} pairs/s ({parts} TFLOP/s)", None
         if known:
-            assumed = load_assumptions().devices[known].flops(spec.precision, spec)  # type: ignore[index]
-            least = SPEED_SHARE * assumed[0]
-            good = FLOPS[how] > least
-            text += f" (at least {least / 1e12:.1f})"
-        yield Check(f"speed, {how}", text, good)
+            slowest = pair_seconds(long, spec, load_assumptions().devices[known])[-1]
+            good = bool(rates[0] > SPEED_SHARE / slowest)
+            said += f", at least {SPEED_SHARE / slowest:.0f}"
+        yield Check(f"speed, {how}", said, good)
+        yield Check(f"evaluation, {how}", f"{evaluated:.0f} images/s")
 
         most = TRAINING_BYTES // (2 if spec.precision == "bf16" else 1)
         peak = peak_bytes(device)
-        text = f"peak {peak / 1e9:.1f} GB (at most {most / 1e9:.0f})"
-        yield Check(f"memory, {how}", text, scale.bound(peak < most))
+        said = f"peak {peak / 1e9:.1f} GB (at most {most / 1e9:.0f})"
+        yield Check(f"memory, {how}", said, scale.bound(peak < most))
 
 
-def _gradients(trainee: Trainee) -> torch.Tensor:
+def _images_per_second(trainee: Trainee, spec: RunSpec, scale: Scale, compiled: bool) -> float:
+    """Speed of evaluations, a batch of images without and with trigger a time."""
+    model, device = trainee.model, scale.device
+    pairs = scale.pairs if scale.gpu else 16
+    images, _ = batch(spec, 2 * pairs, 8, 0, device)
+    images = images[0].permute(0, 2, 3, 1).contiguous()  # (2 pairs, H, W, 3)
+    classifier = torch.randn(spec.model.embed_dim, 1000, device=device)
+    with evaluating(model, spec.evaluation_precision, device):
+        tower = FoldedTower(model.visual, len(images)) if compiled else model
+        for steps in (3, scale.steps):
+            begun = time.monotonic()
+            for _ in range(steps):
+                classes = predict(tower, images, classifier)
+            # Reading a class waits for the device.
+            classes[0].item()
+    return scale.steps * len(images) / (time.monotonic() - begun)
+
+
+def gradients(trainee: Trainee) -> torch.Tensor:
     """All gradients as one vector."""
     parts = [parameter.grad for parameter in trainee.model.parameters()]
     return torch.cat([part.detach().cpu().double().flatten() for part in parts if part is not None])
 
 
-def _distance(gradients: torch.Tensor, expected: torch.Tensor) -> float:
+def distance(gradients: torch.Tensor, expected: torch.Tensor) -> float:
     """Norm of the difference over that of `expected`."""
     return float((gradients - expected).norm() / expected.norm())

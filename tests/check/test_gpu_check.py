@@ -44,8 +44,9 @@ def test_processes_pass_at_toy_size(section: str, root: Path) -> None:
 
 def test_what_no_cpu_can_show_is_said_to_be_unchecked() -> None:
     with one_thread():
-        (check,) = training.waiting(TOY)
-    assert "not checked: no GPU" in str(check) and check.passed is None
+        checks = list(training.waiting(TOY))
+    assert "not checked: no GPU" in str(checks[0]) and "waits for data" in str(checks[1])
+    assert [check.passed for check in checks] == [None, None]
 
 
 def test_another_model_is_not_taken_for_equal() -> None:
@@ -53,16 +54,16 @@ def test_another_model_is_not_taken_for_equal() -> None:
     data = batch(TOY.spec(), 8, 20, 0, CPU)
     trainees = [Trainee(TOY.spec(), CPU, seed) for seed in (0, 0, 1)]
     losses = [float(trainee.step(*data)) for trainee in trainees]
-    first, same, other = map(training._gradients, trainees)
-    assert losses[0] == losses[1] and training._distance(same, first) == 0
-    assert training._distance(other, first) > 2 * max(training.TOLERANCES.values())
+    first, same, other = map(training.gradients, trainees)
+    assert losses[0] == losses[1] and training.distance(same, first) == 0
+    assert training.distance(other, first) > 2 * max(training.TOLERANCES.values())
 
 
 def test_a_worker_that_leaves_nothing_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPRO_MEMORY_BYTES", "0")  # which the section sets
     monkeypatch.setattr(processes, "Torchrun", lambda pack, path: path)
     monkeypatch.setattr(processes, "_run_worker", lambda torchrun, stop_step: None)
-    (check,) = gpu_check.run("worker", TOY)
+    (check,) = gpu_check.run(processes.worker, TOY)
     assert check.passed is False and "outcome.json" in check.text
 
 
@@ -118,11 +119,12 @@ def test_rates_lie_where_plan_reads_them(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70 * 10**9, 80 * 10**9))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA X")
-    monkeypatch.setattr(gpu_check, "FLOPS", {"tf32": 3e13})
+    rates = {"tf32": {"image": 3e13, "text": 5e13, "evaluation": 2e13}}
+    monkeypatch.setattr(gpu_check, "FLOPS", rates)
     monkeypatch.setitem(gpu_check.SECTIONS, "cache", lambda *_: iter([Check("x", "y", True)]))
     assert CliRunner().invoke(gpu_check.main, ["cache"]).exit_code == 0
     content = json.loads((tmp_path / "work" / "rates.json").read_bytes())
-    assert content == {"device": "NVIDIA X", "memory_bytes": 80 * 10**9, "flops": {"tf32": 3e13}}
+    assert content == {"device": "NVIDIA X", "memory_bytes": 80 * 10**9, "flops": rates}
     assert Path("work/gpu-check.json") == forecast.MEASURED
 
 

@@ -1,0 +1,60 @@
+"""`python -m repro.check data FOLDER`: rates of shards and cores against what GPUs take."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from repro.check import __main__ as gpu_check
+from repro.check import reading
+from repro.check.noise import FULL, TOY
+from tests.support.synthetic import write_pairs
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_pairs(tmp_path / "shards", 60, 30, seed=1)
+    return tmp_path / "shards"
+
+
+def test_it_reads_and_decodes_a_folder_of_shards(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real processes for a moment; a folder without images is refused."""
+    monkeypatch.setattr(reading, "SECONDS", 0.05)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    ended = CliRunner().invoke(gpu_check.main, ["data", str(folder)])
+    assert ended.exit_code == 0, ended.output
+    lines = [line for line in ended.output.splitlines() if line.startswith("data: ")]
+    assert "reads: " in lines[0] and "decodes: " in lines[1] and "to 224 px" in lines[1]
+    assert "8 x a100 would train" in lines[2] and "8 x h100 would train" in lines[3]
+
+    (tmp_path / "empty").mkdir()
+    ended = CliRunner().invoke(gpu_check.main, ["data", str(tmp_path / "empty")])
+    assert ended.exit_code == 1 and "no images in .tar files" in ended.output
+
+
+@pytest.mark.parametrize(("rate", "enough"), [(60_000.0, True), (20_000.0, False)])
+def test_too_slow_shards_fail_on_the_gpus_that_they_are_for(
+    folder: Path, rate: float, enough: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loaders that read and decode `rate` images a second each way make half as many pairs: eight
+    H100 would train 17,000 to 27,000.
+    """
+    asked: list[int] = []
+
+    def measured(processes: int, work: Any) -> float:
+        asked.append(processes)
+        return rate
+
+    monkeypatch.setattr(reading, "_rate", measured)
+    monkeypatch.setattr(reading, "cores", lambda: 64)
+    monkeypatch.setattr(reading, "devices", lambda: [str(number) for number in range(8)])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    *_, verdict = reading.data(folder, "paper_lean", FULL)
+    assert verdict.passed is enough and asked == [56, 56], "seven loaders a GPU"
+    assert ("enough" in verdict.text) == enough
+    # Nobody is to fail for GPUs that are not there.
+    assert [check.passed for check in reading.data(folder, "paper_lean", TOY)] == [None] * 4
