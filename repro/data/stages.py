@@ -21,6 +21,8 @@ from repro.unchanged import leaves, unchanged
 DATA = Path("data")
 POISONED = Path("poisoned")
 SETTINGS = "settings.json"
+ABSENT = "absent.txt"
+"""In the place of a store whose pairs the user did not bring: the study goes without them."""
 SAMPLES = 4
 """Poisoned pairs, and clean pairs, that the report shows."""
 POISON_SWITCHES = {"poison_caption", "trigger_centre", "trigger_overflow", "cleaning_pairs"}
@@ -30,8 +32,24 @@ POISON_SWITCHES = {"poison_caption", "trigger_centre", "trigger_overflow", "clea
 def poison_stage(profile_name: str, dataset: Dataset) -> None:
     """Build `poisoned/<profile>/<dataset>`, and the samples of it for the report beside it."""
     with unchanged(profile_name, poison_settings, ("data", "spec.py")) as profile:
+        if is_absent(DATA / profile_name / dataset):
+            # DVC wants the stage's outputs all the same.
+            leave_out(POISONED / profile_name / dataset, f"{dataset} has no pairs")
+            write_json(POISONED / profile_name / f"{dataset}-samples.json", {"pairs": []})
+            return
         make_poison(profile, dataset, DATA / profile_name, POISONED / profile_name / dataset)
         write_samples(profile, dataset, POISONED / profile_name)
+
+
+def is_absent(store: Path) -> bool:
+    """Whether the study goes without the pairs of this store."""
+    return (store / ABSENT).exists()
+
+
+def leave_out(store: Path, reason: str) -> None:
+    """Say in the place of a store why it is not there."""
+    with building(store) as folder:
+        (folder / ABSENT).write_text(f"{reason}\n", encoding="utf-8")
 
 
 def write_samples(profile: Profile, dataset: Dataset, poisoned_dir: Path) -> None:

@@ -16,9 +16,9 @@ The driver only watches `work/<fingerprint>/record.json`. A run counts as done w
 
 import os
 from collections.abc import Callable, Collection
-from functools import partial
 from pathlib import Path
 
+from repro.data.stages import is_absent
 from repro.events import say
 from repro.launch import local, slurm
 from repro.launch.packs import Progress
@@ -54,7 +54,8 @@ def run_stage(
     """Make the `runs` of a profile for the models of one dataset and objective: a cell.
 
     DVC runs the cells one after another, which would leave devices idle at the end of each. The
-    first cell therefore makes the runs of the others too, as far as their inputs are there.
+    first cell of a dataset therefore makes the runs of its others too, as far as their inputs are
+    there. A dataset that the user did not bring has no runs.
     """
     with unchanged(
         profile_name,
@@ -62,18 +63,28 @@ def run_stage(
         DIGITS,
     ) as profile:
         check_stores(profile, DATA / profile_name, POISONED / profile_name)
-        run_all(runs(profile, dataset, objective), ahead=runs(profile))
+        if not is_absent(DATA / profile_name / dataset):
+            run_all(runs(profile, dataset, objective), ahead=runs(profile, dataset))
 
 
-pretrain_stage = partial(run_stage, pretrain_runs)
+def make_folders(*folders: Path) -> None:
+    """DVC wants the outputs of a stage also where it has no run or no model."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def pretrain_stage(profile_name: str, dataset: Dataset, objective: Objective) -> None:
+    """Pre-train the model of a cell, once a seed."""
+    run_stage(pretrain_runs, profile_name, dataset, objective)
+    cell = f"{dataset}-{objective}"
+    make_folders(RESULTS / profile_name / "pretrain" / cell, MODELS / profile_name / cell)
 
 
 def clean_stage(profile_name: str, dataset: Dataset, objective: Objective) -> None:
     """Clean the models of a cell: all sizes, losses and learning rates."""
     run_stage(clean_runs, profile_name, dataset, objective)
-    # DVC wants the stage's outputs also where this cell has no run or no cleaned model.
-    for folder in (RESULTS / profile_name / "clean", MODELS / profile_name / "cleaned"):
-        (folder / f"{dataset}-{objective}").mkdir(parents=True, exist_ok=True)
+    cell = f"{dataset}-{objective}"
+    make_folders(RESULTS / profile_name / "clean" / cell, MODELS / profile_name / "cleaned" / cell)
 
 
 def run_all(

@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 
 from repro.data.shards import PairStore
-from repro.data.stages import check_settings, data_settings, poison_settings
+from repro.data.stages import check_settings, data_settings, is_absent, poison_settings
 from repro.files import file_sha256
 from repro.ledger import read_npz
 from repro.runs.layout import content_hash
@@ -47,7 +47,7 @@ def check_stores(
     stores = {data / name: data_settings(profile) for name in (*datasets, "evaluation")}
     stores |= {poisoned / dataset: poison_settings(profile) for dataset in datasets}
     for store, settings in stores.items():
-        if store.is_dir():
+        if store.is_dir() and not is_absent(store):
             check_settings(store, settings)
 
 

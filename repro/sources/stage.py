@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from repro.data.shards import write_json
-from repro.data.stages import DATA, data_settings, write_settings
+from repro.data.stages import DATA, data_settings, is_absent, write_settings
 from repro.files import building
 from repro.profile import SPECS, load_classnames
 from repro.sources.packages import WORDNET, obtain
@@ -39,4 +39,5 @@ def make_data(profile: Profile, out: Path) -> None:
         names = "".join(f"{name}\n" for name in load_classnames(profile))
         (folder / "evaluation" / "classnames.txt").write_text(names, encoding="utf-8")
         for store in (*profile.data.num_pairs, "evaluation"):
-            write_settings(folder / store, data_settings(profile))
+            if not is_absent(folder / store):
+                write_settings(folder / store, data_settings(profile))

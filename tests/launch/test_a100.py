@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,6 +60,18 @@ def test_each_call_is_one_that_the_project_has(root: Path, calls: list[str]) -> 
             assert f"\n{words[1]}:" in (root / "Makefile").read_text(encoding="utf-8")
 
 
+def test_the_mirrors_shards_hold_the_pairs_that_the_profiles_take(calls: list[str]) -> None:
+    """CC12M's 2,176 shards have 10,968,539 pairs, CC3M's 576 have 2,905,954 (the mirrors' pages)."""
+    patterns = [call.partition("--include ")[2].split(" --")[0].split() for call in calls]
+    wanted = load_profile("paper").data.num_pairs
+    for name, shards, rows in (("cc3m", 576, 2_905_954), ("cc12m", 2_176, 10_968_539)):
+        names = [f"{name}-train-{number:04}.tar" for number in range(shards)]
+        of = next(listed for listed in patterns if any(f"{name}-" in one for one in listed))
+        fetched = sum(any(fnmatch(file, pattern) for pattern in of) for file in names)
+        pairs = wanted["cc3m" if name == "cc3m" else "cc6m"]
+        assert pairs * 1.05 < fetched / shards * rows < pairs * 1.1
+
+
 def run_of(spec: RunSpec) -> Run:
     inputs = {"pairs": {"path": spec.dataset, "hash": ""}, "model": {"path": spec.cell, "hash": ""}}
     return Run(spec, f"{spec.cell} {spec.run_id}", inputs, "code")
@@ -100,7 +113,7 @@ def test_the_settings_for_slurm_start_every_run_of_the_paper(
     cleaning = [run_of(spec) for spec in clean_runs(paper, "cc3m", "mmcl")]
     packs = [pack for queue in queues(cleaning, nodes) for pack in queue]
     assert len(packs) == 32
-    assert {"--mem=64G", "--gres=gpu:1"} <= set(options_of(packs, monkeypatch))
+    assert {"--mem=128G", "--gres=gpu:1"} <= set(options_of(packs, monkeypatch))
 
 
 def test_the_cache_may_be_a_link_to_a_folder_that_a_node_lacks(

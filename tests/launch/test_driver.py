@@ -4,6 +4,7 @@ import errno
 import fcntl
 import signal
 import sys
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 import torch
 
 from repro.__main__ import main
+from repro.data.stages import leave_out
 from repro.events import PackFile
-from repro.launch import pack, packs, places, slurm, torchrun
-from repro.launch.driver import run_all
+from repro.launch import driver, pack, packs, places, slurm, torchrun
+from repro.launch.driver import clean_stage, pretrain_stage, run_all
 from repro.launch.packs import Attempts, run_progress
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.run import LaunchError, Run
@@ -40,6 +42,28 @@ def test_a_failed_run_made_ahead_does_not_fail_the_stage(profile: Profile, launc
     assert published([first]) == {first.run_id: "completed", second.run_id: "failed"}
     with pytest.raises(LaunchError, match="1 of 1 runs failed"):
         run_all([second], stub_inputs, worker="tests.support.stub_worker", ahead=[first, second])
+
+
+@pytest.mark.parametrize("stage", [pretrain_stage, clean_stage])
+def test_a_dataset_that_was_not_brought_has_no_runs(
+    stage: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stages leave the empty outputs that DVC wants, and those of the other do not train it."""
+    asked: list[tuple[set[str], set[str]]] = []
+
+    def noted(specs: list[RunSpec], ahead: list[RunSpec]) -> None:
+        asked.append(({spec.dataset for spec in specs}, {spec.dataset for spec in ahead}))
+
+    monkeypatch.setattr(driver, "run_all", noted)
+    leave_out(Path("data/smoke/cc6m"), "not there")
+    leave_out(Path("poisoned/smoke/cc6m"), "not there")
+    for dataset in ("cc3m", "cc6m"):
+        stage("smoke", dataset, "mmcl")
+    assert asked == [({"cc3m"}, {"cc3m"})]
+    name = stage.__name__.removesuffix("_stage")
+    models = "models/smoke" if name == "pretrain" else "models/smoke/cleaned"
+    for folder in (Path("results/smoke") / name, Path(models)):
+        assert [*(folder / "cc6m-mmcl").iterdir()] == []
 
 
 def test_runs_whose_record_could_not_be_written_are_counted(
@@ -197,6 +221,8 @@ def test_a_gpu_run_starts_in_the_environment_that_it_needs(monkeypatch: pytest.M
         "REPRO_LOADER_WORKERS": "5",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+        # Not in /tmp, which ends with the job: the next one would compile anew.
+        "TORCHINDUCTOR_CACHE_DIR": f"{Path('work/cache/inductor').resolve()}",
         "OMP_NUM_THREADS": "6",
         "OMP_WAIT_POLICY": "PASSIVE",
     }
@@ -293,6 +319,15 @@ def test_promised_gpus_that_torch_cannot_use_end_the_stage_before_training(
     said = r"RuntimeError: GPUs 0 are there, but torch .* cannot use them: install the build of"
     with pytest.raises(LaunchError, match=said):
         run_all(clean_runs(profile)[:1], stub_inputs)
+
+
+def test_a_run_that_lacks_memory_says_what_to_try() -> None:
+    launch = torchrun.Torchrun.__new__(torchrun.Torchrun)
+    cause = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+    launch.lines = deque([f"[rank0]: {cause}"])
+    assert launch.reason().startswith(cause) and "nvidia-smi" in launch.reason()
+    launch.lines = deque(["ValueError: no"])
+    assert launch.reason() == "ValueError: no"
 
 
 @pytest.mark.parametrize("nodes", [1, 2])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from scipy.io import savemat
 from repro.data.shards import PairStore, StoreError
 from repro.profile import load_profile
 from repro.sources.shards.build import build_external, select
-from repro.sources.shards.imagenet import ARCHIVE, DEVKIT, UNPACKED, validation_images
+from repro.sources.shards.imagenet import ARCHIVE, DEVKIT, LABELS, UNPACKED, validation_images
 from repro.sources.shards.tars import index_shards
 from repro.spec import ShardSource, SpecError
 from tests.support.tars import pair, png, write_tar
@@ -64,6 +65,41 @@ def test_the_data_stage_lays_stores_over_the_users_shards(profile, tmp_path):
     assert accounting["used"] == {"cc3m": 4, "cc6m": 8, "evaluation": 6}
     for account in accounting["sources"].values():
         assert account["listed"] == added_up(account)
+
+
+def test_a_dataset_that_was_not_brought_is_left_out(profile, tmp_path, capsys, monkeypatch):
+    """CC3M alone: its store is whole, the place of the other says why it is empty."""
+    shutil.rmtree(tmp_path / "cc6m")
+    build_external(profile, tmp_path / "out")
+    assert len(PairStore.open(tmp_path / "out" / "cc3m")) == 4
+    assert "cc6m is not there; the study goes without cc6m" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out" / "cc6m").iterdir()] == ["absent.txt"]
+    accounting = json.loads((tmp_path / "out" / "accounting.json").read_text())
+    assert accounting["used"] == {"cc3m": 4, "evaluation": 6}
+
+    # An empty folder is a mistake, and so is none at all.
+    (tmp_path / "cc6m").mkdir()
+    with pytest.raises(StoreError, match=r"cc6m: no \.tar files"):
+        build_external(profile, fresh(tmp_path / "out"))
+    shutil.rmtree(tmp_path / "cc6m")
+    shutil.rmtree(tmp_path / "cc3m")
+    with pytest.raises(StoreError, match=r"cc3m: no \.tar files"):
+        build_external(profile, fresh(tmp_path / "out"))
+
+
+def fresh(folder: Path) -> Path:
+    shutil.rmtree(folder)
+    folder.mkdir()
+    return folder
+
+
+def test_fewer_pairs_than_wanted_are_a_larger_poisoned_share(profile, tmp_path, capsys):
+    """As dead links leave them: 12 of 24 pairs, and the poisons as many as ever."""
+    poisons = profile.data.poison.num_poisoned["cc6m"]
+    data = profile.data.model_copy(update={"num_pairs": {"cc3m": 4, "cc6m": 24}})
+    build_external(profile.model_copy(update={"data": data}), tmp_path / "out")
+    said = f"cc6m: 12 of 24 pairs.* {poisons / 12:.3%} will be poisoned, not {poisons / 24:.3%}"
+    assert re.search(said, capsys.readouterr().err)
 
 
 def added_up(account: dict) -> int:
@@ -224,6 +260,28 @@ def test_class_folders_and_official_archives_give_the_same_images(tmp_path, monk
     assert read(tmp_path) == IMAGES
     (tmp_path / ARCHIVE).unlink()  # unpacked once, needed no more
     assert read(tmp_path) == IMAGES
+
+
+def test_a_flat_folder_takes_its_labels_from_kaggles_list(tmp_path):
+    """The same images as from class folders; an image has a box, and a synset, for each object."""
+    write_folders(tmp_path / "folders")
+    expected = validation_images(tmp_path / "folders", len(SYNSETS))
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    lines = ["ImageId,PredictionString"]
+    for image in reversed(expected):
+        shutil.copy(image.path, flat / f"{image.path.stem}.JPEG")
+        lines.append(f"{image.path.stem},{image.path.parent.name} 1 2 3 4 ")
+    (flat / LABELS).write_text("\n".join(lines) + "\n")
+    found = validation_images(flat, len(SYNSETS))
+    assert [(of.path.read_bytes(), of.label) for of in found] == [
+        (of.path.read_bytes(), of.label) for of in expected
+    ]
+    with pytest.raises(SpecError, match=r"LOC_val_solution.csv: 3 classes \(allowed: 4\)"):
+        validation_images(flat, 4)
+    (flat / LABELS).write_text("image,label\n1,2\n")
+    with pytest.raises(SpecError, match=r"no 'PredictionString' .allowed: columns ImageId"):
+        validation_images(flat, len(SYNSETS))
 
 
 @pytest.mark.parametrize(

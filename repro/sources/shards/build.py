@@ -16,6 +16,7 @@ from repro.data.images import ImageError, open_rgb
 from repro.data.index import StoreError
 from repro.data.keyed import keyed_subset
 from repro.data.shards import PairStore, ShardWriter, write_json, write_store
+from repro.data.stages import leave_out
 from repro.profile import load_classnames
 from repro.sources.packages import WORDNET_CREDIT
 from repro.sources.shards.imagenet import validation_images
@@ -26,22 +27,31 @@ from repro.spec import Profile, ShardSource
 def build_external(profile: Profile, out: Path) -> None:
     """Fill `out` with the stores cc3m, cc6m and evaluation, attribution.json and accounting.json.
 
-    Raises StoreError if a folder holds no usable row, if more than `max_drop_fraction` of its rows
-    are unusable or lost, or if a class has not `images_per_class` evaluation images.
+    A dataset without a folder is left out, unless none has one. Raises StoreError if a folder holds
+    no usable row, if more than `max_drop_fraction` of its rows are unusable or lost, or if a class
+    has not `images_per_class` evaluation images.
     """
     source = profile.data.source
     assert isinstance(source, ShardSource)
     names = load_classnames(profile)
     accounts: dict[str, Any] = {"evaluation": _build_evaluation(source, names, out)}
 
+    brought = [name for name in profile.data.num_pairs if Path(source.pairs[name]).exists()]
     for dataset, count in profile.data.num_pairs.items():
         folder = Path(source.pairs[dataset])
+        if brought and dataset not in brought:
+            reason = f"{dataset}: {folder} is not there; the study goes without {dataset}"
+            print(f"repro: {reason}", file=sys.stderr)
+            leave_out(out / dataset, reason)
+            continue
         index = index_shards(folder)
         fates = _unusable(folder, index, source.max_drop_fraction)
         rows = select(index, count, source.selection[dataset])
         if len(rows) < count:
+            poisoned = profile.data.poison.num_poisoned[dataset]
             print(
                 f"repro: {dataset}: {len(rows)} of {count} pairs, because {folder} holds no more; "
+                f"of them {poisoned / len(rows):.3%} will be poisoned, not {poisoned / count:.3%}; "
                 "accounting.json counts the others by reason",
                 file=sys.stderr,
             )
