@@ -25,11 +25,13 @@ from textwrap import shorten
 from typing import Any, Literal
 
 import numpy as np
+import open_clip
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from open_clip.constants import IMAGENET_MEAN, IMAGENET_STD, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP
+from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
@@ -47,6 +49,7 @@ from repro.profile import load_classnames, load_profile
 from repro.sources.shards.imagenet import ValidationImage, validation_images
 from repro.spec import ModelSpec, Profile, SpecError, Switches, Trigger
 from repro.train.model import build_model
+from repro.train.views.tokens import CONTEXT_LENGTH
 
 Format = Literal["cleanclip", "open_clip"]
 Bits = NDArray[np.bool_]
@@ -55,6 +58,10 @@ Classes = NDArray[np.int64]
 View = Callable[[bytes, int], NDArray[Any]]
 """(image file, its number) to what the model sees, (H, W, 3), 0..255."""
 
+VOCABULARY = 49408
+"""Tokens of CLIP's text tower."""
+CLIP_FIELDS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
+"""Of an architecture without parts that CLIP lacks."""
 SAMPLE = 1000
 """Images of a probe."""
 CERTAINTY = 0.999
@@ -90,8 +97,28 @@ STAND_INS: list[Any] = [
 ]
 
 
-def load_foreign(path: Path, format: Format, spec: ModelSpec) -> CLIP:
-    """The model of a foreign checkpoint, in float32 on the CPU.
+def blank_model(spec: ModelSpec | str) -> CLIP:
+    """A model to be filled: of a specification, or by open_clip's name of an architecture.
+
+    SpecError for a name that open_clip does not know, or whose text tower is not CLIP's.
+    """
+    if isinstance(spec, ModelSpec):
+        return build_model(spec, 0, "fp32")
+    if spec not in open_clip.list_models():
+        raise SpecError(f"--model: {spec!r} (allowed: a name of open_clip.list_models())")
+
+    # Made of its configuration, so that nothing is fetched.
+    config = open_clip.get_model_config(spec)
+    text = {"context_length": CONTEXT_LENGTH, "vocab_size": VOCABULARY} | config["text_cfg"]
+    own = text["context_length"] == CONTEXT_LENGTH and text["vocab_size"] == VOCABULARY
+    if not own or config.keys() - CLIP_FIELDS or "hf_model_name" in text:
+        allowed = f"a text tower of {CONTEXT_LENGTH} places and {VOCABULARY} tokens, as CLIP's"
+        raise SpecError(f"--model: {spec!r} (allowed: {allowed}; such as RN50 or ViT-B-32)")
+    return CLIP(**config)
+
+
+def load_foreign(path: Path, format: Format, spec: ModelSpec | str) -> CLIP:
+    """The model of a foreign checkpoint, in float32 on the CPU; `spec` as in `blank_model`.
 
     `cleanclip` is a dict with `state_dict`; `open_clip` is that, the state dict itself, or a
     `.safetensors` file. A prefix `module.` is taken off, half and double precision are converted.
@@ -118,7 +145,7 @@ def load_foreign(path: Path, format: Format, spec: ModelSpec) -> CLIP:
     weights = {str(name).removeprefix("module."): value for name, value in state.items()}
 
     # torch would turn whole or complex numbers into float32 without a word.
-    model = build_model(spec, 0, "fp32")
+    model = blank_model(spec)
     kinds = {name: value.is_floating_point() for name, value in model.state_dict().items()}
     for name, value in weights.items():
         dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
@@ -272,16 +299,18 @@ def other_ways(
         yield "templates", words, replace(judged, classifier=one.classifier(judged.model, device))
 
     own = copy.deepcopy(judged.model)
-    for layer in own.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.training, layer.track_running_stats = True, False
-    words = "the images' own statistics instead of the stored ones"
-    yield "BatchNorm statistics", words, replace(judged, model=own)
+    norms = [layer for layer in own.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in norms:
+        layer.training, layer.track_running_stats = True, False
+    if norms:
+        words = "the images' own statistics instead of the stored ones"
+        yield "BatchNorm statistics", words, replace(judged, model=own)
 
-    spec = profile.pretrain.model
-    gelu = build_model(spec.model_copy(update={"quick_gelu": not spec.quick_gelu}), 0, "fp32")
-    gelu.load_state_dict(judged.model.state_dict())
-    gelu.to(device).eval()
+    gelu = copy.deepcopy(judged.model)
+    for block in [*gelu.modules()]:
+        for name, layer in block.named_children():
+            if isinstance(layer, nn.GELU | QuickGELU):
+                setattr(block, name, nn.GELU() if isinstance(layer, QuickGELU) else QuickGELU())
     words, classifier = "GELU and QuickGELU exchanged", prompts.classifier(gelu, device)
     yield "activation", words, replace(judged, model=gelu, classifier=classifier)
 
@@ -306,10 +335,12 @@ def evaluate_foreign(
     images: Path,
     attack: Attack,
     profile_name: str = "paper",
+    architecture: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate `checkpoint` on the validation images at `images`; the result is ready for JSON.
 
-    The profile gives model, class names, templates, target class and patch size, the attack's
+    `architecture` is open_clip's name of the model. Else the profile gives it, and always class
+    names, templates, target class and patch size, the attack's
     protocol the switches. The attack success rate is given without the target class, as the
     authors' code counts, and over all images, as the paper says. Raises CheckpointError for a file
     that is not of the model, SpecError for images that are not the whole task, ImageError for an
@@ -319,7 +350,10 @@ def evaluate_foreign(
     names = load_classnames(profile)
     target = attack.target_number(profile, names)
     files = validation_images(images, len(names))
-    model = load_foreign(checkpoint, format, profile.pretrain.model)
+    model = load_foreign(checkpoint, format, architecture or profile.pretrain.model)
+    side = int(np.max(model.visual.image_size))
+    data = profile.data.model_copy(update={"image_size": side})
+    profile = profile.model_copy(update={"data": data})
     labels, every = np.array([file.label for file in files]), range(len(files))
 
     def plain(data: bytes, _: int) -> NDArray[Any]:
@@ -377,12 +411,19 @@ def evaluate_foreign(
 
 
 def evaluate_command(
-    checkpoint: Path, format: Format, images: Path, profile_name: str, *attack: Any
+    checkpoint: Path,
+    format: Format,
+    images: Path,
+    profile_name: str,
+    architecture: str | None,
+    *attack: Any,
 ) -> dict[str, Any]:
     """`evaluate_foreign`, with the options of the command line in their order; what was checked
     goes to standard error, a line each.
     """
-    result = evaluate_foreign(checkpoint, format, images, Attack(*attack), profile_name)
+    result = evaluate_foreign(
+        checkpoint, format, images, Attack(*attack), profile_name, architecture
+    )
     for line in result["checked"]["lines"]:
         print(line, file=sys.stderr)
     return result

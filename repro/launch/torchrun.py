@@ -28,6 +28,11 @@ FIRST_PORT, NUM_PORTS = 20000, 20000
 """Ports for the meeting of several nodes, by job number: below those of outgoing connections."""
 KILL_SECONDS = 5.0
 """Time for torchrun itself to end, beside that of its ranks."""
+OUT_OF_MEMORY = (
+    "; does another process use the GPU (nvidia-smi)? A BatchNorm group is the least that a step "
+    "takes: docs/a100.md says how much that is; REPRO_SLOTS=<number of GPUs> gives each run one"
+)
+"""Advice where a GPU's memory is too small."""
 ERROR = re.compile(
     r"^(?:\[rank\d+\]: ?)?(?!.*ChildFailedError)([\w.]*(?:Error|Exception|Exit)\b.*)"
 )
@@ -121,7 +126,8 @@ class Torchrun:
     def reason(self) -> str:
         """Why the worker ended: the exception it printed last, or how its process ended."""
         if causes := [match[1] for line in self.lines if (match := ERROR.match(line))]:
-            return causes[-1][:500]
+            advice = OUT_OF_MEMORY if "OutOfMemoryError" in causes[-1] else ""
+            return causes[-1][:500] + advice
         # No traceback, as where the system killed a rank: torchrun prints its exit status.
         codes = re.findall(r"exitcode\s*: (-?\d+)", "\n".join(self.lines))
         return f"the worker ended with status {codes[0] if codes else self.process.returncode}"

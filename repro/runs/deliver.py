@@ -38,6 +38,9 @@ def save_failure(run: Run, reason: str, attempts: int, sacred: str | None = None
 
 def deliver(run: Run, results: Path) -> bool:
     """Publish the run if it has ended: its results, and its model after pre-training."""
+    # Drivers ask several times a second, mostly for nothing.
+    if not run.has_ended:
+        return False
     # Another driver may publish the same run.
     with held(run.work_dir / "publish.lock", wait=True):
         if not (record := run.finished()):

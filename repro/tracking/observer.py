@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from sacred.observers import FileStorageObserver
@@ -18,6 +19,8 @@ from repro.files import replace_file
 RECORDS = Path("sacred")
 ALIVE = ".alive"
 """File in a record, locked by the process that writes the record."""
+PAUSE = 300
+"""Least time between two writes of the metrics, in times of a write."""
 
 
 class FileObserver(FileStorageObserver):
@@ -29,6 +32,7 @@ class FileObserver(FileStorageObserver):
         self.messages: set[str] = set()
         # Sacred calls from the run and from the thread of its heartbeat.
         self.lock = threading.RLock()
+        self.next_write = 0.0
 
     def started_event(self, *arguments: Any, **named: Any) -> None:
         """Open the record; without one the later events do nothing."""
@@ -51,11 +55,17 @@ class FileObserver(FileStorageObserver):
                 series["values"] += new["values"]
                 series["steps"] += new["steps"]
                 series["timestamps"] += [time.isoformat() for time in new["timestamps"]]
-            self.save_json(self.points, "metrics.json")
+            # Written whole, the file of a run of days would take more and more of each beat.
+            begun = monotonic()
+            if begun >= self.next_write:
+                self.save_json(self.points, "metrics.json")
+                self.next_write = monotonic() + PAUSE * (monotonic() - begun)
 
     def render_template(self) -> None:
         """Release the lock; this is Sacred's last call for a run, however it ended."""
         if self.dir:
+            if self.points:
+                self.save_json(self.points, "metrics.json")
             os.close(self.alive)
 
     def save_json(self, obj: Any, filename: str) -> None:

@@ -6,13 +6,20 @@ import shutil
 import zipfile
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 
 from repro.data.images import ImageError, encode_png
 from repro.data.keyed import keyed_rng
 from repro.data.templates import templates_of
-from repro.evaluate.foreign import Attack, CheckpointError, evaluate_foreign, load_foreign
+from repro.evaluate.foreign import (
+    Attack,
+    CheckpointError,
+    blank_model,
+    evaluate_foreign,
+    load_foreign,
+)
 from repro.evaluate.images import EvaluationSet
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model
@@ -221,6 +228,41 @@ def test_numbers_are_those_of_the_projects_own_evaluation(scene, tmp_path, proto
     found = [result["accuracy"], result["attack"]["all"], result["attack"]["non_target"]]
     assert [of["count"] for of in found] == [of.sum() for of in outcomes]
     assert [of["total"] for of in found] == [2 * len(NAMES)] * 2 + [2 * len(NAMES) - 2]
+
+
+def test_a_model_by_open_clips_name_is_evaluated_at_its_size(scene, monkeypatch):
+    """A small transformer over 64 px, whose activations are exchanged and which has no BatchNorm."""
+    tower = {"image_size": 64, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+    text = {"width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "vision_cfg": tower, "text_cfg": text}
+    monkeypatch.setattr(open_clip, "list_models", lambda: ["ViT-toy", "foreign"])
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: config)
+    folder, _ = scene
+    model = blank_model("ViT-toy")
+    assert model.visual.image_size == (64, 64)
+    torch.save({"state_dict": model.state_dict()}, folder / "vit.pt")
+    told = folder / "vit.pt", "open_clip", folder / "images", Attack("badnet"), "smoke"
+    result = evaluate_foreign(*told, "ViT-toy")
+    assert result["images"] == 2 * len(NAMES) and "attack" in result
+    subjects = {found["subject"] for found in result["checked"]["probes"]}
+    assert "activation" in subjects and "BatchNorm statistics" not in subjects
+
+    with pytest.raises(CheckpointError, match="not the specified model"):
+        evaluate_foreign(*told)
+    with pytest.raises(SpecError, match=r"--model: 'ViT-B' .allowed: a name of open_clip.list_mod"):
+        blank_model("ViT-B")
+    config["text_cfg"] = {"hf_model_name": "somebody/roberta"}
+    with pytest.raises(SpecError, match=r"--model: 'foreign' .allowed: a text tower of 77 places"):
+        blank_model("foreign")
+
+
+@pytest.mark.parametrize("name", ["RN50", "ViT-B-32", "ViT-B-16-quickgelu"])
+def test_open_clips_names_are_its_models(name):
+    """Names and shapes of all weights, by open_clip's own factory."""
+    with torch.device("meta"):
+        ours = blank_model(name).state_dict()
+        theirs = open_clip.create_model(name, load_weights=False, device="meta").state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
 
 def test_a_missing_class_is_refused(scene, tmp_path):

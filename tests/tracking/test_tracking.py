@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,22 @@ def test_a_write_that_fails_costs_no_point_of_the_record(here: Path, monkeypatch
     assert (folder / "spec.json").exists()
     messages = capsys.readouterr().err
     assert "No space left on device" in messages and "missing.json not written" in messages
+
+
+def test_a_long_record_is_written_rarely_and_whole_at_its_end(here: Path, monkeypatch) -> None:
+    """Each write of a file of megabytes takes its time: the next one waits in proportion."""
+    written: list[int] = []
+
+    def slow(path: Path, content: bytes) -> None:
+        if path.name == "metrics.json":
+            written.append(len(json.loads(content)["loss"]["steps"]))
+            time.sleep(0.01)
+        replace_file(path, content)
+
+    monkeypatch.setattr(observer, "replace_file", slow)
+    folder = record(points=20, pause=0.05)
+    assert len(written) == 2 and written[-1] == 20
+    assert read(folder / "metrics.json")["loss"]["steps"] == list(range(20))
 
 
 def test_only_records_without_a_process_are_dead_whatever_their_clock(here: Path, capsys) -> None:
