@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from repro.check import __main__ as gpu_check
 from repro.check import processes, training
-from repro.check.noise import FULL, TOY, Check, Scale, Trainee, batch
+from repro.check.noise import FULL, TOY, WIDE, Check, Scale, Trainee, batch
 from repro.plan import forecast
 from tests.support.ranks import one_thread
 
@@ -40,6 +40,14 @@ def test_processes_pass_at_toy_size(section: str, root: Path) -> None:
     if section == "worker":
         assert done.stdout.count("PASS rows and weights of both: equal") == 1
         assert "2 attempt(s), " in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_steps_of_paper_lean_at_true_widths_compile_into_one_graph_on_two_ranks() -> None:
+    """At sizes at which torch would cut a graph that is compiled around DDP."""
+    checks = list(processes.compiled_ranks(WIDE, 2))
+    assert [check.passed for check in checks] == [True, True], checks
 
 
 def test_what_no_cpu_can_show_is_said_to_be_unchecked() -> None:

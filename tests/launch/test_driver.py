@@ -19,6 +19,7 @@ from repro.launch import driver, pack, packs, places, slurm, torchrun
 from repro.launch.driver import clean_stage, pretrain_stage, run_all
 from repro.launch.packs import Attempts, run_progress
 from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.runs.deliver import deliver
 from repro.runs.run import LaunchError, Run
 from repro.spec import Profile, RunSpec, SpecError
 from repro.train.process import distributed
@@ -42,6 +43,14 @@ def test_a_failed_run_made_ahead_does_not_fail_the_stage(profile: Profile, launc
     assert published([first]) == {first.run_id: "completed", second.run_id: "failed"}
     with pytest.raises(LaunchError, match="1 of 1 runs failed"):
         run_all([second], stub_inputs, worker="tests.support.stub_worker", ahead=[first, second])
+
+
+def test_a_run_that_has_not_ended_is_not_locked(here: Path) -> None:
+    """A driver asks for each of its runs several times a second."""
+    run = make_run(clean_runs(load_profile("smoke"))[0])
+    run.save()
+    assert not deliver(run, Path("results"))
+    assert [path.name for path in run.work_dir.iterdir()] == ["spec.json"]
 
 
 @pytest.mark.parametrize("stage", [pretrain_stage, clean_stage])

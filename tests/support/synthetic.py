@@ -103,8 +103,10 @@ def short_graph(
     return folder
 
 
-def write_profile(name: str, overrides: dict[str, Any], specs: Path = Path("specs")) -> None:
-    """Write a profile that is `paper` with other values, by dotted path."""
+def write_profile(
+    name: str, overrides: dict[str, Any], specs: Path = Path("specs"), base: str = "paper"
+) -> None:
+    """Write a profile that is `base` with other values, by dotted path."""
     content: dict[str, Any] = {}
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
@@ -114,7 +116,7 @@ def write_profile(name: str, overrides: dict[str, Any], specs: Path = Path("spec
         both = isinstance(value, dict) and isinstance(node.get(last), dict)
         node[last] = node[last] | value if both else value
     # JSON is YAML.
-    lines = ["extends: paper", *(f"{key}: {json.dumps(value)}" for key, value in content.items())]
+    lines = [f"extends: {base}", *(f"{key}: {json.dumps(value)}" for key, value in content.items())]
     (specs / f"{name}.yaml").write_text("\n".join(lines) + "\n")
 
 

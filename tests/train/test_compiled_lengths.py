@@ -3,6 +3,7 @@ the model's context, and parts of equal length.
 """
 
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from repro.spec import RunSpec
 from repro.train import loop
 from repro.train.model import build_model, build_optimizer
+from repro.train.process.stopping import Interrupted
 from repro.train.step import training_step
-from tests.support.short_run import CPU, run_spec
+from tests.support.short_run import CPU, assert_equal_models, run, run_spec, signal_at
 
 PAIRS = 8
 WHOLE = 77
@@ -93,6 +95,22 @@ def test_one_compilation_serves_all_lengths_and_all_runs_of_a_process(
     assert not graphs
 
 
+@pytest.mark.slow
+def test_a_compiled_run_that_is_stopped_ends_with_the_bits_of_one_that_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Captions in parts; the second attempt compiles anew, as another process does."""
+    monkeypatch.setattr(loop, "METRIC_EVERY", 1)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    spec = run_spec(optimizer_state="fresh").model_copy(update={"compile": True, "text_parts": 3})
+    torch._dynamo.reset()
+    whole = run(tmp_path / "whole", spec)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", spec, emit=signal_at(3))
+    torch._dynamo.reset()
+    assert_equal_models(whole, run(tmp_path / "cut", spec), 0)
+
+
 def test_the_encoder_is_compiled_inside_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Around it torch would make a graph for each 25 MB of weights."""
     monkeypatch.setattr(loop.distributed, "ranks", lambda: 2)
@@ -103,6 +121,20 @@ def test_the_encoder_is_compiled_inside_ddp(monkeypatch: pytest.MonkeyPatch) -> 
         model, choice = build_model(spec.model, 0, "fp32"), {"compile": compiled}
         encoder = loop.build_encoder(model, spec.model_copy(update=choice), CPU)
         assert (encoder.module._compiled_call_impl is not None) == compiled
+
+
+def test_causal_attention_says_so_and_takes_no_mask(graphs: list[torch.fx.GraphModule]) -> None:
+    """In all blocks but the last, whose mask hides what follows the end tokens."""
+    spec = spec_of("mmcl", 1)
+    deeper = spec.model.text.model_copy(update={"layers": 3})
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"text": deeper})})
+    train(spec, range(1))
+    (graph,) = graphs
+    kernels = [node for node in graph.graph.nodes if "scaled_dot_product" in str(node.target)]
+    # The first pools the image.
+    told = [(node.args[3], node.args[5]) for node in kernels[-3:]]
+    assert told[:2] == [(None, True)] * 2
+    assert told[2][0] is not None and told[2][1] is False
 
 
 def test_a_graph_takes_no_constant_from_the_host(graphs: list[torch.fx.GraphModule]) -> None:

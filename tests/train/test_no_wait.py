@@ -98,4 +98,5 @@ def test_captions_in_parts_leave_pinned_memory(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Tensor, "to", lambda tensor, *_, **__: tensor)
     _, tokens = Pairs().batch(0)
     parts, places = captions_by_length(tokens, 3, torch.device("cuda"))
+    assert {part.shape[1] % 8 for part in parts} == {0}, "kernels want multiples"
     assert len(parts) == 3 and [*map(id, pinned)] == [*map(id, [*parts, places])]
