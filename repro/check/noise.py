@@ -92,7 +92,7 @@ def repeatable(profile: str, objective: Objective) -> RunSpec:
 CPU = torch.device("cpu")
 FULL = Scale(torch.device("cuda", 0), "paper", "paper_lean", 256, 77, 12, 2048, 8, 30)
 TOY = Scale(CPU, "smoke", "smoke", 16, 24, 2, 96, 8, 30)
-WIDE = Scale(CPU, "paper", "paper_lean", 4, 77, 2, 96, 8, 6)
+WIDE = Scale(CPU, "paper", "paper_lean", 4, 77, 2, 96, 8, 4)
 """The model of the paper on processors: minutes, in a test."""
 SCALES = {"full": FULL, "toy": TOY, "wide": WIDE}
 """By the names under which ranks are told of them."""

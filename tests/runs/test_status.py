@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from repro import worker
 from repro.files import read_json
@@ -93,8 +94,8 @@ def test_the_model_of_the_run_before_is_gone_when_the_next_is_made(
     monkeypatch.chdir(tmp_path)
     gc.disable()
     try:
-        before = SimpleNamespace()
-        before.itself, seen = before, weakref.ref(before)
+        before = torch.nn.Identity()
+        before.itself, seen = [before], weakref.ref(before)  # type: ignore[assignment]
         del before
         run_worker(spec, Pairs(), monkeypatch, lambda: gone.append(seen() is None))
     finally:

@@ -12,7 +12,7 @@ import torch
 
 from repro.spec import RunSpec
 from repro.train import loop
-from repro.train.model import build_model, build_optimizer
+from repro.train.model import build_model, build_optimizer, encode_text
 from repro.train.process.stopping import Interrupted
 from repro.train.step import training_step
 from tests.support.short_run import CPU, assert_equal_models, run, run_spec, signal_at
@@ -114,6 +114,7 @@ def test_a_compiled_run_that_is_stopped_ends_with_the_bits_of_one_that_is_not(
 def test_the_encoder_is_compiled_inside_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Around it torch would make a graph for each 25 MB of weights."""
     monkeypatch.setattr(loop.distributed, "ranks", lambda: 2)
+    monkeypatch.setattr(loop, "needs_cache", lambda *_: False)
     wrapped = lambda encoder, **_: SimpleNamespace(module=encoder)  # noqa: E731
     monkeypatch.setattr(loop, "DistributedDataParallel", wrapped)
     spec = spec_of("mmcl", 4)
@@ -123,18 +124,21 @@ def test_the_encoder_is_compiled_inside_ddp(monkeypatch: pytest.MonkeyPatch) -> 
         assert (encoder.module._compiled_call_impl is not None) == compiled
 
 
-def test_causal_attention_says_so_and_takes_no_mask(graphs: list[torch.fx.GraphModule]) -> None:
+def test_causal_attention_says_so_and_takes_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     """In all blocks but the last, whose mask hides what follows the end tokens."""
-    spec = spec_of("mmcl", 1)
-    deeper = spec.model.text.model_copy(update={"layers": 3})
-    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"text": deeper})})
-    train(spec, range(1))
-    (graph,) = graphs
-    kernels = [node for node in graph.graph.nodes if "scaled_dot_product" in str(node.target)]
-    # The first pools the image.
-    told = [(node.args[3], node.args[5]) for node in kernels[-3:]]
-    assert told[:2] == [(None, True)] * 2
-    assert told[2][0] is not None and told[2][1] is False
+    told: list[tuple[bool, bool]] = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def noted(*parts: Any) -> torch.Tensor:
+        told.append((parts[3] is None, parts[5]))
+        return attention(*parts)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    model = spec_of("mmcl", 1).model
+    deeper = model.text.model_copy(update={"layers": 3})
+    _, tokens = batch(spec_of("mmcl", 1), 0)
+    encode_text(build_model(model.model_copy(update={"text": deeper}), 0, "fp32"), tokens[0])
+    assert told == [(True, True), (True, True), (False, False)]
 
 
 def test_a_graph_takes_no_constant_from_the_host(graphs: list[torch.fx.GraphModule]) -> None:
