@@ -10,8 +10,9 @@ import torch
 from repro.check.noise import CPU, Check, Scale, Trainee, batch, noise_run
 from repro.launch.places import cores, loader_workers
 from repro.plan.assumptions import load_assumptions
-from repro.plan.flops import count, kind_of
+from repro.plan.flops import count
 from repro.plan.forecast import arithmetic
+from repro.plan.work import kind_of
 from repro.profile import load_profile, pretrain_runs
 from repro.spec import Precision
 from repro.train.gradient_cache import GradientCache

@@ -14,7 +14,7 @@ gpu-check` has measured a GPU, its rates give hours of their own.
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,14 +22,15 @@ from typing import Any, TypeAlias
 import numpy as np
 from jinja2 import StrictUndefined, Template
 
+from repro.files import replace_json
 from repro.markdown import fill
-from repro.plan.assumptions import Assumptions, Device, load_assumptions, num_evaluation_images
-from repro.plan.flops import Counts, Work, count, kind_of, num_rows, work_of
-from repro.profile import load_profile
+from repro.plan.assumptions import Assumptions, Device, load_assumptions
+from repro.plan.counted import COUNTED, counted, counts_of, group_bytes_of
+from repro.plan.work import Counts, Work, kind_of, num_rows, work_of
+from repro.profile import graph_profile, load_profile, pretrain_runs, profile_names
 from repro.runs.layout import cleaned_file
 from repro.spec import Dataset, PretrainSpec, Profile, RunSpec
-from repro.train.gradient_cache import MEMORY_SHARE, group_bytes
-from repro.train.process.checkpoint import CHECKPOINT_SHARE, KEEP
+from repro.train.shares import CHECKPOINT_SHARE, KEEP_CHECKPOINTS, MEMORY_SHARE
 
 AUTHORS_GPUS = 8
 """GPUs for the wall time where none are named (code: attack-cleanclip README.md)."""
@@ -52,13 +53,6 @@ def arithmetic(precision: str, spec: RunSpec | PretrainSpec) -> str:
     return f"{precision}{compiled}{'' if spec.deterministic else ' fast'}"
 
 
-def counts_of(profile: Profile, assumptions: Assumptions) -> Counts:
-    """FLOPs of the profile's model, with captions as long as its data have them."""
-    whole = profile.pretrain.text_parts == 1
-    tokens = assumptions.caption_tokens if whole else assumptions.caption_tokens_in_parts
-    return count(profile, tokens[profile.data.source.kind], num_evaluation_images(profile))
-
-
 @dataclass(frozen=True)
 class Forecast:
     """A profile, and the devices that it would run on."""
@@ -69,8 +63,6 @@ class Forecast:
     assumptions: Assumptions
     dataset: Dataset | None = None
     """None for all."""
-    group_bytes: dict[str, int] = field(default_factory=dict)
-    """Bytes that backward keeps of a BatchNorm group, by `kind_of`: counting takes seconds."""
 
     @cached_property
     def works(self) -> list[Work]:
@@ -100,11 +92,8 @@ class Forecast:
 
         # A gradient cache takes the groups of a rank one after another, each forward twice.
         groups = schedule.global_batch_size // schedule.norm_batch_size // self.ranks(spec)
-        if groups > 1:
-            if kind not in self.group_bytes:
-                self.group_bytes[kind] = group_bytes(spec)
-            if groups * self.group_bytes[kind] > MEMORY_SHARE * device.memory_bytes:
-                flops += spec.num_views * (counts.image_forward + counts.text_forward)
+        if groups > 1 and groups * group_bytes_of(spec) > MEMORY_SHARE * device.memory_bytes:
+            flops += spec.num_views * (counts.image_forward + counts.text_forward)
 
         # The low end of the time is the high end of the rate, and of what is given up.
         training, evaluating, given_up = (
@@ -182,7 +171,7 @@ class Forecast:
             "poisoned": poisons * pixels + pairs * INDEX_BYTES,
             "cache": pixels * (decoded + (num_images + partial) * (1 + squashed)),
             "models": models * state + cleaned * state // 3,
-            "work": (models + KEEP * self.gpus) * state,
+            "work": (models + KEEP_CHECKPOINTS * self.gpus) * state,
             "results": evaluations * (ROW_BYTES + num_images // 4),
         }
 
@@ -224,7 +213,7 @@ class Forecast:
             overrides = {key: old for key, (old, _) in fields.items()}
             other = load_profile(here.name, overrides=overrides)
             counts = counts_of(other, self.assumptions) if name == "text_parts" else self.counts
-            without = replace(self, profile=other, counts=counts, group_bytes={})
+            without = replace(self, profile=other, counts=counts)
             saved = without.hours(device)["total"] - self.hours(device)["total"]
 
             # Of a mapping, the entries that differ.
@@ -245,7 +234,7 @@ def plan(
     """The forecast of a profile, or of its runs on one dataset, as JSON content; `utilisation`
     replaces every assumed share.
     """
-    assumptions, profile = load_assumptions(), load_profile(profile_name)
+    assumptions, profile = load_assumptions(), graph_profile(profile_name)
     counts = counts_of(profile, assumptions)
     forecast = Forecast(profile, counts, gpus, assumptions, dataset)
     devices = assumptions.devices
@@ -282,6 +271,17 @@ def plan(
     return dict(json.loads(json.dumps(content, default=np.ndarray.tolist)))
 
 
+def write_counted() -> None:
+    """Count the models of all profiles anew, and write what was counted for their plans."""
+    counted().clear()
+    for name in profile_names():
+        plan(name)
+        # On fewer GPUs a rank has several groups of BatchNorm.
+        for spec in pretrain_runs(load_profile(name)):
+            group_bytes_of(spec)
+    replace_json(COUNTED, dict(sorted(counted().items())))
+
+
 def fixed(device: Device, utilisation: float) -> Device:
     """The device with one share of its peak in every arithmetic."""
     shares = dict.fromkeys(device.utilisation, (utilisation, utilisation))
@@ -307,7 +307,7 @@ def measured_hours(forecast: Forecast) -> dict[str, Any] | None:
     return {"device": content["device"], **forecast.hours(gpu)}
 
 
-def plan_command(profile_name: str, as_json: bool, table: Path | None, *options: Any) -> None:
+def cost_command(profile_name: str, as_json: bool, table: Path | None, *options: Any) -> None:
     """Print the forecast, for people or as JSON, also into the profile's block of a Markdown file;
     `options` are those of `plan`.
     """

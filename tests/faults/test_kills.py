@@ -42,12 +42,15 @@ def clean_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cell = cleaning_cell(["mmcl"], [1e-4], 16) | {"losses": ["mmcl", "mmcl_ssl"]}
     rhythm = {"pretrain__evaluate_every_epochs": 6, "clean__epochs": 6}
     short_graph(root, folder, "kills", 12, ["mmcl"], clean__cells=[cell], **rhythm)
-    rhythm = folder / "repro" / "train" / "process" / "checkpoint.py"
-    text = rhythm.read_text()
-    for name, value in (("CHECKPOINT_SECONDS", "0.5"), ("CHECKPOINT_SHARE", "1.0")):
-        text, found = re.subn(f"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
+    for file, name, value in (
+        ("process/checkpoint.py", "CHECKPOINT_SECONDS", "0.5"),
+        ("shares.py", "CHECKPOINT_SHARE", "1.0"),
+    ):
+        path = folder / "repro" / "train" / file
+        text, lines = path.read_text(), re.MULTILINE
+        text, found = re.subn(f"^{name} = .*$", f"{name} = {value}", text, flags=lines)
         assert found == 1
-    rhythm.write_text(text)
+        path.write_text(text)
     (folder / "params.yaml").write_text("profile: kills\n")
     return folder
 
