@@ -98,7 +98,8 @@ def test_another_folders_jobs_are_not_ours(tmp_path: Path, monkeypatch: pytest.M
         names.append(slurm.job_name())
     script = f"sbatch --parsable --job-name={names[0]} --hold --output=/dev/null --wrap=true"
     job = subprocess.run(script.split(), check=True, capture_output=True, text=True).stdout.strip()
-    assert [state for _, state in slurm.live_jobs(names[0]) or []] == ["pending (JobHeldUser)"]
+    jobs = slurm.live_jobs(names[0]) or []
+    assert [(job.state, job.where) for job in jobs] == [("pending", "JobHeldUser")]
     assert slurm.live_jobs(names[1]) == []
     subprocess.run(["scancel", job], check=True)
 
