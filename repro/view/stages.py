@@ -29,12 +29,15 @@ def study(
     variants: Collection[str],
     dry_run: bool,
     as_json: bool,
+    models: Collection[str],
     again: Collection[str],
 ) -> None:
-    """Make the runs of a study, those of `again` anew, or say which are due."""
+    """Make the runs of a study, those of `again` anew, or some of its `models` alone, or say which
+    are due.
+    """
     if dry_run:
         due = run.due_runs(name, seeds, variants)
         print(json.dumps([of._asdict() for of in due], indent=1) if as_json else run.due_text(due))
         return
     with watching(partial(Watched.of_study, name, seeds, variants)):
-        run.run_study(name, seeds, variants, again)
+        run.run_study(name, seeds, variants, models, again)
