@@ -134,7 +134,7 @@ def _run_stages(profile: str, again: Sequence[RunSpec]) -> int:
     watched, heard = Watched.of_profile(profile), Heard(LOG, call)
     LOG.write_bytes(b"")
     try:
-        with drawing(Board(watched, lambda: watched.look(call), heard.lines)):
+        with drawing(Board(watched, watched.look, heard.lines)):
             for command, places in calls:
                 os.environ[AGAIN] = places
                 if status := run(command, LOG):

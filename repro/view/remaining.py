@@ -1,13 +1,14 @@
-"""The time that is left of a study: the plan's seconds of every run, corrected by those measured.
+"""The time that is left of a study: planned seconds of runs, starts and stages, corrected by those
+that were measured.
 
-Before a run of a kind has made a step, its seconds are the plan's, times what other runs took over
-theirs. Stages beside the runs take what they took elsewhere, corrected by those of the same call.
+Runs of one kind take as much longer than planned as those of the kind that have made steps, and all
+of a call as much longer as the part of it that is over.
 """
 
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -71,38 +72,37 @@ class Remaining:
             seconds[alike(spec)] = whole / spec.schedule.epochs
         return seconds
 
-    def of_runs(self, states: Sequence[RunState]) -> float:
-        """Seconds until all runs have ended; each state gets those of its own run."""
-        ratio = self._ratios(states)
-        for state in states:
-            each = self._expected(state.spec) * ratio(state.spec)
-            state.left = each * (1 - state.share)
-        speed = ratio(None)
-        total = 0.0
-        # Cleaning begins when all models are there.
-        for stage in ("pretrain", "clean"):
-            due = [state for state in states if state.spec.stage == stage and state.share < 1]
-            total += _side_by_side(due, speed)
-        return total
+    def seconds(
+        self,
+        states: Sequence[RunState],
+        names: Sequence[str] = (),
+        stages: Stages | None = None,
+        began: float | None = None,
+    ) -> float:
+        """Seconds until all runs, and the stages of these names, have ended; each state gets those
+        of its own run.
 
-    def of_stages(self, names: Iterable[str], stages: Stages) -> float:
-        """Seconds of those stages that have not ended, beside their runs."""
-        names, now = list(names), time.time()
-        taken = {
-            name: end - begin
-            for name, (begin, end) in stages.items()
-            # One that DVC left out has no length.
-            if end > begin and _kind(name) not in ("pretrain", "clean")
-        }
-        expected = sum(STAGE_SECONDS[_kind(name)] for name in taken)
-        speed = (sum(taken.values()) + TRUST_SECONDS) / (expected + TRUST_SECONDS)
-        left = 0.0
-        for name in names:
-            begin, end = stages.get(name, (0.0, 0.0))
-            if not end:
-                passed = now - begin if begin else 0.0
-                left += max(0.0, STAGE_SECONDS[_kind(name)] * speed - passed)
-        return left
+        `stages` are those of the call that began at `began`. What the plan says is left takes as
+        much longer as what has passed since then took longer; without a call, as the runs did.
+        """
+        ratio, now = self._ratios(states), time.time()
+        # By kind: a machine that is slow at one of them need not be slow at another.
+        weights = [self._expected(state.spec) * ratio(state.spec) for state in states]
+        for state, weight in zip(states, weights, strict=True):
+            state.left = weight * (1 - state.share)
+        weights = [weight / ratio(None) for weight in weights]
+
+        stages = stages or {}
+        shares = [state.share for state in states]
+        left = _of_runs(states, weights, shares, now) + _of_stages(names, stages, now)
+        if began is None:
+            return left * ratio(None)
+        # As the call found it: without what was made before, and stages that it left out.
+        shares = [float(0 < state.ended < began) for state in states]
+        made = [name for name in names if name not in stages or len(set(stages[name])) > 1]
+        whole = _of_runs(states, weights, shares, None) + _of_stages(made, {}, now)
+        passed, planned = now - began, max(0.0, whole - left)
+        return left * (passed + TRUST_SECONDS) / (planned + TRUST_SECONDS)
 
     def _expected(self, spec: RunSpec) -> float:
         """Seconds of a run; one of a study that the profile has not is like the longest of it."""
@@ -139,25 +139,47 @@ class Ratio:
         return (measured + TRUST_SECONDS * overall) / (expected + TRUST_SECONDS)
 
 
-def _side_by_side(states: Sequence[RunState], speed: float) -> float:
-    """Seconds in which these runs end on the places of this machine, the longest first."""
-    if not states:
-        return 0.0
-    running = [state for state in states if state.state == "running"]
-    alone = bool(devices()) and states[0].spec.stage == "pretrain"
-    places = [0.0] * (1 if alone else min(slots(), len(states)))
-    # A place that has a run has started.
-    for number in range(len(running), len(places)):
-        places[number] = START_SECONDS * speed
-    heapq.heapify(places)
-    waiting = sorted(
-        (state for state in states if state.state != "running"),
-        key=lambda state: -(state.left or 0.0),
-    )
-    for state in [*running, *waiting]:
-        free = heapq.heappop(places)
-        heapq.heappush(places, free + (state.left or 0.0) + RUN_SECONDS * speed)
-    return max(places)
+def _of_runs(
+    states: Sequence[RunState], weights: Sequence[float], shares: Sequence[float], now: float | None
+) -> float:
+    """Planned seconds of the runs, whose shares are done; `now` is None where none has begun."""
+    total = 0.0
+    # Cleaning begins when all models are there.
+    for stage in ("pretrain", "clean"):
+        due = [
+            (weight * (1 - share) + RUN_SECONDS, state)
+            for state, weight, share in zip(states, weights, shares, strict=True)
+            if state.spec.stage == stage and share < 1
+        ]
+        if due:
+            alone = bool(devices()) and stage == "pretrain"
+            total += _side_by_side(due, 1 if alone else min(slots(), len(due)), now)
+    return total
+
+
+def _side_by_side(due: list[tuple[float, RunState]], places: int, now: float | None) -> float:
+    """Seconds in which these runs end on so many places, the longest first."""
+    running = [seconds for seconds, state in due if now and state.state == "running"]
+    waiting = [seconds for seconds, state in due if not now or state.state != "running"]
+    since = [now - state.since for _, state in due if now and state.since]
+    # A place that has a run has started, and one that has a batch is about to.
+    start = max(0.0, START_SECONDS - max(since, default=0.0))
+    free = [0.0] * min(len(running), places) + [start] * (places - len(running))
+    heapq.heapify(free)
+    for seconds in [*running, *sorted(waiting, reverse=True)]:
+        heapq.heappush(free, heapq.heappop(free) + seconds)
+    return max(free)
+
+
+def _of_stages(names: Sequence[str], stages: Stages, now: float) -> float:
+    """Planned seconds of those stages that have not ended, beside their runs."""
+    left = 0.0
+    for name in names:
+        begin, end = stages.get(name, (0.0, 0.0))
+        if not end:
+            passed = now - begin if begin else 0.0
+            left += max(0.0, STAGE_SECONDS[name.partition("@")[0]] - passed)
+    return left
 
 
 def alike(spec: RunSpec) -> Alike:
@@ -168,8 +190,3 @@ def alike(spec: RunSpec) -> Alike:
 def slots() -> int:
     """Runs side by side on this machine."""
     return count_from_environment("REPRO_SLOTS", len(devices()) or cores())
-
-
-def _kind(stage: str) -> str:
-    """Kind of a stage of the graph by its name, such as `clean@mini-cc3m-mmcl`."""
-    return stage.partition("@")[0]

@@ -51,6 +51,8 @@ class RunState:
     """Whether the time was measured in this folder, not taken from an archive or a cache."""
     ended: float = 0.0
     """Time of the end, in seconds since the epoch."""
+    since: float = 0.0
+    """When a batch took the queued run, in seconds since the epoch."""
     left: float | None = None
     """Seconds of the run that are left, as `repro.view.remaining` reckons."""
 
@@ -166,7 +168,7 @@ def _state(spec: RunSpec, fingerprint: str, results: Path, jobs: Jobs) -> RunSta
     elif begun >= _time_of(folder / "lock"):
         state.state, state.where = "running", status.get("host", "")
     else:
-        state.state = "queued"
+        state.state, state.since = "queued", _time_of(folder / "lock")
     return state
 
 

@@ -15,7 +15,7 @@ from repro.view.archive import archive_of_profile
 from repro.view.board import block, duration, share, summary_line
 from repro.view.states import RunState
 from repro.view.watch import LOOK_SECONDS
-from repro.view.watched import Call, View, Watched
+from repro.view.watched import View, Watched
 
 
 def status(profile: str, study: str | None, watch: bool, as_json: bool) -> None:
@@ -24,11 +24,11 @@ def status(profile: str, study: str | None, watch: bool, as_json: bool) -> None:
     """
     watched = Watched.of_study(study) if study else Watched.of_profile(profile)
     if as_json:
-        print(json.dumps(content(watched.look(Call.read())), indent=1))
+        print(json.dumps(content(watched.look()), indent=1))
     elif watch:
         _watch(watched)
     else:
-        show(watched.look(Call.read()))
+        show(watched.look())
 
 
 def content(view: View) -> dict[str, Any]:
@@ -91,11 +91,11 @@ def _watch(watched: Watched) -> None:
     archive = archive_of_profile(watched.profile.name)
     if not console.is_terminal:
         while True:
-            print(summary_line(watched.look(Call.read())), flush=True)
+            print(summary_line(watched.look()), flush=True)
             time.sleep(60)
     with Live(console=console, auto_refresh=False) as live:
         while True:
             size = console.size
-            picture = block(watched.look(Call.read()), archive, size.width, size.height)
+            picture = block(watched.look(), archive, size.width, size.height)
             live.update(picture, refresh=True)
             time.sleep(LOOK_SECONDS)

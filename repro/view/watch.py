@@ -14,7 +14,7 @@ from repro.runs.signals import CALLER
 from repro.spec import RunSpec
 from repro.view.archive import Archive, archive_of_profile
 from repro.view.board import block, finished_line, summary_line
-from repro.view.watched import Call, View, Watched
+from repro.view.watched import View, Watched
 
 LOOK_SECONDS = 1.0
 """Between two pictures on a terminal."""
@@ -142,11 +142,5 @@ def watching(watched: Callable[[], Watched]) -> Iterator[None]:
         yield
         return
     runs, began = watched(), time.time()
-
-    def look() -> View:
-        view = runs.look(Call.read())
-        view.began = began
-        return view
-
-    with drawing(Board(runs, look)):
+    with drawing(Board(runs, lambda: runs.look(began))):
         yield

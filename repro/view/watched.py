@@ -128,32 +128,30 @@ class Watched:
         results = WORK / "studies" / name
         return cls(f"study {name}", load_profile(study.profile), specs, results, graph=False)
 
-    def look(self, call: Call | None = None) -> View:
-        """The state of every run, and the time left; `call` makes the stages of the graph."""
+    def look(self, began: float | None = None) -> View:
+        """The state of every run, and the time left; `began` is the start of the call that makes
+        them, where that is none of `reproduce`.
+        """
         self._ask_slurm()
-        states = read_states(self.specs, self.results, self.jobs)
-        left = self.remaining.of_runs(states)
-        running, stage = any(state.state in ("running", "queued") for state in states), ""
-        if call and call.is_running and call.profile == self.profile.name:
-            left += self.remaining.of_stages(self.stages, call.stages)
+        states, stage = read_states(self.specs, self.results, self.jobs), ""
+        runs_on = any(state.state in ("running", "queued") for state in states)
+        call = Call.read()
+        if call and call.is_running and call.profile == self.profile.name and self.stages:
             under_way = [name for name, (_, end) in call.stages.items() if not end]
-            number = len(call.stages)
+            number, began, runs_on = len(call.stages), call.began, True
             stage = f"{under_way[0]} ({number} of {len(self.stages)})" if under_way else ""
-            running = True
-        return View(
-            self.title,
-            states,
-            began=call.began if call and call.is_running else None,
-            left=left if running and left else None,
-            stage=stage,
-        )
+            left = self.remaining.seconds(states, self.stages, call.stages, began)
+        else:
+            left = self.remaining.seconds(states, began=began)
+        return View(self.title, states, began, left if runs_on and left else None, stage)
 
     def from_nothing(self) -> tuple[float, float]:
         """Seconds of a call that finds nothing made, on a fast machine and on a slow one."""
         states = [RunState(spec) for spec in self.specs]
-        stages = self.remaining.of_stages(self.stages, {})
-        low, high = (Remaining(self.profile, slow).of_runs(states) for slow in (0.0, 1.0))
-        return low + stages, high + stages
+        low, high = (
+            Remaining(self.profile, slow).seconds(states, self.stages) for slow in (0.0, 1.0)
+        )
+        return low, high
 
     def _ask_slurm(self) -> None:
         """Ask for this folder's jobs, where it has submitted some."""
