@@ -377,10 +377,10 @@ command(
 )
 command(
     "omniboard",
-    "tracking.server.omniboard:omniboard",
+    "view.archived_records:browse",
     "Tracking",
     "repro omniboard --port 9000",
-    "Browse the recorded runs in Omniboard on this machine.",
+    "Browse recorded and archived runs in Omniboard on this machine.",
     option("--port", type=PORT, default=9000),
 )
 command(

@@ -135,7 +135,7 @@ class TestBoard:
         assert [one for one in listening if one.endswith(port)] == [f"0100007F{port}"]
         monkeypatch.chdir(board.folder)
         with pytest.raises(TrackingError, match=f"port {board.port} .*Address already in use"):
-            omniboard.omniboard(board.port)
+            omniboard.omniboard(board.port, lambda database: 0)
 
     def test_new_and_killed_runs_appear(self, board: Board, monkeypatch) -> None:
         monkeypatch.chdir(board.folder)

@@ -143,7 +143,7 @@ class TestCopies:
         ) as process:
             assert process.stdout is not None
             folder = Path(process.stdout.readline().strip())
-            wait_for((folder / "metrics.json").exists)
+            wait_for((folder / observer.POINTS).exists)
             copies.backfill(database)
             assert database.runs.find_one({})["status"] == "RUNNING"
             process.kill()
