@@ -86,7 +86,7 @@ def run_on_cluster(due: list[Run], results: Path, worker: str) -> None:
                 "squeue fails; the jobs go on, and the next call attaches to them again"
             )
 
-        time.sleep(count_from_environment("REPRO_SLURM_POLL", 10))
+        time.sleep(count_from_environment("REPRO_SLURM_POLL_SECONDS", 10))
 
 
 class Submitter:

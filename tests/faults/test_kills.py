@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TARGET = "clean@kills-cc3m-mmcl"
 TWO_RANKS = {"REPRO_RANKS": "2", "REPRO_SLOTS": "2"}
-THROUGH_SLURM = {"REPRO_LAUNCHER": "slurm", "REPRO_NODES": "2", "REPRO_SLURM_POLL": "1"}
+THROUGH_SLURM = {"REPRO_LAUNCHER": "slurm", "REPRO_NODES": "2", "REPRO_SLURM_POLL_SECONDS": "1"}
 THROUGH_SLURM |= {"REPRO_SBATCH": "--cpus-per-task=1 --mem=500", **TWO_RANKS}
 VICTIMS = {
     "rank": r"-m repro\.worker",

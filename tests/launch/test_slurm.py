@@ -26,7 +26,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def _through_slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"LAUNCHER": "slurm", "SBATCH": "--cpus-per-task=1 --mem=100", "SLURM_POLL": "1"}
+    settings = {
+        "LAUNCHER": "slurm",
+        "SBATCH": "--cpus-per-task=1 --mem=100",
+        "SLURM_POLL_SECONDS": "1",
+    }
     for name, value in settings.items():
         monkeypatch.setenv(f"REPRO_{name}", value)
 
