@@ -96,8 +96,8 @@ def points(number: int, record: RunRecord, rows: list[Row]) -> list[dict[str, An
     """The metrics of a run over its steps."""
     began = datetime.fromisoformat(record.started)
     evaluations = {
-        "zero_shot_top1": [row.accuracy for row in rows],
-        "attack_success_rate": [asr_of(row, record.spec) for row in rows],
+        "zero_shot_top1": [round(row.accuracy, 4) for row in rows],
+        "attack_success_rate": [round(asr_of(row, record.spec), 4) for row in rows],
         "epoch": [row.epoch for row in rows],
     }
     return [

@@ -17,6 +17,9 @@ from repro.view.states import RunState
 from repro.view.watch import LOOK_SECONDS
 from repro.view.watched import View, Watched
 
+PIPE_WIDTH = 200
+"""Columns of a table that no terminal shows."""
+
 
 def status(profile: str, study: str | None, watch: bool, as_json: bool) -> None:
     """Print the state of every run of the profile, or of a study; `watch` keeps the board up until
@@ -54,6 +57,9 @@ def content(view: View) -> dict[str, Any]:
 def show(view: View) -> None:
     """Print the table of all runs that have not ended, and the counts of the others."""
     console = Console(highlight=False, emoji=False)
+    # A pipe has no width; its lines stay whole.
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
     console.print(summary_line(view), markup=False, soft_wrap=True)
     if view.stage:
         console.print(f"stage {view.stage}", markup=False)

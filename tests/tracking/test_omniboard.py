@@ -171,7 +171,6 @@ class TestBoard:
             for label in ("Objective", "Learning Rate", "Seed", "Accuracy", "ASR", "Reason"):
                 assert f"\n{label}\n" in text, label
             assert "0.25" in text and "no such luck" in text and "0.0001" in text
-            page.run("document.querySelector('#asr-chart').open = true")
             page.wait("document.querySelectorAll('#asr-chart circle').length === 2")
             assert "Delete" not in text and "Enter Notes" not in text
             assert page.problems == []

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,27 @@ def test_a_write_that_fails_costs_no_point_of_the_record(here: Path, monkeypatch
     assert (folder / "spec.json").exists()
     messages = capsys.readouterr().err
     assert "No space left on device" in messages and "missing.json not written" in messages
+
+
+def test_points_are_appended_until_the_run_ends(here: Path) -> None:
+    """A record of days would be megabytes at every flush; a torn last line costs its points."""
+    writer = observer.FileObserver(here)
+    writer.dir = str(here)
+
+    def log(step: int) -> None:
+        points = {"values": [step / 2], "steps": [step], "timestamps": [datetime(2026, 1, 1)]}
+        writer.log_metrics({"loss": points}, {})
+
+    log(1)
+    first = (here / observer.POINTS).read_bytes()
+    log(2)
+    both = (here / observer.POINTS).read_bytes()
+    assert both.startswith(first) and both.count(b"\n") == 2
+    (here / observer.POINTS).write_bytes(both + b'{"loss": {"val')
+    assert observer.points_of(here)["loss"]["steps"] == [1, 2]
+    writer.save_json({"status": "COMPLETED"}, "run.json")
+    assert not (here / observer.POINTS).exists()
+    assert observer.points_of(here)["loss"]["values"] == [0.5, 1.0]
 
 
 def test_only_records_without_a_process_are_dead_whatever_their_clock(here: Path, capsys) -> None:

@@ -32,7 +32,7 @@
   document.addEventListener('DOMContentLoaded', () => {
     const box = document.createElement('details');
     box.id = 'asr-chart';
-    box.style = 'position: fixed; right: 12px; bottom: 12px; z-index: 9; background: white; border: 1px solid #999; padding: 6px';
+    box.style = 'position: fixed; right: 12px; bottom: 12px; z-index: 999; background: white; border: 1px solid #999; padding: 6px';
     box.innerHTML = '<summary>ASR over learning rate</summary><div></div>';
     box.addEventListener('toggle', () => box.open && draw(box.lastChild));
     document.body.append(box);
