@@ -7,6 +7,7 @@ from statistics import mean
 from typing import Any
 
 from repro.files import read_json
+from repro.profile import departures, graph_profile
 
 REPORTS = Path("report/build")
 SETTING = ("cc6m", "200k")
@@ -26,7 +27,7 @@ def end_of_call(profile: str) -> Iterator[str]:
     document = read_json(folder / "report.json") or {}
     rows = document.get("own_run", [])
     yield from main_numbers(rows)
-    yield sentence_of_check(rows)
+    yield sentence_of_check(profile)
     yield f"page: {folder / 'index.html'}"
     if (folder / "report.pdf").exists():
         yield f"PDF: {folder / 'report.pdf'}"
@@ -54,12 +55,11 @@ def main_numbers(rows: list[dict[str, Any]]) -> Iterator[str]:
             yield f"{place}: {name}: {', '.join(parts)}"
 
 
-def sentence_of_check(rows: list[dict[str, Any]]) -> str:
-    """Whether this run is one more draw from the archived seeds."""
-    if not rows:
-        return "No archived seeds of this profile to compare with."
-    inside = sum(row["inside"] for row in rows)
-    return (
-        f"{inside} of {len(rows)} values of this run lie inside the 95% prediction interval of the "
-        "archived seeds."
-    )
+def sentence_of_check(profile: str) -> str:
+    """What `check` says of the runs of the profile."""
+    # Not at the top: a call that has no end to speak of needs no pandas.
+    from repro.report.check import sentence_of
+
+    if others := departures(graph_profile(profile)):
+        return f"Not compared with the archive: {'; '.join(others)}."
+    return sentence_of(profile) or f"{profile} has no archived runs to be compared with."

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from repro.report import check
 from repro.view import end
 from repro.view.end import end_of_call
 
@@ -14,6 +15,13 @@ ROW = {"dataset": "cc6m", "clean_size": "200k", "inside": True}
 
 def row(measure: str, of: str, value: float, *archived: float, **more: Any) -> dict[str, Any]:
     return ROW | {"measure": measure, "of": of, "value": value, "archived": archived} | more
+
+
+@pytest.fixture(autouse=True)
+def _says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` reads every archive: its sentence has tests of its own."""
+    said = {"mini": "mini is what the archive says."}
+    monkeypatch.setattr(check, "sentence_of", lambda profile: said.get(profile, ""))
 
 
 def test_the_main_numbers_stand_beside_the_archive_and_then_the_pages(here: Path) -> None:
@@ -31,10 +39,16 @@ def test_the_main_numbers_stand_beside_the_archive_and_then_the_pages(here: Path
         "CC6M, 200K: ASR left at one learning rate: MMCL 2.7% (archive 4.0%), "
         "MMCL + SSL 38.4% (archive 60.0%)",
         "CC6M, 200K: learning rate that cleans: MMCL 4.9e-04 (archive 2.4e-04)",
-        "3 of 4 values of this run lie inside the 95% prediction interval of the archived seeds.",
+        "mini is what the archive says.",
         "page: report/build/mini/index.html",
         "PDF: report/build/mini/report.pdf",
     ]
+
+
+def test_values_of_ones_own_are_not_compared(here: Path) -> None:
+    Path("params.yaml").write_text("profile: mini\noverrides: {clean.warmup_steps: 7}\n")
+    [line] = [line for line in end_of_call("mini") if "archive" in line]
+    assert line.startswith("Not compared with the archive: clean.warmup_steps: 7 instead of the")
 
 
 def test_without_an_archive_or_tex_the_end_says_so(
@@ -42,5 +56,5 @@ def test_without_an_archive_or_tex_the_end_says_so(
 ) -> None:
     monkeypatch.setattr(end.shutil, "which", lambda name: None)
     lines = list(end_of_call("smoke"))
-    assert lines[0] == "No archived seeds of this profile to compare with."
+    assert lines[0] == "smoke has no archived runs to be compared with."
     assert lines[-1].startswith("PDF: none: no pdflatex is here")

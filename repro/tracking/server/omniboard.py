@@ -102,9 +102,7 @@ def add_columns(database: copies.Tracking) -> None:
             )
 
 
-def _serve(
-    start: Path, url: str, port: int, add_archive: Callable[[copies.Tracking], int]
-) -> None:
+def _serve(start: Path, url: str, port: int, add_archive: Callable[[copies.Tracking], int]) -> None:
     """Run Omniboard, and copy new and changed records meanwhile; TrackingError if it ends."""
     # Through the environment: arguments of a process are public, and the address has a password.
     environment = os.environ | {"MONGO_URI": embedded.with_database(url), "PORT": str(port)}
