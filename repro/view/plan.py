@@ -48,7 +48,7 @@ def sentence(profile: Profile, dataset: Dataset | None = None) -> str:
 
     watched = Watched.of_profile(profile.name)
     if dataset:
-        watched.specs = [spec for spec in watched.specs if spec.dataset == dataset]
+        watched.runs = [(spec, key) for spec, key in watched.runs if spec.dataset == dataset]
     low, high = watched.from_nothing()
     here = f"these {len(devices())} GPUs" if devices() else f"these {slots()} cores"
     if low < SOON_SECONDS:

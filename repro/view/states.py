@@ -7,7 +7,7 @@ folder, or by a job of Slurm's.
 import fcntl
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -103,10 +103,19 @@ Jobs = Mapping[str, tuple[State, str]]
 """By fingerprint of the runs that a scheduler's jobs carry: queued or running, and why or where."""
 
 
-def read_states(specs: Iterable[RunSpec], results: Path, jobs: Jobs) -> list[RunState]:
-    """The state of every run, in the order of `specs`, whose results lie below `results`."""
+Keyed = Sequence[tuple[RunSpec, str]]
+"""Runs with their keys, which take longer to compute than all that is read of a run."""
+
+
+def keyed(specs: Iterable[RunSpec]) -> Keyed:
+    """Runs to be looked at again and again."""
+    return [(spec, _key(spec)) for spec in specs]
+
+
+def read_states(runs: Keyed, results: Path, jobs: Jobs) -> list[RunState]:
+    """The state of every run, in the order of `runs`, whose results lie below `results`."""
     folders = work_folders()
-    return [_state(spec, folders.get(_key(spec), ""), results, jobs) for spec in specs]
+    return [_state(spec, key, folders.get(key, ""), results, jobs) for spec, key in runs]
 
 
 def work_folders() -> dict[str, str]:
@@ -131,10 +140,10 @@ def _key(spec: RunSpec) -> str:
     return digest(spec.computed())
 
 
-def _state(spec: RunSpec, fingerprint: str, results: Path, jobs: Jobs) -> RunState:
+def _state(spec: RunSpec, key: str, fingerprint: str, results: Path, jobs: Jobs) -> RunState:
     published = results_dir(spec, results) / spec.run_id
-    record = _record(published / RECORD)
-    if record and _key(record.spec) != _key(spec):
+    record, its_key = _record(published / RECORD)
+    if its_key != key:
         record = None
     folder = WORK / fingerprint
     carried = bool(fingerprint) and (fingerprint in jobs or is_held(folder / "lock"))
@@ -147,7 +156,8 @@ def _state(spec: RunSpec, fingerprint: str, results: Path, jobs: Jobs) -> RunSta
     if not fingerprint:
         return state
 
-    if ended := _record(folder / "record.json"):
+    ended, _ = _record(folder / "record.json")
+    if ended:
         return _ended(state, ended, published)
     status = _read(folder / STATUS)
     values = status.get("values", {})
@@ -208,17 +218,18 @@ def is_held(lock: Path) -> bool:
     return False
 
 
-def _record(path: Path) -> RunRecord | None:
+def _record(path: Path) -> tuple[RunRecord | None, str]:
     changed = _time_of(path)
-    return _record_at(path, changed) if changed else None
+    return _record_at(path, changed) if changed else (None, "")
 
 
 @lru_cache(maxsize=10_000)
-def _record_at(path: Path, changed: float) -> RunRecord | None:
-    """The record in a file of that time; None for one that is torn or gone meanwhile."""
+def _record_at(path: Path, changed: float) -> tuple[RunRecord | None, str]:
+    """The record in a file of that time, and its key; None for one that is torn or gone."""
     with suppress(LedgerError, OSError):
-        return read_record(path)
-    return None
+        record = read_record(path)
+        return record, _key(record.spec)
+    return None, ""
 
 
 def _time_of(path: Path) -> float:

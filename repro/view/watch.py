@@ -16,7 +16,7 @@ from repro.view.archive import Archive, archive_of_profile
 from repro.view.board import block, finished_line, summary_line
 from repro.view.watched import View, Watched
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 2.0
 """Between two pictures on a terminal."""
 LINE_SECONDS = 60.0
 """Between two lines about the whole where there is no terminal."""

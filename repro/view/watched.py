@@ -23,7 +23,7 @@ from repro.runs.run import LaunchError
 from repro.spec import Profile, RunSpec
 from repro.study.spec import asked_runs, load_study, study_profiles
 from repro.view.remaining import Remaining
-from repro.view.states import Jobs, RunState, State, is_held, read_states
+from repro.view.states import Jobs, RunState, State, is_held, keyed, read_states
 
 CALL_FILE = WORK / "call.json"
 """Of the present call of `reproduce`, or else the last."""
@@ -94,7 +94,8 @@ class Watched:
         self, title: str, profile: Profile, specs: list[RunSpec], results: Path, *, graph: bool
     ) -> None:
         """`graph`: the runs are made by the stages of the graph, not by a study."""
-        self.title, self.profile, self.specs, self.results = title, profile, specs, results
+        self.title, self.profile, self.results = title, profile, results
+        self.runs = keyed(specs)
         self.stages = graph_stages(profile.name) if graph else []
         self.remaining = Remaining(profile)
         self.began = time.time()
@@ -133,7 +134,7 @@ class Watched:
         them, where that is none of `reproduce`.
         """
         self._ask_slurm()
-        states, stage = read_states(self.specs, self.results, self.jobs), ""
+        states, stage = read_states(self.runs, self.results, self.jobs), ""
         runs_on = any(state.state in ("running", "queued") for state in states)
         call = Call.read()
         if call and call.is_running and call.profile == self.profile.name and self.stages:
@@ -147,7 +148,7 @@ class Watched:
 
     def from_nothing(self) -> tuple[float, float]:
         """Seconds of a call that finds nothing made, on a fast machine and on a slow one."""
-        states = [RunState(spec) for spec in self.specs]
+        states = [RunState(spec) for spec, _ in self.runs]
         low, high = (
             Remaining(self.profile, slow).seconds(states, self.stages) for slow in (0.0, 1.0)
         )

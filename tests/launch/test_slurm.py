@@ -96,9 +96,10 @@ def test_a_failing_squeue_never_looks_like_no_jobs(
 
 
 def test_status_has_the_schedulers_reason_and_then_the_node(
-    profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
+    root: Path, profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the folder and the queue alone: the driver is another process."""
+    Path("specs").symlink_to(root / "specs")
     monkeypatch.setattr(watched, "JOBS_SECONDS", 0.0)
     monkeypatch.setenv("REPRO_SBATCH", "--cpus-per-task=1 --mem=100 --hold")
     [spec] = specs = clean_runs(profile)[:1]
