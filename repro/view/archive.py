@@ -5,12 +5,14 @@ import json
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
 from repro.ledger import Row, identity_of
 from repro.runs.layout import RESULTS
 from repro.spec import RunSpec, digest
+from repro.view.states import key_of
 
 Archive = Callable[[RunSpec], tuple[float, float] | None]
 """Mean accuracy and ASR of the archived runs that differ from a run in the seed alone."""
@@ -34,6 +36,20 @@ def archive_of_profile(profile: str) -> Archive:
                     ends[_but_for_seed(spec)].append((row.accuracy, asr))
     means = {key: tuple(np.mean(values, axis=0).tolist()) for key, values in ends.items()}
     return lambda spec: means.get(_but_for_seed(spec))
+
+
+def archived_keys(path: Path) -> set[tuple[str, str]]:
+    """Variants and keys (`repro.view.states.key_of`) of the whole runs in an archive; none where
+    there is no archive that can be read.
+    """
+    found = set()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        for line in gzip.decompress(path.read_bytes()).splitlines():
+            record = json.loads(line)["run"]
+            if record["status"] != "failed":
+                spec = RunSpec.model_validate(record["spec"])
+                found.add((spec.variant, key_of(spec)))
+    return found
 
 
 def _but_for_seed(spec: RunSpec) -> str:

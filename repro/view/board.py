@@ -14,8 +14,8 @@ from repro.view.watched import View
 
 WIDE, MIDDLE = 100, 64
 """Columns of a terminal from which a row shows all numbers, and from which all but the speed."""
-FINISHED = 3
-"""Ended runs that the block shows, the last ones."""
+FINISHED, WARNED = 3, 3
+"""Ended runs that the block shows, the last ones, and warnings."""
 
 
 def block(view: View, archive: Archive, width: int, height: int) -> RenderableType:
@@ -31,7 +31,7 @@ def block(view: View, archive: Archive, width: int, height: int) -> RenderableTy
     rows = [*running, *ended[:FINISHED]][:room]
     if rows:
         lines.append(_rows(rows, archive, width))
-    for state in warned[: max(0, room - len(rows))]:
+    for state in warned[: min(WARNED, room - len(rows))]:
         lines.append(Text(f"! {state.name}: {state.warning}", style="yellow"))
     for line in lines:
         if isinstance(line, Text):

@@ -109,7 +109,7 @@ Keyed = Sequence[tuple[RunSpec, str]]
 
 def keyed(specs: Iterable[RunSpec]) -> Keyed:
     """Runs to be looked at again and again."""
-    return [(spec, _key(spec)) for spec in specs]
+    return [(spec, key_of(spec)) for spec in specs]
 
 
 def read_states(runs: Keyed, results: Path, jobs: Jobs) -> list[RunState]:
@@ -119,7 +119,7 @@ def read_states(runs: Keyed, results: Path, jobs: Jobs) -> list[RunState]:
 
 
 def work_folders() -> dict[str, str]:
-    """By `_key`, the fingerprint of the newest folder of a run in work/."""
+    """By `key_of`, the fingerprint of the newest folder of a run in work/."""
     found: dict[str, tuple[float, str]] = {}
     for path in WORK.glob("*/spec.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -132,10 +132,10 @@ def work_folders() -> dict[str, str]:
 @lru_cache(maxsize=100_000)
 def _key_in(path: Path, made: float) -> str:
     """The key of a work folder's run; `made` is the time of the file."""
-    return _key(RunSpec.model_validate(json.loads(path.read_bytes())["spec"]))
+    return key_of(RunSpec.model_validate(json.loads(path.read_bytes())["spec"]))
 
 
-def _key(spec: RunSpec) -> str:
+def key_of(spec: RunSpec) -> str:
     """Equal in specifications of one training, whatever names they bear in which study."""
     return digest(spec.computed())
 
@@ -228,7 +228,7 @@ def _record_at(path: Path, changed: float) -> tuple[RunRecord | None, str]:
     """The record in a file of that time, and its key; None for one that is torn or gone."""
     with suppress(LedgerError, OSError):
         record = read_record(path)
-        return record, _key(record.spec)
+        return record, key_of(record.spec)
     return None, ""
 
 

@@ -21,7 +21,8 @@ from repro.profile import (
 from repro.runs.layout import RESULTS, WORK
 from repro.runs.run import LaunchError
 from repro.spec import Profile, RunSpec
-from repro.study.spec import asked_runs, load_study, study_profiles
+from repro.study.spec import archive_of, asked_runs, load_study, study_profiles
+from repro.view.archive import archived_keys
 from repro.view.remaining import Remaining
 from repro.view.states import Jobs, RunState, State, is_held, keyed, read_states
 
@@ -98,7 +99,8 @@ class Watched:
         self.runs = keyed(specs)
         self.stages = graph_stages(profile.name) if graph else []
         self.remaining = Remaining(profile)
-        self.began = time.time()
+        self.archived: set[tuple[str, str]] = set()
+        """Variants and keys of runs that an archive has."""
         self.jobs: Jobs = {}
         self.asked = 0.0
 
@@ -127,7 +129,9 @@ class Watched:
             if (not seeds or run.seed in seeds) and (not variants or label in variants)
         ]
         results = WORK / "studies" / name
-        return cls(f"study {name}", load_profile(study.profile), specs, results, graph=False)
+        watched = cls(f"study {name}", load_profile(study.profile), specs, results, graph=False)
+        watched.archived = archived_keys(archive_of(name))
+        return watched
 
     def look(self, began: float | None = None) -> View:
         """The state of every run, and the time left; `began` is the start of the call that makes
@@ -135,6 +139,9 @@ class Watched:
         """
         self._ask_slurm()
         states, stage = read_states(self.runs, self.results, self.jobs), ""
+        for state, (spec, key) in zip(states, self.runs, strict=True):
+            if state.state == "waiting" and (spec.variant, key) in self.archived:
+                state.state = "done"
         runs_on = any(state.state in ("running", "queued") for state in states)
         call = Call.read()
         if call and call.is_running and call.profile == self.profile.name and self.stages:

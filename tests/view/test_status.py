@@ -36,6 +36,14 @@ def test_a_study_has_a_status_too(here: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.startswith("study starts: pre-train 0/")
 
 
+def test_archived_runs_of_a_study_are_done_in_a_fresh_clone(
+    root: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "results").symlink_to(root / "results")
+    main(["status", "--profile", "smoke", "--study", "starts"])
+    assert capsys.readouterr().out.endswith("; all runs are done\n")
+
+
 def test_a_running_and_a_stopped_run_are_in_the_table(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
