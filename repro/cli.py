@@ -1,8 +1,8 @@
 """Command line: `command` lists every command with the function that it calls and its help.
 
 A command imports that function when it is called, so that `--help` and mistakes take a fraction of
-a second. Exit status: 0 done; 1 the work failed, with a message; 2 the call or a specification is
-wrong; 128 + signal: stopped.
+a second. One rule holds for all: what is optional has one default, and the profile's is that of
+params.yaml; `--json` prints what programs read.
 """
 
 import json
@@ -10,11 +10,11 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, get_args
+from typing import Any
 
 import click
 
-from repro.names import DATASETS, TRIGGERS, Objective
+from repro.names import DATASETS, TRIGGERS
 from repro.runs.signals import (
     Stopped,
     end_with_caller,
@@ -26,6 +26,12 @@ from repro.runs.signals import (
 USAGE = 2
 """Exit status of a call or specification that is wrong."""
 PROTOCOLS = ("authors", "paper")
+OBJECTIVES = ("mmcl", "mmcl_ssl")
+"""Pre-trainings of the graph."""
+EXIT = "Exit status: 0 done; 1 the work failed; 2 a wrong call or specification; 128 + n: signal n."
+LISTS = ("profiles", "studies", "triggers", "objectives", "defences", "measures")
+GROUPS = ("Use", "Stages", "Studies", "Tracking", "Maintenance")
+"""Headings of the commands, in the order of `--help`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,16 +91,54 @@ def report(error: Exception) -> int:
     raise error
 
 
-@click.group(no_args_is_help=False, context_settings={"terminal_width": 100})
+class Grouped(click.Group):
+    """Lists its commands under headings."""
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each of GROUPS, its commands in the order of this file."""
+        shown = [command for command in self.commands.values() if not command.hidden]
+        width = formatter.width - 6 - max(len(str(command.name)) for command in shown)
+        for heading in GROUPS:
+            rows = [
+                (str(command.name), command.get_short_help_str(width))
+                for command in shown
+                if isinstance(command, Command) and command.heading == heading
+            ]
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+
+class Command(click.Command):
+    """A command under a heading, with an example below its help."""
+
+    def __init__(self, name: str, heading: str, example: str, **settings: Any) -> None:
+        self.heading = heading
+        # A line of its own, not wrapped into the next.
+        super().__init__(name, epilog=f"\b\nExample: {example}\n{EXIT}", **settings)
+
+
+@click.group(
+    cls=Grouped,
+    no_args_is_help=False,
+    context_settings={"terminal_width": 100, "max_content_width": 100},
+    epilog=EXIT,
+)
 def commands() -> None:
     """Replication of "Effective Backdoor Mitigation Depends on the Pre-training Objective".
 
-    `reproduce` runs all of it; data, poison, pretrain, clean and report are its stages.
+    Every command works on the profile that params.yaml names, or on that of --profile.
     """
 
 
 def command(
-    name: str, target: str, help: str, *params: click.Parameter, prints: bool = False
+    name: str,
+    target: str,
+    heading: str,
+    example: str,
+    help: str,
+    *params: click.Parameter,
+    prints: bool = False,
+    hidden: bool = False,
 ) -> None:
     """Add a command that calls `target` (module:function) with the values of `params` in order."""
 
@@ -102,7 +146,17 @@ def command(
         call = resolve_name(f"repro.{target}")
         return run(call, *(values[str(param.name)] for param in params), prints=prints)
 
-    commands.add_command(click.Command(name, callback=callback, params=list(params), help=help))
+    commands.add_command(
+        Command(
+            name,
+            heading,
+            example,
+            callback=callback,
+            params=list(params),
+            help=help,
+            hidden=hidden,
+        )
+    )
 
 
 def option(name: str, help: str | None = None, **settings: Any) -> click.Option:
@@ -115,61 +169,66 @@ def choice(name: str, values: Iterable[str], help: str | None = None, **how: Any
     return option(name, help, type=click.Choice(list(values)), **how)
 
 
+def the_profile(_: click.Context, __: click.Parameter, name: str | None) -> str:
+    """The profile that was named, or that of params.yaml."""
+    # Not at the top: `--help` does without it.
+    from repro.profile import chosen_profile
+
+    return chosen_profile(name)
+
+
 FILE = click.Path(path_type=Path)
 PORT = click.IntRange(1, 65535)
-PROFILE = option("--profile", "Of specs/: smoke, mini, midi, paper, ...", required=True)
+NAMED = "Of specs/: smoke, mini, midi, paper, ...; else that of params.yaml."
+PROFILE = option("--profile", NAMED, callback=the_profile)
 DATASET = choice("--dataset", DATASETS, required=True)
-CELL = (PROFILE, DATASET, choice("--objective", get_args(Objective), required=True))
+OBJECTIVE = choice("--objective", OBJECTIVES, required=True)
+CELL = (PROFILE, DATASET, OBJECTIVE)
+JSON = option("--json", "For programs.", is_flag=True)
+AGAIN = option(
+    "--again",
+    "A finished run to make anew, STAGE/CELL/RUN as `status --json` has it.",
+    multiple=True,
+)
 
 command(
     "reproduce",
     "reproduce:reproduce",
+    "Use",
+    "repro reproduce mini --set clean.warmup_steps=20",
     """Run the whole study, data to report, through DVC.
 
-    PROFILE holds for this call only, instead of that of params.yaml.""",
+    PROFILE and --set hold for this call only, instead of params.yaml.""",
     click.Argument(["profile"], required=False),
+    click.Option(["--profile", "same"], help="The same as PROFILE."),
+    option(
+        "--set",
+        "FIELD=VALUE of the profile, again for more; no verdict takes such runs.",
+        multiple=True,
+    ),
+    AGAIN,
 )
 command(
-    "resolve",
-    "profile:resolve_stage",
-    "Write all values of a profile, inherited ones included.",
+    "status",
+    "view.status:status",
+    "Use",
+    "repro status --watch",
+    "Show how far every run is, from any node, whether or not a call makes them.",
     PROFILE,
-)
-command(
-    "data",
-    "sources.stage:data_stage",
-    "Obtain the image-text pairs and evaluation images.",
-    PROFILE,
-)
-command(
-    "poison",
-    "data.stages:poison_stage",
-    "Poison pairs of a dataset and draw its clean subsets.",
-    PROFILE,
-    DATASET,
-)
-command(
-    "pretrain",
-    "launch.driver:pretrain_stage",
-    "Pre-train the model of one dataset and objective.",
-    *CELL,
-)
-command(
-    "clean",
-    "launch.driver:clean_stage",
-    "Finetune a pre-trained model on clean pairs: every size, loss and learning rate.",
-    *CELL,
-)
-command(
-    "report", "report.build:report_stage", "Build the replication report from the ledger.", PROFILE
+    option("--study", "A study, instead of the profile."),
+    option("--watch", "Redraw until Ctrl-C.", is_flag=True),
+    JSON,
 )
 command(
     "plan",
-    "plan.forecast:plan_command",
-    "Print what a profile costs: runs, EFLOP, hours, disk, energy.",
+    "view.plan:plan_command",
+    "Use",
+    "repro plan --profile paper",
+    "Say what a profile costs, before anything runs.",
     PROFILE,
-    option("--json", "For programs.", is_flag=True),
-    option("--table", "Markdown file whose generated block gets the table.", type=FILE),
+    JSON,
+    option("--details", "Runs, EFLOP, hours by device, disk, energy, as Markdown.", is_flag=True),
+    option("--table", "Markdown file whose generated block gets the details.", type=FILE),
     option("--gpus", "GPUs for the wall time.", type=click.IntRange(1), default=8),
     option(
         "--utilisation",
@@ -179,38 +238,53 @@ command(
     choice("--dataset", DATASETS, "Its runs alone."),
 )
 command(
-    "study",
-    "study.run:run_study",
-    "Run the study specs/studies/NAME.yaml, whose results the report shows.",
-    click.Argument(["name"]),
-    option("--seeds", "One to run, again for more; else all.", type=int, multiple=True),
-    option("--variants", "One to run, again for more; else all.", multiple=True),
-    option("--dry-run", "Print what would run, with core-hours.", is_flag=True),
-    option("--models", "Train this model alone, such as cc6m-mmcl; again for more.", multiple=True),
+    "list",
+    "listing:list_command",
+    "Use",
+    "repro list defences",
+    "List what specifications can name, and what there is.",
+    click.Argument(
+        ["kind"],
+        type=click.Choice(LISTS),
+    ),
+    JSON,
 )
 command(
-    "accept",
-    "runs.version:accept",
-    """Accept an edit of the code if the profile smoke still gives the same digits.
+    "report",
+    "report.build:report_stage",
+    "Use",
+    "repro report --profile mini",
+    "Build the replication report, of one's own runs or else of the archives.",
+    PROFILE,
+)
+command(
+    "check",
+    "report.check:check_command",
+    "Use",
+    "repro check",
+    """Compare runs with the archives: equal bit for bit, or like the archived seeds?
 
-    Trains smoke at the last accepted commit and here, and compares rows, bits and weights.""",
+    TARGET is a profile, by default that of params.yaml, or an archive (.jsonl.gz). Exit status: 0
+    like the archive, 1 not, 2 nothing to compare.""",
+    click.Argument(["target"], required=False),
+    JSON,
 )
 command(
-    "tracking",
-    "tracking.server.copies:tracking",
-    "Work with the tracking server and the copies of the run records on it.",
-    click.Argument(["action"], type=click.Choice(("up", "down", "status", "backfill"))),
-    option("--port", "Of the embedded server (up).", type=PORT, default=27117),
-)
-command(
-    "omniboard",
-    "tracking.server.omniboard:omniboard",
-    "Browse the recorded runs in Omniboard on this machine.",
-    option("--port", type=PORT, default=9000),
+    "verify",
+    "report.verify:verify_command",
+    "Use",
+    "repro verify --all",
+    "Compute a report again and compare; --all: check every file.",
+    click.Argument(["report"], type=FILE, required=False),
+    option("--all", "Also data, pairs, models and results.", is_flag=True),
+    PROFILE,
+    JSON,
 )
 command(
     "evaluate",
     "evaluate.foreign:evaluate_command",
+    "Use",
+    "repro evaluate --checkpoint epoch_64.pt --format cleanclip --images val --profile paper",
     "Measure accuracy and attack success of somebody's checkpoint, as JSON.",
     option("--checkpoint", type=FILE, required=True),
     choice("--format", ("cleanclip", "open_clip"), required=True),
@@ -220,7 +294,7 @@ command(
         type=FILE,
         required=True,
     ),
-    option("--profile", "Whose model, image size and prompts to use.", default="paper"),
+    PROFILE,
     option("--model", "open_clip's name of another model, such as ViT-B-32."),
     choice("--trigger", TRIGGERS),
     choice("--protocol", PROTOCOLS, "Whose trigger and geometry to use.", default="authors"),
@@ -228,45 +302,104 @@ command(
     prints=True,
 )
 command(
+    "resolve",
+    "profile:resolve_stage",
+    "Stages",
+    "repro resolve",
+    "Write all values of a profile, inherited ones included.",
+    PROFILE,
+)
+command(
+    "data",
+    "sources.stage:data_stage",
+    "Stages",
+    "repro data --profile smoke",
+    "Obtain the image-text pairs and evaluation images.",
+    PROFILE,
+)
+command(
+    "poison",
+    "data.stages:poison_stage",
+    "Stages",
+    "repro poison --dataset cc3m",
+    "Poison pairs of a dataset and draw its clean subsets.",
+    PROFILE,
+    DATASET,
+)
+command(
+    "pretrain",
+    "view.stages:pretrain_stage",
+    "Stages",
+    "repro pretrain --dataset cc3m --objective mmcl",
+    "Pre-train the model of one dataset and objective.",
+    *CELL,
+)
+command(
+    "clean",
+    "view.stages:clean_stage",
+    "Stages",
+    "repro clean --dataset cc3m --objective mmcl",
+    "Finetune a pre-trained model on clean pairs: every size, loss and learning rate.",
+    *CELL,
+)
+command(
+    "run-one",
+    "launch.single:step_through",
+    "Stages",
+    "python -m pdb -m repro run-one pretrain --dataset cc3m --objective mmcl",
+    "Train one run in this process, for a debugger.",
+    click.Argument(["stage"], type=click.Choice(("pretrain", "clean"))),
+    *CELL,
+    option("--run", "Its id (default: the first run of the cell)."),
+    prints=True,
+)
+command(
+    "study",
+    "view.stages:study",
+    "Studies",
+    "repro study confirmation --seeds 15",
+    "Run the study specs/studies/NAME.yaml, whose results the report shows.",
+    click.Argument(["name"]),
+    option("--seeds", "One to run, again for more; else all.", type=int, multiple=True),
+    option("--variants", "One to run, again for more; else all.", multiple=True),
+    option("--dry-run", "Print what would run, with core-hours.", is_flag=True),
+    JSON,
+    option("--models", "Train this model alone, such as cc6m-mmcl; again for more.", multiple=True),
+    AGAIN,
+)
+command(
     "replay",
     "report.replay:replay",
+    "Studies",
+    "repro replay attack-cleanclip/results --out replayed",
     "Rebuild the report from the authors' result files in FOLDER.",
     click.Argument(["folder"], type=FILE),
     option("--out", type=FILE, required=True),
 )
 command(
-    "verify",
-    "report.verify:verify_command",
-    "Compute a report again and compare; --all: check every file.",
-    click.Argument(["report"], type=FILE, required=False),
-    option("--all", "Also data, pairs, models and results.", is_flag=True),
-    option("--profile", "Whose report or files; else that of params.yaml."),
+    "omniboard",
+    "view.archived_records:browse",
+    "Tracking",
+    "repro omniboard --port 9000",
+    "Browse recorded and archived runs in Omniboard on this machine.",
+    option("--port", type=PORT, default=9000),
 )
 command(
-    "check",
-    "report.check:check_command",
-    """Compare runs with the archives: equal bit for bit, or like the archived seeds?
-
-    TARGET is a profile, by default that of params.yaml, or an archive (.jsonl.gz). Exit status: 0
-    like the archive, 1 not, 2 nothing to compare.""",
-    click.Argument(["target"], required=False),
-    option("--json", "For programs.", is_flag=True),
-)
-command(
-    "findings",
-    "report.pages.findings:write_findings",
-    "Write the tables of docs/findings.md, data.md and history.md from the archives.",
-)
-command(
-    "readme",
-    "report.readme:write_blocks",
-    "Write the generated tables of README.md and specs/README.md.",
+    "tracking",
+    "tracking.server.copies:tracking",
+    "Tracking",
+    "repro tracking backfill",
+    "Work with the tracking server and the copies of the run records on it.",
+    click.Argument(["action"], type=click.Choice(("up", "down", "status", "backfill"))),
+    option("--port", "Of the embedded server (up).", type=PORT, default=27117),
 )
 command(
     "publish",
     "report.release:release",
+    "Maintenance",
+    "repro publish",
     "Build the folder to upload: report, models, metadata.",
-    option("--profile", "Whose report to pack.", default="mini"),
+    PROFILE,
     option(
         "--seeds",
         "One whose models to pack, again for more; else the first.",
@@ -276,17 +409,41 @@ command(
     prints=True,
 )
 command(
-    "run-one",
-    "launch.single:step_through",
-    "Train one run in this process: `python -m pdb -m repro run-one ...`.",
-    click.Argument(["stage"], type=click.Choice(("pretrain", "clean"))),
-    *CELL,
-    option("--run", "Its id (default: the first run of the cell)."),
-    prints=True,
+    "accept",
+    "runs.version:accept",
+    "Maintenance",
+    "repro accept",
+    """Accept an edit of the code if the profile smoke still gives the same digits.
+
+    Trains smoke at the last accepted commit and here, and compares rows, bits and weights.""",
+)
+command(
+    "findings",
+    "report.pages.findings:write_findings",
+    "Maintenance",
+    "repro findings",
+    "Write the tables of docs/findings.md, data.md and history.md from the archives.",
+)
+command(
+    "readme",
+    "report.readme:write_blocks",
+    "Maintenance",
+    "repro readme",
+    "Write the generated tables of README.md and specs/README.md.",
+)
+command(
+    "counts",
+    "plan.forecast:write_counted",
+    "Maintenance",
+    "repro counts",
+    "Count the FLOPs of all profiles' models anew, for `plan`.",
 )
 command(
     "run-pack",
     "launch.pack:run_pack",
+    "Stages",
+    "repro run-pack work/packs/0.json",
     "Run a job of training runs (the launcher calls this).",
     click.Argument(["pack"], type=FILE),
+    hidden=True,
 )

@@ -11,13 +11,13 @@ import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -88,10 +88,30 @@ def check(
                 lines.append(f"{field}.{item['ctx']['error']}".lstrip("."))
             else:
                 value = "" if item["type"] == "missing" else f" (got {reprlib.repr(item['input'])})"
+                if item["type"] == "extra_forbidden":
+                    allowed = ", ".join(sorted(fields_at(model, item["loc"][:-1])))
+                    value += f" (allowed: {allowed})"
                 lines.append(f"{field or 'file'}: {item['msg']}{value}")
 
     # Raised outside the handler, so that pydantic's own error is not printed above it.
     raise problem_list(path, lines, origins or {})
+
+
+def fields_at(annotation: Any, place: Sequence[int | str]) -> set[str]:
+    """Fields of the model, or of each of several, that an annotation has at a place below it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields
+        if not place:
+            return set(fields)
+        # In a union with a tag, the tag stands in the place too.
+        return (
+            fields_at(fields[name].annotation, place[1:])
+            if (name := place[0]) in fields
+            else (fields_at(annotation, place[1:]))
+        )
+    if get_origin(annotation) in (dict, list):
+        return fields_at(get_args(annotation)[-1], place[1:])
+    return set().union(*(fields_at(part, place) for part in get_args(annotation)))
 
 
 def problem_list(path: Path | str, lines: list[str], origins: Mapping[str, str]) -> SpecError:
@@ -195,14 +215,74 @@ def load_profile(
     return profile
 
 
-def chosen_profile() -> str:
-    """The profile that params.yaml names, which `dvc repro` runs."""
+def chosen_profile(name: str | None = None) -> str:
+    """The profile that a command means: `name`, or else that of params.yaml, as `dvc repro`."""
+    if name:
+        return name
+    named, names = _params().get("profile"), profile_names()
+    if named not in names:
+        raise SpecError(f"{PARAMS}: profile: {named!r} (allowed: {', '.join(names)})")
+    return str(named)
+
+
+def _params() -> dict[str, Any]:
+    """The content of params.yaml; empty where it is no mapping."""
     content = read_yaml(PARAMS)
-    name = content.get("profile") if isinstance(content, dict) else None
-    names = profile_names()
-    if name not in names:
-        raise SpecError(f"{PARAMS}: profile: {name!r} (allowed: {', '.join(names)})")
-    return str(name)
+    if not isinstance(content, dict):
+        return {}
+    if unknown := sorted(content.keys() - {"profile", "overrides"}):
+        raise SpecError(f"{PARAMS}: {unknown} (allowed: profile, overrides)")
+    return content
+
+
+def overrides_of(name: str) -> dict[str, Any]:
+    """Overrides of params.yaml, dotted path to value, if they are of that profile."""
+    params = _params() if PARAMS.exists() else {}
+    overrides = params.get("overrides") or {}
+    if not isinstance(overrides, dict):
+        raise SpecError(f"{PARAMS}: overrides: {overrides!r} (allowed: fields of the profile)")
+    return flat(overrides) if params.get("profile") == name else {}
+
+
+def flat(content: Mapping[Any, Any], above: str = "") -> dict[str, Any]:
+    """Nested mappings as one of dotted paths; an empty mapping stays a value."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        path = f"{above}{key}"
+        found |= flat(value, f"{path}.") if isinstance(value, dict) and value else {path: value}
+    return found
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Dotted path and value of `FIELD=VALUE`; the value is YAML, as in a specification."""
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise SpecError(f"--set: {text!r} (allowed: FIELD=VALUE, as clean.warmup_steps=20)")
+    try:
+        return path.strip(), _parse(value)
+    except (YAMLError, ValueError, RecursionError, TypeError) as error:
+        problem = " ".join(str(error).split())
+        raise SpecError(f"--set: {path}: {value!r} (allowed: a YAML value; {problem})") from None
+
+
+def graph_profile(name: str) -> Profile:
+    """The profile as the stages run it: with the overrides of params.yaml, if they are its own."""
+    overrides = overrides_of(name)
+    return load_profile(name, overrides=overrides or None, source=f"{PARAMS}: overrides")
+
+
+def departures(profile: Profile) -> list[str]:
+    """Every field in which a profile differs from that of its name in specs/."""
+    if profile.name not in profile_names():
+        return []
+    theirs, here = (
+        flat(of.model_dump(mode="json")) for of in (load_profile(profile.name), profile)
+    )
+    return [
+        f"{field}: {here.get(field)} instead of the profile's {theirs.get(field)}"
+        for field in sorted({*theirs, *here})
+        if theirs.get(field) != here.get(field)
+    ]
 
 
 def resolved_file(profile: str) -> Path:
@@ -214,11 +294,11 @@ def resolve_stage(profile_name: str) -> None:
     """Write `resolved_file`: the first stage of the graph, on whose values the others depend."""
     path = resolved_file(profile_name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    profile = load_profile(profile_name)
+    profile = graph_profile(profile_name)
     content = profile.model_dump(mode="json")
     replace_file(path, (json.dumps(content, indent=2) + "\n").encode())
     # DVC hashes specs/ when this stage has ended, and would take its output for that of the edit.
-    if load_profile(profile_name) != profile:
+    if graph_profile(profile_name) != profile:
         raise SpecError(f"specs of {profile_name} changed while they were read: call again")
 
 

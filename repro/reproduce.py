@@ -1,8 +1,12 @@
 """`python -m repro reproduce [PROFILE]`: DVC over data, poison, pretrain, clean and report.
 
-DVC takes parameters from files alone, so params.yaml is replaced for the call and put back at its
-end; what a killed call left is put back by the next one. Studies are no part of it: they are dated
-experiments, and hours of training must not begin where nobody asked for them.
+DVC takes parameters from files alone, so a call with a profile or values of its own replaces
+params.yaml and puts it back at its end; what a killed call left is put back by the next one.
+Studies are no part of it: they are dated experiments, and hours of training must not begin where
+nobody asked for them.
+
+What DVC and the stages print goes into LOG; the board (repro/view) shows how far they are, and the
+lines of LOG that are no mere noise. Nothing of the work hangs on the terminal or on a pipe.
 
 This process stands between the terminal and DVC. A signal to it ends DVC at once and the stage in
 order: its runs write checkpoints. DVC writes some of its files in place; what such an end tore is
@@ -17,37 +21,72 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from repro.events import PARENT, die_with_parent
+from repro.events import PARENT, die_with_parent, say
 from repro.files import held, read_json, replace_file
-from repro.profile import PARAMS, chosen_profile, load_profile
+from repro.launch.driver import AGAIN
+from repro.profile import (
+    PARAMS,
+    chosen_profile,
+    clean_runs,
+    graph_profile,
+    load_profile,
+    overrides_of,
+    parse_override,
+    pretrain_runs,
+)
+from repro.runs.run import among, place_of
 from repro.runs.signals import CALLER, STOP_SIGNALS
-from repro.spec import SpecError
+from repro.spec import RunSpec, SpecError
 from repro.unchanged import CALL, code_state
+from repro.view.end import end_of_call
+from repro.view.watch import Board, drawing
+from repro.view.watched import CALL_LOCK, Call, Watched
 
 SAVED_PARAMS = Path(".dvc/tmp/params.yaml.saved")
+"""The user's file while a call has one of its own."""
+CALL_PARAMS = Path(".dvc/tmp/params.yaml.call")
+"""A copy of the call's: an edit of it shows."""
 DVC_LOCK, SAVED_DVC_LOCK = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.saved")
 WHOLE_END = re.compile(rb"\n      md5: .+\n(      .+\n)*\Z")
 """End of a dvc.lock: an output with its hash. DVC writes from the beginning."""
 RWLOCK = Path(".dvc/tmp/rwlock")
-BUSY = Path(".dvc/tmp/profile.lock")
 REPLACED = """\
-# For one call of `PROFILE={0} make reproduce`, which puts your own file back at its end; after a
-# kill, the next call does.
-profile: {0}
+# For one call of `reproduce`, which puts your own file back at its end; after a kill, the next call
+# does.
+profile: {}
+overrides: {}
 """
-"""The profile stands in it twice: an edit of one of them shows."""
 STAGES = "[!s]*@*"
 """Glob of all stages but study@NAME. One pattern, because DVC reads dvc.lock once for each."""
+LOG = Path("work/reproduce.log")
+"""What DVC and the stages of the last call printed."""
+STAGE_LINE = re.compile(r"Running stage '(?P<runs>.+)':|Stage '(?P<skipped>.+)' didn't change")
+"""DVC's line at the beginning of a stage, or about one that it leaves out."""
+NOISE = re.compile(
+    r"Running stage '|Stage '.+' didn't change|> |Updating lock file|Data and pipelines are up"
+    r"|To track the changes|\tgit add|To enable auto|\tdvc config|Use `dvc push`"
+    r"|\d+ runs to make|report: open"
+)
+"""Lines of LOG that the board says better, or that are DVC's advice."""
 END_SECONDS = 40.0
 """Time for the stage to end in order: checkpoints of all its runs included."""
 
 
-def reproduce(profile: str | None = None) -> int:
+def reproduce(
+    profile: str | None = None,
+    same: str | None = None,
+    sets: Sequence[str] = (),
+    again: Sequence[str] = (),
+) -> int:
     """Check the specifications, then run the stages; returns the exit status of `dvc repro`.
+
+    `profile`, or by its other name `same`, and `sets`, each `FIELD=VALUE`, hold for this call:
+    values of the profile, beside or instead of those that params.yaml overrides. `again` are places
+    of finished runs to make anew.
 
     SpecError for a specification, or a state of the folder, with which nothing can run; Stopped
     after a stop signal.
@@ -58,29 +97,109 @@ def reproduce(profile: str | None = None) -> int:
         del os.environ[PARENT]
 
     # A mistake is reported before any file changes, and before DVC reads params.yaml.
-    load_profile(profile or chosen_profile())
-    BUSY.parent.mkdir(parents=True, exist_ok=True)
-    busy = f"{BUSY}: held by another `make reproduce` in this folder; wait for it or stop it"
-    with held(BUSY, busy), profile_for_call(profile):
+    if profile and same and profile != same:
+        raise SpecError(f"profile: {profile!r} and {same!r} (allowed: one of them)")
+    profile = profile or same
+    name, overrides = chosen_profile(profile), dict(map(parse_override, sets))
+    if profile or sets:
+        overrides = overrides_of(name) | overrides
+        chosen = load_profile(name, overrides=overrides or None, source="--set")
+    else:
+        chosen = graph_profile(name)
+    anew = among(again, [*pretrain_runs(chosen), *clean_runs(chosen)])
+    CALL_LOCK.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"{CALL_LOCK}: held by another `make reproduce` in this folder; wait for it or stop it"
+    given = REPLACED.format(name, json.dumps(overrides)) if profile or sets else None
+    with held(CALL_LOCK, busy), params_for_call(given):
         mend_dvc_files()
         os.environ[CALL] = json.dumps(code_state([""]))
-        # `--single-item` runs the stages that match and follows no dependency to a study.
-        status = run([sys.executable, "-m", "dvc", "repro", "--single-item", "--glob", STAGES])
+        status = _run_stages(name, anew)
     SAVED_DVC_LOCK.unlink(missing_ok=True)
     return status
 
 
+def _run_stages(profile: str, again: Sequence[RunSpec]) -> int:
+    """Run DVC over the stages of params.yaml's profile with the board; the exit status of DVC."""
+    # `--single-item` runs the stages that match and follows no dependency to a study.
+    whole = [sys.executable, "-m", "dvc", "repro", "--single-item"]
+    everything = [*whole, "--glob", STAGES], ""
+    calls = [everything]
+    if again:
+        # What is up to date for DVC, it runs by force. What follows from it is for the call after.
+        stages = {f"{spec.stage}@{profile}-{spec.cell}" for spec in again}
+        places = ",".join(map(place_of, again))
+        calls += [([*whole, "--force", *sorted(stages)], places), everything]
+    call = Call(profile, time.time())
+    call.save()
+    watched, heard = Watched.of_profile(profile), Heard(LOG, call)
+    LOG.write_bytes(b"")
+    try:
+        with drawing(Board(watched, watched.look, heard.lines)):
+            for command, places in calls:
+                os.environ[AGAIN] = places
+                if status := run(command, LOG):
+                    break
+    finally:
+        call.ended = time.time()
+        call.save()
+
+    lines = end_of_call(profile) if status == 0 else [f"all that was printed: {LOG}"]
+    for line in lines:
+        say(line)
+    return status
+
+
+class Heard:
+    """What the stages of a call have printed: the news of it, and which of them runs."""
+
+    def __init__(self, log: Path, call: Call) -> None:
+        self.log, self.call, self.place = log, call, 0
+        self.shown: set[str] = set()
+
+    def lines(self) -> list[str]:
+        """New whole lines that are worth showing; notes in the call which stages they name."""
+        with self.log.open("rb") as file:
+            file.seek(self.place)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self.place += len(whole)
+        shown, before = [], dict(self.call.stages)
+        for line in whole.decode(errors="replace").splitlines():
+            self._note(line)
+            # Every stage says again what holds for all.
+            if line.strip() and line not in self.shown and not NOISE.match(line):
+                self.shown.add(line)
+                shown.append(line)
+        if self.call.stages != before:
+            self.call.save()
+        return shown
+
+    def _note(self, line: str) -> None:
+        stages, now = self.call.stages, time.time()
+        if match := STAGE_LINE.match(line):
+            self._end(now)
+            stages[match["runs"] or match["skipped"]] = now, 0.0 if match["runs"] else now
+        elif line.startswith("Updating lock file"):
+            self._end(now)
+
+    def _end(self, now: float) -> None:
+        """No stage runs any more."""
+        for name, (begin, end) in self.call.stages.items():
+            self.call.stages[name] = begin, end or now
+
+
 @contextmanager
-def profile_for_call(profile: str | None) -> Iterator[None]:
-    """params.yaml names `profile` inside the block and is as before after it; None changes nothing.
+def params_for_call(content: str | None) -> Iterator[None]:
+    """params.yaml has `content` inside the block and is as before after it; None changes nothing.
 
     An edit of the user's inside the block stays.
     """
     _restore_params()
-    if profile:
+    if content is not None:
         # Saved before it is replaced: at no moment the user's file is nowhere.
+        replace_file(CALL_PARAMS, content.encode())
         replace_file(SAVED_PARAMS, PARAMS.read_bytes())
-        replace_file(PARAMS, REPLACED.format(profile).encode())
+        replace_file(PARAMS, content.encode())
     try:
         yield
     finally:
@@ -91,9 +210,8 @@ def _restore_params() -> None:
     """Put the user's params.yaml back, unless the one of a call was edited meanwhile."""
     if not SAVED_PARAMS.exists():
         return
-    content = PARAMS.read_text(encoding="utf-8") if PARAMS.exists() else ""
-    profile = content.rpartition(": ")[2].rstrip()
-    if content == REPLACED.format(profile):
+    content = PARAMS.read_bytes() if PARAMS.exists() else b""
+    if CALL_PARAMS.exists() and content == CALL_PARAMS.read_bytes():
         # A rename needs no space: the call may end because the disk is full.
         SAVED_PARAMS.replace(PARAMS)
     else:
@@ -138,8 +256,9 @@ def _runs(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def run(command: list[str]) -> int:
-    """Exit status of `command`; Stopped after a stop signal, when nothing is left of it.
+def run(command: list[str], log: Path) -> int:
+    """Exit status of `command`, whose output goes to the end of `log`; Stopped after a stop signal,
+    when nothing is left of it.
 
     Its process group is its own, so that Ctrl-C in the terminal reaches this process alone. It ends
     with this process, however that ends.
@@ -153,13 +272,16 @@ def run(command: list[str]) -> int:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     # A stop between the start and `try` would leave the process unattended.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    process = subprocess.Popen(
-        command,
-        env=os.environ | {CALLER: str(os.getpid()), "PATH": path},
-        stdin=subprocess.DEVNULL,
-        process_group=0,
-        preexec_fn=_prepare,
-    )
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | {CALLER: str(os.getpid()), "PATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            process_group=0,
+            preexec_fn=_prepare,
+        )
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         status = process.wait()

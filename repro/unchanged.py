@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import repro
-from repro.profile import load_profile, resolved_profile
+from repro.profile import graph_profile, resolved_profile
 from repro.spec import Profile, SpecError, digest
 
 CODE = Path(repro.__file__).resolve().parent
@@ -82,12 +82,14 @@ def unchanged(
     settings: Callable[[Profile], object],
     code: Sequence[str],
     files: Sequence[Path] = (),
+    load: Callable[[str], Profile] = graph_profile,
 ) -> Iterator[Profile]:
     """Load the profile for a stage, and raise SpecError at the end of the block if an edit changed
     what the stage depends on, or at its start if the code is not that at the start of `reproduce`.
 
     `settings` selects what the stage depends on of a profile, `code` names packages and modules of
-    `repro`, `files` other files, or folders of files. The output of the stage stays where it is.
+    `repro`, `files` other files, or folders of files. `load` reads the profile: a study takes no
+    overrides of params.yaml. The output of the stage stays where it is.
     """
 
     def state() -> dict[str, str]:
@@ -102,13 +104,13 @@ def unchanged(
 
     def edits(profile: Profile, then: Mapping[str, str]) -> str:
         """Files that differ from `then`, and fields from those of `profile` if `settings` do."""
-        present = load_profile(profile_name)
+        present = load(profile_name)
         names = _different(then, state())
         if settings(present) != settings(profile):
             names += _different(*(leaves(p.model_dump(mode="json")) for p in (profile, present)))
         return ", ".join(names)
 
-    profile, before = load_profile(profile_name), state()
+    profile, before = load(profile_name), state()
     at_call = json.loads(os.environ[CALL]) if CALL in os.environ else before
     # With the values that DVC has read, and will record with the result.
     began = before | {name: at_call.get(name, "") for name in code_state(code)}

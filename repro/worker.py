@@ -8,6 +8,7 @@ the events of repro/events.py and leaves `outcome.json` in the run's folder.
 import gc
 import json
 import os
+import socket
 import sys
 import time
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model
 from repro.files import read_json, replace_json
 from repro.ledger import CLEANED, Input, LedgerError, handed_on, pending_rows
-from repro.runs.layout import content_hash
+from repro.runs.layout import STATUS, content_hash
 from repro.runs.run import LaunchError, Run
 from repro.runs.version import same_digits
 from repro.spec import RunSpec
@@ -41,12 +42,11 @@ from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
 from repro.train.process import checkpoint, distributed
 from repro.train.process.stopping import Stop
-from repro.train.schedule import num_steps
 from repro.unchanged import code_digest
 
 Rows = NDArray[np.int64]
 STATUS_SECONDS = 1.0
-"""Least time between two writes of status.json."""
+"""Least time between two writes of STATUS."""
 
 
 class Resident:
@@ -198,19 +198,21 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int, code
 
     attempts = _begin_attempt(work_dir, code)
     task = resident.task(run.spec, fingerprint, run.inputs, work_dir)
-    # A pre-training may end before its schedule (`model_age`).
-    last_step = num_steps(run.spec, task.pairs.steps_per_epoch)
     written = 0.0
+    # For those who watch: a resumed run goes on from what its last attempt left.
+    status: dict[str, Any] = (read_json(work_dir / STATUS) or {}) | {"host": socket.gethostname()}
 
     def metrics(_: str, content: dict[str, Any]) -> None:
-        nonlocal written
+        nonlocal written, status
         report("metrics", **content)
+        status |= content | {"values": status.get("values", {}) | content["values"]}
         if rank == 0 and time.monotonic() - written > STATUS_SECONDS:
             written = time.monotonic()
-            status = {"step": content["step"], "total_steps": last_step}
-            replace_json(work_dir / "status.json", status, sync=False)
+            replace_json(work_dir / STATUS, status, sync=False)
 
     report("start")
+    if rank == 0:
+        replace_json(work_dir / STATUS, status, sync=False)
     # DDP and caches tie an earlier run's model into cycles, and two do not fit beside each other.
     gc.collect()
     model, restored = resident.start_model(run.spec, run.inputs)

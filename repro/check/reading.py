@@ -19,7 +19,8 @@ from repro.data.images import decode_image
 from repro.data.index import StoreError
 from repro.launch.places import cores, devices, loader_workers
 from repro.plan.assumptions import DeviceName, load_assumptions
-from repro.plan.forecast import AUTHORS_GPUS, counts_of, pair_seconds
+from repro.plan.counted import counts_of
+from repro.plan.forecast import AUTHORS_GPUS, pair_seconds
 from repro.profile import load_profile, pretrain_runs
 
 SECONDS = 10.0

@@ -21,10 +21,19 @@ from pathlib import Path
 from repro.data.stages import is_absent
 from repro.events import say
 from repro.launch import local, slurm
-from repro.launch.packs import Progress
 from repro.launch.places import LOADER_WORKERS, count_from_environment
+from repro.ledger import Row
 from repro.profile import clean_runs, pretrain_runs
-from repro.runs.deliver import deliver, is_delivered, prune, refresh, reopen, reopen_lost
+from repro.runs.deliver import (
+    begin_again,
+    deliver,
+    is_delivered,
+    prune,
+    refresh,
+    reopen,
+    reopen_lost,
+    what_changed,
+)
 from repro.runs.inputs import check_stores
 from repro.runs.layout import (
     DATA,
@@ -34,13 +43,17 @@ from repro.runs.layout import (
     WORK,
     InputsOf,
     model_dir,
+    results_dir,
     standard_inputs,
 )
+from repro.runs.published import read_run
 from repro.runs.run import LaunchError, identify
 from repro.runs.version import code_notice
 from repro.spec import Dataset, Objective, RunSpec
 from repro.unchanged import DIGITS, code_digest, unchanged
 
+AGAIN = "REPRO_AGAIN"
+"""Environment variable with the places of finished runs that `reproduce` wants made anew."""
 LAUNCHERS = {"local": local.run_here, "slurm": slurm.run_on_cluster}
 """By the value of REPRO_LAUNCHER."""
 
@@ -64,7 +77,8 @@ def run_stage(
     ) as profile:
         check_stores(profile, DATA / profile_name, POISONED / profile_name)
         if not is_absent(DATA / profile_name / dataset):
-            run_all(runs(profile, dataset, objective), ahead=runs(profile, dataset))
+            again = os.environ.get(AGAIN, "").split(",")
+            run_all(runs(profile, dataset, objective), ahead=runs(profile, dataset), again=again)
 
 
 def make_folders(*folders: Path) -> None:
@@ -95,6 +109,7 @@ def run_all(
     ahead: Collection[RunSpec] = (),
     kept: Collection[RunSpec] = (),
     models: Collection[Path] | None = None,
+    again: Collection[str] = (),
 ) -> None:
     """Bring the results of `specs` up to date, and those of `ahead` if there is anything to do.
 
@@ -102,6 +117,7 @@ def run_all(
     stage. Published runs in the cells at hand that are neither in `specs` nor in `kept` are
     removed, finished ones stay, the others run. A finished pre-training whose model is gone stays
     finished where `models`, the folders of the models that are needed, does not name its folder.
+    Finished runs whose `place` is in `again` are made anew, and what changed is said.
     Raises LaunchError with the runs that failed, after all others are published; a stop signal ends
     the running ones in order.
     """
@@ -110,12 +126,17 @@ def run_all(
     prune([*specs, *kept], results)
 
     due = []
+    before: dict[str, list[Row]] = {}
     for run in runs:
         needed = models is None or model_dir(run.spec) in models
-        if is_delivered(run, results, needed):
-            refresh(run, results)
-        else:
+        if not is_delivered(run, results, needed):
             due.append(run)
+        elif run.place in again:
+            before[run.fingerprint] = read_run(results_dir(run.spec, results) / run.spec.run_id)[1]
+            begin_again(run)
+            due.append(run)
+        else:
+            refresh(run, results)
 
     # What other stages have published is theirs to remove and refresh.
     for spec in ahead if due else ():
@@ -142,12 +163,17 @@ def run_all(
     count_from_environment(LOADER_WORKERS, 0, least=0)
     if notice := code_notice():
         say(notice)
-    LAUNCHERS[name](once, results, worker, Progress(runs, once))
+    say(f"{len(once)} runs to make, {len(runs) - len(waiting)} are up to date")
+    LAUNCHERS[name](once, results, worker)
 
     # The other names of shared runs.
     for run in waiting:
         if run not in once:
             deliver(run, results)
+
+    for run in waiting:
+        if (rows := before.pop(run.fingerprint, None)) is not None:
+            say(f"{run.name}, made anew: {what_changed(run, rows, results)}")
 
     records = {run.fingerprint: record for run in once if (record := run.finished())}
     # Tracking never fails a run, so this line is the only sign.

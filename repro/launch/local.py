@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from repro.events import PARENT, end, say
-from repro.launch.packs import Attempts, Pack, Progress, queues, write_pack
+from repro.launch.packs import Attempts, Pack, queues, write_pack
 from repro.runs.deliver import deliver, save_failure
 from repro.runs.layout import WORK
 from repro.runs.run import Run
@@ -24,7 +24,7 @@ STOP_SECONDS = RANK_SECONDS + 10.0
 POLL_SECONDS = 0.2
 
 
-def run_here(due: list[Run], results: Path, worker: str, progress: Progress) -> None:
+def run_here(due: list[Run], results: Path, worker: str) -> None:
     """Start, watch and publish until every due run has a record and every process has ended."""
     waiting, attempts = queues(due), Attempts()
     running: dict[int, tuple[Pack, subprocess.Popen[bytes]]] = {}
@@ -41,7 +41,6 @@ def run_here(due: list[Run], results: Path, worker: str, progress: Progress) -> 
                     running[device] = pack, _start(pack, worker)
 
             due = [run for run in due if not deliver(run, results)]
-            progress.show()
             time.sleep(POLL_SECONDS)
     finally:
         # Also after an error or a stop signal: no process outlives its driver.

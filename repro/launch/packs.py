@@ -1,23 +1,19 @@
 """Batches of runs: a process loads data and evaluates each start model once for all its runs.
-`Attempts` counts the failures of runs, `Progress` says how far they are.
+`Attempts` counts the failures of runs.
 """
 
 import os
-import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from repro.events import PackFile, say
-from repro.files import read_json, replace_json
+from repro.events import PackFile
+from repro.files import replace_json
 from repro.launch.places import Place, devices, shared_places, whole_place
 from repro.names import LOSSES
 from repro.runs.layout import WORK
 from repro.runs.run import Run
-
-LINE_SECONDS = 30.0
-"""Between two lines of progress."""
 
 
 class Pack(NamedTuple):
@@ -136,41 +132,3 @@ def run_progress(runs: Sequence[Run]) -> tuple[int, int]:
         for run in others
     ]
     return len(runs) - len(others), sum(max(each, default=0) for each in steps)
-
-
-class Progress:
-    """Progress of `due` runs, out of `runs` of which the others are up to date."""
-
-    def __init__(self, runs: list[Run], due: list[Run]) -> None:
-        self.due = due
-        self.started = self.printed = time.monotonic()
-        # Work of earlier calls says nothing of the speed of this one.
-        self.before = self._done()
-        cells = ", ".join(sorted({f"{run.spec.stage} {run.spec.cell}" for run in due}))
-        say(f"{cells or 'all runs'}: {len(due)} to run, {len(runs) - len(due)} up to date")
-
-    def show(self, where: str = "") -> None:
-        """Print how far the runs are, and `where` they are, if that is elsewhere."""
-        now = time.monotonic()
-        if now - self.printed < LINE_SECONDS:
-            return
-        self.printed, done = now, self._done()
-
-        ended, left = sum(run.has_ended for run in self.due), "time left unknown"
-        if done > self.before:
-            minutes = (now - self.started) / 60 * (1 - done) / (done - self.before)
-            left = f"about {minutes:.0f} min left"
-        say(f"{ended} of {len(self.due)} runs done, {left}" + (where and f": {where}"))
-
-    def _done(self) -> float:
-        """Share of the work that is done."""
-        done = sum(cost(run) * _share(run) for run in self.due)
-        return done / max(1.0, sum(map(cost, self.due)))
-
-
-def _share(run: Run) -> float:
-    """Share of a run that is done."""
-    if run.has_ended:
-        return 1.0
-    status = read_json(run.work_dir / "status.json") or {"step": 0, "total_steps": 1}
-    return float(status["step"] / status["total_steps"])

@@ -16,7 +16,7 @@ from typing import Literal
 
 from repro.launch.packs import Pack, write_pack
 from repro.launch.places import TRAINING_ENVIRONMENT, Place, cores
-from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.profile import clean_runs, graph_profile, pretrain_runs
 from repro.runs.inputs import check_stores
 from repro.runs.layout import DATA, POISONED, WORK, standard_inputs
 from repro.runs.run import identify
@@ -41,7 +41,7 @@ def step_through(
     """
     # By id, in the order of the specification; without an id the first is meant.
     expand = pretrain_runs if stage == "pretrain" else clean_runs
-    profile = load_profile(profile_name)
+    profile = graph_profile(profile_name)
     specs = {spec.run_id: spec for spec in expand(profile, dataset, objective)}
     run_id = run_id or next(iter(specs), None)
     if run_id not in specs:

@@ -15,12 +15,12 @@ import shlex
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from repro.events import PARENT
 from repro.files import replace_file
-from repro.launch.packs import Attempts, Pack, Progress, queues, write_pack
+from repro.launch.packs import Attempts, Pack, queues, write_pack
 from repro.launch.places import count_from_environment
 from repro.runs.deliver import deliver, save_failure
 from repro.runs.layout import WORK
@@ -55,13 +55,18 @@ exit "$status"
 """
 
 
-LiveJob = tuple[list[str], str]
-"""Fingerprints of the batch of a job that waits or runs, and its state, with the reason where it
-waits.
-"""
+class LiveJob(NamedTuple):
+    """A job that waits or runs."""
+
+    runs: list[str]
+    """Fingerprints of its batch."""
+    state: str
+    """Slurm's word in small letters, such as `pending`."""
+    where: str
+    """The nodes of a job that runs, the reason of one that waits."""
 
 
-def run_on_cluster(due: list[Run], results: Path, worker: str, progress: Progress) -> None:
+def run_on_cluster(due: list[Run], results: Path, worker: str) -> None:
     """Submit what no live job carries, watch and publish, until every due run has a record."""
     submitter = Submitter(job_name(), worker)
     heard = time.monotonic()
@@ -81,11 +86,7 @@ def run_on_cluster(due: list[Run], results: Path, worker: str, progress: Progres
                 "squeue fails; the jobs go on, and the next call attaches to them again"
             )
 
-        # Progress counts runs by their records; jobs only by Slurm's states.
-        states = Counter(state for _, state in jobs or ())
-        counts = [f"{count} {state}" for state, count in sorted(states.items())]
-        progress.show(", ".join(counts) or "no jobs in the queue yet")
-        time.sleep(count_from_environment("REPRO_SLURM_POLL", 10))
+        time.sleep(count_from_environment("REPRO_SLURM_POLL_SECONDS", 10))
 
 
 class Submitter:
@@ -100,7 +101,7 @@ class Submitter:
     def submit_lost(self, waiting: list[Run], jobs: list[LiveJob]) -> None:
         """Submit the waiting runs that are in none of the jobs, or record them as failed."""
         # A driver before this one may have submitted some: its jobs count like ours.
-        carried = {fingerprint for runs, _ in jobs for fingerprint in runs}
+        carried = {fingerprint for job in jobs for fingerprint in job.runs}
         before, self.absent = self.absent, [r for r in waiting if r.fingerprint not in carried]
         again = []
         for run in self.absent:
@@ -167,20 +168,19 @@ def submit(name: str, packs: list[Pack], worker: str) -> None:
 
 def live_jobs(name: str) -> list[LiveJob] | None:
     """Our jobs of that name that wait or run; None if squeue cannot tell."""
-    # Folder of the batch (the comment), index in the array, state, reason.
-    fields = "--format=%k|%K|%T|%r"
+    # Folder of the batch (the comment), index in the array, state, reason, nodes.
+    fields = "--format=%k|%K|%T|%r|%N"
     done = _slurm(["squeue", "--me", "--noheader", "--array", f"--name={name}", fields])
     if done.returncode:
         return None
 
     jobs = []
     for line in done.stdout.splitlines():
-        part, index, state, reason = line.split("|", 3)
+        part, index, state, reason, nodes = line.split("|", 4)
         pack = WORK / "packs" / name / part / f"{index}.json"
         # A job whose file is gone carries nothing that could be waited for.
         runs = json.loads(pack.read_bytes())["runs"] if pack.is_file() else []
-        waits = f" ({reason})" if state == "PENDING" else ""
-        jobs.append((runs, state.lower() + waits))
+        jobs.append(LiveJob(runs, state.lower(), nodes or reason))
     return jobs
 
 

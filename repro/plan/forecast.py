@@ -15,7 +15,7 @@ middle of its range. Where `make gpu-check` has measured a GPU, its rates give h
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,15 @@ from typing import Any
 import numpy as np
 from jinja2 import StrictUndefined, Template
 
+from repro.files import replace_json
 from repro.markdown import fill
-from repro.plan.assumptions import (
-    Assumptions,
-    Device,
-    Span,
-    load_assumptions,
-    num_evaluation_images,
-    span_of,
-)
-from repro.plan.flops import Counts, Work, count, kind_of, num_rows, work_of
-from repro.profile import load_profile
+from repro.plan.assumptions import Assumptions, Device, Span, load_assumptions, span_of
+from repro.plan.counted import COUNTED, counted, counts_of, group_bytes_of
+from repro.plan.work import Counts, Work, kind_of, num_rows, work_of
+from repro.profile import graph_profile, load_profile, pretrain_runs, profile_names
 from repro.runs.layout import cleaned_file
 from repro.spec import Dataset, PretrainSpec, Profile, RunSpec
-from repro.train.gradient_cache import MEMORY_SHARE, group_bytes
-from repro.train.process.checkpoint import CHECKPOINT_SHARE, KEEP
+from repro.train.shares import CHECKPOINT_SHARE, KEEP_CHECKPOINTS, MEMORY_SHARE
 
 AUTHORS_GPUS = 8
 """GPUs for the wall time where none are named (code: attack-cleanclip README.md)."""
@@ -58,13 +52,6 @@ def arithmetic(precision: str, spec: RunSpec | PretrainSpec) -> str:
     """What the speed of a GPU depends on, in words, such as `bf16 compiled fast`."""
     compiled = " compiled" if spec.compile else ""
     return f"{precision}{compiled}{'' if spec.deterministic else ' fast'}"
-
-
-def counts_of(profile: Profile, assumptions: Assumptions) -> Counts:
-    """FLOPs of the profile's model, with captions as long as its data have them."""
-    whole = profile.pretrain.text_parts == 1
-    tokens = assumptions.caption_tokens if whole else assumptions.caption_tokens_in_parts
-    return count(profile, tokens[profile.data.source.kind], num_evaluation_images(profile))
 
 
 def pair_seconds(counts: Counts, spec: RunSpec, device: Device, cached: bool = False) -> Span:
@@ -88,8 +75,6 @@ class Forecast:
     assumptions: Assumptions
     dataset: Dataset | None = None
     """None for all."""
-    group_bytes: dict[str, int] = field(default_factory=dict)
-    """Bytes that backward keeps of a BatchNorm group, by `kind_of`: counting takes seconds."""
 
     @cached_property
     def works(self) -> list[Work]:
@@ -111,13 +96,6 @@ class Forecast:
         groups = spec.schedule.global_batch_size // spec.schedule.norm_batch_size
         return max(n for n in range(1, groups + 1) if groups % n == 0 and n <= self.gpus)
 
-    def group(self, spec: RunSpec) -> int:
-        """Bytes that backward keeps of a BatchNorm group of the run."""
-        kind = kind_of(spec)
-        if kind not in self.group_bytes:
-            self.group_bytes[kind] = group_bytes(spec)
-        return self.group_bytes[kind]
-
     def seconds(self, work: Work, device: Device) -> tuple[Span, Span]:
         """Device-seconds of a run from its first step to its last evaluation: of training and of
         the evaluations.
@@ -126,7 +104,7 @@ class Forecast:
 
         # A gradient cache takes the groups of a rank one after another, each forward twice.
         groups = schedule.global_batch_size // schedule.norm_batch_size // self.ranks(spec)
-        cached = groups > 1 and groups * self.group(spec) > MEMORY_SHARE * device.memory_bytes
+        cached = groups > 1 and groups * group_bytes_of(spec) > MEMORY_SHARE * device.memory_bytes
 
         # The low end of the time is the high end of the rates, and of what is given up.
         pixels = self.profile.data.image_size**2
@@ -209,7 +187,7 @@ class Forecast:
             "poisoned": poisons * pixels + pairs * INDEX_BYTES,
             "cache": pixels * (decoded + (num_images + partial) * (1 + squashed)),
             "models": models * state + cleaned * state // 3,
-            "work": (models + KEEP * self.gpus) * state,
+            "work": (models + KEEP_CHECKPOINTS * self.gpus) * state,
             "results": evaluations * (ROW_BYTES + num_images // 4),
         }
 
@@ -251,7 +229,7 @@ class Forecast:
             overrides = {key: old for key, (old, _) in fields.items()}
             other = load_profile(here.name, overrides=overrides)
             counts = counts_of(other, self.assumptions) if name == "text_parts" else self.counts
-            without = replace(self, profile=other, counts=counts, group_bytes={})
+            without = replace(self, profile=other, counts=counts)
             saved = without.hours(device)["total"] - self.hours(device)["total"]
 
             # Of a mapping, the entries that differ.
@@ -272,7 +250,7 @@ def plan(
     """The forecast of a profile, or of its runs on one dataset, as JSON content; `utilisation`
     replaces every assumed share.
     """
-    assumptions, profile = load_assumptions(), load_profile(profile_name)
+    assumptions, profile = load_assumptions(), graph_profile(profile_name)
     counts = counts_of(profile, assumptions)
     forecast = Forecast(profile, counts, gpus, assumptions, dataset)
     devices = assumptions.devices
@@ -291,7 +269,7 @@ def plan(
 
     # A group of BatchNorm is the least that a GPU takes. Nobody trains on processors what is to be
     # computed in TF32 or bfloat16.
-    largest = max(forecast.group(work.spec) for work in forecast.works_of("pretrain"))
+    largest = max(group_bytes_of(work.spec) for work in forecast.works_of("pretrain"))
     gpu_names = [
         name for name, of in devices.items() if name != "core" and largest <= of.memory_bytes
     ]
@@ -314,6 +292,17 @@ def plan(
         "incoming_bytes_of_a_mirror": mirrored if disk["incoming"] else 0,
     }
     return dict(json.loads(json.dumps(content, default=np.ndarray.tolist)))
+
+
+def write_counted() -> None:
+    """Count the models of all profiles anew, and write what was counted for their plans."""
+    counted().clear()
+    for name in profile_names():
+        plan(name)
+        # On fewer GPUs a rank has several groups of BatchNorm.
+        for spec in pretrain_runs(load_profile(name)):
+            group_bytes_of(spec)
+    replace_json(COUNTED, dict(sorted(counted().items())))
 
 
 def fixed(device: Device, utilisation: float) -> Device:
@@ -347,7 +336,7 @@ def measured_hours(forecast: Forecast) -> dict[str, Any] | None:
     return {"device": content["device"], **forecast.hours(gpu)}
 
 
-def plan_command(profile_name: str, as_json: bool, table: Path | None, *options: Any) -> None:
+def cost_command(profile_name: str, as_json: bool, table: Path | None, *options: Any) -> None:
     """Print the forecast, for people or as JSON, also into the profile's block of a Markdown file;
     `options` are those of `plan`.
     """

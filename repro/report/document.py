@@ -65,8 +65,9 @@ def build_document(
     profile, paper = evidence.profile, claims.paper
     context = Context.of(claims, profile)
     frame = joined(
-        # Runs of an archive that stand for the profile's own are a study of their own.
-        evidence.frame[:0] if evidence.archived else evidence.frame,
+        # Runs of an archive that stand for the profile's own are a study of their own, and those of
+        # another profile than the one that is named are of none.
+        evidence.frame[:0] if evidence.archived or evidence.departures else evidence.frame,
         *(study.frame for study in studies),
         _authors(evidence, paper),
     )

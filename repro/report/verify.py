@@ -15,7 +15,7 @@ from typing import Any
 
 from repro.integrity.locked import LOCK, changed_outputs, locked_outputs
 from repro.ledger import LedgerError
-from repro.profile import chosen_profile, load_profile
+from repro.profile import graph_profile
 from repro.report.build import DOCUMENT, build, report_folder
 from repro.report.numbers.authors import authors_points
 from repro.report.pages.findings import stale_findings
@@ -32,12 +32,11 @@ SHOWN = 20
 """Differing values of report.json that are listed."""
 
 
-def verify_command(report: Path | None, everything: bool, profile: str | None) -> int:
+def verify_command(report: Path | None, everything: bool, name: str, as_json: bool) -> int:
     """Print what is wrong with a report, or with everything of a profile; 1 if anything is.
 
-    Without either, the report of the profile that params.yaml names.
+    Without either, the report of the profile.
     """
-    name = profile or chosen_profile()
     if everything:
         lines = verify_all(name)
         done = f"profile {name}: data, pairs, models, results and report are whole"
@@ -45,7 +44,10 @@ def verify_command(report: Path | None, everything: bool, profile: str | None) -
         path = report or report_folder(name) / DOCUMENT
         lines = verify(path)
         done = f"{path.parent}: every file follows from ledger, specifications and claims"
-    print("\n".join(lines) or done)
+    if as_json:
+        print(json.dumps({"profile": name, "problems": lines}, indent=1))
+    else:
+        print("\n".join(lines) or done)
     return int(bool(lines))
 
 
@@ -76,7 +78,7 @@ def _build_again(profile: str, shows_authors: bool, folder: Path, out: Path) -> 
         evidence = replay_evidence(None)
     else:
         authors = authors_points() if shows_authors else ((), ())
-        evidence = evidence_of(load_profile(profile), authors)
+        evidence = evidence_of(graph_profile(profile), authors)
     # Their files have no licence and so are not in the repository: the reader has to supply them.
     if shows_authors and not evidence.files:
         raise LedgerError(

@@ -9,8 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from repro.files import held, replace_file, replacing
-from repro.ledger import CLEANED, LedgerError, RunOutcome, RunRecord, cleaned_row
+from repro.ledger import CLEANED, LedgerError, Row, RunOutcome, RunRecord, cleaned_row
 from repro.runs.layout import (
+    STATUS,
     WEIGHTS,
     cleaned_file,
     content_hash,
@@ -38,7 +39,7 @@ def save_failure(run: Run, reason: str, attempts: int, sacred: str | None = None
 
 def deliver(run: Run, results: Path) -> bool:
     """Publish the run if it has ended: its results, and its model after pre-training."""
-    # Drivers ask several times a second, mostly for nothing.
+    # A driver asks for every run several times a second, and a lock takes longer than a look.
     if not run.has_ended:
         return False
     # Another driver may publish the same run.
@@ -46,6 +47,9 @@ def deliver(run: Run, results: Path) -> bool:
         if not (record := run.finished()):
             return False
 
+        # What was made anew, and failed, leaves what was there.
+        if record.status == "failed" and is_delivered(run, results):
+            return True
         # It may have been made under another name.
         record, worked = record.model_copy(update={"spec": run.spec}), record.status != "failed"
         if worked and run.spec.stage == "pretrain":
@@ -112,6 +116,35 @@ def reopen_lost(runs: Iterable[Run], due: Collection[Run], results: Path) -> lis
                 print(f"{run.name}: its best cleaned model is gone; it runs again", flush=True)
                 run.discard()
     return lost
+
+
+def begin_again(run: Run) -> None:
+    """Have an ended run begin at its first step; what it published stays until it has ended."""
+    if run.has_ended:
+        run.discard()
+        for name in ("attempts.json", STATUS):
+            (run.work_dir / name).unlink(missing_ok=True)
+
+
+def what_changed(run: Run, before: list[Row], results: Path) -> str:
+    """How the published rows of a run differ from those `before` it was made anew."""
+    ended = run.finished()
+    if ended and ended.status == "failed":
+        return f"failed ({ended.reason}); what was there stays"
+    _, after = read_run(results_dir(run.spec, results) / run.spec.run_id)
+
+    # Equal digits take other times.
+    old, new = (
+        [row.model_copy(update={"seconds": 0.0}) for row in rows] for rows in (before, after)
+    )
+    if old == new:
+        return f"the same {len(after)} evaluations to the last digit"
+    known = {row.step: row for row in old}
+    first = next((row.step for row in new if known.get(row.step) != row), len(new))
+    ends, denominator = [rows[-1] for rows in (old, new) if rows], run.spec.switches.asr_denominator
+    accuracy = " to ".join(f"{row.accuracy:.2%}" for row in ends)
+    asr = " to ".join(f"{row.asr(denominator):.2%}" for row in ends)
+    return f"differs from step {first} on; accuracy at the end {accuracy}, ASR {asr}"
 
 
 def reopen(run: Run) -> None:

@@ -9,6 +9,8 @@ from repro.spec import RunSpec, digest
 DATA, POISONED, MODELS = Path("data"), Path("poisoned"), Path("models")
 RESULTS, WORK = Path("results"), Path("work")
 WEIGHTS = ("model.safetensors", "optimizer.safetensors")
+STATUS = "status.json"
+"""File of a work folder: how far the run is, for those who watch."""
 InputsOf = Callable[[RunSpec], dict[str, Path]]
 """Where the inputs of a run lie, by name."""
 

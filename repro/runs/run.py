@@ -5,6 +5,8 @@ Everything about a run that is not published yet lies in `work/<fingerprint>/`. 
 in anything that can change their outcome never share a folder.
 """
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +19,7 @@ from repro.runs.layout import WEIGHTS, WORK
 from repro.runs.machine import commit_state, environment
 from repro.runs.published import read_record
 from repro.runs.version import results_version
-from repro.spec import RunSpec, digest
+from repro.spec import RunSpec, SpecError, digest
 
 
 class LaunchError(RuntimeError):
@@ -38,6 +40,11 @@ class Run:
     def name(self) -> str:
         """Stage, cell and run id, for people."""
         return f"{self.spec.stage} {self.spec.cell} {self.spec.run_id}"
+
+    @property
+    def place(self) -> str:
+        """Stage, cell and run id, for commands."""
+        return place_of(self.spec)
 
     @property
     def work_dir(self) -> Path:
@@ -109,6 +116,21 @@ class Run:
         """Remove what the ended run left in the work folder: it begins again."""
         for name in ("record.json", "outcome.json", "rows.jsonl", *WEIGHTS):
             (self.work_dir / name).unlink(missing_ok=True)
+
+
+def place_of(spec: RunSpec) -> str:
+    """What names a run within its profile or study: stage, cell and run id."""
+    return f"{spec.stage}/{spec.cell}/{spec.run_id}"
+
+
+def among(places: Iterable[str], specs: Iterable[RunSpec]) -> list[RunSpec]:
+    """The runs of these places; SpecError names one that is no run's, and the nearest that are."""
+    known = {place_of(spec): spec for spec in specs}
+    for place in places:
+        if place not in known:
+            near = difflib.get_close_matches(place, known, 5, 0.0)
+            raise SpecError(f"--again: {place!r} (allowed: {', '.join(near)}, ...)")
+    return [known[place] for place in places]
 
 
 def identify(spec: RunSpec, inputs: dict[str, Path], code: str) -> Run:

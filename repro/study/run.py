@@ -7,7 +7,7 @@ Variants share data, and where they say so pre-trained models, that they do not 
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from repro.runs.layout import (
     standard_inputs,
 )
 from repro.runs.published import RECORD, read_record, read_results
-from repro.runs.run import Run, fingerprint_of, identify
+from repro.runs.run import Run, among, fingerprint_of, identify
 from repro.sources.stage import make_data
 from repro.spec import Dataset, Profile, RunSpec, SpecError
 from repro.study.archive import read_archive, unpack_run, write_archive
@@ -52,7 +52,16 @@ from repro.study.spec import (
 from repro.unchanged import DIGITS, unchanged
 
 
-def due_table(name: str, seeds: Collection[int], variants: Collection[str]) -> str:
+class Due(NamedTuple):
+    """Runs of a variant and stage that a study lacks."""
+
+    variant: str
+    stage: str
+    runs: int
+    core_hours: float
+
+
+def due_runs(name: str, seeds: Collection[int], variants: Collection[str]) -> list[Due]:
     """Runs of a study that its archive lacks, by variant and stage, with core-hours: the mean time
     of archived runs of the profile of the same stage and loss, where there is none the longest of
     the stage.
@@ -76,40 +85,44 @@ def due_table(name: str, seeds: Collection[int], variants: Collection[str]) -> s
         for of in lacking(study, (record for record, _ in archives.get(name, [])))
         if (of.variant, of.seed) in models
     ]
-    if not due:
-        return "0 runs: all are in the archive"
     table = pd.DataFrame(due, columns=["variant", "stage", "hours"])
     rows = table.groupby(["variant", "stage"], sort=False).hours.agg(runs="size", core_hours="sum")
-    return f"{rows.round(1)}\n{len(table)} runs, {table.hours.sum():.1f} core-hours"
+    return [Due(*row) for row in rows.reset_index().itertuples(index=False)]
+
+
+def due_text(due: Sequence[Due]) -> str:
+    """What is due as a table."""
+    if not due:
+        return "0 runs: all are in the archive"
+    runs, hours = sum(of.runs for of in due), sum(of.core_hours for of in due)
+    table = pd.DataFrame(due).round(1).to_string(index=False)
+    return f"{table}\n{runs} runs, {hours:.1f} core-hours"
 
 
 def run_study(
     name: str,
     seeds: Collection[int] = (),
     variants: Collection[str] = (),
-    dry_run: bool = False,
     models: Collection[str] = (),
+    again: Collection[str] = (),
 ) -> None:
     """Bring the results of a study, or of some of its seeds and variants, up to date; runs that are
-    finished, here or in the archive, are not run again. `dry_run` prints what is due instead.
-    `models`, cells such as "cc6m-mmcl", are trained instead: models do not lie in git.
+    finished, here or in the archive, are not run again unless `again` has their places. `models`,
+    cells such as "cc6m-mmcl", are trained instead: models do not lie in git.
 
     The results are archived however it ends, since a study takes several sittings. Archives of
     lenders stay as they are: they are other stages' outputs, and their cleaning was of the models
     that they had.
     """
-    if dry_run:
-        print(due_table(name, seeds, variants))
-        return
     study, path = load_study(name), SPECS / "studies" / f"{name}.yaml"
     chosen = _chosen(study, seeds, variants)
     if models:
-        with unchanged(study.profile, Profile.model_dump, DIGITS, [path]):
+        with unchanged(study.profile, Profile.model_dump, DIGITS, [path], load_profile):
             train_models(name, study, chosen, models)
         return
     lent_inside = {(study.variants[label].models, seed) for label, seed in chosen}
 
-    with unchanged(study.profile, Profile.model_dump, DIGITS, [path]):
+    with unchanged(study.profile, Profile.model_dump, DIGITS, [path], load_profile):
         own = _part(name, study, study.datasets, chosen, lent_inside)
         swept = {run.schedule.learning_rate for run in own.whole if run.stage == "clean"}
         if unknown := sorted({*study.learning_rates} - swept):
@@ -125,12 +138,13 @@ def run_study(
             for lender, borrowed in lenders(study, chosen).items()
             if lender != name
         ]
-        needed = _models_needed(own, lent)
+        among(again, own.runs)
+        needed = _models_needed(own, lent, again)
         # Models that other studies train come first.
         for part in lent:
             _run_part(part, needed)
         try:
-            _run_part(own, needed)
+            _run_part(own, needed, again)
         finally:
             results = read_results(own.delivered)
             # A failed run says nothing, and the next call makes it again.
@@ -248,7 +262,7 @@ def _part(
     return part
 
 
-def _models_needed(own: StudyPart, lent: list[StudyPart]) -> set[Path]:
+def _models_needed(own: StudyPart, lent: list[StudyPart], again: Collection[str]) -> set[Path]:
     """Folders of the models that a cleaning run which is still due starts from.
 
     Models do not lie in git, rows do: a model whose cleaning runs are all archived is not trained
@@ -271,7 +285,7 @@ def _models_needed(own: StudyPart, lent: list[StudyPart]) -> set[Path]:
         hashes["model"] = starts.get(model) or archived
         run = Run(spec, fingerprint_of(spec, hashes), {}, "")
 
-        finished = model in starts and is_delivered(run, own.delivered)
+        finished = model in starts and is_delivered(run, own.delivered) and run.place not in again
         if finished:
             # All of its cleaning has to be of one model.
             starts[model] = hashes["model"]
@@ -289,13 +303,15 @@ def _archived_models(part: StudyPart) -> dict[Path, str]:
     }
 
 
-def _run_part(part: StudyPart, models: set[Path]) -> None:
+def _run_part(part: StudyPart, models: set[Path], again: Collection[str] = ()) -> None:
     """Run a part of a study; of its models, those that are needed are there afterwards."""
     for stage in dict.fromkeys(spec.stage for spec in part.whole):
         due = part.of(stage)
         if stage == "clean":
             due = [spec for spec in due if part.inputs(spec)["model"] in models]
-        run_all(due, part.inputs, results=part.delivered, kept=part.whole, models=models)
+        run_all(
+            due, part.inputs, results=part.delivered, kept=part.whole, models=models, again=again
+        )
 
 
 def study_inputs(study: Study, profiles: Profiles) -> InputsOf:

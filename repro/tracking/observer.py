@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from sacred.observers import FileStorageObserver
@@ -17,10 +16,14 @@ from sacred.serializer import flatten
 from repro.files import replace_file
 
 RECORDS = Path("sacred")
+METRICS, POINTS = "metrics.json", "metrics.jsonl"
+"""Files of a record with its points: Sacred's, whole, when the run has ended; before, a line for
+each time that points were added.
+"""
+Points = dict[str, Any]
+"""By metric, lists of `values`, `steps` and `timestamps`, as in METRICS."""
 ALIVE = ".alive"
 """File in a record, locked by the process that writes the record."""
-PAUSE = 300
-"""Least time between two writes of the metrics, in times of a write."""
 
 
 class FileObserver(FileStorageObserver):
@@ -28,11 +31,11 @@ class FileObserver(FileStorageObserver):
 
     def __init__(self, basedir: Path) -> None:
         super().__init__(basedir)
-        self.points: dict[str, Any] = {}
+        self.points: Points = {}
+        self.unwritten: Points = {}
         self.messages: set[str] = set()
         # Sacred calls from the run and from the thread of its heartbeat.
         self.lock = threading.RLock()
-        self.next_write = 0.0
 
     def started_event(self, *arguments: Any, **named: Any) -> None:
         """Open the record; without one the later events do nothing."""
@@ -48,18 +51,22 @@ class FileObserver(FileStorageObserver):
             self.dir, self.run_entry = None, {}
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: Any) -> None:
-        """Add points and write all; Sacred would read what an earlier write left, or did not."""
+        """Append the new points to POINTS: a run of days has megabytes of them."""
         with self.lock:
-            for name, new in metrics_by_name.items():
-                series = self.points.setdefault(name, {"values": [], "steps": [], "timestamps": []})
-                series["values"] += new["values"]
-                series["steps"] += new["steps"]
-                series["timestamps"] += [time.isoformat() for time in new["timestamps"]]
-            # Written whole, the file of a run of days would take more and more of each beat.
-            begun = monotonic()
-            if begun >= self.next_write:
-                self.save_json(self.points, "metrics.json")
-                self.next_write = monotonic() + PAUSE * (monotonic() - begun)
+            new = {
+                name: series | {"timestamps": [time.isoformat() for time in series["timestamps"]]}
+                for name, series in metrics_by_name.items()
+            }
+            _add(self.points, new)
+            _add(self.unwritten, new)
+
+            def append() -> None:
+                line = json.dumps(flatten(self.unwritten), sort_keys=True)
+                with Path(str(self.dir), POINTS).open("ab") as file:
+                    file.write(line.encode() + b"\n")
+                self.unwritten = {}
+
+            self._try(POINTS, append)
 
     def render_template(self) -> None:
         """Release the lock; this is Sacred's last call for a run, however it ended."""
@@ -69,12 +76,15 @@ class FileObserver(FileStorageObserver):
             os.close(self.alive)
 
     def save_json(self, obj: Any, filename: str) -> None:
-        """Replace a JSON file of the record; at the end of the run all points again."""
+        """Replace a JSON file of the record; at the end of the run METRICS takes the place of
+        POINTS.
+        """
         if filename == "run.json" and obj["status"] != "RUNNING":
-            self.save_json(self.points, "metrics.json")
+            self.save_json(self.points, METRICS)
+            self._try(POINTS, Path(str(self.dir), POINTS).unlink, missing_ok=True)
 
         def write() -> None:
-            indent = None if filename == "metrics.json" else 1
+            indent = None if filename == METRICS else 1
             content = json.dumps(flatten(obj), sort_keys=True, indent=indent)
             replace_file(Path(str(self.dir), filename), content.encode())
 
@@ -89,12 +99,12 @@ class FileObserver(FileStorageObserver):
         save = super().save_file
         self._try(target_name or filename, lambda: save(filename, target_name))  # type: ignore[no-untyped-call]
 
-    def _try(self, name: str, write: Callable[[], Any]) -> None:
+    def _try(self, name: str, write: Callable[..., Any], **named: Any) -> None:
         if self.dir is None:
             return
         with self.lock:
             try:
-                write()
+                write(**named)
             except OSError as error:
                 self._say(f"{Path(self.dir, name)} not written", error)
 
@@ -104,6 +114,25 @@ class FileObserver(FileStorageObserver):
         if message not in self.messages:
             self.messages.add(message)
             print(message, file=sys.stderr)
+
+
+def points_of(folder: Path) -> Points:
+    """The points of a record, whether or not its run has ended; ValueError for a damaged one."""
+    if (folder / METRICS).exists():
+        return dict(json.loads((folder / METRICS).read_bytes()))
+    points: Points = {}
+    if (folder / POINTS).exists():
+        # After the last newline stands what a killed process had begun to write.
+        for line in (folder / POINTS).read_bytes().split(b"\n")[:-1]:
+            _add(points, json.loads(line))
+    return points
+
+
+def _add(points: Points, new: Points) -> None:
+    for name, series in new.items():
+        kept = points.setdefault(name, {"values": [], "steps": [], "timestamps": []})
+        for column, values in kept.items():
+            values += series[column]
 
 
 def is_alive(folder: Path) -> bool:

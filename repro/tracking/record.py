@@ -15,7 +15,8 @@ from repro.events import Event, say
 from repro.files import read_json, replace_json
 from repro.runs.machine import commit_state, environment
 from repro.runs.run import Run
-from repro.tracking.observer import RECORDS, FileObserver
+from repro.tracking.event_file import EventFile
+from repro.tracking.observer import RECORDS, FileObserver, Points, points_of
 
 BEAT_SECONDS = 5.0
 ARTIFACTS = ("spec.json", "rows.jsonl", "outcome.json")
@@ -74,6 +75,7 @@ class Recorder:
                 self.changed(Path(observer.dir))
 
         reason = ""
+        event_file = EventFile(run.spec)
 
         # Sacred passes its run by this name.
         @experiment.main  # type: ignore[untyped-decorator]
@@ -95,8 +97,10 @@ class Recorder:
                         _run.add_artifact(str(run.work_dir / artifact))
                     return {"status": event["status"], **final, **event["result"]}
 
-                for metric, value in (event["values"] | {"epoch": event["epoch"]}).items():
-                    _run.log_scalar(metric, float(value), int(event["step"]))
+                values, step = event["values"] | {"epoch": event["epoch"]}, int(event["step"])
+                for metric, value in values.items():
+                    _run.log_scalar(metric, float(value), step)
+                event_file.add(values, step)
                 if EVALUATED[0] in event["values"]:
                     final = {metric: event["values"][metric] for metric in EVALUATED}
                     said = ", ".join(f"{metric} {value:.4f}" for metric, value in final.items())
@@ -113,6 +117,7 @@ class Recorder:
                 experiment.run(info=info, meta_info={"record": uuid.uuid4().hex}, options=options)
         finally:
             update()
+            event_file.close()
         return reason, name()
 
 
@@ -137,8 +142,11 @@ def _repeat(sacred_run: Any, earlier: str | None, before: float) -> None:
     """Log the points of an earlier attempt before a step, so that the record of a resumed run is
     whole.
     """
-    metrics = read_json(RECORDS / str(earlier) / "metrics.json") or {}
-    for name, series in metrics.items():
+    points: Points = {}
+    # A damaged record of an earlier attempt costs this one no more than its points.
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        points = points_of(RECORDS / str(earlier))
+    for name, series in points.items():
         for step, value in zip(series["steps"], series["values"], strict=True):
             if step < before:
                 sacred_run.log_scalar(name, value, step)

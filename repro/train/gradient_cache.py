@@ -21,11 +21,10 @@ from repro.data.memory import at_most_limit, machine_memory
 from repro.spec import RunSpec
 from repro.train.model import PairEncoder, build_model
 from repro.train.process import distributed
+from repro.train.shares import MEMORY_SHARE
 
 Features = tuple[Tensor, Tensor, Tensor]
 """Image features (V, b, D), text features (V, b, D), log of the logit scale."""
-MEMORY_SHARE = 0.8
-"""Share of a rank's memory that a plain step may keep for backward, beside weights and moments."""
 
 
 class GradientCache(nn.Module):

@@ -52,6 +52,7 @@ from repro.train.validation import validation_loss
 
 METRIC_EVERY = 10
 """Steps between loss points in the tracking record, and between two questions to other ranks."""
+GRADIENT_NORM = "gradient_norm"
 
 MOST_GRAPHS = 32
 """Compiled graphs of a process: one for each number of views, three with the gradient cache."""
@@ -208,6 +209,8 @@ class TrainingRun:
         self.encoder = build_encoder(self.model, self.spec, self.device)
         self.model.train(self.progress.training)
         self.clock.begin()
+        clock = self.clock
+        self.measured = self.progress.step, clock.train_seconds, clock.data_wait_seconds
 
     def step(self, batches: Iterator[Sequence[Tensor]]) -> None:
         """One optimizer step on the next batch."""
@@ -236,6 +239,8 @@ class TrainingRun:
         trained, rate = (self.encoder, self.model, self.optimizer), self.rate(progress.step)
         start = self.start, self.start_weights
         losses = training_step(*trained, images, tokens, spec, rate, members, *start)
+        if (progress.step + 1) % METRIC_EVERY == 0:
+            losses |= {GRADIENT_NORM: self.gradient_norm()}
         self.read_loss()
         arrived = to_host(losses)
         self.late = lambda: {name: float(value) for name, value in arrived().items()}
@@ -248,6 +253,8 @@ class TrainingRun:
         self.late = dict
         if not values:
             return
+        # For the tracking record alone: no part of the loss.
+        norm = {GRADIENT_NORM: values.pop(GRADIENT_NORM)} if GRADIENT_NORM in values else {}
 
         # A row holds the mean over the steps since the row before it.
         progress.counted += 1
@@ -259,7 +266,26 @@ class TrainingRun:
             loss = values["loss"]
             progress.reason = f"loss is {loss} after step {progress.step} of {self.last_step}"
         if progress.step % METRIC_EVERY == 0:
-            self.emit_metrics(values)
+            self.emit_metrics(values | norm | self.speed())
+
+    def gradient_norm(self) -> Tensor:
+        """Norm of the gradient of the last step, over all weights; a scalar on the device."""
+        gradients = [of.grad for of in self.model.parameters() if of.grad is not None]
+        return nn.utils.get_total_norm(gradients)
+
+    def speed(self) -> dict[str, float]:
+        """Pairs per second since the last call, of all ranks, the share of that time spent on
+        waiting for batches, and the peak of memory in bytes.
+        """
+        clock, before = self.clock, self.measured
+        self.measured = now = self.progress.step, clock.train_seconds, clock.data_wait_seconds
+        steps, training, waiting = (new - old for new, old in zip(now, before, strict=True))
+        seconds = training + waiting
+        return {
+            "pairs_per_second": steps * self.spec.schedule.global_batch_size / max(seconds, 1e-9),
+            "waiting_share": waiting / max(seconds, 1e-9),
+            "peak_memory_bytes": float(peak_bytes(self.device)),
+        }
 
     def evaluate_if_due(self, stop: Stop) -> None:
         """Append the row of the present model, and keep the best model, where the last step asks
@@ -389,8 +415,14 @@ class TrainingRun:
 
     def emit_metrics(self, values: dict[str, float]) -> None:
         """Report numbers of the last step."""
-        epoch = self.progress.step / self.pairs.steps_per_epoch
-        self.emit("metrics", {"step": self.progress.step, "epoch": epoch, "values": values})
+        content = {
+            "step": self.progress.step,
+            "total_steps": self.last_step,
+            "epoch": self.progress.step / self.pairs.steps_per_epoch,
+            "seconds": self.clock.seconds,
+            "values": values,
+        }
+        self.emit("metrics", content)
 
 
 def without_objective(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,10 @@ import pytest
 from repro import cli, spec
 from repro.__main__ import main
 from repro.ledger import LedgerError
+from repro.listing import LISTS
+from repro.profile import profile_names, read_yaml
 from repro.runs import signals
+from repro.view import watched
 from tests.support.processes import wait_for
 
 BARE = (sys.executable, "-S", "-m", "repro")
@@ -24,7 +28,11 @@ CELL = "--profile smoke --dataset cc3m --objective mmcl"
 MISTAKES = {
     "": "repro: Missing command",
     "dat": "Did you mean 'data'?",
-    "data": "repro data: Missing option '--profile'",
+    "reproduce smoke --profile mini": "repro: profile: 'smoke' and 'mini' (allowed: one of them)",
+    "reproduce smoke --set clean.warmup_steps": "repro: --set: 'clean.warmup_steps' (allowed: FIELD",
+    "reproduce smoke --again clean/x": "repro: --again: 'clean/x' (allowed: clean/",
+    "list defence": "'defence' is not one of 'profiles', 'studies', 'triggers', 'objectives', ",
+    "status --study confirm": "repro: specs/studies/confirm.yaml: ",
     "data --profile smok": "repro: profile: 'smok' (allowed: authors, midi, mini, paper,",
     "data --profile ../mini": "repro: profile: '../mini' (allowed: authors, ",
     "reproduce tiny": "repro: profile: 'tiny' (allowed: authors, ",
@@ -67,6 +75,73 @@ def test_a_command_explains_itself_and_calls_a_function_that_takes_its_values(
     command.callback(**values)
     [(function, *arguments)] = called
     inspect.signature(function).bind(*arguments)
+
+
+@pytest.mark.parametrize("name", cli.commands.commands)
+def test_every_help_has_an_example_that_the_command_takes_and_the_exit_statuses(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    example = next(line.split("Example: ")[1] for line in lines if "Example: " in line)
+    assert any(line.strip() == cli.EXIT for line in lines)
+    called, *words = example[example.index("repro ") :].split()
+    assert called == "repro" and words[0] == name
+    cli.commands.commands[name].make_context(name, words[1:])
+
+
+def test_the_first_help_lists_every_command_under_a_heading_but_internal_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for heading in cli.GROUPS:
+        assert f"\n{heading}:\n" in shown
+    listed = {line.split()[0] for line in shown.splitlines() if line.startswith("  ")}
+    assert {name for name in cli.commands.commands if name not in listed} == {"run-pack"}
+    assert cli.EXIT in shown
+
+
+def test_the_profile_is_that_of_params_wherever_none_is_named(root: Path) -> None:
+    """The graph's objectives too are those of dvc.yaml."""
+    for name, command in cli.commands.commands.items():
+        options = {param.name for param in command.params}
+        if "profile" in options and name != "reproduce":
+            words = ["--dataset", "cc3m"] * ("dataset" in options and name != "plan")
+            words += ["--objective", "mmcl"] * ("objective" in options)
+            words += ["pretrain"] * (name == "run-one")
+            if name == "evaluate":
+                words = ["--checkpoint", "c", "--format", "open_clip", "--images", "i"]
+            assert command.make_context(name, words).params["profile"] == "mini", name
+    assert watched.OBJECTIVES == cli.OBJECTIVES
+    graph = read_yaml(root / "dvc.yaml")["stages"]
+    assert graph["pretrain"]["matrix"]["objective"] == list(cli.OBJECTIVES)
+
+
+@pytest.mark.parametrize("kind", cli.LISTS)
+def test_a_list_has_every_name_with_what_it_is(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert set(LISTS) == set(cli.LISTS)
+    assert main(["list", kind, "--json"]) == 0
+    names = json.loads(capsys.readouterr().out)
+    assert len(names) > 3 and all(names.values())
+    assert main(["list", kind]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(names)
+
+
+@pytest.mark.parametrize("profile", profile_names(Path(__file__).parents[2] / "specs"))
+def test_the_cost_of_a_profile_is_a_sentence_of_a_second(profile: str, root: Path) -> None:
+    """Of processor time, on a slow machine too: no torch, and no model is built."""
+    code = (
+        "import sys, time, repro.__main__ as m\n"
+        f"status = m.main(['plan', '--profile', '{profile}'])\n"
+        "assert status == 0 and 'torch' not in sys.modules and time.process_time() < 2"
+    )
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+    assert said.startswith(f"{profile}: ") and said.count("\n") == 1
 
 
 def test_help_is_quick_and_loads_nothing_heavy(root: Path) -> None:

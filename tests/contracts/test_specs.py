@@ -220,7 +220,8 @@ def test_all_problems_come_at_once_each_with_the_file_that_has_it(specs: Path) -
         "  evaluate.classnames: Input should be 'imagenet' or 'icons' (got 'coco')"
         " in specs/mini.yaml",
         "  evaluate.confidence: Input should be greater than 0.5 (got 0.5) in specs/paper.yaml",
-        "  evaluate.margin: Extra inputs are not permitted (got 1) in specs/paper.yaml",
+        "  evaluate.margin: Extra inputs are not permitted (got 1) (allowed: asr_cap, classnames, "
+        "confidence, precision, templates, trigger_seed) in specs/paper.yaml",
     ]
 
 

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TARGET = "clean@kills-cc3m-mmcl"
 TWO_RANKS = {"REPRO_RANKS": "2", "REPRO_SLOTS": "2"}
-THROUGH_SLURM = {"REPRO_LAUNCHER": "slurm", "REPRO_NODES": "2", "REPRO_SLURM_POLL": "1"}
+THROUGH_SLURM = {"REPRO_LAUNCHER": "slurm", "REPRO_NODES": "2", "REPRO_SLURM_POLL_SECONDS": "1"}
 THROUGH_SLURM |= {"REPRO_SBATCH": "--cpus-per-task=1 --mem=500", **TWO_RANKS}
 VICTIMS = {
     "rank": r"-m repro\.worker",
@@ -42,12 +42,15 @@ def clean_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cell = cleaning_cell(["mmcl"], [1e-4], 16) | {"losses": ["mmcl", "mmcl_ssl"]}
     rhythm = {"pretrain__evaluate_every_epochs": 6, "clean__epochs": 6}
     short_graph(root, folder, "kills", 12, ["mmcl"], clean__cells=[cell], **rhythm)
-    rhythm = folder / "repro" / "train" / "process" / "checkpoint.py"
-    text = rhythm.read_text()
-    for name, value in (("CHECKPOINT_SECONDS", "0.5"), ("CHECKPOINT_SHARE", "1.0")):
-        text, found = re.subn(f"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
+    for file, name, value in (
+        ("process/checkpoint.py", "CHECKPOINT_SECONDS", "0.5"),
+        ("shares.py", "CHECKPOINT_SHARE", "1.0"),
+    ):
+        path = folder / "repro" / "train" / file
+        text, lines = path.read_text(), re.MULTILINE
+        text, found = re.subn(f"^{name} = .*$", f"{name} = {value}", text, flags=lines)
         assert found == 1
-    rhythm.write_text(text)
+        path.write_text(text)
     (folder / "params.yaml").write_text("profile: kills\n")
     return folder
 

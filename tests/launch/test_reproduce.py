@@ -1,6 +1,7 @@
 """The call over all stages: no studies, the user's files untouched, DVC's torn ones mended."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,8 @@ from repro.__main__ import main
 from repro.files import replace_file
 from repro.runs import signals
 from repro.spec import SpecError
-from tests.support.pipeline import repro
+from repro.view.watched import Call
+from tests.support.pipeline import environment, repro
 from tests.support.processes import wait_for
 
 MINE = "profile: paper  # mine\n"
@@ -26,7 +28,7 @@ MINE = "profile: paper  # mine\n"
 @pytest.fixture
 def here(here: Path) -> Path:
     reproduce.PARAMS.write_text(MINE)
-    reproduce.BUSY.parent.mkdir(parents=True)
+    reproduce.CALL_LOCK.parent.mkdir(parents=True)
     return here
 
 
@@ -35,9 +37,7 @@ def environment_here() -> dict[str, str]:
 
 
 def kill_amid_a_call() -> None:
-    code = (
-        "import os, repro.reproduce as r\nwith r.profile_for_call('smoke'): os.kill(os.getpid(), 9)"
-    )
+    code = "import os, repro.reproduce as r\nwith r.params_for_call('profile: smoke\\n'): os.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", code], env=environment_here(), check=False)
     assert killed.returncode == -signal.SIGKILL
     assert "profile: smoke\n" in reproduce.PARAMS.read_text()
@@ -62,7 +62,7 @@ def test_a_full_disk_does_not_keep_the_users_file(
 @pytest.mark.slow
 def test_the_stages_of_a_profile_run_in_order_and_no_study(project: Path) -> None:
     """Nor do DVC's empty list of readers and writers and an empty lock file stop anything."""
-    (project / "params.yaml").write_text("profile: smoke\n")
+    (project / "params.yaml").write_text("profile: smoke\noverrides: {}\n")
     (project / "results" / "studies").mkdir(parents=True)
     ran = repro(project, "dvc", "repro", "--single-item", "--glob", reproduce.STAGES)
     stages = {"resolve": 1, "data": 1, "poison": 2, "pretrain": 4, "clean": 4, "report": 1}
@@ -74,23 +74,23 @@ def test_the_stages_of_a_profile_run_in_order_and_no_study(project: Path) -> Non
             (project / reproduce.SAVED_DVC_LOCK).write_bytes(whole)
     # The stages are up to date, so that the foreign `python` of the stub is not missed.
     assert repro(project, sys.executable, "-m", "repro", "reproduce", "smoke") == []
-    assert (project / "params.yaml").read_text() == "profile: smoke\n"
+    assert (project / "params.yaml").read_text() == "profile: smoke\noverrides: {}\n"
 
 
 def test_params_come_back_after_an_error_and_with_the_call_after_a_kill(here: Path) -> None:
-    with suppress(KeyboardInterrupt), reproduce.profile_for_call("smoke"):
+    with suppress(KeyboardInterrupt), reproduce.params_for_call("profile: smoke\n"):
         assert "profile: smoke\n" in reproduce.PARAMS.read_text()
         raise KeyboardInterrupt
     assert reproduce.PARAMS.read_text() == MINE
     kill_amid_a_call()
-    with reproduce.profile_for_call(None):
+    with reproduce.params_for_call(None):
         assert reproduce.PARAMS.read_text() == MINE
 
 
 @pytest.mark.parametrize("edit", [lambda text: "profile: x\n", lambda t: t.replace("e: s", "e: x")])
 def test_an_edit_of_params_stays(here: Path, edit: Callable[[str], str]) -> None:
     """Made during a call, or after the kill of one."""
-    with reproduce.profile_for_call("smoke"):
+    with reproduce.params_for_call("profile: smoke\n"):
         edited = edit(reproduce.PARAMS.read_text())
         reproduce.PARAMS.write_text(edited)
     assert reproduce.PARAMS.read_text() == edited
@@ -98,15 +98,13 @@ def test_an_edit_of_params_stays(here: Path, edit: Callable[[str], str]) -> None
     reproduce.PARAMS.write_text(MINE)
     kill_amid_a_call()
     reproduce.PARAMS.write_text(edited)
-    with reproduce.profile_for_call("smoke"):
+    with reproduce.params_for_call("profile: smoke\n"):
         pass
     assert reproduce.PARAMS.read_text() == edited
 
 
 def test_two_calls_in_one_folder_do_not_mix(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = (
-        "import repro.reproduce as r, time\nwith r.held(r.BUSY): print(flush=True); time.sleep(60)"
-    )
+    code = "import repro.reproduce as r, time\nwith r.held(r.CALL_LOCK): print(flush=True); time.sleep(60)"
     call = [sys.executable, "-c", code]
     with subprocess.Popen(call, env=environment_here(), stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline()
@@ -183,6 +181,76 @@ def test_a_folder_that_cannot_be_written_is_named_without_a_traceback(
     assert ".dvc/tmp" in capsys.readouterr().err
 
 
+HEARD = """\
+Running stage 'data@smoke':
+> python -m repro data --profile smoke
+a line of the stage
+Updating lock file 'dvc.lock'
+
+Stage 'poison@smoke-cc3m' didn't change, skipping
+Running stage 'clean@smoke-cc3m-mmcl':
+a line of the stage
+ERROR: failed to reproduce
+To track the changes with git, run:
+
+\tgit add dvc.lock
+Use `dvc push` to send your updates to remote storage.
+half a li"""
+
+
+def test_what_the_stages_print_is_news_but_for_noise_and_tells_which_one_runs(here: Path) -> None:
+    """A line once in a call, and a half line when it is whole; a reader of call.json sees more."""
+    log, call = Path("log"), Call("smoke", 1.0)
+    heard = reproduce.Heard(log, call)
+    log.write_text(HEARD)
+    assert heard.lines() == ["a line of the stage", "ERROR: failed to reproduce"]
+    assert Call.read() == call
+    running = [name for name, (_, end) in call.stages.items() if not end]
+    assert running == ["clean@smoke-cc3m-mmcl"] and list(call.stages) == [
+        *("data@smoke", "poison@smoke-cc3m"),
+        *running,
+    ]
+    with log.open("a") as file:
+        file.write("ne\n")
+    assert heard.lines() == ["half a line"] and heard.lines() == []
+
+
+@pytest.mark.slow
+def test_values_of_a_call_reach_the_stages_and_leave_params_as_they_were(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By --set or by `overrides` in params.yaml; with the values gone the stages run again."""
+    monkeypatch.chdir(project)
+    (project / "results/studies").mkdir(parents=True)
+    monkeypatch.setattr(
+        reproduce,
+        "run",
+        lambda command, log: subprocess.run(command, env=environment(project)).returncode,
+    )
+    params = (project / "params.yaml").read_bytes()
+
+    def warmup(*call: str) -> tuple[int, list[str]]:
+        (project / "ran.log").unlink(missing_ok=True)
+        assert main(["reproduce", "smoke", *call]) == 0
+        assert (project / "params.yaml").read_bytes() == params
+        content = json.loads((project / "results/smoke/resolved/profile.json").read_bytes())
+        ran = project / "ran.log"
+        stages = {line.split()[0] for line in ran.read_text().splitlines()} if ran.exists() else {}
+        return content["clean"]["warmup_steps"], sorted(stages)
+
+    before, ran = warmup()
+    assert "pretrain" in ran and "page: report/build/smoke/index.html" in capsys.readouterr().out
+    assert warmup("--set", "clean.warmup_steps=2") == (2, ["clean", "report", "resolve"])
+    assert warmup("--set", "clean.warmup_steps=2") == (2, [])
+    params = b"profile: smoke\noverrides: {clean: {warmup_steps: 3}}  # mine\n"
+    (project / "params.yaml").write_bytes(params)
+    assert warmup() == (3, ["clean", "report", "resolve"])
+    assert warmup("--set", "clean.warmup_steps=4")[0] == 4
+    params = b"profile: mini\noverrides: {clean: {warmup_steps: 3}}\n"
+    (project / "params.yaml").write_bytes(params)
+    assert warmup()[0] == before, "overrides are of the profile beside them"
+
+
 def test_stages_ignore_a_foreign_python(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("venv/bin", "other"):
         Path(folder).mkdir(parents=True)
@@ -190,7 +258,7 @@ def test_stages_ignore_a_foreign_python(here: Path, monkeypatch: pytest.MonkeyPa
         Path(folder, "python").chmod(0o755)
     monkeypatch.setenv("PATH", f"{here}/other")
     monkeypatch.setattr(sys, "executable", str(here / "venv/bin/python3"))
-    assert reproduce.run(["/bin/sh", "-c", "python"]) == 0
+    assert reproduce.run(["/bin/sh", "-c", "python"], Path("log")) == 0
     assert Path("called").read_text() == "venv/bin\n"
 
 
@@ -223,7 +291,7 @@ def started(script: str) -> Iterator[subprocess.Popen[bytes]]:
         "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "import sys, repro.reproduce as r, repro.runs.signals as s\n"
         "try:\n"
-        f" with s.stoppable(): r.run(['bash', '-c', {script!r}])\n"
+        f" with s.stoppable(): r.run(['bash', '-c', {script!r}], r.Path('/dev/stdout'))\n"
         "except s.Stopped as stopped: sys.exit(128 + stopped.number)\n"
     )
     with subprocess.Popen(

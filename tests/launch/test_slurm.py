@@ -9,8 +9,10 @@ import pytest
 
 from repro.launch import slurm
 from repro.profile import clean_runs, pretrain_runs
+from repro.runs.layout import RESULTS
 from repro.runs.run import LaunchError
 from repro.spec import Profile
+from repro.view import watched
 from tests.support.launch import Launch, published, start_driver, started, tracked
 from tests.support.processes import wait_for
 from tests.support.slurm import Cluster, needs_slurm, running_cluster
@@ -26,7 +28,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def _through_slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"LAUNCHER": "slurm", "SBATCH": "--cpus-per-task=1 --mem=100", "SLURM_POLL": "1"}
+    settings = {
+        "LAUNCHER": "slurm",
+        "SBATCH": "--cpus-per-task=1 --mem=100",
+        "SLURM_POLL_SECONDS": "1",
+    }
     for name, value in settings.items():
         monkeypatch.setenv(f"REPRO_{name}", value)
 
@@ -89,6 +95,30 @@ def test_a_failing_squeue_never_looks_like_no_jobs(
     assert not list(Path("work/packs").glob("*"))
 
 
+def test_status_has_the_schedulers_reason_and_then_the_node(
+    root: Path, profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the folder and the queue alone: the driver is another process."""
+    Path("specs").symlink_to(root / "specs")
+    monkeypatch.setattr(watched, "JOBS_SECONDS", 0.0)
+    monkeypatch.setenv("REPRO_SBATCH", "--cpus-per-task=1 --mem=100 --hold")
+    [spec] = specs = clean_runs(profile)[:1]
+    seen = watched.Watched("test", profile, specs, RESULTS, graph=False)
+    assert seen.look().states[0].state == "waiting"
+    driver = start_driver(specs, {spec.run_id: "wait"})
+
+    def state() -> tuple[str, str]:
+        [of] = seen.look().states
+        return of.state, of.where
+
+    wait_for(lambda: state() == ("queued", "JobHeldUser"), 120)
+    subprocess.run(["scontrol", "release", f"jobname={slurm.job_name()}"], check=True)
+    wait_for(lambda: state()[0] == "running" or started(), 120)
+    Path("go").touch()
+    assert driver.communicate(timeout=120) and driver.returncode == 0
+    assert state()[0] == "done"
+
+
 def test_another_folders_jobs_are_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [tmp_path / name for name in ("one", "two")]
     names = []
@@ -98,7 +128,8 @@ def test_another_folders_jobs_are_not_ours(tmp_path: Path, monkeypatch: pytest.M
         names.append(slurm.job_name())
     script = f"sbatch --parsable --job-name={names[0]} --hold --output=/dev/null --wrap=true"
     job = subprocess.run(script.split(), check=True, capture_output=True, text=True).stdout.strip()
-    assert [state for _, state in slurm.live_jobs(names[0]) or []] == ["pending (JobHeldUser)"]
+    jobs = slurm.live_jobs(names[0]) or []
+    assert [(job.state, job.where) for job in jobs] == [("pending", "JobHeldUser")]
     assert slurm.live_jobs(names[1]) == []
     subprocess.run(["scancel", job], check=True)
 

@@ -38,7 +38,7 @@ def test_the_checkpoint_of_a_stop_is_whole_though_the_other_node_ends_first(
     for name, value in {
         "REPRO_LAUNCHER": "slurm",
         "REPRO_SBATCH": "--cpus-per-task=1 --mem=100",
-        "REPRO_SLURM_POLL": "1",
+        "REPRO_SLURM_POLL_SECONDS": "1",
         "REPRO_NODES": "2",
         "REPRO_RANKS": "2",
     }.items():

@@ -14,8 +14,9 @@ from repro.__main__ import main
 from repro.data import cache
 from repro.plan import forecast
 from repro.plan.assumptions import Assumptions, load_assumptions
-from repro.plan.flops import Counts, Work, count, kind_of, work_of
+from repro.plan.flops import count
 from repro.plan.forecast import Forecast, arithmetic, cost_table, fixed, plan
+from repro.plan.work import Counts, Work, kind_of, work_of
 from repro.profile import load_profile
 from repro.spec import Profile
 

@@ -1,6 +1,7 @@
 """dvc.yaml: what stages depend on and, with the real DVC and a stub, what an edit reruns."""
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -145,16 +146,20 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(
 
 @pytest.mark.slow
 def test_one_value_set_as_an_experiment_reruns_what_it_touches(complete: Path) -> None:
-    """DVC rewrites the file, and the value is all that its content differs in."""
+    """DVC rewrites params.yaml alone, and keeps its comments."""
+    params = complete / "params.yaml"
+    params.write_text("# mine\nprofile: smoke # of mine\noverrides: {}\n")
+    repro(complete)
     commit(complete)
-    before = load_profile("smoke", complete / "specs")
+    specs = {path: path.read_bytes() for path in (complete / "specs").rglob("*.yaml")}
 
-    value = "specs/smoke.yaml:clean.warmup_steps=2"
-    ran = repro(complete, "dvc", "exp", "run", "-S", value)
+    ran = repro(complete, "dvc", "exp", "run", "-S", "+overrides.clean.warmup_steps=2")
     assert ran == ["resolve smoke", *(f"clean smoke {cell}" for cell in CELLS), "report smoke"]
-    changed = before.clean.model_copy(update={"warmup_steps": 2})
-    assert before.clean.warmup_steps != 2
-    assert load_profile("smoke", complete / "specs") == before.model_copy(update={"clean": changed})
+    assert "# mine\nprofile: smoke # of mine\n" in params.read_text()
+    assert {path: path.read_bytes() for path in specs} == specs
+    content = json.loads((complete / "results/smoke/resolved/profile.json").read_bytes())
+    before = load_profile("smoke", complete / "specs")
+    assert content["clean"]["warmup_steps"] == 2 != before.clean.warmup_steps
 
 
 def recipe(root: Path, number: int) -> str:

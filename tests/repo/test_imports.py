@@ -93,7 +93,8 @@ LAYERS = [
     {"launch"},
     {"study", "plan"},
     {"report"},
-    {"api", "check", "cli", "reproduce", "__main__"},
+    {"view"},
+    {"api", "check", "cli", "listing", "reproduce", "__main__"},
 ]
 """Parts of the package from the bottom up: one imports its own layer and those below."""
 

@@ -19,7 +19,11 @@ from tests.support.slurm import needs_slurm, running_cluster
 from tests.support.synthetic import noise_profile, small_overrides, write_all, write_profile
 
 SLURM = {"REPRO_LAUNCHER": "slurm", "REPRO_NODES": "2", "REPRO_RANKS": "4", "REPRO_SLOTS": "2"}
-SLURM |= {"REPRO_LOADER_WORKERS": "2", "REPRO_MEMORY_BYTES": "300000", "REPRO_SLURM_POLL": "1"}
+SLURM |= {
+    "REPRO_LOADER_WORKERS": "2",
+    "REPRO_MEMORY_BYTES": "300000",
+    "REPRO_SLURM_POLL_SECONDS": "1",
+}
 SLURM |= {"REPRO_SBATCH": "--mem=500", "REPRO_SBATCH_CLEAN": "--cpus-per-task=1"}
 SLURM |= {"REPRO_SBATCH_PRETRAIN": "--cpus-per-task=2"}
 

@@ -133,12 +133,12 @@ def test_one_variant_alone_brings_the_models_that_it_borrows_inside_the_study(
 ) -> None:
     longer = VARIANT | {"models": "default", "overrides": {"clean.epochs": 3}}
     write_study("lends", LENDER | {"variants": {"default": VARIANT, "longer": longer}})
-    study_run.run_study("lends", variants=["longer"], dry_run=True)
+    print(study_run.due_text(study_run.due_runs("lends", [], ["longer"])))
     assert started() == [] and "longer  clean     2" in capsys.readouterr().out
     study_run.run_study("lends", seeds=[1], variants=["longer"])
     # The model is one training under both names.
     assert ["lr" in run for run in started()] == [False, True, True]
-    study_run.run_study("lends", dry_run=True)
+    print(study_run.due_text(study_run.due_runs("lends", [], [])))
     assert "2 runs, " in capsys.readouterr().out
     with pytest.raises(SpecError, match=r"--variants: short \(allowed by .*: default, longer\)"):
         study_run.run_study("lends", variants=["short"])

@@ -135,7 +135,7 @@ class TestBoard:
         assert [one for one in listening if one.endswith(port)] == [f"0100007F{port}"]
         monkeypatch.chdir(board.folder)
         with pytest.raises(TrackingError, match=f"port {board.port} .*Address already in use"):
-            omniboard.omniboard(board.port)
+            omniboard.omniboard(board.port, lambda database: 0)
 
     def test_new_and_killed_runs_appear(self, board: Board, monkeypatch) -> None:
         monkeypatch.chdir(board.folder)
@@ -171,7 +171,6 @@ class TestBoard:
             for label in ("Objective", "Learning Rate", "Seed", "Accuracy", "ASR", "Reason"):
                 assert f"\n{label}\n" in text, label
             assert "0.25" in text and "no such luck" in text and "0.0001" in text
-            page.run("document.querySelector('#asr-chart').open = true")
             page.wait("document.querySelectorAll('#asr-chart circle').length === 2")
             assert "Delete" not in text and "Enter Notes" not in text
             assert page.problems == []

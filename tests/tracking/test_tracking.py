@@ -7,8 +7,8 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -57,20 +57,25 @@ def test_a_write_that_fails_costs_no_point_of_the_record(here: Path, monkeypatch
     assert "No space left on device" in messages and "missing.json not written" in messages
 
 
-def test_a_long_record_is_written_rarely_and_whole_at_its_end(here: Path, monkeypatch) -> None:
-    """Each write of a file of megabytes takes its time: the next one waits in proportion."""
-    written: list[int] = []
+def test_points_are_appended_until_the_run_ends(here: Path) -> None:
+    """A record of days would be megabytes at every flush; a torn last line costs its points."""
+    writer = observer.FileObserver(here)
+    writer.dir = str(here)
 
-    def slow(path: Path, content: bytes) -> None:
-        if path.name == "metrics.json":
-            written.append(len(json.loads(content)["loss"]["steps"]))
-            time.sleep(0.01)
-        replace_file(path, content)
+    def log(step: int) -> None:
+        points = {"values": [step / 2], "steps": [step], "timestamps": [datetime(2026, 1, 1)]}
+        writer.log_metrics({"loss": points}, {})
 
-    monkeypatch.setattr(observer, "replace_file", slow)
-    folder = record(points=20, pause=0.05)
-    assert len(written) == 2 and written[-1] == 20
-    assert read(folder / "metrics.json")["loss"]["steps"] == list(range(20))
+    log(1)
+    first = (here / observer.POINTS).read_bytes()
+    log(2)
+    both = (here / observer.POINTS).read_bytes()
+    assert both.startswith(first) and both.count(b"\n") == 2
+    (here / observer.POINTS).write_bytes(both + b'{"loss": {"val')
+    assert observer.points_of(here)["loss"]["steps"] == [1, 2]
+    writer.save_json({"status": "COMPLETED"}, "run.json")
+    assert not (here / observer.POINTS).exists()
+    assert observer.points_of(here)["loss"]["values"] == [0.5, 1.0]
 
 
 def test_only_records_without_a_process_are_dead_whatever_their_clock(here: Path, capsys) -> None:
@@ -160,7 +165,7 @@ class TestCopies:
         ) as process:
             assert process.stdout is not None
             folder = Path(process.stdout.readline().strip())
-            wait_for((folder / "metrics.json").exists)
+            wait_for((folder / observer.POINTS).exists)
             copies.backfill(database)
             assert database.runs.find_one({})["status"] == "RUNNING"
             process.kill()

@@ -128,6 +128,36 @@ def test_rows_hold_start_every_evaluation_and_the_mean_loss_between_them(
     assert first.num_correct == 0 and attacks == [(4, 4), (5, 5)]
 
 
+def test_a_run_tells_how_fast_it_is_and_when_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that is taken before the end of its schedule ends there; the norm is of no row."""
+    monkeypatch.setattr(loop, "METRIC_EVERY", 2)
+    seen: list[dict[str, Any]] = []
+    spec = pretraining_of(run_spec(optimizer_state="fresh"), model_age=1)
+    run(tmp_path / "run", spec, emit=lambda event, content: seen.append(content))
+    assert {content["total_steps"] for content in seen} == {STEPS_PER_EPOCH}
+    assert seen[-1]["step"] == STEPS_PER_EPOCH and seen[-1]["seconds"] > 0
+
+    trained = [content["values"] for content in seen if "loss" in content["values"]]
+    assert len(trained) == STEPS_PER_EPOCH // 2
+    for values in trained:
+        assert values["pairs_per_second"] > 0 and 0 <= values["waiting_share"] <= 1
+        assert values["gradient_norm"] > 0 and values["peak_memory_bytes"] > 2**20
+    last = rows_of(tmp_path / "run")[-1]
+    assert last.train_loss is not None and "gradient_norm" not in last.train_loss
+
+
+def test_the_gradient_norm_is_that_of_the_last_step(tmp_path: Path) -> None:
+    spec, model = run_spec(), build_model(run_spec().model, 0, "fp32")
+    task = Task(spec, "f" * 16, tmp_path, Pairs(), no_outcomes, np.arange(5) == 0, None)
+    training = TrainingRun(task, model, CPU, lambda event, content: None)
+    for number, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.full_like(parameter, 3.0) if number < 2 else None
+    numbers = sum(parameter.numel() for parameter in list(model.parameters())[:2])
+    assert training.gradient_norm().item() == pytest.approx(3 * math.sqrt(numbers))
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[CLIP, list[Row]]:
     folder = tmp_path_factory.mktemp("undisturbed")

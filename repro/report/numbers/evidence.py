@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from repro.profile import clean_runs, pretrain_runs
+from repro.profile import clean_runs, departures, pretrain_runs
 from repro.report.format import label
 from repro.report.numbers.authors import AuthorsFile, AuthorsPoints
 from repro.report.points import COLUMNS, FinishedRun, evaluations, read_runs
@@ -36,6 +36,8 @@ class Evidence:
     authors: AuthorsPoints = ((), ())
     archived: bool = False
     """The runs come from an archive of results/studies."""
+    departures: tuple[str, ...] = ()
+    """Fields in which the profile differs from that of its name: its runs feed no verdict."""
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -88,12 +90,17 @@ def read_evidence(profile: Profile, authors: AuthorsPoints = ((), ())) -> Eviden
             if spec.stage == "pretrain":
                 made[spec.cell, spec.seed] = run
     counted = tuple(sorted(runs, key=lambda run: Path(run.folder)))
+    others = tuple(departures(profile))
+    notices += [
+        f"Not the profile {profile.name}: {line}. No verdict rests on it." for line in others
+    ]
     return Evidence(
         profile=profile,
         runs=counted,
         missing=missing,
         notices=(*notices, *_differing_runs(counted)),
         authors=authors,
+        departures=others,
     )
 
 

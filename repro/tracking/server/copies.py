@@ -19,7 +19,7 @@ from pymongo.errors import ConfigurationError, DuplicateKeyError, OperationFailu
 
 from repro.events import say
 from repro.files import replace_json
-from repro.tracking.observer import RECORDS, is_alive
+from repro.tracking.observer import METRICS, POINTS, RECORDS, is_alive, points_of
 from repro.tracking.server import embedded
 from repro.tracking.server.embedded import DATABASE, TrackingError
 
@@ -75,7 +75,7 @@ def records() -> list[Path]:
 
 def state_of(folder: Path) -> object:
     """State of a record's files, which differs after each change."""
-    files = filter(Path.exists, (folder / "run.json", folder / "metrics.json"))
+    files = filter(Path.exists, (folder / name for name in ("run.json", METRICS, POINTS)))
     return [(state.st_mtime_ns, state.st_size) for state in map(Path.stat, files)]
 
 
@@ -120,7 +120,7 @@ def _number(entry: dict[str, Any], database: Tracking) -> int:
 
 def _metrics(folder: Path, number: int, database: Tracking) -> list[dict[str, str]]:
     """Replace the copies of the metrics; Omniboard's references to them."""
-    for name, series in _read(folder / "metrics.json").items():
+    for name, series in points_of(folder).items():
         times = [datetime.fromisoformat(text) for text in series["timestamps"]]
         identity = {"run_id": number, "name": name}
         content = identity | series | {"timestamps": times}

@@ -21,13 +21,10 @@ from torch import Tensor
 
 from repro.train.process import distributed
 from repro.train.process.device import to_host
+from repro.train.shares import CHECKPOINT_SHARE, KEEP_CHECKPOINTS
 
-KEEP = 2
-"""Checkpoints kept per run."""
 CHECKPOINT_SECONDS = 30.0
 """Least wall time between checkpoints."""
-CHECKPOINT_SHARE = 0.01
-"""Share of the wall time that checkpoints may take, from the first copy to the last byte."""
 MOST_SECONDS = 600.0
 """Most wall time between checkpoints, and so the most that a kill costs, whatever they take."""
 FOLLOW_SECONDS = 60.0
@@ -96,7 +93,7 @@ class Saver:
     def save(
         self, step: int, model: CLIP, optimizer: torch.optim.Optimizer, state: dict[str, Any]
     ) -> None:
-        """Begin to write `checkpoint-<step>` after the one before is done; keep the newest KEEP."""
+        """Begin to write `checkpoint-<step>` after the one before is done; keep the newest."""
         self.wait()
         self.begun = time.monotonic()
         parts = {"model": model.state_dict(), "optimizer": optimizer_state(model, optimizer)}
@@ -107,7 +104,7 @@ class Saver:
         def write() -> None:
             path, text = self.work_dir / f"checkpoint-{step}", json.dumps(state)
             save_tensors(path, copies(), {"state": text})
-            for old in _checkpoints(self.work_dir)[:-KEEP]:
+            for old in _checkpoints(self.work_dir)[:-KEEP_CHECKPOINTS]:
                 old.unlink()
             self.cost = time.monotonic() - self.begun
 

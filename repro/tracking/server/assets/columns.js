@@ -23,25 +23,27 @@
     panel.innerHTML = `<svg width="500" height="310" font-size="12" role="img" aria-label="ASR over learning rate">
       <path d="M50 20V260H480" fill="none" stroke="#999"/>${[0, 0.5, 1].map((asr) => text(30, y(asr) + 4, asr)).join('')}
       ${rates.map((rate) => text(x(rate), 278, rate)).join('')}${text(260, 300, 'learning rate')}
+      ${text(400, 56, 'own runs: black edge')}
       ${Object.keys(colours).map((name, i) => text(400, 20 + 16 * i, name, colours[name])).join('')}
       ${runs.map(({ _id, config: c, result: r }) => `<circle cx="${x(c.learning_rate)}" cy="${y(r.attack_success_rate)}" r="4"
-        fill="${colours[c.pretrain_objective]}" fill-opacity="0.6"><title>${_id}: ${r.attack_success_rate.toFixed(3)}</title></circle>`).join('')}
+        fill="${colours[c.pretrain_objective]}" fill-opacity="${c.archived ? 0.3 : 1}" stroke="${c.archived ? 'none' : 'black'}"><title>${_id}: ${r.attack_success_rate.toFixed(3)}</title></circle>`).join('')}
     </svg>`;
   };
   document.addEventListener('DOMContentLoaded', () => {
     const box = document.createElement('details');
     box.id = 'asr-chart';
-    box.style = 'position: fixed; right: 12px; bottom: 12px; z-index: 9; background: white; border: 1px solid #999; padding: 6px';
+    box.style = 'position: fixed; right: 12px; bottom: 12px; z-index: 999; background: white; border: 1px solid #999; padding: 6px';
     box.innerHTML = '<summary>ASR over learning rate</summary><div></div>';
     box.addEventListener('toggle', () => box.open && draw(box.lastChild));
     document.body.append(box);
+    box.open = true;
   });
   const key = 'default|RunsTable|1';
   if (localStorage.getItem(key)) return;
   const metrics = shown['metric.columns'];
   const custom = Object.fromEntries(Object.entries(shown['custom.columns']).map(([name, column]) => [name, column.config_path]));
   const order = [
-    '_id', 'accuracy', 'ASR', 'learning_rate', 'objective', 'seed', 'profile', 'stage', 'dataset', 'clean_size', 'cleaning_loss', 'outcome',
+    '_id', 'accuracy', 'ASR', 'learning_rate', 'objective', 'seed', 'archived', 'profile', 'stage', 'dataset', 'clean_size', 'cleaning_loss', 'outcome',
     'status', 'reason', 'duration', 'start_time', 'resumes', 'variant', 'fingerprint', 'notes', 'tags',
   ];
   const widths = { _id: 60, profile: 80, stage: 85, seed: 65, accuracy: 90, ASR: 80, start_time: 190, reason: 200, notes: 200, tags: 200 };

@@ -1,0 +1,65 @@
+"""What a call says at its end: the main numbers beside the archive's, and where to read on."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from repro.files import read_json
+from repro.profile import departures, graph_profile
+
+REPORTS = Path("report/build")
+SETTING = ("cc6m", "200k")
+"""The setting whose numbers are said: most pairs, most cleaning."""
+SAID: dict[str, tuple[str, Callable[[float], str]]] = {
+    "asr_left_at_rate": ("ASR left at one learning rate", "{:.1%}".format),
+    # The measure is its logarithm, so that the mean over seeds is a geometric one.
+    "rate_doublings": ("learning rate that cleans", lambda value: f"{2**value:.1e}"),
+    "accuracy_at_cap": ("accuracy when cleaned", "{:.1%}".format),
+}
+"""Measures that are said, with their names, and their values in words."""
+
+
+def end_of_call(profile: str) -> Iterator[str]:
+    """The lines at the end of a call that made, or found made, the report of a profile."""
+    folder = REPORTS / profile
+    document = read_json(folder / "report.json") or {}
+    rows = document.get("own_run", [])
+    yield from main_numbers(rows)
+    yield sentence_of_check(profile)
+    yield f"page: {folder / 'index.html'}"
+    if (folder / "report.pdf").exists():
+        yield f"PDF: {folder / 'report.pdf'}"
+    elif shutil.which("pdflatex") is None:
+        yield "PDF: none: no pdflatex is here (Debian: apt-get install texlive-latex-extra)"
+    else:
+        yield f"PDF: none: {folder / 'report.tex'} did not compile"
+
+
+def main_numbers(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A line a measure: both models of this run, and the mean of the archived seeds."""
+    values = {
+        (row["measure"], row["of"]): row
+        for row in rows
+        if (row["dataset"], row["clean_size"]) == SETTING
+    }
+    for measure, (name, form) in SAID.items():
+        parts = []
+        for side, label in (("mmcl", "MMCL"), ("mmcl_ssl", "MMCL + SSL")):
+            if row := values.get((measure, side)):
+                archived = form(mean(row["archived"]))
+                parts.append(f"{label} {form(row['value'])} (archive {archived})")
+        if parts:
+            place = f"{SETTING[0].upper()}, {SETTING[1].upper()}"
+            yield f"{place}: {name}: {', '.join(parts)}"
+
+
+def sentence_of_check(profile: str) -> str:
+    """What `check` says of the runs of the profile."""
+    # Not at the top: a call that has no end to speak of needs no pandas.
+    from repro.report.check import sentence_of
+
+    if others := departures(graph_profile(profile)):
+        return f"Not compared with the archive: {'; '.join(others)}."
+    return sentence_of(profile) or f"{profile} has no archived runs to be compared with."

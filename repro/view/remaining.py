@@ -1,0 +1,193 @@
+"""The time that is left of a study: planned seconds of runs, starts and stages, corrected by those
+that were measured.
+
+Runs of one kind take as much longer than planned as those of the kind that have made steps, and all
+of a call as much longer as the part of it that is over.
+"""
+
+import heapq
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from repro.launch.places import cores, count_from_environment, devices
+from repro.plan.assumptions import load_assumptions
+from repro.plan.counted import counts_of
+from repro.plan.forecast import Forecast
+from repro.plan.work import kind_of
+from repro.spec import Profile, RunSpec
+from repro.view.states import RunState
+
+STAGE_SECONDS = {
+    "resolve": 1.0,
+    "data": 28.0,
+    "poison": 1.0,
+    "pretrain": 1.3,
+    "clean": 1.5,
+    "report": 14.0,
+}
+"""Of a stage of the graph beside its runs, on two cores of an AMD EPYC, at the profile `smoke`."""
+START_SECONDS = 8.0
+"""From the start of a process to the first step of its first run, there."""
+RUN_SECONDS = 0.8
+"""Of a run beside what its clock counts: model, record, delivery; there."""
+UPDATE_SECONDS = 5e-9
+"""Of an optimizer step of a core, for each weight: no FLOPs, but memory."""
+TRUST_SECONDS = 10.0
+"""Seconds of a run after which what was measured counts as much as what was expected."""
+
+Alike = tuple[str, str, str | None, str]
+Stages = Mapping[str, tuple[float, float]]
+"""By name in DVC, when the stage of a call began and ended; an end of 0: it runs."""
+
+
+@dataclass
+class Remaining:
+    """How long the runs of a profile take on the devices of this machine."""
+
+    profile: Profile
+    slow: float = 0.5
+    """Where between the fastest machine that the plan assumes, 0, and the slowest, 1."""
+
+    @cached_property
+    def expected(self) -> dict[Alike, float]:
+        """Seconds of an epoch of the runs of the profile, evaluations included."""
+        assumptions = load_assumptions()
+        gpus = len(devices())
+        device = assumptions.devices["a100" if gpus else "core"]
+        forecast = Forecast(
+            self.profile, counts_of(self.profile, assumptions), gpus or slots(), assumptions
+        )
+        seconds = {}
+        for work in forecast.works:
+            spec = work.spec
+            steps = work.pairs / spec.schedule.global_batch_size
+            update = 0.0 if gpus else UPDATE_SECONDS * steps * forecast.counts.parameters
+            ranks = forecast.ranks(spec) if gpus else 1
+            training, evaluations = forecast.seconds(work, device)
+            low, _, high = (training + evaluations).tolist()
+            whole = (low + self.slow * (high - low)) / ranks + update
+            # The first run of several evaluates their start model; it does not stand for the rest.
+            seconds[alike(spec)] = whole / spec.schedule.epochs
+        return seconds
+
+    def seconds(
+        self,
+        states: Sequence[RunState],
+        names: Sequence[str] = (),
+        stages: Stages | None = None,
+        began: float | None = None,
+    ) -> float:
+        """Seconds until all runs, and the stages of these names, have ended; each state gets those
+        of its own run.
+
+        `stages` are those of the call that began at `began`. What the plan says is left takes as
+        much longer as what has passed since then took longer; without a call, as the runs did.
+        """
+        ratio, now = self._ratios(states), time.time()
+        # By kind: a machine that is slow at one of them need not be slow at another.
+        weights = [self._expected(state.spec) * ratio(state.spec) for state in states]
+        for state, weight in zip(states, weights, strict=True):
+            state.left = weight * (1 - state.share)
+        weights = [weight / ratio(None) for weight in weights]
+
+        stages = stages or {}
+        shares = [state.share for state in states]
+        left = _of_runs(states, weights, shares, now) + _of_stages(names, stages, now)
+        if began is None:
+            return left * ratio(None)
+        # As the call found it: without what was made before, and stages that it left out.
+        shares = [float(0 < state.ended < began) for state in states]
+        made = [name for name in names if name not in stages or len(set(stages[name])) > 1]
+        whole = _of_runs(states, weights, shares, None) + _of_stages(made, {}, now)
+        passed, planned = now - began, max(0.0, whole - left)
+        return left * (passed + TRUST_SECONDS) / (planned + TRUST_SECONDS)
+
+    def _expected(self, spec: RunSpec) -> float:
+        """Seconds of a run; one of a study that the profile has not is like the longest of it."""
+        epoch = self.expected.get(alike(spec), max(self.expected.values()))
+        return epoch * spec.schedule.epochs
+
+    def _ratios(self, states: Sequence[RunState]) -> "Ratio":
+        ratio = Ratio()
+        for state in states:
+            if state.made_here and state.share and state.seconds:
+                ratio.add(state.spec, state.seconds, self._expected(state.spec) * state.share)
+        return ratio
+
+
+class Ratio:
+    """Measured seconds over expected ones, by kind of run."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+    def add(self, spec: RunSpec, measured: float, expected: float) -> None:
+        """A run, or the part of it that is done."""
+        for kind in (kind_of(spec), ""):
+            self.sums[kind][0] += measured
+            self.sums[kind][1] += expected
+
+    def __call__(self, spec: RunSpec | None) -> float:
+        """Of the kind of `spec`; of all kinds for None, and where none of a kind was measured."""
+        measured, expected = self.sums[""]
+        overall = (measured + TRUST_SECONDS) / (expected + TRUST_SECONDS)
+        if spec is None:
+            return overall
+        measured, expected = self.sums[kind_of(spec)]
+        return (measured + TRUST_SECONDS * overall) / (expected + TRUST_SECONDS)
+
+
+def _of_runs(
+    states: Sequence[RunState], weights: Sequence[float], shares: Sequence[float], now: float | None
+) -> float:
+    """Planned seconds of the runs, whose shares are done; `now` is None where none has begun."""
+    total = 0.0
+    # Cleaning begins when all models are there.
+    for stage in ("pretrain", "clean"):
+        due = [
+            (weight * (1 - share) + RUN_SECONDS, state)
+            for state, weight, share in zip(states, weights, shares, strict=True)
+            if state.spec.stage == stage and share < 1
+        ]
+        if due:
+            alone = bool(devices()) and stage == "pretrain"
+            total += _side_by_side(due, 1 if alone else min(slots(), len(due)), now)
+    return total
+
+
+def _side_by_side(due: list[tuple[float, RunState]], places: int, now: float | None) -> float:
+    """Seconds in which these runs end on so many places, the longest first."""
+    running = [seconds for seconds, state in due if now and state.state == "running"]
+    waiting = [seconds for seconds, state in due if not now or state.state != "running"]
+    since = [now - state.since for _, state in due if now and state.since]
+    # A place that has a run has started, and one that has a batch is about to.
+    start = max(0.0, START_SECONDS - max(since, default=0.0))
+    free = [0.0] * min(len(running), places) + [start] * (places - len(running))
+    heapq.heapify(free)
+    for seconds in [*running, *sorted(waiting, reverse=True)]:
+        heapq.heappush(free, heapq.heappop(free) + seconds)
+    return max(free)
+
+
+def _of_stages(names: Sequence[str], stages: Stages, now: float) -> float:
+    """Planned seconds of those stages that have not ended, beside their runs."""
+    left = 0.0
+    for name in names:
+        begin, end = stages.get(name, (0.0, 0.0))
+        if not end:
+            passed = now - begin if begin else 0.0
+            left += max(0.0, STAGE_SECONDS[name.partition("@")[0]] - passed)
+    return left
+
+
+def alike(spec: RunSpec) -> Alike:
+    """Equal in runs of a profile that take as long."""
+    return spec.stage, spec.cell, spec.clean_size, spec.loss
+
+
+def slots() -> int:
+    """Runs side by side on this machine."""
+    return count_from_environment("REPRO_SLOTS", len(devices()) or cores())

@@ -1,0 +1,43 @@
+"""Stages and studies as they are called by hand: with the board."""
+
+import json
+from collections.abc import Collection
+from functools import partial
+
+from repro.launch import driver
+from repro.spec import Dataset, Objective
+from repro.study import run
+from repro.view.watch import watching
+from repro.view.watched import Watched
+
+
+def pretrain_stage(profile_name: str, dataset: Dataset, objective: Objective) -> None:
+    """Pre-train the models of a cell."""
+    with watching(partial(Watched.of_profile, profile_name)):
+        driver.pretrain_stage(profile_name, dataset, objective)
+
+
+def clean_stage(profile_name: str, dataset: Dataset, objective: Objective) -> None:
+    """Clean the models of a cell."""
+    with watching(partial(Watched.of_profile, profile_name)):
+        driver.clean_stage(profile_name, dataset, objective)
+
+
+def study(
+    name: str,
+    seeds: Collection[int],
+    variants: Collection[str],
+    dry_run: bool,
+    as_json: bool,
+    models: Collection[str],
+    again: Collection[str],
+) -> None:
+    """Make the runs of a study, those of `again` anew, or some of its `models` alone, or say which
+    are due.
+    """
+    if dry_run:
+        due = run.due_runs(name, seeds, variants)
+        print(json.dumps([of._asdict() for of in due], indent=1) if as_json else run.due_text(due))
+        return
+    with watching(partial(Watched.of_study, name, seeds, variants)):
+        run.run_study(name, seeds, variants, models, again)

@@ -1,0 +1,107 @@
+"""`repro status`: how far the study is, for whoever asks, on whichever node."""
+
+import json
+import time
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from repro.runs.run import place_of
+from repro.view.archive import archive_of_profile
+from repro.view.board import block, duration, share, summary_line
+from repro.view.states import RunState
+from repro.view.watch import LOOK_SECONDS
+from repro.view.watched import View, Watched
+
+PIPE_WIDTH = 200
+"""Columns of a table that no terminal shows."""
+
+
+def status(profile: str, study: str | None, watch: bool, as_json: bool) -> None:
+    """Print the state of every run of the profile, or of a study; `watch` keeps the board up until
+    Ctrl-C.
+    """
+    watched = Watched.of_study(study) if study else Watched.of_profile(profile)
+    if as_json:
+        print(json.dumps(content(watched.look()), indent=1))
+    elif watch:
+        _watch(watched)
+    else:
+        show(watched.look())
+
+
+def content(view: View) -> dict[str, Any]:
+    """The view as JSON content: shares as fractions, times in seconds."""
+    return {
+        "title": view.title,
+        "began": view.began,
+        "left_seconds": view.left,
+        "stage": view.stage,
+        "runs": [
+            {
+                "run": place_of(state.spec),
+                "profile": state.spec.profile,
+                **{name: value for name, value in asdict(state).items() if name != "spec"},
+                "share": state.share,
+                "warning": state.warning,
+            }
+            for state in view.states
+        ],
+    }
+
+
+def show(view: View) -> None:
+    """Print the table of all runs that have not ended, and the counts of the others."""
+    console = Console(highlight=False, emoji=False)
+    # A pipe has no width; its lines stay whole.
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(summary_line(view), markup=False, soft_wrap=True)
+    if view.stage:
+        console.print(f"stage {view.stage}", markup=False)
+    rows = [state for state in view.states if state.state not in ("done", "waiting")]
+    table = Table("", "run", "epoch", "accuracy", "ASR", "speed", "saved", "left", box=None)
+    for state in rows:
+        table.add_row(*map(Text, _cells(state)))
+    if rows:
+        console.print(table)
+    for state in view.states:
+        if state.warning and state.state != "done":
+            console.print(f"! {state.name}: {state.warning}", markup=False, soft_wrap=True)
+
+
+def _cells(state: RunState) -> list[str]:
+    """A row of the table."""
+    speed = f"{state.pairs_per_second:,.0f} pairs/s" if state.pairs_per_second else ""
+    waits = f", {state.waiting_share:.0%} waiting" if state.waiting_share is not None else ""
+    age, left = state.checkpoint_age, state.left
+    return [
+        f"{state.state} {state.where and f'({state.where})'}".strip(),
+        f"{state.spec.stage} {state.name}",
+        f"{state.epoch:.1f}/{state.epochs:.0f}",
+        share("", state.accuracy).strip(),
+        share("", state.asr).strip(),
+        f"{speed}{waits}",
+        "" if age is None else f"{duration(age)} ago",
+        "" if left is None or state.state == "failed" else duration(left),
+    ]
+
+
+def _watch(watched: Watched) -> None:
+    """Redraw the board until Ctrl-C; without a terminal, a line a minute."""
+    console = Console(highlight=False, emoji=False)
+    archive = archive_of_profile(watched.profile.name)
+    if not console.is_terminal:
+        while True:
+            print(summary_line(watched.look()), flush=True)
+            time.sleep(60)
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            size = console.size
+            picture = block(watched.look(), archive, size.width, size.height)
+            live.update(picture, refresh=True)
+            time.sleep(LOOK_SECONDS)

@@ -1,0 +1,190 @@
+"""What is watched: the runs of a profile or of a study, and the call of `reproduce` around them."""
+
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Self
+
+from repro.files import read_json, replace_json
+from repro.launch import slurm
+from repro.names import DATASETS
+from repro.profile import (
+    clean_runs,
+    graph_profile,
+    load_profile,
+    overrides_of,
+    pretrain_runs,
+)
+from repro.runs.layout import RESULTS, WORK
+from repro.runs.run import LaunchError
+from repro.spec import Profile, RunSpec
+from repro.study.spec import archive_of, asked_runs, load_study, study_profiles
+from repro.view.archive import archived_keys
+from repro.view.remaining import Remaining
+from repro.view.states import Jobs, RunState, State, is_held, keyed, read_states
+
+CALL_FILE = WORK / "call.json"
+"""Of the present call of `reproduce`, or else the last."""
+CALL_LOCK = Path(".dvc/tmp/profile.lock")
+"""Held while `reproduce` runs in this folder."""
+JOBS_SECONDS = 10.0
+"""Least time between two questions to Slurm."""
+
+
+@dataclass
+class Call:
+    """A call of `reproduce`, as CALL_FILE has it; times are in seconds since the epoch."""
+
+    profile: str
+    began: float
+    ended: float = 0.0
+    stages: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By name in DVC, beginning and end; an end of 0: the stage runs."""
+
+    def save(self) -> None:
+        """Write CALL_FILE."""
+        CALL_FILE.parent.mkdir(exist_ok=True)
+        replace_json(CALL_FILE, asdict(self), sync=False)
+
+    @classmethod
+    def read(cls) -> Self | None:
+        """The call of which CALL_FILE tells; None if there was none."""
+        content = read_json(CALL_FILE)
+        if content is None:
+            return None
+        stages = {name: (begin, end) for name, (begin, end) in content["stages"].items()}
+        return cls(**content | {"stages": stages})
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is there."""
+        return not self.ended and is_held(CALL_LOCK)
+
+
+@dataclass
+class View:
+    """How far a study is at one moment."""
+
+    title: str
+    states: list[RunState]
+    began: float | None
+    """Start of the call that makes the runs, in seconds since the epoch; None where none does."""
+    left: float | None
+    """Seconds until the end of the call; None where nothing was measured or is to do."""
+    stage: str = ""
+    """What runs beside training, and which of how many it is."""
+
+    def count(self, *states: State, stage: str = "") -> int:
+        """Runs in one of the states, of one stage if named."""
+        return sum(
+            state.state in states and stage in ("", state.spec.stage) for state in self.states
+        )
+
+    def of(self, stage: str) -> int:
+        """Runs of a stage."""
+        return sum(state.spec.stage == stage for state in self.states)
+
+
+class Watched:
+    """The runs of a profile or study, to be looked at again and again."""
+
+    def __init__(
+        self, title: str, profile: Profile, specs: list[RunSpec], results: Path, *, graph: bool
+    ) -> None:
+        """`graph`: the runs are made by the stages of the graph, not by a study."""
+        self.title, self.profile, self.results = title, profile, results
+        self.runs = keyed(specs)
+        self.stages = graph_stages(profile.name) if graph else []
+        self.remaining = Remaining(profile)
+        self.archived: set[tuple[str, str]] = set()
+        """Variants and keys of runs that an archive has."""
+        self.jobs: Jobs = {}
+        self.asked = 0.0
+
+    @classmethod
+    def of_profile(cls, name: str) -> Self:
+        """All runs of a profile."""
+        profile, overrides = graph_profile(name), overrides_of(name)
+        seeds = ", ".join(map(str, profile.pretrain.seeds))
+        title = f"{name}, seed{'s' * (len(profile.pretrain.seeds) > 1)} {seeds}"
+        title += "".join(f", {field}={value}" for field, value in overrides.items())
+        specs = [*pretrain_runs(profile), *clean_runs(profile)]
+        return cls(title, profile, specs, RESULTS, graph=True)
+
+    @classmethod
+    def of_study(
+        cls, name: str, seeds: Collection[int] = (), variants: Collection[str] = ()
+    ) -> Self:
+        """The runs of a study, or of some of its seeds and variants."""
+        study = load_study(name)
+        profiles = study_profiles(study)
+        specs = [
+            run
+            for stage in study.stages
+            for label in study.variants
+            for run in asked_runs(study, profiles, label, stage)
+            if (not seeds or run.seed in seeds) and (not variants or label in variants)
+        ]
+        results = WORK / "studies" / name
+        watched = cls(f"study {name}", load_profile(study.profile), specs, results, graph=False)
+        watched.archived = archived_keys(archive_of(name))
+        return watched
+
+    def look(self, began: float | None = None) -> View:
+        """The state of every run, and the time left; `began` is the start of the call that makes
+        them, where that is none of `reproduce`.
+        """
+        self._ask_slurm()
+        states, stage = read_states(self.runs, self.results, self.jobs), ""
+        for state, (spec, key) in zip(states, self.runs, strict=True):
+            if state.state == "waiting" and (spec.variant, key) in self.archived:
+                state.state = "done"
+        runs_on = any(state.state in ("running", "queued") for state in states)
+        call = Call.read()
+        if call and call.is_running and call.profile == self.profile.name and self.stages:
+            under_way = [name for name, (_, end) in call.stages.items() if not end]
+            number, began, runs_on = len(call.stages), call.began, True
+            stage = f"{under_way[0]} ({number} of {len(self.stages)})" if under_way else ""
+            left = self.remaining.seconds(states, self.stages, call.stages, began)
+        else:
+            left = self.remaining.seconds(states, began=began)
+        return View(self.title, states, began, left if runs_on and left else None, stage)
+
+    def from_nothing(self) -> tuple[float, float]:
+        """Seconds of a call that finds nothing made, on a fast machine and on a slow one."""
+        states = [RunState(spec) for spec, _ in self.runs]
+        low, high = (
+            Remaining(self.profile, slow).seconds(states, self.stages) for slow in (0.0, 1.0)
+        )
+        return low, high
+
+    def _ask_slurm(self) -> None:
+        """Ask for this folder's jobs, where it has submitted some."""
+        name = slurm.job_name()
+        if not (WORK / "packs" / name).is_dir() or time.monotonic() - self.asked < JOBS_SECONDS:
+            return
+        self.asked = time.monotonic()
+        with suppress(LaunchError):
+            self.jobs = {
+                fingerprint: ("running" if job.state == "running" else "queued", job.where)
+                for job in slurm.live_jobs(name) or ()
+                for fingerprint in job.runs
+            }
+
+
+def graph_stages(profile: str) -> list[str]:
+    """Names of the stages that `reproduce` runs for a profile, in order."""
+    models = [f"{profile}-{dataset}-{loss}" for dataset, loss in product(DATASETS, OBJECTIVES)]
+    return [
+        *(f"{kind}@{profile}" for kind in ("resolve", "data")),
+        *(f"poison@{profile}-{dataset}" for dataset in DATASETS),
+        *(f"{kind}@{model}" for kind in ("pretrain", "clean") for model in models),
+        f"report@{profile}",
+    ]
+
+
+OBJECTIVES = ("mmcl", "mmcl_ssl")
+"""Pre-trainings of the graph (dvc.yaml)."""

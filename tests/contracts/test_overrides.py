@@ -1,0 +1,96 @@
+"""Values that stand for those of the profile: from params.yaml and from --set."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repro.profile import (
+    departures,
+    flat,
+    graph_profile,
+    load_profile,
+    overrides_of,
+    parse_override,
+)
+from repro.spec import SpecError
+
+WRONG: dict[type, Any] = {int: "many", float: "many", bool: "many", list: "many", str: 3.5}
+"""By type of a right value, one of another type."""
+
+
+def every_wrong_override() -> list[tuple[str, Any]]:
+    """Each value of a profile once with a wrong type, and a field beside each that nothing has."""
+    profile = load_profile("smoke", Path(__file__).parents[2] / "specs")
+    leaves = flat(profile.model_dump(mode="json"))
+    wrong = {field: WRONG[type(value)] for field, value in leaves.items() if type(value) in WRONG}
+    wrong |= {f"{field.rpartition('.')[0]}.wrong".lstrip("."): 1 for field in leaves}
+    del wrong["name"]
+    return list(wrong.items())
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(every_wrong_override()) >= 100
+
+
+@pytest.mark.parametrize(("field", "value"), every_wrong_override(), ids=str)
+def test_a_wrong_override_is_named_with_its_value_and_what_is_allowed(
+    root: Path, field: str, value: Any
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_profile("smoke", root / "specs", {field: value}, "--set")
+    head, *lines = str(caught.value).splitlines()
+    assert head.startswith("--set: ")
+    line = next(line for line in lines if field.split(".")[-1] in line)
+    # A name that is no key is the wrong value itself.
+    assert str(value) in line or "(got 'wrong')" in line
+    assert any(word in line for word in ("allowed", "should be", "expected")), line
+
+
+def test_overrides_are_those_of_the_profile_beside_them(here: Path) -> None:
+    Path("params.yaml").write_text(
+        "profile: smoke\noverrides: {clean: {warmup_steps: 2}, pretrain.seeds: [7]}\n"
+    )
+    assert overrides_of("smoke") == {"clean.warmup_steps": 2, "pretrain.seeds": [7]}
+    profile = graph_profile("smoke")
+    assert (profile.clean.warmup_steps, profile.pretrain.seeds) == (2, [7])
+    assert graph_profile("mini") == load_profile("mini") and overrides_of("mini") == {}
+    assert [line.split(":")[0] for line in departures(profile)] == [
+        "clean.warmup_steps",
+        "pretrain.seeds",
+    ]
+    assert departures(load_profile("smoke")) == []
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ("profile: smoke\noverrides: [1]", r"params\.yaml: overrides: \[1\] \(allowed: fields of"),
+        ("profile: smoke\noverride: {}", r"params\.yaml: \['override'\] \(allowed: profile, over"),
+        ("profile: smoke\noverrides: {clean: {warmup: 1}}", r"clean\.warmup: .*allowed: .*warmup_"),
+    ],
+)
+def test_a_wrong_params_file_is_named(here: Path, params: str, said: str) -> None:
+    Path("params.yaml").write_text(params)
+    with pytest.raises(SpecError, match=said):
+        graph_profile("smoke")
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("clean.warmup_steps=20", ("clean.warmup_steps", 20)),
+        ("pretrain.seeds=[1, 2]", ("pretrain.seeds", [1, 2])),
+        ("clean.optimizer.weight_decay=1e-2", ("clean.optimizer.weight_decay", 0.01)),
+        ("data.stand_in=a=b", ("data.stand_in", "a=b")),
+        ("a=null", ("a", None)),
+    ],
+)
+def test_a_value_is_read_as_in_a_specification(text: str, pair: tuple[str, Any]) -> None:
+    assert parse_override(text) == pair
+
+
+@pytest.mark.parametrize("text", ["clean.warmup_steps", "=3", "a=[1", "a=&b 1", "a=!!python/x 1"])
+def test_what_is_no_field_and_value_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match=r"--set: .*allowed: "):
+        parse_override(text)

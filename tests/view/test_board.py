@@ -1,0 +1,162 @@
+"""The board: what it shows at every size, and that nothing that happens to it harms the runs."""
+
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.view import watch
+from repro.view.board import block, duration, finished_line, summary_line
+from repro.view.states import RunState
+from repro.view.watch import Board, drawing
+from repro.view.watched import View, Watched
+
+SIZES = [(120, 30), (80, 24), (64, 10), (20, 8), (5, 3), (1, 1)]
+
+
+def a_view(now: float | None = None) -> View:
+    """Six runs: a model that is done, one that learns no backdoor, four cleanings."""
+    profile = load_profile("smoke")
+    states = [RunState(spec) for spec in [*pretrain_runs(profile)[:2], *clean_runs(profile)[:4]]]
+    done, odd, running, failed, queued, _ = states
+    done.state, done.step, done.total_steps, done.ended = "done", 8, 8, 5.0
+    done.accuracy, done.asr = 0.345, 0.912
+    odd.state, odd.step, odd.total_steps, odd.epoch, odd.asr = "running", 6, 8, 1.5, 0.01
+    running.state, running.step, running.total_steps, running.epoch = "running", 1, 3, 1 / 3
+    running.loss, running.accuracy, running.pairs_per_second = 2.345, 0.25, 1234.0
+    failed.state, failed.reason = "failed", "loss is nan after step 2 of 3"
+    queued.state, queued.where = "queued", "Priority"
+    return View("smoke, seed 0", states, began=(now or time.time()) - 600, left=1200.0)
+
+
+def no_archive(spec: object) -> None:
+    return None
+
+
+def picture(width: int, height: int, **settings: bool) -> list[str]:
+    console = Console(
+        file=io.StringIO(), width=width, height=height, force_terminal=True, **settings
+    )
+    with console.capture() as caught:
+        console.print(block(a_view(), no_archive, width, height), end="")
+    return caught.get().splitlines()
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_the_block_fits_every_terminal(width: int, height: int) -> None:
+    lines = picture(width, height, no_color=True, legacy_windows=False)
+    plain = [Console(width=200).render_str(line, markup=False).plain for line in lines]
+    assert len(lines) <= max(height - 1, 2)
+    assert all(len(line.encode("ascii", "ignore")) <= width + 20 for line in plain)
+
+
+def test_a_wide_block_has_the_whole_and_every_number_of_a_run() -> None:
+    text = "\n".join(picture(140, 30, no_color=True))
+    for part in (
+        "pre-train 1/2 · clean 0/4 · 1 failed · 1 queued · in the queue: Priority",
+        "10 min gone, about 20 min left (ends ",
+        "epoch 0/1",
+        "loss 2.35",
+        "accuracy 34.5%",
+        "ASR 91.2%",
+        "1,234 pairs/s",
+        "ASR 1.0% after half of pre-training: the backdoor is not taking",
+        "loss is nan after step 2 of 3",
+    ):
+        assert part in text, part
+
+
+def test_without_colour_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NO_COLOR leaves bold and dim, which are no colours (no-color.org)."""
+    assert any("\x1b[36m" in line for line in picture(120, 30))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not any("\x1b[36m" in line or "\x1b[32m" in line for line in picture(120, 30))
+
+
+def test_lines_say_the_same_where_there_is_no_terminal() -> None:
+    view = a_view()
+    done = view.states[0]
+    assert finished_line(done, lambda spec: (0.3, 0.9)) == (
+        "done: pretrain cc3m-mmcl seed 0: accuracy 34.5%, ASR 91.2% (archive: 30.0%, 90.0%)"
+    )
+    assert summary_line(view).startswith("smoke, seed 0: pre-train 1/2 · clean 0/4 · 1 failed")
+    nothing = View("smoke", view.states, began=None, left=None)
+    assert summary_line(nothing).endswith("nothing runs; 2 runs are to be made")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(5, "5 s"), (90, "90 s"), (130, "2 min"), (7200, "2.0 h"), (200_000, "2.3 days")],
+)
+def test_a_duration_has_a_fitting_unit(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def board(look: object) -> Board:
+    return Board(Watched.of_profile("smoke"), look)  # type: ignore[arg-type]
+
+
+def test_an_error_of_the_board_ends_the_board_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
+
+    def broken() -> View:
+        raise KeyError("a bug")
+
+    with drawing(board(broken)):
+        time.sleep(0.1)
+    assert "the board ended (KeyError: 'a bug'); the runs go on" in capsys.readouterr().err
+
+
+def test_what_others_end_is_news_and_what_was_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    views = [a_view(), a_view()]
+    views[1].states[2].state = "done"
+    seen, stop = iter(views), threading.Event()
+
+    def look() -> View:
+        view = next(seen, views[-1])
+        if view is views[1]:
+            stop.set()
+        return view
+
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
+    board(look).run(stop)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["smoke, seed 0", "warning", "done"]
+
+
+CALL = """
+import sys, time
+from repro.view import watch
+from repro.view.watched import View, Watched
+watch.LOOK_SECONDS = watch.LINE_SECONDS = 0.02
+runs = Watched.of_profile("smoke")
+with watch.drawing(watch.Board(runs, runs.look)):
+    time.sleep(2)
+    open("worked", "w").close()
+print("the end")
+"""
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_work_goes_on_when_nobody_reads(here: Path, root: Path, terminal: bool) -> None:
+    """As in `| head`, or when the terminal is closed: status 0, and no traceback."""
+    out, ours = os.openpty() if terminal else os.pipe()
+    environment = os.environ | {"PYTHONPATH": str(root), "TERM": "xterm"}
+    command = [sys.executable, "-c", CALL]
+    with subprocess.Popen(command, env=environment, stdout=ours, stderr=subprocess.PIPE) as call:
+        os.close(ours)
+        assert os.read(out, 10)
+        os.close(out)
+        _, said = call.communicate(timeout=60)
+    assert (call.returncode, said) == (0, b"") and Path("worked").exists()

@@ -1,0 +1,81 @@
+"""The time left: from the plan at first, and then from what was measured."""
+
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.spec import RunSpec
+from repro.view.remaining import RUN_SECONDS, STAGE_SECONDS, START_SECONDS, Remaining
+from repro.view.states import RunState
+from repro.view.watched import graph_stages
+
+MODELS, CLEANINGS = (of(load_profile("mini")) for of in (pretrain_runs, clean_runs))
+NAMES = graph_stages("mini")
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> Remaining:
+    monkeypatch.setenv("REPRO_SLOTS", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    return Remaining(load_profile("mini"))
+
+
+def fresh(specs: Sequence[RunSpec]) -> list[RunState]:
+    return [RunState(spec) for spec in specs]
+
+
+def done(state: RunState, seconds: float, ended: float = 0.0) -> None:
+    state.state, state.made_here, state.seconds, state.ended = "done", True, seconds, ended
+
+
+def test_runs_of_half_the_speed_take_twice_as_long(left: Remaining) -> None:
+    """Without a call, as on a cluster: what its runs tell is all there is."""
+    states = fresh(CLEANINGS)
+    before = left.seconds(states)
+    alike = [s for s in states if s.spec.loss == "mmcl_ssl"]
+    for state in alike[:6]:
+        done(state, 2 * (state.left or 0.0))
+    rest = [state for state in states if state.state != "done"]
+    over = left.seconds(rest)
+    assert left.seconds(states) == pytest.approx(2 * over, rel=0.05) and over < before
+
+
+def test_runs_share_the_places_and_models_come_before_their_cleaning(left: Remaining) -> None:
+    models, cleanings = fresh(MODELS), fresh(CLEANINGS)
+    both = left.seconds([*models, *cleanings])
+    assert both == pytest.approx(left.seconds(models) + left.seconds(cleanings))
+    seconds = sum(state.left or 0.0 for state in cleanings) + RUN_SECONDS * len(cleanings)
+    at_least = seconds / 2 + START_SECONDS
+    assert at_least - 1e-6 <= left.seconds(cleanings) < 1.1 * at_least
+
+
+def test_a_done_study_takes_no_more_time(left: Remaining) -> None:
+    states = [RunState(spec, "done") for spec in CLEANINGS]
+    assert left.seconds(states, NAMES, dict.fromkeys(NAMES, (1.0, 2.0)), 0.5) == 0.0
+
+
+@pytest.mark.parametrize("slower", [1.0, 3.0])
+def test_what_is_over_of_a_call_tells_how_fast_the_rest_is(left: Remaining, slower: float) -> None:
+    """Also where nothing but starts and stages is slow, of which no run knows: a busy machine.
+
+    What was there before the call, and stages that it left out, tell nothing.
+    """
+    now, states = time.time(), fresh([*MODELS, *CLEANINGS])
+    done(states[0], 0.0, now - 10_000)
+    before = left.seconds(states, NAMES[2:])
+    began = now - slower * STAGE_SECONDS["report"] * 5
+    stages = {NAMES[0]: (now, now), NAMES[1]: (began, now)}
+    whole = left.seconds(states, NAMES, stages, began)
+    passed = STAGE_SECONDS["data"]
+    expected = before * (now - began + 10) / (passed + 10)
+    assert whole == pytest.approx(expected, rel=0.01)
+
+
+def test_a_start_that_has_begun_is_shorter_by_that(left: Remaining) -> None:
+    states = fresh(CLEANINGS[:2])
+    for state in states:
+        state.state, state.since = "queued", time.time() - START_SECONDS / 2
+    waiting = left.seconds(fresh(CLEANINGS[:2]))
+    assert left.seconds(states) == pytest.approx(waiting - START_SECONDS / 2, abs=0.1)

@@ -1,0 +1,93 @@
+"""`repro status`: from the files alone, for people and for programs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repro.__main__ import main
+from repro.files import replace_json
+from repro.profile import clean_runs, load_profile
+from repro.runs.layout import WORK
+from repro.runs.run import Run, place_of
+from repro.view.watched import CALL_LOCK, Call, graph_stages
+from tests.view.test_states import STATUS, carried
+
+
+@pytest.fixture
+def run(here: Path) -> Run:
+    made = Run(clean_runs(load_profile("smoke"))[0], "a" * 16, {}, "code")
+    made.save()
+    return made
+
+
+def test_an_empty_folder_has_a_status(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--profile", "smoke"]) == 0
+    said = capsys.readouterr().out
+    assert "pre-train 0/4 · clean 0/36; nothing runs; 40 runs are to be made" in said
+    assert list(here.iterdir()) == [here / "specs"], "it leaves nothing"
+
+
+def test_a_study_has_a_status_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--profile", "smoke", "--study", "starts"]) == 0
+    assert capsys.readouterr().out.startswith("study starts: pre-train 0/")
+
+
+def test_archived_runs_of_a_study_are_done_in_a_fresh_clone(
+    root: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "results").symlink_to(root / "results")
+    main(["status", "--profile", "smoke", "--study", "starts"])
+    assert capsys.readouterr().out.endswith("; all runs are done\n")
+
+
+def test_a_running_and_a_stopped_run_are_in_the_table(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"pairs_per_second": 1234.0, "waiting_share": 0.31}
+    replace_json(run.work_dir / "status.json", STATUS | {"values": STATUS["values"] | values})
+    with carried(run):
+        os.utime(run.work_dir / "status.json")
+        main(["status", "--profile", "smoke"])
+    said = " ".join(capsys.readouterr().out.split())
+    for part in ("running (node7)", "40.0%", "90.0%", "1,234 pairs/s, 31% waiting", "31% of the"):
+        assert part in said, said
+    main(["status", "--profile", "smoke"])
+    assert "1 stopped" in capsys.readouterr().out
+
+
+def test_programs_get_every_run_with_the_place_that_again_takes(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with carried(run):
+        replace_json(run.work_dir / "status.json", STATUS)
+        main(["status", "--profile", "smoke", "--json"])
+    content = json.loads(capsys.readouterr().out)
+    assert len(content["runs"]) == 40 and content["left_seconds"] > 0
+    [mine] = [of for of in content["runs"] if of["run"] == place_of(run.spec)]
+    assert (mine["state"], mine["asr"], mine["share"]) == ("running", 0.9, 0.25)
+
+
+def test_the_call_of_another_process_is_seen_with_its_stage(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    WORK.mkdir()
+    CALL_LOCK.parent.mkdir(parents=True)
+    data = graph_stages("smoke")[1]
+    Call("smoke", 1.0, stages={"resolve@smoke": (1.0, 2.0), data: (2.0, 0.0)}).save()
+    code = f"import repro.files as f, pathlib, sys\nwith f.held(pathlib.Path('{CALL_LOCK}')):"
+    command = [sys.executable, "-c", f"{code} print(flush=True); sys.stdin.read()"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        main(["status", "--profile", "smoke"])
+        assert f"stage {data} (2 of 13)" in capsys.readouterr().out
+        main(["status", "--profile", "mini"])
+        assert "stage" not in capsys.readouterr().out, "another profile's call"
+        other.communicate()
+    main(["status", "--profile", "smoke"])
+    assert "nothing runs" in capsys.readouterr().out, "its process is gone"
