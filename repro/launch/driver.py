@@ -20,6 +20,7 @@ from pathlib import Path
 
 from repro.data.stages import is_absent
 from repro.events import say
+from repro.files import held
 from repro.launch import local, slurm
 from repro.launch.places import LOADER_WORKERS, count_from_environment
 from repro.ledger import Row
@@ -151,6 +152,10 @@ def run_all(
     for run in due:
         run.save()
         reopen(run)
+    # A file system without locks is named before anything runs.
+    for run in due[:1]:
+        with held(run.work_dir / "publish.lock", wait=True):
+            pass
 
     # Variants may share a run under names of their own: it runs once and is published under each.
     waiting = [run for run in due if not deliver(run, results)]

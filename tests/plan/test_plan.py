@@ -16,7 +16,7 @@ from repro.plan import forecast
 from repro.plan.assumptions import Assumptions, load_assumptions
 from repro.plan.flops import count
 from repro.plan.forecast import Forecast, arithmetic, cost_table, fixed, plan
-from repro.plan.work import Counts, Work, kind_of, work_of
+from repro.plan.work import Counts, Work, work_of
 from repro.profile import load_profile
 from repro.spec import Profile
 
@@ -139,12 +139,14 @@ def test_a_device_waits_for_slow_loaders(costs: Forecast, assumptions: Assumptio
     assert fed == pytest.approx(work.pairs * high / 7 * 1.01)
 
 
-def test_few_gpus_compute_a_forward_pass_twice(costs: Forecast, assumptions: Assumptions) -> None:
+def test_few_gpus_compute_a_forward_pass_twice(
+    costs: Forecast, assumptions: Assumptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On one A100 of 40 GB eight BatchNorm groups of 36 GB want the gradient cache: a third more."""
     work = chosen(costs, "pretrain", "cc3m-mmcl")
     gpu = fixed(assumptions.devices["a100"], 0.2)
-    one = replace(costs, gpus=1, group_bytes={})
-    one.group_bytes[kind_of(work.spec)] = 36 * 10**9
+    one = replace(costs, gpus=1)
+    monkeypatch.setattr(forecast, "group_bytes_of", lambda spec: 36 * 10**9)
     ratio = one.seconds(work, gpu)[0][0] / costs.seconds(work, gpu)[0][0]
     assert ratio == pytest.approx(4 / 3, rel=0.01)
     assert [replace(costs, gpus=n).ranks(work.spec) for n in (1, 7, 100)] == [1, 4, 8]
