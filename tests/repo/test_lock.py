@@ -87,7 +87,7 @@ def problems(graph: dict[str, Stage], lock: dict[str, Stage], profile: Any) -> I
             if made.get(dep["path"], dep["md5"]) != dep["md5"]:
                 yield f"{name}: {dep['path']}: not the output of its stage"
         for file, fields in (next(iter(of.items())) for of in stage.get("params", [])):
-            for field in fields:
+            for field in fields or ():
                 values = locked["params"][file]
                 if field in values and not fits(values[field], value_of(profile, field)):
                     yield f"{name}: {field}: another value"
