@@ -1,4 +1,4 @@
-"""Pictures of README: an evaluation image of `mini` without the patch and with it, as evaluations draw it.
+"""Pictures of README: an evaluation image of `mini` without the patch and with it.
 
 `PYTHONPATH=. python docs/pictures/backdoor.py` writes them; the stage `data` has made the images.
 """
