@@ -4,10 +4,10 @@ Each line is a question with a short answer and one or two sentences. All number
 confirmed verdicts and from the paper's Table 1.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from repro.report.format import label, percent
+from repro.report.format import factor, label, percent
 from repro.report.judging.claims import Paper
 from repro.report.measures import Value
 from repro.report.verdicts import (
@@ -37,10 +37,19 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Number:
+    """A number that stands large on the first screen."""
+
+    value: str
+    says: str
+
+
+@dataclass(frozen=True)
 class Answer:
     """The answer to the paper's claim."""
 
     headline: str
+    numbers: list[Number]
     lines: list[Line]
 
 
@@ -82,7 +91,31 @@ def answer(verdicts: Verdicts, paper: Paper) -> Answer | None:
         "strength": of["lost_at_cap"].verdict == LIKE_PAPER and impossible.answer != "no",
         "advice": deployed.answer == "yes",
     }
-    return Answer(_headline(holds), lines)
+    return Answer(_headline(holds), list(_numbers(of)), lines)
+
+
+def _numbers(of: Mapping[str, MeasureVerdict]) -> Iterator[Number]:
+    """ASR left in the last setting, the factor of the rates, and the accuracy when cleaned."""
+    last = _first(of["asr_left_at_rate"])[-1]
+    left = " against ".join(f"{100 * getattr(last, o).mean:.0f}%" for o in ("mmcl_ssl", "mmcl"))
+    yield Number(
+        left,
+        "of attacks still succeed on MMCL + SSL models and on MMCL models after CleanCLIP at one "
+        f"learning rate ({label(last.dataset)}, {label(last.clean_size)} pairs).",
+    )
+    rates = _pooled(of["rate_doublings"], of["rate_doublings"].cells[0].comparator)
+    yield Number(
+        f"{factor(rates.mean)} times",
+        f"{'or more ' * rates.at_least}{_interval(rates, factor)}: the learning rate that cleans "
+        "MMCL + SSL models, over that of MMCL models.",
+    )
+    if cleaned := of.get("accuracy_at_cap"):
+        main = _pooled(cleaned, cleaned.cells[0].comparator)
+        yield Number(
+            f"{'+' * (main.mean > 0)}{percent(main.mean)} points",
+            f"of accuracy {_interval(main, percent)}: the cleaned MMCL + SSL model less the "
+            "cleaned MMCL model.",
+        )
 
 
 def _headline(holds: Mapping[str, bool]) -> str:
@@ -104,8 +137,8 @@ def _harder(left: MeasureVerdict, rates: MeasureVerdict) -> Line:
         _word([left.verdict, rates.verdict]),
         f"After CleanCLIP at one learning rate an ASR of {of_both[0]}% is left on them, and of "
         f"{of_both[1]}% on MMCL models. Cleaning them takes {_bound(difference)}"
-        f"{2**difference.mean:.1f} times the learning rate "
-        f"{_interval(difference, lambda end: f'{2**end:.1f}')}, the mean of {len(cells)} settings.",
+        f"{factor(difference.mean)} times the learning rate "
+        f"{_interval(difference, factor)}, the mean of {len(cells)} settings.",
     )
 
 

@@ -13,8 +13,7 @@ from statistics import fmean, median
 import pandas as pd
 
 from repro.names import DEFENCES, LOSSES, TRIGGERS
-from repro.report.hypotheses import asr_frontier
-from repro.report.measures import CleanedModel, Evaluations, Value, of_seeds
+from repro.report.measures import CleanedModel, Evaluations, Value, asr_frontier, of_seeds
 from repro.report.studies.results import StudyResults
 from repro.report.verdicts import Estimate, estimate
 from repro.spec import Objective, RunSpec

@@ -7,7 +7,7 @@ the metrics.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import pandas as pd
 
 from repro.files import replace_file, replacing
 from repro.profile import SPECS
+from repro.report.check import sentence_of
 from repro.report.document import build_document, joined, plain
 from repro.report.figures import draw_all
-from repro.report.figures.style import Document
 from repro.report.judging.claims import load_claims
 from repro.report.material import read_material
 from repro.report.metrics import metrics
@@ -26,7 +26,12 @@ from repro.report.numbers.cells import PANELS, Cell
 from repro.report.numbers.evidence import Evidence
 from repro.report.pages import latex
 from repro.report.pages.html import INDEX, pages
+from repro.report.pages.interactive import clouds
+from repro.report.pages.runs import runs_shown
+from repro.report.pages.table import Table
+from repro.report.pages.tables import tables, verdict_rows
 from repro.report.points import accuracy_kept
+from repro.report.reading import Document
 from repro.report.studies.results import StudyResults, evidence_of, read_study_results
 from repro.runs.inputs import check_stores
 from repro.runs.layout import DATA, POISONED
@@ -75,21 +80,33 @@ def build(evidence: Evidence, out: Path, *, latex_too: bool = True) -> dict[str,
     """
     context, gallery = read_material(evidence)
     studies = read_study_results(evidence.profile.name)
-    parts = {**build_document(evidence, load_claims(), studies), "context": context}
+    # Of the runs in results/, which a replay and a report from an archive do not have.
+    own = bool(evidence.runs) and not evidence.archived
+    parts = {
+        **build_document(evidence, load_claims(), studies),
+        "check": sentence_of(evidence.profile.name) if own else "",
+        "context": context,
+    }
     text = json.dumps(plain(parts), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     # Everything is rendered from the document as a reader of report.json gets it.
     document: dict[str, Any] = json.loads(text)
     points = points_of(evidence, studies, document["resistance"]["study"])
-    drawn = draw_all(document, points)
+    drawn = draw_all({**document, "gallery": gallery}, points)
 
     files = {DOCUMENT: text.encode(), **exported(document, points)}
     files |= {f"figures/{name}.svg": figure.svg.encode() for name, figure in drawn.items()}
+    files |= {
+        f"figures/{name}-narrow.svg": figure.narrow.encode()
+        for name, figure in drawn.items()
+        if figure.narrow
+    }
     if latex_too:
         files |= {f"figures/{name}.pdf": figure.pdf for name, figure in drawn.items()}
         files["report.tex"] = latex.tex(document, drawn).encode()
     _write(out, files)
     pdf = ["report.pdf"] * (latex_too and latex.compile_pdf(out, document))
-    _write(out, pages(document, drawn, gallery, [*files, *pdf]))
+    shown = clouds(document, points), runs_shown(document, points)
+    _write(out, pages(document, drawn, gallery, [*files, *pdf], *shown))
     return document
 
 
@@ -126,58 +143,28 @@ def points_of(
 
 def exported(document: Document, points: pd.DataFrame) -> dict[str, bytes]:
     """Return the content of the files that other programs read, by name."""
-    archived, verdicts = points.source == "archive", [*verdict_rows(document)]
-    tables = {
+    archived, made = points.source == "archive", tables(document)
+    verdicts = [*verdict_rows(document)]
+    frames = {
         "points.csv": points[~archived],
         "archive.csv": points[archived],
-        **{f"{name}.csv": flat(document["tables"][name]["rows"]) for name in ("table1", "table2")},
+        **{
+            f"{name}.csv": with_columns(flat(document["tables"][name]["rows"]), made.get(name))
+            for name in ("table1", "table2")
+        },
         "verdicts.csv": pd.DataFrame(verdicts),
         "bench.csv": flat(document["bench"]),
     }
     files = {METRICS: json.dumps(metrics(document, verdicts), indent=1) + "\n"}
-    for name, table in tables.items():
+    for name, table in frames.items():
         if len(table.columns):
             files[name] = table.to_csv(index=False)
     return {name: text.encode() for name, text in files.items()}
 
 
-def verdict_rows(document: Document) -> Iterator[dict[str, Any]]:
-    """Every verdict of ours with its difference and 95% interval, as rows of verdicts.csv."""
-    verdicts = document["verdicts"]
-    tables = {"": [*(verdicts["confirmed"] or []), *verdicts["exploratory"]]}
-    tables |= {of["name"]: of["measures"] for of in verdicts["secondary"]}
-    tables["midi"] = document["larger"]["measures"]
-    for table, measure in ((name, measure) for name, of in tables.items() for measure in of):
-        for cell in filter(None, [*measure["cells"], measure["pooled"]]):
-            difference = cell["difference"]
-            low, high = difference["interval"] or (None, None)
-            place = filter(None, (cell["dataset"], cell["clean_size"]))
-            yield {
-                "comparison": table,
-                "fixed": measure["fixed"],
-                "measure": measure["measure"],
-                "setting": "-".join(place) or "pooled",
-                "comparator": cell["comparator"],
-                "unit": measure["unit"],
-                "seeds": difference["seeds"],
-                "mmcl": cell["mmcl"]["mean"],
-                "mmcl_ssl": cell["mmcl_ssl"]["mean"],
-                "difference": difference["mean"],
-                "low": low,
-                "high": high,
-                "at_least": difference["at_least"],
-                "at_most": difference["at_most"],
-                **{key: cell[key] for key in ("p", "p_holm", "verdict", "reason")},
-                **{
-                    f"{start}_{name}": share
-                    for start in ("start_accuracy", "start_asr")
-                    for name, share in cell[start].items()
-                },
-                "marks": "; ".join(cell["marks"]),
-                "by_seed": "; ".join(
-                    f"{seed}: {value:.4g}" for seed, value in difference["by_seed"].items()
-                ),
-            }
+def with_columns(rows: pd.DataFrame, table: Table | None) -> pd.DataFrame:
+    """The rows with the columns that a table of the page adds to them."""
+    return rows if table is None else pd.concat([rows, table.frame()], axis=1)
 
 
 def flat(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from repro.report.measures import Context, Evaluations
 from repro.report.numbers import tables
 from repro.report.numbers.authors import authors_notices
 from repro.report.numbers.cells import CELLS
+from repro.report.numbers.draws import draws
 from repro.report.numbers.evidence import Evidence
 from repro.report.numbers.mechanism import mechanism
 from repro.report.numbers.resistance import resistance
@@ -105,6 +106,8 @@ def build_document(
         "answer": answer(judged, paper),
         "verdicts": judged,
         "larger": _larger(evidence, claims, larger),
+        # The report's own run, drawn beside the archived seeds.
+        "own_cells": resistance(by_arm, "/")["cells"] if archived and evidence.runs else [],
         "own_run": list(own_values(by_arm, arms, claims.rules)) if archived else [],
         "claims": judged_claims(by_arm, claims, judged, scope),
         "tables": {
@@ -121,6 +124,7 @@ def build_document(
         "errata": [erratum.model_dump() | {"result": erratum.result} for erratum in claims.errata],
         **about._asdict(),
         "hypotheses": stated_hypotheses(studies, by_arm),
+        "draws": draws(studies, by_arm, claims.comparisons.confirmed.get(profile.name)),
         "bench": bench(studies, by_arm),
         "runs": {
             run.folder: run.record.model_dump(include=PROVENANCE)

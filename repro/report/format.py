@@ -4,12 +4,19 @@ Numbers in report.json and in the ledger are fractions; percent is a matter of s
 begins here.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from repro.names import CLEAN_SIZES, DATASETS, LOSSES
 
 LABELS = {str(name): text for name, text in [*DATASETS.items(), *CLEAN_SIZES.items()]} | {
     str(name): loss.label for name, loss in LOSSES.items()
 }
-LABELS["norm_groups_64"] = "groups of 64"  # MMCL models by their BatchNorm groups
+LABELS |= {
+    "norm_groups_64": "groups of 64",  # MMCL models by their BatchNorm groups
+    "matched": "16 epochs",
+    "held_out": "held-out pairs",
+}
 """How the keys of specifications and ledger are printed."""
 
 
@@ -41,7 +48,7 @@ def tick(fraction: float, _: float | None = None) -> str:
 
     Matplotlib also gives the position.
     """
-    return f"{round(100 * fraction, 2) + 0:g}"  # + 0: no minus before a zero
+    return f"{round(100 * fraction, 2) + 0:g}".replace("-", "−")  # + 0: no minus before a zero
 
 
 def rate(value: float | None) -> str:
@@ -55,3 +62,35 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes} min {rest:02d} s"
+
+
+def factor(doublings: float) -> str:
+    """Doublings as the factor that they are."""
+    return f"{2**doublings:.1f}"
+
+
+def bounds(found: Mapping[str, Any]) -> str:
+    """The sign before a mean of bounds; of some that are lower and some that are upper, neither."""
+    lower, upper = found["at_least"], found["at_most"]
+    if lower and upper:
+        return "≈ "
+    return "≥ " if lower else "≤ " if upper else ""
+
+
+def amount(value: float, unit: str, signed: bool = False) -> str:
+    """Return a value in the unit of its measure: shares in percent, all else with two decimals."""
+    sign = "+" if signed and value > 0 else ""
+    # Adding 0 takes the minus from a zero.
+    text = percent(value) if unit == "fraction" else f"{round(value, 2) + 0:.2f}"
+    return sign + text.replace("-", "−")
+
+
+def level(value: float, unit: str) -> str:
+    """Return the value of one model; of a measure in doublings its learning rate."""
+    return f"{2**value:.2g}" if unit == "doublings" else amount(value, unit)
+
+
+def interval(ends: Sequence[float], unit: str) -> str:
+    """Return an interval in brackets, in the unit of its measure."""
+    low, high = (amount(end, unit) for end in ends)
+    return f"[{low}, {high}]"

@@ -8,25 +8,13 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from repro.report.measures import (
-    CleanedModel,
-    Evaluations,
-    Quantity,
-    Value,
-    asr_left_at_rate,
-    lost_at_cap,
-    of_seeds,
-    rate_doublings,
-)
+from repro.report.measures import BY_NAME, Evaluations, Value, asr_left_at_rate, of_seeds
 from repro.report.studies.results import StudyResults
-from repro.report.verdicts import Estimate, estimate, holm, p_above
+from repro.report.verdicts import estimate, holm, judge, p_above
 from repro.study.spec import Hypothesis, Study
 
-LOSSES_OF_ACCURACY = np.linspace(0.0, 0.2, 201)
-"""Shares of the start accuracy over which `asr_frontier` is averaged."""
+LEVEL = 0.05
+"""Of every one-sided test."""
 
 
 def stated_hypotheses(
@@ -67,31 +55,12 @@ def judged_hypotheses(name: str, study: Study, evaluations: Evaluations) -> list
         by_seed, planned = sums[hypothesis.says], _planned(study, hypothesis)
         found = estimate(by_seed) if by_seed else None
         verdict = (
-            _verdict(hypothesis, found, p) if found and by_seed.keys() >= planned else "incomplete"
+            judge(found, p, hypothesis.negligible, LEVEL, above=hypothesis.expect == "above")
+            if found and by_seed.keys() >= planned
+            else "incomplete"
         )
         judged.append({**hypothesis.model_dump(), "sum": found, "p": p, "verdict": verdict})
     return judged
-
-
-def asr_frontier(model: CleanedModel) -> Value:
-    """Mean over losses of accuracy from 0 to 20% of the start of the test ASR of the evaluation
-    with the lowest ASR on the validation images among those that lose no more there.
-    """
-    states = pd.concat([model.start.to_frame().T, model.points])
-    kept = states.validation_accuracy / model.start.validation_accuracy
-    left = []
-    for lost in LOSSES_OF_ACCURACY:
-        allowed = states[kept >= 1 - lost]
-        left.append(allowed.test_asr.iloc[int(np.argmin(allowed.validation_asr))])
-    return Value(float(np.mean(left)))
-
-
-MEASURES: dict[str, Quantity] = {
-    "asr_left_at_rate": asr_left_at_rate,
-    "asr_frontier": asr_frontier,
-    "rate_doublings": rate_doublings,
-    "lost_at_cap": lost_at_cap,
-}
 
 
 def _planned(study: Study, hypothesis: Hypothesis) -> set[int]:
@@ -111,7 +80,7 @@ def _sums(
     [place] = (
         [hypothesis.setting] if hypothesis.setting else product(study.datasets, study.clean_sizes)
     )
-    quantity = MEASURES[hypothesis.measure]
+    quantity = BY_NAME[hypothesis.measure].of
     if hypothesis.rate is not None:
         quantity = partial(asr_left_at_rate, rate=hypothesis.rate)
     terms: list[tuple[float, dict[int, Value]]] = []
@@ -127,12 +96,3 @@ def _sums(
         seed: Value(sum(weight * values[seed].value for weight, values in terms))
         for seed in sorted(set.intersection(*(set(values) for _, values in terms)))
     }
-
-
-def _verdict(hypothesis: Hypothesis, of: Estimate, p: float | None) -> str:
-    # The one-sided limit, as far as it is on the expected side.
-    limit = of.upper if hypothesis.expect == "above" else of.lower and -of.lower
-    negligible = limit is not None and limit < hypothesis.negligible
-    if p is not None and p <= 0.05:
-        return "supported, negligible" if negligible else "supported"
-    return "refuted" if negligible else "undecided"

@@ -6,7 +6,7 @@ docs/rules.md defines the measures; shares are fractions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
@@ -49,12 +49,15 @@ class Context(NamedTuple):
         return cls(cap, rules.rate.get(profile.name), rules.hull_cap, claims.kept_share)
 
 
-def best_under_cap(points: pd.DataFrame, cap: float) -> pd.Series | None:
-    """The most accurate evaluation with an ASR of at most `cap`; ties go to the lower ASR, then the
-    earlier.
-    """
+def best_first(points: pd.DataFrame) -> pd.DataFrame:
+    """The evaluations by falling accuracy; ties go to the lower ASR, then the earlier."""
     order = {"accuracy": False, "asr": True, "epoch": True, "run": True, "index": True}
-    allowed = points[points.asr <= cap].sort_values([*order], ascending=[*order.values()])
+    return points.sort_values([*order], ascending=[*order.values()])
+
+
+def best_under_cap(points: pd.DataFrame, cap: float) -> pd.Series | None:
+    """The first of `best_first` with an ASR of at most `cap`."""
+    allowed = best_first(points[points.asr <= cap])
     return None if allowed.empty else allowed.iloc[0]
 
 
@@ -210,27 +213,113 @@ def accuracy_at_cap(model: CleanedModel) -> Value | None:
     return None if best is None else Value(best.accuracy)
 
 
+LOSSES_OF_ACCURACY = np.linspace(0.0, 0.2, 201)
+"""Shares of the start accuracy over which `asr_frontier` is averaged."""
+
+
+def asr_frontier(model: CleanedModel) -> Value:
+    """Mean over losses of accuracy from 0 to 20% of the start of the test ASR of the evaluation
+    with the lowest ASR on the validation images among those that lose no more there.
+    """
+    states = pd.concat([model.start.to_frame().T, model.points])
+    kept = states.validation_accuracy / model.start.validation_accuracy
+    left = []
+    for lost in LOSSES_OF_ACCURACY:
+        allowed = states[kept >= 1 - lost]
+        left.append(allowed.test_asr.iloc[int(np.argmin(allowed.validation_asr))])
+    return Value(float(np.mean(left)))
+
+
+def start_accuracy(model: CleanedModel) -> Value:
+    """Accuracy of the model that is cleaned."""
+    return Value(model.start.accuracy)
+
+
+def start_asr(model: CleanedModel) -> Value:
+    """ASR of the model that is cleaned."""
+    return Value(model.start.asr)
+
+
+def kept_asr(model: CleanedModel) -> Value | None:
+    """Lowest ASR of the evaluations that keep enough of the start accuracy."""
+    kept = model.points[model.points.accuracy >= model.context.kept_share * model.start.accuracy]
+    return None if kept.empty else Value(kept.asr.min())
+
+
+def late_drop(model: CleanedModel) -> Value | None:
+    """Share of the accuracy lost from the best evaluation to the end of its run."""
+    best, last = model.best, _last(model)
+    return None if best is None or last is None else Value(1 - last.accuracy / best.accuracy)
+
+
+def late_asr(model: CleanedModel) -> Value | None:
+    """ASR at the end of the run with the best evaluation."""
+    last = _last(model)
+    return None if last is None else Value(last.asr)
+
+
+def _last(model: CleanedModel) -> pd.Series | None:
+    """The end of the run with the best evaluation; None where that is the best one itself."""
+    if model.ends.empty or model.best is None:
+        return None
+    last = model.points[model.points.run == model.best.run].sort_values("step").iloc[-1]
+    return None if last.step == model.best.step else last
+
+
+def lowest_asr(model: CleanedModel) -> Value:
+    """Lowest ASR of all evaluations after the start."""
+    return Value(model.points.asr.min())
+
+
 @dataclass(frozen=True)
 class Measure:
-    """A way to compare two models; a new one is an entry here and a rule in specs/claims.yaml."""
+    """What is measured of a model. A new one is an entry below; a rule in specs/claims.yaml makes
+    it one of the verdicts.
+    """
 
     name: str
     title: str
     unit: Literal["doublings", "logits", "fraction"]
     of: Quantity
-    price: bool
-    """Whether it needs the whole control, not only that CleanCLIP removes the backdoor."""
+    price: bool = False
+    """Whether a verdict needs the whole control, not only that CleanCLIP removes the backdoor."""
+
+    @property
+    def words(self) -> str:
+        """The title within a sentence."""
+        first, rest = self.title[0], self.title[1:]
+        return self.title if rest[0].isupper() else first.lower() + rest
 
 
 MEASURES = (
-    Measure("rate_doublings", "Learning rate that cleans", "doublings", rate_doublings, False),
-    Measure("asr_left_logit", "ASR left over all rates", "logits", asr_left_logit, False),
-    Measure("asr_left_at_rate", "ASR left at one rate", "fraction", asr_left_at_rate, False),
-    Measure("lost_at_cap", "Share of accuracy lost", "fraction", lost_at_cap, True),
-    Measure("frontier_area", "Share lost along the frontier", "fraction", frontier_area, True),
-    Measure("accuracy_at_cap", "Accuracy when cleaned", "fraction", accuracy_at_cap, True),
+    Measure("rate_doublings", "Learning rate that cleans", "doublings", rate_doublings),
+    Measure("asr_left_logit", "ASR left over all rates", "logits", asr_left_logit),
+    Measure("asr_left_at_rate", "ASR left at one rate", "fraction", asr_left_at_rate),
+    Measure("lost_at_cap", "Share of accuracy lost", "fraction", lost_at_cap, price=True),
+    Measure(
+        "frontier_area", "Share lost along the frontier", "fraction", frontier_area, price=True
+    ),
+    Measure("accuracy_at_cap", "Accuracy when cleaned", "fraction", accuracy_at_cap, price=True),
+    Measure("asr_frontier", "ASR left on the frontier", "fraction", asr_frontier),
+    Measure("start_accuracy", "Accuracy before cleaning", "fraction", start_accuracy),
+    Measure("start_asr", "ASR before cleaning", "fraction", start_asr),
+    Measure("kept_asr", "Lowest ASR with 95% of the accuracy kept", "fraction", kept_asr),
+    Measure("lowest_asr", "Lowest ASR of all evaluations", "fraction", lowest_asr),
+    Measure(
+        "late_drop",
+        "Share lost from the best evaluation to the end of its run",
+        "fraction",
+        late_drop,
+    ),
+    Measure("late_asr", "ASR at the end of the run with the best evaluation", "fraction", late_asr),
 )
-"""In the order of their weight."""
+"""All of them, those of the verdicts first, in the order of their weight."""
+BY_NAME = {measure.name: measure for measure in MEASURES}
+
+
+def judged(rules: Container[str]) -> list[Measure]:
+    """The measures that have a rule."""
+    return [measure for measure in MEASURES if measure.name in rules]
 
 
 def hull_mean(points: Sequence[tuple[float, float]], cap: float) -> float:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from repro.intervals import Interval, student
 from repro.report.judging.claims import Arms, Rules
-from repro.report.measures import MEASURES, Evaluations, of_both
+from repro.report.measures import Evaluations, judged, of_both
 from repro.report.numbers.cells import DATASETS, OBJECTIVES
 from repro.report.points import start_models
 from repro.report.verdicts import FEWEST_SEEDS
@@ -48,7 +48,7 @@ def own_values(evaluations: Evaluations, arms: Arms, rules: Rules) -> Iterator[O
     of_archive = frame.arm.isin([first, arms.mmcl_ssl])
     of_both_grids = grid.isin(grid[of_own]) & grid.isin(grid[of_archive])
     shared = Evaluations(frame[(frame.stage == "pretrain") | of_both_grids], evaluations.context)
-    for (dataset, size), measure in product(rules.cells, MEASURES):
+    for (dataset, size), measure in product(rules.cells, judged(rules.measures)):
         own = of_both(measure.of, shared.pair("/", "/", dataset, size))
         archive = of_both(measure.of, shared.pair(first, arms.mmcl_ssl, dataset, size))
         for side, values in own.items():

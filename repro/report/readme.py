@@ -12,13 +12,14 @@ from repro.profile import SPECS
 from repro.report.build import DOCUMENT, report_folder
 from repro.report.pages.findings import DOCUMENTED
 from repro.report.pages.html import markdown, shared_values
+from repro.report.pages.tables import readme_table
 from repro.report.studies.results import check_archives
 from repro.spec import Switches
 
 README, PICTURES = Path("README.md"), Path("docs/pictures")
 INKS = {"light": "#1f2328", "dark": "#e6edf3"}
 """Colours of text and axes in the two forms of the first figure."""
-MEASURES = ("asr_left_at_rate", "lost_at_cap", "accuracy_at_cap")
+SHOWN = ("asr_left_at_rate", "lost_at_cap", "accuracy_at_cap")
 """Measures in the table of README.md; all others stand on the page."""
 
 
@@ -28,13 +29,16 @@ def write_blocks() -> None:
     LedgerError if the report of DOCUMENTED is not built, or an archive is not the committed one.
     """
     check_archives(DOCUMENTED)
-    values = shared_values(read_document(DOCUMENTED))
+    document = read_document(DOCUMENTED)
+    values = shared_values(document)
     hero = report_folder(DOCUMENTED) / "figures/hero.svg"
     if hero.is_file():
         for name, ink in INKS.items():
-            picture = hero.read_text(encoding="utf-8").replace("currentColor", ink)
-            replace_file(PICTURES / f"hero-{name}.svg", picture.encode())
-    fill(README, "results", markdown("readme", **values, measures=MEASURES))
+            for suffix in ("", "-narrow"):
+                drawing = hero.with_name(f"hero{suffix}.svg").read_text(encoding="utf-8")
+                picture = drawing.replace("currentColor", ink)
+                replace_file(PICTURES / f"hero-{name}{suffix}.svg", picture.encode())
+    fill(README, "results", markdown("readme", **values, table=readme_table(document, SHOWN)))
     fill(SPECS / "README.md", "switches", switches_block())
 
 

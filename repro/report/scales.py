@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 from repro.data.triggers import TRIGGERS, PatchTrigger
 from repro.profile import load_profile, profile_names
-from repro.report.format import label, percent
+from repro.report.format import label, percent, rate
 from repro.report.judging.claims import Arms, Claims, Paper
 from repro.report.numbers.cells import CLEANCLIP, DATASETS, OBJECTIVES, TABLE1_ROWS
-from repro.report.pages.html import markdown
 from repro.report.studies.results import LARGER, read_study_results, studied
 from repro.report.studies.tables import EffectRow, StudyEntry
 from repro.spec import CleanSize, Dataset, Objective, Profile
@@ -81,6 +80,8 @@ def settings_table(name: str) -> list[SettingRow]:
     if name not in profile_names():
         return []
     paper, here = (_settings(load_profile(profile)) for profile in (PRINTED, name))
+    # The paper names no seed; the one of its profile is our choice.
+    paper |= {"seed of the run": "not said"}
     return [SettingRow(setting, words, here[setting]) for setting, words in paper.items()]
 
 
@@ -89,9 +90,47 @@ def _settings(profile: Profile) -> dict[str, str]:
         f"{label(dataset)}, {label(objective)}": str(profile.pretrain.model_age[dataset][objective])
         for dataset, objective in product(DATASETS, OBJECTIVES)
     }
-    values = {"poisoned": _poisoned(profile), "patch": _patch(profile), "sweeps": _sweeps(profile)}
-    text = markdown("settings", of=profile, ages=ages, in_words=in_words, **values)
-    return dict(line.split(": ", 1) for line in text.splitlines())
+    data, pretrain, clean = profile.data, profile.pretrain, profile.clean
+    vision, text, sweeps = pretrain.model.vision, pretrain.model.text, _sweeps(profile)
+    evaluations = (
+        f"every {clean.evaluate_every_steps} steps and at the end"
+        if clean.evaluations_per_epoch is None
+        else rate(clean.evaluations_per_epoch)
+    )
+    objectives = pretrain.objectives
+    return {
+        "model": f"ResNet of {', '.join(map(str, vision.layers))} blocks, width {vision.width}; "
+        f"text transformer of depth {text.layers}, width {text.width}",
+        "image size (px)": str(data.image_size),
+        "pairs": in_words(data.num_pairs),
+        "poisoned pairs (%)": in_words(_poisoned(profile)),
+        "patch, of the image (%)": in_words({"": _patch(profile)}),
+        "pre-training epochs": in_words(objectives, "epochs"),
+        "model that is cleaned, epoch": in_words(ages),
+        "pre-training batch": in_words(objectives, "global_batch_size"),
+        "pairs of a BatchNorm group": in_words(objectives, "norm_batch_size"),
+        "pre-training rate": in_words(objectives, "learning_rate", "g"),
+        "arithmetic": pretrain.precision + ", compiled" * pretrain.compile,
+        "cleaning pairs": in_words(data.cleaning_sizes),
+        "cleaning pairs (%)": in_words(sweeps, "share"),
+        "cleaning epochs": str(clean.epochs),
+        "cleaning batch": in_words(sweeps, "batch"),
+        "cleaning rates": in_words(sweeps, "rates"),
+        "evaluations an epoch": evaluations,
+        "shortcuts": "; ".join(_shortcuts(profile)) or "none",
+        "seed of the run": ", ".join(map(str, pretrain.seeds)),
+    }
+
+
+def _shortcuts(profile: Profile) -> Iterator[str]:
+    """What the profile saves time by."""
+    parts, stop = profile.pretrain.text_parts, profile.clean.stop_early
+    if parts > 1:
+        yield f"captions in {parts} parts by length"
+    if profile.clean.images_between:
+        yield f"{profile.clean.images_between} images of a class within an epoch"
+    if stop:
+        yield f"runs with no ASR below {100 * stop.asr:.0f}% in {stop.epochs} epochs given up"
 
 
 def scale_rows(
@@ -123,7 +162,7 @@ def scale_rows(
     return rows
 
 
-def in_words(values: Mapping[str, Any], field: str = "", form: str = "") -> str:
+def in_words(values: Mapping[Any, Any], field: str = "", form: str = "") -> str:
     """Each value once, after what has it; a value that holds for all stands alone.
 
     Of each value its `field`, if one is named.
@@ -149,7 +188,7 @@ def _word(value: Value) -> str:
             return f"{100 * value:.2g}" if 0 < value < 0.01 else percent(value)
     if len(value) > 5:
         return f"{len(value)} from {value[0]:g} to {value[-1]:g}"
-    return ", ".join(f"{rate:g}" for rate in value)
+    return ", ".join(f"{number:g}" for number in value)
 
 
 def _results(rows: Sequence[EffectRow]) -> Iterator[ScaleResult]:

@@ -20,7 +20,6 @@ from repro.intervals import Interval, student
 from repro.report.format import label
 from repro.report.judging.claims import Arms, Claims, MeasureRule, Rules
 from repro.report.measures import (
-    MEASURES,
     CleanedModel,
     Evaluations,
     Measure,
@@ -28,6 +27,7 @@ from repro.report.measures import (
     Value,
     accuracy_at_cap,
     best_under_cap,
+    judged,
     lost_at_cap,
     of_both,
 )
@@ -277,7 +277,7 @@ def cell_verdicts(
                 comparisons.append(Comparison(*place, name, pair, controls))
 
     verdicts = []
-    for measure in MEASURES:
+    for measure in judged(rules.measures):
         rule = rules.measures[measure.name]
         later = rule.fixed > rules.fixed
         cells: list[CellVerdict] = []
@@ -371,25 +371,48 @@ def _verdict(
     difference, control = cell.difference, cell.control
     bound = difference.at_least or difference.at_most
     reason = "a bound: the grid of learning rates ends too early" * bound
-    if difference.upper is None or difference.lower is None or cell.p_holm is None:
+    if difference.interval is None or cell.p_holm is None:
         return "undecided", f"fewer than {FEWEST_SEEDS} seeds"
     # The first measures need only that CleanCLIP removes the backdoor of the MMCL model.
     if control and not (control.holds if measure.price else control.removes):
         word = "not run" if control.holds is None else "failed"
         return f"not tested (control {word})", control.reason
-    small = difference.upper < rule.negligible and not difference.at_least
-    # A lower bound cannot show that a difference is small, nor an upper one that there is any.
-    if cell.p_holm > level or difference.at_most:
-        return "refuted" if small and cell.p_holm > level else "undecided", reason
-    if small:
-        return NEGLIGIBLE, reason
     # A pooled difference is a mean over settings, and so is what it is compared with.
     paper = [of for dataset, of in (rule.paper or {}).items() if cell.dataset in (None, dataset)]
-    if paper and difference.lower >= fmean(paper):
-        return LIKE_PAPER, reason
-    if paper and difference.upper < min(paper) and not difference.at_least:
-        return SMALLER, reason
-    return PLAIN, reason
+    return judge(difference, cell.p_holm, rule.negligible, level, paper=paper), reason
+
+
+def judge(
+    found: Estimate,
+    p: float | None,
+    negligible: float,
+    level: float,
+    *,
+    above: bool = True,
+    paper: Sequence[float] = (),
+) -> str:
+    """Verdict on a difference that is expected `above` zero, or else below it.
+
+    `p` is one-sided and corrected; `negligible` the smallest difference that counts; `paper` are
+    the paper's differences, a mean of several being compared with their mean.
+    """
+    if found.lower is None or found.upper is None or p is None:
+        return "undecided"
+    lower, upper = (found.lower, found.upper) if above else (-found.upper, -found.lower)
+    at_least, at_most = found.at_least, found.at_most
+    if not above:
+        at_least, at_most = at_most, at_least
+    small = upper < negligible and not at_least
+    # A lower bound cannot show that a difference is small, nor an upper one that there is any.
+    if p > level or at_most:
+        return "refuted" if small and p > level else "undecided"
+    if small:
+        return NEGLIGIBLE
+    if paper and lower >= fmean(paper):
+        return LIKE_PAPER
+    if paper and upper < min(paper) and not at_least:
+        return SMALLER
+    return PLAIN
 
 
 def _pooled(

@@ -8,16 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"^(?:# |<!-- )(\S+)(?: -->)?\n")
+FILE = re.compile(r"^# (\S+)\n")
 """First line of a block: the file that it belongs to."""
 ENTRY = re.compile(r"^(\w+) = (?:Literal\[|\{|\()\.\.\., (.*)[\]})]$", re.MULTILINE)
 """An entry beside those that a list has, for instance `TRIGGERS = {..., "checkerboard": ...}`."""
-METHOD = re.compile(r"^class (\w+):\n    \.\.\.\n")
-PLACES = {
-    # In the first table of the template: a head after this one, a cell after that one.
-    "<th": "Pre-trained with</th>",
-    "<td": "{{ row.pretrain_objective | label }}</td>",
-}
 
 
 def copy_of_package(root: Path, copy: Path) -> None:
@@ -70,15 +64,8 @@ def contents(copy: Path) -> dict[str, bytes]:
 def _edited(suffix: str, old: str, text: str) -> str:
     if suffix == ".yaml":
         return _after(old, "\n  measures:", "\n" + textwrap.indent(text.rstrip(), "    "))
-    if suffix == ".j2":
-        for line in text.splitlines():
-            old = _after(old, PLACES[line[:3]], line)
-        return old
     if not old:
         return text
-    if method := METHOD.match(text):
-        *_, (_, end) = _statement(old, method[1])
-        return old[:end] + "\n" + text[method.end() :].rstrip() + old[end:]
     return _with_entries(old, text)
 
 

@@ -22,7 +22,7 @@ from tests.support.visible import visible_text
 pytestmark = pytest.mark.slow
 
 BOUNDS = {"A trigger": 2, "An objective": 4, "A defence": 4}
-BOUNDS |= {"A measure of the verdicts": 2, "A figure": 2, "A table column": 2}
+BOUNDS |= {"A measure of the verdicts": 2, "A figure": 2, "A table column": 1}
 """Files that an extension may touch at most."""
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4}
 SCHEDULE = {"epochs": 1, "warmup_steps": 2, "global_batch_size": 32, "norm_batch_size": 16}
@@ -87,7 +87,7 @@ def test_an_extension_touches_few_files(touched: tuple[Path, dict[str, set[str]]
     _, made = touched
     counts = {}
     for heading, files in made.items():
-        what, _, said = heading.removesuffix(" files").partition(": ")
+        what, _, said = heading.removesuffix("s").removesuffix(" file").partition(": ")
         assert len(files) == NUMBERS[said], files
         counts[what] = len(files)
     assert counts.keys() == BOUNDS.keys()
@@ -195,7 +195,7 @@ def test_the_report_shows_the_new_entries(reported: Path) -> None:
     (row,) = study["rows"]
     assert row["pretrain_objective"] == "sigmoid" and row["tried"] == 1
     measures = [of["measure"] for of in document["verdicts"]["exploratory"]]
-    assert "lowest_asr" in measures
+    assert "highest_asr" in measures
 
     studies, index = (
         visible_text((reported / name).read_text()) for name in ("studies.html", "index.html")
@@ -203,9 +203,11 @@ def test_the_report_shows_the_new_entries(reported: Path) -> None:
     shown = "Triggers: checkerboard in the lower right corner. Defences: decay to the start."
     assert shown in studies
     assert "CC3M, 100K, sigmoid loss (1)" in studies
-    assert "Lowest ASR" in index
+    assert "Highest ASR" in index
     assert "Evaluations by their ASR." in index
     assert (reported / "figures/histogram.pdf").is_file()
     table = index[index.index("Table 1.") : index.index("Table 2.")]
-    assert "Pre-trained with | Lost: paper |" in table
-    assert "| MMCL + SSL | 16.9 |" in table  # 1 - 0.1416 / 0.1704
+    assert "| Lost: paper" in table
+    assert "| 16.9" in table  # 1 - 0.1416 / 0.1704
+    assert "Lost: paper" in (reported / "report.tex").read_text()
+    assert "lost_paper" in (reported / "table1.csv").read_text().splitlines()[0]

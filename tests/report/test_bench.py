@@ -12,7 +12,7 @@ from repro.report.bench import BenchCell, asr_blind, bench
 from repro.report.build import flat
 from repro.report.document import plain
 from repro.report.measures import CleanedModel, Evaluations, Value
-from repro.report.pages.html import answers
+from repro.report.sentences import answers
 from repro.report.verdicts import estimate
 from repro.study.spec import load_study, varied
 from tests.report.test_studies import CONTEXT, of_mechanism
@@ -97,7 +97,7 @@ def test_answers_name_what_the_seeds_say(cells: list[BenchCell]) -> None:
     rate = {"sum": estimate({25: Value(0.25), 26: Value(0.35)}), "verdict": "supported"}
     rows = [{"family": "pre-training", "says": "views make models resist", **rate}]
     rows += [{**rows[0], "says": "a view cleans", "family": "cleaning", "verdict": "refuted"}]
-    said = answers({"mechanism": rows, "bench": rows}, cells)
+    said = answers(plain({"mechanism": rows, "bench": rows}), plain(cells))
     assert said.keys() == {"mechanism", "blind"}
     assert said["mechanism"] == (
         "2 seeds support that views make models resist (+30.0 points of ASR left). "
@@ -109,7 +109,8 @@ def test_answers_name_what_the_seeds_say(cells: list[BenchCell]) -> None:
 
     patch = [replace(cells[1], attack=attack, took=True) for attack in TRIGGERS.values()][:2]
     both = [*patch, replace(patch[0], pretrain_objective="mmcl_ssl")]
-    said = answers({"bench": [{**row, "verdict": "undecided"} for row in rows]}, both)
+    undecided = [{**row, "verdict": "undecided"} for row in rows]
+    said = answers(plain({"bench": undecided}), plain(both))
     assert "ends at its gate, because neither" in said["gate"]
     assert said["defence"].endswith("by defence, 0.0 points (CleanCLIP).")
     assert said["trigger"].startswith("Over 2 seeds, whether a view cleans is undecided (+30.0")

@@ -1,10 +1,13 @@
 """Pages, tables, figures and article of the synthetic report: in a browser, as text, as in git."""
 
+import base64
 import csv
+import hashlib
 import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from itertools import combinations, product
 from pathlib import Path
@@ -21,8 +24,9 @@ from repro.report.figures.style import LOSS_COLOURS, OBJECTIVE_COLOURS, Drawn, d
 from repro.report.numbers.evidence import read_evidence
 from repro.report.pages import latex
 from repro.report.pages.html import PAGES, pages
+from repro.report.pages.interactive import clouds
 from repro.report.studies.results import read_study_results
-from tests.support.browser import CHROMIUM, browser
+from tests.support.browser import CHROMIUM, Page, browser
 from tests.support.visible import visible_text
 
 
@@ -42,12 +46,16 @@ def test_every_link_leads_somewhere(report: Path, name: str) -> None:
         assert not anchor or f'id="{anchor}"'.encode() in text, target
 
 
-def test_pages_load_nothing_and_run_nothing(report: Path) -> None:
+def test_pages_load_nothing_and_run_one_script_by_its_hash(report: Path) -> None:
     for path in report.glob("*.html"):
         text = path.read_text()
-        assert "<script" not in text
-        assert "default-src 'none'" in text
+        (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
+        assert f"script-src 'sha256-{digest}';" in text
+        assert len(script.splitlines()) <= 250
         assert not re.search(r'(?:src|srcset)="(?!data:)', text)
+        assert not re.search(r" on[a-z]+=", text)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -83,7 +91,7 @@ def test_texts_of_others_become_no_markup(report: Path, whole: Path) -> None:
     document["context"]["attribution"] = {"images": [drawing]}
     pair = {"kind": "clean", "caption": hostile, "image": '"><script>'}
     made = pages(document, {}, {"cc3m": {"pairs": [pair]}}, [])
-    assert all(b"<script" not in page for page in made.values())
+    assert all(b"<script>alert" not in page for page in made.values())
     assert b"&lt;script&gt;" in made["index.html"]
 
 
@@ -250,7 +258,8 @@ def drawn(material: tuple[dict[str, Any], pd.DataFrame]) -> dict[str, Drawn]:
 
 
 def test_the_outcome_and_the_papers_figures_are_drawn(drawn: dict[str, Drawn]) -> None:
-    assert {"hero", "figure1", "figure2", "figure3", "resistance", "mechanism"} <= set(drawn)
+    named = {"hero", "forest", "figure1", "figure2", "figure3", "resistance", "mechanism"}
+    assert named <= set(drawn)
     assert [len(drawn[name].panels) for name in ("hero", "figure1", "figure3")] == [2, 2, 4]
     assert all(figure.pdf.startswith(b"%PDF") for figure in drawn.values())
 
@@ -277,10 +286,144 @@ def test_drawings_fit_on_one_page(drawn: dict[str, Drawn]) -> None:
 
 def test_without_results_no_figure_is_empty(material: tuple[dict[str, Any], pd.DataFrame]) -> None:
     document, points = material
+    nobody = {"exploratory": [], "confirmed": None, "authors": [], "secondary": []}
     empty = {
         **document,
+        "verdicts": document["verdicts"] | nobody,
         "resistance": {"study": None, "rate": None, "caps": [0.0, 0.2], "cells": []},
         "mechanism": {"learning_rate": None, "models": [], "correlations": []},
         "responses": [],
     }
     assert draw_all(empty, points[:0]) == {}
+
+
+@pytest.fixture(scope="module")
+def page(report: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """The first page of the report in a browser, with its own policy."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with browser(tmp_path_factory.mktemp("profile")) as opened:
+        opened.call("Page.navigate", url=(report / "index.html").as_uri())
+        opened.wait("document.readyState === 'complete'")
+        yield opened
+        assert opened.problems == []
+
+
+CELLS = """[...document.querySelectorAll("[data-setting]")].map(
+  row => [...row.querySelectorAll("td")].map(cell => cell.textContent))"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("percent", ["0.5", "2", "5", "12.5", "20"])
+def test_the_slider_shows_what_python_computed(page: Page, report: Path, percent: str) -> None:
+    page.run(f"slider.value = '{percent}'; slider.dispatchEvent(new Event('input')); 0")
+    document = json.loads((report / "report.json").read_bytes())
+    expected = []
+    for cell in document["resistance"]["cells"]:
+        (of,) = (of for of in cell["thresholds"] if of["cap"] == float(percent) / 100)
+        accuracy = [of["accuracy"][name] for name in ("mmcl", "mmcl_ssl")]
+        known = None not in accuracy
+        expected.append(
+            [
+                str(of["cleaned"]["mmcl"]),
+                str(of["cleaned"]["mmcl_ssl"]),
+                *(f"{100 * value:.1f}" if known else "–" for value in accuracy),
+            ]
+        )
+    assert [row[:4] for row in page.run(CELLS)] == expected
+    assert page.run("document.getElementById('cap').textContent") == percent
+
+
+@pytest.mark.slow
+def test_the_slider_moves_by_the_keyboard(page: Page) -> None:
+    page.run("slider.value = '5'; slider.focus(); 0")
+    for kind in ("rawKeyDown", "keyUp"):
+        page.call("Input.dispatchKeyEvent", type=kind, key="ArrowRight", windowsVirtualKeyCode=39)
+    assert page.run("document.getElementById('cap').textContent") == "5.5"
+
+
+@pytest.mark.slow
+def test_a_seed_that_is_clicked_stands_out_in_every_figure(page: Page) -> None:
+    page.run(
+        "line = document.querySelector('#hero [class^=seed-]');"
+        "line.dispatchEvent(new MouseEvent('click', {bubbles: true})); 0"
+    )
+    marked = "[...document.querySelectorAll('.marked')].map(of => of.closest('figure, section').id)"
+    assert {"hero", "resistance", "explorer"} <= set(page.run(marked))
+    page.run("document.body.click(); 0")
+    assert page.run(marked) == []
+
+
+@pytest.mark.slow
+def test_a_click_on_a_head_sorts_its_table_and_a_second_turns_it(page: Page) -> None:
+    head = "[...document.querySelectorAll('#table-table1 thead button')][2]"
+    column = """[...document.querySelectorAll('#table-table1 tbody tr')].map(
+      row => Number(row.children[2].textContent))"""
+    page.run(f"{head}.click(); 0")
+    rising = page.run(column)
+    assert rising == sorted(rising) and len(set(rising)) > 1
+    page.run(f"{head}.click(); 0")
+    assert page.run(column) == rising[::-1]
+
+
+@pytest.mark.slow
+def test_without_script_the_page_has_every_number(report: Path, tmp_path: Path) -> None:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with browser(tmp_path / "profile") as still:
+        still.call("Emulation.setScriptExecutionDisabled", value=True)
+        still.call("Page.navigate", url=(report / "index.html").as_uri())
+        deadline, texts = time.monotonic() + 60, ""
+        while "builds the report again" not in texts:
+            assert time.monotonic() < deadline
+            tree = still.call("DOMSnapshot.captureSnapshot", computedStyles=[])
+            texts = " ".join(tree["strings"])
+    assert "All numbers of the verdicts" in texts and "Best models by threshold" in texts
+
+
+@pytest.mark.slow
+def test_a_dot_names_its_run_by_pointer_and_by_keyboard(page: Page, report: Path) -> None:
+    named = {row["run"]: row for row in rows_of(report / "archive.csv")}
+    named |= {row["run"]: row for row in rows_of(report / "points.csv")}
+    said = "document.getElementById('dot').textContent"
+    panels = page.run("document.getElementById('cloud').options.length")
+    assert panels == 6
+
+    point = "document.querySelectorAll('#dots [data-place]')[7]"
+    page.run(f"{point}.dispatchEvent(new PointerEvent('pointerover', {{bubbles: true}})); 0")
+    by_pointer = page.run(said)
+    row = named[by_pointer.rpartition("; run ")[2].removesuffix(" (its page)")]
+    assert f"seed {row['seed']}, learning rate {float(row['learning_rate']):g}" in by_pointer
+    page.run(f"{point}.dispatchEvent(new MouseEvent('click', {{bubbles: true}})); 0")
+    assert page.run("document.querySelector('#dots .path').getAttribute('points')")
+
+    page.run("document.getElementById('dots').focus(); 0")
+    for kind in ("rawKeyDown", "keyUp"):
+        page.call("Input.dispatchKeyEvent", type=kind, key="ArrowRight", windowsVirtualKeyCode=39)
+    assert page.run(said) != by_pointer
+
+
+def test_a_cloud_has_the_evaluations_that_its_figure_draws(
+    material: tuple[dict[str, Any], pd.DataFrame],
+) -> None:
+    document, points = material
+    cells = clouds(document, points)
+    first = points[points.figure1 & (points.step > 0) & (points.loss == "mmcl_ssl")]
+    assert sum(len(cloud.dots) for cloud in cells[:2]) == len(first)
+    for cloud in cells:
+        runs = {dot[3] for dot in cloud.dots}
+        assert runs == set(range(len(cloud.runs)))
+        cap = 1e4 * document["settings"]["asr_cap"]
+        assert all(cloud.dots[place][0] <= cap for place in cloud.best)
+
+
+def test_every_own_run_has_its_curve_and_numbers(report: Path) -> None:
+    page = (report / "runs.html").read_text()
+    rows = rows_of(report / "points.csv")
+    for folder in {row["run"] for row in rows}:
+        anchor = "-".join(folder.split("/")[2:])
+        section = page[page.index(f'<section id="{anchor}">') :].partition("</section>")[0]
+        own = [row for row in rows if row["run"] == folder]
+        assert section.count("<polyline") == 2
+        assert all(f">{100 * float(row['accuracy']):.1f}<" in section for row in own)
+        assert f'href="runs.html#{anchor}"' in (report / "evidence.html").read_text()

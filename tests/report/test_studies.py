@@ -13,9 +13,9 @@ import pytest
 from scipy import stats
 
 from repro.profile import load_profile
-from repro.report.hypotheses import asr_frontier, judged_hypotheses
+from repro.report.hypotheses import judged_hypotheses
 from repro.report.judging.claims import load_claims
-from repro.report.measures import CleanedModel, Context, Evaluations
+from repro.report.measures import CleanedModel, Context, Evaluations, asr_frontier
 from repro.report.pages.findings import stale_findings
 from repro.report.points import COLUMNS
 from repro.report.studies.axes import GAP, responses

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from repro.profile import load_profile
+from repro.report import reading
 from repro.report.judging.claims import load_claims
-from repro.report.pages import tables
 from repro.report.pages.html import markdown, pages, shared_values
-from repro.report.readme import MEASURES, write_blocks
+from repro.report.pages.tables import readme_table
+from repro.report.readme import SHOWN, write_blocks
 from repro.report.scales import in_words, scale_rows, settings_table
 from repro.report.studies.results import read_study_results, studied
 from repro.report.verdicts import OWN
@@ -32,7 +33,7 @@ def document(whole: Path) -> dict[str, Any]:
     ],
 )
 def test_survivors_have_no_mean(values: list[float | None], words: str) -> None:
-    assert tables.over_seeds({"values": values}) == words
+    assert reading.over_seeds({"values": values}) == words
 
 
 def cell(verdict: str, size: str = "100k", comparator: str = "default") -> dict[str, Any]:
@@ -52,7 +53,7 @@ def cell(verdict: str, size: str = "100k", comparator: str = "default") -> dict[
     ],
 )
 def test_verdicts_are_counted_by_setting(cells: list[dict[str, Any]], words: str) -> None:
-    assert tables.tally({"cells": cells}) == words
+    assert reading.tally({"cells": cells}) == words
 
 
 def test_the_outcome_names_the_measured_values(document: dict[str, Any]) -> None:
@@ -80,8 +81,8 @@ def test_confirmed_verdicts_come_before_exploratory_ones(document: dict[str, Any
     values = shared_values(document)
     assert "fixed before any of the 2 seeds was run" in values["outcome"]
     page = pages(document, {}, {}, [])["index.html"].decode()
-    assert "against groups of 64" in page and "the authors' points: " in page.replace("&#39;", "'")
-    readme = markdown("readme", **values, measures=MEASURES)
+    assert "CC6M, 200K, groups of 64" in page and 'id="table-authors"' in page
+    readme = markdown("readme", **values, table=readme_table(document, SHOWN))
     assert "over 2 seeds" in readme and readme.count("Share of accuracy lost; CC6M, 200K") == 1
 
 
@@ -91,8 +92,9 @@ def test_readme_gets_the_results_and_its_pictures_their_own_colours(copy: Path) 
     Path("docs/pictures").mkdir(parents=True)
     write_blocks()
     assert "(mean of 3 seeds)" in " ".join(Path("README.md").read_text().split())
-    dark = Path("docs/pictures/hero-dark.svg").read_text()
-    assert "#e6edf3" in dark and "currentColor" not in dark
+    for name in ("hero-dark.svg", "hero-dark-narrow.svg"):
+        dark = Path("docs/pictures", name).read_text()
+        assert "#e6edf3" in dark and "currentColor" not in dark
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,10 @@ def test_every_setting_has_both_values(name: str) -> None:
     rows = settings_table(name)
     assert len(rows) >= 13
     assert [row.setting for row in rows if not row.paper or not row.here] == []
-    assert (name == "paper") == all(row.paper == row.here for row in rows)
+    # The paper names no seed: what its profile has there is not the paper's.
+    told = [row for row in rows if row.setting != "seed of the run"]
+    assert (name == "paper") == all(row.paper == row.here for row in told)
+    assert rows[-1].paper == "not said"
 
 
 def test_values_are_those_of_the_profiles() -> None:

@@ -15,7 +15,7 @@ from repro.intervals import student
 from repro.profile import check, load_profile
 from repro.report.judging.claims import Arms, Claim, Claims, load_claims
 from repro.report.judging.paper_claims import METRICS, combine, judge, judged_claims
-from repro.report.measures import MEASURES, Context, Value, hull_mean
+from repro.report.measures import Context, Value, hull_mean
 from repro.report.numbers.mechanism import mechanism
 from repro.report.own_run import own_values
 from repro.report.studies.results import read_study_results
@@ -330,7 +330,7 @@ def test_ones_own_run_is_compared_with_the_other_seeds_of_the_archive(claims: Cl
     outcome = curve(2, noise=0.3)
     frame = pd.concat([arm(outcome, range(6)), arm(curve(2), [3], "/")], ignore_index=True)
     found = list(own_values(evaluated(frame), ONE, claims.rules))
-    assert {of["measure"] for of in found} == {of.name for of in MEASURES}
+    assert {of["measure"] for of in found} == {*claims.rules.measures}
     assert {len(of["archived"]) for of in found} == {5}, "without the own run's seed"
     assert all(of["inside"] for of in found if of["measure"] == "rate_doublings")
     frame = pd.concat([arm(outcome, range(6)), arm(curve(9), [3], "/")])

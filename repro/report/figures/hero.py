@@ -1,5 +1,5 @@
-"""The outcome at a glance: what CleanCLIP leaves of the backdoor at each learning rate, and at what
-price.
+"""The outcome at a glance: what CleanCLIP leaves of the backdoor at each learning rate, and what
+the cleaned models are worth.
 """
 
 from functools import partial
@@ -8,27 +8,37 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from repro.report.figures.style import (
+    BLACK,
+    CLEANED,
     OBJECTIVE_COLOURS,
+    PAPER_COLOUR,
     THRESHOLD,
-    Document,
     Drawing,
-    Entry,
     Panel,
     Points,
+    finding_title,
     log_axis,
     percent_axis,
     setting,
 )
-from repro.report.format import label, short
+from repro.report.format import factor, label, short
+from repro.report.reading import Arrow, Document, Entry, arrows, findings, measure_in, verdicts_of
+
+ROW = 1.0
+"""Distance of two arrows of one setting; settings are half of it further apart."""
 
 
 def hero_panels(document: Document, _points: Points) -> list[Panel]:
-    """ASR left and accuracy kept over the learning rate, in the last setting with both models."""
-    cap = document["settings"]["asr_cap"]
+    """ASR left over the learning rate in the last setting with both models, and the accuracy of
+    both models before and after cleaning in all settings.
+    """
     cells = [cell for cell in document["resistance"]["cells"] if cell["equal"]]
     if not cells:
         return []
-    return [partial(_asr_left, cells[-1], cap, True), partial(_accuracy_kept, cells[-1])]
+    panels: list[Panel] = [partial(_rates, document, cells[-1])]
+    if rows := arrows(document):
+        panels.append(partial(_arrows, document, rows))
+    return panels
 
 
 def resistance_panels(document: Document, _points: Points) -> list[Panel]:
@@ -36,7 +46,7 @@ def resistance_panels(document: Document, _points: Points) -> list[Panel]:
     cap, caps = document["settings"]["asr_cap"], document["resistance"]["caps"]
     cells = document["resistance"]["cells"]
     return [
-        *(partial(_asr_left, cell, cap, False) for cell in cells if cell["equal"]),
+        *(partial(_asr_left, document, cell) for cell in cells if cell["equal"]),
         *(
             partial(_trade_off, cell, curves, caps, cap)
             for cell in cells
@@ -45,49 +55,167 @@ def resistance_panels(document: Document, _points: Points) -> list[Panel]:
     ]
 
 
-def _asr_left(cell: Entry, cap: float, named: bool, ax: Axes) -> None:
-    ax.axhline(cap, **THRESHOLD)
-    _lines(cell, "asr", named, ax)
-    ax.set(ylabel="ASR left (%)", ylim=(-0.02, 1.03))
-    ax.set_title(f"Backdoor left after CleanCLIP\n({setting(cell)})")
-    if named:
-        words, place = f"cleaned: ASR ≤ {short(cap)}%", ax.get_yaxis_transform()
-        ax.text(0.72, cap + 0.03, words, transform=place, fontsize=7.5, ha="right")
+def _rates(document: Document, cell: Entry, ax: Axes) -> None:
+    """The lines of one setting, the band of cleaned models, and the factor between the rates."""
+    cap = document["settings"]["asr_cap"]
+    ax.axhspan(-0.02, cap, color=CLEANED, alpha=0.18, lw=0)
+    words, place = f"cleaned:\nASR ≤ {short(cap)}%", ax.get_yaxis_transform()
+    ax.text(0.99, cap + 0.02, words, transform=place, ha="right", color=CLEANED, fontsize=8)
+    _lines(cell, "asr", ax)
+    _own_lines(document, cell, "asr", ax)
+    rates = measure_in(verdicts_of(document), "rate_doublings", setting_of(cell))
+    if rates and rates["difference"]["mean"] > 0:
+        _factor(rates, cap, ax)
+    finding_title(ax, findings(document)[0])
+    ax.set(ylabel="attacks that still succeed (ASR, %)", ylim=(-0.02, 1.03))
+    ax.set_xlabel(f"learning rate of CleanCLIP ({setting(cell)})")
 
 
-def _accuracy_kept(cell: Entry, ax: Axes) -> None:
-    _lines(cell, "kept", False, ax)
-    low, high = ax.get_ylim()
-    ax.set(ylabel="accuracy kept (% of the start)", ylim=(min(0.8, low), max(1.0, high)))
-    ax.set_title(f"Accuracy kept\n({setting(cell)})")
+def _factor(rates: Entry, cap: float, ax: Axes) -> None:
+    """An arrow from the learning rate that cleans MMCL models to that of MMCL + SSL models."""
+    ends = [2 ** rates[name]["mean"] for name in ("mmcl", "mmcl_ssl")]
+    ax.annotate(
+        "",
+        xy=(ends[1], cap),
+        xytext=(ends[0], cap),
+        arrowprops={"arrowstyle": "-|>", "color": BLACK, "lw": 1.6, "shrinkA": 0, "shrinkB": 0},
+        zorder=6,
+    )
+    bound = "at least " * rates["difference"]["at_least"]
+    words = f"{bound}{factor(rates['difference']['mean'])} times\nthe learning rate"
+    ax.text(0.99, 0.27, words, transform=ax.transAxes, ha="right", va="bottom", fontsize=9)
 
 
-def _lines(cell: Entry, measure: str, named: bool, ax: Axes) -> None:
-    """Draw a thin line a seed and a thick one through the means, of both objectives."""
-    rates = [row["learning_rate"] for row in cell["equal"]]
-    for objective, colour in OBJECTIVE_COLOURS.items():
-        name = label(objective)
-        ends = pd.DataFrame(
-            {end["seed"]: end[measure] for end in row[objective]} for row in cell["equal"]
-        )
-        ax.plot(rates, ends.sort_index(axis=1), color=colour, lw=0.7, alpha=0.6)
-        means = ends.mean(axis=1)
-        ax.plot(rates, means, color=colour, lw=2.6, marker="o", ms=4, label=name)
-        if named:
-            # Where the mean crosses one half, or else in the middle, the name has most room.
-            at = int((means[:-1] - 0.5).abs().idxmin()) if len(means) > 1 else 0
+def _arrows(document: Document, rows: list[Arrow], ax: Axes) -> None:
+    """An arrow from the accuracy before cleaning to that after it, a row a setting and model."""
+    ticks, names, place, last = [], [], 0.0, ""
+    for row in rows:
+        place -= ROW * (1.5 if last and row.setting != last else 1)
+        ticks.append(place)
+        first = row.setting != last
+        last = row.setting
+        names.append(f"{row.setting}   {row.model}" if first else row.model)
+        colour = OBJECTIVE_COLOURS[row.objective]
+        _arrow(ax, row.paper, place, PAPER_COLOUR, 1.1, "the paper, on its own data")
+        _arrow(ax, row.own, place - 0.28, colour, 1.1, "your run", dashed=True)
+        _arrow(ax, row.ours, place, colour, 2.6)
+        if row.says:
+            right = max(value for value in (*row.ours, *row.own) if value is not None)
             ax.annotate(
-                name,
-                (rates[at], means[at]),
-                xytext=(6, 4),
+                row.says,
+                (right, place),
+                xytext=(6, 0),
                 textcoords="offset points",
                 color=colour,
-                weight="bold",
-                fontsize=9,
+                va="center",
+                fontsize=8,
             )
-    log_axis(ax, rates, rotation=25)
-    percent_axis(ax.yaxis)
+    ax.set_yticks(ticks, names)
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlim=(0, None), ylim=(place - 0.8, -0.2))
+    low, high = ax.get_xlim()
+    ax.set_xlim(low, high * 1.22)
+    finding_title(ax, findings(document)[1])
+    ax.set_xlabel("accuracy (%), before (dot) and after cleaning")
+    percent_axis(ax.xaxis)
+
+
+def _arrow(
+    ax: Axes,
+    ends: tuple[float | None, float | None],
+    place: float,
+    colour: str,
+    width: float,
+    name: str = "",
+    *,
+    dashed: bool = False,
+) -> None:
+    """Dot at the first end and arrow head at the second; a model without one was not cleaned."""
+    before, after = ends
+    if before is None:
+        return
+    ax.plot(before, place, "o", color=colour, ms=2 + width, mfc="none" if dashed else colour)
+    if name:
+        # For the legend, which an arrow cannot stand in.
+        ax.plot([], [], color=colour, lw=width, ls="--" if dashed else "-", label=name)
+    if after is not None:
+        ax.annotate(
+            "",
+            xy=(after, place),
+            xytext=(before, place),
+            arrowprops={
+                "arrowstyle": "-|>",
+                "color": colour,
+                "lw": width,
+                "ls": "--" if dashed else "-",
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "mutation_scale": 6 + 2 * width,
+            },
+        )
+
+
+def _asr_left(document: Document, cell: Entry, ax: Axes) -> None:
+    ax.axhline(document["settings"]["asr_cap"], **THRESHOLD)
+    _lines(cell, "asr", ax)
+    _own_lines(document, cell, "asr", ax)
+    ax.set(ylabel="ASR left (%)", ylim=(-0.02, 1.03))
+    ax.set_title(f"Backdoor left after CleanCLIP\n({setting(cell)})")
     ax.set_xlabel("learning rate of CleanCLIP")
+
+
+def setting_of(cell: Entry) -> tuple[str, str]:
+    """Dataset and cleaning size of a cell."""
+    return cell["dataset"], cell["clean_size"]
+
+
+def _lines(cell: Entry, measure: str, ax: Axes) -> None:
+    """A thin line a seed and a thick one through the means, of both objectives."""
+    rates = [row["learning_rate"] for row in cell["equal"]]
+    for objective, colour in OBJECTIVE_COLOURS.items():
+        ends = _ends(cell, objective, measure)
+        for seed, of_seed in ends.items():
+            (line,) = ax.plot(rates, of_seed, color=colour, lw=0.7, alpha=0.6)
+            line.set_gid(f"seed-{seed}-{objective}")
+        means = ends.mean(axis=1)
+        ax.plot(rates, means, color=colour, lw=2.6, marker="o", ms=4)
+        # Where the mean crosses one half, or else in the middle, the name has most room.
+        at = int((means[:-1] - 0.5).abs().idxmin()) if len(means) > 1 else 0
+        ax.annotate(
+            label(objective),
+            (rates[at], means[at]),
+            xytext=(8, 6),
+            textcoords="offset points",
+            color=colour,
+            weight="bold",
+            fontsize=9,
+        )
+    # Every second rate has room for its name.
+    log_axis(ax, rates[::2] if len(rates) > 4 else rates)
+    percent_axis(ax.yaxis)
+
+
+def _own_lines(document: Document, cell: Entry, measure: str, ax: Axes) -> None:
+    """The report's own run in this setting, beside the archived seeds."""
+    for own in document["own_cells"]:
+        if setting_of(own) == setting_of(cell) and own["equal"]:
+            rates = [row["learning_rate"] for row in own["equal"]]
+            for objective, colour in OBJECTIVE_COLOURS.items():
+                ends = _ends(own, objective, measure).mean(axis=1)
+                (line,) = ax.plot(rates, ends, "d--", color=colour, lw=1.4, ms=5, mec=BLACK)
+                line.set_label("your run")
+            ax.annotate(
+                "your run", (rates[0], ends[0]), xytext=(4, -12), textcoords="offset points",
+                fontsize=8,
+            )  # fmt: skip
+
+
+def _ends(cell: Entry, objective: str, measure: str) -> pd.DataFrame:
+    """The ends of the runs: a row a learning rate, a column a seed."""
+    ends = pd.DataFrame(
+        {end["seed"]: end[measure] for end in row[objective]} for row in cell["equal"]
+    )
+    return ends.sort_index(axis=1)
 
 
 def _trade_off(cell: Entry, curves: Entry, caps: list[float], cap: float, ax: Axes) -> None:
@@ -105,18 +233,21 @@ def _trade_off(cell: Entry, curves: Entry, caps: list[float], cap: float, ax: Ax
 HERO = Drawing(
     "hero",
     "index.html",
-    "The first panel shows the attack success rate (ASR) at the end of each run of CleanCLIP, the "
-    "second the share of its accuracy that the model keeps. Thin lines are seeds, thick ones their "
-    "means. At one learning rate, the model whose line is higher keeps more of its backdoor.",
+    "Left: the attack success rate (ASR) at the end of each run of CleanCLIP; thin lines are "
+    "seeds, thick ones their means. At one learning rate, the model whose line is higher keeps "
+    "more of its backdoor. Right: accuracy before and after cleaning, means over seeds; what a "
+    "model loses is a share of its accuracy before.",
     hero_panels,
-    height=3.0,
+    height=3.3,
+    width=3.9,
+    stacked=True,
 )
 RESISTANCE = Drawing(
     "resistance",
     "index.html",
     "The panels of the backdoor show the ASR left by learning rate. Those of the trade-off show "
     "the best accuracy among evaluations with at most the ASR on the x axis, mean over seeds; no "
-    "such evaluation counts as nothing kept.",
+    "such evaluation counts as nothing kept, hence the cliff at 0%.",
     resistance_panels,
     columns=3,
 )

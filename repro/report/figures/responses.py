@@ -8,9 +8,7 @@ from matplotlib.axes import Axes
 from repro.report.figures.style import (
     BLACK,
     OBJECTIVE_COLOURS,
-    Document,
     Drawing,
-    Entry,
     Panel,
     Points,
     log_axis,
@@ -18,6 +16,7 @@ from repro.report.figures.style import (
     setting,
 )
 from repro.report.format import label, rate
+from repro.report.reading import Document, Entry
 
 TITLES = {
     "accuracy": "accuracy before cleaning (%)",
@@ -68,7 +67,8 @@ def _response(entry: Entry, measure: str, ax: Axes) -> None:
         else:
             ax.set_xscale("symlog", linthresh=smallest)
             ax.set_xticks(ticks, [rate(number) for number in ticks])
-    ax.set_title(setting(entry) if entry["clean_size"] else label(entry["dataset"]))
+    where = setting(entry) if entry["clean_size"] else label(entry["dataset"])
+    ax.set_title(f"{entry['axis'].partition(' (')[0]}\n({where})")
     ax.set(xlabel=entry["axis"][:1].lower() + entry["axis"][1:], ylabel=TITLES[measure])
     # A model that has hardly learnt anything gains several times its accuracy by cleaning.
     lost = max(ax.get_ylim()[0], LOWEST_LOSS), 1.05

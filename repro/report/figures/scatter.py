@@ -9,22 +9,21 @@ from matplotlib.axes import Axes
 
 from repro.report.figures.style import (
     BLACK,
+    CLEANED,
     LOSS_COLOURS,
     LOSS_MARKERS,
+    OBJECTIVE_COLOURS,
+    PAPER_COLOUR,
     THRESHOLD,
-    Document,
     Drawing,
-    Entry,
     Panel,
     Points,
     percent_axis,
     setting,
 )
 from repro.report.format import label
-from repro.report.numbers.cells import LOSSES, Cell
-
-SUCCESS = "#2f9e44"
-"""Of the region in which a model counts as cleaned without loss."""
+from repro.report.numbers.cells import CLEANCLIP, LOSSES, Cell
+from repro.report.reading import Document, Entry
 
 
 def scatter_panels(name: str, document: Document, points: Points) -> list[Panel]:
@@ -50,45 +49,54 @@ def _panel(document: Document, panel: Entry, points: pd.DataFrame, ax: Axes) -> 
     start = began[height].mean() if len(began) else printed / unit
     if start:
         low = document["settings"]["kept_share"] * start
-        ax.fill_between([0, cap], low, 1.05 * start, color=SUCCESS, alpha=0.25, lw=0)
+        ax.fill_between([0, cap], low, 1.05 * start, color=CLEANED, alpha=0.25, lw=0)
     ax.axvline(cap, **THRESHOLD)
 
     after = points[(points.step != 0).fillna(value=True) & points[height].notna()]
-    for theirs, loss in product((True, False), LOSSES):
-        dots = after[(after.loss == loss) & ((after.source == "authors") == theirs)]
+    cleanclip = OBJECTIVE_COLOURS[panel["pretrain_objective"]]
+    archived = (after.source == "archive").any()
+    for source, loss in product(("authors", "archive", "ledger"), LOSSES):
+        dots = after[(after.loss == loss) & (after.source == source)]
         if dots.empty:
             continue
-        style: dict[str, Any] = {"color": LOSS_COLOURS[loss], "alpha": 0.6, "linewidth": 0}
-        if theirs:
-            style = {"facecolor": "none", "edgecolor": LOSS_COLOURS[loss], "linewidth": 0.5}
-        name = f"finetuned with {label(loss)}" + " (authors)" * theirs
+        colour = LOSS_COLOURS.get(loss, cleanclip)
+        style: dict[str, Any] = {"color": colour, "alpha": 0.5, "linewidth": 0}
+        name = "CleanCLIP" if loss == CLEANCLIP else f"finetuned with {label(loss)}"
+        if source == "authors":
+            style, name = {"facecolor": "none", "edgecolor": PAPER_COLOUR, "lw": 0.5}, "authors"
+        elif source == "ledger" and archived:
+            style, name = {"color": colour, "edgecolor": BLACK, "lw": 0.7}, f"{name}, your run"
         ax.scatter(dots.asr, dots[height], s=9, marker=LOSS_MARKERS[loss], label=name, **style)
 
+    best = _best(after[(after.loss == CLEANCLIP) & (after.source != "authors")], cap)
+    if len(best):
+        name = "best cleaned, each seed"
+        ring: dict[str, Any] = {"facecolor": "none", "edgecolor": BLACK, "lw": 1.2, "zorder": 6}
+        ax.scatter(best.asr, best[height], s=42, label=name, **ring)
     star = partial(ax.scatter, marker="*", zorder=5, clip_on=False)
     if len(began):
         star(began.asr.mean(), start, s=110, color=BLACK, label="start")
-    star(
-        paper["start_asr"],
-        printed / unit,
-        s=80,
-        facecolors="none",
-        edgecolors=BLACK,
-        lw=0.8,
-        label="start, paper",
-    )
-    if (best := paper["clean_accuracy"]) is not None:
+    grey: dict[str, Any] = {"facecolors": "none", "edgecolors": PAPER_COLOUR, "lw": 1}
+    star(paper["start_asr"], printed / unit, s=80, label="start, paper", **grey)
+    if (theirs := paper["clean_accuracy"]) is not None:
         # The paper prints no ASR for it, only that it is below the threshold.
-        name = "best cleaned, paper"
-        ax.scatter(cap / 2, best / unit, s=130, marker="_", color=BLACK, lw=2, label=name)
+        mark: dict[str, Any] = {"marker": "D", "color": PAPER_COLOUR, "zorder": 6}
+        ax.scatter(cap / 2, theirs / unit, s=36, label="best cleaned, paper", **mark)
     if points.empty:
         ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center")
     # Most of what decides lies near an ASR of 0, so that part has more room.
     ax.set_xscale("function", functions=(lambda x: abs(x) ** 0.5, lambda x: x**2))
     ax.set(xlim=(0, 1.02), xticks=[0, 0.05, 0.2, 0.5, 1], ylim=(0, None))
-    ax.set_title(f"pre-trained with {label(panel['pretrain_objective'])}\n({setting(panel)})")
+    ax.set_title(f"pre-trained with {label(panel['pretrain_objective'])} ({setting(panel)})")
     ax.set_xlabel("attack success rate (%, square-root scale)")
     ax.set_ylabel("accuracy (% of the start)" if height == "kept" else "zero-shot accuracy (%)")
     percent_axis(ax.xaxis, ax.yaxis)
+
+
+def _best(points: pd.DataFrame, cap: float) -> pd.DataFrame:
+    """The most accurate evaluation of each seed at the ASR threshold."""
+    allowed = points[points.asr <= cap].sort_values("accuracy", ascending=False)
+    return allowed.drop_duplicates(["source", "seed"])
 
 
 CAPTIONS = {

@@ -7,7 +7,7 @@ one picture.
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, TypeAlias
@@ -20,20 +20,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from repro.report.format import label, rate, tick
+from repro.report.reading import Document, Entry
 
-Entry: TypeAlias = Mapping[str, Any]
-"""An object of report.json."""
-Document: TypeAlias = Entry
-"""The whole of report.json."""
 Points: TypeAlias = pd.DataFrame
 """Evaluations as `repro.report.build.points_of` returns them."""
 Panel = Callable[[Axes], None]
 
 OBJECTIVE_COLOURS = {"mmcl": "#2f7fd0", "mmcl_ssl": "#d4472f"}
-LOSS_COLOURS = {"mmcl": "#8a6fd1", "ssl": "#a87b00", "mmcl_ssl": "#17907c"}
-"""Two families that never mix: objectives of pre-training, and losses of finetuning. Each colour
-has a contrast of at least 3:1 against the light and the dark page."""
+LOSS_COLOURS = {"mmcl": "#8a6fd1", "ssl": "#a87b00"}
+"""Of finetuning by one loss alone. CleanCLIP has the colour of the objective of the model that it
+cleans, so that a colour means one objective in all figures. Each colour has a contrast of at least
+3:1 against the light and the dark page."""
 LOSS_MARKERS = {"mmcl": "o", "ssl": "^", "mmcl_ssl": "s"}
+PAPER_COLOUR = "#7c8792"
+"""Of the paper's numbers, in every figure."""
+CLEANED = "#2f9e44"
+"""Of the region in which a model counts as cleaned."""
 BLACK = "#000000"
 """Becomes the text colour of the page."""
 THRESHOLD: dict[str, Any] = {"color": BLACK, "lw": 0.8, "ls": (0, (4, 3))}
@@ -77,6 +79,14 @@ class Drawing:
     """Empty where the document has nothing to draw."""
     columns: int = 2
     height: float = HEIGHT
+    width: float = WIDTH
+    stacked: bool = False
+    """Whether README takes it, which needs it in one column too."""
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Of a panel, inches."""
+        return self.width, self.height
 
 
 @dataclass(frozen=True)
@@ -87,9 +97,13 @@ class Drawn:
     page: str
     caption: str
     svg: str
+    narrow: str
+    """The same in one column; "" unless `stacked`."""
     pdf: bytes
     panels: list[str]
-    """SVG elements, one a panel."""
+    """SVG elements, one a panel, without legends."""
+    legend: str
+    """SVG element of the one legend for all panels; "" without labelled marks."""
 
 
 def draw(drawing: Drawing, document: Document, points: Points) -> Drawn | None:
@@ -103,22 +117,39 @@ def draw(drawing: Drawing, document: Document, points: Points) -> Drawn | None:
         seaborn.set_theme(context="paper", style="ticks", font="DejaVu Sans", rc=THEME)
         name = drawing.name
         alone = [
-            _svg(_composed([panel], 1, drawing.height), f"{name}-{index}-")
+            _svg(_composed([panel], 1, drawing.size, legend=False), f"{name}-{index}-")
             for index, panel in enumerate(panels)
         ]
-        figure = _composed(panels, min(drawing.columns, len(panels)), drawing.height)
+        figure = _composed(panels, min(drawing.columns, len(panels)), drawing.size)
         pdf = io.BytesIO()
         # Dates and versions would make equal drawings differ.
         no_dates = dict.fromkeys(("CreationDate", "Producer", "Creator"))
         figure.savefig(pdf, format="pdf", metadata=no_dates)
         whole = _svg(figure, f"{name}-")
-        return Drawn(name, drawing.page, drawing.caption, whole, pdf.getvalue(), alone)
+        narrow = _svg(_composed(panels, 1, drawing.size), f"{name}-") if drawing.stacked else ""
+        page, caption = drawing.page, drawing.caption
+        legend = _legend(figure, f"{name}-legend-")
+        return Drawn(name, page, caption, whole, narrow, pdf.getvalue(), alone, legend)
 
 
-def _composed(panels: Sequence[Panel], columns: int, height: float) -> Figure:
-    """Draw panels in rows, with one legend for the labelled marks of all."""
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(WIDTH * columns, height * rows + LEGEND), layout="constrained")
+def _legend(figure: Figure, prefix: str) -> str:
+    """The legend of a figure by itself."""
+    if not figure.legends:
+        return ""
+    [of] = figure.legends
+    names = [text.get_text() for text in of.get_texts()]
+    alone = Figure(figsize=(WIDTH * 2, LEGEND))
+    handles = [handle for handle in of.legend_handles if handle]
+    alone.legend(handles, names, loc="center left", ncols=3, columnspacing=1.2)
+    return _svg(alone, prefix, bbox_inches="tight")
+
+
+def _composed(
+    panels: Sequence[Panel], columns: int, size: tuple[float, float], *, legend: bool = True
+) -> Figure:
+    """Draw panels of a size in rows, with one legend for the labelled marks of all."""
+    rows, (width, height) = -(-len(panels) // columns), size
+    figure = Figure(figsize=(width * columns, height * rows + LEGEND), layout="constrained")
     handles: dict[str, Any] = {}
     for ax, panel in zip_longest(figure.subplots(rows, columns, squeeze=False).flat, panels):
         if panel is None:
@@ -127,30 +158,39 @@ def _composed(panels: Sequence[Panel], columns: int, height: float) -> Figure:
         panel(ax)
         marks, names = ax.get_legend_handles_labels()
         handles |= zip(names, marks, strict=True)
-    if handles:
-        legend = figure.legend(
+    if handles and legend:
+        drawn = figure.legend(
             handles.values(),
             handles,
             loc="outside lower center",
-            ncols=min(2 * columns, 4, len(handles)),
+            ncols=min(columns + 1, len(handles)),
             handletextpad=0.4,
             columnspacing=1.2,
         )
-        for mark in filter(None, legend.legend_handles):
+        for mark in filter(None, drawn.legend_handles):
             mark.set_alpha(1)
     return figure
 
 
-def _svg(figure: Figure, prefix: str) -> str:
+def _svg(figure: Figure, prefix: str, **options: Any) -> str:
     """Return the figure as an SVG element, whose ids start with `prefix`."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, **options)
     text = buffer.getvalue()
     # The XML declaration and DOCTYPE cannot stand within a page.
     text = text[text.index("<svg") :]
     text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}", text)
+    # What the pointer rests on says which seed it is, without any script.
+    text = re.sub(
+        r'<g id="(\S+-seed-(\d+)-\w+)">', r'<g id="\1" class="seed-\2"><title>seed \2</title>', text
+    )
     # Words have no colour of their own, and so take that of the drawing.
     return text.replace(BLACK, "currentColor").replace("<svg", '<svg fill="currentColor"', 1)
+
+
+def finding_title(ax: Axes, text: str) -> None:
+    """Give a panel a title that states what was found."""
+    ax.set_title(text, loc="left", weight="bold", fontsize=9.5)
 
 
 def percent_axis(*axes: Any) -> None:

@@ -1,8 +1,8 @@
 """The paper's claims against the evidence: each is judged by Student's interval over seeds.
 
 The 90% interval inside the claim's band supports it, outside the band of its direction refutes it,
-and else the claim is undecided (docs/rules.md). A new metric is a function here, its entry in
-METRICS, and its name in repro/report/judging/claims.py.
+and else the claim is undecided (docs/rules.md). A new metric is an entry in METRICS, and its name
+in repro/report/judging/claims.py.
 """
 
 import math
@@ -11,18 +11,14 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal, get_args
 
-import pandas as pd
-
 from repro.intervals import Interval
 from repro.report.judging.claims import ABOUT_BOTH, Claim, Claims, Metric
 from repro.report.measures import (
+    BY_NAME,
     CleanedModel,
     Evaluations,
     Pair,
-    Quantity,
     Value,
-    asr_left_at_rate,
-    lost_at_cap,
     of_both,
     of_seeds,
 )
@@ -54,56 +50,19 @@ class ClaimCell:
     note: str
 
 
-def start_accuracy(model: CleanedModel) -> Value:
-    """Accuracy of the model that is cleaned."""
-    return Value(model.start.accuracy)
-
-
-def kept_asr(model: CleanedModel) -> Value | None:
-    """Lowest ASR of the evaluations that keep enough of the start accuracy."""
-    kept = model.points[model.points.accuracy >= model.context.kept_share * model.start.accuracy]
-    return None if kept.empty else Value(kept.asr.min())
-
-
-def late_drop(model: CleanedModel) -> Value | None:
-    """Share of the accuracy lost from the best evaluation to the end of its run."""
-    best, last = model.best, _last(model)
-    return None if best is None or last is None else Value(1 - last.accuracy / best.accuracy)
-
-
-def late_asr(model: CleanedModel) -> Value | None:
-    """ASR at the end of the run with the best evaluation."""
-    last = _last(model)
-    return None if last is None else Value(last.asr)
-
-
-def _last(model: CleanedModel) -> pd.Series | None:
-    """The end of the run with the best evaluation; None where that is the best one itself."""
-    if model.ends.empty or model.best is None:
-        return None
-    last = model.points[model.points.run == model.best.run].sort_values("step").iloc[-1]
-    return None if last.step == model.best.step else last
-
-
-METRICS: dict[Metric, tuple[str, Quantity]] = {
-    "start_accuracy": ("accuracy before cleaning", start_accuracy),
-    "start_asr": ("ASR before cleaning", lambda model: Value(model.start.asr)),
-    "accuracy_gain": ("accuracy before cleaning, MMCL + SSL less MMCL", start_accuracy),
-    "relative_drop": ("share of the accuracy lost at the ASR threshold", lost_at_cap),
-    "drop_difference": ("share of the accuracy lost, MMCL + SSL less MMCL", lost_at_cap),
-    "asr_left_difference": (
-        "ASR left at one learning rate, MMCL + SSL less MMCL",
-        asr_left_at_rate,
-    ),
-    "kept_asr": ("lowest ASR with 95% of the accuracy kept", kept_asr),
-    "lowest_asr": (
-        "lowest ASR of all evaluations",
-        lambda model: Value(model.points.asr.min()),
-    ),
-    "late_drop": ("share lost from the best evaluation to the end of its run", late_drop),
-    "late_asr": ("ASR at the end of the run with the best evaluation", late_asr),
+METRICS: dict[Metric, str] = {
+    "start_accuracy": "start_accuracy",
+    "start_asr": "start_asr",
+    "accuracy_gain": "start_accuracy",
+    "relative_drop": "lost_at_cap",
+    "drop_difference": "lost_at_cap",
+    "asr_left_difference": "asr_left_at_rate",
+    "kept_asr": "kept_asr",
+    "lowest_asr": "lowest_asr",
+    "late_drop": "late_drop",
+    "late_asr": "late_asr",
 }
-"""Every metric: its words, and what it measures of a model. Those of ABOUT_BOTH are differences."""
+"""The measure of every metric. Those of ABOUT_BOTH are differences of it."""
 
 
 def judged_claims(
@@ -132,7 +91,8 @@ def judged_claims(
         judged.append(
             {
                 **claim.model_dump(include=text),
-                "measured": METRICS[claim.metric][0],
+                "measured": BY_NAME[METRICS[claim.metric]].words
+                + ", MMCL + SSL less MMCL" * (claim.metric in ABOUT_BOTH),
                 "fixed": claim.fixed or claims.claims_fixed,
                 "expect": claim.expect.words,
                 "direction": claim.direction.words if claim.direction else None,
@@ -190,7 +150,7 @@ class _Judge:
         for dataset, size, objective in product(claim.datasets, sizes, objectives):
             for arm in [claim.study] if claim.study else self.arms:
                 pair = self._pair(claim, arm, dataset, size)
-                of = METRICS[claim.metric][1]
+                of = BY_NAME[METRICS[claim.metric]].of
                 values = (
                     of_seeds(of, pair[objective]) if objective else of_both(of, pair)["difference"]
                 )

@@ -10,13 +10,16 @@ import pandas as pd
 from repro.markdown import block_in, differences, fill
 from repro.profile import load_profile
 from repro.report.answer import answer
+from repro.report.document import plain
 from repro.report.hypotheses import stated_hypotheses
 from repro.report.judging.claims import load_claims
 from repro.report.measures import Context, Evaluations
+from repro.report.numbers.draws import draws
 from repro.report.pages.html import markdown
+from repro.report.pages.tables import markdown_tables
 from repro.report.points import archived_runs, evaluations
 from repro.report.studies.estimates import DECIDED_Q
-from repro.report.studies.outcomes import MEASURES, REPLICATES, outcomes
+from repro.report.studies.outcomes import REPLICATES, outcomes
 from repro.report.studies.results import (
     check_archives,
     read_study_results,
@@ -29,7 +32,7 @@ DOCUMENTED = "mini"
 """The profile that the pages are about."""
 FINDINGS, DATA, HISTORY = (Path("docs", f"{name}.md") for name in ("findings", "data", "history"))
 BLOCKS = {
-    FINDINGS: ("answer", "verdicts", "axes", "twins", "mechanism", "defences", "effects"),
+    FINDINGS: ("answer", "verdicts", "axes", "twins", "mechanism", "defences", "effects", "draws"),
     DATA: ("rounding",),
     HISTORY: ("tries",),
 }
@@ -74,16 +77,25 @@ def blocks() -> dict[tuple[Path, str], str]:
     first = evaluations(archived_runs(REPLICATES / FIRST), denominator)
     first = first[(first.dataset == "cc6m") & (first.clean_size == "200k")]
     judged = verdicts(by_arm, claims, DOCUMENTED, whole_seeds(results), scope_of(profile))
+    about = studied(results, profile, claims.rules.rate.get(DOCUMENTED))
+    found = plain(
+        {
+            **about._asdict(),
+            "leading": judged.confirmed or judged.exploratory,
+            "beside": judged.beside,
+            "hypotheses": stated_hypotheses(results, by_arm),
+            "draws": draws(results, by_arm, claims.comparisons.confirmed.get(DOCUMENTED)),
+            "first": outcomes(first, cap, None).to_dict("records"),
+        }
+    )
     text = markdown(
         "findings",
-        hypotheses=stated_hypotheses(results, by_arm),
+        tables=markdown_tables(found),
         answer=answer(judged, claims.paper),
-        leading=judged.confirmed or judged.exploratory,
-        beside=judged.beside,
-        found=studied(results, profile, claims.rules.rate.get(DOCUMENTED)),
-        first=list(outcomes(first, cap, None).itertuples()),
-        titles=MEASURES,
+        family=about.effects_family,
         decided_q=DECIDED_Q,
     )
-    found = {(path, name): block_in(text, name) for path, names in BLOCKS.items() for name in names}
-    return {place: block[1] for place, block in found.items() if block}
+    blocks = {
+        (path, name): block_in(text, name) for path, names in BLOCKS.items() for name in names
+    }
+    return {place: block[1] for place, block in blocks.items() if block}

@@ -1,5 +1,7 @@
-"""The HTML pages, each one file that loads nothing: styles and drawings inline, no script."""
+"""The HTML pages, each one file that loads nothing: styles, drawings and one script inline."""
 
+import base64
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,10 +9,25 @@ from typing import Any
 
 import jinja2
 
-from repro.names import TRIGGERS
-from repro.report.figures.style import Document, Drawn, Entry
-from repro.report.format import duration, label, markdown_percent, percent, rate, short
-from repro.report.pages import tables
+from repro.report import reading, sentences
+from repro.report.figures.style import Drawn
+from repro.report.format import (
+    amount,
+    bounds,
+    duration,
+    factor,
+    interval,
+    label,
+    level,
+    markdown_percent,
+    percent,
+    rate,
+    short,
+)
+from repro.report.pages.interactive import HEADS, Cloud, data_of, threshold_rows
+from repro.report.pages.runs import RunShown
+from repro.report.pages.tables import anchor, plain, tables
+from repro.report.reading import Document, Entry
 
 TEMPLATES = Path(__file__).parent / "templates"
 INDEX = "index.html"
@@ -20,8 +37,12 @@ PAGES = {
     "mechanism.html": "Mechanism",
     "bench.html": "Bench",
     "evidence.html": "Runs, data, licences",
+    "runs.html": "Each run",
 }
 """Titles in the order of the menu; each page has a template of its name."""
+SCRIPT = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+POLICY = f"'sha256-{base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'"
+"""By which a browser runs this script and no other."""
 
 
 def pages(
@@ -29,23 +50,36 @@ def pages(
     drawn: Mapping[str, Drawn],
     gallery: Entry,
     files: Sequence[str],
+    dots: Sequence[Cloud] = (),
+    runs: Sequence[RunShown] = (),
 ) -> dict[str, bytes]:
     """Render every page of the document that has something to show.
 
-    `files` are those beside the pages that may be linked.
+    `files` are those beside the pages that may be linked, `dots` what the explorer draws,
+    `runs` those of the report itself.
     """
     empty = {
         "studies.html": not document["studies"],
         "mechanism.html": "mechanism" not in drawn,
         "bench.html": not document["bench"],
+        "runs.html": not runs,
     }
     menu = {name: title for name, title in PAGES.items() if not empty.get(name)}
     shared = {
         **shared_values(document),
         "figures": drawn,
         "gallery": gallery,
+        "attack": attack(gallery),
         "files": sorted(files),
         "menu": menu,
+        "script": SCRIPT,
+        "policy": POLICY,
+        # The other pages have nothing that is drawn from it.
+        "data": {INDEX: data_of(document, dots)},
+        "explorer": bool(dots),
+        "runs_shown": runs,
+        "threshold_heads": HEADS,
+        "threshold_rows": threshold_rows(document),
     }
     environment = jinja_environment(autoescape=True)
     return {
@@ -55,40 +89,41 @@ def pages(
     }
 
 
+def attack(gallery: Entry) -> list[Entry]:
+    """A clean and a poisoned pair of the first dataset; none where the data are not here."""
+    pairs: list[Entry] = next(iter(gallery.values()), {"pairs": []})["pairs"]
+    kinds = ("clean", "poisoned")
+    found = [next((pair for pair in pairs if pair["kind"] == kind), None) for kind in kinds]
+    return [pair for pair in found if pair] if all(found) else []
+
+
 def markdown(name: str, **values: Any) -> str:
     """Render a template of Markdown; no value opens a tag."""
     environment = jinja_environment(finalize=lambda value: str(value).replace("<", "&lt;"))
     return environment.get_template(f"{name}.md.j2").render(values).strip()
 
 
-def answers(hypotheses: Entry, bench: Sequence[Any]) -> dict[str, str]:
-    """Return what mechanism and bench answer, by the name of the question; only what has runs."""
-    noise = TRIGGERS["badnet"]
-    lines = markdown("answers", hypotheses=hypotheses, bench=bench, noise=noise).splitlines()
-    return dict(line.split(": ", 1) for line in lines if line)
-
-
 def shared_values(document: Document) -> dict[str, Any]:
     """Return what the templates of pages and article use beside the document."""
-    values = {
+    said = sentences.outcome(document)
+    return {
         "document": document,
         "cap": document["settings"]["asr_cap"],
         "answer": document["answer"],
-        "verdicts": tables.verdicts_of(document),
-        "hero": tables.hero(document),
+        "verdicts": reading.verdicts_of(document),
+        "hero": reading.hero(document),
+        "controls_hold": reading.controls_hold(document),
+        "pairs": reading.pairs_of_runs(document),
         # Its keys of datasets as they are printed elsewhere.
         "stand_in": re.sub(r"\bcc\dm\b", lambda key: label(key[0]), document["stand_in"] or ""),
-    }
-    sentences = markdown("outcome", **values).splitlines()
-    return {
-        **values,
-        "sentences": sentences,
-        "outcome": " ".join(sentences),
-        "answers": answers(document["hypotheses"], document["bench"]),
-        "table1": tables.table1(document),
-        "claim_counts": tables.claim_counts(document),
-        "runs": tables.runs_of(document),
-        "credits": tables.credits_of(document),
+        "sentences": said,
+        "outcome": " ".join(said),
+        "own_run": sentences.own_run(document),
+        "answers": sentences.answers(document["hypotheses"], document["bench"]),
+        "tables": tables(document),
+        "claim_counts": reading.claim_counts(document),
+        "runs": reading.runs_of(document),
+        "credits": reading.credits_of(document),
     }
 
 
@@ -112,31 +147,12 @@ def jinja_environment(**options: Any) -> jinja2.Environment:
         "amount": amount,
         "level": level,
         "interval": interval,
-        "factor": lambda doublings: f"{2**doublings:.1f}",
-        "setting": tables.setting_words,
-        "tally": tables.tally,
-        "paper_sizes": tables.paper_sizes,
-        "base": tables.base_verdict,
-        "seeds": tables.seeds_in_words,
-        "over_seeds": tables.over_seeds,
+        "factor": factor,
+        "bounds": bounds,
+        "plain": plain,
+        "anchor": anchor,
+        "setting": reading.setting_words,
+        "tally": reading.tally,
+        "seeds": reading.seeds_in_words,
     }
     return environment
-
-
-def amount(value: float, unit: str, signed: bool = False) -> str:
-    """Return a value in the unit of its measure: shares in percent, all else with two decimals."""
-    sign = "+" if signed and value > 0 else ""
-    # Adding 0 takes the minus from a zero.
-    text = percent(value) if unit == "fraction" else f"{round(value, 2) + 0:.2f}"
-    return sign + text.replace("-", "−")
-
-
-def level(value: float, unit: str) -> str:
-    """Return the value of one model; of a measure in doublings its learning rate."""
-    return f"{2**value:.2g}" if unit == "doublings" else amount(value, unit)
-
-
-def interval(ends: Sequence[float], unit: str) -> str:
-    """Return an interval in brackets, in the unit of its measure."""
-    low, high = (amount(end, unit) for end in ends)
-    return f"[{low}, {high}]"

@@ -11,8 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from repro.report.figures.style import Document, Drawn
+from repro.report.figures.style import Drawn
 from repro.report.pages.html import jinja_environment, shared_values
+from repro.report.pages.table import Table, Words
+from repro.report.reading import Document
 
 # fmt: off
 SPECIAL = str.maketrans({
@@ -59,7 +61,7 @@ def tex(document: Document, drawn: Mapping[str, Drawn]) -> str:
         keep_trailing_newline=True,
     )
     # What a macro gives is TeX already.
-    environment.filters |= {"quoted": _quoted, "tex": Tex}
+    environment.filters |= {"quoted": _quoted, "tex": Tex, "table": table_of}
     return environment.get_template("report.tex.j2").render(
         **shared_values(document),
         figures=drawn,
@@ -112,6 +114,41 @@ def compile_pdf(out: Path, document: Document) -> bool:
 def _last_start(document: Document) -> str:
     """When the last run was started."""
     return max((run["started"] for run in document["runs"].values()), default=NO_RUN_STARTED)
+
+
+def table_of(table: Table, *heads: str, long: bool = False) -> Tex:
+    """A table with booktabs and label `tab:<name>`; a `long` one may go over several pages."""
+    of = table.only(*heads) if heads else table
+    columns = [
+        f"L{{{column.width}\\textwidth}}" if column.width else "r" if column.number else "l"
+        for column in of.columns
+    ]
+    head = " & ".join(escape(column.head) for column in of.columns)
+    lines = [" & ".join(map(_cell, row)) + r" \\" for row in of.cells()]
+    kind = "longtable" if long else "tabular"
+    text = "\n".join(
+        [
+            rf"\begin{{{kind}}}{{@{{}}{''.join(columns)}@{{}}}}",
+            rf"\toprule {head} \\ \midrule" + r" \endhead" * long,
+            *lines,
+            r"\bottomrule",
+            rf"\end{{{kind}}}",
+        ]
+    )
+    if long:
+        return Tex(rf"{{\footnotesize{chr(10)}{text}}}")
+    # The article has numbers of its own.
+    caption = re.sub(r"^Table \d\. ", "Paper's table: ", of.caption)
+    caption = rf"\caption{{{escape(caption)}}}\label{{tab:{of.name}}}"
+    return Tex(
+        f"\\begin{{table}}[htb]\n\\centering\\footnotesize\\tabcolsep3pt\n{caption}\n{text}\n\\end{{table}}"
+    )
+
+
+def _cell(words: Words) -> str:
+    """A cell; an interval stands behind its mean in smaller letters, a verdict is set apart."""
+    text = rf"\emph{{{escape(words.text)}}}" if words.tone else escape(words.text)
+    return text + (rf" {{\scriptsize {escape(words.soft)}}}" if words.soft else "")
 
 
 def _quoted(text: str) -> Tex:

@@ -13,33 +13,27 @@ from typing import Any
 
 import pandas as pd
 
-from repro.report.measures import (
-    CleanedModel,
-    Context,
-    accuracy_at_cap,
-    asr_left_at_rate,
-    lost_at_cap,
-)
+from repro.report.measures import BY_NAME, CleanedModel, Context
 from repro.report.numbers.cells import CLEANCLIP
 
 CELL = ["variant", "dataset", "pretrain_objective", "clean_size"]
 """Columns that name a model over its seeds, and how many pairs cleaned it."""
 MODEL = [*CELL[:3], "seed"]
-MEASURES = {
-    "accuracy": "accuracy before cleaning",
-    "asr": "ASR before cleaning",
-    "cleaned_accuracy": "best accuracy at the ASR threshold",
-    "lost": "share of the accuracy lost at the threshold",
-    "asr_left": "ASR left",
+COLUMNS = {
+    "accuracy": "start_accuracy",
+    "asr": "start_asr",
+    "cleaned_accuracy": "accuracy_at_cap",
+    "lost": "lost_at_cap",
+    "asr_left": "asr_left_at_rate",
 }
-"""Measures of `outcomes`, in words."""
+"""The measures of `outcomes` by column."""
 REPLICATES = Path("results/replicates")
 EARLIER = "seeds_before_clamp"
 """The seeds 10 to 12 of the unchanged profile, before the temperature's limit was rounded."""
 REPEATED = ["accuracy", "asr", "lost", "asr_left"]
 """Measures of `replicates`."""
-AFTER = (accuracy_at_cap, lost_at_cap, asr_left_at_rate)
-"""The last three of MEASURES."""
+AFTER = [BY_NAME[name].of for name in [*COLUMNS.values()][2:]]
+"""Those after cleaning."""
 
 
 def outcomes(frame: pd.DataFrame, cap: float, rate: float | None) -> pd.DataFrame:
@@ -70,7 +64,7 @@ def outcomes(frame: pd.DataFrame, cap: float, rate: float | None) -> pd.DataFram
     for (*model, seed), start in left.items():
         if (*model, seed) not in cleaned_models:
             rows.append([*model, None, seed, False, False, start.accuracy, start.asr, *[None] * 3])
-    return pd.DataFrame(rows, columns=[*CELL, "seed", "tried", "cleaned", *MEASURES])
+    return pd.DataFrame(rows, columns=[*CELL, "seed", "tried", "cleaned", *COLUMNS])
 
 
 def replicates(

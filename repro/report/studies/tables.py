@@ -11,7 +11,7 @@ import pandas as pd
 
 from repro.names import DEFENCES, TRIGGERS
 from repro.report.studies.estimates import Effect, Measured, effect, measured
-from repro.report.studies.outcomes import CELL, MEASURES
+from repro.report.studies.outcomes import CELL, COLUMNS
 from repro.spec import CleanSize, Dataset, Objective, RunSpec
 from repro.study.spec import Study
 
@@ -41,7 +41,7 @@ class EffectRow:
     clean_size: CleanSize | None
     seeds: list[int]
     measures: dict[str, Measured]
-    """By MEASURES, those that some seed has. `cleaned_accuracy` has a mean only where every seed
+    """By COLUMNS, those that some seed has. `cleaned_accuracy` has a mean only where every seed
     was cleaned: seeds that were cleaned are no sample of all.
     """
     tried: int
@@ -136,7 +136,7 @@ class StudyTable:
         measures = {
             # A share cannot go below zero; but a model may lose less than nothing.
             name: measured(self.values(cell, name), self.confidence, negative=name == "lost")
-            for name in MEASURES
+            for name in COLUMNS
             if table[name].notna().any()
         }
         if not_cleaned and "cleaned_accuracy" in measures:
