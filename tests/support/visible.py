@@ -1,9 +1,9 @@
-"""What a reader sees of an HTML page: its text, a line a block, without drawings and styles."""
+"""What a reader sees of an HTML page: its text, a line a block, without drawings and scripts."""
 
 import html
 import re
 
-HIDDEN = re.compile(r"<(svg|style|title)\b.*?</\1>|<!.*?>", re.DOTALL)
+HIDDEN = re.compile(r"<(svg|style|title|script)\b.*?</\1>|<!.*?>", re.DOTALL)
 BLOCK = re.compile(r"</?(?:p|li|tr|h1|h2|h3|caption|figcaption|dt|summary|div|nav)\b[^>]*>")
 CELL = re.compile(r"<t[dh]\b[^>]*>")
 TAG = re.compile(r"<[^>]*>")
