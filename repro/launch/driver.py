@@ -77,9 +77,10 @@ def run_stage(
         DIGITS,
     ) as profile:
         check_stores(profile, DATA / profile_name, POISONED / profile_name)
+        again = os.environ.get(AGAIN, "").split(",")
         if not is_absent(DATA / profile_name / dataset):
-            again = os.environ.get(AGAIN, "").split(",")
-            run_all(runs(profile, dataset, objective), ahead=runs(profile, dataset), again=again)
+            due, others = runs(profile, dataset, objective), runs(profile, dataset)
+            run_all(due, ahead=others, again=again)
 
 
 def make_folders(*folders: Path) -> None:

@@ -28,7 +28,7 @@ from repro.markdown import fill
 from repro.plan.assumptions import Assumptions, Device, Span, load_assumptions, span_of
 from repro.plan.counted import COUNTED, counted, counts_of, group_bytes_of
 from repro.plan.work import Counts, Work, kind_of, num_rows, work_of
-from repro.profile import graph_profile, load_profile, pretrain_runs, profile_names
+from repro.profile import graph_profile, load_profile, profile_names
 from repro.runs.layout import cleaned_file
 from repro.spec import Dataset, PretrainSpec, Profile, RunSpec
 from repro.train.shares import CHECKPOINT_SHARE, KEEP_CHECKPOINTS, MEMORY_SHARE
@@ -299,9 +299,6 @@ def write_counted() -> None:
     counted().clear()
     for name in profile_names():
         plan(name)
-        # On fewer GPUs a rank has several groups of BatchNorm.
-        for spec in pretrain_runs(load_profile(name)):
-            group_bytes_of(spec)
     replace_json(COUNTED, dict(sorted(counted().items())))
 
 

@@ -11,8 +11,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 from repro.launch.places import cores, count_from_environment, devices
+from repro.names import DATASETS
 from repro.plan.assumptions import load_assumptions
 from repro.plan.counted import counts_of
 from repro.plan.forecast import Forecast
@@ -66,8 +68,8 @@ class Remaining:
             steps = work.pairs / spec.schedule.global_batch_size
             update = 0.0 if gpus else UPDATE_SECONDS * steps * forecast.counts.parameters
             ranks = forecast.ranks(spec) if gpus else 1
-            training, evaluations = forecast.seconds(work, device)
-            low, _, high = (training + evaluations).tolist()
+            training, evaluating = forecast.seconds(work, device)
+            low, _, high = (training + evaluating).tolist()
             whole = (low + self.slow * (high - low)) / ranks + update
             # The first run of several evaluates their start model; it does not stand for the rest.
             seconds[alike(spec)] = whole / spec.schedule.epochs
@@ -145,12 +147,12 @@ def _of_runs(
 ) -> float:
     """Planned seconds of the runs, whose shares are done; `now` is None where none has begun."""
     total = 0.0
-    # Cleaning begins when all models are there.
-    for stage in ("pretrain", "clean"):
+    # A dataset after the other; cleaning begins when all models are there.
+    for stage, dataset in product(("pretrain", "clean"), DATASETS):
         due = [
             (weight * (1 - share) + RUN_SECONDS, state)
             for state, weight, share in zip(states, weights, shares, strict=True)
-            if state.spec.stage == stage and share < 1
+            if (state.spec.stage, state.spec.dataset) == (stage, dataset) and share < 1
         ]
         if due:
             alone = bool(devices()) and stage == "pretrain"

@@ -33,7 +33,7 @@ MISTAKES = {
     "reproduce smoke --again clean/x": "repro: --again: 'clean/x' (allowed: clean/",
     "list defence": "'defence' is not one of 'profiles', 'studies', 'triggers', 'objectives', ",
     "status --study confirm": "repro: specs/studies/confirm.yaml: ",
-    "data --profile smok": "repro: profile: 'smok' (allowed: authors, midi, mini, paper,",
+    "data --profile smok": "repro: profile: 'smok' (allowed: authors, midi, mini, night,",
     "data --profile ../mini": "repro: profile: '../mini' (allowed: authors, ",
     "reproduce tiny": "repro: profile: 'tiny' (allowed: authors, ",
     "reproduce smoke mini": "unexpected extra argument (mini)",

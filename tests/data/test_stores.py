@@ -184,8 +184,8 @@ def test_an_array_that_could_not_be_finished_is_made_again(tmp_path):
         array[0] = 1
 
 
-def test_an_array_may_take_half_of_the_free_disk_and_an_eighth_of_the_memory(tmp_path, monkeypatch):
-    """1,000 bytes free, 6,400 of memory: 500 by disk; with 10,000 free 800 by memory."""
+def test_an_array_may_take_half_of_the_free_disk_and_a_quarter_of_the_memory(tmp_path, monkeypatch):
+    """1,000 bytes free, 6,400 of memory: 500 by disk; with 10,000 free 1,600 by memory."""
     pages = {"SC_PHYS_PAGES": 64, "SC_PAGE_SIZE": 100}
     monkeypatch.setattr(memory.os, "sysconf", pages.__getitem__)
     free = SimpleNamespace(free=1000)
@@ -193,7 +193,7 @@ def test_an_array_may_take_half_of_the_free_disk_and_an_eighth_of_the_memory(tmp
     path = tmp_path / "none" / "a.npy"
     assert has_room(path, 500) and not has_room(path, 501)
     free.free = 10_000
-    assert has_room(path, 800) and not has_room(path, 801)
+    assert has_room(path, 1600) and not has_room(path, 1601)
 
     # An array that exists needs none.
     path.parent.mkdir()
