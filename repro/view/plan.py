@@ -57,7 +57,7 @@ def sentence(profile: Profile, dataset: Dataset | None = None) -> str:
     costs = []
     for key in ("a100", "h100"):
         of = forecast.hours(assumptions.devices[key])
-        (low, middle, high), days = of["total"].tolist(), of["wall"][1] / 24
+        (low, middle, high), wall = of["total"].tolist(), duration(of["wall"][1] * 3600)
         hours = f"{low:,.0f} to {high:,.0f} hours of {key.upper()}, in the middle {middle:,.0f}"
-        costs.append(f"{hours}, which are {days:.1f} days on {AUTHORS_GPUS}")
+        costs.append(f"{hours}, which are {wall} on {AUTHORS_GPUS}")
     return f"{name}: {'; '.join(costs)}; {size} of disk; out of reach of {here}"
