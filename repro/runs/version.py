@@ -29,9 +29,11 @@ CALLS = (
     "poison --dataset cc3m",
     "poison --dataset cc6m",
     "pretrain --dataset cc3m --objective mmcl",
+    "pretrain --dataset cc6m --objective mmcl",
     "clean --dataset cc3m --objective mmcl",
+    "clean --dataset cc6m --objective mmcl",
 )
-"""Commands that make all results of PROFILE: one cell of a stage makes the runs of the others."""
+"""Commands that make all results of PROFILE: a cell makes the runs of all cells of its dataset."""
 UNCOMPARED = {"seconds", "fingerprint", "run", "schema_version"}
 """Fields of a row that may differ between equal results."""
 
