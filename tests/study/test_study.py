@@ -39,6 +39,8 @@ from tools.rerun import compare
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 STUDIES = study_names()
+UNFINISHED = {"draws"}
+"""Studies of several sittings: their archives have whole variants, and not all of them yet."""
 
 
 def test_a_variant_changes_the_field_it_names_and_its_data_folder() -> None:
@@ -101,7 +103,7 @@ def test_a_pattern_stands_for_the_variants_whose_names_it_matches() -> None:
 def test_an_archive_has_all_runs_that_its_study_asks_for_today_and_no_other(name: str) -> None:
     """An edit of a profile must not change what a study with results asked for."""
     study, records = load_study(name), [record for record, _ in read_archive(archive_of(name))]
-    assert lacking(study, records) == []
+    assert name in UNFINISHED or lacking(study, records) == []
     profiles = study_profiles(study)
     asked = {
         (run.variant, digest(run.computed()))
