@@ -51,7 +51,7 @@ def test_a_full_disk_does_not_keep_the_users_file(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with reproduce.profile_for_call("smoke"):
+    with reproduce.params_for_call("profile: smoke\n"):
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             replace_file(here / "other.yaml", b"content")
