@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 def _entry(of: str, entries: Collection[str], name: Any) -> Any:
     """The name, if it is one of the entries, to which plug-ins add theirs."""
-    if name not in entries:
+    if not isinstance(name, str) or name not in entries:
         expected = {"of": of, "expected": ", ".join(map(repr, entries))}
         raise PydanticCustomError("literal_error", "Input should be a {of}: {expected}", expected)
     return name
