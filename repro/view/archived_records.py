@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from pymongo import DESCENDING
-
 from repro.ledger import Row, RunRecord
 from repro.runs.layout import RESULTS
 from repro.spec import RunSpec
@@ -26,17 +24,17 @@ def browse(port: int) -> None:
 def add_archive(database: Tracking) -> int:
     """Add the archived runs that the database lacks; returns how many it then has.
 
-    They have numbers and records of their own, are marked by `archived`, and hold the evaluations:
-    what was printed, and the losses between, no archive has.
+    They have records of their own, are marked by `archived`, and hold the evaluations: what was
+    printed, and the losses between, no archive has. Their numbers are below 0, for Omniboard's list
+    begins with the highest, and one's own runs come first.
     """
     known = {"meta.record": {"$regex": f"^archive/{STUDY}/"}}
     there = {run["meta"]["record"] for run in database.runs.find(known, {"meta.record": 1})}
-    last = database.runs.find_one({}, {"_id": 1}, sort=[("_id", DESCENDING)])
-    number, runs, series = int(last["_id"]) if last else 0, [], []
+    number, runs, series = -len(there), [], []
     for record, rows in _archived():
         name = f"archive/{STUDY}/{record.spec.stage}/{record.spec.cell}/{record.spec.run_id}"
         if name not in there:
-            number += 1
+            number -= 1
             runs.append(document(number, name, record, rows))
             series += points(number, record, rows)
     if runs:

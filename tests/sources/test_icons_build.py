@@ -56,6 +56,7 @@ def profile(num_concepts: int = 10, cc6m: int = 100, cc3m: int = 100) -> Profile
         "data.cleaning_sizes": {"100k": 1, "200k": 2},
         "pretrain.objectives.*.global_batch_size": 2,
         "pretrain.objectives.*.norm_batch_size": 2,
+        "pretrain.objectives.*.warmup_steps": 0,
         "clean.cells": [cell],
     }
     return load_profile("midi", SPECS, few)
@@ -106,7 +107,7 @@ def test_what_shows_nothing_is_left_out(place, monkeypatch, sets):
 
 def test_smaller_scales_lie_in_larger_ones(place):
     """Pairs of both slots and evaluation images; the target is in all of them."""
-    scales = {"small": profile(1, 3, 3), "medium": profile(2, 9, 9), "large": profile()}
+    scales = {"small": profile(2, 3, 3), "medium": profile(2, 9, 9), "large": profile()}
     for name, spec in scales.items():
         build_icons(spec, place / name)
     for slot in ("cc3m", "cc6m", "evaluation"):

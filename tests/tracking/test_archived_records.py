@@ -35,6 +35,6 @@ def test_the_archive_comes_once_and_own_runs_stay(
     assert add_archive(database) == add_archive(database) == 3
     copies.copy_record(record(), database)
     kept = sorted(database.runs.find({}, {"_id": 1, "config": 1}), key=lambda run: run["_id"])
-    assert [run["_id"] for run in kept] == [1, 2, 3, 4, 5]
-    assert [run["config"].get("archived") for run in kept] == [None, *[STUDY] * 3, None]
-    assert database.metrics.count_documents({"run_id": 2}) == 3
+    assert [run["_id"] for run in kept] == [-3, -2, -1, 1, 2]
+    assert [run["config"].get("archived") for run in kept] == [*[STUDY] * 3, None, None]
+    assert database.metrics.count_documents({"run_id": -2}) == 3

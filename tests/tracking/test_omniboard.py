@@ -19,6 +19,7 @@ from repro.profile import clean_runs, load_profile
 from repro.runs.run import LaunchError
 from repro.tracking.server import omniboard
 from repro.tracking.server.embedded import TrackingError
+from repro.view.archived_records import STUDY
 from tests.support.browser import CHROMIUM, TEXT, browser
 from tests.support.launch import stub_inputs
 from tests.support.processes import wait_for
@@ -57,8 +58,12 @@ class Board:
             connection.close()
 
     def runs(self) -> list[dict[str, Any]]:
-        """Every run as the interface gives it."""
-        status, content = self.ask("/sacred/api/v1/Runs?select=_id,config,status,result,info")
+        """One's own runs as the interface gives them."""
+        return [run for run in self.all_runs() if "archived" not in run["config"]]
+
+    def all_runs(self) -> list[dict[str, Any]]:
+        """Own and archived runs."""
+        status, content = self.ask("/sacred/api/v1/Runs?select=_id,config,status,result,info&limit=9999")
         return list(json.loads(content)) if status == 200 else []
 
     @property
@@ -74,6 +79,9 @@ def board(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Boar
     specs = clean_runs(load_profile("smoke", root / "specs", {"clean.cells": [cell]}))
     with pytest.MonkeyPatch.context() as patch, team_server(here / "server", USER, SECRET) as team:
         patch.chdir(here)
+        (here / "specs").symlink_to(root / "specs")
+        (here / "results").mkdir()
+        (here / "results" / "studies").symlink_to(root / "results" / "studies")
         patch.setenv("PYTHONPATH", str(root))
         patch.setenv("MONGO_URL", f"mongodb://{USER}:{SECRET}@{team}/?authSource=admin")
         Path("pairs").write_text("pairs")
@@ -106,6 +114,12 @@ class TestBoard:
         first, second = (run for run in runs if run["status"] == "FAILED")
         assert "no such luck" in first["info"]["reason"]
         assert second["info"]["resumes"] in {f"smoke/{number}" for number in range(1, 5)}
+
+    def test_archived_runs_are_marked_beside_them(self, board: Board) -> None:
+        archived = [run for run in board.all_runs() if run["config"].get("archived")]
+        assert {run["config"]["archived"] for run in archived} == {STUDY}
+        assert len({run["config"]["seed"] for run in archived}) == 10
+        assert f"and {len(archived)} archived runs on the server" in board.log
 
     @pytest.mark.parametrize(
         ("path", "method", "headers", "expected"),
@@ -171,6 +185,7 @@ class TestBoard:
             for label in ("Objective", "Learning Rate", "Seed", "Accuracy", "ASR", "Reason"):
                 assert f"\n{label}\n" in text, label
             assert "0.25" in text and "no such luck" in text and "0.0001" in text
-            page.wait("document.querySelectorAll('#asr-chart circle').length === 2")
+            page.wait("document.querySelectorAll('#asr-chart circle[stroke=black]').length === 2")
+            page.wait("document.querySelectorAll('#asr-chart circle[stroke=none]').length > 100")
             assert "Delete" not in text and "Enter Notes" not in text
             assert page.problems == []

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from repro.report.numbers import draws
 from repro.report.numbers.cells import CLEANCLIP
 
 CELL = ["dataset", "clean_size", "pretrain_objective"]
@@ -18,7 +19,7 @@ FEWEST_MODELS = 5
 
 
 def mechanism(frame: pd.DataFrame, rate: float | None, seeds: Iterable[int]) -> dict[str, Any]:
-    """Models of all studies that have one of the `seeds`, each once, cleaned at `rate`.
+    """Models with one of the `seeds`, each once, cleaned at `rate`: of all studies but `draws`.
 
     A model that several studies clean stands with the cleaning that most of them share, which is
     the profile's. `loss_*` are means over the steps before the first evaluation, `asr_left` is that
@@ -33,7 +34,8 @@ def mechanism(frame: pd.DataFrame, rate: float | None, seeds: Iterable[int]) -> 
         & np.isclose(frame.learning_rate.astype(float), rate)
         & frame.poisoned.astype(bool)
         & ~frame.diverged.astype(bool)
-        & (frame.study != "")
+        # Other targets are other tasks.
+        & ~frame.study.isin(["", draws.STUDY])
         & frame.seed.isin(list(seeds))
         # Some defences have no SSL loss.
         & frame.fingerprint.isin(frame.fingerprint[frame.loss_ssl.notna()])

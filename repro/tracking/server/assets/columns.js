@@ -12,7 +12,7 @@
   // A chart of all runs, which Omniboard lacks: final ASR of CleanCLIP over the learning rate (log), by objective of pre-training.
   const colours = { mmcl: '#0072b2', mmcl_ssl: '#d55e00' };
   const draw = async (panel) => {
-    const address = `/${location.pathname.split('/')[1]}/api/v1/Runs?select=config,result`;
+    const address = `/${location.pathname.split('/')[1]}/api/v1/Runs?select=config,result&limit=100000`;
     const runs = (await (await fetch(address)).json()).filter(({ config: c, result: r }) => r && c && c.stage === 'clean'
       && c.loss === 'mmcl_ssl' && r.attack_success_rate !== undefined);
     const rates = [...new Set(runs.map((run) => run.config.learning_rate))].sort((a, b) => a - b);
