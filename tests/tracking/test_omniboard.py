@@ -63,7 +63,9 @@ class Board:
 
     def all_runs(self) -> list[dict[str, Any]]:
         """Own and archived runs."""
-        status, content = self.ask("/sacred/api/v1/Runs?select=_id,config,status,result,info&limit=9999")
+        status, content = self.ask(
+            "/sacred/api/v1/Runs?select=_id,config,status,result,info&limit=9999"
+        )
         return list(json.loads(content)) if status == 200 else []
 
     @property
