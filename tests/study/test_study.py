@@ -17,7 +17,7 @@ from repro.profile import check, load_profile, pretrain_runs
 from repro.report.pages.findings import write_findings
 from repro.report.readme import write_blocks
 from repro.report.studies.outcomes import REPLICATES
-from repro.report.studies.results import LARGER, archive_problems, evidence_of
+from repro.report.studies.results import LARGER, SUMS, archive_problems, evidence_of
 from repro.runs.published import read_results, read_run
 from repro.spec import SpecError, digest
 from repro.study import run as study_run
@@ -313,6 +313,15 @@ def test_every_archive_behind_a_report_is_guarded(archive: Path, root: Path) -> 
         path.write_bytes(path.read_bytes() + b"\0")
     lines = archive_problems("mini")
     assert [line.partition(":")[0] for line in lines] == [str(path) for path in earlier]
+    sums = SUMS.read_bytes()
+    for damaged in (
+        b"",
+        sums[:20],
+        sums.replace(b"first", b"fur\xffst"),
+        sums.replace(b"7b", b"xx"),
+    ):
+        SUMS.write_bytes(damaged)
+        assert any(line.startswith(f"{SUMS}: sums of") for line in archive_problems("mini"))
 
 
 def test_where_nobody_knows_better_an_archive_counts_as_it_is(archive: Path) -> None:

@@ -1,6 +1,7 @@
 """Studies of specs/studies that have an archive: their runs, and what the report says of them."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -126,10 +127,13 @@ def archive_problems(profile: str) -> list[str]:
                 f"made yourself are accepted with `dvc commit study@{name}`"
             )
     if SUMS.is_file():
-        for line in SUMS.read_text(encoding="utf-8").splitlines():
-            md5, name = line.split()
-            if changed := _changed(REPLICATES / name, md5, SUMS):
-                problems.append(changed)
+        listed = re.findall(rb"^([0-9a-f]{32})  (\S+)$", SUMS.read_bytes(), re.MULTILINE)
+        sums = {name.decode(errors="replace"): md5.decode() for md5, name in listed}
+        there = sorted(path.name for path in REPLICATES.glob("*.gz"))
+        if sorted(sums) != there:
+            problems.append(f"{SUMS}: sums of {sorted(sums)} (allowed: of the archives, {there})")
+        changes = (_changed(REPLICATES / name, md5, SUMS) for name, md5 in sums.items())
+        problems += filter(None, changes)
     return problems
 
 
