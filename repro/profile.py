@@ -161,23 +161,30 @@ def profile_names(specs: Path = SPECS) -> list[str]:
     )
 
 
+def check_profile_name(name: object, where: str, specs: Path = SPECS) -> None:
+    """SpecError unless `specs` has a profile of that name; `where` says which field names it."""
+    names = profile_names(specs)
+    if not names:
+        raise SpecError(f"{specs.absolute()}: no profiles; call again from the project's folder")
+    if name not in names:
+        path = specs / f"{name}.yaml"
+        unfit = f"{path} is none; " if path in [*specs.glob("*.yaml")] else ""
+        allowed = f"allowed: {', '.join(names)}; files with `extends` or `protocol`"
+        raise SpecError(f"{where}: {name!r} ({unfit}{allowed})")
+
+
 def _merged(
     name: str, specs: Path, where: str, origins: dict[str, str], above: tuple[str, ...] = ()
 ) -> Any:
     """The file of a profile laid over those that it extends; `where` says in messages which field
     names it.
     """
-    path, names = specs / f"{name}.yaml", profile_names(specs)
-    if not names:
-        raise SpecError(f"{specs.absolute()}: no profiles; call again from the project's folder")
-    if name not in names:
-        unfit = f"{path} is none; " if path in [*specs.glob("*.yaml")] else ""
-        allowed = f"allowed: {', '.join(names)}; files with `extends` or `protocol`"
-        raise SpecError(f"{where}: {name!r} ({unfit}{allowed})")
+    check_profile_name(name, where, specs)
     if name in above:
         raise SpecError(f"{where}: {name!r} extends itself by way of {', '.join(above)}")
 
-    content, base = read_yaml(path), {}
+    path, base = specs / f"{name}.yaml", {}
+    content = read_yaml(path)
     if "extends" in content:
         extends = content.pop("extends")
         base = _merged(extends, specs, f"{path}: extends", origins, (*above, name))
@@ -217,11 +224,8 @@ def load_profile(
 
 def chosen_profile(name: str | None = None) -> str:
     """The profile that a command means: `name`, or else that of params.yaml, as `dvc repro`."""
-    if name:
-        return name
-    named, names = _params().get("profile"), profile_names()
-    if named not in names:
-        raise SpecError(f"{PARAMS}: profile: {named!r} (allowed: {', '.join(names)})")
+    named = name or _params().get("profile")
+    check_profile_name(named, "profile" if name else f"{PARAMS}: profile")
     return str(named)
 
 

@@ -47,6 +47,7 @@ from repro.runs.layout import (
     results_dir,
     standard_inputs,
 )
+from repro.runs.machine import commit_notice
 from repro.runs.published import read_run
 from repro.runs.run import LaunchError, identify
 from repro.runs.version import code_notice
@@ -167,7 +168,7 @@ def run_all(
         raise LaunchError(f"REPRO_LAUNCHER: {name!r} (allowed: {', '.join(LAUNCHERS)})")
     # Refused here, since every rank would end with it.
     count_from_environment(LOADER_WORKERS, 0, least=0)
-    if notice := code_notice():
+    for notice in filter(None, (code_notice(), commit_notice())):
         say(notice)
     say(f"{len(once)} runs to make, {len(runs) - len(waiting)} are up to date")
     LAUNCHERS[name](once, results, worker)

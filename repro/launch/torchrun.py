@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from signal import SIGKILL
 
 from repro.events import PARENT, Event, PackFile, die_with_parent, end, parse, say
 from repro.launch.places import (
@@ -130,7 +131,9 @@ class Torchrun:
             return causes[-1][:500] + advice
         # No traceback, as where the system killed a rank: torchrun prints its exit status.
         codes = re.findall(r"exitcode\s*: (-?\d+)", "\n".join(self.lines))
-        return f"the worker ended with status {codes[0] if codes else self.process.returncode}"
+        status = int(codes[0] if codes else self.process.returncode)
+        killed = " (killed, as by a system that is out of memory)" if status == -SIGKILL else ""
+        return f"the worker ended with status {status}{killed}"
 
     def stop(self) -> None:
         """End the process: torchrun passes the signal on, and ranks write a checkpoint first."""

@@ -36,6 +36,8 @@ MISTAKES = {
     "data --profile smok": "repro: profile: 'smok' (allowed: authors, midi, mini, night,",
     "data --profile ../mini": "repro: profile: '../mini' (allowed: authors, ",
     "reproduce tiny": "repro: profile: 'tiny' (allowed: authors, ",
+    "verify --profile minii": "repro: profile: 'minii' (allowed: authors, ",
+    "publish --profile smoke/../smoke": "repro: profile: 'smoke/../smoke' (allowed: authors, ",
     "reproduce smoke mini": "unexpected extra argument (mini)",
     f"clean {CELL} --lossy x": "No such option '--lossy'",
     "findings --profile smoke": "No such option '--profile'",

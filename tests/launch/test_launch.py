@@ -134,6 +134,14 @@ def test_a_run_that_fails_twice_is_named_and_others_go_on(profile: Profile, laun
     assert published(specs) == ends
 
 
+def test_a_worker_that_the_system_kills_says_what_that_often_means(
+    profile: Profile, launch: Launch
+) -> None:
+    specs = clean_runs(profile)[:1]
+    with pytest.raises(LaunchError, match=r"ended with status -9 \(killed, as by .* memory\)"):
+        launch(specs, {specs[0].run_id: "die"})
+
+
 def test_a_worker_that_cannot_start_fails_all_runs(profile: Profile, launch: Launch) -> None:
     with pytest.raises(LaunchError, match=r"3 of 3 runs failed(.|\n)*status 1"):
         launch(clean_runs(profile), worker="no_such_worker")

@@ -3,6 +3,7 @@ report/metrics, which the archives give.
 """
 
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import chdir
 from itertools import product
@@ -109,6 +110,13 @@ def test_the_lock_has_every_stage_and_the_values_of_today(root: Path) -> None:
     assert any("not the output of its stage" in line for line in problems(graph, other, profile))
     edited = profile | {"switches": profile["switches"] | {"text_view": "fixed"}}
     assert any("switches: another value" in line for line in problems(graph, lock, edited))
+
+
+def test_metrics_of_a_users_own_profile_are_not_for_git(root: Path) -> None:
+    names = ["report/metrics/tiny.json", "report/metrics/mini.json"]
+    ignored = ["git", "check-ignore", "--no-index", *names]
+    said = subprocess.run(ignored, cwd=root, capture_output=True, text=True).stdout
+    assert said.splitlines() == names[:1]
 
 
 @pytest.mark.slow

@@ -195,6 +195,15 @@ def test_what_the_commands_write_is_no_edit(clone: Path) -> None:
     assert commit_state() == (None, False)
 
 
+def test_a_checkout_of_another_user_is_told_with_gits_remedy(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert machine.commit_notice() == ""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert commit_state() == (None, False)
+    assert "git config --global --add safe.directory" in machine.commit_notice()
+
+
 @pytest.mark.parametrize("name", ["repro/__init__.py", "specs/mini.yaml"])
 def test_an_edit_of_code_or_specification_is_told(clone: Path, name: str) -> None:
     (clone / name).write_text("edited\n")
