@@ -63,7 +63,8 @@ def load(
 def _remedy(spec: RunSpec) -> str:
     """What to do about a model that is not there."""
     there = sorted(map(str, MODELS.rglob(f"{spec.profile}/**/model.safetensors")))
-    kind, only = "poisoned", ""
+    kind = "poisoned"
+    only = ""
     if spec.clean_size:
         kind = f"cleaned on {spec.clean_size}"
         only = f", if an ASR of at most {spec.evaluate.asr_cap:.0%} is reached"

@@ -11,7 +11,7 @@ import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -32,6 +32,7 @@ from repro.spec import (
     Schedule,
     Spec,
     SpecError,
+    Stage,
     Training,
 )
 
@@ -176,14 +177,13 @@ def check_profile_name(name: object, where: str, specs: Path = SPECS) -> None:
 def _merged(
     name: str, specs: Path, where: str, origins: dict[str, str], above: tuple[str, ...] = ()
 ) -> Any:
-    """The file of a profile laid over those that it extends; `where` says in messages which field
-    names it.
-    """
+    """A profile laid over those that it extends; `where` is the field that names it."""
     check_profile_name(name, where, specs)
     if name in above:
         raise SpecError(f"{where}: {name!r} extends itself by way of {', '.join(above)}")
 
-    path, base = specs / f"{name}.yaml", {}
+    path = specs / f"{name}.yaml"
+    base = {}
     content = read_yaml(path)
     if "extends" in content:
         extends = content.pop("extends")
@@ -204,7 +204,8 @@ def load_profile(
     """
     origins: dict[str, str] = {}
     where = "profile" if overrides is None else f"{source}: profile"
-    merged, last = _merged(name, specs, where, origins), f"{specs.as_posix()}/{name}.yaml"
+    merged = _merged(name, specs, where, origins)
+    last = f"{specs.as_posix()}/{name}.yaml"
     for dotted, value in (overrides or {}).items():
         for key in reversed(dotted.split(".")):
             value = {int(key) if key.isdecimal() else key: value}
@@ -257,6 +258,11 @@ def flat(content: Mapping[Any, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Names, in order, whose values differ or that one of both lacks."""
+    return [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+
+
 def parse_override(text: str) -> tuple[str, Any]:
     """Dotted path and value of `FIELD=VALUE`; the value is YAML, as in a specification."""
     path, equals, value = text.partition("=")
@@ -279,13 +285,11 @@ def departures(profile: Profile) -> list[str]:
     """Every field in which a profile differs from that of its name in specs/."""
     if profile.name not in profile_names():
         return []
-    theirs, here = (
-        flat(of.model_dump(mode="json")) for of in (load_profile(profile.name), profile)
-    )
+    theirs = flat(load_profile(profile.name).model_dump(mode="json"))
+    here = flat(profile.model_dump(mode="json"))
     return [
         f"{field}: {here.get(field)} instead of the profile's {theirs.get(field)}"
-        for field in sorted({*theirs, *here})
-        if theirs.get(field) != here.get(field)
+        for field in differing(theirs, here)
     ]
 
 
@@ -414,6 +418,13 @@ def clean_runs(
         for loss in cell.losses
         for rate in cell.learning_rates
     ]
+
+
+STAGE_RUNS: dict[Stage, Callable[..., list[RunSpec]]] = {
+    "pretrain": pretrain_runs,
+    "clean": clean_runs,
+}
+"""What makes the runs of a stage."""
 
 
 def _run(profile: Profile, part: Training, **fields: Any) -> RunSpec:

@@ -35,7 +35,8 @@ def block(view: View, archive: Archive, width: int, height: int) -> RenderableTy
         lines.append(Text(f"! {state.name}: {state.warning}", style="yellow"))
     for line in lines:
         if isinstance(line, Text):
-            line.no_wrap, line.overflow = True, "ellipsis"
+            line.no_wrap = True
+            line.overflow = "ellipsis"
     return Group(*lines)
 
 
@@ -113,7 +114,8 @@ def _rows(states: list[RunState], archive: Archive, width: int) -> Table:
             speed = f"{rate:,.0f} pairs/s" if rate else ""
             cells.append(Text(speed if live else archived(known)))
         for cell in cells:
-            cell.no_wrap, cell.overflow = True, "ellipsis"
+            cell.no_wrap = True
+            cell.overflow = "ellipsis"
         table.add_row(*cells)
     return table
 

@@ -29,11 +29,14 @@ class Board:
 
     def __init__(self, watched: Watched, look: Look, said: Callable[[], list[str]] = list) -> None:
         """`said` gives lines to print that were said since it was called last."""
-        self.watched, self.look, self.said = watched, look, said
+        self.watched = watched
+        self.look = look
+        self.said = said
         self.console = Console(highlight=False, markup=False, emoji=False)
         self.archive: Archive | None = None
         self.shown: set[str] | None = None
-        self.printed, self.stage = 0.0, ""
+        self.printed = 0.0
+        self.stage = ""
 
     @property
     def redraws(self) -> bool:
@@ -135,12 +138,11 @@ def drawing(board: Board) -> Iterator[None]:
 
 @contextmanager
 def watching(watched: Callable[[], Watched]) -> Iterator[None]:
-    """Have the runs drawn that the block makes, unless it serves a call of `reproduce`, which
-    draws itself.
-    """
+    """Draw the runs that the block makes, unless a call of `reproduce` draws them."""
     if CALLER in os.environ:
         yield
         return
-    runs, began = watched(), time.time()
+    runs = watched()
+    began = time.time()
     with drawing(Board(runs, lambda: runs.look(began))):
         yield

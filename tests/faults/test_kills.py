@@ -31,7 +31,7 @@ THROUGH_SLURM |= {"REPRO_SBATCH": "--cpus-per-task=1 --mem=500", **TWO_RANKS}
 VICTIMS = {
     "rank": r"-m repro\.worker",
     "agent": r"-m repro\.launch\.torchrun",
-    "pack": r"-m repro run-pack",
+    "job": r"-m repro run-job",
     "driver": r"^\S*python\S* -m repro (data|poison|pretrain|clean) ",
     "dvc": r"-m dvc repro",
 }
@@ -51,7 +51,8 @@ def clean_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("shares.py", "CHECKPOINT_SHARE", "1.0"),
     ):
         path = folder / "repro" / "train" / file
-        text, lines = path.read_text(), re.MULTILINE
+        text = path.read_text()
+        lines = re.MULTILINE
         text, found = re.subn(f"^{name} = .*$", f"{name} = {value}", text, flags=lines)
         assert found == 1
         path.write_text(text)
@@ -69,9 +70,10 @@ def undisturbed(clean_folder: Path) -> dict[str, Any]:
 
 def test_kills_on_a_machine_change_nothing(clean_folder: Path, undisturbed: dict[str, Any]) -> None:
     rounds = int(os.environ.get("REPRO_KILL_ROUNDS", "1"))
-    victims = ["rank", "agent", "pack", "dvc"] * rounds  # the driver dies on the cluster
+    victims = ["rank", "agent", "job", "dvc"] * rounds  # the driver dies on the cluster
     endings = under_fire(clean_folder, "local", victims, TWO_RANKS)
-    assert endings and all(each == undisturbed for each in endings)
+    assert endings
+    assert all(each == undisturbed for each in endings)
 
 
 @needs_slurm
@@ -82,7 +84,8 @@ def test_kills_on_a_cluster_change_nothing(
     victims = ["node", "driver"]
     with running_cluster(tmp_path_factory.mktemp("slurm")) as cluster:
         endings = under_fire(clean_folder, "slurm", victims, THROUGH_SLURM, cluster)
-    assert endings and all(each == undisturbed for each in endings)
+    assert endings
+    assert all(each == undisturbed for each in endings)
 
 
 @needs_mount
@@ -132,7 +135,9 @@ def under_fire(
     """How the graph ended in new folders until all victims are dead, every second while it trains."""
     seed = int(os.environ.get("REPRO_KILL_SEED", random.SystemRandom().randrange(10**6)))
     rng = random.Random(seed)
-    left, endings, checkpoints = rng.sample(victims, len(victims)), [], []
+    left = rng.sample(victims, len(victims))
+    endings = []
+    checkpoints = []
     print(f"REPRO_KILL_SEED={seed}: {' '.join(left)}")
     deadline = time.monotonic() + DEADLINE_SECONDS
     while left:
@@ -140,13 +145,16 @@ def under_fire(
             shutil.copytree(clean_folder, clean_folder.with_name(f"{name}{len(endings)}"))
         )
         process = start(folder, "dvc", "repro", TARGET, **settings)
-        seen, due = "", 0.0
+        seen = ""
+        due = 0.0
         while process.poll() != 0:
             assert time.monotonic() < deadline, f"{left} left: {said(folder)}"
             if process.returncode is not None:
                 process = start(folder, "dvc", "repro", TARGET, **settings)
             if left and not seen and find(folder, left[0]):
-                seen, due, before = left[0], 0.0, newest_checkpoint(folder)
+                seen = left[0]
+                due = 0.0
+                before = newest_checkpoint(folder)
             early = len(left) % 2
             if seen and not due and (early or newest_checkpoint(folder) not in ("", before)):
                 due = time.monotonic() + rng.uniform(0, 3 if early else 0.3)
