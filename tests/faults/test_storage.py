@@ -163,7 +163,8 @@ def test_a_kill_while_something_is_written_leaves_it_whole_or_absent(
     command = [sys.executable, "-c", code, str(folder), str(pairs)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=root) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         for _ in range(10):
             print(rng.uniform(0, 0.1), file=process.stdin, flush=True)
             assert process.stdout.readline() == "killed\n"

@@ -82,7 +82,8 @@ def problems(graph: dict[str, Stage], lock: dict[str, Stage], profile: Any) -> I
         if (locked := lock.get(name)) is None:
             continue
         for part in ("deps", "outs"):
-            here, there = paths(stage.get(part, [])), {of["path"] for of in locked.get(part, [])}
+            here = paths(stage.get(part, []))
+            there = {of["path"] for of in locked.get(part, [])}
             # Which code a stage depends on, tests/repo/test_graph.py says.
             differ = {path for path in here ^ there if not path.startswith("repro/")}
             yield from (f"{name}: {part}: {path}" for path in differ)
@@ -97,12 +98,14 @@ def problems(graph: dict[str, Stage], lock: dict[str, Stage], profile: Any) -> I
 
 
 def test_the_lock_has_every_stage_and_the_values_of_today(root: Path) -> None:
-    graph, lock = read(root / "dvc.yaml")["stages"], read(root / "dvc.lock")["stages"]
+    graph = read(root / "dvc.yaml")["stages"]
+    lock = read(root / "dvc.lock")["stages"]
     profile = load_profile(PROFILE, root / "specs").model_dump(mode="json")
     assert list(problems(graph, lock, profile)) == []
 
     # A lock without a stage, an output of another run, and a value that was edited afterwards.
-    clean, data = f"clean@{PROFILE}-cc3m-mmcl", f"data@{PROFILE}"
+    clean = f"clean@{PROFILE}-cc3m-mmcl"
+    data = f"data@{PROFILE}"
     short = {name: stage for name, stage in lock.items() if name != clean}
     assert list(problems(graph, short, profile)) == [f"{clean}: not in the lock"]
     other = json.loads(json.dumps(lock))
