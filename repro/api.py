@@ -48,7 +48,8 @@ def load(
     from repro.train.views.tokens import tokenize
 
     if trained := poisoned_model(spec) if clean is None else cleaned_model(runs):
-        model = load_model(spec, trained[0])
+        path, _ = trained
+        model = load_model(spec, path)
     elif found := released(spec):
         path, entry = found
         check_archived(runs, path)

@@ -21,8 +21,11 @@ def models_of(
     profile: Profile, dataset: Dataset | None = None, objective: Objective | None = None
 ) -> list[tuple[Dataset, Objective]]:
     """The pre-trained models of a profile: all datasets, or one, with all objectives, or one."""
-    models = itertools.product(profile.data.num_pairs, profile.pretrain.objectives)
-    return [m for m in models if dataset in (None, m[0]) and objective in (None, m[1])]
+    return [
+        (data, goal)
+        for data, goal in itertools.product(profile.data.num_pairs, profile.pretrain.objectives)
+        if dataset in (None, data) and objective in (None, goal)
+    ]
 
 
 def problems_of(profile: Profile, classnames: Sequence[str], runs: list[RunSpec]) -> list[str]:

@@ -171,15 +171,16 @@ def check_answers(model: CLIP, spec: RunSpec, entry: Released) -> None:
     try:
         with np.load(io.BytesIO(_read(place, PROBE)), allow_pickle=False) as file:
             probe = Probe(spec.profile, dict(file))
-        found = probe.answers(model, spec)
+        right, attacked = probe.answers(model, spec)
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise LedgerError(f"{place}/{PROBE}: unreadable ({error})") from None
-    if any(abs(here - there) > ROUNDING for here, there in zip(found, entry.probed, strict=True)):
+    listed_right, listed_attacked = entry.probed
+    if max(abs(right - listed_right), abs(attacked - listed_attacked)) > ROUNDING:
         images = len(probe.arrays["labels"])
         raise LedgerError(
-            f"{place}/models/{entry.file}: of {images} evaluation images {found[0]} are classified "
-            f"right and {found[1]} attacked (by its index: {entry.probed[0]} and "
-            f"{entry.probed[1]}): not the model of this profile"
+            f"{place}/models/{entry.file}: of {images} evaluation images {right} are classified "
+            f"right and {attacked} attacked (by its index: {listed_right} and {listed_attacked}): "
+            "not the model of this profile"
         )
 
 

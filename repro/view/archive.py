@@ -3,34 +3,42 @@
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-
-import numpy as np
+from statistics import mean
+from typing import NamedTuple
 
 from repro.ledger import LedgerError
 from repro.spec import RunSpec, digest
 from repro.study.archive import ArchivedRun, read_archive
 from repro.study.spec import archive_of, study_names
 
-Archive = Callable[[RunSpec], tuple[float, float] | None]
-"""Mean accuracy and ASR of the archived runs that differ from a run in the seed alone."""
+
+class Ends(NamedTuple):
+    """Mean accuracy and ASR at the end of archived runs."""
+
+    accuracy: float
+    asr: float
+
+
+Archive = Callable[[RunSpec], Ends | None]
+"""The ends of the archived runs that differ from a run in the seed alone."""
 
 
 def archived_runs(name: str) -> list[ArchivedRun]:
     """The whole runs in the archive of a study; none if it is unreadable, as the report says."""
     with suppress(LedgerError):
-        return [run for run in read_archive(archive_of(name)) if run[0].status != "failed"]
+        return [run for run in read_archive(archive_of(name)) if run.record.status != "failed"]
     return []
 
 
 def archive_of_profile(profile: str) -> Archive:
     """The archived runs of a profile."""
-    ends: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    ends: dict[str, list[Ends]] = defaultdict(list)
     for name in study_names():
         for record, rows in archived_runs(name):
             if record.spec.profile == profile and rows:
                 asr = rows[-1].asr(record.spec.switches.asr_denominator)
-                ends[_but_for_seed(record.spec)].append((rows[-1].accuracy, asr))
-    means = {key: tuple(np.mean(values, axis=0).tolist()) for key, values in ends.items()}
+                ends[_but_for_seed(record.spec)].append(Ends(rows[-1].accuracy, asr))
+    means = {key: Ends(*map(mean, zip(*values, strict=True))) for key, values in ends.items()}
     return lambda spec: means.get(_but_for_seed(spec))
 
 

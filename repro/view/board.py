@@ -8,7 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from repro.view.archive import Archive
+from repro.view.archive import Archive, Ends
 from repro.view.states import RunState
 from repro.view.watched import View
 
@@ -130,9 +130,9 @@ def share(name: str, value: float | None) -> str:
     return "" if value is None else f"{name} {value:.1%}"
 
 
-def archived(known: tuple[float, float] | None) -> str:
+def archived(known: Ends | None) -> str:
     """What the archived seeds have at the end of such a run."""
-    return "" if known is None else f"(archive: {known[0]:.1%}, {known[1]:.1%})"
+    return "" if known is None else f"(archive: {known.accuracy:.1%}, {known.asr:.1%})"
 
 
 def finished_line(state: RunState, archive: Archive) -> str:

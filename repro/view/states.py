@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from repro.ledger import LedgerError, Row, RunRecord
 from repro.runs.layout import STATUS, WORK, results_dir
@@ -99,8 +99,17 @@ LOW_ASR = 0.2
 MUCH_WAITING = 0.2
 """Share of the time that a run may wait for its batches without a warning."""
 
-Jobs = Mapping[str, tuple[State, str]]
-"""By fingerprint of the runs that a scheduler's jobs carry: queued or running, and why or where."""
+
+class Carrier(NamedTuple):
+    """The job of a scheduler that carries a run."""
+
+    state: Literal["queued", "running"]
+    where: str
+    """The reason of one that waits, the nodes of one that runs."""
+
+
+Jobs = Mapping[str, Carrier]
+"""By fingerprint of the runs."""
 
 
 Keyed = Sequence[tuple[RunSpec, str]]
@@ -172,8 +181,9 @@ def _state(spec: RunSpec, key: str, fingerprint: str, results: Path, jobs: Jobs)
     begun = _time_of(folder / STATUS)
     if not carried:
         state.state = "stopped" if begun else "waiting"
-    elif (job := jobs.get(fingerprint)) and job[0] == "queued":
-        state.state, state.where = job
+    elif fingerprint in jobs and jobs[fingerprint].state == "queued":
+        state.state = "queued"
+        state.where = jobs[fingerprint].where
     # The lock is written when its job begins, and the status when the job comes to the run.
     elif begun >= _time_of(folder / "lock"):
         state.state = "running"

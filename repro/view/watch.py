@@ -12,7 +12,7 @@ from rich.live import Live
 
 from repro.runs.signals import CALLER
 from repro.spec import RunSpec
-from repro.view.archive import Archive, archive_of_profile
+from repro.view.archive import Archive, Ends, archive_of_profile
 from repro.view.board import block, finished_line, summary_line
 from repro.view.watched import View, Watched
 
@@ -109,7 +109,7 @@ class Board:
         """Print a line as it is, however long; above the block if there is one."""
         self.console.print(line, soft_wrap=True)
 
-    def archived(self, spec: RunSpec) -> tuple[float, float] | None:
+    def archived(self, spec: RunSpec) -> Ends | None:
         """Accuracy and ASR of the archived seeds; they are read when they are first asked for."""
         if self.archive is None:
             self.archive = archive_of_profile(self.watched.profile.name)

@@ -24,7 +24,7 @@ from repro.spec import Profile, RunSpec
 from repro.study.spec import load_study, study_profiles, study_runs
 from repro.view.archive import archived_runs
 from repro.view.remaining import Remaining
-from repro.view.states import Jobs, RunState, State, is_held, key_of, read_states
+from repro.view.states import Carrier, Jobs, RunState, State, is_held, key_of, read_states
 
 CALL_FILE = WORK / "call.json"
 """Of the present call of `reproduce`, or else the last."""
@@ -170,7 +170,7 @@ class Watched:
         self.asked = time.monotonic()
         with suppress(LaunchError):
             self.jobs = {
-                fingerprint: ("running" if job.state == "running" else "queued", job.where)
+                fingerprint: Carrier("running" if job.state == "running" else "queued", job.where)
                 for job in slurm.live_jobs(name) or ()
                 for fingerprint in job.runs
             }

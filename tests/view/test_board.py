@@ -13,6 +13,7 @@ from rich.console import Console
 
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.view import watch
+from repro.view.archive import Ends
 from repro.view.board import block, duration, finished_line, summary_line
 from repro.view.states import RunState
 from repro.view.watch import Board, drawing
@@ -98,7 +99,7 @@ def test_without_colour_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lines_say_the_same_where_there_is_no_terminal() -> None:
     view = a_view()
     done = view.states[0]
-    assert finished_line(done, lambda spec: (0.3, 0.9)) == (
+    assert finished_line(done, lambda spec: Ends(0.3, 0.9)) == (
         "done: pretrain cc3m-mmcl seed 0: accuracy 34.5%, ASR 91.2% (archive: 30.0%, 90.0%)"
     )
     assert summary_line(view).startswith("smoke, seed 0: pre-train 1/2 · clean 0/4 · 1 failed")

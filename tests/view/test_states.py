@@ -14,7 +14,7 @@ from repro.profile import clean_runs, load_profile
 from repro.runs.deliver import save_failure
 from repro.runs.layout import RESULTS
 from repro.runs.run import Run
-from repro.view.states import LOW_ASR, RunState, key_of, read_states
+from repro.view.states import LOW_ASR, Carrier, RunState, key_of, read_states
 from tests.support.launch import Launch
 
 STATUS = {
@@ -37,14 +37,14 @@ def run(here: Path) -> Run:
 
 @contextmanager
 def carried(run: Run) -> Iterator[None]:
-    """A batch has taken the run."""
+    """A job has taken the run."""
     with (run.work_dir / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def state_of(run: Run, **jobs: tuple[str, str]) -> RunState:
-    [state] = read_states([(run.spec, key_of(run.spec))], RESULTS, jobs)  # type: ignore[arg-type]
+def state_of(run: Run, **jobs: Carrier) -> RunState:
+    [state] = read_states([(run.spec, key_of(run.spec))], RESULTS, jobs)
     return state
 
 
@@ -80,11 +80,11 @@ def test_a_batch_that_takes_a_stopped_run_again_has_not_come_to_it_yet(run: Run)
 
 def test_a_job_that_waits_has_the_schedulers_reason(run: Run) -> None:
     """And one that runs elsewhere is no stopped run, though its lock cannot be seen from here."""
-    state = state_of(run, **{run.fingerprint: ("queued", "Priority")})
+    state = state_of(run, **{run.fingerprint: Carrier("queued", "Priority")})
     assert (state.state, state.where) == ("queued", "Priority")
     (run.work_dir / "lock").touch()
     replace_json(run.work_dir / "status.json", STATUS)
-    assert state_of(run, **{run.fingerprint: ("running", "n1")}).state == "running"
+    assert state_of(run, **{run.fingerprint: Carrier("running", "n1")}).state == "running"
 
 
 def test_a_failed_run_has_its_reason(run: Run) -> None:
