@@ -67,7 +67,6 @@ def train_stage(stage: Stage, profile_name: str, dataset: Dataset, objective: Ob
     first cell of a dataset therefore makes the runs of its others too, as far as their inputs are
     there. A dataset that the user did not bring has no runs.
     """
-
     expand = STAGE_RUNS[stage]
     with unchanged(
         profile_name,
@@ -121,7 +120,8 @@ def run_all(
         if not is_delivered(run, results, needed):
             due.append(run)
         elif run.place in again:
-            before[run.fingerprint] = read_run(results_dir(run.spec, results) / run.spec.run_id)[1]
+            folder = results_dir(run.spec, results) / run.spec.run_id
+            _, before[run.fingerprint] = read_run(folder)
             begin_again(run)
             due.append(run)
         else:

@@ -27,7 +27,7 @@ def runs_of_studies(spec: RunSpec) -> Iterator[tuple[str, RunSpec]]:
         if study.profile != spec.profile or spec.stage not in study.stages:
             continue
         profiles = study_profiles(study)
-        for run in study_runs(study, profiles):
+        for run in study_runs(study, profiles, spec.stage):
             borrowed = study.variants[run.variant].models is not None
             if borrowed or run.cell != spec.cell or run.computed() != spec.computed():
                 continue

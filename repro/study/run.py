@@ -167,8 +167,8 @@ def train_models(
     profiles = study_profiles(study)
     whole = [
         run
-        for run in study_runs(study, profiles)
-        if run.stage == "pretrain" and (run.variant, run.seed) in chosen
+        for run in study_runs(study, profiles, "pretrain")
+        if (run.variant, run.seed) in chosen
         if study.variants[run.variant].models is None
     ]
     allowed = list(dict.fromkeys(run.cell for run in whole))

@@ -267,11 +267,12 @@ def lacking(study: Study, records: Iterable[RunRecord]) -> list[RunSpec]:
     ]
 
 
-def study_runs(study: Study, profiles: Profiles) -> list[RunSpec]:
-    """All runs of a study, pre-trainings first."""
+def study_runs(study: Study, profiles: Profiles, only: Stage | None = None) -> list[RunSpec]:
+    """All runs of a study, pre-trainings first, or those of one stage."""
     return [
         run
         for stage in study.stages
+        if only in (None, stage)
         for label in study.variants
         for run in asked_runs(study, profiles, label, stage)
     ]
