@@ -137,7 +137,8 @@ def cleaning_run(workload: Workload, folder: Path, repetitions: int = 2) -> Meas
             with contextlib.redirect_stderr(silent):
                 run_all(workload.specs, lambda spec: workload.inputs)
             rows = [rows for _, _, rows in read_results(Path("results"))]
-            assert len(rows) == len(workload.specs) and all(rows)
+            assert len(rows) == len(workload.specs)
+            assert all(rows)
 
     return compare(theirs, ours, repetitions, units=len(workload.specs), warm_up=False)
 

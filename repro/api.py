@@ -48,7 +48,8 @@ def load(
     from repro.train.views.tokens import tokenize
 
     if trained := poisoned_model(spec) if clean is None else cleaned_model(runs):
-        model = load_model(spec, trained[0])
+        path, _ = trained
+        model = load_model(spec, path)
     elif found := released(spec):
         path, entry = found
         check_archived(runs, path)
@@ -63,7 +64,8 @@ def load(
 def _remedy(spec: RunSpec) -> str:
     """What to do about a model that is not there."""
     there = sorted(map(str, MODELS.rglob(f"{spec.profile}/**/model.safetensors")))
-    kind, only = "poisoned", ""
+    kind = "poisoned"
+    only = ""
     if spec.clean_size:
         kind = f"cleaned on {spec.clean_size}"
         only = f", if an ASR of at most {spec.evaluate.asr_cap:.0%} is reached"

@@ -8,13 +8,14 @@ params.yaml; `--json` prints what programs read.
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import click
 
-from repro.names import DATASETS, TRIGGERS
+from repro.names import DATASETS, GRAPH_OBJECTIVES, PROTOCOLS, TRIGGERS
 from repro.runs.signals import (
     Stopped,
     end_with_caller,
@@ -25,9 +26,6 @@ from repro.runs.signals import (
 
 USAGE = 2
 """Exit status of a call or specification that is wrong."""
-PROTOCOLS = ("authors", "paper")
-OBJECTIVES = ("mmcl", "mmcl_ssl")
-"""Pre-trainings of the graph."""
 EXIT = "Exit status: 0 done; 1 the work failed; 2 a wrong call or specification; 128 + n: signal n."
 LISTS = ("profiles", "studies", "triggers", "objectives", "defences", "measures")
 GROUPS = ("Use", "Stages", "Studies", "Tracking", "Maintenance")
@@ -133,10 +131,10 @@ def commands() -> None:
 def command(
     name: str,
     target: str,
-    heading: str,
     example: str,
     help: str,
     *params: click.Parameter,
+    heading: str,
     prints: bool = False,
     hidden: bool = False,
 ) -> None:
@@ -146,17 +144,11 @@ def command(
         call = resolve_name(f"repro.{target}")
         return run(call, *(values[str(param.name)] for param in params), prints=prints)
 
-    commands.add_command(
-        Command(
-            name,
-            heading,
-            example,
-            callback=callback,
-            params=list(params),
-            help=help,
-            hidden=hidden,
-        )
-    )
+    how = {"callback": callback, "params": list(params), "help": help, "hidden": hidden}
+    commands.add_command(Command(name, heading, example, **how))
+
+
+use, stage, study, track, maintain = (partial(command, heading=heading) for heading in GROUPS)
 
 
 def option(name: str, help: str | None = None, **settings: Any) -> click.Option:
@@ -182,7 +174,7 @@ PORT = click.IntRange(1, 65535)
 NAMED = "Of specs/: smoke, mini, midi, paper, ...; else that of params.yaml."
 PROFILE = option("--profile", NAMED, callback=the_profile)
 DATASET = choice("--dataset", DATASETS, required=True)
-OBJECTIVE = choice("--objective", OBJECTIVES, required=True)
+OBJECTIVE = choice("--objective", GRAPH_OBJECTIVES, required=True)
 CELL = (PROFILE, DATASET, OBJECTIVE)
 JSON = option("--json", "For programs.", is_flag=True)
 AGAIN = option(
@@ -191,10 +183,9 @@ AGAIN = option(
     multiple=True,
 )
 
-command(
+use(
     "reproduce",
     "reproduce:reproduce",
-    "Use",
     "repro reproduce mini --set clean.warmup_steps=20",
     """Run the whole study, data to report, through DVC.
 
@@ -208,10 +199,9 @@ command(
     ),
     AGAIN,
 )
-command(
+use(
     "status",
     "view.status:status",
-    "Use",
     "repro status --watch",
     "Show how far every run is, from any node, whether or not a call makes them.",
     PROFILE,
@@ -219,10 +209,9 @@ command(
     option("--watch", "Redraw until Ctrl-C.", is_flag=True),
     JSON,
 )
-command(
+use(
     "plan",
     "view.plan:plan_command",
-    "Use",
     "repro plan --profile paper",
     "Say what a profile costs, before anything runs.",
     PROFILE,
@@ -237,30 +226,24 @@ command(
     ),
     choice("--dataset", DATASETS, "Its runs alone."),
 )
-command(
+use(
     "list",
     "listing:list_command",
-    "Use",
     "repro list defences",
     "List what specifications can name, and what there is.",
-    click.Argument(
-        ["kind"],
-        type=click.Choice(LISTS),
-    ),
+    click.Argument(["kind"], type=click.Choice(LISTS)),
     JSON,
 )
-command(
+use(
     "report",
     "report.build:report_stage",
-    "Use",
     "repro report --profile mini",
     "Build the replication report, of one's own runs or else of the archives.",
     PROFILE,
 )
-command(
+use(
     "check",
     "report.check:check_command",
-    "Use",
     "repro check",
     """Compare runs with the archives: equal bit for bit, or like the archived seeds?
 
@@ -269,10 +252,9 @@ command(
     click.Argument(["target"], required=False),
     JSON,
 )
-command(
+use(
     "verify",
     "report.verify:verify_command",
-    "Use",
     "repro verify --all",
     "Compute a report again and compare; --all: check every file.",
     click.Argument(["report"], type=FILE, required=False),
@@ -280,10 +262,9 @@ command(
     PROFILE,
     JSON,
 )
-command(
+use(
     "evaluate",
     "evaluate.foreign:evaluate_command",
-    "Use",
     "repro evaluate --checkpoint epoch_64.pt --format cleanclip --images val --profile paper",
     "Measure accuracy and attack success of somebody's checkpoint, as JSON.",
     option("--checkpoint", type=FILE, required=True),
@@ -301,51 +282,45 @@ command(
     option("--target", "Class that the attack evokes, a name or a number."),
     prints=True,
 )
-command(
+stage(
     "resolve",
     "profile:resolve_stage",
-    "Stages",
     "repro resolve",
     "Write all values of a profile, inherited ones included.",
     PROFILE,
 )
-command(
+stage(
     "data",
     "sources.stage:data_stage",
-    "Stages",
     "repro data --profile smoke",
     "Obtain the image-text pairs and evaluation images.",
     PROFILE,
 )
-command(
+stage(
     "poison",
     "data.stages:poison_stage",
-    "Stages",
     "repro poison --dataset cc3m",
     "Poison pairs of a dataset and draw its clean subsets.",
     PROFILE,
     DATASET,
 )
-command(
+stage(
     "pretrain",
     "view.stages:pretrain_stage",
-    "Stages",
     "repro pretrain --dataset cc3m --objective mmcl",
     "Pre-train the model of one dataset and objective.",
     *CELL,
 )
-command(
+stage(
     "clean",
     "view.stages:clean_stage",
-    "Stages",
     "repro clean --dataset cc3m --objective mmcl",
     "Finetune a pre-trained model on clean pairs: every size, loss and learning rate.",
     *CELL,
 )
-command(
+stage(
     "run-one",
     "launch.single:step_through",
-    "Stages",
     "python -m pdb -m repro run-one pretrain --dataset cc3m --objective mmcl",
     "Train one run in this process, for a debugger.",
     click.Argument(["stage"], type=click.Choice(("pretrain", "clean"))),
@@ -353,10 +328,9 @@ command(
     option("--run", "Its id (default: the first run of the cell)."),
     prints=True,
 )
-command(
+study(
     "study",
     "view.stages:study",
-    "Studies",
     "repro study confirmation --seeds 15",
     "Run the study specs/studies/NAME.yaml, whose results the report shows.",
     click.Argument(["name"]),
@@ -367,36 +341,32 @@ command(
     option("--models", "Train this model alone, such as cc6m-mmcl; again for more.", multiple=True),
     AGAIN,
 )
-command(
+study(
     "replay",
     "report.replay:replay",
-    "Studies",
     "repro replay attack-cleanclip/results --out replayed",
     "Rebuild the report from the authors' result files in FOLDER.",
     click.Argument(["folder"], type=FILE),
     option("--out", type=FILE, required=True),
 )
-command(
+track(
     "omniboard",
     "view.archived_records:browse",
-    "Tracking",
     "repro omniboard --port 9000",
     "Browse recorded and archived runs in Omniboard on this machine.",
     option("--port", type=PORT, default=9000),
 )
-command(
+track(
     "tracking",
     "tracking.server.copies:tracking",
-    "Tracking",
     "repro tracking backfill",
     "Work with the tracking server and the copies of the run records on it.",
     click.Argument(["action"], type=click.Choice(("up", "down", "status", "backfill"))),
     option("--port", "Of the embedded server (up).", type=PORT, default=27117),
 )
-command(
+maintain(
     "publish",
     "report.release:release",
-    "Maintenance",
     "repro publish",
     "Build the folder to upload: report, models, metadata.",
     PROFILE,
@@ -408,42 +378,37 @@ command(
     ),
     prints=True,
 )
-command(
+maintain(
     "accept",
     "runs.version:accept",
-    "Maintenance",
     "repro accept",
     """Accept an edit of the code if the profile smoke still gives the same digits.
 
     Trains smoke at the last accepted commit and here, and compares rows, bits and weights.""",
 )
-command(
+maintain(
     "findings",
     "report.pages.findings:write_findings",
-    "Maintenance",
     "repro findings",
     "Write the tables of docs/findings.md, data.md and history.md from the archives.",
 )
-command(
+maintain(
     "readme",
     "report.readme:write_blocks",
-    "Maintenance",
     "repro readme",
     "Write the generated tables of README.md and specs/README.md.",
 )
-command(
+maintain(
     "counts",
     "plan.forecast:write_counted",
-    "Maintenance",
     "repro counts",
     "Count the FLOPs of all profiles' models anew, for `plan`.",
 )
-command(
-    "run-pack",
-    "launch.pack:run_pack",
-    "Stages",
-    "repro run-pack work/packs/0.json",
+stage(
+    "run-job",
+    "launch.run_job:run_job",
+    "repro run-job work/jobs/0.json",
     "Run a job of training runs (the launcher calls this).",
-    click.Argument(["pack"], type=FILE),
+    click.Argument(["job"], type=FILE),
     hidden=True,
 )

@@ -21,8 +21,11 @@ def models_of(
     profile: Profile, dataset: Dataset | None = None, objective: Objective | None = None
 ) -> list[tuple[Dataset, Objective]]:
     """The pre-trained models of a profile: all datasets, or one, with all objectives, or one."""
-    models = itertools.product(profile.data.num_pairs, profile.pretrain.objectives)
-    return [m for m in models if dataset in (None, m[0]) and objective in (None, m[1])]
+    return [
+        (data, goal)
+        for data, goal in itertools.product(profile.data.num_pairs, profile.pretrain.objectives)
+        if dataset in (None, data) and objective in (None, goal)
+    ]
 
 
 def problems_of(profile: Profile, classnames: Sequence[str], runs: list[RunSpec]) -> list[str]:
@@ -64,14 +67,17 @@ def _view_problems(profile: Profile, objectives: Iterable[Objective]) -> Iterato
 
 def _sweep_problems(profile: Profile, sizes: Collection[CleanSize]) -> Iterator[Problem]:
     """The smaller set is the smaller one, and every cleaning reaches its rate."""
-    clean, counts = profile.clean, profile.data.cleaning_sizes
-    small, large = counts.get("100k", 0), counts.get("200k", math.inf)
+    clean = profile.clean
+    counts = profile.data.cleaning_sizes
+    small = counts.get("100k", 0)
+    large = counts.get("200k", math.inf)
     if {"100k", "200k"} <= set(sizes) and small > large:
         yield "data.cleaning_sizes.100k", small, f"1 to {large}, the pairs of 200k"
     for cell in clean.cells:
         for size in {*cell.clean_sizes} & {*sizes} & counts.keys():
             steps = (counts[size] + clean.poisons_left) // cell.global_batch_size
-            field, warmup = "clean.warmup_steps", clean.warmup_steps
+            field = "clean.warmup_steps"
+            warmup = clean.warmup_steps
             yield from _warmup_problems(profile, field, warmup, steps, clean.epochs)
 
 
@@ -83,7 +89,8 @@ def _in_words(problems: Iterable[Problem]) -> list[str]:
 
 def _task_problems(profile: Profile, names: Sequence[str]) -> Iterator[Problem]:
     # Attack success is counted for one class: the name must be there, and only once.
-    target, source = profile.data.poison.target_class, profile.data.source
+    target = profile.data.poison.target_class
+    source = profile.data.source
     file = f"classnames/{profile.evaluate.classnames}.txt"
     if names.count(target) != 1:
         allowed = f"a name that occurs once among the {len(names)} in {file}"
@@ -98,15 +105,18 @@ def _task_problems(profile: Profile, names: Sequence[str]) -> Iterator[Problem]:
 
 
 def _data_problems(profile: Profile) -> Iterator[Problem]:
-    pairs, poison = profile.data.num_pairs, profile.data.poison
+    pairs = profile.data.num_pairs
+    poison = profile.data.poison
     for dataset in DATASETS:
-        poisoned, total = poison.num_poisoned.get(dataset), pairs.get(dataset)
+        poisoned = poison.num_poisoned.get(dataset)
+        total = pairs.get(dataset)
         if total is None:
             yield f"data.num_pairs.{dataset}", None, "a positive count"
         elif poisoned is None or poisoned > total:
             yield f"data.poison.num_poisoned.{dataset}", poisoned, f"1 to {total}, its pairs"
 
-    patch, side = poison.trigger.patch_size, profile.data.image_size
+    patch = poison.trigger.patch_size
+    side = profile.data.image_size
     if patch > side:
         yield "data.poison.trigger.patch_size", patch, f"1 to image_size = {side}"
     yield from _subset_problems(profile)
@@ -114,7 +124,8 @@ def _data_problems(profile: Profile) -> Iterator[Problem]:
 
 def _subset_problems(profile: Profile) -> Iterator[Problem]:
     """Every dataset has enough pairs that are not poisoned for cleaning and validation."""
-    data, sizes = profile.data, profile.data.cleaning_sizes
+    data = profile.data
+    sizes = profile.data.cleaning_sizes
     unpoisoned = {
         dataset: count - data.poison.num_poisoned.get(dataset, 0)
         for dataset, count in data.num_pairs.items()
@@ -137,8 +148,10 @@ def _subset_problems(profile: Profile) -> Iterator[Problem]:
 
 def _model_problems(profile: Profile) -> Iterator[Problem]:
     """The model can be built, and takes the images of the stores."""
-    vision, text = profile.pretrain.model.vision, profile.pretrain.model.text
-    field, side = "pretrain.model", profile.data.image_size
+    vision = profile.pretrain.model.vision
+    text = profile.pretrain.model.text
+    field = "pretrain.model"
+    side = profile.data.image_size
     # ModifiedResNet halves the image five times; its attention pool has 32 * width channels.
     if vision.image_size % 32:
         yield f"{field}.vision.image_size", vision.image_size, "a multiple of 32"
@@ -151,15 +164,15 @@ def _model_problems(profile: Profile) -> Iterator[Problem]:
 
 
 def _pretraining_problems(profile: Profile) -> Iterator[Problem]:
-    """A dataset has at least a batch of pairs; training reaches the epoch that it hands on, or can
-    choose it.
-    """
-    data, spec = profile.data, profile.pretrain
+    """Each dataset has a batch of pairs, and training reaches or can choose its model's epoch."""
+    data = profile.data
+    spec = profile.pretrain
     if len(set(spec.seeds)) < len(spec.seeds):
         yield "pretrain.seeds", spec.seeds, "every seed once"
     for objective, schedule in spec.objectives.items():
         # BatchNorm takes its statistics over whole groups of the batch.
-        field, batch = f"pretrain.objectives.{objective}", schedule.global_batch_size
+        field = f"pretrain.objectives.{objective}"
+        batch = schedule.global_batch_size
         if batch % schedule.norm_batch_size:
             allowed = f"a divisor of global_batch_size = {batch}"
             yield f"{field}.norm_batch_size", schedule.norm_batch_size, allowed
@@ -206,7 +219,8 @@ def _warmup_problems(
 
 def _cleaning_problems(profile: Profile, runs: list[RunSpec]) -> Iterator[Problem]:
     """Cleaning starts from models that are made, on pairs that are there; no run is made twice."""
-    clean, sizes = profile.clean, profile.data.cleaning_sizes
+    clean = profile.clean
+    sizes = profile.data.cleaning_sizes
     if (clean.evaluations_per_epoch is None) == (clean.evaluate_every_steps is None):
         allowed = "a number for exactly one of evaluations_per_epoch and evaluate_every_steps"
         yield "clean.evaluations_per_epoch", clean.evaluations_per_epoch, allowed
@@ -216,7 +230,8 @@ def _cleaning_problems(profile: Profile, runs: list[RunSpec]) -> Iterator[Proble
             yield "clean.poisons_left", clean.poisons_left, allowed
 
     for index, cell in enumerate(clean.cells):
-        field, batch = f"clean.cells.{index}", cell.global_batch_size
+        field = f"clean.cells.{index}"
+        batch = cell.global_batch_size
         for objective in cell.pretrain_objectives:
             if objective not in profile.pretrain.objectives:
                 made = ", ".join(profile.pretrain.objectives)

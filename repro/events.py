@@ -1,4 +1,4 @@
-"""Between a launch and its ranks: the file of a batch, events on standard output, a common end.
+"""Between a launch and its ranks: the file of a job, events on standard output, a common end.
 
 Rank 0 of the worker reports by lines that start with `EVENT`, each one JSON object. All other lines
 are ordinary output.
@@ -20,8 +20,8 @@ PARENT = "REPRO_PARENT"
 """Environment variable with the process id of the one that starts this process."""
 
 
-class PackFile(TypedDict):
-    """What the launcher tells the process of a batch of runs, and that its ranks."""
+class JobFile(TypedDict):
+    """What the launcher tells the process of a job, and that its ranks."""
 
     runs: list[str]
     """Fingerprints, in the order of their start."""

@@ -106,9 +106,7 @@ def _sha256(path: Path, *state: int) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None if there is none, or if it is torn, which one printed line
-    says.
-    """
+    """The object in a JSON file; None if there is none, or, with a warning, if it is torn."""
     try:
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict):

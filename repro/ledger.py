@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from safetensors import SafetensorError, safe_open
 
 from repro.files import file_sha256, replace_file
-from repro.spec import CleanSize, Dataset, Loss, Objective, RunSpec
+from repro.spec import CleanSize, Dataset, Loss, Objective, RunSpec, Stage
 
 SCHEMA: Literal[1] = 1
 SAMPLES = 8
@@ -111,7 +111,7 @@ class Row(Counts):
     """`RunSpec.run_id`."""
     fingerprint: str
     profile: str
-    stage: Literal["pretrain", "clean"]
+    stage: Stage
     dataset: Dataset
     pretrain_objective: Objective
     clean_size: CleanSize | None
@@ -204,8 +204,7 @@ class RunRecord(BaseModel):
     num_samples: int = 0
     """Training pairs processed (views not counted)."""
     model_step: int = 0
-    """Step of the model that the run hands on: the last, unless the validation loss picked an
-    earlier one."""
+    """Step of the model that is handed on: the last, or that of the lowest validation loss."""
     attempts: int = 1
     sacred: str | None
     """Folder name of the Sacred file record, e.g. `smoke/12`."""

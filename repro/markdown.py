@@ -12,16 +12,16 @@ from repro.files import replace_file
 
 
 def fill(path: Path, name: str, block: str) -> None:
-    """Put `block` between the marks `name` of the file; ValueError if they are not there once each
-    and in order.
-    """
+    """Put `block` between the marks `name`; ValueError unless they are there once, in order."""
     text = path.read_text(encoding="utf-8")
-    start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+    start = f"<!-- {name}:start -->"
+    end = f"<!-- {name}:end -->"
     if re.findall(f"{start}|{end}", text) != [start, end]:
         raise ValueError(
             f"{path}: {name}: marks missing or out of order (allowed: one {start} before one {end})"
         )
-    before, after = text.partition(start)[0], text.partition(end)[2]
+    before = text.partition(start)[0]
+    after = text.partition(end)[2]
     replace_file(path, f"{before}{start}\n{block.rstrip()}\n{end}{after}".encode())
 
 
@@ -35,7 +35,8 @@ def differences(text: str, name: str, block: str) -> list[str]:
     place = block_in(text, name)
     if place is None:
         return [f" the marks of the block {name!r} are missing"]
-    shown, expected = place[1].splitlines(), block.splitlines()
+    shown = place[1].splitlines()
+    expected = block.splitlines()
     first = place.string[: place.start(1)].count("\n") + 1
 
     # Compared as texts are, so that one line too many does not make all after it wrong.

@@ -9,7 +9,7 @@ repro/data/triggers.py.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 Dataset = Literal["cc3m", "cc6m"]
 Objective = Literal["mmcl", "mmcl_ssl", "two_views", "image_ssl", "text_ssl", "ssl_unused"]
@@ -38,6 +38,10 @@ def label(text: str) -> str:
     return text
 
 
+GRAPH_OBJECTIVES: tuple[Objective, ...] = ("mmcl", "mmcl_ssl")
+"""Losses of the pre-trainings in dvc.yaml, the paper's."""
+Protocol = Literal["authors", "paper"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 DATASETS: dict[Dataset, str] = {"cc3m": label("CC3M"), "cc6m": label("CC6M")}
 CLEAN_SIZES: dict[CleanSize, str] = {"100k": label("100K"), "200k": label("200K")}
 
@@ -96,9 +100,7 @@ class DefenceNames(NamedTuple):
     image_view: str = "autoaugment"
     """Augmentation that makes the second view of an image, of the same list."""
     text_view: str = "eda"
-    """Augmentation that makes the second view of a caption, of `TEXT_VIEWS` in
-    repro/train/views/text.py.
-    """
+    """Augmentation for the second view of a caption, of `TEXT_VIEWS` in train/views/text.py."""
 
 
 DEFENCES: dict[DefenceName, DefenceNames] = {

@@ -11,7 +11,7 @@ import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -32,6 +32,7 @@ from repro.spec import (
     Schedule,
     Spec,
     SpecError,
+    Stage,
     Training,
 )
 
@@ -161,23 +162,29 @@ def profile_names(specs: Path = SPECS) -> list[str]:
     )
 
 
-def _merged(
-    name: str, specs: Path, where: str, origins: dict[str, str], above: tuple[str, ...] = ()
-) -> Any:
-    """The file of a profile laid over those that it extends; `where` says in messages which field
-    names it.
-    """
-    path, names = specs / f"{name}.yaml", profile_names(specs)
+def check_profile_name(name: object, where: str, specs: Path = SPECS) -> None:
+    """SpecError unless `specs` has a profile of that name; `where` says which field names it."""
+    names = profile_names(specs)
     if not names:
         raise SpecError(f"{specs.absolute()}: no profiles; call again from the project's folder")
     if name not in names:
+        path = specs / f"{name}.yaml"
         unfit = f"{path} is none; " if path in [*specs.glob("*.yaml")] else ""
         allowed = f"allowed: {', '.join(names)}; files with `extends` or `protocol`"
         raise SpecError(f"{where}: {name!r} ({unfit}{allowed})")
+
+
+def _merged(
+    name: str, specs: Path, where: str, origins: dict[str, str], above: tuple[str, ...] = ()
+) -> Any:
+    """A profile laid over those that it extends; `where` is the field that names it."""
+    check_profile_name(name, where, specs)
     if name in above:
         raise SpecError(f"{where}: {name!r} extends itself by way of {', '.join(above)}")
 
-    content, base = read_yaml(path), {}
+    path = specs / f"{name}.yaml"
+    base = {}
+    content = read_yaml(path)
     if "extends" in content:
         extends = content.pop("extends")
         base = _merged(extends, specs, f"{path}: extends", origins, (*above, name))
@@ -197,7 +204,8 @@ def load_profile(
     """
     origins: dict[str, str] = {}
     where = "profile" if overrides is None else f"{source}: profile"
-    merged, last = _merged(name, specs, where, origins), f"{specs.as_posix()}/{name}.yaml"
+    merged = _merged(name, specs, where, origins)
+    last = f"{specs.as_posix()}/{name}.yaml"
     for dotted, value in (overrides or {}).items():
         for key in reversed(dotted.split(".")):
             value = {int(key) if key.isdecimal() else key: value}
@@ -217,11 +225,8 @@ def load_profile(
 
 def chosen_profile(name: str | None = None) -> str:
     """The profile that a command means: `name`, or else that of params.yaml, as `dvc repro`."""
-    if name:
-        return name
-    named, names = _params().get("profile"), profile_names()
-    if named not in names:
-        raise SpecError(f"{PARAMS}: profile: {named!r} (allowed: {', '.join(names)})")
+    named = name or _params().get("profile")
+    check_profile_name(named, "profile" if name else f"{PARAMS}: profile")
     return str(named)
 
 
@@ -253,6 +258,11 @@ def flat(content: Mapping[Any, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Names, in order, whose values differ or that one of both lacks."""
+    return [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+
+
 def parse_override(text: str) -> tuple[str, Any]:
     """Dotted path and value of `FIELD=VALUE`; the value is YAML, as in a specification."""
     path, equals, value = text.partition("=")
@@ -275,13 +285,11 @@ def departures(profile: Profile) -> list[str]:
     """Every field in which a profile differs from that of its name in specs/."""
     if profile.name not in profile_names():
         return []
-    theirs, here = (
-        flat(of.model_dump(mode="json")) for of in (load_profile(profile.name), profile)
-    )
+    theirs = flat(load_profile(profile.name).model_dump(mode="json"))
+    here = flat(profile.model_dump(mode="json"))
     return [
         f"{field}: {here.get(field)} instead of the profile's {theirs.get(field)}"
-        for field in sorted({*theirs, *here})
-        if theirs.get(field) != here.get(field)
+        for field in differing(theirs, here)
     ]
 
 
@@ -410,6 +418,13 @@ def clean_runs(
         for loss in cell.losses
         for rate in cell.learning_rates
     ]
+
+
+STAGE_RUNS: dict[Stage, Callable[..., list[RunSpec]]] = {
+    "pretrain": pretrain_runs,
+    "clean": clean_runs,
+}
+"""What makes the runs of a stage."""
 
 
 def _run(profile: Profile, part: Training, **fields: Any) -> RunSpec:

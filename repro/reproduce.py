@@ -100,7 +100,8 @@ def reproduce(
     if profile and same and profile != same:
         raise SpecError(f"profile: {profile!r} and {same!r} (allowed: one of them)")
     profile = profile or same
-    name, overrides = chosen_profile(profile), dict(map(parse_override, sets))
+    name = chosen_profile(profile)
+    overrides = dict(map(parse_override, sets))
     if profile or sets:
         overrides = overrides_of(name) | overrides
         chosen = load_profile(name, overrides=overrides or None, source="--set")
@@ -131,7 +132,8 @@ def _run_stages(profile: str, again: Sequence[RunSpec]) -> int:
         calls += [([*whole, "--force", *sorted(stages)], places), everything]
     call = Call(profile, time.time())
     call.save()
-    watched, heard = Watched.of_profile(profile), Heard(LOG, call)
+    watched = Watched.of_profile(profile)
+    heard = Heard(LOG, call)
     LOG.write_bytes(b"")
     try:
         with drawing(Board(watched, watched.look, heard.lines)):
@@ -153,7 +155,9 @@ class Heard:
     """What the stages of a call have printed: the news of it, and which of them runs."""
 
     def __init__(self, log: Path, call: Call) -> None:
-        self.log, self.call, self.place = log, call, 0
+        self.log = log
+        self.call = call
+        self.place = 0
         self.shown: set[str] = set()
 
     def lines(self) -> list[str]:
@@ -163,7 +167,8 @@ class Heard:
             text = file.read()
         whole = text[: text.rfind(b"\n") + 1]
         self.place += len(whole)
-        shown, before = [], dict(self.call.stages)
+        shown = []
+        before = dict(self.call.stages)
         for line in whole.decode(errors="replace").splitlines():
             self._note(line)
             # Every stage says again what holds for all.
@@ -175,7 +180,8 @@ class Heard:
         return shown
 
     def _note(self, line: str) -> None:
-        stages, now = self.call.stages, time.time()
+        stages = self.call.stages
+        now = time.time()
         if match := STAGE_LINE.match(line):
             self._end(now)
             stages[match["runs"] or match["skipped"]] = now, 0.0 if match["runs"] else now

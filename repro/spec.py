@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection
 from functools import partial
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -24,7 +24,10 @@ from repro import names, plugins
 from repro.names import DEFENCES, LOSSES, TRIGGERS
 from repro.names import CleanSize as CleanSize
 from repro.names import Dataset as Dataset
+from repro.names import Protocol as Protocol
 
+Stage = Literal["pretrain", "clean"]
+"""Stages of the graph that train."""
 Precision = Literal["fp32", "tf32", "bf16"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")]
 Rate = Annotated[FiniteFloat, Field(gt=0, lt=1e3)]
@@ -85,8 +88,7 @@ class Plugged(Spec):
     """Base of specifications that may name plug-ins."""
 
     plugins: dict[str, str] = {}
-    """Name of a trigger, objective or defence of another package to `package==version`
-    (repro/plugins.py)."""
+    """Name of another package's trigger, objective or defence to `package==version`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -110,8 +112,7 @@ class Switches(Spec):
     trigger_centre: Literal["zero", "mean"]
     """BadNet patch values: N(0,1), or the image's channel mean + N(0,1)."""
     trigger_overflow: Literal["clip", "wrap"]
-    """What happens to patch values outside [0, 1] on conversion to uint8: clipped, or wrapped
-    modulo 256."""
+    """Patch values outside [0, 1] on conversion to uint8: clipped, or wrapped modulo 256."""
     trigger_geometry: Literal["crop", "squash"]
     """Triggered evaluation images: resize and centre crop like the clean ones, or squash both
     sides."""
@@ -285,8 +286,7 @@ class Training(Spec):
     """Parts, by length, in which the captions of a batch pass the text tower, each as long as its
     longest caption: less work, equal to rounding."""
     ssl_parts: bool = False
-    """Rows show image and text half of the SSL term where a second view is encoded; training does
-    not depend on it."""
+    """Rows show both halves of the SSL term, where there is one; training is the same."""
 
 
 class PretrainSpec(Training):
@@ -341,19 +341,19 @@ class Defence(Spec):
                 raise ValueError(
                     f"{name}: no setting of {self.name} (allowed: {', '.join(allowed)})"
                 )
-            _, least, most, whole = setting = allowed[name]
-            if not least <= value <= most or (whole and value != int(value)):
-                kind = "whole numbers" if whole else "numbers"
-                raise ValueError(f"{name}: {value:g} (allowed: {kind} from {least:g} to {most:g})")
+            setting = allowed[name]
+            within = setting.least <= value <= setting.most
+            if not within or (setting.whole and value != int(value)):
+                kind = "whole numbers" if setting.whole else "numbers"
+                bounds = f"from {setting.least:g} to {setting.most:g}"
+                raise ValueError(f"{name}: {value:g} (allowed: {kind} {bounds})")
             if value == setting.default:
                 del self.__pydantic_extra__[name]
         return self
 
 
 class StopEarly(Spec):
-    """When a cleaning run is given up: after `epochs` epochs, if no evaluation so far had an ASR
-    below `asr`.
-    """
+    """A cleaning run is given up after `epochs` if no ASR so far was below `asr`."""
 
     epochs: PositiveInt
     asr: Fraction
@@ -406,12 +406,19 @@ class Profile(Plugged):
     """A whole study at one scale."""
 
     name: Name
-    protocol: Literal["paper", "authors"]
+    protocol: Protocol
     switches: Switches
     data: DataSpec
     pretrain: PretrainSpec
     clean: CleanSpec
     evaluate: EvaluateSpec
+
+
+class LossSettings(NamedTuple):
+    """Name and settings of the defence that makes a run's loss."""
+
+    name: DefenceName
+    settings: dict[str, float]
 
 
 class RunSpec(Cleaning, Plugged):
@@ -421,7 +428,7 @@ class RunSpec(Cleaning, Plugged):
     """
 
     profile: Name
-    stage: Literal["pretrain", "clean"]
+    stage: Stage
     dataset: Dataset
     pretrain_objective: Objective
     clean_size: CleanSize | None
@@ -462,12 +469,20 @@ class RunSpec(Cleaning, Plugged):
     def run_id(self) -> str:
         """Name of the run's folder, unique within its profile, stage and cell."""
         # The size, loss and rate vary only in cleaning; pre-training differs by seed alone.
-        parts = [self.variant] if self.variant else []
-        if not self.poisoned:
-            parts.append("control")
-        if self.stage == "clean":
-            parts += [str(self.clean_size), self.loss, f"lr{self.schedule.learning_rate:.6g}"]
-        return "-".join([*parts, f"seed{self.seed}"])
+        if self.stage == "pretrain":
+            return self.model_id
+        rate = f"lr{self.schedule.learning_rate:.6g}"
+        return self._named(f"{self.clean_size}-{self.loss}-{rate}-seed{self.seed}")
+
+    @property
+    def model_id(self) -> str:
+        """Name of the pre-trained model's folder, unique within its profile and cell."""
+        return self._named(f"seed{self.seed}")
+
+    def _named(self, name: str) -> str:
+        """The name behind those of the variant and of the control."""
+        parts = [self.variant, "" if self.poisoned else "control", name]
+        return "-".join(filter(None, parts))
 
     @property
     def keeps_cleaned(self) -> bool:
@@ -476,13 +491,13 @@ class RunSpec(Cleaning, Plugged):
         return main and self.stage == "clean" and self.loss == "mmcl_ssl"
 
     @property
-    def loss_settings(self) -> tuple[DefenceName, dict[str, float]]:
-        """Name and settings of the defence that makes the loss; in pre-training `cleanclip`."""
+    def loss_settings(self) -> LossSettings:
+        """The defence that makes the loss; in pre-training `cleanclip`."""
         if self.stage == "pretrain":
-            return "cleanclip", {"ssl_weight": self.ssl_weight}
+            return LossSettings("cleanclip", {"ssl_weight": self.ssl_weight})
         if self.defence is None:
-            return "cleanclip", {"ssl_weight": 1.0}
-        return self.defence.name, self.defence.settings
+            return LossSettings("cleanclip", {"ssl_weight": 1.0})
+        return LossSettings(self.defence.name, self.defence.settings)
 
     @property
     def num_views(self) -> int:

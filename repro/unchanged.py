@@ -11,14 +11,14 @@ import ast
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import repro
-from repro.profile import graph_profile, resolved_profile
+from repro.profile import differing, flat, graph_profile, resolved_profile
 from repro.spec import Profile, SpecError, digest
 
 CODE = Path(repro.__file__).resolve().parent
@@ -76,6 +76,14 @@ def _is_text(node: Any) -> bool:
     return False
 
 
+class Seen(NamedTuple):
+    """What a stage depends on, at one moment."""
+
+    profile: Profile
+    files: dict[str, str]
+    """Name to digest."""
+
+
 @contextmanager
 def unchanged(
     profile_name: str,
@@ -92,56 +100,39 @@ def unchanged(
     overrides of params.yaml. The output of the stage stays where it is.
     """
 
-    def state() -> dict[str, str]:
-        found = code_state(code)
-        for path in files:
-            found |= {
-                file.as_posix(): digest(file.read_bytes().hex())
-                for file in (path, *path.rglob("*"))
-                if file.is_file()
-            }
-        return found
+    def look() -> Seen:
+        every = [path for part in files for path in (part, *part.rglob("*")) if path.is_file()]
+        read = {path.as_posix(): digest(path.read_bytes().hex()) for path in every}
+        return Seen(load(profile_name), code_state(code) | read)
 
-    def edits(profile: Profile, then: Mapping[str, str]) -> str:
-        """Files that differ from `then`, and fields from those of `profile` if `settings` do."""
-        present = load(profile_name)
-        names = _different(then, state())
-        if settings(present) != settings(profile):
-            names += _different(*(leaves(p.model_dump(mode="json")) for p in (profile, present)))
+    def edits_since(before: Seen) -> str:
+        """Files that differ, and fields where `settings` do."""
+        now = look()
+        names = differing(before.files, now.files)
+        if settings(before.profile) != settings(now.profile):
+            fields = [flat(seen.profile.model_dump(mode="json")) for seen in (before, now)]
+            names += differing(*fields)
         return ", ".join(names)
 
-    profile, before = load(profile_name), state()
-    at_call = json.loads(os.environ[CALL]) if CALL in os.environ else before
-    # With the values that DVC has read, and will record with the result.
-    began = before | {name: at_call.get(name, "") for name in code_state(code)}
-    if names := edits(resolved_profile(profile_name) or profile, began):
+    start = look()
+    # At the start of the call, with the values that DVC has read and will record with the result.
+    at_call = json.loads(os.environ[CALL]) if CALL in os.environ else start.files
+    code_then = {name: at_call.get(name, "") for name in code_state(code)}
+    call = Seen(resolved_profile(profile_name) or start.profile, start.files | code_then)
+    if names := edits_since(call):
         raise SpecError(
             f"{names}: changed after the call began, so earlier stages may have had the state "
             "before; call again (where a stage is called alone, `dvc repro -s`, first "
             f"`dvc repro resolve@{profile_name}`)"
         )
-    said = "changed while the stage ran, so its output is that of the state before; run it again"
+
+    changed = "changed while the stage ran, so its output is that of the state before; run it again"
     try:
-        yield profile
+        yield start.profile
     except Exception as error:
         # A rank, for example, refuses to start with other code.
-        if names := edits(profile, before):
-            raise SpecError(f"{names}: {said} ({error})") from error
+        if names := edits_since(start):
+            raise SpecError(f"{names}: {changed} ({error})") from error
         raise
-    if names := edits(profile, before):
-        raise SpecError(f"{names}: {said}")
-
-
-def _different(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Names whose values differ, or that one of both lacks."""
-    return [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-
-
-def leaves(content: Any, name: str = "") -> dict[str, str]:
-    """Dotted name to value, as JSON."""
-    if not isinstance(content, dict):
-        return {name: json.dumps(content)}
-    found: dict[str, str] = {}
-    for key, value in content.items():
-        found |= leaves(value, f"{name}.{key}" if name else key)
-    return found
+    if names := edits_since(start):
+        raise SpecError(f"{names}: {changed}")

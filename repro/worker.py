@@ -1,6 +1,6 @@
-"""One rank of a batch of runs, which go one after another with shared data and start evaluation.
+"""One rank of a job, which go one after another with shared data and start evaluation.
 
-torchrun starts it as `-m repro.worker BATCH.json`. The file lists fingerprints under a work folder;
+torchrun starts it as `-m repro.worker JOB.json`. The file lists fingerprints under a work folder;
 each run's `spec.json` there has its specification and the places of its inputs. Rank 0 reports by
 the events of repro/events.py and leaves `outcome.json` in the run's folder.
 """
@@ -14,7 +14,7 @@ import time
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,15 +49,24 @@ STATUS_SECONDS = 1.0
 """Least time between two writes of STATUS."""
 
 
+class ZeroShot(NamedTuple):
+    """What the evaluations of a run look at."""
+
+    images: EvaluationSet
+    images_between: EvaluationSet
+    """Those within an epoch."""
+    prompts: PromptSet
+
+
 class Resident:
-    """Data and models that the runs of a batch share."""
+    """Data and models that the runs of a job share."""
 
     def __init__(self, cache: Path, device: torch.device) -> None:
-        self.cache, self.device = cache, device
+        self.cache = cache
+        self.device = device
         self.store = lru_cache(maxsize=2)(PairStore.open)
-        self.evaluations: dict[object, tuple[EvaluationSet, EvaluationSet, PromptSet]] = {}
-        """Images, those within an epoch, and prompts of the last zero-shot task, by all that they
-        depend on."""
+        self.evaluations: dict[object, ZeroShot] = {}
+        """The last zero-shot task by all that it depends on."""
         self.starts: dict[tuple[object, ...], Predictions] = {}
         """Predictions of start models, likewise."""
 
@@ -65,32 +74,46 @@ class Resident:
         self, spec: RunSpec, fingerprint: str, inputs: dict[str, Input], work_dir: Path
     ) -> Task:
         """The run's inputs, from memory where an earlier run has loaded them."""
-        folder, synonyms = Path(inputs["pairs"]["path"]), Path(inputs["synonyms"]["path"])
+        folder = Path(inputs["pairs"]["path"])
         store = self.store(folder)
-
-        def pairs(rows: Rows) -> TrainingPairs:
-            ranks = distributed.rank(), distributed.ranks()
-            return TrainingPairs(spec, store, rows, synonyms, self.cache, *ranks)
-
-        # Pairs kept from pre-training.
-        training, validation = pairs(_rows(spec, folder, store)), None
+        pairs = partial(
+            TrainingPairs,
+            spec,
+            store,
+            synonyms=Path(inputs["synonyms"]["path"]),
+            cache=self.cache,
+            rank=distributed.rank(),
+            ranks=distributed.ranks(),
+        )
+        training = pairs(rows=_rows(spec, folder, store))
+        validation = None
         if spec.model_age == "best_validation_loss":
-            validation = pairs(store.rows("validation"))
+            # Pairs kept from pre-training.
+            validation = pairs(rows=store.rows("validation"))
 
-        whole, part, prompts = self._evaluation(spec, Path(inputs["evaluation"]["path"]))
+        zero_shot = self._zero_shot(spec, Path(inputs["evaluation"]["path"]))
 
         # Runs that clean one model begin with the same evaluation.
         hashes = (inputs[name]["hash"] for name in ("model", "evaluation") if name in inputs)
         start = (*hashes, spec.evaluation_key, spec.deterministic, spec.compile)
-        shared = spec.stage == "clean" and DEFENCES[spec.loss_settings[0]].start is None
+        shared = spec.stage == "clean" and DEFENCES[spec.loss_settings.name].start is None
 
         def evaluate(model: CLIP, step: int, draw: int, stop: Stop) -> Predictions:
             if shared and step == 0 and start in self.starts:
                 return self.starts[start]
-            images = part if step % training.steps_per_epoch else whole
-            how = spec.evaluation_precision, stop, spec.compile
-            found = evaluate_model(model, images, prompts, self.device, draw, *how)
-            predictions = found.among(images.numbers, len(whole))
+            images = zero_shot.images
+            if step % training.steps_per_epoch:
+                images = zero_shot.images_between
+            predictions = evaluate_model(
+                model,
+                images,
+                zero_shot.prompts,
+                self.device,
+                draw=draw,
+                precision=spec.evaluation_precision,
+                between=stop,
+                compiled=spec.compile,
+            ).among(images.numbers, len(zero_shot.images))
             if shared and step == 0:
                 self.starts[start] = predictions
             return predictions
@@ -101,34 +124,25 @@ class Resident:
             work_dir=work_dir,
             pairs=training,
             evaluate=evaluate,
-            is_target=whole.is_target,
-            is_validation=whole.is_validation,
+            is_target=zero_shot.images.is_target,
+            is_validation=zero_shot.images.is_validation,
             validation=validation,
         )
 
-    def _evaluation(
-        self, spec: RunSpec, folder: Path
-    ) -> tuple[EvaluationSet, EvaluationSet, PromptSet]:
-        """Images of the run's zero-shot task, those within an epoch, and prompts."""
+    def _zero_shot(self, spec: RunSpec, folder: Path) -> ZeroShot:
+        """The run's zero-shot task; its images are in the store `folder`."""
         key = folder, spec.evaluation_key, spec.images_between
         if key not in self.evaluations:
             self.evaluations.clear()
-            switches, evaluate = spec.switches, spec.evaluate
             names = (folder / "classnames.txt").read_text(encoding="utf-8").splitlines()
-            images = partial(
-                EvaluationSet,
-                folder,
-                spec.model.vision.image_size,
-                names.index(spec.target_class),
-                spec.trigger,
-                switches,
-                evaluate.trigger_seed,
-                self.cache,
-            )
-            whole = images()
-            part = images(spec.images_between) if spec.images_between else whole
-            prompts = PromptSet(names, templates_of(evaluate), switches.truncation)
-            self.evaluations[key] = whole, part, prompts
+            target = names.index(spec.target_class)
+            images = between = EvaluationSet.of_run(spec, folder, target, self.cache)
+            if spec.images_between:
+                between = EvaluationSet.of_run(
+                    spec, folder, target, self.cache, per_class=spec.images_between
+                )
+            prompts = PromptSet(names, templates_of(spec.evaluate), spec.switches.truncation)
+            self.evaluations[key] = ZeroShot(images, between, prompts)
         return self.evaluations[key]
 
     def start_model(self, spec: RunSpec, inputs: dict[str, Input]) -> tuple[CLIP, bytes | None]:
@@ -142,7 +156,8 @@ class Resident:
             return model.to(self.device), None
 
         # The file may have been replaced since the launch.
-        folder, planned = Path(inputs["model"]["path"]), inputs["model"]["hash"]
+        folder = Path(inputs["model"]["path"])
+        planned = inputs["model"]["hash"]
         if (present := content_hash(folder)) != planned:
             raise ValueError(
                 f"{folder}: content {present} (allowed: {planned}, the model that the run was "
@@ -166,14 +181,15 @@ def _rows(spec: RunSpec, folder: Path, store: PairStore) -> Rows:
     if spec.stage == "pretrain":
         return store.rows("train")
 
-    clean, poisoned = store.rows(str(spec.clean_size)), store.rows("poisoned")
+    clean = store.rows(str(spec.clean_size))
+    poisoned = store.rows("poisoned")
     # Chosen by a key that holds the seed: each repetition is left with other poisoned pairs.
     left = keyed_subset(store.keys[poisoned], spec.poisons_left, "poisons left", spec.seed)
     return np.union1d(clean, poisoned[left])
 
 
 def run_one(fingerprint: str, work: Path, resident: Resident, workers: int, code: str) -> None:
-    """Train one run of the batch, or return at once if its outcome is there.
+    """Train one run of the job, or return at once if its outcome is there.
 
     `code` is the digest of this rank's code; LaunchError if the run was launched with another.
     """
@@ -183,7 +199,9 @@ def run_one(fingerprint: str, work: Path, resident: Resident, workers: int, code
             f"{run.name}: the code changed after the launch (digest {code}, at the launch "
             f"{run.code}); run the stage again"
         )
-    work_dir, rank, device = work / fingerprint, distributed.rank(), resident.device
+    work_dir = work / fingerprint
+    rank = distributed.rank()
+    device = resident.device
 
     def report(event: str, **content: Any) -> None:
         if rank == 0:
@@ -266,19 +284,19 @@ def _begin_attempt(work_dir: Path, code: str) -> dict[str, Any]:
     return now
 
 
-def main(pack_path: str) -> None:
-    """Run the batch; exits with 143 when a signal asked to stop."""
+def main(job_path: str) -> None:
+    """Run the job; exits with 143 when a signal asked to stop."""
     events.die_with_parent()
     code = code_digest()
-    pack: events.PackFile = json.loads(Path(pack_path).read_text(encoding="utf-8"))
-    distributed.repeatable(pack["threads"])
-    device = distributed.start(pack["devices"])
+    job: events.JobFile = json.loads(Path(job_path).read_text(encoding="utf-8"))
+    distributed.repeatable(job["threads"])
+    device = distributed.start(job["devices"])
 
     # What is loaded for one run stays for the next.
-    work = Path(pack["work"])
+    work = Path(job["work"])
     resident = Resident(work / "cache", device)
     workers = int(os.environ.get("REPRO_LOADER_WORKERS", "0"))
-    for fingerprint in pack["runs"]:
+    for fingerprint in job["runs"]:
         run_one(fingerprint, work, resident, workers, code)
     distributed.stop()
 

@@ -72,13 +72,13 @@ def compare(archived: Sequence[ArchivedRun], again: Sequence[ArchivedRun]) -> It
 
 def key(run: ArchivedRun) -> tuple[str, str, str]:
     """What names a run in its archive."""
-    spec = run[0].spec
+    spec = run.record.spec
     return spec.stage, spec.cell, spec.run_id
 
 
 def counts(run: ArchivedRun) -> list[dict[str, object]]:
     """The counts of each evaluation of a run."""
-    return [row.model_dump(include=COUNTS) for row in run[1]]
+    return [row.model_dump(include=COUNTS) for row in run.rows]
 
 
 def asr_left(runs: Sequence[ArchivedRun], objective: str, seed: int) -> float:

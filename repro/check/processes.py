@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from repro.check.noise import SCALES, Check, Scale, Trainee, batch, noise_run
 from repro.check.training import TOLERANCES, distance, gradients
 from repro.files import replace_json
-from repro.launch.packs import Pack, write_pack
+from repro.launch.jobs import Job, write_job
 from repro.launch.places import Place, cores, devices
 from repro.launch.torchrun import Torchrun
 from repro.ledger import pending_rows
@@ -54,10 +54,10 @@ def _twice(scale: Scale, profile: str, place: Place) -> Iterator[Check]:
         for stops in ([0], [STOP_STEP, 0]):
             work = Path(name) / str(len(stops))
             run.save(work)
-            path, folder = work / "pack.json", work / run.fingerprint
-            pack = write_pack(Pack((run,), place), path, "repro.worker", GRACE_SECONDS, work=work)
+            path, folder = work / "job.json", work / run.fingerprint
+            job = write_job(Job((run,), place), path, "repro.worker", GRACE_SECONDS, work=work)
             for stop_step in stops:
-                _run_worker(Torchrun(pack, path), stop_step)
+                _run_worker(Torchrun(job, path), stop_step)
 
             outcome = json.loads((folder / "outcome.json").read_bytes())
             rows = [item["row"] | {"seconds": 0} for item in pending_rows(folder)]

@@ -92,8 +92,10 @@ def decode_image(data: bytes, size: int, geometry: Geometry = "crop") -> Pixels:
 
     # Rounding down the long side and rounding the corner are torchvision's.
     short = min(image.size)
-    width, height = int(size * image.width / short), int(size * image.height / short)
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    width = int(size * image.width / short)
+    height = int(size * image.height / short)
+    left = round((width - size) / 2)
+    top = round((height - size) / 2)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     return np.array(resized.crop((left, top, left + size, top + size)))
 

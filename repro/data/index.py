@@ -32,7 +32,8 @@ class Captions(Sequence[str]):
     """
 
     def __init__(self, blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
-        self.blob, self.offsets = blob, offsets
+        self.blob = blob
+        self.offsets = offsets
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Self:

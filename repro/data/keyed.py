@@ -18,9 +18,11 @@ def keyed_digest(*parts: Part) -> bytes:
     for part in parts:
         # The letter distinguishes 1 from "1".
         if isinstance(part, bytes):
-            kind, content = "b", part
+            kind = "b"
+            content = part
         else:
-            kind, content = "s" if isinstance(part, str) else "i", str(part).encode()
+            kind = "s" if isinstance(part, str) else "i"
+            content = str(part).encode()
 
         digest.update(f"{kind}{len(content)}:".encode() + content)
     return digest.digest()

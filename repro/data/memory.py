@@ -26,9 +26,11 @@ def machine_memory() -> int:
     for _, controllers, name in (line.split(":", 2) for line in lines):
         # The first form is version 2 of control groups, the second version 1.
         if not controllers:
-            root, file = GROUPS, "memory.max"
+            root = GROUPS
+            file = "memory.max"
         elif controllers == "memory":
-            root, file = GROUPS / "memory", "memory.limit_in_bytes"
+            root = GROUPS / "memory"
+            file = "memory.limit_in_bytes"
         else:
             continue
         folder = root / name.strip("/")

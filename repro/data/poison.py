@@ -47,7 +47,9 @@ def choose_rows(profile: Profile, dataset: Dataset, source: PairStore) -> dict[s
     """Ascending rows by use: `train`, `poisoned`, `validation`, and the cleaning subsets by size,
     the smaller in the larger. SpecError where there are too few pairs for a use.
     """
-    data, poison, every = profile.data, profile.data.poison, np.arange(len(source))
+    data = profile.data
+    poison = profile.data.poison
+    every = np.arange(len(source))
 
     def first(field: str, count: int, rows: Rows, purpose: str) -> Rows:
         if count > len(rows):
@@ -61,7 +63,8 @@ def choose_rows(profile: Profile, dataset: Dataset, source: PairStore) -> dict[s
     # Pairs that name the target if `label_consistent`, else others.
     named = captions_naming(poison.target_class, source.captions)
     eligible = np.flatnonzero(named if poison.mode == "label_consistent" else ~named)
-    field, count = f"poison.num_poisoned.{dataset}", poison.num_poisoned[dataset]
+    field = f"poison.num_poisoned.{dataset}"
+    count = poison.num_poisoned[dataset]
     poisoned = first(field, count, eligible, "poison")
 
     # By the hash of the image file: several rows may hold one image, under other captions. A
@@ -96,7 +99,8 @@ def _write_poisoned(
     for i in poisoned.tolist():
         # Stamped at the size for training, so that no resampling blurs the trigger. A generator of
         # its own makes the trigger of a pair independent of other pairs.
-        key, original = source.keys[i].tobytes(), source.captions[i]
+        key = source.keys[i].tobytes()
+        original = source.captions[i]
         pixels = source.decode(i, profile.data.image_size)
         rng = keyed_rng("trigger", poison.seed, key)
         stamped = stamp(poison.trigger, profile.switches, pixels, rng)

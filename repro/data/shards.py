@@ -71,7 +71,9 @@ class ShardWriter:
         """Shards are named `<prefix><number>.tar` from 0. Rows number them from `first_shard`, the
         number of shards of another store that precede these in the list.
         """
-        self.folder, self.first_shard, self.prefix = folder, first_shard, prefix
+        self.folder = folder
+        self.first_shard = first_shard
+        self.prefix = prefix
         self.rows: list[StoreRow] = []
         self.shards: list[Shard] = []
         self._tar: tarfile.TarFile | None = None
@@ -101,7 +103,8 @@ class ShardWriter:
             files["cls"] = str(label).encode()
         for ending, content in files.items():
             info = tarfile.TarInfo(f"{name}.{ending}")  # time, user and group are 0
-            info.size, info.mode = len(content), 0o644
+            info.size = len(content)
+            info.mode = 0o644
             self._tar.addfile(info, io.BytesIO(content))
 
         shard = self.first_shard + len(self.shards)
@@ -110,7 +113,8 @@ class ShardWriter:
     def _finish(self) -> None:
         if self._tar is not None:
             self._tar.close()
-            path, self._tar = Path(str(self._tar.name)), None
+            path = Path(str(self._tar.name))
+            self._tar = None
             count = len(self.rows) - sum(shard.count for shard in self.shards)
             # Read back: the hash is that of the bytes on the disk.
             self.shards.append(Shard(path.name, path.stat().st_size, file_sha256(path), count))
@@ -148,7 +152,9 @@ class PairStore:
     """
 
     def __init__(self, folder: Path, index: Index, shards: Sequence[Shard]) -> None:
-        self.folder, self.index, self.shards = folder, index, shards
+        self.folder = folder
+        self.index = index
+        self.shards = shards
         self.keys = index.keys  # (N, 16)
         self.captions = index.captions  # N strings
         self.labels = index.labels  # (N,), -1 where there is none
@@ -196,7 +202,8 @@ class PairStore:
         self, size: int, cache: Path, rows: NDArray[np.int64], geometry: Geometry = "crop"
     ) -> NDArray[np.uint8]:
         """Pixels of some rows, (N, size, size, 3): a memory map in `cache`."""
-        path, shape = self._decoded_path(size, cache, geometry, rows), (len(rows), size, size, 3)
+        path = self._decoded_path(size, cache, geometry, rows)
+        shape = (len(rows), size, size, 3)
         return cached_array(path, shape, lambda: self._pixels(size, geometry, rows))
 
     def decoded_if_room(

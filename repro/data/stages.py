@@ -15,8 +15,9 @@ from repro.data.images import encode_png
 from repro.data.poison import build_poison
 from repro.data.shards import PairStore, write_json
 from repro.files import building
+from repro.profile import differing, flat
 from repro.spec import Dataset, Profile, SpecError, digest
-from repro.unchanged import leaves, unchanged
+from repro.unchanged import unchanged
 
 DATA = Path("data")
 POISONED = Path("poisoned")
@@ -56,8 +57,10 @@ def write_samples(profile: Profile, dataset: Dataset, poisoned_dir: Path) -> Non
     """Write the first poisoned pairs of `poisoned_dir/<dataset>`, and the first clean ones of the
     smallest cleaning set, beside it: who rebuilds the report elsewhere does not have the store.
     """
-    store, sizes = PairStore.open(poisoned_dir / dataset), profile.data.cleaning_sizes
-    smallest, side = min(sizes, key=lambda size: sizes[size]), profile.data.image_size
+    store = PairStore.open(poisoned_dir / dataset)
+    sizes = profile.data.cleaning_sizes
+    smallest = min(sizes, key=lambda size: sizes[size])
+    side = profile.data.image_size
     kinds = {"poisoned": "poisoned", "clean": smallest}
     pairs = [
         {
@@ -123,13 +126,12 @@ def check_settings(store: Path, settings: Mapping[str, Any]) -> None:
     """SpecError if a store was made from other settings; the message names the first of them."""
     path = store / SETTINGS
     try:
-        stored = leaves(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        stored = flat(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError) as error:
         raise SpecError(f"{path}: unreadable ({error}); make the store with `dvc repro`") from None
-    present = leaves(settings)
-    for name in sorted(stored.keys() | present.keys()):
-        if stored.get(name) != present.get(name):
-            raise SpecError(
-                f"{store}: made with {name}: {stored.get(name)} (specified now: "
-                f"{present.get(name)}); make the store again with `dvc repro`"
-            )
+    present = flat(settings)
+    for name in differing(stored, present):
+        raise SpecError(
+            f"{store}: made with {name}: {stored.get(name)} (specified now: "
+            f"{present.get(name)}); make the store again with `dvc repro`"
+        )

@@ -196,9 +196,12 @@ def wanet(image: Pixels) -> Pixels:
     columns = np.clip(np.arange(width)[None, :] + right_by, 0, width - 1)
 
     # Bilinear interpolation between the four neighbours of that point.
-    top, left = rows.astype(np.int64), columns.astype(np.int64)
-    bottom, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
-    down, across = (rows - top)[..., None], (columns - left)[..., None]
+    top = rows.astype(np.int64)
+    left = columns.astype(np.int64)
+    bottom = np.minimum(top + 1, height - 1)
+    right = np.minimum(left + 1, width - 1)
+    down = (rows - top)[..., None]
+    across = (columns - left)[..., None]
 
     values = image / 255
     upper = values[top, left] + (values[top, right] - values[top, left]) * across

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from textwrap import shorten
 from typing import Any, Literal
 
@@ -133,7 +134,12 @@ def load_foreign(path: Path, format: Format, spec: ModelSpec | str) -> CLIP:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     # The unpickler raises whatever a damaged file makes it meet.
     except Exception as error:
-        problem = f"cannot be read as weights: {str(error).partition(chr(10))[0]}"
+        # The unpickler's own words are about another release of torch.
+        words = "" if isinstance(error, UnpicklingError) else f": {shorten(str(error), 200)}"
+        problem = (
+            f"cannot be read as weights ({type(error).__name__}{words}; allowed: what torch.save "
+            "writes, or a .safetensors file of format open_clip)"
+        )
         if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
             problem = f"refers to {code[1]}, which is code (allowed: tensors, containers, numbers)"
         raise CheckpointError(f"{path}: {problem}") from None

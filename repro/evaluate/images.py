@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from repro.data.keyed import keyed_order, keyed_rng
 from repro.data.shards import PairStore
 from repro.data.triggers import TRIGGERS, ImageTrigger, draw_patches, stamp
-from repro.spec import Switches, Trigger
+from repro.spec import RunSpec, Switches, Trigger
 from repro.train.loading import on_device
 
 COPY_LIMIT = 2**30
@@ -81,6 +81,22 @@ class EvaluationSet:
 
         # What evaluations keep for those after them, by the batch that it is for.
         self._fixed = cache(self._drawn)
+
+    @classmethod
+    def of_run(
+        cls, spec: RunSpec, folder: Path, target: int, cache_dir: Path, per_class: int | None = None
+    ) -> Self:
+        """The set by which a run is evaluated; the other arguments are those of the class."""
+        return cls(
+            folder,
+            spec.model.vision.image_size,
+            target,
+            trigger=spec.trigger,
+            switches=spec.switches,
+            seed=spec.evaluate.trigger_seed,
+            cache_dir=cache_dir,
+            per_class=per_class,
+        )
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -22,9 +22,7 @@ FOLDER = ".dir"
 
 
 def locked_outputs() -> dict[Path, str]:
-    """MD5 of every output that dvc.lock knows; none if it is not there. LedgerError if it is
-    damaged.
-    """
+    """MD5 of every output in dvc.lock, if it is there; LedgerError if it is damaged."""
     if not LOCK.is_file():
         return {}
     try:

@@ -92,7 +92,8 @@ def whole_place(run: Run, cluster_nodes: int | None = None) -> Place:
     login node: cores), or as the batch can be split into. LaunchError where REPRO_RANKS cannot be
     kept, or the batch cannot be split evenly over the nodes.
     """
-    gpus, nodes = devices(), cluster_nodes or 1
+    gpus = devices()
+    nodes = cluster_nodes or 1
     most = count_from_environment("REPRO_RANKS", len(gpus) or cores())
 
     # Each rank takes whole groups of BatchNorm, and each node the same number of ranks. A cluster's

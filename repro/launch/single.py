@@ -12,15 +12,14 @@ It begins at the first step every time. What it leaves lies in `work/single` and
 import os
 import shutil
 from pathlib import Path
-from typing import Literal
 
-from repro.launch.packs import Pack, write_pack
+from repro.launch.jobs import Job, write_job
 from repro.launch.places import TRAINING_ENVIRONMENT, Place, cores
-from repro.profile import clean_runs, graph_profile, pretrain_runs
+from repro.profile import STAGE_RUNS, graph_profile
 from repro.runs.inputs import check_stores
 from repro.runs.layout import DATA, POISONED, WORK, standard_inputs
 from repro.runs.run import identify
-from repro.spec import Dataset, Objective, SpecError
+from repro.spec import Dataset, Objective, SpecError, Stage
 from repro.unchanged import code_digest
 from repro.worker import main
 
@@ -28,7 +27,7 @@ FOLDER = WORK / "single"
 
 
 def step_through(
-    stage: Literal["pretrain", "clean"],
+    stage: Stage,
     profile_name: str,
     dataset: Dataset,
     objective: Objective,
@@ -40,9 +39,8 @@ def step_through(
     other settings; LaunchError an input that is not there.
     """
     # By id, in the order of the specification; without an id the first is meant.
-    expand = pretrain_runs if stage == "pretrain" else clean_runs
     profile = graph_profile(profile_name)
-    specs = {spec.run_id: spec for spec in expand(profile, dataset, objective)}
+    specs = {spec.run_id: spec for spec in STAGE_RUNS[stage](profile, dataset, objective)}
     run_id = run_id or next(iter(specs), None)
     if run_id not in specs:
         raise SpecError(f"run: {run_id!r} (allowed: {', '.join(specs) or 'none in this cell'})")
@@ -64,8 +62,8 @@ def step_through(
     name = "CUBLAS_WORKSPACE_CONFIG"
     os.environ.setdefault(name, TRAINING_ENVIRONMENT[name])
 
-    # A batch of one run and one rank. `main` is the worker's, called and not started by torchrun.
-    pack = Pack((run,), Place((), ranks=1, threads=cores()))
-    write_pack(pack, FOLDER / "pack.json", "repro.worker", 0.0, work=FOLDER)
-    main(str(FOLDER / "pack.json"))
+    # A job of one run and one rank. `main` is the worker's, called and not started by torchrun.
+    job = Job((run,), Place((), ranks=1, threads=cores()))
+    write_job(job, FOLDER / "job.json", "repro.worker", 0.0, work=FOLDER)
+    main(str(FOLDER / "job.json"))
     return folder

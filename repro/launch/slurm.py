@@ -1,6 +1,6 @@
-"""Batches of runs as Slurm job arrays, by sbatch and squeue alone (`REPRO_LAUNCHER=slurm`).
+"""Jobs as arrays of Slurm, by sbatch and squeue alone (`REPRO_LAUNCHER=slurm`).
 
-Jobs outlive the driver: each carries the folder of its batches' files as a comment, so that a
+Jobs outlive the driver: each carries the folder of their files as a comment, so that a
 driver that starts again knows which runs are under way and submits only the others. Results come
 through the work folder as they do locally, so it must lie on a shared file system. Environment:
 `REPRO_SBATCH`, further options of sbatch (`--partition=gpu --cpus-per-task=8 --time=4:00:00`), and
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from repro.events import PARENT
 from repro.files import replace_file
-from repro.launch.packs import Attempts, Pack, queues, write_pack
+from repro.launch.jobs import Attempts, Job, queues, write_job
 from repro.launch.places import count_from_environment
 from repro.runs.deliver import deliver, save_failure
 from repro.runs.layout import WORK
@@ -42,13 +42,13 @@ RANK_SECONDS = NOTICE_SECONDS - 20.0
 SCRIPT = """#!/bin/bash
 # Ends before the wall time with a checkpoint, and goes back into the queue.
 requeue=
-trap 'requeue=1; kill -TERM "$pack"' USR1
-"$1" -m repro run-pack "$2/$SLURM_ARRAY_TASK_ID.json" &
-pack=$!
-wait "$pack"
+trap 'requeue=1; kill -TERM "$job"' USR1
+"$1" -m repro run-job "$2/$SLURM_ARRAY_TASK_ID.json" &
+job=$!
+wait "$job"
 status=$?
 if [ -n "$requeue" ]; then
-    wait "$pack"
+    wait "$job"
     exec scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
 fi
 exit "$status"
@@ -59,7 +59,7 @@ class LiveJob(NamedTuple):
     """A job that waits or runs."""
 
     runs: list[str]
-    """Fingerprints of its batch."""
+    """Fingerprints."""
     state: str
     """Slurm's word in small letters, such as `pending`."""
     where: str
@@ -93,7 +93,8 @@ class Submitter:
     """Submits runs that no job carries, and records those as failed that come no further."""
 
     def __init__(self, name: str, worker: str) -> None:
-        self.name, self.worker = name, worker
+        self.name = name
+        self.worker = worker
         self.absent: list[Run] = []
         """Runs that no job carried at the last look."""
         self.attempts = Attempts()
@@ -102,7 +103,8 @@ class Submitter:
         """Submit the waiting runs that are in none of the jobs, or record them as failed."""
         # A driver before this one may have submitted some: its jobs count like ours.
         carried = {fingerprint for job in jobs for fingerprint in job.runs}
-        before, self.absent = self.absent, [r for r in waiting if r.fingerprint not in carried]
+        before = self.absent
+        self.absent = [r for r in waiting if r.fingerprint not in carried]
         again = []
         for run in self.absent:
             submitted = run.fingerprint in self.attempts.begun
@@ -110,17 +112,17 @@ class Submitter:
             if submitted and run not in before:
                 continue
             if submitted and self.attempts.failed(run) == ROUNDS:
-                log = WORK / "packs" / self.name
+                log = WORK / "jobs" / self.name
                 save_failure(run, f"no result after {ROUNDS} Slurm jobs; see {log}", ROUNDS)
             else:
                 again.append(run)
 
-        # Grouped anew: what remains of several batches may share one.
+        # Grouped anew: what remains of several jobs may share one.
         nodes = count_from_environment("REPRO_NODES", 1)
-        if packs := [pack for queue in queues(again, nodes) for pack in queue]:
-            for pack in packs:
-                self.attempts.begin(pack.runs)
-            submit(self.name, packs, self.worker)
+        if new := [job for queue in queues(again, nodes) for job in queue]:
+            for job in new:
+                self.attempts.begin(job.runs)
+            submit(self.name, new, self.worker)
 
 
 def job_name() -> str:
@@ -128,26 +130,27 @@ def job_name() -> str:
     return f"repro-{digest(str(Path.cwd().resolve()))}"
 
 
-def submit(name: str, packs: list[Pack], worker: str) -> None:
-    """Submit the batches as a job array; LaunchError with sbatch's reason if it refuses."""
+def submit(name: str, jobs: list[Job], worker: str) -> None:
+    """Submit the jobs as an array; LaunchError with sbatch's reason if it refuses."""
     # A folder for each array: the jobs carry its name as a comment, and the index names the file.
-    part = WORK / "packs" / name / str(time.time_ns())
-    for index, pack in enumerate(packs):
-        write_pack(pack, part / f"{index}.json", worker, RANK_SECONDS, in_job=True)
+    part = WORK / "jobs" / name / str(time.time_ns())
+    for index, job in enumerate(jobs):
+        write_job(job, part / f"{index}.json", worker, RANK_SECONDS, in_job=True)
     replace_file(part / "job.sh", SCRIPT.encode())
 
-    nodes, stage = packs[0].place.nodes, packs[0].runs[0].spec.stage.upper()
+    nodes = jobs[0].place.nodes
+    stage = jobs[0].runs[0].spec.stage.upper()
     command = [
         "sbatch",
         "--parsable",
         f"--job-name={name}",
         f"--comment={part.name}",
         # After %: how many of them run at a time.
-        f"--array=0-{len(packs) - 1}%{count_from_environment('REPRO_SLOTS', len(packs))}",
+        f"--array=0-{len(jobs) - 1}%{count_from_environment('REPRO_SLOTS', len(jobs))}",
         # The job may come back, after preemption or its own wish, and goes on in the same log.
         "--requeue",
         "--open-mode=append",
-        # B: to the batch shell alone, which has a trap for it.
+        # B: to the shell of the script alone, which has a trap for it.
         f"--signal=B:USR1@{NOTICE_SECONDS}",
         f"--output={part}/%a.log",
         # One torchrun a node, which starts the node's ranks.
@@ -168,7 +171,7 @@ def submit(name: str, packs: list[Pack], worker: str) -> None:
 
 def live_jobs(name: str) -> list[LiveJob] | None:
     """Our jobs of that name that wait or run; None if squeue cannot tell."""
-    # Folder of the batch (the comment), index in the array, state, reason, nodes.
+    # Folder of the jobs (the comment), index in the array, state, reason, nodes.
     fields = "--format=%k|%K|%T|%r|%N"
     done = _slurm(["squeue", "--me", "--noheader", "--array", f"--name={name}", fields])
     if done.returncode:
@@ -177,9 +180,9 @@ def live_jobs(name: str) -> list[LiveJob] | None:
     jobs = []
     for line in done.stdout.splitlines():
         part, index, state, reason, nodes = line.split("|", 4)
-        pack = WORK / "packs" / name / part / f"{index}.json"
+        file = WORK / "jobs" / name / part / f"{index}.json"
         # A job whose file is gone carries nothing that could be waited for.
-        runs = json.loads(pack.read_bytes())["runs"] if pack.is_file() else []
+        runs = json.loads(file.read_bytes())["runs"] if file.is_file() else []
         jobs.append(LiveJob(runs, state.lower(), nodes or reason))
     return jobs
 

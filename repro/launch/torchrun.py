@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from signal import SIGKILL
 
-from repro.events import PARENT, Event, PackFile, die_with_parent, end, parse, say
+from repro.events import PARENT, Event, JobFile, die_with_parent, end, parse, say
 from repro.launch.places import (
     GPU_ENVIRONMENT,
     LOADER_WORKERS,
@@ -41,31 +42,32 @@ rank that died says nothing of the cause.
 """
 
 
-def command(pack: PackFile, pack_path: Path) -> list[str]:
-    """Command line that runs a batch's worker: torchrun here, or by srun on each node of the job.
+def command(job: JobFile, job_path: Path) -> list[str]:
+    """Command line that runs a job's worker: torchrun here, or by srun on each node of Slurm's job.
 
     Where memory is divided among the processors, ranks are bound to the cores near their GPUs. A
     single rank that need not be bound goes without torchrun, which takes seconds to start.
     """
-    nodes, grace = pack["nodes"], f"{pack['grace_seconds']:.0f}"
-    worker = ["-m", pack["worker"], str(pack_path)]
+    nodes = job["nodes"]
+    grace = f"{job['grace_seconds']:.0f}"
+    worker = ["-m", job["worker"], str(job_path)]
     memories = list(Path("/sys/devices/system/node").glob("node[0-9]*"))
-    bind = bool(pack["devices"]) and len(memories) > 1 and shutil.which("numactl") is not None
-    if pack["ranks"] == 1 and not bind:
+    bind = bool(job["devices"]) and len(memories) > 1 and shutil.which("numactl") is not None
+    if job["ranks"] == 1 and not bind:
         return [sys.executable, *worker]
 
     torchrun = [sys.executable, "-m", "repro.launch.torchrun", "--max-restarts=0"]
-    torchrun += [f"--nproc-per-node={pack['ranks'] // nodes}", f"--shutdown-timeout={grace}"]
+    torchrun += [f"--nproc-per-node={job['ranks'] // nodes}", f"--shutdown-timeout={grace}"]
     if bind:
         torchrun.append("--numa-binding=node")
     if nodes == 1:
         return [*torchrun, "--standalone", *worker]
 
-    # The batch script runs on the job's first node, so this is where the agents meet.
-    job = os.environ["SLURM_JOB_ID"]
-    meeting = f"{socket.gethostname()}:{FIRST_PORT + int(job) % NUM_PORTS}"
+    # Slurm's script runs on the job's first node, so this is where the agents meet.
+    number = os.environ["SLURM_JOB_ID"]
+    meeting = f"{socket.gethostname()}:{FIRST_PORT + int(number) % NUM_PORTS}"
     torchrun += [f"--nnodes={nodes}", "--rdzv-backend=c10d"]
-    torchrun += [f"--rdzv-endpoint={meeting}", f"--rdzv-id={job}"]
+    torchrun += [f"--rdzv-endpoint={meeting}", f"--rdzv-id={number}"]
 
     # One agent a node. After the first one has ended, by an error or a stop signal, rank 0 has the
     # grace period to write its checkpoint; a site's KillOnBadExit would end it in the middle. srun
@@ -77,19 +79,20 @@ def command(pack: PackFile, pack_path: Path) -> list[str]:
     return [*step, *torchrun, *worker]
 
 
-def training_environment(pack: PackFile) -> dict[str, str]:
+def training_environment(job: JobFile) -> dict[str, str]:
     """Environment of torchrun and its ranks; what the user has set for GPU or loader stays.
 
     The tracking server's address stays behind: it may hold a password.
     """
-    threads, gpu = pack["threads"], bool(pack["devices"])
+    threads = job["threads"]
+    gpu = bool(job["devices"])
     defaults = {LOADER_WORKERS: str(loader_workers(threads, gpu))}
     defaults |= GPU_ENVIRONMENT if gpu else {}
     # Results and speed depend on TRAINING_ENVIRONMENT, so that it wins over the user's.
     environment = defaults | os.environ | TRAINING_ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)}
 
     # Of several nodes, the parents are Slurm's, and it ends the step with its job.
-    parent = {PARENT: str(os.getpid())} if pack["nodes"] == 1 else {}
+    parent = {PARENT: str(os.getpid())} if job["nodes"] == 1 else {}
     private = ("MONGO_URL", PARENT)
     return {k: v for k, v in environment.items() if not k.startswith(private)} | parent
 
@@ -97,12 +100,13 @@ def training_environment(pack: PackFile) -> dict[str, str]:
 class Torchrun:
     """A running torchrun: iterate over its events; ordinary lines are echoed on the way."""
 
-    def __init__(self, pack: PackFile, path: Path) -> None:
-        self.grace_seconds, self.nodes = pack["grace_seconds"], pack["nodes"]
+    def __init__(self, job: JobFile, path: Path) -> None:
+        self.grace_seconds = job["grace_seconds"]
+        self.nodes = job["nodes"]
         # One pipe for both outputs: one that nobody empties would block the ranks.
         self.process = subprocess.Popen(
-            command(pack, path),
-            env=training_environment(pack),
+            command(job, path),
+            env=training_environment(job),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -130,7 +134,9 @@ class Torchrun:
             return causes[-1][:500] + advice
         # No traceback, as where the system killed a rank: torchrun prints its exit status.
         codes = re.findall(r"exitcode\s*: (-?\d+)", "\n".join(self.lines))
-        return f"the worker ended with status {codes[0] if codes else self.process.returncode}"
+        status = int(codes[0] if codes else self.process.returncode)
+        killed = " (killed, as by a system that is out of memory)" if status == -SIGKILL else ""
+        return f"the worker ended with status {status}{killed}"
 
     def stop(self) -> None:
         """End the process: torchrun passes the signal on, and ranks write a checkpoint first."""

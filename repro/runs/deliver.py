@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from repro.files import held, replace_file, replacing
 from repro.ledger import CLEANED, LedgerError, Row, RunOutcome, RunRecord, cleaned_row
@@ -51,7 +52,8 @@ def deliver(run: Run, results: Path) -> bool:
         if record.status == "failed" and is_delivered(run, results):
             return True
         # It may have been made under another name.
-        record, worked = record.model_copy(update={"spec": run.spec}), record.status != "failed"
+        record = record.model_copy(update={"spec": run.spec})
+        worked = record.status != "failed"
         if worked and run.spec.stage == "pretrain":
             weights = {name: record.files[name] for name in WEIGHTS}
             # The model's hash is the input of the cleaning runs.
@@ -67,27 +69,34 @@ def deliver(run: Run, results: Path) -> bool:
 
 
 def _keep_cleaned(run: Run) -> None:
-    """Move the weights of the run's best evaluation in the place of its setting's cleaned model,
-    unless a better one of another run is there.
-    """
-    source, target = run.work_dir / CLEANED, cleaned_file(run.spec)
-    found, kept = cleaned_row(source), cleaned_row(target)
-    rank = found.rank(run.spec) if found else None
-    rival = kept.rank(run.spec) if kept and kept.fingerprint != run.fingerprint else None
-    if rank and (rival is None or rank < rival):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(target, source.read_bytes())
-    source.unlink(missing_ok=True)
+    """Move the run's best weights to the place of the cleaned model, unless a better is there."""
+    made = run.work_dir / CLEANED
+    place = cleaned_file(run.spec)
+    row = cleaned_row(made)
+    kept = cleaned_row(place)
+    rank = row.rank(run.spec) if row else None
+    kept_rank = kept.rank(run.spec) if kept and kept.fingerprint != run.fingerprint else None
+    if rank and (kept_rank is None or rank < kept_rank):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(place, made.read_bytes())
+    made.unlink(missing_ok=True)
 
 
-def best_cleaned(specs: Iterable[RunSpec], results: Path) -> tuple[Rank, RunRecord] | None:
-    """Rank of the best evaluation among published runs of a setting, and its run's record."""
+class Best(NamedTuple):
+    """The best evaluation of a setting, and the record of its run."""
+
+    rank: Rank
+    record: RunRecord
+
+
+def best_cleaned(specs: Iterable[RunSpec], results: Path) -> Best | None:
+    """The best evaluation among published runs of a setting."""
     ranked = []
     for spec in specs:
         folder = results_dir(spec, results) / spec.run_id
         record, rows = read_run(folder) if folder.is_dir() else (None, [])
         if record and record.status != "failed":
-            ranked += [(rank, record) for row in rows if (rank := row.rank(spec))]
+            ranked += [Best(rank, record) for row in rows if (rank := row.rank(spec))]
     return min(ranked, default=None)
 
 
@@ -97,24 +106,29 @@ def reopen_lost(runs: Iterable[Run], due: Collection[Run], results: Path) -> lis
 
     Removes models of these settings that none of `runs` makes, or that count as cleaned no longer.
     """
-    settings, lost = defaultdict[Path, dict[str, Run]](dict), []
+    settings = defaultdict[Path, dict[str, Run]](dict)
     for run in runs:
         if run.spec.keeps_cleaned:
             settings[cleaned_file(run.spec)][run.fingerprint] = run
+
+    lost = []
     for path, made in settings.items():
         kept = cleaned_row(path)
-        maker = made.get(kept.fingerprint) if kept else None
-        rival = kept.rank(maker.spec) if kept and maker else None
-        if rival is None:
+        kept_rank = None
+        if kept and kept.fingerprint in made:
+            kept_rank = kept.rank(made[kept.fingerprint].spec)
+        if kept_rank is None:
             path.unlink(missing_ok=True)
+
         best = best_cleaned([run.spec for run in made.values() if run not in due], results)
-        if best and (rival is None or best[0] < rival):
-            run = made[best[1].fingerprint]
-            lost.append(run)
-            # One that a call began which ended early goes on from its checkpoint.
-            if run.has_ended:
-                print(f"{run.name}: its best cleaned model is gone; it runs again", flush=True)
-                run.discard()
+        if best is None or (kept_rank is not None and kept_rank <= best.rank):
+            continue
+        run = made[best.record.fingerprint]
+        lost.append(run)
+        # One that a call has reopened, and that was stopped, goes on from its checkpoint.
+        if run.has_ended:
+            print(f"{run.name}: its best cleaned model is gone; it runs again", flush=True)
+            run.discard()
     return lost
 
 
@@ -141,7 +155,8 @@ def what_changed(run: Run, before: list[Row], results: Path) -> str:
         return f"the same {len(after)} evaluations to the last digit"
     known = {row.step: row for row in old}
     first = next((row.step for row in new if known.get(row.step) != row), len(new))
-    ends, denominator = [rows[-1] for rows in (old, new) if rows], run.spec.switches.asr_denominator
+    ends = [rows[-1] for rows in (old, new) if rows]
+    denominator = run.spec.switches.asr_denominator
     accuracy = " to ".join(f"{row.accuracy:.2%}" for row in ends)
     asr = " to ".join(f"{row.asr(denominator):.2%}" for row in ends)
     return f"differs from step {first} on; accuracy at the end {accuracy}, ASR {asr}"

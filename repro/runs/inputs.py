@@ -28,11 +28,8 @@ def input_hash(path: Path, spec: RunSpec) -> str:
     if not (path / "shards.json").exists():
         return content_hash(path)
     files = [path / name for name in STORE_FILES if (path / name).exists()]
-    return part_hash(spec, *_store_hashes(path.absolute(), tuple(map(file_sha256, files))))
-
-
-def part_hash(spec: RunSpec, content: str, rows: dict[str, str], classnames: str) -> str:
-    """Hash of the part of a store that a run reads, from those that `_store_hashes` gives."""
+    hashes = tuple(file_sha256(file) for file in files)
+    content, rows, classnames = _store_hashes(path.absolute(), hashes)
     used = sorted((name, rows[name]) for name in rows_read(spec) if name in rows)
     return digest([content, used, classnames])
 

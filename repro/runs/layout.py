@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from repro.data.stages import DATA as DATA
+from repro.data.stages import POISONED as POISONED
 from repro.files import file_sha256
 from repro.spec import RunSpec, digest
 
-DATA, POISONED, MODELS = Path("data"), Path("poisoned"), Path("models")
-RESULTS, WORK = Path("results"), Path("work")
+MODELS, RESULTS, WORK = Path("models"), Path("results"), Path("work")
 WEIGHTS = ("model.safetensors", "optimizer.safetensors")
 STATUS = "status.json"
 """File of a work folder: how far the run is, for those who watch."""
@@ -38,9 +39,9 @@ def model_dir(spec: RunSpec) -> Path:
 
     Models of studies lie apart, in `models/studies/`, for the main ones are an output of the graph.
     """
-    parts = [spec.variant] * bool(spec.variant) + ["control"] * (not spec.poisoned)
-    root = MODELS / "studies" if parts else MODELS
-    return root / spec.profile / spec.cell / "-".join([*parts, f"seed{spec.seed}"])
+    apart = spec.variant or not spec.poisoned
+    root = MODELS / "studies" if apart else MODELS
+    return root / spec.profile / spec.cell / spec.model_id
 
 
 def cleaned_file(spec: RunSpec) -> Path:

@@ -47,6 +47,15 @@ def commit_state() -> tuple[str | None, bool]:
     return commit, bool(changes)
 
 
+def commit_notice() -> str:
+    """A line where there is a checkout of which git tells nothing to this user; else empty."""
+    try:
+        git("rev-parse", "HEAD")
+    except (OSError, RuntimeError) as error:
+        return f"records name no commit: {error}" if "dubious ownership" in str(error) else ""
+    return ""
+
+
 def git(*arguments: str) -> str:
     """Output of git in the folder of the package; RuntimeError with its message if it fails."""
     command = ["git", "-C", str(Path(repro.__file__).parent), *arguments]

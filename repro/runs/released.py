@@ -91,15 +91,8 @@ class Probe:
     def of(cls, spec: RunSpec) -> "Probe":
         """From the evaluation images of the profile, which must be there."""
         target = load_classnames(load_profile(spec.profile)).index(spec.target_class)
-        images = EvaluationSet(
-            DATA / spec.profile / "evaluation",
-            spec.model.vision.image_size,
-            target,
-            spec.trigger,
-            spec.switches,
-            spec.evaluate.trigger_seed,
-            WORK / "cache",
-        )
+        folder = DATA / spec.profile / "evaluation"
+        images = EvaluationSet.of_run(spec, folder, target, WORK / "cache")
         chosen = np.unique(np.linspace(0, len(images) - 1, PROBED).astype(int))
         both = [
             next(images.batches([range(i, i + 1)], 0, torch.device("cpu"))) for i in chosen.tolist()
@@ -117,19 +110,14 @@ class Probe:
                 predict(model, torch.from_numpy(self.arrays[name]), classifier).numpy()
                 for name in ("images", "triggered")
             )
-        right, attacked = clean == self.arrays["labels"], triggered == self.arrays["target"]
+        right = clean == self.arrays["labels"]
+        attacked = triggered == self.arrays["target"]
         return int(right.sum()), int(attacked.sum())
 
     def content(self) -> bytes:
         """As a file."""
-        stream, of = io.BytesIO(), self.arrays
-        np.savez_compressed(
-            stream,
-            images=of["images"],
-            triggered=of["triggered"],
-            labels=of["labels"],
-            target=of["target"],
-        )
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **self.arrays)  # type: ignore[arg-type]  # as in write_store
         return stream.getvalue()
 
 
@@ -183,15 +171,16 @@ def check_answers(model: CLIP, spec: RunSpec, entry: Released) -> None:
     try:
         with np.load(io.BytesIO(_read(place, PROBE)), allow_pickle=False) as file:
             probe = Probe(spec.profile, dict(file))
-        found = probe.answers(model, spec)
+        right, attacked = probe.answers(model, spec)
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise LedgerError(f"{place}/{PROBE}: unreadable ({error})") from None
-    if any(abs(here - there) > ROUNDING for here, there in zip(found, entry.probed, strict=True)):
+    listed_right, listed_attacked = entry.probed
+    if max(abs(right - listed_right), abs(attacked - listed_attacked)) > ROUNDING:
         images = len(probe.arrays["labels"])
         raise LedgerError(
-            f"{place}/models/{entry.file}: of {images} evaluation images {found[0]} are classified "
-            f"right and {found[1]} attacked (by its index: {entry.probed[0]} and "
-            f"{entry.probed[1]}): not the model of this profile"
+            f"{place}/models/{entry.file}: of {images} evaluation images {right} are classified "
+            f"right and {attacked} attacked (by its index: {listed_right} and {listed_attacked}): "
+            "not the model of this profile"
         )
 
 
@@ -211,7 +200,8 @@ def pack(folder: Path, kept: Sequence[Kept]) -> list[Released]:
     if not kept:
         return []
     (folder / INDEX).parent.mkdir(parents=True)
-    probe, entries = Probe.of(kept[0].spec), []
+    probe = Probe.of(kept[0].spec)
+    entries = []
     for spec, path, code, row in kept:
         kind = f"cleaned-{spec.clean_size}" if spec.clean_size else "poisoned"
         name = f"{spec.cell}-seed{spec.seed}-{kind}.safetensors"

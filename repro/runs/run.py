@@ -153,16 +153,12 @@ def identify(spec: RunSpec, inputs: dict[str, Path], code: str) -> Run:
 
 
 def fingerprint_of(spec: RunSpec, inputs: dict[str, str]) -> str:
-    """Identity of a run, 16 hex digits: a study's run is that of the graph if only its name
-    differs.
-    """
+    """Identity of a run, 16 hex digits; its names and the variant's are no part of it."""
     return digest({"spec": spec.computed(), "inputs": inputs, "results": results_version()})
 
 
 def check_model(spec: RunSpec, folder: Path, content: str) -> None:
-    """LaunchError unless the model in `folder`, whose hash is `content`, is the one in its record,
-    and of the cell that `spec` cleans.
-    """
+    """LaunchError unless the model, whose hash is `content`, is that of its record and cell."""
     again = "run the stage `pretrain` again, which publishes it anew"
     try:
         record = read_record(folder / "run.json")

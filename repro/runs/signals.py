@@ -42,7 +42,8 @@ def stoppable() -> Iterator[None]:
     limit of its own. Python cannot raise in a weak reference's callback or a `__del__`; a signal
     that arrives there is sent again.
     """
-    others, stopping = sys.unraisablehook, False
+    others = sys.unraisablehook
+    stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal stopping
@@ -71,9 +72,7 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def leaving_at_once() -> Iterator[None]:
-    """End the process on a stop signal with one line: for the time in which modules load, where an
-    exception would be a traceback through a library.
-    """
+    """End the process on a stop signal with one line, while libraries load."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         say_interrupted()
@@ -132,4 +131,6 @@ def _callers() -> list[str]:
         head, _, rest = Path(f"/proc/{parent}/stat").read_text(errors="replace").rpartition(")")
     except OSError:
         return [str(parent)]
-    return [str(parent), *rest.split()[1:2] * (head.partition("(")[2] in SHELLS)]
+    if head.partition("(")[2] in SHELLS:
+        return [str(parent), rest.split()[1]]
+    return [str(parent)]

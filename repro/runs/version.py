@@ -82,7 +82,8 @@ def accept() -> None:
     root = CODE.parent
     commit = git("log", "-1", "--format=%h", "--", str(FILE))
     with tempfile.TemporaryDirectory(prefix="repro-accept-") as temporary:
-        before, here = Path(temporary) / "before", Path(temporary) / "here"
+        before = Path(temporary) / "before"
+        here = Path(temporary) / "here"
         git("worktree", "add", "--detach", str(before), commit)
         try:
             old = code_digest(before / "repro")
@@ -111,7 +112,8 @@ def accept() -> None:
 
 def compare(before: Path, after: Path) -> Iterator[str]:
     """A line for every result of PROFILE below two folders that differs; wall times may."""
-    old, new = _results(before), _results(after)
+    old = _results(before)
+    new = _results(after)
     for name in sorted({*old, *new}):
         # Newer code may have more fields in a row.
         both = name in old and name in new

@@ -10,6 +10,7 @@ import json
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from repro.files import replace_file, replacing
 from repro.ledger import LedgerError, Row, RunRecord, identity_of
@@ -22,10 +23,15 @@ from repro.runs.published import (
     write_record,
 )
 
-ArchivedRun = tuple[RunRecord, list[Row]]
+
+class ArchivedRun(NamedTuple):
+    """A line of an archive."""
+
+    record: RunRecord
+    rows: list[Row]
 
 
-def write_archive(path: Path, runs: Iterable[ArchivedRun]) -> None:
+def write_archive(path: Path, runs: Iterable[tuple[RunRecord, list[Row]]]) -> None:
     """Write the runs in the order of stage, cell and run id."""
     lines = {}
     for record, rows in runs:
@@ -57,10 +63,11 @@ def read_archive(path: Path) -> list[ArchivedRun]:
         raise LedgerError(f"{path}: unreadable ({error})") from None
     runs: dict[tuple[str, str, str], ArchivedRun] = {}
     for number, line in enumerate(lines, start=1):
-        record, rows = _read_line(line, f"{path}:{number}")
-        if (place := _place(record)) in runs:
+        run = _read_line(line, f"{path}:{number}")
+        place = _place(run.record)
+        if place in runs:
             raise LedgerError(f"{path}:{number}: {'/'.join(place)} stands twice")
-        runs[place] = record, rows
+        runs[place] = run
     return list(runs.values())
 
 
@@ -84,7 +91,7 @@ def _read_line(line: str, where: str) -> ArchivedRun:
             f"{where}: its rows do not have the hash in its record; `git checkout` takes the "
             "archive from git again; deleted, `dvc repro` makes it again"
         )
-    return record, rows
+    return ArchivedRun(record, rows)
 
 
 def unpack_run(record: RunRecord, rows: list[Row], folder: Path) -> None:

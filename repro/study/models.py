@@ -13,7 +13,7 @@ from repro.runs.layout import RESULTS, WEIGHTS, WORK, cleaned_file, model_dir, r
 from repro.runs.published import RECORD, read_record, read_run
 from repro.spec import RunSpec
 from repro.study.archive import read_archive
-from repro.study.spec import archive_of, asked_runs, load_study, study_names, study_profiles
+from repro.study.spec import archive_of, load_study, study_names, study_profiles, study_runs
 
 TRAINED = WORK / "models"
 """Results of models that `study --models` trains: those of the study stay as they are."""
@@ -27,13 +27,13 @@ def runs_of_studies(spec: RunSpec) -> Iterator[tuple[str, RunSpec]]:
         if study.profile != spec.profile or spec.stage not in study.stages:
             continue
         profiles = study_profiles(study)
-        for label, variant in study.variants.items():
-            pairs = profiles[label, spec.stage]
-            same = all(key(pairs) == key(base) for key in (data_key, poison_key))
-            if same and variant.models is None:
-                for run in asked_runs(study, profiles, label, spec.stage):
-                    if run.cell == spec.cell and run.computed() == spec.computed():
-                        yield name, run
+        for run in study_runs(study, profiles, spec.stage):
+            borrowed = study.variants[run.variant].models is not None
+            if borrowed or run.cell != spec.cell or run.computed() != spec.computed():
+                continue
+            pairs = profiles[run.variant, spec.stage]
+            if data_key(pairs) == data_key(base) and poison_key(pairs) == poison_key(base):
+                yield name, run
 
 
 def poisoned_model(spec: RunSpec) -> tuple[Path, RunRecord] | None:
@@ -78,13 +78,13 @@ def cleaned_model(runs: Sequence[RunSpec]) -> tuple[Path, RunRecord] | None:
     if not path.is_file():
         return None
     best = best_cleaned(runs, RESULTS)
-    if best is None or file_sha256(path) != best[1].files.get(CLEANED):
+    if best is None or file_sha256(path) != best.record.files.get(CLEANED):
         stage = f"clean@{runs[0].profile}-{runs[0].cell}"
         raise LedgerError(
             f"{path}: not the weights that the best run in results/ left; remove the file and call "
             f"`dvc repro --force --single-item {stage}`"
         )
-    return path, best[1]
+    return path, best.record
 
 
 def check_archived(runs: Sequence[RunSpec], path: Path) -> None:

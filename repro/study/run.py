@@ -33,21 +33,20 @@ from repro.runs.layout import (
 from repro.runs.published import RECORD, read_record, read_results
 from repro.runs.run import Run, among, fingerprint_of, identify
 from repro.sources.stage import make_data
-from repro.spec import Dataset, Profile, RunSpec, SpecError
+from repro.spec import Dataset, Profile, RunSpec, SpecError, Stage
 from repro.study.archive import read_archive, unpack_run, write_archive
 from repro.study.models import TRAINED
 from repro.study.spec import (
     Model,
     Profiles,
-    Stage,
     Study,
     archive_of,
-    asked_runs,
     lacking,
     lenders,
     load_study,
     study_names,
     study_profiles,
+    study_runs,
 )
 from repro.unchanged import DIGITS, unchanged
 
@@ -62,10 +61,7 @@ class Due(NamedTuple):
 
 
 def due_runs(name: str, seeds: Collection[int], variants: Collection[str]) -> list[Due]:
-    """Runs of a study that its archive lacks, by variant and stage, with core-hours: the mean time
-    of archived runs of the profile of the same stage and loss, where there is none the longest of
-    the stage.
-    """
+    """Runs that the archive lacks, with core-hours: the mean of archived runs of stage and loss."""
     study = load_study(name)
     models = _chosen(study, seeds, variants)
     archives = {n: read_archive(archive_of(n)) for n in study_names() if archive_of(n).exists()}
@@ -94,7 +90,8 @@ def due_text(due: Sequence[Due]) -> str:
     """What is due as a table."""
     if not due:
         return "0 runs: all are in the archive"
-    runs, hours = sum(of.runs for of in due), sum(of.core_hours for of in due)
+    runs = sum(of.runs for of in due)
+    hours = sum(of.core_hours for of in due)
     table = pd.DataFrame(due).round(1).to_string(index=False)
     return f"{table}\n{runs} runs, {hours:.1f} core-hours"
 
@@ -114,7 +111,8 @@ def run_study(
     lenders stay as they are: they are other stages' outputs, and their cleaning was of the models
     that they had.
     """
-    study, path = load_study(name), SPECS / "studies" / f"{name}.yaml"
+    study = load_study(name)
+    path = SPECS / "studies" / f"{name}.yaml"
     chosen = _chosen(study, seeds, variants)
     if models:
         with unchanged(study.profile, Profile.model_dump, DIGITS, [path], load_profile):
@@ -167,12 +165,11 @@ def train_models(
     ones. Archive and results of the study stay as they are. SpecError for a cell without a model.
     """
     profiles = study_profiles(study)
-    own = {label for label, variant in study.variants.items() if variant.models is None}
     whole = [
         run
-        for label in study.variants
-        for run in asked_runs(study, profiles, label, "pretrain")
-        if label in own and (run.variant, run.seed) in chosen
+        for run in study_runs(study, profiles, "pretrain")
+        if (run.variant, run.seed) in chosen
+        if study.variants[run.variant].models is None
     ]
     allowed = list(dict.fromkeys(run.cell for run in whole))
     for cell in cells:
@@ -194,9 +191,7 @@ def train_models(
 
 
 def _chosen(study: Study, seeds: Collection[int], variants: Collection[str]) -> set[Model]:
-    """The models of some seeds and variants, of all where none is given; SpecError for one that is
-    not there.
-    """
+    """The models of some seeds and variants, or all; SpecError for one that is not there."""
     models = {(label, seed) for label, variant in study.variants.items() for seed in variant.seeds}
     for option, values, allowed in (
         ("--seeds", seeds, sorted({seed for _, seed in models})),
@@ -243,12 +238,7 @@ def _part(
     archived results are laid out as delivered ones.
     """
     profiles = study_profiles(study)
-    whole = [
-        run
-        for stage in study.stages
-        for label in study.variants
-        for run in asked_runs(study, profiles, label, stage)
-    ]
+    whole = study_runs(study, profiles)
     runs = [
         run
         for run in whole

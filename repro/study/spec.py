@@ -39,10 +39,10 @@ from repro.spec import (
     RunSpec,
     Spec,
     SpecError,
+    Stage,
     digest,
 )
 
-Stage = Literal["pretrain", "clean"]
 Model = tuple[str, int]
 """Variant and seed."""
 Profiles = dict[tuple[str, Stage], Profile]
@@ -55,9 +55,7 @@ class Variant(Spec):
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Dotted path (`data.poison.trigger.patch_size`) to value, laid over those of `defaults`."""
     models: Name | None = None
-    """Variant, of this study or another, whose pre-trained models are cleaned; null: the variant
-    has models of its own.
-    """
+    """Variant whose pre-trained models are cleaned; null: the variant has its own."""
     poisoned: bool = True
     """False trains on the unpoisoned pairs: the control."""
     pretrain_objectives: NonEmpty[Objective]
@@ -76,9 +74,7 @@ class Axis(Spec):
 
 
 class Hypothesis(Spec):
-    """An expectation that was written down before the study's first run; docs/rules.md has the rule
-    by which it is judged.
-    """
+    """An expectation, written down before the first run; docs/rules.md says how it is judged."""
 
     family: str
     """Hypotheses of a family are corrected for each other."""
@@ -112,9 +108,7 @@ class Study(Plugged):
     datasets: NonEmpty[Dataset]
     clean_sizes: list[CleanSize]
     losses: list[Loss]
-    """Which part of the profile's cleaning sweep the study makes; both empty where it does not
-    clean.
-    """
+    """The part of the profile's cleaning sweep that is made; empty without cleaning."""
     learning_rates: list[Rate] = Field(default_factory=list)
     """Of the sweep's, those that the study cleans with; all where none is given."""
     reference: Name
@@ -134,7 +128,8 @@ class Study(Plugged):
             )
         places = list(product(self.datasets, self.clean_sizes))
         for hypothesis in self.hypotheses:
-            where, place = f"hypotheses: {hypothesis.says}", hypothesis.setting
+            where = f"hypotheses: {hypothesis.says}"
+            place = hypothesis.setting
             if place not in places and (place or len(places) > 1):
                 allowed = ", ".join("[" + ", ".join(each) + "]" for each in places)
                 raise ValueError(f"{where}: setting: {place} (allowed: {allowed})")
@@ -201,7 +196,8 @@ def varied(study: Study, variant: Variant) -> Profile:
     overrides: dict[str, Any] = {"plugins": study.plugins} if study.plugins else {}
     overrides |= {"pretrain.seeds": variant.seeds, **variant.overrides}
     profile = load_profile(study.profile, overrides=overrides, source=study._file)
-    objectives, sizes = variant.pretrain_objectives, study.clean_sizes
+    objectives = variant.pretrain_objectives
+    sizes = study.clean_sizes
     if problems := problems_of_use(profile, objectives, sizes):
         raise problem_list(study._file, problems, {})
     return profile
@@ -259,28 +255,33 @@ def study_profiles(study: Study) -> Profiles:
 
 
 def lacking(study: Study, records: Iterable[RunRecord]) -> list[RunSpec]:
-    """Runs that a study asks for and that are not among `records`, or failed there; a borrowed
-    model is trained by the variant that has it.
-    """
+    """Runs that a study asks for and that are not, or failed, among `records`."""
     done = {
         (of.spec.variant, digest(of.spec.computed())) for of in records if of.status != "failed"
     }
-    profiles = study_profiles(study)
     return [
-        spec
-        for label, variant in study.variants.items()
+        run
+        for run in study_runs(study, study_profiles(study))
+        if run.stage == "clean" or study.variants[run.variant].models is None
+        if (run.variant, digest(run.computed())) not in done
+    ]
+
+
+def study_runs(study: Study, profiles: Profiles, only: Stage | None = None) -> list[RunSpec]:
+    """All runs of a study, pre-trainings first, or those of one stage."""
+    return [
+        run
         for stage in study.stages
-        if stage == "clean" or variant.models is None
-        for spec in asked_runs(study, profiles, label, stage)
-        if (label, digest(spec.computed())) not in done
+        if only in (None, stage)
+        for label in study.variants
+        for run in asked_runs(study, profiles, label, stage)
     ]
 
 
 def asked_runs(study: Study, profiles: Profiles, label: str, stage: Stage) -> list[RunSpec]:
-    """Runs of a stage of one variant; a borrowed pre-training is the lender's run under this
-    variant's name.
-    """
-    variant, profile = study.variants[label], profiles[label, stage]
+    """Runs of a variant; a borrowed pre-training is the lender's under this variant's name."""
+    variant = study.variants[label]
+    profile = profiles[label, stage]
     if stage == "pretrain":
         runs = pretrain_runs(profile, variant=label, poisoned=variant.poisoned)
     else:

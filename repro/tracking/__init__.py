@@ -7,7 +7,7 @@ import warnings
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
 
 # Sacred also imports pandas where there is one, only to recognise its tables in a result. This
-# takes a third of the start of a batch of runs.
+# takes a third of the start of a job.
 if "pandas" not in sys.modules:
     sys.modules["pandas"] = None  # type: ignore[assignment]
     try:

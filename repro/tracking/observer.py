@@ -48,7 +48,8 @@ class FileObserver(FileStorageObserver):
             self._say(f"no record in {self.basedir}", error)
             if self.dir:
                 shutil.rmtree(self.dir, ignore_errors=True)
-            self.dir, self.run_entry = None, {}
+            self.dir = None
+            self.run_entry = {}
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: Any) -> None:
         """Append the new points to POINTS: a run of days has megabytes of them."""
@@ -76,9 +77,7 @@ class FileObserver(FileStorageObserver):
             os.close(self.alive)
 
     def save_json(self, obj: Any, filename: str) -> None:
-        """Replace a JSON file of the record; at the end of the run METRICS takes the place of
-        POINTS.
-        """
+        """Replace a JSON file of the record; at the end METRICS takes the place of POINTS."""
         if filename == "run.json" and obj["status"] != "RUNNING":
             self.save_json(self.points, METRICS)
             self._try(POINTS, Path(str(self.dir), POINTS).unlink, missing_ok=True)

@@ -97,7 +97,8 @@ class Recorder:
                         _run.add_artifact(str(run.work_dir / artifact))
                     return {"status": event["status"], **final, **event["result"]}
 
-                values, step = event["values"] | {"epoch": event["epoch"]}, int(event["step"])
+                values = event["values"] | {"epoch": event["epoch"]}
+                step = int(event["step"])
                 for metric, value in values.items():
                     _run.log_scalar(metric, float(value), step)
                 event_file.add(values, step)
@@ -139,9 +140,7 @@ def _experiment(run: Run) -> Experiment:
 
 
 def _repeat(sacred_run: Any, earlier: str | None, before: float) -> None:
-    """Log the points of an earlier attempt before a step, so that the record of a resumed run is
-    whole.
-    """
+    """Log the points of an earlier attempt: the record of a resumed run is whole."""
     points: Points = {}
     # A damaged record of an earlier attempt costs this one no more than its points.
     with suppress(OSError, ValueError, KeyError, TypeError):

@@ -1,55 +1,45 @@
 """What the archived seeds have at the end of a run, to be shown beside one's own."""
 
-import gzip
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
 
-import numpy as np
-
-from repro.ledger import Row, identity_of
-from repro.runs.layout import RESULTS
+from repro.ledger import LedgerError
 from repro.spec import RunSpec, digest
-from repro.view.states import key_of
+from repro.study.archive import ArchivedRun, read_archive
+from repro.study.spec import archive_of, study_names
 
-Archive = Callable[[RunSpec], tuple[float, float] | None]
-"""Mean accuracy and ASR of the archived runs that differ from a run in the seed alone."""
+
+class Ends(NamedTuple):
+    """Mean accuracy and ASR at the end of archived runs."""
+
+    accuracy: float
+    asr: float
+
+
+Archive = Callable[[RunSpec], Ends | None]
+"""The ends of the archived runs that differ from a run in the seed alone."""
+
+
+def archived_runs(name: str) -> list[ArchivedRun]:
+    """The whole runs in the archive of a study; none if it is unreadable, as the report says."""
+    with suppress(LedgerError):
+        return [run for run in read_archive(archive_of(name)) if run.record.status != "failed"]
+    return []
 
 
 def archive_of_profile(profile: str) -> Archive:
-    """The archived runs of a profile.
-
-    An archive that cannot be read shows nothing here: the report names what is wrong with it.
-    """
-    ends: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for path in sorted((RESULTS / "studies").glob("*.jsonl.gz")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            for line in gzip.decompress(path.read_bytes()).splitlines():
-                content = json.loads(line)
-                if content["run"]["spec"]["profile"] == profile and content["rows"]:
-                    spec = RunSpec.model_validate(content["run"]["spec"])
-                    names = identity_of(spec, content["run"]["fingerprint"])
-                    row = Row.model_validate(content["rows"][-1] | names)
-                    asr = row.asr(spec.switches.asr_denominator)
-                    ends[_but_for_seed(spec)].append((row.accuracy, asr))
-    means = {key: tuple(np.mean(values, axis=0).tolist()) for key, values in ends.items()}
+    """The archived runs of a profile."""
+    ends: dict[str, list[Ends]] = defaultdict(list)
+    for name in study_names():
+        for record, rows in archived_runs(name):
+            if record.spec.profile == profile and rows:
+                asr = rows[-1].asr(record.spec.switches.asr_denominator)
+                ends[_but_for_seed(record.spec)].append(Ends(rows[-1].accuracy, asr))
+    means = {key: Ends(*map(mean, zip(*values, strict=True))) for key, values in ends.items()}
     return lambda spec: means.get(_but_for_seed(spec))
-
-
-def archived_keys(path: Path) -> set[tuple[str, str]]:
-    """Variants and keys (`repro.view.states.key_of`) of the whole runs in an archive; none where
-    there is no archive that can be read.
-    """
-    found = set()
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        for line in gzip.decompress(path.read_bytes()).splitlines():
-            record = json.loads(line)["run"]
-            if record["status"] != "failed":
-                spec = RunSpec.model_validate(record["spec"])
-                found.add((spec.variant, key_of(spec)))
-    return found
 
 
 def _but_for_seed(spec: RunSpec) -> str:

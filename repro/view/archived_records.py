@@ -30,7 +30,9 @@ def add_archive(database: Tracking) -> int:
     """
     known = {"meta.record": {"$regex": f"^archive/{STUDY}/"}}
     there = {run["meta"]["record"] for run in database.runs.find(known, {"meta.record": 1})}
-    number, runs, series = -len(there), [], []
+    number = -len(there)
+    runs = []
+    series = []
     for record, rows in _archived():
         name = f"archive/{STUDY}/{record.spec.stage}/{record.spec.cell}/{record.spec.run_id}"
         if name not in there:
@@ -59,7 +61,8 @@ def _archived() -> Iterator[tuple[RunRecord, list[Row]]]:
 
 def document(number: int, name: str, record: RunRecord, rows: list[Row]) -> dict[str, Any]:
     """A run as Sacred's MongoObserver lays it out."""
-    spec, began = record.spec, datetime.fromisoformat(record.started)
+    spec = record.spec
+    began = datetime.fromisoformat(record.started)
     ended = began + timedelta(seconds=record.seconds)
     return {
         "_id": number,

@@ -8,7 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from repro.view.archive import Archive
+from repro.view.archive import Archive, Ends
 from repro.view.states import RunState
 from repro.view.watched import View
 
@@ -35,7 +35,8 @@ def block(view: View, archive: Archive, width: int, height: int) -> RenderableTy
         lines.append(Text(f"! {state.name}: {state.warning}", style="yellow"))
     for line in lines:
         if isinstance(line, Text):
-            line.no_wrap, line.overflow = True, "ellipsis"
+            line.no_wrap = True
+            line.overflow = "ellipsis"
     return Group(*lines)
 
 
@@ -113,7 +114,8 @@ def _rows(states: list[RunState], archive: Archive, width: int) -> Table:
             speed = f"{rate:,.0f} pairs/s" if rate else ""
             cells.append(Text(speed if live else archived(known)))
         for cell in cells:
-            cell.no_wrap, cell.overflow = True, "ellipsis"
+            cell.no_wrap = True
+            cell.overflow = "ellipsis"
         table.add_row(*cells)
     return table
 
@@ -128,9 +130,9 @@ def share(name: str, value: float | None) -> str:
     return "" if value is None else f"{name} {value:.1%}"
 
 
-def archived(known: tuple[float, float] | None) -> str:
+def archived(known: Ends | None) -> str:
     """What the archived seeds have at the end of such a run."""
-    return "" if known is None else f"(archive: {known[0]:.1%}, {known[1]:.1%})"
+    return "" if known is None else f"(archive: {known.accuracy:.1%}, {known.asr:.1%})"
 
 
 def finished_line(state: RunState, archive: Archive) -> str:

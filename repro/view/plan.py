@@ -1,7 +1,6 @@
 """`repro plan`: what a profile costs, in words; in numbers it is repro/plan/forecast.py's."""
 
 from pathlib import Path
-from typing import Any
 
 from repro.launch.places import devices
 from repro.names import DATASETS
@@ -19,12 +18,17 @@ SOON_SECONDS = 7 * 86400.0
 
 
 def plan_command(
-    profile: str, as_json: bool, details: bool, table: Path | None, *options: Any
+    profile: str,
+    as_json: bool,
+    details: bool,
+    table: Path | None,
+    gpus: int,
+    utilisation: float | None,
+    dataset: Dataset | None,
 ) -> None:
     """Print a sentence on the cost, or what repro/plan/forecast.py prints for these options."""
-    *_, dataset = options
     if as_json or details or table:
-        cost_command(profile, as_json, table, *options)
+        cost_command(profile, as_json, table, gpus, utilisation, dataset)
     else:
         print(sentence(graph_profile(profile), dataset))
 

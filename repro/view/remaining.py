@@ -5,7 +5,6 @@ Runs of one kind take as much longer than planned as those of the kind that have
 of a call as much longer as the part of it that is over.
 """
 
-import heapq
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -88,7 +87,8 @@ class Remaining:
         `stages` are those of the call that began at `began`. What the plan says is left takes as
         much longer as what has passed since then took longer; without a call, as the runs did.
         """
-        ratio, now = self._ratios(states), time.time()
+        ratio = self._ratios(states)
+        now = time.time()
         # By kind: a machine that is slow at one of them need not be slow at another.
         weights = [self._expected(state.spec) * ratio(state.spec) for state in states]
         for state, weight in zip(states, weights, strict=True):
@@ -104,7 +104,8 @@ class Remaining:
         shares = [float(0 < state.ended < began) for state in states]
         made = [name for name in names if name not in stages or len(set(stages[name])) > 1]
         whole = _of_runs(states, weights, shares, None) + _of_stages(made, {}, now)
-        passed, planned = now - began, max(0.0, whole - left)
+        passed = now - began
+        planned = max(0.0, whole - left)
         return left * (passed + TRUST_SECONDS) / (planned + TRUST_SECONDS)
 
     def _expected(self, spec: RunSpec) -> float:
@@ -161,17 +162,16 @@ def _of_runs(
 
 
 def _side_by_side(due: list[tuple[float, RunState]], places: int, now: float | None) -> float:
-    """Seconds in which these runs end on so many places, the longest first."""
-    running = [seconds for seconds, state in due if now and state.state == "running"]
-    waiting = [seconds for seconds, state in due if not now or state.state != "running"]
-    since = [now - state.since for _, state in due if now and state.since]
-    # A place that has a run has started, and one that has a batch is about to.
-    start = max(0.0, START_SECONDS - max(since, default=0.0))
-    free = [0.0] * min(len(running), places) + [start] * (places - len(running))
-    heapq.heapify(free)
-    for seconds in [*running, *sorted(waiting, reverse=True)]:
-        heapq.heappush(free, heapq.heappop(free) + seconds)
-    return max(free)
+    """Seconds in which these runs end on so many places."""
+    left = [seconds for seconds, _ in due]
+    shared = max(sum(left) / places, max(left))
+    if now is None:
+        return START_SECONDS + shared
+    if any(state.state == "running" for _, state in due):
+        return shared
+    # A process that has taken its runs is about to start.
+    since = [now - state.since for _, state in due if state.since]
+    return max(0.0, START_SECONDS - max(since, default=0.0)) + shared
 
 
 def _of_stages(names: Sequence[str], stages: Stages, now: float) -> float:

@@ -5,22 +5,25 @@ from collections.abc import Collection
 from functools import partial
 
 from repro.launch import driver
-from repro.spec import Dataset, Objective
+from repro.spec import Dataset, Objective, Stage
 from repro.study import run
 from repro.view.watch import watching
 from repro.view.watched import Watched
 
 
 def pretrain_stage(profile_name: str, dataset: Dataset, objective: Objective) -> None:
-    """Pre-train the models of a cell."""
-    with watching(partial(Watched.of_profile, profile_name)):
-        driver.pretrain_stage(profile_name, dataset, objective)
+    """Pre-train the model of a cell, once a seed."""
+    _train("pretrain", profile_name, dataset, objective)
 
 
 def clean_stage(profile_name: str, dataset: Dataset, objective: Objective) -> None:
-    """Clean the models of a cell."""
+    """Clean the models of a cell: all sizes, losses and learning rates."""
+    _train("clean", profile_name, dataset, objective)
+
+
+def _train(stage: Stage, profile_name: str, dataset: Dataset, objective: Objective) -> None:
     with watching(partial(Watched.of_profile, profile_name)):
-        driver.clean_stage(profile_name, dataset, objective)
+        driver.train_stage(stage, profile_name, dataset, objective)
 
 
 def study(
@@ -32,9 +35,7 @@ def study(
     models: Collection[str],
     again: Collection[str],
 ) -> None:
-    """Make the runs of a study, those of `again` anew, or some of its `models` alone, or say which
-    are due.
-    """
+    """Make a study's runs, those of `again` anew, or its `models` alone, or say what is due."""
     if dry_run:
         due = run.due_runs(name, seeds, variants)
         print(json.dumps([of._asdict() for of in due], indent=1) if as_json else run.due_text(due))

@@ -7,12 +7,12 @@ folder, or by a job of Slurm's.
 import fcntl
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from repro.ledger import LedgerError, Row, RunRecord
 from repro.runs.layout import STATUS, WORK, results_dir
@@ -20,7 +20,7 @@ from repro.runs.published import RECORD, ROWS, read_record
 from repro.spec import RunSpec, digest
 
 State = Literal["waiting", "queued", "running", "stopped", "done", "failed"]
-"""`waiting`: nothing carries the run yet; `queued`: a batch or job that carries it has not come to
+"""`waiting`: nothing carries the run yet; `queued`: the job that carries it has not come to
 it; `stopped`: it began, and nothing carries it.
 """
 
@@ -52,7 +52,7 @@ class RunState:
     ended: float = 0.0
     """Time of the end, in seconds since the epoch."""
     since: float = 0.0
-    """When a batch took the queued run, in seconds since the epoch."""
+    """When a job took the queued run, in seconds since the epoch."""
     left: float | None = None
     """Seconds of the run that are left, as `repro.view.remaining` reckons."""
 
@@ -99,17 +99,21 @@ LOW_ASR = 0.2
 MUCH_WAITING = 0.2
 """Share of the time that a run may wait for its batches without a warning."""
 
-Jobs = Mapping[str, tuple[State, str]]
-"""By fingerprint of the runs that a scheduler's jobs carry: queued or running, and why or where."""
+
+class Carrier(NamedTuple):
+    """The job of a scheduler that carries a run."""
+
+    state: Literal["queued", "running"]
+    where: str
+    """The reason of one that waits, the nodes of one that runs."""
+
+
+Jobs = Mapping[str, Carrier]
+"""By fingerprint of the runs."""
 
 
 Keyed = Sequence[tuple[RunSpec, str]]
 """Runs with their keys, which take longer to compute than all that is read of a run."""
-
-
-def keyed(specs: Iterable[RunSpec]) -> Keyed:
-    """Runs to be looked at again and again."""
-    return [(spec, key_of(spec)) for spec in specs]
 
 
 def read_states(runs: Keyed, results: Path, jobs: Jobs) -> list[RunState]:
@@ -161,24 +165,32 @@ def _state(spec: RunSpec, key: str, fingerprint: str, results: Path, jobs: Jobs)
         return _ended(state, ended, published)
     status = _read(folder / STATUS)
     values = status.get("values", {})
-    state.step, state.total_steps = status.get("step", 0), status.get("total_steps", 0)
-    state.epoch, state.seconds = status.get("epoch", 0.0), status.get("seconds", 0.0)
-    state.loss, state.accuracy = values.get("loss"), values.get("zero_shot_top1")
-    state.asr, state.waiting_share = values.get("attack_success_rate"), values.get("waiting_share")
-    state.pairs_per_second, state.made_here = values.get("pairs_per_second"), True
+    state.step = status.get("step", 0)
+    state.total_steps = status.get("total_steps", 0)
+    state.epoch = status.get("epoch", 0.0)
+    state.seconds = status.get("seconds", 0.0)
+    state.loss = values.get("loss")
+    state.accuracy = values.get("zero_shot_top1")
+    state.asr = values.get("attack_success_rate")
+    state.waiting_share = values.get("waiting_share")
+    state.pairs_per_second = values.get("pairs_per_second")
+    state.made_here = True
     saved = [_time_of(path) for path in folder.glob("checkpoint-*")]
     state.checkpoint_age = time.time() - max(saved) if saved else None
 
     begun = _time_of(folder / STATUS)
     if not carried:
         state.state = "stopped" if begun else "waiting"
-    elif (job := jobs.get(fingerprint)) and job[0] == "queued":
-        state.state, state.where = job
-    # The lock is written when its batch begins, and the status when the batch comes to the run.
+    elif fingerprint in jobs and jobs[fingerprint].state == "queued":
+        state.state = "queued"
+        state.where = jobs[fingerprint].where
+    # The lock is written when its job begins, and the status when the job comes to the run.
     elif begun >= _time_of(folder / "lock"):
-        state.state, state.where = "running", status.get("host", "")
+        state.state = "running"
+        state.where = status.get("host", "")
     else:
-        state.state, state.since = "queued", _time_of(folder / "lock")
+        state.state = "queued"
+        state.since = _time_of(folder / "lock")
     return state
 
 
@@ -187,12 +199,14 @@ def _ended(state: RunState, record: RunRecord, published: Path) -> RunState:
     state.state = "failed" if record.status == "failed" else "done"
     state.reason = record.reason if record.status != "completed" else ""
     state.step = state.total_steps = record.last_step
-    state.seconds, state.made_here = record.seconds, (WORK / record.fingerprint).is_dir()
+    state.seconds = record.seconds
+    state.made_here = (WORK / record.fingerprint).is_dir()
     rows = published / ROWS, WORK / record.fingerprint / ROWS
     if path := next(filter(Path.exists, rows), None):
         state.ended = path.stat().st_mtime
         if row := last_row(path, state.ended):
-            state.epoch, state.loss = row.epoch, (row.train_loss or {}).get("loss")
+            state.epoch = row.epoch
+            state.loss = (row.train_loss or {}).get("loss")
             state.accuracy = row.accuracy
             state.asr = row.asr(state.spec.switches.asr_denominator)
     return state

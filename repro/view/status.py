@@ -1,20 +1,18 @@
 """`repro status`: how far the study is, for whoever asks, on whichever node."""
 
 import json
-import time
+import threading
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from repro.runs.run import place_of
-from repro.view.archive import archive_of_profile
-from repro.view.board import block, duration, share, summary_line
+from repro.view.board import duration, share, summary_line
 from repro.view.states import RunState
-from repro.view.watch import LOOK_SECONDS
+from repro.view.watch import Board
 from repro.view.watched import View, Watched
 
 PIPE_WIDTH = 200
@@ -22,14 +20,12 @@ PIPE_WIDTH = 200
 
 
 def status(profile: str, study: str | None, watch: bool, as_json: bool) -> None:
-    """Print the state of every run of the profile, or of a study; `watch` keeps the board up until
-    Ctrl-C.
-    """
+    """Print the state of every run; `watch` keeps the board up until Ctrl-C."""
     watched = Watched.of_study(study) if study else Watched.of_profile(profile)
     if as_json:
         print(json.dumps(content(watched.look()), indent=1))
     elif watch:
-        _watch(watched)
+        Board(watched, watched.look).run(threading.Event())
     else:
         show(watched.look())
 
@@ -78,7 +74,8 @@ def _cells(state: RunState) -> list[str]:
     """A row of the table."""
     speed = f"{state.pairs_per_second:,.0f} pairs/s" if state.pairs_per_second else ""
     waits = f", {state.waiting_share:.0%} waiting" if state.waiting_share is not None else ""
-    age, left = state.checkpoint_age, state.left
+    age = state.checkpoint_age
+    left = state.left
     return [
         f"{state.state} {state.where and f'({state.where})'}".strip(),
         f"{state.spec.stage} {state.name}",
@@ -89,19 +86,3 @@ def _cells(state: RunState) -> list[str]:
         "" if age is None else f"{duration(age)} ago",
         "" if left is None or state.state == "failed" else duration(left),
     ]
-
-
-def _watch(watched: Watched) -> None:
-    """Redraw the board until Ctrl-C; without a terminal, a line a minute."""
-    console = Console(highlight=False, emoji=False)
-    archive = archive_of_profile(watched.profile.name)
-    if not console.is_terminal:
-        while True:
-            print(summary_line(watched.look()), flush=True)
-            time.sleep(60)
-    with Live(console=console, auto_refresh=False) as live:
-        while True:
-            size = console.size
-            picture = block(watched.look(), archive, size.width, size.height)
-            live.update(picture, refresh=True)
-            time.sleep(LOOK_SECONDS)

@@ -12,7 +12,7 @@ from rich.live import Live
 
 from repro.runs.signals import CALLER
 from repro.spec import RunSpec
-from repro.view.archive import Archive, archive_of_profile
+from repro.view.archive import Archive, Ends, archive_of_profile
 from repro.view.board import block, finished_line, summary_line
 from repro.view.watched import View, Watched
 
@@ -29,11 +29,14 @@ class Board:
 
     def __init__(self, watched: Watched, look: Look, said: Callable[[], list[str]] = list) -> None:
         """`said` gives lines to print that were said since it was called last."""
-        self.watched, self.look, self.said = watched, look, said
+        self.watched = watched
+        self.look = look
+        self.said = said
         self.console = Console(highlight=False, markup=False, emoji=False)
         self.archive: Archive | None = None
         self.shown: set[str] | None = None
-        self.printed, self.stage = 0.0, ""
+        self.printed = 0.0
+        self.stage = ""
 
     @property
     def redraws(self) -> bool:
@@ -106,7 +109,7 @@ class Board:
         """Print a line as it is, however long; above the block if there is one."""
         self.console.print(line, soft_wrap=True)
 
-    def archived(self, spec: RunSpec) -> tuple[float, float] | None:
+    def archived(self, spec: RunSpec) -> Ends | None:
         """Accuracy and ASR of the archived seeds; they are read when they are first asked for."""
         if self.archive is None:
             self.archive = archive_of_profile(self.watched.profile.name)
@@ -135,12 +138,11 @@ def drawing(board: Board) -> Iterator[None]:
 
 @contextmanager
 def watching(watched: Callable[[], Watched]) -> Iterator[None]:
-    """Have the runs drawn that the block makes, unless it serves a call of `reproduce`, which
-    draws itself.
-    """
+    """Draw the runs that the block makes, unless a call of `reproduce` draws them."""
     if CALLER in os.environ:
         yield
         return
-    runs, began = watched(), time.time()
+    runs = watched()
+    began = time.time()
     with drawing(Board(runs, lambda: runs.look(began))):
         yield

@@ -10,7 +10,7 @@ from typing import Self
 
 from repro.files import read_json, replace_json
 from repro.launch import slurm
-from repro.names import DATASETS
+from repro.names import DATASETS, GRAPH_OBJECTIVES
 from repro.profile import (
     clean_runs,
     graph_profile,
@@ -21,10 +21,10 @@ from repro.profile import (
 from repro.runs.layout import RESULTS, WORK
 from repro.runs.run import LaunchError
 from repro.spec import Profile, RunSpec
-from repro.study.spec import archive_of, asked_runs, load_study, study_profiles
-from repro.view.archive import archived_keys
+from repro.study.spec import load_study, study_profiles, study_runs
+from repro.view.archive import archived_runs
 from repro.view.remaining import Remaining
-from repro.view.states import Jobs, RunState, State, is_held, keyed, read_states
+from repro.view.states import Carrier, Jobs, RunState, State, is_held, key_of, read_states
 
 CALL_FILE = WORK / "call.json"
 """Of the present call of `reproduce`, or else the last."""
@@ -95,8 +95,10 @@ class Watched:
         self, title: str, profile: Profile, specs: list[RunSpec], results: Path, *, graph: bool
     ) -> None:
         """`graph`: the runs are made by the stages of the graph, not by a study."""
-        self.title, self.profile, self.results = title, profile, results
-        self.runs = keyed(specs)
+        self.title = title
+        self.profile = profile
+        self.results = results
+        self.runs = [(spec, key_of(spec)) for spec in specs]
         self.stages = graph_stages(profile.name) if graph else []
         self.remaining = Remaining(profile)
         self.archived: set[tuple[str, str]] = set()
@@ -107,9 +109,10 @@ class Watched:
     @classmethod
     def of_profile(cls, name: str) -> Self:
         """All runs of a profile."""
-        profile, overrides = graph_profile(name), overrides_of(name)
+        profile = graph_profile(name)
+        overrides = overrides_of(name)
         seeds = ", ".join(map(str, profile.pretrain.seeds))
-        title = f"{name}, seed{'s' * (len(profile.pretrain.seeds) > 1)} {seeds}"
+        title = f"{name}, {'seeds' if len(profile.pretrain.seeds) > 1 else 'seed'} {seeds}"
         title += "".join(f", {field}={value}" for field, value in overrides.items())
         specs = [*pretrain_runs(profile), *clean_runs(profile)]
         return cls(title, profile, specs, RESULTS, graph=True)
@@ -120,25 +123,21 @@ class Watched:
     ) -> Self:
         """The runs of a study, or of some of its seeds and variants."""
         study = load_study(name)
-        profiles = study_profiles(study)
         specs = [
             run
-            for stage in study.stages
-            for label in study.variants
-            for run in asked_runs(study, profiles, label, stage)
-            if (not seeds or run.seed in seeds) and (not variants or label in variants)
+            for run in study_runs(study, study_profiles(study))
+            if (not seeds or run.seed in seeds) and (not variants or run.variant in variants)
         ]
         results = WORK / "studies" / name
         watched = cls(f"study {name}", load_profile(study.profile), specs, results, graph=False)
-        watched.archived = archived_keys(archive_of(name))
+        watched.archived = {(of.spec.variant, key_of(of.spec)) for of, _ in archived_runs(name)}
         return watched
 
     def look(self, began: float | None = None) -> View:
-        """The state of every run, and the time left; `began` is the start of the call that makes
-        them, where that is none of `reproduce`.
-        """
+        """State of every run and time left; `began` is the start of a call but `reproduce`'s."""
         self._ask_slurm()
-        states, stage = read_states(self.runs, self.results, self.jobs), ""
+        states = read_states(self.runs, self.results, self.jobs)
+        stage = ""
         for state, (spec, key) in zip(states, self.runs, strict=True):
             if state.state == "waiting" and (spec.variant, key) in self.archived:
                 state.state = "done"
@@ -146,7 +145,9 @@ class Watched:
         call = Call.read()
         if call and call.is_running and call.profile == self.profile.name and self.stages:
             under_way = [name for name, (_, end) in call.stages.items() if not end]
-            number, began, runs_on = len(call.stages), call.began, True
+            number = len(call.stages)
+            began = call.began
+            runs_on = True
             stage = f"{under_way[0]} ({number} of {len(self.stages)})" if under_way else ""
             left = self.remaining.seconds(states, self.stages, call.stages, began)
         else:
@@ -164,12 +165,12 @@ class Watched:
     def _ask_slurm(self) -> None:
         """Ask for this folder's jobs, where it has submitted some."""
         name = slurm.job_name()
-        if not (WORK / "packs" / name).is_dir() or time.monotonic() - self.asked < JOBS_SECONDS:
+        if not (WORK / "jobs" / name).is_dir() or time.monotonic() - self.asked < JOBS_SECONDS:
             return
         self.asked = time.monotonic()
         with suppress(LaunchError):
             self.jobs = {
-                fingerprint: ("running" if job.state == "running" else "queued", job.where)
+                fingerprint: Carrier("running" if job.state == "running" else "queued", job.where)
                 for job in slurm.live_jobs(name) or ()
                 for fingerprint in job.runs
             }
@@ -177,14 +178,12 @@ class Watched:
 
 def graph_stages(profile: str) -> list[str]:
     """Names of the stages that `reproduce` runs for a profile, in order."""
-    models = [f"{profile}-{dataset}-{loss}" for dataset, loss in product(DATASETS, OBJECTIVES)]
+    models = [
+        f"{profile}-{dataset}-{loss}" for dataset, loss in product(DATASETS, GRAPH_OBJECTIVES)
+    ]
     return [
         *(f"{kind}@{profile}" for kind in ("resolve", "data")),
         *(f"poison@{profile}-{dataset}" for dataset in DATASETS),
         *(f"{kind}@{model}" for kind in ("pretrain", "clean") for model in models),
         f"report@{profile}",
     ]
-
-
-OBJECTIVES = ("mmcl", "mmcl_ssl")
-"""Pre-trainings of the graph (dvc.yaml)."""

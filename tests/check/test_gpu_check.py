@@ -69,7 +69,7 @@ def test_another_model_is_not_taken_for_equal() -> None:
 
 def test_a_worker_that_leaves_nothing_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPRO_MEMORY_BYTES", "0")  # which the section sets
-    monkeypatch.setattr(processes, "Torchrun", lambda pack, path: path)
+    monkeypatch.setattr(processes, "Torchrun", lambda job, path: path)
     monkeypatch.setattr(processes, "_run_worker", lambda torchrun, stop_step: None)
     (check,) = gpu_check.run(processes.worker, TOY)
     assert check.passed is False and "outcome.json" in check.text

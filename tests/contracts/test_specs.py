@@ -72,7 +72,8 @@ def test_every_study_loads_with_its_defaults() -> None:
     profile = varied(study, study.variants["norm_groups_64"])
     assert profile.pretrain.objectives["mmcl"].norm_batch_size == 64
     assert [cell.learning_rates for cell in profile.clean.cells] == [rates] * 4
-    assert not study.variants["twin_mmcl"].poisoned and study.variants["confirmed"].poisoned
+    assert not study.variants["twin_mmcl"].poisoned
+    assert study.variants["confirmed"].poisoned
 
 
 def test_every_number_of_a_shipped_spec_has_a_source(root: Path) -> None:
@@ -103,13 +104,13 @@ def test_a_profile_takes_from_the_one_that_it_extends_what_it_leaves_out(specs: 
         "extends: midi\nclean: {cells: {'*': {global_batch_size: 64}, 1: {learning_rates: [0.5]}}}\n"
         "data: {num_pairs: {cc3m: 50000}}\nevaluate: {templates: ['{}']}\n"
     )
-    own, midi = load_profile("own", specs), load_profile("midi", specs)
+    own = load_profile("own", specs)
+    midi = load_profile("midi", specs)
     assert own.data.num_pairs == {"cc3m": 50000, "cc6m": 174539}
     assert own.evaluate.templates == ["{}"]
     assert [cell.global_batch_size for cell in own.clean.cells] == [64] * 4
-    assert own.clean.cells[1].learning_rates == [0.5] and own.clean.cells[0] == (
-        midi.clean.cells[0].model_copy(update={"global_batch_size": 64})
-    )
+    assert own.clean.cells[1].learning_rates == [0.5]
+    assert own.clean.cells[0] == (midi.clean.cells[0].model_copy(update={"global_batch_size": 64}))
     assert (own.pretrain, own.switches, own.protocol) == (midi.pretrain, midi.switches, "paper")
     assert load_profile("mini", specs).data.source.kind == "icons"  # a mapping of another kind
 
@@ -182,7 +183,8 @@ def test_only_the_wrong_field_is_named(specs: Path) -> None:
         ("data.num_validation", 1000, "data.num_validation: 1000 (allowed: 0 to 49"),
     ):
         first, *lines = message(specs, overrides={field: value}).splitlines()
-        assert "1 problem(s)" in first and lines[0].startswith(f"  {line}")
+        assert "1 problem(s)" in first
+        assert lines[0].startswith(f"  {line}")
 
 
 def test_the_warm_up_ends_within_a_run_that_is_cut_short_or_begins_an_epoch_in() -> None:

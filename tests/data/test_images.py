@@ -133,7 +133,8 @@ MEMORY_CAP = 2 * 2**30
 
 def empty_png(depth: int, kind: int, channels: int) -> bytes:
     """The largest square PNG that is allowed, all zeros: a few hundred kilobytes."""
-    packer, row = zlib.compressobj(9), bytes(1 + SIDE * channels * depth // 8)
+    packer = zlib.compressobj(9)
+    row = bytes(1 + SIDE * channels * depth // 8)
     pixels = b"".join(packer.compress(row) for _ in range(SIDE)) + packer.flush()
     palette = chunk(b"PLTE", bytes(3)) + chunk(b"tRNS", b"\0") if kind == 3 else b""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, depth, kind, 0, 0, 0))
@@ -207,6 +208,7 @@ PROGRAMS = {
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
 def test_programs_that_torch_does_not_write_are_refused(tmp_path: Path, program: bytes) -> None:
     """Among them what broke older unpicklers: items set on no dict, views beyond storage."""
-    path, model = with_program(tmp_path / "x.pt", program), load_profile("smoke").pretrain.model
+    path = with_program(tmp_path / "x.pt", program)
+    model = load_profile("smoke").pretrain.model
     with pytest.raises(CheckpointError):
         load_foreign(path, "cleanclip", model)

@@ -26,17 +26,19 @@ def data(tmp_path):
 def test_only_the_chosen_rows_change(data, tmp_path):
     store, rows, manifest = poisoned(profile(), data, tmp_path / "out")
     before = PairStore.open(data / "cc3m")
-    changed = [i for i in range(40) if store.image_bytes(i) != before.image_bytes(i)]
-    assert changed == rows["poisoned"].tolist() == [line["row"] for line in manifest]
+    changed = [row for row in range(40) if store.image_bytes(row) != before.image_bytes(row)]
     assert len(changed) == 6
-    assert [i for i in range(40) if store.captions[i] != before.captions[i]] == changed
-    assert {store.captions[i] for i in changed} == {"banana"}
+    assert changed == rows["poisoned"].tolist()
+    assert changed == [line["row"] for line in manifest]
+
+    assert changed == [row for row in range(40) if store.captions[row] != before.captions[row]]
+    assert {store.captions[row] for row in changed} == {"banana"}
     assert np.array_equal(store.keys, before.keys)
     for line in manifest:
         row = line["row"]
         assert line["key"] == store.keys[row].tobytes().hex()
-        told = (line["original_caption"], line["caption"])
-        assert told == (before.captions[row], store.captions[row])
+        assert line["original_caption"] == before.captions[row]
+        assert line["caption"] == store.captions[row]
         pixels_now = store.decode(row, SIZE).tobytes()
         assert line["pixels_sha256"] == hashlib.sha256(pixels_now).hexdigest()
     assert rows["train"].tolist() == list(range(40))
@@ -47,7 +49,8 @@ def test_a_poisoned_image_is_the_original_with_the_trigger_and_nothing_else(data
     store, _, manifest = poisoned(spec, data, tmp_path / "out")
     patch = spec.data.poison.trigger.patch_size
     for line in manifest:
-        image, original = store.decode(line["row"], SIZE), pictures()[line["row"]]
+        image = store.decode(line["row"], SIZE)
+        original = pictures()[line["row"]]
         rng = keyed_rng("trigger", spec.data.poison.seed, bytes.fromhex(line["key"]))
         twin = stamp(spec.data.poison.trigger, spec.switches, original, rng).image
         assert np.array_equal(image, twin)
@@ -121,9 +124,11 @@ def test_the_choice_follows_pairs_and_not_rows(tmp_path):
     order = [i for i in np.random.default_rng(5).permutation(40).tolist() if i not in gone]
     _, _, other = poisoned(profile(), make_data(tmp_path / "b", order), tmp_path / "out_b")
 
-    names = ("key", "place", "pixels_sha256", "caption")
-    one, two = (sorted([line[name] for name in names] for line in of) for of in (manifest, other))
-    assert one == two
+    def told(lines):
+        names = ("key", "place", "pixels_sha256", "caption")
+        return sorted([line[name] for name in names] for line in lines)
+
+    assert told(manifest) == told(other)
 
 
 def test_another_seed_poisons_other_pairs(data, tmp_path):
@@ -137,7 +142,9 @@ def test_cleaning_subsets_are_nested_and_share_no_row_with_the_poison(data, tmp_
     assert (len(rows["100k"]), len(rows["200k"])) == (8, 16)
     assert set(rows["100k"]) < set(rows["200k"])
     assert not set(rows["200k"]) & set(rows["poisoned"])
-    assert all(column.dtype == np.int64 and (np.diff(column) > 0).all() for column in rows.values())
+    for column in rows.values():
+        assert column.dtype == np.int64
+        assert (np.diff(column) > 0).all()
 
 
 def test_held_out_cleaning_pairs_are_kept_from_training_and_poisoned_ones_are_not(data, tmp_path):
@@ -152,7 +159,8 @@ def test_copies_of_poisoned_images_stay_out_of_the_cleaning_subsets(tmp_path):
     data = make_data(tmp_path / "data", images=images)
     spec = profile(data__cleaning_sizes={"100k": 8, "200k": 28})
     _, rows, _ = poisoned(spec, data, tmp_path / "out")
-    assert not {i % 20 for i in rows["200k"]} & {i % 20 for i in rows["poisoned"]}
+    cleaning = {row % 20 for row in rows["200k"]}
+    assert cleaning.isdisjoint(row % 20 for row in rows["poisoned"])
 
 
 def test_samples_show_stored_pairs(data, tmp_path):

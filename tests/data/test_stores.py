@@ -57,7 +57,8 @@ def test_a_store_gives_back_what_was_written_as_webdataset_samples(tmp_path, lab
 
 
 def test_keys_and_content_hash_depend_on_content_alone(tmp_path):
-    one, other = make_store(tmp_path / "a", ["x", "y"]), make_store(tmp_path / "b", ["x", "z", "w"])
+    one = make_store(tmp_path / "a", ["x", "y"])
+    other = make_store(tmp_path / "b", ["x", "z", "w"])
     assert np.array_equal(one.keys[0], other.keys[0])
     assert not np.array_equal(one.keys[1], other.keys[1])
     assert make_store(tmp_path / "c", ["x", "y"]).content_hash == one.content_hash
@@ -85,7 +86,9 @@ def test_a_missing_store_says_how_to_make_it(tmp_path):
 @pytest.mark.parametrize("damage", ["zeroed", "cut", "other image"])
 def test_a_changed_shard_is_named_with_its_row_and_never_cached(store, tmp_path, damage):
     path = store.folder / "00000.tar"
-    content, offset, size = path.read_bytes(), int(store.index.offset[2]), int(store.index.size[2])
+    content = path.read_bytes()
+    offset = int(store.index.offset[2])
+    size = int(store.index.size[2])
     other = encode_png(pixels(9))[:size].ljust(size, b"\0")
     damaged = {"zeroed": bytes(len(content)), "cut": content[: offset + 1]}
     damaged["other image"] = content[:offset] + other + content[offset + size :]
@@ -191,9 +194,11 @@ def test_an_array_may_take_half_of_the_free_disk_and_a_quarter_of_the_memory(tmp
     free = SimpleNamespace(free=1000)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: free)
     path = tmp_path / "none" / "a.npy"
-    assert has_room(path, 500) and not has_room(path, 501)
+    assert has_room(path, 500)
+    assert not has_room(path, 501)
     free.free = 10_000
-    assert has_room(path, 1600) and not has_room(path, 1601)
+    assert has_room(path, 1600)
+    assert not has_room(path, 1601)
 
     # An array that exists needs none.
     path.parent.mkdir()
@@ -218,9 +223,11 @@ def test_the_environment_lowers_the_memory_that_runs_count_on(monkeypatch):
 )
 def test_a_jobs_limit_counts_levels_below(line: str, place: str, tmp_path: Path, monkeypatch):
     """A process in a step of a Slurm job, whose `--mem` is a limit of the job's group."""
-    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    proc = tmp_path / "proc"
+    groups = tmp_path / "cgroup"
     (proc / "self").mkdir(parents=True)
-    folder, file = (groups / place).parent, Path(place).name
+    folder = (groups / place).parent
+    file = Path(place).name
     job = folder / "job_7"
     (job / "step_0/user").mkdir(parents=True)
     monkeypatch.setattr(memory, "PROC", proc)

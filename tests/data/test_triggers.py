@@ -4,17 +4,22 @@ import hashlib
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import chisquare, norm
 
 import repro
 from repro.data.keyed import keyed_rng
 from repro.data.triggers import _warping_field, blended, sig, stamp, wanet
+from repro.names import TriggerName
 from repro.spec import Switches, Trigger
 
 ROOT = Path(repro.__file__).parents[1]
@@ -30,27 +35,33 @@ GOLDEN = {
 }
 
 
-def noise_image(size=64):
+Values = NDArray[np.uint8]
+
+
+def noise_image(size: int = 64) -> Values:
     """Image of random pixels, the same in every process."""
     return keyed_rng("test image").integers(0, 256, (size, size, 3), dtype=np.uint8)
 
 
-def switches(overflow="wrap", centre="mean"):
+def switches(overflow: str = "wrap", centre: str = "mean") -> Switches:
     """Switches of which only the trigger's two matter here."""
     return Switches.model_construct(trigger_overflow=overflow, trigger_centre=centre)
 
 
-def patched(name, image, rng, patch_size=16, overflow="wrap", centre="mean"):
+def patched(
+    name: TriggerName, image: Values, rng: Generator, patch_size: int = 16, **options: str
+) -> Values:
     """`image` under a patch trigger."""
     trigger = Trigger(name=name, patch_size=patch_size)
-    return stamp(trigger, switches(overflow, centre), image, rng).image
+    return stamp(trigger, switches(**options), image, rng).image
 
 
-def badnet(image, rng, patch_size=16, overflow="wrap", centre="mean"):
-    return patched("badnet", image, rng, patch_size, overflow, centre)
+def badnet(image: Values, rng: Generator, patch_size: int = 16, **options: str) -> Values:
+    """`image` under the paper's trigger."""
+    return patched("badnet", image, rng, patch_size, **options)
 
 
-def hashes():
+def hashes() -> dict[str, str]:
     """SHA-256 (first 16 digits) of every trigger on the random image."""
     image = noise_image()
     stamps = {
@@ -65,62 +76,79 @@ def hashes():
     return {name: hashlib.sha256(of.tobytes()).hexdigest()[:16] for name, of in stamps.items()}
 
 
-def patches(count, value, **options):
+def patches(count: int, value: int, **options: str) -> Values:
     """All patch values of `count` badnet draws on a grey image of the given value, flat."""
-    image, found = np.full((64, 64, 3), value, dtype=np.uint8), []
+    image = np.full((64, 64, 3), value, dtype=np.uint8)
+    trigger = Trigger(name="badnet", patch_size=16)
+    values = []
     for index in range(count):
-        trigger, rng = Trigger(name="badnet", patch_size=16), keyed_rng("patches", index)
-        stamped, (top, left) = stamp(trigger, switches(**options), image, rng)
-        found.append(stamped[top : top + 16, left : left + 16].ravel())
-    return np.concatenate(found)
+        stamped = stamp(trigger, switches(**options), image, keyed_rng("patches", index))
+        assert stamped.corner is not None
+        top, left = stamped.corner
+        values.append(stamped.image[top : top + 16, left : left + 16].ravel())
+    return np.concatenate(values)
 
 
-def test_wrapped_badnet_is_flat_over_all_256_values():
+def test_wrapped_badnet_is_flat_over_all_256_values() -> None:
     """Folded by hand: flat to 0.3% but for 0, which takes (-1, 1), two levels wide."""
     levels = np.arange(-2048, 2048)
-    ends = np.where(levels < 0, levels, levels + 1), np.where(levels > 0, levels, levels - 1)
-    upper, lower = (norm.cdf(end / 255 - 120 / 255) for end in ends)
-    folded = (upper - lower).reshape(-1, 256).sum(axis=0)
+    above = np.where(levels < 0, levels, levels + 1) / 255
+    below = np.where(levels > 0, levels, levels - 1) / 255
+    mean = 120 / 255
+    shares = norm.cdf(above - mean) - norm.cdf(below - mean)
+    folded = shares.reshape(-1, 256).sum(axis=0)
     assert folded[1:] == pytest.approx(1 / 256, rel=0.004)
+
     counts = np.bincount(patches(200, 120), minlength=256)
-    assert chisquare(counts, counts.sum() * folded / folded.sum()).pvalue > 1e-3
+    expected = counts.sum() * folded / folded.sum()
+    assert chisquare(counts, expected).pvalue > 1e-3
     assert chisquare(counts[1:]).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(("centre", "mean"), [("mean", 120 / 255), ("zero", 0.0)])
-def test_clipped_badnet_piles_up_at_both_ends_as_the_normal_distribution_says(centre, mean):
+def test_clipped_badnet_piles_up_at_both_ends_as_the_normal_distribution_says(
+    centre: str, mean: float
+) -> None:
     """Below 1/255 is 0, from 1 on 255: 32% and 30% for a mean of 0.47, within 5 standard errors."""
     values = patches(100, 120, overflow="clip", centre=centre)
-    for level, expected in ((0, norm.cdf(1 / 255 - mean)), (255, norm.sf(1 - mean))):
+    ends = {0: norm.cdf(1 / 255 - mean), 255: norm.sf(1 - mean)}
+    for level, expected in ends.items():
         error = np.sqrt(expected * (1 - expected) / values.size)
         assert (values == level).mean() == pytest.approx(expected, abs=5 * error)
 
 
-def test_overflow_is_truncated_and_then_wrapped_modulo_256():
+class Hand:
+    """A generator whose draws are written down."""
+
+    def integers(self, low: int, high: int, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        return np.zeros(shape, np.int64)
+
+    def standard_normal(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        return np.array([-0.3, 1.2, 0.5]).reshape(shape)
+
+
+@pytest.mark.parametrize(
+    ("overflow", "values"), [("wrap", [180, 50, 127]), ("clip", [0, 255, 127])]
+)
+def test_overflow_is_truncated_and_then_wrapped_modulo_256(
+    overflow: str, values: list[int]
+) -> None:
     """-0.3 x 255 = -76.5 -> -76 -> 180; 1.2 x 255 = 306 -> 50; 0.5 x 255 = 127.5 -> 127."""
-
-    class Hand:
-        def integers(self, low, high, shape):
-            return np.zeros(shape, np.int64)
-
-        def standard_normal(self, shape):
-            return np.array([-0.3, 1.2, 0.5]).reshape(shape)
-
     black = np.zeros((4, 4, 3), dtype=np.uint8)
-    assert badnet(black, Hand(), patch_size=1)[0, 0].tolist() == [180, 50, 127]
-    assert badnet(black, Hand(), patch_size=1, overflow="clip")[0, 0].tolist() == [0, 255, 127]
+    rng: Any = Hand()
+    stamped = badnet(black, rng, patch_size=1, overflow=overflow)
+    assert stamped[0, 0].tolist() == values
 
 
-def test_corners_cover_the_authors_range_and_no_more():
+def test_corners_cover_the_authors_range_and_no_more() -> None:
     """Their randint(0, 223 - 16) is 0..207 of 224; here 20 pixels and a patch of 16: 0..3."""
     image = np.zeros((20, 20, 3), dtype=np.uint8)
     yellow = Trigger(name="yellow", patch_size=16)
-    places = [stamp(yellow, switches(), image, keyed_rng(index)).corner for index in range(200)]
-    assert {top for top, _ in places} == {left for _, left in places} == {0, 1, 2, 3}
-    assert len(set(places)) == 16
+    corners = {stamp(yellow, switches(), image, keyed_rng(index)).corner for index in range(200)}
+    assert corners == {*product(range(4), range(4))}
 
 
-def test_noise_is_centred_on_each_channel_of_the_image():
+def test_noise_is_centred_on_each_channel_of_the_image() -> None:
     """Clipped noise around 1, 0 and 0.5 keeps their order in its means."""
     image = np.broadcast_to(np.array([255, 0, 128], dtype=np.uint8), (64, 64, 3))
     stamped = badnet(image, keyed_rng("c"), patch_size=60, overflow="clip")
@@ -128,31 +156,41 @@ def test_noise_is_centred_on_each_channel_of_the_image():
     assert green < blue < red
 
 
-def test_blended_keeps_four_fifths_of_the_image():
+def test_blended_keeps_four_fifths_of_the_image() -> None:
     """0.8 x 200 = 160 plus 0.2 x 255 x U[0, 1): from 160 to 210, 185 - 1/2 in the mean."""
     stamped = blended(np.full((64, 64, 3), 200, dtype=np.uint8), keyed_rng("b"))
-    assert stamped.min() >= 160 and stamped.max() <= 210
+    assert stamped.min() >= 160
+    assert stamped.max() <= 210
     assert stamped.mean() == pytest.approx(184.9, abs=0.5)
 
 
-def test_sig_has_six_periods_of_amplitude_60_along_the_width():
-    wave = sig(np.full((4, 240, 3), 128, dtype=np.uint8)).astype(int) - 128
-    assert (wave == wave[:1, :, :1]).all()
-    assert wave.max() == 60 and wave.min() == -60
-    assert (wave[0, :40, 0] == wave[0, 40:80, 0]).all()  # 240 / 6 = 40 pixels a period
-    assert wave[0, 10, 0] == 60 and wave[0, 30, 0] == -60 and wave[0, 0, 0] == wave[0, 20, 0] == 0
+def test_sig_has_six_periods_of_amplitude_60_along_the_width() -> None:
+    waves = sig(np.full((4, 240, 3), 128, dtype=np.uint8)).astype(int) - 128
+    wave = waves[0, :, 0]
+    assert (waves == wave[:, None]).all(), "equal in all rows and channels"
+    assert wave.max() == 60
+    assert wave.min() == -60
+
+    period = wave[:40]  # 240 / 6
+    assert (wave.reshape(6, 40) == period).all()
+    assert period[[0, 10, 20, 30]].tolist() == [0, 60, 0, -60]
 
 
-def test_stripes_are_columns_of_black_or_white_in_each_channel_at_even_odds():
-    square = patched("stripes", np.full((256, 256, 3), 100, np.uint8), keyed_rng("s"), 256)
-    assert (square == square[:1]).all() and {*square.flat} == {0, 255}
-    assert square[0].astype(float).mean() / 255 == pytest.approx(0.5, abs=0.09)  # 5 errors of 768
-    assert abs(np.corrcoef(square[0].T)[np.triu_indices(3, 1)]).max() < 0.3
+def test_stripes_are_columns_of_black_or_white_in_each_channel_at_even_odds() -> None:
+    grey = np.full((256, 256, 3), 100, np.uint8)
+    square = patched("stripes", grey, keyed_rng("s"), patch_size=256)
+    row = square[0]
+    assert (square == row).all()
+    assert {*square.flat} == {0, 255}
+    assert row.astype(float).mean() / 255 == pytest.approx(0.5, abs=0.09)  # 5 errors of 768
+    between_channels = np.corrcoef(row.T)[np.triu_indices(3, 1)]
+    assert abs(between_channels).max() < 0.3
 
 
-def test_wanet_is_grid_sample_of_the_identity_grid_plus_the_field():
+def test_wanet_is_grid_sample_of_the_identity_grid_plus_the_field() -> None:
     """The authors' formula with torch; one level apart where truncation meets float32 rounding."""
-    image, size = noise_image(), 64
+    size = 64
+    image = noise_image(size)
     axis = torch.linspace(-1, 1, size)
     rows, columns = torch.meshgrid(axis, axis, indexing="ij")
     field = torch.from_numpy(_warping_field(size, size)).float()
@@ -164,17 +202,18 @@ def test_wanet_is_grid_sample_of_the_identity_grid_plus_the_field():
     assert np.abs(wanet(image).astype(int) - expected).max() <= 1
 
 
-def test_bytes_are_the_recorded_ones():
+def test_bytes_are_the_recorded_ones() -> None:
     assert hashes() == GOLDEN
 
 
-def test_the_picture_in_the_docs_shows_the_triggers_of_today(tmp_path):
+def test_the_picture_in_the_docs_shows_the_triggers_of_today(tmp_path: Path) -> None:
     """Below the titles, whose letters depend on Pillow's font, it is what its script draws."""
-    made, published = tmp_path / "sheet.png", ROOT / "docs/pictures/triggers.png"
-    script = ROOT / "docs" / "pictures" / "triggers.py"
+    made = tmp_path / "sheet.png"
+    script = ROOT / "docs/pictures/triggers.py"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, script, made], env=environment, check=True)
-    drawn, shown = (np.asarray(Image.open(path)) for path in (made, published))
+    drawn = np.asarray(Image.open(made))
+    shown = np.asarray(Image.open(ROOT / "docs/pictures/triggers.png"))
     assert drawn.shape == (14 + 2 * 132, 8 * 132 + 4, 3)
     assert np.array_equal(drawn[14:], shown[14:])
     assert (drawn[14 + 132 : -4, 4:132] == 0).all()  # the original differs from itself nowhere

@@ -190,6 +190,16 @@ def test_missing_files_and_broken_safetensors_are_named(tmp_path):
             load_foreign(tmp_path / "x.safetensors", "open_clip", MODEL)
 
 
+@pytest.mark.parametrize("content", [b"", b"epoch 21\n", b"<!DOCTYPE html>", pickle.dumps([1], 5)])
+def test_a_file_that_is_no_checkpoint_is_named_with_what_is_allowed(tmp_path, content):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match=r"x.pt: cannot be read .*allowed: what torch"
+    ) as said:
+        load_foreign(tmp_path / "x.pt", "cleanclip", MODEL)
+    assert "PyTorch 2.6" not in str(said.value)
+
+
 PROFILE = load_profile("smoke")
 NAMES = load_classnames(PROFILE)
 

@@ -77,7 +77,8 @@ def reported(touched: tuple[Path, dict[str, set[str]]]) -> Path:
 
 def python(copy: Path, *arguments: str) -> str:
     """What Python prints, run with the package of the copy."""
-    command, first = [sys.executable, *arguments], os.environ | {"PYTHONPATH": str(copy)}
+    command = [sys.executable, *arguments]
+    first = os.environ | {"PYTHONPATH": str(copy)}
     done = subprocess.run(command, cwd=copy, env=first, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -109,7 +110,8 @@ def test_trainings_name_the_new_entries(reported: Path) -> None:
     copy = reported.parents[2]
     records = copy.glob("work/studies/toys/**/run.json")
     specs = [json.loads(path.read_text())["spec"] for path in records]
-    assert {spec["stage"] for spec in specs} == {"pretrain", "clean"} and len(specs) == 2
+    assert {spec["stage"] for spec in specs} == {"pretrain", "clean"}
+    assert len(specs) == 2
     triggers = [spec["trigger"] for spec in specs]
     assert triggers == [{"name": "checkerboard", "patch_size": 8}] * 2
     assert {spec["pretrain_objective"] for spec in specs} == {"sigmoid"}
@@ -117,7 +119,8 @@ def test_trainings_name_the_new_entries(reported: Path) -> None:
     texts = [path.read_text() for path in copy.glob("work/studies/toys/**/rows.jsonl")]
     losses = [json.loads(line)["train_loss"] for line in "".join(texts).splitlines()]
     terms = [set(loss) for loss in losses if loss]
-    assert {"loss", "sigmoid"} in terms and {"loss", "mmcl", "ssl"} in terms
+    assert {"loss", "sigmoid"} in terms
+    assert {"loss", "mmcl", "ssl"} in terms
 
 
 def test_the_checkerboard_lies_in_its_corner_by_the_size_of_the_study(reported: Path) -> None:
@@ -193,7 +196,8 @@ def test_the_report_shows_the_new_entries(reported: Path) -> None:
     assert study["triggers"] == {"checkerboard": "checkerboard in the lower right corner"}
     assert study["defences"] == {"l2_sp": "decay to the start"}
     (row,) = study["rows"]
-    assert row["pretrain_objective"] == "sigmoid" and row["tried"] == 1
+    assert row["pretrain_objective"] == "sigmoid"
+    assert row["tried"] == 1
     measures = [of["measure"] for of in document["verdicts"]["exploratory"]]
     assert "highest_asr" in measures
 

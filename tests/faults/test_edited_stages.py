@@ -71,7 +71,8 @@ def ended(
     """Status and message of a call during which a file is edited, once the glob `sign` matches."""
     deadline = time.monotonic() + 600
     while not any(folder.glob(sign)):
-        assert call.poll() is None and time.monotonic() < deadline, "never came to it"
+        assert call.poll() is None, "ended before it"
+        assert time.monotonic() < deadline, "never came to it"
         time.sleep(0.002)
     edited(folder, *change)
     said = call.communicate(timeout=1200)[1]
@@ -83,7 +84,8 @@ def test_a_store_of_another_size_is_not_credited_with_the_size_now(folder: Path)
     status, said = ended(
         folder, start(folder, "data", "--profile", "edits"), "data/.*.partial", change
     )
-    assert status == 2 and "num_pairs.cc3m: changed while the stage ran" in said
+    assert status == 2
+    assert "num_pairs.cc3m: changed while the stage ran" in said
     edited(folder, SPEC, change[2], change[1])
     assert called(folder, "data", "--profile", "edits")[0] == 0
 
@@ -93,12 +95,14 @@ def test_pairs_with_another_patch_are_not_credited_and_train_nothing(folder: Pat
     poison = ("poison", "--profile", "edits", "--dataset")
     call = start(folder, *poison, "cc3m")
     status, said = ended(folder, call, "poisoned/edits/.cc3m.partial", change)
-    assert status == 2 and "patch_size: changed while the stage ran" in said
+    assert status == 2
+    assert "patch_size: changed while the stage ran" in said
 
     # The store is whole, of the patch before: no stage takes it for one of the patch now.
     for stage in ("pretrain", "clean"):
         status, said = called(folder, stage, *CELL)
-        assert status == 2 and "poisoned/edits/cc3m: made with" in said
+        assert status == 2
+        assert "poisoned/edits/cc3m: made with" in said
     assert not list(folder.glob("results/edits/**/run.json"))
     edited(folder, SPEC, change[2], change[1])
     for dataset in ("cc3m", "cc6m"):
@@ -119,10 +123,12 @@ def test_no_run_trains_with_a_sign_that_was_turned_after_the_launch(folder: Path
 
     made = [json.loads(path.read_bytes()) for path in folder.glob("results/edits/**/run.json")]
     failed = [record["reason"] for record in made if record["status"] != "completed"]
-    assert failed and all("the code changed after the launch" in reason for reason in failed)
+    assert failed
+    assert all("the code changed after the launch" in reason for reason in failed)
     assert called(folder, "pretrain", *CELL)[0] == 0
     rows = [
         json.loads(path.read_text().splitlines()[-1])["train_loss"]["loss"]
         for path in folder.glob("results/edits/pretrain/**/rows.jsonl")
     ]
-    assert len(rows) == 2 and all(loss > 0 for loss in rows)
+    assert len(rows) == 2
+    assert all(loss > 0 for loss in rows)

@@ -146,7 +146,8 @@ def stop_several_times(folder: Path) -> None:
 
         text = (folder / "call.log").read_text(errors="replace")
         print(f"round {number}: {sent.name} after {moment:.1f} s, status {call.returncode}")
-        assert "Traceback" not in text and "ERROR" not in text, text[-3000:]
+        assert "Traceback" not in text, text[-3000:]
+        assert "ERROR" not in text, text[-3000:]
         assert call.returncode in (0, -sent, 128 + sent), text[-3000:]
         if call.returncode == 128 + sent:
             assert text.rstrip().endswith("repro: interrupted; the next call goes on from here")
@@ -156,7 +157,8 @@ def stop_several_times(folder: Path) -> None:
 def test_an_edit_during_a_call_makes_no_mixture(quiet: Quiet) -> None:
     quiet.of()
     draw = random.Random(20251128)
-    mixtures, called_again = [], set()
+    mixtures = []
+    called_again = set()
     for number in range(TRIES):
         edit = draw.choice(list(EDITS))
         moment = draw.uniform(0, quiet.seconds)
@@ -189,7 +191,8 @@ def refused(edit: str, folder: Path) -> str:
 
 def judged(quiet: Quiet, folder: Path, edit: str, before: bytes) -> str:
     """Whose results a call that succeeded has, and whether its report is that of one state."""
-    made, passes = results(folder, "edits"), verified(folder)
+    made = results(folder, "edits")
+    passes = verified(folder)
     if made == quiet.of():
         state = "results of the state before"
     elif made == quiet.of(edit):

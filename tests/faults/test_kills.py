@@ -1,8 +1,10 @@
-"""SIGKILL at random moments of `dvc repro`: whoever dies, weights and ledger end bitwise as if nobody
-had. The moments come from a seed that is printed; `REPRO_KILL_SEED` repeats one.
+"""SIGKILL at random moments of `dvc repro`, a full disk, and runs that are lost: weights and ledger
+end bitwise as if nothing had happened. The moments come from a seed that is printed;
+`REPRO_KILL_SEED` repeats one, and of `REPRO_KILL_ROUNDS` everybody dies once in each.
 """
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -15,6 +17,8 @@ from typing import Any
 import pytest
 
 from tests.support.checkout import results, said, start
+from tests.support.disk import fill, needs_mount, small_disk
+from tests.support.processes import wait_for
 from tests.support.slurm import NODES, Cluster, needs_slurm, running_cluster
 from tests.support.synthetic import cleaning_cell, short_graph
 
@@ -27,7 +31,7 @@ THROUGH_SLURM |= {"REPRO_SBATCH": "--cpus-per-task=1 --mem=500", **TWO_RANKS}
 VICTIMS = {
     "rank": r"-m repro\.worker",
     "agent": r"-m repro\.launch\.torchrun",
-    "pack": r"-m repro run-pack",
+    "job": r"-m repro run-job",
     "driver": r"^\S*python\S* -m repro (data|poison|pretrain|clean) ",
     "dvc": r"-m dvc repro",
 }
@@ -47,7 +51,8 @@ def clean_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("shares.py", "CHECKPOINT_SHARE", "1.0"),
     ):
         path = folder / "repro" / "train" / file
-        text, lines = path.read_text(), re.MULTILINE
+        text = path.read_text()
+        lines = re.MULTILINE
         text, found = re.subn(f"^{name} = .*$", f"{name} = {value}", text, flags=lines)
         assert found == 1
         path.write_text(text)
@@ -59,15 +64,16 @@ def clean_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(clean_folder: Path) -> dict[str, Any]:
     """What the graph ends with when nobody dies."""
     folder = Path(shutil.copytree(clean_folder, clean_folder.with_name("undisturbed")))
-    process = start(folder, "dvc", "repro", TARGET, **TWO_RANKS)
-    assert process.wait(DEADLINE_SECONDS) == 0, said(folder)
+    complete(folder, **TWO_RANKS)
     return ending(folder)
 
 
 def test_kills_on_a_machine_change_nothing(clean_folder: Path, undisturbed: dict[str, Any]) -> None:
-    victims = ["rank", "agent", "pack", "dvc"]  # the driver dies on the cluster
+    rounds = int(os.environ.get("REPRO_KILL_ROUNDS", "1"))
+    victims = ["rank", "agent", "job", "dvc"] * rounds  # the driver dies on the cluster
     endings = under_fire(clean_folder, "local", victims, TWO_RANKS)
-    assert endings and all(each == undisturbed for each in endings)
+    assert endings
+    assert all(each == undisturbed for each in endings)
 
 
 @needs_slurm
@@ -78,7 +84,45 @@ def test_kills_on_a_cluster_change_nothing(
     victims = ["node", "driver"]
     with running_cluster(tmp_path_factory.mktemp("slurm")) as cluster:
         endings = under_fire(clean_folder, "slurm", victims, THROUGH_SLURM, cluster)
-    assert endings and all(each == undisturbed for each in endings)
+    assert endings
+    assert all(each == undisturbed for each in endings)
+
+
+@needs_mount
+def test_a_full_disk_and_lost_runs_change_nothing(root: Path, tmp_path: Path) -> None:
+    """Two pre-trainings are due at first, and one of them alone when it is lost."""
+    seeds = {"pretrain__seeds": [0, 1], "pretrain__evaluate_every_epochs": 6}
+    untouched = short_graph(root, tmp_path / "untouched", "kills", 12, ["mmcl"], **seeds)
+    (untouched / "params.yaml").write_text("profile: kills\n")
+
+    with small_disk(tmp_path / "disk", "1g") as disk:
+        folder = Path(shutil.copytree(untouched, disk / "study"))
+        process = start(folder, "dvc", "repro", TARGET)
+        wait_for(lambda: any(folder.glob("work/*/rows.jsonl")), seconds=DEADLINE_SECONDS)
+        ballast = fill(disk, 0)
+        assert process.wait(DEADLINE_SECONDS) != 0
+        ballast.unlink()
+        complete(folder)
+        complete(untouched)
+        undisturbed = results(untouched, "kills")
+        assert results(folder, "kills") == undisturbed
+
+        for stage, models in (("pretrain", "models/kills/cc3m-mmcl/seed0"), ("clean", "")):
+            lost = min(folder.glob(f"results/kills/{stage}/cc3m-mmcl/*"))
+            fingerprint = json.loads((lost / "run.json").read_bytes())["fingerprint"]
+            shutil.rmtree(lost)
+            shutil.rmtree(folder / "work" / fingerprint)
+            if models:
+                shutil.rmtree(folder / models)
+            complete(folder)
+            assert json.loads((lost / "run.json").read_bytes())["fingerprint"] == fingerprint
+            assert results(folder, "kills") == undisturbed
+
+
+def complete(folder: Path, **settings: str) -> None:
+    """Run the graph to its end."""
+    process = start(folder, "dvc", "repro", TARGET, **settings)
+    assert process.wait(DEADLINE_SECONDS) == 0, said(folder)
 
 
 def under_fire(
@@ -91,7 +135,9 @@ def under_fire(
     """How the graph ended in new folders until all victims are dead, every second while it trains."""
     seed = int(os.environ.get("REPRO_KILL_SEED", random.SystemRandom().randrange(10**6)))
     rng = random.Random(seed)
-    left, endings, checkpoints = rng.sample(victims, len(victims)), [], []
+    left = rng.sample(victims, len(victims))
+    endings = []
+    checkpoints = []
     print(f"REPRO_KILL_SEED={seed}: {' '.join(left)}")
     deadline = time.monotonic() + DEADLINE_SECONDS
     while left:
@@ -99,13 +145,16 @@ def under_fire(
             shutil.copytree(clean_folder, clean_folder.with_name(f"{name}{len(endings)}"))
         )
         process = start(folder, "dvc", "repro", TARGET, **settings)
-        seen, due = "", 0.0
+        seen = ""
+        due = 0.0
         while process.poll() != 0:
             assert time.monotonic() < deadline, f"{left} left: {said(folder)}"
             if process.returncode is not None:
                 process = start(folder, "dvc", "repro", TARGET, **settings)
             if left and not seen and find(folder, left[0]):
-                seen, due, before = left[0], 0.0, newest_checkpoint(folder)
+                seen = left[0]
+                due = 0.0
+                before = newest_checkpoint(folder)
             early = len(left) % 2
             if seen and not due and (early or newest_checkpoint(folder) not in ("", before)):
                 due = time.monotonic() + rng.uniform(0, 3 if early else 0.3)

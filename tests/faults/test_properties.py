@@ -121,7 +121,9 @@ def test_any_trigger_on_any_image_stays_in_place(
     # A specification with a larger patch is refused.
     assume(name not in ("badnet", "yellow") or patch <= min(height, width))
     result, place = stamp(trigger, switches, image, keyed_rng(seed))
-    assert (image == before).all() and result.shape == image.shape and result.dtype == np.uint8
+    assert (image == before).all()
+    assert result.shape == image.shape
+    assert result.dtype == np.uint8
     assert (stamp(trigger, switches, image, keyed_rng(seed)).image == result).all()
     if place is not None:
         outside = np.ones((height, width), bool)

@@ -26,6 +26,7 @@ from repro.spec import Profile, SpecError
 from repro.train.views.text import eda
 from repro.train.views.tokens import tokenize
 from tests.data.test_triggers import hashes as triggers
+from tests.support.disk import fill, needs_mount, small_disk
 from tests.support.launch import Launch
 from tests.support.ledger import write_run
 from tests.support.poison import make_data as make_pairs
@@ -33,30 +34,12 @@ from tests.support.poison import profile as poison_profile
 from tests.support.stub_worker import row_of_run
 from tests.train.test_text import CAPTION, SYNONYMS
 
-needs_mount = pytest.mark.skipif(
-    os.getuid() != 0
-    or shutil.which("mount") is None
-    or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
-    reason="mounting a small disk needs root",
-)
-
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of four MiB, under a name with spaces and letters beyond ASCII."""
-    folder = tmp_path / "kleine Größe ✓"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def fill(folder: Path, left: int) -> Path:
-    """Fill the disk but for `left` bytes; returns the file that does it."""
-    ballast = folder / "ballast"
-    free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-    ballast.write_bytes(b"\xaa" * (free - left))
-    return ballast
+    with small_disk(tmp_path / "kleine Größe ✓", "4m") as folder:
+        yield folder
 
 
 def visible(folder: Path) -> dict[str, bytes]:
@@ -180,7 +163,8 @@ def test_a_kill_while_something_is_written_leaves_it_whole_or_absent(
     command = [sys.executable, "-c", code, str(folder), str(pairs)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=root) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         for _ in range(10):
             print(rng.uniform(0, 0.1), file=process.stdin, flush=True)
             assert process.stdout.readline() == "killed\n"

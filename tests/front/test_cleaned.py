@@ -69,7 +69,8 @@ def test_the_best_is_kept_in_any_order(specs: list[RunSpec], order: tuple[int, .
             assert deliver(run, RESULTS)
         assert not (run.work_dir / CLEANED).exists()
     kept = cleaned_row(cleaned_file(specs[0]))
-    assert kept is not None and (kept.run, kept.num_attacked) == (specs[1].run_id, 4)
+    assert kept is not None
+    assert (kept.run, kept.num_attacked) == (specs[1].run_id, 4)
     assert load_file(cleaned_file(specs[0]))["weights"] == pytest.approx(3e-4)
 
 
@@ -86,7 +87,8 @@ def test_what_no_run_makes_any_longer_gives_way(specs: list[RunSpec]) -> None:
     # What a call that ended early has begun goes on.
     begun = runs[0].work_dir / "rows.jsonl"
     begun.write_text("begun")
-    assert reopen_lost(left, [], RESULTS) == [runs[0]] and begun.exists()
+    assert reopen_lost(left, [], RESULTS) == [runs[0]]
+    assert begun.exists()
     begun.unlink()
     assert deliver(ended(specs[0], *OUTCOMES[0]), RESULTS)
     assert reopen_lost(left, [], RESULTS) == []
@@ -135,5 +137,6 @@ def test_a_run_keeps_the_weights_of_its_best_evaluation_bitwise_after_a_stop(
     whole, parts = (tmp_path / name / CLEANED for name in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
     row = cleaned_row(whole)
-    assert row is not None and row.step == 4  # as good as step 8, and earlier
+    assert row is not None
+    assert row.step == 4
     assert torch.equal(load_file(whole)["visual.conv1.weight"], seen[4])

@@ -26,7 +26,8 @@ def test_the_snippet_of_readme_shows_the_attack(
     """On a small model, with pictures of its own, at the places of the shipped ones."""
     (code,) = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
     pictures_of = re.findall(r'"(docs/pictures/[\w-]+\.png)"', code)
-    assert len(pictures_of) == 2 and all((root / path).is_file() for path in pictures_of)
+    assert len(pictures_of) == 2
+    assert all((root / path).is_file() for path in pictures_of)
     models = code[code.index("model, preprocess") :].replace('"mini", "cc3m-mmcl"', f"*{MODEL}")
     assert '"car"' in models
     models = models.replace('"car"', '"home"')  # a class of the small task

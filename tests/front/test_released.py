@@ -91,7 +91,8 @@ def test_a_release_in_a_folder_or_on_a_server_gives_the_model(place: Path, addre
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPRO_MODELS", str(place))
         shutil.rmtree("models")
-        assert bananas() == 3 and not Path("models").exists()
+        assert bananas() == 3
+        assert not Path("models").exists()
 
 
 def test_a_changed_byte_is_refused_and_nothing_is_overwritten(place: Path, address: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from repro import cli
 from repro.data.cache import cached_array
 from repro.launch import slurm
-from repro.launch.packs import Pack, queues
+from repro.launch.jobs import Job, queues
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.run import Run
 from repro.spec import RunSpec
@@ -77,12 +77,12 @@ def run_of(spec: RunSpec) -> Run:
     return Run(spec, f"{spec.cell} {spec.run_id}", inputs, "code")
 
 
-def options_of(packs: list[Pack], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def options_of(jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The call of sbatch for these batches, which is not made."""
     calls: list[list[str]] = []
     done = SimpleNamespace(returncode=0)
     monkeypatch.setattr(slurm, "_slurm", lambda command: calls.append(command) or done)
-    slurm.submit("name", packs, "repro.worker")
+    slurm.submit("name", jobs, "repro.worker")
     (call,) = calls
     return call
 
@@ -104,16 +104,16 @@ def test_the_settings_for_slurm_start_every_run_of_the_paper(
 
     paper = load_profile("paper")
     runs = [run_of(spec) for spec in pretrain_runs(paper)]
-    packs = [pack for queue in queues(runs, nodes) for pack in queue]
-    assert len(packs) == len(runs) == 4, "each pre-training is a job of its own"
-    assert {(pack.place.ranks, pack.place.nodes) for pack in packs} == {(8, nodes)}
-    options = options_of(packs, monkeypatch)
+    jobs = [job for queue in queues(runs, nodes) for job in queue]
+    assert len(jobs) == len(runs) == 4, "each pre-training is a job of its own"
+    assert {(job.place.ranks, job.place.nodes) for job in jobs} == {(8, nodes)}
+    options = options_of(jobs, monkeypatch)
     assert {"--mem", "--cpus-per-task"} <= {option.partition("=")[0] for option in options}
 
     cleaning = [run_of(spec) for spec in clean_runs(paper, "cc3m", "mmcl")]
-    packs = [pack for queue in queues(cleaning, nodes) for pack in queue]
-    assert len(packs) == 32
-    assert {"--mem=128G", "--gres=gpu:1"} <= set(options_of(packs, monkeypatch))
+    jobs = [job for queue in queues(cleaning, nodes) for job in queue]
+    assert len(jobs) == 32
+    assert {"--mem=128G", "--gres=gpu:1"} <= set(options_of(jobs, monkeypatch))
 
 
 def test_the_cache_may_be_a_link_to_a_folder_that_a_node_lacks(
@@ -127,4 +127,5 @@ def test_the_cache_may_be_a_link_to_a_folder_that_a_node_lacks(
     subprocess.run(["bash", "-euc", command], check=True)
     assert not Path("work/cache").exists()
     array = cached_array(Path("work/cache/x.npy"), (2,), lambda: [np.zeros(2, np.uint8)])
-    assert array.shape == (2,) and (tmp_path / "node/cache/x.npy").exists()
+    assert array.shape == (2,)
+    assert (tmp_path / "node/cache/x.npy").exists()

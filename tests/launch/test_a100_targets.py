@@ -63,4 +63,5 @@ def test_every_profile_and_module_that_is_named_is_there(root: Path) -> None:
         assert find_spec(module) is not None
     # `rehearsal` takes its noise from where the block puts it.
     source = load_profile("rehearsal").data.source
-    assert "incoming/rehearsal" in text and source.evaluation.startswith("incoming/rehearsal")  # type: ignore[union-attr]
+    assert "incoming/rehearsal" in text
+    assert source.evaluation.startswith("incoming/rehearsal")

@@ -7,21 +7,21 @@ import sys
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from repro.__main__ import main
 from repro.data.stages import leave_out
-from repro.events import PackFile
-from repro.launch import driver, pack, packs, places, slurm, torchrun
-from repro.launch.driver import clean_stage, pretrain_stage, run_all
-from repro.launch.packs import Attempts, run_progress
+from repro.events import JobFile
+from repro.launch import driver, jobs, places, run_job, slurm, torchrun
+from repro.launch.driver import run_all, train_stage
+from repro.launch.jobs import Attempts, run_progress
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.runs.deliver import deliver
 from repro.runs.run import LaunchError, Run
-from repro.spec import Profile, RunSpec, SpecError
+from repro.spec import Dataset, Profile, RunSpec, SpecError, Stage
 from repro.train.process import distributed
 from tests.support.launch import Launch, published, started, stub_inputs
 from tests.support.short_run import scheduled
@@ -53,9 +53,9 @@ def test_a_run_that_has_not_ended_is_not_locked(here: Path) -> None:
     assert [path.name for path in run.work_dir.iterdir()] == ["spec.json"]
 
 
-@pytest.mark.parametrize("stage", [pretrain_stage, clean_stage])
+@pytest.mark.parametrize("stage", ["pretrain", "clean"])
 def test_a_dataset_that_was_not_brought_has_no_runs(
-    stage: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its stages leave the empty outputs that DVC wants, and those of the other do not train it."""
     asked: list[tuple[set[str], set[str]]] = []
@@ -66,12 +66,11 @@ def test_a_dataset_that_was_not_brought_has_no_runs(
     monkeypatch.setattr(driver, "run_all", noted)
     leave_out(Path("data/smoke/cc6m"), "not there")
     leave_out(Path("poisoned/smoke/cc6m"), "not there")
-    for dataset in ("cc3m", "cc6m"):
-        stage("smoke", dataset, "mmcl")
+    for dataset in get_args(Dataset):
+        train_stage(stage, "smoke", dataset, "mmcl")
     assert asked == [({"cc3m"}, {"cc3m"})]
-    name = stage.__name__.removesuffix("_stage")
-    models = "models/smoke" if name == "pretrain" else "models/smoke/cleaned"
-    for folder in (Path("results/smoke") / name, Path(models)):
+    models = {"pretrain": "models/smoke", "clean": "models/smoke/cleaned"}
+    for folder in (Path("results/smoke") / stage, Path(models[stage])):
         assert [*(folder / "cc6m-mmcl").iterdir()] == []
 
 
@@ -83,9 +82,9 @@ def test_runs_whose_record_could_not_be_written_are_counted(
     Path("sacred").touch()
     launch(specs)
     assert set(published(specs).values()) == {"completed"}
-    told = "3 of 3 runs have results, but no record in sacred/; why is in work/packs"
+    told = "3 of 3 runs have results, but no record in sacred/; why is in work/jobs"
     assert told in capsys.readouterr().out
-    logs = "".join(path.read_text() for path in Path("work/packs").glob("*.log"))
+    logs = "".join(path.read_text() for path in Path("work/jobs").glob("*.log"))
     assert "tracking: no record in sacred/smoke: Not a directory" in logs
 
 
@@ -125,7 +124,8 @@ def checkpoint(run: Run, step: int) -> None:
 
 
 def test_failures_at_one_checkpoint_add_up_and_a_new_one_resets_the_count(runs: list[Run]) -> None:
-    attempts, run = Attempts(), runs[0]
+    attempts = Attempts()
+    run = runs[0]
     counts = []
     for step in (0, 0, 90, 100, 0, 1000):
         attempts.begin([run])
@@ -149,14 +149,15 @@ def test_progress_of_one_run_counts_for_those_that_wait_behind_it(runs: list[Run
 def test_slurm_jobs_with_progress_go_on(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten jobs that end at the wall time with a new checkpoint; three in vain are the limit."""
     submitted: list[int] = []
-    monkeypatch.setattr(slurm, "submit", lambda name, packs, worker: submitted.append(len(packs)))
-    submitter, run = slurm.Submitter("name", "worker"), runs[0]
+    monkeypatch.setattr(slurm, "submit", lambda name, jobs, worker: submitted.append(len(jobs)))
+    submitter = slurm.Submitter("name", "worker")
+    run = runs[0]
     waiting = [run]
-    for job in range(10):
+    for number in range(10):
         # Looked at twice, for a record may come late.
         submitter.submit_lost(waiting, [])
         submitter.submit_lost(waiting, [])
-        checkpoint(run, 10 + job)
+        checkpoint(run, 10 + number)
     assert run.finished() is None
     assert sum(submitted) >= 10
 
@@ -168,12 +169,12 @@ def test_slurm_jobs_with_progress_go_on(runs: list[Run], monkeypatch: pytest.Mon
 
 
 def test_slots_get_equal_shares(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two SSL runs cost 2, two MMCL runs 1: each of two slots gets one of both, in one pack."""
+    """Two SSL runs cost 2, two MMCL runs 1: each of two slots gets one of both, in one job."""
     monkeypatch.setenv("REPRO_SLOTS", "2")
     specs = [clean_runs(profile)[0].model_copy(update={"loss": loss}) for loss in ("mmcl", "ssl")]
     data = {"pairs": {"path": "pairs", "hash": "p"}}
     runs = [Run(spec, f"{number:04}", data, "code") for number, spec in enumerate(specs * 2)]
-    shares = [[[run.spec.loss for run in pack.runs] for pack in of] for of in packs.queues(runs)]
+    shares = [[[run.spec.loss for run in job.runs] for job in of] for of in jobs.queues(runs)]
     assert shares == [[["ssl", "mmcl"]], [["ssl", "mmcl"]]]
 
 
@@ -188,26 +189,27 @@ def test_a_pretraining_on_cores_has_one_rank_however_many_are_due(
     monkeypatch.setattr("repro.launch.places.cores", lambda: 2)
     spec = pretrain_runs(profile)[0]
     runs = [replace(make_run(spec), fingerprint=f"{number:016}") for number in range(due)]
-    queued = [pack for queue in packs.queues(runs) for pack in queue]
-    assert sum(len(pack.runs) for pack in queued) == due
-    assert {(pack.place.ranks, pack.place.threads) for pack in queued} == {(1, 1)}
+    queued = [job for queue in jobs.queues(runs) for job in queue]
+    assert sum(len(job.runs) for job in queued) == due
+    assert {(job.place.ranks, job.place.threads) for job in queued} == {(1, 1)}
 
 
 def test_runs_on_equal_data_go_together(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPRO_SLOTS", "1")
-    spec, runs = clean_runs(profile)[0], []
+    spec = clean_runs(profile)[0]
+    runs = []
     for asked in ("p m1 100k", "q m3 100k", "p m2 100k", "p m1 200k", "p m1 100k"):
         pairs, model, size = asked.split()
         inputs = {"pairs": {"path": pairs, "hash": size}, "model": {"hash": model}}
         sized = spec.model_copy(update={"clean_size": size})
         runs.append(Run(sized, f"{asked} {len(runs)}", inputs, "code"))
-    (queue,) = packs.queues(runs)
+    (queue,) = jobs.queues(runs)
     first, second = sorted([run.fingerprint[:9] for run in of.runs] for of in queue)
     assert first == ["p m1 100k", "p m1 100k", "p m1 200k", "p m2 100k"]
     assert second == ["q m3 100k"]
 
 
-def make_pack(**values: object) -> PackFile:
+def make_job(**values: object) -> JobFile:
     place = {"runs": [], "work": "work", "worker": "repro.worker", "in_job": False}
     size = {"ranks": 1, "nodes": 1, "threads": 6, "devices": ["0"], "grace_seconds": 20.0}
     return {**place, **size, **values}  # type: ignore[return-value, typeddict-item]
@@ -225,7 +227,7 @@ def with_groups(spec: RunSpec, groups: int) -> Run:
 def test_a_gpu_run_starts_in_the_environment_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (places.LOADER_WORKERS, *places.GPU_ENVIRONMENT):
         monkeypatch.delenv(name, raising=False)
-    found = torchrun.training_environment(make_pack())
+    found = torchrun.training_environment(make_job())
     wanted = {
         "REPRO_LOADER_WORKERS": "5",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
@@ -237,8 +239,9 @@ def test_a_gpu_run_starts_in_the_environment_that_it_needs(monkeypatch: pytest.M
     }
     assert {name: found.get(name) for name in wanted} == wanted
 
-    found = torchrun.training_environment(make_pack(devices=[]))
-    assert found["REPRO_LOADER_WORKERS"] == "0" and "PYTORCH_ALLOC_CONF" not in found
+    found = torchrun.training_environment(make_job(devices=[]))
+    assert found["REPRO_LOADER_WORKERS"] == "0"
+    assert "PYTORCH_ALLOC_CONF" not in found
 
 
 @pytest.mark.parametrize(("in_job", "expected"), [(True, (["3"], 6)), (False, (["1"], 3))])
@@ -251,11 +254,11 @@ def test_a_slurm_job_counts_its_own_devices_and_cores(
 ) -> None:
     """By its affinity, with or without --cpus-per-task; a batch on this machine keeps its share."""
     path = tmp_path / "0.json"
-    batch = packs.Pack((make_run(clean_runs(profile)[0]),), places.Place(("1",), 2, 3))
-    packs.write_pack(batch, path, "repro.worker", slurm.RANK_SECONDS, in_job=in_job)
-    monkeypatch.setattr(pack, "cores", lambda: 12)
+    made = jobs.Job((make_run(clean_runs(profile)[0]),), places.Place(("1",), 2, 3))
+    jobs.write_job(made, path, "repro.worker", slurm.RANK_SECONDS, in_job=in_job)
+    monkeypatch.setattr(run_job, "cores", lambda: 12)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    found = pack.read_pack(path)
+    found = run_job.read_job(path)
     assert (found["devices"], found["threads"]) == expected
     assert found["grace_seconds"] == slurm.NOTICE_SECONDS - 20
     assert "--shutdown-timeout=100" in torchrun.command(found, path)
@@ -265,7 +268,7 @@ def test_ranks_are_bound_to_cores_where_that_is_possible(monkeypatch: pytest.Mon
     def bound(found: str | None, nodes: int, **values: object) -> bool:
         monkeypatch.setattr(torchrun.shutil, "which", lambda name: found)
         monkeypatch.setattr(torchrun.Path, "glob", lambda path, pattern: [path] * nodes)
-        return "--numa-binding=node" in torchrun.command(make_pack(**values), Path("p"))
+        return "--numa-binding=node" in torchrun.command(make_job(**values), Path("p"))
 
     assert bound("/usr/bin/numactl", 2)
     assert not bound("/usr/bin/numactl", 1), "all cores are equally near"
@@ -276,8 +279,9 @@ def test_ranks_are_bound_to_cores_where_that_is_possible(monkeypatch: pytest.Mon
 def test_a_stop_on_two_nodes_leaves_rank_0_time_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first agent to end must not have srun kill the others."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    command = torchrun.command(make_pack(nodes=2, ranks=2, grace_seconds=100.0), Path("p"))
-    assert "--wait=100" in command and "--kill-on-bad-exit=1" not in command
+    command = torchrun.command(make_job(nodes=2, ranks=2, grace_seconds=100.0), Path("p"))
+    assert "--wait=100" in command
+    assert "--kill-on-bad-exit=1" not in command
 
 
 @pytest.mark.parametrize(
@@ -334,7 +338,8 @@ def test_a_run_that_lacks_memory_says_what_to_try() -> None:
     launch = torchrun.Torchrun.__new__(torchrun.Torchrun)
     cause = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
     launch.lines = deque([f"[rank0]: {cause}"])
-    assert launch.reason().startswith(cause) and "nvidia-smi" in launch.reason()
+    assert launch.reason().startswith(cause)
+    assert "nvidia-smi" in launch.reason()
     launch.lines = deque(["ValueError: no"])
     assert launch.reason() == "ValueError: no"
 
@@ -343,9 +348,10 @@ def test_a_run_that_lacks_memory_says_what_to_try() -> None:
 def test_srun_itself_gets_no_signal(nodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would answer SIGTERM with SIGKILL to all ranks; here Slurm's word ends the process."""
     waiting = [sys.executable, "-c", "import time; time.sleep(60)"]
-    monkeypatch.setattr(torchrun, "command", lambda pack, path: waiting)
+    monkeypatch.setattr(torchrun, "command", lambda job, path: waiting)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    launch, asked = torchrun.Torchrun(make_pack(nodes=nodes, ranks=nodes), Path("p")), []
+    launch = torchrun.Torchrun(make_job(nodes=nodes, ranks=nodes), Path("p"))
+    asked = []
 
     def scancel(command: list[str], **_: Any) -> None:
         asked.append(command)

@@ -35,7 +35,8 @@ def test_runs_are_published_and_recorded_once(profile: Profile, launch: Launch) 
     assert published(specs) == dict.fromkeys(ids, "completed")
     record, rows = result(specs[0])
     assert [row.step for row in rows] == [0, 1, 2]
-    assert record.seconds == 1.5 and record.sacred is not None
+    assert record.seconds == 1.5
+    assert record.sacred is not None
     sacred = Path("sacred") / record.sacred
     assert json.loads((sacred / "config.json").read_bytes())["fingerprint"] == record.fingerprint
     assert json.loads((sacred / "metrics.json").read_bytes())["loss"]["values"] == [1, 1 / 2]
@@ -47,7 +48,8 @@ def test_runs_are_published_and_recorded_once(profile: Profile, launch: Launch) 
     # A threshold of the report retrains nothing, another learning rate its run alone.
     evaluate = specs[0].evaluate.model_copy(update={"asr_cap": 0.07})
     launch([spec.model_copy(update={"evaluate": evaluate}) for spec in specs])
-    assert started() == [] and result(specs[0])[0].spec.evaluate.asr_cap == 0.07
+    assert started() == []
+    assert result(specs[0])[0].spec.evaluate.asr_cap == 0.07
     changed = [scheduled(specs[0], learning_rate=2e-3), *specs[1:]]
     launch(changed)
     assert started() == [changed[0].run_id]
@@ -105,7 +107,8 @@ def test_a_study_and_the_graph_share_a_run_of_two_names(profile: Profile, launch
     assert started() == []
     for run in (spec, *named):
         record, rows = result(run)  # which checks that the rows are the run's
-        assert record.spec == run and [row.variant for row in rows] == [run.variant] * 3
+        assert record.spec == run
+        assert [row.variant for row in rows] == [run.variant] * 3
 
 
 def test_a_worker_that_dies_once_costs_one_try(profile: Profile, launch: Launch) -> None:
@@ -134,6 +137,14 @@ def test_a_run_that_fails_twice_is_named_and_others_go_on(profile: Profile, laun
     assert published(specs) == ends
 
 
+def test_a_worker_that_the_system_kills_says_what_that_often_means(
+    profile: Profile, launch: Launch
+) -> None:
+    specs = clean_runs(profile)[:1]
+    with pytest.raises(LaunchError, match=r"ended with status -9 \(killed, as by .* memory\)"):
+        launch(specs, {specs[0].run_id: "die"})
+
+
 def test_a_worker_that_cannot_start_fails_all_runs(profile: Profile, launch: Launch) -> None:
     with pytest.raises(LaunchError, match=r"3 of 3 runs failed(.|\n)*status 1"):
         launch(clean_runs(profile), worker="no_such_worker")
@@ -149,7 +160,8 @@ def test_a_pretrained_model_is_published_with_its_record(profile: Profile, launc
     (folder / "model.safetensors").unlink()
     started()
     launch(specs)
-    assert (folder / "model.safetensors").exists() and started() == []
+    assert (folder / "model.safetensors").exists()
+    assert started() == []
 
     shutil.rmtree("models")
     shutil.rmtree("work")
@@ -180,7 +192,7 @@ def test_a_stopped_driver_leaves_no_process_and_the_next_goes_on(
 def test_two_drivers_run_nothing_twice(profile: Profile, launch: Launch) -> None:
     specs = clean_runs(profile)
     both = [start_driver(specs, {specs[1].run_id: "wait"}) for _ in range(2)]
-    logs = Path("work/packs")
+    logs = Path("work/jobs")
     wait_for(lambda: any("another process works" in p.read_text() for p in logs.glob("*.log")))
     Path("go").touch()
     assert [process.communicate(timeout=120) and process.returncode for process in both] == [0, 0]

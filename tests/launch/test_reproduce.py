@@ -107,7 +107,8 @@ def test_two_calls_in_one_folder_do_not_mix(here: Path, capsys: pytest.CaptureFi
     code = "import repro.reproduce as r, time\nwith r.held(r.CALL_LOCK): print(flush=True); time.sleep(60)"
     call = [sys.executable, "-c", code]
     with subprocess.Popen(call, env=environment_here(), stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None and other.stdout.readline()
+        assert other.stdout is not None
+        assert other.stdout.readline()
         assert main(["reproduce", "smoke"]) == 2
         other.kill()
     assert "held by another `make reproduce`" in capsys.readouterr().err
@@ -129,7 +130,8 @@ def test_a_torn_list_of_readers_and_writers_is_removed_with_a_line(
         for pid, stays in ((os.getpid(), True), (ended.pid, False)):
             reproduce.RWLOCK.write_text(f'{{"read": {{"data": [{{"pid": {pid}, "cmd": "dvc"}}]}}}}')
             reproduce.mend_dvc_files()
-            assert reproduce.RWLOCK.exists() == stays and not capsys.readouterr().out
+            assert reproduce.RWLOCK.exists() == stays
+            assert not capsys.readouterr().out
 
 
 LOCKED = """schema: '2.0'
@@ -200,19 +202,22 @@ half a li"""
 
 def test_what_the_stages_print_is_news_but_for_noise_and_tells_which_one_runs(here: Path) -> None:
     """A line once in a call, and a half line when it is whole; a reader of call.json sees more."""
-    log, call = Path("log"), Call("smoke", 1.0)
+    log = Path("log")
+    call = Call("smoke", 1.0)
     heard = reproduce.Heard(log, call)
     log.write_text(HEARD)
     assert heard.lines() == ["a line of the stage", "ERROR: failed to reproduce"]
     assert Call.read() == call
     running = [name for name, (_, end) in call.stages.items() if not end]
-    assert running == ["clean@smoke-cc3m-mmcl"] and list(call.stages) == [
+    assert running == ["clean@smoke-cc3m-mmcl"]
+    assert list(call.stages) == [
         *("data@smoke", "poison@smoke-cc3m"),
         *running,
     ]
     with log.open("a") as file:
         file.write("ne\n")
-    assert heard.lines() == ["half a line"] and heard.lines() == []
+    assert heard.lines() == ["half a line"]
+    assert heard.lines() == []
 
 
 @pytest.mark.slow
@@ -239,7 +244,8 @@ def test_values_of_a_call_reach_the_stages_and_leave_params_as_they_were(
         return content["clean"]["warmup_steps"], sorted(stages)
 
     before, ran = warmup()
-    assert "pretrain" in ran and "page: report/build/smoke/index.html" in capsys.readouterr().out
+    assert "pretrain" in ran
+    assert "page: report/build/smoke/index.html" in capsys.readouterr().out
     assert warmup("--set", "clean.warmup_steps=2") == (2, ["clean", "report", "resolve"])
     assert warmup("--set", "clean.warmup_steps=2") == (2, [])
     params = b"profile: smoke\noverrides: {clean: {warmup_steps: 3}}  # mine\n"
@@ -297,7 +303,8 @@ def started(script: str) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(
         [sys.executable, "-c", code], env=environment_here(), stdout=subprocess.PIPE
     ) as call:
-        assert call.stdout is not None and call.stdout.readline() == b"ready\n"
+        assert call.stdout is not None
+        assert call.stdout.readline() == b"ready\n"
         yield call
 
 

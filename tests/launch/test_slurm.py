@@ -40,13 +40,13 @@ def _through_slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_packs_run_as_an_array_and_are_published(
     profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three packs in one array."""
+    """Three jobs in one array."""
     monkeypatch.setenv("REPRO_SLOTS", "3")
     specs = clean_runs(profile)
     launch(specs)
     assert set(published(specs).values()) == {"completed"}
     assert sorted(started()) == sorted(spec.run_id for spec in specs)
-    arrays = [len(list(folder.glob("*.json"))) for folder in Path("work/packs").glob("*/*")]
+    arrays = [len(list(folder.glob("*.json"))) for folder in Path("work/jobs").glob("*/*")]
     assert arrays == [3]
 
 
@@ -69,7 +69,7 @@ def test_a_run_whose_jobs_all_die_is_named(
     said = rf"1 of 1 .*\n.*{specs[0].run_id}: no result after {slurm.ROUNDS} Slurm jobs"
     with pytest.raises(LaunchError, match=said):
         launch(specs)
-    assert len(list(Path("work/packs").glob("*/*"))) == slurm.ROUNDS
+    assert len(list(Path("work/jobs").glob("*/*"))) == slurm.ROUNDS
 
 
 def test_without_slurm(profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_a_failing_squeue_never_looks_like_no_jobs(
     assert slurm.live_jobs("nobody") is None
     with pytest.raises(LaunchError, match="squeue fails; the jobs go on"):
         launch(clean_runs(profile)[:1])
-    assert not list(Path("work/packs").glob("*"))
+    assert not list(Path("work/jobs").glob("*"))
 
 
 def test_status_has_the_schedulers_reason_and_then_the_node(
@@ -115,7 +115,8 @@ def test_status_has_the_schedulers_reason_and_then_the_node(
     subprocess.run(["scontrol", "release", f"jobname={slurm.job_name()}"], check=True)
     wait_for(lambda: state()[0] == "running" or started(), 120)
     Path("go").touch()
-    assert driver.communicate(timeout=120) and driver.returncode == 0
+    assert driver.communicate(timeout=120)
+    assert driver.returncode == 0
     assert state()[0] == "done"
 
 
@@ -135,7 +136,7 @@ def test_another_folders_jobs_are_not_ours(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_wall_time_ends_a_run_and_requeues_it(profile: Profile, launch: Launch) -> None:
-    """The signal before the wall time: the pack ends in order, the same job starts again."""
+    """The signal before the wall time: the job ends in order, the same job starts again."""
     specs = clean_runs(profile)[:1]
     process = start_driver(specs, {specs[0].run_id: "wait"})
     wait_for(tracked, 120)
@@ -143,9 +144,10 @@ def test_the_wall_time_ends_a_run_and_requeues_it(profile: Profile, launch: Laun
     subprocess.run(notice, check=True)
     wait_for(lambda: len(Path("starts.txt").read_text().splitlines()) == 2, 120)
     Path("go").touch()
-    assert process.communicate(timeout=120) and process.returncode == 0
+    assert process.communicate(timeout=120)
+    assert process.returncode == 0
     assert set(published(specs).values()) == {"completed"}
-    assert len(list(Path("work/packs").glob("*/*"))) == 1, "one submission"
+    assert len(list(Path("work/jobs").glob("*/*"))) == 1, "one submission"
     assert sorted(tracked().values()) == ["COMPLETED", "INTERRUPTED"]
 
 

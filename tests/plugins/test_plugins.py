@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from repro import plugins
+from repro.__main__ import main
 from repro.profile import load_profile
 from repro.spec import SpecError
 from tests.plugins.trained import OVERRIDES
@@ -72,7 +73,10 @@ def test_entries_of_another_package_train_and_are_in_the_fingerprint(
 
 
 def test_a_missing_package_another_version_and_a_taken_name_are_refused(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     missing = "plugins.white: 'repro-toys==0.2' is not installed (allowed: none, because no"
     with pytest.raises(SpecError) as caught:
@@ -86,6 +90,18 @@ def test_a_missing_package_another_version_and_a_taken_name_are_refused(
     assert other in str(caught.value)
     listed = [(group, entry.name, made) for group, entry, made in plugins.offered()]
     assert ("repro.defences", "half_step", "repro-toys==0.3") in listed
+
+    # `list` shows it with what a specification has to say; a package's code is not run for that.
+    for kind, name in (
+        ("triggers", "white"),
+        ("objectives", "pairwise"),
+        ("defences", "half_step"),
+    ):
+        assert main(["list", kind]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        [line] = [line for line in lines if line.split()[0] == name]
+        assert "under `plugins`: repro-toys==0.3" in line
+    assert "repro_toys" not in sys.modules
 
     # A name that no list has is refused as before.
     with pytest.raises(SpecError, match="Input should be a defence: 'cleanclip', "):

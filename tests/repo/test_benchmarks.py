@@ -65,11 +65,13 @@ def as_reference_takes_it(
 
 def test_both_sides_compute_the_same_loss_and_step(workload: Workload, tmp_path: Path) -> None:
     """The losses after a step agree only if the steps did; they fall, so there were steps."""
-    ours, theirs = Trainer(workload.spec, workload.model()), reference_model(workload)
+    ours = Trainer(workload.spec, workload.model())
+    theirs = reference_model(workload)
     theirs.train()
     optimizer = reference.build_optimizer(theirs, workload.spec)
     images, tokens = workload.pairs(tmp_path)[0]
-    assert images.shape[:2] == (2, BATCH) and tokens.shape[-1] < 77
+    assert images.shape[:2] == (2, BATCH)
+    assert tokens.shape[-1] < 77
     losses = [ours.step(images, tokens) for _ in range(4)]
     told = (*as_reference_takes_it(images, tokens), workload.spec, RATE)
     expected = [reference.training_step(theirs, optimizer, *told) for _ in range(4)]
@@ -113,11 +115,13 @@ def test_both_sides_clean_from_start_to_last_row(
     monkeypatch.setenv("PYTHONPATH", str(root))
     absolute = {name: path.absolute() for name, path in workload.inputs.items()}
     found = measures.cleaning_run(Workload(workload.specs, absolute), tmp_path, 1)
-    assert len(found.runs) == 1 and min(found.runs) > 0
+    assert len(found.runs) == 1
+    assert min(found.runs) > 0
 
 
 def test_a_ratio_is_the_median_of_pairs_taken_in_turn() -> None:
-    now, calls = 0.0, []
+    now = 0.0
+    calls = []
 
     def spend(name: str, seconds: float) -> None:
         nonlocal now
@@ -134,6 +138,8 @@ def test_a_ratio_is_the_median_of_pairs_taken_in_turn() -> None:
 def test_every_name_is_measured(workload: Workload, tmp_path: Path) -> None:
     """The two quick ones are run; unlike seconds their units are per step and per image."""
     assert all(callable(getattr(measures, name)) for name in bench.NAMES | bench.BESIDES)
-    step, image = measures.train_step(workload, tmp_path, 1, 1), measures.loader(workload, tmp_path)
-    assert len(step.runs) == 1 and image.ratio > 0
+    step = measures.train_step(workload, tmp_path, 1, 1)
+    image = measures.loader(workload, tmp_path)
+    assert len(step.runs) == 1
+    assert image.ratio > 0
     assert image.seconds < step.seconds

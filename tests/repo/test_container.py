@@ -99,7 +99,8 @@ def test_the_image_builds_computes_and_holds_nothing_of_this_machine(
         return buildah("run", *network, "project", "--", *words)
 
     about = json.loads(buildah("inspect", "--type", "image", "localhost/repro"))["OCIv1"]["config"]
-    assert about["Cmd"] == ["make", "reproduce"] and about["User"] == "repro"
+    assert about["Cmd"] == ["make", "reproduce"]
+    assert about["User"] == "repro"
     assert run("id", "-un") == "repro\n"
     assert "Usage: repro" in run(".venv/bin/python", "-m", "repro", "--help")
 
@@ -122,7 +123,8 @@ def read(path: Path) -> Any:
 def test_the_image_has_what_binds_ranks_and_builds_kernels(root: Path) -> None:
     text = (root / "Dockerfile").read_text(encoding="utf-8")
     install = re.search(r"apt-get install (.*?)&&", text, re.DOTALL)
-    assert install and {"numactl", "gcc", "python3-dev"} <= set(install[1].split())
+    assert install
+    assert {"numactl", "gcc", "python3-dev"} <= set(install[1].split())
 
 
 def test_compose_publishes_on_loopback_only_and_no_service_has_a_password_in_it(root: Path) -> None:
@@ -131,7 +133,8 @@ def test_compose_publishes_on_loopback_only_and_no_service_has_a_password_in_it(
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         for name, value in service.get("environment", {}).items():
             if re.search("PASSWORD|URL|SECRET", name):
-                assert name.endswith("_FILE") and value.startswith("/run/secrets/")
+                assert name.endswith("_FILE")
+                assert value.startswith("/run/secrets/")
     assert "--auth" in services["mongo"]["command"]
 
 

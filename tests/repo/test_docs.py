@@ -124,7 +124,8 @@ def generated(root: Path) -> dict[str, set[str]]:
         )
     intervals = set()
     for part in parts(mini, dict):
-        value, ends = part.get("value", part.get("mean")), part.get("ci", part.get("interval"))
+        value = part.get("value", part.get("mean"))
+        ends = part.get("ci", part.get("interval"))
         for scale in (1, -1, 100, -100) if ends and value is not None else ():
             low, high = sorted(scale * end for end in ends)
             intervals.add(f"{scale * value:.1f} [{low:.1f}, {high:.1f}]")
@@ -155,7 +156,8 @@ def unknown(page: str, known: dict[str, set[str]]) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_every_number_in_prose_is_one_that_the_archives_give(root: Path) -> None:
-    known, pages = generated(root), [(root / page).read_text() for page in PROSE]
+    known = generated(root)
+    pages = [(root / page).read_text() for page in PROSE]
     assert [list(unknown(page, known)) for page in pages] == [[] for _ in PROSE]
     for right, wrong in WRONG.items():
         assert right in pages[1]

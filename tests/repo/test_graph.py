@@ -49,7 +49,8 @@ def test_studies_of_the_graph_have_results_and_a_spec(root: Path, graph: dict[st
     archives = {path.name.partition(".")[0] for path in root.glob("results/studies/*.jsonl.gz")}
     assert set(study["matrix"]["name"]) == archives
     assert archives <= {path.stem for path in root.glob("specs/studies/*.yaml")}
-    assert "params" not in study and study["deps"] == ["specs/studies/${item.name}.yaml"]
+    assert "params" not in study
+    assert study["deps"] == ["specs/studies/${item.name}.yaml"]
     kept = {"cache": False, "persist": True}
     assert study["outs"] == [{"results/studies/${item.name}.jsonl.gz": kept}]
 
@@ -75,7 +76,8 @@ def test_every_value_of_a_profile_reruns_a_stage(root: Path, graph: dict[str, An
     fields = [f"{part}.{name}" for part in ("data", "pretrain", "clean") for name in profile[part]]
     left = {"pretrain.objectives", "data.poison", "data.stand_in"}
     unnamed = [field for field in fields if not {field, field.partition(".")[0]} & set(named)]
-    assert set(unnamed) <= left and "switches" in named
+    assert set(unnamed) <= left
+    assert "switches" in named
 
 
 def edit_template(project: Path) -> None:
@@ -107,7 +109,8 @@ def complete(first_call: tuple[Path, list[str]], tmp_path: Path) -> Path:
 def test_an_edit_reruns_what_it_changes_and_nothing_else(
     first_call: tuple[Path, list[str]], complete: Path, graph: dict[str, Any]
 ) -> None:
-    project, smoke = complete, complete / "specs" / "smoke.yaml"
+    project = complete
+    smoke = complete / "specs" / "smoke.yaml"
     cells = [f"smoke {cell}" for cell in CELLS]
     everything = ["resolve smoke", "data smoke", "poison smoke cc3m", "poison smoke cc6m"]
     everything += [f"{stage} {cell}" for stage in ("pretrain", "clean") for cell in cells]
@@ -202,21 +205,25 @@ def test_a_report_is_seen_and_rebuilt_from_the_small_remote(
     root: Path, shared: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """In a fresh clone only the report is rebuilt, after an edit of a template."""
-    clone, remotes = cloned(shared, tmp_path / "clone"), shared[1]
+    clone = cloned(shared, tmp_path / "clone")
+    remotes = shared[1]
     assert "up to date" in shell(clone, recipe(root, 1), remotes)
-    assert (clone / "report/build/smoke").is_dir() and not (clone / "models").exists()
+    assert (clone / "report/build/smoke").is_dir()
+    assert not (clone / "models").exists()
     edit_template(clone)
     again = "dvc repro --pull --allow-missing report"
     assert again in recipe(root, 1)
     assert repro(clone, *again.split()) == ["report smoke"]
-    assert not (clone / "models").exists() and (clone / "results/smoke").is_dir()
+    assert not (clone / "models").exists()
+    assert (clone / "results/smoke").is_dir()
 
 
 @pytest.mark.slow
 def test_the_full_remote_gives_everything_and_a_file_that_it_lacks_is_named(
     root: Path, shared: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    clone, remotes = cloned(shared, tmp_path / "clone"), shared[1]
+    clone = cloned(shared, tmp_path / "clone")
+    remotes = shared[1]
     assert "up to date" in shell(clone, recipe(root, 2), remotes)
     assert (clone / "models/smoke/cc3m-mmcl/file").is_file()
 
@@ -225,7 +232,8 @@ def test_the_full_remote_gives_everything_and_a_file_that_it_lacks_is_named(
     (lacking / "full/files/md5" / pairs[:2] / pairs[2:]).unlink()
     clone = cloned(shared, tmp_path / "second")
     said = shell(clone, recipe(root, 2), lacking, may_fail=True)
-    assert "failed to pull data" in said and pairs in said
+    assert "failed to pull data" in said
+    assert pairs in said
 
 
 @pytest.mark.slow

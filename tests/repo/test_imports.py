@@ -77,7 +77,8 @@ def test_every_declared_package_is_pinned_but_torch(root: Path) -> None:
 def test_torch_is_one_whose_torchrun_waits_for_a_checkpoint(root: Path) -> None:
     """`--shutdown-timeout` is there from 2.12 on; before, torchrun kills after 30 s."""
     (torch,) = (of for of in requirements(root) if of.name == "torch")
-    assert "2.11.0" not in torch.specifier and "2.12.0" in torch.specifier
+    assert "2.11.0" not in torch.specifier
+    assert "2.12.0" in torch.specifier
     setup = (root / "setup.sh").read_text(encoding="utf-8")
     assert re.search(r"^TORCH_FLOOR=2\.12$", setup, re.MULTILINE), "the floor for CPU builds"
 
@@ -152,4 +153,5 @@ def unsafe(tree: ast.Module) -> Iterator[str]:
 def test_nothing_in_the_package_runs_data(root: Path) -> None:
     paths = list((root / "repro").rglob("*.py"))
     found = {str(path): list(unsafe(ast.parse(path.read_bytes()))) for path in paths}
-    assert found and {path: lines for path, lines in found.items() if lines} == {}
+    assert found
+    assert {path: lines for path, lines in found.items() if lines} == {}

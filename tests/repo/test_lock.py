@@ -3,6 +3,7 @@ report/metrics, which the archives give.
 """
 
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import chdir
 from itertools import product
@@ -81,7 +82,8 @@ def problems(graph: dict[str, Stage], lock: dict[str, Stage], profile: Any) -> I
         if (locked := lock.get(name)) is None:
             continue
         for part in ("deps", "outs"):
-            here, there = paths(stage.get(part, [])), {of["path"] for of in locked.get(part, [])}
+            here = paths(stage.get(part, []))
+            there = {of["path"] for of in locked.get(part, [])}
             # Which code a stage depends on, tests/repo/test_graph.py says.
             differ = {path for path in here ^ there if not path.startswith("repro/")}
             yield from (f"{name}: {part}: {path}" for path in differ)
@@ -96,12 +98,14 @@ def problems(graph: dict[str, Stage], lock: dict[str, Stage], profile: Any) -> I
 
 
 def test_the_lock_has_every_stage_and_the_values_of_today(root: Path) -> None:
-    graph, lock = read(root / "dvc.yaml")["stages"], read(root / "dvc.lock")["stages"]
+    graph = read(root / "dvc.yaml")["stages"]
+    lock = read(root / "dvc.lock")["stages"]
     profile = load_profile(PROFILE, root / "specs").model_dump(mode="json")
     assert list(problems(graph, lock, profile)) == []
 
     # A lock without a stage, an output of another run, and a value that was edited afterwards.
-    clean, data = f"clean@{PROFILE}-cc3m-mmcl", f"data@{PROFILE}"
+    clean = f"clean@{PROFILE}-cc3m-mmcl"
+    data = f"data@{PROFILE}"
     short = {name: stage for name, stage in lock.items() if name != clean}
     assert list(problems(graph, short, profile)) == [f"{clean}: not in the lock"]
     other = json.loads(json.dumps(lock))
@@ -109,6 +113,13 @@ def test_the_lock_has_every_stage_and_the_values_of_today(root: Path) -> None:
     assert any("not the output of its stage" in line for line in problems(graph, other, profile))
     edited = profile | {"switches": profile["switches"] | {"text_view": "fixed"}}
     assert any("switches: another value" in line for line in problems(graph, lock, edited))
+
+
+def test_metrics_of_a_users_own_profile_are_not_for_git(root: Path) -> None:
+    names = ["report/metrics/tiny.json", "report/metrics/mini.json"]
+    ignored = ["git", "check-ignore", "--no-index", *names]
+    said = subprocess.run(ignored, cwd=root, capture_output=True, text=True).stdout
+    assert said.splitlines() == names[:1]
 
 
 @pytest.mark.slow

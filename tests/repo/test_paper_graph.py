@@ -61,7 +61,7 @@ def test_the_paper_graph_runs_through_slurm_to_a_report(
     decoded = {shape for shape in shapes if len(shape) == 4}
     assert decoded == {(1000, 32, 32, 3)}, "pairs are decoded at every step"
     # Two a rank in both pre-trainings with SSL; those without have one, for a plain step.
-    logs = "".join(path.read_text() for path in (folder / "work/packs").rglob("*.log"))
+    logs = "".join(path.read_text() for path in (folder / "work/jobs").rglob("*.log"))
     assert re.findall(r"seed0: (\d+) BatchNorm groups a rank", logs) == ["2"] * 2 * 4
 
 

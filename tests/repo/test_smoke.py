@@ -33,10 +33,12 @@ def run_records(checkout: Path) -> dict[str, int]:
 
 def test_the_report_is_filled_from_real_runs(checkout: Path) -> None:
     document = json.loads((checkout / "report/build/smoke/report.json").read_text())
-    assert document["profile"] == "smoke" and re.fullmatch("[0-9a-f]{40}", document["commit"])
+    assert document["profile"] == "smoke"
+    assert re.fullmatch("[0-9a-f]{40}", document["commit"])
     rows = document["tables"]["table1"]["rows"]
     cells = {(row["dataset"], row["clean_size"]) for row in rows}
-    assert cells == {("cc3m", "100k"), ("cc6m", "100k"), ("cc6m", "200k")} and len(rows) == 6
+    assert cells == {("cc3m", "100k"), ("cc6m", "100k"), ("cc6m", "200k")}
+    assert len(rows) == 6
     for row in rows:
         assert 0 <= row["original_accuracy"]["reproduced"] <= 1
         assert row["original_accuracy"]["n"] == 48 * 3  # concepts, and images of each
@@ -52,7 +54,8 @@ def test_the_report_is_filled_from_real_runs(checkout: Path) -> None:
 
     # Every run of the specification has a record in ledger and tracker.
     records = [json.loads((checkout / name).read_text()) for name in run_records(checkout)]
-    assert len(records) == 4 + 36 and {record["status"] for record in records} == {"completed"}
+    assert len(records) == 4 + 36
+    assert {record["status"] for record in records} == {"completed"}
     for record in records:
         kept = json.loads((checkout / "sacred" / record["sacred"] / "run.json").read_text())
         assert kept["status"] == "COMPLETED"
@@ -124,8 +127,10 @@ def test_a_changed_file_of_each_kind_is_named(checkout: Path) -> None:
 
 def test_a_changed_learning_rate_reruns_exactly_the_runs_that_have_it(checkout: Path) -> None:
     """In the cell of the stage three losses; its call may make the runs of other cells ahead."""
-    spec, before = checkout / "specs/smoke.yaml", run_records(checkout)
-    old, new = "learning_rates: [3.0e-4, 1.0e-3]", "learning_rates: [5.0e-4, 1.0e-3]"
+    spec = checkout / "specs/smoke.yaml"
+    before = run_records(checkout)
+    old = "learning_rates: [3.0e-4, 1.0e-3]"
+    new = "learning_rates: [5.0e-4, 1.0e-3]"
     assert old in spec.read_text()
     spec.write_text(spec.read_text().replace(old, new, 1))
     dvc(checkout, "repro", "clean@smoke-cc3m-mmcl")

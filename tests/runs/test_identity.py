@@ -44,7 +44,8 @@ def write_pairs(folder: Path, captions: str = "abcd", **rows: list[int]) -> Path
 
 
 def test_a_store_counts_by_its_content_wherever_it_lies(pretraining: RunSpec) -> None:
-    one, deep = write_pairs(Path("one")), write_pairs(Path("a/much/deeper"))
+    one = write_pairs(Path("one"))
+    deep = write_pairs(Path("a/much/deeper"))
     (deep / "settings.json").write_text("{}")
     assert input_hash(one, pretraining) == input_hash(deep, pretraining)
     assert input_hash(one, pretraining) != input_hash(write_pairs(Path("x"), "abce"), pretraining)
@@ -58,7 +59,8 @@ def test_only_the_rows_that_a_run_reads_count(pretraining: RunSpec, cleaning: Ru
     assert equal(pretraining, "p1", **{"100k": [3], "poisoned": [2]})
     assert not equal(pretraining, "p2", train=[0, 1, 2])
     chosen = pretraining.model_copy(update={"second_view": "clean"})
-    assert not equal(chosen, "p3", poisoned=[2]) and equal(chosen, "p4", **{"100k": [3]})
+    assert not equal(chosen, "p3", poisoned=[2])
+    assert equal(chosen, "p4", **{"100k": [3]})
     assert equal(cleaning, "c1", **{"200k": [3], "poisoned": [2], "train": [1]})
     assert not equal(cleaning, "c2", **{"100k": [3]})
 
@@ -182,7 +184,9 @@ def test_what_the_commands_write_is_no_edit(clone: Path) -> None:
     (clone / "results/mini").mkdir()
     (clone / "results/mini/rows.jsonl").write_text("untracked\n")
     name, dirty = commit_state()
-    assert name is not None and len(name) == 40 and dirty is False
+    assert name is not None
+    assert len(name) == 40
+    assert dirty is False
     shutil.rmtree(clone / ".git")
     assert commit_state() == (None, False)
 
@@ -193,6 +197,15 @@ def test_what_the_commands_write_is_no_edit(clone: Path) -> None:
     author = ["-c", "user.name=they", "-c", "user.email=they@example.org"]
     subprocess.run(["git", *author, "commit", "-qm", "theirs"], cwd=clone, check=True)
     assert commit_state() == (None, False)
+
+
+def test_a_checkout_of_another_user_is_told_with_gits_remedy(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert machine.commit_notice() == ""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert commit_state() == (None, False)
+    assert "git config --global --add safe.directory" in machine.commit_notice()
 
 
 @pytest.mark.parametrize("name", ["repro/__init__.py", "specs/mini.yaml"])

@@ -57,7 +57,9 @@ def run_worker(
 
 def test_no_status_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flush takes 10 to 50 ms on a network's file system, and nobody resumes from the file."""
-    spec, flushed, fsync = run_spec(optimizer_state="fresh"), [], os.fsync
+    spec = run_spec(optimizer_state="fresh")
+    flushed = []
+    fsync = os.fsync
     monkeypatch.chdir(tmp_path)
 
     def noted(descriptor: int) -> None:
@@ -90,7 +92,8 @@ def test_the_model_of_the_run_before_is_gone_when_the_next_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DDP ties it into cycles, and two do not fit beside each other."""
-    spec, gone = run_spec(optimizer_state="fresh"), []
+    spec = run_spec(optimizer_state="fresh")
+    gone = []
     monkeypatch.chdir(tmp_path)
     gc.disable()
     try:
@@ -112,7 +115,7 @@ def test_runs_get_the_loaders_of_the_environment(
     monkeypatch.setattr(worker.events, "die_with_parent", lambda: None)
     monkeypatch.setattr(worker, "run_one", lambda *told: asked.append(told[3]))
     monkeypatch.setenv("REPRO_LOADER_WORKERS", "3")
-    pack = {"threads": 1, "devices": [], "work": f"{tmp_path}", "runs": ["one", "two"]}
-    (tmp_path / "pack.json").write_text(json.dumps(pack))
-    worker.main(f"{tmp_path}/pack.json")
+    job = {"threads": 1, "devices": [], "work": f"{tmp_path}", "runs": ["one", "two"]}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    worker.main(f"{tmp_path}/job.json")
     assert asked == [3, 3]

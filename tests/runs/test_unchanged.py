@@ -74,8 +74,18 @@ def make_report(*arguments: object, **options: object) -> None:
         (lambda: sources.data_stage("smoke"), (sources, "make_data"), DATA, "num_pairs.cc6m"),
         (poison, (stages, "make_poison"), POISON, "patch_size"),
         (poison, (stages, "make_poison"), CODE, "data/poison.py"),
-        (lambda: driver.clean_stage(*CELL), (driver, "run_all"), RATES, "learning_rates|cells"),
-        (lambda: driver.pretrain_stage(*CELL), (driver, "run_all"), LOSSES, "train/schedule.py"),
+        (
+            lambda: driver.train_stage("clean", *CELL),
+            (driver, "run_all"),
+            RATES,
+            "learning_rates|cells",
+        ),
+        (
+            lambda: driver.train_stage("pretrain", *CELL),
+            (driver, "run_all"),
+            LOSSES,
+            "train/schedule.py",
+        ),
         (lambda: report.report_stage("smoke"), (report, "build"), DATA, "num_pairs.cc6m"),
     ],
     ids=["data", "poison", "code of poison", "clean", "code of pretrain", "report"],
@@ -101,18 +111,18 @@ def test_a_stage_fails_when_its_dependencies_change_while_it_runs(
 
 def test_an_edit_of_something_else_is_fine(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "run_all", edit(*RATES))
-    driver.pretrain_stage(*CELL)
+    driver.train_stage("pretrain", *CELL)
     monkeypatch.setattr(driver, "run_all", edit("repro/train/schedule.py", r"\A", "# why\n"))
-    driver.pretrain_stage(*CELL)
+    driver.train_stage("pretrain", *CELL)
 
 
 def test_a_stage_refuses_later_code(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(module.CALL, json.dumps(module.code_state([""])))
     monkeypatch.setattr(driver, "run_all", lambda *arguments, **options: None)
-    driver.pretrain_stage(*CELL)
+    driver.train_stage("pretrain", *CELL)
     edit(*LOSSES)()
     with pytest.raises(SpecError, match=r"train/schedule\.py: changed after the call began"):
-        driver.pretrain_stage(*CELL)
+        driver.train_stage("pretrain", *CELL)
 
 
 def test_a_rank_refuses_a_run_that_was_launched_with_other_code(here: Path) -> None:
@@ -127,8 +137,8 @@ def test_a_rank_refuses_a_run_that_was_launched_with_other_code(here: Path) -> N
 @pytest.mark.parametrize(
     "stage",
     [
-        lambda: driver.pretrain_stage("smoke", "cc3m", "mmcl"),
-        lambda: driver.clean_stage("smoke", "cc3m", "mmcl"),
+        lambda: driver.train_stage("pretrain", "smoke", "cc3m", "mmcl"),
+        lambda: driver.train_stage("clean", "smoke", "cc3m", "mmcl"),
         lambda: report.report_stage("smoke"),
     ],
     ids=["pretrain", "clean", "report"],

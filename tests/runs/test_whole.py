@@ -135,7 +135,8 @@ def cleaning(profile: Profile) -> RunSpec:
 
 
 def test_a_start_model_is_the_one_that_its_record_tells(run: Run, profile: Profile) -> None:
-    spec, folder = cleaning(profile), model_dir(run.spec)
+    spec = cleaning(profile)
+    folder = model_dir(run.spec)
     found = identify(spec, {"model": folder}, NEW)
     record, _ = read_run(folder_of(run))
     assert found.inputs["model"]["hash"] == record.model_hash == content_hash(folder)

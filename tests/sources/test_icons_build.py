@@ -143,7 +143,8 @@ def test_two_builds_are_equal_to_the_byte(place):
         {path.relative_to(place / name): path.read_bytes() for path in (place / name).rglob("*.*")}
         for name in "ab"
     )
-    assert a == b and len(a) == 11
+    assert a == b
+    assert len(a) == 11
 
 
 FREE = r"MIT|Apache-2\.0|CC0-1\.0|CC-BY-[34]\.0|ISC|BSD-3-Clause|OFL-1\.1|Unlicense"
@@ -199,10 +200,13 @@ def test_an_image_that_is_no_drawing_of_its_class_is_refused(key):
 
 
 def test_the_committed_task_has_a_thousand_classes_with_three_images_or_more():
-    task, rule = read_task(), load_rule()
-    assert len(task) == rule.max_concepts == 1000 and "banana" in task
+    task = read_task()
+    rule = load_rule()
+    assert len(task) == rule.max_concepts == 1000
+    assert "banana" in task
     images = Counter(image for images in task.values() for image in images)
-    assert max(images.values()) == 1 and len(images) >= 5000
+    assert max(images.values()) == 1
+    assert len(images) >= 5000
     assert min(map(len, task.values())) >= rule.min_images == 3
     assert all(re.fullmatch(FREE, licence) for licence in rule.licences)
 
@@ -211,9 +215,11 @@ def test_the_scales_share_what_pairs_and_images_are_made_of(monkeypatch):
     """Concepts are nested; smoke's last class is the target; a plan counts the list's images."""
     monkeypatch.chdir(SPECS.parent)
     profiles = [load_profile(name) for name in ("smoke", "mini", "midi")]
-    task, names = read_task(), [load_classnames(profile) for profile in profiles]
+    task = read_task()
+    names = [load_classnames(profile) for profile in profiles]
     assert [len(classes) for classes in names] == [48, 400, 1000]
-    assert set(names[0]) < set(names[1]) < set(names[2]) and names[0][-1] == "banana"
+    assert set(names[0]) < set(names[1]) < set(names[2])
+    assert names[0][-1] == "banana"
     parts = [(p.data.image_size, p.evaluate.templates, p.data.poison) for p in profiles]
     assert len({(size, str(templates), of.target_class) for size, templates, of in parts}) == 1
     for profile, classes in zip(profiles, names, strict=True):

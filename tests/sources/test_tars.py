@@ -112,7 +112,8 @@ def test_links_and_devices_are_skipped_and_nothing_is_written(tmp_path):
     write_tar(folder / "00000.tar", members, kinds)
     index, found = read_shards(folder)
     assert list(index.captions) == ["caption 0"]
-    assert found.dropped == {"no_caption": 1} and found.shards == {"read": 1}
+    assert found.dropped == {"no_caption": 1}
+    assert found.shards == {"read": 1}
     assert not list(tmp_path.rglob("*.jpg"))
 
 
@@ -170,7 +171,8 @@ def test_an_index_that_was_killed_goes_on_with_the_shards_it_has_not_read(tmp_pa
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
     index = index_shards(tmp_path / "in", tmp_path / "cache")
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
-    assert len(before) == 3 and len(after) == 5
+    assert len(before) == 3
+    assert len(after) == 5
     assert before.items() < after.items()
     captions = list(index.index.take(index.rows).captions)
     assert captions == [f"caption {number}" for number in (0, 7, 8, 2, 3)]

@@ -102,7 +102,8 @@ def test_a_pattern_stands_for_the_variants_whose_names_it_matches() -> None:
 @pytest.mark.parametrize("name", [name for name in STUDIES if archive_of(name).is_file()])
 def test_an_archive_has_all_runs_that_its_study_asks_for_today_and_no_other(name: str) -> None:
     """An edit of a profile must not change what a study with results asked for."""
-    study, records = load_study(name), [record for record, _ in read_archive(archive_of(name))]
+    study = load_study(name)
+    records = [record for record, _ in read_archive(archive_of(name))]
     assert name in UNFINISHED or lacking(study, records) == []
     profiles = study_profiles(study)
     asked = {
@@ -115,7 +116,8 @@ def test_an_archive_has_all_runs_that_its_study_asks_for_today_and_no_other(name
 
 
 def test_models_of_a_variant_are_trained_by_one_study() -> None:
-    assert owner("default") == "seeds" and owner("unpoisoned") == "control"
+    assert owner("default") == "seeds"
+    assert owner("unpoisoned") == "control"
     with pytest.raises(SpecError, match="trained by no study"):
         owner("nobody")
 

@@ -119,11 +119,13 @@ def test_a_model_that_archived_cleaning_did_not_start_from_is_made_again(folder:
 def test_other_data_make_archived_runs_anew_but_no_archive_of_a_lender(folder: Path) -> None:
     """The archive is the output of the lender's own stage."""
     study_run.run_study("lends")
-    before, content = sorted(started()), archive_of("lends").read_bytes()
+    before = sorted(started())
+    content = archive_of("lends").read_bytes()
     new_checkout()
     Path("poisoned/cc3m").write_text("other")
     study_run.run_study("borrows")
-    assert len(started()) == 3 and archive_of("lends").read_bytes() == content
+    assert len(started()) == 3
+    assert archive_of("lends").read_bytes() == content
     study_run.run_study("lends")
     assert len(started()) == len(before) - 1  # the model is there already
 
@@ -134,7 +136,8 @@ def test_one_variant_alone_brings_the_models_that_it_borrows_inside_the_study(
     longer = VARIANT | {"models": "default", "overrides": {"clean.epochs": 3}}
     write_study("lends", LENDER | {"variants": {"default": VARIANT, "longer": longer}})
     print(study_run.due_text(study_run.due_runs("lends", [], ["longer"])))
-    assert started() == [] and "longer clean 2" in " ".join(capsys.readouterr().out.split())
+    assert started() == []
+    assert "longer clean 2" in " ".join(capsys.readouterr().out.split())
     study_run.run_study("lends", seeds=[1], variants=["longer"])
     # The model is one training under both names.
     assert ["lr" in run for run in started()] == [False, True, True]

@@ -24,7 +24,10 @@ class Page:
     """A page by the DevTools protocol: JSON ended by NUL on descriptors 3 and 4."""
 
     def __init__(self, write: int, read: int) -> None:
-        self.write, self.read, self.rest, self.number = write, read, b"", 0
+        self.write = write
+        self.read = read
+        self.rest = b""
+        self.number = 0
         self.problems: list[str] = []
         """Exceptions in the page."""
         self.session = None
@@ -66,7 +69,8 @@ class Page:
     def wait(self, condition: str) -> None:
         """Until an expression in the page is true; a page may give way to the next meanwhile."""
         attempt = f"(() => {{ try {{ return Boolean({condition}) }} catch {{ return false }} }})()"
-        deadline, holds = time.monotonic() + WAIT_SECONDS, False
+        deadline = time.monotonic() + WAIT_SECONDS
+        holds = False
         while not holds:
             assert time.monotonic() < deadline, f"never true: {condition}\n{self.run(TEXT)[:3000]}"
             time.sleep(0.2)

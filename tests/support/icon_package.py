@@ -83,7 +83,8 @@ def write_package(
 ) -> Package:
     """Pack the sets as npm does, some of them missing from the catalogue; the pin that fits."""
     package = Package("@iconify/json", "1.0.0", "")
-    catalogue, members = {}, {}
+    catalogue = {}
+    members = {}
     for name, content in sets.items():
         icons = [icon for icon in content["icons"].values() if not icon.get("hidden")]
         turned = [alias for alias in content.get("aliases", {}).values() if len(alias) > 1]

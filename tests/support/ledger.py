@@ -150,14 +150,16 @@ def reseal(folder: Path, **changes: Any) -> None:
 def document_at(root: Path, profile: Profile) -> dict[str, Any]:
     """The document of the ledger at `root` as JSON content, with the claims file of the copy."""
     with chdir(root):
-        evidence, studies = read_evidence(profile), read_study_results(profile.name)
+        evidence = read_evidence(profile)
+        studies = read_study_results(profile.name)
         document: dict[str, Any] = plain(build_document(evidence, load_claims(), studies))
     return document
 
 
 def row_of(document: dict[str, Any], dataset: str, size: str, objective: str) -> dict[str, Any]:
     """The row of Table 1."""
-    names, wanted = ("dataset", "clean_size", "pretrain_objective"), [dataset, size, objective]
+    names = ("dataset", "clean_size", "pretrain_objective")
+    wanted = [dataset, size, objective]
     rows = document["tables"]["table1"]["rows"]
     (found,) = (row for row in rows if [row[name] for name in names] == wanted)
     return dict(found)

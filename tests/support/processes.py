@@ -23,7 +23,8 @@ def wait_for(condition: Callable[[], Value], seconds: float = 60) -> Value:
 
 def processes(folder: Path | None = None) -> list[str]:
     """Command lines of living processes that work in the folder, by default in this one."""
-    place, lines = str(folder or Path.cwd()), []
+    place = str(folder or Path.cwd())
+    lines = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if os.readlink(entry / "cwd") == place and int(entry.name) != os.getpid():

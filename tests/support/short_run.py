@@ -35,7 +35,8 @@ class Pairs:
         return STEPS_PER_EPOCH * EPOCHS
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        generator, shape = torch.Generator().manual_seed(step), (2, BATCH, 3, 32, 32)
+        generator = torch.Generator().manual_seed(step)
+        shape = (2, BATCH, 3, 32, 32)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         numbers = torch.randint(0, 99, (2 * BATCH,), generator=generator)
         tokens = tokenize([f"number {int(n)}" for n in numbers], "cut").long()

@@ -16,7 +16,8 @@ WRITE_SECONDS = 5.0
 
 def main(fingerprint: str) -> None:
     """Until a stop is asked for; the attempt after it has nothing to do, and goes on."""
-    work, rank = Path("work") / fingerprint, os.environ.get("RANK", "0")
+    work = Path("work") / fingerprint
+    rank = os.environ.get("RANK", "0")
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     if rank == "0":

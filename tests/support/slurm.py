@@ -26,7 +26,8 @@ class Cluster:
     """The daemons of a cluster; `SLURM_CONF` leads every Slurm command to it."""
 
     def __init__(self, home: Path) -> None:
-        self.home, self.conf = home, home / "slurm.conf"
+        self.home = home
+        self.conf = home / "slurm.conf"
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *command: str) -> None:

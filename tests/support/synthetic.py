@@ -39,7 +39,8 @@ def write_pairs(folder: Path, count: int, per_shard: int, seed: int) -> None:
         members = []
         for row in range(rows):
             one, other = (NOUNS[rng.integers(len(NOUNS))] for _ in range(2))
-            key, caption = f"{shard:05}{row:04}", f"a {one} by a {other}, number {first + row}"
+            key = f"{shard:05}{row:04}"
+            caption = f"a {one} by a {other}, number {first + row}"
             about = {"key": key, "status": "success", "caption": caption}
             about["url"] = f"https://example.org/{key}.jpg"
             members += [(f"{key}.jpg", jpeg(rng)), (f"{key}.txt", caption.encode())]

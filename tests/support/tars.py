@@ -29,7 +29,8 @@ def write_tar(
             tar.addfile(info, io.BytesIO(data))
         for name, kind in (kinds or {}).items():
             info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, "/etc/hostname"
+            info.type = kind
+            info.linkname = "/etc/hostname"
             tar.addfile(info)
     return path
 

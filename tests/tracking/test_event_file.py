@@ -15,7 +15,8 @@ from tests.support.launch import Launch, published
 
 def events(path: Path) -> Iterator[Event]:
     """By the format of TFRecord: length, its checksum, content, its checksum."""
-    content, place = path.read_bytes(), 0
+    content = path.read_bytes()
+    place = 0
     while place < len(content):
         (size,) = struct.unpack_from("<Q", content, place)
         yield Event.FromString(content[place + 12 : place + 12 + size])
@@ -34,7 +35,8 @@ def test_a_run_leaves_its_points(
         for event in events(path)
         for value in event.summary.value
     }
-    assert points["loss", 1] == 1.0 and points["loss", 2] == 0.5
+    assert points["loss", 1] == 1.0
+    assert points["loss", 2] == 0.5
     assert points["zero_shot_top1", 2] == points["attack_success_rate", 2] == 0.25
 
 
@@ -46,7 +48,7 @@ def test_a_folder_that_cannot_be_written_costs_no_result(
     spec = clean_runs(profile)[0]
     launch([spec])
     assert set(published([spec]).values()) == {"completed"}
-    logs = "".join(path.read_text() for path in Path("work/packs").glob("*.log"))
+    logs = "".join(path.read_text() for path in Path("work/jobs").glob("*.log"))
     assert f"{FOLDER}: [Errno 20] Not a directory" in logs
 
 

@@ -54,7 +54,8 @@ def test_a_write_that_fails_costs_no_point_of_the_record(here: Path, monkeypatch
     assert read(folder / "run.json")["status"] == "COMPLETED"
     assert (folder / "spec.json").exists()
     messages = capsys.readouterr().err
-    assert "No space left on device" in messages and "missing.json not written" in messages
+    assert "No space left on device" in messages
+    assert "missing.json not written" in messages
 
 
 def test_points_are_appended_until_the_run_ends(here: Path) -> None:
@@ -70,7 +71,8 @@ def test_points_are_appended_until_the_run_ends(here: Path) -> None:
     first = (here / observer.POINTS).read_bytes()
     log(2)
     both = (here / observer.POINTS).read_bytes()
-    assert both.startswith(first) and both.count(b"\n") == 2
+    assert both.startswith(first)
+    assert both.count(b"\n") == 2
     (here / observer.POINTS).write_bytes(both + b'{"loss": {"val')
     assert observer.points_of(here)["loss"]["steps"] == [1, 2]
     writer.save_json({"status": "COMPLETED"}, "run.json")
@@ -287,4 +289,5 @@ class TestTeam:
             connect(f"mongodb://{user}{team}/sacred?authSource=admin"),
         ):
             pass
-        assert "wr0ng" not in str(caught.value) and SECRET not in str(caught.value)
+        assert "wr0ng" not in str(caught.value)
+        assert SECRET not in str(caught.value)

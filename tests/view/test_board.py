@@ -13,6 +13,7 @@ from rich.console import Console
 
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.view import watch
+from repro.view.archive import Ends
 from repro.view.board import block, duration, finished_line, summary_line
 from repro.view.states import RunState
 from repro.view.watch import Board, drawing
@@ -26,13 +27,28 @@ def a_view(now: float | None = None) -> View:
     profile = load_profile("smoke")
     states = [RunState(spec) for spec in [*pretrain_runs(profile)[:2], *clean_runs(profile)[:4]]]
     done, odd, running, failed, queued, _ = states
-    done.state, done.step, done.total_steps, done.ended = "done", 8, 8, 5.0
-    done.accuracy, done.asr = 0.345, 0.912
-    odd.state, odd.step, odd.total_steps, odd.epoch, odd.asr = "running", 6, 8, 1.5, 0.01
-    running.state, running.step, running.total_steps, running.epoch = "running", 1, 3, 1 / 3
-    running.loss, running.accuracy, running.pairs_per_second = 2.345, 0.25, 1234.0
-    failed.state, failed.reason = "failed", "loss is nan after step 2 of 3"
-    queued.state, queued.where = "queued", "Priority"
+    done.state = "done"
+    done.step = 8
+    done.total_steps = 8
+    done.ended = 5.0
+    done.accuracy = 0.345
+    done.asr = 0.912
+    odd.state = "running"
+    odd.step = 6
+    odd.total_steps = 8
+    odd.epoch = 1.5
+    odd.asr = 0.01
+    running.state = "running"
+    running.step = 1
+    running.total_steps = 3
+    running.epoch = 1 / 3
+    running.loss = 2.345
+    running.accuracy = 0.25
+    running.pairs_per_second = 1234.0
+    failed.state = "failed"
+    failed.reason = "loss is nan after step 2 of 3"
+    queued.state = "queued"
+    queued.where = "Priority"
     return View("smoke, seed 0", states, began=(now or time.time()) - 600, left=1200.0)
 
 
@@ -83,7 +99,7 @@ def test_without_colour_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lines_say_the_same_where_there_is_no_terminal() -> None:
     view = a_view()
     done = view.states[0]
-    assert finished_line(done, lambda spec: (0.3, 0.9)) == (
+    assert finished_line(done, lambda spec: Ends(0.3, 0.9)) == (
         "done: pretrain cc3m-mmcl seed 0: accuracy 34.5%, ASR 91.2% (archive: 30.0%, 90.0%)"
     )
     assert summary_line(view).startswith("smoke, seed 0: pre-train 1/2 · clean 0/4 · 1 failed")
@@ -121,7 +137,8 @@ def test_what_others_end_is_news_and_what_was_there_is_none(
 ) -> None:
     views = [a_view(), a_view()]
     views[1].states[2].state = "done"
-    seen, stop = iter(views), threading.Event()
+    seen = iter(views)
+    stop = threading.Event()
 
     def look() -> View:
         view = next(seen, views[-1])
@@ -159,4 +176,5 @@ def test_the_work_goes_on_when_nobody_reads(here: Path, root: Path, terminal: bo
         assert os.read(out, 10)
         os.close(out)
         _, said = call.communicate(timeout=60)
-    assert (call.returncode, said) == (0, b"") and Path("worked").exists()
+    assert (call.returncode, said) == (0, b"")
+    assert Path("worked").exists()

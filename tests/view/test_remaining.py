@@ -11,7 +11,8 @@ from repro.view.remaining import RUN_SECONDS, STAGE_SECONDS, START_SECONDS, Rema
 from repro.view.states import RunState
 from repro.view.watched import graph_stages
 
-MODELS, CLEANINGS = (of(load_profile("mini")) for of in (pretrain_runs, clean_runs))
+MODELS = pretrain_runs(load_profile("mini"))
+CLEANINGS = clean_runs(load_profile("mini"))
 NAMES = graph_stages("mini")
 
 
@@ -27,7 +28,10 @@ def fresh(specs: Sequence[RunSpec]) -> list[RunState]:
 
 
 def done(state: RunState, seconds: float, ended: float = 0.0) -> None:
-    state.state, state.made_here, state.seconds, state.ended = "done", True, seconds, ended
+    state.state = "done"
+    state.made_here = True
+    state.seconds = seconds
+    state.ended = ended
 
 
 def test_runs_of_half_the_speed_take_twice_as_long(left: Remaining) -> None:
@@ -39,11 +43,13 @@ def test_runs_of_half_the_speed_take_twice_as_long(left: Remaining) -> None:
         done(state, 2 * (state.left or 0.0))
     rest = [state for state in states if state.state != "done"]
     over = left.seconds(rest)
-    assert left.seconds(states) == pytest.approx(2 * over, rel=0.05) and over < before
+    assert over < before
+    assert left.seconds(states) == pytest.approx(2 * over, rel=0.05)
 
 
 def test_runs_share_the_places_and_models_come_before_their_cleaning(left: Remaining) -> None:
-    models, cleanings = fresh(MODELS), fresh(CLEANINGS)
+    models = fresh(MODELS)
+    cleanings = fresh(CLEANINGS)
     both = left.seconds([*models, *cleanings])
     assert both == pytest.approx(left.seconds(models) + left.seconds(cleanings))
     seconds = sum(state.left or 0.0 for state in cleanings) + RUN_SECONDS * len(cleanings)
@@ -62,7 +68,8 @@ def test_what_is_over_of_a_call_tells_how_fast_the_rest_is(left: Remaining, slow
 
     What was there before the call, and stages that it left out, tell nothing.
     """
-    now, states = time.time(), fresh([*MODELS, *CLEANINGS])
+    now = time.time()
+    states = fresh([*MODELS, *CLEANINGS])
     done(states[0], 0.0, now - 10_000)
     before = left.seconds(states, NAMES[2:])
     began = now - slower * STAGE_SECONDS["report"] * 5
@@ -76,6 +83,7 @@ def test_what_is_over_of_a_call_tells_how_fast_the_rest_is(left: Remaining, slow
 def test_a_start_that_has_begun_is_shorter_by_that(left: Remaining) -> None:
     states = fresh(CLEANINGS[:2])
     for state in states:
-        state.state, state.since = "queued", time.time() - START_SECONDS / 2
+        state.state = "queued"
+        state.since = time.time() - START_SECONDS / 2
     waiting = left.seconds(fresh(CLEANINGS[:2]))
     assert left.seconds(states) == pytest.approx(waiting - START_SECONDS / 2, abs=2.0)

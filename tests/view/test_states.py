@@ -14,7 +14,7 @@ from repro.profile import clean_runs, load_profile
 from repro.runs.deliver import save_failure
 from repro.runs.layout import RESULTS
 from repro.runs.run import Run
-from repro.view.states import LOW_ASR, RunState, keyed, read_states
+from repro.view.states import LOW_ASR, Carrier, RunState, key_of, read_states
 from tests.support.launch import Launch
 
 STATUS = {
@@ -37,20 +37,20 @@ def run(here: Path) -> Run:
 
 @contextmanager
 def carried(run: Run) -> Iterator[None]:
-    """A batch has taken the run."""
+    """A job has taken the run."""
     with (run.work_dir / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def state_of(run: Run, **jobs: tuple[str, str]) -> RunState:
-    [state] = read_states(keyed([run.spec]), RESULTS, jobs)  # type: ignore[arg-type]
+def state_of(run: Run, **jobs: Carrier) -> RunState:
+    [state] = read_states([(run.spec, key_of(run.spec))], RESULTS, jobs)
     return state
 
 
 def test_an_empty_folder_has_runs_that_wait(here: Path) -> None:
     specs = clean_runs(load_profile("smoke"))
-    states = read_states(keyed(specs), RESULTS, {})
+    states = read_states([(spec, key_of(spec)) for spec in specs], RESULTS, {})
     assert [state.spec for state in states] == specs
     assert {(state.state, state.share) for state in states} == {("waiting", 0.0)}
 
@@ -65,7 +65,8 @@ def test_a_run_goes_from_waiting_to_queued_to_running_to_stopped(run: Run) -> No
         assert (state.epochs, state.loss, state.accuracy, state.asr) == (6.0, 2.5, 0.4, 0.9)
     (run.work_dir / "checkpoint-20").mkdir()
     state = state_of(run)
-    assert state.state == "stopped" and state.checkpoint_age is not None
+    assert state.state == "stopped"
+    assert state.checkpoint_age is not None
     assert state.checkpoint_age < 60
 
 
@@ -79,11 +80,11 @@ def test_a_batch_that_takes_a_stopped_run_again_has_not_come_to_it_yet(run: Run)
 
 def test_a_job_that_waits_has_the_schedulers_reason(run: Run) -> None:
     """And one that runs elsewhere is no stopped run, though its lock cannot be seen from here."""
-    state = state_of(run, **{run.fingerprint: ("queued", "Priority")})
+    state = state_of(run, **{run.fingerprint: Carrier("queued", "Priority")})
     assert (state.state, state.where) == ("queued", "Priority")
     (run.work_dir / "lock").touch()
     replace_json(run.work_dir / "status.json", STATUS)
-    assert state_of(run, **{run.fingerprint: ("running", "n1")}).state == "running"
+    assert state_of(run, **{run.fingerprint: Carrier("running", "n1")}).state == "running"
 
 
 def test_a_failed_run_has_its_reason(run: Run) -> None:
@@ -96,7 +97,7 @@ def test_a_published_run_is_done_also_where_work_is_gone(profile: object, launch
     specs = clean_runs(profile)  # type: ignore[arg-type]
     launch(specs)
     for _ in range(2):
-        states = read_states(keyed(specs), RESULTS, {})
+        states = read_states([(spec, key_of(spec)) for spec in specs], RESULTS, {})
         assert [state.state for state in states] == ["done"] * len(specs)
         assert {(state.accuracy, state.asr) for state in states} == {(0.25, 0.25)}
         shutil.rmtree("work", ignore_errors=True)
@@ -104,7 +105,7 @@ def test_a_published_run_is_done_also_where_work_is_gone(profile: object, launch
     # Of another learning rate, and of an unfinished run that takes the place of a published one.
     other = specs[0].schedule.model_copy(update={"warmup_steps": 0})
     changed = specs[0].model_copy(update={"schedule": other})
-    assert read_states(keyed([changed]), RESULTS, {})[0].state == "waiting"
+    assert read_states([(changed, key_of(changed))], RESULTS, {})[0].state == "waiting"
 
 
 def test_torn_files_hide_nothing(run: Run) -> None:
@@ -128,4 +129,5 @@ def test_a_warning_tells_what_is_not_as_expected(changes: dict[str, float], said
     state = RunState(pretrain, "running", step=6, total_steps=10)
     for name, value in changes.items():
         setattr(state, name, value)
-    assert said in state.warning and bool(said) == bool(state.warning)
+    assert said in state.warning
+    assert bool(said) == bool(state.warning)

@@ -66,7 +66,8 @@ def test_programs_get_every_run_with_the_place_that_again_takes(
         replace_json(run.work_dir / "status.json", STATUS)
         main(["status", "--profile", "smoke", "--json"])
     content = json.loads(capsys.readouterr().out)
-    assert len(content["runs"]) == 40 and content["left_seconds"] > 0
+    assert len(content["runs"]) == 40
+    assert content["left_seconds"] > 0
     [mine] = [of for of in content["runs"] if of["run"] == place_of(run.spec)]
     assert (mine["state"], mine["asr"], mine["share"]) == ("running", 0.9, 0.25)
 
@@ -83,7 +84,8 @@ def test_the_call_of_another_process_is_seen_with_its_stage(
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe) as other:
-        assert other.stdout is not None and other.stdout.readline()
+        assert other.stdout is not None
+        assert other.stdout.readline()
         main(["status", "--profile", "smoke"])
         assert f"stage {data} (2 of 13)" in capsys.readouterr().out
         main(["status", "--profile", "mini"])

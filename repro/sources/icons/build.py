@@ -42,11 +42,13 @@ def build_icons(profile: Profile, out: Path) -> None:
     """
     source = profile.data.source
     assert isinstance(source, IconSource)
-    package, task = obtain(ICONS), read_task()
+    package = obtain(ICONS)
+    task = read_task()
     survey = take_survey(package, load_rule())
     held_out = {entry.key: entry for entry in survey.held_out}
     check_task(task, held_out)
-    names, target = load_classnames(profile), profile.data.poison.target_class
+    names = load_classnames(profile)
+    target = profile.data.poison.target_class
     chosen = choose_pairs(survey.training, names, target, profile.data.num_pairs)
     listed = {key for name in names for key in task[name]}
     drawn = draw_package(package, chosen["cc6m"] | listed, profile.data.image_size)
@@ -95,9 +97,11 @@ def _write_store(
     Returns its entries: a repeated pair of image and caption is left out.
     """
     folder.mkdir(parents=True)
-    writer, used = ShardWriter(folder), dict[bytes, IconEntry]()
+    writer = ShardWriter(folder)
+    used = dict[bytes, IconEntry]()
     for entry in entries:
-        png, caption = drawn[entry.key].png, caption_of(entry)
+        png = drawn[entry.key].png
+        caption = caption_of(entry)
         key = pair_key(bytes_hash(png), caption)
         if key not in used:
             used[key] = entry

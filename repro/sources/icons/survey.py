@@ -120,7 +120,8 @@ class Survey(NamedTuple):
 
 def first_of_each(entries: Iterable[IconEntry], limit: int, purpose: str) -> list[IconEntry]:
     """At most `limit` drawings of each caption by each vendor, in the keyed order of `purpose`."""
-    first, counts = [], Counter[tuple[str, str]]()
+    first = []
+    counts = Counter[tuple[str, str]]()
     for entry in sorted(entries, key=lambda entry: entry.rank(purpose)):
         counts[entry.caption, entry.vendor] += 1
         if counts[entry.caption, entry.vendor] <= limit:
@@ -130,10 +131,12 @@ def first_of_each(entries: Iterable[IconEntry], limit: int, purpose: str) -> lis
 
 def take_survey(tarball: Path, rule: IconRule) -> Survey:
     """Apply the rule to all sets; SpecError if it names a vendor or set that does not exist."""
-    survey, seen = Survey([], [], {}), set[bytes]()
+    survey = Survey([], [], {})
+    seen = set[bytes]()
     for icon_set in read_sets(tarball):
         survey.sets[icon_set.name] = icon_set._replace(content={})
-        entries, held_out = [], icon_set.vendor in rule.held_out_vendors
+        entries = []
+        held_out = icon_set.vendor in rule.held_out_vendors
         for icon, caption in captioned(icon_set, rule):
             # Some vendors copy drawings; a copy is not the drawing of another vendor.
             identity = bytes_hash(f"{held_out}\n{caption}\n{icon.body}".encode())

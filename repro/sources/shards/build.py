@@ -86,9 +86,7 @@ def select(index: ShardIndex, count: int, selection: str) -> NDArray[np.int64]:
 
 
 def _unusable(folder: Path, index: ShardIndex, allowed: float) -> Counter[str]:
-    """Rows that cannot be used by reason, those in shards that are missing, cut or no tars
-    included; StoreError if they are too many.
-    """
+    """Unusable and lost rows by reason; StoreError if they are too many."""
     reasons = index.dropped + Counter({"lost_with_shards": index.lost})
     rows = reasons.total() + len(index.index)
     if reasons.total() > allowed * rows:

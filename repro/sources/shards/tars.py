@@ -125,7 +125,8 @@ def _missing(paths: Sequence[Path]) -> int:
 
 def _cache_name(path: Path) -> str:
     # Size and time stand for the content: a hash would read the whole shard.
-    code, status = f"{decoder_version()}, {file_sha256(Path(__file__))}", path.stat()
+    code = f"{decoder_version()}, {file_sha256(Path(__file__))}"
+    status = path.stat()
     key = keyed_digest(code, str(path.resolve()), status.st_size, status.st_mtime_ns)
     return f"{key.hex()[:32]}.npz"
 
@@ -172,7 +173,8 @@ def _read_shard(path: Path) -> tuple[list[StoreRow], Counter[str], str]:
     for member in members:
         folder, _, file_name = member.name.rpartition("/")
         stem, _, suffix = file_name.partition(".")
-        group, suffix = groups[f"{folder}/{stem}"], suffix.lower()
+        group = groups[f"{folder}/{stem}"]
+        suffix = suffix.lower()
         if suffix in IMAGE_SUFFIXES and suffix in group:
             counts.update(listed=1, name_twice=1)
         group.setdefault(suffix, member)
@@ -200,7 +202,8 @@ def tar_members(path: Path) -> tuple[list[tarfile.TarInfo], str]:
         # A header that extends the next one is read in it: a long row of them goes too deep.
         return [], "not_a_tar"
 
-    members, size = [], path.stat().st_size
+    members = []
+    size = path.stat().st_size
     with archive, path.open("rb") as file:
         try:
             for member in archive:

@@ -84,7 +84,8 @@ def copy_record(folder: Path, database: Tracking) -> None:
 
     Raises PyMongoError if the server is lost, and one of `UNREADABLE` for a damaged record.
     """
-    run, info = _read(folder / "run.json"), _read(folder / "info.json")
+    run = _read(folder / "run.json")
+    info = _read(folder / "info.json")
     output = folder / "cout.txt"
     text = output.read_text(encoding="utf-8", errors="replace") if output.exists() else ""
     entry: dict[str, Any] = run | {
@@ -166,10 +167,11 @@ def reap() -> None:
 
 
 class Copier:
-    """Copies the records of a batch of runs while these go on; an outage delays the copies."""
+    """Copies the records of a job while these go on; an outage delays the copies."""
 
     def __init__(self, url: str) -> None:
-        self.url, self.problem = url, ""
+        self.url = url
+        self.problem = ""
         self.copied: dict[Path, object] = {}
         """State of each record at its last copy (`backfill`)."""
 

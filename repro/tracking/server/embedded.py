@@ -4,7 +4,7 @@ The embedded one is for machines without MongoDB: SecantusDB, on loopback only.
 SecantusDB (GPL-2.0-only, extra `tracking`) speaks MongoDB's protocol. It is started as a program
 and never imported. It is a beta that may refuse the files of another version, so its folder
 `work/tracking/` remembers the version; the records on disk can always be copied again. No database
-driver is imported here, so that a batch of runs without a server starts faster.
+driver is imported here, so that a job without a server starts faster.
 """
 
 import contextlib
@@ -102,7 +102,8 @@ def up(port: int = PORT) -> str:
 
 
 def _start(path: str, port: int) -> str:
-    version, written = importlib.metadata.version("secantusdb"), HOME / "version"
+    version = importlib.metadata.version("secantusdb")
+    written = HOME / "version"
     if written.exists() and written.read_text() != version:
         raise TrackingError(
             f"{HOME} was written by SecantusDB {written.read_text()}, installed is {version}: move"

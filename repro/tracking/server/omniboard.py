@@ -52,7 +52,8 @@ def install() -> Path:
     HOME.mkdir(parents=True, exist_ok=True)
     for file in ASSETS.iterdir():
         shutil.copyfile(file, HOME / file.name)
-    package, installed = HOME / "node_modules" / "omniboard", HOME / "installed"
+    package = HOME / "node_modules" / "omniboard"
+    installed = HOME / "installed"
     start = package / "dist" / "start.js"
     lock = file_sha256(HOME / "package-lock.json")
     if installed.exists() and installed.read_text() == lock:

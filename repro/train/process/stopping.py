@@ -35,7 +35,7 @@ def stop_requests(device: torch.device) -> Iterator[Stop]:
         if distributed.any_rank(bool(received), device):
             raise Interrupted(128 + signal.SIGTERM)
 
-    # The next run of the pack, or whoever called, gets the handlers back as they were.
+    # The next run of the job, or whoever called, gets the handlers back as they were.
     try:
         yield stop
     finally:

@@ -1,6 +1,6 @@
-"""One batch of runs: torchrun around the worker, and Sacred around every run.
+"""One job: torchrun around the worker, and Sacred around every run.
 
-The process is `python -m repro run-pack BATCH.json`. Sacred lives here, outside torchrun: rank 0
+The process is `python -m repro run-job JOB.json`. Sacred lives here, outside torchrun: rank 0
 reports events (`repro.events`), and each run's events become one Sacred run. After the death of a
 worker torchrun is started again for the runs that remain, and they resume from their checkpoints.
 
@@ -15,9 +15,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repro.events import Event, PackFile, die_with_parent, say
+from repro.events import Event, JobFile, die_with_parent, say
 from repro.files import held, replace_json
-from repro.launch.packs import Attempts
+from repro.launch.jobs import Attempts
 from repro.launch.places import cores, devices
 from repro.launch.torchrun import Torchrun
 from repro.runs.deliver import save_failure, save_record
@@ -30,30 +30,30 @@ MAX_ATTEMPTS = 2
 """Failures of a run in a row without progress after which it is recorded as failed."""
 
 
-def run_pack(path: Path) -> None:
-    """Run the batch in `path` to a record for every run."""
+def run_job(path: Path) -> None:
+    """Run the job in `path` to a record for every run."""
     # A driver that is killed cannot ask for an end in order, so the kernel does.
     die_with_parent(signal.SIGTERM)
-    pack = read_pack(path)
-    runs = {fingerprint: Run.load(fingerprint) for fingerprint in pack["runs"]}
+    job = read_job(path)
+    runs = {fingerprint: Run.load(fingerprint) for fingerprint in job["runs"]}
     with ExitStack() as stack:
-        # One order for all batches, so that no two wait for each other.
+        # One order for all jobs, so that no two wait for each other.
         for _, run in sorted(runs.items()):
             busy = f"{run.name}: another process works on it ({run.work_dir}); waiting"
             stack.enter_context(held(run.work_dir / "lock", busy, wait=True))
-        _run_all(path, pack, runs)
+        _run_all(path, job, runs)
 
 
-def read_pack(path: Path) -> PackFile:
-    """The batch's file, with what only the Slurm job that runs it can count."""
-    pack: PackFile = json.loads(path.read_bytes())
-    if pack["in_job"]:
+def read_job(path: Path) -> JobFile:
+    """The job's file, with what only Slurm's job can count."""
+    job: JobFile = json.loads(path.read_bytes())
+    if job["in_job"]:
         # One task a node, whose cores its ranks share. Not every cluster binds a job to the cores
         # that it was given.
-        pack["devices"] = devices()
+        job["devices"] = devices()
         given = int(os.environ.get("SLURM_CPUS_PER_TASK", cores()))
-        pack["threads"] = max(1, min(given, cores()) * pack["nodes"] // pack["ranks"])
-    return pack
+        job["threads"] = max(1, min(given, cores()) * job["nodes"] // job["ranks"])
+    return job
 
 
 def _recorder() -> "Recorder":
@@ -76,16 +76,17 @@ def _recorder() -> "Recorder":
     return Recorder(Copier(url).copy)
 
 
-def _run_all(path: Path, pack: PackFile, runs: dict[str, Run]) -> None:
+def _run_all(path: Path, job: JobFile, runs: dict[str, Run]) -> None:
     """Start torchrun again and again, until every run has a record."""
-    attempts, recorder = Attempts(), None
+    attempts = Attempts()
+    recorder = None
     while waiting := [run for run in runs.values() if run.finished() is None]:
         # The ranks read the file anew: what has a record is not run again.
-        pack["runs"] = [run.fingerprint for run in waiting]
-        replace_json(path, pack)
+        job["runs"] = [run.fingerprint for run in waiting]
+        replace_json(path, job)
         for run in waiting:
             attempts.begin([run])
-        torchrun = Torchrun(pack, path)
+        torchrun = Torchrun(job, path)
         recorder = recorder or _recorder()
         first: Event | None = None
         try:

@@ -1,4 +1,4 @@
-"""Batches of runs: a process loads data and evaluates each start model once for all its runs.
+"""Jobs: a process loads data and evaluates each start model once for all its runs.
 `Attempts` counts the failures of runs.
 """
 
@@ -8,15 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from repro.events import PackFile
+from repro.events import JobFile
 from repro.files import replace_json
 from repro.launch.places import Place, devices, shared_places, whole_place
 from repro.names import LOSSES
 from repro.runs.layout import WORK
 from repro.runs.run import Run
 
+PAIRS: dict[str, int] = {"cc3m": 1, "cc6m": 2, "100k": 1, "200k": 2}
+"""Pairs that a stage trains on, in units of the smaller set, as the paper's names have them."""
 
-class Pack(NamedTuple):
+
+class Job(NamedTuple):
     """Runs of one process, in order, and where they go."""
 
     runs: tuple[Run, ...]
@@ -25,26 +28,26 @@ class Pack(NamedTuple):
     @property
     def log(self) -> Path:
         """Where the output of the process goes: the first run's fingerprint names it."""
-        return WORK / "packs" / f"{self.runs[0].fingerprint}.log"
+        return WORK / "jobs" / f"{self.runs[0].fingerprint}.log"
 
 
-def write_pack(
-    pack: Pack,
+def write_job(
+    job: Job,
     path: Path,
     worker: str,
     grace_seconds: float,
     in_job: bool = False,
     work: Path = WORK,
-) -> PackFile:
-    """Write what `python -m repro run-pack` reads; returns the content."""
+) -> JobFile:
+    """Write what `python -m repro run-job` reads; returns the content."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content: PackFile = {
-        "runs": [run.fingerprint for run in pack.runs],
+    content: JobFile = {
+        "runs": [run.fingerprint for run in job.runs],
         "work": work.as_posix(),
         "worker": worker,
         "in_job": in_job,
         "grace_seconds": grace_seconds,
-        **pack.place._asdict(),  # type: ignore[typeddict-item]
+        **job.place._asdict(),  # type: ignore[typeddict-item]
     }
     replace_json(path, content)
     return content
@@ -52,14 +55,13 @@ def write_pack(
 
 def cost(run: Run) -> float:
     """Expected duration in arbitrary units, comparable within a stage."""
-    # In thousands or millions of pairs, as the names of sizes say: 100k, cc3m.
-    pairs = int((run.spec.clean_size or run.spec.dataset).strip("ckm"))
+    pairs = PAIRS[run.spec.clean_size or run.spec.dataset]
     # A second view of every pair doubles the time of a step.
     return LOSSES[run.spec.loss].views * run.spec.schedule.epochs * pairs
 
 
-def queues(runs: list[Run], nodes: int | None = None) -> list[list[Pack]]:
-    """Batches in the order of their start, one list for each process that runs at a time.
+def queues(runs: list[Run], nodes: int | None = None) -> list[list[Job]]:
+    """Jobs in the order of their start, one list for each process that runs at a time.
 
     Short runs are shared out among all processes. A pre-training takes all GPUs of the machine, or
     `nodes` of a cluster's, and they go one after another. Without GPU it has one rank and one core
@@ -74,10 +76,10 @@ def queues(runs: list[Run], nodes: int | None = None) -> list[list[Pack]]:
     for number, place in enumerate(places):
         # Longest first, dealt in turn, so that each has about as much to do.
         placed.append([(run, place) for run in shared[number :: len(places)]])
-    return [_packs(share, nodes is not None) for share in placed if share]
+    return [_jobs(share, nodes is not None) for share in placed if share]
 
 
-def _packs(placed: list[tuple[Run, Place]], on_cluster: bool) -> list[Pack]:
+def _jobs(placed: list[tuple[Run, Place]], on_cluster: bool) -> list[Job]:
     """Group runs that share place and data, those of one start model and size side by side."""
     groups: dict[tuple[Place, str], list[Run]] = defaultdict(list)
     for run, place in placed:
@@ -86,14 +88,12 @@ def _packs(placed: list[tuple[Run, Place]], on_cluster: bool) -> list[Pack]:
         alone = run.fingerprint if run.spec.stage == "pretrain" and on_cluster else ""
         groups[place, run.inputs["pairs"]["path"] + alone].append(run)
     return [
-        Pack(tuple(sorted(members, key=_resident)), place) for (place, _), members in groups.items()
+        Job(tuple(sorted(members, key=_resident)), place) for (place, _), members in groups.items()
     ]
 
 
 def _resident(run: Run) -> tuple[str, ...]:
-    """What a process keeps in memory from one run to the next if it does not change: the evaluation
-    set, the start model and the pairs.
-    """
+    """Evaluation set, start model and pairs: a process keeps them while they do not change."""
     model = run.inputs["model"]["hash"] if "model" in run.inputs else ""
     return (run.spec.evaluation_key, model, str(run.spec.clean_size))
 
