@@ -5,6 +5,8 @@ each run's `spec.json` there has its specification and the places of its inputs.
 the events of repro/events.py and leaves `outcome.json` in the run's folder.
 """
 
+import repro.train.process.imports  # noqa: F401  # isort: skip  (before what it imports lightly)
+
 import gc
 import json
 import os

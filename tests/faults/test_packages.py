@@ -19,7 +19,6 @@ FLOORS = {
     "requests": "2.32.4",  # CVE-2024-47081: credentials to another host
     "setuptools": "78.1.1",  # CVE-2025-47273: writes outside its folder
     "torch": "2.10",  # CVE-2025-32434, CVE-2026-24747: code and heap corruption in weights_only
-    "transformers": "4.53",  # CVE-2025-5197 and others: quadratic expressions
     "urllib3": "2.6.3",  # CVE-2025-66418, CVE-2026-21441: exhaustion by compressed bodies
 }
 """Package: first release without the vulnerabilities named."""

@@ -28,6 +28,7 @@ HEAVY = {"torch", "torchvision", "open_clip", "transformers", "sacred", "pymongo
         ("repro.profile", HEAVY | {"matplotlib", "pandas", "scipy"}),
         ("repro.report.build", HEAVY),
         ("repro.launch.driver", {"torch", "torchvision", "open_clip"}),
+        ("repro.worker", {"sympy", "timm", "transformers"}),  # sympy: torch._dynamo
     ],
 )
 def test_a_module_starts_without_heavy_packages(root: Path, module: str, without: set[str]) -> None:

@@ -1,19 +1,19 @@
-"""Captions to token numbers: transformers' fast CLIP tokenizer, built offline from the BPE file
-that open_clip ships.
+"""Captions to token numbers: the byte-pair encoder of tokenizers, with the merges that open_clip
+ships.
 
 Shapes: N captions, B captions of a batch, L at most 77 tokens. A row is start token 49406, text,
 end token 49407, zeros.
 
-The numbers are those of open_clip's own tokenizer, for any string. transformers' tokenizer as it
-comes differs in three ways, and each is taken from open_clip instead:
-- text is cleaned first (ftfy, HTML entities twice, whitespace, lower case), where transformers
-  only composes to NFC, and cleaned text is not composed again (`e&#769;` stays two characters);
-- words are split by open_clip's expression with Python's Unicode tables, and not a second time by
-  the GPT-2 one;
+The numbers are those of open_clip's own tokenizer, for any string, and so is the way to its words:
+- text is cleaned first (ftfy, HTML entities twice, whitespace, lower case) and not composed again
+  (`e&#769;` stays two characters);
+- words are split by open_clip's expression with Python's Unicode tables;
 - the special tokens are written `<start_of_text>` and `<end_of_text>` and, inside a caption, count
-  only as whole words. One difference remains and is a switch: from 76 text tokens on, open_clip
-  puts the end token in the last place, while the authors' tokenizer cuts it off, so that the text
-  feature is read at whichever kept token has the highest number.
+  only as whole words.
+
+One difference remains and is a switch: from 76 text tokens on, open_clip puts the end token in the
+last place, while the authors' tokenizer cuts it off, so that the text feature is read at whichever
+kept token has the highest number.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,8 @@ from typing import Literal
 import numpy as np
 import torch
 from open_clip.tokenizer import SimpleTokenizer
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import CLIPTokenizer
 
 CONTEXT_LENGTH = 77
 START, END = 49406, 49407
@@ -41,17 +40,12 @@ def _reference() -> SimpleTokenizer:
 def _backend() -> Tokenizer:
     """The byte-pair encoder alone: it takes one split word at a time."""
     reference = _reference()
-
-    # Every special token must be one of the two: another's text, found in a caption, would become
-    # that token.
-    special = {"bos_token": "<start_of_text>"} | dict.fromkeys(
-        ("eos_token", "unk_token", "pad_token"), "<end_of_text>"
-    )
-    tokenizer = CLIPTokenizer(vocab=reference.encoder, merges=list(reference.bpe_ranks), **special)
+    merges = list(reference.bpe_ranks)
+    model = models.BPE(vocab=reference.encoder, merges=merges, end_of_word_suffix="</w>")
 
     # Words come cleaned and split, by open_clip's rules.
-    backend: Tokenizer = tokenizer.backend_tokenizer
-    backend.normalizer = None
+    backend = Tokenizer(model)
+    backend.add_special_tokens(["<start_of_text>", "<end_of_text>"])
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return backend
 
