@@ -40,7 +40,7 @@ from repro.spec import RunSpec
 from repro.train.defences import DEFENCES
 from repro.train.loop import Task, train
 from repro.train.model import build_model
-from repro.train.pairs import TrainingPairs
+from repro.train.pairs import MadeBatches, TrainingPairs
 from repro.train.predictions import Predictions
 from repro.train.process import checkpoint, distributed
 from repro.train.process.stopping import Stop
@@ -62,6 +62,7 @@ class Resident:
         depend on."""
         self.starts: dict[tuple[object, ...], Predictions] = {}
         """Predictions of start models, likewise."""
+        self.made = MadeBatches()
 
     def task(
         self, spec: RunSpec, fingerprint: str, inputs: dict[str, Input], work_dir: Path
@@ -72,7 +73,7 @@ class Resident:
 
         def pairs(rows: Rows) -> TrainingPairs:
             ranks = distributed.rank(), distributed.ranks()
-            return TrainingPairs(spec, store, rows, synonyms, self.cache, *ranks)
+            return TrainingPairs(spec, store, rows, synonyms, self.cache, *ranks, self.made)
 
         # Pairs kept from pre-training.
         training, validation = pairs(_rows(spec, folder, store)), None
