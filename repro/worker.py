@@ -38,7 +38,7 @@ from repro.spec import RunSpec
 from repro.train.defences import DEFENCES
 from repro.train.loop import Task, train
 from repro.train.model import build_model
-from repro.train.pairs import TrainingPairs
+from repro.train.pairs import MadeBatches, TrainingPairs
 from repro.train.predictions import Predictions
 from repro.train.process import checkpoint, distributed
 from repro.train.process.stopping import Stop
@@ -69,6 +69,7 @@ class Resident:
         """The last zero-shot task by all that it depends on."""
         self.starts: dict[tuple[object, ...], Predictions] = {}
         """Predictions of start models, likewise."""
+        self.made = MadeBatches()
 
     def task(
         self, spec: RunSpec, fingerprint: str, inputs: dict[str, Input], work_dir: Path
@@ -84,6 +85,7 @@ class Resident:
             cache=self.cache,
             rank=distributed.rank(),
             ranks=distributed.ranks(),
+            made=self.made,
         )
         training = pairs(rows=_rows(spec, folder, store))
         validation = None

@@ -72,11 +72,16 @@ def queues(runs: list[Run], nodes: int | None = None) -> list[list[Job]]:
     alone = [run for run in runs if run.spec.stage == "pretrain" and not on_cores]
     shared = sorted((run for run in runs if run not in alone), key=cost, reverse=True)
     placed = [[(run, whole_place(run, nodes)) for run in alone]]
-    places = shared_places()[: len(shared)]
-    for number, place in enumerate(places):
-        # Longest first, dealt in turn, so that each has about as much to do.
-        placed.append([(run, place) for run in shared[number :: len(places)]])
-    return [_jobs(share, nodes is not None) for share in placed if share]
+
+    # Longest first, each to the process that has least to do so far.
+    places = shared_places()
+    shares: list[list[tuple[Run, Place]]] = [[] for _ in places]
+    work = [0.0] * len(places)
+    for run in shared:
+        least = work.index(min(work))
+        shares[least].append((run, places[least]))
+        work[least] += cost(run)
+    return [_jobs(share, nodes is not None) for share in placed + shares if share]
 
 
 def _jobs(placed: list[tuple[Run, Place]], on_cluster: bool) -> list[Job]:

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from repro.data.keyed import keyed_rng
+from repro.data.memory import machine_memory
 from repro.data.shards import PairStore
 from repro.names import DEFENCES
 from repro.spec import RunSpec, Views
@@ -36,6 +37,36 @@ from repro.train.views.tokens import tokenize, trim
 
 EPOCHS_KEPT = 2
 """Orders of epochs that are kept: at an epoch's end loader processes work on two of them."""
+ROWS_KEPT = 1 << 16
+"""Captions whose tokens a process keeps, at about 500 bytes each."""
+MEMORY_SHARE = 1 / 32
+"""Most memory, of the machine's, in which a process keeps the batches of a run for the next."""
+
+
+class MadeBatches:
+    """The batches of a process's last run, for those after it that train on the same ones."""
+
+    def __init__(self) -> None:
+        self.key: object = None
+        self.batches: dict[int, Batch] = {}
+
+    def of(self, key: object) -> dict[int, Batch]:
+        """Those that were made under this key, by step; all others are dropped."""
+        if key != self.key:
+            self.key, self.batches = key, {}
+        return self.batches
+
+
+class _Kept(Dataset[Batch]):
+    """The batches of `pairs`, each made once."""
+
+    def __init__(self, pairs: TrainingPairs, made: dict[int, Batch]) -> None:
+        self.pairs, self.made = pairs, made
+
+    def __getitem__(self, step: int) -> Batch:
+        if step not in self.made:
+            self.made[step] = self.pairs[step]
+        return self.made[step]
 
 
 class TrainingPairs(Dataset[Batch]):
@@ -54,6 +85,7 @@ class TrainingPairs(Dataset[Batch]):
         cache: Path,
         rank: int,
         ranks: int,
+        made: MadeBatches | None = None,
     ) -> None:
         batch = spec.schedule.global_batch_size
         if len(rows) < batch:
@@ -62,7 +94,7 @@ class TrainingPairs(Dataset[Batch]):
             )
         self.spec, self.store, self.rows = spec, store, rows
         self._files = synonyms, cache
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.ranks, self.made = rank, ranks, made
         self.size = spec.model.vision.image_size
         self.steps_per_epoch = len(rows) // batch
         self.views = spec.num_views
@@ -78,14 +110,32 @@ class TrainingPairs(Dataset[Batch]):
         # Only the SSL term looks at a second view of the captions.
         self._synonyms = Synonyms.read(synonyms) if self.views == 2 else Synonyms({}, {})
 
+        # `text_view: fixed`: the authors draw a caption's view once and keep it for all epochs.
+        self._caption_tokens = lru_cache(ROWS_KEPT)(self._tokens_of_caption)
+        self._view_tokens = lru_cache(ROWS_KEPT)(self._tokens_of_view)
+
     def batches(self, start: int, stop: int, workers: int) -> Generator[Batch, None, None]:
         """Batches of the steps start..stop-1 in order, made ahead by `workers` processes."""
-        return load_batches(self, range(start, stop), workers)
+        # Loader processes end with the run, and so does what they have made.
+        size = len(self) * self.views * self.spec.schedule.global_batch_size * 3 * self.size**2
+        if self.made is None or workers or size > MEMORY_SHARE * machine_memory():
+            return load_batches(self, range(start, stop), workers)
+        return load_batches(_Kept(self, self.made.of(self._key())), range(start, stop), 0)
+
+    def _key(self) -> object:
+        """All that the batches may depend on: runs that differ in their start model and learning
+        rate alone have the same.
+        """
+        schedule = self.spec.schedule.model_copy(update={"learning_rate": 0.0})
+        start: dict[str, object] = {"pretrain_objective": None, "schedule": schedule}
+        same = self.spec.model_copy(update=start)
+        return same, self.store.folder, self.rows.tobytes(), self._files, self.rank, self.ranks
 
     def subset(self, positions: NDArray[np.int64]) -> TrainingPairs:
         """The pairs at some positions in `rows`, as a run of its own."""
         rows = self.rows[positions]
-        return TrainingPairs(self.spec, self.store, rows, *self._files, self.rank, self.ranks)
+        ranks = self.rank, self.ranks
+        return TrainingPairs(self.spec, self.store, rows, *self._files, *ranks, self.made)
 
     def positions(self, step: int) -> NDArray[np.int64]:
         """Positions in `rows` of a step's global batch, (B,); incomplete ones are dropped."""
@@ -141,8 +191,11 @@ class TrainingPairs(Dataset[Batch]):
 
     def tokens(self, positions: NDArray[np.int64]) -> Int[Tensor, "b 77"]:
         """Tokens of the captions of some positions in `rows`."""
-        captions = [self.store.captions[row] for row in self.rows[positions].tolist()]
-        return tokenize(captions, self.spec.switches.truncation).long()
+        tokens = [self._caption_tokens(row) for row in self.rows[positions].tolist()]
+        return torch.stack(tokens).long()
+
+    def _tokens_of_caption(self, row: int) -> Int[Tensor, " L"]:
+        return tokenize([self.store.captions[row]], self.spec.switches.truncation)[0]
 
     def _augmented_rows(self) -> NDArray[np.bool_]:
         """Which rows of the store have an augmented second view, (N,)."""
@@ -157,16 +210,17 @@ class TrainingPairs(Dataset[Batch]):
         return keyed_rng("order", self.spec.seed, epoch).permutation(len(self.rows))
 
     def _text_views(self, positions: NDArray[np.int64], step: int) -> Int[Tensor, "b 77"]:
-        # `text_view: fixed`: the authors draw a caption's view once and keep it for all epochs.
-        steps = () if self.spec.switches.text_view == "fixed" else (step,)
+        rows = self.rows[positions].tolist()
+        if self.spec.switches.text_view == "fixed":
+            return torch.stack([self._view_tokens(row) for row in rows]).long()
+        return torch.stack([self._tokens_of_view(row, step) for row in rows]).long()
 
+    def _tokens_of_view(self, row: int, *step: int) -> Int[Tensor, " L"]:
         # Keyed by row as well, so that a caption's view does not depend on its place in the batch.
-        texts = []
-        for row in self.rows[positions].tolist():
-            rng = keyed_rng("text view", self.spec.seed, *steps, row)
-            view = TEXT_VIEWS[self.augmentations.text_view]
-            texts.append(view(self.store.captions[row], rng, self._synonyms))
-        return tokenize(texts, self.spec.switches.truncation).long()
+        rng = keyed_rng("text view", self.spec.seed, *step, row)
+        view = TEXT_VIEWS[self.augmentations.text_view]
+        text = view(self.store.captions[row], rng, self._synonyms)
+        return tokenize([text], self.spec.switches.truncation)[0]
 
 
 def shift_and_flip(

@@ -178,6 +178,20 @@ def test_slots_get_equal_shares(profile: Profile, monkeypatch: pytest.MonkeyPatc
     assert shares == [[["ssl", "mmcl"]], [["ssl", "mmcl"]]]
 
 
+def test_no_process_of_the_pretrainings_has_half_as_much_again_to_do(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dealt in turn, one of two would have twice as much as the other."""
+    monkeypatch.setenv("REPRO_SLOTS", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("REPRO_RANKS", raising=False)
+    runs = [make_run(spec) for spec in pretrain_runs(load_profile("mini", root / "specs"))]
+    shares = [[run for job in queue for run in job.runs] for queue in jobs.queues(runs)]
+    assert sorted(run.name for share in shares for run in share) == sorted(run.name for run in runs)
+    less, more = sorted(sum(map(jobs.cost, share)) for share in shares)
+    assert more < 1.5 * less
+
+
 @pytest.mark.parametrize("due", [1, 2, 5])
 def test_a_pretraining_on_cores_has_one_rank_however_many_are_due(
     profile: Profile, monkeypatch: pytest.MonkeyPatch, due: int

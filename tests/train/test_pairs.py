@@ -16,8 +16,9 @@ from repro.data.shards import PairStore
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.spec import RunSpec, Views
 from repro.train.loading import load_batches, on_device
-from repro.train.pairs import TrainingPairs, shift_and_flip
+from repro.train.pairs import MadeBatches, TrainingPairs, shift_and_flip
 from tests.support.evaluation import write_rows
+from tests.support.short_run import run as train_run
 from tests.support.short_run import scheduled
 
 COUNT = 40
@@ -49,12 +50,18 @@ def two_views() -> RunSpec:
 
 
 def pairs(
-    store: PairStore, folder: Path, run: RunSpec, rank: int = 0, ranks: int = 1
+    store: PairStore,
+    folder: Path,
+    run: RunSpec,
+    rank: int = 0,
+    ranks: int = 1,
+    made: MadeBatches | None = None,
 ) -> TrainingPairs:
     lemmas = {"noun": {"picture": ["image"], "number": ["figure"]}}
     synonyms = folder / "synonyms.json"
     synonyms.write_text(json.dumps({"lemmas": lemmas, "exceptions": {}}))
-    return TrainingPairs(run, store, np.arange(COUNT), synonyms, folder / "cache", rank, ranks)
+    files = synonyms, folder / "cache"
+    return TrainingPairs(run, store, np.arange(COUNT), *files, rank, ranks, made)
 
 
 def test_an_epoch_holds_every_pair_once_and_matching(store: PairStore, tmp_path: Path) -> None:
@@ -90,6 +97,56 @@ def test_a_step_is_the_same_however_it_is_reached(store: PairStore, tmp_path: Pa
     for workers in (0, 2):
         via_loader = list(data.batches(4, 8, workers))[2]
         assert all(torch.equal(one, other) for one, other in zip(direct, via_loader, strict=True))
+
+
+def rates(run: RunSpec) -> list[RunSpec]:
+    """The run at two learning rates."""
+    return [scheduled(run, learning_rate=rate) for rate in (1e-3, 1e-4)]
+
+
+@pytest.mark.parametrize("text_view", ["redrawn", "fixed"])
+def test_runs_that_differ_in_their_rate_share_their_batches(
+    text_view: str, store: PairStore, tmp_path: Path
+) -> None:
+    made = MadeBatches()
+    one, other = rates(spec("mmcl_ssl", text_view=text_view))
+    first, second = (
+        list(pairs(store, tmp_path, run, made=made).batches(2, 9, 0)) for run in (one, other)
+    )
+    alone = pairs(store, tmp_path, other).batches(2, 9, 0)
+    for batch, shared, own in zip(first, second, alone, strict=True):
+        for part, the_same, expected in zip(batch, shared, own, strict=True):
+            assert part is the_same and torch.equal(part, expected)
+
+
+@pytest.mark.parametrize("change", ["seed", "loss", "batch", "rank", "rows", "memory"])
+def test_other_batches_are_made_anew(
+    change: str, store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, run = MadeBatches(), spec("mmcl_ssl")
+    (before,) = pairs(store, tmp_path, run, made=made).batches(2, 3, 0)
+    rank, ranks = (1, 2) if change == "rank" else (0, 1)
+    if change == "memory":
+        monkeypatch.setenv("REPRO_MEMORY_BYTES", "1000")
+    if change == "batch":
+        run = scheduled(run, global_batch_size=4)
+    other = {"seed": {"seed": 5}, "loss": {"loss": "mmcl"}}.get(change, {})
+    data = pairs(store, tmp_path, run.model_copy(update=other), rank, ranks, made)
+    if change == "rows":
+        data = data.subset(np.arange(1, COUNT))
+    (after,) = data.batches(2, 3, 0)
+    assert after[0] is not before[0]
+    assert all(torch.equal(one, own) for one, own in zip(after, data[2], strict=True))
+
+
+def test_training_leaves_the_shared_batches_as_they_are(store: PairStore, tmp_path: Path) -> None:
+    made, run = MadeBatches(), spec("mmcl_ssl")
+    data = pairs(store, tmp_path, run, made=made)
+    train_run(tmp_path / "run", run, pairs=data)
+    steps = range(data.steps_per_epoch)
+    assert {*steps} <= {*made.batches}
+    for step in steps:
+        assert all(torch.equal(*both) for both in zip(made.batches[step], data[step], strict=True))
 
 
 def test_a_fixed_text_view_repeats_and_a_redrawn_not(store: PairStore, tmp_path: Path) -> None:
