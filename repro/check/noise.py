@@ -160,11 +160,15 @@ def batch(
     return images.to(device), tokens
 
 
-def noise_run(scale: Scale, folder: Path, profile: str, objective: Objective) -> Run:
-    """A pre-training on JPEG files of noise, which are written into `folder`."""
+def noise_run(
+    scale: Scale, folder: Path, profile: str, objective: Objective, groups: int = 1
+) -> Run:
+    """A pre-training on JPEG files of noise, which are written into `folder`, in batches of so many
+    BatchNorm groups.
+    """
     spec = repeatable(profile, objective)
     pairs = scale.pairs // spec.num_views
-    sizes = {"global_batch_size": pairs, "norm_batch_size": pairs}
+    sizes = {"global_batch_size": pairs, "norm_batch_size": pairs // groups}
     schedule = {"epochs": scale.epochs, "warmup_steps": 2, **sizes}
     changes = {
         "schedule": spec.schedule.model_copy(update=schedule),

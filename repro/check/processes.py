@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from repro.check.noise import SCALES, Check, Scale, Trainee, batch, noise_run
-from repro.check.training import TOLERANCES, distance, gradients
+from repro.check.training import TOLERANCES, WITHOUT_INDUCTOR, distance, gradients
 from repro.files import replace_json
 from repro.launch.jobs import Job, write_job
 from repro.launch.places import Place, cores, devices
@@ -40,17 +40,24 @@ def worker(scale: Scale) -> Iterator[Check]:
     """A run by the worker under the launcher's environment, and one that is stopped and resumed."""
     # As at full scale, where no decoded set fits: JPEG files are decoded at every step.
     os.environ["REPRO_MEMORY_BYTES"] = str(10**7)
-    place = Place(tuple(devices()[:1]), 1, min(8, cores())) if scale.gpu else Place((), 1, 1)
-    # The second has compiled towers, captions in parts and bfloat16.
-    for profile in dict.fromkeys((scale.profile, scale.fast)):
+    # The second has compiled towers, captions in parts, bfloat16, and all GPUs.
+    for profile, number in {scale.profile: 1, scale.fast: most_ranks(scale)}.items():
+        gpus = tuple(devices()[:number]) if scale.gpu else ()
+        place = Place(gpus, number, max(1, min(8, cores() // number)) if scale.gpu else 1)
         yield from _twice(scale, profile, place)
+
+
+def most_ranks(scale: Scale) -> int:
+    """The most ranks that divide the eight BatchNorm groups of the paper's batch."""
+    gpus = torch.cuda.device_count() if scale.gpu else 2
+    return max(number for number in (1, 2, 4, 8) if number <= gpus)
 
 
 def _twice(scale: Scale, profile: str, place: Place) -> Iterator[Check]:
     """The run as a whole, then with a SIGTERM after STOP_STEP."""
     left = []
     with tempfile.TemporaryDirectory() as name:
-        run = noise_run(scale, Path(name) / "data", profile, "mmcl_ssl")
+        run = noise_run(scale, Path(name) / "data", profile, "mmcl_ssl", place.ranks)
         for stops in ([0], [STOP_STEP, 0]):
             work = Path(name) / str(len(stops))
             run.save(work)
@@ -62,7 +69,7 @@ def _twice(scale: Scale, profile: str, place: Place) -> Iterator[Check]:
             outcome = json.loads((folder / "outcome.json").read_bytes())
             rows = [item["row"] | {"seconds": 0} for item in pending_rows(folder)]
             yield Check(
-                f"the worker ends a run of {profile} in {len(stops)} attempt(s)",
+                f"{place.ranks} rank(s) end a run of {profile} in {len(stops)} attempt(s)",
                 f"{outcome['attempts']} attempt(s), {len(rows)} rows",
                 (outcome["status"], outcome["attempts"]) == ("completed", len(stops)),
             )
@@ -83,9 +90,7 @@ def _run_worker(torchrun: Torchrun, stop_step: int) -> None:
 
 def ranks(scale: Scale) -> Iterator[Check]:
     """Losses, statistics, compiled graphs and speed of all GPUs against one."""
-    # What divides the eight BatchNorm groups of the paper's batch.
-    gpus = torch.cuda.device_count() if scale.gpu else 2
-    count = max(number for number in (1, 2, 4, 8) if number <= gpus)
+    count = most_ranks(scale)
     yield from compiled_ranks(scale, count)
     one, every = (_on_ranks(scale, number, "plain") for number in (1, count))
     if count == 1:
@@ -157,8 +162,8 @@ def _compiled(scale: Scale, device: torch.device) -> dict[str, Any]:
     eager.encoder = build_encoder(eager.model, plain, device)
     compiled.encoder = build_encoder(compiled.model, spec, device)
     if not scale.gpu:
-        # Without Inductor, which takes minutes for kernels of a processor.
-        getattr(compiled.encoder, "module", compiled.encoder).compile(backend="aot_eager")
+        module = getattr(compiled.encoder, "module", compiled.encoder)
+        module.compile(backend=WITHOUT_INDUCTOR)
 
     # At the rate 0 no difference of one step is carried into the next.
     begun, seconds, off = time.monotonic(), 0.0, 0.0

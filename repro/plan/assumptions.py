@@ -79,10 +79,10 @@ class Assumptions(Spec):
     """The content of specs/plan.yaml; sources stand there as comments."""
 
     devices: dict[DeviceName, Device]
-    caption_tokens: dict[SourceKind, PositiveInt]
+    caption_tokens: dict[SourceKind, dict[Dataset, PositiveInt]]
     """Tokens to which a training batch is trimmed, by kind of source."""
-    caption_tokens_in_parts: dict[SourceKind, PositiveInt]
-    """Their mean over captions where `text_parts` is four."""
+    caption_tokens_in_parts: dict[SourceKind, dict[Dataset, PositiveInt]]
+    """Their mean over captions where `text_parts` is four, with what parts are padded by."""
     given_up: dict[Dataset, Shares]
     """Share of the cleaning runs that `stop_early` ends."""
     pair_bytes: dict[SourceKind, PositiveInt]

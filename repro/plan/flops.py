@@ -18,7 +18,7 @@ from repro.data.templates import templates_of
 from repro.evaluate.prompts import TEXT_BATCH, PromptSet
 from repro.plan.work import Counts, kind_of
 from repro.profile import clean_runs, load_classnames, pretrain_runs
-from repro.spec import Profile, RunSpec
+from repro.spec import Dataset, Profile, RunSpec
 from repro.train.model import build_model, encode_text, normalise
 from repro.train.objectives import OBJECTIVES, Batch
 
@@ -27,9 +27,9 @@ SAMPLE = 2
 """Images or captions in a count: BatchNorm trains on no fewer."""
 
 
-def count(profile: Profile, caption_tokens: int, num_images: int) -> Counts:
-    """Count the profile's model, with captions of `caption_tokens` tokens and `num_images`
-    evaluation images.
+def count(profile: Profile, caption_tokens: dict[Dataset, int], num_images: int) -> Counts:
+    """Count the profile's model, with captions of so many tokens and `num_images` evaluation
+    images.
     """
     spec = profile.pretrain.model
     side = spec.vision.image_size
@@ -45,7 +45,7 @@ def count(profile: Profile, caption_tokens: int, num_images: int) -> Counts:
     image_forward, image_step = _counted(
         lambda: model.encode_image(normalise(pixels), normalize=True)
     )
-    text_forward, text_step = text(caption_tokens)
+    texts = {dataset: text(length) for dataset, length in caption_tokens.items()}
 
     # Prompts go through the tower in batches, each as long as its longest.
     names = load_classnames(profile)
@@ -58,8 +58,8 @@ def count(profile: Profile, caption_tokens: int, num_images: int) -> Counts:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         image_forward=image_forward,
         image_step=image_step,
-        text_forward=text_forward,
-        text_step=text_step,
+        text_forward={dataset: forward for dataset, (forward, _) in texts.items()},
+        text_step={dataset: step for dataset, (_, step) in texts.items()},
         loss={kind_of(run): _loss(run) for run in [*pretrain_runs(profile), *clean_runs(profile)]},
         prompts_forward=prompts_forward,
         evaluation_image=2 * (image_forward + similarity),

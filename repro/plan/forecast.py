@@ -59,9 +59,9 @@ def pair_seconds(counts: Counts, spec: RunSpec, device: Device, cached: bool = F
     which makes the forward pass twice.
     """
     image_rate, text_rate, _ = (rate[::-1] for rate in device.rates(spec))
-    image, text = counts.image_step, counts.text_step + counts.loss[kind_of(spec)]
+    image, text = counts.image_step, counts.text_step[spec.dataset] + counts.loss[kind_of(spec)]
     if cached:
-        image, text = image + counts.image_forward, text + counts.text_forward
+        image, text = image + counts.image_forward, text + counts.text_forward[spec.dataset]
     return spec.num_views * (image / image_rate + text / text_rate)
 
 

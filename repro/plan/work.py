@@ -65,9 +65,9 @@ class Counts(NamedTuple):
     """Of one image through the image tower."""
     image_step: int
     """The same, forward and backward."""
-    text_forward: int
-    """Of one caption through the text tower."""
-    text_step: int
+    text_forward: dict[Dataset, int]
+    """Of one of the dataset's captions through the text tower."""
+    text_step: dict[Dataset, int]
     loss: dict[str, int]
     """Of the similarity matrices, forward and backward, for one view of a pair, by `kind_of`."""
     prompts_forward: int
@@ -88,12 +88,10 @@ class Counts(NamedTuple):
         left_out = self.num_images - (work.spec.images_between or 0) * self.classes
         return work.evaluations * self.evaluation - work.partial * left_out * self.evaluation_image
 
-    def pair_view(self, kind: str) -> int:
-        """One view of one pair through both towers, forward and backward, and its part of the
-        loss.
-        """
-        return self.image_step + self.text_step + self.loss[kind]
-
     def training(self, work: Work) -> int:
-        """All training steps of a run."""
-        return work.pairs * work.spec.num_views * self.pair_view(kind_of(work.spec))
+        """All training steps of a run: each view of each pair through both towers, forward and
+        backward, and its part of the loss.
+        """
+        spec = work.spec
+        view = self.image_step + self.text_step[spec.dataset] + self.loss[kind_of(spec)]
+        return work.pairs * spec.num_views * view

@@ -31,7 +31,7 @@ def test_a_section_passes_at_toy_size(section: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("section", OF_PROCESSES)
 def test_processes_pass_at_toy_size(section: str, root: Path) -> None:
-    """The worker under torchrun, stopped and resumed; two gloo ranks against one."""
+    """Two ranks of the worker under torchrun, stopped and resumed; two gloo ranks against one."""
     command = [sys.executable, "-m", "repro.check", section]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
@@ -39,7 +39,7 @@ def test_processes_pass_at_toy_size(section: str, root: Path) -> None:
     assert f"{section}: PASS" in done.stdout and "FAIL" not in done.stdout
     if section == "worker":
         assert done.stdout.count("PASS rows and weights of both: equal") == 1
-        assert "2 attempt(s), " in done.stdout
+        assert "PASS 2 rank(s) end a run of smoke in 2 attempt(s)" in done.stdout
 
 
 @pytest.mark.slow

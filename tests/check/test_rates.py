@@ -57,8 +57,8 @@ def test_each_profile_is_timed_in_its_own_arithmetic(monkeypatch: pytest.MonkeyP
             timed.append((self.spec.precision, *flags(), self.compiled, self.spec.text_parts))
             return 500.0 if length == FULL.length else 800.0
 
-    def count(profile: object, length: int, num_images: int) -> Any:
-        text = 5e9 if length == FULL.length else 1e9
+    def count(profile: object, lengths: dict[str, int], num_images: int) -> Any:
+        text = {name: 5e9 if length == FULL.length else 1e9 for name, length in lengths.items()}
         return SimpleNamespace(text_step=text, image_step=10e9, image_forward=3e9, loss={})
 
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

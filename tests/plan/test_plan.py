@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from repro.__main__ import main
 from repro.data import cache
@@ -19,6 +20,7 @@ from repro.plan.forecast import Forecast, arithmetic, cost_table, fixed, plan
 from repro.plan.work import Counts, Work, work_of
 from repro.profile import load_profile
 from repro.spec import Profile
+from repro.train.model import captions_by_length
 
 GFLOP = 1e9
 
@@ -30,7 +32,7 @@ def paper() -> Profile:
 
 @pytest.fixture(scope="module")
 def counts(paper: Profile) -> Counts:
-    return count(paper, caption_tokens=77, num_images=50_000)
+    return count(paper, caption_tokens={"cc3m": 77, "cc6m": 77}, num_images=50_000)
 
 
 def test_the_towers_of_the_paper_cost_what_is_published_of_them(counts: Counts) -> None:
@@ -44,13 +46,13 @@ def test_the_towers_of_the_paper_cost_what_is_published_of_them(counts: Counts) 
     not_asked = 49 * (2 * 2048**2 + 2 * 2048 * 1024 + 4 * 50 * 2048)
     assert counts.image_forward / GFLOP == pytest.approx(12.22 - not_asked / GFLOP, abs=0.01)
     left_out = 76 * 20 * 512**2 + 4 * 77 * 76 * 512
-    assert counts.text_forward / GFLOP == pytest.approx(5.96 - left_out / GFLOP, abs=0.01)
+    assert counts.text_forward["cc6m"] / GFLOP == pytest.approx(5.96 - left_out / GFLOP, abs=0.01)
 
 
 def test_backward_costs_twice_the_forward_pass_but_for_the_pixels(counts: Counts) -> None:
     """The first convolution has 3 x 32 x 3 x 3 weights on 112 x 112 places."""
     assert counts.image_step == 3 * counts.image_forward - 2 * 3 * 32 * 9 * 112**2
-    assert counts.text_step == 3 * counts.text_forward
+    assert counts.text_step["cc6m"] == 3 * counts.text_forward["cc6m"]
 
 
 def test_a_cleaning_run_is_20_epochs_and_61_evaluations(paper: Profile, counts: Counts) -> None:
@@ -61,7 +63,7 @@ def test_a_cleaning_run_is_20_epochs_and_61_evaluations(paper: Profile, counts: 
     for loss, eflop in (("mmcl", 0.108), ("mmcl_ssl", 0.216)):
         work = next(work for work in runs if work.spec.loss == loss)
         assert counts.training(work) / 1e18 == pytest.approx(eflop, rel=0.15)
-    untrimmed = counts.evaluation - counts.prompts_forward + 80_000 * counts.text_forward
+    untrimmed = counts.evaluation - counts.prompts_forward + 80_000 * counts.text_forward["cc3m"]
     assert untrimmed / 1e18 == pytest.approx(0.0017, rel=0.15)
     assert counts.evaluation < 0.8 * untrimmed
 
@@ -160,6 +162,25 @@ def test_the_clock_takes_all_gpus_or_one(costs: Forecast, assumptions: Assumptio
     assert hours["wall"][0] <= hours["wall"][1] <= hours["wall"][2]
 
 
+def test_captions_are_as_long_as_a_step_makes_them(assumptions: Assumptions) -> None:
+    """Words by the table of CC12M's paper, 1.3 tokens each and two ends; parts as they are trained."""
+    rng = np.random.default_rng(0)
+    for dataset, words, deviation in (("cc3m", 10.3, 4.5), ("cc6m", 20.2, 16.3)):
+        spread = np.log(1 + (deviation / words) ** 2)
+        drawn = rng.lognormal(np.log(words) - spread / 2, spread**0.5, (200, 256))
+        lengths = torch.from_numpy(np.minimum(np.round(1.3 * drawn) + 2, 77).astype(np.int64))
+        longest = lengths.amax(dim=1).double().mean()
+        in_parts = []
+        for batch in lengths:
+            tokens = torch.zeros(1, 256, int(batch.max()), dtype=torch.long)
+            tokens[0].scatter_(1, batch[:, None] - 1, 49407)
+            parts, _ = captions_by_length(tokens, 4, torch.device("cpu"))
+            in_parts.append(sum(part.numel() for part in parts) / 256)
+        assert assumptions.caption_tokens["webdataset"][dataset] == pytest.approx(longest, abs=1)
+        mean = assumptions.caption_tokens_in_parts["webdataset"][dataset]
+        assert mean == pytest.approx(np.mean(in_parts), abs=1)
+
+
 def test_compilation_is_paid_by_every_rank_and_process(costs: Forecast) -> None:
     """Four pre-trainings on eight GPUs, and 16 processes that clean with one view and with two."""
     choices = {f"{stage}.compile": True for stage in ("pretrain", "clean")}
@@ -231,7 +252,7 @@ def test_rates_that_gpu_check_measured_give_hours_of_their_own(
     content = forecast.measured_hours(costs)
     assert content and content["device"] == "NVIDIA X"
     views = sum(work.pairs * work.spec.num_views for work in costs.works)
-    pair = costs.counts.image_step / 50e12 + costs.counts.text_step / 100e12
+    pair = costs.counts.image_step / 50e12 + costs.counts.text_step["cc6m"] / 100e12
     trained = content["pretrain"][1] + content["clean"][1]
     assert trained == pytest.approx(views * pair / 3600, rel=0.02)
     evaluated = sum(costs.counts.evaluations(work) for work in costs.works)
@@ -264,17 +285,18 @@ def test_the_pages_have_the_tables_that_the_command_writes(
 def test_hours_follow_from_published_throughputs(lean: dict[str, Any]) -> None:
     """Without the constants of specs/plan.yaml: ResNet-50 of 3 x 8.2 GFLOP an image trains at 2,078
     to 2,600 images/s on an A100 and 1.7 to 2.1 times as fast on an H100; the paper's tower has 34.7
-    GFLOP, a caption of 38 tokens 8.1, at 120 to 220 TFLOP/s. Compiled kernels are up to 1.2 times as
-    fast, a hundredth goes to checkpoints.
+    GFLOP, a caption of CC3M 5.5 and of CC12M 8.6, at 120 to 220 TFLOP/s. Compiled kernels are up to
+    1.2 times as fast, a hundredth goes to checkpoints.
     """
-    views = sum(
-        row["pairs"] * (2 if row["cell"].endswith("ssl") else 1)
-        for row in lean["models"]
-        if row["stage"] == "pretrain"
-    )
-    assert views == pytest.approx(1081e6, rel=0.001)
+    views = dict.fromkeys(("cc3m", "cc6m"), 0)
+    for row in lean["models"]:
+        if row["stage"] == "pretrain":
+            views[row["cell"][:4]] += row["pairs"] * (2 if row["cell"].endswith("ssl") else 1)
+    assert sum(views.values()) == pytest.approx(1081e6, rel=0.001)
+    text = (views["cc3m"] * 5.5 + views["cc6m"] * 8.6) / 1000
+    image = sum(views.values()) * 34.7 / 24.6
     expected = [
-        views * 1.01 * (34.7 / 24.6 / images + 8.1 / 1000 / tflops) / compiled / 3600
+        1.01 * (image / images + text / tflops) / compiled / 3600
         for images, tflops, compiled in ((2600 * 2.1, 220, 1.2), (2078 * 1.7, 120, 1.0))
     ]
     low, middle, high = lean["hours"]["h100"]["pretrain"]
@@ -290,14 +312,15 @@ def test_the_work_of_paper_lean_counted_by_hand(lean: dict[str, Any], counts: Co
     assert [rows["pretrain", cell]["pairs"] for cell in cells] == pairs
     assert [rows["pretrain", cell]["evaluations"] for cell in cells] == [65, 65, 22, 37]
 
-    # Towers with captions of 38 tokens: per token 11 x 24 d^2 + 4 d^2 and, for the causal square of
-    # attention, 11 x 4 L d; the image tower is that of `paper`.
-    width, length = 512, 38
-    text = (11 * 24 + 4) * width**2 * length + 11 * 4 * length**2 * width
-    view = 3 * (counts.image_forward + text)
+    # Per token 11 x 24 d^2 + 4 d^2 and, for the causal square of attention, 11 x 4 L d; the image
+    # tower is that of `paper`.
+    width, view = 512, {}
+    for dataset, length in (("cc3m", 26), ("cc6m", 40)):
+        text = (11 * 24 + 4) * width**2 * length + 11 * 4 * length**2 * width
+        view[dataset] = 3 * (counts.image_forward + text)
     for cell, count_of, views in zip(cells, pairs, (1, 2, 1, 2), strict=True):
         evaluations = rows["pretrain", cell]["evaluations"] * counts.evaluation
-        total = count_of * views * view + evaluations
+        total = count_of * views * view[cell[:4]] + evaluations
         assert rows["pretrain", cell]["eflop"] * 1e18 == pytest.approx(total, rel=0.02)
 
     image = 2 * (counts.image_forward + 2 * 1024 * 1000)
@@ -307,10 +330,31 @@ def test_the_work_of_paper_lean_counted_by_hand(lean: dict[str, Any], counts: Co
         number = runs * len(steps)
         prompts = (60 * number + 1) * counts.prompts_forward
         images = number * (20 * 50_000 + 40 * 20_000) + 50_000
-        total = views * view + prompts + images * image
+        total = views * view[cell[:4]] + prompts + images * image
         assert rows["clean", cell]["runs"] == number
         assert rows["clean", cell]["evaluations"] == 60 * number + 1
         assert rows["clean", cell]["eflop"] * 1e18 == pytest.approx(total, rel=0.02)
+
+
+def test_the_work_of_cc3m_alone_is_that_of_its_rows(lean: dict[str, Any]) -> None:
+    half = plan("paper_lean", dataset="cc3m")["models"]
+    assert half == [row for row in lean["models"] if row["cell"].startswith("cc3m")]
+
+
+def test_the_work_of_a_night_counted_by_hand() -> None:
+    """16 epochs, the last batch of each dropped; 20 epochs of cleaning, evaluated every other one."""
+    rows = {(row["stage"], row["cell"]): row for row in plan("night", gpus=1)["models"]}
+    for dataset, pairs in (("cc3m", 150_000), ("cc6m", 300_000)):
+        for objective, batch in (("mmcl", 512), ("mmcl_ssl", 256)):
+            cell = f"{dataset}-{objective}"
+            trained = rows["pretrain", cell]
+            assert trained["pairs"] == 16 * (pairs // batch) * batch
+            assert trained["evaluations"] == 1 + 16 // 4
+            # Six rates of one loss at either size, two of two others at the smaller.
+            cleaned, runs = rows["clean", cell], {8000: 10} | ({16000: 6} if pairs > 2e5 else {})
+            assert cleaned["runs"] == sum(runs.values())
+            assert cleaned["pairs"] == sum(n * 20 * (s // 128) * 128 for s, n in runs.items())
+            assert cleaned["evaluations"] == 1 + 10 * cleaned["runs"]
 
 
 def test_plan_names_what_differs_from_the_paper_and_what_it_saves(lean: dict[str, Any]) -> None:
