@@ -12,7 +12,16 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from repro.names import DATASETS
-from repro.spec import CleanSize, Dataset, IconSource, Objective, Profile, RunSpec, num_views
+from repro.spec import (
+    CleanSize,
+    Dataset,
+    IconSource,
+    Objective,
+    Profile,
+    RunSpec,
+    VitConfig,
+    num_views,
+)
 
 Problem = tuple[str, Any, str]
 
@@ -153,12 +162,16 @@ def _model_problems(profile: Profile) -> Iterator[Problem]:
     field = "pretrain.model"
     side = profile.data.image_size
     # ModifiedResNet halves the image five times; its attention pool has 32 * width channels.
-    if vision.image_size % 32:
-        yield f"{field}.vision.image_size", vision.image_size, "a multiple of 32"
+    step, heads = 32, "32 * vision.width"
+    channels = 32 * vision.width
+    if isinstance(vision, VitConfig):
+        step, heads, channels = vision.patch_size, "vision.width", vision.width
+    if vision.image_size % step:
+        yield f"{field}.vision.image_size", vision.image_size, f"a multiple of {step}"
     if vision.image_size != side:
         yield f"{field}.vision.image_size", vision.image_size, f"data.image_size = {side}"
-    if vision.width * 32 % vision.head_width:
-        yield f"{field}.vision.head_width", vision.head_width, "a divisor of 32 * vision.width"
+    if channels % vision.head_width:
+        yield f"{field}.vision.head_width", vision.head_width, f"a divisor of {heads}"
     if text.width % text.heads:
         yield f"{field}.text.heads", text.heads, f"a divisor of text.width = {text.width}"
 

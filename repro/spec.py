@@ -10,11 +10,13 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     FiniteFloat,
     NonNegativeInt,
     PositiveInt,
     SkipValidation,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -221,6 +223,22 @@ class VisionConfig(Spec):
     head_width: Width
 
 
+class VitConfig(Spec):
+    """open_clip's CLIPVisionCfg for a vision transformer."""
+
+    image_size: PositiveInt
+    patch_size: PositiveInt
+    layers: PositiveInt
+    width: Width
+    head_width: Width
+
+
+def _tower(config: Any) -> str:
+    """Kind of an image tower: only a transformer has patches."""
+    fields = config if isinstance(config, dict) else vars(config)
+    return "vit" if "patch_size" in fields else "resnet"
+
+
 class TextConfig(Spec):
     """open_clip's CLIPTextCfg."""
 
@@ -235,7 +253,10 @@ class ModelSpec(Spec):
     """An open_clip CLIP model, built from its configuration and never from pre-trained weights."""
 
     embed_dim: Width
-    vision: VisionConfig
+    vision: Annotated[
+        Annotated[VisionConfig, Tag("resnet")] | Annotated[VitConfig, Tag("vit")],
+        Discriminator(_tower),
+    ]
     text: TextConfig
     quick_gelu: bool
 

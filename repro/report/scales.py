@@ -15,7 +15,7 @@ from repro.report.judging.claims import Arms, Claims, Paper
 from repro.report.numbers.cells import CLEANCLIP, DATASETS, OBJECTIVES, TABLE1_ROWS
 from repro.report.studies.results import LARGER, read_study_results, studied
 from repro.report.studies.tables import EffectRow, StudyEntry
-from repro.spec import CleanSize, Dataset, Objective, Profile
+from repro.spec import CleanSize, Dataset, Objective, Profile, VisionConfig, VitConfig
 
 PRINTED = "paper"
 """Profile with the paper's settings."""
@@ -85,6 +85,12 @@ def settings_table(name: str) -> list[SettingRow]:
     return [SettingRow(setting, words, here[setting]) for setting, words in paper.items()]
 
 
+def _tower(vision: VisionConfig | VitConfig) -> str:
+    if isinstance(vision, VitConfig):
+        return f"ViT of depth {vision.layers}, patches of {vision.patch_size} px"
+    return f"ResNet of {', '.join(map(str, vision.layers))} blocks"
+
+
 def _settings(profile: Profile) -> dict[str, str]:
     ages = {
         f"{label(dataset)}, {label(objective)}": str(profile.pretrain.model_age[dataset][objective])
@@ -99,7 +105,7 @@ def _settings(profile: Profile) -> dict[str, str]:
     )
     objectives = pretrain.objectives
     return {
-        "model": f"ResNet of {', '.join(map(str, vision.layers))} blocks, width {vision.width}; "
+        "model": f"{_tower(vision)}, width {vision.width}; "
         f"text transformer of depth {text.layers}, width {text.width}",
         "image size (px)": str(data.image_size),
         "pairs": in_words(data.num_pairs),

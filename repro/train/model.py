@@ -16,9 +16,10 @@ from jaxtyping import Float, Int, UInt8
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.modified_resnet import AttentionPool2d
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from repro.spec import ModelSpec, Optimizer
+from repro.spec import ModelSpec, Optimizer, VisionConfig
 from repro.train.views.tokens import CONTEXT_LENGTH
 
 START_LOG_LOGIT_SCALE = math.log(1 / 0.07)
@@ -37,16 +38,21 @@ def build_model(
     `fp16_rounded` passes those initial weights through float16 that the authors' loader does
     (code: CleanCLIP pkgs/openai/model.py, convert_weights and back).
     """
+    vision = spec.vision.model_dump()
+    if isinstance(spec.vision, VisionConfig):
+        vision["layers"] = tuple(spec.vision.layers)  # by which open_clip tells a ResNet
+
     # Drawn on the CPU: the weights do not depend on the device. torch's generator is put back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CLIP(
             spec.embed_dim,
-            CLIPVisionCfg(**{**spec.vision.model_dump(), "layers": tuple(spec.vision.layers)}),
+            CLIPVisionCfg(**vision),
             CLIPTextCfg(**spec.text.model_dump()),
             quick_gelu=spec.quick_gelu,
         )
-        model.visual.attnpool.__class__ = OneQueryPool
+        if isinstance(spec.vision, VisionConfig):
+            model.visual.attnpool.__class__ = OneQueryPool
 
     if initialisation == "fp16_rounded":
         _round_to_half(model)
@@ -98,13 +104,16 @@ class OneQueryPool(AttentionPool2d):  # type: ignore[misc]  # open_clip has no t
 
 @torch.no_grad()
 def _round_to_half(model: CLIP) -> None:
-    """Round convolutions, linear layers, attention and the text projection; embeddings and
-    temperature stay as drawn.
+    """Round convolutions, linear layers, attention and the projections; embeddings and temperature
+    stay as drawn.
     """
     kinds = nn.Conv2d, nn.Linear, nn.MultiheadAttention
     layers = [module for module in model.modules() if isinstance(module, kinds)]
     rounded = [weight for layer in layers for weight in layer.parameters(recurse=False)]
-    for parameter in [model.text_projection, *rounded]:
+    rounded.append(model.text_projection)
+    if isinstance(model.visual, VisionTransformer):  # a ResNet's is in its attention pool
+        rounded.append(model.visual.proj)
+    for parameter in rounded:
         parameter.copy_(parameter.half())
 
 

@@ -145,6 +145,12 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "pretrain.precision": ("fp8", "precision: Input should be 'fp32', 'tf32' or 'bf16'"),
     "pretrain.optimizer.betas": ([1.0, 1.0], "betas.0: Input should be less than 1 (got 1.0)"),
     "pretrain.model.text.heads": (3, "text.heads: 3 (allowed: a divisor of text.width = 32)"),
+    "pretrain.model.vision": (
+        {"patch_size": 5, "layers": 2, "head_width": 3},
+        "image_size: 32 (allowed: a multiple of 5)",
+    ),
+    "pretrain.model.vision.patches": (8, "vision.resnet.patches: Extra inputs are not permitted"),
+    "pretrain.model.vision.patch_size": (8, "vision.vit.layers: Input should be a valid integer"),
     "pretrain.model.vision.image_size": (64, "image_size: 64 (allowed: data.image_size = 32)"),
     "pretrain.objectives.mmcl.norm_batch_size": (5, "size: 5 (allowed: a divisor of glo"),
     "pretrain.objectives.*.global_batch_size": (256, "mmcl.global_batch_size: 256 (allowed: 2 to"),

@@ -6,12 +6,12 @@ from functools import partial
 import pytest
 import torch
 from open_clip import create_model
-from open_clip.model import CLIP
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.modified_resnet import AttentionPool2d
 from torch.utils.flop_counter import FlopCounterMode
 
 from repro.profile import load_profile
-from repro.spec import ModelSpec
+from repro.spec import ModelSpec, VitConfig
 from repro.train import loop
 from repro.train.model import (
     OneQueryPool,
@@ -21,6 +21,7 @@ from repro.train.model import (
     clamp_logit_scale,
     encode_text,
     has_weight_decay,
+    normalise,
 )
 from repro.train.step import training_step
 from repro.train.views.tokens import tokenize, trim
@@ -90,6 +91,37 @@ def test_the_authors_initialisation_rounds_what_their_loader_rounds(spec: ModelS
     changed = {name for name in rounded if not torch.equal(rounded[name], drawn[name])}
     assert {"text_projection", "visual.conv1.weight", "visual.attnpool.q_proj.weight"} < changed
     assert "transformer.resblocks.0.attn.in_proj_weight" in changed
+
+
+@pytest.fixture
+def vit(spec: ModelSpec) -> ModelSpec:
+    vision = VitConfig(image_size=32, patch_size=8, layers=2, width=64, head_width=32)
+    return spec.model_copy(update={"vision": vision})
+
+
+def test_a_vision_transformer_is_open_clips(vit: ModelSpec) -> None:
+    """Weights and features; the authors' rounding takes its projection too."""
+    torch.manual_seed(3)
+    text = CLIPTextCfg(**vit.text.model_dump())
+    towers = CLIPVisionCfg(image_size=32, patch_size=8, layers=2, width=64, head_width=32)
+    theirs = CLIP(vit.embed_dim, towers, text, quick_gelu=vit.quick_gelu)
+    ours = build_model(vit, 3, "fp32")
+    for (name, own), (_, other) in zip(
+        ours.state_dict().items(), theirs.state_dict().items(), strict=True
+    ):
+        assert torch.equal(own, other), name
+    features = ours.encode_image(normalise(images(4)), normalize=True)
+    torch.testing.assert_close(features, theirs.encode_image(normalise(images(4)), normalize=True))
+    rounded = build_model(vit, 3, "fp16_rounded").visual.proj
+    assert torch.equal(rounded, ours.visual.proj.half().float())
+    assert not torch.equal(rounded, ours.visual.proj)
+
+
+def test_without_batchnorm_groups_change_nothing(vit: ModelSpec) -> None:
+    model = build_model(vit, 0, "fp32")
+    tokens = trim(tokenize(["a", "b c"] * 4, "keep_eot").long())[None]
+    grouped, whole = (PairEncoder(model, groups)(images(8)[None], tokens)[0] for groups in (4, 1))
+    torch.testing.assert_close(grouped, whole, rtol=0, atol=1e-6)
 
 
 def test_one_query_pools_as_open_clips_fifty_do() -> None:
