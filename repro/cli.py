@@ -124,7 +124,8 @@ class Command(click.Command):
 def commands() -> None:
     """Replication of "Effective Backdoor Mitigation Depends on the Pre-training Objective".
 
-    Every command works on the profile that params.yaml names, or on that of --profile.
+    `repro reproduce` runs the study. Every command works on the profile that params.yaml names, or
+    on that of --profile; `repro list profiles` has all of them.
     """
 
 
@@ -171,7 +172,7 @@ def the_profile(_: click.Context, __: click.Parameter, name: str | None) -> str:
 
 FILE = click.Path(path_type=Path)
 PORT = click.IntRange(1, 65535)
-NAMED = "Of specs/: smoke, mini, midi, paper, ...; else that of params.yaml."
+NAMED = "One of `repro list profiles`; else that of params.yaml."
 PROFILE = option("--profile", NAMED, callback=the_profile)
 DATASET = choice("--dataset", DATASETS, required=True)
 OBJECTIVE = choice("--objective", GRAPH_OBJECTIVES, required=True)
@@ -179,7 +180,7 @@ CELL = (PROFILE, DATASET, OBJECTIVE)
 JSON = option("--json", "For programs.", is_flag=True)
 AGAIN = option(
     "--again",
-    "A finished run to make anew, STAGE/CELL/RUN as `status --json` has it.",
+    "A finished run to make anew, as `status --json` names it; once more for each other run.",
     multiple=True,
 )
 
@@ -194,7 +195,8 @@ use(
     click.Option(["--profile", "same"], help="The same as PROFILE."),
     option(
         "--set",
-        "FIELD=VALUE of the profile, again for more; no verdict takes such runs.",
+        "FIELD=VALUE in place of the profile's (`repro resolve` shows all fields); once more for "
+        "each other field. Such runs are kept apart from verdicts and `check`.",
         multiple=True,
     ),
     AGAIN,
@@ -203,7 +205,7 @@ use(
     "status",
     "view.status:status",
     "repro status --watch",
-    "Show how far every run is, from any node, whether or not a call makes them.",
+    "Show how far every run is: queued, running, done or failed, also from another terminal.",
     PROFILE,
     option("--study", "A study, instead of the profile."),
     option("--watch", "Redraw until Ctrl-C.", is_flag=True),
@@ -245,10 +247,10 @@ use(
     "check",
     "report.check:check_command",
     "repro check",
-    """Compare runs with the archives: equal bit for bit, or like the archived seeds?
+    """Compare runs with the archived ones: equal bit for bit, or within the spread of their seeds?
 
-    TARGET is a profile, by default that of params.yaml, or an archive (.jsonl.gz). Exit status: 0
-    like the archive, 1 not, 2 nothing to compare.""",
+    TARGET is a profile, by default that of params.yaml, or an archive, as those in results/studies.
+    Exit status: 0 like the archived runs, 1 not, 2 nothing to compare.""",
     click.Argument(["target"], required=False),
     JSON,
 )
@@ -286,7 +288,7 @@ stage(
     "resolve",
     "profile:resolve_stage",
     "repro resolve",
-    "Write all values of a profile, inherited ones included.",
+    "Write all fields of a profile with their values to results/PROFILE/resolved.",
     PROFILE,
 )
 stage(

@@ -25,7 +25,7 @@ def profiles() -> dict[str, str]:
     found = {}
     for name in profile_names():
         first = (SPECS / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
-        found[name] = first.lstrip("# ")
+        found[name] = first.removeprefix(f"# Profile `{name}`: ")
     return found
 
 
