@@ -29,12 +29,19 @@ def end_of_call(profile: str) -> Iterator[str]:
     yield from main_numbers(rows)
     yield sentence_of_check(profile)
     yield f"page: {folder / 'index.html'}"
-    if (folder / "report.pdf").exists():
-        yield f"PDF: {folder / 'report.pdf'}"
-    elif shutil.which("pdflatex") is None:
-        yield "PDF: none: no pdflatex is here (Debian: apt-get install texlive-latex-extra)"
-    else:
+    if lacks_pdf(profile):
         yield f"PDF: none: {folder / 'report.tex'} did not compile"
+    elif (folder / "report.pdf").exists():
+        yield f"PDF: {folder / 'report.pdf'}"
+    else:
+        yield "PDF: none: no pdflatex is here (Debian: apt-get install texlive-latex-extra)"
+
+
+def lacks_pdf(profile: str) -> bool:
+    """Whether a report is without the PDF that LaTeX, which is here, could make."""
+    source = REPORTS / profile / "report.tex"
+    pdf = source.with_suffix(".pdf")
+    return source.exists() and not pdf.exists() and shutil.which("pdflatex") is not None
 
 
 def main_numbers(rows: list[dict[str, Any]]) -> Iterator[str]:

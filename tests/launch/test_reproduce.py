@@ -77,6 +77,34 @@ def test_the_stages_of_a_profile_run_in_order_and_no_study(project: Path) -> Non
     assert (project / "params.yaml").read_text() == "profile: smoke\noverrides: {}\n"
 
 
+@pytest.mark.parametrize("made", [False, True])
+@pytest.mark.parametrize("latex", [None, "/usr/bin/pdflatex"])
+def test_a_report_from_before_latex_was_here_gets_its_pdf(
+    here: Path, monkeypatch: pytest.MonkeyPatch, made: bool, latex: str | None
+) -> None:
+    """DVC has the report without it in its cache, and would take a later one away."""
+    source = here / "report/build/smoke/report.tex"
+    source.parent.mkdir(parents=True)
+    source.touch()
+    commands = []
+
+    def run(command: list[str], log: Path) -> int:
+        commands.append(command[-2:])
+        with log.open("a") as file:
+            file.write(
+                "Running stage 'report@smoke':\n" if made else "Stage 'report@smoke' is cached\n"
+            )
+        return 0
+
+    monkeypatch.setattr(reproduce, "run", run)
+    monkeypatch.setattr("repro.view.end.shutil.which", lambda name: latex)
+    monkeypatch.setattr(reproduce, "end_of_call", lambda profile: [])
+    assert reproduce.reproduce("smoke") == 0
+    forced = [command for command in commands if command == ["--force", "report@smoke"]]
+    # A report that this call made, and that has no PDF, did not compile.
+    assert len(forced) == (latex is not None and not made)
+
+
 def test_params_come_back_after_an_error_and_with_the_call_after_a_kill(here: Path) -> None:
     with suppress(KeyboardInterrupt), reproduce.params_for_call("profile: smoke\n"):
         assert "profile: smoke\n" in reproduce.PARAMS.read_text()
