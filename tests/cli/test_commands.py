@@ -184,6 +184,8 @@ def test_from_another_folder_the_missing_one_is_named_and_nothing_is_left(
     assert main(["data", "--profile", "smoke"]) == 2
     said = f"{tmp_path}/specs: no profiles; call again from the project's folder"
     assert said in capsys.readouterr().err
+    assert main(["plan"]) == 2
+    assert "params.yaml: No such file or directory; call again from" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
