@@ -55,7 +55,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        elsewhere = "" if path.parent.is_dir() else "; call again from the project's folder"
+        elsewhere = "" if SPECS.is_dir() else "; call again from the project's folder"
         raise SpecError(f"{path}: {getattr(error, 'strerror', error)}{elsewhere}") from None
 
 

@@ -184,6 +184,8 @@ def test_from_another_folder_the_missing_one_is_named_and_nothing_is_left(
     assert main(["data", "--profile", "smoke"]) == 2
     said = f"{tmp_path}/specs: no profiles; call again from the project's folder"
     assert said in capsys.readouterr().err
+    assert main(["plan"]) == 2
+    assert "params.yaml: No such file or directory; call again from" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -372,5 +374,6 @@ def test_a_stop_where_python_can_raise_nothing_comes_again(
         wait_for((tmp_path / "there").exists)
         call.send_signal(number)
         _, said = call.communicate(timeout=20)
-    assert (call.returncode, said) == (128 + number, b"")
+    assert call.returncode == 128 + number
+    assert said == b""
     assert (tmp_path / "after").exists(), "it met the process where nothing can be raised"

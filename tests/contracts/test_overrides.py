@@ -53,7 +53,8 @@ def test_overrides_are_those_of_the_profile_beside_them(here: Path) -> None:
     )
     assert overrides_of("smoke") == {"clean.warmup_steps": 2, "pretrain.seeds": [7]}
     profile = graph_profile("smoke")
-    assert (profile.clean.warmup_steps, profile.pretrain.seeds) == (2, [7])
+    assert profile.clean.warmup_steps == 2
+    assert profile.pretrain.seeds == [7]
     assert graph_profile("mini") == load_profile("mini")
     assert overrides_of("mini") == {}
     assert [line.split(":")[0] for line in departures(profile)] == [

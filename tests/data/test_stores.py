@@ -44,7 +44,8 @@ def store(tmp_path: Path) -> PairStore:
 @pytest.mark.parametrize(("labels", "suffixes"), [(None, 2), ([3, 0, 7, 7], 3)])
 def test_a_store_gives_back_what_was_written_as_webdataset_samples(tmp_path, labels, suffixes):
     store = make_store(tmp_path / "store", labels=labels)
-    assert (len(store), list(store.captions)) == (4, CAPTIONS)
+    assert len(store) == 4
+    assert list(store.captions) == CAPTIONS
     assert store.labels.tolist() == (labels or [-1] * 4)
     assert all(np.array_equal(store.decode(i, 8), pixels(i)) for i in range(4))
     with tarfile.open(tmp_path / "store" / "00000.tar") as tar:

@@ -91,8 +91,9 @@ def test_kills_on_a_cluster_change_nothing(
 @needs_mount
 def test_a_full_disk_and_lost_runs_change_nothing(root: Path, tmp_path: Path) -> None:
     """Two pre-trainings are due at first, and one of them alone when it is lost."""
-    seeds = {"pretrain__seeds": [0, 1], "pretrain__evaluate_every_epochs": 6}
-    untouched = short_graph(root, tmp_path / "untouched", "kills", 12, ["mmcl"], **seeds)
+    changes = {"pretrain__seeds": [0, 1], "pretrain__evaluate_every_epochs": 6}
+    changes["clean__cells"] = [cleaning_cell(["mmcl"], [1e-4], 16)]
+    untouched = short_graph(root, tmp_path / "untouched", "kills", 12, ["mmcl"], **changes)
     (untouched / "params.yaml").write_text("profile: kills\n")
 
     with small_disk(tmp_path / "disk", "1g") as disk:
@@ -102,10 +103,13 @@ def test_a_full_disk_and_lost_runs_change_nothing(root: Path, tmp_path: Path) ->
         ballast = fill(disk, 0)
         assert process.wait(DEADLINE_SECONDS) != 0
         ballast.unlink()
+        # DVC empties its list of readers and writers before it writes it, and refuses an empty one.
+        (folder / ".dvc/tmp/rwlock").unlink(missing_ok=True)
         complete(folder)
         complete(untouched)
-        undisturbed = results(untouched, "kills")
-        assert results(folder, "kills") == undisturbed
+        undisturbed = of_target(untouched)
+        assert len(undisturbed) == 2 * 2 + 2 + 2, "weights and optimizers, and rows of four runs"
+        assert of_target(folder) == undisturbed
 
         for stage, models in (("pretrain", "models/kills/cc3m-mmcl/seed0"), ("clean", "")):
             lost = min(folder.glob(f"results/kills/{stage}/cc3m-mmcl/*"))
@@ -116,7 +120,7 @@ def test_a_full_disk_and_lost_runs_change_nothing(root: Path, tmp_path: Path) ->
                 shutil.rmtree(folder / models)
             complete(folder)
             assert json.loads((lost / "run.json").read_bytes())["fingerprint"] == fingerprint
-            assert results(folder, "kills") == undisturbed
+            assert of_target(folder) == undisturbed
 
 
 def complete(folder: Path, **settings: str) -> None:
@@ -238,8 +242,13 @@ def command(pid: int) -> str:
 
 def ending(folder: Path) -> dict[str, Any]:
     """Of one model and its two cleanings; the better one of these is kept."""
-    made = results(folder, "kills").items()
-    found = {name: content for name, content in made if "cc3m-mmcl/" in name}
+    found = of_target(folder)
     assert len([name for name in found if name.endswith(".safetensors")]) == 3
     assert len([name for name in found if name.startswith("results")]) == 3
     return found
+
+
+def of_target(folder: Path) -> dict[str, Any]:
+    """Weights, bits and rows of the models of TARGET; others are made when there is time."""
+    made = results(folder, "kills").items()
+    return {name: content for name, content in made if "cc3m-mmcl/" in name}

@@ -84,7 +84,8 @@ def test_both_sides_count_the_same_images(workload: Workload, tmp_path: Path) ->
     store = reference.PairStore.open(workload.inputs["evaluation"])
     model = reference_model(workload)
     correct, attacked = reference.evaluate(model, workload.spec, store, workload.names)
-    assert (correct, attacked) == (outcome.correct.sum(), outcome.attacked.sum())
+    assert correct == outcome.correct.sum()
+    assert attacked == outcome.attacked.sum()
     assert 0 < correct < len(store)
 
 
@@ -131,7 +132,9 @@ def test_a_ratio_is_the_median_of_pairs_taken_in_turn() -> None:
     slow = iter([9.0, 6.0, 4.0, 8.0])
     found = compare(lambda: spend("slow", next(slow)), lambda: spend("fast", 2.0), 3, lambda: now)
     assert found.runs == [3.0, 2.0, 4.0]
-    assert (found.ratio, found.reference_seconds, found.seconds) == (3.0, 6.0, 2.0)
+    assert found.ratio == 3.0
+    assert found.reference_seconds == 6.0
+    assert found.seconds == 2.0
     assert "".join(name[0] for name in calls) == "sf" + "fs" + "sf" + "fs"
 
 

@@ -95,7 +95,8 @@ def test_paper_lean_on_eight_ranks_gives_the_rows_of_one_and_its_cleaning_is_giv
         run_all([spec])
         (folder,) = Path("results").rglob("seed0")
         record, rows[ranks] = read_run(folder)
-        assert (record.status, record.ranks) == ("completed", ranks)
+        assert record.status == "completed"
+        assert record.ranks == ranks
     counts = ("step", "num_images", "num_correct", "num_attacked", "num_target_attacked")
     assert len(rows[1]) == 2
     for one, eight in zip(rows[1], rows[8], strict=True):
@@ -106,5 +107,6 @@ def test_paper_lean_on_eight_ranks_gives_the_rows_of_one_and_its_cleaning_is_giv
     run_all(cleaning)
     (folder,) = Path("results").rglob(cleaning[0].run_id)
     record, cleaned = read_run(folder)
-    assert (record.status, record.reason) == ("completed", "given up: no ASR below 0 in 1 epochs")
+    assert record.status == "completed"
+    assert record.reason == "given up: no ASR below 0 in 1 epochs"
     assert [(row.epoch, row.num_images) for row in cleaned] == [(0, 2000), (0.5, 1000), (1, 2000)]

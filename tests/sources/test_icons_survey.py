@@ -54,7 +54,8 @@ def test_a_set_that_the_catalogue_does_not_list_is_not_read(tmp_path):
     sets = {name: icon_set(name, drawings_of(name), license=friends) for name in ("ada", "bea")}
     package = icon_package.write_package(tmp_path, sets, unlisted={"bea"})
     (found,) = read_sets(tmp_path / package.tarball)
-    assert (found.name, found.licence) == ("ada", "(Free for friends)")
+    assert found.name == "ada"
+    assert found.licence == "(Free for friends)"
 
 
 CAPTIONS = {
@@ -96,7 +97,8 @@ def test_icons_of_other_licences_or_without_words_are_left_out(tmp_path):
     """29 icons: the licence takes four, the flag one, and two have no words."""
     sets = small_package() | {"dan": icon_set("dan", {"123": blocks("a"), "tv": blocks("b")})}
     found = survey(tmp_path, sets)
-    assert (len(found.training), len(found.held_out)) == (12, 7)
+    assert len(found.training) == 12
+    assert len(found.held_out) == 7
     assert {entry.vendor for entry in found.training} == {"ada", "bea", "cho"}
     assert {entry.vendor for entry in found.held_out} == {"dora", "eve"}
 
@@ -121,7 +123,8 @@ def test_a_drawing_handed_on_unchanged_is_no_drawing_of_another_vendor(tmp_path)
     sets["bea"] = icon_set("bea", dict.fromkeys(["banana", "fruit"], blocks("ada", "banana")))
     found = survey(tmp_path, sets)
     vendors = vendors_of(found.training)
-    assert (vendors["banana"], vendors["fruit"]) == ({"ada", "cho"}, {"bea"})
+    assert vendors["banana"] == {"ada", "cho"}
+    assert vendors["fruit"] == {"bea"}
     assert ("eve", "star") in {entry.key for entry in found.held_out}
 
 

@@ -49,7 +49,8 @@ def test_a_variant_changes_the_field_it_names_and_its_data_folder() -> None:
     overrides = {"data.poison.trigger.patch_size": 8}
     larger = loaded.variants["start"].model_copy(update={"overrides": overrides})
     changed = varied(loaded, larger)
-    assert (base.data.poison.trigger.patch_size, changed.data.poison.trigger.patch_size) == (16, 8)
+    assert base.data.poison.trigger.patch_size == 16
+    assert changed.data.poison.trigger.patch_size == 8
     assert data_key(base) == data_key(changed)  # the same drawings
     assert poison_key(base) != poison_key(changed)
 

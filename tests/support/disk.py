@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,10 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 def fill(folder: Path, left: int) -> Path:
     """Fill the disk but for `left` bytes; returns the file that does it."""
     ballast = folder / "ballast"
-    free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-    with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, free - left)
-    return ballast
+    # Others may write to the disk meanwhile.
+    for _ in range(100):
+        free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+        with suppress(OSError), ballast.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free - left)
+            return ballast
+    raise AssertionError(f"{folder} could not be filled")

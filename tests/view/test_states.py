@@ -61,8 +61,13 @@ def test_a_run_goes_from_waiting_to_queued_to_running_to_stopped(run: Run) -> No
         assert state_of(run).state == "queued"
         replace_json(run.work_dir / "status.json", STATUS)
         state = state_of(run)
-        assert (state.state, state.where, state.share) == ("running", "node7", 0.25)
-        assert (state.epochs, state.loss, state.accuracy, state.asr) == (6.0, 2.5, 0.4, 0.9)
+        assert state.state == "running"
+        assert state.where == "node7"
+        assert state.share == 0.25
+        assert state.epochs == 6.0
+        assert state.loss == 2.5
+        assert state.accuracy == 0.4
+        assert state.asr == 0.9
     (run.work_dir / "checkpoint-20").mkdir()
     state = state_of(run)
     assert state.state == "stopped"
@@ -81,7 +86,8 @@ def test_a_batch_that_takes_a_stopped_run_again_has_not_come_to_it_yet(run: Run)
 def test_a_job_that_waits_has_the_schedulers_reason(run: Run) -> None:
     """And one that runs elsewhere is no stopped run, though its lock cannot be seen from here."""
     state = state_of(run, **{run.fingerprint: Carrier("queued", "Priority")})
-    assert (state.state, state.where) == ("queued", "Priority")
+    assert state.state == "queued"
+    assert state.where == "Priority"
     (run.work_dir / "lock").touch()
     replace_json(run.work_dir / "status.json", STATUS)
     assert state_of(run, **{run.fingerprint: Carrier("running", "n1")}).state == "running"
@@ -90,7 +96,9 @@ def test_a_job_that_waits_has_the_schedulers_reason(run: Run) -> None:
 def test_a_failed_run_has_its_reason(run: Run) -> None:
     save_failure(run, "no such luck", 2)
     state = state_of(run)
-    assert (state.state, state.reason, state.warning) == ("failed", "no such luck", "no such luck")
+    assert state.state == "failed"
+    assert state.reason == "no such luck"
+    assert state.warning == "no such luck"
 
 
 def test_a_published_run_is_done_also_where_work_is_gone(profile: object, launch: Launch) -> None:

@@ -69,7 +69,9 @@ def test_programs_get_every_run_with_the_place_that_again_takes(
     assert len(content["runs"]) == 40
     assert content["left_seconds"] > 0
     [mine] = [of for of in content["runs"] if of["run"] == place_of(run.spec)]
-    assert (mine["state"], mine["asr"], mine["share"]) == ("running", 0.9, 0.25)
+    assert mine["state"] == "running"
+    assert mine["asr"] == 0.9
+    assert mine["share"] == 0.25
 
 
 def test_the_call_of_another_process_is_seen_with_its_stage(
