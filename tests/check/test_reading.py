@@ -41,12 +41,12 @@ def test_it_reads_and_decodes_a_folder_of_shards(
     assert ended.exit_code == 1 and "no images in .tar files" in ended.output
 
 
-@pytest.mark.parametrize(("rate", "enough"), [(60_000.0, True), (20_000.0, False)])
+@pytest.mark.parametrize(("rate", "enough"), [(60_000.0, True), (30_000.0, False)])
 def test_too_slow_shards_fail_on_the_gpus_that_they_are_for(
     folder: Path, rate: float, enough: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loaders that read and decode `rate` images a second each way make half as many pairs: eight
-    H100 would train 17,000 to 27,000.
+    H100 would train 17,000 to 32,000, in the middle 24,000.
     """
     asked: list[int] = []
 
