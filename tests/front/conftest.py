@@ -13,6 +13,7 @@ from repro.train.process.checkpoint import save_tensors
 from tests.support.backdoored import NAMES, pictures, train_backdoored
 from tests.support.evaluation import write_images
 from tests.support.finished import end, finished_run
+from tests.support.once import made_once
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +21,12 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """A working folder with a trained and delivered model, and evaluation images; not to be
     changed.
     """
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "specs").symlink_to(request.config.rootpath / "specs")
+    root = request.config.rootpath
+    return made_once(tmp_path_factory, "trained", lambda folder: write_trained(root, folder))
+
+
+def write_trained(root: Path, folder: Path) -> None:
+    (folder / "specs").symlink_to(root / "specs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         train_backdoored(Path("epoch.pt"))
@@ -33,4 +38,3 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         assert deliver(run, RESULTS)
         images = pictures(3 * [*range(len(NAMES))], "validation")
         write_images(Path("data/smoke/evaluation"), images, len(NAMES))
-    return folder

@@ -13,14 +13,16 @@ from repro.spec import RunSpec
 from repro.study.archive import write_archive
 from repro.study.spec import Study, load_study, varied
 from tests.support.ledger import EVALUATIONS, ROOT, outcome, write_run, write_study
+from tests.support.once import made_once
 
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs, archives of three studies over three seeds, and their report; not to be changed."""
-    folder = tmp_path_factory.mktemp("whole")
-    write_whole(folder, ("seeds", "control", "mechanism"), seeds=3)
-    return folder
+    studies = ("seeds", "control", "mechanism")
+    return made_once(
+        tmp_path_factory, "whole", lambda folder: write_whole(folder, studies, seeds=3)
+    )
 
 
 @pytest.fixture
