@@ -124,10 +124,11 @@ def shift_and_flip(image: Image.Image, views: Views) -> Image.Image:
 
 def build_model(spec: ModelSpec, weights: Path) -> CLIP:
     """The model with the weights of a file."""
-    vision = CLIPVisionCfg(**{**spec.vision.model_dump(), "layers": tuple(spec.vision.layers)})
-    model = CLIP(
-        spec.embed_dim, vision, CLIPTextCfg(**spec.text.model_dump()), quick_gelu=spec.quick_gelu
-    )
+    vision = spec.vision.model_dump()
+    if isinstance(vision["layers"], list):
+        vision["layers"] = tuple(vision["layers"])
+    towers = CLIPVisionCfg(**vision), CLIPTextCfg(**spec.text.model_dump())
+    model = CLIP(spec.embed_dim, *towers, quick_gelu=spec.quick_gelu)
     model.load_state_dict(load_file(weights))
     return model
 

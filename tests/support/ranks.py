@@ -44,7 +44,8 @@ def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[
         for process in left.values():
             process.kill()
         failures = [file.read_text() for file in sorted(Path(folder).glob("*.error"))]
-        assert not left and not failures, "\n".join(failures)
+        assert not failures, "\n".join(failures)
+        assert not left, "ranks that did not end"
         return [json.loads(Path(folder, str(rank)).read_text()) for rank in range(ranks)]
 
 
