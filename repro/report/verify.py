@@ -128,7 +128,8 @@ def verify_all(profile: str) -> list[str]:
     """One line a file of the profile that is not what it was made as: data to report."""
     lines: list[str] = []
     report = report_folder(profile) / DOCUMENT
-    for check in (_changed_outputs, damaged_results, mixed_codes, lambda _: verify(report)):
+    checks = _changed_outputs, damaged_results, archive_problems, mixed_codes
+    for check in (*checks, lambda _: verify(report)):
         # What one of them cannot read at all hides nothing of the others.
         try:
             lines += check(profile)
