@@ -6,6 +6,7 @@ pre-training, CUDA_VISIBLE_DEVICES limits the GPUs. On a cluster each is a job (
 """
 
 import os
+from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,8 +82,11 @@ def shared_places() -> list[Place]:
     gpus = devices()
     count = count_from_environment("REPRO_SLOTS", len(gpus) or cores())
     threads = max(1, cores() // count)
+    if not gpus:
+        return [Place((), ranks=1, threads=threads)] * count
     # More processes than GPUs share these in turn.
-    return [Place((gpus[index % len(gpus)],) if gpus else (), 1, threads) for index in range(count)]
+    shared = islice(cycle(gpus), count)
+    return [Place((gpu,), ranks=1, threads=threads) for gpu in shared]
 
 
 def whole_place(run: Run, cluster_nodes: int | None = None) -> Place:

@@ -94,9 +94,8 @@ class Probe:
         folder = DATA / spec.profile / "evaluation"
         images = EvaluationSet.of_run(spec, folder, target, WORK / "cache")
         chosen = np.unique(np.linspace(0, len(images) - 1, PROBED).astype(int))
-        both = [
-            next(images.batches([range(i, i + 1)], 0, torch.device("cpu"))) for i in chosen.tolist()
-        ]
+        one_by_one = [range(number, number + 1) for number in chosen.tolist()]
+        both = list(images.batches(one_by_one, 0, torch.device("cpu")))
         clean, triggered = (torch.cat(part).numpy() for part in zip(*both, strict=True))
         arrays = {"images": clean, "triggered": triggered, "labels": images.labels[chosen]}
         return cls(spec.profile, arrays | {"target": np.array(target)})

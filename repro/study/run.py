@@ -76,10 +76,16 @@ def due_runs(name: str, seeds: Collection[int], variants: Collection[str]) -> li
     )
     mean = times.groupby(["stage", "loss"]).hours.mean()
     longest = mean.groupby("stage").max()
+
+    def hours(spec: RunSpec) -> float:
+        instead = longest.get(spec.stage, math.nan)
+        return float(mean.get((spec.stage, spec.loss), instead))
+
+    archived = [record for record, _ in archives.get(name, [])]
     due = [
-        (of.variant, of.stage, mean.get((of.stage, of.loss), longest.get(of.stage, math.nan)))
-        for of in lacking(study, (record for record, _ in archives.get(name, [])))
-        if (of.variant, of.seed) in models
+        (spec.variant, spec.stage, hours(spec))
+        for spec in lacking(study, archived)
+        if (spec.variant, spec.seed) in models
     ]
     table = pd.DataFrame(due, columns=["variant", "stage", "hours"])
     rows = table.groupby(["variant", "stage"], sort=False).hours.agg(runs="size", core_hours="sum")

@@ -38,7 +38,10 @@ def archive_of_profile(profile: str) -> Archive:
             if record.spec.profile == profile and rows:
                 asr = rows[-1].asr(record.spec.switches.asr_denominator)
                 ends[_but_for_seed(record.spec)].append(Ends(rows[-1].accuracy, asr))
-    means = {key: Ends(*map(mean, zip(*values, strict=True))) for key, values in ends.items()}
+    means = {
+        key: Ends(mean(of.accuracy for of in each), mean(of.asr for of in each))
+        for key, each in ends.items()
+    }
     return lambda spec: means.get(_but_for_seed(spec))
 
 

@@ -61,7 +61,8 @@ def sentence(profile: Profile, dataset: Dataset | None = None) -> str:
     costs = []
     for key in ("a100", "h100"):
         of = forecast.hours(assumptions.devices[key])
-        (low, middle, high), wall = of["total"].tolist(), duration(of["wall"][1] * 3600)
+        low, middle, high = of["total"].tolist()
+        _, wall_hours, _ = of["wall"].tolist()
         hours = f"{low:,.0f} to {high:,.0f} hours of {key.upper()}, in the middle {middle:,.0f}"
-        costs.append(f"{hours}, which are {wall} on {AUTHORS_GPUS}")
+        costs.append(f"{hours}, which are {duration(wall_hours * 3600)} on {AUTHORS_GPUS}")
     return f"{name}: {'; '.join(costs)}; {size} of disk; out of reach of {here}"

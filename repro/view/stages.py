@@ -38,7 +38,8 @@ def study(
     """Make a study's runs, those of `again` anew, or its `models` alone, or say what is due."""
     if dry_run:
         due = run.due_runs(name, seeds, variants)
-        print(json.dumps([of._asdict() for of in due], indent=1) if as_json else run.due_text(due))
+        content = [of._asdict() for of in due]
+        print(json.dumps(content, indent=1) if as_json else run.due_text(due))
         return
     with watching(partial(Watched.of_study, name, seeds, variants)):
         run.run_study(name, seeds, variants, models, again)
