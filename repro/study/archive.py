@@ -4,11 +4,13 @@ One line a run: its record and its rows, without the columns that the record has
 bits. Equal runs give equal bytes.
 """
 
+import gc
 import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +51,21 @@ def write_archive(path: Path, runs: Iterable[tuple[RunRecord, list[Row]]]) -> No
     replace_file(path, gzip.compress(text.encode(), mtime=0))
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without Python's garbage collector, which would look through all that is read again and again
+    and find nothing.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_collector_paused()
 def read_archive(path: Path) -> list[ArchivedRun]:
     """Read what `write_archive` wrote; LedgerError names file, line and what is wrong.
 

@@ -1,5 +1,6 @@
 """Studies: their specifications, tables and shared models, and archives that nobody edits."""
 
+import gc
 import gzip
 import hashlib
 import json
@@ -206,6 +207,18 @@ def lock(archive: Path, name: str = NAME) -> None:
         f"    outs:\n    - path: {archive}\n      hash: md5\n      md5: {md5}\n      size: 3\n"
         f"  study@{name}_after:\n    cmd: z\n    outs:\n    - path: last\n      md5: {'2' * 32}\n"
     )
+
+
+def test_the_garbage_collector_pauses_while_an_archive_is_read(root: Path) -> None:
+    """It would go through all of the runs read so far, again and again: once is the one after."""
+    phases: list[str] = []
+    gc.callbacks.append(lambda phase, info: phases.append(phase))
+    try:
+        read_archive(root / "results/studies/confirmation.jsonl.gz")
+    finally:
+        gc.callbacks.pop()
+    assert phases.count("start") <= 1
+    assert gc.isenabled()
 
 
 def test_a_count_edited_in_an_archive_is_refused_by_line(archive: Path) -> None:
