@@ -1,9 +1,13 @@
 """Shared by all tests: the repository as working folder, and a loud list of what did not run."""
 
+import json
+import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -13,6 +17,8 @@ from tests.support.launch import profile as profile
 from tests.support.pipeline import project as project
 
 ROOT = Path(__file__).resolve().parents[1]
+SECONDS = ROOT / "tests/seconds.json"
+"""Seconds of each file of tests when it was last measured, by which they begin: longest first."""
 
 
 @pytest.fixture(scope="session")
@@ -39,22 +45,45 @@ def _environment_ends_with_the_test() -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--update`."""
+    """`--update` and `--measure`."""
     parser.addoption("--update", action="store_true", help="write the files of tests/golden anew")
+    parser.addoption(
+        "--measure", action="store_true", help=f"note what took how long in {SECONDS.name}"
+    )
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest."""
-    # Files with slow tests first: begun last, the longest of them would keep one worker busy while
-    # the others have nothing left. Sorting keeps the order within a file.
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    # Begun last, the longest of them would keep one worker busy while the others have nothing left.
+    # A file that nobody has measured is long if it has slow tests. Sorting keeps the order within.
+    seconds = json.loads(SECONDS.read_bytes())
+    slow = {file_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
+    unknown = dict.fromkeys(slow - seconds.keys(), math.inf)
+    items.sort(key=lambda item: -(seconds | unknown).get(file_of(item.nodeid), 0))
+
+
+def file_of(test: str) -> str:
+    """The file of a test, by the name that pytest gives it."""
+    return test.partition("::")[0]
+
+
+def write_seconds(tests: Iterable[Any]) -> None:
+    """Note in SECONDS what the files of these reports took; others keep what is there."""
+    found: Counter[str] = Counter()
+    for test in tests:
+        found[file_of(test.nodeid)] += test.duration
+    seconds = json.loads(SECONDS.read_bytes()) | {name: round(s, 1) for name, s in found.items()}
+    present = {name: s for name, s in seconds.items() if (ROOT / name).exists()}
+    SECONDS.write_text(json.dumps(present, indent=0, sort_keys=True) + "\n")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """After the results: each reason for which tests were skipped, and how many they were."""
+    if terminalreporter.config.option.measure:
+        ends = chain.from_iterable(terminalreporter.stats.values())
+        write_seconds(end for end in ends if isinstance(end, pytest.TestReport))
     reasons: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", []):
         place = report.longrepr

@@ -49,6 +49,21 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
     return found
 
 
+def test_the_floor_is_that_of_the_faster_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(64, 64, generator=generator) for _ in range(2))
+    for product in measures.PRODUCTS.values():
+        torch.testing.assert_close(product(one, other), one @ other)
+
+    def slow(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return sum((one @ other for _ in range(200)), one)
+
+    for name in measures.PRODUCTS:
+        others = dict.fromkeys(measures.PRODUCTS.keys() - {name}, slow)
+        monkeypatch.setattr(measures, "PRODUCTS", {**others, name: torch.matmul})
+        assert measures.fastest(torch.randn(256, 256, generator=generator)) == name
+
+
 def reference_model(workload: Workload) -> reference.CLIP:
     weights = workload.inputs["model"] / "model.safetensors"
     return reference.build_model(workload.spec.model, weights)
