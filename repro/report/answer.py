@@ -7,8 +7,8 @@ confirmed verdicts and from the paper's Table 1.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from repro.report.claims import Paper
 from repro.report.format import factor, label, percent
-from repro.report.judging.claims import Paper
 from repro.report.measures import Value
 from repro.report.verdicts import (
     AGAINST,

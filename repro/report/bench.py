@@ -14,7 +14,7 @@ import pandas as pd
 
 from repro.names import DEFENCES, LOSSES, TRIGGERS
 from repro.report.measures import CleanedModel, Evaluations, Value, asr_frontier, of_seeds
-from repro.report.studies.results import StudyResults
+from repro.report.studies import StudyResults
 from repro.report.verdicts import Estimate, estimate
 from repro.spec import Objective, RunSpec
 

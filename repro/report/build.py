@@ -15,15 +15,15 @@ import pandas as pd
 
 from repro.files import replace_file, replacing
 from repro.profile import SPECS
+from repro.report.authors import authors_points
+from repro.report.cells import PANELS, Cell
 from repro.report.check import sentence_of
+from repro.report.claims import load_claims
 from repro.report.document import build_document, joined, plain
+from repro.report.evidence import Evidence
 from repro.report.figures import draw_all
-from repro.report.judging.claims import load_claims
 from repro.report.material import read_material
 from repro.report.metrics import metrics
-from repro.report.numbers.authors import authors_points
-from repro.report.numbers.cells import PANELS, Cell
-from repro.report.numbers.evidence import Evidence
 from repro.report.pages import latex
 from repro.report.pages.html import INDEX, pages
 from repro.report.pages.interactive import clouds
@@ -32,7 +32,7 @@ from repro.report.pages.table import Table
 from repro.report.pages.tables import tables, verdict_rows
 from repro.report.points import accuracy_kept
 from repro.report.reading import Document
-from repro.report.studies.results import StudyResults, evidence_of, read_study_results
+from repro.report.studies import StudyResults, evidence_of, read_study_results
 from repro.runs.inputs import check_stores
 from repro.runs.layout import DATA, POISONED
 from repro.spec import Profile

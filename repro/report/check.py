@@ -16,13 +16,13 @@ from repro.intervals import student
 from repro.ledger import CLEANED, IDENTITY, LedgerError, Row
 from repro.markdown import table_lines
 from repro.profile import chosen_profile, clean_runs, load_profile, pretrain_runs
+from repro.report.claims import load_claims
 from repro.report.document import joined
-from repro.report.judging.claims import load_claims
+from repro.report.evidence import folder_of, unusable
 from repro.report.measures import Context, Evaluations
-from repro.report.numbers.evidence import folder_of, unusable
 from repro.report.own_run import OwnValue, own_starts, own_values
 from repro.report.points import FinishedRun, archived_runs, evaluations
-from repro.report.studies.results import StudyResults, archive_problems, read_study_results
+from repro.report.studies import StudyResults, archive_problems, read_study_results
 from repro.runs.published import ROWS, read_run
 from repro.runs.version import unaccepted_runs
 from repro.spec import Profile, digest

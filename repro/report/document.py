@@ -14,22 +14,22 @@ from pydantic import TypeAdapter
 
 from repro.files import file_sha256
 from repro.profile import load_profile
+from repro.report import paper_tables
 from repro.report.answer import answer
+from repro.report.authors import authors_notices
 from repro.report.bench import bench
+from repro.report.cells import CELLS
+from repro.report.claims import CLAIMS, Claims, Paper
+from repro.report.draws import draws
+from repro.report.evidence import Evidence
 from repro.report.hypotheses import experimental_seeds, stated_hypotheses
-from repro.report.judging.claims import CLAIMS, Claims, Paper
-from repro.report.judging.paper_claims import judged_claims
+from repro.report.judged import judged_claims
 from repro.report.measures import Context, Evaluations
-from repro.report.numbers import tables
-from repro.report.numbers.authors import authors_notices
-from repro.report.numbers.cells import CELLS
-from repro.report.numbers.draws import draws
-from repro.report.numbers.evidence import Evidence
-from repro.report.numbers.mechanism import mechanism
-from repro.report.numbers.resistance import resistance
+from repro.report.mechanism import mechanism
 from repro.report.own_run import own_values
+from repro.report.resistance import resistance
 from repro.report.scales import scale_rows, settings_table
-from repro.report.studies.results import (
+from repro.report.studies import (
     LARGER,
     StudyResults,
     rank_notices,
@@ -111,10 +111,10 @@ def build_document(
         "own_run": list(own_values(by_arm, arms, claims.rules)) if archived else [],
         "claims": judged_claims(by_arm, claims, judged, scope),
         "tables": {
-            "table1": {"rows": tables.table1(evidence, paper)},
-            "table2": {"rows": tables.table2(evidence, paper)},
+            "table1": {"rows": paper_tables.table1(evidence, paper)},
+            "table2": {"rows": paper_tables.table2(evidence, paper)},
         },
-        "figures": tables.figures(evidence, paper),
+        "figures": paper_tables.figures(evidence, paper),
         "resistance": resistance(by_arm, arms.mmcl_ssl),
         "mechanism": mechanism(
             frame,
@@ -173,7 +173,7 @@ def _authors(evidence: Evidence, paper: Paper) -> pd.DataFrame:
     Steps are not in the files, so that `step` counts the points of a series.
     """
     points = evidence.authors_frame
-    starts = [tables.authors_start(evidence, paper, cell) for cell in CELLS]
+    starts = [paper_tables.authors_start(evidence, paper, cell) for cell in CELLS]
     before = pd.DataFrame([start for start in starts if start], columns=points.columns)
     after = points[points.step != 0]
     both = joined(before.assign(step=0), after.assign(step=after["index"] + 1))

@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 from repro.report.measures import BY_NAME, Evaluations, Value, asr_left_at_rate, of_seeds
-from repro.report.studies.results import StudyResults
+from repro.report.studies import StudyResults
 from repro.report.verdicts import estimate, holm, judge, p_above
 from repro.study.spec import Hypothesis, Study
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from repro.files import read_json
 from repro.profile import load_profile, profile_names
-from repro.report.numbers.cells import DATASETS
-from repro.report.numbers.evidence import Evidence
+from repro.report.cells import DATASETS
+from repro.report.evidence import Evidence
 from repro.runs.layout import DATA, POISONED
 from repro.spec import Switches
 

@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from repro.report.judging.claims import Claims
-from repro.report.numbers.cells import CLEANCLIP, OBJECTIVES
+from repro.report.cells import CLEANCLIP, OBJECTIVES
+from repro.report.claims import Claims
 from repro.report.points import start_models
 from repro.spec import CleanSize, Dataset, Loss, Objective, Profile
 

@@ -8,9 +8,9 @@ from typing import TypedDict
 import pandas as pd
 
 from repro.intervals import Interval, student
-from repro.report.judging.claims import Arms, Rules
+from repro.report.cells import DATASETS, OBJECTIVES
+from repro.report.claims import Arms, Rules
 from repro.report.measures import Evaluations, judged, of_both
-from repro.report.numbers.cells import DATASETS, OBJECTIVES
 from repro.report.points import start_models
 from repro.report.verdicts import FEWEST_SEEDS
 

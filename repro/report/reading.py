@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
+from repro.report.cells import OBJECTIVES
 from repro.report.format import label, percent
-from repro.report.numbers.cells import OBJECTIVES
 
 Entry: TypeAlias = Mapping[str, Any]
 """An object of report.json."""

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from repro.data.triggers import TRIGGERS, PatchTrigger
 from repro.profile import load_profile, profile_names
+from repro.report.cells import CLEANCLIP, DATASETS, OBJECTIVES, TABLE1_ROWS
+from repro.report.claims import Arms, Claims, Paper
 from repro.report.format import label, percent, rate
-from repro.report.judging.claims import Arms, Claims, Paper
-from repro.report.numbers.cells import CLEANCLIP, DATASETS, OBJECTIVES, TABLE1_ROWS
-from repro.report.studies.results import LARGER, read_study_results, studied
-from repro.report.studies.tables import EffectRow, StudyEntry
+from repro.report.studies import LARGER, read_study_results, studied
+from repro.report.study_tables import EffectRow, StudyEntry
 from repro.spec import CleanSize, Dataset, Objective, Profile, VisionConfig, VitConfig
 
 PRINTED = "paper"

@@ -17,8 +17,9 @@ import pandas as pd
 from scipy.special import stdtr
 
 from repro.intervals import Interval, student
+from repro.report.cells import OBJECTIVES
+from repro.report.claims import Arms, Claims, MeasureRule, Rules
 from repro.report.format import label
-from repro.report.judging.claims import Arms, Claims, MeasureRule, Rules
 from repro.report.measures import (
     CleanedModel,
     Evaluations,
@@ -31,7 +32,6 @@ from repro.report.measures import (
     lost_at_cap,
     of_both,
 )
-from repro.report.numbers.cells import OBJECTIVES
 from repro.report.points import AUTHORS
 from repro.spec import CleanSize, Dataset, Objective, Profile
 

@@ -15,10 +15,10 @@ from ruamel.yaml import YAML
 
 from repro.profile import load_profile
 from repro.report.build import verdict_rows
+from repro.report.claims import load_claims
 from repro.report.document import build_document, plain
-from repro.report.judging.claims import load_claims
 from repro.report.metrics import SHOWN, metrics
-from repro.report.studies.results import evidence_of, read_study_results
+from repro.report.studies import evidence_of, read_study_results
 
 PROFILE = "smoke"
 """The profile of which dvc.lock has all stages."""

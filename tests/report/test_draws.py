@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from repro.report.claims import Arms, load_claims
 from repro.report.document import plain
-from repro.report.judging.claims import Arms, load_claims
-from repro.report.numbers.draws import draws
+from repro.report.draws import draws
 from repro.report.pages.tables import _draws
 from repro.study.spec import load_study
 from tests.support.curves import CONTEXT, arm, evaluated

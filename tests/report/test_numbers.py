@@ -10,7 +10,7 @@ import pytest
 from repro.ledger import LedgerError
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.measures import CleanedModel
-from repro.report.numbers.resistance import kept_at
+from repro.report.resistance import kept_at
 from repro.spec import Profile, RunSpec
 from tests.support.curves import CONTEXT
 from tests.support.ledger import document_at, reseal, row_of, write_run, write_specs
@@ -203,7 +203,7 @@ def test_resistance_of_a_ledger_known_by_hand(
     changes = {"pretrain.seeds": [0, 1], "clean.cells.0.learning_rates": [LOW, MIDDLE, HIGH]}
     profile = load_profile("mini", tmp_path / "specs", changes)
     # A profile that was changed feeds no verdict; here it stands for one of such rates.
-    monkeypatch.setattr("repro.report.numbers.evidence.departures", lambda _: [])
+    monkeypatch.setattr("repro.report.evidence.departures", lambda _: [])
 
     def end(spec: RunSpec) -> tuple[float, float]:
         place = [LOW, MIDDLE, HIGH].index(spec.schedule.learning_rate)

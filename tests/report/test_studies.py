@@ -13,16 +13,16 @@ import pytest
 from scipy import stats
 
 from repro.profile import load_profile
+from repro.report.axes import GAP, responses
+from repro.report.claims import load_claims
+from repro.report.estimates import Effect, effect, measured, set_q_values
 from repro.report.hypotheses import judged_hypotheses
-from repro.report.judging.claims import load_claims
 from repro.report.measures import CleanedModel, Context, Evaluations, asr_frontier
+from repro.report.outcomes import outcomes
 from repro.report.pages.findings import stale_findings
 from repro.report.points import COLUMNS
-from repro.report.studies.axes import GAP, responses
-from repro.report.studies.estimates import Effect, effect, measured, set_q_values
-from repro.report.studies.outcomes import outcomes
-from repro.report.studies.results import Studied, read_study_results, studied, whole_seeds
-from repro.report.studies.tables import EffectRow, StudyTable
+from repro.report.studies import Studied, read_study_results, studied, whole_seeds
+from repro.report.study_tables import EffectRow, StudyTable
 from repro.report.verdicts import verdicts
 from repro.study.spec import Study, load_study
 from tests.support.ledger import study_spec

@@ -8,12 +8,12 @@ import pytest
 
 from repro.profile import load_profile
 from repro.report import reading
-from repro.report.judging.claims import load_claims
+from repro.report.claims import load_claims
 from repro.report.pages.html import markdown, pages, shared_values
 from repro.report.pages.tables import readme_table
 from repro.report.readme import SHOWN, write_blocks
 from repro.report.scales import in_words, scale_rows, settings_table
-from repro.report.studies.results import read_study_results, studied
+from repro.report.studies import read_study_results, studied
 from repro.report.verdicts import OWN
 
 

@@ -13,12 +13,12 @@ from scipy import stats
 
 from repro.intervals import student
 from repro.profile import check, load_profile
-from repro.report.judging.claims import Arms, Claim, Claims, load_claims
-from repro.report.judging.paper_claims import METRICS, combine, judge, judged_claims
+from repro.report.claims import Arms, Claim, Claims, load_claims
+from repro.report.judged import METRICS, combine, judge, judged_claims
 from repro.report.measures import Context, Value, hull_mean
-from repro.report.numbers.mechanism import mechanism
+from repro.report.mechanism import mechanism
 from repro.report.own_run import own_values
-from repro.report.studies.results import read_study_results
+from repro.report.studies import read_study_results
 from repro.report.verdicts import (
     LATER,
     CellVerdict,

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from repro.report.cells import CLEANCLIP, LOSSES, Cell
 from repro.report.figures.style import (
     BLACK,
     CLEANED,
@@ -22,7 +23,6 @@ from repro.report.figures.style import (
     setting,
 )
 from repro.report.format import label
-from repro.report.numbers.cells import CLEANCLIP, LOSSES, Cell
 from repro.report.reading import Document, Entry
 
 

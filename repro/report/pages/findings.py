@@ -10,17 +10,17 @@ import pandas as pd
 from repro.markdown import block_in, differences, fill
 from repro.profile import load_profile
 from repro.report.answer import answer
+from repro.report.claims import load_claims
 from repro.report.document import plain
+from repro.report.draws import draws
+from repro.report.estimates import DECIDED_Q
 from repro.report.hypotheses import stated_hypotheses
-from repro.report.judging.claims import load_claims
 from repro.report.measures import Context, Evaluations
-from repro.report.numbers.draws import draws
+from repro.report.outcomes import REPLICATES, outcomes
 from repro.report.pages.html import markdown
 from repro.report.pages.tables import markdown_tables
 from repro.report.points import archived_runs, evaluations
-from repro.report.studies.estimates import DECIDED_Q
-from repro.report.studies.outcomes import REPLICATES, outcomes
-from repro.report.studies.results import (
+from repro.report.studies import (
     check_archives,
     read_study_results,
     studied,

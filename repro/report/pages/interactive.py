@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from repro.report.cells import CLEANCLIP
 from repro.report.figures.style import OBJECTIVE_COLOURS
 from repro.report.format import amount, label, percent, rate, short
-from repro.report.numbers.cells import CLEANCLIP
 from repro.report.reading import Document, Entry, setting_words
 
 OBJECTIVES = ("mmcl", "mmcl_ssl")

@@ -18,6 +18,7 @@ from repro.report.format import (
     short,
 )
 from repro.report.measures import BY_NAME
+from repro.report.outcomes import COLUMNS
 from repro.report.pages.table import Column, Table, Words
 from repro.report.reading import (
     ALL,
@@ -32,7 +33,6 @@ from repro.report.reading import (
     table1,
     verdicts_of,
 )
-from repro.report.studies.outcomes import COLUMNS
 
 DECIDED_Q = 0.05
 """Largest q value of an effect that is marked."""

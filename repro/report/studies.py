@@ -13,13 +13,13 @@ import pandas as pd
 
 from repro.integrity.locked import LOCK, locked_outputs
 from repro.ledger import LedgerError
-from repro.report.numbers.authors import AuthorsPoints
-from repro.report.numbers.evidence import Evidence, folder_of, read_evidence
+from repro.report.authors import AuthorsPoints
+from repro.report.axes import responses
+from repro.report.estimates import Family, set_q_values
+from repro.report.evidence import Evidence, folder_of, read_evidence
+from repro.report.outcomes import EARLIER, REPLICATES, outcomes, replicates
 from repro.report.points import FinishedRun, archived_runs, evaluations
-from repro.report.studies.axes import responses
-from repro.report.studies.estimates import Family, set_q_values
-from repro.report.studies.outcomes import EARLIER, REPLICATES, outcomes, replicates
-from repro.report.studies.tables import StudyEntry, StudyTable
+from repro.report.study_tables import StudyEntry, StudyTable
 from repro.runs.layout import RESULTS
 from repro.spec import Profile
 from repro.study.spec import Study, archive_of, lacking, load_study, study_names

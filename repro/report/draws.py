@@ -11,14 +11,14 @@ from typing import Any
 from scipy.stats import f as f_distribution
 
 from repro.intervals import Interval
-from repro.report.judging.claims import Arms
+from repro.report.claims import Arms
 from repro.report.measures import (
     Evaluations,
     Value,
     judged,
     of_both,
 )
-from repro.report.studies.results import StudyResults
+from repro.report.studies import StudyResults
 from repro.report.verdicts import FEWEST_SEEDS, Estimate, estimate
 from repro.spec import CleanSize, Dataset
 

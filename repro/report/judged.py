@@ -2,7 +2,7 @@
 
 The 90% interval inside the claim's band supports it, outside the band of its direction refutes it,
 and else the claim is undecided (docs/rules.md). A new metric is an entry in METRICS, and its name
-in repro/report/judging/claims.py.
+in repro/report/claims.py.
 """
 
 import math
@@ -12,7 +12,8 @@ from itertools import product
 from typing import Any, Literal, get_args
 
 from repro.intervals import Interval
-from repro.report.judging.claims import ABOUT_BOTH, Claim, Claims, Metric
+from repro.report.cells import CLEANCLIP, OBJECTIVES
+from repro.report.claims import ABOUT_BOTH, Claim, Claims, Metric
 from repro.report.measures import (
     BY_NAME,
     CleanedModel,
@@ -22,8 +23,7 @@ from repro.report.measures import (
     of_both,
     of_seeds,
 )
-from repro.report.numbers.cells import CLEANCLIP, OBJECTIVES
-from repro.report.numbers.tables import PRINTED
+from repro.report.paper_tables import PRINTED
 from repro.report.points import AUTHORS, start_models
 from repro.report.verdicts import AUTHORS_ARMS, OWN, Estimate, Scope, Verdicts, estimate
 from repro.spec import CleanSize, Dataset, Objective

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from repro.names import DEFENCES, TRIGGERS
-from repro.report.studies.estimates import Effect, Measured, effect, measured
-from repro.report.studies.outcomes import CELL, COLUMNS
+from repro.report.estimates import Effect, Measured, effect, measured
+from repro.report.outcomes import CELL, COLUMNS
 from repro.spec import CleanSize, Dataset, Objective, RunSpec
 from repro.study.spec import Study
 
@@ -81,7 +81,7 @@ class StudyTable:
     def __init__(
         self, study: Study, outcomes: pd.DataFrame, confidence: float, *, effects: bool = True
     ) -> None:
-        """`outcomes` are those of `repro.report.studies.outcomes`.
+        """`outcomes` are those of `repro.report.outcomes`.
 
         Without `effects` the table has measures only.
         """

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from repro.report.cells import CLEANCLIP
 from repro.report.measures import BY_NAME, CleanedModel, Context
-from repro.report.numbers.cells import CLEANCLIP
 
 CELL = ["variant", "dataset", "pretrain_objective", "clean_size"]
 """Columns that name a model over its seeds, and how many pairs cleaned it."""

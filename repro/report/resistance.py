@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from repro.report.cells import OBJECTIVES, TABLE1_ROWS
 from repro.report.measures import CleanedModel, Evaluations, Pair, best_first
-from repro.report.numbers.cells import OBJECTIVES, TABLE1_ROWS
 from repro.report.points import AUTHORS
 from repro.spec import Objective
 

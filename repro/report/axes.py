@@ -3,8 +3,8 @@
 from itertools import product
 from typing import Any
 
-from repro.report.numbers.cells import DATASETS, OBJECTIVES
-from repro.report.studies.tables import Cell, StudyTable
+from repro.report.cells import DATASETS, OBJECTIVES
+from repro.report.study_tables import Cell, StudyTable
 
 GAP = "MMCL + SSL less MMCL"
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from repro.report.numbers import draws
-from repro.report.numbers.cells import CLEANCLIP
+from repro.report import draws
+from repro.report.cells import CLEANCLIP
 
 CELL = ["dataset", "clean_size", "pretrain_objective"]
 FIELDS = ["study", "variant", *CELL, "seed", "loss_mmcl", "loss_ssl", "first_epoch", "asr_left"]

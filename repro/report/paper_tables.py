@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from repro.intervals import wilson
-from repro.report.judging.claims import Paper
+from repro.report.cells import CELLS, CLEANCLIP, DATASETS, OBJECTIVES, PANELS, Cell
+from repro.report.claims import Paper
+from repro.report.evidence import Evidence
 from repro.report.measures import best_under_cap
-from repro.report.numbers.cells import CELLS, CLEANCLIP, DATASETS, OBJECTIVES, PANELS, Cell
-from repro.report.numbers.evidence import Evidence
 from repro.report.points import accuracy_kept, start_models
 from repro.spec import Dataset, Loss, Objective
 
