@@ -15,11 +15,9 @@ from repro.report.cells import CELLS, CLEANCLIP, DATASETS, OBJECTIVES, PANELS, C
 from repro.report.claims import Paper
 from repro.report.evidence import Evidence
 from repro.report.measures import best_under_cap
-from repro.report.points import accuracy_kept, start_models
+from repro.report.points import PRINTED, accuracy_kept, start_models
 from repro.spec import Dataset, Loss, Objective
 
-PRINTED = "Table 2 of the paper"
-"""Run of a start model that is known by its printed numbers only."""
 DOT = [
     *("source", *Cell._fields, "loss", "learning_rate", "seed", "epoch", "step"),
     *("accuracy", "kept", "asr", "images", "attackable", "run"),

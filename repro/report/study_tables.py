@@ -1,34 +1,77 @@
-"""Tables of studies: what each variant gives over seeds, and its effects against the reference.
+"""Tables of studies: what each variant gives over seeds, its effects against the reference, and
+what a study measured over a number in which its variants differ.
 
-Shares are fractions. Effects are differences of the same seed, variant less reference.
+Shares are fractions. Effects are differences of the same seed, variant less reference; those of all
+studies are exploratory (docs/rules.md).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import pandas as pd
 
+from repro.intervals import Interval, student
 from repro.names import DEFENCES, TRIGGERS
-from repro.report.estimates import Effect, Measured, effect, measured
-from repro.report.outcomes import CELL, COLUMNS
+from repro.report.cells import DATASETS, OBJECTIVES
+from repro.report.contrasts import FEWEST_SEEDS, Contrast, Effect, effect
+from repro.report.measures import BY_NAME, Context, Evaluations, Models
 from repro.spec import CleanSize, Dataset, Objective, RunSpec
-from repro.study.spec import Study
+from repro.study.spec import Axis, Study
 
+COLUMNS = {
+    "accuracy": "start_accuracy",
+    "asr": "start_asr",
+    "cleaned_accuracy": "accuracy_at_cap",
+    "lost": "lost_at_cap",
+    "asr_left": "asr_left_at_rate",
+}
+"""Measures of the tables by column."""
 COMPARED = ("accuracy", "asr", "cleaned_accuracy", "asr_left")
-"""Measures with effects; a share lost that is a lower bound cannot be subtracted."""
+"""Columns with effects; a share lost that is a lower bound cannot be subtracted."""
 OF_ATTACK = ("asr", "asr_left")
-"""Measures on which an unpoisoned model says nothing but that it has no backdoor."""
+"""Columns on which an unpoisoned model says nothing but that it has no backdoor."""
+GAP = "MMCL + SSL less MMCL"
 
 
-class Cell(NamedTuple):
+class Place(NamedTuple):
     """A model of a variant, and with how many pairs it was cleaned."""
 
     variant: str
     dataset: Dataset
     pretrain_objective: Objective
     clean_size: CleanSize | None
-    """None where the study does not clean."""
+    """None where it was not cleaned."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measure over seeds."""
+
+    values: list[float | None]
+    """One value a seed; None where it was not measured."""
+    mean: float | None
+    """Over the seeds that have a value."""
+    ci: Interval | None
+    """Student's, within the possible values; None for fewer than FEWEST_SEEDS seeds."""
+
+
+def measured(
+    values: Sequence[float | None], confidence: float, *, negative: bool = False
+) -> Measured:
+    """Mean and interval of a share over seeds; the interval ends at 1, and at 0 if the share cannot
+    be `negative`.
+    """
+    known = [value for value in values if value is not None]
+    ends = None
+    if len(known) >= FEWEST_SEEDS:
+        low, high = student(known, confidence)
+        ends = (low if negative else max(0.0, low), min(1.0, high))
+    return Measured(list(values), fmean(known) if known else None, ends)
 
 
 @dataclass(frozen=True)
@@ -72,38 +115,33 @@ class StudyEntry:
 
 
 class StudyTable:
-    """The outcomes of a study by cell, and what follows from them.
+    """The models of a study by place, and what follows from them.
 
-    `rows` and `outcomes` are in the order of the study's file, the reference first. `effects` has
-    every effect that was asked of the table.
+    `rows` are in the order of the study's file, the reference first. `effects` has every effect
+    that was asked of the table.
     """
 
     def __init__(
-        self, study: Study, outcomes: pd.DataFrame, confidence: float, *, effects: bool = True
+        self,
+        name: str,
+        study: Study,
+        evaluations: Evaluations,
+        confidence: float,
+        *,
+        effects: bool = True,
     ) -> None:
-        """`outcomes` are those of `repro.report.outcomes`.
-
-        Without `effects` the table has measures only.
-        """
-        self.study, self.confidence, self.has_effects = study, confidence, effects
+        """Without `effects` the table has measures only."""
+        self.name, self.study, self.evaluations = name, study, evaluations
+        self.confidence, self.has_effects = confidence, effects
         self.effects: list[Effect] = []
-        ranks = list(dict.fromkeys([study.reference, *study.variants]))
-        rank = outcomes.variant.map(ranks.index)
-        self.outcomes = outcomes.assign(rank=rank).sort_values(["rank", *CELL[1:], "seed"])
-        self.cells = {
-            Cell(variant, data, objective, None if pd.isna(size) else size): rows.set_index("seed")
-            for (variant, data, objective, size), rows in self.outcomes.groupby(
-                CELL, sort=False, dropna=False
-            )
-        }
-        self.rows = {cell: self._row(cell, table) for cell, table in self.cells.items()}
+        self.rows = {place: self._row(place, seeds) for place, seeds in self._places()}
 
-    def entry(self, name: str, specs: Sequence[RunSpec] = ()) -> StudyEntry:
+    def entry(self, specs: Sequence[RunSpec] = ()) -> StudyEntry:
         """All that the report says of the study; `specs` are those of its runs."""
         triggers = {spec.trigger.name for spec in specs}
         defences = {spec.loss_settings[0] for spec in specs if spec.stage == "clean"}
         return StudyEntry(
-            name=name,
+            name=self.name,
             question=self.study.question,
             predicted=self.study.predicted,
             reference=self.study.reference,
@@ -115,46 +153,267 @@ class StudyTable:
             },
         )
 
-    def values(self, cell: Cell, measure: str) -> pd.Series:
-        """A measure by seed; of no seed where there is no such cell."""
-        if cell not in self.cells:
-            return pd.Series(dtype=float)
-        return self.cells[cell][measure].astype(float)
+    def effect(self, place: Place, other: Place, column: str) -> Effect | None:
+        """A column of one place less that of another, paired over seeds; None for too few."""
+        if not self.has_effects:
+            return None
+        terms = {self._models(place): 1.0, self._models(other): -1.0}
+        contrast = Contrast(BY_NAME[COLUMNS[column]].of, terms)
+        found = effect(contrast, self.evaluations, self.confidence)
+        self.effects += [found] if found else []
+        return found
 
-    def less(self, cell: Cell, other: Cell, measure: str) -> pd.Series:
-        """A measure of one cell less that of another, by seed."""
-        return self.values(cell, measure) - self.values(other, measure)
+    def _models(self, place: Place) -> Models:
+        variant, dataset, objective, size = place
+        return Models((f"{self.name}/{variant}",), objective, dataset, size)
 
-    def effect(self, differences: pd.Series) -> Effect | None:
-        """Effect from differences by seed; None for too few."""
-        change = effect(differences, self.confidence) if self.has_effects else None
-        self.effects += [change] if change else []
-        return change
+    def _places(self) -> Iterator[tuple[Place, list[int]]]:
+        """Every place that has models, with their seeds; those that were not cleaned have a place
+        of their own.
+        """
+        frame = self.evaluations.frame
+        own = frame[frame.study == self.name]
+        variants = dict.fromkeys([self.study.reference, *self.study.variants])
+        models = product(variants, sorted(set(own.dataset)), sorted(set(own.pretrain_objective)))
+        sizes = sorted(set(own.clean_size[own.stage == "clean"]))
+        for model in models:
+            cleaned: set[int] = set()
+            for size in sizes:
+                place = Place(*model, size)
+                seeds = self.evaluations.models(self._models(place)).keys()
+                if seeds:
+                    cleaned |= seeds
+                    yield place, sorted(seeds)
+            place = Place(*model, None)
+            seeds = self.evaluations.models(self._models(place)).keys() - cleaned
+            if seeds:
+                yield place, sorted(seeds)
 
-    def _row(self, cell: Cell, table: pd.DataFrame) -> EffectRow:
-        not_cleaned = int((table.tried & ~table.cleaned).sum())
-        measures = {
-            # A share cannot go below zero; but a model may lose less than nothing.
-            name: measured(self.values(cell, name), self.confidence, negative=name == "lost")
-            for name in COLUMNS
-            if table[name].notna().any()
-        }
+    def _row(self, place: Place, seeds: list[int]) -> EffectRow:
+        models = self._models(place)
+        tried = len(seeds) if place.clean_size else 0
+        by_seed = self.evaluations.models(models)
+        not_cleaned = sum(by_seed[seed].best is None for seed in seeds) if tried else 0
+        measures = {}
+        for column, name in COLUMNS.items():
+            found = self.evaluations.values(models, BY_NAME[name].of)
+            values = [found[seed].value if seed in found else None for seed in seeds]
+            if any(value is not None for value in values):
+                # A share cannot go below zero; but a model may lose less than nothing.
+                measures[column] = measured(values, self.confidence, negative=column == "lost")
         if not_cleaned and "cleaned_accuracy" in measures:
             cleaned = measures["cleaned_accuracy"]
             measures["cleaned_accuracy"] = replace(cleaned, mean=None, ci=None)
+        return EffectRow(*place, seeds, measures, tried, not_cleaned, self._effects(place))
 
-        effects = {
-            name: change
-            for name in COMPARED
-            if cell.variant != self.study.reference
-            and not (name in OF_ATTACK and self._is_unpoisoned(cell))
-            and (change := self.effect(self.less(cell, self._reference(cell), name)))
+    def _effects(self, place: Place) -> dict[str, Effect]:
+        reference = place._replace(variant=self.study.reference)
+        if place == reference:
+            return {}
+        poisoned = self.study.variants[place.variant].poisoned
+        columns = [column for column in COMPARED if poisoned or column not in OF_ATTACK]
+        found = {column: self.effect(place, reference, column) for column in columns}
+        return {column: change for column, change in found.items() if change}
+
+
+@dataclass(frozen=True)
+class Point:
+    """The models of a variant at its number."""
+
+    number: float
+    variant: str
+    measures: dict[str, Measured]
+    """As EffectRow has them."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The models of one objective by rising number."""
+
+    pretrain_objective: Objective
+    points: list[Point]
+
+
+@dataclass(frozen=True)
+class AxisEffect:
+    """An effect at a number: of an objective less what is measured at the lowest, or of GAP."""
+
+    of: str
+    number: float
+    effect: Effect
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a study measured over an axis, in one setting."""
+
+    study: str
+    axis: str
+    dataset: Dataset
+    clean_size: CleanSize | None
+    """None where the study does not clean."""
+    learning_rate: float | None
+    """At which the ASR left was measured."""
+    curves: list[Curve]
+    tested: str
+    """Column that the effects are on: the ASR left, else the ASR before cleaning."""
+    effects: list[AxisEffect]
+    """Of an objective at every number but the lowest; of GAP at the lowest number and at the
+    highest, where both were run.
+    """
+
+
+def responses(table: StudyTable) -> Iterator[Response]:
+    """What a study measured over its axes: one entry an axis and setting that has runs."""
+    study = table.study
+    sizes: list[CleanSize | None] = [*study.clean_sizes] if "clean" in study.stages else [None]
+    for axis, dataset, size in product(study.axes, DATASETS, sizes):
+        # By the number and not by the variant's place in the file, since a line joins the points.
+        numbers = sorted(axis.numbers.items(), key=lambda item: item[1])
+        places = {
+            objective: {
+                number: place
+                for variant, number in numbers
+                if (place := Place(variant, dataset, objective, size)) in table.rows
+            }
+            for objective in OBJECTIVES
         }
-        tried = int(table.tried.sum())
-        return EffectRow(*cell, table.index.tolist(), measures, tried, not_cleaned, effects)
+        if any(places.values()):
+            yield _response(table, axis, places)
 
-    def _reference(self, cell: Cell) -> Cell:
-        return cell._replace(variant=self.study.reference)
 
-    def _is_unpoisoned(self, cell: Cell) -> bool:
-        return not self.study.variants[cell.variant].poisoned
+def _response(
+    table: StudyTable, axis: Axis, places: Mapping[Objective, Mapping[float, Place]]
+) -> Response:
+    rows = [table.rows[place] for by_number in places.values() for place in by_number.values()]
+    first = rows[0]
+    tested = "asr_left" if any("asr_left" in row.measures for row in rows) else "asr"
+    contrasts = []
+    for objective, by_number in places.items():
+        first_place = next(iter(by_number.values()), None)
+        contrasts += [
+            (str(objective), number, place, first_place)
+            for number, place in by_number.items()
+            if place != first_place
+        ]
+    mmcl, mmcl_ssl = (places[objective] for objective in OBJECTIVES)
+    both = sorted(mmcl.keys() & mmcl_ssl.keys())
+    # The two ends may be one.
+    ends = dict.fromkeys([*both[:1], *both[-1:]])
+    contrasts += [(GAP, end, mmcl_ssl[end], mmcl[end]) for end in ends]
+    return Response(
+        study=table.name,
+        axis=axis.name,
+        dataset=first.dataset,
+        clean_size=first.clean_size,
+        learning_rate=table.evaluations.context.rate if first.clean_size else None,
+        curves=[
+            Curve(
+                objective,
+                [
+                    Point(number, place.variant, table.rows[place].measures)
+                    for number, place in by_number.items()
+                ],
+            )
+            for objective, by_number in places.items()
+            if by_number
+        ],
+        tested=tested,
+        effects=[
+            AxisEffect(of, number, found)
+            for of, number, place, other in contrasts
+            if (found := table.effect(place, other, tested))
+        ],
+    )
+
+
+REPLICATES = Path("results/replicates")
+EARLIER = "seeds_before_clamp"
+"""The seeds 10 to 12 of the unchanged profile, before the temperature's limit was rounded."""
+REPEATED = ["accuracy", "asr", "lost", "asr_left"]
+"""Columns of replicates."""
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """One seed that was trained several times."""
+
+    seed: int
+    values: dict[str, float]
+    """By archive and processor, equal draws once."""
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """How much of a measure is rounding: equal trainings of one seed whose sums were rounded
+    otherwise. No part of a verdict.
+    """
+
+    dataset: Dataset
+    pretrain_objective: Objective
+    clean_size: CleanSize
+    measure: str
+    """A column of REPEATED."""
+    seeds: list[Repeated]
+    sd: float
+    """Between replicates of one seed, pooled over seeds."""
+    sd_seeds: float | None
+    """Between the seeds, each at the mean of its replicates; None for one seed."""
+
+
+def replicates(archives: Mapping[str, pd.DataFrame], context: Context) -> Iterator[Replicates]:
+    """One entry a model, cleaning size and measure that some seed has twice.
+
+    `archives`: evaluations of the unchanged profile by archive, from two kinds of processor, and
+    from before a change of code that leaves the mathematics as it is. Compared are the learning
+    rates that all archives of a model have.
+    """
+    if not archives:
+        return
+    # Every cleaning run evaluates the start model first, so pre-training's rows are not needed.
+    draws = pd.concat(
+        runs.assign(study="", variant=name + " (" + runs.machine + ")")
+        for name, runs in archives.items()
+    )
+    cleaning = draws[draws.stage == "clean"]
+    for place, runs in cleaning.groupby(["dataset", "pretrain_objective", "clean_size"]):
+        rates = set.intersection(*(set(own.learning_rate) for _, own in runs.groupby("variant")))
+        evaluations = Evaluations(runs[runs.learning_rate.isin(rates)], context)
+        yield from _repeated(evaluations, *place)
+
+
+def _repeated(
+    evaluations: Evaluations, dataset: Dataset, objective: Objective, size: CleanSize
+) -> Iterator[Replicates]:
+    rows = []
+    for variant in dict.fromkeys(evaluations.frame.variant):
+        models = Models((f"/{variant}",), objective, dataset, size)
+        values = {
+            column: {
+                seed: value.value
+                for seed, value in evaluations.values(models, BY_NAME[COLUMNS[column]].of).items()
+            }
+            for column in REPEATED
+        }
+        for seed in evaluations.models(models):
+            of_seed = {column: by_seed.get(seed, math.nan) for column, by_seed in values.items()}
+            rows.append({"variant": variant, "seed": seed, **of_seed})
+    table = pd.DataFrame(rows, columns=["variant", "seed", *REPEATED])
+    for column in REPEATED:
+        distinct = table.dropna(subset=[column]).drop_duplicates(["seed", *REPEATED])
+        several = distinct[distinct.duplicated("seed", keep=False)]
+        if several.empty:
+            continue
+        groups = several.groupby("seed")
+        yield Replicates(
+            dataset,
+            objective,
+            size,
+            column,
+            seeds=[
+                Repeated(int(seed), dict(zip(own.variant, own[column], strict=True)))
+                for seed, own in groups
+            ],
+            sd=math.sqrt(groups[column].var().mean()),
+            sd_seeds=groups[column].mean().std() if len(groups) > 1 else None,
+        )

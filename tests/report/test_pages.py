@@ -309,7 +309,7 @@ def page(report: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pag
         assert opened.problems == []
 
 
-CELLS = """[...document.querySelectorAll("[data-setting]")].map(
+CELLS = """[...document.querySelectorAll("#table-thresholds tbody tr")].map(
   row => [...row.querySelectorAll("td")].map(cell => cell.textContent))"""
 
 
