@@ -326,7 +326,7 @@ def _cells(row: OwnValue) -> tuple[str, ...]:
         row.measure,
         "-".join(filter(None, (row.dataset, row.clean_size))),
         row.of,
-        f"{row['value']:.3f}",
+        f"{row.value:.3f}",
         f"{mean:.3f}",
         f"{low:.3f} to {high:.3f}",
         "yes" if row.inside else "no",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from statistics import fmean
+from typing import cast
 
 import pandas as pd
 
@@ -285,7 +286,7 @@ def _stated(name: str, study: Study, hypothesis: Hypothesis) -> Contrast:
         # Of this study, where none is named.
         own = tuple(f"{name}/{variant}" for variant in study.matching(label))
         arms = own or (arm.partition("/")[2],)
-        terms[Models(arms, objective, dataset, size)] = weight
+        terms[Models(arms, cast("Objective", objective), dataset, size)] = weight
     above = hypothesis.expect == "above"
     return Contrast(
         quantity,

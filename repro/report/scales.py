@@ -214,8 +214,9 @@ def _results(evaluations: Evaluations, arms: Arms) -> tuple[list[int], list[Scal
             if any(of.at_least for of in losses):
                 at_least.append(size)
         if starts:
-            before = (fmean(model.start[name] for model in starts) for name in ("accuracy", "asr"))
-            results.append(ScaleResult(objective, *before, lost, at_least))
+            accuracy = fmean(model.start.accuracy for model in starts)
+            asr = fmean(model.start.asr for model in starts)
+            results.append(ScaleResult(objective, accuracy, asr, lost, at_least))
     return seeds, results
 
 

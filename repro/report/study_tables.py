@@ -176,17 +176,15 @@ class StudyTable:
         variants = dict.fromkeys([self.study.reference, *self.study.variants])
         models = product(variants, sorted(set(own.dataset)), sorted(set(own.pretrain_objective)))
         sizes = sorted(set(own.clean_size[own.stage == "clean"]))
-        for model in models:
+        for variant, dataset, objective in models:
             cleaned: set[int] = set()
             for size in sizes:
-                place = Place(*model, size)
-                seeds = self.evaluations.models(self._models(place)).keys()
-                if seeds:
+                place = Place(variant, dataset, objective, size)
+                if seeds := {*self.evaluations.models(self._models(place))}:
                     cleaned |= seeds
                     yield place, sorted(seeds)
-            place = Place(*model, None)
-            seeds = self.evaluations.models(self._models(place)).keys() - cleaned
-            if seeds:
+            place = Place(variant, dataset, objective, None)
+            if seeds := {*self.evaluations.models(self._models(place))} - cleaned:
                 yield place, sorted(seeds)
 
     def _row(self, place: Place, seeds: list[int]) -> EffectRow:
@@ -290,11 +288,12 @@ def _response(
     tested = "asr_left" if any("asr_left" in row.measures for row in rows) else "asr"
     contrasts = []
     for objective, by_number in places.items():
-        first_place = next(iter(by_number.values()), None)
+        lowest = list(by_number.values())[:1]
         contrasts += [
-            (str(objective), number, place, first_place)
+            (str(objective), number, place, other)
+            for other in lowest
             for number, place in by_number.items()
-            if place != first_place
+            if place != other
         ]
     mmcl, mmcl_ssl = (places[objective] for objective in OBJECTIVES)
     both = sorted(mmcl.keys() & mmcl_ssl.keys())

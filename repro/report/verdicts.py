@@ -45,7 +45,7 @@ from repro.spec import CleanSize, Dataset, Objective, Profile
 AUTHORS_ARMS = Arms(mmcl_ssl=f"{AUTHORS}/", mmcl={AUTHORS: f"{AUTHORS}/"})
 OWN = Arms(mmcl_ssl="/", mmcl={"own": "/"})
 """The runs of a report itself, which belong to no study and no variant."""
-AGAINST = {
+AGAINST: dict[str, str] = {
     Verdict.NEGLIGIBLE: "MMCL + SSL higher, negligible",
     Verdict.SUPPORTED: "MMCL + SSL higher",
     Verdict.REFUTED: "MMCL + SSL not higher",

@@ -165,7 +165,9 @@ def _verdicts(measures: Sequence[Entry]) -> Table:
 
 def _verdict_in(setting: str, measure: Entry) -> str | None:
     cell = _by_setting(measure).get(setting)
-    return cell and f"{digits(cell['difference'], measure['unit'])}: {cell['verdict']}"
+    if cell is None:
+        return None
+    return f"{digits(cell['difference'], measure['unit'])}: {cell['verdict']}"
 
 
 def _defences(beside: Sequence[Entry]) -> Table:
@@ -247,16 +249,16 @@ def _first_tries(first: Sequence[Entry]) -> Iterator[Entry]:
 
 
 def _tries(studies: Sequence[Entry]) -> Iterator[Entry]:
-    regime = next((study for study in studies if study["name"] == "regime"), None)
-    for row in regime["rows"] if regime else ():
-        bound = "at least " if row["not_cleaned"] else ""
-        yield {
-            "try": regime["variants"][row["variant"]],
-            "seeds": ", ".join(map(str, row["seeds"])),
-            "accuracy": _mean_with_ends(row["measures"]["accuracy"]),
-            "cleaned": f"{row['tried'] - row['not_cleaned']} of {row['tried']}",
-            "lost": bound + _mean_with_ends(row["measures"]["lost"]),
-        }
+    for regime in (study for study in studies if study["name"] == "regime"):
+        for row in regime["rows"]:
+            bound = "at least " if row["not_cleaned"] else ""
+            yield {
+                "try": regime["variants"][row["variant"]],
+                "seeds": ", ".join(map(str, row["seeds"])),
+                "accuracy": _mean_with_ends(row["measures"]["accuracy"]),
+                "cleaned": f"{row['tried'] - row['not_cleaned']} of {row['tried']}",
+                "lost": bound + _mean_with_ends(row["measures"]["lost"]),
+            }
 
 
 def _rounding(replicates: Sequence[Entry]) -> Table:
