@@ -94,7 +94,7 @@ def points(profile: str) -> pd.DataFrame:
     import pandas as pd
 
     from repro.report.points import evaluations, read_runs
-    from repro.report.studies.results import archive_problems, read_study_results
+    from repro.report.studies import archive_problems, read_study_results
 
     for problem in archive_problems(profile):
         warnings.warn(problem, stacklevel=2)

@@ -7,21 +7,12 @@ confirmed verdicts and from the paper's Table 1.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from repro.report.format import factor, label, percent
-from repro.report.judging.claims import Paper
-from repro.report.measures import Value
-from repro.report.verdicts import (
-    AGAINST,
-    LIKE_PAPER,
-    SUPPORTED,
-    CellVerdict,
-    Estimate,
-    MeasureVerdict,
-    Verdicts,
-    estimate,
-)
+from repro.report.claims import Paper
+from repro.report.contrasts import SUPPORTING, Estimate, Verdict, mean_of
+from repro.report.format import bounds_in_words, factor, label, percent
+from repro.report.verdicts import AGAINST, CellVerdict, MeasureVerdict, Verdicts
 
-LOWER = ("refuted", AGAINST["refuted"])
+LOWER = (Verdict.REFUTED, AGAINST[Verdict.REFUTED])
 """Verdicts by which MMCL + SSL models are not higher."""
 MATCHED, HELD_OUT = "matched", "held_out"
 """Names of secondary comparisons in specs/claims.yaml."""
@@ -60,7 +51,7 @@ def answer(verdicts: Verdicts, paper: Paper) -> Answer | None:
 
     of = {measure.measure: measure for measure in verdicts.confirmed}
     beside = {
-        entry["name"]: {measure.measure: measure for measure in entry["measures"]}
+        entry.name: {measure.measure: measure for measure in entry.measures}
         for entry in verdicts.secondary
     }
     harder = _harder(of["asr_left_at_rate"], of["rate_doublings"])
@@ -88,7 +79,7 @@ def answer(verdicts: Verdicts, paper: Paper) -> Answer | None:
     ]
     holds = {
         "direction": harder.answer == "yes",
-        "strength": of["lost_at_cap"].verdict == LIKE_PAPER and impossible.answer != "no",
+        "strength": of["lost_at_cap"].verdict == Verdict.LIKE_PAPER and impossible.answer != "no",
         "advice": deployed.answer == "yes",
     }
     return Answer(_headline(holds), list(_numbers(of)), lines)
@@ -204,7 +195,7 @@ def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -
 
 def _word(verdicts: Sequence[str]) -> str:
     """Whether MMCL + SSL models are the higher ones by all of these verdicts."""
-    if all(verdict in {*SUPPORTED, *AGAINST.values()} - set(LOWER) for verdict in verdicts):
+    if all(verdict in {*SUPPORTING, *AGAINST.values()} - set(LOWER) for verdict in verdicts):
         return "yes"
     return "no" if all(verdict in LOWER for verdict in verdicts) else "undecided"
 
@@ -216,11 +207,10 @@ def _first(measure: MeasureVerdict) -> list[CellVerdict]:
 
 def _pooled(measure: MeasureVerdict, comparator: str) -> Estimate:
     """The mean over the settings against one comparator, for each seed that has all of them."""
-    of = [cell.difference for cell in measure.cells if cell.comparator == comparator]
-    seeds = set.intersection(*(set(each.by_seed) for each in of))
-    bounds = any(each.at_least for each in of), any(each.at_most for each in of)
-    means = {seed: sum(each.by_seed[seed] for each in of) / len(of) for seed in sorted(seeds)}
-    return estimate({seed: Value(mean, *bounds) for seed, mean in means.items()})
+    found = mean_of([of.difference for of in measure.cells if of.comparator == comparator])
+    # The verdicts are confirmed, so that all of their seeds have every setting.
+    assert found is not None
+    return found
 
 
 def _paper_difference(paper: Paper, dataset: str) -> float:
@@ -244,7 +234,7 @@ def _points(of: Estimate, unit: str = "") -> str:
 
 
 def _bound(of: Estimate) -> str:
-    return "at least " * of.at_least + "at most " * of.at_most
+    return bounds_in_words(vars(of))
 
 
 def _interval(of: Estimate, words: Callable[[float], str]) -> str:

@@ -13,9 +13,9 @@ from statistics import fmean, median
 import pandas as pd
 
 from repro.names import DEFENCES, LOSSES, TRIGGERS
-from repro.report.measures import CleanedModel, Evaluations, Value, asr_frontier, of_seeds
-from repro.report.studies.results import StudyResults
-from repro.report.verdicts import Estimate, estimate
+from repro.report.contrasts import Estimate, estimate
+from repro.report.measures import CleanedModel, Evaluations, Models, Value, asr_frontier
+from repro.report.studies import StudyResults
 from repro.spec import Objective, RunSpec
 
 TAKES = 0.9
@@ -83,28 +83,36 @@ def bench(studies: Iterable[StudyResults], evaluations: Evaluations) -> list[Ben
             seconds[*arm, record.spec.seed] += record.seconds
 
         for arm, spec in arms.items():
-            assert spec.clean_size is not None
-            models = evaluations.cleaned(
-                f"{study.name}/{spec.variant}",
+            which = Models(
+                (f"{study.name}/{spec.variant}",),
+                spec.pretrain_objective,
                 spec.dataset,
                 spec.clean_size,
-                spec.pretrain_objective,
             )
-            if models:
+            if models := evaluations.models(which):
                 # A run that was paused counts its pause.
                 spent = median(seconds[*arm, seed] for seed in models)
-                cells.append(_cell(study.name, spec, models, spent))
+                left = evaluations.values(which, asr_frontier)
+                cells.append(_cell(study.name, spec, models, left, spent))
     attacks, objectives = list(TRIGGERS.values()), list(LOSSES)
     return sorted(
         cells, key=lambda c: (attacks.index(c.attack), objectives.index(c.pretrain_objective))
     )
 
 
-def _cell(study: str, spec: RunSpec, models: dict[int, CleanedModel], seconds: float) -> BenchCell:
+def _cell(
+    study: str,
+    spec: RunSpec,
+    models: dict[int, CleanedModel],
+    left: dict[int, Value],
+    seconds: float,
+) -> BenchCell:
     name, settings = spec.loss_settings
     finetuned = "CleanCLIP" if settings.get("ssl_weight") else "finetuning by MMCL"
-    left = of_seeds(asr_frontier, models)
-    blind = {lost: {s: asr_blind(model, lost) for s, model in models.items()} for lost in ALLOWED}
+    blind = {
+        lost: {seed: asr_blind(model, lost) for seed, model in models.items()} for lost in ALLOWED
+    }
+    price = {seed: blind[ALLOWED[0]][seed].plus(of.times(-1)) for seed, of in left.items()}
     ends = pd.concat(model.ends for model in models.values())
     by_rate = ends.groupby("learning_rate", as_index=False)[["kept", "asr"]].mean()
     return BenchCell(
@@ -118,7 +126,7 @@ def _cell(study: str, spec: RunSpec, models: dict[int, CleanedModel], seconds: f
         took=fmean(model.start.validation_asr for model in models.values()) >= TAKES,
         left=estimate(left),
         blind={f"{lost:g}": estimate(values) for lost, values in blind.items()},
-        price=estimate({seed: blind[ALLOWED[0]][seed] - value for seed, value in left.items()}),
+        price=estimate(price),
         settings=[Setting(**row) for row in by_rate.to_dict("records")],
         core_seconds=seconds,
     )

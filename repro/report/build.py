@@ -7,35 +7,33 @@ the metrics.
 
 import json
 import sys
+import tomllib
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from repro.files import replace_file, replacing
-from repro.profile import SPECS
+from repro.files import read_json, replace_file, replacing
+from repro.profile import SPECS, load_profile, profile_names
+from repro.report.authors import authors_points
+from repro.report.cells import DATASETS, PANELS, Cell
 from repro.report.check import sentence_of
+from repro.report.claims import load_claims
 from repro.report.document import build_document, joined, plain
+from repro.report.evidence import Evidence
 from repro.report.figures import draw_all
-from repro.report.judging.claims import load_claims
-from repro.report.material import read_material
-from repro.report.metrics import metrics
-from repro.report.numbers.authors import authors_points
-from repro.report.numbers.cells import PANELS, Cell
-from repro.report.numbers.evidence import Evidence
 from repro.report.pages import latex
 from repro.report.pages.html import INDEX, pages
-from repro.report.pages.interactive import clouds
-from repro.report.pages.runs import runs_shown
-from repro.report.pages.table import Table
-from repro.report.pages.tables import tables, verdict_rows
+from repro.report.pages.interactive import clouds, runs_shown
+from repro.report.pages.tables import tables, verdict_table
 from repro.report.points import accuracy_kept
 from repro.report.reading import Document
-from repro.report.studies.results import StudyResults, evidence_of, read_study_results
+from repro.report.studies import StudyResults, evidence_of, read_study_results
 from repro.runs.inputs import check_stores
 from repro.runs.layout import DATA, POISONED
-from repro.spec import Profile
+from repro.spec import Profile, Switches
 from repro.unchanged import DIGITS, unchanged
 
 DOCUMENT = "report.json"
@@ -144,27 +142,50 @@ def points_of(
 def exported(document: Document, points: pd.DataFrame) -> dict[str, bytes]:
     """Return the content of the files that other programs read, by name."""
     archived, made = points.source == "archive", tables(document)
-    verdicts = [*verdict_rows(document)]
-    frames = {
-        "points.csv": points[~archived],
-        "archive.csv": points[archived],
-        **{
-            f"{name}.csv": with_columns(flat(document["tables"][name]["rows"]), made.get(name))
-            for name in ("table1", "table2")
-        },
-        "verdicts.csv": pd.DataFrame(verdicts),
-        "bench.csv": flat(document["bench"]),
-    }
-    files = {METRICS: json.dumps(metrics(document, verdicts), indent=1) + "\n"}
+    frames = {"points.csv": points[~archived], "archive.csv": points[archived]}
+    for name in ("table1", "table2"):
+        rows = flat(document["tables"][name]["rows"])
+        # And what the columns of the page's table add to them.
+        own = pd.DataFrame(made[name].records()) if name in made else None
+        frames[f"{name}.csv"] = pd.concat([rows, own], axis=1)
+    verdicts = verdict_table(document).records()
+    frames |= {"verdicts.csv": pd.DataFrame(verdicts), "bench.csv": flat(document["bench"])}
+    files = {METRICS: json.dumps(metrics(document), indent=1) + "\n"}
     for name, table in frames.items():
         if len(table.columns):
             files[name] = table.to_csv(index=False)
     return {name: text.encode() for name, text in files.items()}
 
 
-def with_columns(rows: pd.DataFrame, table: Table | None) -> pd.DataFrame:
-    """The rows with the columns that a table of the page adds to them."""
-    return rows if table is None else pd.concat([rows, table.frame()], axis=1)
+SHOWN = ("asr_left_at_rate", "rate_doublings", "lost_at_cap", "accuracy_at_cap")
+"""Measures that DVC shows."""
+Metrics = dict[str, dict[str, dict[str, dict[str, Any]]]]
+"""By measure, setting, and `own` or `archive`."""
+
+
+def metrics(document: Document) -> Metrics:
+    """What DVC shows of a report: the run's own numbers, and the archive's beside them.
+
+    `own` has the values of both models, `archive` mean, 95% interval, seeds and verdict of their
+    difference. A profile without an archive has own numbers alone; without own runs there is the
+    archive alone.
+    """
+    found: Metrics = {measure: defaultdict(dict) for measure in SHOWN}
+    for row in document["own_run"]:
+        if row["measure"] in SHOWN:
+            own = found[row["measure"]][f"{row['dataset']}-{row['clean_size']}"]
+            own.setdefault("own", {})[row["of"]] = row["value"]
+
+    sides = ("mmcl", "mmcl_ssl", "difference")
+    archived = bool(document["verdicts"]["arms"]["mmcl_ssl"].partition("/")[0])
+    source = "archive" if archived else "own"
+    names = (*sides, "low", "high", "seeds", "verdict") if archived else sides
+    for row in verdict_table(document).records():
+        # The first comparator of a setting stands for it.
+        if row["measure"] in SHOWN and not row["comparison"]:
+            of = found[row["measure"]][row["setting"]]
+            of.setdefault(source, {name: row[name] for name in names})
+    return {measure: dict(of) for measure, of in found.items() if of}
 
 
 def flat(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -178,3 +199,53 @@ def flat(rows: list[dict[str, Any]]) -> pd.DataFrame:
     is_list = table.map(lambda value: isinstance(value, list)).any()
     # Counts stay whole where a row has none.
     return table.loc[:, ~is_list].convert_dtypes()
+
+
+def read_material(evidence: Evidence) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the report shows besides results, from specifications and small files beside the data:
+    the context, which also stands in report.json, and the gallery, which a page alone shows.
+
+    The gallery has samples by dataset, key `pairs`, as repro/data/stages.py writes them. A file
+    that is not there is left out.
+    """
+    name = evidence.profile.name
+    gallery = {
+        str(dataset): samples
+        for dataset in DATASETS
+        if (samples := read_json(POISONED / name / f"{dataset}-samples.json"))
+    }
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    context = {
+        "project": {"authors": project["authors"], "urls": project.get("urls", {})},
+        "switches": _switches(name),
+        "accounting": {"data": read_json(DATA / name / "accounting.json")},
+        "attribution": read_json(DATA / name / "attribution.json"),
+        "environments": _environments(evidence),
+    }
+    return context, gallery
+
+
+def _switches(name: str) -> list[dict[str, Any]]:
+    """Every choice that text and code make differently, or the text does not make; none for a
+    replay of the authors' files, which has no profile.
+    """
+    if name not in profile_names():
+        return []
+    profiles = {"used": name, "paper": "paper", "authors": "authors"}
+    values = {of: load_profile(profile).switches for of, profile in profiles.items()}
+    return [
+        {"switch": field, "meaning": info.description}
+        | {of: getattr(switches, field) for of, switches in values.items()}
+        for field, info in Switches.model_fields.items()
+    ]
+
+
+def _environments(evidence: Evidence) -> list[dict[str, Any]]:
+    """The distinct environments of the runs, most used first, equally frequent ones by name."""
+    # As canonical JSON, since a dict cannot be counted.
+    texts = sorted(
+        json.dumps({**of.environment, "ranks": of.ranks, "threads": of.threads}, sort_keys=True)
+        for of in (run.record for run in evidence.runs)
+    )
+    counts = Counter(texts).most_common()
+    return [{"runs": number, "environment": json.loads(text)} for text, number in counts]

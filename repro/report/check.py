@@ -16,13 +16,13 @@ from repro.intervals import student
 from repro.ledger import CLEANED, IDENTITY, LedgerError, Row
 from repro.markdown import table_lines
 from repro.profile import chosen_profile, clean_runs, load_profile, pretrain_runs
+from repro.report.claims import load_claims
 from repro.report.document import joined
-from repro.report.judging.claims import load_claims
+from repro.report.evidence import folder_of, unusable
+from repro.report.judgements import OwnValue, own_starts, own_values
 from repro.report.measures import Context, Evaluations
-from repro.report.numbers.evidence import folder_of, unusable
-from repro.report.own_run import OwnValue, own_starts, own_values
 from repro.report.points import FinishedRun, archived_runs, evaluations
-from repro.report.studies.results import StudyResults, archive_problems, read_study_results
+from repro.report.studies import StudyResults, archive_problems, read_study_results
 from repro.runs.published import ROWS, read_run
 from repro.runs.version import unaccepted_runs
 from repro.spec import Profile, digest
@@ -87,7 +87,7 @@ class Finding:
                 f"ones, bit for bit{rest}."
             )
         inside, here, there = (
-            sum(row["inside"] for row in self.measures),
+            sum(row.inside for row in self.measures),
             *(" and ".join(self.machines[of]) for of in ("here", "archive")),
         )
         return (
@@ -309,8 +309,8 @@ def _outliers(measures: Sequence[OwnValue]) -> Iterator[str]:
     """A line for each measure outside the interval that holds for all of them at once."""
     for row in measures:
         confidence = 1 - LEVEL / len(measures)  # Bonferroni
-        low, high = student(row["archived"], confidence, further=len(row["seeds"]))
-        if not low <= row["value"] <= high:
+        low, high = student(row.archived, confidence, further=len(row.seeds))
+        if not low <= row.value <= high:
             name, setting, of, here, *_ = _cells(row)
             yield (
                 f"{name} of {of}, {setting}: {here} (archived seeds: {low:.3f} to {high:.3f}, the "
@@ -320,16 +320,16 @@ def _outliers(measures: Sequence[OwnValue]) -> Iterator[str]:
 
 def _cells(row: OwnValue) -> tuple[str, ...]:
     """A measure as a row of the table."""
-    low, high = row["interval"]
-    mean = sum(row["archived"]) / len(row["archived"])
+    low, high = row.interval
+    mean = sum(row.archived) / len(row.archived)
     return (
-        row["measure"],
-        "-".join(filter(None, (row["dataset"], row["clean_size"]))),
-        row["of"],
-        f"{row['value']:.3f}",
+        row.measure,
+        "-".join(filter(None, (row.dataset, row.clean_size))),
+        row.of,
+        f"{row.value:.3f}",
         f"{mean:.3f}",
         f"{low:.3f} to {high:.3f}",
-        "yes" if row["inside"] else "no",
+        "yes" if row.inside else "no",
     )
 
 

@@ -13,23 +13,25 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from repro.files import file_sha256
-from repro.profile import load_profile
+from repro.profile import load_profile, profile_names
+from repro.report import paper_tables
 from repro.report.answer import answer
+from repro.report.authors import authors_notices
 from repro.report.bench import bench
-from repro.report.hypotheses import experimental_seeds, stated_hypotheses
-from repro.report.judging.claims import CLAIMS, Claims, Paper
-from repro.report.judging.paper_claims import judged_claims
+from repro.report.cells import CELLS
+from repro.report.claims import CLAIMS, Claims, Paper
+from repro.report.draws import draws
+from repro.report.evidence import Evidence
+from repro.report.judgements import (
+    experimental_seeds,
+    judged_claims,
+    own_values,
+    stated_hypotheses,
+)
 from repro.report.measures import Context, Evaluations
-from repro.report.numbers import tables
-from repro.report.numbers.authors import authors_notices
-from repro.report.numbers.cells import CELLS
-from repro.report.numbers.draws import draws
-from repro.report.numbers.evidence import Evidence
-from repro.report.numbers.mechanism import mechanism
-from repro.report.numbers.resistance import resistance
-from repro.report.own_run import own_values
+from repro.report.resistance import mechanism, resistance
 from repro.report.scales import scale_rows, settings_table
-from repro.report.studies.results import (
+from repro.report.studies import (
     LARGER,
     StudyResults,
     rank_notices,
@@ -78,8 +80,14 @@ def build_document(
 
     # The archived seeds, beside which the authors' points stand; without them the own runs.
     arms, archived = judged.arms, bool(judged.arms.study)
-    about = studied(studies, profile, context.rate)
-    larger = read_study_results(LARGER) if archived and profile.name != LARGER else []
+    about = studied(studies, by_arm, profile.evaluate.confidence)
+    # A replay has no profile, and so no larger one.
+    others = profile.name in profile_names() and profile.name != LARGER
+    studies_of_larger = read_study_results(LARGER) if others else []
+    larger = Evaluations(
+        joined(evidence.frame[:0], *(study.frame for study in studies_of_larger)),
+        Context.of(claims, load_profile(LARGER)),
+    )
 
     # Every run that any number here rests on, for provenance and the hash of the ledger.
     runs = [*evidence.runs, *(run for study in studies for run in study.runs)]
@@ -100,21 +108,23 @@ def build_document(
             "kept_share": claims.kept_share,
             "target_class": profile.data.poison.target_class,
         },
-        "scales": scale_rows(profile.name, about.studies, claims, arms),
+        "scales": scale_rows(profile.name, by_arm, larger, claims, arms),
         "settings_table": settings_table(profile.name),
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
         "answer": answer(judged, paper),
         "verdicts": judged,
-        "larger": _larger(evidence, claims, larger),
+        "larger": _larger(studies_of_larger, larger, claims)
+        if archived and studies_of_larger
+        else {"measures": [], "predicted": ""},
         # The report's own run, drawn beside the archived seeds.
-        "own_cells": resistance(by_arm, "/")["cells"] if archived and evidence.runs else [],
+        "own_cells": resistance(by_arm, "/").cells if archived and evidence.runs else [],
         "own_run": list(own_values(by_arm, arms, claims.rules)) if archived else [],
         "claims": judged_claims(by_arm, claims, judged, scope),
         "tables": {
-            "table1": {"rows": tables.table1(evidence, paper)},
-            "table2": {"rows": tables.table2(evidence, paper)},
+            "table1": {"rows": paper_tables.table1(evidence, paper)},
+            "table2": {"rows": paper_tables.table2(evidence, paper)},
         },
-        "figures": tables.figures(evidence, paper),
+        "figures": paper_tables.figures(evidence, paper),
         "resistance": resistance(by_arm, arms.mmcl_ssl),
         "mechanism": mechanism(
             frame,
@@ -122,7 +132,7 @@ def build_document(
             {*judged.seeds, *judged.confirmed_seeds, *experimental_seeds(studies)},
         ),
         "errata": [erratum.model_dump() | {"result": erratum.result} for erratum in claims.errata],
-        **about._asdict(),
+        **vars(about),
         "hypotheses": stated_hypotheses(studies, by_arm),
         "draws": draws(studies, by_arm, claims.comparisons.confirmed.get(profile.name)),
         "bench": bench(studies, by_arm),
@@ -137,7 +147,7 @@ def build_document(
         ],
         "notices": [
             *evidence.notices,
-            *rank_notices(evidence.runs, [*studies, *larger]),
+            *rank_notices(evidence.runs, [*studies, *(studies_of_larger if archived else ())]),
             *authors_notices(evidence.files),
         ],
         "authors_files": evidence.files,
@@ -148,16 +158,11 @@ def build_document(
     }
 
 
-def _larger(evidence: Evidence, claims: Claims, studies: list[StudyResults]) -> dict[str, Any]:
-    """Exploratory verdicts at the scale `midi`, and what its study predicted; empty without
-    studies.
-    """
-    if not studies:
-        return {"measures": [], "predicted": ""}
-    profile = load_profile(LARGER)
-    context = Context.of(claims, profile)
-    larger = Evaluations(joined(evidence.frame[:0], *(of.frame for of in studies)), context)
-    found = verdicts(larger, claims, LARGER, {}, scope_of(profile))
+def _larger(
+    studies: Sequence[StudyResults], evaluations: Evaluations, claims: Claims
+) -> dict[str, Any]:
+    """Exploratory verdicts at the scale LARGER, and what its study predicted."""
+    found = verdicts(evaluations, claims, LARGER, {}, scope_of(load_profile(LARGER)))
     predicted = [of.spec.predicted for of in studies if of.name == found.arms.study]
     return {"measures": found.exploratory, "predicted": "".join(predicted)}
 
@@ -173,7 +178,7 @@ def _authors(evidence: Evidence, paper: Paper) -> pd.DataFrame:
     Steps are not in the files, so that `step` counts the points of a series.
     """
     points = evidence.authors_frame
-    starts = [tables.authors_start(evidence, paper, cell) for cell in CELLS]
+    starts = [paper_tables.authors_start(evidence, paper, cell) for cell in CELLS]
     before = pd.DataFrame([start for start in starts if start], columns=points.columns)
     after = points[points.step != 0]
     both = joined(before.assign(step=0), after.assign(step=after["index"] + 1))

@@ -33,11 +33,6 @@ def percent(fraction: float | None) -> str:
     return "–" if fraction is None else f"{round(100 * fraction, 1) + 0:.1f}".replace("-", "−")
 
 
-def markdown_percent(fraction: float | None) -> str:
-    """`percent` in ASCII: Markdown is read in terminals too."""
-    return percent(fraction).translate(str.maketrans("–−", "--"))
-
-
 def short(fraction: float) -> str:
     """A fraction as a percentage with the digits it needs: for caps and margins."""
     return f"{100 * fraction:g}"
@@ -75,6 +70,12 @@ def bounds(found: Mapping[str, Any]) -> str:
     if lower and upper:
         return "≈ "
     return "≥ " if lower else "≤ " if upper else ""
+
+
+def bounds_in_words(found: Mapping[str, Any]) -> str:
+    """The same in a sentence."""
+    lower = "at least " if found["at_least"] else ""
+    return lower + ("at most " if found["at_most"] else "")
 
 
 def amount(value: float, unit: str, signed: bool = False) -> str:

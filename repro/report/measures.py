@@ -1,4 +1,4 @@
-"""Measures of one model and all its CleanCLIP runs in one cell.
+"""Measures of one model and all its CleanCLIP runs in one setting.
 
 docs/rules.md defines the measures; shares are fractions.
 """
@@ -6,7 +6,7 @@ docs/rules.md defines the measures; shares are fractions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
@@ -14,9 +14,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from repro.report.judging.claims import Claims
-from repro.report.numbers.cells import CLEANCLIP, OBJECTIVES
-from repro.report.points import start_models
+from repro.report.cells import CLEANCLIP
+from repro.report.claims import Claims
+from repro.report.points import PRINTED, start_models, untouched_starts
 from repro.spec import CleanSize, Dataset, Loss, Objective, Profile
 
 
@@ -27,10 +27,17 @@ class Value(NamedTuple):
     at_least: bool = False
     at_most: bool = False
 
-    def __sub__(self, other: Value) -> Value:
-        """The difference, which is a bound where one of the two is."""
-        at_least = self.at_least or other.at_most
-        return Value(self.value - other.value, at_least, self.at_most or other.at_least)
+    def times(self, weight: float) -> Value:
+        """The value with a weight; a negative one turns a bound round."""
+        at_least, at_most = self.at_least, self.at_most
+        if weight < 0:
+            at_least, at_most = at_most, at_least
+        return Value(weight * self.value, at_least, at_most)
+
+    def plus(self, other: Value) -> Value:
+        """The sum, which is a bound where one of the two is."""
+        at_least = self.at_least or other.at_least
+        return Value(self.value + other.value, at_least, self.at_most or other.at_most)
 
 
 class Context(NamedTuple):
@@ -49,21 +56,27 @@ class Context(NamedTuple):
         return cls(cap, rules.rate.get(profile.name), rules.hull_cap, claims.kept_share)
 
 
-def best_first(points: pd.DataFrame) -> pd.DataFrame:
-    """The evaluations by falling accuracy; ties go to the lower ASR, then the earlier."""
-    order = {"accuracy": False, "asr": True, "epoch": True, "run": True, "index": True}
-    return points.sort_values([*order], ascending=[*order.values()])
+BEST_FIRST = {"accuracy": False, "asr": True, "epoch": True, "run": True, "index": True}
+"""Order of evaluations, the best first: columns, and whether they rise."""
 
 
 def best_under_cap(points: pd.DataFrame, cap: float) -> pd.Series | None:
-    """The first of `best_first` with an ASR of at most `cap`."""
-    allowed = best_first(points[points.asr <= cap])
-    return None if allowed.empty else allowed.iloc[0]
+    """The best evaluation with an ASR of at most `cap`: ties go to the lower ASR, then to the
+    earlier one.
+    """
+    allowed = points[points.asr <= cap]
+    if allowed.empty:
+        return None
+    # Few are the most accurate, and only these have to be put in order.
+    best = allowed[allowed.accuracy == allowed.accuracy.max()]
+    if len(best) > 1:
+        best = best.sort_values([*BEST_FIRST], ascending=[*BEST_FIRST.values()])
+    return best.iloc[0]
 
 
 @dataclass(frozen=True)
 class CleanedModel:
-    """A model and its finetuning runs of one kind in one cell; `start` is it before them."""
+    """A model and its finetuning runs of one kind in one setting; `start` is it before them."""
 
     start: pd.Series
     runs: pd.DataFrame
@@ -80,9 +93,9 @@ class CleanedModel:
         """Last evaluations of the runs that did not diverge, by rising learning rate; of no run
         where the rates are not known.
         """
-        whole = ~self.points.diverged.astype(bool) & self.points.learning_rate.notna()
-        last = self.points[whole].groupby("run", sort=False).tail(1)
-        return last.sort_values("learning_rate")
+        last = self.points.drop_duplicates("run", keep="last")
+        whole = ~last.diverged.astype(bool) & last.learning_rate.notna()
+        return last[whole].sort_values("learning_rate")
 
     @cached_property
     def best(self) -> pd.Series | None:
@@ -90,72 +103,77 @@ class CleanedModel:
         return best_under_cap(self.points, self.context.cap)
 
 
-Pair = dict[Objective, dict[int, CleanedModel]]
-"""Models of both objectives in a cell, by seed."""
+Quantity = Callable[[CleanedModel], Value | None]
+"""What is measured of one model; None where it cannot be."""
+
+
+class Models(NamedTuple):
+    """Which models: those of one objective from some arms, and how they are cleaned."""
+
+    arms: tuple[str, ...]
+    """As `<study>/<variant>`; several have other seeds each."""
+    objective: Objective
+    dataset: Dataset
+    clean_size: CleanSize | None = None
+    """None for the models before cleaning."""
+    loss: Loss = CLEANCLIP
 
 
 class Evaluations:
-    """Evaluations by arm (`<study>/<variant>`), dataset and objective, and the models of a cell."""
+    """Evaluations of all arms, the models that they are of, and what is measured of these."""
 
     def __init__(self, frame: pd.DataFrame, context: Context) -> None:
         """`frame` is one of repro/report/points.py."""
         self.frame, self.context = frame.assign(arm=frame.study + "/" + frame.variant), context
         self._rows = dict(list(self.frame.groupby(["arm", "dataset", "pretrain_objective"])))
-        # Once for each cell: every measure and claim asks for the same models.
-        self.cleaned = cache(self._cleaned)
+        # Once for each: many contrasts ask for the same models and measures.
+        self.models = cache(self._models)
+        self.values = cache(self._values)
 
-    def rows(self, arm: str, dataset: Dataset, objective: Objective) -> pd.DataFrame:
-        """Evaluations of the models of an arm."""
-        return self._rows.get((arm, dataset, objective), self.frame[:0])
+    def _models(self, of: Models) -> dict[int, CleanedModel]:
+        """The models by seed, without those that are right on no image before cleaning."""
+        found: dict[int, CleanedModel] = {}
+        for arm in of.arms:
+            rows = self._rows.get((arm, of.dataset, of.objective), self.frame[:0])
+            found |= self._cleaned(rows, of) if of.clean_size else self._started(rows)
+        return found
 
-    def _cleaned(
-        self,
-        arm: str,
-        dataset: Dataset,
-        size: CleanSize,
-        objective: Objective,
-        loss: Loss = CLEANCLIP,
-    ) -> dict[int, CleanedModel]:
-        """The models of an arm with their finetuning runs in a cell, by seed."""
-        rows = self.rows(arm, dataset, objective)
-        of_cell = (rows.stage == "clean") & (rows.clean_size == size) & (rows.loss == loss)
-        starts = start_models(rows[of_cell | (rows.stage == "pretrain")]).set_index("seed")
-        models = {
-            int(seed): CleanedModel(starts.loc[seed], runs, self.context)
-            for seed, runs in rows[of_cell].groupby("seed")
-            if seed in starts.index and starts.num_correct[seed]
-        }
-        return {seed: model for seed, model in models.items() if len(model.points)}
-
-    def pair(self, mmcl: str, mmcl_ssl: str, dataset: Dataset, size: CleanSize) -> Pair:
-        """The models of both objectives in a cell, from one arm each."""
+    def _started(self, rows: pd.DataFrame) -> dict[int, CleanedModel]:
+        # A start that is printed only is no measured one.
+        starts = start_models(rows[rows.run != PRINTED])
         return {
-            "mmcl": self.cleaned(mmcl, dataset, size, "mmcl"),
-            "mmcl_ssl": self.cleaned(mmcl_ssl, dataset, size, "mmcl_ssl"),
+            int(start.seed): CleanedModel(start, rows[:0], self.context)
+            for _, start in starts.iterrows()
         }
 
+    def _cleaned(self, rows: pd.DataFrame, of: Models) -> dict[int, CleanedModel]:
+        of_setting = (rows.clean_size == of.clean_size) & (rows.loss == of.loss)
+        left = rows[(rows.stage == "pretrain") & rows.handed_on.astype(bool)]
+        starts = {start.seed: start for _, start in left.iterrows()}
+        models = {}
+        for seed, runs in rows[(rows.stage == "clean") & of_setting].groupby("seed"):
+            start = starts[seed] if seed in starts else self._met(runs)
+            if start is not None and start.accuracy and (runs.step > 0).any():
+                models[int(seed)] = CleanedModel(start, runs, self.context)
+        return models
 
-Quantity = Callable[[CleanedModel], Value | None]
-"""What is measured of one model; None where it cannot be."""
+    def _met(self, runs: pd.DataFrame) -> pd.Series | None:
+        """The start model as one of its runs met it, else as any run of the study did."""
+        own = untouched_starts(runs)
+        if len(own):
+            return own.iloc[0]
+        return self._met_by_study.get((runs.study.iloc[0], runs.model.iloc[0]))
 
+    @cached_property
+    def _met_by_study(self) -> dict[tuple[str, str], pd.Series]:
+        """Start models by study and hash of their weights."""
+        met = untouched_starts(self.frame).drop_duplicates(["study", "model"])
+        return {(start.study, start.model): start for _, start in met.iterrows()}
 
-def of_seeds(quantity: Quantity, models: Mapping[int, CleanedModel]) -> dict[int, Value]:
-    """The values of the seeds that have one."""
-    values = {seed: quantity(model) for seed, model in models.items()}
-    return {seed: value for seed, value in values.items() if value is not None}
-
-
-def of_both(
-    quantity: Quantity, pair: Pair
-) -> dict[Literal["mmcl", "mmcl_ssl", "difference"], dict[int, Value]]:
-    """The values of both models and their difference, of the seeds that have both."""
-    mmcl, ssl = (of_seeds(quantity, pair[objective]) for objective in OBJECTIVES)
-    seeds = [seed for seed in mmcl if seed in ssl]
-    return {
-        "mmcl": {seed: mmcl[seed] for seed in seeds},
-        "mmcl_ssl": {seed: ssl[seed] for seed in seeds},
-        "difference": {seed: ssl[seed] - mmcl[seed] for seed in seeds},
-    }
+    def _values(self, of: Models, quantity: Quantity) -> dict[int, Value]:
+        """A measure by seed, of the models that have one."""
+        values = {seed: quantity(model) for seed, model in self.models(of).items()}
+        return {seed: value for seed, value in values.items() if value is not None}
 
 
 def rate_doublings(model: CleanedModel) -> Value | None:
@@ -222,11 +240,12 @@ def asr_frontier(model: CleanedModel) -> Value:
     with the lowest ASR on the validation images among those that lose no more there.
     """
     states = pd.concat([model.start.to_frame().T, model.points])
-    kept = states.validation_accuracy / model.start.validation_accuracy
+    kept = (states.validation_accuracy / model.start.validation_accuracy).to_numpy(float)
+    known, tested = (states[name].to_numpy(float) for name in ("validation_asr", "test_asr"))
     left = []
     for lost in LOSSES_OF_ACCURACY:
-        allowed = states[kept >= 1 - lost]
-        left.append(allowed.test_asr.iloc[int(np.argmin(allowed.validation_asr))])
+        allowed = np.flatnonzero(kept >= 1 - lost)
+        left.append(tested[allowed[np.argmin(known[allowed])]])
     return Value(float(np.mean(left)))
 
 

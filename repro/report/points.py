@@ -21,6 +21,8 @@ Denominator = Literal["all", "non_target"]
 """Images that an ASR is a share of: all, or those of another class than the target."""
 AUTHORS = "authors"
 """Study of the authors' points."""
+PRINTED = "Table 2 of the paper"
+"""Run of a start model that is known by its printed numbers only."""
 COUNTS = ("num_images", "num_correct", "num_attacked", "num_target", "num_target_attacked")
 FIELDS = (
     *(name for name in IDENTITY if name != "profile"),
@@ -134,8 +136,12 @@ def start_models(frame: pd.DataFrame) -> pd.DataFrame:
     from it as it is.
     """
     left = frame[(frame.stage == "pretrain") & frame.handed_on.astype(bool)]
-    met = frame[(frame.stage == "clean") & (frame.step == 0) & frame.untouched.astype(bool)]
-    return pd.concat([left, met]).drop_duplicates(MODEL)
+    return pd.concat([left, untouched_starts(frame)]).drop_duplicates(MODEL)
+
+
+def untouched_starts(frame: pd.DataFrame) -> pd.DataFrame:
+    """First evaluations of cleaning runs that start from a model as it is."""
+    return frame[(frame.stage == "clean") & (frame.step == 0) & frame.untouched.astype(bool)]
 
 
 def accuracy_kept(frame: pd.DataFrame) -> pd.Series:

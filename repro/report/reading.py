@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
+from repro.report.cells import OBJECTIVES
 from repro.report.format import label, percent
-from repro.report.numbers.cells import OBJECTIVES
 
 Entry: TypeAlias = Mapping[str, Any]
 """An object of report.json."""
@@ -22,8 +22,6 @@ class Verdicts:
     """The verdicts on MMCL + SSL against MMCL that stand first: those fixed before their runs."""
 
     measures: Sequence[Entry]
-    settings: Sequence[str]
-    """Of their cells, in words, and ALL last where there are several."""
     confirmed: bool
     """Whether rules and runs were fixed before the data were seen."""
     of_authors: bool
@@ -52,36 +50,14 @@ class Hero:
     kept: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Table1Row:
-    """A setting of Table 1: the paper's numbers beside ours, as fractions."""
-
-    dataset: str
-    clean_size: str
-    pretrain_objective: str
-    before: Entry
-    """`original_accuracy` of report.json: paper, authors_points, reproduced by this run, ci95."""
-    after: Entry
-    """`clean_accuracy`, and with it ASR, learning rate and number of evaluations."""
-    over: Entry
-    """Over the seeds of the archive: `accuracy` and `asr` before cleaning, `cleaned_accuracy` at
-    the ASR threshold; empty without an archive."""
-
-    def __getitem__(self, name: str) -> Any:
-        """The field of this name, as in report.json."""
-        return getattr(self, name)
-
-
 def verdicts_of(document: Document) -> Verdicts | None:
     """Return the verdicts to show first; None where no seed was run."""
     every: Entry = document["verdicts"]
     measures = every["confirmed"] or every["exploratory"] or every["authors"]
     if not measures:
         return None
-    settings = list(dict.fromkeys(setting_words(cell) for of in measures for cell in of["cells"]))
     return Verdicts(
         measures,
-        settings + [ALL] * (len(settings) > 1),
         confirmed=every["confirmed"] is not None,
         of_authors=not every["confirmed"] and not every["exploratory"],
         seeds=every["confirmed_seeds"] if every["confirmed"] else every["seeds"],
@@ -109,26 +85,45 @@ class Arrow:
 
 
 @dataclass(frozen=True)
-class StripRow:
-    """A difference in one setting against one comparator."""
+class Judged:
+    """A cell of the verdicts with the measure that it is of."""
 
-    name: str
-    difference: Entry
-    paper: float | None
-    main: bool
-    """Whether the comparator is the first."""
-    pooled: bool
+    measure: Entry
+    cell: Entry
+    comparison: str = ""
+    """Name of one that stands apart from the claims."""
+
+    @property
+    def unit(self) -> str:
+        """Of the measure."""
+        return str(self.measure["unit"])
+
+    @property
+    def first(self) -> str:
+        """The comparator that stands for the measure."""
+        return str(self.measure["cells"][0]["comparator"])
+
+    @property
+    def setting(self) -> str:
+        """Setting and, where it is not the first, comparator."""
+        comparator = self.cell["comparator"]
+        other = "" if comparator == self.first else f", {label(comparator)}"
+        return setting_words(self.cell) + other
 
 
-@dataclass(frozen=True)
-class Strip:
-    """A measure in all settings, as the forest plot draws it."""
+def judged(measures: Iterable[Entry], comparison: str = "") -> list[Judged]:
+    """Return every cell of these verdicts, that over all settings last."""
+    return [
+        Judged(measure, cell, comparison)
+        for measure in measures
+        for cell in filter(None, [*measure["cells"], measure["pooled"]])
+    ]
 
-    title: str
-    unit: str
-    says: str
-    """The verdict of the mean over the settings."""
-    rows: list[StripRow]
+
+def secondary(document: Document) -> list[Judged]:
+    """Return the cells of the comparisons that stand apart from the claims."""
+    beside = document["verdicts"]["secondary"]
+    return [of for entry in beside for of in judged(entry["measures"], entry["name"])]
 
 
 def measure_in(verdicts: Verdicts | None, name: str, place: tuple[str, str]) -> Entry | None:
@@ -188,52 +183,6 @@ def arrows(document: Document) -> list[Arrow]:
     return found
 
 
-def strips(document: Document) -> list[Strip]:
-    """Return the measures of the forest plot, without those in logits, which nobody can read."""
-    verdicts = verdicts_of(document)
-    if verdicts is None:
-        return []
-    found = []
-    for measure in verdicts.measures:
-        if measure["unit"] == "logits":
-            continue
-        papers, first = measure["paper"] or {}, measure["cells"][0]["comparator"]
-        beside = [
-            (entry["name"], cell)
-            for entry in document["verdicts"]["secondary"]
-            for of in entry["measures"]
-            if of["measure"] == measure["measure"]
-            for cell in of["cells"]
-        ]
-        rows = [
-            StripRow(
-                setting_words(cell) + comparator_words(cell, first),
-                cell["difference"],
-                papers.get(cell["dataset"]),
-                main=cell["comparator"] == first,
-                pooled=False,
-            )
-            for cell in sorted(measure["cells"], key=lambda cell: setting_words(cell))
-        ]
-        rows += [
-            StripRow(
-                f"{setting_words(cell)}, {label(name)}", cell["difference"], None, False, False
-            )
-            for name, cell in beside
-        ]
-        if measure["pooled"]:
-            rows.append(
-                StripRow(ALL, measure["pooled"]["difference"], None, main=True, pooled=True)
-            )
-        found.append(Strip(measure["title"], measure["unit"], measure["verdict"], rows))
-    return found
-
-
-def comparator_words(cell: Entry, first: str) -> str:
-    """Return ", groups of 64" of another comparator than the first."""
-    return "" if cell["comparator"] == first else f", {label(cell['comparator'])}"
-
-
 def tally(measure: Entry) -> str:
     """Return how many settings have which verdict: "supported in 2 of 3 settings, refuted in 1"."""
     verdicts = {setting_words(cell): base_verdict(cell["verdict"]) for cell in measure["cells"]}
@@ -259,7 +208,7 @@ def seeds_in_words(count: int) -> str:
     return "one seed" if count == 1 else f"mean of {count} seeds"
 
 
-def setting_words(row: Entry | Table1Row) -> str:
+def setting_words(row: Entry) -> str:
     """Return "CC6M, 200K" of a row, "CC6M" before cleaning; "all settings" of a pooled one."""
     keys = (row["dataset"], row["clean_size"])
     return ", ".join(label(key) for key in keys if key) or ALL
@@ -303,27 +252,6 @@ def pairs_of_runs(document: Document) -> tuple[int, int]:
     """Return in how many pairs of runs of equal seed and rate MMCL + SSL keeps more, and of all."""
     rows = [row for cell in document["resistance"]["cells"] for row in cell["equal"]]
     return sum(row["more"] for row in rows), sum(len(row["mmcl"]) for row in rows)
-
-
-def table1(document: Document) -> list[Table1Row]:
-    """Return the rows of Table 1, with the seeds of the archive beside this run."""
-
-    def cell(row: Entry) -> tuple[str, str, str]:
-        return row["dataset"], row["clean_size"], row["pretrain_objective"]
-
-    archived = {
-        cell(row): row["measures"]
-        for study in document["studies"]
-        if study["name"] == document["resistance"]["study"]
-        for row in study["rows"]
-        if row["variant"] == study["reference"]
-    }
-    return [
-        Table1Row(
-            *cell(row), row["original_accuracy"], row["clean_accuracy"], archived.get(cell(row), {})
-        )
-        for row in document["tables"]["table1"]["rows"]
-    ]
 
 
 def claim_counts(document: Document) -> dict[str, int]:

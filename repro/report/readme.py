@@ -13,7 +13,7 @@ from repro.report.build import DOCUMENT, report_folder
 from repro.report.pages.findings import DOCUMENTED
 from repro.report.pages.html import markdown, shared_values
 from repro.report.pages.tables import readme_table
-from repro.report.studies.results import check_archives
+from repro.report.studies import check_archives
 from repro.spec import Switches
 
 README, PICTURES = Path("README.md"), Path("docs/pictures")

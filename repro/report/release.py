@@ -17,6 +17,7 @@ from repro.names import TRIGGERS
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.build import DOCUMENT, report_folder
 from repro.report.pages.html import markdown, shared_values
+from repro.report.pages.tables import models_table
 from repro.report.readme import read_document
 from repro.report.verify import verify
 from repro.study.models import cleaned_model, evaluation_of, poisoned_model
@@ -59,8 +60,15 @@ def release(profile: str, seeds: Collection[int] = ()) -> Path:
     values["models"] = pack(out, kept)
     if kept:
         trigger = load_profile(profile).data.poison.trigger
-        card = markdown("model_card", **values, trigger=trigger, looks=TRIGGERS[trigger.name])
-        replace_file(out / "models/README.md", card.encode())
+        denominator = values["document"]["settings"]["asr_denominator"]
+        text = markdown(
+            "model_card",
+            **values,
+            card=models_table(values["models"], denominator),
+            trigger=trigger,
+            looks=TRIGGERS[trigger.name],
+        )
+        replace_file(out / "models/README.md", text.encode())
     replace_file(out / "README.md", markdown("release", **values).encode())
 
     # Last, over all files but itself, as `sha256sum --check` reads it.

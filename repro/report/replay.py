@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from repro.profile import load_profile
+from repro.report.authors import authors_points
 from repro.report.build import build
+from repro.report.evidence import Evidence
 from repro.report.format import percent
-from repro.report.numbers.authors import authors_points
-from repro.report.numbers.evidence import Evidence
 from repro.spec import StopEarly
 
 NAME = "replay"

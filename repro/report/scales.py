@@ -6,15 +6,17 @@ Sources of the paper's values are the comments of specs/paper.yaml.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from repro.data.triggers import TRIGGERS, PatchTrigger
+from repro.names import CLEAN_SIZES
 from repro.profile import load_profile, profile_names
+from repro.report.cells import CLEANCLIP, DATASETS, OBJECTIVES, TABLE1_ROWS
+from repro.report.claims import Arms, Claims, Paper
 from repro.report.format import label, percent, rate
-from repro.report.judging.claims import Arms, Claims, Paper
-from repro.report.numbers.cells import CLEANCLIP, DATASETS, OBJECTIVES, TABLE1_ROWS
-from repro.report.studies.results import LARGER, read_study_results, studied
-from repro.report.studies.tables import EffectRow, StudyEntry
+from repro.report.measures import CleanedModel, Evaluations, Models, lost_at_cap
+from repro.report.studies import LARGER
 from repro.spec import CleanSize, Dataset, Objective, Profile, VisionConfig, VitConfig
 
 PRINTED = "paper"
@@ -140,31 +142,27 @@ def _shortcuts(profile: Profile) -> Iterator[str]:
 
 
 def scale_rows(
-    name: str, own: Sequence[StudyEntry], claims: Claims, leading: Arms
+    name: str, own: Evaluations, larger: Evaluations, claims: Claims, leading: Arms
 ) -> list[ScaleRow]:
-    """The profile by its studies (`own`) and in them the `leading` runs, the scale `midi` by the
-    runs of its exploratory verdicts, the paper.
+    """The profile by its `leading` runs in `own`, the scale `midi` by the runs of its exploratory
+    verdicts in `larger`, the paper.
 
     No rows for a replay of the authors' files, which has no profile.
     """
     if name not in profile_names():
         return []
+    arms = {name: leading}
+    arms[LARGER] = arms.get(LARGER) or claims.comparisons.exploratory.get(LARGER, leading)
+    results: dict[str, tuple[list[int], list[ScaleResult]]] = {
+        LARGER: _results(larger, arms[LARGER]),
+        name: _results(own, leading),
+        PRINTED: ([], list(_printed(claims.paper))),
+    }
     rows = []
     for scale in dict.fromkeys((name, LARGER, PRINTED)):
-        profile, studies, arms = load_profile(scale), own, leading
-        if scale != name:
-            studies = studied(read_study_results(scale), profile, None).studies
-            arms = claims.comparisons.exploratory.get(scale, leading)
-        models = [
-            row
-            for study in studies
-            for row in study.rows
-            if f"{study.name}/{row.variant}" == arms.mmcl_ssl and row.dataset == DATASET
-        ]
-        seeds = models[0].seeds if models else []
-        results = list(_printed(claims.paper) if scale == PRINTED else _results(models))
+        profile, (seeds, of_models) = load_profile(scale), results[scale]
         pairs, poisoned = profile.data.num_pairs[DATASET], _poisoned(profile)[DATASET]
-        rows.append(ScaleRow(scale, pairs, poisoned, _patch(profile), seeds, results))
+        rows.append(ScaleRow(scale, pairs, poisoned, _patch(profile), seeds, of_models))
     return rows
 
 
@@ -197,16 +195,29 @@ def _word(value: Value) -> str:
     return ", ".join(f"{number:g}" for number in value)
 
 
-def _results(rows: Sequence[EffectRow]) -> Iterator[ScaleResult]:
-    """The models of a scale, of these rows of a study."""
-    for objective in OBJECTIVES:
-        of = {r.clean_size: r for r in rows if r.clean_size and r.pretrain_objective == objective}
-        if of:
-            start = next(iter(of.values())).measures
-            lost = {size: row.measures["lost"].mean for size, row in of.items()}
-            at_least = [size for size, row in of.items() if row.not_cleaned]
-            before = start["accuracy"].mean, start["asr"].mean
-            yield ScaleResult(objective, *before, lost, at_least)
+def _results(evaluations: Evaluations, arms: Arms) -> tuple[list[int], list[ScaleResult]]:
+    """Seeds and models of a scale; none of the report's own runs, which are one seed."""
+    seeds: list[int] = []
+    results: list[ScaleResult] = []
+    for objective in OBJECTIVES if arms.study else ():
+        starts: list[CleanedModel] = []
+        lost: dict[CleanSize, float | None] = {}
+        at_least: list[CleanSize] = []
+        for size in CLEAN_SIZES:
+            which = Models((arms.mmcl_ssl,), objective, DATASET, size)
+            if not (models := evaluations.models(which)):
+                continue
+            seeds = seeds or sorted(models)
+            starts = starts or list(models.values())
+            losses = evaluations.values(which, lost_at_cap).values()
+            lost[size] = fmean(of.value for of in losses) if losses else None
+            if any(of.at_least for of in losses):
+                at_least.append(size)
+        if starts:
+            accuracy = fmean(model.start.accuracy for model in starts)
+            asr = fmean(model.start.asr for model in starts)
+            results.append(ScaleResult(objective, accuracy, asr, lost, at_least))
+    return seeds, results
 
 
 def _printed(paper: Paper) -> Iterator[ScaleResult]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from repro.names import TRIGGERS
-from repro.report.format import amount, factor, interval, label, percent, rate
+from repro.report.format import amount, bounds_in_words, factor, interval, label, percent, rate
 from repro.report.pages.table import listed
 from repro.report.reading import (
     Document,
@@ -101,9 +101,9 @@ def _pooled(measure: Entry) -> str:
     found = (measure["pooled"] or measure["cells"][0])["difference"]
     doublings = measure["unit"] == "doublings"
     form: Callable[[float], str] = factor if doublings else percent
-    bound = "at least " * found["at_least"] + "at most " * found["at_most"]
+    more = "times as high" if doublings else "points more"
     ends = f" [{', '.join(map(form, found['interval']))}]" if found["interval"] else ""
-    return f"{bound}{form(found['mean'])} {'times as high' if doublings else 'points more'}{ends}"
+    return f"{bounds_in_words(found)}{form(found['mean'])} {more}{ends}"
 
 
 def answers(hypotheses: Entry, bench: Sequence[Entry]) -> dict[str, str]:

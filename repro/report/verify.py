@@ -16,11 +16,11 @@ from typing import Any
 from repro.integrity.locked import LOCK, changed_outputs, locked_outputs
 from repro.ledger import LedgerError
 from repro.profile import graph_profile
+from repro.report.authors import authors_points
 from repro.report.build import DOCUMENT, build, report_folder
-from repro.report.numbers.authors import authors_points
 from repro.report.pages.findings import stale_findings
 from repro.report.replay import NAME, replay_evidence
-from repro.report.studies.results import archive_problems, evidence_of
+from repro.report.studies import archive_problems, evidence_of
 from repro.runs.layout import RESULTS
 from repro.runs.published import RECORD, read_record, read_run
 from repro.runs.version import same_digits

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from repro.profile import load_profile
+from repro.report.claims import load_claims
 from repro.report.document import build_document, plain
-from repro.report.judging.claims import load_claims
-from repro.report.studies.results import evidence_of, read_study_results
+from repro.report.studies import evidence_of, read_study_results
 
 PAGES = [*sorted(Path().glob("*.md")), *sorted(Path("docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")

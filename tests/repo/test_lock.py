@@ -14,11 +14,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from repro.profile import load_profile
-from repro.report.build import verdict_rows
+from repro.report.build import SHOWN, metrics
+from repro.report.claims import load_claims
 from repro.report.document import build_document, plain
-from repro.report.judging.claims import load_claims
-from repro.report.metrics import SHOWN, metrics
-from repro.report.studies.results import evidence_of, read_study_results
+from repro.report.studies import evidence_of, read_study_results
 
 PROFILE = "smoke"
 """The profile of which dvc.lock has all stages."""
@@ -129,7 +128,7 @@ def test_the_committed_metrics_are_those_of_the_archives(root: Path) -> None:
         studies = read_study_results("mini")
         evidence = evidence_of(load_profile("mini"))
         document = plain(build_document(evidence, load_claims(), studies))
-    computed = metrics(document, verdict_rows(document))
+    computed = metrics(document)
     assert committed.keys() == computed.keys() == set(SHOWN)
     for measure, settings in computed.items():
         for setting, found in settings.items():

@@ -9,11 +9,11 @@ import pytest
 
 from repro.profile import load_profile
 from repro.report.answer import Answer, answer
-from repro.report.judging.claims import Claims, load_claims
+from repro.report.claims import Claims, load_claims
 from repro.report.measures import Context, Evaluations
 from repro.report.pages.html import jinja_environment
 from repro.report.pages.latex import escape
-from repro.report.studies.results import read_study_results, whole_seeds
+from repro.report.studies import read_study_results, whole_seeds
 from repro.report.verdicts import Verdicts, verdicts
 from tests.support.curves import arm, evaluated
 

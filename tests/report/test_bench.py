@@ -10,10 +10,10 @@ import pytest
 from repro.names import TRIGGERS
 from repro.report.bench import BenchCell, asr_blind, bench
 from repro.report.build import flat
+from repro.report.contrasts import estimate
 from repro.report.document import plain
 from repro.report.measures import CleanedModel, Evaluations, Value
 from repro.report.sentences import answers
-from repro.report.verdicts import estimate
 from repro.study.spec import load_study, varied
 from tests.report.test_studies import CONTEXT, of_mechanism
 

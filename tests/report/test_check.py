@@ -14,7 +14,7 @@ from repro.cli import main
 from repro.ledger import LedgerError, identity_of
 from repro.profile import clean_runs, load_profile
 from repro.report.check import check, sentence_of
-from repro.report.numbers.evidence import folder_of
+from repro.report.evidence import folder_of
 from repro.runs.published import RECORD, ROWS, rows_text
 from repro.study.archive import read_archive, unpack_run, write_archive
 from repro.study.spec import archive_of

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from repro.report.claims import Arms, load_claims
 from repro.report.document import plain
-from repro.report.judging.claims import Arms, load_claims
-from repro.report.numbers.draws import draws
-from repro.report.pages.tables import _draws
+from repro.report.draws import draws
+from repro.report.pages.tables import draws as table_of
 from repro.study.spec import load_study
 from tests.support.curves import CONTEXT, arm, evaluated
 
@@ -89,11 +89,11 @@ def test_an_unfinished_study_is_marked(confirmed: Arms) -> None:
     names = list(load_study("draws").variants)
     whole, part = found(confirmed, names, set()), found(confirmed, names[:4], {38})
     assert (whole["complete"], part["complete"], part["planned"]) == (10, 3, 10)
-    (table,) = _draws({"draws": part})
+    table = table_of(part)
     assert table.caption.startswith("Incomplete: 3 of 10 draws")
-    (table,) = _draws({"draws": whole})
+    table = table_of(whole)
     assert not table.caption.startswith("Incomplete") and len(table.rows) == len(whole["rows"])
-    (table,) = _draws({"draws": None})
+    table = table_of(None)
     assert not table.rows
 
 

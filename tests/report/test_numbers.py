@@ -10,7 +10,7 @@ import pytest
 from repro.ledger import LedgerError
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.measures import CleanedModel
-from repro.report.numbers.resistance import kept_at
+from repro.report.resistance import CAPS, best_at
 from repro.spec import Profile, RunSpec
 from tests.support.curves import CONTEXT
 from tests.support.ledger import document_at, reseal, row_of, write_run, write_specs
@@ -191,7 +191,8 @@ def test_what_is_kept_is_a_step_function_of_the_asr_allowed():
     points = [(0.05, 0.2), (0.15, 0.4), (0.10, 0.1), (0.9, 0.5)]
     rows = pd.DataFrame(points, columns=["asr", "accuracy"]).assign(step=10)
     model = CleanedModel(pd.Series({"accuracy": 0.4}), rows, CONTEXT)
-    assert [kept_at(model, cap) for cap in (0.04, 0.05, 0.149, 0.15)] == [0, 0.5, 0.5, 1]
+    kept = dict(zip(CAPS, best_at(model).kept, strict=True))
+    assert [kept[cap] for cap in (0.045, 0.05, 0.145, 0.15)] == [0, 0.5, 0.5, 1]
 
 
 def test_resistance_of_a_ledger_known_by_hand(
@@ -203,7 +204,7 @@ def test_resistance_of_a_ledger_known_by_hand(
     changes = {"pretrain.seeds": [0, 1], "clean.cells.0.learning_rates": [LOW, MIDDLE, HIGH]}
     profile = load_profile("mini", tmp_path / "specs", changes)
     # A profile that was changed feeds no verdict; here it stands for one of such rates.
-    monkeypatch.setattr("repro.report.numbers.evidence.departures", lambda _: [])
+    monkeypatch.setattr("repro.report.evidence.departures", lambda _: [])
 
     def end(spec: RunSpec) -> tuple[float, float]:
         place = [LOW, MIDDLE, HIGH].index(spec.schedule.learning_rate)

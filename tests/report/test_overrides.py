@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.report.claims import load_claims
 from repro.report.document import build_document, plain
-from repro.report.judging.claims import load_claims
-from repro.report.numbers.evidence import Evidence, read_evidence
+from repro.report.evidence import Evidence, read_evidence
 from tests.support.ledger import EVALUATIONS, outcome, write_run, write_specs
 
 

@@ -19,13 +19,13 @@ import pytest
 
 from repro.profile import load_profile
 from repro.report.build import COLUMNS, points_of
+from repro.report.evidence import read_evidence
 from repro.report.figures import FIGURES, draw_all
 from repro.report.figures.style import LOSS_COLOURS, OBJECTIVE_COLOURS, Drawn, draw
-from repro.report.numbers.evidence import read_evidence
 from repro.report.pages import latex
 from repro.report.pages.html import PAGES, pages
 from repro.report.pages.interactive import clouds
-from repro.report.studies.results import read_study_results
+from repro.report.studies import read_study_results
 from tests.support.browser import CHROMIUM, Page, browser
 from tests.support.visible import visible_text
 
@@ -309,7 +309,7 @@ def page(report: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pag
         assert opened.problems == []
 
 
-CELLS = """[...document.querySelectorAll("[data-setting]")].map(
+CELLS = """[...document.querySelectorAll("#table-thresholds tbody tr")].map(
   row => [...row.querySelectorAll("td")].map(cell => cell.textContent))"""
 
 

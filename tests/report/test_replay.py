@@ -12,9 +12,9 @@ import pytest
 
 from repro.ledger import LedgerError
 from repro.profile import load_profile
-from repro.report.judging.claims import load_claims
-from repro.report.numbers.authors import ATTACKABLE, FILES, IMAGES, authors_points
-from repro.report.numbers.tables import table1
+from repro.report.authors import ATTACKABLE, FILES, IMAGES, authors_points
+from repro.report.claims import load_claims
+from repro.report.paper_tables import table1
 from repro.report.replay import early_end, replay, replay_evidence
 from repro.report.verify import verify
 from repro.spec import StopEarly

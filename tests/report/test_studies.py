@@ -13,34 +13,40 @@ import pytest
 from scipy import stats
 
 from repro.profile import load_profile
-from repro.report.hypotheses import judged_hypotheses
-from repro.report.judging.claims import load_claims
-from repro.report.measures import CleanedModel, Context, Evaluations, asr_frontier
+from repro.report.claims import load_claims
+from repro.report.contrasts import Contrast, Effect, effect, set_q_values
+from repro.report.judgements import judged_hypotheses
+from repro.report.measures import (
+    CleanedModel,
+    Context,
+    Evaluations,
+    Models,
+    asr_frontier,
+    start_accuracy,
+)
 from repro.report.pages.findings import stale_findings
 from repro.report.points import COLUMNS
-from repro.report.studies.axes import GAP, responses
-from repro.report.studies.estimates import Effect, effect, measured, set_q_values
-from repro.report.studies.outcomes import outcomes
-from repro.report.studies.results import Studied, read_study_results, studied, whole_seeds
-from repro.report.studies.tables import EffectRow, StudyTable
+from repro.report.studies import Studied, read_study_results, studied, whole_seeds
+from repro.report.study_tables import GAP, EffectRow, StudyTable, measured, responses
 from repro.report.verdicts import verdicts
 from repro.study.spec import Study, load_study
 from tests.support.ledger import study_spec
 
 ROOT = Path(__file__).parents[2]
 CAP, RATE = 0.05, 1e-3
-Models = dict[tuple[str, str], dict[str, Any]]
+Made = dict[tuple[str, str], dict[str, Any]]
 
 
 def evaluation(**fields: Any) -> dict[str, Any]:
     """One row of the table of evaluations."""
     names = {"dataset": "cc3m", "clean_size": "100k", "loss": "mmcl_ssl", "model": ""}
+    names["study"] = "study"
     state = {"poisoned": True, "handed_on": True, "untouched": True, "diverged": False}
     place = {"machine": "cpu", "learning_rate": 1.0, "epoch": 1.0, "index": 1}
     return {**names, **state, **place, **fields}
 
 
-def frame_of(models: Models) -> pd.DataFrame:
+def frame_of(models: Made) -> pd.DataFrame:
     """`start` and the ends of runs `after`, by learning rate, are (accuracy, ASR) by seed."""
     rows = []
     for (variant, objective), model in models.items():
@@ -56,14 +62,19 @@ def frame_of(models: Models) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def table_of(models: Models, study: Study | None = None) -> StudyTable:
+def table_of(models: Made, study: Study | None = None) -> StudyTable:
     names = dict.fromkeys(variant for variant, _ in models)
     spec = study or study_spec({name: {} for name in names}, reference="default")
-    return StudyTable(spec, outcomes(frame_of(models), CAP, RATE), 0.95)
+    return table_from(frame_of(models), spec)
+
+
+def table_from(frame: pd.DataFrame, study: Study, *, effects: bool = True) -> StudyTable:
+    context = Context(CAP, RATE, hull_cap=CAP, kept_share=1.0)
+    return StudyTable("study", study, Evaluations(frame, context), 0.95, effects=effects)
 
 
 def row_of(table: StudyTable, variant: str, objective: str = "mmcl") -> EffectRow:
-    rows = {(row.variant, row.pretrain_objective): row for row in table.entry("study").rows}
+    rows = {(row.variant, row.pretrain_objective): row for row in table.entry().rows}
     return rows[variant, objective]
 
 
@@ -75,7 +86,13 @@ CLEANED = {
 
 
 def effect_of(differences: list[float]) -> Effect | None:
-    return effect(pd.Series(differences), 0.95)
+    """The effect of a variant whose accuracy differs so from that of the reference."""
+    starts = {"start": [(0.5 + of, 0.9) for of in differences]}
+    reference = {"start": [(0.5, 0.9)] * len(differences)}
+    frame = frame_of({("other", "mmcl"): starts, ("default", "mmcl"): reference})
+    other, default = (Models((f"study/{name}",), "mmcl", "cc3m") for name in ("other", "default"))
+    evaluations = Evaluations(frame, Context(CAP, RATE, hull_cap=CAP, kept_share=1.0))
+    return effect(Contrast(start_accuracy, {other: 1.0, default: -1.0}), evaluations, 0.95)
 
 
 def test_an_effect_is_the_paired_difference_with_students_interval() -> None:
@@ -95,7 +112,7 @@ def test_q_values_are_taken_over_distinct_effects() -> None:
     one, two = effect_of([0.10, 0.11, 0.12]), effect_of([0.1, -0.1, 0.3])
     same, nought = effect_of([0.10, 0.11, 0.12]), effect_of([0.0, 0.0, 0.0])
     assert one and two and same and nought and one.p is not None and two.p is not None
-    assert nought.p is None and nought.ci == (0, 0)
+    assert nought.p is None and nought.undecided and nought.ci == (0, 0)
     family = set_q_values([one, nought, same, two], 0.95)
     assert (family.tested, family.intervals_beyond_zero, family.decided) == (2, 1, 1)
     assert family.by_chance == pytest.approx(0.1)
@@ -104,16 +121,16 @@ def test_q_values_are_taken_over_distinct_effects() -> None:
 
 
 def test_intervals_stay_within_what_is_possible() -> None:
-    found = measured(pd.Series([0.0, 0.01, 0.2]), 0.95)
+    found = measured([0.0, 0.01, 0.2], 0.95)
     assert found.ci is not None and found.ci[0] == 0 and found.mean == pytest.approx(0.07)
-    assert measured(pd.Series([0.1, None, 0.3]), 0.95).ci is None
+    assert measured([0.1, None, 0.3], 0.95).ci is None
 
 
 def test_a_table_has_outcomes_and_effects_by_seed() -> None:
     start = [(0.38, 0.9), (0.40, 0.9), (0.42, 0.9)]
     worse = {"start": start, "after": {RATE: [(0.2, 0.05)] * 3}}
     table = table_of({("worse", "mmcl"): worse, ("default", "mmcl"): CLEANED})
-    assert [row.variant for row in table.entry("study").rows] == ["default", "worse"]
+    assert [row.variant for row in table.entry().rows] == ["default", "worse"]
     row = row_of(table, "worse")
     assert row.seeds == [0, 1, 2] and (row.tried, row.not_cleaned) == (3, 0)
     assert row.measures["accuracy"].values == pytest.approx([0.38, 0.40, 0.42])
@@ -127,8 +144,7 @@ def test_a_table_has_outcomes_and_effects_by_seed() -> None:
 def test_a_confirmatory_study_has_measures_and_no_effects() -> None:
     models = {("default", "mmcl"): CLEANED, ("other", "mmcl"): CLEANED}
     spec = study_spec({"default": {}, "other": {}})
-    found = outcomes(frame_of(models), CAP, RATE)
-    entry = StudyTable(spec, found, 0.95, effects=False).entry("confirmation")
+    entry = table_from(frame_of(models), spec, effects=False).entry()
     assert [row.effects for row in entry.rows] == [{}, {}]
     assert all(row.measures["lost"].ci for row in entry.rows)
 
@@ -150,7 +166,8 @@ def test_a_run_that_diverged_has_no_end() -> None:
     after = {RATE: [(0.4, 0.2)] * 3, 2 * RATE: [(0.1, 0.5)] * 3}
     frame = frame_of({("default", "mmcl"): {"start": [(0.5, 0.9)] * 3, "after": after}})
     frame.loc[frame.learning_rate == 2 * RATE, "diverged"] = True
-    assert outcomes(frame, CAP, RATE).lost.tolist() == pytest.approx([0.2] * 3)
+    (row,) = table_from(frame, study_spec({"default": {}})).entry().rows
+    assert row.measures["lost"].values == pytest.approx([0.2] * 3)
 
 
 def test_a_model_of_another_study_starts_from_a_run_that_takes_it_as_it_is() -> None:
@@ -159,8 +176,10 @@ def test_a_model_of_another_study_starts_from_a_run_that_takes_it_as_it_is() -> 
     shrunk = frame.variant == "shrunk"
     frame.loc[shrunk & (frame.step == 0), "accuracy"] = 0.1
     frame["untouched"] = ~shrunk
-    found = outcomes(frame[frame.seed == 0], CAP, RATE).set_index("variant")
-    assert found.accuracy["shrunk"] == found.accuracy["default"] == pytest.approx(0.4)
+    table = table_from(frame[frame.seed == 0], study_spec({"default": {}, "shrunk": {}}))
+    rows = table.entry().rows
+    assert [row.variant for row in rows] == ["default", "shrunk"]
+    assert [row.measures["accuracy"].values for row in rows] == [[pytest.approx(0.4)]] * 2
 
 
 def test_a_study_that_confirms_is_shown_when_its_last_run_is_there() -> None:
@@ -171,7 +190,8 @@ def test_a_study_that_confirms_is_shown_when_its_last_run_is_there() -> None:
     assert lost == {run.record.spec.seed}
     failed = replace(run, record=run.record.model_copy(update={"status": "failed"}))
     assert replace(first, runs=(failed, *first.runs[1:])).seeds_due == due.seeds_due
-    shown = {of.name for of in studied(results, load_profile("mini"), RATE).studies}
+    frame = pd.concat([of.frame for of in results], ignore_index=True)
+    shown = {of.name for of in studied(results, Evaluations(frame, CONTEXT), 0.95).studies}
     assert shown == {of.name for of in results if not of.seeds_due}
 
 
@@ -181,11 +201,11 @@ def axis_study() -> Study:
     return study_spec({name: {} for name in numbers}, reference="default", axes=axes)
 
 
-def axis_models() -> Models:
+def axis_models() -> Made:
     """MMCL + SSL models are more accurate; the reference's is as good as the long-trained MMCL's."""
     accuracy = {"short": 0.2, "default": 0.3, "long": 0.4}
     left = {"mmcl": (0.0, 0.02, 0.04), "mmcl_ssl": (0.1, 0.5, 0.9)}
-    models: Models = {}
+    models: Made = {}
     for objective, of_objective in left.items():
         for (variant, start), asr in zip(accuracy.items(), of_objective, strict=True):
             accurate = start + (0.1 if objective == "mmcl_ssl" else 0.0)
@@ -198,12 +218,12 @@ def axis_models() -> Models:
 
 def test_a_response_has_points_by_rising_number_with_changes_and_gaps() -> None:
     table = table_of(axis_models(), axis_study())
-    (entry,) = responses("length", table, RATE)
-    assert (entry["axis"], entry["learning_rate"], entry["tested"]) == ("Epochs", RATE, "asr_left")
-    mmcl, mmcl_ssl = (curve["points"] for curve in entry["curves"])
-    assert [point["number"] for point in mmcl] == [2, 8, 16]
-    assert mmcl_ssl[1]["measures"]["asr_left"].mean == pytest.approx(0.51)
-    effects = {(of["of"], of["number"]): of["effect"].value for of in entry["effects"]}
+    (entry,) = responses(table)
+    assert (entry.axis, entry.learning_rate, entry.tested) == ("Epochs", RATE, "asr_left")
+    mmcl, mmcl_ssl = (curve.points for curve in entry.curves)
+    assert [point.number for point in mmcl] == [2, 8, 16]
+    assert mmcl_ssl[1].measures["asr_left"].mean == pytest.approx(0.51)
+    effects = {(of.of, of.number): of.effect.value for of in entry.effects}
     assert [number for of, number in effects if of == "mmcl_ssl"] == [8, 16]
     assert effects["mmcl_ssl", 16] == pytest.approx(0.8)
     assert (effects[GAP, 2], effects[GAP, 16]) == (pytest.approx(0.1), pytest.approx(0.86))
@@ -212,15 +232,17 @@ def test_a_response_has_points_by_rising_number_with_changes_and_gaps() -> None:
 def test_a_study_that_does_not_clean_responds_before_cleaning() -> None:
     models = {key: {"start": model["start"]} for key, model in axis_models().items()}
     study = axis_study().model_copy(update={"stages": ["pretrain"], "clean_sizes": []})
-    (entry,) = responses("length", table_of(models, study), RATE)
-    assert (entry["clean_size"], entry["learning_rate"], entry["tested"]) == (None, None, "asr")
+    (entry,) = responses(table_of(models, study))
+    assert (entry.clean_size, entry.learning_rate, entry.tested) == (None, None, "asr")
 
 
 @cache
 def archives() -> Studied:
     """What the archives in git say of the profile `mini`."""
     with chdir(ROOT):
-        return studied(read_study_results("mini"), load_profile("mini"), 5e-4)
+        results = read_study_results("mini")
+    frame = pd.concat([of.frame for of in results], ignore_index=True)
+    return studied(results, Evaluations(frame, CONTEXT), 0.95)
 
 
 def test_the_archives_give_the_effects_that_docs_tell() -> None:
@@ -229,8 +251,8 @@ def test_the_archives_give_the_effects_that_docs_tell() -> None:
     def points(*values: float) -> list[float]:
         return [round(100 * value, 1) for value in values]
 
-    dose = next(entry for entry in archives().responses if entry["study"] == "dose")
-    effects = points(*(change["effect"].value for change in dose["effects"]))
+    dose = next(entry for entry in archives().responses if entry.study == "dose")
+    effects = points(*(change.effect.value for change in dose.effects))
     assert effects == [22.4, 47.6, 51.1, 39.9]
 
 
@@ -258,12 +280,12 @@ def test_effects_of_unpoisoned_models_say_nothing_of_the_attack() -> None:
 
 def test_replicates_differ_by_rounding_only() -> None:
     """ASR left of MMCL + SSL: 2 to 5 points between replicates, 14 between seeds."""
-    by_measure = {(of["pretrain_objective"], of["measure"]): of for of in archives().replicates}
+    by_measure = {(of.pretrain_objective, of.measure): of for of in archives().replicates}
     left = by_measure["mmcl_ssl", "asr_left"]
-    assert 0.02 < left["sd"] < 0.05 and left["sd_seeds"] > 0.1
-    assert [item["seed"] for item in left["seeds"]] == [10, 11, 12]
+    assert 0.02 < left.sd < 0.05 and left.sd_seeds is not None and left.sd_seeds > 0.1
+    assert [item.seed for item in left.seeds] == [10, 11, 12]
     # The earlier archive equals the present one bit by bit on seed 10, which is one draw.
-    assert [len(item["values"]) for item in left["seeds"]] == [2, 3, 3]
+    assert [len(item.values) for item in left.seeds] == [2, 3, 3]
 
 
 def test_the_tables_of_the_pages_are_those_of_the_archives(
@@ -333,7 +355,7 @@ def test_a_hypothesis_is_supported_or_refuted_by_the_mean_over_seeds() -> None:
     study = load_study("mechanism")
     frame = study_frame(LEFT, [25, 26, 27, 28, 29])
     judged = judged_hypotheses("mechanism", study, Evaluations(frame, CONTEXT))
-    verdicts = {row["says"].split(" cleans")[0].split(" make")[0]: row["verdict"] for row in judged}
+    verdicts = {row.says.split(" cleans")[0].split(" make")[0]: row.verdict for row in judged}
     assert verdicts == {
         "another image view": "supported",
         "another text view": "supported, negligible",
@@ -345,16 +367,16 @@ def test_a_hypothesis_is_supported_or_refuted_by_the_mean_over_seeds() -> None:
         "encoding a second view without gradient": "refuted",
     }
     first = judged[0]
-    assert first["sum"].mean == pytest.approx(-0.4, abs=0.02)
-    assert first["p"] < 0.001
+    assert first.sum is not None and first.sum.mean == pytest.approx(-0.4, abs=0.02)
+    assert first.p is not None and first.p < 0.001
 
 
 def test_no_verdict_until_all_seeds_are_there() -> None:
     study = load_study("mechanism")
     frame = study_frame(LEFT, [25, 26, 27, 28])
     judged = judged_hypotheses("mechanism", study, Evaluations(frame, CONTEXT))
-    assert {row["verdict"] for row in judged} == {"incomplete"}
-    assert {row["sum"].seeds for row in judged} == {4}
+    assert {row.verdict for row in judged} == {"incomplete"}
+    assert {row.sum.seeds for row in judged if row.sum} == {4}
 
 
 def test_the_frontier_is_chosen_on_validation_and_read_on_test_images() -> None:

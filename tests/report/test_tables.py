@@ -4,16 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from repro.profile import load_profile
 from repro.report import reading
-from repro.report.judging.claims import load_claims
+from repro.report.claims import load_claims
+from repro.report.format import percent
+from repro.report.measures import Context, Evaluations
 from repro.report.pages.html import markdown, pages, shared_values
-from repro.report.pages.tables import readme_table
+from repro.report.pages.interactive import data_of
+from repro.report.pages.table import Column, Table
+from repro.report.pages.tables import readme_table, thresholds
+from repro.report.points import COLUMNS
 from repro.report.readme import SHOWN, write_blocks
 from repro.report.scales import in_words, scale_rows, settings_table
-from repro.report.studies.results import read_study_results, studied
+from repro.report.studies import read_study_results
 from repro.report.verdicts import OWN
 
 
@@ -132,9 +138,13 @@ def test_values_are_those_of_the_profiles() -> None:
 
 
 def test_scales_have_results_of_their_studies_and_the_papers_own() -> None:
-    found = studied(read_study_results("mini"), load_profile("mini"), 5e-4)
-    leading = load_claims().comparisons.exploratory["mini"]
-    mini, midi, printed = scale_rows("mini", found.studies, load_claims(), leading)
+    claims, evaluations = load_claims(), []
+    for name in ("mini", "midi"):
+        frames = [study.frame for study in read_study_results(name)]
+        context = Context.of(claims, load_profile(name))
+        evaluations.append(Evaluations(pd.concat(frames, ignore_index=True), context))
+    leading = claims.comparisons.exploratory["mini"]
+    mini, midi, printed = scale_rows("mini", *evaluations, claims, leading)
     assert mini.seeds == [10, 11, 12, 13, 14] and midi.pairs > mini.pairs
 
     mmcl, mmcl_ssl = mini.results
@@ -146,10 +156,30 @@ def test_scales_have_results_of_their_studies_and_the_papers_own() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_without_archives_only_the_paper_has_results() -> None:
-    claims = load_claims()
-    assert settings_table("replay") == scale_rows("replay", [], claims, OWN) == []
-    rows = scale_rows("mini", [], claims, OWN)
+    claims, profile = load_claims(), load_profile("mini")
+    nothing = Evaluations(pd.DataFrame(columns=list(COLUMNS)), Context.of(claims, profile))
+    assert settings_table("replay") == scale_rows("replay", nothing, nothing, claims, OWN) == []
+    rows = scale_rows("mini", nothing, nothing, claims, OWN)
     assert {row.scale: bool(row.results) for row in rows} == {
         **dict.fromkeys(["mini", "midi"], False),
         "paper": True,
     }
+
+
+def test_a_column_reads_a_path_of_names_and_nothing_where_it_ends() -> None:
+    column = Column("Mean", "found.mean", percent)
+    assert [str(column.cell({"found": of})) for of in ({"mean": 0.25}, {}, None)] == [
+        "25.0",
+        "–",
+        "–",
+    ]
+    assert Table("t", "T", [column], [{"found": None}]).filled().columns == []
+
+
+def test_the_slider_has_the_cells_of_the_table(document: dict[str, Any]) -> None:
+    data = json.loads(data_of(document, []))["thresholds"]
+    for of in data:
+        table = thresholds(document, 0.1)
+        (row,) = (cells for cells in table.cells() if str(cells[0]) == of["setting"])
+        assert of["rows"]["10"] == [str(cell) for cell in row[1:]]
+    assert len(data) == len(document["resistance"]["cells"])

@@ -13,27 +13,40 @@ from scipy import stats
 
 from repro.intervals import student
 from repro.profile import check, load_profile
-from repro.report.judging.claims import Arms, Claim, Claims, load_claims
-from repro.report.judging.paper_claims import METRICS, combine, judge, judged_claims
-from repro.report.measures import Context, Value, hull_mean
-from repro.report.numbers.mechanism import mechanism
-from repro.report.own_run import own_values
-from repro.report.studies.results import read_study_results
+from repro.report.claims import Arms, Claim, Claims, load_claims
+from repro.report.contrasts import (
+    ABOVE,
+    BELOW,
+    Contrast,
+    Estimate,
+    estimate,
+    holm,
+    judge,
+    p_above,
+)
+from repro.report.judgements import (
+    METRICS,
+    JudgedClaim,
+    combine,
+    contrast_of,
+    judged_claims,
+    own_values,
+)
+from repro.report.measures import Context, Value, hull_mean, lost_at_cap
+from repro.report.resistance import mechanism
+from repro.report.studies import read_study_results
 from repro.report.verdicts import (
     LATER,
     CellVerdict,
-    Estimate,
     MeasureVerdict,
     Verdicts,
     cell_verdicts,
-    estimate,
-    holm,
-    p_above,
     verdicts,
 )
 from repro.spec import SpecError
 from tests.support.curves import CELLS, GRID, Outcome, arm, evaluated
 
+INFINITY = float("inf")
 ONE = Arms(mmcl_ssl="made/up", mmcl={"up": "made/up"}, twins=["made/twin"])
 
 
@@ -117,12 +130,11 @@ def test_tests_controls_and_marks_of_the_archived_seeds(mini: Verdicts) -> None:
 
 def test_the_loss_at_the_start_ranks_models(archive: pd.DataFrame, mini: Verdicts) -> None:
     found = mechanism(archive, 5e-4, mini.seeds)
-    names = ("dataset", "clean_size", "pretrain_objective")
-    by_cell = {tuple(of[name] for name in names): of for of in found["correlations"]}
+    by_cell = {(of.dataset, of.clean_size, of.pretrain_objective): of for of in found.correlations}
     everyone = by_cell["cc6m", "200k", None]
     with_ssl = by_cell["cc6m", "200k", "mmcl_ssl"]
-    assert (everyone["models"], round(everyone["loss_ssl"], 2)) == (37, -0.84)
-    assert (with_ssl["models"], round(with_ssl["loss_ssl"], 2)) == (23, -0.73)
+    assert (everyone.models, round(everyone.loss_ssl, 2)) == (37, -0.84)
+    assert (with_ssl.models, round(with_ssl.loss_ssl, 2)) == (23, -0.73)
 
 
 def curve(needs: float, costs: float = 0.0, noise: float = 0.0) -> Any:
@@ -286,7 +298,7 @@ def test_the_confirmation_is_judged_when_all_its_seeds_are_archived(claims: Clai
     assert whole.confirmed and {of.fixed for of in whole.confirmed} == {"2026-11-27"}
     assert {cell.comparator for cell in whole.confirmed[0].cells} == {"confirmed", "norm_groups_64"}
     assert whole.arms == claims.comparisons.confirmed["mini"]
-    assert [of["name"] for of in whole.secondary] == list(claims.rules.secondary)
+    assert [of.name for of in whole.secondary] == list(claims.rules.secondary)
     lack = {**done, claims.rules.secondary["matched"].study: planned[:-1]}
     partial = verdicts(evaluated(frame(planned)), claims, "mini", lack, "proxy")
     assert (len(partial.secondary), partial.arms.twins) == (1, ["confirmation/twin_mmcl"])
@@ -319,6 +331,40 @@ def test_intervals_p_values_and_corrections_are_those_of_scipy() -> None:
     assert np.ptp(student(values, 0.95, further=1)) == pytest.approx(wide)
 
 
+def test_a_negative_weight_turns_a_bound_round() -> None:
+    assert Value(0.3, at_least=True).times(-2) == Value(-0.6, at_most=True)
+    assert Value(0.3, at_least=True).times(2) == Value(0.6, at_least=True)
+    assert Value(0.1, at_most=True).plus(Value(0.2, at_least=True)) == Value(
+        pytest.approx(0.3), at_least=True, at_most=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "p", "verdict"),
+    [
+        ((0.05, 0.3), 0.01, "supported"),
+        ((0.05, 0.3), 0.06, "undecided"),
+        ((0.01, 0.08), 0.01, "supported, negligible"),
+        ((-0.2, 0.08), 0.5, "refuted"),
+        ((-INFINITY, 0.3), 0.01, "undecided"),
+        ((-0.2, INFINITY), 0.5, "undecided"),
+        ((0.25, 0.3), 0.01, "supported, of the paper's size"),
+        ((0.15, 0.19), 0.01, "supported, smaller than the paper's"),
+        (None, None, "undecided"),
+    ],
+)
+def test_a_contrast_is_judged_by_its_limits_and_its_test(
+    limits: tuple[float, float] | None, p: float | None, verdict: str
+) -> None:
+    """What counts is at least 0.1, and the paper has 0.2 where the verdict speaks of it."""
+    paper = [0.2] if "paper" in verdict else []
+    above = Contrast(lost_at_cap, {}, ABOVE, counts=(0.1, INFINITY), paper=paper)
+    assert judge(above, limits, p) == verdict
+    below = Contrast(lost_at_cap, {}, BELOW, counts=(-INFINITY, -0.1))
+    if not paper:
+        assert judge(below, limits and (-limits[1], -limits[0]), p) == verdict
+
+
 def test_the_frontier_is_a_concave_hull_that_stays_at_its_peak() -> None:
     """From (0, 0) straight to (0.1, 0.4), flat from there although a later point is lower."""
     points = [(0.0, 0.0), (0.9, 0.3), (0.1, 0.4), (0.05, 0.1)]
@@ -330,19 +376,16 @@ def test_ones_own_run_is_compared_with_the_other_seeds_of_the_archive(claims: Cl
     outcome = curve(2, noise=0.3)
     frame = pd.concat([arm(outcome, range(6)), arm(curve(2), [3], "/")], ignore_index=True)
     found = list(own_values(evaluated(frame), ONE, claims.rules))
-    assert {of["measure"] for of in found} == {*claims.rules.measures}
-    assert {len(of["archived"]) for of in found} == {5}, "without the own run's seed"
-    assert all(of["inside"] for of in found if of["measure"] == "rate_doublings")
+    assert {of.measure for of in found} == {*claims.rules.measures}
+    assert {len(of.archived) for of in found} == {5}, "without the own run's seed"
+    assert all(of.inside for of in found if of.measure == "rate_doublings")
     frame = pd.concat([arm(outcome, range(6)), arm(curve(9), [3], "/")])
     far = own_values(evaluated(frame), ONE, claims.rules)
-    assert any(not of["inside"] for of in far if of["of"] == "mmcl_ssl")
+    assert any(not of.inside for of in far if of.of == "mmcl_ssl")
     half_done = evaluated(frame[(frame.study != "") | (frame.learning_rate != GRID[-1])])
-    found = [of for of in own_values(half_done, ONE, claims.rules) if of["of"] == "mmcl_ssl"]
-    rates = [max(of["archived"]) for of in found if of["measure"] == "rate_doublings"]
+    found = [of for of in own_values(half_done, ONE, claims.rules) if of.of == "mmcl_ssl"]
+    rates = [max(of.archived) for of in found if of.measure == "rate_doublings"]
     assert max(rates) <= math.log2(GRID[-2]), "at the rates that both have"
-
-
-INFINITY = float("inf")
 
 
 def claim(claims: Claims, **changed: Any) -> Claim:
@@ -378,7 +421,8 @@ def test_the_file_has_the_papers_numbers_and_says_when_each_claim_was_fixed(clai
 def test_an_interval_is_judged_by_the_band_and_by_that_of_the_direction(
     claims: Claims, interval: tuple[float, float], absolute: bool, verdict: str
 ) -> None:
-    assert judge(claim(claims, absolute=absolute), interval, stand_in=True) == verdict
+    contrast = contrast_of(claim(claims, absolute=absolute), {}, stand_in=True)
+    assert judge(contrast, interval) == verdict
 
 
 @pytest.mark.parametrize(
@@ -421,14 +465,14 @@ def test_a_claim_that_cannot_be_judged_is_refused_with_its_field(
 
 def judged(
     claims: Claims, outcome: Outcome, seeds: int = 4, **options: Any
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, JudgedClaim]:
     """All claims on the report's own runs, in which MMCL and SSL alone clean like both."""
     frame = arm(outcome, range(seeds), "/", **options)
     losses = [frame.assign(loss=loss, run=frame.run + loss) for loss in ("mmcl", "ssl")]
     evaluations = evaluated(pd.concat([frame, *losses], ignore_index=True))
     found = verdicts(evaluations, claims, "smoke", {}, "exact")
     claims_found = judged_claims(evaluations, claims, found, "exact")
-    return {claim["id"]: claim for claim in claims_found}
+    return {claim.id: claim for claim in claims_found}
 
 
 def outcome_of(objective: str, seed: int, rate: float) -> tuple[float, float]:
@@ -439,7 +483,7 @@ def outcome_of(objective: str, seed: int, rate: float) -> tuple[float, float]:
 
 def test_every_metric_on_models_whose_answer_is_known(claims: Claims) -> None:
     found = judged(claims, outcome_of, start=(0.24, 0.995))
-    verdict = {name: claim["verdict"] for name, claim in found.items()}
+    verdict = {name: claim.verdict for name, claim in found.items()}
     supported = {"mmcl-cleans", "mmcl-cleans-to-low-asr", "mmcl-ssl-fails", "drop-45-cc6m"}
     supported |= {"start-asr", "start-accuracy-cc6m", "starts-are-similar"}
     # The interval of the last one has no width, at zero.
@@ -450,21 +494,21 @@ def test_every_metric_on_models_whose_answer_is_known(claims: Claims) -> None:
     assert verdict["poison-in-the-cleaning-set"] == "not run"
 
     # The best evaluation is the only one, and so the last of its run.
-    (cell, _) = found["more-epochs-do-not-hurt"]["evidence"]
+    (cell, _) = found["more-epochs-do-not-hurt"].evidence
     assert (cell.verdict, cell.estimate, cell.without) == ("undecided", None, 4)
-    assert found["drop-45-cc6m"]["evidence"][0].estimate is not None
-    assert found["drop-45-cc6m"]["expect"] == "45% within 10 points"
+    assert found["drop-45-cc6m"].evidence[0].estimate is not None
+    assert found["drop-45-cc6m"].expect == "45% within 10 points"
 
 
 def test_failure_is_no_evidence_where_mmcl_models_fail_as_well(claims: Claims) -> None:
     found = judged(claims, lambda *_: (0.12, 0.01), start=(0.24, 0.995))
-    assert found["mmcl-ssl-fails"]["verdict"] == "not tested"
-    assert "twin" in found["mmcl-ssl-fails"]["evidence"][0].note
-    assert found["mmcl-cleans"]["verdict"] == "refuted"
+    assert found["mmcl-ssl-fails"].verdict == "not tested"
+    assert "twin" in found["mmcl-ssl-fails"].evidence[0].note
+    assert found["mmcl-cleans"].verdict == "refuted"
 
 
 def test_a_model_that_no_rate_cleans_is_a_lower_bound_and_no_success(claims: Claims) -> None:
     found = judged(claims, lambda *_: (0.24, 0.5), start=(0.24, 0.995))
-    (cell, _) = found["mmcl-cleans"]["evidence"]
+    (cell, _) = found["mmcl-cleans"].evidence
     assert cell.estimate is not None and (cell.estimate.mean, cell.estimate.at_least) == (0, True)
-    assert found["mmcl-cleans"]["verdict"] == "undecided"
+    assert found["mmcl-cleans"].verdict == "undecided"

@@ -17,8 +17,8 @@ from repro.ledger import LedgerError
 from repro.profile import check, load_profile, pretrain_runs
 from repro.report.pages.findings import write_findings
 from repro.report.readme import write_blocks
-from repro.report.studies.outcomes import REPLICATES
-from repro.report.studies.results import LARGER, SUMS, archive_problems, evidence_of
+from repro.report.studies import LARGER, SUMS, archive_problems, evidence_of
+from repro.report.study_tables import REPLICATES
 from repro.runs.published import read_results, read_run
 from repro.spec import SpecError, digest
 from repro.study import run as study_run

@@ -13,10 +13,10 @@ import numpy as np
 from repro.files import file_sha256
 from repro.ledger import Counts, RunRecord, append_row, count_bits, sample_images
 from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.report.claims import load_claims
 from repro.report.document import build_document, plain
-from repro.report.judging.claims import load_claims
-from repro.report.numbers.evidence import read_evidence
-from repro.report.studies.results import read_study_results
+from repro.report.evidence import read_evidence
+from repro.report.studies import read_study_results
 from repro.runs.published import export_run, write_record
 from repro.runs.version import accepted_codes
 from repro.spec import Profile, RunSpec

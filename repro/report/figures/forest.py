@@ -15,51 +15,46 @@ from repro.report.figures.style import (
     finding_title,
     percent_axis,
 )
-from repro.report.format import bounds, factor
-from repro.report.reading import Document, Entry, Strip, strips
-
-BEYOND = {"at_least": ">", "at_most": "<"}
-"""Marker of a mean of bounds, by its side."""
+from repro.report.format import bounds, factor, label
+from repro.report.reading import (
+    Document,
+    Entry,
+    Judged,
+    judged,
+    secondary,
+    setting_words,
+    verdicts_of,
+)
 
 
 def forest_panels(document: Document, _points: Points) -> list[Panel]:
-    """One panel a measure that is drawn: all but the one in logits."""
-    return [partial(_panel, strip) for strip in strips(document)]
+    """One panel a measure, but for those in logits, which nobody can read."""
+    verdicts = verdicts_of(document)
+    return [
+        partial(_panel, measure, secondary(document))
+        for measure in (verdicts.measures if verdicts else ())
+        if measure["unit"] != "logits"
+    ]
 
 
-def _panel(strip: Strip, ax: Axes) -> None:
-    doublings = strip.unit == "doublings"
+def _panel(measure: Entry, beside: list[Judged], ax: Axes) -> None:
+    own = judged([measure])
+    same = [of for of in beside if of.measure["measure"] == measure["measure"]]
+    rows = sorted((of for of in own if of.cell["dataset"]), key=lambda of: setting_words(of.cell))
+    rows += [of for of in same if of.cell["dataset"]]
+    rows += [of for of in own if not of.cell["dataset"]]
+    doublings = measure["unit"] == "doublings"
     ax.axvline(0, color=BLACK, lw=0.8)
-    for place, row in enumerate(strip.rows):
-        found: Entry = row.difference
-        colour = BLACK if row.pooled else OBJECTIVE_COLOURS["mmcl_ssl"]
-        if found["interval"]:
-            ax.hlines(-place, *found["interval"], color=colour, lw=1.6)
-        marker = "D" if row.pooled else "o"
-        if row.paper is not None:
-            ax.plot(row.paper, -place, "|", color=PAPER_COLOUR, ms=11, mew=2, label="the paper")
-        ax.plot(
-            found["mean"],
-            -place,
-            marker,
-            color=colour,
-            ms=6 if row.pooled else 5,
-            mfc=colour if row.main else "none",
-        )
-        value = factor(found["mean"]) if doublings else f"{100 * found['mean']:+.1f}"
-        ax.annotate(
-            bounds(found) + value.replace("-", "−"),
-            (1.02, -place),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=8,
-            color=colour,
-        )
-    ax.set_yticks([-place for place in range(len(strip.rows))], [row.name for row in strip.rows])
+    for place, row in enumerate(rows):
+        _row(row, -place, doublings, ax)
+    names = [
+        f"{of.setting}, {label(of.comparison)}" if of.comparison else of.setting for of in rows
+    ]
+    ax.set_yticks([-place for place in range(len(rows))], names)
     ax.tick_params(axis="y", length=0)
-    ax.set_ylim(0.6 - len(strip.rows), 0.6)
+    ax.set_ylim(0.6 - len(rows), 0.6)
     ax.spines["left"].set_visible(False)
-    finding_title(ax, f"{strip.title}\n{strip.says}")
+    finding_title(ax, f"{measure['title']}\n{measure['verdict']}")
     if doublings:
         ax.set_xlabel("MMCL + SSL over MMCL (times)")
         low, high = (round(end) for end in ax.get_xlim())
@@ -69,6 +64,35 @@ def _panel(strip: Strip, ax: Axes) -> None:
         ax.set_xlabel("MMCL + SSL less MMCL (points)")
         ax.xaxis.set_major_locator(MaxNLocator(5))
         percent_axis(ax.xaxis)
+
+
+def _row(row: Judged, place: int, doublings: bool, ax: Axes) -> None:
+    """A mean with its interval, the paper's value beside it and the digits behind it."""
+    found, pooled = row.cell["difference"], row.cell["dataset"] is None
+    colour = BLACK if pooled else OBJECTIVE_COLOURS["mmcl_ssl"]
+    main = row.cell["comparator"] == row.first and not row.comparison
+    if found["interval"]:
+        ax.hlines(place, *found["interval"], color=colour, lw=1.6)
+    paper = (row.measure["paper"] or {}).get(row.cell["dataset"])
+    if paper is not None and not row.comparison:
+        ax.plot(paper, place, "|", color=PAPER_COLOUR, ms=11, mew=2, label="the paper")
+    ax.plot(
+        found["mean"],
+        place,
+        "D" if pooled else "o",
+        color=colour,
+        ms=6 if pooled else 5,
+        mfc=colour if main else "none",
+    )
+    value = factor(found["mean"]) if doublings else f"{100 * found['mean']:+.1f}"
+    ax.annotate(
+        bounds(found) + value.replace("-", "−"),
+        (1.02, place),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        fontsize=8,
+        color=colour,
+    )
 
 
 FOREST = Drawing(

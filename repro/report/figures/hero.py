@@ -81,7 +81,7 @@ def _factor(rates: Entry, cap: float, ax: Axes) -> None:
         arrowprops={"arrowstyle": "-|>", "color": BLACK, "lw": 1.6, "shrinkA": 0, "shrinkB": 0},
         zorder=6,
     )
-    bound = "at least " * rates["difference"]["at_least"]
+    bound = "at least " if rates["difference"]["at_least"] else ""
     words = f"{bound}{factor(rates['difference']['mean'])} times\nthe learning rate"
     ax.text(0.99, 0.27, words, transform=ax.transAxes, ha="right", va="bottom", fontsize=9)
 

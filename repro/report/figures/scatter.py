@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from repro.report.cells import CLEANCLIP, LOSSES, Cell
 from repro.report.figures.style import (
     BLACK,
     CLEANED,
@@ -22,7 +23,6 @@ from repro.report.figures.style import (
     setting,
 )
 from repro.report.format import label
-from repro.report.numbers.cells import CLEANCLIP, LOSSES, Cell
 from repro.report.reading import Document, Entry
 
 
@@ -68,7 +68,7 @@ def _panel(document: Document, panel: Entry, points: pd.DataFrame, ax: Axes) -> 
             style, name = {"color": colour, "edgecolor": BLACK, "lw": 0.7}, f"{name}, your run"
         ax.scatter(dots.asr, dots[height], s=9, marker=LOSS_MARKERS[loss], label=name, **style)
 
-    best = _best(after[(after.loss == CLEANCLIP) & (after.source != "authors")], cap)
+    best = best_of_seeds(after[(after.loss == CLEANCLIP) & (after.source != "authors")], cap)
     if len(best):
         name = "best cleaned, each seed"
         ring: dict[str, Any] = {"facecolor": "none", "edgecolor": BLACK, "lw": 1.2, "zorder": 6}
@@ -93,7 +93,7 @@ def _panel(document: Document, panel: Entry, points: pd.DataFrame, ax: Axes) -> 
     percent_axis(ax.xaxis, ax.yaxis)
 
 
-def _best(points: pd.DataFrame, cap: float) -> pd.DataFrame:
+def best_of_seeds(points: pd.DataFrame, cap: float) -> pd.DataFrame:
     """The most accurate evaluation of each seed at the ASR threshold."""
     allowed = points[points.asr <= cap].sort_values("accuracy", ascending=False)
     return allowed.drop_duplicates(["source", "seed"])

@@ -3,30 +3,38 @@
 The archives are in git, so the tables are the same for everybody. The prose around them is by hand.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from repro.markdown import block_in, differences, fill
 from repro.profile import load_profile
+from repro.report import draws as study_of_draws
 from repro.report.answer import answer
+from repro.report.claims import load_claims
+from repro.report.contrasts import LEVEL
 from repro.report.document import plain
-from repro.report.hypotheses import stated_hypotheses
-from repro.report.judging.claims import load_claims
-from repro.report.measures import Context, Evaluations
-from repro.report.numbers.draws import draws
+from repro.report.format import bounds_in_words, label, percent, rate
+from repro.report.judgements import stated_hypotheses
+from repro.report.measures import Context, Evaluations, Models, lost_at_cap
 from repro.report.pages.html import markdown
-from repro.report.pages.tables import markdown_tables
+from repro.report.pages.table import Column, Table
+from repro.report.pages.tables import Controlled, controls, draws, measure_words
 from repro.report.points import archived_runs, evaluations
-from repro.report.studies.estimates import DECIDED_Q
-from repro.report.studies.outcomes import REPLICATES, outcomes
-from repro.report.studies.results import (
+from repro.report.reading import ALL, Entry, setting_words
+from repro.report.studies import (
     check_archives,
     read_study_results,
     studied,
     whole_seeds,
 )
+from repro.report.study_tables import REPLICATES
 from repro.report.verdicts import scope_of, verdicts
+from repro.spec import Profile
 
 DOCUMENTED = "mini"
 """The profile that the pages are about."""
@@ -69,23 +77,21 @@ def stale_findings(profile: str) -> list[str]:
 def blocks() -> dict[tuple[Path, str], str]:
     """Markdown by file and name of the block; LedgerError for an archive that cannot be used."""
     claims, profile = load_claims(), load_profile(DOCUMENTED)
-    cap, denominator = profile.evaluate.asr_cap, profile.switches.asr_denominator
     results = read_study_results(DOCUMENTED)
     frame = pd.concat([study.frame for study in results], ignore_index=True)
     by_arm = Evaluations(frame, Context.of(claims, profile))
-    # The tries of `mini`'s setting: MMCL models of CC6M, cleaned with 200K.
-    first = evaluations(archived_runs(REPLICATES / FIRST), denominator)
-    first = first[(first.dataset == "cc6m") & (first.clean_size == "200k")]
     judged = verdicts(by_arm, claims, DOCUMENTED, whole_seeds(results), scope_of(profile))
-    about = studied(results, profile, claims.rules.rate.get(DOCUMENTED))
+    about = studied(results, by_arm, profile.evaluate.confidence)
     found = plain(
         {
-            **about._asdict(),
+            **vars(about),
             "leading": judged.confirmed or judged.exploratory,
             "beside": judged.beside,
             "hypotheses": stated_hypotheses(results, by_arm),
-            "draws": draws(results, by_arm, claims.comparisons.confirmed.get(DOCUMENTED)),
-            "first": outcomes(first, cap, None).to_dict("records"),
+            "draws": study_of_draws.draws(
+                results, by_arm, claims.comparisons.confirmed.get(DOCUMENTED)
+            ),
+            "first": list(_first(profile, by_arm.context)),
         }
     )
     text = markdown(
@@ -93,9 +99,197 @@ def blocks() -> dict[tuple[Path, str], str]:
         tables=markdown_tables(found),
         answer=answer(judged, claims.paper),
         family=about.effects_family,
-        decided_q=DECIDED_Q,
+        decided_q=LEVEL,
     )
     blocks = {
         (path, name): block_in(text, name) for path, names in BLOCKS.items() for name in names
     }
     return {place: block[1] for place, block in blocks.items() if block}
+
+
+def markdown_tables(found: Mapping[str, Any]) -> dict[str, Table]:
+    """The tables of the pages; `found` is plain JSON."""
+    made = [
+        _verdicts(found["leading"]),
+        _defences(found["beside"]),
+        _axes(found["responses"]),
+        Table("twins", "Twins", TWINS, list(_twins(found["leading"]))),
+        Table("mechanism", "Mechanism", MECHANISM, found["hypotheses"].get("mechanism", [])),
+        Table("tries", "Tries", TRIES, [*_first_tries(found["first"]), *_tries(found["studies"])]),
+        _rounding(found["replicates"]),
+        draws(found["draws"]),
+    ]
+    return {table.name: table for table in made}
+
+
+def digits(of: Entry, unit: str = "fraction") -> str:
+    """A difference with one decimal and its interval; of shares in points."""
+    scale = 100 if unit == "fraction" else 1
+    ends = of["interval"]
+    told = f" [{scale * ends[0]:.1f}, {scale * ends[1]:.1f}]" if ends else ""
+    return f"{bounds_in_words(of)}{scale * of['mean']:+.1f}{told}"
+
+
+def _with_ends(value: float, ends: Sequence[float] | None) -> str:
+    """A share in percent with its interval."""
+    return percent(value) + (f" [{', '.join(map(percent, ends))}]" if ends else "")
+
+
+def _mean_with_ends(found: Entry) -> str:
+    return "–" if found["mean"] is None else _with_ends(found["mean"], found["ci"])
+
+
+def _measure(of: Entry) -> str:
+    unit = "points" if of["unit"] == "fraction" else of["unit"]
+    return f"{of['title']} ({unit})"
+
+
+def _by_setting(measure: Entry) -> dict[str, Entry]:
+    """The cells against the first comparator, by setting."""
+    first = measure["cells"][0]["comparator"]
+    cells = [cell for cell in measure["cells"] if cell["comparator"] == first]
+    return {setting_words(cell): cell for cell in filter(None, [*cells, measure["pooled"]])}
+
+
+def _verdicts(measures: Sequence[Entry]) -> Table:
+    """The differences by measure, a column a setting, against the first comparator."""
+    by_setting = [_by_setting(measure) for measure in measures]
+    columns = [Column("measure", _measure)]
+    for setting in dict.fromkeys(name for cells in by_setting for name in cells):
+        weak = any("weak backdoor" in of.get(setting, {"marks": []})["marks"] for of in by_setting)
+        head = "mean of the settings" if setting == ALL else setting
+        mark = " (weak backdoor)" if weak and setting != ALL else ""
+        columns.append(Column(head + mark, partial(_verdict_in, setting)))
+    return Table("verdicts", "Verdicts", columns, measures)
+
+
+def _verdict_in(setting: str, measure: Entry) -> str | None:
+    cell = _by_setting(measure).get(setting)
+    if cell is None:
+        return None
+    return f"{digits(cell['difference'], measure['unit'])}: {cell['verdict']}"
+
+
+def _defences(beside: Sequence[Entry]) -> Table:
+    """The differences by measure, a column a comparison within one arm."""
+    columns = [Column("measure", _measure)]
+    columns += [Column(entry["name"], partial(_within, entry["measures"])) for entry in beside]
+    return Table("defences", "Defences", columns, beside[0]["measures"] if beside else [])
+
+
+def _within(measures: Sequence[Entry], row: Entry) -> str | None:
+    cells = [
+        digits(cell["difference"], row["unit"])
+        for measure in measures
+        if measure["measure"] == row["measure"]
+        for cell in measure["cells"]
+    ]
+    return " ".join(cells) or None
+
+
+AXES = (
+    Column("what varies", "axis"),
+    Column("number", "number", rate),
+    Column(label("mmcl"), "mmcl", _mean_with_ends),
+    Column(label("mmcl_ssl"), "mmcl_ssl", _mean_with_ends),
+)
+
+
+def _axes(responses: Sequence[Entry]) -> Table:
+    rows = []
+    for entry in responses:
+        if entry["tested"] != "asr_left":
+            continue
+        at: dict[float, dict[str, Any]] = {}
+        for curve in entry["curves"]:
+            for point in curve["points"]:
+                left = point["measures"].get("asr_left")
+                at.setdefault(point["number"], {})[curve["pretrain_objective"]] = left
+        for place, number in enumerate(sorted(at)):
+            rows.append({"axis": "" if place else entry["axis"], "number": number, **at[number]})
+    return Table("axes", "What varies", AXES, rows)
+
+
+TWINS = (
+    Column("model", lambda of: f"{of.setting}, {of.model}"),
+    Column("share lost", "control.loss", lambda of: _with_ends(of["mean"], of["interval"])),
+    Column("more than its twin", "control.twin", digits),
+)
+
+
+def _twins(measures: Sequence[Entry]) -> Iterator[Controlled]:
+    for of in controls(measures):
+        if of.control["loss"] and of.control["twin"] and ", groups" not in of.setting:
+            yield of
+
+
+MECHANISM = (
+    Column("hypothesis", "says"),
+    Column("difference in ASR left (points)", "sum", digits),
+    Column("verdict", "verdict"),
+)
+TRIES = (
+    Column("try", "try"),
+    Column("seeds", "seeds"),
+    Column("accuracy before", "accuracy"),
+    Column("cleaned", "cleaned"),
+    Column("accuracy lost", "lost"),
+)
+
+
+def _first_tries(first: Sequence[Entry]) -> Iterator[Entry]:
+    for of in first:
+        yield {
+            "try": "the first setting: 12 epochs of pre-training and of cleaning",
+            "seeds": str(of["seed"]),
+            "accuracy": percent(of["accuracy"]),
+            "cleaned": f"{int(of['cleaned'])} of 1",
+            "lost": percent(of["lost"]),
+        }
+
+
+def _tries(studies: Sequence[Entry]) -> Iterator[Entry]:
+    for regime in (study for study in studies if study["name"] == "regime"):
+        for row in regime["rows"]:
+            bound = "at least " if row["not_cleaned"] else ""
+            yield {
+                "try": regime["variants"][row["variant"]],
+                "seeds": ", ".join(map(str, row["seeds"])),
+                "accuracy": _mean_with_ends(row["measures"]["accuracy"]),
+                "cleaned": f"{row['tried'] - row['not_cleaned']} of {row['tried']}",
+                "lost": bound + _mean_with_ends(row["measures"]["lost"]),
+            }
+
+
+def _rounding(replicates: Sequence[Entry]) -> Table:
+    """Standard deviations by measure, a column a model."""
+    rows: dict[str, dict[str, Any]] = {}
+    for of in replicates:
+        keys = ("dataset", "clean_size", "pretrain_objective")
+        model = ", ".join(label(of[key]) for key in keys)
+        row = rows.setdefault(of["measure"], {"measure": of["measure"]})
+        row[model] = f"{percent(of['sd'])} / {percent(of['sd_seeds'])}"
+    models = dict.fromkeys(name for row in rows.values() for name in row if name != "measure")
+    columns = [Column("measure", "measure", measure_words), *(Column(of, of) for of in models)]
+    return Table("rounding", "Rounding", columns, list(rows.values()))
+
+
+@dataclass(frozen=True)
+class Try:
+    """A model of `mini`'s first setting, MMCL on CC6M, cleaned with 200K."""
+
+    seed: int
+    accuracy: float
+    """Before cleaning."""
+    cleaned: bool
+    lost: float | None
+    """Share of it, at the ASR threshold."""
+
+
+def _first(profile: Profile, context: Context) -> Iterator[Try]:
+    runs = archived_runs(REPLICATES / FIRST)
+    evaluated = Evaluations(evaluations(runs, profile.switches.asr_denominator), context)
+    for arm in dict.fromkeys(evaluated.frame.arm):
+        for seed, model in evaluated.models(Models((arm,), "mmcl", "cc6m", "200k")).items():
+            lost = lost_at_cap(model)
+            yield Try(seed, model.start.accuracy, model.best is not None, lost and lost.value)

@@ -11,22 +11,15 @@ import jinja2
 
 from repro.report import reading, sentences
 from repro.report.figures.style import Drawn
-from repro.report.format import (
-    amount,
-    bounds,
-    duration,
-    factor,
-    interval,
-    label,
-    level,
-    markdown_percent,
-    percent,
-    rate,
-    short,
+from repro.report.format import duration, label, percent, rate, short
+from repro.report.pages.interactive import Cloud, RunShown, data_of
+from repro.report.pages.tables import (
+    anchor,
+    estimate,
+    plain,
+    share_estimate,
+    tables,
 )
-from repro.report.pages.interactive import HEADS, Cloud, data_of, threshold_rows
-from repro.report.pages.runs import RunShown
-from repro.report.pages.tables import anchor, plain, tables
 from repro.report.reading import Document, Entry
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -78,8 +71,6 @@ def pages(
         "data": {INDEX: data_of(document, dots)},
         "explorer": bool(dots),
         "runs_shown": runs,
-        "threshold_heads": HEADS,
-        "threshold_rows": threshold_rows(document),
     }
     environment = jinja_environment(autoescape=True)
     return {
@@ -139,16 +130,12 @@ def jinja_environment(**options: Any) -> jinja2.Environment:
     )
     environment.filters |= {
         "percent": percent,
-        "markdown_percent": markdown_percent,
         "label": label,
         "rate": rate,
         "short": short,
         "duration": duration,
-        "amount": amount,
-        "level": level,
-        "interval": interval,
-        "factor": factor,
-        "bounds": bounds,
+        "estimate": estimate,
+        "share_estimate": share_estimate,
         "plain": plain,
         "anchor": anchor,
         "setting": reading.setting_words,

@@ -1,18 +1,21 @@
-"""What the pages' script reads: numbers as they are printed, so that it computes none."""
+"""What pages show of single runs and evaluations: what the script reads, printed as it stands, and
+the curve, evaluations and origin of each run of the report.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
+from repro.report.cells import CLEANCLIP
+from repro.report.figures.scatter import best_of_seeds
 from repro.report.figures.style import OBJECTIVE_COLOURS
-from repro.report.format import amount, label, percent, rate, short
-from repro.report.numbers.cells import CLEANCLIP
-from repro.report.reading import Document, Entry, setting_words
-
-OBJECTIVES = ("mmcl", "mmcl_ssl")
+from repro.report.format import label, rate, short
+from repro.report.pages.table import Column, Table
+from repro.report.pages.tables import run_anchor, share, thresholds
+from repro.report.reading import Document, Entry, runs_of, setting_words
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,18 @@ class Cloud:
 
 def data_of(document: Document, clouds: Sequence[Cloud]) -> str:
     """JSON for a `<script type="application/json">`; no text in it can end the element."""
-    cells = [thresholds(cell) for cell in document["resistance"]["cells"] if cell["thresholds"]]
-    content = {"thresholds": cells, "clouds": [asdict(cloud) for cloud in clouds]}
+    content = {"thresholds": _thresholds(document), "clouds": [asdict(cloud) for cloud in clouds]}
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
+
+
+def _thresholds(document: Document) -> list[dict[str, Any]]:
+    """By setting, the cells of the table of thresholds at each threshold, as it prints them."""
+    rows: dict[str, dict[str, list[str]]] = {}
+    for cap in document["resistance"]["caps"]:
+        for setting, *cells in thresholds(document, cap).cells():
+            rows.setdefault(str(setting), {})[short(cap)] = [str(cell) for cell in cells]
+    return [{"setting": setting, "rows": by_cap} for setting, by_cap in rows.items()]
 
 
 def clouds(document: Document, points: pd.DataFrame) -> list[Cloud]:
@@ -60,8 +71,7 @@ def _cloud(document: Document, panel: Entry, points: pd.DataFrame) -> Cloud:
     column = "kept" if document["stand_in"] else "accuracy"
     points = points[points[column].notna()].sort_values(["run", "step"])
     places = {run: place for place, run in enumerate(points.run.unique())}
-    allowed = points[points.asr <= document["settings"]["asr_cap"]]
-    best = allowed.sort_values("accuracy", ascending=False).drop_duplicates(["source", "seed"])
+    best = best_of_seeds(points, document["settings"]["asr_cap"])
     runs = points.drop_duplicates("run")
     printed, start = panel["paper"]["clean_accuracy"], panel["paper"]["start_accuracy"]
     unit = start if document["stand_in"] else 1.0
@@ -87,40 +97,69 @@ def _cloud(document: Document, panel: Entry, points: pd.DataFrame) -> Cloud:
     )
 
 
-def thresholds(cell: Entry) -> dict[str, Any]:
-    """The cells of the table by ASR threshold in one setting, each text as the table has it."""
-    return {
-        "setting": setting_words(cell),
-        "rows": {short(of["cap"]): threshold_cells(of) for of in cell["thresholds"]},
-    }
+WIDTH, HEIGHT = 300.0, 110.0
+"""Of a curve, in units of its drawing."""
 
 
-def threshold_rows(document: Document) -> dict[str, list[str]]:
-    """The table as it stands before the slider moves: by setting, at the profile's threshold."""
-    cap = short(document["settings"]["asr_cap"])
-    return {
-        of["setting"]: of["rows"][cap]
-        for of in map(thresholds, document["resistance"]["cells"])
-        if cap in of["rows"]
-    }
+@dataclass(frozen=True)
+class RunShown:
+    """A run of the report itself."""
+
+    folder: str
+    anchor: str
+    record: Entry
+    curves: dict[str, str]
+    """Points of a polyline by name: accuracy and ASR over the steps."""
+    table: Table
 
 
-def threshold_cells(of: Entry) -> list[str]:
-    """Cleaned models, accuracy and share lost of both objectives, and the difference."""
-    accuracy = of["accuracy"]
-    known = accuracy["mmcl"] is not None
-    difference = accuracy["mmcl_ssl"] - accuracy["mmcl"] if known else None
+def runs_shown(document: Document, points: pd.DataFrame) -> list[RunShown]:
+    """The runs of the report that have evaluations, in the order of their folders."""
+    by_run = dict(list(points[points.source == "ledger"].groupby("run")))
     return [
-        *(str(of["cleaned"][name]) for name in OBJECTIVES),
-        *(percent(accuracy[name]) for name in OBJECTIVES),
-        "–" if difference is None else amount(difference, "fraction", signed=True),
-        *(percent(of["lost"][name]) for name in OBJECTIVES),
+        RunShown(
+            folder,
+            run_anchor(folder),
+            record,
+            {name: _curve(by_run[folder], column) for name, column in CURVES.items()},
+            Table(
+                f"run-{run_anchor(folder)}",
+                f"Evaluations of {run_anchor(folder)}",
+                COLUMNS,
+                list(_rows(by_run[folder])),
+            ).filled(),
+        )
+        for folder, record in runs_of(document)["here"].items()
+        if folder in by_run
     ]
 
 
-HEADS = (
-    *(f"{head}: {label(name)}" for head in ("Cleaned", "Accuracy (%)") for name in OBJECTIVES),
-    "Difference (points)",
-    *(f"Lost (%): {label(name)}" for name in OBJECTIVES),
+CURVES = {"accuracy": "accuracy", "ASR": "asr"}
+
+
+def _loss(value: float) -> str:
+    return f"{value:.3f}"
+
+
+COLUMNS = (
+    Column("Epoch", "epoch", lambda epoch: f"{epoch:g}"),
+    Column("Step", "step", lambda step: f"{int(step)}", number=True),
+    share("Accuracy (%)", "accuracy"),
+    share("ASR (%)", "asr"),
+    Column("MMCL loss", "loss_mmcl", _loss, number=True),
+    Column("SSL loss", "loss_ssl", _loss, number=True),
 )
-"""Of the table by ASR threshold."""
+
+
+def _rows(points: pd.DataFrame) -> Iterator[Entry]:
+    names = ["epoch", "step", "accuracy", "asr", "loss_mmcl", "loss_ssl"]
+    ordered = points.sort_values("step")[names].astype(object)
+    yield from ordered.where(ordered.notna(), None).to_dict("records")
+
+
+def _curve(points: pd.DataFrame, column: str) -> str:
+    ordered = points.sort_values("step")
+    steps = ordered.step.astype(float)
+    across = WIDTH * steps / max(float(steps.max()), 1.0)
+    down = HEIGHT * (1 - ordered[column].astype(float))
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, down, strict=True))

@@ -3,11 +3,9 @@
 HTML, LaTeX, Markdown and CSV are written from it, so a column is an entry of one list.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import pandas as pd
 
 from repro.markdown import table_lines
 
@@ -32,14 +30,21 @@ class Words:
         return f"{self.text} {self.soft}".strip()
 
 
+def words_of(said: Words | str) -> Words:
+    """What a cell says, be it plain text or not."""
+    return said if isinstance(said, Words) else Words(str(said))
+
+
 @dataclass(frozen=True)
 class Column:
     """One column."""
 
     head: str
-    value: Callable[[Any], Any]
-    """Of a row; None where it has none."""
-    words: Callable[[Any], Words | str] = str
+    value: str | Callable[[Any], Any]
+    """Of a row: a path of names such as `cell.difference`, or a function; None where it has none.
+    An empty path is the row itself.
+    """
+    words: Callable[[Any], Words | str] = words_of
     """Of a value that is not None."""
     name: str = ""
     """In the CSV; "" where the column is no part of it."""
@@ -50,11 +55,20 @@ class Column:
     width: float = 0.0
     """Share of the article's line; 0 for what the cells need."""
 
+    def of(self, row: Any) -> Any:
+        """The value of a row."""
+        if callable(self.value):
+            return self.value(row)
+        for name in self.value.split(".") if self.value else ():
+            if row is None:
+                return None
+            row = row.get(name) if isinstance(row, Mapping) else getattr(row, name)
+        return row
+
     def cell(self, row: Any) -> Words:
         """What the column says of a row."""
-        value = self.value(row)
-        words = Words(self.without) if value is None else self.words(value)
-        return Words(words) if isinstance(words, str) else words
+        value = self.of(row)
+        return words_of(self.without if value is None else self.words(value))
 
 
 @dataclass(frozen=True)
@@ -78,14 +92,13 @@ class Table:
 
     def filled(self) -> "Table":
         """Without columns in which no row has a value."""
-        kept = [of for of in self.columns if any(of.value(row) is not None for row in self.rows)]
+        kept = [of for of in self.columns if any(of.of(row) is not None for row in self.rows)]
         return replace(self, columns=kept)
 
-    def frame(self) -> pd.DataFrame:
-        """The values of the columns that have a name."""
+    def records(self) -> list[dict[str, Any]]:
+        """The values of the columns that have a name, a dictionary a row."""
         named = [column for column in self.columns if column.name]
-        rows = [{column.name: column.value(row) for column in named} for row in self.rows]
-        return pd.DataFrame(rows, columns=[column.name for column in named])
+        return [{column.name: column.of(row) for column in named} for row in self.rows]
 
     def markdown(self) -> str:
         """A Markdown table in ASCII, which is read in terminals too."""

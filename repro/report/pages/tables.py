@@ -1,10 +1,14 @@
-"""Every table of page, article, README and findings: its columns, and its rows from report.json."""
+"""Tables of page, article and README: their columns, and their rows from report.json.
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+Those of docs/ are in repro/report/pages/findings.py.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from repro.report.contrasts import LEVEL
 from repro.report.format import (
     amount,
     bounds,
@@ -20,58 +24,28 @@ from repro.report.format import (
 from repro.report.measures import BY_NAME
 from repro.report.pages.table import Column, Table, Words
 from repro.report.reading import (
-    ALL,
     Document,
     Entry,
-    Table1Row,
+    Judged,
+    Verdicts,
     base_verdict,
-    comparator_words,
+    judged,
     over_seeds,
     runs_of,
+    secondary,
     setting_words,
-    table1,
     verdicts_of,
 )
-from repro.report.studies.outcomes import COLUMNS
+from repro.report.study_tables import COLUMNS
 
-DECIDED_Q = 0.05
-"""Largest q value of an effect that is marked."""
-
-
-def key(name: str) -> Callable[[Entry], Any]:
-    """Read a field of a row."""
-    return lambda row: row[name]
+UNITS = {"fraction": "%", "doublings": "times", "logits": "logits"}
+SETTING = Column("Setting", setting_words)
+MODEL = Column("Pre-trained with", "pretrain_objective", label)
 
 
-def _at(*names: str) -> Callable[[Entry], Any]:
-    """Read a field of a field of a row."""
-
-    def value(row: Entry) -> Any:
-        for name in names:
-            row = row[name]
-        return row
-
-    return value
-
-
-def _of_row(name: str) -> Callable[[tuple[Any, Entry]], Any]:
-    """Read what a row, which is a key and its values, has under a name."""
-    return lambda row: row[1].get(name)
-
-
-def setting_column(head: str = "Setting") -> Column:
-    """Dataset and cleaning size."""
-    return Column(head, setting_words)
-
-
-def model_column(head: str = "Pre-trained with") -> Column:
-    """The objective of pre-training."""
-    return Column(head, lambda row: label(row["pretrain_objective"]))
-
-
-def number(head: str, of: Callable[[Any], Any], name: str = "") -> Column:
+def share(head: str, value: Any, name: str = "") -> Column:
     """A share in percent."""
-    return Column(head, of, percent, name, number=True)
+    return Column(head, value, percent, name, number=True)
 
 
 def estimate(found: Entry, unit: str = "fraction", signed: bool = False) -> Words:
@@ -84,7 +58,11 @@ def estimate(found: Entry, unit: str = "fraction", signed: bool = False) -> Word
     return Words(text, interval(ends, unit) if ends else "")
 
 
-def share(found: Entry) -> Words:
+difference = partial(estimate, signed=True)
+points = partial(amount, unit="fraction", signed=True)
+
+
+def share_estimate(found: Entry) -> Words:
     """An estimate of a share, whose interval ends at 0 and 1."""
     if found["interval"] is None:
         return estimate(found)
@@ -92,184 +70,174 @@ def share(found: Entry) -> Words:
     return estimate({**found, "interval": [max(low, 0), min(high, 1)]})
 
 
-def verdict(text: str | None) -> Words:
+def verdict(text: str) -> Words:
     """A verdict with its colour."""
-    words = text or "not run"
-    return Words(words, tone=base_verdict(words).replace(",", "").split(" ")[0])
+    return Words(text, tone=base_verdict(text).replace(",", "").split(" ")[0])
 
 
 def tables(document: Document) -> dict[str, Table]:
     """Every table that the document has rows for, by name."""
+    verdicts = verdicts_of(document)
     made = [
-        *_verdict_tables(document),
+        *_verdict_tables(document, verdicts),
+        thresholds(document),
         _table1(document),
         _table2(document),
         *(_hypotheses(name, rows) for name, rows in document["hypotheses"].items()),
         _bench(document["bench"]),
         *map(_bench_settings, document["bench"]),
-        _correlations(document["mechanism"]["correlations"]),
+        Table(
+            "correlations",
+            "Rank correlations",
+            CORRELATIONS,
+            document["mechanism"]["correlations"],
+        ),
         _scales(document),
-        _settings(document["settings_table"]),
+        Table("settings", "Settings", SETTINGS, document["settings_table"], SETTINGS_CAPTION),
         *map(_study, document["studies"]),
-        _replicates(document["replicates"]),
-        _claims(document),
-        _runs(document),
+        Table("replicates", "Replicates", REPLICATES, document["replicates"]),
+        _claims(document, bool(verdicts and verdicts.of_authors)),
+        Table("runs", "Runs", RUNS, list(_ran(document)), RUNS_CAPTION),
         _switches(document),
-        *_draws(document),
+        draws(document["draws"]),
     ]
     return {table.name: table for table in made if table.rows}
 
 
-def verdict_rows(document: Document) -> Iterator[dict[str, Any]]:
-    """Every verdict of ours with its difference and 95% interval, as rows of verdicts.csv."""
-    verdicts = document["verdicts"]
-    groups = {"": [*(verdicts["confirmed"] or []), *verdicts["exploratory"]]}
-    groups |= {of["name"]: of["measures"] for of in verdicts["secondary"]}
-    groups["midi"] = document["larger"]["measures"]
-    for comparison, measures in groups.items():
-        for measure in measures:
-            for cell in filter(None, [*measure["cells"], measure["pooled"]]):
-                yield _verdict_row(comparison, measure, cell)
+def _level(objective: str, of: Judged) -> str:
+    """The value of the models of one objective."""
+    found = of.cell[objective]
+    return bounds(found) + level(found["mean"], of.unit)
 
 
-def _verdict_row(comparison: str, measure: Entry, cell: Entry) -> dict[str, Any]:
-    difference = cell["difference"]
-    low, high = difference["interval"] or (None, None)
-    place = filter(None, (cell["dataset"], cell["clean_size"]))
-    return {
-        "comparison": comparison,
-        "fixed": measure["fixed"],
-        "measure": measure["measure"],
-        "setting": "-".join(place) or "pooled",
-        "comparator": cell["comparator"],
-        "unit": measure["unit"],
-        "seeds": difference["seeds"],
-        "mmcl": cell["mmcl"]["mean"],
-        "mmcl_ssl": cell["mmcl_ssl"]["mean"],
-        "difference": difference["mean"],
-        "low": low,
-        "high": high,
-        "at_least": difference["at_least"],
-        "at_most": difference["at_most"],
-        **{name: cell[name] for name in ("p", "p_holm", "verdict", "reason")},
-        **{
-            f"{start}_{name}": value
-            for start in ("start_accuracy", "start_asr")
-            for name, value in cell[start].items()
-        },
-        "marks": "; ".join(cell["marks"]),
-        "by_seed": "; ".join(f"{s}: {value:.4g}" for s, value in difference["by_seed"].items()),
-    }
+def _measure(of: Judged) -> str:
+    return f"{of.measure['title']} ({UNITS[of.unit]})"
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A cell of the verdicts with the measure that it is of."""
-
-    measure: Entry
-    cell: Entry
-    comparison: str = ""
-
-    @property
-    def unit(self) -> str:
-        """Of the measure."""
-        return str(self.measure["unit"])
-
-    def level(self, objective: str) -> str:
-        """The value of the models of one objective."""
-        found = self.cell[objective]
-        return bounds(found) + level(found["mean"], self.unit)
+def _difference(of: Judged) -> Words:
+    return estimate(of.cell["difference"], of.unit, signed=True)
 
 
-def _judged(measures: Iterable[Entry], comparison: str = "") -> list[Judged]:
-    return [
-        Judged(measure, cell, comparison)
-        for measure in measures
-        for cell in filter(None, [*measure["cells"], measure["pooled"]])
-    ]
+def _verdict(of: Judged) -> Words:
+    words = verdict(of.cell["verdict"])
+    return Words(words.text, "; ".join(of.cell["marks"]), words.tone)
 
 
-def _of_setting(of: Judged) -> str:
-    first = of.measure["cells"][0]["comparator"]
-    return setting_words(of.cell) + comparator_words(of.cell, first)
-
-
-UNITS = {"fraction": "%", "doublings": "times", "logits": "logits"}
 VERDICTS = (
-    Column("Measure", lambda of: f"{of.measure['title']} ({UNITS[of.unit]})", width=0.21),
-    Column("Setting", _of_setting, width=0.19),
-    Column("Seeds", lambda of: of.cell["difference"]["seeds"], number=True),
-    Column("MMCL", lambda of: of.level("mmcl"), number=True),
-    Column("MMCL + SSL", lambda of: of.level("mmcl_ssl"), number=True),
-    Column("Difference", lambda of: estimate(of.cell["difference"], of.unit, True), lambda w: w),
-    Column(
-        "Verdict",
-        lambda of: of.cell,
-        lambda cell: Words(
-            cell["verdict"], "; ".join(cell["marks"]), verdict(cell["verdict"]).tone
-        ),
-        width=0.2,
-    ),
+    Column("Measure", _measure, width=0.21),
+    Column("Setting", "setting", width=0.19),
+    Column("Seeds", "cell.difference.seeds", number=True),
+    Column("MMCL", partial(_level, "mmcl"), number=True),
+    Column("MMCL + SSL", partial(_level, "mmcl_ssl"), number=True),
+    Column("Difference", _difference),
+    Column("Verdict", _verdict, width=0.2),
+)
+STARTS = (
+    Column("Setting", "setting"),
+    share("Accuracy: MMCL", "cell.start_accuracy.mmcl"),
+    share("Accuracy: MMCL + SSL", "cell.start_accuracy.mmcl_ssl"),
+    share("ASR: MMCL", "cell.start_asr.mmcl"),
+    share("ASR: MMCL + SSL", "cell.start_asr.mmcl_ssl"),
 )
 
 
-def _verdict_tables(document: Document) -> Iterator[Table]:
-    verdicts = verdicts_of(document)
+def _verdict_tables(document: Document, verdicts: Verdicts | None) -> Iterator[Table]:
+    every = document["verdicts"]
     found = verdicts.measures if verdicts else ()
-    yield Table("verdicts", "All verdicts", VERDICTS, _judged(found))
-    starts = [Judged(of, cell) for of in list(found)[:1] for cell in of["cells"]]
+    yield Table("verdicts", "All verdicts", VERDICTS, judged(found))
     yield Table(
         "starts",
         "Models before cleaning",
-        (
-            Column("Setting", _of_setting),
-            *(
-                number(f"{head}: {label(objective)}", partial(_start, name, objective))
-                for name, head in (("start_accuracy", "Accuracy"), ("start_asr", "ASR"))
-                for objective in ("mmcl", "mmcl_ssl")
-            ),
-        ),
-        starts,
+        STARTS,
+        [Judged(of, cell) for of in list(found)[:1] for cell in of["cells"]],
         "Accuracy and attack success rate (ASR) of the models before cleaning, in percent.",
     )
-    secondary = [
-        judged
-        for entry in document["verdicts"]["secondary"]
-        for judged in _judged(entry["measures"], entry["name"])
-    ]
+    reasons = [f"{label(of['name']).capitalize()}: {of['why']}." for of in every["secondary"]]
     yield Table(
         "secondary",
         "Secondary comparisons",
-        (Column("Comparison", lambda of: label(of.comparison)), *VERDICTS),
-        [of for of in secondary if of.cell["dataset"]],
+        (Column("Comparison", "comparison", label), *VERDICTS),
+        [of for of in secondary(document) if of.cell["dataset"]],
         "MMCL + SSL less MMCL, with BatchNorm groups of 32 pairs in MMCL models. "
-        + " ".join(
-            f"{label(of['name']).capitalize()}: {of['why']}."
-            for of in document["verdicts"]["secondary"]
-        ),
+        + " ".join(reasons),
     )
-    larger = [of for of in _judged(document["larger"]["measures"]) if of.cell["dataset"]]
+    larger = [of for of in judged(document["larger"]["measures"]) if of.cell["dataset"]]
     yield Table("larger", "Verdicts at the larger scale", VERDICTS, larger)
     yield Table(
         "authors",
         "The authors' points",
         VERDICTS[:2] + VERDICTS[3:6],
-        [] if verdicts and verdicts.of_authors else _judged(document["verdicts"]["authors"]),
+        [] if verdicts and verdicts.of_authors else judged(every["authors"]),
         "The same measures of the authors' published points, which are of one training each.",
     )
     yield Table(
         "controls",
         "Positive controls",
         CONTROLS,
-        list(_controls(found)),
+        list(controls(found)),
         "Does CleanCLIP clean the models, at no greater loss than that of the same finetuning of a "
         "model that was never poisoned (its twin)? Shares in percent. What MMCL + SSL models lose "
         "decides nothing.",
     )
 
 
-def _start(name: str, objective: str, of: Judged) -> Any:
-    return of.cell[name][objective]
+def csv(name: str, value: Any) -> Column:
+    """A column of a CSV that no page shows."""
+    return Column("", value, name=name)
+
+
+def _place(of: Judged) -> str:
+    return "-".join(filter(None, (of.cell["dataset"], of.cell["clean_size"]))) or "pooled"
+
+
+def _by_seed(of: Judged) -> str:
+    by_seed = of.cell["difference"]["by_seed"]
+    return "; ".join(f"{seed}: {value:.4g}" for seed, value in by_seed.items())
+
+
+def _end(place: int, of: Judged) -> float | None:
+    ends = of.cell["difference"]["interval"]
+    return ends[place] if ends else None
+
+
+VERDICTS_CSV = (
+    csv("comparison", "comparison"),
+    csv("fixed", "measure.fixed"),
+    csv("measure", "measure.measure"),
+    csv("setting", _place),
+    csv("comparator", "cell.comparator"),
+    csv("unit", "unit"),
+    csv("seeds", "cell.difference.seeds"),
+    csv("mmcl", "cell.mmcl.mean"),
+    csv("mmcl_ssl", "cell.mmcl_ssl.mean"),
+    csv("difference", "cell.difference.mean"),
+    csv("low", partial(_end, 0)),
+    csv("high", partial(_end, 1)),
+    csv("at_least", "cell.difference.at_least"),
+    csv("at_most", "cell.difference.at_most"),
+    csv("p", "cell.p"),
+    csv("p_holm", "cell.p_holm"),
+    csv("verdict", "cell.verdict"),
+    csv("reason", "cell.reason"),
+    csv("start_accuracy_mmcl", "cell.start_accuracy.mmcl"),
+    csv("start_accuracy_mmcl_ssl", "cell.start_accuracy.mmcl_ssl"),
+    csv("start_asr_mmcl", "cell.start_asr.mmcl"),
+    csv("start_asr_mmcl_ssl", "cell.start_asr.mmcl_ssl"),
+    csv("marks", lambda of: "; ".join(of.cell["marks"])),
+    csv("by_seed", _by_seed),
+)
+"""Of verdicts.csv; `low` and `high` are the 95% interval of the difference."""
+
+
+def verdict_table(document: Document) -> Table:
+    """Every verdict of ours, as verdicts.csv has them."""
+    verdicts = document["verdicts"]
+    rows = [
+        *judged([*(verdicts["confirmed"] or []), *verdicts["exploratory"]]),
+        *secondary(document),
+        *judged(document["larger"]["measures"], "midi"),
+    ]
+    return Table("verdicts", "All verdicts", VERDICTS_CSV, rows)
 
 
 @dataclass(frozen=True)
@@ -282,6 +250,11 @@ class Controlled:
     decides: bool
 
     @property
+    def cleaned(self) -> str:
+        """How many seeds were."""
+        return f"{self.control['cleaned']} of {self.control['seeds']}"
+
+    @property
     def holds(self) -> Words:
         """Whether it holds, and why."""
         if not self.decides:
@@ -291,30 +264,60 @@ class Controlled:
 
 
 CONTROLS = (
-    Column("Setting", lambda of: of.setting),
-    Column("Models", lambda of: of.model),
-    Column(
-        "Cleaned", lambda of: of.control, lambda c: f"{c['cleaned']} of {c['seeds']}", number=True
-    ),
-    Column("Accuracy lost", lambda of: of.control["loss"], estimate),
-    Column(
-        "More than the twin",
-        lambda of: of.control["twin"],
-        partial(estimate, unit="fraction", signed=True),
-    ),
-    Column("Control", lambda of: of.holds, lambda words: words, width=0.3),
+    Column("Setting", "setting"),
+    Column("Models", "model"),
+    Column("Cleaned", "cleaned", number=True),
+    Column("Accuracy lost", "control.loss", estimate),
+    Column("More than the twin", "control.twin", difference),
+    Column("Control", "holds", width=0.3),
 )
 
 
-def _controls(measures: Iterable[Entry]) -> Iterator[Controlled]:
-    for measure in measures:
-        if measure["measure"] == "lost_at_cap":
-            first = measure["cells"][0]["comparator"]
-            for cell in measure["cells"]:
-                name = setting_words(cell) + comparator_words(cell, first)
-                yield Controlled(name, label("mmcl"), cell["control"], True)
-                if cell["comparator"] == first and cell["control_ssl"]["loss"]:
-                    yield Controlled(name, label("mmcl_ssl"), cell["control_ssl"], False)
+def controls(measures: Iterable[Entry]) -> Iterator[Controlled]:
+    """Of all settings; the controls are those of every measure, and stand with one of them."""
+    of_loss = [measure for measure in measures if measure["measure"] == "lost_at_cap"]
+    for of in (Judged(measure, cell) for measure in of_loss for cell in measure["cells"]):
+        yield Controlled(of.setting, label("mmcl"), of.cell["control"], True)
+        if of.cell["comparator"] == of.first and of.cell["control_ssl"]["loss"]:
+            yield Controlled(of.setting, label("mmcl_ssl"), of.cell["control_ssl"], False)
+
+
+def _gain(of: Entry) -> float | None:
+    accuracy = of["accuracy"]
+    return None if accuracy["mmcl"] is None else accuracy["mmcl_ssl"] - accuracy["mmcl"]
+
+
+THRESHOLDS = (
+    Column("Setting", "setting"),
+    Column("Cleaned: MMCL", "cleaned.mmcl", number=True),
+    Column("Cleaned: MMCL + SSL", "cleaned.mmcl_ssl", number=True),
+    share("Accuracy (%): MMCL", "accuracy.mmcl"),
+    share("Accuracy (%): MMCL + SSL", "accuracy.mmcl_ssl"),
+    Column(
+        "Difference (points)", _gain, partial(amount, unit="fraction", signed=True), number=True
+    ),
+    share("Lost (%): MMCL", "lost.mmcl"),
+    share("Lost (%): MMCL + SSL", "lost.mmcl_ssl"),
+)
+
+
+def thresholds(document: Document, cap: float | None = None) -> Table:
+    """The best models at an ASR threshold, by default the profile's."""
+    at = document["settings"]["asr_cap"] if cap is None else cap
+    rows = [
+        {"setting": setting_words(cell), **of}
+        for cell in document["resistance"]["cells"]
+        for of in cell["thresholds"]
+        if of["cap"] == at
+    ]
+    return Table(
+        "thresholds",
+        "Best models by threshold",
+        THRESHOLDS,
+        rows,
+        f"The most accurate models at an ASR of at most {short(at)}%, unless the slider says "
+        "otherwise: seeds that are cleaned, then means over the seeds on which both models are.",
+    )
 
 
 def _own(cell: Entry) -> Words | None:
@@ -325,100 +328,105 @@ def _own(cell: Entry) -> Words | None:
     return Words(percent(cell["reproduced"]), ends)
 
 
-def _lowest(row: Table1Row) -> float | None:
+def _paper_cleaned(row: Entry) -> str:
+    paper = row["clean_accuracy"]["paper"]
+    return "not printed" if paper is None else percent(paper)
+
+
+def _lowest(row: Entry) -> Any:
     """The ASR of the best cleaned model, or the lowest of all where none was cleaned."""
-    asr = row.after["asr"]
-    value = row.after["lowest_asr"] if asr is None else asr
-    return None if value is None else float(value)
+    after = row["clean_accuracy"]
+    return after["lowest_asr"] if after["asr"] is None else after["asr"]
 
 
 TABLE1 = (
-    setting_column(),
-    model_column(),
-    number("Before: paper", lambda row: row.before["paper"]),
-    number("Before: authors' files", lambda row: row.before["authors_points"]),
-    Column("Before: over seeds", lambda row: row.over.get("accuracy"), over_seeds, number=True),
-    Column("Before: this run", lambda row: _own(row.before), lambda words: words, number=True),
-    Column(
-        "Cleaned: paper",
-        lambda row: row.after,
-        lambda after: "not printed" if after["paper"] is None else percent(after["paper"]),
-        number=True,
-    ),
-    number("Cleaned: authors' files", lambda row: row.after["authors_points"]),
-    Column(
-        "Cleaned: over seeds",
-        lambda row: row.over.get("cleaned_accuracy"),
-        over_seeds,
-        number=True,
-    ),
-    Column("Cleaned: this run", lambda row: _own(row.after), lambda words: words, number=True),
-    number("Its ASR (%)", _lowest),
+    SETTING,
+    MODEL,
+    share("Before: paper", "original_accuracy.paper"),
+    share("Before: authors' files", "original_accuracy.authors_points"),
+    Column("Before: over seeds", "over.accuracy", over_seeds, number=True),
+    Column("Before: this run", lambda row: _own(row["original_accuracy"]), number=True),
+    Column("Cleaned: paper", _paper_cleaned, number=True),
+    share("Cleaned: authors' files", "clean_accuracy.authors_points"),
+    Column("Cleaned: over seeds", "over.cleaned_accuracy", over_seeds, number=True),
+    Column("Cleaned: this run", lambda row: _own(row["clean_accuracy"]), number=True),
+    share("Its ASR (%)", _lowest),
 )
 """Columns of Table 1; one with a `name` stands in table1.csv too."""
 
 
+def _over(document: Document) -> dict[tuple[str, str, str], Entry]:
+    """The measures over the seeds of the archive by dataset, cleaning size and objective."""
+    return {
+        (row["dataset"], row["clean_size"], row["pretrain_objective"]): row["measures"]
+        for study in document["studies"]
+        if study["name"] == document["resistance"]["study"]
+        for row in study["rows"]
+        if row["variant"] == study["reference"] and row["clean_size"]
+    }
+
+
 def _table1(document: Document) -> Table:
-    rows, cap = table1(document), short(document["settings"]["asr_cap"])
-    over = next((len(row.over["accuracy"]["values"]) for row in rows if row.over), 0)
-    here = any(row.before["reproduced"] is not None for row in rows)
+    cap, over = short(document["settings"]["asr_cap"]), _over(document)
+    keys = ("dataset", "clean_size", "pretrain_objective")
+    rows = [
+        {**row, "over": over.get(tuple(row[key] for key in keys), {})}
+        for row in document["tables"]["table1"]["rows"]
+    ]
+    seeds = next((len(row["over"]["accuracy"]["values"]) for row in rows if row["over"]), 0)
     caption = (
         f"Table 1. Zero-shot accuracy (%) before cleaning, and the best among evaluations with an "
         f"ASR of at most {cap}% after it. Rows as corrected (errata 1 to 3)."
     )
-    if over:
+    if seeds:
         caption += (
-            f" Over seeds: mean ± standard deviation over {over} archived seeds, or the values of "
+            f" Over seeds: mean ± standard deviation over {seeds} archived seeds, or the values of "
             "those that were cleaned."
         )
-    if here:
+    if any(row["original_accuracy"]["reproduced"] is not None for row in rows):
         seed = document["settings"]["seeds"][0]
         caption += f" This run: seed {seed}, with the 95% interval over images."
     return Table("table1", "Table 1", TABLE1, rows, caption).filled()
 
 
+TABLE2 = (
+    Column("Dataset", "dataset", label),
+    MODEL,
+    share("Accuracy: paper", "accuracy.paper"),
+    Column("Accuracy: over seeds", "over.accuracy", over_seeds, number=True),
+    Column("Accuracy: this run", lambda row: _own(row["accuracy"]), number=True),
+    share("ASR: paper", "asr.paper"),
+    Column("ASR: over seeds", "over.asr", over_seeds, number=True),
+    Column("ASR: this run", lambda row: _own(row["asr"]), number=True),
+)
+
+
 def _table2(document: Document) -> Table:
-    """Accuracy and ASR before cleaning."""
-    over = {(row.dataset, row.pretrain_objective): row.over for row in table1(document)}
-
-    def seeds(measure: str) -> Callable[[Entry], Any]:
-        return lambda row: over[row["dataset"], row["pretrain_objective"]].get(measure)
-
-    def here(measure: str) -> Callable[[Entry], Any]:
-        return lambda row: _own(row[measure])
-
-    columns = [Column("Dataset", lambda row: label(row["dataset"])), model_column()]
-    for measure, head in (("accuracy", "Accuracy"), ("asr", "ASR")):
-        columns += [
-            number(f"{head}: paper", _at(measure, "paper")),
-            Column(f"{head}: over seeds", seeds(measure), over_seeds, number=True),
-            Column(f"{head}: this run", here(measure), lambda words: words, number=True),
-        ]
-    return Table(
-        "table2",
-        "Table 2",
-        columns,
-        document["tables"]["table2"]["rows"],
-        "Table 2. Accuracy and ASR (%) of the poisoned models before cleaning.",
-    ).filled()
+    # Models before cleaning are the same whatever the number of cleaning pairs.
+    over = {(dataset, objective): of for (dataset, _, objective), of in _over(document).items()}
+    rows = [
+        {**row, "over": over.get((row["dataset"], row["pretrain_objective"]), {})}
+        for row in document["tables"]["table2"]["rows"]
+    ]
+    caption = "Table 2. Accuracy and ASR (%) of the poisoned models before cleaning."
+    return Table("table2", "Table 2", TABLE2, rows, caption).filled()
 
 
 def _p(value: float) -> str:
     return f"{value:.2g}"
 
 
+def _contrast(row: Entry) -> Words | None:
+    unit = "doublings" if row["measure"] == "rate_doublings" else "fraction"
+    return estimate(row["sum"], unit, signed=True) if row["sum"] else None
+
+
 HYPOTHESES = (
-    Column("Hypothesis", key("says"), width=0.4),
-    Column("Expected", lambda row: f"{row['expect']} zero"),
-    Column(
-        "Contrast",
-        lambda row: row if row["sum"] else None,
-        lambda row: estimate(
-            row["sum"], "doublings" if row["measure"] == "rate_doublings" else "fraction", True
-        ),
-    ),
-    Column("p", key("p"), _p, number=True),
-    Column("Verdict", key("verdict"), verdict),
+    Column("Hypothesis", "says", width=0.4),
+    Column("Expected", "expect", lambda side: f"{side} zero"),
+    Column("Contrast", _contrast),
+    Column("p", "p", _p, number=True),
+    Column("Verdict", "verdict", verdict),
 )
 
 
@@ -438,37 +446,42 @@ def anchor(of: Entry) -> str:
     return f"{of['study']}-{of['variant']}-{of['pretrain_objective']}"
 
 
+def _left(of: Entry) -> Words:
+    if not of["took"]:
+        return Words("", "the attack did not take")
+    left = share_estimate(of["left"])
+    return Words(left.text, left.soft, href=f"#{anchor(of)}", share=of["left"]["mean"])
+
+
 def _bench(cells: Sequence[Entry]) -> Table:
     """The ASR left by attack and objective, a column a defence."""
-    rows: dict[tuple[str, str], dict[str, Entry]] = {}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for of in cells:
-        rows.setdefault((of["attack"], of["pretrain_objective"]), {})[of["defence"]] = of
-
-    def words(of: Entry) -> Words:
-        if not of["took"]:
-            return Words("", "the attack did not take")
-        left = share(of["left"])
-        return Words(left.text, left.soft, href=f"#{anchor(of)}", share=of["left"]["mean"])
-
-    defences = dict.fromkeys(of["defence"] for of in cells)
-    columns = [
-        Column("Attack", lambda row: row[0][0]),
-        Column("Pre-training", lambda row: label(row[0][1])),
-        *(Column(name, _of_row(name), words, number=True, without="") for name in defences),
-    ]
-    return Table("bench", "Attack success rate left", columns, list(rows.items()))
+        attack, objective = of["attack"], of["pretrain_objective"]
+        row = rows.setdefault((attack, objective), {"attack": attack, "objective": objective})
+        row[of["defence"]] = of
+    columns = [Column("Attack", "attack"), Column("Pre-training", "objective", label)]
+    for defence in dict.fromkeys(of["defence"] for of in cells):
+        value = partial(_under, defence)
+        columns.append(Column(defence, value, _left, number=True, without=""))
+    return Table("bench", "Attack success rate left", columns, list(rows.values()))
 
 
-SETTINGS = (
-    Column("Learning rate", key("learning_rate"), rate),
-    number("Accuracy kept (%)", key("kept")),
-    number("ASR at the end (%)", key("asr")),
+def _under(name: str, row: Entry) -> Any:
+    """What a row has under a name that may hold any sign."""
+    return row.get(name)
+
+
+BENCH_SETTINGS = (
+    Column("Learning rate", "learning_rate", rate),
+    share("Accuracy kept (%)", "kept"),
+    share("ASR at the end (%)", "asr"),
 )
 
 
 def _bench_settings(of: Entry) -> Table:
     title = f"{of['defence']}, {of['attack']}, {label(of['pretrain_objective'])}"
-    return Table(f"bench-{anchor(of)}", title, SETTINGS, of["settings"])
+    return Table(f"bench-{anchor(of)}", title, BENCH_SETTINGS, of["settings"])
 
 
 def correlation(value: float) -> str:
@@ -476,18 +489,13 @@ def correlation(value: float) -> str:
     return f"{value:.2f}".replace("-", "−")
 
 
-def _correlations(rows: Sequence[Entry]) -> Table:
-    columns = (
-        setting_column(),
-        Column(
-            "Models pre-trained with",
-            lambda row: label(row["pretrain_objective"]) if row["pretrain_objective"] else "both",
-        ),
-        Column("Models", key("models"), number=True),
-        Column("SSL loss", key("loss_ssl"), correlation, number=True),
-        Column("MMCL loss", key("loss_mmcl"), correlation, number=True),
-    )
-    return Table("correlations", "Rank correlations", columns, rows)
+CORRELATIONS = (
+    SETTING,
+    Column("Models pre-trained with", "pretrain_objective", label, without="both"),
+    Column("Models", "models", number=True),
+    Column("SSL loss", "loss_ssl", correlation, number=True),
+    Column("MMCL loss", "loss_mmcl", correlation, number=True),
+)
 
 
 @dataclass(frozen=True)
@@ -499,14 +507,28 @@ class Scaled:
     first: bool
     """Whether it is the first of its scale, which tells the scale's own numbers."""
 
-    def told(self, value: Any) -> Any:
-        """A number of the scale, once."""
-        return value if self.first else ""
+    @property
+    def name(self) -> Words:
+        """The scale and its seeds."""
+        seeds = self.scale["seeds"]
+        return Words(self.scale["scale"], f"{len(seeds)} seeds" if seeds else "")
 
-    def lost(self, size: str) -> str:
-        """Share of the accuracy lost, or a bound of it."""
-        value = self.result["lost"].get(size)
-        return f"{'≥ ' * (size in self.result['at_least'])}{percent(value)}"
+    @property
+    def own(self) -> Entry:
+        """The numbers of the scale, once."""
+        if not self.first:
+            return {"pairs": "", "poisoned": "", "patch": ""}
+        shares = {name: _two(self.scale[name]) for name in ("poisoned", "patch")}
+        return {"pairs": f"{self.scale['pairs']:,}", **shares}
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """Share of the accuracy lost by cleaning size, or a bound of it."""
+        return {
+            size: ("≥ " if size in self.result["at_least"] else "")
+            + percent(self.result["lost"].get(size))
+            for size in ("100k", "200k")
+        }
 
 
 def _two(fraction: float | None) -> str:
@@ -514,19 +536,15 @@ def _two(fraction: float | None) -> str:
 
 
 SCALES = (
-    Column(
-        "Scale",
-        lambda of: of.scale,
-        lambda scale: Words(scale["scale"], f"{len(scale['seeds'])} seeds" * bool(scale["seeds"])),
-    ),
-    Column("Pairs", lambda of: of.told(f"{of.scale['pairs']:,}"), number=True),
-    Column("Poison (%)", lambda of: of.told(_two(of.scale["poisoned"])), number=True),
-    Column("Patch (%)", lambda of: of.told(_two(of.scale["patch"])), number=True),
-    Column("Pre-trained with", lambda of: label(of.result["pretrain_objective"])),
-    number("Accuracy (%)", lambda of: of.result["accuracy"]),
-    number("ASR (%)", lambda of: of.result["asr"]),
-    Column("Lost, 100K", lambda of: of.lost("100k"), number=True),
-    Column("Lost, 200K", lambda of: of.lost("200k"), number=True),
+    Column("Scale", "name"),
+    Column("Pairs", "own.pairs", number=True),
+    Column("Poison (%)", "own.poisoned", number=True),
+    Column("Patch (%)", "own.patch", number=True),
+    Column("Pre-trained with", "result.pretrain_objective", label),
+    share("Accuracy (%)", "result.accuracy"),
+    share("ASR (%)", "result.asr"),
+    Column("Lost, 100K", "lost.100k", number=True),
+    Column("Lost, 200K", "lost.200k", number=True),
 )
 
 
@@ -549,19 +567,14 @@ def _scales(document: Document) -> Table:
     )
 
 
-def _settings(rows: Sequence[Entry]) -> Table:
-    columns = (
-        Column("Setting", key("setting"), width=0.18),
-        Column("Paper", key("paper"), width=0.37),
-        Column("Here", key("here"), width=0.38),
-    )
-    return Table(
-        "settings",
-        "Settings",
-        columns,
-        rows,
-        "Settings of the paper and of this profile. Values without a name hold for all models.",
-    )
+SETTINGS = (
+    Column("Setting", "setting", width=0.18),
+    Column("Paper", "paper", width=0.37),
+    Column("Here", "here", width=0.38),
+)
+SETTINGS_CAPTION = (
+    "Settings of the paper and of this profile. Values without a name hold for all models."
+)
 
 
 def measured(found: Entry) -> Words:
@@ -576,7 +589,7 @@ def effect(found: Entry) -> Words:
     """An effect in points, with its interval and q value."""
     q = found["q"]
     told = "" if q is None else f" q {_p(q)}" if q >= 0.0001 else " q < 0.0001"
-    decided = "decided" if q is not None and q <= DECIDED_Q else ""
+    decided = "decided" if q is not None and q <= LEVEL else ""
     ends = interval(found["ci"], "fraction")
     return Words(amount(found["value"], "fraction", True), f"{ends}{told}", decided)
 
@@ -592,7 +605,9 @@ def _model(row: Entry) -> Words:
     return Words(", ".join(label(of) for of in keys if of), f"({len(row['seeds'])})")
 
 
-def _cleaned(row: Entry) -> Words:
+def _best_cleaned(row: Entry) -> Words | None:
+    if not row["clean_size"]:
+        return None
     found = row["measures"].get("cleaned_accuracy")
     words = measured(found) if found else Words("")
     if not row["not_cleaned"]:
@@ -602,16 +617,14 @@ def _cleaned(row: Entry) -> Words:
 
 
 STUDY = (
-    Column("Variant", lambda row: row["variant"].replace("_", " ")),
-    Column("Model", lambda row: row, _model),
-    Column("Accuracy", lambda row: row["measures"].get("accuracy"), measured, number=True),
-    Column("ASR", lambda row: row["measures"].get("asr"), measured, number=True),
-    Column("Best cleaned", lambda row: row if row["clean_size"] else None, _cleaned, number=True),
-    Column("ASR left", lambda row: row["measures"].get("asr_left"), measured, number=True),
+    Column("Variant", "variant", lambda name: name.replace("_", " ")),
+    Column("Model", _model),
+    Column("Accuracy", "measures.accuracy", measured, number=True),
+    Column("ASR", "measures.asr", measured, number=True),
+    Column("Best cleaned", _best_cleaned, number=True),
+    Column("ASR left", "measures.asr_left", measured, number=True),
     Column("Effect on the ASR left", _on_attack, effect),
-    Column(
-        "Effect on the best cleaned", lambda row: row["effects"].get("cleaned_accuracy"), effect
-    ),
+    Column("Effect on the best cleaned", "effects.cleaned_accuracy", effect),
 )
 
 
@@ -620,52 +633,18 @@ def _study(study: Entry) -> Table:
     return Table(f"study-{name}", f"Table of study {name}", STUDY, study["rows"]).filled()
 
 
-def _measured_words(column: str) -> str:
+def measure_words(column: str) -> str:
+    """The measure of a column of the studies' tables, within a sentence."""
     return BY_NAME[COLUMNS[column]].words
 
 
-def _replicates(rows: Sequence[Entry]) -> Table:
-    columns = (
-        Column("Model", lambda row: f"{setting_words(row)}, {label(row['pretrain_objective'])}"),
-        Column("Measure", lambda row: _measured_words(row["measure"])),
-        Column("Seeds", lambda row: len(row["seeds"]), number=True),
-        number("Between replicates", key("sd")),
-        number("Between seeds", key("sd_seeds")),
-    )
-    return Table("replicates", "Replicates", columns, rows)
-
-
-def _claims(document: Document) -> Table:
-    verdicts = verdicts_of(document)
-    authors = bool(verdicts and verdicts.of_authors)
-    evidence = "authors_evidence" if authors else "evidence"
-
-    def claim(row: Entry) -> Words:
-        quote = row["quote"]
-        expected = f", expected {row['expect']}" if row["expect"] else ""
-        more = [f"“{quote}”"] if len(quote) > SHOWN else []
-        more.append(
-            f"Measure: {row['measured']}{expected} ({plain(row['reason'])}). Refuted if "
-            f"{plain(row['refuted_by'])}. Written down: {row['fixed']}."
-        )
-        more += map(_cell_of_claim, row[evidence])
-        cut = quote if len(quote) <= SHOWN else f"{quote[:SHOWN].rsplit(' ', 1)[0]} …"
-        return Words(f"“{cut}”", row["place"], more=tuple(more))
-
-    columns = (
-        Column("Claim", lambda row: row, claim, width=0.6),
-        Column("Verdict", key("authors_verdict" if authors else "verdict"), verdict, width=0.14),
-        Column(
-            "Found",
-            lambda row: [cell for cell in row[evidence] if cell["estimate"]] or None,
-            lambda cells: "; ".join(
-                f"{setting_words(of)}: {estimate(of['estimate'])}" for of in cells
-            ),
-            width=0.2,
-        ),
-    )
-    return Table("claims", "The paper's claims", columns, document["claims"])
-
+REPLICATES = (
+    Column("Model", lambda row: f"{setting_words(row)}, {label(row['pretrain_objective'])}"),
+    Column("Measure", "measure", measure_words),
+    Column("Seeds", "seeds", lambda seeds: str(len(seeds)), number=True),
+    share("Between replicates", "sd"),
+    share("Between seeds", "sd_seeds"),
+)
 
 SHOWN = 150
 """Characters of a quoted claim before it is opened."""
@@ -676,17 +655,49 @@ def plain(text: str) -> str:
     return text.replace("`", "")
 
 
-def seeds(count: int) -> str:
-    """How many seeds, in words."""
-    return "1 seed" if count == 1 else f"{count} seeds"
+def _claims(document: Document, of_authors: bool) -> Table:
+    """By our seeds, or else by the authors' points."""
+    prefix = "authors_" if of_authors else ""
+    rows = [
+        {**claim, "shown": claim[f"{prefix}evidence"], "said": claim[f"{prefix}verdict"]}
+        for claim in document["claims"]
+    ]
+    return Table("claims", "The paper's claims", CLAIMS, rows)
+
+
+def _claim(row: Entry) -> Words:
+    quote = row["quote"]
+    expected = f", expected {row['expect']}" if row["expect"] else ""
+    more = [f"“{quote}”"] if len(quote) > SHOWN else []
+    more.append(
+        f"Measure: {row['measured']}{expected} ({plain(row['reason'])}). Refuted if "
+        f"{plain(row['refuted_by'])}. Written down: {row['fixed']}."
+    )
+    more += map(_cell_of_claim, row["shown"])
+    cut = quote if len(quote) <= SHOWN else f"{quote[:SHOWN].rsplit(' ', 1)[0]} …"
+    return Words(f"“{cut}”", row["place"], more=tuple(more))
 
 
 def _cell_of_claim(cell: Entry) -> str:
     model = f", {label(cell['pretrain_objective'])}" if cell["pretrain_objective"] else ""
-    found = cell["estimate"]
-    value = f", {estimate(found)}%, {seeds(found['seeds'])}" if found else ""
     note = f"; {cell['note']}" if cell["note"] else ""
+    value = ""
+    if found := cell["estimate"]:
+        seeds = "1 seed" if found["seeds"] == 1 else f"{found['seeds']} seeds"
+        value = f", {estimate(found)}%, {seeds}"
     return f"{setting_words(cell)}{model}: {cell['verdict']}{value}{note}"
+
+
+def _found(row: Entry) -> str | None:
+    known = [cell for cell in row["shown"] if cell["estimate"]]
+    return "; ".join(f"{setting_words(of)}: {estimate(of['estimate'])}" for of in known) or None
+
+
+CLAIMS = (
+    Column("Claim", _claim, width=0.6),
+    Column("Verdict", "said", verdict, width=0.14),
+    Column("Found", _found, width=0.2),
+)
 
 
 def run_anchor(folder: str) -> str:
@@ -698,6 +709,10 @@ def _run_link(folder: str) -> Words:
     return Words("/".join(folder.split("/")[2:]), href=f"runs.html#{run_anchor(folder)}")
 
 
+def _commit(run: Entry) -> str:
+    return (run["commit"] or "none")[:10] + ("+" if run["dirty"] else "")
+
+
 @dataclass(frozen=True)
 class Ran:
     """A run of this report and the evaluation at its end."""
@@ -707,41 +722,32 @@ class Ran:
     end: Entry
 
 
-def _runs(document: Document) -> Table:
+def _ran(document: Document) -> Iterator[Ran]:
     ends = {
         point["run"]: point for figure in document["figures"].values() for point in figure["points"]
     }
     # A pre-training ends where the cleaning of its model starts.
     for row in document["tables"]["table2"]["rows"]:
-        for share_of in ("accuracy", "asr"):
-            if run := row[share_of]["run"]:
-                ends.setdefault(run, {})
-                ends[run] = {**ends[run], share_of: row[share_of]["reproduced"]}
-    rows = [
-        Ran(folder, record, ends.get(folder, {}))
-        for folder, record in runs_of(document)["here"].items()
-    ]
-    columns = (
-        Column("Run", lambda of: of.folder, _run_link),
-        number("Accuracy at its end (%)", lambda of: of.end.get("accuracy")),
-        number("ASR (%)", lambda of: of.end.get("asr")),
-        Column("Status", lambda of: of.record["status"]),
-        Column("Started", lambda of: of.record["started"][:16].replace("T", " ")),
-        Column("Time", lambda of: of.record["seconds"], duration, number=True),
-        Column(
-            "Commit",
-            lambda of: of.record,
-            lambda run: (run["commit"] or "none")[:10] + "+" * bool(run["dirty"]),
-        ),
-        Column("Fingerprint", lambda of: of.record["fingerprint"]),
-    )
-    return Table(
-        "runs",
-        "Runs",
-        columns,
-        rows,
-        "Runs of this report. Archived ones are in archive.csv, with all of their evaluations.",
-    )
+        for name in ("accuracy", "asr"):
+            if run := row[name]["run"]:
+                ends[run] = {**ends.get(run, {}), name: row[name]["reproduced"]}
+    for folder, record in runs_of(document)["here"].items():
+        yield Ran(folder, record, ends.get(folder, {}))
+
+
+RUNS = (
+    Column("Run", "folder", _run_link),
+    share("Accuracy at its end (%)", "end.accuracy"),
+    share("ASR (%)", "end.asr"),
+    Column("Status", "record.status"),
+    Column("Started", "record.started", lambda time: time[:16].replace("T", " ")),
+    Column("Time", "record.seconds", duration, number=True),
+    Column("Commit", "record", _commit),
+    Column("Fingerprint", "record.fingerprint"),
+)
+RUNS_CAPTION = (
+    "Runs of this report. Archived ones are in archive.csv, with all of their evaluations."
+)
 
 
 def _switches(document: Document) -> Table:
@@ -753,41 +759,12 @@ def _switches(document: Document) -> Table:
         return f"{row['used']}{departure}"
 
     columns = (
-        Column("Choice", lambda row: Words(row["switch"], row["meaning"]), lambda w: w, width=0.46),
-        Column("Paper's text", key("paper"), width=0.15),
-        Column("Authors' code", key("authors"), width=0.15),
-        Column("Here", lambda row: row, used, width=0.15),
+        Column("Choice", lambda row: Words(row["switch"], row["meaning"]), width=0.46),
+        Column("Paper's text", "paper", width=0.15),
+        Column("Authors' code", "authors", width=0.15),
+        Column("Here", used, width=0.15),
     )
     return Table("switches", "Choices", columns, document["context"]["switches"])
-
-
-def _draws(document: Document) -> Iterator[Table]:
-    """What other draws of poisons, patches and cleaning pairs give; nothing without the study."""
-    found = document["draws"]
-    columns = (
-        Column("Measure", lambda row: f"{row['title']} ({UNITS[row['unit']]})"),
-        setting_column(),
-        Column("Draws", key("draws"), number=True),
-        Column(
-            "Over draws",
-            lambda row: row,
-            lambda row: estimate(row["difference"], row["unit"], True),
-        ),
-        Column(
-            "Over seeds of one draw",
-            lambda row: row if row["seeds"] else None,
-            lambda row: estimate(row["seeds"], row["unit"], True),
-        ),
-        Column("Variance over draws by that over seeds", key("ratio"), _ratio),
-        Column("The draw's own part of it (%)", key("share"), _draw_share),
-    )
-    caption = (
-        "MMCL + SSL less MMCL, both with BatchNorm groups of 64 pairs, at five learning rates."
-    )
-    if found and found["complete"] < found["planned"]:
-        done = f"{found['complete']} of {found['planned']} draws are there so far"
-        caption = f"Incomplete: {done}, so nothing is decided. {caption}"
-    yield Table("draws", "Other draws", columns, found["rows"] if found else [], caption)
 
 
 def _ratio(of: Entry) -> Words:
@@ -799,208 +776,30 @@ def _draw_share(of: Entry) -> Words:
     return Words(percent(of["value"]), interval(of["interval"], "fraction"))
 
 
-def markdown_verdicts(measures: Sequence[Entry]) -> Table:
-    """The differences by measure, a column a setting, against the first comparator."""
-    first = measures[0]["cells"][0]["comparator"] if measures else ""
-
-    def cells(measure: Entry) -> dict[str, Entry]:
-        found = [cell for cell in measure["cells"] if cell["comparator"] == first]
-        pooled = measure["pooled"]
-        return {setting_words(cell): cell for cell in [*found, *([pooled] if pooled else [])]}
-
-    places = dict.fromkeys(name for measure in measures for name in cells(measure))
-    weak = {
-        name
-        for measure in measures
-        for name, cell in cells(measure).items()
-        if name != ALL and "weak backdoor" in cell["marks"]
-    }
-    columns = [
-        Column("measure", lambda of: f"{of['title']} ({_unit_words(of['unit'])})"),
-        *(
-            Column(
-                ("mean of the settings" if name == ALL else name)
-                + " (weak backdoor)" * (name in weak),
-                partial(_cell_of, cells, name),
-                lambda pair: (
-                    f"{digits(pair[1]['difference'], pair[0]['unit'])}: {pair[1]['verdict']}"
-                ),
-            )
-            for name in places
-        ),
-    ]
-    return Table("verdicts", "Verdicts", columns, measures)
+def _of_seeds(row: Entry) -> Words | None:
+    return estimate(row["seeds"], row["unit"], signed=True) if row["seeds"] else None
 
 
-def _cell_of(
-    cells: Callable[[Entry], dict[str, Entry]], name: str, measure: Entry
-) -> tuple[Entry, Entry] | None:
-    found = cells(measure).get(name)
-    return None if found is None else (measure, found)
+DRAWS = (
+    Column("Measure", lambda row: f"{row['title']} ({UNITS[row['unit']]})"),
+    SETTING,
+    Column("Draws", "draws", number=True),
+    Column("Over draws", lambda row: estimate(row["difference"], row["unit"], signed=True)),
+    Column("Over seeds of one draw", _of_seeds),
+    Column("Variance over draws by that over seeds", "ratio", _ratio),
+    Column("The draw's own part of it (%)", "share", _draw_share),
+)
 
 
-def _digits_and_verdict(pair: tuple[Entry, Entry]) -> str:
-    measure, cell = pair
-    return f"{digits(cell['difference'], measure['unit'])}: {cell['verdict']}"
-
-
-def _unit_words(unit: str) -> str:
-    return "points" if unit == "fraction" else unit
-
-
-def digits(of: Entry, unit: str) -> str:
-    """A difference with one decimal and its interval; of shares in points."""
-    scale = 100 if unit == "fraction" else 1
-    bound = "at least " * of["at_least"] + "at most " * of["at_most"]
-    ends = of["interval"]
-    told = f" [{scale * ends[0]:.1f}, {scale * ends[1]:.1f}]" if ends else ""
-    return f"{bound}{scale * of['mean']:+.1f}{told}"
-
-
-def with_ends(value: float, ends: Sequence[float] | None) -> str:
-    """A share in percent with its interval."""
-    return percent(value) + (f" [{', '.join(map(percent, ends))}]" if ends else "")
-
-
-def markdown_tables(found: Mapping[str, Any]) -> dict[str, Table]:
-    """The tables of docs/findings.md and docs/mini.md; `found` is plain JSON."""
-    made = [
-        markdown_verdicts(found["leading"]),
-        _defences(found["beside"]),
-        _axes(found["responses"]),
-        _twins(found["leading"]),
-        _mechanism_table(found["hypotheses"].get("mechanism", [])),
-        _tries(found["first"], found["studies"]),
-        _rounding(found["replicates"]),
-        *_draws(found),
-    ]
-    return {table.name: table for table in made}
-
-
-def _defences(beside: Sequence[Entry]) -> Table:
-    measures = beside[0]["measures"] if beside else []
-
-    def cell(entry: Entry, measure: Entry) -> str | None:
-        of = next((m for m in entry["measures"] if m["measure"] == measure["measure"]), None)
-        cells = (of or {"cells": []})["cells"]
-        return " ".join(digits(c["difference"], measure["unit"]) for c in cells) or None
-
-    columns = [
-        Column("measure", lambda of: f"{of['title']} ({_unit_words(of['unit'])})"),
-        *(Column(entry["name"], partial(cell, entry)) for entry in beside),
-    ]
-    return Table("defences", "Defences", columns, measures)
-
-
-def _axes(responses: Sequence[Entry]) -> Table:
-    rows = []
-    for entry in (of for of in responses if of["tested"] == "asr_left"):
-        at = {
-            (curve["pretrain_objective"], point["number"]): point["measures"].get("asr_left")
-            for curve in entry["curves"]
-            for point in curve["points"]
-        }
-        for place, of in enumerate(sorted({of for _, of in at})):
-            rows.append({"axis": entry["axis"] if place == 0 else "", "number": of, "at": at})
-
-    def value(objective: str) -> Callable[[Entry], Any]:
-        return lambda row: row["at"].get((objective, row["number"]))
-
-    columns = (
-        Column("what varies", key("axis")),
-        Column("number", key("number"), rate),
-        *(
-            Column(label(objective), value(objective), _mean_with_ends)
-            for objective in ("mmcl", "mmcl_ssl")
-        ),
+def draws(found: Entry | None) -> Table:
+    """What other draws of poisons, patches and cleaning pairs give; no rows without the study."""
+    caption = (
+        "MMCL + SSL less MMCL, both with BatchNorm groups of 64 pairs, at five learning rates."
     )
-    return Table("axes", "What varies", columns, rows)
-
-
-def _mean_with_ends(found: Entry) -> str:
-    return "–" if found["mean"] is None else with_ends(found["mean"], found["ci"])
-
-
-def _twins(measures: Sequence[Entry]) -> Table:
-    rows = [
-        of
-        for of in _controls(measures)
-        if of.control["loss"] and of.control["twin"] and ", groups" not in of.setting
-    ]
-    columns = (
-        Column("model", lambda of: f"{of.setting}, {of.model}"),
-        Column(
-            "share lost",
-            lambda of: with_ends(of.control["loss"]["mean"], of.control["loss"]["interval"]),
-        ),
-        Column("more than its twin", lambda of: digits(of.control["twin"], "fraction")),
-    )
-    return Table("twins", "Twins", columns, rows)
-
-
-def _mechanism_table(rows: Sequence[Entry]) -> Table:
-    columns = (
-        Column("hypothesis", key("says")),
-        Column("difference in ASR left (points)", key("sum"), lambda of: digits(of, "fraction")),
-        Column("verdict", key("verdict")),
-    )
-    return Table("mechanism", "Mechanism", columns, rows)
-
-
-def _tries(first: Sequence[Entry], studies: Sequence[Entry]) -> Table:
-    rows = [
-        {
-            "try": "the first setting: 12 epochs of pre-training and of cleaning",
-            "seeds": str(of["seed"]),
-            "accuracy": percent(of["accuracy"]),
-            "cleaned": f"{int(of['cleaned'])} of 1",
-            "lost": percent(of["lost"]),
-        }
-        for of in first
-    ]
-    rows += [
-        {
-            "try": study["variants"][row["variant"]],
-            "seeds": ", ".join(map(str, row["seeds"])),
-            "accuracy": _mean_with_ends(row["measures"]["accuracy"]),
-            "cleaned": f"{row['tried'] - row['not_cleaned']} of {row['tried']}",
-            "lost": "at least " * bool(row["not_cleaned"])
-            + _mean_with_ends(row["measures"]["lost"]),
-        }
-        for study in studies
-        if study["name"] == "regime"
-        for row in study["rows"]
-    ]
-    columns = (
-        Column("try", key("try")),
-        Column("seeds", key("seeds")),
-        Column("accuracy before", key("accuracy")),
-        Column("cleaned", key("cleaned")),
-        Column("accuracy lost", key("lost")),
-    )
-    return Table("tries", "Tries", columns, rows)
-
-
-def _rounding(replicates: Sequence[Entry]) -> Table:
-    rows: dict[str, dict[str, Entry]] = {}
-    for of in replicates:
-        model = (
-            f"{label(of['dataset'])}, {label(of['clean_size'])}, {label(of['pretrain_objective'])}"
-        )
-        rows.setdefault(of["measure"], {})[model] = of
-    models = dict.fromkeys(name for row in rows.values() for name in row)
-    columns = [
-        Column("measure", lambda row: _measured_words(row[0])),
-        *(
-            Column(
-                name,
-                _of_row(name),
-                lambda of: f"{percent(of['sd'])} / {percent(of['sd_seeds'])}",
-            )
-            for name in models
-        ),
-    ]
-    return Table("rounding", "Rounding", columns, list(rows.items()))
+    if found and found["complete"] < found["planned"]:
+        done = f"{found['complete']} of {found['planned']} draws are there so far"
+        caption = f"Incomplete: {done}, so nothing is decided. {caption}"
+    return Table("draws", "Other draws", DRAWS, found["rows"] if found else [], caption)
 
 
 def readme_table(document: Document, measures: Sequence[str]) -> Table:
@@ -1010,8 +809,8 @@ def readme_table(document: Document, measures: Sequence[str]) -> Table:
     several = len(verdicts.seeds) if verdicts else 0
     rows = [
         of
-        for of in _judged(measure for measure in found if measure["measure"] in measures)
-        if of.cell["dataset"] and of.cell["comparator"] == of.measure["cells"][0]["comparator"]
+        for of in judged(measure for measure in found if measure["measure"] in measures)
+        if of.cell["dataset"] and of.cell["comparator"] == of.first
     ]
 
     def name(of: Judged) -> str:
@@ -1019,15 +818,27 @@ def readme_table(document: Document, measures: Sequence[str]) -> Table:
         fewer = f"; {count} seeds" if count < several else ""
         return f"{of.measure['title']}; {setting_words(of.cell)}{fewer}"
 
+    def found_words(of: Judged) -> str:
+        return f"{_difference(of)}, " + "; ".join([of.cell["verdict"], *of.cell["marks"]])
+
     columns = (
         Column("measure and setting", name),
         *VERDICTS[3:5],
-        Column(
-            "difference, verdict",
-            lambda of: (
-                f"{estimate(of.cell['difference'], of.unit, True)}, "
-                + "; ".join([of.cell["verdict"], *of.cell["marks"]])
-            ),
-        ),
+        Column("difference, verdict", found_words),
     )
     return Table("readme", "Verdicts", columns, rows)
+
+
+def models_table(models: Sequence[Any], denominator: str) -> Table:
+    """The models of a release: file, accuracy, ASR by the `denominator`, and hash."""
+
+    def code(text: str) -> str:
+        return f"`{text}`"
+
+    columns = (
+        Column("file", "file", code),
+        share("accuracy (%)", "counts.accuracy"),
+        share("ASR (%)", lambda model: model.counts.asr(denominator)),
+        Column("SHA-256", "sha256", code),
+    )
+    return Table("models", "Models", columns, models)

@@ -7,7 +7,8 @@ if (slider) {
     const cap = String(Number(slider.value));
     document.getElementById("cap").textContent = cap;
     for (const cell of data.thresholds) {
-      const row = document.querySelector(`[data-setting="${cell.setting}"]`);
+      const rows = [...document.querySelectorAll("#table-thresholds tbody tr")];
+      const row = rows.find((of) => of.cells[0].textContent === cell.setting);
       row.querySelectorAll("td").forEach((td, place) => { td.textContent = cell.rows[cap][place]; });
     }
   };

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from repro.profile import clean_runs, departures, pretrain_runs
+from repro.report.authors import AuthorsFile, AuthorsPoints
 from repro.report.format import label
-from repro.report.numbers.authors import AuthorsFile, AuthorsPoints
 from repro.report.points import COLUMNS, FinishedRun, evaluations, read_runs
 from repro.runs.layout import RESULTS, results_dir
 from repro.runs.version import unaccepted_runs

@@ -11,15 +11,13 @@ from typing import Any
 import pandas as pd
 
 from repro.intervals import wilson
-from repro.report.judging.claims import Paper
+from repro.report.cells import CELLS, CLEANCLIP, DATASETS, OBJECTIVES, PANELS, Cell
+from repro.report.claims import Paper
+from repro.report.evidence import Evidence
 from repro.report.measures import best_under_cap
-from repro.report.numbers.cells import CELLS, CLEANCLIP, DATASETS, OBJECTIVES, PANELS, Cell
-from repro.report.numbers.evidence import Evidence
-from repro.report.points import accuracy_kept, start_models
+from repro.report.points import PRINTED, accuracy_kept, start_models
 from repro.spec import Dataset, Loss, Objective
 
-PRINTED = "Table 2 of the paper"
-"""Run of a start model that is known by its printed numbers only."""
 DOT = [
     *("source", *Cell._fields, "loss", "learning_rate", "seed", "epoch", "step"),
     *("accuracy", "kept", "asr", "images", "attackable", "run"),

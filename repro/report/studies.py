@@ -7,19 +7,26 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pandas as pd
 
 from repro.integrity.locked import LOCK, locked_outputs
 from repro.ledger import LedgerError
-from repro.report.numbers.authors import AuthorsPoints
-from repro.report.numbers.evidence import Evidence, folder_of, read_evidence
+from repro.report.authors import AuthorsPoints
+from repro.report.contrasts import Family, set_q_values
+from repro.report.evidence import Evidence, folder_of, read_evidence
+from repro.report.measures import Evaluations
 from repro.report.points import FinishedRun, archived_runs, evaluations
-from repro.report.studies.axes import responses
-from repro.report.studies.estimates import Family, set_q_values
-from repro.report.studies.outcomes import EARLIER, REPLICATES, outcomes, replicates
-from repro.report.studies.tables import StudyEntry, StudyTable
+from repro.report.study_tables import (
+    EARLIER,
+    REPLICATES,
+    Replicates,
+    Response,
+    StudyEntry,
+    StudyTable,
+    replicates,
+    responses,
+)
 from repro.runs.layout import RESULTS
 from repro.spec import Profile
 from repro.study.spec import Study, archive_of, lacking, load_study, study_names
@@ -56,14 +63,15 @@ class StudyResults:
         return {spec.seed for spec in lacking(self.spec, (run.record for run in self.runs))}
 
 
-class Studied(NamedTuple):
+@dataclass(frozen=True)
+class Studied:
     """What the report says of the studies of a profile."""
 
     studies: list[StudyEntry]
-    responses: list[dict[str, Any]]
+    responses: list[Response]
     effects_family: Family | None
     """The effects of the two above together; None without studies."""
-    replicates: list[dict[str, Any]]
+    replicates: list[Replicates]
 
 
 def read_study_results(profile: str) -> list[StudyResults]:
@@ -71,14 +79,20 @@ def read_study_results(profile: str) -> list[StudyResults]:
 
     SpecError or LedgerError for a file that cannot be used.
     """
-    studies = []
-    for name, spec, archive in _with_archive({profile}):
-        # An archive may hold a variant that its study no longer names.
-        runs = [run for run in archived_runs(archive) if run.record.status != "failed"]
-        named = tuple(run for run in runs if run.record.spec.variant in spec.variants)
-        studies += [StudyResults(name, spec, named)] if named else []
+    found = (_results(*of) for of in _with_archive({profile}))
+    studies = [study for study in found if study.runs]
     # Of as many seeds, in the order of their names.
     return sorted(studies, key=lambda of: -len({run.record.spec.seed for run in of.runs}))
+
+
+def _results(name: str, spec: Study, archive: Path) -> StudyResults:
+    # An archive may hold a variant that its study no longer names.
+    runs = tuple(
+        run
+        for run in archived_runs(archive)
+        if run.record.status != "failed" and run.record.spec.variant in spec.variants
+    )
+    return StudyResults(name, spec, runs)
 
 
 def rank_notices(own: Sequence[FinishedRun], studies: Iterable[StudyResults]) -> list[str]:
@@ -157,35 +171,35 @@ def _with_archive(profiles: Collection[str]) -> Iterator[tuple[str, Study, Path]
             yield name, spec, archive
 
 
-def studied(studies: Sequence[StudyResults], profile: Profile, rate: float | None) -> Studied:
+def studied(
+    studies: Sequence[StudyResults], evaluations: Evaluations, confidence: float
+) -> Studied:
     """Tables, responses and replicates of studies of one profile.
 
-    `rate`: the learning rate at which the ASR left is compared (`rules.rate` of specs/claims.yaml);
-    None for a profile that has none.
+    `evaluations` are those of the studies at least.
     """
-    studies = [study for study in studies if not (study.confirms and study.seeds_due)]
+    shown = [study for study in studies if not (study.confirms and study.seeds_due)]
     tables = {
         study.name: StudyTable(
+            study.name,
             study.spec,
-            outcomes(study.frame, profile.evaluate.asr_cap, rate),
-            profile.evaluate.confidence,
+            evaluations,
+            confidence,
             effects=not (study.spec.hypotheses or study.confirms),
         )
-        for study in studies
+        for study in shown
     }
     return Studied(
         studies=[
-            tables[study.name].entry(study.name, [run.record.spec for run in study.runs])
-            for study in studies
+            tables[study.name].entry([run.record.spec for run in study.runs]) for study in shown
         ],
-        responses=[e for name, table in tables.items() for e in responses(name, table, rate)],
-        replicates=replicates(_unchanged(studies), profile.evaluate.asr_cap, rate),
+        responses=[entry for table in tables.values() for entry in responses(table)],
+        replicates=list(replicates(_unchanged(shown), evaluations.context)),
         # Last, since the tables know by now what was asked of them.
         effects_family=set_q_values(
-            [effect for table in tables.values() for effect in table.effects],
-            profile.evaluate.confidence,
+            [effect for table in tables.values() for effect in table.effects], confidence
         )
-        if studies
+        if shown
         else None,
     )
 
@@ -228,10 +242,10 @@ def evidence_of(profile: Profile, authors: AuthorsPoints = ((), ())) -> Evidence
         return evidence
     runs = tuple(
         run
-        for study in read_study_results(profile.name)
-        if study.name == profile.name
-        for run in study.runs
-        if run.record.spec.variant == study.spec.reference
+        for of in _with_archive({profile.name})
+        if of[0] == profile.name
+        for run in _results(*of).runs
+        if run.record.spec.variant == of[1].reference
     )
     if not runs:
         return evidence

@@ -6,20 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from statistics import variance
-from typing import Any
 
 from scipy.stats import f as f_distribution
 
 from repro.intervals import Interval
-from repro.report.judging.claims import Arms
-from repro.report.measures import (
-    Evaluations,
-    Value,
-    judged,
-    of_both,
-)
-from repro.report.studies.results import StudyResults
-from repro.report.verdicts import FEWEST_SEEDS, Estimate, estimate
+from repro.report.claims import Arms
+from repro.report.contrasts import FEWEST_SEEDS, Contrast, Estimate, difference, estimate
+from repro.report.measures import Evaluations, Value, judged
+from repro.report.studies import StudyResults
 from repro.spec import CleanSize, Dataset
 
 STUDY = "draws"
@@ -58,10 +52,20 @@ class DrawRow:
     than 0."""
 
 
+@dataclass(frozen=True)
+class Draws:
+    """The study `draws`."""
+
+    complete: int
+    """Draws that are there with all of their runs."""
+    planned: int
+    rows: list[DrawRow]
+
+
 def draws(
     studies: Iterable[StudyResults], evaluations: Evaluations, confirmed: Arms | None
-) -> dict[str, Any] | None:
-    """The rows of the study `draws`, and how many of its draws are there; None without it.
+) -> Draws | None:
+    """What the study `draws` gives; None without it.
 
     The interval of a ratio of variances is that of the F distribution, for normal differences.
     """
@@ -72,34 +76,35 @@ def draws(
     shared = (frame.stage == "pretrain") | frame.learning_rate.isin(study.frame.learning_rate)
     at_same_rates = Evaluations(frame[shared], evaluations.context)
     rows = []
-    compared = judged(COMPARED)
-    for measure, dataset, size in product(compared, study.spec.datasets, study.spec.clean_sizes):
-        of_draws: dict[int, Value] = {}
-        for variant in study.spec.variants:
-            pair = at_same_rates.pair(f"{STUDY}/{variant}", f"{STUDY}/{variant}", dataset, size)
-            of_draws |= of_both(measure.of, pair)["difference"]
-        of_seeds: Mapping[int, Value] = {}
+    places = product(judged(COMPARED), study.spec.datasets, study.spec.clean_sizes)
+    for measure, dataset, size in places:
+        every = tuple(f"{STUDY}/{variant}" for variant in study.spec.variants)
+        terms = difference(every, every, dataset, size)
+        of_draws = Contrast(measure.of, terms).sides(at_same_rates)[-1]
+        if not of_draws:
+            continue
+        of_seeds: dict[int, Value] = {}
         if confirmed and COMPARATOR in confirmed.mmcl:
-            arms = confirmed.mmcl[COMPARATOR], confirmed.mmcl_ssl
-            of_seeds = of_both(measure.of, at_same_rates.pair(*arms, dataset, size))["difference"]
-        if of_draws:
-            ratio = _ratio(of_draws, of_seeds)
-            rows.append(
-                DrawRow(
-                    measure=measure.name,
-                    title=measure.title,
-                    unit=measure.unit,
-                    dataset=dataset,
-                    clean_size=size,
-                    draws=len(of_draws),
-                    difference=estimate(of_draws),
-                    seeds=estimate(of_seeds) if of_seeds else None,
-                    ratio=ratio,
-                    share=ratio and _share(ratio),
-                )
+            arms = (confirmed.mmcl[COMPARATOR],), (confirmed.mmcl_ssl,)
+            terms = difference(*arms, dataset, size)
+            of_seeds = Contrast(measure.of, terms).sides(at_same_rates)[-1]
+        ratio = _ratio(of_draws, of_seeds)
+        rows.append(
+            DrawRow(
+                measure=measure.name,
+                title=measure.title,
+                unit=measure.unit,
+                dataset=dataset,
+                clean_size=size,
+                draws=len(of_draws),
+                difference=estimate(of_draws),
+                seeds=estimate(of_seeds) if of_seeds else None,
+                ratio=ratio,
+                share=ratio and _share(ratio),
             )
+        )
     there = {run.record.spec.seed for run in study.runs} - study.seeds_due
-    return {"complete": len(there), "planned": len(study.spec.variants), "rows": rows}
+    return Draws(complete=len(there), planned=len(study.spec.variants), rows=rows)
 
 
 def _ratio(of_draws: Mapping[int, Value], of_seeds: Mapping[int, Value]) -> Ratio | None:

@@ -1,1 +1,0 @@
-"""Numbers with their intervals: evaluations, claims, verdicts, tables."""

@@ -1,1 +1,0 @@
-"""What the studies of specs/studies say: effects, outcomes, responses, machines."""
