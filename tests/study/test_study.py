@@ -22,7 +22,7 @@ from repro.report.study_tables import REPLICATES
 from repro.runs.published import read_results, read_run
 from repro.spec import SpecError, digest
 from repro.study import run as study_run
-from repro.study.archive import read_archive, unpack_run, write_archive
+from repro.study.archive import ArchivedRun, read_archive, unpack_run, write_archive
 from repro.study.spec import (
     Study,
     archive_of,
@@ -69,7 +69,7 @@ def test_data_that_tell_of_other_settings_are_refused(here: Path) -> None:
     assert study_run.variant_folders(loaded, base) == (Path("data/mini"), Path("poisoned/mini"))
     for folder, settings in stores.items():
         write_settings(folder, settings | {"target_class": "star"})
-        with pytest.raises(SpecError, match=f'{folder}: made with target_class: "star"'):
+        with pytest.raises(SpecError, match=f"{folder}: made with target_class: star"):
             study_run.variant_folders(loaded, base)
         write_settings(folder, settings)
 
@@ -364,6 +364,6 @@ def test_a_cell_trained_again_has_the_counts_of_the_archive_or_those_of_a_replic
     both = [item for item in archived if item[0].spec.variant == "badnet_par"]
     assert list(compare(archived, [item for item in both if item[0].spec.seed == 27])) == []
     hit = {"num_attacked": again[0][1][0].num_images}
-    wrong = [(run, [row.model_copy(update=hit) for row in rows]) for run, rows in again]
+    wrong = [ArchivedRun(run, [row.model_copy(update=hit) for row in rows]) for run, rows in again]
     (problem,) = compare(archived, wrong)
     assert problem.startswith("mmcl: mean ASR at the ends of the runs 1.000, in the archive 0.")
