@@ -57,7 +57,7 @@ def store(count: int, folder: Path) -> PairStore:
     captions = Captions.of(" ".join(WORDS[word] for word in row) for row in words)
     keys = rng.integers(256, size=(2, count, 16), dtype=np.uint8)
     zeros = np.zeros(count, np.int64)
-    index = Index(zeros.astype(np.int32), zeros, zeros, *keys, zeros - 1, captions)
+    index = Index(zeros.astype(np.int32), zeros, zeros, keys[0], keys[1], zeros - 1, captions)
     return PairStore(folder, index, [])
 
 

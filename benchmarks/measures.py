@@ -40,7 +40,7 @@ MATRIX = 2048
 """Rows and columns of the matrices whose product gives the rate."""
 PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "MKL": torch.matmul,
-    "oneDNN": lambda one, other: torch.ops.mkldnn._linear_pointwise(  # type: ignore[no-any-return]
+    "oneDNN": lambda one, other: torch.ops.mkldnn._linear_pointwise(
         one, other.T.contiguous(), None, "none", [], ""
     ),
 }
