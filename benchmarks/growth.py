@@ -55,9 +55,9 @@ def store(count: int, folder: Path) -> PairStore:
     rng = np.random.default_rng(0)
     words = rng.integers(len(WORDS), size=(count, 6))
     captions = Captions.of(" ".join(WORDS[word] for word in row) for row in words)
-    keys, hashes = rng.integers(256, size=(2, count, 16), dtype=np.uint8)
+    keys = rng.integers(256, size=(2, count, 16), dtype=np.uint8)
     zeros = np.zeros(count, np.int64)
-    index = Index(zeros.astype(np.int32), zeros, zeros, keys, hashes, zeros - 1, captions)
+    index = Index(zeros.astype(np.int32), zeros, zeros, keys[0], keys[1], zeros - 1, captions)
     return PairStore(folder, index, [])
 
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import measures, reference
+from benchmarks import growth, measures, reference
 from benchmarks.timing import compare
 from benchmarks.workload import RATE, Trainer, Workload, save_model
 from repro.data.keyed import keyed_rng
 from repro.profile import clean_runs, load_profile
 from repro.spec import RunSpec
+from repro.study.archive import read_archive, write_archive
 from repro.train.model import normalise
 from tests.support.evaluation import write_rows
 from tests.support.short_run import scheduled
@@ -161,3 +162,17 @@ def test_every_name_is_measured(workload: Workload, tmp_path: Path) -> None:
     assert len(step.runs) == 1
     assert image.ratio > 0
     assert image.seconds < step.seconds
+
+
+def test_runs_under_other_seeds_are_an_archive_again(root: Path, tmp_path: Path) -> None:
+    runs = read_archive(root / "results/studies/control.jsonl.gz")[:3]
+    path = tmp_path / "again.jsonl.gz"
+    write_archive(path, growth.repeated(runs, 2))
+    seeds = sorted(run.record.spec.seed for run in read_archive(path))
+    first = [run.record.spec.seed for run in runs]
+    assert seeds == sorted([*first, *(seed + growth.SEEDS for seed in first)])
+
+
+def test_growth_is_the_exponent_of_the_last_step() -> None:
+    text = growth.table(["1", "2", "8"], {"square": [1.0, 4.0, 64.0]}, step=4.0)
+    assert text.splitlines()[-1] == "| square | 1 s | 4 s | 64 s | 2.00 |"

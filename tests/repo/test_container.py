@@ -8,15 +8,13 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from repro.sources.icons.package import ICONS
-from repro.sources.packages import WORDNET, obtain
 from tests.support.checkout import fresh_checkout
 
 Buildah = Callable[..., str]
@@ -69,19 +67,6 @@ def pip_settings(home: Path) -> list[str]:
     return [*volumes, f"{home / 'pip.conf'}:/etc/pip.conf:ro"]
 
 
-def own_python(base: Path) -> str:
-    """Put this machine's Python into the base, which may be the one that its wheels are for; its
-    place there, or nothing if it is the distribution's own.
-    """
-    if Path(sys.base_prefix) == Path("/usr"):
-        return ""
-    ignored = shutil.ignore_patterns("__pycache__", "site-packages", "test", "*.a")
-    shutil.copytree(sys.base_prefix, base / "opt/python", symlinks=True, ignore=ignored)
-    (base / "etc/ld.so.conf.d/python.conf").write_text("/opt/python/lib\n")
-    subprocess.run(["ldconfig", "-r", base], check=True)
-    return f"/opt/python/bin/{Path(os.path.realpath(sys.executable)).name}"
-
-
 @pytest.mark.skipif(
     shutil.which("buildah") is None or shutil.which("debootstrap") is None or os.getuid() != 0,
     reason="no tool to build an image here: apt-get install buildah debootstrap, as root",
@@ -92,12 +77,11 @@ def own_python(base: Path) -> str:
 def test_the_image_builds_computes_and_holds_nothing_of_this_machine(
     root: Path, tmp_path: Path, buildah: Buildah
 ) -> None:
-    """Over the Debian that the Dockerfile names, or over this machine's release of another one."""
+    """On Debian over the release with the oldest Python that the project takes."""
     release = platform.freedesktop_os_release()
-    suite = "trixie" if release["ID"] == "debian" else release["VERSION_CODENAME"]
+    suite = "bookworm" if release["ID"] == "debian" else release["VERSION_CODENAME"]
     command = ["debootstrap", "--variant=minbase", suite, tmp_path / "base"]
     subprocess.run(command, check=True, capture_output=True, timeout=600)
-    python = own_python(tmp_path / "base")
     (tmp_path / "Base").write_text("FROM scratch\nADD base /\n")
     network = ["--network", "host"]
     buildah("build", *network, "--layers=false", "--tag", "base", "--file", "Base", ".")
@@ -107,13 +91,12 @@ def test_the_image_builds_computes_and_holds_nothing_of_this_machine(
     index = os.environ.get("PIP_EXTRA_INDEX_URL", "")
     arguments = ["BASE=localhost/base", f"PIP_EXTRA_INDEX_URL={index}", "EXTRAS="]
     options = [word for argument in arguments for word in ("--build-arg", argument)]
-    options += ["--env", f"PYTHON={python}"] if python else []
     options += [word for volume in pip_settings(tmp_path) for word in ("--volume", volume)]
     buildah("build", *network, "--pull=never", "--tag", "repro", *options, str(context))
     buildah("from", *network, "--pull=never", "--name", "project", "localhost/repro")
 
-    def run(*words: str, options: Sequence[str] = ()) -> str:
-        return buildah("run", *network, *options, "project", "--", *words)
+    def run(*words: str) -> str:
+        return buildah("run", *network, "project", "--", *words)
 
     about = json.loads(buildah("inspect", "--type", "image", "localhost/repro"))["OCIv1"]["config"]
     assert about["Cmd"] == ["make", "reproduce"]
@@ -126,14 +109,11 @@ def test_the_image_builds_computes_and_holds_nothing_of_this_machine(
     assert run("make", "setup") == ""
     left = "ls -A .git .dvc/cache work 2>/dev/null; cat /etc/pip.conf /run/pip.crt 2>/dev/null"
     assert run("sh", "-c", f"{left}; true").strip() in ("", ".dvc/cache:\n\nwork:")
-
-    packages = [obtain(package).parent.resolve() for package in (ICONS, WORDNET)]
-    brought = [f"--volume={packages[0]}:/packages:ro", "--env=REPRO_NPM_DIR=/packages"]
-    said = run("make", "reproduce", "PROFILE=smoke", options=brought)
-    assert "page: report/build/smoke/index.html" in said
-    document = json.loads(run("cat", "report/build/smoke/report.json"))
-    assert document["profile"] == "smoke"
-    assert not document["missing"]
+    code = "import torch, repro.worker; print(torch.ones(2).sum().item())"
+    said = run("sh", "-c", f".venv/bin/python -c '{code}' 2>&1 || true")
+    if "GLIBC_" in said:
+        pytest.skip("the wheel of torch that pip finds here wants a newer C library than the base")
+    assert said.endswith("2.0\n")
 
 
 def read(path: Path) -> Any:
