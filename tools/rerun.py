@@ -47,14 +47,15 @@ def main(study: str, *named: str) -> None:
 
 def compare(archived: Sequence[ArchivedRun], again: Sequence[ArchivedRun]) -> Iterator[str]:
     """Print how a cell cleaned again differs from the archive; yield what is too far off."""
-    old = {key(item): counts(item) for item in archived}
-    cleaned = [item for item in again if item[0].spec.stage == "clean"]
-    if all(counts(item) == old[key(item)] for item in cleaned):
+    old = {key(run): counts(run) for run in archived}
+    cleaned = [run for run in again if run.record.spec.stage == "clean"]
+    if all(counts(run) == old[key(run)] for run in cleaned):
         print(f"all {len(cleaned)} runs have the counts of the archive")
         return
 
-    variant, seed = cleaned[0][0].spec.variant, cleaned[0][0].spec.seed
-    of_variant = [item for item in archived if item[0].spec.variant == variant]
+    first = cleaned[0].record.spec
+    variant, seed = first.variant, first.seed
+    of_variant = [run for run in archived if run.record.spec.variant == variant]
     for objective in sorted({record.spec.pretrain_objective for record, _ in cleaned}):
         value = asr_left(cleaned, objective, seed)
         others = {record.spec.seed for record, _ in of_variant} - {seed}

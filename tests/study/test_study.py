@@ -359,7 +359,7 @@ def test_an_archived_run_without_the_hash_of_its_rows_is_refused(archive: Path) 
 
 def test_a_cell_trained_again_has_the_counts_of_the_archive_or_those_of_a_replicate() -> None:
     archived = read_archive(study_run.archive_of("bench"))
-    again = [item for item in archived if item[0].spec.variant == "stripes_par"]
+    again = [run for run in archived if run.record.spec.variant == "stripes_par"]
     assert list(compare(archived, again)) == []
     both = [item for item in archived if item[0].spec.variant == "badnet_par"]
     assert list(compare(archived, [item for item in both if item[0].spec.seed == 27])) == []
