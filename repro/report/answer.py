@@ -88,6 +88,7 @@ def answer(verdicts: Verdicts, paper: Paper) -> Answer | None:
 def _numbers(of: Mapping[str, MeasureVerdict]) -> Iterator[Number]:
     """ASR left in the last setting, the factor of the rates, and the accuracy when cleaned."""
     last = _first(of["asr_left_at_rate"])[-1]
+    settings = len(_first(of["asr_left_at_rate"]))
     left = " against ".join(f"{100 * getattr(last, o).mean:.0f}%" for o in ("mmcl_ssl", "mmcl"))
     yield Number(
         left,
@@ -98,21 +99,29 @@ def _numbers(of: Mapping[str, MeasureVerdict]) -> Iterator[Number]:
     yield Number(
         f"{factor(rates.mean)} times",
         f"{'or more ' * rates.at_least}{_interval(rates, factor)}: the learning rate that cleans "
-        "MMCL + SSL models, over that of MMCL models.",
+        f"MMCL + SSL models, over that of MMCL models, as the mean of {settings} settings.",
     )
     if cleaned := of.get("accuracy_at_cap"):
         main = _pooled(cleaned, cleaned.cells[0].comparator)
         yield Number(
             f"{'+' * (main.mean > 0)}{percent(main.mean)} points",
             f"of accuracy {_interval(main, percent)}: the cleaned MMCL + SSL model less the "
-            "cleaned MMCL model.",
+            f"cleaned MMCL model, as the mean of {settings} settings.",
         )
+
+
+PARTS = {
+    "direction": "MMCL + SSL models are harder to clean",
+    "strength": "cleaning fails on them",
+    "advice": "pre-train with MMCL alone",
+}
+"""What the parts of the claim say."""
 
 
 def _headline(holds: Mapping[str, bool]) -> str:
     """Which parts of the claim hold and which do not."""
     yes, no = (
-        " and ".join(f"its {name}" for name, of in holds.items() if of is wanted)
+        " and ".join(f"its {name} ({PARTS[name]})" for name, of in holds.items() if of is wanted)
         for wanted in (True, False)
     )
     parts = [f"holds in {yes}"] * bool(yes) + [f"does not hold in {no}"] * bool(no)
@@ -126,8 +135,8 @@ def _harder(left: MeasureVerdict, rates: MeasureVerdict) -> Line:
     return Line(
         "Are MMCL + SSL models harder to clean?",
         _word([left.verdict, rates.verdict]),
-        f"After CleanCLIP at one learning rate an ASR of {of_both[0]}% is left on them, and of "
-        f"{of_both[1]}% on MMCL models. Cleaning them takes {_bound(difference)}"
+        f"After CleanCLIP at the same learning rate an ASR of {of_both[0]}% is left on them, and "
+        f"of {of_both[1]}% on MMCL models. Cleaning them takes {_bound(difference)}"
         f"{factor(difference.mean)} times the learning rate "
         f"{_interval(difference, factor)}, the mean of {len(cells)} settings.",
     )
@@ -152,7 +161,7 @@ def _how_much(
     first, *others = dict.fromkeys(cell.comparator for cell in lost.cells)
     beside = [
         f"{_points(_pooled(lost, name))} against MMCL models with BatchNorm {label(name)} pairs, "
-        "as theirs"
+        "as they have"
         for name in others
     ]
     for name, words in (
@@ -169,7 +178,8 @@ def _how_much(
     return Line(
         "How much more accuracy does cleaning them cost?",
         f"{_points(_pooled(lost, first), ' points')}",
-        f"It is {', '.join(beside)}. In the paper it is {printed}.",
+        "This is the share lost by MMCL + SSL models less that lost by MMCL models. It is "
+        f"{', '.join(beside)}. In the paper it is {printed}.",
     )
 
 

@@ -776,18 +776,22 @@ def _draw_share(of: Entry) -> Words:
     return Words(percent(of["value"]), interval(of["interval"], "fraction"))
 
 
+def _of_draws(row: Entry) -> Words:
+    return estimate(row["difference"], row["unit"], signed=True)
+
+
 def _of_seeds(row: Entry) -> Words | None:
     return estimate(row["seeds"], row["unit"], signed=True) if row["seeds"] else None
 
 
 DRAWS = (
-    Column("Measure", lambda row: f"{row['title']} ({UNITS[row['unit']]})"),
+    Column("Measure", lambda row: f"{row['title']} ({UNITS[row['unit']]})", width=0.2),
     SETTING,
     Column("Draws", "draws", number=True),
-    Column("Over draws", lambda row: estimate(row["difference"], row["unit"], signed=True)),
-    Column("Over seeds of one draw", _of_seeds),
-    Column("Variance over draws by that over seeds", "ratio", _ratio),
-    Column("The draw's own part of it (%)", "share", _draw_share),
+    Column("Over draws", _of_draws, width=0.15),
+    Column("Over seeds of one draw", _of_seeds, width=0.15),
+    Column("Variance over draws by that over seeds", "ratio", _ratio, width=0.14),
+    Column("The draw's own part of it (%)", "share", _draw_share, width=0.1),
 )
 
 
