@@ -317,6 +317,7 @@ def test_set_up_knows_its_place_by_whatever_way_one_comes(root: Path, tmp_path: 
         folder = tmp_path / way
         # Nothing can be installed: what is tried would fail.
         offline = {"PIP_NO_INDEX": "1", "PYTHON": "/bin/false", "PATH": "/usr/bin:/bin"}
+        offline["EXTRAS"] = "test"
         ended = subprocess.run(
             ["bash", "setup.sh"],
             cwd=folder,
