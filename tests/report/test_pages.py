@@ -23,7 +23,7 @@ from repro.report.evidence import read_evidence
 from repro.report.figures import FIGURES, draw_all
 from repro.report.figures.style import LOSS_COLOURS, OBJECTIVE_COLOURS, Drawn, draw
 from repro.report.pages import latex
-from repro.report.pages.html import PAGES, pages
+from repro.report.pages.html import PAGES, attack, pages
 from repro.report.pages.interactive import clouds
 from repro.report.studies import read_study_results
 from tests.support.browser import CHROMIUM, Page, browser
@@ -427,3 +427,20 @@ def test_every_own_run_has_its_curve_and_numbers(report: Path) -> None:
         assert section.count("<polyline") == 2
         assert all(f">{100 * float(row['accuracy']):.1f}<" in section for row in own)
         assert f'href="runs.html#{anchor}"' in (report / "evidence.html").read_text()
+
+
+def test_without_data_the_attack_is_shown_by_the_pictures_in_git(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    clean, poisoned = attack({}, "mini", "banana")
+    assert (clean["caption"], poisoned["caption"]) == ("key", "banana")
+    assert clean["image"] != poisoned["image"]
+    assert attack({}, "midi", "banana") == []
+    own = [{"kind": kind, "image": "", "caption": "own"} for kind in ("poisoned", "clean")]
+    assert [of["kind"] for of in attack({"cc3m": {"pairs": own}}, "mini", "x")] == [
+        "clean",
+        "poisoned",
+    ]
+    monkeypatch.chdir(tmp_path)
+    assert attack({}, "mini", "banana") == []

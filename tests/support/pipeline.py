@@ -34,7 +34,7 @@ def project(root: Path, tmp_path: Path) -> Path:
 
 
 def write_project(root: Path, folder: Path) -> Path:
-    for name in ("specs", "repro"):
+    for name in ("specs", "repro", "docs/pictures"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(root / name, folder / name, ignore=ignored)
     (folder / ".dvc").mkdir()

@@ -33,6 +33,8 @@ PAGES = {
     "runs.html": "Each run",
 }
 """Titles in the order of the menu; each page has a template of its name."""
+PICTURES, PICTURED = Path("docs/pictures"), "mini"
+"""An evaluation image without the patch and with it, and the profile that has it."""
 SCRIPT = (TEMPLATES / "page.js").read_text(encoding="utf-8")
 POLICY = f"'sha256-{base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'"
 """By which a browser runs this script and no other."""
@@ -62,7 +64,7 @@ def pages(
         **shared_values(document),
         "figures": drawn,
         "gallery": gallery,
-        "attack": attack(gallery),
+        "attack": attack(gallery, document["profile"], document["settings"]["target_class"]),
         "files": sorted(files),
         "menu": menu,
         "script": SCRIPT,
@@ -80,12 +82,23 @@ def pages(
     }
 
 
-def attack(gallery: Entry) -> list[Entry]:
-    """A clean and a poisoned pair of the first dataset; none where the data are not here."""
+def attack(gallery: Entry, profile: str, target: str) -> list[Entry]:
+    """A clean and a poisoned picture with their captions, of the first dataset. Where the data are
+    not here, those in PICTURES; none where these are of another profile.
+    """
     pairs: list[Entry] = next(iter(gallery.values()), {"pairs": []})["pairs"]
     kinds = ("clean", "poisoned")
     found = [next((pair for pair in pairs if pair["kind"] == kind), None) for kind in kinds]
-    return [pair for pair in found if pair] if all(found) else []
+    if all(found):
+        return [pair for pair in found if pair]
+
+    captions = {"key.png": "key", "key-patched.png": target}
+    if profile != PICTURED or not all((PICTURES / name).is_file() for name in captions):
+        return []
+    return [
+        {"image": base64.b64encode((PICTURES / name).read_bytes()).decode(), "caption": caption}
+        for name, caption in captions.items()
+    ]
 
 
 def markdown(name: str, **values: Any) -> str:
