@@ -63,8 +63,10 @@ def store(count: int, folder: Path) -> PairStore:
 
 def of_rows(count: int, folder: Path) -> dict[str, Callable[[], object]]:
     """What is measured on a store of so many rows, by name."""
-    profile, pairs = load_profile("mini"), store(count, folder)
-    some, other = np.arange(count // 50), pairs.index.take(np.arange(count // 50))
+    profile = load_profile("mini")
+    pairs = store(count, folder)
+    some = np.arange(count // 50)
+    other = pairs.index.take(some)
     return {
         "poison: which rows": lambda: choose_rows(profile, "cc3m", pairs),
         "poison: the index with the poisoned rows": lambda: pairs.index.replace(some, other),
@@ -122,12 +124,11 @@ def table(sizes: Sequence[str], seconds: dict[str, list[float]], step: float) ->
 
 
 def main() -> None:
-    """Print both tables."""
-    runs, rows = measured(TIMES, of_runs), measured(STORE_ROWS, of_rows)
-    print(table([f"{times} times the runs" for times in TIMES], runs, TIMES[-1] / TIMES[-2]))
-    print()
-    step = STORE_ROWS[-1] / STORE_ROWS[-2]
-    print(table([f"{rows:,} rows" for rows in STORE_ROWS], rows, step))
+    """Print both tables, each when it is there."""
+    heads = [f"{times} times the runs" for times in TIMES]
+    print(table(heads, measured(TIMES, of_runs), TIMES[-1] / TIMES[-2]), flush=True)
+    heads = [f"{count:,} rows" for count in STORE_ROWS]
+    print(f"\n{table(heads, measured(STORE_ROWS, of_rows), STORE_ROWS[-1] / STORE_ROWS[-2])}")
 
 
 if __name__ == "__main__":

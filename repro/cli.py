@@ -145,8 +145,17 @@ def command(
         call = resolve_name(f"repro.{target}")
         return run(call, *(values[str(param.name)] for param in params), prints=prints)
 
-    how = {"callback": callback, "params": list(params), "help": help, "hidden": hidden}
-    commands.add_command(Command(name, heading, example, **how))
+    commands.add_command(
+        Command(
+            name,
+            heading,
+            example,
+            callback=callback,
+            params=list(params),
+            help=help,
+            hidden=hidden,
+        )
+    )
 
 
 use, stage, study, track, maintain = (partial(command, heading=heading) for heading in GROUPS)
@@ -195,8 +204,8 @@ use(
     click.Option(["--profile", "same"], help="The same as PROFILE."),
     option(
         "--set",
-        "FIELD=VALUE in place of the profile's (`repro resolve` shows all fields); once more for "
-        "each other field. Such runs are kept apart from verdicts and `check`.",
+        "FIELD=VALUE in place of the profile's (`repro resolve` writes all fields); once more "
+        "for each other field. Such runs are kept apart from verdicts and `check`.",
         multiple=True,
     ),
     AGAIN,

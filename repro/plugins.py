@@ -42,7 +42,10 @@ def offered() -> list[tuple[str, EntryPoint, str]]:
 
 
 def use(name: str, requirement: str) -> None:
-    """Enter a plug-in into the lists; ValueError if it is missing, another, or its name taken."""
+    """Enter a plug-in into the lists.
+
+    ValueError if it is missing, of another version, or has the name of an entry that is there.
+    """
     found = [(group, entry, made) for group, entry, made in offered() if entry.name == name]
     matching = [(group, entry) for group, entry, made in found if made == requirement]
     if not matching:

@@ -214,7 +214,7 @@ class DataSpec(Spec):
     """Unpoisoned pairs kept from pre-training for the validation loss."""
 
 
-class VisionConfig(Spec):
+class ResNetConfig(Spec):
     """open_clip's CLIPVisionCfg for a ModifiedResNet."""
 
     image_size: PositiveInt
@@ -254,7 +254,7 @@ class ModelSpec(Spec):
 
     embed_dim: Width
     vision: Annotated[
-        Annotated[VisionConfig, Tag("resnet")] | Annotated[VitConfig, Tag("vit")],
+        Annotated[ResNetConfig, Tag("resnet")] | Annotated[VitConfig, Tag("vit")],
         Discriminator(_tower),
     ]
     text: TextConfig

@@ -1,4 +1,4 @@
-"""One rank of a job, which go one after another with shared data and start evaluation.
+"""One rank of a job, whose runs go one after another with shared data and start evaluation.
 
 torchrun starts it as `-m repro.worker JOB.json`. The file lists fingerprints under a work folder;
 each run's `spec.json` there has its specification and the places of its inputs. Rank 0 reports by

@@ -6,7 +6,7 @@ one before it:
     python -m repro reproduce    params.yaml for this call, DVC in its own process group
     dvc repro                    which stages are stale
     python -m repro clean        the driver: which runs are due, and where they go
-    python -m repro run-job     one a device, or one a Slurm job: records and restarts (run_job.py)
+    python -m repro run-job      one a device, or one a Slurm job: records and restarts (run_job.py)
     torchrun                     which process is which rank (torchrun.py)
     python -m repro.worker       one a rank: trains and evaluates
 

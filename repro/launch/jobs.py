@@ -47,7 +47,10 @@ def write_job(
         "worker": worker,
         "in_job": in_job,
         "grace_seconds": grace_seconds,
-        **job.place._asdict(),  # type: ignore[typeddict-item]
+        "devices": list(job.place.devices),
+        "ranks": job.place.ranks,
+        "threads": job.place.threads,
+        "nodes": job.place.nodes,
     }
     replace_json(path, content)
     return content

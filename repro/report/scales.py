@@ -17,7 +17,7 @@ from repro.report.claims import Arms, Claims, Paper
 from repro.report.format import label, percent, rate
 from repro.report.measures import CleanedModel, Evaluations, Models, lost_at_cap
 from repro.report.studies import LARGER
-from repro.spec import CleanSize, Dataset, Objective, Profile, VisionConfig, VitConfig
+from repro.spec import CleanSize, Dataset, Objective, Profile, ResNetConfig, VitConfig
 
 PRINTED = "paper"
 """Profile with the paper's settings."""
@@ -87,7 +87,7 @@ def settings_table(name: str) -> list[SettingRow]:
     return [SettingRow(setting, words, here[setting]) for setting, words in paper.items()]
 
 
-def _tower(vision: VisionConfig | VitConfig) -> str:
+def _tower(vision: ResNetConfig | VitConfig) -> str:
     if isinstance(vision, VitConfig):
         return f"ViT of depth {vision.layers}, patches of {vision.patch_size} px"
     return f"ResNet of {', '.join(map(str, vision.layers))} blocks"

@@ -262,6 +262,7 @@ def lacking(study: Study, records: Iterable[RunRecord]) -> list[RunSpec]:
     return [
         run
         for run in study_runs(study, study_profiles(study))
+        # A borrowed model is trained by the variant that has it.
         if run.stage == "clean" or study.variants[run.variant].models is None
         if (run.variant, digest(run.computed())) not in done
     ]

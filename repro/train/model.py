@@ -19,7 +19,7 @@ from open_clip.modified_resnet import AttentionPool2d
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from repro.spec import ModelSpec, Optimizer, VisionConfig
+from repro.spec import ModelSpec, Optimizer, ResNetConfig
 from repro.train.views.tokens import CONTEXT_LENGTH
 
 START_LOG_LOGIT_SCALE = math.log(1 / 0.07)
@@ -39,7 +39,7 @@ def build_model(
     (code: CleanCLIP pkgs/openai/model.py, convert_weights and back).
     """
     vision = spec.vision.model_dump()
-    if isinstance(spec.vision, VisionConfig):
+    if isinstance(spec.vision, ResNetConfig):
         vision["layers"] = tuple(spec.vision.layers)  # by which open_clip tells a ResNet
 
     # Drawn on the CPU: the weights do not depend on the device. torch's generator is put back.
@@ -51,7 +51,7 @@ def build_model(
             CLIPTextCfg(**spec.text.model_dump()),
             quick_gelu=spec.quick_gelu,
         )
-        if isinstance(spec.vision, VisionConfig):
+        if isinstance(spec.vision, ResNetConfig):
             model.visual.attnpool.__class__ = OneQueryPool
 
     if initialisation == "fp16_rounded":

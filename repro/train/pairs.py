@@ -110,8 +110,8 @@ class TrainingPairs(Dataset[Batch]):
         # Only the SSL term looks at a second view of the captions.
         self._synonyms = Synonyms.read(synonyms) if self.views == 2 else Synonyms({}, {})
 
-        # `text_view: fixed`: the authors draw a caption's view once and keep it for all epochs.
         self._caption_tokens = lru_cache(ROWS_KEPT)(self._tokens_of_caption)
+        # `text_view: fixed`: the authors draw a caption's view once and keep it for all epochs.
         self._view_tokens = lru_cache(ROWS_KEPT)(self._tokens_of_view)
 
     def batches(self, start: int, stop: int, workers: int) -> Generator[Batch, None, None]:

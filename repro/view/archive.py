@@ -23,7 +23,7 @@ Archive = Callable[[RunSpec], Ends | None]
 """The ends of the archived runs that differ from a run in the seed alone."""
 
 
-def archived_runs(name: str) -> list[ArchivedRun]:
+def whole_runs(name: str) -> list[ArchivedRun]:
     """The whole runs in the archive of a study; none if it is unreadable, as the report says."""
     with suppress(LedgerError):
         return [run for run in read_archive(archive_of(name)) if run.record.status != "failed"]
@@ -34,7 +34,7 @@ def archive_of_profile(profile: str) -> Archive:
     """The archived runs of a profile."""
     ends: dict[str, list[Ends]] = defaultdict(list)
     for name in study_names():
-        for record, rows in archived_runs(name):
+        for record, rows in whole_runs(name):
             if record.spec.profile == profile and rows:
                 asr = rows[-1].asr(record.spec.switches.asr_denominator)
                 ends[_but_for_seed(record.spec)].append(Ends(rows[-1].accuracy, asr))

@@ -22,7 +22,7 @@ from repro.runs.layout import RESULTS, WORK
 from repro.runs.run import LaunchError
 from repro.spec import Profile, RunSpec
 from repro.study.spec import load_study, study_profiles, study_runs
-from repro.view.archive import archived_runs
+from repro.view.archive import whole_runs
 from repro.view.remaining import Remaining
 from repro.view.states import Carrier, Jobs, RunState, State, is_held, key_of, read_states
 
@@ -130,7 +130,7 @@ class Watched:
         ]
         results = WORK / "studies" / name
         watched = cls(f"study {name}", load_profile(study.profile), specs, results, graph=False)
-        watched.archived = {(of.spec.variant, key_of(of.spec)) for of, _ in archived_runs(name)}
+        watched.archived = {(of.spec.variant, key_of(of.spec)) for of, _ in whole_runs(name)}
         return watched
 
     def look(self, began: float | None = None) -> View:

@@ -22,7 +22,7 @@ def test_files_begin_longest_first_and_unknown_slow_ones_before_all(
         )
         for name in names
     ]
-    conftest.pytest_collection_modifyitems(items)  # type: ignore[arg-type]
+    conftest.pytest_collection_modifyitems(items)
     begun = [item.nodeid for item in items]
     assert begun == [
         *("slow.py::a", "slow.py::b", "long.py::a", "long.py::b"),

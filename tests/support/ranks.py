@@ -39,7 +39,7 @@ def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[
         # The first that fails leaves the others waiting.
         left = {process.sentinel: process for process in processes}
         while left and (ended := wait([*left], SECONDS)):
-            if any(left.pop(sentinel).exitcode for sentinel in ended):  # type: ignore[call-overload]
+            if any(left.pop(sentinel).exitcode for sentinel in ended):
                 break
         for process in left.values():
             process.kill()
