@@ -43,6 +43,7 @@ from repro.runs.signals import CALLER, STOP_SIGNALS
 from repro.spec import RunSpec, SpecError
 from repro.unchanged import CALL, code_state
 from repro.view.end import end_of_call, lacks_pdf
+from repro.view.remaining import count_model
 from repro.view.watch import Board, drawing
 from repro.view.watched import CALL_LOCK, Call, Watched
 
@@ -108,6 +109,7 @@ def reproduce(
     else:
         chosen = graph_profile(name)
     anew = among(again, [*pretrain_runs(chosen), *clean_runs(chosen)])
+    count_model(chosen)
     CALL_LOCK.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{CALL_LOCK}: held by another `make reproduce` in this folder; wait for it or stop it"
     given = REPLACED.format(name, json.dumps(overrides)) if profile or sets else None

@@ -4,20 +4,29 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from repro.files import read_json
+from repro.files import read_json, replace_json
 from repro.plan.assumptions import Assumptions, num_evaluation_images
 from repro.plan.work import Counts, kind_of
 from repro.profile import clean_runs, load_classnames, pretrain_runs
+from repro.runs.layout import WORK
 from repro.spec import Profile, RunSpec, digest
 
 COUNTED = Path(__file__).with_name("counted.json")
 """By digest of what it follows from; `python -m repro counts` writes it."""
+COUNTED_HERE = WORK / "counted.json"
+"""In the same form, models of profiles of one's own, counted when they were first asked for."""
 
 
 @cache
 def counted() -> dict[str, Any]:
-    """The content of COUNTED, and what this process has counted beside it."""
-    return read_json(COUNTED) or {}
+    """The content of both files."""
+    return (read_json(COUNTED_HERE) or {}) | (read_json(COUNTED) or {})
+
+
+def _keep(key: str, count: dict[str, Any] | int) -> None:
+    counted()[key] = count
+    WORK.mkdir(exist_ok=True)
+    replace_json(COUNTED_HERE, (read_json(COUNTED_HERE) or {}) | {key: count}, sync=False)
 
 
 def counts_of(profile: Profile, assumptions: Assumptions) -> Counts:
@@ -38,7 +47,7 @@ def counts_of(profile: Profile, assumptions: Assumptions) -> Counts:
         # Not at the top: torch takes seconds to load.
         from repro.plan.flops import count
 
-        counted()[key] = count(profile, length, images)._asdict()
+        _keep(key, count(profile, length, images)._asdict())
     return Counts(**counted()[key])
 
 
@@ -49,5 +58,5 @@ def group_bytes_of(spec: RunSpec) -> int:
     if key not in counted():
         from repro.train.gradient_cache import group_bytes
 
-        counted()[key] = group_bytes(spec)
+        _keep(key, group_bytes(spec))
     return int(counted()[key])

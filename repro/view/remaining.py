@@ -18,6 +18,7 @@ from repro.plan.assumptions import load_assumptions
 from repro.plan.counted import counts_of
 from repro.plan.forecast import Forecast
 from repro.plan.work import kind_of
+from repro.runs.signals import leaving_at_once
 from repro.spec import Profile, RunSpec
 from repro.view.states import RunState
 
@@ -183,6 +184,15 @@ def _of_stages(names: Sequence[str], stages: Stages, now: float) -> float:
             passed = now - begin if begin else 0.0
             left += max(0.0, STAGE_SECONDS[name.partition("@")[0]] - passed)
     return left
+
+
+def count_model(profile: Profile) -> None:
+    """Have the profile's model counted, which takes seconds for one of one's own.
+
+    Before the board is drawn, for a stop signal does not reach its thread.
+    """
+    with leaving_at_once():
+        counts_of(profile, load_assumptions())
 
 
 def alike(spec: RunSpec) -> Alike:

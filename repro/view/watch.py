@@ -14,6 +14,7 @@ from repro.runs.signals import CALLER
 from repro.spec import RunSpec
 from repro.view.archive import Archive, Ends, archive_of_profile
 from repro.view.board import block, finished_line, summary_line
+from repro.view.remaining import count_model
 from repro.view.watched import View, Watched
 
 LOOK_SECONDS = 2.0
@@ -127,13 +128,14 @@ def silence() -> None:
 def drawing(board: Board) -> Iterator[None]:
     """Have the board drawn inside the block."""
     stop = threading.Event()
-    thread = threading.Thread(target=board.run, args=(stop,), daemon=True, name="board")
+    thread = threading.Thread(target=board.run, args=(stop,), name="board")
     thread.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join(5 * LOOK_SECONDS)
+        # However long it takes: Python aborts where a thread is left inside a library at the end.
+        thread.join()
 
 
 @contextmanager
@@ -143,6 +145,7 @@ def watching(watched: Callable[[], Watched]) -> Iterator[None]:
         yield
         return
     runs = watched()
+    count_model(runs.profile)
     began = time.time()
     with drawing(Board(runs, lambda: runs.look(began))):
         yield

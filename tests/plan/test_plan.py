@@ -13,8 +13,9 @@ import torch
 
 from repro.__main__ import main
 from repro.data import cache
-from repro.plan import forecast
+from repro.plan import counted, flops, forecast
 from repro.plan.assumptions import Assumptions, load_assumptions
+from repro.plan.counted import counts_of
 from repro.plan.flops import count
 from repro.plan.forecast import Forecast, arithmetic, cost_table, fixed, plan
 from repro.plan.work import Counts, Work, work_of
@@ -229,6 +230,19 @@ def test_the_parts_add_up() -> None:
     assert content["disk_bytes"] == sum(content["disk_bytes_by_folder"].values()) > 100e9
     assert content["incoming_bytes_of_a_mirror"] > content["disk_bytes_by_folder"]["incoming"]
     assert "| cc6m-mmcl_ssl | 1 | 383,975,424 | 65 |" in cost_table(content)
+
+
+def test_a_model_of_ones_own_is_counted_once_in_a_folder(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the next process as well, for which the cache of this one is emptied."""
+    profile = load_profile("smoke", overrides={"pretrain.model.embed_dim": 24})
+    counted.counted.cache_clear()
+    first = counts_of(profile, load_assumptions())
+    monkeypatch.setattr(flops, "count", None)
+    counted.counted.cache_clear()
+    assert counts_of(profile, load_assumptions()) == first
+    counted.counted.cache_clear()
 
 
 def test_plan_gives_json_and_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,6 +132,19 @@ def test_an_error_of_the_board_ends_the_board_alone(
     assert "the board ended (KeyError: 'a bug'); the runs go on" in capsys.readouterr().err
 
 
+def test_no_thread_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python aborts at its end where one is inside a library then."""
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
+
+    def slow() -> View:
+        time.sleep(0.3)
+        return a_view()
+
+    with drawing(board(slow)):
+        pass
+    assert not [thread for thread in threading.enumerate() if thread.name == "board"]
+
+
 def test_what_others_end_is_news_and_what_was_there_is_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
