@@ -101,8 +101,9 @@ class Remaining:
         left = _of_runs(states, weights, shares, now) + _of_stages(names, stages, now)
         if began is None:
             return left * ratio(None)
-        # As the call found it: without what was made before, and stages that it left out.
-        shares = [float(0 < state.ended < began) for state in states]
+        # As the call found it: without what was made before, and stages that it left out. What an
+        # archive has bears no time of its end.
+        shares = [float(state.share == 1 and state.ended < began) for state in states]
         made = [name for name in names if name not in stages or len(set(stages[name])) > 1]
         whole = _of_runs(states, weights, shares, None) + _of_stages(made, {}, now)
         passed = now - began

@@ -71,6 +71,7 @@ def test_what_is_over_of_a_call_tells_how_fast_the_rest_is(left: Remaining, slow
     now = time.time()
     states = fresh([*MODELS, *CLEANINGS])
     done(states[0], 0.0, now - 10_000)
+    states[1].state = "done"  # in an archive
     before = left.seconds(states, NAMES[2:])
     began = now - slower * STAGE_SECONDS["report"] * 5
     stages = {NAMES[0]: (now, now), NAMES[1]: (began, now)}
