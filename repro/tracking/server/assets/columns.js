@@ -19,10 +19,12 @@
     const [low, high] = [Math.log(rates[0]), Math.log(rates[rates.length - 1])];
     const x = (rate) => 60 + 400 * (high > low ? (Math.log(rate) - low) / (high - low) : 0.5);
     const y = (asr) => 260 - 240 * asr;
+    // A rate close to its neighbour goes without a label.
+    const labelled = rates.reduce((kept, rate) => (kept.length && x(rate) - x(kept.at(-1)) < 50 ? kept : [...kept, rate]), []);
     const text = (left, top, words, colour = '#333') => `<text x="${left}" y="${top}" fill="${colour}" text-anchor="middle">${words}</text>`;
     panel.innerHTML = `<svg width="500" height="310" font-size="12" role="img" aria-label="ASR over learning rate">
       <path d="M50 20V260H480" fill="none" stroke="#999"/>${[0, 0.5, 1].map((asr) => text(30, y(asr) + 4, asr)).join('')}
-      ${rates.map((rate) => text(x(rate), 278, rate)).join('')}${text(260, 300, 'learning rate')}
+      ${labelled.map((rate) => text(x(rate), 278, rate)).join('')}${text(260, 300, 'learning rate')}
       ${text(400, 56, 'own runs: black edge')}
       ${Object.keys(colours).map((name, i) => text(400, 20 + 16 * i, name, colours[name])).join('')}
       ${runs.map(({ _id, config: c, result: r }) => `<circle cx="${x(c.learning_rate)}" cy="${y(r.attack_success_rate)}" r="4"
