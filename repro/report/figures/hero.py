@@ -96,7 +96,7 @@ def _arrows(document: Document, rows: list[Arrow], ax: Axes) -> None:
         last = row.setting
         names.append(f"{row.setting}   {row.model}" if first else row.model)
         colour = OBJECTIVE_COLOURS[row.objective]
-        _arrow(ax, row.paper, place, PAPER_COLOUR, 1.1, "the paper, on its own data")
+        _arrow(ax, row.paper, place, PAPER_COLOUR, 1.1)
         _arrow(ax, row.own, place - 0.28, colour, 1.1, "your run", dashed=True)
         _arrow(ax, row.ours, place, colour, 2.6)
         if row.says:
@@ -110,6 +110,9 @@ def _arrows(document: Document, rows: list[Arrow], ax: Axes) -> None:
                 va="center",
                 fontsize=8,
             )
+    if any(row.paper[0] is not None for row in rows):
+        words, place_of = "grey: the paper, on its own data", ax.transAxes
+        ax.text(0.02, 0.98, words, transform=place_of, va="top", color=PAPER_COLOUR, fontsize=8)
     ax.set_yticks(ticks, names)
     ax.tick_params(axis="y", length=0)
     ax.set(xlim=(0, None), ylim=(place - 0.8, -0.2))
