@@ -74,8 +74,7 @@ def bounds(found: Mapping[str, Any]) -> str:
 
 def bounds_in_words(found: Mapping[str, Any]) -> str:
     """The same in a sentence."""
-    lower = "at least " if found["at_least"] else ""
-    return lower + ("at most " if found["at_most"] else "")
+    return {"≈ ": "about ", "≥ ": "at least ", "≤ ": "at most ", "": ""}[bounds(found)]
 
 
 def amount(value: float, unit: str, signed: bool = False) -> str:

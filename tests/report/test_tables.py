@@ -10,7 +10,7 @@ import pytest
 from repro.profile import load_profile
 from repro.report import reading
 from repro.report.claims import load_claims
-from repro.report.format import percent
+from repro.report.format import bounds, bounds_in_words, percent
 from repro.report.measures import Context, Evaluations
 from repro.report.pages.html import markdown, pages, shared_values
 from repro.report.pages.interactive import data_of
@@ -27,6 +27,22 @@ from repro.report.verdicts import OWN
 def document(whole: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((whole / "report/build/mini/report.json").read_bytes())
     return content
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "sign", "words"),
+    [
+        (False, False, "", ""),
+        (True, False, "≥ ", "at least "),
+        (False, True, "≤ ", "at most "),
+        (True, True, "≈ ", "about "),
+    ],
+)
+def test_a_mean_of_bounds_on_both_sides_is_none(
+    lower: bool, upper: bool, sign: str, words: str
+) -> None:
+    found = {"at_least": lower, "at_most": upper}
+    assert (bounds(found), bounds_in_words(found)) == (sign, words)
 
 
 @pytest.mark.parametrize(
