@@ -27,8 +27,8 @@ from tests.support.synthetic import short_graph
 ROUNDS = int(os.environ.get("REPRO_STOP_ROUNDS", "2"))
 TRIES = int(os.environ.get("REPRO_EDIT_TRIES", "0"))
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
-PATIENCE_SECONDS = 10.0
-"""Within which all that a stopped call has started must be gone."""
+PATIENCE_SECONDS = 30.0
+"""Within which all that a stopped call has started must be gone, on a busy machine too."""
 LATEST_SECONDS = 12.0
 """Latest moment of a signal: in training, past the start of Python and DVC's look at the stages."""
 SPEC = "specs/edits.yaml"
