@@ -128,7 +128,9 @@ def evaluations(
                     "handed_on": index == last,
                 }
             )
-    return pd.DataFrame.from_records(records, columns=list(COLUMNS))
+    frame = pd.DataFrame.from_records(records, columns=list(COLUMNS))
+    # As objects, which lie together: rows are taken thousands of times, column by column of text.
+    return frame.astype(dict.fromkeys(frame.select_dtypes("str"), object)).copy()
 
 
 def start_models(frame: pd.DataFrame) -> pd.DataFrame:
