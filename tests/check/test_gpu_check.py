@@ -6,9 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
+import torch.distributed as dist
 from click.testing import CliRunner
 
 from repro.check import __main__ as gpu_check
@@ -48,6 +51,25 @@ def test_steps_of_paper_lean_at_true_widths_compile_into_one_graph_on_two_ranks(
     """At sizes at which torch would cut a graph that is compiled around DDP."""
     checks = list(processes.compiled_ranks(WIDE, 2))
     assert [check.passed for check in checks] == [True, True], checks
+
+
+def test_one_model_lies_on_a_gpu_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two and a full batch would not fit 40 GB."""
+    alive: WeakSet[Trainee] = WeakSet()
+
+    class Alone(Trainee):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            assert not alive
+            super().__init__(*arguments, **more)
+            alive.add(self)
+
+    monkeypatch.setattr(processes, "Trainee", Alone)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with one_thread():
+            assert len(processes._plain(TOY, CPU)["losses"]) == 6
+    finally:
+        dist.destroy_process_group()
 
 
 def test_what_no_cpu_can_show_is_said_to_be_unchecked() -> None:
