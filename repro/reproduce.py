@@ -109,14 +109,16 @@ def reproduce(
     else:
         chosen = graph_profile(name)
     anew = among(again, [*pretrain_runs(chosen), *clean_runs(chosen)])
-    count_model(chosen)
     CALL_LOCK.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{CALL_LOCK}: held by another `make reproduce` in this folder; wait for it or stop it"
     given = REPLACED.format(name, json.dumps(overrides)) if profile or sets else None
-    with held(CALL_LOCK, busy), params_for_call(given):
-        mend_dvc_files()
-        os.environ[CALL] = json.dumps(code_state([""]))
-        status = _run_stages(name, anew)
+    with held(CALL_LOCK, busy):
+        # Before params.yaml is replaced: a stop signal leaves at once here.
+        count_model(chosen)
+        with params_for_call(given):
+            mend_dvc_files()
+            os.environ[CALL] = json.dumps(code_state([""]))
+            status = _run_stages(name, anew)
     SAVED_DVC_LOCK.unlink(missing_ok=True)
     return status
 

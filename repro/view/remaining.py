@@ -31,6 +31,8 @@ STAGE_SECONDS = {
     "report": 14.0,
 }
 """Of a stage of the graph beside its runs, on two cores of an AMD EPYC, at the profile `smoke`."""
+PAIR_SECONDS = 9e-4
+"""More of the stage `data` for each pair of the profile, there."""
 START_SECONDS = 8.0
 """From the start of a process to the first step of its first run, there."""
 RUN_SECONDS = 0.8
@@ -75,6 +77,12 @@ class Remaining:
             seconds[alike(spec)] = whole / spec.schedule.epochs
         return seconds
 
+    @cached_property
+    def stage_seconds(self) -> dict[str, float]:
+        """Seconds of a stage of the profile beside its runs."""
+        pairs = sum(self.profile.data.num_pairs.values())
+        return STAGE_SECONDS | {"data": STAGE_SECONDS["data"] + PAIR_SECONDS * pairs}
+
     def seconds(
         self,
         states: Sequence[RunState],
@@ -98,14 +106,14 @@ class Remaining:
 
         stages = stages or {}
         shares = [state.share for state in states]
-        left = _of_runs(states, weights, shares, now) + _of_stages(names, stages, now)
+        left = _of_runs(states, weights, shares, now) + self._of_stages(names, stages, now)
         if began is None:
             return left * ratio(None)
         # As the call found it: without what was made before, and stages that it left out. What an
         # archive has bears no time of its end.
         shares = [float(state.share == 1 and state.ended < began) for state in states]
         made = [name for name in names if name not in stages or len(set(stages[name])) > 1]
-        whole = _of_runs(states, weights, shares, None) + _of_stages(made, {}, now)
+        whole = _of_runs(states, weights, shares, None) + self._of_stages(made, {}, now)
         passed = now - began
         planned = max(0.0, whole - left)
         return left * (passed + TRUST_SECONDS) / (planned + TRUST_SECONDS)
@@ -114,6 +122,16 @@ class Remaining:
         """Seconds of a run; one of a study that the profile has not is like the longest of it."""
         epoch = self.expected.get(alike(spec), max(self.expected.values()))
         return epoch * spec.schedule.epochs
+
+    def _of_stages(self, names: Sequence[str], stages: Stages, now: float) -> float:
+        """Planned seconds of those stages that have not ended, beside their runs."""
+        left = 0.0
+        for name in names:
+            begin, end = stages.get(name, (0.0, 0.0))
+            if not end:
+                passed = now - begin if begin else 0.0
+                left += max(0.0, self.stage_seconds[name.partition("@")[0]] - passed)
+        return left
 
     def _ratios(self, states: Sequence[RunState]) -> "Ratio":
         ratio = Ratio()
@@ -174,17 +192,6 @@ def _side_by_side(due: list[tuple[float, RunState]], places: int, now: float | N
     # A process that has taken its runs is about to start.
     since = [now - state.since for _, state in due if state.since]
     return max(0.0, START_SECONDS - max(since, default=0.0)) + shared
-
-
-def _of_stages(names: Sequence[str], stages: Stages, now: float) -> float:
-    """Planned seconds of those stages that have not ended, beside their runs."""
-    left = 0.0
-    for name in names:
-        begin, end = stages.get(name, (0.0, 0.0))
-        if not end:
-            passed = now - begin if begin else 0.0
-            left += max(0.0, STAGE_SECONDS[name.partition("@")[0]] - passed)
-    return left
 
 
 def count_model(profile: Profile) -> None:

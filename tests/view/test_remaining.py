@@ -76,9 +76,15 @@ def test_what_is_over_of_a_call_tells_how_fast_the_rest_is(left: Remaining, slow
     began = now - slower * STAGE_SECONDS["report"] * 5
     stages = {NAMES[0]: (now, now), NAMES[1]: (began, now)}
     whole = left.seconds(states, NAMES, stages, began)
-    passed = STAGE_SECONDS["data"]
+    passed = left.stage_seconds["data"]
     expected = before * (now - began + 10) / (passed + 10)
     assert whole == pytest.approx(expected, rel=0.01)
+
+
+def test_a_larger_profile_takes_longer_to_make_its_data(left: Remaining) -> None:
+    small = Remaining(load_profile("smoke"))
+    assert small.stage_seconds["data"] < left.stage_seconds["data"]
+    assert small.stage_seconds["report"] == left.stage_seconds["report"]
 
 
 def test_a_start_that_has_begun_is_shorter_by_that(left: Remaining) -> None:
