@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from repro.events import PARENT
+from repro.events import PARENT, say
 from repro.files import replace_file
 from repro.launch.jobs import Attempts, Job, queues, write_job
 from repro.launch.places import count_from_environment
@@ -70,6 +70,7 @@ def run_on_cluster(due: list[Run], results: Path, worker: str) -> None:
     """Submit what no live job carries, watch and publish, until every due run has a record."""
     submitter = Submitter(job_name(), worker)
     heard = time.monotonic()
+    answers = True
     while True:
         # Before the records: a job that ends in between has left one.
         jobs = live_jobs(submitter.name)
@@ -80,11 +81,15 @@ def run_on_cluster(due: list[Run], results: Path, worker: str) -> None:
         # Without an answer nothing is submitted: the jobs may well be there.
         if jobs is not None:
             heard = time.monotonic()
+            answers = True
             submitter.submit_lost(due, jobs)
         elif time.monotonic() - heard > SILENCE_SECONDS:
             raise LaunchError(
                 "squeue fails; the jobs go on, and the next call attaches to them again"
             )
+        elif answers:
+            answers = False
+            say(f"squeue fails; asked again for {SILENCE_SECONDS / 60:.0f} minutes")
 
         time.sleep(count_from_environment("REPRO_SLURM_POLL_SECONDS", 10))
 

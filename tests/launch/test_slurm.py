@@ -79,19 +79,23 @@ def test_without_slurm(profile: Profile, launch: Launch, monkeypatch: pytest.Mon
 
 
 def test_a_failing_squeue_never_looks_like_no_jobs(
-    profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
+    profile: Profile,
+    launch: Launch,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Nothing is submitted while squeue fails, and after a while the driver says so."""
+    """Nothing is submitted while squeue fails; the driver says so, and after a while it ends."""
     assert slurm.live_jobs("nobody") == []
     broken = Path("bin/squeue").absolute()
     broken.parent.mkdir()
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", f"{broken.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(slurm, "SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr(slurm, "SILENCE_SECONDS", 1.5)
     assert slurm.live_jobs("nobody") is None
     with pytest.raises(LaunchError, match="squeue fails; the jobs go on"):
         launch(clean_runs(profile)[:1])
+    assert capsys.readouterr().out.count("squeue fails; asked again") == 1
     assert not list(Path("work/jobs").glob("*"))
 
 
