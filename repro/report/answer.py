@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from repro.report.claims import Paper
 from repro.report.contrasts import SUPPORTING, Estimate, Verdict, mean_of
-from repro.report.format import bounds_in_words, factor, label, percent
+from repro.report.format import amount, bounds_in_words, factor, label, percent
 from repro.report.verdicts import AGAINST, CellVerdict, MeasureVerdict, Verdicts
 
 LOWER = (Verdict.REFUTED, AGAINST[Verdict.REFUTED])
@@ -98,13 +98,14 @@ def _numbers(of: Mapping[str, MeasureVerdict]) -> Iterator[Number]:
     rates = _pooled(of["rate_doublings"], of["rate_doublings"].cells[0].comparator)
     yield Number(
         f"{factor(rates.mean)} times",
-        f"{'or more ' * rates.at_least}{_interval(rates, factor)}: the learning rate that cleans "
-        f"MMCL + SSL models, over that of MMCL models, as the mean of {settings} settings.",
+        f"{'or more ' if rates.at_least else ''}{_interval(rates, factor)}: the learning rate that "
+        "cleans MMCL + SSL models, over that of MMCL models, as the mean of "
+        f"{settings} settings.",
     )
     if cleaned := of.get("accuracy_at_cap"):
         main = _pooled(cleaned, cleaned.cells[0].comparator)
         yield Number(
-            f"{'+' * (main.mean > 0)}{percent(main.mean)} points",
+            f"{amount(main.mean, 'fraction', signed=True)} points",
             f"of accuracy {_interval(main, percent)}: the cleaned MMCL + SSL model less the "
             f"cleaned MMCL model, as the mean of {settings} settings.",
         )
@@ -120,12 +121,12 @@ PARTS = {
 
 def _headline(holds: Mapping[str, bool]) -> str:
     """Which parts of the claim hold and which do not."""
-    yes, no = (
-        " and ".join(f"its {name} ({PARTS[name]})" for name, of in holds.items() if of is wanted)
-        for wanted in (True, False)
-    )
-    parts = [f"holds in {yes}"] * bool(yes) + [f"does not hold in {no}"] * bool(no)
-    return f"At this scale the paper's claim {' and '.join(parts)}."
+    said = []
+    for wanted, words in ((True, "holds in"), (False, "does not hold in")):
+        parts = [f"its {name} ({PARTS[name]})" for name, of in holds.items() if of is wanted]
+        if parts:
+            said.append(f"{words} {' and '.join(parts)}")
+    return f"At this scale the paper's claim {' and '.join(said)}."
 
 
 def _harder(left: MeasureVerdict, rates: MeasureVerdict) -> Line:

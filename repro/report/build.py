@@ -102,9 +102,11 @@ def build(evidence: Evidence, out: Path, *, latex_too: bool = True) -> dict[str,
         files |= {f"figures/{name}.pdf": figure.pdf for name, figure in drawn.items()}
         files["report.tex"] = latex.tex(document, drawn).encode()
     _write(out, files)
-    pdf = ["report.pdf"] * (latex_too and latex.compile_pdf(out, document))
+    present = list(files)
+    if latex_too and latex.compile_pdf(out, document):
+        present.append("report.pdf")
     shown = clouds(document, points), runs_shown(document, points)
-    _write(out, pages(document, drawn, gallery, [*files, *pdf], *shown))
+    _write(out, pages(document, drawn, gallery, present, *shown))
     return document
 
 

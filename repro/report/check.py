@@ -73,8 +73,9 @@ class Finding:
     def sentence(self) -> str:
         """The outcome in one sentence."""
         if self.problems:
-            more = f" (and {len(self.problems) - 1} more)" * (len(self.problems) > 1)
-            return f"{self.subject} is not what the archive says: {self.problems[0]}{more}."
+            first, *others = self.problems
+            more = f" (and {len(others)} more)" if others else ""
+            return f"{self.subject} is not what the archive says: {first}{more}."
         if not self.counterparts and not self.measures:
             return (
                 f"{self.subject}: {self.runs} runs are whole; no archived run has their settings."

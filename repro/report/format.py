@@ -64,17 +64,23 @@ def factor(doublings: float) -> str:
     return f"{2**doublings:.1f}"
 
 
+BOUNDS = {
+    (False, False): ("", ""),
+    (True, False): ("≥ ", "at least "),
+    (False, True): ("≤ ", "at most "),
+    (True, True): ("≈ ", "about "),
+}
+"""Sign and words before a mean, by whether some of its values are lower bounds and some upper."""
+
+
 def bounds(found: Mapping[str, Any]) -> str:
-    """The sign before a mean of bounds; of some that are lower and some that are upper, neither."""
-    lower, upper = found["at_least"], found["at_most"]
-    if lower and upper:
-        return "≈ "
-    return "≥ " if lower else "≤ " if upper else ""
+    """The sign before a mean of which some values are bounds."""
+    return BOUNDS[bool(found["at_least"]), bool(found["at_most"])][0]
 
 
 def bounds_in_words(found: Mapping[str, Any]) -> str:
     """The same in a sentence."""
-    return {"≈ ": "about ", "≥ ": "at least ", "≤ ": "at most ", "": ""}[bounds(found)]
+    return BOUNDS[bool(found["at_least"]), bool(found["at_most"])][1]
 
 
 def amount(value: float, unit: str, signed: bool = False) -> str:

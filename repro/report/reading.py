@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
 from repro.report.cells import OBJECTIVES
-from repro.report.format import label, percent
+from repro.report.format import bounds_in_words, label, percent
 
 Entry: TypeAlias = Mapping[str, Any]
 """An object of report.json."""
@@ -177,7 +177,7 @@ def arrows(document: Document) -> list[Arrow]:
                 ),
                 (before["paper"], after["paper"]),
                 own,
-                f"loses {'at least ' * loss['at_least']}{100 * loss['mean']:.0f}%",
+                f"loses {bounds_in_words(loss)}{100 * loss['mean']:.0f}%",
             )
         )
     return found

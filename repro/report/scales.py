@@ -118,7 +118,7 @@ def _settings(profile: Profile) -> dict[str, str]:
         "pre-training batch": in_words(objectives, "global_batch_size"),
         "pairs of a BatchNorm group": in_words(objectives, "norm_batch_size"),
         "pre-training rate": in_words(objectives, "learning_rate", "g"),
-        "arithmetic": pretrain.precision + ", compiled" * pretrain.compile,
+        "arithmetic": f"{pretrain.precision}, compiled" if pretrain.compile else pretrain.precision,
         "cleaning pairs": in_words(data.cleaning_sizes),
         "cleaning pairs (%)": in_words(sweeps, "share"),
         "cleaning epochs": str(clean.epochs),

@@ -79,15 +79,7 @@ def _cloud(document: Document, panel: Entry, points: pd.DataFrame) -> Cloud:
         title=f"{setting_words(panel)} pairs, {label(panel['pretrain_objective'])}",
         colour=OBJECTIVE_COLOURS[panel["pretrain_objective"]],
         height="accuracy (% of the start)" if column == "kept" else "zero-shot accuracy (%)",
-        runs=[
-            (
-                f"{'your run, ' * (row.source == 'ledger')}seed {row.seed}, learning rate "
-                f"{rate(row.learning_rate)}",
-                row.run,
-                int(row.seed),
-            )
-            for row in runs.itertuples()
-        ],
+        runs=[(_run_words(row), row.run, int(row.seed)) for row in runs.itertuples()],
         dots=[
             (round(1e4 * row.asr), round(1e4 * getattr(row, column)), row.epoch, places[row.run])
             for row in points.itertuples()
@@ -95,6 +87,11 @@ def _cloud(document: Document, panel: Entry, points: pd.DataFrame) -> Cloud:
         best=sorted(int(points.index.get_loc(index)) for index in best.index),
         paper=None if printed is None else round(100 * printed / unit, 2),
     )
+
+
+def _run_words(row: Any) -> str:
+    own = "your run, " if row.source == "ledger" else ""
+    return f"{own}seed {row.seed}, learning rate {rate(row.learning_rate)}"
 
 
 WIDTH, HEIGHT = 300.0, 110.0

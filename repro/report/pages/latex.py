@@ -125,11 +125,11 @@ def table_of(table: Table, *heads: str, long: bool = False) -> Tex:
     ]
     head = " & ".join(escape(column.head) for column in of.columns)
     lines = [" & ".join(map(_cell, row)) + r" \\" for row in of.cells()]
-    kind = "longtable" if long else "tabular"
+    kind, repeated = ("longtable", r" \endhead") if long else ("tabular", "")
     text = "\n".join(
         [
             rf"\begin{{{kind}}}{{@{{}}{''.join(columns)}@{{}}}}",
-            rf"\toprule {head} \\ \midrule" + r" \endhead" * long,
+            rf"\toprule {head} \\ \midrule{repeated}",
             *lines,
             r"\bottomrule",
             rf"\end{{{kind}}}",
