@@ -40,7 +40,9 @@ RUN_SECONDS = 0.8
 UPDATE_SECONDS = 5e-9
 """Of an optimizer step of a core, for each weight: no FLOPs, but memory."""
 TRUST_SECONDS = 10.0
-"""Seconds of a run after which what was measured counts as much as what was expected."""
+"""Seconds of a plan after which what was measured counts as much as what was expected."""
+SLOWEST = 3.0
+"""How much slower than planned stages without runs let the runs be expected, at most."""
 
 Alike = tuple[str, str, str | None, str]
 Stages = Mapping[str, tuple[float, float]]
@@ -94,7 +96,8 @@ class Remaining:
         of its own run.
 
         `stages` are those of the call that began at `began`. What the plan says is left takes as
-        much longer as what has passed since then took longer; without a call, as the runs did.
+        much longer as what has passed since then took longer, stages with and without runs apart;
+        without a call, as the runs did.
         """
         ratio = self._ratios(states)
         now = time.time()
@@ -106,17 +109,27 @@ class Remaining:
 
         stages = stages or {}
         shares = [state.share for state in states]
-        left = _of_runs(states, weights, shares, now) + self._of_stages(names, stages, now)
+        with_runs = [name for name in names if has_runs(name)]
+        others = [name for name in names if not has_runs(name)]
+        of_runs = _of_runs(states, weights, shares, now) + self._of_stages(with_runs, stages, now)
+        of_others = self._of_stages(others, stages, now)
         if began is None:
-            return left * ratio(None)
+            return (of_runs + of_others) * ratio(None)
+
         # As the call found it: without what was made before, and stages that it left out. What an
         # archive has bears no time of its end.
         shares = [float(state.share == 1 and state.ended < began) for state in states]
-        made = [name for name in names if name not in stages or len(set(stages[name])) > 1]
-        whole = _of_runs(states, weights, shares, None) + self._of_stages(made, {}, now)
-        passed = now - began
-        planned = max(0.0, whole - left)
-        return left * (passed + TRUST_SECONDS) / (planned + TRUST_SECONDS)
+        ran = [name for name in names if name not in stages or len(set(stages[name])) > 1]
+        whole = _of_runs(states, weights, shares, None)
+        whole += self._of_stages([name for name in ran if has_runs(name)], {}, now)
+        planned = self._of_stages([name for name in ran if not has_runs(name)], {}, now) - of_others
+        passed = sum(
+            (end or now) - begin for name, (begin, end) in stages.items() if not has_runs(name)
+        )
+        slower = _slower(passed, planned)
+        # A machine may be slower; a download says nothing about its cores.
+        core = min(slower, SLOWEST)
+        return of_others * slower + of_runs * _slower(now - began - passed, whole - of_runs, core)
 
     def _expected(self, spec: RunSpec) -> float:
         """Seconds of a run; one of a study that the profile has not is like the longest of it."""
@@ -155,12 +168,8 @@ class Ratio:
 
     def __call__(self, spec: RunSpec | None) -> float:
         """Of the kind of `spec`; of all kinds for None, and where none of a kind was measured."""
-        measured, expected = self.sums[""]
-        overall = (measured + TRUST_SECONDS) / (expected + TRUST_SECONDS)
-        if spec is None:
-            return overall
-        measured, expected = self.sums[kind_of(spec)]
-        return (measured + TRUST_SECONDS * overall) / (expected + TRUST_SECONDS)
+        overall = _slower(*self.sums[""])
+        return overall if spec is None else _slower(*self.sums[kind_of(spec)], overall)
 
 
 def _of_runs(
@@ -192,6 +201,16 @@ def _side_by_side(due: list[tuple[float, RunState]], places: int, now: float | N
     # A process that has taken its runs is about to start.
     since = [now - state.since for _, state in due if state.since]
     return max(0.0, START_SECONDS - max(since, default=0.0)) + shared
+
+
+def has_runs(stage: str) -> bool:
+    """Whether a stage of the graph trains."""
+    return stage.startswith(("pretrain@", "clean@"))
+
+
+def _slower(passed: float, planned: float, before: float = 1.0) -> float:
+    """By what factor something takes longer than planned, which was `before` for all one knew."""
+    return (max(0.0, passed) + TRUST_SECONDS * before) / (max(0.0, planned) + TRUST_SECONDS)
 
 
 def count_model(profile: Profile) -> None:

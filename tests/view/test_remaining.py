@@ -81,6 +81,19 @@ def test_what_is_over_of_a_call_tells_how_fast_the_rest_is(left: Remaining, slow
     assert whole == pytest.approx(expected, rel=0.01)
 
 
+def test_a_slow_download_makes_no_run_slow(left: Remaining) -> None:
+    """The data took 900 s, and the first models as long as planned."""
+    now = time.time()
+    states = fresh([*MODELS, *CLEANINGS])
+    before = left.seconds(states, NAMES[2:])
+    for state in states[:2]:
+        done(state, 0.0, now)
+    after = left.seconds(states, NAMES[2:])
+    began = now - (before - after) - 900
+    stages = {NAMES[0]: (began, began), NAMES[1]: (began, began + 900)}
+    assert left.seconds(states, NAMES, stages, began) == pytest.approx(after, rel=0.2)
+
+
 def test_a_larger_profile_takes_longer_to_make_its_data(left: Remaining) -> None:
     small = Remaining(load_profile("smoke"))
     assert small.stage_seconds["data"] < left.stage_seconds["data"]
