@@ -55,7 +55,7 @@ class Remaining:
 
     profile: Profile
     slow: float = 0.5
-    """Where between the fastest machine that the plan assumes, 0, and the slowest, 1."""
+    """Where between the fastest machine of the plan, 0, and the slowest, 1, by factors."""
 
     @cached_property
     def expected(self) -> dict[Alike, float]:
@@ -74,7 +74,8 @@ class Remaining:
             ranks = forecast.ranks(spec) if gpus else 1
             training, evaluating = forecast.seconds(work, device)
             low, _, high = (training + evaluating).tolist()
-            whole = (low + self.slow * (high - low)) / ranks + update
+            # In the middle, a machine of either end is off by the same factor.
+            whole = low * (high / low) ** self.slow / ranks + update
             # The first run of several evaluates their start model; it does not stand for the rest.
             seconds[alike(spec)] = whole / spec.schedule.epochs
         return seconds
