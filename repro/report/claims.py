@@ -106,6 +106,8 @@ class Erratum(Spec):
     """An inconsistency of the paper, with the arithmetic that shows it."""
 
     id: int
+    bears_on: Literal["claim", "number", "wording"]
+    """On the paper's claim, on a number or a setting of it, or on its wording alone."""
     place: str
     says: str
     finding: str

@@ -183,6 +183,20 @@ def arrows(document: Document) -> list[Arrow]:
     return found
 
 
+ERRATA = {
+    "claim": "What the claim rests on",
+    "number": "Numbers and settings",
+    "wording": "Slips of wording",
+}
+"""Heads of the notes on the paper's text, the weightiest first."""
+
+
+def errata_of(document: Document) -> list[tuple[str, list[Entry]]]:
+    """Return the notes on the paper's text under their heads, the weightiest first."""
+    every = document["errata"]
+    return [(head, [of for of in every if of["bears_on"] == kind]) for kind, head in ERRATA.items()]
+
+
 def tally(measure: Entry) -> str:
     """Return how many settings have which verdict: "supported in 2 of 3 settings, refuted in 1"."""
     verdicts = {setting_words(cell): base_verdict(cell["verdict"]) for cell in measure["cells"]}

@@ -33,6 +33,7 @@ from repro.report.judgements import (
     own_values,
 )
 from repro.report.measures import Context, Value, hull_mean, lost_at_cap
+from repro.report.reading import ERRATA
 from repro.report.resistance import mechanism
 from repro.report.studies import read_study_results
 from repro.report.verdicts import (
@@ -400,6 +401,7 @@ def test_the_file_has_the_papers_numbers_and_says_when_each_claim_was_fixed(clai
     moved = [of.id for of in claims.claims if of.fixed]
     assert moved == ["poison-in-the-cleaning-set", "adding-ssl-hardens"]
     assert claims.rules.measures.keys() >= {"rate_doublings", "lost_at_cap"}
+    assert {of.bears_on for of in claims.errata} == set(ERRATA)
     drop = claims.errata[0].result
     assert drop == pytest.approx(1 - 0.1305 / 0.2386)
 

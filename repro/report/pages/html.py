@@ -128,6 +128,7 @@ def shared_values(document: Document) -> dict[str, Any]:
         "claim_counts": reading.claim_counts(document),
         "runs": reading.runs_of(document),
         "credits": reading.credits_of(document),
+        "errata": reading.errata_of(document),
     }
 
 
