@@ -69,14 +69,14 @@ def counts(view: View) -> str:
 
 
 def times(view: View) -> str:
-    """Time gone and left, and the clock at the end."""
+    """Time left, the clock at the end, and time gone: a narrow terminal shows the first."""
     parts = []
-    if view.began is not None:
-        parts.append(f"{duration(time.time() - view.began)} gone")
     if view.left is not None:
         end = datetime.fromtimestamp(time.time() + view.left)
         day = "" if end.date() == datetime.now().date() else f"{end:%a} "
         parts.append(f"about {duration(view.left)} left (ends {day}{end:%H:%M})")
+    if view.began is not None:
+        parts.append(f"{duration(time.time() - view.began)} gone")
     if not parts:
         left = view.count("waiting", "stopped", "failed")
         parts.append(f"nothing runs; {left} runs are to be made" if left else "all runs are done")

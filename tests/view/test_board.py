@@ -77,7 +77,8 @@ def test_a_wide_block_has_the_whole_and_every_number_of_a_run() -> None:
     text = "\n".join(picture(140, 30, no_color=True))
     for part in (
         "pre-train 1/2 · clean 0/4 · 1 failed · 1 queued · in the queue: Priority",
-        "10 min gone, about 20 min left (ends ",
+        "about 20 min left (ends ",
+        ", 10 min gone",
         "epoch 0/1",
         "loss 2.35",
         "accuracy 34.5%",
@@ -87,6 +88,10 @@ def test_a_wide_block_has_the_whole_and_every_number_of_a_run() -> None:
         "loss is nan after step 2 of 3",
     ):
         assert part in text, part
+
+
+def test_a_narrow_block_has_the_time_left() -> None:
+    assert any("about 20 min left" in line for line in picture(20, 10))
 
 
 def test_without_colour_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
