@@ -2,9 +2,10 @@
 that were measured.
 
 Runs of one kind take as much longer than planned as those of the kind that have made steps, and all
-of a call as much longer as the part of it that is over.
+of a call as much longer as the part of it that is over. A stage of which none has is known by half.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -163,14 +164,20 @@ class Ratio:
 
     def add(self, spec: RunSpec, measured: float, expected: float) -> None:
         """A run, or the part of it that is done."""
-        for kind in (kind_of(spec), ""):
+        for kind in (kind_of(spec), spec.stage, ""):
             self.sums[kind][0] += measured
             self.sums[kind][1] += expected
 
     def __call__(self, spec: RunSpec | None) -> float:
-        """Of the kind of `spec`; of all kinds for None, and where none of a kind was measured."""
+        """Of the kind of `spec`, or of its stage where none of the kind was measured; of all runs
+        for None.
+        """
         overall = _slower(*self.sums[""])
-        return overall if spec is None else _slower(*self.sums[kind_of(spec)], overall)
+        if spec is None:
+            return overall
+        # Half of it, by factors, is the machine's; the rest is how it suits the other stage.
+        stage = _slower(*self.sums[spec.stage], math.sqrt(overall))
+        return _slower(*self.sums[kind_of(spec)], stage)
 
 
 def _of_runs(

@@ -47,6 +47,17 @@ def test_runs_of_half_the_speed_take_twice_as_long(left: Remaining) -> None:
     assert left.seconds(states) == pytest.approx(2 * over, rel=0.05)
 
 
+def test_slow_models_make_half_of_their_cleaning_slow(left: Remaining) -> None:
+    """By factors: what makes one stage slow need not be the machine alone."""
+    expected = left.seconds(fresh(CLEANINGS))
+    models = fresh(MODELS)
+    left.seconds(models)
+    for state in models:
+        done(state, 4 * (state.left or 0.0))
+    rest = fresh(CLEANINGS)
+    assert left.seconds([*models, *rest]) == pytest.approx(2 * expected, rel=0.1)
+
+
 def test_runs_share_the_places_and_models_come_before_their_cleaning(left: Remaining) -> None:
     models = fresh(MODELS)
     cleanings = fresh(CLEANINGS)
