@@ -29,9 +29,11 @@ STAGE_SECONDS = {
     "poison": 1.0,
     "pretrain": 1.3,
     "clean": 1.5,
-    "report": 14.0,
+    "report": 28.0,
 }
-"""Of a stage of the graph beside its runs, on two cores of an AMD EPYC, at the profile `smoke`."""
+"""Of a stage of the graph beside its runs, on two cores of an AMD EPYC, at the profile `smoke`;
+`report` is half as long there, and twice as long at `mini`, whose pages have verdicts.
+"""
 PAIR_SECONDS = 9e-4
 """More of the stage `data` for each pair of the profile, there."""
 START_SECONDS = 8.0

@@ -7,7 +7,7 @@ import pytest
 
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.spec import RunSpec
-from repro.view.remaining import RUN_SECONDS, STAGE_SECONDS, START_SECONDS, Remaining
+from repro.view.remaining import RUN_SECONDS, START_SECONDS, Remaining
 from repro.view.states import RunState
 from repro.view.watched import graph_stages
 
@@ -84,7 +84,7 @@ def test_what_is_over_of_a_call_tells_how_fast_the_rest_is(left: Remaining, slow
     done(states[0], 0.0, now - 10_000)
     states[1].state = "done"  # in an archive
     before = left.seconds(states, NAMES[2:])
-    began = now - slower * STAGE_SECONDS["report"] * 5
+    began = now - slower * 60
     stages = {NAMES[0]: (now, now), NAMES[1]: (began, now)}
     whole = left.seconds(states, NAMES, stages, began)
     passed = left.stage_seconds["data"]
@@ -93,15 +93,15 @@ def test_what_is_over_of_a_call_tells_how_fast_the_rest_is(left: Remaining, slow
 
 
 def test_a_slow_download_makes_no_run_slow(left: Remaining) -> None:
-    """The data took 900 s, and the first models as long as planned."""
+    """The data took 500 s, and the first models as long as planned."""
     now = time.time()
     states = fresh([*MODELS, *CLEANINGS])
     before = left.seconds(states, NAMES[2:])
     for state in states[:2]:
         done(state, 0.0, now)
     after = left.seconds(states, NAMES[2:])
-    began = now - (before - after) - 900
-    stages = {NAMES[0]: (began, began), NAMES[1]: (began, began + 900)}
+    began = now - (before - after) - 500
+    stages = {NAMES[0]: (began, began), NAMES[1]: (began, began + 500)}
     assert left.seconds(states, NAMES, stages, began) == pytest.approx(after, rel=0.2)
 
 
