@@ -124,8 +124,8 @@ class Command(click.Command):
 def commands() -> None:
     """Replication of "Effective Backdoor Mitigation Depends on the Pre-training Objective".
 
-    `repro reproduce` runs the study. Every command works on the profile that params.yaml names, or
-    on that of --profile; `repro list profiles` has all of them.
+    `repro reproduce` runs the study. A command that takes a profile works on that of params.yaml
+    where none is named; `repro list profiles` has all of them.
     """
 
 
@@ -189,7 +189,8 @@ CELL = (PROFILE, DATASET, OBJECTIVE)
 JSON = option("--json", "For programs.", is_flag=True)
 AGAIN = option(
     "--again",
-    "A finished run to make anew, as `status --json` names it; once more for each other run.",
+    "A finished run to make anew, by its name in `status --json`, such as "
+    "clean/cc6m-mmcl/200k-mmcl_ssl-lr0.0005-seed15; may be repeated. Others stay.",
     multiple=True,
 )
 
@@ -204,8 +205,8 @@ use(
     click.Option(["--profile", "same"], help="The same as PROFILE."),
     option(
         "--set",
-        "FIELD=VALUE in place of the profile's (`repro resolve` writes all fields); once more "
-        "for each other field. Such runs are kept apart from verdicts and `check`.",
+        "FIELD=VALUE in place of the profile's (`repro resolve` writes all fields); may be "
+        "repeated. Such runs stand behind no verdict of the report, and `check` leaves them out.",
         multiple=True,
     ),
     AGAIN,
@@ -214,7 +215,9 @@ use(
     "status",
     "view.status:status",
     "repro status --watch",
-    "Show how far every run is: queued, running, done or failed, also from another terminal.",
+    """Show how far every run is, also from another terminal.
+
+    A run waits, is queued, runs, has stopped, is done or has failed.""",
     PROFILE,
     option("--study", "A study, instead of the profile."),
     option("--watch", "Redraw until Ctrl-C.", is_flag=True),
@@ -256,10 +259,11 @@ use(
     "check",
     "report.check:check_command",
     "repro check",
-    """Compare runs with the archived ones: equal bit for bit, or within the spread of their seeds?
+    """Compare runs with the archived ones, bit for bit or by seeds.
 
-    TARGET is a profile, by default that of params.yaml, or an archive, as those in results/studies.
-    Exit status: 0 like the archived runs, 1 not, 2 nothing to compare.""",
+    Are they equal, or within the spread of the archived seeds? TARGET is a profile, by default that
+    of params.yaml, or the path of an archive, such as results/studies/bench.jsonl.gz. Status 1 says
+    that they are not, 2 that there is nothing to compare.""",
     click.Argument(["target"], required=False),
     JSON,
 )
