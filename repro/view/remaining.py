@@ -162,13 +162,13 @@ class Ratio:
     """Measured seconds over expected ones, by kind of run."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self.sums: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
 
     def add(self, spec: RunSpec, measured: float, expected: float) -> None:
         """A run, or the part of it that is done."""
         for kind in (kind_of(spec), spec.stage, ""):
-            self.sums[kind][0] += measured
-            self.sums[kind][1] += expected
+            before = self.sums[kind]
+            self.sums[kind] = before[0] + measured, before[1] + expected
 
     def __call__(self, spec: RunSpec | None) -> float:
         """Of the kind of `spec`, or of its stage where none of the kind was measured; of all runs
