@@ -91,7 +91,7 @@ def test_a_failing_squeue_never_looks_like_no_jobs(
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", f"{broken.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(slurm, "SILENCE_SECONDS", 1.5)
+    monkeypatch.setattr(slurm, "SILENCE_SECONDS", 8.0)
     assert slurm.live_jobs("nobody") is None
     with pytest.raises(LaunchError, match="squeue fails; the jobs go on"):
         launch(clean_runs(profile)[:1])
