@@ -98,9 +98,9 @@ def _numbers(of: Mapping[str, MeasureVerdict]) -> Iterator[Number]:
     rates = _pooled(of["rate_doublings"], of["rate_doublings"].cells[0].comparator)
     yield Number(
         f"{factor(rates.mean)} times",
-        f"{'or more ' if rates.at_least else ''}{_interval(rates, factor)}: the learning rate that "
-        "cleans MMCL + SSL models, over that of MMCL models, as the mean of "
-        f"{settings} settings.",
+        f"{'or more ' if rates.at_least else ''}{_interval(rates, factor)}: the learning rate "
+        "that cleans MMCL + SSL models, over that of MMCL models, "
+        f"as the mean of {settings} settings.",
     )
     if cleaned := of.get("accuracy_at_cap"):
         main = _pooled(cleaned, cleaned.cells[0].comparator)

@@ -73,8 +73,8 @@ class Finding:
     def sentence(self) -> str:
         """The outcome in one sentence."""
         if self.problems:
-            first, *rest_of_them = self.problems
-            more = f" (and {len(rest_of_them)} more)" if rest_of_them else ""
+            first, *later = self.problems
+            more = f" (and {len(later)} more)" if later else ""
             return f"{self.subject} is not what the archive says: {first}{more}."
         if not self.counterparts and not self.measures:
             return (

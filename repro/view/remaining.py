@@ -31,11 +31,12 @@ STAGE_SECONDS = {
     "clean": 1.5,
     "report": 28.0,
 }
-"""Of a stage of the graph beside its runs, on two cores of an AMD EPYC, at the profile `smoke`;
-`report` is half as long there, and twice as long at `mini`, whose pages have verdicts.
+"""Of a stage of the graph beside its runs, on two cores of an AMD EPYC, at the profile `smoke`.
+`report` lies between 14 at `smoke`, measured there, and 57 at `mini`, reckoned by the ratio of both
+on a slower machine.
 """
 PAIR_SECONDS = 9e-4
-"""More of the stage `data` for each pair of the profile, there."""
+"""More of the stage `data` for each pair of the profile; reckoned in the same way."""
 START_SECONDS = 8.0
 """From the start of a process to the first step of its first run, there."""
 RUN_SECONDS = 0.8
@@ -113,8 +114,8 @@ class Remaining:
 
         stages = stages or {}
         shares = [state.share for state in states]
-        with_runs = [name for name in names if has_runs(name)]
-        others = [name for name in names if not has_runs(name)]
+        with_runs = [name for name in names if _has_runs(name)]
+        others = [name for name in names if not _has_runs(name)]
         of_runs = _of_runs(states, weights, shares, now) + self._of_stages(with_runs, stages, now)
         of_others = self._of_stages(others, stages, now)
         if began is None:
@@ -125,10 +126,10 @@ class Remaining:
         shares = [float(state.share == 1 and state.ended < began) for state in states]
         ran = [name for name in names if name not in stages or len(set(stages[name])) > 1]
         whole = _of_runs(states, weights, shares, None)
-        whole += self._of_stages([name for name in ran if has_runs(name)], {}, now)
-        planned = self._of_stages([name for name in ran if not has_runs(name)], {}, now) - of_others
+        whole += self._of_stages([name for name in ran if _has_runs(name)], {}, now)
+        planned = self._of_stages([name for name in ran if not _has_runs(name)], {}, now) - of_others
         passed = sum(
-            (end or now) - begin for name, (begin, end) in stages.items() if not has_runs(name)
+            (end or now) - begin for name, (begin, end) in stages.items() if not _has_runs(name)
         )
         slower = _slower(passed, planned)
         # A machine may be slower; a download says nothing about its cores.
@@ -213,7 +214,7 @@ def _side_by_side(due: list[tuple[float, RunState]], places: int, now: float | N
     return max(0.0, START_SECONDS - max(since, default=0.0)) + shared
 
 
-def has_runs(stage: str) -> bool:
+def _has_runs(stage: str) -> bool:
     """Whether a stage of the graph trains."""
     return stage.startswith(("pretrain@", "clean@"))
 
