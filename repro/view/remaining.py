@@ -127,7 +127,9 @@ class Remaining:
         ran = [name for name in names if name not in stages or len(set(stages[name])) > 1]
         whole = _of_runs(states, weights, shares, None)
         whole += self._of_stages([name for name in ran if _has_runs(name)], {}, now)
-        planned = self._of_stages([name for name in ran if not _has_runs(name)], {}, now) - of_others
+        planned = (
+            self._of_stages([name for name in ran if not _has_runs(name)], {}, now) - of_others
+        )
         passed = sum(
             (end or now) - begin for name, (begin, end) in stages.items() if not _has_runs(name)
         )
