@@ -1,7 +1,7 @@
 """The answer in six lines: what README, page, article and findings say first.
 
 Each line is a question with a short answer and one or two sentences. All numbers come from the
-confirmed verdicts and from the paper's Table 1.
+confirmed verdicts, the study of draws and the paper's Table 1.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from repro.report.claims import Paper
 from repro.report.contrasts import SUPPORTING, Estimate, Verdict, mean_of
+from repro.report.draws import DrawRow, Draws
 from repro.report.format import amount, bounds_in_words, factor, label, percent
 from repro.report.verdicts import AGAINST, CellVerdict, MeasureVerdict, Verdicts
 
@@ -44,7 +45,7 @@ class Answer:
     lines: list[Line]
 
 
-def answer(verdicts: Verdicts, paper: Paper) -> Answer | None:
+def answer(verdicts: Verdicts, paper: Paper, draws: Draws | None) -> Answer | None:
     """The answer in six lines; None before all seeds of the confirmation are archived."""
     if verdicts.confirmed is None:
         return None
@@ -57,19 +58,12 @@ def answer(verdicts: Verdicts, paper: Paper) -> Answer | None:
     harder = _harder(of["asr_left_at_rate"], of["rate_doublings"])
     impossible = _impossible(of["lost_at_cap"])
     deployed = _deployed(of.get("accuracy_at_cap"), beside.get(MATCHED, {}).get("accuracy_at_cap"))
-    seeds = len(verdicts.confirmed_seeds)
     lines = [
         harder,
         impossible,
         _how_much(of["lost_at_cap"], beside, paper),
         deployed,
-        Line(
-            "What do these numbers range over?",
-            f"{seeds} seeds at small scale",
-            f"A seed varies initialisation, order and views. All {seeds} share one draw of "
-            "poisoned pairs, patches and cleaning pairs, one target class, one trigger and one "
-            "set of evaluation images. Not shown: the paper's scale, other kinds of backdoor.",
-        ),
+        _range_of(len(verdicts.confirmed_seeds), draws),
         Line(
             "Are the models safe to use?",
             "no",
@@ -202,6 +196,40 @@ def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -
         )
     word = {"yes": "no", "no": "yes"}.get(higher := _word([accuracy.verdict]), higher)
     return Line(question, word, text)
+
+
+def _range_of(seeds: int, draws: Draws | None) -> Line:
+    text = (
+        f"A seed varies initialisation, order and views. All {seeds} share one draw of poisoned "
+        "pairs, patches and cleaning pairs, one target class, one trigger and one set of "
+        "evaluation images."
+    )
+    if draws is not None and draws.complete == draws.planned:
+        left, rates, lost = (
+            [row for row in draws.rows if row.measure == name]
+            for name in ("asr_left_at_rate", "rate_doublings", "lost_at_cap")
+        )
+        text += (
+            f" Over {draws.planned} other draws, each with a seed of its own and "
+            f"{draws.other_targets} with another target class, MMCL + SSL models keep "
+            f"{_in_settings(left, _points)} points more of the ASR, take "
+            f"{_in_settings(rates, _factor)} times the learning rate and lose "
+            f"{_in_settings(lost, _points)} points more of their accuracy than MMCL models with "
+            "equal BatchNorm groups. These intervals hold the spread of draws and of seeds, those "
+            "above that of seeds alone."
+        )
+    text += " Not shown: the paper's scale, other kinds of backdoor."
+    return Line("What do these numbers range over?", f"{seeds} seeds at small scale", text)
+
+
+def _in_settings(rows: Sequence[DrawRow], words: Callable[[Estimate], str]) -> str:
+    return " and ".join(
+        f"{words(row.difference)} ({label(row.dataset)}, {label(row.clean_size)})" for row in rows
+    )
+
+
+def _factor(of: Estimate) -> str:
+    return f"{_bound(of)}{factor(of.mean)} {_interval(of, factor)}"
 
 
 def _word(verdicts: Sequence[str]) -> str:

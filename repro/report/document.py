@@ -81,6 +81,7 @@ def build_document(
     # The archived seeds, beside which the authors' points stand; without them the own runs.
     arms, archived = judged.arms, bool(judged.arms.study)
     about = studied(studies, by_arm, profile.evaluate.confidence)
+    of_draws = draws(studies, by_arm, claims.comparisons.confirmed.get(profile.name))
     # A replay has no profile, and so no larger one.
     others = profile.name in profile_names() and profile.name != LARGER
     studies_of_larger = read_study_results(LARGER) if others else []
@@ -111,7 +112,7 @@ def build_document(
         "scales": scale_rows(profile.name, by_arm, larger, claims, arms),
         "settings_table": settings_table(profile.name),
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
-        "answer": answer(judged, paper),
+        "answer": answer(judged, paper, of_draws),
         "verdicts": judged,
         "larger": _larger(studies_of_larger, larger, claims)
         if archived and studies_of_larger
@@ -134,7 +135,7 @@ def build_document(
         "errata": [erratum.model_dump() | {"result": erratum.result} for erratum in claims.errata],
         **vars(about),
         "hypotheses": stated_hypotheses(studies, by_arm),
-        "draws": draws(studies, by_arm, claims.comparisons.confirmed.get(profile.name)),
+        "draws": of_draws,
         "bench": bench(studies, by_arm),
         "runs": {
             run.folder: run.record.model_dump(include=PROVENANCE)
@@ -142,7 +143,10 @@ def build_document(
             for run in runs
         },
         "missing": [
-            dict(zip(("stage", "cell", "run"), folder.split("/")[2:], strict=True), reason=reason)
+            dict(
+                zip(("stage", "model_name", "run"), folder.split("/")[2:], strict=True),
+                reason=reason,
+            )
             for folder, reason in evidence.missing.items()
         ],
         "notices": [

@@ -59,6 +59,8 @@ class Draws:
     complete: int
     """Draws that are there with all of their runs."""
     planned: int
+    other_targets: int
+    """Planned draws with another target class than the profile's."""
     rows: list[DrawRow]
 
 
@@ -104,7 +106,13 @@ def draws(
             )
         )
     there = {run.record.spec.seed for run in study.runs} - study.seeds_due
-    return Draws(complete=len(there), planned=len(study.spec.variants), rows=rows)
+    variants = study.spec.variants.values()
+    return Draws(
+        complete=len(there),
+        planned=len(variants),
+        other_targets=sum("data.poison.target_class" in of.overrides for of in variants),
+        rows=rows,
+    )
 
 
 def _ratio(of_draws: Mapping[int, Value], of_seeds: Mapping[int, Value]) -> Ratio | None:

@@ -10,7 +10,9 @@ import pytest
 from repro.profile import load_profile
 from repro.report.answer import Answer, answer
 from repro.report.claims import Claims, load_claims
-from repro.report.measures import Context, Evaluations
+from repro.report.contrasts import estimate
+from repro.report.draws import DrawRow, Draws, draws
+from repro.report.measures import Context, Evaluations, Value
 from repro.report.pages.html import jinja_environment
 from repro.report.pages.latex import escape
 from repro.report.studies import read_study_results, whole_seeds
@@ -25,12 +27,13 @@ def claims() -> Claims:
 
 @pytest.fixture(scope="module")
 def archived(claims: Claims) -> Answer:
-    studies = [of for of in read_study_results("mini") if of.name.startswith("confirmation")]
+    names = ("confirmation", "draws")
+    studies = [of for of in read_study_results("mini") if of.name.startswith(names)]
     frame = pd.concat([study.frame for study in studies], ignore_index=True)
     evaluations = Evaluations(frame, Context.of(claims, load_profile("mini")))
-    found = answer(
-        verdicts(evaluations, claims, "mini", whole_seeds(studies), "proxy"), claims.paper
-    )
+    judged = verdicts(evaluations, claims, "mini", whole_seeds(studies), "proxy")
+    of_draws = draws(studies, evaluations, claims.comparisons.confirmed["mini"])
+    found = answer(judged, claims.paper, of_draws)
     assert found is not None
     return found
 
@@ -93,13 +96,14 @@ def test_the_answer_has_at_most_six_lines_and_names_every_comparator(archived: A
         assert number in how_much.says
 
 
-def confirmed(claims: Claims, outcome: Any) -> Answer:
+def confirmed(claims: Claims, outcome: Any, of_draws: Draws | None = None) -> Answer:
     """The answer if all arms of the confirmation behave like `outcome`."""
     seeds, arms = claims.rules.seeds["mini"], claims.comparisons.confirmed["mini"]
     names = sorted({arms.mmcl_ssl, *arms.mmcl.values(), *arms.twins})
     frame = pd.concat([arm(outcome, seeds, name) for name in names], ignore_index=True)
     done = dict.fromkeys({name.split("/")[0] for name in names}, seeds)
-    found = answer(verdicts(evaluated(frame), claims, "mini", done, "exact"), claims.paper)
+    judged = verdicts(evaluated(frame), claims, "mini", done, "exact")
+    found = answer(judged, claims.paper, of_draws)
     assert found is not None
     return found
 
@@ -116,8 +120,35 @@ def test_other_data_give_another_answer(claims: Claims) -> None:
     assert "holds in its direction" not in alike.headline
 
 
+def over_draws(complete: int) -> Draws:
+    """A study of four draws: 10, 20, 30, 40 points of the ASR, a doubling, 0.1 to 0.4 points."""
+    rows = [
+        DrawRow(measure, "", "", "cc6m", "200k", complete, estimate(values), None, None, None)
+        for measure, values in (
+            ("asr_left_at_rate", {seed: Value(0.1 * seed) for seed in (1, 2, 3, 4)}),
+            ("rate_doublings", {seed: Value(1.0, at_least=seed == 1) for seed in (1, 2, 3, 4)}),
+            ("lost_at_cap", {seed: Value(0.001 * seed) for seed in (1, 2, 3, 4)}),
+        )
+    ]
+    return Draws(complete, 4, 2, rows)
+
+
+def test_a_whole_study_of_draws_is_told_and_an_unfinished_one_is_not(claims: Claims) -> None:
+    whole, part = (
+        confirmed(claims, lambda *_: (0.4, 0.01), over_draws(complete)).lines[4].says
+        for complete in (4, 3)
+    )
+    for said in (
+        "Over 4 other draws, each with a seed of its own and 2 with another target class",
+        "25.0 [4.5, 45.5] (CC6M, 200K) points more of the ASR",
+        "take at least 2.0 [2.0, 2.0] (CC6M, 200K) times the learning rate",
+        "lose 0.2 [0.0, 0.5] (CC6M, 200K) points more of their accuracy",
+    ):
+        assert said in whole and said not in part
+
+
 def test_there_is_no_answer_before_the_confirmation_is_whole(claims: Claims) -> None:
     found: Verdicts = verdicts(
         evaluated(arm(lambda *_: (0.4, 0.01), range(3))), claims, "mini", {}, "proxy"
     )
-    assert answer(found, claims.paper) is None
+    assert answer(found, claims.paper, None) is None

@@ -82,22 +82,21 @@ def blocks() -> dict[tuple[Path, str], str]:
     by_arm = Evaluations(frame, Context.of(claims, profile))
     judged = verdicts(by_arm, claims, DOCUMENTED, whole_seeds(results), scope_of(profile))
     about = studied(results, by_arm, profile.evaluate.confidence)
+    of_draws = study_of_draws.draws(results, by_arm, claims.comparisons.confirmed.get(DOCUMENTED))
     found = plain(
         {
             **vars(about),
             "leading": judged.confirmed or judged.exploratory,
             "beside": judged.beside,
             "hypotheses": stated_hypotheses(results, by_arm),
-            "draws": study_of_draws.draws(
-                results, by_arm, claims.comparisons.confirmed.get(DOCUMENTED)
-            ),
+            "draws": of_draws,
             "first": list(_first(profile, by_arm.context)),
         }
     )
     text = markdown(
         "findings",
         tables=markdown_tables(found),
-        answer=answer(judged, claims.paper),
+        answer=answer(judged, claims.paper, of_draws),
         family=about.effects_family,
         decided_q=LEVEL,
     )
