@@ -125,7 +125,8 @@ def commands() -> None:
     """Replication of "Effective Backdoor Mitigation Depends on the Pre-training Objective".
 
     `repro reproduce` runs the study. A command that takes a profile works on that of params.yaml
-    where none is named; `repro list profiles` has all of them.
+    where none is named; `repro list profiles` has all of them, and says which that is. `repro` and
+    `python -m repro` are the same.
     """
 
 
@@ -185,7 +186,7 @@ NAMED = "One of `repro list profiles`; else that of params.yaml."
 PROFILE = option("--profile", NAMED, callback=the_profile)
 DATASET = choice("--dataset", DATASETS, required=True)
 OBJECTIVE = choice("--objective", GRAPH_OBJECTIVES, required=True)
-CELL = (PROFILE, DATASET, OBJECTIVE)
+OF_MODEL = (PROFILE, DATASET, OBJECTIVE)
 JSON = option("--json", "For programs.", is_flag=True)
 AGAIN = option(
     "--again",
@@ -198,14 +199,17 @@ use(
     "reproduce",
     "reproduce:reproduce",
     "repro reproduce mini --set clean.warmup_steps=20",
-    """Run the whole study, data to report, through DVC.
+    """Run the whole study, data to report, through DVC; at the end it names page and PDF.
 
-    PROFILE and --set hold for this call only, instead of params.yaml.""",
+    A first PROFILE is mini, and `repro plan --profile mini` says how long it takes here. PROFILE
+    and --set hold for this call only, instead of params.yaml. `repro study` runs the other
+    studies.""",
     click.Argument(["profile"], required=False),
     click.Option(["--profile", "same"], help="The same as PROFILE."),
     option(
         "--set",
-        "FIELD=VALUE in place of the profile's (`repro resolve` writes all fields); may be "
+        "FIELD=VALUE in place of the profile's, such as "
+        "'clean.cells.*.learning_rates=[1e-3, 2e-3]'; `repro resolve` writes all fields. May be "
         "repeated. Such runs stand behind no verdict of the report, and `check` leaves them out.",
         multiple=True,
     ),
@@ -252,7 +256,9 @@ use(
     "report",
     "report.build:report_stage",
     "repro report --profile mini",
-    "Build the replication report, of one's own runs or else of the archives.",
+    """Build the replication report, of one's own runs or else of the archives.
+
+    The page is report/build/PROFILE/index.html; the PDF beside it needs LaTeX.""",
     PROFILE,
 )
 use(
@@ -262,8 +268,8 @@ use(
     """Compare runs with the archived ones, bit for bit or by seeds.
 
     Are they equal, or within the spread of the archived seeds? TARGET is a profile, by default that
-    of params.yaml, or the path of an archive, such as results/studies/bench.jsonl.gz. Status 1 says
-    that they are not, 2 that there is nothing to compare.""",
+    of params.yaml, or the path of an archive, such as results/studies/bench.jsonl.gz. Status 0 says
+    that they are, 1 that they are not, 2 that there is nothing to compare.""",
     click.Argument(["target"], required=False),
     JSON,
 )
@@ -324,14 +330,14 @@ stage(
     "view.stages:pretrain_stage",
     "repro pretrain --dataset cc3m --objective mmcl",
     "Pre-train the model of one dataset and objective.",
-    *CELL,
+    *OF_MODEL,
 )
 stage(
     "clean",
     "view.stages:clean_stage",
     "repro clean --dataset cc3m --objective mmcl",
     "Finetune a pre-trained model on clean pairs: every size, loss and learning rate.",
-    *CELL,
+    *OF_MODEL,
 )
 stage(
     "run-one",
@@ -339,8 +345,8 @@ stage(
     "python -m pdb -m repro run-one pretrain --dataset cc3m --objective mmcl",
     "Train one run in this process, for a debugger.",
     click.Argument(["stage"], type=click.Choice(("pretrain", "clean"))),
-    *CELL,
-    option("--run", "Its id (default: the first run of the cell)."),
+    *OF_MODEL,
+    option("--run", "Its id (default: the first run of that model name)."),
     prints=True,
 )
 study(
@@ -368,7 +374,9 @@ track(
     "omniboard",
     "view.archived_records:browse",
     "repro omniboard --port 9000",
-    "Browse recorded and archived runs in Omniboard on this machine.",
+    """Browse recorded and archived runs in Omniboard on this machine.
+
+    It prints the address, and Ctrl-C ends it.""",
     option("--port", type=PORT, default=9000),
 )
 track(

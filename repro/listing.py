@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from repro.names import DEFENCES, LOSSES, TRIGGERS
 from repro.plugins import offered
-from repro.profile import SPECS, profile_names
+from repro.profile import SPECS, chosen_profile, profile_names
 from repro.study.spec import load_study, study_names
 
 
@@ -21,11 +21,12 @@ def list_command(kind: str, as_json: bool) -> None:
 
 
 def profiles() -> dict[str, str]:
-    """Profiles, with the first comment of their files."""
-    found = {}
+    """Profiles, with the first comment of their files, and which of them params.yaml names."""
+    named, found = chosen_profile(None), {}
     for name in profile_names():
         first = (SPECS / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
-        found[name] = first.removeprefix(f"# Profile `{name}`: ")
+        default = " Named in params.yaml." if name == named else ""
+        found[name] = first.removeprefix(f"# Profile `{name}`: ") + default
     return found
 
 

@@ -135,6 +135,12 @@ def test_a_list_has_every_name_with_what_it_is(
     assert [line.split()[0] for line in lines] == list(names)
 
 
+def test_the_list_of_profiles_says_which_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "profiles", "--json"]) == 0
+    named = json.loads(capsys.readouterr().out)
+    assert [name for name, text in named.items() if "params.yaml" in text] == ["mini"]
+
+
 @pytest.mark.parametrize("profile", profile_names(Path(__file__).parents[2] / "specs"))
 def test_the_cost_of_a_profile_is_a_sentence_of_a_second(profile: str, root: Path) -> None:
     """Of processor time, on a slow machine too: no torch, and no model is built."""

@@ -1,10 +1,12 @@
 """Values that stand for those of the profile: from params.yaml and from --set."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from repro.cli import main
 from repro.profile import (
     departures,
     flat,
@@ -90,6 +92,17 @@ def test_a_wrong_params_file_is_named(here: Path, params: str, said: str) -> Non
 )
 def test_a_value_is_read_as_in_a_specification(text: str, pair: tuple[str, Any]) -> None:
     assert parse_override(text) == pair
+
+
+def test_the_example_in_the_help_changes_the_learning_rates(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["reproduce", "--help"])
+    example = re.search(r"'(clean.+?)'", capsys.readouterr().out)
+    assert example
+    path, rates = parse_override(example[1])
+    cells = load_profile("mini", root / "specs", {path: rates}, "--set").clean.cells
+    assert {tuple(cell.learning_rates) for cell in cells} == {(0.001, 0.002)}
 
 
 @pytest.mark.parametrize("text", ["clean.warmup_steps", "=3", "a=[1", "a=&b 1", "a=!!python/x 1"])
