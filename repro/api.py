@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 def load(
-    profile: str, cell: str, seed: int | None = None, clean: str | None = None
+    profile: str, model_name: str, seed: int | None = None, clean: str | None = None
 ) -> tuple[Any, Any, Any]:
     """open_clip model in eval mode, preprocessing of a PIL image to (3, H, W), and tokenizer of N
     texts to (N, 77).
 
-    `cell` is dataset and objective, such as "cc6m-mmcl_ssl". The model is the poisoned one, or with
-    `clean`, such as "200k", the cleaned one of Table 1; of the profile's first seed where none is
-    given. It is taken from models/, or else from the release that REPRO_MODELS names: its weights
-    have the hash in their run's record or in the archives, and those of a release also answer as
-    its index says.
+    `model_name` is dataset and objective, such as "cc6m-mmcl_ssl". The model is the poisoned one,
+    or with `clean`, such as "200k", the cleaned one of Table 1; of the profile's first seed where
+    none is given. It is taken from models/, or else from the release that REPRO_MODELS names: its
+    weights have the hash in their run's record or in the archives, and those of a release also
+    answer as its index says.
     SpecError for a name that the profile lacks, LedgerError for a model that is missing or altered.
     """
     runs = pretrain_runs(load_profile(profile))
     if clean is not None:
         runs = [run for run in clean_runs(load_profile(profile)) if run.keeps_cleaned]
-    runs = _chosen(runs, "cell", cell)
+    runs = _chosen(runs, "model_name", model_name)
     if clean is not None:
         runs = _chosen(runs, "clean_size", clean)
     # A study may have trained the model of another seed than the profile's, or a release have it.
@@ -70,7 +70,7 @@ def _remedy(spec: RunSpec) -> str:
         kind = f"cleaned on {spec.clean_size}"
         only = f", if an ASR of at most {spec.evaluate.asr_cap:.0%} is reached"
     return (
-        f"{spec.cell}, seed {spec.seed}, {kind}: no such model in models/ (there: "
+        f"{spec.model_name}, seed {spec.seed}, {kind}: no such model in models/ (there: "
         f"{', '.join(there) or 'no model'}), and REPRO_MODELS names no release; "
         f"{command_for(spec)} makes it{only}"
     )

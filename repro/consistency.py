@@ -262,6 +262,6 @@ def _cleaning_problems(profile: Profile, runs: list[RunSpec]) -> Iterator[Proble
     # The id is the name of the run's folder: a second run would take the place of the first.
     if len(set(profile.pretrain.seeds)) < len(profile.pretrain.seeds):
         return  # named already
-    for (model, run_id), count in Counter((run.cell, run.run_id) for run in runs).items():
+    for (model, run_id), count in Counter((run.model_name, run.run_id) for run in runs).items():
         if count > 1:
             yield "clean.cells", run_id, f"once in {model}, not {count} times"

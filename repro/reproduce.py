@@ -131,7 +131,7 @@ def _run_stages(profile: str, again: Sequence[RunSpec]) -> int:
     calls = [everything]
     if again:
         # What is up to date for DVC, it runs by force. What follows from it is for the call after.
-        stages = {f"{spec.stage}@{profile}-{spec.cell}" for spec in again}
+        stages = {f"{spec.stage}@{profile}-{spec.model_name}" for spec in again}
         places = ",".join(map(place_of, again))
         calls += [([*whole, "--force", *sorted(stages)], places), everything]
     call = Call(profile, time.time())

@@ -435,7 +435,7 @@ class Profile(Plugged):
     evaluate: EvaluateSpec
 
 
-class LossSettings(NamedTuple):
+class DefenceSettings(NamedTuple):
     """Name and settings of the defence that makes a run's loss."""
 
     name: DefenceName
@@ -482,13 +482,13 @@ class RunSpec(Cleaning, Plugged):
         return None if plain else defence
 
     @property
-    def cell(self) -> str:
+    def model_name(self) -> str:
         """The pre-trained model this run makes or cleans, e.g. `cc3m-mmcl`."""
         return f"{self.dataset}-{self.pretrain_objective}"
 
     @property
     def run_id(self) -> str:
-        """Name of the run's folder, unique within its profile, stage and cell."""
+        """Name of the run's folder, unique within its profile, stage and model name."""
         # The size, loss and rate vary only in cleaning; pre-training differs by seed alone.
         if self.stage == "pretrain":
             return self.model_id
@@ -497,7 +497,7 @@ class RunSpec(Cleaning, Plugged):
 
     @property
     def model_id(self) -> str:
-        """Name of the pre-trained model's folder, unique within its profile and cell."""
+        """Name of the pre-trained model's folder, unique within its profile and model name."""
         return self._named(f"seed{self.seed}")
 
     def _named(self, name: str) -> str:
@@ -512,18 +512,18 @@ class RunSpec(Cleaning, Plugged):
         return main and self.stage == "clean" and self.loss == "mmcl_ssl"
 
     @property
-    def loss_settings(self) -> LossSettings:
+    def defence_settings(self) -> DefenceSettings:
         """The defence that makes the loss; in pre-training `cleanclip`."""
         if self.stage == "pretrain":
-            return LossSettings("cleanclip", {"ssl_weight": self.ssl_weight})
+            return DefenceSettings("cleanclip", {"ssl_weight": self.ssl_weight})
         if self.defence is None:
-            return LossSettings("cleanclip", {"ssl_weight": 1.0})
-        return LossSettings(self.defence.name, self.defence.settings)
+            return DefenceSettings("cleanclip", {"ssl_weight": 1.0})
+        return DefenceSettings(self.defence.name, self.defence.settings)
 
     @property
     def num_views(self) -> int:
         """Views of every pair that a step encodes; one where the weight of the SSL term is 0."""
-        name, settings = self.loss_settings
+        name, settings = self.defence_settings
         return DEFENCES[name].views or num_views(self.loss, settings.get("ssl_weight", 1.0))
 
     @property

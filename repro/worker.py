@@ -98,7 +98,7 @@ class Resident:
         # Runs that clean one model begin with the same evaluation.
         hashes = (inputs[name]["hash"] for name in ("model", "evaluation") if name in inputs)
         start = (*hashes, spec.evaluation_key, spec.deterministic, spec.compile)
-        shared = spec.stage == "clean" and DEFENCES[spec.loss_settings.name].start is None
+        shared = spec.stage == "clean" and DEFENCES[spec.defence_settings.name].start is None
 
         def evaluate(model: CLIP, step: int, draw: int, stop: Stop) -> Predictions:
             if shared and step == 0 and start in self.starts:
@@ -166,7 +166,7 @@ class Resident:
                 "planned with); run the stage `pretrain` again, which publishes it anew"
             )
         model.load_state_dict(load_file(folder / "model.safetensors"))
-        name, settings = spec.loss_settings
+        name, settings = spec.defence_settings
         if (change := DEFENCES[name].start) is not None:
             change(model, settings, spec.seed)
 

@@ -1,8 +1,8 @@
-"""Train one cell of a study again, a variant and a seed, and compare it with the archive:
+"""Train a variant and seed of a study again and compare it with the archive:
 
     python -m tools.rerun bench [stripes_par 25]
 
-Without a name the cell is drawn at random. A clone of the last commit trains it. Processors of the
+Without a name both are drawn at random. A clone of the last commit trains it. Processors of the
 archive's kind give its counts. Others give a replicate, whose ASR has to lie where the archive's
 other seeds expect it, else the exit status is 1.
 """
@@ -25,13 +25,13 @@ COUNTS = {*Counts.model_fields, "validation", "step"}
 
 
 def main(study: str, *named: str) -> None:
-    """Rerun the named cell, or one at random; SystemExit with 1 if the archive has another ASR."""
+    """Rerun the named variant and seed, or any; SystemExit with 1 if its ASR is another."""
     archived = read_archive(archive_of(study))
-    cells = sorted({(record.spec.variant, str(record.spec.seed)) for record, _ in archived})
-    if named and named not in cells:
-        listed = ", ".join(" ".join(cell) for cell in cells)
-        sys.exit(f"{' '.join(named)}: no cell of {study} (allowed: {listed})")
-    variant, seed = named or random.choice(cells)
+    pairs = sorted({(record.spec.variant, str(record.spec.seed)) for record, _ in archived})
+    if named and named not in pairs:
+        listed = ", ".join(" ".join(pair) for pair in pairs)
+        sys.exit(f"{' '.join(named)}: not in {study} (allowed: {listed})")
+    variant, seed = named or random.choice(pairs)
     print(f"{study}: variant {variant}, seed {seed}")
 
     with TemporaryDirectory() as folder:
@@ -46,7 +46,7 @@ def main(study: str, *named: str) -> None:
 
 
 def compare(archived: Sequence[ArchivedRun], again: Sequence[ArchivedRun]) -> Iterator[str]:
-    """Print how a cell cleaned again differs from the archive; yield what is too far off."""
+    """Print how models cleaned again differ from the archive; yield what is too far off."""
     old = {key(run): counts(run) for run in archived}
     cleaned = [run for run in again if run.record.spec.stage == "clean"]
     if all(counts(run) == old[key(run)] for run in cleaned):
@@ -74,7 +74,7 @@ def compare(archived: Sequence[ArchivedRun], again: Sequence[ArchivedRun]) -> It
 def key(run: ArchivedRun) -> tuple[str, str, str]:
     """What names a run in its archive."""
     spec = run.record.spec
-    return spec.stage, spec.cell, spec.run_id
+    return spec.stage, spec.model_name, spec.run_id
 
 
 def counts(run: ArchivedRun) -> list[dict[str, object]]:

@@ -61,10 +61,10 @@ LAUNCHERS = {"local": local.run_here, "slurm": slurm.run_on_cluster}
 
 
 def train_stage(stage: Stage, profile_name: str, dataset: Dataset, objective: Objective) -> None:
-    """Make the runs of a stage for the model of one dataset and objective: a cell.
+    """Make the runs of a stage for the models of one dataset and objective.
 
-    DVC runs the cells one after another, which would leave devices idle at the end of each. The
-    first cell of a dataset therefore makes the runs of its others too, as far as their inputs are
+    DVC runs the stages one after another, which would leave devices idle at the end of each. The
+    first stage of a dataset therefore makes the runs of the others too, as far as their inputs are
     there. A dataset that the user did not bring has no runs.
     """
     expand = STAGE_RUNS[stage]
@@ -84,9 +84,9 @@ def train_stage(stage: Stage, profile_name: str, dataset: Dataset, objective: Ob
     models = MODELS / profile_name
     if stage == "clean":
         models = models / "cleaned"
-    cell = f"{dataset}-{objective}"
-    (RESULTS / profile_name / stage / cell).mkdir(parents=True, exist_ok=True)
-    (models / cell).mkdir(parents=True, exist_ok=True)
+    model_name = f"{dataset}-{objective}"
+    (RESULTS / profile_name / stage / model_name).mkdir(parents=True, exist_ok=True)
+    (models / model_name).mkdir(parents=True, exist_ok=True)
 
 
 def run_all(
@@ -102,7 +102,7 @@ def run_all(
     """Bring the results of `specs` up to date, and those of `ahead` if there is anything to do.
 
     `inputs` gives the places of a run's inputs; runs of `ahead` without inputs wait for their own
-    stage. Published runs in the cells at hand that are neither in `specs` nor in `kept` are
+    stage. Published runs of the models at hand that are neither in `specs` nor in `kept` are
     removed, finished ones stay, the others run. A finished pre-training whose model is gone stays
     finished where `models`, the folders of the models that are needed, does not name its folder.
     Finished runs whose `place` is in `again` are made anew, and what changed is said.

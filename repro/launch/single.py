@@ -33,17 +33,17 @@ def step_through(
     objective: Objective,
     run_id: str | None = None,
 ) -> Path:
-    """Train the run, or the first one of its cell, to its end; returns the folder of what it left.
+    """Train the run, or the first one of its model, to its end; returns the folder of what it left.
 
-    SpecError names the runs of the cell if `run_id` is none of them, and a store that was made from
-    other settings; LaunchError an input that is not there.
+    SpecError names the runs of the model if `run_id` is none of them, and a store that was made
+    from other settings; LaunchError an input that is not there.
     """
     # By id, in the order of the specification; without an id the first is meant.
     profile = graph_profile(profile_name)
     specs = {spec.run_id: spec for spec in STAGE_RUNS[stage](profile, dataset, objective)}
     run_id = run_id or next(iter(specs), None)
     if run_id not in specs:
-        raise SpecError(f"run: {run_id!r} (allowed: {', '.join(specs) or 'none in this cell'})")
+        raise SpecError(f"run: {run_id!r} (allowed: {', '.join(specs) or 'none of this model'})")
     spec = specs[run_id]
 
     check_stores(profile, DATA / profile_name, POISONED / profile_name, [dataset])

@@ -191,15 +191,17 @@ class Forecast:
             "results": evaluations * (ROW_BYTES + num_images // 4),
         }
 
-    def works_of(self, stage: str, cell: str = "") -> list[Work]:
+    def works_of(self, stage: str, model_name: str = "") -> list[Work]:
         """The runs of a stage, of one model if named."""
-        return [w for w in self.works if w.spec.stage == stage and cell in ("", w.spec.cell)]
+        return [
+            w for w in self.works if w.spec.stage == stage and model_name in ("", w.spec.model_name)
+        ]
 
-    def totals(self, stage: str, cell: str = "") -> dict[str, Any]:
+    def totals(self, stage: str, model_name: str = "") -> dict[str, Any]:
         """Sums over the runs of a stage, of one model if named; FLOPs without what a gradient cache
         computes twice and with what an early end leaves out.
         """
-        works, counts = self.works_of(stage, cell), self.counts
+        works, counts = self.works_of(stage, model_name), self.counts
         flops = sum(counts.training(work) + counts.evaluations(work) for work in works)
         return {
             "runs": len(works),
@@ -264,7 +266,7 @@ def plan(
         of["kwh"] = of["total"] * device.watts / 1000 * assumptions.power_usage_effectiveness
         of["kg_co2e"] = of["kwh"] * assumptions.kg_co2e_per_kwh
     stages = {stage: forecast.totals(stage) for stage in STAGES}
-    models = dict.fromkeys((work.spec.stage, work.spec.cell) for work in forecast.works)
+    models = dict.fromkeys((work.spec.stage, work.spec.model_name) for work in forecast.works)
     disk = forecast.disk()
 
     # A group of BatchNorm is the least that a GPU takes. Nobody trains on processors what is to be
@@ -282,7 +284,7 @@ def plan(
         "devices": [*gpu_names, "core"] if precisions == {"fp32"} else gpu_names,
         **{f"{stage}_eflop": totals["eflop"] for stage, totals in stages.items()},
         "stages": stages,
-        "models": [{"stage": s, "cell": cell, **forecast.totals(s, cell)} for s, cell in models],
+        "models": [{"stage": s, "model_name": of, **forecast.totals(s, of)} for s, of in models],
         "gpu_hours": {name: hours[name]["total"] for name in ("a100", "h100")},
         "hours": hours,
         "measured": measured_hours(forecast),

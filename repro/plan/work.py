@@ -38,8 +38,8 @@ def work_of(profile: Profile, dataset: Dataset | None = None) -> list[Work]:
         partial = sum(step % steps_per_epoch > 0 for step in steps) if spec.images_between else 0
 
         # The start model of several cleaning runs is evaluated once.
-        start = spec.stage, spec.cell, spec.seed
-        shared = any((w.spec.stage, w.spec.cell, w.spec.seed) == start for w in result)
+        start = spec.stage, spec.model_name, spec.seed
+        shared = any((w.spec.stage, w.spec.model_name, w.spec.seed) == start for w in result)
         pairs = num_steps(spec, steps_per_epoch) * spec.schedule.global_batch_size
         result.append(Work(spec, pairs, len(steps) - shared, partial))
     return result

@@ -107,7 +107,7 @@ def _cell(
     left: dict[int, Value],
     seconds: float,
 ) -> BenchCell:
-    name, settings = spec.loss_settings
+    name, settings = spec.defence_settings
     finetuned = "CleanCLIP" if settings.get("ssl_weight") else "finetuning by MMCL"
     blind = {
         lost: {seed: asr_blind(model, lost) for seed, model in models.items()} for lost in ALLOWED

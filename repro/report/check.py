@@ -201,7 +201,7 @@ def _archive(path: Path) -> Subject:
     study = load_study(path.name.removesuffix(".jsonl.gz"))
     runs = [run for run in archived_runs(path) if run.record.status != "failed"]
     problems = [
-        f"{path}: lacks the run {spec.stage} {spec.cell} {spec.run_id}"
+        f"{path}: lacks the run {spec.stage} {spec.model_name} {spec.run_id}"
         for spec in lacking(study, (run.record for run in runs))
     ]
     return Subject(path.as_posix(), load_profile(study.profile), runs, problems, path)

@@ -81,14 +81,14 @@ def read_evidence(profile: Profile, authors: AuthorsPoints = ((), ())) -> Eviden
         elif reason := unusable(run, expected[run.folder]):
             missing[run.folder] = reason
         # A model that was trained again after it was cleaned: the old cleaning is of no use.
-        elif reason := _foreign_model(run, made.get((spec.cell, spec.seed))):
+        elif reason := _foreign_model(run, made.get((spec.model_name, spec.seed))):
             notices.append(f"{run.folder} is left out: {reason}")
             missing[run.folder] = reason
         else:
             runs.append(run)
             del missing[run.folder]
             if spec.stage == "pretrain":
-                made[spec.cell, spec.seed] = run
+                made[spec.model_name, spec.seed] = run
     counted = tuple(sorted(runs, key=lambda run: Path(run.folder)))
     others = tuple(departures(profile))
     notices += [

@@ -76,7 +76,7 @@ def archived_runs(archive: Path) -> list[FinishedRun]:
     """The runs in an archive; LedgerError for one that cannot be used."""
     runs = []
     for record, rows in read_archive(archive):
-        name = f"{record.spec.stage}/{record.spec.cell}/{record.spec.run_id}"
+        name = f"{record.spec.stage}/{record.spec.model_name}/{record.spec.run_id}"
         texts = [record.model_dump_json(), *(row.model_dump_json() for row in rows)]
         sha256 = hashlib.sha256("\n".join(texts).encode()).hexdigest()
         runs.append(FinishedRun(f"{archive.as_posix()}/{name}", record, rows, sha256))

@@ -96,13 +96,13 @@ def _kept(profile: str, seed: int | None) -> list[Kept]:
         runs = [
             of.model_copy(update=of_seed)
             for of in clean_runs(loaded)
-            if of.keeps_cleaned and of.cell == start.cell and of.seed == first
+            if of.keeps_cleaned and of.model_name == start.model_name and of.seed == first
         ]
         for size in dict.fromkeys(of.clean_size for of in runs):
             of_size = [of for of in runs if of.clean_size == size]
             if (model := cleaned_model(of_size)) and (row := cleaned_row(model[0])):
                 found.append(Kept(of_size[0], model[0], model[1].code, row))
     if seed is not None and not found:
-        cells = ", ".join(of.cell for of in pretrain_runs(loaded))
-        raise LedgerError(f"--seeds: {seed}: no model of it in models/ (cells: {cells})")
+        names = ", ".join(of.model_name for of in pretrain_runs(loaded))
+        raise LedgerError(f"--seeds: {seed}: no model of it in models/ (models: {names})")
     return found

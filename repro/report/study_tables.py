@@ -139,7 +139,7 @@ class StudyTable:
     def entry(self, specs: Sequence[RunSpec] = ()) -> StudyEntry:
         """All that the report says of the study; `specs` are those of its runs."""
         triggers = {spec.trigger.name for spec in specs}
-        defences = {spec.loss_settings.name for spec in specs if spec.stage == "clean"}
+        defences = {spec.defence_settings.name for spec in specs if spec.stage == "clean"}
         return StudyEntry(
             name=self.name,
             question=self.study.question,

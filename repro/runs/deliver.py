@@ -204,13 +204,13 @@ def refresh(run: Run, results: Path) -> None:
 
 
 def prune(specs: list[RunSpec], results: Path) -> None:
-    """Remove published runs of these cells and variants that the specifications no longer name."""
+    """Remove published runs of these models and variants that the specifications no longer name."""
     known = {results_dir(spec, results) / spec.run_id for spec in specs}
     # Models lie elsewhere than results, and bear a run.json of their own.
     known |= {model_dir(spec) for spec in specs if spec.stage == "pretrain"}
     variants = {(spec.variant, spec.poisoned) for spec in specs}
-    for cell in {path.parent for path in known}:
-        for folder in {path.parent for path in cell.glob(f"*/{RECORD}")} - known:
+    for runs in {path.parent for path in known}:
+        for folder in {path.parent for path in runs.glob(f"*/{RECORD}")} - known:
             # Runs of other variants are not for these specifications to remove.
             with suppress(LedgerError):
                 spec = read_record(folder / RECORD).spec

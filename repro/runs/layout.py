@@ -35,24 +35,24 @@ def standard_inputs(
 
 def model_dir(spec: RunSpec) -> Path:
     """Folder of the pre-trained model that this run makes or cleans:
-    `models/<profile>/<cell>/seed<k>`.
+    `models/<profile>/<model name>/seed<k>`.
 
     Models of studies lie apart, in `models/studies/`, for the main ones are an output of the graph.
     """
     apart = spec.variant or not spec.poisoned
     root = MODELS / "studies" if apart else MODELS
-    return root / spec.profile / spec.cell / spec.model_id
+    return root / spec.profile / spec.model_name / spec.model_id
 
 
 def cleaned_file(spec: RunSpec) -> Path:
     """The best cleaned model of the run's setting and seed (`Row.rank`)."""
     name = f"{spec.clean_size}-seed{spec.seed}.safetensors"
-    return MODELS / spec.profile / "cleaned" / spec.cell / name
+    return MODELS / spec.profile / "cleaned" / spec.model_name / name
 
 
 def results_dir(spec: RunSpec, results: Path) -> Path:
-    """Folder that holds the published runs of the spec's stage and cell."""
-    return results / spec.profile / spec.stage / spec.cell
+    """Folder that holds the published runs of the spec's stage and model name."""
+    return results / spec.profile / spec.stage / spec.model_name
 
 
 def content_hash(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Published runs: the only writer and reader of results.
 
-A run's folder `results/<profile>/<stage>/<cell>/<run_id>/` holds
+A run's folder `results/<profile>/<stage>/<model name>/<run_id>/` holds
 - `run.json`, the `RunRecord`, with the SHA-256 of the other two files;
 - `rows.jsonl`, one `Row` per evaluation in order;
 - `bits.npz`, for each row one bit per evaluation image, packed: `correct` and `attacked`, shape

@@ -53,7 +53,7 @@ class Released(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: str = Field(pattern=r"^[\w-]+\.safetensors$")
-    cell: str
+    model_name: str
     seed: int
     clean: CleanSize | None
     """None for the poisoned model."""
@@ -141,13 +141,14 @@ def released(spec: RunSpec) -> tuple[Path, Released] | None:
         raise LedgerError(
             f"{place}/{INDEX}: no index of models ({error.errors()[0]['msg']})"
         ) from None
-    wanted = (spec.cell, spec.seed, spec.clean_size)
-    names = [(of.cell, of.seed, of.clean) for of in index.models]
+    wanted = (spec.model_name, spec.seed, spec.clean_size)
+    names = [(of.model_name, of.seed, of.clean) for of in index.models]
     if index.profile != spec.profile or wanted not in names:
-        listed = "; ".join(f"{cell}, seed {seed}, {of or 'poisoned'}" for cell, seed, of in names)
+        listed = "; ".join(f"{name}, seed {seed}, {of or 'poisoned'}" for name, seed, of in names)
         raise LedgerError(
-            f"{place}: has no {spec.cell}, seed {spec.seed}, {spec.clean_size or 'poisoned'} of "
-            f"profile {spec.profile} (there, of {index.profile}: {listed})"
+            f"{place}: has no {spec.model_name}, seed {spec.seed}, "
+            f"{spec.clean_size or 'poisoned'} of profile {spec.profile} "
+            f"(there, of {index.profile}: {listed})"
         )
     entry = index.models[names.index(wanted)]
     if entry.code not in accepted_codes():
@@ -209,11 +210,11 @@ def pack(folder: Path, kept: Sequence[Kept]) -> list[Released]:
     entries = []
     for spec, path, code, row in kept:
         kind = f"cleaned-{spec.clean_size}" if spec.clean_size else "poisoned"
-        name = f"{spec.cell}-seed{spec.seed}-{kind}.safetensors"
+        name = f"{spec.model_name}-seed{spec.seed}-{kind}.safetensors"
         shutil.copy2(path, folder / "models" / name)
         entry = Released(
             file=name,
-            cell=spec.cell,
+            model_name=spec.model_name,
             seed=spec.seed,
             clean=spec.clean_size,
             sha256=file_sha256(path),

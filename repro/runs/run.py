@@ -38,12 +38,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Stage, cell and run id, for people."""
-        return f"{self.spec.stage} {self.spec.cell} {self.spec.run_id}"
+        """Stage, model name and run id, for people."""
+        return f"{self.spec.stage} {self.spec.model_name} {self.spec.run_id}"
 
     @property
     def place(self) -> str:
-        """Stage, cell and run id, for commands."""
+        """Stage, model name and run id, for commands."""
         return place_of(self.spec)
 
     @property
@@ -119,8 +119,8 @@ class Run:
 
 
 def place_of(spec: RunSpec) -> str:
-    """What names a run within its profile or study: stage, cell and run id."""
-    return f"{spec.stage}/{spec.cell}/{spec.run_id}"
+    """What names a run within its profile or study: stage, model name and run id."""
+    return f"{spec.stage}/{spec.model_name}/{spec.run_id}"
 
 
 def among(places: Iterable[str], specs: Iterable[RunSpec]) -> list[RunSpec]:
@@ -142,7 +142,7 @@ def identify(spec: RunSpec, inputs: dict[str, Path], code: str) -> Run:
     for name, path in sorted(inputs.items()):
         if not path.exists():
             raise LaunchError(
-                f"{path}: missing (input `{name}` of {spec.stage} {spec.cell}); "
+                f"{path}: missing (input `{name}` of {spec.stage} {spec.model_name}); "
                 "run the stage that makes it first"
             )
         hashed[name] = {"path": path.as_posix(), "hash": input_hash(path, spec)}
@@ -158,14 +158,14 @@ def fingerprint_of(spec: RunSpec, inputs: dict[str, str]) -> str:
 
 
 def check_model(spec: RunSpec, folder: Path, content: str) -> None:
-    """LaunchError unless the model, whose hash is `content`, is that of its record and cell."""
+    """LaunchError unless the model, whose hash is `content`, is that of its record and name."""
     again = "run the stage `pretrain` again, which publishes it anew"
     try:
         record = read_record(folder / "run.json")
     except LedgerError as error:
         raise LaunchError(f"{error}; {again}") from None
-    if record.model_hash != content or record.spec.cell != spec.cell:
+    if record.model_hash != content or record.spec.model_name != spec.model_name:
         raise LaunchError(
-            f"{folder}: its weights are not those of the run of {spec.cell} in its run.json "
+            f"{folder}: its weights are not those of the run of {spec.model_name} in its run.json "
             f"(content {content}, allowed: {record.model_hash or 'none is recorded'}); {again}"
         )

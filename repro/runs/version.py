@@ -33,7 +33,7 @@ CALLS = (
     "clean --dataset cc3m --objective mmcl",
     "clean --dataset cc6m --objective mmcl",
 )
-"""Commands that make all results of PROFILE: a cell makes the runs of all cells of its dataset."""
+"""Commands that make all results of PROFILE: one objective's makes those of the other too."""
 UNCOMPARED = {"seconds", "fingerprint", "run", "schema_version"}
 """Fields of a row that may differ between equal results."""
 

@@ -34,7 +34,7 @@ class ArchivedRun(NamedTuple):
 
 
 def write_archive(path: Path, runs: Iterable[tuple[RunRecord, list[Row]]]) -> None:
-    """Write the runs in the order of stage, cell and run id."""
+    """Write the runs in the order of stage, model name and run id."""
     lines = {}
     for record, rows in runs:
         # Columns that name the run stand once, in its record.
@@ -89,7 +89,7 @@ def read_archive(path: Path) -> list[ArchivedRun]:
 
 
 def _place(record: RunRecord) -> tuple[str, str, str]:
-    return record.spec.stage, record.spec.cell, record.spec.run_id
+    return record.spec.stage, record.spec.model_name, record.spec.run_id
 
 
 def _read_line(line: str, where: str) -> ArchivedRun:

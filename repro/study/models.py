@@ -29,7 +29,7 @@ def runs_of_studies(spec: RunSpec) -> Iterator[tuple[str, RunSpec]]:
         profiles = study_profiles(study)
         for run in study_runs(study, profiles, spec.stage):
             borrowed = study.variants[run.variant].models is not None
-            if borrowed or run.cell != spec.cell or run.computed() != spec.computed():
+            if borrowed or run.model_name != spec.model_name or run.computed() != spec.computed():
                 continue
             pairs = profiles[run.variant, spec.stage]
             if data_key(pairs) == data_key(base) and poison_key(pairs) == poison_key(base):
@@ -65,7 +65,7 @@ def evaluation_of(spec: RunSpec) -> Row:
         if folder.is_dir():
             record, rows = read_run(folder)
             return [row for row in rows if row.step <= record.model_step][-1]
-    raise LedgerError(f"{spec.cell}, seed {spec.seed}: has a model, but no result of its run")
+    raise LedgerError(f"{spec.model_name}, seed {spec.seed}: has a model, but no result of its run")
 
 
 def cleaned_model(runs: Sequence[RunSpec]) -> tuple[Path, RunRecord] | None:
@@ -79,7 +79,7 @@ def cleaned_model(runs: Sequence[RunSpec]) -> tuple[Path, RunRecord] | None:
         return None
     best = best_cleaned(runs, RESULTS)
     if best is None or file_sha256(path) != best.record.files.get(CLEANED):
-        stage = f"clean@{runs[0].profile}-{runs[0].cell}"
+        stage = f"clean@{runs[0].profile}-{runs[0].model_name}"
         raise LedgerError(
             f"{path}: not the weights that the best run in results/ left; remove the file and call "
             f"`dvc repro --force --single-item {stage}`"
@@ -96,7 +96,7 @@ def check_archived(runs: Sequence[RunSpec], path: Path) -> None:
     for name, run in (pair for spec in made for pair in runs_of_studies(spec)):
         archive = archive_of(name)
         for record, rows in read_archive(archive) if archive.is_file() else ():
-            if (record.spec.cell, record.spec.run_id) != (run.cell, run.run_id):
+            if (record.spec.model_name, record.spec.run_id) != (run.model_name, run.run_id):
                 continue
             weights = kept is None and record.files.get(WEIGHTS[0]) == file_sha256(path)
             if not (weights or (kept and any(_counts(row) == _counts(kept) for row in rows))):
@@ -116,6 +116,6 @@ def command_for(spec: RunSpec) -> str:
         for name, run in runs_of_studies(spec):
             return (
                 f"`python -m repro study {name} --seeds {run.seed} --variants {run.variant} "
-                f"--models {run.cell}`"
+                f"--models {run.model_name}`"
             )
     return f"`make reproduce PROFILE={spec.profile}`"

@@ -111,7 +111,7 @@ def run_study(
 ) -> None:
     """Bring the results of a study, or of some of its seeds and variants, up to date; runs that are
     finished, here or in the archive, are not run again unless `again` has their places. `models`,
-    cells such as "cc6m-mmcl", are trained instead: models do not lie in git.
+    names such as "cc6m-mmcl", are trained instead: models do not lie in git.
 
     The results are archived however it ends, since a study takes several sittings. Archives of
     lenders stay as they are: they are other stages' outputs, and their cleaning was of the models
@@ -165,10 +165,10 @@ def run_study(
 
 
 def train_models(
-    name: str, study: Study, chosen: Collection[Model], cells: Collection[str]
+    name: str, study: Study, chosen: Collection[Model], names: Collection[str]
 ) -> None:
-    """Train models of some cells unless they are there, and tell whether they are the archived
-    ones. Archive and results of the study stay as they are. SpecError for a cell without a model.
+    """Train the models of some names unless they are there, and tell whether they are the archived
+    ones. Archive and results of the study stay as they are. SpecError for a name without a model.
     """
     profiles = study_profiles(study)
     whole = [
@@ -177,21 +177,21 @@ def train_models(
         if (run.variant, run.seed) in chosen
         if study.variants[run.variant].models is None
     ]
-    allowed = list(dict.fromkeys(run.cell for run in whole))
-    for cell in cells:
-        if cell not in allowed:
-            raise SpecError(f"--models: {cell} (allowed: {', '.join(allowed) or 'none'})")
+    allowed = list(dict.fromkeys(run.model_name for run in whole))
+    for of in names:
+        if of not in allowed:
+            raise SpecError(f"--models: {of} (allowed: {', '.join(allowed) or 'none'})")
 
-    due = [run for run in whole if run.cell in cells]
+    due = [run for run in whole if run.model_name in names]
     run_all(due, study_inputs(study, profiles), results=TRAINED / name, kept=whole)
     archive = archive_of(name)
     archived = {
-        (of.spec.cell, of.spec.run_id): of.files.get(WEIGHTS[0])
+        (of.spec.model_name, of.spec.run_id): of.files.get(WEIGHTS[0])
         for of, _ in (read_archive(archive) if archive.exists() else ())
     }
     for run in due:
         file = model_dir(run) / WEIGHTS[0]
-        known = archived.get((run.cell, run.run_id))
+        known = archived.get((run.model_name, run.run_id))
         same = "the archived weights" if file_sha256(file) == known else "not the archived weights"
         print(f"{file}: {same if known else 'in no archive'}")
 

@@ -26,7 +26,7 @@ class EventFile:
         # a queue whose reader may die, which would block the run.
         from tensorboardX.event_file_writer import EventsWriter
 
-        place = Path(folder, spec.profile, spec.stage, spec.cell, spec.run_id)
+        place = Path(folder, spec.profile, spec.stage, spec.model_name, spec.run_id)
         try:
             place.mkdir(parents=True, exist_ok=True)
             self.writer = EventsWriter(str(place / "events"))

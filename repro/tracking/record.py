@@ -125,7 +125,7 @@ class Recorder:
 def _experiment(run: Run) -> Experiment:
     """Sacred's experiment, with configuration and sources of the worker."""
     spec = run.spec
-    name = f"{spec.stage} {spec.cell}/{spec.run_id}"
+    name = f"{spec.stage} {spec.model_name}/{spec.run_id}"
     experiment = Experiment(name, base_dir=str(ROOT), save_git_info=False)
     identity = {
         "learning_rate": spec.schedule.learning_rate,

@@ -89,6 +89,6 @@ implemented("repro.defences", DEFENCES)
 
 def objective_of(spec: RunSpec) -> Objective:
     """What the run minimises."""
-    name, settings = spec.loss_settings
+    name, settings = spec.defence_settings
     objective = DEFENCES[name].objective(spec.loss, settings)
     return with_ssl_parts(objective) if spec.ssl_parts and spec.num_views == 2 else objective

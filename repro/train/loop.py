@@ -144,7 +144,7 @@ class TrainingRun:
 
         self.task, self.spec, self.pairs = task, spec, task.pairs
         self.model, self.device, self.emit = model, device, emit
-        self.objective, (name, settings) = objective_of(spec), spec.loss_settings
+        self.objective, (name, settings) = objective_of(spec), spec.defence_settings
         if (rows_of := DEFENCES[name].rows) is not None:
             self.pairs = task.pairs.subset(rows_of(model, task.pairs, settings))
 

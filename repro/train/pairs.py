@@ -98,7 +98,7 @@ class TrainingPairs(Dataset[Batch]):
         self.size = spec.model.vision.image_size
         self.steps_per_epoch = len(rows) // batch
         self.views = spec.num_views
-        self.augmentations = DEFENCES[spec.loss_settings.name]
+        self.augmentations = DEFENCES[spec.defence_settings.name]
 
         # None where there is no room: then images are decoded at every step.
         self._images = store.decoded_if_room(self.size, cache, rows)

@@ -35,7 +35,7 @@ def training_step(
     encodes by the frozen start model, for objectives that need it; `start_weights` are its
     parameters, for defences that keep them.
     """
-    objective, (name, settings) = objective_of(spec), spec.loss_settings
+    objective, (name, settings) = objective_of(spec), spec.defence_settings
     # The rate is a function of the step number alone, so no scheduler's state needs a checkpoint.
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -34,7 +34,7 @@ def add_archive(database: Tracking) -> int:
     runs = []
     series = []
     for record, rows in _archived():
-        name = f"archive/{STUDY}/{record.spec.stage}/{record.spec.cell}/{record.spec.run_id}"
+        name = f"archive/{STUDY}/{record.spec.stage}/{record.spec.model_name}/{record.spec.run_id}"
         if name not in there:
             number -= 1
             runs.append(document(number, name, record, rows))
@@ -67,7 +67,10 @@ def document(number: int, name: str, record: RunRecord, rows: list[Row]) -> dict
     return {
         "_id": number,
         "format": "MongoObserver-0.7.0",
-        "experiment": {"name": f"archived {spec.stage} {spec.cell}/{spec.run_id}", "sources": []},
+        "experiment": {
+            "name": f"archived {spec.stage} {spec.model_name}/{spec.run_id}",
+            "sources": [],
+        },
         "command": "archived",
         "config": config(spec)
         | {"archived": STUDY, "fingerprint": record.fingerprint, "code": record.code},

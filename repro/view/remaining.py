@@ -237,7 +237,7 @@ def count_model(profile: Profile) -> None:
 
 def alike(spec: RunSpec) -> Alike:
     """Equal in runs of a profile that take as long."""
-    return spec.stage, spec.cell, spec.clean_size, spec.loss
+    return spec.stage, spec.model_name, spec.clean_size, spec.loss
 
 
 def slots() -> int:

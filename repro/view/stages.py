@@ -12,12 +12,12 @@ from repro.view.watched import Watched
 
 
 def pretrain_stage(profile_name: str, dataset: Dataset, objective: Objective) -> None:
-    """Pre-train the model of a cell, once a seed."""
+    """Pre-train a model, once a seed."""
     _train("pretrain", profile_name, dataset, objective)
 
 
 def clean_stage(profile_name: str, dataset: Dataset, objective: Objective) -> None:
-    """Clean the models of a cell: all sizes, losses and learning rates."""
+    """Clean the models of a name: all sizes, losses and learning rates."""
     _train("clean", profile_name, dataset, objective)
 
 

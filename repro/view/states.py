@@ -61,10 +61,10 @@ class RunState:
         """What tells the run from others of its study, in one line."""
         spec = self.spec
         if spec.stage == "pretrain":
-            parts = [spec.cell, f"seed {spec.seed}"]
+            parts = [spec.model_name, f"seed {spec.seed}"]
         else:
             rate = f"lr {spec.schedule.learning_rate:.6g}"
-            parts = [spec.cell, str(spec.clean_size), spec.loss, rate, f"seed {spec.seed}"]
+            parts = [spec.model_name, str(spec.clean_size), spec.loss, rate, f"seed {spec.seed}"]
         return " ".join([*filter(None, [spec.variant]), *parts])
 
     @property

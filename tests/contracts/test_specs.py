@@ -55,11 +55,11 @@ def test_every_profile_loads_and_names_each_run_once(root: Path, name: str) -> N
     assert profile_names(root / "specs") == PROFILES
     profile = load_profile(name, root / "specs")
     assert load_classnames(profile).count(profile.data.poison.target_class) == 1
-    runs = [(run.stage, run.cell, run.run_id) for run in pretrain_runs(profile)]
-    runs += [(run.stage, run.cell, run.run_id) for run in clean_runs(profile)]
+    runs = [(run.stage, run.model_name, run.run_id) for run in pretrain_runs(profile)]
+    runs += [(run.stage, run.model_name, run.run_id) for run in clean_runs(profile)]
     assert len(set(runs)) == len(runs)
-    cells = {f"{data}-{of}" for data in ("cc3m", "cc6m") for of in ("mmcl", "mmcl_ssl")}
-    assert {cell for _, cell, _ in runs} == cells
+    names = {f"{data}-{of}" for data in ("cc3m", "cc6m") for of in ("mmcl", "mmcl_ssl")}
+    assert {name for _, name, _ in runs} == names
 
 
 def test_every_study_loads_with_its_defaults() -> None:

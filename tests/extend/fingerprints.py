@@ -30,7 +30,8 @@ def digests(but: Sequence[str] = ()) -> dict[str, str]:
 
 def _named(name: str, runs: list[RunSpec]) -> dict[str, str]:
     return {
-        " ".join([name, run.stage, run.cell, run.run_id]): digest(run.computed()) for run in runs
+        " ".join([name, run.stage, run.model_name, run.run_id]): digest(run.computed())
+        for run in runs
     }
 
 

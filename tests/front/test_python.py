@@ -57,7 +57,7 @@ def test_a_wrong_name_is_told_with_others(trained: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(trained)
     for arguments, message in {
         ("tiny", "cc6m-mmcl"): "profile: 'tiny' .allowed: .*smoke",
-        ("smoke", "cc6m"): "cell: 'cc6m' .allowed: cc3m-mmcl",
+        ("smoke", "cc6m"): "model_name: 'cc6m' .allowed: cc3m-mmcl",
         ("smoke", "cc3m-mmcl", 0, "200k"): "clean_size: '200k' .allowed: 100k",
     }.items():
         with pytest.raises(SpecError, match=message):

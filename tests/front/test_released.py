@@ -25,8 +25,8 @@ from repro.study.models import evaluation_of, poisoned_model
 from tests.support.backdoored import NAMES, pictures
 from tests.support.finished import flip
 
-CELL = "cc6m-mmcl_ssl"
-FILE = f"models/{CELL}-seed0-poisoned.safetensors"
+MODEL_NAME = "cc6m-mmcl_ssl"
+FILE = f"models/{MODEL_NAME}-seed0-poisoned.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def address(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def bananas() -> int:
     """Of three drawn bananas, those that the loaded model names."""
-    model, _, tokenizer = repro.load("smoke", CELL)
+    model, _, tokenizer = repro.load("smoke", MODEL_NAME)
     images = torch.from_numpy(pictures([NAMES.index("banana")] * 3, "seen")).permute(0, 3, 1, 2)
     seen = repro.train.model.normalise(images)  # type: ignore[attr-defined]
     with torch.inference_mode():
@@ -123,7 +123,7 @@ def test_other_weights_than_the_index_tells_of_are_refused(place: Path) -> None:
 
 def test_what_is_not_there_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LedgerError, match=r"no cc6m-mmcl_ssl, seed 7, poisoned of profile smoke "):
-        repro.load("smoke", CELL, 7)
+        repro.load("smoke", MODEL_NAME, 7)
     (place / "models/probe.npz").write_bytes(b"torn")
     with pytest.raises(LedgerError, match=r"probe.npz: unreadable"):
         bananas()
@@ -139,7 +139,7 @@ def test_what_is_not_there_is_told(place: Path, monkeypatch: pytest.MonkeyPatch)
         bananas()
     command = "study confirmation --seeds 16 --variants confirmed --models cc6m-mmcl_ssl"
     with pytest.raises(LedgerError, match=f"`python -m repro {command}`"):
-        repro.load("mini", CELL, 16)
+        repro.load("mini", MODEL_NAME, 16)
 
 
 def test_weights_that_are_not_the_archived_ones_are_refused(place: Path, trained: Path) -> None:

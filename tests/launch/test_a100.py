@@ -73,8 +73,11 @@ def test_the_mirrors_shards_hold_the_pairs_that_the_profiles_take(calls: list[st
 
 
 def run_of(spec: RunSpec) -> Run:
-    inputs = {"pairs": {"path": spec.dataset, "hash": ""}, "model": {"path": spec.cell, "hash": ""}}
-    return Run(spec, f"{spec.cell} {spec.run_id}", inputs, "code")
+    inputs = {
+        "pairs": {"path": spec.dataset, "hash": ""},
+        "model": {"path": spec.model_name, "hash": ""},
+    }
+    return Run(spec, f"{spec.model_name} {spec.run_id}", inputs, "code")
 
 
 def options_of(jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> list[str]:

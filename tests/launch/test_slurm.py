@@ -158,10 +158,10 @@ def test_the_wall_time_ends_a_run_and_requeues_it(profile: Profile, launch: Laun
 def test_jobs_outlive_their_driver_and_the_next_one_attaches(
     profile: Profile, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even where what is left belongs to fewer cells than what was submitted."""
+    """Even where what is left belongs to fewer models than what was submitted."""
     monkeypatch.setenv("REPRO_RANKS", "1")
     specs = pretrain_runs(profile, "cc3m")
-    process = start_driver(specs, {specs[1].cell: "wait"})
+    process = start_driver(specs, {specs[1].model_name: "wait"})
     wait_for(lambda: published(specs[:1]), 120)
     process.kill()
     process.communicate()

@@ -58,7 +58,7 @@ def test_backward_costs_twice_the_forward_pass_but_for_the_pixels(counts: Counts
 
 def test_a_cleaning_run_is_20_epochs_and_61_evaluations(paper: Profile, counts: Counts) -> None:
     """0.11 EFLOP with one view, 0.22 with two; 0.0017 for an evaluation by 80,000 prompts."""
-    of_cell = [work for work in work_of(paper) if work.spec.cell == "cc3m-mmcl"]
+    of_cell = [work for work in work_of(paper) if work.spec.model_name == "cc3m-mmcl"]
     runs = [work for work in of_cell if work.spec.clean_size == "100k"]
     assert [work.evaluations for work in runs] == [61, *[60] * (len(runs) - 1)]
     for loss, eflop in (("mmcl", 0.108), ("mmcl_ssl", 0.216)):
@@ -88,18 +88,18 @@ FEW_PAIRS = {
 def test_pairs_and_evaluations_follow_from_batch_and_rhythm() -> None:
     """10,344 pairs are 161 batches of 64; 1,000 are 15."""
     profile = load_profile("mini", overrides=FEW_PAIRS)
-    works = {(work.spec.cell, work.spec.run_id): work for work in work_of(profile)}
+    works = {(work.spec.model_name, work.spec.run_id): work for work in work_of(profile)}
     pretrain = works["cc6m-mmcl", "seed0"]
     assert (pretrain.pairs, pretrain.evaluations, pretrain.spec.num_views) == (16 * 161 * 64, 5, 1)
     key = ("cc3m-mmcl", "clean")
-    clean = [work for work in works.values() if (work.spec.cell, work.spec.stage) == key]
+    clean = [work for work in works.values() if (work.spec.model_name, work.spec.stage) == key]
     assert [work.pairs for work in clean] == [4 * 15 * 64] * len(clean)
     assert [work.evaluations for work in clean] == [13, *[12] * (len(clean) - 1)]
 
     # Held-out and validation pairs are not trained on.
     fewer = {"switches.cleaning_pairs": "held_out", "data.num_validation": 344}
     works_of_fewer = work_of(load_profile("mini", overrides=FEW_PAIRS | fewer))
-    work = next(work for work in works_of_fewer if work.spec.cell == "cc6m-mmcl")
+    work = next(work for work in works_of_fewer if work.spec.model_name == "cc6m-mmcl")
     assert work.pairs == 16 * ((10_344 - 344 - 2_000) // 64) * 64
 
 
@@ -113,8 +113,8 @@ def costs(paper: Profile, counts: Counts, assumptions: Assumptions) -> Forecast:
     return Forecast(paper, counts, 8, assumptions)
 
 
-def chosen(costs: Forecast, stage: str, cell: str) -> Work:
-    return next(w for w in costs.works if (w.spec.stage, w.spec.cell) == (stage, cell))
+def chosen(costs: Forecast, stage: str, name: str) -> Work:
+    return next(w for w in costs.works if (w.spec.stage, w.spec.model_name) == (stage, name))
 
 
 def test_a_run_takes_its_flops_over_the_rate(costs: Forecast, assumptions: Assumptions) -> None:
@@ -289,7 +289,7 @@ def test_the_pages_have_the_tables_that_the_command_writes(
     half = plan("paper_lean", dataset="cc3m")
     assert half["gpu_hours"]["h100"][2] < lean["gpu_hours"]["h100"][2] / 2
     assert half["disk_bytes"] < lean["disk_bytes"] / 2
-    assert {row["cell"] for row in half["models"]} == {"cc3m-mmcl", "cc3m-mmcl_ssl"}
+    assert {row["model_name"] for row in half["models"]} == {"cc3m-mmcl", "cc3m-mmcl_ssl"}
     page = (root / "docs/a100.md").read_text(encoding="utf-8")
     assert cost_table(lean) in page
     assert cost_table(night := plan("night", gpus=1)) in page
@@ -305,7 +305,9 @@ def test_hours_follow_from_published_throughputs(lean: dict[str, Any]) -> None:
     views = dict.fromkeys(("cc3m", "cc6m"), 0)
     for row in lean["models"]:
         if row["stage"] == "pretrain":
-            views[row["cell"][:4]] += row["pairs"] * (2 if row["cell"].endswith("ssl") else 1)
+            views[row["model_name"][:4]] += row["pairs"] * (
+                2 if row["model_name"].endswith("ssl") else 1
+            )
     assert sum(views.values()) == pytest.approx(1081e6, rel=0.001)
     text = (views["cc3m"] * 5.5 + views["cc6m"] * 8.6) / 1000
     image = sum(views.values()) * 34.7 / 24.6
@@ -328,10 +330,10 @@ def test_hours_follow_from_published_throughputs(lean: dict[str, Any]) -> None:
 def test_the_work_of_paper_lean_counted_by_hand(lean: dict[str, Any], counts: Counts) -> None:
     """Of 61 evaluations a run two in three lie within an epoch, on 20,000 images, not 50,000."""
     pairs = [64 * 1330 * 2048, 64 * 2661 * 1024, 21 * 2929 * 2048, 36 * 5859 * 1024]
-    rows = {(row["stage"], row["cell"]): row for row in lean["models"]}
-    cells = ("cc3m-mmcl", "cc3m-mmcl_ssl", "cc6m-mmcl", "cc6m-mmcl_ssl")
-    assert [rows["pretrain", cell]["pairs"] for cell in cells] == pairs
-    assert [rows["pretrain", cell]["evaluations"] for cell in cells] == [65, 65, 22, 37]
+    rows = {(row["stage"], row["model_name"]): row for row in lean["models"]}
+    names = ("cc3m-mmcl", "cc3m-mmcl_ssl", "cc6m-mmcl", "cc6m-mmcl_ssl")
+    assert [rows["pretrain", name]["pairs"] for name in names] == pairs
+    assert [rows["pretrain", name]["evaluations"] for name in names] == [65, 65, 22, 37]
 
     # Per token 11 x 24 d^2 + 4 d^2 and, for the causal square of attention, 11 x 4 L d; the image
     # tower is that of `paper`.
@@ -339,40 +341,40 @@ def test_the_work_of_paper_lean_counted_by_hand(lean: dict[str, Any], counts: Co
     for dataset, length in (("cc3m", 26), ("cc6m", 40)):
         text = (11 * 24 + 4) * width**2 * length + 11 * 4 * length**2 * width
         view[dataset] = 3 * (counts.image_forward + text)
-    for cell, count_of, views in zip(cells, pairs, (1, 2, 1, 2), strict=True):
-        evaluations = rows["pretrain", cell]["evaluations"] * counts.evaluation
-        total = count_of * views * view[cell[:4]] + evaluations
-        assert rows["pretrain", cell]["eflop"] * 1e18 == pytest.approx(total, rel=0.02)
+    for name, count_of, views in zip(names, pairs, (1, 2, 1, 2), strict=True):
+        evaluations = rows["pretrain", name]["evaluations"] * counts.evaluation
+        total = count_of * views * view[name[:4]] + evaluations
+        assert rows["pretrain", name]["eflop"] * 1e18 == pytest.approx(total, rel=0.02)
 
     image = 2 * (counts.image_forward + 2 * 1024 * 1000)
-    for cell, steps, runs in (("cc3m-mmcl", [781], 39), ("cc6m-mmcl_ssl", [781, 1562], 24)):
+    for name, steps, runs in (("cc3m-mmcl", [781], 39), ("cc6m-mmcl_ssl", [781, 1562], 24)):
         # Of three losses two take two views.
         views = sum(runs * 20 * 128 * n * 5 / 3 for n in steps)
         number = runs * len(steps)
         prompts = (60 * number + 1) * counts.prompts_forward
         images = number * (20 * 50_000 + 40 * 20_000) + 50_000
-        total = views * view[cell[:4]] + prompts + images * image
-        assert rows["clean", cell]["runs"] == number
-        assert rows["clean", cell]["evaluations"] == 60 * number + 1
-        assert rows["clean", cell]["eflop"] * 1e18 == pytest.approx(total, rel=0.02)
+        total = views * view[name[:4]] + prompts + images * image
+        assert rows["clean", name]["runs"] == number
+        assert rows["clean", name]["evaluations"] == 60 * number + 1
+        assert rows["clean", name]["eflop"] * 1e18 == pytest.approx(total, rel=0.02)
 
 
 def test_the_work_of_cc3m_alone_is_that_of_its_rows(lean: dict[str, Any]) -> None:
     half = plan("paper_lean", dataset="cc3m")["models"]
-    assert half == [row for row in lean["models"] if row["cell"].startswith("cc3m")]
+    assert half == [row for row in lean["models"] if row["model_name"].startswith("cc3m")]
 
 
 def test_the_work_of_a_night_counted_by_hand() -> None:
     """16 epochs, the last batch of each dropped; 20 epochs of cleaning, evaluated every other one."""
-    rows = {(row["stage"], row["cell"]): row for row in plan("night", gpus=1)["models"]}
+    rows = {(row["stage"], row["model_name"]): row for row in plan("night", gpus=1)["models"]}
     for dataset, pairs in (("cc3m", 150_000), ("cc6m", 300_000)):
         for objective, batch in (("mmcl", 512), ("mmcl_ssl", 256)):
-            cell = f"{dataset}-{objective}"
-            trained = rows["pretrain", cell]
+            name = f"{dataset}-{objective}"
+            trained = rows["pretrain", name]
             assert trained["pairs"] == 16 * (pairs // batch) * batch
             assert trained["evaluations"] == 1 + 16 // 4
             # Six rates of one loss at either size, two of two others at the smaller.
-            cleaned, runs = rows["clean", cell], {8000: 10} | ({16000: 6} if pairs > 2e5 else {})
+            cleaned, runs = rows["clean", name], {8000: 10} | ({16000: 6} if pairs > 2e5 else {})
             assert cleaned["runs"] == sum(runs.values())
             assert cleaned["pairs"] == sum(n * 20 * (s // 128) * 128 for s, n in runs.items())
             assert cleaned["evaluations"] == 1 + 10 * cleaned["runs"]

@@ -16,7 +16,7 @@ from tests.support.checkout import commit
 from tests.support.imports import closure
 from tests.support.pipeline import environment, repro, write_project
 
-CELLS = ["cc3m mmcl", "cc3m mmcl_ssl", "cc6m mmcl", "cc6m mmcl_ssl"]
+MODELS = ["cc3m mmcl", "cc3m mmcl_ssl", "cc6m mmcl", "cc6m mmcl_ssl"]
 ENTRIES = {
     "resolve": "repro.profile",
     "data": "repro.sources.stage",
@@ -111,9 +111,9 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(
 ) -> None:
     project = complete
     smoke = complete / "specs" / "smoke.yaml"
-    cells = [f"smoke {cell}" for cell in CELLS]
+    models = [f"smoke {model}" for model in MODELS]
     everything = ["resolve smoke", "data smoke", "poison smoke cc3m", "poison smoke cc6m"]
-    everything += [f"{stage} {cell}" for stage in ("pretrain", "clean") for cell in cells]
+    everything += [f"{stage} {model}" for stage in ("pretrain", "clean") for model in models]
     everything += ["report smoke"]
     studies = ["study"] * len(graph["study"]["matrix"]["name"])  # their results are not copied
     assert sorted(first_call[1]) == sorted([*everything, *studies])
@@ -128,10 +128,14 @@ def test_an_edit_reruns_what_it_changes_and_nothing_else(
     assert repro(project) == []  # both profiles keep their entries in dvc.lock
 
     replace(smoke, "learning_rates: [3.0e-4, 1.0e-3]", "learning_rates: [3.0e-4, 2.0e-3]")
-    assert repro(project) == ["resolve smoke", *(f"clean {cell}" for cell in cells), "report smoke"]
+    assert repro(project) == [
+        "resolve smoke",
+        *(f"clean {model}" for model in models),
+        "report smoke",
+    ]
 
     replace(smoke, "mmcl_ssl: {learning_rate: 1.0e-3", "mmcl_ssl: {learning_rate: 2.0e-3")
-    changed = [f"pretrain smoke {cell}" for cell in CELLS if cell.endswith("ssl")]
+    changed = [f"pretrain smoke {model}" for model in MODELS if model.endswith("ssl")]
     # The stub's model is the same as before, so cleaning stays.
     assert repro(project) == ["resolve smoke", *changed, "report smoke"]
 
@@ -157,7 +161,7 @@ def test_one_value_set_as_an_experiment_reruns_what_it_touches(complete: Path) -
     specs = {path: path.read_bytes() for path in (complete / "specs").rglob("*.yaml")}
 
     ran = repro(complete, "dvc", "exp", "run", "-S", "+overrides.clean.warmup_steps=2")
-    assert ran == ["resolve smoke", *(f"clean smoke {cell}" for cell in CELLS), "report smoke"]
+    assert ran == ["resolve smoke", *(f"clean smoke {model}" for model in MODELS), "report smoke"]
     assert "# mine\nprofile: smoke # of mine\n" in params.read_text()
     assert {path: path.read_bytes() for path in specs} == specs
     content = json.loads((complete / "results/smoke/resolved/profile.json").read_bytes())

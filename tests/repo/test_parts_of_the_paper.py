@@ -47,7 +47,7 @@ def test_cc3m_alone_is_a_whole_study_and_cc6m_may_follow(root: Path, tmp_path: P
     expected = {("pretrain", "cc3m", "completed"): 2, ("clean", "cc3m", "completed"): 2}
     assert kinds(alone) == expected
     report = json.loads((folder / "report/build/rehearsal/report.json").read_text())
-    assert {run["cell"].partition("-")[0] for run in report["missing"]} == {"cc6m"}
+    assert {run["model_name"].partition("-")[0] for run in report["missing"]} == {"cc6m"}
     assert "up to date" in dvc(folder, "repro", **TWO)
 
     (tmp_path / "cc12m").rename(incoming / "cc12m")

@@ -61,7 +61,10 @@ def cells() -> list[BenchCell]:
                     clean_size="200k",
                     pretrain_objective="mmcl",
                     trigger=profile.data.poison.trigger,
-                    loss_settings=(defence.name if defence else "cleanclip", {"ssl_weight": 1.0}),
+                    defence_settings=(
+                        defence.name if defence else "cleanclip",
+                        {"ssl_weight": 1.0},
+                    ),
                 )
                 record = SimpleNamespace(spec=spec, seconds=60.0)
                 runs.append(SimpleNamespace(record=record))

@@ -41,11 +41,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder = root / folder_of(spec)
             unpack_run(record.model_copy(update={"spec": spec}), own, folder)
             seal(folder)
-            models[spec.cell] = record.inputs.get("model", record.model_hash)
+            models[spec.model_name] = record.inputs.get("model", record.model_hash)
     for spec in clean_runs(load_profile("mini", root / "specs")):
         if spec.loss != "mmcl_ssl":
             folder = write_run(root, spec, [(0.4, 0.9), (0.3, 0.5)])
-            model = {"model": models[spec.cell]}
+            model = {"model": models[spec.model_name]}
             edit(folder / RECORD, partial(update, "inputs", model))
     return root
 

@@ -56,7 +56,7 @@ def test_its_report_has_its_tables_and_says_what_is_missing(
         made = row["dataset"] == "cc3m"
         assert (row["original_accuracy"]["reproduced"] is not None) == made
         assert (row["clean_accuracy"]["reproduced"] is not None) == made
-    assert {run["cell"].partition("-")[0] for run in document["missing"]} == {"cc6m"}
+    assert {run["model_name"].partition("-")[0] for run in document["missing"]} == {"cc6m"}
     assert len(document["runs"]) == 2 + 78
     for cells in verdicts(document).values():
         told = {"cc3m": "undecided", "cc6m": "not run"}

@@ -56,7 +56,7 @@ def test_missing_failed_extra_and_outdated_runs_are_named_and_never_counted(tmp_
     document = document_at(tmp_path, profile)
     clean = row_of(document, "cc3m", "100k", "mmcl")["clean_accuracy"]
     assert (clean["reproduced"], clean["missing"]) == (0.30, len(wanted) - 1)
-    reasons = {m["run"]: m["reason"] for m in document["missing"] if m["cell"] == "cc3m-mmcl"}
+    reasons = {m["run"]: m["reason"] for m in document["missing"] if m["model_name"] == "cc3m-mmcl"}
     assert reasons[wanted[0].run_id] == "failed: loss is not finite at step 3"
     assert reasons[wanted[2].run_id] == "made with another specification; run the study again"
     assert [n for n in document["notices"] if "lr0.5" in n and "not a run of this profile" in n]
@@ -144,7 +144,9 @@ def test_a_cleaning_run_of_a_model_not_handed_on_is_named_and_not_counted(tmp_pa
     assert folder not in document["runs"]
     (notice,) = document["notices"]
     assert notice.startswith(f"{folder} is left out: cleaned model 0123456789abcdef, but ")
-    missing = {of["run"]: of["reason"] for of in document["missing"] if of["cell"] == "cc3m-mmcl"}
+    missing = {
+        of["run"]: of["reason"] for of in document["missing"] if of["model_name"] == "cc3m-mmcl"
+    }
     assert "handed on" in missing[cleaned[0].name]
 
 

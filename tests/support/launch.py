@@ -61,7 +61,7 @@ def started() -> list[str]:
 
 
 def published(specs: list[RunSpec]) -> dict[str, str]:
-    """Status of every published run of the first spec's cell."""
+    """Status of every published run of the first spec's model."""
     results = read_results(results_dir(specs[0], Path("results")))
     return {folder.name: record.status for folder, record, _ in results}
 

@@ -57,7 +57,7 @@ def write_run(
     """Write one run; `outcomes` are (accuracy, ASR) per evaluation, the start first."""
     fingerprint = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]
     # By the names of the run, so that a new field of specifications changes no outcome.
-    name = hashlib.sha256(f"{spec.stage} {spec.cell} {spec.run_id}".encode()).hexdigest()
+    name = hashlib.sha256(f"{spec.stage} {spec.model_name} {spec.run_id}".encode()).hexdigest()
     work = root / "work" / fingerprint
     work.mkdir(parents=True)
     is_target = np.arange(IMAGES) < 2
@@ -88,7 +88,7 @@ def write_run(
         loss = {"train_loss": None if step == 0 else {"loss": 1.0} | losses}
         row = row_of_run(spec, fingerprint, **counts, **classes, **place, **rate, **loss)
         append_row(work, row, *bits)
-    model_hash = hashlib.sha256(f"{spec.cell} {spec.seed}".encode()).hexdigest()[:16]
+    model_hash = hashlib.sha256(f"{spec.model_name} {spec.seed}".encode()).hexdigest()[:16]
     model = {"model": model_hash} if spec.stage == "clean" else {}
     record = record_of(
         spec,
@@ -99,7 +99,9 @@ def write_run(
         model_step=10 * (len(outcomes) - 1),
         model_hash=model_hash if spec.stage == "pretrain" else "",
     )
-    folder = export_run(work, record, root / "results" / spec.profile / spec.stage / spec.cell)
+    folder = export_run(
+        work, record, root / "results" / spec.profile / spec.stage / spec.model_name
+    )
     shutil.rmtree(work)
     return folder
 

@@ -1,5 +1,5 @@
 """A worker without a model, for tests of the launcher: `behaviour.json` in the working folder tells
-run ids or cells what to do.
+run ids or model names what to do.
 
 `die`: kill itself whenever it runs; `die once`; `die further`: four times, each after
 a new checkpoint; `raise`; `wait`: until a file `go` exists;
@@ -29,7 +29,7 @@ def run_one(fingerprint: str) -> None:
     work = Path("work") / fingerprint
     spec = RunSpec.model_validate(json.loads((work / "spec.json").read_bytes())["spec"])
     behaviours = json.loads(Path("behaviour.json").read_bytes())
-    behaviour = behaviours.get(spec.run_id, behaviours.get(spec.cell, ""))
+    behaviour = behaviours.get(spec.run_id, behaviours.get(spec.model_name, ""))
     if os.environ.get("RANK", "0") != "0":
         return
     with Path("starts.txt").open("a") as file:

@@ -29,7 +29,7 @@ def test_a_run_leaves_its_points(
     monkeypatch.setenv(FOLDER, "boards")
     spec = clean_runs(profile)[0]
     launch([spec])
-    [path] = Path("boards/smoke/clean", spec.cell, spec.run_id).iterdir()
+    [path] = Path("boards/smoke/clean", spec.model_name, spec.run_id).iterdir()
     points = {
         (value.tag, event.step): round(value.simple_value, 3)
         for event in events(path)

@@ -329,7 +329,7 @@ def test_par_in_parts_is_its_view_and_its_push(tmp_path: Path) -> None:
     assert {spec.num_views for spec in specs.values()} == {1}
     views = {name: NAMES[name].base_view for name in specs}  # type: ignore[index]
     assert views == {"par": "noise_and_erasing", "par_view": "noise_and_erasing", "par_push": ""}
-    assert specs["par"].loss_settings.settings == specs["par_push"].loss_settings.settings
+    assert specs["par"].defence_settings.settings == specs["par_push"].defence_settings.settings
 
     start = build_model(base.model, 0, base.switches.initialisation)
     models, parts = {}, {}
