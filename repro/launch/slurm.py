@@ -188,7 +188,8 @@ def live_jobs(name: str) -> list[LiveJob] | None:
         file = WORK / "jobs" / name / part / f"{index}.json"
         # A job whose file is gone carries nothing that could be waited for.
         runs = json.loads(file.read_bytes())["runs"] if file.is_file() else []
-        jobs.append(LiveJob(runs, state.lower(), nodes or reason))
+        # Slurm's None: it has not looked at the job yet, or the job runs.
+        jobs.append(LiveJob(runs, state.lower(), nodes or reason.removeprefix("None")))
     return jobs
 
 

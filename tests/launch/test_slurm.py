@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -97,6 +98,13 @@ def test_a_failing_squeue_never_looks_like_no_jobs(
         launch(clean_runs(profile)[:1])
     assert capsys.readouterr().out.count("squeue fails; asked again") == 1
     assert not list(Path("work/jobs").glob("*"))
+
+
+def test_a_job_that_slurm_has_not_looked_at_has_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "part|0|PENDING|None|\npart|1|PENDING|Resources|\npart|2|RUNNING|None|n1\n"
+    answer = SimpleNamespace(returncode=0, stdout=lines)
+    monkeypatch.setattr(slurm, "_slurm", lambda command: answer)
+    assert [job.where for job in slurm.live_jobs("any") or ()] == ["", "Resources", "n1"]
 
 
 def test_status_has_the_schedulers_reason_and_then_the_node(
