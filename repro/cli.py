@@ -201,9 +201,8 @@ use(
     "repro reproduce mini --set clean.warmup_steps=20",
     """Run the whole study, data to report, through DVC; at the end it names page and PDF.
 
-    A first PROFILE is mini, and `repro plan --profile mini` says how long it takes here. PROFILE
-    and --set hold for this call only, instead of params.yaml. `repro study` runs the other
-    studies.""",
+    Begin with PROFILE mini; `repro plan --profile mini` says how long it takes here. PROFILE and
+    --set hold for this call only, instead of params.yaml. `repro study` runs the other studies.""",
     click.Argument(["profile"], required=False),
     click.Option(["--profile", "same"], help="The same as PROFILE."),
     option(
@@ -221,7 +220,8 @@ use(
     "repro status --watch",
     """Show how far every run is, also from another terminal.
 
-    A run waits, is queued, runs, has stopped, is done or has failed.""",
+    A run waits, is queued, runs, has stopped, is done or has failed. While `repro reproduce smoke`
+    runs, params.yaml names smoke.""",
     PROFILE,
     option("--study", "A study, instead of the profile."),
     option("--watch", "Redraw until Ctrl-C.", is_flag=True),

@@ -6,6 +6,7 @@ from functools import partial
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from repro.report.figures.style import (
     BLACK,
@@ -205,12 +206,10 @@ def _own_lines(document: Document, cell: Entry, measure: str, ax: Axes) -> None:
             rates = [row["learning_rate"] for row in own["equal"]]
             for objective, colour in OBJECTIVE_COLOURS.items():
                 ends = _ends(own, objective, measure).mean(axis=1)
-                (line,) = ax.plot(rates, ends, "d--", color=colour, lw=1.4, ms=5, mec=BLACK)
-                line.set_label("your run")
-            ax.annotate(
-                "your run", (rates[0], ends[0]), xytext=(4, -12), textcoords="offset points",
-                fontsize=8,
-            )  # fmt: skip
+                ax.plot(rates, ends, "d--", color=colour, lw=1.4, ms=5, mec=BLACK)
+            # Lines fall from the left, so that this corner has room.
+            key = Line2D([], [], color=BLACK, ls="--", lw=1.4, marker="d", ms=5, label="your run")
+            ax.legend(handles=[key], loc="upper right", frameon=False, fontsize=8)
 
 
 def _ends(cell: Entry, objective: str, measure: str) -> pd.DataFrame:
