@@ -220,8 +220,8 @@ use(
     "repro status --watch",
     """Show how far every run is, also from another terminal.
 
-    A run waits, is queued, runs, has stopped, is done or has failed. While `repro reproduce smoke`
-    runs, params.yaml names smoke.""",
+    Without --profile it shows the `repro reproduce` that runs, or else the profile of params.yaml.
+    A run waits, is queued, runs, has stopped, is done or has failed.""",
     PROFILE,
     option("--study", "A study, instead of the profile."),
     option("--watch", "Redraw until Ctrl-C.", is_flag=True),
@@ -346,7 +346,7 @@ stage(
     "Train one run in this process, for a debugger.",
     click.Argument(["stage"], type=click.Choice(("pretrain", "clean"))),
     *OF_MODEL,
-    option("--run", "Its id (default: the first run of that model name)."),
+    option("--run", "Its id (default: the first run of these models)."),
     prints=True,
 )
 study(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from repro.report.claims import Paper
 from repro.report.contrasts import SUPPORTING, Estimate, Verdict, mean_of
-from repro.report.draws import DrawRow, Draws
+from repro.report.draws import COMPARED, DrawRow, Draws
 from repro.report.format import amount, bounds_in_words, factor, label, percent
 from repro.report.verdicts import AGAINST, CellVerdict, MeasureVerdict, Verdicts
 
@@ -206,8 +206,7 @@ def _range_of(seeds: int, draws: Draws | None) -> Line:
     )
     if draws is not None and draws.complete == draws.planned:
         left, rates, lost = (
-            [row for row in draws.rows if row.measure == name]
-            for name in ("asr_left_at_rate", "rate_doublings", "lost_at_cap")
+            [row for row in draws.rows if row.measure == name] for name in COMPARED
         )
         text += (
             f" Over {draws.planned} other draws, each with a seed of its own and "
@@ -215,8 +214,8 @@ def _range_of(seeds: int, draws: Draws | None) -> Line:
             f"{_in_settings(left, _points)} points more of the ASR, take "
             f"{_in_settings(rates, _factor)} times the learning rate and lose "
             f"{_in_settings(lost, _points)} points more of their accuracy than MMCL models with "
-            "equal BatchNorm groups. These intervals hold the spread of draws and of seeds, those "
-            "above that of seeds alone."
+            "equal BatchNorm groups. These intervals hold the spread of draws and of seeds. The "
+            "intervals above hold that of seeds alone."
         )
     text += " Not shown: the paper's scale, other kinds of backdoor."
     return Line("What do these numbers range over?", f"{seeds} seeds at small scale", text)

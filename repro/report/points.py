@@ -15,6 +15,7 @@ import pandas as pd
 from repro.ledger import IDENTITY, LedgerError, Row, RunRecord
 from repro.names import DEFENCES
 from repro.runs.published import BITS, RECORD, ROWS, read_results
+from repro.runs.run import place_of
 from repro.study.archive import read_archive
 
 Denominator = Literal["all", "non_target"]
@@ -76,7 +77,7 @@ def archived_runs(archive: Path) -> list[FinishedRun]:
     """The runs in an archive; LedgerError for one that cannot be used."""
     runs = []
     for record, rows in read_archive(archive):
-        name = f"{record.spec.stage}/{record.spec.model_name}/{record.spec.run_id}"
+        name = place_of(record.spec)
         texts = [record.model_dump_json(), *(row.model_dump_json() for row in rows)]
         sha256 = hashlib.sha256("\n".join(texts).encode()).hexdigest()
         runs.append(FinishedRun(f"{archive.as_posix()}/{name}", record, rows, sha256))

@@ -6,6 +6,7 @@ from typing import Any
 
 from repro.ledger import Row, RunRecord
 from repro.runs.layout import RESULTS
+from repro.runs.run import place_of
 from repro.spec import RunSpec
 from repro.study.archive import read_archive
 from repro.study.spec import load_study
@@ -34,7 +35,7 @@ def add_archive(database: Tracking) -> int:
     runs = []
     series = []
     for record, rows in _archived():
-        name = f"archive/{STUDY}/{record.spec.stage}/{record.spec.model_name}/{record.spec.run_id}"
+        name = f"archive/{STUDY}/{place_of(record.spec)}"
         if name not in there:
             number -= 1
             runs.append(document(number, name, record, rows))

@@ -12,12 +12,12 @@ from repro.view.watched import Watched
 
 
 def pretrain_stage(profile_name: str, dataset: Dataset, objective: Objective) -> None:
-    """Pre-train a model, once a seed."""
+    """Pre-train the models of one dataset and objective, one a seed."""
     _train("pretrain", profile_name, dataset, objective)
 
 
 def clean_stage(profile_name: str, dataset: Dataset, objective: Objective) -> None:
-    """Clean the models of a name: all sizes, losses and learning rates."""
+    """Clean the models of one dataset and objective: every size, loss and learning rate."""
     _train("clean", profile_name, dataset, objective)
 
 

@@ -58,8 +58,8 @@ def test_backward_costs_twice_the_forward_pass_but_for_the_pixels(counts: Counts
 
 def test_a_cleaning_run_is_20_epochs_and_61_evaluations(paper: Profile, counts: Counts) -> None:
     """0.11 EFLOP with one view, 0.22 with two; 0.0017 for an evaluation by 80,000 prompts."""
-    of_cell = [work for work in work_of(paper) if work.spec.model_name == "cc3m-mmcl"]
-    runs = [work for work in of_cell if work.spec.clean_size == "100k"]
+    of_model = [work for work in work_of(paper) if work.spec.model_name == "cc3m-mmcl"]
+    runs = [work for work in of_model if work.spec.clean_size == "100k"]
     assert [work.evaluations for work in runs] == [61, *[60] * (len(runs) - 1)]
     for loss, eflop in (("mmcl", 0.108), ("mmcl_ssl", 0.216)):
         work = next(work for work in runs if work.spec.loss == loss)
