@@ -271,6 +271,11 @@ use(
     of params.yaml, or the path of an archive, such as results/studies/bench.jsonl.gz. Status 0 says
     that they are, 1 that they are not, 2 that there is nothing to compare.""",
     click.Argument(["target"], required=False),
+    option(
+        "--keep",
+        "Keep the runs of a profile as the archive results/replicates/NAME.jsonl.gz.",
+        metavar="NAME",
+    ),
     JSON,
 )
 use(

@@ -1,9 +1,11 @@
 """`python -m repro check [PROFILE|ARCHIVE]`: is a run what the archive says?
 
-On the archive's kind of processor, a run of archived settings, seed and data equals the archived
+On an archive's kind of processor, a run of archived settings, seed and data equals the archived
 one, bit for bit. Another kind rounds differently, and training amplifies the difference to about
 that between two seeds (docs/data.md). Where no run is equal, the measures are therefore compared
 with those of the archived seeds.
+
+`--keep NAME` makes the runs of a profile an archive of their own, with which others compare theirs.
 """
 
 import json
@@ -22,10 +24,19 @@ from repro.report.evidence import folder_of, unusable
 from repro.report.judgements import OwnValue, own_starts, own_values
 from repro.report.measures import Context, Evaluations
 from repro.report.points import FinishedRun, archived_runs, evaluations
-from repro.report.studies import StudyResults, archive_problems, read_study_results
+from repro.report.studies import (
+    SUMS,
+    StudyResults,
+    archive_problems,
+    list_replicate,
+    read_study_results,
+    replicated_runs,
+)
+from repro.report.study_tables import REPLICATES
 from repro.runs.published import ROWS, read_run
 from repro.runs.version import unaccepted_runs
 from repro.spec import Profile, digest
+from repro.study.archive import write_archive
 from repro.study.spec import archive_of, lacking, load_study, study_names
 
 LEVEL = 0.05
@@ -51,6 +62,10 @@ class Subject:
     archive: Path | None = None
     """The file of the runs; None for those of results/."""
 
+    def holds(self, run: FinishedRun) -> bool:
+        """Whether an archived run is one of the subject's own."""
+        return self.archive is not None and Path(run.folder).is_relative_to(self.archive)
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -64,7 +79,9 @@ class Finding:
     equal: int
     """Of these, those that are equal bit for bit."""
     machines: dict[str, list[str]]
-    """Processor and torch of the subject's runs (`here`) and of the `archive`."""
+    """Processor and torch of the subject's runs (`here`) and of those that they are compared with
+    (`archive`).
+    """
     measures: list[OwnValue] = field(default_factory=list)
     """Where runs differ: of the mean over the subject's seeds."""
     problems: list[str] = field(default_factory=list)
@@ -99,12 +116,14 @@ class Finding:
         )
 
 
-def check_command(target: str | None, as_json: bool) -> int:
+def check_command(target: str | None, keep: str | None, as_json: bool) -> int:
     """Print what came of a check; 0 if the target is like the archive, 1 if it is not, 2 if nothing
-    can be compared.
+    can be compared. Runs that are like the archive are kept as the archive `keep`.
     """
     try:
         found = check(target)
+        if keep and not found.problems:
+            _keep(target or chosen_profile(), keep)
     except LedgerError as error:
         print(f"check: {error}")
         return UNUSABLE
@@ -143,11 +162,10 @@ def check(target: str | None = None) -> Finding:
     subject = _archive(Path(str(target))) if is_archive else _own(target or chosen_profile())
     studies = _archives(subject)
     archive = [run for study in studies for run in study.runs]
+    archive += [run for run in replicated_runs(subject.profile.name) if not subject.holds(run)]
 
-    same, others = _settings([*subject.runs, *archive]), defaultdict(list)
-    for run in archive:
-        others[same[id(run)]].append(run)
-    paired = [(run, others[key]) for run in subject.runs if (key := same[id(run)]) in others]
+    paired = _paired(subject.runs, archive)
+    compared = [of for _, known in paired for of in known]
     differing = [line for run, known in paired if (line := _difference(run, known))]
     equal = len(paired) - len(differing)
     measures = _measures(subject, studies) if differing or not paired else []
@@ -163,7 +181,7 @@ def check(target: str | None = None) -> Finding:
         runs=len(subject.runs),
         counterparts=len(paired),
         equal=equal,
-        machines={"here": _machines(subject.runs), "archive": _machines(archive)},
+        machines={"here": _machines(subject.runs), "archive": _machines(compared or archive)},
         measures=measures,
         problems=problems,
     )
@@ -198,6 +216,9 @@ def _own(name: str) -> Subject:
 
 
 def _archive(path: Path) -> Subject:
+    if path.parent == REPLICATES:
+        kept = archived_runs(path)
+        return Subject(path.as_posix(), load_profile(kept[0].record.spec.profile), kept, [], path)
     study = load_study(path.name.removesuffix(".jsonl.gz"))
     runs = [run for run in archived_runs(path) if run.record.status != "failed"]
     problems = [
@@ -222,6 +243,32 @@ def _archives(subject: Subject) -> list[StudyResults]:
 
 def _archived_profiles() -> set[str]:
     return {load_study(name).profile for name in study_names() if archive_of(name).is_file()}
+
+
+def _keep(profile: str, name: str) -> None:
+    """Write the published runs of a profile into an archive of REPLICATES."""
+    path = REPLICATES / f"{name}.jsonl.gz"
+    if not name.isidentifier() or path.exists():
+        raise LedgerError(f"--keep: {name}: allowed are letters, digits and _, of a new archive")
+    write_archive(path, ((run.record, run.rows) for run in _own(profile).runs))
+    list_replicate(path)
+    print(f"{path}: written; it and {SUMS} belong into git")
+
+
+def _paired(
+    runs: Sequence[FinishedRun], archive: Iterable[FinishedRun]
+) -> list[tuple[FinishedRun, list[FinishedRun]]]:
+    """The runs that have archived ones with the same settings, seed and data, with these."""
+    archive = list(archive)
+    same, others = _settings([*runs, *archive]), defaultdict(list)
+    for run in archive:
+        others[same[id(run)]].append(run)
+    pairs = [(run, others[key]) for run in runs if (key := same[id(run)]) in others]
+
+    # Where the kind of processor at hand has archived runs, no other is asked.
+    here = set(_machines(runs))
+    alike = [(run, [of for of in known if {*_machines([of])} <= here]) for run, known in pairs]
+    return [(run, known) for run, known in alike if known] or pairs
 
 
 def _settings(runs: Iterable[FinishedRun], *, of_any_seed: bool = False) -> dict[int, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from repro.files import replace_file
 from repro.integrity.locked import LOCK, locked_outputs
 from repro.ledger import LedgerError
 from repro.report.authors import AuthorsPoints
@@ -116,6 +117,20 @@ def rank_notices(own: Sequence[FinishedRun], studies: Iterable[StudyResults]) ->
     return lines
 
 
+def replicated_runs(profile: str) -> Iterator[FinishedRun]:
+    """Runs of the profile in the archives of REPLICATES."""
+    for archive in sorted(REPLICATES.glob("*.gz")):
+        yield from (run for run in archived_runs(archive) if run.record.spec.profile == profile)
+
+
+def list_replicate(archive: Path) -> None:
+    """Add an archive of REPLICATES to SUMS."""
+    lines = SUMS.read_text(encoding="utf-8").splitlines() if SUMS.is_file() else []
+    lines.append(f"{_md5(archive)}  {archive.name}")
+    text = "".join(f"{line}\n" for line in sorted(lines, key=lambda line: line.split()[1]))
+    replace_file(SUMS, text.encode())
+
+
 def check_archives(profile: str) -> None:
     """Raise LedgerError for an archive of `archive_problems`."""
     if problems := archive_problems(profile):
@@ -155,13 +170,17 @@ def _changed(archive: Path, known: str | None, place: Path) -> str:
     """A line where an archive is there and has another MD5 than `place` knows; else empty."""
     if not archive.is_file():
         return ""
-    md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    md5 = _md5(archive)
     if known in (None, md5):
         return ""
     return (
         f"{archive}: not the file that is known to {place} (MD5 {known}, here {md5}). "
         f"`git checkout -- {archive}` takes the committed one"
     )
+
+
+def _md5(archive: Path) -> str:
+    return hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _with_archive(profiles: Collection[str]) -> Iterator[tuple[str, Study, Path]]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from repro.cli import main
-from repro.ledger import LedgerError, identity_of
+from repro.ledger import LedgerError, Row, identity_of
 from repro.profile import clean_runs, load_profile
 from repro.report.check import check, sentence_of
 from repro.report.evidence import folder_of
@@ -74,9 +74,11 @@ def update(field: str, changes: dict[str, Any], content: dict[str, Any]) -> None
 
 
 def seal(folder: Path) -> None:
-    """Make the record of a run fit its rows."""
-    digest = hashlib.sha256((folder / ROWS).read_bytes()).hexdigest()
-    edit(folder / RECORD, partial(update, "files", {ROWS: digest}))
+    """Write the rows of a run as the package would, and make the record fit them."""
+    lines = (folder / ROWS).read_text().splitlines()
+    text = rows_text([Row.model_validate_json(line) for line in lines])
+    (folder / ROWS).write_bytes(text)
+    edit(folder / RECORD, partial(update, "files", {ROWS: hashlib.sha256(text).hexdigest()}))
 
 
 def folders(own: Path, part: str = "") -> list[Path]:
@@ -126,6 +128,28 @@ def test_another_machine_is_judged_by_the_spread_of_the_seeds(
         seal(folder)
     assert main(["check", "mini"]) == 1
     assert "asr_left_at_rate of mmcl, cc6m-200k: 0.900 (archived seeds: " in capsys.readouterr().out
+
+
+def test_runs_that_are_kept_are_what_others_with_this_processor_are_compared_with(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_another = partial(update, "environment", {"device": "another"})
+    for folder in folders(own):
+        edit(folder / ROWS, lambda row: row.update(logit_scale=row["logit_scale"] * 1.0001))
+        edit(folder / RECORD, on_another)
+        seal(folder)
+    assert main(["check", "mini", "--keep", "a kind"]) == 2
+    assert main(["check", "mini", "--keep", "another"]) == 0
+    assert main(["check", "mini", "--keep", "another"]) == 2
+    kept = "results/replicates/another.jsonl.gz"
+    assert f"{kept}: written" in capsys.readouterr().out
+    assert main(["check", "mini"]) == 0
+    assert "56 of 56 runs equal the archived ones" in capsys.readouterr().out
+
+    # The archive itself is held against the runs of the other processor.
+    assert main(["check", kept]) == 0
+    out = capsys.readouterr().out
+    assert "0 of 46 runs are equal" in out and "archive AMD EPYC" in out and "another" in out
 
 
 def test_a_run_that_lacks_or_is_of_other_settings_or_code_is_named(own: Path) -> None:
