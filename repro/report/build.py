@@ -26,7 +26,7 @@ from repro.report.evidence import Evidence
 from repro.report.figures import draw_all
 from repro.report.pages import latex
 from repro.report.pages.html import INDEX, pages
-from repro.report.pages.interactive import clouds, runs_shown
+from repro.report.pages.interactive import clouds, run_pages
 from repro.report.pages.tables import tables, verdict_table
 from repro.report.points import accuracy_kept
 from repro.report.reading import Document
@@ -105,7 +105,9 @@ def build(evidence: Evidence, out: Path, *, latex_too: bool = True) -> dict[str,
     present = list(files)
     if latex_too and latex.compile_pdf(out, document):
         present.append("report.pdf")
-    shown = clouds(document, points), runs_shown(document, points)
+    runs = [*evidence.runs, *(run for study in studies for run in study.runs)]
+    specs = {run.folder: run.record.spec for run in runs}
+    shown = clouds(document, points), run_pages(document, points, specs)
     _write(out, pages(document, drawn, gallery, present, *shown))
     return document
 

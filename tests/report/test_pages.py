@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import combinations, product
 from pathlib import Path
@@ -17,14 +18,15 @@ import matplotlib.colors
 import pandas as pd
 import pytest
 
-from repro.profile import load_profile
+from repro.profile import clean_runs, load_profile
 from repro.report.build import COLUMNS, points_of
 from repro.report.evidence import read_evidence
 from repro.report.figures import FIGURES, draw_all
 from repro.report.figures.style import LOSS_COLOURS, OBJECTIVE_COLOURS, Drawn, draw
 from repro.report.pages import latex
 from repro.report.pages.html import PAGES, attack, pages
-from repro.report.pages.interactive import clouds
+from repro.report.pages.interactive import clouds, departures_of, expected_fields
+from repro.report.pages.tables import run_href
 from repro.report.studies import read_study_results
 from tests.support.browser import CHROMIUM, Page, browser
 from tests.support.visible import visible_text
@@ -394,6 +396,10 @@ def test_a_dot_names_its_run_by_pointer_and_by_keyboard(page: Page, report: Path
     by_pointer = page.run(said)
     row = named[by_pointer.rpartition("; run ")[2].removesuffix(" (its page)")]
     assert f"seed {row['seed']}, learning rate {float(row['learning_rate']):g}" in by_pointer
+    leads_to = page.run("document.querySelector('#dot a').getAttribute('href')")
+    own_page, _, anchor = leads_to.partition("#")
+    section = (report / own_page).read_text().partition(f'<section id="{anchor}">')[2]
+    assert f"<code>{row['run']}</code>" in section.partition("</section>")[0]
     page.run(f"{point}.dispatchEvent(new MouseEvent('click', {{bubbles: true}})); 0")
     assert page.run("document.querySelector('#dots .path').getAttribute('points')")
 
@@ -417,16 +423,37 @@ def test_a_cloud_has_the_evaluations_that_its_figure_draws(
         assert all(cloud.dots[place][0] <= cap for place in cloud.best)
 
 
-def test_every_own_run_has_its_curve_and_numbers(report: Path) -> None:
-    page = (report / "runs.html").read_text()
+def test_every_run_of_the_figures_has_its_curves_and_numbers(report: Path) -> None:
     rows = rows_of(report / "points.csv")
-    for folder in {row["run"] for row in rows}:
-        anchor = "-".join(folder.split("/")[2:])
-        section = page[page.index(f'<section id="{anchor}">') :].partition("</section>")[0]
-        own = [row for row in rows if row["run"] == folder]
-        assert section.count("<polyline") == 2
-        assert all(f">{100 * float(row['accuracy']):.1f}<" in section for row in own)
-        assert f'href="runs.html#{anchor}"' in (report / "evidence.html").read_text()
+    archived = [row for row in rows_of(report / "archive.csv") if row["figure1"] == "True"]
+    lists = {(report / name).read_text() for name in ("evidence.html", "runs.html")}
+    by_run: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in [*rows, *archived]:
+        by_run[row["run"]].append(row)
+    assert archived and rows
+    for folder, evaluations in by_run.items():
+        href = run_href(folder, int(evaluations[0]["seed"]))
+        page, _, anchor = href.partition("#")
+        text = (report / page).read_text()
+        section = text.partition(f'<section id="{anchor}">')[2].partition("</section>")[0]
+        losses = [name for name in ("loss_mmcl", "loss_ssl") if evaluations[-1][name]]
+        assert section.count("<polyline") == 2 + len(losses)
+        assert all(f">{100 * float(row['accuracy']):.1f}<" in section for row in evaluations)
+        assert any(f'href="{href}"' in page for page in lists)
+
+
+def test_a_run_tells_in_what_it_differs_from_the_profile() -> None:
+    profile = load_profile("smoke")
+    spec = clean_runs(profile)[0]
+    expected = expected_fields("smoke")
+    assert departures_of(spec, expected) == []
+    schedule = spec.schedule.model_copy(update={"epochs": 7, "learning_rate": 0.5})
+    other = spec.model_copy(update={"schedule": schedule, "seed": 3})
+    assert departures_of(other, expected) == [
+        f"schedule.epochs 7 (profile: {spec.schedule.epochs})"
+    ]
+    unknown = spec.model_copy(update={"loss": "two_views"})
+    assert departures_of(unknown, expected) == ["the profile has no such run"]
 
 
 def test_without_data_the_attack_is_shown_by_the_pictures_in_git(

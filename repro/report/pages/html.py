@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -12,8 +13,9 @@ import jinja2
 from repro.report import reading, sentences
 from repro.report.figures.style import Drawn
 from repro.report.format import duration, label, percent, rate, short
-from repro.report.pages.interactive import Cloud, RunShown, data_of
+from repro.report.pages.interactive import Cloud, RunShown, archived_table, data_of
 from repro.report.pages.tables import (
+    RUNS_PAGE,
     anchor,
     estimate,
     plain,
@@ -30,7 +32,7 @@ PAGES = {
     "mechanism.html": "Mechanism",
     "bench.html": "Bench",
     "evidence.html": "Runs, data, licences",
-    "runs.html": "Each run",
+    RUNS_PAGE: "Each run",
 }
 """Titles in the order of the menu; each page has a template of its name."""
 PICTURES, PICTURED = Path("docs/pictures"), "mini"
@@ -46,20 +48,21 @@ def pages(
     gallery: Entry,
     files: Sequence[str],
     dots: Sequence[Cloud] = (),
-    runs: Sequence[RunShown] = (),
+    runs: Mapping[str, Sequence[RunShown]] = MappingProxyType({}),
 ) -> dict[str, bytes]:
     """Render every page of the document that has something to show.
 
     `files` are those beside the pages that may be linked, `dots` what the explorer draws,
-    `runs` those of the report itself.
+    `runs` those that have a section, by page.
     """
     empty = {
         "studies.html": not document["studies"],
         "mechanism.html": "mechanism" not in drawn,
         "bench.html": not document["bench"],
-        "runs.html": not runs,
+        RUNS_PAGE: not runs,
     }
     menu = {name: title for name, title in PAGES.items() if not empty.get(name)}
+    of_seeds = {name: f"Runs of seed {name.removesuffix('.html')[5:]}" for name in runs}
     shared = {
         **shared_values(document),
         "figures": drawn,
@@ -67,19 +70,24 @@ def pages(
         "attack": attack(gallery, document["profile"], document["settings"]["target_class"]),
         "files": sorted(files),
         "menu": menu,
+        "titles": of_seeds | menu,
         "script": SCRIPT,
         "policy": POLICY,
         # The other pages have nothing that is drawn from it.
         "data": {INDEX: data_of(document, dots)},
         "explorer": bool(dots),
         "runs_shown": runs,
+        "archived": archived_table(runs),
     }
     environment = jinja_environment(autoescape=True)
-    return {
+
+    def rendered(name: str, template: str) -> bytes:
         # The macro of figures notes in `placed` which of them the page has shown so far.
-        name: environment.get_template(f"{name}.j2").render(**shared, page=name, placed=[]).encode()
-        for name in menu
-    }
+        text = environment.get_template(f"{template}.j2").render(**shared, page=name, placed=[])
+        return text.encode()
+
+    every = {name: name for name in menu} | dict.fromkeys(runs, RUNS_PAGE)
+    return {name: rendered(name, template) for name, template in every.items()}
 
 
 def attack(gallery: Entry, profile: str, target: str) -> list[Entry]:

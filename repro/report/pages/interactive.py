@@ -1,21 +1,24 @@
 """What pages show of single runs and evaluations: what the script reads, printed as it stands, and
-the curve, evaluations and origin of each run of the report.
+the curve, evaluations and origin of each run.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
+from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.cells import CLEANCLIP
 from repro.report.figures.scatter import best_of_seeds
 from repro.report.figures.style import OBJECTIVE_COLOURS
-from repro.report.format import label, rate, short
-from repro.report.pages.table import Column, Table
-from repro.report.pages.tables import run_anchor, share, thresholds
-from repro.report.reading import Document, Entry, runs_of, setting_words
+from repro.report.format import duration, label, rate, short
+from repro.report.pages.table import Column, Table, Words
+from repro.report.pages.tables import RUNS_PAGE, run_href, share, thresholds
+from repro.report.reading import Document, Entry, setting_words
+from repro.spec import RunSpec
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Cloud:
     colour: str
     height: str
     """What the y axis has."""
-    runs: list[tuple[str, str, int]]
-    """Of each run its words, its folder and its seed."""
+    runs: list[tuple[str, str, int, str]]
+    """Of each run its words, its folder, its seed and where its section is."""
     dots: list[tuple[int, int, float, int]]
     """Of each evaluation ASR and height in hundredths of a percent, epoch, and place of its run."""
     best: list[int]
@@ -79,7 +82,10 @@ def _cloud(document: Document, panel: Entry, points: pd.DataFrame) -> Cloud:
         title=f"{setting_words(panel)} pairs, {label(panel['pretrain_objective'])}",
         colour=OBJECTIVE_COLOURS[panel["pretrain_objective"]],
         height="accuracy (% of the start)" if column == "kept" else "zero-shot accuracy (%)",
-        runs=[(_run_words(row), row.run, int(row.seed)) for row in runs.itertuples()],
+        runs=[
+            (_run_words(row), row.run, int(row.seed), run_href(row.run, int(row.seed)))
+            for row in runs.itertuples()
+        ],
         dots=[
             (round(1e4 * row.asr), round(1e4 * getattr(row, column)), row.epoch, places[row.run])
             for row in points.itertuples()
@@ -96,42 +102,103 @@ def _run_words(row: Any) -> str:
 
 WIDTH, HEIGHT = 300.0, 110.0
 """Of a curve, in units of its drawing."""
+CURVES = {"accuracy": "accuracy", "asr": "ASR", "loss_mmcl": "MMCL loss", "loss_ssl": "SSL loss"}
 
 
 @dataclass(frozen=True)
 class RunShown:
-    """A run of the report itself."""
+    """A run with a section of its own."""
 
     folder: str
     anchor: str
+    title: str
     record: Entry
+    departures: list[str]
+    """In what its specification differs from that of the profile."""
     curves: dict[str, str]
-    """Points of a polyline by name: accuracy and ASR over the steps."""
+    """Points of a polyline over the steps, by name; losses as shares of their highest value."""
     table: Table
+    end: Entry
+    """Its last evaluation."""
 
 
-def runs_shown(document: Document, points: pd.DataFrame) -> list[RunShown]:
-    """The runs of the report that have evaluations, in the order of their folders."""
-    by_run = dict(list(points[points.source == "ledger"].groupby("run")))
-    return [
-        RunShown(
-            folder,
-            run_anchor(folder),
-            record,
-            {name: _curve(by_run[folder], column) for name, column in CURVES.items()},
-            Table(
-                f"run-{run_anchor(folder)}",
-                f"Evaluations of {run_anchor(folder)}",
-                COLUMNS,
-                list(_rows(by_run[folder])),
-            ).filled(),
+def run_pages(
+    document: Document, points: pd.DataFrame, specs: Mapping[str, RunSpec]
+) -> dict[str, list[RunShown]]:
+    """By page, the report's own runs, and a page a seed those archived ones that Figures 1 to 3
+    draw, with their models; in the order of their folders.
+
+    `specs` are those of the runs by folder.
+    """
+    names = {study["name"]: study["reference"] for study in document["studies"]}
+    study = document["resistance"]["study"]
+    drawn = (points.study == study) & (points.variant == names.get(study))
+    shown = points[(points.source == "ledger") | drawn].sort_values(["run", "step"])
+    expected = expected_fields(document["profile"]) if len(shown) else {}
+    pages: dict[str, list[RunShown]] = defaultdict(list)
+    for folder, evaluations in shown.groupby("run"):
+        spec = specs[folder]
+        page, _, anchor = run_href(folder, spec.seed).partition("#")
+        rows = evaluations.astype(object).where(evaluations.notna(), None).to_dict("records")
+        pages[page].append(
+            RunShown(
+                folder,
+                anchor,
+                _title(spec),
+                document["runs"][folder],
+                departures_of(spec, expected),
+                _curves(evaluations),
+                Table(f"run-{anchor}", f"Evaluations of {anchor}", COLUMNS, rows).filled(),
+                rows[-1],
+            )
         )
-        for folder, record in runs_of(document)["here"].items()
-        if folder in by_run
+    return dict(pages)
+
+
+def _title(spec: RunSpec) -> str:
+    model = f"{setting_words(vars(spec))}, {label(spec.pretrain_objective)}"
+    if spec.stage == "pretrain":
+        return f"{model}: pre-training, seed {spec.seed}"
+    at = f"learning rate {rate(spec.schedule.learning_rate)}, seed {spec.seed}"
+    return f"{model}: finetuning by {label(spec.loss)}, {at}"
+
+
+def archived_table(pages: Mapping[str, Sequence[RunShown]]) -> Table:
+    """The runs of a page a seed, each with a link to its section."""
+    runs = [run for page, of in pages.items() if page != RUNS_PAGE for run in of]
+    return Table("archived", "Archived runs", ARCHIVED, runs)
+
+
+def expected_fields(profile: str) -> dict[tuple[Any, ...], Entry]:
+    """Specifications of a profile's runs by what they train."""
+    loaded = load_profile(profile)
+    return {_kind(spec): _fields(spec) for spec in [*pretrain_runs(loaded), *clean_runs(loaded)]}
+
+
+def _kind(spec: RunSpec) -> tuple[Any, ...]:
+    return spec.stage, spec.model_name, spec.clean_size, spec.loss
+
+
+def _fields(spec: RunSpec) -> Entry:
+    """A specification by dotted field, without what tells apart the runs of one kind."""
+    named = {"profile", "variant", "seed"}
+    content: Any = spec.model_dump(mode="json", exclude=named)
+    if spec.stage == "clean":
+        del content["schedule"]["learning_rate"]
+    fields: Entry = pd.json_normalize(content).iloc[0].dropna().to_dict()
+    return fields
+
+
+def departures_of(spec: RunSpec, expected: Mapping[tuple[Any, ...], Entry]) -> list[str]:
+    """In what a specification differs from that of the profile's run of its kind."""
+    if (there := expected.get(_kind(spec))) is None:
+        return ["the profile has no such run"]
+    here = _fields(spec)
+    return [
+        f"{name} {here.get(name)} (profile: {there.get(name)})"
+        for name in sorted(here.keys() | there.keys())
+        if here.get(name) != there.get(name)
     ]
-
-
-CURVES = {"accuracy": "accuracy", "ASR": "asr"}
 
 
 def _loss(value: float) -> str:
@@ -146,17 +213,22 @@ COLUMNS = (
     Column("MMCL loss", "loss_mmcl", _loss, number=True),
     Column("SSL loss", "loss_ssl", _loss, number=True),
 )
+ARCHIVED = (
+    Column("Run", lambda run: Words(run.title, href=run_href(run.folder, run.record["seed"]))),
+    share("Accuracy at its end (%)", "end.accuracy"),
+    share("ASR (%)", "end.asr"),
+    Column("Time", "record.seconds", duration, number=True),
+)
 
 
-def _rows(points: pd.DataFrame) -> Iterator[Entry]:
-    names = ["epoch", "step", "accuracy", "asr", "loss_mmcl", "loss_ssl"]
-    ordered = points.sort_values("step")[names].astype(object)
-    yield from ordered.where(ordered.notna(), None).to_dict("records")
-
-
-def _curve(points: pd.DataFrame, column: str) -> str:
-    ordered = points.sort_values("step")
-    steps = ordered.step.astype(float)
-    across = WIDTH * steps / max(float(steps.max()), 1.0)
-    down = HEIGHT * (1 - ordered[column].astype(float))
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, down, strict=True))
+def _curves(evaluations: pd.DataFrame) -> dict[str, str]:
+    curves = {}
+    across = WIDTH * evaluations.step.astype(float) / max(int(evaluations.step.max()), 1)
+    for column, name in CURVES.items():
+        # A loss is not known before the first step, and that of another term never.
+        known = evaluations[column].astype(float).dropna()
+        if len(known):
+            highest = 1.0 if column in ("accuracy", "asr") else known.max()
+            down = HEIGHT * (1 - known / highest)
+            curves[name] = " ".join(f"{across[row]:.1f},{y:.1f}" for row, y in down.items())
+    return curves

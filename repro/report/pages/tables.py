@@ -700,13 +700,20 @@ CLAIMS = (
 )
 
 
-def run_anchor(folder: str) -> str:
-    """Where the page of runs has a run."""
-    return "-".join(folder.split("/")[2:])
+RUNS_PAGE = "runs.html"
+"""Page of the report's own runs."""
 
 
-def _run_link(folder: str) -> Words:
-    return Words("/".join(folder.split("/")[2:]), href=f"runs.html#{run_anchor(folder)}")
+def run_href(folder: str, seed: int) -> str:
+    """Where a run has its section: on the page of its seed if it is archived."""
+    _, gz, place = folder.rpartition(".gz/")
+    page = f"runs-{seed}.html" if gz else RUNS_PAGE
+    return f"{page}#{'-'.join(place.split('/')[0 if gz else 2 :])}"
+
+
+def _run_link(ran: "Ran") -> Words:
+    place = "/".join(ran.folder.split("/")[2:])
+    return Words(place, href=run_href(ran.folder, ran.record["seed"]))
 
 
 def _commit(run: Entry) -> str:
@@ -736,7 +743,7 @@ def _ran(document: Document) -> Iterator[Ran]:
 
 
 RUNS = (
-    Column("Run", "folder", _run_link),
+    Column("Run", _run_link),
     share("Accuracy at its end (%)", "end.accuracy"),
     share("ASR (%)", "end.asr"),
     Column("Status", "record.status"),
@@ -745,9 +752,7 @@ RUNS = (
     Column("Commit", "record", _commit),
     Column("Fingerprint", "record.fingerprint"),
 )
-RUNS_CAPTION = (
-    "Runs of this report. Archived ones are in archive.csv, with all of their evaluations."
-)
+RUNS_CAPTION = "Runs of this report."
 
 
 def _switches(document: Document) -> Table:

@@ -83,14 +83,12 @@ if (explorer) {
   const tell = (place) => {
     at = place;
     const [asr, height, epoch, run] = cloud.dots[place];
-    const [words, folder] = cloud.runs[run];
+    const [words, folder, , page] = cloud.runs[run];
     told.textContent = `${words}, epoch ${epoch}: ${cloud.height} ${percent(height)}, ASR ${percent(asr)}%; run ${folder}`;
-    if (words.startsWith("your run")) {
-      const link = document.createElement("a");
-      link.href = `runs.html#${folder.split("/").slice(2).join("-")}`;
-      link.textContent = "(its page)";
-      told.append(" ", link);
-    }
+    const link = document.createElement("a");
+    link.href = page;
+    link.textContent = "(its page)";
+    told.append(" ", link);
     const shown = pinned ?? run;
     svg.querySelector(".path").setAttribute("points", path(shown));
     const ring = svg.querySelector(".here");
