@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from repro.report.claims import Paper
 from repro.report.contrasts import SUPPORTING, Estimate, Verdict, mean_of
 from repro.report.draws import COMPARED, DrawRow, Draws
-from repro.report.format import amount, bounds_in_words, factor, label, percent
+from repro.report.format import amount, bounds_in_words, factor, label, percent, rate
 from repro.report.verdicts import AGAINST, CellVerdict, MeasureVerdict, Verdicts
 
 LOWER = (Verdict.REFUTED, AGAINST[Verdict.REFUTED])
@@ -45,8 +45,13 @@ class Answer:
     lines: list[Line]
 
 
-def answer(verdicts: Verdicts, paper: Paper, draws: Draws | None) -> Answer | None:
-    """The answer in six lines; None before all seeds of the confirmation are archived."""
+def answer(
+    verdicts: Verdicts, paper: Paper, draws: Draws | None, learning_rate: float | None
+) -> Answer | None:
+    """The answer in six lines; None before all seeds of the confirmation are archived.
+
+    `learning_rate` is the one at which the ASR left is measured.
+    """
     if verdicts.confirmed is None:
         return None
 
@@ -55,7 +60,7 @@ def answer(verdicts: Verdicts, paper: Paper, draws: Draws | None) -> Answer | No
         entry.name: {measure.measure: measure for measure in entry.measures}
         for entry in verdicts.secondary
     }
-    harder = _harder(of["asr_left_at_rate"], of["rate_doublings"])
+    harder = _harder(of["asr_left_at_rate"], of["rate_doublings"], learning_rate)
     impossible = _impossible(of["lost_at_cap"])
     deployed = _deployed(of.get("accuracy_at_cap"), beside.get(MATCHED, {}).get("accuracy_at_cap"))
     lines = [
@@ -76,25 +81,25 @@ def answer(verdicts: Verdicts, paper: Paper, draws: Draws | None) -> Answer | No
         "strength": of["lost_at_cap"].verdict == Verdict.LIKE_PAPER and impossible.answer != "no",
         "advice": deployed.answer == "yes",
     }
-    return Answer(_headline(holds), list(_numbers(of)), lines)
+    return Answer(_headline(holds), list(_numbers(of, learning_rate)), lines)
 
 
-def _numbers(of: Mapping[str, MeasureVerdict]) -> Iterator[Number]:
+def _numbers(of: Mapping[str, MeasureVerdict], learning_rate: float | None) -> Iterator[Number]:
     """ASR left in the last setting, the factor of the rates, and the accuracy when cleaned."""
     last = _first(of["asr_left_at_rate"])[-1]
     settings = len(_first(of["asr_left_at_rate"]))
     left = " against ".join(f"{100 * getattr(last, o).mean:.0f}%" for o in ("mmcl_ssl", "mmcl"))
     yield Number(
         left,
-        "of attacks still succeed on MMCL + SSL models and on MMCL models after CleanCLIP at one "
-        f"learning rate ({label(last.dataset)}, {label(last.clean_size)} pairs).",
+        "of attacks still succeed, on MMCL + SSL models against MMCL models, after CleanCLIP at a "
+        f"learning rate of {rate(learning_rate)} ({label(last.dataset)}, {label(last.clean_size)} "
+        "pairs).",
     )
     rates = _pooled(of["rate_doublings"], of["rate_doublings"].cells[0].comparator)
     yield Number(
-        f"{factor(rates.mean)} times",
-        f"{'or more ' if rates.at_least else ''}{_interval(rates, factor)}: the learning rate "
-        "that cleans MMCL + SSL models, over that of MMCL models, "
-        f"as the mean of {settings} settings.",
+        f"{_bound(rates)}{factor(rates.mean)} times",
+        f"{_interval(rates, factor)}: the learning rate that cleans MMCL + SSL models, over the "
+        f"one that cleans MMCL models, as the mean of {settings} settings.",
     )
     if cleaned := of.get("accuracy_at_cap"):
         main = _pooled(cleaned, cleaned.cells[0].comparator)
@@ -123,16 +128,16 @@ def _headline(holds: Mapping[str, bool]) -> str:
     return f"At this scale the paper's claim {' and '.join(said)}."
 
 
-def _harder(left: MeasureVerdict, rates: MeasureVerdict) -> Line:
+def _harder(left: MeasureVerdict, rates: MeasureVerdict, learning_rate: float | None) -> Line:
     cells = _first(left)
     of_both = [_range(getattr(cell, name).mean for cell in cells) for name in ("mmcl_ssl", "mmcl")]
     difference = _pooled(rates, rates.cells[0].comparator)
     return Line(
         "Are MMCL + SSL models harder to clean?",
         _word([left.verdict, rates.verdict]),
-        f"After CleanCLIP at the same learning rate an ASR of {of_both[0]}% is left on them, and "
-        f"of {of_both[1]}% on MMCL models. Cleaning them takes {_bound(difference)}"
-        f"{factor(difference.mean)} times the learning rate "
+        f"After CleanCLIP at a learning rate of {rate(learning_rate)} an ASR of {of_both[0]}% is "
+        f"left on them, by setting, and of {of_both[1]}% on MMCL models. Cleaning MMCL + SSL "
+        f"models takes {_bound(difference)}{factor(difference.mean)} times the learning rate "
         f"{_interval(difference, factor)}, the mean of {len(cells)} settings.",
     )
 
@@ -141,12 +146,14 @@ def _impossible(lost: MeasureVerdict) -> Line:
     cells = _first(lost)
     ssl = [cell.control_ssl for cell in cells if cell.control_ssl]
     cleaned, every = sum(of.cleaned for of in ssl), sum(of.seeds for of in ssl)
+    seeds = max((of.seeds for of in ssl), default=0)
     costs = [_range(getattr(cell, name).mean for cell in cells) for name in ("mmcl_ssl", "mmcl")]
     return Line(
         "Are they impossible to clean?",
         "no" if cleaned == every else "some are" if cleaned else "yes",
-        f"CleanCLIP cleans {cleaned} of {every} MMCL + SSL models, at a loss of {costs[0]}% of "
-        f"their accuracy. MMCL models lose {costs[1]}%, and hardly any in the paper.",
+        f"CleanCLIP cleans {cleaned} of {every} MMCL + SSL models ({seeds} seeds in {len(cells)} "
+        f"settings), at a loss of {costs[0]}% of their accuracy, by setting. MMCL models lose "
+        f"{costs[1]}%; by the paper they hardly lose any.",
     )
 
 
@@ -156,7 +163,7 @@ def _how_much(
     first, *others = dict.fromkeys(cell.comparator for cell in lost.cells)
     beside = [
         f"{_points(_pooled(lost, name))} against MMCL models with BatchNorm {label(name)} pairs, "
-        "as they have"
+        "which MMCL + SSL models have"
         for name in others
     ]
     for name, words in (
@@ -173,8 +180,8 @@ def _how_much(
     return Line(
         "How much more accuracy does cleaning them cost?",
         f"{_points(_pooled(lost, first), ' points')}",
-        "This is the share lost by MMCL + SSL models less that lost by MMCL models. It is "
-        f"{', '.join(beside)}. In the paper it is {printed}.",
+        "Of its accuracy, an MMCL + SSL model loses that many points more than an MMCL model. In "
+        f"the paper it is {printed}, with 100K pairs. Here it is {'; '.join(beside)}.",
     )
 
 
@@ -187,12 +194,14 @@ def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -
     signs = [value > 0 for cell in _first(accuracy) for value in cell.difference.by_seed.values()]
     text = (
         f"The cleaned MMCL + SSL model is the more accurate one in {sum(signs)} of {len(signs)} "
-        f"pairs, by {_points(main, ' points')}."
+        f"pairs of equal seed and setting, by {_points(main, ' points')} of accuracy."
     )
     if matched and matched.pooled:
+        difference = matched.pooled.difference
+        low, high = difference.interval or (-1.0, 1.0)
         text += (
             " Against MMCL models of twice the epochs, whose training costs about as much, it is "
-            f"{_points(matched.pooled.difference)}."
+            f"{_points(difference)}{': neither is ahead' if low <= 0 <= high else ''}."
         )
     word = {"yes": "no", "no": "yes"}.get(higher := _word([accuracy.verdict]), higher)
     return Line(question, word, text)

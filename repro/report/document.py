@@ -112,7 +112,7 @@ def build_document(
         "scales": scale_rows(profile.name, by_arm, larger, claims, arms),
         "settings_table": settings_table(profile.name),
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
-        "answer": answer(judged, paper, of_draws),
+        "answer": answer(judged, paper, of_draws, context.rate),
         "verdicts": judged,
         "larger": _larger(studies_of_larger, larger, claims)
         if archived and studies_of_larger

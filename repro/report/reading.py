@@ -146,7 +146,7 @@ def findings(document: Document) -> tuple[str, str]:
     ahead = found.get("accuracy_at_cap") == "MMCL + SSL higher"
     return (
         "MMCL + SSL is harder to clean" if harder else "What CleanCLIP leaves of the backdoor",
-        "It loses more, and still ends ahead"
+        "MMCL + SSL loses more, and still ends ahead"
         if loses and ahead
         else "Accuracy before and after cleaning",
     )
@@ -177,7 +177,7 @@ def arrows(document: Document) -> list[Arrow]:
                 ),
                 (before["paper"], after["paper"]),
                 own,
-                f"loses {bounds_in_words(loss)}{100 * loss['mean']:.0f}%",
+                f"loses {bounds_in_words(loss)}{100 * loss['mean']:.0f}% of it",
             )
         )
     return found

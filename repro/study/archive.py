@@ -52,20 +52,21 @@ def write_archive(path: Path, runs: Iterable[tuple[RunRecord, list[Row]]]) -> No
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Without Python's garbage collector, which would look through all that is read again and again
-    and find nothing.
+def _out_of_the_collector() -> Iterator[None]:
+    """Keeps what is read from Python's garbage collector, which would look through all of it again
+    and again and find nothing: it has no cycles.
     """
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
+        gc.freeze()
     finally:
         if enabled:
             gc.enable()
 
 
-@_collector_paused()
+@_out_of_the_collector()
 def read_archive(path: Path) -> list[ArchivedRun]:
     """Read what `write_archive` wrote; LedgerError names file, line and what is wrong.
 

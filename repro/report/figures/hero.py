@@ -69,7 +69,7 @@ def _rates(document: Document, cell: Entry, ax: Axes) -> None:
         _factor(rates, cap, ax)
     finding_title(ax, findings(document)[0])
     ax.set(ylabel="attacks that still succeed (ASR, %)", ylim=(-0.02, 1.03))
-    ax.set_xlabel(f"learning rate of CleanCLIP ({setting(cell)})")
+    ax.set_xlabel(f"learning rate of CleanCLIP, log scale ({setting(cell)})")
 
 
 def _factor(rates: Entry, cap: float, ax: Axes) -> None:
@@ -83,7 +83,7 @@ def _factor(rates: Entry, cap: float, ax: Axes) -> None:
         zorder=6,
     )
     bound = "at least " if rates["difference"]["at_least"] else ""
-    words = f"{bound}{factor(rates['difference']['mean'])} times\nthe learning rate"
+    words = f"{bound}{factor(rates['difference']['mean'])} times\nthe learning rate here"
     ax.text(0.99, 0.27, words, transform=ax.transAxes, ha="right", va="bottom", fontsize=9)
 
 

@@ -96,7 +96,7 @@ def blocks() -> dict[tuple[Path, str], str]:
     text = markdown(
         "findings",
         tables=markdown_tables(found),
-        answer=answer(judged, claims.paper, of_draws),
+        answer=answer(judged, claims.paper, of_draws, by_arm.context.rate),
         family=about.effects_family,
         decided_q=LEVEL,
     )
