@@ -7,9 +7,10 @@ from statistics import mean
 from typing import NamedTuple
 
 from repro.ledger import LedgerError
+from repro.profile import load_profile
 from repro.spec import RunSpec, digest
 from repro.study.archive import ArchivedRun, read_archive
-from repro.study.spec import archive_of, study_names
+from repro.study.spec import archive_of, load_study, study_names, varied
 
 
 class Ends(NamedTuple):
@@ -31,11 +32,17 @@ def whole_runs(name: str) -> list[ArchivedRun]:
 
 
 def archive_of_profile(profile: str) -> Archive:
-    """The archived runs of a profile."""
+    """The archived runs of a profile, on its data."""
+    data = load_profile(profile).data
     ends: dict[str, list[Ends]] = defaultdict(list)
     for name in study_names():
+        study = load_study(name)
+        if study.profile != profile:
+            continue
+        # Of pairs and their poisons a run's specification tells nothing.
+        same = {label for label, of in study.variants.items() if varied(study, of).data == data}
         for record, rows in whole_runs(name):
-            if record.spec.profile == profile and rows:
+            if record.spec.variant in same and rows:
                 asr = rows[-1].asr(record.spec.switches.asr_denominator)
                 ends[_but_for_seed(record.spec)].append(Ends(rows[-1].accuracy, asr))
     means = {

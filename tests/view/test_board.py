@@ -13,7 +13,7 @@ from rich.console import Console
 
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.view import watch
-from repro.view.archive import Ends
+from repro.view.archive import Ends, archive_of_profile
 from repro.view.board import block, duration, finished_line, summary_line
 from repro.view.states import RunState
 from repro.view.watch import Board, drawing
@@ -197,3 +197,13 @@ def test_the_work_goes_on_when_nobody_reads(here: Path, root: Path, terminal: bo
     assert call.returncode == 0
     assert said == b""
     assert Path("worked").exists()
+
+
+def test_runs_on_other_data_are_no_counterparts(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Studies vary number, share and draw of the poisons, of which a specification tells nothing."""
+    monkeypatch.chdir(root)
+    archive = archive_of_profile("mini")
+    known = [archive(spec) for spec in pretrain_runs(load_profile("mini"))]
+    assert all(of is not None and of.asr > 0.85 for of in known)

@@ -133,7 +133,9 @@ def run_pages(
     names = {study["name"]: study["reference"] for study in document["studies"]}
     study = document["resistance"]["study"]
     drawn = (points.study == study) & (points.variant == names.get(study))
-    shown = points[(points.source == "ledger") | drawn].sort_values(["run", "step"])
+    # Runs of an archive that stand for the profile's own are there twice.
+    shown = points[(points.source == "ledger") | drawn].drop_duplicates(["run", "step"])
+    shown = shown.sort_values(["run", "step"])
     expected = expected_fields(document["profile"]) if len(shown) else {}
     pages: dict[str, list[RunShown]] = defaultdict(list)
     for folder, evaluations in shown.groupby("run"):

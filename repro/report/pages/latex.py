@@ -136,7 +136,7 @@ def table_of(table: Table, *heads: str, long: bool = False) -> Tex:
         ]
     )
     if long:
-        return Tex(rf"{{\footnotesize{chr(10)}{text}}}")
+        return Tex(rf"{{\footnotesize\tabcolsep3pt{chr(10)}{text}}}")
     # The article has numbers of its own.
     caption = re.sub(r"^Table \d\. ", "Paper's table: ", of.caption)
     caption = rf"\caption{{{escape(caption)}}}\label{{tab:{of.name}}}"

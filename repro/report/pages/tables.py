@@ -124,13 +124,13 @@ def _verdict(of: Judged) -> Words:
 
 
 VERDICTS = (
-    Column("Measure", _measure, width=0.21),
-    Column("Setting", "setting", width=0.19),
+    Column("Measure", _measure, width=0.18),
+    Column("Setting", "setting", width=0.17),
     Column("Seeds", "cell.difference.seeds", number=True),
     Column("MMCL", partial(_level, "mmcl"), number=True),
     Column("MMCL + SSL", partial(_level, "mmcl_ssl"), number=True),
     Column("Difference", _difference),
-    Column("Verdict", _verdict, width=0.2),
+    Column("Verdict", _verdict, width=0.165),
 )
 STARTS = (
     Column("Setting", "setting"),
@@ -269,7 +269,7 @@ CONTROLS = (
     Column("Cleaned", "cleaned", number=True),
     Column("Accuracy lost", "control.loss", estimate),
     Column("More than the twin", "control.twin", difference),
-    Column("Control", "holds", width=0.3),
+    Column("Control", "holds", width=0.27),
 )
 
 
