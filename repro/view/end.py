@@ -27,7 +27,11 @@ def end_of_call(profile: str) -> Iterator[str]:
     document = read_json(folder / "report.json") or {}
     rows = document.get("own_run", [])
     yield from main_numbers(rows)
-    yield sentence_of_check(profile)
+    yield sentence_of_check(profile, document.get("check", ""))
+    yield (
+        "dvc.lock and report/metrics are those of this run, whose records hold times; "
+        "`git checkout dvc.lock report/metrics` takes the published ones"
+    )
     yield f"page: {folder / 'index.html'}"
     if lacks_pdf(profile):
         yield f"PDF: none: {folder / 'report.tex'} did not compile"
@@ -62,11 +66,8 @@ def main_numbers(rows: list[dict[str, Any]]) -> Iterator[str]:
             yield f"{place}: {name}: {', '.join(parts)}"
 
 
-def sentence_of_check(profile: str) -> str:
-    """What `check` says of the runs of the profile."""
-    # Not at the top: a call that has no end to speak of needs no pandas.
-    from repro.report.check import sentence_of
-
+def sentence_of_check(profile: str, said: str) -> str:
+    """What `check` says of the runs of the profile, as it `said` when the report was built."""
     if others := departures(graph_profile(profile)):
         return f"Not compared with the archive: {'; '.join(others)}."
-    return sentence_of(profile) or f"{profile} has no archived runs to be compared with."
+    return said or f"{profile} has no archived runs to be compared with."

@@ -19,8 +19,8 @@ from repro.report.claims import load_claims
 from repro.report.document import build_document, plain
 from repro.report.studies import evidence_of, read_study_results
 
-PROFILE = "smoke"
-"""The profile of which dvc.lock has all stages."""
+PROFILES = ("smoke", "mini")
+"""Those of which dvc.lock has all stages."""
 Stage = dict[str, Any]
 
 
@@ -40,9 +40,9 @@ def filled(content: Any, item: dict[str, str]) -> Any:
 
 
 def expanded(graph: dict[str, Stage]) -> Iterator[tuple[str, Stage]]:
-    """Every stage of PROFILE and of the studies by the name that DVC gives it."""
+    """Every stage of PROFILES and of the studies by the name that DVC gives it."""
     for name, stage in graph.items():
-        axes = stage["matrix"] | ({"profile": [PROFILE]} if "profile" in stage["matrix"] else {})
+        axes = stage["matrix"] | ({"profile": PROFILES} if "profile" in stage["matrix"] else {})
         for values in product(*axes.values()):
             item = dict(zip(axes, values, strict=True))
             yield f"{name}@{'-'.join(values)}", filled(stage, item)
@@ -69,8 +69,10 @@ def fits(locked: Any, today: Any) -> bool:
     return bool(locked == today)
 
 
-def problems(graph: dict[str, Stage], lock: dict[str, Stage], profile: Any) -> Iterator[str]:
-    """What in a lock file does not fit the graph or the values of the profile."""
+def problems(
+    graph: dict[str, Stage], lock: dict[str, Stage], profiles: dict[str, Any]
+) -> Iterator[str]:
+    """What in a lock file does not fit the graph or the values of the profiles."""
     stages = dict(expanded(graph))
     yield from (f"{name}: not in the lock" for name in stages.keys() - lock.keys())
     yield from (f"{name}: not in the graph" for name in lock.keys() - stages.keys())
@@ -90,6 +92,7 @@ def problems(graph: dict[str, Stage], lock: dict[str, Stage], profile: Any) -> I
             if made.get(dep["path"], dep["md5"]) != dep["md5"]:
                 yield f"{name}: {dep['path']}: not the output of its stage"
         for file, fields in (next(iter(of.items())) for of in stage.get("params", [])):
+            profile = profiles.get(name.partition("@")[2].partition("-")[0])
             for field in fields or ():
                 values = locked["params"][file]
                 if field in values and not fits(values[field], value_of(profile, field)):
@@ -99,18 +102,19 @@ def problems(graph: dict[str, Stage], lock: dict[str, Stage], profile: Any) -> I
 def test_the_lock_has_every_stage_and_the_values_of_today(root: Path) -> None:
     graph = read(root / "dvc.yaml")["stages"]
     lock = read(root / "dvc.lock")["stages"]
-    profile = load_profile(PROFILE, root / "specs").model_dump(mode="json")
-    assert list(problems(graph, lock, profile)) == []
+    profiles = {of: load_profile(of, root / "specs").model_dump(mode="json") for of in PROFILES}
+    assert list(problems(graph, lock, profiles)) == []
 
     # A lock without a stage, an output of another run, and a value that was edited afterwards.
-    clean = f"clean@{PROFILE}-cc3m-mmcl"
-    data = f"data@{PROFILE}"
+    clean = "clean@smoke-cc3m-mmcl"
+    data = "data@smoke"
     short = {name: stage for name, stage in lock.items() if name != clean}
-    assert list(problems(graph, short, profile)) == [f"{clean}: not in the lock"]
+    assert list(problems(graph, short, profiles)) == [f"{clean}: not in the lock"]
     other = json.loads(json.dumps(lock))
     other[data]["outs"][0]["md5"] = "0" * 32
-    assert any("not the output of its stage" in line for line in problems(graph, other, profile))
-    edited = profile | {"switches": profile["switches"] | {"text_view": "fixed"}}
+    assert any("not the output of its stage" in line for line in problems(graph, other, profiles))
+    profile = profiles["mini"]
+    edited = profiles | {"mini": profile | {"switches": profile["switches"] | {"gather": "no"}}}
     assert any("switches: another value" in line for line in problems(graph, lock, edited))
 
 

@@ -37,6 +37,8 @@ def write_project(root: Path, folder: Path) -> Path:
     for name in ("specs", "repro", "docs/pictures"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(root / name, folder / name, ignore=ignored)
+    (folder / "results/replicates").mkdir(parents=True)
+    (folder / "results/replicates/MD5SUMS").touch()
     (folder / ".dvc").mkdir()
     settings = (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
     for name in ("dvc.yaml", "params.yaml", "pyproject.toml", *settings):

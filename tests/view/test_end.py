@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from repro.report import check
 from repro.view import end
 from repro.view.end import end_of_call
 
@@ -15,13 +14,6 @@ ROW = {"dataset": "cc6m", "clean_size": "200k", "inside": True}
 
 def row(measure: str, of: str, value: float, *archived: float, **more: Any) -> dict[str, Any]:
     return ROW | {"measure": measure, "of": of, "value": value, "archived": archived} | more
-
-
-@pytest.fixture(autouse=True)
-def _says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`check` reads every archive: its sentence has tests of its own."""
-    said = {"mini": "mini is what the archive says."}
-    monkeypatch.setattr(check, "sentence_of", lambda profile: said.get(profile, ""))
 
 
 def test_the_main_numbers_stand_beside_the_archive_and_then_the_pages(here: Path) -> None:
@@ -33,13 +25,15 @@ def test_the_main_numbers_stand_beside_the_archive_and_then_the_pages(here: Path
     ]
     folder = Path("report/build/mini")
     folder.mkdir(parents=True)
-    (folder / "report.json").write_text(json.dumps({"own_run": rows}))
+    (folder / "report.json").write_text(json.dumps({"own_run": rows, "check": "mini is it."}))
     (folder / "report.pdf").touch()
     assert list(end_of_call("mini")) == [
         "CC6M, 200K: ASR left at one learning rate: MMCL 2.7% (archive 4.0%), "
         "MMCL + SSL 38.4% (archive 60.0%)",
         "CC6M, 200K: learning rate that cleans: MMCL 4.9e-04 (archive 2.4e-04)",
-        "mini is what the archive says.",
+        "mini is it.",
+        "dvc.lock and report/metrics are those of this run, whose records hold times; "
+        "`git checkout dvc.lock report/metrics` takes the published ones",
         "page: report/build/mini/index.html",
         "PDF: report/build/mini/report.pdf",
     ]
