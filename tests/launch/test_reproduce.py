@@ -63,8 +63,7 @@ def test_a_full_disk_does_not_keep_the_users_file(
 def test_the_stages_of_a_profile_run_in_order_and_no_study(project: Path) -> None:
     """Nor do DVC's empty list of readers and writers and an empty lock file stop anything."""
     (project / "params.yaml").write_text("profile: smoke\noverrides: {}\n")
-    for name in ("studies", "replicates"):
-        (project / "results" / name).mkdir(parents=True)
+    (project / "results" / "studies").mkdir(parents=True)
     ran = repro(project, "dvc", "repro", "--single-item", "--glob", reproduce.STAGES)
     stages = {"resolve": 1, "data": 1, "poison": 2, "pretrain": 4, "clean": 4, "report": 1}
     assert [line.split()[0] for line in ran] == list(Counter(stages).elements())
@@ -255,8 +254,7 @@ def test_values_of_a_call_reach_the_stages_and_leave_params_as_they_were(
 ) -> None:
     """By --set or by `overrides` in params.yaml; with the values gone the stages run again."""
     monkeypatch.chdir(project)
-    for name in ("studies", "replicates"):
-        (project / "results" / name).mkdir(parents=True)
+    (project / "results/studies").mkdir(parents=True)
     monkeypatch.setattr(
         reproduce,
         "run",
