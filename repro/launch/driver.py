@@ -24,6 +24,7 @@ from repro.files import held
 from repro.launch import local, slurm
 from repro.launch.places import LOADER_WORKERS, count_from_environment
 from repro.ledger import Row
+from repro.names import DATASETS
 from repro.profile import STAGE_RUNS
 from repro.runs.deliver import (
     begin_again,
@@ -64,8 +65,8 @@ def train_stage(stage: Stage, profile_name: str, dataset: Dataset, objective: Ob
     """Make the runs of a stage for the models of one dataset and objective.
 
     DVC runs the stages one after another, which would leave devices idle at the end of each. The
-    first stage of a dataset therefore makes the runs of the others too, as far as their inputs are
-    there. A dataset that the user did not bring has no runs.
+    first of them that trains therefore makes the runs of the others too, of both datasets, as far
+    as their inputs are there. A dataset that the user did not bring has no runs.
     """
     expand = STAGE_RUNS[stage]
     with unchanged(
@@ -75,9 +76,10 @@ def train_stage(stage: Stage, profile_name: str, dataset: Dataset, objective: Ob
     ) as profile:
         check_stores(profile, DATA / profile_name, POISONED / profile_name)
         again = os.environ.get(AGAIN, "").split(",")
-        if not is_absent(DATA / profile_name / dataset):
+        brought = [name for name in DATASETS if not is_absent(DATA / profile_name / name)]
+        if dataset in brought:
             due = expand(profile, dataset, objective)
-            others = expand(profile, dataset)
+            others = [run for name in brought for run in expand(profile, name)]
             run_all(due, ahead=others, again=again)
 
     # DVC wants the outputs of a stage also where it has no run or no model.

@@ -185,6 +185,10 @@ def _how_much(
     )
 
 
+DEPLOYED = {"no": "MMCL + SSL", "yes": "MMCL"}
+"""The cleaned model to take, by whether it is better to pre-train with MMCL alone."""
+
+
 def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -> Line:
     question = "Is it better to pre-train with MMCL alone?"
     if accuracy is None:
@@ -196,6 +200,7 @@ def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -
         f"The cleaned MMCL + SSL model is the more accurate one in {sum(signs)} of {len(signs)} "
         f"pairs of equal seed and setting, by {_points(main, ' points')} of accuracy."
     )
+    word = {"yes": "no", "no": "yes"}.get(higher := _word([accuracy.verdict]), higher)
     if matched and matched.pooled:
         difference = matched.pooled.difference
         low, high = difference.interval or (-1.0, 1.0)
@@ -203,7 +208,10 @@ def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -
             " Against MMCL models of twice the epochs, whose training costs about as much, it is "
             f"{_points(difference)}{': neither is ahead' if low <= 0 <= high else ''}."
         )
-    word = {"yes": "no", "no": "yes"}.get(higher := _word([accuracy.verdict]), higher)
+    if word in DEPLOYED:
+        text += (
+            f" Of two cleaned models of as many epochs one would deploy the {DEPLOYED[word]} model."
+        )
     return Line(question, word, text)
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from repro.report.cells import OBJECTIVES
 from repro.report.format import bounds_in_words, label, percent
+from repro.report.scales import IMAGE_SIZE
 
 Entry: TypeAlias = Mapping[str, Any]
 """An object of report.json."""
@@ -266,6 +267,26 @@ def pairs_of_runs(document: Document) -> tuple[int, int]:
     """Return in how many pairs of runs of equal seed and rate MMCL + SSL keeps more, and of all."""
     rows = [row for cell in document["resistance"]["cells"] for row in cell["equal"]]
     return sum(row["more"] for row in rows), sum(len(row["mmcl"]) for row in rows)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the training data of a document are."""
+
+    pairs: int
+    of_paper: int
+    """Pairs of the paper's."""
+    image_size: str
+    """In pixels."""
+
+
+def scale_of(document: Document) -> Scale | None:
+    """Return the scale of the document's runs; None where it has none."""
+    here = [of["pairs"] for of in document["scales"] if of["scale"] == document["profile"]]
+    sizes = [of["here"] for of in document["settings_table"] if of["setting"] == IMAGE_SIZE]
+    if not here or not sizes:
+        return None
+    return Scale(here[0], document["scales"][-1]["pairs"], sizes[0])
 
 
 def claim_counts(document: Document) -> dict[str, int]:

@@ -21,6 +21,8 @@ from repro.spec import CleanSize, Dataset, Objective, Profile, ResNetConfig, Vit
 
 PRINTED = "paper"
 """Profile with the paper's settings."""
+IMAGE_SIZE = "image size (px)"
+"""Name of a row of the settings."""
 DATASET: Dataset = "cc6m"
 """All pairs of a scale, cleaned with both sizes."""
 Value = str | int | float | Sequence[float] | None
@@ -109,7 +111,7 @@ def _settings(profile: Profile) -> dict[str, str]:
     return {
         "model": f"{_tower(vision)}, width {vision.width}; "
         f"text transformer of depth {text.layers}, width {text.width}",
-        "image size (px)": str(data.image_size),
+        IMAGE_SIZE: str(data.image_size),
         "pairs": in_words(data.num_pairs),
         "poisoned pairs (%)": in_words(_poisoned(profile)),
         "patch, of the image (%)": in_words({"": _patch(profile)}),

@@ -11,10 +11,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 
 from repro.launch.places import cores, count_from_environment, devices
-from repro.names import DATASETS
 from repro.plan.assumptions import load_assumptions
 from repro.plan.counted import counts_of
 from repro.plan.forecast import Forecast
@@ -190,12 +188,12 @@ def _of_runs(
 ) -> float:
     """Planned seconds of the runs, whose shares are done; `now` is None where none has begun."""
     total = 0.0
-    # A dataset after the other; cleaning begins when all models are there.
-    for stage, dataset in product(("pretrain", "clean"), DATASETS):
+    # Cleaning begins when all models are there.
+    for stage in ("pretrain", "clean"):
         due = [
             (weight * (1 - share) + RUN_SECONDS, state)
             for state, weight, share in zip(states, weights, shares, strict=True)
-            if (state.spec.stage, state.spec.dataset) == (stage, dataset) and share < 1
+            if state.spec.stage == stage and share < 1
         ]
         if due:
             alone = bool(devices()) and stage == "pretrain"

@@ -104,10 +104,10 @@ def test_what_is_over_of_a_call_tells_how_fast_the_rest_is(
 
 
 def test_a_slow_download_makes_no_run_slow(left: Remaining, now: float) -> None:
-    """The data took 500 s, and the first models as long as planned."""
+    """The data took 500 s, and the models as long as planned."""
     states = fresh([*MODELS, *CLEANINGS])
     before = left.seconds(states, NAMES[2:])
-    for state in states[:2]:
+    for state in states[: len(MODELS)]:
         done(state, 0.0, now)
     after = left.seconds(states, NAMES[2:])
     began = now - (before - after) - 500

@@ -138,7 +138,9 @@ def _arrow(
     before, after = ends
     if before is None:
         return
-    ax.plot(before, place, "o", color=colour, ms=2 + width, mfc="none" if dashed else colour)
+    # Above the arrow, whose head would hide the dot where the way is short.
+    face = "none" if dashed else colour
+    ax.plot(before, place, "o", color=colour, ms=2 + width, mfc=face, zorder=5)
     if name:
         # For the legend, which an arrow cannot stand in.
         ax.plot([], [], color=colour, lw=width, ls="--" if dashed else "-", label=name)

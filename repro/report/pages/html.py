@@ -3,7 +3,8 @@
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -63,14 +64,16 @@ def pages(
     }
     menu = {name: title for name, title in PAGES.items() if not empty.get(name)}
     of_seeds = {name: f"Runs of seed {name.removesuffix('.html')[5:]}" for name in runs}
+    values = shared_values(document)
     shared = {
-        **shared_values(document),
+        **values,
         "figures": drawn,
         "gallery": gallery,
         "attack": attack(gallery, document["profile"], document["settings"]["target_class"]),
         "files": sorted(files),
         "menu": menu,
         "titles": of_seeds | menu,
+        "contents": contents(values["verdicts"] is not None, values["tables"]),
         "script": SCRIPT,
         "policy": POLICY,
         # The other pages have nothing that is drawn from it.
@@ -88,6 +91,21 @@ def pages(
 
     every = {name: name for name in menu} | dict.fromkeys(runs, RUNS_PAGE)
     return {name: rendered(name, template) for name, template in every.items()}
+
+
+def contents(judged: bool, made: Container[str]) -> dict[str, str]:
+    """Titles of the parts of INDEX by their places on it; `judged` is whether there are verdicts,
+    and `made` has the names of the tables that there are.
+    """
+    parts = (
+        ("verdicts", "Verdicts", True),
+        ("thresholds", "Another ASR threshold", judged and "thresholds" in made),
+        ("limits", "What this cannot say", judged),
+        ("tables", "The paper's tables and figures", True),
+        ("claims", "The paper's claims", True),
+        ("settings", "Settings and scale", "settings" in made),
+    )
+    return {place: title for place, title, there in parts if there}
 
 
 def attack(gallery: Entry, profile: str, target: str) -> list[Entry]:
@@ -115,6 +133,11 @@ def markdown(name: str, **values: Any) -> str:
     return environment.get_template(f"{name}.md.j2").render(values).strip()
 
 
+def paragraph(text: str) -> str:
+    """Return the text with lines of README's width."""
+    return textwrap.fill(" ".join(text.split()), 110, break_on_hyphens=False)
+
+
 def shared_values(document: Document) -> dict[str, Any]:
     """Return what the templates of pages and article use beside the document."""
     said = sentences.outcome(document)
@@ -126,6 +149,7 @@ def shared_values(document: Document) -> dict[str, Any]:
         "hero": reading.hero(document),
         "controls_hold": reading.controls_hold(document),
         "pairs": reading.pairs_of_runs(document),
+        "scale": reading.scale_of(document),
         # Its keys of datasets as they are printed elsewhere.
         "stand_in": re.sub(r"\bcc\dm\b", lambda key: label(key[0]), document["stand_in"] or ""),
         "sentences": said,
@@ -155,6 +179,8 @@ def jinja_environment(**options: Any) -> jinja2.Environment:
         "label": label,
         "rate": rate,
         "short": short,
+        "thousands": "{:,}".format,
+        "paragraph": paragraph,
         "duration": duration,
         "estimate": estimate,
         "share_estimate": share_estimate,
