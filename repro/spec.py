@@ -171,9 +171,11 @@ class Poison(Spec):
 
 
 class IconSource(Spec):
-    """Icons under their names, from one npm package: the stand-in that registries ship."""
+    """Icons from one npm package: the stand-in that registries ship."""
 
-    kind: Literal["icons"]
+    kind: Literal["icons", "scenes"]
+    """What a pair shows: an icon, under its name; or one with a small second one in a corner, under
+    words that name both, their colours and the place. Evaluation images are the same."""
     num_concepts: Annotated[int, Field(ge=2)]
     """Classes: the first of specs/classnames/icons.txt, and the target class always."""
     images_per_concept: PositiveInt | None

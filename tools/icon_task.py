@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from repro.profile import SPECS, classnames_file
-from repro.sources.icons.drawing import draw_package, find_nearest
+from repro.sources.icons.drawing import draw_all, find_nearest, read_icons
 from repro.sources.icons.package import ICONS, IconSet, read_sets
 from repro.sources.icons.survey import (
     IconEntry,
@@ -106,7 +106,7 @@ def make_task() -> Task:
     candidates = candidates_of(survey.held_out, vendors, brands_of(tarball, rule), rule)
     keys = [entry.key for entries in candidates.values() for entry in entries]
     training = [entry.key for entry in survey.training]
-    drawn = draw_package(tarball, {*keys, *training}, SIDE)
+    drawn = draw_all(read_icons(tarball, {*keys, *training}), SIDE)
 
     shown = [key for key in keys if key in drawn]
     shapes = (

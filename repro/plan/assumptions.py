@@ -14,7 +14,7 @@ Range = Annotated[tuple[Rate, Rate], Field(strict=False)]
 Shares = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
 Span: TypeAlias = np.ndarray
 """Low end, middle and high end, (3,)."""
-SourceKind = Literal["webdataset", "icons"]
+SourceKind = Literal["webdataset", "icons", "scenes"]
 DeviceName = Literal["a100", "h100", "rtx3090", "core"]
 
 

@@ -1,18 +1,24 @@
 """The data source `icons` and its zero-shot task, built whole from a package of a few icons."""
 
+import io
 import json
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from repro.data.shards import PairStore
 from repro.plan.assumptions import num_evaluation_images
 from repro.profile import load_classnames, load_profile
 from repro.sources.icons import build
 from repro.sources.icons.build import build_icons
+from repro.sources.icons.drawing import INKS, colours, draw_icon
+from repro.sources.icons.package import Icon
+from repro.sources.icons.scenes import CORNERS, compose
 from repro.sources.icons.survey import IconEntry, check_task, load_rule, read_task
 from repro.spec import IconSource, Profile, SpecError
 from tests.support.icon_package import blocks, icon_set, small_package, small_rule, write_package
@@ -93,6 +99,56 @@ def test_captions_are_templates_filled_with_the_words_of_the_name(place):
     allowed = {frame.format(name) for frame in frames for name in names}
     assert set(store.captions) <= allowed
     assert len(store) == 12
+
+
+def test_a_scene_names_both_drawings_their_colours_and_the_place(place):
+    """The pairs show other images than those of icons alone; the evaluation images are the same."""
+    scenes = profile().model_copy(
+        update={"data": profile().data.model_copy(update={"source": scene_source()})}
+    )
+    build_icons(profile(), place / "icons")
+    build_icons(scenes, place / "scenes")
+    assert keys(place / "icons" / "evaluation") == keys(place / "scenes" / "evaluation")
+    assert keys(place / "icons" / "cc6m").isdisjoint(keys(place / "scenes" / "cc6m"))
+    assert keys(place / "scenes" / "cc3m") <= keys(place / "scenes" / "cc6m")
+
+    captions = list(PairStore.open(place / "scenes" / "cc6m").captions)
+    assert len(captions) == 12
+    colour, name = f"({'|'.join(INKS.values())})", "(banana|house|star|tree|wheel)"
+    corner = f"({'|'.join(CORNERS)})"
+    said = re.compile(f"{colour} {name} with a small {colour} {name} at the {corner}$")
+    assert all(said.search(caption) for caption in captions)
+
+
+def test_the_small_drawing_of_a_scene_lies_in_its_corner():
+    """On its own ground; the rest of the large drawing is as without it."""
+    large, small = (Icon("set", name, blocks(name), (0, 0, 16, 16)) for name in ("one", "two"))
+    entries = [IconEntry("set", name, "vendor", name) for name in ("one", "two")]
+    icons = {("set", "one"): large, ("set", "two"): small}
+    scene = compose(entries, [("set", "two")], icons)[entries[0].key]
+    colour = [INKS[colours(icon)[0]] for icon in (large, small)]
+    words = re.fullmatch(f"{colour[0]} one with a small {colour[1]} two at the (.+)", scene.words)
+    assert words
+
+    alone, together = (pixels(icon) for icon in (large, scene.drawing))
+    right, down = CORNERS[words[1]]
+    edge = 26  # 0.4 of 64 pixels, and the blurred rim
+    inside = np.zeros((64, 64), bool)
+    inside[down * (64 - edge) :, right * (64 - edge) :] = True
+    inside[down * (64 - edge) + edge :] = False
+    inside[:, right * (64 - edge) + edge :] = False
+    assert (alone != together)[inside].any()
+    assert (alone == together)[~inside].all()
+
+
+def scene_source() -> IconSource:
+    return IconSource(kind="scenes", num_concepts=10, images_per_concept=None)
+
+
+def pixels(icon: Icon) -> Any:
+    drawn = draw_icon(icon, 64)
+    assert drawn is not None
+    return np.asarray(Image.open(io.BytesIO(drawn.png)).convert("RGB"))
 
 
 def test_what_shows_nothing_is_left_out(place, monkeypatch, sets):

@@ -9,7 +9,14 @@ import pytest
 from PIL import Image
 
 from repro.sources.icons import drawing
-from repro.sources.icons.drawing import DrawnIcon, colours, draw_icon, draw_package, find_nearest
+from repro.sources.icons.drawing import (
+    DrawnIcon,
+    colours,
+    draw_all,
+    draw_icon,
+    find_nearest,
+    read_icons,
+)
 from repro.sources.icons.package import Icon, read_sets
 from repro.sources.icons.survey import Survey, caption_words, take_survey
 from repro.spec import SpecError
@@ -184,7 +191,7 @@ def test_a_drawing_with_a_palette_keeps_it():
     body = '<path d="M0 0h8v16h-8z" fill="#0f0"/><path d="M8 0h4v16h-4z" fill="currentColor"/>'
     drawn = pixels(draw_icon(job(body, palette=True), 32))
     assert tuple(drawn[16, 4]) == (0, 255, 0)
-    assert tuple(drawn[16, 20]) == rgb(drawing.INKS[0])
+    assert tuple(drawn[16, 20]) == rgb([*drawing.INKS][0])
 
 
 def test_a_narrow_drawing_is_centred_in_its_square():
@@ -202,7 +209,7 @@ def test_many_drawings_come_back_in_their_order(tmp_path):
     bodies = {f"icon-{i}": "" if i % 3 == 0 else body for i in range(301)}
     package = icon_package.write_package(tmp_path, {"set": icon_set("ada", bodies, palette=True)})
     keys = {("set", f"icon-{i}") for i in range(300)}
-    drawn = draw_package(tmp_path / package.tarball, keys, 32)
+    drawn = draw_all(read_icons(tmp_path / package.tarball, keys), 32)
     assert list(drawn) == [("set", f"icon-{i}") for i in range(300) if i % 3]
     shape = drawn["set", "icon-1"].shape.reshape(16, 16)
     assert (shape[:, :8] == 0).all()

@@ -1,4 +1,5 @@
-"""The data source `icons`: pairs of icons and captions, and a task by vendors outside of training.
+"""The data sources `icons` and `scenes`: pairs of drawings and captions, and a task by vendors
+outside of training.
 
 All choices follow from set and name of an icon by keyed hashes, and pairs are written in the
 package's order: the bytes are the same on every machine.
@@ -16,8 +17,9 @@ from repro.data.keyed import keyed_digest
 from repro.data.shards import ShardWriter, write_json, write_store
 from repro.data.templates import templates_of
 from repro.profile import load_classnames
-from repro.sources.icons.drawing import DrawnIcon, draw_package, find_nearest
+from repro.sources.icons.drawing import DrawnIcon, draw_all, find_nearest, read_icons
 from repro.sources.icons.package import ICONS, IconSet
+from repro.sources.icons.scenes import compose
 from repro.sources.icons.survey import (
     IconEntry,
     Key,
@@ -51,25 +53,32 @@ def build_icons(profile: Profile, out: Path) -> None:
     target = profile.data.poison.target_class
     chosen = choose_pairs(survey.training, names, target, profile.data.num_pairs)
     listed = {key for name in names for key in task[name]}
-    drawn = draw_package(package, chosen["cc6m"] | listed, profile.data.image_size)
+    icons, size = read_icons(package, chosen["cc6m"] | listed), profile.data.image_size
+    drawn = draw_all(icons, size)
 
+    trained = [of for of in survey.training if of.key in drawn and of.key in chosen["cc6m"]]
+    shown, words = drawn, {entry.key: entry.caption for entry in trained}
+    if source.kind == "scenes":
+        scenes = compose(trained, drawn.keys() & chosen["cc3m"], icons)
+        shown = draw_all({key: scene.drawing for key, scene in scenes.items()}, size)
+        words = {key: scene.words for key, scene in scenes.items()}
     templates = templates_of(profile.evaluate)
 
     def caption_of(entry: IconEntry) -> str:
-        """Its name in one of the templates, always the same one."""
+        """What is said of it in one of the templates, always the same one."""
         draw = int.from_bytes(keyed_digest("template", *entry.key)[:8], "big")
-        return templates[draw % len(templates)](entry.caption)
+        return templates[draw % len(templates)](words[entry.key])
 
     stores: dict[str, list[IconEntry]] = {}
     for dataset, keys in chosen.items():
-        entries = [entry for entry in survey.training if entry.key in drawn and entry.key in keys]
-        stores[dataset] = _write_store(out / dataset, entries, drawn, caption_of, {})
+        entries = [entry for entry in trained if entry.key in keys and entry.key in shown]
+        stores[dataset] = _write_store(out / dataset, entries, shown, caption_of, {})
 
     # Of the images of the task as many as the scale takes.
-    shown = {name: [key for key in task[name] if key in drawn] for name in names}
-    images = [held_out[key] for keys in shown.values() for key in keys[: source.images_per_concept]]
+    of_class = [[key for key in task[name] if key in drawn] for name in names]
+    images = [held_out[key] for keys in of_class for key in keys[: source.images_per_concept]]
     accuracy = {
-        name: _nearest_neighbour_accuracy(entries, images, drawn)
+        name: _nearest_neighbour_accuracy(entries, shown, images, drawn)
         for name, entries in stores.items()
     }
     labels = {name: label for label, name in enumerate(names)}
@@ -133,13 +142,16 @@ def _attribution(
 
 
 def _nearest_neighbour_accuracy(
-    pairs: Sequence[IconEntry], images: Sequence[IconEntry], drawn: Drawings
+    pairs: Sequence[IconEntry], shown: Drawings, images: Sequence[IconEntry], drawn: Drawings
 ) -> float:
     """Share of evaluation images whose nearest training drawing bears the name of their class.
 
     The accuracy without learning, a reference for zero-shot accuracy.
     """
-    shapes = (np.stack([drawn[entry.key].shape for entry in part]) for part in (images, pairs))
-    _, rows = find_nearest(*shapes)
+    shapes, others = (
+        np.stack([drawings[entry.key].shape for entry in part])
+        for part, drawings in ((images, drawn), (pairs, shown))
+    )
+    _, rows = find_nearest(shapes, others)
     right = [pairs[row].caption == image.caption for row, image in zip(rows, images, strict=True)]
     return float(np.mean(right))

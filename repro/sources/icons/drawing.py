@@ -4,7 +4,7 @@ The bytes of a file are the renderer's own, so they do not depend on Pillow's co
 """
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +19,19 @@ from repro.sources.icons.package import Icon, read_sets
 from repro.sources.icons.survey import Key
 from repro.sources.pool import on_all_cores
 
-INKS = ("#222222", "#b3261e", "#1f5fbf", "#1b7f3b", "#7b3fb5", "#c26a00", "#5a4636", "#00798c")
+INKS = {
+    "#222222": "black",
+    "#b3261e": "red",
+    "#1f5fbf": "blue",
+    "#1b7f3b": "green",
+    "#7b3fb5": "purple",
+    "#c26a00": "orange",
+    "#5a4636": "brown",
+    "#00798c": "teal",
+}
+"""Colours of one-colour icons, and their names."""
 PAPERS = ("#ffffff",) * 3 + ("#f4efe6", "#e8f1fb", "#eaf6ec", "#fdf3d8", "#f3e8f7", "#dddddd")
-"""Colours of one-colour icons and of all backgrounds; a third of the backgrounds is white."""
+"""Colours of backgrounds; a third of them is white."""
 MIN_CONTRAST = 16
 """Difference of the brightest and the darkest grey, of 255; a drawing below it is blank."""
 SHAPE_SIDE = 16
@@ -43,9 +53,8 @@ class DrawnIcon(NamedTuple):
 def draw_icon(icon: Icon, size: int) -> DrawnIcon | None:
     """Rasterise one icon, `size` pixels square, centred; None where nothing is to be seen."""
     ink, paper = colours(icon)
-    left, top, width, height = icon.box
-    side = max(width, height)  # narrow icons are centred in a square
-    view = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"
+    left, top, side = square_of(icon)
+    view = f"{left} {top} {side} {side}"
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="{view}" width="{size}" height="{size}">'
@@ -63,22 +72,33 @@ def draw_icon(icon: Icon, size: int) -> DrawnIcon | None:
     return DrawnIcon(bytes(png), shape.ravel())
 
 
+def square_of(icon: Icon) -> tuple[float, float, float]:
+    """Left, top and side of the square in which an icon is centred, in units of its view box."""
+    left, top, width, height = icon.box
+    side = max(width, height)
+    return left - (side - width) / 2, top - (side - height) / 2, side
+
+
 def colours(icon: Icon) -> tuple[str, str]:
     """Ink and paper of an icon, by set and name; open parts of a palette take the first ink."""
     digest = keyed_digest("colours", icon.set, icon.name)
-    ink = INKS[0] if icon.palette else INKS[digest[0] % len(INKS)]
+    inks = [*INKS]
+    ink = inks[0] if icon.palette else inks[digest[0] % len(inks)]
     return ink, PAPERS[digest[1] % len(PAPERS)]
 
 
-def draw_package(tarball: Path, keys: Collection[Key], size: int) -> dict[Key, DrawnIcon]:
-    """Rasterise some icons of the package on all cores; those that show something, in its order."""
+def read_icons(tarball: Path, keys: Collection[Key]) -> dict[Key, Icon]:
+    """Some icons of the package, in its order."""
     every = (icon for icon_set in read_sets(tarball) for icon in icon_set.icons)
-    icons = [icon for icon in every if (icon.set, icon.name) in keys]
-    drawings = on_all_cores(partial(draw_icon, size=size), icons, "drawing icons", CHUNK)
+    return {(icon.set, icon.name): icon for icon in every if (icon.set, icon.name) in keys}
+
+
+def draw_all(icons: Mapping[Key, Icon], size: int) -> dict[Key, DrawnIcon]:
+    """Rasterise icons on all cores; those that show something, in their order."""
+    draw = partial(draw_icon, size=size)
+    drawings = on_all_cores(draw, [*icons.values()], "drawing icons", CHUNK)
     return {
-        (icon.set, icon.name): drawing
-        for icon, drawing in zip(icons, drawings, strict=True)
-        if drawing is not None
+        key: drawing for key, drawing in zip(icons, drawings, strict=True) if drawing is not None
     }
 
 

@@ -1,0 +1,65 @@
+"""Scenes: a drawing with a small second one in a corner, and words that name both, their colours
+and the place of the second.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from repro.data.keyed import keyed_digest
+from repro.sources.icons.drawing import INKS, colours, square_of
+from repro.sources.icons.package import Icon
+from repro.sources.icons.survey import IconEntry, Key
+
+CORNERS = {"top left": (0, 0), "top right": (1, 0), "bottom left": (0, 1), "bottom right": (1, 1)}
+"""Places of the small drawing to the shares of the free way right and down."""
+SMALL = 0.4
+"""Side of the small drawing as a share of the large one's."""
+
+
+class Scene(NamedTuple):
+    """What a pair shows and what is said of it."""
+
+    drawing: Icon
+    words: str
+
+
+def compose(
+    entries: Collection[IconEntry], small: Collection[Key], icons: Mapping[Key, Icon]
+) -> dict[Key, Scene]:
+    """A scene for each of `entries`, by its key; second drawings are those of `small`.
+
+    The choice depends on the names of the first and on `small` alone. `icons` has both.
+    """
+    captions = {entry.key: entry.caption for entry in entries}
+    choice = sorted(small)
+    scenes = {}
+    for entry in entries:
+        digest = keyed_digest("scene", *entry.key)
+        second = choice[int.from_bytes(digest[:8], "big") % len(choice)]
+        corner = [*CORNERS][digest[8] % len(CORNERS)]
+
+        said = [_named(icons[key], captions[key]) for key in (entry.key, second)]
+        scenes[entry.key] = Scene(
+            _drawn_over(icons[entry.key], icons[second], corner),
+            f"{said[0]} with a small {said[1]} at the {corner}",
+        )
+    return scenes
+
+
+def _named(icon: Icon, caption: str) -> str:
+    """The caption with the colour of a one-colour icon."""
+    return caption if icon.palette else f"{INKS[colours(icon)[0]]} {caption}"
+
+
+def _drawn_over(icon: Icon, small: Icon, corner: str) -> Icon:
+    """The icon with the small one, on a ground of its own, over one of its corners."""
+    left, top, side = square_of(icon)
+    ink, paper = colours(small)
+    right, down = CORNERS[corner]
+    edge = SMALL * side
+    x, y = left + right * (side - edge), top + down * (side - edge)
+    place = f'x="{x:g}" y="{y:g}" width="{edge:g}" height="{edge:g}"'
+    view = "{0:g} {1:g} {2:g} {2:g}".format(*square_of(small))
+    body = small.body.replace("currentColor", ink)
+    over = f'<rect {place} fill="{paper}"/><svg {place} viewBox="{view}">{body}</svg>'
+    return icon._replace(body=icon.body + over)
