@@ -171,13 +171,15 @@ def test_what_others_end_is_news_and_what_was_there_is_none(
 
 
 CALL = """
-import sys
+import os, time
 from repro.view import watch
 from repro.view.watched import View, Watched
 watch.LOOK_SECONDS = watch.LINE_SECONDS = 0.02
 runs = Watched.of_profile("smoke")
 with watch.drawing(watch.Board(runs, runs.look)):
-    sys.stdin.read()
+    # Until the board has met the closed output.
+    while os.fstat(1).st_rdev != os.stat(os.devnull).st_rdev:
+        time.sleep(0.01)
     open("worked", "w").close()
 print("the end")
 """
@@ -189,12 +191,10 @@ def test_the_work_goes_on_when_nobody_reads(here: Path, root: Path, terminal: bo
     out, ours = os.openpty() if terminal else os.pipe()
     environment = os.environ | {"PYTHONPATH": str(root), "TERM": "xterm"}
     command = [sys.executable, "-c", CALL]
-    pipes = {"stdin": subprocess.PIPE, "stdout": ours, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment, **pipes) as call:
+    with subprocess.Popen(command, env=environment, stdout=ours, stderr=subprocess.PIPE) as call:
         os.close(ours)
         assert os.read(out, 10)
         os.close(out)
-        # Its input ends now, and with it the work.
         _, said = call.communicate(timeout=60)
     assert call.returncode == 0
     assert said == b""
