@@ -13,11 +13,11 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import repro
+from repro.files import read_json, replace_json
 from repro.profile import differing, flat, graph_profile, resolved_profile
 from repro.spec import Profile, SpecError, digest
 
@@ -37,14 +37,27 @@ def code_state(names: Sequence[str], code: Path = CODE) -> dict[str, str]:
     files = []
     for name in names:
         files += [code / name] if name.endswith(".py") else sorted((code / name).rglob("*.py"))
-    return {
-        f"repro/{file.relative_to(code).as_posix()}": _syntax_digest(file.read_bytes())
-        for file in files
-        if file.exists()
+    sources = {file: file.read_bytes() for file in files if file.exists()}
+    # By this module too, which says what a digest is.
+    own = Path(__file__).read_bytes()
+    hashes = {file: hashlib.sha256(own + source).hexdigest() for file, source in sources.items()}
+
+    # Parsing all files takes most of a second, which every call and every stage would pay.
+    cache = code / "__pycache__" / "syntax.json"
+    known = read_json(cache) or {}
+    new = {
+        hashes[file]: _syntax_digest(source)
+        for file, source in sources.items()
+        if hashes[file] not in known
     }
+    if new:
+        known |= new
+        with suppress(OSError):
+            cache.parent.mkdir(exist_ok=True)
+            replace_json(cache, known, sync=False)
+    return {f"repro/{file.relative_to(code).as_posix()}": known[hashes[file]] for file in sources}
 
 
-@lru_cache(maxsize=1024)
 def _syntax_digest(source: bytes) -> str:
     """Digest of a module without comments, docstrings, layout and the texts of `names.label`; equal
     in all Python versions.

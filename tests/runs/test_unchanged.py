@@ -154,3 +154,32 @@ def test_pairs_of_other_settings_are_refused_by_every_later_stage(
     edit(*POISON)()
     with pytest.raises(SpecError, match=r"poisoned/smoke/cc3m: made with .*patch_size"):
         stage()
+
+
+def test_digests_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file is parsed twice, also by another process; a folder that is read only does no harm."""
+    parsed: list[bytes] = []
+    real = module._syntax_digest
+    monkeypatch.setattr(module, "_syntax_digest", lambda of: (parsed.append(of), real(of))[1])
+    code = tmp_path / "repro"
+    code.mkdir()
+    for name in ("one.py", "two.py"):
+        (code / name).write_text(f"name = '{name}'\n")
+
+    before = module.code_state([""], code)
+    assert module.code_state([""], code) == before
+    assert len(parsed) == 2
+
+    (code / "one.py").write_text("name = 'one.py'  # a comment\n")
+    assert module.code_state([""], code) == before
+    (code / "one.py").write_text("name = 'another'\n")
+    assert module.code_state([""], code).keys() == before.keys()
+    assert module.code_state([""], code) != before
+    assert len(parsed) == 4
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(module, "replace_json", refuse)
+    (code / "one.py").write_text("name = 'a third'\n")
+    assert module.code_state([""], code) != before
