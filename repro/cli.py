@@ -28,8 +28,10 @@ USAGE = 2
 """Exit status of a call or specification that is wrong."""
 EXIT = "Exit status: 0 done; 1 the work failed; 2 a wrong call or specification; 128 + n: signal n."
 LISTS = ("profiles", "studies", "triggers", "objectives", "defences", "measures")
-GROUPS = ("Use", "Stages", "Studies", "Tracking", "Maintenance")
-"""Headings of the commands, in the order of `--help`."""
+GROUPS: dict[str, list[str]] = {
+    heading: [] for heading in ("Use", "Stages", "Studies", "Tracking", "Maintenance")
+}
+"""Commands by heading, in the order of `--help`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,25 +96,13 @@ class Grouped(click.Group):
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each of GROUPS, its commands in the order of this file."""
-        shown = [command for command in self.commands.values() if not command.hidden]
-        width = formatter.width - 6 - max(len(str(command.name)) for command in shown)
-        for heading in GROUPS:
-            rows = [
-                (str(command.name), command.get_short_help_str(width))
-                for command in shown
-                if isinstance(command, Command) and command.heading == heading
-            ]
+        width = formatter.width - 6 - max(map(len, self.commands))
+        for heading, names in GROUPS.items():
+            listed = [self.commands[name] for name in names]
             with formatter.section(heading):
-                formatter.write_dl(rows)
-
-
-class Command(click.Command):
-    """A command under a heading, with an example below its help."""
-
-    def __init__(self, name: str, heading: str, example: str, **settings: Any) -> None:
-        self.heading = heading
-        # A line of its own, not wrapped into the next.
-        super().__init__(name, epilog=f"\b\nExample: {example}\n{EXIT}", **settings)
+                formatter.write_dl(
+                    [(str(of.name), of.get_short_help_str(width)) for of in listed if not of.hidden]
+                )
 
 
 @click.group(
@@ -146,11 +136,12 @@ def command(
         call = resolve_name(f"repro.{target}")
         return run(call, *(values[str(param.name)] for param in params), prints=prints)
 
+    GROUPS[heading].append(name)
     commands.add_command(
-        Command(
+        click.Command(
             name,
-            heading,
-            example,
+            # The example is a line of its own, not wrapped into the next.
+            epilog=f"\b\nExample: {example}\n{EXIT}",
             callback=callback,
             params=list(params),
             help=help,

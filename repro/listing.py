@@ -6,6 +6,7 @@ from collections.abc import Callable
 from repro.names import DEFENCES, LOSSES, TRIGGERS
 from repro.plugins import offered
 from repro.profile import SPECS, chosen_profile, profile_names
+from repro.spec import SpecError
 from repro.study.spec import load_study, study_names
 
 
@@ -15,6 +16,8 @@ def list_command(kind: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(names, indent=1, ensure_ascii=False))
         return
+    if not names:
+        raise SpecError(f"{kind}: none are here; call again from the project's folder")
     width = max(map(len, names))
     for name, text in names.items():
         print(f"{name:{width}}  {text}")

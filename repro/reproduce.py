@@ -32,7 +32,6 @@ from repro.profile import (
     PARAMS,
     chosen_profile,
     clean_runs,
-    graph_profile,
     load_profile,
     overrides_of,
     parse_override,
@@ -102,12 +101,9 @@ def reproduce(
         raise SpecError(f"profile: {profile!r} and {same!r} (allowed: one of them)")
     profile = profile or same
     name = chosen_profile(profile)
-    overrides = dict(map(parse_override, sets))
-    if profile or sets:
-        overrides = overrides_of(name) | overrides
-        chosen = load_profile(name, overrides=overrides or None, source="--set")
-    else:
-        chosen = graph_profile(name)
+    overrides = overrides_of(name) | dict(map(parse_override, sets))
+    source = "--set" if sets else f"{PARAMS}: overrides"
+    chosen = load_profile(name, overrides=overrides or None, source=source)
     anew = among(again, [*pretrain_runs(chosen), *clean_runs(chosen)])
     CALL_LOCK.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{CALL_LOCK}: held by another `make reproduce` in this folder; wait for it or stop it"

@@ -40,13 +40,13 @@ def changed_outputs(outputs: Mapping[Path, str]) -> Iterator[str]:
             yield f"{path}: missing"
         elif md5.endswith(FOLDER):
             yield from _changed_files(path, md5)
-        elif _md5(path) != md5:
+        elif file_md5(path) != md5:
             yield f"{path}: not the file that {LOCK} names"
 
 
 def _changed_files(folder: Path, md5: str) -> Iterator[str]:
     paths = [path for path in folder.rglob("*") if path.is_file()]
-    present = {path.relative_to(folder).as_posix(): _md5(path) for path in paths}
+    present = {path.relative_to(folder).as_posix(): file_md5(path) for path in paths}
     if _list_md5(present) == md5:
         return
 
@@ -73,7 +73,8 @@ def _changed_files(folder: Path, md5: str) -> Iterator[str]:
             yield f"{folder / name}: not the file that {LOCK} names"
 
 
-def _md5(path: Path) -> str:
+def file_md5(path: Path) -> str:
+    """MD5 of a file, as DVC and MD5SUMS have it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 

@@ -50,7 +50,7 @@ from repro.runs.layout import (
 )
 from repro.runs.machine import commit_notice
 from repro.runs.published import read_run
-from repro.runs.run import LaunchError, identify
+from repro.runs.run import LaunchError, identify, place_of
 from repro.runs.version import code_notice
 from repro.spec import Dataset, Objective, RunSpec, Stage
 from repro.unchanged import DIGITS, code_digest, unchanged
@@ -121,7 +121,7 @@ def run_all(
         needed = models is None or model_dir(run.spec) in models
         if not is_delivered(run, results, needed):
             due.append(run)
-        elif run.place in again:
+        elif place_of(run.spec) in again:
             folder = results_dir(run.spec, results) / run.spec.run_id
             _, before[run.fingerprint] = read_run(folder)
             begin_again(run)

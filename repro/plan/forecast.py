@@ -86,11 +86,6 @@ class Forecast:
         """Those of the runs."""
         return [self.dataset] if self.dataset else list(self.profile.data.num_pairs)
 
-    @property
-    def pairs(self) -> int:
-        """Pairs of all of its datasets."""
-        return sum(self.profile.data.num_pairs[name] for name in self.datasets)
-
     def ranks(self, spec: RunSpec) -> int:
         """GPUs of a run: as many as divide its BatchNorm groups; a cleaning run has one group."""
         groups = spec.schedule.global_batch_size // spec.schedule.norm_batch_size
@@ -160,7 +155,8 @@ class Forecast:
     def disk(self) -> dict[str, int]:
         """Bytes by folder; DVC's cache is not in it (links where the file system can)."""
         data, assumptions, num_images = self.profile.data, self.assumptions, self.counts.num_images
-        kind, pixels, pairs = data.source.kind, 3 * data.image_size**2, self.pairs
+        kind, pixels = data.source.kind, 3 * data.image_size**2
+        pairs = sum(data.num_pairs[name] for name in self.datasets)
         poisons = sum(data.poison.num_poisoned[name] for name in self.datasets)
         images = num_images * assumptions.image_bytes[kind]
         files = pairs * assumptions.pair_bytes[kind] + images

@@ -1,13 +1,12 @@
 """The answer in six lines: what README, page, article and findings say first.
 
 Each line is a question with a short answer and one or two sentences. All numbers come from the
-confirmed verdicts, the study of draws and the paper's Table 1.
+confirmed verdicts, their rules and the study of draws.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from repro.report.claims import Paper
 from repro.report.contrasts import SUPPORTING, Estimate, Verdict, mean_of
 from repro.report.draws import COMPARED, DrawRow, Draws
 from repro.report.format import amount, bounds_in_words, factor, label, percent, rate
@@ -45,9 +44,7 @@ class Answer:
     lines: list[Line]
 
 
-def answer(
-    verdicts: Verdicts, paper: Paper, draws: Draws | None, learning_rate: float | None
-) -> Answer | None:
+def answer(verdicts: Verdicts, draws: Draws | None, learning_rate: float | None) -> Answer | None:
     """The answer in six lines; None before all seeds of the confirmation are archived.
 
     `learning_rate` is the one at which the ASR left is measured.
@@ -62,11 +59,15 @@ def answer(
     }
     harder = _harder(of["asr_left_at_rate"], of["rate_doublings"], learning_rate)
     impossible = _impossible(of["lost_at_cap"])
-    deployed = _deployed(of.get("accuracy_at_cap"), beside.get(MATCHED, {}).get("accuracy_at_cap"))
+    # A seed without a cleaned model has no accuracy of it.
+    cleaned = of.get("accuracy_at_cap")
+    if cleaned and mean_of([cell.difference for cell in _first(cleaned)]) is None:
+        cleaned = None
+    deployed = _deployed(cleaned, beside.get(MATCHED, {}).get("accuracy_at_cap"))
     lines = [
         harder,
         impossible,
-        _how_much(of["lost_at_cap"], beside, paper),
+        _how_much(of["lost_at_cap"], beside),
         deployed,
         _range_of(len(verdicts.confirmed_seeds), draws),
         Line(
@@ -81,10 +82,12 @@ def answer(
         "strength": of["lost_at_cap"].verdict == Verdict.LIKE_PAPER and impossible.answer != "no",
         "advice": deployed.answer == "yes",
     }
-    return Answer(_headline(holds), list(_numbers(of, learning_rate)), lines)
+    return Answer(_headline(holds), list(_numbers(of, cleaned, learning_rate)), lines)
 
 
-def _numbers(of: Mapping[str, MeasureVerdict], learning_rate: float | None) -> Iterator[Number]:
+def _numbers(
+    of: Mapping[str, MeasureVerdict], cleaned: MeasureVerdict | None, learning_rate: float | None
+) -> Iterator[Number]:
     """ASR left in the last setting, the factor of the rates, and the accuracy when cleaned."""
     last = _first(of["asr_left_at_rate"])[-1]
     settings = len(_first(of["asr_left_at_rate"]))
@@ -101,7 +104,7 @@ def _numbers(of: Mapping[str, MeasureVerdict], learning_rate: float | None) -> I
         f"{_interval(rates, factor)}: the learning rate that cleans MMCL + SSL models, over the "
         f"one that cleans MMCL models, as the mean of {settings} settings.",
     )
-    if cleaned := of.get("accuracy_at_cap"):
+    if cleaned:
         main = _pooled(cleaned, cleaned.cells[0].comparator)
         yield Number(
             f"{amount(main.mean, 'fraction', signed=True)} points",
@@ -157,9 +160,7 @@ def _impossible(lost: MeasureVerdict) -> Line:
     )
 
 
-def _how_much(
-    lost: MeasureVerdict, secondary: Mapping[str, Mapping[str, MeasureVerdict]], paper: Paper
-) -> Line:
+def _how_much(lost: MeasureVerdict, secondary: Mapping[str, Mapping[str, MeasureVerdict]]) -> Line:
     first, *others = dict.fromkeys(cell.comparator for cell in lost.cells)
     beside = [
         f"{_points(_pooled(lost, name))} against MMCL models with BatchNorm {label(name)} pairs, "
@@ -174,8 +175,7 @@ def _how_much(
         if other and other.pooled:
             beside.append(f"{_points(other.pooled.difference)} {words}")
     printed = " and ".join(
-        f"{100 * _paper_difference(paper, dataset):.0f} ({label(dataset)})"
-        for dataset in dict.fromkeys(cell.dataset for cell in lost.cells if cell.dataset)
+        f"{100 * value:.0f} ({label(dataset)})" for dataset, value in (lost.paper or {}).items()
     )
     return Line(
         "How much more accuracy does cleaning them cost?",
@@ -192,7 +192,8 @@ DEPLOYED = {"no": "MMCL + SSL", "yes": "MMCL"}
 def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -> Line:
     question = "Is it better to pre-train with MMCL alone?"
     if accuracy is None:
-        return Line(question, "undecided", "On no seed are the models of both objectives cleaned.")
+        says = "On no seed are the models of both objectives cleaned in all settings."
+        return Line(question, "undecided", says)
 
     main = _pooled(accuracy, accuracy.cells[0].comparator)
     signs = [value > 0 for cell in _first(accuracy) for value in cell.difference.by_seed.values()]
@@ -263,19 +264,9 @@ def _first(measure: MeasureVerdict) -> list[CellVerdict]:
 def _pooled(measure: MeasureVerdict, comparator: str) -> Estimate:
     """The mean over the settings against one comparator, for each seed that has all of them."""
     found = mean_of([of.difference for of in measure.cells if of.comparator == comparator])
-    # The verdicts are confirmed, so that all of their seeds have every setting.
+    # The verdicts are confirmed, so that all of their seeds are measured in every setting.
     assert found is not None
     return found
-
-
-def _paper_difference(paper: Paper, dataset: str) -> float:
-    """Share of accuracy lost in Table 1 with 100K pairs, MMCL + SSL less MMCL."""
-    lost = {
-        row.pretrain_objective: 1 - row.clean_accuracy / row.original_accuracy
-        for row in paper.table1
-        if (row.dataset, row.clean_size) == (dataset, "100k") and row.clean_accuracy is not None
-    }
-    return lost["mmcl_ssl"] - lost["mmcl"]
 
 
 def _range(fractions: Iterable[float]) -> str:

@@ -20,7 +20,7 @@ from repro.profile import SPECS, load_profile, profile_names
 from repro.report.authors import authors_points
 from repro.report.cells import DATASETS, PANELS, Cell
 from repro.report.check import sentence_of
-from repro.report.claims import load_claims
+from repro.report.claims import Paper, load_claims
 from repro.report.document import build_document, joined, plain
 from repro.report.evidence import Evidence
 from repro.report.figures import draw_all
@@ -28,6 +28,7 @@ from repro.report.pages import latex
 from repro.report.pages.html import INDEX, pages
 from repro.report.pages.interactive import clouds, run_pages
 from repro.report.pages.tables import tables, verdict_table
+from repro.report.paper_tables import authors_kept
 from repro.report.points import accuracy_kept
 from repro.report.reading import Document
 from repro.report.studies import StudyResults, evidence_of, read_study_results
@@ -77,18 +78,18 @@ def build(evidence: Evidence, out: Path, *, latex_too: bool = True) -> dict[str,
     `latex_too` adds the article: report.tex, its figures and, where TeX is installed, report.pdf.
     """
     context, gallery = read_material(evidence)
-    studies = read_study_results(evidence.profile.name)
+    studies, claims = read_study_results(evidence.profile.name), load_claims()
     # Of the runs in results/, which a replay and a report from an archive do not have.
     own = bool(evidence.runs) and not evidence.archived
     parts = {
-        **build_document(evidence, load_claims(), studies),
+        **build_document(evidence, claims, studies),
         "check": sentence_of(evidence.profile.name) if own else "",
         "context": context,
     }
     text = json.dumps(plain(parts), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     # Everything is rendered from the document as a reader of report.json gets it.
     document: dict[str, Any] = json.loads(text)
-    points = points_of(evidence, studies, document["resistance"]["study"])
+    points = points_of(evidence, studies, document["resistance"]["study"], claims.paper)
     drawn = draw_all({**document, "gallery": gallery}, points)
 
     files = {DOCUMENT: text.encode(), **exported(document, points)}
@@ -120,20 +121,24 @@ def _write(out: Path, files: Mapping[str, bytes]) -> None:
 
 
 def points_of(
-    evidence: Evidence, studies: Iterable[StudyResults], drawn_study: str | None
+    evidence: Evidence, studies: Iterable[StudyResults], drawn_study: str | None, paper: Paper
 ) -> pd.DataFrame:
     """Every evaluation as a row with COLUMNS: the profile's own, the archives', the authors'.
 
     `drawn_study` is the study whose reference stands in Figures 1 to 3 beside the own runs.
     """
-    frames = [evidence.frame.assign(source="ledger", drawn=True)]
+    # Archived runs that stand for the profile's own are among those of the studies.
+    own = evidence.frame[:0] if evidence.archived else evidence.frame
+    frames = [own.assign(source="ledger", drawn=True)]
     for study in studies:
         reference = study.frame.variant == study.spec.reference
         drawn = reference & (study.name == drawn_study)
         frames.append(study.frame.assign(source="archive", drawn=drawn))
     points = joined(
         *(frame.assign(kept=accuracy_kept(frame)) for frame in frames),
-        evidence.authors_frame.assign(source="authors", study="", drawn=True, kept=None),
+        evidence.authors_frame.assign(
+            source="authors", study="", drawn=True, kept=authors_kept(evidence, paper)
+        ),
     )
     points = points.rename(columns={"num_correct": "correct", "num_images": "images"})
     points = points.astype({"seed": "Int64", "step": "Int64", "epoch": float, "kept": float})

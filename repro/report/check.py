@@ -173,8 +173,9 @@ def check(target: str | None = None) -> Finding:
     problems = [*subject.problems, *_structure(subject.runs)]
     if not paired and not measures and not is_archive:
         problems.append("no run has the settings of an archived one")
-    # Where some runs are equal, another processor explains no other.
-    problems += differing if equal else _outliers(measures)
+    # Where some runs are equal, another processor explains no other; and without measures nothing
+    # tells whether it does.
+    problems += differing if equal or not measures else _outliers(measures)
     return Finding(
         subject=subject.name,
         seeds=sorted({run.record.spec.seed for run in subject.runs}),

@@ -112,7 +112,7 @@ def build_document(
         "scales": scale_rows(profile.name, by_arm, larger, claims, arms),
         "settings_table": settings_table(profile.name),
         "paper": paper.model_dump(exclude={"table1_printed", "table1", "table2"}),
-        "answer": answer(judged, paper, of_draws, context.rate),
+        "answer": answer(judged, of_draws, context.rate),
         "verdicts": judged,
         "larger": _larger(studies_of_larger, larger, claims)
         if archived and studies_of_larger
@@ -125,7 +125,7 @@ def build_document(
             "table1": {"rows": paper_tables.table1(evidence, paper)},
             "table2": {"rows": paper_tables.table2(evidence, paper)},
         },
-        "figures": paper_tables.figures(evidence, paper),
+        "figures": paper_tables.figures(paper),
         "resistance": resistance(by_arm, arms.mmcl_ssl),
         "mechanism": mechanism(
             frame,

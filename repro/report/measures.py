@@ -235,10 +235,12 @@ LOSSES_OF_ACCURACY = np.linspace(0.0, 0.2, 201)
 """Shares of the start accuracy over which `asr_frontier` is averaged."""
 
 
-def asr_frontier(model: CleanedModel) -> Value:
+def asr_frontier(model: CleanedModel) -> Value | None:
     """Mean over losses of accuracy from 0 to 20% of the start of the test ASR of the evaluation
     with the lowest ASR on the validation images among those that lose no more there.
     """
+    if not model.start.validation_accuracy > 0:
+        return None
     states = pd.concat([model.start.to_frame().T, model.points])
     kept = (states.validation_accuracy / model.start.validation_accuracy).to_numpy(float)
     known, tested = (states[name].to_numpy(float) for name in ("validation_asr", "test_asr"))

@@ -15,13 +15,9 @@ from repro.report.cells import CELLS, CLEANCLIP, DATASETS, OBJECTIVES, PANELS, C
 from repro.report.claims import Paper
 from repro.report.evidence import Evidence
 from repro.report.measures import best_under_cap
-from repro.report.points import PRINTED, accuracy_kept, start_models
-from repro.spec import Dataset, Loss, Objective
+from repro.report.points import PRINTED, start_models
+from repro.spec import Dataset, Objective
 
-DOT = [
-    *("source", *Cell._fields, "loss", "learning_rate", "seed", "epoch", "step"),
-    *("accuracy", "kept", "asr", "images", "attackable", "run"),
-]
 Evaluation = Mapping[str, Any]
 """A row of the table of evaluations; empty where there is none."""
 
@@ -29,7 +25,7 @@ Evaluation = Mapping[str, Any]
 def table1(evidence: Evidence, paper: Paper) -> list[dict[str, Any]]:
     """Accuracy before, and the best after CleanCLIP at the ASR threshold: one row a cell.
 
-    Ours is the first seed; `by_seed` has all of them.
+    Ours is the first seed.
     """
     rows = []
     for cell in CELLS:
@@ -45,13 +41,8 @@ def _cleaned(evidence: Evidence, paper: Paper, cell: Cell, start: Evaluation) ->
     """The best evaluation at the threshold of a cell, and what it was chosen from."""
     cap, seeds = evidence.profile.evaluate.asr_cap, evidence.profile.pretrain.seeds
     points = _of(evidence.frame, cell, started=True)
-    chosen = {seed: _best(of_seed, cap) for seed, of_seed in points.groupby("seed")}
-    by_seed = [
-        {"seed": seed, **{name: chosen[seed].get(name) for name in ("accuracy", "asr", "run")}}
-        for seed in seeds
-        if seed in chosen
-    ]
-    first, best = points[points.seed == seeds[0]], chosen.get(seeds[0], {})
+    first = points[points.seed == seeds[0]]
+    best = _best(first, cap)
     authors = _best(_of(evidence.authors_frame, cell, started=True), cap)
     # A run's name tells its cleaning size and loss (`RunSpec.run_id`).
     name = f"/clean/{cell.dataset}-{cell.pretrain_objective}/{cell.clean_size}-{CLEANCLIP}-lr"
@@ -69,7 +60,6 @@ def _cleaned(evidence: Evidence, paper: Paper, cell: Cell, start: Evaluation) ->
         "diverged_runs": first.run[first.diverged.astype(bool)].nunique(),
         "lowest_asr": first.asr.min(),
         "missing": sum(name in folder for folder in evidence.missing),
-        "by_seed": by_seed,
     }
 
 
@@ -88,25 +78,11 @@ def table2(evidence: Evidence, paper: Paper) -> list[dict[str, Any]]:
     return rows
 
 
-def figures(evidence: Evidence, paper: Paper) -> dict[str, dict[str, Any]]:
-    """`figure1` to `figure3`: evaluations of all seeds and losses, ours and the authors'.
-
-    `kept` is the accuracy as a share of the start's.
-    """
-    ours = evidence.frame.assign(source="ledger", kept=accuracy_kept(evidence.frame))
-    theirs = evidence.authors_frame.assign(source="authors")
-    scatters = {}
-    for name, cells in PANELS.items():
-        points = []
-        for cell in cells:
-            of_cell = _of(theirs, cell, started=True, loss=None)
-            start = authors_start(evidence, paper, cell).get("accuracy", math.nan)
-            of_authors = of_cell.assign(kept=of_cell.accuracy / start)
-            for dots in (_of(ours, cell, started=True, loss=None), of_authors):
-                points += dots.rename(columns={"num_images": "images"})[DOT].to_dict("records")
-        panels = [_panel(paper, cell) for cell in cells]
-        scatters[name] = {"panels": panels, "points": points}
-    return scatters
+def figures(paper: Paper) -> dict[str, dict[str, Any]]:
+    """`figure1` to `figure3`: what the paper prints of the cells of each."""
+    return {
+        name: {"panels": [_panel(paper, cell) for cell in cells]} for name, cells in PANELS.items()
+    }
 
 
 def _panel(paper: Paper, cell: Cell) -> dict[str, Any]:
@@ -154,13 +130,20 @@ def authors_start(evidence: Evidence, paper: Paper, cell: Cell) -> Evaluation:
     }
 
 
-def _of(
-    frame: pd.DataFrame, cell: Cell, *, started: bool, loss: Loss | None = CLEANCLIP
-) -> pd.DataFrame:
-    """Evaluations of a cell's runs, before cleaning or after it has `started`; None: any loss."""
+def authors_kept(evidence: Evidence, paper: Paper) -> list[float]:
+    """The accuracy of each of the authors' points as a share of its start model's."""
+    starts = {
+        cell: authors_start(evidence, paper, cell).get("accuracy", math.nan) for cell in CELLS
+    }
+    points = evidence.authors_frame
+    cells = points[[*Cell._fields]].itertuples(index=False, name=None)
+    return [of / starts[Cell(*cell)] for of, cell in zip(points.accuracy, cells, strict=True)]
+
+
+def _of(frame: pd.DataFrame, cell: Cell, *, started: bool) -> pd.DataFrame:
+    """Evaluations of a cell's runs of CleanCLIP, before cleaning or after it has `started`."""
     of_cell = (frame.stage == "clean") & (frame[[*Cell._fields]] == [*cell]).all(axis=1)
-    if loss is not None:
-        of_cell &= frame.loss == loss
+    of_cell &= frame.loss == CLEANCLIP
     # A step that the authors do not tell is after the start as well.
     return frame[of_cell & ((frame.step != 0) == started)]
 

@@ -38,13 +38,13 @@ def release(profile: str, seeds: Collection[int] = ()) -> Path:
     LedgerError if the report is not built, if it or a result is not what it should be, or if a seed
     that is named has no model.
     """
+    wanted: Collection[int | None] = seeds or [None]
+    kept = [model for seed in wanted for model in _kept(profile, seed)]
     report = report_folder(profile)
     if problems := verify(report / DOCUMENT):
         first = "\n  ".join(problems[:SHOWN])
         raise LedgerError(f"{report}: {len(problems)} problem(s)\n  {first}")
     values = shared_values(read_document(profile))
-    wanted: Collection[int | None] = seeds or [None]
-    kept = [model for seed in wanted for model in _kept(profile, seed)]
 
     # From nothing: what an earlier release held must not stay among the files.
     out = Path("report/publish") / profile

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from repro.names import TRIGGERS
+from repro.report.cells import OBJECTIVES
 from repro.report.format import amount, bounds_in_words, factor, interval, label, percent, rate
 from repro.report.pages.table import listed
 from repro.report.reading import (
@@ -28,7 +29,6 @@ VERBS = {
 """What seeds do to the hypotheses of a verdict."""
 DECIDED = ("supported", "supported, negligible", "incomplete")
 """Verdicts of the first two hypotheses of the bench with which it goes on."""
-OBJECTIVES = ("mmcl", "mmcl_ssl")
 
 
 def outcome(document: Document) -> list[str]:
@@ -84,8 +84,8 @@ def _outcome(document: Document, verdicts: Verdicts, at_rate: Hero | None) -> It
 
 def _larger(document: Document, verdicts: Verdicts) -> Iterator[str]:
     for lost in document["larger"]["measures"]:
-        if lost["measure"] == "lost_at_cap":
-            found = lost["pooled"]
+        # Without it no seed has all settings.
+        if lost["measure"] == "lost_at_cap" and (found := lost["pooled"]):
             weak = "weak backdoor" in found["marks"]
             start = percent(min(found["start_asr"].values()))
             exploratory = "exploratory, " if verdicts.confirmed else ""

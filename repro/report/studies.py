@@ -1,6 +1,5 @@
 """Studies of specs/studies that have an archive: their runs, and what the report says of them."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from repro.files import replace_file
-from repro.integrity.locked import LOCK, locked_outputs
+from repro.integrity.locked import LOCK, file_md5, locked_outputs
 from repro.ledger import LedgerError
 from repro.report.authors import AuthorsPoints
 from repro.report.contrasts import Family, set_q_values
@@ -126,7 +125,7 @@ def replicated_runs(profile: str) -> Iterator[FinishedRun]:
 def list_replicate(archive: Path) -> None:
     """Add an archive of REPLICATES to SUMS."""
     lines = SUMS.read_text(encoding="utf-8").splitlines() if SUMS.is_file() else []
-    lines.append(f"{_md5(archive)}  {archive.name}")
+    lines.append(f"{file_md5(archive)}  {archive.name}")
     text = "".join(f"{line}\n" for line in sorted(lines, key=lambda line: line.split()[1]))
     replace_file(SUMS, text.encode())
 
@@ -170,17 +169,13 @@ def _changed(archive: Path, known: str | None, place: Path) -> str:
     """A line where an archive is there and has another MD5 than `place` knows; else empty."""
     if not archive.is_file():
         return ""
-    md5 = _md5(archive)
+    md5 = file_md5(archive)
     if known in (None, md5):
         return ""
     return (
         f"{archive}: not the file that is known to {place} (MD5 {known}, here {md5}). "
         f"`git checkout -- {archive}` takes the committed one"
     )
-
-
-def _md5(archive: Path) -> str:
-    return hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _with_archive(profiles: Collection[str]) -> Iterator[tuple[str, Study, Path]]:
@@ -214,9 +209,14 @@ def studied(
         ],
         responses=[entry for table in tables.values() for entry in responses(table)],
         replicates=list(replicates(_unchanged(shown), evaluations.context)),
-        # Last, since the tables know by now what was asked of them.
         effects_family=set_q_values(
-            [effect for table in tables.values() for effect in table.effects], confidence
+            [
+                effect
+                for table in tables.values()
+                for row in table.rows.values()
+                for effect in row.effects.values()
+            ],
+            confidence,
         )
         if shown
         else None,

@@ -21,7 +21,7 @@ from repro.report.cells import DATASETS, OBJECTIVES
 from repro.report.contrasts import FEWEST_SEEDS, Contrast, Effect, effect
 from repro.report.measures import BY_NAME, Context, Evaluations, Models
 from repro.spec import CleanSize, Dataset, Objective, RunSpec
-from repro.study.spec import Axis, Study
+from repro.study.spec import Study
 
 COLUMNS = {
     "accuracy": "start_accuracy",
@@ -35,7 +35,6 @@ COMPARED = ("accuracy", "asr", "cleaned_accuracy", "asr_left")
 """Columns with effects; a share lost that is a lower bound cannot be subtracted."""
 OF_ATTACK = ("asr", "asr_left")
 """Columns on which an unpoisoned model says nothing but that it has no backdoor."""
-GAP = "MMCL + SSL less MMCL"
 
 
 class Place(NamedTuple):
@@ -117,8 +116,7 @@ class StudyEntry:
 class StudyTable:
     """The models of a study by place, and what follows from them.
 
-    `rows` are in the order of the study's file, the reference first. `effects` has every effect
-    that was asked of the table.
+    `rows` are in the order of the study's file, the reference first.
     """
 
     def __init__(
@@ -133,7 +131,6 @@ class StudyTable:
         """Without `effects` the table has measures only."""
         self.name, self.study, self.evaluations = name, study, evaluations
         self.confidence, self.has_effects = confidence, effects
-        self.effects: list[Effect] = []
         self.rows = {place: self._row(place, seeds) for place, seeds in self._places()}
 
     def entry(self, specs: Sequence[RunSpec] = ()) -> StudyEntry:
@@ -152,16 +149,6 @@ class StudyTable:
                 name: defence.label for name, defence in DEFENCES.items() if name in defences
             },
         )
-
-    def effect(self, place: Place, other: Place, column: str) -> Effect | None:
-        """A column of one place less that of another, paired over seeds; None for too few."""
-        if not self.has_effects:
-            return None
-        terms = {self._models(place): 1.0, self._models(other): -1.0}
-        contrast = Contrast(BY_NAME[COLUMNS[column]].of, terms)
-        found = effect(contrast, self.evaluations, self.confidence)
-        self.effects += [found] if found else []
-        return found
 
     def _models(self, place: Place) -> Models:
         variant, dataset, objective, size = place
@@ -205,12 +192,21 @@ class StudyTable:
         return EffectRow(*place, seeds, measures, tried, not_cleaned, self._effects(place))
 
     def _effects(self, place: Place) -> dict[str, Effect]:
+        """Every column of COMPARED less that of the reference, paired over seeds; without those of
+        too few seeds.
+        """
         reference = place._replace(variant=self.study.reference)
-        if place == reference:
+        if place == reference or not self.has_effects:
             return {}
+        terms = {self._models(place): 1.0, self._models(reference): -1.0}
         poisoned = self.study.variants[place.variant].poisoned
-        columns = [column for column in COMPARED if poisoned or column not in OF_ATTACK]
-        found = {column: self.effect(place, reference, column) for column in columns}
+        found = {
+            column: effect(
+                Contrast(BY_NAME[COLUMNS[column]].of, terms), self.evaluations, self.confidence
+            )
+            for column in COMPARED
+            if poisoned or column not in OF_ATTACK
+        }
         return {column: change for column, change in found.items() if change}
 
 
@@ -219,26 +215,8 @@ class Point:
     """The models of a variant at its number."""
 
     number: float
-    variant: str
     measures: dict[str, Measured]
     """As EffectRow has them."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The models of one objective by rising number."""
-
-    pretrain_objective: Objective
-    points: list[Point]
-
-
-@dataclass(frozen=True)
-class AxisEffect:
-    """An effect at a number: of an objective less what is measured at the lowest, or of GAP."""
-
-    of: str
-    number: float
-    effect: Effect
 
 
 @dataclass(frozen=True)
@@ -250,15 +228,8 @@ class Response:
     dataset: Dataset
     clean_size: CleanSize | None
     """None where the study does not clean."""
-    learning_rate: float | None
-    """At which the ASR left was measured."""
-    curves: list[Curve]
-    tested: str
-    """Column that the effects are on: the ASR left, else the ASR before cleaning."""
-    effects: list[AxisEffect]
-    """Of an objective at every number but the lowest; of GAP at the lowest number and at the
-    highest, where both were run.
-    """
+    curves: dict[Objective, list[Point]]
+    """By objective, by rising number."""
 
 
 def responses(table: StudyTable) -> Iterator[Response]:
@@ -268,62 +239,16 @@ def responses(table: StudyTable) -> Iterator[Response]:
     for axis, dataset, size in product(study.axes, DATASETS, sizes):
         # By the number and not by the variant's place in the file, since a line joins the points.
         numbers = sorted(axis.numbers.items(), key=lambda item: item[1])
-        places = {
-            objective: {
-                number: place
+        curves = {
+            objective: [
+                Point(number, table.rows[place].measures)
                 for variant, number in numbers
                 if (place := Place(variant, dataset, objective, size)) in table.rows
-            }
+            ]
             for objective in OBJECTIVES
         }
-        if any(places.values()):
-            yield _response(table, axis, places)
-
-
-def _response(
-    table: StudyTable, axis: Axis, places: Mapping[Objective, Mapping[float, Place]]
-) -> Response:
-    rows = [table.rows[place] for by_number in places.values() for place in by_number.values()]
-    first = rows[0]
-    tested = "asr_left" if any("asr_left" in row.measures for row in rows) else "asr"
-    contrasts = []
-    for objective, by_number in places.items():
-        lowest = list(by_number.values())[:1]
-        contrasts += [
-            (str(objective), number, place, other)
-            for other in lowest
-            for number, place in by_number.items()
-            if place != other
-        ]
-    mmcl, mmcl_ssl = (places[objective] for objective in OBJECTIVES)
-    both = sorted(mmcl.keys() & mmcl_ssl.keys())
-    # The two ends may be one.
-    ends = dict.fromkeys([*both[:1], *both[-1:]])
-    contrasts += [(GAP, end, mmcl_ssl[end], mmcl[end]) for end in ends]
-    return Response(
-        study=table.name,
-        axis=axis.name,
-        dataset=first.dataset,
-        clean_size=first.clean_size,
-        learning_rate=table.evaluations.context.rate if first.clean_size else None,
-        curves=[
-            Curve(
-                objective,
-                [
-                    Point(number, place.variant, table.rows[place].measures)
-                    for number, place in by_number.items()
-                ],
-            )
-            for objective, by_number in places.items()
-            if by_number
-        ],
-        tested=tested,
-        effects=[
-            AxisEffect(of, number, found)
-            for of, number, place, other in contrasts
-            if (found := table.effect(place, other, tested))
-        ],
-    )
+        if any(curves.values()):
+            yield Response(table.name, axis.name, dataset, size, curves)
 
 
 REPLICATES = Path("results/replicates")
@@ -331,15 +256,6 @@ EARLIER = "seeds_before_clamp"
 """The seeds 10 to 12 of the unchanged profile, before the temperature's limit was rounded."""
 REPEATED = ["accuracy", "asr", "lost", "asr_left"]
 """Columns of replicates."""
-
-
-@dataclass(frozen=True)
-class Repeated:
-    """One seed that was trained several times."""
-
-    seed: int
-    values: dict[str, float]
-    """By archive and processor, equal draws once."""
 
 
 @dataclass(frozen=True)
@@ -353,7 +269,8 @@ class Replicates:
     clean_size: CleanSize
     measure: str
     """A column of REPEATED."""
-    seeds: list[Repeated]
+    seeds: dict[int, dict[str, float]]
+    """By seed, then by archive and processor; equal draws once."""
     sd: float
     """Between replicates of one seed, pooled over seeds."""
     sd_seeds: float | None
@@ -409,10 +326,9 @@ def _repeated(
             objective,
             size,
             column,
-            seeds=[
-                Repeated(int(seed), dict(zip(own.variant, own[column], strict=True)))
-                for seed, own in groups
-            ],
+            seeds={
+                int(seed): dict(zip(own.variant, own[column], strict=True)) for seed, own in groups
+            },
             sd=math.sqrt(groups[column].var().mean()),
             sd_seeds=groups[column].mean().std() if len(groups) > 1 else None,
         )

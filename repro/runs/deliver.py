@@ -24,9 +24,6 @@ from repro.runs.published import RECORD, export_run, read_record, read_run, writ
 from repro.runs.run import Run
 from repro.spec import RunSpec
 
-Rank = tuple[float, float, float, str, int]
-"""Of an evaluation (`Row.rank`)."""
-
 
 def save_record(run: Run, outcome: RunOutcome, sacred: str | None = None) -> None:
     """Mark the run as ended; the driver publishes it."""
@@ -85,7 +82,8 @@ def _keep_cleaned(run: Run) -> None:
 class Best(NamedTuple):
     """The best evaluation of a setting, and the record of its run."""
 
-    rank: Rank
+    rank: tuple[float, float, float, str, int]
+    """Of the evaluation (`Row.rank`)."""
     record: RunRecord
 
 
@@ -147,15 +145,15 @@ def what_changed(run: Run, before: list[Row], results: Path) -> str:
         return f"failed ({ended.reason}); what was there stays"
     _, after = read_run(results_dir(run.spec, results) / run.spec.run_id)
 
-    # Equal digits take other times.
+    # Equal digits take other times; as text NaN equals NaN.
     old, new = (
-        [row.model_copy(update={"seconds": 0.0}) for row in rows] for rows in (before, after)
+        {row.step: row.model_dump_json(exclude={"seconds"}) for row in rows}
+        for rows in (before, after)
     )
     if old == new:
         return f"the same {len(after)} evaluations to the last digit"
-    known = {row.step: row for row in old}
-    first = next((row.step for row in new if known.get(row.step) != row), len(new))
-    ends = [rows[-1] for rows in (old, new) if rows]
+    first = min(step for step in old.keys() | new.keys() if old.get(step) != new.get(step))
+    ends = [rows[-1] for rows in (before, after) if rows]
     denominator = run.spec.switches.asr_denominator
     accuracy = " to ".join(f"{row.accuracy:.2%}" for row in ends)
     asr = " to ".join(f"{row.asr(denominator):.2%}" for row in ends)

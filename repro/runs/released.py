@@ -116,13 +116,7 @@ class Probe:
     def content(self) -> bytes:
         """As a file."""
         stream = io.BytesIO()
-        np.savez_compressed(
-            stream,
-            images=self.arrays["images"],
-            triggered=self.arrays["triggered"],
-            labels=self.arrays["labels"],
-            target=self.arrays["target"],
-        )
+        np.savez_compressed(stream, **self.arrays)  # type: ignore[arg-type]
         return stream.getvalue()
 
 

@@ -42,11 +42,6 @@ class Run:
         return f"{self.spec.stage} {self.spec.model_name} {self.spec.run_id}"
 
     @property
-    def place(self) -> str:
-        """Stage, model name and run id, for commands."""
-        return place_of(self.spec)
-
-    @property
     def work_dir(self) -> Path:
         """Folder of the run's checkpoints and pending results."""
         return WORK / self.fingerprint

@@ -11,6 +11,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,17 +67,27 @@ def _out_of_the_collector() -> Iterator[None]:
             gc.enable()
 
 
-@_out_of_the_collector()
 def read_archive(path: Path) -> list[ArchivedRun]:
     """Read what `write_archive` wrote; LedgerError names file, line and what is wrong.
 
-    The rows of a run must have the hash that is in its record, and no run may stand twice.
+    The rows of a run must have the hash that is in its record, and no run may stand twice. A
+    process reads a file once as long as path, size, modification time and inode stay.
     """
     try:
-        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+        state = path.stat()
     except FileNotFoundError:
         study = path.name.partition(".")[0]
         raise LedgerError(f"{path}: missing; `python -m repro study {study}` makes it") from None
+    except OSError as error:
+        raise LedgerError(f"{path}: unreadable ({error})") from None
+    return list(_runs_in(path, Path.cwd(), state.st_size, state.st_mtime_ns, state.st_ino))
+
+
+@cache
+@_out_of_the_collector()
+def _runs_in(path: Path, *_: object) -> tuple[ArchivedRun, ...]:
+    try:
+        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     except (OSError, EOFError, MemoryError, zlib.error, UnicodeDecodeError) as error:
         raise LedgerError(f"{path}: unreadable ({error})") from None
     runs: dict[tuple[str, str, str], ArchivedRun] = {}
@@ -86,7 +97,7 @@ def read_archive(path: Path) -> list[ArchivedRun]:
         if place in runs:
             raise LedgerError(f"{path}:{number}: {'/'.join(place)} stands twice")
         runs[place] = run
-    return list(runs.values())
+    return tuple(runs.values())
 
 
 def _place(record: RunRecord) -> tuple[str, str, str]:

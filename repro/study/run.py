@@ -31,7 +31,7 @@ from repro.runs.layout import (
     standard_inputs,
 )
 from repro.runs.published import RECORD, read_record, read_results
-from repro.runs.run import Run, among, fingerprint_of, identify
+from repro.runs.run import Run, among, fingerprint_of, identify, place_of
 from repro.sources.stage import make_data
 from repro.spec import Dataset, Profile, RunSpec, SpecError, Stage
 from repro.study.archive import read_archive, unpack_run, write_archive
@@ -281,7 +281,8 @@ def _models_needed(own: StudyPart, lent: list[StudyPart], again: Collection[str]
         hashes["model"] = starts.get(model) or archived
         run = Run(spec, fingerprint_of(spec, hashes), {}, "")
 
-        finished = model in starts and is_delivered(run, own.delivered) and run.place not in again
+        kept = model in starts and place_of(run.spec) not in again
+        finished = kept and is_delivered(run, own.delivered)
         if finished:
             # All of its cleaning has to be of one model.
             starts[model] = hashes["model"]

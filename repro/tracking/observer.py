@@ -80,7 +80,9 @@ class FileObserver(FileStorageObserver):
         """Replace a JSON file of the record; at the end METRICS takes the place of POINTS."""
         if filename == "run.json" and obj["status"] != "RUNNING":
             self.save_json(self.points, METRICS)
-            self._try(POINTS, Path(str(self.dir), POINTS).unlink, missing_ok=True)
+            # On a full disk the points stay where they are.
+            if Path(str(self.dir), METRICS).exists():
+                self._try(POINTS, Path(str(self.dir), POINTS).unlink, missing_ok=True)
 
         def write() -> None:
             indent = None if filename == METRICS else 1

@@ -56,7 +56,7 @@ def counts(view: View) -> str:
     """Ended runs of each stage, and what runs beside them."""
     parts = []
     for stage, name in (("pretrain", "pre-train"), ("clean", "clean")):
-        if number := view.of(stage):
+        if number := view.count(stage=stage):
             parts.append(f"{name} {view.count('done', stage=stage)}/{number}")
     for state in ("failed", "stopped", "queued"):
         if number := view.count(state):

@@ -27,10 +27,10 @@ def plan_command(
     dataset: Dataset | None,
 ) -> None:
     """Print a sentence on the cost, or what repro/plan/forecast.py prints for these options."""
-    if as_json or details or table:
+    if as_json or details or table or utilisation is not None:
         cost_command(profile, as_json, table, gpus, utilisation, dataset)
     else:
-        print(sentence(graph_profile(profile), dataset))
+        print(sentence(graph_profile(profile), dataset, gpus))
 
 
 def durations(low: float, high: float) -> str:
@@ -41,11 +41,13 @@ def durations(low: float, high: float) -> str:
     return f"{first} to {last} {unit}" if first != last else f"about {last} {unit}"
 
 
-def sentence(profile: Profile, dataset: Dataset | None = None) -> str:
-    """Time of a study from data to report, here where that ends in days, and disk."""
+def sentence(profile: Profile, dataset: Dataset | None = None, gpus: int = AUTHORS_GPUS) -> str:
+    """Time of a study from data to report, here where that ends in days or else on so many GPUs,
+    and disk.
+    """
     assumptions = load_assumptions()
     counts = counts_of(profile, assumptions)
-    forecast = Forecast(profile, counts, AUTHORS_GPUS, assumptions, dataset)
+    forecast = Forecast(profile, counts, gpus, assumptions, dataset)
     disk = sum(forecast.disk().values()) / 1e9
     size = f"{disk:.1f} GB" if disk < 10 else f"{disk:,.0f} GB"
     name = profile.name + (f", {DATASETS[dataset]}" if dataset else "")
@@ -64,5 +66,5 @@ def sentence(profile: Profile, dataset: Dataset | None = None) -> str:
         low, middle, high = of["total"].tolist()
         _, wall_hours, _ = of["wall"].tolist()
         hours = f"{low:,.0f} to {high:,.0f} hours of {key.upper()}, in the middle {middle:,.0f}"
-        costs.append(f"{hours}, which are {duration(wall_hours * 3600)} on {AUTHORS_GPUS}")
+        costs.append(f"{hours}, which are {duration(wall_hours * 3600)} on {gpus}")
     return f"{name}: {'; '.join(costs)}; {size} of disk; out of reach of {here}"

@@ -57,7 +57,7 @@ def show(view: View) -> None:
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     console.print(summary_line(view), markup=False, soft_wrap=True)
-    if view.stage:
+    if view.stage and view.count("running"):
         console.print(f"stage {view.stage}", markup=False)
     rows = [state for state in view.states if state.state not in ("done", "waiting")]
     table = Table("", "run", "epoch", "accuracy", "ASR", "speed", "saved", "left", box=None)

@@ -78,14 +78,9 @@ class View:
     """What runs beside training, and which of how many it is."""
 
     def count(self, *states: State, stage: str = "") -> int:
-        """Runs in one of the states, of one stage if named."""
-        return sum(
-            state.state in states and stage in ("", state.spec.stage) for state in self.states
-        )
-
-    def of(self, stage: str) -> int:
-        """Runs of a stage."""
-        return sum(state.spec.stage == stage for state in self.states)
+        """Runs in one of the states, or in any where none is named, of one stage if named."""
+        of_stage = [state for state in self.states if stage in ("", state.spec.stage)]
+        return sum(not states or state.state in states for state in of_stage)
 
 
 class Watched:

@@ -87,7 +87,7 @@ def test_the_image_builds_computes_and_holds_nothing_of_this_machine(
     buildah("build", *network, "--layers=false", "--tag", "base", "--file", "Base", ".")
     shutil.rmtree(tmp_path / "base")
 
-    context = fresh_checkout(root, tmp_path / "context")
+    context = fresh_checkout(root, tmp_path / "context", whole_lock=True)
     index = os.environ.get("PIP_EXTRA_INDEX_URL", "")
     arguments = ["BASE=localhost/base", f"PIP_EXTRA_INDEX_URL={index}", "EXTRAS="]
     options = [word for argument in arguments for word in ("--build-arg", argument)]

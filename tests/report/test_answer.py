@@ -33,7 +33,7 @@ def archived(claims: Claims) -> Answer:
     evaluations = Evaluations(frame, Context.of(claims, load_profile("mini")))
     judged = verdicts(evaluations, claims, "mini", whole_seeds(studies), "proxy")
     of_draws = draws(studies, evaluations, claims.comparisons.confirmed["mini"])
-    found = answer(judged, claims.paper, of_draws, 5e-4)
+    found = answer(judged, of_draws, 5e-4)
     assert found is not None
     return found
 
@@ -103,7 +103,7 @@ def confirmed(claims: Claims, outcome: Any, of_draws: Draws | None = None) -> An
     frame = pd.concat([arm(outcome, seeds, name) for name in names], ignore_index=True)
     done = dict.fromkeys({name.split("/")[0] for name in names}, seeds)
     judged = verdicts(evaluated(frame), claims, "mini", done, "exact")
-    found = answer(judged, claims.paper, of_draws, 5e-4)
+    found = answer(judged, of_draws, 5e-4)
     assert found is not None
     return found
 
@@ -151,4 +151,4 @@ def test_there_is_no_answer_before_the_confirmation_is_whole(claims: Claims) -> 
     found: Verdicts = verdicts(
         evaluated(arm(lambda *_: (0.4, 0.01), range(3))), claims, "mini", {}, "proxy"
     )
-    assert answer(found, claims.paper, None, None) is None
+    assert answer(found, None, None) is None

@@ -85,7 +85,7 @@ def test_ties_go_to_the_lower_asr(tmp_path: Path) -> None:
     assert row_of(document, "cc3m", "100k", "mmcl")["clean_accuracy"]["asr"] == 0.02
 
 
-def test_the_tables_show_the_first_seed_and_have_all(tmp_path: Path) -> None:
+def test_the_tables_show_the_first_seed(tmp_path: Path) -> None:
     write_specs(tmp_path)
     profile = load_profile("mini", tmp_path / "specs", {"pretrain.seeds": [0, 1]})
     for spec in pretrain_runs(profile, "cc3m"):
@@ -94,7 +94,6 @@ def test_the_tables_show_the_first_seed_and_have_all(tmp_path: Path) -> None:
         write_run(tmp_path, spec, [START, (0.4 if spec.seed == 0 else 0.1, 0.0)])
     clean = row_of(document_at(tmp_path, profile), "cc3m", "100k", "mmcl")["clean_accuracy"]
     assert clean["reproduced"] == 0.4
-    assert [(s["seed"], s["accuracy"]) for s in clean["by_seed"]] == [(0, 0.4), (1, 0.1)]
 
 
 def test_runs_of_other_ranks_or_threads_are_noticed(tmp_path: Path) -> None:

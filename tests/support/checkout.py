@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,12 @@ from typing import Any
 import numpy as np
 
 
-def fresh_checkout(root: Path, folder: Path) -> Path:
-    """Copy what git tracks or would track into `folder` and commit it there."""
+def fresh_checkout(root: Path, folder: Path, *, whole_lock: bool = False) -> Path:
+    """Copy what git tracks or would track into `folder` and commit it there.
+
+    Python's compiled files come along. Of dvc.lock the stages of `mini` and `smoke`, which DVC
+    reads and writes at every stage, come with `whole_lock` alone.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"],
         cwd=root,
@@ -25,6 +30,13 @@ def fresh_checkout(root: Path, folder: Path) -> Path:
         if (root / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, folder / name)
+    for compiled in (root / "repro").rglob("__pycache__"):
+        shutil.copytree(compiled, folder / compiled.relative_to(root), dirs_exist_ok=True)
+    if not whole_lock:
+        lock = folder / "dvc.lock"
+        head, *stages = re.split(r"(?m)^(?=  \w+@)", lock.read_text())
+        studies = [stage for stage in stages if stage.startswith("  study@")]
+        lock.write_text("".join([head, *studies]))
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     commit(folder)
     if (root / "data" / "npm").is_dir():  # verified before use like a download

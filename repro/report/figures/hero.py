@@ -22,7 +22,7 @@ from repro.report.figures.style import (
     percent_axis,
     setting,
 )
-from repro.report.format import factor, label, short
+from repro.report.format import bounds_in_words, factor, label, short
 from repro.report.reading import Arrow, Document, Entry, arrows, findings, measure_in, verdicts_of
 
 ROW = 1.0
@@ -62,8 +62,8 @@ def _rates(document: Document, cell: Entry, ax: Axes) -> None:
     ax.axhspan(-0.02, cap, color=CLEANED, alpha=0.18, lw=0)
     words, place = f"cleaned:\nASR ≤ {short(cap)}%", ax.get_yaxis_transform()
     ax.text(0.99, cap + 0.02, words, transform=place, ha="right", color=CLEANED, fontsize=8)
-    _lines(cell, "asr", ax)
-    _own_lines(document, cell, "asr", ax)
+    _lines(cell, ax)
+    _own_lines(document, cell, ax)
     rates = measure_in(verdicts_of(document), "rate_doublings", setting_of(cell))
     if rates and rates["difference"]["mean"] > 0:
         _factor(rates, cap, ax)
@@ -82,8 +82,8 @@ def _factor(rates: Entry, cap: float, ax: Axes) -> None:
         arrowprops={"arrowstyle": "-|>", "color": BLACK, "lw": 1.6, "shrinkA": 0, "shrinkB": 0},
         zorder=6,
     )
-    bound = "at least " if rates["difference"]["at_least"] else ""
-    words = f"{bound}{factor(rates['difference']['mean'])} times\nthe learning rate here"
+    found = rates["difference"]
+    words = f"{bounds_in_words(found)}{factor(found['mean'])} times\nthe learning rate here"
     ax.text(0.99, 0.27, words, transform=ax.transAxes, ha="right", va="bottom", fontsize=9)
 
 
@@ -98,7 +98,7 @@ def _arrows(document: Document, rows: list[Arrow], ax: Axes) -> None:
         names.append(f"{row.setting}   {row.model}" if first else row.model)
         colour = OBJECTIVE_COLOURS[row.objective]
         _arrow(ax, row.paper, place, PAPER_COLOUR, 1.1)
-        _arrow(ax, row.own, place - 0.28, colour, 1.1, "your run", dashed=True)
+        _arrow(ax, row.own, place - 0.28, colour, 1.1, own=True)
         _arrow(ax, row.ours, place, colour, 2.6)
         if row.says:
             right = max(value for value in (*row.ours, *row.own) if value is not None)
@@ -130,20 +130,21 @@ def _arrow(
     place: float,
     colour: str,
     width: float,
-    name: str = "",
     *,
-    dashed: bool = False,
+    own: bool = False,
 ) -> None:
-    """Dot at the first end and arrow head at the second; a model without one was not cleaned."""
+    """Dot at the first end and arrow head at the second; a model without one was not cleaned. Those
+    of one's `own` run are dashed.
+    """
     before, after = ends
     if before is None:
         return
     # Above the arrow, whose head would hide the dot where the way is short.
-    face = "none" if dashed else colour
+    face, style = ("none", "--") if own else (colour, "-")
     ax.plot(before, place, "o", color=colour, ms=2 + width, mfc=face, zorder=5)
-    if name:
+    if own:
         # For the legend, which an arrow cannot stand in.
-        ax.plot([], [], color=colour, lw=width, ls="--" if dashed else "-", label=name)
+        ax.plot([], [], color=colour, lw=width, ls=style, label="your run")
     if after is not None:
         ax.annotate(
             "",
@@ -153,7 +154,7 @@ def _arrow(
                 "arrowstyle": "-|>",
                 "color": colour,
                 "lw": width,
-                "ls": "--" if dashed else "-",
+                "ls": style,
                 "shrinkA": 0,
                 "shrinkB": 0,
                 "mutation_scale": 6 + 2 * width,
@@ -163,8 +164,8 @@ def _arrow(
 
 def _asr_left(document: Document, cell: Entry, ax: Axes) -> None:
     ax.axhline(document["settings"]["asr_cap"], **THRESHOLD)
-    _lines(cell, "asr", ax)
-    _own_lines(document, cell, "asr", ax)
+    _lines(cell, ax)
+    _own_lines(document, cell, ax)
     ax.set(ylabel="ASR left (%)", ylim=(-0.02, 1.03))
     ax.set_title(f"Backdoor left after CleanCLIP\n({setting(cell)})")
     ax.set_xlabel("learning rate of CleanCLIP")
@@ -175,11 +176,11 @@ def setting_of(cell: Entry) -> tuple[str, str]:
     return cell["dataset"], cell["clean_size"]
 
 
-def _lines(cell: Entry, measure: str, ax: Axes) -> None:
+def _lines(cell: Entry, ax: Axes) -> None:
     """A thin line a seed and a thick one through the means, of both objectives."""
     rates = [row["learning_rate"] for row in cell["equal"]]
     for objective, colour in OBJECTIVE_COLOURS.items():
-        ends = _ends(cell, objective, measure)
+        ends = _ends(cell, objective)
         for seed, of_seed in ends.items():
             (line,) = ax.plot(rates, of_seed, color=colour, lw=0.7, alpha=0.6)
             line.set_gid(f"seed-{seed}-{objective}")
@@ -201,23 +202,23 @@ def _lines(cell: Entry, measure: str, ax: Axes) -> None:
     percent_axis(ax.yaxis)
 
 
-def _own_lines(document: Document, cell: Entry, measure: str, ax: Axes) -> None:
+def _own_lines(document: Document, cell: Entry, ax: Axes) -> None:
     """The report's own run in this setting, beside the archived seeds."""
     for own in document["own_cells"]:
         if setting_of(own) == setting_of(cell) and own["equal"]:
             rates = [row["learning_rate"] for row in own["equal"]]
             for objective, colour in OBJECTIVE_COLOURS.items():
-                ends = _ends(own, objective, measure).mean(axis=1)
+                ends = _ends(own, objective).mean(axis=1)
                 ax.plot(rates, ends, "d--", color=colour, lw=1.4, ms=5, mec=BLACK)
             # Lines fall from the left, so that this corner has room.
             key = Line2D([], [], color=BLACK, ls="--", lw=1.4, marker="d", ms=5, label="your run")
             ax.legend(handles=[key], loc="upper right", frameon=False, fontsize=8)
 
 
-def _ends(cell: Entry, objective: str, measure: str) -> pd.DataFrame:
-    """The ends of the runs: a row a learning rate, a column a seed."""
+def _ends(cell: Entry, objective: str) -> pd.DataFrame:
+    """The ASR at the ends of the runs: a row a learning rate, a column a seed."""
     ends = pd.DataFrame(
-        {end["seed"]: end[measure] for end in row[objective]} for row in cell["equal"]
+        {end["seed"]: end["asr"] for end in row[objective]} for row in cell["equal"]
     )
     return ends.sort_index(axis=1)
 

@@ -43,10 +43,10 @@ def response_panels(measures: tuple[str, str], document: Document, _points: Poin
 
 def _response(entry: Entry, measure: str, ax: Axes) -> None:
     numbers: set[float] = set()
-    for curve in entry["curves"]:
-        colour = OBJECTIVE_COLOURS[curve["pretrain_objective"]]
+    for objective, points in entry["curves"].items():
+        colour = OBJECTIVE_COLOURS[objective]
         means = {}
-        for point in curve["points"]:
+        for point in points:
             number = point["number"]
             if values := point["measures"].get(measure):
                 means[number] = values["mean"]
@@ -55,8 +55,7 @@ def _response(entry: Entry, measure: str, ax: Axes) -> None:
                 if values["ci"]:
                     ax.vlines(number, *values["ci"], color=colour, lw=1, alpha=0.6)
         if means:
-            name = label(curve["pretrain_objective"])
-            ax.plot(list(means), list(means.values()), color=colour, lw=2, label=name)
+            ax.plot(list(means), list(means.values()), color=colour, lw=2, label=label(objective))
         numbers |= means.keys()
 
     ticks, smallest = sorted(numbers), min((n for n in numbers if n > 0), default=0)

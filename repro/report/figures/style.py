@@ -83,11 +83,6 @@ class Drawing:
     stacked: bool = False
     """Whether README takes it, which needs it in one column too."""
 
-    @property
-    def size(self) -> tuple[float, float]:
-        """Of a panel, inches."""
-        return self.width, self.height
-
 
 @dataclass(frozen=True)
 class Drawn:
@@ -115,18 +110,18 @@ def draw(drawing: Drawing, document: Document, points: Points) -> Drawn | None:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         seaborn.set_theme(context="paper", style="ticks", font="DejaVu Sans", rc=THEME)
-        name = drawing.name
+        name, size = drawing.name, (drawing.width, drawing.height)
         alone = [
-            _svg(_composed([panel], 1, drawing.size, legend=False), f"{name}-{index}-")
+            _svg(_composed([panel], 1, size, legend=False), f"{name}-{index}-")
             for index, panel in enumerate(panels)
         ]
-        figure = _composed(panels, min(drawing.columns, len(panels)), drawing.size)
+        figure = _composed(panels, min(drawing.columns, len(panels)), size)
         pdf = io.BytesIO()
         # Dates and versions would make equal drawings differ.
         no_dates = dict.fromkeys(("CreationDate", "Producer", "Creator"))
         figure.savefig(pdf, format="pdf", metadata=no_dates)
         whole = _svg(figure, f"{name}-")
-        narrow = _svg(_composed(panels, 1, drawing.size), f"{name}-") if drawing.stacked else ""
+        narrow = _svg(_composed(panels, 1, size), f"{name}-") if drawing.stacked else ""
         page, caption = drawing.page, drawing.caption
         legend = _legend(figure, f"{name}-legend-")
         return Drawn(name, page, caption, whole, narrow, pdf.getvalue(), alone, legend)

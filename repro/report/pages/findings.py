@@ -4,14 +4,13 @@ The archives are in git, so the tables are the same for everybody. The prose aro
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from repro.markdown import block_in, differences, fill
+from repro.markdown import differences, fill
 from repro.profile import load_profile
 from repro.report import draws as study_of_draws
 from repro.report.answer import answer
@@ -21,7 +20,6 @@ from repro.report.document import plain
 from repro.report.format import bounds_in_words, label, percent, rate
 from repro.report.judgements import stated_hypotheses
 from repro.report.measures import Context, Evaluations, Models, lost_at_cap
-from repro.report.pages.html import markdown
 from repro.report.pages.table import Column, Table
 from repro.report.pages.tables import Controlled, controls, draws, measure_words
 from repro.report.points import archived_runs, evaluations
@@ -90,35 +88,43 @@ def blocks() -> dict[tuple[Path, str], str]:
             "beside": judged.beside,
             "hypotheses": stated_hypotheses(results, by_arm),
             "draws": of_draws,
-            "first": list(_first(profile, by_arm.context)),
+            "first": list(_first_tries(profile, by_arm.context)),
         }
     )
-    text = markdown(
-        "findings",
-        tables=markdown_tables(found),
-        answer=answer(judged, claims.paper, of_draws, by_arm.context.rate),
-        family=about.effects_family,
-        decided_q=LEVEL,
-    )
-    blocks = {
-        (path, name): block_in(text, name) for path, names in BLOCKS.items() for name in names
+    made = {
+        table.name: "\n\n".join(filter(None, (table.markdown(), table.caption)))
+        for table in markdown_tables(found)
+        if table.rows
     }
-    return {place: block[1] for place, block in blocks.items() if block}
+    if said := answer(judged, of_draws, by_arm.context.rate):
+        lines = [f"- **{of.question}** {of.answer.capitalize()}. {of.says}" for of in said.lines]
+        made["answer"] = "\n".join([f"**{said.headline}**", "", *lines]).replace("−", "-")
+    if family := about.effects_family:
+        made["effects"] = (
+            f"Of {family.tested} effects in all studies, {family.intervals_beyond_zero} have an "
+            f"interval that leaves zero out, where chance alone would make {family.by_chance:.0f} "
+            f"do so; {family.decided} have a q value of at most {LEVEL}."
+        )
+    return {
+        (path, name): made[name].replace("<", "&lt;")
+        for path, names in BLOCKS.items()
+        for name in names
+        if name in made
+    }
 
 
-def markdown_tables(found: Mapping[str, Any]) -> dict[str, Table]:
+def markdown_tables(found: Mapping[str, Any]) -> list[Table]:
     """The tables of the pages; `found` is plain JSON."""
-    made = [
+    return [
         _verdicts(found["leading"]),
         _defences(found["beside"]),
         _axes(found["responses"]),
         Table("twins", "Twins", TWINS, list(_twins(found["leading"]))),
         Table("mechanism", "Mechanism", MECHANISM, found["hypotheses"].get("mechanism", [])),
-        Table("tries", "Tries", TRIES, [*_first_tries(found["first"]), *_tries(found["studies"])]),
+        Table("tries", "Tries", TRIES, [*found["first"], *_tries(found["studies"])]),
         _rounding(found["replicates"]),
         draws(found["draws"]),
     ]
-    return {table.name: table for table in made}
 
 
 def digits(of: Entry, unit: str = "fraction") -> str:
@@ -197,13 +203,12 @@ AXES = (
 def _axes(responses: Sequence[Entry]) -> Table:
     rows = []
     for entry in responses:
-        if entry["tested"] != "asr_left":
+        if not entry["clean_size"]:
             continue
         at: dict[float, dict[str, Any]] = {}
-        for curve in entry["curves"]:
-            for point in curve["points"]:
-                left = point["measures"].get("asr_left")
-                at.setdefault(point["number"], {})[curve["pretrain_objective"]] = left
+        for objective, points in entry["curves"].items():
+            for point in points:
+                at.setdefault(point["number"], {})[objective] = point["measures"].get("asr_left")
         for place, number in enumerate(sorted(at)):
             rows.append({"axis": "" if place else entry["axis"], "number": number, **at[number]})
     return Table("axes", "What varies", AXES, rows)
@@ -236,15 +241,20 @@ TRIES = (
 )
 
 
-def _first_tries(first: Sequence[Entry]) -> Iterator[Entry]:
-    for of in first:
-        yield {
-            "try": "the first setting: 12 epochs of pre-training and of cleaning",
-            "seeds": str(of["seed"]),
-            "accuracy": percent(of["accuracy"]),
-            "cleaned": f"{int(of['cleaned'])} of 1",
-            "lost": percent(of["lost"]),
-        }
+def _first_tries(profile: Profile, context: Context) -> Iterator[Entry]:
+    """Models of `mini`'s first setting, MMCL on CC6M, cleaned with 200K."""
+    runs = archived_runs(REPLICATES / FIRST)
+    evaluated = Evaluations(evaluations(runs, profile.switches.asr_denominator), context)
+    for arm in dict.fromkeys(evaluated.frame.arm):
+        for seed, model in evaluated.models(Models((arm,), "mmcl", "cc6m", "200k")).items():
+            lost = lost_at_cap(model)
+            yield {
+                "try": "the first setting: 12 epochs of pre-training and of cleaning",
+                "seeds": str(seed),
+                "accuracy": percent(model.start.accuracy),
+                "cleaned": f"{int(model.best is not None)} of 1",
+                "lost": percent(lost.value if lost else None),
+            }
 
 
 def _tries(studies: Sequence[Entry]) -> Iterator[Entry]:
@@ -271,24 +281,3 @@ def _rounding(replicates: Sequence[Entry]) -> Table:
     models = dict.fromkeys(name for row in rows.values() for name in row if name != "measure")
     columns = [Column("measure", "measure", measure_words), *(Column(of, of) for of in models)]
     return Table("rounding", "Rounding", columns, list(rows.values()))
-
-
-@dataclass(frozen=True)
-class Try:
-    """A model of `mini`'s first setting, MMCL on CC6M, cleaned with 200K."""
-
-    seed: int
-    accuracy: float
-    """Before cleaning."""
-    cleaned: bool
-    lost: float | None
-    """Share of it, at the ASR threshold."""
-
-
-def _first(profile: Profile, context: Context) -> Iterator[Try]:
-    runs = archived_runs(REPLICATES / FIRST)
-    evaluated = Evaluations(evaluations(runs, profile.switches.asr_denominator), context)
-    for arm in dict.fromkeys(evaluated.frame.arm):
-        for seed, model in evaluated.models(Models((arm,), "mmcl", "cc6m", "200k")).items():
-            lost = lost_at_cap(model)
-            yield Try(seed, model.start.accuracy, model.best is not None, lost and lost.value)

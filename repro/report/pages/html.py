@@ -14,7 +14,7 @@ import jinja2
 from repro.report import reading, sentences
 from repro.report.figures.style import Drawn
 from repro.report.format import duration, label, percent, rate, short
-from repro.report.pages.interactive import Cloud, RunShown, archived_table, data_of
+from repro.report.pages.interactive import Cloud, RunShown, data_of, run_tables
 from repro.report.pages.tables import (
     RUNS_PAGE,
     anchor,
@@ -67,6 +67,7 @@ def pages(
     values = shared_values(document)
     shared = {
         **values,
+        "tables": values["tables"] | run_tables(runs),
         "figures": drawn,
         "gallery": gallery,
         "attack": attack(gallery, document["profile"], document["settings"]["target_class"]),
@@ -80,7 +81,6 @@ def pages(
         "data": {INDEX: data_of(document, dots)},
         "explorer": bool(dots),
         "runs_shown": runs,
-        "archived": archived_table(runs),
     }
     environment = jinja_environment(autoescape=True)
 

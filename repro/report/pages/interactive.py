@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.profile import clean_runs, differing, flat, load_profile, pretrain_runs
 from repro.report.cells import CLEANCLIP
 from repro.report.figures.scatter import best_of_seeds
 from repro.report.figures.style import OBJECTIVE_COLOURS
@@ -41,7 +41,11 @@ class Cloud:
 
 def data_of(document: Document, clouds: Sequence[Cloud]) -> str:
     """JSON for a `<script type="application/json">`; no text in it can end the element."""
-    content = {"thresholds": _thresholds(document), "clouds": [asdict(cloud) for cloud in clouds]}
+    content = {
+        "cap": document["settings"]["asr_cap"],
+        "thresholds": _thresholds(document),
+        "clouds": [asdict(cloud) for cloud in clouds],
+    }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
@@ -133,9 +137,7 @@ def run_pages(
     names = {study["name"]: study["reference"] for study in document["studies"]}
     study = document["resistance"]["study"]
     drawn = (points.study == study) & (points.variant == names.get(study))
-    # Runs of an archive that stand for the profile's own are there twice.
-    shown = points[(points.source == "ledger") | drawn].drop_duplicates(["run", "step"])
-    shown = shown.sort_values(["run", "step"])
+    shown = points[(points.source == "ledger") | drawn].sort_values(["run", "step"])
     expected = expected_fields(document["profile"]) if len(shown) else {}
     pages: dict[str, list[RunShown]] = defaultdict(list)
     for folder, evaluations in shown.groupby("run"):
@@ -165,10 +167,11 @@ def _title(spec: RunSpec) -> str:
     return f"{model}: finetuning by {label(spec.loss)}, {at}"
 
 
-def archived_table(pages: Mapping[str, Sequence[RunShown]]) -> Table:
-    """The runs of a page a seed, each with a link to its section."""
-    runs = [run for page, of in pages.items() if page != RUNS_PAGE for run in of]
-    return Table("archived", "Archived runs", ARCHIVED, runs)
+def run_tables(pages: Mapping[str, Sequence[RunShown]]) -> dict[str, Table]:
+    """The report's own runs and the archived ones, each with a link to its section."""
+    archived = [run for page, of in pages.items() if page != RUNS_PAGE for run in of]
+    own = Table("runs", "Runs", RUNS, pages.get(RUNS_PAGE, []), "Runs of this report.")
+    return {"runs": own, "archived": Table("archived", "Archived runs", ARCHIVED, archived)}
 
 
 def expected_fields(profile: str) -> dict[tuple[Any, ...], Entry]:
@@ -183,11 +186,9 @@ def _kind(spec: RunSpec) -> tuple[Any, ...]:
 
 def _fields(spec: RunSpec) -> Entry:
     """A specification by dotted field, without what tells apart the runs of one kind."""
-    named = {"profile", "variant", "seed"}
-    content: Any = spec.model_dump(mode="json", exclude=named)
+    fields = flat(spec.model_dump(mode="json", exclude={"profile", "variant", "seed"}))
     if spec.stage == "clean":
-        del content["schedule"]["learning_rate"]
-    fields: Entry = pd.json_normalize(content).iloc[0].dropna().to_dict()
+        del fields["schedule.learning_rate"]
     return fields
 
 
@@ -197,10 +198,12 @@ def departures_of(spec: RunSpec, expected: Mapping[tuple[Any, ...], Entry]) -> l
         return ["the profile has no such run"]
     here = _fields(spec)
     return [
-        f"{name} {here.get(name)} (profile: {there.get(name)})"
-        for name in sorted(here.keys() | there.keys())
-        if here.get(name) != there.get(name)
+        f"{name} {here.get(name)} (profile: {there.get(name)})" for name in differing(there, here)
     ]
+
+
+def _commit(run: Entry) -> str:
+    return (run["commit"] or "none")[:10] + ("+" if run["dirty"] else "")
 
 
 def _loss(value: float) -> str:
@@ -220,6 +223,13 @@ ARCHIVED = (
     share("Accuracy at its end (%)", "end.accuracy"),
     share("ASR (%)", "end.asr"),
     Column("Time", "record.seconds", duration, number=True),
+)
+RUNS = (
+    *ARCHIVED,
+    Column("Status", "record.status"),
+    Column("Started", "record.started", lambda time: time[:16].replace("T", " ")),
+    Column("Commit", "record", _commit),
+    Column("Fingerprint", "record.fingerprint"),
 )
 
 

@@ -12,7 +12,6 @@ from repro.report.contrasts import LEVEL
 from repro.report.format import (
     amount,
     bounds,
-    duration,
     factor,
     interval,
     label,
@@ -31,7 +30,6 @@ from repro.report.reading import (
     base_verdict,
     judged,
     over_seeds,
-    runs_of,
     secondary,
     setting_words,
     verdicts_of,
@@ -60,6 +58,7 @@ def estimate(found: Entry, unit: str = "fraction", signed: bool = False) -> Word
 
 difference = partial(estimate, signed=True)
 points = partial(amount, unit="fraction", signed=True)
+"""A difference of shares."""
 
 
 def share_estimate(found: Entry) -> Words:
@@ -97,7 +96,6 @@ def tables(document: Document) -> dict[str, Table]:
         *map(_study, document["studies"]),
         Table("replicates", "Replicates", REPLICATES, document["replicates"]),
         _claims(document, bool(verdicts and verdicts.of_authors)),
-        Table("runs", "Runs", RUNS, list(_ran(document)), RUNS_CAPTION),
         _switches(document),
         draws(document["draws"]),
     ]
@@ -293,9 +291,7 @@ THRESHOLDS = (
     Column("Cleaned: MMCL + SSL", "cleaned.mmcl_ssl", number=True),
     share("Accuracy (%): MMCL", "accuracy.mmcl"),
     share("Accuracy (%): MMCL + SSL", "accuracy.mmcl_ssl"),
-    Column(
-        "Difference (points)", _gain, partial(amount, unit="fraction", signed=True), number=True
-    ),
+    Column("Difference (points)", _gain, points, number=True),
     share("Lost (%): MMCL", "lost.mmcl"),
     share("Lost (%): MMCL + SSL", "lost.mmcl_ssl"),
 )
@@ -484,9 +480,7 @@ def _bench_settings(of: Entry) -> Table:
     return Table(f"bench-{anchor(of)}", title, BENCH_SETTINGS, of["settings"])
 
 
-def correlation(value: float) -> str:
-    """A rank correlation."""
-    return f"{value:.2f}".replace("-", "−")
+correlation = partial(amount, unit="")
 
 
 CORRELATIONS = (
@@ -709,50 +703,6 @@ def run_href(folder: str, seed: int) -> str:
     _, gz, place = folder.rpartition(".gz/")
     page = f"runs-{seed}.html" if gz else RUNS_PAGE
     return f"{page}#{'-'.join(place.split('/')[0 if gz else 2 :])}"
-
-
-def _run_link(ran: "Ran") -> Words:
-    place = "/".join(ran.folder.split("/")[2:])
-    return Words(place, href=run_href(ran.folder, ran.record["seed"]))
-
-
-def _commit(run: Entry) -> str:
-    return (run["commit"] or "none")[:10] + ("+" if run["dirty"] else "")
-
-
-@dataclass(frozen=True)
-class Ran:
-    """A run of this report and the evaluation at its end."""
-
-    folder: str
-    record: Entry
-    end: Entry
-
-
-def _ran(document: Document) -> Iterator[Ran]:
-    ends = {
-        point["run"]: point for figure in document["figures"].values() for point in figure["points"]
-    }
-    # A pre-training ends where the cleaning of its model starts.
-    for row in document["tables"]["table2"]["rows"]:
-        for name in ("accuracy", "asr"):
-            if run := row[name]["run"]:
-                ends[run] = {**ends.get(run, {}), name: row[name]["reproduced"]}
-    for folder, record in runs_of(document)["here"].items():
-        yield Ran(folder, record, ends.get(folder, {}))
-
-
-RUNS = (
-    Column("Run", _run_link),
-    share("Accuracy at its end (%)", "end.accuracy"),
-    share("ASR (%)", "end.asr"),
-    Column("Status", "record.status"),
-    Column("Started", "record.started", lambda time: time[:16].replace("T", " ")),
-    Column("Time", "record.seconds", duration, number=True),
-    Column("Commit", "record", _commit),
-    Column("Fingerprint", "record.fingerprint"),
-)
-RUNS_CAPTION = "Runs of this report."
 
 
 def _switches(document: Document) -> Table:

@@ -112,7 +112,7 @@ if (explorer) {
       class: `seed-${cloud.runs[run][2]}`, "data-place": place,
     }));
     for (const place of cloud.best) add("circle", { ...line, cx: x(cloud.dots[place][0]), cy: y(cloud.dots[place][1]), r: 6, "pointer-events": "none" });
-    if (cloud.paper !== null) add("rect", { x: -5, y: -5, width: 10, height: 10, fill: "#7c8792", transform: `translate(${x(250)},${y(cloud.paper * 100)}) rotate(45)` });
+    if (cloud.paper !== null) add("rect", { x: -5, y: -5, width: 10, height: 10, fill: "#7c8792", transform: `translate(${x(5000 * data.cap)},${y(cloud.paper * 100)}) rotate(45)` });
     add("polyline", { ...line, class: "path", "stroke-width": 1.5, "pointer-events": "none" });
     add("circle", { ...line, class: "here", r: 8, cx: -20, cy: -20, "stroke-width": 2, "pointer-events": "none" });
   };
