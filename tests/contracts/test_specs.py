@@ -129,6 +129,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "data.poison.num_poisoned.cc6m": (300, "200k: 96 (allowed: 1 to 0, the pairs of cc6m that are"),
     "data.source.kind": ("folder", "data.source: Input tag 'folder' found using 'kind'"),
     "data.source.num_concepts": (9999, "num_concepts: 9999 (allowed: 1 to 1000, the names in"),
+    "evaluate.classnames": ("imagenet", "classnames: 'imagenet' (allowed: icons, the task of this"),
     "data.num_validation": (50, "num_validation: 50 (allowed: 0 to 49, the pairs of cc3m that are"),
     "data.source": (
         {"num_concepts": 1},

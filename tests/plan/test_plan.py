@@ -255,6 +255,15 @@ def test_plan_gives_json_and_a_table(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "| **pretrain** | 4 | 1,664 | 12 |" in page.read_text()
 
 
+def test_the_sentence_is_about_as_many_gpus_as_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["plan", "--profile", "paper", "--gpus", "4"]) == 0
+    assert " on 4; " in capsys.readouterr().out
+    assert main(["plan", "--profile", "paper", "--utilisation", "0.5"]) == 0
+    assert "| **pretrain** |" in capsys.readouterr().out
+
+
 def test_rates_that_gpu_check_measured_give_hours_of_their_own(
     tmp_path: Path, costs: Forecast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

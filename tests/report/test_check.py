@@ -130,6 +130,17 @@ def test_another_machine_is_judged_by_the_spread_of_the_seeds(
     assert "asr_left_at_rate of mmcl, cc6m-200k: 0.900 (archived seeds: " in capsys.readouterr().out
 
 
+def test_another_machine_whose_runs_cannot_be_measured_is_not_passed(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a contributed study whose settings no verdict has."""
+    for folder in folders(own):
+        edit(folder / ROWS, lambda row: row.update(logit_scale=row["logit_scale"] * 1.0001))
+        seal(folder)
+    monkeypatch.setattr("repro.report.check._measures", lambda *_: [])
+    assert len(check("mini").problems) == 46
+
+
 def test_runs_that_are_kept_are_what_others_with_this_processor_are_compared_with(
     own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,6 +80,21 @@ def test_points_are_appended_until_the_run_ends(here: Path) -> None:
     assert observer.points_of(here)["loss"]["values"] == [0.5, 1.0]
 
 
+def test_on_a_disk_that_stays_full_the_points_stay_where_they_are(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = observer.FileObserver(here)
+    writer.dir = str(here)
+    points = {"values": [0.5], "steps": [1], "timestamps": [datetime(2026, 1, 1)]}
+    writer.log_metrics({"loss": points}, {})
+    monkeypatch.setattr(observer, "replace_file", fails)
+    writer.save_json({"status": "COMPLETED"}, "run.json")
+    assert observer.points_of(here)["loss"]["values"] == [0.5]
+
+
 def test_only_records_without_a_process_are_dead_whatever_their_clock(here: Path, capsys) -> None:
     folder = record(watch=lambda folder: copies.reap())
     assert read(folder / "run.json")["status"] == "COMPLETED"
