@@ -210,9 +210,7 @@ def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -
             f"{_points(difference)}{': neither is ahead' if low <= 0 <= high else ''}."
         )
     if word in DEPLOYED:
-        text += (
-            f" Of two cleaned models of as many epochs one would deploy the {DEPLOYED[word]} model."
-        )
+        text += f" At equal epochs one would deploy the cleaned {DEPLOYED[word]} model."
     return Line(question, word, text)
 
 

@@ -173,8 +173,8 @@ def check(target: str | None = None) -> Finding:
     problems = [*subject.problems, *_structure(subject.runs)]
     if not paired and not measures and not is_archive:
         problems.append("no run has the settings of an archived one")
-    # Where some runs are equal, another processor explains no other; and without measures nothing
-    # tells whether it does.
+    # Another processor explains a difference only where no run is equal, and only measures can tell
+    # whether it does.
     problems += differing if equal or not measures else _outliers(measures)
     return Finding(
         subject=subject.name,

@@ -116,7 +116,7 @@ class Probe:
     def content(self) -> bytes:
         """As a file."""
         stream = io.BytesIO()
-        np.savez_compressed(stream, **self.arrays)  # type: ignore[arg-type]
+        np.savez_compressed(stream, **self.arrays)  # type: ignore[arg-type]  # as in write_store
         return stream.getvalue()
 
 

@@ -72,16 +72,16 @@ class Board:
         # What others print in this process goes above the block.
         with Live(console=self.console, auto_refresh=False, transient=True) as live:
             while not stop.wait(LOOK_SECONDS):
-                self._meet_terminal()
+                self._check_terminal()
                 self.tell()
                 size = self.console.size
                 live.update(
                     block(self.look(), self.archived, size.width, size.height), refresh=True
                 )
-        self._meet_terminal()
+        self._check_terminal()
         self.tell()
 
-    def _meet_terminal(self) -> None:
+    def _check_terminal(self) -> None:
         """OSError if the terminal was closed: Live writes nothing then, and says nothing of it."""
         if not self.redraws:
             raise OSError("the terminal was closed")

@@ -11,7 +11,7 @@ from repro.sources.icons.package import Icon
 from repro.sources.icons.survey import IconEntry, Key
 
 CORNERS = {"top left": (0, 0), "top right": (1, 0), "bottom left": (0, 1), "bottom right": (1, 1)}
-"""Places of the small drawing to the shares of the free way right and down."""
+"""Places of the small drawing; how far it is moved right and down, as shares of its way."""
 SMALL = 0.4
 """Side of the small drawing as a share of the large one's."""
 
