@@ -11,6 +11,7 @@ A folder that was unpacked from an archive in git bears the mark `archived` and 
 record keeps their hash.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -128,11 +129,13 @@ def _check_counts(run_dir: Path, rows: list[Row]) -> None:
 
 def read_results(results_dir: Path) -> Iterator[tuple[Path, RunRecord, list[Row]]]:
     """All published runs below `results_dir` (any depth), in path order."""
-    for path in sorted(results_dir.rglob(RECORD)):
+    # Not by a glob, which ends where a publication under way renames its folder.
+    folders = [Path(folder) for folder, _, files in os.walk(results_dir) if RECORD in files]
+    for folder in sorted(folders):
         # A hidden folder is a publication that was cut short.
-        if not path.parent.name.startswith("."):
-            record, rows = read_run(path.parent)
-            yield path.parent, record, rows
+        if not folder.name.startswith("."):
+            record, rows = read_run(folder)
+            yield folder, record, rows
 
 
 def read_bits(run_dir: Path, num_images: int) -> dict[str, NDArray[np.bool_]]:
