@@ -54,9 +54,9 @@ def brands_of(tarball: Path, rule: IconRule) -> set[str]:
     filed: defaultdict[str, set[str]] = defaultdict(set)
     for icon_set in read_sets(tarball):
         logos = logos_of(icon_set)
-        for icon, caption in captioned(icon_set, rule):
+        for name, caption in captioned(icon_set, rule):
             drawn[caption].add(icon_set.vendor)
-            if icon.name in logos:
+            if name in logos:
                 filed[caption].add(icon_set.vendor)
     share = rule.max_brand_share
     return {name for name, vendors in filed.items() if len(vendors) > share * len(drawn[name])}

@@ -34,13 +34,14 @@ def test_withdrawn_icons_do_not_count(tmp_path):
     content = icon_set("ada", drawings_of("ada"))
     content["icons"]["tree"]["hidden"] = True
     found = read(tmp_path, ada=content)["ada"]
-    assert [icon.name for icon in found.icons] == ["banana", "house", "star"]
+    assert found.names == ["banana", "house", "star"]
 
 
 def test_a_box_comes_from_the_icon_then_from_its_set_then_from_the_default(tmp_path):
     content = icon_set("ada", drawings_of("ada", ["banana", "house"]), content={"width": 24})
     content["icons"]["house"] |= {"width": 10, "left": -2}
-    banana, house = read(tmp_path, ada=content)["ada"].icons
+    found = read(tmp_path, ada=content)["ada"]
+    banana, house = map(found.icon, found.names)
     assert banana.box == (0, 0, 24, 16)
     assert house.box == (-2, 0, 10, 16)
 

@@ -89,8 +89,12 @@ def colours(icon: Icon) -> tuple[str, str]:
 
 def read_icons(tarball: Path, keys: Collection[Key]) -> dict[Key, Icon]:
     """Some icons of the package, in its order."""
-    every = (icon for icon_set in read_sets(tarball) for icon in icon_set.icons)
-    return {(icon.set, icon.name): icon for icon in every if (icon.set, icon.name) in keys}
+    return {
+        (icon_set.name, name): icon_set.icon(name)
+        for icon_set in read_sets(tarball)
+        for name in icon_set.names
+        if (icon_set.name, name) in keys
+    }
 
 
 def draw_all(icons: Mapping[Key, Icon], size: int) -> dict[Key, DrawnIcon]:

@@ -58,30 +58,28 @@ class IconSet(NamedTuple):
         return str(licence.get("spdx") or f"({licence['title']})")
 
     @property
-    def icons(self) -> list[Icon]:
-        """Drawings in the order of the file."""
-        palette = bool(self.entry.get("palette"))
-        boxes = {
-            name: ChainMap(fields, self.content, DEFAULT_BOX)
-            for name, fields in self.content["icons"].items()
-            if not fields.get("hidden")
-        }
-        return [
-            Icon(self.name, name, box["body"], tuple(float(box[s]) for s in DEFAULT_BOX), palette)
-            for name, box in boxes.items()
-        ]
+    def names(self) -> list[str]:
+        """Names of the drawings in the order of the file."""
+        return [name for name, fields in self.content["icons"].items() if not fields.get("hidden")]
+
+    def icon(self, name: str) -> Icon:
+        """The drawing of that name."""
+        fields = ChainMap(self.content["icons"][name], self.content, DEFAULT_BOX)
+        box = tuple(float(fields[side]) for side in DEFAULT_BOX)
+        return Icon(self.name, name, fields["body"], box, bool(self.entry.get("palette")))
 
 
 def read_sets(tarball: Path) -> Iterator[IconSet]:
     """All sets of the catalogue, in the package's order."""
     with tarfile.open(tarball, "r:gz") as tar:
 
-        def content(member: str | tarfile.TarInfo) -> Any:
+        def content(member: tarfile.TarInfo) -> Any:
             file = tar.extractfile(member)
             assert file is not None  # the pin guarantees plain files
             return json.loads(file.read())
 
-        catalogue = content(CATALOGUE)
+        # Searched from the front: by name, tarfile would read the whole archive first.
+        catalogue = content(next(member for member in tar if member.name == CATALOGUE))
         for member in tar:
             name = PurePath(member.name).stem
             if member.name == f"package/json/{name}.json" and name in catalogue:

@@ -19,7 +19,7 @@ from pydantic import PositiveInt
 from repro.data.images import bytes_hash
 from repro.data.keyed import keyed_digest
 from repro.profile import SPECS, check, classnames_file, read_yaml
-from repro.sources.icons.package import Icon, IconSet, read_sets
+from repro.sources.icons.package import IconSet, read_sets
 from repro.spec import Dataset, Fraction, NonEmpty, Spec, SpecError
 
 Key = tuple[str, str]
@@ -137,12 +137,13 @@ def take_survey(tarball: Path, rule: IconRule) -> Survey:
         survey.sets[icon_set.name] = icon_set._replace(content={})
         entries = []
         held_out = icon_set.vendor in rule.held_out_vendors
-        for icon, caption in captioned(icon_set, rule):
+        for name, caption in captioned(icon_set, rule):
             # Some vendors copy drawings; a copy is not the drawing of another vendor.
-            identity = bytes_hash(f"{held_out}\n{caption}\n{icon.body}".encode())
+            body = icon_set.content["icons"][name]["body"]
+            identity = bytes_hash(f"{held_out}\n{caption}\n{body}".encode())
             if identity not in seen:
                 seen.add(identity)
-                entries.append(IconEntry(icon_set.name, icon.name, icon_set.vendor, caption))
+                entries.append(IconEntry(icon_set.name, name, icon_set.vendor, caption))
 
         # Only training drawings lose styles here; the task has limits of its own.
         if held_out:
@@ -158,16 +159,16 @@ def take_survey(tarball: Path, rule: IconRule) -> Survey:
     return survey
 
 
-def captioned(icon_set: IconSet, rule: IconRule) -> Iterator[tuple[Icon, str]]:
-    """Drawings with their captions, of a set that may be used."""
+def captioned(icon_set: IconSet, rule: IconRule) -> Iterator[tuple[str, str]]:
+    """Names of drawings with their captions, of a set that may be used."""
     if icon_set.licence in rule.licences and icon_set.name not in rule.left_out_sets:
         prefixes, suffixes = (
             [affix for affix in icon_set.content.get(kind, ()) if affix]
             for kind in ("prefixes", "suffixes")
         )
-        for icon in icon_set.icons:
-            if caption := caption_words(icon.name, suffixes, prefixes):
-                yield icon, caption
+        for name in icon_set.names:
+            if caption := caption_words(name, suffixes, prefixes):
+                yield name, caption
 
 
 def _check_names(field_name: str, names: Iterable[str], allowed: set[str]) -> None:
