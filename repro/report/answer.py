@@ -215,6 +215,7 @@ def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -
 
 
 def _range_of(seeds: int, draws: Draws | None) -> Line:
+    over = f"{seeds} seeds"
     text = (
         f"A seed varies initialisation, order and views. All {seeds} share one draw of poisoned "
         "pairs, patches and cleaning pairs, one target class, one trigger and one set of "
@@ -224,23 +225,23 @@ def _range_of(seeds: int, draws: Draws | None) -> Line:
         left, rates, lost = (
             [row for row in draws.rows if row.measure == name] for name in COMPARED
         )
+        settings = " and ".join(f"{label(of.dataset)}, {label(of.clean_size)}" for of in left)
+        over = f"{seeds} seeds of one draw of poisons and {draws.planned} other draws,"
         text += (
             f" Over {draws.planned} other draws, each with a seed of its own and "
             f"{draws.other_targets} with another target class, MMCL + SSL models keep "
-            f"{_in_settings(left, _points)} points more of the ASR, take "
-            f"{_in_settings(rates, _factor)} times the learning rate and lose "
-            f"{_in_settings(lost, _points)} points more of their accuracy than MMCL models with "
-            "equal BatchNorm groups. These intervals hold the spread of draws and of seeds. The "
-            "intervals above hold that of seeds alone."
+            f"{_both(left, _points)} points more of the ASR, take {_both(rates, _factor)} times "
+            f"the learning rate and lose {_both(lost, _points)} points more of their accuracy than "
+            f"MMCL models with equal BatchNorm groups ({settings}). These intervals hold the "
+            "spread of draws and of seeds, those above that of seeds alone."
         )
     text += " Not shown: the paper's scale, other kinds of backdoor."
-    return Line("What do these numbers range over?", f"{seeds} seeds at small scale", text)
+    return Line("What do these numbers range over?", f"{over} at small scale", text)
 
 
-def _in_settings(rows: Sequence[DrawRow], words: Callable[[Estimate], str]) -> str:
-    return " and ".join(
-        f"{words(row.difference)} ({label(row.dataset)}, {label(row.clean_size)})" for row in rows
-    )
+def _both(rows: Sequence[DrawRow], words: Callable[[Estimate], str]) -> str:
+    """The differences in all settings, in their order."""
+    return " and ".join(words(row.difference) for row in rows)
 
 
 def _factor(of: Estimate) -> str:

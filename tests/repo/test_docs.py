@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import pytest
@@ -135,7 +136,8 @@ def generated(root: Path) -> dict[str, set[str]]:
     bench = [[of["left"]["mean"], of["blind"]["0.05"]["mean"]] for of in mini["bench"]]
     first = [of["measures"][0]["cells"][0] for of in mini["verdicts"]["secondary"]]
     starts = [cell["start_accuracy"] for cell in first]
-    shares = parts([mini["scales"], lost, bench, starts, mini["settings"]], float)
+    spreads = [stdev(of["difference"]["by_seed"].values()) for of in mini["draws"]["rows"]]
+    shares = parts([mini["scales"], lost, bench, starts, mini["settings"], spreads], float)
     losses = [entry["loss_ssl"] for entry in mini["mechanism"]["models"]]
     others = [*losses, *parts(mini["mechanism"]["correlations"], float), 0.05]
     readme = means(BLOCK.search((root / PROSE[0]).read_text())[2])
