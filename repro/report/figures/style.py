@@ -7,6 +7,7 @@ one picture.
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -42,6 +43,8 @@ THRESHOLD: dict[str, Any] = {"color": BLACK, "lw": 0.8, "ls": (0, (4, 3))}
 """Of the line at the ASR threshold."""
 WIDTH, HEIGHT, LEGEND = 3.5, 2.7, 0.3
 """Inches of a panel and of the legend below the panels."""
+TITLE_LETTERS = 30
+"""Of a line of a title."""
 THEME: dict[str, Any] = {
     # Ids in the SVG follow from a fixed salt, so that equal documents give equal bytes.
     "svg.hashsalt": "repro",
@@ -185,7 +188,9 @@ def _svg(figure: Figure, prefix: str, **options: Any) -> str:
 
 def finding_title(ax: Axes, text: str) -> None:
     """Give a panel a title that states what was found."""
-    ax.set_title(text, loc="left", weight="bold", fontsize=9.5)
+    # The layout leaves room for a title's height, not for its width.
+    lines = (textwrap.fill(line, TITLE_LETTERS) for line in text.splitlines())
+    ax.set_title("\n".join(lines), loc="left", weight="bold", fontsize=9.5)
 
 
 def percent_axis(*axes: Any) -> None:
