@@ -16,6 +16,7 @@ LABELS |= {
     "norm_groups_64": "groups of 64",  # MMCL models by their BatchNorm groups
     "matched": "16 epochs",
     "held_out": "held-out pairs",
+    "draws": "other draws",
 }
 """How the keys of specifications and ledger are printed."""
 

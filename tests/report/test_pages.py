@@ -23,11 +23,13 @@ from repro.report.build import COLUMNS, points_of
 from repro.report.claims import load_claims
 from repro.report.evidence import read_evidence
 from repro.report.figures import FIGURES, draw_all
+from repro.report.figures.forest import FOREST
 from repro.report.figures.style import LOSS_COLOURS, OBJECTIVE_COLOURS, Drawn, draw
 from repro.report.pages import latex
 from repro.report.pages.html import PAGES, attack, pages
 from repro.report.pages.interactive import clouds, departures_of, expected_fields
 from repro.report.pages.tables import run_href
+from repro.report.reading import verdicts_of
 from repro.report.studies import read_study_results
 from tests.support.browser import CHROMIUM, Page, browser
 from tests.support.visible import visible_text
@@ -269,6 +271,21 @@ def test_equal_documents_draw_alike(
     material: tuple[dict[str, Any], pd.DataFrame], drawn: dict[str, Drawn]
 ) -> None:
     assert draw(FIGURES[0], *material) == drawn["hero"]
+
+
+def test_other_draws_stand_in_the_forest_once_all_are_there(
+    material: tuple[dict[str, Any], pd.DataFrame],
+) -> None:
+    document, points = material
+    verdicts = verdicts_of(document)
+    measure = verdicts and verdicts.measure("lost_at_cap")
+    assert measure is not None
+    row = {"measure": "lost_at_cap", "dataset": "cc6m", "clean_size": "200k"}
+    row["difference"] = measure["cells"][0]["difference"]
+    for planned, drawn in ((2, 1), (3, 0)):
+        draws = {"complete": 2, "planned": planned, "rows": [row]}
+        panels = draw(FOREST, document | {"draws": draws}, points).panels
+        assert "".join(panels).count("CC6M, 200K, other draws") == drawn
 
 
 def ids(text: str) -> Iterator[str]:

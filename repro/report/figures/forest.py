@@ -31,9 +31,20 @@ def forest_panels(document: Document, _points: Points) -> list[Panel]:
     """One panel a measure, but for those in logits, which nobody can read."""
     verdicts = verdicts_of(document)
     return [
-        partial(_panel, measure, secondary(document))
+        partial(_panel, measure, [*secondary(document), *_over_draws(document, measure)])
         for measure in (verdicts.measures if verdicts else ())
         if measure["unit"] != "logits"
+    ]
+
+
+def _over_draws(document: Document, measure: Entry) -> list[Judged]:
+    """The same measure over other draws of poisons, once all of them are there."""
+    found = document["draws"]
+    whole = found and found["complete"] == found["planned"]
+    return [
+        Judged(measure, row, "draws")
+        for row in (found["rows"] if whole else ())
+        if row["measure"] == measure["measure"]
     ]
 
 
@@ -48,7 +59,8 @@ def _panel(measure: Entry, beside: list[Judged], ax: Axes) -> None:
     for place, row in enumerate(rows):
         _row(row, -place, doublings, ax)
     names = [
-        f"{of.setting}, {label(of.comparison)}" if of.comparison else of.setting for of in rows
+        f"{setting_words(of.cell)}, {label(of.comparison)}" if of.comparison else of.setting
+        for of in rows
     ]
     ax.set_yticks([-place for place in range(len(rows))], names)
     ax.tick_params(axis="y", length=0)
@@ -70,7 +82,7 @@ def _row(row: Judged, place: int, doublings: bool, ax: Axes) -> None:
     """A mean with its interval, the paper's value beside it and the digits behind it."""
     found, pooled = row.cell["difference"], row.cell["dataset"] is None
     colour = BLACK if pooled else OBJECTIVE_COLOURS["mmcl_ssl"]
-    main = row.cell["comparator"] == row.first and not row.comparison
+    main = not row.comparison and row.cell["comparator"] == row.first
     if found["interval"]:
         ax.hlines(place, *found["interval"], color=colour, lw=1.6)
     paper = (row.measure["paper"] or {}).get(row.cell["dataset"])
@@ -100,10 +112,11 @@ FOREST = Drawing(
     "index.html",
     "Differences of MMCL + SSL less MMCL: means over seeds with 95% intervals. Filled dots are "
     "against the profile's MMCL models, open ones against other comparators, diamonds the mean of "
-    "the settings. Grey ticks are the paper's values; those of the learning rate are inferred from "
+    "the settings. Other draws: means over draws of poisons, against groups of 64. Grey ticks "
+    "are the paper's values; those of the learning rate are inferred from "
     "the order of its authors' points.",
     forest_panels,
     columns=2,
-    height=2.9,
+    height=3.1,
     width=4.2,
 )
