@@ -419,7 +419,7 @@ def _contrast(row: Entry) -> Words | None:
 
 HYPOTHESES = (
     Column("Hypothesis", "says", width=0.4),
-    Column("Expected", "expect", lambda side: f"{side} zero"),
+    Column("Expected", "expect", {"above": "higher", "below": "lower"}.__getitem__),
     Column("Contrast", _contrast),
     Column("p", "p", _p, number=True),
     Column("Verdict", "verdict", verdict),
@@ -433,7 +433,8 @@ def _hypotheses(study: str, rows: Sequence[Entry]) -> Table:
         HYPOTHESES,
         rows,
         "Hypotheses, written down before the first run of the study. Contrasts in points, or as a "
-        "factor of the learning rate, with 95% intervals; p after Holm's correction.",
+        "factor of the learning rate, with 95% intervals; a bound counts as a value. p is after "
+        "Holm's correction.",
     )
 
 
@@ -740,13 +741,13 @@ def _of_seeds(row: Entry) -> Words | None:
 
 
 DRAWS = (
-    Column("Measure", lambda row: f"{row['title']} ({UNITS[row['unit']]})", width=0.2),
+    Column("Measure", lambda row: f"{row['title']} ({UNITS[row['unit']]})", width=0.17),
     SETTING,
     Column("Draws", "draws", number=True),
-    Column("Over draws", _of_draws, width=0.15),
-    Column("Over seeds of one draw", _of_seeds, width=0.15),
-    Column("Variance over draws by that over seeds", "ratio", _ratio, width=0.14),
-    Column("The draw's own part of it (%)", "share", _draw_share, width=0.1),
+    Column("Over draws", _of_draws, width=0.17),
+    Column("Over seeds of one draw", _of_seeds, width=0.17),
+    Column("Variance over draws by that over seeds", "ratio", _ratio, width=0.11),
+    Column("The draw's own part of it (%)", "share", _draw_share, width=0.12),
 )
 
 
