@@ -101,14 +101,14 @@ def _numbers(
     rates = _pooled(of["rate_doublings"], of["rate_doublings"].cells[0].comparator)
     yield Number(
         f"{_bound(rates)}{factor(rates.mean)} times",
-        f"{_interval(rates, factor)}: the learning rate that cleans MMCL + SSL models, over the "
-        f"one that cleans MMCL models, as the mean of {settings} settings.",
+        f"{_interval(rates, factor)} at 95%: the learning rate that cleans MMCL + SSL models, over "
+        f"the one that cleans MMCL models, as the mean of {settings} settings.",
     )
     if cleaned:
         main = _pooled(cleaned, cleaned.cells[0].comparator)
         yield Number(
             f"{amount(main.mean, 'fraction', signed=True)} points",
-            f"of accuracy {_interval(main, percent)}: the cleaned MMCL + SSL model less the "
+            f"of accuracy {_interval(main, percent)} at 95%: the cleaned MMCL + SSL model less the "
             f"cleaned MMCL model, as the mean of {settings} settings.",
         )
 
@@ -116,19 +116,21 @@ def _numbers(
 PARTS = {
     "direction": "MMCL + SSL models are harder to clean",
     "strength": "cleaning fails on them",
-    "advice": "pre-train with MMCL alone",
+    "advice": "one should pre-train with MMCL alone",
 }
 """What the parts of the claim say."""
 
 
 def _headline(holds: Mapping[str, bool]) -> str:
-    """Which parts of the claim hold and which do not."""
-    said = []
-    for wanted, words in ((True, "holds in"), (False, "does not hold in")):
-        parts = [f"its {name} ({PARTS[name]})" for name, of in holds.items() if of is wanted]
-        if parts:
-            said.append(f"{words} {' and '.join(parts)}")
-    return f"At this scale the paper's claim {' and '.join(said)}."
+    """Which parts of the claim are right and which are not."""
+    right, wrong = (
+        [f"that {PARTS[name]}" for name, of in holds.items() if of is wanted]
+        for wanted in (True, False)
+    )
+    if not right:
+        return f"At this scale the paper is not right {' or '.join(wrong)}."
+    but = f", but not {' or '.join(wrong)}" if wrong else ""
+    return f"At this scale the paper is right {' and '.join(right)}{but}."
 
 
 def _harder(left: MeasureVerdict, rates: MeasureVerdict, learning_rate: float | None) -> Line:
@@ -181,7 +183,8 @@ def _how_much(lost: MeasureVerdict, secondary: Mapping[str, Mapping[str, Measure
         "How much more accuracy does cleaning them cost?",
         f"{_points(_pooled(lost, first), ' points')}",
         "Of its accuracy, an MMCL + SSL model loses that many points more than an MMCL model. In "
-        f"the paper it is {printed}, with 100K pairs. Here it is {'; '.join(beside)}.",
+        f"the paper it is {printed}, with 100K pairs. In other comparisons of ours it is "
+        f"{'; '.join(beside)}.",
     )
 
 
@@ -205,9 +208,10 @@ def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -
     if matched and matched.pooled:
         difference = matched.pooled.difference
         low, high = difference.interval or (-1.0, 1.0)
+        alike = ": neither is ahead" if low <= 0 <= high else ""
         text += (
-            " Against MMCL models of twice the epochs, whose training costs about as much, it is "
-            f"{_points(difference)}{': neither is ahead' if low <= 0 <= high else ''}."
+            " Against MMCL models of twice the epochs, whose training costs about as much, the "
+            f"difference is {_points(difference)}{alike}."
         )
     if word in DEPLOYED:
         text += f" At equal epochs one would deploy the cleaned {DEPLOYED[word]} model."
@@ -228,11 +232,11 @@ def _range_of(seeds: int, draws: Draws | None) -> Line:
         settings = " and ".join(f"{label(of.dataset)}, {label(of.clean_size)}" for of in left)
         over = f"{seeds} seeds of one draw of poisons and {draws.planned} other draws,"
         text += (
-            f" Over {draws.planned} other draws, each with a seed of its own and "
-            f"{draws.other_targets} with another target class, MMCL + SSL models keep "
-            f"{_both(left, _points)} points more of the ASR, take {_both(rates, _factor)} times "
-            f"the learning rate and lose {_both(lost, _points)} points more of their accuracy than "
-            f"MMCL models with equal BatchNorm groups ({settings}). These intervals hold the "
+            f" There are {draws.planned} other draws, each with a seed of its own and "
+            f"{draws.other_targets} with another target class. Over them ({settings}), MMCL + SSL "
+            f"models keep {_both(left, _points)} points more of the ASR than MMCL models with "
+            f"equal BatchNorm groups, take {_both(rates, _factor)} times the learning rate and "
+            f"lose {_both(lost, _points)} points more of their accuracy. These intervals hold the "
             "spread of draws and of seeds, those above that of seeds alone."
         )
     text += " Not shown: the paper's scale, other kinds of backdoor."

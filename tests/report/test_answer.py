@@ -117,7 +117,7 @@ def test_other_data_give_another_answer(claims: Claims) -> None:
     worst, alike = confirmed(claims, stuck), confirmed(claims, lambda *_: (0.4, 0.01))
     assert worst.lines[1].answer == "yes" and "0 of 30" in worst.lines[1].says
     assert alike.lines[0].answer in ("no", "undecided")
-    assert "holds in its direction" not in alike.headline
+    assert "paper is right that MMCL + SSL models are harder to clean" not in alike.headline
 
 
 def over_draws(complete: int) -> Draws:
@@ -139,11 +139,11 @@ def test_a_whole_study_of_draws_is_told_and_an_unfinished_one_is_not(claims: Cla
         for complete in (4, 3)
     )
     for said in (
-        "Over 4 other draws, each with a seed of its own and 2 with another target class",
+        "There are 4 other draws, each with a seed of its own and 2 with another target class.",
         "keep 25.0 [4.5, 45.5] points more of the ASR",
         "take at least 2.0 [2.0, 2.0] times the learning rate",
         "lose 0.2 [0.0, 0.5] points more of their accuracy",
-        "with equal BatchNorm groups (CC6M, 200K)",
+        "Over them (CC6M, 200K), MMCL + SSL models keep",
     ):
         assert said in whole and said not in part
 
