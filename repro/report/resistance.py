@@ -21,6 +21,10 @@ from repro.report.measures import CleanedModel, Evaluations
 from repro.report.points import AUTHORS
 from repro.spec import CleanSize, Dataset, Objective
 
+APART = ("", draws.STUDY, "whose_view")
+"""Studies, and none, whose models the correlations leave out: other targets are other tasks, and
+other second views another SSL term.
+"""
 CAPS = tuple(step / 200 for step in range(41))
 """ASR thresholds at which the trade-off is given: 0 to 20% by half a point."""
 
@@ -246,7 +250,7 @@ class Mechanism:
 
 
 def mechanism(frame: pd.DataFrame, rate: float | None, seeds: Iterable[int]) -> Mechanism:
-    """Models with one of the `seeds`, each once, cleaned at `rate`: of all studies but `draws`.
+    """Models with one of the `seeds`, each once, cleaned at `rate`: of all studies but APART.
 
     A model that several studies clean stands with the cleaning that most of them share, which is
     the profile's.
@@ -259,8 +263,7 @@ def mechanism(frame: pd.DataFrame, rate: float | None, seeds: Iterable[int]) -> 
         & np.isclose(frame.learning_rate.astype(float), rate)
         & frame.poisoned.astype(bool)
         & ~frame.diverged.astype(bool)
-        # Other targets are other tasks.
-        & ~frame.study.isin(["", draws.STUDY])
+        & ~frame.study.isin(APART)
         & frame.seed.isin(list(seeds))
         # Some defences have no SSL loss.
         & frame.fingerprint.isin(frame.fingerprint[frame.loss_ssl.notna()])
