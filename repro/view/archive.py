@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from repro.ledger import LedgerError
 from repro.profile import load_profile
-from repro.spec import RunSpec, digest
+from repro.spec import DataSpec, PretrainSpec, Profile, RunSpec, digest
 from repro.study.archive import ArchivedRun, read_archive
 from repro.study.spec import archive_of, load_study, study_names, varied
 
@@ -32,15 +32,16 @@ def whole_runs(name: str) -> list[ArchivedRun]:
 
 
 def archive_of_profile(profile: str) -> Archive:
-    """The archived runs of a profile, on its data."""
-    data = load_profile(profile).data
+    """The archived runs of a profile, on its data and of its models."""
+    own = _models(load_profile(profile))
     ends: dict[str, list[Ends]] = defaultdict(list)
     for name in study_names():
         study = load_study(name)
         if study.profile != profile:
             continue
-        # Of pairs and their poisons a run's specification tells nothing.
-        same = {label for label, of in study.variants.items() if varied(study, of).data == data}
+        # Of pairs, of their poisons and of the model that it cleans a run's specification tells
+        # nothing.
+        same = {label for label, of in study.variants.items() if _models(varied(study, of)) == own}
         for record, rows in whole_runs(name):
             if record.spec.variant in same and rows:
                 asr = rows[-1].asr(record.spec.switches.asr_denominator)
@@ -50,6 +51,11 @@ def archive_of_profile(profile: str) -> Archive:
         for key, each in ends.items()
     }
     return lambda spec: means.get(_but_for_seed(spec))
+
+
+def _models(profile: Profile) -> tuple[DataSpec, PretrainSpec]:
+    """What the models of a profile follow from, but for their seeds."""
+    return profile.data, profile.pretrain.model_copy(update={"seeds": []})
 
 
 def _but_for_seed(spec: RunSpec) -> str:

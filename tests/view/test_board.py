@@ -7,11 +7,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from rich.console import Console
 
 from repro.profile import clean_runs, load_profile, pretrain_runs
+from repro.study.archive import read_archive
+from repro.study.spec import archive_of
 from repro.view import watch
 from repro.view.archive import Ends, archive_of_profile
 from repro.view.board import block, duration, finished_line, summary_line
@@ -209,3 +212,27 @@ def test_runs_on_other_data_are_no_counterparts(
     archive = archive_of_profile("mini")
     known = [archive(spec) for spec in pretrain_runs(load_profile("mini"))]
     assert all(of is not None and of.asr > 0.85 for of in known)
+
+
+def test_cleaning_runs_of_other_models_are_no_counterparts(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The specification of a cleaning run does not tell how its model was pre-trained."""
+    monkeypatch.chdir(root)
+    runs = clean_runs(load_profile("mini"), "cc6m", "mmcl")
+    (run,) = (
+        of
+        for of in runs
+        if of.clean_size == "100k" and of.loss == "mmcl_ssl" and of.schedule.learning_rate == 5e-4
+    )
+    ends = {
+        record.spec.seed: rows[-1].asr(record.spec.switches.asr_denominator)
+        for record, rows in read_archive(archive_of("confirmation"))
+        if record.spec.computed() | {"seed": None} == run.computed() | {"seed": None}
+        and record.spec.variant == "confirmed"
+    }
+    known = archive_of_profile("mini")(run)
+    assert len(ends) == 10
+    assert known is not None
+    # Other studies have such runs of further seeds.
+    assert known.asr == pytest.approx(fmean(ends.values()), abs=0.01)
