@@ -221,8 +221,8 @@ def _deployed(accuracy: MeasureVerdict | None, matched: MeasureVerdict | None) -
 def _range_of(seeds: int, draws: Draws | None) -> Line:
     over = f"{seeds} seeds"
     text = (
-        f"A seed varies initialisation, order and views. All {seeds} share one draw of poisoned "
-        "pairs, patches and cleaning pairs, one target class, one trigger and one set of "
+        f"A seed varies initialisation, order and views. All {seeds} seeds share one draw of "
+        "poisoned pairs, patches and cleaning pairs, one target class, one trigger and one set of "
         "evaluation images."
     )
     if draws is not None and draws.complete == draws.planned:
