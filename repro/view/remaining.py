@@ -46,7 +46,7 @@ TRUST_SECONDS = 10.0
 SLOWEST = 3.0
 """How much slower than planned stages without runs let the runs be expected, at most."""
 
-Alike = tuple[str, str, str | None, str]
+Alike = tuple[str, str, str]
 Stages = Mapping[str, tuple[float, float]]
 """By name in DVC, when the stage of a call began and ended; an end of 0: it runs."""
 
@@ -137,8 +137,13 @@ class Remaining:
         return of_others * slower + of_runs * _slower(now - began - passed, whole - of_runs, core)
 
     def _expected(self, spec: RunSpec) -> float:
-        """Seconds of a run; one of a study that the profile has not is like the longest of it."""
-        epoch = self.expected.get(alike(spec), max(self.expected.values()))
+        """Seconds of a run; one of a study that the profile has not is like the longest of its
+        stage.
+        """
+        epoch = self.expected.get(alike(spec))
+        if epoch is None:
+            stage = [seconds for kind, seconds in self.expected.items() if kind[0] == spec.stage]
+            epoch = max(stage or self.expected.values())
         return epoch * spec.schedule.epochs
 
     def _of_stages(self, names: Sequence[str], stages: Stages, now: float) -> float:
@@ -234,8 +239,9 @@ def count_model(profile: Profile) -> None:
 
 
 def alike(spec: RunSpec) -> Alike:
-    """Equal in runs of a profile that take as long."""
-    return spec.stage, spec.model_name, spec.clean_size, spec.loss
+    """Equal in runs of a profile that take as long. Cleaning asks as much of any model."""
+    of = spec.model_name if spec.clean_size is None else f"{spec.dataset}-{spec.clean_size}"
+    return spec.stage, of, spec.loss
 
 
 def slots() -> int:

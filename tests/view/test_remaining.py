@@ -60,6 +60,17 @@ def test_slow_models_make_half_of_their_cleaning_slow(left: Remaining) -> None:
     assert left.seconds([*models, *rest]) == pytest.approx(2 * expected, rel=0.1)
 
 
+def test_cleaning_another_objectives_model_takes_as_long(left: Remaining) -> None:
+    """A study's objective is not in the profile; its cleaning runs are not like pre-training."""
+    known = fresh(CLEANINGS[:1])
+    unknown = [spec.model_copy(update={"pretrain_objective": "two_views"}) for spec in CLEANINGS]
+    assert left.seconds(fresh(unknown[:1])) == pytest.approx(left.seconds(known))
+
+    longest = max(left.seconds(fresh([spec])) for spec in MODELS)
+    other = MODELS[-1].model_copy(update={"pretrain_objective": "two_views", "loss": "two_views"})
+    assert left.seconds(fresh([other])) == pytest.approx(longest)
+
+
 def test_runs_share_the_places_and_models_come_before_their_cleaning(left: Remaining) -> None:
     models = fresh(MODELS)
     cleanings = fresh(CLEANINGS)
