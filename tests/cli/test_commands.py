@@ -14,6 +14,8 @@ import pytest
 
 from repro import cli, spec
 from repro.__main__ import main
+from repro.cli import commands
+from repro.command import EXIT, GROUPS, report, run
 from repro.ledger import LedgerError
 from repro.listing import LISTS
 from repro.names import GRAPH_OBJECTIVES
@@ -60,19 +62,19 @@ def test_a_mistake_is_one_line(call: str, root: Path, capsys: pytest.CaptureFixt
     assert (root / "params.yaml").read_bytes() == params
 
 
-@pytest.mark.parametrize("name", cli.commands.commands)
+@pytest.mark.parametrize("name", commands.commands)
 def test_a_command_explains_itself_and_calls_a_function_that_takes_its_values(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The import inside a command is tried too: a renamed function shows here."""
-    command = cli.commands.commands[name]
+    command = commands.commands[name]
     assert main([name, "--help"]) == 0
     shown = capsys.readouterr().out
     assert command.help
     assert command.help.split("\n")[0] in shown
 
     called = []
-    monkeypatch.setattr(cli, "run", lambda *values, **how: called.append(values) or 0)
+    monkeypatch.setattr("repro.command.run", lambda *values, **how: called.append(values) or 0)
     values = {each.name: "x" for each in command.params}
     assert command.callback is not None
     command.callback(**values)
@@ -80,18 +82,18 @@ def test_a_command_explains_itself_and_calls_a_function_that_takes_its_values(
     inspect.signature(function).bind(*arguments)
 
 
-@pytest.mark.parametrize("name", cli.commands.commands)
+@pytest.mark.parametrize("name", commands.commands)
 def test_every_help_has_an_example_that_the_command_takes_and_the_exit_statuses(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([name, "--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     example = next(line.split("Example: ")[1] for line in lines if "Example: " in line)
-    assert any(line.strip() == cli.EXIT for line in lines)
+    assert any(line.strip() == EXIT for line in lines)
     called, *words = example[example.index("repro ") :].split()
     assert called == "repro"
     assert words[0] == name
-    cli.commands.commands[name].make_context(name, words[1:])
+    commands.commands[name].make_context(name, words[1:])
 
 
 def test_the_first_help_lists_every_command_under_a_heading_but_internal_ones(
@@ -99,16 +101,16 @@ def test_the_first_help_lists_every_command_under_a_heading_but_internal_ones(
 ) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for heading in cli.GROUPS:
+    for heading in GROUPS:
         assert f"\n{heading}:\n" in shown
     listed = {line.split()[0] for line in shown.splitlines() if line.startswith("  ")}
-    assert {name for name in cli.commands.commands if name not in listed} == {"run-job"}
-    assert cli.EXIT in shown
+    assert {name for name in commands.commands if name not in listed} == {"run-job"}
+    assert EXIT in shown
 
 
 def test_the_profile_is_that_of_params_wherever_none_is_named(root: Path) -> None:
     """The graph's objectives too are those of dvc.yaml."""
-    for name, command in cli.commands.commands.items():
+    for name, command in commands.commands.items():
         options = {param.name for param in command.params}
         if "profile" in options and name != "reproduce":
             words = ["--dataset", "cc3m"] * ("dataset" in options and name != "plan")
@@ -177,10 +179,10 @@ def test_without_the_environment_a_command_names_what_to_type(
         assert ended.stderr.count("\n") == 1
     else:
         error = ModuleNotFoundError("No module named 'numpy.linalg'", name="numpy.linalg")
-        assert cli.report(error) == 2
+        assert report(error) == 2
         assert expected in capsys.readouterr().err
         with pytest.raises(ModuleNotFoundError):
-            cli.report(ModuleNotFoundError("ours", name="repro.nowhere"))
+            report(ModuleNotFoundError("ours", name="repro.nowhere"))
 
 
 def test_from_another_folder_the_missing_one_is_named_and_nothing_is_left(
@@ -198,17 +200,17 @@ def test_from_another_folder_the_missing_one_is_named_and_nothing_is_left(
 def test_errors_of_the_project_end_in_one_line_and_others_in_a_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert cli.report(spec.SpecError("a: wrong")) == 2
-    assert cli.report(LedgerError("b: torn")) == cli.report(OSError("disk full")) == 1
+    assert report(spec.SpecError("a: wrong")) == 2
+    assert report(LedgerError("b: torn")) == report(OSError("disk full")) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["repro: a: wrong", "repro: LedgerError: b: torn", "repro: OSError: disk full"]
     with pytest.raises(KeyError):
-        cli.report(KeyError("a bug"))
+        report(KeyError("a bug"))
 
 
 def test_a_result_is_a_status_or_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(lambda: 3) == 3
-    assert cli.run(lambda: {"a": 1}, prints=True) == 0
+    assert run(lambda: 3) == 3
+    assert run(lambda: {"a": 1}, prints=True) == 0
     assert capsys.readouterr().out == '{\n "a": 1\n}\n'
 
 

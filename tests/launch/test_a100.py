@@ -11,7 +11,7 @@ import click
 import numpy as np
 import pytest
 
-from repro import cli
+from repro.cli import commands
 from repro.data.cache import cached_array
 from repro.launch import slurm
 from repro.launch.jobs import Job, queues
@@ -52,8 +52,8 @@ def test_each_call_is_one_that_the_project_has(root: Path, calls: list[str]) -> 
     for call in calls:
         words = call.split()
         if words[:3] == ["python", "-m", "repro"]:
-            with click.Context(cli.commands) as context:
-                command = cli.commands.get_command(context, words[3])
+            with click.Context(commands) as context:
+                command = commands.get_command(context, words[3])
                 assert command is not None
                 command.make_context(words[3], words[4:], parent=context)
         elif words[0] == "make":
