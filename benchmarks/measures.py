@@ -30,7 +30,7 @@ from repro.data.shards import PairStore
 from repro.launch.driver import run_all
 from repro.profile import load_profile, pretrain_runs
 from repro.runs.published import read_results
-from repro.train.model import build_model
+from repro.train.build import build_model
 
 STEPS = 5
 """Training steps of one repetition."""

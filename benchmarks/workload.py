@@ -30,7 +30,8 @@ from repro.runs.layout import content_hash, standard_inputs
 from repro.runs.published import write_record
 from repro.sources.stage import data_stage
 from repro.spec import RunSpec
-from repro.train.model import PairEncoder, build_model, build_optimizer
+from repro.train.build import build_model, build_optimizer
+from repro.train.model import PairEncoder
 from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions
 from repro.train.process.checkpoint import save_tensors

@@ -8,8 +8,11 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
 
 from repro.names import DATASETS
 from repro.spec import (
@@ -19,6 +22,7 @@ from repro.spec import (
     Objective,
     Profile,
     RunSpec,
+    SpecError,
     VitConfig,
     num_views,
 )
@@ -267,3 +271,29 @@ def _cleaning_problems(profile: Profile, runs: list[RunSpec]) -> Iterator[Proble
     for (model, run_id), count in Counter((run.model_name, run.run_id) for run in runs).items():
         if count > 1:
             yield "clean.cells", run_id, f"once in {model}, not {count} times"
+
+
+def fields_at(annotation: Any, place: Sequence[int | str]) -> set[str]:
+    """Fields of the model, or of each of several, that an annotation has at a place below it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields
+        if not place:
+            return set(fields)
+        # In a union with a tag, the tag stands in the place too.
+        field = fields.get(str(place[0]))
+        return fields_at(field.annotation if field else annotation, place[1:])
+    if get_origin(annotation) in (dict, list):
+        return fields_at(get_args(annotation)[-1], place[1:])
+    return set().union(*(fields_at(part, place) for part in get_args(annotation)))
+
+
+def problem_list(path: Path | str, lines: list[str], origins: Mapping[str, str]) -> SpecError:
+    """The error that lists problems, each with the file that set the value where not `path`."""
+    text = [f"{path}: {len(lines)} problem(s)"]
+    for line in lines:
+        field = line.partition(":")[0]
+        while field and field not in origins:
+            field = field.rpartition(".")[0]
+        origin = origins.get(field, str(path))
+        text.append(f"  {line}" + (f" in {origin}" if origin != str(path) else ""))
+    return SpecError("\n".join(text))

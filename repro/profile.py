@@ -11,17 +11,17 @@ import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from repro.consistency import models_of, problems_of, problems_of_use
+from repro.consistency import fields_at, models_of, problem_list, problems_of, problems_of_use
 from repro.files import replace_file
 from repro.spec import (
     Dataset,
@@ -96,35 +96,6 @@ def check(
 
     # Raised outside the handler, so that pydantic's own error is not printed above it.
     raise problem_list(path, lines, origins or {})
-
-
-def fields_at(annotation: Any, place: Sequence[int | str]) -> set[str]:
-    """Fields of the model, or of each of several, that an annotation has at a place below it."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        fields = annotation.model_fields
-        if not place:
-            return set(fields)
-        # In a union with a tag, the tag stands in the place too.
-        return (
-            fields_at(fields[name].annotation, place[1:])
-            if (name := place[0]) in fields
-            else (fields_at(annotation, place[1:]))
-        )
-    if get_origin(annotation) in (dict, list):
-        return fields_at(get_args(annotation)[-1], place[1:])
-    return set().union(*(fields_at(part, place) for part in get_args(annotation)))
-
-
-def problem_list(path: Path | str, lines: list[str], origins: Mapping[str, str]) -> SpecError:
-    """The error that lists problems, each with the file that set the value where not `path`."""
-    text = [f"{path}: {len(lines)} problem(s)"]
-    for line in lines:
-        field = line.partition(":")[0]
-        while field and field not in origins:
-            field = field.rpartition(".")[0]
-        origin = origins.get(field, str(path))
-        text.append(f"  {line}" + (f" in {origin}" if origin != str(path) else ""))
-    return SpecError("\n".join(text))
 
 
 def merge(base: Any, change: Any, source: str, origins: dict[str, str], field: str = "") -> Any:

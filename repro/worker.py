@@ -35,9 +35,9 @@ from repro.runs.layout import STATUS, content_hash
 from repro.runs.run import LaunchError, Run
 from repro.runs.version import same_digits
 from repro.spec import RunSpec
+from repro.train.build import build_model
 from repro.train.defences import DEFENCES
 from repro.train.loop import Task, train
-from repro.train.model import build_model
 from repro.train.pairs import MadeBatches, TrainingPairs
 from repro.train.predictions import Predictions
 from repro.train.process import checkpoint, distributed

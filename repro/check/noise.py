@@ -19,7 +19,8 @@ from repro.plan.assumptions import DeviceName
 from repro.profile import load_profile, pretrain_runs
 from repro.runs.run import Run, identify
 from repro.spec import Precision, RunSpec
-from repro.train.model import PairEncoder, build_model, build_optimizer
+from repro.train.build import build_model, build_optimizer
+from repro.train.model import PairEncoder
 from repro.train.step import training_step
 from repro.unchanged import code_digest
 

@@ -49,7 +49,7 @@ from repro.names import TriggerName
 from repro.profile import load_classnames, load_profile
 from repro.sources.shards.imagenet import ValidationImage, validation_images
 from repro.spec import ModelSpec, Profile, SpecError, Switches, Trigger
-from repro.train.model import build_model
+from repro.train.build import build_model
 from repro.train.views.tokens import CONTEXT_LENGTH
 
 Format = Literal["cleanclip", "open_clip"]

@@ -26,16 +26,8 @@ from repro.launch.places import LOADER_WORKERS, count_from_environment
 from repro.ledger import Row
 from repro.names import DATASETS
 from repro.profile import STAGE_RUNS
-from repro.runs.deliver import (
-    begin_again,
-    deliver,
-    is_delivered,
-    prune,
-    refresh,
-    reopen,
-    reopen_lost,
-    what_changed,
-)
+from repro.runs.again import begin_again, prune, refresh, reopen, reopen_lost, what_changed
+from repro.runs.deliver import deliver, is_delivered
 from repro.runs.inputs import check_stores
 from repro.runs.layout import (
     DATA,

@@ -19,7 +19,8 @@ from repro.evaluate.prompts import TEXT_BATCH, PromptSet
 from repro.plan.work import Counts, kind_of
 from repro.profile import clean_runs, load_classnames, pretrain_runs
 from repro.spec import Dataset, Profile, RunSpec
-from repro.train.model import build_model, encode_text, normalise
+from repro.train.build import build_model
+from repro.train.model import encode_text, normalise
 from repro.train.objectives import OBJECTIVES, Batch
 
 META = torch.device("meta")

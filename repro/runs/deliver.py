@@ -3,16 +3,11 @@ one rename. A published run that is not as its record says counts as absent and 
 """
 
 import shutil
-from collections import defaultdict
-from collections.abc import Collection, Iterable
-from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from repro.files import held, replace_file, replacing
-from repro.ledger import CLEANED, LedgerError, Row, RunOutcome, RunRecord, cleaned_row
+from repro.ledger import CLEANED, LedgerError, RunOutcome, cleaned_row
 from repro.runs.layout import (
-    STATUS,
     WEIGHTS,
     cleaned_file,
     content_hash,
@@ -22,7 +17,6 @@ from repro.runs.layout import (
 )
 from repro.runs.published import RECORD, export_run, read_record, read_run, write_record
 from repro.runs.run import Run
-from repro.spec import RunSpec
 
 
 def save_record(run: Run, outcome: RunOutcome, sacred: str | None = None) -> None:
@@ -79,94 +73,6 @@ def _keep_cleaned(run: Run) -> None:
     made.unlink(missing_ok=True)
 
 
-class Best(NamedTuple):
-    """The best evaluation of a setting, and the record of its run."""
-
-    rank: tuple[float, float, float, str, int]
-    """Of the evaluation (`Row.rank`)."""
-    record: RunRecord
-
-
-def best_cleaned(specs: Iterable[RunSpec], results: Path) -> Best | None:
-    """The best evaluation among published runs of a setting."""
-    ranked = []
-    for spec in specs:
-        folder = results_dir(spec, results) / spec.run_id
-        record, rows = read_run(folder) if folder.is_dir() else (None, [])
-        if record and record.status != "failed":
-            ranked += [Best(rank, record) for row in rows if (rank := row.rank(spec))]
-    return min(ranked, default=None)
-
-
-def reopen_lost(runs: Iterable[Run], due: Collection[Run], results: Path) -> list[Run]:
-    """Of `runs` without `due`, those that made the best cleaned model of their setting, but whose
-    weights are gone: a better model, of an older specification, had their place. They begin again.
-
-    Removes models of these settings that none of `runs` makes, or that count as cleaned no longer.
-    """
-    settings = defaultdict[Path, dict[str, Run]](dict)
-    for run in runs:
-        if run.spec.keeps_cleaned:
-            settings[cleaned_file(run.spec)][run.fingerprint] = run
-
-    lost = []
-    for path, made in settings.items():
-        kept = cleaned_row(path)
-        kept_rank = None
-        if kept and kept.fingerprint in made:
-            kept_rank = kept.rank(made[kept.fingerprint].spec)
-        if kept_rank is None:
-            path.unlink(missing_ok=True)
-
-        best = best_cleaned([run.spec for run in made.values() if run not in due], results)
-        if best is None or (kept_rank is not None and kept_rank <= best.rank):
-            continue
-        run = made[best.record.fingerprint]
-        lost.append(run)
-        # One that a call has reopened, and that was stopped, goes on from its checkpoint.
-        if run.has_ended:
-            print(f"{run.name}: its best cleaned model is gone; it runs again", flush=True)
-            run.discard()
-    return lost
-
-
-def begin_again(run: Run) -> None:
-    """Have an ended run begin at its first step; what it published stays until it has ended."""
-    if run.has_ended:
-        run.discard()
-        for name in ("attempts.json", STATUS):
-            (run.work_dir / name).unlink(missing_ok=True)
-
-
-def what_changed(run: Run, before: list[Row], results: Path) -> str:
-    """How the published rows of a run differ from those `before` it was made anew."""
-    ended = run.finished()
-    if ended and ended.status == "failed":
-        return f"failed ({ended.reason}); what was there stays"
-    _, after = read_run(results_dir(run.spec, results) / run.spec.run_id)
-
-    # Equal digits take other times; as text NaN equals NaN.
-    old, new = (
-        {row.step: row.model_dump_json(exclude={"seconds"}) for row in rows}
-        for rows in (before, after)
-    )
-    if old == new:
-        return f"the same {len(after)} evaluations to the last digit"
-    first = min(step for step in old.keys() | new.keys() if old.get(step) != new.get(step))
-    ends = [rows[-1] for rows in (before, after) if rows]
-    denominator = run.spec.switches.asr_denominator
-    accuracy = " to ".join(f"{row.accuracy:.2%}" for row in ends)
-    asr = " to ".join(f"{row.asr(denominator):.2%}" for row in ends)
-    return f"differs from step {first} on; accuracy at the end {accuracy}, ASR {asr}"
-
-
-def reopen(run: Run) -> None:
-    """Before a start: a failed run goes on from its last checkpoint."""
-    record = run.finished()
-    if record and record.status == "failed":
-        (run.work_dir / "record.json").unlink()
-
-
 def is_delivered(run: Run, results: Path, models: bool = True) -> bool:
     """Whether the run's results are published and whole, and with `models` the model that it made
     too.
@@ -191,27 +97,3 @@ def is_delivered(run: Run, results: Path, models: bool = True) -> bool:
         print(f"{run.name}: {error}; it is published again", flush=True)
         return False
     return True
-
-
-def refresh(run: Run, results: Path) -> None:
-    """Update the record of a delivered run in the fields that only metrics depend on."""
-    path = results_dir(run.spec, results) / run.spec.run_id / RECORD
-    record = read_record(path)
-    if record.spec != run.spec:
-        write_record(path, record.model_copy(update={"spec": run.spec}))
-
-
-def prune(specs: list[RunSpec], results: Path) -> None:
-    """Remove published runs of these models and variants that the specifications no longer name."""
-    known = {results_dir(spec, results) / spec.run_id for spec in specs}
-    # Models lie elsewhere than results, and bear a run.json of their own.
-    known |= {model_dir(spec) for spec in specs if spec.stage == "pretrain"}
-    variants = {(spec.variant, spec.poisoned) for spec in specs}
-    for runs in {path.parent for path in known}:
-        for folder in {path.parent for path in runs.glob(f"*/{RECORD}")} - known:
-            # Runs of other variants are not for these specifications to remove.
-            with suppress(LedgerError):
-                spec = read_record(folder / RECORD).spec
-                if (spec.variant, spec.poisoned) not in variants:
-                    continue
-            shutil.rmtree(folder, ignore_errors=True)

@@ -34,7 +34,7 @@ from repro.profile import load_classnames, load_profile
 from repro.runs.layout import DATA, MODELS, WORK
 from repro.runs.version import accepted_codes
 from repro.spec import CleanSize, RunSpec
-from repro.train.model import build_model
+from repro.train.build import build_model
 
 PLACE = "REPRO_MODELS"
 """Environment variable: folder or http address of an unpacked release."""

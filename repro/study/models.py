@@ -8,7 +8,7 @@ from repro.data.stages import data_key, poison_key
 from repro.files import file_sha256
 from repro.ledger import CLEANED, Counts, LedgerError, Row, RunRecord, cleaned_row
 from repro.profile import load_profile
-from repro.runs.deliver import best_cleaned
+from repro.runs.again import best_cleaned
 from repro.runs.layout import RESULTS, WEIGHTS, WORK, cleaned_file, model_dir, results_dir
 from repro.runs.published import RECORD, read_record, read_run
 from repro.spec import RunSpec

@@ -13,18 +13,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, PrivateAttr, model_validator
 
-from repro.consistency import problems_of_use
+from repro.consistency import problem_list, problems_of_use
 from repro.ledger import RunRecord
-from repro.profile import (
-    SPECS,
-    check,
-    clean_runs,
-    load_profile,
-    merge,
-    pretrain_runs,
-    problem_list,
-    read_yaml,
-)
+from repro.profile import SPECS, check, clean_runs, load_profile, merge, pretrain_runs, read_yaml
 from repro.runs.layout import RESULTS
 from repro.spec import (
     CleanSize,

@@ -4,6 +4,7 @@
 declared. To add one, give it a name there and an entry here.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,11 +19,12 @@ from repro.spec import RunSpec
 from repro.train.clustering import deep_clustering
 from repro.train.fresh_head import FRESH_HEAD
 from repro.train.ft_sam import ft_sam_step
-from repro.train.model import START_LOG_LOGIT_SCALE
 from repro.train.objectives import OBJECTIVES, Losses, Objective, Step, with_ssl_parts
 from repro.train.pairs import TrainingPairs
 from repro.train.par import par, without_push
 
+START_LOG_LOGIT_SCALE = math.log(1 / 0.07)
+"""Log of 1/tau before training (Radford et al. 2021; open_clip)."""
 Settings = Mapping[str, float]
 """Every setting of a defence by name."""
 

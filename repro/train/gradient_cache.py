@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from repro.data.memory import at_most_limit, machine_memory
 from repro.spec import RunSpec
-from repro.train.model import PairEncoder, build_model
+from repro.train.build import build_model
+from repro.train.model import PairEncoder
 from repro.train.process import distributed
 from repro.train.shares import MEMORY_SHARE
 

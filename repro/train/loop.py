@@ -34,10 +34,11 @@ from repro.ledger import (
     sample_images,
 )
 from repro.spec import RunSpec
+from repro.train.build import build_optimizer
 from repro.train.defences import DEFENCES, objective_of
 from repro.train.gradient_cache import GradientCache, needs_cache
 from repro.train.loading import on_device
-from repro.train.model import PairEncoder, build_optimizer
+from repro.train.model import PairEncoder
 from repro.train.objectives import Epoch
 from repro.train.pairs import TrainingPairs
 from repro.train.predictions import Predictions

@@ -28,9 +28,9 @@ from repro.data.keyed import keyed_rng
 from repro.data.memory import machine_memory
 from repro.data.shards import PairStore
 from repro.names import DEFENCES
-from repro.spec import RunSpec, Views
+from repro.spec import RunSpec
 from repro.train.loading import Batch, load_batches
-from repro.train.views.image import IMAGE_VIEWS
+from repro.train.views.image import IMAGE_VIEWS, shift_and_flip
 from repro.train.views.synonyms import Synonyms
 from repro.train.views.text import TEXT_VIEWS
 from repro.train.views.tokens import tokenize, trim
@@ -221,35 +221,3 @@ class TrainingPairs(Dataset[Batch]):
         view = TEXT_VIEWS[self.augmentations.text_view]
         text = view(self.store.captions[row], rng, self._synonyms)
         return tokenize([text], self.spec.switches.truncation)[0]
-
-
-def shift_and_flip(
-    pixels: UInt8[Tensor, "b 3 H W"],
-    views: Views,
-    rng: np.random.Generator,
-    batch: int,
-    mine: slice,
-) -> UInt8[Tensor, "b 3 H W"]:
-    """Whole-pixel shift with repeated edges and horizontal flip, drawn for the global batch.
-
-    Whole pixels, since resampling would blur a noise trigger in training but not at evaluation.
-    `batch` is B, and `mine` the part of it that `pixels` holds.
-    """
-    # Drawn even where nothing is done, so that what is drawn after it stays the same.
-    reach = views.shift_pixels
-    shifts = rng.integers(-reach, reach + 1, size=(batch, 2))[mine]
-    flips = (rng.random(batch) < 0.5)[mine] & views.flip
-    if not reach and not views.flip:
-        return pixels
-
-    # Where each pixel comes from.
-    height, width = pixels.shape[-2:]
-    ys = np.clip(np.arange(height) + shifts[:, :1], 0, height - 1)  # (b, H)
-    xs = np.clip(np.arange(width) + shifts[:, 1:], 0, width - 1)  # (b, W)
-    xs = np.where(flips[:, None], xs[:, ::-1], xs)
-
-    # One look-up in all pixels of the batch.
-    images = np.arange(len(pixels))[:, None, None] * height * width
-    sources = images + ys[:, :, None] * width + xs[:, None, :]  # (b, H, W)
-    colours = pixels.permute(0, 2, 3, 1).numpy().reshape(-1, 3)
-    return torch.from_numpy(colours.take(sources, axis=0)).permute(0, 3, 1, 2)

@@ -25,7 +25,7 @@ from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model
 from repro.profile import load_classnames, load_profile
 from repro.spec import SpecError, Trigger
-from repro.train.model import build_model, build_optimizer
+from repro.train.build import build_model, build_optimizer
 from repro.train.process.checkpoint import save_tensors
 from tests.support.evaluation import write_rows
 

@@ -18,7 +18,7 @@ from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import evaluate_model, evaluating, predict
 from repro.profile import load_profile
 from repro.spec import Trigger
-from repro.train.model import build_model
+from repro.train.build import build_model
 from repro.train.process import distributed
 from tests.support.evaluation import blocks, evaluation_set, switches, write_images
 from tests.support.ranks import on_ranks, one_thread

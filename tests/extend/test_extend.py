@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from repro.data.shards import PairStore
 from repro.profile import clean_runs, load_profile, pretrain_runs
-from repro.train.model import build_model
+from repro.train.build import build_model
 from tests.extend import fingerprints
 from tests.extend.documented import copy_of_package, extend, sections
 from tests.support.ledger import outcome, study_spec, write_run

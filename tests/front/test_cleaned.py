@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 import repro
 from repro.ledger import CLEANED, LedgerError, Row, append_row, cleaned_row, pending_rows
 from repro.profile import clean_runs, load_profile
-from repro.runs.deliver import deliver, reopen_lost
+from repro.runs.again import reopen_lost
+from repro.runs.deliver import deliver
 from repro.runs.layout import RESULTS, cleaned_file
 from repro.runs.run import Run
 from repro.spec import RunSpec

@@ -21,7 +21,7 @@ from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.report.build import report_stage
 from repro.report.release import BESIDE, release
 from repro.report.verify import verify, verify_all
-from repro.runs.deliver import best_cleaned
+from repro.runs.again import best_cleaned
 from repro.runs.layout import RESULTS, cleaned_file, model_dir, results_dir
 from repro.runs.published import read_record, read_run, write_record
 from tests.support.finished import flip

@@ -18,8 +18,8 @@ from repro.files import read_json
 from repro.runs.run import Run
 from repro.spec import RunSpec
 from repro.train import loop
+from repro.train.build import build_model
 from repro.train.loop import Task
-from repro.train.model import build_model
 from tests.support.short_run import (
     CPU,
     STEPS_PER_EPOCH,

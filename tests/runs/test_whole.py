@@ -13,7 +13,8 @@ from repro import files, worker
 from repro.ledger import LedgerError, pending_rows
 from repro.profile import clean_runs, pretrain_runs
 from repro.runs import version
-from repro.runs.deliver import deliver, is_delivered, reopen
+from repro.runs.again import reopen
+from repro.runs.deliver import deliver, is_delivered
 from repro.runs.layout import content_hash, model_dir, results_dir
 from repro.runs.published import read_record, read_run, write_record
 from repro.runs.run import LaunchError, Run, check_model, identify

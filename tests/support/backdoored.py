@@ -15,7 +15,8 @@ from repro.evaluate.foreign import Attack
 from repro.evaluate.prompts import PromptSet
 from repro.profile import load_classnames, load_profile
 from repro.spec import Trigger
-from repro.train.model import build_model, normalise
+from repro.train.build import build_model
+from repro.train.model import normalise
 
 SMOKE = load_profile("smoke", Path(__file__).parents[2] / "specs")
 NAMES = load_classnames(SMOKE, Path(__file__).parents[2] / "specs")

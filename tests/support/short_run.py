@@ -14,8 +14,8 @@ from safetensors.torch import save
 from repro.ledger import RunOutcome
 from repro.profile import clean_runs, load_profile
 from repro.spec import Defence, RunSpec
+from repro.train.build import build_model
 from repro.train.loop import Task, train
-from repro.train.model import build_model
 from repro.train.predictions import Predictions
 from repro.train.process.stopping import Stop
 from repro.train.views.tokens import tokenize

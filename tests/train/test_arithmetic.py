@@ -12,9 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro.evaluate.prompts import PromptSet
 from repro.evaluate.zero_shot import predict
+from repro.train.build import build_model, build_optimizer
 from repro.train.defences import objective_of
 from repro.train.gradient_cache import GradientCache
-from repro.train.model import PairEncoder, build_model, build_optimizer, normalise
+from repro.train.model import PairEncoder, normalise
 from repro.train.process.device import peak_bytes, reset_peak, set_arithmetic
 from repro.train.step import training_step
 from tests.support.short_run import CPU, defended, no_outcomes, run, run_spec, run_to_outcome

@@ -12,7 +12,8 @@ import torch
 
 from repro.spec import RunSpec
 from repro.train import loop
-from repro.train.model import build_model, build_optimizer, encode_text
+from repro.train.build import build_model, build_optimizer
+from repro.train.model import encode_text
 from repro.train.process.stopping import Interrupted
 from repro.train.step import training_step
 from tests.support.short_run import CPU, assert_equal_models, run, run_spec, signal_at

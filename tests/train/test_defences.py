@@ -23,6 +23,7 @@ from repro.names import DefenceNames, Setting
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.spec import Defence as DefenceSpec
 from repro.spec import RunSpec
+from repro.train.build import build_model
 from repro.train.defences import (
     DEFENCES,
     Defence,
@@ -32,7 +33,7 @@ from repro.train.defences import (
 )
 from repro.train.fresh_head import FRESH_HEAD, Heads
 from repro.train.ft_sam import ft_sam_step
-from repro.train.model import build_model, normalise
+from repro.train.model import normalise
 from repro.train.objectives import OBJECTIVES, Batch, Losses, Objective, Step
 from repro.train.par import par, push
 from repro.train.views.image import IMAGE_VIEWS

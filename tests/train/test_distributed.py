@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from repro.ledger import pending_rows, sample_images
-from repro.train.model import build_model, normalise
+from repro.train.build import build_model
+from repro.train.model import normalise
 from repro.train.objectives import Batch, weighted
 from repro.train.predictions import Predictions
 from repro.train.process import distributed

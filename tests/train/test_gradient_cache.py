@@ -15,9 +15,10 @@ from repro.profile import load_profile, pretrain_runs
 from repro.spec import RunSpec
 from repro.train import loop
 from repro.train import model as model_module
+from repro.train.build import build_model, build_optimizer
 from repro.train.defences import objective_of
 from repro.train.gradient_cache import GradientCache, group_bytes, needs_cache
-from repro.train.model import PairEncoder, build_model, build_optimizer
+from repro.train.model import PairEncoder
 from repro.train.process import distributed
 from repro.train.step import training_step
 from tests.support.ranks import on_ranks

@@ -12,8 +12,9 @@ from repro.evaluate.images import EvaluationSet
 from repro.ledger import Row, pending_rows
 from repro.runs.published import export_run, read_run
 from repro.spec import StopEarly, Trigger
+from repro.train.build import build_model, build_optimizer
 from repro.train.gradient_cache import GradientCache
-from repro.train.model import PairEncoder, build_model, build_optimizer
+from repro.train.model import PairEncoder
 from repro.train.predictions import Predictions
 from repro.train.process.stopping import Interrupted
 from repro.train.step import encode_pairs, training_step

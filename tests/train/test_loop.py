@@ -19,10 +19,11 @@ from repro.ledger import Row, pending_rows
 from repro.runs.run import Run
 from repro.spec import RunSpec
 from repro.train import loop
+from repro.train.build import build_model, build_optimizer
 from repro.train.defences import objective_of
 from repro.train.fresh_head import FRESH_HEAD
 from repro.train.loop import Task, TrainingRun
-from repro.train.model import build_model, build_optimizer, normalise
+from repro.train.model import normalise
 from repro.train.objectives import OBJECTIVES
 from repro.train.process import checkpoint
 from repro.train.process.stopping import Interrupted

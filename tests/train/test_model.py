@@ -13,16 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from repro.profile import load_profile
 from repro.spec import ModelSpec, VitConfig
 from repro.train import loop
-from repro.train.model import (
-    OneQueryPool,
-    PairEncoder,
-    build_model,
-    build_optimizer,
-    clamp_logit_scale,
-    encode_text,
-    has_weight_decay,
-    normalise,
-)
+from repro.train.build import OneQueryPool, build_model, build_optimizer, has_weight_decay
+from repro.train.model import PairEncoder, clamp_logit_scale, encode_text, normalise
 from repro.train.step import training_step
 from repro.train.views.tokens import tokenize, trim
 from tests.support.short_run import CPU, run_spec, scheduled

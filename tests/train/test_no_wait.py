@@ -14,7 +14,8 @@ from torch import Tensor
 
 from repro.spec import RunSpec
 from repro.train import loop
-from repro.train.model import build_model, captions_by_length
+from repro.train.build import build_model
+from repro.train.model import captions_by_length
 from tests.support.short_run import BATCH, STEPS_PER_EPOCH, Pairs, run_spec
 
 META = torch.device("meta")

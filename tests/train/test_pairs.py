@@ -16,7 +16,8 @@ from repro.data.shards import PairStore
 from repro.profile import clean_runs, load_profile, pretrain_runs
 from repro.spec import RunSpec, Views
 from repro.train.loading import load_batches, on_device
-from repro.train.pairs import MadeBatches, TrainingPairs, shift_and_flip
+from repro.train.pairs import MadeBatches, TrainingPairs
+from repro.train.views.image import shift_and_flip
 from tests.support.evaluation import write_rows
 from tests.support.short_run import run as train_run
 from tests.support.short_run import scheduled

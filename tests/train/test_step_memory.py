@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from repro.profile import load_profile, pretrain_runs
-from repro.train.model import PairEncoder, build_model
+from repro.train.build import build_model
+from repro.train.model import PairEncoder
 from repro.train.objectives import mmcl_loss
 
 

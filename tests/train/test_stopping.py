@@ -14,7 +14,7 @@ from open_clip.model import CLIP
 
 from repro.ledger import pending_rows
 from repro.train import loop
-from repro.train.model import build_model, build_optimizer
+from repro.train.build import build_model, build_optimizer
 from repro.train.process import checkpoint, distributed
 from repro.train.process.checkpoint import Saver
 from repro.train.process.stopping import Interrupted, stop_requests

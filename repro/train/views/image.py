@@ -1,10 +1,10 @@
-"""Image view of the self-supervised loss: AutoAugment with its ImageNet policy (Cubuk et al. 2019,
-arXiv 1805.09501).
+"""Image views: shift and flip of every image, and for the self-supervised loss AutoAugment with its
+ImageNet policy (Cubuk et al. 2019, arXiv 1805.09501).
 
-Equal to `torchvision.transforms.v2.AutoAugment()` on each image, but draws and operations are
-apart: draws are made for a global batch in a fixed order and sliced per rank, and images that
-share operation and magnitude go through torchvision together, since for small images the cost is
-in the calls.
+AutoAugment is equal to `torchvision.transforms.v2.AutoAugment()` on each image, but draws and
+operations are apart: draws are made for a global batch in a fixed order and sliced per rank, and
+images that share operation and magnitude go through torchvision together, since for small images
+the cost is in the calls.
 
 The authors put the operations of torchvision's first version on Pillow images. On the same draws
 that path gives other bytes for 100 of 600 drawn images at 32 pixels and 72 of 250 at 224, by 0.2 to
@@ -27,6 +27,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.transforms import AutoAugment
+
+from repro.spec import Views
 
 POLICIES = AutoAugment().policies
 """The 25 sub-policies learnt on ImageNet (arXiv 1805.09501, Appendix), two operations each: name,
@@ -183,3 +185,35 @@ IMAGE_VIEWS = {
     "crop_and_colour": ImageView(lambda count, rng: rng.random((count, 7)), crop_and_colour),
     "noise_and_erasing": ImageView(draw_noise, noise_and_erasing),
 }
+
+
+def shift_and_flip(
+    pixels: UInt8[Tensor, "b 3 H W"],
+    views: Views,
+    rng: Generator,
+    batch: int,
+    mine: slice,
+) -> UInt8[Tensor, "b 3 H W"]:
+    """Whole-pixel shift with repeated edges and horizontal flip, drawn for the global batch.
+
+    Whole pixels, since resampling would blur a noise trigger in training but not at evaluation.
+    `batch` is B, and `mine` the part of it that `pixels` holds.
+    """
+    # Drawn even where nothing is done, so that what is drawn after it stays the same.
+    reach = views.shift_pixels
+    shifts = rng.integers(-reach, reach + 1, size=(batch, 2))[mine]
+    flips = (rng.random(batch) < 0.5)[mine] & views.flip
+    if not reach and not views.flip:
+        return pixels
+
+    # Where each pixel comes from.
+    height, width = pixels.shape[-2:]
+    ys = np.clip(np.arange(height) + shifts[:, :1], 0, height - 1)  # (b, H)
+    xs = np.clip(np.arange(width) + shifts[:, 1:], 0, width - 1)  # (b, W)
+    xs = np.where(flips[:, None], xs[:, ::-1], xs)
+
+    # One look-up in all pixels of the batch.
+    images = np.arange(len(pixels))[:, None, None] * height * width
+    sources = images + ys[:, :, None] * width + xs[:, None, :]  # (b, H, W)
+    colours = pixels.permute(0, 2, 3, 1).numpy().reshape(-1, 3)
+    return torch.from_numpy(colours.take(sources, axis=0)).permute(0, 3, 1, 2)
