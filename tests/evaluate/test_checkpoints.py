@@ -41,17 +41,24 @@ def weights():
 
 def save(path, weights, prefix="module."):
     """As CleanCLIP's main.py writes it: prefixed weights, a NumPy learning rate."""
-    optimizer = build_optimizer(build_model(MODEL, 0, "fp32"), SMOKE.optimizer, "names")
+    model = build_model(MODEL, 0, "fp32")
+    optimizer = build_optimizer(model, SMOKE.optimizer, "names")
     for group in optimizer.param_groups:
         group["lr"] = np.float64(1e-3)
-    state = {prefix + name: value for name, value in weights.items()}
-    content = {"epoch": 21, "name": "run", "state_dict": state}
-    torch.save(content | {"optimizer": optimizer.state_dict()}, path)
+    content = {
+        "epoch": 21,
+        "name": "run",
+        "state_dict": {prefix + name: value for name, value in weights.items()},
+        "optimizer": optimizer.state_dict(),
+    }
+    torch.save(content, path)
     return path
 
 
 def same(left, right):
-    return left.keys() == right.keys() and all(map(torch.equal, left.values(), right.values()))
+    if left.keys() != right.keys():
+        return False
+    return all(map(torch.equal, left.values(), right.values()))
 
 
 class Canary:
@@ -62,12 +69,15 @@ class Canary:
 
     def __reduce__(self):
         command = f"open({str(self.path)!r}, 'w').close()"
-        return self.function, (f"touch '{self.path}'" if self.function is os.system else command,)
+        if self.function is os.system:
+            command = f"touch '{self.path}'"
+        return self.function, (command,)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_cleanclip_file_gives_the_weights_bit_by_bit(tmp_path, weights, prefix):
-    model = load_foreign(save(tmp_path / "epoch_21.pt", weights, prefix), "cleanclip", MODEL)
+    path = save(tmp_path / "epoch_21.pt", weights, prefix)
+    model = load_foreign(path, "cleanclip", MODEL)
     assert same(model.state_dict(), dict(weights))
 
 
@@ -97,10 +107,16 @@ def test_open_clip_files_may_be_the_bare_state_dict_or_safetensors(tmp_path, wei
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.float64])
 def test_other_precisions_become_float32(tmp_path, weights, kind):
-    floats = {name for name, value in weights.items() if value.is_floating_point()}
-    converted = {name: v.to(kind) if name in floats else v for name, v in weights.items()}
-    loaded = load_foreign(save(tmp_path / "x.pt", converted), "cleanclip", MODEL).state_dict()
-    expected = {name: v.float() if name in floats else v for name, v in converted.items()}
+    converted = {}
+    expected = {}
+    for name, value in weights.items():
+        is_float = value.is_floating_point()
+        converted[name] = value.to(kind) if is_float else value
+        expected[name] = converted[name].float() if is_float else value
+
+    path = save(tmp_path / "x.pt", converted)
+    loaded = load_foreign(path, "cleanclip", MODEL).state_dict()
+
     assert {value.dtype for value in loaded.values()} == {torch.float32, torch.int64}
     assert same(loaded, expected)
 
@@ -164,10 +180,15 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, weights, function, plac
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")  # newer torch, each time
 @pytest.mark.parametrize("kind", ["sparse", "complex", "meta", "bool", "NumPy"])
 def test_only_dense_real_tensors_are_weights(tmp_path, weights, kind):
-    values = {"sparse": torch.eye(2).to_sparse(), "complex": torch.zeros(2) + 0j}
-    values |= {"meta": torch.zeros(2, device="meta"), "bool": torch.zeros(2).bool()}
-    value = values.get(kind, np.float64(2.0))
-    torch.save({"state_dict": {**weights, "ln_final.bias": value}}, tmp_path / "x.pt")
+    values = {
+        "sparse": torch.eye(2).to_sparse(),
+        "complex": torch.zeros(2) + 0j,
+        "meta": torch.zeros(2, device="meta"),
+        "bool": torch.zeros(2).bool(),
+        "NumPy": np.float64(2.0),
+    }
+    changed = {**weights, BIAS: values[kind]}
+    torch.save({"state_dict": changed}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=r"ln_final.bias: "):
         load_foreign(tmp_path / "x.pt", "cleanclip", MODEL)
 
@@ -181,13 +202,21 @@ def test_files_without_a_state_dict_are_refused(tmp_path, content):
         load_foreign(tmp_path / "x.pt", "cleanclip", MODEL)
 
 
+BROKEN_SAFETENSORS = [
+    b"",
+    b"\xff" * 64,
+    (2**40).to_bytes(8, "little") + b"{}",  # claims a header of 2^40 bytes
+]
+
+
 def test_missing_files_and_broken_safetensors_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"no.pt: cannot be read .*No such file"):
         load_foreign(tmp_path / "no.pt", "cleanclip", MODEL)
-    for content in (b"", b"\xff" * 64, (2**40).to_bytes(8, "little") + b"{}"):
-        (tmp_path / "x.safetensors").write_bytes(content)
+    path = tmp_path / "x.safetensors"
+    for content in BROKEN_SAFETENSORS:
+        path.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"x.safetensors: cannot be read as weights"):
-            load_foreign(tmp_path / "x.safetensors", "open_clip", MODEL)
+            load_foreign(path, "open_clip", MODEL)
 
 
 @pytest.mark.parametrize("content", [b"", b"epoch 21\n", b"<!DOCTYPE html>", pickle.dumps([1], 5)])
@@ -209,35 +238,57 @@ def scene(tmp_path_factory):
     """A folder by label, two images each, not square; and a checkpoint of random weights."""
     folder = tmp_path_factory.mktemp("scene")
     for label in range(len(NAMES)):
-        (folder / "images" / str(label)).mkdir(parents=True)
+        of_label = folder / "images" / str(label)
+        of_label.mkdir(parents=True)
         for number in range(2):
-            pixels = keyed_rng("scene", label, number).integers(0, 256, (40, 48, 3), dtype=np.uint8)
-            (folder / "images" / str(label) / f"{number}.png").write_bytes(encode_png(pixels))
+            rng = keyed_rng("scene", label, number)
+            pixels = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+            (of_label / f"{number}.png").write_bytes(encode_png(pixels))
     model = build_model(PROFILE.pretrain.model, 7, "fp32")
     state = {f"module.{name}": value for name, value in model.state_dict().items()}
     torch.save({"epoch": 1, "state_dict": state}, folder / "epoch_1.pt")
     return folder, model
 
 
+def assert_counts(share, outcomes, total):
+    """A share of a result counts what these outcomes count."""
+    assert share["count"] == outcomes.sum()
+    assert share["total"] == total
+
+
 @pytest.mark.parametrize("protocol", ["authors", "paper"])
 def test_numbers_are_those_of_the_projects_own_evaluation(scene, tmp_path, protocol):
     folder, model = scene
-    attack, images = Attack("badnet", protocol), folder / "images"
+    images = folder / "images"
+    attack = Attack("badnet", protocol)
     result = evaluate_foreign(folder / "epoch_1.pt", "cleanclip", images, attack, "smoke")
-    places = [
-        (label, images / str(label) / f"{n}.png") for label in range(len(NAMES)) for n in (0, 1)
-    ]
-    write_rows(tmp_path, ((path.read_bytes(), NAMES[label], label) for label, path in places))
-    switches, target = load_profile(protocol).switches, NAMES.index("banana")
-    trigger = Trigger(name="badnet", patch_size=PROFILE.data.poison.trigger.patch_size)
-    told = (target, trigger, switches, PROFILE.evaluate.trigger_seed, tmp_path / "cache")
-    own = EvaluationSet(tmp_path, 32, *told)
+
+    # The same images as a store of the project's own, evaluated by its own code.
+    rows = []
+    for label, name in enumerate(NAMES):
+        for number in (0, 1):
+            path = images / str(label) / f"{number}.png"
+            rows.append((path.read_bytes(), name, label))
+    write_rows(tmp_path, rows)
+    switches = load_profile(protocol).switches
+    patch_size = PROFILE.data.poison.trigger.patch_size
+    own = EvaluationSet(
+        tmp_path,
+        32,
+        target=NAMES.index("banana"),
+        trigger=Trigger(name="badnet", patch_size=patch_size),
+        switches=switches,
+        seed=PROFILE.evaluate.trigger_seed,
+        cache_dir=tmp_path / "cache",
+    )
     prompts = PromptSet(NAMES, templates_of(PROFILE.evaluate), switches.truncation)
-    correct, attacked, *_ = evaluate_model(model, own, prompts, torch.device("cpu"))
-    outcomes = [correct, attacked, attacked[~own.is_target]]
-    found = [result["accuracy"], result["attack"]["all"], result["attack"]["non_target"]]
-    assert [of["count"] for of in found] == [of.sum() for of in outcomes]
-    assert [of["total"] for of in found] == [2 * len(NAMES)] * 2 + [2 * len(NAMES) - 2]
+    expected = evaluate_model(model, own, prompts, torch.device("cpu"))
+
+    count = 2 * len(NAMES)
+    assert_counts(result["accuracy"], expected.correct, count)
+    assert_counts(result["attack"]["all"], expected.attacked, count)
+    others = expected.attacked[~own.is_target]
+    assert_counts(result["attack"]["non_target"], others, count - 2)
 
 
 def test_a_model_by_open_clips_name_is_evaluated_at_its_size(scene, monkeypatch):
@@ -250,12 +301,15 @@ def test_a_model_by_open_clips_name_is_evaluated_at_its_size(scene, monkeypatch)
     folder, _ = scene
     model = blank_model("ViT-toy")
     assert model.visual.image_size == (64, 64)
+
     torch.save({"state_dict": model.state_dict()}, folder / "vit.pt")
-    told = folder / "vit.pt", "open_clip", folder / "images", Attack("badnet"), "smoke"
+    told = (folder / "vit.pt", "open_clip", folder / "images", Attack("badnet"), "smoke")
     result = evaluate_foreign(*told, "ViT-toy")
-    assert result["images"] == 2 * len(NAMES) and "attack" in result
+    assert result["images"] == 2 * len(NAMES)
+    assert "attack" in result
     subjects = {found["subject"] for found in result["checked"]["probes"]}
-    assert "activation" in subjects and "BatchNorm statistics" not in subjects
+    assert "activation" in subjects
+    assert "BatchNorm statistics" not in subjects
 
     with pytest.raises(CheckpointError, match="not the specified model"):
         evaluate_foreign(*told)
@@ -266,13 +320,18 @@ def test_a_model_by_open_clips_name_is_evaluated_at_its_size(scene, monkeypatch)
         blank_model("foreign")
 
 
+def shapes(state):
+    """Shapes of weights by name."""
+    return {name: value.shape for name, value in state.items()}
+
+
 @pytest.mark.parametrize("name", ["RN50", "ViT-B-32", "ViT-B-16-quickgelu"])
 def test_open_clips_names_are_its_models(name):
     """Names and shapes of all weights, by open_clip's own factory."""
     with torch.device("meta"):
-        ours = blank_model(name).state_dict()
-        theirs = open_clip.create_model(name, load_weights=False, device="meta").state_dict()
-    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+        ours = blank_model(name)
+        theirs = open_clip.create_model(name, load_weights=False, device="meta")
+    assert shapes(ours.state_dict()) == shapes(theirs.state_dict())
 
 
 def test_a_missing_class_is_refused(scene, tmp_path):

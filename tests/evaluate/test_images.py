@@ -12,7 +12,7 @@ from repro.data.keyed import keyed_rng
 from repro.data.triggers import stamp
 from repro.evaluate import images as evaluated
 from repro.evaluate.images import EvaluationSet
-from repro.spec import Trigger
+from repro.spec import Switches, Trigger
 from tests.support.evaluation import blocks, evaluation_set, switches, write_images
 
 CPU = torch.device("cpu")
@@ -22,19 +22,31 @@ BADNET = Trigger(name="badnet", patch_size=PATCH)
 
 SOME = [range(begin, min(begin + 256, 2_000)) for begin in range(0, 2_000, 256)]
 """Batches of 2,000 images."""
+"""Batches of 2,000 images."""
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """2,000 images of 16 x 20 pixels, so that to crop and to squash are two things."""
     folder = tmp_path_factory.mktemp("some") / "store"
-    return write_images(folder, blocks(2_000, SIZE, SIZE + 4), 10)
+    images = blocks(2_000, SIZE, SIZE + 4)
+    return write_images(folder, images, classes=10)
 
 
 def triggered(images: EvaluationSet, draw: int, batches: list[range]) -> np.ndarray:
     """The twins of these batches, one after another."""
-    twins = [twins for _, twins in images.batches(batches, draw, CPU)]
-    return torch.cat(twins).numpy()
+    parts = [twins for _, twins in images.batches(batches, draw, CPU)]
+    return torch.cat(parts).numpy()
+
+
+def assert_stamped(
+    twins: np.ndarray, trigger: Trigger, settings: Switches, base: np.ndarray
+) -> None:
+    """Twins of the first images and the first draw are the bytes of `stamp`."""
+    for number, twin in enumerate(twins):
+        rng = keyed_rng("evaluation", 0, 0, number)
+        expected = stamp(trigger, settings, base[number], rng).image
+        assert (expected == twin).all(), number
 
 
 @pytest.mark.slow
@@ -49,9 +61,8 @@ def test_pasted_badnet_is_stamp_to_the_byte(store: Path, choices: str) -> None:
     pasted = triggered(images, 0, SOME)
 
     base = images.base if geometry == "squash" else images.images
-    for number, twin in enumerate(pasted):
-        rng = keyed_rng("evaluation", 0, 0, number)
-        assert (stamp(BADNET, settings, base[number], rng).image == twin).all(), number
+    assert len(pasted) == 2_000
+    assert_stamped(pasted, BADNET, settings, base)
 
 
 @pytest.mark.parametrize("name", ["yellow", "blended", "sig", "wanet"])
@@ -68,10 +79,7 @@ def test_other_triggers_are_stamp_to_the_byte(
     batches = [range(256), range(256, 300)]
     for _ in range(2):
         twins = triggered(images, 0, batches)
-        for number, twin in enumerate(twins):
-            rng = keyed_rng("evaluation", 0, 0, number)
-            expected = stamp(trigger, settings, images.images[number], rng).image
-            assert (expected == twin).all(), number
+        assert_stamped(twins, trigger, settings, images.images)
 
 
 @pytest.mark.parametrize("name", ["badnet", "yellow"])
@@ -86,15 +94,18 @@ def test_a_fixed_patch_is_drawn_once_for_all_evaluations(
 
     for costly in ("draw_patches", "stamp"):
         monkeypatch.setattr(evaluated, costly, None)  # is not called again
-    assert (triggered(images, 0, SOME[:2]) == first).all()
+    again = triggered(images, 0, SOME[:2])
+    assert (again == first).all()
 
 
 def test_stamping_leaves_the_clean_images_of_the_next_evaluation_alone(store: Path) -> None:
-    images = evaluation_set(store, SIZE, BADNET, switches(trigger_geometry="crop"))
+    settings = switches(trigger_geometry="crop")
+    images = evaluation_set(store, SIZE, BADNET, settings)
+    expected = images.images[:256].copy()
     for _ in range(2):
         [(clean, twins)] = images.batches([range(256)], 0, CPU)
-        assert (clean.numpy() == images.images[:256]).all()
-        assert not (twins.numpy() == images.images[:256]).all()
+        assert (clean.numpy() == expected).all()
+        assert not (twins.numpy() == expected).all()
 
 
 @pytest.mark.parametrize(("geometry", "sent"), [("crop", 3), ("squash", 4)])
@@ -109,7 +120,12 @@ def test_images_are_sent_once_where_the_patch_goes_on_them(
 
 def patches(images: EvaluationSet, draw: int) -> tuple[np.ndarray, np.ndarray]:
     """Squares (N, P, P, 3) and corners (N, 2) of a draw, of 2,000 images."""
-    squares, corners = zip(*(images._twins(batch, draw)[-2:] for batch in SOME), strict=True)
+    squares = []
+    corners = []
+    for batch in SOME:
+        *_, square, corner = images._twins(batch, draw)
+        squares.append(square)
+        corners.append(corner)
     return np.concatenate(squares), np.concatenate(corners)
 
 
@@ -122,28 +138,37 @@ def test_redrawn_patches_spread_as_stamped_ones(store: Path, centre: str, overfl
     stamped, _ = patches(images, 0)
     redrawn, corners = patches(images, 3)
 
-    counts = np.stack([np.bincount(values.ravel(), minlength=256) for values in (stamped, redrawn)])
+    levels_stamped = np.bincount(stamped.ravel(), minlength=256)
+    levels_redrawn = np.bincount(redrawn.ravel(), minlength=256)
+    counts = np.stack([levels_stamped, levels_redrawn])
     assert chi2_contingency(counts).pvalue > 1e-3
 
     # Corners are uniform over 0..11 in both directions: 16 - 4, the end excluded.
-    places = np.bincount(corners @ [SIZE - PATCH, 1], minlength=(SIZE - PATCH) ** 2)
-    assert len(places) == (SIZE - PATCH) ** 2 and chisquare(places).pvalue > 1e-3
+    side = SIZE - PATCH
+    places = corners @ [side, 1]
+    counts = np.bincount(places, minlength=side**2)
+    assert len(counts) == side**2
+    assert chisquare(counts).pvalue > 1e-3
 
 
 def test_a_draw_is_the_same_whenever_it_is_asked_for_and_unlike_every_other(store: Path) -> None:
-    first, second = (evaluation_set(store, SIZE, BADNET, switches()) for _ in range(2))
-    draws = [triggered(first, draw, SOME[:2]) for draw in range(3)]
-    again = [triggered(second, draw, SOME[:2]) for draw in (2, 1, 0)]
-    for draw, other in zip(draws, reversed(again), strict=True):
-        assert (draw == other).all()
-    for one, two in itertools.combinations(draws, 2):
-        assert (one != two).any(axis=(1, 2, 3)).all()
+    first = evaluation_set(store, SIZE, BADNET, switches())
+    second = evaluation_set(store, SIZE, BADNET, switches())
+    batches = SOME[:2]
+    draws = [triggered(first, draw, batches) for draw in (0, 1, 2)]
+    again = [triggered(second, draw, batches) for draw in (2, 1, 0)]
+
+    for twins, same in zip(draws, reversed(again), strict=True):
+        assert (twins == same).all()
+    for one, other in itertools.combinations(draws, 2):
+        differs = (one != other).any(axis=(1, 2, 3))
+        assert differs.all()
 
 
 def test_a_rank_draws_its_batches_as_if_it_had_all(store: Path) -> None:
-    whole, part = (evaluation_set(store, SIZE, BADNET, switches()) for _ in range(2))
-
+    whole = evaluation_set(store, SIZE, BADNET, switches())
+    part = evaluation_set(store, SIZE, BADNET, switches())
     for draw in (0, 2):
-        everything = triggered(whole, draw, SOME[:4])
-        mine = triggered(part, draw, SOME[1:4:2])
-        assert (np.concatenate([everything[256:512], everything[768:1024]]) == mine).all()
+        _, second, _, fourth = triggered(whole, draw, SOME[:4]).reshape(4, 256, SIZE, SIZE, 3)
+        mine = triggered(part, draw, [SOME[1], SOME[3]])
+        assert (mine == np.concatenate([second, fourth])).all()

@@ -41,36 +41,43 @@ def evaluated(
     checkpoint: Path, images: Path, attack: Attack | None = None
 ) -> tuple[float, float, list[str]]:
     """Accuracy, ASR, and the likely causes."""
-    found: dict[str, Any] = evaluate_foreign(
-        checkpoint, "open_clip", images, attack or Attack("badnet"), "smoke"
-    )
-    causes = [line for line in found["checked"]["lines"] if line.startswith("likely cause: ")]
-    named = [probe for probe in found["checked"]["probes"] if probe["likely_cause"]]
+    attack = attack or Attack("badnet")
+    found: dict[str, Any] = evaluate_foreign(checkpoint, "open_clip", images, attack, "smoke")
+    checked = found["checked"]
+    causes = [line for line in checked["lines"] if line.startswith("likely cause: ")]
+    named = [probe for probe in checked["probes"] if probe["likely_cause"]]
     assert len(causes) == len(named)
-    return found["accuracy"]["fraction"], found["attack"]["non_target"]["fraction"], causes
+    accuracy = found["accuracy"]["fraction"]
+    asr = found["attack"]["non_target"]["fraction"]
+    return accuracy, asr, causes
 
 
 def test_where_nothing_is_wrong_all_is_checked_and_nothing_named(scene: Path) -> None:
     told = (scene / "x.safetensors", "open_clip", scene / "images")
     found = evaluate_foreign(*told, Attack("badnet"), "smoke")
-    assert found["accuracy"]["fraction"] > 0.9 and found["attack"]["non_target"]["fraction"] > 0.9
-    lines = found["checked"]["lines"]
-    assert lines[-1].startswith("no cause of a low number among these; what no check sees: ")
-    assert {probe["subject"] for probe in found["checked"]["probes"]} == SUBJECTS
-    assert not any(probe["likely_cause"] for probe in found["checked"]["probes"])
+    assert found["accuracy"]["fraction"] > 0.9
+    assert found["attack"]["non_target"]["fraction"] > 0.9
 
-    found = evaluate_foreign(*told, Attack(None), "smoke")
-    assert {probe["measure"] for probe in found["checked"]["probes"]} == {"accuracy"}
+    last = found["checked"]["lines"][-1]
+    assert last.startswith("no cause of a low number among these; what no check sees: ")
+    probes = found["checked"]["probes"]
+    assert {probe["subject"] for probe in probes} == SUBJECTS
+    assert not any(probe["likely_cause"] for probe in probes)
+
+    without = evaluate_foreign(*told, Attack(None), "smoke")
+    probes = without["checked"]["probes"]
+    assert {probe["measure"] for probe in probes} == {"accuracy"}
 
 
 @pytest.mark.parametrize("target", ["3", NAMES[3]])
 def test_a_wrong_target_is_named_with_the_right_one(scene: Path, target: str) -> None:
     attack = Attack("badnet", target=target)
     accuracy, asr, causes = evaluated(scene / "x.safetensors", scene / "images", attack)
-    assert accuracy > 0.9 and asr < 0.1
-    assert len(causes) == 1
-    assert causes[0].startswith("likely cause: target: ASR 0.0% as called, ")
-    assert causes[0].endswith(f"% with the target 'banana' (--target {TARGET})")
+    assert accuracy > 0.9
+    assert asr < 0.1
+    (cause,) = causes
+    assert cause.startswith("likely cause: target: ASR 0.0% as called, ")
+    assert cause.endswith(f"% with the target 'banana' (--target {TARGET})")
 
 
 BY_NAME = sorted(range(CLASSES), key=lambda label: NAMES[label].lower())
@@ -94,10 +101,12 @@ def test_channels_in_another_order_are_named(scene: Path, tmp_path: Path) -> Non
     images = write_folder(tmp_path / "images", range(CLASSES))
     for path in images.rglob("*.png"):
         pixels = np.array(open_rgb(path.read_bytes()))
-        path.write_bytes(encode_png(np.ascontiguousarray(pixels[..., ::-1])))
+        swapped = np.ascontiguousarray(pixels[..., ::-1])
+        path.write_bytes(encode_png(swapped))
     accuracy, _, causes = evaluated(scene / "x.safetensors", images)
     assert accuracy < 0.3
-    assert any("image transform" in cause and "blue, green, red" in cause for cause in causes)
+    of_transform = [cause for cause in causes if "image transform" in cause]
+    assert any("blue, green, red" in cause for cause in of_transform)
 
 
 def test_statistics_that_were_never_kept_are_named(scene: Path, tmp_path: Path) -> None:
@@ -117,10 +126,12 @@ def test_statistics_that_were_never_kept_are_named(scene: Path, tmp_path: Path) 
 
 def test_the_command_tells_causes_and_json(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = f"evaluate --checkpoint {scene}/epoch_1.pt --format cleanclip --images {scene}/images"
-    assert main(f"{call} --profile smoke --trigger badnet --target 3".split()) == 0
+    options = "--profile smoke --trigger badnet --target 3"
+    assert main(f"{call} {options}".split()) == 0
     said = capsys.readouterr()
-    assert json.loads(said.out)["attack"]["target_number"] == 3
-    assert said.err.splitlines() == json.loads(said.out)["checked"]["lines"]
+    content = json.loads(said.out)
+    assert content["attack"]["target_number"] == 3
+    assert said.err.splitlines() == content["checked"]["lines"]
     assert "\nlikely cause: target: " in said.err
 
 
@@ -134,7 +145,7 @@ def test_the_command_tells_causes_and_json(scene: Path, capsys: pytest.CaptureFi
 )
 def test_options_that_clash_are_refused(scene: Path, options: dict[str, Any], message: str) -> None:
     attack: dict[str, Any] = {"trigger": "badnet", "protocol": "authors"} | options
+    checkpoint = scene / "x.safetensors"
+    images = scene / "images"
     with pytest.raises(SpecError, match=message):
-        evaluate_foreign(
-            scene / "x.safetensors", "open_clip", scene / "images", Attack(**attack), "smoke"
-        )
+        evaluate_foreign(checkpoint, "open_clip", images, Attack(**attack), "smoke")
