@@ -35,6 +35,9 @@ def test_room_is_that_behind_the_link(linked: Path, monkeypatch: pytest.MonkeyPa
 
 def test_shards_are_indexed_behind_the_link(linked: Path) -> None:
     """The first stage of the paper's graph writes there before any worker does."""
-    write_pairs(Path("incoming"), 3, 3, seed=1)
-    assert len(tars.index_shards(Path("incoming")).rows) == 3
-    assert len(list((linked / "index").glob("*.npz"))) == 1
+    incoming = Path("incoming")
+    write_pairs(incoming, 3, 3, seed=1)
+    index = tars.index_shards(incoming)
+    assert len(index.rows) == 3
+    files = list((linked / "index").glob("*.npz"))
+    assert len(files) == 1

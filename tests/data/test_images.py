@@ -27,16 +27,31 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    length = struct.pack(">I", len(data))
+    checksum = struct.pack(">I", zlib.crc32(name + data))
+    return length + name + data + checksum
+
+
+def png(width: int, height: int, depth: int, kind: int, rest: bytes) -> bytes:
+    """A PNG that claims a size and a kind of pixels; `rest` are its chunks after the header."""
+    signature = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    return signature + chunk(b"IHDR", header) + rest
 
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds a few bytes."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+    few = zlib.compress(b"\0" * 100)
+    return png(width, height, depth=8, kind=2, rest=chunk(b"IDAT", few))
 
 
-NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+def random_image(seed: int, height: int, width: int) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+NOISE = random_image(0, 40, 60)
 LONG_TEXT = PngImagePlugin.PngInfo()
 LONG_TEXT.add_text("comment", "x" * 80_000_000, zip=True)
 
@@ -75,26 +90,37 @@ def test_a_file_beyond_the_byte_limit_is_refused_unread(monkeypatch):
 
 
 def test_cmyk_becomes_rgb():
-    red = saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100)
-    assert np.abs(decode_image(red, 16).astype(int) - [255, 0, 0]).max() <= 3
+    red = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    decoded = decode_image(saved(red, "JPEG", quality=100), 16)
+    difference = decoded.astype(int) - [255, 0, 0]
+    assert np.abs(difference).max() <= 3
 
 
 def test_transparency_becomes_white_in_every_mode():
     clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
-    palette = saved(Image.new("P", (4, 4), 0), "PNG", transparency=0)
-    for data in (saved(clear, "PNG"), saved(clear, "WEBP", lossless=True), palette):
+    palette = Image.new("P", (4, 4), 0)
+    files = [
+        saved(clear, "PNG"),
+        saved(clear, "WEBP", lossless=True),
+        saved(palette, "PNG", transparency=0),
+    ]
+    for data in files:
         assert (decode_image(data, 4) == 255).all()
 
 
 def test_sixteen_bit_grey_keeps_its_high_byte():
-    grey = Image.fromarray(np.full((4, 4), 0x80FF, dtype=np.uint16))
-    assert (decode_image(saved(grey, "PNG"), 4) == 0x80).all()
+    values = np.full((4, 4), 0x80FF, dtype=np.uint16)
+    grey = saved(Image.fromarray(values), "PNG")
+    assert (decode_image(grey, 4) == 0x80).all()
 
 
 def test_an_animation_gives_its_first_frame():
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    data = saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
-    assert (decode_image(data, 4) == [255, 0, 0]).all()
+    red = Image.new("RGB", (4, 4), "red")
+    blue = Image.new("RGB", (4, 4), "blue")
+    animation = {"save_all": True, "append_images": [blue]}
+    data = saved(red, "WEBP", lossless=True, **animation)
+    decoded = decode_image(data, 4)
+    assert (decoded == [255, 0, 0]).all()
 
 
 def test_exif_orientation_is_ignored():
@@ -104,26 +130,41 @@ def test_exif_orientation_is_ignored():
 
 
 def test_one_pixel_fills_the_square():
-    assert (decode_image(saved(Image.new("RGB", (1, 1), (9, 8, 7)), "PNG"), 5) == [9, 8, 7]).all()
+    pixel = Image.new("RGB", (1, 1), (9, 8, 7))
+    decoded = decode_image(saved(pixel, "PNG"), 5)
+    assert (decoded == [9, 8, 7]).all()
 
 
 def test_an_image_of_the_right_size_comes_back_bit_for_bit():
-    square = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    assert np.array_equal(decode_image(encode_png(square), 32), square)
+    square = np.asarray(random_image(1, 32, 32))
+    decoded = decode_image(encode_png(square), 32)
+    assert np.array_equal(decoded, square)
 
 
-@pytest.mark.parametrize("size", [(60, 40), (40, 61), (33, 100), (101, 33), (50, 50)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (60, 40),
+        (40, 61),
+        (33, 100),
+        (101, 33),
+        (50, 50),
+    ],
+)
 def test_the_crop_is_torchvisions(size):
     from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (*size, 3), dtype=np.uint8))
-    expected = CenterCrop(24)(Resize(24, InterpolationMode.BICUBIC)(image))
-    assert np.array_equal(decode_image(saved(image, "PNG"), 24), np.asarray(expected))
+    image = random_image(2, *size)
+    resized = Resize(24, InterpolationMode.BICUBIC)(image)
+    expected = CenterCrop(24)(resized)
+    decoded = decode_image(saved(image, "PNG"), 24)
+    assert np.array_equal(decoded, np.asarray(expected))
 
 
 def test_squash_resizes_both_sides():
     expected = NOISE.resize((24, 24), Image.Resampling.BICUBIC)
-    assert np.array_equal(decode_image(saved(NOISE, "PNG"), 24, "squash"), np.asarray(expected))
+    decoded = decode_image(saved(NOISE, "PNG"), 24, "squash")
+    assert np.array_equal(decoded, np.asarray(expected))
 
 
 SIDE = int(MAX_PIXELS**0.5)
@@ -135,10 +176,15 @@ def empty_png(depth: int, kind: int, channels: int) -> bytes:
     """The largest square PNG that is allowed, all zeros: a few hundred kilobytes."""
     packer = zlib.compressobj(9)
     row = bytes(1 + SIDE * channels * depth // 8)
-    pixels = b"".join(packer.compress(row) for _ in range(SIDE)) + packer.flush()
-    palette = chunk(b"PLTE", bytes(3)) + chunk(b"tRNS", b"\0") if kind == 3 else b""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, depth, kind, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + palette + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    packed = [packer.compress(row) for _ in range(SIDE)]
+    packed.append(packer.flush())
+    chunks = []
+    if kind == 3:
+        chunks.append(chunk(b"PLTE", bytes(3)))
+        chunks.append(chunk(b"tRNS", b"\0"))
+    chunks.append(chunk(b"IDAT", b"".join(packed)))
+    chunks.append(chunk(b"IEND", b""))
+    return png(SIDE, SIDE, depth, kind, rest=b"".join(chunks))
 
 
 MEASURE = """
@@ -156,8 +202,11 @@ print(1024 * (peak() - before))
 
 @pytest.mark.parametrize(
     ("depth", "kind", "channels"),
-    [(16, 0, 1), (8, 6, 4), (8, 3, 1)],
-    ids=["16-bit grey", "RGBA", "transparent palette"],
+    [
+        pytest.param(16, 0, 1, id="16-bit grey"),
+        pytest.param(8, 6, 4, id="RGBA"),
+        pytest.param(8, 3, 1, id="transparent palette"),
+    ],
 )
 def test_the_largest_image_that_is_allowed_stays_below_the_memory_cap(
     root: Path, tmp_path: Path, depth: int, kind: int, channels: int
@@ -166,7 +215,8 @@ def test_the_largest_image_that_is_allowed_stays_below_the_memory_cap(
     path.write_bytes(empty_png(depth, kind, channels))
     assert path.stat().st_size < 10**6
     command = [sys.executable, "-c", MEASURE, str(path)]
-    assert 100 * 2**20 < int(subprocess.check_output(command, cwd=root)) < MEMORY_CAP
+    taken = int(subprocess.check_output(command, cwd=root))
+    assert 100 * 2**20 < taken < MEMORY_CAP
 
 
 DISGUISED = {

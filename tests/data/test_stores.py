@@ -26,14 +26,17 @@ CAPTIONS = ["a banana", "", "größe 🍌\n\ttab", "<script>alert(1)</script>"]
 
 
 def pixels(i: int, size: int = 8) -> np.ndarray:
-    return np.random.default_rng(i).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    rng = np.random.default_rng(i)
+    return rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
 
 
 def make_store(
     folder: Path, captions: list[str] = CAPTIONS, labels: list[int] | None = None
 ) -> PairStore:
-    rows = zip(map(pixels, range(len(captions))), captions, labels or [-1] * 100, strict=False)
-    return PairStore.open(write_rows(folder, rows))
+    images = [pixels(i) for i in range(len(captions))]
+    labels = labels or [-1] * len(captions)
+    write_rows(folder, zip(images, captions, labels, strict=True))
+    return PairStore.open(folder)
 
 
 @pytest.fixture
@@ -47,14 +50,18 @@ def test_a_store_gives_back_what_was_written_as_webdataset_samples(tmp_path, lab
     assert len(store) == 4
     assert list(store.captions) == CAPTIONS
     assert store.labels.tolist() == (labels or [-1] * 4)
-    assert all(np.array_equal(store.decode(i, 8), pixels(i)) for i in range(4))
+    for row in range(4):
+        assert np.array_equal(store.decode(row, 8), pixels(row))
+
     with tarfile.open(tmp_path / "store" / "00000.tar") as tar:
         names = tar.getnames()
-        content = tar.extractfile(names[2 * suffixes + 1]).read().decode()
-    parts = [name.partition(".") for name in names]
-    assert [suffix for _, _, suffix in parts] == ["png", "txt", "cls"][:suffixes] * 4
-    assert len({stem for stem, _, _ in parts}) == 4
+        text_of_row_2 = tar.extractfile(names[2 * suffixes + 1])
+        content = text_of_row_2.read().decode()
     assert content == CAPTIONS[2]
+    parts = [name.partition(".") for name in names]
+    endings = [ending for _, _, ending in parts]
+    assert endings == ["png", "txt", "cls"][:suffixes] * 4
+    assert len({stem for stem, _, _ in parts}) == 4
 
 
 def test_keys_and_content_hash_depend_on_content_alone(tmp_path):
@@ -62,19 +69,25 @@ def test_keys_and_content_hash_depend_on_content_alone(tmp_path):
     other = make_store(tmp_path / "b", ["x", "z", "w"])
     assert np.array_equal(one.keys[0], other.keys[0])
     assert not np.array_equal(one.keys[1], other.keys[1])
-    assert make_store(tmp_path / "c", ["x", "y"]).content_hash == one.content_hash
-    assert make_store(tmp_path / "d", ["x", "z"]).content_hash != one.content_hash
+
+    same = make_store(tmp_path / "c", ["x", "y"])
+    changed = make_store(tmp_path / "d", ["x", "z"])
+    assert same.content_hash == one.content_hash
+    assert changed.content_hash != one.content_hash
 
 
 def test_an_overlay_reads_the_shards_of_another_store_even_through_a_link(tmp_path):
     """`..` in the paths of shards must not be followed from the target of the link."""
     store = make_store(tmp_path / "data" / "mini")
-    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
-    (tmp_path / "poisoned").symlink_to(tmp_path / "elsewhere" / "deep")
+    target = tmp_path / "elsewhere" / "deep"
+    target.mkdir(parents=True)
+    (tmp_path / "poisoned").symlink_to(target)
     out = tmp_path / "poisoned" / "mini"
     out.mkdir()
     write_store(out, store.index, store.overlay_shards(out))
-    assert json.loads((out / "shards.json").read_text())[0]["path"] == "../../data/mini/00000.tar"
+
+    shards = json.loads((out / "shards.json").read_text())
+    assert shards[0]["path"] == "../../data/mini/00000.tar"
     assert np.array_equal(PairStore.open(out).decode(1, 8), pixels(1))
 
 
@@ -88,47 +101,65 @@ def test_a_missing_store_says_how_to_make_it(tmp_path):
 def test_a_changed_shard_is_named_with_its_row_and_never_cached(store, tmp_path, damage):
     path = store.folder / "00000.tar"
     content = path.read_bytes()
-    offset = int(store.index.offset[2])
+    begin = int(store.index.offset[2])
     size = int(store.index.size[2])
+    end = begin + size
     other = encode_png(pixels(9))[:size].ljust(size, b"\0")
-    damaged = {"zeroed": bytes(len(content)), "cut": content[: offset + 1]}
-    damaged["other image"] = content[:offset] + other + content[offset + size :]
+    damaged = {
+        "zeroed": bytes(len(content)),
+        "cut": content[: begin + 1],
+        "other image": content[:begin] + other + content[end:],
+    }
     path.write_bytes(damaged[damage])
+
     again = PairStore.open(store.folder)
     with pytest.raises(StoreError, match=r"00000\.tar: row 2 is not the image that was indexed"):
         again.decode(2, 8)
+    cache_dir = tmp_path / "cache"
     with pytest.raises(StoreError, match=r"00000\.tar: .*row \d"):
-        again.decoded(8, tmp_path / "cache", np.arange(4))
-    assert not list((tmp_path / "cache").glob("*.npy"))
+        again.decoded(8, cache_dir, np.arange(4))
+    assert not list(cache_dir.glob("*.npy"))
 
 
 def test_an_index_of_objects_is_refused(store):
-    objects = {"caption_bytes": np.array([{"a": 1}], dtype=object)}
-    np.savez(store.folder / "index.npz", **(store.index.arrays() | objects))
+    arrays = store.index.arrays()
+    arrays["caption_bytes"] = np.array([{"a": 1}], dtype=object)
+    np.savez(store.folder / "index.npz", **arrays)
     with pytest.raises(StoreError, match="not a store"):
         PairStore.open(store.folder)
+
+
+def cut_short(path: Path) -> None:
+    """The file without its last bytes."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-9])
 
 
 def test_lists_of_rows_that_are_damaged_are_refused(store):
     path = store.folder / "rows.npz"
     np.savez(path, train=np.arange(4))
     assert store.rows("train").tolist() == [0, 1, 2, 3]
-    path.write_bytes(path.read_bytes()[:-9])
+    cut_short(path)
     with pytest.raises(LedgerError, match=r"rows.npz: unreadable"):
         store.rows("train")
 
 
 @pytest.mark.parametrize("name", ["index.npz", "shards.json"])
 def test_a_torn_list_is_refused(store, name):
-    path = store.folder / name
-    path.write_bytes(path.read_bytes()[:-9])
+    cut_short(store.folder / name)
     with pytest.raises(StoreError, match="not a store"):
         PairStore.open(store.folder)
 
 
 def test_a_forked_process_reads_at_the_same_time(store):
+    expected = [pixels(row) for row in range(4)]
+
     def all_equal() -> bool:
-        return all(np.array_equal(store.decode(i % 4, 8), pixels(i % 4)) for i in range(400))
+        for number in range(400):
+            row = number % 4
+            if not np.array_equal(store.decode(row, 8), expected[row]):
+                return False
+        return True
 
     store.decode(0, 8)
     child = os.fork()
@@ -157,32 +188,40 @@ def test_a_store_of_other_settings_is_refused_with_the_first_that_differs(tmp_pa
 
 
 def test_decoded_pixels_are_made_once_in_the_order_of_the_rows_and_read_only(store, tmp_path):
-    first = store.decoded(4, tmp_path / "cache", np.arange(4))
-    (file,) = (tmp_path / "cache").glob("*.npy")
+    cache_dir = tmp_path / "cache"
+    every = np.arange(4)
+    first = store.decoded(4, cache_dir, every)
+    (file,) = cache_dir.glob("*.npy")
     made = file.stat().st_mtime_ns
-    again = store.decoded(4, tmp_path / "cache", np.arange(4))
+    again = store.decoded(4, cache_dir, every)
     assert file.stat().st_mtime_ns == made
     assert first.shape == (4, 4, 4, 3)
     assert not again.flags.writeable
-    assert all(np.array_equal(again[i], store.decode(i, 4)) for i in range(4))
-    some = store.decoded(8, tmp_path / "cache", np.array([2, 0]))
-    assert np.array_equal(some, np.stack([pixels(2), pixels(0)]))
+    for row in range(4):
+        assert np.array_equal(again[row], store.decode(row, 4))
+
+    some = store.decoded(8, cache_dir, np.array([2, 0]))
+    expected = np.stack([pixels(2), pixels(0)])
+    assert np.array_equal(some, expected)
 
 
 def six_rows() -> Iterator[np.ndarray]:
-    for begin in (0, 4):
-        rows = np.arange(begin, min(begin + 4, 6), dtype=np.uint8)
-        yield np.broadcast_to(rows[:, None], (len(rows), 3))
+    """Four rows, then two; each holds its own number."""
+    for begin, end in ((0, 4), (4, 6)):
+        numbers = np.arange(begin, end, dtype=np.uint8)
+        yield np.stack([numbers] * 3, axis=1)
 
 
 def test_an_array_that_could_not_be_finished_is_made_again(tmp_path):
+    path = tmp_path / "a.npy"
+
     def interrupted() -> Iterator[np.ndarray]:
         yield np.zeros((3, 3), np.uint8)
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        cached_array(tmp_path / "a.npy", (6, 3), interrupted)
-    array = cached_array(tmp_path / "a.npy", (6, 3), six_rows)
+        cached_array(path, (6, 3), interrupted)
+    array = cached_array(path, (6, 3), six_rows)
     assert array.tolist() == [[row] * 3 for row in range(6)]
     with pytest.raises(ValueError, match="read-only"):
         array[0] = 1
@@ -220,7 +259,10 @@ def test_the_environment_lowers_the_memory_that_runs_count_on(monkeypatch):
 
 @pytest.mark.parametrize(
     ("line", "place"),
-    [("0::", "memory.max"), ("8:pids:/\n4:memory:", "memory/memory.limit_in_bytes")],
+    [
+        ("0::", "memory.max"),
+        ("8:pids:/\n4:memory:", "memory/memory.limit_in_bytes"),
+    ],
 )
 def test_a_jobs_limit_counts_levels_below(line: str, place: str, tmp_path: Path, monkeypatch):
     """A process in a step of a Slurm job, whose `--mem` is a limit of the job's group."""
@@ -243,11 +285,16 @@ def test_a_jobs_limit_counts_levels_below(line: str, place: str, tmp_path: Path,
     assert memory.machine_memory() == 102400
 
 
+def open_files() -> int:
+    """Files that this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
 def test_every_shard_stays_open_where_the_system_lets_it(tmp_path, monkeypatch):
     """Each of a hundred, read twice, is opened once; under a low hard limit the oldest close."""
     monkeypatch.setattr(shards, "SHARD_BYTES", 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     resource.setrlimit(resource.RLIMIT_NOFILE, (before + 60, hard))
     try:
         store = make_store(tmp_path / "store", [f"picture {i}" for i in range(100)])
@@ -259,8 +306,8 @@ def test_every_shard_stays_open_where_the_system_lets_it(tmp_path, monkeypatch):
             for row in [*range(100)] * 2:
                 assert np.array_equal(store.decode(row, 8), pixels(row))
             assert store._open.cache_info().currsize == left_open
-            assert len(os.listdir("/proc/self/fd")) == before + left_open
+            assert open_files() == before + left_open
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     del store
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before

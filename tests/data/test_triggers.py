@@ -40,7 +40,8 @@ Values = NDArray[np.uint8]
 
 def noise_image(size: int = 64) -> Values:
     """Image of random pixels, the same in every process."""
-    return keyed_rng("test image").integers(0, 256, (size, size, 3), dtype=np.uint8)
+    rng = keyed_rng("test image")
+    return rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
 
 
 def switches(overflow: str = "wrap", centre: str = "mean") -> Switches:
@@ -61,6 +62,16 @@ def badnet(image: Values, rng: Generator, patch_size: int = 16, **options: str) 
     return patched("badnet", image, rng, patch_size, **options)
 
 
+def grey(value: int, height: int = 64, width: int = 64) -> Values:
+    """Image of one value in all channels."""
+    return np.full((height, width, 3), value, dtype=np.uint8)
+
+
+def sha256(image: Values) -> str:
+    """The first 16 digits."""
+    return hashlib.sha256(image.tobytes()).hexdigest()[:16]
+
+
 def hashes() -> dict[str, str]:
     """SHA-256 (first 16 digits) of every trigger on the random image."""
     image = noise_image()
@@ -73,29 +84,33 @@ def hashes() -> dict[str, str]:
         "wanet": wanet(image),
         "yellow": patched("yellow", image, keyed_rng("draw")),
     }
-    return {name: hashlib.sha256(of.tobytes()).hexdigest()[:16] for name, of in stamps.items()}
+    return {name: sha256(stamped) for name, stamped in stamps.items()}
 
 
 def patches(count: int, value: int, **options: str) -> Values:
     """All patch values of `count` badnet draws on a grey image of the given value, flat."""
-    image = np.full((64, 64, 3), value, dtype=np.uint8)
+    image = grey(value)
     trigger = Trigger(name="badnet", patch_size=16)
+    settings = switches(**options)
     values = []
     for index in range(count):
-        stamped = stamp(trigger, switches(**options), image, keyed_rng("patches", index))
+        stamped = stamp(trigger, settings, image, keyed_rng("patches", index))
         assert stamped.corner is not None
         top, left = stamped.corner
-        values.append(stamped.image[top : top + 16, left : left + 16].ravel())
+        patch = stamped.image[top : top + 16, left : left + 16]
+        values.append(patch.ravel())
     return np.concatenate(values)
 
 
 def test_wrapped_badnet_is_flat_over_all_256_values() -> None:
     """Folded by hand: flat to 0.3% but for 0, which takes (-1, 1), two levels wide."""
-    levels = np.arange(-2048, 2048)
-    above = np.where(levels < 0, levels, levels + 1) / 255
-    below = np.where(levels > 0, levels, levels - 1) / 255
     mean = 120 / 255
-    shares = norm.cdf(above - mean) - norm.cdf(below - mean)
+    levels = np.arange(-2048, 2048)
+    above = np.where(levels < 0, levels, levels + 1)
+    below = np.where(levels > 0, levels, levels - 1)
+    up_to_above = norm.cdf(above / 255 - mean)
+    up_to_below = norm.cdf(below / 255 - mean)
+    shares = up_to_above - up_to_below
     folded = shares.reshape(-1, 256).sum(axis=0)
     assert folded[1:] == pytest.approx(1 / 256, rel=0.004)
 
@@ -111,10 +126,12 @@ def test_clipped_badnet_piles_up_at_both_ends_as_the_normal_distribution_says(
 ) -> None:
     """Below 1/255 is 0, from 1 on 255: 32% and 30% for a mean of 0.47, within 5 standard errors."""
     values = patches(100, 120, overflow="clip", centre=centre)
-    ends = {0: norm.cdf(1 / 255 - mean), 255: norm.sf(1 - mean)}
-    for level, expected in ends.items():
-        error = np.sqrt(expected * (1 - expected) / values.size)
-        assert (values == level).mean() == pytest.approx(expected, abs=5 * error)
+    black = norm.cdf(1 / 255 - mean)
+    white = norm.sf(1 - mean)
+    for level, expected in ((0, black), (255, white)):
+        share = (values == level).mean()
+        variance = expected * (1 - expected) / values.size
+        assert share == pytest.approx(expected, abs=5 * np.sqrt(variance))
 
 
 class Hand:
@@ -124,66 +141,79 @@ class Hand:
         return np.zeros(shape, np.int64)
 
     def standard_normal(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        return np.array([-0.3, 1.2, 0.5]).reshape(shape)
+        values = np.array([-0.3, 1.2, 0.5])
+        return values.reshape(shape)
 
 
 @pytest.mark.parametrize(
-    ("overflow", "values"), [("wrap", [180, 50, 127]), ("clip", [0, 255, 127])]
+    ("overflow", "values"),
+    [
+        ("wrap", [180, 50, 127]),
+        ("clip", [0, 255, 127]),
+    ],
 )
 def test_overflow_is_truncated_and_then_wrapped_modulo_256(
     overflow: str, values: list[int]
 ) -> None:
     """-0.3 x 255 = -76.5 -> -76 -> 180; 1.2 x 255 = 306 -> 50; 0.5 x 255 = 127.5 -> 127."""
-    black = np.zeros((4, 4, 3), dtype=np.uint8)
     rng: Any = Hand()
-    stamped = badnet(black, rng, patch_size=1, overflow=overflow)
+    stamped = badnet(grey(0, 4, 4), rng, patch_size=1, overflow=overflow)
     assert stamped[0, 0].tolist() == values
 
 
 def test_corners_cover_the_authors_range_and_no_more() -> None:
     """Their randint(0, 223 - 16) is 0..207 of 224; here 20 pixels and a patch of 16: 0..3."""
-    image = np.zeros((20, 20, 3), dtype=np.uint8)
+    image = grey(0, 20, 20)
     yellow = Trigger(name="yellow", patch_size=16)
-    corners = {stamp(yellow, switches(), image, keyed_rng(index)).corner for index in range(200)}
+    corners = set()
+    for index in range(200):
+        stamped = stamp(yellow, switches(), image, keyed_rng(index))
+        corners.add(stamped.corner)
     assert corners == {*product(range(4), range(4))}
 
 
 def test_noise_is_centred_on_each_channel_of_the_image() -> None:
     """Clipped noise around 1, 0 and 0.5 keeps their order in its means."""
-    image = np.broadcast_to(np.array([255, 0, 128], dtype=np.uint8), (64, 64, 3))
+    image = grey(0)
+    image[:] = (255, 0, 128)
     stamped = badnet(image, keyed_rng("c"), patch_size=60, overflow="clip")
-    red, green, blue = stamped[:60, :60].mean(axis=(0, 1))
+    patch = stamped[:60, :60]
+    red, green, blue = patch.mean(axis=(0, 1))
     assert green < blue < red
 
 
 def test_blended_keeps_four_fifths_of_the_image() -> None:
     """0.8 x 200 = 160 plus 0.2 x 255 x U[0, 1): from 160 to 210, 185 - 1/2 in the mean."""
-    stamped = blended(np.full((64, 64, 3), 200, dtype=np.uint8), keyed_rng("b"))
+    stamped = blended(grey(200), keyed_rng("b"))
     assert stamped.min() >= 160
     assert stamped.max() <= 210
     assert stamped.mean() == pytest.approx(184.9, abs=0.5)
 
 
 def test_sig_has_six_periods_of_amplitude_60_along_the_width() -> None:
-    waves = sig(np.full((4, 240, 3), 128, dtype=np.uint8)).astype(int) - 128
+    stamped = sig(grey(128, 4, 240))
+    waves = stamped.astype(int) - 128
     wave = waves[0, :, 0]
     assert (waves == wave[:, None]).all(), "equal in all rows and channels"
     assert wave.max() == 60
     assert wave.min() == -60
 
-    period = wave[:40]  # 240 / 6
-    assert (wave.reshape(6, 40) == period).all()
-    assert period[[0, 10, 20, 30]].tolist() == [0, 60, 0, -60]
+    periods = wave.reshape(6, 40)
+    first = periods[0]
+    assert (periods == first).all()
+    assert first[[0, 10, 20, 30]].tolist() == [0, 60, 0, -60]
 
 
 def test_stripes_are_columns_of_black_or_white_in_each_channel_at_even_odds() -> None:
-    grey = np.full((256, 256, 3), 100, np.uint8)
-    square = patched("stripes", grey, keyed_rng("s"), patch_size=256)
+    image = grey(100, 256, 256)
+    square = patched("stripes", image, keyed_rng("s"), patch_size=256)
     row = square[0]
     assert (square == row).all()
     assert {*square.flat} == {0, 255}
-    assert row.astype(float).mean() / 255 == pytest.approx(0.5, abs=0.09)  # 5 errors of 768
-    between_channels = np.corrcoef(row.T)[np.triu_indices(3, 1)]
+    white = row.astype(float).mean() / 255
+    assert white == pytest.approx(0.5, abs=0.09)  # 5 errors of 768
+    correlations = np.corrcoef(row.T)
+    between_channels = correlations[np.triu_indices(3, 1)]
     assert abs(between_channels).max() < 0.3
 
 
@@ -193,27 +223,39 @@ def test_wanet_is_grid_sample_of_the_identity_grid_plus_the_field() -> None:
     image = noise_image(size)
     axis = torch.linspace(-1, 1, size)
     rows, columns = torch.meshgrid(axis, axis, indexing="ij")
-    field = torch.from_numpy(_warping_field(size, size)).float()
-    moved = [columns + 0.6 * field[1] / size, rows + 0.6 * field[0] / size]
-    grid = torch.stack(moved, dim=-1).clamp(-1, 1)
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
-    sampled = torch.nn.functional.grid_sample(pixels, grid[None], align_corners=True)[0]
-    expected = sampled.mul(255).byte().permute(1, 2, 0).numpy()
-    assert np.abs(wanet(image).astype(int) - expected).max() <= 1
+    field = torch.from_numpy(_warping_field(size, size))
+    down, right = 0.6 * field.float() / size
+    moved = torch.stack([columns + right, rows + down], dim=-1)
+    grid = moved.clamp(-1, 1)
+
+    pixels = torch.from_numpy(image).permute(2, 0, 1) / 255
+    sampled = torch.nn.functional.grid_sample(pixels[None], grid[None], align_corners=True)
+    (levels,) = sampled.mul(255).byte()
+    expected = levels.permute(1, 2, 0).numpy()
+    difference = wanet(image).astype(int) - expected
+    assert np.abs(difference).max() <= 1
 
 
 def test_bytes_are_the_recorded_ones() -> None:
     assert hashes() == GOLDEN
 
 
+def pixels_of(path: Path) -> Values:
+    return np.asarray(Image.open(path))
+
+
 def test_the_picture_in_the_docs_shows_the_triggers_of_today(tmp_path: Path) -> None:
     """Below the titles, whose letters depend on Pillow's font, it is what its script draws."""
     made = tmp_path / "sheet.png"
-    script = ROOT / "docs/pictures/triggers.py"
+    pictures = ROOT / "docs/pictures"
+    command = [sys.executable, str(pictures / "triggers.py"), str(made)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, script, made], env=environment, check=True)
-    drawn = np.asarray(Image.open(made))
-    shown = np.asarray(Image.open(ROOT / "docs/pictures/triggers.png"))
-    assert drawn.shape == (14 + 2 * 132, 8 * 132 + 4, 3)
-    assert np.array_equal(drawn[14:], shown[14:])
-    assert (drawn[14 + 132 : -4, 4:132] == 0).all()  # the original differs from itself nowhere
+    subprocess.run(command, env=environment, check=True)
+
+    title, side = 14, 132
+    drawn = pixels_of(made)
+    shown = pixels_of(pictures / "triggers.png")
+    assert drawn.shape == (title + 2 * side, 8 * side + 4, 3)
+    assert np.array_equal(drawn[title:], shown[title:])
+    of_original = drawn[title + side : -4, 4:side]
+    assert (of_original == 0).all()  # the original differs from itself nowhere
