@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -50,25 +50,53 @@ from tests.support.short_run import (
 )
 
 
+def cleanings(**overrides: Any) -> list[RunSpec]:
+    """Cleaning runs of the profile smoke; `__` in a name stands for a dot."""
+    changes = {name.replace("__", "."): value for name, value in overrides.items()}
+    profile = load_profile("smoke", overrides=changes)
+    return clean_runs(profile)
+
+
+def with_loss(spec: RunSpec, loss: str) -> RunSpec:
+    """The run with another objective."""
+    return spec.model_copy(update={"loss": loss})
+
+
+def mmcl_spec() -> RunSpec:
+    """The short run with the loss of MMCL, from a fresh optimizer."""
+    return with_loss(run_spec(optimizer_state="fresh"), "mmcl")
+
+
+def ssl_weight(spec: RunSpec) -> float:
+    return objective_of(spec).weights.get("ssl", 0.0)
+
+
 def test_weights_of_the_loss_follow_the_defence() -> None:
     defence = {"name": "deep_clustering", "clusters": 3, "weight": 5.0}
-    profile = load_profile("smoke", overrides={"clean.defence": defence})
-    weights = {run.loss: objective_of(run).weights for run in clean_runs(profile)}
+    runs = cleanings(clean__defence=defence)
+    weights = {run.loss: objective_of(run).weights for run in runs}
     assert weights["mmcl"] == {"clusters": 5.0, "mmcl": 1.0}
     assert weights["mmcl_ssl"] == {"clusters": 5.0, "mmcl": 1.0, "ssl": 1.0}
-    heavy = defended(clean_runs(load_profile("smoke"))[0], "cleanclip", ssl_weight=4.0)
-    assert objective_of(heavy.model_copy(update={"loss": "mmcl_ssl"})).weights["ssl"] == 4.0
+
+    plain, *_ = cleanings()
+    heavy = defended(with_loss(plain, "mmcl_ssl"), "cleanclip", ssl_weight=4.0)
+    assert ssl_weight(heavy) == 4.0
 
 
 def test_the_weight_of_pretraining_is_its_own_and_zero_of_it_needs_no_second_view() -> None:
     """The loss of a pre-training with the SSL term at 0 is that of MMCL, at no more cost."""
-    for weight, views in ((1.0, 2), (0.25, 2), (0.0, 1)):
+    cases = [
+        (1.0, 2),
+        (0.25, 2),
+        (0.0, 1),
+    ]
+    for weight, views in cases:
         profile = load_profile("smoke", overrides={"pretrain.ssl_weight": weight})
         run = next(run for run in pretrain_runs(profile) if run.loss == "mmcl_ssl")
-        assert objective_of(run).weights.get("ssl", 0.0) == weight
+        assert ssl_weight(run) == weight
         assert run.num_views == views
-        cleanings = {objective_of(clean).weights.get("ssl", 0.0) for clean in clean_runs(profile)}
-        assert cleanings == {0.0, 1.0}
+        of_cleanings = {ssl_weight(clean) for clean in clean_runs(profile)}
+        assert of_cleanings == {0.0, 1.0}
 
 
 @pytest.mark.parametrize(
@@ -87,24 +115,35 @@ def test_settings_that_a_defence_does_not_take_are_refused(content: Any, problem
 def test_only_what_a_run_departs_in_is_computed() -> None:
     """A defence with default settings is none, and settings at their default change no run."""
     spec = run_spec()
-    assert RunSpec.model_validate({**spec.model_dump(), "defence": {"name": "cleanclip"}}) == spec
+    by_name = {**spec.model_dump(), "defence": {"name": "cleanclip"}}
+    assert RunSpec.model_validate(by_name) == spec
     content = spec.computed()
     assert not content.keys() & {"defence", "poisons_left", "ssl_weight", "deterministic"}
-    plain = defended(spec, "shrink_and_perturb", shrink=0.9).computed()["defence"]
-    spelled = defended(spec, "shrink_and_perturb", shrink=0.9, perturb=0.0).computed()["defence"]
-    assert plain == spelled == {"name": "shrink_and_perturb", "shrink": 0.9}
+
+    plain = defended(spec, "shrink_and_perturb", shrink=0.9)
+    spelled = defended(spec, "shrink_and_perturb", shrink=0.9, perturb=0.0)
+    for written in (plain, spelled):
+        computed = written.computed()["defence"]
+        assert computed == {"name": "shrink_and_perturb", "shrink": 0.9}
+
+
+def shrunk_and_perturbed(shrink: float, perturb: float, seed: int) -> CLIP:
+    """The small model after it."""
+    model = build_model(load_profile("smoke").pretrain.model, 0, "fp32")
+    shrink_and_perturb(model, {"shrink": shrink, "perturb": perturb}, seed)
+    return model
 
 
 def test_shrinking_scales_every_weight_and_perturbing_adds_noise_of_the_given_deviation() -> None:
-    spec = load_profile("smoke").pretrain.model
-    start, shrunk, noisy, again = (build_model(spec, 0, "fp32") for _ in range(4))
-    shrink_and_perturb(shrunk, {"shrink": 0.5, "perturb": 0.0}, 0)
-    shrink_and_perturb(noisy, {"shrink": 1.0, "perturb": 0.01}, 1)
-    shrink_and_perturb(again, {"shrink": 1.0, "perturb": 0.01}, 1)
-    weights = (model.parameters() for model in (start, shrunk, noisy, again))
-    for one, half, other, same in zip(*weights, strict=True):
-        torch.testing.assert_close(half, one * 0.5, rtol=0, atol=0)
-        assert torch.equal(other, same)
+    start = build_model(load_profile("smoke").pretrain.model, 0, "fp32")
+    shrunk = shrunk_and_perturbed(shrink=0.5, perturb=0.0, seed=0)
+    noisy = shrunk_and_perturbed(shrink=1.0, perturb=0.01, seed=1)
+    again = shrunk_and_perturbed(shrink=1.0, perturb=0.01, seed=1)
+
+    halves = dict(shrunk.named_parameters())
+    for name, weight in start.named_parameters():
+        torch.testing.assert_close(halves[name], weight * 0.5, rtol=0, atol=0)
+    assert_equal_models(noisy, again, 0.0)
     noise = noisy.token_embedding.weight - start.token_embedding.weight
     assert noise.std().item() == pytest.approx(0.01, rel=0.01)
 
@@ -113,31 +152,38 @@ class Store:
     """Ten rows with keys of their own."""
 
     keys = np.arange(10, dtype=np.uint8)[:, None].repeat(16, axis=1)
+    lists: ClassVar = {
+        "100k": np.array([0, 2, 4]),
+        "poisoned": np.array([1, 3, 5, 7]),
+    }
 
     def __len__(self) -> int:
         return 10
 
     def rows(self, name: str) -> NDArray[np.int64]:
-        return {"100k": np.array([0, 2, 4]), "poisoned": np.array([1, 3, 5, 7])}[name]
+        return self.lists[name]
 
 
 def test_poisons_left_join_the_cleaning_pairs_and_grow_by_inclusion(tmp_path: Path) -> None:
     (tmp_path / "rows.npz").touch()
-    run = next(run for run in clean_runs(load_profile("smoke")) if run.clean_size == "100k")
+    run = next(run for run in cleanings() if run.clean_size == "100k")
     rows = []
     for count in range(5):
         left = run.model_copy(update={"poisons_left": count})
-        rows.append(set(_rows(left, tmp_path, Store()).tolist()))  # type: ignore[arg-type]
-    assert [len(found) for found in rows] == [3, 4, 5, 6, 7]
-    assert rows[0] == {0, 2, 4} and all(few < more for few, more in pairwise(rows))
+        found = _rows(left, tmp_path, Store())  # type: ignore[arg-type]
+        assert len(found) == 3 + count
+        rows.append(set(found.tolist()))
+
+    assert rows[0] == {0, 2, 4}
     assert rows[4] == {0, 1, 2, 3, 4, 5, 7}
+    for few, more in pairwise(rows):
+        assert few < more
 
 
 @pytest.mark.parametrize(("state", "decay"), [("fresh", 7.0), ("restored", 0.1)])
 def test_a_restored_optimizer_brings_its_weight_decay_along(state: str, decay: float) -> None:
     """The authors' "heavy regularisation" is undone by loading the checkpoint's optimizer."""
-    overrides = {"clean.optimizer.weight_decay": 7.0, "switches.optimizer_state": state}
-    runs = clean_runs(load_profile("smoke", overrides=overrides))
+    runs = cleanings(clean__optimizer__weight_decay=7.0, switches__optimizer_state=state)
     assert {run.optimizer.weight_decay for run in runs} == {decay}
 
 
@@ -164,62 +210,109 @@ class Single(Pairs):
         return images[:1], tokens[:1]
 
 
+def train_losses(folder: Path) -> list[dict[str, float]]:
+    """Mean losses of each row of a run after the first, which no step precedes."""
+    _, *rows = pending_rows(folder)
+    return [line["row"]["train_loss"] for line in rows]
+
+
 def test_a_defence_may_push_off_the_start(toy: Callable[..., RunSpec], tmp_path: Path) -> None:
     """The frozen model's embeddings of the same batch are at hand, also after the first step."""
     seen: list[Batch] = []
+    mmcl_alone = OBJECTIVES["mmcl"](0.0)
 
     def loss(batch: Batch, _: nn.Module | None) -> Losses:
         seen.append(batch)
         assert batch.start is not None
-        push = -(batch.images[0] - batch.start[0][0]).square().sum(dim=-1).mean()
-        return {"push": push, **OBJECTIVES["mmcl"](0.0).loss(batch, None)}
+        images, _texts = batch.start
+        moved = batch.images[0] - images[0]
+        distances = moved.square().sum(dim=-1)
+        return {"push": -distances.mean(), **mmcl_alone.loss(batch, None)}
 
     def objective(name: Any, settings: Any) -> Objective:
-        return Objective({"push": settings["strength"], "mmcl": 1.0}, loss, needs_start=True)
+        weights = {"push": settings["strength"], "mmcl": 1.0}
+        return Objective(weights, loss, needs_start=True)
 
     spec = toy(Defence(objective))
     run(tmp_path / "run", spec, pairs=Single())
-    assert len(seen) == STEPS_PER_EPOCH * EPOCHS and seen[-1].start is not None
+    assert len(seen) == STEPS_PER_EPOCH * EPOCHS
+
     start = build_model(spec.model, 0, spec.switches.initialisation).eval()
     images, _ = Single().batch(len(seen) - 1)
-    features = start.encode_image(normalise(images[0]), normalize=True)
-    torch.testing.assert_close(seen[-1].start[0][0], features, rtol=0, atol=1e-6)
-    [_, first, *_] = [line["row"]["train_loss"] for line in pending_rows(tmp_path / "run")]
-    assert first["loss"] == pytest.approx(3 * first["push"] + first["mmcl"], rel=1e-5)
+    expected = start.encode_image(normalise(images[0]), normalize=True)
+    last = seen[-1].start
+    assert last is not None
+    features, _texts = last
+    torch.testing.assert_close(features[0], expected, rtol=0, atol=1e-6)
+
+    first, *_ = train_losses(tmp_path / "run")
+    total = 3 * first["push"] + first["mmcl"]
+    assert first["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def updated_by_ft_sam(
+    loss_of: Callable[[dict[str, Tensor]], Tensor], weights: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Weights after a step of rate 0.1 along the gradient at 0.3 up the hill, by the formula."""
+    gradient_of = torch.func.grad(loss_of)
+    gradient = gradient_of(weights)
+    products = [weights[name] * gradient[name] for name in weights]
+    norm = sum(product.square().sum() for product in products) ** 0.5
+    uphill = {}
+    for name, weight in weights.items():
+        direction = weight**2 * gradient[name] / norm
+        uphill[name] = weight + 0.3 * direction
+    assert loss_of(uphill) > loss_of(weights)
+
+    there = gradient_of(uphill)
+    updated = {}
+    for name, weight in weights.items():
+        updated[name] = weight - 0.1 * there[name]
+    return updated
 
 
 def test_ft_sam_takes_the_gradient_up_the_hill(tmp_path: Path) -> None:
     """Against its formula in float64; without a radius it is the plain update."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
+    model = nn.Sequential(
+        nn.Linear(3, 4),
+        nn.BatchNorm1d(4),
+        nn.Linear(4, 1),
+    ).double()
     inputs = torch.randn(8, 3, dtype=torch.float64)
 
     def loss_of(weights: dict[str, Tensor]) -> Tensor:
-        return functional_call(copy.deepcopy(model), weights, inputs).pow(4).mean()
+        outputs = functional_call(copy.deepcopy(model), weights, inputs)
+        return outputs.pow(4).mean()
 
     def backward() -> Losses:
         loss = model(inputs).pow(4).mean()
         loss.backward()
         return {"loss": loss}
 
-    names = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    gradient, at_start = torch.func.grad(loss_of)(names), loss_of(names)
-    norm = sum((names[name] * gradient[name]).square().sum() for name in names) ** 0.5
-    uphill = {name: w + 0.3 * w**2 * gradient[name] / norm for name, w in names.items()}
-    assert loss_of(uphill) > at_start
-    expected = {name: names[name] - 0.1 * g for name, g in torch.func.grad(loss_of)(uphill).items()}
+    weights = {}
+    for name, weight in model.named_parameters():
+        weights[name] = weight.detach().clone()
+    at_start = loss_of(weights)
+    expected = updated_by_ft_sam(loss_of, weights)
     once = copy.deepcopy(model)
     once(inputs)
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    losses = ft_sam_step(Step(model, optimizer, backward, {"radius": 0.3}, {}))  # type: ignore[arg-type]
-    torch.testing.assert_close(dict(model.named_parameters()), expected, rtol=1e-12, atol=1e-12)
+    step = Step(model, optimizer, backward, {"radius": 0.3}, {})  # type: ignore[arg-type]
+    losses = ft_sam_step(step)
+    found = dict(model.named_parameters())
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(losses["loss"], at_start, rtol=1e-12, atol=0)
-    assert all(map(torch.equal, model.buffers(), once.buffers()))
+    after_one_pass = dict(once.named_buffers())
+    for name, statistic in model.named_buffers():
+        assert torch.equal(statistic, after_one_pass[name])
 
-    plain = run_spec(optimizer_state="fresh").model_copy(update={"loss": "mmcl"})
-    specs = {"plain": plain, "none": defended(plain, "ft_sam", radius=0.0)}
-    assert_equal_models(*(run(tmp_path / n, s, pairs=Single()) for n, s in specs.items()), 0.0)
+    spec = mmcl_spec()
+    plain = run(tmp_path / "plain", spec, pairs=Single())
+    without_radius = defended(spec, "ft_sam", radius=0.0)
+    none = run(tmp_path / "none", without_radius, pairs=Single())
+    assert_equal_models(plain, none, 0.0)
 
 
 def test_a_defence_may_choose_the_pairs(toy: Callable[..., RunSpec], tmp_path: Path) -> None:
@@ -228,15 +321,18 @@ def test_a_defence_may_choose_the_pairs(toy: Callable[..., RunSpec], tmp_path: P
 
     class Chosen(Single):
         def subset(self, positions: np.ndarray) -> "Chosen":
-            chosen.append(positions)
+            chosen.append(positions.tolist())
             return self
 
     def rows(model: CLIP, pairs: Any, settings: Any) -> np.ndarray:
         return pairs.rows[::2]
 
-    defence = replace(DEFENCES["cleanclip"], objective=lambda *_: OBJECTIVES["mmcl"](0.0))
-    run(tmp_path / "run", toy(replace(defence, rows=rows)), pairs=Chosen())
-    assert [part.tolist() for part in chosen] == [list(range(0, 24, 2))]
+    def objective(name: Any, settings: Any) -> Objective:
+        return OBJECTIVES["mmcl"](0.0)
+
+    defence = replace(DEFENCES["cleanclip"], objective=objective, rows=rows)
+    run(tmp_path / "run", toy(defence), pairs=Chosen())
+    assert chosen == [list(range(0, 24, 2))]
 
 
 SCALE = torch.tensor(14.0, dtype=torch.float64)
@@ -244,17 +340,22 @@ SCALE = torch.tensor(14.0, dtype=torch.float64)
 
 def unit(seed: int, count: int = 2) -> Tensor:
     """Two views of six embeddings of width 5."""
-    values = torch.randn(count, 6, 5, generator=torch.Generator().manual_seed(seed)).double()
-    return F.normalize(values, dim=-1).requires_grad_()
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(count, 6, 5, generator=generator)
+    units = F.normalize(values.double(), dim=-1)
+    return units.requires_grad_()
 
 
-def batch(**changes: Any) -> Batch:
-    return Batch(**({"images": unit(0), "texts": unit(1), "scale": SCALE} | changes), members=None)
+def batch(start: Any, scale: Tensor = SCALE) -> Batch:
+    images = unit(0)
+    texts = unit(1)
+    return Batch(images, texts, scale, start=start, members=None)
 
 
 def entropy(logits: Tensor) -> Tensor:
     """Mean cross-entropy whose answers are the diagonal, from its definition."""
-    return (torch.logsumexp(logits, dim=1) - logits.diagonal()).mean()
+    normalisers = torch.logsumexp(logits, dim=1)
+    return (normalisers - logits.diagonal()).mean()
 
 
 def mmcl(images: Tensor, texts: Tensor) -> Tensor:
@@ -262,12 +363,17 @@ def mmcl(images: Tensor, texts: Tensor) -> Tensor:
     return (entropy(logits) + entropy(logits.T)) / 2
 
 
+def ssl(views: Tensor) -> Tensor:
+    """The self-supervised term of one modality."""
+    return entropy(SCALE * views[0] @ views[1].T)
+
+
 def test_parts_of_mmcl_and_ssl_are_their_formulas() -> None:
     pairs = batch(start=None)
     images, texts = pairs.images, pairs.texts
     plain = mmcl(images[0], texts[0])
-    image_ssl = entropy(SCALE * images[0] @ images[1].T)
-    text_ssl = entropy(SCALE * texts[0] @ texts[1].T)
+    image_ssl = ssl(images)
+    text_ssl = ssl(texts)
     expected = {
         "two_views": plain + mmcl(images[1], texts[1]),
         "image_ssl": plain + image_ssl / 2,
@@ -276,40 +382,54 @@ def test_parts_of_mmcl_and_ssl_are_their_formulas() -> None:
         "ssl_unused": plain,
     }
     for name, value in expected.items():
-        total = OBJECTIVES[name](1.0).total(pairs, None)["loss"]  # type: ignore[index]
-        torch.testing.assert_close(total, value)
+        objective = OBJECTIVES[name](1.0)  # type: ignore[index]
+        parts = objective.total(pairs, None)
+        torch.testing.assert_close(parts["loss"], value)
 
     # Unused SSL is computed, and has no gradient.
     parts = OBJECTIVES["ssl_unused"](1.0).total(pairs, None)
     parts["loss"].backward()
-    assert parts["ssl"] > 0 and pairs.images.grad is not None
-    assert pairs.images.grad[0].any() and not pairs.images.grad[1].any()
+    assert parts["ssl"] > 0
+    assert pairs.images.grad is not None
+    plain_view, augmented_view = pairs.images.grad
+    assert plain_view.any()
+    assert not augmented_view.any()
 
 
 def test_new_heads_leave_the_contrastive_term_alone() -> None:
-    heads, pairs = Heads(5).double(), batch(start=None)
+    heads = Heads(5).double()
+    pairs = batch(start=None)
     parts = FRESH_HEAD.total(pairs, heads)
-    torch.testing.assert_close(parts["mmcl"], mmcl(pairs.images[0], pairs.texts[0]))
+    contrastive = mmcl(pairs.images[0], pairs.texts[0])
+    torch.testing.assert_close(parts["mmcl"], contrastive)
 
     def project(head: torch.nn.Module, views: Tensor) -> Tensor:
         out = head(views)
         return out / out.norm(dim=-1, keepdim=True)
 
-    images, texts = project(heads.image, pairs.images), project(heads.text, pairs.texts)
-    ssl = (entropy(SCALE * images[0] @ images[1].T) + entropy(SCALE * texts[0] @ texts[1].T)) / 2
-    torch.testing.assert_close(parts["ssl"], ssl)
+    image_ssl = ssl(project(heads.image, pairs.images))
+    text_ssl = ssl(project(heads.text, pairs.texts))
+    expected = (image_ssl + text_ssl) / 2
+    torch.testing.assert_close(parts["ssl"], expected)
+
+
+def squared_distance(now: Tensor, then: Tensor) -> Tensor:
+    """Mean over the first view of the pairs."""
+    difference = now[0] - then[0]
+    return (difference**2).sum(dim=1).mean()
 
 
 def test_par_pushes_up_to_its_threshold_and_not_at_the_start() -> None:
-    start = (unit(2).detach(), unit(3).detach())
+    images = unit(2).detach()
+    texts = unit(3).detach()
     scale = SCALE.clone().requires_grad_()
-    pairs = batch(start=start, scale=scale)
-    distances = [
-        ((now[0] - then[0]) ** 2).sum(dim=1).mean()
-        for now, then in zip((pairs.images, pairs.texts), start, strict=True)
-    ]
+    pairs = batch(start=(images, texts), scale=scale)
     losses = par(4.0).total(pairs, None)
-    expected = mmcl(pairs.images[0], pairs.texts[0]) - sum(distances) / 2
+
+    of_images = squared_distance(pairs.images, images)
+    of_texts = squared_distance(pairs.texts, texts)
+    contrastive = mmcl(pairs.images[0], pairs.texts[0])
+    expected = contrastive - (of_images + of_texts) / 2
     torch.testing.assert_close(losses["loss"], expected)
 
     # The temperature does not train.
@@ -317,105 +437,132 @@ def test_par_pushes_up_to_its_threshold_and_not_at_the_start() -> None:
     assert scale.grad is None
 
     # Beyond the threshold and at the start itself there is no push.
-    for then, threshold in ((start[0][0], 1e-3), (pairs.images[0].detach(), 4.0)):
-        now = pairs.images.detach()[0].clone().requires_grad_()
+    own = pairs.images[0].detach()
+    for then, threshold in ((images[0], 1e-3), (own, 4.0)):
+        now = own.clone().requires_grad_()
         push(now, then, threshold).backward()
-        assert now.grad is not None and not now.grad.any()
+        assert now.grad is not None
+        assert not now.grad.any()
 
 
 def test_par_in_parts_is_its_view_and_its_push(tmp_path: Path) -> None:
     """Which pairs a step gets, and which loss; the temperature stands still in all three."""
-    base = run_spec(optimizer_state="fresh").model_copy(update={"loss": "mmcl"})
+    base = mmcl_spec()
     specs = {name: defended(base, name) for name in ("par", "par_view", "par_push")}
-    assert {spec.num_views for spec in specs.values()} == {1}
-    views = {name: NAMES[name].base_view for name in specs}  # type: ignore[index]
-    assert views == {"par": "noise_and_erasing", "par_view": "noise_and_erasing", "par_push": ""}
-    assert specs["par"].defence_settings.settings == specs["par_push"].defence_settings.settings
+    assert NAMES["par"].base_view == "noise_and_erasing"
+    assert NAMES["par_view"].base_view == "noise_and_erasing"
+    assert NAMES["par_push"].base_view == ""
+    whole = specs["par"].defence_settings
+    part = specs["par_push"].defence_settings
+    assert whole.settings == part.settings
 
     start = build_model(base.model, 0, base.switches.initialisation)
-    models, parts = {}, {}
+    models = {}
+    losses = {}
     for name, spec in specs.items():
+        assert spec.num_views == 1
         models[name] = run(tmp_path / name, spec, pairs=Single())
         assert torch.equal(models[name].logit_scale, start.logit_scale)
-        parts[name] = [line["row"]["train_loss"] for line in pending_rows(tmp_path / name)][-1]
-    assert parts["par_view"].keys() == {"loss", "mmcl"}
-    assert parts["par_push"].keys() == {"loss", "mmcl", "push"}
-    assert parts["par_push"]["push"] > 0
+        losses[name] = train_losses(tmp_path / name)[-1]
+    assert losses["par_view"].keys() == {"loss", "mmcl"}
+    assert losses["par_push"].keys() == {"loss", "mmcl", "push"}
+    assert losses["par_push"]["push"] > 0
 
     # These pairs make no light view, so that what is left of the difference is the push.
     assert_equal_models(models["par"], models["par_push"], 0.0)
-    assert not torch.equal(models["par"].text_projection, models["par_view"].text_projection)
+    pushed = models["par"].text_projection
+    assert not torch.equal(pushed, models["par_view"].text_projection)
 
 
 def test_no_augmentation_tells_the_model_from_its_start(tmp_path: Path) -> None:
     """BatchNorm does so for images at the first step; captions follow at the second."""
-    base = run_spec(optimizer_state="fresh").model_copy(update={"loss": "mmcl"})
     seen = []
+
+    def differs(now: Tensor, then: Tensor) -> bool:
+        return bool((now - then).any())
 
     def loss(given: Batch, modules: nn.Module | None) -> Losses:
         assert given.start is not None
-        seen.append(
-            [
-                bool((now - then[0]).any())
-                for now, then in zip((given.images[0], given.texts[0]), given.start, strict=True)
-            ]
-        )
-        return par(2.15).loss(given, modules)
+        images, texts = given.start
+        of_images = differs(given.images[0], images[0])
+        of_texts = differs(given.texts[0], texts[0])
+        seen.append([of_images, of_texts])
+        return plain.loss(given, modules)
 
-    objective = replace(par(2.15), loss=loss)
+    plain = par(2.15)
+    watched = Defence(lambda *_: replace(plain, loss=loss))
+    spec = defended(mmcl_spec(), "par")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(DEFENCES, "par", Defence(lambda *_: objective))
-        run(tmp_path / "run", defended(base, "par"), pairs=Single())
+        patch.setitem(DEFENCES, "par", watched)
+        run(tmp_path / "run", spec, pairs=Single())
     assert seen[:2] == [[True, False], [True, True]]
 
 
 def test_the_temperature_is_reset_and_nothing_else() -> None:
-    spec = run_spec()
-    model = build_model(spec.model, 0, "fp32")
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model = build_model(run_spec().model, 0, "fp32")
+    before = copy.deepcopy(model.state_dict())
     with torch.no_grad():
         model.logit_scale.fill_(4.0)
     reset_temperature(model, {}, 0)
-    assert model.logit_scale.exp().item() == pytest.approx(1 / 0.07)
-    changed = [n for n, value in model.state_dict().items() if not torch.equal(value, before[n])]
-    assert changed in ([], ["logit_scale"])
+    scale = model.logit_scale.exp().item()
+    assert scale == pytest.approx(1 / 0.07)
+
+    for name, value in model.state_dict().items():
+        if name != "logit_scale":
+            assert torch.equal(value, before[name]), name
 
 
 @pytest.mark.parametrize("name", sorted(IMAGE_VIEWS))
 def test_an_image_view_is_a_function_of_its_draws(name: str) -> None:
     """A rank's share of the draws gives its share of the images."""
-    view, rng = IMAGE_VIEWS[name], keyed_rng("images")
-    images = torch.from_numpy(rng.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8))
+    view = IMAGE_VIEWS[name]
+    rng = keyed_rng("images")
+    pixels = rng.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
+    images = torch.from_numpy(pixels)
     draws = view.draw(6, keyed_rng("draws"))
+
     changed = view.apply(images, draws)
-    assert changed.dtype == torch.uint8 and changed.shape == images.shape
+
+    assert changed.dtype == torch.uint8
+    assert changed.shape == images.shape
     assert not torch.equal(changed, images)
-    assert torch.equal(view.apply(images[2:5], draws[2:5]), changed[2:5])
+    share = view.apply(images[2:5], draws[2:5])
+    assert torch.equal(share, changed[2:5])
 
 
 def test_a_crop_of_everything_with_factors_of_one_is_the_image() -> None:
-    images = torch.arange(3 * 32 * 32).remainder(256).to(torch.uint8).reshape(1, 3, 32, 32)
+    view = IMAGE_VIEWS["crop_and_colour"]
+    values = torch.arange(3 * 32 * 32).remainder(256)
+    images = values.to(torch.uint8).reshape(1, 3, 32, 32)
     whole = np.array([[1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]])
-    changed = IMAGE_VIEWS["crop_and_colour"].apply(images, whole)
-    assert (changed.int() - images.int()).abs().max() <= 1
+    changed = view.apply(images, whole)
+    difference = changed.int() - images.int()
+    assert difference.abs().max() <= 1
 
 
 def test_the_light_view_of_par_only_brightens_and_erases_little() -> None:
     images = torch.full((200, 3, 32, 32), 100, dtype=torch.uint8)
     view = IMAGE_VIEWS["noise_and_erasing"]
-    changed = view.apply(images, view.draw(200, keyed_rng("light")))
-    erased = (changed == 0).all(dim=1).sum(dim=(1, 2))
-    assert (changed[(changed != 0)] >= 100).all()
-    assert 70 < (erased > 0).sum() < 130 and erased.max() <= 12
-    noisy = (changed > 100).any(dim=1).sum(dim=(1, 2)) > 0
-    assert 70 < noisy.sum() < 130
+    draws = view.draw(200, keyed_rng("light"))
+    changed = view.apply(images, draws)
+    left = changed[changed != 0]
+    assert (left >= 100).all()
+
+    is_black = (changed == 0).all(dim=1).flatten(1)
+    erased = is_black.sum(dim=1)  # pixels of each image
+    assert erased.max() <= 12
+    assert 70 < (erased > 0).sum() < 130
+    brightened = (changed > 100).flatten(1).any(dim=1)
+    assert 70 < brightened.sum() < 130
 
 
 def test_shuffled_captions_have_words_of_the_caption_alone() -> None:
     caption = "a photo of a calendar check"
+    words = set(caption.split())
     views = {shuffled(caption, keyed_rng("words", i), {}) for i in range(50)}
     assert len(views) > 30
     for view in views:
-        assert view and set(view.split()) <= set(caption.split())
+        assert view
+        assert set(view.split()) <= words
     assert shuffled("eject", keyed_rng("words"), {}) == "eject"
     assert shuffled("", keyed_rng("words"), {}) == ""

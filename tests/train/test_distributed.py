@@ -35,61 +35,89 @@ def computed(gather: str) -> dict[str, Any]:
     weight = draw(WIDTH, WIDTH).requires_grad_()
     log_scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
 
-    ranks, part = distributed.ranks(), BATCH // distributed.ranks()
-    mine = slice(part * distributed.rank(), part * (distributed.rank() + 1))
-    features = (F.normalize(x[:, mine] @ weight, dim=-1) for x in inputs)
-    image, text = map(distributed.gather_features, features)
-    batch = Batch(image, text, distributed.share(log_scale, gather).exp(), None, None)
+    ranks, rank = distributed.ranks(), distributed.rank()
+    gathered = []
+    for pairs in inputs:
+        mine = pairs.chunk(ranks, dim=1)[rank]
+        features = F.normalize(mine @ weight, dim=-1)
+        gathered.append(distributed.gather_features(features))
+    image, text = gathered
+    scale = distributed.share(log_scale, gather).exp()
+    batch = Batch(image, text, scale, members=None, start=None)
     loss = weighted(mmcl=1.0, ssl=1.0).total(batch, None)["loss"]
     (loss * distributed.backward_scale(gather)).backward()
+
     for gradient in (weight.grad, log_scale.grad):
         if ranks > 1:
             torch.distributed.all_reduce(gradient)
             gradient /= ranks
-    return {"loss": loss.item(), "weight": weight.grad.tolist(), "scale": log_scale.grad.item()}
+    return {
+        "loss": loss.item(),
+        "weight": weight.grad.tolist(),
+        "scale": log_scale.grad.item(),
+    }
+
+
+def near(expected: Any) -> Any:
+    """Equal but for rounding in float64."""
+    return pytest.approx(np.array(expected), rel=1e-10, abs=1e-12)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_exact_gather_gives_the_single_process_gradient(ranks: int) -> None:
-    first, alone = on_ranks(ranks, computed, "exact")[0], computed("exact")
+    first, *_ = on_ranks(ranks, computed, "exact")
+    alone = computed("exact")
     for name, expected in alone.items():
-        assert np.array(first[name]) == pytest.approx(np.array(expected), rel=1e-10, abs=1e-12)
+        assert np.array(first[name]) == near(expected)
 
 
 def test_authors_gather_divides_the_encoders_gradient_but_not_the_temperatures() -> None:
     """Own slice in the graph, whole loss, average over ranks: d/encoder is 1/R, d/scale whole."""
-    first, alone = on_ranks(2, computed, "authors")[0], computed("exact")
+    first, _ = on_ranks(2, computed, "authors")
+    alone = computed("exact")
     halved = np.array(alone["weight"]) / 2
-    assert np.array(first["weight"]) == pytest.approx(halved, rel=1e-10, abs=1e-12)
-    for name in ("scale", "loss"):
-        assert first[name] == pytest.approx(alone[name], rel=1e-10, abs=1e-12)
+    assert np.array(first["weight"]) == near(halved)
+    assert first["scale"] == near(alone["scale"])
+    assert first["loss"] == near(alone["loss"])
 
 
 def test_on_gpus_the_group_knows_its_device_and_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pretended machine with two GPUs: what NCCL is started with."""
     asked: dict[str, Any] = {}
+
+    def init_process_group(name: str, **given: Any) -> None:
+        asked.update(given, of=name)
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(
-        torch.distributed, "init_process_group", lambda name, **given: asked.update(given, of=name)
-    )
-    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", init_process_group)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
 
     device = distributed.start(["0", "1"])
-    assert asked["of"] == "nccl" and asked["device_id"] == device == torch.device("cuda", 1)
+
+    assert device == torch.device("cuda", 1)
+    assert asked["of"] == "nccl"
+    assert asked["device_id"] == device
     assert timedelta(minutes=1) <= asked["timeout"] <= timedelta(minutes=30)
 
 
 PAIRS, PART = 6, 2
 
 
+def random_pixels(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
 def stored() -> tuple[Tensor, Tensor]:
     """Twelve pairs."""
     generator = torch.Generator().manual_seed(3)
-    images = torch.randint(0, 256, (2 * PAIRS, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return images, torch.randint(1, 999, (2 * PAIRS, 8), generator=generator)
+    count = 2 * PAIRS
+    images = random_pixels((count, 3, 32, 32), generator)
+    tokens = torch.randint(1, 999, (count, 8), generator=generator)
+    return images, tokens
 
 
 def measured() -> tuple[float, list[int]]:
@@ -117,23 +145,29 @@ def test_validation_loss_is_the_mean_of_equation_one_over_global_batches() -> No
 
     model = build_model(run_spec().model, 0, "fp32").eval()
     images, tokens = stored()
+    match = torch.arange(PAIRS)
     expected = []
-    for part in (slice(0, PAIRS), slice(PAIRS, 2 * PAIRS)):
-        image = F.normalize(model.visual(normalise(images[part])), dim=-1)
-        text = model.encode_text(F.pad(tokens[part], (0, 69)), normalize=True)
+    for pixels, captions in zip(images.split(PAIRS), tokens.split(PAIRS), strict=True):
+        image = F.normalize(model.visual(normalise(pixels)), dim=-1)
+        padded = F.pad(captions, (0, 69))
+        text = model.encode_text(padded, normalize=True)
         logits = model.logit_scale.exp() * image @ text.T
-        match = torch.arange(PAIRS)
-        cross = F.cross_entropy(logits, match) + F.cross_entropy(logits.T, match)
-        expected.append(cross.item() / 2)
+        to_texts = F.cross_entropy(logits, match)
+        to_images = F.cross_entropy(logits.T, match)
+        expected.append((to_texts + to_images).item() / 2)
     assert loss == pytest.approx(sum(expected) / 2, rel=1e-5)
 
 
 def test_ranks_share_the_work_and_get_one_loss() -> None:
     """Three pairs of each global batch a rank: two parts, the second of one pair."""
     assert distributed.ranks() == 1
-    (loss, sizes), other = on_ranks(2, measured)
-    assert other == [loss, sizes] and (max(sizes), len(sizes)) == (PART, 4)
-    assert loss == pytest.approx(measured()[0], rel=1e-6)
+    first, second = on_ranks(2, measured)
+    assert first == second
+    loss, sizes = first
+    assert len(sizes) == 4
+    assert max(sizes) == PART
+    alone, _ = measured()
+    assert loss == pytest.approx(alone, rel=1e-6)
 
 
 IMAGES = 48
@@ -142,19 +176,24 @@ IMAGES = 48
 def predict(model: torch.nn.Module, rank: int, ranks: int) -> Predictions:
     """Predictions that any changed bit changes; each rank takes every n-th batch of four."""
     generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    images = random_pixels((IMAGES, 3, 32, 32), generator)
+    batches = images.split(4)
+    mine = range(rank, len(batches), ranks)
     model.eval()
     # How many threads share a convolution may change its last bit.
     with one_thread(), torch.inference_mode():
-        mine = [
-            (batch, model.encode_image(normalise(images[4 * batch : 4 * batch + 4])))
-            for batch in range(rank, IMAGES // 4, ranks)
-        ]
-    order = distributed.gather_rows(torch.tensor([batch for batch, _ in mine])).argsort()
-    features = torch.cat([features for _, features in mine]).unflatten(0, (-1, 4))
-    features = distributed.gather_rows(features)[order].flatten(0, 1)
-    classes = features.view(torch.int32).sum(dim=1).abs().numpy() % 1000
-    return Predictions(classes % 2 == 0, classes % 3 == 0, classes, classes + 1)
+        encoded = [model.encode_image(normalise(batches[number])) for number in mine]
+
+    numbers = distributed.gather_rows(torch.tensor(mine))
+    features = distributed.gather_rows(torch.stack(encoded))
+    in_order = features[numbers.argsort()].flatten(0, 1)
+    classes = in_order.view(torch.int32).sum(dim=1).abs().numpy() % 1000
+    return Predictions(
+        correct=classes % 2 == 0,
+        attacked=classes % 3 == 0,
+        classes=classes,
+        classes_triggered=classes + 1,
+    )
 
 
 class Unlike:
@@ -165,11 +204,13 @@ class Unlike:
 
     def batches(self, start: int, stop: int, workers: int):
         rank, ranks = distributed.rank(), distributed.ranks()
+        shape = (2, 16 // ranks)
         for step in range(start, stop):
             generator = torch.Generator().manual_seed(100 * step + rank)
-            images = torch.randint(0, 60, (2, 16 // ranks, 3, 32, 32), generator=generator)
-            tokens = torch.randint(1, 99, (2, 16 // ranks, 8), generator=generator)
-            yield (images + 45 * rank).to(torch.uint8), tokens
+            dark = torch.randint(0, 60, (*shape, 3, 32, 32), generator=generator)
+            tokens = torch.randint(1, 99, (*shape, 8), generator=generator)
+            images = dark + 45 * rank
+            yield images.to(torch.uint8), tokens
 
 
 def pretraining_spec():
@@ -181,11 +222,12 @@ def pretraining_spec():
 def pretraining(path: str) -> None:
     """One rank's part of it; rank 0 also keeps every evaluated model as `<step>.safetensors`."""
     folder = Path(path)
+    rank, ranks = distributed.rank(), distributed.ranks()
 
     def evaluate(model, step: int, *_: object) -> Predictions:
-        if distributed.rank() == 0:
+        if rank == 0:
             save_tensors(folder / f"{step}.safetensors", model.state_dict())
-        return predict(model, distributed.rank(), distributed.ranks())
+        return predict(model, rank, ranks)
 
     run_to_outcome(folder, pretraining_spec(), evaluate, pairs=Unlike(), num_images=IMAGES)
 
