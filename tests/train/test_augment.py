@@ -15,11 +15,17 @@ def some_images(count, size=64):
     """Smooth, noisy, flat and two-valued images in turn: the last two are special cases."""
     rng = keyed_rng("images", count, size)
     steep = rng.uniform(0.2, 2, (count, 1, 1, 3))
-    ramp = np.add.outer(np.arange(size), np.arange(size))[..., None] * steep
+    side = np.arange(size)
+    slope = np.add.outer(side, side)
+    ramp = slope[..., None] * steep
     noise = rng.integers(0, 256, (count, size, size, 3))
-    flat = np.broadcast_to(rng.integers(0, 256, (count, 1, 1, 3)), noise.shape)
-    kinds = np.stack([ramp.clip(0, 255), noise, flat, np.where(noise > 250, 255, flat)])
-    pixels = kinds[np.arange(count) % 4, np.arange(count)].astype(np.uint8)
+    colours = rng.integers(0, 256, (count, 1, 1, 3))
+    flat = np.broadcast_to(colours, noise.shape)
+    two_valued = np.where(noise > 250, 255, flat)
+
+    pixels = np.empty(noise.shape, np.uint8)
+    for first, kind in enumerate([ramp.clip(0, 255), noise, flat, two_valued]):
+        pixels[first::4] = kind[first::4]
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
@@ -44,30 +50,49 @@ def torchvision_augment(image, draw, monkeypatch):
 @pytest.mark.parametrize("size", [32, 64, pytest.param(224, marks=pytest.mark.slow)])
 def test_batch_equals_torchvision_image_by_image(size, monkeypatch):
     """Every sub-policy with both operations on, in four combinations of signs, and 28 draws."""
+    both_on = (0.0, 0.0)
     signs = [(False, False), (False, True), (True, False), (True, True)]
-    chosen = [(policy, (0.0, 0.0), sign) for policy in range(25) for sign in signs]
-    draws = np.concatenate([np.array(chosen, DRAW), draw_policies(28, keyed_rng("draws"))])
+    chosen = []
+    for policy in range(25):
+        for sign in signs:
+            chosen.append((policy, both_on, sign))
+    drawn = draw_policies(28, keyed_rng("draws"))
+    draws = np.concatenate([np.array(chosen, DRAW), drawn])
     images = some_images(len(draws), size)
-    for ours, image, draw in zip(auto_augment(images, draws), images, draws, strict=True):
-        assert torch.equal(ours, torchvision_augment(image, draw, monkeypatch))
+
+    augmented = auto_augment(images, draws)
+
+    for ours, image, draw in zip(augmented, images, draws, strict=True):
+        theirs = torchvision_augment(image, draw, monkeypatch)
+        assert torch.equal(ours, theirs)
 
 
 def test_slices_of_the_draws_give_slices_of_the_batch():
     """What ranks do: each augments its share under its share of the draws; images stay."""
-    images, draws = some_images(12), draw_policies(12, keyed_rng("slices"))
-    before, whole = images.clone(), auto_augment(images, draws)
-    parts = [auto_augment(images[part], draws[part]) for part in (slice(0, 5), slice(5, 12))]
-    assert torch.equal(torch.cat(parts), whole)
-    assert torch.equal(images, before) and not torch.equal(whole, before)
+    images = some_images(12)
+    before = images.clone()
+    draws = draw_policies(12, keyed_rng("slices"))
+    whole = auto_augment(images, draws)
+    first = auto_augment(images[:5], draws[:5])
+    second = auto_augment(images[5:], draws[5:])
+    assert torch.equal(torch.cat([first, second]), whole)
+    assert torch.equal(images, before)
+    assert not torch.equal(whole, before)
 
 
 def test_draws_are_uniform_and_always_as_many():
     """25 sub-policies of 2,500 draws: 100 each, sd 9.8; signs: half of 5,000, sd 35."""
-    rng, other = keyed_rng("count"), keyed_rng("count")
+    rng = keyed_rng("count")
     draws = draw_policies(2500, rng)
-    assert np.abs(np.bincount(draws["policy"], minlength=25) - 100).max() < 50
-    assert abs(int(draws["negative"].sum()) - 2500) < 180
-    assert draws["uniform"].min() >= 0 and draws["uniform"].max() < 1
+    counts = np.bincount(draws["policy"], minlength=25)
+    assert np.abs(counts - 100).max() < 50
+    negative = int(draws["negative"].sum())
+    assert abs(negative - 2500) < 180
+    assert draws["uniform"].min() >= 0
+    assert draws["uniform"].max() < 1
+
+    # Where the generator stands after them.
+    other = keyed_rng("count")
     other.integers(25, size=2500)
     other.random((2500, 2))
     other.random((2500, 2))
