@@ -25,37 +25,53 @@ GPU = torch.device("cuda", 0)
 
 def flags() -> tuple[bool, bool, bool, bool]:
     """TF32 of matrix products and of convolutions, repeatability, choice by trial."""
-    cudnn, repeatable = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
-    return torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, repeatable, cudnn.benchmark
+    products = torch.backends.cuda.matmul.allow_tf32
+    convolutions = torch.backends.cudnn.allow_tf32
+    repeatable = torch.are_deterministic_algorithms_enabled()
+    return products, convolutions, repeatable, torch.backends.cudnn.benchmark
+
+
+def set_tf32(products: bool, convolutions: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = products
+    torch.backends.cudnn.allow_tf32 = convolutions
 
 
 @pytest.fixture(autouse=True)
 def _flags_restored() -> Iterator[None]:
     """Other tests find the flags as they were."""
-    matmul, convolution, repeatable, benchmark = flags()
+    products, convolutions, repeatable, benchmark = flags()
     yield
-    torch.backends.cuda.matmul.allow_tf32 = matmul
-    torch.backends.cudnn.allow_tf32 = convolution
+    set_tf32(products, convolutions)
     torch.use_deterministic_algorithms(repeatable)
     torch.backends.cudnn.benchmark = benchmark
 
 
-@pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", True)])
+@pytest.mark.parametrize(
+    ("precision", "tf32"),
+    [
+        ("fp32", False),
+        ("tf32", True),
+        ("bf16", True),
+    ],
+)
 def test_the_start_evaluation_computes_like_those_after_training(
     precision: str, tf32: bool, tmp_path: Path
 ) -> None:
     """Flags as another run of the process would leave them, and as a fresh process has them."""
-    spec = run_spec(optimizer_state="fresh").model_copy(update={"precision": precision})
-    for number, left in enumerate([(not tf32, not tf32), (False, True)]):
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = left
-        seen = []
+    base = run_spec(optimizer_state="fresh")
+    spec = base.model_copy(update={"precision": precision})
+    seen = []
 
-        def evaluate(*arguments: Any, seen: list[Any] = seen) -> Any:
-            seen.append(flags()[:2])
-            return no_outcomes(*arguments)
+    def evaluate(*arguments: Any) -> Any:
+        products, convolutions, *_ = flags()
+        seen.append((products, convolutions))
+        return no_outcomes(*arguments)
 
-        run(tmp_path / str(number), spec, evaluate)
-        assert seen == [(tf32, tf32)] * 5
+    set_tf32(not tf32, not tf32)
+    run(tmp_path / "after another", spec, evaluate)
+    set_tf32(products=False, convolutions=True)
+    run(tmp_path / "fresh", spec, evaluate)
+    assert seen == [(tf32, tf32)] * 10
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
@@ -63,7 +79,9 @@ def test_a_run_is_repeatable_or_fast_and_says_which(deterministic: bool, tmp_pat
     spec = run_spec().model_copy(update={"deterministic": deterministic})
     torch.use_deterministic_algorithms(not deterministic)
     _, outcome = run_to_outcome(tmp_path / "run", spec)
-    assert flags()[2:] == (deterministic, not deterministic)
+    _, _, repeatable, by_trial = flags()
+    assert repeatable == deterministic
+    assert by_trial != deterministic
     assert outcome["deterministic"] == deterministic
 
 
@@ -74,23 +92,28 @@ def test_on_a_gpu_an_unrepeatable_operation_is_an_error(monkeypatch: pytest.Monk
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
 
 
+class Recorded(TorchDispatchMode):
+    """The names of all operations within the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any, kwargs: Any = None) -> Any:
+        self.operations.append(func.overloadpacket.__name__)
+        return func(*args, **kwargs or {})
+
+
 def test_pixels_are_normalised_by_constants_that_the_device_has_already() -> None:
     """No tensor is made or copied after the first batch, in training as in inference mode."""
-    operations = []
-
-    class Recorded(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any, kwargs: Any = None) -> Any:
-            operations.append(func.overloadpacket.__name__)
-            return func(*args, **kwargs or {})
-
     for device in ("cpu", "meta"):
         images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8, device=device)
         with torch.inference_mode():
             normalise(images)
-        operations.clear()
-        with Recorded():
-            assert normalise(images).device.type == device
-        assert operations == ["sub", "div", "clone"]
+        with Recorded() as recorded:
+            normalised = normalise(images)
+        assert normalised.device.type == device
+        assert recorded.operations == ["sub", "div", "clone"]
 
 
 def test_each_run_of_a_process_counts_its_own_peak(tmp_path: Path) -> None:
@@ -118,30 +141,43 @@ def without_what_meta_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())
 
 
+def zeros_of_images(*shape: int) -> torch.Tensor:
+    return torch.zeros(*shape, dtype=torch.uint8, device=META)
+
+
 @pytest.mark.usefixtures("without_what_meta_lacks")
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_step_needs_nothing_from_the_cpu(cached: bool) -> None:
     """With a defence that has modules of its own."""
-    spec = defended(run_spec(optimizer_state="fresh"), "deep_clustering", clusters=3, weight=3.0)
-    model, modules = build_model(spec.model, 0, "fp32").to(META), objective_of(spec).modules
+    base = run_spec(optimizer_state="fresh")
+    spec = defended(base, "deep_clustering", clusters=3, weight=3.0)
+    model = build_model(spec.model, 0, "fp32").to(META)
+    modules = objective_of(spec).modules
     assert modules is not None
     model.objective = modules(spec.model.embed_dim, PAIRS).to(META)
-    optimizer = build_optimizer(model.train(), spec.optimizer, "ndim")
-    encoder: nn.Module = GradientCache(model, 2, False) if cached else PairEncoder(model, 2)
-    images = torch.zeros(2, PAIRS, 3, 32, 32, dtype=torch.uint8, device=META)
+    model.train()
+    optimizer = build_optimizer(model, spec.optimizer, "ndim")
+    encoder: nn.Module = PairEncoder(model, 2)
+    if cached:
+        encoder = GradientCache(model, 2, compiled=False)
+
+    images = zeros_of_images(2, PAIRS, 3, 32, 32)
     tokens = torch.ones(2, PAIRS, 8, dtype=torch.long, device=META)
     members = torch.arange(PAIRS, device=META)
     losses = training_step(encoder, model, optimizer, images, tokens, spec, 1e-3, members)
-    assert {value.device for value in losses.values()} == {META}
+
     assert losses.keys() == {"loss", "mmcl", "ssl", "clusters"}
+    assert {value.device for value in losses.values()} == {META}
 
 
 @pytest.mark.usefixtures("without_what_meta_lacks")
 def test_an_evaluation_needs_nothing_from_the_cpu() -> None:
-    model = build_model(run_spec().model, 0, "fp32").to(META).eval()
+    model = build_model(run_spec().model, 0, "fp32")
+    model.to(META).eval()
     prompts = PromptSet(["banana", "a dog"], ["a photo of a {}.".format], "keep_eot")
     classifier = prompts.classifier(model, META)
-    assert (classifier.device, classifier.shape) == (META, (32, 2))
-    images = torch.zeros(5, 32, 32, 3, dtype=torch.uint8, device=META)
-    classes = predict(model, images, classifier)
-    assert (classes.device, classes.shape) == (META, (5,))
+    assert classifier.device == META
+    assert classifier.shape == (32, 2)
+    classes = predict(model, zeros_of_images(5, 32, 32, 3), classifier)
+    assert classes.device == META
+    assert classes.shape == (5,)

@@ -16,7 +16,8 @@ from repro.train.build import build_model, build_optimizer
 from repro.train.model import encode_text
 from repro.train.process.stopping import Interrupted
 from repro.train.step import training_step
-from tests.support.short_run import CPU, assert_equal_models, run, run_spec, signal_at
+from repro.train.views.tokens import END
+from tests.support.short_run import CPU, assert_equal_models, run, run_spec, scheduled, signal_at
 
 PAIRS = 8
 WHOLE = 77
@@ -27,16 +28,14 @@ LENGTHS = (9, 12, 7, 30, WHOLE, 8, 15, WHOLE, 21, 11, 40, 5)
 def spec_of(loss: str, parts: int) -> RunSpec:
     """Four groups of BatchNorm, compiled."""
     spec = run_spec(optimizer_state="fresh")
-    sizes = {"global_batch_size": PAIRS, "norm_batch_size": 2}
-    schedule = spec.schedule.model_copy(update=sizes)
-    return spec.model_copy(
-        update={"compile": True, "loss": loss, "schedule": schedule, "text_parts": parts}
-    )
+    spec = scheduled(spec, global_batch_size=PAIRS, norm_batch_size=2)
+    return spec.model_copy(update={"compile": True, "loss": loss, "text_parts": parts})
 
 
 def batch(spec: RunSpec, number: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Captions whose longest has the number's length; in every third batch all have."""
-    generator, longest = torch.Generator().manual_seed(number), LENGTHS[number]
+    generator = torch.Generator().manual_seed(number)
+    longest = LENGTHS[number]
     shape = (spec.num_views, PAIRS)
     images = torch.randint(0, 256, (*shape, 3, 32, 32), generator=generator)
     tokens = torch.randint(1, 999, (*shape, longest), generator=generator)
@@ -44,7 +43,7 @@ def batch(spec: RunSpec, number: int) -> tuple[torch.Tensor, torch.Tensor]:
     ends[0, 0] = longest - 1
     if number % 3 == 0:
         ends[:] = longest - 1
-    tokens.scatter_(2, ends[..., None], 49407)
+    tokens.scatter_(2, ends[..., None], END)
     return images.to(torch.uint8), tokens
 
 
@@ -69,11 +68,19 @@ def train(spec: RunSpec, numbers: range) -> None:
     optimizer = build_optimizer(model, spec.optimizer, "ndim")
     encoder = loop.build_encoder(model, spec, CPU)
     for number in numbers:
-        training_step(encoder, model, optimizer, *batch(spec, number), spec, 1e-3)
+        images, tokens = batch(spec, number)
+        training_step(encoder, model, optimizer, images, tokens, spec, 1e-3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("parts", "cached", "most"), [(1, False, 2), (4, False, 1), (4, True, 3)])
+@pytest.mark.parametrize(
+    ("parts", "cached", "most"),
+    [
+        (1, False, 2),
+        (4, False, 1),
+        (4, True, 3),
+    ],
+)
 def test_one_compilation_serves_all_lengths_and_all_runs_of_a_process(
     parts: int,
     cached: bool,
@@ -103,26 +110,32 @@ def test_a_compiled_run_that_is_stopped_ends_with_the_bits_of_one_that_is_not(
     """Captions in parts; the second attempt compiles anew, as another process does."""
     monkeypatch.setattr(loop, "METRIC_EVERY", 1)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    spec = run_spec(optimizer_state="fresh").model_copy(update={"compile": True, "text_parts": 3})
+    spec = run_spec(optimizer_state="fresh")
+    spec = spec.model_copy(update={"compile": True, "text_parts": 3})
     torch._dynamo.reset()
     whole = run(tmp_path / "whole", spec)
     with pytest.raises(Interrupted):
         run(tmp_path / "cut", spec, emit=signal_at(3))
     torch._dynamo.reset()
-    assert_equal_models(whole, run(tmp_path / "cut", spec), 0)
+    resumed = run(tmp_path / "cut", spec)
+    assert_equal_models(whole, resumed, 0)
 
 
 def test_the_encoder_is_compiled_inside_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Around it torch would make a graph for each 25 MB of weights."""
+
+    def wrapped(encoder: torch.nn.Module, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(module=encoder)
+
     monkeypatch.setattr(loop.distributed, "ranks", lambda: 2)
     monkeypatch.setattr(loop, "needs_cache", lambda *_: False)
-    wrapped = lambda encoder, **_: SimpleNamespace(module=encoder)  # noqa: E731
     monkeypatch.setattr(loop, "DistributedDataParallel", wrapped)
-    spec = spec_of("mmcl", 4)
     for compiled in (True, False):
-        model, choice = build_model(spec.model, 0, "fp32"), {"compile": compiled}
-        encoder = loop.build_encoder(model, spec.model_copy(update=choice), CPU)
-        assert (encoder.module._compiled_call_impl is not None) == compiled
+        spec = spec_of("mmcl", 4).model_copy(update={"compile": compiled})
+        model = build_model(spec.model, 0, "fp32")
+        encoder = loop.build_encoder(model, spec, CPU)
+        is_compiled = encoder.module._compiled_call_impl is not None
+        assert is_compiled == compiled
 
 
 def test_causal_attention_says_so_and_takes_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,14 +144,17 @@ def test_causal_attention_says_so_and_takes_no_mask(monkeypatch: pytest.MonkeyPa
     attention = torch.nn.functional.scaled_dot_product_attention
 
     def noted(*parts: Any) -> torch.Tensor:
-        told.append((parts[3] is None, parts[5]))
+        _, _, _, mask, _, is_causal, *_ = parts
+        told.append((mask is None, is_causal))
         return attention(*parts)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
-    model = spec_of("mmcl", 1).model
-    deeper = model.text.model_copy(update={"layers": 3})
-    _, tokens = batch(spec_of("mmcl", 1), 0)
-    encode_text(build_model(model.model_copy(update={"text": deeper}), 0, "fp32"), tokens[0])
+    spec = spec_of("mmcl", 1)
+    deeper = spec.model.text.model_copy(update={"layers": 3})
+    deeper_model = spec.model.model_copy(update={"text": deeper})
+    model = build_model(deeper_model, 0, "fp32")
+    _, tokens = batch(spec, 0)
+    encode_text(model, tokens[0])
     assert told == [(True, True), (True, True), (False, False)]
 
 
@@ -148,6 +164,7 @@ def test_a_graph_takes_no_constant_from_the_host(graphs: list[torch.fx.GraphModu
     (graph,) = graphs
     nodes = list(graph.graph.nodes)
     inputs = [node.name for node in nodes if node.op == "placeholder"]
-    assert [name for name in inputs if "pixel_mean" in name]
-    made = [node for node in nodes if node.op == "get_attr" or node.target is torch.tensor]
-    assert not made
+    assert any("pixel_mean" in name for name in inputs)
+    for node in nodes:
+        assert node.op != "get_attr"
+        assert node.target is not torch.tensor

@@ -43,18 +43,25 @@ CASES = [
 
 
 def specification(loss: str, clusters: int, gather: str) -> RunSpec:
-    spec = run_spec(gather=gather, optimizer_state="fresh").model_copy(update={"loss": loss})
-    return defended(spec, "deep_clustering", clusters=clusters) if clusters else spec
+    spec = run_spec(gather=gather, optimizer_state="fresh")
+    spec = spec.model_copy(update={"loss": loss})
+    if not clusters:
+        return spec
+    return defended(spec, "deep_clustering", clusters=clusters)
 
 
 def batch(views: int, pairs: int) -> tuple[Tensor, Tensor]:
     """This rank's pixels (V, b, 3, 32, 32) and tokens (V, b, 8) of so many pairs on all ranks."""
     generator = torch.Generator().manual_seed(5)
-    shape = (views, pairs, 3, 32, 32)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    tokens = torch.randint(1, 999, (views, pairs, 8), generator=generator)
-    rank, ranks = distributed.rank(), distributed.ranks()
-    return images.chunk(ranks, dim=1)[rank], tokens.chunk(ranks, dim=1)[rank]
+    shape = (views, pairs)
+    images = torch.randint(0, 256, (*shape, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    tokens = torch.randint(1, 999, (*shape, 8), generator=generator)
+
+    def mine(whole: Tensor) -> Tensor:
+        shares = whole.chunk(distributed.ranks(), dim=1)
+        return shares[distributed.rank()]
+
+    return mine(images), mine(tokens)
 
 
 def stepped(spec: RunSpec, training: bool, cached: bool) -> tuple[CLIP, dict[str, Tensor]]:
@@ -62,12 +69,13 @@ def stepped(spec: RunSpec, training: bool, cached: bool) -> tuple[CLIP, dict[str
     model = build_model(spec.model, 0, "fp32").double()
     pairs = GROUPS * GROUP
     members = None
-    if (modules := objective_of(spec).modules) is not None:
+    modules = objective_of(spec).modules
+    if modules is not None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model.objective = modules(spec.model.embed_dim, pairs).double()
-        model.objective.labels.copy_(torch.arange(pairs) % 3)
         members = torch.arange(pairs)
+        model.objective.labels.copy_(members % 3)
     model.train(training)
     optimizer = build_optimizer(model, spec.optimizer, "ndim")
 
@@ -77,36 +85,60 @@ def stepped(spec: RunSpec, training: bool, cached: bool) -> tuple[CLIP, dict[str
         encoder = DistributedDataParallel(encoder)
     if cached:
         encoder = GradientCache(model, groups, compiled=False)
-    images, tokens = batch(1 if spec.loss == "mmcl" else 2, pairs)
+    views = 1 if spec.loss == "mmcl" else 2
+    images, tokens = batch(views, pairs)
     losses = training_step(encoder, model, optimizer, images, tokens, spec, 1e-3, members)
     return model, losses
 
 
+def both_steps(spec: RunSpec, training: bool) -> list[tuple[CLIP, dict[str, Tensor]]]:
+    """The plain step and that with the cache, which draws no random number; pixels in float64."""
+    statistics = [values.double() for values in model_module.pixel_statistics(CPU)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_module, "pixel_statistics", lambda device: statistics)
+        plain = stepped(spec, training, cached=False)
+        state = torch.get_rng_state()
+        cached = stepped(spec, training, cached=True)
+        assert torch.equal(torch.get_rng_state(), state)
+    return [plain, cached]
+
+
+def assert_equal_gradients(one: CLIP, other: CLIP) -> None:
+    """To a millionth of the largest number of each."""
+    weights = dict(other.named_parameters())
+    for name, weight in one.named_parameters():
+        expected = weights[name]
+        assert weight.grad is not None, name
+        assert expected.grad is not None, name
+        largest = expected.grad.abs().max().item() + 1e-12
+        torch.testing.assert_close(
+            weight.grad,
+            expected.grad,
+            rtol=0,
+            atol=1e-6 * largest,
+            msg=lambda text, name=name: name + text,
+        )
+
+
 def assert_cache_is_plain(loss: str, clusters: int, gather: str, training: bool) -> None:
     """Losses, gradients, weights and BatchNorm's statistics and counters."""
-    with pytest.MonkeyPatch.context() as patch:
-        double = [values.double() for values in model_module.pixel_statistics(CPU)]
-        patch.setattr(model_module, "pixel_statistics", lambda device: double)
-        spec = specification(loss, clusters, gather)
-        plain, expected = stepped(spec, training, cached=False)
-        state = torch.get_rng_state()
-        cached, losses = stepped(spec, training, cached=True)
-        assert torch.equal(torch.get_rng_state(), state)
+    spec = specification(loss, clusters, gather)
+    (plain, expected), (cached, losses) = both_steps(spec, training)
 
-    assert losses.keys() == expected.keys() == {"loss", *objective_of(spec).weights}
+    names = {"loss", *objective_of(spec).weights}
+    assert losses.keys() == names
+    assert expected.keys() == names
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value, rtol=1e-12, atol=0)
-    for (name, one), other in zip(cached.named_parameters(), plain.parameters(), strict=True):
-        assert one.grad is not None and other.grad is not None, name
-        scale = other.grad.abs().max().item() + 1e-12
-        torch.testing.assert_close(
-            one.grad, other.grad, rtol=0, atol=1e-6 * scale, msg=lambda text, name=name: name + text
-        )
-    for (name, one), other in zip(cached.named_buffers(), plain.buffers(), strict=True):
+    assert_equal_gradients(cached, plain)
+
+    groups = GROUPS // distributed.ranks()
+    buffers = dict(plain.named_buffers())
+    for name, one in cached.named_buffers():
         if distributed.rank() == 0:  # DDP hands rank 0's to the others before the next step
-            torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
+            torch.testing.assert_close(one, buffers[name], rtol=1e-12, atol=0)
         if "num_batches" in name:
-            assert one.item() == training * GROUPS // distributed.ranks()
+            assert one.item() == (groups if training else 0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -133,12 +165,18 @@ class LivingBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **kwargs or {})
-        for tensor in result if isinstance(result, tuple | list) else [result]:
+        made = result if isinstance(result, tuple | list) else [result]
+        for tensor in made:
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
-                self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.alive = {key: item for key, item in self.alive.items() if not item[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+                reference = StorageWeakRef(storage)
+                self.alive[storage._cdata] = (reference, storage.nbytes())
+
+        for key, (reference, _) in list(self.alive.items()):
+            if reference.expired():
+                del self.alive[key]
+        held = sum(size for _, size in self.alive.values())
+        self.peak = max(self.peak, held)
         return result
 
 
@@ -147,52 +185,74 @@ def peak(groups: int, cached: bool) -> int:
     spec = run_spec(optimizer_state="fresh")
     model = build_model(spec.model, 0, "fp32").train()
     optimizer = build_optimizer(model, spec.optimizer, "ndim")
-    encoder = GradientCache(model, groups, False) if cached else PairEncoder(model, groups)
+    optimizer.step = lambda: None  # type: ignore[method-assign, assignment]
+    encoder: nn.Module = PairEncoder(model, groups)
+    if cached:
+        encoder = GradientCache(model, groups, compiled=False)
     images, tokens = batch(2, groups * GROUP)
-    with torch.no_grad():
-        optimizer.step = lambda: None  # type: ignore[method-assign, assignment]
     with LivingBytes() as living:
         training_step(encoder, model, optimizer, images, tokens, spec, 0.0)
-    return living.peak - sum(weight.nbytes for weight in model.parameters())
+    weights = sum(weight.nbytes for weight in model.parameters())
+    return living.peak - weights
 
 
 def test_memory_does_not_grow_with_the_number_of_groups() -> None:
     """Sixteen groups need but more features than two; the plain step several times as much."""
     features = 16 * GROUP * 2 * (2 * 32 * 4) * 8  # generously: features, gradients, logits
-    assert peak(16, cached=True) < 1.05 * peak(2, cached=True) + features
-    assert peak(16, cached=False) > 3 * peak(2, cached=False)
+    two = peak(2, cached=True)
+    sixteen = peak(16, cached=True)
+    assert sixteen < 1.05 * two + features
+    two = peak(2, cached=False)
+    sixteen = peak(16, cached=False)
+    assert sixteen > 3 * two
 
 
 def test_what_a_group_keeps_for_backward_is_what_grows_with_plain_groups() -> None:
-    grown = (peak(16, cached=False) - peak(8, cached=False)) / 8
+    eight = peak(8, cached=False)
+    sixteen = peak(16, cached=False)
+    grown = (sixteen - eight) / 8
     full_length = group_bytes(scheduled(run_spec(), norm_batch_size=GROUP))
     assert 0.5 * full_length < grown < 1.5 * full_length  # captions of 8 tokens here, 77 there
 
 
 @pytest.mark.parametrize(
     ("groups", "gibibytes", "needed"),
-    [(1, 1, False), (2, 80, True), (2, 141, False), (8, 80, True), (8, 512, False)],
+    [
+        (1, 1, False),
+        (2, 80, True),
+        (2, 141, False),
+        (8, 80, True),
+        (8, 512, False),
+    ],
 )
 def test_the_cache_is_used_where_the_groups_of_a_rank_do_not_fit(
     groups: int, gibibytes: int, needed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """256 pairs of the paper keep 34 GiB: two groups fit an H200, eight a large host."""
-    spec = pretrain_runs(load_profile("paper"), "cc3m", "mmcl")[0]
+    spec, *_ = pretrain_runs(load_profile("paper"), "cc3m", "mmcl")
     memory = gibibytes * 2**30
     monkeypatch.setattr("repro.train.gradient_cache._memory_bytes", lambda device: memory)
     assert needs_cache(spec, groups, CPU) == needed
+
     # A rank with another GPU does as rank 0: the cache and DDP would wait for each other.
     monkeypatch.setattr(distributed, "from_first", lambda value, device: not needed)
-    assert needs_cache(spec, groups, CPU) == (not needed and groups > 1)
+    as_rank_0 = not needed and groups > 1
+    assert needs_cache(spec, groups, CPU) == as_rank_0
 
 
 def test_a_loop_trains_as_without_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = scheduled(run_spec(mode_after_evaluation="train"), norm_batch_size=2)
     plain = run(tmp_path / "plain", spec)
-    used = []
-    monkeypatch.setattr(loop, "needs_cache", lambda spec, groups, device: groups == 3)
     build = loop.build_encoder
-    monkeypatch.setattr(loop, "build_encoder", lambda *a: used.append(build(*a)) or used[-1])
+    used = []
+
+    def noted(*arguments: Any) -> nn.Module:
+        encoder = build(*arguments)
+        used.append(encoder)
+        return encoder
+
+    monkeypatch.setattr(loop, "build_encoder", noted)
+    monkeypatch.setattr(loop, "needs_cache", lambda spec, groups, device: groups == 3)
     cached = run(tmp_path / "cached", spec, pairs=Pairs())
     assert isinstance(used[0], GradientCache)
     assert_equal_models(cached, plain, 2e-3)  # Adam divides rounding by rounding

@@ -16,7 +16,7 @@ from repro.spec import RunSpec
 from repro.train import loop
 from repro.train.build import build_model
 from repro.train.model import captions_by_length
-from tests.support.short_run import BATCH, STEPS_PER_EPOCH, Pairs, run_spec
+from tests.support.short_run import BATCH, STEPS_PER_EPOCH, Pairs, run_spec, scheduled
 
 META = torch.device("meta")
 
@@ -30,7 +30,8 @@ def _without_what_meta_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(*arguments, **options)
 
     def queued(tensors: dict[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
-        assert all(value.device == META for value in tensors.values())
+        for value in tensors.values():
+            assert value.device == META
         return lambda: {name: torch.ones(()) for name in tensors}
 
     monkeypatch.setattr(torch.optim, "AdamW", unfused)
@@ -65,9 +66,8 @@ def test_no_step_waits_for_the_device(
     loss: str, parts: int, cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both objectives of the paper, whole captions and captions in parts by length."""
-    spec = run_spec(optimizer_state="fresh").model_copy(update={"loss": loss, "text_parts": parts})
-    schedule = spec.schedule.model_copy(update={"norm_batch_size": BATCH // 2})
-    spec = spec.model_copy(update={"schedule": schedule})
+    spec = scheduled(run_spec(optimizer_state="fresh"), norm_batch_size=BATCH // 2)
+    spec = spec.model_copy(update={"loss": loss, "text_parts": parts})
     assert stepped(spec, tmp_path, monkeypatch, cached) == STEPS_PER_EPOCH + 1
 
 
@@ -99,5 +99,8 @@ def test_captions_in_parts_leave_pinned_memory(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Tensor, "to", lambda tensor, *_, **__: tensor)
     _, tokens = Pairs().batch(0)
     parts, places = captions_by_length(tokens, 3, torch.device("cuda"))
-    assert {part.shape[1] % 8 for part in parts} == {0}, "kernels want multiples"
-    assert len(parts) == 3 and [*map(id, pinned)] == [*map(id, [*parts, places])]
+    assert len(parts) == 3
+    for part in parts:
+        assert part.shape[1] % 8 == 0, "kernels want multiples"
+    for found, expected in zip(pinned, [*parts, places], strict=True):
+        assert found is expected
