@@ -6,6 +6,7 @@ import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -44,51 +45,78 @@ from tests.support.short_run import (
 )
 
 
+def authors_optimizer(model: CLIP) -> torch.optim.AdamW:
+    """AdamW with the authors' weight decay and moments of 40 earlier steps."""
+    decayed: list[torch.nn.Parameter] = []
+    undecayed: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in ("bn", "ln", "bias", "logit_scale")):
+            undecayed.append(parameter)
+        else:
+            decayed.append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": 0.1},
+        {"params": undecayed, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, foreach=False, fused=False)
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {
+            "exp_avg": torch.full_like(parameter, 1e-3),
+            "exp_avg_sq": torch.full_like(parameter, 1e-5),
+            "step": torch.tensor(40.0),
+        }
+    return optimizer
+
+
+def authors_rate(base: float, step: int) -> float:
+    """Three steps of warm-up, then a cosine to the end of the run."""
+    warmup = 3
+    total = STEPS_PER_EPOCH * EPOCHS
+    if step < warmup:
+        return base * (step + 1) / warmup
+    progress = (step - warmup) / (total - warmup)
+    return base / 2 * (1 + math.cos(math.pi * progress))
+
+
+def authors_loss(model: CLIP, images: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Eq. 1 and Eq. 2, each the mean of two cross-entropies."""
+    pixels = normalise(images.flatten(0, 1))
+    padded = F.pad(tokens.flatten(0, 1), (0, 69))
+    image = F.normalize(model.visual(pixels), dim=-1)
+    text = model.encode_text(padded, normalize=True)
+    plain_image, augmented_image = image.chunk(2)
+    plain_text, augmented_text = text.chunk(2)
+    scale = model.logit_scale.exp()
+    match = torch.arange(BATCH)
+
+    def entropy(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(scale * one @ other.T, match)
+
+    image_to_text = entropy(plain_image, plain_text)
+    text_to_image = entropy(plain_text, plain_image)
+    image_to_view = entropy(plain_image, augmented_image)
+    text_to_view = entropy(plain_text, augmented_text)
+    mmcl = (image_to_text + text_to_image) / 2
+    ssl = (image_to_view + text_to_view) / 2
+    return mmcl + ssl
+
+
 def reference(spec: RunSpec) -> CLIP:
     """The authors' loop in the plainest form: one optimizer, one rank, everything in a row."""
     model = build_model(spec.model, 0, "fp16_rounded")
-    groups: dict[float, list[torch.nn.Parameter]] = {0.1: [], 0.0: []}
-    for name, parameter in model.named_parameters():
-        undecayed = any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
-        groups[0.0 if undecayed else 0.1].append(parameter)
-    optimizer = torch.optim.AdamW(
-        [{"params": params, "weight_decay": decay} for decay, params in groups.items()],
-        lr=1.0,
-        foreach=False,
-        fused=False,
-    )
-    for p in model.parameters():
-        moments = {"exp_avg": torch.full_like(p, 1e-3), "exp_avg_sq": torch.full_like(p, 1e-5)}
-        optimizer.state[p] = moments | {"step": torch.tensor(40.0)}
+    optimizer = authors_optimizer(model)
     pairs = Pairs()
-    base, warmup, total = spec.schedule.learning_rate, 3, STEPS_PER_EPOCH * EPOCHS
-    match, cross_entropy = torch.arange(BATCH), F.cross_entropy
-
     for epoch in range(1, EPOCHS + 1):  # the authors count from 1
         model.train()
         for index in range(STEPS_PER_EPOCH):
             step = STEPS_PER_EPOCH * epoch + index
-            cosine = base / 2 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
             for group in optimizer.param_groups:
-                group["lr"] = base * (step + 1) / warmup if step < warmup else cosine
+                group["lr"] = authors_rate(spec.schedule.learning_rate, step)
 
             images, tokens = pairs.batch(STEPS_PER_EPOCH * (epoch - 1) + index)
-            image = F.normalize(model.visual(normalise(images.flatten(0, 1))), dim=-1)
-            text = model.encode_text(F.pad(tokens.flatten(0, 1), (0, 69)), normalize=True)
-            plain_image, augmented_image = image.chunk(2)
-            plain_text, augmented_text = text.chunk(2)
-
-            # Eq. 1 and Eq. 2, each the mean of two cross-entropies.
-            scale = model.logit_scale.exp()
-            image_to_text = cross_entropy(scale * plain_image @ plain_text.T, match)
-            text_to_image = cross_entropy(scale * plain_text @ plain_image.T, match)
-            image_to_view = cross_entropy(scale * plain_image @ augmented_image.T, match)
-            text_to_view = cross_entropy(scale * plain_text @ augmented_text.T, match)
-            mmcl = (image_to_text + text_to_image) / 2
-            ssl = (image_to_view + text_to_view) / 2
-
+            loss = authors_loss(model, images, tokens)
             optimizer.zero_grad()
-            (mmcl + ssl).backward()
+            loss.backward()
             optimizer.step()
             model.logit_scale.data.clamp_(0, 4.6052)
             if index + 1 == 3:  # evaluation in mid-epoch, and no way back to train mode
@@ -103,11 +131,10 @@ def test_training_under_protocol_authors_is_the_reference_loop(tmp_path: Path) -
 
 def test_leaving_eval_mode_on_is_what_the_switch_says(tmp_path: Path) -> None:
     """BatchNorm statistics move at every step under `train`, and stand still under `eval`."""
-    left = run(tmp_path / "eval", run_spec())
-    back = run(tmp_path / "train", run_spec(mode_after_evaluation="train"))
-    name = "bn1.num_batches_tracked"
-    assert dict(left.visual.named_buffers())[name].item() == 6
-    assert dict(back.visual.named_buffers())[name].item() == 8
+    for mode, moves in (("eval", 6), ("train", 8)):
+        spec = run_spec(mode_after_evaluation=mode)
+        model = run(tmp_path / mode, spec)
+        assert model.visual.bn1.num_batches_tracked.item() == moves
 
 
 def rows_of(folder: Path) -> list[Row]:
@@ -117,16 +144,24 @@ def rows_of(folder: Path) -> list[Row]:
 def test_rows_hold_start_every_evaluation_and_the_mean_loss_between_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[dict[str, float]] = []
     monkeypatch.setattr(loop, "METRIC_EVERY", 1)
-    run(tmp_path / "run", run_spec(), emit=lambda event, content: seen.append(content["values"]))
-    losses = [values["loss"] for values in seen if "loss" in values]
-    first, second, *_ = rows = rows_of(tmp_path / "run")
+    losses: list[float] = []
+
+    def emit(event: str, content: dict[str, Any]) -> None:
+        if "loss" in content["values"]:
+            losses.append(content["values"]["loss"])
+
+    run(tmp_path / "run", run_spec(), emit=emit)
+    rows = rows_of(tmp_path / "run")
     assert [row.step for row in rows] == [0, 3, 4, 7, 8]
-    assert first.train_loss is None and second.train_loss is not None
-    assert second.train_loss["loss"] == pytest.approx(sum(losses[:3]) / 3)
-    attacks = [first.attack_success(of) for of in ("non_target", "all")]
-    assert first.num_correct == 0 and attacks == [(4, 4), (5, 5)]
+    first, second, *_ = rows
+    assert first.train_loss is None
+    assert second.train_loss is not None
+    mean = sum(losses[:3]) / 3
+    assert second.train_loss["loss"] == pytest.approx(mean)
+    assert first.num_correct == 0
+    assert first.attack_success("non_target") == (4, 4)
+    assert first.attack_success("all") == (5, 5)
 
 
 def test_a_run_tells_how_fast_it_is_and_when_it_ends(
@@ -138,25 +173,38 @@ def test_a_run_tells_how_fast_it_is_and_when_it_ends(
     spec = pretraining_of(run_spec(optimizer_state="fresh"), model_age=1)
     run(tmp_path / "run", spec, emit=lambda event, content: seen.append(content))
     assert {content["total_steps"] for content in seen} == {STEPS_PER_EPOCH}
-    assert seen[-1]["step"] == STEPS_PER_EPOCH and seen[-1]["seconds"] > 0
+    assert seen[-1]["step"] == STEPS_PER_EPOCH
+    assert seen[-1]["seconds"] > 0
 
     trained = [content["values"] for content in seen if "loss" in content["values"]]
     assert len(trained) == STEPS_PER_EPOCH // 2
     for values in trained:
-        assert values["pairs_per_second"] > 0 and 0 <= values["waiting_share"] <= 1
-        assert values["gradient_norm"] > 0 and values["peak_memory_bytes"] > 2**20
-    last = rows_of(tmp_path / "run")[-1]
-    assert last.train_loss is not None and "gradient_norm" not in last.train_loss
+        assert values["pairs_per_second"] > 0
+        assert 0 <= values["waiting_share"] <= 1
+        assert values["gradient_norm"] > 0
+        assert values["peak_memory_bytes"] > 2**20
+    *_, last = rows_of(tmp_path / "run")
+    assert last.train_loss is not None
+    assert "gradient_norm" not in last.train_loss
+
+
+def task_of(spec: RunSpec, fingerprint: str, folder: Path) -> Task:
+    """A run on random pairs, of five images whose first is of the target class."""
+    is_target = np.arange(5) == 0
+    return Task(spec, fingerprint, folder, Pairs(), no_outcomes, is_target, validation=None)  # type: ignore[arg-type]
 
 
 def test_the_gradient_norm_is_that_of_the_last_step(tmp_path: Path) -> None:
-    spec, model = run_spec(), build_model(run_spec().model, 0, "fp32")
-    task = Task(spec, "f" * 16, tmp_path, Pairs(), no_outcomes, np.arange(5) == 0, None)
+    spec = run_spec()
+    model = build_model(spec.model, 0, "fp32")
+    task = task_of(spec, "f" * 16, tmp_path)
     training = TrainingRun(task, model, CPU, lambda event, content: None)
-    for number, parameter in enumerate(model.parameters()):
-        parameter.grad = torch.full_like(parameter, 3.0) if number < 2 else None
-    numbers = sum(parameter.numel() for parameter in list(model.parameters())[:2])
-    assert training.gradient_norm().item() == pytest.approx(3 * math.sqrt(numbers))
+    first, second, *_ = model.parameters()
+    for parameter in (first, second):
+        parameter.grad = torch.full_like(parameter, 3.0)
+    numbers = first.numel() + second.numel()
+    expected = 3 * math.sqrt(numbers)
+    assert training.gradient_norm().item() == pytest.approx(expected)
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +222,10 @@ def test_a_run_stopped_at_any_step_ends_bitwise_like_an_undisturbed_one(
         run(tmp_path, run_spec(), emit=signal_at(step))
     model, rows = undisturbed
     assert_equal_models(run(tmp_path, run_spec()), model, 0)
-    pairs = zip(rows_of(tmp_path), rows, strict=True)
-    assert all(one == other.model_copy(update={"seconds": one.seconds}) for one, other in pairs)
+    resumed = rows_of(tmp_path)
+    for row, other in zip(resumed, rows, strict=True):
+        timed_alike = other.model_copy(update={"seconds": row.seconds})
+        assert row == timed_alike
 
 
 def test_a_torn_checkpoint_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,34 +236,46 @@ def test_a_torn_checkpoint_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixt
         saver.save(1, model, optimizer, {"step": 1})
         saver.save(2, model, optimizer, {"step": 2})
     torn = tmp_path / "checkpoint-2"
-    torn.write_bytes(torn.read_bytes()[:-1])
-    assert checkpoint.load_checkpoint(tmp_path, model, optimizer) == {"step": 1}
+    content = torn.read_bytes()
+    torn.write_bytes(content[:-1])
+    state = checkpoint.load_checkpoint(tmp_path, model, optimizer)
+    assert state == {"step": 1}
     assert "checkpoint-2 is damaged" in capsys.readouterr().out
 
 
 def test_a_loss_of_nan_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss is read while the next step is made, which is then the last one."""
-    monkeypatch.setattr(loop, "training_step", lambda *arguments: {"loss": torch.tensor(math.nan)})
+    losses = {"loss": torch.tensor(math.nan)}
+    monkeypatch.setattr(loop, "training_step", lambda *arguments: losses)
     _, outcome = run_to_outcome(tmp_path, run_spec())
-    assert outcome["status"] == "diverged" and outcome["reason"] == "loss is nan after step 1 of 8"
+    assert outcome["status"] == "diverged"
+    assert outcome["reason"] == "loss is nan after step 1 of 8"
     assert outcome["num_samples"] == 2 * BATCH
-    rows = rows_of(tmp_path)
-    assert [row.step for row in rows] == [0, 2]
-    assert rows[1].train_loss is not None and math.isnan(rows[1].train_loss["loss"])
+
+    start, last = rows_of(tmp_path)
+    assert start.step == 0
+    assert last.step == 2
+    assert last.train_loss is not None
+    assert math.isnan(last.train_loss["loss"])
 
 
 def test_the_best_model_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of losses 0.5 and 0.7 the first is kept, of 0.7 and 0.5 the second."""
     spec = pretraining_of(run_spec(optimizer_state="fresh"), model_age="best_validation_loss")
-    for losses, best in (([0.5, 0.7], 1), ([0.7, 0.5], 2), ([0.5, math.nan], 1)):
+    cases = [
+        ([0.5, 0.7], 1),
+        ([0.7, 0.5], 2),
+        ([0.5, math.nan], 1),
+    ]
+    for losses, best in cases:
         folder = tmp_path / str(losses)
-        asked = iter(losses)
-        monkeypatch.setattr(loop, "validation_loss", lambda model, pairs, asked=asked: next(asked))
-        saved = []
-        monkeypatch.setattr(TrainingRun, "save_model", lambda run, saved=saved: saved.append(run))
+        validation_loss = Mock(side_effect=losses)
+        save_model = Mock()
+        monkeypatch.setattr(loop, "validation_loss", validation_loss)
+        monkeypatch.setattr(TrainingRun, "save_model", save_model)
         _, outcome = run_to_outcome(folder, spec, validation=Pairs())
         assert outcome["model_step"] == best * STEPS_PER_EPOCH
-        assert len(saved) == best  # at every improvement, and not at the end
+        assert save_model.call_count == best  # at every improvement, and not at the end
         steps = [row.step for row in rows_of(folder)]
         assert best * STEPS_PER_EPOCH in steps  # the model that is handed on has been evaluated
 
@@ -231,17 +293,20 @@ def test_a_pre_training_hands_on_no_module_of_its_objective(
     model.load_state_dict(load_file(tmp_path / "run/model.safetensors"))
     assert torch.equal(model.visual.conv1.weight, trained.visual.conv1.weight)
     moments = load_file(tmp_path / "run/optimizer.safetensors")
-    assert {name.partition("/")[0] for name in moments} == dict(model.named_parameters()).keys()
+    names = {name.partition("/")[0] for name in moments}
+    assert names == {name for name, _ in model.named_parameters()}
 
 
 class Clustered(Pairs):
     """Pairs whose images are of two kinds, dark and bright, by the parity of their position."""
 
     def pixels(self, rows: np.ndarray) -> torch.Tensor:
-        bright = torch.from_numpy(rows % 2)[:, None, None, None]
         generator = torch.Generator().manual_seed(int(rows[0]))
-        noise = torch.randint(0, 20, (len(rows), 3, 32, 32), generator=generator)
-        return (noise + 200 * bright).to(torch.uint8)
+        shape = (len(rows), 3, 32, 32)
+        noise = torch.randint(0, 20, shape, generator=generator)
+        is_bright = torch.from_numpy(rows % 2).view(-1, 1, 1, 1)
+        images = noise + 200 * is_bright
+        return images.to(torch.uint8)
 
 
 def clustered_spec() -> RunSpec:
@@ -250,17 +315,27 @@ def clustered_spec() -> RunSpec:
 
 def test_deep_clustering_finds_the_kinds_of_images_and_trains_a_head(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
-    model = run(tmp_path / "run", clustered_spec(), pairs=Clustered())
+    spec = clustered_spec()
+    model = run(tmp_path / "run", spec, pairs=Clustered())
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(clustered_spec().seed)
-        fresh = objective_of(clustered_spec()).modules(32, STEPS_PER_EPOCH * BATCH)
-    moved = map(torch.equal, fresh.parameters(), model.objective.parameters())
-    assert not any(moved), "the head is trained"
-    labels = model.objective.labels
-    assert len(set(labels[::2].tolist())) == 1 and set((labels[::2] + labels[1::2]).tolist()) == {1}
-    for row in rows_of(tmp_path / "run")[1:]:
-        assert (of := row.train_loss) is not None
-        assert of["loss"] == pytest.approx(of["mmcl"] + of["ssl"] + 5 * of["clusters"], rel=1e-5)
+        torch.manual_seed(spec.seed)
+        fresh = objective_of(spec).modules(32, STEPS_PER_EPOCH * BATCH)
+    trained = model.objective.parameters()
+    for before, after in zip(fresh.parameters(), trained, strict=True):
+        assert not torch.equal(before, after), "the head is trained"
+
+    labels = model.objective.labels.tolist()
+    dark = set(labels[::2])
+    bright = set(labels[1::2])
+    assert len(dark) == 1
+    assert len(bright) == 1
+    assert dark | bright == {0, 1}
+    _, *rows = rows_of(tmp_path / "run")
+    for row in rows:
+        losses = row.train_loss
+        assert losses is not None
+        total = losses["mmcl"] + losses["ssl"] + 5 * losses["clusters"]
+        assert losses["loss"] == pytest.approx(total, rel=1e-5)
 
 
 @pytest.mark.parametrize("step", [2, 5])
@@ -270,16 +345,19 @@ def test_clusters_are_resumed(step: int, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(loop, "METRIC_EVERY", 1)
     spec = clustered_spec()
     whole = run(tmp_path / "whole", spec, pairs=Clustered())
+    folder = tmp_path / "parts"
     with pytest.raises(Interrupted):
-        run(tmp_path / "parts", spec, emit=signal_at(step), pairs=Clustered())
-    assert_equal_models(run(tmp_path / "parts", spec, pairs=Clustered()), whole, 0)
+        run(folder, spec, emit=signal_at(step), pairs=Clustered())
+    resumed = run(folder, spec, pairs=Clustered())
+    assert_equal_models(resumed, whole, 0)
 
 
 def test_the_model_of_an_earlier_run_is_gone_before_the_next_one_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two of them do not fit on a GPU; DDP's wrapper, for one, ties a model into a cycle."""
-    spec, built = run_spec(optimizer_state="fresh"), []
+    spec = run_spec(optimizer_state="fresh")
+    built = []
     monkeypatch.chdir(tmp_path)
 
     def start_model(*_: object) -> tuple[CLIP, None]:
@@ -290,7 +368,7 @@ def test_the_model_of_an_earlier_run_is_gone_before_the_next_one_is_made(
         return model, None
 
     def task(spec: RunSpec, fingerprint: str, inputs: object, folder: Path) -> Task:
-        return Task(spec, fingerprint, folder, Pairs(), no_outcomes, np.arange(5) == 0, None)  # type: ignore[arg-type]
+        return task_of(spec, fingerprint, folder)
 
     resident: Any = SimpleNamespace(device=CPU, task=task, start_model=start_model)
     gc.disable()

@@ -152,7 +152,13 @@ def test_signals_are_collected_only_while_the_run_lasts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cost", "seconds"), [(0.0, 30.0), (0.02, 30.0), (4.0, 400.0), (60.0, 600.0)]
+    ("cost", "seconds"),
+    [
+        (0.0, 30.0),
+        (0.02, 30.0),
+        (4.0, 400.0),
+        (60.0, 600.0),
+    ],
 )
 def test_checkpoints_take_a_hundredth_of_the_time_and_ten_minutes_are_never_lost(
     cost: float, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
