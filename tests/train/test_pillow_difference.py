@@ -12,13 +12,17 @@ from repro.train.views.image import LEVELS, OPERATIONS, POLICIES, auto_augment, 
 
 def drawn(rng: np.random.Generator, size: int) -> Image.Image:
     """Five ellipses on a smooth ground."""
-    ground = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    pixels = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    ground = Image.fromarray(pixels)
     image = ground.resize((size, size), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
     for _ in range(5):
-        left, top, right, bottom = rng.integers(0, size, 4)
-        box = (min(left, right), min(top, bottom), max(left, right) + 1, max(top, bottom) + 1)
-        draw.ellipse(box, fill=tuple(int(value) for value in rng.integers(0, 256, 3)))
+        x, y, other_x, other_y = rng.integers(0, size, 4)
+        left, right = sorted((x, other_x))
+        top, bottom = sorted((y, other_y))
+        red, green, blue = rng.integers(0, 256, 3).tolist()
+        box = (left, top, right + 1, bottom + 1)
+        draw.ellipse(box, fill=(red, green, blue))
     return image
 
 
@@ -29,9 +33,13 @@ def by_pillow(image: Image.Image, draw: tuple) -> Image.Image:
         name, probability, step = POLICIES[policy][position]
         if uniform[position] > probability:
             continue
-        level = LEVELS[name][step or 0]
-        magnitude = {"Posterize": 8 - round(level), "Solarize": 255 * (1 - level)}.get(name, level)
-        if OPERATIONS[name][1] and negative[position]:
+        magnitude = level = LEVELS[name][step or 0]
+        if name == "Posterize":
+            magnitude = 8 - round(level)
+        if name == "Solarize":
+            magnitude = 255 * (1 - level)
+        _, is_signed, *_ = OPERATIONS[name]
+        if is_signed and negative[position]:
             magnitude = -magnitude
         image = _apply_op(image, name, magnitude, InterpolationMode.NEAREST, None)
     return image
@@ -43,16 +51,19 @@ def test_the_difference_is_as_the_module_tells(size: int, count: int, different:
     rng = np.random.default_rng(size)
     images = [drawn(rng, size) for _ in range(count)]
     draws = draw_policies(count, rng)
-    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-    ours = auto_augment(pixels.permute(0, 3, 1, 2), draws).permute(0, 2, 3, 1).numpy()
+    pixels = np.stack([np.asarray(image) for image in images])
+    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    augmented = auto_augment(batch, draws)
+    by_us = augmented.permute(0, 2, 3, 1).numpy()
 
     levels = []
-    for image, draw, our in zip(images, draws.tolist(), ours, strict=True):
-        theirs = by_pillow(image, draw)
-        difference = np.abs(np.asarray(theirs).astype(int) - our)
+    for image, draw, ours in zip(images, draws.tolist(), by_us, strict=True):
+        theirs = np.asarray(by_pillow(image, draw))
+        difference = np.abs(theirs.astype(int) - ours)
         if difference.any():
             levels.append(difference.mean())
 
-    print(size, len(levels), np.mean(levels))
+    mean = np.mean(levels)
+    print(size, len(levels), mean)
     assert abs(len(levels) - different) <= 5
-    assert 0.15 < np.mean(levels) < 0.35
+    assert 0.15 < mean < 0.35

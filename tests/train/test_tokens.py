@@ -1,5 +1,6 @@
 """Token numbers equal to open_clip's on more than 100,000 strings; truncation, trimming."""
 
+import itertools
 import sys
 import unicodedata
 from pathlib import Path
@@ -33,76 +34,107 @@ HOSTILE = {
 }
 
 
+PLANES = [
+    (0.50, 0x20, 0x7F),
+    (0.05, 0, 0x20),
+    (0.15, 0x80, 0x800),
+    (0.15, 0x800, 0xD800),
+    (0.05, 0xE000, 0x10000),
+    (0.08, 0x10000, 0x30000),
+    (0.02, 0xE0000, 0xE0200),
+]
+"""Shares of ranges of characters."""
+
+
 def random_unicode(count, rng):
     """Strings of 1 to 20 characters from all of Unicode, half of them ASCII."""
-    planes = [(0x20, 0x7F), (0, 0x20), (0x80, 0x800), (0x800, 0xD800), (0xE000, 0x10000)]
-    planes += [(0x10000, 0x30000), (0xE0000, 0xE0200)]
-    shares = [0.5, 0.05, 0.15, 0.15, 0.05, 0.08, 0.02]
+    shares = [share for share, _, _ in PLANES]
     strings = []
     for _ in range(count):
-        kinds = rng.choice(len(planes), size=rng.integers(1, 21), p=shares)
-        strings.append("".join(chr(rng.integers(*planes[kind])) for kind in kinds))
+        length = rng.integers(1, 21)
+        kinds = rng.choice(len(PLANES), size=length, p=shares)
+        characters = []
+        for kind in kinds:
+            _, first, end = PLANES[kind]
+            characters.append(chr(rng.integers(first, end)))
+        strings.append("".join(characters))
     return strings
 
 
 def corpus():
     """Class names in templates, characters beside their Unicode names, random Unicode."""
-    yield from (
-        fill(name) for name in IMAGENET_CLASSNAMES for fill in OPENAI_IMAGENET_TEMPLATES[::2]
-    )
-    yield from (fill(name) for name in ICON_NAMES for fill in OPENAI_IMAGENET_TEMPLATES[::8])
-    named = ((chr(code), unicodedata.name(chr(code), "")) for code in range(sys.maxunicode + 1))
-    yield from (
-        f"{character} {name}{character}"
-        for character, name in named
-        if name and not name.startswith("CJK UNIFIED")
-    )
+    for fill in OPENAI_IMAGENET_TEMPLATES[::2]:
+        yield from map(fill, IMAGENET_CLASSNAMES)
+    for fill in OPENAI_IMAGENET_TEMPLATES[::8]:
+        yield from map(fill, ICON_NAMES)
+    for character in map(chr, range(sys.maxunicode + 1)):
+        name = unicodedata.name(character, "")
+        if name and not name.startswith("CJK UNIFIED"):
+            yield f"{character} {name}{character}"
     yield from random_unicode(25_000, keyed_rng("unicode"))
+
+
+def ours(strings):
+    """Our numbers, as PyTorch's default integers."""
+    return tokenize(strings, "keep_eot").long()
 
 
 @pytest.mark.slow
 def test_more_than_100_000_strings_give_open_clips_numbers():
     strings = list(dict.fromkeys(corpus()))
     assert len(strings) > 100_000
-    ours, theirs = tokenize(strings, "keep_eot"), OPEN_CLIP(strings)
-    different = [strings[row] for row in (ours != theirs).any(dim=1).nonzero().flatten()]
+    differs = ours(strings) != OPEN_CLIP(strings)
+    rows = differs.any(dim=1).nonzero().flatten()
+    different = [strings[row] for row in rows]
     assert different == []
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_gives_open_clips_numbers(name):
-    assert torch.equal(tokenize([HOSTILE[name]], "keep_eot").long(), OPEN_CLIP([HOSTILE[name]]))
+    strings = [HOSTILE[name]]
+    assert torch.equal(ours(strings), OPEN_CLIP(strings))
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=[]), max_size=60))
 def test_any_text_gives_open_clips_numbers(caption):
-    assert torch.equal(tokenize([caption], "keep_eot").long(), OPEN_CLIP([caption]))
+    assert torch.equal(ours([caption]), OPEN_CLIP([caption]))
 
 
 def test_a_row_is_start_text_end_and_zeros():
     """Numbers of OpenAI's vocabulary: "a" 320, "banana" 8922."""
     tokens = tokenize(["a banana", ""], "keep_eot")
     assert tokens.dtype == torch.int32
-    assert tokens[0].tolist() == [START, 320, 8922, END] + [0] * 73
-    assert tokens[1].tolist() == [START, END] + [0] * 75
+    banana, empty = tokens.tolist()
+    assert banana == [START, 320, 8922, END] + [0] * 73
+    assert empty == [START, END] + [0] * 75
 
 
 @pytest.mark.parametrize(
-    ("words", "kept", "cut"), [(74, END, END), (75, END, END), (76, END, 320), (200, END, 320)]
+    ("words", "kept", "cut"),
+    [
+        (74, END, END),
+        (75, END, END),
+        (76, END, 320),
+        (200, END, 320),
+    ],
 )
 def test_truncation_is_the_only_choice_and_matters_from_76_tokens_on(words, kept, cut):
     """Place 76 of a longer caption is the end token, or its 76th word."""
     last = min(words + 1, CONTEXT_LENGTH - 1)
-    caption = ["a " * words]
-    assert tokenize(caption, "keep_eot")[0, last] == kept
-    assert tokenize(caption, "cut")[0, last] == cut
-    assert torch.equal(tokenize(caption, "keep_eot")[:, :last], tokenize(caption, "cut")[:, :last])
+    caption = "a " * words
+    (with_end,) = tokenize([caption], "keep_eot")
+    (without,) = tokenize([caption], "cut")
+    assert with_end[last] == kept
+    assert without[last] == cut
+    assert torch.equal(with_end[:last], without[:last])
 
 
 def test_trimming_removes_the_padding_that_all_rows_share():
-    tokens = tokenize(["a", "a a a"], "keep_eot")
-    assert trim(tokens).tolist() == [[START, 320, END, 0, 0], [START, 320, 320, 320, END]]
-    assert trim(tokenize(["a " * 200], "keep_eot")).shape == (1, CONTEXT_LENGTH)
+    short, longer = trim(tokenize(["a", "a a a"], "keep_eot")).tolist()
+    assert short == [START, 320, END, 0, 0]
+    assert longer == [START, 320, 320, 320, END]
+    whole = trim(tokenize(["a " * 200], "keep_eot"))
+    assert whole.shape == (1, CONTEXT_LENGTH)
 
 
 def test_trimming_keeps_the_token_with_number_zero_inside_a_caption():
@@ -115,5 +147,6 @@ def test_trimming_keeps_the_token_with_number_zero_inside_a_caption():
 def test_cleaning_shortcut_for_plain_ascii_changes_nothing():
     """Every printable ASCII character next to every other, but for the ampersand of entities."""
     printable = [chr(code) for code in range(32, 127) if chr(code) != "&"]
-    strings = [f"x{first}{second}Y {first}" for first in printable for second in printable]
-    assert torch.equal(tokenize(strings, "keep_eot").long(), OPEN_CLIP(strings))
+    pairs = itertools.product(printable, repeat=2)
+    strings = [f"x{first}{second}Y {first}" for first, second in pairs]
+    assert torch.equal(ours(strings), OPEN_CLIP(strings))
