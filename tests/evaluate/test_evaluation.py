@@ -34,7 +34,8 @@ def centred_model(folder: Path) -> tuple[torch.nn.Module, torch.Tensor]:
     model = build_model(SMOKE.pretrain.model, 3, "fp32")
     images = evaluation_set(folder, 32, BADNET, switches()).images
     some = torch.from_numpy(np.array(images[:64]))
-    pixels = zero_shot.normalise(some.permute(0, 3, 1, 2))
+    channels_first = some.permute(0, 3, 1, 2)
+    pixels = zero_shot.normalise(channels_first)
     model.train()
     for _ in range(20):
         model.encode_image(pixels)
@@ -162,7 +163,14 @@ def set_tf32(products: bool, convolutions: bool) -> None:
     torch.backends.cudnn.allow_tf32 = convolutions
 
 
-@pytest.mark.parametrize(("precision", "flag"), [("fp32", False), ("tf32", True), ("bf16", True)])
+@pytest.mark.parametrize(
+    ("precision", "flag"),
+    [
+        ("fp32", False),
+        ("tf32", True),
+        ("bf16", True),
+    ],
+)
 def test_arithmetic_is_its_own_and_goes_back(precision: zero_shot.Precision, flag: bool) -> None:
     set_tf32(products=not flag, convolutions=flag)  # whatever was before
     try:
