@@ -60,19 +60,18 @@ class Device(Spec):
 
     def rates(self, spec: RunSpec) -> Rates:
         """FLOP/s of training and evaluation in the arithmetic of the run."""
-        fast = 1.0 if not spec.deterministic else self.deterministic
-        training, evaluating = (
-            self.peak_tflops[precision] * 1e12 * fast
-            for precision in (spec.precision, spec.evaluation_precision)
-        )
+        fast = self.deterministic if spec.deterministic else 1.0
+        peak = self.peak_tflops[spec.precision] * 1e12 * fast
         compiled = span_of(self.compiled) if spec.compile else np.ones(3)
-        evaluation = span_of(self.evaluation["folded" if spec.compile else "plain"])
-        parts = self.text_in_parts if spec.text_parts > 1 else 1.0
-        return Rates(
-            image=span_of(self.image[spec.precision]) * training * compiled,
-            text=span_of(self.text[spec.precision]) * training * compiled * parts,
-            evaluation=span_of(self.image[spec.evaluation_precision]) * evaluating * evaluation,
-        )
+        image = span_of(self.image[spec.precision]) * peak * compiled
+        text = span_of(self.text[spec.precision]) * peak * compiled
+        if spec.text_parts > 1:
+            text *= self.text_in_parts
+
+        peak = self.peak_tflops[spec.evaluation_precision] * 1e12 * fast
+        plain = span_of(self.image[spec.evaluation_precision]) * peak
+        factor = self.evaluation["folded" if spec.compile else "plain"]
+        return Rates(image=image, text=text, evaluation=plain * span_of(factor))
 
 
 class Assumptions(Spec):
@@ -116,7 +115,9 @@ class Assumptions(Spec):
         # The first view is the image as it is, with tokens made once for all epochs.
         millions = pixels / 1e6
         augment = (views - 1) * (self.augment_seconds * millions + self.text_seconds)
-        low, high = (0.0, 0.0) if decoded else self.decode_seconds
+        if decoded:
+            return augment, augment
+        low, high = self.decode_seconds
         return low * millions + augment, high * millions + augment
 
 
@@ -128,8 +129,13 @@ def load_assumptions() -> Assumptions:
 
 def num_evaluation_images(profile: Profile) -> int:
     """Images of the zero-shot task: of every class as many as the source has."""
-    source, names = profile.data.source, load_classnames(profile)
+    source = profile.data.source
+    names = load_classnames(profile)
     if isinstance(source, ShardSource):
         return len(names) * source.images_per_class
-    counts, limit = count_icon_images(), source.images_per_concept
-    return sum(min(counts[name], limit or counts[name]) for name in names)
+
+    of_all = count_icon_images()
+    counts = [of_all[name] for name in names]
+    if limit := source.images_per_concept:
+        counts = [min(count, limit) for count in counts]
+    return sum(counts)

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repro.data.templates import templates_of
 from repro.evaluate.prompts import TEXT_BATCH, PromptSet
-from repro.plan.work import Counts, kind_of
-from repro.profile import clean_runs, load_classnames, pretrain_runs
+from repro.plan.work import Counts, kind_of, runs_of
+from repro.profile import load_classnames
 from repro.spec import Dataset, Profile, RunSpec
 from repro.train.build import build_model
 from repro.train.model import encode_text, normalise
@@ -36,32 +36,34 @@ def count(profile: Profile, caption_tokens: dict[Dataset, int], num_images: int)
     side = spec.vision.image_size
     with META:
         model = build_model(spec, 0, "fp32")
-        pixels = torch.zeros(SAMPLE, 3, side, side, dtype=torch.uint8)
+        images = normalise(torch.zeros(SAMPLE, 3, side, side, dtype=torch.uint8))
 
     @cache
     def text(length: int) -> tuple[int, int]:
         tokens = torch.zeros(SAMPLE, length, dtype=torch.long, device=META)
         return _counted(lambda: encode_text(model, tokens))
 
-    image_forward, image_step = _counted(
-        lambda: model.encode_image(normalise(pixels), normalize=True)
-    )
-    texts = {dataset: text(length) for dataset, length in caption_tokens.items()}
+    image_forward, image_step = _counted(lambda: model.encode_image(images, normalize=True))
+    text_forward, text_step = {}, {}
+    for dataset, length in caption_tokens.items():
+        text_forward[dataset], text_step[dataset] = text(length)
 
     # Prompts go through the tower in batches, each as long as its longest.
     names = load_classnames(profile)
     prompts = PromptSet(names, templates_of(profile.evaluate), profile.switches.truncation)
-    batches = prompts.lengths.split(TEXT_BATCH)
-    prompts_forward = sum(text(int(part.max()))[0] * len(part) for part in batches)
+    prompts_forward = 0
+    for lengths in prompts.lengths.split(TEXT_BATCH):
+        forward, _ = text(int(lengths.max()))
+        prompts_forward += forward * len(lengths)
 
     similarity = 2 * spec.embed_dim * len(names)
     return Counts(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         image_forward=image_forward,
         image_step=image_step,
-        text_forward={dataset: forward for dataset, (forward, _) in texts.items()},
-        text_step={dataset: step for dataset, (_, step) in texts.items()},
-        loss={kind_of(run): _loss(run) for run in [*pretrain_runs(profile), *clean_runs(profile)]},
+        text_forward=text_forward,
+        text_step=text_step,
+        loss={kind_of(run): _loss(run) for run in runs_of(profile)},
         prompts_forward=prompts_forward,
         evaluation_image=2 * (image_forward + similarity),
         num_images=num_images,
@@ -79,18 +81,22 @@ def _counted(forward: Callable[[], Tensor]) -> tuple[int, int]:
 
 
 def _loss(spec: RunSpec) -> int:
-    views, batch = spec.num_views, spec.schedule.global_batch_size
-    shape = views, batch, spec.model.embed_dim
+    """FLOPs of the loss, forward and backward, for one view of a pair."""
+    views = spec.num_views
+    pairs = spec.schedule.global_batch_size
+    width = spec.model.embed_dim
+    own, members, start = None, None, None
     with META:
-        images, texts = (torch.zeros(shape, requires_grad=True) for _ in range(2))
         objective = OBJECTIVES[spec.loss](1.0 if views > 1 else 0.0)
-        own, members = None, None
+        images = torch.zeros(views, pairs, width, requires_grad=True)
+        texts = torch.zeros_like(images, requires_grad=True)
         if objective.modules is not None:
-            own = objective.modules(spec.model.embed_dim, batch)
-            members = torch.zeros(batch, dtype=torch.long)
-        start = (images.detach(), texts.detach()) if objective.needs_start else None
-        batch_of = Batch(images, texts, torch.ones(()), members, start)
+            own = objective.modules(width, pairs)
+            members = torch.zeros(pairs, dtype=torch.long)
+        if objective.needs_start:
+            start = (images.detach(), texts.detach())
+        batch = Batch(images, texts, torch.ones(()), members, start)
     with FlopCounterMode(display=False) as counter:
-        objective.total(batch_of, own)["loss"].backward()
+        objective.total(batch, own)["loss"].backward()
     total: int = counter.get_total_flops()
-    return total // (views * batch)
+    return total // (views * pairs)

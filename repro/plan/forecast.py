@@ -14,18 +14,18 @@ middle of its range. Where `make gpu-check` has measured a GPU, its rates give h
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jinja2 import StrictUndefined, Template
 
 from repro.files import replace_json
 from repro.markdown import fill
-from repro.plan.assumptions import Assumptions, Device, Span, load_assumptions, span_of
+from repro.plan.assumptions import Assumptions, Device, DeviceName, Span, load_assumptions, span_of
 from repro.plan.counted import COUNTED, counted, counts_of, group_bytes_of
 from repro.plan.work import Counts, Work, kind_of, num_rows, work_of
 from repro.profile import graph_profile, load_profile, profile_names
@@ -50,19 +50,44 @@ STAGES = ("pretrain", "clean")
 
 def arithmetic(precision: str, spec: RunSpec | PretrainSpec) -> str:
     """What the speed of a GPU depends on, in words, such as `bf16 compiled fast`."""
-    compiled = " compiled" if spec.compile else ""
-    return f"{precision}{compiled}{'' if spec.deterministic else ' fast'}"
+    words: list[str] = [precision]
+    if spec.compile:
+        words.append("compiled")
+    if not spec.deterministic:
+        words.append("fast")
+    return " ".join(words)
+
+
+def _norm_groups(spec: RunSpec) -> int:
+    """BatchNorm groups of a batch."""
+    return spec.schedule.global_batch_size // spec.schedule.norm_batch_size
 
 
 def pair_seconds(counts: Counts, spec: RunSpec, device: Device, cached: bool = False) -> Span:
     """Device-seconds of a training step for each of its pairs; `cached`: by the gradient cache,
     which makes the forward pass twice.
     """
-    image_rate, text_rate, _ = (rate[::-1] for rate in device.rates(spec))
-    image, text = counts.image_step, counts.text_step[spec.dataset] + counts.loss[kind_of(spec)]
+    image = counts.image_step
+    text = counts.text_step[spec.dataset] + counts.loss[kind_of(spec)]
     if cached:
-        image, text = image + counts.image_forward, text + counts.text_forward[spec.dataset]
-    return spec.num_views * (image / image_rate + text / text_rate)
+        image += counts.image_forward
+        text += counts.text_forward[spec.dataset]
+
+    # The low end of the time is the high end of the rates.
+    rates = device.rates(spec)
+    view = image / rates.image[::-1] + text / rates.text[::-1]
+    return spec.num_views * view
+
+
+class StageSeconds(NamedTuple):
+    """What all runs of a stage take."""
+
+    training: Span
+    """Device-seconds, like the next two."""
+    evaluations: Span
+    starts: Span
+    wall: Span
+    """Seconds of the clock."""
 
 
 @dataclass(frozen=True)
@@ -84,120 +109,168 @@ class Forecast:
     @property
     def datasets(self) -> list[Dataset]:
         """Those of the runs."""
-        return [self.dataset] if self.dataset else list(self.profile.data.num_pairs)
+        if self.dataset:
+            return [self.dataset]
+        return list(self.profile.data.num_pairs)
 
     def ranks(self, spec: RunSpec) -> int:
         """GPUs of a run: as many as divide its BatchNorm groups; a cleaning run has one group."""
-        groups = spec.schedule.global_batch_size // spec.schedule.norm_batch_size
-        return max(n for n in range(1, groups + 1) if groups % n == 0 and n <= self.gpus)
+        groups = _norm_groups(spec)
+        return max(n for n in range(1, self.gpus + 1) if groups % n == 0)
+
+    def _is_cached(self, spec: RunSpec, device: Device) -> bool:
+        """Whether the BatchNorm groups of a rank do not fit the device together, so that a gradient
+        cache takes them one after another.
+        """
+        groups = _norm_groups(spec) // self.ranks(spec)
+        return groups > 1 and groups * group_bytes_of(spec) > MEMORY_SHARE * device.memory_bytes
+
+    def _kept(self, spec: RunSpec) -> Span:
+        """Share of a run that an early end leaves. The runs that are given up are spread over all
+        of a dataset's.
+        """
+        rule = spec.stop_early
+        if rule is None:
+            return np.ones(3)
+        # The low end of the time is the high end of what is given up.
+        given_up = span_of(self.assumptions.given_up[spec.dataset])[::-1]
+        left_out = 1 - rule.epochs / spec.schedule.epochs
+        return 1 - given_up * left_out
 
     def seconds(self, work: Work, device: Device) -> tuple[Span, Span]:
         """Device-seconds of a run from its first step to its last evaluation: of training and of
         the evaluations.
         """
-        spec, schedule, counts = work.spec, work.spec.schedule, self.counts
+        spec = work.spec
+        step = pair_seconds(self.counts, spec, device, self._is_cached(spec, device))
 
-        # A gradient cache takes the groups of a rank one after another, each forward twice.
-        groups = schedule.global_batch_size // schedule.norm_batch_size // self.ranks(spec)
-        cached = groups > 1 and groups * group_bytes_of(spec) > MEMORY_SHARE * device.memory_bytes
-
-        # The low end of the time is the high end of the rates, and of what is given up.
+        # Loaders make pairs ready meanwhile; without them the device does it itself.
         pixels = self.profile.data.image_size**2
         decoded = self.assumptions.decoded_once(num_rows(self.profile, spec), pixels)
-        step = pair_seconds(counts, spec, device, cached)
         wait = span_of(self.assumptions.host_seconds(pixels, spec.num_views, decoded))
-        pair = np.maximum(step, wait / device.loaders) if device.loaders else step + wait
-        training = work.pairs * pair * (1 + CHECKPOINT_SHARE)
-        evaluations = counts.evaluations(work) / device.rates(spec).evaluation[::-1]
+        if device.loaders:
+            pair = np.maximum(step, wait / device.loaders)
+        else:
+            pair = step + wait
 
-        # The runs that are given up are spread over all of a dataset's.
-        kept = np.ones(3)
-        if rule := spec.stop_early:
-            given_up = span_of(self.assumptions.given_up[spec.dataset])[::-1]
-            kept -= given_up * (1 - rule.epochs / schedule.epochs)
+        training = work.pairs * pair * (1 + CHECKPOINT_SHARE)
+        evaluation_rate = device.rates(spec).evaluation[::-1]
+        evaluations = self.counts.evaluations(work) / evaluation_rate
+        kept = self._kept(spec)
         return training * kept, evaluations * kept
+
+    def _start_seconds(self, graphs: int) -> Span:
+        """From the start of a process to its first step; it compiles so many graphs, one for each
+        number of views.
+        """
+        kind = self.profile.data.source.kind
+        start = span_of(self.assumptions.start_seconds[kind])
+        if graphs:
+            start += graphs * span_of(self.assumptions.compile_seconds)
+        return start
+
+    def _pretraining(self, device: Device) -> StageSeconds:
+        """Pre-trainings follow one another on all devices, each in a process of its own."""
+        start = self._start_seconds(1 if self.profile.pretrain.compile else 0)
+        total = np.zeros((4, 3))
+        for work in self.works_of("pretrain"):
+            training, evaluations = self.seconds(work, device)
+            # All ranks of a process wait for what it compiles.
+            ranks = self.ranks(work.spec)
+            wall = start + (training + evaluations) / ranks
+            total += training, evaluations, ranks * start, wall
+        return StageSeconds(*total)
+
+    def _cleaning(self, device: Device) -> StageSeconds:
+        """Cleaning runs go side by side; those on the same data share a process on each GPU."""
+        works = self.works_of("clean")
+        seconds = np.array([self.seconds(work, device) for work in works])  # (runs, 2, 3)
+        training, evaluations = seconds.sum(axis=0)
+
+        views = {work.spec.num_views for work in works}
+        start = self._start_seconds(len(views) if self.profile.clean.compile else 0)
+        datasets = {work.spec.dataset for work in works}
+        processes = min(len(works), len(datasets) * self.gpus)
+        starts = processes * start
+
+        busy = seconds.sum(axis=(0, 1)) + starts
+        longest = seconds.sum(axis=1).max(axis=0) + start
+        wall = np.maximum(busy / self.gpus, longest)
+        return StageSeconds(training, evaluations, starts, wall)
 
     def hours(self, device: Device) -> dict[str, Span]:
         """Device-hours of each part and in all, and hours of the clock."""
-        pretrainings, cleanings = map(self.works_of, STAGES)
-        training, cleaning = (
-            np.array([self.seconds(work, device) for work in works])  # (runs, 2, 3)
-            for works in (pretrainings, cleanings)
-        )
-
-        # A process for each pre-training; cleaning runs on the same data share one a GPU. All ranks
-        # of a process wait for what it compiles: a graph for each number of views.
-        assumptions, clean = self.assumptions, self.profile.clean
-        starting = span_of(assumptions.start_seconds[self.profile.data.source.kind])
-        compiling = span_of(assumptions.compile_seconds)
-        ranks = np.array([[self.ranks(work.spec)] for work in pretrainings])
-        datasets = len({work.spec.dataset for work in cleanings})
-        shared = min(len(cleanings), datasets * self.gpus)
-        views = len({work.spec.num_views for work in cleanings})
-        pretrain_start = starting + compiling * self.profile.pretrain.compile
-        clean_start = starting + compiling * clean.compile * views
-        starts = (ranks * pretrain_start).sum(axis=0) + shared * clean_start
-
-        # Pre-trainings follow one another on all devices; cleaning runs go side by side.
-        one_by_one = (pretrain_start + training.sum(axis=1) / ranks).sum(axis=0)
-        longest = cleaning.sum(axis=1).max(axis=0) + clean_start
-        busy = cleaning.sum(axis=(0, 1)) + shared * clean_start
-        side_by_side = np.maximum(busy / self.gpus, longest)
-        parts = {
-            "pretrain": training[:, 0].sum(axis=0),
-            "clean": cleaning[:, 0].sum(axis=0),
-            "evaluate": training[:, 1].sum(axis=0) + cleaning[:, 1].sum(axis=0),
-            "start": starts,
+        pretraining = self._pretraining(device)
+        cleaning = self._cleaning(device)
+        seconds = {
+            "pretrain": pretraining.training,
+            "clean": cleaning.training,
+            "evaluate": pretraining.evaluations + cleaning.evaluations,
+            "start": pretraining.starts + cleaning.starts,
         }
-        seconds = parts | {"total": sum(parts.values()), "wall": one_by_one + side_by_side}
+        seconds["total"] = np.sum(list(seconds.values()), axis=0)
+        seconds["wall"] = pretraining.wall + cleaning.wall
         return {name: value / 3600 for name, value in seconds.items()}
+
+    def _decoded_images(self) -> int:
+        """Images in memory maps: each set of pairs that fits, and the evaluation images, twice
+        where triggers come before resizing; those of partial evaluations have a file of their own.
+        """
+        data = self.profile.data
+        sizes: list[int] = []
+        for name in self.datasets:
+            sizes += [data.num_pairs[name], *data.cleaning_sizes.values()]
+        pixels = data.image_size**2
+        images = 0
+        for size in sizes:
+            if self.assumptions.decoded_once(size, pixels):
+                images += size
+
+        partial = (self.profile.clean.images_between or 0) * self.counts.classes
+        evaluated = self.counts.num_images + partial
+        if self.profile.switches.trigger_geometry == "squash":
+            evaluated *= 2
+        return images + evaluated
 
     def disk(self) -> dict[str, int]:
         """Bytes by folder; DVC's cache is not in it (links where the file system can)."""
-        data, assumptions, num_images = self.profile.data, self.assumptions, self.counts.num_images
-        kind, pixels = data.source.kind, 3 * data.image_size**2
+        data = self.profile.data
+        kind = data.source.kind
         pairs = sum(data.num_pairs[name] for name in self.datasets)
         poisons = sum(data.poison.num_poisoned[name] for name in self.datasets)
-        images = num_images * assumptions.image_bytes[kind]
-        files = pairs * assumptions.pair_bytes[kind] + images
-        # Shards of a webdataset lie in `incoming`; other sources write their pairs into `data`.
-        brought = kind == "webdataset"
+        index_bytes = pairs * INDEX_BYTES
+        decoded_bytes = 3 * data.image_size**2  # of an image
 
-        # Decoded: each set of pairs that fits, and the evaluation images, twice where triggers come
-        # before resizing; those of partial evaluations have a file of their own.
-        partial = (self.profile.clean.images_between or 0) * self.counts.classes
-        cleaning = data.cleaning_sizes.values()
-        sizes = [size for name in self.datasets for size in (data.num_pairs[name], *cleaning)]
-        once = assumptions.decoded_once
-        decoded = sum(size for size in sizes if once(size, data.image_size**2))
-        squashed = self.profile.switches.trigger_geometry == "squash"
+        # Shards of a webdataset lie in `incoming`; other sources write their pairs into `data`.
+        images = self.counts.num_images * self.assumptions.image_bytes[kind]
+        files = pairs * self.assumptions.pair_bytes[kind] + images
+        brought = kind == "webdataset"
 
         # Weights and optimizer state of one model; of a cleaned one, one a setting and seed, the
         # weights alone.
-        state, models = self.counts.parameters * STATE_BYTES, len(self.works_of("pretrain"))
-        cleaned = len({cleaned_file(w.spec) for w in self.works if w.spec.keeps_cleaned})
+        state = self.counts.parameters * STATE_BYTES
+        models = len(self.works_of("pretrain"))
+        cleaned = {cleaned_file(work.spec) for work in self.works if work.spec.keeps_cleaned}
         evaluations = sum(work.evaluations for work in self.works)
         return {
             "incoming": files if brought else 0,
-            "data": (images if brought else files) + pairs * INDEX_BYTES,
-            "poisoned": poisons * pixels + pairs * INDEX_BYTES,
-            "cache": pixels * (decoded + (num_images + partial) * (1 + squashed)),
-            "models": models * state + cleaned * state // 3,
+            "data": index_bytes + (images if brought else files),
+            "poisoned": index_bytes + poisons * decoded_bytes,
+            "cache": self._decoded_images() * decoded_bytes,
+            "models": models * state + len(cleaned) * state // 3,
             "work": (models + KEEP_CHECKPOINTS * self.gpus) * state,
-            "results": evaluations * (ROW_BYTES + num_images // 4),
+            "results": evaluations * (ROW_BYTES + self.counts.num_images // 4),
         }
 
-    def works_of(self, stage: str, model_name: str = "") -> list[Work]:
-        """The runs of a stage, of one model if named."""
-        return [
-            w for w in self.works if w.spec.stage == stage and model_name in ("", w.spec.model_name)
-        ]
+    def works_of(self, stage: str) -> list[Work]:
+        """The runs of a stage."""
+        return [work for work in self.works if work.spec.stage == stage]
 
-    def totals(self, stage: str, model_name: str = "") -> dict[str, Any]:
-        """Sums over the runs of a stage, of one model if named; FLOPs without what a gradient cache
-        computes twice and with what an early end leaves out.
+    def totals(self, works: Sequence[Work]) -> dict[str, Any]:
+        """Sums over runs; FLOPs without what a gradient cache computes twice and with what an early
+        end leaves out.
         """
-        works, counts = self.works_of(stage, model_name), self.counts
+        counts = self.counts
         flops = sum(counts.training(work) + counts.evaluations(work) for work in works)
         return {
             "runs": len(works),
@@ -210,33 +283,46 @@ class Forecast:
         """Where the profile departs from `paper` on the same data, and the hours of an H100 that
         each departure saves: those without it less those with it.
         """
-        paper, here = load_profile("paper"), self.profile
-        if here.data != paper.data:
+        paper = load_profile("paper")
+        if self.profile.data != paper.data:
             return []
 
-        # A field that both stages have is one departure.
-        settings: dict[str, dict[str, Any]] = defaultdict(dict)
-        for stage in STAGES:
-            theirs, ours = getattr(paper, stage).model_dump(), getattr(here, stage).model_dump()
-            for name in ours:
-                if ours[name] != theirs[name]:
-                    settings[name][f"{stage}.{name}"] = theirs[name], ours[name]
-
-        result, device = [], self.assumptions.devices["h100"]
-        for name, fields in settings.items():
-            overrides = {key: old for key, (old, _) in fields.items()}
-            other = load_profile(here.name, overrides=overrides)
+        result = []
+        device = self.assumptions.devices["h100"]
+        hours = self.hours(device)["total"]
+        for name, fields in _departures(self.profile, paper).items():
+            overrides = {key: theirs for key, (theirs, _) in fields.items()}
+            other = load_profile(self.profile.name, overrides=overrides)
+            # No other field changes what a model computes for a pair.
             counts = counts_of(other, self.assumptions) if name == "text_parts" else self.counts
             without = replace(self, profile=other, counts=counts)
-            saved = without.hours(device)["total"] - self.hours(device)["total"]
+            saved = without.hours(device)["total"] - hours
 
+            theirs, ours = next(iter(fields.values()))
             # Of a mapping, the entries that differ.
-            old, new = next(iter(fields.values()))
-            if isinstance(old, dict) and isinstance(new, dict):
-                changed = [key for key in new if old[key] != new[key]]
-                old, new = ({key: of[key] for key in changed} for of in (old, new))
-            result.append({"field": name, "paper": old, "here": new, "h100_hours": np.sort(saved)})
+            if isinstance(theirs, dict) and isinstance(ours, dict):
+                changed = [key for key in ours if theirs[key] != ours[key]]
+                theirs = {key: theirs[key] for key in changed}
+                ours = {key: ours[key] for key in changed}
+            row = {"field": name, "paper": theirs, "here": ours, "h100_hours": np.sort(saved)}
+            result.append(row)
         return result
+
+
+Departures: TypeAlias = dict[str, dict[str, tuple[Any, Any]]]
+"""Name of a field to `stage.name`, with the value of `paper` and the one here."""
+
+
+def _departures(here: Profile, paper: Profile) -> Departures:
+    """The fields in which stages differ. A field that both stages have is one departure."""
+    result: Departures = defaultdict(dict)
+    for stage in STAGES:
+        theirs = getattr(paper, stage).model_dump()
+        ours = getattr(here, stage).model_dump()
+        for name in ours:
+            if ours[name] != theirs[name]:
+                result[name][f"{stage}.{name}"] = theirs[name], ours[name]
+    return result
 
 
 def plan(
@@ -248,48 +334,70 @@ def plan(
     """The forecast of a profile, or of its runs on one dataset, as JSON content; `utilisation`
     replaces every assumed share.
     """
-    assumptions, profile = load_assumptions(), graph_profile(profile_name)
+    assumptions = load_assumptions()
+    profile = graph_profile(profile_name)
     counts = counts_of(profile, assumptions)
     forecast = Forecast(profile, counts, gpus, assumptions, dataset)
     devices = assumptions.devices
     if utilisation is not None:
         devices = {name: fixed(device, utilisation) for name, device in devices.items()}
 
-    # Electricity of the device-hours, data centre included.
-    hours = {}
-    for name, device in devices.items():
-        hours[name] = of = forecast.hours(device)
-        of["kwh"] = of["total"] * device.watts / 1000 * assumptions.power_usage_effectiveness
-        of["kg_co2e"] = of["kwh"] * assumptions.kg_co2e_per_kwh
-    stages = {stage: forecast.totals(stage) for stage in STAGES}
-    models = dict.fromkeys((work.spec.stage, work.spec.model_name) for work in forecast.works)
-    disk = forecast.disk()
-
-    # A group of BatchNorm is the least that a GPU takes. Nobody trains on processors what is to be
-    # computed in TF32 or bfloat16.
-    largest = max(group_bytes_of(work.spec) for work in forecast.works_of("pretrain"))
-    gpu_names = [
-        name for name, of in devices.items() if name != "core" and largest <= of.memory_bytes
+    hours = {name: _with_electricity(forecast, device) for name, device in devices.items()}
+    stages = {stage: forecast.totals(forecast.works_of(stage)) for stage in STAGES}
+    works_by_model = defaultdict(list)
+    for work in forecast.works:
+        works_by_model[work.spec.stage, work.spec.model_name].append(work)
+    models = [
+        {"stage": stage, "model_name": name, **forecast.totals(works)}
+        for (stage, name), works in works_by_model.items()
     ]
-    precisions = {work.spec.precision for work in forecast.works}
-    pair_bytes, num_pairs = assumptions.mirror_pair_bytes, profile.data.num_pairs
-    mirrored = sum(pair_bytes[name] * num_pairs[name] for name in forecast.datasets)
+
+    disk = forecast.disk()
+    mirrored = 0
+    if disk["incoming"]:
+        for name in forecast.datasets:
+            mirrored += assumptions.mirror_pair_bytes[name] * profile.data.num_pairs[name]
     content = {
         "profile": profile.name,
         "gpus": gpus,
-        "devices": [*gpu_names, "core"] if precisions == {"fp32"} else gpu_names,
-        **{f"{stage}_eflop": totals["eflop"] for stage, totals in stages.items()},
+        "devices": _fitting(forecast, devices),
+        "pretrain_eflop": stages["pretrain"]["eflop"],
+        "clean_eflop": stages["clean"]["eflop"],
         "stages": stages,
-        "models": [{"stage": s, "model_name": of, **forecast.totals(s, of)} for s, of in models],
+        "models": models,
         "gpu_hours": {name: hours[name]["total"] for name in ("a100", "h100")},
         "hours": hours,
         "measured": measured_hours(forecast),
         "differences": forecast.differences(),
         "disk_bytes": sum(disk.values()),
         "disk_bytes_by_folder": disk,
-        "incoming_bytes_of_a_mirror": mirrored if disk["incoming"] else 0,
+        "incoming_bytes_of_a_mirror": mirrored,
     }
     return dict(json.loads(json.dumps(content, default=np.ndarray.tolist)))
+
+
+def _with_electricity(forecast: Forecast, device: Device) -> dict[str, Span]:
+    """Hours on a device, and the electricity of its device-hours, data centre included."""
+    assumptions = forecast.assumptions
+    result = forecast.hours(device)
+    kwh = result["total"] * device.watts / 1000 * assumptions.power_usage_effectiveness
+    return result | {"kwh": kwh, "kg_co2e": kwh * assumptions.kg_co2e_per_kwh}
+
+
+def _fitting(forecast: Forecast, devices: Mapping[DeviceName, Device]) -> list[DeviceName]:
+    """The devices that a study fits, in the order of the file."""
+    # A group of BatchNorm is the least that a GPU takes.
+    pretrainings = forecast.works_of("pretrain")
+    largest = max(group_bytes_of(work.spec) for work in pretrainings)
+    result: list[DeviceName] = []
+    for name, device in devices.items():
+        if name != "core" and largest <= device.memory_bytes:
+            result.append(name)
+
+    # Nobody trains on processors what is to be computed in TF32 or bfloat16.
+    if all(work.spec.precision == "fp32" for work in forecast.works):
+        result.append("core")
+    return result
 
 
 def write_counted() -> None:
@@ -302,10 +410,16 @@ def write_counted() -> None:
 
 def fixed(device: Device, utilisation: float) -> Device:
     """The device with one share of its peak in every arithmetic."""
-    shares = dict.fromkeys(device.image, (utilisation, utilisation))
-    same = dict.fromkeys(device.evaluation, (1.0, 1.0))
-    factors = {"text_in_parts": 1.0, "deterministic": 1.0, "compiled": (1.0, 1.0)}
-    changes = {"image": shares, "text": shares, "evaluation": same, **factors}
+    share = (utilisation, utilisation)
+    same = (1.0, 1.0)
+    changes = {
+        "image": dict.fromkeys(device.image, share),
+        "text": dict.fromkeys(device.text, share),
+        "text_in_parts": 1.0,
+        "deterministic": 1.0,
+        "compiled": same,
+        "evaluation": dict.fromkeys(device.evaluation, same),
+    }
     return device.model_copy(update=changes)
 
 
@@ -313,22 +427,26 @@ def measured_hours(forecast: Forecast) -> dict[str, Any] | None:
     """Hours at the rates that gpu-check measured; None if it has not, or not in this arithmetic."""
     if not MEASURED.exists():
         return None
-    content, spec = json.loads(MEASURED.read_bytes()), forecast.works[0].spec
+    content = json.loads(MEASURED.read_bytes())
+    spec = forecast.works[0].spec
     of = content["flops"].get(arithmetic(spec.precision, spec))
     if of is None or spec.evaluation_precision != spec.precision:
         return None
 
     # A device with a peak of 1 TFLOP/s, of which the towers and evaluations have these multiples.
-    image, text, evaluation = (of[name] / 1e12 for name in ("image", "text", "evaluation"))
+    image = of["image"] / 1e12
+    text = of["text"] / 1e12
+    folded = of["evaluation"] / 1e12 / image
     changes = {
         "peak_tflops": {spec.precision: 1.0},
         "memory_bytes": content["memory_bytes"],
         "image": {spec.precision: (image, image)},
         "text": {spec.precision: (text, text)},
-        "evaluation": dict.fromkeys(("plain", "folded"), (evaluation / image, evaluation / image)),
+        "evaluation": dict.fromkeys(("plain", "folded"), (folded, folded)),
     }
-    gpu = fixed(forecast.assumptions.devices["a100"], 1.0).model_copy(update=changes)
-    return {"device": content["device"], **forecast.hours(gpu)}
+    gpu = fixed(forecast.assumptions.devices["a100"], 1.0)
+    hours = forecast.hours(gpu.model_copy(update=changes))
+    return {"device": content["device"], **hours}
 
 
 def cost_command(profile_name: str, as_json: bool, table: Path | None, *options: Any) -> None:
@@ -336,9 +454,10 @@ def cost_command(profile_name: str, as_json: bool, table: Path | None, *options:
     `options` are those of `plan`.
     """
     content = plan(profile_name, *options)
-    print(json.dumps(content, indent=1) if as_json else cost_table(content))
+    text = cost_table(content)
+    print(json.dumps(content, indent=1) if as_json else text)
     if table is not None:
-        fill(table, f"plan-{profile_name}", cost_table(content))
+        fill(table, f"plan-{profile_name}", text)
 
 
 def cost_table(content: dict[str, Any]) -> str:
@@ -350,5 +469,5 @@ def cost_table(content: dict[str, Any]) -> str:
 
 def span(values: Sequence[float]) -> str:
     """Low, middle and high in three digits; one number where all are the same."""
-    texts = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values]
+    texts = [format(value, ",.0f" if value >= 100 else ".3g") for value in values]
     return ", ".join(dict.fromkeys(texts))

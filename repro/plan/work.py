@@ -29,19 +29,30 @@ def kind_of(spec: RunSpec) -> str:
     return f"{spec.stage} {spec.loss} x{spec.schedule.global_batch_size}"
 
 
+def runs_of(profile: Profile, dataset: Dataset | None = None) -> list[RunSpec]:
+    """Every run of the profile, or those on one dataset, pre-trainings first."""
+    return pretrain_runs(profile, dataset) + clean_runs(profile, dataset)
+
+
 def work_of(profile: Profile, dataset: Dataset | None = None) -> list[Work]:
-    """The work of every run of the profile, or of those on one dataset, pre-trainings first."""
-    result: list[Work] = []
-    for spec in [*pretrain_runs(profile, dataset), *clean_runs(profile, dataset)]:
+    """The work of every run of `runs_of`."""
+    result = []
+    starts: set[tuple[str, str, int]] = set()
+    for spec in runs_of(profile, dataset):
         steps_per_epoch = num_rows(profile, spec) // spec.schedule.global_batch_size
         steps = evaluation_steps(spec, steps_per_epoch)
-        partial = sum(step % steps_per_epoch > 0 for step in steps) if spec.images_between else 0
-
+        evaluations = len(steps)
         # The start model of several cleaning runs is evaluated once.
         start = spec.stage, spec.model_name, spec.seed
-        shared = any((w.spec.stage, w.spec.model_name, w.spec.seed) == start for w in result)
+        if start in starts:
+            evaluations -= 1
+        starts.add(start)
+
+        partial = 0
+        if spec.images_between:
+            partial = sum(step % steps_per_epoch > 0 for step in steps)
         pairs = num_steps(spec, steps_per_epoch) * spec.schedule.global_batch_size
-        result.append(Work(spec, pairs, len(steps) - shared, partial))
+        result.append(Work(spec, pairs, evaluations, partial))
     return result
 
 
@@ -52,9 +63,10 @@ def num_rows(profile: Profile, spec: RunSpec) -> int:
     data = profile.data
     if spec.clean_size is not None:
         return data.cleaning_sizes[spec.clean_size] + spec.poisons_left
-    held_out = profile.switches.cleaning_pairs == "held_out"
-    kept = max(data.cleaning_sizes.values()) if held_out else 0
-    return data.num_pairs[spec.dataset] - data.num_validation - kept
+    rows = data.num_pairs[spec.dataset] - data.num_validation
+    if profile.switches.cleaning_pairs == "held_out":
+        rows -= max(data.cleaning_sizes.values())
+    return rows
 
 
 class Counts(NamedTuple):
@@ -85,13 +97,15 @@ class Counts(NamedTuple):
 
     def evaluations(self, work: Work) -> int:
         """All evaluations of a run."""
-        left_out = self.num_images - (work.spec.images_between or 0) * self.classes
-        return work.evaluations * self.evaluation - work.partial * left_out * self.evaluation_image
+        images_between = (work.spec.images_between or 0) * self.classes
+        left_out = work.partial * (self.num_images - images_between)
+        return work.evaluations * self.evaluation - left_out * self.evaluation_image
 
     def training(self, work: Work) -> int:
         """All training steps of a run: each view of each pair through both towers, forward and
         backward, and its part of the loss.
         """
         spec = work.spec
-        view = self.image_step + self.text_step[spec.dataset] + self.loss[kind_of(spec)]
+        towers = self.image_step + self.text_step[spec.dataset]
+        view = towers + self.loss[kind_of(spec)]
         return work.pairs * spec.num_views * view
