@@ -4,6 +4,7 @@ with random captions.
 
 import io
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from open_clip.model import CLIP
 from PIL import Image
 from torch import Tensor, nn
 
+from repro.data.index import NO_LABEL
 from repro.data.shards import ShardWriter, write_store
 from repro.names import Objective
 from repro.plan.assumptions import DeviceName
@@ -76,7 +78,8 @@ class Scale(NamedTuple):
 
     def spec(self, objective: Objective = "mmcl", precision: Precision = "fp32") -> RunSpec:
         """The pre-training by an objective, in another precision."""
-        return repeatable(self.profile, objective).model_copy(update={"precision": precision})
+        spec = repeatable(self.profile, objective)
+        return spec.model_copy(update={"precision": precision})
 
     def lean(self) -> RunSpec:
         """The pre-training of `paper_lean`, with the model at hand."""
@@ -101,9 +104,13 @@ SCALES = {"full": FULL, "toy": TOY, "wide": WIDE}
 
 def known_device(scale: Scale) -> DeviceName | None:
     """The GPU here, if specs/plan.yaml has its rates."""
-    name = torch.cuda.get_device_name(scale.device).lower() if scale.gpu else ""
-    known: tuple[DeviceName, ...] = ("a100", "h100")
-    return next((key for key in known if key in name.replace("h200", "h100")), None)
+    if not scale.gpu:
+        return None
+    name = torch.cuda.get_device_name(scale.device).lower()
+    if "a100" in name:
+        return "a100"
+    # An H200 has the arithmetic of an H100.
+    return "h100" if "h100" in name or "h200" in name else None
 
 
 class Trainee:
@@ -117,16 +124,16 @@ class Trainee:
         for module in self.model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.ones_(module.weight)
-        self.optimizer = build_optimizer(
-            self.model, spec.optimizer, spec.switches.weight_decay_rule
-        )
+        rule = spec.switches.weight_decay_rule
+        self.optimizer = build_optimizer(self.model, spec.optimizer, rule)
         self.encoder: nn.Module = PairEncoder(self.model, groups)
 
     def step(self, images: Tensor, tokens: Tensor, rate: float = 1e-4) -> Tensor:
         """One step; the loss before it."""
-        return training_step(
+        losses = training_step(
             self.encoder, self.model, self.optimizer, images, tokens, self.spec, rate
-        )["loss"]
+        )
+        return losses["loss"]
 
     def pairs_per_second(self, data: tuple[Tensor, Tensor], steps: int) -> float:
         """Speed of so many steps on one batch, after three others."""
@@ -138,7 +145,9 @@ class Trainee:
         for _ in range(steps):
             loss = self.step(*data)
         float(loss)
-        return steps * data[0].shape[1] / (time.monotonic() - begun)
+        seconds = time.monotonic() - begun
+        pairs = data[0].shape[1]
+        return steps * pairs / seconds
 
 
 def batch(
@@ -148,15 +157,18 @@ def batch(
     captions have as many tokens or more, by chance, and the first of all has all.
     """
     generator = torch.Generator().manual_seed(seed)
-    side, views = spec.model.vision.image_size // BLOCK, spec.num_views
+    views = spec.num_views
+    side = spec.model.vision.image_size // BLOCK
     shape = (views, pairs, 3, side, side)
     blocks = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     images = blocks.repeat_interleave(BLOCK, dim=3).repeat_interleave(BLOCK, dim=4)
+
     tokens = torch.randint(1, START, (views, pairs, length), generator=generator)
     tokens[..., 0] = START
     ends = torch.full((views, pairs, 1), length - 1)
     if shortest:
-        ends.random_(shortest - 1, length, generator=generator)[0, 0] = length - 1
+        ends.random_(shortest - 1, length, generator=generator)
+        ends[0, 0] = length - 1
     tokens.scatter_(2, ends, END)
     return images.to(device), tokens
 
@@ -179,27 +191,39 @@ def noise_run(
     }
     spec = spec.model_copy(update=changes)
 
-    names = [spec.target_class, *(f"class {number}" for number in range(1, CLASSES))]
+    inputs = {
+        "pairs": folder / "pairs",
+        "evaluation": folder / "evaluation",
+        "synonyms": folder / "synonyms.json",
+    }
+    side = spec.model.vision.image_size
     rng = np.random.default_rng(0)
-    inputs = {"pairs": folder / "pairs", "evaluation": folder / "evaluation"}
-    labels = [-1] * scale.stored, [*range(CLASSES)] * IMAGES_PER_CLASS
-    for store, rows in zip(inputs.values(), labels, strict=True):
-        store.mkdir(parents=True)
-        writer = ShardWriter(store)
-        for label in rows:
-            caption = "" if label >= 0 else " ".join(rng.choice(WORDS, rng.integers(3, 9)))
-            writer.add(_jpeg(rng, spec.model.vision.image_size), "jpg", caption, label)
-        write_store(store, *writer.close())
-    (inputs["evaluation"] / "classnames.txt").write_text("".join(f"{name}\n" for name in names))
-    inputs["synonyms"] = folder / "synonyms.json"
+    _write_noise(inputs["pairs"], [NO_LABEL] * scale.stored, side, rng)
+    _write_noise(inputs["evaluation"], [*range(CLASSES)] * IMAGES_PER_CLASS, side, rng)
+    names = [spec.target_class, *(f"class {number}" for number in range(1, CLASSES))]
+    text = "".join(f"{name}\n" for name in names)
+    (inputs["evaluation"] / "classnames.txt").write_text(text)
     inputs["synonyms"].write_text('{"lemmas": {}, "exceptions": {}}')
     return identify(spec, inputs, code_digest())
 
 
+def _write_noise(folder: Path, labels: Sequence[int], side: int, rng: np.random.Generator) -> None:
+    """A store of an image for each label; those without a label have captions."""
+    folder.mkdir(parents=True)
+    writer = ShardWriter(folder)
+    for label in labels:
+        caption = ""
+        if label == NO_LABEL:
+            caption = " ".join(rng.choice(WORDS, rng.integers(3, 9)))
+        writer.add(_jpeg(rng, side), "jpg", caption, label)
+    write_store(folder, *writer.close())
+
+
 def _jpeg(rng: np.random.Generator, side: int) -> bytes:
     """A JPEG as smooth as a photograph, and so as large."""
-    coarse = rng.integers(0, 256, (side // BLOCK, side // BLOCK, 3), np.uint8)
-    out = io.BytesIO()
+    blocks = side // BLOCK
+    coarse = rng.integers(0, 256, (blocks, blocks, 3), np.uint8)
     image = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+    out = io.BytesIO()
     image.save(out, "JPEG", quality=95)
     return out.getvalue()

@@ -42,8 +42,10 @@ def worker(scale: Scale) -> Iterator[Check]:
     os.environ["REPRO_MEMORY_BYTES"] = str(10**7)
     # The second has compiled towers, captions in parts, bfloat16, and all GPUs.
     for profile, number in {scale.profile: 1, scale.fast: most_ranks(scale)}.items():
-        gpus = tuple(devices()[:number]) if scale.gpu else ()
-        place = Place(gpus, number, max(1, min(8, cores() // number)) if scale.gpu else 1)
+        place = Place(devices=(), ranks=number, threads=1)
+        if scale.gpu:
+            threads = max(1, min(8, cores() // number))
+            place = Place(tuple(devices()[:number]), number, threads)
         yield from _twice(scale, profile, place)
 
 
@@ -59,19 +61,21 @@ def _twice(scale: Scale, profile: str, place: Place) -> Iterator[Check]:
     with tempfile.TemporaryDirectory() as name:
         run = noise_run(scale, Path(name) / "data", profile, "mmcl_ssl", place.ranks)
         for stops in ([0], [STOP_STEP, 0]):
-            work = Path(name) / str(len(stops))
+            attempts = len(stops)
+            work = Path(name) / str(attempts)
             run.save(work)
-            path, folder = work / "job.json", work / run.fingerprint
+            path = work / "job.json"
             job = write_job(Job((run,), place), path, "repro.worker", GRACE_SECONDS, work=work)
             for stop_step in stops:
                 _run_worker(Torchrun(job, path), stop_step)
 
+            folder = work / run.fingerprint
             outcome = json.loads((folder / "outcome.json").read_bytes())
             rows = [item["row"] | {"seconds": 0} for item in pending_rows(folder)]
             yield Check(
-                f"{place.ranks} rank(s) end a run of {profile} in {len(stops)} attempt(s)",
+                f"{place.ranks} rank(s) end a run of {profile} in {attempts} attempt(s)",
                 f"{outcome['attempts']} attempt(s), {len(rows)} rows",
-                (outcome["status"], outcome["attempts"]) == ("completed", len(stops)),
+                outcome["status"] == "completed" and outcome["attempts"] == attempts,
             )
             left.append([rows, *(outcome["files"][name] for name in WEIGHTS)])
     same = left[0] == left[1]
@@ -92,7 +96,8 @@ def ranks(scale: Scale) -> Iterator[Check]:
     """Losses, statistics, compiled graphs and speed of all GPUs against one."""
     count = most_ranks(scale)
     yield from compiled_ranks(scale, count)
-    one, every = (_on_ranks(scale, number, "plain") for number in (1, count))
+    one = _on_ranks(scale, 1, "plain")
+    every = _on_ranks(scale, count, "plain")
     if count == 1:
         yield Check("several ranks over NCCL", "not checked: one GPU here")
         return
@@ -117,11 +122,14 @@ def compiled_ranks(scale: Scale, count: int) -> Iterator[Check]:
     lengths in parts, bfloat16.
     """
     result = _on_ranks(scale, count, "compiled")
-    text = f"{result['graphs']} in {scale.batches} batches, {result['seconds']:.0f} s to the first"
-    yield Check(f"compiled graphs of {count} ranks", text, result["graphs"] == 1)
-    off, gradients = result["loss_off"], result["gradients_off"]
-    text = f"loss off by {off:.1e} at most, gradients of the last by {gradients:.1e}"
-    good = max(off, gradients) < TOLERANCES["bf16"]
+    graphs = result["graphs"]
+    text = f"{graphs} in {scale.batches} batches, {result['seconds']:.0f} s to the first"
+    yield Check(f"compiled graphs of {count} ranks", text, graphs == 1)
+
+    off = result["loss_off"]
+    gradients_off = result["gradients_off"]
+    text = f"loss off by {off:.1e} at most, gradients of the last by {gradients_off:.1e}"
+    good = max(off, gradients_off) < TOLERANCES["bf16"]
     yield Check(f"compiled steps of {count} ranks are eager ones", text, good)
 
 
@@ -130,9 +138,10 @@ def _on_ranks(scale: Scale, number: int, what: str) -> dict[str, Any]:
     (name,) = (name for name, of in SCALES.items() if of == scale)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={number}", "-m", "repro.check.processes"]
-        subprocess.run([*command, str(out), name, what], check=True, timeout=TIMEOUT)
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        torchrun.append(f"--nproc-per-node={number}")
+        command = [*torchrun, "-m", "repro.check.processes", str(out), name, what]
+        subprocess.run(command, check=True, timeout=TIMEOUT)
         return dict(json.loads(out.read_bytes()))
 
 
@@ -142,7 +151,8 @@ def _rank(out: Path, scale: Scale, what: str) -> None:
     device = distributed.start()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if scale.gpu else "gloo")
-    result = (_compiled if what == "compiled" else _plain)(scale, device)
+    measure = _compiled if what == "compiled" else _plain
+    result = measure(scale, device)
     if distributed.rank() == 0:
         replace_json(out, result)
     distributed.stop()
@@ -150,50 +160,60 @@ def _rank(out: Path, scale: Scale, what: str) -> None:
 
 def _compiled(scale: Scale, device: torch.device) -> dict[str, Any]:
     """Losses, gradients and graphs of steps whose encoder is compiled inside DDP."""
-    number, rank, spec = distributed.ranks(), distributed.rank(), scale.lean()
+    spec = scale.lean()
+    number = distributed.ranks()
     pairs = min(scale.pairs, 16)
     sizes = {"global_batch_size": pairs * number, "norm_batch_size": pairs}
     schedule = spec.schedule.model_copy(update=sizes)
     spec = spec.model_copy(update={"schedule": schedule})
     set_arithmetic(spec.precision, spec.deterministic, device)
 
-    eager, compiled = Trainee(spec, device), Trainee(spec, device)
+    eager = Trainee(spec, device)
     plain = spec.model_copy(update={"compile": False})
     eager.encoder = build_encoder(eager.model, plain, device)
+
+    compiled = Trainee(spec, device)
     compiled.encoder = build_encoder(compiled.model, spec, device)
     if not scale.gpu:
         module = getattr(compiled.encoder, "module", compiled.encoder)
         module.compile(backend=WITHOUT_INDUCTOR)
 
-    # At the rate 0 no difference of one step is carried into the next.
-    begun, seconds, off = time.monotonic(), 0.0, 0.0
+    begun = time.monotonic()
+    first_seconds = 0.0
+    off = []
     for step in range(scale.batches):
-        data = batch(spec, pairs, scale.length, step * number + rank, device, shortest=4)
-        loss = float(compiled.step(*data, 0.0))
-        seconds = seconds or time.monotonic() - begun
-        off = max(off, abs(float(eager.step(*data, 0.0)) - loss))
+        seed = step * number + distributed.rank()
+        data = batch(spec, pairs, scale.length, seed, device, shortest=4)
+        # At the rate 0 no difference of one step is carried into the next.
+        loss = float(compiled.step(*data, rate=0.0))
+        if step == 0:
+            first_seconds = time.monotonic() - begun
+        off.append(abs(float(eager.step(*data, rate=0.0)) - loss))
     return {
         "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
-        "seconds": seconds,
-        "loss_off": off,
+        "seconds": first_seconds,
+        "loss_off": max(off),
         "gradients_off": distance(gradients(compiled), gradients(eager)),
     }
 
 
 def _plain(scale: Scale, device: torch.device) -> dict[str, Any]:
     """Losses, BatchNorm's buffers and speed in float32."""
-    # As many pairs and BatchNorm groups in all, however many ranks share them.
-    rank, number = distributed.rank(), distributed.ranks()
-    groups = 8 if scale.gpu else 2
+    rank = distributed.rank()
+    number = distributed.ranks()
     spec = scale.spec("mmcl", "fp32")
     set_arithmetic("fp32", True, device)
+
+    # As many pairs and BatchNorm groups in all, however many ranks share them.
+    groups = 8 if scale.gpu else 2
     trainee = Trainee(spec, device, groups=groups // number)
     trainee.encoder = DistributedDataParallel(trainee.encoder)
     losses = []
     for step in range(6):
-        data = batch(spec, 8 * groups, 20, step, device)
+        data = batch(spec, pairs=8 * groups, length=20, seed=step, device=device)
         images, tokens = (part.chunk(number, dim=1)[rank] for part in data)
         losses.append(float(trainee.step(images, tokens)))
+
     distributed.broadcast(trainee.model.buffers())
     means = trainee.model.visual.bn1.running_mean
     copies = [torch.empty_like(means) for _ in range(number)]

@@ -38,10 +38,13 @@ def data(folder: Path, profile_name: str, scale: Scale) -> Iterator[Check]:
     images = _sample(shards)
     if not images:
         raise StoreError(f"{folder}: no images in .tar files")
-    size, side = sum(map(len, images)) // len(images), load_profile(profile_name).data.image_size
+    profile = load_profile(profile_name)
+    size = sum(map(len, images)) // len(images)
+    side = profile.data.image_size
 
     gpus = len(devices())
-    loaders = max(1, loader_workers(cores() // max(1, gpus), True)) * max(1, gpus)
+    ranks = max(1, gpus)
+    loaders = ranks * max(1, loader_workers(cores() // ranks, gpu=True))
     reads = _rate(loaders, partial(_reader, shards, size))
     decodes = _rate(loaders, partial(_decoder, images, side))
     by = f"by {loaders} process(es)"
@@ -49,13 +52,16 @@ def data(folder: Path, profile_name: str, scale: Scale) -> Iterator[Check]:
     yield Check("decodes", f"{decodes:,.0f} a second to {side} px {by}")
 
     # A loader does one after the other.
-    made, count = 1 / (1 / reads + 1 / decodes), gpus or AUTHORS_GPUS
-    assumptions, profile = load_assumptions(), load_profile(profile_name)
-    counts, spec = counts_of(profile, assumptions), pretrain_runs(profile, objective="mmcl")[0]
+    made = 1 / (1 / reads + 1 / decodes)
+    count = gpus or AUTHORS_GPUS
+    assumptions = load_assumptions()
+    counts = counts_of(profile, assumptions)
+    spec = pretrain_runs(profile, objective="mmcl")[0]
     here = known_device(scale)
     names: list[DeviceName] = [here] if here else ["a100", "h100"]
     for name in names:
-        most, middle, least = count / pair_seconds(counts, spec, assumptions.devices[name])
+        seconds = pair_seconds(counts, spec, assumptions.devices[name])
+        most, middle, least = count / seconds
         enough = bool(made > middle)
         text = f"{made:,.0f} a second; {count} x {name} would train {least:,.0f} to {most:,.0f}"
         verdict = "enough" if enough else "too few for the middle of these"
@@ -68,9 +74,10 @@ def _sample(shards: Sequence[Path]) -> list[bytes]:
     for path in shards[:: max(1, len(shards) // 8)]:
         with tarfile.open(path) as archive:
             for member in archive:
-                if Path(member.name).suffix in (".jpg", ".jpeg", ".png", ".webp"):
-                    file = archive.extractfile(member)
-                    images += [file.read()] if file else []
+                if Path(member.name).suffix not in (".jpg", ".jpeg", ".png", ".webp"):
+                    continue
+                if file := archive.extractfile(member):
+                    images.append(file.read())
                 if len(images) >= SAMPLE:
                     return images
     return images
@@ -79,12 +86,14 @@ def _sample(shards: Sequence[Path]) -> list[bytes]:
 def _rate(processes: int, work: Callable[[int], int]) -> float:
     """Calls a second of so many processes; `work(number)` returns how many it made."""
     with multiprocessing.get_context("fork").Pool(processes) as pool:
-        return sum(pool.map(work, range(processes), chunksize=1)) / SECONDS
+        made = pool.map(work, range(processes), chunksize=1)
+    return sum(made) / SECONDS
 
 
 def _repeat(call: Callable[[], object]) -> int:
     """How often the call was made in SECONDS."""
-    end, made = time.monotonic() + SECONDS, 0
+    end = time.monotonic() + SECONDS
+    made = 0
     while time.monotonic() < end:
         call()
         made += 1
@@ -98,12 +107,18 @@ def _reader(shards: Sequence[Path], size: int, number: int) -> int:
     lengths = [path.stat().st_size for path in shards]
 
     def read() -> None:
-        shard = int(rng.integers(len(shards)))
-        os.pread(files[shard], size, int(rng.integers(lengths[shard])))
+        shard = rng.integers(len(shards))
+        begin = int(rng.integers(lengths[shard]))
+        os.pread(files[shard], size, begin)
 
     return _repeat(read)
 
 
 def _decoder(images: Sequence[bytes], side: int, number: int) -> int:
     rng = np.random.default_rng(number)
-    return _repeat(lambda: decode_image(images[int(rng.integers(len(images)))], side))
+
+    def decode() -> None:
+        chosen = int(rng.integers(len(images)))
+        decode_image(images[chosen], side)
+
+    return _repeat(decode)

@@ -19,6 +19,7 @@ from repro.launch.places import cores, loader_workers
 from repro.plan.assumptions import load_assumptions
 from repro.plan.flops import count
 from repro.plan.forecast import arithmetic, pair_seconds
+from repro.plan.work import Counts
 from repro.profile import load_profile, pretrain_runs
 from repro.spec import Precision, RunSpec
 from repro.train.gradient_cache import GradientCache
@@ -53,13 +54,12 @@ plan`.
 def tools(scale: Scale) -> Iterator[Check]:
     """What Triton builds its launchers with at the first step of a compiled run."""
     header = Path(sysconfig.get_path("include")) / "Python.h"
-    there = {
-        f"header {header} (package python3-dev)": header.exists(),
-        "C compiler (gcc or clang, or the variable CC)": any(
-            shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")
-        ),
-    }
-    missing = [name for name, found in there.items() if not found]
+    compilers = (os.environ.get("CC", "cc"), "gcc", "clang")
+    missing = []
+    if not header.exists():
+        missing.append(f"header {header} (package python3-dev)")
+    if not any(shutil.which(name) for name in compilers):
+        missing.append("C compiler (gcc or clang, or the variable CC)")
     text = f"missing: {'; '.join(missing)}" if missing else "header of Python, C compiler"
     yield Check("what compiles kernels is there", text, scale.bound(not missing))
 
@@ -67,15 +67,16 @@ def tools(scale: Scale) -> Iterator[Check]:
 def equality(scale: Scale) -> Iterator[Check]:
     """One step on this device against one in float32 on the CPU: loss and gradients."""
     set_arithmetic("fp32", True, CPU)
-    data = batch(scale.spec(), 8, 20, 0, CPU)
+    images, tokens = batch(scale.spec(), pairs=8, length=20, seed=0, device=CPU)
     reference = Trainee(scale.spec(), CPU)
-    expected_loss, expected = float(reference.step(*data)), gradients(reference)
+    expected_loss = float(reference.step(images, tokens))
+    expected = gradients(reference)
 
     for precision, allowed in TOLERANCES.items():
         spec = scale.spec("mmcl", precision)
         set_arithmetic(precision, True, scale.device)
         trainee = Trainee(spec, scale.device)
-        loss = float(trainee.step(data[0].to(scale.device), data[1]))
+        loss = float(trainee.step(images.to(scale.device), tokens))
         off = distance(gradients(trainee), expected)
         text = f"loss {loss:.5f} against {expected_loss:.5f}, gradients off by {off:.1e}"
         good = max(off, abs(loss - expected_loss)) < allowed
@@ -88,17 +89,18 @@ def waiting(scale: Scale) -> Iterator[Check]:
     """
     for profile in dict.fromkeys((scale.profile, scale.fast)):
         with tempfile.TemporaryDirectory() as name:
-            run = noise_run(scale, Path(name), profile, "mmcl")
-            task = Resident(Path(name) / "cache", scale.device).task(
-                run.spec, run.fingerprint, run.inputs, Path(name)
-            )
+            folder = Path(name)
+            run = noise_run(scale, folder, profile, "mmcl")
+            resident = Resident(folder / "cache", scale.device)
+            task = resident.task(run.spec, run.fingerprint, run.inputs, folder)
             model = Trainee(run.spec, scale.device).model
             training = TrainingRun(task, model, scale.device, lambda event, content: None)
             training.resume(None)
             workers = loader_workers(cores(), scale.gpu)
             batches = task.pairs.batches(0, training.last_step, workers)
             with contextlib.closing(batches):
-                share = _wait_share(training, on_device(batches, scale.device, 1), scale)
+                ahead = on_device(batches, scale.device, 1)
+                share = _wait_share(training, ahead, scale)
         text = f"{SYNC_STEPS} steps" if scale.gpu else "not checked: no GPU"
         yield Check(f"no step of {profile} waits for the GPU", text, scale.bound(True))
         good = scale.bound(share < WAIT_SHARE)
@@ -122,7 +124,8 @@ def _wait_share(
         set_mode("default")
 
     clock = training.clock
-    begun, waited = clock.seconds, clock.data_wait_seconds
+    begun = clock.seconds
+    waited = clock.data_wait_seconds
     while training.progress.step < training.last_step:
         training.step(ahead)
     training.read_loss()
@@ -134,11 +137,13 @@ def gradient_cache(scale: Scale) -> Iterator[Check]:
     """A step of two BatchNorm groups taken one after the other, eager and compiled, against the
     plain step.
     """
-    spec, device = scale.spec("mmcl_ssl", "fp32"), scale.device
+    device = scale.device
+    spec = scale.spec("mmcl_ssl", "fp32")
     set_arithmetic("fp32", True, device)
-    data = batch(spec, scale.pairs // 4, scale.length, 0, device)
+    data = batch(spec, scale.pairs // 4, scale.length, seed=0, device=device)
     plain = Trainee(spec, device, groups=2)
-    loss, expected = float(plain.step(*data)), gradients(plain)
+    expected_loss = float(plain.step(*data))
+    expected = gradients(plain)
     del plain
 
     for compiled in (False, True):
@@ -146,8 +151,9 @@ def gradient_cache(scale: Scale) -> Iterator[Check]:
         trainee.encoder = cache = GradientCache(trainee.model, 2, compiled)
         if compiled and not scale.gpu:
             cache.encoder.compile(backend=WITHOUT_INDUCTOR)
-        other, off = float(trainee.step(*data)), distance(gradients(trainee), expected)
-        good = max(off, abs(loss - other)) < CACHE_TOLERANCE
+        loss = float(trainee.step(*data))
+        off = distance(gradients(trainee), expected)
+        good = max(off, abs(loss - expected_loss)) < CACHE_TOLERANCE
         how = "compiled" if compiled else "eager"
         yield Check(f"the {how} gradient cache is the plain step", f"off by {off:.1e}", good)
 
@@ -157,8 +163,9 @@ def copies(scale: Scale) -> Iterator[Check]:
     generator = torch.Generator().manual_seed(0)
     shape = 8, 16, 3, 64, 64
     batches = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    pinned = ([part] for part in (batches.pin_memory() if scale.gpu else batches))
-    arrived = torch.stack([part.clone() for [part] in on_device(pinned, scale.device)])
+    pinned = batches.pin_memory() if scale.gpu else batches
+    copied = on_device(([part] for part in pinned), scale.device)
+    arrived = torch.stack([part.clone() for [part] in copied])
     same = torch.equal(batches, arrived.cpu())
     yield Check("batches that are copied ahead arrive as they are", "to the byte", same)
 
@@ -169,52 +176,66 @@ def speed(scale: Scale) -> Iterator[Check]:
 
     Fills FLOPS: steps with long and with short captions tell the rates of the towers apart.
     """
-    device, known = scale.device, known_device(scale)
-    lengths = (scale.length, SHORT)
-    long, short = (count(load_profile(scale.profile), {"cc6m": length}, 1) for length in lengths)
-    text_flops = long.text_step["cc6m"], short.text_step["cc6m"]
+    model = load_profile(scale.profile)
+    long = count(model, {"cc6m": scale.length}, 1)
+    short = count(model, {"cc6m": SHORT}, 1)
     for profile in dict.fromkeys((scale.profile, scale.fast)):
         spec = pretrain_runs(load_profile(profile), "cc6m", "mmcl")[0]
-        set_arithmetic(spec.precision, spec.deterministic, device)
-        # What an earlier check left in the caches of the allocator is not this one's.
-        gc.collect()
-        torch.cuda.empty_cache()
-        reset_peak(device)
-        trainee, compiled = Trainee(spec, device), spec.compile and scale.gpu
-        if compiled:
-            trainee.encoder.compile()
-        rates = [
-            trainee.pairs_per_second(batch(spec, scale.pairs, length, 0, device), scale.steps)
-            for length in lengths
-        ]
+        yield from _speed_of(spec, scale, long, short)
 
-        how = arithmetic(spec.precision, spec)
-        text = (text_flops[0] - text_flops[1]) / (1 / rates[0] - 1 / rates[1])
-        image = short.image_step / (1 / rates[1] - text_flops[1] / text)
-        evaluated = _images_per_second(trainee, spec, scale, compiled)
-        evaluation = evaluated * short.image_forward
-        FLOPS[how] = {"image": image, "text": text, "evaluation": evaluation}
-        parts = ", ".join(f"{name} {rate / 1e12:.2f}" for name, rate in FLOPS[how].items())
-        said, good = f"{rates[0]:.0f} pairs/s ({parts} TFLOP/s)", None
-        if known:
-            slowest = pair_seconds(long, spec, load_assumptions().devices[known])[-1]
-            good = bool(rates[0] > SPEED_SHARE / slowest)
-            said += f", at least {SPEED_SHARE / slowest:.0f}"
-        yield Check(f"speed, {how}", said, good)
-        yield Check(f"evaluation, {how}", f"{evaluated:.0f} images/s")
 
-        most = TRAINING_BYTES // (2 if spec.precision == "bf16" else 1)
-        peak = peak_bytes(device)
-        said = f"peak {peak / 1e9:.1f} GB (at most {most / 1e9:.0f})"
-        yield Check(f"memory, {how}", said, scale.bound(peak < most))
+def _speed_of(spec: RunSpec, scale: Scale, long: Counts, short: Counts) -> Iterator[Check]:
+    """`speed` in the arithmetic of a run; `long` and `short` count by the length of captions."""
+    device = scale.device
+    set_arithmetic(spec.precision, spec.deterministic, device)
+    # What an earlier check left in the caches of the allocator is not this one's.
+    gc.collect()
+    torch.cuda.empty_cache()
+    reset_peak(device)
+    trainee = Trainee(spec, device)
+    compiled = spec.compile and scale.gpu
+    if compiled:
+        trainee.encoder.compile()
+    data = batch(spec, scale.pairs, scale.length, seed=0, device=device)
+    long_rate = trainee.pairs_per_second(data, scale.steps)
+    data = batch(spec, scale.pairs, SHORT, seed=0, device=device)
+    short_rate = trainee.pairs_per_second(data, scale.steps)
+
+    how = arithmetic(spec.precision, spec)
+    long_text = long.text_step["cc6m"]
+    short_text = short.text_step["cc6m"]
+    text = (long_text - short_text) / (1 / long_rate - 1 / short_rate)
+    image = short.image_step / (1 / short_rate - short_text / text)
+    evaluated = _images_per_second(trainee, spec, scale, compiled)
+    evaluation = evaluated * short.image_forward
+    FLOPS[how] = {"image": image, "text": text, "evaluation": evaluation}
+
+    parts = ", ".join(f"{name} {rate / 1e12:.2f}" for name, rate in FLOPS[how].items())
+    said = f"{long_rate:.0f} pairs/s ({parts} TFLOP/s)"
+    good = None
+    if known := known_device(scale):
+        slowest = pair_seconds(long, spec, load_assumptions().devices[known])[-1]
+        least = SPEED_SHARE / slowest
+        good = bool(long_rate > least)
+        said += f", at least {least:.0f}"
+    yield Check(f"speed, {how}", said, good)
+    yield Check(f"evaluation, {how}", f"{evaluated:.0f} images/s")
+
+    most = TRAINING_BYTES
+    if spec.precision == "bf16":
+        most //= 2
+    peak = peak_bytes(device)
+    said = f"peak {peak / 1e9:.1f} GB (at most {most / 1e9:.0f})"
+    yield Check(f"memory, {how}", said, scale.bound(peak < most))
 
 
 def _images_per_second(trainee: Trainee, spec: RunSpec, scale: Scale, compiled: bool) -> float:
     """Speed of evaluations, a batch of images without and with trigger a time."""
-    model, device = trainee.model, scale.device
+    model = trainee.model
+    device = scale.device
     pairs = scale.pairs if scale.gpu else 16
-    images, _ = batch(spec, 2 * pairs, 8, 0, device)
-    images = images[0].permute(0, 2, 3, 1).contiguous()  # (2 pairs, H, W, 3)
+    views, _ = batch(spec, 2 * pairs, length=8, seed=0, device=device)
+    images = views[0].permute(0, 2, 3, 1).contiguous()  # (2 pairs, H, W, 3)
     classifier = torch.randn(spec.model.embed_dim, 1000, device=device)
     with evaluating(model, spec.evaluation_precision, device):
         tower = FoldedTower(model.visual, len(images)) if compiled else model
@@ -229,8 +250,11 @@ def _images_per_second(trainee: Trainee, spec: RunSpec, scale: Scale, compiled: 
 
 def gradients(trainee: Trainee) -> torch.Tensor:
     """All gradients as one vector."""
-    parts = [parameter.grad for parameter in trainee.model.parameters()]
-    return torch.cat([part.detach().cpu().double().flatten() for part in parts if part is not None])
+    parts = []
+    for parameter in trainee.model.parameters():
+        if parameter.grad is not None:
+            parts.append(parameter.grad.detach().cpu().double().flatten())
+    return torch.cat(parts)
 
 
 def distance(gradients: torch.Tensor, expected: torch.Tensor) -> float:
